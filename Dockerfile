@@ -1,0 +1,50 @@
+# The dispatcher's image: an interpreter, the locked dependencies and the program, for uid 65532 on a read-only root.
+#
+#   docker build -t feedback-dispatcher .
+#   docker build --build-arg BASE=python:3.11-slim@sha256:… --build-arg REVISION=$(git rev-parse HEAD) .
+#
+# BASE must have Python 3.11 or newer; pin it by digest for a release. Both stages use the same one, so that the
+# environment's interpreter is where it was.
+ARG BASE=python:3.11-slim
+
+# hadolint ignore=DL3006
+FROM ${BASE} AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+WORKDIR /src
+RUN python3 -m venv --without-pip /opt/dispatcher \
+    && python3 -m venv /opt/build
+COPY requirements/run.txt requirements/run.txt
+# Only wheels: nothing is compiled, and every one has its hash in the file.
+RUN /opt/build/bin/pip --python /opt/dispatcher/bin/python install \
+        --only-binary :all: --no-compile --require-hashes --requirement requirements/run.txt
+COPY deploy/image/build.txt build.txt
+RUN /opt/build/bin/pip install --only-binary :all: --require-hashes --requirement build.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY dispatcher dispatcher
+RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
+    && /opt/build/bin/pip --python /opt/dispatcher/bin/python install --no-deps --no-index --no-compile /wheels/*.whl \
+    && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/dispatcher/lib
+
+# hadolint ignore=DL3006
+FROM ${BASE}
+ARG REVISION=unknown
+ARG VERSION=0.1.0
+LABEL org.opencontainers.image.title="feedback-dispatcher" \
+      org.opencontainers.image.description="Turns a Kafka stream of message-delivery events into webhooks that can be relied on." \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+# What a running dispatcher does not need: the installers of Python packages.
+RUN rm -rf /usr/local/lib/python3*/site-packages/pip* /usr/local/lib/python3*/site-packages/setuptools* \
+        /usr/local/lib/python3*/site-packages/wheel* /usr/local/lib/python3*/ensurepip \
+        /usr/lib/python3*/ensurepip /usr/share/python-wheels /usr/local/bin/pip* /usr/local/bin/wheel* /root/.cache
+COPY --from=build /opt/dispatcher /opt/dispatcher
+ENV PATH=/opt/dispatcher/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+USER 65532:65532
+WORKDIR /tmp
+EXPOSE 8080 9090
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["dispatcher"]
+CMD ["run", "--config=/etc/dispatcher/dispatcher.yaml"]

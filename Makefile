@@ -1,0 +1,63 @@
+# The two front doors: `make demo` shows it at work, `make test` proves it. Both install what they need into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+
+help: ## Show this list.
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(VENV)/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: set PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMPS)-demo: requirements/demo.txt pyproject.toml | $(VENV)/pyvenv.cfg
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/demo.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(STAMPS)-test: requirements/test.txt pyproject.toml | $(VENV)/pyvenv.cfg
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/test.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@ $(STAMPS)-demo
+
+demo: $(STAMPS)-demo ## Watch events leave a broker as webhooks (20 s; FOREVER=1 keeps going).
+	@$(BIN)/python -m dispatcher.demo
+
+test: $(STAMPS)-test system lint ## Everything that CI runs: lint, types, layers, all tests.
+	$(BIN)/pytest
+
+lint: $(STAMPS)-test ## Format, lint, types, layers.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+system: ## Debian packages that the tests use; elsewhere, say what to install.
+	@tests/system_packages.sh
+
+faults: $(STAMPS)-test system ## The whole fault suite on a real broker (minutes).
+	$(BIN)/pytest tests/faults --all-faults
+
+bench: $(STAMPS)-test system ## Benchmarks, as ratios in one run (FULL=1: all scenarios).
+	$(BIN)/python -m benchmarks
+
+format: $(STAMPS)-test ## Format the code.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+schemas: $(STAMPS)-test ## Write config/schema/ anew.
+	for kind in settings webhook event payload; do $(BIN)/dispatcher schema $$kind > config/schema/$$kind.json; done
+
+lock: ## Resolve the dependencies anew (needs uv).
+	uv pip compile --quiet --generate-hashes --no-header --python-version 3.11 pyproject.toml -o requirements/run.txt
+	uv pip compile --quiet --generate-hashes --no-header --python-version 3.11 --extra demo pyproject.toml -o requirements/demo.txt
+	uv pip compile --quiet --generate-hashes --no-header --python-version 3.11 --extra demo --extra test pyproject.toml -o requirements/test.txt
+
+clean: ## Remove what the targets made.
+	rm -rf $(VENV) .tools .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+.PHONY: help demo test lint system faults bench format schemas lock clean

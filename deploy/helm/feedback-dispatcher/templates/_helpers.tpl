@@ -1,0 +1,293 @@
+{{/* Names. 44 leaves room for the longest suffix, and for what Kubernetes adds to pods */}}
+
+{{- define "fd.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "fd.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 44 | trimSuffix "-" -}}
+{{- else if contains (include "fd.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 44 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "fd.name" .) | trunc 44 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "fd.namespace" -}}
+{{- default .Release.Namespace .Values.namespaceOverride -}}
+{{- end -}}
+
+{{- define "fd.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "fd.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "fd.image" -}}
+{{- $name := .Values.image.repository -}}
+{{- with .Values.image.registry }}{{ $name = printf "%s/%s" . $name }}{{ end -}}
+{{- if .Values.image.digest -}}
+{{- printf "%s@%s" $name .Values.image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $name (default .Chart.AppVersion .Values.image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Labels. Selectors can't be changed later: name, instance and component, nothing that moves. */}}
+
+{{- define "fd.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "fd.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{- define "fd.labels" -}}
+{{ include "fd.selectorLabels" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: {{ .root.Chart.Name }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* A pod's: without the chart's version, which would restart pods for nothing */}}
+{{- define "fd.podLabels" -}}
+{{ include "fd.selectorLabels" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: {{ .root.Chart.Name }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* metadata of an object: root, component, and optionally suffix, labels, annotations, namespace */}}
+{{- define "fd.metadata" -}}
+name: {{ include "fd.fullname" .root }}{{ with .suffix }}-{{ . }}{{ end }}
+namespace: {{ default (include "fd.namespace" .root) .namespace }}
+labels:
+  {{- include "fd.labels" . | nindent 2 }}
+  {{- with .labels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with merge (dict) (default (dict) .annotations) .root.Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* Durations as dispatcher/units.py reads them */}}
+
+{{/* "1m30s", "500ms", "25" or 25 to milliseconds */}}
+{{- define "fd.milliseconds" -}}
+{{- $text := toString . -}}
+{{- if regexMatch "^[0-9]+(\\.[0-9]+)?$" $text -}}
+{{- mulf (float64 $text) 1000 | ceil | int64 -}}
+{{- else -}}
+{{- $unit := dict "ms" 1.0 "s" 1000.0 "m" 60000.0 "h" 3600000.0 "d" 86400000.0 -}}
+{{- $sum := 0.0 -}}
+{{- range regexFindAll "[0-9]+(\\.[0-9]+)?(ms|s|m|h|d)" $text -1 -}}
+{{- $sum = addf $sum (mulf (float64 (regexFind "^[0-9.]+" .)) (get $unit (regexFind "[a-z]+$" .))) -}}
+{{- end -}}
+{{- $sum | ceil | int64 -}}
+{{- end -}}
+{{- end -}}
+
+{{/* milliseconds to the label of a retry tier: 90000 to 1m30s */}}
+{{- define "fd.tierLabel" -}}
+{{- $ms := int64 . -}}
+{{- if or (lt $ms 1000) (mod $ms 1000) -}}
+{{- printf "%dms" $ms -}}
+{{- else -}}
+{{- $seconds := div $ms 1000 -}}
+{{- with div $seconds 3600 }}{{ printf "%dh" . }}{{ end -}}
+{{- with div (mod $seconds 3600) 60 }}{{ printf "%dm" . }}{{ end -}}
+{{- with mod $seconds 60 }}{{ printf "%ds" . }}{{ end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A setting, or its default: root, group, key, default */}}
+{{- define "fd.setting" -}}
+{{- $group := default (dict) (get .root.Values.config .group) -}}
+{{- if hasKey $group .key }}{{ get $group .key }}{{ else }}{{ .default }}{{ end -}}
+{{- end -}}
+
+{{- define "fd.opsPort" -}}{{ include "fd.setting" (dict "root" . "group" "ops" "key" "port" "default" 9090) }}{{- end -}}
+{{- define "fd.consolePort" -}}{{ include "fd.setting" (dict "root" . "group" "console" "key" "port" "default" 8080) }}{{- end -}}
+{{- define "fd.store" -}}{{ include "fd.setting" (dict "root" . "group" "webhooks" "key" "store" "default" "yaml") }}{{- end -}}
+{{- define "fd.topic" -}}{{ include "fd.setting" (dict "root" . "group" "kafka" "key" "topic" "default" "delivery-events") }}{{- end -}}
+
+{{- define "fd.webhooksPath" -}}
+{{- include "fd.setting" (dict "root" . "group" "webhooks" "key" "path" "default" "/etc/webhooks.d") -}}
+{{- end -}}
+
+{{/* dispatcher.yaml */}}
+{{- define "fd.settings" -}}
+{{- $own := dict "apiVersion" "dispatcher/v1" "webhooks" (dict "store" (include "fd.store" .)) -}}
+{{- if eq (include "fd.store" .) "yaml" }}{{ $_ := set $own.webhooks "path" (include "fd.webhooksPath" .) }}{{ end -}}
+{{- toYaml (mergeOverwrite $own (deepCopy .Values.config)) -}}
+{{- end -}}
+
+{{- define "fd.settingsConfigMap" -}}
+{{- default (printf "%s-settings" (include "fd.fullname" .)) .Values.existingConfigMap -}}
+{{- end -}}
+
+{{/* Seconds that a drain can take: the requests' last, and closing down */}}
+{{- define "fd.gracePeriod" -}}
+{{- $drain := include "fd.milliseconds" (include "fd.setting" (dict "root" . "group" "delivery" "key" "drain_timeout" "default" "25s")) -}}
+{{- $timeout := include "fd.milliseconds" (include "fd.setting" (dict "root" . "group" "delivery" "key" "timeout" "default" "10s")) -}}
+{{- $needed := add (ceil (divf (add $drain $timeout) 1000.0) | int64) 10 -}}
+{{- $given := .Values.terminationGracePeriodSeconds -}}
+{{- if kindIs "invalid" $given -}}
+{{- $needed -}}
+{{- else if lt (int64 $given) $needed -}}
+{{- fail (printf "terminationGracePeriodSeconds: %d is too short: the pod would be killed while it drains. Leave it out, or set at least %d (delivery.drain_timeout + delivery.timeout + 10)." (int64 $given) $needed) -}}
+{{- else -}}
+{{- int64 $given -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Parts of pods */}}
+
+{{/* What every pod of ours has: security, accounts, placement */}}
+{{- define "fd.podCommon" -}}
+serviceAccountName: {{ include "fd.serviceAccountName" . }}
+automountServiceAccountToken: {{ .Values.serviceAccount.automount }}
+enableServiceLinks: false
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+securityContext:
+  {{- toYaml .Values.podSecurityContext | nindent 2 }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* root, suffix of the settings' ConfigMap, webhooks: mount the webhooks too */}}
+{{- define "fd.volumes" -}}
+- name: settings
+  configMap:
+    name: {{ .settings }}
+    defaultMode: 0440
+- name: tmp
+  emptyDir:
+    sizeLimit: {{ .root.Values.tmpSizeLimit }}
+{{- if eq (include "fd.store" .root) "yaml" }}
+- name: webhooks
+  {{- if .webhooks }}
+  projected:
+    defaultMode: 0440
+    sources:
+      - configMap:
+          name: {{ include "fd.fullname" .root }}-webhooks
+      {{- range .root.Values.webhooks.existingConfigMaps }}
+      - configMap:
+          name: {{ . }}
+      {{- end }}
+      {{- range .root.Values.webhooks.existingSecrets }}
+      - secret:
+          name: {{ . }}
+      {{- end }}
+  {{- else }}
+  emptyDir:
+    sizeLimit: 1Mi
+  {{- end }}
+{{- end }}
+{{- range .root.Values.secretMounts }}
+- name: secret-{{ .name }}
+  secret:
+    secretName: {{ .secretName }}
+    defaultMode: 0440
+    {{- with .items }}
+    items:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+{{- end }}
+{{- with .root.Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "fd.volumeMounts" -}}
+- name: settings
+  mountPath: /etc/dispatcher
+  readOnly: true
+- name: tmp
+  mountPath: /tmp
+{{- if eq (include "fd.store" .) "yaml" }}
+- name: webhooks
+  mountPath: {{ include "fd.webhooksPath" . }}
+  readOnly: true
+{{- end }}
+{{- range .Values.secretMounts }}
+- name: secret-{{ .name }}
+  mountPath: /run/secrets/{{ .name }}
+  readOnly: true
+{{- end }}
+{{- with .Values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* The container's common part: root, resources */}}
+{{- define "fd.containerCommon" -}}
+image: {{ include "fd.image" .root }}
+imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+securityContext:
+  {{- toYaml .root.Values.securityContext | nindent 2 }}
+{{- with .resources }}
+resources:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .root.Values.extraEnvFrom }}
+envFrom:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+volumeMounts:
+  {{- include "fd.volumeMounts" .root | nindent 2 }}
+{{- end -}}
+
+{{- define "fd.topologySpread" -}}
+{{- if .root.Values.topologySpreadConstraints }}
+{{- toYaml .root.Values.topologySpreadConstraints }}
+{{- else }}
+{{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
+- maxSkew: 1
+  topologyKey: {{ . }}
+  whenUnsatisfiable: ScheduleAnyway
+  labelSelector:
+    matchLabels:
+      {{- include "fd.selectorLabels" $ | nindent 6 }}
+  matchLabelKeys: [{{ $.revisionKey }}]
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "fd.scales" -}}
+{{- if or (ne .Values.autoscaling.type "none") (gt (int .Values.replicaCount) 1) }}true{{ end -}}
+{{- end -}}
+
+{{/* Delays of the retry tiers in milliseconds, separated by spaces */}}
+{{- define "fd.tiers" -}}
+{{- $retry := default (dict) .Values.config.retry -}}
+{{- $tiers := list "30s" "2m" "5m" "15m" -}}
+{{- if eq (default "default" $retry.profile) "standard-webhooks" -}}
+{{- $tiers = list "5s" "5m" "30m" "2h" "5h" "10h" "14h" "20h" "24h" -}}
+{{- end -}}
+{{- if $retry.tiers }}{{ $tiers = $retry.tiers }}{{ end -}}
+{{- range $tiers }}{{ include "fd.milliseconds" . }} {{ end -}}
+{{- end -}}

@@ -1,0 +1,114 @@
+"""The authentication header of one webhook's requests: what delivery asks before each POST."""
+
+from typing import Final, Self
+
+from dispatcher.auth.fetched_tokens import FetchedTokens, TokenEndpoint
+from dispatcher.auth.jwt_signer import JwtSigner
+from dispatcher.auth.public_keys import PublicJwk
+from dispatcher.webhooks import JwtAuth, WebhookConfig
+
+Header = tuple[str, str]
+"""Name and value."""
+
+TOKEN_TIMEOUT_S: Final = 5.0
+"""For one request to a token endpoint, everything included: half of what an attempt has."""
+
+
+class Authenticator:
+    """Made for one revision of a webhook; holds its token.
+
+    A new revision needs a new one: its key or token endpoint may have changed. Times are Unix seconds.
+    """
+
+    __slots__ = ("_cached", "_fetched", "_name", "_scheme", "_signer", "needs_body")
+
+    needs_body: bool
+    """Each request has a token of its own, which covers the body: `cached_header` always gives None."""
+
+    def __init__(self, auth: JwtAuth | None, signer: JwtSigner | None, fetched: FetchedTokens | None) -> None:
+        self._signer = signer
+        self._fetched = fetched
+        self._name = "" if auth is None else auth.header
+        self._scheme = f"{auth.scheme} " if auth is not None and auth.scheme else ""
+        self._cached: tuple[str, Header] = ("", ("", ""))
+        self.needs_body = auth is not None and auth.sign is not None and auth.sign.body_hash
+
+    @classmethod
+    def of(
+        cls, config: WebhookConfig, token_endpoint: TokenEndpoint, *, token_timeout_s: float = TOKEN_TIMEOUT_S
+    ) -> Self:
+        """The authenticator of a webhook; `token_endpoint` is used only where its tokens are fetched.
+
+        Raises:
+            ValueError: its key can't be used: `problems_of` says so when the configuration is read.
+        """
+        auth = config.auth
+        if not isinstance(auth, JwtAuth):
+            return cls(None, None, None)
+        signer = None if auth.sign is None else JwtSigner(auth.sign, config.origin)
+        fetched = None if auth.fetch is None else FetchedTokens(auth.fetch, token_endpoint, token_timeout_s)
+        return cls(auth, signer, fetched)
+
+    @property
+    def is_none(self) -> bool:
+        """Requests carry no authentication header."""
+        return self._signer is None and self._fetched is None
+
+    @property
+    def is_fetched(self) -> bool:
+        """Tokens come from a token endpoint: a 401 may be mended by a fresh one, see `invalidate`."""
+        return self._fetched is not None
+
+    @property
+    def public_jwk(self) -> PublicJwk | None:
+        """The public key that verifies what we sign here, for the JWKS document; None where there is none."""
+        signer = self._signer if self._fetched is None else self._fetched.signer
+        return None if signer is None else signer.key.public_jwk
+
+    def cached_header(self, now: float) -> Header | None:
+        """The header without waiting; None where there is none, or `header` must be asked.
+
+        Costs well under a microsecond. Call it in a running loop: a fetched token past its renewal point is renewed
+        in a task, while the old one serves.
+        """
+        if self._signer is not None:
+            return None if self.needs_body else self._header(self._signer.token(now))
+        token = None if self._fetched is None else self._fetched.kept(now)
+        return None if token is None else self._header(token)
+
+    async def header(self, *, webhook_id: str, body: bytes, now: float) -> Header | None:
+        """The header of this request; None without authentication.
+
+        Waits at most the token endpoint's timeout. Cancelling it cancels nobody else's.
+
+        Raises:
+            TokenUnavailable: no token could be fetched; the message says what the tenant can change.
+        """
+        if self._fetched is not None:
+            return self._header(await self._fetched.token(now))
+        if self.needs_body and self._signer is not None:
+            return self._header(self._signer.token_for(now, webhook_id, body))
+        return self.cached_header(now)
+
+    def invalidate(self, header: Header, *, now: float) -> bool:
+        """Says that the endpoint answered 401 to this header.
+
+        True: ask for the header again and try once more. False: a fresh token would fare no better.
+        """
+        token = header[1].removeprefix(self._scheme)
+        return self._fetched is not None and self._fetched.invalidate(token, now)
+
+    async def close(self) -> None:
+        """Ends what is under way; call it when the revision is replaced and at the end of the process."""
+        if self._fetched is not None:
+            await self._fetched.close()
+
+    def __repr__(self) -> str:
+        return f"<Authenticator {self._fetched or self._signer or 'none'}>"
+
+    def _header(self, token: str) -> Header:
+        cached, header = self._cached
+        if cached is not token:
+            header = (self._name, self._scheme + token)
+            self._cached = (token, header)
+        return header

@@ -1,0 +1,190 @@
+"""Tokens from a tenant's token endpoint: fetched once for all who wait, kept, renewed before they expire.
+
+An endpoint is asked by one request at a time, and after a failure not again for 1 s, doubling to 30 s.
+"""
+
+import asyncio
+import secrets
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from dispatcher.auth.jwt_signer import JwtSigner, renew_margin
+from dispatcher.auth.token_answers import (
+    MAX_LIFE_S,
+    Headers,
+    IssuedToken,
+    TokenAnswer,
+    endpoint_name,
+    form_of,
+    token_in,
+)
+from dispatcher.errors import TokenUnavailable
+from dispatcher.webhooks import FetchedToken
+
+COOL_DOWN_S: Final = 1.0
+"""After a first failure; twice as long after each further one."""
+MAX_COOL_DOWN_S: Final = 30.0
+REFRESH_EVERY_S: Final = 10.0
+"""A refused token is thrown away at most this often: an endpoint that refuses each one is not worth more."""
+
+
+class TokenEndpoint(Protocol):
+    """Reaches token endpoints, through the same egress guard as everything else."""
+
+    async def post_form(self, url: str, headers: Headers, body: bytes, timeout_s: float) -> TokenAnswer:
+        """POSTs `body` as `application/x-www-form-urlencoded`, following no redirect.
+
+        Reads at most 64 KiB of the answer. What fails on the way is an answer without a status, not an exception.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    value: str = field(repr=False)
+    renew_at: float
+    expires_at: float
+
+
+class FetchedTokens:
+    """The tokens of one webhook. Times are Unix seconds, given by the caller."""
+
+    def __init__(self, config: FetchedToken, endpoint: TokenEndpoint, timeout_s: float) -> None:
+        """Asks `endpoint` for tokens, allowing it `timeout_s` seconds each time.
+
+        Raises:
+            ValueError: the assertion's key doesn't fit; see `problems_of`.
+        """
+        self._config = config
+        self._endpoint = endpoint
+        self._timeout_s = timeout_s
+        self._signer = assertion_signer(config)
+        self._kept: _Kept | None = None
+        self._flight: asyncio.Task[IssuedToken | str] | None = None
+        self._failures = 0
+        self._problem = ""
+        self._asked_again_at = 0.0
+        self._refreshed_at: float | None = None
+        self._closed = False
+
+    @property
+    def signer(self) -> JwtSigner | None:
+        """What signs the assertions; None with client credentials."""
+        return self._signer
+
+    def kept(self, now: float) -> str | None:
+        """The token to use at `now` without waiting; None where one must be waited for.
+
+        Past its renewal point a token still serves, while one request fetches the next.
+        """
+        kept = self._kept
+        if kept is None or not kept.expires_at - MAX_LIFE_S <= now < kept.expires_at:
+            return None
+        if now >= kept.renew_at and not self._closed and self._cooling_s(now) <= 0:
+            self._take_off(now)
+        return kept.value
+
+    async def token(self, now: float) -> str:
+        """A token that is valid at `now`; all who wait share one request, and none of them can cancel it.
+
+        Raises:
+            TokenUnavailable: there is none; the message says what the tenant can change.
+        """
+        kept = self.kept(now)
+        if kept is not None:
+            return kept
+        if self._closed:
+            raise TokenUnavailable(f"{endpoint_name(self._config)} is no longer asked: its webhook was closed")
+        cooling_s = self._cooling_s(now)
+        if cooling_s > 0:
+            raise TokenUnavailable(f"{self._problem}; it is asked again in {cooling_s:.1f} s")
+        flight = self._take_off(now)
+        await asyncio.wait({flight})  # leaves the flight alone if this caller is cancelled
+        if flight.cancelled():
+            raise TokenUnavailable(f"{endpoint_name(self._config)} is no longer asked: its webhook was closed")
+        answer = flight.result()
+        if isinstance(answer, str):
+            raise TokenUnavailable(answer)
+        return answer.value
+
+    def invalidate(self, token: str, now: float) -> bool:
+        """Says that the endpoint refused this token. True: another one is there or can be fetched, try once more.
+
+        Only the token that is kept is thrown away, and at most one in 10 s.
+        """
+        if self._kept is None or self._kept.value != token:
+            return True
+        if self._refreshed_at is not None and 0 <= now - self._refreshed_at < REFRESH_EVERY_S:
+            return False
+        self._refreshed_at = now
+        self._kept = None
+        return True
+
+    async def close(self) -> None:
+        """Ends a request that is on its way; who waits for it gets TokenUnavailable."""
+        self._closed = True
+        flight = self._flight
+        if flight is not None:
+            flight.cancel()
+            await asyncio.wait({flight})
+
+    def __repr__(self) -> str:
+        state = "kept" if self._kept else "none"
+        return f"<FetchedTokens {self._config.grant} [token: {state}, failures in a row: {self._failures}]>"
+
+    def _cooling_s(self, now: float) -> float:
+        left_s = self._asked_again_at - now
+        return left_s if left_s <= 2 * MAX_COOL_DOWN_S else 0.0  # more: the clock was set back
+
+    def _take_off(self, now: float) -> "asyncio.Task[IssuedToken | str]":
+        if self._flight is None:
+            self._flight = asyncio.create_task(self._fetch(now), name="token fetch")
+            self._flight.add_done_callback(self._landed)
+        return self._flight
+
+    def _landed(self, _: object) -> None:
+        self._flight = None
+
+    async def _fetch(self, now: float) -> IssuedToken | str:
+        """The token, or why there is none: a value, so that each who waits raises an exception of its own."""
+        answer = await self._answer(now)
+        try:
+            issued = token_in(answer, self._config)
+        except TokenUnavailable as error:
+            self._failed(str(error), now + answer.elapsed_s)
+            return str(error)
+        self._failures, self._asked_again_at = 0, 0.0
+        expires_at = now + issued.life_s
+        self._kept = _Kept(issued.value, expires_at - renew_margin(issued.life_s), expires_at)
+        return issued
+
+    async def _answer(self, now: float) -> TokenAnswer:
+        assertion = None if self._signer is None else self._signer.assertion(now, secrets.token_urlsafe(16))
+        headers, body = form_of(self._config, assertion)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._endpoint.post_form(self._config.token_url, headers, body, self._timeout_s)
+        except TimeoutError:
+            return TokenAnswer(None, detail=f"no answer in {self._timeout_s:g} s", elapsed_s=self._timeout_s)
+        except Exception:
+            self._failed(f"{endpoint_name(self._config)} could not be asked: an internal error", now)
+            raise
+
+    def _failed(self, problem: str, at: float) -> None:
+        cool_down_s = min(COOL_DOWN_S * 2.0 ** min(self._failures, 10), MAX_COOL_DOWN_S)
+        self._failures += 1
+        self._problem = problem
+        self._asked_again_at = at + cool_down_s
+
+
+def assertion_signer(config: FetchedToken) -> JwtSigner | None:
+    """What signs the assertions of grant `jwt-bearer` (RFC 7523, section 3); None with client credentials.
+
+    Where the configuration doesn't say: `aud` is the token endpoint, `sub` the client_id, else the issuer.
+
+    Raises:
+        ValueError: the key or a claim can't be used.
+    """
+    if config.grant != "jwt-bearer" or config.assertion is None:
+        return None
+    return JwtSigner(config.assertion, config.token_url, config.client_id or config.assertion.issuer)

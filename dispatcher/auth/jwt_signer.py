@@ -1,0 +1,103 @@
+"""JSON Web Tokens that we sign (RFC 7519): made from a configuration, kept until shortly before they expire.
+
+Pure: time is an argument, in Unix seconds, and nothing is read or sent.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Final
+
+import orjson
+from pydantic import JsonValue
+
+from dispatcher.auth.public_keys import base64url
+from dispatcher.auth.signing_keys import SigningKey, load_key
+from dispatcher.webhooks import SignedToken
+
+MAX_CLAIMS: Final = 4096
+"""Bytes of the further claims as JSON: the token that they make goes into one header line, which servers bound."""
+
+_SKEW_S: Final = 10
+_RENEW_S: Final = 30
+
+
+def renew_margin(life_s: float) -> float:
+    """How many seconds before its end a token is renewed: 30 s or a fifth of its life, at most half of it."""
+    return min(max(life_s / 5, _RENEW_S), life_s / 2)
+
+
+class JwtSigner:
+    """Makes the tokens of one webhook, or the assertions of one token endpoint.
+
+    `iat` lies up to 10 s (at most a fifth of the ttl) in the past, so that a receiver whose clock is behind ours
+    doesn't find a token from its future; `exp` is always `iat` plus the ttl.
+    """
+
+    __slots__ = ("_cached", "_claims", "_exp", "_header", "_iat", "_key", "_skew", "_ttl")
+
+    def __init__(self, token: SignedToken, audience: str, subject: str | None = None) -> None:
+        """Signs by `token`; `audience` and `subject` stand in where it names none.
+
+        Raises:
+            ValueError: the key doesn't fit, or the claims are no JSON or too long; see `problems_of`.
+        """
+        problem = problem_of_claims(token.claims)
+        if problem:
+            raise ValueError(f"claims: {problem}")
+        self._key: SigningKey = load_key(token)
+        self._ttl = max(1, int(token.ttl))
+        self._skew = min(_SKEW_S, self._ttl // 5)
+        kid = {} if self._key.kid is None else {"kid": self._key.kid}
+        self._header = _segment({"alg": token.algorithm.value, **kid, "typ": "JWT"})
+        self._claims: dict[str, JsonValue] = {**token.claims, "iss": token.issuer, "aud": token.audience or audience}
+        if token.subject or subject:
+            self._claims["sub"] = token.subject or subject
+        self._cached = ""
+        self._iat = self._exp = 0
+
+    @property
+    def key(self) -> SigningKey:
+        """The key that signs, for display and for the JWKS document."""
+        return self._key
+
+    def token(self, now: float) -> str:
+        """A token that is valid at `now` and for a while after: the same one until it is due for renewal.
+
+        A clock that was set back makes a new one too, as the old one's `iat` would lie in the future.
+        """
+        if not self._iat <= now < self._exp - renew_margin(self._ttl):
+            self._iat = int(now) - self._skew
+            self._exp = self._iat + self._ttl
+            self._cached = self._make(self._iat, {})
+        return self._cached
+
+    def token_for(self, now: float, webhook_id: str, body: bytes) -> str:
+        """A token for this request alone: `jti` = webhook-id, `body_sha256` = SHA-256 of the body in base64url."""
+        digest = base64url(hashlib.sha256(body).digest())
+        return self._make(int(now) - self._skew, {"jti": webhook_id, "body_sha256": digest})
+
+    def assertion(self, now: float, jti: str) -> str:
+        """A token to be used once, as an authorisation grant (RFC 7523, section 3)."""
+        return self._make(int(now) - self._skew, {"jti": jti})
+
+    def __repr__(self) -> str:
+        return f"<JwtSigner {self._key.algorithm}, {self._key.description}>"
+
+    def _make(self, iat: int, more: dict[str, str]) -> str:
+        message = self._header + b"." + _segment({**self._claims, "iat": iat, "exp": iat + self._ttl, **more})
+        return f"{message.decode()}.{base64url(self._key.sign(message))}"
+
+
+def _segment(members: Mapping[str, JsonValue]) -> bytes:
+    return base64url(orjson.dumps(members)).encode()
+
+
+def problem_of_claims(claims: dict[str, JsonValue]) -> str | None:
+    """Why these further claims can't stand in a token, None where they can."""
+    try:
+        json.dumps(claims, allow_nan=False)  # orjson would write null for them
+        size = len(orjson.dumps(claims))
+    except (ValueError, TypeError):
+        return "a number is not finite or has over 64 bits, or a text is no Unicode: write it as plain text"
+    return f"at most {MAX_CLAIMS:,} bytes as JSON, these have {size:,}: shorten them" if size > MAX_CLAIMS else None

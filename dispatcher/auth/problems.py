@@ -1,0 +1,106 @@
+"""All that is wrong with a webhook's authentication and signing: for `dispatcher check`, the stores and the console."""
+
+from collections.abc import Iterator
+
+from dispatcher.auth.jwt_signer import problem_of_claims
+from dispatcher.auth.public_keys import PublicJwk, jwks_document
+from dispatcher.auth.signatures import problem_of_signing
+from dispatcher.auth.signing_keys import KeyDescription, load_key, problem_of_key
+from dispatcher.secrets import Secret
+from dispatcher.webhooks import FetchedToken, JwtAuth, SignedToken, WebhookConfig
+
+
+def problems_of(config: WebhookConfig) -> list[tuple[str, str]]:
+    """Every mistake that shows without a network: the dotted key below the webhook, and what to change.
+
+    A secret whose reference was not resolved is passed over.
+    """
+    return [*_in_auth(config), *_in_signing(config)]
+
+
+def signed_token_of(config: WebhookConfig) -> SignedToken | None:
+    """The token that we sign for this webhook: sent to the endpoint, or as assertion to its token endpoint."""
+    if not isinstance(config.auth, JwtAuth):
+        return None
+    return config.auth.sign or (None if config.auth.fetch is None else config.auth.fetch.assertion)
+
+
+def key_description_of(config: WebhookConfig) -> KeyDescription | None:
+    """What may be shown of the key that signs this webhook's tokens; None where there is none.
+
+    Raises:
+        ValueError: the key can't be used.
+    """
+    token = signed_token_of(config)
+    return None if token is None else load_key(token).description
+
+
+def jwks_of(configs: list[WebhookConfig]) -> dict[str, list[PublicJwk]]:
+    """The JWKS document (RFC 7517, section 5) of these webhooks' public keys; what can't be read is left out."""
+    keys: list[PublicJwk] = []
+    for config in configs:
+        token = signed_token_of(config)
+        if token is None:
+            continue
+        try:
+            jwk = load_key(token).public_jwk
+        except ValueError:
+            continue
+        if jwk is not None:
+            keys.append(jwk)
+    return jwks_document(keys)
+
+
+def _in_auth(config: WebhookConfig) -> Iterator[tuple[str, str]]:
+    auth = config.auth
+    if not isinstance(auth, JwtAuth):
+        return
+    if auth.sign is not None:
+        yield from _in_token(auth.sign, "auth.sign")
+    if auth.fetch is not None:
+        yield from _in_fetch(auth.fetch)
+
+
+def _in_fetch(fetch: FetchedToken) -> Iterator[tuple[str, str]]:
+    assertion = fetch.assertion
+    if fetch.grant == "client-credentials" and assertion is not None:
+        yield "auth.fetch.assertion", "belongs to grant jwt-bearer: leave it out, or choose that grant"
+    if fetch.client_secret is not None and fetch.client_id is None:
+        yield "auth.fetch.client_id", "client_secret is sent only with a client_id: give both or neither"
+    if fetch.client_secret is not None and _not_text(fetch.client_secret):
+        yield "auth.fetch.client_secret", "is not UTF-8 text: is it the right file?"
+    if fetch.grant == "jwt-bearer" and assertion is not None and assertion.body_hash:
+        yield "auth.fetch.assertion.body_hash", "an assertion covers no body: leave it out"
+    if assertion is not None:
+        yield from _in_token(assertion, "auth.fetch.assertion")
+
+
+def _in_signing(config: WebhookConfig) -> Iterator[tuple[str, str]]:
+    secrets = [] if config.signing is None else config.signing.secrets
+    for index, secret in enumerate(secrets):
+        problem = problem_of_signing(secret) if _resolved(secret) else None
+        if problem:
+            yield f"signing.secrets[{index}]", problem
+        elif _resolved(secret) and secret in secrets[:index]:
+            yield f"signing.secrets[{index}]", "is there already: leave it out"
+
+
+def _in_token(token: SignedToken, where: str) -> Iterator[tuple[str, str]]:
+    problem = problem_of_claims(token.claims)
+    if problem:
+        yield f"{where}.claims", problem
+    problem = problem_of_key(token) if _resolved(token.key) else None
+    if problem:
+        yield f"{where}.key", problem
+
+
+def _resolved(secret: Secret) -> bool:
+    return bool(secret.reveal()) or secret.reference is None
+
+
+def _not_text(secret: Secret) -> bool:
+    try:
+        secret.reveal_text()
+    except UnicodeDecodeError:
+        return True
+    return False

@@ -1,0 +1,163 @@
+"""What a token endpoint is asked and what its answer means (RFC 6749, sections 4.4 and 5; RFC 7523). Pure.
+
+No message in here quotes what an endpoint wrote, except an error code that looks like one: its texts may hold
+what we sent, and they reach logs and the console.
+"""
+
+import base64
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import quote_plus, urlencode, urlsplit
+
+import orjson
+
+from dispatcher.errors import TokenUnavailable
+from dispatcher.webhooks import FetchedToken
+
+Headers = tuple[tuple[str, str], ...]
+
+MAX_ANSWER: Final = 64 * 1024
+"""Bytes of an answer; a longer one is refused."""
+MAX_TOKEN: Final = 8192
+"""Characters of a token: it goes into one header line, and that is what common servers accept."""
+DEFAULT_LIFE_S: Final = 300.0
+"""Life of a token whose answer doesn't say (RFC 6749, section 5.1 only recommends that it does)."""
+MIN_LIFE_S: Final = 1.0
+"""What 0 or less is taken for, so that such an endpoint is asked once a second, not once an event."""
+MAX_LIFE_S: Final = 24 * 3600.0
+"""A longer life is not believed."""
+
+_TOKEN = re.compile(r"[\x21-\x7e]+")
+_ERROR_CODE = re.compile(r"[a-z][a-z_]{1,39}")
+_HINTS: Final = {
+    "invalid_client": "check client_id and client_secret",
+    "invalid_grant": "check the assertion's kid, issuer, subject and audience, and that its public key is known there",
+    "invalid_request": "check grant, scope and audience",
+    "invalid_scope": "check scope",
+    "invalid_target": "check audience",
+    "unauthorized_client": "allow this client the grant",
+    "unsupported_grant_type": "choose the other grant, or allow this one there",
+    "no_token_endpoint": "check that token_url is the token endpoint",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TokenAnswer:
+    """What came back from a token endpoint, or why nothing did."""
+
+    status: int | None
+    """None where no answer came."""
+    body: bytes = field(default=b"", repr=False)
+    """Of the answer, as much as was read; over 64 KiB it is refused."""
+    detail: str = ""
+    """For people, where no answer came: what failed, without secrets."""
+    elapsed_s: float = 0.0
+    """Seconds the exchange took; a cool-down begins at its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedToken:
+    """A token, and how long it may be used."""
+
+    value: str = field(repr=False)
+    life_s: float
+    """From the moment it was asked for: 1 s to 24 h."""
+
+
+def form_of(config: FetchedToken, assertion: str | None) -> tuple[Headers, bytes]:
+    """The headers and the form that ask for a token; the form's content type is the transport's to set.
+
+    `assertion` is the grant of `jwt-bearer`, None with `client-credentials`.
+    """
+    headers: list[tuple[str, str]] = [("accept", "application/json")]
+    fields: dict[str, str] = {"grant_type": "client_credentials"}
+    if assertion is not None:
+        fields = {"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion": assertion}
+    if config.client_id is not None and config.client_secret is not None:
+        # Form-urlencoded before base64 (RFC 6749, section 2.3.1), so that an id may hold a colon.
+        pair = f"{quote_plus(config.client_id)}:{quote_plus(config.client_secret.reveal())}"
+        headers.append(("authorization", "Basic " + base64.b64encode(pair.encode()).decode()))
+    elif config.client_id is not None:
+        fields["client_id"] = config.client_id  # a public client names itself (RFC 6749, section 3.2.1)
+    if config.scope is not None:
+        fields["scope"] = config.scope
+    if config.audience is not None:
+        fields["audience"] = config.audience
+    return tuple(headers), urlencode(fields).encode()
+
+
+def token_in(answer: TokenAnswer, config: FetchedToken) -> IssuedToken:
+    """The token that an answer to `form_of(config, …)` carries.
+
+    Raises:
+        TokenUnavailable: it carries none; the message says what the tenant can change.
+    """
+    endpoint = endpoint_name(config)
+    if answer.status is None:
+        raise TokenUnavailable(f"{endpoint} could not be asked: {_plain(answer.detail) or 'no answer'}")
+    if len(answer.body) >= MAX_ANSWER:
+        raise TokenUnavailable(f"{endpoint} answered with 64 KiB or more: {_HINTS['no_token_endpoint']}")
+    document = _document(answer.body)
+    if not 200 <= answer.status < 300 or (document is not None and "error" in document):
+        raise TokenUnavailable(f"{endpoint} answered {answer.status}{_error_in(document, answer.status, config)}")
+    if document is None:
+        found = "HTML" if answer.body.lstrip()[:1] == b"<" else "no JSON object"
+        raise TokenUnavailable(f"{endpoint} answered {answer.status} with {found}: {_HINTS['no_token_endpoint']}")
+    return IssuedToken(_access_token(document, endpoint), _life_s(document.get("expires_in")))
+
+
+def endpoint_name(config: FetchedToken) -> str:
+    """What messages call the endpoint: its host only, as the URL may hold a secret."""
+    return f"token endpoint {urlsplit(config.token_url).hostname}"
+
+
+def _document(body: bytes) -> dict[str, object] | None:
+    try:
+        document: object = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _access_token(document: dict[str, object], endpoint: str) -> str:
+    token, kind = document.get("access_token"), document.get("token_type", "bearer")
+    if not isinstance(token, str) or not token:
+        raise TokenUnavailable(f"{endpoint} answered without an access_token: {_HINTS['no_token_endpoint']}")
+    if not _TOKEN.fullmatch(token) or len(token) > MAX_TOKEN:
+        raise TokenUnavailable(
+            f"{endpoint} gave an access_token that can't go into a header: "
+            f"it must be up to {MAX_TOKEN:,} visible ASCII characters"
+        )
+    if not isinstance(kind, str) or not kind.lower().startswith("bearer"):
+        raise TokenUnavailable(f"{endpoint} gave a token that is no bearer token (token_type): have it issue one")
+    return token
+
+
+def _life_s(expires_in: object) -> float:
+    try:
+        life_s = float(expires_in) if isinstance(expires_in, int | float | str) else math.nan
+    except (ValueError, OverflowError):
+        life_s = math.nan
+    if math.isnan(life_s) or isinstance(expires_in, bool):
+        return DEFAULT_LIFE_S
+    return min(max(life_s, MIN_LIFE_S), MAX_LIFE_S)
+
+
+def _error_in(document: dict[str, object] | None, status: int, config: FetchedToken) -> str:
+    code = None if document is None else document.get("error")
+    secret = "" if config.client_secret is None else config.client_secret.reveal_text()
+    if isinstance(code, str) and _ERROR_CODE.fullmatch(code) and not (secret and secret in code):
+        return f" ({code}): {_HINTS.get(code, 'see its documentation for this code')}"
+    if 300 <= status < 400:
+        return ", a redirect, which is never followed: set token_url to where it points"
+    if status in (401, 403):
+        return f": {_HINTS['invalid_client']}"
+    if status in (404, 405):
+        return ": check token_url"
+    return ": try again later" if status == 429 or status >= 500 else ": check token_url and the grant's settings"
+
+
+def _plain(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text[:256])

@@ -1,0 +1,47 @@
+"""The command line: commands, and what they exit with.
+
+0 done · 1 it could not be done · 2 wrong usage · 3 cut off by a second signal · 78 the configuration can't be used
+(EX_CONFIG of sysexits.h).
+"""
+
+import sys
+
+import typer
+
+from dispatcher import __version__
+from dispatcher.cli import running, schemas, topics
+from dispatcher.errors import ConfigError, DispatcherError
+
+EX_CONFIG = 78
+
+app = typer.Typer(
+    name="dispatcher",
+    help="Turns a Kafka stream of message-delivery events into webhooks that can be relied on.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: bool = typer.Option(False, "--version", help="Show the version and exit.")) -> None:
+    if version:
+        typer.echo(f"feedback-dispatcher {__version__}")
+        raise typer.Exit
+
+
+for module in (running, schemas, topics):
+    module.add_to(app)
+
+
+def main() -> None:
+    """Run the command of `sys.argv`; a user's mistake ends in a line, not in a traceback."""
+    try:
+        app()
+    except ConfigError as error:
+        for problem in error.problems:
+            typer.echo(str(problem), err=True)
+        sys.exit(EX_CONFIG)
+    except DispatcherError as error:
+        typer.echo(f"dispatcher: {error}", err=True)
+        sys.exit(1)

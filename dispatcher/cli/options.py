@@ -1,0 +1,25 @@
+"""Options that several commands share."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dispatcher.settings import Settings
+from dispatcher.settings_loader import load_settings
+
+ConfigPath = Annotated[
+    Path,
+    typer.Option("--config", "-c", envvar="DISPATCHER_CONFIG", help="The settings file.", show_default=True),
+]
+DEFAULT_CONFIG = Path("/etc/dispatcher/dispatcher.yaml")
+
+
+def settings_at(path: Path) -> Settings:
+    """The settings, with the environment's overrides.
+
+    Raises:
+        ConfigError: they can't be used.
+    """
+    return load_settings(path, os.environ)

@@ -1,0 +1,125 @@
+"""The circuit breaker of one tenant's endpoint. Pure: time is an argument, in seconds of any steady clock."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class BreakerState(StrEnum):
+    """Closed lets everything pass, open nothing, half open one probe at a time."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerPolicy:
+    """When a breaker opens, for how long, and what closes it."""
+
+    window_s: float = 60.0
+    min_attempts: int = 10
+    failing_share: float = 0.7
+    connect_failures: int = 5
+    """In a row: an endpoint that can't be reached need not fail ten times."""
+    open_s: float = 30.0
+    """First time open; doubled each time that a probe fails."""
+    max_open_s: float = 900.0
+    successes_to_close: int = 2
+
+
+_BUCKETS = 6
+
+
+@dataclass(slots=True)
+class Breaker:
+    """The memory of one breaker. `admits` before an attempt, `began` with it, `record` or `abandoned` after it."""
+
+    policy: BreakerPolicy = BreakerPolicy()
+    state: BreakerState = BreakerState.CLOSED
+    opened_until: float = 0.0
+    _open_s: float = 0.0
+    _buckets: deque[list[float]] = field(default_factory=lambda: deque(maxlen=_BUCKETS))
+    """[bucket number, attempts, failures] of the last minute."""
+    _connect_failures: int = 0
+    _probing: bool = False
+    _probe_successes: int = 0
+
+    def admits(self, now: float) -> bool:
+        """Whether an attempt may begin."""
+        if self.state is BreakerState.CLOSED:
+            return True
+        if self.state is BreakerState.OPEN:
+            if now < self.opened_until:
+                return False
+            self.state = BreakerState.HALF_OPEN
+            self._probing = False
+            self._probe_successes = 0
+        return not self._probing
+
+    def began(self) -> bool:
+        """An admitted attempt begins; says whether it is the probe, which it is half open."""
+        if self.state is BreakerState.HALF_OPEN:
+            self._probing = True
+        return self.state is BreakerState.HALF_OPEN
+
+    def abandoned(self, *, probe: bool) -> None:
+        """The attempt was cancelled: it proves nothing."""
+        if probe:
+            self._probing = False
+
+    def record(
+        self, now: float, *, failed: bool, connect_failure: bool = False, probe: bool = False
+    ) -> BreakerState | None:
+        """Tell how an attempt ended, and what `began` said of it; gives the new state where it changed."""
+        if self.state is not BreakerState.CLOSED and not probe:
+            return None  # it began before the breaker opened: nothing new
+        if self.state is BreakerState.HALF_OPEN:
+            return self._record_probe(now, failed)
+        self._connect_failures = self._connect_failures + 1 if connect_failure else 0
+        attempts, failures = self._count(now, failed)
+        many = attempts >= self.policy.min_attempts and failures >= self.policy.failing_share * attempts
+        if failed and (many or self._connect_failures >= self.policy.connect_failures):
+            return self._open(now, self.policy.open_s)
+        return None
+
+    def retry_in_s(self, now: float) -> float:
+        """Seconds until a probe is let through; 0 where one may go now."""
+        return max(0.0, self.opened_until - now) if self.state is BreakerState.OPEN else 0.0
+
+    def is_quiet(self, now: float) -> bool:
+        """Closed, with no evidence in the window: forgetting it loses nothing."""
+        newest = self._buckets[-1][0] if self._buckets else -_BUCKETS
+        return self.state is BreakerState.CLOSED and self._bucket(now) - newest >= _BUCKETS
+
+    def _record_probe(self, now: float, failed: bool) -> BreakerState | None:
+        self._probing = False
+        if failed:
+            return self._open(now, min(self._open_s * 2, self.policy.max_open_s))
+        self._probe_successes += 1
+        if self._probe_successes < self.policy.successes_to_close:
+            return None
+        self.state = BreakerState.CLOSED
+        self._buckets.clear()
+        self._connect_failures = 0
+        return self.state
+
+    def _open(self, now: float, seconds: float) -> BreakerState:
+        self.state = BreakerState.OPEN
+        self._open_s = seconds
+        self.opened_until = now + seconds
+        return self.state
+
+    def _bucket(self, now: float) -> int:
+        return int(now / self.policy.window_s * _BUCKETS)
+
+    def _count(self, now: float, failed: bool) -> tuple[float, float]:
+        bucket = self._bucket(now)
+        if not self._buckets or self._buckets[-1][0] != bucket:
+            self._buckets.append([bucket, 0, 0])
+        self._buckets[-1][1] += 1
+        self._buckets[-1][2] += failed
+        if not failed:
+            return 0, 0  # a success can't open it: the sums are not worth their time
+        recent = [one for one in self._buckets if bucket - one[0] < _BUCKETS]
+        return sum(one[1] for one in recent), sum(one[2] for one in recent)

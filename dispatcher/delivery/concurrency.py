@@ -1,0 +1,50 @@
+"""How many requests at once an endpoint bears: grows while its latency holds, halves when it is overloaded. Pure."""
+
+from dataclasses import dataclass
+
+_SLOWER = 2.0
+"""Latency over this many times its usual value is no longer holding."""
+_NOISE_S = 0.05
+"""Differences below this are noise, not load."""
+
+
+@dataclass(slots=True)
+class AdaptiveLimit:
+    """A tenant's concurrency limit: doubles each round trip at first, later one more each round trip."""
+
+    limit: float
+    most: int
+    least: int = 1
+    usual_s: float = 0.0
+    """Moving average of the latency of successes; 0 until the first."""
+    _starting: bool = True
+    _halved_at: float = float("-inf")
+
+    @property
+    def now(self) -> int:
+        """Requests allowed at once."""
+        return int(self.limit)
+
+    def succeeded(self, elapsed_s: float, *, was_full: bool) -> None:
+        """A request was answered well. `was_full`: the limit was in use; one that is not in use proves nothing."""
+        usual = self.usual_s
+        holding = usual == 0.0 or elapsed_s <= max(usual * _SLOWER, usual + _NOISE_S)
+        # Slow to believe that an endpoint has become slower, quick to believe that it has become faster.
+        self.usual_s = elapsed_s if usual == 0.0 else usual + (elapsed_s - usual) * (0.02 if elapsed_s > usual else 0.2)
+        if was_full and holding and self.limit < self.most:
+            self.limit = min(float(self.most), self.limit + (1.0 if self._starting else 1.0 / self.limit))
+        elif was_full and not holding:
+            self._starting = False
+
+    def overloaded(self, began_at: float, now: float) -> None:
+        """A 429, 503 or timeout: halve, once for all requests that were under way together."""
+        if began_at < self._halved_at:
+            return
+        self._starting = False
+        self._halved_at = now
+        self.limit = max(float(self.least), self.limit / 2)
+
+    def ramp(self) -> None:
+        """Begin again from one: the endpoint has just come back."""
+        self.limit = float(self.least)
+        self._starting = True

@@ -1,0 +1,360 @@
+"""One event to its endpoint: a slot in the tenant's lane, the POST, the verdict, quick tries where they help."""
+
+import asyncio
+import random
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import structlog
+from tenacity import AsyncRetrying, RetryCallState, retry_if_result
+
+from dispatcher import metrics
+from dispatcher.auth.authenticator import Authenticator, Header
+from dispatcher.auth.fetched_tokens import TokenEndpoint
+from dispatcher.auth.signatures import Signer
+from dispatcher.delivery.lanes import Kind, Lane, Lanes, Refusal, Slot
+from dispatcher.delivery.retry_policy import RetryPolicy, retry_after_s
+from dispatcher.delivery.verdicts import Judgement, Verdict, judge, reason_of
+from dispatcher.errors import Draining, TokenUnavailable
+from dispatcher.events import DeliveryEvent
+from dispatcher.outcomes import Attempt, DeadReason, Delivered, FailureReason, ParkReason
+from dispatcher.records import Turn
+from dispatcher.settings import DeliverySettings
+from dispatcher.transport.request import Endpoint, Headers, Request
+from dispatcher.webhooks import TenantKey, Webhook
+
+log = structlog.get_logger(__name__)
+
+_FIT_FOR_A_HEADER = re.compile(r"[\x21-\x7e]{1,256}")
+"""What an event says of itself may not inject a header, nor swell one past what receivers take."""
+
+
+class Transport(Protocol):
+    """Sends one POST. Never raises for what a network or an endpoint can do."""
+
+    async def post(self, request: Request) -> Attempt: ...
+
+
+IsCurrent = Callable[[Webhook], bool]
+"""Whether a webhook is still the one to use, without waiting for a store."""
+
+
+class AttemptLog(Protocol):
+    """Is told of each attempt, and never slows one down."""
+
+    def record(self, parcel: "Parcel", number: int, attempt: Attempt, judgement: Judgement) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """An event that is some webhook's business, with the body to send."""
+
+    event: DeliveryEvent
+    webhook: Webhook
+    body: bytes
+    attempts: int
+    """POSTs made before, on earlier hops."""
+    kind: Kind
+    turn: Turn
+
+    @property
+    def tenant(self) -> TenantKey:
+        return self.webhook.tenant
+
+
+@dataclass(frozen=True, slots=True)
+class NotNow:
+    """To be parked."""
+
+    reason: ParkReason
+    attempts: int
+    """POSTs made so far, over all hops."""
+    for_s: float = 0.0
+    """Seconds for which it makes no sense to come back."""
+    status: int | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Never:
+    """To be dead-lettered."""
+
+    reason: DeadReason
+    attempts: int
+    status: int | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The webhook was edited or removed while the event waited: decide about it again."""
+
+    attempts: int
+    """POSTs made so far, over all hops."""
+
+
+Delivery = Delivered | NotNow | Never | Changed
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """What is made once from a revision of a webhook: address, token source, signer."""
+
+    webhook: Webhook
+    endpoint: Endpoint
+    authenticator: Authenticator
+    signer: Signer | None
+    timeout_s: float
+
+    @classmethod
+    def of(cls, webhook: Webhook, tokens: TokenEndpoint, timeout_s: float) -> Self:
+        config = webhook.config
+        return cls(
+            webhook=webhook,
+            endpoint=Endpoint.of(config),
+            authenticator=Authenticator.of(config, tokens),
+            signer=None if config.signing is None else Signer.of(config.signing),
+            timeout_s=config.timeout or timeout_s,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Try:
+    """One go at an event: an attempt with its judgement, or the refusal of a slot."""
+
+    number: int
+    attempt: Attempt | None = None
+    judgement: Judgement | None = None
+    refusal: Refusal | None = None
+    hold_s: float | None = None
+    changed: bool = False
+    """The webhook is another by now."""
+
+    @property
+    def again_soon(self) -> bool:
+        judgement = self.judgement
+        soon = judgement is not None and judgement.verdict is Verdict.AGAIN_SOON
+        return soon and self.hold_s is None and self.refusal is None and not self.changed
+
+
+class Deliveries:
+    """Delivers parcels. One for the process."""
+
+    def __init__(
+        self,
+        settings: DeliverySettings,
+        policy: RetryPolicy,
+        lanes: Lanes,
+        transport: Transport,
+        tokens: TokenEndpoint,
+        is_current: IsCurrent,
+        attempt_log: AttemptLog | None = None,
+        clock: Callable[[], float] = time.time,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._settings = settings
+        self._policy = policy
+        self._lanes = lanes
+        self._transport = transport
+        self._tokens = tokens
+        self._is_current = is_current
+        self._attempt_log = attempt_log
+        self._clock = clock
+        self._chance = chance
+        self._destinations: dict[TenantKey, Destination] = {}
+        self._retired: list[Destination] = []
+
+    async def deliver(self, parcel: Parcel) -> Delivery:
+        """Send the parcel, with quick tries after a failure that may pass.
+
+        Raises:
+            Draining: the record is ours no more, and the parcel was not sent.
+        """
+        if self._retired:
+            await self._close_retired()
+            if not self._is_current(parcel.webhook):
+                return Changed(parcel.attempts)
+        lane = self._lanes.lane(parcel.tenant)
+        lane.meet(parcel.webhook.revision, parcel.webhook.config.rate_limit)
+        entry = await lane.enter(parcel.kind)
+        if isinstance(entry, Slot) and not self._is_current(parcel.webhook):
+            lane.abandon(entry)
+            return Changed(parcel.attempts)
+        if isinstance(entry, Slot):
+            self._start(lane, parcel, entry)
+        last = await self._try(lane, parcel, entry, parcel.attempts + 1)
+        if last.again_soon and self._policy.soon_attempts:
+            last = await self._try_soon(lane, parcel, last)
+        return _concluded(last)
+
+    def destination(self, webhook: Webhook) -> Destination:
+        """What is made from this revision of the webhook, kept while it is in use."""
+        kept = self._destinations.get(webhook.tenant)
+        if kept is not None and kept.webhook is webhook:
+            return kept
+        if len(self._destinations) > 2 * len(self._lanes) + 100:
+            self._forget_freed_lanes()
+        if kept is not None:
+            self._retired.append(kept)
+        made = self._destinations[webhook.tenant] = Destination.of(webhook, self._tokens, self._settings.timeout)
+        return made
+
+    def _start(self, lane: Lane, parcel: Parcel, slot: Slot) -> None:
+        try:
+            parcel.turn.start()
+        except Draining:
+            lane.abandon(slot)
+            raise
+
+    def _forget_freed_lanes(self) -> None:
+        freed = [tenant for tenant in self._destinations if self._lanes.find(tenant) is None]
+        self._retired += [self._destinations.pop(tenant) for tenant in freed]
+
+    async def close(self) -> None:
+        """End what authenticators have under way."""
+        self._retired += self._destinations.values()
+        self._destinations.clear()
+        await self._close_retired()
+
+    async def _close_retired(self) -> None:
+        while self._retired:
+            await self._retired.pop().authenticator.close()
+
+    async def _try_soon(self, lane: Lane, parcel: Parcel, last: _Try) -> _Try:
+        """Up to `soon_attempts` more, with full jitter, while the lane has a slot free at once."""
+
+        def wait_s(tried: int) -> float:
+            reset = last.attempt is not None and last.attempt.failure is FailureReason.RESET and last.attempt.reused
+            return self._policy.soon_wait_s(tried, at_once=reset, jitter=self._chance())
+
+        async def again() -> _Try:
+            nonlocal last
+            if not self._is_current(parcel.webhook):
+                last = _Try(last.number, last.attempt, last.judgement, changed=True)
+                return last
+            entry = lane.try_enter(Kind.RETRY)
+            if isinstance(entry, Slot):
+                last = await self._try(lane, parcel, entry, last.number + 1)
+            else:
+                refusal = entry or Refusal(ParkReason.LANE_FULL, 0)
+                last = _Try(last.number, last.attempt, last.judgement, refusal=refusal)
+            return last
+
+        def enough(state: RetryCallState) -> bool:
+            late = self._lanes.now() + state.upcoming_sleep > until
+            return late or state.attempt_number >= self._policy.soon_attempts
+
+        until = self._lanes.now() + self._policy.soon_within_s
+        await asyncio.sleep(wait_s(0))
+        retrying = AsyncRetrying(
+            sleep=asyncio.sleep,
+            stop=enough,
+            wait=lambda state: wait_s(state.attempt_number),
+            retry=retry_if_result(lambda tried: tried.again_soon),
+            retry_error_callback=lambda _: last,
+        )
+        result: _Try = await retrying(again)
+        return result
+
+    async def _try(self, lane: Lane, parcel: Parcel, entry: Slot | Refusal, number: int) -> _Try:
+        if isinstance(entry, Refusal):
+            return _Try(number - 1, refusal=entry)
+        try:
+            attempt = await self._post(parcel, number)
+        except BaseException:
+            lane.abandon(entry)
+            raise
+        judgement = judge(attempt)
+        hold = None
+        if judgement.verdict is Verdict.AGAIN_SOON:
+            hold = retry_after_s(attempt.retry_after, self._clock(), self._policy.max_age_s)
+        if judgement.tells_of_endpoint:
+            lane.leave(entry, judgement, hold)
+        else:
+            lane.abandon(entry)
+        if judgement.verdict is Verdict.SUSPEND:
+            lane.suspend(parcel.webhook.revision)
+        self._told(parcel, number, attempt, judgement)
+        return _Try(number, attempt, judgement, hold_s=hold)
+
+    async def _post(self, parcel: Parcel, number: int) -> Attempt:
+        destination = self.destination(parcel.webhook)
+        authenticator = destination.authenticator
+        attempt, sent = await self._post_once(parcel, destination, number)
+        if attempt.status == 401 and sent is not None and authenticator.invalidate(sent, now=self._clock()):
+            # A token that we fetched may have been revoked: one fresh one, at once, in the same slot.
+            attempt, _ = await self._post_once(parcel, destination, number)
+        return attempt
+
+    async def _post_once(self, parcel: Parcel, destination: Destination, number: int) -> tuple[Attempt, Header | None]:
+        began, now = self._lanes.now(), self._clock()
+        try:
+            token = await destination.authenticator.header(
+                webhook_id=parcel.event.webhook_id, body=parcel.body, now=now
+            )
+        except TokenUnavailable as error:
+            metrics.TOKEN_FAILURES.inc()
+            failed = Attempt(self._lanes.now() - began, failure=FailureReason.TOKEN, detail=str(error)[:256])
+            return failed, None
+        request = Request(
+            endpoint=destination.endpoint,
+            headers=_headers(parcel, number, now, destination.signer, token),
+            body=parcel.body,
+            timeout_s=destination.timeout_s,
+            connect_timeout_s=min(self._settings.connect_timeout, destination.timeout_s),
+        )
+        return await self._transport.post(request), token
+
+    def _told(self, parcel: Parcel, number: int, attempt: Attempt, judgement: Judgement) -> None:
+        outcome, reason = judgement.metric_outcome, reason_of(attempt)
+        metrics.ATTEMPTS.labels(outcome, reason).inc()
+        metrics.ATTEMPT_SECONDS.labels(outcome).observe(attempt.elapsed_s)
+        if judgement.verdict is not Verdict.DELIVERED:
+            log.debug(
+                "attempt failed", tenant=str(parcel.tenant), webhook_id=parcel.event.webhook_id, attempt=number,
+                status=attempt.status, reason=reason, detail=attempt.detail, elapsed_s=round(attempt.elapsed_s, 4),
+            )  # fmt: skip
+        if self._attempt_log is not None:
+            self._attempt_log.record(parcel, number, attempt, judgement)
+
+
+def _concluded(last: _Try) -> Delivery:
+    attempt, judgement = last.attempt, last.judgement
+    if last.changed:
+        return Changed(last.number)
+    if attempt is None or judgement is None:
+        refusal = last.refusal or Refusal(ParkReason.LANE_FULL, 0)
+        return NotNow(refusal.reason, last.number, refusal.for_s)
+    match judgement.verdict:
+        case Verdict.DELIVERED:
+            return Delivered(last.number)
+        case Verdict.DEAD:
+            reason = judgement.dead_reason or DeadReason.REJECTED
+            return Never(reason, last.number, attempt.status, _told_in_words(attempt))
+        case Verdict.SUSPEND:
+            return NotNow(ParkReason.SUSPENDED, last.number, 0, attempt.status, _told_in_words(attempt))
+        case _:
+            hold = last.hold_s or (last.refusal.for_s if last.refusal else 0.0)
+            return NotNow(ParkReason.ATTEMPT_FAILED, last.number, hold, attempt.status, _told_in_words(attempt))
+
+
+def _headers(parcel: Parcel, number: int, now: float, signer: Signer | None, token: Header | None) -> Headers:
+    event, timestamp = parcel.event, int(now)
+    headers = [("webhook-id", event.webhook_id), ("webhook-timestamp", str(timestamp))]
+    if signer is not None:
+        headers.append(("webhook-signature", signer.sign(event.webhook_id, timestamp, parcel.body)))
+    headers.append(("webhook-attempt", str(number)))
+    if event.timestamp is not None and _FIT_FOR_A_HEADER.fullmatch(event.timestamp):
+        headers.append(("webhook-event-time", event.timestamp))
+    if event.traceparent is not None and _FIT_FOR_A_HEADER.fullmatch(event.traceparent):
+        headers.append(("traceparent", event.traceparent))
+    if token is not None:
+        headers.append(token)
+    return tuple(headers)
+
+
+def _told_in_words(attempt: Attempt) -> str:
+    return attempt.detail or (f"answered {attempt.status}" if attempt.status else reason_of(attempt))

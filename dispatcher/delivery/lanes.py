@@ -1,0 +1,409 @@
+"""Lanes: one a tenant, sharing the process's slots fairly, so that a bad endpoint costs its own tenant only.
+
+A slot is the right to have one POST under way. A lane gives at most as many as its endpoint bears; all lanes
+together give at most `max_in_flight`, round by round: every lane with somebody waiting gets one slot before any gets
+a second. New events go before retries; of four slots given while both wait, one is a retry's, and retries never hold
+more than a quarter of all slots.
+
+Everything here runs on the event loop without awaiting, except `Lane.enter`, which waits for a slot.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from dispatcher import metrics
+from dispatcher.delivery.breaker import Breaker, BreakerState
+from dispatcher.delivery.concurrency import AdaptiveLimit
+from dispatcher.delivery.evidence import Evidence, TenantState
+from dispatcher.delivery.rate import TokenBucket
+from dispatcher.delivery.verdicts import Judgement
+from dispatcher.outcomes import ParkReason
+from dispatcher.settings import DeliverySettings
+from dispatcher.webhooks import TenantKey
+
+IDLE_S = 60.0
+"""A lane that nothing happened in for so long, and that remembers nothing bad, is freed."""
+_RETRY_TURN = 4
+_RETRY_SHARE = 4
+
+
+class Kind(Enum):
+    """Whether an event comes fresh from its topic or was tried before."""
+
+    NEW = auto()
+    RETRY = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """No slot: the event is to be parked, without having used up an attempt."""
+
+    reason: ParkReason
+    for_s: float
+    """Seconds for which it makes no sense to come back."""
+
+
+@dataclass(slots=True)
+class Slot:
+    """The right to one POST, from `Lane.enter` until `Lane.leave` or `Lane.abandon`."""
+
+    kind: Kind
+    began_at: float
+    was_full: bool
+    probe: bool
+    """The one attempt that a half-open breaker lets through."""
+
+
+@dataclass(slots=True)
+class _Waiter:
+    future: "asyncio.Future[Slot | Refusal]"
+    kind: Kind
+
+
+class Lane:
+    """One tenant's queue and everything that is known of its endpoint."""
+
+    def __init__(self, tenant: TenantKey, lanes: "Lanes", settings: DeliverySettings) -> None:
+        self.tenant = tenant
+        self.limit = AdaptiveLimit(limit=float(min(settings.lane_start, settings.lane_max)), most=settings.lane_max)
+        self.breaker = Breaker()
+        self.evidence = Evidence()
+        self.rate: TokenBucket | None = None
+        self.in_flight = 0
+        self.held_until = 0.0
+        self.suspended: str | None = None
+        """Revision of the webhook that answered 410."""
+        self.disabled_revision: str | None = None
+        self.last_active = 0.0
+        self._revision: str | None = None
+        """Of the webhook that was used last."""
+        self._lanes = lanes
+        self._new: deque[_Waiter] = deque()
+        self._retries: deque[_Waiter] = deque()
+        self._since_retry = 0
+        self._answered_at = 0.0
+        self._queued = False
+        """In the ring of lanes that wait for a slot."""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"<Lane {self.tenant} {self.breaker.state} {self.in_flight}/{self.limit.now} in flight, "
+            f"{self.waiting} waiting>"
+        )
+
+    @property
+    def waiting(self) -> int:
+        """Events that wait for a slot."""
+        return len(self._new) + len(self._retries)
+
+    async def enter(self, kind: Kind) -> Slot | Refusal:
+        """A slot, once it is this event's turn, or the reason why it should be parked."""
+        entry = self.try_enter(kind)
+        if entry is not None:
+            return entry
+        waiter = _Waiter(asyncio.get_running_loop().create_future(), kind)
+        (self._new if kind is Kind.NEW else self._retries).append(waiter)
+        self._lanes.enqueue(self)
+        try:
+            return await waiter.future
+        except asyncio.CancelledError:
+            if waiter.future.done() and not waiter.future.cancelled() and isinstance(waiter.future.result(), Slot):
+                self.abandon(waiter.future.result())  # type: ignore[arg-type]  # just checked
+            raise
+
+    def try_enter(self, kind: Kind) -> Slot | Refusal | None:
+        """A slot or a refusal where that is decided at once, None where the event would have to wait."""
+        now = self._lanes.now()
+        self.last_active = now
+        refusal = self._refusal(now)
+        if refusal is not None:
+            return refusal
+        if self.waiting or not self._lanes.has_free(kind) or not self._may_send(now):
+            return None
+        return self._begin(kind, now)
+
+    def leave(self, slot: Slot, judgement: Judgement, hold_s: float | None = None) -> None:
+        """Give the slot back, with what was learnt. `hold_s`: seconds that the endpoint asked to be left alone."""
+        now = self._lanes.now()
+        elapsed = now - slot.began_at
+        self._answered_at = self.last_active = now
+        if judgement.throttled:
+            self.limit.overloaded(slot.began_at, now)
+        elif not judgement.failing:
+            self.limit.succeeded(elapsed, was_full=slot.was_full)
+        if hold_s is not None:
+            self.held_until = max(self.held_until, now + hold_s)
+        self._learn(now, judgement, slot)
+        self._release(slot)
+
+    def abandon(self, slot: Slot) -> None:
+        """Give the slot back with nothing learnt: cancelled, or not used."""
+        self.breaker.abandoned(probe=slot.probe)
+        self._release(slot)
+
+    def suspend(self, revision: str) -> None:
+        """The endpoint wants no more, until the webhook has another revision."""
+        if self._revision not in (None, revision):
+            return  # it has one already: this was the answer to a request of before
+        self.suspended = revision
+        self._refuse_all(Refusal(ParkReason.SUSPENDED, self._lanes.settings.lane_max_wait))
+
+    def meet(self, revision: str, per_second: float | None) -> None:
+        """A webhook of this revision is about to be used: an edit lifts what held its predecessor."""
+        if self._revision not in (None, revision):
+            self.enable()
+        self._revision = revision
+        if per_second is None:
+            self.rate = None
+        elif self.rate is None or self.rate.per_second != per_second:
+            self.rate = TokenBucket(per_second)
+        if self.evidence.state is TenantState.DISABLED and self.disabled_revision is None:
+            self.disabled_revision = revision
+
+    def enable(self) -> None:
+        """Forget the bad evidence: by hand, or because the webhook was edited."""
+        self.evidence = Evidence()
+        self.breaker = Breaker()
+        self.disabled_revision = None
+        self.suspended = None
+        self.held_until = 0.0
+        if self.waiting:
+            self._lanes.enqueue(self)
+
+    def is_idle(self, now: float) -> bool:
+        """Whether the lane can be freed without forgetting anything that matters."""
+        return (
+            not self.in_flight
+            and not self.waiting
+            and now - self.last_active >= IDLE_S
+            and now >= self.held_until
+            and self.suspended is None
+            and self.breaker.is_quiet(now)
+            and self.evidence.is_quiet(now)
+        )
+
+    def grant_next(self, now: float) -> bool:
+        """Give a slot to the next waiter; False where nobody can have one now."""
+        waiters = self._next_queue()
+        if waiters is None or not self._may_send(now):
+            return False
+        waiter = waiters.popleft()
+        self._since_retry = 0 if waiter.kind is Kind.RETRY else self._since_retry + 1
+        waiter.future.set_result(self._begin(waiter.kind, now))
+        return True
+
+    def refuse_if_needed(self, now: float) -> None:
+        """Park everybody who waits, where waiting has become pointless."""
+        refusal = self._standing_refusal(now)
+        if refusal is not None:
+            self._refuse_all(refusal)
+
+    def sleep_until_ready(self, now: float) -> None:
+        """Wake the lane when its hold or its rate limit lets the next request pass."""
+        wait = max(self.held_until - now, self.rate.wait_s(now) if self.rate else 0.0)
+        if wait > 0 and self._timer is None and self.waiting:
+            self._timer = asyncio.get_running_loop().call_later(wait, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        self._lanes.enqueue(self)
+
+    def _begin(self, kind: Kind, now: float) -> Slot:
+        self.in_flight += 1
+        probe = self.breaker.began()
+        if self.rate is not None:
+            self.rate.take(now)
+        if self.in_flight == 1 and now > self._answered_at:
+            self._answered_at = now  # nothing was under way: the silence before does not count
+        self._lanes.took(kind)
+        return Slot(kind, now, self.in_flight >= self.limit.now, probe)
+
+    def _release(self, slot: Slot) -> None:
+        self.in_flight -= 1
+        if self.waiting:
+            self._lanes.enqueue(self)
+        self._lanes.gave_back(slot.kind)
+
+    def _may_send(self, now: float) -> bool:
+        return (
+            self.in_flight < self.limit.now
+            and now >= self.held_until
+            and self.breaker.admits(now)
+            and (self.rate is None or self.rate.wait_s(now) <= 0)
+        )
+
+    def _next_queue(self) -> deque[_Waiter] | None:
+        while self._new and self._new[0].future.done():
+            self._new.popleft()  # cancelled while it waited
+        while self._retries and self._retries[0].future.done():
+            self._retries.popleft()
+        retries = self._retries if self._retries and self._lanes.has_free(Kind.RETRY) else None
+        if not self._new:
+            return retries
+        return retries if retries and self._since_retry >= _RETRY_TURN - 1 else self._new
+
+    def _standing_refusal(self, now: float) -> Refusal | None:
+        """Why nobody may enter for now, however short the queue."""
+        wait = self._lanes.settings.lane_max_wait
+        if self.suspended is not None:
+            return Refusal(ParkReason.SUSPENDED, wait)
+        if self.disabled_revision is not None:
+            return Refusal(ParkReason.TENANT_DISABLED, wait)
+        if not self.breaker.admits(now):
+            return Refusal(ParkReason.BREAKER_OPEN, self.breaker.retry_in_s(now))
+        if self.held_until - now > wait:
+            return Refusal(ParkReason.HELD, self.held_until - now)
+        return None
+
+    def _refusal(self, now: float) -> Refusal | None:
+        refusal = self._standing_refusal(now)
+        if refusal is None and self.waiting:
+            needed = self._wait_s(now)
+            if needed > self._lanes.settings.lane_max_wait:
+                return Refusal(ParkReason.LANE_FULL, needed)
+        return refusal
+
+    def _wait_s(self, now: float) -> float:
+        """How long the last one in the queue will probably wait, in seconds."""
+        silence = now - self._answered_at if self.in_flight else 0.0
+        by_latency = self.waiting * max(self.limit.usual_s, silence) / self.limit.now
+        return max(by_latency, self.waiting / self.rate.per_second if self.rate else 0.0)
+
+    def _learn(self, now: float, judgement: Judgement, slot: Slot) -> None:
+        changed = self.breaker.record(
+            now, failed=judgement.failing, connect_failure=judgement.connect_failure, probe=slot.probe
+        )
+        if changed is not None:
+            metrics.BREAKER_TRANSITIONS.labels(changed.value).inc()
+            if changed is BreakerState.CLOSED:
+                self.limit.ramp()
+        self.evidence.record(now, failed=judgement.failing)
+        if self.waiting:
+            self.refuse_if_needed(now)
+
+    def _refuse_all(self, refusal: Refusal) -> None:
+        for queue in (self._new, self._retries):
+            while queue:
+                waiter = queue.popleft()
+                if not waiter.future.done():
+                    waiter.future.set_result(refusal)
+
+
+class Lanes:
+    """All lanes, and the slots that they share."""
+
+    def __init__(self, settings: DeliverySettings) -> None:
+        self.settings = settings
+        self._lanes: dict[TenantKey, Lane] = {}
+        self._ring: deque[Lane] = deque()
+        """Lanes with somebody waiting, in the order of their turn."""
+        self._starved: set[Lane] = set()
+        """Lanes with only retries waiting while retries have their share."""
+        self._taken = 0
+        self._taken_by_retries = 0
+        self._most_retries = max(1, settings.max_in_flight // _RETRY_SHARE)
+        self._granting = False
+        self._swept_at = 0.0
+        metrics.CONCURRENCY_LIMIT.set(settings.max_in_flight)
+
+    def __repr__(self) -> str:
+        return f"<Lanes {len(self._lanes)} tenants, {self._taken}/{self.settings.max_in_flight} in flight>"
+
+    def now(self) -> float:
+        """Seconds of the loop's steady clock."""
+        return asyncio.get_running_loop().time()
+
+    def __len__(self) -> int:
+        return len(self._lanes)
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(self._lanes.values())
+
+    def find(self, tenant: TenantKey) -> Lane | None:
+        """The tenant's lane where it has one."""
+        return self._lanes.get(tenant)
+
+    def lane(self, tenant: TenantKey) -> Lane:
+        """The tenant's lane, made if need be."""
+        lane = self._lanes.get(tenant)
+        if lane is None:
+            self._sweep()
+            lane = self._lanes[tenant] = Lane(tenant, self, self.settings)
+            lane.last_active = self.now()
+        return lane
+
+    def has_free(self, kind: Kind) -> bool:
+        """Whether a slot is free for such an event."""
+        if self._taken >= self.settings.max_in_flight:
+            return False
+        return kind is Kind.NEW or self._taken_by_retries < self._most_retries
+
+    def took(self, kind: Kind) -> None:
+        """A slot was given."""
+        self._taken += 1
+        self._taken_by_retries += kind is Kind.RETRY
+
+    def gave_back(self, kind: Kind) -> None:
+        """A slot came back: the next in turn gets it."""
+        self._taken -= 1
+        if kind is Kind.RETRY:
+            self._taken_by_retries -= 1
+            for lane in self._starved:
+                self.enqueue(lane, grant=False)
+            self._starved.clear()
+        self._grant()
+
+    def enqueue(self, lane: Lane, *, grant: bool = True) -> None:
+        """A lane has somebody waiting."""
+        if not lane._queued:  # noqa: SLF001  (the two classes are one mechanism)
+            lane._queued = True  # noqa: SLF001
+            self._ring.append(lane)
+        if grant:
+            self._grant()
+
+    def observe(self) -> None:
+        """Set the gauges, for a scrape."""
+        states = [lane.evidence.state for lane in self]
+        metrics.IN_FLIGHT.set(self._taken)
+        metrics.LANES.set(len(self))
+        metrics.WAITING.set(sum(lane.waiting for lane in self))
+        metrics.BREAKERS_OPEN.set(sum(lane.breaker.state is not BreakerState.CLOSED for lane in self))
+        metrics.TENANT_STATES.labels("unstable").set(states.count(TenantState.UNSTABLE))
+        metrics.TENANT_STATES.labels("disabled").set(states.count(TenantState.DISABLED))
+        metrics.TENANT_STATES.labels("suspended").set(sum(lane.suspended is not None for lane in self))
+
+    def _grant(self) -> None:
+        if self._granting:
+            return  # a waiter that is refused or cancelled here may give back at once
+        self._granting = True
+        try:
+            now = self.now()
+            while self._ring and self._taken < self.settings.max_in_flight:
+                lane = self._ring.popleft()
+                lane._queued = False  # noqa: SLF001
+                if lane.grant_next(now):
+                    if lane.waiting:
+                        self.enqueue(lane, grant=False)
+                elif lane.waiting:
+                    self._set_aside(lane, now)
+        finally:
+            self._granting = False
+
+    def _set_aside(self, lane: Lane, now: float) -> None:
+        """The lane can't send now. Whatever stands in its way brings it back: an answer, a timer, a retry's end."""
+        lane.refuse_if_needed(now)
+        lane.sleep_until_ready(now)
+        if not self.has_free(Kind.RETRY):
+            self._starved.add(lane)
+
+    def _sweep(self) -> None:
+        now = self.now()
+        if now - self._swept_at < IDLE_S / 4:
+            return
+        self._swept_at = now
+        for tenant in [tenant for tenant, lane in self._lanes.items() if lane.is_idle(now)]:
+            del self._lanes[tenant]

@@ -1,0 +1,86 @@
+"""When an event that could not be delivered is tried again. Pure: time and chance are arguments."""
+
+import math
+import re
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Self
+
+from dispatcher.settings import RetrySettings
+
+SOON_BASE_S = 0.5
+JITTER = 0.2
+"""A tier's delay varies by this share, so that events parked together don't return together."""
+MIN_HOLD_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """The operator's schedule."""
+
+    tiers: tuple[float, ...]
+    """Delays in seconds, rising; the last one repeats."""
+    max_age_s: float
+    soon_attempts: int
+    soon_within_s: float
+
+    @classmethod
+    def of(cls, settings: RetrySettings) -> Self:
+        return cls(settings.tiers, settings.max_age, settings.soon_attempts, settings.soon_within)
+
+    def soon_wait_s(self, tried: int, *, at_once: bool, jitter: float) -> float:
+        """Seconds before the next quick try: exponential with full jitter.
+
+        Args:
+            tried: quick tries made so far, from 0.
+            at_once: the last one ended in a reset of a reused connection; the first quick try then has no wait.
+            jitter: 0 to 1.
+        """
+        if at_once and tried == 0:
+            return 0.0
+        return float(min(self.soon_within_s / 2, SOON_BASE_S * 2**tried) * jitter)
+
+    def tier(self, parks: int, at_least_s: float = 0.0) -> int:
+        """Index of the tier for an event that was parked so many times.
+
+        A hold (Retry-After) of `at_least_s` picks the longest tier within it, never one behind: a record that waits
+        much longer than its tier would hold up the records behind it in the topic.
+        """
+        tier = min(parks, len(self.tiers) - 1)
+        while tier + 1 < len(self.tiers) and self.tiers[tier + 1] <= at_least_s:
+            tier += 1
+        return tier
+
+    def due_in_s(self, tier: int, jitter: float) -> float:
+        """Seconds until an event parked in the tier is due. `jitter`: 0 to 1."""
+        return self.tiers[tier] * (1 - JITTER + 2 * JITTER * jitter)
+
+    def longest_wait_s(self, tier_s: float) -> float:
+        """No record waits longer than this in a tier, whatever its header or the clock says."""
+        return tier_s * (1 + JITTER)
+
+    def expired(self, first_seen: float, due_at: float) -> bool:
+        """Whether an event first seen then would be too old when it is due. Unix seconds."""
+        return due_at - first_seen > self.max_age_s
+
+
+def retry_after_s(value: str | None, now: float, most_s: float) -> float | None:
+    """Seconds that a Retry-After header asks for (RFC 9110, section 10.2.3), within 1 s and `most_s`.
+
+    None where there is none, or none that can be read. `now`: unix seconds.
+    """
+    if value is None:
+        return None
+    value = value.strip()
+    if re.fullmatch(r"[0-9]{1,10}", value):
+        asked = float(value)
+    else:
+        try:
+            date = parsedate_to_datetime(value)
+            asked = date.replace(tzinfo=date.tzinfo or UTC).timestamp() - now  # an HTTP date without a zone is GMT
+        except (ValueError, TypeError, OverflowError):
+            return None
+    if not math.isfinite(asked):
+        return None
+    return max(MIN_HOLD_S, min(asked, most_s))

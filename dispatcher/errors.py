@@ -1,0 +1,88 @@
+"""Every error this program raises on purpose.
+
+What is expected is a value (`outcomes`); these are the things that stop a step from giving one. An error
+that is not in this file is a bug, and is treated as one.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class DispatcherError(Exception):
+    """Base of all errors of this program."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake in the configuration: where it stands, what is wrong, how to mend it."""
+
+    message: str
+    key: str = ""
+    """Dotted path of the value, `kafka.topic` or `webhooks[2].url`."""
+    file: str = ""
+    """File the value was read from, or `environment variable NAME`."""
+    line: int | None = None
+    """Line in the file, from 1."""
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line is not None else self.file
+        return ": ".join(part for part in (place, self.key, self.message) if part)
+
+
+class ConfigError(DispatcherError):
+    """The configuration can't be used; names every problem that was found, not the first."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class UnreadableEvent(DispatcherError):
+    """The record can't be read as a delivery event. The message is what the dead letter will carry.
+
+    The message never quotes values of the event, only places and types: it reaches logs.
+    """
+
+
+class StoreUnavailable(DispatcherError):
+    """The webhook store did not answer and nothing cached can stand in for it."""
+
+
+class NotWritten(DispatcherError):
+    """A record could not be written to a retry or dead-letter topic; its event stays in flight."""
+
+
+class TokenUnavailable(DispatcherError):
+    """No authentication token could be had; judged like a failed delivery, never lost."""
+
+
+class BrakeEngaged(DispatcherError):
+    """Most records of this partition would die: it stops rather than draining the topic into the dead letters."""
+
+
+class Draining(DispatcherError):
+    """The process is stopping; the event was not attempted, and the next reader of its partition has it."""
+
+
+class NotFound(DispatcherError):
+    """There is no such thing, or it belongs to an organisation that the asker may not see: never told apart."""
+
+
+class NotAllowed(DispatcherError):
+    """The organisation named is none of those that the asker may change."""
+
+
+class AlreadyExists(DispatcherError):
+    """The organisation and sandbox have a webhook already."""
+
+    def __init__(self, message: str, existing_id: str) -> None:
+        super().__init__(message)
+        self.existing_id = existing_id
+
+
+class EditConflict(DispatcherError):
+    """Somebody else changed it meanwhile; read it again and decide anew."""
+
+    def __init__(self, message: str, current_version: int) -> None:
+        super().__init__(message)
+        self.current_version = current_version

@@ -1,0 +1,192 @@
+"""The operators' endpoint, on a port of its own: /livez, /readyz, /metrics, and what is known of lanes.
+
+Liveness asks only for our own progress: a broker or a tenant that is away never restarts the process. Readiness says
+whether events flow, with the reasons why not. Nothing here holds a secret or an address.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import structlog
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from dispatcher import __version__, metrics
+from dispatcher.delivery.lanes import Lane, Lanes
+from dispatcher.settings import OpsSettings
+from dispatcher.webhooks import TenantKey
+
+log = structlog.get_logger(__name__)
+
+STUCK_S = 120.0
+"""A poll loop that did not turn for so long is dead."""
+_METRICS_FRESH_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One condition of liveness or readiness."""
+
+    name: str
+    ok: bool
+    reason: str = ""
+    required: bool = True
+    """False: told, but no reason for a 503."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What the endpoint asks; given by the service."""
+
+    alive: Callable[[], Sequence[Check]]
+    ready: Callable[[], Sequence[Check]]
+    observe: Callable[[], None]
+    """Sets the gauges that are only worth their time for a scrape."""
+    lanes: Lanes
+    release_brakes: Callable[[], int]
+    configuration: Mapping[str, object]
+    """The settings in force, secrets masked."""
+
+
+def describe_lane(lane: Lane, now: float) -> dict[str, object]:
+    """A lane for people and for `dispatcher explain`."""
+    return {
+        "org": lane.tenant.org,
+        "sandbox": lane.tenant.sandbox,
+        "state": lane.evidence.state.value,
+        "breaker": lane.breaker.state.value,
+        "breaker_retry_in_s": round(lane.breaker.retry_in_s(now), 1),
+        "suspended": lane.suspended is not None,
+        "held_for_s": round(max(0.0, lane.held_until - now), 1),
+        "concurrency_limit": lane.limit.now,
+        "in_flight": lane.in_flight,
+        "waiting": lane.waiting,
+        "usual_latency_s": round(lane.limit.usual_s, 4),
+    }
+
+
+class HealthServer:
+    """The HTTP server. Enter to start it."""
+
+    def __init__(self, settings: OpsSettings, watched: Watched) -> None:
+        self._settings = settings
+        self._watched = watched
+        self._runner: web.AppRunner | None = None
+        self._rendered = (0.0, b"")
+        self.port = settings.port
+        """The port in use, once started."""
+
+    async def __aenter__(self) -> Self:
+        app = web.Application()
+        app.router.add_get("/", self._index)
+        app.router.add_get("/livez", self._livez)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/configz", self._configz)
+        app.router.add_get("/lanes", self._lanes)
+        app.router.add_get("/lanes/{org}/{sandbox}", self._lane)
+        app.router.add_post("/lanes/{org}/{sandbox}/enable", self._enable)
+        app.router.add_post("/brakes/release", self._release)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=2)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self._settings.host, self._settings.port)
+        await site.start()
+        address = self._runner.addresses[0]
+        self.port = int(address[1])
+        log.info("ops endpoint listens", host=self._settings.host, port=self.port)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _index(self, _request: web.Request) -> web.Response:
+        paths = ["/livez", "/readyz", "/metrics", "/configz", "/lanes", "/lanes/{org}/{sandbox}"]
+        return web.json_response({"name": "feedback-dispatcher", "version": __version__, "paths": paths})
+
+    async def _livez(self, _request: web.Request) -> web.Response:
+        return _answer(self._watched.alive())
+
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        return _answer(self._watched.ready())
+
+    async def _metrics(self, _request: web.Request) -> web.Response:
+        rendered_at, text = self._rendered
+        if time.monotonic() - rendered_at > _METRICS_FRESH_S:
+            self._watched.observe()
+            text = await asyncio.to_thread(generate_latest)  # off the loop: rendering takes milliseconds
+            self._rendered = (time.monotonic(), text)
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _configz(self, _request: web.Request) -> web.Response:
+        return web.json_response(self._watched.configuration)
+
+    async def _lanes(self, request: web.Request) -> web.Response:
+        now = self._watched.lanes.now()
+        wanted = request.query.get("state")
+        described = [describe_lane(lane, now) for lane in self._watched.lanes]
+        if wanted is not None:
+            described = [lane for lane in described if wanted in (lane["state"], lane["breaker"])]
+        described.sort(key=lambda lane: (lane["state"] == "active", lane["breaker"] == "closed", lane["org"]))
+        return web.json_response({"total": len(described), "lanes": described[:1000]})
+
+    def _found(self, request: web.Request) -> Lane:
+        tenant = TenantKey(request.match_info["org"], request.match_info["sandbox"])
+        lane = self._watched.lanes.find(tenant)
+        if lane is None:
+            raise web.HTTPNotFound(text="no lane: this process has lately sent nothing for that tenant\n")
+        return lane
+
+    async def _lane(self, request: web.Request) -> web.Response:
+        return web.json_response(describe_lane(self._found(request), self._watched.lanes.now()))
+
+    async def _enable(self, request: web.Request) -> web.Response:
+        _refuse_strangers(request)
+        lane = self._found(request)
+        lane.enable()
+        log.warning("tenant enabled by hand", tenant=str(lane.tenant))
+        return web.json_response(describe_lane(lane, self._watched.lanes.now()))
+
+    async def _release(self, request: web.Request) -> web.Response:
+        _refuse_strangers(request)
+        released = self._watched.release_brakes()
+        log.warning("dead-letter brakes released by hand", partitions=released)
+        return web.json_response({"released": released})
+
+
+def _refuse_strangers(request: web.Request) -> None:
+    # What changes something is for an operator in the pod (kubectl exec, port-forward), not for the network.
+    if request.remote not in ("127.0.0.1", "::1"):
+        raise web.HTTPForbidden(text="only from the process's own host: use kubectl exec or port-forward\n")
+
+
+def _answer(checks: Sequence[Check]) -> web.Response:
+    ok = all(check.ok for check in checks if check.required)
+    told = {check.name: {"ok": check.ok} | ({"reason": check.reason} if check.reason else {}) for check in checks}
+    return web.json_response({"ok": ok, "checks": told}, status=200 if ok else 503)
+
+
+class LoopLag:
+    """Measures how late the event loop is: what stalls it stalls everybody."""
+
+    INTERVAL_S = 0.5
+
+    def __init__(self) -> None:
+        self.worst_s = 0.0
+        """Since the last look."""
+
+    async def run(self) -> None:
+        """Measure until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            before = loop.time()
+            await asyncio.sleep(self.INTERVAL_S)
+            late = max(0.0, loop.time() - before - self.INTERVAL_S)
+            self.worst_s = max(self.worst_s, late)
+            metrics.LOOP_LAG.observe(late)

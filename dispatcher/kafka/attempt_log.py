@@ -1,0 +1,72 @@
+"""The attempt log: one compact record an attempt on `<topic>.attempts`, without personal data. Off by default.
+
+It tells of deliveries and must never slow one down: records wait in a bounded queue, and what does not fit is counted
+and left out. Keys are `org/sandbox`, so that one tenant's attempts stand in one partition.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import orjson
+
+from dispatcher import metrics
+from dispatcher.delivery.deliveries import Parcel
+from dispatcher.delivery.verdicts import Judgement, reason_of
+from dispatcher.errors import NotWritten
+from dispatcher.kafka.producer import Producer
+from dispatcher.kafka.topics import attempts_topic
+from dispatcher.outcomes import Attempt
+
+MOST_WAITING = 10_000
+_AT_ONCE = 100
+
+
+class AttemptTopic:
+    """Writes the attempt log; `run` is its task."""
+
+    def __init__(self, producer: Producer, topic: str, clock: Callable[[], float] = time.time) -> None:
+        self._producer = producer
+        self._topic = attempts_topic(topic)
+        self._clock = clock
+        self._waiting: asyncio.Queue[tuple[bytes, bytes]] = asyncio.Queue(MOST_WAITING)
+
+    def record(self, parcel: Parcel, number: int, attempt: Attempt, judgement: Judgement) -> None:
+        """Note one attempt; returns at once."""
+        try:
+            self._waiting.put_nowait((str(parcel.tenant).encode(), self._encoded(parcel, number, attempt, judgement)))
+        except asyncio.QueueFull:
+            metrics.ATTEMPT_LOG_DROPPED.inc()
+
+    def _encoded(self, parcel: Parcel, number: int, attempt: Attempt, judgement: Judgement) -> bytes:
+        config = parcel.webhook.config
+        return orjson.dumps(
+            {
+                "at": round(self._clock(), 3),
+                "org": config.org,
+                "sandbox": config.sandbox,
+                "webhookId": parcel.event.webhook_id,
+                "messageStatus": parcel.event.feedback.feedbackStatus,
+                "channel": parcel.event.channel,
+                "attempt": number,
+                "status": attempt.status,
+                "reason": reason_of(attempt),
+                "detail": attempt.detail,
+                "verdict": judgement.verdict.name.lower(),
+                "elapsedMs": round(attempt.elapsed_s * 1000, 1),
+                "reused": attempt.reused,
+            }
+        )
+
+    async def run(self) -> None:
+        """Write until cancelled. A broker that is away leaves gaps in the log, and nothing else."""
+        while True:
+            batch = [await self._waiting.get()]
+            while len(batch) < _AT_ONCE and not self._waiting.empty():
+                batch.append(self._waiting.get_nowait())
+            writes = [self._producer.write(self._topic, key, value, (), "attempts") for key, value in batch]
+            for result in await asyncio.gather(*writes, return_exceptions=True):
+                if isinstance(result, NotWritten):
+                    metrics.ATTEMPT_LOG_DROPPED.inc()
+                elif isinstance(result, BaseException):
+                    raise result

@@ -1,0 +1,496 @@
+"""Reads a topic and sees each record through to its outcome; commits what is finished, and only that.
+
+Each record runs in a task of its own, owned here. The tasks of a partition carry its `Claim`, which ends with the
+assignment: nothing is committed for a partition that isn't ours. Stop order: claim ended, records that nobody outside
+has seen yet are let go, those under way get time to finish, the position is committed, the group is left.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.structs import ConsumerRecord
+from prometheus_client import Counter
+
+from dispatcher import metrics
+from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StoreUnavailable
+from dispatcher.kafka.committed import Committed
+from dispatcher.kafka.connection import connection_arguments, until_answered
+from dispatcher.kafka.offset_tracker import OffsetTracker, Run
+from dispatcher.kafka.partition import Budget, Partition
+from dispatcher.outcomes import Outcome
+from dispatcher.records import Record, Turn
+from dispatcher.settings import KafkaSettings
+from dispatcher.tasks import unless
+
+log = structlog.get_logger(__name__)
+
+Process = Callable[[Record, Turn], Awaitable[Outcome]]
+Connect = Callable[[ConsumerRebalanceListener], Coroutine[object, object, "AIOKafkaConsumer[bytes, bytes]"]]
+"""Joins the group and gives the started client; the listener hears of assignments."""
+DueIn = Callable[[Record, float], float]
+"""Seconds until a record is due, of the record and the unix time."""
+
+WATCH_S = 5.0
+REVOKE_WAIT_S = 5.0
+"""At a rebalance, time for requests under way: the whole group waits for it."""
+BATCH = 500
+"""Records of one poll, and the most that are begun in one turn of the event loop."""
+FIRST_REPEAT_S = 1.0
+LONGEST_REPEAT_S = 30.0
+
+
+class CommittedOffsets(Protocol):
+    """Knows what a group has committed."""
+
+    async def read(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, tuple[int, list[Run]]]:
+        """Committed position and the runs finished beyond it; a partition that nothing is known of is left out."""
+        ...
+
+
+class Consumer:
+    """Reads some topics as a member of a consumer group."""
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        topics: Sequence[str],
+        group_id: str,
+        process: Process,
+        budget: Budget,
+        drain_timeout_s: float,
+        due_in_s: DueIn | None = None,
+        connect: Connect | None = None,
+        committed: CommittedOffsets | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`due_in_s`: where records have to wait, how long; None where they never do.
+
+        `connect` and `committed` stand in for aiokafka's consumer and admin client, `clock` for unix time.
+        """
+        self._settings = settings
+        self._topics = tuple(topics)
+        self.group_id = group_id
+        self._process = process
+        self._budget = budget
+        self._drain_timeout_s = drain_timeout_s
+        self._due_in_s = due_in_s
+        self._consumer: AIOKafkaConsumer[bytes, bytes] | None = None
+        self._connect = connect or self._started
+        self._committed = committed or Committed(settings, group_id)
+        self._clock = clock
+        self._partitions: dict[TopicPartition, Partition] = {}
+        self._buffered: deque[Partition] = deque()
+        """Partitions with records to begin, in the order of their turn."""
+        self._feeding = False
+        self._wake = asyncio.Event()
+        self._commit_lock = asyncio.Lock()
+        self._stopping = asyncio.Event()
+        self._finished_since_commit = 0
+        self._commit_soon = asyncio.Event()
+        self.joined = False
+        """Whether partitions were assigned at least once, be they none."""
+        self.last_poll = 0.0
+        """Of the loop's clock."""
+        self.broker_answers = False
+
+    def __repr__(self) -> str:
+        return f"<Consumer {self.group_id} {len(self._partitions)} partitions, {self.unfinished} unfinished>"
+
+    @property
+    def unfinished(self) -> int:
+        """Records begun and not finished."""
+        return sum(len(partition.tasks) for partition in self._partitions.values())
+
+    async def run(self) -> None:
+        """Read until `stop`, then drain, commit and leave the group.
+
+        A broker that is away, at the start or later, is waited for. Cancelled, it lets everything go at once: nothing
+        is lost, since nothing unfinished is committed.
+        """
+        connecting = until_answered(f"consumer {self.group_id}", lambda: self._connect(_Listener(self)))
+        self._consumer = await unless(self._stopping, connecting)
+        if self._consumer is None:
+            return
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                polling = tasks.create_task(self._poll(), name=f"poll {self.group_id}")
+                committing = tasks.create_task(self._commit_regularly(), name=f"commit {self.group_id}")
+                watching = tasks.create_task(self._watch_broker(), name=f"watch {self.group_id}")
+                await self._stopping.wait()
+                for task in (polling, committing, watching):
+                    task.cancel()
+            await self._drain()
+        finally:
+            self._cancel(self._partitions.values())
+            await self._close()
+
+    def stop(self) -> None:
+        """Begin to drain; `run` returns when that is done."""
+        self._stopping.set()
+
+    async def _started(self, listener: ConsumerRebalanceListener) -> "AIOKafkaConsumer[bytes, bytes]":
+        settings = self._settings
+        consumer: AIOKafkaConsumer[bytes, bytes] = AIOKafkaConsumer(
+            **connection_arguments(settings),
+            group_id=self.group_id,
+            group_instance_id=settings.group_instance_id,
+            auto_offset_reset=settings.auto_offset_reset if self._due_in_s is None else "earliest",
+            enable_auto_commit=False,
+            isolation_level="read_committed",
+            session_timeout_ms=int(settings.session_timeout * 1000),
+            heartbeat_interval_ms=int(min(3.0, settings.session_timeout / 5) * 1000),
+            rebalance_timeout_ms=60_000,
+            # The poll loop stops only with the event loop, and then the heartbeats stop too: this limit adds nothing,
+            # and would throw us out of the group while all partitions wait for room.
+            max_poll_interval_ms=24 * 3600 * 1000,
+            fetch_max_bytes=settings.fetch_max_bytes,
+            max_partition_fetch_bytes=min(settings.fetch_max_bytes, 1024 * 1024),
+            fetch_max_wait_ms=20,
+        )
+        consumer.subscribe(self._topics, listener=listener)
+        try:
+            await consumer.start()
+        except BaseException:
+            await consumer.stop()
+            raise
+        return consumer
+
+    # Assignments
+
+    async def assigned(self, tps: Iterable[TopicPartition]) -> None:
+        """Partitions are ours: learn what their last owner finished, then begin."""
+        metrics.REBALANCES.inc()
+        partitions = [self._partition(tp) for tp in tps]
+        log.info("partitions assigned", group=self.group_id, partitions=[_name(one.tp) for one in partitions])
+        known = await self._committed.read([one.tp for one in partitions])
+        for partition in partitions:
+            if partition.restored or not partition.claim.active:
+                continue
+            state = known.get(partition.tp)
+            if state is not None:
+                partition.tracker = OffsetTracker(*state)
+            partition.restored = True
+        self.joined = self.broker_answers = True
+        self._schedule_feed()
+
+    async def revoked(self, tps: Iterable[TopicPartition]) -> None:
+        """Partitions are about to be another's: finish what is under way, briefly; commit; let the rest go."""
+        partitions = [self._partitions[tp] for tp in tps if tp in self._partitions]
+        if partitions:
+            log.info("partitions revoked", group=self.group_id, partitions=[_name(one.tp) for one in partitions])
+        await self._finish_under_way(partitions, REVOKE_WAIT_S)
+        await self._commit(partitions)
+        self._cancel(partitions)
+        for partition in partitions:
+            self._partitions.pop(partition.tp, None)
+            with suppress(KeyError):
+                metrics.LAG.remove(partition.tp.topic, str(partition.tp.partition))
+
+    def _partition(self, tp: TopicPartition) -> Partition:
+        partition = self._partitions.get(tp)
+        if partition is None:
+            partition = self._partitions[tp] = Partition(tp)
+        return partition
+
+    # Reading
+
+    async def _poll(self) -> None:
+        """Fetch for the partitions that have nothing left to begin; never wait long, so that none waits for another."""
+        wait_s = FIRST_REPEAT_S
+        while True:
+            try:
+                await self._poll_once()
+                wait_s = FIRST_REPEAT_S
+            except (KafkaError, OSError, TimeoutError) as error:
+                log.warning("reading failed", group=self.group_id, error=type(error).__name__, detail=str(error)[:256])
+                await asyncio.sleep(wait_s)
+                wait_s = min(wait_s * 2, LONGEST_REPEAT_S)
+
+    async def _poll_once(self) -> None:
+        if self._consumer is None:
+            return
+        self.last_poll = asyncio.get_running_loop().time()
+        metrics.LAST_POLL.set(time.time())
+        blocked = {tp for tp, one in self._partitions.items() if one.buffer}
+        wanted = [tp for tp in self._consumer.assignment() if tp not in blocked]
+        if blocked and not wanted:
+            self._wake.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.25):
+                    await self._wake.wait()
+            self._feed()  # a budget that another consumer had used up makes no call when it has room again
+            return
+        fetched = await self._consumer.getmany(*wanted, timeout_ms=10 if blocked else 250, max_records=BATCH)
+        for tp, records in fetched.items():
+            partition = self._partition(tp)
+            partition.buffer.extend(records)
+            self._queue(partition)
+        self._feed()
+
+    def _queue(self, partition: Partition) -> None:
+        if partition not in self._buffered:
+            self._buffered.append(partition)
+
+    def _schedule_feed(self) -> None:
+        if not self._feeding:
+            self._feeding = True
+            asyncio.get_running_loop().call_soon(self._feed)
+
+    def _feed(self) -> None:
+        """Begin records, a few of each partition by turns, while there is room for them."""
+        self._feeding = False
+        begun = 0
+        for _ in range(len(self._buffered)):
+            partition = self._buffered.popleft()
+            for _ in range(BATCH // 10):
+                if not self._may_begin(partition):
+                    break
+                self._begin(partition, partition.buffer.popleft())
+                begun += 1
+            if partition.buffer and partition.claim.active:
+                self._buffered.append(partition)
+            else:
+                self._wake.set()
+            if begun >= BATCH:
+                break
+        if begun and self._buffered:
+            self._schedule_feed()
+
+    def _may_begin(self, partition: Partition) -> bool:
+        if not partition.buffer or not partition.claim.active:
+            return False
+        tracker, window = partition.tracker, self._settings.partition_window
+        if not self._budget.has_room() or tracker.unfinished >= window or tracker.span >= 10 * window:
+            return False
+        return self._is_due(partition)
+
+    def _is_due(self, partition: Partition) -> bool:
+        if self._due_in_s is None:
+            return True
+        wait = self._due_in_s(partition.buffer[0], self._clock())
+        if wait <= 0:
+            return True
+        if partition.due_timer is None:
+
+            def due() -> None:
+                partition.due_timer = None
+                self._schedule_feed()
+
+            partition.due_timer = asyncio.get_running_loop().call_later(min(wait, 1.0), due)
+        return False
+
+    # Records
+
+    def _begin(self, partition: Partition, record: "ConsumerRecord[bytes, bytes]") -> None:
+        metrics_consumed = _consumed(record.topic)
+        metrics_consumed.inc()
+        tracker = partition.tracker
+        already = tracker.was_finished(record.offset)
+        tracker.begin(record.offset)
+        if already:
+            tracker.finish(record.offset)
+            metrics.EVENTS_RESUMED.inc()
+            return
+        size = len(record.value or b"")
+        self._budget.records += 1
+        self._budget.bytes += size
+        partition.timestamps[record.offset] = record.timestamp
+        turn = Turn(partition.claim)
+        task = asyncio.get_running_loop().create_task(self._see_through(partition, record, turn))
+        partition.tasks[task] = turn
+        task.add_done_callback(lambda done: self._ended(partition, done, record.offset, size))
+
+    async def _see_through(self, partition: Partition, record: Record, turn: Turn) -> None:
+        """Process the record until it has an outcome; then, and only then, its offset is done."""
+        wait_s = FIRST_REPEAT_S
+        while True:
+            try:
+                await self._process(record, turn)
+            except Draining:
+                return
+            except (StoreUnavailable, NotWritten, BrakeEngaged) as error:
+                log.warning("record kept for another try", place=_place(record), why=str(error)[:256])
+            except Exception:
+                metrics.ERRORS.labels("consumer").inc()
+                log.exception("record kept for another try because of a bug", place=_place(record))
+            else:
+                partition.tracker.finish(record.offset)
+                self._finished_since_commit += 1
+                return
+            turn.started = False
+            metrics.EVENTS_REPEATED.inc()
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, LONGEST_REPEAT_S)
+
+    def _ended(self, partition: Partition, task: "asyncio.Task[None]", offset: int, size: int) -> None:
+        del partition.tasks[task]
+        partition.timestamps.pop(offset, None)
+        self._budget.records -= 1
+        self._budget.bytes -= size
+        if not task.cancelled() and task.exception() is not None:
+            metrics.ERRORS.labels("consumer").inc()
+            log.error("record's task failed", partition=_name(partition.tp), offset=offset, exc_info=task.exception())
+        if self._buffered:
+            self._schedule_feed()
+        if self._finished_since_commit >= 1000:
+            self._commit_soon.set()
+
+    # Committing
+
+    async def _commit_regularly(self) -> None:
+        """Once an interval, or sooner when much is finished."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.commit_interval):
+                    await self._commit_soon.wait()
+            self._commit_soon.clear()
+            await self._commit(self._partitions.values())
+
+    async def _commit(self, partitions: Iterable[Partition]) -> None:
+        async with self._commit_lock:
+            states = {one: state for one in partitions if (state := one.to_commit()) is not None}
+            if not states or self._consumer is None:
+                return
+            self._finished_since_commit = 0
+            try:
+                await self._consumer.commit({one.tp: state for one, state in states.items()})
+            except (CommitFailedError, IllegalStateError) as error:
+                # The group has moved on; the new owner begins at the last commit that went through.
+                metrics.COMMIT_FAILURES.inc()
+                log.warning("commit came too late", group=self.group_id, detail=str(error)[:256])
+                return
+            except (KafkaError, OSError, TimeoutError) as error:
+                metrics.COMMIT_FAILURES.inc()
+                log.warning("commit failed", group=self.group_id, error=type(error).__name__, detail=str(error)[:256])
+                return
+            metrics.COMMITS.inc()
+            for partition, state in states.items():
+                partition.committed = state
+
+    # Stopping
+
+    async def _drain(self) -> None:
+        partitions = list(self._partitions.values())
+        under_way = await self._finish_under_way(partitions, self._drain_timeout_s)
+        await self._commit(partitions)
+        unfinished = sum(one.tracker.unfinished for one in partitions)
+        log.info("drained", group=self.group_id, cut_off=under_way, left_for_the_next=unfinished)
+
+    async def _finish_under_way(self, partitions: Sequence[Partition], most_s: float) -> int:
+        """Let go what nobody outside has seen, wait for the rest; gives how many had to be cut off."""
+        for partition in partitions:
+            partition.claim.active = False
+            partition.buffer.clear()
+            for task, turn in partition.tasks.items():
+                if not turn.started:
+                    task.cancel()
+        tasks = [task for partition in partitions for task in partition.tasks]
+        if not tasks:
+            return 0
+        _, pending = await asyncio.wait(tasks, timeout=most_s)
+        return len(pending)
+
+    def _cancel(self, partitions: Iterable[Partition]) -> None:
+        for partition in partitions:
+            partition.claim.active = False
+            partition.buffer.clear()
+            if partition.due_timer is not None:
+                partition.due_timer.cancel()
+            for task in partition.tasks:
+                task.cancel()
+
+    async def _close(self) -> None:
+        tasks = [task for partition in self._partitions.values() for task in partition.tasks]
+        if tasks:
+            await asyncio.wait(tasks, timeout=1)
+        self._partitions.clear()
+        if self._consumer is not None:
+            consumer, self._consumer = self._consumer, None
+            with suppress(KafkaError, OSError, TimeoutError):
+                async with asyncio.timeout(10):
+                    await consumer.stop()
+
+    # Watching
+
+    async def _watch_broker(self) -> None:
+        """Ask for the ends of our partitions now and then: tells the lag, and whether the brokers answer at all."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            tps = list(self._partitions)
+            if self._consumer is None or not tps:
+                continue
+            try:
+                async with asyncio.timeout(WATCH_S):
+                    ends = await self._consumer.end_offsets(tps)
+            except (KafkaError, OSError, TimeoutError) as error:
+                if self.broker_answers:
+                    log.warning("kafka does not answer", group=self.group_id, error=type(error).__name__)
+                self.broker_answers = False
+                continue
+            self.broker_answers = True
+            for tp, end in ends.items():
+                if tp in self._partitions:
+                    self._partitions[tp].end = end
+
+    def observe(self) -> float | None:
+        """Set the gauges, for a scrape; gives the unix time of the oldest unfinished record, None with none."""
+        oldest: float | None = None
+        for topic in self._topics:
+            own = [one for one in self._partitions.values() if one.tp.topic == topic]
+            metrics.ASSIGNED.labels(topic).set(len(own))
+            metrics.PAUSED.labels(topic).set(sum(bool(one.buffer) for one in own))
+            for partition in own:
+                position = partition.tracker.position
+                if position is not None:
+                    lag = max(0, max(partition.end, partition.tracker.highest + 1) - position)
+                    metrics.LAG.labels(topic, str(partition.tp.partition)).set(lag)
+                if partition.timestamps and self._due_in_s is None:
+                    first = min(partition.timestamps.values()) / 1000
+                    oldest = first if oldest is None else min(oldest, first)
+        return oldest
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
+    """Hands aiokafka's callbacks on; an error in one would be swallowed by aiokafka, so it is told here."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self._consumer = consumer
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        await self._told(self._consumer.assigned(assigned))
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        await self._told(self._consumer.revoked(revoked))
+
+    async def _told(self, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except Exception:
+            metrics.ERRORS.labels("consumer").inc()
+            log.exception("rebalance failed because of a bug")
+            raise
+
+
+def _consumed(topic: str) -> Counter:
+    counter = _CONSUMED.get(topic)
+    if counter is None:
+        counter = _CONSUMED[topic] = metrics.EVENTS_CONSUMED.labels(topic)
+    return counter
+
+
+_CONSUMED: dict[str, Counter] = {}
+
+
+def _name(tp: TopicPartition) -> str:
+    return f"{tp.topic}/{tp.partition}"
+
+
+def _place(record: Record) -> str:
+    return f"{record.topic}/{record.partition}/{record.offset}"

@@ -1,0 +1,192 @@
+"""Which records of one partition are finished: pure, created anew with each assignment.
+
+Records finish out of order. What may be committed is the *position*: the offset up to which everything that was begun
+is finished. What finished beyond it goes into the commit's metadata, so that the next owner of the partition skips
+it: a crash repeats only what was under way. Offsets may have gaps (compaction, transactions); a gap counts as
+finished, since nothing can appear in it any more.
+
+Metadata is text of at most 4,096 bytes (Kafka's default `offset.metadata.max.bytes`): `f1:` and base64 of the deflated
+runs, each two unsigned LEB128 numbers: distance from the end of the previous run (the first from the position), and
+length. What does not fit is left out from the far end: fewer runs, never wrong ones.
+"""
+
+import base64
+import binascii
+import zlib
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+MAX_METADATA_BYTES = 4096
+_VERSION = "f1:"
+_MAX_INFLATED = 1 << 20
+
+Run = tuple[int, int]
+"""First and last offset of finished records, both included."""
+
+
+class OffsetTracker:
+    """The memory of one assignment of one partition."""
+
+    def __init__(self, position: int | None = None, finished: Iterable[Run] = ()) -> None:
+        """Begin at the committed position, None where there is none, with the runs that its metadata names."""
+        self._position = position
+        self._highest = (position or 0) - 1
+        """Highest offset that was begun or restored as finished."""
+        self._restored: deque[Run] = deque(sorted(finished))
+        self._order: deque[int] = deque()
+        """Offsets begun and not yet passed by the position, rising."""
+        self._done: set[int] = set()
+        """Those of them that are finished."""
+
+    def __repr__(self) -> str:
+        return f"<OffsetTracker position={self._position} unfinished={self.unfinished} span={self.span}>"
+
+    @property
+    def position(self) -> int | None:
+        """The offset to commit: that of the first record that is not known to be finished. None before any."""
+        return self._position
+
+    @property
+    def highest(self) -> int:
+        """The highest offset that was begun; one below the position before any."""
+        return self._highest
+
+    @property
+    def unfinished(self) -> int:
+        """Records begun and not finished."""
+        return len(self._order) - len(self._done)
+
+    @property
+    def span(self) -> int:
+        """Records from the first unfinished to the last one begun."""
+        return len(self._order)
+
+    def was_finished(self, offset: int) -> bool:
+        """Whether the last owner finished this record already. Ask in rising order, before `begin`."""
+        while self._restored and self._restored[0][1] < offset:
+            self._restored.popleft()
+        return bool(self._restored) and self._restored[0][0] <= offset
+
+    def begin(self, offset: int) -> None:
+        """A record is begun; offsets rise."""
+        if offset <= self._highest and self._order:
+            raise ValueError(f"offset {offset} after {self._highest}: offsets of a partition rise")
+        if not self._order:
+            self._position = offset  # nothing is unfinished before it: what lies between is a gap
+        self._highest = offset
+        self._order.append(offset)
+
+    def finish(self, offset: int) -> None:
+        """A begun record has its outcome."""
+        self._done.add(offset)
+        if self._order and self._order[0] == offset:
+            self._advance()
+
+    def _advance(self) -> None:
+        order, done = self._order, self._done
+        while order and order[0] in done:
+            passed = order.popleft()
+            done.discard(passed)
+            self._position = passed + 1
+        if order:
+            self._position = order[0]  # over a gap
+
+    def finished_beyond(self) -> Iterator[Run]:
+        """Runs of finished offsets beyond the position, rising; gaps inside a run count as finished."""
+        start: int | None = None
+        last = 0
+        for offset in self._order:
+            if offset in self._done:
+                start = offset if start is None else start
+                last = offset
+            elif start is not None:
+                yield start, last
+                start = None
+        if start is not None:
+            yield start, last
+        # What an earlier owner finished and we have not come to yet is still finished.
+        for first, final in self._restored:
+            if final > self._highest:
+                yield max(first, self._highest + 1), final
+
+    def metadata(self, most_bytes: int = MAX_METADATA_BYTES) -> str:
+        """The commit metadata for the position: as many runs as fit, the nearest first. Empty with none."""
+        runs = list(self.finished_beyond())
+        if not runs or self._position is None:
+            return ""
+        fits, too_many = 0, len(runs) + 1
+        tried = len(runs)
+        text = ""
+        while too_many - fits > 1:  # how many runs fit is found by halving: the deflated size is not known before
+            candidate = encode_runs(self._position, runs[:tried])
+            if len(candidate) <= most_bytes:
+                fits, text = tried, candidate
+            else:
+                too_many = tried
+            tried = (fits + too_many) // 2
+        return text
+
+
+def encode_runs(position: int, runs: Iterable[Run]) -> str:
+    """The metadata for runs beyond a position."""
+    packed = bytearray()
+    at = position
+    for first, last in runs:
+        packed += _leb128(first - at)
+        packed += _leb128(last - first + 1)
+        at = last + 1
+    return _VERSION + base64.b64encode(zlib.compress(bytes(packed), 9)).decode() if packed else ""
+
+
+def decode_runs(position: int, metadata: str) -> list[Run]:
+    """The runs that `encode_runs` wrote. Metadata of another version or maker, or damaged, names no runs."""
+    if not metadata.startswith(_VERSION):
+        return []
+    try:
+        inflater = zlib.decompressobj()
+        packed = inflater.decompress(base64.b64decode(metadata[len(_VERSION) :], validate=True), _MAX_INFLATED)
+        if not inflater.eof:
+            return []
+        return _unpack(position, packed)
+    except (binascii.Error, zlib.error, ValueError):
+        return []
+
+
+def _unpack(position: int, packed: bytes) -> list[Run]:
+    numbers = list(_leb128_numbers(packed))
+    if len(numbers) % 2:
+        raise ValueError("half a run")
+    runs: list[Run] = []
+    at = position
+    for distance, length in zip(numbers[::2], numbers[1::2], strict=True):
+        if length == 0:
+            raise ValueError("an empty run")
+        first = at + distance
+        at = first + length
+        runs.append((first, at - 1))
+    return runs
+
+
+def _leb128(number: int) -> bytes:
+    out = bytearray()
+    while True:
+        low, number = number & 0x7F, number >> 7
+        if not number:
+            out.append(low)
+            return bytes(out)
+        out.append(low | 0x80)
+
+
+def _leb128_numbers(packed: bytes) -> Iterator[int]:
+    number = shift = 0
+    for byte in packed:
+        number |= (byte & 0x7F) << shift
+        if byte & 0x80:
+            shift += 7
+            if shift > 63:
+                raise ValueError("a number of over 64 bits")
+        else:
+            yield number
+            number = shift = 0
+    if shift:
+        raise ValueError("half a number")

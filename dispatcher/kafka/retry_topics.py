@@ -1,0 +1,41 @@
+"""Parking: an event that can't be delivered now is written to its tier's topic."""
+
+from dispatcher.delivery.retry_policy import RetryPolicy
+from dispatcher.kafka.producer import Producer
+from dispatcher.kafka.topics import retry_topics
+from dispatcher.records import Journey, Record, without_journey
+
+
+class RetryTopics:
+    """The tiers. A record keeps its key, value and headers, and gets its journey as `feedback-*` headers."""
+
+    def __init__(self, producer: Producer, topic: str, policy: RetryPolicy) -> None:
+        self._producer = producer
+        self._topics = retry_topics(topic, policy.tiers)
+        self._longest = {
+            name: policy.longest_wait_s(tier) for name, tier in zip(self._topics, policy.tiers, strict=True)
+        }
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """Shortest delay first."""
+        return self._topics
+
+    async def park(self, record: Record, journey: Journey, tier: int) -> None:
+        """Write the record to the tier; returns when the broker has it.
+
+        Raises:
+            NotWritten: it has not.
+        """
+        headers = [*without_journey(record.headers), *journey.headers()]
+        await self._producer.write(self._topics[tier], record.key, record.value, headers, "retry")
+
+    def due_in_s(self, record: Record, now: float) -> float:
+        """Seconds until a parked record is due, 0 or less where it is.
+
+        Bounded by its tier's longest delay from the time it was written, so that neither a wrong header nor a jump
+        of the clock back keeps it for ever.
+        """
+        longest = self._longest.get(record.topic, 0.0)
+        due = Journey.of(record).not_before - now
+        return min(due, longest)

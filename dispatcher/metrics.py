@@ -1,0 +1,161 @@
+"""Every metric, in one place, each with prose; every label value of a closed set exists from the first second.
+
+Core series carry no tenant: organisation, sandbox, URL and event id are never labels here. The two metrics that tell
+of tenants are in `TenantMetrics`, capped, and can be turned off. Base units: seconds, bytes, unix timestamps.
+"""
+
+import platform
+from collections.abc import Iterable
+from itertools import product
+
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.metrics import MetricWrapperBase
+
+from dispatcher import __version__
+from dispatcher.outcomes import DeadReason, FailureReason, FinishedResult, ParkReason, SkipReason
+from dispatcher.settings import MetricsSettings
+from dispatcher.webhooks import TenantKey
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a `_created` series for each counter would double them and tell nothing
+
+SLO_SECONDS = 60
+"""The service-level objective counts events delivered within it: a bucket stands exactly there."""
+
+ATTEMPT_OUTCOMES = ("success", "retryable", "permanent")
+STATUS_REASONS = ("http_2xx", "http_3xx", "http_4xx", "http_429", "http_5xx")
+BREAKER_STATES = ("closed", "open", "half_open")
+
+BUILD_INFO = Gauge("dispatcher_build_info", "Always 1; the labels tell what runs.", ["version", "python_version"])
+
+EVENTS_CONSUMED = Counter("dispatcher_events_consumed", "Records read and begun, by topic.", ["topic"])
+EVENTS_SKIPPED = Counter("dispatcher_events_skipped", "Events that are for no webhook, by reason.", ["reason"])
+EVENTS_FINISHED = Counter("dispatcher_events_finished", "Events that ended for good, one count an event.", ["result"])
+EVENTS_PARKED = Counter("dispatcher_events_parked", "Times an event was written to a retry tier.", ["reason"])
+EVENTS_REPEATED = Counter(
+    "dispatcher_events_repeated", "Records begun again after the attempt to finish them raised: store or topic away."
+)
+EVENTS_RESUMED = Counter(
+    "dispatcher_events_resumed", "Records passed over because the commit's metadata says that they were finished."
+)
+DEAD_LETTERS = Counter("dispatcher_dlq_published", "Records in the dead-letter topic, by reason.", ["reason"])
+PRODUCE_FAILURES = Counter(
+    "dispatcher_produce_failures", "Writes to a retry or dead-letter topic that failed and are repeated.", ["kind"]
+)
+ATTEMPT_LOG_DROPPED = Counter("dispatcher_attempt_log_dropped", "Attempts that the attempt log left out.")
+BRAKE_ENGAGED = Gauge(
+    "dispatcher_dead_letter_brake_engaged", "Partitions stopped because most of their records would die."
+)
+
+ATTEMPTS = Counter("dispatcher_delivery_attempts", "POSTs, by what came of them.", ["outcome", "reason"])
+ATTEMPT_SECONDS = Histogram(
+    "dispatcher_delivery_attempt_duration_seconds",
+    "Length of one POST, DNS to the answer's end.",
+    ["outcome"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30),
+)
+END_TO_END_SECONDS = Histogram(
+    "dispatcher_event_end_to_end_duration_seconds",
+    "From the record's timestamp to the answer that delivered it.",
+    buckets=(0.025, 0.1, 0.5, 1, 2.5, 5, 15, 30, SLO_SECONDS, 120, 300, 900, 3600, 21600, 86400),
+)
+IN_FLIGHT = Gauge("dispatcher_deliveries_in_flight", "POSTs under way.")
+CONCURRENCY_LIMIT = Gauge("dispatcher_delivery_concurrency_limit", "Most POSTs under way (delivery.max_in_flight).")
+LANES = Gauge("dispatcher_lanes", "Tenants with a lane in memory.")
+WAITING = Gauge("dispatcher_lanes_waiting_events", "Events that wait in lanes for a slot.")
+UNFINISHED = Gauge("dispatcher_unfinished_records", "Records read whose outcome is not known yet.")
+UNFINISHED_BYTES = Gauge("dispatcher_unfinished_bytes", "Their values' bytes.")
+OLDEST_PENDING = Gauge(
+    "dispatcher_oldest_pending_event_timestamp_seconds", "Timestamp of the oldest unfinished record; 0 with none."
+)
+BREAKERS_OPEN = Gauge("dispatcher_circuit_breaker_open_endpoints", "Tenants whose breaker is open or half open.")
+BREAKER_TRANSITIONS = Counter("dispatcher_circuit_breaker_transitions", "Changes of a breaker, by new state.", ["to"])
+TENANT_STATES = Gauge("dispatcher_tenants_in_state", "Tenants that are unstable, disabled or suspended.", ["state"])
+
+LAG = Gauge("dispatcher_kafka_consumer_lag_records", "Records not yet finished, to the end.", ["topic", "partition"])
+ASSIGNED = Gauge("dispatcher_kafka_assigned_partitions", "Partitions that this process owns.", ["topic"])
+PAUSED = Gauge("dispatcher_kafka_paused_partitions", "Partitions paused: window full, or nothing due.", ["topic"])
+REBALANCES = Counter("dispatcher_kafka_rebalances", "Assignments received.")
+COMMITS = Counter("dispatcher_kafka_commits", "Commits acknowledged.")
+COMMIT_FAILURES = Counter("dispatcher_kafka_commit_failures", "Commits that failed; the next one covers them.")
+LAST_POLL = Gauge("dispatcher_kafka_last_poll_timestamp_seconds", "When the consumer last asked for records.")
+
+RELOAD_OK = Gauge("dispatcher_config_last_reload_successful", "1 where every webhook file in use is the newest.")
+RELOAD_TIME = Gauge("dispatcher_config_last_reload_success_timestamp_seconds", "When that was last so.")
+RELOADS = Counter("dispatcher_config_reloads", "Changes of the webhooks' configuration, by result.", ["result"])
+CONFIG_TENANTS = Gauge("dispatcher_config_tenants", "Webhooks configured.")
+CONFIG_HASH = Gauge("dispatcher_config_info", "Always 1; pods that disagree show different hashes.", ["hash"])
+STORE_FAILURES = Counter("dispatcher_webhook_store_failures", "Look-ups that the store did not answer.")
+STALE_ANSWERS = Counter("dispatcher_webhook_cache_stale_answers", "Look-ups answered from a stale cache entry.")
+TOKEN_FAILURES = Counter("dispatcher_token_failures", "Tokens that could not be had or made.")
+
+LOOP_LAG = Histogram(
+    "dispatcher_event_loop_lag_seconds",
+    "How late a timer fires.",
+    buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
+)
+ERRORS = Counter("dispatcher_internal_errors", "Exceptions that should not be: each has a log line.", ["where"])
+
+_CLOSED_LABELS: tuple[tuple[MetricWrapperBase, tuple[Iterable[str], ...]], ...] = (
+    (EVENTS_SKIPPED, (SkipReason,)),
+    (EVENTS_FINISHED, (FinishedResult,)),
+    (EVENTS_PARKED, (ParkReason,)),
+    (DEAD_LETTERS, (DeadReason,)),
+    (PRODUCE_FAILURES, (("retry", "dead", "attempts"),)),
+    (ATTEMPT_SECONDS, (ATTEMPT_OUTCOMES,)),
+    (BREAKER_TRANSITIONS, (BREAKER_STATES,)),
+    (TENANT_STATES, (("unstable", "disabled", "suspended"),)),
+    (RELOADS, (("ok", "failed"),)),
+    (ERRORS, (("pipeline", "consumer", "lanes", "task"),)),
+)
+
+
+def initialise() -> None:
+    """Create every series of a closed label set at zero, so that a rate over it is never absent."""
+    for metric, values in _CLOSED_LABELS:
+        for labels in product(*values):
+            metric.labels(*map(str, labels))
+    ATTEMPTS.labels("success", "http_2xx")
+    for reason in (*FailureReason, "http_429", "http_5xx", "http_4xx"):
+        ATTEMPTS.labels("retryable", str(reason))
+    for reason in ("http_3xx", "http_4xx", "http_5xx", str(FailureReason.EGRESS_DENIED), "aborted"):
+        ATTEMPTS.labels("permanent", reason)
+    BUILD_INFO.labels(__version__, platform.python_version()).set(1)
+
+
+class TenantMetrics:
+    """The series with tenant labels: only for configured tenants, and only up to a number.
+
+    Past the number just the tenant labels collapse, to `_other`: sums by outcome stay right.
+    """
+
+    EVENTS = Counter("dispatcher_tenant_events", "Events by tenant and outcome.", ["org", "sandbox", "outcome"])
+    COLLAPSED = Gauge("dispatcher_metrics_tenants_collapsed", "Configured tenants counted under _other.")
+
+    def __init__(self, settings: MetricsSettings) -> None:
+        self._settings = settings
+        self._labels: dict[TenantKey, tuple[str, str]] = {}
+
+    def configure(self, tenants: Iterable[TenantKey]) -> None:
+        """Tell which tenants are configured; series of the others are removed."""
+        mode, cap = self._settings.tenant_labels, self._settings.max_tenant_series
+        if mode == "off":
+            return
+        wanted: dict[TenantKey, tuple[str, str]] = {}
+        taken: set[tuple[str, str]] = set(self._labels.values())
+        collapsed = 0
+        for tenant in sorted(tenants):
+            own = (tenant.org, tenant.sandbox if mode == "org_sandbox" else "")
+            if own in taken or len(taken) < cap:
+                taken.add(own)
+                wanted[tenant] = own
+            else:
+                collapsed += 1
+        for org, sandbox in set(self._labels.values()) - set(wanted.values()):
+            self.EVENTS.remove_by_labels({"org": org, "sandbox": sandbox})
+        self._labels = wanted
+        self.COLLAPSED.set(collapsed)
+
+    def count(self, tenant: TenantKey, outcome: str) -> None:
+        """One event of a configured tenant came to an outcome."""
+        if self._settings.tenant_labels != "off":
+            self.EVENTS.labels(*self._labels.get(tenant, ("_other", "_other")), outcome).inc()

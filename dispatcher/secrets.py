@@ -1,0 +1,158 @@
+"""Secrets: given by reference, read when the configuration is read, shown to nobody.
+
+A secret in the configuration is `{file: path}` (relative to the file that names it) or `{env: NAME}`. It is
+resolved while the document is validated, so that a missing file is a problem like any other, with its place. The
+store that loads webhooks watches the files and loads them again when they rotate.
+"""
+
+import hashlib
+import hmac
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, StringConstraints
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+MAX_SECRET_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SecretSource:
+    """How secrets are resolved while a document is validated: hand it over as validation context.
+
+    `SecretSource(base).as_context()` for the usual case. `resolve=False` only checks the references' shape, for a
+    check on a machine that has no secrets.
+    """
+
+    base: Path
+    """Directory that relative `file:` references start from."""
+    resolve: bool = True
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
+    """Where `env:` references are looked up."""
+
+    def as_context(self) -> dict[str, Self]:
+        return {"secrets": self}
+
+
+class Secret:
+    """Bytes that nobody may see by accident: `repr`, `str`, JSON, logs and tracebacks give `<secret>`."""
+
+    __slots__ = ("_reference", "_value")
+
+    def __init__(self, value: bytes, reference: dict[str, str] | None = None) -> None:
+        self._value = value
+        self._reference = reference
+
+    def reveal(self) -> bytes:
+        """The bytes themselves; call it where they are used, keep it nowhere."""
+        return self._value
+
+    def reveal_text(self) -> str:
+        """The secret as UTF-8 text."""
+        return self._value.decode()
+
+    @property
+    def reference(self) -> dict[str, str] | None:
+        """`{"file": …}` or `{"env": …}`, None where the secret is not given by reference."""
+        return self._reference
+
+    @property
+    def path(self) -> str | None:
+        """The referenced file, None where it comes from elsewhere."""
+        return None if self._reference is None else self._reference.get("file")
+
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits that tell whether two secrets are the same, and nothing else."""
+        return hashlib.blake2b(self._value, digest_size=6, person=b"fingerprint").hexdigest()
+
+    def __repr__(self) -> str:
+        return "<secret>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and hmac.compare_digest(self._value, other._value)
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: type[object], handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_info_plain_validator_function(
+            _resolve,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda secret: secret.reference or "<secret>"
+            ),
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        def reference(kind: str, text: str) -> dict[str, object]:
+            return {
+                "type": "object",
+                "properties": {kind: {"type": "string", "minLength": 1, "description": text}},
+                "required": [kind],
+                "additionalProperties": False,
+            }
+
+        return {
+            "description": "A secret, by reference.",
+            "oneOf": [
+                reference("file", "Path of the file that holds it, relative to the file that names it."),
+                reference("env", "Name of the environment variable that holds it."),
+            ],
+        }
+
+
+def _resolve(value: object, info: core_schema.ValidationInfo[Any]) -> Secret:
+    if isinstance(value, Secret):
+        return value
+    if isinstance(value, str):
+        raise PydanticCustomError("secret_inline", "a secret can't stand here: write {file: PATH} or {env: NAME}")
+    if not isinstance(value, dict) or len(value) != 1 or not value.keys() <= {"file", "env"}:
+        raise PydanticCustomError("secret_reference", "write {file: PATH} or {env: NAME}")
+    ((kind, where),) = value.items()
+    if not isinstance(where, str) or not where:
+        raise PydanticCustomError("secret_reference", "write {file: PATH} or {env: NAME}")
+    source = (info.context or {}).get("secrets")
+    if not isinstance(source, SecretSource) or not source.resolve:
+        return Secret(b"", {kind: where})
+    return _from_file(where, source.base) if kind == "file" else _from_environment(where, source.environ)
+
+
+def _from_environment(name: str, environ: Mapping[str, str]) -> Secret:
+    text = environ.get(name, "")
+    if not text:
+        raise PydanticCustomError(
+            "secret_env", "environment variable {name} is not set, or empty: set it", {"name": name}
+        )
+    return Secret(text.encode(), {"env": name})
+
+
+def _from_file(where: str, base: Path) -> Secret:
+    path = base / where
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_SECRET_BYTES + 1)
+    except OSError as error:
+        raise PydanticCustomError(
+            "secret_file",
+            "secret file {path} can't be read ({why}): create it, or mend the path",
+            {"path": str(path), "why": error.strerror or str(error)},
+        ) from None
+    text = text.removesuffix(b"\n").removesuffix(b"\r")
+    if not text:
+        raise PydanticCustomError(
+            "secret_file", "secret file {path} is empty: write the secret in it", {"path": str(path)}
+        )
+    if len(text) > MAX_SECRET_BYTES:
+        raise PydanticCustomError(
+            "secret_file", "secret file {path} has over 64 KiB: is it the right file?", {"path": str(path)}
+        )
+    return Secret(text, {"file": where})
+
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+"""A short text that identifies something."""

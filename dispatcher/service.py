@@ -1,0 +1,257 @@
+"""The life of the process: every part built once, started in order, stopped in reverse.
+
+Start: webhooks read, ops endpoint up, transport open, producer connected (a broker that is away is waited for), then
+the consumers. Stop, on SIGTERM or SIGINT: readiness goes, reading stops, requests under way finish within
+`delivery.drain_timeout`, positions are committed, the group is left, producer, transport and ops endpoint close. A
+second signal cancels what is still under way: nothing is lost by it, only repeated.
+"""
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager, suppress
+
+import structlog
+
+from dispatcher import metrics
+from dispatcher.auth.problems import problems_of
+from dispatcher.delivery.deliveries import Deliveries
+from dispatcher.delivery.lanes import Lanes
+from dispatcher.delivery.retry_policy import RetryPolicy
+from dispatcher.errors import ConfigError, Problem
+from dispatcher.health import STUCK_S, Check, HealthServer, LoopLag, Watched
+from dispatcher.kafka.attempt_log import AttemptTopic
+from dispatcher.kafka.consumer import Consumer
+from dispatcher.kafka.dead_letters import DeadLetters
+from dispatcher.kafka.partition import Budget
+from dispatcher.kafka.producer import Producer
+from dispatcher.kafka.retry_topics import RetryTopics
+from dispatcher.pipeline import Pipeline
+from dispatcher.settings import Settings
+from dispatcher.stores import WebhookSource, open_source
+from dispatcher.stores.cache import WebhookCache
+from dispatcher.tasks import unless
+from dispatcher.transport import Transport, open_transport
+from dispatcher.transport.egress import EgressGuard, egress_problems
+from dispatcher.transport.token_posts import TokenPosts
+from dispatcher.webhooks import JwtAuth, TenantKey, Webhook, WebhookConfig
+
+log = structlog.get_logger(__name__)
+
+CUT_OFF = 3
+"""Exit status after a second signal: something was cut off, and will be repeated."""
+
+
+async def checked_webhooks(settings: Settings) -> tuple[Sequence[Webhook], Sequence[Problem]]:
+    """Every webhook that `run` would use, and everything that stands against the others.
+
+    Raises:
+        ConfigError: none can be used.
+    """
+    async with open_source(settings.webhooks, _check(settings)) as source:
+        return source.all(), [*egress_problems(settings.egress), *source.problems]
+
+
+def _check(settings: Settings) -> Callable[[WebhookConfig], list[tuple[str, str]]]:
+    """What stands against a webhook beyond its own model: the egress guard's and the authentication's word."""
+    guard = EgressGuard(settings.egress)
+    return lambda config: [*_egress_problems(guard, config), *problems_of(config)]
+
+
+def _egress_problems(guard: EgressGuard, config: WebhookConfig) -> Iterator[tuple[str, str]]:
+    problem = guard.problem_of_url(config.url)
+    if problem is not None:
+        yield "url", problem
+    if isinstance(config.auth, JwtAuth) and config.auth.fetch is not None:
+        problem = guard.problem_of_url(config.auth.fetch.token_url)
+        if problem is not None:
+            yield "auth.fetch.token_url", problem
+
+
+class Service:
+    """One dispatcher process. `run` is its whole life."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._policy = RetryPolicy.of(settings.retry)
+        self._tenants = metrics.TenantMetrics(settings.metrics)
+        self._lanes = Lanes(settings.delivery)
+        self._loop_lag = LoopLag()
+        self._stop = asyncio.Event()
+        self._source: WebhookSource | None = None
+        self._cache: WebhookCache | None = None
+        self._pipeline: Pipeline | None = None
+        self._consumers: tuple[Consumer, ...] = ()
+
+    async def run(self) -> int:
+        """Run until a signal; gives the exit status: 0 when everything was finished or left untouched.
+
+        Raises:
+            ConfigError: the webhooks can't be used.
+        """
+        metrics.initialise()
+        settings = self._settings
+        problems = egress_problems(settings.egress)
+        if problems:
+            raise ConfigError(problems)
+        async with AsyncExitStack() as parts:
+            source = self._source = await parts.enter_async_context(open_source(settings.webhooks, _check(settings)))
+            cache = self._cache = WebhookCache(source, settings.webhooks)
+            self._tenants.configure(webhook.tenant for webhook in source.all())
+            source.on_change(self._webhooks_changed)
+            await parts.enter_async_context(HealthServer(settings.ops, self._watched()))
+            transport = await parts.enter_async_context(open_transport(settings.delivery, settings.egress))
+            flow = asyncio.create_task(self._flow(cache, transport), name="flow")
+            with self._signals(flow):
+                async with asyncio.TaskGroup() as side:
+                    tasks = [
+                        side.create_task(self._loop_lag.run(), name="event loop lag"),
+                        side.create_task(source.run(), name="webhook source"),
+                    ]
+                    status = await self._finished(flow)
+                    for task in tasks:
+                        task.cancel()
+        log.info("stopped", status=status)
+        return status
+
+    async def _finished(self, flow: "asyncio.Task[None]") -> int:
+        try:
+            await flow
+        except asyncio.CancelledError:
+            if not flow.cancelled():
+                flow.cancel()  # we are cancelled ourselves: take the flow along
+                with suppress(asyncio.CancelledError):
+                    await flow
+                raise
+            return CUT_OFF
+        return 0
+
+    async def _flow(self, cache: WebhookCache, transport: Transport) -> None:
+        """Producer, then consumers, until told to stop."""
+        settings = self._settings
+        async with AsyncExitStack() as parts:
+            producer = await unless(self._stop, parts.enter_async_context(Producer(settings.kafka)))
+            if producer is None:
+                return
+            attempt_log = AttemptTopic(producer, settings.kafka.topic) if settings.attempt_log else None
+            tokens = TokenPosts(transport)
+            deliveries = Deliveries(
+                settings.delivery, self._policy, self._lanes, transport, tokens,
+                lambda webhook: cache.peek(webhook.tenant) is webhook, attempt_log,
+            )  # fmt: skip
+            parts.push_async_callback(deliveries.close)
+            retry_topics = RetryTopics(producer, settings.kafka.topic, self._policy)
+            self._pipeline = Pipeline(
+                webhooks=cache,
+                deliveries=deliveries,
+                retry_topics=retry_topics,
+                dead_letters=DeadLetters(producer, settings.kafka.topic),
+                policy=self._policy,
+                max_body=settings.delivery.max_body,
+                max_record_bytes=settings.kafka.max_record_bytes,
+                brake=settings.dead_letters.brake,
+                tenants=self._tenants,
+            )
+            self._consumers = self._made_consumers(self._pipeline, retry_topics)
+            async with asyncio.TaskGroup() as tasks:
+                log_task = None if attempt_log is None else tasks.create_task(attempt_log.run(), name="attempt log")
+                running = [tasks.create_task(one.run(), name=repr(one)) for one in self._consumers]
+                await self._stop.wait()
+                for consumer in self._consumers:
+                    consumer.stop()
+                await asyncio.wait(running)
+                if log_task is not None:
+                    log_task.cancel()
+
+    def _made_consumers(self, pipeline: Pipeline, retry_topics: RetryTopics) -> tuple[Consumer, Consumer]:
+        kafka, drain = self._settings.kafka, self._settings.delivery.drain_timeout
+        fresh = Budget(kafka.max_unfinished, kafka.max_unfinished_bytes)
+        parked = Budget(max(1, kafka.max_unfinished // 4), kafka.max_unfinished_bytes // 4)
+        return (
+            Consumer(kafka, [kafka.topic], kafka.group_id, pipeline.process, fresh, drain),
+            Consumer(
+                kafka, retry_topics.topics, f"{kafka.group_id}.retry", pipeline.process, parked, drain,
+                due_in_s=retry_topics.due_in_s,
+            ),
+        )  # fmt: skip
+
+    @contextmanager
+    def _signals(self, flow: "asyncio.Task[None]") -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+
+        def received(number: signal.Signals) -> None:
+            if self._stop.is_set():
+                log.warning("second signal: stopping at once", signal=number.name)
+                flow.cancel()
+            else:
+                log.info("stopping: finishing what is under way", signal=number.name)
+                self._stop.set()
+
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        for number in numbers:
+            loop.add_signal_handler(number, received, number)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+    # Watching
+
+    def _webhooks_changed(self, tenants: set[TenantKey]) -> None:
+        if self._cache is None or self._source is None:
+            return  # the first load: nothing is cached yet
+        for tenant in tenants:
+            self._cache.invalidate(tenant)
+        self._tenants.configure(webhook.tenant for webhook in self._source.all())
+
+    def _watched(self) -> Watched:
+        return Watched(
+            alive=self._alive,
+            ready=self._ready,
+            observe=self._observe,
+            lanes=self._lanes,
+            release_brakes=self._release_brakes,
+            configuration=self._settings.model_dump(mode="json"),
+        )
+
+    def _alive(self) -> Sequence[Check]:
+        now = asyncio.get_running_loop().time()
+        checks = [Check("event loop", True, f"worst lag {self._loop_lag.worst_s:.3f} s")]
+        for consumer in self._consumers:
+            silent = now - consumer.last_poll if consumer.last_poll else 0.0
+            checks.append(Check(f"consumer {consumer.group_id}", silent < STUCK_S, f"polled {silent:.0f} s ago"))
+        return checks
+
+    def _ready(self) -> Sequence[Check]:
+        problems = self._source.problems if self._source is not None else ()
+        checks = [
+            Check("webhooks", not problems, "; ".join(map(str, problems)), required=False),
+            Check("running", not self._stop.is_set(), "draining" if self._stop.is_set() else ""),
+        ]
+        for consumer in self._consumers:
+            reason = "" if consumer.joined else "has not joined the group yet"
+            checks.append(Check(f"consumer {consumer.group_id} joined", consumer.joined, reason))
+            reason = "" if consumer.broker_answers else "kafka does not answer; kept trying"
+            checks.append(Check(f"consumer {consumer.group_id} broker", consumer.broker_answers, reason))
+        if not self._consumers:
+            checks.append(Check("kafka", False, "not connected yet; kept trying"))
+        engaged = [key for key, brake in (self._pipeline.brakes.items() if self._pipeline else ()) if brake.engaged]
+        if engaged:
+            names = ", ".join(f"{topic}/{partition}" for topic, partition in engaged)
+            checks.append(Check("dead-letter brake", False, f"engaged on {names}", required=False))
+        return checks
+
+    def _observe(self) -> None:
+        self._lanes.observe()
+        if self._pipeline is not None:
+            self._pipeline.observe()
+        oldest = [seen for consumer in self._consumers if (seen := consumer.observe()) is not None]
+        metrics.OLDEST_PENDING.set(min(oldest, default=0))
+        metrics.UNFINISHED.set(sum(consumer.unfinished for consumer in self._consumers))
+
+    def _release_brakes(self) -> int:
+        engaged = [brake for brake in self._pipeline.brakes.values() if brake.engaged] if self._pipeline else []
+        for brake in engaged:
+            brake.release()
+        return len(engaged)

@@ -1,0 +1,58 @@
+"""Where webhooks come from: a mounted directory or a database, and the cache in front of either."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from dispatcher.errors import ConfigError, Problem
+from dispatcher.settings import WebhookSettings
+from dispatcher.stores.webhook_files import Check
+from dispatcher.stores.yaml_directory import YamlDirectory
+from dispatcher.webhooks import TenantKey, Webhook
+
+
+class WebhookSource(Protocol):
+    """A store, as the service runs it."""
+
+    @property
+    def problems(self) -> Sequence[Problem]:
+        """What stands against the configuration as it is now; what is in use is older where there is anything."""
+        ...
+
+    async def find(self, tenant: TenantKey) -> Webhook | None:
+        """The tenant's webhook, None where it has none.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        ...
+
+    def all(self) -> list[Webhook]:
+        """Every webhook in use."""
+        ...
+
+    def on_change(self, listener: Callable[[set[TenantKey]], None]) -> None:
+        """Tell `listener`, on the loop, whose webhook is new, different or gone."""
+        ...
+
+    async def run(self) -> None:
+        """Follow changes until cancelled."""
+        ...
+
+
+@asynccontextmanager
+async def open_source(settings: WebhookSettings, check: Check) -> AsyncIterator[WebhookSource]:
+    """The store that the settings name, loaded.
+
+    Args:
+        check: what is wrong with a webhook beyond its own model, as (key, message). Called in a thread.
+
+    Raises:
+        ConfigError: it can't be used at all: not there, or with webhooks of which none can be used.
+    """
+    if settings.store == "yaml":
+        directory = YamlDirectory(settings, check)
+        await directory.load()
+        yield directory
+    else:
+        raise ConfigError([Problem("store sql is not in this version yet: use yaml", key="webhooks.store")])

@@ -1,0 +1,154 @@
+"""The history of what people did, append-only, and the masking of what is written into it.
+
+Secrets are fingerprints. So are the values of headers and claims whose names speak of a secret, and the query of a
+URL: tenants put keys there.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Final
+from urllib.parse import urlsplit
+
+import orjson
+from pydantic import JsonValue
+from sqlalchemy import RowMapping, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.documents import fingerprint_in
+from dispatcher.stores.sql.records import MAX_PAGE, AuditAction, AuditEntry, AuditQuery, Orgs
+from dispatcher.stores.sql.schema import audit
+from dispatcher.webhooks import TenantKey
+
+MAX_VALUE: Final = 2000
+"""Characters of one value as JSON; a longer one is given by its size and fingerprint."""
+
+_ACTIONS = {action.value: action for action in AuditAction}
+_SPEAKS_OF_A_SECRET = re.compile(r"auth|token|secret|key|pass|sign|credential|session|cookie|bearer|jwt", re.IGNORECASE)
+
+
+class AuditLog:
+    """Reads the history, and writes what is no change of a webhook (those write their own)."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def record(
+        self,
+        action: AuditAction,
+        *,
+        by: str,
+        tenant: TenantKey | None = None,
+        webhook_id: str | None = None,
+        details: Mapping[str, JsonValue] | None = None,
+    ) -> None:
+        """Add a line. `details` are written as they are: counts and reasons, no secrets and no personal data.
+
+        Raises:
+            StoreUnavailable: it was not written.
+        """
+        async with self._database.write() as connection:
+            await write_entry(connection, action, by, tenant, webhook_id, details or {})
+
+    async def search(self, query: AuditQuery, *, orgs: Orgs) -> list[AuditEntry]:
+        """Lines of these organisations; what concerns no organisation only for those who may see all."""
+        statement = select(audit).order_by(audit.c.id.desc()).limit(max(1, min(query.limit, MAX_PAGE)))
+        if orgs is not None:
+            statement = statement.where(audit.c.org.in_(orgs))
+        if query.before is not None:
+            statement = statement.where(audit.c.id < query.before)
+        for column, value in (
+            (audit.c.webhook_id, query.webhook_id),
+            (audit.c.actor, query.actor),
+            (audit.c.action, query.action),
+        ):
+            if value is not None:
+                statement = statement.where(column == str(value))
+        async with self._database.read() as connection:
+            rows = (await connection.execute(statement)).mappings().all()
+        return [_entry(row) for row in rows]
+
+
+async def write_entry(
+    connection: AsyncConnection,
+    action: AuditAction,
+    by: str,
+    tenant: TenantKey | None,
+    webhook_id: str | None,
+    changes: Mapping[str, JsonValue],
+) -> None:
+    """Add a line within the caller's transaction."""
+    await connection.execute(
+        insert(audit).values(
+            at=datetime.now(UTC),
+            actor=by,
+            action=action.value,
+            org=None if tenant is None else tenant.org,
+            sandbox=None if tenant is None else tenant.sandbox,
+            webhook_id=webhook_id,
+            changes=dict(changes),
+        )
+    )
+
+
+def changes_between(before: JsonValue, after: JsonValue) -> dict[str, JsonValue]:
+    """What differs between two stored documents, masked: `{"before": …, "after": …}` by dotted path.
+
+    None stands for a document that is not there.
+    """
+    old, new = dict(_leaves(before, ())), dict(_leaves(after, ()))
+    changes: dict[str, JsonValue] = {}
+    for path in [*new, *(path for path in old if path not in new)]:
+        if old.get(path) != new.get(path):
+            changes[".".join(path)] = {"before": _masked(path, old.get(path)), "after": _masked(path, new.get(path))}
+    return changes
+
+
+def _leaves(value: JsonValue, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], JsonValue]]:
+    if isinstance(value, dict) and fingerprint_in(value) is None:
+        for key, inner in value.items():
+            yield from _leaves(inner, (*path, key))
+    elif isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
+        for index, inner in enumerate(value):
+            yield from _leaves(inner, (*path, str(index)))
+    elif value is not None:
+        yield path, value
+
+
+def _masked(path: tuple[str, ...], value: JsonValue) -> JsonValue:
+    fingerprint = fingerprint_in(value)
+    if fingerprint is not None:
+        return f"<secret {fingerprint}>"
+    if value is None:
+        return None
+    named_by_tenant = [name for at, name in enumerate(path) if {"headers", "claims"} & set(path[:at])]
+    if any(map(_SPEAKS_OF_A_SECRET.search, named_by_tenant)):
+        return f"<secret {_digest(value)}>"
+    if path[-1] in ("url", "token_url") and isinstance(value, str):
+        return _without_query(value)
+    size = len(orjson.dumps(value))
+    return value if size <= MAX_VALUE else f"<{size} bytes, {_digest(value)}>"
+
+
+def _without_query(url: str) -> str:
+    query = urlsplit(url).query
+    return url.replace(f"?{query}", f"?<secret {_digest(query)}>") if query else url
+
+
+def _digest(value: JsonValue) -> str:
+    return hashlib.blake2b(orjson.dumps(value), digest_size=6, person=b"fingerprint").hexdigest()
+
+
+def _entry(row: RowMapping) -> AuditEntry:
+    action = str(row["action"])
+    return AuditEntry(
+        id=row["id"],
+        at=row["at"],
+        actor=row["actor"],
+        action=_ACTIONS.get(action, action),
+        tenant=None if row["org"] is None else TenantKey(row["org"], row["sandbox"] or ""),
+        webhook_id=row["webhook_id"],
+        changes=row["changes"],
+    )

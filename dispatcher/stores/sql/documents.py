@@ -1,0 +1,223 @@
+"""A webhook's configuration as JSON, with its secrets taken out and put back. Pure.
+
+Stored and shown, a secret's place holds `{"fingerprint": "…"}`. In a draft, which is what an editor sends, it holds
+one of
+- `{"value": "…"}`: a new secret, as text;
+- `{"fingerprint": "…"}`: the stored secret of that fingerprint in the same field, as it was shown. In a list it may
+  have moved, so a rotation is `[{"value": …}, {"fingerprint": …}]`;
+- `{"keep": true}`: the stored secret at exactly this place.
+A secret that is left out is gone. References (`{"file": …}`) are refused: they would read this machine's files.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, get_args, get_origin
+
+import orjson
+from pydantic import BaseModel, JsonValue, ValidationError
+
+from dispatcher.documents import Loc, key_of, parse_document, problems_from
+from dispatcher.errors import ConfigError, Problem
+from dispatcher.secrets import MAX_SECRET_BYTES, Secret
+from dispatcher.webhooks import WebhookConfig
+
+MAX_DRAFT_BYTES: Final = 1024 * 1024
+"""A draft as JSON, secrets not counted."""
+
+_NOWHERE = parse_document(b"{}", "")  # a document without lines, for problems that have none
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # in JSON; PostgreSQL's texts can't hold it
+_Put = Callable[[Loc, JsonValue], object]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSecret:
+    """A secret as it lies in the database."""
+
+    path: str
+    fingerprint: str
+    secret: Secret | None
+    """None where no configured key decrypts it."""
+
+
+def take_apart(config: WebhookConfig) -> tuple[dict[str, JsonValue], dict[str, Secret]]:
+    """The configuration as JSON without secrets, and the secrets by path (`auth.sign.key`, `signing.secrets.0`).
+
+    Raises:
+        ConfigError: something in it can't be stored; names its key.
+    """
+    document: dict[str, JsonValue] = config.model_dump(mode="json")
+    _raise_what_can_not_be_stored(document)
+    secrets: dict[str, Secret] = {}
+    for path, secret in secrets_of(config):
+        secrets[path_text(path)] = secret
+        _put_at(document, path, {"fingerprint": secret.fingerprint()})
+    return document, secrets
+
+
+def put_together(document: JsonValue, secrets: Mapping[str, Secret]) -> WebhookConfig:
+    """The configuration in full. A secret that `secrets` lacks becomes an empty one: fit to show, not to deliver.
+
+    Raises:
+        ConfigError: the document is no configuration for this version; names every problem.
+    """
+    return _validated(_walk(document, (), lambda path, _: secrets.get(path_text(path), Secret(b""))))
+
+
+def resolve_draft(draft: JsonValue, stored: Mapping[str, StoredSecret]) -> WebhookConfig:
+    """What a draft means, secrets and all.
+
+    Args:
+        stored: secrets of the webhook that is being edited, by path.
+
+    Raises:
+        ConfigError: it can't be used; names every problem by its key, quotes no value.
+    """
+    problems: list[Problem] = []
+
+    def secret_at(path: Loc, value: JsonValue) -> Secret:
+        try:
+            return _drafted(path, value, stored)
+        except ValueError as error:
+            problems.append(Problem(str(error), key_of(path)))
+            return Secret(b"")
+
+    _raise_what_can_not_be_stored(draft)
+    full = _walk(draft, (), secret_at)
+    try:
+        config = _validated(full)
+    except ConfigError as error:
+        raise ConfigError([*problems, *error.problems]) from None
+    if problems:
+        raise ConfigError(problems)
+    if len(orjson.dumps(config.model_dump(mode="json"))) > MAX_DRAFT_BYTES:
+        raise ConfigError([Problem(f"the whole configuration has more than {MAX_DRAFT_BYTES // 1024} KiB")])
+    return config
+
+
+def secrets_of(model: BaseModel, before: Loc = ()) -> Iterator[tuple[Loc, Secret]]:
+    """Every secret in a configuration, with its place."""
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        for path, item in _items((*before, name), value):
+            if isinstance(item, Secret):
+                yield path, item
+            elif isinstance(item, BaseModel):
+                yield from secrets_of(item, path)
+
+
+def path_text(path: Loc) -> str:
+    """`signing.secrets.0`: how a secret's place is written in the database."""
+    return ".".join(map(str, path))
+
+
+def fingerprint_in(value: JsonValue) -> str | None:
+    """The fingerprint in a secret's place of a stored document; None where that is something else."""
+    if isinstance(value, dict) and value.keys() == {"fingerprint"}:
+        fingerprint = value["fingerprint"]
+        return fingerprint if isinstance(fingerprint, str) else None
+    return None
+
+
+def _places(annotation: object, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Where a type has secrets; `*` stands for any index."""
+    if annotation is Secret:
+        yield path
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        for name, field in annotation.model_fields.items():
+            yield from _places(field.annotation, (*path, name))
+    else:
+        inside = (*path, "*") if get_origin(annotation) is list else path
+        for part in get_args(annotation):
+            yield from _places(part, inside)
+
+
+_SECRET_PLACES: Final = frozenset(_places(WebhookConfig))
+_ABOVE_SECRETS: Final = frozenset(place[:end] for place in _SECRET_PLACES for end in range(len(place)))
+
+
+def _items(path: Loc, value: object) -> Iterator[tuple[Loc, object]]:
+    if isinstance(value, list):
+        yield from (((*path, index), item) for index, item in enumerate(value))
+    else:
+        yield path, value
+
+
+def _walk(value: JsonValue, path: Loc, put: _Put) -> object:
+    """A copy of `value` in which `put` has replaced what stands at the places of secrets."""
+    place = tuple("*" if isinstance(step, int) else step for step in path)
+    if place in _SECRET_PLACES and value is not None:
+        return put(path, value)
+    if place in _ABOVE_SECRETS:
+        if isinstance(value, dict):
+            return {key: _walk(inner, (*path, key), put) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [_walk(inner, (*path, index), put) for index, inner in enumerate(value)]
+    return value
+
+
+def _validated(data: object) -> WebhookConfig:
+    try:
+        return WebhookConfig.model_validate(data)
+    except ValidationError as error:
+        found = problems_from(error, _NOWHERE, WebhookConfig)
+    raise ConfigError(Problem(problem.message, problem.key) for problem in found)
+
+
+def _drafted(path: Loc, value: JsonValue, stored: Mapping[str, StoredSecret]) -> Secret:
+    match value:
+        case {"value": str(text), **others} if not others:
+            return _given(text)
+        case {"keep": True, **others} if not others:
+            kept = stored.get(path_text(path))
+        case {"fingerprint": str(fingerprint), **others} if not others:
+            alike = [one for one in stored.values() if one.fingerprint == fingerprint and _same_field(one.path, path)]
+            kept = next((one for one in alike if one.secret is not None), alike[0] if alike else None)
+        case _:
+            raise ValueError('write {"value": "…"} for a new secret, or {"keep": true} for the one that is stored')
+    if kept is None:
+        raise ValueError("no such secret is stored here: give it again")
+    if kept.secret is None:
+        raise ValueError("what is stored can't be decrypted with the configured keys: give it again")
+    return kept.secret
+
+
+def _same_field(stored: str, path: Loc) -> bool:
+    field = path[:-1] if isinstance(path[-1], int) else path
+    parts = stored.split(".")
+    return path_text(field) == ".".join(parts[:-1] if parts[-1].isdecimal() else parts)
+
+
+def _given(text: str) -> Secret:
+    try:
+        value = text.encode().removesuffix(b"\n").removesuffix(b"\r")
+    except UnicodeEncodeError:
+        raise ValueError("not text that can be written as UTF-8") from None
+    if not value:
+        raise ValueError("empty: write the secret, or leave it out")
+    if len(value) > MAX_SECRET_BYTES:
+        raise ValueError("over 64 KiB: is it the right file?")
+    return Secret(value)
+
+
+def _put_at(document: dict[str, JsonValue], path: Loc, value: JsonValue) -> None:
+    at: JsonValue = document
+    for step in path[:-1]:
+        at = at[step]  # type: ignore[index]  # the model's own dump has this shape
+    at[path[-1]] = value  # type: ignore[index]
+
+
+def _raise_what_can_not_be_stored(document: JsonValue) -> None:
+    parts = document if isinstance(document, dict) else {"": document}
+    problems = [Problem(why, key) for key, value in parts.items() if (why := _storing_problem([key, value]))]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _storing_problem(value: JsonValue) -> str | None:
+    """Why neither database can hold this value."""
+    try:
+        text = orjson.dumps(value)
+    except (TypeError, RecursionError):  # a lone surrogate, a number over 64 bits, nested too deep
+        return "can't be stored: text must be Unicode, numbers at most 64 bits"
+    return "must not contain the character U+0000" if _NUL.search(text) else None

@@ -1,0 +1,87 @@
+"""Secrets at rest: encrypted with the first of the operator's Fernet keys, decrypted with any of them.
+
+A ciphertext is bound to its webhook: copied to another webhook's row it decrypts to nothing.
+"""
+
+import hmac
+from collections.abc import Sequence
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+
+from dispatcher.errors import ConfigError, Problem
+from dispatcher.secrets import Secret
+
+_KEY = "webhooks.encryption_keys"
+_HOW_TO = "make one with `dispatcher webhooks new-key`"
+
+
+class Encryption:
+    """Encrypts and decrypts webhooks' secrets. Pure."""
+
+    def __init__(self, keys: Sequence[Secret]) -> None:
+        """Use `keys`, newest first. None at all will do as long as no webhook has a secret.
+
+        Raises:
+            ConfigError: one of them is no Fernet key; says which, quotes nothing of it.
+        """
+        fernets: list[Fernet] = []
+        problems: list[Problem] = []
+        for index, key in enumerate(keys):
+            try:
+                fernets.append(Fernet(key.reveal().strip()))
+            except ValueError:
+                message = f"not a Fernet key (32 bytes in URL-safe base64): {_HOW_TO}"
+                problems.append(Problem(message, f"{_KEY}[{index}]"))
+        if problems:
+            raise ConfigError(problems)
+        self._fernet = MultiFernet(fernets) if fernets else None
+        self._keys = len(fernets)
+
+    def __repr__(self) -> str:
+        return f"<Encryption {self._keys} keys>"
+
+    def encrypt(self, secret: Secret, webhook_id: str) -> str:
+        """The secret as text that only the keys and this webhook make readable.
+
+        Raises:
+            ConfigError: no key is configured.
+        """
+        return self._configured().encrypt(_bound_to(webhook_id) + secret.reveal()).decode()
+
+    def decrypt(self, ciphertext: str, webhook_id: str) -> Secret | None:
+        """The secret; None where no configured key made the ciphertext, or it was made for another webhook."""
+        if self._fernet is None:
+            return None
+        try:
+            plain = self._fernet.decrypt(ciphertext.encode())
+        except InvalidToken:
+            return None
+        binding = _bound_to(webhook_id)
+        if not hmac.compare_digest(plain[: len(binding)], binding):
+            return None
+        return Secret(plain[len(binding) :])
+
+    def renew(self, ciphertext: str) -> str | None:
+        """The same under the first key; None where no key made it.
+
+        Raises:
+            ConfigError: no key is configured.
+        """
+        try:
+            return self._configured().rotate(ciphertext.encode()).decode()
+        except InvalidToken:
+            return None
+
+    def _configured(self) -> MultiFernet:
+        if self._fernet is None:
+            raise ConfigError([Problem(f"no key to encrypt secrets with: {_HOW_TO}", _KEY)])
+        return self._fernet
+
+
+def new_key() -> str:
+    """A fresh key, to be put first in `webhooks.encryption_keys`."""
+    return Fernet.generate_key().decode()
+
+
+def _bound_to(webhook_id: str) -> bytes:
+    return webhook_id.encode() + b"\n"

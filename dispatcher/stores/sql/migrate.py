@@ -1,0 +1,113 @@
+"""The schema brought to a version, for `dispatcher webhooks migrate`: one transaction, all of it or nothing.
+
+Safe to run from several replicas at once: the second waits for the first and finds nothing to do.
+"""
+
+import os
+from pathlib import Path
+from typing import Final
+
+from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.script.revision import RevisionError
+from alembic.util import CommandError
+from sqlalchemy import Connection, make_url, text
+
+from dispatcher.errors import ConfigError, Problem
+from dispatcher.secrets import Secret
+from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.schema import metadata
+
+_LOCK: Final = 0x66656564  # any number, the same in every version
+_UNKNOWN = "the database has a schema that this version does not know: use the version that made it, or a newer one"
+
+
+async def upgrade(url: Secret, revision: str = "head") -> str:
+    """Bring the schema up to `revision`; makes a SQLite file, for its owner only, where there is none.
+
+    Returns:
+        The schema's revision now, `0003`.
+
+    Raises:
+        ConfigError: the URL can't be used, or the database's schema is of a newer version.
+        StoreUnavailable: the database did not do it; the schema is as it was.
+    """
+    database = Database(url, create=True)
+    if not database.is_postgresql:
+        _make_file(url)
+    return await _migrate(database, revision, is_up=True)
+
+
+async def downgrade(url: Secret, revision: str) -> str:
+    """Take the schema back to `revision`, `base` for none at all. What newer tables held is lost.
+
+    Returns:
+        The schema's revision now, empty for none.
+
+    Raises:
+        ConfigError, StoreUnavailable: as for `upgrade`.
+    """
+    return await _migrate(Database(url), revision, is_up=False)
+
+
+async def schema_problem(database: Database) -> Problem | None:
+    """Why this version can't work with the database's schema; None where it can.
+
+    Raises:
+        StoreUnavailable: the database did not answer.
+    """
+    async with database.read() as connection:
+        current = await connection.run_sync(_current)
+    head = _scripts().get_current_head() or ""
+    if current == head:
+        return None
+    if current > head:  # revisions are numbers of four digits
+        return Problem(_UNKNOWN, "webhooks.url")
+    have = f"revision {current}" if current else "no schema yet"
+    return Problem(f"the database has {have}, {head} is needed: run `dispatcher webhooks migrate`", "webhooks.url")
+
+
+async def _migrate(database: Database, revision: str, *, is_up: bool) -> str:
+    try:
+        async with database.write(within_s=None) as connection:
+            return await connection.run_sync(_run, revision, is_up)
+    except (CommandError, RevisionError):
+        raise ConfigError([Problem(_UNKNOWN, "webhooks.url")]) from None
+    finally:
+        await database.close()
+
+
+def _run(connection: Connection, revision: str, is_up: bool) -> str:
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # sqlite3 would open no transaction for a schema
+    else:
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    scripts = _scripts()
+    step = scripts._upgrade_revs if is_up else scripts._downgrade_revs  # noqa: SLF001  (as alembic.command does)
+    with EnvironmentContext(
+        Config(), scripts, fn=lambda current, _context: step(revision, current), destination_rev=revision
+    ) as environment:
+        environment.configure(connection=connection, target_metadata=metadata, transactional_ddl=True)
+        environment.run_migrations()
+    return _current(connection)
+
+
+def _current(connection: Connection) -> str:
+    return MigrationContext.configure(connection).get_current_revision() or ""
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory(str(Path(__file__).parent / "migrations"))
+
+
+def _make_file(url: Secret) -> None:
+    path = Path(make_url(url.reveal_text().strip()).database or "")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        message = f"{path} can't be made ({error.strerror}): mend the path or its permissions"
+        raise ConfigError([Problem(message, "webhooks.url")]) from None

@@ -1,0 +1,231 @@
+"""Webhooks as their administrators work with them: for the console, the admin API and the command line.
+
+Every method takes the organisations that the asker may see; another organisation's webhook is not found. Every change
+writes its line of history in the same transaction. Secrets go in and never come out, but for delivery.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+from pydantic import JsonValue
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from dispatcher.errors import AlreadyExists, ConfigError, EditConflict, NotAllowed, Problem
+from dispatcher.stores.sql import rows
+from dispatcher.stores.sql.audit import changes_between, write_entry
+from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.documents import put_together, resolve_draft, take_apart
+from dispatcher.stores.sql.encryption import Encryption
+from dispatcher.stores.sql.records import AuditAction, Orgs, StoredWebhook, WebhookPage, WebhookQuery
+from dispatcher.webhooks import TenantKey, WebhookConfig
+
+Check = Callable[[WebhookConfig], list[tuple[str, str]]]
+"""What is wrong with a webhook beyond its model, as (key, message). Called in a thread."""
+
+
+class WebhookRepository:
+    """Create, read, update and delete webhooks.
+
+    Every method raises `StoreUnavailable` where the database does not answer; a change is then undone, unless that
+    happened at the commit itself.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        encryption: Encryption,
+        check: Check = lambda _: [],
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._database = database
+        self._encryption = encryption
+        self._check = check
+        self._clock = clock
+
+    async def get(self, webhook_id: str, *, orgs: Orgs) -> StoredWebhook:
+        """The webhook with this id. Raises NotFound."""
+        async with self._database.read() as connection:
+            return rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs))
+
+    async def of_tenant(self, tenant: TenantKey, *, orgs: Orgs) -> StoredWebhook | None:
+        """The webhook of this organisation and sandbox, None where there is none."""
+        async with self._database.read() as connection:
+            row = await rows.row_of_tenant(connection, tenant, orgs)
+        return None if row is None else rows.stored_webhook(row)
+
+    async def search(self, query: WebhookQuery, *, orgs: Orgs) -> WebhookPage:
+        """A page of what the query finds among these organisations' webhooks."""
+        if not rows.is_storable(query.text, query.org or "", query.sandbox or ""):
+            return WebhookPage((), 0)
+        matching = rows.matching(query, orgs)
+        async with self._database.read() as connection:
+            total = (await connection.execute(select(func.count()).select_from(matching.subquery()))).scalar_one()
+            found = (await connection.execute(rows.page_of(matching, query))).mappings().all()
+        return WebhookPage(tuple(map(rows.stored_webhook, found)), total)
+
+    async def resolve(self, draft: JsonValue, *, webhook_id: str | None, orgs: Orgs) -> WebhookConfig:
+        """What an editor's draft means, with the secrets that it keeps; see `documents` for its form.
+
+        The result can be tested before it is saved, and is what `create` and `update` take.
+
+        Args:
+            webhook_id: the webhook that is being edited; None for a new one.
+
+        Raises:
+            ConfigError: the draft can't be used; names every problem by its key.
+            NotFound: there is no such webhook.
+        """
+        if webhook_id is None:
+            config = resolve_draft(draft, {})
+        else:
+            async with self._database.read() as connection:
+                await rows.row_of(connection, webhook_id, orgs)
+                stored = await rows.secrets_in(connection, webhook_id, self._encryption)
+            config = resolve_draft(draft, stored)
+        await self.raise_problems(config)
+        return config
+
+    async def for_delivery(self, webhook_id: str, *, orgs: Orgs) -> WebhookConfig:
+        """The configuration with its secrets. Hand it to what delivers, to nothing else.
+
+        Raises:
+            NotFound: there is no such webhook.
+            ConfigError: a secret can't be decrypted, or this version can't use the configuration.
+        """
+        async with self._database.read() as connection:
+            row = await rows.row_of(connection, webhook_id, orgs)
+            stored = await rows.secrets_in(connection, webhook_id, self._encryption)
+        locked = [one.path for one in stored.values() if one.secret is None]
+        if locked:
+            message = "can't be decrypted with the configured keys: give the secret again, or the key back"
+            raise ConfigError(Problem(message, path) for path in locked)
+        return put_together(row["config"], {one.path: one.secret for one in stored.values() if one.secret is not None})
+
+    async def create(self, config: WebhookConfig, *, by: str, orgs: Orgs) -> StoredWebhook:
+        """Add a webhook.
+
+        Raises:
+            AlreadyExists: its organisation and sandbox have one; carries that one's id.
+            NotAllowed: its organisation is none of `orgs`.
+            ConfigError: it can't be used or stored, or has secrets where no encryption key is configured.
+        """
+        await self.raise_problems(config)
+        async with self._database.write() as connection:
+            change = await rows.next_change(connection)
+            return await self.create_within(connection, change, config, by=by, orgs=orgs)
+
+    async def update(
+        self, webhook_id: str, config: WebhookConfig, *, expected_version: int, by: str, orgs: Orgs
+    ) -> StoredWebhook:
+        """Replace a webhook's configuration; that of the same content counts as an edit, too.
+
+        Raises:
+            NotFound: there is no such webhook.
+            EditConflict: its version is another by now; carries that.
+            ConfigError: as for `create`; or the organisation or sandbox is another one.
+        """
+        await self.raise_problems(config)
+        async with self._database.write() as connection:
+            change = await rows.next_change(connection)
+            return await self.update_within(
+                connection, change, webhook_id, config, expected_version=expected_version, by=by, orgs=orgs
+            )
+
+    async def reactivate(self, webhook_id: str, *, by: str, orgs: Orgs) -> StoredWebhook:
+        """Let deliveries begin anew where the dispatcher had stopped them, as an edit would. Raises NotFound."""
+        async with self._database.write() as connection:
+            change = await rows.next_change(connection)
+            old = rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs))
+            config = old.config()
+            await self._put(connection, change, old.id, config, old.document, by, old=old)
+            await write_entry(connection, AuditAction.ENABLE, by, old.tenant, old.id, {})
+            return rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs))
+
+    async def delete(self, webhook_id: str, *, expected_version: int, by: str, orgs: Orgs) -> None:
+        """Delete a webhook. Its row and history stay, its secrets are erased; its tenant can have a new one.
+
+        Raises:
+            NotFound: there is no such webhook.
+            EditConflict: its version is another by now; carries that.
+        """
+        async with self._database.write() as connection:
+            change = await rows.next_change(connection)
+            old = rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs))
+            _raise_conflict(old, expected_version)
+            await rows.mark_deleted(connection, old.id, old.version + 1, change, self._clock(), by)
+            changes = changes_between(dict(old.document), None)
+            await write_entry(connection, AuditAction.DELETE, by, old.tenant, old.id, changes)
+
+    async def create_within(
+        self, connection: AsyncConnection, change: int, config: WebhookConfig, *, by: str, orgs: Orgs
+    ) -> StoredWebhook:
+        """`create`, in a transaction that has counted `change`."""
+        if orgs is not None and config.org not in orgs:
+            raise NotAllowed("the organisation is none of yours")
+        document, secrets = take_apart(config)
+        existing = await rows.row_of_tenant(connection, config.tenant, None)
+        if existing is not None:
+            raise AlreadyExists("this organisation and sandbox have a webhook already: edit that", existing["id"])
+        webhook_id = str(uuid.uuid4())
+        await self._put(connection, change, webhook_id, config, document, by)
+        await rows.put_secrets(connection, webhook_id, secrets, self._encryption)
+        changes = changes_between(None, document)
+        await write_entry(connection, AuditAction.CREATE, by, config.tenant, webhook_id, changes)
+        return rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs))
+
+    async def update_within(
+        self,
+        connection: AsyncConnection,
+        change: int,
+        webhook_id: str,
+        config: WebhookConfig,
+        *,
+        expected_version: int,
+        by: str,
+        orgs: Orgs,
+    ) -> StoredWebhook:
+        """`update`, in a transaction that has counted `change`."""
+        old = rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs))
+        _raise_conflict(old, expected_version)
+        moved = [key for key in ("org", "sandbox") if getattr(config, key) != getattr(old.tenant, key)]
+        if moved:
+            raise ConfigError(Problem("can't be changed: delete this webhook and create another", key) for key in moved)
+        document, secrets = take_apart(config)
+        await self._put(connection, change, old.id, config, document, by, old=old)
+        await rows.put_secrets(connection, old.id, secrets, self._encryption)
+        changes = changes_between(dict(old.document), document)
+        await write_entry(connection, AuditAction.EDIT, by, old.tenant, old.id, changes)
+        return rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs))
+
+    async def _put(
+        self,
+        connection: AsyncConnection,
+        change: int,
+        webhook_id: str,
+        config: WebhookConfig,
+        document: Mapping[str, JsonValue],
+        by: str,
+        old: StoredWebhook | None = None,
+    ) -> None:
+        now = self._clock()
+        values: dict[str, object] = {"changed": change, "updated_at": now, "updated_by": by}
+        if old is None:
+            values |= {"version": 1, "created_at": now, "created_by": by}
+        else:
+            values |= {"version": old.version + 1}
+        await rows.put_row(connection, webhook_id, config, document, values, is_new=old is None)
+
+    async def raise_problems(self, config: WebhookConfig) -> None:
+        """Raises ConfigError where the check finds anything in a configuration."""
+        problems = await asyncio.to_thread(self._check, config)
+        if problems:
+            raise ConfigError(Problem(message, key) for key, message in problems)
+
+
+def _raise_conflict(stored: StoredWebhook, expected_version: int) -> None:
+    if stored.version != expected_version:
+        message = f"changed by {stored.updated_by} meanwhile: version {stored.version}, not {expected_version}"
+        raise EditConflict(message, stored.version)

@@ -1,0 +1,190 @@
+"""Statements on the webhooks' tables, each within a transaction of the caller's."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from urllib.parse import urlsplit
+
+from pydantic import JsonValue
+from sqlalchemy import ColumnElement, RowMapping, Select, delete, func, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from dispatcher.errors import NotFound, StoreUnavailable
+from dispatcher.secrets import Secret
+from dispatcher.stores.sql.documents import StoredSecret
+from dispatcher.stores.sql.encryption import Encryption
+from dispatcher.stores.sql.records import MAX_PAGE, Orgs, StoredWebhook, WebhookQuery
+from dispatcher.stores.sql.schema import NOTIFY_CHANNEL, change_counter, secrets, webhooks
+from dispatcher.webhooks import Channel, TenantKey, WebhookConfig
+
+
+def is_storable(*texts: str) -> bool:
+    """Whether a database can hold, and so be asked for, these texts: no U+0000, no lone surrogates."""
+    try:
+        return b"\0" not in "".join(texts).encode()
+    except UnicodeEncodeError:
+        return False
+
+
+async def next_change(connection: AsyncConnection) -> int:
+    """Count a change, first of all in its transaction: other changes wait until that ends. Told on commit."""
+    counted = update(change_counter).where(change_counter.c.id == 1).values(value=change_counter.c.value + 1)
+    value = (await connection.execute(counted.returning(change_counter.c.value))).scalar_one_or_none()
+    if value is None:
+        raise StoreUnavailable("the database has lost its change counter: run `dispatcher webhooks migrate`")
+    if connection.dialect.name == "postgresql":
+        await connection.execute(
+            text("SELECT pg_notify(:channel, :value)"), {"channel": NOTIFY_CHANNEL, "value": str(value)}
+        )
+    return int(value)
+
+
+def existing(orgs: Orgs) -> Select[tuple[object, ...]]:
+    """Webhooks that are not deleted, of these organisations."""
+    statement = select(webhooks).where(webhooks.c.deleted_at.is_(None))
+    return statement if orgs is None else statement.where(webhooks.c.org.in_(orgs))
+
+
+def matching(query: WebhookQuery, orgs: Orgs) -> Select[tuple[object, ...]]:
+    """What the query asks for, in no order."""
+    statement = existing(orgs)
+    for word in query.text.casefold().split()[:8]:
+        statement = statement.where(webhooks.c.search.contains(word, autoescape=True))
+    if query.channel is not None:
+        statement = statement.where(webhooks.c.channels.contains(f" {query.channel.value} "))
+    for column, value in (
+        (webhooks.c.enabled, query.enabled),
+        (webhooks.c.org, query.org),
+        (webhooks.c.sandbox, query.sandbox),
+    ):
+        if value is not None:
+            statement = statement.where(column == value)
+    return statement
+
+
+def page_of(statement: Select[tuple[object, ...]], query: WebhookQuery) -> Select[tuple[object, ...]]:
+    """The part and order that the query asks for."""
+    keys: Mapping[str, tuple[ColumnElement[object], ...]] = {
+        "name": (func.lower(webhooks.c.name),),
+        "tenant": (webhooks.c.org, webhooks.c.sandbox),
+        "created": (webhooks.c.created_at,),
+        "updated": (webhooks.c.updated_at,),
+    }
+    order = (*keys[query.sort], webhooks.c.id)
+    ordered = statement.order_by(*((key.desc() for key in order) if query.descending else order))
+    return ordered.offset(max(0, query.offset)).limit(max(1, min(query.limit, MAX_PAGE)))
+
+
+async def row_of(connection: AsyncConnection, webhook_id: str, orgs: Orgs) -> RowMapping:
+    """The row of a webhook that is not deleted. Raises NotFound."""
+    statement = existing(orgs).where(webhooks.c.id == webhook_id)
+    row = (await connection.execute(statement)).mappings().one_or_none() if is_storable(webhook_id) else None
+    if row is None:
+        raise NotFound("there is no such webhook")
+    return row
+
+
+async def row_of_tenant(connection: AsyncConnection, tenant: TenantKey, orgs: Orgs) -> RowMapping | None:
+    """The row of a tenant's webhook, None where it has none."""
+    if not is_storable(*tenant):
+        return None
+    statement = existing(orgs).where(webhooks.c.org == tenant.org, webhooks.c.sandbox == tenant.sandbox)
+    return (await connection.execute(statement)).mappings().one_or_none()
+
+
+async def secrets_in(connection: AsyncConnection, webhook_id: str, encryption: Encryption) -> dict[str, StoredSecret]:
+    """A webhook's secrets by path, decrypted where that is possible."""
+    statement = select(secrets).where(secrets.c.webhook_id == webhook_id)
+    rows = (await connection.execute(statement)).mappings().all()
+    return {
+        row["path"]: StoredSecret(row["path"], row["fingerprint"], encryption.decrypt(row["ciphertext"], webhook_id))
+        for row in rows
+    }
+
+
+async def put_row(
+    connection: AsyncConnection,
+    webhook_id: str,
+    config: WebhookConfig,
+    document: Mapping[str, JsonValue],
+    values: Mapping[str, object],
+    *,
+    is_new: bool,
+) -> None:
+    """Write a webhook's row; `values` are its version, change, times and authors."""
+    host = urlsplit(config.url).netloc
+    columns = {
+        "org": config.org,
+        "sandbox": config.sandbox,
+        "name": config.name,
+        "url": config.url,
+        "channels": f" {' '.join(channel.value for channel in config.channels)} ",
+        "enabled": config.enabled,
+        "search": "\n".join((config.name, config.org, config.sandbox, host)).casefold(),
+        "config": dict(document),
+        **values,
+    }
+    if is_new:
+        await connection.execute(insert(webhooks).values(id=webhook_id, **columns))
+    else:
+        await connection.execute(update(webhooks).where(webhooks.c.id == webhook_id).values(**columns))
+
+
+async def put_secrets(
+    connection: AsyncConnection, webhook_id: str, given: Mapping[str, Secret], encryption: Encryption
+) -> None:
+    """Make `given` the webhook's secrets. One that is stored at the same path already keeps its ciphertext."""
+    stored = await secrets_in(connection, webhook_id, encryption)
+    changed = {path: secret for path, secret in given.items() if path not in stored or stored[path].secret != secret}
+    gone = [path for path in stored if path in changed or path not in given]
+    if gone:
+        await drop_secrets(connection, webhook_id, gone)
+    if changed:
+        new = [
+            {
+                "webhook_id": webhook_id,
+                "path": path,
+                "ciphertext": encryption.encrypt(secret, webhook_id),
+                "fingerprint": secret.fingerprint(),
+            }
+            for path, secret in changed.items()
+        ]
+        await connection.execute(insert(secrets), new)
+
+
+async def drop_secrets(connection: AsyncConnection, webhook_id: str, paths: Iterable[str] | None) -> None:
+    """Forget these secrets of a webhook; all of them for None."""
+    statement = delete(secrets).where(secrets.c.webhook_id == webhook_id)
+    if paths is not None:
+        statement = statement.where(secrets.c.path.in_(list(paths)))
+    await connection.execute(statement)
+
+
+async def mark_deleted(
+    connection: AsyncConnection, webhook_id: str, version: int, change: int, at: datetime, by: str
+) -> None:
+    """Let a webhook be gone; its row stays for the history, its secrets don't."""
+    await connection.execute(
+        update(webhooks)
+        .where(webhooks.c.id == webhook_id)
+        .values(version=version, changed=change, updated_at=at, updated_by=by, deleted_at=at)
+    )
+    await drop_secrets(connection, webhook_id, None)
+
+
+def stored_webhook(row: RowMapping) -> StoredWebhook:
+    """A row as a value."""
+    known = {channel.value: channel for channel in Channel}
+    return StoredWebhook(
+        id=row["id"],
+        tenant=TenantKey(row["org"], row["sandbox"]),
+        name=row["name"],
+        url=row["url"],
+        channels=tuple(known[name] for name in row["channels"].split() if name in known),
+        enabled=row["enabled"],
+        document=row["config"],
+        version=row["version"],
+        created_at=row["created_at"],
+        created_by=row["created_by"],
+        updated_at=row["updated_at"],
+        updated_by=row["updated_by"],
+    )

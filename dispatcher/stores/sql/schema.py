@@ -1,0 +1,129 @@
+"""The tables, as this version of the program uses them; `migrations` makes them.
+
+Times are UTC. `change_counter` has one row: every change of a webhook counts it up first and so holds its lock until
+the commit. Changes therefore happen one after another, and whoever has seen the counter's value has seen all changes
+up to it.
+"""
+
+from datetime import UTC, datetime
+from typing import Final
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    text,
+)
+
+NOTIFY_CHANNEL: Final = "dispatcher_webhooks"
+"""PostgreSQL channel on which each change is told; the payload is the counter's value."""
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """An aware datetime in UTC, on databases that forget the zone too."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """To the database: in UTC, so that texts sort as times."""
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """From the database."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+# SQLite counts up on its own only in a column that is exactly INTEGER.
+_COUNTING = BigInteger().with_variant(Integer(), "sqlite")
+
+metadata = MetaData()
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("org", Text, nullable=False),
+    Column("sandbox", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("channels", Text, nullable=False),  # " email sms ", for the inventory's filter
+    Column("enabled", Boolean, nullable=False),
+    Column("search", Text, nullable=False),  # name, org, sandbox and host, case-folded
+    Column("config", JSON, nullable=False),  # the whole configuration, a fingerprint where a secret stands
+    Column("version", Integer, nullable=False),
+    Column("changed", BigInteger, nullable=False),  # the change counter at the last change
+    Column("created_at", UtcTime, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("updated_at", UtcTime, nullable=False),
+    Column("updated_by", Text, nullable=False),
+    Column("deleted_at", UtcTime, nullable=True),
+    Index("webhooks_changed", "changed"),
+)
+Index(
+    "webhooks_one_per_tenant",
+    webhooks.c.org,
+    webhooks.c.sandbox,
+    unique=True,
+    sqlite_where=text("deleted_at IS NULL"),
+    postgresql_where=text("deleted_at IS NULL"),
+)
+
+secrets = Table(
+    "webhook_secrets",
+    metadata,
+    Column("webhook_id", String(36), ForeignKey("webhooks.id", ondelete="CASCADE"), primary_key=True),
+    Column("path", Text, primary_key=True),  # auth.sign.key, signing.secrets.0
+    Column("ciphertext", Text, nullable=False),
+    Column("fingerprint", String(12), nullable=False),
+)
+
+change_counter = Table(
+    "change_counter",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # always 1
+    Column("value", BigInteger, nullable=False),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", _COUNTING, primary_key=True, autoincrement=True),
+    Column("at", UtcTime, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", String(32), nullable=False),
+    Column("org", Text, nullable=True),
+    Column("sandbox", Text, nullable=True),
+    Column("webhook_id", String(36), nullable=True),
+    Column("changes", JSON, nullable=False),
+    Index("audit_by_org", "org", "id"),
+    Index("audit_by_webhook", "webhook_id", "id"),
+)
+
+api_tokens = Table(
+    "api_tokens",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("hash", String(64), nullable=False, unique=True),  # SHA-256, hexadecimal
+    Column("name", Text, nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("orgs", JSON(none_as_null=True), nullable=True),  # null: every organisation
+    Column("created_at", UtcTime, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("expires_at", UtcTime, nullable=True),
+    Column("revoked_at", UtcTime, nullable=True),
+    Column("last_used_at", UtcTime, nullable=True),
+)

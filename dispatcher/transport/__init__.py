@@ -1,0 +1,24 @@
+"""One POST, from bytes to an `Attempt`: egress guard, TLS, and the HTTP clients."""
+
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from dispatcher.outcomes import Attempt
+from dispatcher.settings import DeliverySettings, EgressSettings
+from dispatcher.transport.aiohttp_client import AiohttpTransport
+from dispatcher.transport.egress import EgressGuard, egress_problems
+from dispatcher.transport.lean import LeanTransport
+from dispatcher.transport.request import Endpoint, Request
+
+__all__ = ["EgressGuard", "Endpoint", "Request", "Transport", "egress_problems", "open_transport"]
+
+
+class Transport(Protocol):
+    """Sends one POST; never raises for anything that the network can do."""
+
+    async def post(self, request: Request) -> Attempt: ...
+
+
+def open_transport(delivery: DeliverySettings, egress: EgressSettings) -> AbstractAsyncContextManager[Transport]:
+    """The HTTP client that `delivery.transport` names. Leaving the context closes every connection."""
+    return LeanTransport(delivery, egress) if delivery.transport == "lean" else AiohttpTransport(delivery, egress)

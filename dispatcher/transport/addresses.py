@@ -1,0 +1,134 @@
+"""What kind of place an IP address is: a pure table, made from the IANA special-purpose registries.
+
+`ipaddress.is_global` is not used: its answers changed between Python versions, and it does not look into the
+forms of IPv6 that carry an IPv4 address.
+"""
+
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+
+class Place(StrEnum):
+    """Kinds of address; the text stands in messages to tenants."""
+
+    PUBLIC = "public"
+    PRIVATE = "private"
+    LOOPBACK = "loopback"
+    SHARED = "carrier-grade NAT"
+    METADATA = "a cloud's metadata service"
+    LINK_LOCAL = "link-local"
+    UNSPECIFIED = "unspecified"
+    MULTICAST = "multicast"
+    DOCUMENTATION = "for documentation only"
+    BENCHMARKING = "for benchmarks only"
+    RESERVED = "reserved"
+    TRANSLATED = "a form of IPv6 that hides an IPv4 address"
+
+
+INTERNAL = frozenset({Place.PRIVATE, Place.LOOPBACK, Place.SHARED})
+"""Where an operator's own services live: what a *name* in the allow-list may reach. The rest takes a CIDR block."""
+
+_METADATA = frozenset(
+    {
+        IPv4Address("169.254.169.254"),  # AWS, Azure, Google Cloud, and most others
+        IPv4Address("169.254.170.2"),  # AWS ECS task credentials
+        IPv4Address("169.254.170.23"),  # AWS EKS pod identity
+        IPv4Address("168.63.129.16"),  # Azure's wire server, a public address
+        IPv4Address("100.100.100.200"),  # Alibaba Cloud
+        IPv4Address("192.0.0.192"),  # Oracle Cloud
+        IPv6Address("fd00:ec2::254"),  # AWS
+        IPv6Address("fd00:ec2::23"),  # AWS EKS pod identity
+        IPv6Address("fd20:ce::254"),  # Google Cloud
+    }
+)
+
+
+def _four(*rows: tuple[str, Place]) -> tuple[tuple[IPv4Network, Place], ...]:
+    return tuple((IPv4Network(block), place) for block, place in rows)
+
+
+def _six(*rows: tuple[str, Place]) -> tuple[tuple[IPv6Network, Place], ...]:
+    return tuple((IPv6Network(block), place) for block, place in rows)
+
+
+_FOUR = _four(  # IANA IPv4 Special-Purpose Address Registry (RFC 6890)
+    ("0.0.0.0/32", Place.UNSPECIFIED),
+    ("0.0.0.0/8", Place.RESERVED),
+    ("10.0.0.0/8", Place.PRIVATE),
+    ("100.64.0.0/10", Place.SHARED),
+    ("127.0.0.0/8", Place.LOOPBACK),
+    ("169.254.0.0/16", Place.LINK_LOCAL),
+    ("172.16.0.0/12", Place.PRIVATE),
+    ("192.0.0.0/24", Place.RESERVED),
+    ("192.0.2.0/24", Place.DOCUMENTATION),
+    ("192.88.99.0/24", Place.TRANSLATED),  # the 6to4 relays (RFC 7526)
+    ("192.168.0.0/16", Place.PRIVATE),
+    ("198.18.0.0/15", Place.BENCHMARKING),
+    ("198.51.100.0/24", Place.DOCUMENTATION),
+    ("203.0.113.0/24", Place.DOCUMENTATION),
+    ("224.0.0.0/4", Place.MULTICAST),
+    ("240.0.0.0/4", Place.RESERVED),
+)
+
+_SIX = _six(  # IANA IPv6 Special-Purpose Address Registry; what is outside 2000::/3 and not here is reserved
+    ("::/128", Place.UNSPECIFIED),
+    ("::1/128", Place.LOOPBACK),
+    ("::/96", Place.TRANSLATED),  # IPv4-compatible (RFC 4291, deprecated)
+    ("::ffff:0:0:0/96", Place.TRANSLATED),  # IPv4-translated (RFC 2765, historic)
+    ("64:ff9b:1::/48", Place.TRANSLATED),  # local-use NAT64 (RFC 8215): where the IPv4 address stands is unknown
+    ("100::/64", Place.RESERVED),
+    ("2001::/32", Place.TRANSLATED),  # Teredo (RFC 4380)
+    ("2001:2::/48", Place.BENCHMARKING),
+    ("2001:db8::/32", Place.DOCUMENTATION),
+    ("2001::/23", Place.RESERVED),  # IETF protocol assignments
+    ("2002::/16", Place.TRANSLATED),  # 6to4 (RFC 3056, deprecated by RFC 7526)
+    ("3fff::/20", Place.DOCUMENTATION),
+    ("fc00::/7", Place.PRIVATE),
+    ("fe80::/10", Place.LINK_LOCAL),
+    ("fec0::/10", Place.PRIVATE),  # site-local (deprecated)
+    ("ff00::/8", Place.MULTICAST),
+)
+
+_NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: what an IPv6-only cluster reaches the public IPv4 Internet by
+_LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
+_UNICAST = IPv6Network("2000::/3")
+_ISATAP = frozenset({0x00005EFE, 0x02005EFE, 0x01005EFE, 0x03005EFE})  # RFC 5214, section 6.1
+
+
+def _inner(address: IPv6Address) -> IPv4Address | None:
+    # The IPv4 address that a packet to this IPv6 address ends at: mapped, NAT64 and ISATAP forms.
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    bits = int(address)
+    if address in _NAT64 or (bits >> 32) & 0xFFFFFFFF in _ISATAP:
+        return IPv4Address(bits & 0xFFFFFFFF)
+    return None
+
+
+def carried(address: Address) -> tuple[IPv4Address, ...]:
+    """Every IPv4 address that can be read out of an IPv6 address, by whichever scheme."""
+    if isinstance(address, IPv4Address):
+        return ()
+    teredo = address.teredo or (None, None)
+    found = [_inner(address), address.sixtofour, *teredo]
+    if int(address) >> 32 in (0, 0xFFFF0000) or address in _LOCAL_NAT64:
+        found.append(IPv4Address(int(address) & 0xFFFFFFFF))
+    return tuple(one for one in found if one is not None)
+
+
+def place_of(address: Address) -> Place:
+    """The kind of an address; for a form that carries an IPv4 address, the worse of the two."""
+    if address in _METADATA:
+        return Place.METADATA
+    if isinstance(address, IPv4Address):
+        return next((place for block, place in _FOUR if address in block), Place.PUBLIC)
+    inner = _inner(address)
+    if inner is not None:
+        place = place_of(inner)
+        if place is not Place.PUBLIC or address.ipv4_mapped is not None or address in _NAT64:
+            return place
+    found = next((place for block, place in _SIX if address in block), None)
+    return found or (Place.PUBLIC if address in _UNICAST else Place.RESERVED)

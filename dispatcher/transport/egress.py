@@ -1,0 +1,250 @@
+"""The egress guard: may a request go there? Pure decisions; the dialer asks before it opens any socket.
+
+Twice: of the URL, when the configuration is read (`problem_of_url`), and of every address that a name resolves to,
+right before the connect (`problem_of_address`), which goes to exactly that address. Messages are for the tenant: they
+say what to change.
+
+Allowed is a public address on an allowed port, or what the operator's `allow` names; `deny` wins over both. A name or
+suffix in `allow` opens private, loopback and carrier-grade NAT addresses to that name; anything else that is denied
+by default (metadata services, link-local, multicast…) takes a CIDR block, so that a DNS record alone never reaches it.
+"""
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from dispatcher.errors import Problem
+from dispatcher.settings import EgressSettings
+from dispatcher.transport.addresses import INTERNAL, Address, Network, Place, carried, place_of
+from dispatcher.webhooks import split_url
+
+DEFAULT_PORTS = "443, 8443 and 1024 to 65535"
+
+_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
+_NUMBER = re.compile(r"\d+|0x[0-9a-f]*")
+_QUAD = re.compile(r"(0|[1-9]\d{0,2})(\.(0|[1-9]\d{0,2})){3}")
+_NETLOC = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?", re.IGNORECASE)
+
+
+def literal(host: str) -> Address | None:
+    """The address that a host *is*, in the one spelling that is accepted; None for a name."""
+    try:
+        if ":" in host:
+            return None if "%" in host else ipaddress.IPv6Address(host)
+        return ipaddress.IPv4Address(host) if _QUAD.fullmatch(host) else None
+    except ValueError:
+        return None
+
+
+def spelling_problem(host: str) -> str | None:
+    """Why a host can't be written like this: only names in ASCII, dotted quads and plain IPv6 are unambiguous."""
+    if literal(host) is not None:
+        return None
+    if ":" in host or "%" in host:
+        return "not a host: write an IPv6 address in brackets and without a zone (%…), a name without percent signs"
+    if host.endswith("."):
+        return "ends in a dot: leave the dot out"
+    if not host.isascii():
+        return "not an ASCII name: write it as xn--…"
+    labels = host.lower().split(".")
+    if _NUMBER.fullmatch(labels[-1]):
+        return "not an IP address: write four decimal numbers from 0 to 255, without leading zeros"
+    if len(host) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
+        return "not a host name: use letters, digits, hyphens and dots"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """An allow- or deny-list, read."""
+
+    networks: tuple[Network, ...] = ()
+    suffixes: tuple[str, ...] = ()
+    names: frozenset[str] = frozenset()
+
+    def has_name(self, host: str) -> bool:
+        return host in self.names or host.endswith(self.suffixes)
+
+    def has_address(self, address: Address) -> bool:
+        """Whether a block holds the address, or any IPv4 address it carries: how deny asks."""
+        return any(self._holds(candidate) for candidate in (address, *carried(address)))
+
+    def has_exactly(self, address: Address) -> bool:
+        """Whether a block holds the address itself: how allow asks.
+
+        A mapped form *is* its IPv4 address (the kernel connects by IPv4); any other carrier ends on some network
+        that an IPv4 block in allow did not mean.
+        """
+        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+        return self._holds(mapped or address)
+
+    def _holds(self, address: Address) -> bool:
+        return any(address.version == network.version and address in network for network in self.networks)
+
+
+def _entry(text: str) -> Network | str:
+    """A CIDR block, or a suffix with its leading dot, or a name.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    if "/" in text or literal(text) is not None:
+        return ipaddress.ip_network(text)
+    name = text.lower()
+    problem = spelling_problem(name.removeprefix("."))
+    if problem:
+        raise ValueError(f"{problem}; or a CIDR block as 10.0.0.0/8, or a suffix as .svc.example")
+    return name
+
+
+def _rules(entries: tuple[str, ...]) -> _Rules:
+    read = [_entry(text) for text in entries]
+    texts = [entry for entry in read if isinstance(entry, str)]
+    return _Rules(
+        networks=tuple(entry for entry in read if not isinstance(entry, str)),
+        suffixes=tuple(text for text in texts if text.startswith(".")),
+        names=frozenset(text for text in texts if not text.startswith(".")),
+    )
+
+
+class EgressGuard:
+    """Says where requests may not go, and why.
+
+    Raises:
+        ValueError: an entry of allow or deny can't be read; `egress_problems` names each one beforehand.
+    """
+
+    def __init__(self, settings: EgressSettings) -> None:
+        self._allow = _rules(settings.allow)
+        self._deny = _rules(settings.deny)
+        self._ports = frozenset(settings.ports)
+        self._allow_http = settings.allow_http
+
+    def problem_of_url(self, url: str) -> str | None:
+        """What is wrong with a URL as far as it can be known without a network; None where nothing is."""
+        try:
+            parts = split_url(url)
+        except ValueError as error:
+            return str(error)
+        if not _NETLOC.fullmatch(parts.netloc):
+            host = parts.hostname or ""
+            return spelling_problem(host) or "the part between // and the path must be a host and perhaps :port"
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        return self.problem_of_target(parts.scheme, parts.hostname or "", port)
+
+    def problem_of_target(self, scheme: str, host: str, port: int) -> str | None:
+        """The same for its parts: scheme, host without brackets, port. Asked again at each connect."""
+        if scheme != "https" and not (scheme == "http" and self._allow_http):
+            return "must begin with https://: plain HTTP is not allowed here"
+        problem = spelling_problem(host) or self._port_problem(port)
+        if problem:
+            return problem
+        host = host.lower()
+        address = literal(host)
+        if address is not None:
+            return self.problem_of_address(host, str(address), port)
+        if self._deny.has_name(host):
+            return f"{host} is on the operator's deny-list: use another host"
+        if self._allow.has_name(host):
+            return None
+        if host == "localhost" or host.endswith(".localhost"):  # RFC 6761, section 6.3
+            return self.problem_of_address(host, "127.0.0.1", port)
+        if "." not in host and not self._allow.networks:
+            return f"{host} can only be a name inside the operator's network: use a public host name"
+        return None
+
+    def problem_of_address(self, host: str, ip: str, port: int) -> str | None:
+        """Why a connection to this address, found for this host, must not be made; None where it may."""
+        problem = self._port_problem(port)
+        if problem:
+            return problem
+        host = host.lower()
+        try:
+            address = ipaddress.ip_address(ip)
+        except ValueError:
+            return f"{host} resolves to something that is not an address"
+        named = f"{host} is" if literal(host) == address else f"{host} resolves to {ip}, which is"
+        if self._deny.has_name(host) or self._deny.has_address(address):
+            return f"{named} on the operator's deny-list: use another host"
+        if isinstance(address, ipaddress.IPv6Address) and address.scope_id is not None:
+            return f"{named} an address with a zone: use a public address"
+        place = place_of(address)
+        if place is Place.PUBLIC or self._allow.has_exactly(address):
+            return None
+        if place in INTERNAL and self._allow.has_name(host):
+            return None
+        return f"{named} not a public address ({place.value}): use a host with public addresses only"
+
+    def _port_problem(self, port: int) -> str | None:
+        if self._ports:
+            if port in self._ports:
+                return None
+            return f"port {port} is not allowed: use one of {', '.join(map(str, sorted(self._ports)))}"
+        if port in (443, 8443) or 1024 <= port <= 65535:
+            return None
+        return f"port {port} is not allowed: use {DEFAULT_PORTS}"
+
+
+def egress_problems(settings: EgressSettings) -> list[Problem]:
+    """Every mistake in the operator's egress settings; asked once, at the start."""
+    problems = []
+    for key, entries in (("allow", settings.allow), ("deny", settings.deny)):
+        for index, text in enumerate(entries):
+            try:
+                _entry(text)
+            except ValueError as error:
+                problems.append(Problem(str(error), f"egress.{key}[{index}]"))
+    for index, text in enumerate(settings.nameservers):
+        if nameserver(text) is None:
+            problems.append(Problem("write a DNS server as ip:port, 10.0.0.53:53", f"egress.nameservers[{index}]"))
+    if settings.proxy is not None:
+        try:
+            ProxyAddress.parse(settings.proxy)
+        except ValueError as error:
+            problems.append(Problem(str(error), "egress.proxy"))
+        if settings.allow_http:
+            problems.append(Problem("a proxy tunnels HTTPS only: drop allow_http, or the proxy", "egress.allow_http"))
+    if settings.ca_bundle is not None:
+        try:
+            with settings.ca_bundle.open("rb") as file:
+                if b"-----BEGIN " not in file.read(1 << 20):
+                    problems.append(Problem("holds no certificate in PEM", "egress.ca_bundle"))
+        except OSError as error:
+            problems.append(Problem(f"can't be read ({error.strerror})", "egress.ca_bundle"))
+    return problems
+
+
+def nameserver(text: str) -> tuple[str, int] | None:
+    """`10.0.0.53:53`, `[fd00::53]:53`, or the address alone, as address and port."""
+    match = re.fullmatch(r"\[([0-9a-f:.]+)\](?::(\d{1,5}))?|([0-9.]+)(?::(\d{1,5}))?|([0-9a-f:]+)", text)
+    if match is None:
+        return None
+    host, port = match[1] or match[3] or match[5], int(match[2] or match[4] or 53)
+    return (host, port) if literal(host) is not None and 1 <= port <= 65535 else None
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyAddress:
+    """The operator's egress proxy. Not asked of the guard: the operator put it there."""
+
+    tls: bool
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> "ProxyAddress":
+        """From `http://proxy:3128` or `https://…`.
+
+        Raises:
+            ValueError: it is no such URL.
+        """
+        parts = urlsplit(text)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("write the proxy as http://proxy:3128 or https://proxy:3128")
+        if "@" in parts.netloc:
+            raise ValueError("the proxy must not carry a user name or password: they are not sent")
+        if parts.path not in ("", "/") or parts.query or parts.fragment:
+            raise ValueError("the proxy has a host and a port, and no path")
+        tls = parts.scheme == "https"
+        return cls(tls, parts.hostname, parts.port or (443 if tls else 3128))

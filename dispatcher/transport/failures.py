@@ -1,0 +1,54 @@
+"""How the transport's own steps say that a connection can't be had: a reason and a sentence.
+
+`Failed` travels from the step that noticed to the client that makes an `Attempt` of it, and never leaves the
+package. Foreign exceptions of sockets and TLS are named in one table, `CONNECT_FAILURE_OF`.
+"""
+
+import os
+import ssl
+
+from dispatcher.errors import DispatcherError
+from dispatcher.outcomes import FailureReason
+
+MAX_DETAIL = 256
+"""Characters of `Attempt.detail`: what a remote can write into our logs."""
+
+
+class Failed(DispatcherError):
+    """No connection, or no use of one: why, for the label and for people."""
+
+    def __init__(self, reason: FailureReason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+CONNECT_FAILURE_OF: tuple[tuple[type[OSError], FailureReason], ...] = (  # first match wins
+    (ssl.SSLError, FailureReason.TLS),
+    (ConnectionRefusedError, FailureReason.CONNECT_REFUSED),
+    (TimeoutError, FailureReason.CONNECT_TIMEOUT),
+    (OSError, FailureReason.CONNECT),
+)
+
+
+def connect_failure(error: OSError) -> Failed:
+    """What an error of connect or of the TLS handshake means."""
+    reason = next(reason for kind, reason in CONNECT_FAILURE_OF if isinstance(error, kind))
+    return Failed(reason, describe(error))
+
+
+def describe(error: BaseException) -> str:
+    """An exception of sockets or TLS in a few words, without the addresses and file lines that Python adds."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return clip(f"certificate not accepted: {error.verify_message}")
+    if isinstance(error, ssl.SSLError):
+        return clip(f"TLS: {(error.reason or str(error)).lower().replace('_', ' ')}")
+    if isinstance(error, OSError) and error.errno:
+        return clip(os.strerror(error.errno))
+    return clip(str(error) or type(error).__name__)
+
+
+def clip(text: str) -> str:
+    """One printable line of at most 256 characters."""
+    line = "".join(c if c.isprintable() else "?" for c in text[: MAX_DETAIL + 1])
+    return line if len(line) <= MAX_DETAIL else line[: MAX_DETAIL - 1] + "…"

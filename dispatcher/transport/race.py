@@ -1,0 +1,73 @@
+"""TCP to the first of several addresses that answers (RFC 8305, sections 5 and 8, without the DNS part)."""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Sequence
+
+STAGGER_S = 0.25
+"""Head start of each address over the next."""
+
+
+async def connect_first(addresses: Sequence[str], port: int) -> tuple[socket.socket, str]:
+    """A connected socket, and the address that it is connected to: one of those given, exactly.
+
+    Raises:
+        OSError: no address could be connected to; that of the first one tried.
+    """
+    waiting = _interleaved(addresses)
+    if len(waiting) == 1:
+        return await _connect(waiting[0], port), waiting[0]
+    tasks: dict[asyncio.Task[socket.socket], str] = {}
+    problems: list[OSError] = []
+    try:
+        while waiting or tasks:
+            if waiting:
+                address = waiting.pop(0)
+                tasks[asyncio.create_task(_connect(address, port), name="connect")] = address
+            done, _ = await asyncio.wait(
+                tasks, timeout=STAGGER_S if waiting else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                address = tasks.pop(task)
+                error = task.exception()
+                if error is None:
+                    return task.result(), address
+                if not isinstance(error, OSError):
+                    raise error
+                problems.append(error)
+    finally:
+        await _abandon(tasks)
+    raise problems[0]
+
+
+async def _abandon(tasks: dict[asyncio.Task[socket.socket], str]) -> None:
+    for task in tasks:
+        task.cancel()
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(result, socket.socket):  # it won, too, but late
+            result.close()
+
+
+def _interleaved(addresses: Sequence[str]) -> list[str]:
+    """The two families in turn, beginning with that of the first address (RFC 8305, section 4)."""
+    first = [a for a in addresses if (":" in a) == (":" in addresses[0])]
+    second = [a for a in addresses if (":" in a) != (":" in addresses[0])]
+    ordered: list[str] = []
+    while first or second:
+        ordered += first[:1] + second[:1]
+        first, second = first[1:], second[1:]
+    return ordered
+
+
+async def _connect(address: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().sock_connect(sock, (address, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,83 @@
+"""What a transport is given: an endpoint, which changes with its webhook, and a request, which changes each time."""
+
+from dataclasses import dataclass, field
+
+from dispatcher import __version__
+from dispatcher.secrets import Secret
+from dispatcher.webhooks import WebhookConfig, split_url
+
+USER_AGENT = f"feedback-dispatcher/{__version__}"
+
+Headers = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Endpoint:
+    """Where a webhook's requests go. Made once for each revision of the webhook, compared by identity.
+
+    A transport may keep what it derives (an SSL context, a rendered header block, a pool) for as long as the
+    endpoint lives, and no longer.
+    """
+
+    scheme: str
+    host: str
+    """Host name or address in lower case, without brackets."""
+    port: int
+    target: str
+    """Path and query, as they go into the request line."""
+    authority: str
+    """The `Host` header: the port only where it isn't the scheme's own."""
+    headers: Headers = ()
+    """The tenant's header parameters; they come last in the request."""
+    ca: Secret | None = None
+    certificate: Secret | None = None
+    key: Secret | None = None
+
+    @property
+    def url(self) -> str:
+        """The whole URL. It may hold a secret in its path: never log it."""
+        return f"{self.scheme}://{self.authority}{self.target}"
+
+    @classmethod
+    def at(cls, url: str, headers: Headers = ()) -> "Endpoint":
+        """The endpoint of a URL that `webhooks.split_url` accepts."""
+        parts = split_url(url)
+        host = (parts.hostname or "").rstrip(".")
+        default = 443 if parts.scheme == "https" else 80
+        port = parts.port or default
+        bracketed = f"[{host}]" if ":" in host else host
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        authority = bracketed if port == default else f"{bracketed}:{port}"
+        return cls(parts.scheme, host, port, target, authority, headers)
+
+    @classmethod
+    def of(cls, config: WebhookConfig) -> "Endpoint":
+        """The endpoint of a webhook."""
+        plain = cls.at(config.url, tuple(config.headers.items()))
+        tls = config.tls
+        return cls(
+            plain.scheme, plain.host, plain.port, plain.target, plain.authority, plain.headers,
+            tls.ca, tls.certificate, tls.key,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One POST.
+
+    It is sent with, in this order: `host`, `content-type`, `user-agent`, `content-length`, then `headers`, then the
+    endpoint's own.
+    """
+
+    endpoint: Endpoint
+    headers: Headers
+    """What changes with the event or the attempt: webhook-*, traceparent, the token."""
+    body: bytes
+    timeout_s: float
+    """For all of it: DNS, connect, TLS, request, the whole answer."""
+    connect_timeout_s: float
+    """For connect and TLS together, within the timeout."""
+    content_type: str = "application/json"
+    keep_body: int = field(default=0)
+    """Bytes of the answer's body to keep in the attempt: 0 in the daemon, 2,048 for a test event, 65,536 for a
+    token. Above 0 the attempt's phases are measured, too."""

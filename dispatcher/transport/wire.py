@@ -1,0 +1,80 @@
+"""The request's header block, and the limits on what comes back: the same for both HTTP clients.
+
+Names and values were checked where they were configured; they are checked again here, because one line break in a
+header is a second request on a connection that tenants may share.
+"""
+
+import re
+from functools import lru_cache
+
+from dispatcher.transport.request import USER_AGENT, Endpoint, Headers
+
+MAX_RESPONSE_HEADERS = 100
+MAX_RESPONSE_HEAD = 32 * 1024
+"""Bytes of names and values, together."""
+MAX_RESPONSE_BODY = 64 * 1024
+"""Bytes of the answer's body that are read; with more, the connection is closed and the status counts."""
+MAX_INTERIM = 16
+"""1xx answers before the answer."""
+MAX_KEPT_VALUE = 256
+"""Characters of a response header that an attempt keeps."""
+
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
+_FRAMING = frozenset(
+    {"host", "connection", "content-type", "content-length", "content-encoding", "transfer-encoding", "te", "trailer"}
+    | {"upgrade", "keep-alive", "expect", "user-agent", "proxy-connection", "proxy-authorization", "cookie"}
+)
+_TARGET = re.compile(r"/[\x21-\x7e]*")
+_AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?")
+
+
+@lru_cache(maxsize=1024)
+def _sendable_name(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None and name.lower() not in _FRAMING
+
+
+def checked(headers: Headers) -> Headers:
+    """The headers, when each of them may go into a request.
+
+    Raises:
+        ValueError: a name or value can't be sent, or it is one that the transport sets. A bug in whoever made it.
+    """
+    for name, _ in headers:
+        if not _sendable_name(name):
+            raise ValueError("a header name that can't be sent")
+    values = "".join([value for _, value in headers])
+    if not values.isascii() or not values.isprintable():  # U+0020 to U+007E
+        raise ValueError("a header value that can't be sent")
+    return headers
+
+
+class HeaderBlock:
+    """What of a request's head doesn't change while its endpoint lives, rendered once.
+
+    Raises:
+        ValueError: the endpoint has a target, authority or header that can't be sent.
+    """
+
+    __slots__ = ("_end", "_start", "authority", "endpoint_headers", "target")
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        if not _TARGET.fullmatch(endpoint.target) or not _AUTHORITY.fullmatch(endpoint.authority):
+            raise ValueError("an endpoint that can't be sent to")
+        self.target = endpoint.target
+        self.authority = endpoint.authority
+        self.endpoint_headers = checked(endpoint.headers)
+        self._start = f"POST {endpoint.target} HTTP/1.1\r\nhost: {endpoint.authority}\r\ncontent-type: "
+        self._end = _lines(self.endpoint_headers) + "\r\n"
+
+    def render(self, content_type: str, length: int, headers: Headers) -> bytes:
+        """The whole head of one request.
+
+        Raises:
+            ValueError: as `checked`.
+        """
+        start = f"{self._start}{content_type}\r\nuser-agent: {USER_AGENT}\r\ncontent-length: {length}\r\n"
+        return (start + _lines(checked(headers)) + self._end).encode("ascii")
+
+
+def _lines(headers: Headers) -> str:
+    return "".join([f"{name}: {value}\r\n" for name, value in headers])

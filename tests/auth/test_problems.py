@@ -1,0 +1,95 @@
+"""What `dispatcher check` and the stores hear about authentication and signing."""
+
+import pytest
+
+from dispatcher.auth.problems import key_description_of, problems_of, signed_token_of
+from dispatcher.secrets import Secret
+from dispatcher.webhooks import WebhookConfig
+from tests.auth.keys import OLD_WHSEC, WHSEC, WHSK, fetched, pem, signed, webhook
+
+
+def signing(*secrets: str) -> dict[str, list[Secret]]:
+    return {"secrets": [Secret(secret.encode()) for secret in secrets]}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        webhook(),
+        webhook({"type": "jwt", "sign": signed("ES256")}, signing=signing(WHSEC, OLD_WHSEC, WHSK)),
+        webhook({"type": "jwt", "fetch": fetched()}),
+        webhook({"type": "jwt", "fetch": fetched(grant="jwt-bearer", assertion=signed("EdDSA"))}),
+    ],
+)
+def test_a_sound_configuration_has_no_problems(config: WebhookConfig) -> None:
+    assert problems_of(config) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "key", "said"),
+    [
+        (webhook({"type": "jwt", "sign": signed(key=b"weak")}), "auth.sign.key", "at least 32 bytes"),
+        (webhook({"type": "jwt", "sign": signed(claims={"a": "x" * 5000})}), "auth.sign.claims", "shorten"),
+        (
+            webhook({"type": "jwt", "fetch": fetched(grant="jwt-bearer", assertion=signed("ES256", pem("P-384")))}),
+            "auth.fetch.assertion.key",
+            "curve P-256",
+        ),
+        (
+            webhook({"type": "jwt", "fetch": fetched(grant="jwt-bearer", assertion=signed(body_hash=True))}),
+            "auth.fetch.assertion.body_hash",
+            "leave it out",
+        ),
+        (
+            webhook({"type": "jwt", "fetch": fetched(assertion=signed())}),
+            "auth.fetch.assertion",
+            "belongs to grant jwt-bearer",
+        ),
+        (
+            webhook({"type": "jwt", "fetch": fetched(grant="jwt-bearer", assertion=signed(), client_id=None)}),
+            "auth.fetch.client_id",
+            "give both or neither",
+        ),
+        (
+            webhook({"type": "jwt", "fetch": fetched(client_secret=Secret(b"\xff\xfe"))}),
+            "auth.fetch.client_secret",
+            "not UTF-8",
+        ),
+        (webhook(signing=signing(WHSEC, "whsec_AAAA")), "signing.secrets[1]", "24 to 64 bytes"),
+        (webhook(signing=signing(WHSEC, WHSEC)), "signing.secrets[1]", "there already"),
+    ],
+)
+def test_each_mistake_is_named_with_its_place(config: WebhookConfig, key: str, said: str) -> None:
+    ((place, message),) = problems_of(config)
+
+    assert place == key
+    assert said in message
+
+
+def test_every_mistake_is_found_not_only_the_first() -> None:
+    token = signed(key=b"weak", claims={"a": "x" * 5000})
+    config = webhook({"type": "jwt", "sign": token}, signing=signing("a", "b"))
+
+    places = [place for place, _ in problems_of(config)]
+
+    assert places == ["auth.sign.claims", "auth.sign.key", "signing.secrets[0]", "signing.secrets[1]"]
+
+
+def test_references_that_were_not_resolved_are_passed_over() -> None:
+    absent = Secret(b"", {"file": "absent.pem"})
+    token = {"algorithm": "ES256", "key": absent}
+
+    config = webhook({"type": "jwt", "sign": token}, signing={"secrets": [absent, absent]})
+
+    assert problems_of(config) == []
+
+
+def test_the_key_of_a_webhook_can_be_described() -> None:
+    assertion = webhook({"type": "jwt", "fetch": fetched(grant="jwt-bearer", assertion=signed("ES384"))})
+
+    description = key_description_of(assertion)
+
+    assert description is not None
+    assert (description.kind, description.bits) == ("EC P-384", 384)
+    assert key_description_of(webhook()) is None
+    assert signed_token_of(webhook({"type": "jwt", "fetch": fetched()})) is None

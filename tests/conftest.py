@@ -1,0 +1,46 @@
+"""What every test may ask for. The broker behind `kafka` is the real one where Java and Maven are, always in CI."""
+
+import os
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+import pytest
+
+from dispatcher.demo.broker import EmbeddedBroker
+from tests.kafka import maven
+from tests.kafka.apache_kafka import ApacheKafka
+
+_IN_CI = os.environ.get("CI") == "true"
+
+
+class Broker(Protocol):
+    """What tests see of a broker. Both create unknown topics on their own, with four partitions."""
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """Where PLAINTEXT clients begin."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """`Apache Kafka 4.x.y` or `embedded broker`."""
+        ...
+
+
+def pytest_report_header() -> str:
+    """Say on which broker a run counts."""
+    if not (missing := maven.missing_tools()):
+        return f"kafka: Apache Kafka {maven.kafka_version()}"
+    if _IN_CI:
+        return f"kafka: none, and tests that need it will fail: not installed: {', '.join(missing)}"
+    return f"kafka: {EmbeddedBroker.kind}, not Apache Kafka: not installed: {', '.join(missing)}"
+
+
+@pytest.fixture(scope="session")
+async def kafka() -> AsyncIterator[Broker]:
+    """One broker for the whole run, with the default options; make topics with names of your own. Don't stop it."""
+    missing = maven.missing_tools()
+    if missing and _IN_CI:
+        pytest.fail(f"CI tests against Apache Kafka; not installed: {', '.join(missing)}")
+    async with EmbeddedBroker() if missing else ApacheKafka() as broker:
+        yield broker

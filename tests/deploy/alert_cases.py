@@ -1,0 +1,297 @@
+"""One case for each alert: series that make it fire, when; the same story told below the threshold; and its end.
+
+Values are written much as promtool writes them, one a minute: `0+3x10` is 0, 3, 6 … 27, `7x5` five times 7, `_x5` five
+times no sample, and steps follow one another. Every series gets namespace, job, instance and pod.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+Series = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """When one alert fires and when it does not."""
+
+    fires: Series
+    at: int
+    """Tick at which it fires."""
+    over: int
+    """Tick at which it has resolved."""
+    quiet: Series
+    """A similar world in which it never fires."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """Labels that the alert must carry, beside severity, namespace and job."""
+    place: tuple[str, ...] = ("namespace", "job")
+    """Which of the labels that say where it carries."""
+    tick: str = "1m"
+    """Time between two values, and two evaluations."""
+
+
+OLDEST = "dispatcher_oldest_pending_event_timestamp_seconds"
+FINISHED = 'dispatcher_events_finished_total{result="delivered"}'
+DEAD = 'dispatcher_events_finished_total{result="dead_lettered"}'
+IN_TIME = 'dispatcher_event_end_to_end_duration_seconds_bucket{le="60.0"}'
+LAG = 'dispatcher_kafka_consumer_lag_records{topic="delivery-events",partition="3"}'
+LAG_OF_A_TIER = 'dispatcher_kafka_consumer_lag_records{topic="delivery-events.retry.30s",partition="3"}'
+CONSUMED = 'dispatcher_events_consumed_total{topic="delivery-events"}'
+BUILD = 'dispatcher_build_info{version="1.0.0"}'
+
+# promtool's clock starts at unix time 0: an event of second 1 is a minute older with each minute, one of 3601+60x20,
+# from the 60th minute on, always just arrived.
+
+CASES: Final[dict[str, Case]] = {
+    "DispatcherFreshnessBudgetBurnFast": Case(
+        fires={OLDEST: "0x60 1x20 0x200"},
+        at=70,
+        over=120,
+        quiet={OLDEST: "0x60 3601+60x20 0x200"},
+    ),
+    "DispatcherFreshnessBudgetBurnSlow": Case(
+        # forty minutes after two quiet days; it takes three more to forget
+        fires={OLDEST: "0x288 1x4 0x55"},
+        at=296,
+        over=340,
+        quiet={OLDEST: "0x345"},
+        tick="10m",
+    ),
+    "DispatcherDeliveryBudgetBurnFast": Case(
+        fires={FINISHED: "0+600x200", IN_TIME: "0+600x60 36000+400x40 52600+600x100"},
+        at=98,
+        over=190,
+        quiet={FINISHED: "0+600x200", IN_TIME: "0+600x60 36000+595x140"},
+    ),
+    "DispatcherDeliveryBudgetBurnSlow": Case(
+        # 5 % late for two days, then none
+        fires={FINISHED: "0+600x345", IN_TIME: "0+570x288 164160+600x57"},
+        at=288,
+        over=340,
+        quiet={FINISHED: "0+600x345", IN_TIME: "0+597x345"},
+        tick="10m",
+    ),
+    "DispatcherAbsent": Case(fires={BUILD: "1x10 _x15 1x20"}, at=23, over=30, quiet={BUILD: "1x45"}, place=()),
+    "DispatcherTargetDown": Case(
+        fires={"up": "1x10 0x10 1x20", BUILD: "1x10 _x10 1x20"},
+        at=18,
+        over=25,
+        quiet={"up": "0x40"},  # some other job's target
+        labels={"instance": "10.0.0.7:9090"},
+    ),
+    "DispatcherNoActiveConsumers": Case(
+        fires={'dispatcher_kafka_assigned_partitions{topic="delivery-events"}': "4x10 0x10 4x10"},
+        at=18,
+        over=25,
+        quiet={'dispatcher_kafka_assigned_partitions{topic="delivery-events"}': "4x10 0x3 4x20"},
+        labels={"topic": "delivery-events"},
+    ),
+    "DispatcherConsumerStalled": Case(
+        fires={LAG: "0+10x30 300-10x30", CONSUMED: "0+60x10 600x20 600+60x30"},
+        at=28,
+        over=45,
+        quiet={LAG: "0x60", CONSUMED: "600x60", LAG_OF_A_TIER: "500x60"},
+        labels={"topic": "delivery-events"},
+    ),
+    "DispatcherPartitionStuck": Case(
+        fires={LAG: "5x40 4x5 0x30"},
+        at=30,
+        over=50,
+        quiet={LAG: "5 3 7 2 9 4 5 3 6 2 5 3 7 2 9 4 5 3 6 2 5 3 7 2 9 4 5 3 6 2 5 3 7 2 9 4 5 3 6 2"},
+        labels={"topic": "delivery-events", "partition": "3", "pod": "dispatcher-0"},
+    ),
+    "DispatcherLagGrowing": Case(
+        fires={LAG: "0+60x90 5400-120x40", CONSUMED: "0+60x130"},
+        at=80,
+        over=125,
+        quiet={LAG: "100+0.01x130", CONSUMED: "0+60x130"},
+        labels={"topic": "delivery-events"},
+    ),
+    "DispatcherRebalancing": Case(
+        fires={"dispatcher_kafka_rebalances_total": "1x30 1+1x30 31x60", BUILD: "1x120"},
+        at=58,
+        over=100,
+        quiet={"dispatcher_kafka_rebalances_total": "1x30 1+1x3 4x60", BUILD: "1x120"},
+    ),
+    "DispatcherCommitFailing": Case(
+        fires={
+            "dispatcher_kafka_commit_failures_total": "0x10 0+5x15 75x30",
+            "dispatcher_kafka_commits_total": "0+60x10 600x15 600+60x30",
+        },
+        at=24,
+        over=35,
+        quiet={"dispatcher_kafka_commit_failures_total": "0+5x50", "dispatcher_kafka_commits_total": "0+60x50"},
+        labels={"pod": "dispatcher-0"},
+    ),
+    "DispatcherProduceFailing": Case(
+        fires={'dispatcher_produce_failures_total{kind="retry"}': "0x10 0+1x15 15x20"},
+        at=20,
+        over=35,
+        quiet={
+            'dispatcher_produce_failures_total{kind="retry"}': "0x40",
+            'dispatcher_produce_failures_total{kind="attempts"}': "0+1x40",
+        },
+        labels={"kind": "retry"},
+    ),
+    "DispatcherDeadLetterBrakeEngaged": Case(
+        fires={"dispatcher_dead_letter_brake_engaged": "0x5 1x5 0x10"},
+        at=8,
+        over=15,
+        quiet={"dispatcher_dead_letter_brake_engaged": "0x20"},
+        labels={"pod": "dispatcher-0"},
+    ),
+    "DispatcherDeadLetters": Case(
+        fires={
+            'dispatcher_dlq_published_total{reason="rejected"}': "0x10 0+20x30 600x60",
+            FINISHED: "0+600x100",
+            DEAD: "0x10 0+20x30 600x60",
+        },
+        at=38,
+        over=80,
+        quiet={'dispatcher_dlq_published_total{reason="rejected"}': "0+3x100", FINISHED: "0+600x100", DEAD: "0+3x100"},
+    ),
+    "DispatcherDeadLettersOurs": Case(
+        fires={'dispatcher_dlq_published_total{reason="unreadable"}': "0x10 1x60"},
+        at=12,
+        over=50,
+        quiet={
+            'dispatcher_dlq_published_total{reason="unreadable"}': "7x60",
+            'dispatcher_dlq_published_total{reason="rejected"}': "0+5x60",
+        },
+        labels={"reason": "unreadable"},
+    ),
+    "DispatcherSaturated": Case(
+        fires={
+            "dispatcher_deliveries_in_flight": "480x30 100x20",
+            "dispatcher_delivery_concurrency_limit": "500x50",
+        },
+        at=25,
+        over=35,
+        quiet={"dispatcher_deliveries_in_flight": "440x50", "dispatcher_delivery_concurrency_limit": "500x50"},
+    ),
+    "DispatcherEgressBroken": Case(
+        fires={
+            "dispatcher_circuit_breaker_open_endpoints": "1x10 60x15 1x30",
+            "dispatcher_lanes": "100x60",
+        },
+        at=20,
+        over=40,
+        quiet={"dispatcher_circuit_breaker_open_endpoints": "2x60", "dispatcher_lanes": "4x60"},  # too few to tell
+    ),
+    "DispatcherBreakerOpenLong": Case(
+        fires={"dispatcher_circuit_breaker_open_endpoints": "1x80 0x40"},
+        at=65,
+        over=90,
+        quiet={"dispatcher_circuit_breaker_open_endpoints": "1x20 0x1 1x20 0x1 1x20 0x40"},
+        labels={"pod": "dispatcher-0"},
+    ),
+    "DispatcherTenantSuspended": Case(
+        fires={'dispatcher_tenants_in_state{state="suspended"}': "0x5 1x15 0x10"},
+        at=15,
+        over=25,
+        quiet={
+            'dispatcher_tenants_in_state{state="suspended"}': "0x30",
+            'dispatcher_tenants_in_state{state="unstable"}': "3x30",
+        },
+        labels={"state": "suspended"},
+    ),
+    "DispatcherTokenFailing": Case(
+        fires={"dispatcher_token_failures_total": "0+6x40 240x40"},
+        at=30,
+        over=60,
+        quiet={"dispatcher_token_failures_total": "0x10 5x60"},  # once, mended
+    ),
+    "DispatcherTlsFailing": Case(
+        fires={
+            'dispatcher_delivery_attempts_total{outcome="retryable",reason="tls"}': "0+30x40 1200x60",
+            'dispatcher_delivery_attempts_total{outcome="success",reason="http_2xx"}': "0+600x100",
+        },
+        at=35,
+        over=80,
+        quiet={
+            'dispatcher_delivery_attempts_total{outcome="retryable",reason="tls"}': "0+6x100",
+            'dispatcher_delivery_attempts_total{outcome="success",reason="http_2xx"}': "0+600x100",
+        },
+    ),
+    "DispatcherConfigReloadFailed": Case(
+        fires={"dispatcher_config_last_reload_successful": "1x10 0x20 1x10"},
+        at=27,
+        over=35,
+        quiet={"dispatcher_config_last_reload_successful": "1x10 0x8 1x20"},
+        labels={"pod": "dispatcher-0"},
+    ),
+    "DispatcherConfigDrift": Case(
+        fires={
+            'dispatcher_config_info{hash="aaaa"}': "1x40",
+            'dispatcher_config_info{hash="bbbb"}': "1x30 _x10",
+        },
+        at=20,
+        over=38,
+        quiet={'dispatcher_config_info{hash="aaaa"}': "1x40"},
+    ),
+    "DispatcherWebhooksVanished": Case(
+        fires={"dispatcher_config_tenants": "100x30 40x15 100x30"},
+        at=38,
+        over=50,
+        quiet={"dispatcher_config_tenants": "100x30 60x40"},
+    ),
+    "DispatcherNoWebhooks": Case(
+        fires={"dispatcher_config_tenants": "0x20 1x20", CONSUMED: "0+10x40"},
+        at=18,
+        over=25,
+        quiet={"dispatcher_config_tenants": "0x40", CONSUMED: "5x40"},  # installed, not used yet
+    ),
+    "DispatcherStoreFailing": Case(
+        fires={"dispatcher_webhook_store_failures_total": "0+3x30 90x30"},
+        at=20,
+        over=45,
+        quiet={"dispatcher_webhook_store_failures_total": "0x10 2x50"},
+    ),
+    "DispatcherTenantSeriesCollapsed": Case(
+        fires={"dispatcher_metrics_tenants_collapsed": "9x80 0x10"},
+        at=70,
+        over=85,
+        quiet={"dispatcher_metrics_tenants_collapsed": "0x90"},
+    ),
+    "DispatcherInternalErrors": Case(
+        fires={'dispatcher_internal_errors_total{where="pipeline"}': "0x10 1x60"},
+        at=12,
+        over=50,
+        quiet={'dispatcher_internal_errors_total{where="pipeline"}': "3x60"},
+        labels={"where": "pipeline"},
+    ),
+    "DispatcherEventLoopLag": Case(
+        fires={
+            'dispatcher_event_loop_lag_seconds_bucket{le="0.25"}': "0+100x40 4000+120x60",
+            'dispatcher_event_loop_lag_seconds_bucket{le="0.5"}': "0+120x100",
+            'dispatcher_event_loop_lag_seconds_bucket{le="+Inf"}': "0+120x100",
+        },
+        at=30,
+        over=80,
+        quiet={
+            'dispatcher_event_loop_lag_seconds_bucket{le="0.25"}': "0+120x100",
+            'dispatcher_event_loop_lag_seconds_bucket{le="+Inf"}': "0+120x100",
+        },
+        labels={"pod": "dispatcher-0"},
+    ),
+    "DispatcherMemoryNearLimit": Case(
+        fires={
+            'container_memory_working_set_bytes{container="dispatcher"}': "950x30 500x20",
+            'kube_pod_container_resource_limits{container="dispatcher",resource="memory"}': "1000x50",
+        },
+        at=20,
+        over=40,
+        quiet={
+            'container_memory_working_set_bytes{container="dispatcher"}': "850x50",
+            'kube_pod_container_resource_limits{container="dispatcher",resource="memory"}': "1000x50",
+        },
+        place=("namespace",),
+        labels={"pod": "dispatcher-0"},
+    ),
+    "DispatcherPodRestarting": Case(
+        fires={'kube_pod_container_status_restarts_total{container="dispatcher"}': "0x5 0+1x6 6x120"},
+        at=15,
+        over=120,
+        quiet={'kube_pod_container_status_restarts_total{container="dispatcher"}': "0x5 1x20 2x120"},
+        labels={"pod": "dispatcher-0"},
+    ),
+}

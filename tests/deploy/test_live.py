@@ -1,0 +1,212 @@
+"""The chart's configuration in the real program, and the real program under a real Prometheus with the real rules."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy.dashboards.queries import filled, queries
+from dispatcher.settings_loader import load_settings
+from tests.deploy.metric_names import known_metrics
+from tests.deploy.rendering import NAMES, only, settings_of
+from tests.deploy.tools import RULES, run, tool
+
+LOADED = [name for name in NAMES if name != "existing-configmap"]
+
+
+def _mounted(name: str, root: Path) -> Path:
+    """What the pod would see below `root`: settings, webhooks, and a file for every secret that is named."""
+    settings = settings_of(name)
+    for place in ("/etc/webhooks.d", "/run/secrets"):
+        settings = settings.replace(place, f"{root}{place}")
+    (root / "etc/dispatcher").mkdir(parents=True)
+    (root / "etc/webhooks.d").mkdir()
+    for path in re.findall(rf"{re.escape(str(root))}/run/secrets/\S+", settings):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text("a secret\n")
+    file = root / "etc/dispatcher/dispatcher.yaml"
+    file.write_text(settings)
+    return file
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_the_rendered_settings_are_what_the_dispatcher_reads(name: str, tmp_path: Path) -> None:
+    settings = load_settings(_mounted(name, tmp_path), {})
+    assert settings.apiVersion == "dispatcher/v1"
+
+
+@pytest.mark.parametrize("name", ["minimal", "secured", "webhooks"])
+def test_dispatcher_check_approves_of_what_is_mounted(name: str, tmp_path: Path) -> None:
+    """What `helm test` runs, the program itself."""
+    file = _mounted(name, tmp_path)
+    webhooks = only(name, "ConfigMap", "-webhooks")["data"]
+    for key, text in webhooks.items():
+        (tmp_path / "etc/webhooks.d" / key).write_text(text)
+    (tmp_path / "etc/webhooks.d/luma.whsec").write_text("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo=\n")
+    done = run(sys.executable, "-m", "dispatcher", "check", "-c", file)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(webhooks)} webhooks, no problems" in done.stdout
+
+
+def _get(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError as error:
+        return 0, str(error)
+
+
+def _until(url: str, wanted: int = 200, within_s: float = 15) -> str:
+    end = time.monotonic() + within_s
+    while True:
+        status, text = _get(url)
+        if status == wanted:
+            return text
+        assert time.monotonic() < end, f"{url}: {status} {text[:300]}"
+        time.sleep(0.1)
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """The dispatcher with the chart's settings, and a broker that is not there."""
+    file = _mounted("minimal", tmp_path_factory.mktemp("daemon"))
+    port = _free_port()
+    environment = os.environ | {
+        "DISPATCHER_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1",
+        "DISPATCHER_OPS__HOST": "127.0.0.1",
+        "DISPATCHER_OPS__PORT": str(port),
+    }
+    command = [sys.executable, "-m", "dispatcher", "run", "-c", str(file)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _until(f"http://127.0.0.1:{port}/livez")
+        yield f"127.0.0.1:{port}", process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def _scraping(target: str, directory: Path) -> tuple[str, "subprocess.Popen[bytes]"]:
+    port = _free_port()
+    job = {
+        "job_name": "feedback-dispatcher",
+        "static_configs": [{"targets": [target], "labels": {"namespace": "messaging", "pod": "dispatcher-0"}}],
+    }
+    config = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(path) for path in RULES.glob("*.yaml")],
+        "scrape_configs": [job],
+    }
+    # the groups' own intervals are for production: here everything is evaluated each second
+    for path in RULES.glob("*.yaml"):
+        text = re.sub(r"^ +interval: .*\n", "", path.read_text(), flags=re.MULTILINE)
+        (directory / path.name).write_text(text)
+    config["rule_files"] = [str(directory / path.name) for path in RULES.glob("*.yaml")]
+    (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
+    process = subprocess.Popen(
+        [
+            tool("prometheus"),
+            f"--config.file={directory}/prometheus.yml",
+            f"--storage.tsdb.path={directory}/data",
+            f"--web.listen-address=127.0.0.1:{port}",
+            "--log.level=error",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    return f"http://127.0.0.1:{port}", process
+
+
+@pytest.fixture(scope="module")
+def prometheus(
+    daemon: tuple[str, "subprocess.Popen[bytes]"], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """A Prometheus that has scraped it a few times and evaluated every rule."""
+    url, process = _scraping(daemon[0], tmp_path_factory.mktemp("prometheus"))
+    try:
+        _until(f"{url}/-/ready")
+        end = time.monotonic() + 20
+        while not _query(url, 'count_over_time(up{job="feedback-dispatcher"}[1m]) > 4'):
+            assert time.monotonic() < end
+            time.sleep(0.25)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _query(url: str, expr: str) -> list[Any]:
+    status, text = _get(f"{url}/api/v1/query?{urllib.parse.urlencode({'query': expr})}")
+    assert status == 200, f"{expr}: {text}"
+    result: list[Any] = json.loads(text)["data"]["result"]
+    return result
+
+
+def test_without_a_broker_it_lives_and_is_not_ready(daemon: tuple[str, "subprocess.Popen[bytes]"]) -> None:
+    """Startup and liveness pass: a broker outage restarts no pod, not even a new one."""
+    assert _get(f"http://{daemon[0]}/livez")[0] == 200
+    status, text = _get(f"http://{daemon[0]}/readyz")
+    assert status == 503
+    assert "kept trying" in text
+
+
+def test_every_query_of_every_dashboard_runs(prometheus: str) -> None:
+    for query in queries():
+        _query(prometheus, filled(query.expr))
+
+
+def test_every_rule_evaluates(prometheus: str) -> None:
+    groups = json.loads(_until(f"{prometheus}/api/v1/rules"))["data"]["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert {rule["name"]: rule.get("lastError") for rule in rules if rule["health"] != "ok"} == {}
+    assert len(rules) > 50
+
+
+def test_the_right_alert_is_on_its_way(prometheus: str) -> None:
+    """Nobody reads anything here, and no webhook is configured: only what is true is pending."""
+    pending = {one["metric"]["alertname"] for one in _query(prometheus, "ALERTS")}
+    assert "DispatcherNoActiveConsumers" in pending
+    assert pending <= {"DispatcherNoActiveConsumers", "DispatcherConfigReloadFailed", "DispatcherEventLoopLag"}
+
+
+def test_the_scrape_is_small_and_what_the_tests_think_it_is(daemon: tuple[str, "subprocess.Popen[bytes]"]) -> None:
+    text = _until(f"http://{daemon[0]}/metrics")
+    samples = [line for line in text.splitlines() if not line.startswith("#")]
+    assert len(samples) < 1000, "the chart's sampleLimit is 5000, with 200 tenants"
+    names = {re.split(r"[{ ]", line)[0] for line in samples}
+    assert names <= known_metrics()
+    done = run(tool("promtool"), "check", "metrics", stdin=text)
+    assert [line for line in done.stdout.splitlines() + done.stderr.splitlines() if "dispatcher_" in line] == []
+
+
+def test_sigterm_ends_it_well_within_the_grace_period(
+    prometheus: str, daemon: tuple[str, "subprocess.Popen[bytes]"]
+) -> None:
+    del prometheus  # asked for so that it is looked at before its target goes
+    grace = only("minimal", "Deployment")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    began = time.monotonic()
+    daemon[1].terminate()
+    assert daemon[1].wait(timeout=grace) == 0
+    assert time.monotonic() - began < grace / 2

@@ -1,0 +1,249 @@
+"""Apache Kafka 4, one node in KRaft mode, without Docker: Java runs the jars that Maven has fetched.
+
+For tests, benchmarks and CI. Knows how to start, hang, kill and revive a real broker; what it is set up with stands in
+`server_properties`, and what is asked of it in `topics`.
+"""
+
+import asyncio
+import base64
+import os
+import shutil
+import subprocess
+import tempfile
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import for_code
+from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
+
+from dispatcher.demo.child_process import ChildProcess, free_ports
+from tests.kafka import maven
+from tests.kafka.certificates import Certificates
+from tests.kafka.server_properties import SCRAM, KafkaOptions, Listener, Mechanism, server_properties
+
+_READY = b"Kafka Server started"
+_READY_WITHIN_S = 60.0  # usually 2 to 3
+_STOP_WITHIN_S = 20.0  # usually under 1
+_JAVA_FLAGS = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-Djava.awt.headless=true")
+
+# Warnings, and the one line that says the broker is up; Kafka's own files print five hundred lines of settings first.
+_LOGGING = """
+rootLogger.level=warn
+rootLogger.appenderRef.console.ref=Console
+appender.console.type=Console
+appender.console.name=Console
+appender.console.layout.type=PatternLayout
+appender.console.layout.pattern=%d %p %c{1} %m%n
+logger.server.name=kafka.server.KafkaRaftServer
+logger.server.level=info
+logger.authorizer.name=kafka.authorizer.logger
+logger.authorizer.level=info
+"""
+
+# Numbers of Kafka's protocol: resource type, pattern type, operations, permissions.
+_TOPIC, _LITERAL, _ALLOW, _DENY = 2, 3, 3, 2
+_OPERATIONS = {"All": 2, "Read": 3, "Write": 4, "Describe": 8}
+
+
+class ApacheKafka:
+    """One broker and its data: `async with ApacheKafka() as broker`, or plain `with` where no event loop runs.
+
+    Its ports and its data stay the same until `close`, over any number of `stop`, `kill` and `start`. It dies with the
+    thread that called `start`, see `ChildProcess`.
+    """
+
+    def __init__(self, options: KafkaOptions | None = None) -> None:
+        self.options = options or KafkaOptions()
+        self.kind = f"Apache Kafka {maven.kafka_version()}"
+        self._directory: Path | None = None
+        self._process: ChildProcess | None = None
+        self._ports: dict[Listener, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} at {self._ports or 'no port yet'}, {self._process or 'not started'}>"
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """Where PLAINTEXT clients begin."""
+        return self.address(Listener.PLAINTEXT)
+
+    @property
+    def certificates(self) -> Certificates:
+        """The files for clients of the SSL, MTLS and SASL_SSL listeners."""
+        return Certificates(self.directory)
+
+    @property
+    def directory(self) -> Path:
+        """Where settings, logs and data are; removed by `close`."""
+        if self._directory is None:
+            raise RuntimeError("the broker has not been started yet")
+        return self._directory
+
+    def address(self, listener: Listener) -> str:
+        """`127.0.0.1:port` of one of the ways in."""
+        return f"127.0.0.1:{self._ports[listener]}"
+
+    def client_options(
+        self,
+        listener: Listener = Listener.PLAINTEXT,
+        *,
+        user: str | None = None,
+        mechanism: Mechanism = Mechanism.SCRAM_SHA_512,
+    ) -> dict[str, Any]:
+        """What an aiokafka client needs to come in through `listener`, as keyword arguments."""
+        found: dict[str, Any] = {"bootstrap_servers": self.address(listener), "security_protocol": listener.protocol}
+        if listener.tls:
+            found["ssl_context"] = self.certificates.client_context(with_certificate=listener is Listener.MTLS)
+        if listener.sasl and user is not None:
+            found["sasl_mechanism"] = str(mechanism)
+            found["sasl_plain_username"] = user
+            found["sasl_plain_password"] = self.options.users[user]
+        return found
+
+    async def start(self) -> None:
+        """Start and wait until clients are served: 2 to 4 s, at first 1 s more (minutes if jars must be fetched)."""
+        if self._process is None:
+            self._process = await asyncio.to_thread(self._prepare)
+        self._process.start()
+        await self.wait_ready()
+
+    async def wait_ready(self, *, timeout_s: float = _READY_WITHIN_S) -> None:
+        """Return when the present run serves clients; raise `ChildFailedError` when it ends or takes longer."""
+        await self._child.wait_for(_READY, timeout_s=timeout_s)
+
+    async def stop(self) -> None:
+        """An orderly end (SIGTERM): under 1 s, and by force after 20. Data and ports are kept for the next `start`."""
+        await self._child.stop(timeout_s=_STOP_WITHIN_S)
+
+    async def restart(self) -> None:
+        """Orderly stop, then start with the same data on the same ports."""
+        await self.stop()
+        await self.start()
+
+    def kill(self) -> None:
+        """SIGKILL. What was acknowledged is still there after `start`: the kernel has it, flushed or not."""
+        self._child.kill()
+
+    def pause(self) -> None:
+        """The broker hangs: connections stand, the kernel still accepts new ones, nothing is answered."""
+        self._child.pause()
+
+    def resume(self) -> None:
+        """The end of `pause`."""
+        self._child.resume()
+
+    async def close(self) -> None:
+        """Stop, and remove all data."""
+        if self._process is not None:
+            await self._process.stop(timeout_s=_STOP_WITHIN_S)
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+        self._directory = self._process = None
+
+    async def deny(self, user: str, operation: str, topic: str) -> None:
+        """Refuse `operation` (Read, Write or Describe) on `topic` to a SASL user; all else stays allowed.
+
+        Needs the option `authorizer`. In force when this returns.
+        """
+        await self._send(CreateAclsRequest(_TOPIC, topic, _LITERAL, "User:*", "*", _OPERATIONS["All"], _ALLOW))
+        await self._send(CreateAclsRequest(_TOPIC, topic, _LITERAL, f"User:{user}", "*", _OPERATIONS[operation], _DENY))
+
+    async def permit(self, user: str, operation: str, topic: str) -> None:
+        """Take back what `deny` did."""
+        await self._send(DeleteAclsRequest(_TOPIC, topic, _LITERAL, f"User:{user}", "*", _OPERATIONS[operation], _DENY))
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __enter__(self) -> Self:
+        return asyncio.run(self.__aenter__())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        asyncio.run(self.close())
+
+    @property
+    def _child(self) -> ChildProcess:
+        if self._process is None:
+            raise RuntimeError("the broker has not been started yet")
+        return self._process
+
+    def _prepare(self) -> ChildProcess:
+        """Everything that is done once: directory, ports, certificates, settings, an empty storage with its users."""
+        jars = maven.class_path()
+        self._directory = directory = Path(tempfile.mkdtemp(prefix="apache-kafka-"))
+        listeners = [Listener.PLAINTEXT, *sorted(self.options.listeners - {Listener.PLAINTEXT})]
+        controller_port, *ports = free_ports(len(listeners) + 1)
+        self._ports = dict(zip(listeners, ports, strict=True))
+        if any(listener.tls for listener in listeners):
+            self.certificates.write()
+        settings = directory / "server.properties"
+        settings.write_text(
+            server_properties(
+                self.options,
+                ports=self._ports,
+                controller_port=controller_port,
+                data=directory / "data",
+                pem=self.certificates.broker,
+            )
+        )
+        logging = directory / "log4j2.properties"
+        logging.write_text(_LOGGING)
+        java = (
+            _java(),
+            f"-Xmx{self.options.heap_mb}m",
+            *_JAVA_FLAGS,
+            f"-Dlog4j2.configurationFile={logging}",
+            "-cp",
+            jars,
+        )
+        self._format((*java, "kafka.tools.StorageTool"), settings)
+        return ChildProcess((*java, "kafka.Kafka", str(settings)), log=directory / "broker.log")
+
+    def _format(self, storage_tool: tuple[str, ...], settings: Path) -> None:
+        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        users = [
+            f"--add-scram={mechanism}=[name={name},password={password}]"
+            for name, password in self.options.users.items()
+            for mechanism in SCRAM
+        ]
+        command = (*storage_tool, "format", f"--cluster-id={cluster_id}", "--config", str(settings), *users)
+        run = subprocess.run(command, capture_output=True, text=True, timeout=_READY_WITHIN_S, check=False)
+        if run.returncode != 0:
+            raise maven.KafkaUnavailableError(f"StorageTool failed:\n{run.stdout[-2000:]}{run.stderr[-2000:]}")
+
+    async def _send(self, request: CreateAclsRequest | DeleteAclsRequest) -> None:
+        """aiokafka knows the ACL requests but has no method for them; a node of its cluster is asked directly."""
+        client = AIOKafkaClient(bootstrap_servers=self.bootstrap_servers)
+        try:
+            await client.bootstrap()
+            response = await client.send(client.get_random_node(), request)
+        finally:
+            await client.close()
+        _, results = response.throttle_time_ms, response.to_object()
+        for result in results.get("creation_responses", results.get("filter_responses", [])):
+            if result["error_code"]:
+                raise for_code(result["error_code"])(result["error_message"])
+
+
+def _java() -> str:
+    """The absolute path of `java`: the child is started without a search path."""
+    home = os.environ.get("JAVA_HOME")
+    found = shutil.which("java") or (home and shutil.which("java", path=f"{home}/bin"))
+    if not found:
+        raise maven.KafkaUnavailableError("not installed: java")
+    return found

@@ -1,0 +1,87 @@
+"""What tests ask of any broker: make a topic, see how far it goes, see what a group has committed, read it all."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import for_code
+from aiokafka.structs import OffsetAndMetadata
+
+
+@asynccontextmanager
+async def admin_client(bootstrap_servers: str) -> AsyncIterator[AIOKafkaAdminClient]:
+    """A started administrator, over PLAINTEXT."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
+    try:
+        await admin.start()
+        yield admin
+    finally:
+        await admin.close()
+
+
+async def create_topic(
+    bootstrap_servers: str, name: str, *, partitions: int = 1, config: Mapping[str, str] | None = None
+) -> None:
+    """Create a topic with one replica; raises aiokafka's error if the broker refuses, such as when it exists."""
+    async with admin_client(bootstrap_servers) as admin:
+        topic = NewTopic(name, num_partitions=partitions, replication_factor=1, topic_configs=dict(config or {}))
+        response = await admin.create_topics([topic])  # refusals are in the answer, not raised
+    for _, code, message, *_ in response.topic_errors:
+        if code:
+            raise for_code(code)(message)
+
+
+async def end_offsets(bootstrap_servers: str, topic: str) -> dict[int, int]:
+    """The offset that the next record gets, by partition; empty if there is no such topic. Never creates it."""
+    partitions = await partitions_of(bootstrap_servers, topic)
+    if not partitions:
+        return {}
+    async with _reader(bootstrap_servers) as consumer:
+        ends = await consumer.end_offsets(partitions)
+    return {partition.partition: offset for partition, offset in ends.items()}
+
+
+async def read_all(bootstrap_servers: str, topic: str) -> list[ConsumerRecord[bytes, bytes]]:
+    """Every record that was in the topic when asked, in order within a partition; committed transactions only."""
+    found: list[ConsumerRecord[bytes, bytes]] = []
+    partitions = await partitions_of(bootstrap_servers, topic)
+    if not partitions:
+        return found
+    async with _reader(bootstrap_servers) as consumer:
+        ends = await consumer.end_offsets(partitions)
+        consumer.assign(partitions)
+        await consumer.seek_to_beginning()
+        while any([await consumer.position(partition) < end for partition, end in ends.items()]):
+            for records in (await consumer.getmany(timeout_ms=200)).values():
+                found += records
+    return found
+
+
+async def partitions_of(bootstrap_servers: str, topic: str) -> list[TopicPartition]:
+    """The topic's partitions in order; empty if there is no such topic.
+
+    All topics are asked for: asking for this one would create it.
+    """
+    async with admin_client(bootstrap_servers) as admin:
+        known = {found["topic"]: found["partitions"] for found in await admin.describe_topics()}
+    return [TopicPartition(topic, number) for number in sorted(found["partition"] for found in known.get(topic, []))]
+
+
+async def committed(bootstrap_servers: str, group: str) -> dict[TopicPartition, OffsetAndMetadata]:
+    """What `group` has committed, metadata included. Apache Kafka only: the embedded broker does not answer."""
+    async with admin_client(bootstrap_servers) as admin:
+        found: dict[TopicPartition, OffsetAndMetadata] = await admin.list_consumer_group_offsets(group)
+    return found
+
+
+@asynccontextmanager
+async def _reader(bootstrap_servers: str) -> AsyncIterator[AIOKafkaConsumer]:
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=bootstrap_servers, enable_auto_commit=False, isolation_level="read_committed"
+    )
+    await consumer.start()
+    try:
+        yield consumer
+    finally:
+        await consumer.stop()

@@ -1,0 +1,255 @@
+"""The cache in front of a store, with a clock of its own."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from dispatcher import metrics
+from dispatcher.errors import StoreUnavailable
+from dispatcher.settings import WebhookSettings
+from dispatcher.stores import cache as cache_module
+from dispatcher.stores.cache import MISSING, WebhookCache
+from dispatcher.webhooks import TenantKey, Webhook, WebhookConfig
+
+LUMA = TenantKey("luma", "prod")
+OTHER = TenantKey("luma", "stage")
+NOBODY = TenantKey("nobody", "prod")
+
+
+def webhook(tenant: TenantKey) -> Webhook:
+    config = WebhookConfig(name="x", org=tenant.org, sandbox=tenant.sandbox, url="https://hooks.example/x")
+    return Webhook.of(config, "test")
+
+
+class FakeStore:
+    """Answers from a dict; can be away, and can be made to wait."""
+
+    def __init__(self, tenants: Sequence[TenantKey] = (LUMA, OTHER)) -> None:
+        self.webhooks = {tenant: webhook(tenant) for tenant in tenants}
+        self.asked: list[TenantKey] = []
+        self.is_away = False
+        self.answers = asyncio.Event()
+        self.answers.set()
+
+    async def find(self, tenant: TenantKey) -> Webhook | None:
+        self.asked.append(tenant)
+        found = self.webhooks.get(tenant)
+        await self.answers.wait()
+        if self.is_away:
+            raise StoreUnavailable("down")
+        return found
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def store() -> FakeStore:
+    return FakeStore()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def cache_of(store: FakeStore, clock: Clock, size: int = 100) -> WebhookCache:
+    settings = WebhookSettings(path=Path("."), cache_ttl=30, negative_ttl=5, cache_size=size)
+    return WebhookCache(store, settings, clock)
+
+
+@pytest.fixture
+def cache(store: FakeStore, clock: Clock) -> WebhookCache:
+    return cache_of(store, clock)
+
+
+async def test_an_answer_is_used_for_its_time_and_then_asked_for_again(
+    cache: WebhookCache, store: FakeStore, clock: Clock
+) -> None:
+    assert cache.peek(LUMA) is MISSING
+    found = await cache.find(LUMA)
+    assert found is store.webhooks[LUMA]
+    clock.now += 29.9
+    assert cache.peek(LUMA) is found
+    assert await cache.find(LUMA) is found
+    assert store.asked == [LUMA]
+    clock.now += 0.1
+    assert cache.peek(LUMA) is MISSING
+    assert await cache.find(LUMA) is found
+    assert store.asked == [LUMA, LUMA]
+
+
+async def test_that_there_is_none_is_kept_for_a_shorter_time(
+    cache: WebhookCache, store: FakeStore, clock: Clock
+) -> None:
+    assert await cache.find(NOBODY) is None
+    assert cache.peek(NOBODY) is None
+    clock.now += 5
+    assert cache.peek(NOBODY) is MISSING
+    store.webhooks[NOBODY] = webhook(NOBODY)
+    assert await cache.find(NOBODY) is store.webhooks[NOBODY]
+
+
+async def test_a_sandbox_never_sees_the_webhook_of_another(cache: WebhookCache, store: FakeStore) -> None:
+    assert await cache.find(LUMA) is store.webhooks[LUMA]
+    assert await cache.find(OTHER) is store.webhooks[OTHER]
+    assert await cache.find(TenantKey("luma", "dev")) is None
+
+
+async def test_many_who_ask_at_once_ask_the_store_once(cache: WebhookCache, store: FakeStore) -> None:
+    store.answers.clear()
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(cache.find(LUMA)) for _ in range(50)]
+        other = group.create_task(cache.find(OTHER))
+        await asyncio.sleep(0)
+        store.answers.set()
+    assert {task.result() for task in tasks} == {store.webhooks[LUMA]}
+    assert other.result() is store.webhooks[OTHER]
+    assert store.asked == [LUMA, OTHER]
+    assert repr(cache) == "<WebhookCache 2 tenants, 0 asked for>"
+
+
+async def test_when_the_one_who_asks_is_cancelled_the_next_in_line_asks(cache: WebhookCache, store: FakeStore) -> None:
+    store.answers.clear()
+    tasks = [asyncio.create_task(cache.find(LUMA)) for _ in range(4)]
+    await asyncio.sleep(0)
+    tasks[0].cancel()
+    await asyncio.sleep(0.01)
+    assert store.asked == [LUMA, LUMA]
+    tasks[2].cancel()
+    await asyncio.sleep(0)
+    store.answers.set()
+    assert await tasks[1] is store.webhooks[LUMA]
+    assert await tasks[3] is store.webhooks[LUMA]
+    assert store.asked == [LUMA, LUMA]
+    assert [task.cancelled() for task in tasks] == [True, False, True, False]
+
+
+async def test_one_who_waits_may_be_cancelled_without_the_others_noticing(
+    cache: WebhookCache, store: FakeStore
+) -> None:
+    store.answers.clear()
+    first, second = asyncio.create_task(cache.find(LUMA)), asyncio.create_task(cache.find(LUMA))
+    await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.sleep(0)
+    store.answers.set()
+    assert await first is store.webhooks[LUMA]
+    assert second.cancelled()
+
+
+async def test_while_the_store_is_away_the_old_answer_stands(
+    cache: WebhookCache, store: FakeStore, clock: Clock
+) -> None:
+    found = await cache.find(LUMA)
+    assert await cache.find(NOBODY) is None
+    store.is_away = True
+    clock.now += 3600
+    stale, failed = metrics.STALE_ANSWERS._value.get(), metrics.STORE_FAILURES._value.get()
+    assert await cache.find(LUMA) is found
+    assert await cache.find(NOBODY) is None
+    assert metrics.STALE_ANSWERS._value.get() == stale + 2
+    assert metrics.STORE_FAILURES._value.get() == failed + 2
+
+
+async def test_a_store_that_is_away_is_asked_once_a_second_for_a_tenant(
+    cache: WebhookCache, store: FakeStore, clock: Clock
+) -> None:
+    await cache.find(LUMA)
+    store.is_away = True
+    clock.now += 3600
+    for _ in range(20):
+        await cache.find(LUMA)
+        clock.now += 0.1
+    assert 3 <= len(store.asked) <= 4
+    store.is_away = False
+    clock.now += 1
+    store.webhooks[LUMA] = webhook(LUMA)
+    assert await cache.find(LUMA) is store.webhooks[LUMA]
+
+
+async def test_a_store_that_is_away_is_an_error_where_nothing_is_known(cache: WebhookCache, store: FakeStore) -> None:
+    store.is_away = True
+    store.answers.clear()
+    tasks = [asyncio.create_task(cache.find(LUMA)) for _ in range(3)]
+    await asyncio.sleep(0)
+    store.answers.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [str(result) for result in results] == ["the webhook store is away: down"] * 3
+    assert all(isinstance(result, StoreUnavailable) for result in results)
+    assert store.asked == [LUMA]
+    store.is_away = False
+    assert await cache.find(LUMA) is store.webhooks[LUMA]
+
+
+async def test_a_store_that_never_answers_is_away(
+    cache: WebhookCache, store: FakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "STORE_TIMEOUT_S", 0.01)
+    store.answers.clear()
+    with pytest.raises(StoreUnavailable, match="no answer in time"):
+        await cache.find(LUMA)
+
+
+async def test_what_is_invalidated_is_asked_for_again_and_still_stands_in(
+    cache: WebhookCache, store: FakeStore
+) -> None:
+    found, other = await cache.find(LUMA), await cache.find(OTHER)
+    cache.invalidate(LUMA)
+    assert cache.peek(LUMA) is MISSING
+    assert cache.peek(OTHER) is other
+    store.is_away = True
+    assert await cache.find(LUMA) is found
+    cache.invalidate()
+    assert cache.peek(LUMA) is MISSING
+    assert cache.peek(OTHER) is MISSING
+
+
+@pytest.mark.parametrize("everything", [False, True])
+@pytest.mark.parametrize("asked_again", [False, True])
+async def test_an_answer_from_before_an_invalidation_is_not_kept(
+    cache: WebhookCache, store: FakeStore, everything: bool, asked_again: bool
+) -> None:
+    old = store.webhooks[LUMA]
+    store.answers.clear()
+    early = asyncio.create_task(cache.find(LUMA))
+    await asyncio.sleep(0)
+    store.webhooks[LUMA] = webhook(LUMA)
+    cache.invalidate(None if everything else LUMA)
+    late = asyncio.create_task(cache.find(LUMA)) if asked_again else None
+    await asyncio.sleep(0)
+    store.answers.set()
+    assert await early is old
+    if late is None:
+        assert cache.peek(LUMA) is MISSING
+    else:
+        assert await late is store.webhooks[LUMA]
+        assert cache.peek(LUMA) is store.webhooks[LUMA]
+
+
+async def test_the_tenants_not_asked_for_longest_go_first(clock: Clock) -> None:
+    tenants = [TenantKey(str(number), "prod") for number in range(5)]
+    store = FakeStore(tenants)
+    cache = cache_of(store, clock, size=3)
+    for tenant in tenants[:3]:
+        await cache.find(tenant)
+    cache.peek(tenants[0])
+    await cache.find(tenants[3])
+    assert [cache.peek(tenant) is MISSING for tenant in tenants] == [False, True, False, False, True]
+    assert repr(cache) == "<WebhookCache 3 tenants, 0 asked for>"
+
+
+async def test_a_bug_in_the_store_reaches_everyone_and_stays_a_bug(cache: WebhookCache, store: FakeStore) -> None:
+    async def broken(tenant: TenantKey) -> Webhook | None:
+        await asyncio.sleep(0)
+        raise ZeroDivisionError
+
+    store.find = broken  # type: ignore[method-assign]
+    results = await asyncio.gather(cache.find(LUMA), cache.find(LUMA), return_exceptions=True)
+    assert [type(result) for result in results] == [ZeroDivisionError, ZeroDivisionError]

@@ -1,0 +1,515 @@
+"""The mounted directory: loading, last good versions, moves, and Kubernetes' way of swapping files."""
+
+# ruff: noqa: ASYNC240  (a test may block)
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from dispatcher import metrics
+from dispatcher.errors import ConfigError
+from dispatcher.settings import WebhookSettings
+from dispatcher.stores import open_source
+from dispatcher.stores.webhook_files import Check
+from dispatcher.stores.yaml_directory import YamlDirectory
+from dispatcher.webhooks import TenantKey, WebhookConfig
+from tests.stores.kubelet import MountedVolume
+
+
+def entry(org: str, sandbox: str = "prod", url: str = "https://hooks.example/x", more: str = "") -> str:
+    return f"  - {{name: {org}, org: {org}, sandbox: {sandbox}, url: '{url}'{more}}}\n"
+
+
+def content(*entries: str) -> str:
+    return "apiVersion: dispatcher/v1\nwebhooks:\n" + ("".join(entries) or "  []\n")
+
+
+BAD = "apiVersion: dispatcher/v1\nwebhooks: {}\n"
+
+
+def key(org: str, sandbox: str = "prod") -> TenantKey:
+    return TenantKey(org, sandbox)
+
+
+class Told:
+    """Remembers whose webhook changed."""
+
+    def __init__(self) -> None:
+        self.changes: list[set[str]] = []
+        self.news = asyncio.Event()
+
+    def __call__(self, tenants: set[TenantKey]) -> None:
+        self.changes.append({str(tenant).removesuffix("/prod") for tenant in tenants})
+        self.news.set()
+
+
+def no_check(config: WebhookConfig) -> list[tuple[str, str]]:
+    return []
+
+
+def directory_at(path: Path, check: Check = no_check, interval: float = 60) -> tuple[YamlDirectory, Told]:
+    directory = YamlDirectory(WebhookSettings(path=path, reload_interval=interval), check)
+    told = Told()
+    directory.on_change(told)
+    return directory, told
+
+
+def orgs(directory: YamlDirectory) -> list[str]:
+    return [webhook.config.org for webhook in directory.all()]
+
+
+def texts(directory: YamlDirectory, path: Path) -> list[str]:
+    return [str(problem).replace(f"{path}/", "").replace(str(path), "DIR") for problem in directory.problems]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "webhooks.d"
+    path.mkdir()
+    return path
+
+
+async def test_every_webhook_file_is_read_and_nothing_else(path: Path) -> None:
+    (path / "a.yaml").write_text(content(entry("a"), entry("a", "stage")))
+    (path / "b.yml").write_text(content(entry("b")))
+    (path / "c.json").write_text(
+        '{"apiVersion": "dispatcher/v1",\n\t"webhooks": [{"name": "c", "org": "c", "sandbox": "prod", '
+        '"url": "https://hooks.example/\\u00e4"}]}'.replace("\\u00e4", "x")
+    )
+    (path / ".hidden.yaml").write_text("{")
+    (path / "README.md").write_text("{")
+    (path / "b.yaml.swp").write_text("{")
+    (path / "deeper.yaml").mkdir()
+    os.mkfifo(path / "pipe.txt")
+    directory, told = directory_at(path)
+    assert await directory.load() == []
+    assert orgs(directory) == ["a", "a", "b", "c"]
+    stage = await directory.find(key("a", "stage"))
+    assert stage is not None
+    assert stage.source == f"{path}/a.yaml:4"
+    assert await directory.find(key("nobody")) is None
+    assert told.changes == [{"a", "a/stage", "b", "c"}]
+    assert repr(directory) == f"<YamlDirectory {path}: 4 webhooks in 3 files, 0 problems>"
+
+
+async def test_an_empty_directory_is_no_mistake(path: Path) -> None:
+    directory, told = directory_at(path)
+    assert await directory.load() == []
+    assert directory.all() == []
+    assert told.changes == []
+
+
+async def test_a_directory_that_is_not_there_stops_the_start(path: Path) -> None:
+    directory, _ = directory_at(path / "no")
+    with pytest.raises(ConfigError, match=r"no: can't be read \(No such file or directory\): what was loaded stays"):
+        await directory.load()
+
+
+async def test_at_the_start_good_files_load_beside_bad_ones(path: Path) -> None:
+    (path / "a.yaml").write_text(content(entry("a")))
+    (path / "b.yaml").write_text(BAD)
+    directory, _ = directory_at(path)
+    problems = await directory.load()
+    assert [str(problem) for problem in problems] == [
+        f"{path}/b.yaml:2: webhooks: must be a list, not a mapping",
+    ]
+    assert orgs(directory) == ["a"]
+
+
+async def test_a_start_with_no_usable_file_is_refused_with_every_mistake(path: Path) -> None:
+    (path / "a.yaml").write_text("")
+    (path / "b.yaml").write_text(BAD)
+    (path / "c.yaml").symlink_to("gone")
+    directory, _ = directory_at(path)
+    with pytest.raises(ConfigError) as caught:
+        await directory.load()
+    assert str(caught.value).replace(f"{path}/", "").split("\n") == [
+        "a.yaml: empty: write apiVersion: dispatcher/v1 and webhooks",
+        "b.yaml:2: webhooks: must be a list, not a mapping",
+        "c.yaml: can't be read (No such file or directory): mend the file or its permissions",
+    ]
+
+
+async def test_one_mistake_keeps_the_whole_file_at_its_last_good_version(path: Path) -> None:
+    (path / "a.yaml").write_text(content(entry("a"), entry("b")))
+    (path / "c.yaml").write_text(content(entry("c")))
+    directory, told = directory_at(path)
+    await directory.load()
+    before = {webhook.config.org: webhook for webhook in directory.all()}
+    (path / "a.yaml").write_text(content(entry("a", url="https://new.example/"), entry("b", url="ftp://x"), entry("d")))
+    (path / "c.yaml").write_text(content(entry("c", url="https://new.example/")))
+    await directory.reload()
+    assert texts(directory, path) == ["a.yaml:4: webhooks[1].url: must begin with https://"]
+    assert [await directory.find(key(org)) for org in "abd"] == [before["a"], before["b"], None]
+    assert told.changes[1:] == [{"c"}]
+    (path / "a.yaml").write_text(content(entry("a", url="https://new.example/")))
+    assert await directory.reload() == []
+    assert orgs(directory) == ["a", "c"]
+    assert told.changes[2:] == [{"a", "b"}]
+
+
+async def test_what_has_not_changed_stays_the_same_object(path: Path) -> None:
+    (path / "a.yaml").write_text(content(entry("a"), entry("b")))
+    directory, told = directory_at(path)
+    await directory.load()
+    a, b = directory.all()
+    (path / "a.yaml").write_text(content(entry("a"), entry("b", more=", enabled: false")))
+    await directory.reload()
+    assert directory.all()[0] is a
+    assert directory.all()[1] is not b
+    os.utime(path / "a.yaml", (0, 0))
+    await directory.reload()
+    assert told.changes[1:] == [{"b"}]
+
+
+async def test_a_removed_file_takes_its_webhooks_along(path: Path) -> None:
+    (path / "a.yaml").write_text(content(entry("a")))
+    (path / "b.yaml").write_text(content(entry("b")))
+    directory, told = directory_at(path)
+    await directory.load()
+    (path / "a.yaml").unlink()
+    assert await directory.reload() == []
+    assert orgs(directory) == ["b"]
+    assert told.changes[1:] == [{"a"}]
+
+
+async def test_a_bad_file_that_is_removed_takes_its_last_good_version_along(path: Path) -> None:
+    (path / "a.yaml").write_text(content(entry("a")))
+    directory, _ = directory_at(path)
+    await directory.load()
+    (path / "a.yaml").write_text(BAD)
+    await directory.reload()
+    assert orgs(directory) == ["a"]
+    (path / "a.yaml").unlink()
+    assert await directory.reload() == []
+    assert orgs(directory) == []
+
+
+async def test_a_renamed_file_and_a_moved_webhook_stay_in_use(path: Path) -> None:
+    (path / "a.yaml").write_text(content(entry("a"), entry("b")))
+    (path / "c.yaml").write_text(content(entry("c")))
+    directory, _ = directory_at(path)
+    await directory.load()
+    revisions = [webhook.revision for webhook in directory.all()]
+    (path / "a.yaml").rename(path / "z.yaml")
+    assert await directory.reload() == []
+    (path / "z.yaml").write_text(content(entry("a")))
+    (path / "c.yaml").write_text(content(entry("b"), entry("c")))
+    assert await directory.reload() == []
+    assert orgs(directory) == ["a", "b", "c"]
+    assert [webhook.revision for webhook in directory.all()] == revisions
+    assert [Path(webhook.source).name for webhook in directory.all()] == ["z.yaml:3", "c.yaml:3", "c.yaml:4"]
+
+
+async def test_a_tenant_in_two_files_stays_where_it_was_and_both_are_named(path: Path) -> None:
+    (path / "b.yaml").write_text(content(entry("x")))
+    directory, _ = directory_at(path)
+    await directory.load()
+    (path / "a.yaml").write_text(content(entry("y"), entry("x", url="https://thief.example/")))
+    await directory.reload()
+    assert texts(directory, path) == [
+        "a.yaml:4: webhooks[1]: x/prod is in b.yaml already: one webhook for each organisation and sandbox"
+    ]
+    assert orgs(directory) == ["x"]
+    assert directory.all()[0].source == f"{path}/b.yaml:3"
+    (path / "b.yaml").unlink()
+    assert await directory.reload() == []
+    assert [webhook.source for webhook in directory.all()] == [f"{path}/a.yaml:4", f"{path}/a.yaml:3"]
+
+
+async def test_a_tenant_twice_in_a_file_is_a_mistake_in_it(path: Path) -> None:
+    (path / "a.yaml").write_text(content(entry("x"), entry("x", "stage"), entry("x")))
+    (path / "b.yaml").write_text(content(entry("b")))
+    directory, _ = directory_at(path)
+    await directory.load()
+    assert texts(directory, path) == [
+        "a.yaml:5: webhooks[2]: organisation and sandbox of webhooks[0], line 3, once more: keep one"
+    ]
+    assert orgs(directory) == ["b"]
+
+
+async def test_what_the_service_checks_is_a_mistake_with_its_line(path: Path) -> None:
+    (path / "a.yaml").write_text(
+        "apiVersion: dispatcher/v1\nwebhooks:\n  - name: a\n    org: a\n    sandbox: prod\n    url: https://10.0.0.1/\n"
+        "    headers:\n      X-A: '1'\n"
+    )
+    (path / "b.yaml").write_text(content(entry("b")))
+
+    def check(config: WebhookConfig) -> list[tuple[str, str]]:
+        return [("url", "not allowed"), ("headers.X-A", "odd")] if config.org == "a" else []
+
+    directory, _ = directory_at(path, check)
+    await directory.load()
+    assert texts(directory, path) == [
+        "a.yaml:6: webhooks[0].url: not allowed",
+        "a.yaml:8: webhooks[0].headers.X-A: odd",
+    ]
+    assert orgs(directory) == ["b"]
+
+
+async def test_a_bug_in_a_check_costs_its_file_and_nothing_else(path: Path) -> None:
+    (path / "a.yaml").write_text(content(entry("a")))
+    (path / "b.yaml").write_text(content(entry("b")))
+
+    def check(config: WebhookConfig) -> list[tuple[str, str]]:
+        return [] if config.org == "b" else [("", str(1 // 0))]
+
+    directory, _ = directory_at(path, check)
+    await directory.load()
+    assert texts(directory, path) == [
+        "a.yaml:3: webhooks[0]: could not be checked (ZeroDivisionError, see the log): please report this"
+    ]
+    assert orgs(directory) == ["b"]
+
+
+SIGNED = ", auth: {type: jwt, sign: {algorithm: HS256, key: {file: ../secrets/key}}}"
+
+
+async def test_a_rotated_secret_alone_makes_a_new_webhook(path: Path) -> None:
+    secret = path.parent / "secrets" / "key"
+    secret.parent.mkdir()
+    secret.write_text("one" * 20)
+    (path / "a.yaml").write_text(content(entry("a", more=SIGNED), entry("b")))
+    directory, told = directory_at(path)
+    await directory.load()
+    old, content_hash = directory.all()[0], directory.content_hash
+    secret.write_text("two" * 20)
+    assert await directory.reload() == []
+    new = directory.all()[0]
+    assert new.revision != old.revision
+    assert new.config.secrets()[0].reveal() == b"two" * 20
+    assert directory.content_hash != content_hash
+    assert told.changes[1:] == [{"a"}]
+
+
+async def test_a_secret_that_goes_missing_keeps_the_last_good_version_until_it_is_back(path: Path) -> None:
+    secret = path.parent / "secrets" / "key"
+    secret.parent.mkdir()
+    (path / "a.yaml").write_text(content(entry("a", more=SIGNED)))
+    (path / "b.yaml").write_text(content(entry("b")))
+    directory, _ = directory_at(path)
+    await directory.load()
+    assert texts(directory, path) == [
+        f"a.yaml:3: webhooks[0].auth.sign.key: secret file {'../secrets/key'} can't be read (No such file or "
+        "directory): create it, or mend the path"
+    ]
+    secret.write_text("one" * 20)
+    assert await directory.reload() == []
+    old = directory.all()[0]
+    secret.unlink()
+    assert len(await directory.reload()) == 1
+    assert directory.all()[0] is old
+    secret.write_text("one" * 20)
+    assert await directory.reload() == []
+    assert directory.all()[0] is old
+
+
+async def test_a_directory_that_goes_away_changes_nothing(path: Path) -> None:
+    (path / "a.yaml").write_text(content(entry("a")))
+    directory, told = directory_at(path)
+    await directory.load()
+    path.rename(path.with_name("gone"))
+    await directory.reload()
+    assert texts(directory, path) == ["DIR: can't be read (No such file or directory): what was loaded stays"]
+    assert orgs(directory) == ["a"]
+    path.with_name("gone").rename(path)
+    assert await directory.reload() == []
+    assert told.changes[1:] == []
+
+
+async def test_losing_most_webhooks_at_once_needs_two_scans_that_agree(path: Path) -> None:
+    for number in range(10):
+        (path / f"{number}.yaml").write_text(content(entry(f"t{number}")))
+    directory, told = directory_at(path)
+    await directory.load()
+    for number in range(6):
+        (path / f"{number}.yaml").unlink()
+    (path / "9.yaml").write_text(content(entry("t9", url="https://new.example/")))
+    await directory.reload()
+    message = "DIR: 6 of 10 webhooks would be removed: held back; done where the next scan finds the same"
+    assert texts(directory, path) == [message]
+    assert len(directory.all()) == 10
+    (path / "6.yaml").unlink()
+    await directory.reload()
+    assert texts(directory, path) == [message.replace("6 of", "7 of")]
+    assert len(directory.all()) == 10
+    assert await directory.reload() == []
+    assert orgs(directory) == ["t7", "t8", "t9"]
+    assert told.changes[1:] == [{f"t{number}" for number in (0, 1, 2, 3, 4, 5, 6, 9)}]
+
+
+async def test_losing_most_webhooks_for_a_moment_changes_nothing(path: Path) -> None:
+    for number in range(10):
+        (path / f"{number}.yaml").write_text(content(entry(f"t{number}")))
+    directory, told = directory_at(path)
+    await directory.load()
+    path.rename(path.with_name("aside"))
+    path.mkdir()
+    assert len(await directory.reload()) == 1
+    path.rmdir()
+    path.with_name("aside").rename(path)
+    assert await directory.reload() == []
+    assert len(directory.all()) == 10
+    assert told.changes[1:] == []
+
+
+async def test_metrics_say_how_a_reload_went(path: Path) -> None:
+    metrics.initialise()
+    ok, failed = (metrics.RELOADS.labels(result)._value.get() for result in ("ok", "failed"))
+    (path / "a.yaml").write_text(content(entry("a")))
+    directory, _ = directory_at(path)
+    await directory.load()
+    await directory.reload()
+    assert metrics.RELOAD_OK._value.get() == 1
+    assert metrics.CONFIG_TENANTS._value.get() == 1
+    (path / "b.yaml").write_text(BAD)
+    await directory.reload()
+    await directory.reload()
+    assert metrics.RELOAD_OK._value.get() == 0
+    assert [metrics.RELOADS.labels(result)._value.get() for result in ("ok", "failed")] == [ok + 1, failed + 1]
+    assert list(metrics.CONFIG_HASH._metrics) == [(directory.content_hash,)]
+
+
+# Kubernetes
+
+
+async def test_one_scan_sees_one_generation_at_every_step_of_a_swap(tmp_path: Path) -> None:
+    volume = MountedVolume(tmp_path / "webhooks.d")
+    volume.update({"a.yaml": content(entry("a")), "gone.yaml": content(entry("gone"))})
+    seen: list[tuple[str, list[str]]] = []
+    for url in ("https://one.example/", "https://two.example/"):
+        new = {"a.yaml": content(entry("a", url=url)), "new.yaml": content(entry("new", url=url))}
+
+        def look(step: str) -> None:
+            directory, _ = directory_at(volume.path)
+            loop = asyncio.new_event_loop()
+            problems = loop.run_until_complete(directory.load())
+            loop.close()
+            assert problems == []
+            seen.append((step, [f"{w.config.org} {w.config.url[8:11]}" for w in directory.all()]))
+
+        await asyncio.to_thread(volume.update, new, look)
+    assert seen == [
+        ("written", ["a hoo", "gone hoo"]),
+        ("swapped", ["a one", "new one"]),
+        ("linked", ["a one", "new one"]),
+        ("cleaned", ["a one", "new one"]),
+        ("written", ["a one", "new one"]),
+        ("swapped", ["a two", "new two"]),
+        ("linked", ["a two", "new two"]),
+        ("cleaned", ["a two", "new two"]),
+    ]
+
+
+async def test_a_swap_in_the_middle_of_a_scan_makes_it_begin_again(tmp_path: Path) -> None:
+    volume = MountedVolume(tmp_path / "webhooks.d")
+    volume.update({name: content(entry(name, more=SIGNED.replace("../secrets/", ""))) for name in ("a.yaml", "b.yaml")}
+                  | {"key": "one" * 20})  # fmt: skip
+    swaps = iter(["two", "three"])
+
+    def check(config: WebhookConfig) -> list[tuple[str, str]]:
+        text = next(swaps, None)
+        if text is not None:
+            files = {name: content(entry(name, url=f"https://{text}.example/", more=SIGNED.replace("../secrets/", "")))
+                     for name in ("a.yaml", "b.yaml")}  # fmt: skip
+            volume.update(files | {"key": text * 20})
+        return []
+
+    directory, _ = directory_at(volume.path, check)
+    await directory.load()
+    assert [w.config.url for w in directory.all()] == ["https://three.example/"] * 2
+    assert [w.config.secrets()[0].reveal_text() for w in directory.all()] == ["three" * 20] * 2
+
+
+@asynccontextmanager
+async def running(directory: YamlDirectory) -> AsyncIterator[None]:
+    await directory.load()
+    task = asyncio.create_task(directory.run())
+    await asyncio.sleep(0.2)  # the watch stands
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def eventually(told: Told, change: Callable[[], None]) -> None:
+    told.news.clear()
+    change()
+    async with asyncio.timeout(5):
+        await told.news.wait()
+
+
+async def test_swap_after_swap_is_noticed_at_once(tmp_path: Path) -> None:
+    volume = MountedVolume(tmp_path / "webhooks.d")
+    volume.update({"a.yaml": content(entry("a"))})
+    directory, told = directory_at(volume.path)
+    async with running(directory):
+        for host in ("one", "two", "three"):
+            files = {"a.yaml": content(entry("a", url=f"https://{host}.example/"))}
+            await eventually(told, lambda files=files: volume.update(files))  # type: ignore[misc]
+            assert directory.all()[0].config.url == f"https://{host}.example/"
+        assert directory.problems == ()
+
+
+async def test_a_rotated_secret_volume_is_noticed_at_once(tmp_path: Path) -> None:
+    secrets = MountedVolume(tmp_path / "secrets")
+    secrets.update({"key": "one" * 20})
+    volume = MountedVolume(tmp_path / "webhooks.d")
+    volume.update({"a.yaml": content(entry("a", more=SIGNED))})
+    directory, told = directory_at(volume.path)
+    async with running(directory):
+        for text in ("two" * 20, "three" * 20):
+            await eventually(told, lambda text=text: secrets.update({"key": text}))  # type: ignore[misc]
+            assert directory.all()[0].config.secrets()[0].reveal_text() == text
+
+
+async def test_a_directory_is_followed_without_a_watch_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_watches_left(*paths: Path, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("dispatcher.stores.yaml_directory.awatch", no_watches_left)
+    (path / "a.yaml").write_text(content(entry("a")))
+    directory, told = directory_at(path, interval=0.1)
+    async with running(directory):
+        await eventually(told, lambda: (path / "b.yaml").write_text(content(entry("b"))) and None)
+        assert orgs(directory) == ["a", "b"]
+
+
+async def test_a_directory_that_is_replaced_is_followed_on(path: Path) -> None:
+    (path / "a.yaml").write_text(content(entry("a")))
+    directory, told = directory_at(path, interval=0.5)
+
+    def replace() -> None:
+        path.rename(path.with_name("old"))
+        path.mkdir()
+        (path / "b.yaml").write_text(content(entry("b")))
+
+    async with running(directory):
+        await eventually(told, replace)
+        assert orgs(directory) == ["b"]
+        await eventually(told, lambda: (path / "c.yaml").write_text(content(entry("c"))) and None)
+        assert orgs(directory) == ["b", "c"]
+
+
+async def test_ten_thousand_tenants_load_and_a_scan_without_news_is_quick(path: Path) -> None:
+    for part in range(20):
+        (path / f"{part}.yaml").write_text(content(*(entry(f"t{part}-{number}") for number in range(500))))
+    directory, told = directory_at(path)
+    await directory.load()
+    assert len(directory.all()) == 10_000
+    before = asyncio.get_running_loop().time()
+    await directory.reload()
+    assert asyncio.get_running_loop().time() - before < 0.5
+    assert len(told.changes) == 1
+
+
+async def test_the_source_that_settings_name_is_opened(path: Path) -> None:
+    (path / "a.yaml").write_text(content(entry("a")))
+    async with open_source(WebhookSettings(path=path), no_check) as source:
+        assert [webhook.config.org for webhook in source.all()] == ["a"]

@@ -1,0 +1,58 @@
+"""A fresh database of each kind. PostgreSQL is required in CI, and skipped where it can't be had elsewhere."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from dispatcher.secrets import Secret
+from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.encryption import Encryption, new_key
+from dispatcher.stores.sql.migrate import upgrade
+from dispatcher.stores.sql.repository import WebhookRepository
+from tests.stores_sql.postgres import Postgres, install
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One server for the whole run. Don't stop it; `Postgres()` makes another."""
+    if install() is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("CI tests against PostgreSQL; not installed")
+        pytest.skip("PostgreSQL is not installed")
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Secret:
+    """A database without a schema."""
+    if request.param == "sqlite":
+        return Secret(f"sqlite+aiosqlite:///{tmp_path / 'webhooks.db'}".encode())
+    server: Postgres = request.getfixturevalue("postgres")
+    return Secret((await server.fresh_database()).encode())
+
+
+@pytest.fixture
+async def url(empty_url: Secret) -> Secret:
+    """A database with the newest schema."""
+    await upgrade(empty_url)
+    return empty_url
+
+
+@pytest.fixture
+async def database(url: Secret) -> AsyncIterator[Database]:
+    opened = Database(url)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def encryption() -> Encryption:
+    return Encryption([Secret(new_key().encode())])
+
+
+@pytest.fixture
+def repository(database: Database, encryption: Encryption) -> WebhookRepository:
+    return WebhookRepository(database, encryption)

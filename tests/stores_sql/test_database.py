@@ -1,0 +1,102 @@
+"""How the database is reached, and that its password is seen nowhere."""
+
+import socket
+import traceback
+from pathlib import Path
+
+import pytest
+
+from dispatcher.errors import ConfigError, StoreUnavailable
+from dispatcher.secrets import Secret
+from dispatcher.settings import WebhookSettings
+from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.encryption import Encryption
+from dispatcher.stores.sql.migrate import upgrade
+from dispatcher.stores.sql.store import SqlStore, open_sql_store
+from dispatcher.webhooks import TenantKey
+from tests.stores_sql.examples import CANARY
+from tests.stores_sql.postgres import PASSWORD, Postgres
+
+TENANT = TenantKey("luma@AdobeOrg", "prod")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        CANARY,
+        f"mysql+aiomysql://u:{CANARY}@h/d",
+        f"postgresql+asyncpg://u:{CANARY}@h:port/d",
+        f"postgresql+nothing://u:{CANARY}@h/d",
+        f"://{CANARY}",
+        "sqlite+aiosqlite://",
+        "sqlite:///:memory:",
+        "",
+    ],
+)
+def test_a_url_that_can_not_be_used_is_not_quoted(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Database(Secret(url.encode()))
+    assert str(caught.value).startswith("webhooks.url: ")
+    assert CANARY not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (f"postgresql://u:{CANARY}@db.example:6432/w?sslmode=require", "PostgreSQL at db.example:6432/w"),
+        (
+            f"postgresql+asyncpg://u:{CANARY}@/w?host=/run/postgresql&password={CANARY}",
+            "PostgreSQL at /run/postgresql/w",
+        ),
+        ("sqlite:///relative.db", "SQLite at relative.db"),
+    ],
+)
+async def test_a_database_is_shown_without_its_password(url: str, shown: str) -> None:
+    database = Database(Secret(url.encode()))
+    assert repr(database) == f"<Database {shown}>"
+    assert CANARY not in repr(vars(database))
+    await database.close()
+
+
+async def test_a_wrong_password_is_not_quoted(postgres: Postgres) -> None:
+    wrong = postgres.url().replace(PASSWORD, CANARY)
+    database = Database(Secret(wrong.encode()))
+    with pytest.raises(StoreUnavailable, match="authentication failed") as caught:
+        await SqlStore(database, Encryption([])).find(TENANT)
+    assert CANARY not in "".join(traceback.format_exception(caught.value))
+    await database.close()
+
+
+async def test_nobody_there_and_nobody_who_answers_are_both_away() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        refused = Database(Secret(f"postgresql://u:{CANARY}@127.0.0.1:{port}/d".encode()))
+        with pytest.raises(StoreUnavailable, match="PostgreSQL at 127"):
+            await SqlStore(refused, Encryption([])).find(TENANT)
+        listener.listen()
+        with pytest.raises(StoreUnavailable, match=r"no answer within 0\.3 s"):
+            async with refused.read(0.3):
+                pass
+        await refused.close()
+
+
+async def test_a_sqlite_file_that_is_not_there_is_not_made_by_looking(tmp_path: Path) -> None:
+    path = tmp_path / "none.db"
+    settings = WebhookSettings(store="sql", url=Secret(f"sqlite+aiosqlite:///{path}".encode()))
+    async with open_sql_store(settings) as store:
+        assert store.all() == []
+        assert "does not answer" in str(store.problems[0])
+        with pytest.raises(StoreUnavailable, match="run `dispatcher webhooks migrate`"):
+            await store.find(TENANT)
+        assert not path.exists()
+        assert settings.url is not None
+        await upgrade(settings.url)
+        assert await store.find(TENANT) is None
+
+
+async def test_a_schema_that_is_missing_stops_the_start(empty_url: Secret, tmp_path: Path) -> None:
+    (tmp_path / "webhooks.db").touch()
+    with pytest.raises(ConfigError, match="no schema yet"):
+        async with open_sql_store(WebhookSettings(store="sql", url=empty_url)):
+            pass

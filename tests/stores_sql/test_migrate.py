@@ -1,0 +1,91 @@
+"""The schema up and down, with data in it."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, inspect, select
+
+from dispatcher.errors import ConfigError, StoreUnavailable
+from dispatcher.secrets import Secret
+from dispatcher.stores.sql import schema
+from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.encryption import Encryption
+from dispatcher.stores.sql.migrate import downgrade, schema_problem, upgrade
+from dispatcher.stores.sql.records import Role
+from dispatcher.stores.sql.repository import WebhookRepository
+from dispatcher.stores.sql.tokens import ApiTokens
+from tests.stores_sql.examples import plain, secretive
+
+
+async def test_migrations_make_exactly_the_tables_that_are_used(database: Database) -> None:
+    def differences(connection: Connection) -> object:
+        return compare_metadata(MigrationContext.configure(connection), schema.metadata)
+
+    async with database.read() as connection:
+        assert await connection.run_sync(differences) == []
+    assert await schema_problem(database) is None
+
+
+async def test_data_outlasts_the_way_down_and_up_again(url: Secret, encryption: Encryption) -> None:
+    database = Database(url)
+    repository = WebhookRepository(database, encryption)
+    made = await repository.create(secretive(), by="ada", orgs=None)
+    await ApiTokens(database).create("ci", Role.ADMIN, orgs=None, by="ada")
+    await database.close()
+    assert await downgrade(url, "0001") == "0001"
+    database = Database(url)
+    async with database.read() as connection:
+        tables = await connection.run_sync(lambda sync: set(inspect(sync).get_table_names()))
+    assert tables == {"webhooks", "webhook_secrets", "change_counter", "alembic_version"}
+    problem = await schema_problem(database)
+    assert problem is not None
+    assert "has revision 0001, 0003 is needed: run `dispatcher webhooks migrate`" in str(problem)
+    with pytest.raises(StoreUnavailable, match="run `dispatcher webhooks migrate`"):
+        await WebhookRepository(database, encryption).create(plain(sandbox="dev"), by="ada", orgs=None)
+    await database.close()
+    assert await upgrade(url) == "0003"
+    assert await upgrade(url) == "0003"  # once more does no harm
+    database = Database(url)
+    repository = WebhookRepository(database, encryption)
+    assert await repository.get(made.id, orgs=None) == made
+    assert await repository.for_delivery(made.id, orgs=None) == secretive()
+    await repository.delete(made.id, expected_version=1, by="ada", orgs=None)
+    await database.close()
+
+
+async def test_the_way_down_to_nothing_leaves_nothing(url: Secret) -> None:
+    assert await downgrade(url, "base") == ""
+    database = Database(url)
+    async with database.read() as connection:
+        tables = await connection.run_sync(lambda sync: set(inspect(sync).get_table_names()))
+    assert tables == {"alembic_version"}
+    assert "no schema yet" in str(await schema_problem(database))
+    await database.close()
+    assert await upgrade(url) == "0003"
+
+
+async def test_several_who_migrate_at_once_do_it_once(empty_url: Secret) -> None:
+    assert await asyncio.gather(*(upgrade(empty_url) for _ in range(4))) == ["0003"] * 4
+    database = Database(empty_url)
+    async with database.read() as connection:
+        assert (await connection.execute(select(schema.change_counter.c.value))).scalars().all() == [0]
+    await database.close()
+
+
+async def test_a_schema_of_a_newer_version_is_left_alone(url: Secret) -> None:
+    database = Database(url)
+    async with database.write() as connection:
+        await connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    assert "does not know" in str(await schema_problem(database))
+    await database.close()
+    with pytest.raises(ConfigError, match="does not know"):
+        await upgrade(url)
+
+
+async def test_the_file_of_a_sqlite_database_is_for_its_owner_only(tmp_path: Path) -> None:
+    path = tmp_path / "new directory" / "web hooks#1%.db"
+    await upgrade(Secret(f"sqlite+aiosqlite:///{path}".encode()))
+    assert path.stat().st_mode & 0o777 == 0o600

@@ -1,0 +1,283 @@
+"""Administrators' work on webhooks, on both databases."""
+
+import asyncio
+
+import orjson
+import pytest
+from pydantic import JsonValue
+from sqlalchemy import insert, select, update
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from dispatcher.errors import AlreadyExists, ConfigError, EditConflict, NotAllowed, NotFound, StoreUnavailable
+from dispatcher.stores.sql import schema
+from dispatcher.stores.sql.audit import AuditLog
+from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.records import AuditAction, AuditQuery, WebhookQuery
+from dispatcher.stores.sql.repository import WebhookRepository
+from dispatcher.webhooks import Channel, TenantKey
+from tests.stores_sql.examples import CANARY, plain, plain_draft, secretive, secretive_draft, with_signing
+
+
+async def test_what_was_created_is_found_by_id_and_by_tenant(repository: WebhookRepository) -> None:
+    made = await repository.create(plain(), by="ada", orgs=None)
+    assert made.version == 1
+    assert made.created_by == made.updated_by == "ada"
+    assert await repository.get(made.id, orgs=None) == made
+    assert await repository.of_tenant(TenantKey("luma@AdobeOrg", "prod"), orgs=None) == made
+    assert made.config() == plain()
+
+
+async def test_of_twenty_who_create_the_same_webhook_at_once_one_does(repository: WebhookRepository) -> None:
+    tries = (repository.create(plain(), by=f"p{n}", orgs=None) for n in range(20))
+    results = await asyncio.gather(*tries, return_exceptions=True)
+    (made,) = (one for one in results if not isinstance(one, BaseException))
+    others = [one for one in results if isinstance(one, AlreadyExists)]
+    assert [one.existing_id for one in others] == [made.id] * 19
+    assert (await repository.search(WebhookQuery(), orgs=None)).total == 1
+
+
+async def test_the_database_itself_refuses_a_second_webhook(repository: WebhookRepository, database: Database) -> None:
+    made = await repository.create(plain(), by="ada", orgs=None)
+    async with database.read() as connection:
+        row = dict((await connection.execute(select(schema.webhooks))).mappings().one())
+    with pytest.raises(StoreUnavailable) as caught:
+        async with database.write() as connection:
+            await connection.execute(insert(schema.webhooks).values(row | {"id": made.id[::-1]}))
+    assert isinstance(caught.value.__cause__, IntegrityError)
+
+
+async def test_of_two_editors_the_second_is_told(repository: WebhookRepository) -> None:
+    made = await repository.create(plain(), by="ada", orgs=None)
+    config = plain(name="Renamed")
+    edits = (repository.update(made.id, config, expected_version=1, by=who, orgs=None) for who in ("ada", "bob"))
+    results = await asyncio.gather(*edits, return_exceptions=True)
+    (won,) = (one for one in results if not isinstance(one, BaseException))
+    (lost,) = (one for one in results if isinstance(one, BaseException))
+    assert won.version == 2
+    assert isinstance(lost, EditConflict)
+    assert lost.current_version == 2
+    again = await repository.update(made.id, plain(name="Again"), expected_version=2, by="bob", orgs=None)
+    assert (again.version, again.name, again.created_by, again.updated_by) == (3, "Again", "ada", "bob")
+    with pytest.raises(EditConflict):
+        await repository.delete(made.id, expected_version=2, by="ada", orgs=None)
+
+
+async def test_a_deleted_webhook_makes_room_and_leaves_no_secret(
+    repository: WebhookRepository, database: Database
+) -> None:
+    first = await repository.create(secretive(), by="ada", orgs=None)
+    await repository.delete(first.id, expected_version=1, by="bob", orgs=None)
+    with pytest.raises(NotFound):
+        await repository.get(first.id, orgs=None)
+    async with database.read() as connection:
+        assert (await connection.execute(select(schema.secrets))).all() == []
+    second = await repository.create(plain(), by="ada", orgs=None)
+    assert second.id != first.id
+    history = await AuditLog(database).search(AuditQuery(webhook_id=first.id), orgs=None)
+    assert [entry.action for entry in history] == [AuditAction.DELETE, AuditAction.CREATE]
+
+
+async def test_another_organisations_webhook_does_not_exist(repository: WebhookRepository, database: Database) -> None:
+    made = await repository.create(plain(), by="ada", orgs=frozenset({"luma@AdobeOrg"}))
+    foreign = frozenset({"other@AdobeOrg"})
+    config = plain(name="stolen")
+    for attempt in (
+        lambda: repository.get(made.id, orgs=foreign),
+        lambda: repository.for_delivery(made.id, orgs=foreign),
+        lambda: repository.resolve(plain_draft(), webhook_id=made.id, orgs=foreign),
+        lambda: repository.update(made.id, config, expected_version=1, by="eve", orgs=foreign),
+        lambda: repository.reactivate(made.id, by="eve", orgs=foreign),
+        lambda: repository.delete(made.id, expected_version=1, by="eve", orgs=foreign),
+    ):
+        with pytest.raises(NotFound):
+            await attempt()
+    with pytest.raises(NotAllowed):
+        await repository.create(plain(sandbox="dev"), by="eve", orgs=foreign)
+    with pytest.raises(NotAllowed):
+        await repository.create(plain(), by="eve", orgs=foreign)  # not even that it exists
+    assert await repository.of_tenant(made.tenant, orgs=foreign) is None
+    for query in (WebhookQuery(), WebhookQuery(org="luma@AdobeOrg"), WebhookQuery(text="luma")):
+        assert (await repository.search(query, orgs=foreign)).total == 0
+    assert (await repository.search(WebhookQuery(), orgs=frozenset())).total == 0
+    assert await AuditLog(database).search(AuditQuery(), orgs=foreign) == []
+    assert await AuditLog(database).search(AuditQuery(webhook_id=made.id), orgs=foreign) == []
+
+
+async def test_the_inventory_is_searched_sorted_and_paged(repository: WebhookRepository) -> None:
+    for n, sandbox in enumerate(("prod", "stage", "dev")):
+        await repository.create(plain(sandbox=sandbox, name=f"{'cab'[n]} É{n}", channels=["email"]), by="a", orgs=None)
+    await repository.create(plain("other@Org", enabled=False, channels=["sms"], name="100% Other"), by="a", orgs=None)
+
+    async def names(query: WebhookQuery) -> list[str]:
+        return [one.name for one in (await repository.search(query, orgs=None)).items]
+
+    assert await names(WebhookQuery()) == ["100% Other", "a É1", "b É2", "c É0"]
+    assert await names(WebhookQuery(descending=True, limit=2)) == ["c É0", "b É2"]
+    assert await names(WebhookQuery(offset=3)) == ["c É0"]
+    assert await names(WebhookQuery(sort="created", limit=1)) == ["c É0"]
+    assert await names(WebhookQuery(sort="tenant", limit=1)) == ["b É2"]
+    assert await names(WebhookQuery(text="LUMA é1")) == ["a É1"]
+    assert await names(WebhookQuery(text="100%")) == ["100% Other"]
+    assert await names(WebhookQuery(text="1_0")) == []
+    assert await names(WebhookQuery(text="\0 \ud800")) == []
+    assert await names(WebhookQuery(channel=Channel.SMS)) == ["100% Other"]
+    assert await names(WebhookQuery(enabled=True, sandbox="dev")) == ["b É2"]
+    page = await repository.search(WebhookQuery(limit=0), orgs=None)
+    assert (len(page.items), page.total) == (1, 4)
+
+
+async def test_every_change_leaves_its_line_of_history(repository: WebhookRepository, database: Database) -> None:
+    made = await repository.create(plain(), by="ada", orgs=None)
+    renamed = plain(name="Renamed", headers={"X-Environment": "prod"})
+    await repository.update(made.id, renamed, expected_version=1, by="bob", orgs=None)
+    await repository.reactivate(made.id, by="cy", orgs=None)
+    audit = AuditLog(database)
+    await audit.record(AuditAction.TEST, by="di", tenant=made.tenant, webhook_id=made.id, details={"status": 204})
+    await repository.delete(made.id, expected_version=3, by="ed", orgs=None)
+    history = await audit.search(AuditQuery(), orgs=frozenset({made.tenant.org}))
+    assert [(one.actor, str(one.action)) for one in history] == [
+        ("ed", "delete"), ("di", "test"), ("cy", "enable"), ("bob", "edit"), ("ada", "create"),
+    ]  # fmt: skip
+    assert {(one.tenant, one.webhook_id) for one in history} == {(made.tenant, made.id)}
+    assert (
+        history[3].changes
+        == {
+            "name": {"before": "Luma order status", "after": "Renamed"},
+            "headers.X-Environment": {"before": None, "after": "prod"},
+            "headers": {"before": {}, "after": None},
+        }
+        or "headers" not in history[3].changes
+    )
+    assert history[4].changes["url"] == {"before": None, "after": "https://hooks.luma.example/f"}
+    older = await audit.search(AuditQuery(before=history[1].id, limit=2), orgs=None)
+    assert [one.actor for one in older] == ["cy", "bob"]
+    assert [one.actor for one in await audit.search(AuditQuery(action=AuditAction.TEST), orgs=None)] == ["di"]
+
+
+async def test_a_change_that_fails_leaves_no_line(repository: WebhookRepository, database: Database) -> None:
+    made = await repository.create(plain(), by="ada", orgs=None)
+    with pytest.raises(ConfigError, match="sandbox: can't be changed"):
+        await repository.update(made.id, plain(sandbox="dev"), expected_version=1, by="bob", orgs=None)
+    assert len(await AuditLog(database).search(AuditQuery(), orgs=None)) == 1
+    assert (await repository.get(made.id, orgs=None)).version == 1
+
+
+async def test_history_can_not_be_rewritten(repository: WebhookRepository, database: Database) -> None:
+    await repository.create(plain(), by="ada", orgs=None)
+    for statement in (update(schema.audit).values(actor="eve"), schema.audit.delete()):
+        with pytest.raises(StoreUnavailable, match="append-only") as caught:
+            async with database.write() as connection:
+                await connection.execute(statement)
+        assert isinstance(caught.value.__cause__, DBAPIError)
+    assert [one.actor for one in await AuditLog(database).search(AuditQuery(), orgs=None)] == ["ada"]
+
+
+async def test_secrets_go_in_and_come_out_for_delivery_only(repository: WebhookRepository, database: Database) -> None:
+    given = secretive()
+    made = await repository.create(given, by="ada", orgs=None)
+    assert await repository.for_delivery(made.id, orgs=None) == given
+    page = await repository.search(WebhookQuery(), orgs=None)
+    history = await AuditLog(database).search(AuditQuery(), orgs=None)
+    for secret in given.secrets():
+        text = secret.reveal_text()
+        assert text not in repr(made)
+        assert text not in repr(page)
+    assert CANARY not in repr(history)
+    assert all(secret.reveal() == b"" and secret.reference is None for secret in made.config().secrets())
+    changes = history[0].changes["auth.fetch.client_secret"]
+    assert given.auth.type == "jwt"
+    assert given.auth.fetch is not None
+    assert given.auth.fetch.client_secret is not None
+    assert changes == {"before": None, "after": f"<secret {given.auth.fetch.client_secret.fingerprint()}>"}
+    async with database.read() as connection:
+        stored = [dict(row) for row in (await connection.execute(select(schema.secrets))).mappings()]
+    assert len(stored) == 7
+    assert CANARY not in repr(stored)
+
+
+async def test_what_was_shown_can_be_sent_back_and_changes_nothing(repository: WebhookRepository) -> None:
+    given = secretive()
+    made = await repository.create(given, by="ada", orgs=None)
+    shown = orjson.loads(orjson.dumps(dict(made.document)))
+    config = await repository.resolve(shown, webhook_id=made.id, orgs=None)
+    assert config == given
+    edited = await repository.update(made.id, config, expected_version=1, by="bob", orgs=None)
+    assert dict(edited.document) == dict(made.document)
+    assert await repository.for_delivery(made.id, orgs=None) == given
+
+
+async def test_a_rotation_keeps_the_old_secret_by_its_fingerprint(
+    repository: WebhookRepository, database: Database
+) -> None:
+    made = await repository.create(with_signing("whsec_old"), by="ada", orgs=None)
+    shown = orjson.loads(orjson.dumps(dict(made.document)))
+    shown["signing"]["secrets"].insert(0, {"value": "whsec_new\n"})
+    config = await repository.resolve(shown, webhook_id=made.id, orgs=None)
+    await repository.update(made.id, config, expected_version=1, by="ada", orgs=None)
+    found = (await repository.for_delivery(made.id, orgs=None)).signing
+    assert found is not None
+    assert [secret.reveal() for secret in found.secrets] == [b"whsec_new", b"whsec_old"]
+    keep = plain_draft(signing={"secrets": [{"keep": True}]})
+    config = await repository.resolve(keep, webhook_id=made.id, orgs=None)
+    await repository.update(made.id, config, expected_version=2, by="ada", orgs=None)
+    async with database.read() as connection:
+        assert len((await connection.execute(select(schema.secrets))).all()) == 1
+    config = await repository.resolve(plain_draft(), webhook_id=made.id, orgs=None)  # left out: gone
+    await repository.update(made.id, config, expected_version=3, by="ada", orgs=None)
+    assert (await repository.for_delivery(made.id, orgs=None)).secrets() == []
+
+
+async def test_a_draft_that_can_not_be_used_names_each_field_and_quotes_nothing(repository: WebhookRepository) -> None:
+    draft = secretive_draft(signing={"secrets": [{"file": "/etc/passwd"}, {"keep": True}, CANARY, {"value": ""}]})
+    draft |= {"name": {"value": CANARY}, "urll": CANARY, "timeout": CANARY, "channels": [CANARY]}
+    with pytest.raises(ConfigError) as caught:
+        await repository.resolve(draft, webhook_id=None, orgs=None)
+    assert {problem.key for problem in caught.value.problems} == {
+        "signing.secrets[0]", "signing.secrets[1]", "signing.secrets[2]", "signing.secrets[3]",
+        "name", "urll", "timeout", "channels[0]",
+    }  # fmt: skip
+    assert CANARY not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None or caught.value.__suppress_context__
+    drafts: list[JsonValue] = [
+        None,
+        [],
+        "text",
+        {"name": "\0"},
+        {"name": "\ud800"},
+        {"auth": 7},
+        {"auth": {"type": "x"}},
+    ]
+    for nonsense in drafts:
+        with pytest.raises(ConfigError):
+            await repository.resolve(nonsense, webhook_id=None, orgs=None)
+
+
+async def test_one_tenants_secret_can_not_be_kept_for_another(repository: WebhookRepository) -> None:
+    made = await repository.create(with_signing("whsec_a"), by="ada", orgs=None)
+    shown = dict(made.document) | {"sandbox": "dev"}
+    with pytest.raises(ConfigError, match="no such secret is stored here"):
+        await repository.resolve(shown, webhook_id=None, orgs=None)
+    other = await repository.create(plain(sandbox="dev"), by="ada", orgs=None)
+    with pytest.raises(ConfigError, match="no such secret is stored here"):
+        await repository.resolve(shown, webhook_id=other.id, orgs=None)
+
+
+async def test_the_check_has_the_last_word(database: Database, repository: WebhookRepository) -> None:
+    strict = WebhookRepository(database, repository._encryption, check=lambda _: [("auth.sign.key", "is weak")])
+    with pytest.raises(ConfigError, match=r"auth\.sign\.key: is weak"):
+        await strict.create(plain(), by="ada", orgs=None)
+    with pytest.raises(ConfigError, match="is weak"):
+        await strict.resolve(plain_draft(), webhook_id=None, orgs=None)
+
+
+async def test_a_text_that_a_database_can_not_hold_is_refused_as_such(repository: WebhookRepository) -> None:
+    for what in ({"name": "a\0b"}, {"org": "a\ud800"}):
+        config = plain().model_copy(update=what)
+        with pytest.raises(ConfigError, match=r"stored|U\+0000"):
+            await repository.create(config, by="ada", orgs=None)
+    assert await repository.of_tenant(TenantKey("a\0", "\ud800"), orgs=None) is None
+    with pytest.raises(NotFound):
+        await repository.get("\0", orgs=None)
+    backslash = await repository.create(plain(name="a\\u0000b"), by="ada", orgs=None)
+    assert backslash.name == "a\\u0000b"

@@ -1,0 +1,252 @@
+"""What dispatchers see of a database: look-ups, changes, and outages."""
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncpg  # type: ignore[import-untyped]
+import pytest
+from sqlalchemy import update
+
+from dispatcher.errors import StoreUnavailable
+from dispatcher.secrets import Secret
+from dispatcher.settings import WebhookSettings
+from dispatcher.stores.cache import WebhookCache
+from dispatcher.stores.sql import schema
+from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.encryption import Encryption
+from dispatcher.stores.sql.migrate import upgrade
+from dispatcher.stores.sql.repository import WebhookRepository
+from dispatcher.stores.sql.store import SqlStore
+from dispatcher.webhooks import TenantKey, Webhook
+from tests.stores_sql.examples import plain, secretive
+from tests.stores_sql.postgres import Postgres
+
+CHANGES_WITHIN_S = 2.0
+NEVER_S = 3600.0
+
+
+class Told:
+    """Collects what a store tells."""
+
+    def __init__(self, store: SqlStore) -> None:
+        self.tenants: set[TenantKey] = set()
+        self._news = asyncio.Event()
+        store.on_change(self._hear)
+
+    def _hear(self, tenants: set[TenantKey]) -> None:
+        self.tenants |= tenants
+        self._news.set()
+
+    async def wait_for(self, *tenants: TenantKey, within_s: float = CHANGES_WITHIN_S) -> None:
+        async with asyncio.timeout(within_s):
+            while not self.tenants.issuperset(tenants):
+                self._news.clear()
+                await self._news.wait()
+        self.tenants.clear()
+
+
+async def eventually(is_so: Callable[[], Awaitable[bool]], within_s: float) -> None:
+    """Wait for what tells nobody that it has happened."""
+    async with asyncio.timeout(within_s):
+        while not await is_so():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def running(store: SqlStore) -> AsyncIterator[Told]:
+    told = Told(store)
+    task = asyncio.create_task(store.run(), name="store")
+    try:
+        yield told
+        assert not task.done()
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+@pytest.fixture
+async def store(url: Secret, encryption: Encryption) -> AsyncIterator[SqlStore]:
+    """A dispatcher's store, with connections of its own."""
+    database = Database(url)
+    yield SqlStore(database, encryption)
+    await database.close()
+
+
+async def test_a_webhook_is_the_same_object_until_it_is_edited(
+    store: SqlStore, repository: WebhookRepository, database: Database, encryption: Encryption
+) -> None:
+    made = await repository.create(secretive(), by="ada", orgs=None)
+    found = await store.find(made.tenant)
+    assert found is not None
+    assert found.config == secretive()
+    assert found.source == f"sql:{made.id}"
+    assert await store.find(made.tenant) is found
+    await store.load()
+    assert store.all() == [found]
+    other = await SqlStore(database, encryption).find(made.tenant)
+    assert other is not None
+    assert other.revision == found.revision
+    await repository.update(made.id, secretive(), expected_version=1, by="ada", orgs=None)
+    edited = await store.find(made.tenant)
+    assert edited is not None
+    assert edited.revision != found.revision  # an edit is an edit: what was disabled is taken up again
+    await repository.reactivate(made.id, by="ada", orgs=None)
+    taken_up = await store.find(made.tenant)
+    assert taken_up is not None
+    assert taken_up.revision != edited.revision
+    assert taken_up.config == secretive()
+    await repository.delete(made.id, expected_version=3, by="ada", orgs=None)
+    assert await store.find(made.tenant) is None
+    assert repr(store).endswith("1 webhooks, change 1>")
+
+
+async def test_a_tenant_that_no_database_can_hold_has_no_webhook(store: SqlStore) -> None:
+    for tenant in (TenantKey("a\0b", "prod"), TenantKey("\ud800", "prod"), TenantKey("'; DROP TABLE webhooks", "%")):
+        assert await store.find(tenant) is None
+
+
+async def test_every_kind_of_change_is_told_in_time(store: SqlStore, repository: WebhookRepository) -> None:
+    await store.load()
+    async with running(store) as told:
+        made = await repository.create(plain(), by="ada", orgs=None)
+        await told.wait_for(made.tenant)
+        assert [webhook.tenant for webhook in store.all()] == [made.tenant]
+        await repository.update(made.id, plain(name="New"), expected_version=1, by="ada", orgs=None)
+        await told.wait_for(made.tenant)
+        assert store.all()[0].config.name == "New"
+        await repository.delete(made.id, expected_version=2, by="ada", orgs=None)
+        await told.wait_for(made.tenant)
+        assert store.all() == []
+        await repository.create(plain(), by="ada", orgs=None)
+        await told.wait_for(made.tenant)
+        assert len(store.all()) == 1
+
+
+async def test_postgresql_tells_of_itself_without_polling(postgres: Postgres, encryption: Encryption) -> None:
+    url = Secret((await postgres.fresh_database()).encode())
+    await upgrade(url)
+    database = Database(url)
+    repository = WebhookRepository(database, encryption)
+    store = SqlStore(database, encryption, poll_s=NEVER_S)
+    first = await repository.create(plain(), by="ada", orgs=None)
+    async with running(store) as told:
+        await told.wait_for(first.tenant)
+        await _listens(postgres)
+        second = await repository.create(plain(sandbox="dev"), by="ada", orgs=None)
+        await told.wait_for(second.tenant)
+        await postgres.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE '%listener'"
+        )
+        third = await repository.create(plain(sandbox="stage"), by="ada", orgs=None)  # nobody listens now, perhaps
+        await told.wait_for(third.tenant)
+    await database.close()
+
+
+async def _listens(postgres: Postgres) -> None:
+    connection = await asyncpg.connect(postgres.url(scheme="postgresql"))
+    query = "SELECT count(*) > 0 FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND state = 'idle'"
+    try:
+        await eventually(lambda: connection.fetchval(query), CHANGES_WITHIN_S)
+    finally:
+        await connection.close()
+
+
+async def test_a_database_restored_from_a_backup_is_read_anew(
+    store: SqlStore, repository: WebhookRepository, database: Database
+) -> None:
+    made = await repository.create(plain(), by="ada", orgs=None)
+    await repository.update(made.id, plain(name="Lost"), expected_version=1, by="ada", orgs=None)
+    gone = await repository.create(plain(sandbox="dev"), by="ada", orgs=None)
+    await store.load()
+    told = Told(store)
+    async with database.write() as connection:
+        await connection.execute(update(schema.change_counter).values(value=1))
+        await connection.execute(schema.webhooks.delete().where(schema.webhooks.c.id == gone.id))
+        restored = dict(made.document)
+        await connection.execute(update(schema.webhooks).values(version=1, changed=1, config=restored))
+    await store.load()
+    assert told.tenants == {made.tenant, gone.tenant}
+    assert [webhook.config.name for webhook in store.all()] == [made.name]
+    found = await store.find(made.tenant)
+    assert found is not None
+    assert found.config.name == made.name
+
+
+async def test_edits_under_way_are_never_missed(store: SqlStore, repository: WebhookRepository) -> None:
+    """Commits may come in another order than they began: still every dispatcher ends with the newest of all."""
+    sandboxes = [f"s{n}" for n in range(12)]
+    async with running(store) as told:
+        await asyncio.gather(*(repository.create(plain(sandbox=one), by="a", orgs=None) for one in sandboxes))
+        await told.wait_for(*(TenantKey("luma@AdobeOrg", one) for one in sandboxes))
+        assert len(store.all()) == len(sandboxes)
+
+
+async def test_a_restart_of_the_database_costs_answers_and_nothing_else(encryption: Encryption) -> None:
+    with Postgres() as server:
+        url = Secret((await server.fresh_database()).encode())
+        await upgrade(url)
+        database, other = Database(url), Database(url)
+        repository = WebhookRepository(other, encryption)
+        made = await repository.create(plain(), by="ada", orgs=None)
+        store = SqlStore(database, encryption)
+        await store.load()
+        cache = WebhookCache(store, WebhookSettings(store="sql", url=url, cache_ttl=0.01))
+        known = await cache.find(made.tenant)
+        assert known is not None
+        async with running(store) as told:
+            await asyncio.to_thread(server.stop)
+            with pytest.raises(StoreUnavailable):
+                await store.find(made.tenant)
+            assert await cache.find(made.tenant) is known
+            with pytest.raises(StoreUnavailable):
+                await repository.create(plain(sandbox="dev"), by="ada", orgs=None)
+            await eventually(lambda: _is_away(store), within_s=5)
+            restarting = asyncio.create_task(asyncio.to_thread(server.start))
+            await eventually(lambda: _answers(store, known), within_s=20)
+            await restarting
+            await repository.update(made.id, plain(name="After"), expected_version=1, by="ada", orgs=None)
+            await told.wait_for(made.tenant, within_s=5.0)
+            assert not store.problems
+            await server.restart()
+            await repository.create(plain(sandbox="dev"), by="ada", orgs=None)
+            await told.wait_for(TenantKey(made.tenant.org, "dev"), within_s=5.0)
+        await database.close()
+        await other.close()
+
+
+async def _is_away(store: SqlStore) -> bool:
+    return "does not answer" in "".join(map(str, store.problems))
+
+
+async def _answers(store: SqlStore, webhook: Webhook) -> bool:
+    """While the database starts it is away, or has the right answer; never another."""
+    try:
+        found = await store.find(webhook.tenant)
+    except StoreUnavailable:
+        return False
+    assert found is webhook
+    return True
+
+
+async def test_a_locked_sqlite_file_can_still_be_read(tmp_path: Path, encryption: Encryption) -> None:
+    path = tmp_path / "webhooks.db"
+    url = Secret(f"sqlite+aiosqlite:///{path}".encode())
+    await upgrade(url)
+    database = Database(url)
+    made = await WebhookRepository(database, encryption).create(plain(), by="ada", orgs=None)
+    writer = sqlite3.connect(path, isolation_level=None)
+    writer.execute("BEGIN EXCLUSIVE")
+    try:
+        assert await SqlStore(database, encryption).find(made.tenant) is not None
+        with pytest.raises(StoreUnavailable, match=r"no answer within|locked"):
+            async with database.write(0.2) as connection:
+                await connection.execute(update(schema.change_counter).values(value=7))
+    finally:
+        writer.execute("ROLLBACK")
+        writer.close()
+    await database.close()

@@ -1,0 +1,228 @@
+"""How both transports come to a connection: DNS, several addresses, the guard, the operator's proxy."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Sequence
+
+import pytest
+import trustme
+
+from dispatcher.outcomes import FailureReason
+from dispatcher.transport import Transport
+from tests.transport.conftest import Opener, Serving, post_to, server_context
+from tests.transport.servers import OK, ConnectProxy, NameServer, Peer, answering
+from tests.transport.servers import Endpoint as Server
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+async def test_a_port_that_nobody_listens_on_refuses(transport: Transport) -> None:
+    attempt = await transport.post(post_to(f"https://127.0.0.1:{free_port()}/"))
+    assert (attempt.failure, attempt.detail) == (FailureReason.CONNECT_REFUSED, "Connection refused")
+
+
+@pytest.mark.parametrize(
+    "url", ["https://10.0.0.1/", "https://[::1]/", "https://169.254.169.254/", "http://127.0.0.1:8080/"]
+)
+async def test_an_address_that_is_denied_is_not_connected_to(transport: Transport, url: str) -> None:
+    attempt = await transport.post(post_to(url))
+    assert attempt.failure is FailureReason.EGRESS_DENIED
+    assert attempt.detail
+
+
+async def test_plain_http_is_sent_only_where_the_operator_allows_it(opening: Opener, transport: Transport) -> None:
+    async with Server(answering(OK), None).running() as server:
+        url = server.url.replace("https", "http")
+        denied = await transport.post(post_to(url))
+        async with opening(allow_http=True) as lax:
+            attempts = [await lax.post(post_to(url)) for _ in range(2)]
+    assert denied.failure is FailureReason.EGRESS_DENIED
+    assert [(one.status, one.reused) for one in attempts] == [(200, False), (200, True)]
+
+
+async def test_a_name_is_connected_to_by_the_address_that_was_checked(opening: Opener, serving: Serving) -> None:
+    async with NameServer().running() as names, serving(answering(OK)) as server:
+        names.zone["hooks.example"] = [["127.0.0.1"]]
+        async with opening(nameservers=(names.address,)) as transport:
+            attempt = await transport.post(post_to(f"https://hooks.example:{server.port}/", keep_body=1))
+    assert (attempt.status, attempt.phases.address) == (200, "127.0.0.1")
+    assert b"\r\nhost: hooks.example:%d\r\n" % server.port in server.requests[0]
+
+
+async def test_a_name_that_changes_its_mind_after_the_check_gains_nothing(opening: Opener, serving: Serving) -> None:
+    async with NameServer().running() as names, serving(answering(OK)) as server:
+        names.zone["rebind.example"] = [["8.8.8.8"], ["127.0.0.1"]]  # public for the check, loopback for the connect
+        url = f"https://rebind.example:{server.port}/"
+        async with opening(nameservers=(names.address,), allow=()) as transport:
+            attempts = [await transport.post(post_to(url, connect_timeout_s=0.05)) for _ in range(3)]
+    assert server.connections == 0
+    assert FailureReason.CONNECT_REFUSED not in {attempt.failure for attempt in attempts}
+    assert names.queries == [("rebind.example", "AAAA"), ("rebind.example", "A")]
+
+
+@pytest.mark.parametrize("answer", [["127.0.0.1", "10.0.0.1"], ["8.8.8.8", "127.0.0.1"], ["127.0.0.1", "fd00::1"]])
+async def test_one_denied_address_among_several_refuses_the_name(
+    opening: Opener, serving: Serving, answer: list[str]
+) -> None:
+    async with NameServer().running() as names, serving(answering(OK)) as server:
+        names.zone["mixed.example"] = [answer]
+        allow = ("127.0.0.0/8",) if answer[0] == "127.0.0.1" else ()
+        async with opening(nameservers=(names.address,), allow=allow) as transport:
+            attempt = await transport.post(post_to(f"https://mixed.example:{server.port}/"))
+    assert (attempt.failure, server.connections) == (FailureReason.EGRESS_DENIED, 0)
+    assert "mixed.example resolves to" in attempt.detail
+
+
+async def test_the_next_address_is_tried_where_the_first_refuses(opening: Opener, serving: Serving) -> None:
+    async with NameServer().running() as names, serving(answering(OK)) as server:
+        names.zone["many.example"] = [["127.0.0.2", "127.0.0.3", "127.0.0.1", "::1"]]
+        own = Server(answering(OK), server_context(trustme.CA())).running()
+        async with own, opening(nameservers=(names.address,), allow=("127.0.0.0/8", "::1")) as transport:
+            attempt = await transport.post(post_to(f"https://many.example:{server.port}/"))
+    # connected to 127.0.0.1, whose certificate does not have this name
+    assert (attempt.failure, server.connections) == (FailureReason.TLS, 0)
+    assert "not valid for" in attempt.detail
+
+
+@pytest.mark.parametrize("zone", [{}, {"hooks.example": [[]]}, {"hooks.example": [["loop.example"]]}])
+async def test_a_name_without_an_address_is_a_dns_failure(
+    opening: Opener, zone: dict[str, list[Sequence[str]]]
+) -> None:
+    async with NameServer().running() as names:
+        names.zone |= zone
+        async with opening(nameservers=(names.address,)) as transport:
+            attempt = await transport.post(post_to("https://hooks.example/"))
+    assert attempt.failure is FailureReason.DNS
+    assert attempt.detail.startswith("hooks.example: ")
+
+
+async def test_dns_that_never_answers_is_bounded_by_the_deadline_of_the_attempt(opening: Opener) -> None:
+    async with NameServer().running() as names:
+        names.silent.add("hooks.example")
+        async with opening(nameservers=(names.address,)) as transport:
+            attempt = await transport.post(post_to("https://hooks.example/", timeout_s=0.3))
+    assert attempt.failure in (FailureReason.DNS, FailureReason.CONNECT_TIMEOUT)
+    assert attempt.elapsed_s < 0.6
+
+
+# --- the operator's proxy
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_the_proxy_is_asked_for_the_checked_address_and_tls_is_with_the_host(
+    opening: Opener, serving: Serving, tls: ssl.SSLContext, scheme: str
+) -> None:
+    proxy = ConnectProxy()
+    async with (
+        NameServer().running() as names,
+        serving(answering(OK)) as server,
+        Server(proxy, tls if scheme == "https" else None).running() as entrance,
+    ):
+        names.zone |= {
+            "hooks.example": [["127.0.0.1"]],
+            "wrong.example": [["127.0.0.1"]],
+            "proxy.example": [["127.0.0.1"]],
+        }
+        async with opening(
+            nameservers=(names.address,), proxy=f"{scheme}://proxy.example:{entrance.port}"
+        ) as transport:
+            attempts = [await transport.post(post_to(f"https://hooks.example:{server.port}/")) for _ in range(2)]
+            wrong = await transport.post(post_to(f"https://wrong.example:{server.port}/", connect_timeout_s=0.5))
+    assert [(one.status, one.reused, one.detail) for one in attempts] == [(200, False, ""), (200, True, "")]
+    assert proxy.targets == [f"127.0.0.1:{server.port}"] * 2
+    assert wrong.failure is FailureReason.TLS
+    assert b"\r\nhost: hooks.example:" in server.requests[0]
+
+
+async def test_the_guard_stands_before_the_proxy(opening: Opener) -> None:
+    proxy = ConnectProxy()
+    async with NameServer().running() as names, Server(proxy, None).running() as entrance:
+        names.zone["inside.example"] = [["10.0.0.1"]]
+        async with opening(nameservers=(names.address,), proxy=f"http://127.0.0.1:{entrance.port}") as transport:
+            for host in ("10.0.0.1", "inside.example"):
+                attempt = await transport.post(post_to(f"https://{host}/"))
+                assert attempt.failure is FailureReason.EGRESS_DENIED
+            unknown = await transport.post(post_to("https://unknown.example/"))
+    assert unknown.failure is FailureReason.DNS
+    assert proxy.targets == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"HTTP/1.1 403 Forbidden\r\n\r\n", FailureReason.PROXY),
+        (b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n", FailureReason.PROXY),
+        (b"HTTP/1.1 502 Bad Gateway\r\n\r\n", FailureReason.CONNECT),
+        (b"HTTP/1.1 504 Gateway Timeout\r\n\r\n", FailureReason.CONNECT),
+        (b"HTTP/1.1 503 Busy\r\n\r\n", FailureReason.PROXY),
+        (b"HTTP/1.1 200 OK\r\n\r\nsurplus", FailureReason.PROXY),
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", FailureReason.PROXY),
+        (b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 2000, FailureReason.PROXY),
+        (b"", FailureReason.PROXY),
+    ],
+)
+async def test_a_proxy_that_fails_is_never_held_against_the_tenant(
+    opening: Opener, answer: bytes, reason: FailureReason
+) -> None:
+    async with (
+        Server(ConnectProxy(answer), None).running() as entrance,
+        opening(proxy=f"http://127.0.0.1:{entrance.port}") as transport,
+    ):
+        attempt = await transport.post(post_to("https://127.0.0.1:4443/", connect_timeout_s=0.3))
+    assert attempt.failure is reason
+    assert attempt.detail
+
+
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:{}", "http://nowhere.example:3128"])
+async def test_a_proxy_that_is_not_there_is_a_proxy_failure(opening: Opener, proxy: str) -> None:
+    async with NameServer().running() as names:
+        settings = {"nameservers": (names.address,), "proxy": proxy.format(free_port())}
+        async with opening(**settings) as transport:
+            attempt = await transport.post(post_to("https://127.0.0.1:4443/"))
+    assert attempt.failure is FailureReason.PROXY
+
+
+async def test_an_https_proxy_with_a_wrong_certificate_is_a_proxy_failure(opening: Opener) -> None:
+    context = server_context(trustme.CA())
+    async with (
+        Server(ConnectProxy(), context).running() as entrance,
+        opening(proxy=f"https://127.0.0.1:{entrance.port}") as transport,
+    ):
+        attempt = await transport.post(post_to("https://127.0.0.1:4443/"))
+    assert attempt.failure is FailureReason.PROXY
+    assert "certificate" in attempt.detail
+
+
+async def test_a_tunnel_that_ends_in_the_handshake_is_a_tls_failure(opening: Opener) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        await peer.reader.read(10)
+
+    async with (
+        Server(script, None).running() as entrance,
+        opening(proxy=f"http://127.0.0.1:{entrance.port}") as transport,
+    ):
+        attempt = await transport.post(post_to("https://127.0.0.1:4443/"))
+    assert attempt.failure is FailureReason.TLS
+
+
+async def test_cancelling_while_connecting_leaves_nothing(opening: Opener) -> None:
+    async with (
+        Server(ConnectProxy(b""), None).running() as entrance,
+        opening(proxy=f"http://127.0.0.1:{entrance.port}") as transport,
+    ):
+        before = asyncio.all_tasks()
+        task = asyncio.create_task(transport.post(post_to("https://127.0.0.1:4443/")))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await asyncio.sleep(0.02)
+        assert [one for one in asyncio.all_tasks() - before if "serve" not in str(one.get_coro())] == []

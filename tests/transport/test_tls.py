@@ -1,0 +1,240 @@
+"""TLS for both transports: what is refused, client certificates, rotation, resumption."""
+
+import datetime
+import os
+import re
+import ssl
+import warnings
+from pathlib import Path
+
+import pytest
+import trustme
+
+from dispatcher.outcomes import FailureReason
+from dispatcher.secrets import Secret
+from dispatcher.transport import Endpoint, Transport, tls
+from dispatcher.transport.tls import TlsContexts, new_context
+from tests.transport.conftest import Opener, Serving, post_to, server_context
+from tests.transport.servers import OK, NameServer, Peer, answering
+from tests.transport.servers import Endpoint as Server
+
+
+def with_tls(url: str, ca: bytes | None = None, certificate: bytes | None = None, key: bytes | None = None) -> Endpoint:
+    plain = Endpoint.at(url)
+    secrets = [None if pem is None else Secret(pem) for pem in (ca, certificate, key)]
+    return Endpoint(plain.scheme, plain.host, plain.port, plain.target, plain.authority, (), *secrets)
+
+
+def context_of(certificate: trustme.LeafCert) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    return context
+
+
+async def refused(transport: Transport, context: ssl.SSLContext) -> str:
+    """The detail with which a server with this context is refused."""
+    async with Server(answering(OK), context).running() as server:
+        attempt = await transport.post(post_to(server.url))
+    assert (attempt.failure, server.requests) == (FailureReason.TLS, [])
+    return attempt.detail
+
+
+async def test_an_expired_certificate_is_refused(transport: Transport, authority: trustme.CA) -> None:
+    past = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    leaf = authority.issue_cert("127.0.0.1", not_before=past, not_after=past + datetime.timedelta(days=1))
+    assert "has expired" in await refused(transport, context_of(leaf))
+
+
+async def test_a_certificate_of_an_unknown_authority_is_refused(transport: Transport) -> None:
+    assert "issuer" in await refused(transport, context_of(trustme.CA().issue_cert("127.0.0.1")))
+
+
+async def test_a_self_signed_certificate_is_refused(transport: Transport) -> None:
+    own = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with own.private_key_pem.tempfile() as key, own.cert_pem.tempfile() as certificate:
+        context.load_cert_chain(certificate, key)
+    assert "self-signed" in await refused(transport, context)
+
+
+@pytest.mark.parametrize("name", ["127.0.0.2", "localhost", "hooks.example", "*.example"])
+async def test_a_certificate_of_another_host_is_refused(transport: Transport, authority: trustme.CA, name: str) -> None:
+    assert "not valid for" in await refused(transport, context_of(authority.issue_cert(name)))
+
+
+async def test_an_address_in_the_common_name_is_no_host_name(transport: Transport, authority: trustme.CA) -> None:
+    leaf = authority.issue_cert("other.example", common_name="127.0.0.1")
+    assert "not valid for" in await refused(transport, context_of(leaf))
+
+
+async def test_a_protocol_older_than_tls_1_2_is_refused(transport: Transport) -> None:
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(old)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        old.minimum_version = ssl.TLSVersion.TLSv1
+        old.maximum_version = ssl.TLSVersion.TLSv1_1
+    old.set_ciphers("ALL:@SECLEVEL=0")
+    assert re.search("protocol version|during the TLS handshake", await refused(transport, old))
+
+
+async def test_a_server_that_speaks_no_tls_is_refused(transport: Transport) -> None:
+    async def plain_http(peer: Peer) -> None:
+        await peer.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    async with Server(plain_http, None).running() as server:
+        attempt = await transport.post(post_to(server.url))
+    assert attempt.failure is FailureReason.TLS
+
+
+async def test_a_server_that_closes_in_the_handshake_is_a_tls_failure(transport: Transport) -> None:
+    async def close(peer: Peer) -> None:
+        await peer.reader.read(10)
+
+    async with Server(close, None).running() as server:
+        attempt = await transport.post(post_to(server.url))
+    assert attempt.failure is FailureReason.TLS
+    assert "handshake" in attempt.detail
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_client_certificate_is_shown_where_it_is_configured(
+    transport: Transport, authority: trustme.CA, version: ssl.TLSVersion
+) -> None:
+    clients = trustme.CA()
+    context = server_context(authority)
+    context.minimum_version = context.maximum_version = version
+    context.verify_mode = ssl.CERT_REQUIRED
+    clients.configure_trust(context)
+    mine = clients.issue_cert("dispatcher.example")
+    chain, key = b"".join(pem.bytes() for pem in mine.cert_chain_pems), mine.private_key_pem.bytes()
+    stranger = trustme.CA().issue_cert("dispatcher.example")
+    async with Server(answering(OK), context).running() as server:
+        without = await transport.post(post_to(server.url))
+        attempt = await transport.post(post_to(with_tls(server.url, None, chain, key)))
+        wrong = await transport.post(
+            post_to(with_tls(server.url, None, stranger.cert_chain_pems[0].bytes(), stranger.private_key_pem.bytes()))
+        )
+        again = await transport.post(post_to(server.url))
+    assert attempt.status == 200
+    # With TLS 1.3 the refusal comes after the handshake, as an alert or as a reset, whichever arrives first.
+    for other in (without, wrong, again):
+        assert other.status is None
+        assert other.failure in (FailureReason.TLS, FailureReason.RESET)
+    assert len(server.requests) == 1
+
+
+async def test_an_endpoint_s_own_ca_replaces_the_operator_s(transport: Transport) -> None:
+    own = trustme.CA()
+    async with Server(answering(OK), server_context(own)).running() as server:
+        with_ca = await transport.post(post_to(with_tls(server.url, own.cert_pem.bytes())))
+        without = await transport.post(post_to(server.url))
+    assert (with_ca.status, without.failure) == (200, FailureReason.TLS)
+
+
+async def test_a_connection_is_not_shared_between_tls_identities(transport: Transport, serving: Serving) -> None:
+    mine = trustme.CA().issue_cert("dispatcher.example")
+    chain, key = mine.cert_chain_pems[0].bytes(), mine.private_key_pem.bytes()
+    async with serving(answering(OK)) as server:
+        await transport.post(post_to(server.url))
+        other = await transport.post(post_to(with_tls(server.url, None, chain, key)))
+        same = await transport.post(post_to(with_tls(server.url, None, chain, key)))
+    assert [other.reused, same.reused] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("pem", "says"),
+    [
+        ((b"nonsense", None, None), "CA is not a bundle"),
+        ((b"\xff\xfe", None, None), "CA is not a bundle"),
+        ((None, b"nonsense", b"nonsense"), "client certificate"),
+    ],
+)
+async def test_pem_that_can_t_be_used_is_a_tls_failure_with_a_reason(
+    transport: Transport, serving: Serving, pem: tuple[bytes | None, bytes | None, bytes | None], says: str
+) -> None:
+    async with serving(answering(OK)) as server:
+        endpoint = with_tls(server.url, *pem)
+        attempts = [await transport.post(post_to(endpoint)) for _ in range(2)]
+    assert {attempt.failure for attempt in attempts} == {FailureReason.TLS}
+    assert all(says in attempt.detail for attempt in attempts)
+
+
+def test_an_encrypted_key_is_refused_and_never_asks_the_terminal() -> None:
+    from cryptography.hazmat.primitives import serialization as s
+
+    leaf = trustme.CA().issue_cert("a.example")
+    key = s.load_pem_private_key(leaf.private_key_pem.bytes(), None)
+    locked = key.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.BestAvailableEncryption(b"secret"))
+    with pytest.raises(ValueError, match="without a passphrase"):
+        new_context(None, leaf.cert_chain_pems[0].bytes(), locked)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_new_connection_resumes_the_session_of_the_last(
+    transport: Transport, authority: trustme.CA, version: ssl.TLSVersion
+) -> None:
+    context = server_context(authority)
+    context.minimum_version = context.maximum_version = version
+    reply = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+    async with Server(answering(reply), context).running() as server:
+        for _ in range(3):
+            assert (await transport.post(post_to(server.url))).status == 200
+    assert (server.connections, server.resumed) == (3, 2)
+
+
+async def test_a_session_is_not_offered_under_another_name(opening: Opener, serving: Serving) -> None:
+    async with NameServer().running() as names, serving(answering(OK)) as server:
+        names.zone |= {"hooks.example": [["127.0.0.1"]], "wrong.example": [["127.0.0.1"]]}
+        async with opening(nameservers=(names.address,)) as transport:
+            right = await transport.post(post_to(f"https://hooks.example:{server.port}/"))
+            wrong = await transport.post(post_to(f"https://wrong.example:{server.port}/"))
+    assert (right.status, wrong.failure) == (200, FailureReason.TLS)
+
+
+async def test_a_new_ca_bundle_is_used_without_a_restart_and_a_bad_one_is_not(
+    opening: Opener, serving: Serving, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls, "BUNDLE_CHECK_S", 0.0)
+    bundle = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(bundle)
+    reply = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+    async with serving(answering(reply)) as server, opening(ca_bundle=bundle) as transport:
+        endpoint = Endpoint.at(server.url)
+        before = await transport.post(post_to(endpoint))
+        new = tmp_path / "new"
+        authority.cert_pem.write_to_path(new)
+        os.replace(new, bundle)
+        after = await transport.post(post_to(endpoint))
+        bundle.write_text("nonsense")
+        kept = await transport.post(post_to(endpoint))
+        bundle.unlink()
+        gone = await transport.post(post_to(endpoint))
+    assert [before.failure, after.status, kept.status, gone.status] == [FailureReason.TLS, 200, 200, 200]
+
+
+async def test_a_ca_bundle_that_was_never_there_does_not_fall_back_to_the_system_s(
+    opening: Opener, serving: Serving, tmp_path: Path
+) -> None:
+    async with serving(answering(OK)) as server, opening(ca_bundle=tmp_path / "none.pem") as transport:
+        attempt = await transport.post(post_to(server.url))
+    assert attempt.failure is FailureReason.TLS
+    assert "operator's CA bundle" in attempt.detail
+
+
+def test_endpoints_of_the_same_identity_share_a_context(ca_bundle: Path) -> None:
+    contexts = TlsContexts(ca_bundle)
+    mine = trustme.CA().issue_cert("a.example")
+    pair = (mine.cert_chain_pems[0].bytes(), mine.private_key_pem.bytes())
+    urls = [f"https://tenant{i}.example/" for i in range(3)]
+    assert len({id(contexts.of(Endpoint.at(url))) for url in urls}) == 1
+    assert len({id(contexts.of(with_tls(url, None, *pair))) for url in urls}) == 1
+    assert contexts.of(Endpoint.at(urls[0])) is not contexts.of(with_tls(urls[0], None, *pair))
+
+
+def test_contexts_are_bounded(monkeypatch: pytest.MonkeyPatch, ca_bundle: Path) -> None:
+    monkeypatch.setattr(tls, "MAX_CONTEXTS", 2)
+    contexts = TlsContexts(ca_bundle)
+    for _ in range(4):
+        contexts.of(with_tls("https://a.example/", trustme.CA().cert_pem.bytes()))
+    assert len(contexts) == 2

@@ -1,0 +1,361 @@
+"""One record to its outcome: what is parked, where, with which headers; what dies; what raises, and is tried again."""
+
+import asyncio
+import json
+import math
+from typing import Any
+
+import pytest
+
+from dispatcher import pipeline as pipeline_module
+from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StoreUnavailable
+from dispatcher.outcomes import (
+    Attempt,
+    Dead,
+    DeadReason,
+    Delivered,
+    FailureReason,
+    Parked,
+    ParkReason,
+    Skipped,
+    SkipReason,
+)
+from dispatcher.records import Journey, Origin
+from tests.unit.delivering.making import WALL, Bench, wall
+from tests.unit.examples import CONTRACTS, EMAIL_EVENT, ORIGIN, TENANT, ARecord, email_event, record, webhook
+from tests.unit.virtual_time import virtual_time
+
+NOW_MS = int(WALL * 1000)
+
+
+def fresh(event: Any = EMAIL_EVENT, **fields: Any) -> ARecord:
+    return record(event, **({"timestamp": NOW_MS} | fields))
+
+
+@virtual_time
+async def test_an_event_arrives_as_the_reference_payload() -> None:
+    bench = Bench(200)
+
+    assert await bench.process(fresh()) == Delivered(1)
+    (request,) = bench.transport.requests
+    assert json.loads(request.body) == json.loads((CONTRACTS / "feedback-v1.json").read_bytes())
+    assert bench.producer.topics == {}
+
+
+@virtual_time
+async def test_the_webhooks_payload_version_is_used() -> None:
+    bench = Bench(200)
+    bench.store.put(webhook(payload=2))
+    await bench.process(fresh())
+
+    assert "campaignType" in json.loads(bench.transport.requests[0].body)["messageExecution"]
+
+
+@virtual_time
+@pytest.mark.parametrize(
+    ("event", "reason"),
+    [
+        ({"body": {"xdmEntity": {"eventType": "message.tracking"}}}, SkipReason.NOT_FEEDBACK),
+        (email_event(isTestExecution=True), SkipReason.TEST_EXECUTION),
+        (email_event(imsOrgId="another"), SkipReason.NO_WEBHOOK),
+        (email_event(sandbox={"name": "another"}), SkipReason.NO_WEBHOOK),
+        (email_event(feedbackStatus="delay"), SkipReason.STATUS),
+    ],
+)
+async def test_an_event_that_is_nobodys_business_is_skipped(event: dict[str, object], reason: SkipReason) -> None:
+    bench = Bench(200)
+
+    assert await bench.process(fresh(event)) == Skipped(reason)
+    assert bench.transport.requests == []
+    assert bench.producer.topics == {}
+
+
+@virtual_time
+async def test_a_failed_event_is_parked_as_it_came_with_its_journey() -> None:
+    bench = Bench(503)
+    headers = {"imsOrgId": b"o", "x": b"1"}
+    outcome = await bench.process(fresh(headers=headers, key=b"k"))
+    (kept,) = bench.written("retry.30s")
+
+    assert outcome == Parked(0, ParkReason.ATTEMPT_FAILED)
+    assert (kept.key, kept.value) == (b"k", fresh().value)
+    assert kept.headers[:2] == (("imsOrgId", b"o"), ("x", b"1"))
+    assert Journey.of(kept) == Journey(
+        origin=ORIGIN, first_seen=WALL, attempts=4, parks=1, not_before=pytest.approx(wall() + 30, abs=0.1),
+        last_status=503, reason="attempt_failed",
+    )  # fmt: skip
+
+
+@virtual_time
+async def test_each_parking_goes_a_tier_further_and_the_last_repeats() -> None:
+    bench = Bench(404)
+    current, tiers = fresh(), []
+    for _ in range(6):
+        outcome = await bench.process(current)
+        assert isinstance(outcome, Parked)
+        tiers.append(outcome.tier)
+        (current,) = bench.producer.topics.popitem()[1]
+
+    assert tiers == [0, 1, 2, 3, 3, 3]
+    journey = Journey.of(current)
+    assert (journey.attempts, journey.parks, journey.origin) == (6, 6, ORIGIN)
+    assert bench.transport.sent("webhook-attempt") == ["1", "2", "3", "4", "5", "6"]
+    assert len(set(bench.transport.sent("webhook-id"))) == 1
+    assert [name for name, _ in current.headers].count("feedback-attempts") == 1
+
+
+@virtual_time
+async def test_a_hold_picks_its_tier() -> None:
+    bench = Bench(Attempt(0.05, status=503, retry_after="400"))
+
+    assert await bench.process(fresh()) == Parked(2, ParkReason.ATTEMPT_FAILED)
+    assert await bench.process(fresh()) == Parked(2, ParkReason.HELD)
+
+
+@virtual_time
+async def test_a_parking_without_an_attempt_uses_none_up() -> None:
+    bench = Bench(410)
+    await bench.process(fresh())
+    outcome = await bench.process(fresh())
+
+    assert outcome == Parked(0, ParkReason.SUSPENDED)
+    assert [journey.attempts for _, journey in bench.parked()] == [1, 0]
+
+
+@virtual_time
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (400, DeadReason.REJECTED), (418, DeadReason.REJECTED), (501, DeadReason.REJECTED), (505, DeadReason.REJECTED),
+        (301, DeadReason.REDIRECTED), (307, DeadReason.REDIRECTED),
+        (Attempt(0.1, status=503, webhook_delivery="abort-message"), DeadReason.ABORTED),
+        (FailureReason.EGRESS_DENIED, DeadReason.EGRESS_DENIED),
+    ],
+)  # fmt: skip
+async def test_what_will_never_be_delivered_is_kept_with_its_reason(answer: Any, reason: DeadReason) -> None:
+    bench = Bench(answer)
+
+    assert await bench.process(fresh(key=b"k", headers={"x": b"1"})) == Dead(reason)
+    (kept,) = bench.written("dead")
+    (headers,) = bench.dead()
+    assert (kept.key, kept.value, kept.headers[0]) == (b"k", fresh().value, ("x", b"1"))
+    assert headers["reason"] == reason
+    assert headers["attempts"] == "1"
+    assert headers["origin-offset"] == str(ORIGIN.offset)
+    assert headers["last-status"] == ("" if isinstance(answer, FailureReason) else str(getattr(answer, "status", answer)))
+    assert headers["detail"]
+
+
+@virtual_time
+@pytest.mark.parametrize("value", [None, b"", b"{", b"\xff", b"[]", b'{"a":' * 600 + b"1" + b"}" * 600, b"x" * 1_000_001])
+async def test_what_cannot_be_read_is_kept_as_it_came(value: bytes | None) -> None:
+    bench = Bench(200)
+
+    assert await bench.process(ARecord(value, key=None)) == Dead(DeadReason.UNREADABLE)
+    (kept,) = bench.written("dead")
+    assert (kept.key, kept.value) == (None, value)
+    (headers,) = bench.dead()
+    assert headers["reason"] == "unreadable"
+    assert 0 < len(headers["detail"]) <= 1000
+
+
+@virtual_time
+async def test_headers_that_make_no_sense_stop_nothing() -> None:
+    """Names of ours with values of another's, and a value that is null: the event is delivered all the same."""
+    bench = Bench(200)
+    headers: Any = (("feedback-origin-topic", None), ("feedback-attempts", None), ("x", None), ("imsOrgId", None))
+
+    assert await bench.process(ARecord(fresh().value, headers=headers, timestamp=NOW_MS)) == Delivered(1)
+
+
+@virtual_time
+@pytest.mark.parametrize("stage", ["read_event", "encode_feedback"])
+async def test_a_bug_of_ours_kills_the_record_not_the_others(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else one record would hold up its partition until a mended version comes."""
+
+    def bug(*_: object) -> None:
+        raise KeyError("canary")
+
+    bench = Bench(200)
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline_module, stage, bug)
+        assert await bench.process(fresh()) == Dead(DeadReason.INTERNAL)
+    assert bench.dead()[0]["reason"] == "internal"
+    assert bench.dead()[0]["detail"] == "KeyError"
+
+    assert await bench.process(fresh()) == Delivered(1)
+
+
+@virtual_time
+async def test_a_payload_over_the_limit_is_dead() -> None:
+    bench = Bench(200, max_body=2000)
+
+    assert await bench.process(fresh(email_event(offers="x" * 2000))) == Dead(DeadReason.TOO_LARGE)
+    assert await bench.process(fresh()) == Delivered(1)
+
+
+@virtual_time
+async def test_what_still_fails_at_the_age_limit_is_dead() -> None:
+    """It would be too old when it is due: it dies now, not then."""
+    bench = Bench(404)
+    day = 86_400
+    old = fresh(timestamp=NOW_MS - (day - 20) * 1000)
+    young = fresh(timestamp=NOW_MS - (day - 40) * 1000)
+
+    assert await bench.process(young) == Parked(0, ParkReason.ATTEMPT_FAILED)
+    assert await bench.process(old) == Dead(DeadReason.EXPIRED)
+    (headers,) = bench.dead()
+    assert headers["detail"] == "not delivered at the age limit; last: answered 404"
+    assert headers["attempts"] == "1"
+
+
+@virtual_time
+async def test_an_old_event_that_can_be_delivered_is() -> None:
+    bench = Bench(200)
+
+    assert await bench.process(fresh(timestamp=NOW_MS - 10**9)) == Delivered(1)
+
+
+@virtual_time
+async def test_the_age_counts_from_the_first_place_over_all_hops() -> None:
+    bench = Bench(404)
+    journey = Journey(Origin("delivery-events", 0, 1), WALL - 86_390, attempts=50, parks=90, reason="attempt_failed")
+    parked = record(EMAIL_EVENT, dict(journey.headers()), topic="delivery-events.retry.15m", timestamp=NOW_MS)
+
+    assert await bench.process(parked) == Dead(DeadReason.EXPIRED)
+    assert bench.dead()[0]["attempts"] == "51"
+
+
+@virtual_time
+@pytest.mark.parametrize("topic", ["retry.30s", "dead"])
+async def test_a_topic_that_cannot_be_written_raises_and_nothing_is_lost(topic: str) -> None:
+    bench = Bench(404 if topic.startswith("retry") else 400)
+    bench.producer.refuses = {f"{ORIGIN.topic}.{topic}"}
+    with pytest.raises(NotWritten):
+        await bench.process(fresh())
+    assert bench.producer.topics == {}
+
+    bench.producer.refuses = set()
+    await bench.process(fresh())
+    assert len(bench.written(topic)) == 1
+
+
+@virtual_time
+async def test_a_store_that_is_away_raises_before_anything_is_sent() -> None:
+    bench = Bench(200)
+    bench.store.away = True
+    with pytest.raises(StoreUnavailable):
+        await bench.process(fresh())
+
+    assert bench.transport.requests == []
+
+
+@virtual_time
+async def test_an_unreadable_record_dies_while_the_store_is_away() -> None:
+    bench = Bench(200)
+    bench.store.away = True
+
+    assert await bench.process(fresh(b"{")) == Dead(DeadReason.UNREADABLE)
+
+
+@virtual_time
+@pytest.mark.parametrize(("answer", "value"), [(404, fresh().value), (400, fresh().value), (200, b"{")])
+async def test_nothing_is_written_for_a_partition_that_is_ours_no_more(answer: int, value: bytes) -> None:
+    bench = Bench(answer)
+    bench.claim.active = False
+    with pytest.raises(Draining):
+        await bench.process(ARecord(value))
+
+    assert bench.transport.requests == []
+    assert bench.producer.topics == {}
+
+
+@virtual_time
+async def test_a_webhook_that_is_edited_while_its_event_waits_is_used_as_it_is_then() -> None:
+    bench = Bench(200, takes_s=1, delivery={"lane_start": 1, "lane_max": 1})
+    first = asyncio.create_task(bench.process(fresh()))
+    second = asyncio.create_task(bench.process(fresh(offset=42)))
+    third = asyncio.create_task(bench.process(fresh(email_event(feedbackStatus="error"), offset=43)))
+    await asyncio.sleep(0.5)
+    bench.store.put(webhook(url="https://new.example/", events=["bounce"], payload=2))
+
+    assert await asyncio.gather(first, second, third) == [Delivered(1), Delivered(1), Skipped(SkipReason.STATUS)]
+    assert [request.endpoint.host for request in bench.transport.requests] == ["hooks.luma.example", "new.example"]
+
+
+@virtual_time
+async def test_an_edit_between_two_quick_tries_is_followed_at_once_and_the_attempts_count_on() -> None:
+    bench = Bench(503, 200)
+    task = asyncio.create_task(bench.process(fresh()))
+    await asyncio.sleep(0.06)
+    bench.store.put(webhook(url="https://new.example/"))
+
+    assert await task == Delivered(2)
+    assert [request.endpoint.host for request in bench.transport.requests] == ["hooks.luma.example", "new.example"]
+    assert bench.transport.sent("webhook-attempt") == ["1", "2"]
+
+
+@virtual_time
+async def test_a_webhook_that_is_removed_while_its_event_waits_gets_nothing_more() -> None:
+    bench = Bench(200, takes_s=1, delivery={"lane_start": 1, "lane_max": 1})
+    first = asyncio.create_task(bench.process(fresh()))
+    second = asyncio.create_task(bench.process(fresh(offset=42)))
+    await asyncio.sleep(0.5)
+    del bench.store.webhooks[TENANT]
+
+    assert await asyncio.gather(first, second) == [Delivered(1), Skipped(SkipReason.NO_WEBHOOK)]
+
+
+@virtual_time
+async def test_the_brake_stops_a_partition_from_dying() -> None:
+    bench = Bench(200, brake=3)
+    for offset in range(3):
+        assert await bench.process(fresh(b"{", offset=offset)) == Dead(DeadReason.UNREADABLE)
+    for offset in range(3, 6):
+        with pytest.raises(BrakeEngaged):
+            await bench.process(fresh(b"{", offset=offset))
+    assert len(bench.written("dead")) == 3
+    assert await bench.process(fresh(b"{", partition=9)) == Dead(DeadReason.UNREADABLE), "each partition has its own"
+
+    assert await bench.process(fresh()) == Delivered(1), "good events go on"
+    assert await bench.process(fresh(b"{")) == Dead(DeadReason.UNREADABLE), "and make room for one"
+    bench.pipeline.brakes[ORIGIN.topic, ORIGIN.partition].release()
+    for _ in range(3):
+        await bench.process(fresh(b"{"))
+
+
+@virtual_time
+async def test_deaths_that_are_the_tenants_doing_do_not_engage_the_brake() -> None:
+    bench = Bench(400, brake=2)
+    for _ in range(50):
+        assert await bench.process(fresh()) == Dead(DeadReason.REJECTED)
+
+
+@virtual_time
+async def test_a_dead_letter_topic_that_is_away_does_not_engage_the_brake() -> None:
+    """The same few records come again and again while it is: they have not died."""
+    bench = Bench(200, brake=3)
+    bench.producer.refuses = {"*"}
+    for _ in range(50):
+        with pytest.raises(NotWritten):
+            await bench.process(fresh(b"{"))
+    bench.producer.refuses = set()
+
+    assert await bench.process(fresh(b"{")) == Dead(DeadReason.UNREADABLE)
+
+
+@virtual_time
+async def test_a_parked_record_is_due_within_its_tier_whatever_its_header_or_the_clock_says() -> None:
+    bench = Bench(200)
+
+    def due_in(not_before: float, topic: str = "retry.30s") -> float:
+        journey = Journey(ORIGIN, WALL, parks=1, not_before=not_before)
+        parked = record(EMAIL_EVENT, dict(journey.headers()), topic=f"{ORIGIN.topic}.{topic}")
+        return bench.retry_topics.due_in_s(parked, WALL)
+
+    assert due_in(WALL + 20) == 20
+    assert due_in(WALL - 5) == -5
+    assert due_in(WALL + 10**6) == 36
+    assert due_in(WALL + 10**6, "retry.15m") == 1080
+    assert due_in(math.inf) <= 0
+    assert bench.retry_topics.due_in_s(record(EMAIL_EVENT, topic=f"{ORIGIN.topic}.retry.2m"), WALL) <= 0

@@ -1,0 +1,64 @@
+"""Lanes to test with, and events that wait in them."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from dispatcher.delivery.lanes import Kind, Lane, Lanes, Refusal, Slot
+from dispatcher.delivery.verdicts import Judgement, judge
+from dispatcher.outcomes import Attempt, FailureReason
+from dispatcher.settings import DeliverySettings
+from dispatcher.webhooks import TenantKey
+
+GOOD = judge(Attempt(0.1, status=200))
+BAD = judge(Attempt(0.1, status=500))
+NOT_REACHED = judge(Attempt(0.1, failure=FailureReason.CONNECT_REFUSED))
+OVERLOADED = judge(Attempt(0.1, status=503))
+
+
+def lanes(**settings: object) -> Lanes:
+    return Lanes(DeliverySettings.model_validate(settings))
+
+
+def tenant(number: int) -> TenantKey:
+    return TenantKey(f"org-{number}", "prod")
+
+
+@dataclass(eq=False)
+class Event:
+    """Waits in a lane; knows the slot or the refusal that it was given."""
+
+    lane: Lane
+    kind: Kind = Kind.NEW
+    entry: Slot | Refusal | None = None
+    task: "asyncio.Task[None]" = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.task = asyncio.create_task(self._enter())
+
+    async def _enter(self) -> None:
+        self.entry = await self.lane.enter(self.kind)
+
+    @property
+    def has_slot(self) -> bool:
+        return isinstance(self.entry, Slot)
+
+    @property
+    def refused(self) -> str | None:
+        return self.entry.reason.value if isinstance(self.entry, Refusal) else None
+
+    def end(self, judgement: Judgement = GOOD, hold_s: float | None = None) -> None:
+        assert isinstance(self.entry, Slot)
+        self.lane.leave(self.entry, judgement, hold_s)
+
+    async def cancel(self) -> None:
+        self.task.cancel()
+        await asyncio.wait([self.task])
+
+
+async def send(lane: Lane, judgement: Judgement, times: int = 1, takes_s: float = 0.0) -> None:
+    """Whole attempts, one after another."""
+    for _ in range(times):
+        entry = await lane.enter(Kind.NEW)
+        assert isinstance(entry, Slot), entry
+        await asyncio.sleep(takes_s)
+        lane.leave(entry, judgement)

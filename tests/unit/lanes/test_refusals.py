@@ -1,0 +1,334 @@
+"""Why an event gets no slot but is to be parked, and what lifts each reason."""
+
+import asyncio
+
+import pytest
+
+from dispatcher.delivery.breaker import BreakerState
+from dispatcher.delivery.evidence import TenantState
+from dispatcher.delivery.lanes import Kind, Lane, Refusal, Slot
+from dispatcher.outcomes import ParkReason
+from tests.unit.lanes.making import BAD, GOOD, NOT_REACHED, OVERLOADED, Event, lanes, send, tenant
+from tests.unit.virtual_time import seconds_taken, settle, virtual_time
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def refusal(lane: Lane) -> Refusal:
+    entry = await lane.enter(Kind.NEW)
+    assert isinstance(entry, Refusal)
+    return entry
+
+
+async def slot(lane: Lane) -> Slot:
+    entry = await lane.enter(Kind.NEW)
+    assert isinstance(entry, Slot)
+    return entry
+
+
+@virtual_time
+async def test_a_breaker_that_opens_refuses_everybody_who_waits() -> None:
+    shared = lanes(max_in_flight=100, lane_start=5)
+    lane = shared.lane(tenant(0))
+    events = [Event(lane, Kind.RETRY if number % 5 == 4 else Kind.NEW) for number in range(30)]
+    await settle()
+    running = [event for event in events if event.has_slot]
+    assert len(running) == 5
+    for event in running:
+        event.end(NOT_REACHED)
+    await settle()
+
+    assert lane.breaker.state is BreakerState.OPEN
+    refused = [event for event in events if not event.has_slot]
+    assert len(refused) == 30 - 5 - 4, "four were given the slots of the first four"
+    assert {event.refused for event in refused} == {"breaker_open"}
+    assert all(isinstance(event.entry, Refusal) and event.entry.for_s == pytest.approx(30) for event in refused)
+    assert lane.waiting == 0
+
+
+@virtual_time
+async def test_while_it_is_open_events_are_refused_at_once_with_the_time_that_is_left() -> None:
+    lane = lanes().lane(tenant(0))
+    await send(lane, NOT_REACHED, times=5)
+    await asyncio.sleep(10)
+    refused = await refusal(lane)
+
+    assert refused.reason is ParkReason.BREAKER_OPEN
+    assert refused.for_s == pytest.approx(20, abs=0.01)
+
+
+@virtual_time
+async def test_half_open_one_probe_goes_and_the_rest_are_refused() -> None:
+    lane = lanes().lane(tenant(0))
+    await send(lane, NOT_REACHED, times=5)
+    await asyncio.sleep(31)
+    probe = await slot(lane)
+    assert [(await refusal(lane)).reason for _ in range(3)] == [ParkReason.BREAKER_OPEN] * 3
+
+    lane.leave(probe, GOOD)
+    second = await slot(lane)
+    assert (await refusal(lane)).reason is ParkReason.BREAKER_OPEN
+    lane.leave(second, GOOD)
+    assert lane.breaker.state is BreakerState.CLOSED
+    assert lane.limit.now == 1, "a ramp follows"
+
+
+@virtual_time
+async def test_a_cancelled_probe_makes_way_for_the_next() -> None:
+    lane = lanes().lane(tenant(0))
+    await send(lane, NOT_REACHED, times=5)
+    await asyncio.sleep(31)
+    lane.abandon(await slot(lane))
+
+    lane.abandon(await slot(lane))
+
+
+@virtual_time
+async def test_an_attempt_of_before_the_opening_does_not_make_way_for_a_second_probe() -> None:
+    lane = lanes().lane(tenant(0))
+    old = await slot(lane)
+    await send(lane, NOT_REACHED, times=5)
+    await asyncio.sleep(31)
+    await slot(lane)
+    lane.abandon(old)
+
+    assert (await refusal(lane)).reason is ParkReason.BREAKER_OPEN
+
+
+@virtual_time
+async def test_half_open_those_who_wait_for_a_global_slot_are_its_probes_one_by_one() -> None:
+    shared = lanes(max_in_flight=1)
+    lane = shared.lane(tenant(0))
+    await send(lane, NOT_REACHED, times=5)
+    await asyncio.sleep(31)
+    other = Event(shared.lane(tenant(1)))
+    await settle()
+    events = [Event(lane) for _ in range(3)]
+    await settle()
+    assert not any(event.entry for event in events)
+    other.end()
+    await settle()
+
+    assert [event.has_slot for event in events] == [True, False, False]
+    events[0].end()
+    await settle()
+    assert [event.has_slot for event in events] == [True, True, False]
+    events[1].end()
+    await settle()
+    assert lane.breaker.state is BreakerState.CLOSED
+    events[2].end()
+
+
+@virtual_time
+async def test_a_short_hold_is_waited_for_and_ends_by_itself() -> None:
+    lane = lanes().lane(tenant(0))
+    lane.leave(await slot(lane), OVERLOADED, hold_s=3.0)
+
+    assert await seconds_taken(slot(lane)) == pytest.approx(3.0, abs=0.001)
+
+
+@virtual_time
+async def test_a_long_hold_refuses_with_the_time_that_is_left() -> None:
+    lane = lanes().lane(tenant(0))
+    lane.leave(await slot(lane), OVERLOADED, hold_s=100.0)
+    refused = await refusal(lane)
+    assert (refused.reason, round(refused.for_s)) == (ParkReason.HELD, 100)
+
+    await asyncio.sleep(96)
+    assert await seconds_taken(slot(lane)) == pytest.approx(4.0, abs=0.001)
+
+
+@virtual_time
+async def test_a_hold_that_comes_while_events_wait_refuses_them() -> None:
+    lane = lanes(lane_start=1).lane(tenant(0))
+    running, waiting = Event(lane), Event(lane)
+    await settle()
+    running.end(OVERLOADED, hold_s=60)
+    await settle()
+
+    assert waiting.refused == "held"
+
+
+@virtual_time
+async def test_the_longer_of_two_holds_counts() -> None:
+    lane = lanes().lane(tenant(0))
+    one, other = await slot(lane), await slot(lane)
+    lane.leave(one, OVERLOADED, hold_s=60)
+    lane.leave(other, OVERLOADED, hold_s=2)
+
+    assert (await refusal(lane)).reason is ParkReason.HELD
+
+
+@virtual_time
+async def test_a_rate_limit_is_kept_by_waiting() -> None:
+    lane = lanes().lane(tenant(0))
+    lane.meet("r", per_second=10)
+
+    async def one() -> float:
+        lane.leave(await slot(lane), GOOD)
+        return now()
+
+    began = now()
+    times = sorted(await asyncio.gather(*(one() for _ in range(21))))
+    assert times[0] == pytest.approx(began, abs=0.001)
+    assert times[-1] - began == pytest.approx(1.9, abs=0.01), "two at once, then ten a second"
+    assert all(later - earlier >= 0.0999 for earlier, later in zip(times[1:], times[2:], strict=False))
+
+
+@virtual_time
+async def test_a_queue_that_would_take_too_long_is_full() -> None:
+    lane = lanes(lane_max_wait="5s").lane(tenant(0))
+    lane.meet("r", per_second=2)
+    events = []
+    for _ in range(20):
+        events.append(Event(lane))
+        await settle(2)
+
+    assert [event.refused for event in events if event.refused] == ["lane_full"] * 8
+    assert lane.waiting == 11
+    await asyncio.sleep(6)
+    assert sum(event.has_slot for event in events) == 12
+
+
+@virtual_time
+async def test_a_silent_endpoint_fills_its_lane() -> None:
+    """Nothing is known of its latency but that it has not answered yet."""
+    lane = lanes(lane_start=2).lane(tenant(0))
+    events = [Event(lane) for _ in range(8)]
+    await settle()
+    assert lane.waiting == 6
+    await asyncio.sleep(3)
+    late = Event(lane)
+    await settle()
+
+    assert late.refused == "lane_full"
+    for event in events:
+        await event.cancel()
+
+
+@virtual_time
+async def test_a_suspended_lane_refuses_everybody_until_the_webhook_is_edited() -> None:
+    lane = lanes(lane_start=1).lane(tenant(0))
+    lane.meet("first", None)
+    running, waiting = Event(lane), Event(lane)
+    await settle()
+    lane.suspend("first")
+    running.end(GOOD)
+    await settle()
+    assert waiting.refused == "suspended"
+    for _ in range(3):
+        lane.meet("first", None)
+        await asyncio.sleep(10_000)
+        assert (await refusal(lane)).reason is ParkReason.SUSPENDED
+
+    lane.meet("second", None)
+    lane.leave(await slot(lane), GOOD)
+
+
+async def disabled_lane() -> Lane:
+    lane, unstable = lanes().lane(tenant(0)), False
+    for _ in range(25 * 60):  # an event a minute: most of them find the breaker open
+        lane.meet("first", None)
+        entry = await lane.enter(Kind.NEW)
+        if isinstance(entry, Slot):
+            lane.leave(entry, BAD)
+        await asyncio.sleep(60)
+        unstable = unstable or lane.evidence.state is TenantState.UNSTABLE
+        assert not unstable or lane.evidence.state is not TenantState.ACTIVE, "one probe in 15 minutes is no recovery"
+    assert lane.evidence.state is TenantState.DISABLED
+    lane.meet("first", None)
+    return lane
+
+
+@virtual_time
+async def test_a_tenant_that_failed_for_a_day_is_refused_until_its_webhook_is_edited() -> None:
+    lane = await disabled_lane()
+    await asyncio.sleep(100 * 3600)
+    lane.meet("first", None)
+    assert (await refusal(lane)).reason is ParkReason.TENANT_DISABLED
+
+    lane.meet("second", None)
+    lane.leave(await slot(lane), GOOD)
+    assert lane.evidence.state is TenantState.ACTIVE
+
+
+@virtual_time
+async def test_a_disabled_tenant_can_be_enabled_by_hand() -> None:
+    lane = await disabled_lane()
+    lane.enable()
+
+    lane.leave(await slot(lane), GOOD)
+
+
+@virtual_time
+@pytest.mark.parametrize("what", ["hold", "breaker", "suspended"])
+async def test_an_edit_lifts_what_held_the_webhook_before_it(what: str) -> None:
+    """The tenant has mended its URL: it does not have to sit out what the old one had earned."""
+    lane = lanes().lane(tenant(0))
+    lane.meet("first", None)
+    if what == "hold":
+        lane.leave(await slot(lane), OVERLOADED, hold_s=86_400)
+    elif what == "breaker":
+        await send(lane, NOT_REACHED, times=5)
+    else:
+        lane.suspend("first")
+    lane.meet("first", None)
+    await refusal(lane)
+
+    lane.meet("second", None)
+    lane.leave(await slot(lane), GOOD)
+
+
+@virtual_time
+async def test_what_is_lifted_by_hand_wakes_those_who_wait() -> None:
+    lane = lanes().lane(tenant(0))
+    lane.leave(await slot(lane), OVERLOADED, hold_s=4.9)
+    waiting = Event(lane)
+    await settle()
+    lane.enable()
+    await settle()
+
+    assert waiting.has_slot
+
+
+@virtual_time
+async def test_a_webhook_without_a_rate_limit_lifts_the_old_one() -> None:
+    lane = lanes().lane(tenant(0))
+    lane.meet("first", 0.5)
+    lane.leave(await slot(lane), GOOD)
+    waiting = Event(lane)
+    await settle()
+    assert not waiting.has_slot
+    lane.meet("second", None)
+
+    assert await seconds_taken(slot(lane)) < 2.1
+
+
+@virtual_time
+async def test_an_overloaded_endpoint_gets_half_as_many_at_once() -> None:
+    lane = lanes(max_in_flight=100, lane_start=16).lane(tenant(0))
+    events = [Event(lane) for _ in range(40)]
+    await settle()
+    running = [event for event in events if event.has_slot]
+    for event in running:
+        event.end(OVERLOADED)
+        events.remove(event)
+        if lane.breaker.state is BreakerState.OPEN:
+            break
+
+    assert lane.limit.now == 8
+    for event in events:
+        await event.cancel()
+
+
+@virtual_time
+async def test_a_lane_tells_of_itself() -> None:
+    lane = lanes(lane_start=1).lane(tenant(0))
+    events = [Event(lane) for _ in range(3)]
+    await settle()
+
+    assert repr(lane) == "<Lane org-0/prod closed 1/1 in flight, 2 waiting>"
+    for event in events:
+        await event.cancel()

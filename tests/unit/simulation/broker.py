@@ -1,0 +1,239 @@
+"""A broker in memory: topics with gaps in their offsets, groups that rebalance, commits with metadata, and faults.
+
+Only what the consumer and the producer use of aiokafka, and as unkind as the real one may be: records of a new
+assignment can come before the listener hears of it, a commit can fail, hang, or be acknowledged late, a write can be
+lost or be made without an acknowledgement.
+"""
+
+import asyncio
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiokafka import ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import CommitFailedError, KafkaConnectionError
+
+from dispatcher.errors import NotWritten
+from dispatcher.kafka.offset_tracker import Run, decode_runs
+from tests.unit.examples import ARecord
+
+PARTITIONS = 2
+
+
+@dataclass
+class Faults:
+    """What is wrong with the broker now."""
+
+    unwritable: set[str] = field(default_factory=set)
+    away: bool = False
+    """Nothing is answered: fetches and commits fail."""
+    commits_hang: bool = False
+    metadata_unreadable: bool = False
+    lost_acknowledgements: float = 0.0
+    """Share of the writes that are made, and reported as failed."""
+
+
+class Broker:
+    """Topics, and the groups that read them."""
+
+    def __init__(self, chance: random.Random, clock: Callable[[], float]) -> None:
+        self.chance = chance
+        self.clock = clock
+        self.faults = Faults()
+        self.partitions: defaultdict[TopicPartition, list[ARecord]] = defaultdict(list)
+        self.groups: dict[str, Group] = {}
+        self.lost_acknowledgements = 0
+        self.on_commit: Callable[[str, TopicPartition, int, str], None] = lambda *_: None
+
+    def append(self, topic: str, key: bytes | None, value: bytes | None, headers: Iterable[Any]) -> ARecord:
+        number = self.chance.randrange(PARTITIONS) if key is None else sum(key) % PARTITIONS
+        there = self.partitions[TopicPartition(topic, number)]
+        gap = self.chance.choice((0, 0, 0, 0, 0, 1, 7))
+        offset = (there[-1].offset + 1 if there else 0) + gap
+        record = ARecord(value, key, tuple(headers), topic, number, offset, int(self.clock() * 1000))
+        there.append(record)
+        for group in self.groups.values():
+            group.wake()
+        return record
+
+    async def write(self, topic: str, key: bytes | None, value: bytes | None, headers: Iterable[Any], kind: str) -> None:
+        await asyncio.sleep(self.chance.choice((0.001, 0.001, 0.02)))
+        if topic in self.faults.unwritable or self.faults.away:
+            raise NotWritten(topic)
+        self.append(topic, key, value, headers)
+        if self.chance.random() < self.faults.lost_acknowledgements:
+            self.lost_acknowledgements += 1
+            raise NotWritten(f"{topic}: no acknowledgement")
+        await asyncio.sleep(0.001)
+
+    def group(self, name: str, topics: Sequence[str]) -> "Group":
+        if name not in self.groups:
+            self.groups[name] = Group(self, name, topics)
+        return self.groups[name]
+
+    def records(self, topic: str) -> list[ARecord]:
+        return [record for number in range(PARTITIONS) for record in self.partitions[TopicPartition(topic, number)]]
+
+
+class Group:
+    """A consumer group: stops its world at each join and leave."""
+
+    def __init__(self, broker: Broker, name: str, topics: Sequence[str]) -> None:
+        self.broker = broker
+        self.name = name
+        self.tps = [TopicPartition(topic, number) for topic in topics for number in range(PARTITIONS)]
+        self.members: list[Member] = []
+        self.generation = 0
+        self.commits: dict[TopicPartition, tuple[int, str]] = {}
+        self._turn = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def wake(self) -> None:
+        for member in self.members:
+            member.woken.set()
+
+    def rebalance_soon(self) -> None:
+        task = asyncio.create_task(self._rebalance())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def settled(self) -> None:
+        while self._tasks:
+            await asyncio.gather(*self._tasks)
+
+    async def _rebalance(self) -> None:
+        async with self._turn:
+            members = [member for member in self.members if member.alive]
+            for member in members:
+                member.reassigning = True
+            await asyncio.gather(*(one.listener.on_partitions_revoked(set(one.assigned)) for one in members))
+            await asyncio.sleep(self.broker.chance.choice((0.0, 0.01, 0.2)))
+            self.generation += 1
+            members = [member for member in members if member.alive]
+            self.broker.chance.shuffle(members)
+            for number, member in enumerate(members):
+                member.assign(self.tps[number :: len(members)])
+            await asyncio.sleep(self.broker.chance.choice((0.0, 0.01)))
+            await asyncio.gather(
+                *(one.listener.on_partitions_assigned(set(one.assigned)) for one in members if one.alive)
+            )
+
+    def covers(self, tp: TopicPartition) -> tuple[int, list[Run]]:
+        """Position and runs of the last commit."""
+        position, metadata = self.commits.get(tp, (0, ""))
+        return position, decode_runs(position, metadata)
+
+    def finished(self) -> bool:
+        """Whether every record of its topics is covered by a commit's position."""
+        return all(
+            self.commits.get(tp, (0, ""))[0] > self.broker.partitions[tp][-1].offset
+            for tp in self.tps
+            if self.broker.partitions[tp]
+        )
+
+
+class Member:
+    """What the dispatcher's consumer sees of AIOKafkaConsumer."""
+
+    def __init__(self, group: Group, listener: ConsumerRebalanceListener) -> None:
+        self.group = group
+        self.listener = listener
+        self.alive = True
+        self.reassigning = True
+        self.assigned: list[TopicPartition] = []
+        self.positions: dict[TopicPartition, int] = {}
+        self.generation = -1
+        self.woken = asyncio.Event()
+        self.on_assigned: Callable[[list[TopicPartition]], None] = lambda _: None
+        group.members.append(self)
+        group.rebalance_soon()
+
+    def assign(self, tps: list[TopicPartition]) -> None:
+        self.assigned = list(tps)
+        self.positions = {tp: self.group.commits.get(tp, (0, ""))[0] for tp in tps}
+        self.generation = self.group.generation
+        self.reassigning = False
+        self.on_assigned(self.assigned)
+        self.woken.set()
+
+    def assignment(self) -> set[TopicPartition]:
+        return set(self.assigned)
+
+    async def getmany(
+        self, *tps: TopicPartition, timeout_ms: int, max_records: int
+    ) -> dict[TopicPartition, list[ARecord]]:
+        deadline = asyncio.get_running_loop().time() + timeout_ms / 1000
+        while True:
+            if self.group.broker.faults.away:
+                raise KafkaConnectionError
+            if not self.reassigning and (found := self._taken(tps, max_records)):
+                return found
+            self.woken.clear()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self.woken.wait()
+            except TimeoutError:
+                if not self.reassigning:
+                    return {}
+                deadline += 0.25  # a rebalance is waited for, however long it takes
+
+    def _taken(self, tps: Sequence[TopicPartition], max_records: int) -> dict[TopicPartition, list[ARecord]]:
+        found: dict[TopicPartition, list[ARecord]] = {}
+        for tp in self.assigned:
+            if tps and tp not in tps:
+                continue
+            batch = [one for one in self.group.broker.partitions[tp] if one.offset >= self.positions[tp]]
+            batch = batch[: min(max_records, self.group.broker.chance.randint(1, 20))]
+            if batch:
+                self.positions[tp] = batch[-1].offset + 1
+                found[tp] = batch
+        return found
+
+    async def commit(self, offsets: dict[TopicPartition, tuple[int, str]]) -> None:
+        faults = self.group.broker.faults
+        generation = self.generation
+        while faults.commits_hang and self.alive:
+            await asyncio.sleep(0.5)
+        await asyncio.sleep(0.002)
+        if faults.away:
+            raise KafkaConnectionError
+        if not self.alive or generation != self.group.generation or not set(offsets) <= set(self.assigned):
+            raise CommitFailedError
+        for tp, (offset, metadata) in offsets.items():
+            self.group.broker.on_commit(self.group.name, tp, offset, metadata)
+            self.group.commits[tp] = (offset, metadata)
+        if self.group.broker.chance.random() < 0.03:
+            raise KafkaConnectionError  # made, and not acknowledged
+        await asyncio.sleep(0.002)
+
+    async def end_offsets(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        if self.group.broker.faults.away:
+            raise KafkaConnectionError
+        ends = self.group.broker.partitions
+        return {tp: ends[tp][-1].offset + 1 if ends[tp] else 0 for tp in tps}
+
+    async def stop(self) -> None:
+        """Leave the group; of a process that was killed, the group finds out by itself."""
+        if self.alive:
+            self.die()
+
+    def die(self) -> None:
+        self.alive = False
+        self.group.members.remove(self)
+        self.group.rebalance_soon()
+
+
+class Committed:
+    """Stands in for the admin client that reads commits."""
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+
+    async def read(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, tuple[int, list[Run]]]:
+        await asyncio.sleep(0.002)
+        faults = self.group.broker.faults
+        if faults.metadata_unreadable or faults.away:
+            return {}
+        return {tp: self.group.covers(tp) for tp in partitions if tp in self.group.commits}
