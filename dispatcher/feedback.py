@@ -3,12 +3,135 @@
 Keys and their order are the contract; absent values are null. Nothing here fails: an event that was read can be told.
 """
 
+from typing import Literal, NotRequired
+
 import orjson
+from pydantic import ConfigDict, JsonValue, with_config
+from typing_extensions import TypedDict
 
 from dispatcher.events import FEEDBACK, DeliveryEvent, Identity
 
 MAX_WARNED = 20_000
 """Bytes of a body past which a warning is logged: the limit that Standard Webhooks recommends."""
+
+_EXACT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+@with_config(_EXACT)
+class SandboxV1(TypedDict):
+    """The sandbox that the message was sent from."""
+
+    id: str | None
+    name: str
+
+
+@with_config(_EXACT)
+class ExecutionV1(TypedDict):
+    """Which message it was."""
+
+    messageExecutionID: str | None
+    messageType: str | None
+    """marketing, transactional"""
+    campaignID: str | None
+    campaignVersionID: str | None
+
+
+@with_config(_EXACT)
+class ExecutionV2(ExecutionV1):
+    """Which message it was."""
+
+    messageID: NotRequired[str | None]
+    """SMS only."""
+    messageProfileID: NotRequired[str | None]
+    """SMS only."""
+    campaignType: str | None
+
+
+@with_config(_EXACT)
+class StatusV1(TypedDict):
+    """What became of the message."""
+
+    value: str
+    """error, exclude, sent, bounce, delay, duplicate, denylist, delivered, read, unknown; others may come."""
+
+
+@with_config(_EXACT)
+class FailureV1(TypedDict):
+    """Why it was not delivered."""
+
+    category: JsonValue
+    type: JsonValue
+    code: JsonValue
+    reason: JsonValue
+
+
+@with_config(_EXACT)
+class DeliveryFeedbackV1(TypedDict):
+    """What became of the message, and why."""
+
+    feedbackStatus: StatusV1
+    offers: JsonValue
+    messageExclusion: JsonValue
+    messageFailure: FailureV1 | None
+    retryCount: int | None
+
+
+@with_config(_EXACT)
+class DeliveryFeedbackV2(DeliveryFeedbackV1):
+    """What became of the message, and why."""
+
+    responseCode: NotRequired[int | None]
+    """SMS only."""
+    responseDurationMillis: NotRequired[int | None]
+    """SMS only."""
+    encoding: str | None
+    numberOfMessageParts: str | None
+    deliveryTimestamp: str | None
+
+
+@with_config(_EXACT)
+class IdentityV1(TypedDict):
+    """One of the recipient's identities in its namespace."""
+
+    id: str
+    primary: NotRequired[bool]
+
+
+@with_config(_EXACT)
+class ChannelContextV2(TypedDict):
+    """The recipient's addresses."""
+
+    profileAddress: str | None
+    profileNumber: str | None
+
+
+class _Common(TypedDict):
+    requestId: str | None
+    imsOrg: str
+    sandbox: SandboxV1
+    channel: str
+    """email or sms"""
+    eventType: Literal["message.feedback"]
+
+
+@with_config(_EXACT)
+class FeedbackV1(_Common):
+    """Version 1 of the payload."""
+
+    messageExecution: ExecutionV1
+    messageDeliveryFeedback: DeliveryFeedbackV1
+    identityMap: dict[str, list[IdentityV1]] | None
+
+
+@with_config(_EXACT)
+class FeedbackV2(_Common):
+    """Version 2 of the payload: with what Journey Optimizer has added since."""
+
+    channelContext: NotRequired[ChannelContextV2]
+    """SMS only."""
+    messageExecution: ExecutionV2
+    messageDeliveryFeedback: DeliveryFeedbackV2
+    identityMap: dict[str, list[IdentityV1]] | None
 
 
 def encode_feedback(event: DeliveryEvent, version: int) -> bytes:

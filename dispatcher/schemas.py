@@ -4,10 +4,12 @@ They are committed under `config/schema/`, where a test keeps them current.
 """
 
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
-from pydantic import BaseModel, JsonValue
+from pydantic import JsonValue, TypeAdapter
 
+from dispatcher.events import EventDocument
+from dispatcher.feedback import FeedbackV1, FeedbackV2
 from dispatcher.settings import Settings
 from dispatcher.webhooks import WebhookFile
 
@@ -19,15 +21,19 @@ class SchemaKind(StrEnum):
 
     SETTINGS = "settings"
     WEBHOOK = "webhook"
+    EVENT = "event"
+    PAYLOAD = "payload"
 
 
-_MODELS: dict[SchemaKind, tuple[str, type[BaseModel]]] = {
-    SchemaKind.SETTINGS: ("Settings of the feedback dispatcher (dispatcher.yaml)", Settings),
-    SchemaKind.WEBHOOK: ("Webhooks of the feedback dispatcher (webhooks.d/*.yaml)", WebhookFile),
+_ADAPTERS: dict[SchemaKind, tuple[str, TypeAdapter[Any]]] = {
+    SchemaKind.SETTINGS: ("Settings of the feedback dispatcher (dispatcher.yaml)", TypeAdapter(Settings)),
+    SchemaKind.WEBHOOK: ("Webhooks of the feedback dispatcher (webhooks.d/*.yaml)", TypeAdapter(WebhookFile)),
+    SchemaKind.EVENT: ("Delivery event, the value of a Kafka record, short spelling", TypeAdapter(EventDocument)),
+    SchemaKind.PAYLOAD: ("Feedback payload, versions 1 and 2", TypeAdapter(FeedbackV1 | FeedbackV2)),
 }
 
 
 def schema_of(kind: SchemaKind) -> dict[str, JsonValue]:
-    """The JSON Schema, draft 2020-12, of what is written by hand or read from Kafka."""
-    title, model = _MODELS[kind]
-    return {"$schema": DIALECT} | model.model_json_schema() | {"title": title}
+    """The JSON Schema, draft 2020-12, of what is written by hand, read from Kafka or sent."""
+    title, adapter = _ADAPTERS[kind]
+    return {"$schema": DIALECT} | adapter.json_schema() | {"title": title}

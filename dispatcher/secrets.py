@@ -8,6 +8,7 @@ store that loads webhooks watches the files and loads them again when they rotat
 import hashlib
 import hmac
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,13 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 MAX_SECRET_BYTES = 64 * 1024
+
+_SPEAKS_OF_A_SECRET = re.compile(r"auth|token|secret|key|pass|sign|credential|session|cookie|bearer|jwt", re.IGNORECASE)
+
+
+def speaks_of_a_secret(name: str) -> bool:
+    """Whether a header or claim of this name is one that tenants put secrets in: its value is then not shown."""
+    return _SPEAKS_OF_A_SECRET.search(name) is not None
 
 
 @dataclass(frozen=True, slots=True)

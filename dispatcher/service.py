@@ -48,11 +48,11 @@ async def checked_webhooks(settings: Settings) -> tuple[Sequence[Webhook], Seque
     Raises:
         ConfigError: none can be used.
     """
-    async with open_source(settings.webhooks, _check(settings)) as source:
+    async with open_source(settings.webhooks, webhook_check(settings)) as source:
         return source.all(), [*egress_problems(settings.egress), *source.problems]
 
 
-def _check(settings: Settings) -> Callable[[WebhookConfig], list[tuple[str, str]]]:
+def webhook_check(settings: Settings) -> Callable[[WebhookConfig], list[tuple[str, str]]]:
     """What stands against a webhook beyond its own model: the egress guard's and the authentication's word."""
     guard = EgressGuard(settings.egress)
     return lambda config: [*_egress_problems(guard, config), *problems_of(config)]
@@ -75,7 +75,10 @@ class Service:
         self._settings = settings
         self._policy = RetryPolicy.of(settings.retry)
         self._tenants = metrics.TenantMetrics(settings.metrics)
-        self._lanes = Lanes(settings.delivery)
+        kafka = settings.kafka
+        self._fresh = Budget(kafka.max_unfinished, kafka.max_unfinished_bytes)
+        self._parked = Budget(max(1, kafka.max_unfinished // 4), kafka.max_unfinished_bytes // 4)
+        self._lanes = Lanes(settings.delivery, self._fresh)
         self._loop_lag = LoopLag()
         self._stop = asyncio.Event()
         self._source: WebhookSource | None = None
@@ -95,7 +98,8 @@ class Service:
         if problems:
             raise ConfigError(problems)
         async with AsyncExitStack() as parts:
-            source = self._source = await parts.enter_async_context(open_source(settings.webhooks, _check(settings)))
+            check = webhook_check(settings)
+            source = self._source = await parts.enter_async_context(open_source(settings.webhooks, check))
             cache = self._cache = WebhookCache(source, settings.webhooks)
             self._tenants.configure(webhook.tenant for webhook in source.all())
             source.on_change(self._webhooks_changed)
@@ -165,12 +169,10 @@ class Service:
 
     def _made_consumers(self, pipeline: Pipeline, retry_topics: RetryTopics) -> tuple[Consumer, Consumer]:
         kafka, drain = self._settings.kafka, self._settings.delivery.drain_timeout
-        fresh = Budget(kafka.max_unfinished, kafka.max_unfinished_bytes)
-        parked = Budget(max(1, kafka.max_unfinished // 4), kafka.max_unfinished_bytes // 4)
         return (
-            Consumer(kafka, [kafka.topic], kafka.group_id, pipeline.process, fresh, drain),
+            Consumer(kafka, [kafka.topic], kafka.group_id, pipeline.process, self._fresh, drain),
             Consumer(
-                kafka, retry_topics.topics, f"{kafka.group_id}.retry", pipeline.process, parked, drain,
+                kafka, retry_topics.topics, f"{kafka.group_id}.retry", pipeline.process, self._parked, drain,
                 due_in_s=retry_topics.due_in_s,
             ),
         )  # fmt: skip
@@ -248,7 +250,8 @@ class Service:
             self._pipeline.observe()
         oldest = [seen for consumer in self._consumers if (seen := consumer.observe()) is not None]
         metrics.OLDEST_PENDING.set(min(oldest, default=0))
-        metrics.UNFINISHED.set(sum(consumer.unfinished for consumer in self._consumers))
+        metrics.UNFINISHED.set(self._fresh.records + self._parked.records)
+        metrics.UNFINISHED_BYTES.set(self._fresh.bytes + self._parked.bytes)
 
     def _release_brakes(self) -> int:
         engaged = [brake for brake in self._pipeline.brakes.values() if brake.engaged] if self._pipeline else []

@@ -60,8 +60,9 @@ class KafkaSettings(_Group):
     security: KafkaSecurity = KafkaSecurity()
     auto_offset_reset: Literal["earliest", "latest"] = "earliest"
     """Where a partition without a committed offset is read from. `latest` passes over what was there before."""
-    session_timeout: Annotated[Seconds, Field(ge=6)] = 45
-    """A member that was silent for so long is out of the group. 45 s outlasts a rolling restart of one pod."""
+    session_timeout: Annotated[Seconds, Field(ge=2)] = 45
+    """A member that was silent for so long is out of the group. 45 s outlasts a rolling restart of one pod. Kafka's
+    brokers refuse less than 6 s unless told otherwise."""
     commit_interval: Seconds = 1
     """Finished offsets are committed this often: what a crash repeats at most, beside what was in flight."""
     partition_window: Annotated[int, Field(ge=1, le=100_000)] = 10_000
@@ -122,7 +123,7 @@ class DeliverySettings(_Group):
     lane_max: Annotated[int, Field(ge=1, le=1_000)] = 64
     """Most requests at once to one tenant."""
     lane_max_wait: Seconds = 5
-    """A lane whose queue would take longer than this is full: further events are parked in the first tier."""
+    """An event that its own lane has let wait so long is parked in the first tier, and holds up nobody."""
     max_body: Bytes = 256_000
     """A larger feedback payload is dead-lettered."""
     transport: Literal["aiohttp", "lean"] = "aiohttp"

@@ -27,6 +27,25 @@ class Broker(Protocol):
         ...
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Without it only the quick part of the fault suite runs."""
+    parser.addoption("--all-faults", action="store_true", help="run the whole fault suite (minutes)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "all_faults: of the fault suite, only with --all-faults")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the long scenarios out unless asked for: not skipped, they are simply not part of such a run."""
+    if config.getoption("--all-faults"):
+        return
+    long = [item for item in items if item.get_closest_marker("all_faults")]
+    if long:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in set(long)]
+
+
 def pytest_report_header() -> str:
     """Say on which broker a run counts."""
     if not (missing := maven.missing_tools()):

@@ -9,7 +9,7 @@ import sys
 import typer
 
 from dispatcher import __version__
-from dispatcher.cli import running, schemas, topics
+from dispatcher.cli import explaining, redriving, running, schemas, topics, webhooks
 from dispatcher.errors import ConfigError, DispatcherError
 
 EX_CONFIG = 78
@@ -30,7 +30,7 @@ def _version(version: bool = typer.Option(False, "--version", help="Show the ver
         raise typer.Exit
 
 
-for module in (running, schemas, topics):
+for module in (running, topics, redriving, explaining, webhooks, schemas):
     module.add_to(app)
 
 

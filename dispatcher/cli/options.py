@@ -8,6 +8,7 @@ import typer
 
 from dispatcher.settings import Settings
 from dispatcher.settings_loader import load_settings
+from dispatcher.webhooks import TenantKey
 
 ConfigPath = Annotated[
     Path,
@@ -23,3 +24,15 @@ def settings_at(path: Path) -> Settings:
         ConfigError: they can't be used.
     """
     return load_settings(path, os.environ)
+
+
+def parsed_tenant(text: str) -> TenantKey:
+    """A tenant from `ORG/SANDBOX`.
+
+    Raises:
+        typer.BadParameter: it is something else.
+    """
+    org, slash, sandbox = text.rpartition("/")
+    if not (org and slash and sandbox):
+        raise typer.BadParameter("write a tenant as ORG/SANDBOX: 9E10@AdobeOrg/prod")
+    return TenantKey(org, sandbox)

@@ -301,7 +301,7 @@ class Deliveries:
             return failed, None
         request = Request(
             endpoint=destination.endpoint,
-            headers=_headers(parcel, number, now, destination.signer, token),
+            headers=request_headers(parcel, number, now, destination.signer, token),
             body=parcel.body,
             timeout_s=destination.timeout_s,
             connect_timeout_s=min(self._settings.connect_timeout, destination.timeout_s),
@@ -341,7 +341,8 @@ def _concluded(last: _Try) -> Delivery:
             return NotNow(ParkReason.ATTEMPT_FAILED, last.number, hold, attempt.status, _told_in_words(attempt))
 
 
-def _headers(parcel: Parcel, number: int, now: float, signer: Signer | None, token: Header | None) -> Headers:
+def request_headers(parcel: Parcel, number: int, now: float, signer: Signer | None, token: Header | None) -> Headers:
+    """What a request carries beside the tenant's header parameters, in order."""
     event, timestamp = parcel.event, int(now)
     headers = [("webhook-id", event.webhook_id), ("webhook-timestamp", str(timestamp))]
     if signer is not None:

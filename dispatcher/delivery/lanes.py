@@ -5,6 +5,10 @@ together give at most `max_in_flight`, round by round: every lane with somebody 
 a second. New events go before retries; of four slots given while both wait, one is a retry's, and retries never hold
 more than a quarter of all slots.
 
+Who waits in vain is parked, so that nobody waits behind him: an event whose own lane has not let it through within
+`lane_max_wait`, and a new event of a lane that holds far more than its share while the process has no room to read
+on. A lane alone, or a process that is busy all over, parks nobody: there it is better to read no further.
+
 Everything here runs on the event loop without awaiting, except `Lane.enter`, which waits for a slot.
 """
 
@@ -13,6 +17,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Protocol
 
 from dispatcher import metrics
 from dispatcher.delivery.breaker import Breaker, BreakerState
@@ -28,6 +33,20 @@ IDLE_S = 60.0
 """A lane that nothing happened in for so long, and that remembers nothing bad, is freed."""
 _RETRY_TURN = 4
 _RETRY_SHARE = 4
+_SCARCE_SHARE = 4
+"""The last quarter of the slots is for lanes that have less than their share."""
+_CROWDED = 0.8
+_MOST_OF_ROOM = 0.75
+_TICK_S = 1.0
+
+
+class ReadAhead(Protocol):
+    """How much was read and is not finished yet."""
+
+    @property
+    def records(self) -> int: ...
+    @property
+    def limit(self) -> int: ...
 
 
 class Kind(Enum):
@@ -61,6 +80,7 @@ class Slot:
 class _Waiter:
     future: "asyncio.Future[Slot | Refusal]"
     kind: Kind
+    since: float
 
 
 class Lane:
@@ -105,7 +125,7 @@ class Lane:
         entry = self.try_enter(kind)
         if entry is not None:
             return entry
-        waiter = _Waiter(asyncio.get_running_loop().create_future(), kind)
+        waiter = _Waiter(asyncio.get_running_loop().create_future(), kind, self._lanes.now())
         (self._new if kind is Kind.NEW else self._retries).append(waiter)
         self._lanes.enqueue(self)
         try:
@@ -119,9 +139,11 @@ class Lane:
         """A slot or a refusal where that is decided at once, None where the event would have to wait."""
         now = self._lanes.now()
         self.last_active = now
-        refusal = self._refusal(now)
+        refusal = self._standing_refusal(now)
         if refusal is not None:
             return refusal
+        if kind is Kind.NEW and self._lanes.is_crowded_by(self):
+            return Refusal(ParkReason.LANE_FULL, 0.0)
         if self.waiting or not self._lanes.has_free(kind) or not self._may_send(now):
             return None
         return self._begin(kind, now)
@@ -202,6 +224,17 @@ class Lane:
         if refusal is not None:
             self._refuse_all(refusal)
 
+    def refuse_stale(self, now: float) -> None:
+        """Park those whom this lane, not the process, has let wait too long."""
+        if self._lanes.is_full and self.in_flight < self._lanes.fair_share:
+            return  # it is the others' turn: the process is busy all over
+        longest = self._lanes.settings.lane_max_wait
+        for queue in (self._new, self._retries):
+            while queue and (queue[0].future.done() or now - queue[0].since > longest):
+                waiter = queue.popleft()
+                if not waiter.future.done():
+                    waiter.future.set_result(Refusal(ParkReason.LANE_FULL, 0.0))
+
     def sleep_until_ready(self, now: float) -> None:
         """Wake the lane when its hold or its rate limit lets the next request pass."""
         wait = max(self.held_until - now, self.rate.wait_s(now) if self.rate else 0.0)
@@ -231,6 +264,7 @@ class Lane:
     def _may_send(self, now: float) -> bool:
         return (
             self.in_flight < self.limit.now
+            and (self.in_flight < self._lanes.fair_share or not self._lanes.is_scarce)
             and now >= self.held_until
             and self.breaker.admits(now)
             and (self.rate is None or self.rate.wait_s(now) <= 0)
@@ -259,20 +293,6 @@ class Lane:
             return Refusal(ParkReason.HELD, self.held_until - now)
         return None
 
-    def _refusal(self, now: float) -> Refusal | None:
-        refusal = self._standing_refusal(now)
-        if refusal is None and self.waiting:
-            needed = self._wait_s(now)
-            if needed > self._lanes.settings.lane_max_wait:
-                return Refusal(ParkReason.LANE_FULL, needed)
-        return refusal
-
-    def _wait_s(self, now: float) -> float:
-        """How long the last one in the queue will probably wait, in seconds."""
-        silence = now - self._answered_at if self.in_flight else 0.0
-        by_latency = self.waiting * max(self.limit.usual_s, silence) / self.limit.now
-        return max(by_latency, self.waiting / self.rate.per_second if self.rate else 0.0)
-
     def _learn(self, now: float, judgement: Judgement, slot: Slot) -> None:
         changed = self.breaker.record(
             now, failed=judgement.failing, connect_failure=judgement.connect_failure, probe=slot.probe
@@ -296,13 +316,16 @@ class Lane:
 class Lanes:
     """All lanes, and the slots that they share."""
 
-    def __init__(self, settings: DeliverySettings) -> None:
+    def __init__(self, settings: DeliverySettings, read_ahead: ReadAhead | None = None) -> None:
+        """`read_ahead`: tells whether there is room to read on; None where there always is."""
         self.settings = settings
+        self._read_ahead = read_ahead
+        self._ticking: asyncio.TimerHandle | None = None
         self._lanes: dict[TenantKey, Lane] = {}
         self._ring: deque[Lane] = deque()
         """Lanes with somebody waiting, in the order of their turn."""
         self._starved: set[Lane] = set()
-        """Lanes with only retries waiting while retries have their share."""
+        """Lanes set aside while retries have their share, or slots are scarce."""
         self._taken = 0
         self._taken_by_retries = 0
         self._most_retries = max(1, settings.max_in_flight // _RETRY_SHARE)
@@ -336,6 +359,28 @@ class Lanes:
             lane.last_active = self.now()
         return lane
 
+    @property
+    def is_full(self) -> bool:
+        """Every slot is taken."""
+        return self._taken >= self.settings.max_in_flight
+
+    @property
+    def is_scarce(self) -> bool:
+        """Only the slots that are kept for lanes below their share are left."""
+        return self._taken >= self.settings.max_in_flight - self.settings.max_in_flight // _SCARCE_SHARE
+
+    @property
+    def fair_share(self) -> int:
+        """Slots of each lane, were they divided evenly; at least one."""
+        return max(1, self.settings.max_in_flight // max(1, len(self._lanes)))
+
+    def is_crowded_by(self, lane: Lane) -> bool:
+        """Whether the process has no room to read on, and this lane holds far more of it than its share."""
+        ahead, lanes = self._read_ahead, len(self._lanes)
+        if ahead is None or lanes < 2 or ahead.records < _CROWDED * ahead.limit:
+            return False
+        return lane.waiting > max(ahead.limit * min(_MOST_OF_ROOM, 2 / lanes), 2 * lane.limit.now)
+
     def has_free(self, kind: Kind) -> bool:
         """Whether a slot is free for such an event."""
         if self._taken >= self.settings.max_in_flight:
@@ -352,6 +397,7 @@ class Lanes:
         self._taken -= 1
         if kind is Kind.RETRY:
             self._taken_by_retries -= 1
+        if self._starved and not self.is_scarce:
             for lane in self._starved:
                 self.enqueue(lane, grant=False)
             self._starved.clear()
@@ -364,6 +410,24 @@ class Lanes:
             self._ring.append(lane)
         if grant:
             self._grant()
+        if self._ticking is None and lane.waiting:
+            self._ticking = asyncio.get_running_loop().call_later(_TICK_S, self._tick)
+
+    def _tick(self) -> None:
+        """Once a second while anybody waits."""
+        self._ticking = None
+        now, waiting = self.now(), False
+        for lane in self._lanes.values():
+            if lane.waiting:
+                lane.refuse_stale(now)
+                waiting = waiting or lane.waiting > 0
+        if waiting:
+            # What was set aside for want of a share of slots has no event of its own that brings it back.
+            for lane in self._lanes.values():
+                if lane.waiting:
+                    self.enqueue(lane, grant=False)
+            self._grant()
+            self._ticking = self._ticking or asyncio.get_running_loop().call_later(_TICK_S, self._tick)
 
     def observe(self) -> None:
         """Set the gauges, for a scrape."""
@@ -397,7 +461,7 @@ class Lanes:
         """The lane can't send now. Whatever stands in its way brings it back: an answer, a timer, a retry's end."""
         lane.refuse_if_needed(now)
         lane.sleep_until_ready(now)
-        if not self.has_free(Kind.RETRY):
+        if not self.has_free(Kind.RETRY) or self.is_scarce:
             self._starved.add(lane)
 
     def _sweep(self) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Callable, Coroutine
-from typing import TypedDict
+from typing import Protocol, TypedDict
 
 import structlog
 from aiokafka.admin import AIOKafkaAdminClient
@@ -16,6 +16,7 @@ log = structlog.get_logger(__name__)
 
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 15.0
+STOP_S = 10.0
 
 
 class ConnectionArguments(TypedDict, total=False):
@@ -64,6 +65,29 @@ def connection_arguments(settings: KafkaSettings) -> ConnectionArguments:
 def admin_client(settings: KafkaSettings) -> AIOKafkaAdminClient:
     """An admin client, not yet started."""
     return AIOKafkaAdminClient(**connection_arguments(settings))
+
+
+class Client(Protocol):
+    """Any of aiokafka's clients that have `stop`."""
+
+    async def stop(self) -> None: ...
+
+
+async def stopped(client: Client) -> None:
+    """Stop a client, within a deadline and whatever the brokers do.
+
+    Without its broker, aiokafka's producer would wait for ever for what is unsent, and its consumer raises a
+    `CancelledError` that nobody asked for.
+    """
+    try:
+        async with asyncio.timeout(STOP_S):
+            await client.stop()
+    except (KafkaError, OSError, TimeoutError) as error:
+        log.warning("kafka client did not stop in order", error=type(error).__name__)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
 
 
 async def until_answered(what: str, ask: Callable[[], Coroutine[object, object, Answer]]) -> Answer:

@@ -21,7 +21,7 @@ from prometheus_client import Counter
 from dispatcher import metrics
 from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StoreUnavailable
 from dispatcher.kafka.committed import Committed
-from dispatcher.kafka.connection import connection_arguments, until_answered
+from dispatcher.kafka.connection import connection_arguments, stopped, until_answered
 from dispatcher.kafka.offset_tracker import OffsetTracker, Run
 from dispatcher.kafka.partition import Budget, Partition
 from dispatcher.outcomes import Outcome
@@ -38,6 +38,7 @@ DueIn = Callable[[Record, float], float]
 """Seconds until a record is due, of the record and the unix time."""
 
 WATCH_S = 5.0
+COMMIT_S = 10.0
 REVOKE_WAIT_S = 5.0
 """At a rebalance, time for requests under way: the whole group waits for it."""
 BATCH = 500
@@ -138,7 +139,7 @@ class Consumer:
     async def _started(self, listener: ConsumerRebalanceListener) -> "AIOKafkaConsumer[bytes, bytes]":
         settings = self._settings
         consumer: AIOKafkaConsumer[bytes, bytes] = AIOKafkaConsumer(
-            **connection_arguments(settings),
+            **connection_arguments(settings) | {"request_timeout_ms": int(max(20.0, settings.session_timeout) * 1000)},
             group_id=self.group_id,
             group_instance_id=settings.group_instance_id,
             auto_offset_reset=settings.auto_offset_reset if self._due_in_s is None else "earliest",
@@ -158,7 +159,7 @@ class Consumer:
         try:
             await consumer.start()
         except BaseException:
-            await consumer.stop()
+            await stopped(consumer)
             raise
         return consumer
 
@@ -264,7 +265,7 @@ class Consumer:
             self._schedule_feed()
 
     def _may_begin(self, partition: Partition) -> bool:
-        if not partition.buffer or not partition.claim.active:
+        if not partition.buffer or not partition.restored or not partition.claim.active:
             return False
         tracker, window = partition.tracker, self._settings.partition_window
         if not self._budget.has_room() or tracker.unfinished >= window or tracker.span >= 10 * window:
@@ -299,8 +300,7 @@ class Consumer:
             metrics.EVENTS_RESUMED.inc()
             return
         size = len(record.value or b"")
-        self._budget.records += 1
-        self._budget.bytes += size
+        self._budget.begin(size)
         partition.timestamps[record.offset] = record.timestamp
         turn = Turn(partition.claim)
         task = asyncio.get_running_loop().create_task(self._see_through(partition, record, turn))
@@ -332,8 +332,7 @@ class Consumer:
     def _ended(self, partition: Partition, task: "asyncio.Task[None]", offset: int, size: int) -> None:
         del partition.tasks[task]
         partition.timestamps.pop(offset, None)
-        self._budget.records -= 1
-        self._budget.bytes -= size
+        self._budget.end(size, asyncio.get_running_loop().time())
         if not task.cancelled() and task.exception() is not None:
             metrics.ERRORS.labels("consumer").inc()
             log.error("record's task failed", partition=_name(partition.tp), offset=offset, exc_info=task.exception())
@@ -360,7 +359,8 @@ class Consumer:
                 return
             self._finished_since_commit = 0
             try:
-                await self._consumer.commit({one.tp: state for one, state in states.items()})
+                async with asyncio.timeout(COMMIT_S):  # without a broker, aiokafka would wait for ever
+                    await self._consumer.commit({one.tp: state for one, state in states.items()})
             except (CommitFailedError, IllegalStateError) as error:
                 # The group has moved on; the new owner begins at the last commit that went through.
                 metrics.COMMIT_FAILURES.inc()
@@ -413,9 +413,7 @@ class Consumer:
         self._partitions.clear()
         if self._consumer is not None:
             consumer, self._consumer = self._consumer, None
-            with suppress(KafkaError, OSError, TimeoutError):
-                async with asyncio.timeout(10):
-                    await consumer.stop()
+            await stopped(consumer)
 
     # Watching
 

@@ -6,11 +6,11 @@ from typing import Self
 
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, UnsupportedVersionError
+from aiokafka.errors import KafkaError, UnknownError, UnsupportedVersionError
 
 from dispatcher import metrics
 from dispatcher.errors import NotWritten
-from dispatcher.kafka.connection import connection_arguments, until_answered
+from dispatcher.kafka.connection import connection_arguments, stopped, until_answered
 from dispatcher.settings import KafkaSettings
 
 log = structlog.get_logger(__name__)
@@ -31,12 +31,18 @@ class Producer:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._producer is not None:
-            await self._producer.stop()
+            await stopped(self._producer)
 
     async def write(
-        self, topic: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]], kind: str
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes]],
+        kind: str,
+        partition: int | None = None,
     ) -> None:
-        """Write one record; returns when the broker has it.
+        """Write one record; returns when the broker has it. The key chooses the partition where none is given.
 
         Raises:
             NotWritten: it has not, or did not say so in time. The caller keeps the event.
@@ -44,7 +50,7 @@ class Producer:
         if self._producer is None:
             raise NotWritten("the producer is not started")
         try:
-            await self._producer.send_and_wait(topic, value, key, headers=list(headers))
+            await self._producer.send_and_wait(topic, value, key, partition, headers=list(headers))
         except (KafkaError, TimeoutError, OSError) as error:
             metrics.PRODUCE_FAILURES.labels(kind).inc()
             log.warning("record not written", topic=topic, error=type(error).__name__, detail=str(error)[:256])
@@ -55,7 +61,7 @@ class Producer:
             return await self._start(idempotent=False)
         try:
             return await self._start(idempotent=True)
-        except (UnsupportedVersionError, KafkaError) as error:
+        except KafkaError as error:
             if self._settings.idempotence == "on" or not _means_unsupported(error):
                 raise
             log.warning("the broker has no idempotent producers: a lost acknowledgement may write a record twice")
@@ -72,10 +78,11 @@ class Producer:
         try:
             await producer.start()
         except BaseException:
-            await producer.stop()
+            await stopped(producer)
             raise
         return producer
 
 
 def _means_unsupported(error: Exception) -> bool:
-    return isinstance(error, UnsupportedVersionError)
+    # A broker that doesn't know InitProducerId says so with UNSUPPORTED_VERSION, the embedded one with code -1.
+    return isinstance(error, UnsupportedVersionError | UnknownError)

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
 
-from dispatcher.errors import ConfigError, Problem
+from dispatcher.errors import Problem
 from dispatcher.settings import WebhookSettings
 from dispatcher.stores.webhook_files import Check
 from dispatcher.stores.yaml_directory import YamlDirectory
@@ -55,4 +55,7 @@ async def open_source(settings: WebhookSettings, check: Check) -> AsyncIterator[
         await directory.load()
         yield directory
     else:
-        raise ConfigError([Problem("store sql is not in this version yet: use yaml", key="webhooks.store")])
+        from dispatcher.stores.sql.store import open_sql_store  # SQLAlchemy takes its time: only for those who use it
+
+        async with open_sql_store(settings) as store:
+            yield store

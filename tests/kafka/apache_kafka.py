@@ -15,12 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import for_code
-from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
-
 from dispatcher.demo.child_process import ChildProcess, free_ports
-from tests.kafka import maven
+from tests.kafka import acls, maven
+from tests.kafka.acls import Operation, Permission
 from tests.kafka.certificates import Certificates
 from tests.kafka.server_properties import SCRAM, KafkaOptions, Listener, Mechanism, server_properties
 
@@ -42,10 +39,6 @@ logger.server.level=info
 logger.authorizer.name=kafka.authorizer.logger
 logger.authorizer.level=info
 """
-
-# Numbers of Kafka's protocol: resource type, pattern type, operations, permissions.
-_TOPIC, _LITERAL, _ALLOW, _DENY = 2, 3, 3, 2
-_OPERATIONS = {"All": 2, "Read": 3, "Write": 4, "Describe": 8}
 
 
 class ApacheKafka:
@@ -143,17 +136,17 @@ class ApacheKafka:
             shutil.rmtree(self._directory, ignore_errors=True)
         self._directory = self._process = None
 
-    async def deny(self, user: str, operation: str, topic: str) -> None:
-        """Refuse `operation` (Read, Write or Describe) on `topic` to a SASL user; all else stays allowed.
+    async def deny(self, user: str, operation: Operation, topic: str) -> None:
+        """Refuse `operation` on `topic` to a SASL user, and nothing else to anybody. Needs the option `authorizer`.
 
-        Needs the option `authorizer`. In force when this returns.
+        In force when this returns. The broker says "not authorised", whatever the operation.
         """
-        await self._send(CreateAclsRequest(_TOPIC, topic, _LITERAL, "User:*", "*", _OPERATIONS["All"], _ALLOW))
-        await self._send(CreateAclsRequest(_TOPIC, topic, _LITERAL, f"User:{user}", "*", _OPERATIONS[operation], _DENY))
+        everybody = acls.rule(Permission.ALLOW, "*", Operation.ALL, topic)  # one rule, and what none allows is refused
+        await acls.add(self.bootstrap_servers, everybody, acls.rule(Permission.DENY, user, operation, topic))
 
-    async def permit(self, user: str, operation: str, topic: str) -> None:
-        """Take back what `deny` did."""
-        await self._send(DeleteAclsRequest(_TOPIC, topic, _LITERAL, f"User:{user}", "*", _OPERATIONS[operation], _DENY))
+    async def permit(self, user: str, operation: Operation, topic: str) -> None:
+        """Take back what `deny` did; in force when this returns."""
+        await acls.remove(self.bootstrap_servers, acls.rule(Permission.DENY, user, operation, topic))
 
     async def __aenter__(self) -> Self:
         try:
@@ -225,19 +218,6 @@ class ApacheKafka:
         run = subprocess.run(command, capture_output=True, text=True, timeout=_READY_WITHIN_S, check=False)
         if run.returncode != 0:
             raise maven.KafkaUnavailableError(f"StorageTool failed:\n{run.stdout[-2000:]}{run.stderr[-2000:]}")
-
-    async def _send(self, request: CreateAclsRequest | DeleteAclsRequest) -> None:
-        """aiokafka knows the ACL requests but has no method for them; a node of its cluster is asked directly."""
-        client = AIOKafkaClient(bootstrap_servers=self.bootstrap_servers)
-        try:
-            await client.bootstrap()
-            response = await client.send(client.get_random_node(), request)
-        finally:
-            await client.close()
-        _, results = response.throttle_time_ms, response.to_object()
-        for result in results.get("creation_responses", results.get("filter_responses", [])):
-            if result["error_code"]:
-                raise for_code(result["error_code"])(result["error_message"])
 
 
 def _java() -> str:

@@ -19,6 +19,7 @@ from aiokafka.errors import (
 from aiokafka.structs import OffsetAndMetadata
 
 from tests.kafka import maven, topics
+from tests.kafka.acls import Operation
 from tests.kafka.apache_kafka import ApacheKafka
 from tests.kafka.server_properties import KafkaOptions, Listener, Mechanism
 
@@ -128,11 +129,11 @@ async def test_a_topic_can_be_closed_to_one_user_and_opened_again(broker: Apache
     alice = broker.client_options(Listener.SASL_PLAINTEXT, user="alice")
     bob = broker.client_options(Listener.SASL_PLAINTEXT, user="bob")
     async with AIOKafkaProducer(**alice) as denied, AIOKafkaProducer(**bob) as allowed:
-        await broker.deny("alice", "Write", topic)
+        await broker.deny("alice", Operation.WRITE, topic)
         with pytest.raises(TopicAuthorizationFailedError):
             await denied.send_and_wait(topic, b"no")
         await allowed.send_and_wait(topic, b"bob")
-        await broker.permit("alice", "Write", topic)
+        await broker.permit("alice", Operation.WRITE, topic)
         await denied.send_and_wait(topic, b"alice")
 
     assert {b"bob", b"alice"} == {record.value for record in await topics.read_all(broker.bootstrap_servers, topic)}

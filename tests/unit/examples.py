@@ -25,7 +25,9 @@ EMAIL_EVENT: Json = {
         "source": {"name": "feedback"},
     },
     "body": {
-        "xdmMeta": {"schemaRef": {"id": "https://ns.adobe.com/x", "contentType": "application/vnd.adobe.xed-full+json"}},
+        "xdmMeta": {
+            "schemaRef": {"id": "https://ns.adobe.com/x", "contentType": "application/vnd.adobe.xed-full+json"}
+        },
         "xdmEntity": {
             "_id": "b2c1ad21-04ea-4e5a-9ba5-70f4ba1ee2ab",
             "timestamp": "2025-07-22T08:00:00.000Z",
@@ -48,7 +50,12 @@ EMAIL_EVENT: Json = {
                     },
                     "messageDeliveryfeedback": {
                         "feedbackStatus": "bounce",
-                        "messageFailure": {"category": "sync", "type": "Ignored", "code": "25", "reason": "Admin Failure"},
+                        "messageFailure": {
+                            "category": "sync",
+                            "type": "Ignored",
+                            "code": "25",
+                            "reason": "Admin Failure",
+                        },
                         "retryCount": 0,
                     },
                     "emailChannelContext": {"address": "john.doe@luma.com", "namespace": "Email"},
@@ -209,5 +216,3 @@ def webhook(tenant: TenantKey = TENANT, **fields: object) -> Webhook:
     """A webhook for the examples' tenant."""
     values = {"name": "Luma", "org": tenant.org, "sandbox": tenant.sandbox, "url": "https://hooks.luma.example/in"}
     return Webhook.of(WebhookConfig.model_validate(values | fields), "luma.yaml:1")
-
-

@@ -1,6 +1,6 @@
 """An event loop whose clock jumps to the next timer when nothing is ready: an hour of waiting takes a millisecond.
 
-Each test gets a loop of its own, beside the session's. A loop in which nothing can ever happen again is an error, and
+Not for tests with sockets or threads. Each test gets a loop of its own, beside the session's. A loop in which nothing can ever happen again is an error, and
 so is a task that is left over.
 """
 
@@ -27,9 +27,10 @@ class _JumpingSelector(selectors.DefaultSelector):
             if not (ready := super().select(_STUCK_S)):
                 raise RuntimeError("nothing is ready and no timer is set: the test would wait for ever")
             return ready
-        if timeout > 0 and not (ready := super().select(0)):
-            self.jump(timeout)
-        return super().select(0) if timeout > 0 else []
+        if timeout <= 0:
+            return []
+        self.jump(timeout)
+        return super().select(0)
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):

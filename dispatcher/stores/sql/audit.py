@@ -5,7 +5,6 @@ URL: tenants put keys there.
 """
 
 import hashlib
-import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Final
@@ -16,6 +15,7 @@ from pydantic import JsonValue
 from sqlalchemy import RowMapping, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from dispatcher.secrets import speaks_of_a_secret
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.documents import fingerprint_in
 from dispatcher.stores.sql.records import MAX_PAGE, AuditAction, AuditEntry, AuditQuery, Orgs
@@ -26,7 +26,6 @@ MAX_VALUE: Final = 2000
 """Characters of one value as JSON; a longer one is given by its size and fingerprint."""
 
 _ACTIONS = {action.value: action for action in AuditAction}
-_SPEAKS_OF_A_SECRET = re.compile(r"auth|token|secret|key|pass|sign|credential|session|cookie|bearer|jwt", re.IGNORECASE)
 
 
 class AuditLog:
@@ -124,7 +123,7 @@ def _masked(path: tuple[str, ...], value: JsonValue) -> JsonValue:
     if value is None:
         return None
     named_by_tenant = [name for at, name in enumerate(path) if {"headers", "claims"} & set(path[:at])]
-    if any(map(_SPEAKS_OF_A_SECRET.search, named_by_tenant)):
+    if any(map(speaks_of_a_secret, named_by_tenant)):
         return f"<secret {_digest(value)}>"
     if path[-1] in ("url", "token_url") and isinstance(value, str):
         return _without_query(value)

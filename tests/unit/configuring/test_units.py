@@ -25,7 +25,9 @@ def test_durations(text: object, seconds: float) -> None:
     assert parse_duration(text) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", ["", "10", "s", "10 s", " 10s", "10s ", "-1s", "1e3s", "10S", "1w", "10sm", "1h,30m", "١s"])
+@pytest.mark.parametrize(
+    "text", ["", "10", "s", "10 s", " 10s", "10s ", "-1s", "1e3s", "10S", "1w", "10sm", "1h,30m", "١s"]
+)
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(ValueError, match="write a duration as"):
         parse_duration(text)
@@ -72,7 +74,16 @@ def test_a_formatted_duration_reads_back(seconds: float) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(30, "30s"), (120, "2m"), (900, "15m"), (5400, "1h30m"), (86_400, "24h"), (0.25, "250ms"), (0, "0s"), (1.5, "1500ms")],
+    [
+        (30, "30s"),
+        (120, "2m"),
+        (900, "15m"),
+        (5400, "1h30m"),
+        (86_400, "24h"),
+        (0.25, "250ms"),
+        (0, "0s"),
+        (1.5, "1500ms"),
+    ],
 )
 def test_the_names_of_tiers(seconds: float, text: str) -> None:
     """They are in the names of topics: a change would leave records behind in the old ones."""

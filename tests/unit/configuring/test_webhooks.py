@@ -132,5 +132,10 @@ def test_a_secret_is_shown_nowhere(tmp_path: object) -> None:
     config = WebhookConfig.model_validate(values, context=source.as_context())
 
     assert [secret.reveal() for secret in config.secrets()] == [b"s3cr3t" * 6]
-    shown = repr(config) + config.model_dump_json() + repr(Webhook.of(config, "x")) + json.dumps(config.model_dump(mode="json"))
+    shown = (
+        repr(config)
+        + config.model_dump_json()
+        + repr(Webhook.of(config, "x"))
+        + json.dumps(config.model_dump(mode="json"))
+    )
     assert "s3cr3t" not in shown

@@ -23,7 +23,9 @@ JOURNEYS = st.builds(
     last_status=st.none() | st.integers(0, 999),
     reason=st.text(),
 )
-GARBAGE = st.none() | st.binary(max_size=30) | st.sampled_from([b"nan", b"inf", b"-inf", b"1e400", b"-1", b"1_0", b"\xb2"])
+GARBAGE = (
+    st.none() | st.binary(max_size=30) | st.sampled_from([b"nan", b"inf", b"-inf", b"1e400", b"-1", b"1_0", b"\xb2"])
+)
 
 
 @given(JOURNEYS)

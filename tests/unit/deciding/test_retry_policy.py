@@ -119,7 +119,6 @@ def test_retry_after(value: str | None, seconds: float | None) -> None:
 
 def test_a_date_without_a_zone_is_gmt_wherever_we_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
-
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
     try:

@@ -84,7 +84,9 @@ class FakeProducer:
     refuses: set[str] = field(default_factory=set)
     refused: int = 0
 
-    async def write(self, topic: str, key: bytes | None, value: bytes | None, headers: Iterable[Any], kind: str) -> None:
+    async def write(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Iterable[Any], kind: str
+    ) -> None:
         await asyncio.sleep(0.001)
         if topic in self.refuses or "*" in self.refuses:
             self.refused += 1
@@ -143,7 +145,14 @@ class Bench:
         self.store = store or FakeStore({TENANT: webhook()})
         self.lanes = Lanes(settings)
         self.deliveries = Deliveries(
-            settings, self.policy, self.lanes, self.transport, self.tokens, self.store.is_current, clock=wall, chance=chance
+            settings,
+            self.policy,
+            self.lanes,
+            self.transport,
+            self.tokens,
+            self.store.is_current,
+            clock=wall,
+            chance=chance,
         )
         self.retry_topics = RetryTopics(self.producer, ORIGIN.topic, self.policy)
         self.dead_letters = DeadLetters(self.producer, ORIGIN.topic)
@@ -181,6 +190,10 @@ class Bench:
     def dead(self) -> list[dict[str, str]]:
         """The `feedback-*` headers of each dead letter."""
         return [
-            {name.removeprefix("feedback-"): value.decode() for name, value in one.headers if name.startswith("feedback-")}
+            {
+                name.removeprefix("feedback-"): value.decode()
+                for name, value in one.headers
+                if name.startswith("feedback-")
+            }
             for one in self.written("dead")
         ]

@@ -46,7 +46,9 @@ async def deliver(bench: Bench, **fields: Any) -> Delivery:
 def waits(bench: Bench) -> list[float]:
     """Seconds from the end of each attempt to the begin of the next."""
     times = bench.transport.times
-    return [round(later - earlier - bench.transport.takes_s, 3) for earlier, later in zip(times, times[1:], strict=False)]
+    return [
+        round(later - earlier - bench.transport.takes_s, 3) for earlier, later in zip(times, times[1:], strict=False)
+    ]
 
 
 @virtual_time

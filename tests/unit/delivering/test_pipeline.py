@@ -142,12 +142,16 @@ async def test_what_will_never_be_delivered_is_kept_with_its_reason(answer: Any,
     assert headers["reason"] == reason
     assert headers["attempts"] == "1"
     assert headers["origin-offset"] == str(ORIGIN.offset)
-    assert headers["last-status"] == ("" if isinstance(answer, FailureReason) else str(getattr(answer, "status", answer)))
+    assert headers["last-status"] == (
+        "" if isinstance(answer, FailureReason) else str(getattr(answer, "status", answer))
+    )
     assert headers["detail"]
 
 
 @virtual_time
-@pytest.mark.parametrize("value", [None, b"", b"{", b"\xff", b"[]", b'{"a":' * 600 + b"1" + b"}" * 600, b"x" * 1_000_001])
+@pytest.mark.parametrize(
+    "value", [None, b"", b"{", b"\xff", b"[]", b'{"a":' * 600 + b"1" + b"}" * 600, b"x" * 1_000_001]
+)
 async def test_what_cannot_be_read_is_kept_as_it_came(value: bytes | None) -> None:
     bench = Bench(200)
 

@@ -78,7 +78,15 @@ STEPS = st.lists(
     min_size=5,
     max_size=120,
 )
-ENDINGS = [(GOOD, None), (GOOD, None), (GOOD, None), (BAD, None), (OVERLOADED, 2.0), (OVERLOADED, 90.0), (NOT_REACHED, None)]
+ENDINGS = [
+    (GOOD, None),
+    (GOOD, None),
+    (GOOD, None),
+    (BAD, None),
+    (OVERLOADED, 2.0),
+    (OVERLOADED, 90.0),
+    (NOT_REACHED, None),
+]
 
 
 @settings(max_examples=250, deadline=None)

@@ -16,8 +16,8 @@ from tests.unit.virtual_time import settle, virtual_time
 @virtual_time
 async def test_every_lane_gets_one_slot_before_any_gets_a_second() -> None:
     """A hundred tenants wait, one of them with a hundred events: it gets its turn like the others."""
-    shared = lanes(max_in_flight=4, lane_start=64)
-    holders = [Event(shared.lane(tenant(999))) for _ in range(4)]
+    shared = lanes(max_in_flight=3, lane_start=64, lane_max_wait="60s")
+    holders = [Event(shared.lane(tenant(999))) for _ in range(3)]
     await settle()
     order: list[int] = []
 
@@ -90,9 +90,12 @@ async def test_retries_never_hold_more_than_a_quarter_of_the_slots() -> None:
     await settle()
     assert sum(event.has_slot for event in retries) == 4
 
-    new = [Event(shared.lane(tenant(number % 5))) for number in range(12)]
+    new = [Event(shared.lane(tenant(100 + number))) for number in range(12)]
     await settle()
     assert sum(event.has_slot for event in new) == 12
+    for event in new:
+        event.end()
+    await settle()
     for _ in range(40):
         running = [event for event in retries if event.has_slot]
         assert len(running) <= 4

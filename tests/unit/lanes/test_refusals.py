@@ -1,13 +1,15 @@
 """Why an event gets no slot but is to be parked, and what lifts each reason."""
 
 import asyncio
+from dataclasses import dataclass
 
 import pytest
 
 from dispatcher.delivery.breaker import BreakerState
 from dispatcher.delivery.evidence import TenantState
-from dispatcher.delivery.lanes import Kind, Lane, Refusal, Slot
+from dispatcher.delivery.lanes import Kind, Lane, Lanes, Refusal, Slot
 from dispatcher.outcomes import ParkReason
+from dispatcher.settings import DeliverySettings
 from tests.unit.lanes.making import BAD, GOOD, NOT_REACHED, OVERLOADED, Event, lanes, send, tenant
 from tests.unit.virtual_time import seconds_taken, settle, virtual_time
 
@@ -178,7 +180,7 @@ async def test_a_rate_limit_is_kept_by_waiting() -> None:
 
 
 @virtual_time
-async def test_a_queue_that_would_take_too_long_is_full() -> None:
+async def test_who_waits_too_long_behind_a_rate_limit_is_parked() -> None:
     lane = lanes(lane_max_wait="5s").lane(tenant(0))
     lane.meet("r", per_second=2)
     events = []
@@ -186,25 +188,90 @@ async def test_a_queue_that_would_take_too_long_is_full() -> None:
         events.append(Event(lane))
         await settle(2)
 
+    assert not any(event.refused for event in events)
+    await asyncio.sleep(6.2)
+    assert sum(event.has_slot for event in events) == 12, (
+        "one at once, then two a second until they have waited too long"
+    )
     assert [event.refused for event in events if event.refused] == ["lane_full"] * 8
-    assert lane.waiting == 11
-    await asyncio.sleep(6)
-    assert sum(event.has_slot for event in events) == 12
+    assert lane.waiting == 0
 
 
 @virtual_time
-async def test_a_silent_endpoint_fills_its_lane() -> None:
-    """Nothing is known of its latency but that it has not answered yet."""
+async def test_who_waits_behind_a_silent_endpoint_is_parked() -> None:
     lane = lanes(lane_start=2).lane(tenant(0))
     events = [Event(lane) for _ in range(8)]
     await settle()
     assert lane.waiting == 6
-    await asyncio.sleep(3)
+    await asyncio.sleep(4)
     late = Event(lane)
+    await asyncio.sleep(2.5)
+
+    assert [event.refused for event in events if event.refused] == ["lane_full"] * 6
+    assert late.refused is None, "it has not waited for so long"
+    await late.cancel()
+
+
+@virtual_time
+async def test_nobody_is_parked_for_waiting_while_the_process_is_busy_all_over() -> None:
+    """Every slot is taken by others: parking would only move the queue."""
+    shared = lanes(max_in_flight=2)
+    holders = [Event(shared.lane(tenant(0))), Event(shared.lane(tenant(1)))]
+    await settle()
+    patient = Event(shared.lane(tenant(2)))
+    await asyncio.sleep(30)
+
+    assert patient.refused is None
+    holders[0].end()
+    await settle()
+    assert patient.has_slot
+
+
+@dataclass
+class _Ahead:
+    records: int
+    limit: int = 100
+
+
+@virtual_time
+async def test_a_lane_with_far_more_than_its_share_is_full_once_there_is_no_room_to_read_on() -> None:
+    ahead = _Ahead(records=10)
+    shared = Lanes(DeliverySettings.model_validate({"lane_start": 1, "lane_max": 1}), ahead)
+    flood, other = shared.lane(tenant(0)), shared.lane(tenant(1))
+    events = [Event(flood) for _ in range(90)]
+    await settle()
+    assert not any(event.refused for event in events), "there is room"
+
+    ahead.records = 90
+    assert isinstance(flood.try_enter(Kind.NEW), Refusal)
+    assert not isinstance(other.try_enter(Kind.NEW), Refusal), "it costs its own tenant only"
+    for event in events:
+        await event.cancel()
+
+
+@virtual_time
+async def test_a_tenant_alone_is_never_parked_for_lack_of_room() -> None:
+    shared = Lanes(DeliverySettings.model_validate({"lane_start": 1, "lane_max": 1}), _Ahead(records=100))
+    lane = shared.lane(tenant(0))
+    events = [Event(lane) for _ in range(100)]
     await settle()
 
-    assert late.refused == "lane_full"
+    assert not any(event.refused for event in events)
     for event in events:
+        await event.cancel()
+
+
+@virtual_time
+async def test_slow_tenants_leave_slots_to_those_below_their_share() -> None:
+    """Three lanes could use every slot; the last quarter stays for whoever has less than his part."""
+    shared = lanes(max_in_flight=40, lane_start=16)
+    others = [shared.lane(tenant(number)) for number in range(10)]
+    slow = [Event(lane) for lane in others[:3] for _ in range(20)]
+    await settle()
+
+    assert sum(event.has_slot for event in slow) == 34, "16 and 14 until slots are scarce, then the third's share"
+    assert all(isinstance(lane.try_enter(Kind.NEW), Slot) for lane in others[3:9])
+    for event in slow:
         await event.cancel()
 
 

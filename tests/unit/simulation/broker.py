@@ -58,7 +58,9 @@ class Broker:
             group.wake()
         return record
 
-    async def write(self, topic: str, key: bytes | None, value: bytes | None, headers: Iterable[Any], kind: str) -> None:
+    async def write(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Iterable[Any], kind: str
+    ) -> None:
         await asyncio.sleep(self.chance.choice((0.001, 0.001, 0.02)))
         if topic in self.faults.unwritable or self.faults.away:
             raise NotWritten(topic)

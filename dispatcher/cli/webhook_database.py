@@ -1,0 +1,63 @@
+"""What `dispatcher webhooks` does with the database. Imported when it is asked for: SQLAlchemy takes its time."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from dispatcher.errors import ConfigError, Problem
+from dispatcher.secrets import Secret
+from dispatcher.settings import Settings
+from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.encryption import Encryption
+from dispatcher.stores.sql.migrate import schema_problem, upgrade
+from dispatcher.stores.sql.repository import Check, WebhookRepository
+from dispatcher.stores.sql.rotation import Rotation, rotate
+from dispatcher.stores.sql.transfer import Imported, Transfer, export_webhooks
+from dispatcher.webhooks import WebhookConfig
+
+
+async def migrated(settings: Settings) -> str:
+    """The schema's revision, once it is this version's."""
+    return await upgrade(_url(settings))
+
+
+@asynccontextmanager
+async def _database(settings: Settings) -> AsyncIterator[Database]:
+    database = Database(_url(settings))
+    try:
+        problem = await schema_problem(database)
+        if problem is not None:
+            raise ConfigError([problem])
+        yield database
+    finally:
+        await database.close()
+
+
+async def rotated(settings: Settings, by: str) -> Rotation:
+    """What became of the stored secrets."""
+    async with _database(settings) as database:
+        return await rotate(database, Encryption(settings.webhooks.encryption_keys), by=by)
+
+
+async def imported(
+    settings: Settings, configs: Sequence[WebhookConfig], check: Check, by: str, *, replace: bool, dry_run: bool
+) -> Imported:
+    """What became of these webhooks."""
+    encryption = Encryption(settings.webhooks.encryption_keys)
+    async with _database(settings) as database:
+        transfer = Transfer(database, encryption, WebhookRepository(database, encryption, check))
+        return await transfer.import_webhooks(configs, by=by, replace=replace, dry_run=dry_run)
+
+
+async def exported(settings: Settings, directory: Path, secrets_dir: Path | None) -> list[Path]:
+    """The files that the stored webhooks were written to."""
+    encryption = Encryption(settings.webhooks.encryption_keys)
+    async with _database(settings) as database:
+        configs = await Transfer(database, encryption, WebhookRepository(database, encryption)).configs()
+    return export_webhooks(configs, directory, secrets_dir)
+
+
+def _url(settings: Settings) -> Secret:
+    if settings.webhooks.store != "sql" or settings.webhooks.url is None:
+        raise ConfigError([Problem("this command needs store sql, with url", "webhooks.store")])
+    return settings.webhooks.url

@@ -1,0 +1,146 @@
+"""`dispatcher webhooks`: the database of webhooks made, moved in and out of, and listed.
+
+What needs SQLAlchemy is imported by the commands that do: it takes its time.
+"""
+
+import asyncio
+import getpass
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, settings_at
+from dispatcher.errors import ConfigError, DispatcherError
+from dispatcher.logs import configure_logging
+from dispatcher.service import checked_webhooks, webhook_check
+from dispatcher.settings import Settings
+from dispatcher.stores.webhook_files import Check, read_directory
+from dispatcher.webhooks import Webhook
+
+webhooks = typer.Typer(help="The webhooks that are configured, and the database of them.", no_args_is_help=True)
+
+By = Annotated[str | None, typer.Option(help="Who the history names; by default the user of this shell.")]
+
+
+@webhooks.command()
+def migrate(config: ConfigPath = DEFAULT_CONFIG) -> None:
+    """Make the database's schema, or bring it up to this version."""
+    from dispatcher.cli import webhook_database
+
+    settings = _quiet_settings(config)
+    typer.echo(f"the schema is at revision {asyncio.run(webhook_database.migrated(settings))}")
+
+
+@webhooks.command("new-key")
+def new_key() -> None:
+    """Print a fresh key for webhooks.encryption_keys: put it first, keep the older ones until rotate-keys has run."""
+    from dispatcher.stores.sql.encryption import new_key as fresh_key
+
+    typer.echo(fresh_key())
+
+
+@webhooks.command("rotate-keys")
+def rotate_keys(config: ConfigPath = DEFAULT_CONFIG, by: By = None) -> None:
+    """Encrypt every stored secret anew under the first key."""
+    from dispatcher.cli import webhook_database
+
+    rotation = asyncio.run(webhook_database.rotated(_quiet_settings(config), _who(by)))
+    typer.echo(f"{rotation.renewed} secrets are encrypted under the first key")
+    if rotation.problems:
+        raise ConfigError(rotation.problems)
+    typer.echo("the older keys can be taken away")
+
+
+@webhooks.command("import")
+def import_webhooks(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="YAML files, or directories of them.")],
+    config: ConfigPath = DEFAULT_CONFIG,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace webhooks that are stored and different.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Try it, and undo it.")] = False,
+    by: By = None,
+) -> None:
+    """Store the webhooks of YAML files in the database with their secrets: all of them, or none."""
+    from dispatcher.cli import webhook_database
+
+    settings = _quiet_settings(config)
+    check = webhook_check(settings)
+    configs = [webhook.config for path in paths for webhook in _read(path, check)]
+    done = asyncio.run(webhook_database.imported(settings, configs, check, _who(by), replace=replace, dry_run=dry_run))
+    for what in ("created", "updated", "unchanged"):
+        for tenant in getattr(done, what):
+            typer.echo(f"{tenant}: {what}")
+    typer.echo(f"{len(configs)} webhooks" + (", nothing was stored (--dry-run)" if dry_run else ""))
+
+
+@webhooks.command()
+def export(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where a YAML file for each webhook is written.")],
+    config: ConfigPath = DEFAULT_CONFIG,
+    secrets_dir: Annotated[Path | None, typer.Option(help="Where secrets are written, a file each.")] = None,
+) -> None:
+    """Write the database's webhooks as YAML files, which read back as exactly the same webhooks."""
+    from dispatcher.cli import webhook_database
+
+    settings = _quiet_settings(config)
+    for file in asyncio.run(webhook_database.exported(settings, directory, secrets_dir)):
+        typer.echo(str(file))
+
+
+@webhooks.command("list")
+def list_webhooks(config: ConfigPath = DEFAULT_CONFIG) -> None:
+    """List the webhooks in use, of files or of the database."""
+    found, problems = asyncio.run(checked_webhooks(_quiet_settings(config)))
+    rows = [("TENANT", "NAME", "CHANNELS", "ENDPOINT", "STATE", "FROM"), *map(_row, found)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows if found else ():
+        typer.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    typer.echo(f"{len(found)} webhooks")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _row(webhook: Webhook) -> tuple[str, ...]:
+    config = webhook.config
+    state = "enabled" if config.enabled else "paused"
+    return (str(webhook.tenant), config.name, "+".join(config.channels), config.origin, state, webhook.source)
+
+
+def _quiet_settings(config: Path) -> Settings:
+    settings = settings_at(config)
+    configure_logging(settings.log.model_copy(update={"level": "error"}))
+    return settings
+
+
+def _who(by: str | None) -> str:
+    try:
+        return by or f"{getpass.getuser()} (command line)"
+    except (KeyError, OSError):  # a container's user may have no name
+        return "command line"
+
+
+def _read(path: Path, check: Check) -> Iterator[Webhook]:
+    """The webhooks of a file or a directory.
+
+    Raises:
+        ConfigError: one can't be used.
+        DispatcherError: there is nothing to read.
+    """
+    try:
+        readings = read_directory(path if path.is_dir() else path.parent, {}, check)
+    except OSError as error:
+        raise DispatcherError(f"{path}: can't be read ({error.strerror})") from None
+    wanted = list(readings.values()) if path.is_dir() else [readings[path.name]] if path.name in readings else []
+    if not wanted:
+        raise DispatcherError(f"{path}: no file of webhooks (*.yaml, *.yml, *.json)")
+    problems = [problem for reading in wanted for problem in reading.problems]
+    if problems:
+        raise ConfigError(problems)
+    for reading in wanted:
+        yield from reading.webhooks
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(webhooks, name="webhooks")

@@ -1,0 +1,85 @@
+"""The demo's side of Kafka: make the topics, produce the events at an even pace, read the dead letters back."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from dispatcher.demo.planning import Planned
+from dispatcher.kafka.topics import create_topics, dead_letter_topic
+from dispatcher.records import PREFIX
+from dispatcher.settings_loader import load_settings
+
+PARTITIONS = 4
+
+
+async def make_topics(config: Path) -> None:
+    """The topic of events, and what `dispatcher topics --create` makes beside it."""
+    settings = load_settings(config, {})
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka.bootstrap_servers)
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic(settings.kafka.topic, PARTITIONS, 1)])
+    finally:
+        await admin.close()
+    await create_topics(settings, replication=1, partitions=PARTITIONS)
+
+
+@asynccontextmanager
+async def _producer(brokers: str) -> AsyncIterator[AIOKafkaProducer]:
+    producer = AIOKafkaProducer(bootstrap_servers=brokers, acks="all", linger_ms=2)
+    await producer.start()
+    try:
+        yield producer
+    finally:
+        await producer.stop()
+
+
+async def produce(
+    brokers: str,
+    topic: str,
+    events: Iterator[Planned],
+    per_second: float,
+    told: Callable[[Planned], None],
+    stop: asyncio.Event,
+) -> None:
+    """Write the events at an even pace, until there are no more or `stop` is set; each is acknowledged at the end.
+
+    Args:
+        told: called with each event just before it is handed over.
+    """
+    loop = asyncio.get_running_loop()
+    async with _producer(brokers) as producer:
+        began = loop.time()
+        for number, event in enumerate(events):
+            late = began + number / per_second - loop.time()
+            if late > 0.005:
+                await asyncio.sleep(late)
+            if stop.is_set():
+                break
+            told(event)
+            await producer.send(topic, event.value, key=event.event_id.encode())
+        await producer.flush()
+
+
+async def read_dead_letters(brokers: str, topic: str) -> dict[str, str]:
+    """The reason of each record that is in the dead-letter topic now, by its key."""
+    found: dict[str, str] = {}
+    partitions = [TopicPartition(dead_letter_topic(topic), number) for number in range(PARTITIONS)]
+    consumer = AIOKafkaConsumer(bootstrap_servers=brokers, enable_auto_commit=False)
+    await consumer.start()
+    try:
+        consumer.assign(partitions)
+        ends = await consumer.end_offsets(partitions)
+        await consumer.seek_to_beginning()
+        while any([await consumer.position(partition) < end for partition, end in ends.items()]):
+            for records in (await consumer.getmany(timeout_ms=200)).values():
+                for record in records:
+                    reason = dict(record.headers).get(PREFIX + "reason", b"")
+                    found[(record.key or b"").decode(errors="replace")] = reason.decode()
+    finally:
+        await consumer.stop()
+    return found

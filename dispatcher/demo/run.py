@@ -1,0 +1,198 @@
+"""The demo from beginning to end: start everything, produce, account for every event, stop everything."""
+
+import asyncio
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from dispatcher.demo.accounts import Balance, balance
+from dispatcher.demo.broker import BrokerNotInstalledError, EmbeddedBroker
+from dispatcher.demo.child_process import ChildFailedError, free_ports
+from dispatcher.demo.display import Display, Sent, complain, rows, say
+from dispatcher.demo.kafka_side import make_topics, produce, read_dead_letters
+from dispatcher.demo.planning import plan
+from dispatcher.demo.receiver import Receiver
+from dispatcher.demo.subject import Counts, Subject
+from dispatcher.demo.tenants import MAX_AGE_S, TENANTS, TOPIC, endpoints, write_configuration, write_signing_key
+
+PRODUCE_S = 8.0
+LOOK_S = 0.25
+"""How often the dispatcher's counters are looked at."""
+SETTLE_S = 40.0
+"""After the last event, time until every one must be accounted for."""
+STOP_S = 30.0
+HARD_LIMIT_S = 90.0
+INTERRUPTED = 130
+MAX_TOLD = 20
+"""Problems told one by one."""
+
+INTRO = """\
+feedback-dispatcher, at work on this machine: a Kafka-compatible broker in memory, seven tenants with an HTTPS
+endpoint each, and the real `dispatcher run` between them.
+
+  {tenants}
+
+Events that fail are parked in retry topics (1 s, 2 s) and dead after {age} s, so that you need not wait a day.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is asked of the demo."""
+
+    events: int = 2000
+    forever: bool = False
+
+    @property
+    def per_second(self) -> float:
+        return 250.0 if self.forever else max(1.0, self.events / PRODUCE_S)
+
+
+class Demo:
+    """One run."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._receiver = Receiver({})
+        self._ledger = self._receiver.ledger
+        self._sent = Sent()
+        self._counts = Counts()
+        self._display = Display()
+        self._stop = asyncio.Event()
+        self._began = time.monotonic()
+        self._show_at = 0.0
+
+    async def run(self) -> int:
+        """Gives the exit status."""
+        notes = "\n  ".join(f"{tenant.title:10} {tenant.note}" for tenant in TENANTS)
+        say(INTRO.format(tenants=notes, age=MAX_AGE_S))
+        try:
+            with self._signals():
+                async with asyncio.timeout(None if self._options.forever else HARD_LIMIT_S):
+                    return await self._run()
+        except TimeoutError:
+            complain(f"the demo was not over after {HARD_LIMIT_S:.0f} s")
+        except (ChildFailedError, BrokerNotInstalledError) as error:
+            complain(f"demo: {error}")
+        return 1
+
+    async def _run(self) -> int:
+        async with AsyncExitStack() as parts:
+            directory = Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="dispatcher-demo-")))
+            broker = await parts.enter_async_context(EmbeddedBroker())
+            key = write_signing_key(directory / "secrets" / "luma.pem")
+            origin = self._receiver.url("").rstrip("/")
+            for org, endpoint in endpoints(key, origin).items():
+                self._receiver.set(org, endpoint)
+            (directory / "ca.pem").write_bytes(self._receiver.ca_pem)
+            parts.enter_context(self._receiver)
+            closed, ops = free_ports(2)
+            config = write_configuration(
+                directory, brokers=broker.bootstrap_servers, origin=origin, closed_port=closed, ops_port=ops
+            )
+            await make_topics(config)
+            subject = Subject(config, ops)
+            parts.callback(subject.kill)
+            subject.start()
+            session = await parts.enter_async_context(aiohttp.ClientSession())
+            try:
+                return await self._watch(broker.bootstrap_servers, subject, session)
+            except BaseException:
+                complain("the dispatcher's last words:\n" + subject.log_end())
+                raise
+
+    async def _watch(self, brokers: str, subject: Subject, session: aiohttp.ClientSession) -> int:
+        await subject.ready(session)
+        say(f"{self._elapsed:4.1f} s  the dispatcher has joined its consumer group; here come the events\n")
+        with self._display.showing():
+            await self._flow(brokers, subject, session)
+        await subject.stop(timeout_s=STOP_S)
+        dead = await read_dead_letters(brokers, TOPIC)
+        found = balance(self._sent.events, self._ledger.accepted(), dead, self._counts.skipped)
+        return self._conclude(found, subject)
+
+    async def _flow(self, brokers: str, subject: Subject, session: aiohttp.ClientSession) -> None:
+        """Produce, and show what happens, until everything is accounted for or time is up."""
+        events = plan(None if self._options.forever else self._options.events)
+        producing = asyncio.create_task(
+            produce(brokers, TOPIC, events, self._options.per_second, self._sent.add, self._stop), name="produce"
+        )
+        try:
+            while subject.running and not producing.done():
+                await self._look(subject, session, "events are produced")
+                await asyncio.wait([producing], timeout=LOOK_S)
+            if producing.done():
+                await producing  # a failure of it is ours
+        finally:
+            producing.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([producing])
+        give_up_at = time.monotonic() + SETTLE_S
+        while subject.running and time.monotonic() < give_up_at:
+            await self._look(subject, session, "waiting until every event is accounted for")
+            if self._counts.finished >= len(self._sent.events):
+                break
+            await asyncio.sleep(LOOK_S)
+        await self._look(subject, session, "done", last=True)
+
+    async def _look(self, subject: Subject, session: aiohttp.ClientSession, phase: str, *, last: bool = False) -> None:
+        self._counts = await subject.counts(session) or self._counts
+        if last or time.monotonic() >= self._show_at:
+            self._show_at = time.monotonic() + self._display.every_s
+            self._display.show(self._elapsed, phase, rows(self._sent, self._ledger, self._counts))
+
+    def _conclude(self, found: Balance, subject: Subject) -> int:
+        say(f"\n{found}")
+        problems = [*found.problems, *map(str, self._ledger.violations)]
+        if subject.exit_status != 0:
+            problems.insert(0, f"the dispatcher ended with status {subject.exit_status}, not 0")
+        if found.holds and not problems:
+            say(f"It balances, no receiver had anything to object to, and it took {self._elapsed:.0f} s.")
+            return 0
+        complain("It does NOT balance:" if not found.holds else "Something is wrong:")
+        for problem in problems[:MAX_TOLD]:
+            complain(f"  {problem}")
+        if len(problems) > MAX_TOLD:
+            complain(f"  and {len(problems) - MAX_TOLD} more")
+        complain("the dispatcher's last words:\n" + subject.log_end())
+        return 1
+
+    @property
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._began
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """The first Ctrl-C ends production, and the count is still made; the second ends everything."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+        def received() -> None:
+            if self._stop.is_set() and task is not None:
+                task.cancel()
+            self._stop.set()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, received)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+
+def run(options: Options) -> int:
+    """Run the demo; gives the exit status."""
+    try:
+        return asyncio.run(_demo(options))
+    except asyncio.CancelledError:
+        return INTERRUPTED
+
+
+async def _demo(options: Options) -> int:
+    return await Demo(options).run()

@@ -1,0 +1,136 @@
+"""The demo's configuration: settings and webhooks as an operator mounts them, written to a directory.
+
+One tenant of each kind, so that each kind of authentication, channel choice and trouble is seen at work.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from dispatcher.demo.behaviours import Always, Answer
+from dispatcher.demo.checks import Check, DeliveryCheck, HeaderCheck, JwtCheck
+from dispatcher.demo.ledger import Arrival
+from dispatcher.demo.planning import SANDBOX, SMS_ONLY, WANTED
+from dispatcher.demo.receiver import Endpoint
+from dispatcher.webhooks import TenantKey
+
+TOPIC = "delivery-events"
+MAX_AGE_S = 8
+OUTAGE_S = 6.0
+KID = "demo-1"
+ISSUER = "feedback-dispatcher"
+FABRIKAM_HEADERS = {"X-Api-Key": "not-a-real-key", "X-Environment": "demo"}
+
+
+@dataclass(frozen=True, slots=True)
+class DemoTenant:
+    """One tenant, with a word on what is special about it."""
+
+    org: str
+    title: str
+    note: str
+
+    @property
+    def key(self) -> TenantKey:
+        return TenantKey(self.org, SANDBOX)
+
+
+TENANTS = (
+    DemoTenant("luma", "Luma", "JWT (ES256), e-mail and SMS"),
+    DemoTenant("contoso", "Contoso", "no authentication"),
+    DemoTenant("fabrikam", "Fabrikam", "header parameters"),
+    DemoTenant("northwind", "Northwind", "SMS only"),
+    DemoTenant("tailspin", "Tailspin", f"answers 503 for {OUTAGE_S:.0f} s"),
+    DemoTenant("adatum", "Adatum", "endpoint is down"),
+    DemoTenant("wingtip", "Wingtip", "has no webhook"),
+)
+
+
+def write_configuration(directory: Path, *, brokers: str, origin: str, closed_port: int, ops_port: int) -> Path:
+    """Write `dispatcher.yaml`, `webhooks.d/` and Luma's signing key; gives the settings' path.
+
+    Args:
+        origin: the receiver's `https://host:port`, whose CA is in `ca.pem` of the directory.
+        closed_port: where nobody listens: Adatum's endpoint.
+    """
+    settings = {
+        "apiVersion": "dispatcher/v1",
+        # The embedded broker lets a new member wait half its session: 6 s is the least that can be set.
+        "kafka": {"bootstrap_servers": brokers, "topic": TOPIC, "session_timeout": "6s"},
+        "webhooks": {"store": "yaml", "path": "webhooks.d"},
+        # A few requests at first, so that Tailspin is asked to wait before its breaker would open for 30 s.
+        "delivery": {"lane_start": 4},
+        "retry": {"tiers": ["1s", "2s"], "max_age": f"{MAX_AGE_S}s"},
+        "egress": {"allow": ["127.0.0.0/8"], "ca_bundle": "ca.pem"},
+        "ops": {"host": "127.0.0.1", "port": ops_port},
+        "log": {"format": "json"},
+    }
+    hooks = directory / "webhooks.d"
+    hooks.mkdir()
+    for webhook in _webhooks(origin, f"https://127.0.0.1:{closed_port}"):
+        _write(hooks / f"{webhook['org']}.yaml", {"apiVersion": "dispatcher/v1", "webhooks": [webhook]})
+    _write(directory / "dispatcher.yaml", settings)
+    return directory / "dispatcher.yaml"
+
+
+def write_signing_key(path: Path) -> ec.EllipticCurvePublicKey:
+    """Write a new private key for Luma's tokens; gives the public half, which its receiver knows."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    path.parent.mkdir(exist_ok=True)
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path.write_bytes(pem)
+    path.chmod(0o600)
+    return key.public_key()
+
+
+@dataclass(slots=True)
+class Maintenance:
+    """503 for some seconds from the first request on, with Retry-After saying how long it will last; then fine."""
+
+    for_s: float
+    _over_at: float | None = field(default=None, init=False)
+
+    async def answer(self, arrival: Arrival) -> Answer:
+        if self._over_at is None:
+            self._over_at = arrival.at + self.for_s
+        left = self._over_at - arrival.at
+        return Answer() if left <= 0 else Answer(503, {"retry-after": str(math.ceil(left))})
+
+
+def endpoints(luma_key: ec.EllipticCurvePublicKey, origin: str) -> dict[str, Endpoint]:
+    """What the tenants' receivers insist on and how they answer, by path: the counterpart of the webhooks."""
+    further: dict[str, Check] = {
+        "luma": JwtCheck(luma_key, "ES256", issuer=ISSUER, audience=origin, kid=KID),
+        "fabrikam": HeaderCheck(FABRIKAM_HEADERS),
+    }
+    made = {}
+    for org in ("luma", "contoso", "fabrikam", SMS_ONLY, "tailspin"):
+        channels = frozenset({"sms"} if org == SMS_ONLY else {"email", "sms"})
+        checks = (DeliveryCheck(org, frozenset(WANTED), channels), *([further[org]] if org in further else []))
+        made[org] = Endpoint(Maintenance(OUTAGE_S) if org == "tailspin" else Always(), checks)
+    return made
+
+
+def _webhooks(origin: str, nobody: str) -> list[dict[str, object]]:
+    sign = {"algorithm": "ES256", "key": {"file": "../secrets/luma.pem"}, "kid": KID, "issuer": ISSUER, "ttl": "5m"}
+    return [
+        _webhook("luma", origin, auth={"type": "jwt", "sign": sign}),
+        _webhook("contoso", origin),
+        _webhook("fabrikam", origin, headers=FABRIKAM_HEADERS),
+        _webhook("northwind", origin, channels=["sms"]),
+        _webhook("tailspin", origin),
+        _webhook("adatum", nobody),
+    ]
+
+
+def _webhook(org: str, origin: str, **fields: object) -> dict[str, object]:
+    return {"name": org.title(), "org": org, "sandbox": SANDBOX, "url": f"{origin}/{org}", **fields}
+
+
+def _write(path: Path, document: Mapping[str, object]) -> None:
+    path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")

@@ -1,0 +1,241 @@
+"""The whole decision for one event in words, for `dispatcher explain`. Pure: decides nothing and sends nothing.
+
+Tokens, signatures and the values of headers that speak of a secret are `<secret>`; they are not even made. The
+payload is shown as it would be sent: it holds personal data, which whoever reads the topic sees anyway.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import orjson
+
+from dispatcher.auth.authenticator import Header
+from dispatcher.auth.signatures import Signer
+from dispatcher.delivery.deliveries import Parcel, request_headers
+from dispatcher.delivery.lanes import Kind
+from dispatcher.errors import UnreadableEvent
+from dispatcher.events import DeliveryEvent, OtherEvent, read_event
+from dispatcher.feedback import encode_feedback
+from dispatcher.outcomes import SkipReason
+from dispatcher.pipeline import API_TRIGGERED, eligibility
+from dispatcher.records import PREFIX, Claim, Journey, Record, Turn
+from dispatcher.secrets import speaks_of_a_secret
+from dispatcher.transport.request import USER_AGENT, Endpoint
+from dispatcher.webhooks import JwtAuth, Webhook, WebhookConfig
+
+MASKED = "<secret>"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One thing that is to be said: `tenant: luma@AdobeOrg/prod`."""
+
+    section: str
+    """read, webhook, rules, request, verdict or lane"""
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What was said of an event."""
+
+    lines: tuple[Line, ...]
+    event: DeliveryEvent | None = None
+    """None where it can't be read, or is no delivery event."""
+    is_readable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The operator's settings that a decision depends on."""
+
+    max_record_bytes: int
+    max_body: int
+    timeout_s: float
+
+
+def explain(record: Record, webhooks: Sequence[Webhook], limits: Limits, now: float) -> Explanation:
+    """What would become of a record.
+
+    Args:
+        record: as it stands in the topic of events, a retry topic or the dead letters.
+        webhooks: all that are in use.
+        now: Unix seconds, for the header `webhook-timestamp`.
+    """
+    journey = Journey.of(record)
+    lines = list(_told_of_record(record, journey))
+    try:
+        if record.value is not None and len(record.value) > limits.max_record_bytes:
+            raise UnreadableEvent(
+                f"the record has {len(record.value)} bytes, over the limit of {limits.max_record_bytes}"
+            )
+        event = read_event(record, journey.origin)
+    except UnreadableEvent as error:
+        told = (Line("read", "unreadable", str(error)), Line("verdict", "dead-lettered", "reason unreadable"))
+        return Explanation((*lines, *told), is_readable=False)
+    if isinstance(event, OtherEvent):
+        told = (Line("read", "event type", event.event_type), Line("verdict", "skipped", SkipReason.NOT_FEEDBACK.value))
+        return Explanation((*lines, *told))
+    webhook = next((webhook for webhook in webhooks if webhook.tenant == event.tenant), None)
+    lines += _told_of_event(event, record, journey)
+    lines += _told_of_webhook(event, webhook, len(webhooks))
+    lines += _told_of_rules(event, webhook)
+    reason = eligibility(event, webhook)
+    if reason is not None or webhook is None:
+        lines.append(Line("verdict", "skipped", (reason or SkipReason.NO_WEBHOOK).value))
+    else:
+        lines += _told_of_request(event, webhook, journey, limits, now)
+    return Explanation(tuple(lines), event)
+
+
+def _told_of_record(record: Record, journey: Journey) -> Iterator[Line]:
+    yield Line("read", "record", f"{record.topic}/{record.partition}/{record.offset}, {len(record.value or b'')} bytes")
+    headers = {name: value or b"" for name, value in record.headers}
+    if PREFIX + "origin-topic" not in headers:
+        return
+    yield Line("read", "first stood at", str(journey.origin))
+    yield Line("read", "first seen", _time(journey.first_seen))
+    yield Line("read", "so far", f"{journey.attempts} attempts, {journey.parks} times parked")
+    if journey.reason:
+        detail = headers.get(PREFIX + "detail", b"").decode(errors="replace")
+        status = "" if journey.last_status is None else f", last answer {journey.last_status}"
+        yield Line("read", "because of", journey.reason + status + (f": {detail}" if detail else ""))
+    if journey.not_before:
+        yield Line("read", "due at", _time(journey.not_before))
+
+
+def _told_of_event(event: DeliveryEvent, record: Record, journey: Journey) -> Iterator[Line]:
+    document = orjson.loads(record.value or b"null")
+    entity = document["body"]["xdmEntity"]
+    is_xdm = "eventType" not in entity or any(":" in key for key in entity)
+    own_id = entity.get("_id") or entity.get("@id")
+    yield Line("read", "spelling", "xdm, with URI keys" if is_xdm else "xed, with short keys")
+    yield Line("read", "tenant", f"{event.tenant} (organisation and sandbox)")
+    yield Line("read", "sandbox id", event.sandbox_id or "not given")
+    yield Line("read", "channel", event.channel)
+    yield Line("read", "status", event.feedback.feedbackStatus)
+    made_from = "the event's _id" if own_id else f"the record's first place, {journey.origin}, since it has no _id"
+    yield Line("read", "webhook-id", f"{event.webhook_id}, made from tenant and {made_from}")
+
+
+def _told_of_webhook(event: DeliveryEvent, webhook: Webhook | None, known: int) -> Iterator[Line]:
+    if webhook is None:
+        yield Line("webhook", "none", f"{event.tenant} has no webhook; {known} others are in use")
+        return
+    config = webhook.config
+    yield Line("webhook", "name", config.name)
+    yield Line("webhook", "from", webhook.source)
+    yield Line("webhook", "endpoint", f"{config.origin} (path not shown: it may hold a secret)")
+    yield Line("webhook", "authentication", _authentication(config))
+    yield Line("webhook", "signatures", "none" if config.signing is None else f"{len(config.signing.secrets)}")
+
+
+def _authentication(config: WebhookConfig) -> str:
+    auth = config.auth
+    if not isinstance(auth, JwtAuth):
+        return "none"
+    if auth.sign is not None:
+        return f"a JWT that we sign ({auth.sign.algorithm.value}) in header {auth.header}"
+    grant = "" if auth.fetch is None else auth.fetch.grant
+    return f"a token fetched from the token endpoint ({grant}) in header {auth.header}"
+
+
+def _told_of_rules(event: DeliveryEvent, webhook: Webhook | None) -> Iterator[Line]:
+    for reason, passes, why in answers(event, webhook):
+        yield Line("rules", reason.value, ("not asked: " if passes is None else "yes: " if passes else "NO: ") + why)
+
+
+Answer = tuple[SkipReason, bool | None, str]
+"""The rule by the reason that it skips for, whether the event passes (None: not asked), and why."""
+
+
+def answers(event: DeliveryEvent, webhook: Webhook | None) -> list[Answer]:
+    """Every rule with its answer, in the order of `eligibility`, also behind the first that says no."""
+    is_test = bool(event.profile.isTestExecution)
+    found: list[Answer] = [
+        (SkipReason.TEST_EXECUTION, not is_test, "a test execution" if is_test else "no test execution")
+    ]
+    if webhook is None:
+        rest = list(SkipReason)[list(SkipReason).index(SkipReason.NO_WEBHOOK) + 1 :]
+        found.append((SkipReason.NO_WEBHOOK, False, f"no webhook for {event.tenant}"))
+        return found + [(reason, None, "there is no webhook") for reason in rest]
+    config, status = webhook.config, event.feedback.feedbackStatus
+    other = config.sandbox_id is not None and event.sandbox_id is not None and config.sandbox_id != event.sandbox_id
+    ids = f"sandbox id {event.sandbox_id}, wanted {config.sandbox_id}"
+    channels, events = ", ".join(config.channels), ", ".join(config.events)
+    found += [
+        (SkipReason.NO_WEBHOOK, not other, ids if other else "the tenant has a webhook"),
+        (SkipReason.WEBHOOK_DISABLED, config.enabled, "enabled" if config.enabled else "the webhook is paused"),
+        (SkipReason.CHANNEL, event.channel in config.channels, f"{event.channel}; wanted: {channels}"),
+        (SkipReason.STATUS, status in config.events, f"{status}; wanted: {events}"),
+    ]
+    objection = _campaign_objection(event, config)
+    campaign = f"campaign {event.execution.campaignID} is wanted"
+    return [*found, (SkipReason.CAMPAIGN, objection is None, objection or campaign)]
+
+
+def _campaign_objection(event: DeliveryEvent, config: WebhookConfig) -> str | None:
+    campaign, kind = event.execution.campaignID, event.execution.campaignType
+    if not campaign:
+        return "the message belongs to no campaign"
+    if kind is not None and kind != API_TRIGGERED:
+        return f"the campaign is {kind}, not {API_TRIGGERED}"
+    if event.webhooks_enabled is False:
+        return "the campaign has feedback webhooks switched off"
+    if config.campaigns != "all" and campaign not in config.campaigns:
+        return f"campaign {campaign} is none of the {len(config.campaigns)} that are wanted"
+    return None
+
+
+def _told_of_request(
+    event: DeliveryEvent, webhook: Webhook, journey: Journey, limits: Limits, now: float
+) -> Iterator[Line]:
+    config = webhook.config
+    body = encode_feedback(event, config.payload)
+    parcel = Parcel(event, webhook, body, journey.attempts, Kind.NEW, Turn(Claim()))
+    yield Line("request", "POST", f"{config.origin}/…, within {config.timeout or limits.timeout_s:g} s")
+    for name, value in _headers(parcel, now):
+        yield Line("request", f"header {name}", value)
+    yield Line("request", "payload", f"version {config.payload}, {len(body)} bytes: {body.decode()}")
+    if len(body) > limits.max_body:
+        detail = f"reason too_large: the payload has {len(body)} bytes, over the limit of {limits.max_body}"
+        yield Line("verdict", "dead-lettered", detail)
+    else:
+        yield Line("verdict", "delivered", f"to {config.origin}, as attempt {journey.attempts + 1}, if the lane allows")
+
+
+def _headers(parcel: Parcel, now: float) -> Iterator[tuple[str, str]]:
+    config = parcel.webhook.config
+    endpoint = Endpoint.of(config)
+    count = 0 if config.signing is None else len(config.signing.secrets)
+    signer = Signer(tuple(lambda _: MASKED for _ in range(count))) if count else None
+    token: Header | None = None
+    if isinstance(config.auth, JwtAuth):
+        token = (config.auth.header, f"{config.auth.scheme} {MASKED}".strip())
+    yield "host", endpoint.authority
+    yield "content-type", "application/json"
+    yield "user-agent", USER_AGENT
+    yield "content-length", str(len(parcel.body))
+    yield from request_headers(parcel, parcel.attempts + 1, now, signer, token)
+    for name, value in endpoint.headers:
+        yield name, MASKED if speaks_of_a_secret(name) else value
+
+
+def lane_lines(lane: Mapping[str, object] | None) -> tuple[Line, ...]:
+    """The state of the tenant's lane, as the ops endpoint describes it; None: the instance has none."""
+    if lane is None:
+        return (Line("lane", "none", "this instance has lately sent nothing for the tenant"),)
+    return tuple(
+        Line("lane", name.replace("_", " "), str(value).lower() if isinstance(value, bool) else str(value))
+        for name, value in lane.items()
+        if name not in ("org", "sandbox")
+    )
+
+
+def _time(seconds: float) -> str:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds:g} seconds since 1970"

@@ -1,0 +1,138 @@
+"""Topics read from outside any consumer group, for commands: nothing is joined, committed or created by it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+from aiokafka.structs import ConsumerRecord
+
+from dispatcher.errors import DispatcherError, NotFound
+from dispatcher.kafka.connection import admin_client, connection_arguments
+from dispatcher.settings import KafkaSettings
+
+BATCH = 500
+SILENT_S = 30.0
+"""A broker that gives no record for so long, where there are some, is away."""
+
+Range = tuple[int, int]
+"""From the first offset to before the last."""
+
+
+class TopicReader:
+    """Reads one topic between the offsets that it had when it was opened."""
+
+    def __init__(
+        self, consumer: "AIOKafkaConsumer[bytes, bytes]", topic: str, ranges: Mapping[TopicPartition, Range]
+    ) -> None:
+        self._consumer = consumer
+        self._topic = topic
+        self.ranges = ranges
+        """What there is, by partition."""
+
+    @property
+    def size(self) -> int:
+        """Records in it, at most: gaps count."""
+        return sum(end - first for first, end in self.ranges.values())
+
+    async def records(self) -> AsyncIterator[list[ConsumerRecord[bytes, bytes]]]:
+        """Every record, in pieces of one partition, rising in each. Can be called again.
+
+        Raises:
+            DispatcherError: the broker has fallen silent.
+        """
+        unread = {tp: range_ for tp, range_ in self.ranges.items() if range_[0] < range_[1]}
+        if not unread:
+            return
+        self._consumer.assign(list(unread))
+        for tp, (first, _) in unread.items():
+            self._consumer.seek(tp, first)
+        while unread:
+            async for tp, records in self._polled(unread):
+                yield [record for record in records if record.offset < unread[tp][1]]
+            for tp in [tp for tp, (_, end) in unread.items() if await self._consumer.position(tp) >= end]:
+                del unread[tp]
+                self._consumer.pause(tp)
+
+    async def _polled(
+        self, unread: Mapping[TopicPartition, Range]
+    ) -> AsyncIterator[tuple[TopicPartition, list[ConsumerRecord[bytes, bytes]]]]:
+        before = {tp: await self._consumer.position(tp) for tp in unread}
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + SILENT_S
+        while True:
+            polled = await self._consumer.getmany(*unread, timeout_ms=500, max_records=BATCH)
+            for tp, records in polled.items():
+                yield tp, records
+            if polled or {tp: await self._consumer.position(tp) for tp in unread} != before:
+                return
+            if loop.time() > deadline:
+                raise DispatcherError(f"{self._topic}: the broker gives no records")
+
+    async def record_at(self, partition: int, offset: int) -> "ConsumerRecord[bytes, bytes]":
+        """One record.
+
+        Raises:
+            NotFound: there is none at this place.
+        """
+        tp = TopicPartition(self._topic, partition)
+        if tp not in self.ranges:
+            raise NotFound(f"{self._topic} has no partition {partition}: it has {len(self.ranges)}")
+        first, end = self.ranges[tp]
+        if not first <= offset < end:
+            there = f"it has {first} to {end - 1}" if first < end else "it is empty"
+            raise NotFound(f"{self._topic}/{partition} has no offset {offset}: {there}")
+        self._consumer.assign([tp])
+        self._consumer.seek(tp, offset)
+        async for _, records in self._polled({tp: (offset, end)}):
+            if records and records[0].offset == offset:
+                return records[0]
+        raise NotFound(f"{self._topic}/{partition} has no record at offset {offset}: compacted away, or no event")
+
+
+@asynccontextmanager
+async def open_topic(settings: KafkaSettings, topic: str) -> AsyncIterator[TopicReader]:
+    """A topic as it is now.
+
+    Raises:
+        NotFound: there is no such topic.
+        DispatcherError: the broker can't be reached.
+    """
+    with told(settings):
+        partitions = await _partitions(settings, topic)
+        consumer: AIOKafkaConsumer[bytes, bytes] = AIOKafkaConsumer(
+            **connection_arguments(settings),
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_bytes=settings.fetch_max_bytes,
+        )
+        try:
+            await consumer.start()
+            firsts = await consumer.beginning_offsets(partitions)
+            ends = await consumer.end_offsets(partitions)
+            yield TopicReader(consumer, topic, {tp: (firsts[tp], ends[tp]) for tp in partitions})
+        finally:
+            await consumer.stop()
+
+
+async def _partitions(settings: KafkaSettings, topic: str) -> list[TopicPartition]:
+    # All topics are asked for: asking for this one would create it where the broker creates topics.
+    admin = admin_client(settings)
+    try:
+        await admin.start()
+        described = {found["topic"]: found["partitions"] for found in await admin.describe_topics()}
+    finally:
+        await admin.close()
+    if topic not in described:
+        raise NotFound(f"there is no topic {topic} at {settings.bootstrap_servers}")
+    return [TopicPartition(topic, number) for number in sorted(found["partition"] for found in described[topic])]
+
+
+@contextmanager
+def told(settings: KafkaSettings) -> Iterator[None]:
+    """Turns what a Kafka client raises into one line for people."""
+    try:
+        yield
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise DispatcherError(f"kafka at {settings.bootstrap_servers}: {type(error).__name__}: {error}") from error

@@ -1,0 +1,223 @@
+"""Redrive: dead events go back to the topic of events, to be delivered under the same webhook-id.
+
+A redriven record keeps key, value, headers and the `feedback-origin-*` of its first place, so that receivers see the
+id that they know; attempts, parks and age begin anew. It stays in the dead-letter topic, too: what was sent back is
+noted in *marks*, records among the dead ones (key `feedback-redriven`, no value, the offsets in a header of the same
+name) in the partition that they speak of. A mark lies behind what it marks, so retention takes it away later, and it
+needs no further topic, group or right; committed offsets would be forgotten earlier than the dead letters are
+(`offsets.retention.minutes`), and could not name any selection.
+
+Order: read the marks up to the end that the topic has at the start, then read again, write a batch, wait for the
+broker's word, write its mark, wait again. An orderly stop ends between batches and repeats nothing; a crash repeats
+at most one batch (`MAX_BATCH` records), two redrives of the same events at once at most all of it: never lost, and
+receivers know repeats by their webhook-id.
+"""
+
+import asyncio
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from dispatcher.errors import UnreadableEvent
+from dispatcher.events import DeliveryEvent, read_event
+from dispatcher.kafka.offset_tracker import Run, decode_runs, encode_runs
+from dispatcher.kafka.producer import Producer
+from dispatcher.kafka.reading import TopicReader
+from dispatcher.records import PREFIX, Journey, Record, without_journey
+from dispatcher.webhooks import TenantKey
+
+MARK = PREFIX + "redriven"
+MAX_BATCH = 100
+"""Records between two marks: what a crash repeats at most."""
+_BATCHES_A_SECOND = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which dead events; every condition that is set must hold."""
+
+    tenant: TenantKey | None = None
+    reasons: frozenset[str] = frozenset()
+    """Values of `DeadReason`; none: any."""
+    since: float | None = None
+    """Unix seconds: died then or later."""
+    until: float | None = None
+    """Unix seconds: died before."""
+
+    def takes(self, dead: "DeadEvent") -> bool:
+        """Whether an event is meant."""
+        return (
+            (self.tenant is None or dead.tenant == self.tenant)
+            and (not self.reasons or dead.reason in self.reasons)
+            and (self.since is None or dead.died_at >= self.since)
+            and (self.until is None or dead.died_at < self.until)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DeadEvent:
+    """A record of the dead-letter topic."""
+
+    record: Record
+    tenant: TenantKey | None
+    """None where the record can't be read and its headers don't tell."""
+    reason: str
+    """A `DeadReason`; empty where somebody else wrote the record."""
+    died_at: float
+    """Unix seconds."""
+
+    @classmethod
+    def of(cls, record: Record) -> "DeadEvent":
+        """Read from its record."""
+        journey = Journey.of(record)
+        return cls(record, _tenant(record, journey), journey.reason, record.timestamp / 1000)
+
+
+def is_mark(record: Record) -> bool:
+    """Whether a record of the dead-letter topic is no dead event but a note of what was redriven."""
+    return record.key == MARK.encode() and record.value is None
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a redrive has seen and done so far."""
+
+    selected: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Events to send back, by tenant and reason."""
+    sent: int = 0
+    already: int = 0
+    """Selected, but sent back by an earlier redrive."""
+    repeatable: int = 0
+    """Sent back without a mark: the next redrive will repeat them."""
+
+    @property
+    def total(self) -> int:
+        """Events to send back."""
+        return self.selected.total()
+
+
+Told = Callable[[Tally], None]
+
+
+class Redrive:
+    """One redrive. `count` first, then `send`."""
+
+    def __init__(
+        self,
+        dead: TopicReader,
+        selection: Selection,
+        told: Told = lambda _: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._dead = dead
+        self._selection = selection
+        self._told = told
+        self._clock = clock
+        self._redriven: defaultdict[tuple[str, int], set[int]] = defaultdict(set)
+        self.tally = Tally()
+
+    async def count(self) -> Tally:
+        """Read the marks, and count what is to be sent back. Sends nothing."""
+        async for records in self._dead.records():
+            for record in filter(is_mark, records):
+                self._redriven[record.topic, record.partition].update(_marked(record))
+        async for chosen in self._chosen():
+            self.tally.selected.update((str(dead.tenant or "unknown"), dead.reason or "unknown") for dead in chosen)
+        return self.tally
+
+    async def send(self, producer: Producer, topic: str, rate: float, stop: asyncio.Event) -> Tally:
+        """Send back, `rate` events a second at most, until done or told to stop.
+
+        Raises:
+            NotWritten: the broker refused a record or its mark; what was sent before is marked.
+        """
+        size = max(1, min(MAX_BATCH, int(rate / _BATCHES_A_SECOND)))
+        self.tally.already = 0
+        async for chosen in self._chosen():
+            for at in range(0, len(chosen), size):
+                if stop.is_set():
+                    return self.tally
+                began = time.monotonic()
+                await self._send_batch(producer, topic, chosen[at : at + size])
+                self._told(self.tally)
+                await _wait(stop, len(chosen[at : at + size]) / rate - (time.monotonic() - began))
+        return self.tally
+
+    async def _chosen(self) -> AsyncIterator[list[DeadEvent]]:
+        """In pieces of one partition; none that was redriven before."""
+        async for records in self._dead.records():
+            events = [DeadEvent.of(record) for record in records if not is_mark(record)]
+            selected = [dead for dead in events if self._selection.takes(dead)]
+            fresh = [dead for dead in selected if not self._was_redriven(dead.record)]
+            self.tally.already += len(selected) - len(fresh)
+            if fresh:
+                yield fresh
+
+    def _was_redriven(self, record: Record) -> bool:
+        return record.offset in self._redriven[record.topic, record.partition]
+
+    async def _send_batch(self, producer: Producer, topic: str, batch: Sequence[DeadEvent]) -> None:
+        now = self._clock()
+        writes = [
+            producer.write(topic, dead.record.key, dead.record.value, fresh_headers(dead.record, now), "redrive")
+            for dead in batch
+        ]
+        results = await asyncio.gather(*writes, return_exceptions=True)
+        sent = [dead.record for dead, result in zip(batch, results, strict=True) if result is None]
+        self.tally.sent += len(sent)
+        if sent:
+            self.tally.repeatable += len(sent)
+            await _mark(producer, sent)
+            self.tally.repeatable -= len(sent)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+
+def fresh_headers(record: Record, now: float) -> list[tuple[str, bytes]]:
+    """The headers of a dead record on its way back: its own, its first place, and a life that begins now."""
+    return [*without_journey(record.headers), *Journey(Journey.of(record).origin, first_seen=now).headers()]
+
+
+async def _mark(producer: Producer, records: Sequence[Record]) -> None:
+    """Note that these records of one partition, rising, were sent back."""
+    first = records[0]
+    runs = encode_runs(0, _runs(record.offset for record in records))
+    await producer.write(first.topic, MARK.encode(), None, [(MARK, runs.encode())], "redrive", first.partition)
+
+
+def _marked(record: Record) -> Iterable[int]:
+    text = dict(record.headers).get(MARK) or b""
+    for first, last in decode_runs(0, text.decode(errors="replace")):
+        yield from range(first, min(last, record.offset) + 1)
+
+
+def _runs(offsets: Iterable[int]) -> list[Run]:
+    """Consecutive offsets together; a gap is not bridged."""
+    grouped = groupby(enumerate(offsets), key=lambda pair: pair[1] - pair[0])
+    runs = [[offset for _, offset in group] for _, group in grouped]
+    return [(run[0], run[-1]) for run in runs]
+
+
+async def _wait(stop: asyncio.Event, for_s: float) -> None:
+    if for_s <= 0:
+        return
+    try:
+        async with asyncio.timeout(for_s):
+            await stop.wait()
+    except TimeoutError:
+        return
+
+
+def _tenant(record: Record, journey: Journey) -> TenantKey | None:
+    try:
+        event = read_event(record, journey.origin)
+    except UnreadableEvent:
+        event = None
+    if isinstance(event, DeliveryEvent):
+        return event.tenant
+    headers = dict(record.headers)
+    org, sandbox = headers.get("imsOrgId"), headers.get("sandboxName")
+    return TenantKey(org.decode(errors="replace"), sandbox.decode(errors="replace")) if org and sandbox else None

@@ -1,0 +1,200 @@
+"""The whole decision for one event in words, from a file or a place in a topic, and no secret among them."""
+
+import itertools
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiokafka import AIOKafkaProducer
+
+from dispatcher.auth.jwt_signer import JwtSigner
+from dispatcher.delivery.lanes import Lanes
+from dispatcher.explanation import MASKED, Limits, Line, answers, explain
+from dispatcher.health import describe_lane
+from dispatcher.pipeline import eligibility
+from dispatcher.records import Journey, Origin
+from dispatcher.settings import DeliverySettings
+from tests.commands.running import CANARY, a_webhook, dispatcher, write_secret, write_settings, write_webhooks
+from tests.conftest import Broker
+from tests.kafka import topics
+from tests.unit.examples import REMOVED, TENANT, email_event, read, record, sms_event, webhook, xdm_spelling
+
+LIMITS = Limits(max_record_bytes=1024 * 1024, max_body=256_000, timeout_s=10)
+NOW = 1_753_171_200.0
+
+
+def told(event: object, *webhooks: Any, **limits: Any) -> dict[str, str]:
+    """The lines of an explanation by `section name`."""
+    explanation = explain(record(event), webhooks, Limits(**(vars_of(LIMITS) | limits)), NOW)
+    return {f"{line.section} {line.name}": line.text for line in explanation.lines}
+
+
+def vars_of(limits: Limits) -> dict[str, Any]:
+    return {"max_record_bytes": limits.max_record_bytes, "max_body": limits.max_body, "timeout_s": limits.timeout_s}
+
+
+def test_an_event_that_would_be_delivered() -> None:
+    lines = told(email_event(), webhook(headers={"X-Environment": "prod"}))
+    assert lines["read spelling"] == "xed, with short keys"
+    assert lines["read tenant"].startswith("myImsOrg/prod")
+    assert lines["read webhook-id"] == f"{read(email_event()).webhook_id}, made from tenant and the event's _id"
+    assert lines["webhook from"] == "luma.yaml:1"
+    assert [text[:3] for name, text in lines.items() if name.startswith("rules")] == ["yes"] * 6
+    assert lines["request header webhook-attempt"] == "1"
+    assert lines["request header webhook-timestamp"] == "1753171200"
+    assert lines["request header X-Environment"] == "prod"
+    assert '"imsOrg":"myImsOrg"' in lines["request payload"]
+    assert lines["verdict delivered"].startswith("to https://hooks.luma.example, as attempt 1")
+
+
+def test_the_other_spelling_is_named() -> None:
+    assert told(xdm_spelling(email_event()), webhook())["read spelling"] == "xdm, with URI keys"
+
+
+def test_an_event_without_an_id_has_one_of_its_place() -> None:
+    lines = told(email_event(_id=REMOVED), webhook())
+    assert "the record's first place, delivery-events/3/41, since it has no _id" in lines["read webhook-id"]
+
+
+def test_every_rule_is_answered_also_behind_the_first_no() -> None:
+    lines = told(email_event(feedbackStatus="read", campaignID=None), webhook(channels=("sms",), enabled=False))
+    assert lines["rules webhook_disabled"] == "NO: the webhook is paused"
+    assert lines["rules channel"] == "NO: email; wanted: sms"
+    assert lines["rules status"].startswith("NO: read; wanted: sent")
+    assert lines["rules campaign"] == "NO: the message belongs to no campaign"
+    assert lines["verdict skipped"] == "webhook_disabled"
+    assert "request payload" not in lines
+
+
+def test_a_tenant_without_a_webhook() -> None:
+    lines = told(email_event(), webhook(TENANT._replace(sandbox="dev")))
+    assert lines["webhook none"] == "myImsOrg/prod has no webhook; 1 others are in use"
+    assert lines["rules channel"].startswith("not asked")
+    assert lines["verdict skipped"] == "no_webhook"
+
+
+def test_other_events_and_large_ones() -> None:
+    assert told(email_event(eventType="message.tracking"))["verdict skipped"] == "not_feedback"
+    assert "over the limit of 10" in told(email_event(), max_record_bytes=10)["read unreadable"]
+    assert told(email_event(), webhook(), max_body=10)["verdict dead-lettered"].startswith("reason too_large")
+
+
+def test_the_answers_are_those_of_the_pipeline() -> None:
+    """The rules are told apart here and decided there: any combination must agree."""
+    choices: dict[str, list[object]] = {
+        "isTestExecution": [False, True],
+        "feedbackStatus": ["bounce", "read"],
+        "campaignID": ["c-2", "c-3", None],
+        "campaignType": ["ApiTriggered", "Journey", None],
+        "webhooksEnabled": [None, False],
+    }
+    webhooks = [
+        None, webhook(), webhook(enabled=False), webhook(channels=("sms",)), webhook(sandbox_id="another"),
+        webhook(campaigns=("c-2",)), webhook(events=("read",)),
+    ]  # fmt: skip
+    for values in itertools.product(*choices.values()):
+        changes = dict(zip(choices, values, strict=True))
+        enabled = changes.pop("webhooksEnabled")
+        document = email_event(**changes)
+        document["header"]["webhooksEnabled"] = enabled
+        event = read(document)
+        for one in webhooks:
+            said = next((reason for reason, passes, _ in answers(event, one) if passes is False), None)
+            assert said == eligibility(event, one), (changes, one)
+
+
+def test_a_dead_letter_tells_what_became_of_it() -> None:
+    journey = Journey(Origin("events", 1, 2), 1000.0, attempts=9, parks=4, last_status=503, reason="expired")
+    headers = dict(journey.headers()) | {"feedback-detail": b"answered 503"}
+    lines = explain(record(email_event(), headers, topic="events.dead"), [webhook()], LIMITS, NOW).lines
+    assert Line("read", "first stood at", "events/1/2") in lines
+    assert Line("read", "because of", "expired, last answer 503: answered 503") in lines
+    assert Line("request", "header webhook-attempt", "10") in lines
+
+
+def secretive(directory: Path, **others: Any) -> dict[str, Any]:
+    """A webhook with a secret wherever there can be one."""
+    key = write_secret(directory, "key", CANARY * 3)
+    whsec = write_secret(directory, "whsec", "whsec_" + "Y2FuYXJ5LW5ldmVyLXRvLWJlLXNlZW4h")
+    return a_webhook(
+        url=f"https://hooks.luma.example/{CANARY}?key={CANARY}",
+        auth={"type": "jwt", "sign": {"algorithm": "HS256", "key": key, "claims": {"api_key": CANARY}}},
+        headers={"X-Api-Key": CANARY, "X-Environment": "prod"},
+        signing={"secrets": [whsec, whsec]},
+        **others,
+    )
+
+
+async def test_no_secret_is_told(tmp_path: Path) -> None:
+    settings = write_settings(tmp_path)
+    write_webhooks(tmp_path, secretive(tmp_path))
+    event = tmp_path / "event.json"
+    event.write_text(json.dumps(email_event()))
+    ran = await dispatcher("explain", event, "-c", settings)
+    assert ran.status == 0, ran
+    told = {
+        name: text
+        for name, text in (line.strip().split("  ", 1) for line in ran.out.splitlines() if "  " in line.strip())
+    }
+    assert told["header authorization"].strip() == f"Bearer {MASKED}"
+    assert told["header webhook-signature"].strip() == f"{MASKED} {MASKED}"
+    assert told["header X-Api-Key"].strip() == MASKED
+    assert told["header X-Environment"].strip() == "prod"
+    assert told["from"].strip().endswith("webhooks.yaml:4")
+    for secret in (CANARY, "Y2FuYXJ5", "v1,", "eyJ"):
+        assert secret not in ran.out + ran.err
+
+
+async def test_no_token_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(JwtSigner, "_make", None)
+    assert told(sms_event(), webhook(payload=2))["request payload"].startswith("version 2")
+
+
+async def test_an_unreadable_event_is_told_exactly(tmp_path: Path) -> None:
+    document = email_event(feedbackStatus=REMOVED)
+    ran = await dispatcher("explain", "-", "-c", write_settings(tmp_path), stdin=json.dumps(document).encode())
+    assert ran.status == 1
+    place = "body.xdmEntity._experience.customerJourneyManagement.messageDeliveryfeedback.feedbackStatus"
+    assert f"{place}: Field required" in ran.out
+    assert "dead-lettered  reason unreadable" in ran.out
+
+
+@pytest.fixture
+async def ops() -> AsyncIterator[str]:
+    """An instance that has a lane for the examples' tenant, and for no other."""
+    lanes = Lanes(DeliverySettings())
+    described = describe_lane(lanes.lane(TENANT), lanes.now())
+
+    async def lane(request: web.Request) -> web.Response:
+        known = (request.match_info["org"], request.match_info["sandbox"]) == TENANT
+        return web.json_response(described) if known else web.Response(status=404)
+
+    app = web.Application()
+    app.router.add_get("/lanes/{org}/{sandbox}", lane)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await runner.cleanup()
+
+
+async def test_a_record_in_a_topic_and_its_lane(kafka: Broker, tmp_path: Path, ops: str) -> None:
+    await topics.create_topic(kafka.bootstrap_servers, "explained", partitions=2)
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap_servers) as producer:
+        for event in (email_event(imsOrgId="a/b@Org"), email_event()):
+            await producer.send_and_wait("explained", json.dumps(event).encode(), partition=1)
+    config = write_settings(tmp_path, kafka.bootstrap_servers, kafka={"topic": "explained"})
+    write_webhooks(tmp_path, a_webhook())
+    place = ("explain", "-c", config, "--partition", "1", "--offset")
+    ran = await dispatcher(*place, "1", "--ops", ops)
+    assert ran.status == 0, ran
+    assert "explained/1/1, " in ran.out
+    assert "concurrency limit" in ran.out.partition("Lane\n")[2]
+    ran = await dispatcher(*place, "0", "--ops", ops)
+    assert "no webhook for a/b@Org/prod" in ran.out
+    assert "this instance has lately sent nothing for the tenant" in ran.out
+    ran = await dispatcher(*place, "2", "--topic", "explained")
+    assert (ran.status, ran.err) == (1, "dispatcher: explained/1 has no offset 2: it has 0 to 1\n")

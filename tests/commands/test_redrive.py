@@ -1,0 +1,250 @@
+"""Dead events go back under their webhook-id, each once, however often a redrive is repeated or interrupted."""
+
+import asyncio
+import itertools
+import json
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from aiokafka.structs import ConsumerRecord
+from typer.testing import CliRunner
+
+from dispatcher.cli import app
+from dispatcher.cli.redriving import _time
+from dispatcher.events import DeliveryEvent, read_event
+from dispatcher.kafka.dead_letters import DeadLetters
+from dispatcher.kafka.producer import Producer
+from dispatcher.kafka.reading import open_topic
+from dispatcher.kafka.redrive import MARK, MAX_BATCH, Redrive, Selection, Tally, fresh_headers
+from dispatcher.outcomes import DeadReason
+from dispatcher.records import Journey, Origin
+from dispatcher.settings import KafkaSettings
+from dispatcher.webhooks import TenantKey
+from tests.commands.running import dispatcher, ended, start, write_settings
+from tests.conftest import Broker
+from tests.kafka import topics
+from tests.unit.examples import ARecord, email_event
+
+EVERYTHING = Selection()
+_numbers = itertools.count()
+
+
+class Dead:
+    """A topic of events and its dead letters."""
+
+    def __init__(self, broker: Broker, producer: Producer, topic: str, config: Path) -> None:
+        self.broker = broker
+        self.topic = topic
+        self._settings = KafkaSettings(bootstrap_servers=broker.bootstrap_servers, topic=topic)
+        self._producer = producer
+        self.config = config
+        self._letters = DeadLetters(producer, topic)
+        self._offsets = itertools.count(1000)
+
+    async def bury(
+        self, org: str = "luma", reason: DeadReason = DeadReason.EXPIRED, value: bytes | None = None
+    ) -> Journey:
+        """One event dies after nine attempts."""
+        event = email_event(imsOrgId=org)
+        del event["body"]["xdmEntity"]["_id"]  # the webhook-id is then made from the record's first place
+        journey = Journey(Origin(self.topic, 7, next(self._offsets)), 1000.0, attempts=9, parks=4, last_status=503)
+        key = f"{org} {journey.origin.offset}".encode()
+        record = ARecord(value=value or json.dumps(event).encode(), key=key, headers=(("traceparent", b"00-1"),))
+        await self._letters.bury(record, journey, reason, "answered 503")
+        return journey
+
+    async def redrive(self, selection: Selection = EVERYTHING, rate: float = 10_000) -> Tally:
+        """What `dispatcher redrive` does, without a process of its own."""
+        async with open_topic(self._settings, f"{self.topic}.dead") as reader:
+            redrive = Redrive(reader, selection)
+            await redrive.count()
+            return await redrive.send(self._producer, self.topic, rate, asyncio.Event())
+
+    async def count(self, selection: Selection = EVERYTHING) -> tuple[int, int]:
+        """How many are selected, and how many of those were sent back before."""
+        async with open_topic(self._settings, f"{self.topic}.dead") as reader:
+            tally = await Redrive(reader, selection).count()
+            return tally.total, tally.already
+
+    async def sent(self) -> list[ConsumerRecord]:
+        """What stands in the topic of events."""
+        return await topics.read_all(self.broker.bootstrap_servers, self.topic)
+
+
+@pytest.fixture
+async def dead(kafka: Broker, tmp_path: Path) -> AsyncIterator[Dead]:
+    topic = f"redrive-{next(_numbers)}"
+    for name in (topic, f"{topic}.dead"):
+        await topics.create_topic(kafka.bootstrap_servers, name, partitions=3)
+    config = write_settings(tmp_path, kafka.bootstrap_servers, kafka={"topic": topic})
+    async with Producer(KafkaSettings(bootstrap_servers=kafka.bootstrap_servers, topic=topic)) as producer:
+        yield Dead(kafka, producer, topic, config)
+
+
+async def test_a_dry_run_counts_by_tenant_and_reason_and_sends_nothing(dead: Dead) -> None:
+    for _ in range(3):
+        await dead.bury("luma")
+    await dead.bury("luma", DeadReason.REJECTED)
+    await dead.bury("other", DeadReason.UNREADABLE, value=b"{")
+    ran = await dispatcher("redrive", "-c", dead.config, "--dry-run", "--since", "1h")
+    assert ran.status == 0, ran
+    out = ran.out
+    assert [line.split() for line in out.splitlines()[:3]] == [
+        ["luma/prod", "expired", "3"],
+        ["luma/prod", "rejected", "1"],
+        ["unknown", "unreadable", "1"],
+    ]
+    assert "5 dead events selected; 0 more" in out
+    assert "nothing was sent (--dry-run)" in out
+    assert await dead.sent() == []
+
+
+async def test_what_is_selected_goes_back_once_and_the_rest_later(dead: Dead) -> None:
+    wanted = [await dead.bury("luma") for _ in range(3)]
+    others = [await dead.bury("luma", DeadReason.REJECTED), await dead.bury("other")]
+    ran = await dispatcher("redrive", "-c", dead.config, "--tenant", "luma/prod", "--reason", "expired")
+    assert "3 of 3 sent back" in ran.out
+    sent = await dead.sent()
+    assert sorted(Journey.of(record).origin.offset for record in sent) == [one.origin.offset for one in wanted]
+    again = await dead.redrive(Selection(TenantKey("luma", "prod"), frozenset({"expired"})))
+    assert (again.sent, again.total, again.already) == (0, 0, 3)
+    assert (await dead.redrive()).sent == 2
+    assert await dead.count() == (0, 5)
+    found = sorted(Journey.of(record).origin.offset for record in await dead.sent())
+    assert found == sorted(one.origin.offset for one in wanted + others)
+
+
+async def test_a_redriven_event_is_the_same_and_begins_anew(dead: Dead) -> None:
+    before, began = await dead.bury(), time.time()
+    await dead.redrive()
+    (record,) = await dead.sent()
+    journey = Journey.of(record)
+    assert journey.origin == before.origin
+    assert (journey.attempts, journey.parks, journey.last_status, journey.not_before) == (0, 0, None, 0.0)
+    assert began - 1 < journey.first_seen < time.time() + 1
+    assert dict(record.headers)["traceparent"] == b"00-1"
+    assert "feedback-detail" not in dict(record.headers)
+    event, first = (read_event(record, origin) for origin in (journey.origin, before.origin))
+    assert isinstance(event, DeliveryEvent)
+    assert isinstance(first, DeliveryEvent)
+    assert event.webhook_id == first.webhook_id
+
+
+async def test_what_died_once_more_goes_back_once_more(dead: Dead) -> None:
+    journey = await dead.bury()
+    await dead.redrive()
+    (record,) = await dead.sent()
+    await dead._letters.bury(record, Journey.of(record), DeadReason.EXPIRED, "again")
+    assert await dead.count() == (1, 1)
+    await dead.redrive()
+    assert [Journey.of(one).origin for one in await dead.sent()] == [journey.origin] * 2
+
+
+async def test_only_what_died_in_the_time_that_is_asked_for(dead: Dead) -> None:
+    await dead.bury()
+    now = time.time()
+    assert await dead.count(Selection(until=now - 3600)) == (0, 0)
+    assert await dead.count(Selection(since=now - 3600, until=now + 60)) == (1, 0)
+    assert await dead.count(Selection(since=now + 60)) == (0, 0)
+
+
+async def test_an_interrupted_redrive_goes_on_where_it_ended(dead: Dead) -> None:
+    await asyncio.gather(*(dead.bury() for _ in range(60)))
+    process = await start("redrive", "-c", dead.config, "--rate", "60/s")
+    await _until(lambda count: count >= 5, dead)
+    process.send_signal(signal.SIGINT)
+    ran = await ended(process)
+    assert ran.status == 1, ran
+    assert "the same command goes on where this one ended" in ran.err
+    before = len(await dead.sent())
+    assert 5 <= before < 60
+    assert (await dead.redrive()).sent == 60 - before
+    assert set(await _times(dead)) == {1}, "an orderly stop repeats nothing"
+
+
+async def test_a_killed_redrive_loses_nothing_and_repeats_one_batch_at_most(dead: Dead) -> None:
+    await asyncio.gather(*(dead.bury() for _ in range(60)))
+    process = await start("redrive", "-c", dead.config, "--rate", "100/s")
+    await _until(lambda count: count >= 20, dead)
+    process.kill()
+    await process.communicate()
+    await dead.redrive()
+    times = await _times(dead)
+    assert times.total() == 60, "each goes back"
+    assert sum((count - 1) * events for count, events in times.items()) <= 20 <= MAX_BATCH
+
+
+async def test_the_rate_is_kept(dead: Dead) -> None:
+    await asyncio.gather(*(dead.bury() for _ in range(20)))
+    began = time.monotonic()
+    await dead.redrive(rate=15)
+    assert time.monotonic() - began > 19 / 15
+
+
+async def test_marks_are_told_from_dead_events(dead: Dead) -> None:
+    await dead.bury()
+    await dead.redrive()
+    records = await topics.read_all(dead.broker.bootstrap_servers, f"{dead.topic}.dead")
+    letter, mark = sorted(records, key=lambda record: record.value is None)
+    assert letter.partition == mark.partition
+    assert (mark.key, mark.value) == (MARK.encode(), None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--tenant", "luma"), "write a tenant as ORG/SANDBOX"),
+        (("--since", "yesterday"), "--since: write an age"),
+        (("--rate", "fast"), "--rate: write a rate as 100/s"),
+        (("--rate", "0/s"), "--rate: more than nothing"),
+        (("--reason", "boredom"), "'boredom' is not one of 'unreadable'"),
+    ],
+)
+def test_a_wrong_option_is_named(tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:
+    ran = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["redrive", "-c", str(write_settings(tmp_path)), *arguments])
+    assert ran.exit_code == 2
+    assert told in " ".join(ran.stderr.split())
+
+
+def test_a_time_is_an_age_or_a_date() -> None:
+    assert _time("90m", 10_000.0, "--since") == 4600
+    assert _time("1970-01-01T01:00", 0.0, "--since") == 3600
+    assert _time("1970-01-01T01:00+01:00", 0.0, "--since") == 0
+
+
+async def test_without_a_dead_letter_topic_there_is_nothing_to_send(kafka: Broker, tmp_path: Path) -> None:
+    config = write_settings(tmp_path, kafka.bootstrap_servers, kafka={"topic": "never-made"})
+    ran = await dispatcher("redrive", "-c", config)
+    assert (ran.status, ran.out) == (1, "")
+    assert "there is no topic never-made.dead" in ran.err
+    assert await topics.partitions_of(kafka.bootstrap_servers, "never-made.dead") == []
+
+
+async def test_a_broker_that_is_away_is_told_in_one_line(tmp_path: Path) -> None:
+    ran = await dispatcher("redrive", "-c", write_settings(tmp_path))
+    assert ran.status == 1
+    assert "dispatcher: kafka at 127.0.0.1:1: KafkaConnectionError" in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_a_record_that_somebody_else_wrote_is_its_own_origin() -> None:
+    record = ARecord(b"{}", topic="t.dead", partition=2, offset=5, headers=(("a", b"b"),))
+    headers = fresh_headers(record, 17.0)
+    assert headers[0] == ("a", b"b")
+    assert dict(headers)["feedback-origin-topic"] == b"t.dead"
+    assert dict(headers)["feedback-first-seen"] == b"17.000"
+
+
+async def _until(condition: Callable[[int], bool], dead: Dead) -> None:
+    async with asyncio.timeout(20):
+        while not condition(len(await dead.sent())):
+            await asyncio.sleep(0.05)
+
+
+async def _times(dead: Dead) -> Counter[int]:
+    """How many events came how often."""
+    return Counter(Counter(Journey.of(record).origin for record in await dead.sent()).values())

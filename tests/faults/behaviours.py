@@ -1,0 +1,85 @@
+"""Ways in which an endpoint can be bad, for `Receiver.behave`. None of them accepts."""
+
+import asyncio
+from contextlib import suppress
+
+from aiohttp import web
+
+from tests.integration.harness import Receiver
+
+
+async def reset_before_the_answer(request: web.Request, _receiver: Receiver) -> web.StreamResponse:
+    """The connection ends without a word."""
+    _abort(request)
+    return web.Response()
+
+
+async def reset_mid_body(request: web.Request, _receiver: Receiver) -> web.StreamResponse:
+    """Promises a hundred bytes, sends ten."""
+    response = web.StreamResponse(headers={"content-length": "100"})
+    await response.prepare(request)
+    await response.write(b"0123456789")
+    _abort(request)
+    return response
+
+
+async def never_answer(_request: web.Request, _receiver: Receiver) -> web.StreamResponse:
+    """Reads the request, and that is all."""
+    await asyncio.sleep(3600)
+    return web.Response()
+
+
+async def a_byte_a_second(request: web.Request, _receiver: Receiver) -> web.StreamResponse:
+    """Status and headers at once, then a body that trickles."""
+    response = web.StreamResponse(headers={"content-length": "60"})
+    await response.prepare(request)
+    with suppress(OSError, asyncio.CancelledError):
+        for _ in range(60):
+            await response.write(b".")
+            await asyncio.sleep(1)
+    return response
+
+
+async def a_huge_body_of_an_error(request: web.Request, _receiver: Receiver) -> web.StreamResponse:
+    """503 with a gigabyte, of which as much is sent as is read."""
+    response = web.StreamResponse(status=503, headers={"content-length": str(1 << 30)})
+    await response.prepare(request)
+    piece = b"x" * 65_536
+    with suppress(OSError):
+        for _ in range((1 << 30) // len(piece)):
+            await response.write(piece)
+    return response
+
+
+async def garbage(request: web.Request, _receiver: Receiver) -> web.StreamResponse:
+    """Bytes that are no HTTP."""
+    if request.transport is not None:
+        request.transport.write(b"\x00\x01\x02 SSH-2.0-nonsense\r\n\r\n" * 5)
+    await asyncio.sleep(0.05)
+    _abort(request)
+    return web.Response()
+
+
+async def endless_headers(request: web.Request, _receiver: Receiver) -> web.StreamResponse:
+    """More header lines than anybody should take."""
+    if request.transport is not None:
+        request.transport.write(
+            b"HTTP/1.1 200 OK\r\n" + b"".join(b"x-%d: %s\r\n" % (n, b"y" * 900) for n in range(500))
+        )
+    await asyncio.sleep(0.1)
+    _abort(request)
+    return web.Response()
+
+
+async def accept_and_close_keep_alive(request: web.Request, receiver: Receiver) -> web.StreamResponse:
+    """Accepts without announcing it, then closes: the next request may just be going out on that connection."""
+    response = receiver.accept(request)
+    transport = request.transport
+    if transport is not None:
+        asyncio.get_running_loop().call_later(0.01, transport.close)
+    return response
+
+
+def _abort(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()

@@ -1,0 +1,54 @@
+"""One line for each scenario: what was lost (nothing), what came twice, within which bound."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tests.integration.harness import RSS_LIMIT, Dispatcher, Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The ledger of a scenario."""
+
+    scenario: str
+    events: int
+    delivered: int
+    dead: int
+    dead_expected: int
+    lost: int
+    repeats: int
+    most_repeats: int
+    peak_rss: int
+
+    @classmethod
+    async def of(cls, scenario: str, scene: Stage, *dispatchers: Dispatcher, most_repeats: int, dead: int = 0) -> "Row":
+        """Read the ledgers: the receiver's and the dead-letter topic's."""
+        found = await scene.dead()
+        return cls(
+            scenario=scenario,
+            events=len(scene.expected),
+            delivered=len(scene.expected.keys() & scene.receiver.accepted.keys()),
+            dead=len(found),
+            dead_expected=dead,
+            lost=len(scene.missing() - found.keys()),
+            repeats=scene.receiver.repeats(),
+            most_repeats=most_repeats,
+            peak_rss=max((one.peak_rss for one in dispatchers), default=0),
+        )
+
+    def check(self) -> None:
+        """Nothing lost, nothing dead that need not be, repeats and memory within their bounds."""
+        assert self.lost == 0, self
+        assert self.dead == self.dead_expected, self
+        assert self.repeats <= self.most_repeats, self
+        assert self.peak_rss < RSS_LIMIT, self
+
+
+def lines(rows: Sequence[Row]) -> list[str]:
+    """The table."""
+    names = f"{'events':>7} {'delivered':>9} {'dead':>5} {'lost':>5} {'twice':>6} {'bound':>6} {'RSS MiB':>8}"
+    return [f"{'scenario':52} {names}"] + [
+        f"{row.scenario:52} {row.events:7} {row.delivered:9} {row.dead:5} {row.lost:5} {row.repeats:6} "
+        f"{row.most_repeats:6} {row.peak_rss >> 20:8}"
+        for row in rows
+    ]

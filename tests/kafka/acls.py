@@ -1,0 +1,99 @@
+"""Access rights on topics. aiokafka knows the requests but has no method for them, so a broker is asked directly."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import astuple, dataclass
+from enum import IntEnum
+from typing import Any
+
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import for_code
+from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest, DescribeAclsRequest
+
+
+class Operation(IntEnum):
+    """What can be done with a topic. The numbers are the protocol's."""
+
+    ALL = 2
+    READ = 3
+    WRITE = 4
+    DESCRIBE = 8
+
+
+class Permission(IntEnum):
+    """A refusal outweighs any number of permissions."""
+
+    DENY = 2
+    ALLOW = 3
+
+
+_TOPIC = 2
+_LITERAL = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Acl:
+    """One rule about one topic, in the order of the protocol's fields."""
+
+    resource_type: int
+    topic: str
+    pattern_type: int
+    principal: str
+    host: str
+    operation: Operation
+    permission: Permission
+
+
+def rule(permission: Permission, user: str, operation: Operation, topic: str) -> Acl:
+    """For `user` (`*` is everybody), from every host, on exactly that topic."""
+    return Acl(_TOPIC, topic, _LITERAL, f"User:{user}", "*", operation, permission)
+
+
+async def add(bootstrap_servers: str, *rules: Acl) -> None:
+    """Return when the rules are in force. A rule that exists is left as it is."""
+    async with _asking(bootstrap_servers) as broker:
+        for acl in rules:
+            _check((await broker.ask(CreateAclsRequest(*astuple(acl))))["creation_responses"])
+            await broker.wait(acl, until_there=True)
+
+
+async def remove(bootstrap_servers: str, acl: Acl) -> None:
+    """Return when the rule is no longer in force."""
+    async with _asking(bootstrap_servers) as broker:
+        _check((await broker.ask(DeleteAclsRequest(*astuple(acl))))["filter_responses"])
+        await broker.wait(acl, until_there=False)
+
+
+class _Broker:
+    def __init__(self, client: AIOKafkaClient) -> None:
+        self._client = client
+
+    async def ask(self, request: CreateAclsRequest | DeleteAclsRequest | DescribeAclsRequest) -> dict[str, Any]:
+        answer: dict[str, Any] = (await self._client.send(self._client.get_random_node(), request)).to_object()
+        return answer
+
+    async def wait(self, acl: Acl, *, until_there: bool) -> None:
+        """The controller has answered; the broker beside it learns of it some milliseconds later."""
+        async with asyncio.timeout(5):
+            while await self._knows(acl) is not until_there:  # noqa: ASYNC110  # the broker tells nobody when it has learned
+                await asyncio.sleep(0.005)
+
+    async def _knows(self, acl: Acl) -> bool:
+        return bool((await self.ask(DescribeAclsRequest(*astuple(acl))))["resources"])
+
+
+@asynccontextmanager
+async def _asking(bootstrap_servers: str) -> AsyncIterator[_Broker]:
+    client = AIOKafkaClient(bootstrap_servers=bootstrap_servers)
+    try:
+        await client.bootstrap()
+        yield _Broker(client)
+    finally:
+        await client.close()
+
+
+def _check(results: list[dict[str, Any]]) -> None:
+    for result in results:
+        if result["error_code"]:
+            raise for_code(result["error_code"])(result["error_message"])

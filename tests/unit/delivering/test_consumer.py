@@ -1,0 +1,475 @@
+"""The consumer against a broker in memory: what is begun, what is committed, what a revocation and a stop leave behind.
+
+The records' processing is scripted. The consumer as part of the whole is in tests/unit/test_simulation.py.
+"""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaConnectionError
+
+from dispatcher.errors import BrakeEngaged, NotWritten, StoreUnavailable
+from dispatcher.kafka.consumer import COMMIT_S, Consumer
+from dispatcher.kafka.offset_tracker import Run, decode_runs
+from dispatcher.kafka.partition import Budget
+from dispatcher.outcomes import Delivered, Outcome
+from dispatcher.records import Record, Turn
+from dispatcher.settings import KafkaSettings
+from tests.unit.delivering.making import wall
+from tests.unit.simulation.broker import Broker, Committed, Member
+from tests.unit.virtual_time import seconds_taken, virtual_time
+
+ONE, OTHER = TopicPartition("t", 0), TopicPartition("t", 1)
+
+
+class Bench:
+    """A group of consumers over one topic of two partitions; tells each record's processing what to do."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = KafkaSettings.model_validate(
+            {"bootstrap_servers": "none:1", "commit_interval": "100ms", **settings}
+        )
+        self.chance = random.Random(0)
+        self.broker = Broker(self.chance, wall)
+        self.chance.choice = lambda options: options[0]  # type: ignore[method-assign]  # no gaps, no delays
+        self.chance.random = lambda: 1.0  # type: ignore[method-assign]  # nothing unlikely happens
+        self.chance.randint = lambda _, most: most  # type: ignore[method-assign]
+        self.group = self.broker.group("g", ("t",))
+        self.begun: list[tuple[int, int]] = []
+        self.finished: Counter[tuple[int, int]] = Counter()
+        self.under_way: set[tuple[int, int]] = set()
+        self.gates: dict[tuple[int, int], asyncio.Event] = {}
+        self.script: Callable[[Record], BaseException | float | None] = lambda _: None
+        """For a record: an error to raise, seconds to take, or nothing."""
+        self.starts = True
+        self.most_under_way = 0
+        self.consumers: list[Consumer] = []
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def produce(self, partition: int, how_many: int) -> None:
+        for _ in range(how_many):
+            self.broker.append("t", bytes([partition]), b"value", ())
+
+    def consumer(self, *, budget: Budget | None = None, connect: Any = None, **fields: Any) -> Consumer:
+        async def joined(listener: Any) -> Any:
+            return Member(self.group, listener)
+
+        return Consumer(
+            self.settings, ("t",), "g", self.process, budget or Budget(1000, 10**6), drain_timeout_s=5,
+            connect=connect or joined, committed=Committed(self.group), clock=wall, **fields,
+        )  # fmt: skip
+
+    async def run(self, consumer: Consumer | None = None) -> Consumer:
+        consumer = consumer or self.consumer()
+        self.consumers.append(consumer)
+        self.tasks.append(asyncio.create_task(consumer.run()))
+        await asyncio.sleep(0.5)
+        return consumer
+
+    async def stop(self, number: int = -1) -> float:
+        self.consumers[number].stop()
+        taken = await seconds_taken(self.tasks[number])
+        await self.group.settled()
+        return taken
+
+    async def process(self, record: Record, turn: Turn) -> Outcome:
+        place = (record.partition, record.offset)
+        self.begun.append(place)
+        self.under_way.add(place)
+        self.most_under_way = max(self.most_under_way, len(self.under_way))
+        try:
+            if self.starts:
+                turn.start()
+            what = self.script(record)
+            if isinstance(what, BaseException):
+                raise what
+            await asyncio.sleep(what or 0)
+            self.finished[place] += 1
+            return Delivered(1)
+        finally:
+            self.under_way.discard(place)
+
+    def committed(self, tp: TopicPartition = ONE) -> tuple[int, list[Run]]:
+        position, metadata = self.group.commits.get(tp, (0, ""))
+        return position, decode_runs(position, metadata)
+
+
+def takes(slow: dict[int, float]) -> Callable[[Record], float | None]:
+    """Offsets (of either partition) that take long."""
+    return lambda record: slow.get(record.offset)
+
+
+@virtual_time
+async def test_what_is_finished_is_committed_and_what_is_finished_beyond_it_is_named() -> None:
+    bench = Bench()
+    bench.produce(0, 10)
+    bench.script = takes({3: 100, 6: 100})
+    await bench.run()
+    await asyncio.sleep(1)
+
+    assert bench.committed() == (3, [(4, 5), (7, 9)])
+    await asyncio.sleep(100)
+    assert bench.committed() == (10, [])
+    assert await bench.stop() < 0.5
+
+
+@virtual_time
+async def test_a_crash_repeats_only_what_was_under_way() -> None:
+    bench = Bench()
+    bench.produce(0, 10)
+    bench.script = takes({3: 100, 6: 100})
+    await bench.run()
+    await asyncio.sleep(1)
+    bench.group.members[0].die()
+    bench.tasks[0].cancel()
+    await asyncio.wait(bench.tasks)
+    bench.script = takes({})
+    await bench.run()
+    await asyncio.sleep(1)
+
+    assert Counter(bench.begun) == Counter({(0, offset): 1 for offset in range(10)} | {(0, 3): 2, (0, 6): 2})
+    assert bench.committed() == (10, [])
+    await bench.stop()
+
+
+@virtual_time
+async def test_a_drain_finishes_what_has_started_and_the_next_owner_repeats_nothing() -> None:
+    bench = Bench(commit_interval="1h")
+    bench.produce(0, 20)
+    bench.script = takes({3: 2.0, 7: 3.0})
+    await bench.run()
+    taken = await bench.stop()
+    assert taken == pytest.approx(2.5, abs=0.1)
+    await bench.run()
+    await asyncio.sleep(1)
+
+    assert len(bench.begun) == len(set(bench.begun)) == 20
+    await bench.stop()
+
+
+@virtual_time
+async def test_a_drain_lets_go_at_once_what_nobody_outside_has_seen() -> None:
+    bench = Bench()
+    bench.produce(0, 20)
+    bench.starts = False
+    bench.script = takes({3: 1000.0})
+    await bench.run()
+
+    assert await bench.stop() < 0.1
+    assert bench.committed() == (3, [(4, 19)])
+
+
+@virtual_time
+async def test_a_drain_takes_no_longer_than_its_time_and_cuts_off_the_rest() -> None:
+    bench = Bench()
+    bench.produce(0, 20)
+    bench.script = takes({3: 1000.0})
+    await bench.run()
+
+    assert await bench.stop() == pytest.approx(5, abs=0.1)
+    assert bench.under_way == set()
+    assert bench.committed() == (3, [(4, 19)])
+
+
+@virtual_time
+async def test_a_broker_that_does_not_answer_does_not_hold_up_a_drain_for_ever() -> None:
+    """The commit is asked for until it is answered; Kubernetes kills us long before that."""
+    bench = Bench(commit_interval="1h")
+    bench.produce(0, 5)
+    await bench.run()
+    bench.broker.faults.commits_hang = True
+
+    assert await bench.stop() < COMMIT_S + 1
+
+
+@virtual_time
+async def test_cancelled_it_stops_at_once_and_commits_nothing_that_is_not_finished() -> None:
+    bench = Bench()
+    bench.produce(0, 20)
+    bench.script = takes({3: 1000.0})
+    await bench.run()
+    bench.tasks[0].cancel()
+
+    assert await seconds_taken(asyncio.wait(bench.tasks)) < 0.1
+    assert bench.under_way == set()
+    assert bench.committed()[0] == 3
+
+
+@virtual_time
+async def test_a_revoked_partition_is_committed_before_it_is_anothers() -> None:
+    """Also what finishes during the short wait; the next owner repeats nothing."""
+    bench = Bench(commit_interval="1h")
+    bench.produce(0, 10)
+    bench.produce(1, 10)
+    bench.script = takes({4: 3.0})
+    await bench.run()
+    await bench.run()
+    await asyncio.sleep(4)
+    assert {len(member.assigned) for member in bench.group.members} == {1}
+
+    assert len(bench.begun) == len(set(bench.begun)) == 20
+    assert (bench.committed(ONE), bench.committed(OTHER)) == ((10, []), (10, []))
+    await bench.stop(0)
+    await bench.stop(1)
+
+
+@virtual_time
+async def test_a_request_that_hangs_holds_up_a_rebalance_for_five_seconds_and_is_repeated_by_the_next_owner() -> None:
+    bench = Bench()
+    bench.produce(0, 10)
+    bench.script = takes({4: 1000.0})
+    await bench.run()
+    bench.consumers.append(bench.consumer())
+    bench.tasks.append(asyncio.create_task(bench.consumers[-1].run()))
+    await asyncio.sleep(4.9)
+    assert bench.under_way == {(0, 4)}
+    await asyncio.sleep(0.5)
+    bench.script = takes({})
+    await asyncio.sleep(0.5)
+
+    assert Counter(bench.begun)[0, 4] == 2
+    assert [bench.begun.count((0, offset)) for offset in range(10) if offset != 4] == [1] * 9
+    await bench.stop(0)
+    await bench.stop(1)
+
+
+@virtual_time
+async def test_nothing_is_committed_for_a_partition_that_we_do_not_own() -> None:
+    """We were thrown out of the group without hearing of it: the commit fails, and the process goes on."""
+    bench = Bench()
+    bench.produce(0, 5)
+    await bench.run()
+    member = bench.group.members[0]
+    bench.group.generation += 1
+    bench.produce(0, 5)
+    await asyncio.sleep(1)
+    assert bench.committed() == (5, [])
+    assert not bench.tasks[0].done()
+
+    member.generation = bench.group.generation
+    await asyncio.sleep(1)
+    assert bench.committed() == (10, [])
+    await bench.stop()
+
+
+@virtual_time
+@pytest.mark.parametrize("error", [NotWritten("x"), StoreUnavailable("x"), BrakeEngaged("x"), KeyError("a bug")])
+async def test_a_record_that_raises_is_begun_again_with_growing_waits_and_not_passed_by(error: Exception) -> None:
+    bench = Bench()
+    bench.produce(0, 5)
+    times: list[float] = []
+
+    def script(record: Record) -> BaseException | None:
+        if record.offset == 2:
+            times.append(asyncio.get_running_loop().time())
+            return error if len(times) < 8 else None
+        return None
+
+    bench.script = script
+    await bench.run()
+    assert bench.committed() == (2, [(3, 4)])
+    await asyncio.sleep(200)
+
+    waits = [round(later - earlier) for earlier, later in zip(times, times[1:], strict=False)]
+    assert waits == [1, 2, 4, 8, 16, 30, 30]
+    assert bench.committed() == (5, [])
+    await bench.stop()
+
+
+@virtual_time
+async def test_a_record_that_waits_to_be_begun_again_does_not_hold_up_a_drain() -> None:
+    bench = Bench()
+    bench.produce(0, 5)
+    bench.script = lambda record: NotWritten("x") if record.offset == 2 else None
+    await bench.run()
+    await asyncio.sleep(20)
+
+    assert await bench.stop() < 0.1
+    assert bench.committed() == (2, [(3, 4)])
+
+
+@virtual_time
+async def test_a_partitions_window_pauses_it_and_not_the_others() -> None:
+    bench = Bench(partition_window=5)
+    bench.produce(0, 100)
+    bench.produce(1, 100)
+    bench.script = lambda record: 1000.0 if record.partition == 0 else None
+    await bench.run()
+    await asyncio.sleep(5)
+
+    assert bench.under_way == {(0, offset) for offset in range(5)}
+    assert bench.committed(OTHER) == (100, [])
+    bench.produce(1, 50)
+    await asyncio.sleep(1)
+    assert bench.committed(OTHER) == (150, [])
+    bench.tasks[0].cancel()
+    await asyncio.wait(bench.tasks)
+
+
+@virtual_time
+async def test_one_record_that_hangs_stops_its_partition_only_at_ten_windows() -> None:
+    bench = Bench(partition_window=5)
+    bench.produce(0, 200)
+    bench.script = takes({10: 1000.0})
+    await bench.run()
+    await asyncio.sleep(5)
+
+    assert max(bench.begun) == (0, 10 + 49)
+    bench.tasks[0].cancel()
+    await asyncio.wait(bench.tasks)
+
+
+@virtual_time
+@pytest.mark.parametrize("budget", [Budget(7, 10**6), Budget(1000, 31)])
+async def test_the_process_has_a_bound_on_records_and_bytes(budget: Budget) -> None:
+    """Values of five bytes: seven of them pass 31 bytes, and the last one that fits is let in."""
+    bench = Bench()
+    bench.produce(0, 60)
+    bench.produce(1, 60)
+    bench.script = lambda _: 0.05
+    await bench.run(bench.consumer(budget=budget))
+    await asyncio.sleep(2)
+
+    assert bench.most_under_way == 7
+    assert (bench.committed(ONE), bench.committed(OTHER)) == ((60, []), (60, []))
+    assert (budget.records, budget.bytes) == (0, 0)
+    await bench.stop()
+
+
+@virtual_time
+async def test_a_budget_that_another_consumer_has_used_up_is_found_free_again() -> None:
+    bench = Bench()
+    budget = Budget(3, 10**6, records=3)
+    bench.produce(0, 5)
+    bench.produce(1, 5)
+    await bench.run(bench.consumer(budget=budget))
+    assert bench.begun == []
+    budget.records = 0
+    await asyncio.sleep(1)
+
+    assert len(bench.begun) == 10
+    await bench.stop()
+
+
+@virtual_time
+async def test_records_that_are_not_due_wait_and_hold_up_no_other_partition() -> None:
+    bench = Bench()
+    bench.produce(0, 3)
+    bench.produce(1, 3)
+    began = wall()
+    due = {(0, 0): began + 20, (0, 1): began + 21.5, (0, 2): began}
+    await bench.run(bench.consumer(due_in_s=lambda record, now: due.get((record.partition, record.offset), 0) - now))
+    assert [partition for partition, _ in bench.begun] == [1, 1, 1]
+    await asyncio.sleep(18)
+    assert len(bench.begun) == 3
+    await asyncio.sleep(2)
+    assert bench.begun[3:] == [(0, 0)]
+    await asyncio.sleep(2)
+
+    assert bench.begun[3:] == [(0, 0), (0, 1), (0, 2)]
+    await bench.stop()
+
+
+@virtual_time
+async def test_records_that_come_before_the_assignment_is_known_wait_for_it() -> None:
+    """Else what the last owner finished would be repeated."""
+    bench = Bench()
+    bench.produce(0, 10)
+    bench.script = takes({3: 100})
+    await bench.run()
+    await asyncio.sleep(1)
+    bench.group.members[0].die()
+    bench.tasks[0].cancel()
+    await asyncio.wait(bench.tasks)
+    bench.chance.choice = lambda options: options[-1]  # type: ignore[method-assign]  # the listener hears of it late
+    bench.script = takes({})
+    await bench.run()
+    await asyncio.sleep(1)
+
+    assert Counter(bench.begun)[0, 5] == 1
+    assert Counter(bench.begun)[0, 3] == 2
+    await bench.stop()
+
+
+@virtual_time
+async def test_a_broker_that_is_away_at_the_start_is_waited_for() -> None:
+    bench = Bench()
+    bench.produce(0, 3)
+    tried = 0
+
+    async def connect(listener: Any) -> Any:
+        nonlocal tried
+        tried += 1
+        if tried < 4:
+            raise KafkaConnectionError
+        return Member(bench.group, listener)
+
+    consumer = await bench.run(bench.consumer(connect=connect))
+    assert not consumer.joined
+    await asyncio.sleep(10)
+
+    assert consumer.joined
+    assert len(bench.begun) == 3
+    await bench.stop()
+
+
+@virtual_time
+async def test_it_can_be_stopped_while_the_broker_is_away() -> None:
+    async def connect(_: Any) -> Any:
+        await asyncio.sleep(10_000)
+
+    bench = Bench()
+    await bench.run(bench.consumer(connect=connect))
+
+    assert await bench.stop() < 0.1
+
+
+@virtual_time
+async def test_a_broker_that_is_lost_is_waited_for_and_says_so() -> None:
+    bench = Bench()
+    consumer = await bench.run()
+    bench.broker.faults.away = True
+    bench.produce(0, 3)
+    await asyncio.sleep(60)
+    assert not consumer.broker_answers
+    assert not bench.tasks[0].done()
+    bench.broker.faults.away = False
+    await asyncio.sleep(40)
+
+    assert consumer.broker_answers
+    assert bench.committed() == (3, [])
+    await bench.stop()
+
+
+@virtual_time
+async def test_a_commit_that_fails_is_covered_by_the_next() -> None:
+    bench = Bench()
+    await bench.run()
+    bench.broker.faults.away = True
+    await asyncio.sleep(0.01)
+    bench.broker.faults.away = False
+    bench.produce(0, 3)
+    await asyncio.sleep(3)
+
+    assert bench.committed() == (3, [])
+    await bench.stop()
+
+
+@virtual_time
+async def test_a_consumer_tells_of_itself() -> None:
+    bench = Bench()
+    bench.produce(0, 3)
+    bench.script = lambda _: 100.0
+    consumer = await bench.run()
+
+    assert repr(consumer) == "<Consumer g 2 partitions, 3 unfinished>"
+    oldest = consumer.observe()
+    assert oldest is not None
+    assert oldest == pytest.approx(wall(), abs=1)
+    bench.tasks[0].cancel()
+    await asyncio.wait(bench.tasks)
