@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, WithJsonSchema
 
 from dispatcher.errors import UnreadableEvent
 from dispatcher.records import Origin, Record
@@ -78,6 +78,13 @@ def _text_of_number(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+NumberAsText = Annotated[
+    Text | None,
+    BeforeValidator(_text_of_number),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer"}, {"type": "null"}]}),
+]
+
+
 class Feedback(_Part):
     feedbackStatus: Annotated[str, Field(min_length=1, max_length=200)]  # noqa: N815
     """error, exclude, sent, bounce, delay, duplicate, denylist, delivered, read, unknown; further values pass."""
@@ -88,7 +95,7 @@ class Feedback(_Part):
     responseCode: Whole | None = None  # noqa: N815
     responseDurationMillis: Whole | None = None  # noqa: N815
     encoding: Text | None = None
-    numberOfMessageParts: Annotated[Text | None, BeforeValidator(_text_of_number)] = None  # noqa: N815
+    numberOfMessageParts: NumberAsText = None  # noqa: N815
     deliveryTimestamp: Text | None = None  # noqa: N815
 
 

@@ -88,9 +88,11 @@ class Breaker:
         return max(0.0, self.opened_until - now) if self.state is BreakerState.OPEN else 0.0
 
     def is_quiet(self, now: float) -> bool:
-        """Closed, with no evidence in the window: forgetting it loses nothing."""
+        """Closed, with no evidence in the window, or long past its time: forgetting it loses nothing."""
+        if self.state is not BreakerState.CLOSED:
+            return now - self.opened_until >= self.policy.max_open_s
         newest = self._buckets[-1][0] if self._buckets else -_BUCKETS
-        return self.state is BreakerState.CLOSED and self._bucket(now) - newest >= _BUCKETS
+        return self._bucket(now) - newest >= _BUCKETS
 
     def _record_probe(self, now: float, failed: bool) -> BreakerState | None:
         self._probing = False

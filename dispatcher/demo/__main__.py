@@ -6,19 +6,16 @@ DEMO_EVENTS=300 produces so many events in place of 2,000; FOREVER=1 goes on unt
 import os
 import sys
 
+from dispatcher.demo import EVENTS, start
+
 
 def main() -> int:
     """Run the demo as the environment says; gives the exit status."""
-    events = os.environ.get("DEMO_EVENTS") or "2000"
+    events = os.environ.get("DEMO_EVENTS") or str(EVENTS)
     if not events.isdigit() or not int(events):
         print(f"demo: DEMO_EVENTS must be a whole number from 1, not {events!r}", file=sys.stderr)
         return 2
-    try:
-        from dispatcher.demo.run import Options, run
-    except ModuleNotFoundError as error:
-        print(f"demo: {error.name} is not installed: pip install 'feedback-dispatcher[demo]'", file=sys.stderr)
-        return 1
-    return run(Options(events=int(events), forever=os.environ.get("FOREVER", "") not in ("", "0")))
+    return start(int(events), forever=os.environ.get("FOREVER", "") not in ("", "0"))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,10 @@ if sys.platform == "linux":
     ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
     if os.getppid() != int(sys.argv[1]):
         sys.exit("the parent is gone already")
-os.execv(sys.argv[2], sys.argv[2:])
+try:
+    os.execv(sys.argv[2], sys.argv[2:])
+except OSError as error:  # a binary for another platform, say
+    sys.exit(f"{sys.argv[2]} can't be run on this machine: {error.strerror}")
 """
 
 

@@ -14,6 +14,7 @@ from typing import Final
 import orjson
 
 FEEDBACK: Final = "message.feedback"
+CAMPAIGN: Final = "16f24a15-7e21-477c-848a-d5695ca7f137"
 API_TRIGGERED: Final = "ApiTriggered"
 STATUSES: Final = (
     "sent", "delivered", "bounce", "error", "delay", "exclude", "duplicate", "denylist", "read", "unknown",
@@ -59,7 +60,7 @@ def make_event(
     status: str = "delivered",
     spelling: Spelling = Spelling.XED,
     event_type: str = FEEDBACK,
-    campaign: str | None = "16f24a15-7e21-477c-848a-d5695ca7f137",
+    campaign: str | None = CAMPAIGN,
     campaign_type: str | None = API_TRIGGERED,
     webhooks_enabled: bool | None = None,
     test_execution: bool = False,

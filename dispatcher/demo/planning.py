@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dispatcher.demo.events import FEEDBACK, Spelling, make_event, malformed_records
+from dispatcher.demo.events import CAMPAIGN, FEEDBACK, Spelling, make_event, malformed_records
 from dispatcher.events import webhook_id
 from dispatcher.outcomes import SkipReason
 from dispatcher.records import Origin
@@ -63,10 +63,11 @@ def _event(tenant: TenantKey, event_id: str, chance: random.Random) -> Planned:
     status = chance.choice(WANTED if chance.random() < 0.9 else UNWANTED)
     test = chance.random() < 0.03
     event_type = FEEDBACK if chance.random() < 0.98 else "message.tracking"
+    campaign = CAMPAIGN if chance.random() < 0.97 else None  # a journey's message has none
     spelling = Spelling.XDM if chance.random() < 0.2 else Spelling.XED
     value = make_event(
         org=tenant.org, sandbox=tenant.sandbox, event_id=event_id, channel=channel, status=status, spelling=spelling,
-        event_type=event_type, test_execution=test,
+        event_type=event_type, campaign=campaign, test_execution=test,
     )  # fmt: skip
     skip: SkipReason | None = None  # in the order in which the dispatcher asks
     if event_type != FEEDBACK:
@@ -79,4 +80,6 @@ def _event(tenant: TenantKey, event_id: str, chance: random.Random) -> Planned:
         skip = SkipReason.CHANNEL
     elif status in UNWANTED:
         skip = SkipReason.STATUS
+    elif campaign is None:
+        skip = SkipReason.CAMPAIGN
     return Planned(tenant, event_id, value, skip)

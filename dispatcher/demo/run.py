@@ -19,7 +19,15 @@ from dispatcher.demo.kafka_side import make_topics, produce, read_dead_letters
 from dispatcher.demo.planning import plan
 from dispatcher.demo.receiver import Receiver
 from dispatcher.demo.subject import Counts, Subject
-from dispatcher.demo.tenants import MAX_AGE_S, TENANTS, TOPIC, endpoints, write_configuration, write_signing_key
+from dispatcher.demo.tenants import (
+    MAX_AGE_S,
+    TENANTS,
+    TOPIC,
+    endpoints,
+    write_configuration,
+    write_signing_key,
+    write_signing_secret,
+)
 
 PRODUCE_S = 8.0
 LOOK_S = 0.25
@@ -65,6 +73,7 @@ class Demo:
         self._counts = Counts()
         self._display = Display()
         self._stop = asyncio.Event()
+        self._given_up = False
         self._began = time.monotonic()
         self._show_at = 0.0
 
@@ -88,7 +97,8 @@ class Demo:
             broker = await parts.enter_async_context(EmbeddedBroker())
             key = write_signing_key(directory / "secrets" / "luma.pem")
             origin = self._receiver.url("").rstrip("/")
-            for org, endpoint in endpoints(key, origin).items():
+            secret = write_signing_secret(directory / "secrets" / "fabrikam")
+            for org, endpoint in endpoints(key, secret, origin).items():
                 self._receiver.set(org, endpoint)
             (directory / "ca.pem").write_bytes(self._receiver.ca_pem)
             parts.enter_context(self._receiver)
@@ -104,7 +114,8 @@ class Demo:
             try:
                 return await self._watch(broker.bootstrap_servers, subject, session)
             except BaseException:
-                complain("the dispatcher's last words:\n" + subject.log_end())
+                if not self._given_up:
+                    self._quote(subject)
                 raise
 
     async def _watch(self, brokers: str, subject: Subject, session: aiohttp.ClientSession) -> int:
@@ -160,8 +171,11 @@ class Demo:
             complain(f"  {problem}")
         if len(problems) > MAX_TOLD:
             complain(f"  and {len(problems) - MAX_TOLD} more")
-        complain("the dispatcher's last words:\n" + subject.log_end())
+        self._quote(subject)
         return 1
+
+    def _quote(self, subject: Subject) -> None:
+        complain(f"the dispatcher's last words (all of them: {subject.keep_log()}):\n{subject.log_end()}")
 
     @property
     def _elapsed(self) -> float:
@@ -174,6 +188,7 @@ class Demo:
 
         def received() -> None:
             if self._stop.is_set() and task is not None:
+                self._given_up = True
                 task.cancel()
             self._stop.set()
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import shutil
 import sys
+import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,6 +79,13 @@ class Subject(ChildProcess):
     def log_end(self, lines: int = 15) -> str:
         """The last lines of its log."""
         return "\n".join(self.log_tail(20_000).splitlines()[-lines:])
+
+    def keep_log(self) -> Path:
+        """Copy its log to where it outlives the demo's directory; gives the place."""
+        handle, kept = tempfile.mkstemp(prefix="dispatcher-demo-", suffix=".log")
+        os.close(handle)
+        shutil.copyfile(self._log, kept)
+        return Path(kept)
 
 
 def parse_counts(text: str) -> Counts:

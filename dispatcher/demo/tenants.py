@@ -3,7 +3,9 @@
 One tenant of each kind, so that each kind of authentication, channel choice and trouble is seen at work.
 """
 
+import base64
 import math
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from dispatcher.demo.behaviours import Always, Answer
-from dispatcher.demo.checks import Check, DeliveryCheck, HeaderCheck, JwtCheck
+from dispatcher.demo.checks import Check, DeliveryCheck, HeaderCheck, JwtCheck, SignatureCheck
 from dispatcher.demo.ledger import Arrival
 from dispatcher.demo.planning import SANDBOX, SMS_ONLY, WANTED
 from dispatcher.demo.receiver import Endpoint
@@ -43,7 +45,7 @@ class DemoTenant:
 TENANTS = (
     DemoTenant("luma", "Luma", "JWT (ES256), e-mail and SMS"),
     DemoTenant("contoso", "Contoso", "no authentication"),
-    DemoTenant("fabrikam", "Fabrikam", "header parameters"),
+    DemoTenant("fabrikam", "Fabrikam", "header parameters, signed"),
     DemoTenant("northwind", "Northwind", "SMS only"),
     DemoTenant("tailspin", "Tailspin", f"answers 503 for {OUTAGE_S:.0f} s"),
     DemoTenant("adatum", "Adatum", "endpoint is down"),
@@ -52,7 +54,7 @@ TENANTS = (
 
 
 def write_configuration(directory: Path, *, brokers: str, origin: str, closed_port: int, ops_port: int) -> Path:
-    """Write `dispatcher.yaml`, `webhooks.d/` and Luma's signing key; gives the settings' path.
+    """Write `dispatcher.yaml` and `webhooks.d/`; gives the settings' path.
 
     Args:
         origin: the receiver's `https://host:port`, whose CA is in `ca.pem` of the directory.
@@ -88,6 +90,14 @@ def write_signing_key(path: Path) -> ec.EllipticCurvePublicKey:
     return key.public_key()
 
 
+def write_signing_secret(path: Path) -> str:
+    """Write a new secret for the signatures of Fabrikam's webhooks, `whsec_…`; gives it, for its receiver."""
+    secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+    path.write_text(secret, encoding="ascii")
+    path.chmod(0o600)
+    return secret
+
+
 @dataclass(slots=True)
 class Maintenance:
     """503 for some seconds from the first request on, with Retry-After saying how long it will last; then fine."""
@@ -102,16 +112,16 @@ class Maintenance:
         return Answer() if left <= 0 else Answer(503, {"retry-after": str(math.ceil(left))})
 
 
-def endpoints(luma_key: ec.EllipticCurvePublicKey, origin: str) -> dict[str, Endpoint]:
+def endpoints(luma_key: ec.EllipticCurvePublicKey, fabrikam_secret: str, origin: str) -> dict[str, Endpoint]:
     """What the tenants' receivers insist on and how they answer, by path: the counterpart of the webhooks."""
-    further: dict[str, Check] = {
-        "luma": JwtCheck(luma_key, "ES256", issuer=ISSUER, audience=origin, kid=KID),
-        "fabrikam": HeaderCheck(FABRIKAM_HEADERS),
+    further: dict[str, tuple[Check, ...]] = {
+        "luma": (JwtCheck(luma_key, "ES256", issuer=ISSUER, audience=origin, kid=KID),),
+        "fabrikam": (HeaderCheck(FABRIKAM_HEADERS), SignatureCheck((fabrikam_secret,))),
     }
     made = {}
     for org in ("luma", "contoso", "fabrikam", SMS_ONLY, "tailspin"):
         channels = frozenset({"sms"} if org == SMS_ONLY else {"email", "sms"})
-        checks = (DeliveryCheck(org, frozenset(WANTED), channels), *([further[org]] if org in further else []))
+        checks = (DeliveryCheck(org, frozenset(WANTED), channels), *further.get(org, ()))
         made[org] = Endpoint(Maintenance(OUTAGE_S) if org == "tailspin" else Always(), checks)
     return made
 
@@ -121,7 +131,7 @@ def _webhooks(origin: str, nobody: str) -> list[dict[str, object]]:
     return [
         _webhook("luma", origin, auth={"type": "jwt", "sign": sign}),
         _webhook("contoso", origin),
-        _webhook("fabrikam", origin, headers=FABRIKAM_HEADERS),
+        _webhook("fabrikam", origin, headers=FABRIKAM_HEADERS, signing={"secrets": [{"file": "../secrets/fabrikam"}]}),
         _webhook("northwind", origin, channels=["sms"]),
         _webhook("tailspin", origin),
         _webhook("adatum", nobody),

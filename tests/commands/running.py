@@ -1,6 +1,8 @@
 """The program as people run it: a process, its exit status and what it prints."""
 
 import asyncio
+import contextlib
+import io
 import json
 import os
 import sys
@@ -8,6 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+from dispatcher.cli import main
 
 CANARY = "canary-never-to-be-seen"
 
@@ -39,6 +44,26 @@ async def ended(process: asyncio.subprocess.Process, stdin: bytes = b"") -> Ran:
 async def dispatcher(*arguments: str | Path, env: Mapping[str, str] | None = None, stdin: bytes = b"") -> Ran:
     """Run `dispatcher …` to its end."""
     return await ended(await start(*arguments, env=env), stdin)
+
+
+async def called(*arguments: str | Path, env: Mapping[str, str] | None = None) -> Ran:
+    """The same in a thread of this process, which spares its start: for commands that set up no signal handlers."""
+    return await asyncio.to_thread(_call, [str(argument) for argument in arguments], env or {})
+
+
+def _call(arguments: list[str], env: Mapping[str, str]) -> Ran:
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.dict(os.environ, {"COLUMNS": "200", **env}),
+        mock.patch.object(sys, "argv", ["dispatcher", *arguments]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 0
+    return Ran(status, out.getvalue(), err.getvalue())
 
 
 def write_settings(directory: Path, bootstrap: str = "127.0.0.1:1", **groups: dict[str, Any]) -> Path:

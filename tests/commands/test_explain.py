@@ -17,7 +17,7 @@ from dispatcher.health import describe_lane
 from dispatcher.pipeline import eligibility
 from dispatcher.records import Journey, Origin
 from dispatcher.settings import DeliverySettings
-from tests.commands.running import CANARY, a_webhook, dispatcher, write_secret, write_settings, write_webhooks
+from tests.commands.running import CANARY, a_webhook, called, dispatcher, write_secret, write_settings, write_webhooks
 from tests.conftest import Broker
 from tests.kafka import topics
 from tests.unit.examples import REMOVED, TENANT, email_event, read, record, sms_event, webhook, xdm_spelling
@@ -118,12 +118,15 @@ def test_a_dead_letter_tells_what_became_of_it() -> None:
 def secretive(directory: Path, **others: Any) -> dict[str, Any]:
     """A webhook with a secret wherever there can be one."""
     key = write_secret(directory, "key", CANARY * 3)
-    whsec = write_secret(directory, "whsec", "whsec_" + "Y2FuYXJ5LW5ldmVyLXRvLWJlLXNlZW4h")
+    whsecs = [
+        write_secret(directory, "new", "whsec_" + "Y2FuYXJ5LW5ldmVyLXRvLWJlLXNlZW4h"),
+        write_secret(directory, "old", "whsec_" + "Y2FuYXJ5LW5ldmVyLXRvLWJlLXNlZW4g"),
+    ]
     return a_webhook(
         url=f"https://hooks.luma.example/{CANARY}?key={CANARY}",
         auth={"type": "jwt", "sign": {"algorithm": "HS256", "key": key, "claims": {"api_key": CANARY}}},
         headers={"X-Api-Key": CANARY, "X-Environment": "prod"},
-        signing={"secrets": [whsec, whsec]},
+        signing={"secrets": whsecs},
         **others,
     )
 
@@ -135,10 +138,7 @@ async def test_no_secret_is_told(tmp_path: Path) -> None:
     event.write_text(json.dumps(email_event()))
     ran = await dispatcher("explain", event, "-c", settings)
     assert ran.status == 0, ran
-    told = {
-        name: text
-        for name, text in (line.strip().split("  ", 1) for line in ran.out.splitlines() if "  " in line.strip())
-    }
+    told = dict(line.strip().split("  ", 1) for line in ran.out.splitlines() if "  " in line.strip())
     assert told["header authorization"].strip() == f"Bearer {MASKED}"
     assert told["header webhook-signature"].strip() == f"{MASKED} {MASKED}"
     assert told["header X-Api-Key"].strip() == MASKED
@@ -189,12 +189,12 @@ async def test_a_record_in_a_topic_and_its_lane(kafka: Broker, tmp_path: Path, o
     config = write_settings(tmp_path, kafka.bootstrap_servers, kafka={"topic": "explained"})
     write_webhooks(tmp_path, a_webhook())
     place = ("explain", "-c", config, "--partition", "1", "--offset")
-    ran = await dispatcher(*place, "1", "--ops", ops)
+    ran = await called(*place, "1", "--ops", ops)
     assert ran.status == 0, ran
     assert "explained/1/1, " in ran.out
     assert "concurrency limit" in ran.out.partition("Lane\n")[2]
-    ran = await dispatcher(*place, "0", "--ops", ops)
+    ran = await called(*place, "0", "--ops", ops)
     assert "no webhook for a/b@Org/prod" in ran.out
     assert "this instance has lately sent nothing for the tenant" in ran.out
-    ran = await dispatcher(*place, "2", "--topic", "explained")
+    ran = await called(*place, "2", "--topic", "explained")
     assert (ran.status, ran.err) == (1, "dispatcher: explained/1 has no offset 2: it has 0 to 1\n")

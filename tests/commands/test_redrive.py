@@ -24,7 +24,7 @@ from dispatcher.outcomes import DeadReason
 from dispatcher.records import Journey, Origin
 from dispatcher.settings import KafkaSettings
 from dispatcher.webhooks import TenantKey
-from tests.commands.running import dispatcher, ended, start, write_settings
+from tests.commands.running import called, dispatcher, ended, start, write_settings
 from tests.conftest import Broker
 from tests.kafka import topics
 from tests.unit.examples import ARecord, email_event
@@ -90,7 +90,7 @@ async def test_a_dry_run_counts_by_tenant_and_reason_and_sends_nothing(dead: Dea
         await dead.bury("luma")
     await dead.bury("luma", DeadReason.REJECTED)
     await dead.bury("other", DeadReason.UNREADABLE, value=b"{")
-    ran = await dispatcher("redrive", "-c", dead.config, "--dry-run", "--since", "1h")
+    ran = await called("redrive", "-c", dead.config, "--dry-run", "--since", "1h")
     assert ran.status == 0, ran
     out = ran.out
     assert [line.split() for line in out.splitlines()[:3]] == [
@@ -218,7 +218,7 @@ def test_a_time_is_an_age_or_a_date() -> None:
 
 async def test_without_a_dead_letter_topic_there_is_nothing_to_send(kafka: Broker, tmp_path: Path) -> None:
     config = write_settings(tmp_path, kafka.bootstrap_servers, kafka={"topic": "never-made"})
-    ran = await dispatcher("redrive", "-c", config)
+    ran = await called("redrive", "-c", config)
     assert (ran.status, ran.out) == (1, "")
     assert "there is no topic never-made.dead" in ran.err
     assert await topics.partitions_of(kafka.bootstrap_servers, "never-made.dead") == []

@@ -26,7 +26,7 @@ kafka:
   bootstrap_server: x
   topic: 5
   security: {protocol: SASL_SSl, password: hunter2}
-  session_timeout: 2s
+  session_timeout: 1s
   nonsense: 1
 webhook: {}
 retry: {tiers: 30s}
@@ -46,7 +46,7 @@ attempt_log: perhaps
         "x.yaml:5: kafka.security.protocol: must be one of PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL; "
         "did you mean 'SASL_SSL'?",
         "x.yaml:5: kafka.security.password: a secret can't stand here: write {file: PATH} or {env: NAME}",
-        "x.yaml:6: kafka.session_timeout: must be at least 6",
+        "x.yaml:6: kafka.session_timeout: must be at least 2",
         "x.yaml:7: kafka.nonsense: unknown key; known here: bootstrap_servers, topic, group_id, group_instance_id, "
         "client_id, security, auto_offset_reset, session_timeout, commit_interval, partition_window, max_unfinished, "
         "max_unfinished_bytes, fetch_max_bytes, max_record_bytes, idempotence",

@@ -6,6 +6,7 @@ import random
 import pytest
 import yaml
 from aiohttp import web
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from dispatcher.demo.child_process import free_ports
 from tests.faults import behaviours as bad
@@ -216,6 +217,66 @@ async def test_an_event_whose_next_topic_is_closed_stays_in_flight(
         if kind == "retry":
             await scene.all_accepted(dispatcher)
     tell(await Row.of(f"{kind} topic closed by an ACL", scene, dispatcher, most_repeats=0, dead=int(kind == "dead")))
+
+
+@pytest.mark.all_faults
+@pytest.mark.parametrize("wrong", ["takes no record of that size", "is missing"])
+async def test_an_event_whose_dead_letter_topic_is_wrong_waits_until_it_is_mended(
+    scene: Stage, tell: Tell, wrong: str
+) -> None:
+    (tenant,) = tenants(1)
+    scene.mount([scene.webhook(tenant)])
+    missing = wrong == "is missing"
+    async with topics.admin_client(scene.bootstrap_servers) as admin:
+        if missing:
+            await admin.delete_topics([scene.dead_topic])
+        else:
+            await admin.alter_configs([_largest(scene.dead_topic, 200)])
+    async with scene.dispatcher() as dispatcher:
+        stuck = await scene.send(b"unreadable" * 100, partition=0)
+        for number in range(50):
+            await scene.send(event(tenant, f"behind{number}"), partition=0)
+            scene.expected[webhook_id_of(tenant, f"behind{number}")] = tenant
+        dispatcher.start()
+        await scene.all_accepted(dispatcher)
+        await until(lambda: "record kept for another try" in dispatcher.log, "a refused write", 40, dispatcher)
+        assert (await scene.committed()).get(0, 0) <= stuck.offset
+        if missing:
+            await topics.create_topic(scene.bootstrap_servers, scene.dead_topic)
+        else:
+            async with topics.admin_client(scene.bootstrap_servers) as admin:
+                await admin.alter_configs([_largest(scene.dead_topic, 100_000)])
+
+        async def passed() -> bool:
+            return (await scene.committed()).get(0, 0) == stuck.offset + 51
+
+        await until(passed, "the position to pass it", 60, dispatcher)
+        assert dispatcher.running
+    buried = await topics.read_all(scene.bootstrap_servers, scene.dead_topic)
+    assert [one.value for one in buried] == [b"unreadable" * 100]
+    tell(await Row.of(f"dead-letter topic {wrong}", scene, dispatcher, most_repeats=0))
+
+
+def _largest(topic: str, size: int) -> ConfigResource:
+    return ConfigResource(ConfigResourceType.TOPIC, topic, configs={"max.message.bytes": str(size)})
+
+
+async def test_events_that_still_fail_at_the_age_limit_are_dead_lettered(scene: Stage, tell: Tell) -> None:
+    failing, fine = tenants(2)
+    scene.mount([scene.webhook(failing), scene.webhook(fine)])
+    scene.receiver.behave(f"/{failing.org}", status(503))
+    async with scene.dispatcher(retry={"soon_attempts": 0, "max_age": "4s"}) as dispatcher:
+        dispatcher.start()
+        await dispatcher.ready()
+        await scene.produce([failing, fine], 8)
+
+        async def all_dead() -> bool:
+            return len(await scene.dead()) == 4
+
+        await until(all_dead, "the dead letters", 30, dispatcher)
+        assert set((await scene.dead()).values()) == {"expired"}
+        assert {scene.expected[name] for name in scene.missing()} == {failing}
+    tell(await Row.of("failing until the age limit", scene, dispatcher, most_repeats=0, dead=4))
 
 
 # Of the receivers

@@ -76,7 +76,7 @@ class _Broker:
     async def wait(self, acl: Acl, *, until_there: bool) -> None:
         """The controller has answered; the broker beside it learns of it some milliseconds later."""
         async with asyncio.timeout(5):
-            while await self._knows(acl) is not until_there:  # noqa: ASYNC110  # the broker tells nobody when it has learned
+            while await self._knows(acl) is not until_there:  # the broker tells nobody when it has learned
                 await asyncio.sleep(0.005)
 
     async def _knows(self, acl: Acl) -> bool:

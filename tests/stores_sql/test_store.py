@@ -52,7 +52,7 @@ class Told:
 async def eventually(is_so: Callable[[], Awaitable[bool]], within_s: float) -> None:
     """Wait for what tells nobody that it has happened."""
     async with asyncio.timeout(within_s):
-        while not await is_so():  # noqa: ASYNC110
+        while not await is_so():
             await asyncio.sleep(0.02)
 
 

@@ -169,7 +169,7 @@ def test_an_attempt_of_before_the_opening_is_no_probe_when_it_ends() -> None:
     assert attempt(breaker, 1032, failed=False) is CLOSED
 
 
-def test_it_is_quiet_when_closed_with_nothing_in_the_window() -> None:
+def test_it_is_quiet_with_nothing_in_the_window_or_long_after_it_was_open() -> None:
     breaker = Breaker()
     assert breaker.is_quiet(0)
     assert breaker.is_quiet(1000)
@@ -177,7 +177,8 @@ def test_it_is_quiet_when_closed_with_nothing_in_the_window() -> None:
     assert not breaker.is_quiet(1001)
     assert not breaker.is_quiet(1049)
     assert breaker.is_quiet(1075)
-    assert not opened(1000).is_quiet(10**9)
+    assert not opened(1000).is_quiet(1900)
+    assert opened(1000).is_quiet(1930), "nobody has asked since: what it knew is old"
 
 
 @given(st.lists(st.tuples(st.floats(0, 400), st.booleans(), st.booleans()), max_size=60))

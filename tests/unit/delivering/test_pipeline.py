@@ -275,6 +275,17 @@ async def test_nothing_is_written_for_a_partition_that_is_ours_no_more(answer: i
 
 
 @virtual_time
+async def test_a_refused_event_is_not_parked_for_a_partition_that_is_ours_no_more() -> None:
+    bench = Bench(410)
+    await bench.process(fresh())
+    bench.claim.active = False
+    with pytest.raises(Draining):
+        await bench.process(fresh())
+
+    assert len(bench.parked()) == 1, "the first one"
+
+
+@virtual_time
 async def test_a_webhook_that_is_edited_while_its_event_waits_is_used_as_it_is_then() -> None:
     bench = Bench(200, takes_s=1, delivery={"lane_start": 1, "lane_max": 1})
     first = asyncio.create_task(bench.process(fresh()))

@@ -1,0 +1,18 @@
+"""Commands that run in this process leave its logging alone."""
+
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from dispatcher.cli import explaining, redriving, webhooks
+
+
+@pytest.fixture(autouse=True)
+def _logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    for module in (explaining, redriving, webhooks):
+        monkeypatch.setattr(module, "configure_logging", lambda settings: None)
+    yield
+    structlog.configure(**before)

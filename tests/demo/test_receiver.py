@@ -1,0 +1,259 @@
+"""The receiver of the demo and of tests: what it insists on, how it answers, what it writes down."""
+
+import hashlib
+import json
+import ssl
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import aiohttp
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from standardwebhooks import Webhook as StandardWebhook
+
+from dispatcher.demo.behaviours import Always, Answer, Behaviour, Flaky, HangsUp, Outage
+from dispatcher.demo.checks import Check, DeliveryCheck, HeaderCheck, JwtCheck, SignatureCheck
+from dispatcher.demo.child_process import ChildProcess
+from dispatcher.demo.ledger import Arrival, Ledger, Tally
+from dispatcher.demo.receiver import Endpoint, Receiver
+from tests.unit.examples import CONTRACTS
+
+KEY = ec.generate_private_key(ec.SECP256R1())
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+JWT = JwtCheck(KEY.public_key(), "ES256", issuer="us", audience="them", kid="k1", claims={"tenant": "luma"})
+DELIVERY = DeliveryCheck("myImsOrg", frozenset({"bounce"}), frozenset({"email"}))
+
+
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[Receiver]:
+    """One server for the module; each test sets endpoints with names of its own."""
+    with Receiver({}) as running:
+        yield running
+
+
+@pytest.fixture
+async def session(receiver: Receiver) -> AsyncIterator[aiohttp.ClientSession]:
+    """A client that trusts the receiver's CA and nobody else."""
+    tls = ssl.create_default_context(cadata=receiver.ca_pem.decode())
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=tls)) as client:
+        yield client
+
+
+async def post(
+    session: aiohttp.ClientSession, url: str, headers: Mapping[str, str] | None = None, body: bytes = b"{}"
+) -> int:
+    given = {"webhook-id": "msg_1", "webhook-attempt": "1", **(headers or {})}
+    async with session.post(url, data=body, headers=given) as answer:
+        return answer.status
+
+
+async def test_each_attempt_is_in_the_ledger_with_its_answer(
+    receiver: Receiver, session: aiohttp.ClientSession
+) -> None:
+    receiver.set("flaky", Endpoint(Flaky(failures=2)))
+    answers = [await post(session, receiver.url("flaky"), {"webhook-attempt": str(n)}) for n in (1, 2, 3, 4)]
+
+    assert answers == [503, 503, 200, 200]
+    seen = receiver.ledger.attempts("flaky", "msg_1")
+    assert [(one.attempt, one.status) for one in seen] == [(1, 503), (2, 503), (3, 200), (4, 200)]
+    assert receiver.ledger.tally("flaky") == Tally(requests=4, accepted=1, twice=1)
+    assert receiver.ledger.accepted()["flaky", "msg_1"] == 2
+
+
+async def test_a_path_without_an_endpoint_is_not_found(receiver: Receiver, session: aiohttp.ClientSession) -> None:
+    assert await post(session, receiver.url("nobody")) == 404
+    assert receiver.ledger.tally("nobody") == Tally(requests=1)
+
+
+async def test_a_closed_connection_is_no_answer(receiver: Receiver, session: aiohttp.ClientSession) -> None:
+    receiver.set("rude", Endpoint(HangsUp()))
+    with pytest.raises(aiohttp.ClientConnectionError):
+        await post(session, receiver.url("rude"))
+    assert [one.status for one in receiver.ledger.attempts("rude", "msg_1")] == [0]
+
+
+async def test_a_slow_endpoint_holds_up_nobody_else(receiver: Receiver, session: aiohttp.ClientSession) -> None:
+    receiver.set("slow", Endpoint(Always(202, delay_s=0.3)))
+    receiver.set("fast", Endpoint())
+    began = time.monotonic()
+    request = session.post(receiver.url("slow"), data=b"{}", headers={"webhook-id": "msg_1"})
+    async with session.post(receiver.url("fast"), data=b"{}", headers={"webhook-id": "msg_1"}) as answer:
+        assert answer.status == 200
+    assert time.monotonic() - began < 0.25
+    async with request as answer:
+        assert answer.status == 202
+    assert time.monotonic() - began >= 0.3
+
+
+async def test_a_test_can_bring_its_own_behaviour(receiver: Receiver, session: aiohttp.ClientSession) -> None:
+    class Echo:
+        async def answer(self, arrival: Arrival) -> Answer:
+            return Answer(201, {"x-length": str(len(arrival.body))})
+
+    receiver.set("echo", Endpoint(Echo()))
+    async with session.post(receiver.url("echo"), data=b"12345") as answer:
+        assert (answer.status, answer.headers["x-length"]) == (201, "5")
+
+
+async def test_a_broken_rule_is_a_violation_and_never_accepted(
+    receiver: Receiver, session: aiohttp.ClientSession
+) -> None:
+    receiver.set("strict", Endpoint(checks=(HeaderCheck({"X-Environment": "prod"}),)))
+    before = receiver.ledger.violation_count
+
+    assert await post(session, receiver.url("strict")) == 400
+    assert await post(session, receiver.url("strict"), {"x-environment": "prod"}) == 200
+    assert receiver.ledger.violation_count == before + 1
+    assert "X-Environment" in str(receiver.ledger.violations[-1])
+    assert receiver.ledger.tally("strict") == Tally(requests=2, accepted=1)
+
+
+async def test_the_ledger_can_be_waited_for(receiver: Receiver, session: aiohttp.ClientSession) -> None:
+    receiver.set("later", Endpoint())
+    with pytest.raises(TimeoutError, match="accepted in"):
+        await receiver.ledger.until(lambda ledger: ledger.tally("later").accepted == 1, timeout_s=0.05)
+    await post(session, receiver.url("later"))
+    await receiver.ledger.until(lambda ledger: ledger.tally("later").accepted == 1, timeout_s=1)
+
+
+async def test_a_stranger_to_its_ca_is_not_served(receiver: Receiver) -> None:
+    async with aiohttp.ClientSession() as client:
+        with pytest.raises(aiohttp.ClientConnectorCertificateError):
+            await post(client, receiver.url("fast"))
+
+
+def test_its_port_is_free_again_and_the_same_after_a_restart() -> None:
+    receiver = Receiver({})
+    for _ in range(2):
+        with receiver:
+            url = receiver.url("x")
+    assert receiver.url("x") == url
+
+
+def test_a_taken_port_is_told_to_the_caller(receiver: Receiver) -> None:
+    with pytest.raises(OSError, match="in use"), Receiver({}, port=receiver.port):
+        pass
+
+
+# Behaviours
+
+
+async def statuses(behaviour: Behaviour, moments: list[float]) -> list[int]:
+    return [(await behaviour.answer(arrived({}, at=moment))).status for moment in moments]
+
+
+async def test_an_outage_begins_after_some_requests_and_ends_by_itself() -> None:
+    assert await statuses(Outage(for_s=5, after=2), [0, 0, 10, 14.9, 15, 16]) == [200, 200, 503, 503, 200, 200]
+    assert (await Outage(for_s=5, status=429, retry_after_s=3).answer(arrived({}))).headers == {"retry-after": "3"}
+
+
+# Checks
+
+
+def arrived(headers: Mapping[str, str], body: bytes = b"{}", at: float | None = None) -> Arrival:
+    return Arrival("luma", headers.get("webhook-id", "msg_1"), 1, headers, body, time.time() if at is None else at)
+
+
+def token(**changes: object) -> dict[str, str]:
+    now = int(time.time())
+    claims = {"iss": "us", "aud": "them", "iat": now, "exp": now + 60, "tenant": "luma"} | changes
+    return {"authorization": f"Bearer {jwt.encode(claims, KEY, 'ES256', headers={'kid': 'k1'})}"}
+
+
+def test_a_token_that_verifies_is_taken() -> None:
+    assert JWT.refusal(arrived(token())) is None
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"authorization": "Basic eDp5"},
+        {"authorization": "Bearer x.y.z"},
+        token(aud="others"),
+        token(iss="others"),
+        token(exp=int(time.time()) - 1),
+        token(tenant="contoso"),
+        {"authorization": f"Bearer {jwt.encode({'iss': 'us', 'aud': 'them'}, 'k' * 32, 'HS256')}"},
+    ],
+)
+def test_any_other_token_is_refused_with_401(headers: dict[str, str]) -> None:
+    refusal = JWT.refusal(arrived(headers))
+    assert refusal is not None
+    assert refusal.status == 401
+
+
+def signed(body: bytes) -> dict[str, str]:
+    now = int(time.time())
+    webhook = StandardWebhook(SECRET)
+    signature = webhook.sign("msg_1", datetime.fromtimestamp(now, UTC), body.decode())
+    return {"webhook-id": "msg_1", "webhook-timestamp": str(now), "webhook-signature": signature}
+
+
+def test_the_signature_of_another_implementation_is_taken() -> None:
+    check: Check = SignatureCheck((SECRET,))
+    assert check.refusal(arrived(signed(b'{"a":1}'), b'{"a":1}')) is None
+    for wrong in (arrived(signed(b'{"a":1}'), b'{"a":2}'), arrived({}, b"{}")):
+        refusal = check.refusal(wrong)
+        assert refusal is not None
+        assert refusal.status == 401
+
+
+def contract_headers(**changes: str) -> dict[str, str]:
+    headers = {
+        "content-type": "application/json",
+        "user-agent": "feedback-dispatcher/0.1.0",
+        "webhook-id": "msg_" + hashlib.sha256(b"").hexdigest()[:32],
+        "webhook-timestamp": str(int(time.time())),
+    }
+    return headers | {name.replace("_", "-"): value for name, value in changes.items()}
+
+
+def reference(**changes: object) -> bytes:
+    return json.dumps(json.loads((CONTRACTS / "feedback-v1.json").read_text()) | changes).encode()
+
+
+def test_the_reference_payload_is_taken() -> None:
+    assert DELIVERY.refusal(arrived(contract_headers(), reference())) is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "reason"),
+    [
+        (contract_headers(content_type="text/plain"), reference(), "content-type"),
+        (contract_headers(user_agent="curl/8"), reference(), "user-agent"),
+        (contract_headers(webhook_id="a.b"), reference(), "webhook-id"),
+        (contract_headers(webhook_timestamp="1"), reference(), "webhook-timestamp"),
+        (contract_headers(), b"{", "JSON"),
+        (contract_headers(), reference(further=1), "keys"),
+        (contract_headers(), reference(imsOrg="another"), "another organisation"),
+        (contract_headers(), reference(channel="push"), "channel push"),
+        (contract_headers(), reference(messageDeliveryFeedback={}), "messageDeliveryFeedback"),
+    ],
+)
+def test_what_breaks_the_contract_is_refused(headers: dict[str, str], body: bytes, reason: str) -> None:
+    refusal = DELIVERY.refusal(arrived(headers, body))
+    assert refusal is not None
+    assert reason in refusal.reason
+
+
+def test_violations_are_counted_past_those_that_are_kept() -> None:
+    ledger = Ledger()
+    for _ in range(150):
+        ledger.violate(arrived({}), "wrong")
+    assert (len(ledger.violations), ledger.violation_count) == (100, 150)
+    assert "150 violations" in repr(ledger)
+
+
+def test_a_program_that_cannot_be_run_here_says_so_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "alien").write_bytes(b"\x7fELF of another platform")
+    (tmp_path / "alien").chmod(0o700)
+    child = ChildProcess([str(tmp_path / "alien")], log=tmp_path / "log")
+    child.start()
+    give_up_at = time.monotonic() + 10
+    while child.running and time.monotonic() < give_up_at:
+        time.sleep(0.02)
+    assert child.log_tail().strip() == f"{tmp_path / 'alien'} can't be run on this machine: Exec format error"
