@@ -127,7 +127,7 @@ class Pipeline:
             StoreUnavailable, NotWritten, BrakeEngaged: not now; the record is to be tried again.
             Draining: the record is ours no more, and nothing has happened.
         """
-        journey = Journey.of(record)
+        journey = self._journey(record)
         try:
             event = self._read(record, journey)
         except UnreadableEvent as error:
@@ -137,6 +137,11 @@ class Pipeline:
         if isinstance(event, OtherEvent):
             return self._skipped(record, SkipReason.NOT_FEEDBACK, None)
         return await self._process_event(record, journey, turn, event)
+
+    def _journey(self, record: Record) -> Journey:
+        """The record's journey. A timestamp that is missing or in the future counts as now: it says no age."""
+        journey, now = Journey.of(record), self._clock()
+        return journey if 0 < journey.first_seen <= now else replace(journey, first_seen=now)
 
     def _read(self, record: Record, journey: Journey) -> DeliveryEvent | OtherEvent:
         if record.value is not None and len(record.value) > self._max_record_bytes:

@@ -141,7 +141,7 @@ class Service:
             tokens = TokenPosts(transport)
             deliveries = Deliveries(
                 settings.delivery, self._policy, self._lanes, transport, tokens,
-                lambda webhook: cache.peek(webhook.tenant) is webhook, attempt_log,
+                cache.is_current, attempt_log,
             )  # fmt: skip
             parts.push_async_callback(deliveries.close)
             retry_topics = RetryTopics(producer, settings.kafka.topic, self._policy)

@@ -174,7 +174,8 @@ class EgressSettings(_Group):
     """Where requests may go. Private, loopback and other special addresses are denied unless allowed here."""
 
     allow: tuple[str, ...] = ()
-    """CIDR blocks, host suffixes (`.svc.example`) or host names that are allowed in spite of the defaults."""
+    """CIDR blocks, host suffixes (`.svc.example`) or host names that are allowed in spite of the defaults. A name opens
+    private, loopback and carrier-grade NAT addresses only; metadata services, link-local and multicast take a block."""
     deny: tuple[str, ...] = ()
     """The same, denied in any case: deny wins."""
     ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = ()

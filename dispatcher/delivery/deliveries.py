@@ -275,7 +275,7 @@ class Deliveries:
             lane.leave(entry, judgement, hold)
         else:
             lane.abandon(entry)
-        if judgement.verdict is Verdict.SUSPEND:
+        if judgement.suspends:
             lane.suspend(parcel.webhook.revision)
         self._told(parcel, number, attempt, judgement)
         return _Try(number, attempt, judgement, hold_s=hold)

@@ -104,7 +104,6 @@ class Lane:
         self._new: deque[_Waiter] = deque()
         self._retries: deque[_Waiter] = deque()
         self._since_retry = 0
-        self._answered_at = 0.0
         self._queued = False
         """In the ring of lanes that wait for a slot."""
         self._timer: asyncio.TimerHandle | None = None
@@ -152,7 +151,7 @@ class Lane:
         """Give the slot back, with what was learnt. `hold_s`: seconds that the endpoint asked to be left alone."""
         now = self._lanes.now()
         elapsed = now - slot.began_at
-        self._answered_at = self.last_active = now
+        self.last_active = now
         if judgement.throttled:
             self.limit.overloaded(slot.began_at, now)
         elif not judgement.failing:
@@ -250,8 +249,6 @@ class Lane:
         probe = self.breaker.began()
         if self.rate is not None:
             self.rate.take(now)
-        if self.in_flight == 1 and now > self._answered_at:
-            self._answered_at = now  # nothing was under way: the silence before does not count
         self._lanes.took(kind)
         return Slot(kind, now, self.in_flight >= self.limit.now, probe)
 

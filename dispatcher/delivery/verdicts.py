@@ -36,6 +36,8 @@ class Judgement:
     """The endpoint could not even be reached."""
     throttled: bool = False
     """The endpoint is overloaded: send fewer at once."""
+    suspends: bool = False
+    """The endpoint wants no more until the webhook is edited."""
     tells_of_endpoint: bool = True
     """False where the failure is ours or our proxy's: nothing is learnt of the endpoint."""
 
@@ -48,12 +50,13 @@ class Judgement:
 
 
 _DELIVERED = Judgement(Verdict.DELIVERED)
+_DELIVERED_AS_THE_LAST = Judgement(Verdict.DELIVERED, suspends=True)
 _SOON = Judgement(Verdict.AGAIN_SOON, failing=True)
 _SOON_THROTTLED = Judgement(Verdict.AGAIN_SOON, failing=True, throttled=True)
 _UNREACHABLE = Judgement(Verdict.AGAIN_SOON, failing=True, connect_failure=True)
 _LATER = Judgement(Verdict.AGAIN_LATER, failing=True)
 _NOT_THE_TENANTS_FAULT = Judgement(Verdict.AGAIN_SOON, tells_of_endpoint=False)
-_SUSPEND = Judgement(Verdict.SUSPEND)
+_SUSPEND = Judgement(Verdict.SUSPEND, suspends=True)
 _REJECTED = Judgement(Verdict.DEAD, DeadReason.REJECTED)
 _REDIRECTED = Judgement(Verdict.DEAD, DeadReason.REDIRECTED)
 _ABORTED = Judgement(Verdict.DEAD, DeadReason.ABORTED)
@@ -98,7 +101,7 @@ def _judge_failure(failure: FailureReason) -> Judgement:
 
 def _judge_answer(status: int, wish: str) -> Judgement:
     if 200 <= status < 300:
-        return _DELIVERED
+        return _DELIVERED_AS_THE_LAST if wish == "disable" else _DELIVERED
     if status == GONE or wish == "disable":
         return _SUSPEND
     if wish == "abort-message":

@@ -15,10 +15,13 @@ import binascii
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 MAX_METADATA_BYTES = 4096
 _VERSION = "f1:"
 _MAX_INFLATED = 1 << 20
+_MOST_RUNS = 8_000
+"""More never fit, and looking at them would hold up the event loop."""
 
 Run = tuple[int, int]
 """First and last offset of finished records, both included."""
@@ -111,7 +114,7 @@ class OffsetTracker:
 
     def metadata(self, most_bytes: int = MAX_METADATA_BYTES) -> str:
         """The commit metadata for the position: as many runs as fit, the nearest first. Empty with none."""
-        runs = list(self.finished_beyond())
+        runs = list(islice(self.finished_beyond(), _MOST_RUNS))
         if not runs or self._position is None:
             return ""
         fits, too_many = 0, len(runs) + 1

@@ -79,6 +79,11 @@ class WebhookCache:
         self._entries.move_to_end(tenant)
         return entry.webhook
 
+    def is_current(self, webhook: Webhook) -> bool:
+        """Whether nothing newer is known. Neither age nor a store that is away makes a webhook less current."""
+        entry = self._entries.get(webhook.tenant)
+        return entry is not None and entry.webhook is webhook and entry.fresh_until != float("-inf")
+
     async def find(self, tenant: TenantKey) -> Webhook | None:
         """The tenant's webhook, None where it has none.
 

@@ -71,14 +71,15 @@ async def test_kills_at_random_moments_lose_nothing(scene: Stage, tell: Tell, ki
     tell(await Row.of(f"kill -9 x{kills}", scene, dispatcher, most_repeats=kills * MOST_OF_A_KILL))
 
 
-@pytest.mark.parametrize("drains", [2, pytest.param(10, marks=pytest.mark.all_faults)])
-async def test_drains_under_load_repeat_nothing(scene: Stage, tell: Tell, drains: int) -> None:
+@pytest.mark.all_faults  # one drain is part of the main job's tests
+async def test_drains_under_load_repeat_nothing(scene: Stage, tell: Tell) -> None:
+    drains = 10
     chance = random.Random(drains)
     everybody = tenants(10)
     _prepare(scene, 10, 0.05)
     async with scene.dispatcher() as dispatcher:
         for number in range(drains):
-            await scene.produce(everybody, 2_000, f"d{number}")
+            await scene.produce(everybody, 1_500, f"d{number}")
             dispatcher.start()
             await scene.accepted(len(scene.receiver.accepted) + chance.randint(1, 800), dispatcher)
             dispatcher.sigterm()
@@ -165,7 +166,7 @@ async def test_the_broker_is_killed_under_load_again_and_again(scene: Stage, tel
     tell(await Row.of("broker killed x3", scene, dispatcher, most_repeats=3 * MOST_OF_A_KILL))
 
 
-@pytest.mark.parametrize("kind", ["dead", "retry"])
+@pytest.mark.parametrize("kind", ["dead", pytest.param("retry", marks=pytest.mark.all_faults)])
 async def test_an_event_whose_next_topic_is_closed_stays_in_flight(
     scene: Stage, tell: Tell, mortal: ApacheKafka, kind: str
 ) -> None:

@@ -96,6 +96,7 @@ def test_the_header_webhook_delivery_decides_unless_it_was_delivered() -> None:
     for status in STATUSES:
         delivered = 200 <= status < 300
 
+        assert answer(status, "disable").suspends, "also where this one event was taken"
         assert answer(status, "disable").verdict is (Verdict.DELIVERED if delivered else SUSPEND)
         aborted = answer(status, "abort-message")
         if delivered:
