@@ -26,6 +26,7 @@ SECONDS = 20
 REPEATS = 3
 _DEAD_URL = "https://localhost:9/dead"
 _TICK_S = 0.05
+_BAD_A_TICK = max(1, int(RATE * _TICK_S * BAD / (TENANTS - BAD)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ async def _half(
             await _produce(
                 stage,
                 _from(bad, tick),
-                max(1, int(RATE * _TICK_S * BAD / (TENANTS - BAD))),
+                _BAD_A_TICK,
                 f"{prefix}-bad-{tick}",
                 None,
             )

@@ -1,6 +1,8 @@
 """What every test may ask for. The broker behind `kafka` is the real one where Java and Maven are, always in CI."""
 
 import os
+import sqlite3
+import subprocess
 from collections.abc import AsyncIterator
 from typing import Protocol
 
@@ -9,6 +11,7 @@ import pytest
 from dispatcher.demo.broker import EmbeddedBroker
 from tests.kafka import maven
 from tests.kafka.apache_kafka import ApacheKafka
+from tests.stores_sql.postgres import bin_directory
 
 _IN_CI = os.environ.get("CI") == "true"
 
@@ -46,8 +49,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in set(long)]
 
 
-def pytest_report_header() -> str:
-    """Say on which broker a run counts."""
+def pytest_report_header() -> list[str]:
+    """Say on what a run counts: which broker, which databases, which browser."""
+    return [_broker(), _databases(), "browser: none: no test needs one yet"]
+
+
+def _databases() -> str:
+    postgres = bin_directory()
+    if postgres is None:
+        return f"database: SQLite {sqlite3.sqlite_version}; PostgreSQL: not installed"
+    version = subprocess.run([postgres / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
+    return f"database: SQLite {sqlite3.sqlite_version}, {version.strip()}"
+
+
+def _broker() -> str:
     if not (missing := maven.missing_tools()):
         return f"kafka: Apache Kafka {maven.kafka_version()}"
     if _IN_CI:

@@ -10,6 +10,7 @@ import typer
 
 from dispatcher import __version__
 from dispatcher.cli import explaining, redriving, running, schemas, topics, webhooks
+from dispatcher.demo import demo_command
 from dispatcher.errors import ConfigError, DispatcherError
 
 EX_CONFIG = 78
@@ -32,6 +33,7 @@ def _version(version: bool = typer.Option(False, "--version", help="Show the ver
 
 for module in (running, topics, redriving, explaining, webhooks, schemas):
     module.add_to(app)
+app.command("demo")(demo_command)
 
 
 def main() -> None:
