@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dispatcher.demo.child_process import free_ports
 from dispatcher.webhooks import TenantKey
 from tests.integration.harness import Stage, slowly, status, tenants, webhook_id_of
 from tests.integration.harness import stage as stage_of
@@ -24,7 +25,6 @@ RATE = 200
 """Events a second for the healthy tenants together: well below what the machine can do, since latency is asked."""
 SECONDS = 20
 REPEATS = 3
-_DEAD_URL = "https://localhost:9/dead"
 _TICK_S = 0.05
 _BAD_A_TICK = max(1, int(RATE * _TICK_S * BAD / (TENANTS - BAD)))
 
@@ -69,7 +69,7 @@ def _bad_webhooks(stage: Stage, bad: Sequence[TenantKey]) -> list[dict[str, obje
     webhooks: list[dict[str, object]] = []
     for number, tenant in enumerate(bad):
         if number % 3 == 0:
-            webhooks.append(stage.webhook(tenant) | {"url": _DEAD_URL})
+            webhooks.append(stage.webhook(tenant) | {"url": f"https://localhost:{free_ports(1)[0]}/dead"})
             continue
         stage.receiver.behave(f"/{tenant.org}", slowly(2) if number % 3 == 1 else status(429, retry_after="2"))
         webhooks.append(stage.webhook(tenant))
