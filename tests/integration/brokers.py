@@ -22,7 +22,7 @@ needs_kafka = pytest.mark.skipif(
 async def mistreatable_broker() -> AsyncIterator[ApacheKafka]:
     """One of our own: the session's broker is nobody's to stop."""
     options = KafkaOptions(
-        listeners=frozenset({Listener.SASL_SSL, Listener.SASL_PLAINTEXT}),
+        listeners=frozenset({Listener.SASL_SSL, Listener.SASL_PLAINTEXT, Listener.SSL, Listener.MTLS}),
         users={USER: PASSWORD},
         authorizer=True,
         auto_create_topics=False,

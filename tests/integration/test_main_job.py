@@ -270,18 +270,29 @@ async def test_a_start_that_is_still_waiting_for_the_broker_ends_on_sigterm(scen
         assert await dispatcher.wait(10) == 0
 
 
-async def test_events_come_in_over_sasl_ssl_with_scram(scene: Stage, mortal: ApacheKafka, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("listener", "mechanism"),
+    [
+        (Listener.SASL_SSL, "SCRAM-SHA-512"),
+        (Listener.SASL_SSL, "PLAIN"),
+        (Listener.SASL_PLAINTEXT, "SCRAM-SHA-256"),
+        (Listener.SSL, None),
+        (Listener.MTLS, None),
+    ],
+)
+async def test_events_come_in_by_every_way_that_operators_have(
+    scene: Stage, mortal: ApacheKafka, tmp_path: Path, listener: Listener, mechanism: str | None
+) -> None:
     tenant = tenants(1)[0]
     (tmp_path / "password").write_text(PASSWORD + "\n")
-    security = {
-        "protocol": "SASL_SSL",
-        "mechanism": "SCRAM-SHA-512",
-        "username": USER,
-        "password": {"file": str(tmp_path / "password")},
-        "ca": str(mortal.certificates.ca),
-    }
+    security: dict[str, object] = {"protocol": listener.protocol, "ca": str(mortal.certificates.ca)}
+    if mechanism is not None:
+        security |= {"mechanism": mechanism, "username": USER, "password": {"file": str(tmp_path / "password")}}
+    if listener is Listener.MTLS:
+        certificates = mortal.certificates
+        security |= {"certificate": str(certificates.client_cert), "key": str(certificates.client_key)}
     scene.mount([scene.webhook(tenant)])
-    kafka = {"bootstrap_servers": mortal.address(Listener.SASL_SSL), "security": security}
+    kafka = {"bootstrap_servers": mortal.address(listener), "security": security}
     async with scene.dispatcher(kafka=kafka) as dispatcher:
         dispatcher.start()
         await scene.produce([tenant], 50)

@@ -10,7 +10,7 @@ import random
 from tests.unit import virtual_time
 from tests.unit.simulation.world import history
 
-HISTORIES = int(os.environ.get("SIMULATION_HISTORIES", "1000"))
+HISTORIES = int(os.environ.get("SIMULATION_HISTORIES", "2000"))
 
 
 def test_every_record_ends_in_an_outcome_before_its_offset_is_committed_and_none_is_lost() -> None:
