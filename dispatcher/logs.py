@@ -57,3 +57,5 @@ def configure_logging(settings: LogSettings) -> None:
     logging.getLogger("aiokafka").setLevel(logging.ERROR)
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+    # It tells of every change, and a log written into a watched directory is one: each line would bring the next.
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
