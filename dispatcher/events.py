@@ -7,6 +7,7 @@ place, and never with a value, since the message reaches logs.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -296,9 +297,14 @@ def _entity(document: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(body, dict) or not isinstance(entity, dict):
         place = "body" if not isinstance(body, dict) else "body.xdmEntity"
         raise UnreadableEvent(f"{place}: missing, or not an object")
-    if "eventType" not in entity or any(":" in key for key in entity):
+    if has_long_spelling(entity):
         entity = body["xdmEntity"] = _short_spelling(entity)
     return entity
+
+
+def has_long_spelling(entity: Mapping[str, object]) -> bool:
+    """Whether an entity's keys are URIs (*xdm*)."""
+    return "eventType" not in entity or any(":" in key for key in entity)
 
 
 _NAMESPACE = "https://ns.adobe.com/"

@@ -15,10 +15,10 @@ from dispatcher.auth.signatures import Signer
 from dispatcher.delivery.deliveries import Parcel, request_headers
 from dispatcher.delivery.lanes import Kind
 from dispatcher.errors import UnreadableEvent
-from dispatcher.events import DeliveryEvent, OtherEvent, read_event
+from dispatcher.events import DeliveryEvent, OtherEvent, has_long_spelling
 from dispatcher.feedback import encode_feedback
 from dispatcher.outcomes import SkipReason
-from dispatcher.pipeline import API_TRIGGERED, eligibility
+from dispatcher.pipeline import campaign_objection, eligibility, is_of_another_sandbox, read_record
 from dispatcher.records import PREFIX, Claim, Journey, Record, Turn
 from dispatcher.secrets import speaks_of_a_secret
 from dispatcher.transport.request import USER_AGENT, Endpoint
@@ -67,11 +67,7 @@ def explain(record: Record, webhooks: Sequence[Webhook], limits: Limits, now: fl
     journey = Journey.of(record)
     lines = list(_told_of_record(record, journey))
     try:
-        if record.value is not None and len(record.value) > limits.max_record_bytes:
-            raise UnreadableEvent(
-                f"the record has {len(record.value)} bytes, over the limit of {limits.max_record_bytes}"
-            )
-        event = read_event(record, journey.origin)
+        event = read_record(record, journey.origin, limits.max_record_bytes)
     except UnreadableEvent as error:
         told = (Line("read", "unreadable", str(error)), Line("verdict", "dead-lettered", "reason unreadable"))
         return Explanation((*lines, *told), is_readable=False)
@@ -109,7 +105,7 @@ def _told_of_record(record: Record, journey: Journey) -> Iterator[Line]:
 def _told_of_event(event: DeliveryEvent, record: Record, journey: Journey) -> Iterator[Line]:
     document = orjson.loads(record.value or b"null")
     entity = document["body"]["xdmEntity"]
-    is_xdm = "eventType" not in entity or any(":" in key for key in entity)
+    is_xdm = has_long_spelling(entity)
     own_id = entity.get("_id") or entity.get("@id")
     yield Line("read", "spelling", "xdm, with URI keys" if is_xdm else "xed, with short keys")
     yield Line("read", "tenant", f"{event.tenant} (organisation and sandbox)")
@@ -162,7 +158,7 @@ def answers(event: DeliveryEvent, webhook: Webhook | None) -> list[Answer]:
         found.append((SkipReason.NO_WEBHOOK, False, f"no webhook for {event.tenant}"))
         return found + [(reason, None, "there is no webhook") for reason in rest]
     config, status = webhook.config, event.feedback.feedbackStatus
-    other = config.sandbox_id is not None and event.sandbox_id is not None and config.sandbox_id != event.sandbox_id
+    other = is_of_another_sandbox(event, config)
     ids = f"sandbox id {event.sandbox_id}, wanted {config.sandbox_id}"
     channels, events = ", ".join(config.channels), ", ".join(config.events)
     found += [
@@ -171,22 +167,9 @@ def answers(event: DeliveryEvent, webhook: Webhook | None) -> list[Answer]:
         (SkipReason.CHANNEL, event.channel in config.channels, f"{event.channel}; wanted: {channels}"),
         (SkipReason.STATUS, status in config.events, f"{status}; wanted: {events}"),
     ]
-    objection = _campaign_objection(event, config)
+    objection = campaign_objection(event, config)
     campaign = f"campaign {event.execution.campaignID} is wanted"
     return [*found, (SkipReason.CAMPAIGN, objection is None, objection or campaign)]
-
-
-def _campaign_objection(event: DeliveryEvent, config: WebhookConfig) -> str | None:
-    campaign, kind = event.execution.campaignID, event.execution.campaignType
-    if not campaign:
-        return "the message belongs to no campaign"
-    if kind is not None and kind != API_TRIGGERED:
-        return f"the campaign is {kind}, not {API_TRIGGERED}"
-    if event.webhooks_enabled is False:
-        return "the campaign has feedback webhooks switched off"
-    if config.campaigns != "all" and campaign not in config.campaigns:
-        return f"campaign {campaign} is none of the {len(config.campaigns)} that are wanted"
-    return None
 
 
 def _told_of_request(

@@ -22,8 +22,8 @@ from dispatcher.errors import BrakeEngaged, UnreadableEvent
 from dispatcher.events import DeliveryEvent, OtherEvent, read_event
 from dispatcher.feedback import MAX_WARNED, encode_feedback
 from dispatcher.outcomes import Dead, DeadReason, Delivered, FinishedResult, Outcome, Parked, Skipped, SkipReason
-from dispatcher.records import Journey, Record, Turn
-from dispatcher.webhooks import TenantKey, Webhook
+from dispatcher.records import Journey, Origin, Record, Turn
+from dispatcher.webhooks import TenantKey, Webhook, WebhookConfig
 
 log = structlog.get_logger(__name__)
 
@@ -67,7 +67,7 @@ def eligibility(event: DeliveryEvent, webhook: Webhook | None) -> SkipReason | N
     if webhook is None:
         return SkipReason.NO_WEBHOOK
     config = webhook.config
-    if config.sandbox_id is not None and event.sandbox_id is not None and config.sandbox_id != event.sandbox_id:
+    if is_of_another_sandbox(event, config):
         return SkipReason.NO_WEBHOOK
     if not config.enabled:
         return SkipReason.WEBHOOK_DISABLED
@@ -75,15 +75,37 @@ def eligibility(event: DeliveryEvent, webhook: Webhook | None) -> SkipReason | N
         return SkipReason.CHANNEL
     if event.feedback.feedbackStatus not in config.events:
         return SkipReason.STATUS
-    return SkipReason.CAMPAIGN if not _campaign_is_wanted(event, webhook) else None
+    return SkipReason.CAMPAIGN if campaign_objection(event, config) is not None else None
 
 
-def _campaign_is_wanted(event: DeliveryEvent, webhook: Webhook) -> bool:
+def is_of_another_sandbox(event: DeliveryEvent, config: WebhookConfig) -> bool:
+    """The names are the same, but both sides give an id too, and the ids differ."""
+    return config.sandbox_id is not None and event.sandbox_id is not None and config.sandbox_id != event.sandbox_id
+
+
+def campaign_objection(event: DeliveryEvent, config: WebhookConfig) -> str | None:
+    """Why the event's campaign is not wanted, in words; None where it is."""
     campaign, kind = event.execution.campaignID, event.execution.campaignType
-    if not campaign or (kind is not None and kind != API_TRIGGERED) or event.webhooks_enabled is False:
-        return False
-    wanted = webhook.config.campaigns
-    return wanted == "all" or campaign in wanted
+    if not campaign:
+        return "the message belongs to no campaign"
+    if kind is not None and kind != API_TRIGGERED:
+        return f"the campaign is {kind}, not {API_TRIGGERED}"
+    if event.webhooks_enabled is False:
+        return "the campaign has feedback webhooks switched off"
+    if config.campaigns != "all" and campaign not in config.campaigns:
+        return f"campaign {campaign} is none of the {len(config.campaigns)} that are wanted"
+    return None
+
+
+def read_record(record: Record, origin: Origin, max_record_bytes: int) -> DeliveryEvent | OtherEvent:
+    """The event in a record.
+
+    Raises:
+        UnreadableEvent: it is too large, or can't be read as one.
+    """
+    if record.value is not None and len(record.value) > max_record_bytes:
+        raise UnreadableEvent(f"the record has {len(record.value)} bytes, over the limit of {max_record_bytes}")
+    return read_event(record, origin)
 
 
 class Pipeline:
@@ -129,7 +151,7 @@ class Pipeline:
         """
         journey = self._journey(record)
         try:
-            event = self._read(record, journey)
+            event = read_record(record, journey.origin, self._max_record_bytes)
         except UnreadableEvent as error:
             return await self._die(record, journey, turn, DeadReason.UNREADABLE, str(error), None)
         except Exception as error:  # noqa: BLE001  (it dies with a reason and a traceback in the log)
@@ -142,13 +164,6 @@ class Pipeline:
         """The record's journey. A timestamp that is missing or in the future counts as now: it says no age."""
         journey, now = Journey.of(record), self._clock()
         return journey if 0 < journey.first_seen <= now else replace(journey, first_seen=now)
-
-    def _read(self, record: Record, journey: Journey) -> DeliveryEvent | OtherEvent:
-        if record.value is not None and len(record.value) > self._max_record_bytes:
-            raise UnreadableEvent(
-                f"the record has {len(record.value)} bytes, over the limit of {self._max_record_bytes}"
-            )
-        return read_event(record, journey.origin)
 
     async def _process_event(self, record: Record, journey: Journey, turn: Turn, event: DeliveryEvent) -> Outcome:
         while True:

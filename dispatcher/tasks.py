@@ -1,4 +1,4 @@
-"""Two small promises about asyncio tasks that several parts need: ended ones are awaited, waits can be given up."""
+"""Small promises about asyncio that several parts need: ended tasks are awaited, waits can be given up."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -13,6 +13,15 @@ async def end(*tasks: "asyncio.Task[object]") -> None:
         task.cancel()
     if tasks:
         await asyncio.wait(tasks)
+
+
+async def set_within(event: asyncio.Event, most_s: float) -> bool:
+    """Whether the event was set within so many seconds; returns as soon as it is."""
+    try:
+        async with asyncio.timeout(most_s):
+            return await event.wait()
+    except TimeoutError:
+        return False
 
 
 async def unless(stop: asyncio.Event, work: Coroutine[object, object, Answer]) -> Answer | None:

@@ -13,11 +13,10 @@ import aiohttp
 import orjson
 import typer
 
-from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, settings_at
+from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, quiet_settings_at
 from dispatcher.errors import DispatcherError
 from dispatcher.explanation import Explanation, Limits, Line, explain, lane_lines
 from dispatcher.kafka.reading import open_topic, told
-from dispatcher.logs import configure_logging
 from dispatcher.records import Record, RecordHeaders
 from dispatcher.service import checked_webhooks
 from dispatcher.settings import Settings
@@ -66,9 +65,7 @@ def explain_event(
     is_place = partition is not None and offset is not None
     if (event is None) != is_place or (event is not None and topic is not None):
         raise typer.BadParameter("give either a file, or --partition and --offset (and --topic)")
-    settings = settings_at(config)
-    configure_logging(settings.log.model_copy(update={"level": "error"}))  # the answer is all that is asked for
-    explanation = asyncio.run(_explained(settings, event, topic, partition or 0, offset or 0, ops))
+    explanation = asyncio.run(_explained(quiet_settings_at(config), event, topic, partition or 0, offset or 0, ops))
     _show(explanation.lines)
     if not explanation.is_readable:
         raise typer.Exit(1)

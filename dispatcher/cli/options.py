@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from dispatcher.logs import configure_logging
 from dispatcher.settings import Settings
 from dispatcher.settings_loader import load_settings
 from dispatcher.webhooks import TenantKey
@@ -24,6 +25,13 @@ def settings_at(path: Path) -> Settings:
         ConfigError: they can't be used.
     """
     return load_settings(path, os.environ)
+
+
+def quiet_settings_at(path: Path) -> Settings:
+    """The same, with logging set up for a command whose answer is all that is asked for: errors only."""
+    settings = settings_at(path)
+    configure_logging(settings.log.model_copy(update={"level": "error"}))
+    return settings
 
 
 def parsed_tenant(text: str) -> TenantKey:

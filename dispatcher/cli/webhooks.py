@@ -11,11 +11,9 @@ from typing import Annotated
 
 import typer
 
-from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, settings_at
+from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, quiet_settings_at
 from dispatcher.errors import ConfigError, DispatcherError
-from dispatcher.logs import configure_logging
 from dispatcher.service import checked_webhooks, webhook_check
-from dispatcher.settings import Settings
 from dispatcher.stores.webhook_files import Check, read_directory
 from dispatcher.webhooks import Webhook
 
@@ -29,7 +27,7 @@ def migrate(config: ConfigPath = DEFAULT_CONFIG) -> None:
     """Make the database's schema, or bring it up to this version."""
     from dispatcher.cli import webhook_database
 
-    settings = _quiet_settings(config)
+    settings = quiet_settings_at(config)
     typer.echo(f"the schema is at revision {asyncio.run(webhook_database.migrated(settings))}")
 
 
@@ -46,7 +44,7 @@ def rotate_keys(config: ConfigPath = DEFAULT_CONFIG, by: By = None) -> None:
     """Encrypt every stored secret anew under the first key."""
     from dispatcher.cli import webhook_database
 
-    rotation = asyncio.run(webhook_database.rotated(_quiet_settings(config), _who(by)))
+    rotation = asyncio.run(webhook_database.rotated(quiet_settings_at(config), _who(by)))
     typer.echo(f"{rotation.renewed} secrets are encrypted under the first key")
     if rotation.problems:
         raise ConfigError(rotation.problems)
@@ -64,7 +62,7 @@ def import_webhooks(
     """Store the webhooks of YAML files in the database with their secrets: all of them, or none."""
     from dispatcher.cli import webhook_database
 
-    settings = _quiet_settings(config)
+    settings = quiet_settings_at(config)
     check = webhook_check(settings)
     configs = [webhook.config for path in paths for webhook in _read(path, check)]
     done = asyncio.run(webhook_database.imported(settings, configs, check, _who(by), replace=replace, dry_run=dry_run))
@@ -83,7 +81,7 @@ def export(
     """Write the database's webhooks as YAML files, which read back as exactly the same webhooks."""
     from dispatcher.cli import webhook_database
 
-    settings = _quiet_settings(config)
+    settings = quiet_settings_at(config)
     for file in asyncio.run(webhook_database.exported(settings, directory, secrets_dir)):
         typer.echo(str(file))
 
@@ -91,7 +89,7 @@ def export(
 @webhooks.command("list")
 def list_webhooks(config: ConfigPath = DEFAULT_CONFIG) -> None:
     """List the webhooks in use, of files or of the database."""
-    found, problems = asyncio.run(checked_webhooks(_quiet_settings(config)))
+    found, problems = asyncio.run(checked_webhooks(quiet_settings_at(config)))
     rows = [("TENANT", "NAME", "CHANNELS", "ENDPOINT", "STATE", "FROM"), *map(_row, found)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows if found else ():
@@ -105,12 +103,6 @@ def _row(webhook: Webhook) -> tuple[str, ...]:
     config = webhook.config
     state = "enabled" if config.enabled else "paused"
     return (str(webhook.tenant), config.name, "+".join(config.channels), config.origin, state, webhook.source)
-
-
-def _quiet_settings(config: Path) -> Settings:
-    settings = settings_at(config)
-    configure_logging(settings.log.model_copy(update={"level": "error"}))
-    return settings
 
 
 def _who(by: str | None) -> str:

@@ -261,7 +261,7 @@ class Lane:
     def _may_send(self, now: float) -> bool:
         return (
             self.in_flight < self.limit.now
-            and (self.in_flight < self._lanes.fair_share or not self._lanes.is_scarce)
+            and (not self._lanes.is_scarce or self.in_flight < self._lanes.fair_share)
             and now >= self.held_until
             and self.breaker.admits(now)
             and (self.rate is None or self.rate.wait_s(now) <= 0)
@@ -380,7 +380,7 @@ class Lanes:
 
     def has_free(self, kind: Kind) -> bool:
         """Whether a slot is free for such an event."""
-        if self._taken >= self.settings.max_in_flight:
+        if self.is_full:
             return False
         return kind is Kind.NEW or self._taken_by_retries < self._most_retries
 
@@ -411,20 +411,16 @@ class Lanes:
             self._ticking = asyncio.get_running_loop().call_later(_TICK_S, self._tick)
 
     def _tick(self) -> None:
-        """Once a second while anybody waits."""
+        """Once a second while anybody waits: `enqueue` sees to the next one."""
         self._ticking = None
-        now, waiting = self.now(), False
+        now = self.now()
         for lane in self._lanes.values():
             if lane.waiting:
                 lane.refuse_stale(now)
-                waiting = waiting or lane.waiting > 0
-        if waiting:
-            # What was set aside for want of a share of slots has no event of its own that brings it back.
-            for lane in self._lanes.values():
-                if lane.waiting:
-                    self.enqueue(lane, grant=False)
-            self._grant()
-            self._ticking = self._ticking or asyncio.get_running_loop().call_later(_TICK_S, self._tick)
+            if lane.waiting:
+                # What was set aside for want of a share of slots has no event of its own that brings it back.
+                self.enqueue(lane, grant=False)
+        self._grant()
 
     def observe(self) -> None:
         """Set the gauges, for a scrape."""
@@ -443,7 +439,7 @@ class Lanes:
         self._granting = True
         try:
             now = self.now()
-            while self._ring and self._taken < self.settings.max_in_flight:
+            while self._ring and not self.is_full:
                 lane = self._ring.popleft()
                 lane._queued = False  # noqa: SLF001
                 if lane.grant_next(now):

@@ -41,8 +41,8 @@ MAX_TOLD = 20
 """Problems told one by one."""
 
 INTRO = """\
-feedback-dispatcher, at work on this machine: a Kafka-compatible broker in memory, seven tenants with an HTTPS
-endpoint each, and the real `dispatcher run` between them.
+feedback-dispatcher, at work on this machine: a Kafka-compatible broker in memory, seven tenants, six of
+them with a webhook, and the real `dispatcher run` between them.
 
   {tenants}
 

@@ -2,11 +2,9 @@
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 
 import structlog
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
 
 from dispatcher.kafka.connection import admin_client
 from dispatcher.kafka.offset_tracker import Run, decode_runs
@@ -44,13 +42,8 @@ class Committed:
         return {}
 
     async def _ask(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, tuple[int, list[Run]]]:
-        admin = admin_client(self._settings)
-        try:
-            await admin.start()
+        async with admin_client(self._settings) as admin:
             known = await admin.list_consumer_group_offsets(self._group_id, partitions=list(partitions))
-        finally:
-            with suppress(KafkaError, OSError):
-                await admin.close()
         return {
             tp: (state.offset, decode_runs(state.offset, state.metadata or ""))
             for tp, state in known.items()

@@ -2,7 +2,8 @@
 
 import asyncio
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from typing import Protocol, TypedDict
 
 import structlog
@@ -62,9 +63,16 @@ def connection_arguments(settings: KafkaSettings) -> ConnectionArguments:
     return arguments
 
 
-def admin_client(settings: KafkaSettings) -> AIOKafkaAdminClient:
-    """An admin client, not yet started."""
-    return AIOKafkaAdminClient(**connection_arguments(settings))
+@asynccontextmanager
+async def admin_client(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
+    """An admin client, started; closed in every case, also where it could not be started."""
+    admin = AIOKafkaAdminClient(**connection_arguments(settings))
+    try:
+        await admin.start()
+        yield admin
+    finally:
+        with suppress(KafkaError, OSError):
+            await admin.close()
 
 
 class Client(Protocol):

@@ -27,7 +27,7 @@ from dispatcher.kafka.partition import Budget, Partition
 from dispatcher.outcomes import Outcome
 from dispatcher.records import Record, Turn
 from dispatcher.settings import KafkaSettings
-from dispatcher.tasks import unless
+from dispatcher.tasks import set_within, unless
 
 log = structlog.get_logger(__name__)
 
@@ -223,9 +223,7 @@ class Consumer:
         wanted = [tp for tp in self._consumer.assignment() if tp not in blocked]
         if blocked and not wanted:
             self._wake.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(0.25):
-                    await self._wake.wait()
+            await set_within(self._wake, 0.25)
             self._feed()  # a budget that another consumer had used up makes no call when it has room again
             return
         fetched = await self._consumer.getmany(*wanted, timeout_ms=10 if blocked else 250, max_records=BATCH)
@@ -290,8 +288,7 @@ class Consumer:
     # Records
 
     def _begin(self, partition: Partition, record: "ConsumerRecord[bytes, bytes]") -> None:
-        metrics_consumed = _consumed(record.topic)
-        metrics_consumed.inc()
+        _consumed(record.topic).inc()
         tracker = partition.tracker
         already = tracker.was_finished(record.offset)
         tracker.begin(record.offset)
@@ -346,9 +343,7 @@ class Consumer:
     async def _commit_regularly(self) -> None:
         """Once an interval, or sooner when much is finished."""
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._settings.commit_interval):
-                    await self._commit_soon.wait()
+            await set_within(self._commit_soon, self._settings.commit_interval)
             self._commit_soon.clear()
             await self._commit(self._partitions.values())
 

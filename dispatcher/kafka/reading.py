@@ -9,7 +9,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
 from dispatcher.errors import DispatcherError, NotFound
-from dispatcher.kafka.connection import admin_client, connection_arguments
+from dispatcher.kafka.connection import admin_client, connection_arguments, stopped
 from dispatcher.settings import KafkaSettings
 
 BATCH = 500
@@ -113,17 +113,13 @@ async def open_topic(settings: KafkaSettings, topic: str) -> AsyncIterator[Topic
             ends = await consumer.end_offsets(partitions)
             yield TopicReader(consumer, topic, {tp: (firsts[tp], ends[tp]) for tp in partitions})
         finally:
-            await consumer.stop()
+            await stopped(consumer)
 
 
 async def _partitions(settings: KafkaSettings, topic: str) -> list[TopicPartition]:
     # All topics are asked for: asking for this one would create it where the broker creates topics.
-    admin = admin_client(settings)
-    try:
-        await admin.start()
+    async with admin_client(settings) as admin:
         described = {found["topic"]: found["partitions"] for found in await admin.describe_topics()}
-    finally:
-        await admin.close()
     if topic not in described:
         raise NotFound(f"there is no topic {topic} at {settings.bootstrap_servers}")
     return [TopicPartition(topic, number) for number in sorted(found["partition"] for found in described[topic])]

@@ -26,6 +26,7 @@ from dispatcher.kafka.offset_tracker import Run, decode_runs, encode_runs
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.reading import TopicReader
 from dispatcher.records import PREFIX, Journey, Record, without_journey
+from dispatcher.tasks import set_within
 from dispatcher.webhooks import TenantKey
 
 MARK = PREFIX + "redriven"
@@ -142,7 +143,7 @@ class Redrive:
                 began = time.monotonic()
                 await self._send_batch(producer, topic, chosen[at : at + size])
                 self._told(self.tally)
-                await _wait(stop, len(chosen[at : at + size]) / rate - (time.monotonic() - began))
+                await set_within(stop, len(chosen[at : at + size]) / rate - (time.monotonic() - began))
         return self.tally
 
     async def _chosen(self) -> AsyncIterator[list[DeadEvent]]:
@@ -199,16 +200,6 @@ def _runs(offsets: Iterable[int]) -> list[Run]:
     grouped = groupby(enumerate(offsets), key=lambda pair: pair[1] - pair[0])
     runs = [[offset for _, offset in group] for _, group in grouped]
     return [(run[0], run[-1]) for run in runs]
-
-
-async def _wait(stop: asyncio.Event, for_s: float) -> None:
-    if for_s <= 0:
-        return
-    try:
-        async with asyncio.timeout(for_s):
-            await stop.wait()
-    except TimeoutError:
-        return
 
 
 def _tenant(record: Record, journey: Journey) -> TenantKey | None:

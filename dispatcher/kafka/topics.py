@@ -73,9 +73,7 @@ async def create_topics(settings: Settings, replication: int, partitions: int | 
     Raises:
         DispatcherError: the broker refused one; the message says which and why.
     """
-    admin = admin_client(settings.kafka)
-    await admin.start()
-    try:
+    async with admin_client(settings.kafka) as admin:
         if partitions is None:
             described = await admin.describe_topics([settings.kafka.topic])
             partitions = len(described[0]["partitions"]) or 1
@@ -85,8 +83,6 @@ async def create_topics(settings: Settings, replication: int, partitions: int | 
         if missing:
             _raise_refusals(await admin.create_topics([_new_topic(plan) for plan in missing]))
         return {plan.name: "created" if plan in missing else "exists" for plan in plans}
-    finally:
-        await admin.close()
 
 
 def _new_topic(plan: TopicPlan) -> NewTopic:

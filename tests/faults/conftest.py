@@ -1,32 +1,17 @@
 """The fault suite: its broker, its choice of scenarios, and the table at the end."""
 
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
 from tests.faults.table import Row, lines
-from tests.integration.brokers import mistreatable_broker
-from tests.integration.harness import Stage, stage
-from tests.kafka.apache_kafka import ApacheKafka
+from tests.integration.conftest import mortal, scene
+
+__all__ = ["mortal", "scene"]  # the fixtures of both suites that mistreat a broker
 
 _ROWS = pytest.StashKey[list[Row]]()
 
 Tell = Callable[[Row], None]
-
-
-@pytest.fixture(scope="package")
-async def mortal() -> AsyncIterator[ApacheKafka]:
-    """A broker that a test may stop; each leaves it running."""
-    async with mistreatable_broker() as broker:
-        yield broker
-
-
-@pytest.fixture
-async def scene(mortal: ApacheKafka, tmp_path: Path) -> AsyncIterator[Stage]:
-    """A stage with topics of four partitions."""
-    async with stage(mortal.bootstrap_servers, tmp_path) as made:
-        yield made
 
 
 @pytest.fixture
