@@ -1,6 +1,8 @@
 """How the database is reached, and that its password is seen nowhere."""
 
+import asyncio
 import socket
+import threading
 import traceback
 from pathlib import Path
 
@@ -93,6 +95,18 @@ async def test_a_sqlite_file_that_is_not_there_is_not_made_by_looking(tmp_path: 
         assert settings.url is not None
         await upgrade(settings.url)
         assert await store.find(TENANT) is None
+
+
+def test_a_failed_connection_leaves_no_thread_that_answers_to_a_closed_loop(tmp_path: Path) -> None:
+    async def looked_for() -> None:
+        database = Database(Secret(f"sqlite:///{tmp_path / 'none.db'}".encode()))
+        with pytest.raises(StoreUnavailable):
+            async with database.read():
+                pass
+
+    for _ in range(300):  # pytest makes a thread's exception the test's
+        asyncio.run(looked_for())
+    assert [thread.name for thread in threading.enumerate() if "_connection_worker_thread" in thread.name] == []
 
 
 async def test_a_schema_that_is_missing_stops_the_start(empty_url: Secret, tmp_path: Path) -> None:

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import quote
 
+import aiosqlite
 import asyncpg  # type: ignore[import-untyped]
 import orjson
 from pydantic import JsonValue
 from sqlalchemy import URL, event, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
 from dispatcher.errors import ConfigError, Problem, StoreUnavailable
 from dispatcher.secrets import Secret
@@ -189,9 +190,11 @@ def _parsed(url: Secret) -> URL:
 
 def _sqlite(url: URL, *, create: bool) -> AsyncEngine:
     path = Path(url.database or "").absolute()
-    mode = "rwc" if create else "rw"
+    file = f"file:{quote(str(path))}?mode={'rwc' if create else 'rw'}"
     engine = create_async_engine(
-        URL.create("sqlite+aiosqlite", database=f"file:{quote(str(path))}", query={"mode": mode, "uri": "true"}),
+        "sqlite+aiosqlite://",
+        async_creator=lambda: _opened(file),
+        poolclass=AsyncAdaptedQueuePool,
         pool_size=POOL_SIZE,
         max_overflow=3,
         pool_timeout=CONNECT_WITHIN_S,
@@ -208,6 +211,18 @@ def _sqlite(url: URL, *, create: bool) -> AsyncEngine:
 
     event.listen(engine.sync_engine, "connect", prepare)
     return engine
+
+
+async def _opened(file: str) -> aiosqlite.Connection:
+    connection = aiosqlite.connect(file, uri=True, check_same_thread=False)
+    connection._thread.daemon = True  # noqa: SLF001  (as SQLAlchemy does: a process ends without waiting for it)
+    try:
+        return await connection
+    except BaseException:
+        # aiosqlite tells its thread to stop and doesn't wait; the thread then answers to the loop, which may be
+        # closed by then.
+        await asyncio.to_thread(connection._thread.join)  # noqa: SLF001
+        raise
 
 
 def _shown(url: URL) -> str:
