@@ -7,15 +7,25 @@ place, and never with a value, since the message reaches logs.
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Final, Required
 
 import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, WithJsonSchema
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+    with_config,
+)
+from typing_extensions import TypedDict
 
 from dispatcher.errors import UnreadableEvent
 from dispatcher.records import Origin, Record
+from dispatcher.values import fast_value
 from dispatcher.webhooks import TenantKey
 
 FEEDBACK = "message.feedback"
@@ -23,56 +33,72 @@ MAX_DEPTH = 32
 """Nesting of what is passed on as it came (offers, exclusion)."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True, use_attribute_docstrings=True)
-
-
-Text = Annotated[str, Field(max_length=10_000)]
-Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+_Text = Annotated[str, Field(max_length=10_000)]
+Text = _Text | None
+Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)] | None
 """A number that the payload's writer can write."""
 
-
-class Sandbox(_Part):
-    id: Text | None = None
-    name: Text | None = None
+_READ = with_config(ConfigDict(extra="ignore", use_attribute_docstrings=True))
+# Typed dictionaries, not models: validated three times as fast, and this is done for every event.
 
 
-class Header(_Part):
+@_READ
+class Sandbox(TypedDict, total=False):
+    """The sandbox that the message was sent from."""
+
+    id: Text
+    name: Text
+
+
+@_READ
+class Header(TypedDict, total=False):
     """The streaming envelope's header. What it lacks may stand in record headers of the same names."""
 
-    imsOrgId: Text | None = None  # noqa: N815
-    sandbox: Sandbox = Sandbox()
-    requestId: Text | None = None  # noqa: N815
-    webhooksEnabled: bool | None = None  # noqa: N815
+    imsOrgId: Text
+    sandbox: Sandbox
+    requestId: Text
+    webhooksEnabled: bool | None
     """false: the campaign has feedback webhooks switched off."""
 
 
-class MessageExecution(_Part):
-    messageExecutionID: Text | None = None  # noqa: N815
-    messageID: Text | None = None  # noqa: N815
-    messageType: Text | None = None  # noqa: N815
-    campaignID: Text | None = None  # noqa: N815
-    campaignVersionID: Text | None = None  # noqa: N815
-    campaignType: Text | None = None  # noqa: N815
+@_READ
+class MessageExecution(TypedDict, total=False):
+    """Which message it was."""
+
+    messageExecutionID: Text
+    messageID: Text
+    messageType: Text
+    campaignID: Text
+    campaignVersionID: Text
+    campaignType: Text
 
 
-class ChannelReference(_Part):
-    id: Text | None = Field(default=None, alias="_id")
+@_READ
+class ChannelReference(TypedDict, total=False):
+    """The channel, by its URI."""
+
+    _id: Text
     """`https://ns.adobe.com/xdm/channels/email`"""
 
 
-class MessageProfile(_Part):
-    messageProfileID: Text | None = None  # noqa: N815
-    requestID: Text | None = None  # noqa: N815
-    channel: ChannelReference | None = None
-    isTestExecution: bool | None = None  # noqa: N815
+@_READ
+class MessageProfile(TypedDict, total=False):
+    """Whom the message was for."""
+
+    messageProfileID: Text
+    requestID: Text
+    channel: ChannelReference | None
+    isTestExecution: bool | None
 
 
-class MessageFailure(_Part):
-    category: JsonValue = None
-    type: JsonValue = None
-    code: JsonValue = None
-    reason: JsonValue = None
+@_READ
+class MessageFailure(TypedDict, total=False):
+    """Why it was not delivered."""
+
+    category: JsonValue
+    type: JsonValue
+    code: JsonValue
+    reason: JsonValue
 
 
 def _text_of_number(value: object) -> object:
@@ -80,85 +106,117 @@ def _text_of_number(value: object) -> object:
 
 
 NumberAsText = Annotated[
-    Text | None,
+    Text,
     BeforeValidator(_text_of_number),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer"}, {"type": "null"}]}),
 ]
 
 
-class Feedback(_Part):
-    feedbackStatus: Annotated[str, Field(min_length=1, max_length=200)]  # noqa: N815
+@_READ
+class Feedback(TypedDict, total=False):
+    """What became of the message."""
+
+    feedbackStatus: Required[Annotated[str, Field(min_length=1, max_length=200)]]
     """error, exclude, sent, bounce, delay, duplicate, denylist, delivered, read, unknown; further values pass."""
-    messageFailure: MessageFailure | None = None  # noqa: N815
-    messageExclusion: JsonValue = None  # noqa: N815
-    offers: JsonValue = None
-    retryCount: Whole | None = None  # noqa: N815
-    responseCode: Whole | None = None  # noqa: N815
-    responseDurationMillis: Whole | None = None  # noqa: N815
-    encoding: Text | None = None
-    numberOfMessageParts: NumberAsText = None  # noqa: N815
-    deliveryTimestamp: Text | None = None  # noqa: N815
+    messageFailure: MessageFailure | None
+    messageExclusion: JsonValue
+    offers: JsonValue
+    retryCount: Whole
+    responseCode: Whole
+    responseDurationMillis: Whole
+    encoding: Text
+    numberOfMessageParts: NumberAsText
+    deliveryTimestamp: Text
 
 
-class EmailContext(_Part):
-    address: Text | None = None
+@_READ
+class EmailContext(TypedDict, total=False):
+    """Where an e-mail went."""
+
+    address: Text
 
 
-class SmsContext(_Part):
-    profileNumber: Text | None = None  # noqa: N815
+@_READ
+class SmsContext(TypedDict, total=False):
+    """Where an SMS went."""
+
+    profileNumber: Text
 
 
-class JourneyManagement(_Part):
-    messageExecution: MessageExecution = MessageExecution()  # noqa: N815
-    messageProfile: MessageProfile = MessageProfile()  # noqa: N815
-    messageDeliveryfeedback: Feedback  # noqa: N815
-    emailChannelContext: EmailContext | None = None  # noqa: N815
-    smsChannelContext: SmsContext | None = None  # noqa: N815
+@_READ
+class JourneyManagement(TypedDict, total=False):
+    """The part of the event that tells of the message."""
+
+    messageExecution: MessageExecution
+    messageProfile: MessageProfile
+    messageDeliveryfeedback: Required[Feedback]
+    emailChannelContext: EmailContext | None
+    smsChannelContext: SmsContext | None
 
 
-class Experience(_Part):
-    customerJourneyManagement: JourneyManagement  # noqa: N815
+@_READ
+class Experience(TypedDict):
+    """Adobe's own fields of the event."""
+
+    customerJourneyManagement: JourneyManagement
 
 
-class Identity(_Part):
-    id: Text
-    primary: bool | None = None
+@_READ
+class Identity(TypedDict, total=False):
+    """One of the recipient's identities in its namespace."""
+
+    id: Required[_Text]
+    primary: bool | None
 
 
-class Entity(_Part):
+@_READ
+class Entity(TypedDict, total=False):
     """The XDM experience event."""
 
-    id: Text | None = Field(default=None, alias="_id")
-    timestamp: Text | None = None
-    eventType: Text  # noqa: N815
-    identityMap: dict[str, list[Identity]] | None = None  # noqa: N815
-    experience: Experience = Field(alias="_experience")
+    _id: Text
+    timestamp: Text
+    eventType: Required[_Text]
+    identityMap: dict[str, list[Identity]] | None
+    _experience: Required[Experience]
 
 
-class SchemaReference(_Part):
-    contentType: Text | None = None  # noqa: N815
+@_READ
+class SchemaReference(TypedDict, total=False):
+    """Which schema the event was written by."""
+
+    contentType: Text
 
 
-class Meta(_Part):
-    schemaRef: SchemaReference = SchemaReference()  # noqa: N815
+@_READ
+class Meta(TypedDict, total=False):
+    """What is told of the event's form."""
+
+    schemaRef: SchemaReference
 
 
-class Body(_Part):
-    xdmMeta: Meta = Meta()  # noqa: N815
-    xdmEntity: Entity  # noqa: N815
+@_READ
+class Body(TypedDict, total=False):
+    """The streaming envelope's content."""
+
+    xdmMeta: Meta
+    xdmEntity: Required[Entity]
 
 
-class EventDocument(_Part):
+@_READ
+class EventDocument(TypedDict, total=False):
     """The value of a record: an Adobe Experience Platform streaming envelope around an XDM message-feedback event.
 
     The short spelling (*xed*) is described; the one with URI keys (*xdm*) is read as well. Further fields pass.
     """
 
-    header: Header = Header()
-    body: Body
+    header: Header
+    body: Required[Body]
 
 
-@dataclass(frozen=True, slots=True)
+_validated: Callable[[object], EventDocument] = TypeAdapter(EventDocument).validator.validate_python
+
+
+@fast_value
 class DeliveryEvent:
     """What became of one message, as far as the dispatcher needs to know."""
 
@@ -170,6 +228,8 @@ class DeliveryEvent:
     timestamp: str | None
     """The event's own time, ISO-8601 as it came."""
     channel: str
+    status: str
+    """What became of the message: `feedbackStatus`."""
     webhooks_enabled: bool | None
     execution: MessageExecution
     profile: MessageProfile
@@ -180,7 +240,7 @@ class DeliveryEvent:
     traceparent: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@fast_value
 class OtherEvent:
     """An event of another type than message.feedback: nobody's business here."""
 
@@ -199,45 +259,53 @@ def read_event(record: Record, origin: Origin) -> DeliveryEvent | OtherEvent:
     if isinstance(event_type, str) and event_type != FEEDBACK:
         return OtherEvent(event_type[:200])
     try:
-        event = EventDocument.model_validate(document)
+        event = _validated(document)
     except ValidationError as error:
         raise UnreadableEvent(_explained(error)) from None
     return _assembled(event, dict(record.headers), origin)
 
 
 def _assembled(event: EventDocument, headers: dict[str, bytes], origin: Origin) -> DeliveryEvent:
-    def header(name: str) -> str | None:
-        value = headers.get(name)
-        return None if not value else value.decode(errors="replace")[:10_000]
+    def spare(name: str) -> str | None:
+        value = headers.get(name) if headers else None
+        return value.decode(errors="replace")[:10_000] if value else None
 
-    entity = event.body.xdmEntity
-    management = entity.experience.customerJourneyManagement
-    feedback, sandbox = management.messageDeliveryfeedback, event.header.sandbox
-    org = event.header.imsOrgId or header("imsOrgId")
-    name = sandbox.name or header("sandboxName")
+    header, entity = event.get("header") or _NO_HEADER, event["body"]["xdmEntity"]
+    management = entity["_experience"]["customerJourneyManagement"]
+    feedback, sandbox = management["messageDeliveryfeedback"], header.get("sandbox") or _NO_SANDBOX
+    profile = management.get("messageProfile") or _NO_PROFILE
+    email, sms = management.get("emailChannelContext"), management.get("smsChannelContext")
+    org = header.get("imsOrgId") or spare("imsOrgId")
+    name = sandbox.get("name") or spare("sandboxName")
     if not org or not name:
-        missing = "header.imsOrgId" if not org else "header.sandbox.name"
-        spare = "imsOrgId" if not org else "sandboxName"
-        raise UnreadableEvent(f"{missing}: missing, and there is no record header {spare}")
-    _check_depth(feedback.offers, "offers")
-    _check_depth(feedback.messageExclusion, "messageExclusion")
+        missing, header_name = ("header.sandbox.name", "sandboxName") if org else ("header.imsOrgId", "imsOrgId")
+        raise UnreadableEvent(f"{missing}: missing, and there is no record header {header_name}")
+    _check_depth(feedback.get("offers"), "offers")
+    _check_depth(feedback.get("messageExclusion"), "messageExclusion")
     tenant = TenantKey(org, name)
     return DeliveryEvent(
         tenant=tenant,
-        sandbox_id=sandbox.id or header("sandboxId"),
-        request_id=event.header.requestId or management.messageProfile.requestID or header("requestId"),
-        webhook_id=webhook_id(tenant, entity.id, origin),
-        timestamp=entity.timestamp,
+        sandbox_id=sandbox.get("id") or spare("sandboxId"),
+        request_id=header.get("requestId") or profile.get("requestID") or spare("requestId"),
+        webhook_id=webhook_id(tenant, entity.get("_id"), origin),
+        timestamp=entity.get("timestamp"),
         channel=_channel(management),
-        webhooks_enabled=event.header.webhooksEnabled,
-        execution=management.messageExecution,
-        profile=management.messageProfile,
+        status=feedback["feedbackStatus"],
+        webhooks_enabled=header.get("webhooksEnabled"),
+        execution=management.get("messageExecution") or _NO_EXECUTION,
+        profile=profile,
         feedback=feedback,
-        identities=entity.identityMap,
-        email_address=None if management.emailChannelContext is None else management.emailChannelContext.address,
-        sms_number=None if management.smsChannelContext is None else management.smsChannelContext.profileNumber,
-        traceparent=header("traceparent"),
+        identities=entity.get("identityMap"),
+        email_address=email.get("address") if email else None,
+        sms_number=sms.get("profileNumber") if sms else None,
+        traceparent=spare("traceparent"),
     )
+
+
+_NO_HEADER: Final = Header()
+_NO_SANDBOX: Final = Sandbox()
+_NO_PROFILE: Final = MessageProfile()
+_NO_EXECUTION: Final = MessageExecution()
 
 
 def webhook_id(tenant: TenantKey, event_id: str | None, origin: Origin) -> str:
@@ -248,12 +316,13 @@ def webhook_id(tenant: TenantKey, event_id: str | None, origin: Origin) -> str:
 
 
 def _channel(management: JourneyManagement) -> str:
-    channel = management.messageProfile.channel
-    if channel is not None and channel.id:
-        return channel.id.rstrip("/").rpartition("/")[2].lower()
-    if management.emailChannelContext is not None:
+    reference = (management.get("messageProfile") or _NO_PROFILE).get("channel")
+    uri = reference.get("_id") if reference else None
+    if uri:
+        return uri.rstrip("/").rpartition("/")[2].lower()
+    if management.get("emailChannelContext") is not None:
         return "email"
-    if management.smsChannelContext is not None:
+    if management.get("smsChannelContext") is not None:
         return "sms"
     raise UnreadableEvent("body.xdmEntity._experience.customerJourneyManagement.messageProfile.channel._id: missing")
 
@@ -268,11 +337,12 @@ def _json(value: bytes | None) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise UnreadableEvent(f"not a JSON object but {_kind(document)}")
     try:
-        colons = orjson.dumps(document).count(b":")
+        again = orjson.dumps(document)
     except orjson.JSONEncodeError:
         raise UnreadableEvent("nested too deeply") from None
-    if b"\\u003" in value or value.count(b":") != colons:
-        # A key that came twice left a colon behind; only then is the slow reader asked which one it was.
+    # Compact JSON comes back as it was, unless a key came twice; in other JSON such a key leaves a colon behind. Only
+    # then is the slow reader asked.
+    if again != value and (b"\\u003" in value or value.count(b":") != again.count(b":")):
         _refuse_duplicate_keys(value)
     return document
 
@@ -304,7 +374,7 @@ def _entity(document: dict[str, Any]) -> dict[str, Any]:
 
 def has_long_spelling(entity: Mapping[str, object]) -> bool:
     """Whether an entity's keys are URIs (*xdm*)."""
-    return "eventType" not in entity or any(":" in key for key in entity)
+    return "eventType" not in entity or ":" in "".join(entity)
 
 
 _NAMESPACE = "https://ns.adobe.com/"

@@ -111,7 +111,7 @@ def _told_of_event(event: DeliveryEvent, record: Record, journey: Journey) -> It
     yield Line("read", "tenant", f"{event.tenant} (organisation and sandbox)")
     yield Line("read", "sandbox id", event.sandbox_id or "not given")
     yield Line("read", "channel", event.channel)
-    yield Line("read", "status", event.feedback.feedbackStatus)
+    yield Line("read", "status", event.status)
     made_from = "the event's _id" if own_id else f"the record's first place, {journey.origin}, since it has no _id"
     yield Line("read", "webhook-id", f"{event.webhook_id}, made from tenant and {made_from}")
 
@@ -149,7 +149,7 @@ Answer = tuple[SkipReason, bool | None, str]
 
 def answers(event: DeliveryEvent, webhook: Webhook | None) -> list[Answer]:
     """Every rule with its answer, in the order of `eligibility`, also behind the first that says no."""
-    is_test = bool(event.profile.isTestExecution)
+    is_test = bool(event.profile.get("isTestExecution"))
     found: list[Answer] = [
         (SkipReason.TEST_EXECUTION, not is_test, "a test execution" if is_test else "no test execution")
     ]
@@ -157,7 +157,7 @@ def answers(event: DeliveryEvent, webhook: Webhook | None) -> list[Answer]:
         rest = list(SkipReason)[list(SkipReason).index(SkipReason.NO_WEBHOOK) + 1 :]
         found.append((SkipReason.NO_WEBHOOK, False, f"no webhook for {event.tenant}"))
         return found + [(reason, None, "there is no webhook") for reason in rest]
-    config, status = webhook.config, event.feedback.feedbackStatus
+    config, status = webhook.config, event.status
     other = is_of_another_sandbox(event, config)
     ids = f"sandbox id {event.sandbox_id}, wanted {config.sandbox_id}"
     channels, events = ", ".join(config.channels), ", ".join(config.events)
@@ -168,7 +168,7 @@ def answers(event: DeliveryEvent, webhook: Webhook | None) -> list[Answer]:
         (SkipReason.STATUS, status in config.events, f"{status}; wanted: {events}"),
     ]
     objection = campaign_objection(event, config)
-    campaign = f"campaign {event.execution.campaignID} is wanted"
+    campaign = f"campaign {event.execution.get('campaignID')} is wanted"
     return [*found, (SkipReason.CAMPAIGN, objection is None, objection or campaign)]
 
 

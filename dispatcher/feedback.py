@@ -165,42 +165,47 @@ def _version_2(event: DeliveryEvent) -> dict[str, object]:
         payload["channelContext"] = {"profileAddress": event.email_address, "profileNumber": event.sms_number}
     execution = _execution(event)
     if sms:
-        execution["messageID"] = event.execution.messageID
-        execution["messageProfileID"] = event.profile.messageProfileID
-    payload["messageExecution"] = execution | {"campaignType": event.execution.campaignType}
+        execution["messageID"] = event.execution.get("messageID")
+        execution["messageProfileID"] = event.profile.get("messageProfileID")
+    execution["campaignType"] = event.execution.get("campaignType")
+    payload["messageExecution"] = execution
     told = _feedback(event)
     if sms:
-        told["responseCode"] = feedback.responseCode
-        told["responseDurationMillis"] = feedback.responseDurationMillis
-    payload["messageDeliveryFeedback"] = told | {
-        "encoding": feedback.encoding,
-        "numberOfMessageParts": feedback.numberOfMessageParts,
-        "deliveryTimestamp": feedback.deliveryTimestamp,
-    }
+        told["responseCode"] = feedback.get("responseCode")
+        told["responseDurationMillis"] = feedback.get("responseDurationMillis")
+    told["encoding"] = feedback.get("encoding")
+    told["numberOfMessageParts"] = feedback.get("numberOfMessageParts")
+    told["deliveryTimestamp"] = feedback.get("deliveryTimestamp")
+    payload["messageDeliveryFeedback"] = told
     payload["identityMap"] = _identity_map(event)
     return payload
 
 
 def _execution(event: DeliveryEvent) -> dict[str, object]:
-    execution = event.execution
+    get = event.execution.get
     return {
-        "messageExecutionID": execution.messageExecutionID,
-        "messageType": execution.messageType,
-        "campaignID": execution.campaignID,
-        "campaignVersionID": execution.campaignVersionID,
+        "messageExecutionID": get("messageExecutionID"),
+        "messageType": get("messageType"),
+        "campaignID": get("campaignID"),
+        "campaignVersionID": get("campaignVersionID"),
     }
 
 
 def _feedback(event: DeliveryEvent) -> dict[str, object]:
-    feedback, failure = event.feedback, event.feedback.messageFailure
+    get, failure = event.feedback.get, event.feedback.get("messageFailure")
     return {
-        "feedbackStatus": {"value": feedback.feedbackStatus},
-        "offers": feedback.offers,
-        "messageExclusion": feedback.messageExclusion,
+        "feedbackStatus": {"value": event.status},
+        "offers": get("offers"),
+        "messageExclusion": get("messageExclusion"),
         "messageFailure": None
         if failure is None
-        else {"category": failure.category, "type": failure.type, "code": failure.code, "reason": failure.reason},
-        "retryCount": feedback.retryCount,
+        else {
+            "category": failure.get("category"),
+            "type": failure.get("type"),
+            "code": failure.get("code"),
+            "reason": failure.get("reason"),
+        },
+        "retryCount": get("retryCount"),
     }
 
 
@@ -217,6 +222,5 @@ def _namespace(event: DeliveryEvent, name: str) -> str:
 
 
 def _identity(identity: Identity) -> dict[str, object]:
-    if identity.primary is None:
-        return {"id": identity.id}
-    return {"id": identity.id, "primary": identity.primary}
+    primary = identity.get("primary")
+    return {"id": identity["id"]} if primary is None else {"id": identity["id"], "primary": primary}

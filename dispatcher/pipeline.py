@@ -62,7 +62,7 @@ class DeadLetters(Protocol):
 
 def eligibility(event: DeliveryEvent, webhook: Webhook | None) -> SkipReason | None:
     """Why the event is none of the webhook's business, None where it is. In the order of the design, section 3."""
-    if event.profile.isTestExecution:
+    if event.profile.get("isTestExecution"):
         return SkipReason.TEST_EXECUTION
     if webhook is None:
         return SkipReason.NO_WEBHOOK
@@ -73,7 +73,7 @@ def eligibility(event: DeliveryEvent, webhook: Webhook | None) -> SkipReason | N
         return SkipReason.WEBHOOK_DISABLED
     if event.channel not in config.channels:
         return SkipReason.CHANNEL
-    if event.feedback.feedbackStatus not in config.events:
+    if event.status not in config.events:
         return SkipReason.STATUS
     return SkipReason.CAMPAIGN if campaign_objection(event, config) is not None else None
 
@@ -85,7 +85,7 @@ def is_of_another_sandbox(event: DeliveryEvent, config: WebhookConfig) -> bool:
 
 def campaign_objection(event: DeliveryEvent, config: WebhookConfig) -> str | None:
     """Why the event's campaign is not wanted, in words; None where it is."""
-    campaign, kind = event.execution.campaignID, event.execution.campaignType
+    campaign, kind = event.execution.get("campaignID"), event.execution.get("campaignType")
     if not campaign:
         return "the message belongs to no campaign"
     if kind is not None and kind != API_TRIGGERED:

@@ -46,7 +46,7 @@ class AttemptTopic:
                 "org": config.org,
                 "sandbox": config.sandbox,
                 "webhookId": parcel.event.webhook_id,
-                "messageStatus": parcel.event.feedback.feedbackStatus,
+                "messageStatus": parcel.event.status,
                 "channel": parcel.event.channel,
                 "attempt": number,
                 "status": attempt.status,
