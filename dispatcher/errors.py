@@ -48,6 +48,10 @@ class StoreUnavailable(DispatcherError):
     """The webhook store did not answer and nothing cached can stand in for it."""
 
 
+class WebhookUnusable(DispatcherError):
+    """The tenant has a webhook that can't be used, as its secrets can't be decrypted: its events are parked."""
+
+
 class NotWritten(DispatcherError):
     """A record could not be written to a retry or dead-letter topic; its event stays in flight."""
 

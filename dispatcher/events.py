@@ -15,7 +15,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    JsonValue,
     TypeAdapter,
     ValidationError,
     WithJsonSchema,
@@ -37,6 +36,9 @@ _Text = Annotated[str, Field(max_length=10_000)]
 Text = _Text | None
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)] | None
 """A number that the payload's writer can write."""
+
+Json = Annotated[object, WithJsonSchema({})]
+"""Any value: it comes from a JSON reader, so that nothing is left to check."""
 
 _READ = with_config(ConfigDict(extra="ignore", use_attribute_docstrings=True))
 # Typed dictionaries, not models: validated three times as fast, and this is done for every event.
@@ -95,10 +97,10 @@ class MessageProfile(TypedDict, total=False):
 class MessageFailure(TypedDict, total=False):
     """Why it was not delivered."""
 
-    category: JsonValue
-    type: JsonValue
-    code: JsonValue
-    reason: JsonValue
+    category: Json
+    type: Json
+    code: Json
+    reason: Json
 
 
 def _text_of_number(value: object) -> object:
@@ -119,8 +121,8 @@ class Feedback(TypedDict, total=False):
     feedbackStatus: Required[Annotated[str, Field(min_length=1, max_length=200)]]
     """error, exclude, sent, bounce, delay, duplicate, denylist, delivered, read, unknown; further values pass."""
     messageFailure: MessageFailure | None
-    messageExclusion: JsonValue
-    offers: JsonValue
+    messageExclusion: Json
+    offers: Json
     retryCount: Whole
     responseCode: Whole
     responseDurationMillis: Whole
@@ -280,8 +282,10 @@ def _assembled(event: EventDocument, headers: dict[str, bytes], origin: Origin) 
     if not org or not name:
         missing, header_name = ("header.sandbox.name", "sandboxName") if org else ("header.imsOrgId", "imsOrgId")
         raise UnreadableEvent(f"{missing}: missing, and there is no record header {header_name}")
-    _check_depth(feedback.get("offers"), "offers")
-    _check_depth(feedback.get("messageExclusion"), "messageExclusion")
+    if (offers := feedback.get("offers")) is not None:
+        _check_depth(offers, "offers")
+    if (exclusion := feedback.get("messageExclusion")) is not None:
+        _check_depth(exclusion, "messageExclusion")
     tenant = TenantKey(org, name)
     return DeliveryEvent(
         tenant=tenant,

@@ -11,7 +11,7 @@ from itertools import product
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.metrics import MetricWrapperBase
 
-from dispatcher import __version__
+from dispatcher import __version__, series
 from dispatcher.outcomes import DeadReason, FailureReason, FinishedResult, ParkReason, SkipReason
 from dispatcher.settings import MetricsSettings
 from dispatcher.webhooks import TenantKey
@@ -27,9 +27,11 @@ BREAKER_STATES = ("closed", "open", "half_open")
 
 BUILD_INFO = Gauge("dispatcher_build_info", "Always 1; the labels tell what runs.", ["version", "python_version"])
 
-EVENTS_CONSUMED = Counter("dispatcher_events_consumed", "Records read and begun, by topic.", ["topic"])
-EVENTS_SKIPPED = Counter("dispatcher_events_skipped", "Events that are for no webhook, by reason.", ["reason"])
-EVENTS_FINISHED = Counter("dispatcher_events_finished", "Events that ended for good, one count an event.", ["result"])
+EVENTS_CONSUMED = series.Counter("dispatcher_events_consumed", "Records read and begun, by topic.", ["topic"])
+EVENTS_SKIPPED = series.Counter("dispatcher_events_skipped", "Events that are for no webhook, by reason.", ["reason"])
+EVENTS_FINISHED = series.Counter(
+    "dispatcher_events_finished", "Events that ended for good, one count an event.", ["result"]
+)
 EVENTS_PARKED = Counter("dispatcher_events_parked", "Times an event was written to a retry tier.", ["reason"])
 EVENTS_REPEATED = Counter(
     "dispatcher_events_repeated", "Records begun again after the attempt to finish them raised: store or topic away."
@@ -46,16 +48,17 @@ BRAKE_ENGAGED = Gauge(
     "dispatcher_dead_letter_brake_engaged", "Partitions stopped because most of their records would die."
 )
 
-ATTEMPTS = Counter("dispatcher_delivery_attempts", "POSTs, by what came of them.", ["outcome", "reason"])
-ATTEMPT_SECONDS = Histogram(
+ATTEMPTS = series.Counter("dispatcher_delivery_attempts", "POSTs, by what came of them.", ["outcome", "reason"])
+ATTEMPT_SECONDS = series.Histogram(
     "dispatcher_delivery_attempt_duration_seconds",
     "Length of one POST, DNS to the answer's end.",
     ["outcome"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30),
 )
-END_TO_END_SECONDS = Histogram(
+END_TO_END_SECONDS = series.Histogram(
     "dispatcher_event_end_to_end_duration_seconds",
     "From the record's timestamp to the answer that delivered it.",
+    [],
     buckets=(0.025, 0.1, 0.5, 1, 2.5, 5, 15, 30, SLO_SECONDS, 120, 300, 900, 3600, 21600, 86400),
 )
 IN_FLIGHT = Gauge("dispatcher_deliveries_in_flight", "POSTs under way.")
@@ -88,6 +91,8 @@ STORE_FAILURES = Counter("dispatcher_webhook_store_failures", "Look-ups that the
 STALE_ANSWERS = Counter("dispatcher_webhook_cache_stale_answers", "Look-ups answered from a stale cache entry.")
 TOKEN_FAILURES = Counter("dispatcher_token_failures", "Tokens that could not be had or made.")
 
+SPANS_DROPPED = Counter("dispatcher_tracing_spans_dropped", "Spans that no collector will see, by reason.", ["reason"])
+
 LOOP_LAG = Histogram(
     "dispatcher_event_loop_lag_seconds",
     "How late a timer fires.",
@@ -95,7 +100,7 @@ LOOP_LAG = Histogram(
 )
 ERRORS = Counter("dispatcher_internal_errors", "Exceptions that should not be: each has a log line.", ["where"])
 
-_CLOSED_LABELS: tuple[tuple[MetricWrapperBase, tuple[Iterable[str], ...]], ...] = (
+_CLOSED_LABELS: tuple[tuple[MetricWrapperBase | series.Counter | series.Histogram, tuple[Iterable[str], ...]], ...] = (
     (EVENTS_SKIPPED, (SkipReason,)),
     (EVENTS_FINISHED, (FinishedResult,)),
     (EVENTS_PARKED, (ParkReason,)),
@@ -105,6 +110,7 @@ _CLOSED_LABELS: tuple[tuple[MetricWrapperBase, tuple[Iterable[str], ...]], ...] 
     (BREAKER_TRANSITIONS, (BREAKER_STATES,)),
     (TENANT_STATES, (("unstable", "disabled", "suspended"),)),
     (RELOADS, (("ok", "failed"),)),
+    (SPANS_DROPPED, (("queue_full", "not_taken"),)),
     (ERRORS, (("pipeline", "consumer", "lanes", "task"),)),
 )
 
@@ -122,18 +128,22 @@ def initialise() -> None:
     BUILD_INFO.labels(__version__, platform.python_version()).set(1)
 
 
+_OTHER = ("_other", "_other")
+
+
 class TenantMetrics:
     """The series with tenant labels: only for configured tenants, and only up to a number.
 
     Past the number just the tenant labels collapse, to `_other`: sums by outcome stay right.
     """
 
-    EVENTS = Counter("dispatcher_tenant_events", "Events by tenant and outcome.", ["org", "sandbox", "outcome"])
+    EVENTS = series.Counter("dispatcher_tenant_events", "Events by tenant and outcome.", ["org", "sandbox", "outcome"])
     COLLAPSED = Gauge("dispatcher_metrics_tenants_collapsed", "Configured tenants counted under _other.")
 
     def __init__(self, settings: MetricsSettings) -> None:
         self._settings = settings
         self._labels: dict[TenantKey, tuple[str, str]] = {}
+        self._is_on = settings.tenant_labels != "off"
 
     def configure(self, tenants: Iterable[TenantKey]) -> None:
         """Tell which tenants are configured; series of the others are removed."""
@@ -151,11 +161,12 @@ class TenantMetrics:
             else:
                 collapsed += 1
         for org, sandbox in set(self._labels.values()) - set(wanted.values()):
-            self.EVENTS.remove_by_labels({"org": org, "sandbox": sandbox})
+            self.EVENTS.remove(org, sandbox)
         self._labels = wanted
         self.COLLAPSED.set(collapsed)
 
     def count(self, tenant: TenantKey, outcome: str) -> None:
         """One event of a configured tenant came to an outcome."""
-        if self._settings.tenant_labels != "off":
-            self.EVENTS.labels(*self._labels.get(tenant, ("_other", "_other")), outcome).inc()
+        if self._is_on:
+            org, sandbox = self._labels.get(tenant, _OTHER)
+            self.EVENTS.labels(org, sandbox, outcome).inc()

@@ -4,8 +4,11 @@ Every record ends in exactly one `Outcome`. The enums are closed: their values a
 and the `feedback-reason` header, and `docs/` explains each one.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
+
+from dispatcher.values import fast_value
 
 
 class SkipReason(StrEnum):
@@ -55,6 +58,8 @@ class ParkReason(StrEnum):
     """The endpoint answered 410 or `webhook-delivery: disable`; until the webhook is edited."""
     TENANT_DISABLED = "tenant_disabled"
     """Nearly everything failed for 24 hours; until the webhook is edited or enabled by hand."""
+    UNUSABLE = "unusable"
+    """The store has the webhook and can't use it: a secret that no key decrypts; until one or the other is given."""
 
 
 class DeadReason(StrEnum):
@@ -84,21 +89,21 @@ class FinishedResult(StrEnum):
     DEAD_LETTERED = "dead_lettered"
 
 
-@dataclass(frozen=True, slots=True)
+@fast_value
 class Delivered:
     """The endpoint answered 2xx."""
 
     attempts: int
 
 
-@dataclass(frozen=True, slots=True)
+@fast_value
 class Skipped:
     """The event is not for a webhook."""
 
     reason: SkipReason
 
 
-@dataclass(frozen=True, slots=True)
+@fast_value
 class Parked:
     """Written to a retry tier, acknowledged by the broker."""
 
@@ -107,7 +112,7 @@ class Parked:
     reason: ParkReason
 
 
-@dataclass(frozen=True, slots=True)
+@fast_value
 class Dead:
     """Written to the dead-letter topic, acknowledged by the broker."""
 
@@ -133,7 +138,10 @@ class Phases:
     """Unix time, seconds."""
 
 
-@dataclass(frozen=True, slots=True)
+NO_PHASES: Final = Phases()
+
+
+@fast_value
 class Attempt:
     """One POST, finished: what came back, or why nothing did. Exactly one of status and failure is set."""
 
@@ -150,4 +158,6 @@ class Attempt:
     """Response header, as it came."""
     body: bytes = b""
     """First 2,048 bytes of the answer, only where the request asked to keep them."""
-    phases: Phases = field(default_factory=Phases)
+    phases: Phases = NO_PHASES
+    trace_id: str | None = None
+    """Of the span that tells of it, where there is one that is sampled."""

@@ -4,6 +4,7 @@ The law: `process` returns an `Outcome`, and then the record's offset is done; o
 the record is tried again. Nothing else acknowledges anything.
 """
 
+import logging
 import random
 import time
 from collections import defaultdict
@@ -18,10 +19,20 @@ from dispatcher.brake import DeadLetterBrake
 from dispatcher.delivery.deliveries import Changed, Delivery, Never, NotNow, Parcel
 from dispatcher.delivery.lanes import Kind
 from dispatcher.delivery.retry_policy import RetryPolicy
-from dispatcher.errors import BrakeEngaged, UnreadableEvent
+from dispatcher.errors import BrakeEngaged, UnreadableEvent, WebhookUnusable
 from dispatcher.events import DeliveryEvent, OtherEvent, read_event
 from dispatcher.feedback import MAX_WARNED, encode_feedback
-from dispatcher.outcomes import Dead, DeadReason, Delivered, FinishedResult, Outcome, Parked, Skipped, SkipReason
+from dispatcher.outcomes import (
+    Dead,
+    DeadReason,
+    Delivered,
+    FinishedResult,
+    Outcome,
+    Parked,
+    ParkReason,
+    Skipped,
+    SkipReason,
+)
 from dispatcher.records import Journey, Origin, Record, Turn
 from dispatcher.webhooks import TenantKey, Webhook, WebhookConfig
 
@@ -34,7 +45,7 @@ class Webhooks(Protocol):
     """The webhook of a tenant."""
 
     async def find(self, tenant: TenantKey) -> Webhook | None:
-        """Raises StoreUnavailable where nobody can tell."""
+        """Raises StoreUnavailable where nobody can tell, WebhookUnusable where it is there, and can't be used."""
         ...
 
 
@@ -136,6 +147,7 @@ class Pipeline:
         self._tenants = tenants
         self._clock = clock
         self._chance = chance
+        self._tells_all = log.is_enabled_for(logging.DEBUG)  # asked once: most events are told at this level only
 
     @property
     def brakes(self) -> dict[tuple[str, int], DeadLetterBrake]:
@@ -167,7 +179,11 @@ class Pipeline:
 
     async def _process_event(self, record: Record, journey: Journey, turn: Turn, event: DeliveryEvent) -> Outcome:
         while True:
-            webhook = await self._webhooks.find(event.tenant)
+            try:
+                webhook = await self._webhooks.find(event.tenant)
+            except WebhookUnusable as error:
+                not_now = NotNow(ParkReason.UNUSABLE, journey.attempts, detail=str(error))
+                return await self._park(record, journey, turn, event, not_now)
             reason = eligibility(event, webhook)
             if reason is not None or webhook is None:
                 return self._skipped(record, reason or SkipReason.NO_WEBHOOK, event)
@@ -181,7 +197,8 @@ class Pipeline:
             if len(body) > MAX_WARNED:
                 log.warning("large payload", tenant=str(event.tenant), webhook_id=event.webhook_id, size=len(body))
             kind = Kind.RETRY if journey.parks else Kind.NEW
-            delivery = await self._deliveries.deliver(Parcel(event, webhook, body, journey.attempts, kind, turn))
+            parcel = Parcel(event, webhook, body, journey.attempts, kind, turn, journey.origin)
+            delivery = await self._deliveries.deliver(parcel)
             match delivery:
                 case Delivered():
                     return self._delivered(record, journey, event, delivery)
@@ -196,15 +213,18 @@ class Pipeline:
                     assert_never(delivery)
 
     def _delivered(self, record: Record, journey: Journey, event: DeliveryEvent, outcome: Delivered) -> Outcome:
-        metrics.END_TO_END_SECONDS.observe(max(0.0, self._clock() - journey.first_seen))
+        metrics.END_TO_END_SECONDS.labels().observe(max(0.0, self._clock() - journey.first_seen))
         self._ended(record, FinishedResult.DELIVERED, event)
-        log.debug("event delivered", tenant=str(event.tenant), webhook_id=event.webhook_id, attempt=outcome.attempts)
+        if self._tells_all:
+            log.debug(
+                "event delivered", tenant=str(event.tenant), webhook_id=event.webhook_id, attempt=outcome.attempts
+            )
         return outcome
 
     def _skipped(self, record: Record, reason: SkipReason, event: DeliveryEvent | None) -> Outcome:
         metrics.EVENTS_SKIPPED.labels(reason.value).inc()
         self._ended(record, FinishedResult.SKIPPED, event)
-        if event is not None:
+        if event is not None and self._tells_all:
             log.debug("event skipped", tenant=str(event.tenant), webhook_id=event.webhook_id, reason=reason.value)
         return Skipped(reason)
 

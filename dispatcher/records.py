@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 from dispatcher.errors import Draining
+from dispatcher.values import fast_value
 
 RecordHeaders = Sequence[tuple[str, bytes]]
 
@@ -37,7 +38,7 @@ class Record(Protocol):
     def headers(self) -> RecordHeaders: ...
 
 
-@dataclass(frozen=True, slots=True)
+@fast_value
 class Origin:
     """Where an event first stood. The same on every hop, so that its webhook-id is too."""
 
@@ -49,7 +50,7 @@ class Origin:
         return f"{self.topic}/{self.partition}/{self.offset}"
 
 
-@dataclass(frozen=True, slots=True)
+@fast_value
 class Journey:
     """What has become of an event so far; travels in `feedback-*` headers."""
 
@@ -88,6 +89,8 @@ class Journey:
         better than not at all.
         """
         own = cls(Origin(record.topic, record.partition, record.offset), record.timestamp / 1000)
+        if not record.headers:
+            return own
         # A header's value may be null in Kafka, whatever a client's types say.
         found = {name: value or b"" for name, value in record.headers if name.startswith(PREFIX)}
         if PREFIX + "origin-topic" not in found:

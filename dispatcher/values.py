@@ -1,12 +1,12 @@
-"""Values on the hot path: a few of each are made for every event."""
+"""Values of the hot path: a few of each are made for every event."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar, dataclass_transform
 
 _T = TypeVar("_T")
 
 
-@dataclass_transform(frozen_default=True)
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def fast_value(cls: type[_T]) -> type[_T]:
     """A dataclass that the type checker holds immutable. At run time it has slots and no guard.
 

@@ -63,7 +63,7 @@ class Channel(StrEnum):
 
 
 class SigningAlgorithm(StrEnum):
-    """JWS algorithms (RFC 7518, section 3.1; RFC 8037). There is no `none`."""
+    """JWS algorithms (RFC 7518, section 3.1; RFC 8037; RFC 9864). There is no `none`."""
 
     HS256 = "HS256"
     HS384 = "HS384"
@@ -78,10 +78,14 @@ class SigningAlgorithm(StrEnum):
     ES384 = "ES384"
     ES512 = "ES512"
     EDDSA = "EdDSA"
+    ED25519 = "Ed25519"
+    ED448 = "Ed448"
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    """What may hold a secret is neither in its `repr` nor quoted by a validation error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
 
 
 class SignedToken(_Model):
@@ -101,7 +105,7 @@ class SignedToken(_Model):
     """Claim `aud`; by default the endpoint's origin, `https://hooks.luma.example`."""
     ttl: Annotated[Seconds, Field(ge=10, le=300)] = 300
     """Life of a token, `exp` minus `iat`: 10 s to 5 min."""
-    claims: dict[Name, JsonValue] = Field(default_factory=dict, max_length=32)
+    claims: dict[Name, JsonValue] = Field(default_factory=dict, max_length=32, repr=False)
     """Further claims. `iss sub aud iat exp nbf jti` are ours."""
     body_hash: bool = False
     """A token for each request, with `jti` = webhook-id and `body_sha256` = the body's SHA-256 in base64url."""
@@ -121,7 +125,7 @@ class FetchedToken(_Model):
     """A token from the tenant's token endpoint (RFC 6749, section 4.4; RFC 7523, section 2.1)."""
 
     grant: Literal["client-credentials", "jwt-bearer"]
-    token_url: Annotated[str, AfterValidator(lambda url: _checked_url(url))]
+    token_url: Annotated[str, AfterValidator(lambda url: _checked_url(url)), Field(repr=False)]
     """The token endpoint; the same rules as for the webhook's URL."""
     client_id: Name | None = None
     client_secret: Secret | None = None
@@ -275,11 +279,11 @@ class WebhookConfig(_Model):
     """Where given, the event's sandbox id must match too."""
     channels: Annotated[tuple[Channel, ...], Field(min_length=1)] = (Channel.EMAIL, Channel.SMS)
     """Channels whose feedback is wanted."""
-    url: Annotated[str, AfterValidator(_checked_url)]
+    url: Annotated[str, AfterValidator(_checked_url), Field(repr=False)]
     """HTTPS endpoint that receives the feedback, at most 2,048 characters."""
     auth: Auth = NoAuth()
     """Authentication: `{type: none}` or `{type: jwt, …}`."""
-    headers: dict[str, HeaderValue] = Field(default_factory=dict, max_length=MAX_HEADERS)
+    headers: dict[str, HeaderValue] = Field(default_factory=dict, max_length=MAX_HEADERS, repr=False)
     """Header parameters, sent with each request: at most 20."""
     signing: Signing | None = None
     """Standard Webhooks signatures."""
@@ -311,15 +315,18 @@ class WebhookConfig(_Model):
             seen.add(name.lower())
         return self
 
-    @property
+    @cached_property
     def tenant(self) -> TenantKey:
         return TenantKey(self.org, self.sandbox)
 
     @cached_property
     def origin(self) -> str:
-        """`https://host[:port]` of the endpoint: the default audience of a token."""
+        """`https://host[:port]` of the endpoint (RFC 6454, section 6.2): the default audience of a token."""
         parts = split_url(self.url)
-        return f"{parts.scheme}://{parts.netloc.lower()}"
+        host = parts.hostname or ""
+        bracketed = f"[{host}]" if ":" in host else host
+        own = 443 if parts.scheme == "https" else 80
+        return f"{parts.scheme}://{bracketed}" + (f":{parts.port}" if parts.port not in (None, own) else "")
 
     def secrets(self) -> list[Secret]:
         """Every secret in it, for those who watch their files."""

@@ -21,9 +21,10 @@ from dispatcher.delivery.verdicts import Judgement, Verdict, judge, reason_of
 from dispatcher.errors import Draining, TokenUnavailable
 from dispatcher.events import DeliveryEvent
 from dispatcher.outcomes import Attempt, DeadReason, Delivered, FailureReason, ParkReason
-from dispatcher.records import Turn
+from dispatcher.records import Origin, Turn
 from dispatcher.settings import DeliverySettings
 from dispatcher.transport.request import Endpoint, Headers, Request
+from dispatcher.values import fast_value
 from dispatcher.webhooks import TenantKey, Webhook
 
 log = structlog.get_logger(__name__)
@@ -48,7 +49,7 @@ class AttemptLog(Protocol):
     def record(self, parcel: "Parcel", number: int, attempt: Attempt, judgement: Judgement) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@fast_value
 class Parcel:
     """An event that is some webhook's business, with the body to send."""
 
@@ -59,13 +60,15 @@ class Parcel:
     """POSTs made before, on earlier hops."""
     kind: Kind
     turn: Turn
+    origin: Origin | None = None
+    """Where the event first stood: for the attempt log, by which it can be found again."""
 
     @property
     def tenant(self) -> TenantKey:
         return self.webhook.tenant
 
 
-@dataclass(frozen=True, slots=True)
+@fast_value
 class NotNow:
     """To be parked."""
 
@@ -78,7 +81,7 @@ class NotNow:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@fast_value
 class Never:
     """To be dead-lettered."""
 
@@ -88,7 +91,7 @@ class Never:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@fast_value
 class Changed:
     """The webhook was edited or removed while the event waited: decide about it again."""
 
@@ -121,7 +124,7 @@ class Destination:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@fast_value
 class _Try:
     """One go at an event: an attempt with its judgement, or the refusal of a slot."""
 
@@ -283,13 +286,17 @@ class Deliveries:
     async def _post(self, parcel: Parcel, number: int) -> Attempt:
         destination = self.destination(parcel.webhook)
         authenticator = destination.authenticator
-        attempt, sent = await self._post_once(parcel, destination, number)
+        if authenticator.is_none:
+            return await self._transport.post(self._request(parcel, destination, number, self._clock(), None))
+        attempt, sent = await self._post_with_token(parcel, destination, number)
         if attempt.status == 401 and sent is not None and authenticator.invalidate(sent, now=self._clock()):
             # A token that we fetched may have been revoked: one fresh one, at once, in the same slot.
-            attempt, _ = await self._post_once(parcel, destination, number)
+            attempt, _ = await self._post_with_token(parcel, destination, number)
         return attempt
 
-    async def _post_once(self, parcel: Parcel, destination: Destination, number: int) -> tuple[Attempt, Header | None]:
+    async def _post_with_token(
+        self, parcel: Parcel, destination: Destination, number: int
+    ) -> tuple[Attempt, Header | None]:
         began, now = self._lanes.now(), self._clock()
         try:
             token = await destination.authenticator.header(
@@ -299,19 +306,24 @@ class Deliveries:
             metrics.TOKEN_FAILURES.inc()
             failed = Attempt(self._lanes.now() - began, failure=FailureReason.TOKEN, detail=str(error)[:256])
             return failed, None
-        request = Request(
+        return await self._transport.post(self._request(parcel, destination, number, now, token)), token
+
+    def _request(
+        self, parcel: Parcel, destination: Destination, number: int, now: float, token: Header | None
+    ) -> Request:
+        return Request(
             endpoint=destination.endpoint,
             headers=request_headers(parcel, number, now, destination.signer, token),
             body=parcel.body,
             timeout_s=destination.timeout_s,
             connect_timeout_s=min(self._settings.connect_timeout, destination.timeout_s),
         )
-        return await self._transport.post(request), token
 
     def _told(self, parcel: Parcel, number: int, attempt: Attempt, judgement: Judgement) -> None:
         outcome, reason = judgement.metric_outcome, reason_of(attempt)
         metrics.ATTEMPTS.labels(outcome, reason).inc()
-        metrics.ATTEMPT_SECONDS.labels(outcome).observe(attempt.elapsed_s)
+        exemplar = None if attempt.trace_id is None else {"trace_id": attempt.trace_id}
+        metrics.ATTEMPT_SECONDS.labels(outcome).observe(attempt.elapsed_s, exemplar)
         if judgement.verdict is not Verdict.DELIVERED:
             log.debug(
                 "attempt failed", tenant=str(parcel.tenant), webhook_id=parcel.event.webhook_id, attempt=number,

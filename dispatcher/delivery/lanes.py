@@ -325,7 +325,9 @@ class Lanes:
         """Lanes set aside while retries have their share, or slots are scarce."""
         self._taken = 0
         self._taken_by_retries = 0
-        self._most_retries = max(1, settings.max_in_flight // _RETRY_SHARE)
+        self._most = settings.max_in_flight
+        self._scarce_from = self._most - self._most // _SCARCE_SHARE
+        self._most_retries = max(1, self._most // _RETRY_SHARE)
         self._granting = False
         self._swept_at = 0.0
         metrics.CONCURRENCY_LIMIT.set(settings.max_in_flight)
@@ -359,17 +361,17 @@ class Lanes:
     @property
     def is_full(self) -> bool:
         """Every slot is taken."""
-        return self._taken >= self.settings.max_in_flight
+        return self._taken >= self._most
 
     @property
     def is_scarce(self) -> bool:
         """Only the slots that are kept for lanes below their share are left."""
-        return self._taken >= self.settings.max_in_flight - self.settings.max_in_flight // _SCARCE_SHARE
+        return self._taken >= self._scarce_from
 
     @property
     def fair_share(self) -> int:
         """Slots of each lane, were they divided evenly; at least one."""
-        return max(1, self.settings.max_in_flight // max(1, len(self._lanes)))
+        return max(1, self._most // max(1, len(self._lanes)))
 
     def is_crowded_by(self, lane: Lane) -> bool:
         """Whether the process has no room to read on, and this lane holds far more of it than its share."""
@@ -434,7 +436,7 @@ class Lanes:
         metrics.TENANT_STATES.labels("suspended").set(sum(lane.suspended is not None for lane in self))
 
     def _grant(self) -> None:
-        if self._granting:
+        if self._granting or not self._ring:
             return  # a waiter that is refused or cancelled here may give back at once
         self._granting = True
         try:

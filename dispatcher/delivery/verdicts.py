@@ -113,9 +113,12 @@ def _judge_answer(status: int, wish: str) -> Judgement:
     return _REDIRECTED if 300 <= status < 400 else _REJECTED
 
 
+_STATUS_CLASSES = ("", "", "http_2xx", "http_3xx", "http_4xx", "http_5xx")
+
+
 def reason_of(attempt: Attempt) -> str:
     """The metric label of an attempt: its failure, or the class of its status."""
     if attempt.failure is not None:
         return attempt.failure.value
     status = attempt.status or 0
-    return "http_429" if status == 429 else f"http_{min(max(status // 100, 2), 5)}xx"
+    return "http_429" if status == 429 else _STATUS_CLASSES[min(max(status // 100, 2), 5)]

@@ -16,7 +16,6 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import ConsumerRecord
-from prometheus_client import Counter
 
 from dispatcher import metrics
 from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StoreUnavailable
@@ -288,7 +287,7 @@ class Consumer:
     # Records
 
     def _begin(self, partition: Partition, record: "ConsumerRecord[bytes, bytes]") -> None:
-        _consumed(record.topic).inc()
+        metrics.EVENTS_CONSUMED.labels(record.topic).inc()
         tracker = partition.tracker
         already = tracker.was_finished(record.offset)
         tracker.begin(record.offset)
@@ -469,16 +468,6 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
             metrics.ERRORS.labels("consumer").inc()
             log.exception("rebalance failed because of a bug")
             raise
-
-
-def _consumed(topic: str) -> Counter:
-    counter = _CONSUMED.get(topic)
-    if counter is None:
-        counter = _CONSUMED[topic] = metrics.EVENTS_CONSUMED.labels(topic)
-    return counter
-
-
-_CONSUMED: dict[str, Counter] = {}
 
 
 def _name(tp: TopicPartition) -> str:

@@ -24,6 +24,7 @@ class WebhookSource(Protocol):
 
         Raises:
             StoreUnavailable: the store did not answer.
+            WebhookUnusable: it has one that can't be used.
         """
         ...
 

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Final, Literal, Protocol
 
 from dispatcher import metrics
-from dispatcher.errors import StoreUnavailable
+from dispatcher.errors import StoreUnavailable, WebhookUnusable
 from dispatcher.settings import WebhookSettings
 from dispatcher.webhooks import TenantKey, Webhook
 
@@ -31,6 +31,7 @@ class WebhookStore(Protocol):
 
         Raises:
             StoreUnavailable: the store did not answer.
+            WebhookUnusable: it has one that can't be used.
         """
         ...
 
@@ -48,6 +49,8 @@ MISSING: Final = Missing.MISSING
 class _Entry:
     webhook: Webhook | None
     fresh_until: float
+    problem: str = ""
+    """Why the tenant's webhook can't be used."""
 
 
 _Answer = Webhook | Literal[Missing.MISSING] | None
@@ -74,7 +77,7 @@ class WebhookCache:
     def peek(self, tenant: TenantKey) -> Webhook | Missing | None:
         """The answer where it is in memory and fresh, else `MISSING`: then `find` has it. Never waits."""
         entry = self._entries.get(tenant)
-        if entry is None or entry.fresh_until <= self._clock():
+        if entry is None or entry.problem or entry.fresh_until <= self._clock():
             return MISSING
         self._entries.move_to_end(tenant)
         return entry.webhook
@@ -91,11 +94,13 @@ class WebhookCache:
 
         Raises:
             StoreUnavailable: the store did not answer, and nothing is known of this tenant.
+            WebhookUnusable: it has one that can't be used; known for `negative_ttl`.
         """
         while True:
             known = self.peek(tenant)
             if known is not MISSING:
                 return known
+            self._raise_known_problem(tenant)
             flight = self._flights.get(tenant)
             if flight is None:
                 return await self._ask_for_all(tenant)
@@ -118,6 +123,11 @@ class WebhookCache:
         self._flights.pop(tenant, None)
         if (known := self._entries.get(tenant)) is not None:
             known.fresh_until = float("-inf")
+
+    def _raise_known_problem(self, tenant: TenantKey) -> None:
+        entry = self._entries.get(tenant)
+        if entry is not None and entry.problem and entry.fresh_until > self._clock():
+            raise WebhookUnusable(entry.problem)
 
     async def _ask_for_all(self, tenant: TenantKey) -> Webhook | None:
         flight: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
@@ -148,15 +158,20 @@ class WebhookCache:
             if stale is None:
                 raise StoreUnavailable(f"the webhook store is away: {str(error) or 'no answer in time'}") from error
             metrics.STALE_ANSWERS.inc()
-            self._keep(tenant, stale.webhook, STALE_PAUSE_S)
+            self._keep(tenant, stale.webhook, STALE_PAUSE_S, stale.problem)
+            self._raise_known_problem(tenant)
             return stale.webhook
+        except WebhookUnusable as error:
+            if self._flights.get(tenant) is flight:
+                self._keep(tenant, None, self._settings.negative_ttl, str(error))
+            raise
         if self._flights.get(tenant) is flight:  # else invalidated meanwhile: this answer may be the old one
             settings = self._settings
             self._keep(tenant, webhook, settings.cache_ttl if webhook is not None else settings.negative_ttl)
         return webhook
 
-    def _keep(self, tenant: TenantKey, webhook: Webhook | None, for_s: float) -> None:
-        self._entries[tenant] = _Entry(webhook, self._clock() + for_s)
+    def _keep(self, tenant: TenantKey, webhook: Webhook | None, for_s: float, problem: str = "") -> None:
+        self._entries[tenant] = _Entry(webhook, self._clock() + for_s, problem)
         self._entries.move_to_end(tenant)
         if len(self._entries) > self._settings.cache_size:
             self._entries.popitem(last=False)

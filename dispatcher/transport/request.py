@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from dispatcher import __version__
 from dispatcher.secrets import Secret
+from dispatcher.values import fast_value
 from dispatcher.webhooks import WebhookConfig, split_url
 
 USER_AGENT = f"feedback-dispatcher/{__version__}"
@@ -23,11 +24,11 @@ class Endpoint:
     host: str
     """Host name or address in lower case, without brackets."""
     port: int
-    target: str
+    target: str = field(repr=False)
     """Path and query, as they go into the request line."""
     authority: str
     """The `Host` header: the port only where it isn't the scheme's own."""
-    headers: Headers = ()
+    headers: Headers = field(default=(), repr=False)
     """The tenant's header parameters; they come last in the request."""
     ca: Secret | None = None
     certificate: Secret | None = None
@@ -61,7 +62,7 @@ class Endpoint:
         )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@fast_value
 class Request:
     """One POST.
 
@@ -70,9 +71,9 @@ class Request:
     """
 
     endpoint: Endpoint
-    headers: Headers
+    headers: Headers = field(repr=False)
     """What changes with the event or the attempt: webhook-*, traceparent, the token."""
-    body: bytes
+    body: bytes = field(repr=False)
     timeout_s: float
     """For all of it: DNS, connect, TLS, request, the whole answer."""
     connect_timeout_s: float

@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy import select
 
 from dispatcher import metrics
-from dispatcher.errors import ConfigError, Problem, StoreUnavailable
+from dispatcher.errors import ConfigError, Problem, StoreUnavailable, WebhookUnusable
 from dispatcher.settings import WebhookSettings
 from dispatcher.stores.sql.changes import listening
 from dispatcher.stores.sql.database import Database
@@ -61,6 +61,11 @@ class SqlStore:
         return [*away, *own]
 
     @property
+    def is_loaded(self) -> bool:
+        """Whether the database has answered at all; until then nothing is known."""
+        return self._seen is not None
+
+    @property
     def content_hash(self) -> str:
         """Twelve hexadecimal digits of all webhooks in use, secrets included: the same in pods that agree."""
         digest = blake2b(digest_size=6)
@@ -71,12 +76,32 @@ class SqlStore:
     async def find(self, tenant: TenantKey) -> Webhook | None:
         """The tenant's webhook, None where it has none. The same object as long as it is not edited.
 
+        While the database is away, what was read of the tenant last stands in for its answer. That it had nothing
+        then does not: a webhook that is new would lose its events.
+
         Raises:
-            StoreUnavailable: the database did not answer within 3 s; or the webhook is there and can't be used,
-                as its secrets can't be decrypted: its events have to wait.
+            StoreUnavailable: the database did not answer within 3 s, and nothing is known of the tenant.
+            WebhookUnusable: its secrets can't be decrypted, or this version can't use it.
         """
         if not is_storable(*tenant):
             return None
+        try:
+            row = await self._row(tenant)
+        except StoreUnavailable:
+            row = self._rows.get(tenant)
+            if row is None:
+                raise
+            metrics.STORE_FAILURES.inc()
+            metrics.STALE_ANSWERS.inc()
+        if row is None:
+            return None
+        if row.webhook is None:
+            raise WebhookUnusable(f"{tenant}: its webhook can't be used: " + "; ".join(map(str, row.problems)))
+        return row.webhook
+
+    async def _row(self, tenant: TenantKey) -> Row | None:
+        if self._is_away and tenant in self._rows:
+            raise StoreUnavailable(f"{self._database.name} is away")  # `run` asks it: don't let each tenant wait
         which = (webhooks.c.org == tenant.org, webhooks.c.sandbox == tenant.sandbox, webhooks.c.deleted_at.is_(None))
         async with self._database.read() as connection:
             selected = await select_rows(connection, *which)
@@ -86,9 +111,7 @@ class SqlStore:
         if known is None or known.webhook is None or known.changed < selected[0]["changed"]:
             (known,) = read_rows(selected, self._encryption)
             self._rows[tenant] = known
-        if known.webhook is None:
-            raise StoreUnavailable(f"{tenant}: its webhook can't be used: " + "; ".join(map(str, known.problems)))
-        return known.webhook
+        return known
 
     def all(self) -> list[Webhook]:
         """Every webhook in use, in order of tenants; as of the last change that was seen."""

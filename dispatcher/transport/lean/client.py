@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Self
 from weakref import WeakKeyDictionary, WeakSet
 
-from dispatcher.outcomes import Attempt, FailureReason, Phases
+from dispatcher.outcomes import NO_PHASES, Attempt, FailureReason, Phases
 from dispatcher.settings import DeliverySettings, EgressSettings
 from dispatcher.transport import tls
 from dispatcher.transport.dial import Dialer
@@ -97,7 +97,7 @@ class LeanTransport:
             connection.retry_after,
             connection.webhook_delivery,
             connection.body,
-            _phases(connection, reused, now) if request.keep_body else _NO_PHASES,
+            _phases(connection, reused, now) if request.keep_body else NO_PHASES,
         )
         if connection.usable:
             self._pool.put(kept.stack, connection, now)
@@ -124,9 +124,6 @@ class LeanTransport:
         connection.phases, connection.below = dialled.phases, dialled.below
         self._connections.add(connection)
         return connection
-
-
-_NO_PHASES = Phases()
 
 
 def _phases(connection: Connection, reused: bool, now: float) -> Phases:
