@@ -17,7 +17,7 @@ from dispatcher.auth.fetched_tokens import TokenEndpoint
 from dispatcher.auth.signatures import Signer
 from dispatcher.delivery.lanes import Kind, Lane, Lanes, Refusal, Slot
 from dispatcher.delivery.retry_policy import RetryPolicy, retry_after_s
-from dispatcher.delivery.verdicts import Judgement, Verdict, judge, reason_of
+from dispatcher.delivery.verdicts import DELIVERED, Judgement, Verdict, judge, reason_of
 from dispatcher.errors import Draining, TokenUnavailable
 from dispatcher.events import DeliveryEvent
 from dispatcher.outcomes import Attempt, DeadReason, Delivered, FailureReason, ParkReason
@@ -182,13 +182,15 @@ class Deliveries:
                 return Changed(parcel.attempts)
         lane = self._lanes.lane(parcel.tenant)
         lane.meet(parcel.webhook.revision, parcel.webhook.config.rate_limit)
-        entry = await lane.enter(parcel.kind)
-        if isinstance(entry, Slot) and not self._is_current(parcel.webhook):
-            lane.abandon(entry)
-            return Changed(parcel.attempts)
+        entry = lane.try_enter(parcel.kind) or await lane.wait(parcel.kind)
         if isinstance(entry, Slot):
+            if not self._is_current(parcel.webhook):
+                lane.abandon(entry)
+                return Changed(parcel.attempts)
             self._start(lane, parcel, entry)
         last = await self._try(lane, parcel, entry, parcel.attempts + 1)
+        if last.judgement is DELIVERED:
+            return Delivered(last.number)
         if last.again_soon and self._policy.soon_attempts:
             last = await self._try_soon(lane, parcel, last)
         return _concluded(last)
@@ -299,7 +301,7 @@ class Deliveries:
     ) -> tuple[Attempt, Header | None]:
         began, now = self._lanes.now(), self._clock()
         try:
-            token = await destination.authenticator.header(
+            token = destination.authenticator.cached_header(now) or await destination.authenticator.header(
                 webhook_id=parcel.event.webhook_id, body=parcel.body, now=now
             )
         except TokenUnavailable as error:

@@ -65,12 +65,14 @@ class Evidence:
         """Count one attempt and give the state that follows."""
         if self.state is TenantState.DISABLED:
             return self.state  # for good: what was under way changes nothing
+        if not failed and self.failing_since is None:
+            return self.state
         self._coarse.forget(now)
         if not self._coarse.counts:
             self.failing_since = None  # nothing was sent for a day: the next failure is a first one
-        if not failed and self.failing_since is None:
-            return self.state
         if self.failing_since is None:
+            if not failed:
+                return self.state
             self.failing_since = now
         self._fine.add(now, failed)
         self._coarse.add(now, failed)

@@ -121,9 +121,10 @@ class Lane:
 
     async def enter(self, kind: Kind) -> Slot | Refusal:
         """A slot, once it is this event's turn, or the reason why it should be parked."""
-        entry = self.try_enter(kind)
-        if entry is not None:
-            return entry
+        return self.try_enter(kind) or await self.wait(kind)
+
+    async def wait(self, kind: Kind) -> Slot | Refusal:
+        """`enter`, where `try_enter` has just said that the event has to wait."""
         waiter = _Waiter(asyncio.get_running_loop().create_future(), kind, self._lanes.now())
         (self._new if kind is Kind.NEW else self._retries).append(waiter)
         self._lanes.enqueue(self)

@@ -49,7 +49,7 @@ class Judgement:
         return "permanent" if self.verdict is Verdict.DEAD else "retryable"
 
 
-_DELIVERED = Judgement(Verdict.DELIVERED)
+DELIVERED = Judgement(Verdict.DELIVERED)
 _DELIVERED_AS_THE_LAST = Judgement(Verdict.DELIVERED, suspends=True)
 _SOON = Judgement(Verdict.AGAIN_SOON, failing=True)
 _SOON_THROTTLED = Judgement(Verdict.AGAIN_SOON, failing=True, throttled=True)
@@ -101,7 +101,7 @@ def _judge_failure(failure: FailureReason) -> Judgement:
 
 def _judge_answer(status: int, wish: str) -> Judgement:
     if 200 <= status < 300:
-        return _DELIVERED_AS_THE_LAST if wish == "disable" else _DELIVERED
+        return _DELIVERED_AS_THE_LAST if wish == "disable" else DELIVERED
     if status == GONE or wish == "disable":
         return _SUSPEND
     if wish == "abort-message":
