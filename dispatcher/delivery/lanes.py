@@ -119,6 +119,11 @@ class Lane:
         """Events that wait for a slot."""
         return len(self._new) + len(self._retries)
 
+    @property
+    def is_at_limit(self) -> bool:
+        """As many requests are under way as the endpoint bears: the end of one brings the lane's next turn."""
+        return self.in_flight >= self.limit.now
+
     async def enter(self, kind: Kind) -> Slot | Refusal:
         """A slot, once it is this event's turn, or the reason why it should be parked."""
         return self.try_enter(kind) or await self.wait(kind)
@@ -127,7 +132,10 @@ class Lane:
         """`enter`, where `try_enter` has just said that the event has to wait."""
         waiter = _Waiter(asyncio.get_running_loop().create_future(), kind, self._lanes.now())
         (self._new if kind is Kind.NEW else self._retries).append(waiter)
-        self._lanes.enqueue(self)
+        if self.is_at_limit:
+            self._lanes.tick_later()
+        else:
+            self._lanes.enqueue(self)
         try:
             return await waiter.future
         except asyncio.CancelledError:
@@ -256,12 +264,12 @@ class Lane:
     def _release(self, slot: Slot) -> None:
         self.in_flight -= 1
         if self.waiting:
-            self._lanes.enqueue(self)
+            self._lanes.enqueue(self, grant=False)
         self._lanes.gave_back(slot.kind)
 
     def _may_send(self, now: float) -> bool:
         return (
-            self.in_flight < self.limit.now
+            not self.is_at_limit
             and (not self._lanes.is_scarce or self.in_flight < self._lanes.fair_share)
             and now >= self.held_until
             and self.breaker.admits(now)
@@ -410,7 +418,12 @@ class Lanes:
             self._ring.append(lane)
         if grant:
             self._grant()
-        if self._ticking is None and lane.waiting:
+        if lane.waiting:
+            self.tick_later()
+
+    def tick_later(self) -> None:
+        """Somebody waits: look in a second whether he has waited too long."""
+        if self._ticking is None:
             self._ticking = asyncio.get_running_loop().call_later(_TICK_S, self._tick)
 
     def _tick(self) -> None:
@@ -446,7 +459,7 @@ class Lanes:
                 lane = self._ring.popleft()
                 lane._queued = False  # noqa: SLF001
                 if lane.grant_next(now):
-                    if lane.waiting:
+                    if lane.waiting and not lane.is_at_limit:
                         self.enqueue(lane, grant=False)
                 elif lane.waiting:
                     self._set_aside(lane, now)
