@@ -75,8 +75,9 @@ async def create_topics(settings: Settings, replication: int, partitions: int | 
     """
     async with admin_client(settings.kafka) as admin:
         if partitions is None:
-            described = await admin.describe_topics([settings.kafka.topic])
-            partitions = len(described[0]["partitions"]) or 1
+            # All topics are asked for: asking for this one would create it where the broker creates topics.
+            described = {found["topic"]: found["partitions"] for found in await admin.describe_topics()}
+            partitions = len(described.get(settings.kafka.topic, ())) or 1
         plans = planned_topics(settings, partitions, replication)
         existing = set(await admin.list_topics())
         missing = [plan for plan in plans if plan.name not in existing]
