@@ -21,10 +21,12 @@ from dispatcher.outcomes import SkipReason
 from dispatcher.pipeline import campaign_objection, eligibility, is_of_another_sandbox, read_record
 from dispatcher.records import PREFIX, Claim, Journey, Record, Turn
 from dispatcher.secrets import speaks_of_a_secret
-from dispatcher.transport.request import USER_AGENT, Endpoint
+from dispatcher.transport.request import USER_AGENT, Endpoint, Headers
 from dispatcher.webhooks import JwtAuth, Webhook, WebhookConfig
 
 MASKED = "<secret>"
+MIN_HIDDEN = 6
+"""Shorter texts would be found where nobody has written a secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +181,7 @@ def _told_of_request(
     body = encode_feedback(event, config.payload)
     parcel = Parcel(event, webhook, body, journey.attempts, Kind.NEW, Turn(Claim()))
     yield Line("request", "POST", f"{config.origin}/…, within {config.timeout or limits.timeout_s:g} s")
-    for name, value in _headers(parcel, now):
+    for name, value in shown_headers(parcel, now):
         yield Line("request", f"header {name}", value)
     yield Line("request", "payload", f"version {config.payload}, {len(body)} bytes: {body.decode()}")
     if len(body) > limits.max_body:
@@ -189,7 +191,11 @@ def _told_of_request(
         yield Line("verdict", "delivered", f"to {config.origin}, as attempt {journey.attempts + 1}, if the lane allows")
 
 
-def _headers(parcel: Parcel, now: float) -> Iterator[tuple[str, str]]:
+def shown_headers(parcel: Parcel, now: float) -> Iterator[tuple[str, str]]:
+    """The headers that the parcel's next attempt has, in order, secrets masked; `now` in Unix seconds.
+
+    No key is used: nothing is signed for it, and a configuration whose secrets are empty will do.
+    """
     config = parcel.webhook.config
     endpoint = Endpoint.of(config)
     count = 0 if config.signing is None else len(config.signing.secrets)
@@ -204,6 +210,17 @@ def _headers(parcel: Parcel, now: float) -> Iterator[tuple[str, str]]:
     yield from request_headers(parcel, parcel.attempts + 1, now, signer, token)
     for name, value in endpoint.headers:
         yield name, MASKED if speaks_of_a_secret(name) else value
+
+
+def masked(text: str, headers: Headers, token: Header | None) -> str:
+    """A text in which nothing stands that `shown_headers` masks, of headers and a token that were really sent."""
+    values = [value for name, value in headers if speaks_of_a_secret(name)]
+    if token is not None:
+        values += [token[1], token[1].rpartition(" ")[2]]  # with its scheme, and without
+    for value in sorted(values, key=len, reverse=True):
+        if len(value) >= MIN_HIDDEN:
+            text = text.replace(value, MASKED)
+    return text
 
 
 def lane_lines(lane: Mapping[str, object] | None) -> tuple[Line, ...]:

@@ -213,7 +213,10 @@ class Pipeline:
                     assert_never(delivery)
 
     def _delivered(self, record: Record, journey: Journey, event: DeliveryEvent, outcome: Delivered) -> Outcome:
-        metrics.END_TO_END_SECONDS.labels().observe(max(0.0, self._clock() - journey.first_seen))
+        seconds = max(0.0, self._clock() - journey.first_seen)
+        metrics.END_TO_END_SECONDS.labels("yes" if journey.parks else "no").observe(seconds)
+        if journey.parks:
+            self._tenants.worst.ended(event.tenant, journey.first_seen)
         self._ended(record, FinishedResult.DELIVERED, event)
         if self._tells_all:
             log.debug(
@@ -248,6 +251,7 @@ class Pipeline:
         await self._retry_topics.park(record, journey, tier)
         metrics.EVENTS_PARKED.labels(not_now.reason.value).inc()
         self._tenants.count(event.tenant, "parked")
+        self._tenants.worst.parked(event.tenant, journey.first_seen, due_at)
         self._brakes[record.topic, record.partition].ended_well()
         log.info(
             "event parked", tenant=str(event.tenant), webhook_id=event.webhook_id, reason=not_now.reason.value,
@@ -283,6 +287,7 @@ class Pipeline:
         metrics.EVENTS_FINISHED.labels(FinishedResult.DEAD_LETTERED.value).inc()
         if event is not None:
             self._tenants.count(event.tenant, FinishedResult.DEAD_LETTERED.value)
+            self._tenants.worst.ended(event.tenant, journey.first_seen)
         log.warning(
             "event dead-lettered", origin=str(journey.origin), tenant=None if event is None else str(event.tenant),
             webhook_id=None if event is None else event.webhook_id, reason=reason.value, detail=detail,

@@ -87,7 +87,6 @@ DETAILS: dict[str, dict[str, Any]] = {
     "prometheusRule.objectives.freshness": _SHARE,
     "prometheusRule.disabled": {"additionalProperties": {"type": "boolean"}},
     "dashboards.labels": {"additionalProperties": {"type": "string"}},
-    "console.probePath": {"pattern": "^/"},
     "console.extraArgs": _NAMES,
     "console.service.type": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
     "console.ingress.hosts": _NAMES,

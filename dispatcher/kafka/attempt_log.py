@@ -1,7 +1,8 @@
 """The attempt log: one compact record an attempt on `<topic>.attempts`, without personal data. Off by default.
 
 It tells of deliveries and must never slow one down: records wait in a bounded queue, and what does not fit is counted
-and left out. Keys are `org/sandbox`, so that one tenant's attempts stand in one partition.
+and left out. Keys are `org/sandbox`, so that one tenant's attempts stand in one partition. A record names where its
+event first stood, so that who may read the topic of events can read it there.
 """
 
 import asyncio
@@ -40,6 +41,7 @@ class AttemptTopic:
 
     def _encoded(self, parcel: Parcel, number: int, attempt: Attempt, judgement: Judgement) -> bytes:
         config = parcel.webhook.config
+        origin = parcel.origin
         return orjson.dumps(
             {
                 "at": round(self._clock(), 3),
@@ -55,6 +57,7 @@ class AttemptTopic:
                 "verdict": judgement.verdict.name.lower(),
                 "elapsedMs": round(attempt.elapsed_s * 1000, 1),
                 "reused": attempt.reused,
+                "origin": None if origin is None else [origin.topic, origin.partition, origin.offset],
             }
         )
 

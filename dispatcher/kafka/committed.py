@@ -33,7 +33,7 @@ class Committed:
         for last in (False,) * (TRIES - 1) + (True,):
             try:
                 async with asyncio.timeout(TIMEOUT_S):
-                    return await self._ask(partitions)
+                    return await committed_positions(self._settings, self._group_id, partitions)
             except Exception as error:  # noqa: BLE001  (aiokafka raises KeyError and AttributeError on odd answers)
                 log.warning(
                     "committed metadata can't be read", group=self._group_id, error=type(error).__name__,
@@ -41,11 +41,18 @@ class Committed:
                 )  # fmt: skip
         return {}
 
-    async def _ask(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, tuple[int, list[Run]]]:
-        async with admin_client(self._settings) as admin:
-            known = await admin.list_consumer_group_offsets(self._group_id, partitions=list(partitions))
-        return {
-            tp: (state.offset, decode_runs(state.offset, state.metadata or ""))
-            for tp, state in known.items()
-            if state.offset >= 0
-        }
+
+async def committed_positions(
+    settings: KafkaSettings, group_id: str, partitions: Sequence[TopicPartition]
+) -> dict[TopicPartition, tuple[int, list[Run]]]:
+    """Committed position of a group and the runs finished beyond it, for partitions that have a commit.
+
+    Raises what aiokafka raises; KeyError and AttributeError on odd answers, too.
+    """
+    async with admin_client(settings) as admin:
+        known = await admin.list_consumer_group_offsets(group_id, partitions=list(partitions))
+    return {
+        tp: (state.offset, decode_runs(state.offset, state.metadata or ""))
+        for tp, state in known.items()
+        if state.offset >= 0
+    }

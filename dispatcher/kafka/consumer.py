@@ -190,8 +190,9 @@ class Consumer:
         self._cancel(partitions)
         for partition in partitions:
             self._partitions.pop(partition.tp, None)
-            with suppress(KeyError):
-                metrics.LAG.remove(partition.tp.topic, str(partition.tp.partition))
+            for gauge in (metrics.LAG, metrics.FINISHED_OFFSET):
+                with suppress(KeyError):
+                    gauge.remove(partition.tp.topic, str(partition.tp.partition))
 
     def _partition(self, tp: TopicPartition) -> Partition:
         partition = self._partitions.get(tp)
@@ -443,6 +444,7 @@ class Consumer:
                 if position is not None:
                     lag = max(0, max(partition.end, partition.tracker.highest + 1) - position)
                     metrics.LAG.labels(topic, str(partition.tp.partition)).set(lag)
+                    metrics.FINISHED_OFFSET.labels(topic, str(partition.tp.partition)).set(position)
                 if partition.timestamps and self._due_in_s is None:
                     first = min(partition.timestamps.values()) / 1000
                     oldest = first if oldest is None else min(oldest, first)

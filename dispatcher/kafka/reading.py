@@ -1,7 +1,7 @@
-"""Topics read from outside any consumer group, for commands: nothing is joined, committed or created by it."""
+"""Topics read from outside any consumer group: nothing is joined, committed or created by it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -21,11 +21,12 @@ Range = tuple[int, int]
 
 
 class TopicReader:
-    """Reads one topic between the offsets that it had when it was opened."""
+    """Reads topics between the offsets that they had when they were opened."""
 
     def __init__(
         self, consumer: "AIOKafkaConsumer[bytes, bytes]", topic: str, ranges: Mapping[TopicPartition, Range]
     ) -> None:
+        """`topic`: the one that is read, or what to call several."""
         self._consumer = consumer
         self._topic = topic
         self.ranges = ranges
@@ -35,6 +36,15 @@ class TopicReader:
     def size(self) -> int:
         """Records in it, at most: gaps count."""
         return sum(end - first for first, end in self.ranges.values())
+
+    def within(self, ranges: Mapping[TopicPartition, Range]) -> "TopicReader":
+        """A reader of only these parts of it. Readers of one connection take turns: finish with one first."""
+        inside: dict[TopicPartition, Range] = {}
+        for tp, (first, end) in ranges.items():
+            if tp in self.ranges:
+                own_first, own_end = self.ranges[tp]
+                inside[tp] = (max(first, own_first), min(end, own_end))
+        return TopicReader(self._consumer, self._topic, inside)
 
     async def records(self) -> AsyncIterator[list[ConsumerRecord[bytes, bytes]]]:
         """Every record, in pieces of one partition, rising in each. Can be called again.
@@ -51,6 +61,7 @@ class TopicReader:
         while unread:
             async for tp, records in self._polled(unread):
                 yield [record for record in records if record.offset < unread[tp][1]]
+                await asyncio.sleep(0)  # buffered records come without a wait: let others have their turn
             for tp in [tp for tp, (_, end) in unread.items() if await self._consumer.position(tp) >= end]:
                 del unread[tp]
                 self._consumer.pause(tp)
@@ -99,30 +110,54 @@ async def open_topic(settings: KafkaSettings, topic: str) -> AsyncIterator[Topic
         NotFound: there is no such topic.
         DispatcherError: the broker can't be reached.
     """
+    async with open_topics(settings, [topic]) as reader:
+        yield reader
+
+
+@asynccontextmanager
+async def open_topics(settings: KafkaSettings, topics: Sequence[str], name: str = "") -> AsyncIterator[TopicReader]:
+    """Topics as they are now, read as one; `name` is what messages call them.
+
+    Raises:
+        NotFound: one of them is not there.
+        DispatcherError: the broker can't be reached.
+    """
     with told(settings):
-        partitions = await _partitions(settings, topic)
-        consumer: AIOKafkaConsumer[bytes, bytes] = AIOKafkaConsumer(
-            **connection_arguments(settings),
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            fetch_max_bytes=settings.fetch_max_bytes,
-        )
+        partitions = await partitions_of(settings, topics)
+        consumer = outside_consumer(settings)
         try:
             await consumer.start()
             firsts = await consumer.beginning_offsets(partitions)
             ends = await consumer.end_offsets(partitions)
-            yield TopicReader(consumer, topic, {tp: (firsts[tp], ends[tp]) for tp in partitions})
+            yield TopicReader(consumer, name or topics[0], {tp: (firsts[tp], ends[tp]) for tp in partitions})
         finally:
             await stopped(consumer)
 
 
-async def _partitions(settings: KafkaSettings, topic: str) -> list[TopicPartition]:
-    # All topics are asked for: asking for this one would create it where the broker creates topics.
+def outside_consumer(settings: KafkaSettings) -> "AIOKafkaConsumer[bytes, bytes]":
+    """A consumer of no group, not started. A position that is gone becomes the first there is."""
+    return AIOKafkaConsumer(
+        **connection_arguments(settings),
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        fetch_max_bytes=settings.fetch_max_bytes,
+    )
+
+
+async def partitions_of(settings: KafkaSettings, topics: Sequence[str]) -> list[TopicPartition]:
+    """The topics' partitions, in order.
+
+    Raises:
+        NotFound: one of them is not there.
+    """
+    # All topics are asked for: asking for these would create them where the broker creates topics.
     async with admin_client(settings) as admin:
         described = {found["topic"]: found["partitions"] for found in await admin.describe_topics()}
-    if topic not in described:
-        raise NotFound(f"there is no topic {topic} at {settings.bootstrap_servers}")
-    return [TopicPartition(topic, number) for number in sorted(found["partition"] for found in described[topic])]
+    missing = [topic for topic in topics if topic not in described]
+    if missing:
+        raise NotFound(f"there is no topic {missing[0]} at {settings.bootstrap_servers}")
+    numbers = {topic: sorted(found["partition"] for found in described[topic]) for topic in topics}
+    return [TopicPartition(topic, number) for topic in topics for number in numbers[topic]]
 
 
 @contextmanager

@@ -16,15 +16,17 @@ receivers know repeats by their webhook-id.
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+
+from aiokafka import TopicPartition
 
 from dispatcher.errors import UnreadableEvent
 from dispatcher.events import DeliveryEvent, read_event
 from dispatcher.kafka.offset_tracker import Run, decode_runs, encode_runs
 from dispatcher.kafka.producer import Producer
-from dispatcher.kafka.reading import TopicReader
+from dispatcher.kafka.reading import Range, TopicReader
 from dispatcher.records import PREFIX, Journey, Record, without_journey
 from dispatcher.tasks import set_within
 from dispatcher.webhooks import TenantKey
@@ -46,6 +48,10 @@ class Selection:
     """Unix seconds: died then or later."""
     until: float | None = None
     """Unix seconds: died before."""
+    message_status: str | None = None
+    """What the event told of its message: `bounce`."""
+    positions: frozenset[tuple[int, int]] | None = None
+    """Partition and offset of single records; None: any."""
 
     def takes(self, dead: "DeadEvent") -> bool:
         """Whether an event is meant."""
@@ -54,7 +60,20 @@ class Selection:
             and (not self.reasons or dead.reason in self.reasons)
             and (self.since is None or dead.died_at >= self.since)
             and (self.until is None or dead.died_at < self.until)
+            and (self.message_status is None or (dead.event is not None and dead.event.status == self.message_status))
+            and (self.positions is None or (dead.record.partition, dead.record.offset) in self.positions)
         )
+
+    def ranges(self, of: Mapping[TopicPartition, Range]) -> tuple[dict[TopicPartition, Range], ...]:
+        """Where the selected events can stand, and where the marks that speak of them."""
+        if self.positions is None:
+            return dict(of), dict(of)
+        offsets: defaultdict[int, list[int]] = defaultdict(list)
+        for partition, offset in self.positions:
+            offsets[partition].append(offset)
+        within = {tp: own for tp in of if (own := offsets.get(tp.partition)) is not None}
+        events = {tp: (min(own), max(own) + 1) for tp, own in within.items()}
+        return events, {tp: (min(own), of[tp][1]) for tp, own in within.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +87,17 @@ class DeadEvent:
     """A `DeadReason`; empty where somebody else wrote the record."""
     died_at: float
     """Unix seconds."""
+    journey: Journey
+    event: DeliveryEvent | None
+    """None where the record can't be read as one. Holds personal data."""
 
     @classmethod
     def of(cls, record: Record) -> "DeadEvent":
         """Read from its record."""
         journey = Journey.of(record)
-        return cls(record, _tenant(record, journey), journey.reason, record.timestamp / 1000)
+        event = _event(record, journey)
+        tenant = _tenant_in_headers(record) if event is None else event.tenant
+        return cls(record, tenant, journey.reason, record.timestamp / 1000, journey, event)
 
 
 def is_mark(record: Record) -> bool:
@@ -112,7 +136,9 @@ class Redrive:
         told: Told = lambda _: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._dead = dead
+        events, marks = selection.ranges(dead.ranges)
+        self._dead = dead.within(events)
+        self._marks = dead.within(marks)
         self._selection = selection
         self._told = told
         self._clock = clock
@@ -121,9 +147,9 @@ class Redrive:
 
     async def count(self) -> Tally:
         """Read the marks, and count what is to be sent back. Sends nothing."""
-        async for records in self._dead.records():
+        async for records in self._marks.records():
             for record in filter(is_mark, records):
-                self._redriven[record.topic, record.partition].update(_marked(record))
+                self._redriven[record.topic, record.partition].update(marked_offsets(record))
         async for chosen in self._chosen():
             self.tally.selected.update((str(dead.tenant or "unknown"), dead.reason or "unknown") for dead in chosen)
         return self.tally
@@ -189,7 +215,8 @@ async def _mark(producer: Producer, records: Sequence[Record]) -> None:
     await producer.write(first.topic, MARK.encode(), None, [(MARK, runs.encode())], "redrive", first.partition)
 
 
-def _marked(record: Record) -> Iterable[int]:
+def marked_offsets(record: Record) -> Iterable[int]:
+    """What a mark says was sent back: offsets of its own partition, all before its own."""
     text = dict(record.headers).get(MARK) or b""
     for first, last in decode_runs(0, text.decode(errors="replace")):
         yield from range(first, min(last, record.offset) + 1)
@@ -202,13 +229,15 @@ def _runs(offsets: Iterable[int]) -> list[Run]:
     return [(run[0], run[-1]) for run in runs]
 
 
-def _tenant(record: Record, journey: Journey) -> TenantKey | None:
+def _event(record: Record, journey: Journey) -> DeliveryEvent | None:
     try:
         event = read_event(record, journey.origin)
     except UnreadableEvent:
-        event = None
-    if isinstance(event, DeliveryEvent):
-        return event.tenant
+        return None
+    return event if isinstance(event, DeliveryEvent) else None
+
+
+def _tenant_in_headers(record: Record) -> TenantKey | None:
     headers = dict(record.headers)
     org, sandbox = headers.get("imsOrgId"), headers.get("sandboxName")
     return TenantKey(org.decode(errors="replace"), sandbox.decode(errors="replace")) if org and sandbox else None

@@ -23,7 +23,7 @@ from aiohttp.tracing import Trace
 from multidict import CIMultiDict
 from yarl import URL
 
-from dispatcher.outcomes import Attempt, FailureReason, Phases
+from dispatcher.outcomes import NO_PHASES, Attempt, FailureReason, Phases
 from dispatcher.settings import DeliverySettings, EgressSettings
 from dispatcher.transport import wire
 from dispatcher.transport.dial import Dialer
@@ -184,7 +184,7 @@ class AiohttpTransport:
         Raises:
             ValueError: a header that can't be sent: a bug of the caller's.
         """
-        progress = _Progress(time.monotonic())
+        progress, phases = _Progress(time.monotonic()), None
         try:
             async with asyncio.timeout(request.timeout_s):
                 return await self._post(request, progress)
@@ -194,7 +194,7 @@ class AiohttpTransport:
             else:
                 reason, detail = FailureReason.CONNECT_TIMEOUT, f"no connection within {request.timeout_s:g} s"
         except Failed as failed:
-            reason, detail = failed.reason, failed.detail
+            reason, detail, phases = failed.reason, failed.detail, failed.phases
         except tuple(kind for kind, _ in FAILURE_OF) as error:
             reason, detail = _failure(error)
         return Attempt(
@@ -202,6 +202,7 @@ class AiohttpTransport:
             failure=reason,
             detail=detail,
             reused=progress.reused,
+            phases=phases or NO_PHASES,
         )
 
     async def _post(self, request: Request, progress: _Progress) -> Attempt:

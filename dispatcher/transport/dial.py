@@ -19,7 +19,7 @@ from dispatcher.transport.egress import ProxyAddress
 from dispatcher.transport.failures import Failed, clip, connect_failure, describe
 from dispatcher.transport.race import connect_first
 from dispatcher.transport.resolver import Resolver
-from dispatcher.transport.tls import TlsContext, TlsContexts
+from dispatcher.transport.tls import TlsContext, TlsContexts, note_expiry
 from dispatcher.transport.tunnel import open_tunnel
 
 P = TypeVar("P", bound=asyncio.Protocol)
@@ -60,7 +60,7 @@ class Dialer:
         """
         started = time.monotonic()
         addresses = await self._resolver.resolve(scheme, host, port)
-        phases = Phases(dns_s=time.monotonic() - started)
+        phases = Phases(dns_s=time.monotonic() - started, address=addresses[0])
         route = _Route(host, port, context, addresses, phases)
         try:
             async with asyncio.timeout(timeout_s):
@@ -68,7 +68,10 @@ class Dialer:
                               self._through(self._proxy, route, factory))  # fmt: skip
         except TimeoutError:
             reason = FailureReason.CONNECT_TIMEOUT if self._proxy is None else FailureReason.PROXY
-            raise Failed(reason, f"no connection within {timeout_s:g} s") from None
+            raise Failed(reason, f"no connection within {timeout_s:g} s", route.phases) from None
+        except Failed as failed:
+            failed.phases = route.phases
+            raise
 
     async def _directly(self, route: "_Route", factory: Callable[[], P]) -> Dialled[P]:
         loop, started = asyncio.get_running_loop(), time.monotonic()
@@ -76,7 +79,7 @@ class Dialer:
             sock, address = await connect_first(route.addresses, route.port)
         except OSError as error:
             raise connect_failure(error) from error
-        phases = replace(route.phases, connect_s=time.monotonic() - started, address=address)
+        phases = route.phases = replace(route.phases, connect_s=time.monotonic() - started, address=address)
         try:
             if route.context is None:
                 transport, protocol = await loop.create_connection(factory, sock=sock)
@@ -97,17 +100,18 @@ class Dialer:
         except Failed as error:
             raise Failed(FailureReason.PROXY, error.detail) from error
         tunnel, address = await open_tunnel(proxy, entrances, outer, route.addresses, route.port)
-        phases = replace(route.phases, connect_s=time.monotonic() - started, address=address)
+        phases = route.phases = replace(route.phases, connect_s=time.monotonic() - started, address=address)
         return await _with_tls(tunnel, route, route.context, phases, factory)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Route:
     host: str
     port: int
     context: TlsContext | None
     addresses: tuple[str, ...]
     phases: Phases
+    """As far as it has come."""
 
 
 async def _with_tls(
@@ -133,7 +137,10 @@ async def _with_tls(
         raise Failed(FailureReason.TLS, "closed during the TLS handshake")
     protocol.connection_made(transport)  # start_tls leaves this to its caller
     tls = transport.get_extra_info("ssl_object")
-    version = tls.version() if isinstance(tls, ssl.SSLObject) else None
+    version = None
+    if isinstance(tls, ssl.SSLObject):
+        version = tls.version()
+        note_expiry(route.host, tls)
     return Dialled(transport, below, protocol, replace(phases, tls_s=time.monotonic() - started, tls_version=version))
 
 

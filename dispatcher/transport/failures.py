@@ -8,7 +8,7 @@ import os
 import ssl
 
 from dispatcher.errors import DispatcherError
-from dispatcher.outcomes import FailureReason
+from dispatcher.outcomes import FailureReason, Phases
 
 MAX_DETAIL = 256
 """Characters of `Attempt.detail`: what a remote can write into our logs."""
@@ -17,10 +17,12 @@ MAX_DETAIL = 256
 class Failed(DispatcherError):
     """No connection, or no use of one: why, for the label and for people."""
 
-    def __init__(self, reason: FailureReason, detail: str) -> None:
+    def __init__(self, reason: FailureReason, detail: str, phases: Phases | None = None) -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
+        self.phases = phases
+        """How far it came, where that is known."""
 
 
 CONNECT_FAILURE_OF: tuple[tuple[type[OSError], FailureReason], ...] = (  # first match wins

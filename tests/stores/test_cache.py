@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dispatcher import metrics
-from dispatcher.errors import StoreUnavailable
+from dispatcher.errors import StoreUnavailable, WebhookUnusable
 from dispatcher.settings import WebhookSettings
 from dispatcher.stores import cache as cache_module
 from dispatcher.stores.cache import MISSING, WebhookCache
@@ -30,6 +30,7 @@ class FakeStore:
         self.webhooks = {tenant: webhook(tenant) for tenant in tenants}
         self.asked: list[TenantKey] = []
         self.is_away = False
+        self.unusable: set[TenantKey] = set()
         self.answers = asyncio.Event()
         self.answers.set()
 
@@ -39,6 +40,8 @@ class FakeStore:
         await self.answers.wait()
         if self.is_away:
             raise StoreUnavailable("down")
+        if tenant in self.unusable:
+            raise WebhookUnusable(f"{tenant}: no key decrypts it")
         return found
 
 
@@ -195,6 +198,30 @@ async def test_a_store_that_never_answers_is_away(
     store.answers.clear()
     with pytest.raises(StoreUnavailable, match="no answer in time"):
         await cache.find(LUMA)
+
+
+async def test_a_webhook_that_can_not_be_used_is_asked_for_now_and_then(
+    cache: WebhookCache, store: FakeStore, clock: Clock
+) -> None:
+    """Its events come and go meanwhile: each of them must not cost a query. What was in use before is in use no more."""
+    known = await cache.find(LUMA)
+    assert known is not None
+    store.unusable.add(LUMA)
+    cache.invalidate(LUMA)
+    for _ in range(3):
+        with pytest.raises(WebhookUnusable, match="no key decrypts it"):
+            await cache.find(LUMA)
+    assert store.asked == [LUMA] * 2
+    assert cache.peek(LUMA) is MISSING
+    assert not cache.is_current(known)
+    store.is_away = True
+    clock.now += 5.1
+    with pytest.raises(WebhookUnusable):
+        await cache.find(LUMA)  # as far as is known
+    store.is_away = False
+    store.unusable.clear()
+    cache.invalidate(LUMA)
+    assert await cache.find(LUMA) is known
 
 
 async def test_what_is_invalidated_is_asked_for_again_and_still_stands_in(

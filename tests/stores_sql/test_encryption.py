@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import select, update
 from structlog.testing import capture_logs
 
-from dispatcher.errors import ConfigError, StoreUnavailable
+from dispatcher.errors import ConfigError, WebhookUnusable
 from dispatcher.secrets import Secret
 from dispatcher.settings import WebhookSettings
 from dispatcher.stores.sql import schema
@@ -99,7 +99,7 @@ async def test_a_secret_that_no_key_decrypts_costs_its_own_webhook_only(url: Sec
         assert (await store.find(good.tenant)) is store.all()[0]
         assert [str(problem).partition(": ")[0] for problem in store.problems] == [f"sql:{bad.id}"]
         assert [problem.key for problem in store.problems] == ["signing.secrets.0"]
-        with pytest.raises(StoreUnavailable, match="can't be decrypted"):
+        with pytest.raises(WebhookUnusable, match="can't be decrypted"):
             await store.find(bad.tenant)
     with pytest.raises(ConfigError, match="can't be decrypted"):
         await repository.for_delivery(bad.id, orgs=None)
@@ -119,7 +119,7 @@ async def test_no_secret_is_in_a_log_line_or_an_error(database: Database) -> Non
     good = SqlStore(database, Encryption([]))
     with capture_logs() as lines:
         await good.load()
-        with pytest.raises(StoreUnavailable) as caught:
+        with pytest.raises(WebhookUnusable) as caught:
             await good.find(made.tenant)
     assert [line["event"] for line in lines] == ["webhook refused"] * 7 + ["webhooks loaded"]
     assert CANARY not in repr((lines, good, list(good.problems)))
@@ -143,6 +143,6 @@ async def test_a_stored_configuration_that_this_version_does_not_know_is_a_probl
     store = SqlStore(database, encryption)
     await store.load()
     assert [(problem.key, problem.file) for problem in store.problems] == [("invented", f"sql:{made.id}")]
-    with pytest.raises(StoreUnavailable, match="invented"):
+    with pytest.raises(WebhookUnusable, match="invented"):
         await store.find(made.tenant)
     assert (await repository.get(made.id, orgs=None)).document == newer

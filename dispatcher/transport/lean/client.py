@@ -82,7 +82,8 @@ class LeanTransport:
             await connection.exchange(data, started + request.timeout_s, request.keep_body)
         except Failed as failed:
             elapsed = time.monotonic() - started
-            return Attempt(elapsed, failure=failed.reason, detail=failed.detail, reused=reused)
+            phases = failed.phases or NO_PHASES
+            return Attempt(elapsed, failure=failed.reason, detail=failed.detail, reused=reused, phases=phases)
         except BaseException:
             if connection is not None:
                 connection.abort()  # cancelled: nobody waits for what is still to come

@@ -9,7 +9,7 @@ from dispatcher.auth.token_answers import TokenAnswer
 from dispatcher.delivery.deliveries import Deliveries
 from dispatcher.delivery.lanes import Lanes
 from dispatcher.delivery.retry_policy import RetryPolicy
-from dispatcher.errors import NotWritten, StoreUnavailable
+from dispatcher.errors import NotWritten, StoreUnavailable, WebhookUnusable
 from dispatcher.kafka.dead_letters import DeadLetters
 from dispatcher.kafka.retry_topics import RetryTopics
 from dispatcher.metrics import TenantMetrics
@@ -102,11 +102,14 @@ class FakeStore:
 
     webhooks: dict[TenantKey, Webhook] = field(default_factory=dict)
     away: bool = False
+    unusable: bool = False
 
     async def find(self, tenant: TenantKey) -> Webhook | None:
         await asyncio.sleep(0)
         if self.away:
             raise StoreUnavailable("away")
+        if self.unusable:
+            raise WebhookUnusable("no key decrypts it")
         return self.webhooks.get(tenant)
 
     def is_current(self, one: Webhook) -> bool:

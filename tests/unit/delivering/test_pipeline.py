@@ -255,6 +255,23 @@ async def test_a_store_that_is_away_raises_before_anything_is_sent() -> None:
 
 
 @virtual_time
+async def test_events_of_a_webhook_that_can_not_be_used_wait_in_the_tiers_until_it_can() -> None:
+    """They hold up no partition: that would stop the other tenants' events behind them."""
+    bench = Bench(200)
+    bench.store.unusable = True
+    assert await bench.process(fresh()) == Parked(0, ParkReason.UNUSABLE)
+    (tier, journey), *_ = bench.parked()
+    assert (tier, journey.attempts, journey.reason) == ("30s", 0, "unusable")
+    old = fresh(timestamp=NOW_MS - 86_400_000)
+    assert await bench.process(old) == Dead(DeadReason.EXPIRED)
+    assert "no key decrypts it" in bench.dead()[0]["detail"]
+    assert bench.transport.requests == []
+
+    bench.store.unusable = False
+    assert await bench.process(bench.written("retry.30s")[0]) == Delivered(1)
+
+
+@virtual_time
 async def test_an_unreadable_record_dies_while_the_store_is_away() -> None:
     bench = Bench(200)
     bench.store.away = True

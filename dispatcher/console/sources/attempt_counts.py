@@ -1,0 +1,124 @@
+"""How many of a tenant's attempts came to what, over the last hour, day and week, and how long they took. Pure.
+
+A ring of counters for each window, and a few histograms for its latencies: about 8 KB a tenant, however many
+attempts. Times are Unix seconds.
+"""
+
+import math
+from array import array
+from collections import deque
+from itertools import accumulate
+from typing import Final
+
+from dispatcher.console.facts import AttemptFact, Bucket, Outcomes, Window
+
+SPANS: Final[dict[Window, tuple[int, float]]] = {"1h": (60, 60.0), "24h": (96, 900.0), "7d": (168, 3600.0)}
+"""Buckets of each window, and the seconds of one."""
+RECENT: Final = 40
+"""Attempts that say what is wrong lately."""
+
+_DELIVERED, _FAILED, _DEAD = range(3)
+_SLICES = 4  # histograms of a window: the oldest attempts leave it a quarter at a time
+_FINEST_MS, _GROWTH, _STEPS = 1.0, 1.3, 41  # 1 ms to 36 s; a quantile is right within 15 %
+
+
+class Ring:
+    """Rows of counters for consecutive spans of time, of which the newest `length` are kept."""
+
+    __slots__ = ("_counts", "_length", "_newest", "_span_s", "_width")
+
+    def __init__(self, length: int, span_s: float, width: int) -> None:
+        self._length = length
+        self._span_s = span_s
+        self._width = width
+        self._newest = 0
+        self._counts = array("I", bytes(4 * length * width))
+
+    def add(self, at: float, column: int) -> None:
+        """Count one; what is older than the ring is left out."""
+        span = int(at // self._span_s)
+        if span > self._newest:
+            self._turn(span)
+        if span > self._newest - self._length:
+            self._counts[span % self._length * self._width + column] += 1
+
+    def rows(self, now: float) -> list[tuple[float, "array[int]"]]:
+        """Start and counters of each span up to now, the oldest first."""
+        last = int(now // self._span_s)
+        nothing = array("I", bytes(4 * self._width))
+        rows: list[tuple[float, array[int]]] = []
+        for span in range(last - self._length + 1, last + 1):
+            at = span % self._length * self._width
+            is_kept = self._newest - self._length < span <= self._newest
+            rows.append((span * self._span_s, self._counts[at : at + self._width] if is_kept else nothing))
+        return rows
+
+    def _turn(self, to: int) -> None:
+        empty = array("I", bytes(4 * self._width))
+        for span in range(max(self._newest + 1, to - self._length + 1), to + 1):
+            at = span % self._length * self._width
+            self._counts[at : at + self._width] = empty
+        self._newest = to
+
+
+class TenantCounts:
+    """What is counted of one tenant."""
+
+    __slots__ = ("_latencies", "_outcomes", "_recent", "last_delivery", "last_failure")
+
+    def __init__(self) -> None:
+        self._outcomes = {window: Ring(length, span_s, 3) for window, (length, span_s) in SPANS.items()}
+        self._latencies = {
+            window: Ring(_SLICES, length * span_s / _SLICES, _STEPS) for window, (length, span_s) in SPANS.items()
+        }
+        self._recent: deque[str] = deque(maxlen=RECENT)  # why each failed, "" where it did not
+        self.last_delivery: float | None = None
+        self.last_failure: AttemptFact | None = None
+
+    def add(self, fact: AttemptFact) -> None:
+        """Count one attempt."""
+        is_delivered = fact.verdict == "delivered"
+        column = _DELIVERED if is_delivered else _DEAD if fact.verdict == "dead" else _FAILED
+        for ring in self._outcomes.values():
+            ring.add(fact.at, column)
+        if fact.status is not None:
+            for ring in self._latencies.values():
+                ring.add(fact.at, _step(fact.elapsed_ms))
+        self._recent.append("" if is_delivered else fact.reason)
+        if is_delivered:
+            self.last_delivery = max(fact.at, self.last_delivery or 0.0)
+        else:
+            self.last_failure = fact
+
+    def outcomes(self, window: Window, now: float) -> Outcomes:
+        """For the chart."""
+        rows = self._outcomes[window].rows(now)
+        buckets = tuple(Bucket(start, row[_DELIVERED], row[_FAILED], row[_DEAD]) for start, row in rows)
+        latencies = [sum(step) for step in zip(*(row for _, row in self._latencies[window].rows(now)), strict=True)]
+        return Outcomes(window, SPANS[window][1], buckets, _quantile(latencies, 0.5), _quantile(latencies, 0.95))
+
+    def failing(self) -> tuple[AttemptFact, int, int] | None:
+        """The latest failed attempt, how many of the recent ones failed so, and how many those are."""
+        if self.last_failure is None or not self._recent or not self._recent[-1]:
+            return None
+        return self.last_failure, self._recent.count(self.last_failure.reason), len(self._recent)
+
+
+def no_outcomes(window: Window, now: float) -> Outcomes:
+    """Of a tenant of whom nothing is known."""
+    length, span_s = SPANS[window]
+    last = int(now // span_s)
+    return Outcomes(window, span_s, tuple(Bucket(span * span_s) for span in range(last - length + 1, last + 1)))
+
+
+def _step(elapsed_ms: float) -> int:
+    return 0 if elapsed_ms <= _FINEST_MS else min(_STEPS - 1, math.ceil(math.log(elapsed_ms / _FINEST_MS, _GROWTH)))
+
+
+def _quantile(counts: list[int], share: float) -> float | None:
+    """The middle, in milliseconds, of the step in which that share of all is reached."""
+    wanted = math.ceil(sum(counts) * share)
+    for step, reached in enumerate(accumulate(counts)):
+        if reached >= wanted > 0:
+            return round(float(_FINEST_MS * _GROWTH ** (step - 0.5)), 1)
+    return None

@@ -1,0 +1,188 @@
+"""The attempt log, followed and kept in bounded memory: counts of every tenant, and each one's latest attempts."""
+
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import orjson
+import structlog
+
+from dispatcher.console.facts import AttemptFact, AttemptPage, AttemptQuery, Outcomes, Window
+from dispatcher.console.sources.attempt_counts import TenantCounts, no_outcomes
+from dispatcher.console.sources.shelves import Shelves
+from dispatcher.errors import NotFound
+from dispatcher.kafka.following import Follower
+from dispatcher.kafka.topics import attempts_topic
+from dispatcher.records import Origin, Record
+from dispatcher.settings import Settings
+from dispatcher.webhooks import TenantKey
+
+KEEP_S: Final = 7 * 86_400.0
+MOST_READ: Final = 1_000_000
+"""Attempts read back at the start: about a minute's work."""
+MOST_KEPT: Final = 50_000
+"""Attempts of all tenants, about 50 MB."""
+MOST_OF_TENANT: Final = 500
+MOST_TENANTS: Final = 10_000
+"""Tenants that are counted, 80 MB; the one that was silent for longest goes first."""
+MOST_ON_PAGE: Final = 200
+
+log = structlog.get_logger(__name__)
+
+
+class AttemptMemory:
+    """What is kept of the attempt log."""
+
+    def __init__(
+        self,
+        most_kept: int = MOST_KEPT,
+        most_of_tenant: int = MOST_OF_TENANT,
+        most_tenants: int = MOST_TENANTS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._latest: Shelves[TenantKey, tuple[int, AttemptFact]] = Shelves(most_kept, most_of_tenant)
+        self._counts: OrderedDict[TenantKey, TenantCounts] = OrderedDict()
+        self._most_tenants = most_tenants
+        self._clock = clock
+        self._number = 0
+        self.unreadable = 0
+        """Records of another maker or version."""
+
+    def __len__(self) -> int:
+        return len(self._latest)
+
+    @property
+    def tenants(self) -> int:
+        """Tenants that are counted."""
+        return len(self._counts)
+
+    def take(self, records: Sequence[Record]) -> None:
+        """Keep what these records tell."""
+        for record in records:
+            fact = read_attempt(record.value, self._clock())
+            if fact is None:
+                self.unreadable += 1
+                if self.unreadable == 1:
+                    log.warning("attempt log has records that can't be read", place=f"{record.topic}/{record.offset}")
+            else:
+                self.add(fact)
+
+    def add(self, fact: AttemptFact) -> None:
+        """Keep one attempt."""
+        counts = self._counts.get(fact.tenant)
+        if counts is None:
+            counts = self._counts[fact.tenant] = TenantCounts()
+            if len(self._counts) > self._most_tenants:
+                silent, _ = self._counts.popitem(last=False)
+                self._latest.drop(silent)
+        self._counts.move_to_end(fact.tenant)
+        counts.add(fact)
+        self._number += 1
+        self._latest.add(fact.tenant, (self._number, fact))
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._latest.clear()
+        self._counts.clear()
+        self.unreadable = 0
+
+    def outcomes(self, tenant: TenantKey, window: Window) -> Outcomes:
+        """See `facts.Attempts`, here and below."""
+        counts, now = self._counts.get(tenant), self._clock()
+        return no_outcomes(window, now) if counts is None else counts.outcomes(window, now)
+
+    def search(self, tenant: TenantKey, query: AttemptQuery) -> AttemptPage:
+        """Raises NotFound for a cursor that is none."""
+        before = _number_in(query.before)
+        limit = max(1, min(query.limit, MOST_ON_PAGE))
+        found: list[tuple[int, AttemptFact]] = []
+        for number, fact in reversed(self._latest.of(tenant)):
+            if number < before and _matches(fact, query):
+                found.append((number, fact))
+                if len(found) > limit:
+                    break
+        shown = found[:limit]
+        return AttemptPage(tuple(fact for _, fact in shown), str(shown[-1][0]) if len(found) > limit else None)
+
+    def last_delivery(self, tenant: TenantKey) -> float | None:
+        counts = self._counts.get(tenant)
+        return None if counts is None else counts.last_delivery
+
+    def failing(self, tenant: TenantKey) -> tuple[AttemptFact, int, int] | None:
+        counts = self._counts.get(tenant)
+        return None if counts is None else counts.failing()
+
+
+class AttemptLog:
+    """The `Attempts` of facts.py; `run` is its task."""
+
+    def __init__(self, settings: Settings, memory: AttemptMemory | None = None) -> None:
+        self._is_on = settings.attempt_log
+        self.memory = memory or AttemptMemory()
+        self.follower = Follower(
+            settings.kafka, attempts_topic(settings.kafka.topic), self.memory,
+            keep_s=KEEP_S, most_read=MOST_READ,
+            if_missing="set attempt_log: true for the dispatchers, and make it with `dispatcher topics --create`",
+        )  # fmt: skip
+        self.outcomes = self.memory.outcomes
+        self.search = self.memory.search
+        self.last_delivery = self.memory.last_delivery
+        self.failing = self.memory.failing
+
+    @property
+    def problem(self) -> str | None:
+        """Why what is told may be incomplete."""
+        if self.follower.problem is not None:
+            return self.follower.problem
+        if not self._is_on:
+            return "the attempt log is off: set attempt_log: true in the dispatchers' settings"
+        if not self.follower.is_complete:
+            return f"only the latest {MOST_READ:,} attempts were read: counts of days further back are too low"
+        return None
+
+    async def run(self) -> None:
+        """Follow the log until cancelled."""
+        await self.follower.run()
+
+
+def read_attempt(value: bytes | None, now: float) -> AttemptFact | None:
+    """The attempt that a record of the log tells of; None where it can't be read as one."""
+    try:
+        told = orjson.loads(value or b"")
+        origin = told.get("origin")
+        return AttemptFact(
+            at=min(float(told["at"]), now),
+            tenant=TenantKey(sys.intern(told["org"]), sys.intern(told["sandbox"])),
+            event_id=str(told["webhookId"]),
+            message_status=sys.intern(told["messageStatus"]),
+            channel=sys.intern(told["channel"]),
+            attempt=int(told["attempt"]),
+            status=None if told["status"] is None else int(told["status"]),
+            reason=sys.intern(told["reason"]),
+            detail=str(told["detail"])[:256],
+            verdict=sys.intern(told["verdict"]),
+            elapsed_ms=float(told["elapsedMs"]),
+            reused=bool(told["reused"]),
+            origin=None if origin is None else Origin(sys.intern(origin[0]), int(origin[1]), int(origin[2])),
+        )
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError):
+        return None
+
+
+def _matches(fact: AttemptFact, query: AttemptQuery) -> bool:
+    if query.event_id is not None and fact.event_id != query.event_id:
+        return False
+    if query.outcome is None:
+        return True
+    outcome = fact.verdict if fact.verdict in ("delivered", "dead") else "failed"
+    return outcome == query.outcome
+
+
+def _number_in(cursor: str | None) -> float:
+    if cursor is None:
+        return float("inf")
+    if not (cursor.isascii() and cursor.isdecimal()) or len(cursor) > 18:
+        raise NotFound("there is no such page: begin at the first one")
+    return int(cursor)

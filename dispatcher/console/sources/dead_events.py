@@ -1,0 +1,177 @@
+"""The dead-letter topic, followed and kept in bounded memory, and the way back out of it.
+
+A redrive is a task of `run`: the console's end stops it between two batches, and the next one goes on from there.
+"""
+
+import asyncio
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+import structlog
+
+from dispatcher import metrics
+from dispatcher.console.facts import DeadPage, DeadQuery, RedriveJob
+from dispatcher.console.sources.dead_memory import DeadMemory, place_of
+from dispatcher.errors import DispatcherError, NotFound
+from dispatcher.kafka.following import Follower
+from dispatcher.kafka.producer import Producer
+from dispatcher.kafka.reading import open_topic, told
+from dispatcher.kafka.redrive import Redrive, Selection, Tally
+from dispatcher.kafka.topics import dead_letter_topic
+from dispatcher.settings import Settings
+from dispatcher.stores.sql.records import Orgs
+from dispatcher.tasks import end
+from dispatcher.webhooks import TenantKey
+
+KEEP_S: Final = 30 * 86_400.0
+"""Longer than the topic's own retention, usually."""
+MOST_READ: Final = 200_000
+"""Dead events read back at the start."""
+MOST_REDRIVES: Final = 4
+"""Under way at once."""
+MOST_JOBS: Final = 200
+"""Redrives that can still be asked for, the newest."""
+RATE: Final = 100.0
+"""Events a second of one redrive: the endpoint has other events to take, too."""
+ANSWER_S: Final = 25.0
+STOP_S: Final = 5.0
+"""For the batch under way when the console ends."""
+
+log = structlog.get_logger(__name__)
+
+
+class DeadLetterLog:
+    """The `DeadEvents` of facts.py; `run` is its task."""
+
+    def __init__(
+        self, settings: Settings, memory: DeadMemory | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._kafka = settings.kafka
+        self._topic = dead_letter_topic(settings.kafka.topic)
+        self._clock = clock
+        self.memory = memory or DeadMemory()
+        self.follower = Follower(
+            settings.kafka, self._topic, self.memory, keep_s=KEEP_S, most_read=MOST_READ,
+            if_missing="make it with `dispatcher topics --create`",
+        )  # fmt: skip
+        self._jobs: OrderedDict[str, RedriveJob] = OrderedDict()
+        self._tasks: asyncio.TaskGroup | None = None
+        self.get = self.memory.get
+        self.count = self.memory.count
+
+    @property
+    def problem(self) -> str | None:
+        """Why what is told may be incomplete."""
+        if self.follower.problem is not None:
+            return self.follower.problem
+        if not self.follower.is_complete or not self.memory.is_all:
+            return "there are more dead events than the console keeps: of those with most, only the latest are shown"
+        return None
+
+    def search(self, query: DeadQuery, *, orgs: Orgs) -> DeadPage:
+        """Of what is kept; see `facts.DeadEvents`."""
+        return replace(self.memory.search(query, orgs=orgs), is_complete=self.problem is None)
+
+    async def run(self) -> None:
+        """Follow the topic, and carry redrives out, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            try:
+                await self.follower.run()
+            finally:
+                self._tasks = None
+
+    async def redrive(
+        self, tenant: TenantKey, *, ids: frozenset[str] | None, query: DeadQuery, by: str, orgs: Orgs
+    ) -> RedriveJob:
+        """Send some or all that match back; see `facts.DeadEvents`. With `ids` the query is not asked."""
+        selection, expected = self._selection(tenant, ids, query, orgs)
+        running = [job for job in self._jobs.values() if job.state == "running"]
+        if any(job.tenant == tenant for job in running):
+            raise DispatcherError(f"events of {tenant} are being sent again already: wait until that is done")
+        if len(running) >= MOST_REDRIVES:
+            raise DispatcherError(f"{len(running)} others are sending events again: try again in a minute")
+        if self._tasks is None:
+            raise DispatcherError("the console is starting or stopping: try again in a minute")
+        job = RedriveJob(uuid.uuid4().hex, tenant, by, self._clock(), expected)
+        self._put(job)
+        begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        task = self._tasks.create_task(self._work(job.id, selection, begun), name=f"redrive of {tenant}")
+        await asyncio.wait({begun, task}, return_when=asyncio.FIRST_COMPLETED)
+        job = self._jobs[job.id]
+        if not begun.done():
+            del self._jobs[job.id]
+            raise DispatcherError(job.problem or "the console is stopping")
+        return job
+
+    def job(self, job_id: str, *, orgs: Orgs) -> RedriveJob:
+        """Raises NotFound."""
+        job = self._jobs.get(job_id)
+        if job is None or (orgs is not None and job.tenant.org not in orgs):
+            raise NotFound("there is no such redrive, or it is long past")
+        return job
+
+    def _selection(
+        self, tenant: TenantKey, ids: frozenset[str] | None, query: DeadQuery, orgs: Orgs
+    ) -> tuple[Selection, int]:
+        if orgs is not None and tenant.org not in orgs:
+            raise NotFound("there is no such webhook")
+        if ids is not None:
+            if any(self.get(one, orgs=orgs).tenant != tenant for one in ids):
+                raise NotFound("there is no such dead event, or it is no longer kept")
+            return Selection(tenant, positions=frozenset(map(place_of, ids))), len(ids)
+        expected = self.memory.search(replace(query, tenant=tenant, redriven=False, before=None, limit=1), orgs=orgs)
+        selection = Selection(tenant, query.reasons, query.since, query.until, query.message_status)
+        return selection, expected.total
+
+    async def _work(self, job_id: str, selection: Selection, begun: "asyncio.Future[None]") -> None:
+        try:
+            with told(self._kafka):
+                await self._redrive(job_id, selection, begun)
+            self._change(job_id, state="done")
+        except DispatcherError as error:
+            log.warning("redrive failed", job=job_id, error=str(error))
+            self._change(job_id, state="failed", problem=str(error))
+        except asyncio.CancelledError:
+            self._change(job_id, state="failed", problem="the console was stopped: send them again, none goes twice")
+            raise
+        except Exception as error:
+            metrics.ERRORS.labels("task").inc()
+            log.exception("redrive failed because of a bug", job=job_id)
+            self._change(job_id, state="failed", problem=f"{type(error).__name__}, a bug of ours")
+
+    async def _redrive(self, job_id: str, selection: Selection, begun: "asyncio.Future[None]") -> None:
+        def tell(tally: Tally) -> None:
+            self._change(job_id, total=tally.total, sent=tally.sent, already=tally.already)
+
+        async with asyncio.timeout(ANSWER_S) as opening, open_topic(self._kafka, self._topic) as dead:
+            opening.reschedule(None)
+            begun.set_result(None)
+            redrive = Redrive(dead, selection, tell)
+            tell(await redrive.count())
+            async with asyncio.timeout(ANSWER_S) as connecting, Producer(self._kafka) as producer:
+                connecting.reschedule(None)
+                stop = asyncio.Event()
+                sending = asyncio.ensure_future(redrive.send(producer, self._kafka.topic, RATE, stop))
+                try:
+                    tell(await asyncio.shield(sending))
+                finally:
+                    stop.set()  # where we are cancelled: the batch under way is finished and noted
+                    await asyncio.wait({sending}, timeout=STOP_S)
+                    await end(sending)
+        tenant = self._jobs[job_id].tenant
+        log.info("dead events sent again", job=job_id, tenant=str(tenant), sent=redrive.tally.sent)
+
+    def _put(self, job: RedriveJob) -> None:
+        self._jobs[job.id] = job
+        for job_id, old in list(self._jobs.items()):
+            if len(self._jobs) > MOST_JOBS and old.state != "running":
+                del self._jobs[job_id]
+
+    def _change(self, job_id: str, **changes: object) -> None:
+        if job_id in self._jobs:
+            self._jobs[job_id] = replace(self._jobs[job_id], **changes)  # type: ignore[arg-type]

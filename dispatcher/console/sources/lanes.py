@@ -1,0 +1,203 @@
+"""The state of a tenant's lane, asked of the dispatchers that run: of each address behind a name, the worst."""
+
+import asyncio
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Final, Self, TypeVar
+from urllib.parse import quote, urlsplit
+
+import aiohttp
+import orjson
+import structlog
+from pydantic import TypeAdapter
+from yarl import URL
+
+from dispatcher.console.facts import LaneFact
+from dispatcher.settings import ConsoleSettings
+from dispatcher.webhooks import TenantKey
+
+REMEMBERED_S: Final = 2.0
+MOST_REMEMBERED: Final = 10_000
+WITHIN_S: Final = 2.0
+"""For one dispatcher's answer: one that hangs is left out."""
+AT_ONCE: Final = 16
+ADDRESSES_FOR_S: Final = 10.0
+"""How long a name's addresses are used before it is asked for again: pods come and go."""
+
+T = TypeVar("T")
+
+_LANE: Final = TypeAdapter(LaneFact)
+_STATES: Final = ("active", "unstable", "disabled", "paused")
+_BREAKERS: Final = ("closed", "half_open", "open")
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Instance:
+    """One dispatcher: an address behind a name."""
+
+    url: str
+    host: str
+    """The name, for its certificate and its `Host` header."""
+
+
+class RunningLanes:
+    """The `Lanes` of facts.py. An async context manager: its connections are closed when it is left."""
+
+    def __init__(self, settings: ConsoleSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._urls = settings.dispatchers
+        self._clock = clock
+        self._addresses: dict[str, tuple[float, tuple[_Instance, ...]]] = {}
+        self._known: OrderedDict[TenantKey, tuple[float, LaneFact | None]] = OrderedDict()
+        self._flights: dict[TenantKey, asyncio.Task[LaneFact | None]] = {}
+        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._session: aiohttp.ClientSession | None = None
+        self._told: set[str] = set()
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=WITHIN_S), trust_env=False, cookie_jar=aiohttp.DummyCookieJar()
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        flights = list(self._flights.values())
+        for flight in flights:
+            flight.cancel()
+        await asyncio.gather(*flights, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+
+    async def of(self, tenant: TenantKey) -> LaneFact | None:
+        """None where no dispatcher has sent anything lately, or none answers."""
+        if not self._urls:
+            return None
+        known = self._known.get(tenant)
+        if known is not None and self._clock() - known[0] < REMEMBERED_S:
+            return known[1]
+        flight = self._flights.get(tenant)
+        if flight is None:
+            flight = self._flights[tenant] = asyncio.create_task(self._ask(tenant), name=f"lane of {tenant}")
+            flight.add_done_callback(lambda _: self._flights.pop(tenant, None))
+        await asyncio.wait({flight})  # unlike awaiting it, leaves it alone when who asks is cancelled
+        return None if flight.cancelled() else flight.result()
+
+    async def enable(self, tenant: TenantKey) -> None:
+        """Tell each dispatcher that lets itself be told: those on this host. The others learn it from the store."""
+        answers = await self._of_each(lambda one: self._post(one, f"{_path(tenant)}/enable"))
+        log.info("tenant enabled", tenant=str(tenant), dispatchers=sum(answers), of=len(answers))
+        self._known.pop(tenant, None)
+
+    async def _ask(self, tenant: TenantKey) -> LaneFact | None:
+        found = await self._of_each(lambda one: self._get(one, _path(tenant)))
+        lane = worst([lane for lane in found if lane is not None])
+        self._known[tenant] = (self._clock(), lane)
+        self._known.move_to_end(tenant)
+        if len(self._known) > MOST_REMEMBERED:
+            self._known.popitem(last=False)
+        return lane
+
+    async def _of_each(self, ask: Callable[[_Instance], Coroutine[object, object, T]]) -> list[T]:
+        async def asked(instance: _Instance) -> T:
+            async with self._turns:
+                return await ask(instance)
+
+        instances = [one for url in self._urls for one in await self._each_behind(url)]
+        return await asyncio.gather(*map(asked, instances))
+
+    async def _get(self, instance: _Instance, path: str) -> LaneFact | None:
+        try:
+            async with self._request("GET", instance, path) as answer:
+                lane = None
+                if answer.status != 404:
+                    answer.raise_for_status()
+                    lane = lane_fact(await answer.read())
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            self._note_silent(instance.url, error)
+            return None
+        self._told.discard(instance.url)
+        return lane
+
+    async def _post(self, instance: _Instance, path: str) -> bool:
+        try:
+            async with self._request("POST", instance, path) as answer:
+                return answer.status == 200
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            self._note_silent(instance.url, error)
+            return False
+
+    def _request(
+        self, method: str, instance: _Instance, path: str
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        if self._session is None:
+            raise RuntimeError("the lanes are not open")
+        url, name = URL(instance.url + path, encoded=True), instance.host
+        is_tls = url.scheme == "https"
+        return self._session.request(
+            method, url, headers={"host": name}, server_hostname=name if is_tls else None, allow_redirects=False
+        )
+
+    async def _each_behind(self, url: str) -> Sequence[_Instance]:
+        """The dispatchers behind a URL, one for each address of its host."""
+        found_at, instances = self._addresses.get(url, (0.0, ()))
+        if instances and self._clock() - found_at < ADDRESSES_FOR_S:
+            return instances
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            async with asyncio.timeout(WITHIN_S):
+                found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, TimeoutError) as error:
+            self._note_silent(url, error)
+            return instances
+        addresses = dict.fromkeys(str(one[4][0]) for one in found)
+        base = parts.path.rstrip("/")
+        instances = tuple(
+            _Instance(f"{parts.scheme}://{_bracketed(address)}:{port}{base}", host) for address in addresses
+        )
+        self._addresses[url] = (self._clock(), instances)
+        return instances
+
+    def _note_silent(self, url: str, error: Exception) -> None:
+        if url not in self._told:
+            if len(self._told) > 1000:
+                self._told.clear()
+            self._told.add(url)
+            log.warning("a dispatcher does not tell of its lanes", url=url, error=type(error).__name__)
+
+
+def lane_fact(answer: bytes) -> LaneFact:
+    """What one dispatcher says. Raises ValueError where it is no dispatcher's answer."""
+    told = orjson.loads(answer)
+    return _LANE.validate_python({**told, "instances": 1} if isinstance(told, dict) else told)
+
+
+def worst(lanes: Sequence[LaneFact]) -> LaneFact | None:
+    """One lane for all: what is counted added up, of the rest the worst."""
+    if not lanes:
+        return None
+    return LaneFact(
+        state=max((lane.state for lane in lanes), key=_STATES.index),
+        breaker=max((lane.breaker for lane in lanes), key=_BREAKERS.index),
+        breaker_retry_in_s=max(lane.breaker_retry_in_s for lane in lanes),
+        suspended=any(lane.suspended for lane in lanes),
+        held_for_s=max(lane.held_for_s for lane in lanes),
+        in_flight=sum(lane.in_flight for lane in lanes),
+        waiting=sum(lane.waiting for lane in lanes),
+        concurrency_limit=min(lane.concurrency_limit for lane in lanes),
+        usual_latency_s=max(lane.usual_latency_s for lane in lanes),
+        instances=sum(lane.instances for lane in lanes),
+    )
+
+
+def _path(tenant: TenantKey) -> str:
+    return f"/lanes/{quote(tenant.org, safe='')}/{quote(tenant.sandbox, safe='')}"
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address

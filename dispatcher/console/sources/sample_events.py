@@ -1,0 +1,94 @@
+"""A sample event of a channel and a status, as it would come from the topic; nobody's data, and marked as a test."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import orjson
+
+from dispatcher.events import DeliveryEvent, read_event
+from dispatcher.records import Origin
+from dispatcher.webhooks import Channel, WebhookConfig
+
+MARK: Final = "test-event"
+"""Begins the request's, the campaign's and the message's id."""
+MAIL: Final = "test.recipient@example.com"
+"""RFC 2606 keeps the domain for this."""
+NUMBER: Final = "+15555550100"
+"""The number is kept for fiction."""
+
+_FAILURES: Final = {
+    "bounce": {"category": "sync", "type": "Hard", "code": "25", "reason": "Test: the mailbox does not exist"},
+    "error": {"category": "async", "type": "Error", "code": "99", "reason": "Test: the message could not be sent"},
+    "delay": {"category": "async", "type": "Soft", "code": "20", "reason": "Test: the mailbox is full"},
+    "denylist": {"category": "sync", "type": "Ignored", "code": "30", "reason": "Test: the address is denylisted"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRecord:
+    """A record that stands in no topic."""
+
+    value: bytes
+    timestamp: int
+    topic: str = MARK
+    partition: int = 0
+    offset: int = 0
+    key: bytes | None = None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+def sample_event(config: WebhookConfig, channel: Channel, message_status: str, now: float) -> DeliveryEvent:
+    """An event of the webhook's tenant, with an id of its own each time. `now`: Unix seconds."""
+    unique = secrets.token_hex(8)
+    record = SampleRecord(orjson.dumps(_document(config, channel, message_status, unique, now)), int(now * 1000))
+    event = read_event(record, Origin(record.topic, record.partition, record.offset))
+    if not isinstance(event, DeliveryEvent):
+        raise TypeError("the sample is no delivery event")
+    return event
+
+
+def _document(
+    config: WebhookConfig, channel: Channel, message_status: str, unique: str, now: float
+) -> dict[str, object]:
+    at = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    feedback: dict[str, object] = {"feedbackStatus": message_status, "retryCount": 0, "deliveryTimestamp": at}
+    if message_status in _FAILURES:
+        feedback["messageFailure"] = _FAILURES[message_status]
+    if message_status == "exclude":
+        feedback["messageExclusion"] = {"reason": "Test: excluded by a rule"}
+    sandbox = {"name": config.sandbox} | ({"id": config.sandbox_id} if config.sandbox_id else {})
+    message = {"messageExecutionID": f"{MARK}-{unique}", "messageType": "transactional"}
+    message |= {"campaignID": MARK, "campaignVersionID": f"{MARK}-1", "campaignType": "ApiTriggered"}
+    management: dict[str, object] = {
+        "messageExecution": message,
+        "messageProfile": {
+            "messageProfileID": f"{MARK}-{unique}",
+            "channel": {"_id": f"https://ns.adobe.com/xdm/channels/{channel.value}"},
+            "isTestExecution": True,  # should it ever come into the topic, it goes to nobody
+        },
+        "messageDeliveryfeedback": feedback,
+    }
+    if channel is Channel.SMS:
+        message["messageID"] = f"{MARK}-{unique}"
+        feedback |= {"responseCode": 200, "responseDurationMillis": 1, "encoding": "GSM-7", "numberOfMessageParts": 1}
+        management["smsChannelContext"] = {"profileNumber": NUMBER}
+        identities = {"Phone": [{"id": NUMBER, "primary": True}]}
+    else:
+        management["emailChannelContext"] = {"address": MAIL, "namespace": "Email"}
+        identities = {"Email": [{"id": MAIL, "primary": True}]}
+    return {
+        "header": {"imsOrgId": config.org, "sandbox": sandbox, "requestId": f"{MARK}-{unique}"},
+        "body": {
+            "xdmMeta": {"schemaRef": {"contentType": "application/vnd.adobe.xed-full+json"}},
+            "xdmEntity": {
+                "_id": f"{MARK}-{unique}",
+                "timestamp": at,
+                "eventType": "message.feedback",
+                "identityMap": identities,
+                "_experience": {"customerJourneyManagement": management},
+            },
+        },
+    }

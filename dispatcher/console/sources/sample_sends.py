@@ -1,0 +1,208 @@
+"""A sample event sent on the real delivery path: guard, authentication, headers, signature, transport, verdict.
+
+The tenant's lane is not asked: a test is for the very day on which it is stopped. Each test has connections of its own,
+so that all of it is seen: address, connect, TLS.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final, Literal
+
+from dispatcher.auth.authenticator import Header
+from dispatcher.console.facts import Step, TestResult
+from dispatcher.console.sources.sample_events import sample_event
+from dispatcher.console.sources.words import cure, verdict_in_words
+from dispatcher.delivery.deliveries import Destination, Parcel, request_headers
+from dispatcher.delivery.lanes import Kind
+from dispatcher.delivery.verdicts import judge, reason_of
+from dispatcher.errors import ConfigError, Problem, TokenUnavailable
+from dispatcher.explanation import masked, shown_headers
+from dispatcher.feedback import encode_feedback
+from dispatcher.outcomes import Attempt, FailureReason, Phases
+from dispatcher.records import Claim, Turn
+from dispatcher.settings import Settings
+from dispatcher.transport import Transport, open_transport
+from dispatcher.transport.request import Request
+from dispatcher.transport.token_posts import TokenPosts
+from dispatcher.webhooks import Channel, Webhook, WebhookConfig
+
+KEEP_BODY: Final = 2048
+AT_ONCE: Final = 8
+"""Tests under way; the others wait for their turn."""
+
+
+@dataclass(slots=True)
+class _Sent:
+    """What one test has seen."""
+
+    attempt: Attempt
+    token: Header | None = None
+    token_ms: float | None = None
+    tokens: int = 0
+    """Tokens that were asked for."""
+    headers: tuple[tuple[str, str], ...] = field(default=())
+
+
+class SampleSender:
+    """The `TestEvents` of facts.py."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._turns = asyncio.Semaphore(AT_ONCE)
+
+    def preview(self, config: WebhookConfig, channel: Channel, message_status: str) -> TestResult:
+        """The request as it would be sent, secrets masked; nothing is asked or signed."""
+        parcel = self._parcel(config, channel, message_status)
+        return TestResult(
+            steps=(), event_id=parcel.event.webhook_id, verdict="", reason="", status=None, elapsed_ms=0.0,
+            verdict_in_words="", cure="", answer="",
+            request=tuple(shown_headers(parcel, self._clock())), body=parcel.body.decode(),
+        )  # fmt: skip
+
+    async def send(self, config: WebhookConfig, channel: Channel, message_status: str) -> TestResult:
+        """Send a sample event, once; twice where a fetched token was refused.
+
+        Raises:
+            ConfigError: a key can't be used.
+        """
+        parcel = self._parcel(config, channel, message_status)
+        async with self._turns, open_transport(self._settings.delivery, self._settings.egress) as transport:
+            try:
+                destination = Destination.of(parcel.webhook, TokenPosts(transport), self._settings.delivery.timeout)
+            except ValueError as error:
+                raise ConfigError([Problem(str(error), "auth")]) from None
+            try:
+                sent = await self._sent(parcel, destination, transport)
+            finally:
+                await destination.authenticator.close()
+        return self._result(parcel, destination, sent)
+
+    def _parcel(self, config: WebhookConfig, channel: Channel, message_status: str) -> Parcel:
+        event = sample_event(config, channel, message_status, self._clock())
+        body = encode_feedback(event, config.payload)
+        return Parcel(event, Webhook.of(config, "test"), body, 0, Kind.NEW, Turn(Claim()))
+
+    async def _sent(self, parcel: Parcel, destination: Destination, transport: Transport) -> _Sent:
+        began, sent = time.monotonic(), _Sent(Attempt(0.0, failure=FailureReason.TIMEOUT))
+        try:
+            async with asyncio.timeout(2 * destination.timeout_s):
+                await self._post(sent, parcel, destination, transport)
+                refused = sent.attempt.status == 401 and sent.token is not None
+                if refused and destination.authenticator.invalidate(sent.token or ("", ""), now=self._clock()):
+                    await self._post(sent, parcel, destination, transport)  # as a delivery does
+        except TimeoutError:
+            detail = f"no whole answer within {2 * destination.timeout_s:g} s, token included"
+            sent.attempt = Attempt(time.monotonic() - began, failure=FailureReason.TIMEOUT, detail=detail)
+        return sent
+
+    async def _post(self, sent: _Sent, parcel: Parcel, destination: Destination, transport: Transport) -> None:
+        began, now = time.monotonic(), self._clock()
+        try:
+            sent.tokens += destination.authenticator.is_fetched
+            sent.token = await destination.authenticator.header(
+                webhook_id=parcel.event.webhook_id, body=parcel.body, now=now
+            )
+        except TokenUnavailable as error:
+            failed = FailureReason.TOKEN
+            sent.attempt = Attempt(time.monotonic() - began, failure=failed, detail=str(error)[:256])
+            return
+        sent.token_ms = (time.monotonic() - began) * 1000
+        sent.headers = request_headers(parcel, 1, now, destination.signer, sent.token)
+        timeout_s = destination.timeout_s
+        connect_s = min(self._settings.delivery.connect_timeout, timeout_s)
+        request = Request(destination.endpoint, sent.headers, parcel.body, timeout_s, connect_s, keep_body=KEEP_BODY)
+        sent.attempt = await transport.post(request)
+
+    def _result(self, parcel: Parcel, destination: Destination, sent: _Sent) -> TestResult:
+        attempt, judgement, config = sent.attempt, judge(sent.attempt), parcel.webhook.config
+        reason = reason_of(attempt)
+        answer = _plain(attempt.body.decode(errors="replace"))
+        return TestResult(
+            steps=ladder(attempt, sent.tokens, sent.token_ms, is_tls=destination.endpoint.scheme == "https"),
+            event_id=parcel.event.webhook_id,
+            verdict=judgement.verdict.name.lower(),
+            reason=reason,
+            status=attempt.status,
+            elapsed_ms=round(attempt.elapsed_s * 1000, 1),
+            verdict_in_words=verdict_in_words(judgement, self._settings.retry),
+            cure=cure(reason, attempt.status, attempt.detail, config),
+            answer=masked(answer, (*sent.headers, *destination.endpoint.headers), sent.token),
+            request=tuple(shown_headers(parcel, self._clock())),
+            body=parcel.body.decode(),
+        )
+
+
+_Name = Literal["address", "connect", "tls", "request", "first_byte", "answer"]
+_STEPS: Final[tuple[_Name, ...]] = ("address", "connect", "tls", "request", "first_byte", "answer")
+_ENDS_AT: Final[dict[FailureReason, _Name]] = {
+    FailureReason.DNS: "address",
+    FailureReason.EGRESS_DENIED: "address",
+    FailureReason.CONNECT_REFUSED: "connect",
+    FailureReason.CONNECT_TIMEOUT: "connect",
+    FailureReason.CONNECT: "connect",
+    FailureReason.PROXY: "connect",
+    FailureReason.TLS: "tls",
+    FailureReason.TIMEOUT: "first_byte",
+    FailureReason.RESET: "first_byte",
+    FailureReason.PROTOCOL: "first_byte",
+}
+"""The step at which each failure is noticed; TOKEN comes before all of them."""
+
+
+def ladder(attempt: Attempt, tokens: int, token_ms: float | None, *, is_tls: bool) -> tuple[Step, ...]:
+    """What was reached of a POST, and how long each part took."""
+    failure, phases = attempt.failure, attempt.phases
+    if failure is FailureReason.TOKEN:
+        rungs = [Step(name, None) for name in _STEPS[:3]]
+        return (*rungs, Step("token", False, told=attempt.detail), *(Step(name, None) for name in _STEPS[3:]))
+    last = len(_STEPS) if failure is None else _STEPS.index(_ENDS_AT[failure])
+    told = _told(phases, attempt.status)
+    taken = _taken_ms(phases)
+    steps: list[Step] = []
+    for number, name in enumerate(_STEPS):
+        if name == "tls" and not is_tls:
+            steps.append(Step("tls", None, told="not used"))
+        elif number < last:
+            steps.append(Step(name, True, taken.get(name), told.get(name, "")))
+        else:
+            steps.append(Step(name, False, None, attempt.detail) if number == last else Step(name, None))
+    steps.insert(3, _token_step(tokens, token_ms))
+    return tuple(steps)
+
+
+def _token_step(tokens: int, token_ms: float | None) -> Step:
+    if not tokens:
+        return Step("token", None, told="none is fetched")
+    told = "a fresh one, as the first was refused" if tokens > 1 else "fetched"
+    return Step("token", True, None if token_ms is None else round(token_ms, 1), told)
+
+
+def _told(phases: Phases, status: int | None) -> dict[str, str]:
+    told = {"answer": "" if status is None else str(status)}
+    if phases.address is not None:
+        told["address"] = phases.address
+    if phases.tls_version is not None:
+        told["tls"] = phases.tls_version
+        if phases.certificate_expires is not None:
+            told["tls"] += f", certificate until {datetime.fromtimestamp(phases.certificate_expires, UTC):%Y-%m-%d}"
+    return told
+
+
+def _taken_ms(phases: Phases) -> dict[str, float]:
+    taken = {
+        "address": phases.dns_s,
+        "connect": phases.connect_s,
+        "tls": phases.tls_s,
+        "first_byte": phases.first_byte_s,
+        "answer": phases.body_s,
+    }
+    return {name: round(seconds * 1000, 1) for name, seconds in taken.items() if seconds is not None}
+
+
+def _plain(text: str) -> str:
+    """Without control characters, but for line breaks and tabs."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)

@@ -1,0 +1,110 @@
+"""How many of a tenant's events wait in which retry tier: all tenants are counted at once, and remembered."""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from dispatcher.console.facts import WaitingTier
+from dispatcher.errors import DispatcherError
+from dispatcher.kafka.redrive import DeadEvent
+from dispatcher.kafka.topics import retry_topics
+from dispatcher.kafka.waiting import read_backlog
+from dispatcher.records import Journey, Record
+from dispatcher.settings import Settings
+from dispatcher.units import format_duration
+from dispatcher.webhooks import TenantKey
+
+REMEMBERED_S: Final = 10.0
+MOST_READ: Final = 10_000
+"""Records that are looked at, in all: half a second's work, in pieces."""
+WITHIN_S: Final = 20.0
+"""For all of it; a broker that needs longer is away."""
+
+
+@dataclass(slots=True)
+class _Count:
+    events: int = 0
+    next_due: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    counts: Mapping[tuple[TenantKey, str], _Count]
+    cut_off: frozenset[str]
+
+
+class RetryBacklog:
+    """The `Waiting` of facts.py."""
+
+    def __init__(
+        self, settings: Settings, most_read: int = MOST_READ, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        tiers = settings.retry.tiers
+        self._tiers = dict(zip(retry_topics(settings.kafka.topic, tiers), map(format_duration, tiers), strict=True))
+        self._kafka = settings.kafka
+        self._most_read = most_read
+        self._clock = clock
+        self._flight: asyncio.Task[_Found | DispatcherError] | None = None
+        self._found: _Found | DispatcherError | None = None
+        self._found_at = 0.0
+
+    async def of(self, tenant: TenantKey) -> Sequence[WaitingTier]:
+        """Tiers in which events of the tenant wait, the shortest first.
+
+        Raises:
+            DispatcherError: the broker can't be asked; kept for some seconds, too.
+        """
+        found = await self._counted()
+        if isinstance(found, DispatcherError):
+            raise DispatcherError(str(found))
+        told = []
+        for topic, tier in self._tiers.items():
+            count = found.counts.get((tenant, topic), _Count())
+            is_at_least = topic in found.cut_off
+            if count.events or is_at_least:
+                told.append(WaitingTier(tier, count.events, count.next_due, is_at_least))
+        return told
+
+    async def close(self) -> None:
+        """End what is under way."""
+        if self._flight is not None:
+            self._flight.cancel()
+            await asyncio.wait({self._flight})
+
+    async def _counted(self) -> _Found | DispatcherError:
+        if self._found is not None and self._clock() - self._found_at < REMEMBERED_S:
+            return self._found
+        if self._flight is None:
+            self._flight = asyncio.create_task(self._count(), name="count of what waits")
+            self._flight.add_done_callback(self._landed)
+        flight = self._flight
+        await asyncio.wait({flight})  # unlike awaiting it, leaves it alone when who asks is cancelled
+        return DispatcherError("what waits is no longer counted") if flight.cancelled() else flight.result()
+
+    def _landed(self, flight: "asyncio.Task[_Found | DispatcherError]") -> None:
+        self._flight = None
+        if not flight.cancelled() and flight.exception() is None:
+            self._found, self._found_at = flight.result(), self._clock()
+
+    async def _count(self) -> _Found | DispatcherError:
+        counts: defaultdict[tuple[TenantKey, str], _Count] = defaultdict(_Count)
+
+        def take(record: Record) -> None:
+            tenant = DeadEvent.of(record).tenant
+            if tenant is None:
+                return
+            count, due = counts[tenant, record.topic], Journey.of(record).not_before
+            count.events += 1
+            count.next_due = due if count.next_due is None else min(due, count.next_due)
+
+        try:
+            async with asyncio.timeout(WITHIN_S):
+                cut_off = await read_backlog(self._kafka, tuple(self._tiers), self._most_read, take)
+        except TimeoutError:
+            return DispatcherError(f"kafka at {self._kafka.bootstrap_servers} does not answer")
+        except DispatcherError as error:
+            return error
+        return _Found(counts, cut_off)

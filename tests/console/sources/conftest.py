@@ -1,0 +1,72 @@
+"""A broker that the tests of what is followed may stop, and topics of each test's own."""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from dispatcher.kafka.producer import Producer
+from dispatcher.settings import KafkaSettings, Settings
+from tests.integration.brokers import mistreatable_broker
+from tests.kafka.apache_kafka import ApacheKafka
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="package")
+async def mortal() -> AsyncIterator[ApacheKafka]:
+    """Tests leave it running."""
+    async with mistreatable_broker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def settings(mortal: ApacheKafka) -> Settings:
+    """Of a console whose topics nobody else has."""
+    return settings_for(mortal.bootstrap_servers, f"console-{next(_numbers)}")
+
+
+@pytest.fixture
+async def producer(settings: Settings) -> AsyncIterator[Producer]:
+    async with Producer(settings.kafka) as made:
+        yield made
+
+
+def settings_for(bootstrap_servers: str, topic: str, **groups: Any) -> Settings:
+    kafka = KafkaSettings(bootstrap_servers=bootstrap_servers, topic=topic).model_dump()
+    webhooks = {"store": "yaml", "path": "/nowhere"}
+    return Settings.model_validate(
+        {"apiVersion": "dispatcher/v1", "kafka": kafka, "webhooks": webhooks, "attempt_log": True} | groups
+    )
+
+
+@asynccontextmanager
+async def running(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Tasks that run by the side, and have not ended by themselves at the end."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        yield
+        assert not any(task.done() for task in tasks), tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+async def until(condition: Callable[[], object | Awaitable[object]], what: str, within_s: float = 40) -> None:
+    """Return when it holds."""
+    try:
+        async with asyncio.timeout(within_s):
+            while True:
+                holds = condition()
+                if await holds if isinstance(holds, Awaitable) else holds:
+                    return
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise AssertionError(f"waited {within_s} s in vain for {what}") from None

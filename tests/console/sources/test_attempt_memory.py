@@ -1,0 +1,184 @@
+"""What is told of attempts, and what it costs to know it."""
+
+import itertools
+import tracemalloc
+from collections import Counter
+from dataclasses import replace
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.console.facts import AttemptFact, AttemptQuery
+from dispatcher.console.sources.attempt_counts import SPANS, Ring, TenantCounts
+from dispatcher.console.sources.attempts import AttemptMemory, read_attempt
+from dispatcher.errors import NotFound
+from dispatcher.records import Origin
+from dispatcher.webhooks import TenantKey
+
+LUMA, OTHER = TenantKey("luma@AdobeOrg", "prod"), TenantKey("other@AdobeOrg", "prod")
+NOW = 1_790_000_000.0
+
+
+def attempt(verdict: str = "delivered", **changes: object) -> AttemptFact:
+    status = {"delivered": 200, "dead": 400}.get(verdict, 503)
+    fact = AttemptFact(
+        at=NOW, tenant=LUMA, event_id="msg_1", message_status="sent", channel="email", attempt=1, status=status,
+        reason=f"http_{status // 100}xx", detail="", verdict=verdict, elapsed_ms=20.0, reused=True,
+        origin=Origin("events", 1, 2),
+    )  # fmt: skip
+    return replace(fact, **changes)  # type: ignore[arg-type]
+
+
+def memory(*facts: AttemptFact, **bounds: int) -> AttemptMemory:
+    made = AttemptMemory(clock=lambda: NOW, **bounds)
+    for fact in facts:
+        made.add(fact)
+    return made
+
+
+def test_attempts_are_counted_in_their_bucket_of_each_window() -> None:
+    told = memory(
+        attempt(), attempt("dead", at=NOW - 120), attempt("again_soon", at=NOW - 7200), attempt(at=NOW - 3 * 86_400)
+    )
+    hour, day, week = (told.outcomes(LUMA, window) for window in ("1h", "24h", "7d"))
+    assert (hour.delivered, hour.failed, hour.dead) == (1, 0, 1)
+    assert (day.delivered, day.failed, day.dead) == (1, 1, 1)
+    assert (week.delivered, week.failed, week.dead) == (2, 1, 1)
+    assert hour.buckets[-1].delivered == 1
+    assert hour.buckets[-3].dead == 1
+    for outcomes in (hour, day, week):
+        assert len(outcomes.buckets) == SPANS[outcomes.window][0]
+        starts = [bucket.start for bucket in outcomes.buckets]
+        assert all(after - before == outcomes.bucket_s for before, after in itertools.pairwise(starts))
+        assert starts[-1] <= NOW < starts[-1] + outcomes.bucket_s
+
+
+def test_of_a_tenant_that_nothing_is_known_of_all_is_zero() -> None:
+    told = memory(attempt())
+    outcomes = told.outcomes(OTHER, "24h")
+    assert (len(outcomes.buckets), outcomes.delivered, outcomes.p50_ms) == (96, 0, None)
+    assert told.search(OTHER, AttemptQuery()).items == ()
+    assert (told.last_delivery(OTHER), told.failing(OTHER)) == (None, None)
+
+
+@given(st.lists(st.tuples(st.floats(0, 5000), st.integers(0, 1)), max_size=60), st.integers(1, 12))
+def test_a_ring_counts_as_a_list_would(added: list[tuple[float, int]], length: int) -> None:
+    ring, kept, newest = Ring(length, 100.0, 2), [], 0
+    for at, column in added:
+        ring.add(at, column)
+        span = int(at // 100)
+        newest = max(newest, span)
+        kept.append((span, column))
+    expected = Counter(one for one in kept if one[0] > newest - length)
+    now = newest * 100.0 + 50
+    found = {(int(start // 100), column): row[column] for start, row in ring.rows(now) for column in (0, 1)}
+    # What came too late to be counted in its turn is left out: never counted wrongly, at most not at all.
+    assert all(found.get(key, 0) <= count for key, count in expected.items())
+    in_order = [int(at // 100) for at, _ in added] == sorted(int(at // 100) for at, _ in added)
+    if in_order:
+        assert {key: count for key, count in found.items() if count} == dict(expected)
+
+
+@given(st.lists(st.floats(1, 30_000), min_size=1, max_size=200))
+def test_quantiles_are_right_within_fifteen_percent(latencies: list[float]) -> None:
+    counts = TenantCounts()
+    for latency in latencies:
+        counts.add(attempt(elapsed_ms=latency))
+    told = counts.outcomes("1h", NOW)
+    ordered = sorted(latencies)
+    for share, found in ((0.5, told.p50_ms), (0.95, told.p95_ms)):
+        exact = ordered[-(-len(ordered) * int(share * 100) // 100) - 1]
+        assert found is not None
+        assert exact / 1.15 <= found <= exact * 1.15 + 0.1
+
+
+def test_only_answers_have_a_latency() -> None:
+    told = memory(attempt("again_soon", status=None, reason="timeout", elapsed_ms=10_000.0))
+    assert told.outcomes(LUMA, "1h").p95_ms is None
+
+
+def test_the_latest_come_first_page_by_page() -> None:
+    told = memory(*(attempt(event_id=f"msg_{number}") for number in range(7)))
+    pages, before = [], None
+    while True:
+        page = told.search(LUMA, AttemptQuery(before=before, limit=3))
+        pages.append([fact.event_id for fact in page.items])
+        before = page.next
+        if before is None:
+            break
+        told.add(attempt(event_id="meanwhile"))
+    assert pages == [["msg_6", "msg_5", "msg_4"], ["msg_3", "msg_2", "msg_1"], ["msg_0"]]
+    for wrong in ("", "x", "-1", "9" * 30, "٣"):
+        with pytest.raises(NotFound, match="no such page"):
+            told.search(LUMA, AttemptQuery(before=wrong))
+
+
+def test_attempts_are_found_by_event_and_by_outcome() -> None:
+    told = memory(attempt("again_later"), attempt("suspend"), attempt("dead", event_id="msg_2"), attempt())
+    assert [fact.verdict for fact in told.search(LUMA, AttemptQuery(event_id="msg_1")).items] == [
+        "delivered", "suspend", "again_later",
+    ]  # fmt: skip
+    found = {name: len(told.search(LUMA, AttemptQuery(outcome=name)).items) for name in ("delivered", "failed", "dead")}  # type: ignore[arg-type]
+    assert found == {"delivered": 1, "failed": 2, "dead": 1}
+
+
+def test_what_is_wrong_lately_is_the_latest_failure_and_how_many_were_like_it() -> None:
+    failed = attempt("again_later", status=401, reason="http_4xx")
+    told = memory(*[attempt(at=NOW - 9)] * 10, *[failed] * 38, attempt("again_soon"), failed)
+    assert told.failing(LUMA) == (failed, 39, 40)
+    assert told.last_delivery(LUMA) == NOW - 9
+    told.add(attempt())
+    assert told.failing(LUMA) is None
+
+
+def test_a_hundred_thousand_attempts_cost_no_more_than_is_allowed() -> None:
+    """Of a hundred tenants and then a hundred others, one of which makes half of all attempts."""
+    told = memory(most_kept=5000, most_of_tenant=400, most_tenants=100)
+    tenants = [TenantKey(f"org{number}", "prod") for number in range(200)]
+    tracemalloc.start()
+    try:
+        for number in range(100_000):
+            other = number // 2 % 100 + (100 if number >= 50_000 else 0)
+            tenant = tenants[0] if number % 2 else tenants[other]
+            told.add(attempt(event_id=f"msg_{number:032}", tenant=tenant, at=NOW - number / 1000))
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(told) <= 5000
+    assert told.tenants == 100
+    assert size < 8_000_000
+    assert told.outcomes(tenants[0], "1h").delivered == 50_250
+    assert len(told.search(tenants[0], AttemptQuery(limit=200)).items) == 200
+    assert told.outcomes(tenants[50], "1h").delivered == 0  # silent for longest: forgotten
+    assert told.search(tenants[199], AttemptQuery()).items
+
+
+RECORD = {
+    "at": NOW, "org": "luma@AdobeOrg", "sandbox": "prod", "webhookId": "msg_1", "messageStatus": "sent",
+    "channel": "email", "attempt": 1, "status": 200, "reason": "http_2xx", "detail": "", "verdict": "delivered",
+    "elapsedMs": 20.0, "reused": True, "origin": ["events", 1, 2],
+}  # fmt: skip
+
+
+def test_records_are_read_of_older_versions_too() -> None:
+    assert read_attempt(orjson.dumps(RECORD), NOW) == attempt()
+    old = {key: value for key, value in RECORD.items() if key != "origin"}
+    assert read_attempt(orjson.dumps(old), NOW) == attempt(origin=None)
+    assert read_attempt(orjson.dumps(RECORD | {"at": NOW + 1e9}), NOW) == attempt()  # nobody attempts in the future
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, b"", b"{", b"[]", b"null", b"7", b"{}"]
+    + [
+        orjson.dumps(RECORD | {key: wrong})
+        for key in RECORD
+        for wrong in ([1], {"a": 1})
+        if key not in ("reused", "webhookId", "detail", "origin")
+    ]
+    + [orjson.dumps(RECORD | {"origin": wrong}) for wrong in ("x", [], ["events"], ["events", "x", 1], [1, 2, 3])],
+)
+def test_what_can_not_be_read_is_counted_and_passed_over(value: bytes | None) -> None:
+    assert read_attempt(value, NOW) is None

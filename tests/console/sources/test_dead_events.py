@@ -1,0 +1,217 @@
+"""Dead events on a real broker: followed, sent again one by one, some and all, over interruptions."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import pytest
+
+from dispatcher.console.facts import DeadQuery, RedriveJob
+from dispatcher.console.sources import dead_events as module
+from dispatcher.console.sources.dead_events import DeadLetterLog
+from dispatcher.errors import DispatcherError, NotFound
+from dispatcher.kafka.producer import Producer
+from dispatcher.outcomes import DeadReason
+from dispatcher.records import Journey, Origin
+from dispatcher.settings import Settings
+from tests.console.sources.burying import LUMA, OTHER, Grave
+from tests.console.sources.conftest import running, settings_for, until
+from tests.integration.brokers import needs_kafka
+from tests.kafka import topics
+from tests.kafka.apache_kafka import ApacheKafka
+
+pytestmark = [needs_kafka, pytest.mark.timeout(180)]
+
+ALL = DeadQuery()
+MINE = frozenset({LUMA.org})
+
+
+@pytest.fixture
+async def grave(settings: Settings, producer: Producer, mortal: ApacheKafka) -> Grave:
+    for name in (settings.kafka.topic, f"{settings.kafka.topic}.dead"):
+        await topics.create_topic(mortal.bootstrap_servers, name, partitions=3)
+    return Grave(producer, settings)
+
+
+@pytest.fixture
+async def log(settings: Settings, grave: Grave) -> AsyncIterator[DeadLetterLog]:
+    made = DeadLetterLog(settings)
+    async with running(made.run()):
+        assert await made.follower.caught_up(30)
+        yield made
+
+
+async def kept(log: DeadLetterLog, count: int) -> list[str]:
+    """Ids of LUMA's dead events, once there are so many that were not sent again."""
+    await until(lambda: log.count(LUMA, 0.0) == count, f"{count} dead events")
+    return [fact.id for fact in log.search(DeadQuery(tenant=LUMA, limit=200), orgs=None).items]
+
+
+async def done(log: DeadLetterLog, job: RedriveJob) -> RedriveJob:
+    await until(lambda: log.job(job.id, orgs=None).state != "running", "the redrive's end")
+    return log.job(job.id, orgs=None)
+
+
+async def sent(mortal: ApacheKafka, settings: Settings) -> Counter[Origin]:
+    """What went back, by where it first stood."""
+    records = await topics.read_all(mortal.bootstrap_servers, settings.kafka.topic)
+    return Counter(Journey.of(record).origin for record in records)
+
+
+async def test_one_then_some_then_all_go_back_each_once(
+    log: DeadLetterLog, grave: Grave, settings: Settings, mortal: ApacheKafka
+) -> None:
+    origins = [await grave.bury() for _ in range(6)]
+    others = [await grave.bury(OTHER), await grave.bury(LUMA, DeadReason.REJECTED)]
+    await until(lambda: len(log.memory) == 8, "all dead events")
+    by_origin = {fact.origin: fact.id for fact in log.search(ALL, orgs=None).items}
+    first = frozenset({by_origin[origins[3]]})
+
+    job = await log.redrive(LUMA, ids=first, query=ALL, by="ada", orgs=MINE)
+    assert (job.total, job.by, job.tenant) == (1, "ada", LUMA)
+    assert (await done(log, job)).sent == 1
+    assert await sent(mortal, settings) == Counter([origins[3]])
+    await until(lambda: log.get(by_origin[origins[3]], orgs=MINE).redriven, "its mark")
+
+    some = first | {by_origin[origins[0]], by_origin[origins[5]]}
+    job = await done(log, await log.redrive(LUMA, ids=some, query=ALL, by="ada", orgs=None))
+    assert (job.state, job.total, job.sent, job.already) == ("done", 2, 2, 1)
+
+    job = await log.redrive(LUMA, ids=None, query=DeadQuery(reasons=frozenset({"expired"})), by="ada", orgs=MINE)
+    assert job.total == 3
+    assert (await done(log, job)).sent == 3
+    assert await sent(mortal, settings) == Counter(origins)
+    assert not set(others) & set(await sent(mortal, settings))
+    await until(lambda: log.count(LUMA, 0.0) == 1, "the marks")
+
+    job = await done(log, await log.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=MINE))
+    assert (job.sent, job.already) == (1, 6)
+    assert await sent(mortal, settings) == Counter([*origins, others[1]])
+    assert log.count(OTHER, 0.0) == 1
+
+
+async def test_what_lies_between_two_chosen_events_stays_where_it_is(
+    log: DeadLetterLog, grave: Grave, settings: Settings, mortal: ApacheKafka
+) -> None:
+    for _ in range(7):  # in three partitions: one has three of them
+        await grave.bury()
+    await kept(log, 7)
+    facts = {fact.id: fact for fact in log.search(DeadQuery(tenant=LUMA), orgs=None).items}
+    partitions = Counter(name.partition("-")[0] for name in facts)
+    fullest = partitions.most_common(1)[0][0]
+    own = sorted((name for name in facts if name.startswith(f"{fullest}-")), key=lambda name: int(name[2:]))
+    chosen = {own[0], own[-1]}
+    job = await done(log, await log.redrive(LUMA, ids=frozenset(chosen), query=ALL, by="ada", orgs=MINE))
+    assert (job.total, job.sent) == (2, 2)
+    assert await sent(mortal, settings) == Counter(facts[name].origin for name in chosen)
+    await until(lambda: log.count(LUMA, 0.0) == 5, "the marks")
+
+
+async def test_only_events_that_told_of_a_status_go_back(
+    log: DeadLetterLog, grave: Grave, settings: Settings, mortal: ApacheKafka
+) -> None:
+    await grave.bury(status="sent")
+    wanted = await grave.bury(status="bounce")
+    await kept(log, 2)
+    query = DeadQuery(message_status="bounce")
+    job = await done(log, await log.redrive(LUMA, ids=None, query=query, by="ada", orgs=MINE))
+    assert (job.total, job.sent) == (1, 1)
+    assert await sent(mortal, settings) == Counter([wanted])
+
+
+async def test_nobody_sends_another_organisations_event_again(log: DeadLetterLog, grave: Grave) -> None:
+    await grave.bury()
+    await grave.bury(OTHER)
+    await until(lambda: len(log.memory) == 2, "all dead events")
+    (mine,) = [fact.id for fact in log.search(DeadQuery(tenant=LUMA), orgs=None).items]
+    (other,) = [fact.id for fact in log.search(DeadQuery(tenant=OTHER), orgs=None).items]
+    for tenant, ids, orgs in (
+        (OTHER, None, MINE),
+        (LUMA, frozenset({other}), MINE),
+        (LUMA, frozenset({mine, other}), None),
+        (OTHER, frozenset({mine}), None),
+        (LUMA, frozenset({"0-99999"}), None),
+    ):
+        with pytest.raises(NotFound):
+            await log.redrive(tenant, ids=ids, query=ALL, by="ada", orgs=orgs)
+    job = await log.redrive(OTHER, ids=None, query=ALL, by="ada", orgs=None)
+    with pytest.raises(NotFound):
+        log.job(job.id, orgs=MINE)
+    await done(log, job)
+
+
+async def test_one_redrive_of_a_tenant_at_a_time(
+    log: DeadLetterLog, grave: Grave, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RATE", 20.0)
+    await asyncio.gather(*(grave.bury() for _ in range(12)))
+    await kept(log, 12)
+    job = await log.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=None)
+    with pytest.raises(DispatcherError, match="are being sent again already"):
+        await log.redrive(LUMA, ids=None, query=ALL, by="eve", orgs=None)
+    progress = set()
+    while log.job(job.id, orgs=None).state == "running":
+        progress.add(log.job(job.id, orgs=None).sent)
+        await asyncio.sleep(0.01)
+    assert len(progress) > 2, "it is told how far it is"
+    assert log.job(job.id, orgs=None).sent == 12
+
+
+async def test_a_console_that_stops_in_the_middle_repeats_nothing(
+    settings: Settings, grave: Grave, mortal: ApacheKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RATE", 50.0)
+    origins = await asyncio.gather(*(grave.bury() for _ in range(60)))
+    first = DeadLetterLog(settings)
+    async with running(first.run()):
+        await kept(first, 60)
+        job = await first.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=None)
+        await until(lambda: first.job(job.id, orgs=None).sent >= 10, "the first batch")
+    told = first.job(job.id, orgs=None)
+    assert told.state == "failed"
+    assert "none goes twice" in told.problem
+    assert 10 <= (await sent(mortal, settings)).total() < 60
+    with pytest.raises(DispatcherError, match="starting or stopping"):
+        await first.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=None)
+    monkeypatch.setattr(module, "RATE", 10_000.0)
+    second = DeadLetterLog(settings)
+    async with running(second.run()):
+        assert await second.follower.caught_up(30)
+        await done(second, await second.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=None))
+    assert await sent(mortal, settings) == Counter(origins)
+
+
+async def test_without_a_broker_a_redrive_does_not_begin() -> None:
+    log = DeadLetterLog(settings_for("127.0.0.1:1", "events"))
+    async with running(log.run()):
+        await until(lambda: "KafkaConnectionError" in (log.problem or ""), "the broker to be named away")
+        with pytest.raises(DispatcherError, match="KafkaConnectionError"):
+            await log.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=None)
+
+
+async def test_a_topic_that_can_not_be_written_fails_the_redrive_and_says_why(
+    settings: Settings, grave: Grave, mortal: ApacheKafka
+) -> None:
+    """Its events stay where they are: the next redrive has them."""
+    await grave.bury()
+    async with topics.admin_client(mortal.bootstrap_servers) as admin:
+        await admin.delete_topics([settings.kafka.topic])
+    log = DeadLetterLog(settings)
+    async with running(log.run()):
+        await kept(log, 1)
+        job = await done(log, await log.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=None))
+        assert (job.state, job.sent) == ("failed", 0)
+        assert settings.kafka.topic in job.problem
+        assert log.count(LUMA, 0.0) == 1
+
+
+async def test_jobs_that_are_long_past_are_forgotten(
+    log: DeadLetterLog, grave: Grave, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_JOBS", 2)
+    await grave.bury()
+    await kept(log, 1)
+    jobs = [await done(log, await log.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=None)) for _ in range(3)]
+    with pytest.raises(NotFound, match="long past"):
+        log.job(jobs[0].id, orgs=None)
+    assert log.job(jobs[2].id, orgs=None).state == "done"

@@ -1,0 +1,156 @@
+"""A whole dispatcher run, as the console sees it: the same numbers as the receiver's ledger."""
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from dispatcher.console.facts import AttemptQuery, DeadQuery
+from dispatcher.console.sources.attempts import AttemptLog
+from dispatcher.console.sources.dead_events import DeadLetterLog
+from dispatcher.console.sources.lanes import RunningLanes
+from dispatcher.console.sources.waiting import RetryBacklog
+from dispatcher.events import DeliveryEvent, read_event
+from dispatcher.kafka.reading import open_topic
+from dispatcher.settings import ConsoleSettings, Settings
+from dispatcher.webhooks import TenantKey
+from tests.console.sources.conftest import running, until
+from tests.integration.brokers import needs_kafka
+from tests.integration.harness import Behaviour, Receiver, Stage, stage, status, tenants
+from tests.kafka import topics
+from tests.kafka.apache_kafka import ApacheKafka
+
+pytestmark = [needs_kafka, pytest.mark.timeout(240)]
+
+COUNT = 30
+GOOD, SHAKY, BAD = tenants(3)
+MINE = frozenset({BAD.org})
+
+
+@pytest.fixture
+async def scene(mortal: ApacheKafka, tmp_path: Path) -> AsyncIterator[Stage]:
+    async with stage(mortal.bootstrap_servers, tmp_path) as made:
+        await topics.create_topic(mortal.bootstrap_servers, f"{made.topic}.attempts", partitions=4)
+        yield made
+
+
+def console_settings(scene: Stage) -> Settings:
+    return Settings.model_validate(scene.settings | {"attempt_log": True})
+
+
+def now_and_then(behaviour: Behaviour) -> Behaviour:
+    """Each fourth request ends so, and never one that is tried again: too few for the breaker."""
+    requests = 0
+
+    async def answer(request: web.Request, receiver: Receiver) -> web.StreamResponse:
+        nonlocal requests
+        requests += 1
+        is_again = request.headers["webhook-attempt"] != "1"
+        return receiver.accept(request) if requests % 4 or is_again else await behaviour(request, receiver)
+
+    return answer
+
+
+async def outcomes(log: AttemptLog, tenant: TenantKey) -> tuple[int, int, int]:
+    told = log.outcomes(tenant, "1h")
+    return told.delivered, told.failed, told.dead
+
+
+async def test_a_run_is_told_as_the_receiver_saw_it_and_its_dead_come_back(scene: Stage, mortal: ApacheKafka) -> None:
+    scene.mount([scene.webhook(tenant) for tenant in (GOOD, SHAKY, BAD)])
+    scene.receiver.behave(f"/{SHAKY.org}", now_and_then(status(503)))
+    scene.receiver.behave(f"/{BAD.org}", status(400))
+    settings = console_settings(scene)
+    attempts, dead = AttemptLog(settings), DeadLetterLog(settings)
+    async with scene.dispatcher(attempt_log=True) as dispatcher, running(attempts.run(), dead.run()):
+        dispatcher.start()
+        await scene.produce([GOOD, SHAKY, BAD], 3 * COUNT)
+        await until(lambda: dead.count(BAD, 0.0) == COUNT, "every dead event", 90)
+        await until(lambda: attempts.outcomes(SHAKY, "1h").delivered == COUNT, "every delivery", 90)
+        await until(lambda: attempts.outcomes(GOOD, "1h").delivered == COUNT, "every delivery", 60)
+        ledger = Counter(scene.expected[name].org for name in scene.receiver.accepted.elements())
+        seen = Counter(scene.expected[name].org for name in scene.receiver.seen.elements())
+        for tenant in (GOOD, SHAKY, BAD):
+            delivered, failed, died = await outcomes(attempts, tenant)
+            assert delivered == ledger[tenant.org]
+            assert delivered + failed + died == seen[tenant.org]
+        assert await outcomes(attempts, BAD) == (0, 0, COUNT)
+        assert attempts.problem is None
+        assert attempts.last_delivery(GOOD) is not None
+        assert attempts.failing(GOOD) is None
+        last, alike, of = attempts.failing(BAD) or (None, 0, 0)
+        assert last is not None
+        assert (last.reason, last.status, alike, of) == ("http_4xx", 400, COUNT, COUNT)
+        await _is_found_again(attempts, settings)
+
+        async with RunningLanes(ConsoleSettings(dispatchers=(f"http://127.0.0.1:{dispatcher.ops_port}",))) as lanes:
+            lane = await lanes.of(GOOD)
+            assert lane is not None
+            assert (lane.state, lane.breaker, lane.instances) == ("active", "closed", 1)
+        assert await RetryBacklog(settings).of(GOOD) == []
+
+        # The endpoint is mended: one, some, and all come back.
+        scene.receiver.behave(f"/{BAD.org}", None)
+        ids = [fact.id for fact in dead.search(DeadQuery(tenant=BAD, limit=200), orgs=MINE).items]
+        assert len(ids) == COUNT
+        sent = 0
+        for chosen in (frozenset(ids[:1]), frozenset(ids[:5]), None):
+            job = await dead.redrive(BAD, ids=chosen, query=DeadQuery(), by="ada", orgs=MINE)
+            await until(lambda: dead.job(job.id, orgs=MINE).state == "done", "the redrive")  # noqa: B023
+            sent += dead.job(job.id, orgs=MINE).sent
+            await until(lambda: dead.count(BAD, 0.0) == COUNT - sent, "its marks")  # noqa: B023
+        assert sent == COUNT
+        await scene.all_accepted(dispatcher)
+        await until(lambda: attempts.outcomes(BAD, "1h").delivered == COUNT, "their deliveries", 60)
+        assert dead.search(DeadQuery(tenant=BAD, redriven=True), orgs=MINE).total == COUNT
+        assert scene.receiver.repeats() == 0
+    records = await topics.read_all(mortal.bootstrap_servers, f"{scene.topic}.attempts")
+    assert records
+    for record in records:
+        whole = bytes(record.value or b"") + bytes(record.key or b"") + repr(record.headers).encode()
+        assert not any(word in whole for word in (b"@luma", b"john", b"identityMap", b"4218b775"))
+
+
+async def _is_found_again(attempts: AttemptLog, settings: Settings) -> None:
+    """By what the log has of it: for `explain`, and the page of the delivery."""
+    name = attempts.search(SHAKY, AttemptQuery(outcome="failed")).items[0].event_id
+    page = attempts.search(SHAKY, AttemptQuery(event_id=name))
+    assert [fact.verdict for fact in page.items] == ["delivered", "again_soon"]
+    (origin,) = {fact.origin for fact in page.items}
+    assert origin is not None
+    async with open_topic(settings.kafka, origin.topic) as reader:
+        record = await reader.record_at(origin.partition, origin.offset)
+    event = read_event(record, origin)
+    assert isinstance(event, DeliveryEvent)
+    assert (event.webhook_id, event.tenant) == (name, SHAKY)
+
+
+async def test_what_is_parked_is_seen_waiting_and_a_broker_restart_costs_nothing(
+    scene: Stage, mortal: ApacheKafka
+) -> None:
+    scene.mount([scene.webhook(tenant) for tenant in (GOOD, BAD)])
+    scene.receiver.behave(f"/{BAD.org}", status(401))
+    settings = console_settings(scene)
+    attempts, dead = AttemptLog(settings), DeadLetterLog(settings)
+    async with scene.dispatcher(attempt_log=True) as dispatcher, running(attempts.run(), dead.run()):
+        dispatcher.start()
+        await scene.produce([GOOD, BAD], 20)
+        await until(lambda: attempts.outcomes(BAD, "1h").failed >= 10, "ten failed attempts", 60)
+
+        async def waits() -> bool:
+            return sum(tier.events for tier in await RetryBacklog(settings).of(BAD)) == 10
+
+        await until(waits, "ten events that wait", 60)
+        assert await RetryBacklog(settings).of(GOOD) == []
+        await mortal.restart()
+        await scene.produce([GOOD], 10, prefix="after")
+        await until(lambda: attempts.outcomes(GOOD, "1h").delivered == 20, "what came after the restart", 120)
+        scene.receiver.behave(f"/{BAD.org}", None)
+        await scene.all_accepted(dispatcher)
+        await until(lambda: attempts.outcomes(BAD, "1h").delivered == 10, "what had waited", 90)
+        await until(lambda: attempts.problem is None, "the log to be followed again", 60)
+        told = await outcomes(attempts, BAD)
+        seen = sum(scene.receiver.seen[name] for name, tenant in scene.expected.items() if tenant == BAD)
+        assert sum(told) <= seen  # what could not be written during the restart is left out, and nothing is told twice
