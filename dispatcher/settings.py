@@ -4,19 +4,96 @@ A misspelt key stops the start. Each part of the program is given its own group,
 seconds, sizes in bytes, once read.
 """
 
+from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
+from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from dispatcher.secrets import Name, Secret
 from dispatcher.units import Bytes, Seconds
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
+MIN_SESSION_KEY: Final = 32
+"""Bytes: as many as the hash that it keys."""
+
 
 class _Group(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def _web_address(url: str) -> str:
+    parts = split_web_address(url)
+    if parts.query:
+        raise ValueError("must not carry a query (?…)")
+    return url
+
+
+def _protected(url: str) -> str:
+    _web_address(url)
+    if not is_protected(url):
+        raise ValueError("must begin with https://, unless it is on this machine")
+    return url
+
+
+def _origin(url: str) -> str:
+    parts = split_web_address(url)
+    if parts.path.rstrip("/") or parts.query:
+        raise ValueError("write scheme, host and port only: https://console.example")
+    return f"{parts.scheme}://{parts.netloc.lower()}"
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ip_network(text))
+    except ValueError:
+        raise ValueError("write a CIDR block: 10.0.0.0/8, or 192.0.2.7/32") from None
+
+
+def _long_enough(key: Secret) -> Secret:
+    if key.reference is not None and not key.reveal():
+        return key  # a check without secrets
+    if len(key.reveal()) < MIN_SESSION_KEY:
+        raise ValueError(f"has fewer than {MIN_SESSION_KEY} bytes: make one with `openssl rand -base64 48`")
+    return key
+
+
+def _fit_for_a_header(value: Secret) -> Secret:
+    if any(byte < 0x20 or byte > 0x7E for byte in value.reveal()):
+        raise ValueError("must be visible ASCII, without a line break")
+    return value
+
+
+def is_protected(url: str) -> bool:
+    """Whether nobody on the way can change what is said there: https, or the loopback."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme == "https":
+        return bool(host)
+    try:
+        return parts.scheme == "http" and (host == "localhost" or ip_address(host).is_loopback)
+    except ValueError:
+        return False
+
+
+def split_web_address(url: str) -> SplitResult:
+    """The parts of an http or https URL of ours.
+
+    Raises:
+        ValueError: it is none; the message says what to change.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"not a URL: {error}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or not url.isascii():
+        raise ValueError("write a URL with scheme and host: https://login.example")
+    if "@" in parts.netloc or "#" in url:
+        raise ValueError("must not carry a user name, a password or a fragment (#…)")
+    return parts
 
 
 class KafkaSecurity(_Group):
@@ -126,8 +203,8 @@ class DeliverySettings(_Group):
     """An event that its own lane has let wait so long is parked in the first tier, and holds up nobody."""
     max_body: Bytes = 256_000
     """A larger feedback payload is dead-lettered."""
-    transport: Literal["aiohttp", "lean"] = "aiohttp"
-    """HTTP client: aiohttp, or the one made for this job."""
+    transport: Literal["aiohttp", "lean"] = "lean"
+    """HTTP client: the one made for this job, or aiohttp."""
 
 
 class RetrySettings(_Group):
@@ -198,11 +275,62 @@ class OpsSettings(_Group):
     """0 takes a free one, named in the log."""
 
 
+class OidcSettings(_Group):
+    """Who may use the console, told by an OpenID Connect issuer. Needs https, but for one on the loopback."""
+
+    issuer: Annotated[str, AfterValidator(_protected)]
+    """The issuer, exactly as it stands in its tokens' claim `iss`."""
+    audience: Name
+    """Claim `aud` that an access token for the admin API must have."""
+    jwks_url: Annotated[str, AfterValidator(_protected)] | None = None
+    """Where the issuer's keys are; by default as its discovery document says."""
+    client_id: Name | None = None
+    """The console as the issuer's client, for signing in with a browser; without it only the API takes its tokens."""
+    client_secret: Secret | None = None
+    """The client's secret; none for a public client, which PKCE protects."""
+    scopes: Annotated[tuple[Name, ...], Field(min_length=1)] = ("openid", "profile")
+    """What is asked of the issuer when somebody signs in."""
+    role_claim: Name = "roles"
+    """Claim with somebody's roles: its name, or a dotted path (`realm_access.roles`)."""
+    admin_values: tuple[Name, ...] = ("admin",)
+    """Values of it that make an admin; everybody else with an organisation is a viewer."""
+    orgs_claim: Name = "orgs"
+    """Claim with the organisations that somebody may see, `*` for all. Without any there is no access."""
+    name_claim: Name = "name"
+    """Claim with the name that the history has; the subject where it is missing."""
+    ca: Path | None = None
+    """PEM bundle to verify the issuer with; the system's by default."""
+
+    @model_validator(mode="after")
+    def _what_signing_in_needs(self) -> Self:
+        if self.client_secret is not None and self.client_id is None:
+            raise ValueError("client_secret belongs to client_id: give both, or neither")
+        if self.client_id is not None and "openid" not in self.scopes:
+            raise ValueError("scopes must contain openid")
+        return self
+
+
 class ConsoleSettings(_Group):
     """The console and the admin API."""
 
     host: str = "127.0.0.1"
+    """Where it listens. Beyond the loopback it starts only with `tokens` or `oidc`."""
     port: Port = 8080
+    public_url: Annotated[str, AfterValidator(_origin)] | None = None
+    """`https://console.example`: how browsers reach it; by default http://host:port. With https cookies are secure."""
+    session_key: Annotated[Secret, AfterValidator(_long_enough)] | None = None
+    """At least 32 bytes that sign browser sessions; the same in every replica. By default made at each start."""
+    session_lifetime: Annotated[Seconds, Field(ge=60, le=604_800)] = 28_800
+    """After so long one has to sign in again: 1 min to 7 d."""
+    tokens: bool = True
+    """Tokens made with `dispatcher tokens create` are taken, by the API and for signing in."""
+    oidc: OidcSettings | None = None
+    """OpenID Connect, beside tokens or in their place."""
+    dispatchers: tuple[Annotated[str, AfterValidator(_web_address)], ...] = ()
+    """Ops endpoints of running dispatchers, `http://dispatcher:9090`: asked for the state of lanes. Where a name has
+    several addresses, each is a dispatcher."""
+    trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
+    """CIDR blocks of proxies in front, whose X-Forwarded-For is believed: failed sign-ins are counted by client."""
 
 
 class LogSettings(_Group):
@@ -219,6 +347,31 @@ class MetricsSettings(_Group):
     """Labels of the two metrics that have any."""
     max_tenant_series: Annotated[int, Field(ge=0, le=10_000)] = 200
     """Tenants with series of their own; the rest are counted under `_other`."""
+    worst_tenants: Annotated[int, Field(ge=0, le=100)] = 20
+    """Tenants named with the age of their oldest pending event, and with the expiry of their endpoint's certificate:
+    those that are worst off. 0: none."""
+
+
+class TracingSettings(_Group):
+    """OpenTelemetry traces: a span an event, and one an attempt. Needs the extra `otel`, which the image has."""
+
+    enabled: bool = False
+    endpoint: Annotated[str, AfterValidator(_web_address)] = "http://localhost:4318"
+    """Base URL of a collector that takes OTLP over HTTP; spans go to its path `/v1/traces`."""
+    headers: dict[
+        Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")],
+        Annotated[Secret, AfterValidator(_fit_for_a_header)],
+    ] = Field(default_factory=dict)
+    """Headers for the collector, such as `authorization`."""
+    ca: Path | None = None
+    """PEM bundle to verify the collector with; public authorities by default."""
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of the events that are traced, among those whose producer has not decided it in `traceparent`."""
+    service_name: Name = "feedback-dispatcher"
+    queue: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    """Spans that wait to be sent; past it they are dropped and counted, and no delivery waits."""
+    timeout: Annotated[Seconds, Field(le=60)] = 5
+    """One request to the collector; what is left at the end of the process gets as long."""
 
 
 class Settings(_Group):
@@ -235,5 +388,6 @@ class Settings(_Group):
     console: ConsoleSettings = ConsoleSettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
+    tracing: TracingSettings = TracingSettings()
     attempt_log: bool = False
     """Write one record an attempt to `<topic>.attempts`, without personal data."""

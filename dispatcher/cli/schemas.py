@@ -1,15 +1,35 @@
-"""`dispatcher schema`: JSON Schema of what is read and sent, for editors and validators."""
+"""`dispatcher schema`: schemas of what is read, sent and served, for editors, validators and clients."""
 
 import json
+from enum import StrEnum
 
 import typer
+from pydantic import JsonValue
 
 from dispatcher.schemas import SchemaKind, schema_of
 
 
-def schema(kind: SchemaKind) -> None:
-    """Print the JSON Schema (draft 2020-12) of the settings, a webhook file, an event or a payload."""
-    typer.echo(json.dumps(schema_of(kind), indent=2, ensure_ascii=False))
+class Printed(StrEnum):
+    """What there is a schema of: those of `SchemaKind`, and the admin API's document."""
+
+    SETTINGS = SchemaKind.SETTINGS
+    WEBHOOK = SchemaKind.WEBHOOK
+    EVENT = SchemaKind.EVENT
+    PAYLOAD = SchemaKind.PAYLOAD
+    OPENAPI = "openapi"
+
+
+def schema(kind: Printed) -> None:
+    """Print the JSON Schema (draft 2020-12) of settings, webhook file, event or payload; or the API's OpenAPI 3.1."""
+    typer.echo(json.dumps(_document(kind), indent=2, ensure_ascii=False))
+
+
+def _document(kind: Printed) -> dict[str, JsonValue]:
+    if kind is Printed.OPENAPI:
+        from dispatcher.console.api import openapi_document  # SQLAlchemy takes its time
+
+        return openapi_document()
+    return schema_of(SchemaKind(kind.value))
 
 
 def add_to(app: typer.Typer) -> None:

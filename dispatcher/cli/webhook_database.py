@@ -18,12 +18,17 @@ from dispatcher.webhooks import WebhookConfig
 
 async def migrated(settings: Settings) -> str:
     """The schema's revision, once it is this version's."""
-    return await upgrade(_url(settings))
+    return await upgrade(database_url(settings))
 
 
 @asynccontextmanager
-async def _database(settings: Settings) -> AsyncIterator[Database]:
-    database = Database(_url(settings))
+async def open_database(settings: Settings) -> AsyncIterator[Database]:
+    """The database that the settings name, with this version's schema.
+
+    Raises:
+        ConfigError: they name none, or its schema is another one.
+    """
+    database = Database(database_url(settings))
     try:
         problem = await schema_problem(database)
         if problem is not None:
@@ -35,7 +40,7 @@ async def _database(settings: Settings) -> AsyncIterator[Database]:
 
 async def rotated(settings: Settings, by: str) -> Rotation:
     """What became of the stored secrets."""
-    async with _database(settings) as database:
+    async with open_database(settings) as database:
         return await rotate(database, Encryption(settings.webhooks.encryption_keys), by=by)
 
 
@@ -44,7 +49,7 @@ async def imported(
 ) -> Imported:
     """What became of these webhooks."""
     encryption = Encryption(settings.webhooks.encryption_keys)
-    async with _database(settings) as database:
+    async with open_database(settings) as database:
         transfer = Transfer(database, encryption, WebhookRepository(database, encryption, check))
         return await transfer.import_webhooks(configs, by=by, replace=replace, dry_run=dry_run)
 
@@ -52,12 +57,13 @@ async def imported(
 async def exported(settings: Settings, directory: Path, secrets_dir: Path | None) -> list[Path]:
     """The files that the stored webhooks were written to."""
     encryption = Encryption(settings.webhooks.encryption_keys)
-    async with _database(settings) as database:
+    async with open_database(settings) as database:
         configs = await Transfer(database, encryption, WebhookRepository(database, encryption)).configs()
     return export_webhooks(configs, directory, secrets_dir)
 
 
-def _url(settings: Settings) -> Secret:
+def database_url(settings: Settings) -> Secret:
+    """Raises ConfigError where the store is another one."""
     if settings.webhooks.store != "sql" or settings.webhooks.url is None:
         raise ConfigError([Problem("this command needs store sql, with url", "webhooks.store")])
     return settings.webhooks.url

@@ -44,7 +44,7 @@ def rotate_keys(config: ConfigPath = DEFAULT_CONFIG, by: By = None) -> None:
     """Encrypt every stored secret anew under the first key."""
     from dispatcher.cli import webhook_database
 
-    rotation = asyncio.run(webhook_database.rotated(quiet_settings_at(config), _who(by)))
+    rotation = asyncio.run(webhook_database.rotated(quiet_settings_at(config), who(by)))
     typer.echo(f"{rotation.renewed} secrets are encrypted under the first key")
     if rotation.problems:
         raise ConfigError(rotation.problems)
@@ -65,7 +65,7 @@ def import_webhooks(
     settings = quiet_settings_at(config)
     check = webhook_check(settings)
     configs = [webhook.config for path in paths for webhook in _read(path, check)]
-    done = asyncio.run(webhook_database.imported(settings, configs, check, _who(by), replace=replace, dry_run=dry_run))
+    done = asyncio.run(webhook_database.imported(settings, configs, check, who(by), replace=replace, dry_run=dry_run))
     for what in ("created", "updated", "unchanged"):
         for tenant in getattr(done, what):
             typer.echo(f"{tenant}: {what}")
@@ -105,7 +105,8 @@ def _row(webhook: Webhook) -> tuple[str, ...]:
     return (str(webhook.tenant), config.name, "+".join(config.channels), config.origin, state, webhook.source)
 
 
-def _who(by: str | None) -> str:
+def who(by: str | None) -> str:
+    """Whom the history names: as given, else the user of this shell."""
     try:
         return by or f"{getpass.getuser()} (command line)"
     except (KeyError, OSError):  # a container's user may have no name

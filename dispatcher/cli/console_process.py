@@ -1,0 +1,129 @@
+"""The life of the console's process: its parts built once, started in order, stopped in reverse.
+
+Start: database, sources of facts, server. Stop, on SIGTERM or SIGINT: readiness goes, nothing new is accepted, requests
+under way finish within `delivery.drain_timeout`; then the sources end. A second signal cuts off what is still under
+way. Neither a database nor a broker that is away keeps it from starting.
+"""
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+
+import structlog
+
+from dispatcher.cli.webhook_database import database_url
+from dispatcher.console.access import refuse_open_door
+from dispatcher.console.parts import Parts
+from dispatcher.console.server import ConsoleServer
+from dispatcher.console.sources.assembly import open_sources
+from dispatcher.errors import ConfigError, Problem
+from dispatcher.service import CUT_OFF, webhook_check
+from dispatcher.settings import Settings
+from dispatcher.stores.sql.audit import AuditLog
+from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.encryption import Encryption
+from dispatcher.stores.sql.repository import WebhookRepository
+from dispatcher.stores.sql.tokens import ApiTokens
+from dispatcher.transport.egress import egress_problems
+
+log = structlog.get_logger(__name__)
+
+
+class ConsoleProcess:
+    """One console. `run` is its whole life."""
+
+    def __init__(self, settings: Settings, tell_link: Callable[[str], None] | None = None) -> None:
+        """Make ready.
+
+        Args:
+            tell_link: given a sign-in link once the server listens.
+        """
+        self._settings = settings
+        self._tell_link = tell_link
+        self._stop = asyncio.Event()
+
+    async def run(self) -> int:
+        """Run until a signal; gives the exit status: 0 when everything under way was finished.
+
+        Raises:
+            ConfigError: the settings can't be used for a console.
+            DispatcherError: its address can't be listened on.
+        """
+        settings = self._settings
+        if settings.webhooks.store != "sql":
+            message = (
+                "the console needs store sql: mounted files can't be edited (`dispatcher webhooks import` moves them)"
+            )
+            raise ConfigError([Problem(message, "webhooks.store")])
+        refuse_open_door(settings.console)
+        problems = egress_problems(settings.egress)
+        if problems:
+            raise ConfigError(problems)
+        async with AsyncExitStack() as stack:
+            sources = await stack.enter_async_context(open_sources(settings))
+            database = Database(database_url(settings))
+            stack.push_async_callback(database.close)
+            parts = Parts(
+                settings=settings,
+                webhooks=WebhookRepository(
+                    database, Encryption(settings.webhooks.encryption_keys), webhook_check(settings)
+                ),
+                audit=AuditLog(database),
+                tokens=ApiTokens(database),
+                attempts=sources.attempts,
+                lanes=sources.lanes,
+                waiting=sources.waiting,
+                dead_events=sources.dead_events,
+                test_events=sources.test_events,
+                keys=sources.keys,
+            )
+            following = asyncio.create_task(sources.run(), name="sources")
+            serving = asyncio.create_task(self._serve(ConsoleServer(parts)), name="server")
+            with self._signals(serving):
+                status = await _first_end(serving, following)
+        log.info("stopped", status=status)
+        return status
+
+    async def _serve(self, server: ConsoleServer) -> None:
+        async with server:
+            if self._tell_link is not None:
+                self._tell_link(server.new_sign_in_link())
+            await self._stop.wait()
+            server.drain()
+
+    @contextmanager
+    def _signals(self, serving: "asyncio.Task[None]") -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+
+        def received(number: signal.Signals) -> None:
+            if self._stop.is_set():
+                log.warning("second signal: stopping at once", signal=number.name)
+                serving.cancel()
+            else:
+                log.info("stopping: finishing what is under way", signal=number.name)
+                self._stop.set()
+
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        for number in numbers:
+            loop.add_signal_handler(number, received, number)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+
+async def _first_end(serving: "asyncio.Task[None]", following: "asyncio.Task[None]") -> int:
+    """Wait for the server's end; whatever ends first takes the other along. Raises what either raised."""
+    try:
+        await asyncio.wait({serving, following}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        tasks = (following, serving)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error
+    return CUT_OFF if serving.cancelled() else 0

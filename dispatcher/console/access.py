@@ -1,0 +1,252 @@
+"""Who asks, and whether they may: bearer tokens, session cookies, CSRF.
+
+An API request with `Authorization: Bearer` is judged by that alone; everything else by its cookie. Where neither
+tokens nor OIDC are configured, which only a loopback address allows, everybody is the admin.
+"""
+
+import hmac
+from collections.abc import Callable
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from time import monotonic
+from typing import Final
+from urllib.parse import urlsplit
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from dispatcher.console import measures
+from dispatcher.console.facts import Person
+from dispatcher.console.oidc import Oidc, TokenRefused
+from dispatcher.console.parts import CSRF_TOKEN, PERSON
+from dispatcher.console.problems import Refusal
+from dispatcher.console.sessions import Session, Sessions
+from dispatcher.errors import ConfigError, Problem
+from dispatcher.settings import ConsoleSettings
+from dispatcher.stores.sql.records import ApiToken, Role
+from dispatcher.stores.sql.tokens import ApiTokens
+
+TOKENS_FRESH_S: Final = 30.0
+"""A session outlives the token that it was begun with by so much at most."""
+MAX_BEARER: Final = 16_384
+UNSAFE: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+
+LOCAL: Final = Person("local", "local admin", Role.ADMIN, None)
+LINK: Final = Person("link", "operator (sign-in link)", Role.ADMIN, None)
+_LOCAL_SESSION = "local"
+
+_PUBLIC = frozenset({"/livez", "/readyz", "/metrics", "/favicon.ico", "/.well-known/jwks.json", "/api/v1/openapi.json"})
+_PUBLIC_BELOW = ("/static/", "/sign-in/")
+
+log = structlog.get_logger(__name__)
+
+
+def is_api(path: str) -> bool:
+    """Whether errors at this path are problem documents, and nobody is sent to the sign-in page."""
+    return path == "/api" or path.startswith("/api/")
+
+
+def is_public(path: str) -> bool:
+    """Whether anybody may ask for it."""
+    return path in _PUBLIC or path == "/sign-in" or path.startswith(_PUBLIC_BELOW)
+
+
+def is_local_path(text: str) -> bool:
+    """Whether it leads to a page of ours, and nowhere else, however a browser reads it."""
+    return (
+        text.startswith("/")
+        and not text.startswith("//")
+        and len(text) <= 2048
+        and text.isascii()
+        and text.isprintable()
+        and not set(text) & set("\\ ")
+        and not text.partition("?")[0].startswith(("/sign-in", "/sign-out"))
+    )
+
+
+def refuse_open_door(settings: ConsoleSettings) -> bool:
+    """Whether everybody may do everything here; that is refused beyond the loopback.
+
+    Raises:
+        ConfigError: neither tokens nor OIDC, on an address that others can reach.
+    """
+    if settings.tokens or settings.oidc is not None:
+        return False
+    host = settings.host.strip("[]")
+    try:
+        is_loopback = host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = False
+    if not is_loopback:
+        message = (
+            f"{host} can be reached by others, and nobody would have to sign in: "
+            "set console.tokens to true, configure console.oidc, or listen on 127.0.0.1"
+        )
+        raise ConfigError([Problem(message, "console.host")])
+    return True
+
+
+class Access:
+    """Finds out who asks."""
+
+    def __init__(
+        self,
+        settings: ConsoleSettings,
+        tokens: ApiTokens,
+        sessions: Sessions,
+        oidc: Oidc | None,
+        *,
+        public_url: str,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._settings = settings
+        self._tokens = tokens
+        self._sessions = sessions
+        self._oidc = oidc
+        self._clock = clock
+        self._public = urlsplit(public_url)
+        self.is_open: Final = refuse_open_door(settings)
+        """Everybody is the admin."""
+        self._known: dict[str, ApiToken] = {}
+        self._known_at: float | None = None
+
+    @web.middleware
+    async def authenticate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Sets `PERSON`, where there is one, and `CSRF_TOKEN`. Nobody gets past it to what is not public."""
+        if self.is_open:
+            self._refuse_other_names(request)
+        person = await self._person(request)
+        if person is not None:
+            request[PERSON] = person
+        elif not is_public(request.path):
+            if is_api(request.path):
+                raise Refusal(
+                    401,
+                    "not_authenticated",
+                    "Send `Authorization: Bearer` with a token of yours.",
+                    headers={"WWW-Authenticate": "Bearer"},
+                )
+            raise sent_to_sign_in(request)
+        return await handler(request)
+
+    @web.middleware
+    async def protect(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Refuses changes that a page elsewhere has caused."""
+        if request.method in UNSAFE:
+            self._refuse_other_origins(request)
+            # Signing in needs none: whoever has a token signs in as themselves, and the origin was looked at.
+            is_exempt = request.path == "/sign-in" or (self.is_open and is_api(request.path))
+            if CSRF_TOKEN in request and not is_exempt:
+                given = request.headers.get("X-CSRF-Token") or await _form_field(request, "csrf_token")
+                if not hmac.compare_digest(request[CSRF_TOKEN].encode(), given.encode(errors="replace")):
+                    raise Refusal(
+                        403, "csrf", "The page is too old, or this came from elsewhere: load it again, and repeat it."
+                    )
+        return await handler(request)
+
+    async def person_of_token(self, text: str) -> Person | None:
+        """Whose operator-made token this is."""
+        token = await self._tokens.verify(text) if self._settings.tokens else None
+        return None if token is None else _holder(token)
+
+    async def _person(self, request: web.Request) -> Person | None:
+        if is_api(request.path) and (header := request.headers.get("Authorization")) is not None:
+            return await self._bearer(header)
+        if self.is_open:
+            request[CSRF_TOKEN] = self._sessions.csrf_token(_LOCAL_SESSION)
+            return LOCAL
+        session = self._sessions.of(request)
+        person = None if session is None else await self._of_session(session)
+        if session is not None and person is not None:
+            request[CSRF_TOKEN] = self._sessions.csrf_token(session.id)
+        return person
+
+    async def _bearer(self, header: str) -> Person:
+        scheme, _, text = header.partition(" ")
+        text = text.strip()
+        why = "write `Authorization: Bearer <token>`"
+        if scheme.lower() == "bearer" and text and len(text) <= MAX_BEARER:
+            why = "it is unknown, expired or revoked"
+            if text.startswith("fdt_"):
+                person = await self.person_of_token(text)
+                if person is not None:
+                    return person
+            elif self._oidc is not None:
+                try:
+                    return await self._oidc.person_of_access_token(text)
+                except TokenRefused as error:
+                    why = str(error)
+        measures.REFUSED_TOKENS.inc()
+        challenge = 'Bearer error="invalid_token"'
+        raise Refusal(401, "invalid_token", f"The token was refused: {why}.", headers={"WWW-Authenticate": challenge})
+
+    async def _of_session(self, session: Session) -> Person | None:
+        match session.kind:
+            case "token" if self._settings.tokens:
+                token = await self._token(session.subject)
+                return None if token is None else _holder(token)
+            case "oidc" if self._oidc is not None:
+                orgs = None if session.orgs is None else frozenset(session.orgs)
+                return Person(f"oidc:{session.subject}", session.name, Role(session.role), orgs)
+            case "link":
+                return LINK
+        return None
+
+    async def _token(self, token_id: str) -> ApiToken | None:
+        """The token, where it holds, as it was at most 30 s ago. One that isn't known yet is asked for at once."""
+        now = self._clock()
+        if self._known_at is None or now - self._known_at >= TOKENS_FRESH_S or token_id not in self._known:
+            self._known = {token.id: token for token in await self._tokens.list_all()}
+            self._known_at = now
+        token = self._known.get(token_id)
+        is_over = token is None or token.revoked_at is not None or _has_expired(token)
+        return None if is_over else token
+
+    def forget_tokens(self) -> None:
+        """One was made or revoked here: ask anew."""
+        self._known_at = None
+
+    def _refuse_other_names(self, request: web.Request) -> None:
+        # A page elsewhere can give its own name our address (DNS rebinding) and would be the admin.
+        host = urlsplit(f"//{request.host}").hostname or ""
+        if host not in ("localhost", "127.0.0.1", "::1", self._public.hostname):
+            raise Refusal(403, "wrong_host", "Ask for it under the name that it is configured with.")
+
+    def _refuse_other_origins(self, request: web.Request) -> None:
+        site = request.headers.get("Sec-Fetch-Site")
+        origin = request.headers.get("Origin")
+        if site is not None:
+            is_ours = site in ("same-origin", "none")
+        elif origin is not None:
+            parts = urlsplit(origin)
+            is_ours = parts.netloc.lower() in (self._public.netloc, request.host.lower()) and parts.scheme in (
+                "http",
+                "https",
+            )
+        else:
+            is_ours = True  # no browser
+        if not is_ours:
+            raise Refusal(403, "cross_origin", "Changes are not taken from pages of another origin.")
+
+
+def sent_to_sign_in(request: web.Request) -> web.HTTPSeeOther:
+    """To the sign-in page, and back to where they were, where that was a page that was only read."""
+    wanted = request.path_qs if request.method in ("GET", "HEAD") else "/"
+    url = request.rel_url.with_path("/sign-in").with_query({"next": wanted if is_local_path(wanted) else "/"})
+    return web.HTTPSeeOther(url)
+
+
+async def _form_field(request: web.Request, name: str) -> str:
+    if request.content_type not in ("application/x-www-form-urlencoded", "multipart/form-data"):
+        return ""
+    value = (await request.post()).get(name, "")
+    return value if isinstance(value, str) else ""
+
+
+def _holder(token: ApiToken) -> Person:
+    return Person(f"token:{token.id}", token.name, token.role, token.orgs)
+
+
+def _has_expired(token: ApiToken) -> bool:
+    return token.expires_at is not None and token.expires_at <= datetime.now(UTC)

@@ -1,0 +1,128 @@
+"""Dead events, and the way back out of the dead-letter topic."""
+
+from dispatcher.console.api.deliveries import moment, moment_or_none, origin_model
+from dispatcher.console.api.models import (
+    ChosenEvents,
+    DeadEventModel,
+    DeadEventPage,
+    DeadFilter,
+    DeadList,
+    RedriveModel,
+    RedriveOrder,
+)
+from dispatcher.console.api.route import PREFIX, Call, Nothing, Reply
+from dispatcher.console.api.webhooks import links
+from dispatcher.console.facts import DeadFact, DeadQuery, Person, RedriveJob
+from dispatcher.console.masking import masked_recipient
+from dispatcher.console.problems import refused_parameter
+from dispatcher.errors import NotFound
+from dispatcher.stores.sql.records import AuditAction
+from dispatcher.webhooks import TenantKey
+
+_REDRIVEN = {"no": False, "yes": True, "both": None}
+
+
+async def list_dead_events(call: Call[DeadList, Nothing]) -> Reply:
+    asked = call.query
+    if (asked.org is None) != (asked.sandbox is None):
+        missing = "org" if asked.org is None else "sandbox"
+        raise refused_parameter(missing, "org and sandbox belong together: give both, or neither")
+    tenant = None if asked.org is None or asked.sandbox is None else TenantKey(asked.org, asked.sandbox)
+    query = _query(asked, tenant, redriven=_REDRIVEN[asked.redriven], before=asked.before, limit=asked.limit)
+    page = call.parts.dead_events.search(query, orgs=call.person.orgs)
+    following = None if page.next is None else call.next_page(before=page.next)
+    content = DeadEventPage(
+        items=tuple(_event(one, call.person) for one in page.items),
+        total=page.total,
+        next=following,
+        is_complete=page.is_complete,
+        problem=call.parts.dead_events.problem,
+    )
+    return Reply(content, links(following))
+
+
+async def get_dead_event(call: Call[Nothing, Nothing]) -> Reply:
+    return Reply(_event(call.parts.dead_events.get(call.id, orgs=call.person.orgs), call.person))
+
+
+async def redrive(call: Call[Nothing, RedriveOrder]) -> Reply:
+    order, parts, person = call.body, call.parts, call.person
+    tenant = TenantKey(order.org, order.sandbox)
+    if not person.may_see(tenant.org):
+        raise NotFound("there is no such organisation and sandbox")
+    chosen = frozenset(order.events.ids) if isinstance(order.events, ChosenEvents) else None
+    which = DeadFilter() if isinstance(order.events, ChosenEvents) else order.events
+    job = await parts.dead_events.redrive(
+        tenant, ids=chosen, query=_query(which, tenant), by=person.name, orgs=person.orgs
+    )
+    webhook = await parts.webhooks.of_tenant(tenant, orgs=person.orgs)
+    await parts.audit.record(
+        AuditAction.REDRIVE,
+        by=person.name,
+        tenant=tenant,
+        webhook_id=None if webhook is None else webhook.id,
+        details={"job": job.id, "events": job.total, "chosen": chosen is not None},
+    )
+    return Reply(_job(job), {"Location": f"{PREFIX}/redrives/{job.id}"})
+
+
+async def get_redrive(call: Call[Nothing, Nothing]) -> Reply:
+    return Reply(_job(call.parts.dead_events.job(call.id, orgs=call.person.orgs)))
+
+
+def _query(
+    asked: DeadFilter,
+    tenant: TenantKey | None,
+    *,
+    redriven: bool | None = False,
+    before: str | None = None,
+    limit: int = 200,
+) -> DeadQuery:
+    return DeadQuery(
+        tenant=tenant,
+        reasons=frozenset(reason.value for reason in asked.reasons),
+        message_status=asked.message_status,
+        since=None if asked.since is None else asked.since.timestamp(),
+        until=None if asked.until is None else asked.until.timestamp(),
+        redriven=redriven,
+        before=before,
+        limit=limit,
+    )
+
+
+def _event(fact: DeadFact, person: Person) -> DeadEventModel:
+    recipient = fact.recipient
+    if recipient is not None and not person.is_admin:
+        recipient = masked_recipient(recipient)
+    return DeadEventModel(
+        id=fact.id,
+        org=None if fact.tenant is None else fact.tenant.org,
+        sandbox=None if fact.tenant is None else fact.tenant.sandbox,
+        event_id=fact.event_id,
+        died_at=moment(fact.died_at),
+        first_seen=moment_or_none(fact.first_seen),
+        reason=fact.reason,
+        detail=fact.detail,
+        attempts=fact.attempts,
+        last_status=fact.last_status,
+        message_status=fact.message_status,
+        channel=fact.channel,
+        recipient=recipient,
+        redriven=fact.redriven,
+        origin=origin_model(fact.origin),
+    )
+
+
+def _job(job: RedriveJob) -> RedriveModel:
+    return RedriveModel(
+        id=job.id,
+        org=job.tenant.org,
+        sandbox=job.tenant.sandbox,
+        by=job.by,
+        started_at=moment(job.started_at),
+        total=job.total,
+        sent=job.sent,
+        already=job.already,
+        state=job.state,
+        problem=job.problem,
+    )

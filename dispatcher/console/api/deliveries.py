@@ -1,0 +1,104 @@
+"""What became of a webhook's events: outcomes, attempts, lane, what waits."""
+
+from datetime import UTC, datetime
+
+from dispatcher.console.api.models import (
+    AttemptList,
+    AttemptModel,
+    AttemptPageModel,
+    BucketModel,
+    LaneAnswer,
+    LaneModel,
+    OriginModel,
+    OutcomesModel,
+    OutcomesQuery,
+    TierModel,
+    WaitingModel,
+)
+from dispatcher.console.api.route import Call, Nothing, Query, Reply
+from dispatcher.console.api.webhooks import links
+from dispatcher.console.facts import AttemptFact, AttemptQuery
+from dispatcher.records import Origin
+from dispatcher.webhooks import TenantKey
+
+
+async def get_outcomes(call: Call[OutcomesQuery, Nothing]) -> Reply:
+    tenant, attempts = await _tenant(call), call.parts.attempts
+    found = attempts.outcomes(tenant, call.query.window)
+    buckets = tuple(
+        BucketModel(start=moment(one.start), delivered=one.delivered, failed=one.failed, dead=one.dead)
+        for one in found.buckets
+    )
+    return Reply(
+        OutcomesModel(
+            window=found.window,
+            bucket_s=found.bucket_s,
+            buckets=buckets,
+            delivered=found.delivered,
+            failed=found.failed,
+            dead=found.dead,
+            p50_ms=found.p50_ms,
+            p95_ms=found.p95_ms,
+            last_delivery=moment_or_none(attempts.last_delivery(tenant)),
+            problem=attempts.problem,
+        )
+    )
+
+
+async def list_attempts(call: Call[AttemptList, Nothing]) -> Reply:
+    tenant, asked = await _tenant(call), call.query
+    query = AttemptQuery(event_id=asked.event_id, outcome=asked.outcome, before=asked.before, limit=asked.limit)
+    page = call.parts.attempts.search(tenant, query)
+    following = None if page.next is None else call.next_page(before=page.next)
+    items = tuple(map(_attempt, page.items))
+    return Reply(AttemptPageModel(items=items, next=following, problem=call.parts.attempts.problem), links(following))
+
+
+async def get_lane(call: Call[Nothing, Nothing]) -> Reply:
+    lane = await call.parts.lanes.of(await _tenant(call))
+    if lane is None:
+        return Reply(LaneAnswer(lane=None))
+    return Reply(LaneAnswer(lane=LaneModel(**{name: getattr(lane, name) for name in LaneModel.model_fields})))
+
+
+async def get_waiting(call: Call[Nothing, Nothing]) -> Reply:
+    tiers = await call.parts.waiting.of(await _tenant(call))
+    found = tuple(
+        TierModel(tier=one.tier, events=one.events, next_due=moment_or_none(one.next_due), is_at_least=one.is_at_least)
+        for one in tiers
+    )
+    return Reply(WaitingModel(tiers=found))
+
+
+def moment(seconds: float) -> datetime:
+    """A time of facts as one of the API's."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def moment_or_none(seconds: float | None) -> datetime | None:
+    return None if seconds is None else moment(seconds)
+
+
+def origin_model(origin: Origin) -> OriginModel:
+    return OriginModel(topic=origin.topic, partition=origin.partition, offset=origin.offset)
+
+
+async def _tenant(call: Call[Query, Nothing]) -> TenantKey:
+    return (await call.parts.webhooks.get(call.id, orgs=call.person.orgs)).tenant
+
+
+def _attempt(fact: AttemptFact) -> AttemptModel:
+    return AttemptModel(
+        at=moment(fact.at),
+        event_id=fact.event_id,
+        message_status=fact.message_status,
+        channel=fact.channel,
+        attempt=fact.attempt,
+        status=fact.status,
+        reason=fact.reason,
+        detail=fact.detail,
+        verdict=fact.verdict,
+        elapsed_ms=fact.elapsed_ms,
+        reused=fact.reused,
+        origin=None if fact.origin is None else origin_model(fact.origin),
+    )

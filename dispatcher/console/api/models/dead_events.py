@@ -1,0 +1,109 @@
+"""Dead events and redrives."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from dispatcher.console.api.models.base import Cursor, Given, Limit, Moment, Taken, Word
+from dispatcher.console.api.models.deliveries import OriginModel
+from dispatcher.outcomes import DeadReason
+
+MAX_IDS = 1000
+
+
+Reasons = Annotated[tuple[DeadReason, ...], Field(max_length=2 * len(DeadReason))]
+
+
+class DeadFilter(Taken):
+    """What must match."""
+
+    reasons: Reasons = ()
+    message_status: Word | None = None
+    since: Moment | None = None
+    until: Moment | None = None
+
+
+class DeadList(DeadFilter):
+    """Which dead events."""
+
+    org: Word | None = None
+    """With sandbox."""
+    sandbox: Word | None = None
+    """With org."""
+    redriven: Literal["no", "yes", "both"] = "no"
+    """Whether they were sent again since."""
+    before: Cursor | None = None
+    limit: Limit = 50
+
+
+class DeadEventModel(Given):
+    """A dead event."""
+
+    id: str
+    org: str | None
+    sandbox: str | None
+    event_id: str | None
+    died_at: datetime
+    first_seen: datetime | None
+    reason: str
+    detail: str
+    attempts: int
+    last_status: int | None
+    message_status: str | None
+    channel: str | None
+    recipient: str | None
+    """Masked for viewers."""
+    redriven: bool
+    origin: OriginModel
+
+
+class DeadEventPage(Given):
+    """A part of the dead events, the newest first."""
+
+    items: tuple[DeadEventModel, ...]
+    total: int
+    next: str | None
+    is_complete: bool
+    """false: there are more than are kept, or they are still being read."""
+    problem: str | None
+
+
+class ChosenEvents(Taken):
+    """Some dead events."""
+
+    select: Literal["ids"]
+    ids: Annotated[
+        tuple[Annotated[str, StringConstraints(pattern=r"^[0-9]{1,10}-[0-9]{1,19}$")], ...],
+        Field(min_length=1, max_length=MAX_IDS),
+    ]
+
+
+class MatchingEvents(DeadFilter):
+    """All of the tenant's that match, and were not sent again yet."""
+
+    select: Literal["matching"]
+
+
+class RedriveOrder(Taken):
+    """What is to be sent again."""
+
+    org: Word
+    sandbox: Word
+    events: Annotated[ChosenEvents | MatchingEvents, Field(discriminator="select")]
+
+
+class RedriveModel(Given):
+    """A redrive under way or done."""
+
+    id: str
+    org: str
+    sandbox: str
+    by: str
+    started_at: datetime
+    total: int
+    sent: int
+    already: int
+    """Sent again by an earlier redrive."""
+    state: Literal["running", "done", "failed"]
+    problem: str

@@ -1,0 +1,120 @@
+"""What became of a webhook's events."""
+
+from datetime import datetime
+from typing import Literal
+
+from dispatcher.console.api.models.base import Cursor, Given, Limit, Taken, Word
+
+
+class OutcomesQuery(Taken):
+    """Over how long."""
+
+    window: Literal["1h", "24h", "7d"] = "24h"
+
+
+class BucketModel(Given):
+    """Attempts of one span of time."""
+
+    start: datetime
+    delivered: int
+    failed: int
+    """To be tried again."""
+    dead: int
+
+
+class OutcomesModel(Given):
+    """What became of the attempts."""
+
+    window: Literal["1h", "24h", "7d"]
+    bucket_s: float
+    buckets: tuple[BucketModel, ...]
+    """Oldest first, without gaps; the last one is still filling."""
+    delivered: int
+    failed: int
+    dead: int
+    p50_ms: float | None
+    p95_ms: float | None
+    last_delivery: datetime | None
+    problem: str | None
+    """Why this may be incomplete."""
+
+
+class AttemptList(Taken):
+    """Which attempts."""
+
+    event_id: Word | None = None
+    outcome: Literal["delivered", "failed", "dead"] | None = None
+    before: Cursor | None = None
+    limit: Limit = 50
+
+
+class OriginModel(Given):
+    """Where an event first stood in Kafka."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class AttemptModel(Given):
+    """One POST."""
+
+    at: datetime
+    event_id: str
+    message_status: str
+    channel: str
+    attempt: int
+    status: int | None
+    reason: str
+    detail: str
+    verdict: str
+    elapsed_ms: float
+    reused: bool
+    """On a kept-alive connection."""
+    origin: OriginModel | None
+
+
+class AttemptPageModel(Given):
+    """A part of the attempts, the newest first."""
+
+    items: tuple[AttemptModel, ...]
+    next: str | None
+    problem: str | None
+    """Why this may be incomplete."""
+
+
+class LaneModel(Given):
+    """The tenant's lane over all running dispatchers."""
+
+    state: Literal["active", "unstable", "disabled", "paused"]
+    breaker: Literal["closed", "half_open", "open"]
+    breaker_retry_in_s: float
+    suspended: bool
+    held_for_s: float
+    in_flight: int
+    waiting: int
+    concurrency_limit: int
+    usual_latency_s: float
+    instances: int
+
+
+class LaneAnswer(Given):
+    """The lane; null where no dispatcher has sent anything lately, or none answers."""
+
+    lane: LaneModel | None
+
+
+class TierModel(Given):
+    """Events that wait in a retry tier."""
+
+    tier: str
+    events: int
+    next_due: datetime | None
+    is_at_least: bool
+    """There may be more."""
+
+
+class WaitingModel(Given):
+    """Tiers in which events wait."""
+
+    tiers: tuple[TierModel, ...]

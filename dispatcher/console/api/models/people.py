@@ -1,0 +1,99 @@
+"""Who asks, who may ask, who did what."""
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, JsonValue, StringConstraints
+
+from dispatcher.console.api.models.base import Given, Id, Limit, Taken, Word, whole_number
+from dispatcher.stores.sql.records import AuditAction, Role
+
+MAX_AUDIT_ID = 2**31 - 1
+"""SQLite and PostgreSQL both have it as an identifier."""
+
+
+def _days(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value  # 90.0 is 90, in JSON
+
+
+class AuditList(Taken):
+    """Which lines."""
+
+    webhook_id: Id | None = None
+    actor: Word | None = None
+    action: AuditAction | None = None
+    before: Annotated[int, Field(strict=True, ge=1, le=MAX_AUDIT_ID), BeforeValidator(whole_number)] | None = None
+    """Only lines older than the one with this id."""
+    limit: Limit = 50
+
+
+class AuditModel(Given):
+    """One line of history."""
+
+    id: int
+    at: datetime
+    actor: str
+    action: str
+    org: str | None
+    sandbox: str | None
+    webhook_id: str | None
+    changes: dict[str, JsonValue]
+    """For create, edit and delete `{"before": …, "after": …}` by dotted path, secrets as fingerprints."""
+
+
+class AuditPage(Given):
+    """A part of the history, the newest first."""
+
+    items: tuple[AuditModel, ...]
+    next: str | None
+
+
+class Me(Given):
+    """Who asks."""
+
+    id: str
+    name: str
+    role: Role
+    orgs: tuple[str, ...] | None
+    """null: all."""
+
+
+class NewToken(Taken):
+    """A token to be made."""
+
+    name: Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x20\x7f-\xa0][^\x00-\x1f\x7f-\x9f]*$")]
+    """Whom or what it is for: the history has it as the actor's name."""
+    role: Role
+    orgs: Annotated[tuple[Word, ...], Field(min_length=1, max_length=1000)] | None
+    """Organisations that it is good for; null for all."""
+    expires_in_days: Annotated[int, Field(strict=True, ge=1, le=3650), BeforeValidator(_days)] | None = None
+    """null: it does not expire."""
+
+
+class TokenModel(Given):
+    """A token; its text is known to its holder only."""
+
+    id: str
+    name: str
+    role: Role
+    orgs: tuple[str, ...] | None
+    created_at: datetime
+    created_by: str
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+    """To the minute."""
+
+
+class MadeToken(Given):
+    """A token that was just made."""
+
+    token: TokenModel
+    text: str
+    """`fdt_…`: shown this once."""
+
+
+class TokenPage(Given):
+    """Every token, revoked ones too, the newest first."""
+
+    items: tuple[TokenModel, ...]

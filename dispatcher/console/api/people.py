@@ -1,0 +1,84 @@
+"""Who asks, who may ask, and who did what."""
+
+from datetime import UTC, datetime, timedelta
+
+from dispatcher.console.api.models import (
+    AuditList,
+    AuditModel,
+    AuditPage,
+    MadeToken,
+    Me,
+    NewToken,
+    TokenModel,
+    TokenPage,
+)
+from dispatcher.console.api.route import PREFIX, Call, Nothing, Reply
+from dispatcher.console.api.webhooks import links
+from dispatcher.stores.sql.records import ApiToken, AuditEntry, AuditQuery, Orgs
+
+
+async def get_me(call: Call[Nothing, Nothing]) -> Reply:
+    person = call.person
+    return Reply(Me(id=person.id, name=person.name, role=person.role, orgs=_listed(person.orgs)))
+
+
+async def list_audit(call: Call[AuditList, Nothing]) -> Reply:
+    asked = call.query
+    query = AuditQuery(
+        webhook_id=asked.webhook_id, actor=asked.actor, action=asked.action, before=asked.before, limit=asked.limit
+    )
+    entries = await call.parts.audit.search(query, orgs=call.person.orgs)
+    following = call.next_page(before=entries[-1].id) if len(entries) == asked.limit else None
+    return Reply(AuditPage(items=tuple(map(_entry, entries)), next=following), links(following))
+
+
+async def list_tokens(call: Call[Nothing, Nothing]) -> Reply:
+    return Reply(TokenPage(items=tuple(map(_token, await call.parts.tokens.list_all()))))
+
+
+async def create_token(call: Call[Nothing, NewToken]) -> Reply:
+    wanted = call.body
+    expires_at = None
+    if wanted.expires_in_days is not None:
+        expires_at = datetime.now(UTC) + timedelta(days=wanted.expires_in_days)
+    orgs = None if wanted.orgs is None else frozenset(wanted.orgs)
+    token, text = await call.parts.tokens.create(
+        wanted.name, wanted.role, orgs=orgs, by=call.person.name, expires_at=expires_at
+    )
+    return Reply(MadeToken(token=_token(token), text=text), {"Location": f"{PREFIX}/tokens/{token.id}"})
+
+
+async def revoke_token(call: Call[Nothing, Nothing]) -> Reply:
+    await call.parts.tokens.revoke(call.id, by=call.person.name)
+    return Reply()
+
+
+def _listed(orgs: Orgs) -> tuple[str, ...] | None:
+    return None if orgs is None else tuple(sorted(orgs))
+
+
+def _entry(entry: AuditEntry) -> AuditModel:
+    return AuditModel(
+        id=entry.id,
+        at=entry.at,
+        actor=entry.actor,
+        action=str(entry.action),
+        org=None if entry.tenant is None else entry.tenant.org,
+        sandbox=None if entry.tenant is None else entry.tenant.sandbox,
+        webhook_id=entry.webhook_id,
+        changes=dict(entry.changes),
+    )
+
+
+def _token(token: ApiToken) -> TokenModel:
+    return TokenModel(
+        id=token.id,
+        name=token.name,
+        role=token.role,
+        orgs=_listed(token.orgs),
+        created_at=token.created_at,
+        created_by=token.created_by,
+        expires_at=token.expires_at,
+        revoked_at=token.revoked_at,
+        last_used_at=token.last_used_at,
+    )

@@ -1,0 +1,200 @@
+"""A route of the API as a value: method, path, who may, what is read, what is answered, and the function that does it.
+
+Everything that all routes have in common is done here, before and after that function: content types, JSON, models,
+roles, versions in If-Match. The OpenAPI document is made from the same values.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar, get_origin
+
+import orjson
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dispatcher.console.facts import Person
+from dispatcher.console.parts import Parts, person_of
+from dispatcher.console.problems import FieldError, Refusal, refused_fields
+from dispatcher.documents import parse_document, problems_from
+from dispatcher.errors import EditConflict
+from dispatcher.stores.sql.records import Role
+
+PREFIX: Final = "/api/v1"
+
+_NOWHERE = parse_document(b"{}", "")  # a document without lines, for problems that have none
+IF_MATCH: Final = r'^(\*|"[0-9]{1,18}"(, ?"[0-9]{1,18}")*)$'
+"""One version, several, or any."""
+
+_ETAG = re.compile(r'"(\d{1,18})"')
+
+
+class Nothing(BaseModel):
+    """No parameters, or no body."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+Query = TypeVar("Query", bound=BaseModel)
+Body = TypeVar("Body", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Query, Body]):
+    """One request, read and allowed."""
+
+    parts: Parts
+    person: Person
+    path: Mapping[str, str]
+    """What stands in the path's places, `id`."""
+    query: Query
+    body: Body
+    request: web.Request
+
+    @property
+    def id(self) -> str:
+        """What stands at `{id}`."""
+        return self.path["id"]
+
+    def next_page(self, **parameters: str | int) -> str:
+        """The path of the same question with other parameters."""
+        return self.request.rel_url.update_query(parameters).raw_path_qs
+
+    def wanted_version(self, current: int) -> int:
+        """The version that If-Match names, of which `current` may be one.
+
+        Raises:
+            Refusal: 428 without the header; 412 where it can name no version of ours.
+        """
+        header = ", ".join(self.request.headers.getall("If-Match", []))
+        if not header:
+            why = 'Send If-Match with the ETag that you have read (`"3"`): somebody may have changed it since.'
+            raise Refusal(428, "version_needed", why)
+        if header.strip() == "*":
+            return current
+        named = [int(text) for text in _ETAG.findall(header)]
+        if current in named:
+            return current
+        if not named:
+            raise EditConflict("If-Match names no version of it", current)
+        return named[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What is answered."""
+
+    content: BaseModel | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Route(Generic[Query, Body]):
+    """One method of one path."""
+
+    method: str
+    path: str
+    """Below `/api/v1`; places are `{id}`, with a pattern in `PLACES`."""
+    name: str
+    """The operation's id."""
+    summary: str
+    role: Role
+    """The least that is needed."""
+    handler: Callable[[Call[Query, Body]], Awaitable[Reply]]
+    query: type[Query]
+    body: type[Body]
+    answer: type[BaseModel] | None
+    """None: no content."""
+    status: int = 200
+    places: Mapping[str, str] = field(default_factory=dict)
+    """Pattern of each place in the path."""
+    is_for_all_orgs: bool = False
+    """Only for those whose organisations are all."""
+    wants_version: bool = False
+    """If-Match must name the version."""
+    gives_version: bool = False
+    """Answers with an ETag."""
+    refusals: frozenset[int] = frozenset()
+    """Statuses beside those that follow from the rest."""
+
+    @property
+    def full_path(self) -> str:
+        """With the prefix."""
+        return PREFIX + self.path
+
+    def add_to(self, app: web.Application, parts: Parts) -> None:
+        """Add it to the application."""
+        path = self.full_path
+        for place, pattern in self.places.items():
+            path = path.replace(f"{{{place}}}", f"{{{place}:{pattern}}}")
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            return await self._respond(request, parts)
+
+        app.router.add_route(self.method, path, handle)
+
+    async def _respond(self, request: web.Request, parts: Parts) -> web.StreamResponse:
+        person = person_of(request)
+        self._refuse_others(person)
+        body = await _body(request, self.body)
+        call = Call(parts, person, request.match_info, _query(request, self.query), body, request)
+        reply = await self.handler(call)
+        if reply.content is None:
+            return web.Response(status=204, headers=reply.headers)
+        text = reply.content.model_dump_json().encode()
+        return web.Response(body=text, status=self.status, content_type="application/json", headers=reply.headers)
+
+    def _refuse_others(self, person: Person) -> None:
+        if self.role is Role.ADMIN and not person.is_admin:
+            raise Refusal(403, "role", "Your role is viewer; this needs role admin.")
+        if self.is_for_all_orgs and person.orgs is not None:
+            raise Refusal(403, "role", "This is for admins of all organisations.")
+
+
+AnyRoute = Route[Any, Any]
+
+
+async def _body(request: web.Request, model: type[Body]) -> Body:
+    if issubclass(model, Nothing):
+        return model()
+    if request.content_type != "application/json":
+        headers = {"Accept": "application/json"}
+        raise Refusal(415, "media_type", "Send JSON: Content-Type: application/json.", headers=headers)
+    try:
+        data = orjson.loads(await request.read())
+    except orjson.JSONDecodeError as error:
+        at = f"line {error.lineno}, column {error.colno}" if error.doc else "it is empty"
+        raise Refusal(400, "not_json", f"The body is no JSON document: {at}.") from None
+    return _validated(model, data)
+
+
+def _query(request: web.Request, model: type[Query]) -> Query:
+    data: dict[str, object] = {}
+    repeated = []
+    for name in dict.fromkeys(request.query):
+        values = request.query.getall(name)
+        known = model.model_fields.get(name)
+        if known is not None and get_origin(known.annotation) in (tuple, frozenset):
+            data[name] = values
+        else:
+            data[name] = values[0]
+            repeated += [name] if len(values) > 1 else []
+    if repeated:
+        errors = tuple(FieldError(field=name, pointer="", detail="given more than once") for name in repeated)
+        raise Refusal(422, "invalid", "Some parameters can't be used: see errors.", errors)
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        problems = problems_from(error, _NOWHERE, model)
+    errors = tuple(FieldError(field=problem.key, pointer="", detail=problem.message) for problem in problems)
+    raise Refusal(422, "invalid", "Some parameters can't be used: see errors.", errors)
+
+
+def _validated(model: type[Body], data: object) -> Body:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        problems = problems_from(error, _NOWHERE, model)
+    except RecursionError:
+        raise Refusal(422, "invalid", "The document is nested too deep.") from None
+    raise refused_fields(problems)

@@ -1,0 +1,80 @@
+"""Test events: sent on the real delivery path, before or after a webhook is saved; and what would be sent."""
+
+from dispatcher.console.api.models import (
+    DraftTest,
+    HeaderModel,
+    SampleEvent,
+    StepModel,
+    TestResultModel,
+)
+from dispatcher.console.api.route import Call, Nothing, Reply
+from dispatcher.console.facts import TestResult
+from dispatcher.console.problems import refused_fields
+from dispatcher.errors import ConfigError, NotAllowed
+from dispatcher.stores.sql.records import AuditAction
+from dispatcher.webhooks import WebhookConfig
+
+
+async def test_webhook(call: Call[Nothing, SampleEvent]) -> Reply:
+    config = await call.parts.webhooks.for_delivery(call.id, orgs=call.person.orgs)
+    return await _tested(call, config, call.body, call.id)
+
+
+async def test_draft(call: Call[Nothing, DraftTest]) -> Reply:
+    return await _tested(call, await _drafted(call), call.body, call.body.webhook_id)
+
+
+async def preview_draft(call: Call[Nothing, DraftTest]) -> Reply:
+    config = await _drafted(call)
+    return Reply(_model(call.parts.test_events.preview(config, call.body.channel, call.body.message_status)))
+
+
+async def _drafted(call: Call[Nothing, DraftTest]) -> WebhookConfig:
+    try:
+        config = await call.parts.webhooks.resolve(
+            call.body.webhook.root, webhook_id=call.body.webhook_id, orgs=call.person.orgs
+        )
+    except ConfigError as error:
+        raise refused_fields(error.problems, below="webhook") from None
+    if not call.person.may_see(config.org):
+        raise NotAllowed("the organisation is none of yours")
+    return config
+
+
+async def _tested(
+    call: Call[Nothing, SampleEvent] | Call[Nothing, DraftTest],
+    config: WebhookConfig,
+    sample: SampleEvent,
+    webhook_id: str | None,
+) -> Reply:
+    result = await call.parts.test_events.send(config, sample.channel, sample.message_status)
+    await call.parts.audit.record(
+        AuditAction.TEST,
+        by=call.person.name,
+        tenant=config.tenant,
+        webhook_id=webhook_id,
+        details={
+            "channel": sample.channel.value,
+            "message_status": sample.message_status,
+            "verdict": result.verdict,
+            "reason": result.reason,
+            "status": result.status,
+        },
+    )
+    return Reply(_model(result))
+
+
+def _model(result: TestResult) -> TestResultModel:
+    return TestResultModel(
+        steps=tuple(StepModel(name=one.name, ok=one.ok, ms=one.ms, told=one.told) for one in result.steps),
+        event_id=result.event_id,
+        verdict=result.verdict,
+        reason=result.reason,
+        status=result.status,
+        elapsed_ms=result.elapsed_ms,
+        verdict_in_words=result.verdict_in_words,
+        cure=result.cure,
+        answer=result.answer,
+        request=tuple(HeaderModel(name=name, value=value) for name, value in result.request),
+        body=result.body,
+    )

@@ -1,0 +1,92 @@
+"""Webhooks: found, made, changed, deleted, taken up again."""
+
+import structlog
+
+from dispatcher.console.api.models import (
+    Configuration,
+    Webhook,
+    WebhookDraft,
+    WebhookList,
+    WebhookPage,
+    WebhookSummary,
+)
+from dispatcher.console.api.route import PREFIX, Call, Nothing, Reply
+from dispatcher.console.facts import Person
+from dispatcher.console.masking import masked_document, masked_url
+from dispatcher.errors import DispatcherError
+from dispatcher.stores.sql.records import StoredWebhook, WebhookQuery
+
+log = structlog.get_logger(__name__)
+
+
+async def list_webhooks(call: Call[WebhookList, Nothing]) -> Reply:
+    asked = call.query
+    query = WebhookQuery(**{name: getattr(asked, name) for name in WebhookList.model_fields})
+    page = await call.parts.webhooks.search(query, orgs=call.person.orgs)
+    end = asked.offset + len(page.items)
+    following = call.next_page(offset=end) if page.items and end < page.total else None
+    items = tuple(WebhookSummary.model_validate(_summary(one, call.person)) for one in page.items)
+    return Reply(WebhookPage(items=items, total=page.total, next=following), links(following))
+
+
+async def get_webhook(call: Call[Nothing, Nothing]) -> Reply:
+    return _reply(await call.parts.webhooks.get(call.id, orgs=call.person.orgs), call.person)
+
+
+async def create_webhook(call: Call[Nothing, WebhookDraft]) -> Reply:
+    webhooks, orgs = call.parts.webhooks, call.person.orgs
+    config = await webhooks.resolve(call.body.root, webhook_id=None, orgs=orgs)
+    stored = await webhooks.create(config, by=call.person.name, orgs=orgs)
+    return _reply(stored, call.person, {"Location": f"{PREFIX}/webhooks/{stored.id}"})
+
+
+async def replace_webhook(call: Call[Nothing, WebhookDraft]) -> Reply:
+    webhooks, orgs = call.parts.webhooks, call.person.orgs
+    version = call.wanted_version((await webhooks.get(call.id, orgs=orgs)).version)
+    config = await webhooks.resolve(call.body.root, webhook_id=call.id, orgs=orgs)
+    stored = await webhooks.update(call.id, config, expected_version=version, by=call.person.name, orgs=orgs)
+    return _reply(stored, call.person)
+
+
+async def delete_webhook(call: Call[Nothing, Nothing]) -> Reply:
+    webhooks, orgs = call.parts.webhooks, call.person.orgs
+    version = call.wanted_version((await webhooks.get(call.id, orgs=orgs)).version)
+    await webhooks.delete(call.id, expected_version=version, by=call.person.name, orgs=orgs)
+    return Reply()
+
+
+async def enable_webhook(call: Call[Nothing, Nothing]) -> Reply:
+    stored = await call.parts.webhooks.reactivate(call.id, by=call.person.name, orgs=call.person.orgs)
+    try:
+        await call.parts.lanes.enable(stored.tenant)
+    except DispatcherError as error:  # they learn of it from the store, too, only later
+        log.warning("dispatchers could not be told of a webhook that was enabled", why=str(error))
+    return _reply(stored, call.person)
+
+
+def links(following: str | None) -> dict[str, str]:
+    """The header that names the next part (RFC 8288)."""
+    return {"Link": f'<{following}>; rel="next"'} if following else {}
+
+
+def _reply(stored: StoredWebhook, person: Person, headers: dict[str, str] | None = None) -> Reply:
+    document = dict(stored.document) if person.is_admin else masked_document(stored.document)
+    webhook = Webhook.model_validate(_summary(stored, person) | {"configuration": Configuration(document)})
+    return Reply(webhook, {"ETag": f'"{stored.version}"'} | (headers or {}))
+
+
+def _summary(stored: StoredWebhook, person: Person) -> dict[str, object]:
+    return {
+        "id": stored.id,
+        "name": stored.name,
+        "org": stored.tenant.org,
+        "sandbox": stored.tenant.sandbox,
+        "url": stored.url if person.is_admin else masked_url(stored.url),
+        "channels": stored.channels,
+        "enabled": stored.enabled,
+        "version": stored.version,
+        "created_at": stored.created_at,
+        "created_by": stored.created_by,
+        "updated_at": stored.updated_at,
+        "updated_by": stored.updated_by,
+    }

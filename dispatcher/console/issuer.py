@@ -1,0 +1,219 @@
+"""What an OIDC issuer publishes and answers: its discovery document, its keys, its token endpoint.
+
+Every request has a deadline and a bound on the answer's size; redirects are not followed. Keys are fetched anew every
+ten minutes, and for a key id that is not known, at most once in 30 s; while the issuer is away the known ones serve.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Callable, Mapping
+from time import monotonic
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import urlsplit
+
+import aiohttp
+import jwt
+import orjson
+import structlog
+from pydantic import JsonValue
+
+from dispatcher.console import measures
+from dispatcher.errors import DispatcherError
+from dispatcher.settings import OidcSettings, is_protected
+
+WITHIN_S: Final = 5.0
+MAX_BYTES: Final = 256 * 1024
+FRESH_S: Final = 600.0
+"""A key that the issuer has withdrawn is refused after so long."""
+STALE_S: Final = 86_400.0
+"""With the issuer away, keys serve so long."""
+ASK_EVERY_S: Final = 30.0
+FIRST_ASK_EVERY_S: Final = 2.0
+"""The same while no key is known at all."""
+
+MIN_RSA_BITS: Final = 2048
+
+log = structlog.get_logger(__name__)
+
+_Document = Mapping[str, JsonValue]
+
+
+class IssuerUnavailable(DispatcherError):
+    """The issuer did not answer, or not as OpenID Connect has it."""
+
+
+class Issuer:
+    """One issuer. Enter to open its connections."""
+
+    def __init__(self, settings: OidcSettings, clock: Callable[[], float] = monotonic) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._client: aiohttp.ClientSession | None = None
+        self._discovery: _Document | None = None
+        self._discovered_at = 0.0
+        self._keys: dict[str | None, list[jwt.PyJWK]] = {}
+        self._fetched_at: float | None = None
+        self._asked_at: float | None = None
+        self._asking = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        context = ssl.create_default_context(cafile=None if self._settings.ca is None else str(self._settings.ca))
+        self._client = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=WITHIN_S),
+            connector=aiohttp.TCPConnector(ssl=context, limit=8),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+    async def key(self, key_id: str | None, algorithm: str) -> jwt.PyJWK | None:
+        """The key with this id that is for this algorithm; None where the issuer has none.
+
+        Raises:
+            IssuerUnavailable: no key is known, and none could be had.
+        """
+        found = self._known(key_id, algorithm)
+        age = None if self._fetched_at is None else self._clock() - self._fetched_at
+        if found is not None and age is not None and (age < FRESH_S or (age < STALE_S and self._asking.locked())):
+            return found
+        async with self._asking:
+            if self._may_ask():
+                self._asked_at = self._clock()
+                try:
+                    await self._fetch_keys()
+                except IssuerUnavailable as error:
+                    log.warning("OIDC keys could not be fetched; those that are known serve", why=str(error))
+        if self._fetched_at is None or self._clock() - self._fetched_at >= STALE_S:
+            raise IssuerUnavailable("the sign-in service does not answer, and its keys are not known")
+        return self._known(key_id, algorithm)
+
+    async def endpoint(self, name: str) -> str:
+        """An endpoint of the discovery document. Raises IssuerUnavailable."""
+        url = (await self._discovered()).get(name)
+        if not isinstance(url, str) or not is_protected(url):
+            raise IssuerUnavailable(f"the sign-in service names no {name} with https")
+        return url
+
+    async def takes_basic(self) -> bool:
+        """Whether the token endpoint takes the client's secret by HTTP Basic, as is the default."""
+        methods = (await self._discovered()).get("token_endpoint_auth_methods_supported")
+        return not isinstance(methods, list) or "client_secret_basic" in methods
+
+    async def post(self, name: str, form: Mapping[str, str], headers: Mapping[str, str]) -> _Document | None:
+        """What the endpoint answers to a form; None where it refuses it (4xx). Raises IssuerUnavailable."""
+        return await self._asked("token", "POST", await self.endpoint(name), form, headers)
+
+    def _known(self, key_id: str | None, algorithm: str) -> jwt.PyJWK | None:
+        # Without an id it must be clear which key is meant.
+        fitting = [key for key in self._keys.get(key_id, ()) if key.algorithm_name == algorithm]
+        if key_id is None and not fitting:
+            fitting = [key for keys in self._keys.values() for key in keys if key.algorithm_name == algorithm]
+        return fitting[0] if len(fitting) == 1 or (key_id is not None and fitting) else None
+
+    def _may_ask(self) -> bool:
+        every = ASK_EVERY_S if self._fetched_at is not None else FIRST_ASK_EVERY_S
+        return self._asked_at is None or self._clock() - self._asked_at >= every
+
+    async def _fetch_keys(self) -> None:
+        url = self._settings.jwks_url or await self.endpoint("jwks_uri")
+        document = await self._asked("keys", "GET", url)
+        entries = None if document is None else document.get("keys")
+        if not isinstance(entries, list):
+            measures.KEY_FETCH_FAILURES.labels("keys").inc()
+            raise IssuerUnavailable("what stands at the sign-in service's jwks_uri is no JWKS document")
+        keys: dict[str | None, list[jwt.PyJWK]] = {}
+        for entry in entries[:100]:
+            for key in _usable(entry):
+                keys.setdefault(key.key_id, []).append(key)
+        self._keys, self._fetched_at = keys, self._clock()
+
+    async def _discovered(self) -> _Document:
+        now = self._clock()
+        if self._discovery is None or now - self._discovered_at >= FRESH_S:
+            url = self._settings.issuer.rstrip("/") + "/.well-known/openid-configuration"
+            try:
+                document = await self._asked("discovery", "GET", url)
+                if document is None or document.get("issuer") != self._settings.issuer:
+                    measures.KEY_FETCH_FAILURES.labels("discovery").inc()
+                    raise IssuerUnavailable(f"{url} is not the discovery document of console.oidc.issuer")
+                self._discovery = document
+            except IssuerUnavailable as error:
+                if self._discovery is None:
+                    raise
+                log.warning("OIDC discovery failed; what is known serves", why=str(error))
+            self._discovered_at = now
+        return self._discovery
+
+    async def _asked(
+        self,
+        what: str,
+        method: str,
+        url: str,
+        form: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> _Document | None:
+        if self._client is None:
+            raise IssuerUnavailable("not opened")
+        if not is_protected(url):
+            raise IssuerUnavailable(f"{url}: only https, or a loopback address")
+        problem = "its answer is not what it should be"
+        try:
+            async with self._client.request(method, url, data=form, headers=headers, allow_redirects=False) as answer:
+                body = await _bounded(answer)
+                if what == "token" and 400 <= answer.status < 500:
+                    log.warning("OIDC token endpoint refused a code", status=answer.status)
+                    return None
+                document = orjson.loads(body) if answer.status == 200 else None
+                problem = f"it answered {answer.status}" if document is None else problem
+                if isinstance(document, dict):
+                    return document
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            problem = type(error).__name__
+        measures.KEY_FETCH_FAILURES.labels(what).inc()
+        raise IssuerUnavailable(f"the sign-in service at {urlsplit(url).netloc} gives no {what}: {problem}")
+
+
+async def _bounded(answer: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    async for chunk in answer.content.iter_chunked(16_384):
+        body += chunk
+        if len(body) > MAX_BYTES:
+            raise ValueError("larger than any such document")
+    return bytes(body)
+
+
+def _usable(entry: JsonValue) -> list[jwt.PyJWK]:
+    """A signing key of the document, once for each algorithm that it may be used with."""
+    if not isinstance(entry, dict) or entry.get("use", "sig") != "sig":
+        return []
+    named = entry.get("alg")
+    kind = f"{entry.get('kty')} {entry.get('crv', '')}".strip()
+    keys = []
+    for algorithm in _ALGORITHMS.get(kind, ()):
+        if named in (None, algorithm):
+            try:
+                key = jwt.PyJWK.from_dict(entry, algorithm)
+            except (jwt.PyJWTError, ValueError, TypeError):
+                log.warning("a key of the OIDC issuer can't be used", kty=kind, algorithm=algorithm)
+                continue
+            if kind != "RSA" or key.key.key_size >= MIN_RSA_BITS:
+                keys.append(key)
+    return keys
+
+
+_ALGORITHMS: Final[Mapping[str, tuple[str, ...]]] = {
+    "RSA": ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+    "EC P-256": ("ES256",),
+    "EC P-384": ("ES384",),
+    "EC P-521": ("ES512",),
+    "OKP Ed25519": ("EdDSA",),
+    "OKP Ed448": ("EdDSA",),
+}

@@ -1,0 +1,202 @@
+"""OpenID Connect: who an access token belongs to, and signing in at the issuer (authorization code with PKCE).
+
+What a token says is believed only once its signature, issuer, audience and times are right, and only asymmetric
+algorithms are taken: a public key never serves as an HMAC secret. Roles and organisations are the issuer's word.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import urlencode, urlsplit
+
+import aiohttp
+import jwt
+import structlog
+from pydantic import JsonValue
+
+from dispatcher.auth.public_keys import base64url
+from dispatcher.console.facts import Person
+from dispatcher.console.issuer import Issuer, IssuerUnavailable
+from dispatcher.console.sessions import Handshake
+from dispatcher.errors import DispatcherError
+from dispatcher.settings import OidcSettings
+from dispatcher.stores.sql.records import Role
+
+ALGORITHMS: Final = frozenset(
+    {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+)
+LEEWAY_S: Final = 30.0
+"""Two clocks may differ by so much."""
+MAX_NAME: Final = 200
+_TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
+
+log = structlog.get_logger(__name__)
+
+
+class TokenRefused(DispatcherError):
+    """The token is not good for us; the message says why, without quoting it."""
+
+
+class Oidc:
+    """One issuer, and we as its audience. Enter to open its connections."""
+
+    def __init__(self, settings: OidcSettings, redirect_uri: str) -> None:
+        self._settings = settings
+        self._redirect_uri = redirect_uri
+        self._issuer = Issuer(settings)
+
+    @property
+    def can_sign_in(self) -> bool:
+        """Whether we are the issuer's client, so that browsers can be sent there."""
+        return self._settings.client_id is not None
+
+    async def __aenter__(self) -> Self:
+        await self._issuer.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._issuer.__aexit__(kind, error, traceback)
+
+    async def person_of_access_token(self, text: str) -> Person:
+        """Whose access token this is.
+
+        Raises:
+            TokenRefused: it is not good for us.
+            IssuerUnavailable: the issuer's keys could not be had, now or before.
+        """
+        return self._person(await self._verified(text, self._settings.audience))
+
+    async def sign_in_url(self, handshake: Handshake) -> str:
+        """Where the browser is sent to. Raises IssuerUnavailable."""
+        endpoint = await self._issuer.endpoint("authorization_endpoint")
+        challenge = base64url(hashlib.sha256(handshake.verifier.encode()).digest())
+        query = urlencode(
+            {
+                "response_type": "code",
+                "client_id": self._settings.client_id or "",
+                "redirect_uri": self._redirect_uri,
+                "scope": " ".join(self._settings.scopes),
+                "state": handshake.state,
+                "nonce": handshake.nonce,
+                "code_challenge": challenge,
+                "code_challenge_method": "S256",
+            }
+        )
+        return f"{endpoint}{'&' if urlsplit(endpoint).query else '?'}{query}"
+
+    async def redeem(self, code: str, handshake: Handshake) -> Person:
+        """Who has come back from the issuer with this code.
+
+        Raises:
+            TokenRefused: the issuer does not take the code, or its answer is not good for us.
+            IssuerUnavailable: it did not answer.
+        """
+        form = {
+            "grant_type": "authorization_code",
+            "code": code,
+            "redirect_uri": self._redirect_uri,
+            "client_id": self._settings.client_id or "",
+            "code_verifier": handshake.verifier,
+        }
+        secret = self._settings.client_secret
+        headers: dict[str, str] = {}
+        if secret is not None:
+            if await self._issuer.takes_basic():
+                headers["Authorization"] = aiohttp.encode_basic_auth(
+                    _form_encoded(self._settings.client_id or ""), _form_encoded(secret.reveal_text()), "utf-8"
+                )
+            else:
+                form["client_secret"] = secret.reveal_text()
+        answer = await self._issuer.post("token_endpoint", form, headers)
+        token = None if answer is None else answer.get("id_token")
+        if not isinstance(token, str):
+            raise TokenRefused("the issuer did not take the code, or gave no ID token")
+        claims = await self._verified(token, self._settings.client_id or "")
+        if claims.get("nonce") != handshake.nonce:
+            raise TokenRefused("its nonce is not that of this sign-in")
+        if claims.get("azp", self._settings.client_id) != self._settings.client_id:
+            raise TokenRefused("it was made for another client")
+        return self._person(claims)
+
+    async def _verified(self, text: str, audience: str) -> Mapping[str, JsonValue]:
+        try:
+            header = jwt.get_unverified_header(text)
+        except jwt.InvalidTokenError:
+            raise TokenRefused("it is no token") from None
+        algorithm, key_id, kind = header.get("alg"), header.get("kid"), header.get("typ", "JWT")
+        if algorithm not in ALGORITHMS or not isinstance(algorithm, str):
+            raise TokenRefused("its algorithm is not taken here")
+        if not isinstance(kind, str) or kind.lower() not in _TYPES:
+            raise TokenRefused("it is another kind of token")
+        key = await self._issuer.key(key_id if isinstance(key_id, str) else None, algorithm)
+        if key is None:
+            raise TokenRefused("it was signed with a key that the issuer does not name")
+        try:
+            claims: dict[str, JsonValue] = jwt.decode(
+                text,
+                key,
+                algorithms=[algorithm],
+                audience=audience,
+                issuer=self._settings.issuer,
+                leeway=LEEWAY_S,
+                options={"require": ["exp", "iss", "aud", "sub"]},
+            )
+        except jwt.ExpiredSignatureError:
+            raise TokenRefused("it has expired") from None
+        except jwt.ImmatureSignatureError:
+            raise TokenRefused("it is not good yet") from None
+        except jwt.InvalidIssuerError:
+            raise TokenRefused("another issuer made it") from None
+        except jwt.InvalidAudienceError:
+            raise TokenRefused("it was made for another audience") from None
+        except jwt.MissingRequiredClaimError as error:
+            raise TokenRefused(f"claim {error.claim} is missing") from None
+        except (jwt.PyJWTError, ValueError, TypeError):
+            raise TokenRefused("its signature or its form is wrong") from None
+        return claims
+
+    def _person(self, claims: Mapping[str, JsonValue]) -> Person:
+        settings = self._settings
+        subject = claims.get("sub")
+        orgs = frozenset(_texts(_claim(claims, settings.orgs_claim)))
+        if not isinstance(subject, str) or not subject:
+            raise TokenRefused("claim sub is missing")
+        if not orgs:
+            raise TokenRefused(f"claim {settings.orgs_claim} names no organisation")
+        roles = set(_texts(_claim(claims, settings.role_claim)))
+        role = Role.ADMIN if roles & set(settings.admin_values) else Role.VIEWER
+        return Person(f"oidc:{subject}", self._name(claims, subject), role, None if "*" in orgs else orgs)
+
+    def _name(self, claims: Mapping[str, JsonValue], subject: str) -> str:
+        name = _claim(claims, self._settings.name_claim)
+        text = name if isinstance(name, str) and name.strip() else subject
+        return "".join(character for character in text if character.isprintable())[:MAX_NAME]
+
+
+def _claim(claims: Mapping[str, JsonValue], name: str) -> JsonValue:
+    """A claim by its name, else by dotted path: names may have dots of their own (`https://…/roles`)."""
+    if name in claims:
+        return claims[name]
+    at: JsonValue = dict(claims)
+    for step in name.split("."):
+        at = at.get(step) if isinstance(at, dict) else None
+    return at
+
+
+def _texts(value: JsonValue) -> Iterator[str]:
+    """Values of a claim: a list of texts, or one text, whose words count, too (as in `scope`)."""
+    if isinstance(value, str):
+        yield from (text for text in {value, *value.split()} if text)
+    elif isinstance(value, list):
+        yield from (item for item in value if isinstance(item, str) and item)
+
+
+def _form_encoded(text: str) -> str:
+    """As RFC 6749, section 2.3.1 wants it before HTTP Basic."""
+    return urlencode({"": text})[1:]
+
+
+__all__ = ["ALGORITHMS", "IssuerUnavailable", "Oidc", "TokenRefused"]

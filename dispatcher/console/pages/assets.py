@@ -1,0 +1,58 @@
+"""The files of `static/`, in memory, each under its content's hash: a browser may keep one for a year."""
+
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Final, Self
+
+from aiohttp import web
+
+_TYPES: Final = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_KEPT: Final = "public, max-age=31536000, immutable"
+
+
+@dataclass(frozen=True, slots=True)
+class _Asset:
+    content: bytes
+    content_type: str
+    path: str
+
+
+class Assets:
+    """Our few files, by name."""
+
+    def __init__(self, found: dict[str, _Asset]) -> None:
+        self._by_name = found
+        self._by_path = {asset.path: asset for asset in found.values()}
+
+    @classmethod
+    def load(cls) -> Self:
+        """Read them from the package, once."""
+        found = {}
+        for file in files(__package__).joinpath("static").iterdir():
+            content_type = _TYPES.get(f".{file.name.rpartition('.')[2]}")
+            if content_type is not None:
+                content = file.read_bytes()
+                digest = hashlib.sha256(content).hexdigest()[:16]
+                found[file.name] = _Asset(content, content_type, f"/static/{digest}/{file.name}")
+        return cls(found)
+
+    def path(self, name: str) -> str:
+        """Where a file is served. Raises KeyError where there is none: a template's mistake."""
+        return self._by_name[name].path
+
+    def add_to(self, app: web.Application) -> None:
+        """Add the routes."""
+        app.router.add_get("/static/{digest}/{name}", self._serve)
+        app.router.add_get("/favicon.ico", self._icon)
+
+    async def _serve(self, request: web.Request) -> web.Response:
+        asset = self._by_path.get(request.path)
+        if asset is None:
+            raise web.HTTPNotFound
+        return web.Response(
+            body=asset.content, content_type=asset.content_type, charset="utf-8", headers={"Cache-Control": _KEPT}
+        )
+
+    async def _icon(self, _request: web.Request) -> web.Response:
+        return web.Response(status=303, headers={"Location": self.path("icon.svg")})

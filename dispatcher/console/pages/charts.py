@@ -1,0 +1,124 @@
+"""Charts drawn on the server: where each bar stands. Pure; the template writes the SVG.
+
+Coordinates are in the chart's own units; the browser stretches it to the width that it has. Labels are text beside
+it, which is not stretched.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from dispatcher.console.facts import Bucket, Outcomes
+from dispatcher.console.pages.wording import clock, count, exact
+
+HEIGHT: Final = 200.0
+STEP: Final = 10.0
+"""Width of a bucket; a bar takes most of it."""
+GAP: Final = 2.0
+SPARK_HEIGHT: Final = 24.0
+SPARK_BARS: Final = 24
+LEAST: Final = 1.5
+"""Height of what is not nothing: one dead event among thousands is seen."""
+_KINDS: Final = ("delivered", "failed", "dead")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A rectangle of one colour."""
+
+    kind: str
+    """`delivered`, `failed` or `dead`"""
+    x: float
+    y: float
+    height: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A bucket: its pieces, from below, and what is told of it."""
+
+    x: float
+    told: str
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A stacked bar chart."""
+
+    bars: tuple[Bar, ...]
+    width: float
+    height: float
+    bar_width: float
+    top: int
+    """What the upper edge stands for."""
+    labels: tuple[str, ...]
+    """Evenly below it, from left to right."""
+
+
+def chart_of(outcomes: Outcomes) -> Chart:
+    """The chart of a window's outcomes."""
+    buckets = outcomes.buckets
+    top = _round_up(max((_size(bucket) for bucket in buckets), default=0))
+    bars = tuple(_bar(bucket, index, top, HEIGHT, outcomes.bucket_s) for index, bucket in enumerate(buckets))
+    return Chart(bars, max(1, len(buckets)) * STEP, HEIGHT, STEP - GAP, top, _labels(outcomes))
+
+
+def sparkline_of(outcomes: Outcomes) -> Chart:
+    """A small chart of the same, without labels: as many bars as can be told apart in a table's cell."""
+    each = max(1, -(-len(outcomes.buckets) // SPARK_BARS))
+    groups = [outcomes.buckets[at : at + each] for at in range(0, len(outcomes.buckets), each)]
+    buckets = [
+        Bucket(
+            group[0].start,
+            sum(one.delivered for one in group),
+            sum(one.failed for one in group),
+            sum(one.dead for one in group),
+        )
+        for group in groups
+    ]
+    top = max((_size(bucket) for bucket in buckets), default=0) or 1
+    bars = tuple(_bar(bucket, index, top, SPARK_HEIGHT, 0) for index, bucket in enumerate(buckets))
+    return Chart(bars, max(1, len(buckets)) * STEP, SPARK_HEIGHT, STEP - GAP, top, ())
+
+
+def _bar(bucket: Bucket, index: int, top: int, height: float, bucket_s: float) -> Bar:
+    at, pieces = height, []
+    for kind in _KINDS:
+        number = getattr(bucket, kind)
+        if number:
+            tall = max(LEAST, number / top * height)
+            at = max(0.0, at - tall)
+            pieces.append(Piece(kind, round(index * STEP + GAP / 2, 2), round(at, 2), round(tall, 2)))
+    told = (
+        f"{exact(bucket.start)} to {clock(bucket.start + bucket_s)}: {count(bucket.delivered)} delivered, "
+        f"{count(bucket.failed)} to be tried again, {count(bucket.dead)} dead"
+    )
+    return Bar(index * STEP, told, tuple(pieces))
+
+
+def _labels(outcomes: Outcomes) -> tuple[str, ...]:
+    buckets = outcomes.buckets
+    if not buckets:
+        return ()
+    end = buckets[-1].start + outcomes.bucket_s
+    begin = buckets[0].start
+    marks = [begin + (end - begin) * part / 4 for part in range(4)]
+    return (*(_mark(mark, outcomes) for mark in marks), "now")
+
+
+def _mark(at: float, outcomes: Outcomes) -> str:
+    return exact(at).partition(" 2")[0] if outcomes.window == "7d" else clock(at)
+
+
+def _size(bucket: Bucket) -> int:
+    return bucket.delivered + bucket.failed + bucket.dead
+
+
+def _round_up(number: int) -> int:
+    """The next round number, so that the axis has one; even, for the line in its middle."""
+    if number <= 4:
+        return 4
+    size = 1
+    while size * 10 < number:
+        size *= 10
+    return next(int(size * step) for step in (2, 4, 6, 8, 10) if size * step >= number)

@@ -1,0 +1,148 @@
+"""A stored webhook's configuration as rows to read; secrets by fingerprint. Pure."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import orjson
+from pydantic import JsonValue
+
+from dispatcher.console.pages.wording import rate
+from dispatcher.secrets import speaks_of_a_secret
+from dispatcher.settings import Settings
+from dispatcher.stores.sql.documents import fingerprint_in
+from dispatcher.stores.sql.records import StoredWebhook
+from dispatcher.units import format_duration
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One value."""
+
+    label: str
+    text: str
+    is_code: bool = False
+    """Written as it is sent."""
+    is_secret: bool = False
+    """`text` is its fingerprint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    title: str
+    rows: tuple[Row, ...]
+
+
+def rows_of(webhook: StoredWebhook, settings: Settings, *, shows_paths: bool) -> list[Section]:
+    """Everything that is set, as the form has it.
+
+    Args:
+        shows_paths: whether the URL's path and query may be seen: tenants put secrets there.
+    """
+    document = webhook.document
+    return [
+        Section("Basic configuration", tuple(_basics(document, shows_paths=shows_paths))),
+        Section("Authentication", tuple(_authentication(_mapping(document.get("auth"))))),
+        Section("Header parameters", tuple(_headers(_mapping(document.get("headers"))))),
+        Section("Advanced", tuple(_advanced(document, settings))),
+    ]
+
+
+def _basics(document: Mapping[str, JsonValue], *, shows_paths: bool) -> Iterator[Row]:
+    yield Row("Name", str(document["name"]))
+    yield Row("Organisation", str(document["org"]), is_code=True)
+    yield Row("Sandbox", str(document["sandbox"]), is_code=True)
+    if document.get("sandbox_id"):
+        yield Row("Sandbox id", str(document["sandbox_id"]), is_code=True)
+    yield Row("Channels", ", ".join(_channel(one) for one in _items(document.get("channels"))))
+    url = str(document["url"])
+    if not shows_paths:
+        parts = urlsplit(url)
+        url = f"{parts.scheme}://{parts.netloc}/…"
+    yield Row("Webhook URL", url, is_code=True)
+    yield Row("Deliveries", "On" if document.get("enabled", True) else "Paused: events are skipped")
+
+
+def _authentication(auth: Mapping[str, JsonValue]) -> Iterator[Row]:
+    if auth.get("type") != "jwt":
+        yield Row("Method", "No authentication")
+        return
+    sign, fetch = _mapping(auth.get("sign")), _mapping(auth.get("fetch"))
+    yield Row("Method", "JWT authentication: signed by us" if sign else "JWT authentication: fetched from you")
+    yield Row("Header", f"{auth.get('header')}: {auth.get('scheme') or ''} …".replace("  ", " "), is_code=True)
+    yield from _token(sign, "")
+    if fetch:
+        yield Row("Grant", str(fetch.get("grant")).replace("-", " "))
+        yield Row("Token endpoint", str(fetch.get("token_url")).partition("?")[0], is_code=True)
+        yield from _texts(fetch, {"client_id": "Client id"})
+        yield from _secret("Client secret", fetch.get("client_secret"))
+        yield from _texts(fetch, {"scope": "Scope", "audience": "Audience"})
+        yield from _token(_mapping(fetch.get("assertion")), "Assertion: ")
+
+
+def _token(token: Mapping[str, JsonValue], before: str) -> Iterator[Row]:
+    if not token:
+        return
+    yield Row(f"{before}Algorithm", str(token.get("algorithm")), is_code=True)
+    yield from _secret(f"{before}Key", token.get("key"))
+    names = {"kid": "Key id", "issuer": "Issuer", "subject": "Subject", "audience": "Audience"}
+    yield from _texts(token, {key: before + label for key, label in names.items()})
+    if isinstance(ttl := token.get("ttl"), int | float):
+        yield Row(f"{before}Life of a token", format_duration(ttl))
+    for name, value in _mapping(token.get("claims")).items():
+        yield _value(f"{before}Claim {name}", name, value if isinstance(value, str) else orjson.dumps(value).decode())
+    if token.get("body_hash"):
+        yield Row(f"{before}Body hash", "A token for each request")
+
+
+def _headers(headers: Mapping[str, JsonValue]) -> Iterator[Row]:
+    for name, value in headers.items():
+        yield _value(name, name, str(value))
+
+
+def _advanced(document: Mapping[str, JsonValue], settings: Settings) -> Iterator[Row]:
+    yield Row("Events", ", ".join(map(str, _items(document.get("events")))))
+    campaigns = document.get("campaigns")
+    yield Row("Campaigns", "All" if campaigns == "all" else ", ".join(map(str, _items(campaigns))) or "None")
+    yield Row("Payload version", str(document.get("payload", 1)))
+    secrets = _items(_mapping(document.get("signing")).get("secrets"))
+    if not secrets:
+        yield Row("Signatures", "None")
+    for secret in secrets:
+        yield from _secret("Signing secret", secret)
+    limit, timeout = document.get("rate_limit"), document.get("timeout")
+    yield Row("Rate limit", rate(limit) if isinstance(limit, int | float) else "As many as the endpoint bears")
+    is_own = isinstance(timeout, int | float)
+    shown = format_duration(timeout if isinstance(timeout, int | float) else settings.delivery.timeout)
+    yield Row("Timeout", shown if is_own else f"{shown} (default)")
+    tls = _mapping(document.get("tls"))
+    for key, label in (("ca", "Own CA"), ("certificate", "Client certificate"), ("key", "Client key")):
+        yield from _secret(label, tls.get(key))
+
+
+def _texts(values: Mapping[str, JsonValue], labels: Mapping[str, str]) -> Iterator[Row]:
+    for key, label in labels.items():
+        if values.get(key):
+            yield Row(label, str(values[key]), is_code=True)
+
+
+def _secret(label: str, value: JsonValue) -> Iterator[Row]:
+    fingerprint = fingerprint_in(value)
+    if fingerprint is not None:
+        yield Row(label, fingerprint, is_secret=True)
+
+
+def _value(label: str, name: str, text: str) -> Row:
+    return Row(label, "<hidden>", is_code=True) if speaks_of_a_secret(name) else Row(label, text, is_code=True)
+
+
+def _channel(channel: JsonValue) -> str:
+    return {"email": "Email", "sms": "SMS"}.get(str(channel), str(channel))
+
+
+def _mapping(value: JsonValue) -> Mapping[str, JsonValue]:
+    return value if isinstance(value, dict) else {}
+
+
+def _items(value: JsonValue) -> list[JsonValue]:
+    return value if isinstance(value, list) else []

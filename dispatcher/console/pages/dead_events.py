@@ -1,0 +1,228 @@
+"""Dead events: found by reason, time and status; some or all of them sent again, after one has seen how many."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Final
+from urllib.parse import urlencode
+
+from aiohttp import web
+from multidict import MultiMapping
+
+from dispatcher.console.facts import DeadFact, DeadQuery, Person, RedriveJob
+from dispatcher.console.pages.masking import recipient
+from dispatcher.console.pages.scope import Scope
+from dispatcher.console.pages.site import Site, admin_of, to
+from dispatcher.console.parts import person_of
+from dispatcher.errors import DispatcherError, NotFound
+from dispatcher.outcomes import DeadReason
+from dispatcher.stores.sql.records import AuditAction, StoredWebhook
+from dispatcher.webhooks import TenantKey
+
+PAGE: Final = 50
+MOST_CHOSEN: Final = 500
+SPANS: Final = {"1h": 3600.0, "24h": 86_400.0, "7d": 604_800.0}
+STATUSES: Final = ("sent", "delivered", "bounce", "error", "exclude", "delay", "duplicate", "denylist", "read")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the filters say, as text: the same in an address and in a form."""
+
+    reasons: tuple[str, ...] = ()
+    message_status: str = ""
+    span: str = ""
+    sent_again: str = "no"
+    """`no`, `yes` or `both`"""
+    before: str = ""
+
+    @classmethod
+    def of(cls, given: MultiMapping[object]) -> "Wanted":
+        """What can't be read is not filtered by."""
+        reasons = tuple(str(one) for one in given.getall("reason", []))
+        status, span = str(given.get("status", ""))[:200], str(given.get("span", ""))
+        sent_again = str(given.get("again", "no"))
+        return cls(
+            tuple(one for one in reasons if one in list(DeadReason)),
+            status,
+            span if span in SPANS else "",
+            sent_again if sent_again in ("yes", "both") else "no",
+            str(given.get("before", ""))[:200],
+        )
+
+    @property
+    def is_filtered(self) -> bool:
+        return self != Wanted(before=self.before)
+
+    def query(self, tenant: TenantKey | None, now: float) -> DeadQuery:
+        return DeadQuery(
+            tenant=tenant,
+            reasons=frozenset(self.reasons),
+            message_status=self.message_status or None,
+            since=now - SPANS[self.span] if self.span else None,
+            redriven={"no": False, "yes": True, "both": None}[self.sent_again],
+            before=self.before or None,
+            limit=PAGE,
+        )
+
+    def fields(self) -> list[tuple[str, str]]:
+        """For an address or hidden fields."""
+        fields = [("reason", one) for one in self.reasons]
+        fields += [("status", self.message_status)] if self.message_status else []
+        fields += [("span", self.span)] if self.span else []
+        return fields + ([("again", self.sent_again)] if self.sent_again != "no" else [])
+
+    def older(self, cursor: str) -> str:
+        return "/dead-events?" + urlencode([*self.fields(), ("before", cursor)])
+
+
+@dataclass(frozen=True, slots=True)
+class Lot:
+    """Dead events of one tenant that are to be sent again."""
+
+    tenant: TenantKey
+    events: int
+    ids: tuple[str, ...]
+    """Empty: all that the filters leave."""
+
+
+def add_to(app: web.Application, site: Site) -> None:
+    """Add the routes."""
+    pages = DeadEventsPages(site)
+    app.router.add_get("/dead-events", pages.show)
+    app.router.add_post("/dead-events/confirm", pages.confirm)
+    app.router.add_post("/dead-events/redrive", pages.redrive)
+    app.router.add_get("/dead-events/redrives", pages.progress)
+
+
+class DeadEventsPages:
+    """The handlers."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    async def show(self, request: web.Request) -> web.StreamResponse:
+        return await self._list(request, Wanted.of(request.query))
+
+    async def _list(self, request: web.Request, wanted: Wanted, problem: str = "") -> web.StreamResponse:
+        person = person_of(request)
+        scope, dead = Scope.of(request, person), self._site.parts.dead_events
+        page = dead.search(wanted.query(scope.tenant, time.time()), orgs=_orgs(person, scope))
+        items = page.items
+        webhooks = {webhook.tenant: webhook for webhook in await self._site.webhooks(person, scope)}
+        return await self._site.page(
+            request,
+            "dead_events.html",
+            at="dead",
+            status=422 if problem else 200,
+            items=items,
+            total=page.total,
+            is_complete=page.is_complete,
+            older=None if page.next is None else wanted.older(page.next),
+            wanted=wanted,
+            webhooks=webhooks,
+            shown_to=lambda fact: _recipient(fact, person),
+            reasons=[reason.value for reason in DeadReason],
+            statuses=STATUSES,
+            spans=tuple(SPANS),
+            problem=problem,
+            source_problem=dead.problem,
+        )
+
+    async def confirm(self, request: web.Request) -> web.StreamResponse:
+        person = admin_of(request)
+        posted = await request.post()
+        wanted = Wanted.of(posted)
+        try:
+            lots = self._lots(posted, person, Scope.of(request, person), wanted)
+        except NotFound as error:
+            return await self._list(request, wanted, f"{error}: look through the list again")
+        if not lots:
+            return await self._list(request, wanted, "Select the events to send again, or choose all that match.")
+        return await self._site.page(
+            request,
+            "redrive_confirm.html",
+            at="dead",
+            lots=lots,
+            total=sum(lot.events for lot in lots),
+            wanted=wanted,
+            chose_all=_chose_all(posted),
+        )
+
+    async def redrive(self, request: web.Request) -> web.StreamResponse:
+        person = admin_of(request)
+        posted = await request.post()
+        wanted = Wanted.of(posted)
+        scope = Scope.of(request, person)
+        webhooks = {webhook.tenant: webhook for webhook in await self._site.webhooks(person, scope)}
+        jobs: list[RedriveJob] = []
+        problems: list[str] = []
+        try:
+            lots = self._lots(posted, person, scope, wanted)
+        except NotFound as error:
+            return await self._list(request, wanted, f"{error}: look through the list again")
+        for lot in lots:
+            try:
+                jobs.append(await self._begin(lot, wanted, person, webhooks.get(lot.tenant)))
+            except DispatcherError as error:
+                problems.append(f"{lot.tenant}: {error}.")
+        if not jobs:
+            return await self._list(request, wanted, " ".join(problems) or "Nothing was selected.")
+        return to("/dead-events/redrives?" + urlencode([("job", job.id) for job in jobs]))
+
+    async def _begin(self, lot: Lot, wanted: Wanted, person: Person, webhook: StoredWebhook | None) -> RedriveJob:
+        query = replace(wanted.query(lot.tenant, time.time()), before=None)
+        job = await self._site.parts.dead_events.redrive(
+            lot.tenant, ids=frozenset(lot.ids) if lot.ids else None, query=query, by=person.name, orgs=person.orgs
+        )
+        await self._site.parts.audit.record(
+            AuditAction.REDRIVE,
+            by=person.name,
+            tenant=lot.tenant,
+            webhook_id=None if webhook is None else webhook.id,
+            details={"job": job.id, "events": job.total},
+        )
+        return job
+
+    async def progress(self, request: web.Request) -> web.StreamResponse:
+        orgs = person_of(request).orgs
+        jobs = [self._site.parts.dead_events.job(one, orgs=orgs) for one in request.query.getall("job", [])[:20]]
+        if not jobs:
+            raise NotFound("there is no such redrive")
+        is_running = any(job.state == "running" for job in jobs)
+        return await self._site.page(request, "redrives.html", at="dead", jobs=jobs, is_running=is_running)
+
+    def _lots(self, posted: MultiMapping[object], person: Person, scope: Scope, wanted: Wanted) -> list[Lot]:
+        """What was chosen, by tenant. Raises NotFound for an id that isn't there, or another's."""
+        dead = self._site.parts.dead_events
+        if _chose_all(posted):
+            if scope.tenant is None:
+                return []
+            query = replace(wanted.query(scope.tenant, time.time()), before=None, limit=1)
+            total = dead.search(query, orgs=_orgs(person, scope)).total
+            return [Lot(scope.tenant, total, ())] if total else []
+        ids = list(dict.fromkeys(str(one)[:100] for one in posted.getall("id", [])))[:MOST_CHOSEN]
+        return list(_by_tenant(dead.get(one, orgs=person.orgs) for one in ids))
+
+
+def _by_tenant(facts: Iterable[DeadFact]) -> Iterable[Lot]:
+    found: defaultdict[TenantKey, list[str]] = defaultdict(list)
+    for fact in facts:
+        if fact.tenant is not None:
+            found[fact.tenant].append(fact.id)
+    return (Lot(tenant, len(ids), tuple(ids)) for tenant, ids in sorted(found.items()))
+
+
+def _chose_all(posted: MultiMapping[object]) -> bool:
+    return posted.get("which") == "all"
+
+
+def _orgs(person: Person, scope: Scope) -> frozenset[str] | None:
+    return person.orgs if scope.org is None else frozenset({scope.org})
+
+
+def _recipient(fact: DeadFact, person: Person) -> str:
+    if not fact.recipient:
+        return ""
+    return fact.recipient if person.is_admin else recipient(fact.recipient)

@@ -1,0 +1,73 @@
+"""What is decided for one event, and what is sent of it, as `dispatcher explain` tells it; secrets masked."""
+
+from dataclasses import dataclass
+
+import orjson
+
+from dispatcher.console.pages import masking
+from dispatcher.errors import NotFound
+from dispatcher.explanation import Limits, Line, explain
+from dispatcher.feedback import encode_feedback
+from dispatcher.kafka.reading import open_topic
+from dispatcher.records import Origin, Record
+from dispatcher.settings import KafkaSettings, Settings
+from dispatcher.stores.sql.records import StoredWebhook
+from dispatcher.webhooks import Webhook
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is told."""
+
+    lines: tuple[Line, ...]
+    headers: tuple[tuple[str, str], ...]
+    payload: str
+    """The payload as indented JSON; empty where there is none."""
+
+
+async def record_at(settings: KafkaSettings, origin: Origin) -> Record:
+    """The record where an event first stood.
+
+    Raises:
+        NotFound: the topic does not keep it any more.
+        DispatcherError: the broker can't be reached.
+    """
+    async with open_topic(settings, origin.topic) as topic:
+        record: Record = await topic.record_at(origin.partition, origin.offset)
+        return record
+
+
+async def decision_on(
+    origin: Origin, webhook: StoredWebhook, settings: Settings, now: float, event_id: str, *, shows_people: bool
+) -> Decision:
+    """The decision, made anew on the event's record with the webhook as it is now.
+
+    Args:
+        event_id: the `webhook-id` that is asked for; another tenant's event is not found.
+        shows_people: whether recipients may be seen.
+
+    Raises:
+        NotFound: the record is gone, or is another event.
+        DispatcherError: the broker can't be reached.
+    """
+    if origin.topic != settings.kafka.topic:
+        raise NotFound("the event came from another topic than is read now")
+    record = await record_at(settings.kafka, origin)
+    known = Webhook.of(webhook.config(), webhook.id)
+    limits = Limits(settings.kafka.max_record_bytes, settings.delivery.max_body, settings.delivery.timeout)
+    explained = explain(record, [known], limits, now)
+    event = explained.event
+    if event is None or event.tenant != webhook.tenant or event.webhook_id != event_id:
+        raise NotFound("the topic has another event at its place by now")
+    value = orjson.loads(encode_feedback(event, known.config.payload))
+    if not shows_people:
+        value = masking.payload(value)
+    headers = [line for line in explained.lines if line.section == "request" and line.name.startswith("header ")]
+    others = [line for line in explained.lines if line.section != "request"]
+    if not shows_people:
+        others = [Line(line.section, line.name, masking.in_text(line.text)) for line in others]
+    return Decision(
+        tuple(others),
+        tuple((line.name.removeprefix("header "), line.text) for line in headers),
+        orjson.dumps(value, option=orjson.OPT_INDENT_2).decode(),
+    )

@@ -1,0 +1,365 @@
+"""The form that a webhook is created and edited with: between what a browser posts and a draft. Pure.
+
+Fields are named as the draft's keys are, so that a problem finds its field. Nothing typed is lost on the way back;
+a secret comes back sealed, never as text.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import orjson
+from multidict import MultiMapping
+from pydantic import JsonValue
+
+from dispatcher.console.pages.sealing import Sealing
+from dispatcher.console.pages.wording import rate, sentence
+from dispatcher.errors import Problem
+from dispatcher.secrets import Secret, speaks_of_a_secret
+from dispatcher.stores.sql.documents import fingerprint_in
+from dispatcher.units import format_duration
+from dispatcher.webhooks import MAX_HEADERS, header_name_problem, header_value_problem
+
+Posted = MultiMapping[object]
+
+TEXTS: Final = (
+    "name", "org", "sandbox", "sandbox_id", "url", "auth.header", "auth.scheme", "rate_limit", "timeout",
+    *(f"auth.{at}.{key}" for at in ("sign", "fetch.assertion")
+      for key in ("algorithm", "kid", "issuer", "subject", "audience", "ttl", "claims")),
+    "auth.fetch.token_url", "auth.fetch.client_id", "auth.fetch.scope", "auth.fetch.audience",
+)  # fmt: skip
+CHOICES: Final = {"auth": ("none", "sign", "fetch"), "auth.fetch.grant": ("client-credentials", "jwt-bearer"),
+                  "campaigns": ("all", "some"), "payload": ("1", "2")}  # fmt: skip
+LISTS: Final = {"channels": ("email", "sms"), "events": ("sent", "delivered", "bounce", "error", "exclude", "delay",
+                "duplicate", "denylist", "read", "unknown")}  # fmt: skip
+SWITCHES: Final = ("enabled", "auth.sign.body_hash")
+SECRETS: Final = (
+    "auth.sign.key", "auth.fetch.client_secret", "auth.fetch.assertion.key", "signing.new", "tls.ca", "tls.certificate",
+    "tls.key",
+)  # fmt: skip
+_ADVANCED: Final = (
+    "events", "campaigns", "payload", "signing", "rate_limit", "timeout", "sandbox_id", "tls", "enabled",
+)  # fmt: skip
+DEFAULTS: Final = {
+    "auth": "none", "auth.header": "authorization", "auth.scheme": "Bearer", "auth.sign.algorithm": "ES256",
+    "auth.sign.issuer": "feedback-dispatcher", "auth.sign.ttl": "5m", "auth.fetch.grant": "client-credentials",
+    "auth.fetch.assertion.algorithm": "RS256", "auth.fetch.assertion.issuer": "feedback-dispatcher",
+    "auth.fetch.assertion.ttl": "5m", "campaigns": "all", "payload": "1", "sandbox": "prod",
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class HeaderRow:
+    """A header parameter, as typed."""
+
+    name: str = ""
+    value: str = ""
+    is_stored: bool = False
+    """Its value speaks of a secret and is stored: shown to nobody, kept where nothing new is typed."""
+
+
+@dataclass(slots=True)
+class SecretField:
+    """A secret's place in the form."""
+
+    stored: str = ""
+    """Fingerprint of the one that is stored."""
+    typed: str = field(default="", repr=False)
+    """What was typed; never shown."""
+    is_removed: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what was typed."""
+        return Secret(_trimmed(self.typed).encode(errors="replace")).fingerprint()
+
+    def draft(self) -> JsonValue:
+        """What a draft has in its place; None for nothing."""
+        if self.typed:
+            return {"value": self.typed}
+        return {"fingerprint": self.stored} if self.stored and not self.is_removed else None
+
+
+@dataclass(slots=True)
+class WebhookForm:
+    """What the form holds."""
+
+    texts: dict[str, str] = field(default_factory=dict)
+    """By key; every text and choice."""
+    lists: dict[str, list[str]] = field(default_factory=dict)
+    switches: dict[str, bool] = field(default_factory=dict)
+    campaign_ids: str = ""
+    """One to a line."""
+    headers: list[HeaderRow] = field(default_factory=list)
+    secrets: dict[str, SecretField] = field(default_factory=lambda: {place: SecretField() for place in SECRETS})
+    signing: list[SecretField] = field(default_factory=list)
+    """Stored signing secrets, the newest first."""
+    errors: dict[str, list[str]] = field(default_factory=dict)
+    """By key; empty key for the whole."""
+
+    @classmethod
+    def blank(cls, org: str, sandbox: str) -> "WebhookForm":
+        """For a new webhook."""
+        texts = dict.fromkeys(TEXTS, "") | DEFAULTS | {"org": org}
+        if sandbox:
+            texts["sandbox"] = sandbox
+        return cls(
+            texts,
+            {"channels": ["email", "sms"], "events": ["sent", "delivered", "bounce", "error"]},
+            {"enabled": True, "auth.sign.body_hash": False},
+            headers=[HeaderRow()],
+        )
+
+    @classmethod
+    def of_document(cls, document: Mapping[str, JsonValue]) -> "WebhookForm":
+        """What is stored."""
+        form = cls.blank("", "")
+        for key in TEXTS:
+            value = _at(document, key)
+            if value is not None or key in ("org", "sandbox"):
+                form.texts[key] = _shown(key, value)
+        auth = _at(document, "auth.type")
+        if auth == "jwt":
+            form.texts["auth"] = "sign" if _at(document, "auth.sign") else "fetch"
+            form.texts["auth.fetch.grant"] = str(_at(document, "auth.fetch.grant") or "client-credentials")
+        form.texts["payload"] = str(document.get("payload", 1))
+        campaigns = document.get("campaigns")
+        if isinstance(campaigns, list):
+            form.texts["campaigns"], form.campaign_ids = "some", "\n".join(map(str, campaigns))
+        for key in LISTS:
+            if isinstance(value := document.get(key), list):
+                form.lists[key] = [str(item) for item in value]
+        form.switches = {"enabled": document.get("enabled") is not False}
+        form.switches["auth.sign.body_hash"] = _at(document, "auth.sign.body_hash") is True
+        form.take_stored(document)
+        headers = _at(document, "headers")
+        rows = headers.items() if isinstance(headers, dict) else ()
+        form.headers = [
+            HeaderRow(name, "", is_stored=True) if speaks_of_a_secret(name) else HeaderRow(name, str(value))
+            for name, value in rows
+        ] or [HeaderRow()]
+        return form
+
+    @classmethod
+    def of_post(cls, posted: Posted, document: Mapping[str, JsonValue], sealing: Sealing, person: str) -> "WebhookForm":
+        """What was typed.
+
+        Args:
+            document: what is stored; empty for a new webhook.
+        """
+        form = cls.blank("", "")
+        form.texts = {key: _text(posted, key) for key in TEXTS}
+        for key, choices in CHOICES.items():
+            given = _text(posted, key)
+            form.texts[key] = given if given in choices else choices[0]
+        form.lists = {key: [str(one)[:200] for one in posted.getall(key, [])] for key in LISTS}
+        form.switches = {key: _text(posted, key) == "on" for key in SWITCHES}
+        form.campaign_ids = _text(posted, "campaign_ids")
+        form.take_stored(document)
+        for place, one in form.secrets.items():
+            one.typed = _text(posted, place, strip=False)
+            sealed = _text(posted, f"{place}.sealed", strip=False)
+            one.is_removed = _text(posted, f"{place}.remove") == "on"
+            if not one.typed and sealed and not one.is_removed:
+                opened = sealing.open(sealed, person=person, place=place)
+                one.typed = opened or ""
+                if opened is None:
+                    form.add_error(place, "What was typed here is too old to be used: give it again.")
+        for one in form.signing:
+            one.is_removed = _text(posted, f"signing.remove.{one.stored}") == "on"
+        form.headers = list(_rows_of(posted)) or [HeaderRow()]
+        return form
+
+    def take_stored(self, document: Mapping[str, JsonValue]) -> None:
+        """Note the fingerprints of what is stored."""
+        for place, one in self.secrets.items():
+            one.stored = fingerprint_in(_at(document, place)) or ""
+        stored = _at(document, "signing.secrets")
+        found = [fingerprint_in(one) for one in stored] if isinstance(stored, list) else []
+        self.signing = [SecretField(one) for one in found if one is not None]
+
+    @property
+    def advanced_is_open(self) -> bool:
+        """Whether something in the folded part has to be seen."""
+        return any(key.startswith(_ADVANCED) for key in self.errors)
+
+    def add_error(self, key: str, message: str) -> None:
+        self.errors.setdefault(key, []).append(sentence(message))
+
+    def take_problems(self, problems: tuple[Problem, ...]) -> None:
+        """Put each beside its field."""
+        for problem in problems:
+            key, message = self._field_of(problem.key), problem.message
+            if key == "" and message.startswith("header parameter "):
+                continue  # `draft` has told it beside its row
+            if message.startswith("missing"):
+                message = "is missing" + message.removeprefix("missing").replace(";", ":", 1)
+            if message not in self.errors.get(key, []):
+                self.add_error(key, message)
+
+    def _field_of(self, key: str) -> str:
+        name = key.partition("[")[0]
+        if name == "signing.secrets":
+            return "signing.new"
+        if name in ("tls", "auth.fetch", "auth.sign", "auth.fetch.assertion"):
+            return {"tls": "tls.certificate", "auth.fetch": "auth.fetch.client_id"}.get(name, f"{name}.key")
+        if name.startswith(("auth.sign.claims", "auth.fetch.assertion.claims")):
+            return name.partition(".claims")[0] + ".claims"
+        known = {*TEXTS, *CHOICES, *LISTS, *SWITCHES, *SECRETS}
+        return name if name in known else ""
+
+    def draft(self, stored_headers: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+        """As `WebhookRepository.resolve` takes it. Mistakes that only the form can make are added to `errors`."""
+        texts = self.texts
+        draft: dict[str, JsonValue] = {
+            "name": texts["name"],
+            "org": texts["org"],
+            "sandbox": texts["sandbox"],
+            "channels": list(self.lists["channels"]),
+            "url": texts["url"],
+            "auth": self._auth(),
+            "headers": self._headers(stored_headers),
+            "events": list(self.lists["events"]),
+            "campaigns": "all" if texts["campaigns"] == "all" else self._campaigns(),
+            "payload": int(texts["payload"]),
+            "enabled": self.switches["enabled"],
+            "tls": _without_none({key: self.secrets[f"tls.{key}"].draft() for key in ("ca", "certificate", "key")}),
+        }
+        draft |= {key: texts[key] for key in ("sandbox_id", "rate_limit", "timeout") if texts[key]}
+        secrets = [one.draft() for one in (self.secrets["signing.new"], *self.signing)]
+        if any(secrets):
+            draft["signing"] = {"secrets": [one for one in secrets if one is not None]}
+        return draft
+
+    def _auth(self) -> JsonValue:
+        kind = self.texts["auth"]
+        if kind == "none":
+            return {"type": "none"}
+        auth: dict[str, JsonValue] = {"type": "jwt", "scheme": self.texts["auth.scheme"]}
+        if self.texts["auth.header"]:
+            auth["header"] = self.texts["auth.header"]
+        if kind == "sign":
+            return auth | {"sign": self._token("auth.sign")}
+        grant = self.texts["auth.fetch.grant"]
+        fetch: dict[str, JsonValue] = {"grant": grant}
+        keys = ("token_url", "client_id", "scope", "audience")
+        fetch |= {key: self.texts[f"auth.fetch.{key}"] for key in keys if self.texts[f"auth.fetch.{key}"]}
+        if (secret := self.secrets["auth.fetch.client_secret"].draft()) is not None:
+            fetch["client_secret"] = secret
+        if grant == "jwt-bearer":
+            fetch["assertion"] = self._token("auth.fetch.assertion")
+        return auth | {"fetch": fetch}
+
+    def _token(self, at: str) -> JsonValue:
+        keys = ("algorithm", "kid", "issuer", "subject", "audience", "ttl")
+        token: dict[str, JsonValue] = {key: self.texts[f"{at}.{key}"] for key in keys if self.texts[f"{at}.{key}"]}
+        if (secret := self.secrets[f"{at}.key"].draft()) is not None:
+            token["key"] = secret
+        if self.texts[f"{at}.claims"]:
+            token["claims"] = self._claims(f"{at}.claims")
+        if self.switches.get(f"{at}.body_hash"):
+            token["body_hash"] = True
+        return token
+
+    def _claims(self, key: str) -> JsonValue:
+        try:
+            claims: JsonValue = orjson.loads(self.texts[key])
+        except orjson.JSONDecodeError as error:
+            self.add_error(key, f'is not JSON ({error.msg}, line {error.lineno}): write it as {{"tenant": "luma"}}')
+            return {}
+        if not isinstance(claims, dict):
+            self.add_error(key, 'must be a JSON object: write it as {"tenant": "luma"}')
+            return {}
+        return claims
+
+    def _campaigns(self) -> JsonValue:
+        ids: list[JsonValue] = [line.strip() for line in self.campaign_ids.splitlines() if line.strip()]
+        if not ids:
+            self.add_error("campaigns", "name at least one campaign, or choose all")
+        return ids
+
+    def _headers(self, stored: Mapping[str, JsonValue]) -> JsonValue:
+        taken = frozenset[str]()
+        if self.texts["auth"] != "none":
+            taken = frozenset({self.texts["auth.header"].lower() or "authorization", "authorization"})
+        headers: dict[str, JsonValue] = {}
+        seen: set[str] = set()
+        for index, row in enumerate(self.headers):
+            if not row.name and not row.value:
+                continue
+            value: str = row.value
+            if row.is_stored and not value:
+                kept = stored.get(row.name)
+                value = kept if isinstance(kept, str) else ""
+                if not value:
+                    self.add_error(f"headers.{index}.value", "the stored value belongs to another name: give it again")
+            problem = header_name_problem(row.name, taken) if row.name else "give the header a name"
+            if problem is None and row.name.lower() in seen:
+                problem = "given twice (names are the same in either case): keep one"
+            if problem is not None:
+                self.add_error(f"headers.{index}.name", problem)
+            elif (wrong := header_value_problem(value)) is not None:
+                self.add_error(f"headers.{index}.value", wrong)
+            seen.add(row.name.lower())
+            headers[row.name] = value
+        if len(headers) > MAX_HEADERS:
+            self.add_error("headers", f"at most {MAX_HEADERS} header parameters")
+        return headers
+
+
+def stand_ins(draft: JsonValue, at: str = "") -> JsonValue:
+    """The draft with something in the place of each secret, for a preview: no secret is needed to show a request."""
+    if isinstance(draft, dict):
+        if draft.keys() in ({"value"}, {"fingerprint"}):
+            return {"value": "-"}
+        filled = {key: stand_ins(value, f"{at}.{key}") for key, value in draft.items()}
+        if at.endswith((".sign", ".assertion")):
+            filled.setdefault("key", {"value": "-"})
+        if at.endswith(".fetch") and filled.get("grant") == "client-credentials":
+            filled.setdefault("client_secret", {"value": "-"})
+        return filled
+    return [stand_ins(value, at) for value in draft] if isinstance(draft, list) else draft
+
+
+def _rows_of(posted: Posted) -> Iterator[HeaderRow]:
+    """Rows by their number; a browser sends only those that are there."""
+    numbers = sorted(
+        {int(key.split(".")[1]) for key in posted if key.startswith("headers.") and key.split(".")[1].isdecimal()}
+    )
+    for number in numbers[: MAX_HEADERS + 5]:
+        name, value = (_text(posted, f"headers.{number}.{part}") for part in ("name", "value"))
+        yield HeaderRow(name, value, is_stored=_text(posted, f"headers.{number}.stored") == "on")
+
+
+def _shown(key: str, value: JsonValue) -> str:
+    if value is None:
+        return ""
+    if key.endswith(("ttl", "timeout")) and isinstance(value, int | float):
+        return format_duration(value)
+    if key == "rate_limit" and isinstance(value, int | float):
+        return rate(value)
+    if key.endswith("claims"):
+        return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() if value else ""
+    return str(value)
+
+
+def _text(posted: Posted, key: str, *, strip: bool = True) -> str:
+    value = posted.get(key, "")
+    if not isinstance(value, str):  # a file where text belongs
+        return ""
+    return value.strip() if strip else value
+
+
+def _trimmed(text: str) -> str:
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+def _at(document: Mapping[str, JsonValue], key: str) -> JsonValue:
+    at: JsonValue = dict(document)
+    for step in key.split("."):
+        at = at.get(step) if isinstance(at, dict) else None
+    return at
+
+
+def _without_none(values: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    return {key: value for key, value in values.items() if value is not None}

@@ -1,0 +1,78 @@
+"""Who did what, when: of one webhook, and of all."""
+
+from typing import Final
+
+from aiohttp import web
+
+from dispatcher.console.pages.scope import Scope
+from dispatcher.console.pages.site import Site
+from dispatcher.console.pages.standing import standing_of
+from dispatcher.console.parts import person_of
+from dispatcher.stores.sql.records import AuditAction, AuditEntry, AuditQuery, Orgs
+
+PAGE: Final = 50
+MOST_LOOKED_AT: Final = 1000
+"""Lines that are looked through for a scope's; the next page goes on from there."""
+
+
+def add_to(app: web.Application, site: Site) -> None:
+    """Add the routes."""
+    pages = History(site)
+    app.router.add_get("/audit", pages.of_all)
+    app.router.add_get("/webhooks/{webhook_id}/audit", pages.of_webhook)
+
+
+class History:
+    """The handlers."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    async def of_all(self, request: web.Request) -> web.StreamResponse:
+        person = person_of(request)
+        scope = Scope.of(request, person)
+        orgs: Orgs = person.orgs if scope.org is None else frozenset({scope.org})
+        entries, older = await self._search(request, orgs=orgs, webhook_id=None, sandbox=scope.sandbox)
+        return await self._site.page(
+            request, "audit.html", at="audit", entries=entries, older=older, action=_action(request), webhook=None
+        )
+
+    async def of_webhook(self, request: web.Request) -> web.StreamResponse:
+        webhook = await self._site.webhook(request)
+        orgs = person_of(request).orgs
+        entries, older = await self._search(request, orgs=orgs, webhook_id=webhook.id, sandbox=None)
+        return await self._site.page(
+            request,
+            "webhook_audit.html",
+            at="webhooks",
+            tab="audit",
+            webhook=webhook,
+            standing=await standing_of(self._site.parts, webhook),
+            entries=entries,
+            older=older,
+            action=_action(request),
+        )
+
+    async def _search(
+        self, request: web.Request, *, orgs: Orgs, webhook_id: str | None, sandbox: str | None
+    ) -> tuple[list[AuditEntry], int | None]:
+        """A page of lines, and where the next one begins."""
+        text = request.query.get("before", "")
+        before = int(text[:18]) if text.isdecimal() else None
+        action = _action(request)
+        found: list[AuditEntry] = []
+        for _ in range(MOST_LOOKED_AT // PAGE):
+            query = AuditQuery(webhook_id=webhook_id, action=action, before=before, limit=PAGE)
+            entries = await self._site.parts.audit.search(query, orgs=orgs)
+            found += [one for one in entries if sandbox is None or (one.tenant and one.tenant.sandbox == sandbox)]
+            if len(entries) < PAGE:
+                return found, None
+            before = entries[-1].id
+            if len(found) >= PAGE:
+                break
+        return found, before
+
+
+def _action(request: web.Request) -> AuditAction | None:
+    text = request.query.get("action", "")
+    return AuditAction(text) if text in list(AuditAction) else None

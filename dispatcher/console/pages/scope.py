@@ -1,0 +1,81 @@
+"""What the top bar chooses: an organisation and sandbox to look at, and the colours. Both are kept in cookies.
+
+The scope only filters what is shown; what somebody may see is decided by who they are, whatever the cookie says.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Self
+from urllib.parse import quote, unquote
+
+from aiohttp import web
+
+from dispatcher.console.facts import Person
+from dispatcher.stores.sql.records import StoredWebhook
+from dispatcher.webhooks import TenantKey
+
+SCOPE_COOKIE: Final = "dispatcher-scope"
+THEME_COOKIE: Final = "dispatcher-theme"
+THEMES: Final = ("system", "light", "dark")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One thing that the switch offers."""
+
+    value: str
+    label: str
+    is_chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which tenants are shown: all, an organisation's, or one."""
+
+    org: str | None = None
+    sandbox: str | None = None
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """From `value`; whatever can't be read is all."""
+        org, _, sandbox = text.partition("/")
+        return cls(unquote(org)[:200] or None, (unquote(sandbox)[:200] or None) if org else None)
+
+    @classmethod
+    def of(cls, request: web.Request, person: Person | None) -> Self:
+        """What the person looks at; all of theirs where the cookie names an organisation that isn't theirs."""
+        found = cls.read(request.cookies.get(SCOPE_COOKIE, ""))
+        return cls() if person is None or (found.org is not None and not person.may_see(found.org)) else found
+
+    @property
+    def value(self) -> str:
+        """`org/sandbox`, percent-encoded; `org` for all its sandboxes; empty for all."""
+        return "/".join(quote(part, safe="@") for part in (self.org, self.sandbox) if part is not None)
+
+    @property
+    def tenant(self) -> TenantKey | None:
+        """Where it is a single one."""
+        return None if self.org is None or self.sandbox is None else TenantKey(self.org, self.sandbox)
+
+    @property
+    def label(self) -> str:
+        if self.org is None:
+            return "All organisations"
+        return f"{self.org} / {self.sandbox}" if self.sandbox else f"{self.org}, all sandboxes"
+
+    def choices(self, webhooks: Iterable[StoredWebhook]) -> list[Choice]:
+        """Everything to choose from, this one among it."""
+        scopes = [Scope()]
+        tenants = sorted({webhook.tenant for webhook in webhooks})
+        for org in dict.fromkeys(tenant.org for tenant in tenants):
+            scopes.append(Scope(org))
+            scopes += [Scope(*tenant) for tenant in tenants if tenant.org == org]
+        if self not in scopes:
+            scopes.append(Scope(self.org, self.sandbox))
+        return [Choice(scope.value, scope.label, scope == self) for scope in scopes]
+
+
+def theme_of(request: web.Request) -> str:
+    """`system` follows the browser's own."""
+    theme = request.cookies.get(THEME_COOKIE, "")
+    return theme if theme in THEMES else "system"

@@ -1,0 +1,152 @@
+/* Comfort only: every page works without this file.
+   Header rows, leaving with changes, relative times, selections, busy buttons. */
+"use strict";
+
+(() => {
+  const each = (selector, work, root = document) => root.querySelectorAll(selector).forEach(work);
+  document.documentElement.dataset.script = "on";
+
+  /* Times: "3 min ago" stays true. The same words as the server's. */
+  const units = [[86400, "d"], [3600, "h"], [60, "min"]];
+  const span = (seconds) => {
+    const unit = units.find(([size]) => seconds >= size);
+    return unit ? `${Math.floor(seconds / unit[0])} ${unit[1]}` : `${Math.max(0, Math.round(seconds))} s`;
+  };
+  const ago = (at) => {
+    const age = (Date.now() - at) / 1000;
+    if (age < 0) return age < -1 ? `in ${span(-age)}` : "now";
+    return age < 5 ? "just now" : `${span(age)} ago`;
+  };
+  const tick = () => each("time[data-relative]", (time) => { time.textContent = ago(Date.parse(time.dateTime)); });
+  setInterval(tick, 5000);
+
+  /* A choice in the top bar takes effect at once. Keyboard users change it with the arrows: wait until they leave. */
+  each("select[data-submits]", (select) => {
+    let byKey = false;
+    select.addEventListener("keydown", (event) => {
+      byKey = event.key !== "Enter";
+      if (event.key === "Enter") select.form.requestSubmit();
+    });
+    select.addEventListener("pointerdown", () => { byKey = false; });
+    select.addEventListener("change", () => { if (!byKey) select.form.requestSubmit(); });
+    select.addEventListener("blur", () => {
+      if (byKey && !select.selectedOptions[0]?.defaultSelected) select.form.requestSubmit();
+    });
+  });
+
+  /* Menus close when one clicks or presses Escape elsewhere. */
+  const menus = "details.account, details.multi";
+  document.addEventListener("click", (event) => each(menus, (menu) => { if (!menu.contains(event.target)) menu.open = false; }));
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    each(menus, (menu) => { if (menu.open) { menu.open = false; menu.querySelector("summary").focus(); } });
+  });
+
+  /* What just happened gets the focus: errors first. */
+  (document.querySelector("#errors[data-focus]") ?? document.querySelector("[data-focus]"))?.focus();
+
+  /* Header rows. */
+  const rows = document.querySelector("[data-rows]");
+  if (rows) {
+    const form = rows.closest("form");
+    const pattern = document.getElementById("header-row").content.firstElementChild;
+    const most = Number(rows.dataset.rows);
+    const add = form.querySelector("[data-add]");
+    const renumber = () => {
+      const all = rows.querySelectorAll("[data-row]");
+      all.forEach((row, n) => {
+        row.querySelectorAll("input").forEach((input) => {
+          const part = input.dataset.part ?? input.name.split(".")[2];
+          input.name = `headers.${n}.${part}`;
+          if (input.type !== "hidden") {
+            input.id = `f-headers-${n}-${part}`;
+            const label = input.closest(".field").querySelector("label");
+            label.htmlFor = input.id;
+            label.querySelector(".visually-hidden").textContent = `of header ${n + 1}`;
+          }
+        });
+        const remove = row.querySelector("[data-remove]");
+        remove.value = `remove-header.${n}`;
+        remove.setAttribute("aria-label", `Remove header ${n + 1}`);
+        row.querySelector(".live").id = `live-headers-${n}`;
+      });
+      add.disabled = all.length >= most;
+    };
+    const changed = () => form.dispatchEvent(new Event("input", { bubbles: true }));
+    add.addEventListener("click", (event) => {
+      event.preventDefault();
+      rows.append(pattern.cloneNode(true));
+      renumber();
+      rows.lastElementChild.querySelector("input").focus();
+    });
+    rows.addEventListener("click", (event) => {
+      const remove = event.target.closest("[data-remove]");
+      if (!remove) return;
+      event.preventDefault();
+      remove.closest("[data-row]").remove();
+      renumber();
+      changed();
+      (rows.querySelector("[data-row]:last-child input") ?? add).focus();
+    });
+    renumber();
+  }
+
+  /* Leaving with changes asks. */
+  each("form[data-guard]", (form) => {
+    let changed = "changed" in form.dataset;
+    form.addEventListener("input", () => { changed = true; });
+    form.addEventListener("submit", () => { changed = false; });
+    addEventListener("beforeunload", (event) => { if (changed) event.preventDefault(); });
+  });
+
+  /* A button that takes a while says so, and is not pressed twice. */
+  document.addEventListener("submit", (event) => {
+    const button = event.submitter;
+    const told = button?.dataset.busy ?? event.target.dataset.busy;
+    if (!told || event.target.getAttribute("target")) return;
+    setTimeout(() => { button.textContent = told; button.disabled = true; }); /* after the form has been read */
+  });
+  addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
+
+  /* How many are selected. */
+  each("form[data-select]", (form) => {
+    const count = form.querySelector("[data-count]");
+    const tell = () => {
+      const chosen = form.querySelectorAll("input[name=id]:checked").length;
+      if (count) count.textContent = chosen ? `: ${chosen}` : "";
+    };
+    form.addEventListener("change", (event) => {
+      if (event.target.name === "id") form.querySelector("input[name=which][value=some]").checked = true;
+      tell();
+    });
+    const boxes = form.querySelectorAll("input[name=id]:not(:disabled)");
+    const head = form.querySelector("th.narrow");
+    if (head && boxes.length > 1) {
+      const all = document.createElement("input");
+      all.type = "checkbox";
+      all.id = "select-page";
+      const label = document.createElement("label");
+      label.className = "hit";
+      const name = document.createElement("span");
+      name.className = "visually-hidden";
+      name.textContent = "Select all on this page";
+      label.append(all, name);
+      head.replaceChildren(label);
+      all.addEventListener("change", () => {
+        boxes.forEach((box) => { box.checked = all.checked; });
+        form.querySelector("input[name=which][value=some]").checked = true;
+        tell();
+      });
+    }
+    tell();
+  });
+
+  /* Pieces that are asked for again: signed out meanwhile, or the server is away. */
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    if (new URL(event.detail.xhr.responseURL || location.href).pathname === "/sign-in") {
+      event.detail.shouldSwap = false;
+      location.reload();
+    }
+  });
+  document.addEventListener("htmx:afterSwap", tick);
+})();

@@ -1,0 +1,114 @@
+"""Sending a test event, and what became of it as a ladder of phases."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+from multidict import MultiMapping
+
+from dispatcher.console.facts import Person, TestResult
+from dispatcher.console.pages.site import Site, admin_of
+from dispatcher.console.pages.standing import standing_of
+from dispatcher.console.parts import Parts
+from dispatcher.errors import ConfigError
+from dispatcher.stores.sql.records import AuditAction, StoredWebhook
+from dispatcher.webhooks import Channel, WebhookConfig
+
+STATUSES: Final = ("delivered", "sent", "bounce", "error", "exclude", "delay", "duplicate", "denylist", "read")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Which sample event."""
+
+    channel: Channel = Channel.EMAIL
+    message_status: str = "delivered"
+
+    @classmethod
+    def of(cls, posted: MultiMapping[object]) -> "Sample":
+        """From a form; what can't be read is the usual."""
+        channel, status = str(posted.get("test_channel", "")), str(posted.get("test_status", ""))
+        return cls(
+            Channel(channel) if channel in list(Channel) else Channel.EMAIL,
+            status if status in STATUSES else "delivered",
+        )
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        return tuple(Channel)
+
+    @property
+    def statuses(self) -> tuple[str, ...]:
+        return STATUSES
+
+
+async def send_test(
+    parts: Parts, config: WebhookConfig, sample: Sample, person: Person, webhook: StoredWebhook | None
+) -> TestResult:
+    """Send a sample event, and write down that it was.
+
+    Raises:
+        ConfigError: a key can't be used.
+        StoreUnavailable: it was sent, but not written down.
+    """
+    result = await parts.test_events.send(config, sample.channel, sample.message_status)
+    await parts.audit.record(
+        AuditAction.TEST,
+        by=person.name,
+        tenant=config.tenant,
+        webhook_id=None if webhook is None else webhook.id,
+        details={"channel": sample.channel.value, "status": sample.message_status, "result": result.reason},
+    )
+    return result
+
+
+def add_to(app: web.Application, site: Site) -> None:
+    """Add the routes."""
+    pages = Testing(site)
+    app.router.add_get("/webhooks/{webhook_id}/test", pages.show)
+    app.router.add_post("/webhooks/{webhook_id}/test", pages.send)
+
+
+class Testing:
+    """The handlers."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    async def show(self, request: web.Request) -> web.StreamResponse:
+        admin_of(request)
+        webhook = await self._site.webhook(request)
+        first = webhook.channels[0] if webhook.channels else Channel.EMAIL
+        return await self._page(request, webhook, Sample(first), None)
+
+    async def send(self, request: web.Request) -> web.StreamResponse:
+        person = admin_of(request)
+        webhook = await self._site.webhook(request)
+        sample = Sample.of(await request.post())
+        try:
+            config = await self._site.parts.webhooks.for_delivery(webhook.id, orgs=person.orgs)
+            result = await send_test(self._site.parts, config, sample, person, webhook)
+        except ConfigError as error:
+            return await self._page(request, webhook, sample, None, [str(one) for one in error.problems])
+        return await self._page(request, webhook, sample, result)
+
+    async def _page(
+        self,
+        request: web.Request,
+        webhook: StoredWebhook,
+        sample: Sample,
+        result: TestResult | None,
+        problems: list[str] | None = None,
+    ) -> web.StreamResponse:
+        return await self._site.page(
+            request,
+            "test.html",
+            at="webhooks",
+            tab="test",
+            status=422 if problems else 200,
+            webhook=webhook,
+            standing=await standing_of(self._site.parts, webhook),
+            sample=sample,
+            result=result,
+            problems=problems or [],
+        )

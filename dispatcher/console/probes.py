@@ -1,0 +1,66 @@
+"""What machines ask without signing in: /livez, /readyz, /metrics, and our public keys."""
+
+import asyncio
+from typing import Final
+
+import orjson
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from dispatcher.console.parts import Parts
+from dispatcher.errors import StoreUnavailable
+from dispatcher.health import Check
+from dispatcher.stores.sql.records import WebhookQuery
+
+KEYS_CACHED_S: Final = 300
+"""Receivers may keep our keys for so long."""
+
+
+class Probes:
+    """The handlers. Nothing here holds a secret or a name."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self.is_draining = False
+
+    def add_to(self, app: web.Application) -> None:
+        """Add the routes."""
+        app.router.add_get("/livez", self._livez)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/.well-known/jwks.json", self._keys)
+
+    async def _livez(self, _request: web.Request) -> web.Response:
+        return web.json_response({"ok": True})
+
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        checks = [
+            Check("running", not self.is_draining, "draining" if self.is_draining else ""),
+            await self._database(),
+            _optional("attempts", self._parts.attempts.problem),
+            _optional("dead events", self._parts.dead_events.problem),
+        ]
+        ok = all(check.ok for check in checks if check.required)
+        told = {one.name: {"ok": one.ok} | ({"reason": one.reason} if one.reason else {}) for one in checks}
+        return web.json_response({"ok": ok, "checks": told}, status=200 if ok else 503)
+
+    async def _database(self) -> Check:
+        try:
+            await self._parts.webhooks.search(WebhookQuery(limit=1), orgs=None)
+        except StoreUnavailable:
+            return Check("webhook database", ok=False, reason="does not answer")
+        return Check("webhook database", ok=True)
+
+    async def _metrics(self, _request: web.Request) -> web.Response:
+        text = await asyncio.to_thread(generate_latest)  # off the loop: rendering takes milliseconds
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _keys(self, _request: web.Request) -> web.Response:
+        body = orjson.dumps(dict(await self._parts.keys.document()))
+        headers = {"Cache-Control": f"public, max-age={KEYS_CACHED_S}"}
+        return web.Response(body=body, content_type="application/jwk-set+json", headers=headers)
+
+
+def _optional(name: str, problem: str | None) -> Check:
+    """Told, but no reason for a 503: the rest works without it. The log says more than strangers need."""
+    return Check(name, problem is None, "" if problem is None else "incomplete", required=False)

@@ -1,0 +1,125 @@
+"""The console's HTTP server: one application of API and pages, behind the same door.
+
+A request passes, in this order: its id and the access log, errors as answers, who asks, CSRF; then its handler. The
+headers that every answer carries are set when it is prepared, so that none leaves without them.
+"""
+
+import os
+import secrets
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Final, Self
+
+import structlog
+from aiohttp import web
+
+from dispatcher import metrics
+from dispatcher.console import api, measures, pages
+from dispatcher.console.access import Access
+from dispatcher.console.answers import SecurityHeaders, answer_errors, observe
+from dispatcher.console.oidc import Oidc
+from dispatcher.console.parts import Parts
+from dispatcher.console.probes import Probes
+from dispatcher.console.sessions import Sessions
+from dispatcher.console.signing_in import SigningIn
+from dispatcher.console.throttle import Throttle
+from dispatcher.errors import DispatcherError
+from dispatcher.settings import ConsoleSettings
+
+MAX_BODY: Final = 2 * 1024 * 1024
+"""Bytes of a request: a draft of 1 MiB and its secrets."""
+
+log = structlog.get_logger(__name__)
+
+
+class ConsoleServer:
+    """The server. Enter to start it; leaving waits for the requests under way."""
+
+    def __init__(self, parts: Parts, add_pages: Callable[[web.Application, Parts], None] = pages.add_to) -> None:
+        """Make ready.
+
+        Args:
+            add_pages: adds the pages; another one for tests of the rest.
+
+        Raises:
+            ConfigError: everybody could do everything on an address that others can reach.
+        """
+        settings = parts.settings.console
+        self._settings = settings
+        self._parts = parts
+        self._stack = AsyncExitStack()
+        self.public_url: Final = public_url_of(settings)
+        is_https = self.public_url.startswith("https://")
+        self._sessions = Sessions(_session_key(settings), settings.session_lifetime, is_https=is_https)
+        self._oidc = None if settings.oidc is None else Oidc(settings.oidc, f"{self.public_url}/sign-in/oidc/callback")
+        self._access = Access(settings, parts.tokens, self._sessions, self._oidc, public_url=self.public_url)
+        self._probes = Probes(parts)
+        self._add_pages = add_pages
+        self.port = settings.port
+        """The port in use, once started."""
+
+    def new_sign_in_link(self) -> str:
+        """A URL that signs one browser in as admin of everything, once, within ten minutes."""
+        return f"{self.public_url}/sign-in/link/{self._sessions.new_link()}"
+
+    def drain(self) -> None:
+        """Readiness goes; whatever comes is still answered."""
+        self._probes.is_draining = True
+
+    def build(self) -> web.Application:
+        """The application, with everything in it."""
+        app = web.Application(
+            middlewares=[observe, answer_errors, self._access.authenticate, self._access.protect],
+            client_max_size=MAX_BODY,
+        )
+        app.on_response_prepare.append(SecurityHeaders(is_https=self.public_url.startswith("https://")))
+        self._probes.add_to(app)
+        SigningIn(self._settings, self._access, self._sessions, self._oidc, Throttle()).add_to(app)
+        api.add_to(app, self._parts, tokens_changed=self._access.forget_tokens)
+        self._add_pages(app, self._parts)
+        return app
+
+    async def __aenter__(self) -> Self:
+        metrics.initialise()
+        measures.initialise()
+        if self._access.is_open:
+            log.warning("nobody has to sign in: everybody on this machine is the console's admin")
+        async with AsyncExitStack() as stack:
+            if self._oidc is not None:
+                await stack.enter_async_context(self._oidc)
+            drain_s = self._parts.settings.delivery.drain_timeout
+            runner = web.AppRunner(self.build(), access_log=None, shutdown_timeout=drain_s)
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            await self._listen(runner)
+            self.port = int(runner.addresses[0][1])
+            self._stack = stack.pop_all()
+        log.info("console listens", host=self._settings.host, port=self.port, url=self.public_url)
+        return self
+
+    async def _listen(self, runner: web.AppRunner) -> None:
+        host, port = self._settings.host.strip("[]"), self._settings.port
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            why = os.strerror(error.errno) if error.errno else str(error)
+            raise DispatcherError(f"can't listen on console.host {host}, console.port {port}: {why}") from error
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+
+def public_url_of(settings: ConsoleSettings) -> str:
+    """How browsers reach it."""
+    host = settings.host.strip("[]")
+    return settings.public_url or f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+
+
+def _session_key(settings: ConsoleSettings) -> bytes:
+    if settings.session_key is not None:
+        return settings.session_key.reveal()
+    log.warning("console.session_key is not set: a restart signs everybody out, and replicas don't know each other's")
+    return secrets.token_bytes(32)

@@ -1,0 +1,214 @@
+"""Browser sessions: a signed cookie, and what is bound to it.
+
+The cookie holds who signed in and until when, signed with the session key; nothing of it is kept here but what was
+signed out. It is SameSite=Lax, not Strict: after OIDC the way back comes from another site, and a strict cookie would
+be left out on that very navigation. What Lax lets through is reading; every change wants a CSRF token besides.
+"""
+
+import base64
+import hashlib
+import hmac
+import secrets
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import orjson
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+
+from dispatcher.errors import DispatcherError
+
+MAX_COOKIE: Final = 4000
+"""Bytes; browsers drop a cookie with more than 4,096, its name and attributes counted."""
+LINK_LIFE_S: Final = 600.0
+"""A sign-in link can be used for so long, once."""
+HANDSHAKE_LIFE_S: Final = 600.0
+"""Signing in at the issuer may take so long."""
+MAX_REMEMBERED: Final = 10_000
+"""Sessions signed out and links used that are remembered; the oldest are forgotten first."""
+
+
+class CookieTooLarge(DispatcherError):
+    """What is known of somebody does not fit into a cookie."""
+
+
+class Session(BaseModel):
+    """Who signed in, as the cookie has it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    kind: str
+    """`token`, `oidc`, `link` or `local`."""
+    subject: str
+    """The API token's id, or the issuer's `sub`."""
+    expires: float
+    """Unix seconds; never moved."""
+    name: str = ""
+    role: str = ""
+    """With kind `token`, name, role and organisations are asked for anew."""
+    orgs: tuple[str, ...] | None = None
+
+
+class Handshake(BaseModel):
+    """A sign-in at the issuer that has begun."""
+
+    model_config = ConfigDict(frozen=True)
+
+    state: str
+    nonce: str
+    verifier: str
+    next: str
+    expires: float
+
+
+class Sessions:
+    """Makes and reads what is signed with the session key."""
+
+    def __init__(
+        self, key: bytes, lifetime_s: float, *, is_https: bool, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._key = key
+        self._lifetime_s = lifetime_s
+        self._clock = clock
+        self._is_https = is_https
+        self._ended: dict[str, float] = {}  # ids of sessions and links that are over, and when they would be anyway
+        # `__Host-`: only from this host, over https, for every path; no neighbour can set one.
+        prefix = "__Host-" if is_https else ""
+        self.cookie: Final = f"{prefix}dispatcher-session"
+        self.handshake_cookie: Final = f"{prefix}dispatcher-sign-in"
+
+    def begin(
+        self, kind: str, subject: str, name: str = "", role: str = "", orgs: frozenset[str] | None = None
+    ) -> Session:
+        """A new session, of the configured lifetime."""
+        return Session(
+            id=secrets.token_urlsafe(18),
+            kind=kind,
+            subject=subject,
+            expires=self._clock() + self._lifetime_s,
+            name=name,
+            role=role,
+            orgs=None if orgs is None else tuple(sorted(orgs)),
+        )
+
+    def of(self, request: web.Request) -> Session | None:
+        """The session of a request's cookie; None where there is none that holds."""
+        value = self._opened("session", request.cookies.get(self.cookie, ""))
+        try:
+            session = Session.model_validate(value)
+        except ValidationError:
+            return None
+        if session.expires <= self._clock() or session.id in self._ended:
+            return None
+        return session
+
+    def put(self, response: web.StreamResponse, session: Session) -> None:
+        """Set the cookie.
+
+        Raises:
+            CookieTooLarge: it has more than a browser keeps.
+        """
+        text = self._sealed("session", session.model_dump(mode="json"))
+        if len(text) > MAX_COOKIE:
+            raise CookieTooLarge("the issuer names too many organisations for a browser session: name a few, or *")
+        self._set(response, self.cookie, text, session.expires - self._clock())
+
+    def end(self, response: web.StreamResponse, session: Session | None) -> None:
+        """Sign out: the cookie goes, and a copy of it is good for nothing in this process."""
+        if session is not None:
+            self._remember(session.id, session.expires)
+        self._drop(response, self.cookie)
+
+    def csrf_token(self, session_id: str) -> str:
+        """What a form of this session has to send along."""
+        return _text(self._mac("csrf", session_id.encode()))
+
+    def is_csrf_token(self, session_id: str, given: str) -> bool:
+        return hmac.compare_digest(self.csrf_token(session_id).encode(), given.encode(errors="replace"))
+
+    # Sign-in links
+
+    def new_link(self) -> str:
+        """A token for `/sign-in/link/<token>`: good once, soon, in this process."""
+        return self._sealed("link", {"id": secrets.token_urlsafe(18), "expires": self._clock() + LINK_LIFE_S})
+
+    def use_link(self, text: str) -> bool:
+        """Whether the link is good; it isn't a second time."""
+        match self._opened("link", text):
+            case {"id": str(link), "expires": float(expires)} if expires > self._clock() and link not in self._ended:
+                self._remember(link, expires)
+                return True
+        return False
+
+    # Signing in at the issuer
+
+    def put_handshake(self, response: web.StreamResponse, next_path: str) -> Handshake:
+        """Begin one, and remember it in a cookie of its own."""
+        state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
+        handshake = Handshake(
+            state=state, nonce=nonce, verifier=verifier, next=next_path, expires=self._clock() + HANDSHAKE_LIFE_S
+        )
+        text = self._sealed("handshake", handshake.model_dump(mode="json"))
+        self._set(response, self.handshake_cookie, text, HANDSHAKE_LIFE_S)
+        return handshake
+
+    def handshake_of(self, request: web.Request) -> Handshake | None:
+        """The one that this browser has begun; None where there is none, or it took too long."""
+        try:
+            handshake = Handshake.model_validate(
+                self._opened("handshake", request.cookies.get(self.handshake_cookie, ""))
+            )
+        except ValidationError:
+            return None
+        return handshake if handshake.expires > self._clock() else None
+
+    def drop_handshake(self, response: web.StreamResponse) -> None:
+        self._drop(response, self.handshake_cookie)
+
+    # Signing
+
+    def _mac(self, purpose: str, data: bytes) -> bytes:
+        # The purpose is part of what is signed: a link is no session.
+        return hmac.digest(self._key, purpose.encode() + b"\0" + data, hashlib.sha256)
+
+    def _sealed(self, purpose: str, value: Mapping[str, JsonValue]) -> str:
+        data = zlib.compress(orjson.dumps(value), 9)
+        return f"{_text(data)}.{_text(self._mac(purpose, data))}"
+
+    def _opened(self, purpose: str, text: str) -> JsonValue:
+        data, _, mac = text[: 2 * MAX_COOKIE].partition(".")
+        try:
+            raw = _bytes(data)
+            if not hmac.compare_digest(self._mac(purpose, raw), _bytes(mac)):
+                return None
+        except ValueError:
+            return None
+        value: JsonValue = orjson.loads(zlib.decompress(raw))  # ours: the signature was right
+        return value
+
+    def _set(self, response: web.StreamResponse, name: str, value: str, life_s: float) -> None:
+        response.set_cookie(
+            name, value, max_age=max(0, round(life_s)), path="/", secure=self._is_https, httponly=True, samesite="Lax"
+        )
+
+    def _drop(self, response: web.StreamResponse, name: str) -> None:
+        response.del_cookie(name, path="/", secure=self._is_https, httponly=True, samesite="Lax")
+
+    def _remember(self, ended: str, until: float) -> None:
+        now = self._clock()
+        if len(self._ended) >= MAX_REMEMBERED:
+            self._ended = {key: at for key, at in self._ended.items() if at > now}
+        while len(self._ended) >= MAX_REMEMBERED:
+            del self._ended[next(iter(self._ended))]
+        self._ended[ended] = until
+
+
+def _text(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _bytes(text: str) -> bytes:
+    return base64.b64decode(text.encode() + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)

@@ -1,0 +1,102 @@
+"""Failed sign-ins make the next ones wait: by client address, and all together. Pure; bounded memory.
+
+Tokens can't be guessed (256 random bits): this keeps guessing from costing the database anything, and makes it seen.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Final
+
+FREE: Final = 5
+"""Failures of one address without a wait: typing errors."""
+FREE_IN_ALL: Final = 100
+"""The same for all addresses together; one is forgotten each second."""
+LONGEST_S: Final = 900.0
+LONGEST_IN_ALL_S: Final = 30.0
+"""Short: it keeps honest people waiting, too."""
+FORGOTTEN_AFTER_S: Final = 3600.0
+MAX_ADDRESSES: Final = 10_000
+
+
+@dataclass(slots=True)
+class _Failures:
+    count: int = 0
+    last: float = 0.0
+
+
+class Throttle:
+    """Remembers failures; tells how long to wait."""
+
+    def __init__(self) -> None:
+        self._by_address: OrderedDict[str, _Failures] = OrderedDict()
+        self._in_all = 0.0
+        self._last = 0.0
+
+    def wait_s(self, address: str, now: float) -> float:
+        """Seconds until the address may try again; 0 where it may now."""
+        waits = [_wait(self._in_all_now(now) - FREE_IN_ALL, LONGEST_IN_ALL_S) - (now - self._last)]
+        failures = self._by_address.get(network_of(address))
+        if failures is not None and now - failures.last < FORGOTTEN_AFTER_S:
+            waits.append(_wait(failures.count - FREE, LONGEST_S) - (now - failures.last))
+        return max(0.0, *waits)
+
+    def failed(self, address: str, now: float) -> None:
+        """Somebody at the address gave something that is no token."""
+        key = network_of(address)
+        failures = self._by_address.pop(key, _Failures())
+        if now - failures.last >= FORGOTTEN_AFTER_S:
+            failures.count = 0
+        failures.count += 1
+        failures.last = now
+        while len(self._by_address) >= MAX_ADDRESSES:
+            self._by_address.popitem(last=False)
+        self._by_address[key] = failures
+        self._in_all, self._last = self._in_all_now(now) + 1, now
+
+    def succeeded(self, address: str) -> None:
+        """Somebody at the address signed in: its failures were typing errors."""
+        self._by_address.pop(network_of(address), None)
+
+    def _in_all_now(self, now: float) -> float:
+        return max(0.0, self._in_all - max(0.0, now - self._last))
+
+
+def network_of(address: str) -> str:
+    """Who counts as one: an IPv4 address, or the /64 of an IPv6 address, which one household has."""
+    parsed = _address(address)
+    if isinstance(parsed, IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return str(parsed.ipv4_mapped)
+        return str(ip_network((int(parsed), 64), strict=False))
+    return "" if parsed is None else str(parsed)
+
+
+def client_address(peer: str | None, forwarded_for: list[str], trusted: tuple[str, ...]) -> str:
+    """The address of the client: the last one that none of our own proxies has.
+
+    Args:
+        peer: who is connected to us.
+        forwarded_for: every X-Forwarded-For header, in their order.
+        trusted: CIDR blocks of our proxies. Whatever others say is not believed.
+    """
+    networks = [ip_network(block) for block in trusted]
+    hops = [hop.strip() for line in forwarded_for for hop in line.split(",")]
+    current = peer or ""
+    while hops:
+        address = _address(current)
+        if address is None or not any(address in network for network in networks):
+            break
+        current = hops.pop()
+    return current if _address(current) is not None else peer or ""
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+
+
+def _wait(beyond: float, longest_s: float) -> float:
+    return 0.0 if beyond < 0 else min(longest_s, 2.0 ** min(beyond, 20.0))

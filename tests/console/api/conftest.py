@@ -1,0 +1,171 @@
+"""A console with a real database, on a port of the loopback. What Kafka and the network tell is made up."""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from dispatcher.console.parts import Parts
+from dispatcher.console.server import ConsoleServer
+from dispatcher.demo.child_process import free_ports
+from dispatcher.secrets import SecretSource
+from dispatcher.settings import Settings
+from dispatcher.stores.sql.audit import AuditLog
+from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.encryption import Encryption
+from dispatcher.stores.sql.records import Orgs, Role, StoredWebhook
+from dispatcher.stores.sql.repository import WebhookRepository
+from dispatcher.stores.sql.tokens import ApiTokens
+from tests.console.api.stand_ins import (
+    LUMA,
+    RIVAL,
+    StandInAttempts,
+    StandInDeadEvents,
+    StandInKeys,
+    StandInLanes,
+    StandInTestEvents,
+    StandInWaiting,
+)
+from tests.stores_sql.conftest import database, empty_url, encryption, postgres, url
+from tests.stores_sql.examples import plain, secretive
+
+__all__ = ["database", "empty_url", "encryption", "postgres", "url"]
+
+SECRETS = {"K": "k" * 32, "U": "sqlite+aiosqlite:///x", "S": "canary-client-secret"}
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An answer, read."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
+    json: Any
+    cookies: Mapping[str, str]
+
+
+class Client:
+    """Asks one console, as somebody."""
+
+    def __init__(self, base: str, session: aiohttp.ClientSession, token: str | None = None) -> None:
+        self.base, self.session, self.token = base, session, token
+
+    async def __call__(self, method: str, path: str, **options: Any) -> Answered:
+        headers = dict(options.pop("headers", {}))
+        if self.token is not None:
+            headers.setdefault("Authorization", f"Bearer {self.token}")
+        async with self.session.request(
+            method, self.base + path, headers=headers, allow_redirects=False, **options
+        ) as answer:
+            text = await answer.text()
+            is_json = "json" in answer.content_type and text
+            cookies = {name: morsel.value for name, morsel in answer.cookies.items()}
+            return Answered(
+                answer.status, answer.headers, text, await answer.json(content_type=None) if is_json else None, cookies
+            )
+
+    async def get(self, path: str, **options: Any) -> Answered:
+        return await self("GET", path, **options)
+
+    async def post(self, path: str, **options: Any) -> Answered:
+        return await self("POST", path, **options)
+
+
+@dataclass
+class Console:
+    """A running console, its database and what stands in for the rest."""
+
+    server: ConsoleServer
+    parts: Parts
+    session: aiohttp.ClientSession
+    attempts: StandInAttempts
+    lanes: StandInLanes
+    waiting: StandInWaiting
+    dead_events: StandInDeadEvents
+    test_events: StandInTestEvents
+
+    @property
+    def base(self) -> str:
+        return f"http://127.0.0.1:{self.server.port}"
+
+    async def token(self, role: Role = Role.ADMIN, orgs: Orgs = None, name: str = "somebody") -> str:
+        return (await self.parts.tokens.create(name, role, orgs=orgs, by="test"))[1]
+
+    async def client(self, role: Role = Role.ADMIN, orgs: Orgs = None, name: str = "somebody") -> Client:
+        return Client(self.base, self.session, await self.token(role, orgs, name))
+
+    def stranger(self) -> Client:
+        return Client(self.base, self.session)
+
+
+def no_pages(app: web.Application, parts: Parts) -> None:
+    """A page for tests, in the place of all."""
+
+    async def page(request: web.Request) -> web.Response:
+        return web.Response(text="a page")
+
+    app.router.add_get("/", page)
+    app.router.add_post("/", page)
+
+
+StartConsole = Callable[..., Any]
+
+
+@pytest.fixture
+def start(database: Database, encryption: Encryption) -> StartConsole:
+    """Starts a console with settings of its own: `async with start(tokens=False) as console`."""
+
+    @asynccontextmanager
+    async def started(public_url: str | None = None, **settings: Any) -> AsyncIterator[Console]:
+        settings.setdefault("port", free_ports(1)[0])
+        group = {"public_url": public_url, "session_key": {"env": "K"}} | settings
+
+        whole = Settings.model_validate(
+            {
+                "apiVersion": "dispatcher/v1",
+                "kafka": {"bootstrap_servers": "127.0.0.1:1"},
+                "webhooks": {"store": "sql", "url": {"env": "U"}},
+                "delivery": {"drain_timeout": 1},
+                "console": group,
+            },
+            context=SecretSource(Path("/"), environ=SECRETS).as_context(),
+        )
+        made = (StandInAttempts(), StandInLanes(), StandInWaiting(), StandInDeadEvents(), StandInTestEvents())
+        parts = Parts(
+            whole,
+            WebhookRepository(database, encryption),
+            AuditLog(database),
+            ApiTokens(database),
+            *made,
+            StandInKeys(),
+        )
+        jar = aiohttp.DummyCookieJar()
+        async with ConsoleServer(parts, no_pages) as server, aiohttp.ClientSession(cookie_jar=jar) as session:
+            yield Console(server, parts, session, *made)
+
+    return started
+
+
+@pytest.fixture
+async def console(start: StartConsole) -> AsyncIterator[Console]:
+    """A console that takes tokens."""
+    async with start() as started:
+        yield started
+
+
+@pytest.fixture
+async def luma(console: Console) -> StoredWebhook:
+    """A webhook with a secret in every place."""
+    return await console.parts.webhooks.create(secretive(*LUMA, name="Luma"), by="test", orgs=None)
+
+
+@pytest.fixture
+async def rival(console: Console) -> StoredWebhook:
+    """Another organisation's."""
+    return await console.parts.webhooks.create(plain(*RIVAL, name="Rival's own"), by="test", orgs=None)

@@ -1,0 +1,198 @@
+"""Role × organisation × every operation of the OpenAPI document: who gets what, and that nobody sees another's things.
+
+An operation without a line in `REQUESTS` fails the first test: a new route can't be forgotten.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from dispatcher.console.api import openapi_document
+from dispatcher.stores.sql.records import Orgs, Role
+from tests.console.api.conftest import Answered, Client, Console
+from tests.console.api.stand_ins import LUMA, LUMAS_CUSTOMER, RIVAL
+from tests.stores_sql.examples import plain, plain_draft
+
+LUMAS_NAME = "Luma's very own webhook"
+OPERATIONS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    operation["operationId"]: (method.upper(), path, operation)
+    for path, item in openapi_document()["paths"].items()  # type: ignore[union-attr]
+    for method, operation in item.items()
+}
+
+ACTORS: dict[str, tuple[Role, Orgs] | None] = {
+    "nobody": None,
+    "rival's viewer": (Role.VIEWER, frozenset({RIVAL.org})),
+    "rival's admin": (Role.ADMIN, frozenset({RIVAL.org})),
+    "viewer of no organisation": (Role.VIEWER, frozenset()),
+    "luma's viewer": (Role.VIEWER, frozenset({LUMA.org})),
+    "viewer of all": (Role.VIEWER, None),
+    "luma's admin": (Role.ADMIN, frozenset({LUMA.org})),
+    "admin of all": (Role.ADMIN, None),
+}
+
+
+@dataclass
+class Luma:
+    """Luma's things, made anew for each request."""
+
+    sandbox: str
+    webhook_id: str
+    token_id: str
+    job_id: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """How an operation is asked for one of Luma's things."""
+
+    path: str
+    json: Any = None
+    headers: dict[str, str] = field(default_factory=dict)
+    is_list: bool = False
+    """Others get an answer too, without Luma in it."""
+    refused_to_others: int = 404
+
+
+def draft(luma: Luma) -> dict[str, Any]:
+    return plain_draft(LUMA.org, luma.sandbox, name=LUMAS_NAME)
+
+
+REQUESTS: dict[str, Callable[[Luma], Request]] = {
+    "getMe": lambda luma: Request("/me", is_list=True),
+    "listWebhooks": lambda luma: Request("/webhooks", is_list=True),
+    "createWebhook": lambda luma: Request(
+        "/webhooks", plain_draft(LUMA.org, luma.sandbox + "-new", name=LUMAS_NAME), refused_to_others=403
+    ),
+    "testDraft": lambda luma: Request("/webhooks/test", {"webhook": draft(luma)}, refused_to_others=403),
+    "previewDraft": lambda luma: Request("/webhooks/preview", {"webhook": draft(luma), "webhook_id": luma.webhook_id}),
+    "getWebhook": lambda luma: Request(f"/webhooks/{luma.webhook_id}"),
+    "replaceWebhook": lambda luma: Request(f"/webhooks/{luma.webhook_id}", draft(luma), {"If-Match": '"1"'}),
+    "deleteWebhook": lambda luma: Request(f"/webhooks/{luma.webhook_id}", None, {"If-Match": '"1"'}),
+    "enableWebhook": lambda luma: Request(f"/webhooks/{luma.webhook_id}/enable"),
+    "testWebhook": lambda luma: Request(f"/webhooks/{luma.webhook_id}/test", {}),
+    "getOutcomes": lambda luma: Request(f"/webhooks/{luma.webhook_id}/outcomes"),
+    "listAttempts": lambda luma: Request(f"/webhooks/{luma.webhook_id}/attempts"),
+    "getLane": lambda luma: Request(f"/webhooks/{luma.webhook_id}/lane"),
+    "getWaiting": lambda luma: Request(f"/webhooks/{luma.webhook_id}/waiting"),
+    "listDeadEvents": lambda luma: Request(f"/dead-events?org={LUMA.org}&sandbox={LUMA.sandbox}", is_list=True),
+    "getDeadEvent": lambda luma: Request("/dead-events/0-1"),
+    "redrive": lambda luma: Request(
+        "/dead-events/redrive", {"org": LUMA.org, "sandbox": LUMA.sandbox, "events": {"select": "ids", "ids": ["0-1"]}}
+    ),
+    "getRedrive": lambda luma: Request(f"/redrives/{luma.job_id}"),
+    "listAudit": lambda luma: Request(f"/audit?webhook_id={luma.webhook_id}", is_list=True),
+    "listTokens": lambda luma: Request("/tokens"),
+    "createToken": lambda luma: Request("/tokens", {"name": "new", "role": "viewer", "orgs": None}),
+    "revokeToken": lambda luma: Request(f"/tokens/{luma.token_id}"),
+}
+
+
+def test_every_operation_of_the_document_is_tried_here() -> None:
+    assert OPERATIONS.keys() == REQUESTS.keys()
+
+
+async def test_every_route_that_is_served_is_in_the_document(console: Console) -> None:
+    served = {
+        (route.method, route.resource.canonical)
+        for route in console.server.build().router.routes()
+        if route.resource is not None and route.resource.canonical.startswith("/api")
+    }
+    documented = {(method, path) for method, path, _ in OPERATIONS.values()}
+    assert served - documented == {("GET", "/api/v1/openapi.json"), ("HEAD", "/api/v1/openapi.json")}
+    assert documented <= served
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+async def test_who_may(console: Console, name: str) -> None:
+    for number, (actor, rights) in enumerate(ACTORS.items()):
+        luma = await make(console, f"s{number}")
+        request = REQUESTS[name](luma)
+        answer = await ask(console, name, request, rights)
+        assert answer.status == expected(name, request, rights), (actor, answer.text)
+        if rights is not None and not sees_luma(rights):
+            seen = [word for word in (LUMA.org, LUMAS_NAME, LUMAS_CUSTOMER, luma.webhook_id) if word in answer.text]
+            assert seen == [], (actor, answer.text)
+        changed = await state(console, luma)
+        may_change = 200 <= answer.status < 300 and OPERATIONS[name][0] != "GET"
+        assert changed == "untouched" or may_change, (actor, changed)
+
+
+async def test_a_list_without_filters_shows_nobody_elses(console: Console) -> None:
+    luma = await make(console, "prod")
+    rival = await console.client(Role.ADMIN, frozenset({RIVAL.org}))
+    for path in ("/webhooks", "/webhooks?text=luma", "/dead-events", "/audit", f"/webhooks?org={LUMA.org}"):
+        answer = await rival.get("/api/v1" + path)
+        assert answer.status == 200
+        assert not [word for word in (LUMA.org, LUMAS_NAME, LUMAS_CUSTOMER, luma.webhook_id) if word in answer.text]
+
+
+async def test_what_is_refused_to_others_reads_like_what_does_not_exist(console: Console) -> None:
+    """Whether there is a webhook, a dead event or a redrive must not show by any difference in the answer."""
+    luma = await make(console, "prod")
+    rival = await console.client(Role.ADMIN, frozenset({RIVAL.org}))
+    for there, not_there in (
+        (f"/webhooks/{luma.webhook_id}", f"/webhooks/{luma.webhook_id[:-4]}0000"),
+        (f"/webhooks/{luma.webhook_id}/attempts", f"/webhooks/{luma.webhook_id[:-4]}0000/attempts"),
+        ("/dead-events/0-1", "/dead-events/0-99"),
+        (f"/redrives/{luma.job_id}", "/redrives/job-99"),
+    ):
+        answers = [await rival.get("/api/v1" + path, headers={"X-Request-ID": "x"}) for path in (there, not_there)]
+        assert [answer.status for answer in answers] == [404, 404]
+        assert answers[0].text == answers[1].text
+
+
+async def test_viewers_see_no_recipient(console: Console) -> None:
+    for role, shown in ((Role.VIEWER, "j•••@luma-customer.example"), (Role.ADMIN, LUMAS_CUSTOMER)):
+        api = await console.client(role, frozenset({LUMA.org}))
+        assert (await api.get("/api/v1/dead-events/0-1")).json["recipient"] == shown
+        items = (await api.get("/api/v1/dead-events")).json["items"]
+        assert [item["recipient"] for item in items] == [shown]
+
+
+async def make(console: Console, sandbox: str) -> Luma:
+    """Luma's webhook in a sandbox of its own, a token and a redrive."""
+    stored = await console.parts.webhooks.create(plain(LUMA.org, sandbox, name=LUMAS_NAME), by="test", orgs=None)
+    token, _ = await console.parts.tokens.create("victim", Role.VIEWER, orgs=None, by="test")
+    job = await console.dead_events.redrive(LUMA, ids=None, query=None, by="test", orgs=None)  # type: ignore[arg-type]
+    return Luma(sandbox, stored.id, token.id, job.id)
+
+
+async def ask(console: Console, name: str, request: Request, rights: tuple[Role, Orgs] | None) -> Answered:
+    client: Client = console.stranger() if rights is None else await console.client(*rights)
+    options: dict[str, Any] = {} if request.json is None else {"json": request.json}
+    return await client(OPERATIONS[name][0], "/api/v1" + request.path, headers=request.headers, **options)
+
+
+def expected(name: str, request: Request, rights: tuple[Role, Orgs] | None) -> int:
+    operation = OPERATIONS[name][2]
+    success = next(int(status) for status in operation["responses"] if status.startswith("2"))
+    if rights is None:
+        return 401
+    role, orgs = rights
+    if operation["x-role"] == "admin" and role is not Role.ADMIN:
+        return 403
+    if operation.get("x-all-organisations"):
+        return success if orgs is None else 403
+    return success if request.is_list or sees_luma(rights) else request.refused_to_others
+
+
+def sees_luma(rights: tuple[Role, Orgs]) -> bool:
+    return rights[1] is None or LUMA.org in rights[1]
+
+
+async def state(console: Console, luma: Luma) -> str:
+    """Whether anything of Luma's was changed."""
+    found = await console.parts.webhooks.of_tenant(LUMA._replace(sandbox=luma.sandbox), orgs=None)
+    new = await console.parts.webhooks.of_tenant(LUMA._replace(sandbox=luma.sandbox + "-new"), orgs=None)
+    tokens = {token.id: token.revoked_at for token in await console.parts.tokens.list_all()}
+    if found is None or found.version != 1 or new is not None or tokens[luma.token_id] is not None:
+        return "changed"
+    sent = bool(console.test_events.sent)
+    console.test_events.sent.clear()
+    redriven = [job for job in console.dead_events.jobs.values() if job.by != "test"]
+    console.dead_events.jobs.clear()
+    made = [token for token in await console.parts.tokens.list_all() if token.name == "new"]
+    return "changed" if sent or redriven or made else "untouched"

@@ -1,0 +1,297 @@
+"""OpenID Connect against an issuer that really signs: bearer tokens of the API, and signing in with a browser."""
+
+import base64
+import hmac
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+
+from dispatcher.console import issuer as issuer_module
+from dispatcher.console import measures
+from tests.console.api.conftest import Answered, Console, StartConsole
+from tests.console.api.issuer import AUDIENCE, Key, SmallIssuer, query, settings_for
+
+ME = "/api/v1/me"
+
+pytestmark = pytest.mark.parametrize("empty_url", ["sqlite"], indirect=True)  # no database has a part in this
+
+
+@pytest.fixture
+async def issuer() -> AsyncIterator[SmallIssuer]:
+    async with SmallIssuer() as started:
+        yield started
+
+
+@pytest.fixture
+async def console(start: StartConsole, issuer: SmallIssuer) -> AsyncIterator[Console]:
+    async with start(oidc=settings_for(issuer)) as started:
+        yield started
+
+
+async def me(console: Console, token: str) -> Answered:
+    return await console.stranger().get(ME, headers={"Authorization": f"Bearer {token}"})
+
+
+async def test_the_issuers_word_makes_role_and_organisations(console: Console, issuer: SmallIssuer) -> None:
+    for claims, role, orgs in (
+        ({}, "admin", ["luma@AdobeOrg"]),
+        ({"roles": "openid admin"}, "admin", ["luma@AdobeOrg"]),
+        ({"roles": ["administrator"]}, "viewer", ["luma@AdobeOrg"]),
+        ({"roles": None, "orgs": ["*"]}, "viewer", None),
+        ({"orgs": "b a"}, "admin", ["a", "b", "b a"]),
+    ):
+        answer = await me(console, issuer.token(**claims))
+        assert (answer.json["role"], answer.json["orgs"]) == (role, orgs), claims
+        assert (answer.json["id"], answer.json["name"]) == ("oidc:ada-1", "Ada Lovelace")
+    assert (await me(console, issuer.token(orgs=[]))).status == 401
+    assert (await me(console, issuer.token(orgs=None))).status == 401
+    assert (await me(console, issuer.token(orgs={"*": True}))).status == 401
+
+
+async def test_claims_can_lie_deep_or_have_dots_in_their_names(start: StartConsole, issuer: SmallIssuer) -> None:
+    names = {"role_claim": "realm.access.roles", "orgs_claim": "https://luma.example/orgs", "admin_values": ["boss"]}
+    async with start(oidc=settings_for(issuer, **names)) as console:
+        token = issuer.token(**{"realm": {"access": {"roles": ["boss"]}}, "https://luma.example/orgs": ["a"]})
+        answer = await me(console, token)
+        assert (answer.json["role"], answer.json["orgs"]) == ("admin", ["a"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"iss": "https://evil.example"},
+        {"iss": None},
+        {"aud": "another"},
+        {"aud": None},
+        {"aud": ["another", "two"]},
+        {"exp": 1},
+        {"exp": None},
+        {"exp": "soon"},
+        {"nbf": 4_000_000_000},
+        {"iat": 4_000_000_000},
+        {"sub": None},
+        {"sub": 7},
+        {"sub": ""},
+    ],
+    ids=str,
+)
+async def test_a_token_that_is_not_for_us_is_refused(
+    console: Console, issuer: SmallIssuer, changes: dict[str, object]
+) -> None:
+    assert (await me(console, issuer.token())).status == 200
+    answer = await me(console, issuer.token(**changes))
+    assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, 'Bearer error="invalid_token"')
+
+
+async def test_no_signature_of_anybody_else_is_taken(console: Console, issuer: SmallIssuer) -> None:
+    good = issuer.token()
+    header, payload, signature = good.split(".")
+
+    def encoded(value: object) -> str:
+        return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+
+    def confused(key: bytes) -> str:
+        signed = f"{encoded({'alg': 'HS256', 'kid': 'first', 'typ': 'JWT'})}.{payload}"
+        mac = base64.urlsafe_b64encode(hmac.digest(key, signed.encode(), "sha256")).rstrip(b"=").decode()
+        return f"{signed}.{mac}"
+
+    key = issuer.keys[0]
+    for token in (
+        f"{encoded({'alg': 'none', 'typ': 'JWT'})}.{payload}.",
+        f"{encoded({'alg': 'None', 'kid': 'first'})}.{payload}.{signature}",
+        confused(key.public_pem()),
+        confused(json.dumps(key.jwk()).encode()),
+        issuer.token(key=Key("first")),
+        issuer.token(key=Key("first", "RS256")),
+        issuer.token(headers={"kid": "unknown"}),
+        issuer.token(headers={"typ": "logout+jwt"}),
+        issuer.token(key=Key("third"), headers={"jku": "http://evil.example", "jwk": Key("third").jwk()}),
+        f"{header}.{encoded({'iss': issuer.url, 'aud': AUDIENCE, 'sub': 'x', 'exp': 4_000_000_000, 'orgs': ['*']})}.{signature}",
+        f"{header}.{payload}.",
+        "e30.e30.e30",
+        "..",
+        "x" * 40_000,
+    ):
+        answer = await me(console, token)
+        assert answer.status in (400, 401), token[:60]
+    assert (await me(console, good)).status == 200
+
+
+async def test_a_new_key_is_found_and_a_flood_of_unknown_ones_does_not_reach_the_issuer(
+    console: Console, issuer: SmallIssuer
+) -> None:
+    clock = Clock(console)
+    assert (await me(console, issuer.token())).status == 200
+    issuer.keys.insert(0, Key("second", "RS256"))
+    assert (await me(console, issuer.token())).status == 401
+    clock.pass_s(issuer_module.ASK_EVERY_S)
+    assert (await me(console, issuer.token())).status == 200
+    asked = issuer.asked.count("keys")
+    for number in range(20):
+        assert (await me(console, issuer.token(headers={"kid": f"unknown-{number}"}))).status == 401
+    assert issuer.asked.count("keys") == asked
+    issuer.keys.pop()
+    clock.pass_s(issuer_module.FRESH_S)
+    assert (await me(console, issuer.token())).status == 200
+    assert (await me(console, issuer.token(key=Key("first")))).status == 401
+
+
+async def test_while_the_issuer_is_away_known_keys_serve_for_a_day(console: Console, issuer: SmallIssuer) -> None:
+    clock = Clock(console)
+    assert (await me(console, issuer.token())).status == 200
+    issuer.is_away = True
+    failures = measures.KEY_FETCH_FAILURES.labels("discovery")._value.get()
+    clock.pass_s(issuer_module.FRESH_S)
+    assert (await me(console, issuer.token())).status == 200
+    assert measures.KEY_FETCH_FAILURES.labels("discovery")._value.get() == failures + 1
+    clock.pass_s(issuer_module.STALE_S)
+    answer = await me(console, issuer.token())
+    assert (answer.status, "Retry-After" in answer.headers) == (503, True)
+    issuer.is_away = False
+    clock.pass_s(issuer_module.ASK_EVERY_S)
+    assert (await me(console, issuer.token())).status == 200
+
+
+async def test_an_issuer_that_answers_nonsense_is_away(console: Console, issuer: SmallIssuer) -> None:
+    clock = Clock(console)
+    for body in (b"[]", b"not json", b'{"keys": 7}', b'{"keys": "' + b"x" * 300_000 + b'"}'):
+        issuer.jwks_body = body
+        assert (await me(console, issuer.token())).status == 503, body[:20]
+        clock.pass_s(issuer_module.FIRST_ASK_EVERY_S)
+    issuer.jwks_body = json.dumps(
+        {
+            "keys": [
+                7,
+                {"kty": ["x"]},
+                {"kty": "oct", "k": "AAAA", "kid": "first"},
+                {"kty": "EC", "crv": "P-256", "x": "!"},
+                issuer.keys[0].jwk(),
+            ]
+        }
+    ).encode()
+    assert (await me(console, issuer.token())).status == 200
+
+
+@pytest.mark.parametrize(
+    "discovery",
+    [
+        {"issuer": "https://evil.example"},
+        {"jwks_uri": "http://evil.example/keys"},
+        {"jwks_uri": 7},
+        {"jwks_uri": "file:///etc/passwd"},
+    ],
+    ids=str,
+)
+async def test_a_discovery_document_that_leads_elsewhere_is_not_followed(
+    console: Console, issuer: SmallIssuer, discovery: dict[str, object]
+) -> None:
+    issuer.discovery = discovery
+    assert (await me(console, issuer.token())).status == 503
+    assert "keys" not in issuer.asked
+
+
+async def begun(console: Console, next_path: str = "/") -> tuple[str, dict[str, str]]:
+    answer = await console.stranger().get(f"/sign-in/oidc?next={next_path}")
+    assert answer.status == 303
+    return answer.headers["Location"], dict(answer.cookies)
+
+
+async def came_back(console: Console, parameters: dict[str, str], cookies: dict[str, str]) -> Answered:
+    return await console.stranger().get(f"/sign-in/oidc/callback?{query(parameters)}", cookies=cookies)
+
+
+async def test_somebody_signs_in_at_the_issuer_and_is_where_they_wanted_to_be(
+    console: Console, issuer: SmallIssuer
+) -> None:
+    url, cookies = await begun(console, "/webhooks/new?a=1")
+    answer = await came_back(console, issuer.authorize(url), cookies)
+    assert (answer.status, answer.headers["Location"]) == (303, "/webhooks/new?a=1"), answer.text
+    session = {name: value for name, value in answer.cookies.items() if value}
+    assert session.keys() == {"dispatcher-session"}
+    read = await console.stranger().get(ME, cookies=session)
+    assert (read.json["id"], read.json["name"], read.json["orgs"]) == ("oidc:ada-1", "Ada Lovelace", ["luma@AdobeOrg"])
+
+
+async def test_a_sign_in_that_somebody_else_began_is_not_ended_here(console: Console, issuer: SmallIssuer) -> None:
+    url, cookies = await begun(console)
+    _, others = await begun(console)
+    for parameters, jar in (
+        (issuer.authorize(url), {}),
+        (issuer.authorize(url), others),
+        (issuer.authorize(url) | {"state": "x"}, cookies),
+        (issuer.authorize(url) | {"state": ""}, cookies),
+        (issuer.authorize(url) | {"iss": "https://evil.example"}, cookies),
+    ):
+        answer = await came_back(console, parameters, jar)
+        assert (answer.status, "dispatcher-session" in answer.cookies) == (401, False)
+    assert "token" not in issuer.asked
+
+
+async def test_a_code_is_good_once_and_with_our_verifier_only(console: Console, issuer: SmallIssuer) -> None:
+    url, cookies = await begun(console)
+    parameters = issuer.authorize(url)
+    assert (await came_back(console, parameters, cookies)).status == 303
+    assert (await came_back(console, parameters, cookies)).status == 401
+    other_url, _ = await begun(console)
+    stolen = issuer.authorize(other_url) | {"state": parameters["state"]}
+    assert (await came_back(console, stolen, cookies)).status == 401
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"nonce": "x"},
+        {"nonce": None},
+        {"aud": AUDIENCE},
+        {"azp": "another"},
+        {"exp": 1},
+        {"iss": "https://evil.example"},
+        {"orgs": []},
+    ],
+    ids=str,
+)
+async def test_an_id_token_that_is_not_of_this_sign_in_is_refused(
+    console: Console, issuer: SmallIssuer, changes: dict[str, object]
+) -> None:
+    issuer.changes = changes
+    url, cookies = await begun(console)
+    answer = await came_back(console, issuer.authorize(url), cookies)
+    assert (answer.status, "dispatcher-session" in answer.cookies) == (401, False)
+
+
+async def test_who_belongs_to_too_many_organisations_for_a_cookie_is_told(
+    console: Console, issuer: SmallIssuer
+) -> None:
+    issuer.claims["orgs"] = [hmac.digest(b"k", str(n).encode(), "sha256").hex() for n in range(300)]
+    url, cookies = await begun(console)
+    answer = await came_back(console, issuer.authorize(url), cookies)
+    assert (answer.status, "too many organisations" in answer.text) == (401, True)
+    issuer.claims["orgs"] = issuer.claims["orgs"][:50]
+    url, cookies = await begun(console)
+    assert (await came_back(console, issuer.authorize(url), cookies)).status == 303
+
+
+async def test_an_error_of_the_issuer_is_told_in_our_words(console: Console, issuer: SmallIssuer) -> None:
+    url, cookies = await begun(console)
+    state = issuer.authorize(url)["state"]
+    answer = await came_back(
+        console, {"error": "access_denied", "error_description": "<script>", "state": state}, cookies
+    )
+    assert (answer.status, "<script>" in answer.text) == (401, False)
+    issuer.is_away = True
+    Clock(console).pass_s(issuer_module.FRESH_S * 200)
+    assert (await console.stranger().get("/sign-in/oidc")).status in (303, 503)
+
+
+class Clock:
+    """The console's idea of the time since its start, as far as the issuer is concerned."""
+
+    def __init__(self, console: Console) -> None:
+        assert console.server._oidc is not None
+        self._issuer = console.server._oidc._issuer
+        self._real, self._passed_s = self._issuer._clock, 0.0
+        self._issuer._clock = lambda: self._real() + self._passed_s
+
+    def pass_s(self, seconds: float) -> None:
+        self._passed_s += seconds + 1

@@ -1,0 +1,169 @@
+"""Webhooks by the API: what people and programs do with them, on both databases."""
+
+import asyncio
+import io
+
+from dispatcher.stores.sql.records import AuditAction, AuditQuery, Role, StoredWebhook
+from tests.console.api.conftest import Console
+from tests.console.api.stand_ins import LUMA, RIVAL
+from tests.stores_sql.examples import CANARY, plain_draft, secretive_draft
+
+WEBHOOKS = "/api/v1/webhooks"
+ORGS = frozenset({LUMA.org})
+
+
+async def test_a_webhook_is_made_read_changed_and_deleted(console: Console) -> None:
+    api = await console.client(orgs=ORGS, name="ada")
+    made = await api.post(WEBHOOKS, json=secretive_draft(*LUMA))
+    assert (made.status, made.headers["ETag"]) == (201, '"1"')
+    path = made.headers["Location"]
+    read = await api.get(path)
+    assert read.json == made.json
+    assert read.json["created_by"] == "ada"
+    draft = read.json["configuration"] | {"name": "Another name"}
+    changed = await api("PUT", path, json=draft, headers={"If-Match": read.headers["ETag"]})
+    assert (changed.status, changed.headers["ETag"], changed.json["name"]) == (200, '"2"', "Another name")
+    secrets = (await console.parts.webhooks.for_delivery(made.json["id"], orgs=None)).secrets()
+    assert f"{CANARY}-client" in [secret.reveal_text() for secret in secrets]
+    assert (await api("DELETE", path, headers={"If-Match": '"2"'})).status == 204
+    assert (await api.get(path)).status == 404
+
+
+async def test_no_answer_has_a_secret_in_it(console: Console, luma: StoredWebhook) -> None:
+    for role in Role:
+        api = await console.client(role, ORGS)
+        texts = [(await api.get(path)).text for path in (f"{WEBHOOKS}/{luma.id}", WEBHOOKS, "/api/v1/audit")]
+        text = "".join(texts)
+        assert not [secret for secret in ("-client", "-assertion", "-new", "-old", "-tls") if CANARY + secret in text]
+        # What tenants put into headers, claims and queries is not ours to keep from who edits it; viewers don't.
+        assert (CANARY in text) == (role is Role.ADMIN)
+
+
+async def test_every_mistake_is_named_with_its_field(console: Console) -> None:
+    api = await console.client()
+    draft = plain_draft(
+        *LUMA, url="ftp://x", payload=7, auth={"type": "jwt", "sign": {"algorithm": "HS256", "key": "k"}}
+    )
+    answer = await api.post(WEBHOOKS, json=draft)
+    assert (answer.status, answer.headers["Content-Type"]) == (422, "application/problem+json")
+    assert {error["pointer"] for error in answer.json["errors"]} == {"/url", "/payload", "/auth/sign/key"}
+    assert {error["field"] for error in answer.json["errors"]} == {"url", "payload", "auth.sign.key"}
+    assert answer.json["request_id"] == answer.headers["X-Request-ID"]
+
+
+async def test_a_second_webhook_is_refused_with_the_way_to_the_first(console: Console, luma: StoredWebhook) -> None:
+    api = await console.client(orgs=ORGS)
+    answer = await api.post(WEBHOOKS, json=plain_draft(*LUMA))
+    assert (answer.status, answer.json["existing"]) == (409, f"{WEBHOOKS}/{luma.id}")
+    assert (await api.get(answer.json["existing"])).json["name"] == "Luma"
+
+
+async def test_nothing_tells_whether_another_organisation_has_a_webhook(console: Console, rival: StoredWebhook) -> None:
+    api = await console.client(orgs=ORGS)
+    with_one = await api.post(WEBHOOKS, json=plain_draft(*RIVAL), headers={"X-Request-ID": "same"})
+    without = await api.post(WEBHOOKS, json=plain_draft("nobody@AdobeOrg", "prod"), headers={"X-Request-ID": "same"})
+    assert with_one.status == without.status == 403
+    assert with_one.text == without.text
+    assert with_one.headers.keys() == without.headers.keys()
+
+
+async def test_of_two_editors_the_second_is_told(console: Console, luma: StoredWebhook) -> None:
+    path = f"{WEBHOOKS}/{luma.id}"
+    ada, bob = await console.client(name="ada"), await console.client(name="bob")
+    seen = [await editor.get(path) for editor in (ada, bob)]
+    assert (
+        await ada("PUT", path, json=seen[0].json["configuration"] | {"name": "Ada's"}, headers={"If-Match": '"1"'})
+    ).status == 200
+    late = await bob("PUT", path, json=seen[1].json["configuration"], headers={"If-Match": seen[1].headers["ETag"]})
+    assert (late.status, late.headers["ETag"]) == (412, '"2"')
+    assert "ada" in late.json["detail"]
+    assert (await bob.get(path)).json["name"] == "Ada's"
+
+
+async def test_of_many_editors_at_once_one_gets_through(console: Console, luma: StoredWebhook) -> None:
+    path, api = f"{WEBHOOKS}/{luma.id}", await console.client()
+    draft = (await api.get(path)).json["configuration"]
+    answers = await asyncio.gather(
+        *(api("PUT", path, json=draft | {"name": f"editor {one}"}, headers={"If-Match": '"1"'}) for one in range(8))
+    )
+    assert sorted(answer.status for answer in answers) == [200, *[412] * 7]
+
+
+async def test_a_change_without_a_version_or_with_a_strange_one_is_refused(
+    console: Console, luma: StoredWebhook
+) -> None:
+    path, api = f"{WEBHOOKS}/{luma.id}", await console.client()
+    draft = (await api.get(path)).json["configuration"]
+    for method in ("PUT", "DELETE"):
+        assert (await api(method, path, json=draft)).status == 428
+        for etag in ('"0"', '"2"', "1", 'W/"x"', '"99999999999999999999"'):
+            assert (await api(method, path, json=draft, headers={"If-Match": etag})).status == 412, etag
+    assert (await api("PUT", path, json=draft, headers={"If-Match": '"7", "1"'})).status == 200
+    assert (await api("DELETE", path, headers={"If-Match": "*"})).status == 204
+
+
+async def test_webhooks_are_searched_sorted_and_paged(console: Console) -> None:
+    api = await console.client()
+    for number in range(5):
+        draft = plain_draft(
+            "luma@AdobeOrg", f"s{number}", name=f"W{number}", channels=["sms"] if number % 2 else ["email"]
+        )
+        assert (await api.post(WEBHOOKS, json=draft | {"enabled": number != 4})).status == 201
+    names: list[str] = []
+    path = f"{WEBHOOKS}?descending=true&limit=2"
+    while path:
+        page = await api.get(path)
+        assert page.json["total"] == 5
+        names += [item["name"] for item in page.json["items"]]
+        path = page.json["next"]
+        assert page.headers.get("Link") == (f'<{path}>; rel="next"' if path else None)
+    assert names == ["W4", "W3", "W2", "W1", "W0"]
+    for query, expected in {
+        "text=w1": ["W1"], "channel=sms": ["W1", "W3"], "enabled=false": ["W4"], "sandbox=s2": ["W2"],
+        "text=hooks.luma.example&sandbox=s0": ["W0"], "org=nobody": [], "text=%00": [],
+    }.items():  # fmt: skip
+        answer = await api.get(f"{WEBHOOKS}?{query}")
+        found = [item["name"] for item in answer.json.get("items", [])]
+        assert found == expected, query
+
+
+async def test_parameters_that_can_not_be_are_named(console: Console) -> None:
+    api = await console.client()
+    for query, name in {
+        "limit=0": "limit", "limit=201": "limit", "limit=1.0": "limit", "offset=-1": "offset", "sort=size": "sort", "enabled=yes": "enabled",
+        "colour=red": "colour", "limit=1&limit=2": "limit", "channel=fax": "channel",
+    }.items():  # fmt: skip
+        answer = await api.get(f"{WEBHOOKS}?{query}")
+        assert (answer.status, [error["field"] for error in answer.json["errors"]]) == (422, [name]), query
+
+
+async def test_what_is_no_json_document_is_refused_in_words(console: Console) -> None:
+    api = await console.client()
+    as_json = {"Content-Type": "application/json"}
+    for body, headers, status in (
+        (b"{}", {"Content-Type": "text/plain"}, 415),
+        (b"a=b", {"Content-Type": "application/x-www-form-urlencoded"}, 415),
+        (b"", as_json, 400),
+        (b"{", as_json, 400),
+        (b'{"a":"\xff"}', as_json, 400),
+        (b"[" * 5000 + b"]" * 5000, as_json, 400),
+        (b"[]", as_json, 422),
+        (b"null", as_json, 422),
+        (b'{"name":' + b"[" * 500 + b"]" * 500 + b"}", as_json, 422),
+        (b'{"name":"\\u0000"}', as_json, 422),
+        (b'{"name":"' + b"x" * (3 * 1024 * 1024) + b'"}', as_json, 413),
+    ):
+        answer = await api.post(WEBHOOKS, data=io.BytesIO(body), headers=headers)
+        assert (answer.status, answer.headers["Content-Type"]) == (status, "application/problem+json"), body[:20]
+        assert "Traceback" not in answer.text
+
+
+async def test_a_webhook_is_taken_up_again_though_no_dispatcher_answers(console: Console, luma: StoredWebhook) -> None:
+    api = await console.client(name="ada")
+    answer = await api.post(f"{WEBHOOKS}/{luma.id}/enable")
+    assert (answer.status, answer.headers["ETag"]) == (200, '"2"')
+    assert console.lanes.enabled == [LUMA]
+    console.lanes.is_away = True
+    assert (await api.post(f"{WEBHOOKS}/{luma.id}/enable")).status == 200
+    entries = await console.parts.audit.search(AuditQuery(action=AuditAction.ENABLE), orgs=None)
+    assert [entry.actor for entry in entries] == ["ada", "ada"]
