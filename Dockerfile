@@ -13,10 +13,10 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /src
 RUN python3 -m venv --without-pip /opt/dispatcher \
     && python3 -m venv /opt/build
-COPY requirements/run.txt requirements/run.txt
+COPY requirements/image.txt requirements/image.txt
 # Only wheels: nothing is compiled, and every one has its hash in the file.
 RUN /opt/build/bin/pip --python /opt/dispatcher/bin/python install \
-        --only-binary :all: --no-compile --require-hashes --requirement requirements/run.txt
+        --only-binary :all: --no-compile --require-hashes --requirement requirements/image.txt
 COPY deploy/image/build.txt build.txt
 RUN /opt/build/bin/pip install --only-binary :all: --require-hashes --requirement build.txt
 COPY pyproject.toml README.md LICENSE ./
@@ -24,6 +24,10 @@ COPY dispatcher dispatcher
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
     && /opt/build/bin/pip --python /opt/dispatcher/bin/python install --no-deps --no-index --no-compile /wheels/*.whl \
     && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/dispatcher/lib
+# What is in the image, with hashes and licences: /opt/dispatcher/sbom.cdx.json
+COPY deploy/image/sbom.py sbom.py
+RUN /opt/build/bin/python sbom.py --lock requirements/image.txt --environment /opt/dispatcher --system / \
+        --out /opt/dispatcher/sbom.cdx.json
 
 # hadolint ignore=DL3006
 FROM ${BASE}

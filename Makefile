@@ -49,15 +49,28 @@ format: $(STAMPS)-test ## Format the code.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+sbom: $(STAMPS)-test ## CycloneDX list of what goes into the image: build/sbom.cdx.json (Debian's packages only in the image's own).
+	$(BIN)/python deploy/image/sbom.py --lock requirements/image.txt --environment $(VENV) --out build/sbom.cdx.json
+
 schemas: $(STAMPS)-test ## Write config/schema/ anew.
-	for kind in settings webhook event payload; do $(BIN)/dispatcher schema $$kind > config/schema/$$kind.json; done
+	for kind in settings webhook event payload openapi; do $(BIN)/dispatcher schema $$kind > config/schema/$$kind.json; done
+
+$(VENV)/audit/bin/pip-audit: requirements/audit.txt | $(VENV)/pyvenv.cfg
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/audit.txt
+	@touch $@
+
+audit: $(STAMPS)-test $(VENV)/audit/bin/pip-audit ## Locked dependencies: hashes, age, advisories (OFFLINE=1: no service to ask).
+	@$(BIN)/python -m tests.security.audit $(VENV)/audit/bin/pip-audit
 
 lock: ## Resolve the dependencies anew (needs uv).
 	uv pip compile --quiet --generate-hashes --no-header --python-version 3.11 pyproject.toml -o requirements/run.txt
 	uv pip compile --quiet --generate-hashes --no-header --python-version 3.11 --extra demo pyproject.toml -o requirements/demo.txt
+	uv pip compile --quiet --generate-hashes --no-header --python-version 3.11 --extra otel pyproject.toml -o requirements/image.txt
 	uv pip compile --quiet --generate-hashes --no-header --python-version 3.11 --extra demo --extra test pyproject.toml -o requirements/test.txt
+	echo pip-audit | uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 - -o requirements/audit.txt
 
 clean: ## Remove what the targets made.
 	rm -rf $(VENV) .tools .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
-.PHONY: help demo test lint system faults bench format schemas lock clean
+.PHONY: help demo test lint system faults bench format sbom schemas audit lock clean

@@ -13,7 +13,8 @@ from typing import Self
 
 import structlog
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
 
 from dispatcher import __version__, metrics
 from dispatcher.delivery.lanes import Lane, Lanes
@@ -76,7 +77,7 @@ class HealthServer:
         self._settings = settings
         self._watched = watched
         self._runner: web.AppRunner | None = None
-        self._rendered = (0.0, b"")
+        self._rendered: dict[bool, tuple[float, bytes]] = {}
         self.port = settings.port
         """The port in use, once started."""
 
@@ -116,13 +117,17 @@ class HealthServer:
     async def _readyz(self, _request: web.Request) -> web.Response:
         return _answer(self._watched.ready())
 
-    async def _metrics(self, _request: web.Request) -> web.Response:
-        rendered_at, text = self._rendered
-        if time.monotonic() - rendered_at > _METRICS_FRESH_S:
+    async def _metrics(self, request: web.Request) -> web.Response:
+        # Only OpenMetrics has exemplars; Prometheus asks for it, and so does nobody who looks with curl.
+        exemplars = "application/openmetrics-text" in request.headers.get("Accept", "")
+        rendered_at, text = self._rendered.get(exemplars, (0.0, b""))
+        if not text or time.monotonic() - rendered_at > _METRICS_FRESH_S:
             self._watched.observe()
-            text = await asyncio.to_thread(generate_latest)  # off the loop: rendering takes milliseconds
-            self._rendered = (time.monotonic(), text)
-        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+            render = openmetrics.generate_latest if exemplars else generate_latest
+            text = await asyncio.to_thread(render, REGISTRY)  # off the loop: rendering takes milliseconds
+            self._rendered[exemplars] = (time.monotonic(), text)
+        kind = openmetrics.CONTENT_TYPE_LATEST if exemplars else CONTENT_TYPE_LATEST
+        return web.Response(body=text, headers={"Content-Type": kind, "Vary": "Accept"})
 
     async def _configz(self, _request: web.Request) -> web.Response:
         return web.json_response(self._watched.configuration)

@@ -1,17 +1,21 @@
 """Logging: one line for each event that ends, as JSON for machines or in colour for a terminal.
 
 Names of log events are constant strings, data are fields. No payload, address, token, header value or full URL is
-ever a field. The standard library's loggers (aiokafka, aiohttp) go through the same end.
+ever a field. The standard library's loggers (aiokafka, aiohttp) go through the same end. Of an exception that we don't
+know (a bug) the type and the lines it passed are told, not its message: `KeyError: 'ada@example.com'` is one, too.
 """
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Final, TextIO
 
 import orjson
 import structlog
-from structlog.typing import Processor
+from structlog.tracebacks import ExceptionDictTransformer
+from structlog.typing import ExcInfo, Processor
 
+from dispatcher.errors import DispatcherError
 from dispatcher.settings import LogSettings
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -28,15 +32,13 @@ def configure_logging(settings: LogSettings) -> None:
     exceptions: list[Processor]
     renderer: Processor
     if settings.format == "json":
-        # Tracebacks without local variables: they would hold payloads and tokens.
-        formatter = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-        exceptions = [structlog.processors.ExceptionRenderer(formatter)]
+        exceptions = [structlog.processors.ExceptionRenderer(_told)]
         renderer = structlog.processors.JSONRenderer(
             serializer=lambda value, **_: orjson.dumps(value, default=str).decode()
         )
     else:
         exceptions = []
-        renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        renderer = structlog.dev.ConsoleRenderer(exception_formatter=_written)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -59,3 +61,46 @@ def configure_logging(settings: LogSettings) -> None:
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     # It tells of every change, and a log written into a watched directory is one: each line would bring the next.
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
+
+
+WITHHELD: Final = "(message withheld: it may quote an event or a secret)"
+
+# Local variables would hold payloads and tokens.
+_transform = ExceptionDictTransformer(show_locals=False)
+
+
+def _told(exc_info: ExcInfo) -> list[dict[str, object]]:
+    """An exception and those behind it, as JSON has them."""
+    found = _transform(exc_info)
+    for stack in _with_inner(found):
+        if stack["exc_type"] not in _ours():
+            stack["exc_value"] = WITHHELD
+        stack.pop("exc_notes", None)
+    return found
+
+
+def _with_inner(stacks: Sequence[dict[str, object]]) -> Iterator[dict[str, object]]:
+    for stack in stacks:
+        yield stack
+        groups = stack.get("exceptions")  # of an exception group: a list of such lists
+        for inner in groups if isinstance(groups, list) else ():
+            yield from _with_inner(inner)
+
+
+def _ours() -> frozenset[str]:
+    """Names of the exceptions whose messages name places and reasons, and quote nothing."""
+    names, todo = set[str](), [DispatcherError, ConnectionError, TimeoutError]
+    while todo:
+        kind = todo.pop()
+        names.add(kind.__name__)
+        todo += kind.__subclasses__()
+    return frozenset(names)
+
+
+def _written(out: TextIO, exc_info: ExcInfo) -> None:
+    """The same for a terminal, the last exception at the end."""
+    for stack in reversed(list(_with_inner(_told(exc_info)))):
+        frames = stack["frames"]
+        for frame in frames if isinstance(frames, list) else ():
+            out.write(f"\n  {frame['filename']}:{frame['lineno']} in {frame['name']}")
+        out.write(f"\n{stack['exc_type']}: {stack['exc_value']}")

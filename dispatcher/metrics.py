@@ -1,11 +1,15 @@
 """Every metric, in one place, each with prose; every label value of a closed set exists from the first second.
 
-Core series carry no tenant: organisation, sandbox, URL and event id are never labels here. The two metrics that tell
-of tenants are in `TenantMetrics`, capped, and can be turned off. Base units: seconds, bytes, unix timestamps.
+Core series carry no tenant: organisation, sandbox, URL and event id are never labels here. The three metrics that tell
+of tenants are in `TenantMetrics` and `WorstTenants`, capped, and can be turned off. Base units: seconds, bytes, unix
+timestamps.
 """
 
+import heapq
 import platform
-from collections.abc import Iterable
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from itertools import product
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
@@ -57,8 +61,8 @@ ATTEMPT_SECONDS = series.Histogram(
 )
 END_TO_END_SECONDS = series.Histogram(
     "dispatcher_event_end_to_end_duration_seconds",
-    "From the record's timestamp to the answer that delivered it.",
-    [],
+    "From the record's timestamp to the answer that delivered it; retried: after it was parked at least once.",
+    ["retried"],
     buckets=(0.025, 0.1, 0.5, 1, 2.5, 5, 15, 30, SLO_SECONDS, 120, 300, 900, 3600, 21600, 86400),
 )
 IN_FLIGHT = Gauge("dispatcher_deliveries_in_flight", "POSTs under way.")
@@ -75,6 +79,9 @@ BREAKER_TRANSITIONS = Counter("dispatcher_circuit_breaker_transitions", "Changes
 TENANT_STATES = Gauge("dispatcher_tenants_in_state", "Tenants that are unstable, disabled or suspended.", ["state"])
 
 LAG = Gauge("dispatcher_kafka_consumer_lag_records", "Records not yet finished, to the end.", ["topic", "partition"])
+FINISHED_OFFSET = Gauge(
+    "dispatcher_kafka_finished_offset", "Offset up to which every record is finished.", ["topic", "partition"]
+)
 ASSIGNED = Gauge("dispatcher_kafka_assigned_partitions", "Partitions that this process owns.", ["topic"])
 PAUSED = Gauge("dispatcher_kafka_paused_partitions", "Partitions paused: window full, or nothing due.", ["topic"])
 REBALANCES = Counter("dispatcher_kafka_rebalances", "Assignments received.")
@@ -89,6 +96,10 @@ CONFIG_TENANTS = Gauge("dispatcher_config_tenants", "Webhooks configured.")
 CONFIG_HASH = Gauge("dispatcher_config_info", "Always 1; pods that disagree show different hashes.", ["hash"])
 STORE_FAILURES = Counter("dispatcher_webhook_store_failures", "Look-ups that the store did not answer.")
 STALE_ANSWERS = Counter("dispatcher_webhook_cache_stale_answers", "Look-ups answered from a stale cache entry.")
+CERTIFICATE_EXPIRY = Gauge(
+    "dispatcher_certificate_expiry_timestamp_seconds",
+    "When the first certificate of any endpoint expires; 0 with none.",
+)
 TOKEN_FAILURES = Counter("dispatcher_token_failures", "Tokens that could not be had or made.")
 
 SPANS_DROPPED = Counter("dispatcher_tracing_spans_dropped", "Spans that no collector will see, by reason.", ["reason"])
@@ -104,6 +115,7 @@ _CLOSED_LABELS: tuple[tuple[MetricWrapperBase | series.Counter | series.Histogra
     (EVENTS_SKIPPED, (SkipReason,)),
     (EVENTS_FINISHED, (FinishedResult,)),
     (EVENTS_PARKED, (ParkReason,)),
+    (END_TO_END_SECONDS, (("no", "yes"),)),
     (DEAD_LETTERS, (DeadReason,)),
     (PRODUCE_FAILURES, (("retry", "dead", "attempts"),)),
     (ATTEMPT_SECONDS, (ATTEMPT_OUTCOMES,)),
@@ -144,6 +156,7 @@ class TenantMetrics:
         self._settings = settings
         self._labels: dict[TenantKey, tuple[str, str]] = {}
         self._is_on = settings.tenant_labels != "off"
+        self.worst = WorstTenants(settings)
 
     def configure(self, tenants: Iterable[TenantKey]) -> None:
         """Tell which tenants are configured; series of the others are removed."""
@@ -170,3 +183,77 @@ class TenantMetrics:
         if self._is_on:
             org, sandbox = self._labels.get(tenant, _OTHER)
             self.EVENTS.labels(org, sandbox, outcome).inc()
+
+
+class WorstTenants:
+    """Names the tenants that are worst off, at most `metrics.worst_tenants` of them; the rest are one series, `_other`.
+
+    Told of what happens to few events, asked once a scrape.
+    """
+
+    OLDEST_PENDING = Gauge(
+        "dispatcher_tenant_oldest_pending_event_timestamp_seconds",
+        "Timestamp of the oldest event parked by this process and not known to be delivered; the longest waits only.",
+        ["org", "sandbox"],
+    )
+    CERTIFICATE = Gauge(
+        "dispatcher_tenant_certificate_expiry_timestamp_seconds",
+        "When the certificate of the endpoint expires; those that expire first only.",
+        ["org", "sandbox"],
+    )
+
+    BELIEVED_S = 120.0
+    """Past its time by so much, a parked event that was not heard of again is another process's."""
+
+    def __init__(self, settings: MetricsSettings) -> None:
+        self._by_sandbox = settings.tenant_labels == "org_sandbox"
+        self._most = 0 if settings.tenant_labels == "off" else settings.worst_tenants
+        self._waiting: dict[TenantKey, tuple[float, float]] = {}
+        """Timestamp of the event, and until when it is believed."""
+        self._of_host: dict[str, list[TenantKey]] = {}
+        self._shown: defaultdict[Gauge, set[tuple[str, str]]] = defaultdict(set)
+
+    def configure(self, hosts: Iterable[tuple[str, TenantKey]]) -> None:
+        """Tell which hosts stand behind which tenants."""
+        found: defaultdict[str, list[TenantKey]] = defaultdict(list)
+        for host, tenant in hosts:
+            found[host].append(tenant)
+        self._of_host = dict(found)
+
+    def parked(self, tenant: TenantKey, first_seen: float, due_at: float) -> None:
+        """An event of the tenant waits until then."""
+        oldest, until = self._waiting.get(tenant, (first_seen, 0.0))
+        if first_seen <= oldest or until < time.time():
+            self._waiting[tenant] = (first_seen, due_at + self.BELIEVED_S)
+
+    def ended(self, tenant: TenantKey, first_seen: float) -> None:
+        """An event that was parked before has come to its end."""
+        if self._waiting.get(tenant, (0.0, 0.0))[0] == first_seen:
+            del self._waiting[tenant]  # the next one parked takes its place
+
+    def observe(self, expiries: Mapping[str, float]) -> None:
+        """Set the gauges, for a scrape. `expiries`: unix time by host."""
+        now = time.time()
+        self._waiting = {tenant: one for tenant, one in self._waiting.items() if one[1] >= now}
+        self._show(self.OLDEST_PENDING, {tenant: first_seen for tenant, (first_seen, _) in self._waiting.items()})
+        known = {host: when for host, when in expiries.items() if host in self._of_host}
+        CERTIFICATE_EXPIRY.set(min(known.values(), default=0))
+        first = heapq.nsmallest(self._most, known.items(), key=lambda pair: pair[1])
+        self._show(self.CERTIFICATE, {tenant: when for host, when in first for tenant in self._of_host[host]})
+
+    def _show(self, gauge: Gauge, found: Mapping[TenantKey, float]) -> None:
+        if not self._most:
+            return
+        least: dict[tuple[str, str], float] = {}
+        for tenant, when in found.items():
+            labels = (tenant.org, tenant.sandbox if self._by_sandbox else "")
+            least[labels] = min(when, least.get(labels, when))
+        worst = dict(heapq.nsmallest(self._most, least.items(), key=lambda pair: pair[1]))
+        rest = [when for labels, when in least.items() if labels not in worst]
+        if rest:
+            worst[_OTHER] = min(rest)
+        for labels, when in worst.items():
+            gauge.labels(*labels).set(when)
+        for labels in self._shown[gauge] - worst.keys():
+            gauge.remove(*labels)
+        self._shown[gauge] = set(worst)

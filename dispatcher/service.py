@@ -10,6 +10,7 @@ import asyncio
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -21,20 +22,24 @@ from dispatcher.delivery.retry_policy import RetryPolicy
 from dispatcher.errors import ConfigError, Problem
 from dispatcher.health import STUCK_S, Check, HealthServer, LoopLag, Watched
 from dispatcher.kafka.attempt_log import AttemptTopic
-from dispatcher.kafka.consumer import Consumer
+from dispatcher.kafka.consumer import Consumer, Process
 from dispatcher.kafka.dead_letters import DeadLetters
 from dispatcher.kafka.partition import Budget
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.retry_topics import RetryTopics
 from dispatcher.pipeline import Pipeline
-from dispatcher.settings import Settings
+from dispatcher.settings import Settings, TracingSettings
 from dispatcher.stores import WebhookSource, open_source
 from dispatcher.stores.cache import WebhookCache
 from dispatcher.tasks import unless
-from dispatcher.transport import Transport, open_transport
+from dispatcher.transport import Endpoint, Transport, open_transport
 from dispatcher.transport.egress import EgressGuard, egress_problems
+from dispatcher.transport.tls import certificate_expiries, problems_of_pem
 from dispatcher.transport.token_posts import TokenPosts
 from dispatcher.webhooks import JwtAuth, TenantKey, Webhook, WebhookConfig
+
+if TYPE_CHECKING:
+    from dispatcher.tracing import Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -49,13 +54,14 @@ async def checked_webhooks(settings: Settings) -> tuple[Sequence[Webhook], Seque
         ConfigError: none can be used.
     """
     async with open_source(settings.webhooks, webhook_check(settings)) as source:
-        return source.all(), [*egress_problems(settings.egress), *source.problems]
+        found = [*egress_problems(settings.egress), *tracing_problems(settings.tracing), *source.problems]
+        return source.all(), found
 
 
 def webhook_check(settings: Settings) -> Callable[[WebhookConfig], list[tuple[str, str]]]:
-    """What stands against a webhook beyond its own model: the egress guard's and the authentication's word."""
+    """What stands against a webhook beyond its own model: the egress guard's, TLS's and the authentication's word."""
     guard = EgressGuard(settings.egress)
-    return lambda config: [*_egress_problems(guard, config), *problems_of(config)]
+    return lambda config: [*_egress_problems(guard, config), *problems_of_pem(config.tls), *problems_of(config)]
 
 
 def _egress_problems(guard: EgressGuard, config: WebhookConfig) -> Iterator[tuple[str, str]]:
@@ -66,6 +72,16 @@ def _egress_problems(guard: EgressGuard, config: WebhookConfig) -> Iterator[tupl
         problem = guard.problem_of_url(config.auth.fetch.token_url)
         if problem is not None:
             yield "auth.fetch.token_url", problem
+
+
+def tracing_problems(settings: TracingSettings) -> list[Problem]:
+    """What stands against tracing: that OpenTelemetry is not there. Where it is off, nothing of it is imported."""
+    if settings.enabled:
+        try:
+            import dispatcher.tracing  # noqa: F401
+        except ImportError:
+            return [Problem("needs the extra: pip install 'feedback-dispatcher[otel]'", key="tracing.enabled")]
+    return []
 
 
 class Service:
@@ -94,18 +110,19 @@ class Service:
         """
         metrics.initialise()
         settings = self._settings
-        problems = egress_problems(settings.egress)
+        problems = [*egress_problems(settings.egress), *tracing_problems(settings.tracing)]
         if problems:
             raise ConfigError(problems)
         async with AsyncExitStack() as parts:
             check = webhook_check(settings)
             source = self._source = await parts.enter_async_context(open_source(settings.webhooks, check))
             cache = self._cache = WebhookCache(source, settings.webhooks)
-            self._tenants.configure(webhook.tenant for webhook in source.all())
+            self._configure_metrics(source)
             source.on_change(self._webhooks_changed)
             await parts.enter_async_context(HealthServer(settings.ops, self._watched()))
             transport = await parts.enter_async_context(open_transport(settings.delivery, settings.egress))
-            flow = asyncio.create_task(self._flow(cache, transport), name="flow")
+            tracing = await self._tracing(parts)
+            flow = asyncio.create_task(self._flow(cache, transport, tracing), name="flow")
             with self._signals(flow):
                 async with asyncio.TaskGroup() as side:
                     tasks = [
@@ -130,7 +147,14 @@ class Service:
             return CUT_OFF
         return 0
 
-    async def _flow(self, cache: WebhookCache, transport: Transport) -> None:
+    async def _tracing(self, parts: AsyncExitStack) -> "Tracing | None":
+        if not self._settings.tracing.enabled:
+            return None
+        from dispatcher.tracing import Tracing
+
+        return await parts.enter_async_context(Tracing(self._settings.tracing))
+
+    async def _flow(self, cache: WebhookCache, transport: Transport, tracing: "Tracing | None") -> None:
         """Producer, then consumers, until told to stop."""
         settings = self._settings
         async with AsyncExitStack() as parts:
@@ -140,13 +164,13 @@ class Service:
             attempt_log = AttemptTopic(producer, settings.kafka.topic) if settings.attempt_log else None
             tokens = TokenPosts(transport)
             deliveries = Deliveries(
-                settings.delivery, self._policy, self._lanes, transport, tokens,
+                settings.delivery, self._policy, self._lanes, _traced(transport, tracing), tokens,
                 cache.is_current, attempt_log,
             )  # fmt: skip
             parts.push_async_callback(deliveries.close)
             retry_topics = RetryTopics(producer, settings.kafka.topic, self._policy)
             self._pipeline = Pipeline(
-                webhooks=cache,
+                webhooks=cache if tracing is None else tracing.around_webhooks(cache),
                 deliveries=deliveries,
                 retry_topics=retry_topics,
                 dead_letters=DeadLetters(producer, settings.kafka.topic),
@@ -156,7 +180,8 @@ class Service:
                 brake=settings.dead_letters.brake,
                 tenants=self._tenants,
             )
-            self._consumers = self._made_consumers(self._pipeline, retry_topics)
+            process = self._pipeline.process if tracing is None else tracing.around(self._pipeline.process)
+            self._consumers = self._made_consumers(process, retry_topics)
             async with asyncio.TaskGroup() as tasks:
                 log_task = None if attempt_log is None else tasks.create_task(attempt_log.run(), name="attempt log")
                 running = [tasks.create_task(one.run(), name=repr(one)) for one in self._consumers]
@@ -167,12 +192,12 @@ class Service:
                 if log_task is not None:
                     log_task.cancel()
 
-    def _made_consumers(self, pipeline: Pipeline, retry_topics: RetryTopics) -> tuple[Consumer, Consumer]:
+    def _made_consumers(self, process: Process, retry_topics: RetryTopics) -> tuple[Consumer, Consumer]:
         kafka, drain = self._settings.kafka, self._settings.delivery.drain_timeout
         return (
-            Consumer(kafka, [kafka.topic], kafka.group_id, pipeline.process, self._fresh, drain),
+            Consumer(kafka, [kafka.topic], kafka.group_id, process, self._fresh, drain),
             Consumer(
-                kafka, retry_topics.topics, f"{kafka.group_id}.retry", pipeline.process, self._parked, drain,
+                kafka, retry_topics.topics, f"{kafka.group_id}.retry", process, self._parked, drain,
                 due_in_s=retry_topics.due_in_s,
             ),
         )  # fmt: skip
@@ -205,7 +230,12 @@ class Service:
             return  # the first load: nothing is cached yet
         for tenant in tenants:
             self._cache.invalidate(tenant)
-        self._tenants.configure(webhook.tenant for webhook in self._source.all())
+        self._configure_metrics(self._source)
+
+    def _configure_metrics(self, source: WebhookSource) -> None:
+        webhooks = source.all()
+        self._tenants.configure(webhook.tenant for webhook in webhooks)
+        self._tenants.worst.configure(pair for webhook in webhooks for pair in _hosts(webhook))
 
     def _watched(self) -> Watched:
         return Watched(
@@ -250,6 +280,7 @@ class Service:
             self._pipeline.observe()
         oldest = [seen for consumer in self._consumers if (seen := consumer.observe()) is not None]
         metrics.OLDEST_PENDING.set(min(oldest, default=0))
+        self._tenants.worst.observe(certificate_expiries())
         metrics.UNFINISHED.set(self._fresh.records + self._parked.records)
         metrics.UNFINISHED_BYTES.set(self._fresh.bytes + self._parked.bytes)
 
@@ -258,3 +289,18 @@ class Service:
         for brake in engaged:
             brake.release()
         return len(engaged)
+
+
+def _hosts(webhook: Webhook) -> Iterator[tuple[str, TenantKey]]:
+    config = webhook.config
+    yield Endpoint.at(config.url).host, webhook.tenant
+    if isinstance(config.auth, JwtAuth) and config.auth.fetch is not None:
+        yield Endpoint.at(config.auth.fetch.token_url).host, webhook.tenant
+
+
+def _traced(transport: Transport, tracing: "Tracing | None") -> Transport:
+    if tracing is None:
+        return transport
+    from dispatcher.transport.traced import TracedTransport
+
+    return TracedTransport(transport, tracing)

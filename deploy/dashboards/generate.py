@@ -469,8 +469,16 @@ OVERVIEW = Dashboard(
                     exemplars=True,
                 ),
                 graph(
+                    "At once, and after parking",
+                    "Age at delivery (p95) of events that went through the first time, and of those that were parked.",
+                    "s",
+                    (_quantile(0.95, E2E, f'{PODS}, retried="no"'), "the first time"),
+                    (_quantile(0.95, E2E, f'{PODS}, retried="yes"'), "after parking"),
+                ),
+                graph(
                     "One attempt",
-                    "Length of a POST (p95), DNS to the answer's end. retryable near the timeout: endpoints hang.",
+                    "Length of a POST (p95), DNS to the answer's end. retryable near the timeout: endpoints hang. "
+                    "With traces on, a dot is an attempt: it leads to its trace.",
                     "s",
                     (_quantile(0.95, ATTEMPT, PODS, "le, outcome"), "{{outcome}}"),
                     exemplars=True,
@@ -504,6 +512,16 @@ OVERVIEW = Dashboard(
                     "The largest lag of one partition: far above the mean, a key is hot or the partition stuck.",
                     "short",
                     (f'max by (topic) (dispatcher_kafka_consumer_lag_records{{{PODS}, topic=~"$topic"}})', "{{topic}}"),
+                ),
+                graph(
+                    "Slowest partition",
+                    "Records a second finished in order by the slowest partition. At zero, with lag left, it is stuck.",
+                    "eps",
+                    (
+                        "min by (topic) "
+                        f'(deriv(dispatcher_kafka_finished_offset{{{PODS}, topic=~"$topic"}}[$__rate_interval]))',
+                        "{{topic}}",
+                    ),
                 ),
                 graph(
                     "Partitions by pod",
@@ -597,6 +615,12 @@ OVERVIEW = Dashboard(
                     (_rate("dispatcher_token_failures_total", PODS), "token failures"),
                     (_rate("dispatcher_webhook_store_failures_total", PODS), "store failures"),
                     (_rate("dispatcher_webhook_cache_stale_answers_total", PODS), "stale answers"),
+                ),
+                graph(
+                    "First certificate to expire",
+                    "Time until the first certificate of any endpoint expires. Below zero its events are parked.",
+                    "s",
+                    (f"min(dispatcher_certificate_expiry_timestamp_seconds{{{PODS}}} > 0) - time()", "first"),
                 ),
                 graph(
                     "Brake and bugs",
@@ -705,6 +729,12 @@ OVERVIEW = Dashboard(
                     "Changes taken up, or refused, within five minutes.",
                     "short",
                     (f"sum by (result) (increase(dispatcher_config_reloads_total{{{PODS}}}[5m]))", "{{result}}"),
+                ),
+                graph(
+                    "Spans dropped",
+                    "Trace spans that no collector will see: the queue was full, or it did not take them.",
+                    "ops",
+                    (_rate("dispatcher_tracing_spans_dropped_total", PODS, "reason"), "{{reason}}"),
                 ),
                 graph(
                     "Since the configuration was last good",
@@ -833,6 +863,23 @@ TENANT_STORY = Dashboard(
                     "The twenty tenants with most, within the time shown.",
                     "short",
                     f"topk(20, sum by (org, sandbox) (increase({EVENTS}{{{HERE}, {DEAD}}}[$__range])))",
+                    width=12,
+                ),
+                table(
+                    "Longest waits",
+                    "Age of the oldest event that is parked, for the tenants that are worst off "
+                    "(metrics.worst_tenants); _other is the oldest of the rest.",
+                    "s",
+                    "topk(21, time() - min by (org, sandbox) "
+                    f"(dispatcher_tenant_oldest_pending_event_timestamp_seconds{{{HERE}}}))",
+                    width=12,
+                ),
+                table(
+                    "Certificates that expire first",
+                    "Time until the certificate of a tenant's endpoint or token server expires.",
+                    "s",
+                    "bottomk(21, min by (org, sandbox) "
+                    f"(dispatcher_tenant_certificate_expiry_timestamp_seconds{{{HERE}}}) - time())",
                     width=12,
                 ),
                 table(

@@ -21,6 +21,7 @@ from dispatcher.outcomes import FailureReason
 from dispatcher.secrets import Secret
 from dispatcher.transport.failures import Failed, describe
 from dispatcher.transport.request import Endpoint
+from dispatcher.webhooks import ClientTls
 
 MAX_CONTEXTS = 1024
 MAX_SESSIONS = 1024
@@ -59,10 +60,35 @@ def remember_session(connection: ssl.SSLObject) -> None:
 
 
 def certificate_expiry(connection: ssl.SSLObject) -> float | None:
-    """When the peer's certificate ends, in Unix time. Costly: asked for test events only."""
+    """When the peer's certificate ends, in Unix time. Costly: not for every request."""
     certificate = connection.getpeercert()
     until = certificate.get("notAfter") if certificate else None
     return float(ssl.cert_time_to_seconds(until)) if isinstance(until, str) else None
+
+
+_LOOK_AGAIN_S = 3600.0
+_MOST_HOSTS = 10_000
+_expiries: dict[str, tuple[float, float]] = {}
+"""Of the process, as its metrics are: by host, when the certificate expires, and when that was looked at."""
+
+
+def note_expiry(host: str, connection: ssl.SSLObject) -> None:
+    """Remember when the host's certificate expires: at a new connection, and once an hour at most."""
+    now = time.monotonic()
+    _, seen = _expiries.get(host, (0.0, -_LOOK_AGAIN_S))
+    if now - seen < _LOOK_AGAIN_S:
+        return
+    expires = certificate_expiry(connection)
+    if expires is not None:
+        _expiries.pop(host, None)
+        _expiries[host] = (expires, now)
+        if len(_expiries) > _MOST_HOSTS:
+            del _expiries[next(iter(_expiries))]
+
+
+def certificate_expiries() -> dict[str, float]:
+    """When certificates expire, in Unix time, by host."""
+    return {host: expires for host, (expires, _) in _expiries.items()}
 
 
 def new_context(ca: bytes | None = None, certificate: bytes | None = None, key: bytes | None = None) -> TlsContext:
@@ -80,17 +106,45 @@ def new_context(ca: bytes | None = None, certificate: bytes | None = None, key: 
     if ca is None:
         context.load_default_certs()
     else:
-        try:
-            context.load_verify_locations(cadata=ca.decode("ascii"))
-        except (ValueError, ssl.SSLError) as error:
-            raise ValueError(f"the CA is not a bundle of certificates in PEM ({describe(error)})") from None
+        _trust(context, ca)
     if certificate is not None and key is not None:
-        try:
-            with _as_file(certificate + b"\n" + key) as path:
-                context.load_cert_chain(path, password=_no_password)
-        except (ValueError, OSError) as error:
-            raise ValueError(f"the client certificate and its key can't be used ({describe(error)})") from None
+        _identify(context, certificate, key)
     return context
+
+
+def problems_of_pem(tls: ClientTls) -> Iterator[tuple[str, str]]:
+    """What is wrong with an endpoint's CA and client certificate, by key: `tls.ca`. Unresolved secrets are passed over.
+
+    Opens no connection, and loads none of the system's CAs: it is asked of every webhook that is read.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if tls.ca is not None and tls.ca.reveal():
+        try:
+            _trust(context, tls.ca.reveal())
+        except ValueError as error:
+            yield "tls.ca", f"{error}: give the issuer's certificate, in PEM"
+    certificate, key = (b"" if secret is None else secret.reveal() for secret in (tls.certificate, tls.key))
+    if certificate and key:
+        try:
+            _identify(context, certificate, key)
+        except ValueError as error:
+            yield "tls.certificate", f"{error}: give both in PEM, the certificate of this very key first in its chain"
+
+
+def _trust(context: ssl.SSLContext, ca: bytes) -> None:
+    try:
+        context.load_verify_locations(cadata=ca.decode("ascii"))
+    except (ValueError, ssl.SSLError) as error:
+        why = "not ASCII" if isinstance(error, UnicodeDecodeError) else describe(error)
+        raise ValueError(f"the CA is not a bundle of certificates in PEM ({why})") from None
+
+
+def _identify(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
+    try:
+        with _as_file(certificate + b"\n" + key) as path:
+            context.load_cert_chain(path, password=_no_password)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"the client certificate and its key can't be used ({describe(error)})") from None
 
 
 def _no_password() -> str:

@@ -34,6 +34,7 @@ FINISHED = 'dispatcher_events_finished_total{result="delivered"}'
 DEAD = 'dispatcher_events_finished_total{result="dead_lettered"}'
 IN_TIME = 'dispatcher_event_end_to_end_duration_seconds_bucket{le="60.0"}'
 LAG = 'dispatcher_kafka_consumer_lag_records{topic="delivery-events",partition="3"}'
+OFFSET = 'dispatcher_kafka_finished_offset{topic="delivery-events",partition="3"}'
 LAG_OF_A_TIER = 'dispatcher_kafka_consumer_lag_records{topic="delivery-events.retry.30s",partition="3"}'
 CONSUMED = 'dispatcher_events_consumed_total{topic="delivery-events"}'
 BUILD = 'dispatcher_build_info{version="1.0.0"}'
@@ -93,10 +94,10 @@ CASES: Final[dict[str, Case]] = {
         labels={"topic": "delivery-events"},
     ),
     "DispatcherPartitionStuck": Case(
-        fires={LAG: "5x40 4x5 0x30"},
+        fires={LAG: "5x40 4x5 0x30", OFFSET: "100x40 101x5 105x30"},
         at=30,
         over=50,
-        quiet={LAG: "5 3 7 2 9 4 5 3 6 2 5 3 7 2 9 4 5 3 6 2 5 3 7 2 9 4 5 3 6 2 5 3 7 2 9 4 5 3 6 2"},
+        quiet={LAG: "5x60", OFFSET: "100x10 100+1x50"},  # as much comes in as is finished
         labels={"topic": "delivery-events", "partition": "3", "pod": "dispatcher-0"},
     ),
     "DispatcherLagGrowing": Case(
@@ -212,6 +213,13 @@ CASES: Final[dict[str, Case]] = {
             'dispatcher_delivery_attempts_total{outcome="success",reason="http_2xx"}': "0+600x100",
         },
     ),
+    "DispatcherCertificateExpiring": Case(
+        # the clock begins at 0: a day and a half left, then renewed
+        fires={"dispatcher_certificate_expiry_timestamp_seconds": "129600x90 7776000x30"},
+        at=70,
+        over=100,
+        quiet={"dispatcher_certificate_expiry_timestamp_seconds": "0x40 604800x80"},
+    ),
     "DispatcherConfigReloadFailed": Case(
         fires={"dispatcher_config_last_reload_successful": "1x10 0x20 1x10"},
         at=27,
@@ -293,5 +301,12 @@ CASES: Final[dict[str, Case]] = {
         over=120,
         quiet={'kube_pod_container_status_restarts_total{container="dispatcher"}': "0x5 1x20 2x120"},
         labels={"pod": "dispatcher-0"},
+    ),
+    "DispatcherTracingDropping": Case(
+        fires={'dispatcher_tracing_spans_dropped_total{reason="not_taken"}': "0+6x40 240x40"},
+        at=30,
+        over=60,
+        quiet={'dispatcher_tracing_spans_dropped_total{reason="not_taken"}': "0x10 5x60"},
+        labels={"reason": "not_taken"},
     ),
 }

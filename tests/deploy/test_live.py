@@ -35,7 +35,7 @@ def _mounted(name: str, root: Path) -> Path:
     (root / "etc/webhooks.d").mkdir()
     for path in re.findall(rf"{re.escape(str(root))}/run/secrets/\S+", settings):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text("a secret\n")
+        Path(path).write_text("a secret as long as a session key has to be\n")
     file = root / "etc/dispatcher/dispatcher.yaml"
     file.write_text(settings)
     return file

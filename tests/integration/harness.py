@@ -131,14 +131,17 @@ class Receiver:
         behaviour = self._behaviours.get(request.path)
         return self.accept(request) if behaviour is None else await behaviour(request, self)
 
-    async def __aenter__(self) -> Self:
+    def _context(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.authority.issue_cert(self._host).configure_cert(context)
+        return context
+
+    async def __aenter__(self) -> Self:
         app = web.Application()
         app.router.add_post("/{path:.*}", self._handle)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=context, backlog=1000).start()
+        await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._context(), backlog=1000).start()
         self.port = int(self._runner.addresses[0][1])
         return self
 

@@ -1,10 +1,7 @@
-"""TLS for both transports: what is refused, client certificates, rotation, resumption."""
+"""TLS for both transports: client certificates, rotation, resumption. Wrong set-ups are in tests/security/test_tls_setups."""
 
-import datetime
 import os
-import re
 import ssl
-import warnings
 from pathlib import Path
 
 import pytest
@@ -23,59 +20,6 @@ def with_tls(url: str, ca: bytes | None = None, certificate: bytes | None = None
     plain = Endpoint.at(url)
     secrets = [None if pem is None else Secret(pem) for pem in (ca, certificate, key)]
     return Endpoint(plain.scheme, plain.host, plain.port, plain.target, plain.authority, (), *secrets)
-
-
-def context_of(certificate: trustme.LeafCert) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    certificate.configure_cert(context)
-    return context
-
-
-async def refused(transport: Transport, context: ssl.SSLContext) -> str:
-    """The detail with which a server with this context is refused."""
-    async with Server(answering(OK), context).running() as server:
-        attempt = await transport.post(post_to(server.url))
-    assert (attempt.failure, server.requests) == (FailureReason.TLS, [])
-    return attempt.detail
-
-
-async def test_an_expired_certificate_is_refused(transport: Transport, authority: trustme.CA) -> None:
-    past = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
-    leaf = authority.issue_cert("127.0.0.1", not_before=past, not_after=past + datetime.timedelta(days=1))
-    assert "has expired" in await refused(transport, context_of(leaf))
-
-
-async def test_a_certificate_of_an_unknown_authority_is_refused(transport: Transport) -> None:
-    assert "issuer" in await refused(transport, context_of(trustme.CA().issue_cert("127.0.0.1")))
-
-
-async def test_a_self_signed_certificate_is_refused(transport: Transport) -> None:
-    own = trustme.CA()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with own.private_key_pem.tempfile() as key, own.cert_pem.tempfile() as certificate:
-        context.load_cert_chain(certificate, key)
-    assert "self-signed" in await refused(transport, context)
-
-
-@pytest.mark.parametrize("name", ["127.0.0.2", "localhost", "hooks.example", "*.example"])
-async def test_a_certificate_of_another_host_is_refused(transport: Transport, authority: trustme.CA, name: str) -> None:
-    assert "not valid for" in await refused(transport, context_of(authority.issue_cert(name)))
-
-
-async def test_an_address_in_the_common_name_is_no_host_name(transport: Transport, authority: trustme.CA) -> None:
-    leaf = authority.issue_cert("other.example", common_name="127.0.0.1")
-    assert "not valid for" in await refused(transport, context_of(leaf))
-
-
-async def test_a_protocol_older_than_tls_1_2_is_refused(transport: Transport) -> None:
-    old = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    trustme.CA().issue_cert("127.0.0.1").configure_cert(old)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        old.minimum_version = ssl.TLSVersion.TLSv1
-        old.maximum_version = ssl.TLSVersion.TLSv1_1
-    old.set_ciphers("ALL:@SECLEVEL=0")
-    assert re.search("protocol version|during the TLS handshake", await refused(transport, old))
 
 
 async def test_a_server_that_speaks_no_tls_is_refused(transport: Transport) -> None:

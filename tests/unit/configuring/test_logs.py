@@ -3,8 +3,10 @@
 import logging
 
 import pytest
+import structlog
 
-from dispatcher.logs import configure_logging
+from dispatcher.errors import StoreUnavailable
+from dispatcher.logs import WITHHELD, configure_logging
 from dispatcher.settings import LogSettings
 
 
@@ -26,3 +28,39 @@ def test_a_watched_directory_that_holds_the_log_does_not_feed_itself(
     told = capsys.readouterr().err
     assert "1 change detected" not in told
     assert "something is wrong" in told
+
+
+def _explode(address: str) -> None:
+    try:
+        {}[address]
+    except KeyError as error:
+        error.add_note(address)
+        try:
+            raise ExceptionGroup(address, [ValueError(address), StoreUnavailable("the store is away")])
+        except ExceptionGroup as group:
+            raise RuntimeError(f"{address} again") from group
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_an_exception_that_we_do_not_know_is_told_without_its_message(
+    form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = logging.getLogger()
+    handlers, before, configured = root.handlers, root.level, structlog.get_config()
+    try:
+        configure_logging(LogSettings.model_validate({"format": form}))
+        try:
+            _explode("ada@canary.example")
+        except RuntimeError:
+            structlog.get_logger("test").exception("a bug")
+            logging.getLogger("asyncio").exception("Task exception was never retrieved")
+    finally:
+        root.handlers = handlers
+        root.setLevel(before)
+        structlog.configure(**configured)
+
+    told = capsys.readouterr().err
+    assert "canary" not in told
+    for said in ("RuntimeError", "ExceptionGroup", "ValueError", "KeyError", "_explode", "test_logs.py", WITHHELD):
+        assert said in told
+    assert told.count("StoreUnavailable") == told.count("the store is away") == 2, "ours names places, and is kept"

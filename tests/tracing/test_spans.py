@@ -1,0 +1,363 @@
+"""Spans: what they say, whose children they are, and that a collector can do nothing to a delivery."""
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from prometheus_client import REGISTRY
+
+from dispatcher import tracing as module
+from dispatcher.errors import Draining, StoreUnavailable
+from dispatcher.outcomes import (
+    Attempt,
+    Dead,
+    DeadReason,
+    Delivered,
+    FailureReason,
+    Outcome,
+    Parked,
+    ParkReason,
+    Skipped,
+    SkipReason,
+)
+from dispatcher.records import Claim, Journey, Origin, Record, Turn
+from dispatcher.settings import TracingSettings
+from dispatcher.tracing import Tracing
+from dispatcher.transport.request import Endpoint, Request
+from dispatcher.transport.traced import TracedTransport
+from dispatcher.webhooks import TenantKey, Webhook
+from tests.tracing.collector import Collector, attributes
+from tests.unit.examples import ARecord
+
+PRODUCERS = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+UNSAMPLED = PRODUCERS[:-1] + "0"
+TRACE = bytes.fromhex(PRODUCERS.split("-")[1])
+
+Answers = Callable[[Request], Attempt]
+
+
+@pytest.fixture
+async def collector() -> AsyncIterator[Collector]:
+    async with Collector() as one:
+        yield one
+
+
+def settings_for(collector: Collector, **changes: object) -> TracingSettings:
+    return TracingSettings.model_validate(
+        {"enabled": True, "endpoint": collector.url, "sample_ratio": 1, "timeout": "2s"} | changes
+    )
+
+
+def record(*headers: tuple[str, bytes], offset: int = 7) -> ARecord:
+    return ARecord(b"{}", None, headers, "events", 3, offset, 1_753_171_200_000)
+
+
+class Scripted:
+    """A transport that answers as told and keeps the requests."""
+
+    def __init__(self, *answers: Attempt) -> None:
+        self.answers = list(answers)
+        self.requests: list[Request] = []
+
+    async def post(self, request: Request) -> Attempt:
+        self.requests.append(request)
+        return self.answers.pop(0)
+
+    def told(self, name: str) -> list[str]:
+        return [value for request in self.requests for key, value in request.headers if key == name]
+
+
+class NoWebhooks:
+    async def find(self, tenant: TenantKey) -> Webhook | None:
+        return None
+
+
+def request(number: int = 1, *headers: tuple[str, str]) -> Request:
+    endpoint = Endpoint.at("https://hooks.luma.example/secret-path?token=1")
+    own = (("webhook-id", "msg_1"), ("webhook-attempt", str(number)), *headers)
+    return Request(endpoint, own, b"{}", timeout_s=1, connect_timeout_s=1)
+
+
+async def through(
+    tracing: Tracing, one: Record, process: Callable[[Record, Turn], Awaitable[Outcome]]
+) -> Outcome | BaseException:
+    """One record in a task of its own, as the consumer has it."""
+    task = asyncio.create_task(tracing.around(process)(one, Turn(Claim())))  # type: ignore[arg-type]
+    (result,) = await asyncio.gather(task, return_exceptions=True)
+    return result
+
+
+def outcome(value: Outcome) -> Callable[[Record, Turn], Awaitable[Outcome]]:
+    async def process(_record: Record, _turn: Turn) -> Outcome:
+        return value
+
+    return process
+
+
+async def deliver(tracing: Tracing, one: Record, transport: Scripted, count: int = 1, *own: tuple[str, str]) -> None:
+    traced = TracedTransport(transport, tracing)
+
+    async def process(_record: Record, _turn: Turn) -> Outcome:
+        await tracing.around_webhooks(NoWebhooks()).find(TenantKey("9E1@AdobeOrg", "prod"))
+        for number in range(1, count + 1):
+            await traced.post(request(number, *own))
+        return Delivered(count)
+
+    await through(tracing, one, process)
+
+
+async def test_an_event_and_its_attempts_stand_below_the_producers_span(collector: Collector) -> None:
+    transport = Scripted(Attempt(0.1, status=503), Attempt(0.1, status=200, reused=True))
+    async with Tracing(settings_for(collector)) as tracing:
+        state = ("tracestate", b"vendor=abc")
+        await deliver(tracing, record(("traceparent", PRODUCERS.encode()), state), transport, 2)
+
+    (event,) = collector.named("process events")
+    first, second = collector.named("POST")
+    assert {span.trace_id for span in collector.spans} == {TRACE}
+    assert event.parent_span_id.hex() == PRODUCERS.split("-")[2]
+    assert event.trace_state == "vendor=abc"
+    assert first.parent_span_id == second.parent_span_id == event.span_id
+    assert [event.kind, first.kind] == [event.SPAN_KIND_CONSUMER, first.SPAN_KIND_CLIENT]
+    assert attributes(event) == {
+        "messaging.system": "kafka",
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": "events",
+        "messaging.destination.partition.id": "3",
+        "messaging.kafka.offset": 7,
+        "dispatcher.origin": "events/3/7",
+        "dispatcher.parks": 0,
+        "dispatcher.org": "9E1@AdobeOrg",
+        "dispatcher.sandbox": "prod",
+        "dispatcher.outcome": "delivered",
+        "dispatcher.attempts": 2,
+    }
+    of_attempt = {
+        "http.request.method": "POST",
+        "server.address": "hooks.luma.example",
+        "server.port": 443,
+        "dispatcher.webhook_id": "msg_1",
+    }
+    failed = {"dispatcher.connection_reused": False, "error.type": "503"}
+    assert attributes(first) == of_attempt | {"dispatcher.attempt": 1, "http.response.status_code": 503} | failed
+    succeeded = {"dispatcher.attempt": 2, "http.response.status_code": 200, "dispatcher.connection_reused": True}
+    assert attributes(second) == of_attempt | succeeded
+    assert first.status.code == first.status.STATUS_CODE_ERROR
+    assert second.status.code == second.status.STATUS_CODE_UNSET
+    assert transport.told("traceparent") == [f"00-{TRACE.hex()}-{span.span_id.hex()}-01" for span in (first, second)]
+
+
+async def test_the_records_own_traceparent_is_not_sent_twice(collector: Collector) -> None:
+    transport = Scripted(Attempt(0.1, status=200))
+    async with Tracing(settings_for(collector)) as tracing:
+        one = record(("traceparent", PRODUCERS.encode()))
+        await deliver(tracing, one, transport, 1, ("traceparent", PRODUCERS), ("authorization", "Bearer x"))
+    assert len(transport.told("traceparent")) == 1
+    assert transport.told("traceparent") != [PRODUCERS]
+    assert transport.told("authorization") == ["Bearer x"]
+
+
+async def test_what_the_producer_decided_against_is_not_sampled_and_still_passed_on(collector: Collector) -> None:
+    transport = Scripted(Attempt(0.1, status=200))
+    async with Tracing(settings_for(collector)) as tracing:
+        await deliver(tracing, record(("traceparent", UNSAMPLED.encode())), transport)
+    assert collector.spans == []
+    (told,) = transport.told("traceparent")
+    assert told.startswith(f"00-{TRACE.hex()}-")
+    assert told.endswith("-00")
+
+
+@pytest.mark.parametrize(
+    "told", [b"", b"00-1", b"\xff" * 55, b"00-" + b"0" * 32 + b"-b7ad6b7169203331-01", PRODUCERS.encode() * 20]
+)
+async def test_a_traceparent_that_cannot_be_read_counts_as_absent(collector: Collector, told: bytes) -> None:
+    async with Tracing(settings_for(collector)) as tracing:
+        await deliver(tracing, record(("traceparent", told)), Scripted(Attempt(0.1, status=200)))
+    (event,) = collector.named("process events")
+    assert event.parent_span_id == b""
+
+
+async def test_every_hop_of_an_event_stands_in_one_trace(collector: Collector) -> None:
+    """Without a producer's trace: parked, read again, redriven; and another event in another one."""
+    journey = Journey(Origin("events", 3, 7), 1_753_171_200.0, attempts=1, parks=1)
+    parked = ARecord(b"{}", None, tuple(journey.headers()), "events.retry.30s", 0, 99, 1_753_171_230_000)
+    async with Tracing(settings_for(collector)) as tracing:
+        await through(tracing, record(), outcome(Parked(0, ParkReason.BREAKER_OPEN)))
+        await through(tracing, parked, outcome(Delivered(2)))
+        await through(tracing, record(offset=8), outcome(Delivered(1)))
+    (first,) = collector.of(lambda told: told["dispatcher.outcome"] == "parked")
+    (second,) = collector.named("process events.retry.30s")
+    (other,) = collector.of(lambda told: told["messaging.kafka.offset"] == 8)
+    assert first.trace_id == second.trace_id != other.trace_id
+    assert attributes(second)["dispatcher.origin"] == "events/3/7"
+    assert attributes(second)["dispatcher.parks"] == 1
+
+
+async def test_the_share_of_traced_events_is_the_one_set(collector: Collector) -> None:
+    async with Tracing(settings_for(collector, sample_ratio=0.25)) as tracing:
+        for offset in range(800):
+            await through(tracing, record(offset=offset), outcome(Delivered(1)))
+    assert 120 < len(collector.spans) < 280
+
+
+@pytest.mark.parametrize(
+    ("value", "told", "fails"),
+    [
+        (Delivered(1), {"dispatcher.outcome": "delivered", "dispatcher.attempts": 1}, False),
+        (Skipped(SkipReason.CHANNEL), {"dispatcher.outcome": "skipped", "dispatcher.reason": "channel"}, False),
+        (
+            Parked(1, ParkReason.HELD),
+            {"dispatcher.outcome": "parked", "dispatcher.reason": "held", "dispatcher.tier": 1},
+            False,
+        ),
+        (
+            Dead(DeadReason.UNREADABLE),
+            {"dispatcher.outcome": "dead", "dispatcher.reason": "unreadable", "error.type": "unreadable"},
+            True,
+        ),
+    ],
+)
+async def test_every_outcome_is_told(
+    collector: Collector, value: Outcome, told: dict[str, object], fails: bool
+) -> None:
+    async with Tracing(settings_for(collector)) as tracing:
+        assert await through(tracing, record(), outcome(value)) == value
+    (event,) = collector.spans
+    assert told.items() <= attributes(event).items()
+    assert (event.status.code == event.status.STATUS_CODE_ERROR) is fails
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (StoreUnavailable("with details"), {"error.type": "StoreUnavailable"}),
+        (Draining(), {"dispatcher.outcome": "left_to_the_next"}),
+        (asyncio.CancelledError(), {"error.type": "CancelledError"}),
+    ],
+)
+async def test_what_the_pipeline_raises_is_raised_and_told(
+    collector: Collector, error: BaseException, told: dict[str, object]
+) -> None:
+    async def process(_record: Record, _turn: Turn) -> Outcome:
+        raise error
+
+    async with Tracing(settings_for(collector)) as tracing:
+        assert isinstance(await through(tracing, record(), process), type(error))
+    (event,) = collector.spans
+    assert told.items() <= attributes(event).items()
+    assert not event.events, "no message, no stack trace: they may quote what they are about"
+
+
+async def test_an_attempt_tells_its_trace_only_where_that_is_sampled(collector: Collector) -> None:
+    async with Tracing(settings_for(collector)) as tracing:
+        for told, trace in ((PRODUCERS, TRACE.hex()), (UNSAMPLED, None)):
+            attempts: list[Attempt] = []
+
+            async def process(_record: Record, _turn: Turn, found: list[Attempt] = attempts) -> Outcome:
+                failed = Attempt(0.1, failure=FailureReason.TLS, detail="x")
+                found.append(await TracedTransport(Scripted(failed), tracing).post(request()))
+                return Delivered(1)
+
+            await through(tracing, record(("traceparent", told.encode())), process)
+            assert attempts == [Attempt(0.1, failure=FailureReason.TLS, detail="x", trace_id=trace)]
+    (post,) = collector.named("POST")
+    assert attributes(post)["error.type"] == "tls"
+
+
+async def test_no_span_says_more_of_a_url_than_its_host(collector: Collector) -> None:
+    async with Tracing(settings_for(collector)) as tracing:
+        await deliver(tracing, record(), Scripted(Attempt(0.1, status=200)))
+    told = "".join(map(str, collector.spans))
+    assert "hooks.luma.example" in told
+    assert "secret-path" not in told
+    assert "token=1" not in told
+
+
+async def test_the_collector_is_told_who_we_are(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "k8s.pod.name=dispatcher-0")
+    monkeypatch.setenv("COLLECTOR_KEY", "Bearer abc")
+    from dispatcher.secrets import Secret
+
+    headers = {"authorization": Secret(b"Bearer abc")}
+    async with Tracing(settings_for(collector, headers=headers, service_name="feedback")) as tracing:
+        await through(tracing, record(), outcome(Delivered(1)))
+    assert collector.resources[0]["service.name"] == "feedback"
+    assert collector.resources[0]["k8s.pod.name"] == "dispatcher-0"
+    assert collector.headers[0]["authorization"] == "Bearer abc"
+    assert collector.headers[0]["content-type"] == "application/x-protobuf"
+
+
+def dropped(reason: str) -> float:
+    return REGISTRY.get_sample_value("dispatcher_tracing_spans_dropped_total", {"reason": reason}) or 0
+
+
+class Stuck(SpanExporter):
+    """Takes a batch and never comes back."""
+
+    def __init__(self) -> None:
+        self.batches = 0
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.batches += 1
+        time.sleep(30)
+        return SpanExportResult.SUCCESS
+
+
+async def test_a_collector_that_hangs_costs_a_bounded_queue_and_a_bounded_wait(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "INTERVAL_S", 0.01)
+    before, exporter = dropped("queue_full"), Stuck()
+    tracing = Tracing(settings_for(collector, queue=100, timeout="1s"), exporter)
+    async with tracing:
+        slowest = 0.0
+        for offset in range(2000):
+            began = time.perf_counter()
+            await through(tracing, record(offset=offset), outcome(Delivered(1)))
+            slowest = max(slowest, time.perf_counter() - began)
+            if offset == 0:
+                await asyncio.sleep(0.1)  # the first one is in the exporter's hands
+        assert slowest < 0.5
+        assert exporter.batches == 1
+        assert dropped("queue_full") - before == 2000 - 1 - 100
+        left, began = dropped("not_taken"), time.monotonic()
+    assert time.monotonic() - began < 2
+    assert dropped("not_taken") - left == 100
+
+
+async def test_a_collector_that_refuses_is_counted_and_comes_back(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "INTERVAL_S", 0.01)
+    collector.status, before = 400, dropped("not_taken")
+    async with Tracing(settings_for(collector)) as tracing:
+        await through(tracing, record(), outcome(Delivered(1)))
+        while dropped("not_taken") == before:
+            await asyncio.sleep(0.01)
+        collector.status = 200
+        await through(tracing, record(offset=8), outcome(Delivered(1)))
+    assert [attributes(span)["messaging.kafka.offset"] for span in collector.spans] == [8]
+    assert dropped("not_taken") - before == 1
+
+
+def test_switched_off_nothing_of_opentelemetry_is_imported() -> None:
+    told = "import sys, dispatcher.service; print([name for name in sys.modules if name.startswith('opentelemetry')])"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_without_the_extra_the_start_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dispatcher.service import tracing_problems
+
+    monkeypatch.delitem(sys.modules, "dispatcher.tracing")
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    assert tracing_problems(TracingSettings()) == []
+    (problem,) = tracing_problems(TracingSettings(enabled=True))
+    assert problem.key == "tracing.enabled"
+    assert "feedback-dispatcher[otel]" in problem.message
