@@ -157,7 +157,7 @@ def _from_file(where: str, base: Path) -> Secret:
         )
     if len(text) > MAX_SECRET_BYTES:
         raise PydanticCustomError(
-            "secret_file", "secret file {path} has over 64 KiB: is it the right file?", {"path": str(path)}
+            "secret_file", "secret file {path} has over 64 KiB: check that it is the right file", {"path": str(path)}
         )
     return Secret(text, {"file": where})
 

@@ -139,9 +139,9 @@ class FetchedToken(_Model):
     @model_validator(mode="after")
     def _what_the_grant_needs(self) -> Self:
         if self.grant == "client-credentials" and (self.client_id is None or self.client_secret is None):
-            raise ValueError("grant client-credentials needs client_id and client_secret")
+            raise ValueError("grant client-credentials needs client_id and client_secret: give both")
         if self.grant == "jwt-bearer" and self.assertion is None:
-            raise ValueError("grant jwt-bearer needs assertion, the token that we sign")
+            raise ValueError("grant jwt-bearer needs assertion, the token that we sign: give its algorithm and key")
         return self
 
 
@@ -217,9 +217,9 @@ def header_name_problem(name: str, taken: frozenset[str]) -> str | None:
 def header_value_problem(value: str) -> str | None:
     """Why a header parameter can't have this value, None where it can."""
     if not _VISIBLE.fullmatch(value) or value != value.strip():
-        return "only visible ASCII characters, with no space at either end and no line break"
+        return "not a header value: use visible ASCII characters, no space at either end, no line break"
     if len(value) > MAX_HEADER_VALUE:
-        return f"at most {MAX_HEADER_VALUE} characters"
+        return f"longer than {MAX_HEADER_VALUE} characters: shorten it"
     return None
 
 
@@ -230,7 +230,7 @@ def split_url(url: str) -> SplitResult:
         ValueError: it can't be an endpoint; the message says what to change.
     """
     if len(url) > MAX_URL:
-        raise ValueError(f"longer than {MAX_URL} characters")
+        raise ValueError(f"longer than {MAX_URL} characters: shorten the path or the query")
     if not re.fullmatch(r"[\x21-\x7e]+", url) or "\\" in url:
         raise ValueError(
             "only visible ASCII, no spaces and no backslash: percent-encode the path, write the host as xn--…"
@@ -238,8 +238,10 @@ def split_url(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as error:
-        raise ValueError(f"not a URL: {error}") from None
+    except ValueError:  # its text quotes the URL
+        raise ValueError(
+            "not a URL: write https://host/path, a port as a number up to 65535, an IPv6 address in brackets"
+        ) from None
     if parts.scheme not in ("https", "http"):
         raise ValueError("must begin with https://")
     if "@" in parts.netloc:
@@ -247,7 +249,7 @@ def split_url(url: str) -> SplitResult:
     if "#" in url:
         raise ValueError("must not carry a fragment (#…): it is never sent")
     if not parts.hostname or port == 0 or parts.netloc.endswith(":"):
-        raise ValueError("names no host, or an empty port")
+        raise ValueError("names no host, or an empty port: write https://host/path")
     return parts
 
 

@@ -68,7 +68,7 @@ def _in_fetch(fetch: FetchedToken) -> Iterator[tuple[str, str]]:
     if fetch.client_secret is not None and fetch.client_id is None:
         yield "auth.fetch.client_id", "client_secret is sent only with a client_id: give both or neither"
     if fetch.client_secret is not None and _not_text(fetch.client_secret):
-        yield "auth.fetch.client_secret", "is not UTF-8 text: is it the right file?"
+        yield "auth.fetch.client_secret", "is not UTF-8 text: check that it is the right file"
     if fetch.grant == "jwt-bearer" and assertion is not None and assertion.body_hash:
         yield "auth.fetch.assertion.body_hash", "an assertion covers no body: leave it out"
     if assertion is not None:

@@ -33,7 +33,15 @@ CURVE_OF: Final = {
 }
 """The one curve of each ES algorithm (RFC 7518, section 3.4)."""
 
-_ALGORITHMS: Final = get_default_algorithms()
+EDWARDS: Final = {
+    SigningAlgorithm.EDDSA: ("Ed25519", "Ed448"),
+    SigningAlgorithm.ED25519: ("Ed25519",),
+    SigningAlgorithm.ED448: ("Ed448",),
+}
+"""Kinds of key: `EdDSA` takes either (RFC 8037), its successors say which (RFC 9864). The signature is the same."""
+
+_ALGORITHMS = get_default_algorithms()
+_ALGORITHMS |= {name.value: _ALGORITHMS["EdDSA"] for name in EDWARDS}
 _PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----.*?-----END \1-----", re.DOTALL)
 _PEM_LABEL = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----")
 _SSH_PUBLIC = (b"ssh-", b"ecdsa-sha2-")
@@ -160,8 +168,8 @@ def _takes(algorithm: SigningAlgorithm, kind: str) -> bool:
         return False
     if algorithm in CURVE_OF:
         return kind == f"EC {CURVE_OF[algorithm]}"
-    if algorithm is SigningAlgorithm.EDDSA:
-        return kind in ("Ed25519", "Ed448")
+    if algorithm in EDWARDS:
+        return kind in EDWARDS[algorithm]
     return kind == "RSA"
 
 
@@ -180,16 +188,16 @@ def _kind(key: PrivateKey) -> tuple[str, int]:
 def _needed(algorithm: SigningAlgorithm) -> str:
     if algorithm in CURVE_OF:
         return f"an EC private key on curve {CURVE_OF[algorithm]}"
-    if algorithm is SigningAlgorithm.EDDSA:
-        return "an Ed25519 or Ed448 private key"
+    if algorithm in EDWARDS:
+        return f"an {' or '.join(EDWARDS[algorithm])} private key"
     return f"an RSA private key of {RSA_BITS.start:,} to {RSA_BITS.stop - 1:,} bits"
 
 
 def _command(algorithm: SigningAlgorithm) -> str:
     if algorithm in CURVE_OF:
         return f"`openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:{CURVE_OF[algorithm]}`"
-    if algorithm is SigningAlgorithm.EDDSA:
-        return "`openssl genpkey -algorithm ED25519`"
+    if algorithm in EDWARDS:
+        return f"`openssl genpkey -algorithm {EDWARDS[algorithm][0].upper()}`"
     return "`openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048`"
 
 

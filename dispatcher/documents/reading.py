@@ -269,8 +269,12 @@ class _Reader:
         name = event.anchor or ""
         node = self._anchors.get(name)
         if node is None:
-            why = "stands inside the value it repeats" if name in self._anchors else "has no anchor before it"
-            raise _Unusable(_line(event), f"alias {name[:40]!r} {why}")
+            # Not quoted: who forgets the quotes around a password that begins with * has written an alias.
+            if name in self._anchors:
+                raise _Unusable(_line(event), "this alias (*…) stands inside the value it repeats: write the value out")
+            raise _Unusable(
+                _line(event), "this alias (*…) has no anchor before it: put text that begins with * in quotes"
+            )
         if depth + node.height > MAX_DEPTH:
             raise _Unusable(_line(event), f"nested deeper than {MAX_DEPTH} levels, aliases followed")
         self._count(node.values, event)

@@ -163,7 +163,7 @@ class EgressGuard:
         try:
             address = ipaddress.ip_address(ip)
         except ValueError:
-            return f"{host} resolves to something that is not an address"
+            return f"{host} resolves to something that is not an address: use another host"
         named = f"{host} is" if literal(host) == address else f"{host} resolves to {ip}, which is"
         if self._deny.has_name(host) or self._deny.has_address(address):
             return f"{named} on the operator's deny-list: use another host"

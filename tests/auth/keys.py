@@ -27,6 +27,8 @@ FITTING = {
     "ES384": "P-384",
     "ES512": "P-521",
     "EdDSA": "Ed25519",
+    "Ed25519": "Ed25519",
+    "Ed448": "Ed448",
 }
 """A key that fits, for each algorithm."""
 

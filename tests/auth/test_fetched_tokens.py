@@ -320,7 +320,7 @@ async def test_an_endpoint_with_an_unknown_certificate_gives_no_token() -> None:
         assert server.requests == 0
 
 
-@pytest.mark.parametrize("algorithm", ["ES256", "RS256", "EdDSA"])
+@pytest.mark.parametrize("algorithm", ["ES256", "RS256", "EdDSA", "Ed25519"])
 async def test_a_token_endpoint_can_verify_the_assertion_with_our_jwks(
     server: TokenServer, endpoint: HttpEndpoint, algorithm: str
 ) -> None:

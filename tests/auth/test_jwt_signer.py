@@ -30,7 +30,7 @@ def joserfc_key(algorithm: str) -> Key:
         return OctKey.import_key(text)
     if algorithm.startswith("ES"):
         return ECKey.import_key(text)
-    return OKPKey.import_key(text) if algorithm == "EdDSA" else RSAKey.import_key(text)
+    return OKPKey.import_key(text) if algorithm.startswith("Ed") else RSAKey.import_key(text)
 
 
 def verified(token: str, key: Key | KeySet, algorithm: str) -> dict[str, Any]:
@@ -45,20 +45,30 @@ def claims_of(token: str) -> dict[str, Any]:
     return claims
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_token_of_each_algorithm_is_verified_by_two_libraries(algorithm: str) -> None:
-    token = JwtSigner(signed(algorithm, kid="k1", subject="luma", claims={"tenant": "luma"}), AUDIENCE).token(NOW)
-
+def by_another_library(token: str, algorithm: str) -> dict[str, Any]:
+    """The claims, after PyJWT found the signature right; cryptography itself for the names that PyJWT doesn't know."""
     text = key_text(FITTING[algorithm])
-    by_pyjwt = jwt.decode(
+    if algorithm in ("Ed25519", "Ed448"):
+        message, _, signature = token.rpartition(".")
+        public: Any = load_pem_private_key(text, None).public_key()
+        public.verify(base64.urlsafe_b64decode(signature + "=="), message.encode())
+        return claims_of(token)
+    return jwt.decode(
         token,
         text if algorithm.startswith("HS") else load_pem_private_key(text, None).public_key(),  # type: ignore[arg-type]
         algorithms=[algorithm],
         audience=AUDIENCE,
         options={"verify_exp": False, "verify_iat": False},
     )
-    assert verified(token, joserfc_key(algorithm), algorithm) == by_pyjwt
-    assert by_pyjwt == {
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_token_of_each_algorithm_is_verified_by_two_libraries(algorithm: str) -> None:
+    token = JwtSigner(signed(algorithm, kid="k1", subject="luma", claims={"tenant": "luma"}), AUDIENCE).token(NOW)
+
+    found = by_another_library(token, algorithm)
+    assert verified(token, joserfc_key(algorithm), algorithm) == found
+    assert found == {
         "iss": "feedback-dispatcher",
         "sub": "luma",
         "aud": AUDIENCE,

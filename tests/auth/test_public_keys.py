@@ -15,7 +15,7 @@ from dispatcher.webhooks import WebhookConfig
 from tests.auth.keys import NOW, URL, fetched, pem, signed, webhook
 from tests.auth.test_jwt_signer import verified
 
-ASYMMETRIC = ["RS256", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+ASYMMETRIC = ["RS256", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519", "Ed448"]
 PRIVATE_MEMBERS = {"d", "p", "q", "dp", "dq", "qi", "k"}
 
 

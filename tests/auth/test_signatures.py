@@ -60,6 +60,36 @@ def test_the_example_of_the_specification_is_reproduced() -> None:
     assert signature == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
+V1A_SECRET = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg=="
+V1A_PUBLIC = "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4="
+V1A_SIGNATURE = "hnO3f9T8Ytu9HwrXslvumlUpqtNVqkhqw/enGzPCXe5BdqzCInXqYXFymVJaA7AZdpXwVLPo3mNl8EM+m7TBAg=="
+
+
+def test_the_known_v1a_signature_is_reproduced() -> None:
+    """Svix's server tests itself with these values; the signature is the one in the text of Standard Webhooks."""
+    signature = signer(V1A_SECRET).sign("msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
+
+    assert signature == f"v1a,{V1A_SIGNATURE}"
+    assert public_key_of(Secret(V1A_SECRET.encode())) == V1A_PUBLIC
+    key = Ed25519PublicKey.from_public_bytes(base64.b64decode(V1A_PUBLIC.removeprefix("whpk_")))
+    key.verify(base64.b64decode(V1A_SIGNATURE), b'msg_p5jXN8AQM9LWM0D4loKWxJek.1614265330.{"test": 2432232314}')
+
+
+@given(seed=st.binary(min_size=32, max_size=32), body=st.binary(max_size=200), number=st.integers(0, 2**33))
+def test_every_v1a_signature_covers_id_time_and_body_exactly(seed: bytes, body: bytes, number: int) -> None:
+    """Built from the text of the specification with `cryptography` alone: the string to sign, and nothing of ours."""
+    private = Ed25519PrivateKey.from_private_bytes(seed)
+    specified = b".".join([b"msg_1", str(number).encode("ascii"), body])
+
+    signature = signer("whsk_" + b64(seed)).sign("msg_1", number, body)
+
+    assert signature == "v1a," + b64(private.sign(specified)), "Ed25519 signatures are deterministic"
+    private.public_key().verify(base64.b64decode(signature.removeprefix("v1a,")), specified)
+    for other in (specified + b"x", specified[1:], specified.replace(b".", b"", 1)):
+        with pytest.raises(InvalidSignature):
+            private.public_key().verify(base64.b64decode(signature.removeprefix("v1a,")), other)
+
+
 @pytest.mark.parametrize("verifier", [standardwebhooks.Webhook, svix.webhooks.Webhook])
 def test_during_a_rotation_receivers_with_either_secret_verify(
     verifier: type[standardwebhooks.Webhook | svix.webhooks.Webhook],

@@ -22,7 +22,7 @@ KINDS += ["rsa 1024", "rsa 2048", "rsa 3072", "P-256", "P-384", "P-521", "secp25
 
 
 def fits(algorithm: str, kind: str) -> bool:
-    """RFC 7518, section 3 and RFC 8037, section 3.1, once more and in other words."""
+    """RFC 7518, section 3, RFC 8037, section 3.1 and RFC 9864, once more and in other words."""
     match algorithm[:2]:
         case "HS":
             return kind.startswith("hmac") and int(kind[5:]) * 8 >= int(algorithm[2:])
@@ -30,7 +30,7 @@ def fits(algorithm: str, kind: str) -> bool:
             return kind in ("rsa 2048", "rsa 3072")
         case "ES":
             return kind == {"ES256": "P-256", "ES384": "P-384", "ES512": "P-521"}[algorithm]
-    return kind in ("Ed25519", "Ed448")
+    return kind in ("Ed25519", "Ed448") if algorithm == "EdDSA" else kind == algorithm  # RFC 9864, section 2.2
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -59,6 +59,8 @@ def test_a_key_is_taken_only_by_the_algorithms_it_fits(algorithm: str, kind: str
         ("ES256", pem("secp256k1"), "a key of kind EC secp256k1"),
         ("ES256", pem("rsa 2048"), "or choose RS256 or RS384"),
         ("EdDSA", pem("P-256"), "an Ed25519 or Ed448 private key"),
+        ("Ed25519", pem("Ed448"), "or choose EdDSA or Ed448"),
+        ("Ed448", pem("P-256"), "`openssl genpkey -algorithm ED448`"),
         ("ES256", public_pem("P-256"), "this is a public key: give the private key"),
         ("ES256", public_pem("P-256", PublicFormat.OpenSSH), "a public key in OpenSSH's format"),
         ("ES256", b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----", "(certificate): give the private"),

@@ -97,7 +97,7 @@ webhooks:
         "x.yaml:6: webhooks[0].url: must begin with https://",
         "x.yaml:7: webhooks[0].campaigns: must be all, or a list",
         "x.yaml:8: webhooks[0].auth.sign.algorithm: must be one of HS256, HS384, HS512, RS256, RS384, RS512, PS256, "
-        "PS384, PS512, ES256, ES384, ES512, EdDSA; did you mean 'ES256'?",
+        "PS384, PS512, ES256, ES384, ES512, EdDSA, Ed25519, Ed448; did you mean 'ES256'?",
         "x.yaml:8: webhooks[0].auth.sign.key: a secret can't stand here: write {file: PATH} or {env: NAME}",
         "x.yaml:8: webhooks[0].auth.sign.ttl: must be at most 300",
         "x.yaml:8: webhooks[0].auth.sign.jwt: unknown key; known here: algorithm, key, kid, issuer, subject, audience, "

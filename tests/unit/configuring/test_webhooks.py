@@ -30,6 +30,26 @@ def test_what_a_tenant_need_not_say() -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("https://hooks.luma.example/feedback?x=1", "https://hooks.luma.example"),
+        ("https://HOOKS.luma.example", "https://hooks.luma.example"),
+        ("https://hooks.luma.example:443/f", "https://hooks.luma.example"),
+        ("https://hooks.luma.example:0443/f", "https://hooks.luma.example"),
+        ("https://hooks.luma.example:8443/f", "https://hooks.luma.example:8443"),
+        ("https://hooks.luma.example:80/f", "https://hooks.luma.example:80"),
+        ("http://hooks.luma.example:80/f", "http://hooks.luma.example"),
+        ("http://hooks.luma.example:443/f", "http://hooks.luma.example:443"),
+        ("https://[2A00:1450::200E]:443/f", "https://[2a00:1450::200e]"),
+        ("https://[2a00:1450::200e]:8443/f", "https://[2a00:1450::200e]:8443"),
+    ],
+)
+def test_an_origin_has_a_port_only_where_it_is_not_the_scheme_s_own(url: str, origin: str) -> None:
+    """RFC 6454, section 6.2; a receiver compares the token's audience with it."""
+    assert webhook(url=url).config.origin == origin
+
+
+@pytest.mark.parametrize(
     "name",
     ["Host", "connection", "Content-Type", "content-length", "Transfer-Encoding", "TE", "Trailer", "Upgrade",
      "Keep-Alive", "Proxy-Authorization", "proxy-x", "Expect", "User-Agent", "Webhook-Id", "webhook-x", "Cookie"],
