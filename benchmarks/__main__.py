@@ -1,28 +1,38 @@
-"""`make bench`: run the benchmarks, print the table, write `benchmarks/results/latest.json`."""
+"""`make bench`: measure, print the table, write `benchmarks/results/latest.json` and the README's table.
 
+`FULL=1` takes five runs of each figure and adds the scenarios that differ in what an event costs. `--peer NAME=COMMAND` adds a
+program of yours: it is started with KAFKA_BOOTSTRAP_SERVERS, KAFKA_TOPIC, TARGET_URL and TARGET_CA in its environment, has to
+post each event of the topic to the URL, and is measured like the others.
+"""
+
+import argparse
 import asyncio
 import json
 import os
-import platform
+import sys
 from pathlib import Path
 
-from benchmarks import isolation
-from dispatcher import __version__
+from benchmarks import machine, nginx, report
+from benchmarks.suite import Plan, measure
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
+README = Path(__file__).parent.parent / "README.md"
 
 
 def main() -> None:
-    measured = asyncio.run(isolation.measure())
-    result = {
-        "version": __version__,
-        "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system()},
-        "ratios": measured.pop("ratios"),
-        "isolation": measured,
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND")
+    parser.add_argument("--full", action="store_true", default=os.environ.get("FULL") == "1")
+    parser.add_argument("--no-write", action="store_true", help="print only")
+    given = parser.parse_args()
+    if missing := nginx.missing():
+        sys.exit(f"not installed: {' '.join(missing)} (apt-get install)")
+    peers = dict(one.split("=", 1) for one in given.peer)
+    result = {"machine": machine.described(), **asyncio.run(measure(Plan(full=given.full, peers=peers)))}
+    print(report.table(result))
+    if not given.no_write:
+        RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+        README.write_text(report.put_into(README.read_text(), result))
 
 
 if __name__ == "__main__":

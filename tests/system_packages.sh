@@ -5,13 +5,19 @@ set -euo pipefail
 
 declare -A package_of=(
     [java]=openjdk-17-jre-headless
+    [chromium]=chromium
     [mvn]=maven
+    [nginx]=nginx-light
+    [valgrind]=valgrind
+    [wrk]=wrk
 )
 missing=()
+PATH="$PATH:/usr/sbin"
 for command in "${!package_of[@]}"; do
     command -v "$command" >/dev/null 2>&1 || missing+=("${package_of[$command]}")
 done
 [ -x /usr/lib/postgresql/15/bin/postgres ] || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
+[ -e /usr/lib/nginx/modules/ngx_http_echo_module.so ] || missing+=(libnginx-mod-http-echo)
 
 if [ ${#missing[@]} -eq 0 ]; then
     exit 0

@@ -1,0 +1,118 @@
+"""What it takes beside time: latency at half load, memory with much in flight, cold start."""
+
+import asyncio
+import re
+import time
+import urllib.request
+from collections.abc import Mapping
+from typing import Any, Final
+
+from benchmarks.events import event, tenants
+from benchmarks.rig import PARTITIONS, Rig, until
+from dispatcher.demo.child_process import free_ports
+from dispatcher.events import webhook_id
+from dispatcher.records import Origin
+from dispatcher.webhooks import TenantKey
+
+IN_FLIGHT: Final = 20_000
+_TICK_S: Final = 0.01
+
+
+async def half_load_ms(rig: Rig, per_second: float, seconds: float = 12, of: int = 200) -> Mapping[str, float]:
+    """From append in Kafka to the answer of the endpoint, at half of a rate, events of many tenants: p50 and p99."""
+    everyone = tenants(of)
+    topic = await rig.topic(append_time=True)
+    webhooks = rig.mount([rig.webhook(tenant) for tenant in everyone])
+    rig.receiver.forget()
+    before = rig.receiver.requests()
+    async with rig.dispatcher(topic, webhooks) as subject:
+        await rig.preload(topic, everyone, of)  # every lane and connection is there
+        subject.start()
+        await until(lambda: rig.receiver.requests() - before >= of, "the first events", subject, 60)
+        sent = await _paced(rig, topic, everyone, per_second / 2, seconds, first=of)
+        await until(lambda: rig.receiver.requests() - before >= of + len(sent), "the paced events", subject, 60)
+        await asyncio.sleep(0.3)  # nginx writes its log each 50 ms
+        await subject.stop()
+    came = {one.webhook_id: one.at for one in rig.receiver.came()}
+    await rig.delete_topics()
+    waits = sorted((came[name] - at) * 1000 for name, at in sent.items() if name in came)
+    if len(waits) < len(sent):
+        raise RuntimeError(f"{len(sent) - len(waits)} events did not arrive")
+    return {"p50": waits[len(waits) // 2], "p99": waits[int(len(waits) * 0.99)], "per_second": len(sent) / seconds}
+
+
+async def _paced(
+    rig: Rig, topic: str, everyone: list[TenantKey], per_second: float, seconds: float, first: int
+) -> dict[str, float]:
+    """Append events at an even pace; unix time of the broker's acknowledgement's begin, by webhook-id."""
+    producer = await rig.producer()
+    began, number = time.monotonic(), first
+    sent: dict[str, float] = {}
+    pending = []
+    for tick in range(int(seconds / _TICK_S)):
+        await asyncio.sleep(max(0.0, began + tick * _TICK_S - time.monotonic()))
+        until_now = first + int((tick + 1) * _TICK_S * per_second)
+        for one in range(number, until_now):
+            tenant = everyone[one % len(everyone)]
+            sent[_webhook_id(tenant, one)] = time.time()
+            pending.append(await producer.send(topic, event(tenant, one), partition=one % PARTITIONS))
+        number = until_now
+    await asyncio.gather(*pending)
+    return sent
+
+
+def _webhook_id(tenant: TenantKey, number: int) -> str:
+    return webhook_id(tenant, f"event-{number:030d}", Origin("", 0, 0))
+
+
+async def memory(rig: Rig, count: int = IN_FLIGHT) -> Mapping[str, float]:
+    """Resident memory with so many events read and not finished: endpoints that answer after 2 s, 2,000 requests at once."""
+    everyone = tenants(200)
+    topic = await rig.topic()
+    await rig.preload(topic, everyone, count + 10_000)
+    webhooks = rig.mount([rig.webhook(tenant, f"/after-2000/{tenant.org}") for tenant in everyone])
+    port = free_ports(1)[0]
+    most: Mapping[str, Any] = {
+        "kafka": {"max_unfinished": count, "partition_window": count},
+        "delivery": {"max_in_flight": 2000, "lane_max_wait": "60s"},
+        "ops": {"host": "127.0.0.1", "port": port},
+    }
+    # It reads ahead two seconds of its own work; here it is made to read as far as it ever could.
+    prelude = f"from dispatcher.kafka import partition; partition.LEAST_AHEAD = {count}"
+    async with rig.dispatcher(topic, webhooks, prelude=prelude, **most) as subject:
+        subject.start()
+        highest, unfinished = 0.0, 0.0
+        end = time.monotonic() + 60
+        while time.monotonic() < end and subject.running and unfinished < count * 0.99:
+            await asyncio.sleep(0.25)
+            highest, unfinished = subject.rss_mb(), max(unfinished, await asyncio.to_thread(_unfinished, port))
+        highest = max(highest, subject.rss_mb())
+        await subject.stop()
+    await rig.delete_topics()
+    return {"rss_mb": highest, "unfinished": unfinished}
+
+
+def _unfinished(port: int) -> float:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            found = re.search(rb"^dispatcher_unfinished_records ([0-9.e+]+)$", answer.read(), re.MULTILINE)
+    except OSError:
+        return 0.0  # it is still starting
+    return 0.0 if found is None else float(found[1])
+
+
+async def cold_start_s(rig: Rig) -> float:
+    """From the start of the process to its first POST, one event waiting."""
+    everyone = tenants(1)
+    topic = await rig.topic()
+    await rig.preload(topic, everyone, 1)
+    webhooks = rig.mount([rig.webhook(everyone[0])])
+    before = rig.receiver.requests()
+    async with rig.dispatcher(topic, webhooks) as subject:
+        began = time.monotonic()
+        subject.start()
+        await until(lambda: rig.receiver.requests() > before, "the first POST", subject, 60, 0.005)
+        took = time.monotonic() - began
+        await subject.stop()
+    await rig.delete_topics()
+    return took

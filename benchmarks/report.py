@@ -1,0 +1,58 @@
+"""The figures for people: a table in the terminal, and the one in the README, both made from the same result."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+_BEGIN, _END = "<!-- benchmarks: made by make bench -->", "<!-- /benchmarks -->"
+_MARKS: Final = {True: "yes", False: "**no**"}
+
+
+def goals(result: Mapping[str, Any]) -> list[tuple[str, str, str, bool]]:
+    """What is promised: figure, measured, goal, whether it is reached."""
+    ratios = result["ratios"]
+
+    def at_least(name: str, key: str, goal: float) -> tuple[str, str, str, bool]:
+        return name, f"{ratios[key]:.2f}", f"≥ {goal:g}", ratios[key] >= goal
+
+    def at_most(name: str, value: float, goal: float, unit: str = "") -> tuple[str, str, str, bool]:
+        return name, f"{value:g}{unit}", f"≤ {goal:g}{unit}", value <= goal
+
+    return [
+        at_least("events a second, as a share of a bare TLS client's requests", "end_to_end_vs_bare_client", 0.5),
+        at_least("events a second, against a plain aiokafka + aiohttp consumer", "end_to_end_vs_plain_pipeline", 2.2),
+        at_least("10,000 tenants against one", "tenants_10000_vs_1", 0.85),
+        at_least("healthy tenants' throughput beside 20 % bad ones", "healthy_throughput_with_bad_tenants", 0.95),
+        at_most("healthy tenants' p99 beside 20 % bad ones", ratios["healthy_p99_with_bad_tenants"], 1.5),
+        at_most("p99 from append to answer at half load", result["half_load_p99_ms"], 25, " ms"),
+        at_most("resident memory with 20,000 events in flight", result["rss_mb_at_20000_in_flight"], 250, " MB"),
+        at_most("cold start to the first POST", result["cold_start_s"], 2, " s"),
+    ]
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """For a terminal."""
+    lines = [f"{name:<66} {value:>10} {goal:>10}  {'yes' if ok else 'NO'}" for name, value, goal, ok in goals(result)]
+    lines += ["", f"{'events or requests a second':<36} {'a second':>10} {'× ours':>8} {'spread':>8} {'core':>6}"]
+    for name, rate in result["rates"].items():
+        share, spread, core = rate["vs_dispatcher"], rate["spread"], rate["core_used"]
+        lines.append(f"{name:<36} {rate['per_second']:>10,} {share:>8.2f} {spread:>8.0%} {core:>6.0%}")
+    return "\n".join(lines)
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """For the README."""
+    machine = result["machine"]
+    rows = [f"| {name} | {value} | {goal} | {_MARKS[ok]} |" for name, value, goal, ok in goals(result)]
+    told = (
+        f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}, Apache Kafka {machine['kafka']}, "
+        f"{machine['receiver']}; the dispatcher on one core, broker and receiver on the other, one event a POST over "
+        "verified TLS."
+    )
+    return "\n".join(["| | measured | goal | reached |", "|---|---|---|---|", *rows, "", told])
+
+
+def put_into(readme: str, result: Mapping[str, Any]) -> str:
+    """The README with this result in the place of the last one."""
+    before, _, rest = readme.partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    return f"{before}{_BEGIN}\n\n{markdown(result)}\n\n{_END}{after}"

@@ -1,0 +1,197 @@
+"""The scenarios, in one run and by turns, so that each ratio is of figures taken minutes apart at most."""
+
+import asyncio
+import base64
+import os
+import shlex
+import statistics
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
+from benchmarks import footprint, isolation, throughput
+from benchmarks.events import tenants
+from benchmarks.rig import Rig, Subject, rig
+from benchmarks.throughput import Rate, median, spread
+
+Measure = Callable[[Rig], Awaitable[Rate]]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is measured."""
+
+    full: bool = False
+    peers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def runs(self) -> int:
+        return 5 if self.full else 3
+
+
+_MAIN: Final[Mapping[str, Measure]] = {
+    "bare client": lambda on: throughput.client(on, "bare", 60_000),
+    "dispatcher": lambda on: throughput.dispatcher(on, 20_000),
+    "dispatcher, 10,000 tenants": lambda on: throughput.dispatcher(on, 30_000, 10_000),
+    "plain pipeline": lambda on: throughput.plain(on, 12_000),
+}
+"""By turns, `runs` times."""
+_ONCE: Final[Mapping[str, Measure]] = {
+    "aiohttp client": lambda on: throughput.client(on, "aiohttp", 15_000),
+    "wrk": lambda on: throughput.wrk(on, 3),
+    "dispatcher, 200 tenants": lambda on: throughput.dispatcher(on, 20_000, 200),
+    "dispatcher on aiohttp": lambda on: throughput.dispatcher(on, 8_000, delivery={"transport": "aiohttp"}),
+}
+
+
+async def measure(plan: Plan) -> dict[str, Any]:
+    """Everything that was planned; ratios and what they were made from."""
+    async with rig() as on:
+        taken: dict[str, list[Rate]] = {}
+        for turn in range(plan.runs):
+            for name, one in _MAIN.items():
+                _say(f"{name} ({turn + 1} of {plan.runs})")
+                taken.setdefault(name, []).append(await one(on))
+        further = (
+            dict(_ONCE)
+            | (_variants(on) if plan.full else {})
+            | {f"peer {name}": _peer(name, command) for name, command in plan.peers.items()}
+        )
+        for name, one in further.items():
+            _say(name)
+            taken[name] = [await one(on) for _ in range(plan.runs if plan.full else 1)]
+        members = await _two_members(on) if plan.full and (os.cpu_count() or 1) > 1 else None
+        figures = await _footprint(on, plan, median(taken["dispatcher"]))
+    _say("isolation")
+    isolated = await isolation.measure()
+    return _result(taken, figures, isolated, members)
+
+
+async def _footprint(on: Rig, plan: Plan, per_second: float) -> dict[str, float]:
+    _say("latency at half load")
+    latency = await footprint.half_load_ms(on, per_second)
+    _say("memory")
+    memory = await footprint.memory(on)
+    _say("cold start")
+    starts = [await footprint.cold_start_s(on) for _ in range(plan.runs)]
+    return {
+        "half_load_p50_ms": round(latency["p50"], 1),
+        "half_load_p99_ms": round(latency["p99"], 1),
+        "half_load_per_second": round(latency["per_second"]),
+        "rss_mb_at_20000_in_flight": round(memory["rss_mb"]),
+        "in_flight": round(memory["unfinished"]),
+        "cold_start_s": round(statistics.median(starts), 2),
+    }
+
+
+def _result(
+    taken: Mapping[str, list[Rate]], figures: Mapping[str, float], isolated: dict[str, Any], members: float | None
+) -> dict[str, Any]:
+    ours, bare = median(taken["dispatcher"]), median(taken["bare client"])
+    ratios = {
+        "end_to_end_vs_bare_client": ours / bare,
+        "end_to_end_vs_plain_pipeline": ours / median(taken["plain pipeline"]),
+        "tenants_10000_vs_1": median(taken["dispatcher, 10,000 tenants"]) / ours,
+        "tenants_200_vs_1": median(taken["dispatcher, 200 tenants"]) / ours,
+        "aiohttp_transport_vs_lean": median(taken["dispatcher on aiohttp"]) / ours,
+        **isolated.pop("ratios"),
+    }
+    if members is not None:
+        ratios["two_members_vs_one"] = members / ours
+    return {
+        "ratios": {name: round(ratio, 3) for name, ratio in ratios.items()},
+        **figures,
+        "rates": {
+            name: {
+                "per_second": round(median(rates)),
+                "vs_dispatcher": round(median(rates) / ours, 3),
+                "spread": round(spread(rates), 3),
+                "runs": len(rates),
+                "core_used": round(median(rates, lambda rate: rate.cpu), 2),
+            }
+            for name, rates in taken.items()
+        },
+        "isolation": isolated,
+    }
+
+
+def _variants(on: Rig) -> dict[str, Measure]:
+    """What an event costs with more to do for it, and endpoints that take their time."""
+
+    def secret(name: str, value: bytes) -> dict[str, str]:
+        path = on.directory / name
+        path.write_bytes(value)
+        return {"file": str(path)}
+
+    pem = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    es256 = secret("es256.pem", ec.generate_private_key(ec.SECP256R1()).private_bytes(*pem))
+    hs256 = secret("hs256", b"k" * 64)
+    v1 = secret("whsec", b"whsec_" + base64.b64encode(b"s" * 32))
+    seed = ed25519.Ed25519PrivateKey.generate().private_bytes_raw()
+    v1a = secret("whsk", b"whsk_" + base64.b64encode(seed))
+
+    def token(algorithm: str, key: dict[str, str], *, body_hash: bool) -> dict[str, Any]:
+        return {
+            "auth": {"type": "jwt", "sign": {"algorithm": algorithm, "key": key, "issuer": "b", "body_hash": body_hash}}
+        }
+
+    def variant(count: int = 15_000, of: int = 1, **each: Any) -> Measure:
+        return lambda rig_: throughput.dispatcher(rig_, count, of, each=each)
+
+    def late(ms: int, count: int, of: int) -> Measure:
+        return lambda rig_: throughput.dispatcher(
+            rig_, count, of, path=f"/after-{ms}", delivery={"max_in_flight": 2000}
+        )
+
+    return {
+        "JWT cached (HS256)": variant(**token("HS256", hs256, body_hash=False)),
+        "JWT a request (HS256)": variant(**token("HS256", hs256, body_hash=True)),
+        "JWT a request (ES256)": variant(**token("ES256", es256, body_hash=True)),
+        "signature v1": variant(signing={"secrets": [v1]}),
+        "signature v1a": variant(signing={"secrets": [v1a]}),
+        "payload 2": variant(payload=2),
+        "endpoints of 50 ms, 200 tenants": late(50, 20_000, 200),
+        "endpoints of 500 ms, 200 tenants": late(500, 15_000, 200),
+        "backlog of 100,000, 200 tenants": variant(100_000, 200),
+    }
+
+
+def _peer(name: str, command: str) -> Measure:
+    async def run(on: Rig) -> Rate:
+        topic = await on.topic()
+        await on.preload(topic, tenants(1), 20_000)
+        env = {
+            "KAFKA_BOOTSTRAP_SERVERS": on.bootstrap_servers, "KAFKA_TOPIC": topic,
+            "TARGET_URL": on.receiver.url("/org00000"), "TARGET_CA": str(on.receiver.ca),
+        }  # fmt: skip
+        rate = await throughput.drained(on, Subject(name, shlex.split(command), on, env), 20_000)
+        await on.delete_topics()
+        return rate
+
+    return run
+
+
+async def _two_members(on: Rig) -> float:
+    """Two processes of one group, on a core each, with broker and receiver beside the second: events a second."""
+    _say("two members of one group")
+    everyone, count = tenants(200), 40_000
+    topic = await on.topic()
+    await on.preload(topic, everyone, count)
+    webhooks = on.mount([on.webhook(tenant) for tenant in everyone])
+    async with on.dispatcher(topic, webhooks, name="second", group=f"two-{topic}") as second:
+        second.start(on.cores.others)
+        rate = await throughput.drained(on, on.dispatcher(topic, webhooks, name="first", group=f"two-{topic}"), count)
+        await second.stop()
+    await on.delete_topics()
+    return rate.per_second
+
+
+def _say(what: str) -> None:
+    print(f"… {what}", flush=True)
+
+
+if __name__ == "__main__":
+    print(asyncio.run(measure(Plan())))

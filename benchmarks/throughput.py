@@ -1,0 +1,128 @@
+"""How many events a second one core turns into POSTs: a topic full of events, drained; and the same bytes by others.
+
+The dispatcher and every program that it is compared with run on the same core by turns, so that a machine that becomes
+slower becomes so for all of them. A rate is that between a sixth and nineteen twentieths of the backlog: neither the start
+nor the tail, where few tenants are left, is in it.
+"""
+
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from benchmarks.events import tenants
+from benchmarks.rig import Rig, Subject, until
+
+CONCURRENCY: Final = 64
+"""Requests at once to one endpoint: `delivery.lane_max`, and what the clients without a dispatcher keep open."""
+_FROM, _TO = 1 / 6, 0.95
+_LOOK_S: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """One run."""
+
+    per_second: float
+    cpu: float
+    """Share of the subject's core that it used."""
+    rss_mb: float
+
+
+async def drained(rig: Rig, subject: Subject, count: int, timeout_s: float = 180) -> Rate:
+    """Start the subject, and see how fast so many events arrive."""
+    rig.receiver.forget()
+    before = rig.receiver.requests()
+    marks: list[tuple[float, int, float]] = []
+
+    def looked() -> int:
+        came = rig.receiver.requests() - before
+        marks.append((time.monotonic(), came, subject.cpu_s()))
+        return came
+
+    async with subject:
+        subject.start()
+        await until(lambda: looked() >= count, f"{count} requests", subject, timeout_s, _LOOK_S)
+        rss_mb = subject.rss_mb()
+        await subject.stop()
+    first = next(mark for mark in marks if mark[1] >= count * _FROM)
+    last = next(mark for mark in marks if mark[1] >= count * _TO)
+    if last is first:
+        raise RuntimeError(f"{subject.name}: {count} events are too few to measure it")
+    seconds = last[0] - first[0]
+    return Rate((last[1] - first[1]) / seconds, (last[2] - first[2]) / seconds, rss_mb)
+
+
+async def dispatcher(
+    rig: Rig, count: int, of: int = 1, *, path: str = "", each: Mapping[str, Any] | None = None, **changes: Any
+) -> Rate:
+    """The dispatcher over a backlog of `count` events of `of` tenants.
+
+    Args:
+        path: what the endpoints' paths begin with; see `nginx`.
+        each: further fields of every webhook.
+        changes: to the settings, by group.
+    """
+    everyone = tenants(of)
+    topic = await rig.topic()
+    await rig.preload(topic, everyone, count)
+    webhooks = rig.mount([rig.webhook(tenant, f"{path}/{tenant.org}", **(each or {})) for tenant in everyone])
+    rate = await drained(rig, rig.dispatcher(topic, webhooks, **changes), count)
+    await rig.delete_topics()
+    return rate
+
+
+async def plain(rig: Rig, count: int) -> Rate:
+    """The 60 lines of `plain.py` over the same backlog."""
+    topic = await rig.topic()
+    await rig.preload(topic, tenants(1), count)
+    url = rig.receiver.url("")
+    command = [sys.executable, "-m", "benchmarks.plain", rig.bootstrap_servers, topic, url, str(rig.receiver.ca)]
+    rate = await drained(rig, Subject("plain", command, rig), count)
+    await rig.delete_topics()
+    return rate
+
+
+async def client(rig: Rig, kind: str, count: int) -> Rate:
+    """`bare` or `aiohttp`: a client alone, without Kafka, posting the same bytes."""
+    command = [
+        sys.executable, "-m", "benchmarks.references", kind, rig.receiver.url("/org00000"), str(rig.receiver.ca),
+        str(count), str(CONCURRENCY),
+    ]  # fmt: skip
+    pinned = [] if rig.cores.subject is None else ["taskset", "-c", str(rig.cores.subject)]
+    done = await asyncio.to_thread(subprocess.run, [*pinned, *command], capture_output=True, text=True, timeout=180)
+    if done.returncode:
+        raise RuntimeError(f"the {kind} client failed:\n{done.stderr[-2000:]}")
+    return Rate(count / float(done.stdout), 1.0, 0.0)
+
+
+async def wrk(rig: Rig, seconds: int) -> Rate:
+    """wrk with the same body: what a client in C does on this core."""
+    from benchmarks.references import request_parts
+
+    _, headers, body = request_parts(rig.receiver.url("/org00000"))
+    script = rig.directory / "post.lua"
+    lines = ['wrk.method = "POST"', f"wrk.body = {json.dumps(body.decode())}"]
+    lines += [f'wrk.headers["{name}"] = "{value}"' for name, value in (*headers, ("content-type", "application/json"))]
+    script.write_text("\n".join(lines))
+    pinned = [] if rig.cores.subject is None else ["taskset", "-c", str(rig.cores.subject)]
+    command = ["wrk", "-t1", f"-c{CONCURRENCY}", f"-d{seconds}s", "-s", str(script), rig.receiver.url("/org00000")]
+    done = await asyncio.to_thread(subprocess.run, [*pinned, *command], capture_output=True, text=True, timeout=60)
+    line = next(line for line in done.stdout.splitlines() if line.startswith("Requests/sec"))
+    return Rate(float(line.split()[1]), 1.0, 0.0)
+
+
+def median(rates: list[Rate], of: Callable[[Rate], float] = lambda rate: rate.per_second) -> float:
+    """The median of the runs."""
+    return statistics.median(map(of, rates))
+
+
+def spread(rates: list[Rate]) -> float:
+    """Largest less smallest, as a share of the median."""
+    rates_ = [rate.per_second for rate in rates]
+    return (max(rates_) - min(rates_)) / statistics.median(rates_)
