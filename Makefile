@@ -52,6 +52,9 @@ format: $(STAMPS)-test ## Format the code.
 sbom: $(STAMPS)-test ## CycloneDX list of what goes into the image: build/sbom.cdx.json (Debian's packages only in the image's own).
 	$(BIN)/python deploy/image/sbom.py --lock requirements/image.txt --environment $(VENV) --out build/sbom.cdx.json
 
+screenshots: $(STAMPS)-test system ## Every page of the console, light, dark and at phone width: docs/screenshots/.
+	$(BIN)/python -m tests.console.pages.screenshots
+
 schemas: $(STAMPS)-test ## Write config/schema/ anew.
 	for kind in settings webhook event payload openapi; do $(BIN)/dispatcher schema $$kind > config/schema/$$kind.json; done
 
@@ -73,4 +76,4 @@ lock: ## Resolve the dependencies anew (needs uv).
 clean: ## Remove what the targets made.
 	rm -rf $(VENV) .tools .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
-.PHONY: help demo test lint system faults bench format sbom schemas audit lock clean
+.PHONY: help demo test lint system faults bench format sbom screenshots schemas audit lock clean

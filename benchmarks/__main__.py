@@ -1,4 +1,4 @@
-"""`make bench`: measure, print the table, write `benchmarks/results/latest.json` and the README's table.
+"""`make bench`: measure, print the table, write `benchmarks/results/latest.json`, the picture beside it, and the README's table.
 
 `FULL=1` takes five runs of each figure and adds the scenarios that differ in what an event costs. `--peer NAME=COMMAND` adds a
 program of yours: it is started with KAFKA_BOOTSTRAP_SERVERS, KAFKA_TOPIC, TARGET_URL and TARGET_CA in its environment, has to
@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks import machine, nginx, report
+from benchmarks import machine, nginx, plots, report
 from benchmarks.suite import Plan, measure
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
@@ -32,6 +32,8 @@ def main() -> None:
     print(report.table(result))
     if not given.no_write:
         RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+        if not plots.draw(result, RESULTS.with_name("rates.png")):
+            print("no picture: chromium is not installed")
         README.write_text(report.put_into(README.read_text(), result))
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Mapping
@@ -99,6 +101,22 @@ def _unfinished(port: int) -> float:
     except OSError:
         return 0.0  # it is still starting
     return 0.0 if found is None else float(found[1])
+
+
+def idle_connection_kb(rig: Rig, count: int = 500) -> float:
+    """Resident memory of one connection of the lean transport that rests, TLS included."""
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.idle",
+        rig.receiver.url("/after-500/idle"),
+        str(rig.receiver.ca),
+        str(count),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode:
+        raise RuntimeError(f"connections could not be measured:\n{done.stderr[-2000:]}")
+    return float(done.stdout)
 
 
 async def cold_start_s(rig: Rig) -> float:

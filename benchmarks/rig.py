@@ -125,6 +125,11 @@ class Rig:
     def bootstrap_servers(self) -> str:
         return self.kafka.bootstrap_servers
 
+    @property
+    def broker(self) -> psutil.Process:
+        """The broker's process."""
+        return next(one for one in psutil.Process().children() if one.name() == "java")
+
     async def topic(self, *, append_time: bool = False) -> str:
         """A new topic of events with its tiers and dead letters. `append_time`: its timestamps are the broker's."""
         name = f"bench-{uuid4().hex[:8]}"

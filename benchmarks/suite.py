@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import psutil
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
@@ -63,10 +64,15 @@ async def measure(plan: Plan) -> dict[str, Any]:
         for name, one in further.items():
             _say(name)
             taken[name] = [await one(on) for _ in range(plan.runs if plan.full else 1)]
-        members = await _two_members(on) if plan.full and (os.cpu_count() or 1) > 1 else None
+        members = await _two_members(on) if plan.full and (os.cpu_count() or 1) > 1 else {}
+        if plan.full:
+            _say("20 % bad tenants at saturation")
+        crowded = await throughput.beside_bad_tenants(on) if plan.full else None
         figures = await _footprint(on, plan, median(taken["dispatcher"]))
     _say("isolation")
     isolated = await isolation.measure()
+    if crowded is not None:
+        isolated["ratios"]["healthy_throughput_with_bad_tenants_at_saturation"] = crowded
     return _result(taken, figures, isolated, members)
 
 
@@ -83,12 +89,16 @@ async def _footprint(on: Rig, plan: Plan, per_second: float) -> dict[str, float]
         "half_load_per_second": round(latency["per_second"]),
         "rss_mb_at_20000_in_flight": round(memory["rss_mb"]),
         "in_flight": round(memory["unfinished"]),
+        "idle_connection_kb": round(await asyncio.to_thread(footprint.idle_connection_kb, on), 1),
         "cold_start_s": round(statistics.median(starts), 2),
     }
 
 
 def _result(
-    taken: Mapping[str, list[Rate]], figures: Mapping[str, float], isolated: dict[str, Any], members: float | None
+    taken: Mapping[str, list[Rate]],
+    figures: Mapping[str, float],
+    isolated: dict[str, Any],
+    members: Mapping[str, float],
 ) -> dict[str, Any]:
     ours, bare = median(taken["dispatcher"]), median(taken["bare client"])
     ratios = {
@@ -99,11 +109,13 @@ def _result(
         "aiohttp_transport_vs_lean": median(taken["dispatcher on aiohttp"]) / ours,
         **isolated.pop("ratios"),
     }
-    if members is not None:
-        ratios["two_members_vs_one"] = members / ours
+    if members:
+        ratios["two_members_vs_one"] = members["per_second"] / ours
     return {
         "ratios": {name: round(ratio, 3) for name, ratio in ratios.items()},
         **figures,
+        **_memory_each(taken, figures),
+        **({"two_members": members} if members else {}),
         "rates": {
             name: {
                 "per_second": round(median(rates)),
@@ -115,6 +127,22 @@ def _result(
             for name, rates in taken.items()
         },
         "isolation": isolated,
+    }
+
+
+def _memory_each(taken: Mapping[str, list[Rate]], figures: Mapping[str, float]) -> dict[str, float]:
+    """Kilobytes a tenant (configured, with its lane), and an event in flight (its record, task, and share of connections)."""
+
+    def rss_mb(name: str) -> float:
+        return median(taken[name], lambda rate: rate.rss_mb)
+
+    one = rss_mb("dispatcher")
+    in_flight = (figures["rss_mb_at_20000_in_flight"] - rss_mb("dispatcher, 200 tenants")) / max(
+        1, figures["in_flight"]
+    )
+    return {
+        "kb_a_tenant": round((rss_mb("dispatcher, 10,000 tenants") - one) / 9_999 * 1000, 1),
+        "kb_an_event_in_flight": round(in_flight * 1000, 1),
     }
 
 
@@ -174,8 +202,11 @@ def _peer(name: str, command: str) -> Measure:
     return run
 
 
-async def _two_members(on: Rig) -> float:
-    """Two processes of one group, on a core each, with broker and receiver beside the second: events a second."""
+async def _two_members(on: Rig) -> dict[str, float]:
+    """Two processes of one group on a core each, broker and receiver beside the second: events a second, and who used that core.
+
+    Broker and receiver take their part of the second core, whoever asks; the second member has what is left.
+    """
     _say("two members of one group")
     everyone, count = tenants(200), 40_000
     topic = await on.topic()
@@ -183,10 +214,20 @@ async def _two_members(on: Rig) -> float:
     webhooks = on.mount([on.webhook(tenant) for tenant in everyone])
     async with on.dispatcher(topic, webhooks, name="second", group=f"two-{topic}") as second:
         second.start(on.cores.others)
-        rate = await throughput.drained(on, on.dispatcher(topic, webhooks, name="first", group=f"two-{topic}"), count)
+        beside = {"second_member": second.process, "broker": on.broker, "receiver": psutil.Process(on.receiver.pid)}
+        used = {name: _cpu_s(process) for name, process in beside.items()}
+        first = on.dispatcher(topic, webhooks, name="first", group=f"two-{topic}")
+        rate = await throughput.drained(on, first, count, told_apart=True)
+        used = {name: _cpu_s(process) - used[name] for name, process in beside.items()}
         await second.stop()
     await on.delete_topics()
-    return rate.per_second
+    shares = {f"{name}_share_of_second_core": round(one / sum(used.values()), 2) for name, one in used.items()}
+    return {"per_second": rate.per_second, "first_core_used": round(rate.cpu, 2), **shares}
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def _say(what: str) -> None:

@@ -17,11 +17,14 @@ from typing import Any, Final
 
 from benchmarks.events import tenants
 from benchmarks.rig import Rig, Subject, until
+from dispatcher.demo.child_process import free_ports
 
 CONCURRENCY: Final = 64
 """Requests at once to one endpoint: `delivery.lane_max`, and what the clients without a dispatcher keep open."""
 _FROM, _TO = 1 / 6, 0.95
 _LOOK_S: Final = 0.02
+LOG_S: Final = 0.3
+"""The receiver writes its log every 50 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +37,11 @@ class Rate:
     rss_mb: float
 
 
-async def drained(rig: Rig, subject: Subject, count: int, timeout_s: float = 180) -> Rate:
-    """Start the subject, and see how fast so many events arrive."""
+async def drained(rig: Rig, subject: Subject, count: int, timeout_s: float = 180, *, told_apart: bool = False) -> Rate:
+    """Start the subject, and see how fast so many events arrive.
+
+    `told_apart`: it sends webhook-ids, so that one event lost and another sent twice don't look like two.
+    """
     rig.receiver.forget()
     before = rig.receiver.requests()
     marks: list[tuple[float, int, float]] = []
@@ -49,6 +55,8 @@ async def drained(rig: Rig, subject: Subject, count: int, timeout_s: float = 180
         subject.start()
         await until(lambda: looked() >= count, f"{count} requests", subject, timeout_s, _LOOK_S)
         rss_mb = subject.rss_mb()
+        if told_apart:
+            await _all_arrived(rig, subject, count)
         await subject.stop()
     first = next(mark for mark in marks if mark[1] >= count * _FROM)
     last = next(mark for mark in marks if mark[1] >= count * _TO)
@@ -56,6 +64,15 @@ async def drained(rig: Rig, subject: Subject, count: int, timeout_s: float = 180
         raise RuntimeError(f"{subject.name}: {count} events are too few to measure it")
     seconds = last[0] - first[0]
     return Rate((last[1] - first[1]) / seconds, (last[2] - first[2]) / seconds, rss_mb)
+
+
+async def _all_arrived(rig: Rig, subject: Subject, count: int) -> None:
+    for _ in range(20):  # what was repeated was counted, too: the last ones may still be on their way
+        await asyncio.sleep(LOG_S)
+        arrived = len({one.webhook_id for one in rig.receiver.came() if one.status == 204})
+        if arrived == count:
+            return
+    raise RuntimeError(f"{subject.name}: of {count} events {arrived} arrived")
 
 
 async def dispatcher(
@@ -72,7 +89,7 @@ async def dispatcher(
     topic = await rig.topic()
     await rig.preload(topic, everyone, count)
     webhooks = rig.mount([rig.webhook(tenant, f"{path}/{tenant.org}", **(each or {})) for tenant in everyone])
-    rate = await drained(rig, rig.dispatcher(topic, webhooks, **changes), count)
+    rate = await drained(rig, rig.dispatcher(topic, webhooks, **changes), count, told_apart=True)
     await rig.delete_topics()
     return rate
 
@@ -115,6 +132,45 @@ async def wrk(rig: Rig, seconds: int) -> Rate:
     done = await asyncio.to_thread(subprocess.run, [*pinned, *command], capture_output=True, text=True, timeout=60)
     line = next(line for line in done.stdout.splitlines() if line.startswith("Requests/sec"))
     return Rate(float(line.split()[1]), 1.0, 0.0)
+
+
+async def beside_bad_tenants(rig: Rig, count: int = 20_000) -> float:
+    """The healthy tenants' rate at saturation with a fifth bad tenants beside them, as a share of their rate alone.
+
+    What the bad tenants' events cost of the core (attempts, parking) comes out of the healthy ones' rate: at
+    saturation nothing is free. Endpoints: nobody listens, an answer after 2 s, 429.
+    """
+    everyone = tenants(50)
+    healthy, bad = everyone[10:], everyone[:10]
+    ways = ["/after-2000", "/throttled", ""]
+    webhooks = [rig.webhook(tenant, f"/healthy/{tenant.org}") for tenant in healthy]
+    for number, tenant in enumerate(bad):
+        webhook = rig.webhook(tenant, f"{ways[number % 3]}/{tenant.org}")
+        webhooks.append(
+            webhook if ways[number % 3] else webhook | {"url": f"https://localhost:{free_ports(1)[0]}/dead"}
+        )
+    mounted = rig.mount(webhooks)
+    found = []
+    for of, in_all in ((healthy, count), (everyone, count * len(everyone) // len(healthy))):
+        topic = await rig.topic()
+        await rig.preload(topic, of, in_all)
+        rig.receiver.forget()
+        async with rig.dispatcher(topic, mounted) as subject:
+            subject.start()
+            at: list[float] = []
+            give_up_at = time.monotonic() + 120
+            while len(at) < count:
+                if time.monotonic() > give_up_at or not subject.running:
+                    raise RuntimeError(f"of {count} healthy events {len(at)} arrived:\n{subject.log}")
+                await asyncio.sleep(1)
+                at = sorted(
+                    {one.webhook_id: one.at for one in rig.receiver.came() if one.path.startswith("/healthy")}.values()
+                )
+            await subject.stop()
+        await rig.delete_topics()
+        first, last = int(count * _FROM), int(count * _TO)
+        found.append((last - first) / (at[last] - at[first]))
+    return found[1] / found[0]
 
 
 def median(rates: list[Rate], of: Callable[[Rate], float] = lambda rate: rate.per_second) -> float:

@@ -8,6 +8,7 @@ place, and never with a value, since the message reaches logs.
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import field
 from typing import Annotated, Any, Final, Required
 
 import orjson
@@ -224,7 +225,7 @@ class DeliveryEvent:
 
     tenant: TenantKey
     sandbox_id: str | None
-    request_id: str | None
+    request_id: str | None = field(repr=False)
     webhook_id: str
     """The delivery's id: the same for every attempt and repeat. Tells nothing about the event."""
     timestamp: str | None
@@ -233,12 +234,12 @@ class DeliveryEvent:
     status: str
     """What became of the message: `feedbackStatus`."""
     webhooks_enabled: bool | None
-    execution: MessageExecution
-    profile: MessageProfile
-    feedback: Feedback
-    identities: dict[str, list[Identity]] | None
-    email_address: str | None
-    sms_number: str | None
+    execution: MessageExecution = field(repr=False)
+    profile: MessageProfile = field(repr=False)
+    feedback: Feedback = field(repr=False)
+    identities: dict[str, list[Identity]] | None = field(repr=False)
+    email_address: str | None = field(repr=False)
+    sms_number: str | None = field(repr=False)
     traceparent: str | None
 
 
@@ -450,10 +451,16 @@ def _check_depth(value: object, name: str, depth: int = 0) -> None:
 def _explained(error: ValidationError) -> str:
     # Without input and context: an event's values are personal data.
     problems = error.errors(include_url=False, include_input=False, include_context=False)
-    told = [f"{'.'.join(map(_step, problem['loc']))}: {problem['msg']}" for problem in problems[:5]]
+    told = [f"{_place(problem['loc'])}: {problem['msg']}" for problem in problems[:5]]
     if len(problems) > 5:
         told.append(f"and {len(problems) - 5} more")
     return "; ".join(told)[:1000]
+
+
+def _place(steps: tuple[int | str, ...]) -> str:
+    # Namespaces are data: a producer that confuses namespace and identity has put a person there.
+    after = steps.index("identityMap") + 1 if "identityMap" in steps else len(steps)
+    return ".".join("…" if at == after else _step(step) for at, step in enumerate(steps))
 
 
 def _step(step: int | str) -> str:

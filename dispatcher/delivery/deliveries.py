@@ -5,7 +5,7 @@ import random
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 import structlog
@@ -55,7 +55,7 @@ class Parcel:
 
     event: DeliveryEvent
     webhook: Webhook
-    body: bytes
+    body: bytes = field(repr=False)
     attempts: int
     """POSTs made before, on earlier hops."""
     kind: Kind

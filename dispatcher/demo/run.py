@@ -14,6 +14,7 @@ import aiohttp
 from dispatcher.demo.accounts import Balance, balance
 from dispatcher.demo.broker import BrokerNotInstalledError, EmbeddedBroker
 from dispatcher.demo.child_process import ChildFailedError, free_ports
+from dispatcher.demo.console import Console, fill_database
 from dispatcher.demo.display import Display, Sent, complain, rows, say
 from dispatcher.demo.kafka_side import make_topics, produce, read_dead_letters
 from dispatcher.demo.planning import plan
@@ -42,7 +43,7 @@ MAX_TOLD = 20
 
 INTRO = """\
 feedback-dispatcher, at work on this machine: a Kafka-compatible broker in memory, seven tenants, six of
-them with a webhook, and the real `dispatcher run` between them.
+them with a webhook, the real `dispatcher run` between them, and `dispatcher console` beside it.
 
   {tenants}
 
@@ -102,27 +103,37 @@ class Demo:
                 self._receiver.set(org, endpoint)
             (directory / "ca.pem").write_bytes(self._receiver.ca_pem)
             parts.enter_context(self._receiver)
-            closed, ops = free_ports(2)
+            closed, ops, port = free_ports(3)
             config = write_configuration(
-                directory, brokers=broker.bootstrap_servers, origin=origin, closed_port=closed, ops_port=ops
-            )
+                directory, brokers=broker.bootstrap_servers, origin=origin, closed_port=closed, ops_port=ops,
+                console_port=port,
+            )  # fmt: skip
             await make_topics(config)
-            subject = Subject(config, ops)
-            parts.callback(subject.kill)
-            subject.start()
+            await fill_database(config, directory / "webhooks.d")
+            subject, console = Subject(config, ops), Console(config)
+            for child in (subject, console):
+                parts.callback(child.kill)
+                child.start()
             session = await parts.enter_async_context(aiohttp.ClientSession())
             try:
-                return await self._watch(broker.bootstrap_servers, subject, session)
+                return await self._watch(broker.bootstrap_servers, subject, console, session)
             except BaseException:
                 if not self._given_up:
                     self._quote(subject)
                 raise
 
-    async def _watch(self, brokers: str, subject: Subject, session: aiohttp.ClientSession) -> int:
+    async def _watch(self, brokers: str, subject: Subject, console: Console, session: aiohttp.ClientSession) -> int:
         await subject.ready(session)
+        link = await console.link()
+        if link is None:
+            raise ChildFailedError(f"the console did not come up:\n{console.log_tail()}")
+        say(f"{self._elapsed:4.1f} s  the console is open for you, by this link, once: {link}")
+        if not self._options.forever:
+            say("        (it ends with the demo: `make demo FOREVER=1` keeps both)")
         say(f"{self._elapsed:4.1f} s  the dispatcher has joined its consumer group; here come the events\n")
         with self._display.showing():
             await self._flow(brokers, subject, session)
+        await console.stop(timeout_s=STOP_S)
         await subject.stop(timeout_s=STOP_S)
         dead = await read_dead_letters(brokers, TOPIC)
         found = balance(self._sent.events, self._ledger.accepted(), dead, self._counts.skipped)

@@ -19,6 +19,7 @@ from dispatcher.demo.checks import Check, DeliveryCheck, HeaderCheck, JwtCheck, 
 from dispatcher.demo.ledger import Arrival
 from dispatcher.demo.planning import SANDBOX, SMS_ONLY, WANTED
 from dispatcher.demo.receiver import Endpoint
+from dispatcher.stores.sql.encryption import new_key
 from dispatcher.webhooks import TenantKey
 
 TOPIC = "delivery-events"
@@ -53,8 +54,10 @@ TENANTS = (
 )
 
 
-def write_configuration(directory: Path, *, brokers: str, origin: str, closed_port: int, ops_port: int) -> Path:
-    """Write `dispatcher.yaml` and `webhooks.d/`; gives the settings' path.
+def write_configuration(
+    directory: Path, *, brokers: str, origin: str, closed_port: int, ops_port: int, console_port: int
+) -> Path:
+    """Write `dispatcher.yaml`, and `webhooks.d/` to fill its database from; gives the settings' path.
 
     Args:
         origin: the receiver's `https://host:port`, whose CA is in `ca.pem` of the directory.
@@ -64,14 +67,23 @@ def write_configuration(directory: Path, *, brokers: str, origin: str, closed_po
         "apiVersion": "dispatcher/v1",
         # The embedded broker lets a new member wait half its session: 6 s is the least that can be set.
         "kafka": {"bootstrap_servers": brokers, "topic": TOPIC, "session_timeout": "6s"},
-        "webhooks": {"store": "yaml", "path": "webhooks.d"},
+        "webhooks": {
+            "store": "sql",
+            "url": {"file": "secrets/database-url"},
+            "encryption_keys": [{"file": "secrets/encryption-key"}],
+        },
         # A few requests at first, so that Tailspin is asked to wait before its breaker would open for 30 s.
         "delivery": {"lane_start": 4},
         "retry": {"tiers": ["1s", "2s"], "max_age": f"{MAX_AGE_S}s"},
         "egress": {"allow": ["127.0.0.0/8"], "ca_bundle": "ca.pem"},
         "ops": {"host": "127.0.0.1", "port": ops_port},
+        "console": {"port": console_port, "dispatchers": [f"http://127.0.0.1:{ops_port}"]},
+        "attempt_log": True,
         "log": {"format": "json"},
     }
+    secret = directory / "secrets"
+    (secret / "database-url").write_text(f"sqlite+aiosqlite:///{directory / 'webhooks.db'}")
+    (secret / "encryption-key").write_text(new_key())
     hooks = directory / "webhooks.d"
     hooks.mkdir()
     for webhook in _webhooks(origin, f"https://127.0.0.1:{closed_port}"):

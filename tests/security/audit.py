@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-LOCKS = ("run", "demo", "test", "audit")
+LOCKS = ("run", "demo", "image", "test", "audit")
 SERVICES = ("pypi", "osv")
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^ ;\\]+)([^\\\n]*)", re.MULTILINE)
 _HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}\b")
@@ -65,12 +65,13 @@ def problems_of_locks(locks: Mapping[str, Mapping[str, Pin]], project: Mapping[s
     wanted = {
         "run": project["dependencies"],
         "demo": [*project["dependencies"], *extras["demo"]],
+        "image": [*project["dependencies"], *extras["otel"]],
         "test": [*project["dependencies"], *extras["demo"], *extras["test"]],
     }
     for name, requirements in wanted.items():
         own = {name_of(requirement) for requirement in requirements} - {"feedback-dispatcher"}
         yield from (f"{name}.txt lacks {missing}: make lock" for missing in sorted(own - locks[name].keys()))
-    for inner, outer in (("run", "demo"), ("demo", "test")):
+    for inner, outer in (("run", "demo"), ("run", "image"), ("demo", "test")):
         for pin in locks[inner].values():
             other = locks[outer].get(pin.name)
             if other is None or other.version != pin.version:
@@ -128,12 +129,14 @@ def main() -> int:
         print(f"  WRONG: {problem}")
     _tell_age(locks["test"])
     pip_audit = Path(sys.argv[1]) if len(sys.argv) > 1 else None
-    best = Verdict(0, tuple(locks["run"]), ())
+    best = Verdict(0, tuple(locks["image"]), ())
     for service in SERVICES if pip_audit is not None and pip_audit.exists() else ():
-        file = ROOT / "requirements" / "run.txt"
+        file = ROOT / "requirements" / "image.txt"
         report = _ran(pip_audit, "--disable-pip", "--require-hashes", "-r", file, "-f", "json", "-s", service)  # type: ignore[arg-type]
-        found = verdict_of(report, locks["run"])
-        print(f"vulnerabilities, by {service}: {found.audited} of {len(locks['run'])} pins of run.txt could be audited")
+        found = verdict_of(report, locks["image"])
+        print(
+            f"vulnerabilities, by {service}: {found.audited} of {len(locks['image'])} pins of image.txt could be audited"
+        )
         best = max(best, found, key=lambda one: one.audited)
         if not found.skipped:
             break

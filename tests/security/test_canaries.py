@@ -424,7 +424,9 @@ async def test_nothing_that_the_process_tells_holds_a_secret_or_personal_data(
         if proxied:
             groups["egress"] = {"proxy": f"http://127.0.0.1:{proxy.port}"}
         bad = spoilt(scene, webhooks["ok-sign"])
-        for name, value in (scene.environment | {"PYTHONPATH": str(tmp_path / "python")}).items():
+        for name, value in (
+            scene.environment | {"PYTHONPATH": f"{tmp_path / 'python'}{os.pathsep}{Path.cwd()}"}
+        ).items():
             monkeypatch.setenv(name, value)
         async with stage.dispatcher(**groups) as dispatcher:
             dispatcher.start()

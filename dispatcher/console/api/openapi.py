@@ -3,6 +3,7 @@
 Committed as `config/schema/openapi.json`, where a test keeps it current; served as `/api/v1/openapi.json`.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Final
@@ -67,11 +68,9 @@ _WORDS: Final = {
 
 def openapi_document() -> _Json:
     """The document."""
-    paths: dict[str, JsonValue] = {}
+    paths: defaultdict[str, dict[str, JsonValue]] = defaultdict(dict)
     for route in ROUTES:
-        operations = paths.setdefault(route.full_path, {})
-        assert isinstance(operations, dict)  # noqa: S101  (for the type)
-        operations[route.method.lower()] = _operation(route)
+        paths[route.full_path][route.method.lower()] = _operation(route)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -86,7 +85,7 @@ def openapi_document() -> _Json:
         },
         "jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
         "security": [{"bearer": []}],
-        "paths": paths,
+        "paths": dict(paths),
         "components": {
             "schemas": _schemas(),
             "securitySchemes": {

@@ -135,6 +135,11 @@ class Configuring:
         except ConfigError as error:
             form.take_problems(error.problems)
             config = None
+        for place in form.keys_in_use:
+            told = await asyncio.to_thread(describe, form, place)
+            if told is not None and told.is_wrong and place not in form.errors:
+                form.add_error(place, told.told)
+        form.sort_errors()
         return None if form.errors else config
 
     async def _saved(self, editing: Editing, config: WebhookConfig, person: Person) -> StoredWebhook | None:

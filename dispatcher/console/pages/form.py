@@ -47,6 +47,12 @@ DEFAULTS: Final = {
     "auth.fetch.assertion.ttl": "5m", "campaigns": "all", "payload": "1", "sandbox": "prod",
 }  # fmt: skip
 
+_FOR_FIELDS: Final = {
+    "must have at least 1 character": "fill this in",
+    "must have at least 1 entry": "choose at least one",
+}
+"""How a document's problems are put where there is a field to look at."""
+
 
 @dataclass(slots=True)
 class HeaderRow:
@@ -179,6 +185,21 @@ class WebhookForm:
         self.signing = [SecretField(one) for one in found if one is not None]
 
     @property
+    def keys_in_use(self) -> list[str]:
+        """Places of the signing keys that the chosen method needs."""
+        if self.texts["auth"] == "sign":
+            return ["auth.sign.key"]
+        is_assertion = self.texts["auth"] == "fetch" and self.texts["auth.fetch.grant"] == "jwt-bearer"
+        return ["auth.fetch.assertion.key"] if is_assertion else []
+
+    def sort_errors(self) -> None:
+        """In the order of the page."""
+        order = ("name", "org", "sandbox", "channels", "url", "auth", "headers")
+        place = {key: number for number, key in enumerate(order)}
+        found = sorted(self.errors.items(), key=lambda item: place.get(item[0].partition(".")[0], len(order)))
+        self.errors = dict(found)
+
+    @property
     def advanced_is_open(self) -> bool:
         """Whether something in the folded part has to be seen."""
         return any(key.startswith(_ADVANCED) for key in self.errors)
@@ -192,6 +213,7 @@ class WebhookForm:
             key, message = self._field_of(problem.key), problem.message
             if key == "" and message.startswith("header parameter "):
                 continue  # `draft` has told it beside its row
+            message = _FOR_FIELDS.get(message, message)
             if message.startswith("missing"):
                 message = "is missing" + message.removeprefix("missing").replace(";", ":", 1)
             if message not in self.errors.get(key, []):

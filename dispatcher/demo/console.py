@@ -1,0 +1,62 @@
+"""The console of the demo: the database with the demo's webhooks, and the real `dispatcher console` over it."""
+
+import asyncio
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+from dispatcher.demo.child_process import ChildProcess
+from dispatcher.errors import ConfigError
+from dispatcher.service import webhook_check
+from dispatcher.settings_loader import load_settings
+from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.encryption import Encryption
+from dispatcher.stores.sql.migrate import upgrade
+from dispatcher.stores.sql.repository import WebhookRepository
+from dispatcher.stores.sql.transfer import Transfer
+from dispatcher.stores.webhook_files import read_directory
+
+_LINK_WITHIN_S = 30.0
+_LINK = re.compile(rb"^http://\S+$", re.MULTILINE)
+
+
+async def fill_database(config: Path, webhooks: Path) -> None:
+    """What `dispatcher webhooks migrate` and `import` do: the files' webhooks, in the settings' database."""
+    settings = load_settings(config, {})
+    url = settings.webhooks.url
+    if url is None:
+        raise ValueError("the demo's settings name a database")
+    check = webhook_check(settings)
+    readings = read_directory(webhooks, {}, check).values()
+    problems = [problem for reading in readings for problem in reading.problems]
+    if problems:
+        raise ConfigError(problems)
+    await upgrade(url)
+    database, encryption = Database(url), Encryption(settings.webhooks.encryption_keys)
+    try:
+        transfer = Transfer(database, encryption, WebhookRepository(database, encryption, check))
+        configs = [webhook.config for reading in readings for webhook in reading.webhooks]
+        await transfer.import_webhooks(configs, by="demo", replace=False, dry_run=False)
+    finally:
+        await database.close()
+
+
+class Console(ChildProcess):
+    """`dispatcher console` with this configuration."""
+
+    def __init__(self, config: Path) -> None:
+        env = {name: value for name, value in os.environ.items() if not name.upper().startswith("DISPATCHER_")}
+        command = (sys.executable, "-m", "dispatcher", "console", "-c", str(config), "--sign-in-link")
+        super().__init__(command, log=config.parent / "console.log", env=env)
+
+    async def link(self) -> str | None:
+        """The link that signs one browser in, once; None where the console did not come up."""
+        give_up_at = time.monotonic() + _LINK_WITHIN_S
+        while self.running and time.monotonic() < give_up_at:
+            found = _LINK.search(self._log.read_bytes())
+            if found is not None:
+                return found[0].decode()
+            await asyncio.sleep(0.1)
+        return None

@@ -1,0 +1,106 @@
+"""`make screenshots`: every page, light, dark and at phone width, to docs/screenshots/."""
+
+import asyncio
+import sys
+import tempfile
+from pathlib import Path
+
+from playwright.async_api import async_playwright
+
+from dispatcher.console.facts import AttemptQuery
+from tests.console.pages.browsing import CHROMIUM, PHONE, Window, launched, window
+from tests.console.pages.scenery import CONTOSO, LUMA, event_id
+from tests.console.pages.stage import Stage, staged
+
+TARGET = Path(__file__).parents[3] / "docs" / "screenshots"
+LOOKS = (("light", "light", None), ("dark", "dark", None), ("phone", "light", PHONE))
+
+
+async def shots(stage: Stage, shown: Window, look: str, only: str) -> None:
+    """Take them all in one look."""
+    page = shown.page
+
+    async def shoot(name: str, *, full: bool = True) -> None:
+        if only in name:
+            await page.mouse.move(0, 0)
+            await page.screenshot(path=TARGET / f"{name}-{look}.jpg", full_page=full, type="jpeg", quality=76)
+
+    await shown.go("/sign-in")
+    await shoot("sign-in")
+    await shown.sign_in(await stage.token())
+    delivered = event_id(2)
+    for name, path in {
+        "inventory": "/",
+        "overview": stage.path(LUMA),
+        "overview-unstable": stage.path(CONTOSO),
+        "webhook-deliveries": stage.path(CONTOSO, "/deliveries"),
+        "configuration": stage.path(LUMA, "/configuration"),
+        "webhook-audit": stage.path(LUMA, "/audit"),
+        "delivery": stage.path(LUMA, f"/deliveries/{delivered}"),
+        "create": "/webhooks/new",
+        "edit": stage.path(LUMA, "/edit"),
+        "deliveries": "/deliveries",
+        "dead-events": "/dead-events",
+        "audit": "/audit",
+        "delete": stage.path(LUMA, "/delete"),
+        "not-found": "/webhooks/none",
+    }.items():
+        if only in name:
+            await shown.go(path)
+            if name == "webhook-audit":
+                await page.locator("details summary", has_text="changes").first.click()
+            await shoot(name)
+    if only in "test-event-failed":
+        await shown.go(stage.path(CONTOSO, "/test"))
+        await page.get_by_role("button", name="Send test event").click()
+        await page.wait_for_selector("#test-result")
+        await shoot("test-event-failed")
+    if only in "create-errors":
+        await shown.go("/webhooks/new")
+        await page.fill("#f-url", "http//hooks")
+        await page.check("#auth-sign")
+        await page.fill("#f-auth-sign-key", "not a key")
+        await page.fill("#f-headers-0-name", "Host")
+        await page.fill("#f-headers-0-value", "evil.example")
+        await page.get_by_role("button", name="Submit").last.click()
+        await page.wait_for_selector("#errors")
+        await shoot("create-errors")
+        page.once("dialog", lambda dialog: asyncio.ensure_future(dialog.accept()))
+    if only in "redrive-confirm":
+        await shown.go("/dead-events")
+        for box in (0, 1, 2):
+            await page.locator("input[name=id]").nth(box).check()
+        await page.get_by_role("button", name="Send again…").click()
+        await page.wait_for_selector("h1:has-text('again?')")
+        await shoot("redrive-confirm")
+
+
+async def main(only: str) -> None:
+    """Take the screenshots whose name contains `only`."""
+    TARGET.mkdir(parents=True, exist_ok=True)
+    async with async_playwright() as playwright:
+        browser = await launched(playwright)
+        for look, scheme, size in LOOKS:
+            with tempfile.TemporaryDirectory() as directory:
+                async with staged(Path(directory)) as stage:
+                    assert stage.attempts.search(LUMA, AttemptQuery(event_id=event_id(2))).items
+                    async with window(browser, stage.base, scheme=scheme, size=size, scale=1) as shown:  # type: ignore[arg-type]
+                        shown.ignored = ("404", "422")
+                        await shots(stage, shown, look, only)
+            if only in "empty":
+                with tempfile.TemporaryDirectory() as directory:
+                    async with (
+                        staged(Path(directory), is_empty=True) as stage,
+                        window(browser, stage.base, scheme=scheme, size=size) as shown,  # type: ignore[arg-type]
+                    ):
+                        await shown.sign_in(await stage.token())
+                        await shown.page.screenshot(
+                            path=TARGET / f"empty-{look}.jpg", full_page=True, type="jpeg", quality=76
+                        )
+        await browser.close()
+
+
+if __name__ == "__main__":
+    if not CHROMIUM:
+        sys.exit("chromium is not installed: make system")
+    asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else ""))

@@ -1,0 +1,106 @@
+"""A running console before the scenery, and browsers to look at it with."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dispatcher.console.facts import TestEvents
+from dispatcher.console.parts import Parts
+from dispatcher.console.server import ConsoleServer
+from dispatcher.demo.child_process import free_ports
+from dispatcher.secrets import Secret, SecretSource
+from dispatcher.settings import Settings
+from dispatcher.stores.sql.audit import AuditLog
+from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.encryption import Encryption, new_key
+from dispatcher.stores.sql.migrate import upgrade
+from dispatcher.stores.sql.records import Orgs, Role, StoredWebhook
+from dispatcher.stores.sql.repository import WebhookRepository
+from dispatcher.stores.sql.tokens import ApiTokens
+from dispatcher.webhooks import TenantKey
+from tests.console.pages.scenery import (
+    DRAFTS,
+    SceneryAttempts,
+    SceneryDeadEvents,
+    SceneryKeys,
+    SceneryLanes,
+    SceneryTestEvents,
+    SceneryWaiting,
+)
+
+SECRETS = {"K": "k" * 32, "U": "sqlite+aiosqlite:///x"}
+
+
+@dataclass
+class Stage:
+    """A console that runs."""
+
+    server: ConsoleServer
+    parts: Parts
+    dead_events: SceneryDeadEvents
+    attempts: SceneryAttempts
+    lanes: SceneryLanes
+    waiting: SceneryWaiting
+    webhooks: dict[TenantKey, StoredWebhook] = field(default_factory=dict)
+
+    @property
+    def base(self) -> str:
+        return f"http://127.0.0.1:{self.server.port}"
+
+    async def token(self, role: Role = Role.ADMIN, orgs: Orgs = None, name: str = "Jana Novák") -> str:
+        return (await self.parts.tokens.create(name, role, orgs=orgs, by="operator"))[1]
+
+    def path(self, tenant: TenantKey, below: str = "") -> str:
+        return f"/webhooks/{self.webhooks[tenant].id}{below}"
+
+
+def settings_of(delivery: Mapping[str, Any] | None = None, egress: Mapping[str, Any] | None = None) -> Settings:
+    return Settings.model_validate(
+        {
+            "apiVersion": "dispatcher/v1",
+            "kafka": {"bootstrap_servers": "127.0.0.1:1"},
+            "webhooks": {"store": "sql", "url": {"env": "U"}},
+            "delivery": {"drain_timeout": 1} | dict(delivery or {}),
+            "egress": dict(egress or {}),
+            "console": {"port": free_ports(1)[0], "session_key": {"env": "K"}},
+        },
+        context=SecretSource(Path("/"), environ=SECRETS).as_context(),
+    )
+
+
+@asynccontextmanager
+async def staged(
+    directory: Path, *, is_empty: bool = False, settings: Settings | None = None, test_events: TestEvents | None = None
+) -> AsyncIterator[Stage]:
+    """A console with a database in the directory; with the scenery's webhooks, unless it is to be empty."""
+    settings = settings_of() if settings is None else settings
+    url = Secret(f"sqlite+aiosqlite:///{directory / 'webhooks.db'}".encode())
+    await upgrade(url)
+    database = Database(url)
+    try:
+        webhooks = WebhookRepository(database, Encryption([Secret(new_key().encode())]))
+        made = (SceneryAttempts(), SceneryLanes(), SceneryWaiting(), SceneryDeadEvents([] if is_empty else None))
+        tests = SceneryTestEvents(settings) if test_events is None else test_events
+        parts = Parts(settings, webhooks, AuditLog(database), ApiTokens(database), *made, tests, SceneryKeys())
+        async with ConsoleServer(parts) as server:
+            stage = Stage(server, parts, made[3], made[0], made[1], made[2])
+            if not is_empty:
+                await _fill(stage)
+            yield stage
+    finally:
+        await database.close()
+
+
+async def _fill(stage: Stage) -> None:
+    for draft in DRAFTS:
+        config = await stage.parts.webhooks.resolve(draft, webhook_id=None, orgs=None)
+        stored = await stage.parts.webhooks.create(config, by="operator", orgs=None)
+        if draft["name"] == "Luma order status":
+            changed = {**stored.document, "rate_limit": 400.0, "name": "Luma order feedback"}
+            config = await stage.parts.webhooks.resolve(changed, webhook_id=stored.id, orgs=None)
+            stored = await stage.parts.webhooks.update(
+                stored.id, config, expected_version=1, by="Jana Novák", orgs=None
+            )
+        stage.webhooks[stored.tenant] = stored

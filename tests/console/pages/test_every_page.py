@@ -1,0 +1,96 @@
+"""Every page in light, dark and at phone width: nothing that axe objects to, no error in the console, nothing cut off."""
+
+from uuid import uuid4
+
+import pytest
+from playwright.async_api import Browser
+
+from dispatcher.stores.sql.records import Role
+from tests.console.pages.browsing import PHONE, window
+from tests.console.pages.scenery import CONTOSO, FABRIKAM, LUMA, NORTHWIND, event_id
+from tests.console.pages.stage import Stage
+
+LOOKS = {"light": ("light", None), "dark": ("dark", None), "phone": ("light", PHONE)}
+
+
+def _paths(stage: Stage) -> list[str]:
+    return [
+        "/",
+        "/?q=luma&state=active",
+        stage.path(LUMA),
+        stage.path(CONTOSO, "?window=1h"),
+        stage.path(NORTHWIND),
+        stage.path(CONTOSO, "/deliveries"),
+        stage.path(LUMA, "/configuration"),
+        stage.path(LUMA, "/audit"),
+        stage.path(LUMA, f"/deliveries/{event_id(2)}"),
+        stage.path(LUMA, "/test"),
+        stage.path(LUMA, "/edit"),
+        stage.path(FABRIKAM, "/edit"),
+        stage.path(LUMA, "/delete"),
+        "/webhooks/new",
+        "/deliveries",
+        "/dead-events",
+        "/audit",
+    ]
+
+
+@pytest.mark.parametrize("look", LOOKS)
+async def test_every_page_is_accessible_and_whole(browser: Browser, stage: Stage, look: str) -> None:
+    scheme, size = LOOKS[look]
+    async with window(browser, stage.base, scheme=scheme, size=size) as shown:  # type: ignore[arg-type]
+        assert await shown.go("/sign-in") == 200
+        found = {"/sign-in": await shown.violations()}
+        await shown.sign_in(await stage.token())
+        for path in _paths(stage):
+            assert await shown.go(path) == 200, path
+            found[path] = await shown.violations()
+            wider = await shown.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+            assert wider <= 0, f"{path} is {wider} px wider than the window"
+        assert {path: violations for path, violations in found.items() if violations} == {}
+
+
+async def test_what_is_not_there_is_told_in_the_same_frame(browser: Browser, stage: Stage) -> None:
+    async with window(browser, stage.base) as shown:
+        shown.ignored = ("404",)
+        await shown.sign_in(await stage.token())
+        assert await shown.go("/webhooks/none") == 404
+        assert await shown.page.get_by_role("navigation", name="Main").is_visible()
+        assert await shown.violations() == []
+
+
+async def test_another_organisations_data_is_on_no_page(browser: Browser, stage: Stage) -> None:
+    async with window(browser, stage.base) as shown:
+        shown.ignored = ("403", "404")
+        await shown.sign_in(await stage.token(Role.VIEWER, frozenset({NORTHWIND.org})))
+        for path in ("/", "/deliveries", "/dead-events", "/audit"):
+            assert await shown.go(path) == 200
+            text = await shown.page.content()
+            assert NORTHWIND.org in text or path in ("/audit",), path
+            for other in (LUMA, CONTOSO, FABRIKAM):
+                assert other.org not in text, (path, other)
+        for below in ("", "/deliveries", "/configuration", "/audit", "/edit", "/test", f"/deliveries/{event_id(2)}"):
+            there, nowhere = await shown.go(stage.path(LUMA, below)), await shown.go(f"/webhooks/{uuid4()}{below}")
+            assert there == nowhere >= 403, below  # nothing tells that it exists
+
+
+async def test_a_viewer_sees_no_recipient_and_no_button_that_changes(browser: Browser, stage: Stage) -> None:
+    async with window(browser, stage.base) as shown:
+        await shown.sign_in(await stage.token(Role.VIEWER))
+        await shown.go("/dead-events")
+        assert "•••@" in await shown.page.inner_text("main")
+        assert await shown.page.get_by_role("button", name="Send again").count() == 0
+        await shown.go("/")
+        assert await shown.page.get_by_role("link", name="Create Feedback Webhook").count() == 0
+        await shown.go(stage.path(LUMA))
+        assert await shown.page.get_by_role("link", name="Edit", exact=True).count() == 0
+
+
+async def test_the_theme_is_kept_and_wins_over_the_system(browser: Browser, stage: Stage) -> None:
+    async with window(browser, stage.base, scheme="light") as shown:
+        await shown.sign_in(await stage.token())
+        light = await shown.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        await shown.page.get_by_role("button", name="Dark").click()
+        await shown.go("/audit")
+        dark = await shown.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert light != dark

@@ -1,0 +1,27 @@
+"""Neither a message nor a repr of what is on the hot path tells of a person."""
+
+import json
+
+import pytest
+
+from dispatcher.delivery.deliveries import Parcel
+from dispatcher.delivery.lanes import Kind
+from dispatcher.errors import UnreadableEvent
+from dispatcher.events import read_event
+from dispatcher.records import Claim, Turn
+from tests.unit.examples import ORIGIN, email_event, read, record, webhook
+
+
+@pytest.mark.parametrize("key", ["+4915112345678", "4915112345678", "john.doe%40luma.com"])
+def test_a_namespace_that_is_somebody_s_number_is_not_told(key: str) -> None:
+    """A producer that confuses namespace and identity puts a person into a key, and so into log and dead letter."""
+    with pytest.raises(UnreadableEvent) as refused:
+        read_event(record(json.dumps(email_event(identityMap={key: [{"id": 5}]})).encode()), ORIGIN)
+    assert key not in str(refused.value)
+
+
+def test_no_repr_on_the_hot_path_shows_a_person() -> None:
+    """As `secrets.Secret` and `transport.Request` have it: a message with {event!r} in it must tell nobody."""
+    event = read(email_event())
+    parcel = Parcel(event, webhook(), b'{"to":"john.doe@luma.com"}', 0, Kind.NEW, Turn(Claim()))
+    assert "john.doe" not in repr(event) + repr(parcel)
