@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dispatcher.demo.child_process import free_ports
 from dispatcher.webhooks import TenantKey
@@ -38,8 +39,8 @@ class Half:
     p99_ms: float
 
 
-async def measure() -> dict[str, object]:
-    """Run both halves by turns; the medians and their ratios."""
+async def measure(seconds: float = SECONDS) -> dict[str, Any]:
+    """Run both halves by turns, each for so long; the medians and their ratios."""
     everyone = tenants(TENANTS)
     healthy, bad = everyone[BAD:], everyone[:BAD]
     alone: list[Half] = []
@@ -52,8 +53,8 @@ async def measure() -> dict[str, object]:
                 await dispatcher.ready()
                 await _half(stage, healthy, (), "warm", seconds=5)
                 for turn in range(REPEATS):
-                    alone.append(await _half(stage, healthy, (), f"alone{turn}"))
-                    beside.append(await _half(stage, healthy, bad, f"beside{turn}"))
+                    alone.append(await _half(stage, healthy, (), f"alone{turn}", seconds))
+                    beside.append(await _half(stage, healthy, bad, f"beside{turn}", seconds))
     a, b = _median(alone), _median(beside)
     return {
         "ratios": {

@@ -70,7 +70,7 @@ async def measure(plan: Plan) -> dict[str, Any]:
         crowded = await throughput.beside_bad_tenants(on) if plan.full else None
         figures = await _footprint(on, plan, median(taken["dispatcher"]))
     _say("isolation")
-    isolated = await isolation.measure()
+    isolated = await isolation.measure(isolation.SECONDS if plan.full else isolation.SECONDS / 2)
     if crowded is not None:
         isolated["ratios"]["healthy_throughput_with_bad_tenants_at_saturation"] = crowded
     return _result(taken, figures, isolated, members)

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import cached_property
 from typing import Protocol
 
 from dispatcher import metrics
@@ -130,7 +131,7 @@ class Lane:
 
     async def wait(self, kind: Kind) -> Slot | Refusal:
         """`enter`, where `try_enter` has just said that the event has to wait."""
-        waiter = _Waiter(asyncio.get_running_loop().create_future(), kind, self._lanes.now())
+        waiter = _Waiter(self._lanes.loop.create_future(), kind, self._lanes.now())
         (self._new if kind is Kind.NEW else self._retries).append(waiter)
         if self.is_at_limit:
             self._lanes.tick_later()
@@ -346,7 +347,12 @@ class Lanes:
 
     def now(self) -> float:
         """Seconds of the loop's steady clock."""
-        return asyncio.get_running_loop().time()
+        return self.loop.time()
+
+    @cached_property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop, asked for once: asking takes a system call each time (getpid, until Python 3.12)."""
+        return asyncio.get_running_loop()
 
     def __len__(self) -> int:
         return len(self._lanes)

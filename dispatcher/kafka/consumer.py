@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
+from functools import cached_property
 from typing import Protocol
 
 import structlog
@@ -102,6 +103,11 @@ class Consumer:
 
     def __repr__(self) -> str:
         return f"<Consumer {self.group_id} {len(self._partitions)} partitions, {self.unfinished} unfinished>"
+
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop, asked for once: asking takes a system call each time (getpid, until Python 3.12)."""
+        return asyncio.get_running_loop()
 
     @property
     def unfinished(self) -> int:
@@ -240,7 +246,7 @@ class Consumer:
     def _schedule_feed(self) -> None:
         if not self._feeding:
             self._feeding = True
-            asyncio.get_running_loop().call_soon(self._feed)
+            self._loop.call_soon(self._feed)
 
     def _feed(self) -> None:
         """Begin records, a few of each partition by turns, while there is room for them."""
@@ -300,7 +306,7 @@ class Consumer:
         self._budget.begin(size)
         partition.timestamps[record.offset] = record.timestamp
         turn = Turn(partition.claim)
-        task = asyncio.get_running_loop().create_task(self._see_through(partition, record, turn))
+        task = self._loop.create_task(self._see_through(partition, record, turn))
         partition.tasks[task] = turn
         task.add_done_callback(lambda done: self._ended(partition, done, record.offset, size))
 
@@ -329,7 +335,7 @@ class Consumer:
     def _ended(self, partition: Partition, task: "asyncio.Task[None]", offset: int, size: int) -> None:
         del partition.tasks[task]
         partition.timestamps.pop(offset, None)
-        self._budget.end(size, asyncio.get_running_loop().time())
+        self._budget.end(size, self._loop.time())
         if not task.cancelled() and task.exception() is not None:
             metrics.ERRORS.labels("consumer").inc()
             log.error("record's task failed", partition=_name(partition.tp), offset=offset, exc_info=task.exception())

@@ -221,21 +221,21 @@ def test_the_reference_payload_is_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    ("headers", "body", "reason"),
+    ("wrong", "body", "reason"),
     [
-        (contract_headers(content_type="text/plain"), reference(), "content-type"),
-        (contract_headers(user_agent="curl/8"), reference(), "user-agent"),
-        (contract_headers(webhook_id="a.b"), reference(), "webhook-id"),
-        (contract_headers(webhook_timestamp="1"), reference(), "webhook-timestamp"),
-        (contract_headers(), b"{", "JSON"),
-        (contract_headers(), reference(further=1), "keys"),
-        (contract_headers(), reference(imsOrg="another"), "another organisation"),
-        (contract_headers(), reference(channel="push"), "channel push"),
-        (contract_headers(), reference(messageDeliveryFeedback={}), "messageDeliveryFeedback"),
+        ({"content_type": "text/plain"}, reference(), "content-type"),
+        ({"user_agent": "curl/8"}, reference(), "user-agent"),
+        ({"webhook_id": "a.b"}, reference(), "webhook-id"),
+        ({"webhook_timestamp": "1"}, reference(), "webhook-timestamp"),
+        ({}, b"{", "JSON"),
+        ({}, reference(further=1), "keys"),
+        ({}, reference(imsOrg="another"), "another organisation"),
+        ({}, reference(channel="push"), "channel push"),
+        ({}, reference(messageDeliveryFeedback={}), "messageDeliveryFeedback"),
     ],
 )
-def test_what_breaks_the_contract_is_refused(headers: dict[str, str], body: bytes, reason: str) -> None:
-    refusal = DELIVERY.refusal(arrived(headers, body))
+def test_what_breaks_the_contract_is_refused(wrong: dict[str, str], body: bytes, reason: str) -> None:
+    refusal = DELIVERY.refusal(arrived(contract_headers(**wrong), body))
     assert refusal is not None
     assert reason in refusal.reason
 

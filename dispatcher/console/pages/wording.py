@@ -187,6 +187,14 @@ def value_text(value: object) -> str:
     return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
+def indented(text: str) -> str:
+    """JSON as people read it; any other text as it is."""
+    try:
+        return orjson.dumps(orjson.loads(text), option=orjson.OPT_INDENT_2).decode()
+    except orjson.JSONDecodeError:
+        return text
+
+
 def word(key: object, words: dict[str, str]) -> str:
     """The word for a key; the key itself where a newer version wrote it."""
     return words.get(str(key), str(key).replace("_", " "))
@@ -202,6 +210,7 @@ FILTERS: Final[dict[str, Callable[..., object]]] = {
     "duration": format_duration,
     "events": events,
     "exact": exact,
+    "indented": indented,
     "iso": iso,
     "ms": milliseconds,
     "rate": rate,

@@ -23,6 +23,7 @@ async def shots(stage: Stage, shown: Window, look: str, only: str) -> None:
     async def shoot(name: str, *, full: bool = True) -> None:
         if only in name:
             await page.mouse.move(0, 0)
+            await page.evaluate("scrollTo(0, 0)")
             await page.screenshot(path=TARGET / f"{name}-{look}.jpg", full_page=full, type="jpeg", quality=76)
 
     await shown.go("/sign-in")
