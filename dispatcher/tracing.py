@@ -251,6 +251,7 @@ class _Sender(SpanProcessor):
     def __init__(self, exporter: SpanExporter, most_waiting: int, timeout_s: float) -> None:
         self._exporter = exporter
         self._most_waiting = most_waiting
+        self._enough = min(BATCH, (most_waiting + 1) // 2)  # half of a small queue: it must not fill up during a wait
         self._timeout_s = timeout_s
         self._waiting: deque[ReadableSpan] = deque()
         self._wake = threading.Event()
@@ -271,7 +272,7 @@ class _Sender(SpanProcessor):
             self._full.inc()
             return
         self._waiting.append(span)
-        if len(self._waiting) >= BATCH:
+        if len(self._waiting) >= self._enough:
             self._wake.set()
 
     async def stop(self) -> None:

@@ -167,7 +167,7 @@ async def test_a_collector_that_hangs_neither_slows_a_delivery_nor_holds_up_the_
         dispatcher.start()
         await scene.produce([tenant], 300)
         await scene.all_accepted(dispatcher)
-        assert collector.headers, "it was asked"
+        await until(lambda: collector.headers, "a request to the collector", 20, dispatcher)
         _, text = await fetched(f"http://127.0.0.1:{dispatcher.ops_port}/metrics")
         lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("dispatcher_tracing"))
         assert float(lines['dispatcher_tracing_spans_dropped_total{reason="queue_full"}']) > 0

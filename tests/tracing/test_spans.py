@@ -331,6 +331,20 @@ async def test_a_collector_that_hangs_costs_a_bounded_queue_and_a_bounded_wait(
     assert dropped("not_taken") - left == 100
 
 
+async def test_a_queue_smaller_than_a_batch_is_sent_before_it_is_full(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "INTERVAL_S", 3600)
+    before = dropped("queue_full")
+    async with Tracing(settings_for(collector, queue=10)) as tracing:
+        for offset in range(5):
+            await through(tracing, record(offset=offset), outcome(Delivered(1)))
+        async with asyncio.timeout(10):
+            while len(collector.spans) < 5:
+                await asyncio.sleep(0.01)
+    assert dropped("queue_full") == before
+
+
 async def test_a_collector_that_refuses_is_counted_and_comes_back(
     collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
