@@ -19,7 +19,15 @@ done
 [ -x /usr/lib/postgresql/15/bin/postgres ] || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
 [ -e /usr/lib/nginx/modules/ngx_http_echo_module.so ] || missing+=(libnginx-mod-http-echo)
 
+[ -d /usr/share/fonts/opentype/inter ] || missing+=(fonts-inter) # for the screenshots
+
+tell_browser() {
+    command -v chromium >/dev/null 2>&1 && echo "browser for the console's tests: $(chromium --version 2>/dev/null)"
+    return 0
+}
+
 if [ ${#missing[@]} -eq 0 ]; then
+    tell_browser
     exit 0
 fi
 if [ -e /etc/debian_version ] && [ "$(id -u)" = 0 ]; then
@@ -36,3 +44,4 @@ else
     echo "(on Debian: sudo apt-get install ${missing[*]}); without them, tests use the embedded broker or are skipped"
     [ "${CI:-}" != true ] || exit 1
 fi
+tell_browser

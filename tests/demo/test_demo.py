@@ -1,6 +1,7 @@
 """The demo: its arithmetic, its events, and one whole run."""
 
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -147,6 +148,7 @@ def test_the_whole_demo_balances() -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "300 events = " in done.stdout
     assert "lost 0" in done.stdout
+    assert len(re.findall(r"http://127\.0\.0\.1:\d+/sign-in/link/\S+", done.stdout)) == 1
     assert not done.stderr
 
 

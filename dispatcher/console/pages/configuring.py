@@ -8,7 +8,8 @@ from aiohttp import web
 from pydantic import JsonValue
 
 from dispatcher.console.facts import Person, TestResult
-from dispatcher.console.pages.form import CHOICES, LISTS, SECRETS, HeaderRow, WebhookForm, stand_ins
+from dispatcher.console.pages.fields import CHOICES, LISTS, SECRETS, HeaderRow
+from dispatcher.console.pages.form import WebhookForm, stand_ins
 from dispatcher.console.pages.key_words import describe
 from dispatcher.console.pages.scope import Scope
 from dispatcher.console.pages.sealing import Sealing

@@ -1,6 +1,7 @@
 """What is decided for one event, and what is sent of it, as `dispatcher explain` tells it; secrets masked."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import orjson
 
@@ -14,12 +15,35 @@ from dispatcher.settings import KafkaSettings, Settings
 from dispatcher.stores.sql.records import StoredWebhook
 from dispatcher.webhooks import Webhook
 
+_RULES: Final = {
+    "test_execution": "No test execution",
+    "no_webhook": "Has a webhook",
+    "webhook_disabled": "Webhook is on",
+    "channel": "Channel is wanted",
+    "status": "Status is wanted",
+    "campaign": "Campaign is wanted",
+}
+_ANSWERS: Final = {"yes": True, "NO": False, "not asked": None}
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule and its answer."""
+
+    name: str
+    passes: bool | None
+    """None: not asked."""
+    why: str
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What is told."""
 
-    lines: tuple[Line, ...]
+    read: tuple[Line, ...]
+    """Of the event."""
+    rules: tuple[Rule, ...]
+    verdict: str
     headers: tuple[tuple[str, str], ...]
     payload: str
     """The payload as indented JSON; empty where there is none."""
@@ -62,12 +86,19 @@ async def decision_on(
     value = orjson.loads(encode_feedback(event, known.config.payload))
     if not shows_people:
         value = masking.payload(value)
-    headers = [line for line in explained.lines if line.section == "request" and line.name.startswith("header ")]
-    others = [line for line in explained.lines if line.section != "request"]
+    lines = explained.lines
     if not shows_people:
-        others = [Line(line.section, line.name, masking.in_text(line.text)) for line in others]
+        lines = tuple(Line(line.section, line.name, masking.in_text(line.text)) for line in lines)
+    headers = [line for line in lines if line.section == "request" and line.name.startswith("header ")]
     return Decision(
-        tuple(others),
-        tuple((line.name.removeprefix("header "), line.text) for line in headers),
-        orjson.dumps(value, option=orjson.OPT_INDENT_2).decode(),
+        read=tuple(line for line in lines if line.section == "read"),
+        rules=tuple(_rule(line) for line in lines if line.section == "rules"),
+        verdict="; ".join(f"{line.name}: {line.text}" for line in lines if line.section == "verdict"),
+        headers=tuple((line.name.removeprefix("header "), line.text) for line in headers),
+        payload=orjson.dumps(value, option=orjson.OPT_INDENT_2).decode(),
     )
+
+
+def _rule(line: Line) -> Rule:
+    answer, _, why = line.text.partition(": ")
+    return Rule(_RULES.get(line.name, line.name.replace("_", " ")), _ANSWERS.get(answer), why)

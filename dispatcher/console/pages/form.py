@@ -4,86 +4,36 @@ Fields are named as the draft's keys are, so that a problem finds its field. Not
 a secret comes back sealed, never as text.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
 import orjson
-from multidict import MultiMapping
 from pydantic import JsonValue
 
+from dispatcher.console.pages.fields import (
+    ADVANCED,
+    CHOICES,
+    DEFAULTS,
+    FOR_FIELDS,
+    LISTS,
+    SECRETS,
+    SWITCHES,
+    TEXTS,
+    HeaderRow,
+    Posted,
+    SecretField,
+    rows_of,
+    shown,
+    text_of,
+    value_at,
+    without_none,
+)
 from dispatcher.console.pages.sealing import Sealing
-from dispatcher.console.pages.wording import rate, sentence
+from dispatcher.console.pages.wording import sentence
 from dispatcher.errors import Problem
-from dispatcher.secrets import Secret, speaks_of_a_secret
+from dispatcher.secrets import speaks_of_a_secret
 from dispatcher.stores.sql.documents import fingerprint_in
-from dispatcher.units import format_duration
 from dispatcher.webhooks import MAX_HEADERS, header_name_problem, header_value_problem
-
-Posted = MultiMapping[object]
-
-TEXTS: Final = (
-    "name", "org", "sandbox", "sandbox_id", "url", "auth.header", "auth.scheme", "rate_limit", "timeout",
-    *(f"auth.{at}.{key}" for at in ("sign", "fetch.assertion")
-      for key in ("algorithm", "kid", "issuer", "subject", "audience", "ttl", "claims")),
-    "auth.fetch.token_url", "auth.fetch.client_id", "auth.fetch.scope", "auth.fetch.audience",
-)  # fmt: skip
-CHOICES: Final = {"auth": ("none", "sign", "fetch"), "auth.fetch.grant": ("client-credentials", "jwt-bearer"),
-                  "campaigns": ("all", "some"), "payload": ("1", "2")}  # fmt: skip
-LISTS: Final = {"channels": ("email", "sms"), "events": ("sent", "delivered", "bounce", "error", "exclude", "delay",
-                "duplicate", "denylist", "read", "unknown")}  # fmt: skip
-SWITCHES: Final = ("enabled", "auth.sign.body_hash")
-SECRETS: Final = (
-    "auth.sign.key", "auth.fetch.client_secret", "auth.fetch.assertion.key", "signing.new", "tls.ca", "tls.certificate",
-    "tls.key",
-)  # fmt: skip
-_ADVANCED: Final = (
-    "events", "campaigns", "payload", "signing", "rate_limit", "timeout", "sandbox_id", "tls", "enabled",
-)  # fmt: skip
-DEFAULTS: Final = {
-    "auth": "none", "auth.header": "authorization", "auth.scheme": "Bearer", "auth.sign.algorithm": "ES256",
-    "auth.sign.issuer": "feedback-dispatcher", "auth.sign.ttl": "5m", "auth.fetch.grant": "client-credentials",
-    "auth.fetch.assertion.algorithm": "RS256", "auth.fetch.assertion.issuer": "feedback-dispatcher",
-    "auth.fetch.assertion.ttl": "5m", "campaigns": "all", "payload": "1", "sandbox": "prod",
-}  # fmt: skip
-
-_FOR_FIELDS: Final = {
-    "must have at least 1 character": "fill this in",
-    "must have at least 1 entry": "choose at least one",
-}
-"""How a document's problems are put where there is a field to look at."""
-
-
-@dataclass(slots=True)
-class HeaderRow:
-    """A header parameter, as typed."""
-
-    name: str = ""
-    value: str = ""
-    is_stored: bool = False
-    """Its value speaks of a secret and is stored: shown to nobody, kept where nothing new is typed."""
-
-
-@dataclass(slots=True)
-class SecretField:
-    """A secret's place in the form."""
-
-    stored: str = ""
-    """Fingerprint of the one that is stored."""
-    typed: str = field(default="", repr=False)
-    """What was typed; never shown."""
-    is_removed: bool = False
-
-    @property
-    def fingerprint(self) -> str:
-        """Of what was typed."""
-        return Secret(_trimmed(self.typed).encode(errors="replace")).fingerprint()
-
-    def draft(self) -> JsonValue:
-        """What a draft has in its place; None for nothing."""
-        if self.typed:
-            return {"value": self.typed}
-        return {"fingerprint": self.stored} if self.stored and not self.is_removed else None
 
 
 @dataclass(slots=True)
@@ -121,13 +71,13 @@ class WebhookForm:
         """What is stored."""
         form = cls.blank("", "")
         for key in TEXTS:
-            value = _at(document, key)
+            value = value_at(document, key)
             if value is not None or key in ("org", "sandbox"):
-                form.texts[key] = _shown(key, value)
-        auth = _at(document, "auth.type")
+                form.texts[key] = shown(key, value)
+        auth = value_at(document, "auth.type")
         if auth == "jwt":
-            form.texts["auth"] = "sign" if _at(document, "auth.sign") else "fetch"
-            form.texts["auth.fetch.grant"] = str(_at(document, "auth.fetch.grant") or "client-credentials")
+            form.texts["auth"] = "sign" if value_at(document, "auth.sign") else "fetch"
+            form.texts["auth.fetch.grant"] = str(value_at(document, "auth.fetch.grant") or "client-credentials")
         form.texts["payload"] = str(document.get("payload", 1))
         campaigns = document.get("campaigns")
         if isinstance(campaigns, list):
@@ -136,9 +86,9 @@ class WebhookForm:
             if isinstance(value := document.get(key), list):
                 form.lists[key] = [str(item) for item in value]
         form.switches = {"enabled": document.get("enabled") is not False}
-        form.switches["auth.sign.body_hash"] = _at(document, "auth.sign.body_hash") is True
+        form.switches["auth.sign.body_hash"] = value_at(document, "auth.sign.body_hash") is True
         form.take_stored(document)
-        headers = _at(document, "headers")
+        headers = value_at(document, "headers")
         rows = headers.items() if isinstance(headers, dict) else ()
         form.headers = [
             HeaderRow(name, "", is_stored=True) if speaks_of_a_secret(name) else HeaderRow(name, str(value))
@@ -154,33 +104,33 @@ class WebhookForm:
             document: what is stored; empty for a new webhook.
         """
         form = cls.blank("", "")
-        form.texts = {key: _text(posted, key) for key in TEXTS}
+        form.texts = {key: text_of(posted, key) for key in TEXTS}
         for key, choices in CHOICES.items():
-            given = _text(posted, key)
+            given = text_of(posted, key)
             form.texts[key] = given if given in choices else choices[0]
         form.lists = {key: [str(one)[:200] for one in posted.getall(key, [])] for key in LISTS}
-        form.switches = {key: _text(posted, key) == "on" for key in SWITCHES}
-        form.campaign_ids = _text(posted, "campaign_ids")
+        form.switches = {key: text_of(posted, key) == "on" for key in SWITCHES}
+        form.campaign_ids = text_of(posted, "campaign_ids")
         form.take_stored(document)
         for place, one in form.secrets.items():
-            one.typed = _text(posted, place, strip=False)
-            sealed = _text(posted, f"{place}.sealed", strip=False)
-            one.is_removed = _text(posted, f"{place}.remove") == "on"
+            one.typed = text_of(posted, place, strip=False)
+            sealed = text_of(posted, f"{place}.sealed", strip=False)
+            one.is_removed = text_of(posted, f"{place}.remove") == "on"
             if not one.typed and sealed and not one.is_removed:
                 opened = sealing.open(sealed, person=person, place=place)
                 one.typed = opened or ""
                 if opened is None:
                     form.add_error(place, "What was typed here is too old to be used: give it again.")
         for one in form.signing:
-            one.is_removed = _text(posted, f"signing.remove.{one.stored}") == "on"
-        form.headers = list(_rows_of(posted)) or [HeaderRow()]
+            one.is_removed = text_of(posted, f"signing.remove.{one.stored}") == "on"
+        form.headers = list(rows_of(posted)) or [HeaderRow()]
         return form
 
     def take_stored(self, document: Mapping[str, JsonValue]) -> None:
         """Note the fingerprints of what is stored."""
         for place, one in self.secrets.items():
-            one.stored = fingerprint_in(_at(document, place)) or ""
-        stored = _at(document, "signing.secrets")
+            one.stored = fingerprint_in(value_at(document, place)) or ""
+        stored = value_at(document, "signing.secrets")
         found = [fingerprint_in(one) for one in stored] if isinstance(stored, list) else []
         self.signing = [SecretField(one) for one in found if one is not None]
 
@@ -202,7 +152,7 @@ class WebhookForm:
     @property
     def advanced_is_open(self) -> bool:
         """Whether something in the folded part has to be seen."""
-        return any(key.startswith(_ADVANCED) for key in self.errors)
+        return any(key.startswith(ADVANCED) for key in self.errors)
 
     def add_error(self, key: str, message: str) -> None:
         self.errors.setdefault(key, []).append(sentence(message))
@@ -213,7 +163,7 @@ class WebhookForm:
             key, message = self._field_of(problem.key), problem.message
             if key == "" and message.startswith("header parameter "):
                 continue  # `draft` has told it beside its row
-            message = _FOR_FIELDS.get(message, message)
+            message = FOR_FIELDS.get(message, message)
             if message.startswith("missing"):
                 message = "is missing" + message.removeprefix("missing").replace(";", ":", 1)
             if message not in self.errors.get(key, []):
@@ -245,7 +195,7 @@ class WebhookForm:
             "campaigns": "all" if texts["campaigns"] == "all" else self._campaigns(),
             "payload": int(texts["payload"]),
             "enabled": self.switches["enabled"],
-            "tls": _without_none({key: self.secrets[f"tls.{key}"].draft() for key in ("ca", "certificate", "key")}),
+            "tls": without_none({key: self.secrets[f"tls.{key}"].draft() for key in ("ca", "certificate", "key")}),
         }
         draft |= {key: texts[key] for key in ("sandbox_id", "rate_limit", "timeout") if texts[key]}
         secrets = [one.draft() for one in (self.secrets["signing.new"], *self.signing)]
@@ -341,47 +291,3 @@ def stand_ins(draft: JsonValue, at: str = "") -> JsonValue:
             filled.setdefault("client_secret", {"value": "-"})
         return filled
     return [stand_ins(value, at) for value in draft] if isinstance(draft, list) else draft
-
-
-def _rows_of(posted: Posted) -> Iterator[HeaderRow]:
-    """Rows by their number; a browser sends only those that are there."""
-    numbers = sorted(
-        {int(key.split(".")[1]) for key in posted if key.startswith("headers.") and key.split(".")[1].isdecimal()}
-    )
-    for number in numbers[: MAX_HEADERS + 5]:
-        name, value = (_text(posted, f"headers.{number}.{part}") for part in ("name", "value"))
-        yield HeaderRow(name, value, is_stored=_text(posted, f"headers.{number}.stored") == "on")
-
-
-def _shown(key: str, value: JsonValue) -> str:
-    if value is None:
-        return ""
-    if key.endswith(("ttl", "timeout")) and isinstance(value, int | float):
-        return format_duration(value)
-    if key == "rate_limit" and isinstance(value, int | float):
-        return rate(value)
-    if key.endswith("claims"):
-        return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() if value else ""
-    return str(value)
-
-
-def _text(posted: Posted, key: str, *, strip: bool = True) -> str:
-    value = posted.get(key, "")
-    if not isinstance(value, str):  # a file where text belongs
-        return ""
-    return value.strip() if strip else value
-
-
-def _trimmed(text: str) -> str:
-    return text.removesuffix("\n").removesuffix("\r")
-
-
-def _at(document: Mapping[str, JsonValue], key: str) -> JsonValue:
-    at: JsonValue = dict(document)
-    for step in key.split("."):
-        at = at.get(step) if isinstance(at, dict) else None
-    return at
-
-
-def _without_none(values: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    return {key: value for key, value in values.items() if value is not None}

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from dispatcher.auth.signing_keys import load_key
-from dispatcher.console.pages.form import SecretField, WebhookForm
+from dispatcher.console.pages.fields import SecretField
+from dispatcher.console.pages.form import WebhookForm
 from dispatcher.secrets import MAX_SECRET_BYTES, Secret
 from dispatcher.webhooks import SignedToken, SigningAlgorithm
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dispatcher.console.facts import LaneFact, Outcomes, State, WaitingTier, Window
-from dispatcher.console.pages.wording import failing_sentence, sentence, span
+from dispatcher.console.pages.wording import STATES, failing_sentence, sentence, span
 from dispatcher.console.parts import Parts
 from dispatcher.console.sources.words import cure
 from dispatcher.errors import ConfigError, DispatcherError
@@ -29,6 +29,14 @@ class Standing:
     """None: the broker could not be asked."""
     dead: int
     lane: LaneFact | None
+    failing: tuple[int, int] | None = None
+    """How many of how many latest requests failed the same way; None while they are delivered."""
+
+    @property
+    def shown(self) -> tuple[str, str]:
+        """The state's word and shape. An active webhook that fails right now is not shown as one that is well."""
+        word, shape = STATES[self.state]
+        return (word, "retry") if self.state == "active" and self.failing is not None else (word, shape)
 
     @property
     def waiting(self) -> int | None:
@@ -51,8 +59,10 @@ async def standing_of(parts: Parts, webhook: StoredWebhook, window: Window = "24
     state: State = "paused" if not webhook.enabled else "active" if lane is None else lane.state
     if lane is not None and lane.suspended and state != "paused":
         state = "disabled"
+    failing = parts.attempts.failing(webhook.tenant)
     return Standing(
         state=state,
+        failing=None if failing is None else failing[1:],
         reasons=tuple(_reasons(parts, webhook, state, lane)),
         outcomes=parts.attempts.outcomes(webhook.tenant, window),
         last_delivery=parts.attempts.last_delivery(webhook.tenant),

@@ -172,6 +172,11 @@ def sentence(text: str) -> str:
     return text if not text else text[0].upper() + text[1:] + ("" if text[-1] in ".!?" else ".")
 
 
+def within(text: str) -> str:
+    """The text as it stands within a sentence."""
+    return text[:1].lower() + text[1:]
+
+
 def rate(per_second: float) -> str:
     """As `units.parse_rate` reads it back: `100/s`."""
     for size, unit in ((1, "s"), (60, "m"), (3600, "h")):
@@ -221,5 +226,6 @@ FILTERS: Final[dict[str, Callable[..., object]]] = {
     "state": lambda key: STATES[key],
     "step": lambda key: word(key, STEPS),
     "value_text": value_text,
+    "within": within,
     "verdict": lambda key: VERDICTS.get(key, (str(key), "retry")),
 }

@@ -1,5 +1,6 @@
 """One browser, and one console before the scenery for the tests that change nothing."""
 
+import os
 from collections.abc import AsyncIterator
 
 import pytest
@@ -13,7 +14,9 @@ from tests.console.pages.stage import Stage, staged
 async def browser() -> AsyncIterator[Browser]:
     """Debian's Chromium."""
     if not CHROMIUM:
-        pytest.fail("chromium is not installed: make system")
+        if os.environ.get("CI") == "true":
+            pytest.fail("CI tests in a browser; chromium is not installed")
+        pytest.skip("chromium is not installed: make system")
     async with async_playwright() as playwright:
         browser = await launched(playwright)
         yield browser

@@ -30,10 +30,12 @@ from dispatcher.console.facts import (
 )
 from dispatcher.console.sources.sample_sends import SampleSender as Tester
 from dispatcher.errors import DispatcherError, NotFound
+from dispatcher.events import DeliveryEvent, read_event
 from dispatcher.records import Origin
-from dispatcher.settings import Settings
+from dispatcher.settings import KafkaSettings, Settings
 from dispatcher.stores.sql.records import Orgs
 from dispatcher.webhooks import Channel, TenantKey, WebhookConfig
+from tests.unit.examples import ARecord, record, sms_event
 
 LUMA_ORG = "9E1005A551ED61CA0A490D45@AdobeOrg"
 LUMA = TenantKey(LUMA_ORG, "prod")
@@ -89,7 +91,30 @@ TRAFFIC: Mapping[TenantKey, tuple[float, float, float, float]] = {
 
 
 def event_id(number: int) -> str:
+    """The `webhook-id` of an event of this world."""
     return "msg_" + hashlib.sha256(str(number).encode()).hexdigest()[:24]
+
+
+EXPLAINED = record(
+    sms_event(imsOrgId=LUMA.org, _id="order-1047-shipped", campaignID="order-updates"), offset=40_002, partition=2
+)
+"""The one event that can be read again."""
+
+
+def _id_of(found: ARecord) -> str:
+    event = read_event(found, Origin(found.topic, found.partition, found.offset))
+    assert isinstance(event, DeliveryEvent)
+    return event.webhook_id
+
+
+EXPLAINED_ID = _id_of(EXPLAINED)
+
+
+async def record_of_the_scenery(settings: KafkaSettings, origin: Origin) -> ARecord:
+    """Stands in for `decisions.record_at`."""
+    if (origin.partition, origin.offset) != (EXPLAINED.partition, EXPLAINED.offset):
+        raise NotFound(f"{origin.topic}/{origin.partition} has no offset {origin.offset}: it has 91204 to 130772")
+    return EXPLAINED
 
 
 class SceneryAttempts:
@@ -157,7 +182,7 @@ class SceneryAttempts:
                     attempt=3, elapsed_ms=2.4,
                 )  # fmt: skip
             if tenant == LUMA and number == 2:
-                fact = replace(fact, attempt=3)
+                fact = replace(fact, attempt=3, event_id=EXPLAINED_ID, channel="sms", message_status="delivered")
                 facts.append(fact)
                 for attempt, age in ((2, 31.0), (1, 33.5)):
                     facts.append(

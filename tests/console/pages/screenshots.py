@@ -1,4 +1,7 @@
-"""`make screenshots`: every page, light, dark and at phone width, to docs/screenshots/."""
+"""`make screenshots`: every page, light, dark and at phone width, to docs/screenshots/.
+
+With arguments, those whose names contain the first, as PNG to the directory that is the second.
+"""
 
 import asyncio
 import sys
@@ -9,27 +12,40 @@ from playwright.async_api import async_playwright
 
 from dispatcher.console.facts import AttemptQuery
 from tests.console.pages.browsing import CHROMIUM, PHONE, Window, launched, window
-from tests.console.pages.scenery import CONTOSO, LUMA, event_id
+from tests.console.pages.scenery import CONTOSO, EXPLAINED_ID, LUMA
 from tests.console.pages.stage import Stage, staged
 
 TARGET = Path(__file__).parents[3] / "docs" / "screenshots"
+TALLEST = 2400
+"""Pixels; lists go on and on."""
 LOOKS = (("light", "light", None), ("dark", "dark", None), ("phone", "light", PHONE))
 
 
-async def shots(stage: Stage, shown: Window, look: str, only: str) -> None:
+async def shoot(shown: Window, name: str, target: Path) -> None:
+    """Take one."""
+    page = shown.page
+    await page.mouse.move(0, 0)
+    await page.evaluate("scrollTo(0, 0)")
+    width, height = await page.evaluate("[innerWidth, document.documentElement.scrollHeight]")
+    clip = {"x": 0, "y": 0, "width": width, "height": min(height, TALLEST)}
+    if target == TARGET:
+        await page.screenshot(path=target / f"{name}.jpg", full_page=True, clip=clip, type="jpeg", quality=76)  # type: ignore[arg-type]
+    else:
+        await page.screenshot(path=target / f"{name}.png", full_page=True, clip=clip)  # type: ignore[arg-type]
+
+
+async def shots(stage: Stage, shown: Window, look: str, only: str, target: Path) -> None:
     """Take them all in one look."""
     page = shown.page
 
-    async def shoot(name: str, *, full: bool = True) -> None:
+    async def shoot_named(name: str) -> None:
         if only in name:
-            await page.mouse.move(0, 0)
-            await page.evaluate("scrollTo(0, 0)")
-            await page.screenshot(path=TARGET / f"{name}-{look}.jpg", full_page=full, type="jpeg", quality=76)
+            await shoot(shown, f"{name}-{look}", target)
 
     await shown.go("/sign-in")
-    await shoot("sign-in")
+    await shoot_named("sign-in")
     await shown.sign_in(await stage.token())
-    delivered = event_id(2)
+    delivered = EXPLAINED_ID
     for name, path in {
         "inventory": "/",
         "overview": stage.path(LUMA),
@@ -38,6 +54,7 @@ async def shots(stage: Stage, shown: Window, look: str, only: str) -> None:
         "configuration": stage.path(LUMA, "/configuration"),
         "webhook-audit": stage.path(LUMA, "/audit"),
         "delivery": stage.path(LUMA, f"/deliveries/{delivered}"),
+        "delivery-explained": stage.path(LUMA, f"/deliveries/{delivered}?explain=1"),
         "create": "/webhooks/new",
         "edit": stage.path(LUMA, "/edit"),
         "deliveries": "/deliveries",
@@ -50,12 +67,12 @@ async def shots(stage: Stage, shown: Window, look: str, only: str) -> None:
             await shown.go(path)
             if name == "webhook-audit":
                 await page.locator("details summary", has_text="changes").first.click()
-            await shoot(name)
+            await shoot_named(name)
     if only in "test-event-failed":
         await shown.go(stage.path(CONTOSO, "/test"))
         await page.get_by_role("button", name="Send test event").click()
         await page.wait_for_selector("#test-result")
-        await shoot("test-event-failed")
+        await shoot_named("test-event-failed")
     if only in "create-errors":
         await shown.go("/webhooks/new")
         await page.fill("#f-url", "http//hooks")
@@ -65,29 +82,31 @@ async def shots(stage: Stage, shown: Window, look: str, only: str) -> None:
         await page.fill("#f-headers-0-value", "evil.example")
         await page.get_by_role("button", name="Submit").last.click()
         await page.wait_for_selector("#errors")
-        await shoot("create-errors")
+        await shoot_named("create-errors")
         page.once("dialog", lambda dialog: asyncio.ensure_future(dialog.accept()))
-    if only in "redrive-confirm":
+    if only in "redrive-confirm redrive-progress":
         await shown.go("/dead-events")
         for box in (0, 1, 2):
             await page.locator("input[name=id]").nth(box).check()
         await page.get_by_role("button", name="Send again…").click()
         await page.wait_for_selector("h1:has-text('again?')")
-        await shoot("redrive-confirm")
+        await shoot_named("redrive-confirm")
+        await page.get_by_role("button", name="again").click()
+        await page.wait_for_selector("#jobs")
+        await shoot_named("redrive-progress")
 
 
-async def main(only: str) -> None:
+async def main(only: str, target: Path) -> None:
     """Take the screenshots whose name contains `only`."""
-    TARGET.mkdir(parents=True, exist_ok=True)
     async with async_playwright() as playwright:
         browser = await launched(playwright)
         for look, scheme, size in LOOKS:
             with tempfile.TemporaryDirectory() as directory:
                 async with staged(Path(directory)) as stage:
-                    assert stage.attempts.search(LUMA, AttemptQuery(event_id=event_id(2))).items
+                    assert stage.attempts.search(LUMA, AttemptQuery(event_id=EXPLAINED_ID)).items
                     async with window(browser, stage.base, scheme=scheme, size=size, scale=1) as shown:  # type: ignore[arg-type]
                         shown.ignored = ("404", "422")
-                        await shots(stage, shown, look, only)
+                        await shots(stage, shown, look, only, target)
             if only in "empty":
                 with tempfile.TemporaryDirectory() as directory:
                     async with (
@@ -95,13 +114,14 @@ async def main(only: str) -> None:
                         window(browser, stage.base, scheme=scheme, size=size) as shown,  # type: ignore[arg-type]
                     ):
                         await shown.sign_in(await stage.token())
-                        await shown.page.screenshot(
-                            path=TARGET / f"empty-{look}.jpg", full_page=True, type="jpeg", quality=76
-                        )
+                        await shoot(shown, f"empty-{look}", target)
         await browser.close()
 
 
 if __name__ == "__main__":
     if not CHROMIUM:
         sys.exit("chromium is not installed: make system")
-    asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else ""))
+    chosen, where = [*sys.argv[1:], "", ""][:2]
+    directory = Path(where) if where else TARGET
+    directory.mkdir(parents=True, exist_ok=True)
+    asyncio.run(main(chosen, directory))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dispatcher.console.facts import TestEvents
+from dispatcher.console.pages import decisions
 from dispatcher.console.parts import Parts
 from dispatcher.console.server import ConsoleServer
 from dispatcher.demo.child_process import free_ports
@@ -28,6 +29,7 @@ from tests.console.pages.scenery import (
     SceneryLanes,
     SceneryTestEvents,
     SceneryWaiting,
+    record_of_the_scenery,
 )
 
 SECRETS = {"K": "k" * 32, "U": "sqlite+aiosqlite:///x"}
@@ -76,6 +78,7 @@ async def staged(
 ) -> AsyncIterator[Stage]:
     """A console with a database in the directory; with the scenery's webhooks, unless it is to be empty."""
     settings = settings_of() if settings is None else settings
+    real, decisions.record_at = decisions.record_at, record_of_the_scenery
     url = Secret(f"sqlite+aiosqlite:///{directory / 'webhooks.db'}".encode())
     await upgrade(url)
     database = Database(url)
@@ -90,6 +93,7 @@ async def staged(
                 await _fill(stage)
             yield stage
     finally:
+        decisions.record_at = real
         await database.close()
 
 

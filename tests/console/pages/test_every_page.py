@@ -7,7 +7,7 @@ from playwright.async_api import Browser
 
 from dispatcher.stores.sql.records import Role
 from tests.console.pages.browsing import PHONE, window
-from tests.console.pages.scenery import CONTOSO, FABRIKAM, LUMA, NORTHWIND, event_id
+from tests.console.pages.scenery import CONTOSO, EXPLAINED_ID, FABRIKAM, LUMA, NORTHWIND
 from tests.console.pages.stage import Stage
 
 LOOKS = {"light": ("light", None), "dark": ("dark", None), "phone": ("light", PHONE)}
@@ -23,7 +23,8 @@ def _paths(stage: Stage) -> list[str]:
         stage.path(CONTOSO, "/deliveries"),
         stage.path(LUMA, "/configuration"),
         stage.path(LUMA, "/audit"),
-        stage.path(LUMA, f"/deliveries/{event_id(2)}"),
+        stage.path(LUMA, f"/deliveries/{EXPLAINED_ID}"),
+        stage.path(LUMA, f"/deliveries/{EXPLAINED_ID}?explain=1"),
         stage.path(LUMA, "/test"),
         stage.path(LUMA, "/edit"),
         stage.path(FABRIKAM, "/edit"),
@@ -69,7 +70,7 @@ async def test_another_organisations_data_is_on_no_page(browser: Browser, stage:
             assert NORTHWIND.org in text or path in ("/audit",), path
             for other in (LUMA, CONTOSO, FABRIKAM):
                 assert other.org not in text, (path, other)
-        for below in ("", "/deliveries", "/configuration", "/audit", "/edit", "/test", f"/deliveries/{event_id(2)}"):
+        for below in ("", "/deliveries", "/configuration", "/audit", "/edit", "/test", f"/deliveries/{EXPLAINED_ID}"):
             there, nowhere = await shown.go(stage.path(LUMA, below)), await shown.go(f"/webhooks/{uuid4()}{below}")
             assert there == nowhere >= 403, below  # nothing tells that it exists
 

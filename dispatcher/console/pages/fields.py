@@ -1,0 +1,127 @@
+"""The fields of the webhook form: their names, which are the draft's keys, and what a browser sends of them. Pure."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import orjson
+from multidict import MultiMapping
+from pydantic import JsonValue
+
+from dispatcher.console.pages.wording import rate
+from dispatcher.secrets import Secret
+from dispatcher.units import format_duration
+from dispatcher.webhooks import MAX_HEADERS
+
+Posted = MultiMapping[object]
+
+TEXTS: Final = (
+    "name", "org", "sandbox", "sandbox_id", "url", "auth.header", "auth.scheme", "rate_limit", "timeout",
+    *(f"auth.{at}.{key}" for at in ("sign", "fetch.assertion")
+      for key in ("algorithm", "kid", "issuer", "subject", "audience", "ttl", "claims")),
+    "auth.fetch.token_url", "auth.fetch.client_id", "auth.fetch.scope", "auth.fetch.audience",
+)  # fmt: skip
+CHOICES: Final = {"auth": ("none", "sign", "fetch"), "auth.fetch.grant": ("client-credentials", "jwt-bearer"),
+                  "campaigns": ("all", "some"), "payload": ("1", "2")}  # fmt: skip
+LISTS: Final = {"channels": ("email", "sms"), "events": ("sent", "delivered", "bounce", "error", "exclude", "delay",
+                "duplicate", "denylist", "read", "unknown")}  # fmt: skip
+SWITCHES: Final = ("enabled", "auth.sign.body_hash")
+SECRETS: Final = (
+    "auth.sign.key", "auth.fetch.client_secret", "auth.fetch.assertion.key", "signing.new", "tls.ca", "tls.certificate",
+    "tls.key",
+)  # fmt: skip
+ADVANCED: Final = (
+    "events", "campaigns", "payload", "signing", "rate_limit", "timeout", "sandbox_id", "tls", "enabled",
+)  # fmt: skip
+DEFAULTS: Final = {
+    "auth": "none", "auth.header": "authorization", "auth.scheme": "Bearer", "auth.sign.algorithm": "ES256",
+    "auth.sign.issuer": "feedback-dispatcher", "auth.sign.ttl": "5m", "auth.fetch.grant": "client-credentials",
+    "auth.fetch.assertion.algorithm": "RS256", "auth.fetch.assertion.issuer": "feedback-dispatcher",
+    "auth.fetch.assertion.ttl": "5m", "campaigns": "all", "payload": "1", "sandbox": "prod",
+}  # fmt: skip
+
+FOR_FIELDS: Final = {
+    "must have at least 1 character": "fill this in",
+    "must have at least 1 entry": "choose at least one",
+}
+"""How a document's problems are put where there is a field to look at."""
+
+
+@dataclass(slots=True)
+class HeaderRow:
+    """A header parameter, as typed."""
+
+    name: str = ""
+    value: str = ""
+    is_stored: bool = False
+    """Its value speaks of a secret and is stored: shown to nobody, kept where nothing new is typed."""
+
+
+@dataclass(slots=True)
+class SecretField:
+    """A secret's place in the form."""
+
+    stored: str = ""
+    """Fingerprint of the one that is stored."""
+    typed: str = field(default="", repr=False)
+    """What was typed; never shown."""
+    is_removed: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what was typed."""
+        return Secret(_trimmed(self.typed).encode(errors="replace")).fingerprint()
+
+    def draft(self) -> JsonValue:
+        """What a draft has in its place; None for nothing."""
+        if self.typed:
+            return {"value": self.typed}
+        return {"fingerprint": self.stored} if self.stored and not self.is_removed else None
+
+
+def rows_of(posted: Posted) -> Iterator[HeaderRow]:
+    """Rows by their number; a browser sends only those that are there."""
+    numbers = sorted(
+        {int(key.split(".")[1]) for key in posted if key.startswith("headers.") and key.split(".")[1].isdecimal()}
+    )
+    for number in numbers[: MAX_HEADERS + 5]:
+        name, value = (text_of(posted, f"headers.{number}.{part}") for part in ("name", "value"))
+        yield HeaderRow(name, value, is_stored=text_of(posted, f"headers.{number}.stored") == "on")
+
+
+def shown(key: str, value: JsonValue) -> str:
+    """A stored value as the form shows it."""
+    if value is None:
+        return ""
+    if key.endswith(("ttl", "timeout")) and isinstance(value, int | float):
+        return format_duration(value)
+    if key == "rate_limit" and isinstance(value, int | float):
+        return rate(value)
+    if key.endswith("claims"):
+        return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() if value else ""
+    return str(value)
+
+
+def text_of(posted: Posted, key: str, *, strip: bool = True) -> str:
+    """What was typed in a field; empty where it is not there."""
+    value = posted.get(key, "")
+    if not isinstance(value, str):  # a file where text belongs
+        return ""
+    return value.strip() if strip else value
+
+
+def _trimmed(text: str) -> str:
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+def value_at(document: Mapping[str, JsonValue], key: str) -> JsonValue:
+    """The value at a dotted path of a stored document; None where there is none."""
+    at: JsonValue = dict(document)
+    for step in key.split("."):
+        at = at.get(step) if isinstance(at, dict) else None
+    return at
+
+
+def without_none(values: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """Without the members that have nothing."""
+    return {key: value for key, value in values.items() if value is not None}

@@ -1,0 +1,306 @@
+"""What the script adds, and that nothing essential needs it; what is shown only in between is accessible, too."""
+
+import re
+
+import pytest
+from playwright.async_api import Browser, Dialog, Route, expect
+
+from dispatcher.errors import StoreUnavailable
+from dispatcher.stores.sql.records import Role
+from tests.console.pages.browsing import PHONE, Window, window
+from tests.console.pages.scenery import CONTOSO, EC_KEY, EXPLAINED_ID, LUMA, NORTHWIND, TAILSPIN
+from tests.console.pages.stage import Stage
+
+LOOKS = {"light": ("light", None), "dark": ("dark", None), "phone": ("dark", PHONE)}
+
+
+async def _new(shown: Window, stage: Stage) -> None:
+    await shown.sign_in(await stage.token())
+    await shown.go("/webhooks/new")
+
+
+@pytest.mark.parametrize("look", LOOKS)
+async def test_what_is_shown_in_between_is_accessible(browser: Browser, stage: Stage, look: str) -> None:
+    scheme, size = LOOKS[look]
+    async with window(browser, stage.base, scheme=scheme, size=size) as shown:  # type: ignore[arg-type]
+        shown.ignored = ("422", "401")
+        page, found = shown.page, {}
+        await shown.go("/sign-in")
+        await page.fill("#token", "fdt_wrong")
+        await page.get_by_role("button", name="Sign in").click()
+        await expect(page.get_by_role("alert")).to_contain_text("unknown")
+        found["sign-in refused"] = await shown.violations()
+        await _new(shown, stage)
+        await page.locator("details.advanced summary").first.click()
+        for method in ("sign", "fetch"):
+            await page.check(f"#auth-{method}")
+            found[method] = await shown.violations()
+        await page.check("#auth-sign")
+        await page.fill("#f-auth-sign-key", "no key")
+        await page.get_by_role("button", name="Submit").last.click()
+        await expect(page.locator("#errors")).to_be_focused()
+        found["errors"] = await shown.violations()
+        for path in (stage.path(CONTOSO, "/test"), stage.path(LUMA, "/test")):
+            await shown.go(path)
+            await page.get_by_role("button", name="Send test event").click()
+            await page.wait_for_selector("#test-result")
+            found[f"tested {path}"] = await shown.violations()
+        await shown.go(stage.path(CONTOSO))
+        await page.locator("details.as-table summary").click()
+        await page.locator("details.account summary").click()
+        found["opened"] = await shown.violations()
+        await shown.go(stage.path(LUMA, "/audit"))
+        await page.locator(".history summary").first.click()
+        found["changes"] = await shown.violations()
+        await shown.go("/dead-events?reason=rejected")
+        await page.locator("details.multi summary").click()
+        found["filter"] = await shown.violations()
+        await page.locator("details.multi summary").click()
+        await page.locator("input[name=id]").first.check()
+        await page.get_by_role("button", name="Send again…").click()
+        await page.wait_for_selector("h1:has-text('again?')")
+        found["confirm"] = await shown.violations()
+        await page.get_by_role("button", name="again").click()
+        await expect(page.locator("#jobs")).to_contain_text("Done")  # followed without a click
+        found["progress"] = await shown.violations()
+        assert {where: violations for where, violations in found.items() if violations} == {}
+
+
+async def test_header_rows_and_reserved_names(browser: Browser, stage: Stage) -> None:
+    async with window(browser, stage.base) as shown:
+        page = shown.page
+        await _new(shown, stage)
+        await page.get_by_role("button", name="Add header").click()
+        assert await page.evaluate("document.activeElement.id") == "f-headers-1-name"
+        await page.keyboard.type("Content-Type")
+        await expect(page.locator("#live-headers-1")).to_contain_text("set by the dispatcher")
+        await page.fill("#f-headers-1-name", "X-Fine")
+        await expect(page.locator("#live-headers-1")).to_be_empty()
+        await page.get_by_role("button", name="Remove header 1").click()
+        assert await page.input_value("#f-headers-0-name") == "X-Fine"
+        for _ in range(19):
+            await page.get_by_role("button", name="Add header").click()
+        assert await page.get_by_role("button", name="Add header").is_disabled()
+        page.on("dialog", _accept)
+
+
+async def test_the_preview_follows_and_describes_the_key(browser: Browser, stage: Stage) -> None:
+    async with window(browser, stage.base) as shown:
+        page = shown.page
+        await _new(shown, stage)
+        await expect(page.locator("#preview")).to_contain_text("Webhook URL")
+        for key, value in {"name": "x", "org": "o", "sandbox": "p", "url": "https://hooks.acme.example/in"}.items():
+            await page.fill(f"#f-{key}", value)
+        await page.check("#auth-sign")
+        await page.fill("#f-auth-sign-key", EC_KEY)
+        preview = page.locator("#preview")
+        await expect(preview).to_contain_text("host: hooks.acme.example")
+        await expect(preview).to_contain_text("authorization: Bearer <secret>")
+        await expect(page.locator("#f-auth-sign-key-typed")).to_contain_text("EC P-256, 256 bits, fingerprint")
+        await page.select_option("#test_status", "bounce")
+        await expect(preview).to_contain_text('"bounce"')
+        page.on("dialog", _accept)
+
+
+async def test_leaving_with_changes_asks(browser: Browser, stage: Stage) -> None:
+    async with window(browser, stage.base) as shown:
+        page, asked = shown.page, list[str]()
+        await _new(shown, stage)
+
+        async def stay(dialog: Dialog) -> None:
+            asked.append(dialog.type)
+            await dialog.dismiss()
+
+        page.on("dialog", stay)
+        await page.get_by_role("link", name="Audit").click()
+        await page.wait_for_url("**/audit")
+        await shown.go("/webhooks/new")
+        await page.locator("#f-name").press_sequentially("x")
+        await page.get_by_role("link", name="Audit").click()
+        await page.wait_for_timeout(200)
+        assert (asked, page.url.endswith("/webhooks/new")) == (["beforeunload"], True)
+
+
+@pytest.mark.parametrize("script", [True, False], ids=["with JavaScript", "without"])
+async def test_a_typed_key_survives_another_mistake_and_is_never_shown(
+    browser: Browser, stage: Stage, script: bool
+) -> None:
+    async with window(browser, stage.base, script=script) as shown:
+        shown.ignored = ("422",)
+        page = shown.page
+        await _new(shown, stage)
+        await page.check("#auth-sign")
+        assert await page.locator(
+            "#f-auth-fetch-token_url"
+        ).is_hidden()  # only the chosen method's fields, by CSS alone
+        await page.fill("#f-auth-sign-key", EC_KEY)
+        org = f"sealed-{script}@AdobeOrg"
+        for key, value in {"name": "Sealed", "org": org, "url": "nonsense"}.items():
+            await page.fill(f"#f-{key}", value)
+        await page.get_by_role("button", name="Submit").last.click()
+        await expect(page.locator("main")).to_contain_text("Received, not saved yet")
+        await expect(page.locator("#f-auth-sign-key-typed")).to_contain_text("EC P-256")
+        assert "MIGHAgEA" not in await page.content()
+        await page.fill("#f-url", "https://hooks.acme.example/in")
+        await page.get_by_role("button", name="Submit").last.click()
+        await expect(page.get_by_role("heading", name="Sealed")).to_be_visible()
+        await page.get_by_role("link", name="Edit", exact=True).click()
+        await expect(page.locator("main")).to_contain_text("Stored, fingerprint")
+        assert "MIGHAgEA" not in await page.content()
+
+
+async def test_header_rows_without_script(browser: Browser, stage: Stage) -> None:
+    async with window(browser, stage.base, script=False) as shown:
+        page = shown.page
+        await _new(shown, stage)
+        await page.fill("#f-name", "Kept")
+        await page.get_by_role("button", name="Add header").click()
+        await page.fill("#f-headers-1-name", "X-Second")
+        await page.get_by_role("button", name="Remove header 1").click()
+        assert await page.input_value("#f-headers-0-name") == "X-Second"
+        assert await page.input_value("#f-name") == "Kept"
+        await page.fill("#f-org", "o")
+        await page.fill("#f-url", "https://hooks.acme.example/in")
+        await page.get_by_role("button", name="Refresh the preview").click()
+        await expect(page.locator("#preview")).to_contain_text("hooks.acme.example")
+
+
+@pytest.mark.parametrize("script", [True, False], ids=["with JavaScript", "without"])
+async def test_the_switch_filters_what_is_shown(browser: Browser, stage: Stage, script: bool) -> None:
+    async with window(browser, stage.base, script=script) as shown:
+        page = shown.page
+        await shown.sign_in(await stage.token())
+        await page.select_option("#scope", label=f"{NORTHWIND.org} / prod")
+        if not script:
+            await page.get_by_role("button", name="Show").click()
+        await expect(page.locator("tbody tr")).to_have_count(1)
+        await expect(page.get_by_role("link", name="Open this sandbox's webhook")).to_be_visible()
+        for path in ("/deliveries", "/dead-events"):
+            await shown.go(path)
+            assert "Contoso" not in await page.inner_text("main")
+        await page.get_by_text(re.compile(r"All \d+ that match")).click()
+        await page.get_by_role("button", name="Send again…").click()
+        await expect(page.get_by_role("heading", name=re.compile(r"Send \d+ events again"))).to_be_visible()
+        assert await page.locator(".lots li").count() == 1
+
+
+async def test_an_event_is_explained_and_its_people_hidden_from_viewers(browser: Browser, stage: Stage) -> None:
+    for role, number in ((Role.ADMIN, "+4915112345678"), (Role.VIEWER, "+4•••78")):
+        async with window(browser, stage.base) as shown:
+            page = shown.page
+            await shown.sign_in(await stage.token(role))
+            await shown.go(stage.path(LUMA, f"/deliveries/{EXPLAINED_ID}"))
+            assert await page.locator(".timeline li").count() == 3
+            await page.get_by_role("link", name="Explain this event").click()
+            await expect(page.locator("#explain")).to_contain_text("Campaign is wanted")
+            text = await page.inner_text("#explain")
+            assert number in text
+            assert ("+4915112345678" in text) == (role is Role.ADMIN)
+            assert "X-Api-Key: <secret>" in text
+            await shown.go(stage.path(LUMA, "/configuration"))
+            text = await page.inner_text("main")
+            assert "canary" not in text
+            assert ("/feedback" in text) == (role is Role.ADMIN)
+
+
+async def test_an_event_that_is_gone_says_so(browser: Browser, stage: Stage) -> None:
+    async with window(browser, stage.base) as shown:
+        await shown.sign_in(await stage.token())
+        await shown.go(stage.path(LUMA, "/deliveries"))
+        await shown.page.locator("tbody a.code").first.click()
+        await shown.page.get_by_role("link", name="Explain this event").click()
+        await expect(shown.page.locator("#explain")).to_contain_text("can't be read any more")
+
+
+async def test_a_source_that_is_away_is_told_and_nothing_else_fails(browser: Browser, stage: Stage) -> None:
+    async with window(browser, stage.base) as shown:
+        await shown.sign_in(await stage.token())
+        stage.waiting.is_away, stage.attempts.problem = True, "the broker does not answer"
+        try:
+            for path in ("/", stage.path(CONTOSO), "/deliveries"):
+                assert await shown.go(path) == 200
+                await expect(shown.page.locator("main")).to_contain_text("The broker does not answer.")
+            await shown.go(stage.path(CONTOSO))
+            await expect(shown.page.locator("main")).to_contain_text("the broker can't be asked")
+        finally:
+            stage.waiting.is_away, stage.attempts.problem = False, None
+
+
+async def test_the_database_away_is_a_page_that_says_so(
+    browser: Browser, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with window(browser, stage.base) as shown:
+        shown.ignored = ("503",)
+        await shown.sign_in(await stage.token())
+
+        async def away(*_: object, **__: object) -> None:
+            raise StoreUnavailable("postgres at db:5432")
+
+        with monkeypatch.context() as patched:
+            patched.setattr("dispatcher.stores.sql.repository.WebhookRepository.search", away)
+            assert await shown.go("/") == 503
+        text = await shown.page.inner_text("body")
+        assert "Nothing is lost" in text
+        assert "postgres" not in text
+        assert await shown.violations() == []
+
+
+async def test_a_viewer_who_wants_to_change_is_refused_in_the_frame(browser: Browser, stage: Stage) -> None:
+    async with window(browser, stage.base) as shown:
+        shown.ignored = ("403",)
+        await shown.sign_in(await stage.token(Role.VIEWER))
+        for path in (
+            "/webhooks/new",
+            stage.path(LUMA, "/edit"),
+            stage.path(LUMA, "/delete"),
+            stage.path(LUMA, "/test"),
+        ):
+            assert await shown.go(path) == 403
+        assert await shown.page.get_by_role("navigation", name="Main").is_visible()
+        assert await shown.violations() == []
+
+
+async def test_paused_stopped_and_empty_are_told_apart(browser: Browser, stage: Stage) -> None:
+    async with window(browser, stage.base) as shown:
+        page = shown.page
+        await shown.sign_in(await stage.token())
+        for state, count in (("paused", 1), ("disabled", 1), ("unstable", 1), ("active", 4)):
+            await shown.go(f"/?state={state}")
+            rows = await page.locator("tbody tr").count()
+            assert rows >= count, state
+        await shown.go("/?q=nothing+like+this")
+        await expect(page.locator("main")).to_contain_text("Nothing matches")
+        await shown.go(stage.path(TAILSPIN))
+        await expect(page.locator("main")).to_contain_text("Nothing was sent in the last 24h")
+        await shown.go(stage.path(NORTHWIND))
+        await page.get_by_role("button", name="Reactivate").click()
+        await expect(page.locator("main")).to_contain_text("Reactivated")
+        assert stage.lanes.enabled == [NORTHWIND]
+
+
+async def test_signed_out_meanwhile_leads_to_the_sign_in_page(browser: Browser, stage: Stage) -> None:
+    async with window(browser, stage.base) as shown:
+        await shown.sign_in(await stage.token())
+        page = shown.page
+        await shown.context.clear_cookies()
+        await page.evaluate(
+            "htmx.trigger('#list', 'htmx:abort'); htmx.ajax('GET', '/', {target: '#list', select: '#list'})"
+        )
+        await expect(page.locator("#token")).to_be_visible()
+
+
+async def test_the_script_s_absence_is_survived(browser: Browser, stage: Stage) -> None:
+    """A proxy that blocks our files leaves plain pages that work."""
+
+    async def refuse(route: Route) -> None:
+        await route.fulfill(status=200, content_type="text/javascript", body="")
+
+    async with window(browser, stage.base) as shown:
+        await shown.page.route("**/*.js", refuse)
+        await _new(shown, stage)
+        await shown.page.get_by_role("button", name="Add header").click()
+        await expect(shown.page.locator("#f-headers-1-name")).to_be_visible()
+
+
+async def _accept(dialog: Dialog) -> None:
+    await dialog.accept()

@@ -1,0 +1,181 @@
+"""The form between a browser and a draft: nothing changes by being looked at, nothing typed is lost, no secret comes back."""
+
+from collections.abc import Mapping
+
+import pytest
+from multidict import MultiDict
+from pydantic import JsonValue
+
+from dispatcher.console.pages.fields import SECRETS
+from dispatcher.console.pages.form import WebhookForm, stand_ins
+from dispatcher.console.pages.key_words import describe
+from dispatcher.console.pages.sealing import LIFE_S, Sealing
+from dispatcher.errors import ConfigError
+from dispatcher.secrets import Secret
+from dispatcher.stores.sql.documents import StoredSecret, resolve_draft, take_apart
+from dispatcher.webhooks import WebhookConfig
+from tests.console.pages.scenery import DRAFTS, EC_KEY
+from tests.stores_sql.examples import CANARY, secretive
+
+SEALING = Sealing.of(None)
+
+
+def _stored(config: WebhookConfig) -> tuple[dict[str, JsonValue], Mapping[str, StoredSecret]]:
+    document, secrets = take_apart(config)
+    return document, {path: StoredSecret(path, secret.fingerprint(), secret) for path, secret in secrets.items()}
+
+
+def _headers(document: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
+    headers = document["headers"]
+    assert isinstance(headers, dict)
+    return headers
+
+
+def _posted(shown: WebhookForm, **changes: str) -> "MultiDict[object]":
+    """What a browser sends of a form that nobody has touched, but for the changes."""
+    posted: MultiDict[object] = MultiDict(shown.texts)
+    for key, values in shown.lists.items():
+        posted.extend((key, value) for value in values)
+    posted.extend((key, "on") for key, is_on in shown.switches.items() if is_on)
+    posted["campaign_ids"] = shown.campaign_ids
+    for number, row in enumerate(shown.headers):
+        posted[f"headers.{number}.name"], posted[f"headers.{number}.value"] = row.name, row.value
+        if row.is_stored:
+            posted[f"headers.{number}.stored"] = "on"
+    posted.update(changes)
+    return posted
+
+
+CONFIGS = [
+    *(resolve_draft(draft, {}) for draft in DRAFTS),
+    secretive(),
+    secretive(campaigns=["a", "b"], payload=2, timeout="7s"),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
+def test_what_is_only_looked_at_stays_as_it_is(config: WebhookConfig) -> None:
+    document, secrets = _stored(config)
+    shown = WebhookForm.of_document(document)
+    typed = WebhookForm.of_post(_posted(shown), document, SEALING, "p")
+    assert not typed.errors
+    assert resolve_draft(typed.draft(_headers(document)), secrets) == config
+    assert not typed.errors
+
+
+def test_no_stored_secret_is_in_the_form() -> None:
+    document, _ = _stored(secretive())
+    shown = WebhookForm.of_document(document)
+    told = repr((shown.texts, shown.headers, shown.secrets, shown.signing))
+    assert shown.secrets["auth.fetch.client_secret"].stored
+    claims_and_url = {"auth.fetch.assertion.claims", "auth.fetch.token_url"}  # typed in plain fields by the tenant
+    others = {key: value for key, value in shown.texts.items() if key not in claims_and_url}
+    assert CANARY not in repr((others, shown.headers, shown.secrets, shown.signing)), told
+
+
+def test_a_kept_header_value_does_not_follow_to_another_name() -> None:
+    document, _ = _stored(secretive())
+    typed = WebhookForm.of_post(_posted(WebhookForm.of_document(document)), document, SEALING, "p")
+    row = next(row for row in typed.headers if row.name == "X-Api-Key")
+    row.name = "X-Token"
+    typed.draft(_headers(document))
+    assert list(typed.errors) == [f"headers.{typed.headers.index(row)}.value"]
+
+
+def test_a_typed_secret_survives_another_field_s_mistake_sealed() -> None:
+    blank = _posted(WebhookForm.blank("o", "s"), **{"auth": "sign", "auth.sign.key": EC_KEY})
+    typed = WebhookForm.of_post(blank, {}, SEALING, "p")
+    told = describe(typed, "auth.sign.key")
+    assert told is not None
+    assert told.told.startswith("EC P-256, 256 bits, fingerprint ")
+    sealed = SEALING.seal(typed.secrets["auth.sign.key"].typed, person="p", place="auth.sign.key")
+    assert "BEGIN" not in sealed
+    assert EC_KEY.strip() not in repr(typed)
+    blank["auth.sign.key"], blank["auth.sign.key.sealed"] = "", sealed
+    assert WebhookForm.of_post(blank, {}, SEALING, "p").secrets["auth.sign.key"].typed == EC_KEY
+    for other in (
+        WebhookForm.of_post(blank, {}, SEALING, "somebody else"),
+        WebhookForm.of_post(blank, {}, Sealing.of(None), "p"),
+    ):
+        assert not other.secrets["auth.sign.key"].typed
+        assert "auth.sign.key" in other.errors
+
+
+def test_what_is_sealed_is_for_one_place_and_an_hour() -> None:
+    sealing = Sealing.of(Secret(b"k" * 32))
+    sealed = sealing.seal("x", person="p", place="tls.key")
+    assert Sealing.of(Secret(b"k" * 32)).open(sealed, person="p", place="tls.key") == "x"
+    assert sealing.open(sealed, person="p", place="tls.ca") is None
+    broken = sealed[:40] + ("A" if sealed[40] != "A" else "B") + sealed[41:]
+    assert sealing.open(broken, person="p", place="tls.key") is None
+    assert sealing.open("ü", person="p", place="tls.key") is None
+    timestamp = sealing.fernet.extract_timestamp(sealed.encode())
+    old = sealing.fernet.encrypt_at_time(b'["p","tls.key","x"]', timestamp - LIFE_S - 1).decode()
+    assert sealing.open(old, person="p", place="tls.key") is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "places"),
+    [
+        ({"name": ""}, {"name"}),
+        ({"url": "ftp://x"}, {"url"}),
+        ({"auth": "sign", "auth.sign.ttl": "soon"}, {"auth.sign.key", "auth.sign.ttl"}),
+        ({"auth": "sign", "auth.sign.key": EC_KEY, "auth.sign.claims": "{"}, {"auth.sign.claims"}),
+        ({"auth": "sign", "auth.sign.key": EC_KEY, "auth.sign.claims": "[1]"}, {"auth.sign.claims"}),
+        ({"auth": "sign", "auth.sign.key": EC_KEY, "auth.sign.claims": '{"iss": "x"}'}, {"auth.sign.claims"}),
+        ({"auth": "fetch"}, {"auth.fetch.token_url"}),
+        ({"auth": "fetch", "auth.fetch.token_url": "https://t.example/"}, {"auth.fetch.client_id"}),
+        ({"headers.0.name": "Host", "headers.0.value": "x"}, {"headers.0.name"}),
+        ({"headers.0.name": "", "headers.0.value": "x"}, {"headers.0.name"}),
+        ({"headers.0.name": "A", "headers.0.value": "ü"}, {"headers.0.value"}),
+        ({"headers.0.name": "A", "headers.1.name": "a"}, {"headers.1.name"}),
+        ({"campaigns": "some"}, {"campaigns"}),
+        ({"timeout": "90s", "rate_limit": "many"}, {"timeout", "rate_limit"}),
+        ({"tls.certificate": "x"}, {"tls.certificate"}),
+    ],
+)
+def test_each_mistake_is_told_at_its_field(changes: dict[str, str], places: set[str]) -> None:
+    start = WebhookForm.blank("o", "s")
+    start.texts |= {"name": "n", "url": "https://a.example/"}
+    typed = WebhookForm.of_post(_posted(start, **changes), {}, SEALING, "p")
+    draft = typed.draft({})
+    try:
+        resolve_draft(draft, {})
+    except ConfigError as error:
+        typed.take_problems(error.problems)
+    assert set(typed.errors) == places
+
+
+def test_nothing_chosen_is_told() -> None:
+    posted = _posted(WebhookForm.blank("o", "s"), name="n", url="https://a.example/")
+    for key in ("channels", "events"):
+        del posted[key]
+    typed = WebhookForm.of_post(posted, {}, SEALING, "p")
+    with pytest.raises(ConfigError) as caught:
+        resolve_draft(typed.draft({}), {})
+    typed.take_problems(caught.value.problems)
+    assert typed.errors == {"channels": ["Choose at least one."], "events": ["Choose at least one."]}
+
+
+def test_strange_posts_do_no_harm() -> None:
+    posted: MultiDict[object] = MultiDict(
+        {f"headers.{key}.name": "x" for key in ("-1", "1e9", "x", "", "999999999999")}
+    )
+    posted.update({"name": b"bytes", "payload": "7", "auth": "magic", "headers": "x", "headers.": "x"})
+    typed = WebhookForm.of_post(posted, {}, SEALING, "p")
+    assert (typed.texts["name"], typed.texts["payload"], typed.texts["auth"]) == ("", "1", "none")
+    assert len(typed.headers) == 1
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
+def test_a_preview_needs_no_secret(config: WebhookConfig) -> None:
+    document, _ = _stored(config)
+    shown = WebhookForm.of_document(document)
+    filled = resolve_draft(stand_ins(shown.draft(_headers(document))), {})
+    assert all(secret.reveal() == b"-" for secret in filled.secrets())
+
+
+def test_every_secret_of_the_model_has_its_field() -> None:
+    _, secrets = _stored(secretive())
+    places = {path for path in secrets if not path.startswith("signing.secrets")} | {"auth.sign.key", "signing.new"}
+    assert places == set(SECRETS)

@@ -1,0 +1,122 @@
+"""What is told, in words and bars: times, reasons, masks, charts."""
+
+import pytest
+
+from dispatcher.console.facts import AttemptFact, Bucket, Outcomes
+from dispatcher.console.pages import masking, wording
+from dispatcher.console.pages.charts import HEIGHT, chart_of, sparkline_of
+from dispatcher.outcomes import DeadReason, FailureReason
+from dispatcher.stores.sql.records import AuditAction
+from dispatcher.units import parse_rate
+from dispatcher.webhooks import TenantKey
+
+
+def _fact(reason: str, status: int | None) -> AttemptFact:
+    return AttemptFact(0.0, TenantKey("o", "s"), "m", "sent", "sms", 1, status, reason, "", "dead", 1.0, False)
+
+
+@pytest.mark.parametrize(
+    ("failed", "seen", "expected"),
+    [
+        (38, 40, "Your server answered 401 to 38 of the last 40 requests."),
+        (12, 12, "Your server answered 401 to all of the last 12 requests."),
+        (1, 1, "Your server answered 401 to the last request."),
+    ],
+)
+def test_what_fails_is_said_in_a_sentence(failed: int, seen: int, expected: str) -> None:
+    assert wording.failing_sentence(_fact("http_4xx", 401), failed, seen) == expected
+
+
+@pytest.mark.parametrize("reason", list(FailureReason))
+def test_every_failure_has_its_sentence_and_word(reason: FailureReason) -> None:
+    told = wording.failing_sentence(_fact(reason, None), 2, 3)
+    assert "2 of the last 3 requests" in told
+    assert not told.startswith("Something")
+    assert wording.answer(_fact(reason, None)) != reason
+
+
+def test_every_reason_and_action_has_a_word() -> None:
+    assert set(wording.DEAD_REASONS) == set(DeadReason)
+    assert set(wording.ACTIONS) == set(AuditAction)
+
+
+@pytest.mark.parametrize(
+    ("age", "expected"),
+    [(0, "just now"), (59, "59 s ago"), (60, "1 min ago"), (7300, "2 h ago"), (200_000, "2 d ago"), (-90, "in 1 min")],
+)
+def test_ages(age: float, expected: str) -> None:
+    assert wording.ago(1e9 - age, now=1e9) == expected
+
+
+@pytest.mark.parametrize(("share", "expected"), [(1.0, "100 %"), (0.99999, "99.9 %"), (0.00001, "0.1 %"), (0.0, "0 %")])
+def test_a_share_is_not_rounded_to_all_or_nothing(share: float, expected: str) -> None:
+    assert wording.percent(share) == expected
+
+
+@pytest.mark.parametrize("rate", [100.0, 0.5, 1000 / 3600, 12.25])
+def test_a_rate_is_read_back(rate: float) -> None:
+    assert parse_rate(wording.rate(rate)) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("jana.novak@luma.com", "j•••@luma.com"),
+        ("+4915112345678", "+4•••78"),
+        ("somebody", "s•••"),
+        ("", "•••"),
+        ("not an@address with spaces", "n•••"),
+    ],
+)
+def test_recipients_are_masked(text: str, expected: str) -> None:
+    assert masking.recipient(text) == expected
+
+
+def test_a_payload_is_masked_where_it_tells_of_people() -> None:
+    masked = masking.payload(
+        {
+            "imsOrg": "9E10@AdobeOrg",
+            "requestId": "r1",
+            "channelContext": {"profileAddress": "17", "profileNumber": "+4915112345678"},
+            "messageFailure": {"reason": "550 <jana@luma.com> unknown, call +49 151 12345678", "code": 25},
+            "identityMap": {"Email": [{"id": "jana@luma.com", "primary": True}], "ECID": [{"id": "4711"}]},
+        }
+    )
+    assert masked == {
+        "imsOrg": "9E10@AdobeOrg",
+        "requestId": "r1",
+        "channelContext": {"profileAddress": "1•••", "profileNumber": "+4•••78"},
+        "messageFailure": {"reason": "550 <j•••@luma.com> unknown, call +4•••78", "code": 25},
+        "identityMap": {"Email": [{"id": "j•••@luma.com", "primary": True}], "ECID": [{"id": "4•••"}]},
+    }
+
+
+def test_one_dead_event_among_thousands_is_seen() -> None:
+    chart = chart_of(Outcomes("1h", 60.0, (Bucket(0.0, 9000, 0, 1), Bucket(60.0))))
+    kinds = {piece.kind: piece.height for piece in chart.bars[0].pieces}
+    assert kinds["dead"] >= 1
+    assert kinds["delivered"] == pytest.approx(HEIGHT * 9000 / chart.top, abs=0.01)
+    assert chart.bars[1].pieces == ()
+    assert chart.top == 10_000
+
+
+def test_bars_stay_within_the_chart() -> None:
+    for number in (1, 3, 4, 5, 9, 10, 11, 99, 100, 101, 999_999):
+        chart = chart_of(Outcomes("1h", 60.0, (Bucket(0.0, number - number // 3, 0, number // 3),)))
+        assert all(0 <= piece.y <= HEIGHT for piece in chart.bars[0].pieces)
+        assert number <= chart.top <= max(4, 2 * number)
+        assert chart.top % 2 == 0
+
+
+def test_a_sparkline_loses_nothing() -> None:
+    buckets = tuple(Bucket(60.0 * at, at, at % 3, at % 2) for at in range(97))
+    chart = sparkline_of(Outcomes("24h", 900.0, buckets))
+    assert len(chart.bars) <= 25
+    assert chart.top == max(
+        sum(one.delivered + one.failed + one.dead for one in buckets[at : at + 5]) for at in range(0, 97, 5)
+    )
+
+
+def test_an_empty_window_has_an_empty_chart() -> None:
+    assert chart_of(Outcomes("1h", 60.0, ())).bars == ()
+    assert sparkline_of(Outcomes("24h", 60.0, ())).bars == ()
