@@ -260,8 +260,9 @@ async def test_a_token_endpoint_inside_the_network_is_not_connected_to(
 async def test_a_token_endpoint_that_rebinds_gains_nothing(
     opening: Opener, names: NameServer, serving: Serving
 ) -> None:
-    names.zone["rebind.example"] = [["8.8.8.8"], ["127.0.0.1"]]
-    async with serving(answering(good())) as server, opening(nameservers=(names.address,), allow=()) as transport:
+    names.zone["rebind.example"] = [["127.0.0.2"], ["127.0.0.1"]]  # the first is allowed, and nobody listens there
+    allow = ("127.0.0.2/32",)
+    async with serving(answering(good())) as server, opening(nameservers=(names.address,), allow=allow) as transport:
         for again in range(3):
             assert "could not be asked" in await refusal(
                 transport, f"https://rebind.example:{server.port}/token", NOW + 100 * again
