@@ -14,8 +14,9 @@ from dispatcher.auth.authenticator import Header
 from dispatcher.auth.signatures import Signer
 from dispatcher.delivery.deliveries import Parcel, request_headers
 from dispatcher.delivery.lanes import Kind
+from dispatcher.envelope import has_long_spelling
 from dispatcher.errors import UnreadableEvent
-from dispatcher.events import DeliveryEvent, OtherEvent, has_long_spelling
+from dispatcher.events import DeliveryEvent, OtherEvent
 from dispatcher.feedback import encode_feedback
 from dispatcher.outcomes import SkipReason
 from dispatcher.pipeline import campaign_objection, eligibility, is_of_another_sandbox, read_record

@@ -9,7 +9,8 @@ import orjson
 from pydantic import ConfigDict, JsonValue, with_config
 from typing_extensions import TypedDict
 
-from dispatcher.events import FEEDBACK, DeliveryEvent, Identity
+from dispatcher.envelope import FEEDBACK, Identity
+from dispatcher.events import DeliveryEvent
 
 MAX_WARNED = 20_000
 """Bytes of a body past which a warning is logged: the limit that Standard Webhooks recommends."""

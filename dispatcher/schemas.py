@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pydantic import JsonValue, TypeAdapter
 
-from dispatcher.events import EventDocument
+from dispatcher.envelope import EventDocument
 from dispatcher.feedback import FeedbackV1, FeedbackV2
 from dispatcher.settings import Settings
 from dispatcher.webhooks import WebhookFile

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from typing_extensions import get_type_hints, is_typeddict
 
-from dispatcher.events import EventDocument
+from dispatcher.envelope import EventDocument
 from dispatcher.secrets import Secret
 
 Json = dict[str, Any]
