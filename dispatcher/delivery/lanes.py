@@ -77,11 +77,36 @@ class Slot:
     """The one attempt that a half-open breaker lets through."""
 
 
+class Waiter(Protocol):
+    """Waits in a lane. `decide` is called once, with its slot or the reason why it should be parked."""
+
+    @property
+    def kind(self) -> Kind: ...
+    @property
+    def since(self) -> float:
+        """When it began to wait: seconds of the loop's clock."""
+        ...
+
+    @property
+    def is_over(self) -> bool:
+        """It waits no more: decided, or cancelled."""
+        ...
+
+    def decide(self, entry: Slot | Refusal) -> None: ...
+
+
 @dataclass(slots=True)
-class _Waiter:
+class _WaitingTask:
     future: "asyncio.Future[Slot | Refusal]"
     kind: Kind
     since: float
+
+    @property
+    def is_over(self) -> bool:
+        return self.future.done()
+
+    def decide(self, entry: Slot | Refusal) -> None:
+        self.future.set_result(entry)
 
 
 class Lane:
@@ -102,8 +127,8 @@ class Lane:
         self._revision: str | None = None
         """Of the webhook that was used last."""
         self._lanes = lanes
-        self._new: deque[_Waiter] = deque()
-        self._retries: deque[_Waiter] = deque()
+        self._new: deque[Waiter] = deque()
+        self._retries: deque[Waiter] = deque()
         self._since_retry = 0
         self._queued = False
         """In the ring of lanes that wait for a slot."""
@@ -131,18 +156,22 @@ class Lane:
 
     async def wait(self, kind: Kind) -> Slot | Refusal:
         """`enter`, where `try_enter` has just said that the event has to wait."""
-        waiter = _Waiter(self._lanes.loop.create_future(), kind, self._lanes.now())
-        (self._new if kind is Kind.NEW else self._retries).append(waiter)
-        if self.is_at_limit:
-            self._lanes.tick_later()
-        else:
-            self._lanes.enqueue(self)
+        waiter = _WaitingTask(self._lanes.loop.create_future(), kind, self._lanes.now())
+        self.queue(waiter)
         try:
             return await waiter.future
         except asyncio.CancelledError:
             if waiter.future.done() and not waiter.future.cancelled() and isinstance(waiter.future.result(), Slot):
                 self.abandon(waiter.future.result())  # type: ignore[arg-type]  # just checked
             raise
+
+    def queue(self, waiter: Waiter) -> None:
+        """Let somebody wait, where `try_enter` has just said that he has to."""
+        (self._new if waiter.kind is Kind.NEW else self._retries).append(waiter)
+        if self.is_at_limit:
+            self._lanes.tick_later()
+        else:
+            self._lanes.enqueue(self)
 
     def try_enter(self, kind: Kind) -> Slot | Refusal | None:
         """A slot or a refusal where that is decided at once, None where the event would have to wait."""
@@ -224,7 +253,7 @@ class Lane:
             return False
         waiter = waiters.popleft()
         self._since_retry = 0 if waiter.kind is Kind.RETRY else self._since_retry + 1
-        waiter.future.set_result(self._begin(waiter.kind, now))
+        waiter.decide(self._begin(waiter.kind, now))
         return True
 
     def refuse_if_needed(self, now: float) -> None:
@@ -239,10 +268,10 @@ class Lane:
             return  # it is the others' turn: the process is busy all over
         longest = self._lanes.settings.lane_max_wait
         for queue in (self._new, self._retries):
-            while queue and (queue[0].future.done() or now - queue[0].since > longest):
+            while queue and (queue[0].is_over or now - queue[0].since > longest):
                 waiter = queue.popleft()
-                if not waiter.future.done():
-                    waiter.future.set_result(Refusal(ParkReason.LANE_FULL, 0.0))
+                if not waiter.is_over:
+                    waiter.decide(Refusal(ParkReason.LANE_FULL, 0.0))
 
     def sleep_until_ready(self, now: float) -> None:
         """Wake the lane when its hold or its rate limit lets the next request pass."""
@@ -277,10 +306,10 @@ class Lane:
             and (self.rate is None or self.rate.wait_s(now) <= 0)
         )
 
-    def _next_queue(self) -> deque[_Waiter] | None:
-        while self._new and self._new[0].future.done():
+    def _next_queue(self) -> deque[Waiter] | None:
+        while self._new and self._new[0].is_over:
             self._new.popleft()  # cancelled while it waited
-        while self._retries and self._retries[0].future.done():
+        while self._retries and self._retries[0].is_over:
             self._retries.popleft()
         retries = self._retries if self._retries and self._lanes.has_free(Kind.RETRY) else None
         if not self._new:
@@ -316,8 +345,8 @@ class Lane:
         for queue in (self._new, self._retries):
             while queue:
                 waiter = queue.popleft()
-                if not waiter.future.done():
-                    waiter.future.set_result(refusal)
+                if not waiter.is_over:
+                    waiter.decide(refusal)
 
 
 class Lanes:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Self
 from weakref import WeakKeyDictionary, WeakSet
@@ -30,6 +31,55 @@ class _Kept:
         self.look_again = 0.0
         self.destination: Destination
         self.stack: Stack
+
+    def rendered(self, request: Request) -> bytes:
+        """Head and body, as they go out."""
+        return self.block.render(request.content_type, len(request.body), request.headers) + request.body
+
+
+class Exchange:
+    """A request under way on a connection."""
+
+    __slots__ = ("_connection", "_ended", "_is_over", "_keep", "_pool", "_reused", "_stack", "_started")
+
+    def __init__(
+        self, pool: Pool, stack: Stack, connection: Connection, keep: int, started: float,
+        ended: Callable[[Attempt], None], *, reused: bool,
+    ) -> None:  # fmt: skip
+        self._pool = pool
+        self._stack = stack
+        self._connection = connection
+        self._keep = keep
+        self._started = started
+        self._ended = ended
+        self._reused = reused
+        self._is_over = False
+        """The connection may be another's by now."""
+
+    def send(self, data: bytes, timeout_s: float) -> None:
+        """Write the request."""
+        self._connection.exchange(data, self._started + timeout_s, self._keep, self._answered)
+
+    def abort(self) -> None:
+        """Close the connection, and tell nobody; does nothing once it is over."""
+        if not self._is_over:
+            self._is_over = True
+            self._connection.abort()
+
+    def _answered(self, failed: Failed | None) -> None:
+        self._is_over = True
+        if failed is not None:
+            self._ended(_failed(failed, self._started, reused=self._reused))
+            return
+        connection, now = self._connection, time.monotonic()
+        attempt = Attempt(
+            now - self._started, connection.status, None, "", self._reused, connection.retry_after,
+            connection.webhook_delivery, connection.body,
+            _phases(connection, self._reused, now) if self._keep else NO_PHASES,
+        )  # fmt: skip
+        if connection.usable:
+            self._pool.put(self._stack, connection, now)
+        self._ended(attempt)
 
 
 class LeanTransport:
@@ -64,45 +114,56 @@ class LeanTransport:
         Raises:
             ValueError: a header that can't be sent: a bug of the caller's.
         """
-        started = time.monotonic()
-        kept = self._kept.get(request.endpoint)
-        if kept is None:
-            kept = self._kept[request.endpoint] = _Kept(request.endpoint)
-        data = kept.block.render(request.content_type, len(request.body), request.headers) + request.body
-        connection: Connection | None = None
-        reused = False
-        try:
-            if started >= kept.look_again:
-                self._look_at(kept, request.endpoint, started)
-            connection = self._pool.take(kept.stack)
-            if connection is None:
+        answer: asyncio.Future[Attempt] = asyncio.get_running_loop().create_future()
+
+        def ended(attempt: Attempt) -> None:
+            if not answer.done():
+                answer.set_result(attempt)
+
+        exchange = self.begin(request, ended)
+        if exchange is None:
+            started = time.monotonic()
+            try:
+                kept = self._kept_of(request.endpoint, started)
                 connection = await self._open(kept.destination, request)
-            else:
-                reused = True
-            await connection.exchange(data, started + request.timeout_s, request.keep_body)
-        except Failed as failed:
-            elapsed = time.monotonic() - started
-            phases = failed.phases or NO_PHASES
-            return Attempt(elapsed, failure=failed.reason, detail=failed.detail, reused=reused, phases=phases)
+            except Failed as failed:
+                return _failed(failed, started, reused=False)
+            exchange = Exchange(self._pool, kept.stack, connection, request.keep_body, started, ended, reused=False)
+            exchange.send(kept.rendered(request), request.timeout_s)
+        try:
+            return await answer
         except BaseException:
-            if connection is not None:
-                connection.abort()  # cancelled: nobody waits for what is still to come
+            exchange.abort()  # cancelled: nobody waits for what is still to come
             raise
-        now = time.monotonic()
-        attempt = Attempt(
-            now - started,
-            connection.status,
-            None,
-            "",
-            reused,
-            connection.retry_after,
-            connection.webhook_delivery,
-            connection.body,
-            _phases(connection, reused, now) if request.keep_body else NO_PHASES,
-        )
-        if connection.usable:
-            self._pool.put(kept.stack, connection, now)
-        return attempt
+
+    def begin(self, request: Request, ended: Callable[[Attempt], None]) -> Exchange | None:
+        """Send the request on a connection that rests, without waiting; `ended` is told once, unless it is aborted.
+
+        None, and nothing is sent, where none rests: `post` opens one, or says why there is none.
+
+        Raises:
+            ValueError: as `post`.
+        """
+        started = time.monotonic()
+        try:
+            kept = self._kept_of(request.endpoint, started)
+        except Failed:
+            return None  # `post` will say so
+        data = kept.rendered(request)
+        connection = self._pool.take(kept.stack)
+        if connection is None:
+            return None
+        exchange = Exchange(self._pool, kept.stack, connection, request.keep_body, started, ended, reused=True)
+        exchange.send(data, request.timeout_s)
+        return exchange
+
+    def _kept_of(self, endpoint: Endpoint, now: float) -> _Kept:
+        kept = self._kept.get(endpoint)
+        if kept is None:
+            kept = self._kept[endpoint] = _Kept(endpoint)
+        if now >= kept.look_again:
+            self._look_at(kept, endpoint, now)
+        return kept
 
     def _look_at(self, kept: _Kept, endpoint: Endpoint, now: float) -> None:
         """The endpoint's TLS context may be another one, when the operator's CA bundle changed."""
@@ -125,6 +186,13 @@ class LeanTransport:
         connection.phases, connection.below = dialled.phases, dialled.below
         self._connections.add(connection)
         return connection
+
+
+def _failed(failed: Failed, started: float, *, reused: bool) -> Attempt:
+    return Attempt(
+        time.monotonic() - started, failure=failed.reason, detail=failed.detail, reused=reused,
+        phases=failed.phases or NO_PHASES,
+    )  # fmt: skip
 
 
 def _phases(connection: Connection, reused: bool, now: float) -> Phases:

@@ -30,6 +30,10 @@ _IGNORED_HEAD = 8 * 1024
 """What a head may have beyond its names and values: status line, separators, 1xx answers."""
 
 
+Ended = Callable[[Failed | None], None]
+"""Is told how an exchange ended."""
+
+
 class Connection(asyncio.Protocol):
     """A connection and the exchange it is in. `on_idle_end` is told when it ends between requests."""
 
@@ -49,19 +53,20 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
-        self._waiter: asyncio.Future[None] | None = None
+        self._ended: Ended | None = None
+        """Who waits for the answer; None between requests."""
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
 
     def __repr__(self) -> str:
-        state = "busy" if self._waiter is not None else "idle" if self.usable else "closed"
+        state = "busy" if self._ended is not None else "idle" if self.usable else "closed"
         return f"<Connection {state} requests={self.requests}>"
 
-    def exchange(self, data: bytes, deadline: float, keep: int) -> asyncio.Future[None]:
-        """Write a request; the future is done when the answer is, and the answer's parts are attributes then.
+    def exchange(self, data: bytes, deadline: float, keep: int, ended: Ended) -> None:
+        """Write a request. `ended` is called once, with None where the answer is there: its parts are attributes then.
 
-        It fails with `Failed`. Cancelling it does not close the connection: call `abort`.
+        Within the call the connection may be used again. After `abort` nobody is called.
         """
         self.requests += 1
         self.status = 0
@@ -73,11 +78,10 @@ class Connection(asyncio.Protocol):
         self._raw = self._head = self._count = self._received = self._interim = 0
         self._head_done = self._framed = self._complete = False
         self._problem = ""
-        waiter = self._waiter = self._loop.create_future()
+        self._ended = ended
         self._set_deadline(deadline)
         if self._transport is not None:
             self._transport.write(data)
-        return waiter
 
     def rest(self, until: float) -> None:
         """Nothing to send for now; close at this time, if it is still so."""
@@ -86,7 +90,7 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once. An exchange under way is forgotten."""
         self.usable = False
-        self._waiter = None
+        self._ended = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -113,7 +117,7 @@ class Connection(asyncio.Protocol):
         self._timer, self._timer_at = None, float("inf")
         if time.monotonic() < self._deadline - 0.001:
             self._set_deadline(self._deadline)
-        elif self._waiter is not None:
+        elif self._ended is not None:
             self.fail(FailureReason.TIMEOUT, "no whole answer in time")
         else:
             self._end_idle()
@@ -124,7 +128,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
 
     def data_received(self, data: bytes) -> None:
-        if self._waiter is None:
+        if self._ended is None:
             self._end_idle()
             return
         if self._keep and not self.first_byte_at:
@@ -148,7 +152,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.usable = False
-        if self._waiter is None:
+        if self._ended is None:
             self._end_idle()
         elif exc is None and self._head_done and not self._framed:
             self._finish()  # a body that ends with the connection (RFC 9112, section 6.3)
@@ -220,7 +224,7 @@ class Connection(asyncio.Protocol):
     # --- ends
 
     def _finish(self) -> None:
-        waiter, self._waiter = self._waiter, None
+        ended, self._ended = self._ended, None
         transport = self._transport
         if transport is not None:
             if self.below is not None and self.below.get_write_buffer_size():
@@ -229,15 +233,15 @@ class Connection(asyncio.Protocol):
                 remember_session(tls)
             if not self.usable:
                 self.abort()
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        if ended is not None:
+            ended(None)
 
     def fail(self, reason: FailureReason, detail: str) -> None:
-        """Close at once; the exchange under way ends with `Failed`."""
-        waiter = self._waiter
+        """Close at once; the exchange under way has failed."""
+        ended = self._ended
         self.abort()
-        if waiter is not None and not waiter.done():
-            waiter.set_exception(Failed(reason, detail))
+        if ended is not None:
+            ended(Failed(reason, detail))
 
     def _end_idle(self) -> None:
         self.abort()
