@@ -32,10 +32,11 @@ from benchmarks.callgrind import Callgrind
 from benchmarks.events import events, record_batch, tenants
 from benchmarks.receiver import ANSWER
 from dispatcher import metrics
-from dispatcher.delivery.deliveries import Deliveries, Parcel
+from dispatcher.delivery.deliveries import Deliveries, Parcel, Tried
 from dispatcher.delivery.lanes import Kind, Lanes
 from dispatcher.delivery.retry_policy import RetryPolicy
 from dispatcher.events import DeliveryEvent, read_event
+from dispatcher.express import Express
 from dispatcher.feedback import encode_feedback
 from dispatcher.kafka.consumer import Consumer
 from dispatcher.kafka.offset_tracker import Run
@@ -85,8 +86,22 @@ class OneWebhook:
         return self.webhook if tenant == self.webhook.tenant else None
 
 
+class Done:
+    """A request that was answered as it went out."""
+
+    def abort(self) -> None:
+        """Nothing to stop."""
+
+
+_DONE: Final = Done()
+
+
 class NullTransport:
     """Takes everything at once."""
+
+    def begin(self, request: Request, ended: Callable[[Attempt], None]) -> Done:
+        ended(_OK)
+        return _DONE
 
     async def post(self, request: Request) -> Attempt:
         return _OK
@@ -183,13 +198,13 @@ class Parts:
         lanes = Lanes(self.delivery, self.fresh)
         return Deliveries(self.delivery, self.policy, lanes, transport, unused, self.cache.is_current)
 
-    def pipeline(self, transport: Any) -> Pipeline:
+    def pipeline(self, deliveries: Deliveries) -> Pipeline:
         unused: Any = None
         tenants = metrics.TenantMetrics(MetricsSettings())
         tenants.configure([self.webhook.tenant])
         return Pipeline(
             webhooks=self.cache,
-            deliveries=self.deliveries(transport),
+            deliveries=deliveries,
             retry_topics=unused,
             dead_letters=unused,
             policy=self.policy,
@@ -199,13 +214,19 @@ class Parts:
             tenants=tenants,
         )
 
+    def express(self, deliveries: Deliveries, pipeline: Pipeline) -> Express:
+        return Express(pipeline, self.cache, deliveries, self.kafka.max_record_bytes, self.delivery.max_body)
+
     @asynccontextmanager
-    async def consumed(self, process: Callable[[Record, Turn], Awaitable[Outcome]]) -> AsyncIterator[Step]:
-        """A consumer that hands each record to `process`."""
+    async def consumed(
+        self, process: Callable[[Record, Turn], Awaitable[Outcome]], express: Express | None = None
+    ) -> AsyncIterator[Step]:
+        """A consumer that hands each record to `express`, or to `process`."""
         kafka = FakeKafka()
         consumer = Consumer(
-            self.kafka, [TOPIC], "group", process, self.fresh, 1, connect=kafka.connect, committed=NothingCommitted()
-        )
+            self.kafka, [TOPIC], "group", process, self.fresh, 1, express=express, connect=kafka.connect,
+            committed=NothingCommitted(),
+        )  # fmt: skip
         running = asyncio.create_task(consumer.run())
 
         async def step(count: int) -> None:
@@ -274,7 +295,7 @@ async def deliver(parts: Parts) -> AsyncIterator[Step]:
 
     async def step(count: int) -> None:
         for _ in range(count):
-            await deliveries.deliver(Parcel(event, webhook, body, 0, Kind.NEW, Turn(claim)))
+            await deliveries.deliver(Parcel.of(event, webhook, body, 0, Kind.NEW, Turn(claim)))
 
     yield step
 
@@ -282,13 +303,41 @@ async def deliver(parts: Parts) -> AsyncIterator[Step]:
 @asynccontextmanager
 async def pipeline(parts: Parts) -> AsyncIterator[Step]:
     """`Pipeline.process` with that transport: read, webhook, eligibility, encode, deliver, metrics."""
-    made, records, claim = parts.pipeline(NullTransport()), FakeKafka().decoded(), Claim()
+    made, records, claim = parts.pipeline(parts.deliveries(NullTransport())), FakeKafka().decoded(), Claim()
 
     async def step(count: int) -> None:
         for number in range(count):
             await made.process(records[number % BATCH], Turn(claim))
 
     yield step
+
+
+@asynccontextmanager
+async def flight(parts: Parts) -> AsyncIterator[Step]:
+    """`Express.begin` with that transport: what `pipeline` does, without a task."""
+    deliveries = parts.deliveries(NullTransport())
+    made, records, claim = parts.express(deliveries, parts.pipeline(deliveries)), FakeKafka().decoded(), Claim()
+    await parts.cache.find(parts.webhook.tenant)
+    owner = Delivering()
+
+    async def step(count: int) -> None:
+        for number in range(count):
+            made.begin(records[number % BATCH], Turn(claim), owner)
+
+    yield step
+
+
+class Delivering:
+    """An owner that only ever hears of deliveries."""
+
+    def finished(self, outcome: Outcome, /) -> None:
+        """As it should be."""
+
+    def full_way(self, tried: Tried | None) -> None:
+        raise RuntimeError(f"it takes the full way: {tried}")
+
+    def released(self) -> None:
+        raise RuntimeError("nobody cancels")
 
 
 @asynccontextmanager
@@ -355,14 +404,14 @@ async def post(parts: Parts) -> AsyncIterator[Step]:
 @asynccontextmanager
 async def whole(parts: Parts) -> AsyncIterator[Step]:
     """Everything: a record batch to POSTs at the TLS server and finished offsets."""
-    async with (
-        open_transport(parts.delivery, parts.egress) as transport,
-        parts.consumed(parts.pipeline(transport).process) as step,
-    ):
-        yield step
+    async with open_transport(parts.delivery, parts.egress) as transport:
+        deliveries = parts.deliveries(transport)
+        pipeline = parts.pipeline(deliveries)
+        async with parts.consumed(pipeline.process, parts.express(deliveries, pipeline)) as step:
+            yield step
 
 
-STAGES = (decode, read, encode, deliver, pipeline, consume, post_null, post, whole)
+STAGES = (decode, read, encode, deliver, pipeline, flight, consume, post_null, post, whole)
 
 
 def _an_event() -> DeliveryEvent:

@@ -180,7 +180,7 @@ def _told_of_request(
 ) -> Iterator[Line]:
     config = webhook.config
     body = encode_feedback(event, config.payload)
-    parcel = Parcel(event, webhook, body, journey.attempts, Kind.NEW, Turn(Claim()))
+    parcel = Parcel.of(event, webhook, body, journey.attempts, Kind.NEW, Turn(Claim()))
     yield Line("request", "POST", f"{config.origin}/…, within {config.timeout or limits.timeout_s:g} s")
     for name, value in shown_headers(parcel, now):
         yield Line("request", f"header {name}", value)

@@ -16,7 +16,7 @@ import structlog
 
 from dispatcher import metrics
 from dispatcher.brake import DeadLetterBrake
-from dispatcher.delivery.deliveries import Changed, Delivery, Never, NotNow, Parcel
+from dispatcher.delivery.deliveries import Changed, Delivery, Never, NotNow, Parcel, Tried
 from dispatcher.delivery.lanes import Kind
 from dispatcher.delivery.retry_policy import RetryPolicy
 from dispatcher.errors import BrakeEngaged, UnreadableEvent, WebhookUnusable
@@ -52,7 +52,7 @@ class Webhooks(Protocol):
 class Deliveries(Protocol):
     """Sends a parcel."""
 
-    async def deliver(self, parcel: Parcel) -> Delivery: ...
+    async def deliver(self, parcel: Parcel, begun: Tried | None = None) -> Delivery: ...
 
 
 class RetryTopics(Protocol):
@@ -154,8 +154,11 @@ class Pipeline:
         """The brake of each (topic, partition) that was seen."""
         return self._brakes
 
-    async def process(self, record: Record, turn: Turn) -> Outcome:
+    async def process(self, record: Record, turn: Turn, begun: Tried | None = None) -> Outcome:
         """What became of the record; its offset is done then.
+
+        Args:
+            begun: the first attempt, where `express` made it already.
 
         Raises:
             StoreUnavailable, NotWritten, BrakeEngaged: not now; the record is to be tried again.
@@ -169,15 +172,17 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001  (it dies with a reason and a traceback in the log)
             return await self._die_of_a_bug(record, journey, turn, error, None)
         if isinstance(event, OtherEvent):
-            return self._skipped(record, SkipReason.NOT_FEEDBACK, None)
-        return await self._process_event(record, journey, turn, event)
+            return self.skipped(record, SkipReason.NOT_FEEDBACK, None)
+        return await self._process_event(record, journey, turn, event, begun)
 
     def _journey(self, record: Record) -> Journey:
         """The record's journey. A timestamp that is missing or in the future counts as now: it says no age."""
         journey, now = Journey.of(record), self._clock()
         return journey if 0 < journey.first_seen <= now else replace(journey, first_seen=now)
 
-    async def _process_event(self, record: Record, journey: Journey, turn: Turn, event: DeliveryEvent) -> Outcome:
+    async def _process_event(
+        self, record: Record, journey: Journey, turn: Turn, event: DeliveryEvent, begun: Tried | None
+    ) -> Outcome:
         while True:
             try:
                 webhook = await self._webhooks.find(event.tenant)
@@ -186,7 +191,7 @@ class Pipeline:
                 return await self._park(record, journey, turn, event, not_now)
             reason = eligibility(event, webhook)
             if reason is not None or webhook is None:
-                return self._skipped(record, reason or SkipReason.NO_WEBHOOK, event)
+                return self.skipped(record, reason or SkipReason.NO_WEBHOOK, event)
             try:
                 body = encode_feedback(event, webhook.config.payload)
             except Exception as error:  # noqa: BLE001
@@ -197,8 +202,8 @@ class Pipeline:
             if len(body) > MAX_WARNED:
                 log.warning("large payload", tenant=str(event.tenant), webhook_id=event.webhook_id, size=len(body))
             kind = Kind.RETRY if journey.parks else Kind.NEW
-            parcel = Parcel(event, webhook, body, journey.attempts, kind, turn, journey.origin)
-            delivery = await self._deliveries.deliver(parcel)
+            parcel = Parcel.of(event, webhook, body, journey.attempts, kind, turn, journey.origin)
+            delivery, begun = await self._deliveries.deliver(parcel, begun), None
             match delivery:
                 case Delivered():
                     return self._delivered(record, journey, event, delivery)
@@ -212,29 +217,37 @@ class Pipeline:
                 case _:
                     assert_never(delivery)
 
+    def delivered_at_once(self, record: Record, parcel: Parcel, outcome: Delivered) -> None:
+        """Note an event that was delivered by its first attempt, fresh from its topic."""
+        now, seen = self._clock(), record.timestamp / 1000
+        metrics.END_TO_END_SECONDS.labels("no").observe(now - seen if 0 < seen <= now else 0.0)
+        self._note_delivered(record, parcel.tenant, parcel.webhook_id, outcome)
+
     def _delivered(self, record: Record, journey: Journey, event: DeliveryEvent, outcome: Delivered) -> Outcome:
         seconds = max(0.0, self._clock() - journey.first_seen)
         metrics.END_TO_END_SECONDS.labels("yes" if journey.parks else "no").observe(seconds)
         if journey.parks:
             self._tenants.worst.ended(event.tenant, journey.first_seen)
-        self._ended(record, FinishedResult.DELIVERED, event)
-        if self._tells_all:
-            log.debug(
-                "event delivered", tenant=str(event.tenant), webhook_id=event.webhook_id, attempt=outcome.attempts
-            )
+        self._note_delivered(record, event.tenant, event.webhook_id, outcome)
         return outcome
 
-    def _skipped(self, record: Record, reason: SkipReason, event: DeliveryEvent | None) -> Outcome:
+    def _note_delivered(self, record: Record, tenant: TenantKey, webhook_id: str, outcome: Delivered) -> None:
+        self._ended(record, FinishedResult.DELIVERED, tenant)
+        if self._tells_all:
+            log.debug("event delivered", tenant=str(tenant), webhook_id=webhook_id, attempt=outcome.attempts)
+
+    def skipped(self, record: Record, reason: SkipReason, event: DeliveryEvent | None) -> Outcome:
+        """Note an event that is none of a webhook's business."""
         metrics.EVENTS_SKIPPED.labels(reason.value).inc()
-        self._ended(record, FinishedResult.SKIPPED, event)
+        self._ended(record, FinishedResult.SKIPPED, None if event is None else event.tenant)
         if event is not None and self._tells_all:
             log.debug("event skipped", tenant=str(event.tenant), webhook_id=event.webhook_id, reason=reason.value)
         return Skipped(reason)
 
-    def _ended(self, record: Record, result: FinishedResult, event: DeliveryEvent | None) -> None:
+    def _ended(self, record: Record, result: FinishedResult, tenant: TenantKey | None) -> None:
         metrics.EVENTS_FINISHED.labels(result.value).inc()
-        if event is not None:
-            self._tenants.count(event.tenant, result.value)
+        if tenant is not None:
+            self._tenants.count(tenant, result.value)
         self._brakes[record.topic, record.partition].ended_well()
 
     async def _park(

@@ -14,6 +14,7 @@ from dispatcher.values import fast_value
 RecordHeaders = Sequence[tuple[str, bytes]]
 
 PREFIX = "feedback-"
+_ORIGIN_TOPIC = PREFIX + "origin-topic"
 
 
 class Record(Protocol):
@@ -93,12 +94,12 @@ class Journey:
             return own
         # A header's value may be null in Kafka, whatever a client's types say.
         found = {name: value or b"" for name, value in record.headers if name.startswith(PREFIX)}
-        if PREFIX + "origin-topic" not in found:
+        if _ORIGIN_TOPIC not in found:
             return own
         status = _whole(found, "last-status", -1)
         return cls(
             origin=Origin(
-                found[PREFIX + "origin-topic"].decode(errors="replace"),
+                found[_ORIGIN_TOPIC].decode(errors="replace"),
                 _whole(found, "origin-partition", record.partition),
                 _whole(found, "origin-offset", record.offset),
             ),
@@ -134,6 +135,11 @@ class Claim:
     """The right to work on a partition's records, from its assignment to its revocation: the epoch they carry."""
 
     active: bool = True
+
+
+def was_parked(headers: RecordHeaders) -> bool:
+    """Whether a record has a journey behind it: it comes from a retry topic or the dead letters."""
+    return any(name == _ORIGIN_TOPIC for name, _ in headers)
 
 
 def without_journey(headers: RecordHeaders) -> list[tuple[str, bytes]]:

@@ -20,6 +20,7 @@ from dispatcher.delivery.deliveries import Deliveries
 from dispatcher.delivery.lanes import Lanes
 from dispatcher.delivery.retry_policy import RetryPolicy
 from dispatcher.errors import ConfigError, Problem
+from dispatcher.express import Express
 from dispatcher.health import STUCK_S, Check, HealthServer, LoopLag, Watched
 from dispatcher.kafka.attempt_log import AttemptTopic
 from dispatcher.kafka.consumer import Consumer, Process
@@ -181,7 +182,12 @@ class Service:
                 tenants=self._tenants,
             )
             process = self._pipeline.process if tracing is None else tracing.around(self._pipeline.process)
-            self._consumers = self._made_consumers(process, retry_topics)
+            express = None
+            if tracing is None:  # a span needs the task of the full way
+                express = Express(
+                    self._pipeline, cache, deliveries, settings.kafka.max_record_bytes, settings.delivery.max_body
+                )
+            self._consumers = self._made_consumers(process, express, retry_topics)
             async with asyncio.TaskGroup() as tasks:
                 log_task = None if attempt_log is None else tasks.create_task(attempt_log.run(), name="attempt log")
                 running = [tasks.create_task(one.run(), name=repr(one)) for one in self._consumers]
@@ -192,10 +198,15 @@ class Service:
                 if log_task is not None:
                     log_task.cancel()
 
-    def _made_consumers(self, process: Process, retry_topics: RetryTopics) -> tuple[Consumer, Consumer]:
+    def _made_consumers(
+        self, process: Process, express: Express | None, retry_topics: RetryTopics
+    ) -> tuple[Consumer, Consumer]:
         kafka, drain = self._settings.kafka, self._settings.delivery.drain_timeout
         return (
-            Consumer(kafka, [kafka.topic], kafka.group_id, process, self._fresh, drain),
+            Consumer(
+                kafka, [kafka.topic], kafka.group_id, process, self._fresh, drain,
+                express=express,
+            ),
             Consumer(
                 kafka, retry_topics.topics, f"{kafka.group_id}.retry", process, self._parked, drain,
                 due_in_s=retry_topics.due_in_s,

@@ -23,7 +23,7 @@ from dispatcher.events import DeliveryEvent
 from dispatcher.outcomes import Attempt, DeadReason, Delivered, FailureReason, ParkReason
 from dispatcher.records import Origin, Turn
 from dispatcher.settings import DeliverySettings
-from dispatcher.transport.request import Endpoint, Headers, Request
+from dispatcher.transport.request import Endpoint, Exchange, Headers, Request
 from dispatcher.values import fast_value
 from dispatcher.webhooks import TenantKey, Webhook
 
@@ -38,6 +38,10 @@ class Transport(Protocol):
 
     async def post(self, request: Request) -> Attempt: ...
 
+    def begin(self, request: Request, ended: Callable[[Attempt], None]) -> Exchange | None:
+        """The same without waiting, where a connection rests; None, and nothing is sent, where none does."""
+        ...
+
 
 IsCurrent = Callable[[Webhook], bool]
 """Whether a webhook is still the one to use, without waiting for a store."""
@@ -51,9 +55,17 @@ class AttemptLog(Protocol):
 
 @fast_value
 class Parcel:
-    """An event that is some webhook's business, with the body to send."""
+    """An event that is some webhook's business, with the body to send.
 
-    event: DeliveryEvent
+    Of the event it keeps what every attempt tells again, and no more: many parcels wait.
+    """
+
+    webhook_id: str
+    event_time: str | None
+    traceparent: str | None
+    channel: str
+    status: str
+    """What became of the message."""
     webhook: Webhook
     body: bytes = field(repr=False)
     attempts: int
@@ -62,6 +74,17 @@ class Parcel:
     turn: Turn
     origin: Origin | None = None
     """Where the event first stood: for the attempt log, by which it can be found again."""
+
+    @classmethod
+    def of(
+        cls, event: DeliveryEvent, webhook: Webhook, body: bytes, attempts: int, kind: Kind, turn: Turn,
+        origin: Origin | None = None,
+    ) -> Self:  # fmt: skip
+        """The parcel of an event."""
+        return cls(
+            event.webhook_id, event.timestamp, event.traceparent, event.channel, event.status, webhook, body, attempts,
+            kind, turn, origin,
+        )  # fmt: skip
 
     @property
     def tenant(self) -> TenantKey:
@@ -125,7 +148,7 @@ class Destination:
 
 
 @fast_value
-class _Try:
+class Tried:
     """One go at an event: an attempt with its judgement, or the refusal of a slot."""
 
     number: int
@@ -163,37 +186,69 @@ class Deliveries:
         self._lanes = lanes
         self._transport = transport
         self._tokens = tokens
-        self._is_current = is_current
+        self.is_current = is_current
         self._attempt_log = attempt_log
         self._clock = clock
         self._chance = chance
         self._destinations: dict[TenantKey, Destination] = {}
         self._retired: list[Destination] = []
 
-    async def deliver(self, parcel: Parcel) -> Delivery:
+    async def deliver(self, parcel: Parcel, begun: Tried | None = None) -> Delivery:
         """Send the parcel, with quick tries after a failure that may pass.
+
+        Args:
+            begun: what came of its first attempt, where that was made already (`flights`).
 
         Raises:
             Draining: the record is ours no more, and the parcel was not sent.
         """
         if self._retired:
             await self._close_retired()
-            if not self._is_current(parcel.webhook):
+            if begun is None and not self.is_current(parcel.webhook):
                 return Changed(parcel.attempts)
-        lane = self._lanes.lane(parcel.tenant)
-        lane.meet(parcel.webhook.revision, parcel.webhook.config.rate_limit)
-        entry = lane.try_enter(parcel.kind) or await lane.wait(parcel.kind)
-        if isinstance(entry, Slot):
-            if not self._is_current(parcel.webhook):
-                lane.abandon(entry)
-                return Changed(parcel.attempts)
-            self._start(lane, parcel, entry)
-        last = await self._try(lane, parcel, entry, parcel.attempts + 1)
+        lane, last = self._lanes.lane(parcel.tenant), begun
+        if last is None:
+            lane, entry = self.enter(parcel)
+            entry = entry or await lane.wait(parcel.kind)
+            if isinstance(entry, Slot):
+                if not self.is_current(parcel.webhook):
+                    lane.abandon(entry)
+                    return Changed(parcel.attempts)
+                self._start(lane, parcel, entry)
+            last = await self._try(lane, parcel, entry, parcel.attempts + 1)
         if last.judgement is DELIVERED:
             return Delivered(last.number)
         if last.again_soon and self._policy.soon_attempts:
             last = await self._try_soon(lane, parcel, last)
         return _concluded(last)
+
+    # What a flight needs
+
+    @property
+    def is_busy_closing(self) -> bool:
+        """What authenticators of old revisions have under way is to be ended, which `deliver` does."""
+        return bool(self._retired)
+
+    def now(self) -> float:
+        """Seconds of the loop's clock."""
+        return self._lanes.now()
+
+    def enter(self, parcel: Parcel) -> tuple[Lane, Slot | Refusal | None]:
+        """The parcel's lane, and what it says at once; None where one has to wait."""
+        lane = self._lanes.lane(parcel.tenant)
+        lane.meet(parcel.webhook.revision, parcel.webhook.config.rate_limit)
+        return lane, lane.try_enter(parcel.kind)
+
+    def begin(self, parcel: Parcel, ended: Callable[[Attempt], None]) -> Exchange | None:
+        """Make the first attempt without waiting for anything; None, and nothing is sent, where that can't be."""
+        destination = self.destination(parcel.webhook)
+        authenticator, now, token = destination.authenticator, self._clock(), None
+        if not authenticator.is_none:
+            # Of a token that was fetched a 401 may want another one: `post` sees to that.
+            token = None if authenticator.is_fetched else authenticator.cached_header(now)
+            if token is None:
+                return None
+        return self._transport.begin(self._request(parcel, destination, parcel.attempts + 1, now, token), ended)
 
     def destination(self, webhook: Webhook) -> Destination:
         """What is made from this revision of the webhook, kept while it is in use."""
@@ -228,24 +283,24 @@ class Deliveries:
         while self._retired:
             await self._retired.pop().authenticator.close()
 
-    async def _try_soon(self, lane: Lane, parcel: Parcel, last: _Try) -> _Try:
+    async def _try_soon(self, lane: Lane, parcel: Parcel, last: Tried) -> Tried:
         """Up to `soon_attempts` more, with full jitter, while the lane has a slot free at once."""
 
         def wait_s(tried: int) -> float:
             reset = last.attempt is not None and last.attempt.failure is FailureReason.RESET and last.attempt.reused
             return self._policy.soon_wait_s(tried, at_once=reset, jitter=self._chance())
 
-        async def again() -> _Try:
+        async def again() -> Tried:
             nonlocal last
-            if not self._is_current(parcel.webhook):
-                last = _Try(last.number, last.attempt, last.judgement, changed=True)
+            if not self.is_current(parcel.webhook):
+                last = Tried(last.number, last.attempt, last.judgement, changed=True)
                 return last
             entry = lane.try_enter(Kind.RETRY)
             if isinstance(entry, Slot):
                 last = await self._try(lane, parcel, entry, last.number + 1)
             else:
                 refusal = entry or Refusal(ParkReason.LANE_FULL, 0)
-                last = _Try(last.number, last.attempt, last.judgement, refusal=refusal)
+                last = Tried(last.number, last.attempt, last.judgement, refusal=refusal)
             return last
 
         def enough(state: RetryCallState) -> bool:
@@ -261,31 +316,36 @@ class Deliveries:
             retry=retry_if_result(lambda tried: tried.again_soon),
             retry_error_callback=lambda _: last,
         )
-        result: _Try = await retrying(again)
+        result: Tried = await retrying(again)
         return result
 
-    async def _try(self, lane: Lane, parcel: Parcel, entry: Slot | Refusal, number: int) -> _Try:
+    async def _try(self, lane: Lane, parcel: Parcel, entry: Slot | Refusal, number: int) -> Tried:
         if isinstance(entry, Refusal):
-            return _Try(number - 1, refusal=entry)
+            return Tried(number - 1, refusal=entry)
         try:
-            attempt = await self._post(parcel, number)
+            attempt = await self.post(parcel, number)
         except BaseException:
             lane.abandon(entry)
             raise
+        return self.concluded(lane, parcel, entry, number, attempt)
+
+    def concluded(self, lane: Lane, parcel: Parcel, slot: Slot, number: int, attempt: Attempt) -> Tried:
+        """Judge an attempt, tell everybody, and give its slot back."""
         judgement = judge(attempt)
         hold = None
         if judgement.verdict is Verdict.AGAIN_SOON:
             hold = retry_after_s(attempt.retry_after, self._clock(), self._policy.max_age_s)
         if judgement.tells_of_endpoint:
-            lane.leave(entry, judgement, hold)
+            lane.leave(slot, judgement, hold)
         else:
-            lane.abandon(entry)
+            lane.abandon(slot)
         if judgement.suspends:
             lane.suspend(parcel.webhook.revision)
         self._told(parcel, number, attempt, judgement)
-        return _Try(number, attempt, judgement, hold_s=hold)
+        return Tried(number, attempt, judgement, hold_s=hold)
 
-    async def _post(self, parcel: Parcel, number: int) -> Attempt:
+    async def post(self, parcel: Parcel, number: int) -> Attempt:
+        """One attempt, with whatever it has to wait for; the slot is the caller's."""
         destination = self.destination(parcel.webhook)
         authenticator = destination.authenticator
         if authenticator.is_none:
@@ -302,7 +362,7 @@ class Deliveries:
         began, now = self._lanes.now(), self._clock()
         try:
             token = destination.authenticator.cached_header(now) or await destination.authenticator.header(
-                webhook_id=parcel.event.webhook_id, body=parcel.body, now=now
+                webhook_id=parcel.webhook_id, body=parcel.body, now=now
             )
         except TokenUnavailable as error:
             metrics.TOKEN_FAILURES.inc()
@@ -328,14 +388,14 @@ class Deliveries:
         metrics.ATTEMPT_SECONDS.labels(outcome).observe(attempt.elapsed_s, exemplar)
         if judgement.verdict is not Verdict.DELIVERED:
             log.debug(
-                "attempt failed", tenant=str(parcel.tenant), webhook_id=parcel.event.webhook_id, attempt=number,
+                "attempt failed", tenant=str(parcel.tenant), webhook_id=parcel.webhook_id, attempt=number,
                 status=attempt.status, reason=reason, detail=attempt.detail, elapsed_s=round(attempt.elapsed_s, 4),
             )  # fmt: skip
         if self._attempt_log is not None:
             self._attempt_log.record(parcel, number, attempt, judgement)
 
 
-def _concluded(last: _Try) -> Delivery:
+def _concluded(last: Tried) -> Delivery:
     attempt, judgement = last.attempt, last.judgement
     if last.changed:
         return Changed(last.number)
@@ -357,15 +417,15 @@ def _concluded(last: _Try) -> Delivery:
 
 def request_headers(parcel: Parcel, number: int, now: float, signer: Signer | None, token: Header | None) -> Headers:
     """What a request carries beside the tenant's header parameters, in order."""
-    event, timestamp = parcel.event, int(now)
-    headers = [("webhook-id", event.webhook_id), ("webhook-timestamp", str(timestamp))]
+    timestamp = int(now)
+    headers = [("webhook-id", parcel.webhook_id), ("webhook-timestamp", str(timestamp))]
     if signer is not None:
-        headers.append(("webhook-signature", signer.sign(event.webhook_id, timestamp, parcel.body)))
+        headers.append(("webhook-signature", signer.sign(parcel.webhook_id, timestamp, parcel.body)))
     headers.append(("webhook-attempt", str(number)))
-    if event.timestamp is not None and _FIT_FOR_A_HEADER.fullmatch(event.timestamp):
-        headers.append(("webhook-event-time", event.timestamp))
-    if event.traceparent is not None and _FIT_FOR_A_HEADER.fullmatch(event.traceparent):
-        headers.append(("traceparent", event.traceparent))
+    if parcel.event_time is not None and _FIT_FOR_A_HEADER.fullmatch(parcel.event_time):
+        headers.append(("webhook-event-time", parcel.event_time))
+    if parcel.traceparent is not None and _FIT_FOR_A_HEADER.fullmatch(parcel.traceparent):
+        headers.append(("traceparent", parcel.traceparent))
     if token is not None:
         headers.append(token)
     return tuple(headers)

@@ -1,7 +1,8 @@
 """Reads a topic and sees each record through to its outcome; commits what is finished, and only that.
 
-Each record runs in a task of its own, owned here. The tasks of a partition carry its `Claim`, which ends with the
-assignment: nothing is committed for a partition that isn't ours. Stop order: claim ended, records that nobody outside
+Each record is a `Work`, owned here: begun by `express` where there is one, else, and where that gives it back, by a
+task of its own. The work of a partition carries its `Claim`, which ends with the assignment: nothing is committed for
+a partition that isn't ours. Stop order: claim ended, records that nobody outside
 has seen yet are let go, those under way get time to finish, the position is committed, the group is left.
 """
 
@@ -10,7 +11,8 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import islice, takewhile
 from typing import Protocol
 
 import structlog
@@ -19,11 +21,13 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import ConsumerRecord
 
 from dispatcher import metrics
+from dispatcher.delivery.deliveries import Tried
+from dispatcher.delivery.flights import Flight
 from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StoreUnavailable
 from dispatcher.kafka.committed import Committed
 from dispatcher.kafka.connection import connection_arguments, stopped, until_answered
 from dispatcher.kafka.offset_tracker import OffsetTracker, Run
-from dispatcher.kafka.partition import Budget, Partition
+from dispatcher.kafka.partition import Budget, Partition, Work
 from dispatcher.outcomes import Outcome
 from dispatcher.records import Record, Turn
 from dispatcher.settings import KafkaSettings
@@ -43,8 +47,24 @@ REVOKE_WAIT_S = 5.0
 """At a rebalance, time for requests under way: the whole group waits for it."""
 BATCH = 500
 """Records of one poll, and the most that are begun in one turn of the event loop."""
+AT_A_TURN = 50
+"""Records of one partition that are begun before the next partition's turn."""
+COMMIT_RECORDS = 1000
+"""So many finished are committed before the interval is over."""
 FIRST_REPEAT_S = 1.0
 LONGEST_REPEAT_S = 30.0
+
+
+class Shortcut(Protocol):
+    """Begins records without a task: `express`."""
+
+    def begin(self, record: Record, turn: Turn, owner: Work, /) -> Flight | None:
+        """See to a record as far as that goes without waiting; the flight that is under way then, if any is."""
+        ...
+
+    def go_on(self, record: Record, turn: Turn, begun: Tried, /) -> Awaitable[Outcome]:
+        """`process` for a record whose first attempt was made."""
+        ...
 
 
 class CommittedOffsets(Protocol):
@@ -67,12 +87,14 @@ class Consumer:
         budget: Budget,
         drain_timeout_s: float,
         due_in_s: DueIn | None = None,
+        express: Shortcut | None = None,
         connect: Connect | None = None,
         committed: CommittedOffsets | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`due_in_s`: where records have to wait, how long; None where they never do.
 
+        `express` begins what needs no task; None where everything does.
         `connect` and `committed` stand in for aiokafka's consumer and admin client, `clock` for unix time.
         """
         self._settings = settings
@@ -82,6 +104,7 @@ class Consumer:
         self._budget = budget
         self._drain_timeout_s = drain_timeout_s
         self._due_in_s = due_in_s
+        self._express = express
         self._consumer: AIOKafkaConsumer[bytes, bytes] | None = None
         self._connect = connect or self._started
         self._committed = committed or Committed(settings, group_id)
@@ -95,6 +118,8 @@ class Consumer:
         self._stopping = asyncio.Event()
         self._finished_since_commit = 0
         self._commit_soon = asyncio.Event()
+        self._let_go = asyncio.Event()
+        """Set with each record that ends after its partition's claim."""
         self.joined = False
         """Whether partitions were assigned at least once, be they none."""
         self.last_poll = 0.0
@@ -112,7 +137,7 @@ class Consumer:
     @property
     def unfinished(self) -> int:
         """Records begun and not finished."""
-        return sum(len(partition.tasks) for partition in self._partitions.values())
+        return sum(len(partition.works) for partition in self._partitions.values())
 
     async def run(self) -> None:
         """Read until `stop`, then drain, commit and leave the group.
@@ -254,8 +279,8 @@ class Consumer:
         begun = 0
         for _ in range(len(self._buffered)):
             partition = self._buffered.popleft()
-            for _ in range(BATCH // 10):
-                if not self._may_begin(partition):
+            for _ in range(self._room(partition)):
+                if self._budget.is_full:
                     break
                 self._begin(partition, partition.buffer.popleft())
                 begun += 1
@@ -268,33 +293,32 @@ class Consumer:
         if begun and self._buffered:
             self._schedule_feed()
 
-    def _may_begin(self, partition: Partition) -> bool:
+    def _room(self, partition: Partition) -> int:
+        """How many of the partition's records may be begun now, a few at a time."""
         if not partition.buffer or not partition.restored or not partition.claim.active:
-            return False
+            return 0
         tracker, window = partition.tracker, self._settings.partition_window
-        if not self._budget.has_room() or tracker.unfinished >= window or tracker.span >= 10 * window:
-            return False
-        return self._is_due(partition)
-
-    def _is_due(self, partition: Partition) -> bool:
+        most = min(window - tracker.unfinished, 10 * window - tracker.span, len(partition.buffer), AT_A_TURN)
         if self._due_in_s is None:
-            return True
-        wait = self._due_in_s(partition.buffer[0], self._clock())
-        if wait <= 0:
-            return True
-        if partition.due_timer is None:
+            return most
+        due = takewhile(partial(self._is_due, self._due_in_s, partition), islice(partition.buffer, max(0, most)))
+        return sum(1 for _ in due)
+
+    def _is_due(self, due_in_s: DueIn, partition: Partition, record: Record) -> bool:
+        wait = due_in_s(record, self._clock())
+        if wait > 0 and partition.due_timer is None:
 
             def due() -> None:
                 partition.due_timer = None
                 self._schedule_feed()
 
-            partition.due_timer = asyncio.get_running_loop().call_later(min(wait, 1.0), due)
-        return False
+            partition.due_timer = self._loop.call_later(min(wait, 1.0), due)
+        return wait <= 0
 
     # Records
 
     def _begin(self, partition: Partition, record: "ConsumerRecord[bytes, bytes]") -> None:
-        metrics.EVENTS_CONSUMED.labels(record.topic).inc()
+        partition.consumed.inc()
         tracker = partition.tracker
         already = tracker.was_finished(record.offset)
         tracker.begin(record.offset)
@@ -302,20 +326,22 @@ class Consumer:
             tracker.finish(record.offset)
             metrics.EVENTS_RESUMED.inc()
             return
-        size = len(record.value or b"")
-        self._budget.begin(size)
-        partition.timestamps[record.offset] = record.timestamp
-        turn = Turn(partition.claim)
-        task = self._loop.create_task(self._see_through(partition, record, turn))
-        partition.tasks[task] = turn
-        task.add_done_callback(lambda done: self._ended(partition, done, record.offset, size))
+        work = partition.works[record.offset] = Work(self, partition, record)
+        self._budget.begin(work.size)
+        if self._express is None:
+            self.full_way(work, None)
+        else:
+            work.flight = self._express.begin(record, work, work)
 
-    async def _see_through(self, partition: Partition, record: Record, turn: Turn) -> None:
+    async def _see_through(self, work: Work, begun: Tried | None) -> None:
         """Process the record until it has an outcome; then, and only then, its offset is done."""
-        wait_s = FIRST_REPEAT_S
+        record, wait_s = work.record, FIRST_REPEAT_S
         while True:
             try:
-                await self._process(record, turn)
+                if begun is None or self._express is None:
+                    await self._process(record, work)
+                else:
+                    await self._express.go_on(record, work, begun)
             except Draining:
                 return
             except (StoreUnavailable, NotWritten, BrakeEngaged) as error:
@@ -324,25 +350,47 @@ class Consumer:
                 metrics.ERRORS.labels("consumer").inc()
                 log.exception("record kept for another try because of a bug", place=_place(record))
             else:
-                partition.tracker.finish(record.offset)
-                self._finished_since_commit += 1
+                self._done(work)
                 return
-            turn.started = False
+            work.started, begun = False, None
             metrics.EVENTS_REPEATED.inc()
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, LONGEST_REPEAT_S)
 
-    def _ended(self, partition: Partition, task: "asyncio.Task[None]", offset: int, size: int) -> None:
-        del partition.tasks[task]
-        partition.timestamps.pop(offset, None)
-        self._budget.end(size, self._loop.time())
-        if not task.cancelled() and task.exception() is not None:
-            metrics.ERRORS.labels("consumer").inc()
-            log.error("record's task failed", partition=_name(partition.tp), offset=offset, exc_info=task.exception())
+    def _done(self, work: Work) -> None:
+        """The record has its outcome."""
+        work.partition.tracker.finish(work.record.offset)
+        self._finished_since_commit += 1
+        if self._finished_since_commit >= COMMIT_RECORDS:
+            self._commit_soon.set()
+
+    # What becomes of a work, as it tells itself
+
+    def finished(self, work: Work) -> None:
+        """It has its outcome, and is over."""
+        self._done(work)
+        self.ended(work)
+
+    def full_way(self, work: Work, begun: Tried | None) -> None:
+        """It needs a task."""
+        work.task = self._loop.create_task(self._see_through(work, begun))
+        work.task.add_done_callback(partial(self._task_ended, work))
+
+    def ended(self, work: Work) -> None:
+        """It is over, with an outcome or without."""
+        partition = work.partition
+        del partition.works[work.record.offset]
+        self._budget.end(work.size, self._loop.time())
         if self._buffered:
             self._schedule_feed()
-        if self._finished_since_commit >= 1000:
-            self._commit_soon.set()
+        if not partition.claim.active:
+            self._let_go.set()
+
+    def _task_ended(self, work: Work, task: "asyncio.Task[None]") -> None:
+        self.ended(work)
+        if not task.cancelled() and task.exception() is not None:
+            metrics.ERRORS.labels("consumer").inc()
+            log.error("record's task failed", place=_place(work.record), exc_info=task.exception())
 
     # Committing
 
@@ -389,14 +437,14 @@ class Consumer:
         for partition in partitions:
             partition.claim.active = False
             partition.buffer.clear()
-            for task, turn in partition.tasks.items():
-                if not turn.started:
-                    task.cancel()
-        tasks = [task for partition in partitions for task in partition.tasks]
-        if not tasks:
-            return 0
-        _, pending = await asyncio.wait(tasks, timeout=most_s)
-        return len(pending)
+            for work in [work for work in partition.works.values() if not work.started]:
+                work.cancel()
+        give_up_at = self._loop.time() + most_s
+        while under_way := sum(len(partition.works) for partition in partitions):
+            self._let_go.clear()
+            if not await set_within(self._let_go, give_up_at - self._loop.time()):
+                break
+        return under_way
 
     def _cancel(self, partitions: Iterable[Partition]) -> None:
         for partition in partitions:
@@ -404,11 +452,12 @@ class Consumer:
             partition.buffer.clear()
             if partition.due_timer is not None:
                 partition.due_timer.cancel()
-            for task in partition.tasks:
-                task.cancel()
+            for work in list(partition.works.values()):
+                work.cancel()
 
     async def _close(self) -> None:
-        tasks = [task for partition in self._partitions.values() for task in partition.tasks]
+        works = [work for partition in self._partitions.values() for work in partition.works.values()]
+        tasks = [work.running for work in works if work.running is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=1)
         self._partitions.clear()
@@ -451,8 +500,8 @@ class Consumer:
                     lag = max(0, max(partition.end, partition.tracker.highest + 1) - position)
                     metrics.LAG.labels(topic, str(partition.tp.partition)).set(lag)
                     metrics.FINISHED_OFFSET.labels(topic, str(partition.tp.partition)).set(position)
-                if partition.timestamps and self._due_in_s is None:
-                    first = min(partition.timestamps.values()) / 1000
+                if partition.works and self._due_in_s is None:
+                    first = min(work.record.timestamp for work in partition.works.values()) / 1000
                     oldest = first if oldest is None else min(oldest, first)
         return oldest
 

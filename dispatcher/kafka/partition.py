@@ -3,11 +3,16 @@
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
+from dispatcher import metrics, series
+from dispatcher.delivery.deliveries import Tried
+from dispatcher.delivery.flights import Flight
 from dispatcher.kafka.offset_tracker import OffsetTracker
+from dispatcher.outcomes import Outcome
 from dispatcher.records import Claim, Turn
 
 AHEAD_S = 2.0
@@ -33,8 +38,10 @@ class Budget:
     def __post_init__(self) -> None:
         self.limit = min(LEAST_AHEAD, self.most_records)
 
-    def has_room(self) -> bool:
-        return self.records < self.limit and self.bytes < self.most_bytes
+    @property
+    def is_full(self) -> bool:
+        """No record may be begun now."""
+        return self.records >= self.limit or self.bytes >= self.most_bytes
 
     def begin(self, size: int) -> None:
         """A record of so many bytes is begun."""
@@ -56,6 +63,59 @@ class Budget:
             self._finished, self._since = 0, now
 
 
+class Ends(Protocol):
+    """Whoever begins records: hears of their end, or takes them the full way."""
+
+    def finished(self, work: "Work") -> None: ...
+    def full_way(self, work: "Work", begun: Tried | None) -> None: ...
+    def ended(self, work: "Work") -> None: ...
+
+
+class Work(Turn):
+    """One go at one record: by a flight, or by a task."""
+
+    __slots__ = ("_ends", "flight", "partition", "record", "size", "task")
+
+    def __init__(self, ends: Ends, partition: "Partition", record: "ConsumerRecord[bytes, bytes]") -> None:
+        self.claim = partition.claim
+        self.started = False
+        self.partition = partition
+        self.record = record
+        self.size = len(record.value or b"")
+        self.flight: Flight | None = None
+        self.task: asyncio.Task[None] | None = None
+        self._ends = ends
+
+    @property
+    def running(self) -> "asyncio.Task[None] | None":
+        """The task that has to be awaited once it is cancelled."""
+        return self.task or (None if self.flight is None else self.flight.task)
+
+    def cancel(self) -> None:
+        """Let it go, unfinished."""
+        if self.task is not None:
+            self.task.cancel()
+        elif self.flight is not None:
+            self.flight.cancel()
+            if self.flight.task is None:
+                self._ends.ended(self)
+
+    # What `express` tells
+
+    def finished(self, _: Outcome, /) -> None:
+        """The record has its outcome."""
+        self._ends.finished(self)
+
+    def full_way(self, tried: Tried | None) -> None:
+        """It needs a task."""
+        self.flight = None
+        self._ends.full_way(self, tried)
+
+    def released(self) -> None:
+        """A flight that was cancelled has ended."""
+        self._ends.ended(self)
+
+
 @dataclass(slots=True, eq=False)
 class Partition:
     """One assignment of one partition."""
@@ -67,13 +127,17 @@ class Partition:
     """Fetched, not begun."""
     restored: bool = False
     """The committed position and its metadata are known."""
-    tasks: "dict[asyncio.Task[None], Turn]" = field(default_factory=dict)
-    timestamps: dict[int, int] = field(default_factory=dict)
-    """Milliseconds of each unfinished record, by offset."""
+    works: "dict[int, Work]" = field(default_factory=dict)
+    """What is begun and not ended, by offset."""
     due_timer: asyncio.TimerHandle | None = None
     committed: tuple[int, str] | None = None
     end: int = 0
     """The partition's end, as the broker last told it."""
+
+    consumed: series.Count = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.consumed = metrics.EVENTS_CONSUMED.labels(self.tp.topic)
 
     def to_commit(self) -> tuple[int, str] | None:
         """Position and metadata, where they differ from the last commit."""

@@ -1,5 +1,6 @@
 """One POST, from bytes to an `Attempt`: egress guard, TLS, and the HTTP clients."""
 
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -8,7 +9,7 @@ from dispatcher.settings import DeliverySettings, EgressSettings
 from dispatcher.transport.aiohttp_client import AiohttpTransport
 from dispatcher.transport.egress import EgressGuard, egress_problems
 from dispatcher.transport.lean import LeanTransport
-from dispatcher.transport.request import Endpoint, Request
+from dispatcher.transport.request import Endpoint, Exchange, Request
 
 __all__ = ["EgressGuard", "Endpoint", "Request", "Transport", "egress_problems", "open_transport"]
 
@@ -17,6 +18,10 @@ class Transport(Protocol):
     """Sends one POST; never raises for anything that the network can do."""
 
     async def post(self, request: Request) -> Attempt: ...
+
+    def begin(self, request: Request, ended: Callable[[Attempt], None]) -> Exchange | None:
+        """The same without waiting, where a connection rests; None, and nothing is sent, where none does."""
+        ...
 
 
 def open_transport(delivery: DeliverySettings, egress: EgressSettings) -> AbstractAsyncContextManager[Transport]:

@@ -8,6 +8,7 @@ the table `FAILURE_OF`; what is not in it is a bug and propagates.
 import asyncio
 import ssl
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -177,6 +178,9 @@ class AiohttpTransport:
 
     async def __aexit__(self, *_: object) -> None:
         await self._parts.aclose()
+
+    def begin(self, request: Request, ended: Callable[[Attempt], None]) -> None:
+        """Never: aiohttp needs the task of `post`."""
 
     async def post(self, request: Request) -> Attempt:
         """Send one request. Never raises for anything that the network can do.

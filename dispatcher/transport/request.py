@@ -1,6 +1,7 @@
 """What a transport is given: an endpoint, which changes with its webhook, and a request, which changes each time."""
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from dispatcher import __version__
 from dispatcher.secrets import Secret
@@ -82,3 +83,11 @@ class Request:
     keep_body: int = field(default=0)
     """Bytes of the answer's body to keep in the attempt: 0 in the daemon, 2,048 for a test event, 65,536 for a
     token. Above 0 the attempt's phases are measured, too."""
+
+
+class Exchange(Protocol):
+    """A request under way."""
+
+    def abort(self) -> None:
+        """Let it go: nobody is told how it ends."""
+        ...

@@ -1,5 +1,6 @@
 """A transport with a span around each POST; the endpoint is told of it, so that its trace continues ours."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -20,6 +21,9 @@ class TracedTransport:
     def __init__(self, transport: Transport, tracing: Tracing) -> None:
         self._transport = transport
         self._tracing = tracing
+
+    def begin(self, request: Request, ended: Callable[[Attempt], None]) -> None:
+        """Never: a span needs the task of `post`."""
 
     async def post(self, request: Request) -> Attempt:
         """Send it, with the span's `traceparent` in place of the record's."""

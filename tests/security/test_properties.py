@@ -107,7 +107,7 @@ def sent_by(config: WebhookConfig) -> list[str]:
     if header is None and isinstance(config.auth, JwtAuth):
         scheme = config.auth.scheme
         header = (config.auth.header, f"{scheme} token" if scheme else "token")
-    parcel = Parcel(EVENT, Webhook.of(config, "x"), b"{}", 0, Kind.NEW, Turn(Claim()))
+    parcel = Parcel.of(EVENT, Webhook.of(config, "x"), b"{}", 0, Kind.NEW, Turn(Claim()))
     headers = tuple(request_headers(parcel, 1, NOW, signer, header))
     return HeaderBlock(Endpoint.of(config)).render("application/json", 2, headers).decode("ascii").split("\r\n")
 

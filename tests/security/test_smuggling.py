@@ -135,7 +135,7 @@ OURS |= {"webhook-event-time", "webhook-signature", "traceparent", "authorizatio
 def head_of(event: DeliveryEvent, token: tuple[str, str] | None) -> bytes:
     """The head of the request that would be sent for this event."""
     about = webhook(signing=Signing(secrets=[Secret(WHSEC.encode()), Secret(WHSK.encode())]))
-    parcel = Parcel(event, about, encode_feedback(event, 1), 0, Kind.NEW, Turn(Claim()))
+    parcel = Parcel.of(event, about, encode_feedback(event, 1), 0, Kind.NEW, Turn(Claim()))
     headers = request_headers(parcel, 1, NOW, Signer.of(about.config.signing), token)
     return HeaderBlock(Endpoint.of(about.config)).render("application/json", len(parcel.body), tuple(headers))
 

@@ -58,7 +58,7 @@ class SampleSender:
         """The request as it would be sent, secrets masked; nothing is asked or signed."""
         parcel = self._parcel(config, channel, message_status)
         return TestResult(
-            steps=(), event_id=parcel.event.webhook_id, verdict="", reason="", status=None, elapsed_ms=0.0,
+            steps=(), event_id=parcel.webhook_id, verdict="", reason="", status=None, elapsed_ms=0.0,
             verdict_in_words="", cure="", answer="",
             request=tuple(shown_headers(parcel, self._clock())), body=parcel.body.decode(),
         )  # fmt: skip
@@ -84,7 +84,7 @@ class SampleSender:
     def _parcel(self, config: WebhookConfig, channel: Channel, message_status: str) -> Parcel:
         event = sample_event(config, channel, message_status, self._clock())
         body = encode_feedback(event, config.payload)
-        return Parcel(event, Webhook.of(config, "test"), body, 0, Kind.NEW, Turn(Claim()))
+        return Parcel.of(event, Webhook.of(config, "test"), body, 0, Kind.NEW, Turn(Claim()))
 
     async def _sent(self, parcel: Parcel, destination: Destination, transport: Transport) -> _Sent:
         began, sent = time.monotonic(), _Sent(Attempt(0.0, failure=FailureReason.TIMEOUT))
@@ -103,9 +103,7 @@ class SampleSender:
         began, now = time.monotonic(), self._clock()
         try:
             sent.tokens += destination.authenticator.is_fetched
-            sent.token = await destination.authenticator.header(
-                webhook_id=parcel.event.webhook_id, body=parcel.body, now=now
-            )
+            sent.token = await destination.authenticator.header(webhook_id=parcel.webhook_id, body=parcel.body, now=now)
         except TokenUnavailable as error:
             failed = FailureReason.TOKEN
             sent.attempt = Attempt(time.monotonic() - began, failure=failed, detail=str(error)[:256])
@@ -123,7 +121,7 @@ class SampleSender:
         answer = _plain(attempt.body.decode(errors="replace"))
         return TestResult(
             steps=ladder(attempt, sent.tokens, sent.token_ms, is_tls=destination.endpoint.scheme == "https"),
-            event_id=parcel.event.webhook_id,
+            event_id=parcel.webhook_id,
             verdict=judgement.verdict.name.lower(),
             reason=reason,
             status=attempt.status,

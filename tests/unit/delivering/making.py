@@ -10,6 +10,7 @@ from dispatcher.delivery.deliveries import Deliveries
 from dispatcher.delivery.lanes import Lanes
 from dispatcher.delivery.retry_policy import RetryPolicy
 from dispatcher.errors import NotWritten, StoreUnavailable, WebhookUnusable
+from dispatcher.express import Express
 from dispatcher.kafka.dead_letters import DeadLetters
 from dispatcher.kafka.retry_topics import RetryTopics
 from dispatcher.metrics import TenantMetrics
@@ -17,6 +18,7 @@ from dispatcher.outcomes import Attempt, FailureReason
 from dispatcher.pipeline import Pipeline
 from dispatcher.records import Claim, Journey, Turn
 from dispatcher.settings import DeliverySettings, MetricsSettings, RetrySettings
+from dispatcher.stores.cache import MISSING, Missing
 from dispatcher.transport.request import Request
 from dispatcher.webhooks import TenantKey, Webhook
 from tests.unit.examples import ORIGIN, TENANT, ARecord, webhook
@@ -41,9 +43,16 @@ class ScriptedTransport:
     def __init__(self, *answers: Answer, takes_s: float = 0.05) -> None:
         self.answers = list(answers) or [200]
         self.takes_s = takes_s
+        self.rests = True
+        """A connection rests, so that a request can begin without a task."""
         self.requests: list[Request] = []
         self.times: list[float] = []
         self.under_way = 0
+
+    def begin(self, request: Request, ended: Callable[[Attempt], None]) -> "Posting | None":
+        if not self.rests:
+            return None
+        return Posting(self, request, ended)
 
     async def post(self, request: Request) -> Attempt:
         self.requests.append(request)
@@ -58,6 +67,19 @@ class ScriptedTransport:
     def sent(self, header: str) -> list[str | None]:
         """A header of each request."""
         return [dict(request.headers).get(header) for request in self.requests]
+
+
+class Posting:
+    """What `begin` of a transport gives, made of its `post`."""
+
+    def __init__(self, transport: Any, request: Request, ended: Callable[[Attempt], None]) -> None:
+        self._task = asyncio.create_task(self._run(transport, request, ended))
+
+    async def _run(self, transport: Any, request: Request, ended: Callable[[Attempt], None]) -> None:
+        ended(await transport.post(request))
+
+    def abort(self) -> None:
+        self._task.cancel()
 
 
 @dataclass
@@ -111,6 +133,9 @@ class FakeStore:
         if self.unusable:
             raise WebhookUnusable("no key decrypts it")
         return self.webhooks.get(tenant)
+
+    def peek(self, tenant: TenantKey) -> Webhook | Missing | None:
+        return MISSING if self.away or self.unusable else self.webhooks.get(tenant)
 
     def is_current(self, one: Webhook) -> bool:
         return self.webhooks.get(one.tenant) is one
@@ -172,6 +197,7 @@ class Bench:
             clock=wall,
             chance=chance,
         )
+        self.express = Express(self.pipeline, self.store, self.deliveries, 1_000_000, max_body)
         self.claim = Claim()
 
     def turn(self) -> Turn:

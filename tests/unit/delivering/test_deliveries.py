@@ -33,7 +33,7 @@ FETCHED = {
 
 
 def parcel(bench: Bench, event: DeliveryEvent | None = None, *, attempts: int = 0, kind: Kind = Kind.NEW) -> Parcel:
-    return Parcel(event or read(EMAIL_EVENT), bench.store.webhooks[TENANT], b"{}", attempts, kind, bench.turn())
+    return Parcel.of(event or read(EMAIL_EVENT), bench.store.webhooks[TENANT], b"{}", attempts, kind, bench.turn())
 
 
 async def deliver(bench: Bench, **fields: Any) -> Delivery:

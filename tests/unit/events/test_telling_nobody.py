@@ -23,5 +23,5 @@ def test_a_namespace_that_is_somebody_s_number_is_not_told(key: str) -> None:
 def test_no_repr_on_the_hot_path_shows_a_person() -> None:
     """As `secrets.Secret` and `transport.Request` have it: a message with {event!r} in it must tell nobody."""
     event = read(email_event())
-    parcel = Parcel(event, webhook(), b'{"to":"john.doe@luma.com"}', 0, Kind.NEW, Turn(Claim()))
+    parcel = Parcel.of(event, webhook(), b'{"to":"john.doe@luma.com"}', 0, Kind.NEW, Turn(Claim()))
     assert "john.doe" not in repr(event) + repr(parcel)

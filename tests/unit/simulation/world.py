@@ -13,7 +13,7 @@ What is checked:
 import asyncio
 import random
 from collections import Counter, defaultdict
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -21,8 +21,11 @@ from typing import Any
 import orjson
 from aiokafka import TopicPartition
 
+from dispatcher.delivery.deliveries import Tried
+from dispatcher.delivery.flights import Flight
 from dispatcher.errors import UnreadableEvent
 from dispatcher.events import DeliveryEvent, read_event
+from dispatcher.express import Owner
 from dispatcher.kafka.consumer import Consumer
 from dispatcher.kafka.offset_tracker import decode_runs
 from dispatcher.kafka.partition import Budget
@@ -31,7 +34,7 @@ from dispatcher.records import Journey, Origin, Record, Turn
 from dispatcher.settings import KafkaSettings
 from dispatcher.transport.request import Request
 from dispatcher.webhooks import TenantKey
-from tests.unit.delivering.making import Bench, FakeStore, wall
+from tests.unit.delivering.making import Bench, FakeStore, Posting, wall
 from tests.unit.examples import EMAIL_EVENT, ARecord, changed, webhook
 from tests.unit.simulation.broker import Broker, Committed, Member
 
@@ -110,8 +113,9 @@ class Process:
 
         return Consumer(
             settings, topics, name, partial(self.world.seen_through, self), budget, drain_timeout_s=2.0,
-            due_in_s=None if name == "main" else self.bench.retry_topics.due_in_s, connect=connect,
-            committed=Committed(group), clock=wall,
+            due_in_s=None if name == "main" else self.bench.retry_topics.due_in_s,
+            express=_Watched(self) if name == "main" and self.world.has_express else None,
+            connect=connect, committed=Committed(group), clock=wall,
         )  # fmt: skip
 
     async def _run(self) -> None:
@@ -138,11 +142,49 @@ class Process:
 
     # The two ends: its transport and its producer.
 
+    def begin(self, request: Request, ended: Callable[[Attempt], None]) -> Posting | None:
+        return Posting(self, request, ended) if self.world.chance.random() < 0.7 else None
+
     async def post(self, request: Request) -> Attempt:
         return await self.world.post(self, request)
 
     async def write(self, *args: Any) -> None:
         await self.world.broker.write(*args)
+
+
+class _Watched:
+    """The consumer's shortcut: watches the real one."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._world = process.world
+
+    def begin(self, record: Record, turn: Turn, owner: Owner) -> Flight | None:
+        self._world.begins(record)
+        return self._process.bench.express.begin(record, turn, _Heard(self._world, record, owner))
+
+    async def go_on(self, record: Record, turn: Turn, begun: Tried) -> Outcome:
+        outcome = await self._process.bench.express.go_on(record, turn, begun)
+        self._world.ends(record, outcome)
+        return outcome
+
+
+@dataclass
+class _Heard:
+    world: "World"
+    record: Record
+    owner: Owner
+
+    def finished(self, outcome: Outcome, /) -> None:
+        self.world.flights += 1
+        self.world.ends(self.record, outcome)
+        self.owner.finished(outcome)
+
+    def full_way(self, tried: Tried | None) -> None:
+        self.owner.full_way(tried)
+
+    def released(self) -> None:
+        self.owner.released()
 
 
 @dataclass
@@ -161,6 +203,9 @@ class World:
         self.tiers = chance.choice((["500ms"], ["500ms", "2s"], ["300ms", "1s", "3s"]))
         self.max_age_s = chance.choice((5,) * 12 + (60,))
         self.brake = chance.choice((0, 500, 500, 3))
+        self.has_express = chance.random() < 0.8
+        self.flights = 0
+        """Records that had their outcome without a task."""
         self.processes: list[Process] = []
         self.origins: dict[Origin, ARecord] = {}
         self.webhook_ids: dict[str, Origin] = {}
@@ -348,13 +393,21 @@ class World:
 
     async def seen_through(self, process: Process, record: Record, turn: Turn) -> Outcome:
         """The consumer's `process`: watches the real one."""
+        self.begins(record)
+        outcome = await process.bench.pipeline.process(record, turn)
+        self.ends(record, outcome)
+        return outcome
+
+    def begins(self, record: Record) -> None:
+        """A record is begun."""
         place = place_of(record)
         self.hold(place not in self.covered or self._unsure(), f"{place} is begun again, though a commit covers it")
         self.begun.add(place)
-        outcome = await process.bench.pipeline.process(record, turn)
-        self.outcomes[place].append(outcome)
+
+    def ends(self, record: Record, outcome: Outcome) -> None:
+        """A record has its outcome."""
+        self.outcomes[place_of(record)].append(outcome)
         self._check_outcome(record, outcome)
-        return outcome
 
     def _unsure(self) -> bool:
         return self.broker.faults.metadata_unreadable or self.broker.faults.away
