@@ -6,9 +6,8 @@ with a value, since the message reaches logs.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
-from types import NoneType
-from typing import Annotated, Any, Final, Required, cast
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Final, Required
 
 import orjson
 from pydantic import (
@@ -29,11 +28,11 @@ MAX_DEPTH = 32
 """Nesting of what is passed on as it came (offers, exclusion)."""
 
 
-_MOST_TEXT: Final = 10_000
+MOST_TEXT: Final = 10_000
 """Characters."""
-_MOST_STATUS: Final = 200
+MOST_STATUS: Final = 200
 
-_Text = Annotated[str, Field(max_length=_MOST_TEXT)]
+_Text = Annotated[str, Field(max_length=MOST_TEXT)]
 Text = _Text | None
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)] | None
 """A number that the payload's writer can write."""
@@ -119,7 +118,7 @@ NumberAsText = Annotated[
 class Feedback(TypedDict, total=False):
     """What became of the message."""
 
-    feedbackStatus: Required[Annotated[str, Field(min_length=1, max_length=_MOST_STATUS)]]
+    feedbackStatus: Required[Annotated[str, Field(min_length=1, max_length=MOST_STATUS)]]
     """error, exclude, sent, bounce, delay, duplicate, denylist, delivered, read, unknown; further values pass."""
     messageFailure: MessageFailure | None
     messageExclusion: Json
@@ -219,110 +218,26 @@ class EventDocument(TypedDict, total=False):
 _validated: Callable[[object], EventDocument] = TypeAdapter(EventDocument).validator.validate_python
 
 
-def read_envelope(value: bytes | None) -> EventDocument | str:
-    """The document in a record's value; of an event other than message feedback, which may have any form, its type.
+def opened(value: bytes | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The document in a record's value and the XDM entity in it, in the short spelling; nothing else is checked.
 
     Raises:
         UnreadableEvent: with the place and the reason, fit for the dead letter and the log.
     """
     document = _json(value)
-    entity = _entity(document)
-    event_type = entity.get("eventType")
-    if event_type == FEEDBACK:
-        if value is not None and len(value) <= _MOST_TEXT and _is_plain(document, entity):
-            return cast(EventDocument, document)
-    elif isinstance(event_type, str):
-        return event_type[:200]
+    return document, _entity(document)
+
+
+def validated(document: dict[str, Any]) -> EventDocument:
+    """The document with every field that we know of its type.
+
+    Raises:
+        UnreadableEvent: as `opened`.
+    """
     try:
         return _validated(document)
     except ValidationError as error:
         raise UnreadableEvent(_explained(error)) from None
-
-
-_NOTHING: Final[dict[str, Any]] = {}
-_TEXT_TYPES: Final = frozenset({str, NoneType})
-_MOST_WHOLE: Final = 2**63
-
-
-def _is_plain(document: dict[str, Any], entity: dict[str, Any]) -> bool:
-    """Whether the document is seen at a glance to be one that `_validated` would give back as it is.
-
-    False says nothing: `_validated` is asked then, which converts and explains, and takes five times as long. That no
-    text is too long follows from the record's own length.
-    """
-    header, meta = document.get("header", _NOTHING), document["body"].get("xdmMeta", _NOTHING)
-    experience, identities = entity.get("_experience"), entity.get("identityMap")
-    if type(header) is not dict or type(meta) is not dict or type(experience) is not dict:
-        return False
-    sandbox, reference = header.get("sandbox", _NOTHING), meta.get("schemaRef", _NOTHING)
-    management = experience.get("customerJourneyManagement")
-    if type(sandbox) is not dict or type(reference) is not dict or type(management) is not dict:
-        return False
-    switch = header.get("webhooksEnabled")
-    texts = (
-        header.get("imsOrgId"), header.get("requestId"), reference.get("contentType"), entity.get("_id"),
-        entity.get("timestamp"), *sandbox.values(),
-    )  # fmt: skip
-    return (
-        _are_texts(texts)
-        and (switch is None or type(switch) is bool)
-        and (identities is None or _are_identities(identities))
-        and _is_plain_message(management)
-    )
-
-
-def _is_plain_message(management: dict[str, Any]) -> bool:
-    execution, profile = management.get("messageExecution", _NOTHING), management.get("messageProfile", _NOTHING)
-    feedback = management.get("messageDeliveryfeedback")
-    email, sms = management.get("emailChannelContext"), management.get("smsChannelContext")
-    if type(execution) is not dict or type(profile) is not dict or type(feedback) is not dict:
-        return False
-    if (email is not None and type(email) is not dict) or (sms is not None and type(sms) is not dict):
-        return False
-    status, failure = feedback.get("feedbackStatus"), feedback.get("messageFailure")
-    is_test = profile.get("isTestExecution")
-    channel = profile.get("channel")
-    if (failure is not None and type(failure) is not dict) or (is_test is not None and type(is_test) is not bool):
-        return False
-    texts = (
-        profile.get("messageProfileID"), profile.get("requestID"), feedback.get("encoding"),
-        feedback.get("numberOfMessageParts"), feedback.get("deliveryTimestamp"),
-        email and email.get("address"), sms and sms.get("profileNumber"),
-    )  # fmt: skip
-    return (
-        type(status) is str
-        and 1 <= len(status) <= _MOST_STATUS
-        and (channel is None or (type(channel) is dict and _are_texts((channel.get("_id"),))))
-        and _are_texts(texts)
-        and _are_texts(execution.values())
-        and _are_whole(feedback.get("retryCount"), feedback.get("responseCode"), feedback.get("responseDurationMillis"))
-    )
-
-
-def _are_texts(values: Iterable[object]) -> bool:
-    return _TEXT_TYPES.issuperset(map(type, values))
-
-
-def _are_whole(*values: object) -> bool:
-    for value in values:
-        if value is not None and (type(value) is not int or not -_MOST_WHOLE <= value < _MOST_WHOLE):
-            return False
-    return True
-
-
-def _are_identities(identities: object) -> bool:
-    if type(identities) is not dict:
-        return False
-    for all_ in identities.values():
-        if type(all_) is not list:
-            return False
-        for one in all_:
-            if type(one) is not dict or type(one.get("id")) is not str:
-                return False
-            primary = one.get("primary")
-            if primary is not None and type(primary) is not bool:
-                return False
-    return True
 
 
 def _json(value: bytes | None) -> dict[str, Any]:

@@ -2,13 +2,16 @@
 
 import hashlib
 from dataclasses import field
-from functools import lru_cache
-from typing import Final
+from functools import lru_cache, partial
+from typing import Any, Final
 
 import orjson
 
 from dispatcher.envelope import (
+    FEEDBACK,
     MAX_DEPTH,
+    MOST_STATUS,
+    MOST_TEXT,
     EventDocument,
     Feedback,
     Header,
@@ -17,7 +20,8 @@ from dispatcher.envelope import (
     MessageExecution,
     MessageProfile,
     Sandbox,
-    read_envelope,
+    opened,
+    validated,
 )
 from dispatcher.errors import UnreadableEvent
 from dispatcher.records import Origin, Record
@@ -62,17 +66,109 @@ def read_event(record: Record, origin: Origin) -> DeliveryEvent | OtherEvent:
     Raises:
         UnreadableEvent: with the place and the reason, fit for the dead letter and the log.
     """
-    document = read_envelope(record.value)
-    if isinstance(document, str):
-        return OtherEvent(document)
-    return _assembled(document, dict(record.headers) if record.headers else {}, origin)
+    document, entity = opened(record.value)
+    event_type = entity.get("eventType")
+    if isinstance(event_type, str) and event_type != FEEDBACK:
+        return OtherEvent(event_type[:200])
+    headers = dict(record.headers) if record.headers else {}
+    if event_type is not None and len(record.value or b"") <= MOST_TEXT:
+        at_a_glance = _at_a_glance(document, entity, headers, origin)
+        if at_a_glance is not None:
+            return at_a_glance
+    return _assembled(validated(document), headers, origin)
+
+
+def _at_a_glance(
+    document: dict[str, Any], entity: dict[str, Any], headers: dict[str, bytes], origin: Origin
+) -> DeliveryEvent | None:
+    """The event, where everything that is usually there is there, and is of its very type.
+
+    None says nothing: then `validated` converts and explains, which takes four times as long. That no text is too long
+    follows from the record's length. A list, a text or a number in an object's place raises TypeError here.
+    """
+    try:
+        header, management = document["header"], entity["_experience"]["customerJourneyManagement"]
+        sandbox, execution, profile = header["sandbox"], management["messageExecution"], management["messageProfile"]
+        feedback, schema = (
+            management["messageDeliveryfeedback"],
+            document["body"]["xdmMeta"]["schemaRef"]["contentType"],
+        )
+        org, name, sandbox_id = header["imsOrgId"], sandbox["name"], sandbox["id"]
+        request_id, event_id, timestamp = header["requestId"], entity["_id"], entity["timestamp"]
+        channel, status = profile["channel"]["_id"], feedback["feedbackStatus"]
+    except (KeyError, TypeError):
+        return None
+    for text in (org, name, sandbox_id, request_id, event_id, timestamp, channel, status, schema):
+        if type(text) is not str or not text:
+            return None
+    identities, switch = entity.get("identityMap"), header.get("webhooksEnabled")
+    if (
+        len(status) > MOST_STATUS
+        or not (switch is None or type(switch) is bool)
+        or not (identities is None or _are_plain(identities))
+        or not _is_plain(execution, profile, feedback)
+    ):
+        return None
+    email, sms = management.get("emailChannelContext", _NOTHING), management.get("smsChannelContext", _NOTHING)
+    if type(email) is not dict or type(sms) is not dict:
+        return None
+    address, number = email.get("address"), sms.get("profileNumber")
+    if not (address is None or type(address) is str) or not (number is None or type(number) is str):
+        return None
+    tenant = TenantKey(org, name)
+    _check_depths(feedback)
+    traceparent = _spare(headers, "traceparent") if headers else None
+    return DeliveryEvent(
+        tenant, sandbox_id, request_id, webhook_id(tenant, event_id, origin), timestamp, _channel_of(channel), status,
+        switch, execution, profile, feedback, identities, address, number, traceparent,
+    )  # fmt: skip
+
+
+_NOTHING: Final[dict[str, Any]] = {}
+_MOST_WHOLE: Final = 2**63
+
+
+def _is_plain(execution: dict[str, Any], profile: dict[str, Any], feedback: dict[str, Any]) -> bool:
+    if type(execution) is not dict:
+        return False
+    for text in execution.values():
+        if type(text) is not str and text is not None:
+            return False
+    get, is_test, failure = feedback.get, profile.get("isTestExecution"), feedback.get("messageFailure")
+    if not (is_test is None or type(is_test) is bool) or not (failure is None or type(failure) is dict):
+        return False
+    for whole in (get("retryCount"), get("responseCode"), get("responseDurationMillis")):
+        if whole is not None and (type(whole) is not int or not -_MOST_WHOLE <= whole < _MOST_WHOLE):
+            return False
+    texts = get("encoding"), get("numberOfMessageParts"), get("deliveryTimestamp")
+    for text in (*texts, profile.get("messageProfileID"), profile.get("requestID")):
+        if text is not None and type(text) is not str:
+            return False
+    return True
+
+
+def _are_plain(identities: object) -> bool:
+    if type(identities) is not dict:
+        return False
+    for all_ in identities.values():
+        if type(all_) is not list:
+            return False
+        for one in all_:
+            if type(one) is not dict or type(one.get("id")) is not str:
+                return False
+            primary = one.get("primary")
+            if primary is not None and type(primary) is not bool:
+                return False
+    return True
+
+
+def _spare(headers: dict[str, bytes], name: str) -> str | None:
+    value = headers.get(name)
+    return value.decode(errors="replace")[:MOST_TEXT] if value else None
 
 
 def _assembled(event: EventDocument, headers: dict[str, bytes], origin: Origin) -> DeliveryEvent:
-    def spare(name: str) -> str | None:
-        value = headers.get(name) if headers else None
-        return value.decode(errors="replace")[:10_000] if value else None
-
+    spare = partial(_spare, headers)
     header, entity = event.get("header") or _NO_HEADER, event["body"]["xdmEntity"]
     management = entity["_experience"]["customerJourneyManagement"]
     feedback, sandbox = management["messageDeliveryfeedback"], header.get("sandbox") or _NO_SANDBOX
@@ -83,10 +179,7 @@ def _assembled(event: EventDocument, headers: dict[str, bytes], origin: Origin) 
     if not org or not name:
         missing, header_name = ("header.sandbox.name", "sandboxName") if org else ("header.imsOrgId", "imsOrgId")
         raise UnreadableEvent(f"{missing}: missing, and there is no record header {header_name}")
-    if (offers := feedback.get("offers")) is not None:
-        _check_depth(offers, "offers")
-    if (exclusion := feedback.get("messageExclusion")) is not None:
-        _check_depth(exclusion, "messageExclusion")
+    _check_depths(feedback)
     tenant = TenantKey(org, name)
     return DeliveryEvent(
         tenant=tenant,
@@ -135,6 +228,13 @@ def _channel(management: JourneyManagement) -> str:
 @lru_cache(maxsize=64)
 def _channel_of(uri: str) -> str:
     return uri.rstrip("/").rpartition("/")[2].lower()
+
+
+def _check_depths(feedback: Feedback) -> None:
+    if (offers := feedback.get("offers")) is not None:
+        _check_depth(offers, "offers")
+    if (exclusion := feedback.get("messageExclusion")) is not None:
+        _check_depth(exclusion, "messageExclusion")
 
 
 def _check_depth(value: object, name: str, depth: int = 0) -> None:

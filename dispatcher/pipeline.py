@@ -145,6 +145,8 @@ class Pipeline:
         self._max_record_bytes = max_record_bytes
         self._brakes: defaultdict[tuple[str, int], DeadLetterBrake] = defaultdict(lambda: DeadLetterBrake(brake))
         self._tenants = tenants
+        self._finished = {result: metrics.EVENTS_FINISHED.labels(result.value) for result in FinishedResult}
+        self._seconds_at_once = metrics.END_TO_END_SECONDS.labels("no")
         self._clock = clock
         self._chance = chance
         self._tells_all = log.is_enabled_for(logging.DEBUG)  # asked once: most events are told at this level only
@@ -220,7 +222,7 @@ class Pipeline:
     def delivered_at_once(self, record: Record, parcel: Parcel, outcome: Delivered) -> None:
         """Note an event that was delivered by its first attempt, fresh from its topic."""
         now, seen = self._clock(), record.timestamp / 1000
-        metrics.END_TO_END_SECONDS.labels("no").observe(now - seen if 0 < seen <= now else 0.0)
+        self._seconds_at_once.observe(now - seen if 0 < seen <= now else 0.0)
         self._note_delivered(record, parcel.tenant, parcel.webhook_id, outcome)
 
     def _delivered(self, record: Record, journey: Journey, event: DeliveryEvent, outcome: Delivered) -> Outcome:
@@ -245,9 +247,9 @@ class Pipeline:
         return Skipped(reason)
 
     def _ended(self, record: Record, result: FinishedResult, tenant: TenantKey | None) -> None:
-        metrics.EVENTS_FINISHED.labels(result.value).inc()
+        self._finished[result].inc()
         if tenant is not None:
-            self._tenants.count(tenant, result.value)
+            self._tenants.count(tenant, result)
         self._brakes[record.topic, record.partition].ended_well()
 
     async def _park(
@@ -297,7 +299,7 @@ class Pipeline:
         if not ours:
             brake.ended_well()
         metrics.DEAD_LETTERS.labels(reason.value).inc()
-        metrics.EVENTS_FINISHED.labels(FinishedResult.DEAD_LETTERED.value).inc()
+        self._finished[FinishedResult.DEAD_LETTERED].inc()
         if event is not None:
             self._tenants.count(event.tenant, FinishedResult.DEAD_LETTERED.value)
             self._tenants.worst.ended(event.tenant, journey.first_seen)

@@ -6,7 +6,7 @@ URL's address may be connected to is the egress guard's question (`transport.egr
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Literal, NamedTuple, Self
@@ -356,6 +356,8 @@ class Webhook:
     """Where it was read: `file:line`, or a row's id."""
     revision: str
     """Changes whenever the configuration or one of its secrets does; nothing can be learnt from it."""
+    tenant: TenantKey = field(init=False)
+    """The configuration's, made once."""
 
     @classmethod
     def of(cls, config: WebhookConfig, source: str) -> Self:
@@ -364,9 +366,8 @@ class Webhook:
             digest.update(secret.fingerprint().encode())
         return cls(config, source, digest.hexdigest())
 
-    @property
-    def tenant(self) -> TenantKey:
-        return self.config.tenant
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tenant", self.config.tenant)
 
 
 class WebhookFile(_Model):

@@ -1,6 +1,6 @@
 """How many requests at once an endpoint bears: grows while its latency holds, halves when it is overloaded. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _SLOWER = 2.0
 """Latency over this many times its usual value is no longer holding."""
@@ -17,13 +17,13 @@ class AdaptiveLimit:
     least: int = 1
     usual_s: float = 0.0
     """Moving average of the latency of successes; 0 until the first."""
+    now: int = field(init=False)
+    """Requests allowed at once."""
     _starting: bool = True
     _halved_at: float = float("-inf")
 
-    @property
-    def now(self) -> int:
-        """Requests allowed at once."""
-        return int(self.limit)
+    def __post_init__(self) -> None:
+        self.now = int(self.limit)
 
     def succeeded(self, elapsed_s: float, *, was_full: bool) -> None:
         """A request was answered well. `was_full`: the limit was in use; one that is not in use proves nothing."""
@@ -32,7 +32,7 @@ class AdaptiveLimit:
         # Slow to believe that an endpoint has become slower, quick to believe that it has become faster.
         self.usual_s = elapsed_s if usual == 0.0 else usual + (elapsed_s - usual) * (0.02 if elapsed_s > usual else 0.2)
         if was_full and holding and self.limit < self.most:
-            self.limit = min(float(self.most), self.limit + (1.0 if self._starting else 1.0 / self.limit))
+            self._set(self.limit + (1.0 if self._starting else 1.0 / self.limit))
         elif was_full and not holding:
             self._starting = False
 
@@ -42,9 +42,13 @@ class AdaptiveLimit:
             return
         self._starting = False
         self._halved_at = now
-        self.limit = max(float(self.least), self.limit / 2)
+        self._set(self.limit / 2)
 
     def ramp(self) -> None:
         """Begin again from one: the endpoint has just come back."""
-        self.limit = float(self.least)
+        self._set(float(self.least))
         self._starting = True
+
+    def _set(self, limit: float) -> None:
+        self.limit = max(float(self.least), min(float(self.most), limit))
+        self.now = int(self.limit)

@@ -190,6 +190,7 @@ class Deliveries:
         self._attempt_log = attempt_log
         self._clock = clock
         self._chance = chance
+        self._good = metrics.ATTEMPTS.labels("success", "http_2xx"), metrics.ATTEMPT_SECONDS.labels("success")
         self._destinations: dict[TenantKey, Destination] = {}
         self._retired: list[Destination] = []
 
@@ -382,10 +383,13 @@ class Deliveries:
         )
 
     def _told(self, parcel: Parcel, number: int, attempt: Attempt, judgement: Judgement) -> None:
-        outcome, reason = judgement.metric_outcome, reason_of(attempt)
-        metrics.ATTEMPTS.labels(outcome, reason).inc()
-        exemplar = None if attempt.trace_id is None else {"trace_id": attempt.trace_id}
-        metrics.ATTEMPT_SECONDS.labels(outcome).observe(attempt.elapsed_s, exemplar)
+        if judgement is DELIVERED:
+            attempts, seconds, reason = *self._good, ""
+        else:
+            outcome, reason = judgement.metric_outcome, reason_of(attempt)
+            attempts, seconds = metrics.ATTEMPTS.labels(outcome, reason), metrics.ATTEMPT_SECONDS.labels(outcome)
+        attempts.inc()
+        seconds.observe(attempt.elapsed_s, None if attempt.trace_id is None else {"trace_id": attempt.trace_id})
         if judgement.verdict is not Verdict.DELIVERED:
             log.debug(
                 "attempt failed", tenant=str(parcel.tenant), webhook_id=parcel.webhook_id, attempt=number,

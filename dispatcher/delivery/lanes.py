@@ -14,7 +14,7 @@ Everything here runs on the event loop without awaiting, except `Lane.enter`, wh
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cached_property
@@ -175,26 +175,25 @@ class Lane:
 
     def try_enter(self, kind: Kind) -> Slot | Refusal | None:
         """A slot or a refusal where that is decided at once, None where the event would have to wait."""
-        now = self._lanes.now()
-        self.last_active = now
-        refusal = self._standing_refusal(now)
-        if refusal is not None:
-            return refusal
-        if kind is Kind.NEW and self._lanes.is_crowded_by(self):
-            return Refusal(ParkReason.LANE_FULL, 0.0)
-        if self.waiting or not self._lanes.has_free(kind) or not self._may_send(now):
+        lanes = self._lanes
+        now = self.last_active = lanes.now()
+        if self._is_hindered(now):
+            refusal = self._standing_refusal(now)
+            if refusal is not None:
+                return refusal
+        if self._new or self._retries:
+            if kind is Kind.NEW and lanes.is_crowded_by(self):
+                return Refusal(ParkReason.LANE_FULL, 0.0)
             return None
-        return self._begin(kind, now)
+        return self._begin(kind, now) if self._may_send(kind, now) else None
 
     def leave(self, slot: Slot, judgement: Judgement, hold_s: float | None = None) -> None:
         """Give the slot back, with what was learnt. `hold_s`: seconds that the endpoint asked to be left alone."""
-        now = self._lanes.now()
-        elapsed = now - slot.began_at
-        self.last_active = now
+        now = self.last_active = self._lanes.now()
         if judgement.throttled:
             self.limit.overloaded(slot.began_at, now)
         elif not judgement.failing:
-            self.limit.succeeded(elapsed, was_full=slot.was_full)
+            self.limit.succeeded(now - slot.began_at, was_full=slot.was_full)
         if hold_s is not None:
             self.held_until = max(self.held_until, now + hold_s)
         self._learn(now, judgement, slot)
@@ -249,7 +248,7 @@ class Lane:
     def grant_next(self, now: float) -> bool:
         """Give a slot to the next waiter; False where nobody can have one now."""
         waiters = self._next_queue()
-        if waiters is None or not self._may_send(now):
+        if waiters is None or not self._may_send(waiters[0].kind, now):
             return False
         waiter = waiters.popleft()
         self._since_retry = 0 if waiter.kind is Kind.RETRY else self._since_retry + 1
@@ -293,16 +292,25 @@ class Lane:
 
     def _release(self, slot: Slot) -> None:
         self.in_flight -= 1
-        if self.waiting:
+        if self._new or self._retries:
             self._lanes.enqueue(self, grant=False)
         self._lanes.gave_back(slot.kind)
 
-    def _may_send(self, now: float) -> bool:
+    def _is_hindered(self, now: float) -> bool:
+        """Something stands in the way of sending; nearly never, and then it is worth looking what."""
         return (
-            not self.is_at_limit
-            and (not self._lanes.is_scarce or self.in_flight < self._lanes.fair_share)
-            and now >= self.held_until
-            and self.breaker.admits(now)
+            self.breaker.state is not BreakerState.CLOSED
+            or self.held_until > now
+            or self.suspended is not None
+            or self.disabled_revision is not None
+        )
+
+    def _may_send(self, kind: Kind, now: float) -> bool:
+        return (
+            self.in_flight < self.limit.now
+            and self._lanes.may_take(kind, self.in_flight)
+            and self.held_until <= now
+            and (self.breaker.state is BreakerState.CLOSED or self.breaker.admits(now))
             and (self.rate is None or self.rate.wait_s(now) <= 0)
         )
 
@@ -338,7 +346,7 @@ class Lane:
             if changed is BreakerState.CLOSED:
                 self.limit.ramp()
         self.evidence.record(now, failed=judgement.failing)
-        if self.waiting:
+        if self._is_hindered(now) and self.waiting:
             self.refuse_if_needed(now)
 
     def _refuse_all(self, refusal: Refusal) -> None:
@@ -374,9 +382,10 @@ class Lanes:
     def __repr__(self) -> str:
         return f"<Lanes {len(self._lanes)} tenants, {self._taken}/{self.settings.max_in_flight} in flight>"
 
-    def now(self) -> float:
-        """Seconds of the loop's steady clock."""
-        return self.loop.time()
+    @cached_property
+    def now(self) -> Callable[[], float]:
+        """Gives the seconds of the loop's steady clock."""
+        return self.loop.time
 
     @cached_property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -426,9 +435,11 @@ class Lanes:
 
     def has_free(self, kind: Kind) -> bool:
         """Whether a slot is free for such an event."""
-        if self.is_full:
-            return False
-        return kind is Kind.NEW or self._taken_by_retries < self._most_retries
+        return self._taken < self._most and (kind is Kind.NEW or self._taken_by_retries < self._most_retries)
+
+    def may_take(self, kind: Kind, held: int) -> bool:
+        """Whether a lane that holds so many slots may have another one for such an event."""
+        return self.has_free(kind) and (self._taken < self._scarce_from or held < self.fair_share)
 
     def took(self, kind: Kind) -> None:
         """A slot was given."""

@@ -34,6 +34,8 @@ class Endpoint:
     ca: Secret | None = None
     certificate: Secret | None = None
     key: Secret | None = None
+    derived: "dict[object, object]" = field(default_factory=dict, init=False, repr=False)
+    """What a transport derives of it and keeps for as long as it lives, by transport."""
 
     @property
     def url(self) -> str:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Self
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 from dispatcher.outcomes import NO_PHASES, Attempt, FailureReason, Phases
 from dispatcher.settings import DeliverySettings, EgressSettings
@@ -95,7 +95,6 @@ class LeanTransport:
         self._dialer = Dialer(egress, self._resolver, self._contexts)
         self._pool = Pool(delivery.max_in_flight)
         self._connections: WeakSet[Connection] = WeakSet()
-        self._kept: WeakKeyDictionary[Endpoint, _Kept] = WeakKeyDictionary()
 
     async def __aenter__(self) -> Self:
         await self._resolver.__aenter__()
@@ -158,9 +157,9 @@ class LeanTransport:
         return exchange
 
     def _kept_of(self, endpoint: Endpoint, now: float) -> _Kept:
-        kept = self._kept.get(endpoint)
-        if kept is None:
-            kept = self._kept[endpoint] = _Kept(endpoint)
+        kept = endpoint.derived.get(self)
+        if not isinstance(kept, _Kept):
+            kept = endpoint.derived[self] = _Kept(endpoint)
         if now >= kept.look_again:
             self._look_at(kept, endpoint, now)
         return kept
