@@ -42,6 +42,8 @@ class Breaker:
     _buckets: deque[list[float]] = field(default_factory=lambda: deque(maxlen=_BUCKETS))
     """[bucket number, attempts, failures] of the last minute."""
     _connect_failures: int = 0
+    _bucket_ends: float = float("-inf")
+    """Until then attempts count in the newest bucket."""
     _probing: bool = False
     _probe_successes: int = 0
 
@@ -78,8 +80,10 @@ class Breaker:
             return self._record_probe(now, failed)
         self._connect_failures = self._connect_failures + 1 if connect_failure else 0
         attempts, failures = self._count(now, failed)
+        if not failed:
+            return None
         many = attempts >= self.policy.min_attempts and failures >= self.policy.failing_share * attempts
-        if failed and (many or self._connect_failures >= self.policy.connect_failures):
+        if many or self._connect_failures >= self.policy.connect_failures:
             return self._open(now, self.policy.open_s)
         return None
 
@@ -116,12 +120,15 @@ class Breaker:
         return int(now / self.policy.window_s * _BUCKETS)
 
     def _count(self, now: float, failed: bool) -> tuple[float, float]:
-        bucket = self._bucket(now)
-        if not self._buckets or self._buckets[-1][0] != bucket:
+        if now >= self._bucket_ends or not self._buckets:
+            bucket = self._bucket(now)
+            self._bucket_ends = (bucket + 1) * self.policy.window_s / _BUCKETS
             self._buckets.append([bucket, 0, 0])
-        self._buckets[-1][1] += 1
-        self._buckets[-1][2] += failed
+        newest = self._buckets[-1]
+        newest[1] += 1
+        newest[2] += failed
         if not failed:
             return 0, 0  # a success can't open it: the sums are not worth their time
+        bucket = int(newest[0])
         recent = [one for one in self._buckets if bucket - one[0] < _BUCKETS]
         return sum(one[1] for one in recent), sum(one[2] for one in recent)

@@ -28,12 +28,16 @@ class AdaptiveLimit:
     def succeeded(self, elapsed_s: float, *, was_full: bool) -> None:
         """A request was answered well. `was_full`: the limit was in use; one that is not in use proves nothing."""
         usual = self.usual_s
-        holding = usual == 0.0 or elapsed_s <= max(usual * _SLOWER, usual + _NOISE_S)
-        # Slow to believe that an endpoint has become slower, quick to believe that it has become faster.
-        self.usual_s = elapsed_s if usual == 0.0 else usual + (elapsed_s - usual) * (0.02 if elapsed_s > usual else 0.2)
-        if was_full and holding and self.limit < self.most:
+        if usual == 0.0:
+            self.usual_s = usual = elapsed_s
+        else:
+            # Slow to believe that an endpoint has become slower, quick to believe that it has become faster.
+            self.usual_s = usual + (elapsed_s - usual) * (0.02 if elapsed_s > usual else 0.2)
+        if not was_full or self.limit >= self.most:
+            return
+        if elapsed_s <= usual + _NOISE_S or elapsed_s <= usual * _SLOWER:
             self._set(self.limit + (1.0 if self._starting else 1.0 / self.limit))
-        elif was_full and not holding:
+        else:
             self._starting = False
 
     def overloaded(self, began_at: float, now: float) -> None:

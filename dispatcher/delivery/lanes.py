@@ -283,12 +283,12 @@ class Lane:
         self._lanes.enqueue(self)
 
     def _begin(self, kind: Kind, now: float) -> Slot:
-        self.in_flight += 1
-        probe = self.breaker.began()
+        held = self.in_flight = self.in_flight + 1
+        probe = self.breaker.state is not BreakerState.CLOSED and self.breaker.began()
         if self.rate is not None:
             self.rate.take(now)
         self._lanes.took(kind)
-        return Slot(kind, now, self.in_flight >= self.limit.now, probe)
+        return Slot(kind, now, held >= self.limit.now, probe)
 
     def _release(self, slot: Slot) -> None:
         self.in_flight -= 1
@@ -338,15 +338,15 @@ class Lane:
         return None
 
     def _learn(self, now: float, judgement: Judgement, slot: Slot) -> None:
-        changed = self.breaker.record(
-            now, failed=judgement.failing, connect_failure=judgement.connect_failure, probe=slot.probe
-        )
+        failed, evidence = judgement.failing, self.evidence
+        changed = self.breaker.record(now, failed=failed, connect_failure=judgement.connect_failure, probe=slot.probe)
         if changed is not None:
             metrics.BREAKER_TRANSITIONS.labels(changed.value).inc()
             if changed is BreakerState.CLOSED:
                 self.limit.ramp()
-        self.evidence.record(now, failed=judgement.failing)
-        if self._is_hindered(now) and self.waiting:
+        if failed or evidence.failing_since is not None:  # else it has nothing to learn
+            evidence.record(now, failed=failed)
+        if self.waiting and self._is_hindered(now):
             self.refuse_if_needed(now)
 
     def _refuse_all(self, refusal: Refusal) -> None:
@@ -444,7 +444,8 @@ class Lanes:
     def took(self, kind: Kind) -> None:
         """A slot was given."""
         self._taken += 1
-        self._taken_by_retries += kind is Kind.RETRY
+        if kind is Kind.RETRY:
+            self._taken_by_retries += 1
 
     def gave_back(self, kind: Kind) -> None:
         """A slot came back: the next in turn gets it."""
@@ -455,7 +456,8 @@ class Lanes:
             for lane in self._starved:
                 self.enqueue(lane, grant=False)
             self._starved.clear()
-        self._grant()
+        if self._ring:
+            self._grant()
 
     def enqueue(self, lane: Lane, *, grant: bool = True) -> None:
         """A lane has somebody waiting."""

@@ -24,6 +24,7 @@ _FRAMING = frozenset(
     {"host", "connection", "content-type", "content-length", "content-encoding", "transfer-encoding", "te", "trailer"}
     | {"upgrade", "keep-alive", "expect", "user-agent", "proxy-connection", "proxy-authorization", "cookie"}
 )
+_VISIBLE = bytes(range(0x20, 0x7F))
 _TARGET = re.compile(r"/[\x21-\x7e]*")
 _AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?")
 
@@ -45,12 +46,7 @@ def checked(headers: Headers) -> Headers:
     Raises:
         ValueError: a name or value can't be sent, or it is one that the transport sets. A bug in whoever made it.
     """
-    for name, _ in headers:
-        if name not in _SENDABLE and not _sendable_name(name):
-            raise ValueError("a header name that can't be sent")
-    values = "".join([value for _, value in headers])
-    if not values.isascii() or not values.isprintable():  # U+0020 to U+007E
-        raise ValueError("a header value that can't be sent")
+    _lines(headers)
     return headers
 
 
@@ -61,7 +57,7 @@ class HeaderBlock:
         ValueError: the endpoint has a target, authority or header that can't be sent.
     """
 
-    __slots__ = ("_end", "_start", "authority", "endpoint_headers", "target")
+    __slots__ = ("_end", "_start", "_starts", "authority", "endpoint_headers", "target")
 
     def __init__(self, endpoint: Endpoint) -> None:
         if not _TARGET.fullmatch(endpoint.target) or not _AUTHORITY.fullmatch(endpoint.authority):
@@ -69,8 +65,10 @@ class HeaderBlock:
         self.target = endpoint.target
         self.authority = endpoint.authority
         self.endpoint_headers = checked(endpoint.headers)
-        self._start = f"POST {endpoint.target} HTTP/1.1\r\nhost: {endpoint.authority}\r\ncontent-type: "
-        self._end = _lines(self.endpoint_headers) + "\r\n"
+        self._start = f"POST {endpoint.target} HTTP/1.1\r\nhost: {endpoint.authority}\r\n"
+        self._starts: dict[str, bytes] = {}
+        """By content type, of which an endpoint has one or two."""
+        self._end = _lines(self.endpoint_headers) + b"\r\n"
 
     def render(self, content_type: str, length: int, headers: Headers) -> bytes:
         """The whole head of one request.
@@ -78,9 +76,22 @@ class HeaderBlock:
         Raises:
             ValueError: as `checked`.
         """
-        start = f"{self._start}{content_type}\r\nuser-agent: {USER_AGENT}\r\ncontent-length: {length}\r\n"
-        return f"{start}{_lines(checked(headers))}{self._end}".encode("ascii")
+        start = self._starts.get(content_type)
+        if start is None:
+            text = f"{self._start}content-type: {content_type}\r\nuser-agent: {USER_AGENT}\r\ncontent-length: "
+            start = self._starts[content_type] = text.encode("ascii")
+        return b"%b%d\r\n%b%b" % (start, length, _lines(headers), self._end)
 
 
-def _lines(headers: Headers) -> str:
-    return "".join([f"{name}: {value}\r\n" for name, value in headers])
+def _lines(headers: Headers) -> bytes:
+    """The headers as they go out. Told at one look: no value brings a line break or a control of its own."""
+    for name, _ in headers:
+        if name not in _SENDABLE and not _sendable_name(name):
+            raise ValueError("a header name that can't be sent")
+    try:
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers]).encode("ascii")
+    except UnicodeEncodeError:
+        raise ValueError("a header value that can't be sent") from None
+    if lines.translate(None, _VISIBLE) != b"\r\n" * len(headers):
+        raise ValueError("a header value that can't be sent")
+    return lines
