@@ -71,7 +71,7 @@ def read_event(record: Record, origin: Origin) -> DeliveryEvent | OtherEvent:
     if isinstance(event_type, str) and event_type != FEEDBACK:
         return OtherEvent(event_type[:200])
     headers = dict(record.headers) if record.headers else {}
-    if event_type is not None and len(record.value or b"") <= MOST_TEXT:
+    if event_type == FEEDBACK and len(record.value or b"") <= MOST_TEXT:
         at_a_glance = _at_a_glance(document, entity, headers, origin)
         if at_a_glance is not None:
             return at_a_glance
@@ -102,6 +102,8 @@ def _at_a_glance(
         if type(text) is not str or not text:
             return None
     identities, switch = entity.get("identityMap"), header.get("webhooksEnabled")
+    if type(feedback.get("numberOfMessageParts")) is int:  # a text in the payload
+        feedback = feedback | {"numberOfMessageParts": str(feedback["numberOfMessageParts"])}
     if (
         len(status) > MOST_STATUS
         or not (switch is None or type(switch) is bool)

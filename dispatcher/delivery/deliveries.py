@@ -336,12 +336,12 @@ class Deliveries:
         hold = None
         if judgement.verdict is Verdict.AGAIN_SOON:
             hold = retry_after_s(attempt.retry_after, self._clock(), self._policy.max_age_s)
+        if judgement.suspends:
+            lane.suspend(parcel.webhook.revision)  # first: the slot goes to nobody who waits
         if judgement.tells_of_endpoint:
             lane.leave(slot, judgement, hold)
         else:
             lane.abandon(slot)
-        if judgement.suspends:
-            lane.suspend(parcel.webhook.revision)
         self._told(parcel, number, attempt, judgement)
         return Tried(number, attempt, judgement, hold_s=hold)
 

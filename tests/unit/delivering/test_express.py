@@ -1,0 +1,314 @@
+"""The short way: what it finishes is what the full way would have made of it, and everything else is given back whole."""
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from dispatcher import metrics
+from dispatcher.delivery.deliveries import Tried
+from dispatcher.delivery.flights import Flight
+from dispatcher.outcomes import Attempt, Delivered, FailureReason, Outcome, Parked, ParkReason, Skipped, SkipReason
+from dispatcher.records import Journey, Origin
+from dispatcher.transport.request import Request
+from tests.unit.delivering.making import WALL, Bench, ScriptedTransport
+from tests.unit.delivering.test_deliveries import FETCHED
+from tests.unit.examples import EMAIL_EVENT, SMS_EVENT, ARecord, email_event, record, webhook
+from tests.unit.virtual_time import settle, virtual_time
+
+NOW_MS = int(WALL * 1000)
+
+
+@dataclass
+class Owner:
+    """Sees one record through as a consumer does."""
+
+    bench: Bench
+    record: ARecord
+    outcome: Outcome | None = None
+    tried: list[Tried | None] = field(default_factory=list)
+    is_released: bool = False
+    task: "asyncio.Task[None] | None" = None
+
+    def finished(self, outcome: Outcome, /) -> None:
+        assert self.outcome is None
+        self.outcome = outcome
+
+    def full_way(self, tried: Tried | None) -> None:
+        self.tried.append(tried)
+        self.task = asyncio.create_task(self._go_on(tried))
+
+    def released(self) -> None:
+        self.is_released = True
+
+    async def _go_on(self, tried: Tried | None) -> None:
+        turn, express = self.bench.turn(), self.bench.express
+        going = self.bench.process(self.record) if tried is None else express.go_on(self.record, turn, tried)
+        self.finished(await going)
+
+
+def begin(bench: Bench, event: Any = EMAIL_EVENT, **fields: Any) -> tuple[Owner, Flight | None]:
+    one = record(event, **({"timestamp": NOW_MS} | fields))
+    owner = Owner(bench, one)
+    return owner, bench.express.begin(one, bench.turn(), owner)
+
+
+def told(request: Request) -> list[tuple[str, str]]:
+    """The headers, but for the time."""
+    return [(name, value) for name, value in request.headers if name != "webhook-timestamp"]
+
+
+def free(bench: Bench) -> bool:
+    """No slot is taken."""
+    return " 0/" in repr(bench.lanes)
+
+
+@virtual_time
+async def test_an_event_is_delivered_without_a_task_of_its_own() -> None:
+    bench = Bench(204)
+    owner, flight = begin(bench)
+
+    assert flight is not None
+    assert flight.task is None
+    await asyncio.sleep(1)
+    assert owner.outcome == Delivered(1)
+    assert owner.tried == []
+    assert free(bench)
+
+
+@virtual_time
+@pytest.mark.parametrize("event", [EMAIL_EVENT, SMS_EVENT])
+async def test_the_request_is_that_of_the_full_way(event: Any) -> None:
+    requests: list[Request] = []
+    for short in (True, False):
+        bench = Bench(200)
+        one = record(event, timestamp=NOW_MS)
+        if short:
+            owner, _ = begin(bench, event)
+            await asyncio.sleep(1)
+            assert owner.tried == []
+        else:
+            await bench.process(one)
+        requests += bench.transport.requests
+
+    short_one, full_one = requests
+    assert short_one.body == full_one.body
+    assert told(short_one) == told(full_one)
+
+
+@virtual_time
+@pytest.mark.parametrize(
+    ("event", "reason"),
+    [
+        ({"body": {"xdmEntity": {"eventType": "message.tracking"}}}, SkipReason.NOT_FEEDBACK),
+        (email_event(isTestExecution=True), SkipReason.TEST_EXECUTION),
+        (email_event(imsOrgId="another"), SkipReason.NO_WEBHOOK),
+        (email_event(feedbackStatus="delay"), SkipReason.STATUS),
+        (email_event(campaignType="Journey"), SkipReason.CAMPAIGN),
+    ],
+)
+async def test_an_event_that_is_nobodys_business_is_skipped_at_once(event: Any, reason: SkipReason) -> None:
+    bench = Bench(200)
+    owner, flight = begin(bench, event)
+
+    assert flight is None
+    assert owner.outcome == Skipped(reason)
+    assert bench.transport.requests == []
+
+
+@virtual_time
+@pytest.mark.parametrize("value", [None, b"{", b'{"body":1}', b'{"a":1,"a":2}', b"\xff"])
+async def test_a_record_that_can_t_be_read_is_given_back(value: bytes | None) -> None:
+    bench = Bench(200)
+    owner, flight = begin(bench, value)
+
+    assert flight is None
+    assert owner.tried == [None]
+    assert owner.task is not None
+    await owner.task
+    assert len(bench.dead()) == 1
+
+
+@virtual_time
+async def test_a_record_that_was_parked_is_given_back_with_its_journey() -> None:
+    bench = Bench(200)
+    journey = Journey(Origin("delivery-events", 0, 5), WALL - 60, attempts=3, parks=1, not_before=WALL)
+    owner, flight = begin(bench, headers=dict(journey.headers()))
+
+    assert flight is None
+    assert owner.tried == [None]
+    assert owner.task is not None
+    await owner.task
+    assert bench.transport.sent("webhook-attempt") == ["4"]
+
+
+@virtual_time
+async def test_a_store_that_is_away_is_left_to_the_full_way() -> None:
+    bench = Bench(200)
+    bench.store.away = True
+    owner, flight = begin(bench)
+
+    assert flight is None
+    assert owner.tried == [None]
+    assert owner.task is not None
+    owner.task.cancel()
+    await asyncio.wait([owner.task])
+
+
+@virtual_time
+async def test_a_failed_first_attempt_counts_and_the_full_way_goes_on_from_it() -> None:
+    bench = Bench(503, 503, 200, chance=lambda: 1.0)
+    owner, _ = begin(bench)
+    await asyncio.sleep(30)
+
+    assert owner.outcome == Delivered(3)
+    assert [None if one is None else one.number for one in owner.tried] == [1]
+    assert bench.transport.sent("webhook-attempt") == ["1", "2", "3"]
+    assert len(set(bench.transport.sent("webhook-id"))) == 1
+    assert free(bench)
+
+
+@virtual_time
+async def test_an_answer_that_parks_is_parked_with_one_attempt() -> None:
+    bench = Bench(404)
+    owner, _ = begin(bench)
+    await asyncio.sleep(1)
+
+    assert owner.outcome == Parked(0, ParkReason.ATTEMPT_FAILED)
+    ((_, journey),) = bench.parked()
+    assert (journey.attempts, journey.last_status) == (1, 404)
+
+
+@virtual_time
+async def test_410_suspends_the_lane_and_parks_those_who_wait_without_an_attempt() -> None:
+    bench = Bench(410, delivery={"lane_start": 1})
+    first, _ = begin(bench)
+    second, _ = begin(bench, offset=42)
+    await asyncio.sleep(1)
+
+    assert first.outcome == Parked(0, ParkReason.SUSPENDED)
+    assert second.outcome == Parked(0, ParkReason.SUSPENDED)
+    assert sorted(journey.attempts for _, journey in bench.parked()) == [0, 1]
+
+
+@virtual_time
+async def test_a_webhook_edited_while_the_event_waits_is_the_one_that_is_used() -> None:
+    bench = Bench(200, delivery={"lane_start": 1, "lane_max": 1}, takes_s=0.5)
+    first, _ = begin(bench)
+    second, _ = begin(bench, offset=42)
+    bench.store.put(webhook(url="https://edited.example/"))
+    await asyncio.sleep(5)
+
+    assert (first.outcome, second.outcome) == (Delivered(1), Delivered(1))
+    assert [one.endpoint.host for one in bench.transport.requests] == ["hooks.luma.example", "edited.example"]
+    assert second.tried == [None]
+
+
+@virtual_time
+async def test_events_of_a_lane_go_in_their_order_and_no_more_at_once_than_it_bears() -> None:
+    bench = Bench(200, delivery={"lane_start": 2, "lane_max": 2})
+    owners = [begin(bench, email_event(_id=f"e{number}"), offset=number)[0] for number in range(6)]
+    await settle()
+    assert bench.transport.under_way == 2
+    await asyncio.sleep(5)
+
+    assert [owner.outcome for owner in owners] == [Delivered(1)] * 6
+    assert bench.transport.times == sorted(bench.transport.times)
+    assert free(bench)
+
+
+@virtual_time
+async def test_a_flight_that_waits_is_let_go_and_nothing_is_sent_for_it() -> None:
+    bench = Bench(200, delivery={"lane_start": 1, "lane_max": 1})
+    begin(bench)
+    owner, flight = begin(bench, offset=42)
+    assert flight is not None
+    flight.cancel()
+    await asyncio.sleep(5)
+
+    assert owner.outcome is None
+    assert owner.tried == []
+    assert len(bench.transport.requests) == 1
+    assert free(bench)
+
+
+@virtual_time
+@pytest.mark.parametrize("rests", [True, False], ids=["on a connection", "in a task"])
+async def test_a_flight_that_is_let_go_under_way_gives_its_slot_back(rests: bool) -> None:
+    bench = Bench(200)
+    bench.transport.rests = rests
+    owner, flight = begin(bench)
+    await settle()
+    assert flight is not None
+    assert (flight.task is None) is rests
+    assert not free(bench)
+    flight.cancel()
+    await asyncio.sleep(5)
+
+    assert owner.outcome is None
+    assert owner.is_released is not rests
+    assert free(bench)
+
+
+@virtual_time
+async def test_where_no_connection_rests_a_task_makes_the_attempt() -> None:
+    bench = Bench(200)
+    bench.transport.rests = False
+    owner, flight = begin(bench)
+
+    assert flight is not None
+    assert flight.task is not None
+    await flight.task
+    assert owner.outcome == Delivered(1)
+    assert owner.tried == []
+
+
+@virtual_time
+async def test_a_fetched_token_that_is_refused_is_fetched_anew_within_the_first_attempt() -> None:
+    bench = Bench(401, 200)
+    bench.store.put(webhook(**FETCHED))
+    owner, _ = begin(bench)
+    await asyncio.sleep(5)
+    await bench.deliveries.close()
+
+    assert owner.outcome == Delivered(1)
+    assert bench.transport.sent("authorization") == ["Bearer token-1", "Bearer token-2"]
+    assert bench.transport.sent("webhook-attempt") == ["1", "1"]
+
+
+class Broken(ScriptedTransport):
+    """A bug, once."""
+
+    def begin(self, request: Request, ended: Any) -> Any:
+        if not self.requests:
+            self.requests.append(request)
+            raise ValueError("a header that can't be sent")
+        return super().begin(request, ended)
+
+
+@virtual_time
+async def test_a_bug_on_the_short_way_is_counted_and_the_full_way_decides() -> None:
+    bench = Bench(transport=Broken(200))
+    before = metrics.ERRORS.labels("lanes")._value.get()
+    owner, flight = begin(bench)
+    await asyncio.sleep(1)
+
+    assert flight is None
+    assert metrics.ERRORS.labels("lanes")._value.get() == before + 1
+    assert owner.tried == [None]
+    assert owner.outcome == Delivered(1)
+    assert free(bench)
+
+
+@virtual_time
+async def test_a_reset_on_a_connection_that_rested_is_tried_again_at_once() -> None:
+    bench = Bench(Attempt(0.01, failure=FailureReason.RESET, reused=True), 200)
+    owner, _ = begin(bench)
+    await asyncio.sleep(1)
+
+    assert owner.outcome == Delivered(2)
+    first, second = bench.transport.times
+    assert second - first == pytest.approx(bench.transport.takes_s, abs=0.001)
+    assert json.loads(bench.transport.requests[0].body) == json.loads(bench.transport.requests[1].body)
