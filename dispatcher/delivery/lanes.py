@@ -375,6 +375,8 @@ class Lanes:
         self._most = settings.max_in_flight
         self._scarce_from = self._most - self._most // _SCARCE_SHARE
         self._most_retries = max(1, self._most // _RETRY_SHARE)
+        self.fair_share = max(1, self._most)
+        """Slots of each lane, were they divided evenly; at least one."""
         self._granting = False
         self._swept_at = 0.0
         metrics.CONCURRENCY_LIMIT.set(settings.max_in_flight)
@@ -409,6 +411,7 @@ class Lanes:
             self._sweep()
             lane = self._lanes[tenant] = Lane(tenant, self, self.settings)
             lane.last_active = self.now()
+            self.fair_share = max(1, self._most // len(self._lanes))
         return lane
 
     @property
@@ -420,11 +423,6 @@ class Lanes:
     def is_scarce(self) -> bool:
         """Only the slots that are kept for lanes below their share are left."""
         return self._taken >= self._scarce_from
-
-    @property
-    def fair_share(self) -> int:
-        """Slots of each lane, were they divided evenly; at least one."""
-        return max(1, self._most // max(1, len(self._lanes)))
 
     def is_crowded_by(self, lane: Lane) -> bool:
         """Whether the process has no room to read on, and this lane holds far more of it than its share."""
@@ -507,12 +505,20 @@ class Lanes:
                 lane = self._ring.popleft()
                 lane._queued = False  # noqa: SLF001
                 if lane.grant_next(now):
-                    if lane.waiting and not lane.is_at_limit:
-                        self.enqueue(lane, grant=False)
+                    self._look_again(lane)
                 elif lane.waiting:
                     self._set_aside(lane, now)
         finally:
             self._granting = False
+
+    def _look_again(self, lane: Lane) -> None:
+        """After a slot for it: its next turn, or why there is none yet."""
+        if not lane.waiting or lane.is_at_limit:
+            return
+        if self._taken >= self._scarce_from and lane.in_flight >= self.fair_share:
+            self._starved.add(lane)
+        else:
+            self.enqueue(lane, grant=False)
 
     def _set_aside(self, lane: Lane, now: float) -> None:
         """The lane can't send now. Whatever stands in its way brings it back: an answer, a timer, a retry's end."""

@@ -380,6 +380,7 @@ class Consumer:
         """It is over, with an outcome or without."""
         partition = work.partition
         del partition.works[work.record.offset]
+        work.flight = None  # each knows the other: let go, neither waits for the garbage collector
         self._budget.end(work.size, self._loop.time())
         if self._buffered:
             self._schedule_feed()

@@ -4,6 +4,8 @@ The records' processing is scripted. The consumer as part of the whole is in tes
 """
 
 import asyncio
+import gc
+import json
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -13,14 +15,17 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError
 
+from dispatcher.delivery.flights import Flight
 from dispatcher.errors import BrakeEngaged, NotWritten, StoreUnavailable
 from dispatcher.kafka.consumer import COMMIT_S, Consumer
 from dispatcher.kafka.offset_tracker import Run, decode_runs
-from dispatcher.kafka.partition import Budget
+from dispatcher.kafka.partition import Budget, Work
 from dispatcher.outcomes import Delivered, Outcome
 from dispatcher.records import Record, Turn
 from dispatcher.settings import KafkaSettings
+from tests.unit.delivering import making
 from tests.unit.delivering.making import wall
+from tests.unit.examples import EMAIL_EVENT
 from tests.unit.simulation.broker import Broker, Committed, Member
 from tests.unit.virtual_time import seconds_taken, virtual_time
 
@@ -473,3 +478,28 @@ async def test_a_consumer_tells_of_itself() -> None:
     assert oldest == pytest.approx(wall(), abs=1)
     bench.tasks[0].cancel()
     await asyncio.wait(bench.tasks)
+
+
+def _under_way() -> int:
+    """Works and flights that exist."""
+    return sum(isinstance(one, Work | Flight) for one in gc.get_objects())
+
+
+@virtual_time
+async def test_what_is_finished_by_the_short_way_waits_for_no_garbage_collector() -> None:
+    bench = Bench()
+    for _ in range(5):
+        bench.broker.append("t", b"\0", json.dumps(EMAIL_EVENT).encode(), ())
+    gc.collect()
+    gc.disable()
+    before = _under_way()  # other tests end their processes in mid-air
+    try:
+        await bench.run(bench.consumer(express=making.Bench(200).express))
+        await asyncio.sleep(5)
+
+        assert bench.committed() == (5, [])
+        assert bench.begun == [], "none took the full way"
+        assert _under_way() == before
+    finally:
+        gc.enable()
+    await bench.stop()
