@@ -46,7 +46,9 @@ COMMIT_S = 10.0
 REVOKE_WAIT_S = 5.0
 """At a rebalance, time for requests under way: the whole group waits for it."""
 BATCH = 500
-"""Records of one poll, and the most that are begun in one turn of the event loop."""
+"""Records of one poll."""
+BEGUN_AT_ONCE = 100
+"""Records that are begun in one turn of the event loop: a few milliseconds, in which nothing else happens."""
 AT_A_TURN = 50
 """Records of one partition that are begun before the next partition's turn."""
 COMMIT_RECORDS = 1000
@@ -288,7 +290,7 @@ class Consumer:
                 self._buffered.append(partition)
             else:
                 self._wake.set()
-            if begun >= BATCH:
+            if begun >= BEGUN_AT_ONCE:
                 break
         if begun and self._buffered:
             self._schedule_feed()
