@@ -8,6 +8,7 @@ declare -A package_of=(
     [chromium]=chromium
     [mvn]=maven
     [nginx]=nginx-light
+    [prometheus-alertmanager]=prometheus-alertmanager
     [valgrind]=valgrind
     [wrk]=wrk
 )

@@ -62,3 +62,10 @@ def _ours() -> Iterator[str]:
     suffixes = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum"), "info": ("_info",)}
     for family in REGISTRY.collect():
         yield from (family.name + suffix for suffix in suffixes.get(family.type, ("",)))
+
+
+def selectors_in(expression: str) -> set[str]:
+    """The metrics that an expression selects, with their matchers."""
+    names = names_in(expression)
+    found = re.findall(r"[a-zA-Z_:][a-zA-Z0-9_:]*(?:\{[^}]*\})?", _GROUPING.sub("", expression))
+    return {one for one in found if one.partition("{")[0] in names}

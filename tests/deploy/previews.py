@@ -10,20 +10,21 @@ import argparse
 import asyncio
 import json
 import random
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
+import trustme
 import yaml
 from aiohttp import web
 from aiokafka import AIOKafkaProducer
 
 from dispatcher.demo.broker import EmbeddedBroker
-from tests.deploy.test_live import _free_port, _scraping
+from tests.deploy.prometheus import answered, broken_rules, free_port, scraping
 
 TENANTS = ("good1", "good2", "good3", "slow", "broken", "throttles", "rejects")
 TRAFFIC = (*TENANTS, "good1", "good1", "good1", "nobody")
@@ -71,12 +72,15 @@ async def _answer(request: web.Request) -> web.Response:
     return web.Response()
 
 
-async def _endpoints() -> tuple[web.AppRunner, int]:
+async def _endpoints(directory: Path) -> tuple[web.AppRunner, int]:
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    authority.cert_pem.write_to_path(str(directory / "ca.pem"))
     app = web.Application()
     app.router.add_post("/{tenant}", _answer)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
     return runner, runner.addresses[0][1]
 
 
@@ -96,7 +100,7 @@ async def _send(bootstrap: str, minutes: float, spoil: Path) -> None:
 def _settings(directory: Path, bootstrap: str, endpoints: int, ops: int) -> Path:
     webhook = {"sandbox": "prod", "channels": ["email"], "auth": {"type": "none"}}
     webhooks = [
-        {"name": one, "org": f"{one.upper()}@AdobeOrg", "url": f"http://127.0.0.1:{endpoints}/{one}"} | webhook
+        {"name": one, "org": f"{one.upper()}@AdobeOrg", "url": f"https://localhost:{endpoints}/{one}"} | webhook
         for one in TENANTS
     ]
     (directory / "webhooks.d").mkdir()
@@ -107,7 +111,7 @@ def _settings(directory: Path, bootstrap: str, endpoints: int, ops: int) -> Path
         "apiVersion": "dispatcher/v1",
         "kafka": {"bootstrap_servers": bootstrap, "topic": TOPIC, "session_timeout": 6, "idempotence": "off"},
         "webhooks": {"path": "webhooks.d"},
-        "egress": {"allow": ["127.0.0.0/8"], "allow_http": True},
+        "egress": {"allow": ["127.0.0.0/8", "localhost"], "ca_bundle": str(directory / "ca.pem")},
         "retry": {"tiers": ["5s", "15s", "30s"]},
         "ops": {"host": "127.0.0.1", "port": ops},
         "log": {"level": "warning"},
@@ -118,27 +122,22 @@ def _settings(directory: Path, bootstrap: str, endpoints: int, ops: int) -> Path
 
 
 def _told(prometheus: str) -> None:
-    def ask(what: str) -> Any:
-        with urllib.request.urlopen(f"{prometheus}/api/v1/{what}", timeout=30) as answer:
-            return json.load(answer)["data"]
-
-    failed = [rule["name"] for group in ask("rules")["groups"] for rule in group["rules"] if rule["health"] != "ok"]
-    for alert in ask("alerts")["alerts"]:
+    for alert in json.loads(answered(f"{prometheus}/api/v1/alerts"))["data"]["alerts"]:
         print(alert["state"], alert["labels"]["alertname"], alert["annotations"]["description"], sep="  ")
-    if failed:
+    if failed := broken_rules(prometheus):
         sys.exit(f"rules that fail: {failed}")
 
 
 async def _run(minutes: float, out: Path, directory: Path) -> None:
-    runner, port = await _endpoints()
+    runner, port = await _endpoints(directory)
     async with EmbeddedBroker() as broker:
-        ops = _free_port()
+        ops = free_port()
         settings = _settings(directory, broker.bootstrap_servers, port, ops)
         with (directory / "log").open("w") as log:
             command = [sys.executable, "-m", "dispatcher", "run", "-c", str(settings)]
             daemon = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: ASYNC220
         (directory / "prometheus").mkdir()
-        prometheus, server = _scraping(f"127.0.0.1:{ops}", directory / "prometheus")
+        prometheus, server = scraping(f"127.0.0.1:{ops}", directory / "prometheus")
         try:
             await _send(broker.bootstrap_servers, minutes, directory / "webhooks.d/spoilt.yaml")
             options = ["--prometheus", prometheus, "--out", str(out), "--minutes", str(minutes)]

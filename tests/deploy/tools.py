@@ -59,6 +59,14 @@ def python_tool(name: str) -> str:
     return found
 
 
+def debian_tool(name: str) -> str:
+    """Path of a command of a Debian package that is to be installed."""
+    found = shutil.which(name)
+    if found is None:
+        missing(name, "tests/system_packages.sh installs it")
+    return found
+
+
 def run(*command: str | Path, timeout_s: float = 60, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     """What a command printed and gave back; the test decides what that means."""
     return subprocess.run(

@@ -1,0 +1,101 @@
+"""A real Prometheus with the real rules, and questions to it."""
+
+import json
+import math
+import re
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.deploy.tools import RULES, tool
+
+PLACE = {"namespace": "messaging", "pod": "dispatcher-0"}
+"""What the Prometheus operator would add to every sample."""
+
+
+def get(url: str) -> tuple[int, str]:
+    """Status and text; status 0 while nobody listens."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError as error:
+        return 0, str(error)
+
+
+def answered(url: str, wanted: int = 200, within_s: float = 15) -> str:
+    """The text, once the status is the wanted one."""
+    end = time.monotonic() + within_s
+    while True:
+        status, text = get(url)
+        if status == wanted:
+            return text
+        assert time.monotonic() < end, f"{url}: {status} {text[:300]}"
+        time.sleep(0.1)
+
+
+def free_port() -> int:
+    """A port on 127.0.0.1 that nobody listens at."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+def scraping(
+    target: str, directory: Path, *, alertmanager: str | None = None, at_once: bool = False
+) -> tuple[str, "subprocess.Popen[bytes]"]:
+    """Start one that scrapes the target and evaluates every rule each second. `at_once`: alerts don't wait their `for`."""
+    for path in RULES.glob("*.yaml"):
+        left_out = "interval|for" if at_once else "interval"
+        text = re.sub(rf"^ +(?:{left_out}): .*\n", "", path.read_text(), flags=re.MULTILINE)
+        (directory / path.name).write_text(text)
+    config: dict[str, Any] = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(directory / path.name) for path in RULES.glob("*.yaml")],
+        "scrape_configs": [
+            {"job_name": "feedback-dispatcher", "static_configs": [{"targets": [target], "labels": PLACE}]}
+        ],
+    }
+    if alertmanager is not None:
+        config["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]}
+    (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
+    port = free_port()
+    command = [
+        tool("prometheus"),
+        f"--config.file={directory}/prometheus.yml",
+        f"--storage.tsdb.path={directory}/data",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--log.level=error",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return f"http://127.0.0.1:{port}", process
+
+
+def query(url: str, expr: str) -> list[Any]:
+    """What an expression gives now; fails where Prometheus refuses it."""
+    status, text = get(f"{url}/api/v1/query?{urllib.parse.urlencode({'query': expr})}")
+    assert status == 200, f"{expr}: {text}"
+    result: list[Any] = json.loads(text)["data"]["result"]
+    return result
+
+
+def has_data(url: str, expr: str) -> bool:
+    """Whether an expression gives at least one number; NaN is none."""
+    return any(not math.isnan(float(one["value"][1])) for one in query(url, expr))
+
+
+def broken_rules(url: str) -> dict[str, str]:
+    """Rules that can't be evaluated, and why."""
+    groups = json.loads(answered(f"{url}/api/v1/rules"))["data"]["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert len(rules) > 50
+    return {rule["name"]: rule.get("lastError", rule["health"]) for rule in rules if rule["health"] != "ok"}
