@@ -15,6 +15,13 @@ VALUES = sorted(CHART.glob("ci/*-values.yaml"))
 NAMES = [path.name.removesuffix("-values.yaml") for path in VALUES]
 KUBERNETES = ("1.29", "1.30", "1.31", "1.32", "1.33", "1.34", "1.35", "1.36", "1.37")
 """Every minor version from the chart's kubeVersion on that there are schemas for."""
+CUSTOM = {
+    "PodMonitor": ("podmonitors", "v1"),
+    "PrometheusRule": ("prometheusrules", "v1"),
+    "ScaledObject": ("scaledobjects", "v1alpha1"),
+}
+WITHOUT_SCHEMA = {"ServiceMonitor", "HTTPRoute", "KafkaTopic"}
+"""Kinds whose definitions are not at hand; tests look at their fields."""
 RELEASE = ("--namespace", "messaging", "feedback")
 
 

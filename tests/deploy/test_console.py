@@ -105,3 +105,20 @@ def test_the_network_policy_lets_it_reach_the_ops_port() -> None:
     allowed = metrics.get("from")
     own = {"podSelector": {"matchLabels": console["podSelector"]["matchLabels"]}}
     assert allowed is None or own in allowed
+
+
+def test_ingress_and_route_lead_to_its_service() -> None:
+    service = only("console-ingress", "Service", "-console")
+    ((rule,), (port,)) = only("console-ingress", "Ingress")["spec"]["rules"], service["spec"]["ports"]
+    (path,) = rule["http"]["paths"]
+    assert path["backend"]["service"] == {"name": service["metadata"]["name"], "port": {"name": port["name"]}}
+
+    service = only("console-httproute", "Service", "-console")
+    route = only("console-httproute", "HTTPRoute")
+    assert route["apiVersion"] == "gateway.networking.k8s.io/v1"
+    assert route["spec"].keys() == {"parentRefs", "hostnames", "rules"}
+    assert route["spec"]["parentRefs"] == [{"name": "public", "namespace": "gateways"}]
+    (rule,) = route["spec"]["rules"]
+    assert rule["matches"] == [{"path": {"type": "PathPrefix", "value": "/"}}]
+    (port,) = service["spec"]["ports"]
+    assert rule["backendRefs"] == [{"name": service["metadata"]["name"], "port": port["port"]}]

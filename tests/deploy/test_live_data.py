@@ -18,7 +18,8 @@ from aiohttp import web
 from deploy.dashboards.queries import filled, queries
 from tests.conftest import Broker
 from tests.deploy.metric_names import RECORDED, selectors_in
-from tests.deploy.prometheus import answered, broken_rules, free_port, has_data, scraping
+from tests.deploy.prometheus import PLACE, answered, broken_rules, free_port, has_data, scraping
+from tests.deploy.rendering import only
 from tests.deploy.test_rules import ALERTS
 from tests.deploy.tools import DEPLOY, debian_tool, run
 from tests.integration.harness import Receiver, Stage, slowly, stage, status, tenants, until
@@ -178,6 +179,16 @@ async def test_what_is_said_to_be_empty_is(watched: Watched) -> None:
 async def test_every_recording_rule_has_data(watched: Watched) -> None:
     await _all_have_data(watched.prometheus, {name: name for name in RECORDED})
     assert await asyncio.to_thread(broken_rules, watched.prometheus) == {}
+
+
+async def test_what_keda_asks_has_data(watched: Watched) -> None:
+    triggers = only("keda", "ScaledObject")["spec"]["triggers"]
+    asked = {one["name"]: one["metadata"]["query"] for one in triggers if one["type"] == "prometheus"}
+    assert asked.keys() == {"oldest-event-age", "slots-in-use"}
+    here = 'namespace="messaging", pod=~"feedback-feedback-dispatcher-.*"'
+    assert all(here in expr for expr in asked.values())
+    there = ", ".join(f'{key}="{value}"' for key, value in PLACE.items())
+    await _all_have_data(watched.prometheus, {name: expr.replace(here, there) for name, expr in asked.items()})
 
 
 async def test_every_alert_looks_at_series_that_there_are(watched: Watched) -> None:
