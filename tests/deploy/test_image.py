@@ -39,8 +39,9 @@ def test_only_what_the_image_needs_goes_to_the_builder() -> None:
     assert admitted == copied
 
 
-def test_the_scripts_are_sound() -> None:
-    for script in (DEPLOY / "tools.sh", DEPLOY / "image" / "try.sh"):
-        done = run("bash", "-n", script)
-        assert done.returncode == 0, done.stderr
-        assert "set -euo pipefail" in script.read_text()
+def test_shellcheck_has_nothing_to_say() -> None:
+    scripts = [ROOT / ".ci" / "run", *DEPLOY.glob("**/*.sh"), *(ROOT / "tests").glob("*.sh")]
+    assert len(scripts) >= 6
+    done = run(python_tool("shellcheck"), *scripts)
+    assert done.returncode == 0, done.stdout
+    assert all("\nset -euo pipefail\n" in script.read_text() for script in scripts)
