@@ -27,7 +27,7 @@ $(STAMPS)-test: requirements/test.txt pyproject.toml | $(VENV)/pyvenv.cfg
 demo: $(STAMPS)-demo ## Watch events leave a broker as webhooks (20 s; FOREVER=1 keeps going).
 	@$(BIN)/python -m dispatcher.demo
 
-test: $(STAMPS)-test system lint ## Everything that CI runs: lint, types, layers, all tests.
+test: $(STAMPS)-test $(VENV)/checkov/bin/checkov system lint ## Everything that CI runs: lint, types, layers, all tests.
 	$(BIN)/pytest
 
 lint: $(STAMPS)-test ## Format, lint, types, layers.
@@ -58,6 +58,12 @@ screenshots: $(STAMPS)-test system ## Every page of the console, light, dark and
 schemas: $(STAMPS)-test ## Write config/schema/ anew.
 	for kind in settings webhook event payload openapi; do $(BIN)/dispatcher schema $$kind > config/schema/$$kind.json; done
 
+# Tools whose dependencies don't get along with ours have an environment of their own.
+$(VENV)/checkov/bin/checkov: requirements/checkov.txt | $(VENV)/pyvenv.cfg
+	$(PYTHON) -m venv $(VENV)/checkov
+	$(VENV)/checkov/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/checkov.txt
+	@touch $@
+
 $(VENV)/audit/bin/pip-audit: requirements/audit.txt | $(VENV)/pyvenv.cfg
 	$(PYTHON) -m venv $(VENV)/audit
 	$(VENV)/audit/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/audit.txt
@@ -71,6 +77,7 @@ lock: ## Resolve the dependencies anew (needs uv).
 	uv pip compile --quiet --generate-hashes --no-header --python-version 3.11 --extra demo pyproject.toml -o requirements/demo.txt
 	uv pip compile --quiet --generate-hashes --no-header --python-version 3.11 --extra otel pyproject.toml -o requirements/image.txt
 	uv pip compile --quiet --generate-hashes --no-header --python-version 3.11 --extra demo --extra test pyproject.toml -o requirements/test.txt
+	echo checkov==3.3.30 | uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 - -o requirements/checkov.txt
 	echo pip-audit | uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 - -o requirements/audit.txt
 
 clean: ## Remove what the targets made.

@@ -1,0 +1,65 @@
+"""Checkov's policies on all that the chart makes and on the Dockerfile: what fails is listed here with its reason."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.deploy.rendering import NAMES, rendered_text
+from tests.deploy.tools import ROOT, missing, run
+
+OURS = [name for name in NAMES if name not in ("extras", "openshift")]
+"""`extras` is full of other people's containers, and OpenShift chooses user ids itself."""
+
+ACCEPTED = {
+    "CKV_K8S_8": "the pod of `helm test` ends by itself: no liveness",
+    "CKV_K8S_9": "nor readiness",
+    "CKV_K8S_11": "no CPU limit: throttling stalls the event loop, and with it every tenant",
+    "CKV_K8S_15": "a version's image does not change, so that a node need not ask for it again",
+    "CKV_K8S_43": "image.digest pins it, the example `secured` does; the default is the version's tag",
+    "CKV2_K8S_6": "networkPolicy.enabled is for clusters that enforce it; hooks and tests run before and beside it",
+    "CKV_DOCKER_2": "no HEALTHCHECK: Kubernetes has probes",
+    "CKV_DOCKER_7": "the base is an argument, pinned by digest for a release",
+}
+
+
+def _failed(framework: str, *options: str | Path) -> list[dict[str, Any]]:
+    checkov = ROOT / ".venv" / "checkov" / "bin" / "checkov"
+    if not checkov.exists():
+        missing("checkov", f"make {checkov.relative_to(ROOT)}")
+    # --skip-download: else it asks its maker for explanations
+    done = run(checkov, "--framework", framework, "--skip-download", "--quiet", "--output", "json", *options)
+    told = json.loads(done.stdout)
+    assert told["summary"]["parsing_errors"] == 0
+    assert told["summary"]["passed"] > 50
+    failed: list[dict[str, Any]] = told["results"]["failed_checks"]
+    return failed
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Checks that fail on what is rendered of our values."""
+    directory = tmp_path_factory.mktemp("rendered")
+    for name in OURS:
+        (directory / f"{name}.yaml").write_text(rendered_text("helm4", name))
+    return _failed("kubernetes", "--directory", directory)
+
+
+def test_what_the_chart_makes_fails_only_where_we_mean_it(failed: list[dict[str, Any]]) -> None:
+    assert {one["check_id"] for one in failed} == {check for check in ACCEPTED if not check.startswith("CKV_DOCKER")}
+
+
+def test_what_runs_for_long_has_probes_and_a_closed_network_is_closed(failed: list[dict[str, Any]]) -> None:
+    """What is accepted is accepted there only, not everywhere."""
+    for one in failed:
+        if one["check_id"] in ("CKV_K8S_8", "CKV_K8S_9"):
+            assert one["resource"].startswith("Pod."), one["resource"]
+        if one["check_id"] == "CKV2_K8S_6" and Path(one["file_path"]).stem in ("secured", "console-ingress"):
+            assert any(part in one["resource"] for part in ("-test", "-migration")), one["resource"]
+        assert (one["check_id"], Path(one["file_path"]).stem) != ("CKV_K8S_43", "secured"), "it pins a digest"
+
+
+def test_the_dockerfile_fails_only_where_we_mean_it() -> None:
+    failed = _failed("dockerfile", "--file", ROOT / "Dockerfile")
+    assert {one["check_id"] for one in failed} == {check for check in ACCEPTED if check.startswith("CKV_DOCKER")}
