@@ -17,6 +17,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from dispatcher import __version__, metrics
+from dispatcher.delivery.breaker import BreakerState
+from dispatcher.delivery.evidence import TenantState
 from dispatcher.delivery.lanes import Lane, Lanes
 from dispatcher.settings import OpsSettings
 from dispatcher.webhooks import TenantKey
@@ -26,6 +28,9 @@ log = structlog.get_logger(__name__)
 STUCK_S = 120.0
 """A poll loop that did not turn for so long is dead."""
 _METRICS_FRESH_S = 1.0
+SUSPENDED = "suspended"
+LANE_STATES = (*TenantState, *BreakerState, SUSPENDED)
+"""What `/lanes?state=` takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +140,23 @@ class HealthServer:
     async def _lanes(self, request: web.Request) -> web.Response:
         now = self._watched.lanes.now()
         wanted = request.query.get("state")
+        if wanted is not None and wanted not in LANE_STATES:
+            raise web.HTTPBadRequest(text=f"no such state; there are {', '.join(LANE_STATES)}\n")
         described = [describe_lane(lane, now) for lane in self._watched.lanes]
         if wanted is not None:
-            described = [lane for lane in described if wanted in (lane["state"], lane["breaker"])]
-        described.sort(key=lambda lane: (lane["state"] == "active", lane["breaker"] == "closed", lane["org"]))
+            described = [
+                lane
+                for lane in described
+                if wanted in (lane["state"], lane["breaker"]) or (wanted == SUSPENDED and lane["suspended"])
+            ]
+        described.sort(
+            key=lambda lane: (
+                not lane["suspended"],
+                lane["state"] == TenantState.ACTIVE,
+                lane["breaker"] == BreakerState.CLOSED,
+                lane["org"],
+            )
+        )
         return web.json_response({"total": len(described), "lanes": described[:1000]})
 
     def _found(self, request: web.Request) -> Lane:

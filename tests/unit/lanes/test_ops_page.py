@@ -1,0 +1,69 @@
+"""What an operator sees of the lanes at the ops endpoint, and may do there."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+
+from dispatcher.delivery.lanes import Lanes
+from dispatcher.health import HealthServer, Watched
+from dispatcher.settings import OpsSettings
+from tests.unit.lanes.making import GOOD, NOT_REACHED, lanes, send, tenant
+
+
+@pytest.fixture
+def ours() -> Lanes:
+    return lanes()
+
+
+@pytest.fixture
+async def ops(ours: Lanes) -> AsyncIterator[str]:
+    """An ops endpoint over lanes of every kind."""
+    watched = Watched(
+        alive=tuple, ready=tuple, observe=lambda: None, lanes=ours, release_brakes=lambda: 2, configuration={}
+    )
+    async with HealthServer(OpsSettings(host="127.0.0.1", port=0), watched) as server:
+        yield f"http://127.0.0.1:{server.port}"
+
+
+async def asked(url: str, method: str = "GET") -> tuple[int, Any]:
+    async with aiohttp.ClientSession() as session, session.request(method, url) as answer:
+        return answer.status, await (answer.json() if answer.content_type == "application/json" else answer.text())
+
+
+async def organisations(url: str) -> list[str]:
+    _, told = await asked(url)
+    assert told["total"] == len(told["lanes"])
+    return [lane["org"] for lane in told["lanes"]]
+
+
+async def test_tenants_in_trouble_stand_first_and_can_be_asked_for(ours: Lanes, ops: str) -> None:
+    for number in range(3):
+        await send(ours.lane(tenant(number)), GOOD)
+    ours.lane(tenant(1)).suspend("revision")
+    await send(ours.lane(tenant(2)), NOT_REACHED, times=5)
+    assert await organisations(f"{ops}/lanes") == ["org-1", "org-2", "org-0"]
+    assert await organisations(f"{ops}/lanes?state=suspended") == ["org-1"]
+    assert await organisations(f"{ops}/lanes?state=unstable") == []
+    assert await organisations(f"{ops}/lanes?state=closed") == ["org-1", "org-0"]
+    assert await organisations(f"{ops}/lanes?state=open") == ["org-2"]
+    assert await organisations(f"{ops}/lanes?state=half_open") == []
+
+
+async def test_a_state_that_there_is_not_is_a_mistake_and_no_empty_list(ops: str) -> None:
+    status, text = await asked(f"{ops}/lanes?state=broken")
+    assert status == 400
+    assert "suspended" in text
+    assert "half_open" in text
+
+
+async def test_a_suspended_tenant_is_enabled_by_hand(ours: Lanes, ops: str) -> None:
+    ours.lane(tenant(0)).suspend("revision")
+    status, told = await asked(f"{ops}/lanes/org-0/prod/enable", "POST")
+    assert (status, told["suspended"]) == (200, False)
+    assert (await asked(f"{ops}/lanes/org-9/prod/enable", "POST"))[0] == 404
+
+
+async def test_brakes_are_released_by_hand(ops: str) -> None:
+    assert await asked(f"{ops}/brakes/release", "POST") == (200, {"released": 2})
