@@ -44,6 +44,7 @@ faults: $(STAMPS)-test system ## The whole fault suite on a real broker (minutes
 
 bench: $(STAMPS)-test system ## Benchmarks, as ratios in one run (FULL=1: all scenarios).
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m deploy.capacity --write
 
 format: $(STAMPS)-test ## Format the code.
 	$(BIN)/ruff check --fix .
