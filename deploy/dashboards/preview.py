@@ -26,7 +26,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 
-from deploy.dashboards.generate import COLOURS
+from deploy.dashboards.grafana import COLOURS
 from deploy.dashboards.queries import DASHBOARDS, filled, panels
 
 Series = list[tuple[dict[str, str], list[tuple[float, float]]]]
