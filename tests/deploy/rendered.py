@@ -21,7 +21,8 @@ LONG = 4000
 
 
 class _Dumper(yaml.SafeDumper):
-    pass
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
@@ -29,7 +30,6 @@ def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
 
 
 _Dumper.add_representer(str, _text)
-_Dumper.ignore_aliases = lambda _self, _data: True  # type: ignore[method-assign]
 
 
 def _shortened(value: Any) -> Any:
