@@ -84,7 +84,7 @@ say "lives, with no broker to be had"
 say "is not ready, and says so"
 inside dispatcher check
 inside python3 -c '
-import os, shutil, sys
+import json, os, shutil, sys
 status = dict(line.split(":\t", 1) for line in open("/proc/1/status").read().splitlines() if ":\t" in line)
 assert status["Uid"].split() == ["65532"] * 4, status["Uid"]
 assert int(status["CapEff"], 16) == 0, status["CapEff"]
@@ -96,6 +96,10 @@ except OSError as error:
 else:
     sys.exit("the root can be written to")
 open("/tmp/written", "w")
+bill = [one["purl"] for one in json.load(open("/opt/dispatcher/sbom.cdx.json"))["components"]]
+ours, debians = (sum(one.startswith(kind) for one in bill) for kind in ("pkg:pypi/", "pkg:deb/"))
+print(f"bill of materials: {ours} Python packages, {debians} of the system")
+assert ours > 20 and debians > 20
 found = [name for name in ("pip", "pip3", "gcc", "cc", "g++", "make", "curl", "wget", "git") if shutil.which(name)]
 assert not found, found
 try:

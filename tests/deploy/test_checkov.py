@@ -8,6 +8,7 @@ import pytest
 
 from tests.deploy.rendering import NAMES, rendered_text
 from tests.deploy.tools import ROOT, missing, run
+from tests.security.audit import pins_in
 
 OURS = [name for name in NAMES if name not in ("extras", "openshift")]
 """`extras` is full of other people's containers, and OpenShift chooses user ids itself."""
@@ -63,3 +64,11 @@ def test_what_runs_for_long_has_probes_and_a_closed_network_is_closed(failed: li
 def test_the_dockerfile_fails_only_where_we_mean_it() -> None:
     failed = _failed("dockerfile", "--file", ROOT / "Dockerfile")
     assert {one["check_id"] for one in failed} == {check for check in ACCEPTED if check.startswith("CKV_DOCKER")}
+
+
+def test_it_and_all_that_it_needs_is_locked_with_hashes() -> None:
+    text = (ROOT / "requirements" / "checkov.txt").read_text()
+    pins = pins_in(text)
+    assert len(pins) > 50
+    assert all(pin.hashes for pin in pins)
+    assert "://" not in text
