@@ -41,6 +41,14 @@ _PROBE = {
 }
 _COUNT_OR_SHARE = {"oneOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^[0-9]+%$"}]}
 
+
+def _where_enabled(name: str) -> dict[str, Any]:
+    return {
+        "if": {"properties": {"enabled": {"const": True}}, "required": ["enabled"]},
+        "then": {"properties": {name: {"minItems": 1}}},
+    }
+
+
 DETAILS: dict[str, dict[str, Any]] = {
     "image.digest": {"pattern": "^(sha256:[0-9a-f]{64})?$"},
     "image.pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
@@ -91,6 +99,8 @@ DETAILS: dict[str, dict[str, Any]] = {
     "console.service.type": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
     "console.ingress.hosts": _NAMES,
     "console.httpRoute.hostnames": _NAMES,
+    "console.ingress": _where_enabled("hosts"),
+    "console.httpRoute": _where_enabled("parentRefs"),
     "console": {
         "not": {
             "properties": {

@@ -22,6 +22,7 @@ from tests.deploy.rendering import (
 from tests.deploy.tools import CHART, DEPLOY, run, tool
 
 MINIMAL = ("--set", "config.kafka.bootstrap_servers=kafka:9092")
+SQL = (*MINIMAL, "--set", "config.webhooks.store=sql,config.webhooks.url.file=/run/secrets/database/url")
 HELMS = ("helm4", "helm3")
 
 
@@ -76,6 +77,30 @@ REFUSED = {
     "ingress and route": (
         (*MINIMAL, "--set", "console.ingress.enabled=true", "--set", "console.httpRoute.enabled=true"),
         "console",
+    ),
+    "an ingress without a host": ((*SQL, "--set", "console.enabled=true,console.ingress.enabled=true"), "hosts"),
+    "a route without a gateway": ((*SQL, "--set", "console.enabled=true,console.httpRoute.enabled=true"), "parentRefs"),
+    "a console for files": ((*MINIMAL, "--set", "console.enabled=true"), "config.webhooks.store: sql"),
+    "two consoles that don't know each other's sessions": (
+        (*SQL, "--set", "console.enabled=true,console.replicaCount=2"),
+        "config.console.session_key",
+    ),
+    "a database without an address": ((*MINIMAL, "--set", "config.webhooks.store=sql"), "config.webhooks.url"),
+    "a budget that lets no pod go": (
+        (*MINIMAL, "--set", "replicaCount=2,podDisruptionBudget.minAvailable=2"),
+        "podDisruptionBudget.minAvailable",
+    ),
+    "a budget that lets no pod of the fewest go": (
+        (*MINIMAL, "--set", "autoscaling.type=hpa,autoscaling.minReplicas=3,podDisruptionBudget.minAvailable=3"),
+        "podDisruptionBudget.minAvailable",
+    ),
+    "a budget of everything": (
+        (*MINIMAL, "--set-string", "podDisruptionBudget.minAvailable=100%"),
+        "podDisruptionBudget.minAvailable",
+    ),
+    "more pods at least than at most": (
+        (*MINIMAL, "--set", "autoscaling.type=hpa,autoscaling.minReplicas=7"),
+        "autoscaling.minReplicas",
     ),
     "an unknown kind of workload": ((*MINIMAL, "--set", "workload.kind=DaemonSet"), "workload"),
     "keda without a server": ((*MINIMAL, "--set", "autoscaling.type=keda"), "serverAddress"),
