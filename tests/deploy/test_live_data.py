@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
+import aiohttp
 import pytest
 import yaml
 from aiohttp import web
@@ -30,6 +31,8 @@ EMPTY = {
     "Two versions": "only during a rollout are there two",
 }
 """Panels and annotations that are rightly empty here, by title."""
+
+pytestmark = pytest.mark.timeout(180)
 
 *TENANTS, SOMEBODY_ELSE = tenants(6)
 GOOD, TIRED, BROKEN, REFUSING, GONE = TENANTS
@@ -68,7 +71,8 @@ async def watched(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> As
         traffic = asyncio.get_running_loop().create_task(_traffic(scene))
         try:
             await dispatcher.ready()
-            second.start()  # a rebalance, which the first one counts
+            second.start()
+            await second.ready()  # it has joined: a rebalance, which the first one has counted
             yield Watched(url, told)
         finally:
             traffic.cancel()
@@ -228,6 +232,25 @@ async def test_a_fault_becomes_an_alert_that_reaches_the_right_people(watched: W
 def test_amtool_finds_the_example_sound() -> None:
     done = run(debian_tool("amtool"), "check-config", DEPLOY / "alertmanager" / "example.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+async def test_a_consequence_is_silent_beside_its_cause_and_only_there(tmp_path: Path) -> None:
+    def alert(name: str, namespace: str) -> dict[str, Annotations]:
+        return {"labels": {"alertname": name, "namespace": namespace, "job": "dispatcher", "severity": "warning"}}
+
+    causes = [alert("DispatcherEgressBroken", "here"), alert("DispatcherProduceFailing", "there")]
+    consequences = [alert(name, "here") for name in ("DispatcherBreakerOpenLong", "DispatcherTlsFailing")]
+    others = [alert("DispatcherBreakerOpenLong", "there"), alert("DispatcherStoreFailing", "here")]
+    async with _people(tmp_path) as (alertmanager, _), aiohttp.ClientSession(f"http://{alertmanager}") as session:
+        await asyncio.to_thread(answered, f"http://{alertmanager}/-/ready")
+        async with session.post("/api/v2/alerts", json=[*causes, *consequences, *others]) as answer:
+            assert answer.status == 200
+        async with session.get("/api/v2/alerts") as answer:
+            known = await answer.json()
+    silent = [one["labels"] for one in known if one["status"]["inhibitedBy"]]
+    assert len(known) == 6
+    assert len(silent) == len(consequences)
+    assert all(one["labels"] in silent for one in consequences)
 
 
 def test_the_example_names_only_alerts_that_there_are() -> None:
