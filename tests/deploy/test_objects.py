@@ -185,7 +185,7 @@ def test_objects_are_named_placed_and_labelled(name: str) -> None:
 
 def test_long_names_stay_within_the_limits() -> None:
     done = run(tool("helm4"), "template", "r" * 53, CHART, "--set", "config.kafka.bootstrap_servers=kafka:9092", "--set",
-               "console.enabled=true,topics.create=job,config.webhooks.store=sql")  # fmt: skip
+               "console.enabled=true,topics.create=job,config.webhooks.store=sql,config.webhooks.url.file=/x")  # fmt: skip
     assert done.returncode == 0, done.stderr
     for one in filter(None, yaml.safe_load_all(done.stdout)):
         assert len(one["metadata"]["name"]) <= 63
