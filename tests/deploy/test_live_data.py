@@ -71,8 +71,9 @@ async def watched(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> As
         traffic = asyncio.get_running_loop().create_task(_traffic(scene))
         try:
             await dispatcher.ready()
-            second.start()
-            await second.ready()  # it has joined: a rebalance, which the first one has counted
+            await _all_have_data(url, {"the first member's count": "dispatcher_kafka_rebalances_total"})
+            second.start()  # another rebalance, seen to be counted
+            await second.ready()
             yield Watched(url, told)
         finally:
             traffic.cancel()
