@@ -163,10 +163,11 @@ class TenantMetrics:
         mode, cap = self._settings.tenant_labels, self._settings.max_tenant_series
         if mode == "off":
             return
+        configured = sorted(tenants)
         wanted: dict[TenantKey, tuple[str, str]] = {}
-        taken: set[tuple[str, str]] = set(self._labels.values())
+        taken = {self._labels[tenant] for tenant in configured if tenant in self._labels}
         collapsed = 0
-        for tenant in sorted(tenants):
+        for tenant in configured:
             own = (tenant.org, tenant.sandbox if mode == "org_sandbox" else "")
             if own in taken or len(taken) < cap:
                 taken.add(own)

@@ -142,3 +142,14 @@ def test_the_first_certificates_to_expire_are_named() -> None:
     made.worst.configure([(f"{tenant.org}.example", tenant) for tenant in TENANTS])
     made.worst.observe({f"{tenant.org}.example": 1000.0 + number for number, tenant in enumerate(TENANTS)})
     assert series(CERTIFICATE) == {("org000", ""): 1000, ("org001", ""): 1001}
+
+
+def test_the_place_of_a_tenant_that_left_is_taken_at_the_same_reload() -> None:
+    made = metrics(max_tenant_series=2)
+    made.configure(TENANTS[:3])
+    assert collapsed() == 1
+    made.configure(TENANTS[1:3])
+    made.count(TENANTS[2], "delivered")
+
+    assert collapsed() == 0
+    assert series(EVENTS)["org002", ""] == 1
