@@ -1,6 +1,5 @@
 """The circuit breaker of one tenant's endpoint. Pure: time is an argument, in seconds of any steady clock."""
 
-from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -39,7 +38,7 @@ class Breaker:
     state: BreakerState = BreakerState.CLOSED
     opened_until: float = 0.0
     _open_s: float = 0.0
-    _buckets: deque[list[float]] = field(default_factory=lambda: deque(maxlen=_BUCKETS))
+    _buckets: list[list[float]] = field(default_factory=list)
     """[bucket number, attempts, failures] of the last minute."""
     _connect_failures: int = 0
     _bucket_ends: float = float("-inf")
@@ -124,6 +123,7 @@ class Breaker:
             bucket = self._bucket(now)
             self._bucket_ends = (bucket + 1) * self.policy.window_s / _BUCKETS
             self._buckets.append([bucket, 0, 0])
+            del self._buckets[:-_BUCKETS]
         newest = self._buckets[-1]
         newest[1] += 1
         newest[2] += failed

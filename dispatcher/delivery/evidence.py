@@ -1,6 +1,5 @@
 """Slow evidence about a tenant's endpoint: active, unstable, disabled. Pure; times in seconds of any steady clock."""
 
-from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -27,8 +26,8 @@ class TenantState(StrEnum):
 class _Window:
     seconds: float
     step_s: float
-    counts: deque[list[float]] = field(default_factory=deque)
-    """[step number, attempts, failures]"""
+    counts: list[list[float]] = field(default_factory=list)
+    """[step number, attempts, failures]: a few dozen at most. A list, since a deque begins with half a kilobyte."""
 
     def add(self, now: float, failed: bool) -> None:
         step = int(now / self.step_s)
@@ -41,7 +40,7 @@ class _Window:
     def forget(self, now: float) -> None:
         oldest = int((now - self.seconds) / self.step_s)
         while self.counts and self.counts[0][0] < oldest:
-            self.counts.popleft()
+            del self.counts[0]
 
     def attempts(self) -> float:
         return sum(one[1] for one in self.counts)
