@@ -2,7 +2,7 @@
 
 Twice: of the URL, when the configuration is read (`problem_of_url`), and of every address that a name resolves to,
 right before the connect (`problem_of_address`), which goes to exactly that address. Messages are for the tenant: they
-say what to change.
+say what to change, and not which addresses the operator's own names have.
 
 Allowed is a public address on an allowed port, or what the operator's `allow` names; `deny` wins over both. A name or
 suffix in `allow` opens private, loopback and carrier-grade NAT addresses to that name; anything else that is denied
@@ -20,6 +20,10 @@ from dispatcher.transport.addresses import INTERNAL, Address, Network, Place, ca
 from dispatcher.webhooks import split_url
 
 DEFAULT_PORTS = "443, 8443 and 1024 to 65535"
+
+_PRIVATE_DOMAINS = (".internal", ".local", ".localdomain", ".home.arpa", ".svc")
+"""Domains that the public DNS never has: ICANN's for private use (cloud metadata services have names in it), RFC 6762,
+RFC 8375, and what resolvers in a Kubernetes cluster complete."""
 
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _NUMBER = re.compile(r"\d+|0x[0-9a-f]*")
@@ -150,7 +154,7 @@ class EgressGuard:
             return None
         if host == "localhost" or host.endswith(".localhost"):  # RFC 6761, section 6.3
             return self.problem_of_address(host, "127.0.0.1", port)
-        if "." not in host and not self._allow.networks:
+        if ("." not in host or host.endswith(_PRIVATE_DOMAINS)) and not self._allow.networks:
             return f"{host} can only be a name inside the operator's network: use a public host name"
         return None
 
@@ -164,17 +168,17 @@ class EgressGuard:
             address = ipaddress.ip_address(ip)
         except ValueError:
             return f"{host} resolves to something that is not an address: use another host"
-        named = f"{host} is" if literal(host) == address else f"{host} resolves to {ip}, which is"
+        named = f"{host} is" if literal(host) == address else f"{host} resolves to an address that is"
         if self._deny.has_name(host) or self._deny.has_address(address):
             return f"{named} on the operator's deny-list: use another host"
         if isinstance(address, ipaddress.IPv6Address) and address.scope_id is not None:
-            return f"{named} an address with a zone: use a public address"
+            return f"{named} for one network interface only (it has a zone): use a public address"
         place = place_of(address)
         if place is Place.PUBLIC or self._allow.has_exactly(address):
             return None
         if place in INTERNAL and self._allow.has_name(host):
             return None
-        return f"{named} not a public address ({place.value}): use a host with public addresses only"
+        return f"{named} not public ({place.value}): use a host with public addresses only"
 
     def _port_problem(self, port: int) -> str | None:
         if self._ports:

@@ -105,6 +105,7 @@ def test_a_denied_address_is_refused_in_a_url_and_behind_a_name(address: str) ->
     problem = DEFAULT.problem_of_address("hooks.example", address, 443)
     assert problem is not None
     assert "hooks.example resolves to" in problem
+    assert address not in problem, "where the operator's own names lead is not for tenants to learn"
 
 
 @pytest.mark.parametrize("address", PUBLIC_ADDRESSES)
@@ -122,6 +123,8 @@ def test_a_public_address_is_allowed(address: str) -> None:
         "https://xn--hks-sna.example/",
         "https://a_b.hooks.example/",
         "https://1.hooks.example/",
+        "https://svc.example/",
+        "https://internal.example/",
         "https://127.0.0.1.nip.example/",  # resolves to whatever it does: asked again then
     ],
 )
@@ -145,6 +148,14 @@ def test_an_ordinary_url_is_allowed(url: str) -> None:
         ("https://a.localhost/", "loopback"),
         ("https://LOCALHOST:8443/", "loopback"),
         ("https://kubernetes/", "public host name"),
+        ("https://metadata.google.internal/", "public host name"),
+        ("https://instance-data.ec2.internal/", "public host name"),
+        ("https://kubernetes.default.svc/", "public host name"),
+        ("https://kubernetes.default.svc.CLUSTER.local/", "public host name"),
+        ("https://printer.local/", "public host name"),
+        ("https://router.home.arpa/", "public host name"),
+        ("https://db.localdomain/", "public host name"),
+        ("https://hooks.example.internal:8443/", "public host name"),
         ("https://user:pw@hooks.example/", "user name or password"),
         ("https://hooks.example/#x", "fragment"),
         ("https://hooks.example:22/", "use 443, 8443"),
@@ -232,6 +243,10 @@ def test_the_operator_s_lists_and_deny_wins(egress: dict[str, object], host: str
         ({"allow": ["127.0.0.0/8"]}, "https://receiver/", True),
         ({"allow": ["receiver"]}, "https://receiver/", True),
         ({"allow": ["other"]}, "https://receiver/", False),
+        ({"allow": ["127.0.0.0/8"]}, "https://receiver.default.svc/", True),
+        ({"allow": [".svc"]}, "https://receiver.default.svc/", True),
+        ({"allow": [".svc"]}, "https://receiver.corp.internal/", False),
+        ({"allow": [".svc"], "deny": ["kubernetes.default.svc"]}, "https://kubernetes.default.svc/", False),
         ({"deny": [".example"]}, "https://a.example/", False),
         ({"deny": ["8.8.8.8"]}, "https://8.8.8.8/", False),
     ],
@@ -372,7 +387,7 @@ async def test_an_answer_is_used_for_ten_seconds_and_asked_for_once_at_a_time(na
         assert await resolver.resolve("https", "hooks.example", 443) == ("8.8.8.8",)
         assert len(names.queries) == 2
         now += 0.2
-        with pytest.raises(Failed, match=r"resolves to 10\.0\.0\.1"):
+        with pytest.raises(Failed, match=r"resolves to an address that is not public \(private\)"):
             await resolver.resolve("https", "hooks.example", 443)
 
 
