@@ -35,6 +35,8 @@ from dispatcher.transport.resolver import Resolver
 from dispatcher.transport.tls import TlsContext, TlsContexts, certificate_expiry, remember_session
 
 KEEPALIVE_S = 60.0
+_MAX_RAW = 1024 * 1024
+"""Bytes of one answer in all, with chunk sizes and extensions: bounds what the count of body bytes does not see."""
 _SPARE_CONNECTIONS = 64
 """Beyond max_in_flight: test events and token requests don't queue behind deliveries."""
 
@@ -61,10 +63,20 @@ class _Handler(ResponseHandler):
     """1xx answers since the last answer."""
     resting = False
     """No request is under way: bytes that come now would be taken for the next one's answer."""
+    raw = 0
+    """Bytes that came since the request."""
+
+    @property
+    def is_overlong(self) -> bool:
+        """The answer was cut off."""
+        return self.raw > _MAX_RAW
 
     def data_received(self, data: bytes) -> None:
+        self.raw += len(data)
         if self.resting and data:  # aiohttp calls it with nothing, too
             self.close()
+        elif self.is_overlong and self.transport is not None:
+            self.transport.abort()
         else:
             super().data_received(data)
 
@@ -109,6 +121,7 @@ class _Connector(aiohttp.BaseConnector):
         connection = await super().connect(req, traces, timeout)
         if isinstance(connection.protocol, _Handler):
             connection.protocol.resting = False
+            connection.protocol.raw = 0
         return connection
 
     def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
@@ -122,6 +135,7 @@ class _Connector(aiohttp.BaseConnector):
 class _Response(aiohttp.ClientResponse):
     """aiohttp's answer, which still knows its connection after that went back to the pool."""
 
+    handler: _Handler | None = None
     phases = Phases()
     tls: ssl.SSLObject | None = None
 
@@ -129,6 +143,7 @@ class _Response(aiohttp.ClientResponse):
         handler, transport = connection.protocol, connection.transport
         answer = await super().start(connection)
         if isinstance(handler, _Handler) and transport is not None:
+            self.handler = handler
             self.phases = handler.phases
             self.tls = transport.get_extra_info("ssl_object")
             if self.tls is not None and not handler.remembered:
@@ -170,6 +185,7 @@ class AiohttpTransport:
                 auto_decompress=False,
                 trust_env=False,
                 trace_configs=[_tracing()],
+                max_field_size=wire.MAX_RESPONSE_HEAD,
                 max_headers=wire.MAX_RESPONSE_HEADERS,
                 response_class=_Response,
             )
@@ -226,7 +242,7 @@ class AiohttpTransport:
             if sum(len(name) + len(value) for name, value in response.raw_headers) > wire.MAX_RESPONSE_HEAD:
                 response.close()
                 raise Failed(FailureReason.PROTOCOL, "the answer's headers are longer than 32 KiB")
-            if response.status < 200:
+            if not 200 <= response.status <= 599:
                 response.close()
                 raise Failed(FailureReason.PROTOCOL, f"status {response.status} is no answer to a POST")
             first_byte = time.monotonic()
@@ -252,14 +268,22 @@ class AiohttpTransport:
 async def _read(response: aiohttp.ClientResponse, keep: int) -> bytes:
     """Read the body, up to the limit; the first `keep` bytes of it."""
     kept, count = b"", 0
-    async for chunk in response.content.iter_any():
-        count += len(chunk)
-        if len(kept) < keep:
-            kept += chunk[: keep - len(kept)]
-        if count > wire.MAX_RESPONSE_BODY:
-            response.close()
-            break
+    try:
+        async for chunk in response.content.iter_any():
+            count += len(chunk)
+            if len(kept) < keep:
+                kept += chunk[: keep - len(kept)]
+            if count > wire.MAX_RESPONSE_BODY:
+                response.close()
+                break
+    except aiohttp.ClientPayloadError:
+        if not _is_overlong(response):
+            raise
     return kept
+
+
+def _is_overlong(response: aiohttp.ClientResponse) -> bool:
+    return isinstance(response, _Response) and response.handler is not None and response.handler.is_overlong
 
 
 def _attempt(
