@@ -263,6 +263,38 @@ async def test_one_tenants_secret_can_not_be_kept_for_another(repository: Webhoo
         await repository.resolve(shown, webhook_id=other.id, orgs=None)
 
 
+@pytest.mark.parametrize(
+    ("token_url", "is_sent"),
+    [
+        ("https://login.luma.example/other/path?x=y", True),
+        ("https://LOGIN.luma.example:443/token", True),
+        ("https://login.evil.example/token", False),
+        ("https://login.luma.example.evil.example/token", False),
+        ("https://login.luma.example:8443/token", False),
+        ("http://login.luma.example/token", False),
+    ],
+)
+@pytest.mark.parametrize("how", ["fingerprint", "keep"])
+async def test_a_stored_client_secret_is_sent_to_no_other_host_than_the_one_it_was_given_for(
+    repository: WebhookRepository, token_url: str, is_sent: bool, how: str
+) -> None:
+    """Secrets go in and never come out: whoever may edit a webhook must not read them at a token endpoint of theirs."""
+    made = await repository.create(secretive(), by="ada", orgs=None)
+    shown = orjson.loads(orjson.dumps(dict(made.document)))
+    fetch = shown["auth"]["fetch"]
+    fetch["token_url"] = token_url
+    if how == "keep":
+        fetch["client_secret"] = {"keep": True}
+    if is_sent:
+        assert (await repository.resolve(shown, webhook_id=made.id, orgs=None)).secrets()
+        return
+    with pytest.raises(ConfigError, match=r"auth\.fetch\.client_secret: .* give the secret again"):
+        await repository.resolve(shown, webhook_id=made.id, orgs=None)
+    fetch["client_secret"] = {"value": "another"}
+    config = await repository.resolve(shown, webhook_id=made.id, orgs=None)
+    assert b"another" in [secret.reveal() for secret in config.secrets()]
+
+
 async def test_the_check_has_the_last_word(database: Database, repository: WebhookRepository) -> None:
     strict = WebhookRepository(database, repository._encryption, check=lambda _: [("auth.sign.key", "is weak")])
     with pytest.raises(ConfigError, match=r"auth\.sign\.key: is weak"):

@@ -6,7 +6,8 @@ one of
 - `{"fingerprint": "…"}`: the stored secret of that fingerprint in the same field, as it was shown. In a list it may
   have moved, so a rotation is `[{"value": …}, {"fingerprint": …}]`;
 - `{"keep": true}`: the stored secret at exactly this place.
-A secret that is left out is gone. References (`{"file": …}`) are refused: they would read this machine's files.
+A secret that is left out is gone. A client secret is sent as it is, so a stored one is kept only for the token endpoint
+that it was given for: whoever may edit a webhook could else read it at a host of theirs. References (`{"file": …}`) are refused: they would read this machine's files.
 """
 
 import re
@@ -20,13 +21,15 @@ from pydantic import BaseModel, JsonValue, ValidationError
 from dispatcher.documents import Loc, key_of, parse_document, problems_from
 from dispatcher.errors import ConfigError, Problem
 from dispatcher.secrets import MAX_SECRET_BYTES, Secret
-from dispatcher.webhooks import WebhookConfig
+from dispatcher.webhooks import WebhookConfig, split_url
 
 MAX_DRAFT_BYTES: Final = 1024 * 1024
 """A draft as JSON, secrets not counted."""
 
 _NOWHERE = parse_document(b"{}", "")  # a document without lines, for problems that have none
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # in JSON; PostgreSQL's texts can't hold it
+_CLIENT_SECRET: Final[Loc] = ("auth", "fetch", "client_secret")
+_TOKEN_URL: Final[Loc] = ("auth", "fetch", "token_url")
 _Put = Callable[[Loc, JsonValue], object]
 
 
@@ -64,11 +67,12 @@ def put_together(document: JsonValue, secrets: Mapping[str, Secret]) -> WebhookC
     return _validated(_walk(document, (), lambda path, _: secrets.get(path_text(path), Secret(b""))))
 
 
-def resolve_draft(draft: JsonValue, stored: Mapping[str, StoredSecret]) -> WebhookConfig:
+def resolve_draft(draft: JsonValue, stored: Mapping[str, StoredSecret], document: JsonValue = None) -> WebhookConfig:
     """What a draft means, secrets and all.
 
     Args:
         stored: secrets of the webhook that is being edited, by path.
+        document: the webhook that is being edited, as it is stored.
 
     Raises:
         ConfigError: it can't be used; names every problem by its key, quotes no value.
@@ -83,6 +87,9 @@ def resolve_draft(draft: JsonValue, stored: Mapping[str, StoredSecret]) -> Webho
             return Secret(b"")
 
     _raise_what_can_not_be_stored(draft)
+    if _keeps(draft, _CLIENT_SECRET) and _host_in(draft) != _host_in(document):
+        message = "it would be sent to another host than the one it was given for: give the secret again"
+        problems.append(Problem(message, key_of(_CLIENT_SECRET)))
     full = _walk(draft, (), secret_at)
     try:
         config = _validated(full)
@@ -180,6 +187,27 @@ def _drafted(path: Loc, value: JsonValue, stored: Mapping[str, StoredSecret]) ->
     if kept.secret is None:
         raise ValueError("what is stored can't be decrypted with the configured keys: give it again")
     return kept.secret
+
+
+def _keeps(draft: JsonValue, path: Loc) -> bool:
+    """Whether a draft keeps a stored secret at this place."""
+    value = _at(draft, path)
+    return isinstance(value, dict) and bool(value.keys() & {"keep", "fingerprint"})
+
+
+def _host_in(document: JsonValue) -> tuple[str, str | None, int] | None:
+    """Where a client secret is sent to: scheme, host and port of the token endpoint; None where that is no URL."""
+    try:
+        parts = split_url(str(_at(document, _TOKEN_URL)))
+    except ValueError:
+        return None
+    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _at(document: JsonValue, path: Loc) -> JsonValue:
+    for step in path:
+        document = document.get(step) if isinstance(document, dict) and isinstance(step, str) else None
+    return document
 
 
 def _same_field(stored: str, path: Loc) -> bool:

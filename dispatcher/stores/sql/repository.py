@@ -82,9 +82,9 @@ class WebhookRepository:
             config = resolve_draft(draft, {})
         else:
             async with self._database.read() as connection:
-                await rows.row_of(connection, webhook_id, orgs)
+                row = await rows.row_of(connection, webhook_id, orgs)
                 stored = await rows.secrets_in(connection, webhook_id, self._encryption)
-            config = resolve_draft(draft, stored)
+            config = resolve_draft(draft, stored, row["config"])
         await self.raise_problems(config)
         return config
 

@@ -59,7 +59,7 @@ def test_what_is_only_looked_at_stays_as_it_is(config: WebhookConfig) -> None:
     shown = WebhookForm.of_document(document)
     typed = WebhookForm.of_post(_posted(shown), document, SEALING, "p")
     assert not typed.errors
-    assert resolve_draft(typed.draft(_headers(document)), secrets) == config
+    assert resolve_draft(typed.draft(_headers(document)), secrets, document) == config
     assert not typed.errors
 
 
