@@ -185,8 +185,11 @@ class HealthServer:
 
 def _refuse_strangers(request: web.Request) -> None:
     # What changes something is for an operator in the pod (kubectl exec, port-forward), not for the network.
-    if request.remote not in ("127.0.0.1", "::1"):
+    if request.remote not in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
         raise web.HTTPForbidden(text="only from the process's own host: use kubectl exec or port-forward\n")
+    # Nor for a web page that an operator visits while a port is forwarded: browsers let any page post to localhost.
+    if "Origin" in request.headers or "Sec-Fetch-Site" in request.headers:
+        raise web.HTTPForbidden(text="not from a browser: use curl\n")
 
 
 def _answer(checks: Sequence[Check]) -> web.Response:
