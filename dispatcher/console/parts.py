@@ -15,13 +15,14 @@ from dispatcher.settings import Settings
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.repository import WebhookRepository
 from dispatcher.stores.sql.tokens import ApiTokens
+from dispatcher.webhooks import TenantKey
 
 
 class PublicKeys(Protocol):
     """The public halves of the keys that our tokens are signed with, for receivers to verify them."""
 
-    async def document(self) -> Mapping[str, JsonValue]:
-        """A JWKS document (RFC 7517, section 5).
+    async def document(self, tenant: TenantKey) -> Mapping[str, JsonValue]:
+        """A JWKS document (RFC 7517, section 5) of this tenant's keys, and of no other's.
 
         Raises:
             StoreUnavailable: the database did not answer, and nothing is known from before.

@@ -2,18 +2,27 @@
 
 import asyncio
 from typing import Final
+from urllib.parse import quote
 
 import orjson
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from dispatcher.console.parts import Parts
+from dispatcher.console.problems import Refusal
 from dispatcher.errors import StoreUnavailable
 from dispatcher.health import Check
 from dispatcher.stores.sql.records import WebhookQuery
+from dispatcher.webhooks import TenantKey
 
 KEYS_CACHED_S: Final = 300
 """Receivers may keep our keys for so long."""
+_KEYS: Final = "/.well-known/jwks"
+
+
+def keys_path(tenant: TenantKey) -> str:
+    """Where the public keys of a tenant's webhook stand."""
+    return f"{_KEYS}/{quote(tenant.org, safe='@')}/{quote(tenant.sandbox, safe='')}.json"
 
 
 class Probes:
@@ -28,7 +37,8 @@ class Probes:
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics)
-        app.router.add_get("/.well-known/jwks.json", self._keys)
+        app.router.add_get(f"{_KEYS}.json", self._no_keys)
+        app.router.add_get(f"{_KEYS}/{{org}}/{{sandbox}}.json", self._keys)
 
     async def _livez(self, _request: web.Request) -> web.Response:
         return web.json_response({"ok": True})
@@ -55,8 +65,13 @@ class Probes:
         text = await asyncio.to_thread(generate_latest)  # off the loop: rendering takes milliseconds
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    async def _keys(self, _request: web.Request) -> web.Response:
-        body = orjson.dumps(dict(await self._parts.keys.document()))
+    async def _no_keys(self, _request: web.Request) -> web.Response:
+        where = keys_path(TenantKey("ORGANISATION", "SANDBOX"))
+        raise Refusal(404, "not_found", f"Each tenant has a document of its own keys: {where}")
+
+    async def _keys(self, request: web.Request) -> web.Response:
+        tenant = TenantKey(request.match_info["org"], request.match_info["sandbox"])
+        body = orjson.dumps(dict(await self._parts.keys.document(tenant)))
         headers = {"Cache-Control": f"public, max-age={KEYS_CACHED_S}"}
         return web.Response(body=body, content_type="application/jwk-set+json", headers=headers)
 

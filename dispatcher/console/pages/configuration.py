@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 import orjson
 from pydantic import JsonValue
 
+from dispatcher.console.masking import masked_url
 from dispatcher.console.pages.wording import rate
+from dispatcher.console.probes import keys_path
 from dispatcher.secrets import speaks_of_a_secret
 from dispatcher.settings import Settings
 from dispatcher.stores.sql.documents import fingerprint_in
@@ -42,7 +43,7 @@ def rows_of(webhook: StoredWebhook, settings: Settings, *, shows_paths: bool) ->
     document = webhook.document
     return [
         Section("Basic configuration", tuple(_basics(document, shows_paths=shows_paths))),
-        Section("Authentication", tuple(_authentication(_mapping(document.get("auth"))))),
+        Section("Authentication", tuple(_authentication(webhook, settings, shows_paths=shows_paths))),
         Section("Header parameters", tuple(_headers(_mapping(document.get("headers"))))),
         Section("Advanced", tuple(_advanced(document, settings))),
     ]
@@ -56,14 +57,12 @@ def _basics(document: Mapping[str, JsonValue], *, shows_paths: bool) -> Iterator
         yield Row("Sandbox id", str(document["sandbox_id"]), is_code=True)
     yield Row("Channels", ", ".join(_channel(one) for one in _items(document.get("channels"))))
     url = str(document["url"])
-    if not shows_paths:
-        parts = urlsplit(url)
-        url = f"{parts.scheme}://{parts.netloc}/…"
-    yield Row("Webhook URL", url, is_code=True)
+    yield Row("Webhook URL", url if shows_paths else masked_url(url), is_code=True)
     yield Row("Deliveries", "On" if document.get("enabled", True) else "Paused: events are skipped")
 
 
-def _authentication(auth: Mapping[str, JsonValue]) -> Iterator[Row]:
+def _authentication(webhook: StoredWebhook, settings: Settings, *, shows_paths: bool) -> Iterator[Row]:
+    auth = _mapping(webhook.document.get("auth"))
     if auth.get("type") != "jwt":
         yield Row("Method", "No authentication")
         return
@@ -73,11 +72,15 @@ def _authentication(auth: Mapping[str, JsonValue]) -> Iterator[Row]:
     yield from _token(sign, "")
     if fetch:
         yield Row("Grant", str(fetch.get("grant")).replace("-", " "))
-        yield Row("Token endpoint", str(fetch.get("token_url")).partition("?")[0], is_code=True)
+        token_url = str(fetch.get("token_url"))
+        yield Row("Token endpoint", token_url if shows_paths else masked_url(token_url), is_code=True)
         yield from _texts(fetch, {"client_id": "Client id"})
         yield from _secret("Client secret", fetch.get("client_secret"))
         yield from _texts(fetch, {"scope": "Scope", "audience": "Audience"})
         yield from _token(_mapping(fetch.get("assertion")), "Assertion: ")
+    token = sign or _mapping(fetch.get("assertion"))
+    if token and not str(token.get("algorithm")).startswith("HS"):  # those have no public half
+        yield Row("Public key, as JWKS", (settings.console.public_url or "") + keys_path(webhook.tenant), is_code=True)
 
 
 def _token(token: Mapping[str, JsonValue], before: str) -> Iterator[Row]:

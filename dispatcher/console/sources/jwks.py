@@ -1,4 +1,7 @@
-"""The JWKS document: the public keys of every webhook that signs tokens, for receivers to verify them by.
+"""JWKS documents: the public keys of a webhook that signs tokens, for its receiver to verify them by.
+
+One for each tenant. Tenants bring their private keys, so in a common document every one of them could sign tokens that
+every other's receiver takes for ours, whatever `kid` and claims it looks at.
 
 A key stays published for a while after its webhook has another one, or none: tokens that it signed are still on their
 way. Private members can't get in: `auth.public_keys` makes a key of its public numbers alone.
@@ -42,11 +45,11 @@ class PublishedKeys:
         self._looking = asyncio.Lock()
         self._is_current = False
         self._of_tenant: dict[TenantKey, tuple[str, list[PublicJwk]]] = {}  # with the webhook's revision
-        self._retired: list[tuple[float, PublicJwk]] = []  # with the time of their end
+        self._retired: list[tuple[float, TenantKey, PublicJwk]] = []  # with the time of their end
         webhooks.on_change(lambda _: self._note_change())
 
-    async def document(self) -> Mapping[str, JsonValue]:
-        """The document (RFC 7517, section 5).
+    async def document(self, tenant: TenantKey) -> Mapping[str, JsonValue]:
+        """The document of one tenant (RFC 7517, section 5); one without keys where it signs nothing, or is none.
 
         Raises:
             StoreUnavailable: the webhooks have not been read yet.
@@ -58,10 +61,13 @@ class PublishedKeys:
                 self._is_current = True  # before the look: a change meanwhile means another one
                 await asyncio.to_thread(self._look, self._webhooks.all())
         now = self._clock()
-        self._retired = [(until, key) for until, key in self._retired if until > now]
-        in_use = [key for _, keys in self._of_tenant.values() for key in keys]
-        document = jwks_document([*in_use, *(key for _, key in self._retired)])
+        self._retired = [one for one in self._retired if one[0] > now]
+        retired = [key for _, whose, key in self._retired if whose == tenant]
+        document = jwks_document([*self._in_use(tenant), *retired])
         return {"keys": [dict[str, JsonValue](key) for key in document["keys"]]}
+
+    def _in_use(self, tenant: TenantKey) -> list[PublicJwk]:
+        return self._of_tenant[tenant][1] if tenant in self._of_tenant else []
 
     def _note_change(self) -> None:
         self._is_current = False
@@ -75,5 +81,6 @@ class PublishedKeys:
                 keys = jwks_of([webhook.config])["keys"]
             self._of_tenant[webhook.tenant] = (webhook.revision, keys)
         until = self._clock() + KEPT_S
-        in_use = [key for _, keys in self._of_tenant.values() for key in keys]
-        self._retired += [(until, key) for _, keys in before.values() for key in keys if key not in in_use]
+        for tenant, (_, keys) in before.items():
+            in_use = self._in_use(tenant)
+            self._retired += [(until, tenant, key) for key in keys if key not in in_use]

@@ -152,5 +152,5 @@ class StandInTestEvents:
 
 
 class StandInKeys:
-    async def document(self) -> Mapping[str, JsonValue]:
-        return {"keys": []}
+    async def document(self, tenant: TenantKey) -> Mapping[str, JsonValue]:
+        return {"keys": [{"kid": str(tenant)}]}

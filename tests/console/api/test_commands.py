@@ -70,7 +70,7 @@ async def test_a_console_serves_who_comes_by_its_link_and_drains(settings: Path)
                 assert (await answer.json())["id"] == "link"
             async with browser.get("/readyz") as answer:
                 assert answer.status == 200  # without a broker, too
-            async with browser.get("/.well-known/jwks.json") as answer:
+            async with browser.get("/.well-known/jwks/luma@AdobeOrg/prod.json") as answer:
                 assert await answer.json(content_type=None) == {"keys": []}
     finally:
         process.send_signal(signal.SIGTERM)

@@ -9,9 +9,11 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from dispatcher.console.api import openapi_document
+from dispatcher.console.probes import keys_path
 from dispatcher.console.server import ConsoleServer
 from dispatcher.errors import DispatcherError, StoreUnavailable
 from dispatcher.stores.sql.records import Role, StoredWebhook
+from dispatcher.webhooks import TenantKey
 from tests.console.api.conftest import Console, StartConsole
 from tests.console.api.stand_ins import LUMA
 from tests.stores_sql.examples import CANARY
@@ -42,8 +44,11 @@ async def test_machines_ask_without_signing_in(console: Console, monkeypatch: py
     assert (
         'dispatcher_console_requests_total{method="GET",route="/readyz",status="200"}' in (await ask("/metrics")).text
     )
-    keys = await ask("/.well-known/jwks.json")
-    assert (keys.json, keys.headers["Cache-Control"]) == ({"keys": []}, "public, max-age=300")
+    keys = await ask(keys_path(TenantKey("luma/æ@AdobeOrg", "prod.json")))
+    assert keys.json == {"keys": [{"kid": "luma/æ@AdobeOrg/prod.json"}]}
+    assert keys.headers["Cache-Control"] == "public, max-age=300"
+    common = await ask("/.well-known/jwks.json")
+    assert (common.status, "/.well-known/jwks/ORGANISATION/SANDBOX.json" in common.text) == (404, True)
     assert (await ask("/api/v1/openapi.json")).json == openapi_document()
     console.server.drain()
     assert (await ask("/readyz")).status == 503
@@ -152,7 +157,9 @@ async def test_no_page_is_open_by_accident(console: Console) -> None:
     app: web.Application = ConsoleServer(console.parts).build()
     public = {"/livez", "/readyz", "/metrics", "/favicon.ico", "/.well-known/jwks.json", "/api/v1/openapi.json"}
     resources = {route.resource.canonical for route in app.router.routes() if route.resource is not None}
-    open_to_all = {one for one in resources if one in public or one.startswith(("/static", "/sign-in"))}
+    open_to_all = {
+        one for one in resources if one in public or one.startswith(("/static", "/sign-in", "/.well-known/jwks/"))
+    }
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -362,5 +362,5 @@ class SceneryTestEvents:
 
 
 class SceneryKeys:
-    async def document(self) -> Mapping[str, JsonValue]:
+    async def document(self, tenant: TenantKey) -> Mapping[str, JsonValue]:
         return {"keys": []}

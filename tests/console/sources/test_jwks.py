@@ -10,6 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from joserfc import jwt
+from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 from pydantic import JsonValue
 
@@ -23,7 +24,7 @@ from dispatcher.stores.sql.encryption import Encryption, new_key
 from dispatcher.stores.sql.migrate import upgrade
 from dispatcher.stores.sql.repository import WebhookRepository
 from dispatcher.stores.sql.store import SqlStore
-from dispatcher.webhooks import WebhookConfig
+from dispatcher.webhooks import TenantKey, WebhookConfig
 from tests.auth.keys import pem
 from tests.stores_sql.examples import plain
 
@@ -74,8 +75,12 @@ def new_pem() -> bytes:
     return ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-async def kids(keys: PublishedKeys) -> list[str]:
-    return [key["kid"] for key in (await keys.document())["keys"]]  # type: ignore[index,union-attr]
+async def kids(keys: PublishedKeys, sandbox: str = "prod") -> list[str]:
+    return [key["kid"] for key in (await keys.document(tenant(sandbox)))["keys"]]  # type: ignore[index,union-attr]
+
+
+def tenant(sandbox: str) -> TenantKey:
+    return TenantKey("luma@AdobeOrg", sandbox)
 
 
 @pytest.mark.filterwarnings("ignore:EdDSA is deprecated")
@@ -93,17 +98,39 @@ async def test_a_receiver_verifies_every_token_by_the_document(webhooks: Webhook
     await webhooks.add("fetched", auth={"type": "jwt", "fetch": fetch})
     await webhooks.add("hmac", **signing(b"x" * 32, "HS256"))
     await webhooks.add("none")
-    document: Any = await PublishedKeys(webhooks.store).document()
-    assert len(document["keys"]) == 4
-    assert not PRIVATE & {member for key in document["keys"] for member in key}
-    assert "PRIVATE" not in json.dumps(document)
-    keys = KeySet.import_key_set(document)
+    keys = PublishedKeys(webhooks.store)
+    documents: Any = {webhook.tenant.sandbox: await keys.document(webhook.tenant) for webhook in webhooks.store.all()}
+    assert {sandbox: len(one["keys"]) for sandbox, one in documents.items()} == {
+        "ec": 1, "rsa": 1, "okp": 1, "fetched": 1, "hmac": 0, "none": 0,
+    }  # fmt: skip
+    assert not PRIVATE & {member for one in documents.values() for key in one["keys"] for member in key}
+    assert "PRIVATE" not in json.dumps(documents)
     for sandbox in ("ec", "rsa", "okp"):
         webhook = next(webhook for webhook in webhooks.store.all() if webhook.tenant.sandbox == sandbox)
         name, value = await _header(webhook.config)
         assert name == "authorization"
-        token = jwt.decode(value.removeprefix("Bearer "), keys, algorithms=["ES256", "PS256", "EdDSA"])
+        token = _verified(value, documents[sandbox])
         assert token.claims["aud"] == "https://hooks.luma.example"
+
+
+def _verified(value: str, document: Any) -> jwt.Token:
+    text = value.removeprefix("Bearer ")
+    return jwt.decode(text, KeySet.import_key_set(document), algorithms=["ES256", "PS256", "EdDSA"])
+
+
+async def test_what_one_tenant_signs_no_other_tenants_receiver_takes(webhooks: Webhooks) -> None:
+    """A tenant has its private key, and can sign what it likes with it: the other's issuer, audience, subject, kid."""
+    mallorys = new_pem()
+    await webhooks.add("luma", **signing(new_pem(), kid="k1"))
+    await webhooks.add("mallory", **signing(mallorys, kid="k1"))
+    keys = PublishedKeys(webhooks.store)
+    forged = plain(sandbox="luma", **signing(mallorys, kid="k1"))
+    _, value = await _header(forged)
+    _verified(value, await keys.document(tenant("mallory")))
+    with pytest.raises(JoseError):
+        _verified(value, await keys.document(tenant("luma")))
+    assert await keys.document(tenant("nobody")) == {"keys": []}
+    assert await keys.document(TenantKey("mallory@AdobeOrg", "luma")) == {"keys": []}
 
 
 async def _header(config: WebhookConfig) -> tuple[str, str]:
@@ -145,13 +172,13 @@ async def test_keys_are_looked_at_once_until_something_changes(
     monkeypatch.setattr(PublishedKeys, "_look", look)
     keys = PublishedKeys(webhooks.store)
     await webhooks.add("a", **signing(new_pem(), kid="a"))
-    await asyncio.gather(*(keys.document() for _ in range(10)))
+    await asyncio.gather(*(keys.document(tenant("a")) for _ in range(10)))
     await webhooks.add("b", **signing(new_pem(), kid="b"))
-    await asyncio.gather(*(keys.document() for _ in range(10)))
+    await asyncio.gather(*(keys.document(tenant("a")) for _ in range(10)))
     assert looked_at == ["a", "a,b"]
 
 
 async def test_before_the_first_answer_of_the_database_nothing_is_claimed(webhooks: Webhooks) -> None:
     """An empty document would have receivers throw their keys away."""
     with pytest.raises(StoreUnavailable):
-        await PublishedKeys(webhooks.store).document()
+        await PublishedKeys(webhooks.store).document(tenant("prod"))
