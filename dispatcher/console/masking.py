@@ -23,13 +23,14 @@ def masked_recipient(recipient: str) -> str:
 
 
 def masked_url(url: str) -> str:
-    """Without the values of its query: keys stand there."""
-    query = urlsplit(url).query
-    return url.replace(f"?{query}", f"?{MASK}", 1) if query else url
+    """Scheme, host and port: tenants put keys into the path (`/hooks/T0/B0/xyz`) and the query."""
+    parts = urlsplit(url)
+    origin = f"{parts.scheme}://{parts.netloc}"
+    return url if url in (origin, f"{origin}/") else f"{origin}/{MASK}"
 
 
 def masked_document(document: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """A configuration for viewers: no query of a URL, no value of a header or claim that speaks of a secret."""
+    """A configuration for viewers: no path or query of a URL, no value of a header or claim that speaks of a secret."""
     return {key: _masked(key, value, named_by_tenant=False) for key, value in document.items()}
 
 

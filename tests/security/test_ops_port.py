@@ -30,7 +30,7 @@ class Ops:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[str]:
-        watched = Watched(lambda: [], lambda: [], lambda: None, self.lanes, self.release, {})
+        watched = Watched(list, list, lambda: None, self.lanes, self.release, {})
         async with HealthServer(OpsSettings(host="127.0.0.1", port=0), watched) as server:
             yield f"http://127.0.0.1:{server.port}"
 

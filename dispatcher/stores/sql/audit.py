@@ -1,7 +1,7 @@
 """The history of what people did, append-only, and the masking of what is written into it.
 
-Secrets are fingerprints. So are the values of headers and claims whose names speak of a secret, and the query of a
-URL: tenants put keys there.
+Secrets are fingerprints. So are the values of headers and claims whose names speak of a secret, and the path and query
+of a URL: tenants put keys there.
 """
 
 import hashlib
@@ -126,14 +126,15 @@ def _masked(path: tuple[str, ...], value: JsonValue) -> JsonValue:
     if any(map(speaks_of_a_secret, named_by_tenant)):
         return f"<secret {_digest(value)}>"
     if path[-1] in ("url", "token_url") and isinstance(value, str):
-        return _without_query(value)
+        return _origin_of(value)
     size = len(orjson.dumps(value))
     return value if size <= MAX_VALUE else f"<{size} bytes, {_digest(value)}>"
 
 
-def _without_query(url: str) -> str:
-    query = urlsplit(url).query
-    return url.replace(f"?{query}", f"?<secret {_digest(query)}>") if query else url
+def _origin_of(url: str) -> str:
+    parts = urlsplit(url)
+    origin = f"{parts.scheme}://{parts.netloc}"
+    return url if url in (origin, f"{origin}/") else f"{origin}/<secret {_digest(url)}>"
 
 
 def _digest(value: JsonValue) -> str:

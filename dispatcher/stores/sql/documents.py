@@ -7,7 +7,8 @@ one of
   have moved, so a rotation is `[{"value": …}, {"fingerprint": …}]`;
 - `{"keep": true}`: the stored secret at exactly this place.
 A secret that is left out is gone. A client secret is sent as it is, so a stored one is kept only for the token endpoint
-that it was given for: whoever may edit a webhook could else read it at a host of theirs. References (`{"file": …}`) are refused: they would read this machine's files.
+that it was given for: whoever may edit a webhook could else read it at a host of theirs. References (`{"file": …}`)
+are refused: they would read this machine's files.
 """
 
 import re

@@ -39,6 +39,19 @@ async def test_no_answer_has_a_secret_in_it(console: Console, luma: StoredWebhoo
         assert (CANARY in text) == (role is Role.ADMIN)
 
 
+async def test_viewers_see_no_path_and_no_query_of_a_url(console: Console) -> None:
+    admin, viewer = await console.client(orgs=ORGS), await console.client(Role.VIEWER, ORGS)
+    draft = plain_draft(*LUMA, url=f"https://hooks.luma.example/hooks/{CANARY}?k={CANARY}")
+    path = (await admin.post(WEBHOOKS, json=draft)).headers["Location"]
+    changed = draft | {"url": f"https://hooks.luma.example/other/{CANARY}"}
+    assert (await admin("PUT", path, json=changed, headers={"If-Match": '"1"'})).status == 200
+    for place in (path, WEBHOOKS, "/api/v1/audit"):
+        answer = await viewer.get(place)
+        assert (answer.status, "https://hooks.luma.example/" in answer.text) == (200, True)
+        assert CANARY not in answer.text
+    assert CANARY in (await admin.get(path)).text
+
+
 async def test_every_mistake_is_named_with_its_field(console: Console) -> None:
     api = await console.client()
     draft = plain_draft(
