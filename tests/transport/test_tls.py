@@ -1,16 +1,21 @@
 """TLS for both transports: client certificates, rotation, resumption. Wrong set-ups are in tests/security/test_tls_setups."""
 
+import json
 import os
 import ssl
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trustme
+from cryptography.x509 import load_pem_x509_certificate
 
 from dispatcher.outcomes import FailureReason
 from dispatcher.secrets import Secret
+from dispatcher.stores.webhook_files import read_directory
 from dispatcher.transport import Endpoint, Transport, tls
 from dispatcher.transport.tls import TlsContexts, new_context
+from tests.stores.kubelet import MountedVolume
 from tests.transport.conftest import Opener, Serving, post_to, server_context
 from tests.transport.servers import OK, NameServer, Peer, answering
 from tests.transport.servers import Endpoint as Server
@@ -66,6 +71,39 @@ async def test_a_client_certificate_is_shown_where_it_is_configured(
         assert other.status is None
         assert other.failure in (FailureReason.TLS, FailureReason.RESET)
     assert len(server.requests) == 1
+
+
+async def test_client_certificate_and_ca_are_rotated_by_their_files_alone(transport: Transport, tmp_path: Path) -> None:
+    """From the mounted files to the handshake: what a webhook's files hold now is shown, and verified with, now."""
+    clients, shown = trustme.CA(), []
+
+    async def script(peer: Peer) -> None:
+        shown.append(peer.writer.get_extra_info("peercert")["serialNumber"])
+        await answering(OK)(peer)
+
+    volume, known, serials = MountedVolume(tmp_path / "webhooks.d"), {}, []
+    for generation in range(3):
+        own = trustme.CA()
+        context = server_context(own)
+        context.verify_mode = ssl.CERT_REQUIRED
+        clients.configure_trust(context)
+        mine = clients.issue_cert(f"dispatcher-{generation}.example")
+        chain = b"".join(pem.bytes() for pem in mine.cert_chain_pems).decode()
+        serials.append(f"{load_pem_x509_certificate(chain.encode()).serial_number:X}")
+        async with Server(script, context).running() as server:
+            webhook = {
+                "name": "n", "org": "o", "sandbox": "s", "url": "https://127.0.0.1:8443/",
+                "tls": {name: {"file": f"{name}.pem"} for name in ("ca", "certificate", "key")},
+            }  # fmt: skip
+            pems = {"ca": own.cert_pem.bytes(), "certificate": chain.encode(), "key": mine.private_key_pem.bytes()}
+            files = {f"{name}.pem": pem.decode() for name, pem in pems.items()}
+            volume.update({"a.yaml": json.dumps({"apiVersion": "dispatcher/v1", "webhooks": [webhook]}), **files})
+            known = read_directory(volume.path, known, lambda _: [])
+            (found,) = known["a.yaml"].webhooks
+            endpoint = replace(Endpoint.of(found.config), port=server.port, authority=f"127.0.0.1:{server.port}")
+            attempts = [await transport.post(post_to(endpoint)) for _ in range(2)]
+        assert [(one.status, one.failure) for one in attempts] == [(200, None)] * 2
+    assert [f"{int(serial, 16):X}" for serial in shown] == serials
 
 
 async def test_an_endpoint_s_own_ca_replaces_the_operator_s(transport: Transport) -> None:
