@@ -11,6 +11,11 @@ from dataclasses import dataclass
 class DispatcherError(Exception):
     """Base of all errors of this program."""
 
+    @property
+    def for_tenants(self) -> str:
+        """What may be told to who is no operator: nothing of where the operator's own services are."""
+        return str(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -45,7 +50,19 @@ class UnreadableEvent(DispatcherError):
 
 
 class StoreUnavailable(DispatcherError):
-    """The webhook store did not answer and nothing cached can stand in for it."""
+    """The webhook store did not answer and nothing cached can stand in for it. The message may name the database."""
+
+    @property
+    def for_tenants(self) -> str:
+        return "the webhook database does not answer right now"
+
+
+class BrokerUnavailable(DispatcherError):
+    """Kafka did not answer, or not as it should. The message names the broker: for the log and the command line."""
+
+    @property
+    def for_tenants(self) -> str:
+        return "Kafka does not answer right now"
 
 
 class WebhookUnusable(DispatcherError):

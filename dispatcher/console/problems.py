@@ -151,5 +151,5 @@ def problem_response(refusal: Refusal, request_id: str) -> web.Response:
 
 
 def _sentence(error: DispatcherError) -> str:
-    text = str(error)
+    text = error.for_tenants
     return f"{text[:1].upper()}{text[1:]}." if text else "It could not be done."

@@ -74,6 +74,7 @@ class Follower:
         self._next: dict[int, int] = {}  # the offset to read next, by partition
         self._ends: dict[int, int] = {}  # the ends to reach before everything is known
         self._away = f"{topic} has not been read yet"
+        self._logged = ""
         self._caught_up = asyncio.Event()
         self.is_complete = True
         """False where there was more in the time asked for than was read."""
@@ -104,7 +105,7 @@ class Follower:
             except NotFound:
                 self._note_away(f"there is no topic {self._topic}: {self._if_missing}")
             except DispatcherError as error:
-                self._note_away(str(error))
+                self._note_away(str(error), error.for_tenants)
             except Exception as error:
                 metrics.ERRORS.labels("task").inc()
                 log.exception("topic could not be followed because of a bug", topic=self._topic)
@@ -112,10 +113,10 @@ class Follower:
             wait_s = FIRST_WAIT_S if self._next != before else min(wait_s * 2, LONGEST_WAIT_S)
             await asyncio.sleep(wait_s)
 
-    def _note_away(self, why: str) -> None:
-        if why != self._away:
+    def _note_away(self, why: str, for_tenants: str | None = None) -> None:
+        if why != self._logged:
             log.warning("topic is not followed", topic=self._topic, why=why)
-        self._away = why
+        self._logged, self._away = why, for_tenants or why
 
     async def _follow(self) -> None:
         async with asyncio.timeout(START_S):
@@ -142,7 +143,7 @@ class Follower:
         consumer.assign(list(partitions))
         for tp in partitions:
             consumer.seek(tp, self._next[tp.partition])
-        self._away = ""
+        self._away = self._logged = ""
         self._note_progress()
 
     def _begin_anew(self) -> None:

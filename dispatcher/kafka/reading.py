@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
-from dispatcher.errors import DispatcherError, NotFound
+from dispatcher.errors import BrokerUnavailable, DispatcherError, NotFound
 from dispatcher.kafka.connection import admin_client, connection_arguments, stopped
 from dispatcher.settings import KafkaSettings
 
@@ -108,7 +108,7 @@ async def open_topic(settings: KafkaSettings, topic: str) -> AsyncIterator[Topic
 
     Raises:
         NotFound: there is no such topic.
-        DispatcherError: the broker can't be reached.
+        BrokerUnavailable: the broker can't be reached.
     """
     async with open_topics(settings, [topic]) as reader:
         yield reader
@@ -120,7 +120,7 @@ async def open_topics(settings: KafkaSettings, topics: Sequence[str], name: str 
 
     Raises:
         NotFound: one of them is not there.
-        DispatcherError: the broker can't be reached.
+        BrokerUnavailable: the broker can't be reached.
     """
     with told(settings):
         partitions = await partitions_of(settings, topics)
@@ -155,7 +155,7 @@ async def partitions_of(settings: KafkaSettings, topics: Sequence[str]) -> list[
         described = {found["topic"]: found["partitions"] for found in await admin.describe_topics()}
     missing = [topic for topic in topics if topic not in described]
     if missing:
-        raise NotFound(f"there is no topic {missing[0]} at {settings.bootstrap_servers}")
+        raise NotFound(f"there is no topic {missing[0]}")
     numbers = {topic: sorted(found["partition"] for found in described[topic]) for topic in topics}
     return [TopicPartition(topic, number) for topic in topics for number in numbers[topic]]
 
@@ -166,4 +166,4 @@ def told(settings: KafkaSettings) -> Iterator[None]:
     try:
         yield
     except (KafkaError, OSError, TimeoutError) as error:
-        raise DispatcherError(f"kafka at {settings.bootstrap_servers}: {type(error).__name__}: {error}") from error
+        raise BrokerUnavailable(f"kafka at {settings.bootstrap_servers}: {type(error).__name__}: {error}") from error

@@ -8,7 +8,7 @@ from typing import Final
 from aiokafka import TopicPartition
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 
-from dispatcher.errors import DispatcherError
+from dispatcher.errors import BrokerUnavailable
 from dispatcher.kafka.committed import committed_positions
 from dispatcher.kafka.offset_tracker import OffsetTracker, Run
 from dispatcher.kafka.reading import Range, open_topics
@@ -28,7 +28,7 @@ async def read_backlog(
 
     Raises:
         NotFound: one of the topics is not there.
-        DispatcherError: the broker can't be reached, or doesn't tell how far the group has come.
+        BrokerUnavailable: the broker can't be reached, or doesn't tell how far the group has come.
     """
     async with open_topics(settings, topics, "the retry topics") as reader:
         known = await _committed(settings, list(reader.ranges))
@@ -56,7 +56,7 @@ async def _committed(
         return await committed_positions(settings, group, partitions)
     except (KeyError, AttributeError, ValueError) as error:
         why = f"{settings.bootstrap_servers} does not tell how far the dispatchers have come"
-        raise DispatcherError(f"kafka at {why}: {type(error).__name__}") from error
+        raise BrokerUnavailable(f"kafka at {why}: {type(error).__name__}") from error
 
 
 def _ahead(there: Range, committed: tuple[int, list[Run]] | None) -> Range:

@@ -166,7 +166,7 @@ class DeadEventsPages:
             try:
                 jobs.append(await self._begin(lot, wanted, person, webhooks.get(lot.tenant)))
             except DispatcherError as error:
-                problems.append(f"{lot.tenant}: {error}.")
+                problems.append(f"{lot.tenant}: {error.for_tenants}.")
         if not jobs:
             return await self._list(request, wanted, " ".join(problems) or "Nothing was selected.")
         return to("/dead-events/redrives?" + urlencode([("job", job.id) for job in jobs]))

@@ -100,7 +100,7 @@ class Deliveries:
                     origin, webhook, settings, time.time(), event_id, shows_people=person_of(request).is_admin
                 )
             except DispatcherError as error:
-                problem = str(error)
+                problem = error.for_tenants
         return await self._site.page(
             request,
             "event.html",

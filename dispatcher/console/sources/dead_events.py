@@ -135,7 +135,7 @@ class DeadLetterLog:
             self._change(job_id, state="done")
         except DispatcherError as error:
             log.warning("redrive failed", job=job_id, error=str(error))
-            self._change(job_id, state="failed", problem=str(error))
+            self._change(job_id, state="failed", problem=error.for_tenants)
         except asyncio.CancelledError:
             self._change(job_id, state="failed", problem="the console was stopped: send them again, none goes twice")
             raise

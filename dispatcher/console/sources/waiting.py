@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dispatcher.console.facts import WaitingTier
-from dispatcher.errors import DispatcherError
+from dispatcher.errors import BrokerUnavailable, DispatcherError
 from dispatcher.kafka.redrive import DeadEvent
 from dispatcher.kafka.topics import retry_topics
 from dispatcher.kafka.waiting import read_backlog
@@ -59,7 +59,7 @@ class RetryBacklog:
         """
         found = await self._counted()
         if isinstance(found, DispatcherError):
-            raise DispatcherError(str(found))
+            raise type(found)(str(found))  # anew: one is kept for many who ask
         told = []
         for topic, tier in self._tiers.items():
             count = found.counts.get((tenant, topic), _Count())
@@ -104,7 +104,7 @@ class RetryBacklog:
             async with asyncio.timeout(WITHIN_S):
                 cut_off = await read_backlog(self._kafka, tuple(self._tiers), self._most_read, take)
         except TimeoutError:
-            return DispatcherError(f"kafka at {self._kafka.bootstrap_servers} does not answer")
+            return BrokerUnavailable(f"kafka at {self._kafka.bootstrap_servers} does not answer")
         except DispatcherError as error:
             return error
         return _Found(counts, cut_off)

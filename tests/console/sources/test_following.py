@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from aiokafka.admin import NewPartitions
 
+from dispatcher.errors import BrokerUnavailable
 from dispatcher.kafka import reading
 from dispatcher.kafka.following import Follower
 from dispatcher.kafka.producer import Producer
@@ -120,7 +121,7 @@ async def test_a_broker_that_is_away_from_the_start_is_waited_for() -> None:
     kept = Kept()
     followed = follower(settings, kept)
     async with running(followed.run()):
-        await until(lambda: "KafkaConnectionError" in (followed.problem or ""), "the broker to be named away")
+        await until(lambda: followed.problem == BrokerUnavailable().for_tenants, "the broker to be named away")
         assert not await followed.caught_up(0.1)
 
 
