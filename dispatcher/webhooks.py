@@ -32,6 +32,9 @@ MAX_HEADERS = 20
 MAX_HEADER_NAME = 64
 MAX_HEADER_VALUE = 4096
 MAX_URL = 2048
+MAX_STATUSES = 50
+MAX_CAMPAIGNS = 1000
+"""Each event of the tenant is looked for in them, while every other tenant waits."""
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
 _VISIBLE = re.compile(r"[\x20-\x7e]*")
@@ -279,7 +282,7 @@ class WebhookConfig(_Model):
     """Sandbox name, `prod`."""
     sandbox_id: Name | None = None
     """Where given, the event's sandbox id must match too."""
-    channels: Annotated[tuple[Channel, ...], Field(min_length=1)] = (Channel.EMAIL, Channel.SMS)
+    channels: Annotated[tuple[Channel, ...], Field(min_length=1, max_length=len(Channel))] = (Channel.EMAIL, Channel.SMS)
     """Channels whose feedback is wanted."""
     url: Annotated[str, AfterValidator(_checked_url), Field(repr=False)]
     """HTTPS endpoint that receives the feedback, at most 2,048 characters."""
@@ -291,10 +294,10 @@ class WebhookConfig(_Model):
     """Standard Webhooks signatures."""
     tls: ClientTls = ClientTls()
     """CA and client certificate of this endpoint."""
-    events: Annotated[tuple[Name, ...], Field(min_length=1)] = ("sent", "delivered", "bounce", "error")
+    events: Annotated[tuple[Name, ...], Field(min_length=1, max_length=MAX_STATUSES)] = ("sent", "delivered", "bounce", "error")
     """Feedback statuses that are wanted."""
-    campaigns: Literal["all"] | tuple[Name, ...] = "all"
-    """`all`, or the ids of the campaigns whose feedback is wanted."""
+    campaigns: Literal["all"] | Annotated[tuple[Name, ...], Field(max_length=MAX_CAMPAIGNS)] = "all"
+    """`all`, or the ids of the campaigns whose feedback is wanted: at most 1,000."""
     payload: Literal[1, 2] = 1
     """Version of the feedback payload."""
     timeout: Annotated[Seconds, Field(ge=1, le=30)] | None = None
