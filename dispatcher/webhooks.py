@@ -282,7 +282,10 @@ class WebhookConfig(_Model):
     """Sandbox name, `prod`."""
     sandbox_id: Name | None = None
     """Where given, the event's sandbox id must match too."""
-    channels: Annotated[tuple[Channel, ...], Field(min_length=1, max_length=len(Channel))] = (Channel.EMAIL, Channel.SMS)
+    channels: Annotated[tuple[Channel, ...], Field(min_length=1, max_length=len(Channel))] = (
+        Channel.EMAIL,
+        Channel.SMS,
+    )
     """Channels whose feedback is wanted."""
     url: Annotated[str, AfterValidator(_checked_url), Field(repr=False)]
     """HTTPS endpoint that receives the feedback, at most 2,048 characters."""
@@ -294,7 +297,12 @@ class WebhookConfig(_Model):
     """Standard Webhooks signatures."""
     tls: ClientTls = ClientTls()
     """CA and client certificate of this endpoint."""
-    events: Annotated[tuple[Name, ...], Field(min_length=1, max_length=MAX_STATUSES)] = ("sent", "delivered", "bounce", "error")
+    events: Annotated[tuple[Name, ...], Field(min_length=1, max_length=MAX_STATUSES)] = (
+        "sent",
+        "delivered",
+        "bounce",
+        "error",
+    )
     """Feedback statuses that are wanted."""
     campaigns: Literal["all"] | Annotated[tuple[Name, ...], Field(max_length=MAX_CAMPAIGNS)] = "all"
     """`all`, or the ids of the campaigns whose feedback is wanted: at most 1,000."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, Literal
+from weakref import WeakValueDictionary
 
 from dispatcher.auth.authenticator import Header
 from dispatcher.console.facts import Step, TestResult
@@ -32,6 +33,8 @@ from dispatcher.webhooks import Channel, Webhook, WebhookConfig
 KEEP_BODY: Final = 2048
 AT_ONCE: Final = 8
 """Tests under way; the others wait for their turn."""
+AT_ONCE_EACH: Final = 2
+"""The same of one organisation: its endpoint may hang, and must not keep the others from testing."""
 
 
 @dataclass(slots=True)
@@ -53,6 +56,7 @@ class SampleSender:
         self._settings = settings
         self._clock = clock
         self._turns = asyncio.Semaphore(AT_ONCE)
+        self._turns_of: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # while somebody has one
 
     def preview(self, config: WebhookConfig, channel: Channel, message_status: str) -> TestResult:
         """The request as it would be sent, secrets masked; nothing is asked or signed."""
@@ -70,7 +74,8 @@ class SampleSender:
             ConfigError: a key can't be used.
         """
         parcel = self._parcel(config, channel, message_status)
-        async with self._turns, open_transport(self._settings.delivery, self._settings.egress) as transport:
+        own = self._turns_of.setdefault(config.org, asyncio.Semaphore(AT_ONCE_EACH))
+        async with own, self._turns, open_transport(self._settings.delivery, self._settings.egress) as transport:
             try:
                 destination = Destination.of(parcel.webhook, TokenPosts(transport), self._settings.delivery.timeout)
             except ValueError as error:

@@ -14,7 +14,7 @@ from standardwebhooks import Webhook as Verifier
 
 from dispatcher.console import facts
 from dispatcher.console.sources.sample_events import sample_event
-from dispatcher.console.sources.sample_sends import SampleSender
+from dispatcher.console.sources.sample_sends import AT_ONCE, AT_ONCE_EACH, SampleSender
 from dispatcher.demo.child_process import free_ports
 from dispatcher.errors import ConfigError
 from dispatcher.pipeline import eligibility
@@ -319,3 +319,26 @@ async def test_only_so_many_are_under_way(receiver: Receiver, tmp_path: Path) ->
     tester = SampleSender(making(receiver, tmp_path))
     await asyncio.gather(*(tester.send(webhook(receiver, timeout="20s"), Channel.EMAIL, "sent") for _ in range(20)))
     assert 1 < most <= 8
+
+
+async def test_an_organisation_whose_endpoint_hangs_keeps_nobody_else_from_testing(
+    settings: Settings, receiver: Receiver
+) -> None:
+    reached, let_go = asyncio.Event(), asyncio.Event()
+
+    async def hang(request: web.Request, _receiver: Receiver) -> web.StreamResponse:
+        reached.set()
+        await let_go.wait()
+        return web.Response()
+
+    receiver.behave("/hangs", hang)
+    sender = SampleSender(settings)
+    slow = webhook(receiver, url=receiver.url("/hangs"), timeout="30s")
+    tests = [asyncio.create_task(sender.send(slow, Channel.EMAIL, "bounce")) for _ in range(3 * AT_ONCE)]
+    await reached.wait()  # the others are in line by now
+    async with asyncio.timeout(20):
+        result = await sender.send(webhook(receiver, org="other@AdobeOrg"), Channel.EMAIL, "bounce")
+    assert result.status == 200
+    assert len(receiver.at("/hangs")) <= AT_ONCE_EACH
+    let_go.set()
+    assert {one.status for one in await asyncio.gather(*tests)} == {200}
