@@ -117,7 +117,7 @@ def _at_a_glance(
     address, number = email.get("address"), sms.get("profileNumber")
     if not (address is None or type(address) is str) or not (number is None or type(number) is str):
         return None
-    tenant = TenantKey(org, name)
+    tenant = _tenant(org, name)
     _check_depths(feedback)
     traceparent = _spare(headers, "traceparent") if headers else None
     return DeliveryEvent(
@@ -127,6 +127,8 @@ def _at_a_glance(
 
 
 _NOTHING: Final[dict[str, Any]] = {}
+_tenant = lru_cache(maxsize=4096)(TenantKey)
+"""One key for all events of a tenant that are under way."""
 _MOST_WHOLE: Final = 2**63
 
 
@@ -210,9 +212,16 @@ _NO_EXECUTION: Final = MessageExecution()
 
 def webhook_id(tenant: TenantKey, event_id: str | None, origin: Origin) -> str:
     """`msg_` and 32 hexadecimal digits: of the tenant and the event's id, else of the record's first place."""
-    own = ("event", event_id) if event_id else ("record", str(origin))
-    # JSON keeps the parts apart: ("a", "bc") and ("ab", "c") are different deliveries.
-    return "msg_" + hashlib.blake2b(orjson.dumps([*tenant, *own]), digest_size=16).hexdigest()
+    kind, own = ("event", event_id) if event_id else ("record", str(origin))
+    digest = _begun(tenant, kind).copy()
+    digest.update(orjson.dumps(own) + b"]")
+    return "msg_" + digest.hexdigest()
+
+
+@lru_cache(maxsize=4096)
+def _begun(tenant: TenantKey, kind: str) -> "hashlib.blake2b":
+    # JSON keeps the parts apart: ("a", "bc") and ("ab", "c") are different deliveries. An array, without its last value.
+    return hashlib.blake2b(orjson.dumps([*tenant, kind])[:-1] + b",", digest_size=16)
 
 
 def _channel(management: JourneyManagement) -> str:

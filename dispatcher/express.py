@@ -5,7 +5,7 @@ delivered by its first attempt. Everything else is given back and takes the full
 that it had. The law is the pipeline's: the owner hears `finished` with an outcome, or the record is not done.
 """
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from dispatcher.delivery.deliveries import Deliveries, Parcel, Tried
 from dispatcher.delivery.flights import Flight
@@ -17,6 +17,8 @@ from dispatcher.pipeline import Pipeline, eligibility, read_record
 from dispatcher.records import Origin, Record, Turn, was_parked
 from dispatcher.stores.cache import MISSING, Missing
 from dispatcher.webhooks import TenantKey, Webhook
+
+_AT_ONCE: Final = Delivered(1)
 
 
 class CachedWebhooks(Protocol):
@@ -111,9 +113,8 @@ class _EventFlight(Flight):
         self._owner = owner
 
     def landed(self) -> None:
-        outcome = Delivered(1)
-        self._pipeline.delivered_at_once(self._record, self.parcel, outcome)
-        self._owner.finished(outcome)
+        self._pipeline.delivered_at_once(self._record, self.parcel, _AT_ONCE)
+        self._owner.finished(_AT_ONCE)
 
     def diverted(self, tried: Tried | None) -> None:
         self._owner.full_way(tried)

@@ -215,13 +215,14 @@ def _feedback(event: DeliveryEvent) -> dict[str, object]:
 def _identity_map(event: DeliveryEvent) -> dict[str, list[dict[str, object]]] | None:
     if event.identities is None:
         return None
-    return {_namespace(event, name): [_identity(one) for one in all_] for name, all_ in event.identities.items()}
-
-
-def _namespace(event: DeliveryEvent, name: str) -> str:
-    # The identity namespace of e-mail addresses is called Email; the reference payload spells it email. An SMS
-    # event's namespaces stay as they arrived.
-    return "email" if name == "Email" and event.channel == "email" else name
+    is_email = event.channel == "email"
+    found = {}
+    for namespace, identities in event.identities.items():
+        # The identity namespace of e-mail addresses is called Email; the reference payload spells it email. An SMS
+        # event's namespaces stay as they arrived.
+        name = "email" if is_email and namespace == "Email" else namespace
+        found[name] = [_identity(one) for one in identities]
+    return found
 
 
 def _identity(identity: Identity) -> dict[str, object]:

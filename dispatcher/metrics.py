@@ -155,6 +155,8 @@ class TenantMetrics:
     def __init__(self, settings: MetricsSettings) -> None:
         self._settings = settings
         self._labels: dict[TenantKey, tuple[str, str]] = {}
+        self._counts: dict[tuple[TenantKey, str], series.Count] = {}
+        """The series by tenant and outcome, of tenants that have their own."""
         self._is_on = settings.tenant_labels != "off"
         self.worst = WorstTenants(settings)
 
@@ -177,13 +179,19 @@ class TenantMetrics:
         for org, sandbox in set(self._labels.values()) - set(wanted.values()):
             self.EVENTS.remove(org, sandbox)
         self._labels = wanted
+        self._counts.clear()
         self.COLLAPSED.set(collapsed)
 
     def count(self, tenant: TenantKey, outcome: str) -> None:
         """One event of a configured tenant came to an outcome."""
         if self._is_on:
-            org, sandbox = self._labels.get(tenant, _OTHER)
-            self.EVENTS.labels(org, sandbox, outcome).inc()
+            count = self._counts.get((tenant, outcome))
+            if count is None:
+                labels = self._labels.get(tenant)
+                count = self.EVENTS.labels(*(labels or _OTHER), outcome)
+                if labels is not None:  # of the others there is no end
+                    self._counts[tenant, outcome] = count
+            count.inc()
 
 
 class WorstTenants:

@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result
@@ -164,6 +164,10 @@ class Tried:
         judgement = self.judgement
         soon = judgement is not None and judgement.verdict is Verdict.AGAIN_SOON
         return soon and self.hold_s is None and self.refusal is None and not self.changed
+
+
+_GOOD: Final = Tried(1, judgement=DELIVERED)
+"""The first attempt, when it delivered: nothing more is asked of it."""
 
 
 class Deliveries:
@@ -343,7 +347,7 @@ class Deliveries:
         else:
             lane.abandon(slot)
         self._told(parcel, number, attempt, judgement)
-        return Tried(number, attempt, judgement, hold_s=hold)
+        return _GOOD if judgement is DELIVERED and number == 1 else Tried(number, attempt, judgement, hold_s=hold)
 
     async def post(self, parcel: Parcel, number: int) -> Attempt:
         """One attempt, with whatever it has to wait for; the slot is the caller's."""
