@@ -220,7 +220,7 @@ def webhook_id(tenant: TenantKey, event_id: str | None, origin: Origin) -> str:
 
 @lru_cache(maxsize=4096)
 def _begun(tenant: TenantKey, kind: str) -> "hashlib.blake2b":
-    # JSON keeps the parts apart: ("a", "bc") and ("ab", "c") are different deliveries. An array, without its last value.
+    # An array without its last value. JSON keeps the parts apart: ("a", "bc") and ("ab", "c") are different deliveries.
     return hashlib.blake2b(orjson.dumps([*tenant, kind])[:-1] + b",", digest_size=16)
 
 
