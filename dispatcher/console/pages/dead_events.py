@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 from aiohttp import web
 from multidict import MultiMapping
 
+from dispatcher.console import deeds
 from dispatcher.console.facts import DeadFact, DeadQuery, Person, RedriveJob
 from dispatcher.console.pages.masking import recipient
 from dispatcher.console.pages.scope import Scope
@@ -17,7 +18,6 @@ from dispatcher.console.pages.site import Site, admin_of, to
 from dispatcher.console.parts import person_of
 from dispatcher.errors import DispatcherError, NotFound
 from dispatcher.outcomes import DeadReason
-from dispatcher.stores.sql.records import AuditAction, StoredWebhook
 from dispatcher.webhooks import TenantKey
 
 PAGE: Final = 50
@@ -155,7 +155,6 @@ class DeadEventsPages:
         posted = await request.post()
         wanted = Wanted.of(posted)
         scope = Scope.of(request, person)
-        webhooks = {webhook.tenant: webhook for webhook in await self._site.webhooks(person, scope)}
         jobs: list[RedriveJob] = []
         problems: list[str] = []
         try:
@@ -164,26 +163,13 @@ class DeadEventsPages:
             return await self._list(request, wanted, f"{error}: look through the list again")
         for lot in lots:
             try:
-                jobs.append(await self._begin(lot, wanted, person, webhooks.get(lot.tenant)))
+                ids, query = frozenset(lot.ids) or None, replace(wanted.query(lot.tenant, time.time()), before=None)
+                jobs.append(await deeds.redrive(self._site.parts, person, lot.tenant, ids, query))
             except DispatcherError as error:
                 problems.append(f"{lot.tenant}: {error}.")
         if not jobs:
             return await self._list(request, wanted, " ".join(problems) or "Nothing was selected.")
         return to("/dead-events/redrives?" + urlencode([("job", job.id) for job in jobs]))
-
-    async def _begin(self, lot: Lot, wanted: Wanted, person: Person, webhook: StoredWebhook | None) -> RedriveJob:
-        query = replace(wanted.query(lot.tenant, time.time()), before=None)
-        job = await self._site.parts.dead_events.redrive(
-            lot.tenant, ids=frozenset(lot.ids) if lot.ids else None, query=query, by=person.name, orgs=person.orgs
-        )
-        await self._site.parts.audit.record(
-            AuditAction.REDRIVE,
-            by=person.name,
-            tenant=lot.tenant,
-            webhook_id=None if webhook is None else webhook.id,
-            details={"job": job.id, "events": job.total},
-        )
-        return job
 
     async def progress(self, request: web.Request) -> web.StreamResponse:
         orgs = person_of(request).orgs

@@ -248,15 +248,17 @@ def dead_facts() -> list[DeadFact]:
         ("rejected", "422: unknown campaign", 422, 1), ("expired", "Connection refused", None, 31),
         ("redirected", "301", 301, 1), ("expired", "401", 401, 28), ("too_large", "261,402 bytes", None, 0),
     )  # fmt: skip
-    tenants = (CONTOSO, NORTHWIND, FABRIKAM)
-    people = ("jana.novak@luma.example", "m.okafor@contoso.example", "+15555550147", "sofia@fabrikam.example")
+    mail = ("jana.novak@luma.example", "m.okafor@contoso.example", "sofia@fabrikam.example")
+    sms = ("+15555550147", "+442079460958")
     facts = []
     for number in range(64):
         reason, detail, status, attempts = causes[number % 5]
+        tenant = (CONTOSO, NORTHWIND, FABRIKAM)[number % 3]
+        is_sms = tenant == NORTHWIND or (tenant == FABRIKAM and number % 4 == 0)
         facts.append(
             DeadFact(
                 f"{number % 3}-{900 - number}",
-                tenants[number % 3],
+                tenant,
                 event_id(1000 + number),
                 now - 90 - number * 811,
                 now - 90_000,
@@ -265,8 +267,8 @@ def dead_facts() -> list[DeadFact]:
                 attempts,
                 status,
                 ("bounce", "delivered", "error")[number % 3],
-                "email" if number % 4 else "sms",
-                people[number % 4],
+                "sms" if is_sms else "email",
+                sms[number % 2] if is_sms else mail[number % len(mail)],
                 False,
                 Origin("delivery-events", number % 6, number),
             )
