@@ -159,6 +159,11 @@ def events(value: int) -> str:
     return f"{value:,} event{'' if value == 1 else 's'}"
 
 
+def attempts(value: int) -> str:
+    """`never sent`, `after 1 attempt`, `after 12 attempts`."""
+    return f"after {value:,} attempt{'' if value == 1 else 's'}" if value else "never sent"
+
+
 def percent(share: float) -> str:
     """`99.3 %`; never 100 where something failed."""
     if share in (0.0, 1.0):
@@ -208,6 +213,7 @@ def word(key: object, words: dict[str, str]) -> str:
 FILTERS: Final[dict[str, Callable[..., object]]] = {
     "ago": ago,
     "answer": answer,
+    "attempts": attempts,
     "clock": clock,
     "count": count,
     "dead_reason": lambda key: word(key or "unknown", DEAD_REASONS),

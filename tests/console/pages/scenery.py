@@ -294,6 +294,7 @@ class SceneryDeadEvents:
             fact for fact in self.facts
             if (query.tenant is None or fact.tenant == query.tenant)
             and (orgs is None or (fact.tenant is not None and fact.tenant.org in orgs))
+            and (query.event_id is None or fact.event_id == query.event_id)
             and (not query.reasons or fact.reason in query.reasons)
             and (query.message_status is None or fact.message_status == query.message_status)
             and (query.since is None or fact.died_at >= query.since)

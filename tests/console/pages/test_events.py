@@ -1,0 +1,71 @@
+"""What is told of one event, from what is still known of it."""
+
+from dataclasses import replace
+
+import pytest
+from playwright.async_api import Browser, expect
+
+from dispatcher.console.facts import AttemptFact
+from dispatcher.console.pages.events import Known
+from dispatcher.records import Origin
+from dispatcher.stores.sql.records import Role
+from tests.console.pages.browsing import window
+from tests.console.pages.scenery import CONTOSO, dead_facts
+from tests.console.pages.stage import Stage
+
+DEATH = next(fact for fact in dead_facts() if fact.tenant == CONTOSO)
+TRIED = AttemptFact(
+    DEATH.died_at - 9, CONTOSO, "msg", "bounce", "email", 1, 503, "http_5xx", "", "again_later", 20.0, False
+)
+REDRIVEN = replace(DEATH, redriven=True)
+SINCE = replace(TRIED, at=DEATH.died_at + 60, status=200, reason="http_2xx", verdict="delivered")
+
+
+@pytest.mark.parametrize(
+    ("known", "state", "is_dead"),
+    [
+        (Known([TRIED], None), "Tried again later", False),
+        (Known([replace(TRIED, verdict="dead")], None), "Dead", True),
+        (Known([TRIED], DEATH), "Dead", True),  # too old: no attempt tells of that
+        (Known([], DEATH), "Dead", True),
+        (Known([TRIED], REDRIVEN), "Sent again", False),
+        (Known([], REDRIVEN), "Sent again", False),
+        (Known([TRIED, SINCE], REDRIVEN), "Delivered", False),
+        (Known([TRIED, SINCE], DEATH), "Delivered", False),  # the mark of the redrive is not read yet
+    ],
+)
+def test_an_events_state_is_what_happened_last(known: Known, state: str, is_dead: bool) -> None:
+    assert (known.shown[0], known.is_dead) == (state, is_dead)
+
+
+def test_death_stands_between_the_attempts_before_and_after_it() -> None:
+    assert Known([TRIED, SINCE], REDRIVEN).timeline == [TRIED, REDRIVEN, SINCE]
+    assert Known([], DEATH).timeline == [DEATH]
+
+
+def test_where_an_event_first_stood_is_told_by_its_newest_attempt_or_its_death() -> None:
+    here = Origin("events", 1, 2)
+    assert Known([replace(TRIED, origin=here), TRIED], DEATH).origin == here
+    assert Known([TRIED], DEATH).origin == DEATH.origin
+    assert Known([TRIED], None).origin is None
+
+
+async def test_a_dead_event_whose_attempts_are_gone_is_told_and_sent_again(browser: Browser, stage: Stage) -> None:
+    path = stage.path(CONTOSO, f"/deliveries/{DEATH.event_id}")
+    async with window(browser, stage.base) as shown:
+        page = shown.page
+        await shown.sign_in(await stage.token(Role.VIEWER))
+        assert await shown.go(path) == 200
+        await expect(page.locator(".timeline")).to_contain_text("Dead: rejected by the server")
+        await expect(page.locator("main")).to_contain_text("compare the payload's version")
+        assert await page.get_by_role("button", name="Send again").count() == 0
+        assert await shown.violations() == []
+    async with window(browser, stage.base) as shown:
+        page = shown.page
+        await shown.sign_in(await stage.token())
+        await shown.go(path)
+        await page.get_by_role("button", name="Send again…").click()
+        await page.get_by_role("button", name="Send 1 event again").click()
+        await expect(page.locator("#jobs")).to_contain_text("1 of 1 event sent again")
+        await shown.go(path)
+        await expect(page.locator("main")).to_contain_text("delivered like a new event")
