@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlencode
@@ -109,15 +109,16 @@ class DeadEventsPages:
         person = person_of(request)
         scope, dead = Scope.of(request, person), self._site.parts.dead_events
         page = dead.search(wanted.query(scope.tenant, time.time()), orgs=_orgs(person, scope))
-        items = page.items
         webhooks = {webhook.tenant: webhook for webhook in await self._site.webhooks(person, scope)}
+        whole = self._whole(scope, webhooks, wanted)
         return await self._site.page(
             request,
             "dead_events.html",
             at="dead",
             status=422 if problem else 200,
-            items=items,
+            items=page.items,
             total=page.total,
+            whole=whole,
             is_complete=page.is_complete,
             older=None if page.next is None else wanted.older(page.next),
             wanted=wanted,
@@ -135,7 +136,7 @@ class DeadEventsPages:
         posted = await request.post()
         wanted = Wanted.of(posted)
         try:
-            lots = self._lots(posted, person, Scope.of(request, person), wanted)
+            lots = await self._lots(posted, person, Scope.of(request, person), wanted)
         except NotFound as error:
             return await self._list(request, wanted, f"{error}: look through the list again")
         if not lots:
@@ -154,11 +155,10 @@ class DeadEventsPages:
         person = admin_of(request)
         posted = await request.post()
         wanted = Wanted.of(posted)
-        scope = Scope.of(request, person)
         jobs: list[RedriveJob] = []
         problems: list[str] = []
         try:
-            lots = self._lots(posted, person, scope, wanted)
+            lots = await self._lots(posted, person, Scope.of(request, person), wanted)
         except NotFound as error:
             return await self._list(request, wanted, f"{error}: look through the list again")
         for lot in lots:
@@ -169,7 +169,8 @@ class DeadEventsPages:
                 problems.append(f"{lot.tenant}: {error}.")
         if not jobs:
             return await self._list(request, wanted, " ".join(problems) or "Nothing was selected.")
-        return to("/dead-events/redrives?" + urlencode([("job", job.id) for job in jobs]))
+        left = [("left", str(len(problems)))] if problems else []
+        return to("/dead-events/redrives?" + urlencode([*(("job", job.id) for job in jobs), *left]))
 
     async def progress(self, request: web.Request) -> web.StreamResponse:
         orgs = person_of(request).orgs
@@ -177,17 +178,31 @@ class DeadEventsPages:
         if not jobs:
             raise NotFound("there is no such redrive")
         is_running = any(job.state == "running" for job in jobs)
-        return await self._site.page(request, "redrives.html", at="dead", jobs=jobs, is_running=is_running)
+        left = request.query.get("left", "")
+        return await self._site.page(
+            request,
+            "redrives.html",
+            at="dead",
+            jobs=jobs,
+            is_running=is_running,
+            left=int(left[:4]) if left.isascii() and left.isdecimal() else 0,
+        )
 
-    def _lots(self, posted: MultiMapping[object], person: Person, scope: Scope, wanted: Wanted) -> list[Lot]:
+    def _whole(self, scope: Scope, tenants: Collection[TenantKey], wanted: Wanted) -> Lot | None:
+        """What "all" means: those of the scope's one sandbox, or of the only one there is; None over several."""
+        tenant = next(iter(tenants)) if scope.tenant is None and len(tenants) == 1 else scope.tenant
+        if tenant is None:
+            return None
+        query = replace(wanted.query(tenant, time.time()), redriven=False, before=None, limit=1)
+        return Lot(tenant, self._site.parts.dead_events.search(query, orgs=frozenset({tenant.org})).total, ())
+
+    async def _lots(self, posted: MultiMapping[object], person: Person, scope: Scope, wanted: Wanted) -> list[Lot]:
         """What was chosen, by tenant. Raises NotFound for an id that isn't there, or another's."""
         dead = self._site.parts.dead_events
         if _chose_all(posted):
-            if scope.tenant is None:
-                return []
-            query = replace(wanted.query(scope.tenant, time.time()), before=None, limit=1)
-            total = dead.search(query, orgs=_orgs(person, scope)).total
-            return [Lot(scope.tenant, total, ())] if total else []
+            tenants = {webhook.tenant for webhook in await self._site.webhooks(person, scope)}
+            whole = self._whole(scope, tenants, wanted)
+            return [whole] if whole is not None and whole.events else []
         ids = list(dict.fromkeys(str(one)[:100] for one in posted.getall("id", [])))[:MOST_CHOSEN]
         return list(_by_tenant(dead.get(one, orgs=person.orgs) for one in ids))
 

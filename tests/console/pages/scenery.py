@@ -288,6 +288,8 @@ class SceneryDeadEvents:
     def __init__(self, facts: Sequence[DeadFact] | None = None) -> None:
         self.facts = list(dead_facts() if facts is None else facts)
         self.jobs: dict[str, RedriveJob] = {}
+        self.busy: set[TenantKey] = set()
+        """Whose events are being sent again already."""
 
     def search(self, query: DeadQuery, *, orgs: Orgs) -> DeadPage:
         found = [
@@ -316,6 +318,8 @@ class SceneryDeadEvents:
     async def redrive(
         self, tenant: TenantKey, *, ids: frozenset[str] | None, query: DeadQuery, by: str, orgs: Orgs
     ) -> RedriveJob:
+        if tenant in self.busy:
+            raise DispatcherError(f"events of {tenant} are being sent again already: wait until that is done")
         whole = replace(query, tenant=tenant, limit=10_000, before=None)
         chosen = {fact.id for fact in self.search(whole, orgs=orgs).items} if ids is None else ids
         total = sum(fact.id in chosen for fact in self.facts)

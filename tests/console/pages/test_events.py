@@ -1,4 +1,4 @@
-"""What is told of one event, from what is still known of it."""
+"""What is told of one event, from what is still known of it; and dead ones sent again."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from dispatcher.console.pages.events import Known
 from dispatcher.records import Origin
 from dispatcher.stores.sql.records import Role
 from tests.console.pages.browsing import window
-from tests.console.pages.scenery import CONTOSO, dead_facts
+from tests.console.pages.scenery import CONTOSO, FABRIKAM, NORTHWIND, dead_facts
 from tests.console.pages.stage import Stage
 
 DEATH = next(fact for fact in dead_facts() if fact.tenant == CONTOSO)
@@ -69,3 +69,39 @@ async def test_a_dead_event_whose_attempts_are_gone_is_told_and_sent_again(brows
         await expect(page.locator("#jobs")).to_contain_text("1 of 1 event sent again")
         await shown.go(path)
         await expect(page.locator("main")).to_contain_text("delivered like a new event")
+
+
+async def test_what_was_left_out_of_a_redrive_is_told(browser: Browser, stage: Stage) -> None:
+    stage.dead_events.facts, stage.dead_events.busy = dead_facts(), {NORTHWIND}
+    async with window(browser, stage.base) as shown:
+        page = shown.page
+        await shown.sign_in(await stage.token())
+        await shown.go("/dead-events")
+        for tenant in (CONTOSO, NORTHWIND, FABRIKAM):
+            name = next(fact.id for fact in stage.dead_events.facts if fact.tenant == tenant)
+            await page.check(f"input[value='{name}']")
+        await page.get_by_role("button", name="Send again…").click()
+        await page.get_by_role("button", name="Send 3 events again").click()
+        await expect(page.locator("#jobs section")).to_have_count(2)
+        await expect(page.locator("#jobs")).to_contain_text("Those of 1 sandbox were left out.")
+        await expect(page.locator("#jobs section").first).to_contain_text("Done")
+        await expect(page.locator("#jobs")).to_contain_text("left out")  # still, after the page has followed the work
+        assert await shown.violations() == []
+    stage.dead_events.busy.clear()
+
+
+async def test_all_of_the_only_sandbox_one_has_need_no_choice_of_it(browser: Browser, stage: Stage) -> None:
+    stage.dead_events.facts = dead_facts()
+    events = sum(fact.tenant == CONTOSO for fact in stage.dead_events.facts)
+    async with window(browser, stage.base) as shown:
+        page = shown.page
+        await shown.sign_in(await stage.token(orgs=frozenset({CONTOSO.org})))
+        await shown.go("/dead-events")
+        await page.get_by_label(f"All {events} that match").check()
+        await page.get_by_role("button", name="Send again…").click()
+        await page.get_by_role("button", name=f"Send {events} events again").click()
+        await expect(page.locator("#jobs")).to_contain_text(f"{events} of {events} events sent again")
+    async with window(browser, stage.base) as shown:
+        await shown.sign_in(await stage.token())
+        await shown.go("/dead-events?again=both")
+        await expect(shown.page.get_by_label("that match")).to_be_disabled()
