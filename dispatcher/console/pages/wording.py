@@ -68,7 +68,7 @@ STEPS: Final = {
     "address": "Address found",
     "connect": "Connected",
     "tls": "TLS established",
-    "token": "Token had",
+    "token": "Token ready",
     "request": "Request sent",
     "first_byte": "First byte",
     "answer": "Answer",

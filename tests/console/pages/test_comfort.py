@@ -8,7 +8,7 @@ from playwright.async_api import Browser, Dialog, Route, expect
 from dispatcher.errors import StoreUnavailable
 from dispatcher.stores.sql.records import Role
 from tests.console.pages.browsing import PHONE, Window, window
-from tests.console.pages.scenery import CONTOSO, EC_KEY, EXPLAINED_ID, LUMA, NORTHWIND, TAILSPIN
+from tests.console.pages.scenery import CONTOSO, EC_KEY, EXPLAINED_ID, FABRIKAM, LUMA, NORTHWIND, TAILSPIN
 from tests.console.pages.stage import Stage
 
 LOOKS = {"light": ("light", None), "dark": ("dark", None), "phone": ("dark", PHONE)}
@@ -276,6 +276,18 @@ async def test_paused_stopped_and_empty_are_told_apart(browser: Browser, stage: 
         await page.get_by_role("button", name="Reactivate").click()
         await expect(page.locator("main")).to_contain_text("Reactivated")
         assert stage.lanes.enabled == [NORTHWIND]
+
+
+async def test_what_is_due_is_so_until_it_is_done(browser: Browser, stage: Stage) -> None:
+    async with window(browser, stage.base) as shown:
+        page = shown.page
+        await page.clock.install()
+        await shown.sign_in(await stage.token())
+        await shown.go(stage.path(FABRIKAM))
+        due = page.locator("time[data-due]")
+        await expect(due).to_contain_text("in ")
+        await page.clock.fast_forward(14_000)  # below the page's own refresh
+        await expect(due).to_have_text("now")
 
 
 async def test_signed_out_meanwhile_leads_to_the_sign_in_page(browser: Browser, stage: Stage) -> None:
