@@ -1,8 +1,9 @@
-"""What viewers don't see: recipients' addresses, and the places in a configuration where tenants put secrets. Pure.
+"""What viewers don't see: recipients, and the places in a configuration where tenants put secrets. Pure.
 
 Real secrets are never here at all: the repository gives their fingerprints.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlsplit
@@ -12,25 +13,46 @@ from pydantic import JsonValue
 from dispatcher.secrets import speaks_of_a_secret
 
 MASK: Final = "•••"
+_ADDRESS: Final = re.compile(r"([^\s@<>\"'(),;:]{1,64})@([^\s@<>\"'(),;:]+\.[^\s@<>\"'(),;:.]+)")
+_NUMBER: Final = re.compile(r"\+\d[\d ()/-]{5,}\d")
+_PERSONAL: Final = frozenset({"identityMap", "channelContext"})
+"""Members of a payload in which every text tells of a person."""
 
 
-def masked_recipient(recipient: str) -> str:
-    """`j•••@luma.com` of an e-mail address, `•••42` of a telephone number."""
-    name, at, domain = recipient.rpartition("@")
-    if at:
-        return f"{name[:1]}{MASK}@{domain}"
-    return f"{MASK}{recipient[-2:] if len(recipient) > 6 else ''}"
+def recipient(text: str) -> str:
+    """`j•••@luma.com`, `+4•••12`, `a•••`."""
+    if _ADDRESS.fullmatch(text):
+        return _ADDRESS.sub(_masked_address, text)
+    if _NUMBER.fullmatch(text):
+        return _NUMBER.sub(_masked_number, text)
+    return f"{text[:1]}{MASK}"
 
 
-def masked_url(url: str) -> str:
-    """Without the values of its query: keys stand there."""
-    query = urlsplit(url).query
-    return url.replace(f"?{query}", f"?{MASK}", 1) if query else url
+def in_text(text: str) -> str:
+    """The text with every e-mail address and international number in it masked."""
+    return _NUMBER.sub(_masked_number, _ADDRESS.sub(_masked_address, text))
 
 
-def masked_document(document: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """A configuration for viewers: no query of a URL, no value of a header or claim that speaks of a secret."""
-    return {key: _masked(key, value, named_by_tenant=False) for key, value in document.items()}
+def payload(value: JsonValue, *, is_personal: bool = False) -> JsonValue:
+    """A feedback payload with its identities and recipients masked."""
+    if isinstance(value, dict):
+        return {key: payload(inner, is_personal=is_personal or key in _PERSONAL) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [payload(inner, is_personal=is_personal) for inner in value]
+    if isinstance(value, str):
+        return recipient(value) if is_personal else in_text(value)
+    return value
+
+
+def url(text: str) -> str:
+    """Where it leads, without path and query: keys stand there."""
+    parts = urlsplit(text)
+    return f"{parts.scheme}://{parts.netloc}/{MASK}"
+
+
+def document(configuration: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """A configuration for viewers: no path of a URL, no value of a header or claim that speaks of a secret."""
+    return {key: _masked(key, value, named_by_tenant=False) for key, value in configuration.items()}
 
 
 def _masked(key: str, value: JsonValue, *, named_by_tenant: bool) -> JsonValue:
@@ -42,5 +64,13 @@ def _masked(key: str, value: JsonValue, *, named_by_tenant: bool) -> JsonValue:
     if isinstance(value, list):
         return [_masked(key, inner, named_by_tenant=named_by_tenant) for inner in value]
     if key in ("url", "token_url") and isinstance(value, str) and not named_by_tenant:
-        return masked_url(value)
+        return url(value)
     return value
+
+
+def _masked_address(match: re.Match[str]) -> str:
+    return f"{match[1][:1]}{MASK}@{match[2]}"
+
+
+def _masked_number(match: re.Match[str]) -> str:
+    return f"{match[0][:2]}{MASK}{match[0][-2:]}"

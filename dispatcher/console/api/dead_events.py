@@ -1,6 +1,6 @@
 """Dead events, and the way back out of the dead-letter topic."""
 
-from dispatcher.console import deeds
+from dispatcher.console import deeds, masking
 from dispatcher.console.api.deliveries import moment, moment_or_none, origin_model
 from dispatcher.console.api.models import (
     ChosenEvents,
@@ -14,7 +14,6 @@ from dispatcher.console.api.models import (
 from dispatcher.console.api.route import PREFIX, Call, Nothing, Reply
 from dispatcher.console.api.webhooks import links
 from dispatcher.console.facts import DeadFact, DeadQuery, Person, RedriveJob
-from dispatcher.console.masking import masked_recipient
 from dispatcher.console.problems import refused_parameter
 from dispatcher.webhooks import TenantKey
 
@@ -80,7 +79,7 @@ def _query(
 def _event(fact: DeadFact, person: Person) -> DeadEventModel:
     recipient = fact.recipient
     if recipient is not None and not person.is_admin:
-        recipient = masked_recipient(recipient)
+        recipient = masking.recipient(recipient)
     return DeadEventModel(
         id=fact.id,
         org=None if fact.tenant is None else fact.tenant.org,

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 import orjson
 from pydantic import JsonValue
 
+from dispatcher.console import masking
 from dispatcher.console.pages.wording import rate
 from dispatcher.secrets import speaks_of_a_secret
 from dispatcher.settings import Settings
@@ -37,29 +37,25 @@ def rows_of(webhook: StoredWebhook, settings: Settings, *, shows_paths: bool) ->
     """Everything that is set, as the form has it.
 
     Args:
-        shows_paths: whether the URL's path and query may be seen: tenants put secrets there.
+        shows_paths: whether path and query of URLs may be seen: tenants put secrets there.
     """
-    document = webhook.document
+    document = webhook.document if shows_paths else masking.document(webhook.document)
     return [
-        Section("Basic configuration", tuple(_basics(document, shows_paths=shows_paths))),
+        Section("Basic configuration", tuple(_basics(document))),
         Section("Authentication", tuple(_authentication(_mapping(document.get("auth"))))),
         Section("Header parameters", tuple(_headers(_mapping(document.get("headers"))))),
         Section("Advanced", tuple(_advanced(document, settings))),
     ]
 
 
-def _basics(document: Mapping[str, JsonValue], *, shows_paths: bool) -> Iterator[Row]:
+def _basics(document: Mapping[str, JsonValue]) -> Iterator[Row]:
     yield Row("Name", str(document["name"]))
     yield Row("Organisation", str(document["org"]), is_code=True)
     yield Row("Sandbox", str(document["sandbox"]), is_code=True)
     if document.get("sandbox_id"):
         yield Row("Sandbox id", str(document["sandbox_id"]), is_code=True)
     yield Row("Channels", ", ".join(_channel(one) for one in _items(document.get("channels"))))
-    url = str(document["url"])
-    if not shows_paths:
-        parts = urlsplit(url)
-        url = f"{parts.scheme}://{parts.netloc}/…"
-    yield Row("Webhook URL", url, is_code=True)
+    yield Row("Webhook URL", str(document["url"]), is_code=True)
     yield Row("Deliveries", "On" if document.get("enabled", True) else "Paused: events are skipped")
 
 

@@ -10,9 +10,8 @@ from urllib.parse import urlencode
 from aiohttp import web
 from multidict import MultiMapping
 
-from dispatcher.console import deeds
+from dispatcher.console import deeds, masking
 from dispatcher.console.facts import DeadFact, DeadQuery, Person, RedriveJob
-from dispatcher.console.pages.masking import recipient
 from dispatcher.console.pages.scope import Scope
 from dispatcher.console.pages.site import Site, admin_of, to
 from dispatcher.console.parts import person_of
@@ -226,4 +225,4 @@ def _orgs(person: Person, scope: Scope) -> frozenset[str] | None:
 def _recipient(fact: DeadFact, person: Person) -> str:
     if not fact.recipient:
         return ""
-    return fact.recipient if person.is_admin else recipient(fact.recipient)
+    return fact.recipient if person.is_admin else masking.recipient(fact.recipient)

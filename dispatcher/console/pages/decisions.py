@@ -5,7 +5,7 @@ from typing import Final
 
 import orjson
 
-from dispatcher.console.pages import masking
+from dispatcher.console import masking
 from dispatcher.errors import NotFound
 from dispatcher.explanation import Limits, Line, explain
 from dispatcher.feedback import encode_feedback
