@@ -14,6 +14,7 @@ from dispatcher.console.pages.wording import VERDICTS
 from dispatcher.console.parts import person_of
 from dispatcher.console.sources.words import cure
 from dispatcher.errors import ConfigError, DispatcherError
+from dispatcher.outcomes import DeadReason
 from dispatcher.records import Origin
 from dispatcher.stores.sql.records import StoredWebhook
 
@@ -100,7 +101,7 @@ class EventPage:
             event_id=event_id,
             known=known,
             next_step=await self._next_step(webhook, known),
-            what_to_do=_cure(webhook, known),
+            what_to_do=self._cure(webhook, known),
             decision=decision,
             problem=problem,
         )
@@ -146,16 +147,19 @@ class EventPage:
         wait = "" if due is None else f" The webhook's next waiting event is due in {max(0, due - time.time()):.0f} s."
         return f"It is tried again, at growing intervals, until it is too old.{wait}"
 
-
-def _cure(webhook: StoredWebhook, known: Known) -> str:
-    if known.attempts:
-        last = known.attempts[-1]
-        reason, status, detail = last.reason, last.status, last.detail
-    elif known.death is not None:
-        reason, status, detail = known.death.reason, known.death.last_status, known.death.detail
-    else:
-        return ""
-    try:
-        return cure(reason, status, detail, webhook.config())
-    except ConfigError:  # of another version of this program
-        return detail
+    def _cure(self, webhook: StoredWebhook, known: Known) -> str:
+        """What to change; of an event that died of age without an answer, by what is wrong with the others."""
+        last, death = next(reversed(known.attempts), None), known.death
+        if last is None and death is not None and death.reason == DeadReason.EXPIRED and death.last_status is None:
+            failing = self._site.parts.attempts.failing(webhook.tenant)
+            last = None if failing is None else failing[0]
+        if last is not None:
+            told = last.reason, last.status, last.detail
+        elif death is not None:
+            told = death.reason, death.last_status, death.detail
+        else:
+            return ""
+        try:
+            return cure(*told, webhook.config())
+        except ConfigError:  # of another version of this program
+            return told[2]

@@ -52,6 +52,16 @@ DEAD_REASONS: Final = {
     "expired": "Failed until too old",
 }
 
+PARK_REASONS: Final = {
+    "attempt_failed": "the last attempt failed",
+    "breaker_open": "sending was held back, as nearly everything failed",
+    "lane_full": "the endpoint took fewer events than came",
+    "held": "the endpoint had asked for a pause",
+    "suspended": "the endpoint had asked for no more",
+    "tenant_disabled": "sending was stopped, as everything failed for a day",
+    "unusable": "the webhook could not be used: a secret could not be decrypted",
+}
+
 ACTIONS: Final = {
     "create": "Created",
     "edit": "Edited",
@@ -140,6 +150,12 @@ def iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
+def death(detail: str) -> str:
+    """Why an event is dead, as its record tells it: with words where it gives the reason of the last waiting."""
+    before, last, reason = detail.rpartition("; last: ")
+    return f"{before}{last}{PARK_REASONS.get(reason, reason)}" if last else detail
+
+
 def milliseconds(value: float | None) -> str:
     """`84 ms`, `1.2 s`."""
     if value is None:
@@ -216,6 +232,7 @@ FILTERS: Final[dict[str, Callable[..., object]]] = {
     "attempts": attempts,
     "clock": clock,
     "count": count,
+    "death": death,
     "dead_reason": lambda key: word(key or "unknown", DEAD_REASONS),
     "action": lambda key: word(key, ACTIONS),
     "duration": format_duration,

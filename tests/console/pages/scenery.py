@@ -274,7 +274,7 @@ def dead_facts() -> list[DeadFact]:
             )
         )
     facts.append(
-        DeadFact("1-12", None, None, now - 4000, None, "unreadable", "body.xdmEntity: missing", 0, None, None, None,
+        DeadFact("1-12", None, None, now - 4000, None, "unreadable", "body.xdmEntity._experience.customerJourneyManagement.messageDeliveryfeedback: missing", 0, None, None, None,
                  None, False, Origin("delivery-events", 1, 99))
     )  # fmt: skip
     return sorted(facts, key=lambda fact: -fact.died_at)

@@ -64,11 +64,30 @@ async def test_a_dead_event_whose_attempts_are_gone_is_told_and_sent_again(brows
         page = shown.page
         await shown.sign_in(await stage.token())
         await shown.go(path)
+        await expect(page.get_by_role("link", name="Send a test event")).to_be_visible()
         await page.get_by_role("button", name="Send again…").click()
         await page.get_by_role("button", name="Send 1 event again").click()
         await expect(page.locator("#jobs")).to_contain_text("1 of 1 event sent again")
         await shown.go(path)
         await expect(page.locator("main")).to_contain_text("delivered like a new event")
+
+
+async def test_what_to_change_is_told_of_one_that_was_never_sent(browser: Browser, stage: Stage) -> None:
+    detail = "not delivered at the age limit; last: breaker_open"
+    aged = replace(DEATH, id="1-998", tenant=NORTHWIND, event_id="msg_aged", reason="expired", detail=detail)
+    aged = replace(aged, attempts=0, last_status=None)
+    large = replace(aged, id="1-997", event_id="msg_large", reason="too_large", detail="261,402 bytes")
+    stage.dead_events.facts = [*dead_facts(), aged, large]
+    async with window(browser, stage.base) as shown:
+        main = shown.page.locator("main")
+        await shown.sign_in(await stage.token())
+        await shown.go(stage.path(NORTHWIND, "/deliveries/msg_aged"))
+        await expect(main).to_contain_text("never sent")
+        await expect(main).to_contain_text("sending was held back")
+        await expect(main).to_contain_text("Nothing listens on port 443 of sms.northwind.example")
+        await shown.go(stage.path(NORTHWIND, "/deliveries/msg_large"))
+        await expect(main).to_contain_text("261,402 bytes")
+        await expect(main).not_to_contain_text("Nothing listens")  # that is not what it died of
 
 
 async def test_what_was_left_out_of_a_redrive_is_told(browser: Browser, stage: Stage) -> None:

@@ -5,7 +5,7 @@ import pytest
 from dispatcher.console.facts import AttemptFact, Bucket, Outcomes
 from dispatcher.console.pages import wording
 from dispatcher.console.pages.charts import HEIGHT, chart_of, sparkline_of
-from dispatcher.outcomes import DeadReason, FailureReason
+from dispatcher.outcomes import DeadReason, FailureReason, ParkReason
 from dispatcher.stores.sql.records import AuditAction
 from dispatcher.units import parse_rate
 from dispatcher.webhooks import TenantKey
@@ -38,6 +38,22 @@ def test_every_failure_has_its_sentence_and_word(reason: FailureReason) -> None:
 def test_every_reason_and_action_has_a_word() -> None:
     assert set(wording.DEAD_REASONS) == set(DeadReason)
     assert set(wording.ACTIONS) == set(AuditAction)
+    assert set(wording.PARK_REASONS) == set(ParkReason)
+
+
+@pytest.mark.parametrize(
+    ("detail", "expected"),
+    [
+        ("not delivered at the age limit; last: breaker_open",
+         "not delivered at the age limit; last: sending was held back, as nearly everything failed"),
+        ("not delivered at the age limit; last: answered 503", "not delivered at the age limit; last: answered 503"),
+        ("answered 422", "answered 422"),
+        ("held", "held"),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_why_an_event_died_is_told_in_words(detail: str, expected: str) -> None:
+    assert wording.death(detail) == expected
 
 
 @pytest.mark.parametrize(
