@@ -12,8 +12,10 @@ from dispatcher.console.pages.site import Site
 from dispatcher.console.pages.standing import standing_of
 from dispatcher.console.pages.wording import VERDICTS
 from dispatcher.console.parts import person_of
+from dispatcher.console.sources.dead_memory import place_of
 from dispatcher.console.sources.words import cure
 from dispatcher.errors import ConfigError, DispatcherError
+from dispatcher.kafka.topics import dead_letter_topic
 from dispatcher.outcomes import DeadReason
 from dispatcher.records import Origin
 from dispatcher.stores.sql.records import StoredWebhook
@@ -75,6 +77,11 @@ class Known:
         found = next((fact.origin for fact in reversed(self.attempts) if fact.origin is not None), None)
         return self.death.origin if found is None and self.death is not None else found
 
+    def places(self, topic: str) -> list[Origin]:
+        """Where its record may be found: where it first stood, then among the dead, which are kept for longer."""
+        found = [] if self.origin is None else [self.origin]
+        return found if self.death is None else [*found, Origin(dead_letter_topic(topic), *place_of(self.death.id))]
+
 
 def add_to(app: web.Application, site: Site) -> None:
     """Add the routes."""
@@ -91,7 +98,7 @@ class EventPage:
         webhook = await self._site.webhook(request)
         event_id = request.match_info["event_id"]
         known = self._known(webhook, event_id)
-        decision, problem = await self._decision(request, webhook, known.origin, event_id)
+        decision, problem = await self._decision(request, webhook, known, event_id)
         return await self._site.page(
             request,
             "event.html",
@@ -114,15 +121,16 @@ class EventPage:
         return Known(sorted(found, key=lambda fact: fact.at), next(iter(deaths), None))
 
     async def _decision(
-        self, request: web.Request, webhook: StoredWebhook, origin: Origin | None, event_id: str
+        self, request: web.Request, webhook: StoredWebhook, known: Known, event_id: str
     ) -> tuple[decisions.Decision | None, str]:
         """Where it was asked for: the decision, or why there is none."""
-        if "explain" not in request.query or origin is None:
-            return None, ""
         settings, shows_people = self._site.parts.settings, person_of(request).is_admin
+        places = known.places(settings.kafka.topic)
+        if "explain" not in request.query or not places:
+            return None, ""
         try:
             decided = await decisions.decision_on(
-                origin, webhook, settings, time.time(), event_id, shows_people=shows_people
+                places, webhook, settings, time.time(), event_id, shows_people=shows_people
             )
         except DispatcherError as error:
             return None, str(error)

@@ -6,11 +6,13 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from dispatcher.console.facts import AttemptFact
+from dispatcher.console.pages.decisions import decision_on
 from dispatcher.console.pages.events import Known
+from dispatcher.errors import NotFound
 from dispatcher.records import Origin
 from dispatcher.stores.sql.records import Role
 from tests.console.pages.browsing import window
-from tests.console.pages.scenery import CONTOSO, FABRIKAM, NORTHWIND, dead_facts
+from tests.console.pages.scenery import CONTOSO, EXPLAINED, EXPLAINED_ID, FABRIKAM, LUMA, NORTHWIND, dead_facts
 from tests.console.pages.stage import Stage
 
 DEATH = next(fact for fact in dead_facts() if fact.tenant == CONTOSO)
@@ -48,6 +50,27 @@ def test_where_an_event_first_stood_is_told_by_its_newest_attempt_or_its_death()
     assert Known([replace(TRIED, origin=here), TRIED], DEATH).origin == here
     assert Known([TRIED], DEATH).origin == DEATH.origin
     assert Known([TRIED], None).origin is None
+
+
+def test_the_dead_keep_a_record_that_the_topic_of_events_does_not() -> None:
+    here, grave = Origin("events", 1, 2), Origin("events.dead", 0, 900)
+    assert Known([replace(TRIED, origin=here)], replace(DEATH, id="0-900")).places("events") == [here, grave]
+    assert Known([replace(TRIED, origin=here)], None).places("events") == [here]
+    assert Known([TRIED], None).places("events") == []
+
+
+async def test_an_event_is_explained_from_wherever_it_is_kept(stage: Stage) -> None:
+    async def verdict(*places: Origin) -> str:
+        settings, webhook = stage.parts.settings, stage.webhooks[LUMA]
+        return (await decision_on(places, webhook, settings, 1.8e9, EXPLAINED_ID, shows_people=True)).verdict
+
+    topic = stage.parts.settings.kafka.topic
+    gone, grave = Origin(topic, 5, 7), Origin(f"{topic}.dead", EXPLAINED.partition, EXPLAINED.offset)
+    assert (await verdict(gone, grave)).startswith("delivered")
+    with pytest.raises(NotFound, match="has no offset 7"):
+        await verdict(gone)
+    with pytest.raises(NotFound, match="another topic"):
+        await verdict(Origin("older-topic", EXPLAINED.partition, EXPLAINED.offset))
 
 
 async def test_a_dead_event_whose_attempts_are_gone_is_told_and_sent_again(browser: Browser, stage: Stage) -> None:
