@@ -1,5 +1,7 @@
 """The inventory: who is hurting is found at once, on any screen."""
 
+import re
+
 import pytest
 from playwright.async_api import Browser, expect
 
@@ -66,3 +68,12 @@ async def test_at_phone_width_a_choice_sorts(browser: Browser, stage: Stage) -> 
         await expect(page.get_by_label("Sort by")).to_have_value("state")
         assert (await _names(shown))[0] == "Northwind SMS"
         assert await shown.violations() == []
+
+
+async def test_a_time_is_told_as_an_age_and_exactly_on_hover(browser: Browser, stage: Stage) -> None:
+    async with window(browser, stage.base) as shown:
+        await shown.sign_in(await stage.token())
+        time = shown.page.locator("tr", has_text="Contoso").locator("time")
+        await expect(time).to_have_text("1 h ago")
+        exact = await time.get_attribute("title") or ""
+        assert re.fullmatch(r"\d{1,2} [A-Z][a-z]{2} \d{4}, \d\d:\d\d:\d\d UTC", exact)
