@@ -234,6 +234,7 @@ class DeadQuery:
     """Which dead events, the newest first. Always within the asker's organisations."""
 
     tenant: TenantKey | None = None
+    event_id: str | None = None
     reasons: frozenset[str] = frozenset()
     message_status: str | None = None
     since: float | None = None

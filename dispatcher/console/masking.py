@@ -1,8 +1,9 @@
-"""What viewers don't see: recipients' addresses, and the places in a configuration where tenants put secrets. Pure.
+"""What viewers don't see: recipients, and the places in a configuration where tenants put secrets. Pure.
 
 Real secrets are never here at all: the repository gives their fingerprints.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlsplit
@@ -12,26 +13,59 @@ from pydantic import JsonValue
 from dispatcher.secrets import speaks_of_a_secret
 
 MASK: Final = "•••"
+_ADDRESS: Final = re.compile(r"([^\s@<>\"'(),;:]{1,64})@([^\s@<>\"'(),;:]+\.[^\s@<>\"'(),;:.]+)")
+_NUMBER: Final = re.compile(r"\+\d[\d ()/-]{5,}\d")
+_URLS: Final = frozenset({"url", "auth.fetch.token_url"})
+_PERSONAL: Final = frozenset({"identityMap", "channelContext"})
+"""Members of a payload in which every text tells of a person."""
 
 
-def masked_recipient(recipient: str) -> str:
-    """`j•••@luma.com` of an e-mail address, `•••42` of a telephone number."""
-    name, at, domain = recipient.rpartition("@")
-    if at:
-        return f"{name[:1]}{MASK}@{domain}"
-    return f"{MASK}{recipient[-2:] if len(recipient) > 6 else ''}"
+def recipient(text: str) -> str:
+    """`j•••@luma.com`, `+4•••12`, `a•••`."""
+    if _ADDRESS.fullmatch(text):
+        return _ADDRESS.sub(_masked_address, text)
+    if _NUMBER.fullmatch(text):
+        return _NUMBER.sub(_masked_number, text)
+    return f"{text[:1]}{MASK}"
 
 
-def masked_url(url: str) -> str:
+def in_text(text: str) -> str:
+    """The text with every e-mail address and international number in it masked."""
+    return _NUMBER.sub(_masked_number, _ADDRESS.sub(_masked_address, text))
+
+
+def payload(value: JsonValue, *, is_personal: bool = False) -> JsonValue:
+    """A feedback payload with its identities and recipients masked."""
+    if isinstance(value, dict):
+        return {key: payload(inner, is_personal=is_personal or key in _PERSONAL) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [payload(inner, is_personal=is_personal) for inner in value]
+    if isinstance(value, str):
+        return recipient(value) if is_personal else in_text(value)
+    return value
+
+
+def url(text: str) -> str:
     """Scheme, host and port: tenants put keys into the path (`/hooks/T0/B0/xyz`) and the query."""
-    parts = urlsplit(url)
+    parts = urlsplit(text)
     origin = f"{parts.scheme}://{parts.netloc}"
-    return url if url in (origin, f"{origin}/") else f"{origin}/{MASK}"
+    return text if text in (origin, f"{origin}/") else f"{origin}/{MASK}"
 
 
-def masked_document(document: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """A configuration for viewers: no path or query of a URL, no value of a header or claim that speaks of a secret."""
-    return {key: _masked(key, value, named_by_tenant=False) for key, value in document.items()}
+def document(configuration: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """A configuration for viewers: no path of a URL, no value of a header or claim that speaks of a secret."""
+    return {key: _masked(key, value, named_by_tenant=False) for key, value in configuration.items()}
+
+
+def changes(told: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """A line of history for viewers: as `document`, of what its writing has masked already."""
+    return {path: _masked_change(change) if path in _URLS else change for path, change in told.items()}
+
+
+def _masked_change(change: JsonValue) -> JsonValue:
+    if isinstance(change, dict):
+        return {side: _masked_change(value) for side, value in change.items()}
+    return url(change) if isinstance(change, str) else change
 
 
 def _masked(key: str, value: JsonValue, *, named_by_tenant: bool) -> JsonValue:
@@ -43,5 +77,13 @@ def _masked(key: str, value: JsonValue, *, named_by_tenant: bool) -> JsonValue:
     if isinstance(value, list):
         return [_masked(key, inner, named_by_tenant=named_by_tenant) for inner in value]
     if key in ("url", "token_url") and isinstance(value, str) and not named_by_tenant:
-        return masked_url(value)
+        return url(value)
     return value
+
+
+def _masked_address(match: re.Match[str]) -> str:
+    return f"{match[1][:1]}{MASK}@{match[2]}"
+
+
+def _masked_number(match: re.Match[str]) -> str:
+    return f"{match[0][:2]}{MASK}{match[0][-2:]}"

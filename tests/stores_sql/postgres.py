@@ -23,7 +23,6 @@ _OPTIONS = {
     "fsync": "off",  # nobody pulls the plug on a test
     "full_page_writes": "off",
     "shared_buffers": "16MB",
-    "max_connections": "60",
     "log_min_messages": "fatal",
 }
 
@@ -49,7 +48,7 @@ def install() -> Path | None:
 class Postgres:
     """One server: `with Postgres() as postgres`. Its port and data outlast `stop`, `start` and `restart`."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_connections: int = 60) -> None:
         binaries = install()
         if binaries is None:
             raise FileNotFoundError("PostgreSQL is not installed: apt-get install postgresql")
@@ -57,6 +56,7 @@ class Postgres:
         self._user = "postgres" if os.geteuid() == 0 else None  # PostgreSQL refuses to be root
         self._directory = Path(tempfile.mkdtemp(prefix="dispatcher-postgres-"))
         self._numbers = itertools.count(1)
+        self._max_connections = max_connections
         self.port = free_ports(1)[0]
 
     def __enter__(self) -> Self:
@@ -79,7 +79,11 @@ class Postgres:
 
     def start(self) -> None:
         """Start it; returns when it answers."""
-        options = _OPTIONS | {"port": str(self.port), "unix_socket_directories": str(self._directory)}
+        options = _OPTIONS | {
+            "port": str(self.port),
+            "unix_socket_directories": str(self._directory),
+            "max_connections": str(self._max_connections),
+        }
         flags = " ".join(f"-c {name}={value}" for name, value in options.items())
         log = str(self._directory / "log")
         self._run("pg_ctl", "-D", str(self._directory / "data"), "-w", "-l", log, "-o", flags, "start")

@@ -1,10 +1,8 @@
 """What dispatchers see of a database: look-ups, changes, and outages."""
 
 import asyncio
-import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg  # type: ignore[import-untyped]
@@ -24,30 +22,10 @@ from dispatcher.stores.sql.repository import WebhookRepository
 from dispatcher.stores.sql.store import SqlStore, open_sql_store
 from dispatcher.webhooks import TenantKey, Webhook
 from tests.stores_sql.examples import plain, secretive
+from tests.stores_sql.following import CHANGES_WITHIN_S, Told, running
 from tests.stores_sql.postgres import Postgres
 
-CHANGES_WITHIN_S = 2.0
 NEVER_S = 3600.0
-
-
-class Told:
-    """Collects what a store tells."""
-
-    def __init__(self, store: SqlStore) -> None:
-        self.tenants: set[TenantKey] = set()
-        self._news = asyncio.Event()
-        store.on_change(self._hear)
-
-    def _hear(self, tenants: set[TenantKey]) -> None:
-        self.tenants |= tenants
-        self._news.set()
-
-    async def wait_for(self, *tenants: TenantKey, within_s: float = CHANGES_WITHIN_S) -> None:
-        async with asyncio.timeout(within_s):
-            while not self.tenants.issuperset(tenants):
-                self._news.clear()
-                await self._news.wait()
-        self.tenants.clear()
 
 
 async def eventually(is_so: Callable[[], Awaitable[bool]], within_s: float) -> None:
@@ -55,19 +33,6 @@ async def eventually(is_so: Callable[[], Awaitable[bool]], within_s: float) -> N
     async with asyncio.timeout(within_s):
         while not await is_so():
             await asyncio.sleep(0.02)
-
-
-@asynccontextmanager
-async def running(store: SqlStore) -> AsyncIterator[Told]:
-    told = Told(store)
-    task = asyncio.create_task(store.run(), name="store")
-    try:
-        yield told
-        assert not task.done()
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Dead events, and the way back out of the dead-letter topic."""
 
+from dispatcher.console import deeds, masking
 from dispatcher.console.api.deliveries import moment, moment_or_none, origin_model
 from dispatcher.console.api.models import (
     ChosenEvents,
@@ -13,10 +14,7 @@ from dispatcher.console.api.models import (
 from dispatcher.console.api.route import PREFIX, Call, Nothing, Reply
 from dispatcher.console.api.webhooks import links
 from dispatcher.console.facts import DeadFact, DeadQuery, Person, RedriveJob
-from dispatcher.console.masking import masked_recipient
 from dispatcher.console.problems import refused_parameter
-from dispatcher.errors import NotFound
-from dispatcher.stores.sql.records import AuditAction
 from dispatcher.webhooks import TenantKey
 
 _REDRIVEN = {"no": False, "yes": True, "both": None}
@@ -46,23 +44,11 @@ async def get_dead_event(call: Call[Nothing, Nothing]) -> Reply:
 
 
 async def redrive(call: Call[Nothing, RedriveOrder]) -> Reply:
-    order, parts, person = call.body, call.parts, call.person
+    order = call.body
     tenant = TenantKey(order.org, order.sandbox)
-    if not person.may_see(tenant.org):
-        raise NotFound("there is no such organisation and sandbox")
     chosen = frozenset(order.events.ids) if isinstance(order.events, ChosenEvents) else None
     which = DeadFilter() if isinstance(order.events, ChosenEvents) else order.events
-    job = await parts.dead_events.redrive(
-        tenant, ids=chosen, query=_query(which, tenant), by=person.name, orgs=person.orgs
-    )
-    webhook = await parts.webhooks.of_tenant(tenant, orgs=person.orgs)
-    await parts.audit.record(
-        AuditAction.REDRIVE,
-        by=person.name,
-        tenant=tenant,
-        webhook_id=None if webhook is None else webhook.id,
-        details={"job": job.id, "events": job.total, "chosen": chosen is not None},
-    )
+    job = await deeds.redrive(call.parts, call.person, tenant, chosen, _query(which, tenant))
     return Reply(_job(job), {"Location": f"{PREFIX}/redrives/{job.id}"})
 
 
@@ -93,7 +79,7 @@ def _query(
 def _event(fact: DeadFact, person: Person) -> DeadEventModel:
     recipient = fact.recipient
     if recipient is not None and not person.is_admin:
-        recipient = masked_recipient(recipient)
+        recipient = masking.recipient(recipient)
     return DeadEventModel(
         id=fact.id,
         org=None if fact.tenant is None else fact.tenant.org,

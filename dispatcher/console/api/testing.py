@@ -8,10 +8,10 @@ from dispatcher.console.api.models import (
     TestResultModel,
 )
 from dispatcher.console.api.route import Call, Nothing, Reply
+from dispatcher.console.deeds import send_test
 from dispatcher.console.facts import TestResult
 from dispatcher.console.problems import refused_fields
 from dispatcher.errors import ConfigError, NotAllowed
-from dispatcher.stores.sql.records import AuditAction
 from dispatcher.webhooks import WebhookConfig
 
 
@@ -47,21 +47,8 @@ async def _tested(
     sample: SampleEvent,
     webhook_id: str | None,
 ) -> Reply:
-    result = await call.parts.test_events.send(config, sample.channel, sample.message_status)
-    await call.parts.audit.record(
-        AuditAction.TEST,
-        by=call.person.name,
-        tenant=config.tenant,
-        webhook_id=webhook_id,
-        details={
-            "channel": sample.channel.value,
-            "message_status": sample.message_status,
-            "verdict": result.verdict,
-            "reason": result.reason,
-            "status": result.status,
-        },
-    )
-    return Reply(_model(result))
+    sent = await send_test(call.parts, call.person, config, sample.channel, sample.message_status, webhook_id)
+    return Reply(_model(sent))
 
 
 def _model(result: TestResult) -> TestResultModel:

@@ -2,6 +2,7 @@
 
 import structlog
 
+from dispatcher.console import masking
 from dispatcher.console.api.models import (
     Configuration,
     Webhook,
@@ -12,7 +13,6 @@ from dispatcher.console.api.models import (
 )
 from dispatcher.console.api.route import PREFIX, Call, Nothing, Reply
 from dispatcher.console.facts import Person
-from dispatcher.console.masking import masked_document, masked_url
 from dispatcher.errors import DispatcherError
 from dispatcher.stores.sql.records import StoredWebhook, WebhookQuery
 
@@ -70,7 +70,7 @@ def links(following: str | None) -> dict[str, str]:
 
 
 def _reply(stored: StoredWebhook, person: Person, headers: dict[str, str] | None = None) -> Reply:
-    document = dict(stored.document) if person.is_admin else masked_document(stored.document)
+    document = dict(stored.document) if person.is_admin else masking.document(stored.document)
     webhook = Webhook.model_validate(_summary(stored, person) | {"configuration": Configuration(document)})
     return Reply(webhook, {"ETag": f'"{stored.version}"'} | (headers or {}))
 
@@ -81,7 +81,7 @@ def _summary(stored: StoredWebhook, person: Person) -> dict[str, object]:
         "name": stored.name,
         "org": stored.tenant.org,
         "sandbox": stored.tenant.sandbox,
-        "url": stored.url if person.is_admin else masked_url(stored.url),
+        "url": stored.url if person.is_admin else masking.url(stored.url),
         "channels": stored.channels,
         "enabled": stored.enabled,
         "version": stored.version,

@@ -7,6 +7,7 @@ from dispatcher.console.pages import (
     dead_events,
     deliveries,
     doors,
+    events,
     frame,
     history,
     inventory,
@@ -24,5 +25,5 @@ def add_to(app: web.Application, parts: Parts) -> None:
     assets.add_to(app)
     site = Site(parts, assets)
     app[RENDERERS] = doors.renderers(site)
-    for page in (inventory, configuring, testing, overview, deliveries, dead_events, history, frame):
+    for page in (inventory, configuring, testing, overview, deliveries, events, dead_events, history, frame):
         page.add_to(app, site)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import orjson
 from pydantic import JsonValue
 
-from dispatcher.console.masking import masked_url
+from dispatcher.console import masking
 from dispatcher.console.pages.wording import rate
 from dispatcher.console.probes import keys_path
 from dispatcher.secrets import speaks_of_a_secret
@@ -14,6 +14,7 @@ from dispatcher.settings import Settings
 from dispatcher.stores.sql.documents import fingerprint_in
 from dispatcher.stores.sql.records import StoredWebhook
 from dispatcher.units import format_duration
+from dispatcher.webhooks import TenantKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,31 +39,29 @@ def rows_of(webhook: StoredWebhook, settings: Settings, *, shows_paths: bool) ->
     """Everything that is set, as the form has it.
 
     Args:
-        shows_paths: whether the URL's path and query may be seen: tenants put secrets there.
+        shows_paths: whether path and query of URLs may be seen: tenants put secrets there.
     """
-    document = webhook.document
+    document = webhook.document if shows_paths else masking.document(webhook.document)
     return [
-        Section("Basic configuration", tuple(_basics(document, shows_paths=shows_paths))),
-        Section("Authentication", tuple(_authentication(webhook, settings, shows_paths=shows_paths))),
+        Section("Basic configuration", tuple(_basics(document))),
+        Section("Authentication", tuple(_authentication(_mapping(document.get("auth")), webhook.tenant, settings))),
         Section("Header parameters", tuple(_headers(_mapping(document.get("headers"))))),
         Section("Advanced", tuple(_advanced(document, settings))),
     ]
 
 
-def _basics(document: Mapping[str, JsonValue], *, shows_paths: bool) -> Iterator[Row]:
+def _basics(document: Mapping[str, JsonValue]) -> Iterator[Row]:
     yield Row("Name", str(document["name"]))
     yield Row("Organisation", str(document["org"]), is_code=True)
     yield Row("Sandbox", str(document["sandbox"]), is_code=True)
     if document.get("sandbox_id"):
         yield Row("Sandbox id", str(document["sandbox_id"]), is_code=True)
     yield Row("Channels", ", ".join(_channel(one) for one in _items(document.get("channels"))))
-    url = str(document["url"])
-    yield Row("Webhook URL", url if shows_paths else masked_url(url), is_code=True)
+    yield Row("Webhook URL", str(document["url"]), is_code=True)
     yield Row("Deliveries", "On" if document.get("enabled", True) else "Paused: events are skipped")
 
 
-def _authentication(webhook: StoredWebhook, settings: Settings, *, shows_paths: bool) -> Iterator[Row]:
-    auth = _mapping(webhook.document.get("auth"))
+def _authentication(auth: Mapping[str, JsonValue], tenant: TenantKey, settings: Settings) -> Iterator[Row]:
     if auth.get("type") != "jwt":
         yield Row("Method", "No authentication")
         return
@@ -72,15 +71,14 @@ def _authentication(webhook: StoredWebhook, settings: Settings, *, shows_paths: 
     yield from _token(sign, "")
     if fetch:
         yield Row("Grant", str(fetch.get("grant")).replace("-", " "))
-        token_url = str(fetch.get("token_url"))
-        yield Row("Token endpoint", token_url if shows_paths else masked_url(token_url), is_code=True)
+        yield Row("Token endpoint", str(fetch.get("token_url")), is_code=True)
         yield from _texts(fetch, {"client_id": "Client id"})
         yield from _secret("Client secret", fetch.get("client_secret"))
         yield from _texts(fetch, {"scope": "Scope", "audience": "Audience"})
         yield from _token(_mapping(fetch.get("assertion")), "Assertion: ")
     token = sign or _mapping(fetch.get("assertion"))
     if token and not str(token.get("algorithm")).startswith("HS"):  # those have no public half
-        yield Row("Public key, as JWKS", (settings.console.public_url or "") + keys_path(webhook.tenant), is_code=True)
+        yield Row("Public key, as JWKS", (settings.console.public_url or "") + keys_path(tenant), is_code=True)
 
 
 def _token(token: Mapping[str, JsonValue], before: str) -> Iterator[Row]:

@@ -7,6 +7,7 @@ from typing import Final
 from aiohttp import web
 from pydantic import JsonValue
 
+from dispatcher.console.deeds import send_test
 from dispatcher.console.facts import Person, TestResult
 from dispatcher.console.pages.fields import CHOICES, LISTS, SECRETS, HeaderRow
 from dispatcher.console.pages.form import WebhookForm, stand_ins
@@ -14,7 +15,7 @@ from dispatcher.console.pages.key_words import describe
 from dispatcher.console.pages.scope import Scope
 from dispatcher.console.pages.sealing import Sealing
 from dispatcher.console.pages.site import Site, admin_of, to
-from dispatcher.console.pages.testing import Sample, send_test
+from dispatcher.console.pages.testing import Sample
 from dispatcher.errors import AlreadyExists, ConfigError, EditConflict, NotAllowed
 from dispatcher.stores.sql.documents import resolve_draft
 from dispatcher.stores.sql.records import StoredWebhook
@@ -113,10 +114,7 @@ class Configuring:
         elif action in ("save", "test"):
             config = await self._resolved(editing, person)
             if config is not None and action == "test":
-                try:
-                    editing.test = await send_test(self._site.parts, config, editing.sample, person, webhook)
-                except ConfigError as error:
-                    form.take_problems(error.problems)
+                await self._test(editing, config, person)
             elif config is not None:
                 saved = await self._saved(editing, config, person)
                 if saved is not None:
@@ -142,6 +140,18 @@ class Configuring:
                 form.add_error(place, told.told)
         form.sort_errors()
         return None if form.errors else config
+
+    async def _test(self, editing: Editing, config: WebhookConfig, person: Person) -> None:
+        sample, webhook = editing.sample, editing.webhook
+        webhook_id = None if webhook is None else webhook.id
+        try:
+            editing.test = await send_test(
+                self._site.parts, person, config, sample.channel, sample.message_status, webhook_id
+            )
+        except ConfigError as error:
+            editing.form.take_problems(error.problems)
+        except NotAllowed as error:
+            editing.form.add_error("org", str(error))
 
     async def _saved(self, editing: Editing, config: WebhookConfig, person: Person) -> StoredWebhook | None:
         webhooks, webhook, form = self._site.parts.webhooks, editing.webhook, editing.form

@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlencode
@@ -10,14 +10,13 @@ from urllib.parse import urlencode
 from aiohttp import web
 from multidict import MultiMapping
 
+from dispatcher.console import deeds, masking
 from dispatcher.console.facts import DeadFact, DeadQuery, Person, RedriveJob
-from dispatcher.console.pages.masking import recipient
 from dispatcher.console.pages.scope import Scope
 from dispatcher.console.pages.site import Site, admin_of, to
 from dispatcher.console.parts import person_of
 from dispatcher.errors import DispatcherError, NotFound
 from dispatcher.outcomes import DeadReason
-from dispatcher.stores.sql.records import AuditAction, StoredWebhook
 from dispatcher.webhooks import TenantKey
 
 PAGE: Final = 50
@@ -109,15 +108,16 @@ class DeadEventsPages:
         person = person_of(request)
         scope, dead = Scope.of(request, person), self._site.parts.dead_events
         page = dead.search(wanted.query(scope.tenant, time.time()), orgs=_orgs(person, scope))
-        items = page.items
         webhooks = {webhook.tenant: webhook for webhook in await self._site.webhooks(person, scope)}
+        whole = self._whole(scope, webhooks, wanted)
         return await self._site.page(
             request,
             "dead_events.html",
             at="dead",
             status=422 if problem else 200,
-            items=items,
+            items=page.items,
             total=page.total,
+            whole=whole,
             is_complete=page.is_complete,
             older=None if page.next is None else wanted.older(page.next),
             wanted=wanted,
@@ -135,7 +135,7 @@ class DeadEventsPages:
         posted = await request.post()
         wanted = Wanted.of(posted)
         try:
-            lots = self._lots(posted, person, Scope.of(request, person), wanted)
+            lots = await self._lots(posted, person, Scope.of(request, person), wanted)
         except NotFound as error:
             return await self._list(request, wanted, f"{error}: look through the list again")
         if not lots:
@@ -154,36 +154,22 @@ class DeadEventsPages:
         person = admin_of(request)
         posted = await request.post()
         wanted = Wanted.of(posted)
-        scope = Scope.of(request, person)
-        webhooks = {webhook.tenant: webhook for webhook in await self._site.webhooks(person, scope)}
         jobs: list[RedriveJob] = []
         problems: list[str] = []
         try:
-            lots = self._lots(posted, person, scope, wanted)
+            lots = await self._lots(posted, person, Scope.of(request, person), wanted)
         except NotFound as error:
             return await self._list(request, wanted, f"{error}: look through the list again")
         for lot in lots:
             try:
-                jobs.append(await self._begin(lot, wanted, person, webhooks.get(lot.tenant)))
+                ids, query = frozenset(lot.ids) or None, replace(wanted.query(lot.tenant, time.time()), before=None)
+                jobs.append(await deeds.redrive(self._site.parts, person, lot.tenant, ids, query))
             except DispatcherError as error:
                 problems.append(f"{lot.tenant}: {error.for_tenants}.")
         if not jobs:
             return await self._list(request, wanted, " ".join(problems) or "Nothing was selected.")
-        return to("/dead-events/redrives?" + urlencode([("job", job.id) for job in jobs]))
-
-    async def _begin(self, lot: Lot, wanted: Wanted, person: Person, webhook: StoredWebhook | None) -> RedriveJob:
-        query = replace(wanted.query(lot.tenant, time.time()), before=None)
-        job = await self._site.parts.dead_events.redrive(
-            lot.tenant, ids=frozenset(lot.ids) if lot.ids else None, query=query, by=person.name, orgs=person.orgs
-        )
-        await self._site.parts.audit.record(
-            AuditAction.REDRIVE,
-            by=person.name,
-            tenant=lot.tenant,
-            webhook_id=None if webhook is None else webhook.id,
-            details={"job": job.id, "events": job.total},
-        )
-        return job
+        left = [("left", str(len(problems)))] if problems else []
+        return to("/dead-events/redrives?" + urlencode([*(("job", job.id) for job in jobs), *left]))
 
     async def progress(self, request: web.Request) -> web.StreamResponse:
         orgs = person_of(request).orgs
@@ -191,17 +177,31 @@ class DeadEventsPages:
         if not jobs:
             raise NotFound("there is no such redrive")
         is_running = any(job.state == "running" for job in jobs)
-        return await self._site.page(request, "redrives.html", at="dead", jobs=jobs, is_running=is_running)
+        left = request.query.get("left", "")
+        return await self._site.page(
+            request,
+            "redrives.html",
+            at="dead",
+            jobs=jobs,
+            is_running=is_running,
+            left=int(left[:4]) if left.isascii() and left.isdecimal() else 0,
+        )
 
-    def _lots(self, posted: MultiMapping[object], person: Person, scope: Scope, wanted: Wanted) -> list[Lot]:
+    def _whole(self, scope: Scope, tenants: Collection[TenantKey], wanted: Wanted) -> Lot | None:
+        """What "all" means: those of the scope's one sandbox, or of the only one there is; None over several."""
+        tenant = next(iter(tenants)) if scope.tenant is None and len(tenants) == 1 else scope.tenant
+        if tenant is None:
+            return None
+        query = replace(wanted.query(tenant, time.time()), redriven=False, before=None, limit=1)
+        return Lot(tenant, self._site.parts.dead_events.search(query, orgs=frozenset({tenant.org})).total, ())
+
+    async def _lots(self, posted: MultiMapping[object], person: Person, scope: Scope, wanted: Wanted) -> list[Lot]:
         """What was chosen, by tenant. Raises NotFound for an id that isn't there, or another's."""
         dead = self._site.parts.dead_events
         if _chose_all(posted):
-            if scope.tenant is None:
-                return []
-            query = replace(wanted.query(scope.tenant, time.time()), before=None, limit=1)
-            total = dead.search(query, orgs=_orgs(person, scope)).total
-            return [Lot(scope.tenant, total, ())] if total else []
+            tenants = {webhook.tenant for webhook in await self._site.webhooks(person, scope)}
+            whole = self._whole(scope, tenants, wanted)
+            return [whole] if whole is not None and whole.events else []
         ids = list(dict.fromkeys(str(one)[:100] for one in posted.getall("id", [])))[:MOST_CHOSEN]
         return list(_by_tenant(dead.get(one, orgs=person.orgs) for one in ids))
 
@@ -225,4 +225,4 @@ def _orgs(person: Person, scope: Scope) -> frozenset[str] | None:
 def _recipient(fact: DeadFact, person: Person) -> str:
     if not fact.recipient:
         return ""
-    return fact.recipient if person.is_admin else recipient(fact.recipient)
+    return fact.recipient if person.is_admin else masking.recipient(fact.recipient)

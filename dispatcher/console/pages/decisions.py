@@ -1,15 +1,17 @@
 """What is decided for one event, and what is sent of it, as `dispatcher explain` tells it; secrets masked."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import orjson
 
-from dispatcher.console.pages import masking
+from dispatcher.console import masking
 from dispatcher.errors import NotFound
 from dispatcher.explanation import Limits, Line, explain
 from dispatcher.feedback import encode_feedback
 from dispatcher.kafka.reading import open_topic
+from dispatcher.kafka.topics import dead_letter_topic
 from dispatcher.records import Origin, Record
 from dispatcher.settings import KafkaSettings, Settings
 from dispatcher.stores.sql.records import StoredWebhook
@@ -62,21 +64,26 @@ async def record_at(settings: KafkaSettings, origin: Origin) -> Record:
 
 
 async def decision_on(
-    origin: Origin, webhook: StoredWebhook, settings: Settings, now: float, event_id: str, *, shows_people: bool
+    places: Sequence[Origin],
+    webhook: StoredWebhook,
+    settings: Settings,
+    now: float,
+    event_id: str,
+    *,
+    shows_people: bool,
 ) -> Decision:
     """The decision, made anew on the event's record with the webhook as it is now.
 
     Args:
+        places: where the record may be found: the first that still has it is read.
         event_id: the `webhook-id` that is asked for; another tenant's event is not found.
         shows_people: whether recipients may be seen.
 
     Raises:
-        NotFound: the record is gone, or is another event.
+        NotFound: the record is nowhere any more, or is another event.
         DispatcherError: the broker can't be reached.
     """
-    if origin.topic != settings.kafka.topic:
-        raise NotFound("the event came from another topic than is read now")
-    record = await record_at(settings.kafka, origin)
+    record = await _first_kept(settings.kafka, places)
     known = Webhook.of(webhook.config(), webhook.id)
     limits = Limits(settings.kafka.max_record_bytes, settings.delivery.max_body, settings.delivery.timeout)
     explained = explain(record, [known], limits, now)
@@ -97,6 +104,18 @@ async def decision_on(
         headers=tuple((line.name.removeprefix("header "), line.text) for line in headers),
         payload=orjson.dumps(value, option=orjson.OPT_INDENT_2).decode(),
     )
+
+
+async def _first_kept(settings: KafkaSettings, places: Sequence[Origin]) -> Record:
+    known = (settings.topic, dead_letter_topic(settings.topic))
+    missing = NotFound("the event came from another topic than is read now")
+    for place in places:
+        if place.topic in known:
+            try:
+                return await record_at(settings, place)
+            except NotFound as error:
+                missing = error
+    raise missing
 
 
 def _rule(line: Line) -> Rule:

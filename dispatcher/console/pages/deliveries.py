@@ -1,8 +1,7 @@
-"""What was sent: attempts of one webhook or all, and everything about one event."""
+"""What was sent: the latest attempts, of one webhook or of all."""
 
 import heapq
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, cast
 from urllib.parse import urlencode
@@ -10,13 +9,10 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from dispatcher.console.facts import AttemptFact, AttemptQuery
-from dispatcher.console.pages import decisions
 from dispatcher.console.pages.scope import Scope
 from dispatcher.console.pages.site import MAX_TENANTS, Site
 from dispatcher.console.pages.standing import standing_of
 from dispatcher.console.parts import person_of
-from dispatcher.console.sources.words import cure
-from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.stores.sql.records import StoredWebhook
 
 PAGE: Final = 50
@@ -37,7 +33,6 @@ def add_to(app: web.Application, site: Site) -> None:
     pages = Deliveries(site)
     app.router.add_get("/deliveries", pages.of_all)
     app.router.add_get("/webhooks/{webhook_id}/deliveries", pages.of_webhook)
-    app.router.add_get("/webhooks/{webhook_id}/deliveries/{event_id}", pages.of_event)
 
 
 class Deliveries:
@@ -85,54 +80,6 @@ class Deliveries:
             problem=self._site.parts.attempts.problem,
         )
 
-    async def of_event(self, request: web.Request) -> web.StreamResponse:
-        webhook = await self._site.webhook(request)
-        event_id = request.match_info["event_id"]
-        query = AttemptQuery(event_id=event_id, limit=200)
-        facts = sorted(self._site.parts.attempts.search(webhook.tenant, query).items, key=lambda fact: fact.at)
-        decision: decisions.Decision | None = None
-        problem = ""
-        origin = next((fact.origin for fact in reversed(facts) if fact.origin is not None), None)
-        if "explain" in request.query and origin is not None:
-            settings = self._site.parts.settings
-            try:
-                decision = await decisions.decision_on(
-                    origin, webhook, settings, time.time(), event_id, shows_people=person_of(request).is_admin
-                )
-            except DispatcherError as error:
-                problem = error.for_tenants
-        return await self._site.page(
-            request,
-            "event.html",
-            at="webhooks",
-            status=200 if facts else 404,
-            webhook=webhook,
-            event_id=event_id,
-            facts=facts,
-            next_step=await self._next_step(webhook, facts),
-            what_to_do=_cure(webhook, facts),
-            can_explain=origin is not None,
-            decision=decision,
-            problem=problem,
-        )
-
-    async def _next_step(self, webhook: StoredWebhook, facts: Sequence[AttemptFact]) -> str:
-        if not facts:
-            return ""
-        match facts[-1].verdict:
-            case "delivered":
-                return "Nothing more happens: your server took the event."
-            case "dead":
-                return "Nothing more happens by itself: it is among the dead events, from where it can be sent again."
-            case "suspend":
-                return "It waits until the webhook is edited or reactivated; then it is tried again."
-        standing = await standing_of(self._site.parts, webhook)
-        if standing.is_stopped:
-            return "It waits: sending is stopped until the webhook is edited or reactivated."
-        due = min((tier.next_due for tier in standing.tiers or () if tier.next_due is not None), default=None)
-        wait = "" if due is None else f" The webhook's next waiting event is due in {max(0, due - time.time()):.0f} s."
-        return f"It is tried again, at growing intervals, until it is too old.{wait}"
-
 
 def _query(request: web.Request) -> AttemptQuery:
     outcome = request.query.get("outcome", "")
@@ -150,13 +97,3 @@ def _older(request: web.Request, cursor: str | None) -> str | None:
         return None
     given: Mapping[str, str] = {key: value for key, value in request.query.items() if key in ("event", "outcome")}
     return f"{request.path}?{urlencode({**given, 'before': cursor})}"
-
-
-def _cure(webhook: StoredWebhook, facts: Sequence[AttemptFact]) -> str:
-    if not facts or facts[-1].verdict == "delivered":
-        return ""
-    last = facts[-1]
-    try:
-        return cure(last.reason, last.status, last.detail, webhook.config())
-    except ConfigError:  # of another version of this program
-        return last.detail

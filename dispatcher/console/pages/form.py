@@ -113,7 +113,7 @@ class WebhookForm:
         form.campaign_ids = text_of(posted, "campaign_ids")
         form.take_stored(document)
         for place, one in form.secrets.items():
-            one.typed = text_of(posted, place, strip=False)
+            one.typed = text_of(posted, place, strip=False).replace("\r\n", "\n")  # as it was before a browser sent it
             sealed = text_of(posted, f"{place}.sealed", strip=False)
             one.is_removed = text_of(posted, f"{place}.remove") == "on"
             if not one.typed and sealed and not one.is_removed:

@@ -1,9 +1,11 @@
 """Who did what, when: of one webhook, and of all."""
 
+from dataclasses import replace
 from typing import Final
 
 from aiohttp import web
 
+from dispatcher.console import masking
 from dispatcher.console.pages.scope import Scope
 from dispatcher.console.pages.site import Site
 from dispatcher.console.pages.standing import standing_of
@@ -32,7 +34,7 @@ class History:
         person = person_of(request)
         scope = Scope.of(request, person)
         orgs: Orgs = person.orgs if scope.org is None else frozenset({scope.org})
-        entries, older = await self._search(request, orgs=orgs, webhook_id=None, sandbox=scope.sandbox)
+        entries, older = await self._search(request, orgs, webhook_id=None, sandbox=scope.sandbox)
         return await self._site.page(
             request, "audit.html", at="audit", entries=entries, older=older, action=_action(request), webhook=None
         )
@@ -40,7 +42,7 @@ class History:
     async def of_webhook(self, request: web.Request) -> web.StreamResponse:
         webhook = await self._site.webhook(request)
         orgs = person_of(request).orgs
-        entries, older = await self._search(request, orgs=orgs, webhook_id=webhook.id, sandbox=None)
+        entries, older = await self._search(request, orgs, webhook_id=webhook.id, sandbox=None)
         return await self._site.page(
             request,
             "webhook_audit.html",
@@ -54,7 +56,7 @@ class History:
         )
 
     async def _search(
-        self, request: web.Request, *, orgs: Orgs, webhook_id: str | None, sandbox: str | None
+        self, request: web.Request, orgs: Orgs, *, webhook_id: str | None, sandbox: str | None
     ) -> tuple[list[AuditEntry], int | None]:
         """A page of lines, and where the next one begins."""
         text = request.query.get("before", "")
@@ -65,11 +67,11 @@ class History:
             query = AuditQuery(webhook_id=webhook_id, action=action, before=before, limit=PAGE)
             entries = await self._site.parts.audit.search(query, orgs=orgs)
             found += [one for one in entries if sandbox is None or (one.tenant and one.tenant.sandbox == sandbox)]
-            if len(entries) < PAGE:
-                return found, None
-            before = entries[-1].id
-            if len(found) >= PAGE:
+            before = entries[-1].id if len(entries) == PAGE else None
+            if before is None or len(found) >= PAGE:
                 break
+        if not person_of(request).is_admin:
+            found = [replace(one, changes=masking.changes(one.changes)) for one in found]
         return found, before
 
 

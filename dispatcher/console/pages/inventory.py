@@ -1,7 +1,7 @@
 """The list of webhooks, with how each one is doing."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, cast, get_args
 from urllib.parse import urlencode, urlsplit
@@ -18,7 +18,9 @@ from dispatcher.stores.sql.records import StoredWebhook, WebhookQuery
 from dispatcher.webhooks import Channel
 
 PAGE: Final = 25
-Sort = Literal["name", "tenant", "created", "updated"]
+Sort = Literal["name", "tenant", "state", "last", "delivered", "waiting", "dead"]
+_MOST_FIRST: Final = frozenset[Sort]({"delivered", "waiting", "dead"})
+_WORST_FIRST: Final = ("disabled", "unstable", "failing", "active", "paused")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Wanted:
             cast(State, state) if state in get_args(State) else None,
             Channel(channel) if channel in list(Channel) else None,
             cast(Sort, sort) if sort in get_args(Sort) else "name",
-            query.get("order") == "down",
+            {"up": False, "down": True}.get(query.get("order", ""), sort in _MOST_FIRST),
             int(page) if page.isdecimal() and 1 <= int(page[:6]) < 100_000 else 1,
         )
 
@@ -50,10 +52,15 @@ class Wanted:
     def is_filtered(self) -> bool:
         return bool(self.text or self.state or self.channel)
 
+    @property
+    def order(self) -> str:
+        """As it stands in the address; empty for a column's own."""
+        return "" if self.descending == (self.sort in _MOST_FIRST) else "down" if self.descending else "up"
+
     def sorted_by(self, sort: Sort) -> str:
         """The address of the same, sorted by a column, or the other way round."""
-        other_way = sort == self.sort and not self.descending
-        return replace(self, sort=sort, descending=other_way, page=1).link
+        descending = not self.descending if sort == self.sort else sort in _MOST_FIRST
+        return replace(self, sort=sort, descending=descending, page=1).link
 
     def at_page(self, page: int) -> str:
         return replace(self, page=page).link
@@ -65,7 +72,7 @@ class Wanted:
             "state": self.state or "",
             "channel": self.channel or "",
             "sort": "" if self.sort == "name" else self.sort,
-            "order": "down" if self.descending else "",
+            "order": self.order,
             "page": "" if self.page == 1 else str(self.page),
         }
         return "/?" + urlencode({name: value for name, value in given.items() if value})
@@ -88,7 +95,7 @@ class Found:
     lines: Sequence[Line]
     total: int
     is_partial: bool = False
-    """Only the first `MAX_TENANTS` were looked at: filtering by state asks the dispatchers for each."""
+    """Only the first `MAX_TENANTS` were looked at: how each one is doing is not in the database."""
 
 
 def add_to(app: web.Application, site: Site) -> None:
@@ -127,22 +134,38 @@ class Inventory:
             enabled=None if wanted.state is None else wanted.state != "paused",
             org=scope.org,
             sandbox=scope.sandbox,
-            sort=wanted.sort,
-            descending=wanted.descending,
-            offset=(wanted.page - 1) * PAGE,
-            limit=PAGE,
         )
-        asks_dispatchers = wanted.state not in (None, "paused")
-        if asks_dispatchers:
-            query = replace(query, offset=0, limit=MAX_TENANTS)
-        page = await self._site.parts.webhooks.search(query, orgs=person.orgs)
-        lines: list[Line] = list(await asyncio.gather(*map(self._line, page.items)))
-        if not asks_dispatchers:
-            return Found(lines, page.total)
-        lines = [line for line in lines if line.standing.state == wanted.state]
+        if wanted.state in (None, "paused") and (wanted.sort == "name" or wanted.sort == "tenant"):
+            begin = (wanted.page - 1) * PAGE
+            query = replace(query, sort=wanted.sort, descending=wanted.descending, offset=begin, limit=PAGE)
+            page = await self._site.parts.webhooks.search(query, orgs=person.orgs)
+            return Found(await self._lines(page.items), page.total)
+        page = await self._site.parts.webhooks.search(replace(query, limit=MAX_TENANTS), orgs=person.orgs)
+        lines = [line for line in await self._lines(page.items) if wanted.state in (None, line.standing.state)]
+        lines.sort(key=_KEYS[wanted.sort], reverse=wanted.descending)
         begin = (wanted.page - 1) * PAGE
         return Found(lines[begin : begin + PAGE], len(lines), is_partial=page.total > MAX_TENANTS)
+
+    async def _lines(self, webhooks: Sequence[StoredWebhook]) -> list[Line]:
+        return list(await asyncio.gather(*map(self._line, webhooks)))
 
     async def _line(self, webhook: StoredWebhook) -> Line:
         standing = await standing_of(self._site.parts, webhook)
         return Line(webhook, standing, sparkline_of(standing.outcomes), urlsplit(webhook.url).hostname or "")
+
+
+def _severity(line: Line) -> int:
+    standing = line.standing
+    is_failing = standing.state == "active" and standing.failing is not None
+    return _WORST_FIRST.index("failing" if is_failing else standing.state)
+
+
+_KEYS: Final[dict[Sort, Callable[[Line], tuple[object, ...]]]] = {
+    "name": lambda line: (line.webhook.name.casefold(),),
+    "tenant": lambda line: tuple(line.webhook.tenant),
+    "state": lambda line: (_severity(line),),
+    "last": lambda line: (line.standing.last_delivery or 0.0,),
+    "delivered": lambda line: (line.standing.outcomes.delivered,),
+    "waiting": lambda line: (line.standing.waiting or 0,),
+    "dead": lambda line: (line.standing.dead,),
+}

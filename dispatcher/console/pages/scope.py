@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote
 from aiohttp import web
 
 from dispatcher.console.facts import Person
-from dispatcher.stores.sql.records import StoredWebhook
+from dispatcher.stores.sql.records import Orgs, StoredWebhook
 from dispatcher.webhooks import TenantKey
 
 SCOPE_COOKIE: Final = "dispatcher-scope"
@@ -63,11 +63,11 @@ class Scope:
             return "All organisations"
         return f"{self.org} / {self.sandbox}" if self.sandbox else f"{self.org}, all sandboxes"
 
-    def choices(self, webhooks: Iterable[StoredWebhook]) -> list[Choice]:
-        """Everything to choose from, this one among it."""
+    def choices(self, webhooks: Iterable[StoredWebhook], orgs: Orgs) -> list[Choice]:
+        """Everything to choose from, this one among it; `orgs` are the asker's, which may have no webhook yet."""
         scopes = [Scope()]
         tenants = sorted({webhook.tenant for webhook in webhooks})
-        for org in dict.fromkeys(tenant.org for tenant in tenants):
+        for org in sorted({tenant.org for tenant in tenants} | (orgs or frozenset())):
             scopes.append(Scope(org))
             scopes += [Scope(*tenant) for tenant in tenants if tenant.org == org]
         if self not in scopes:

@@ -53,7 +53,7 @@ class Site:
             at=at,
             person=person,
             scope=scope,
-            scopes=scope.choices(webhooks),
+            scopes=scope.choices(webhooks, None if person is None else person.orgs),
             **told,
         )
 

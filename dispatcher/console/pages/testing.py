@@ -6,13 +6,13 @@ from typing import Final
 from aiohttp import web
 from multidict import MultiMapping
 
-from dispatcher.console.facts import Person, TestResult
+from dispatcher.console.deeds import send_test
+from dispatcher.console.facts import TestResult
 from dispatcher.console.pages.site import Site, admin_of
 from dispatcher.console.pages.standing import standing_of
-from dispatcher.console.parts import Parts
 from dispatcher.errors import ConfigError
-from dispatcher.stores.sql.records import AuditAction, StoredWebhook
-from dispatcher.webhooks import Channel, WebhookConfig
+from dispatcher.stores.sql.records import StoredWebhook
+from dispatcher.webhooks import Channel
 
 STATUSES: Final = ("delivered", "sent", "bounce", "error", "exclude", "delay", "duplicate", "denylist", "read")
 
@@ -42,26 +42,6 @@ class Sample:
         return STATUSES
 
 
-async def send_test(
-    parts: Parts, config: WebhookConfig, sample: Sample, person: Person, webhook: StoredWebhook | None
-) -> TestResult:
-    """Send a sample event, and write down that it was.
-
-    Raises:
-        ConfigError: a key can't be used.
-        StoreUnavailable: it was sent, but not written down.
-    """
-    result = await parts.test_events.send(config, sample.channel, sample.message_status)
-    await parts.audit.record(
-        AuditAction.TEST,
-        by=person.name,
-        tenant=config.tenant,
-        webhook_id=None if webhook is None else webhook.id,
-        details={"channel": sample.channel.value, "status": sample.message_status, "result": result.reason},
-    )
-    return result
-
-
 def add_to(app: web.Application, site: Site) -> None:
     """Add the routes."""
     pages = Testing(site)
@@ -87,7 +67,9 @@ class Testing:
         sample = Sample.of(await request.post())
         try:
             config = await self._site.parts.webhooks.for_delivery(webhook.id, orgs=person.orgs)
-            result = await send_test(self._site.parts, config, sample, person, webhook)
+            result = await send_test(
+                self._site.parts, person, config, sample.channel, sample.message_status, webhook.id
+            )
         except ConfigError as error:
             return await self._page(request, webhook, sample, None, [str(one) for one in error.problems])
         return await self._page(request, webhook, sample, result)

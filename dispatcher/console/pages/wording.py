@@ -52,6 +52,16 @@ DEAD_REASONS: Final = {
     "expired": "Failed until too old",
 }
 
+PARK_REASONS: Final = {
+    "attempt_failed": "the last attempt failed",
+    "breaker_open": "sending was held back, as nearly everything failed",
+    "lane_full": "the endpoint took fewer events than came",
+    "held": "the endpoint had asked for a pause",
+    "suspended": "the endpoint had asked for no more",
+    "tenant_disabled": "sending was stopped, as everything failed for a day",
+    "unusable": "the webhook could not be used: a secret could not be decrypted",
+}
+
 ACTIONS: Final = {
     "create": "Created",
     "edit": "Edited",
@@ -68,7 +78,7 @@ STEPS: Final = {
     "address": "Address found",
     "connect": "Connected",
     "tls": "TLS established",
-    "token": "Token had",
+    "token": "Token ready",
     "request": "Request sent",
     "first_byte": "First byte",
     "answer": "Answer",
@@ -140,6 +150,12 @@ def iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
+def death(detail: str) -> str:
+    """Why an event is dead, as its record tells it: with words where it gives the reason of the last waiting."""
+    before, last, reason = detail.rpartition("; last: ")
+    return f"{before}{last}{PARK_REASONS.get(reason, reason)}" if last else detail
+
+
 def milliseconds(value: float | None) -> str:
     """`84 ms`, `1.2 s`."""
     if value is None:
@@ -157,6 +173,11 @@ def count(value: int | None) -> str:
 def events(value: int) -> str:
     """`1 event`, `12 events`."""
     return f"{value:,} event{'' if value == 1 else 's'}"
+
+
+def attempts(value: int) -> str:
+    """`never sent`, `after 1 attempt`, `after 12 attempts`."""
+    return f"after {value:,} attempt{'' if value == 1 else 's'}" if value else "never sent"
 
 
 def percent(share: float) -> str:
@@ -208,8 +229,10 @@ def word(key: object, words: dict[str, str]) -> str:
 FILTERS: Final[dict[str, Callable[..., object]]] = {
     "ago": ago,
     "answer": answer,
+    "attempts": attempts,
     "clock": clock,
     "count": count,
+    "death": death,
     "dead_reason": lambda key: word(key or "unknown", DEAD_REASONS),
     "action": lambda key: word(key, ACTIONS),
     "duration": format_duration,

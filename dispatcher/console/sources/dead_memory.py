@@ -105,6 +105,7 @@ class DeadMemory:
         fact = kept.fact
         return (
             _may_see(fact, orgs)
+            and (query.event_id is None or fact.event_id == query.event_id)
             and (query.redriven is None or query.redriven == (kept.place in self._redriven))
             and (not query.reasons or fact.reason in query.reasons)
             and (query.message_status is None or fact.message_status == query.message_status)

@@ -26,7 +26,7 @@ from dispatcher.outcomes import Attempt, FailureReason, Phases
 from dispatcher.records import Claim, Turn
 from dispatcher.settings import Settings
 from dispatcher.transport import Transport, open_transport
-from dispatcher.transport.request import Request
+from dispatcher.transport.request import Endpoint, Request
 from dispatcher.transport.token_posts import TokenPosts
 from dispatcher.webhooks import Channel, Webhook, WebhookConfig
 
@@ -125,7 +125,7 @@ class SampleSender:
         reason = reason_of(attempt)
         answer = _plain(attempt.body.decode(errors="replace"))
         return TestResult(
-            steps=ladder(attempt, sent.tokens, sent.token_ms, is_tls=destination.endpoint.scheme == "https"),
+            steps=ladder(sent, destination.endpoint, len(parcel.body)),
             event_id=parcel.webhook_id,
             verdict=judgement.verdict.name.lower(),
             reason=reason,
@@ -156,32 +156,34 @@ _ENDS_AT: Final[dict[FailureReason, _Name]] = {
 """The step at which each failure is noticed; TOKEN comes before all of them."""
 
 
-def ladder(attempt: Attempt, tokens: int, token_ms: float | None, *, is_tls: bool) -> tuple[Step, ...]:
-    """What was reached of a POST, and how long each part took."""
-    failure, phases = attempt.failure, attempt.phases
+def ladder(sent: _Sent, endpoint: Endpoint, size: int) -> tuple[Step, ...]:
+    """What was reached of a POST of `size` bytes, and how long each part took."""
+    failure, phases = sent.attempt.failure, sent.attempt.phases
     if failure is FailureReason.TOKEN:
         rungs = [Step(name, None) for name in _STEPS[:3]]
-        return (*rungs, Step("token", False, told=attempt.detail), *(Step(name, None) for name in _STEPS[3:]))
+        return (*rungs, Step("token", False, told=sent.attempt.detail), *(Step(name, None) for name in _STEPS[3:]))
     last = len(_STEPS) if failure is None else _STEPS.index(_ENDS_AT[failure])
-    told = _told(phases, attempt.status)
+    told = _told(phases, sent.attempt.status) | {"connect": f"port {endpoint.port}", "request": f"{size:,} bytes"}
     taken = _taken_ms(phases)
     steps: list[Step] = []
     for number, name in enumerate(_STEPS):
-        if name == "tls" and not is_tls:
+        if name == "tls" and endpoint.scheme != "https":
             steps.append(Step("tls", None, told="not used"))
         elif number < last:
             steps.append(Step(name, True, taken.get(name), told.get(name, "")))
         else:
-            steps.append(Step(name, False, None, attempt.detail) if number == last else Step(name, None))
-    steps.insert(3, _token_step(tokens, token_ms))
+            steps.append(Step(name, False, None, sent.attempt.detail) if number == last else Step(name, None))
+    steps.insert(3, _token_step(sent))
     return tuple(steps)
 
 
-def _token_step(tokens: int, token_ms: float | None) -> Step:
-    if not tokens:
-        return Step("token", None, told="none is fetched")
-    told = "a fresh one, as the first was refused" if tokens > 1 else "fetched"
-    return Step("token", True, None if token_ms is None else round(token_ms, 1), told)
+def _token_step(sent: _Sent) -> Step:
+    if not sent.tokens and sent.token is None:
+        return Step("token", None, told="none is needed")
+    told = "signed by us"
+    if sent.tokens:
+        told = "a fresh one, as the first was refused" if sent.tokens > 1 else "fetched"
+    return Step("token", True, None if sent.token_ms is None else round(sent.token_ms, 1), told)
 
 
 def _told(phases: Phases, status: int | None) -> dict[str, str]:

@@ -248,15 +248,17 @@ def dead_facts() -> list[DeadFact]:
         ("rejected", "422: unknown campaign", 422, 1), ("expired", "Connection refused", None, 31),
         ("redirected", "301", 301, 1), ("expired", "401", 401, 28), ("too_large", "261,402 bytes", None, 0),
     )  # fmt: skip
-    tenants = (CONTOSO, NORTHWIND, FABRIKAM)
-    people = ("jana.novak@luma.example", "m.okafor@contoso.example", "+15555550147", "sofia@fabrikam.example")
+    mail = ("jana.novak@luma.example", "m.okafor@contoso.example", "sofia@fabrikam.example")
+    sms = ("+15555550147", "+442079460958")
     facts = []
     for number in range(64):
         reason, detail, status, attempts = causes[number % 5]
+        tenant = (CONTOSO, NORTHWIND, FABRIKAM)[number % 3]
+        is_sms = tenant == NORTHWIND or (tenant == FABRIKAM and number % 4 == 0)
         facts.append(
             DeadFact(
                 f"{number % 3}-{900 - number}",
-                tenants[number % 3],
+                tenant,
                 event_id(1000 + number),
                 now - 90 - number * 811,
                 now - 90_000,
@@ -265,14 +267,14 @@ def dead_facts() -> list[DeadFact]:
                 attempts,
                 status,
                 ("bounce", "delivered", "error")[number % 3],
-                "email" if number % 4 else "sms",
-                people[number % 4],
+                "sms" if is_sms else "email",
+                sms[number % 2] if is_sms else mail[number % len(mail)],
                 False,
                 Origin("delivery-events", number % 6, number),
             )
         )
     facts.append(
-        DeadFact("1-12", None, None, now - 4000, None, "unreadable", "body.xdmEntity: missing", 0, None, None, None,
+        DeadFact("1-12", None, None, now - 4000, None, "unreadable", "body.xdmEntity._experience.customerJourneyManagement.messageDeliveryfeedback: missing", 0, None, None, None,
                  None, False, Origin("delivery-events", 1, 99))
     )  # fmt: skip
     return sorted(facts, key=lambda fact: -fact.died_at)
@@ -286,12 +288,15 @@ class SceneryDeadEvents:
     def __init__(self, facts: Sequence[DeadFact] | None = None) -> None:
         self.facts = list(dead_facts() if facts is None else facts)
         self.jobs: dict[str, RedriveJob] = {}
+        self.busy: set[TenantKey] = set()
+        """Whose events are being sent again already."""
 
     def search(self, query: DeadQuery, *, orgs: Orgs) -> DeadPage:
         found = [
             fact for fact in self.facts
             if (query.tenant is None or fact.tenant == query.tenant)
             and (orgs is None or (fact.tenant is not None and fact.tenant.org in orgs))
+            and (query.event_id is None or fact.event_id == query.event_id)
             and (not query.reasons or fact.reason in query.reasons)
             and (query.message_status is None or fact.message_status == query.message_status)
             and (query.since is None or fact.died_at >= query.since)
@@ -313,6 +318,8 @@ class SceneryDeadEvents:
     async def redrive(
         self, tenant: TenantKey, *, ids: frozenset[str] | None, query: DeadQuery, by: str, orgs: Orgs
     ) -> RedriveJob:
+        if tenant in self.busy:
+            raise DispatcherError(f"events of {tenant} are being sent again already: wait until that is done")
         whole = replace(query, tenant=tenant, limit=10_000, before=None)
         chosen = {fact.id for fact in self.search(whole, orgs=orgs).items} if ids is None else ids
         total = sum(fact.id in chosen for fact in self.facts)

@@ -12,12 +12,13 @@ from playwright.async_api import async_playwright
 
 from dispatcher.console.facts import AttemptQuery
 from tests.console.pages.browsing import CHROMIUM, PHONE, Window, launched, window
-from tests.console.pages.scenery import CONTOSO, EXPLAINED_ID, LUMA
+from tests.console.pages.scenery import CONTOSO, EXPLAINED_ID, LUMA, dead_facts
 from tests.console.pages.stage import Stage, staged
 
 TARGET = Path(__file__).parents[3] / "docs" / "screenshots"
 TALLEST = 2400
 """Pixels; lists go on and on."""
+DEAD_ID = next(fact.event_id for fact in dead_facts() if fact.tenant == CONTOSO)
 LOOKS = (("light", "light", None), ("dark", "dark", None), ("phone", "light", PHONE))
 
 
@@ -54,6 +55,7 @@ async def shots(stage: Stage, shown: Window, look: str, only: str, target: Path)
         "configuration": stage.path(LUMA, "/configuration"),
         "webhook-audit": stage.path(LUMA, "/audit"),
         "delivery": stage.path(LUMA, f"/deliveries/{delivered}"),
+        "delivery-dead": stage.path(CONTOSO, f"/deliveries/{DEAD_ID}"),
         "delivery-explained": stage.path(LUMA, f"/deliveries/{delivered}?explain=1"),
         "create": "/webhooks/new",
         "edit": stage.path(LUMA, "/edit"),

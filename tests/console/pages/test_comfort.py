@@ -6,9 +6,10 @@ import pytest
 from playwright.async_api import Browser, Dialog, Route, expect
 
 from dispatcher.errors import StoreUnavailable
+from dispatcher.secrets import Secret
 from dispatcher.stores.sql.records import Role
 from tests.console.pages.browsing import PHONE, Window, window
-from tests.console.pages.scenery import CONTOSO, EC_KEY, EXPLAINED_ID, LUMA, NORTHWIND, TAILSPIN
+from tests.console.pages.scenery import CONTOSO, EC_KEY, EXPLAINED_ID, FABRIKAM, LUMA, NORTHWIND, TAILSPIN
 from tests.console.pages.stage import Stage
 
 LOOKS = {"light": ("light", None), "dark": ("dark", None), "phone": ("dark", PHONE)}
@@ -139,13 +140,16 @@ async def test_a_typed_key_survives_another_mistake_and_is_never_shown(
             await page.fill(f"#f-{key}", value)
         await page.get_by_role("button", name="Submit").last.click()
         await expect(page.locator("main")).to_contain_text("Received, not saved yet")
-        await expect(page.locator("#f-auth-sign-key-typed")).to_contain_text("EC P-256")
+        fingerprint = Secret(EC_KEY.strip().encode()).fingerprint()  # of the file that it was pasted from
+        await expect(page.locator("#f-auth-sign-key-typed")).to_contain_text(
+            f"EC P-256, 256 bits, fingerprint {fingerprint}"
+        )
         assert "MIGHAgEA" not in await page.content()
         await page.fill("#f-url", "https://hooks.acme.example/in")
         await page.get_by_role("button", name="Submit").last.click()
         await expect(page.get_by_role("heading", name="Sealed")).to_be_visible()
         await page.get_by_role("link", name="Edit", exact=True).click()
-        await expect(page.locator("main")).to_contain_text("Stored, fingerprint")
+        await expect(page.locator("main")).to_contain_text(f"Stored, fingerprint {fingerprint}")
         assert "MIGHAgEA" not in await page.content()
 
 
@@ -201,6 +205,10 @@ async def test_an_event_is_explained_and_its_people_hidden_from_viewers(browser:
             text = await page.inner_text("main")
             assert "canary" not in text
             assert ("/feedback" in text) == (role is Role.ADMIN)
+            for below in ("/configuration", "/audit"):  # tenants put keys into paths
+                await shown.go(stage.path(FABRIKAM, below))
+                for path in ("fabrikam.example/ajo", "oauth2/token"):
+                    assert (path in str(await page.text_content("main"))) == (role is Role.ADMIN), below
 
 
 async def test_an_event_that_is_gone_says_so(browser: Browser, stage: Stage) -> None:
@@ -276,6 +284,18 @@ async def test_paused_stopped_and_empty_are_told_apart(browser: Browser, stage: 
         await page.get_by_role("button", name="Reactivate").click()
         await expect(page.locator("main")).to_contain_text("Reactivated")
         assert stage.lanes.enabled == [NORTHWIND]
+
+
+async def test_what_is_due_is_so_until_it_is_done(browser: Browser, stage: Stage) -> None:
+    async with window(browser, stage.base) as shown:
+        page = shown.page
+        await page.clock.install()
+        await shown.sign_in(await stage.token())
+        await shown.go(stage.path(FABRIKAM))
+        due = page.locator("time[data-due]")
+        await expect(due).to_contain_text("in ")
+        await page.clock.fast_forward(14_000)  # below the page's own refresh
+        await expect(due).to_have_text("now")
 
 
 async def test_signed_out_meanwhile_leads_to_the_sign_in_page(browser: Browser, stage: Stage) -> None:

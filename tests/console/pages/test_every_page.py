@@ -10,6 +10,7 @@ from tests.console.pages.browsing import PHONE, window
 from tests.console.pages.scenery import CONTOSO, EXPLAINED_ID, FABRIKAM, LUMA, NORTHWIND
 from tests.console.pages.stage import Stage
 
+CUT_TABLES = "[...document.querySelectorAll('.table-card')].map((one) => one.scrollWidth - one.clientWidth).filter((px) => px > 0)"
 LOOKS = {"light": ("light", None), "dark": ("dark", None), "phone": ("light", PHONE)}
 
 
@@ -48,6 +49,8 @@ async def test_every_page_is_accessible_and_whole(browser: Browser, stage: Stage
             found[path] = await shown.violations()
             wider = await shown.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
             assert wider <= 0, f"{path} is {wider} px wider than the window"
+            cut = await shown.page.evaluate(CUT_TABLES)
+            assert cut == [], f"tables on {path} are wider than their cards by {cut} px"
         assert {path: violations for path, violations in found.items() if violations} == {}
 
 

@@ -101,6 +101,17 @@ def test_a_typed_secret_survives_another_field_s_mistake_sealed() -> None:
         assert "auth.sign.key" in other.errors
 
 
+def test_a_key_is_the_one_that_was_pasted_though_a_browser_sends_other_line_ends() -> None:
+    sent = EC_KEY.replace("\n", "\r\n")
+    typed = WebhookForm.of_post(
+        _posted(WebhookForm.blank("o", "s"), **{"auth": "sign", "auth.sign.key": sent}), {}, SEALING, "p"
+    )
+    told = describe(typed, "auth.sign.key")
+    assert told is not None
+    assert told.told.endswith(Secret(EC_KEY.strip().encode()).fingerprint())
+    assert typed.secrets["auth.sign.key"].draft() == {"value": EC_KEY}
+
+
 def test_what_is_sealed_is_for_one_place_and_an_hour() -> None:
     sealing = Sealing.of(Secret(b"k" * 32))
     sealed = sealing.seal("x", person="p", place="tls.key")

@@ -70,6 +70,9 @@ async def test_from_create_to_sign_out(browser: Browser, stage: Stage, endpoint:
         await shown.go("/webhooks/new")
         await _typed(shown, name="Again", org="acme@AdobeOrg", sandbox="prod", url=endpoint.url("good"))
         await page.get_by_role("button", name="Submit").last.click()
+        await expect(page.locator("#existing")).to_be_visible()
+        if script:
+            await expect(page.locator("#existing")).to_be_focused()
         await page.get_by_role("link", name="Open the existing webhook").click()
         await expect(page.get_by_role("heading", name="Orders")).to_be_visible()
 

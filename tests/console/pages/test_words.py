@@ -1,11 +1,11 @@
-"""What is told, in words and bars: times, reasons, masks, charts."""
+"""What is told, in words and bars: times, reasons, charts."""
 
 import pytest
 
 from dispatcher.console.facts import AttemptFact, Bucket, Outcomes
-from dispatcher.console.pages import masking, wording
+from dispatcher.console.pages import wording
 from dispatcher.console.pages.charts import HEIGHT, chart_of, sparkline_of
-from dispatcher.outcomes import DeadReason, FailureReason
+from dispatcher.outcomes import DeadReason, FailureReason, ParkReason
 from dispatcher.stores.sql.records import AuditAction
 from dispatcher.units import parse_rate
 from dispatcher.webhooks import TenantKey
@@ -38,6 +38,22 @@ def test_every_failure_has_its_sentence_and_word(reason: FailureReason) -> None:
 def test_every_reason_and_action_has_a_word() -> None:
     assert set(wording.DEAD_REASONS) == set(DeadReason)
     assert set(wording.ACTIONS) == set(AuditAction)
+    assert set(wording.PARK_REASONS) == set(ParkReason)
+
+
+@pytest.mark.parametrize(
+    ("detail", "expected"),
+    [
+        ("not delivered at the age limit; last: breaker_open",
+         "not delivered at the age limit; last: sending was held back, as nearly everything failed"),
+        ("not delivered at the age limit; last: answered 503", "not delivered at the age limit; last: answered 503"),
+        ("answered 422", "answered 422"),
+        ("held", "held"),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_why_an_event_died_is_told_in_words(detail: str, expected: str) -> None:
+    assert wording.death(detail) == expected
 
 
 @pytest.mark.parametrize(
@@ -56,39 +72,6 @@ def test_a_share_is_not_rounded_to_all_or_nothing(share: float, expected: str) -
 @pytest.mark.parametrize("rate", [100.0, 0.5, 1000 / 3600, 12.25])
 def test_a_rate_is_read_back(rate: float) -> None:
     assert parse_rate(wording.rate(rate)) == pytest.approx(rate)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("jana.novak@luma.com", "j•••@luma.com"),
-        ("+4915112345678", "+4•••78"),
-        ("somebody", "s•••"),
-        ("", "•••"),
-        ("not an@address with spaces", "n•••"),
-    ],
-)
-def test_recipients_are_masked(text: str, expected: str) -> None:
-    assert masking.recipient(text) == expected
-
-
-def test_a_payload_is_masked_where_it_tells_of_people() -> None:
-    masked = masking.payload(
-        {
-            "imsOrg": "9E10@AdobeOrg",
-            "requestId": "r1",
-            "channelContext": {"profileAddress": "17", "profileNumber": "+4915112345678"},
-            "messageFailure": {"reason": "550 <jana@luma.com> unknown, call +49 151 12345678", "code": 25},
-            "identityMap": {"Email": [{"id": "jana@luma.com", "primary": True}], "ECID": [{"id": "4711"}]},
-        }
-    )
-    assert masked == {
-        "imsOrg": "9E10@AdobeOrg",
-        "requestId": "r1",
-        "channelContext": {"profileAddress": "1•••", "profileNumber": "+4•••78"},
-        "messageFailure": {"reason": "550 <j•••@luma.com> unknown, call +4•••78", "code": 25},
-        "identityMap": {"Email": [{"id": "j•••@luma.com", "primary": True}], "ECID": [{"id": "4•••"}]},
-    }
 
 
 def test_one_dead_event_among_thousands_is_seen() -> None:

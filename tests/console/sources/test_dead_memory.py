@@ -94,6 +94,7 @@ def test_no_other_organisations_event_is_ever_shown() -> None:
     [
         (DeadQuery(tenant=LUMA), ["1-4", "1-2", "1-1"]),
         (DeadQuery(message_status="sent"), ["1-2"]),
+        (DeadQuery(event_id=read(email_event(imsOrgId=OTHER.org)).webhook_id), ["1-3"]),
         (DeadQuery(reasons=frozenset({"rejected"})), []),
         (DeadQuery(reasons=frozenset({"rejected", "expired"}), message_status="bounce"), ["1-4", "1-3", "1-1"]),
         (DeadQuery(since=NOW + 2, until=NOW + 4), ["1-3", "1-2"]),

@@ -81,11 +81,14 @@ async def test_a_delivered_test_tells_every_step_of_the_way(settings: Settings, 
     )  # fmt: skip
     result = await SampleSender(settings).send(config, Channel.EMAIL, "bounce")
     assert [one.name for one in result.steps] == NAMES
-    assert [one.ok for one in result.steps] == [True, True, True, None, True, True, True]
+    assert [one.ok for one in result.steps] == [True] * 7
     assert step(result, "address").told == "127.0.0.1"
+    assert step(result, "connect").told == f"port {receiver.port}"
+    assert step(result, "token").told == "signed by us"
+    assert step(result, "request").told == f"{len(result.body.encode()):,} bytes"
     assert step(result, "tls").told.startswith("TLSv1.3, certificate until 3000-")
     assert step(result, "answer").told == "200"
-    for name in ("address", "connect", "tls", "first_byte", "answer"):
+    for name in ("address", "connect", "tls", "token", "first_byte", "answer"):
         assert step(result, name).ms is not None
     assert (result.verdict, result.reason, result.status, result.cure) == ("delivered", "http_2xx", 200, "")
     assert result.verdict_in_words == "Delivered: your server took the event."
@@ -270,6 +273,7 @@ async def test_a_server_that_is_too_slow_was_reached(settings: Settings, receive
     receiver.behave("/luma", slowly(5))
     result = await SampleSender(settings).send(webhook(receiver, timeout="1s"), Channel.EMAIL, "sent")
     assert [one.ok for one in result.steps] == [True, True, True, None, True, False, None]
+    assert step(result, "token").told == "none is needed"
     assert result.reason == "timeout"
     assert "as soon as the event is stored" in result.cure
 

@@ -42,7 +42,7 @@ class WebhookSummary(Given):
     org: str
     sandbox: str
     url: str
-    """For viewers without the values of its query."""
+    """For viewers without path and query."""
     channels: tuple[Channel, ...]
     enabled: bool
     version: int

@@ -12,12 +12,13 @@
     const unit = units.find(([size]) => seconds >= size);
     return unit ? `${Math.floor(seconds / unit[0])} ${unit[1]}` : `${Math.max(0, Math.round(seconds))} s`;
   };
-  const ago = (at) => {
+  const ago = (at, isDue) => {
     const age = (Date.now() - at) / 1000;
+    if (isDue && age >= 0) return "now"; // what is due stays so until it is done
     if (age < 0) return age < -1 ? `in ${span(-age)}` : "now";
     return age < 5 ? "just now" : `${span(age)} ago`;
   };
-  const tick = () => each("time[data-relative]", (time) => { time.textContent = ago(Date.parse(time.dateTime)); });
+  const tick = () => each("time[data-relative]", (time) => { time.textContent = ago(Date.parse(time.dateTime), "due" in time.dataset); });
   setInterval(tick, 5000);
 
   /* A choice in the top bar takes effect at once. Keyboard users change it with the arrows: wait until they leave. */

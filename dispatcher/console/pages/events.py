@@ -1,0 +1,173 @@
+"""Everything about one event: its attempts, its death, what happens next, and the decision made anew."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from dispatcher.console.facts import AttemptFact, AttemptQuery, DeadFact, DeadQuery
+from dispatcher.console.pages import decisions
+from dispatcher.console.pages.site import Site
+from dispatcher.console.pages.standing import standing_of
+from dispatcher.console.pages.wording import VERDICTS
+from dispatcher.console.parts import person_of
+from dispatcher.console.sources.dead_memory import place_of
+from dispatcher.console.sources.words import cure
+from dispatcher.errors import ConfigError, DispatcherError
+from dispatcher.kafka.topics import dead_letter_topic
+from dispatcher.outcomes import DeadReason
+from dispatcher.records import Origin
+from dispatcher.stores.sql.records import StoredWebhook
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of an event. Attempts are kept for less long than the dead are."""
+
+    attempts: Sequence[AttemptFact]
+    """The oldest first."""
+    death: DeadFact | None
+    """Its latest."""
+
+    @property
+    def last(self) -> AttemptFact | DeadFact | None:
+        """Where its channel and its message's status are read."""
+        return self.attempts[-1] if self.attempts else self.death
+
+    @property
+    def is_dead(self) -> bool:
+        """Given up, and neither sent again nor tried since."""
+        if self.death is None:
+            return bool(self.attempts) and self.attempts[-1].verdict == "dead"
+        return not self.death.redriven and not self.tried_since
+
+    @property
+    def tried_since(self) -> bool:
+        """Since its death."""
+        return self.death is not None and bool(self.attempts) and self.attempts[-1].at > self.death.died_at
+
+    @property
+    def is_sent_again(self) -> bool:
+        """After its death, and nothing is known of a try since."""
+        return self.death is not None and self.death.redriven and not self.tried_since
+
+    @property
+    def shown(self) -> tuple[str, str]:
+        """Its state's word and shape."""
+        if self.is_dead:
+            return VERDICTS["dead"]
+        if self.is_sent_again:
+            return "Sent again", "retry"
+        verdict = self.attempts[-1].verdict
+        return VERDICTS.get(verdict, (verdict, "retry"))
+
+    @property
+    def timeline(self) -> list[AttemptFact | DeadFact]:
+        """Attempts and death, in the order in which they were."""
+        told: list[AttemptFact | DeadFact] = list(self.attempts)
+        if self.death is not None:
+            before = sum(fact.at <= self.death.died_at for fact in self.attempts)
+            told.insert(before, self.death)
+        return told
+
+    @property
+    def origin(self) -> Origin | None:
+        """Where it first stood."""
+        found = next((fact.origin for fact in reversed(self.attempts) if fact.origin is not None), None)
+        return self.death.origin if found is None and self.death is not None else found
+
+    def places(self, topic: str) -> list[Origin]:
+        """Where its record may be found: where it first stood, then among the dead, which are kept for longer."""
+        found = [] if self.origin is None else [self.origin]
+        return found if self.death is None else [*found, Origin(dead_letter_topic(topic), *place_of(self.death.id))]
+
+
+def add_to(app: web.Application, site: Site) -> None:
+    """Add the routes."""
+    app.router.add_get("/webhooks/{webhook_id}/deliveries/{event_id}", EventPage(site).show)
+
+
+class EventPage:
+    """The handler."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    async def show(self, request: web.Request) -> web.StreamResponse:
+        webhook = await self._site.webhook(request)
+        event_id = request.match_info["event_id"]
+        known = self._known(webhook, event_id)
+        decision, problem = await self._decision(request, webhook, known, event_id)
+        return await self._site.page(
+            request,
+            "event.html",
+            at="webhooks",
+            status=404 if known.last is None else 200,
+            webhook=webhook,
+            event_id=event_id,
+            known=known,
+            next_step=await self._next_step(webhook, known),
+            what_to_do=self._cure(webhook, known),
+            decision=decision,
+            problem=problem,
+        )
+
+    def _known(self, webhook: StoredWebhook, event_id: str) -> Known:
+        parts, tenant = self._site.parts, webhook.tenant
+        found = parts.attempts.search(tenant, AttemptQuery(event_id=event_id, limit=200)).items
+        query = DeadQuery(tenant=tenant, event_id=event_id, redriven=None, limit=1)
+        deaths = parts.dead_events.search(query, orgs=frozenset({tenant.org})).items
+        return Known(sorted(found, key=lambda fact: fact.at), next(iter(deaths), None))
+
+    async def _decision(
+        self, request: web.Request, webhook: StoredWebhook, known: Known, event_id: str
+    ) -> tuple[decisions.Decision | None, str]:
+        """Where it was asked for: the decision, or why there is none."""
+        settings, shows_people = self._site.parts.settings, person_of(request).is_admin
+        places = known.places(settings.kafka.topic)
+        if "explain" not in request.query or not places:
+            return None, ""
+        try:
+            decided = await decisions.decision_on(
+                places, webhook, settings, time.time(), event_id, shows_people=shows_people
+            )
+        except DispatcherError as error:
+            return None, error.for_tenants
+        return decided, ""
+
+    async def _next_step(self, webhook: StoredWebhook, known: Known) -> str:
+        if known.last is None:
+            return ""
+        if known.is_dead:
+            return "Nothing more happens by itself: it is among the dead events, from where it can be sent again."
+        if known.is_sent_again:
+            return "It was sent again, and is delivered like a new event."
+        match known.attempts[-1].verdict:
+            case "delivered":
+                return "Nothing more happens: your server took the event."
+            case "suspend":
+                return "It waits until the webhook is edited or reactivated; then it is tried again."
+        standing = await standing_of(self._site.parts, webhook)
+        if standing.is_stopped:
+            return "It waits: sending is stopped until the webhook is edited or reactivated."
+        due = min((tier.next_due for tier in standing.tiers or () if tier.next_due is not None), default=None)
+        wait = "" if due is None else f" The webhook's next waiting event is due in {max(0, due - time.time()):.0f} s."
+        return f"It is tried again, at growing intervals, until it is too old.{wait}"
+
+    def _cure(self, webhook: StoredWebhook, known: Known) -> str:
+        """What to change; of an event that died of age without an answer, by what is wrong with the others."""
+        last, death = next(reversed(known.attempts), None), known.death
+        if last is None and death is not None and death.reason == DeadReason.EXPIRED and death.last_status is None:
+            failing = self._site.parts.attempts.failing(webhook.tenant)
+            last = None if failing is None else failing[0]
+        if last is not None:
+            told = last.reason, last.status, last.detail
+        elif death is not None:
+            told = death.reason, death.last_status, death.detail
+        else:
+            return ""
+        try:
+            return cure(*told, webhook.config())
+        except ConfigError:  # of another version of this program
+            return told[2]

@@ -1,0 +1,149 @@
+"""What is told of one event, from what is still known of it; and dead ones sent again."""
+
+from dataclasses import replace
+
+import pytest
+from playwright.async_api import Browser, expect
+
+from dispatcher.console.facts import AttemptFact
+from dispatcher.console.pages.decisions import decision_on
+from dispatcher.console.pages.events import Known
+from dispatcher.errors import NotFound
+from dispatcher.records import Origin
+from dispatcher.stores.sql.records import Role
+from tests.console.pages.browsing import window
+from tests.console.pages.scenery import CONTOSO, EXPLAINED, EXPLAINED_ID, FABRIKAM, LUMA, NORTHWIND, dead_facts
+from tests.console.pages.stage import Stage
+
+DEATH = next(fact for fact in dead_facts() if fact.tenant == CONTOSO)
+TRIED = AttemptFact(
+    DEATH.died_at - 9, CONTOSO, "msg", "bounce", "email", 1, 503, "http_5xx", "", "again_later", 20.0, False
+)
+REDRIVEN = replace(DEATH, redriven=True)
+SINCE = replace(TRIED, at=DEATH.died_at + 60, status=200, reason="http_2xx", verdict="delivered")
+
+
+@pytest.mark.parametrize(
+    ("known", "state", "is_dead"),
+    [
+        (Known([TRIED], None), "Tried again later", False),
+        (Known([replace(TRIED, verdict="dead")], None), "Dead", True),
+        (Known([TRIED], DEATH), "Dead", True),  # too old: no attempt tells of that
+        (Known([], DEATH), "Dead", True),
+        (Known([TRIED], REDRIVEN), "Sent again", False),
+        (Known([], REDRIVEN), "Sent again", False),
+        (Known([TRIED, SINCE], REDRIVEN), "Delivered", False),
+        (Known([TRIED, SINCE], DEATH), "Delivered", False),  # the mark of the redrive is not read yet
+    ],
+)
+def test_an_events_state_is_what_happened_last(known: Known, state: str, is_dead: bool) -> None:
+    assert (known.shown[0], known.is_dead) == (state, is_dead)
+
+
+def test_death_stands_between_the_attempts_before_and_after_it() -> None:
+    assert Known([TRIED, SINCE], REDRIVEN).timeline == [TRIED, REDRIVEN, SINCE]
+    assert Known([], DEATH).timeline == [DEATH]
+
+
+def test_where_an_event_first_stood_is_told_by_its_newest_attempt_or_its_death() -> None:
+    here = Origin("events", 1, 2)
+    assert Known([replace(TRIED, origin=here), TRIED], DEATH).origin == here
+    assert Known([TRIED], DEATH).origin == DEATH.origin
+    assert Known([TRIED], None).origin is None
+
+
+def test_the_dead_keep_a_record_that_the_topic_of_events_does_not() -> None:
+    here, grave = Origin("events", 1, 2), Origin("events.dead", 0, 900)
+    assert Known([replace(TRIED, origin=here)], replace(DEATH, id="0-900")).places("events") == [here, grave]
+    assert Known([replace(TRIED, origin=here)], None).places("events") == [here]
+    assert Known([TRIED], None).places("events") == []
+
+
+async def test_an_event_is_explained_from_wherever_it_is_kept(stage: Stage) -> None:
+    async def verdict(*places: Origin) -> str:
+        settings, webhook = stage.parts.settings, stage.webhooks[LUMA]
+        return (await decision_on(places, webhook, settings, 1.8e9, EXPLAINED_ID, shows_people=True)).verdict
+
+    topic = stage.parts.settings.kafka.topic
+    gone, grave = Origin(topic, 5, 7), Origin(f"{topic}.dead", EXPLAINED.partition, EXPLAINED.offset)
+    assert (await verdict(gone, grave)).startswith("delivered")
+    with pytest.raises(NotFound, match="has no offset 7"):
+        await verdict(gone)
+    with pytest.raises(NotFound, match="another topic"):
+        await verdict(Origin("older-topic", EXPLAINED.partition, EXPLAINED.offset))
+
+
+async def test_a_dead_event_whose_attempts_are_gone_is_told_and_sent_again(browser: Browser, stage: Stage) -> None:
+    path = stage.path(CONTOSO, f"/deliveries/{DEATH.event_id}")
+    async with window(browser, stage.base) as shown:
+        page = shown.page
+        await shown.sign_in(await stage.token(Role.VIEWER))
+        assert await shown.go(path) == 200
+        await expect(page.locator(".timeline")).to_contain_text("Dead: rejected by the server")
+        await expect(page.locator("main")).to_contain_text("compare the payload's version")
+        assert await page.get_by_role("button", name="Send again").count() == 0
+        assert await shown.violations() == []
+    async with window(browser, stage.base) as shown:
+        page = shown.page
+        await shown.sign_in(await stage.token())
+        await shown.go(path)
+        await expect(page.get_by_role("link", name="Send a test event")).to_be_visible()
+        await page.get_by_role("button", name="Send again…").click()
+        await page.get_by_role("button", name="Send 1 event again").click()
+        await expect(page.locator("#jobs")).to_contain_text("1 of 1 event sent again")
+        await shown.go(path)
+        await expect(page.locator("main")).to_contain_text("delivered like a new event")
+
+
+async def test_what_to_change_is_told_of_one_that_was_never_sent(browser: Browser, stage: Stage) -> None:
+    detail = "not delivered at the age limit; last: breaker_open"
+    aged = replace(DEATH, id="1-998", tenant=NORTHWIND, event_id="msg_aged", reason="expired", detail=detail)
+    aged = replace(aged, attempts=0, last_status=None)
+    large = replace(aged, id="1-997", event_id="msg_large", reason="too_large", detail="261,402 bytes")
+    stage.dead_events.facts = [*dead_facts(), aged, large]
+    async with window(browser, stage.base) as shown:
+        main = shown.page.locator("main")
+        await shown.sign_in(await stage.token())
+        await shown.go(stage.path(NORTHWIND, "/deliveries/msg_aged"))
+        await expect(main).to_contain_text("never sent")
+        await expect(main).to_contain_text("sending was held back")
+        await expect(main).to_contain_text("Nothing listens on port 443 of sms.northwind.example")
+        await shown.go(stage.path(NORTHWIND, "/deliveries/msg_large"))
+        await expect(main).to_contain_text("261,402 bytes")
+        await expect(main).not_to_contain_text("Nothing listens")  # that is not what it died of
+
+
+async def test_what_was_left_out_of_a_redrive_is_told(browser: Browser, stage: Stage) -> None:
+    stage.dead_events.facts, stage.dead_events.busy = dead_facts(), {NORTHWIND}
+    async with window(browser, stage.base) as shown:
+        page = shown.page
+        await shown.sign_in(await stage.token())
+        await shown.go("/dead-events")
+        for tenant in (CONTOSO, NORTHWIND, FABRIKAM):
+            name = next(fact.id for fact in stage.dead_events.facts if fact.tenant == tenant)
+            await page.check(f"input[value='{name}']")
+        await page.get_by_role("button", name="Send again…").click()
+        await page.get_by_role("button", name="Send 3 events again").click()
+        await expect(page.locator("#jobs section")).to_have_count(2)
+        await expect(page.locator("#jobs")).to_contain_text("Those of 1 sandbox were left out.")
+        await expect(page.locator("#jobs section").first).to_contain_text("Done")
+        await expect(page.locator("#jobs")).to_contain_text("left out")  # still, after the page has followed the work
+        assert await shown.violations() == []
+    stage.dead_events.busy.clear()
+
+
+async def test_all_of_the_only_sandbox_one_has_need_no_choice_of_it(browser: Browser, stage: Stage) -> None:
+    stage.dead_events.facts = dead_facts()
+    events = sum(fact.tenant == CONTOSO for fact in stage.dead_events.facts)
+    async with window(browser, stage.base) as shown:
+        page = shown.page
+        await shown.sign_in(await stage.token(orgs=frozenset({CONTOSO.org})))
+        await shown.go("/dead-events")
+        await page.get_by_label(f"All {events} that match").check()
+        await page.get_by_role("button", name="Send again…").click()
+        await page.get_by_role("button", name=f"Send {events} events again").click()
+        await expect(page.locator("#jobs")).to_contain_text(f"{events} of {events} events sent again")
+    async with window(browser, stage.base) as shown:
+        await shown.sign_in(await stage.token())
+        await shown.go("/dead-events?again=both")
+        await expect(shown.page.get_by_label("that match")).to_be_disabled()

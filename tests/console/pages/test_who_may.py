@@ -1,0 +1,165 @@
+"""Who may do what with the pages: every route that is served, for every role, within and outside the organisation.
+
+The API's is `tests/console/api/test_authorisation.py`, made from its document; this one is made from the router, so
+that a new page can't be forgotten either.
+"""
+
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+import aiohttp
+import pytest
+
+from dispatcher.console.access import is_api, is_public
+from dispatcher.console.facts import RedriveJob
+from dispatcher.stores.sql.records import AuditQuery, Orgs, Role, StoredWebhook
+from dispatcher.webhooks import TenantKey
+from tests.console.pages.scenery import CONTOSO, LUMA, LUMA_ORG, dead_facts
+from tests.console.pages.stage import Stage
+
+OWN_NAME = "Canary of Luma"
+ACTORS: Mapping[str, tuple[Role, Orgs] | None] = {
+    "nobody": None,
+    "viewer elsewhere": (Role.VIEWER, frozenset({CONTOSO.org})),
+    "admin elsewhere": (Role.ADMIN, frozenset({CONTOSO.org})),
+    "viewer": (Role.VIEWER, frozenset({LUMA_ORG})),
+    "admin": (Role.ADMIN, frozenset({LUMA_ORG})),
+}
+"""Those who may do least come first: what they leave untouched the last one changes."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request that concerns Luma."""
+
+    path: str
+    form: Mapping[str, str] = field(default_factory=dict)
+    admins_only: bool = False
+    elsewhere: int = 404
+    """Answer to whom Luma does not exist for: 200 where a list is theirs."""
+
+
+def draft(sandbox: str) -> dict[str, str]:
+    return {
+        "name": "Typed", "org": LUMA_ORG, "sandbox": sandbox, "channels": "email", "events": "sent",
+        "url": "https://hooks.luma.example/in", "auth": "none", "payload": "1", "campaigns": "all", "enabled": "on",
+    }  # fmt: skip
+
+
+ROUTES: Mapping[tuple[str, str], Callable[[str, str], Ask]] = {
+    ("GET", "/"): lambda _, name: Ask("/?q=canary", elsewhere=200),
+    ("POST", "/theme"): lambda _, name: Ask("/theme", {"theme": "dark"}, elsewhere=303),
+    ("POST", "/scope"): lambda _, name: Ask("/scope", {"scope": f"{LUMA_ORG}/{name}"}, elsewhere=303),
+    ("POST", "/sign-out"): lambda _, name: Ask("/sign-out", elsewhere=303),
+    ("GET", "/deliveries"): lambda _, name: Ask("/deliveries", elsewhere=200),
+    ("GET", "/audit"): lambda _, name: Ask("/audit", elsewhere=200),
+    ("GET", "/dead-events"): lambda _, name: Ask("/dead-events", elsewhere=200),
+    ("POST", "/dead-events/confirm"): lambda _, name: Ask("/dead-events/confirm", {"id": "1-999"}, True, 422),
+    ("POST", "/dead-events/redrive"): lambda _, name: Ask("/dead-events/redrive", {"id": "1-999"}, True, 422),
+    ("GET", "/dead-events/redrives"): lambda _, name: Ask("/dead-events/redrives?job=canary"),
+    ("GET", "/webhooks/new"): lambda _, name: Ask("/webhooks/new", admins_only=True, elsewhere=200),
+    ("POST", "/webhooks/new"): lambda _, name: Ask(
+        "/webhooks/new", draft(f"{name}-new") | {"action": "save"}, True, 422
+    ),
+    ("POST", "/webhooks/preview"): lambda id_, name: Ask(
+        "/webhooks/preview", draft(name) | {"webhook_id": id_}, admins_only=True
+    ),
+    ("GET", "/webhooks/{webhook_id}"): lambda id_, name: Ask(f"/webhooks/{id_}"),
+    ("GET", "/webhooks/{webhook_id}/configuration"): lambda id_, name: Ask(f"/webhooks/{id_}/configuration"),
+    ("GET", "/webhooks/{webhook_id}/audit"): lambda id_, name: Ask(f"/webhooks/{id_}/audit"),
+    ("GET", "/webhooks/{webhook_id}/deliveries"): lambda id_, name: Ask(f"/webhooks/{id_}/deliveries"),
+    ("GET", "/webhooks/{webhook_id}/deliveries/{event_id}"): lambda id_, name: Ask(f"/webhooks/{id_}/deliveries/msg"),
+    ("GET", "/webhooks/{webhook_id}/edit"): lambda id_, name: Ask(f"/webhooks/{id_}/edit", admins_only=True),
+    ("POST", "/webhooks/{webhook_id}/edit"): lambda id_, name: Ask(
+        f"/webhooks/{id_}/edit", draft(name) | {"action": "save", "version": "1"}, True
+    ),
+    ("POST", "/webhooks/{webhook_id}/reactivate"): lambda id_, name: Ask(f"/webhooks/{id_}/reactivate", {}, True),
+    ("GET", "/webhooks/{webhook_id}/test"): lambda id_, name: Ask(f"/webhooks/{id_}/test", admins_only=True),
+    ("POST", "/webhooks/{webhook_id}/test"): lambda id_, name: Ask(f"/webhooks/{id_}/test", {}, True),
+    ("GET", "/webhooks/{webhook_id}/delete"): lambda id_, name: Ask(f"/webhooks/{id_}/delete", admins_only=True),
+    ("POST", "/webhooks/{webhook_id}/delete"): lambda id_, name: Ask(f"/webhooks/{id_}/delete", {"version": "1"}, True),
+}
+NO_ATTEMPT_IS_KEPT = ("GET", "/webhooks/{webhook_id}/deliveries/{event_id}")
+BEYOND_THE_ROUTES = {
+    "a test event before saving": lambda name: Ask(
+        "/webhooks/new", draft(f"{name}-new") | {"action": "test"}, True, 422
+    ),
+}
+
+
+@asynccontextmanager
+async def signed_in(stage: Stage, rights: tuple[Role, Orgs] | None) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(stage.base, cookie_jar=aiohttp.CookieJar(unsafe=True)) as session:
+        if rights is not None:
+            async with session.post("/sign-in", data={"token": await stage.token(*rights)}) as answer:
+                session.headers["X-CSRF-Token"] = re.search(r'name="csrf_token" value="([^"]+)"', await answer.text())[
+                    1
+                ]  # type: ignore[index]
+        yield session
+
+
+async def make(stage: Stage, name: str) -> StoredWebhook:
+    """A webhook of Luma's in a sandbox of its own; a dead event of it."""
+    told = {"name": OWN_NAME, "org": LUMA_ORG, "sandbox": name, "url": "https://hooks.luma.example/in"}
+    config = await stage.parts.webhooks.resolve(told, webhook_id=None, orgs=None)
+    return await stage.parts.webhooks.create(config, by="operator", orgs=None)
+
+
+async def state(stage: Stage, webhook: StoredWebhook) -> object:
+    """Everything that somebody could have changed of Luma's."""
+    found = await stage.parts.webhooks.of_tenant(webhook.tenant, orgs=None)
+    new = await stage.parts.webhooks.of_tenant(TenantKey(LUMA_ORG, f"{webhook.tenant.sandbox}-new"), orgs=None)
+    history = await stage.parts.audit.search(AuditQuery(limit=1), orgs=frozenset({LUMA_ORG}))
+    return found and found.version, new and new.version, history[0].id, len(stage.dead_events.jobs)
+
+
+async def check(stage: Stage, method: str, ask: Ask, webhook: StoredWebhook, success: set[int]) -> None:
+    for actor, rights in ACTORS.items():
+        before = await state(stage, webhook)
+        async with (
+            signed_in(stage, rights) as session,
+            session.request(
+                method, ask.path, data=ask.form if method == "POST" else None, allow_redirects=False
+            ) as got,
+        ):
+            text = await got.text()
+        if rights is None:
+            wanted = {303} if got.headers.get("Location", "").startswith("/sign-in") else {0}
+        elif ask.admins_only and rights[0] is Role.VIEWER:
+            wanted = {403}
+        else:
+            wanted = success if LUMA_ORG in (rights[1] or ()) else {ask.elsewhere}
+        assert got.status in wanted, (actor, got.status, text)
+        if actor != "admin":
+            assert await state(stage, webhook) == before, actor
+        if "elsewhere" in actor:
+            assert OWN_NAME not in text, actor
+            assert webhook.id not in text or webhook.id in ask.path, actor
+
+
+async def test_every_page_is_tried_here(stage: Stage) -> None:
+    served = {
+        (route.method, route.resource.canonical)
+        for route in stage.server.build().router.routes()
+        if route.resource is not None and route.method != "HEAD"
+    }
+    pages = {(method, path) for method, path in served if not is_api(path) and not is_public(path)}
+    assert pages == ROUTES.keys()
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=" ".join)
+async def test_who_may(stage: Stage, route: tuple[str, str]) -> None:
+    name = f"s{list(ROUTES).index(route)}"
+    webhook = await make(stage, name)
+    stage.dead_events.facts = [*dead_facts(), replace(dead_facts()[0], id="1-999", tenant=LUMA)]
+    stage.dead_events.jobs["canary"] = RedriveJob("canary", LUMA, "operator", 0.0, 1)
+    success = {404} if route == NO_ATTEMPT_IS_KEPT else {200, 303}
+    await check(stage, route[0], ROUTES[route](webhook.id, name), webhook, success)
+
+
+@pytest.mark.parametrize("what", BEYOND_THE_ROUTES)
+async def test_who_may_more(stage: Stage, what: str) -> None:
+    name = what.replace(" ", "-")
+    await check(stage, "POST", BEYOND_THE_ROUTES[what](name), await make(stage, name), {200, 303})

@@ -1,0 +1,44 @@
+"""A store that follows its database, as a dispatcher has it, and what it tells."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from dispatcher.stores.sql.store import SqlStore
+from dispatcher.webhooks import TenantKey
+
+CHANGES_WITHIN_S = 2.0
+
+
+class Told:
+    """Collects what a store tells."""
+
+    def __init__(self, store: SqlStore) -> None:
+        self.tenants: set[TenantKey] = set()
+        self._news = asyncio.Event()
+        store.on_change(self._hear)
+
+    def _hear(self, tenants: set[TenantKey]) -> None:
+        self.tenants |= tenants
+        self._news.set()
+
+    async def wait_for(self, *tenants: TenantKey, within_s: float = CHANGES_WITHIN_S) -> None:
+        async with asyncio.timeout(within_s):
+            while not self.tenants.issuperset(tenants):
+                self._news.clear()
+                await self._news.wait()
+        self.tenants.clear()
+
+
+@asynccontextmanager
+async def running(store: SqlStore) -> AsyncIterator[Told]:
+    told = Told(store)
+    task = asyncio.create_task(store.run(), name="store")
+    try:
+        yield told
+        assert not task.done()
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
