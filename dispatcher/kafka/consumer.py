@@ -51,7 +51,7 @@ BEGUN_AT_ONCE = 100
 """Records that are begun in one turn of the event loop: a few milliseconds, in which nothing else happens."""
 AT_A_TURN = 50
 """Records of one partition that are begun before the next partition's turn."""
-COMMIT_RECORDS = 5000
+COMMIT_RECORDS = 1000
 """So many finished are committed before the interval is over."""
 FIRST_REPEAT_S = 1.0
 LONGEST_REPEAT_S = 30.0
