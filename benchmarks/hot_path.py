@@ -83,6 +83,9 @@ class OneWebhook:
         self.webhook = webhook
 
     async def find(self, tenant: TenantKey) -> Webhook | None:
+        return self.peek(tenant)
+
+    def peek(self, tenant: TenantKey) -> Webhook | None:
         return self.webhook if tenant == self.webhook.tenant else None
 
 

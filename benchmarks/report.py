@@ -21,6 +21,7 @@ def goals(result: Mapping[str, Any]) -> list[tuple[str, str, str, bool]]:
         at_least("events a second, as a share of a bare TLS client's requests", "end_to_end_vs_bare_client", 0.5),
         at_least("events a second, against a plain aiokafka + aiohttp consumer", "end_to_end_vs_plain_pipeline", 2.2),
         at_least("10,000 tenants against one", "tenants_10000_vs_1", 0.85),
+        at_least("10,000 tenants against ten", "tenants_10000_vs_10", 0.85),
         at_least("healthy tenants' throughput beside 20 % bad ones", "healthy_throughput_with_bad_tenants", 0.95),
         at_most("healthy tenants' p99 beside 20 % bad ones", ratios["healthy_p99_with_bad_tenants"], 1.5),
         at_most("p99 from append to answer at half load", result["half_load_p99_ms"], 25, " ms"),

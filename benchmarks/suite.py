@@ -36,6 +36,7 @@ class Plan:
 _MAIN: Final[Mapping[str, Measure]] = {
     "bare client": lambda on: throughput.client(on, "bare", 60_000),
     "dispatcher": lambda on: throughput.dispatcher(on, 20_000),
+    "dispatcher, 10 tenants": lambda on: throughput.dispatcher(on, 20_000, 10),
     "dispatcher, 10,000 tenants": lambda on: throughput.dispatcher(on, 30_000, 10_000),
     "plain pipeline": lambda on: throughput.plain(on, 12_000),
 }
@@ -105,6 +106,7 @@ def _result(
         "end_to_end_vs_bare_client": ours / bare,
         "end_to_end_vs_plain_pipeline": ours / median(taken["plain pipeline"]),
         "tenants_10000_vs_1": median(taken["dispatcher, 10,000 tenants"]) / ours,
+        "tenants_10000_vs_10": median(taken["dispatcher, 10,000 tenants"]) / median(taken["dispatcher, 10 tenants"]),
         "tenants_200_vs_1": median(taken["dispatcher, 200 tenants"]) / ours,
         "aiohttp_transport_vs_lean": median(taken["dispatcher on aiohttp"]) / ours,
         **isolated.pop("ratios"),

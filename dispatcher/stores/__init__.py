@@ -6,6 +6,7 @@ from typing import Protocol
 
 from dispatcher.errors import Problem
 from dispatcher.settings import WebhookSettings
+from dispatcher.stores.cache import Missing
 from dispatcher.stores.webhook_files import Check
 from dispatcher.stores.yaml_directory import YamlDirectory
 from dispatcher.webhooks import TenantKey, Webhook
@@ -26,6 +27,10 @@ class WebhookSource(Protocol):
             StoreUnavailable: the store did not answer.
             WebhookUnusable: it has one that can't be used.
         """
+        ...
+
+    def peek(self, tenant: TenantKey, /) -> Webhook | Missing | None:
+        """The same without waiting; `MISSING` where only `find` can tell."""
         ...
 
     def all(self) -> list[Webhook]:

@@ -23,6 +23,15 @@ STALE_PAUSE_S: Final = 1.0
 """While the store is away it is asked for one tenant at most this often."""
 
 
+class Missing(Enum):
+    """What `peek` gives where only `find` can tell."""
+
+    MISSING = "missing"
+
+
+MISSING: Final = Missing.MISSING
+
+
 class WebhookStore(Protocol):
     """What the cache needs of a store."""
 
@@ -35,14 +44,9 @@ class WebhookStore(Protocol):
         """
         ...
 
-
-class Missing(Enum):
-    """What `peek` gives where only `find` can tell."""
-
-    MISSING = "missing"
-
-
-MISSING: Final = Missing.MISSING
+    def peek(self, tenant: TenantKey, /) -> Webhook | Missing | None:
+        """The same without waiting; `MISSING` where only `find` can tell."""
+        ...
 
 
 @dataclass(slots=True)
@@ -75,9 +79,14 @@ class WebhookCache:
         return f"<WebhookCache {len(self._entries)} tenants, {len(self._flights)} asked for>"
 
     def peek(self, tenant: TenantKey) -> Webhook | Missing | None:
-        """The answer where it is in memory and fresh, else `MISSING`: then `find` has it. Never waits."""
+        """The answer where it needs no waiting, else `MISSING`: then `find` has it."""
         entry = self._entries.get(tenant)
-        if entry is None or entry.problem or entry.fresh_until <= self._clock():
+        if entry is None or entry.fresh_until <= self._clock():
+            answer = self._store.peek(tenant)
+            if answer is not MISSING:
+                self._keep_answer(tenant, answer)
+            return answer
+        if entry.problem:
             return MISSING
         self._entries.move_to_end(tenant)
         return entry.webhook
@@ -166,9 +175,12 @@ class WebhookCache:
                 self._keep(tenant, None, self._settings.negative_ttl, str(error))
             raise
         if self._flights.get(tenant) is flight:  # else invalidated meanwhile: this answer may be the old one
-            settings = self._settings
-            self._keep(tenant, webhook, settings.cache_ttl if webhook is not None else settings.negative_ttl)
+            self._keep_answer(tenant, webhook)
         return webhook
+
+    def _keep_answer(self, tenant: TenantKey, webhook: Webhook | None) -> None:
+        settings = self._settings
+        self._keep(tenant, webhook, settings.cache_ttl if webhook is not None else settings.negative_ttl)
 
     def _keep(self, tenant: TenantKey, webhook: Webhook | None, for_s: float, problem: str = "") -> None:
         self._entries[tenant] = _Entry(webhook, self._clock() + for_s, problem)

@@ -90,6 +90,10 @@ class YamlDirectory:
 
     async def find(self, tenant: TenantKey) -> Webhook | None:
         """The tenant's webhook, None where it has none. Answers from memory, always."""
+        return self.peek(tenant)
+
+    def peek(self, tenant: TenantKey) -> Webhook | None:
+        """The same."""
         return self._current.by_tenant.get(tenant)
 
     def all(self) -> list[Webhook]:

@@ -10,7 +10,7 @@ from dispatcher import metrics
 from dispatcher.errors import StoreUnavailable, WebhookUnusable
 from dispatcher.settings import WebhookSettings
 from dispatcher.stores import cache as cache_module
-from dispatcher.stores.cache import MISSING, WebhookCache
+from dispatcher.stores.cache import MISSING, Missing, WebhookCache
 from dispatcher.webhooks import TenantKey, Webhook, WebhookConfig
 
 LUMA = TenantKey("luma", "prod")
@@ -30,9 +30,13 @@ class FakeStore:
         self.webhooks = {tenant: webhook(tenant) for tenant in tenants}
         self.asked: list[TenantKey] = []
         self.is_away = False
+        self.knows_at_once = False
         self.unusable: set[TenantKey] = set()
         self.answers = asyncio.Event()
         self.answers.set()
+
+    def peek(self, tenant: TenantKey) -> Webhook | Missing | None:
+        return self.webhooks.get(tenant) if self.knows_at_once else MISSING
 
     async def find(self, tenant: TenantKey) -> Webhook | None:
         self.asked.append(tenant)
@@ -280,3 +284,28 @@ async def test_a_bug_in_the_store_reaches_everyone_and_stays_a_bug(cache: Webhoo
     store.find = broken  # type: ignore[method-assign]
     results = await asyncio.gather(cache.find(LUMA), cache.find(LUMA), return_exceptions=True)
     assert [type(result) for result in results] == [ZeroDivisionError, ZeroDivisionError]
+
+
+async def test_a_store_in_memory_is_asked_without_a_wait_and_its_answer_kept_like_any_other(
+    store: FakeStore, cache: WebhookCache, clock: Clock
+) -> None:
+    store.knows_at_once = True
+
+    assert cache.peek(LUMA) is store.webhooks[LUMA]
+    assert cache.peek(NOBODY) is None
+    known = store.webhooks.pop(LUMA)
+    assert cache.peek(LUMA) is known, "for as long as it is fresh"
+    assert cache.is_current(known)
+    clock.now += 31
+    assert cache.peek(LUMA) is None
+    assert not cache.is_current(known)
+    assert store.asked == []
+
+
+async def test_what_was_invalidated_is_asked_for_again(store: FakeStore, cache: WebhookCache) -> None:
+    store.knows_at_once = True
+    cache.peek(LUMA)
+    edited = store.webhooks[LUMA] = webhook(LUMA)
+    cache.invalidate(LUMA)
+
+    assert cache.peek(LUMA) is edited

@@ -17,6 +17,7 @@ from sqlalchemy import select
 from dispatcher import metrics
 from dispatcher.errors import ConfigError, Problem, StoreUnavailable, WebhookUnusable
 from dispatcher.settings import WebhookSettings
+from dispatcher.stores.cache import MISSING, Missing
 from dispatcher.stores.sql.changes import listening
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption
@@ -72,6 +73,10 @@ class SqlStore:
         for webhook in self.all():
             digest.update(f"{webhook.tenant}\n{webhook.revision}\n".encode())
         return digest.hexdigest()
+
+    def peek(self, _: TenantKey, /) -> Missing:
+        """Only the database can tell."""
+        return MISSING
 
     async def find(self, tenant: TenantKey) -> Webhook | None:
         """The tenant's webhook, None where it has none. The same object as long as it is not edited.
