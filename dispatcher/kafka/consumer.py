@@ -38,8 +38,8 @@ log = structlog.get_logger(__name__)
 Process = Callable[[Record, Turn], Awaitable[Outcome]]
 Connect = Callable[[ConsumerRebalanceListener], Coroutine[object, object, "AIOKafkaConsumer[bytes, bytes]"]]
 """Joins the group and gives the started client; the listener hears of assignments."""
-DueIn = Callable[[Record, float], tuple[float, float]]
-"""Seconds until a record is due, and the most that it ever has to wait; of the record and the unix time."""
+DueIn = Callable[[Record, float], float]
+"""Seconds until a record is due, of the record and the unix time."""
 
 WATCH_S = 5.0
 COMMIT_S = 10.0
@@ -307,10 +307,7 @@ class Consumer:
         return sum(1 for _ in due)
 
     def _is_due(self, due_in_s: DueIn, partition: Partition, record: Record) -> bool:
-        wait, longest = due_in_s(record, self._clock())
-        if wait > longest:  # our clock, or that of the process that parked it, was set back since
-            partition.set_back_s = max(partition.set_back_s, wait - longest)
-            wait -= partition.set_back_s
+        wait = due_in_s(record, self._clock())
         if wait > 0 and partition.due_timer is None:
 
             def due() -> None:

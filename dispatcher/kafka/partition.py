@@ -130,8 +130,6 @@ class Partition:
     works: "dict[int, Work]" = field(default_factory=dict)
     """What is begun and not ended, by offset."""
     due_timer: asyncio.TimerHandle | None = None
-    set_back_s: float = 0.0
-    """By how much the clock was set back since records were parked that are too far from due, as it seems."""
     committed: tuple[int, str] | None = None
     end: int = 0
     """The partition's end, as the broker last told it."""

@@ -30,10 +30,12 @@ class RetryTopics:
         headers = [*without_journey(record.headers), *journey.headers()]
         await self._producer.write(self._topics[tier], record.key, record.value, headers, "retry")
 
-    def due_in_s(self, record: Record, now: float) -> tuple[float, float]:
-        """Seconds until a parked record is due, 0 or less where it is; and its tier's longest delay.
+    def due_in_s(self, record: Record, now: float) -> float:
+        """Seconds until a parked record is due, 0 or less where it is.
 
-        The first is more than the second where a header is wrong, or the clock was set back since: nothing may make a
-        record wait longer than its tier.
+        Bounded by its tier's longest delay from the time it was written, so that neither a wrong header nor a jump
+        of the clock back keeps it for ever.
         """
-        return Journey.of(record).not_before - now, self._longest.get(record.topic, 0.0)
+        longest = self._longest.get(record.topic, 0.0)
+        due = Journey.of(record).not_before - now
+        return min(due, longest)

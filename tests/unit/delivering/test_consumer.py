@@ -104,11 +104,6 @@ class Bench:
         return position, decode_runs(position, metadata)
 
 
-def due_at(times: dict[tuple[int, int], float]) -> Callable[[Record, float], tuple[float, float]]:
-    """When records are due, by partition and offset; 36 s is the most that one may have to wait."""
-    return lambda record, now: (times.get((record.partition, record.offset), 0) - now, 36)
-
-
 def takes(slow: dict[int, float]) -> Callable[[Record], float | None]:
     """Offsets (of either partition) that take long."""
     return lambda record: slow.get(record.offset)
@@ -373,7 +368,7 @@ async def test_records_that_are_not_due_wait_and_hold_up_no_other_partition() ->
     bench.produce(1, 3)
     began = wall()
     due = {(0, 0): began + 20, (0, 1): began + 21.5, (0, 2): began}
-    await bench.run(bench.consumer(due_in_s=due_at(due)))
+    await bench.run(bench.consumer(due_in_s=lambda record, now: due.get((record.partition, record.offset), 0) - now))
     assert [partition for partition, _ in bench.begun] == [1, 1, 1]
     await asyncio.sleep(18)
     assert len(bench.begun) == 3
@@ -483,21 +478,6 @@ async def test_a_consumer_tells_of_itself() -> None:
     assert oldest == pytest.approx(wall(), abs=1)
     bench.tasks[0].cancel()
     await asyncio.wait(bench.tasks)
-
-
-@virtual_time
-async def test_a_clock_set_back_makes_no_parked_record_wait_longer_than_its_tier() -> None:
-    bench = Bench()
-    bench.produce(0, 20)
-    began = wall()
-    set_back = {(0, offset): began + 1200 + 30 + offset / 10 for offset in range(20)}
-    await bench.run(bench.consumer(due_in_s=due_at(set_back)))
-    await asyncio.sleep(34)
-    assert bench.begun == []
-    await asyncio.sleep(6)
-
-    assert [offset for _, offset in bench.begun] == list(range(20))
-    await bench.stop()
 
 
 def _under_way() -> int:
