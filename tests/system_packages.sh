@@ -20,7 +20,6 @@ done
 [ -x /usr/lib/postgresql/15/bin/postgres ] || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
 [ -e /usr/lib/nginx/modules/ngx_http_echo_module.so ] || missing+=(libnginx-mod-http-echo)
 
-compgen -G '/usr/lib*/*/faketime/libfaketime.so.1' >/dev/null || missing+=(libfaketime) # the clock of a process jumps
 [ -d /usr/share/fonts/opentype/inter ] || missing+=(fonts-inter) # for the screenshots
 
 tell_browser() {

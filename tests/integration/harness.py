@@ -3,7 +3,6 @@
 """
 
 import asyncio
-import os
 import ssl
 import subprocess
 import sys
@@ -196,8 +195,6 @@ class Dispatcher:
         self.settings = merged(settings, {"ops": {"host": "127.0.0.1", "port": self.ops_port}})
         self.path = directory / f"{name}.yaml"
         self.path.write_text(yaml.safe_dump(self.settings))
-        self.env: Mapping[str, str] = {}
-        """Beside our own environment."""
         self._runs = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -227,9 +224,7 @@ class Dispatcher:
         self._runs += 1
         with self._log_path.open("wb") as output:
             command = [sys.executable, "-m", "dispatcher", "run", "-c", str(self.path)]
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env={**os.environ, **self.env}
-            )
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         if self._watch is None:
             self._watch = asyncio.get_running_loop().create_task(self._watch_rss())
 
