@@ -15,7 +15,6 @@ from dispatcher.secrets import speaks_of_a_secret
 MASK: Final = "•••"
 _ADDRESS: Final = re.compile(r"([^\s@<>\"'(),;:]{1,64})@([^\s@<>\"'(),;:]+\.[^\s@<>\"'(),;:.]+)")
 _NUMBER: Final = re.compile(r"\+\d[\d ()/-]{5,}\d")
-_URLS: Final = frozenset({"url", "auth.fetch.token_url"})
 _PERSONAL: Final = frozenset({"identityMap", "channelContext"})
 """Members of a payload in which every text tells of a person."""
 
@@ -55,17 +54,6 @@ def url(text: str) -> str:
 def document(configuration: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """A configuration for viewers: no path of a URL, no value of a header or claim that speaks of a secret."""
     return {key: _masked(key, value, named_by_tenant=False) for key, value in configuration.items()}
-
-
-def changes(told: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """A line of history for viewers: as `document`, of what its writing has masked already."""
-    return {path: _masked_change(change) if path in _URLS else change for path, change in told.items()}
-
-
-def _masked_change(change: JsonValue) -> JsonValue:
-    if isinstance(change, dict):
-        return {side: _masked_change(value) for side, value in change.items()}
-    return url(change) if isinstance(change, str) else change
 
 
 def _masked(key: str, value: JsonValue, *, named_by_tenant: bool) -> JsonValue:

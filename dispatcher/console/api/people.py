@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime, timedelta
 
-from dispatcher.console import masking
 from dispatcher.console.api.models import (
     AuditList,
     AuditModel,
@@ -15,7 +14,6 @@ from dispatcher.console.api.models import (
 )
 from dispatcher.console.api.route import PREFIX, Call, Nothing, Reply
 from dispatcher.console.api.webhooks import links
-from dispatcher.console.facts import Person
 from dispatcher.stores.sql.records import ApiToken, AuditEntry, AuditQuery, Orgs
 
 
@@ -31,7 +29,7 @@ async def list_audit(call: Call[AuditList, Nothing]) -> Reply:
     )
     entries = await call.parts.audit.search(query, orgs=call.person.orgs)
     following = call.next_page(before=entries[-1].id) if len(entries) == asked.limit else None
-    return Reply(AuditPage(items=tuple(_entry(one, call.person) for one in entries), next=following), links(following))
+    return Reply(AuditPage(items=tuple(_entry(one) for one in entries), next=following), links(following))
 
 
 async def list_tokens(call: Call[Nothing, Nothing]) -> Reply:
@@ -59,7 +57,7 @@ def _listed(orgs: Orgs) -> tuple[str, ...] | None:
     return None if orgs is None else tuple(sorted(orgs))
 
 
-def _entry(entry: AuditEntry, person: Person) -> AuditModel:
+def _entry(entry: AuditEntry) -> AuditModel:
     return AuditModel(
         id=entry.id,
         at=entry.at,
@@ -68,7 +66,7 @@ def _entry(entry: AuditEntry, person: Person) -> AuditModel:
         org=None if entry.tenant is None else entry.tenant.org,
         sandbox=None if entry.tenant is None else entry.tenant.sandbox,
         webhook_id=entry.webhook_id,
-        changes=dict(entry.changes) if person.is_admin else masking.changes(entry.changes),
+        changes=dict(entry.changes),
     )
 
 
