@@ -331,7 +331,7 @@ class Deliveries:
             raise
 
     def concluded(self, lane: Lane, parcel: Parcel, slot: Slot, number: int, attempt: Attempt) -> Tried:
-        """Judge an attempt, tell everybody, and, last of all, give its slot back: whatever raises, that is still to do."""
+        """Judge an attempt, tell everybody, and, last of all, give its slot back: not done where this raises."""
         judgement = judge(attempt)
         hold = None
         if judgement.verdict is Verdict.AGAIN_SOON:
