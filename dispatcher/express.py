@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from dispatcher.delivery.deliveries import Deliveries, Parcel, Tried
 from dispatcher.delivery.flights import Flight
 from dispatcher.delivery.lanes import Kind
-from dispatcher.events import DeliveryEvent, OtherEvent
+from dispatcher.events import OtherEvent
 from dispatcher.feedback import MAX_WARNED, encode_feedback
 from dispatcher.outcomes import Delivered, Outcome, SkipReason
 from dispatcher.pipeline import Pipeline, eligibility, read_record
@@ -57,46 +57,42 @@ class Express:
 
         Never raises for what a record may hold.
         """
-        origin = Origin(record.topic, record.partition, record.offset)
-        event = self._event(record, origin)
-        if isinstance(event, OtherEvent):
-            owner.finished(self._pipeline.skipped(record, SkipReason.NOT_FEEDBACK, None))
-            return None
-        webhook = MISSING if event is None else self._webhooks.peek(event.tenant)
-        if event is None or webhook is MISSING or self._deliveries.is_busy_closing:
+        try:
+            decided = self._decided(record, turn)
+        except Exception:  # noqa: BLE001  (the full way meets the same one, and tells it)
+            decided = None
+        if decided is None:
             owner.full_way(None)
-            return None
-        reason = eligibility(event, webhook)
-        if reason is not None or webhook is None:
-            owner.finished(self._pipeline.skipped(record, reason or SkipReason.NO_WEBHOOK, event))
-            return None
-        body = self._body(event, webhook)
-        if body is None:
-            owner.full_way(None)
-            return None
-        parcel = Parcel.of(event, webhook, body, 0, Kind.NEW, turn, origin)
-        flight = _EventFlight(self._deliveries, parcel, self._pipeline, record, owner)
-        flight.depart()
-        return None if flight.is_over else flight
+        elif isinstance(decided, Parcel):
+            flight = _EventFlight(self._deliveries, decided, self._pipeline, record, owner)
+            flight.depart()
+            return None if flight.is_over else flight
+        else:
+            owner.finished(decided)
+        return None
 
     async def go_on(self, record: Record, turn: Turn, begun: Tried) -> Outcome:
         """The full way of a record whose first attempt was made. Raises what `Pipeline.process` raises."""
         return await self._pipeline.process(record, turn, begun)
 
-    def _event(self, record: Record, origin: Origin) -> DeliveryEvent | OtherEvent | None:
+    def _decided(self, record: Record, turn: Turn) -> Parcel | Outcome | None:
+        """What is to be sent, or why nothing is; None where that takes the full way."""
         if record.headers and was_parked(record.headers):
             return None
-        try:
-            return read_record(record, origin, self._max_record_bytes)
-        except Exception:  # noqa: BLE001  (the full way meets the same one, and tells it)
+        origin = Origin(record.topic, record.partition, record.offset)
+        event = read_record(record, origin, self._max_record_bytes)
+        if isinstance(event, OtherEvent):
+            return self._pipeline.skipped(record, SkipReason.NOT_FEEDBACK, None)
+        webhook = self._webhooks.peek(event.tenant)
+        if webhook is MISSING or self._deliveries.is_busy_closing:
             return None
-
-    def _body(self, event: DeliveryEvent, webhook: Webhook) -> bytes | None:
-        try:
-            body = encode_feedback(event, webhook.config.payload)
-        except Exception:  # noqa: BLE001  (as above)
+        reason = eligibility(event, webhook)
+        if reason is not None or webhook is None:
+            return self._pipeline.skipped(record, reason or SkipReason.NO_WEBHOOK, event)
+        body = encode_feedback(event, webhook.config.payload)
+        if len(body) > self._largest:
             return None
-        return body if len(body) <= self._largest else None
+        return Parcel.of(event, webhook, body, 0, Kind.NEW, turn, origin)
 
 
 class _EventFlight(Flight):

@@ -6,6 +6,7 @@ URL's address may be connected to is the egress guard's question (`transport.egr
 
 import hashlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -21,9 +22,13 @@ from pydantic import (
     Field,
     JsonValue,
     StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
 )
+from pydantic_core import InitErrorDetails
 
 from dispatcher.secrets import Name, Secret
 from dispatcher.units import PerSecond, Seconds
@@ -226,6 +231,27 @@ def header_value_problem(value: str) -> str | None:
     return None
 
 
+def header_problems(given: object, taken: frozenset[str]) -> Iterator[tuple[str, str]]:
+    """Names that can't be sent so, each with the reason. What is no text at all is the model's to refuse."""
+    seen: set[str] = set()
+    for name, raw in given.items() if isinstance(given, dict) else ():
+        value = _as_text(raw)
+        if not isinstance(name, str):
+            continue
+        problem = header_name_problem(name, taken)
+        if problem is None and isinstance(value, str):
+            problem = header_value_problem(value)
+        if problem is None and name.lower() in seen:
+            problem = "given twice (names are the same in either case): keep one"
+        if problem is not None:
+            yield name, problem
+        seen.add(name.lower())
+
+
+def _told_at(key: str, problem: str) -> InitErrorDetails:
+    return InitErrorDetails(type="value_error", loc=(key,), input=None, ctx={"error": ValueError(problem)})
+
+
 def split_url(url: str) -> SplitResult:
     """The parts of an endpoint's URL.
 
@@ -315,18 +341,26 @@ class WebhookConfig(_Model):
     enabled: bool = True
     """false pauses the webhook: its events are skipped, not kept."""
 
-    @model_validator(mode="after")
-    def _header_parameters(self) -> Self:
-        taken = frozenset({self.auth.header, "authorization"}) if isinstance(self.auth, JwtAuth) else frozenset[str]()
-        seen: set[str] = set()
-        for name, value in self.headers.items():
-            problem = header_name_problem(name, taken) or header_value_problem(value)
-            if problem is None and name.lower() in seen:
-                problem = "given twice (names are the same in either case): keep one"
-            if problem:
-                raise ValueError(f"header parameter {name[:80]!r}: {problem}")
-            seen.add(name.lower())
-        return self
+    @field_validator("headers", mode="wrap")
+    @classmethod
+    def _header_parameters(
+        cls, given: object, handler: ValidatorFunctionWrapHandler, info: ValidationInfo
+    ) -> dict[str, str]:
+        """Tells every mistake, each at its own name."""
+        auth = info.data.get("auth")  # not there where it has a mistake itself
+        taken = frozenset({auth.header, "authorization"}) if isinstance(auth, JwtAuth) else frozenset[str]()
+        found = [_told_at(name, problem) for name, problem in header_problems(given, taken)]
+        headers: dict[str, str] = {}
+        try:
+            headers = handler(given)
+        except ValidationError as error:
+            found += [
+                InitErrorDetails(type=one["type"], loc=one["loc"], input=one["input"], ctx=one.get("ctx", {}))
+                for one in error.errors()
+            ]
+        if found:
+            raise ValidationError.from_exception_data(cls.__name__, found, hide_input=True)
+        return headers
 
     @cached_property
     def tenant(self) -> TenantKey:

@@ -329,24 +329,24 @@ class Deliveries:
             return Tried(number - 1, refusal=entry)
         try:
             attempt = await self.post(parcel, number)
+            return self.concluded(lane, parcel, entry, number, attempt)
         except BaseException:
             lane.abandon(entry)
             raise
-        return self.concluded(lane, parcel, entry, number, attempt)
 
     def concluded(self, lane: Lane, parcel: Parcel, slot: Slot, number: int, attempt: Attempt) -> Tried:
-        """Judge an attempt, tell everybody, and give its slot back."""
+        """Judge an attempt, tell everybody, and, last of all, give its slot back: not done where this raises."""
         judgement = judge(attempt)
         hold = None
         if judgement.verdict is Verdict.AGAIN_SOON:
             hold = retry_after_s(attempt.retry_after, self._clock(), self._policy.max_age_s)
+        self._told(parcel, number, attempt, judgement)
         if judgement.suspends:
             lane.suspend(parcel.webhook.revision)  # first: the slot goes to nobody who waits
         if judgement.tells_of_endpoint:
             lane.leave(slot, judgement, hold)
         else:
             lane.abandon(slot)
-        self._told(parcel, number, attempt, judgement)
         return _GOOD if judgement is DELIVERED and number == 1 else Tried(number, attempt, judgement, hold_s=hold)
 
     async def post(self, parcel: Parcel, number: int) -> Attempt:

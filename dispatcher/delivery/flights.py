@@ -86,6 +86,7 @@ class Flight(ABC):
             return
         if self._exchange is None:
             self._task = asyncio.get_running_loop().create_task(self._post(), name="flight")
+            self._task.add_done_callback(self._task_ended)
 
     def cancel(self) -> None:
         """Let it go. Where it has a `task`, `released` is called once that has ended; else it is over now."""
@@ -102,20 +103,25 @@ class Flight(ABC):
             attempt = await self._deliveries.post(self.parcel, self.parcel.attempts + 1)
         except Exception as error:  # noqa: BLE001  (told there)
             self._fail(error)
-        except BaseException:
-            self._give_back()
-            self.released()
-            raise
         else:
             self._answered(attempt)
+
+    def _task_ended(self, task: "asyncio.Task[None]") -> None:
+        if task.cancelled():  # told here, since one that is cancelled before its first step never runs
+            self._give_back()
+            self.released()
 
     def _answered(self, attempt: Attempt) -> None:
         slot = self._slot
         if slot is None:
             return  # unreachable: who has no slot has sent nothing
+        try:
+            tried = self._deliveries.concluded(self._lane, self.parcel, slot, self.parcel.attempts + 1, attempt)
+        except Exception as error:  # noqa: BLE001  (told there)
+            self._fail(error)
+            return
         self._task = self._exchange = None
         self.is_over = True
-        tried = self._deliveries.concluded(self._lane, self.parcel, slot, self.parcel.attempts + 1, attempt)
         if tried.judgement is DELIVERED:
             self.landed()
         else:

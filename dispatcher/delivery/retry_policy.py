@@ -57,7 +57,7 @@ class RetryPolicy:
         return self.tiers[tier] * (1 - JITTER + 2 * JITTER * jitter)
 
     def longest_wait_s(self, tier_s: float) -> float:
-        """No record waits longer than this in a tier, whatever its header or the clock says."""
+        """No record is due later than so long after it was parked."""
         return tier_s * (1 + JITTER)
 
     def expired(self, first_seen: float, due_at: float) -> bool:

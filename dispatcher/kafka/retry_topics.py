@@ -5,6 +5,9 @@ from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.topics import retry_topics
 from dispatcher.records import Journey, Record, without_journey
 
+CLOCKS_DIFFER_S = 60.0
+"""So far the clock of the replica that parked a record may be ahead of the one's that reads it."""
+
 
 class RetryTopics:
     """The tiers. A record keeps its key, value and headers, and gets its journey as `feedback-*` headers."""
@@ -33,9 +36,9 @@ class RetryTopics:
     def due_in_s(self, record: Record, now: float) -> float:
         """Seconds until a parked record is due, 0 or less where it is.
 
-        Bounded by its tier's longest delay from the time it was written, so that neither a wrong header nor a jump
-        of the clock back keeps it for ever.
+        One that would have to wait for longer than its tier ever lets a record wait is due now: its header is wrong, or
+        the clock was set back since, and waiting would hold up everything behind it for as long as that.
         """
         longest = self._longest.get(record.topic, 0.0)
-        due = Journey.of(record).not_before - now
-        return min(due, longest)
+        wait = Journey.of(record).not_before - now
+        return wait if wait <= longest + CLOCKS_DIFFER_S else 0.0

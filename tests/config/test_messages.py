@@ -119,10 +119,57 @@ webhooks:
         "x.yaml:23: webhooks[2].enabled: must be true or false, not text",
         "x.yaml:24: webhooks[3]: must be a mapping (key: value), not a number",
         "x.yaml:25: webhooks[4].channels: must have at least 1 entry",
+        "x.yaml:25: webhooks[4].headers['a b']: not a header name: use up to 64 letters, digits and any of "
+        "!#$%&'*+-.^_`|~",
         "x.yaml:26: webhooks[5].auth: give either sign (a token that we sign) or fetch (a token endpoint)",
-        "x.yaml:27: webhooks[6]: header parameter 'Host': host is set by the dispatcher and can't be replaced: "
-        "choose another name",
+        "x.yaml:26: webhooks[5].headers.Host: host is set by the dispatcher and can't be replaced: choose another name",
+        "x.yaml:27: webhooks[6].headers.Host: host is set by the dispatcher and can't be replaced: choose another name",
     ]
+
+
+def test_every_mistake_in_the_header_parameters_is_told_at_its_own_line_with_those_of_other_fields() -> None:
+    text = """\
+apiVersion: dispatcher/v1
+webhooks:
+  - name: a
+    org: o
+    sandbox: s
+    url: http//x
+    auth: {type: jwt, header: X-Token, sign: {algorithm: RS256, key: {file: k}}}
+    headers:
+      X-Fine: 1
+      Webhook-Id: x
+      a b: c
+      X-Empty: null
+      authorization: Basic x
+      x-token: x
+      X-Line: "a\\nb"
+      x-fine: 2
+"""
+    reserved = "is set by the dispatcher and can't be replaced: choose another name"
+    assert problems_of(text, WebhookFile) == [
+        "x.yaml:6: webhooks[0].url: must begin with https://",
+        f"x.yaml:10: webhooks[0].headers.Webhook-Id: webhook-id {reserved}",
+        "x.yaml:11: webhooks[0].headers['a b']: not a header name: use up to 64 letters, digits and any of "
+        "!#$%&'*+-.^_`|~",
+        "x.yaml:12: webhooks[0].headers.X-Empty: must be text, not empty",
+        f"x.yaml:13: webhooks[0].headers.authorization: authorization {reserved}",
+        f"x.yaml:14: webhooks[0].headers.x-token: x-token {reserved}",
+        "x.yaml:15: webhooks[0].headers.X-Line: not a header value: use visible ASCII characters, no space at either "
+        "end, no line break",
+        "x.yaml:16: webhooks[0].headers.x-fine: given twice (names are the same in either case): keep one",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("auth", "reserved"),
+    [({"type": "none"}, False), ({"type": "jwt", "sign": {"algorithm": "RS256", "key": {"file": "k"}}}, True)],
+)
+def test_authorization_is_the_tenants_own_where_no_token_goes_there(auth: object, reserved: bool) -> None:
+    webhook = {"name": "", "url": "https://x.example", "headers": {"Authorization": "Basic x"}, "auth": auth}
+    text = json.dumps({"apiVersion": "dispatcher/v1", "webhooks": [webhook]})
+    told = [one for one in problems_of(text, WebhookFile) if "headers.Authorization" in one]
+    assert len(told) == reserved
 
 
 def test_a_key_called_like_a_tag_of_a_union_is_still_itself() -> None:

@@ -1,11 +1,11 @@
-"""Ways in which an endpoint can be bad, for `Receiver.behave`. None of them accepts."""
+"""Ways in which an endpoint can be bad, for `Receiver.behave`. None accepts, but where it says so."""
 
 import asyncio
 from contextlib import suppress
 
 from aiohttp import web
 
-from tests.integration.harness import Receiver
+from tests.integration.harness import Behaviour, Receiver, at_first
 
 
 async def reset_before_the_answer(request: web.Request, _receiver: Receiver) -> web.StreamResponse:
@@ -42,7 +42,17 @@ async def a_byte_a_second(request: web.Request, _receiver: Receiver) -> web.Stre
 
 async def a_huge_body_of_an_error(request: web.Request, _receiver: Receiver) -> web.StreamResponse:
     """503 with a gigabyte, of which as much is sent as is read."""
-    response = web.StreamResponse(status=503, headers={"content-length": str(1 << 30)})
+    return await _a_gigabyte(request, 503)
+
+
+async def accept_with_a_huge_body(request: web.Request, receiver: Receiver) -> web.StreamResponse:
+    """Accepts, with a gigabyte that nobody asked for."""
+    receiver.accept(request)
+    return await _a_gigabyte(request, 200)
+
+
+async def _a_gigabyte(request: web.Request, status: int) -> web.StreamResponse:
+    response = web.StreamResponse(status=status, headers={"content-length": str(1 << 30)})
     await response.prepare(request)
     piece = b"x" * 65_536
     with suppress(OSError):
@@ -78,6 +88,18 @@ async def accept_and_close_keep_alive(request: web.Request, receiver: Receiver) 
     if transport is not None:
         asyncio.get_running_loop().call_later(0.01, transport.close)
     return response
+
+
+def now_and_then(behaviour: Behaviour) -> Behaviour:
+    """For one event in four, at first: too seldom for a breaker to open. Else it accepts."""
+    once = at_first(behaviour)
+
+    async def answer(request: web.Request, receiver: Receiver) -> web.StreamResponse:
+        if request.headers["webhook-id"][-1] in "048c":
+            return await once(request, receiver)
+        return receiver.accept(request)
+
+    return answer
 
 
 def _abort(request: web.Request) -> None:

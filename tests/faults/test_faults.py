@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import yaml
@@ -222,19 +223,27 @@ async def test_an_event_whose_next_topic_is_closed_stays_in_flight(
 
 @pytest.mark.all_faults
 @pytest.mark.parametrize("wrong", ["takes no record of that size", "is missing"])
-async def test_an_event_whose_dead_letter_topic_is_wrong_waits_until_it_is_mended(
-    scene: Stage, tell: Tell, wrong: str
+@pytest.mark.parametrize("kind", ["dead", "retry"])
+async def test_an_event_whose_next_topic_is_wrong_waits_until_it_is_mended(
+    scene: Stage, tell: Tell, kind: str, wrong: str
 ) -> None:
     (tenant,) = tenants(1)
     scene.mount([scene.webhook(tenant)])
-    missing = wrong == "is missing"
+    topic = scene.dead_topic if kind == "dead" else f"{scene.topic}.retry.1s"
+    stuck_id = webhook_id_of(tenant, "stuck")
+
+    async def only_the_stuck_one(request: web.Request, receiver: Receiver) -> web.StreamResponse:
+        return web.Response(status=503) if request.headers["webhook-id"] == stuck_id else receiver.accept(request)
+
+    scene.receiver.behave(f"/{tenant.org}", only_the_stuck_one)
     async with topics.admin_client(scene.bootstrap_servers) as admin:
-        if missing:
-            await admin.delete_topics([scene.dead_topic])
+        if wrong == "is missing":
+            await admin.delete_topics([topic])
         else:
-            await admin.alter_configs([_largest(scene.dead_topic, 200)])
-    async with scene.dispatcher() as dispatcher:
-        stuck = await scene.send(b"unreadable" * 100, partition=0)
+            await admin.alter_configs([_largest(topic, 200)])
+    async with scene.dispatcher(retry={"soon_attempts": 0}) as dispatcher:
+        value = b"unreadable" * 100 if kind == "dead" else event(tenant, "stuck")
+        stuck = await scene.send(value, partition=0)
         for number in range(50):
             await scene.send(event(tenant, f"behind{number}"), partition=0)
             scene.expected[webhook_id_of(tenant, f"behind{number}")] = tenant
@@ -242,20 +251,24 @@ async def test_an_event_whose_dead_letter_topic_is_wrong_waits_until_it_is_mende
         await scene.all_accepted(dispatcher)
         await until(lambda: "record kept for another try" in dispatcher.log, "a refused write", 40, dispatcher)
         assert (await scene.committed()).get(0, 0) <= stuck.offset
-        if missing:
-            await topics.create_topic(scene.bootstrap_servers, scene.dead_topic)
+        if wrong == "is missing":
+            await topics.create_topic(scene.bootstrap_servers, topic)
         else:
             async with topics.admin_client(scene.bootstrap_servers) as admin:
-                await admin.alter_configs([_largest(scene.dead_topic, 100_000)])
+                await admin.alter_configs([_largest(topic, 100_000)])
 
         async def passed() -> bool:
             return (await scene.committed()).get(0, 0) == stuck.offset + 51
 
         await until(passed, "the position to pass it", 60, dispatcher)
         assert dispatcher.running
+        if kind == "retry":
+            scene.expected[stuck_id] = tenant
+            scene.receiver.behave(f"/{tenant.org}", None)
+            await scene.all_accepted(dispatcher)
     buried = await topics.read_all(scene.bootstrap_servers, scene.dead_topic)
-    assert [one.value for one in buried] == [b"unreadable" * 100]
-    tell(await Row.of(f"dead-letter topic {wrong}", scene, dispatcher, most_repeats=0))
+    assert [one.value for one in buried] == ([value] if kind == "dead" else [])
+    tell(await Row.of(f"{kind} topic {wrong}", scene, dispatcher, most_repeats=0))
 
 
 def _largest(topic: str, size: int) -> ConfigResource:
@@ -291,6 +304,7 @@ _ONCE_BAD: dict[str, Behaviour] = {
     "never answers": at_first(bad.never_answer),
     "one byte a second": at_first(bad.a_byte_a_second),
     "a gigabyte of 503": at_first(bad.a_huge_body_of_an_error),
+    "a gigabyte of 200": bad.accept_with_a_huge_body,
     "garbage": at_first(bad.garbage),
     "endless headers": at_first(bad.endless_headers),
     "keep-alive closed": bad.accept_and_close_keep_alive,
@@ -315,18 +329,23 @@ async def test_receivers_that_misbehave_once_get_every_event_in_the_end(scene: S
             late = {everybody[scene.expected[name]][0] for name in scene.missing()}
             raise AssertionError(f"not yet delivered: {sorted(late)}") from None
         await _end(scene)
-    tell(await Row.of("receivers that misbehave in 12 ways", scene, dispatcher, most_repeats=_EVENTS_EACH))
+    tell(await Row.of("receivers that misbehave in 13 ways", scene, dispatcher, most_repeats=_EVENTS_EACH))
 
 
 async def test_receivers_that_are_wrong_until_the_webhook_is_edited_lose_nothing(scene: Stage, tell: Tell) -> None:
-    refusing, strange, another_name, gone, moved = tenants(5)
-    closed_port = free_ports(1)[0]
-    async with Receiver() as stranger, Receiver(scene.receiver.authority, "elsewhere.test") as misnamed:
+    everybody = refusing, strange, another_name, expired, gone, moved = tenants(6)
+    closed_port, yesterday = free_ports(1)[0], datetime.now(UTC) - timedelta(days=1)
+    async with (
+        Receiver() as stranger,
+        Receiver(scene.receiver.authority, "elsewhere.test") as misnamed,
+        Receiver(scene.receiver.authority, valid_until=yesterday) as outdated,
+    ):
         scene.mount(
             [
                 scene.webhook(refusing, url=f"https://localhost:{closed_port}/"),
                 scene.webhook(strange, url=stranger.url("/")),
                 scene.webhook(another_name, url=misnamed.url("/")),
+                scene.webhook(expired, url=outdated.url("/")),
                 scene.webhook(gone, "/gone"),
                 scene.webhook(moved, "/moved"),
             ]
@@ -335,14 +354,15 @@ async def test_receivers_that_are_wrong_until_the_webhook_is_edited_lose_nothing
         scene.receiver.behave("/moved", status(307, location=scene.receiver.url("/elsewhere")))
         async with scene.dispatcher(retry={"soon_attempts": 0}) as dispatcher:
             dispatcher.start()
-            await scene.produce([refusing, strange, another_name, gone, moved], 20)
+            await scene.produce(everybody, 4 * len(everybody))
             parked = "event parked"
-            await until(lambda: dispatcher.log.count(parked) >= 16, "everything parked", 30, dispatcher)
+            await until(lambda: dispatcher.log.count(parked) >= 20, "everything parked", 30, dispatcher)
             dead_of_redirects = {n for n, tenant in scene.expected.items() if tenant == moved}
             assert not scene.receiver.accepted
             assert not stranger.requests
             assert not misnamed.requests
-            scene.mount([scene.webhook(t, "/mended") for t in (refusing, strange, another_name, gone, moved)])
+            assert not outdated.requests
+            scene.mount([scene.webhook(t, "/mended") for t in everybody])
             await until(lambda: scene.missing() == dead_of_redirects, "the mended ones", 40, dispatcher)
             await _end(scene)
             assert not scene.receiver.at("/elsewhere")
@@ -407,6 +427,39 @@ async def test_webhook_files_broken_removed_and_edited_under_load_lose_nothing(s
         await scene.all_accepted(dispatcher, 60)
         await _end(scene)
     tell(await Row.of("webhooks broken, mended, edited, moved to another file", scene, dispatcher, most_repeats=0))
+
+
+@pytest.mark.all_faults
+async def test_a_webhook_file_that_is_removed_and_comes_back_renamed_accounts_for_every_event(
+    scene: Stage, tell: Tell
+) -> None:
+    """Without a webhook an event is skipped, and counted so; the other files' tenants notice nothing."""
+    *others, leaving = tenants(10)
+    _prepare(scene, 10)
+    own = scene.webhook(leaving)
+    scene.mount([scene.webhook(tenant) for tenant in others], leaving=_file([own]))
+    async with scene.dispatcher() as dispatcher:
+        dispatcher.start()
+        await dispatcher.ready()
+        producing = asyncio.create_task(scene.produce(others, 4_000))
+        await scene.produce([leaving], 20, "before")
+        await until(lambda: not {n for n in scene.missing() if scene.expected[n] == leaving}, "them", 30, dispatcher)
+        scene.mount([scene.webhook(tenant) for tenant in others])
+        await until(lambda: '"webhooks":9' in dispatcher.log, "the webhook to be gone", 30, dispatcher)
+        for number in range(20):
+            await scene.send(event(leaving, f"while{number}"))
+
+        async def skipped() -> bool:
+            _, text = await dispatcher.get("/metrics")
+            return 'dispatcher_events_skipped_total{reason="no_webhook"} 20.0' in text
+
+        await until(skipped, "the skipped ones to be counted", 30, dispatcher)
+        scene.mount([scene.webhook(t) for t in others], returned=_file([own | {"name": "Another name"}]))
+        await until(lambda: dispatcher.log.count('"webhooks":10') == 2, "the webhook to be back", 30, dispatcher)
+        await scene.produce([leaving], 20, "after")
+        await producing
+        await scene.all_accepted(dispatcher)
+    tell(await Row.of("webhook file removed, back under another name", scene, dispatcher, most_repeats=0))
 
 
 def _file(webhooks: list[dict[str, object]]) -> str:

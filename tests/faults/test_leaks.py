@@ -4,11 +4,10 @@ import re
 
 import psutil
 import pytest
-from aiohttp import web
 
 from tests.faults import behaviours as bad
 from tests.integration.brokers import needs_kafka
-from tests.integration.harness import Behaviour, Dispatcher, Receiver, Stage, at_first, slowly, status, tenants, until
+from tests.integration.harness import Dispatcher, Stage, slowly, status, tenants, until
 
 pytestmark = [needs_kafka, pytest.mark.faults, pytest.mark.timeout(150)]
 
@@ -26,24 +25,12 @@ async def _descriptors(dispatcher: Dispatcher) -> int:
     return process.num_fds()
 
 
-def _now_and_then(behaviour: Behaviour) -> Behaviour:
-    """For one event in four, at first: too seldom for a breaker to open."""
-    once = at_first(behaviour)
-
-    async def answer(request: web.Request, receiver: Receiver) -> web.StreamResponse:
-        if request.headers["webhook-id"][-1] in "048c":
-            return await once(request, receiver)
-        return receiver.accept(request)
-
-    return answer
-
-
 async def test_a_load_with_failures_leaves_no_socket_behind(scene: Stage) -> None:
     everybody = tenants(8)
     scene.mount([scene.webhook(tenant) for tenant in everybody])
     for number, tenant in enumerate(everybody):
         failing = (status(503), bad.reset_mid_body, slowly(0.05))[number % 3]
-        scene.receiver.behave(f"/{tenant.org}", failing if number % 3 == 2 else _now_and_then(failing))
+        scene.receiver.behave(f"/{tenant.org}", failing if number % 3 == 2 else bad.now_and_then(failing))
     after: list[int] = []
     async with scene.dispatcher(delivery={"lane_start": 4, "lane_max": 4}) as dispatcher:
         dispatcher.start()

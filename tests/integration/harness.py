@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import asynccontextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -83,10 +84,13 @@ class Arrived:
 class Receiver:
     """An HTTPS server. `accepted` counts how often each webhook-id was answered 2xx: the ledger."""
 
-    def __init__(self, authority: trustme.CA | None = None, host: str = "localhost") -> None:
-        """Its certificate is for `host` and 127.0.0.1; another authority or host makes it a wrong one."""
+    def __init__(
+        self, authority: trustme.CA | None = None, host: str = "localhost", valid_until: datetime | None = None
+    ) -> None:
+        """Its certificate is for `host`; another authority or host, or a date gone by, makes it a wrong one."""
         self.authority = authority or trustme.CA()
         self._host = host
+        self._valid_until = valid_until
         self.accepted: Counter[str] = Counter()
         self.accepted_at: dict[str, float] = {}
         self.seen: Counter[str] = Counter()
@@ -133,7 +137,7 @@ class Receiver:
 
     def _context(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.authority.issue_cert(self._host).configure_cert(context)
+        self.authority.issue_cert(self._host, not_after=self._valid_until).configure_cert(context)
         return context
 
     async def __aenter__(self) -> Self:
@@ -188,6 +192,9 @@ def slowly(seconds: float) -> Behaviour:
 class Dispatcher:
     """`dispatcher run -c` as a process of its own, over any number of starts. Leaving the context kills it."""
 
+    program: tuple[str, ...] = ("-m", "dispatcher")
+    """What Python is started with, before the command."""
+
     def __init__(self, directory: Path, settings: Mapping[str, Any], *, name: str = "dispatcher") -> None:
         self._directory = directory
         self._name = name
@@ -223,7 +230,7 @@ class Dispatcher:
         assert not self.running
         self._runs += 1
         with self._log_path.open("wb") as output:
-            command = [sys.executable, "-m", "dispatcher", "run", "-c", str(self.path)]
+            command = [sys.executable, *self.program, "run", "-c", str(self.path)]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         if self._watch is None:
             self._watch = asyncio.get_running_loop().create_task(self._watch_rss())

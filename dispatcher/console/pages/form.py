@@ -161,7 +161,7 @@ class WebhookForm:
         """Put each beside its field."""
         for problem in problems:
             key, message = self._field_of(problem.key), problem.message
-            if key == "" and message.startswith("header parameter "):
+            if problem.key.startswith(("headers.", "headers[")):
                 continue  # `draft` has told it beside its row
             message = FOR_FIELDS.get(message, message)
             if message.startswith("missing"):

@@ -158,6 +158,20 @@ async def test_a_store_that_is_away_is_left_to_the_full_way() -> None:
 
 
 @virtual_time
+async def test_a_bug_before_anything_is_sent_is_left_to_the_full_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(200)
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.store, "peek", lambda tenant: 1 / 0)
+        owner, flight = begin(bench)
+
+    assert flight is None
+    assert owner.tried == [None]
+    assert owner.task is not None
+    await owner.task
+    assert owner.outcome == Delivered(1)
+
+
+@virtual_time
 async def test_a_failed_first_attempt_counts_and_the_full_way_goes_on_from_it() -> None:
     bench = Bench(503, 503, 200, chance=lambda: 1.0)
     owner, _ = begin(bench)
@@ -312,3 +326,41 @@ async def test_a_reset_on_a_connection_that_rested_is_tried_again_at_once() -> N
     first, second = bench.transport.times
     assert second - first == pytest.approx(bench.transport.takes_s, abs=0.001)
     assert json.loads(bench.transport.requests[0].body) == json.loads(bench.transport.requests[1].body)
+
+
+@virtual_time
+async def test_a_flight_whose_task_is_cancelled_before_its_first_step_gives_its_slot_back_too() -> None:
+    bench = Bench(200)
+    bench.transport.rests = False
+    owner, flight = begin(bench)
+    assert flight is not None
+    flight.cancel()  # within the same turn of the event loop: the task never runs
+    await asyncio.sleep(5)
+
+    assert owner.is_released
+    assert owner.outcome is None
+    assert bench.transport.requests == []
+    assert free(bench)
+
+
+@virtual_time
+@pytest.mark.parametrize("rests", [True, False], ids=["on a connection", "in a task"])
+async def test_a_bug_in_what_follows_an_answer_leaves_the_record_to_the_full_way(
+    rests: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(200)
+    bench.transport.rests = rests
+
+    def broken(*_: object) -> Tried:
+        monkeypatch.undo()
+        raise ValueError("an answer that can't be judged")
+
+    monkeypatch.setattr(bench.deliveries, "concluded", broken)
+    before = metrics.ERRORS.labels("lanes")._value.get()
+    owner, _ = begin(bench)
+    await asyncio.sleep(5)
+
+    assert metrics.ERRORS.labels("lanes")._value.get() == before + 1
+    assert owner.tried == [None]
+    assert owner.outcome == Delivered(1)
+    assert free(bench)

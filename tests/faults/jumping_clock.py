@@ -1,0 +1,21 @@
+"""`dispatcher` with a wall clock that a test sets: `python -m tests.faults.jumping_clock FILE run …`.
+
+The file holds the seconds by which the clock is off. Only `time.time` is: timers run by the steady clock, as they
+would if somebody set the machine's.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+
+def _jumping(file: Path) -> None:
+    steady = time.time
+    time.time = lambda: steady() + float(file.read_text())
+
+
+if __name__ == "__main__":
+    _jumping(Path(sys.argv.pop(1)))
+    from dispatcher.cli import main  # after that: what is imported keeps the function, not its name
+
+    main()
