@@ -44,7 +44,8 @@ def test_a_payload_is_masked_where_it_tells_of_people() -> None:
     ("url", "expected"),
     [
         ("https://hooks.luma.example/services/T0/B1/key?token=x#f", "https://hooks.luma.example/•••"),
-        ("https://hooks.luma.example:8443", "https://hooks.luma.example:8443/•••"),
+        ("https://hooks.luma.example:8443", "https://hooks.luma.example:8443"),
+        ("https://hooks.luma.example/?token=x", "https://hooks.luma.example/•••"),
     ],
 )
 def test_of_a_url_only_its_origin_is_shown(url: str, expected: str) -> None:

@@ -163,9 +163,10 @@ async def test_the_history_comes_page_by_page_and_for_each_organisation_its_own(
     own = (await lumas.get("/api/v1/audit")).json["items"]
     assert [(item["action"], item["org"]) for item in own] == [("create", LUMA.org)]
     assert own[0]["changes"]["name"] == {"before": None, "after": "Luma"}
-    assert own[0]["changes"]["url"] == {"before": None, "after": "https://hooks.luma.example/•••"}
     whole = (await everybody.get(f"/api/v1/audit?webhook_id={luma.id}")).json["items"]
-    assert whole[0]["changes"]["url"] == {"before": None, "after": "https://hooks.luma.example/f"}
+    for seen in (own, whole):  # tenants put keys into paths: nobody finds one in the history
+        assert seen[0]["changes"]["url"]["before"] is None
+        assert seen[0]["changes"]["url"]["after"].startswith("https://hooks.luma.example/<secret ")
     assert (await lumas.get(f"/api/v1/audit?webhook_id={rival.id}")).json["items"] == []
     assert (await lumas.get("/api/v1/audit?before=9999999999")).status == 422
     assert (await lumas.get("/api/v1/audit?actor=%00")).status == 422
