@@ -3,6 +3,7 @@
 Safe to run from several replicas at once: the second waits for the first and finds nothing to do.
 """
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,8 @@ from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.schema import metadata
 
 _LOCK: Final = 0x66656564  # any number, the same in every version
+_ONE_AT_A_TIME: Final = asyncio.Lock()
+"""Alembic's context is one for the whole process: who migrates in it takes turns, whatever databases they have."""
 _UNKNOWN = "the database has a schema that this version does not know: use the version that made it, or a newer one"
 
 
@@ -71,7 +74,7 @@ async def schema_problem(database: Database) -> Problem | None:
 
 async def _migrate(database: Database, revision: str, *, is_up: bool) -> str:
     try:
-        async with database.write(within_s=None) as connection:
+        async with _ONE_AT_A_TIME, database.write(within_s=None) as connection:
             return await connection.run_sync(_run, revision, is_up)
     except (CommandError, RevisionError):
         raise ConfigError([Problem(_UNKNOWN, "webhooks.url")]) from None
