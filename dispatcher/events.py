@@ -89,10 +89,8 @@ def _at_a_glance(
     try:
         header, management = document["header"], entity["_experience"]["customerJourneyManagement"]
         sandbox, execution, profile = header["sandbox"], management["messageExecution"], management["messageProfile"]
-        feedback, schema = (
-            management["messageDeliveryfeedback"],
-            document["body"]["xdmMeta"]["schemaRef"]["contentType"],
-        )
+        feedback = management["messageDeliveryfeedback"]
+        schema = document["body"]["xdmMeta"]["schemaRef"]["contentType"]
         org, name, sandbox_id = header["imsOrgId"], sandbox["name"], sandbox["id"]
         request_id, event_id, timestamp = header["requestId"], entity["_id"], entity["timestamp"]
         channel, status = profile["channel"]["_id"], feedback["feedbackStatus"]

@@ -515,7 +515,7 @@ class Lanes:
         """After a slot for it: its next turn, or why there is none yet."""
         if not lane.waiting or lane.is_at_limit:
             return
-        if self._taken >= self._scarce_from and lane.in_flight >= self.fair_share:
+        if self.is_scarce and lane.in_flight >= self.fair_share:
             self._starved.add(lane)
         else:
             self.enqueue(lane, grant=False)

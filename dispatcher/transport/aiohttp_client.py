@@ -13,7 +13,6 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Self
-from weakref import WeakKeyDictionary
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -30,7 +29,7 @@ from dispatcher.transport import wire
 from dispatcher.transport.dial import Dialer
 from dispatcher.transport.egress import EgressGuard
 from dispatcher.transport.failures import Failed, clip, describe
-from dispatcher.transport.request import USER_AGENT, Endpoint, Request
+from dispatcher.transport.request import USER_AGENT, Request
 from dispatcher.transport.resolver import Resolver
 from dispatcher.transport.tls import TlsContext, TlsContexts, certificate_expiry, remember_session
 
@@ -169,7 +168,6 @@ class AiohttpTransport:
         self._limit = delivery.max_in_flight + _SPARE_CONNECTIONS
         self._egress = egress
         self._contexts = TlsContexts(egress.ca_bundle)
-        self._blocks: WeakKeyDictionary[Endpoint, wire.HeaderBlock] = WeakKeyDictionary()
         self._parts = AsyncExitStack()
         self._session: aiohttp.ClientSession | None = None
 
@@ -250,9 +248,10 @@ class AiohttpTransport:
             return _attempt(response, request, progress, body, first_byte)
 
     def _headers(self, request: Request) -> CIMultiDict[str]:
-        block = self._blocks.get(request.endpoint)
-        if block is None:
-            block = self._blocks[request.endpoint] = wire.HeaderBlock(request.endpoint)
+        derived = request.endpoint.derived
+        block = derived.get(self)
+        if not isinstance(block, wire.HeaderBlock):
+            block = derived[self] = wire.HeaderBlock(request.endpoint)
         return CIMultiDict(
             [
                 ("host", block.authority),
