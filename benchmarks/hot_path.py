@@ -33,8 +33,9 @@ from benchmarks.events import events, record_batch, tenants
 from benchmarks.receiver import ANSWER
 from dispatcher import metrics
 from dispatcher.delivery.deliveries import Deliveries, Parcel, Tried
-from dispatcher.delivery.lanes import Kind, Lanes
+from dispatcher.delivery.lanes import Lanes
 from dispatcher.delivery.retry_policy import RetryPolicy
+from dispatcher.delivery.slots import SLOTS_A_TURN, Kind
 from dispatcher.events import DeliveryEvent, read_event
 from dispatcher.express import Express
 from dispatcher.feedback import encode_feedback
@@ -297,8 +298,9 @@ async def deliver(parts: Parts) -> AsyncIterator[Step]:
     event, body, claim = _an_event(), b"x" * 662, Claim()
 
     async def step(count: int) -> None:
-        for _ in range(count):
+        for number in range(count):
             await deliveries.deliver(Parcel.of(event, webhook, body, 0, Kind.NEW, Turn(claim)))
+            await _turn_over(number)
 
     yield step
 
@@ -311,6 +313,7 @@ async def pipeline(parts: Parts) -> AsyncIterator[Step]:
     async def step(count: int) -> None:
         for number in range(count):
             await made.process(records[number % BATCH], Turn(claim))
+            await _turn_over(number)
 
     yield step
 
@@ -326,8 +329,15 @@ async def flight(parts: Parts) -> AsyncIterator[Step]:
     async def step(count: int) -> None:
         for number in range(count):
             made.begin(records[number % BATCH], Turn(claim), owner)
+            await _turn_over(number)
 
     yield step
+
+
+async def _turn_over(number: int) -> None:
+    """As many events as a turn of the event loop has slots: its next turn."""
+    if number % SLOTS_A_TURN == SLOTS_A_TURN - 1:
+        await asyncio.sleep(0)
 
 
 class Delivering:

@@ -13,7 +13,7 @@ import orjson
 from dispatcher.auth.authenticator import Header
 from dispatcher.auth.signatures import Signer
 from dispatcher.delivery.deliveries import Parcel, request_headers
-from dispatcher.delivery.lanes import Kind
+from dispatcher.delivery.slots import Kind
 from dispatcher.envelope import has_long_spelling
 from dispatcher.errors import UnreadableEvent
 from dispatcher.events import DeliveryEvent, OtherEvent

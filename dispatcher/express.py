@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from dispatcher.delivery.deliveries import Deliveries, Parcel, Tried
 from dispatcher.delivery.flights import Flight
-from dispatcher.delivery.lanes import Kind
+from dispatcher.delivery.slots import Kind
 from dispatcher.events import OtherEvent
 from dispatcher.feedback import MAX_WARNED, encode_feedback
 from dispatcher.outcomes import Delivered, Outcome, SkipReason

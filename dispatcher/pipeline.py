@@ -17,8 +17,8 @@ import structlog
 from dispatcher import metrics
 from dispatcher.brake import DeadLetterBrake
 from dispatcher.delivery.deliveries import Changed, Delivery, Never, NotNow, Parcel, Tried
-from dispatcher.delivery.lanes import Kind
 from dispatcher.delivery.retry_policy import RetryPolicy
+from dispatcher.delivery.slots import Kind
 from dispatcher.errors import BrakeEngaged, UnreadableEvent, WebhookUnusable
 from dispatcher.events import DeliveryEvent, OtherEvent, read_event
 from dispatcher.feedback import MAX_WARNED, encode_feedback

@@ -1,9 +1,8 @@
 """Lanes: one a tenant, sharing the process's slots fairly, so that a bad endpoint costs its own tenant only.
 
-A slot is the right to have one POST under way. A lane gives at most as many as its endpoint bears; all lanes
-together give at most `max_in_flight`, round by round: every lane with somebody waiting gets one slot before any gets
-a second. New events go before retries; of four slots given while both wait, one is a retry's, and retries never hold
-more than a quarter of all slots.
+A lane gives at most as many slots as its endpoint bears; all lanes together give what `slots` allows, round by round:
+every lane with somebody waiting gets one before any gets a second. New events go before retries; of four slots given
+while both wait, one is a retry's.
 
 Who waits in vain is parked, so that nobody waits behind him: an event whose own lane has not let it through within
 `lane_max_wait`, and a new event of a lane that holds far more than its share while the process has no room to read
@@ -16,7 +15,6 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import Enum, auto
 from functools import cached_property
 from typing import Protocol
 
@@ -25,6 +23,7 @@ from dispatcher.delivery.breaker import Breaker, BreakerState
 from dispatcher.delivery.concurrency import AdaptiveLimit
 from dispatcher.delivery.evidence import Evidence, TenantState
 from dispatcher.delivery.rate import TokenBucket
+from dispatcher.delivery.slots import Kind, Refusal, Slot, Slots, Waiter
 from dispatcher.delivery.verdicts import Judgement
 from dispatcher.outcomes import ParkReason
 from dispatcher.settings import DeliverySettings
@@ -33,9 +32,6 @@ from dispatcher.webhooks import TenantKey
 IDLE_S = 60.0
 """A lane that nothing happened in for so long, and that remembers nothing bad, is freed."""
 _RETRY_TURN = 4
-_RETRY_SHARE = 4
-_SCARCE_SHARE = 4
-"""The last quarter of the slots is for lanes that have less than their share."""
 _CROWDED = 0.8
 _MOST_OF_ROOM = 0.75
 _TICK_S = 1.0
@@ -48,51 +44,6 @@ class ReadAhead(Protocol):
     def records(self) -> int: ...
     @property
     def limit(self) -> int: ...
-
-
-class Kind(Enum):
-    """Whether an event comes fresh from its topic or was tried before."""
-
-    NEW = auto()
-    RETRY = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """No slot: the event is to be parked, without having used up an attempt."""
-
-    reason: ParkReason
-    for_s: float
-    """Seconds for which it makes no sense to come back."""
-
-
-@dataclass(slots=True)
-class Slot:
-    """The right to one POST, from `Lane.enter` until `Lane.leave` or `Lane.abandon`."""
-
-    kind: Kind
-    began_at: float
-    was_full: bool
-    probe: bool
-    """The one attempt that a half-open breaker lets through."""
-
-
-class Waiter(Protocol):
-    """Waits in a lane. `decide` is called once, with its slot or the reason why it should be parked."""
-
-    @property
-    def kind(self) -> Kind: ...
-    @property
-    def since(self) -> float:
-        """When it began to wait: seconds of the loop's clock."""
-        ...
-
-    @property
-    def is_over(self) -> bool:
-        """It waits no more: decided, or cancelled."""
-        ...
-
-    def decide(self, entry: Slot | Refusal) -> None: ...
 
 
 @dataclass(slots=True)
@@ -127,6 +78,7 @@ class Lane:
         self._revision: str | None = None
         """Of the webhook that was used last."""
         self._lanes = lanes
+        self._slots = lanes.slots
         self._new: deque[Waiter] = deque()
         self._retries: deque[Waiter] = deque()
         self._since_retry = 0
@@ -184,6 +136,8 @@ class Lane:
         if self._new or self._retries:
             if kind is Kind.NEW and lanes.is_crowded_by(self):
                 return Refusal(ParkReason.LANE_FULL, 0.0)
+            return None
+        if kind is Kind.NEW and self._slots.is_turn_over:
             return None
         return self._begin(kind, now) if self._may_send(kind, now) else None
 
@@ -263,8 +217,10 @@ class Lane:
 
     def refuse_stale(self, now: float) -> None:
         """Park those whom this lane, not the process, has let wait too long."""
-        if self._lanes.is_full and self.in_flight < self._lanes.fair_share:
+        if self._slots.is_full and self.in_flight < self._slots.fair_share:
             return  # it is the others' turn: the process is busy all over
+        if self._slots.is_busy and not self.is_at_limit and self._is_let(now):
+            return  # so is the core
         longest = self._lanes.settings.lane_max_wait
         for queue in (self._new, self._retries):
             while queue and (queue[0].is_over or now - queue[0].since > longest):
@@ -306,10 +262,13 @@ class Lane:
         )
 
     def _may_send(self, kind: Kind, now: float) -> bool:
+        held = self.in_flight
+        return held < self.limit.now and self._slots.may_take(kind, held) and self._is_let(now)
+
+    def _is_let(self, now: float) -> bool:
+        """Neither the endpoint's wish, its breaker nor its rate limit stands in the way."""
         return (
-            self.in_flight < self.limit.now
-            and self._lanes.may_take(kind, self.in_flight)
-            and self.held_until <= now
+            self.held_until <= now
             and (self.breaker.state is BreakerState.CLOSED or self.breaker.admits(now))
             and (self.rate is None or self.rate.wait_s(now) <= 0)
         )
@@ -319,7 +278,7 @@ class Lane:
             self._new.popleft()  # cancelled while it waited
         while self._retries and self._retries[0].is_over:
             self._retries.popleft()
-        retries = self._retries if self._retries and self._lanes.has_free(Kind.RETRY) else None
+        retries = self._retries if self._retries and self._slots.has_free(Kind.RETRY) else None
         if not self._new:
             return retries
         return retries if retries and self._since_retry >= _RETRY_TURN - 1 else self._new
@@ -363,6 +322,7 @@ class Lanes:
     def __init__(self, settings: DeliverySettings, read_ahead: ReadAhead | None = None) -> None:
         """`read_ahead`: tells whether there is room to read on; None where there always is."""
         self.settings = settings
+        self.slots = Slots(settings.max_in_flight)
         self._read_ahead = read_ahead
         self._ticking: asyncio.TimerHandle | None = None
         self._lanes: dict[TenantKey, Lane] = {}
@@ -370,19 +330,13 @@ class Lanes:
         """Lanes with somebody waiting, in the order of their turn."""
         self._starved: set[Lane] = set()
         """Lanes set aside while retries have their share, or slots are scarce."""
-        self._taken = 0
-        self._taken_by_retries = 0
-        self._most = settings.max_in_flight
-        self._scarce_from = self._most - self._most // _SCARCE_SHARE
-        self._most_retries = max(1, self._most // _RETRY_SHARE)
-        self.fair_share = max(1, self._most)
-        """Slots of each lane, were they divided evenly; at least one."""
+        self._awaits_turn = False
         self._granting = False
         self._swept_at = 0.0
         metrics.CONCURRENCY_LIMIT.set(settings.max_in_flight)
 
     def __repr__(self) -> str:
-        return f"<Lanes {len(self._lanes)} tenants, {self._taken}/{self.settings.max_in_flight} in flight>"
+        return f"<Lanes {len(self._lanes)} tenants, {self.slots.taken}/{self.slots.most} in flight>"
 
     @cached_property
     def now(self) -> Callable[[], float]:
@@ -411,18 +365,8 @@ class Lanes:
             self._sweep()
             lane = self._lanes[tenant] = Lane(tenant, self, self.settings)
             lane.last_active = self.now()
-            self.fair_share = max(1, self._most // len(self._lanes))
+            self.slots.share_among(len(self._lanes))
         return lane
-
-    @property
-    def is_full(self) -> bool:
-        """Every slot is taken."""
-        return self._taken >= self._most
-
-    @property
-    def is_scarce(self) -> bool:
-        """Only the slots that are kept for lanes below their share are left."""
-        return self._taken >= self._scarce_from
 
     def is_crowded_by(self, lane: Lane) -> bool:
         """Whether the process has no room to read on, and this lane holds far more of it than its share."""
@@ -431,26 +375,17 @@ class Lanes:
             return False
         return lane.waiting > max(ahead.limit * min(_MOST_OF_ROOM, 2 / lanes), 2 * lane.limit.now)
 
-    def has_free(self, kind: Kind) -> bool:
-        """Whether a slot is free for such an event."""
-        return self._taken < self._most and (kind is Kind.NEW or self._taken_by_retries < self._most_retries)
-
-    def may_take(self, kind: Kind, held: int) -> bool:
-        """Whether a lane that holds so many slots may have another one for such an event."""
-        return self.has_free(kind) and (self._taken < self._scarce_from or held < self.fair_share)
-
     def took(self, kind: Kind) -> None:
         """A slot was given."""
-        self._taken += 1
-        if kind is Kind.RETRY:
-            self._taken_by_retries += 1
+        self.slots.take(kind)
+        if not self._awaits_turn:
+            self._awaits_turn = True
+            self.loop.call_soon(self._next_turn)
 
     def gave_back(self, kind: Kind) -> None:
         """A slot came back: the next in turn gets it."""
-        self._taken -= 1
-        if kind is Kind.RETRY:
-            self._taken_by_retries -= 1
-        if self._starved and not self.is_scarce:
+        self.slots.give_back(kind)
+        if self._starved and not self.slots.is_scarce:
             for lane in self._starved:
                 self.enqueue(lane, grant=False)
             self._starved.clear()
@@ -482,12 +417,13 @@ class Lanes:
             if lane.waiting:
                 # What was set aside for want of a share of slots has no event of its own that brings it back.
                 self.enqueue(lane, grant=False)
+        self.slots.is_busy = False
         self._grant()
 
     def observe(self) -> None:
         """Set the gauges, for a scrape."""
         states = [lane.evidence.state for lane in self]
-        metrics.IN_FLIGHT.set(self._taken)
+        metrics.IN_FLIGHT.set(self.slots.taken)
         metrics.LANES.set(len(self))
         metrics.WAITING.set(sum(lane.waiting for lane in self))
         metrics.BREAKERS_OPEN.set(sum(lane.breaker.state is not BreakerState.CLOSED for lane in self))
@@ -495,13 +431,18 @@ class Lanes:
         metrics.TENANT_STATES.labels("disabled").set(states.count(TenantState.DISABLED))
         metrics.TENANT_STATES.labels("suspended").set(sum(lane.suspended is not None for lane in self))
 
+    def _next_turn(self) -> None:
+        self._awaits_turn = False
+        self.slots.next_turn(somebody_waits=bool(self._ring))
+        self._grant()
+
     def _grant(self) -> None:
         if self._granting or not self._ring:
             return  # a waiter that is refused or cancelled here may give back at once
         self._granting = True
         try:
-            now = self.now()
-            while self._ring and not self.is_full:
+            now, slots = self.now(), self.slots
+            while self._ring and not slots.is_turn_over and not slots.is_full:
                 lane = self._ring.popleft()
                 lane._queued = False  # noqa: SLF001
                 if lane.grant_next(now):
@@ -515,7 +456,7 @@ class Lanes:
         """After a slot for it: its next turn, or why there is none yet."""
         if not lane.waiting or lane.is_at_limit:
             return
-        if self.is_scarce and lane.in_flight >= self.fair_share:
+        if self.slots.is_scarce and lane.in_flight >= self.slots.fair_share:
             self._starved.add(lane)
         else:
             self.enqueue(lane, grant=False)
@@ -524,7 +465,7 @@ class Lanes:
         """The lane can't send now. Whatever stands in its way brings it back: an answer, a timer, a retry's end."""
         lane.refuse_if_needed(now)
         lane.sleep_until_ready(now)
-        if not self.has_free(Kind.RETRY) or self.is_scarce:
+        if not self.slots.has_free(Kind.RETRY) or self.slots.is_scarce:
             self._starved.add(lane)
 
     def _sweep(self) -> None:

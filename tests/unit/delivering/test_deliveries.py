@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dispatcher.delivery.deliveries import Changed, Delivery, Never, NotNow, Parcel
-from dispatcher.delivery.lanes import Kind
+from dispatcher.delivery.slots import Kind
 from dispatcher.errors import Draining
 from dispatcher.events import DeliveryEvent
 from dispatcher.outcomes import Attempt, DeadReason, Delivered, FailureReason, ParkReason

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dispatcher.delivery.deliveries import Parcel
-from dispatcher.delivery.lanes import Kind
+from dispatcher.delivery.slots import Kind
 from dispatcher.errors import UnreadableEvent
 from dispatcher.events import read_event
 from dispatcher.records import Claim, Turn

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dispatcher.delivery.lanes import Kind, Lanes, Slot
+from dispatcher.delivery.lanes import Lanes
+from dispatcher.delivery.slots import Kind, Slot
 from tests.unit import virtual_time as virtual
 from tests.unit.lanes.making import BAD, GOOD, NOT_REACHED, OVERLOADED, Event, lanes, tenant
 from tests.unit.virtual_time import settle, virtual_time

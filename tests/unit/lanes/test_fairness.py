@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from dispatcher.delivery.lanes import Kind
+from dispatcher.delivery.slots import SLOTS_A_TURN, Kind
 from tests.unit.lanes.making import BAD, GOOD, Event, lanes, send, tenant
 from tests.unit.virtual_time import settle, virtual_time
 
@@ -39,6 +39,20 @@ async def test_every_lane_gets_one_slot_before_any_gets_a_second() -> None:
         this_round = order[round_number * 100 : (round_number + 1) * 100]
         assert sorted(this_round) == list(range(100)), f"round {round_number}"
     assert order[300:] == [0] * 97
+
+
+@virtual_time
+async def test_a_turn_of_the_event_loop_begins_few_requests_and_the_next_one_goes_on() -> None:
+    """What has come is read before more is sent: on a busy core requests would only wait for each other."""
+    shared = lanes(max_in_flight=500, lane_start=64)
+    events = [Event(shared.lane(tenant(number % 3))) for number in range(5 * SLOTS_A_TURN)]
+    begun = []
+    for _ in range(6):
+        await asyncio.sleep(0)
+        begun.append(sum(event.has_slot for event in events))
+
+    assert all(later - earlier <= SLOTS_A_TURN for earlier, later in zip([0, *begun], begun, strict=False)), begun
+    assert begun[-1] == len(events), "nobody who may send waits for anything else"
 
 
 @virtual_time
@@ -149,7 +163,7 @@ async def test_idle_lanes_are_freed() -> None:
     most = 0
     for number in range(100_000):  # within 200 s
         lane = shared.lane(tenant(number))
-        entry = lane.try_enter(Kind.NEW)
+        entry = await lane.enter(Kind.NEW)
         lane.leave(entry, GOOD)  # type: ignore[arg-type]
         if number % 500 == 0:
             await asyncio.sleep(1)

@@ -7,11 +7,12 @@ import pytest
 
 from dispatcher.delivery.breaker import BreakerState
 from dispatcher.delivery.evidence import TenantState
-from dispatcher.delivery.lanes import Kind, Lane, Lanes, Refusal, Slot
+from dispatcher.delivery.lanes import Lane, Lanes
+from dispatcher.delivery.slots import SLOTS_A_TURN, Kind, Refusal, Slot
 from dispatcher.outcomes import ParkReason
 from dispatcher.settings import DeliverySettings
 from tests.unit.lanes.making import BAD, GOOD, NOT_REACHED, OVERLOADED, Event, lanes, send, tenant
-from tests.unit.virtual_time import seconds_taken, settle, virtual_time
+from tests.unit.virtual_time import VirtualTimeLoop, seconds_taken, settle, virtual_time
 
 
 def now() -> float:
@@ -227,6 +228,39 @@ async def test_nobody_is_parked_for_waiting_while_the_process_is_busy_all_over()
     assert patient.has_slot
 
 
+@virtual_time
+async def test_nobody_is_parked_for_waiting_while_the_core_is_busy() -> None:
+    """Slots are free, and no turn of the event loop is over soon enough to give them to all who wait."""
+    shared = lanes(max_in_flight=500, lane_max_wait="5s")
+    events = [Event(shared.lane(tenant(number))) for number in range(10 * SLOTS_A_TURN)]
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    for turn in range(1, 6):
+        await asyncio.sleep(0)
+        assert sum(event.has_slot for event in events) <= turn * SLOTS_A_TURN
+        loop.pass_time(6)
+    await settle()
+
+    assert all(event.has_slot for event in events)
+
+
+@virtual_time
+async def test_who_waits_behind_a_silent_endpoint_is_parked_on_a_busy_core_too() -> None:
+    shared = lanes(lane_start=1, lane_max=1, lane_max_wait="5s")
+    silent = [Event(shared.lane(tenant(0))) for _ in range(2)]
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    others = [Event(shared.lane(tenant(1 + number))) for number in range(10 * SLOTS_A_TURN)]
+    for _ in range(6):
+        await asyncio.sleep(0)
+        loop.pass_time(1.5)
+    await settle()
+
+    assert [event.refused for event in silent] == [None, "lane_full"]
+    assert silent[0].has_slot
+    assert all(event.has_slot for event in others)
+
+
 @dataclass
 class _Ahead:
     records: int
@@ -269,7 +303,7 @@ async def test_slow_tenants_leave_slots_to_those_below_their_share() -> None:
     slow = [Event(lane) for lane in others[:3] for _ in range(20)]
     await settle()
 
-    assert sum(event.has_slot for event in slow) == 34, "16 and 14 until slots are scarce, then the third's share"
+    assert sum(event.has_slot for event in slow) == 30, "by turns until slots are scarce, and then each has its share"
     assert all(isinstance(lane.try_enter(Kind.NEW), Slot) for lane in others[3:9])
     for event in slow:
         await event.cancel()
