@@ -35,12 +35,12 @@ class Plan:
 
 _MAIN: Final[Mapping[str, Measure]] = {
     "bare client": lambda on: throughput.client(on, "bare", 60_000),
-    "dispatcher": lambda on: throughput.dispatcher(on, 20_000),
-    "dispatcher, 10 tenants": lambda on: throughput.dispatcher(on, 20_000, 10),
+    "dispatcher": lambda on: throughput.dispatcher(on, 60_000),
+    "dispatcher, 10 tenants": lambda on: throughput.dispatcher(on, 60_000, 10),
     "dispatcher, 10,000 tenants": lambda on: throughput.dispatcher(on, 60_000, 10_000),
-    "plain pipeline": lambda on: throughput.plain(on, 12_000),
+    "plain pipeline": lambda on: throughput.plain(on, 24_000),
 }
-"""By turns, `runs` times. The first sixth of a backlog is warm-up: of 10,000 tenants, the first event of each."""
+"""By turns, `runs` times."""
 _ONCE: Final[Mapping[str, Measure]] = {
     "aiohttp client": lambda on: throughput.client(on, "aiohttp", 15_000),
     "wrk": lambda on: throughput.wrk(on, 3),

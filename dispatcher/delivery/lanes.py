@@ -98,6 +98,11 @@ class Lane:
         return len(self._new) + len(self._retries)
 
     @property
+    def wants_slot(self) -> bool:
+        """Somebody waits, and the endpoint bears one more request."""
+        return bool(self._new or self._retries) and self.in_flight < self.limit.now
+
+    @property
     def is_at_limit(self) -> bool:
         """As many requests are under way as the endpoint bears: the end of one brings the lane's next turn."""
         return self.in_flight >= self.limit.now
@@ -137,7 +142,7 @@ class Lane:
             if kind is Kind.NEW and lanes.is_crowded_by(self):
                 return Refusal(ParkReason.LANE_FULL, 0.0)
             return None
-        if kind is Kind.NEW and self._slots.is_turn_over:
+        if kind is Kind.NEW and lanes.is_others_turn:
             return None
         return self._begin(kind, now) if self._may_send(kind, now) else None
 
@@ -248,9 +253,9 @@ class Lane:
 
     def _release(self, slot: Slot) -> None:
         self.in_flight -= 1
-        if self._new or self._retries:
-            self._lanes.enqueue(self, grant=False)
         self._lanes.gave_back(slot.kind)
+        if self._new or self._retries:
+            self._lanes.enqueue(self)
 
     def _is_hindered(self, now: float) -> bool:
         """Something stands in the way of sending; nearly never, and then it is worth looking what."""
@@ -305,7 +310,7 @@ class Lane:
                 self.limit.ramp()
         if failed or evidence.failing_since is not None:  # else it has nothing to learn
             evidence.record(now, failed=failed)
-        if self.waiting and self._is_hindered(now):
+        if (self._new or self._retries) and self._is_hindered(now):
             self.refuse_if_needed(now)
 
     def _refuse_all(self, refusal: Refusal) -> None:
@@ -331,7 +336,6 @@ class Lanes:
         self._starved: set[Lane] = set()
         """Lanes set aside while retries have their share, or slots are scarce."""
         self._awaits_turn = False
-        self._granting = False
         self._swept_at = 0.0
         metrics.CONCURRENCY_LIMIT.set(settings.max_in_flight)
 
@@ -375,31 +379,33 @@ class Lanes:
             return False
         return lane.waiting > max(ahead.limit * min(_MOST_OF_ROOM, 2 / lanes), 2 * lane.limit.now)
 
+    @property
+    def is_others_turn(self) -> bool:
+        """Whoever comes now has to wait: somebody else does, or this turn of the event loop has given its slots."""
+        return bool(self._ring) or self.slots.is_turn_over
+
     def took(self, kind: Kind) -> None:
         """A slot was given."""
         self.slots.take(kind)
-        if not self._awaits_turn:
-            self._awaits_turn = True
-            self.loop.call_soon(self._next_turn)
+        self._await_turn()
 
     def gave_back(self, kind: Kind) -> None:
         """A slot came back: the next in turn gets it."""
         self.slots.give_back(kind)
         if self._starved and not self.slots.is_scarce:
             for lane in self._starved:
-                self.enqueue(lane, grant=False)
+                self.enqueue(lane)
             self._starved.clear()
         if self._ring:
-            self._grant()
+            self._await_turn()
 
-    def enqueue(self, lane: Lane, *, grant: bool = True) -> None:
-        """A lane has somebody waiting."""
+    def enqueue(self, lane: Lane) -> None:
+        """A lane has somebody waiting: it has its place in the ring."""
         if not lane._queued:  # noqa: SLF001  (the two classes are one mechanism)
             lane._queued = True  # noqa: SLF001
             self._ring.append(lane)
-        if grant:
-            self._grant()
-        if lane.waiting:
+        self._await_turn()
+        if self._ticking is None:
             self.tick_later()
 
     def tick_later(self) -> None:
@@ -416,9 +422,8 @@ class Lanes:
                 lane.refuse_stale(now)
             if lane.waiting:
                 # What was set aside for want of a share of slots has no event of its own that brings it back.
-                self.enqueue(lane, grant=False)
+                self.enqueue(lane)
         self.slots.is_busy = False
-        self._grant()
 
     def observe(self) -> None:
         """Set the gauges, for a scrape."""
@@ -431,35 +436,32 @@ class Lanes:
         metrics.TENANT_STATES.labels("disabled").set(states.count(TenantState.DISABLED))
         metrics.TENANT_STATES.labels("suspended").set(sum(lane.suspended is not None for lane in self))
 
-    def _next_turn(self) -> None:
-        self._awaits_turn = False
-        self.slots.next_turn(somebody_waits=bool(self._ring))
-        self._grant()
+    def _await_turn(self) -> None:
+        if not self._awaits_turn:
+            self._awaits_turn = True
+            self.loop.call_soon(self._next_turn)
 
-    def _grant(self) -> None:
-        if self._granting or not self._ring:
-            return  # a waiter that is refused or cancelled here may give back at once
-        self._granting = True
-        try:
-            now, slots = self.now(), self.slots
-            while self._ring and not slots.is_turn_over and not slots.is_full:
-                lane = self._ring.popleft()
-                lane._queued = False  # noqa: SLF001
-                if lane.grant_next(now):
-                    self._look_again(lane)
-                elif lane.waiting:
-                    self._set_aside(lane, now)
-        finally:
-            self._granting = False
+    def _next_turn(self) -> None:
+        """Give this turn's slots, in the order of the ring."""
+        self._awaits_turn = False
+        now, slots, ring = self.now(), self.slots, self._ring
+        slots.next_turn(somebody_waits=bool(ring))
+        while ring and not slots.is_turn_over and not slots.is_full:
+            lane = ring.popleft()
+            lane._queued = False  # noqa: SLF001
+            if lane.grant_next(now):
+                self._look_again(lane)
+            elif lane.waiting:
+                self._set_aside(lane, now)
 
     def _look_again(self, lane: Lane) -> None:
         """After a slot for it: its next turn, or why there is none yet."""
-        if not lane.waiting or lane.is_at_limit:
+        if not lane.wants_slot:
             return
         if self.slots.is_scarce and lane.in_flight >= self.slots.fair_share:
             self._starved.add(lane)
         else:
-            self.enqueue(lane, grant=False)
+            self.enqueue(lane)
 
     def _set_aside(self, lane: Lane, now: float) -> None:
         """The lane can't send now. Whatever stands in its way brings it back: an answer, a timer, a retry's end."""

@@ -384,7 +384,7 @@ class Consumer:
         del partition.works[work.record.offset]
         work.flight = None  # each knows the other: let go, neither waits for the garbage collector
         self._budget.end(work.size, self._loop.time())
-        if self._buffered:
+        if self._buffered and not self._budget.is_full:
             self._schedule_feed()
         if not partition.claim.active:
             self._let_go.set()
