@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from dispatcher.outcomes import ParkReason
 
-SLOTS_A_TURN: Final = 8
+SLOTS_A_TURN: Final = 16
 """Slots given in one turn of the event loop. On a busy core more requests under way bring nothing: their answers wait
 here, each on a connection of its own, and turn the processor's caches over. So what has come is read before more is
 sent. An endpoint that takes its time still gets all it bears, within some turns: milliseconds."""

@@ -98,13 +98,17 @@ class OffsetTracker:
         """Runs of finished offsets beyond the position, rising; gaps inside a run count as finished."""
         start: int | None = None
         last = 0
+        left = len(self._done)
         for offset in self._order:
             if offset in self._done:
                 start = offset if start is None else start
                 last = offset
+                left -= 1
             elif start is not None:
                 yield start, last
                 start = None
+            if not left:
+                break  # most of what is read ahead has not even begun to be sent
         if start is not None:
             yield start, last
         # What an earlier owner finished and we have not come to yet is still finished.
