@@ -161,3 +161,9 @@ class Attempt:
     phases: Phases = NO_PHASES
     trace_id: str | None = None
     """Of the span that tells of it, where there is one that is sampled."""
+
+    @property
+    def answer(self) -> str:
+        """The kept body as text; control characters, but for line breaks and tabs, are replaced."""
+        text = self.body.decode(errors="replace")
+        return "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)

@@ -22,7 +22,7 @@ from dispatcher.delivery.retry_policy import RetryPolicy
 from dispatcher.errors import ConfigError, Problem
 from dispatcher.express import Express
 from dispatcher.health import STUCK_S, Check, HealthServer, LoopLag, Watched
-from dispatcher.kafka.attempt_log import AttemptTopic
+from dispatcher.kafka.attempt_log import KEEP_ANSWER, AttemptTopic
 from dispatcher.kafka.consumer import Consumer, Process
 from dispatcher.kafka.dead_letters import DeadLetters
 from dispatcher.kafka.partition import Budget
@@ -162,11 +162,14 @@ class Service:
             producer = await unless(self._stop, parts.enter_async_context(Producer(settings.kafka)))
             if producer is None:
                 return
-            attempt_log = AttemptTopic(producer, settings.kafka.topic) if settings.attempt_log else None
+            answers = settings.attempt_log and settings.attempt_log_answers
+            attempt_log = (
+                AttemptTopic(producer, settings.kafka.topic, answers=answers) if settings.attempt_log else None
+            )
             tokens = TokenPosts(transport)
             deliveries = Deliveries(
                 settings.delivery, self._policy, self._lanes, _traced(transport, tracing), tokens,
-                cache.is_current, attempt_log,
+                cache.is_current, attempt_log, KEEP_ANSWER if answers else 0,
             )  # fmt: skip
             parts.push_async_callback(deliveries.close)
             retry_topics = RetryTopics(producer, settings.kafka.topic, self._policy)

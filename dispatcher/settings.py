@@ -391,3 +391,6 @@ class Settings(_Group):
     tracing: TracingSettings = TracingSettings()
     attempt_log: bool = False
     """Write one record an attempt to `<topic>.attempts`, without personal data."""
+    attempt_log_answers: bool = False
+    """Keep in it the first 2,048 bytes of what answered a failed attempt, for the console's page of an event. E-mail
+    addresses, international numbers and tokens are masked; what else an endpoint says of people stays, so it is off."""

@@ -61,6 +61,8 @@ class AttemptFact:
     reused: bool
     origin: Origin | None = None
     """Where the event first stood, for `explain`; None in records of older versions."""
+    answer: str = ""
+    """Beginning of what answered an attempt that failed; empty where the dispatchers don't keep it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,34 +3,17 @@
 Real secrets are never here at all: the repository gives their fingerprints.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
 from pydantic import JsonValue
 
+from dispatcher.personal import MASK, in_text, recipient
 from dispatcher.secrets import speaks_of_a_secret
 
-MASK: Final = "•••"
-_ADDRESS: Final = re.compile(r"([^\s@<>\"'(),;:]{1,64})@([^\s@<>\"'(),;:]+\.[^\s@<>\"'(),;:.]+)")
-_NUMBER: Final = re.compile(r"\+\d[\d ()/-]{5,}\d")
 _PERSONAL: Final = frozenset({"identityMap", "channelContext"})
 """Members of a payload in which every text tells of a person."""
-
-
-def recipient(text: str) -> str:
-    """`j•••@luma.com`, `+4•••12`, `a•••`."""
-    if _ADDRESS.fullmatch(text):
-        return _ADDRESS.sub(_masked_address, text)
-    if _NUMBER.fullmatch(text):
-        return _NUMBER.sub(_masked_number, text)
-    return f"{text[:1]}{MASK}"
-
-
-def in_text(text: str) -> str:
-    """The text with every e-mail address and international number in it masked."""
-    return _NUMBER.sub(_masked_number, _ADDRESS.sub(_masked_address, text))
 
 
 def payload(value: JsonValue, *, is_personal: bool = False) -> JsonValue:
@@ -67,11 +50,3 @@ def _masked(key: str, value: JsonValue, *, named_by_tenant: bool) -> JsonValue:
     if key in ("url", "token_url") and isinstance(value, str) and not named_by_tenant:
         return url(value)
     return value
-
-
-def _masked_address(match: re.Match[str]) -> str:
-    return f"{match[1][:1]}{MASK}@{match[2]}"
-
-
-def _masked_number(match: re.Match[str]) -> str:
-    return f"{match[0][:2]}{MASK}{match[0][-2:]}"

@@ -183,9 +183,11 @@ class Deliveries:
         tokens: TokenEndpoint,
         is_current: IsCurrent,
         attempt_log: AttemptLog | None = None,
+        keep_answer: int = 0,
         clock: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
     ) -> None:
+        """`keep_answer`: bytes of an answer's body that the attempt log wants to see."""
         self._settings = settings
         self._policy = policy
         self._lanes = lanes
@@ -193,6 +195,7 @@ class Deliveries:
         self._tokens = tokens
         self.is_current = is_current
         self._attempt_log = attempt_log
+        self._keep_answer = keep_answer
         self._clock = clock
         self._chance = chance
         self._good = metrics.ATTEMPTS.labels("success", "http_2xx"), metrics.ATTEMPT_SECONDS.labels("success")
@@ -385,6 +388,7 @@ class Deliveries:
             body=parcel.body,
             timeout_s=destination.timeout_s,
             connect_timeout_s=min(self._settings.connect_timeout, destination.timeout_s),
+            keep_body=self._keep_answer,
         )
 
     def _told(self, parcel: Parcel, number: int, attempt: Attempt, judgement: Judgement) -> None:

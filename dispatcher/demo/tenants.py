@@ -79,6 +79,7 @@ def write_configuration(
         "ops": {"host": "127.0.0.1", "port": ops_port},
         "console": {"port": console_port, "dispatchers": [f"http://127.0.0.1:{ops_port}"]},
         "attempt_log": True,
+        "attempt_log_answers": True,
         "log": {"format": "json"},
     }
     secret = directory / "secrets"

@@ -2,31 +2,44 @@
 
 It tells of deliveries and must never slow one down: records wait in a bounded queue, and what does not fit is counted
 and left out. Keys are `org/sandbox`, so that one tenant's attempts stand in one partition. A record names where its
-event first stood, so that who may read the topic of events can read it there.
+event first stood, so that who may read the topic of events can read it there. What a failed attempt was answered is in
+it where the operator wants that; what an endpoint echoes of people and of our headers is masked before.
 """
 
 import asyncio
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Final
 
 import orjson
 
 from dispatcher import metrics
 from dispatcher.delivery.deliveries import Parcel
-from dispatcher.delivery.verdicts import Judgement, reason_of
+from dispatcher.delivery.verdicts import Judgement, Verdict, reason_of
 from dispatcher.errors import NotWritten
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.topics import attempts_topic
 from dispatcher.outcomes import Attempt
+from dispatcher.personal import in_text
 
 MOST_WAITING = 10_000
+KEEP_ANSWER: Final = 2048
+"""Bytes of an answer's body."""
 _AT_ONCE = 100
+_TOKEN: Final = re.compile(r"\beyJ[\w-]{5,}(\.[\w-]*)*|(?<=\bbearer )\S+", re.IGNORECASE)
+"""A JWT, whole or cut off, or what else stands behind Bearer: whoever echoes our headers echoes it."""
+_SHORTEST_SECRET: Final = 6
 
 
 class AttemptTopic:
     """Writes the attempt log; `run` is its task."""
 
-    def __init__(self, producer: Producer, topic: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, producer: Producer, topic: str, clock: Callable[[], float] = time.time, *, answers: bool = False
+    ) -> None:
+        """`answers`: keep what failed attempts were answered."""
+        self._answers = answers
         self._producer = producer
         self._topic = attempts_topic(topic)
         self._clock = clock
@@ -42,6 +55,7 @@ class AttemptTopic:
     def _encoded(self, parcel: Parcel, number: int, attempt: Attempt, judgement: Judgement) -> bytes:
         config = parcel.webhook.config
         origin = parcel.origin
+        told = self._answers and judgement.verdict is not Verdict.DELIVERED and attempt.body
         return orjson.dumps(
             {
                 "at": round(self._clock(), 3),
@@ -58,6 +72,7 @@ class AttemptTopic:
                 "elapsedMs": round(attempt.elapsed_s * 1000, 1),
                 "reused": attempt.reused,
                 "origin": None if origin is None else [origin.topic, origin.partition, origin.offset],
+                **({"answer": _masked(attempt.answer, config.headers.values())} if told else {}),
             }
         )
 
@@ -73,3 +88,11 @@ class AttemptTopic:
                     metrics.ATTEMPT_LOG_DROPPED.inc()
                 elif isinstance(result, BaseException):
                     raise result
+
+
+def _masked(answer: str, headers: Iterable[str]) -> str:
+    """The answer without the tenant's header parameters, tokens, addresses and numbers."""
+    for value in headers:
+        if len(value) >= _SHORTEST_SECRET:
+            answer = answer.replace(value, "(header)")
+    return in_text(_TOKEN.sub("(token)", answer))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from dispatcher import personal
 from dispatcher.console import masking
 from dispatcher.stores.sql.documents import take_apart
 from tests.stores_sql.examples import CANARY, secretive
@@ -18,7 +19,7 @@ from tests.stores_sql.examples import CANARY, secretive
     ],
 )
 def test_recipients_are_masked(text: str, expected: str) -> None:
-    assert masking.recipient(text) == expected
+    assert personal.recipient(text) == expected
 
 
 def test_a_payload_is_masked_where_it_tells_of_people() -> None:

@@ -1,6 +1,7 @@
 """Dead events, and the way back out of the dead-letter topic."""
 
-from dispatcher.console import deeds, masking
+from dispatcher import personal
+from dispatcher.console import deeds
 from dispatcher.console.api.deliveries import moment, moment_or_none, origin_model
 from dispatcher.console.api.models import (
     ChosenEvents,
@@ -79,7 +80,7 @@ def _query(
 def _event(fact: DeadFact, person: Person) -> DeadEventModel:
     recipient = fact.recipient
     if recipient is not None and not person.is_admin:
-        recipient = masking.recipient(recipient)
+        recipient = personal.recipient(recipient)
     return DeadEventModel(
         id=fact.id,
         org=None if fact.tenant is None else fact.tenant.org,

@@ -101,4 +101,5 @@ def _attempt(fact: AttemptFact) -> AttemptModel:
         elapsed_ms=fact.elapsed_ms,
         reused=fact.reused,
         origin=None if fact.origin is None else origin_model(fact.origin),
+        answer=fact.answer,
     )

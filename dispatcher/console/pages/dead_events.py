@@ -10,7 +10,8 @@ from urllib.parse import urlencode
 from aiohttp import web
 from multidict import MultiMapping
 
-from dispatcher.console import deeds, masking
+from dispatcher import personal
+from dispatcher.console import deeds
 from dispatcher.console.facts import DeadFact, DeadQuery, Person, RedriveJob
 from dispatcher.console.pages.scope import Scope
 from dispatcher.console.pages.site import Site, admin_of, to
@@ -225,4 +226,4 @@ def _orgs(person: Person, scope: Scope) -> frozenset[str] | None:
 def _recipient(fact: DeadFact, person: Person) -> str:
     if not fact.recipient:
         return ""
-    return fact.recipient if person.is_admin else masking.recipient(fact.recipient)
+    return fact.recipient if person.is_admin else personal.recipient(fact.recipient)

@@ -6,6 +6,7 @@ from typing import Final
 
 import orjson
 
+from dispatcher import personal
 from dispatcher.console import masking
 from dispatcher.errors import NotFound
 from dispatcher.explanation import Limits, Line, explain
@@ -95,7 +96,7 @@ async def decision_on(
         value = masking.payload(value)
     lines = explained.lines
     if not shows_people:
-        lines = tuple(Line(line.section, line.name, masking.in_text(line.text)) for line in lines)
+        lines = tuple(Line(line.section, line.name, personal.in_text(line.text)) for line in lines)
     headers = [line for line in lines if line.section == "request" and line.name.startswith("header ")]
     return Decision(
         read=tuple(line for line in lines if line.section == "read"),

@@ -13,6 +13,7 @@ from dispatcher.console.facts import AttemptFact, AttemptPage, AttemptQuery, Out
 from dispatcher.console.sources.attempt_counts import TenantCounts, no_outcomes
 from dispatcher.console.sources.shelves import Shelves
 from dispatcher.errors import NotFound
+from dispatcher.kafka.attempt_log import KEEP_ANSWER
 from dispatcher.kafka.following import Follower
 from dispatcher.kafka.topics import attempts_topic
 from dispatcher.records import Origin, Record
@@ -23,7 +24,7 @@ KEEP_S: Final = 7 * 86_400.0
 MOST_READ: Final = 1_000_000
 """Attempts read back at the start: about a minute's work."""
 MOST_KEPT: Final = 50_000
-"""Attempts of all tenants, about 50 MB."""
+"""Attempts of all tenants, about 50 MB; where all have answers as long as they can be, 150 MB."""
 MOST_OF_TENANT: Final = 500
 MOST_TENANTS: Final = 10_000
 """Tenants that are counted, 80 MB; the one that was silent for longest goes first."""
@@ -166,6 +167,7 @@ def read_attempt(value: bytes | None, now: float) -> AttemptFact | None:
             elapsed_ms=float(told["elapsedMs"]),
             reused=bool(told["reused"]),
             origin=None if origin is None else Origin(sys.intern(origin[0]), int(origin[1]), int(origin[2])),
+            answer=str(told.get("answer") or "")[:KEEP_ANSWER],
         )
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError):
         return None

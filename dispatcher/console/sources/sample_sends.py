@@ -123,7 +123,7 @@ class SampleSender:
     def _result(self, parcel: Parcel, destination: Destination, sent: _Sent) -> TestResult:
         attempt, judgement, config = sent.attempt, judge(sent.attempt), parcel.webhook.config
         reason = reason_of(attempt)
-        answer = _plain(attempt.body.decode(errors="replace"))
+        answer = attempt.answer
         return TestResult(
             steps=ladder(sent, destination.endpoint, len(parcel.body)),
             event_id=parcel.webhook_id,
@@ -206,8 +206,3 @@ def _taken_ms(phases: Phases) -> dict[str, float]:
         "answer": phases.body_s,
     }
     return {name: round(seconds * 1000, 1) for name, seconds in taken.items() if seconds is not None}
-
-
-def _plain(text: str) -> str:
-    """Without control characters, but for line breaks and tabs."""
-    return "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)

@@ -91,6 +91,7 @@ async def test_attempts_come_page_by_page(console: Console, luma: StoredWebhook)
         seen += len(page.json["items"])
         path = page.json["next"]
     assert seen == 3
+    assert page.json["items"][0]["answer"] == "<b>busy</b>"
     assert page.json["items"][0]["origin"] == {"topic": "delivery-events", "partition": 0, "offset": 7}
 
 

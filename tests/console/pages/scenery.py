@@ -195,6 +195,7 @@ class SceneryAttempts:
                             reused=False,
                             verdict="again_later" if attempt == 2 else "again_soon",
                             detail="Retry-After: 30",
+                            answer='{"error": "<b>we are moving</b>, come back later"}',
                         )
                     )
                 continue

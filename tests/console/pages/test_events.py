@@ -73,6 +73,19 @@ async def test_an_event_is_explained_from_wherever_it_is_kept(stage: Stage) -> N
         await verdict(Origin("older-topic", EXPLAINED.partition, EXPLAINED.offset))
 
 
+async def test_what_failed_attempts_were_answered_is_shown_as_text(browser: Browser, stage: Stage) -> None:
+    async with window(browser, stage.base) as shown:
+        page = shown.page
+        await shown.sign_in(await stage.token(Role.VIEWER))
+        assert await shown.go(stage.path(LUMA, f"/deliveries/{EXPLAINED_ID}")) == 200
+        answers = page.locator(".timeline details")
+        assert await answers.count() == 2  # the third attempt delivered
+        await answers.first.locator("summary").click()
+        await expect(answers.first).to_contain_text('{"error": "<b>we are moving</b>, come back later"}')
+        await expect(answers.first.locator("pre")).to_be_visible()
+        assert await shown.violations() == []
+
+
 async def test_a_dead_event_whose_attempts_are_gone_is_told_and_sent_again(browser: Browser, stage: Stage) -> None:
     path = stage.path(CONTOSO, f"/deliveries/{DEATH.event_id}")
     async with window(browser, stage.base) as shown:

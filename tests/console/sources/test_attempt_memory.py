@@ -167,6 +167,7 @@ def test_records_are_read_of_older_versions_too() -> None:
     old = {key: value for key, value in RECORD.items() if key != "origin"}
     assert read_attempt(orjson.dumps(old), NOW) == attempt(origin=None)
     assert read_attempt(orjson.dumps(RECORD | {"at": NOW + 1e9}), NOW) == attempt()  # nobody attempts in the future
+    assert read_attempt(orjson.dumps(RECORD | {"answer": "x" * 5000}), NOW) == attempt(answer="x" * 2048)
 
 
 @pytest.mark.parametrize(

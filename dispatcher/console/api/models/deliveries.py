@@ -72,6 +72,8 @@ class AttemptModel(Given):
     reused: bool
     """On a kept-alive connection."""
     origin: OriginModel | None
+    answer: str
+    """Beginning of what answered it, where it failed and the dispatchers keep answers (`attempt_log_answers`)."""
 
 
 class AttemptPageModel(Given):
