@@ -104,6 +104,9 @@ TOKEN_FAILURES = Counter("dispatcher_token_failures", "Tokens that could not be 
 
 SPANS_DROPPED = Counter("dispatcher_tracing_spans_dropped", "Spans that no collector will see, by reason.", ["reason"])
 
+TASKS = Gauge(
+    "dispatcher_asyncio_tasks", "Tasks of the event loop: some dozens, and one for each event that goes the full way."
+)
 LOOP_LAG = Histogram(
     "dispatcher_event_loop_lag_seconds",
     "How late a timer fires.",

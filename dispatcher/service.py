@@ -295,6 +295,7 @@ class Service:
         oldest = [seen for consumer in self._consumers if (seen := consumer.observe()) is not None]
         metrics.OLDEST_PENDING.set(min(oldest, default=0))
         self._tenants.worst.observe(certificate_expiries())
+        metrics.TASKS.set(len(asyncio.all_tasks()))
         metrics.UNFINISHED.set(self._fresh.records + self._parked.records)
         metrics.UNFINISHED_BYTES.set(self._fresh.bytes + self._parked.bytes)
 

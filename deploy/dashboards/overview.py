@@ -396,11 +396,12 @@ OVERVIEW = Dashboard(
                     (f'max(kube_pod_container_resource_limits{{{CONTAINER}, resource="memory"}})', "limit"),
                 ),
                 graph(
-                    "Open files",
-                    "Sockets for the most part, and the limit.",
+                    "Open files and tasks",
+                    "Files are sockets for the most part. Both come back to what they were when nothing is under way.",
                     "short",
-                    (f"max by (pod) (process_open_fds{{{PODS}}})", "{{pod}}"),
-                    (f"min(process_max_fds{{{PODS}}})", "limit"),
+                    (f"max by (pod) (process_open_fds{{{PODS}}})", "{{pod}} files"),
+                    (f"min(process_max_fds{{{PODS}}})", "limit of files"),
+                    (f"max by (pod) (dispatcher_asyncio_tasks{{{PODS}}})", "{{pod}} tasks"),
                 ),
                 graph(
                     "Restarts",

@@ -3,6 +3,7 @@
 """
 
 import asyncio
+import re
 import ssl
 import subprocess
 import sys
@@ -189,6 +190,15 @@ def slowly(seconds: float) -> Behaviour:
 # The program
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Of a process that has nothing to do."""
+
+    tasks: int
+    files: int
+    """Sockets among them, kept-alive connections too."""
+
+
 class Dispatcher:
     """`dispatcher run -c` as a process of its own, over any number of starts. Leaving the context kills it."""
 
@@ -206,6 +216,8 @@ class Dispatcher:
         self._process: subprocess.Popen[bytes] | None = None
         self._watch: asyncio.Task[None] | None = None
         self.peak_rss = 0
+        self.left: Left | None = None
+        """Known once the context has been left with the process running."""
 
     @property
     def running(self) -> bool:
@@ -272,6 +284,19 @@ class Dispatcher:
         """Whether a page of the ops endpoint comes with 200."""
         return (await self.get(path))[0] == 200
 
+    async def count_left(self) -> "Left":
+        """What the running process has open and alive once nothing is under way."""
+        values: dict[str, float] = {}
+
+        async def idle() -> bool:
+            _, text = await self.get("/metrics")
+            values.update((name, float(value)) for name, value in re.findall(r"^(\w+) ([\d.e+]+)$", text, re.M))
+            under_way = ("dispatcher_unfinished_records", "dispatcher_deliveries_in_flight")
+            return bool(text) and not any(values[name] for name in under_way)
+
+        await until(idle, "nothing under way", 30, self)
+        return Left(int(values["dispatcher_asyncio_tasks"]), int(values["process_open_fds"]))
+
     async def _watch_rss(self) -> None:
         while True:
             if self._process is not None and self.running:
@@ -288,6 +313,8 @@ class Dispatcher:
         if self._watch is not None:
             self._watch.cancel()
         if self.running:
+            if kind is None:
+                self.left = await self.count_left()
             self.kill9()
 
 
