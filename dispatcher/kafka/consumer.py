@@ -16,7 +16,7 @@ from itertools import islice, takewhile
 from typing import Protocol
 
 import structlog
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import ConsumerRecord
 
@@ -25,7 +25,8 @@ from dispatcher.delivery.deliveries import Tried
 from dispatcher.delivery.flights import Flight
 from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StoreUnavailable
 from dispatcher.kafka.committed import Committed
-from dispatcher.kafka.connection import connection_arguments, stopped, until_answered
+from dispatcher.kafka.connection import stopped, until_answered
+from dispatcher.kafka.membership import Assignments, member
 from dispatcher.kafka.offset_tracker import OffsetTracker, Run
 from dispatcher.kafka.partition import Budget, Partition, Work
 from dispatcher.outcomes import Outcome
@@ -36,8 +37,8 @@ from dispatcher.tasks import set_within, unless
 log = structlog.get_logger(__name__)
 
 Process = Callable[[Record, Turn], Awaitable[Outcome]]
-Connect = Callable[[ConsumerRebalanceListener], Coroutine[object, object, "AIOKafkaConsumer[bytes, bytes]"]]
-"""Joins the group and gives the started client; the listener hears of assignments."""
+Connect = Callable[[Assignments], Coroutine[object, object, "AIOKafkaConsumer[bytes, bytes]"]]
+"""Joins the group and gives the started client, which tells of assignments."""
 DueIn = Callable[[Record, float], float]
 """Seconds until a record is due, of the record and the unix time."""
 
@@ -108,7 +109,8 @@ class Consumer:
         self._due_in_s = due_in_s
         self._express = express
         self._consumer: AIOKafkaConsumer[bytes, bytes] | None = None
-        self._connect = connect or self._started
+        reset = settings.auto_offset_reset if due_in_s is None else "earliest"
+        self._connect = connect or partial(member, settings, self._topics, group_id, auto_offset_reset=reset)
         self._committed = committed or Committed(settings, group_id)
         self._clock = clock
         self._partitions: dict[TopicPartition, Partition] = {}
@@ -147,7 +149,7 @@ class Consumer:
         A broker that is away, at the start or later, is waited for. Cancelled, it lets everything go at once: nothing
         is lost, since nothing unfinished is committed.
         """
-        connecting = until_answered(f"consumer {self.group_id}", lambda: self._connect(_Listener(self)))
+        connecting = until_answered(f"consumer {self.group_id}", lambda: self._connect(Assignments(self)))
         self._consumer = await unless(self._stopping, connecting)
         if self._consumer is None:
             return
@@ -167,33 +169,6 @@ class Consumer:
     def stop(self) -> None:
         """Begin to drain; `run` returns when that is done."""
         self._stopping.set()
-
-    async def _started(self, listener: ConsumerRebalanceListener) -> "AIOKafkaConsumer[bytes, bytes]":
-        settings = self._settings
-        consumer: AIOKafkaConsumer[bytes, bytes] = AIOKafkaConsumer(
-            **connection_arguments(settings) | {"request_timeout_ms": int(max(20.0, settings.session_timeout) * 1000)},
-            group_id=self.group_id,
-            group_instance_id=settings.group_instance_id,
-            auto_offset_reset=settings.auto_offset_reset if self._due_in_s is None else "earliest",
-            enable_auto_commit=False,
-            isolation_level="read_committed",
-            session_timeout_ms=int(settings.session_timeout * 1000),
-            heartbeat_interval_ms=int(min(3.0, settings.session_timeout / 5) * 1000),
-            rebalance_timeout_ms=60_000,
-            # The poll loop stops only with the event loop, and then the heartbeats stop too: this limit adds nothing,
-            # and would throw us out of the group while all partitions wait for room.
-            max_poll_interval_ms=24 * 3600 * 1000,
-            fetch_max_bytes=settings.fetch_max_bytes,
-            max_partition_fetch_bytes=min(settings.fetch_max_bytes, 1024 * 1024),
-            fetch_max_wait_ms=20,
-        )
-        consumer.subscribe(self._topics, listener=listener)
-        try:
-            await consumer.start()
-        except BaseException:
-            await stopped(consumer)
-            raise
-        return consumer
 
     # Assignments
 
@@ -507,27 +482,6 @@ class Consumer:
                     first = min(work.record.timestamp for work in partition.works.values()) / 1000
                     oldest = first if oldest is None else min(oldest, first)
         return oldest
-
-
-class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
-    """Hands aiokafka's callbacks on; an error in one would be swallowed by aiokafka, so it is told here."""
-
-    def __init__(self, consumer: Consumer) -> None:
-        self._consumer = consumer
-
-    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        await self._told(self._consumer.assigned(assigned))
-
-    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        await self._told(self._consumer.revoked(revoked))
-
-    async def _told(self, work: Awaitable[None]) -> None:
-        try:
-            await work
-        except Exception:
-            metrics.ERRORS.labels("consumer").inc()
-            log.exception("rebalance failed because of a bug")
-            raise
 
 
 def _name(tp: TopicPartition) -> str:

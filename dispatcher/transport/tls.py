@@ -177,6 +177,8 @@ class TlsContexts:
         self._bundle_stat: tuple[int, int, int] | None = None
         self._look_again = 0.0
         self._of_identity: OrderedDict[bytes, TlsContext] = OrderedDict()
+        self._common: TlsContext | Failed | None = None
+        """For endpoints that have no CA or certificate of their own: nearly all."""
         self._of_endpoint: WeakKeyDictionary[Endpoint, TlsContext | Failed] = WeakKeyDictionary()
 
     def __len__(self) -> int:
@@ -190,13 +192,17 @@ class TlsContexts:
         """
         if self._bundle_path is not None:
             self._refresh_bundle(self._bundle_path)
-        context = self._of_endpoint.get(endpoint)
+        is_common = endpoint.ca is None and endpoint.certificate is None and endpoint.key is None
+        context = self._common if is_common else self._of_endpoint.get(endpoint)
         if context is None:
             try:
                 context = self._of_pem(endpoint.ca, endpoint.certificate, endpoint.key)
             except ValueError as error:
                 context = Failed(FailureReason.TLS, str(error))
-            self._of_endpoint[endpoint] = context
+            if is_common:
+                self._common = context
+            else:
+                self._of_endpoint[endpoint] = context
         if isinstance(context, Failed):
             raise Failed(context.reason, context.detail)
         return context
@@ -251,5 +257,6 @@ class TlsContexts:
         self._bundle_stat = seen
         if bundle != self._bundle:
             self._bundle = bundle
+            self._common = None
             self._of_identity.clear()
             self._of_endpoint.clear()
