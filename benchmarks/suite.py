@@ -69,7 +69,6 @@ async def measure(plan: Plan) -> dict[str, Any]:
         if plan.full:
             _say("20 % bad tenants at saturation")
         crowded = await throughput.beside_bad_tenants(on) if plan.full else None
-    async with rig() as on:  # a broker that has not a hundred deleted topics to sweep up: that would be the latency
         figures = await _footprint(on, plan, median(taken["dispatcher"]))
     _say("isolation")
     isolated = await isolation.measure(isolation.SECONDS if plan.full else isolation.SECONDS / 2)
