@@ -162,14 +162,12 @@ class Service:
             producer = await unless(self._stop, parts.enter_async_context(Producer(settings.kafka)))
             if producer is None:
                 return
-            answers = settings.attempt_log and settings.attempt_log_answers
-            attempt_log = (
-                AttemptTopic(producer, settings.kafka.topic, answers=answers) if settings.attempt_log else None
-            )
+            attempt_log = AttemptTopic(producer, settings.kafka.topic) if settings.attempt_log else None
+            keep_answer = KEEP_ANSWER if settings.attempt_log and settings.attempt_log_answers else 0
             tokens = TokenPosts(transport)
             deliveries = Deliveries(
                 settings.delivery, self._policy, self._lanes, _traced(transport, tracing), tokens,
-                cache.is_current, attempt_log, KEEP_ANSWER if answers else 0,
+                cache.is_current, attempt_log, keep_answer,
             )  # fmt: skip
             parts.push_async_callback(deliveries.close)
             retry_topics = RetryTopics(producer, settings.kafka.topic, self._policy)

@@ -405,8 +405,7 @@ class Lanes:
             lane._queued = True  # noqa: SLF001
             self._ring.append(lane)
         self._await_turn()
-        if self._ticking is None:
-            self.tick_later()
+        self.tick_later()
 
     def tick_later(self) -> None:
         """Somebody waits: look in a second whether he has waited too long."""

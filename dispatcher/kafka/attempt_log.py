@@ -35,11 +35,7 @@ _SHORTEST_SECRET: Final = 6
 class AttemptTopic:
     """Writes the attempt log; `run` is its task."""
 
-    def __init__(
-        self, producer: Producer, topic: str, clock: Callable[[], float] = time.time, *, answers: bool = False
-    ) -> None:
-        """`answers`: keep what failed attempts were answered."""
-        self._answers = answers
+    def __init__(self, producer: Producer, topic: str, clock: Callable[[], float] = time.time) -> None:
         self._producer = producer
         self._topic = attempts_topic(topic)
         self._clock = clock
@@ -55,7 +51,7 @@ class AttemptTopic:
     def _encoded(self, parcel: Parcel, number: int, attempt: Attempt, judgement: Judgement) -> bytes:
         config = parcel.webhook.config
         origin = parcel.origin
-        told = self._answers and judgement.verdict is not Verdict.DELIVERED and attempt.body
+        told = attempt.body and judgement.verdict is not Verdict.DELIVERED  # kept only where that is wanted
         return orjson.dumps(
             {
                 "at": round(self._clock(), 3),

@@ -26,7 +26,7 @@ from dispatcher.delivery.flights import Flight
 from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StoreUnavailable
 from dispatcher.kafka.committed import Committed
 from dispatcher.kafka.connection import stopped, until_answered
-from dispatcher.kafka.membership import Assignments, member
+from dispatcher.kafka.membership import Assignments, join
 from dispatcher.kafka.offset_tracker import OffsetTracker, Run
 from dispatcher.kafka.partition import Budget, Partition, Work
 from dispatcher.outcomes import Outcome
@@ -110,7 +110,7 @@ class Consumer:
         self._express = express
         self._consumer: AIOKafkaConsumer[bytes, bytes] | None = None
         reset = settings.auto_offset_reset if due_in_s is None else "earliest"
-        self._connect = connect or partial(member, settings, self._topics, group_id, auto_offset_reset=reset)
+        self._connect = connect or partial(join, settings, self._topics, group_id, auto_offset_reset=reset)
         self._committed = committed or Committed(settings, group_id)
         self._clock = clock
         self._partitions: dict[TopicPartition, Partition] = {}

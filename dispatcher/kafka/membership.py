@@ -41,7 +41,7 @@ class Assignments(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             raise
 
 
-async def member(
+async def join(
     settings: KafkaSettings, topics: Sequence[str], group_id: str, listener: Assignments, *, auto_offset_reset: str
 ) -> "AIOKafkaConsumer[bytes, bytes]":
     """Join the group and give the client, started; it commits nothing by itself.

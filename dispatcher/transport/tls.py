@@ -178,7 +178,7 @@ class TlsContexts:
         self._look_again = 0.0
         self._of_identity: OrderedDict[bytes, TlsContext] = OrderedDict()
         self._common: TlsContext | Failed | None = None
-        """For endpoints that have no CA or certificate of their own: nearly all."""
+        """For the operator's proxy, and for endpoints that have no CA or certificate of their own: nearly all."""
         self._of_endpoint: WeakKeyDictionary[Endpoint, TlsContext | Failed] = WeakKeyDictionary()
 
     def __len__(self) -> int:
@@ -192,17 +192,12 @@ class TlsContexts:
         """
         if self._bundle_path is not None:
             self._refresh_bundle(self._bundle_path)
-        is_common = endpoint.ca is None and endpoint.certificate is None and endpoint.key is None
-        context = self._common if is_common else self._of_endpoint.get(endpoint)
-        if context is None:
-            try:
-                context = self._of_pem(endpoint.ca, endpoint.certificate, endpoint.key)
-            except ValueError as error:
-                context = Failed(FailureReason.TLS, str(error))
-            if is_common:
-                self._common = context
-            else:
-                self._of_endpoint[endpoint] = context
+        if endpoint.ca is None and endpoint.certificate is None and endpoint.key is None:
+            context = self._for_all()
+        elif endpoint in self._of_endpoint:
+            context = self._of_endpoint[endpoint]
+        else:
+            context = self._of_endpoint[endpoint] = self._made(endpoint.ca, endpoint.certificate, endpoint.key)
         if isinstance(context, Failed):
             raise Failed(context.reason, context.detail)
         return context
@@ -215,10 +210,21 @@ class TlsContexts:
         """
         if self._bundle_path is not None:
             self._refresh_bundle(self._bundle_path)
+        context = self._for_all()
+        if isinstance(context, Failed):
+            raise Failed(FailureReason.PROXY, context.detail)
+        return context
+
+    def _for_all(self) -> TlsContext | Failed:
+        if self._common is None:
+            self._common = self._made(None, None, None)
+        return self._common
+
+    def _made(self, ca: Secret | None, certificate: Secret | None, key: Secret | None) -> TlsContext | Failed:
         try:
-            return self._of_pem(None, None, None)
+            return self._of_pem(ca, certificate, key)
         except ValueError as error:
-            raise Failed(FailureReason.PROXY, str(error)) from None
+            return Failed(FailureReason.TLS, str(error))
 
     def _of_pem(self, ca: Secret | None, certificate: Secret | None, key: Secret | None) -> TlsContext:
         authorities = self._bundle if ca is None else ca.reveal()
