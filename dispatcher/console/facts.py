@@ -269,6 +269,8 @@ class RedriveJob:
     sent: int = 0
     already: int = 0
     """Sent again by an earlier redrive."""
+    gone: int = 0
+    """Chosen, but the topic keeps them no longer."""
     state: Literal["running", "done", "failed"] = "running"
     problem: str = ""
 

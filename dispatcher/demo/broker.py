@@ -12,6 +12,8 @@ enough of Kafka's protocol for the dispatcher, not all of it. Found with tansu 0
   aiokafka's 10 s a new one waits 18 s for the old one's partitions. `session_timeout_ms=2000` and
   `heartbeat_interval_ms=500` make that 1 s to join, 4 s to come back, 2 s to rebalance.
 - A producer with `enable_idempotence` or `transactional_id` fails in `start()` with `UnknownError` (code -1).
+- The end of a partition (ListOffsets) is told too low while its last batch has several records: one after the first of
+  them. What a fetch says of it (`highwater`) is right.
 - Commit metadata is accepted, at any length, and dropped: it comes back as "". `list_consumer_group_offsets` answers
   when partitions are named; without, the connection breaks (`KafkaConnectionError`).
 - Not there: SASL users and ACLs in this set-up, transactions, anything that survives a restart.

@@ -90,6 +90,11 @@ class Follower:
         left = sum(max(0, end - self._next.get(partition, 0)) for partition, end in self._ends.items())
         return f"{self._topic} is still being read: {left} records are left" if left else None
 
+    @property
+    def read_to(self) -> Mapping[int, int]:
+        """The offset after the last one that was read, by partition."""
+        return dict(self._next)
+
     async def caught_up(self, within_s: float) -> bool:
         """Whether everything that was there at the start has been read by then."""
         return await set_within(self._caught_up, within_s)

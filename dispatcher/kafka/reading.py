@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from types import MappingProxyType
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -103,14 +104,22 @@ class TopicReader:
 
 
 @asynccontextmanager
-async def open_topic(settings: KafkaSettings, topic: str) -> AsyncIterator[TopicReader]:
+async def open_topic(
+    settings: KafkaSettings, topic: str, read_to: Mapping[int, int] = MappingProxyType({})
+) -> AsyncIterator[TopicReader]:
     """A topic as it is now.
+
+    Args:
+        read_to: by partition, the offset after the last record that somebody has seen: it is there, whatever the
+            broker says of the end (the demo's tells it too low, see `dispatcher.demo.broker`).
 
     Raises:
         NotFound: there is no such topic.
         BrokerUnavailable: the broker can't be reached.
     """
     async with open_topics(settings, [topic]) as reader:
+        ranges = reader.ranges.items()
+        reader.ranges = {tp: (first, max(end, read_to.get(tp.partition, 0))) for tp, (first, end) in ranges}
         yield reader
 
 

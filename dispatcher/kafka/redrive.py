@@ -114,6 +114,8 @@ class Tally:
     sent: int = 0
     already: int = 0
     """Selected, but sent back by an earlier redrive."""
+    gone: int = 0
+    """Selected by position, but no longer in the topic."""
     repeatable: int = 0
     """Sent back without a mark: the next redrive will repeat them."""
 
@@ -152,6 +154,8 @@ class Redrive:
                 self._redriven[record.topic, record.partition].update(marked_offsets(record))
         async for chosen in self._chosen():
             self.tally.selected.update((str(dead.tenant or "unknown"), dead.reason or "unknown") for dead in chosen)
+        if self._selection.positions is not None:
+            self.tally.gone = len(self._selection.positions) - self.tally.total - self.tally.already
         return self.tally
 
     async def send(self, producer: Producer, topic: str, rate: float, stop: asyncio.Event) -> Tally:

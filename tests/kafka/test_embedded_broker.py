@@ -55,6 +55,17 @@ async def test_an_idempotent_producer_is_refused_at_its_start(broker: EmbeddedBr
         await producer.stop()
 
 
+async def test_an_end_is_told_too_low_after_a_batch_of_several(broker: EmbeddedBroker) -> None:
+    """If this fails, tansu has learned it: tell the module's docstring, and what reads on past the end."""
+    async with AIOKafkaProducer(bootstrap_servers=broker.bootstrap_servers) as producer:
+        batch = producer.create_batch()
+        for _ in range(3):
+            batch.append(key=None, value=b"", timestamp=None)
+        await (await producer.send_batch(batch, "batches", partition=0))
+
+        assert (await topics.end_offsets(broker.bootstrap_servers, "batches"))[0] == 1
+
+
 async def test_nothing_is_left_when_it_stops() -> None:
     """Neither the process nor an address."""
     async with EmbeddedBroker() as broker:

@@ -110,6 +110,7 @@ def _job(job: RedriveJob) -> RedriveModel:
         total=job.total,
         sent=job.sent,
         already=job.already,
+        gone=job.gone,
         state=job.state,
         problem=job.problem,
     )

@@ -146,9 +146,10 @@ class DeadLetterLog:
 
     async def _redrive(self, job_id: str, selection: Selection, begun: "asyncio.Future[None]") -> None:
         def tell(tally: Tally) -> None:
-            self._change(job_id, total=tally.total, sent=tally.sent, already=tally.already)
+            self._change(job_id, total=tally.total, sent=tally.sent, already=tally.already, gone=tally.gone)
 
-        async with asyncio.timeout(ANSWER_S) as opening, open_topic(self._kafka, self._topic) as dead:
+        read_to = self.follower.read_to
+        async with asyncio.timeout(ANSWER_S) as opening, open_topic(self._kafka, self._topic, read_to) as dead:
             opening.reschedule(None)
             begun.set_result(None)
             redrive = Redrive(dead, selection, tell)

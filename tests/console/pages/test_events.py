@@ -1,11 +1,12 @@
 """What is told of one event, from what is still known of it; and dead ones sent again."""
 
+import time
 from dataclasses import replace
 
 import pytest
 from playwright.async_api import Browser, expect
 
-from dispatcher.console.facts import AttemptFact
+from dispatcher.console.facts import AttemptFact, RedriveJob
 from dispatcher.console.pages.decisions import decision_on
 from dispatcher.console.pages.events import Known
 from dispatcher.errors import NotFound
@@ -143,6 +144,15 @@ async def test_what_was_left_out_of_a_redrive_is_told(browser: Browser, stage: S
         await expect(page.locator("#jobs")).to_contain_text("left out")  # still, after the page has followed the work
         assert await shown.violations() == []
     stage.dead_events.busy.clear()
+
+
+async def test_chosen_events_that_were_sent_before_or_are_gone_are_counted(browser: Browser, stage: Stage) -> None:
+    stage.dead_events.jobs["counted"] = RedriveJob("counted", CONTOSO, "ada", time.time(), 3, 3, 2, 1, "done")
+    async with window(browser, stage.base) as shown:
+        await shown.sign_in(await stage.token())
+        await shown.go("/dead-events/redrives?job=counted")
+        told = "3 of 3 events sent again; 2 had been already; 1 is no longer kept."
+        await expect(shown.page.locator("#jobs")).to_contain_text(told)
 
 
 async def test_all_of_the_only_sandbox_one_has_need_no_choice_of_it(browser: Browser, stage: Stage) -> None:

@@ -5,10 +5,13 @@ from collections import Counter
 from collections.abc import AsyncIterator
 
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import RecordsToDelete
 
 from dispatcher.console.facts import DeadQuery, RedriveJob
 from dispatcher.console.sources import dead_events as module
 from dispatcher.console.sources.dead_events import DeadLetterLog
+from dispatcher.demo.broker import EmbeddedBroker
 from dispatcher.errors import BrokerUnavailable, DispatcherError, NotFound
 from dispatcher.kafka.producer import Producer
 from dispatcher.outcomes import DeadReason
@@ -105,6 +108,40 @@ async def test_what_lies_between_two_chosen_events_stays_where_it_is(
     assert (job.total, job.sent) == (2, 2)
     assert await sent(mortal, settings) == Counter(facts[name].origin for name in chosen)
     await until(lambda: log.count(LUMA, 0.0) == 5, "the marks")
+
+
+async def test_events_that_the_topic_kept_no_longer_are_counted_as_gone(
+    log: DeadLetterLog, grave: Grave, settings: Settings, mortal: ApacheKafka
+) -> None:
+    """They are shown for as long as they are remembered: then it is told that nothing was sent, and why."""
+    origins = [await grave.bury() for _ in range(4)]
+    ids = await kept(log, 4)
+    gone = {ids[0]}
+    partition, offset = map(int, ids[0].split("-"))
+    tp = TopicPartition(f"{settings.kafka.topic}.dead", partition)
+    gone |= {one for one in ids if one.startswith(f"{partition}-")}
+    async with topics.admin_client(mortal.bootstrap_servers) as admin:
+        await admin.delete_records({tp: RecordsToDelete(offset + 1)})
+    job = await done(log, await log.redrive(LUMA, ids=frozenset(ids), query=ALL, by="ada", orgs=MINE))
+    assert (job.state, job.sent, job.gone) == ("done", len(origins) - len(gone), len(gone))
+    assert (await sent(mortal, settings)).total() == len(origins) - len(gone)
+
+
+async def test_what_was_read_is_there_whatever_the_broker_says_of_its_end() -> None:
+    """The embedded broker tells an end too low after a batch of several: the demo's console sends all of it again."""
+    async with EmbeddedBroker() as broker:
+        settings = settings_for(broker.bootstrap_servers, "events")
+        for name in ("events", "events.dead"):
+            await topics.create_topic(broker.bootstrap_servers, name, partitions=1)
+        log = DeadLetterLog(settings)
+        async with Producer(settings.kafka) as producer, running(log.run()):
+            grave = Grave(producer, settings)
+            await asyncio.gather(*(grave.bury() for _ in range(5)))
+            newest, *_ = await kept(log, 5)
+            one = await done(log, await log.redrive(LUMA, ids=frozenset({newest}), query=ALL, by="ada", orgs=MINE))
+            assert (one.state, one.total, one.sent, one.gone) == ("done", 1, 1, 0)
+            rest = await done(log, await log.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=MINE))
+            assert (rest.sent, rest.already) == (4, 1)
 
 
 async def test_only_events_that_told_of_a_status_go_back(

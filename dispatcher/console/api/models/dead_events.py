@@ -105,5 +105,7 @@ class RedriveModel(Given):
     sent: int
     already: int
     """Sent again by an earlier redrive."""
+    gone: int
+    """Chosen, but the dead-letter topic keeps them no longer."""
     state: Literal["running", "done", "failed"]
     problem: str
