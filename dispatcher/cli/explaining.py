@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
 
-import aiohttp
-import orjson
 import typer
 
+from dispatcher.cli.asking import OpsUrl, ask
 from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, quiet_settings_at
 from dispatcher.errors import DispatcherError
 from dispatcher.explanation import Explanation, Limits, Line, explain, lane_lines
@@ -22,7 +21,6 @@ from dispatcher.service import checked_webhooks
 from dispatcher.settings import Settings
 from dispatcher.webhooks import TenantKey
 
-OPS_TIMEOUT_S = 5.0
 _TITLES = {
     "read": "How it was read",
     "webhook": "Webhook",
@@ -54,9 +52,7 @@ def explain_event(
     ] = None,
     partition: Annotated[int | None, typer.Option(min=0, help="Partition of the record.")] = None,
     offset: Annotated[int | None, typer.Option(min=0, help="Offset of the record.")] = None,
-    ops: Annotated[
-        str | None, typer.Option(metavar="URL", help="Ask a running instance for the lane: http://127.0.0.1:9090")
-    ] = None,
+    ops: OpsUrl = None,
 ) -> None:
     """Say how one event is read, which webhook is its, and what would be sent. Sends nothing; secrets are masked.
 
@@ -105,19 +101,8 @@ def _content(path: Path) -> bytes:
 
 
 async def _lane(ops: str, tenant: TenantKey) -> Mapping[str, object] | None:
-    url = f"{ops.rstrip('/')}/lanes/{quote(tenant.org, safe='')}/{quote(tenant.sandbox, safe='')}"
-    timeout = aiohttp.ClientTimeout(total=OPS_TIMEOUT_S)
-    try:
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as answer:
-            if answer.status == 404:
-                return None
-            answer.raise_for_status()
-            lane = orjson.loads(await answer.read())
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        raise DispatcherError(f"the instance at {ops} does not tell of the lane: {type(error).__name__}") from None
-    if not isinstance(lane, dict):
-        raise DispatcherError(f"the instance at {ops} does not tell of the lane: it is no dispatcher")
-    return lane
+    status, lane = await ask(ops, f"/lanes/{quote(tenant.org, safe='')}/{quote(tenant.sandbox, safe='')}")
+    return None if status == 404 else lane
 
 
 def _show(lines: Sequence[Line]) -> None:

@@ -6,6 +6,7 @@ import gc
 import typer
 import uvloop
 
+from dispatcher.cli.asking import OpsUrl, check_ready
 from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, settings_at
 from dispatcher.errors import ConfigError
 from dispatcher.logs import configure_logging
@@ -24,8 +25,11 @@ def run(config: ConfigPath = DEFAULT_CONFIG) -> None:
         raise typer.Exit(runner.run(service.run()))
 
 
-def check(config: ConfigPath = DEFAULT_CONFIG) -> None:
-    """Check settings and webhooks as `run` would read them, and start nothing."""
+def check(config: ConfigPath = DEFAULT_CONFIG, ops: OpsUrl = None) -> None:
+    """Check settings and webhooks as `run` would read them, and start nothing.
+
+    Exit status 1 where a running instance is asked and is not ready.
+    """
     settings = settings_at(config)
     webhooks, problems = asyncio.run(checked_webhooks(settings))
     if problems:
@@ -36,6 +40,9 @@ def check(config: ConfigPath = DEFAULT_CONFIG) -> None:
         channels = "+".join(config_of.channels)
         typer.echo(f"{webhook.source}: {webhook.tenant} {channels} to {config_of.origin}: the webhook can be used")
     typer.echo(f"{len(webhooks)} webhooks, no problems")
+    if ops is not None:
+        asyncio.run(check_ready(ops))
+        typer.echo(f"{ops} is ready")
 
 
 def add_to(app: typer.Typer) -> None:

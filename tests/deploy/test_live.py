@@ -101,6 +101,21 @@ def test_without_a_broker_it_lives_and_is_not_ready(daemon: tuple[str, "subproce
     assert "kept trying" in text
 
 
+def test_a_check_that_asks_an_instance_says_why_it_is_not_ready(
+    daemon: tuple[str, "subprocess.Popen[bytes]"], tmp_path: Path
+) -> None:
+    """What `helm test` runs where there is a Service."""
+    file = _mounted("minimal", tmp_path)
+    done = run(sys.executable, "-m", "dispatcher", "check", "-c", file, "--ops", f"http://{daemon[0]}")
+    assert done.returncode == 1
+    assert f"the instance at http://{daemon[0]} is not ready: " in done.stderr
+    assert "kafka: not connected yet" in done.stderr
+    done = run(sys.executable, "-m", "dispatcher", "check", "-c", file, "--ops", "http://127.0.0.1:1")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "does not answer /readyz" in done.stderr
+
+
 def test_every_query_of_every_dashboard_runs(prometheus: str) -> None:
     """Even where nothing has happened yet; with data in test_live_data.py."""
     for one in queries():

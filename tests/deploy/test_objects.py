@@ -144,6 +144,21 @@ def test_every_name_leads_somewhere(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_the_helm_test_asks_a_dispatcher_where_a_service_leads_to_one(name: str) -> None:
+    (pod,) = [one for one in objects(name, "Pod") if one["metadata"]["annotations"]["helm.sh/hook"] == "test"]
+    asked = [part for part in pod["spec"]["containers"][0]["args"] if part.startswith("--ops=")]
+    services = [one for one in objects(name, "Service") if one["metadata"]["name"].endswith("-ops")]
+    assert asked == [f"--ops=http://{one['metadata']['name']}:{one['spec']['ports'][0]['port']}" for one in services]
+    if asked:
+        for policy in objects(name, "NetworkPolicy"):
+            ops = [rule for rule in policy["spec"]["ingress"] if rule["ports"] == [{"port": "ops", "protocol": "TCP"}]]
+            peers = [
+                peer.get("podSelector", {}).get("matchLabels", {}) for rule in ops for peer in rule.get("from", [])
+            ]
+            assert not peers or any(labels.items() <= pod["metadata"]["labels"].items() for labels in peers if labels)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_selectors_select_what_is_meant_and_never_change(name: str) -> None:
     pods = {}
     for one, template in _pods(name):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from dispatcher.events import webhook_id
 from dispatcher.records import Origin
+from tests.commands.running import called
 from tests.integration.brokers import PASSWORD, USER, needs_kafka
 from tests.integration.harness import RSS_LIMIT, Dispatcher, Stage, event, slowly, tenants, until, webhook_id_of
 from tests.kafka import topics
@@ -31,6 +32,9 @@ async def test_the_reference_event_arrives_byte_for_byte_with_the_documented_hea
         dispatcher.start()
         await scene.send(orjson.dumps(EMAIL_EVENT))
         await until(lambda: scene.receiver.requests, "the event", 30, dispatcher)
+        ops = f"http://127.0.0.1:{dispatcher.ops_port}"
+        checked = await called("check", "-c", dispatcher.path, "--ops", ops)
+        assert (checked.status, checked.out.splitlines()[-1]) == (0, f"{ops} is ready"), checked
     arrived = scene.receiver.requests[0]
     reference = json.loads((CONTRACTS / "feedback-v1.json").read_text())
     assert arrived.body == orjson.dumps(reference)

@@ -75,7 +75,7 @@ class _Broker:
 
     async def wait(self, acl: Acl, *, until_there: bool) -> None:
         """The controller has answered; the broker beside it learns of it some milliseconds later."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while await self._knows(acl) is not until_there:  # the broker tells nobody when it has learned
                 await asyncio.sleep(0.005)
 

@@ -429,7 +429,7 @@ async def test_a_swap_in_the_middle_of_a_scan_makes_it_begin_again(tmp_path: Pat
 async def running(directory: YamlDirectory) -> AsyncIterator[None]:
     await directory.load()
     task = asyncio.create_task(directory.run())
-    await asyncio.sleep(0.2)  # the watch stands
+    await asyncio.sleep(1)  # the watch stands
     try:
         yield
     finally:

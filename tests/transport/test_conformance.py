@@ -509,7 +509,7 @@ async def test_cancelling_a_request_closes_its_connection(transport: Transport, 
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(10):
             await closed.wait()
 
 

@@ -8,12 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from playwright.async_api import Browser, BrowserContext, Page, Playwright
+from playwright.async_api import Browser, BrowserContext, Page, Playwright, expect
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
 AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text(encoding="utf-8")
 WIDE = {"width": 1440, "height": 900}
 PHONE = {"width": 390, "height": 844}
+PATIENCE_MS = 20_000.0
+"""For a page to become what it should be: longer than any, on a machine that does other things, too."""
+
+expect.set_options(timeout=PATIENCE_MS)
 
 
 async def launched(playwright: Playwright) -> Browser:
@@ -74,7 +78,7 @@ async def window(
         locale="en-GB",
     )
     page = await context.new_page()
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(PATIENCE_MS)
     shown = Window(page, context, base)
     page.on("console", lambda message: message.type in ("error", "warning") and shown.problems.append(message.text))
     page.on("pageerror", lambda error: shown.problems.append(str(error)))

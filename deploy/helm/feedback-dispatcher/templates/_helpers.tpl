@@ -116,6 +116,10 @@ annotations:
 {{- if hasKey $group .key }}{{ get $group .key }}{{ else }}{{ .default }}{{ end -}}
 {{- end -}}
 
+{{- /* whether there is a Service for the ops port: "true" or nothing */}}
+{{- define "fd.hasOpsService" -}}
+{{- if or .Values.service.enabled .Values.metrics.serviceMonitor.enabled (eq .Values.workload.kind "StatefulSet") .Values.console.enabled }}true{{ end }}
+{{- end -}}
 {{- define "fd.opsPort" -}}{{ include "fd.setting" (dict "root" . "group" "ops" "key" "port" "default" 9090) }}{{- end -}}
 {{- define "fd.consolePort" -}}{{ include "fd.setting" (dict "root" . "group" "console" "key" "port" "default" 8080) }}{{- end -}}
 {{- define "fd.store" -}}{{ include "fd.setting" (dict "root" . "group" "webhooks" "key" "store" "default" "yaml") }}{{- end -}}
