@@ -19,7 +19,8 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from dispatcher import __version__, metrics
 from dispatcher.delivery.breaker import BreakerState
 from dispatcher.delivery.evidence import TenantState
-from dispatcher.delivery.lanes import Lane, Lanes
+from dispatcher.delivery.lane import Lane
+from dispatcher.delivery.lanes import Lanes
 from dispatcher.settings import OpsSettings
 from dispatcher.webhooks import TenantKey
 

@@ -15,7 +15,8 @@ from dispatcher import metrics
 from dispatcher.auth.authenticator import Authenticator, Header
 from dispatcher.auth.fetched_tokens import TokenEndpoint
 from dispatcher.auth.signatures import Signer
-from dispatcher.delivery.lanes import Lane, Lanes
+from dispatcher.delivery.lane import Lane
+from dispatcher.delivery.lanes import Lanes
 from dispatcher.delivery.retry_policy import RetryPolicy, retry_after_s
 from dispatcher.delivery.slots import Kind, Refusal, Slot
 from dispatcher.delivery.verdicts import DELIVERED, Judgement, Verdict, judge, reason_of

@@ -13,7 +13,7 @@ import structlog
 
 from dispatcher import metrics
 from dispatcher.delivery.deliveries import Deliveries, Parcel, Tried
-from dispatcher.delivery.lanes import Lane
+from dispatcher.delivery.lane import Lane
 from dispatcher.delivery.slots import Kind, Refusal, Slot
 from dispatcher.delivery.verdicts import DELIVERED
 from dispatcher.errors import Draining

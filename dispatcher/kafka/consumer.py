@@ -2,15 +2,14 @@
 
 Each record is a `Work`, owned here: begun by `express` where there is one, else, and where that gives it back, by a
 task of its own. The work of a partition carries its `Claim`, which ends with the assignment: nothing is committed for
-a partition that isn't ours. Stop order: claim ended, records that nobody outside
-has seen yet are let go, those under way get time to finish, the position is committed, the group is left.
+a partition that isn't ours. Stop order: claim ended, records that nobody outside has seen yet are let go, those under
+way get time to finish, the position is committed, the group is left.
 """
 
 import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from contextlib import suppress
 from functools import cached_property, partial
 from itertools import islice, takewhile
 from typing import Protocol
@@ -198,9 +197,7 @@ class Consumer:
         self._cancel(partitions)
         for partition in partitions:
             self._partitions.pop(partition.tp, None)
-            for gauge in (metrics.LAG, metrics.FINISHED_OFFSET):
-                with suppress(KeyError):
-                    gauge.remove(partition.tp.topic, str(partition.tp.partition))
+            partition.forget()
 
     def _partition(self, tp: TopicPartition) -> Partition:
         partition = self._partitions.get(tp)
@@ -413,8 +410,7 @@ class Consumer:
     async def _finish_under_way(self, partitions: Sequence[Partition], most_s: float) -> int:
         """Let go what nobody outside has seen, wait for the rest; gives how many had to be cut off."""
         for partition in partitions:
-            partition.claim.active = False
-            partition.buffer.clear()
+            partition.end_claim()
             for work in [work for work in partition.works.values() if not work.started]:
                 work.cancel()
         give_up_at = self._loop.time() + most_s
@@ -426,10 +422,7 @@ class Consumer:
 
     def _cancel(self, partitions: Iterable[Partition]) -> None:
         for partition in partitions:
-            partition.claim.active = False
-            partition.buffer.clear()
-            if partition.due_timer is not None:
-                partition.due_timer.cancel()
+            partition.end_claim()
             for work in list(partition.works.values()):
                 work.cancel()
 
@@ -466,22 +459,19 @@ class Consumer:
                     self._partitions[tp].end = end
 
     def observe(self) -> float | None:
-        """Set the gauges, for a scrape; gives the unix time of the oldest unfinished record, None with none."""
-        oldest: float | None = None
+        """Set the gauges, for a scrape.
+
+        Gives the unix time of the oldest unfinished record; None with none, and where records have to wait anyway.
+        """
         for topic in self._topics:
             own = [one for one in self._partitions.values() if one.tp.topic == topic]
             metrics.ASSIGNED.labels(topic).set(len(own))
             metrics.PAUSED.labels(topic).set(sum(bool(one.buffer) for one in own))
-            for partition in own:
-                position = partition.tracker.position
-                if position is not None:
-                    lag = max(0, max(partition.end, partition.tracker.highest + 1) - position)
-                    metrics.LAG.labels(topic, str(partition.tp.partition)).set(lag)
-                    metrics.FINISHED_OFFSET.labels(topic, str(partition.tp.partition)).set(position)
-                if partition.works and self._due_in_s is None:
-                    first = min(work.record.timestamp for work in partition.works.values()) / 1000
-                    oldest = first if oldest is None else min(oldest, first)
-        return oldest
+        for partition in self._partitions.values():
+            partition.observe()
+        if self._due_in_s is not None:
+            return None
+        return min((at for one in self._partitions.values() if (at := one.oldest) is not None), default=None)
 
 
 def _name(tp: TopicPartition) -> str:

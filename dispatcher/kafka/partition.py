@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -151,3 +152,29 @@ class Partition:
             return None
         state = (position, self.tracker.metadata())
         return None if state == self.committed else state
+
+    def end_claim(self) -> None:
+        """It is ours no longer: what was not begun is let go, what ends now is not committed."""
+        self.claim.active = False
+        self.buffer.clear()
+        if self.due_timer is not None:
+            self.due_timer.cancel()
+
+    @property
+    def oldest(self) -> float | None:
+        """Unix time of the oldest record that is begun and not ended; None with none."""
+        return min((work.record.timestamp / 1000 for work in self.works.values()), default=None)
+
+    def observe(self) -> None:
+        """Set its gauges, for a scrape."""
+        position = self.tracker.position
+        if position is not None:
+            lag = max(0, max(self.end, self.tracker.highest + 1) - position)
+            metrics.LAG.labels(self.tp.topic, str(self.tp.partition)).set(lag)
+            metrics.FINISHED_OFFSET.labels(self.tp.topic, str(self.tp.partition)).set(position)
+
+    def forget(self) -> None:
+        """Its gauges are another process's now."""
+        for gauge in (metrics.LAG, metrics.FINISHED_OFFSET):
+            with suppress(KeyError):
+                gauge.remove(self.tp.topic, str(self.tp.partition))

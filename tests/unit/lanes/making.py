@@ -3,7 +3,8 @@
 import asyncio
 from dataclasses import dataclass, field
 
-from dispatcher.delivery.lanes import Lane, Lanes
+from dispatcher.delivery.lane import Lane
+from dispatcher.delivery.lanes import Lanes
 from dispatcher.delivery.slots import Kind, Refusal, Slot
 from dispatcher.delivery.verdicts import Judgement, judge
 from dispatcher.outcomes import Attempt, FailureReason

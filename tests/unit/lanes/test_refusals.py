@@ -7,7 +7,8 @@ import pytest
 
 from dispatcher.delivery.breaker import BreakerState
 from dispatcher.delivery.evidence import TenantState
-from dispatcher.delivery.lanes import Lane, Lanes
+from dispatcher.delivery.lane import Lane
+from dispatcher.delivery.lanes import Lanes
 from dispatcher.delivery.slots import SLOTS_A_TURN, Kind, Refusal, Slot
 from dispatcher.outcomes import ParkReason
 from dispatcher.settings import DeliverySettings

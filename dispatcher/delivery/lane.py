@@ -1,0 +1,322 @@
+"""A lane: one tenant's queue, and everything that is known of its endpoint.
+
+It gives at most as many slots as the endpoint bears; what all lanes share, and whose turn it is, `lanes` knows. New
+events go before retries; of four slots given while both wait, one is a retry's.
+
+Everything here runs on the event loop without awaiting, except `Lane.enter`, which waits for a slot.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from dispatcher import metrics
+from dispatcher.delivery.breaker import Breaker, BreakerState
+from dispatcher.delivery.concurrency import AdaptiveLimit
+from dispatcher.delivery.evidence import Evidence, TenantState
+from dispatcher.delivery.rate import TokenBucket
+from dispatcher.delivery.slots import Kind, Refusal, Slot, Slots, Waiter
+from dispatcher.delivery.verdicts import Judgement
+from dispatcher.outcomes import ParkReason
+from dispatcher.settings import DeliverySettings
+from dispatcher.webhooks import TenantKey
+
+IDLE_S = 60.0
+"""A lane that nothing happened in for so long, and that remembers nothing bad, is freed."""
+_RETRY_TURN = 4
+
+
+class Sharing(Protocol):
+    """What a lane asks of all lanes together, and tells them: `Lanes`."""
+
+    settings: DeliverySettings
+    slots: Slots
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+    @property
+    def now(self) -> Callable[[], float]: ...
+    @property
+    def is_others_turn(self) -> bool: ...
+    def is_crowded_by(self, lane: "Lane") -> bool: ...
+    def took(self, kind: Kind) -> None: ...
+    def gave_back(self, kind: Kind) -> None: ...
+    def enqueue(self, lane: "Lane") -> None: ...
+    def tick_later(self) -> None: ...
+
+
+@dataclass(slots=True)
+class _WaitingTask:
+    future: "asyncio.Future[Slot | Refusal]"
+    kind: Kind
+    since: float
+
+    @property
+    def is_over(self) -> bool:
+        return self.future.done()
+
+    def decide(self, entry: Slot | Refusal) -> None:
+        self.future.set_result(entry)
+
+
+class Lane:
+    """One tenant's queue and everything that is known of its endpoint."""
+
+    def __init__(self, tenant: TenantKey, lanes: Sharing, settings: DeliverySettings) -> None:
+        self.tenant = tenant
+        self.limit = AdaptiveLimit(limit=float(min(settings.lane_start, settings.lane_max)), most=settings.lane_max)
+        self.breaker = Breaker()
+        self.evidence = Evidence()
+        self.rate: TokenBucket | None = None
+        self.in_flight = 0
+        self.held_until = 0.0
+        self.suspended: str | None = None
+        """Revision of the webhook that answered 410."""
+        self.disabled_revision: str | None = None
+        self.last_active = 0.0
+        self.queued = False
+        """In the ring of lanes that wait for a slot: `Lanes` says so."""
+        self._revision: str | None = None
+        """Of the webhook that was used last."""
+        self._lanes = lanes
+        self._slots = lanes.slots
+        self._new: deque[Waiter] = deque()
+        self._retries: deque[Waiter] = deque()
+        self._since_retry = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"<Lane {self.tenant} {self.breaker.state} {self.in_flight}/{self.limit.now} in flight, "
+            f"{self.waiting} waiting>"
+        )
+
+    @property
+    def waiting(self) -> int:
+        """Events that wait for a slot."""
+        return len(self._new) + len(self._retries)
+
+    @property
+    def wants_slot(self) -> bool:
+        """Somebody waits, and the endpoint bears one more request."""
+        return bool(self._new or self._retries) and self.in_flight < self.limit.now
+
+    @property
+    def is_at_limit(self) -> bool:
+        """As many requests are under way as the endpoint bears: the end of one brings the lane's next turn."""
+        return self.in_flight >= self.limit.now
+
+    async def enter(self, kind: Kind) -> Slot | Refusal:
+        """A slot, once it is this event's turn, or the reason why it should be parked."""
+        return self.try_enter(kind) or await self.wait(kind)
+
+    async def wait(self, kind: Kind) -> Slot | Refusal:
+        """`enter`, where `try_enter` has just said that the event has to wait."""
+        waiter = _WaitingTask(self._lanes.loop.create_future(), kind, self._lanes.now())
+        self.queue(waiter)
+        try:
+            return await waiter.future
+        except asyncio.CancelledError:
+            if waiter.future.done() and not waiter.future.cancelled() and isinstance(waiter.future.result(), Slot):
+                self.abandon(waiter.future.result())  # type: ignore[arg-type]  # just checked
+            raise
+
+    def queue(self, waiter: Waiter) -> None:
+        """Let somebody wait, where `try_enter` has just said that he has to."""
+        (self._new if waiter.kind is Kind.NEW else self._retries).append(waiter)
+        if self.is_at_limit:
+            self._lanes.tick_later()
+        else:
+            self._lanes.enqueue(self)
+
+    def try_enter(self, kind: Kind) -> Slot | Refusal | None:
+        """A slot or a refusal where that is decided at once, None where the event would have to wait."""
+        lanes = self._lanes
+        now = self.last_active = lanes.now()
+        if self._is_hindered(now):
+            refusal = self._standing_refusal(now)
+            if refusal is not None:
+                return refusal
+        if self._new or self._retries:
+            if kind is Kind.NEW and lanes.is_crowded_by(self):
+                return Refusal(ParkReason.LANE_FULL, 0.0)
+            return None
+        if kind is Kind.NEW and lanes.is_others_turn:
+            return None
+        return self._begin(kind, now) if self._may_send(kind, now) else None
+
+    def leave(self, slot: Slot, judgement: Judgement, hold_s: float | None = None) -> None:
+        """Give the slot back, with what was learnt. `hold_s`: seconds that the endpoint asked to be left alone."""
+        now = self.last_active = self._lanes.now()
+        if judgement.throttled:
+            self.limit.overloaded(slot.began_at, now)
+        elif not judgement.failing:
+            self.limit.succeeded(now - slot.began_at, was_full=slot.was_full)
+        if hold_s is not None:
+            self.held_until = max(self.held_until, now + hold_s)
+        self._learn(now, judgement, slot)
+        self._release(slot)
+
+    def abandon(self, slot: Slot) -> None:
+        """Give the slot back with nothing learnt: cancelled, or not used."""
+        self.breaker.abandoned(probe=slot.probe)
+        self._release(slot)
+
+    def suspend(self, revision: str) -> None:
+        """The endpoint wants no more, until the webhook has another revision."""
+        if self._revision not in (None, revision):
+            return  # it has one already: this was the answer to a request of before
+        self.suspended = revision
+        self._refuse_all(Refusal(ParkReason.SUSPENDED, self._lanes.settings.lane_max_wait))
+
+    def meet(self, revision: str, per_second: float | None) -> None:
+        """A webhook of this revision is about to be used: an edit lifts what held its predecessor."""
+        if self._revision not in (None, revision):
+            self.enable()
+        self._revision = revision
+        if per_second is None:
+            self.rate = None
+        elif self.rate is None or self.rate.per_second != per_second:
+            self.rate = TokenBucket(per_second)
+        if self.evidence.state is TenantState.DISABLED and self.disabled_revision is None:
+            self.disabled_revision = revision
+
+    def enable(self) -> None:
+        """Forget the bad evidence: by hand, or because the webhook was edited."""
+        self.evidence = Evidence()
+        self.breaker = Breaker()
+        self.disabled_revision = None
+        self.suspended = None
+        self.held_until = 0.0
+        if self.waiting:
+            self._lanes.enqueue(self)
+
+    def is_idle(self, now: float) -> bool:
+        """Whether the lane can be freed without forgetting anything that matters."""
+        return (
+            not self.in_flight
+            and not self.waiting
+            and now - self.last_active >= IDLE_S
+            and now >= self.held_until
+            and self.suspended is None
+            and self.breaker.is_quiet(now)
+            and self.evidence.is_quiet(now)
+        )
+
+    def grant_next(self, now: float) -> bool:
+        """Give a slot to the next waiter; False where nobody can have one now."""
+        waiters = self._next_queue()
+        if waiters is None or not self._may_send(waiters[0].kind, now):
+            return False
+        waiter = waiters.popleft()
+        self._since_retry = 0 if waiter.kind is Kind.RETRY else self._since_retry + 1
+        waiter.decide(self._begin(waiter.kind, now))
+        return True
+
+    def refuse_if_needed(self, now: float) -> None:
+        """Park everybody who waits, where waiting has become pointless."""
+        refusal = self._standing_refusal(now)
+        if refusal is not None:
+            self._refuse_all(refusal)
+
+    def refuse_stale(self, now: float) -> None:
+        """Park those whom this lane, not the process, has let wait too long."""
+        if self._slots.is_full and self.in_flight < self._slots.fair_share:
+            return  # it is the others' turn: the process is busy all over
+        if self._slots.is_busy and not self.is_at_limit and self._is_let(now):
+            return  # so is the core
+        longest = self._lanes.settings.lane_max_wait
+        for queue in (self._new, self._retries):
+            while queue and (queue[0].is_over or now - queue[0].since > longest):
+                waiter = queue.popleft()
+                if not waiter.is_over:
+                    waiter.decide(Refusal(ParkReason.LANE_FULL, 0.0))
+
+    def sleep_until_ready(self, now: float) -> None:
+        """Wake the lane when its hold or its rate limit lets the next request pass."""
+        wait = max(self.held_until - now, self.rate.wait_s(now) if self.rate else 0.0)
+        if wait > 0 and self._timer is None and self.waiting:
+            self._timer = asyncio.get_running_loop().call_later(wait, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        self._lanes.enqueue(self)
+
+    def _begin(self, kind: Kind, now: float) -> Slot:
+        held = self.in_flight = self.in_flight + 1
+        probe = self.breaker.state is not BreakerState.CLOSED and self.breaker.began()
+        if self.rate is not None:
+            self.rate.take(now)
+        self._lanes.took(kind)
+        return Slot(kind, now, held >= self.limit.now, probe)
+
+    def _release(self, slot: Slot) -> None:
+        self.in_flight -= 1
+        self._lanes.gave_back(slot.kind)
+        if self._new or self._retries:
+            self._lanes.enqueue(self)
+
+    def _is_hindered(self, now: float) -> bool:
+        """Something stands in the way of sending; nearly never, and then it is worth looking what."""
+        return (
+            self.breaker.state is not BreakerState.CLOSED
+            or self.held_until > now
+            or self.suspended is not None
+            or self.disabled_revision is not None
+        )
+
+    def _may_send(self, kind: Kind, now: float) -> bool:
+        held = self.in_flight
+        return held < self.limit.now and self._slots.may_take(kind, held) and self._is_let(now)
+
+    def _is_let(self, now: float) -> bool:
+        """Neither the endpoint's wish, its breaker nor its rate limit stands in the way."""
+        return (
+            self.held_until <= now
+            and (self.breaker.state is BreakerState.CLOSED or self.breaker.admits(now))
+            and (self.rate is None or self.rate.wait_s(now) <= 0)
+        )
+
+    def _next_queue(self) -> deque[Waiter] | None:
+        while self._new and self._new[0].is_over:
+            self._new.popleft()  # cancelled while it waited
+        while self._retries and self._retries[0].is_over:
+            self._retries.popleft()
+        retries = self._retries if self._retries and self._slots.has_free(Kind.RETRY) else None
+        if not self._new:
+            return retries
+        return retries if retries and self._since_retry >= _RETRY_TURN - 1 else self._new
+
+    def _standing_refusal(self, now: float) -> Refusal | None:
+        """Why nobody may enter for now, however short the queue."""
+        wait = self._lanes.settings.lane_max_wait
+        if self.suspended is not None:
+            return Refusal(ParkReason.SUSPENDED, wait)
+        if self.disabled_revision is not None:
+            return Refusal(ParkReason.TENANT_DISABLED, wait)
+        if not self.breaker.admits(now):
+            return Refusal(ParkReason.BREAKER_OPEN, self.breaker.retry_in_s(now))
+        if self.held_until - now > wait:
+            return Refusal(ParkReason.HELD, self.held_until - now)
+        return None
+
+    def _learn(self, now: float, judgement: Judgement, slot: Slot) -> None:
+        failed, evidence = judgement.failing, self.evidence
+        changed = self.breaker.record(now, failed=failed, connect_failure=judgement.connect_failure, probe=slot.probe)
+        if changed is not None:
+            metrics.BREAKER_TRANSITIONS.labels(changed.value).inc()
+            if changed is BreakerState.CLOSED:
+                self.limit.ramp()
+        if failed or evidence.failing_since is not None:  # else it has nothing to learn
+            evidence.record(now, failed=failed)
+        if (self._new or self._retries) and self._is_hindered(now):
+            self.refuse_if_needed(now)
+
+    def _refuse_all(self, refusal: Refusal) -> None:
+        for queue in (self._new, self._retries):
+            while queue:
+                waiter = queue.popleft()
+                if not waiter.is_over:
+                    waiter.decide(refusal)
