@@ -32,8 +32,9 @@ from benchmarks.callgrind import Callgrind
 from benchmarks.events import events, record_batch, tenants
 from benchmarks.receiver import ANSWER
 from dispatcher import metrics
-from dispatcher.delivery.deliveries import Deliveries, Parcel, Tried
+from dispatcher.delivery.deliveries import Deliveries
 from dispatcher.delivery.lanes import Lanes
+from dispatcher.delivery.parcels import Parcel, Tried
 from dispatcher.delivery.retry_policy import RetryPolicy
 from dispatcher.delivery.slots import SLOTS_A_TURN, Kind
 from dispatcher.events import DeliveryEvent, read_event

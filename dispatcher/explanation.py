@@ -12,7 +12,7 @@ import orjson
 
 from dispatcher.auth.authenticator import Header
 from dispatcher.auth.signatures import Signer
-from dispatcher.delivery.deliveries import Parcel, request_headers
+from dispatcher.delivery.parcels import Parcel, request_headers
 from dispatcher.delivery.slots import Kind
 from dispatcher.envelope import has_long_spelling
 from dispatcher.errors import UnreadableEvent

@@ -7,8 +7,9 @@ that it had. The law is the pipeline's: the owner hears `finished` with an outco
 
 from typing import Final, Protocol
 
-from dispatcher.delivery.deliveries import Deliveries, Parcel, Tried
+from dispatcher.delivery.deliveries import Deliveries
 from dispatcher.delivery.flights import Flight
+from dispatcher.delivery.parcels import Parcel, Tried
 from dispatcher.delivery.slots import Kind
 from dispatcher.events import OtherEvent
 from dispatcher.feedback import MAX_WARNED, encode_feedback

@@ -16,7 +16,7 @@ import structlog
 
 from dispatcher import metrics
 from dispatcher.brake import DeadLetterBrake
-from dispatcher.delivery.deliveries import Changed, Delivery, Never, NotNow, Parcel, Tried
+from dispatcher.delivery.parcels import Changed, Delivery, Never, NotNow, Parcel, Tried
 from dispatcher.delivery.retry_policy import RetryPolicy
 from dispatcher.delivery.slots import Kind
 from dispatcher.errors import BrakeEngaged, UnreadableEvent, WebhookUnusable

@@ -2,11 +2,10 @@
 
 import asyncio
 import random
-import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Final, Protocol, Self
+from dataclasses import dataclass
+from typing import Protocol, Self
 
 import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result
@@ -17,22 +16,17 @@ from dispatcher.auth.fetched_tokens import TokenEndpoint
 from dispatcher.auth.signatures import Signer
 from dispatcher.delivery.lane import Lane
 from dispatcher.delivery.lanes import Lanes
+from dispatcher.delivery.parcels import GOOD, Changed, Delivery, Parcel, Tried, request_headers
 from dispatcher.delivery.retry_policy import RetryPolicy, retry_after_s
 from dispatcher.delivery.slots import Kind, Refusal, Slot
 from dispatcher.delivery.verdicts import DELIVERED, Judgement, Verdict, judge, reason_of
 from dispatcher.errors import Draining, TokenUnavailable
-from dispatcher.events import DeliveryEvent
-from dispatcher.outcomes import Attempt, DeadReason, Delivered, FailureReason, ParkReason
-from dispatcher.records import Origin, Turn
+from dispatcher.outcomes import Attempt, Delivered, FailureReason, ParkReason
 from dispatcher.settings import DeliverySettings
-from dispatcher.transport.request import Endpoint, Exchange, Headers, Request
-from dispatcher.values import fast_value
+from dispatcher.transport.request import Endpoint, Exchange, Request
 from dispatcher.webhooks import TenantKey, Webhook
 
 log = structlog.get_logger(__name__)
-
-_FIT_FOR_A_HEADER = re.compile(r"[\x21-\x7e]{1,256}")
-"""What an event says of itself may not inject a header, nor swell one past what receivers take."""
 
 
 class Transport(Protocol):
@@ -55,78 +49,6 @@ class AttemptLog(Protocol):
     def record(self, parcel: "Parcel", number: int, attempt: Attempt, judgement: Judgement) -> None: ...
 
 
-@fast_value
-class Parcel:
-    """An event that is some webhook's business, with the body to send.
-
-    Of the event it keeps what every attempt tells again, and no more: many parcels wait.
-    """
-
-    webhook_id: str
-    event_time: str | None
-    traceparent: str | None
-    channel: str
-    status: str
-    """What became of the message."""
-    webhook: Webhook
-    body: bytes = field(repr=False)
-    attempts: int
-    """POSTs made before, on earlier hops."""
-    kind: Kind
-    turn: Turn
-    origin: Origin | None = None
-    """Where the event first stood: for the attempt log, by which it can be found again."""
-
-    @classmethod
-    def of(
-        cls, event: DeliveryEvent, webhook: Webhook, body: bytes, attempts: int, kind: Kind, turn: Turn,
-        origin: Origin | None = None,
-    ) -> Self:  # fmt: skip
-        """The parcel of an event."""
-        return cls(
-            event.webhook_id, event.timestamp, event.traceparent, event.channel, event.status, webhook, body, attempts,
-            kind, turn, origin,
-        )  # fmt: skip
-
-    @property
-    def tenant(self) -> TenantKey:
-        return self.webhook.tenant
-
-
-@fast_value
-class NotNow:
-    """To be parked."""
-
-    reason: ParkReason
-    attempts: int
-    """POSTs made so far, over all hops."""
-    for_s: float = 0.0
-    """Seconds for which it makes no sense to come back."""
-    status: int | None = None
-    detail: str = ""
-
-
-@fast_value
-class Never:
-    """To be dead-lettered."""
-
-    reason: DeadReason
-    attempts: int
-    status: int | None = None
-    detail: str = ""
-
-
-@fast_value
-class Changed:
-    """The webhook was edited or removed while the event waited: decide about it again."""
-
-    attempts: int
-    """POSTs made so far, over all hops."""
-
-
-Delivery = Delivered | NotNow | Never | Changed
-
-
 @dataclass(frozen=True, slots=True)
 class Destination:
     """What is made once from a revision of a webhook: address, token source, signer."""
@@ -147,29 +69,6 @@ class Destination:
             signer=None if config.signing is None else Signer.of(config.signing),
             timeout_s=config.timeout or timeout_s,
         )
-
-
-@fast_value
-class Tried:
-    """One go at an event: an attempt with its judgement, or the refusal of a slot."""
-
-    number: int
-    attempt: Attempt | None = None
-    judgement: Judgement | None = None
-    refusal: Refusal | None = None
-    hold_s: float | None = None
-    changed: bool = False
-    """The webhook is another by now."""
-
-    @property
-    def again_soon(self) -> bool:
-        judgement = self.judgement
-        soon = judgement is not None and judgement.verdict is Verdict.AGAIN_SOON
-        return soon and self.hold_s is None and self.refusal is None and not self.changed
-
-
-_GOOD: Final = Tried(1, judgement=DELIVERED)
-"""The first attempt, when it delivered: nothing more is asked of it."""
 
 
 class Deliveries:
@@ -230,7 +129,7 @@ class Deliveries:
             return Delivered(last.number)
         if last.again_soon and self._policy.soon_attempts:
             last = await self._try_soon(lane, parcel, last)
-        return _concluded(last)
+        return last.concluded()
 
     # What a flight needs
 
@@ -352,7 +251,7 @@ class Deliveries:
             lane.leave(slot, judgement, hold)
         else:
             lane.abandon(slot)
-        return _GOOD if judgement is DELIVERED and number == 1 else Tried(number, attempt, judgement, hold_s=hold)
+        return GOOD if judgement is DELIVERED and number == 1 else Tried(number, attempt, judgement, hold_s=hold)
 
     async def post(self, parcel: Parcel, number: int) -> Attempt:
         """One attempt, with whatever it has to wait for; the slot is the caller's."""
@@ -407,43 +306,3 @@ class Deliveries:
             )  # fmt: skip
         if self._attempt_log is not None:
             self._attempt_log.record(parcel, number, attempt, judgement)
-
-
-def _concluded(last: Tried) -> Delivery:
-    attempt, judgement = last.attempt, last.judgement
-    if last.changed:
-        return Changed(last.number)
-    if attempt is None or judgement is None:
-        refusal = last.refusal or Refusal(ParkReason.LANE_FULL, 0)
-        return NotNow(refusal.reason, last.number, refusal.for_s)
-    match judgement.verdict:
-        case Verdict.DELIVERED:
-            return Delivered(last.number)
-        case Verdict.DEAD:
-            reason = judgement.dead_reason or DeadReason.REJECTED
-            return Never(reason, last.number, attempt.status, _told_in_words(attempt))
-        case Verdict.SUSPEND:
-            return NotNow(ParkReason.SUSPENDED, last.number, 0, attempt.status, _told_in_words(attempt))
-        case _:
-            hold = last.hold_s or (last.refusal.for_s if last.refusal else 0.0)
-            return NotNow(ParkReason.ATTEMPT_FAILED, last.number, hold, attempt.status, _told_in_words(attempt))
-
-
-def request_headers(parcel: Parcel, number: int, now: float, signer: Signer | None, token: Header | None) -> Headers:
-    """What a request carries beside the tenant's header parameters, in order."""
-    timestamp = int(now)
-    headers = [("webhook-id", parcel.webhook_id), ("webhook-timestamp", str(timestamp))]
-    if signer is not None:
-        headers.append(("webhook-signature", signer.sign(parcel.webhook_id, timestamp, parcel.body)))
-    headers.append(("webhook-attempt", str(number)))
-    if parcel.event_time is not None and _FIT_FOR_A_HEADER.fullmatch(parcel.event_time):
-        headers.append(("webhook-event-time", parcel.event_time))
-    if parcel.traceparent is not None and _FIT_FOR_A_HEADER.fullmatch(parcel.traceparent):
-        headers.append(("traceparent", parcel.traceparent))
-    if token is not None:
-        headers.append(token)
-    return tuple(headers)
-
-
-def _told_in_words(attempt: Attempt) -> str:
-    return attempt.detail or (f"answered {attempt.status}" if attempt.status else reason_of(attempt))

@@ -12,8 +12,9 @@ from typing import Final
 import structlog
 
 from dispatcher import metrics
-from dispatcher.delivery.deliveries import Deliveries, Parcel, Tried
+from dispatcher.delivery.deliveries import Deliveries
 from dispatcher.delivery.lane import Lane
+from dispatcher.delivery.parcels import Parcel, Tried
 from dispatcher.delivery.slots import Kind, Refusal, Slot
 from dispatcher.delivery.verdicts import DELIVERED
 from dispatcher.errors import Draining

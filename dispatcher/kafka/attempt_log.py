@@ -15,7 +15,7 @@ from typing import Final
 import orjson
 
 from dispatcher import metrics
-from dispatcher.delivery.deliveries import Parcel
+from dispatcher.delivery.parcels import Parcel
 from dispatcher.delivery.verdicts import Judgement, Verdict, reason_of
 from dispatcher.errors import NotWritten
 from dispatcher.kafka.producer import Producer

@@ -20,8 +20,8 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import ConsumerRecord
 
 from dispatcher import metrics
-from dispatcher.delivery.deliveries import Tried
 from dispatcher.delivery.flights import Flight
+from dispatcher.delivery.parcels import Tried
 from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StoreUnavailable
 from dispatcher.kafka.committed import Committed
 from dispatcher.kafka.connection import stopped, until_answered

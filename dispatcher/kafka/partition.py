@@ -10,8 +10,8 @@ from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
 from dispatcher import metrics, series
-from dispatcher.delivery.deliveries import Tried
 from dispatcher.delivery.flights import Flight
+from dispatcher.delivery.parcels import Tried
 from dispatcher.kafka.offset_tracker import OffsetTracker
 from dispatcher.outcomes import Outcome
 from dispatcher.records import Claim, Turn

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from dispatcher.auth.authenticator import Authenticator
 from dispatcher.auth.signatures import Signer
 from dispatcher.auth.token_answers import form_of
-from dispatcher.delivery.deliveries import Parcel, request_headers
+from dispatcher.delivery.parcels import Parcel, request_headers
 from dispatcher.delivery.slots import Kind
 from dispatcher.documents import parse_document
 from dispatcher.errors import ConfigError

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from dispatcher.auth.authenticator import Authenticator
 from dispatcher.auth.signatures import Signer
 from dispatcher.auth.token_answers import TokenAnswer, token_in
-from dispatcher.delivery.deliveries import Parcel, request_headers
+from dispatcher.delivery.parcels import Parcel, request_headers
 from dispatcher.delivery.slots import Kind
 from dispatcher.errors import TokenUnavailable, UnreadableEvent
 from dispatcher.events import DeliveryEvent, read_event

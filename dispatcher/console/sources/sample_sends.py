@@ -16,7 +16,8 @@ from dispatcher.auth.authenticator import Header
 from dispatcher.console.facts import Step, TestResult
 from dispatcher.console.sources.sample_events import sample_event
 from dispatcher.console.sources.words import cure, verdict_in_words
-from dispatcher.delivery.deliveries import Destination, Parcel, request_headers
+from dispatcher.delivery.deliveries import Destination
+from dispatcher.delivery.parcels import Parcel, request_headers
 from dispatcher.delivery.slots import Kind
 from dispatcher.delivery.verdicts import judge, reason_of
 from dispatcher.errors import ConfigError, Problem, TokenUnavailable

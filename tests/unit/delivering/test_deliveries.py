@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher.delivery.deliveries import Changed, Delivery, Never, NotNow, Parcel
+from dispatcher.delivery.parcels import Changed, Delivery, Never, NotNow, Parcel
 from dispatcher.delivery.slots import Kind
 from dispatcher.errors import Draining
 from dispatcher.events import DeliveryEvent

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from dispatcher import metrics
-from dispatcher.delivery.deliveries import Tried
 from dispatcher.delivery.flights import Flight
+from dispatcher.delivery.parcels import Tried
 from dispatcher.outcomes import Attempt, Delivered, FailureReason, Outcome, Parked, ParkReason, Skipped, SkipReason
 from dispatcher.records import Journey, Origin
 from dispatcher.transport.request import Request

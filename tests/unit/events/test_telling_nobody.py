@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dispatcher.delivery.deliveries import Parcel
+from dispatcher.delivery.parcels import Parcel
 from dispatcher.delivery.slots import Kind
 from dispatcher.errors import UnreadableEvent
 from dispatcher.events import read_event

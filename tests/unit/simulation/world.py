@@ -21,8 +21,8 @@ from typing import Any
 import orjson
 from aiokafka import TopicPartition
 
-from dispatcher.delivery.deliveries import Tried
 from dispatcher.delivery.flights import Flight
+from dispatcher.delivery.parcels import Tried
 from dispatcher.errors import UnreadableEvent
 from dispatcher.events import DeliveryEvent, read_event
 from dispatcher.express import Owner
