@@ -129,6 +129,8 @@ class Phases:
     dns_s: float | None = None
     connect_s: float | None = None
     tls_s: float | None = None
+    request_s: float | None = None
+    """To encrypt the request and hand it to the operating system."""
     first_byte_s: float | None = None
     """From the request's last byte written to the first byte of the answer."""
     body_s: float | None = None

@@ -156,7 +156,7 @@ class _Progress:
     """How far one POST came, told by aiohttp's tracing."""
 
     started: float
-    connected: bool = False
+    connected_at: float | None = None
     reused: bool = False
     sent_at: float | None = None
 
@@ -207,7 +207,7 @@ class AiohttpTransport:
             async with asyncio.timeout(request.timeout_s):
                 return await self._post(request, progress)
         except TimeoutError:
-            if progress.connected:
+            if progress.connected_at is not None:
                 reason, detail = FailureReason.TIMEOUT, f"no whole answer within {request.timeout_s:g} s"
             else:
                 reason, detail = FailureReason.CONNECT_TIMEOUT, f"no connection within {request.timeout_s:g} s"
@@ -285,6 +285,10 @@ def _is_overlong(response: aiohttp.ClientResponse) -> bool:
     return isinstance(response, _Response) and response.handler is not None and response.handler.is_overlong
 
 
+def _between(began: float | None, ended: float | None) -> float | None:
+    return None if began is None or ended is None else ended - began
+
+
 def _attempt(
     response: aiohttp.ClientResponse, request: Request, progress: _Progress, body: bytes, first_byte: float
 ) -> Attempt:
@@ -296,7 +300,8 @@ def _attempt(
         )  # fmt: skip
         phases = replace(
             phases,
-            first_byte_s=None if progress.sent_at is None else first_byte - progress.sent_at,
+            request_s=_between(progress.connected_at, progress.sent_at),
+            first_byte_s=_between(progress.sent_at, first_byte),
             body_s=now - first_byte,
             certificate_expires=None if response.tls is None else certificate_expiry(response.tls),
         )
@@ -336,10 +341,11 @@ def _tracing() -> aiohttp.TraceConfig:
     """Tells each POST's `_Progress` how far it came."""
 
     async def connected(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
-        context.trace_request_ctx.connected = True
+        context.trace_request_ctx.connected_at = time.monotonic()
 
     async def reused(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
-        context.trace_request_ctx.connected = context.trace_request_ctx.reused = True
+        context.trace_request_ctx.connected_at = time.monotonic()
+        context.trace_request_ctx.reused = True
 
     async def sent(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
         context.trace_request_ctx.sent_at = time.monotonic()
@@ -347,5 +353,5 @@ def _tracing() -> aiohttp.TraceConfig:
     config = aiohttp.TraceConfig()
     config.on_connection_create_end.append(connected)
     config.on_connection_reuseconn.append(reused)
-    config.on_request_headers_sent.append(sent)
+    config.on_request_chunk_sent.append(sent)
     return config

@@ -126,7 +126,10 @@ async def test_a_test_event_keeps_the_body_and_the_phases(transport: Transport, 
         second = await transport.post(post_to(server.url, keep_body=2048))
     assert (first.body, second.body) == (b"hel", b"hello")
     phases = first.phases
-    assert None not in (phases.dns_s, phases.connect_s, phases.tls_s, phases.first_byte_s, phases.body_s)
+    taken = (phases.dns_s, phases.connect_s, phases.tls_s, phases.request_s, phases.first_byte_s, phases.body_s)
+    assert all(seconds is not None and 0 <= seconds < first.elapsed_s for seconds in taken)
+    assert sum(seconds or 0.0 for seconds in taken) <= first.elapsed_s
+    assert second.phases.request_s is not None
     assert (phases.address, phases.tls_version) == ("127.0.0.1", "TLSv1.3")
     assert phases.certificate_expires
     assert phases.certificate_expires > 1_700_000_000

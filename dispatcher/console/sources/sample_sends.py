@@ -203,6 +203,7 @@ def _taken_ms(phases: Phases) -> dict[str, float]:
         "address": phases.dns_s,
         "connect": phases.connect_s,
         "tls": phases.tls_s,
+        "request": phases.request_s,
         "first_byte": phases.first_byte_s,
         "answer": phases.body_s,
     }

@@ -200,6 +200,7 @@ def _phases(connection: Connection, reused: bool, now: float) -> Phases:
         made = replace(made, dns_s=None, connect_s=None, tls_s=None)
     return replace(
         made,
+        request_s=connection.request_s,
         first_byte_s=connection.first_byte_at - connection.sent_at,
         body_s=now - connection.first_byte_at,
         certificate_expires=None if connection.tls is None else certificate_expiry(connection.tls),

@@ -48,7 +48,8 @@ class Connection(asyncio.Protocol):
         self.retry_after: str | None = None
         self.webhook_delivery: str | None = None
         self.body = b""
-        self.sent_at = self.first_byte_at = 0.0
+        self.request_s = self.sent_at = self.first_byte_at = 0.0
+        """For who asked to keep the answer: seconds to write the request; when that was done, and the answer began."""
         self._on_idle_end = on_idle_end
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -73,15 +74,18 @@ class Connection(asyncio.Protocol):
         self.retry_after = self.webhook_delivery = None
         self.body = b""
         self.first_byte_at = 0.0
-        self.sent_at = time.monotonic() if keep else 0.0
         self._keep = keep
         self._raw = self._head = self._count = self._received = self._interim = 0
         self._head_done = self._framed = self._complete = False
         self._problem = ""
         self._ended = ended
         self._set_deadline(deadline)
+        began = time.monotonic() if keep else 0.0
         if self._transport is not None:
             self._transport.write(data)
+        if keep:
+            self.sent_at = time.monotonic()
+            self.request_s = self.sent_at - began
 
     def rest(self, until: float) -> None:
         """Nothing to send for now; close at this time, if it is still so."""

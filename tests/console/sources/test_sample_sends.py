@@ -88,7 +88,7 @@ async def test_a_delivered_test_tells_every_step_of_the_way(settings: Settings, 
     assert step(result, "request").told == f"{len(result.body.encode()):,} bytes"
     assert step(result, "tls").told.startswith("TLSv1.3, certificate until 3000-")
     assert step(result, "answer").told == "200"
-    for name in ("address", "connect", "tls", "token", "first_byte", "answer"):
+    for name in NAMES:
         assert step(result, name).ms is not None
     assert (result.verdict, result.reason, result.status, result.cure) == ("delivered", "http_2xx", 200, "")
     assert result.verdict_in_words == "Delivered: your server took the event."
