@@ -42,7 +42,7 @@ async def send_test(
 async def redrive(
     parts: Parts, person: Person, tenant: TenantKey, ids: frozenset[str] | None, query: DeadQuery
 ) -> RedriveJob:
-    """Send some (`ids`) of a tenant's dead events again, or all that match; returns when it has begun.
+    """Send some (`ids`) of a tenant's dead events again, or all that match; returns when it has begun or waits.
 
     Raises:
         NotFound: no such tenant for this person, or no such event.

@@ -271,7 +271,8 @@ class RedriveJob:
     """Sent again by an earlier redrive."""
     gone: int = 0
     """Chosen, but the topic keeps them no longer."""
-    state: Literal["running", "done", "failed"] = "running"
+    state: Literal["waiting", "running", "done", "failed"] = "running"
+    """Waiting: others are carried out first."""
     problem: str = ""
 
 
@@ -296,7 +297,9 @@ class DeadEvents(Protocol):
     async def redrive(
         self, tenant: TenantKey, *, ids: frozenset[str] | None, query: DeadQuery, by: str, orgs: Orgs
     ) -> RedriveJob:
-        """Send some (`ids`) or all that match back to the topic of events; returns when it has begun.
+        """Send some (`ids`) or all that match back to the topic of events.
+
+        Returns when it has begun, or waits for its turn behind others.
 
         Raises:
             NotFound: an id is none of this tenant's dead events, or the tenant none of the asker's.

@@ -22,6 +22,8 @@ from dispatcher.webhooks import TenantKey
 
 PAGE: Final = 50
 MOST_CHOSEN: Final = 500
+MOST_LOTS: Final = 50
+"""Sandboxes whose events are sent again at once."""
 SPANS: Final = {"1h": 3600.0, "24h": 86_400.0, "7d": 604_800.0}
 STATUSES: Final = ("sent", "delivered", "bounce", "error", "exclude", "delay", "duplicate", "denylist", "read")
 
@@ -110,7 +112,7 @@ class DeadEventsPages:
         scope, dead = Scope.of(request, person), self._site.parts.dead_events
         page = dead.search(wanted.query(scope.tenant, time.time()), orgs=_orgs(person, scope))
         webhooks = {webhook.tenant: webhook for webhook in await self._site.webhooks(person, scope)}
-        whole = self._whole(scope, webhooks, wanted)
+        whole = self._whole(scope, webhooks, wanted) if person.is_admin else []
         return await self._site.page(
             request,
             "dead_events.html",
@@ -119,6 +121,8 @@ class DeadEventsPages:
             items=page.items,
             total=page.total,
             whole=whole,
+            whole_events=sum(lot.events for lot in whole),
+            is_whole_cut=len(whole) == MOST_LOTS,
             is_complete=page.is_complete,
             older=None if page.next is None else wanted.older(page.next),
             wanted=wanted,
@@ -174,10 +178,11 @@ class DeadEventsPages:
 
     async def progress(self, request: web.Request) -> web.StreamResponse:
         orgs = person_of(request).orgs
-        jobs = [self._site.parts.dead_events.job(one, orgs=orgs) for one in request.query.getall("job", [])[:20]]
+        asked = request.query.getall("job", [])[:MOST_LOTS]
+        jobs = [self._site.parts.dead_events.job(one, orgs=orgs) for one in asked]
         if not jobs:
             raise NotFound("there is no such redrive")
-        is_running = any(job.state == "running" for job in jobs)
+        is_running = any(job.state in ("waiting", "running") for job in jobs)
         left = request.query.get("left", "")
         return await self._site.page(
             request,
@@ -188,21 +193,22 @@ class DeadEventsPages:
             left=int(left[:4]) if left.isascii() and left.isdecimal() else 0,
         )
 
-    def _whole(self, scope: Scope, tenants: Collection[TenantKey], wanted: Wanted) -> Lot | None:
-        """What "all" means: those of the scope's one sandbox, or of the only one there is; None over several."""
-        tenant = next(iter(tenants)) if scope.tenant is None and len(tenants) == 1 else scope.tenant
-        if tenant is None:
-            return None
-        query = replace(wanted.query(tenant, time.time()), redriven=False, before=None, limit=1)
-        return Lot(tenant, self._site.parts.dead_events.search(query, orgs=frozenset({tenant.org})).total, ())
+    def _whole(self, scope: Scope, tenants: Collection[TenantKey], wanted: Wanted) -> list[Lot]:
+        """What "all" means: those of the scope's sandbox, or of each that has a webhook; of many, those with most."""
+        query, dead = wanted.query(None, time.time()), self._site.parts.dead_events
+        lots: list[Lot] = []
+        for tenant in tenants if scope.tenant is None else [scope.tenant]:
+            own = replace(query, tenant=tenant, redriven=False, before=None, limit=1)
+            if total := dead.search(own, orgs=frozenset({tenant.org})).total:
+                lots.append(Lot(tenant, total, ()))
+        return sorted(lots, key=lambda lot: (-lot.events, lot.tenant))[:MOST_LOTS]
 
     async def _lots(self, posted: MultiMapping[object], person: Person, scope: Scope, wanted: Wanted) -> list[Lot]:
         """What was chosen, by tenant. Raises NotFound for an id that isn't there, or another's."""
         dead = self._site.parts.dead_events
         if _chose_all(posted):
             tenants = {webhook.tenant for webhook in await self._site.webhooks(person, scope)}
-            whole = self._whole(scope, tenants, wanted)
-            return [whole] if whole is not None and whole.events else []
+            return self._whole(scope, tenants, wanted)
         ids = list(dict.fromkeys(str(one)[:100] for one in posted.getall("id", [])))[:MOST_CHOSEN]
         return list(_by_tenant(dead.get(one, orgs=person.orgs) for one in ids))
 

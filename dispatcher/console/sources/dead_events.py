@@ -9,7 +9,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from typing import Final, Literal
 
 import structlog
 
@@ -32,7 +32,8 @@ KEEP_S: Final = 30 * 86_400.0
 MOST_READ: Final = 200_000
 """Dead events read back at the start."""
 MOST_REDRIVES: Final = 4
-"""Under way at once."""
+"""Under way at once; others wait for their turn."""
+MOST_WAITING: Final = 100
 MOST_JOBS: Final = 200
 """Redrives that can still be asked for, the newest."""
 RATE: Final = 100.0
@@ -40,6 +41,8 @@ RATE: Final = 100.0
 ANSWER_S: Final = 25.0
 STOP_S: Final = 5.0
 """For the batch under way when the console ends."""
+
+_UNFINISHED: Final = frozenset({"waiting", "running"})
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +62,7 @@ class DeadLetterLog:
             if_missing="make it with `dispatcher topics --create`",
         )  # fmt: skip
         self._jobs: OrderedDict[str, RedriveJob] = OrderedDict()
+        self._turns = asyncio.Semaphore(MOST_REDRIVES)
         self._tasks: asyncio.TaskGroup | None = None
         self.get = self.memory.get
         self.count = self.memory.count
@@ -88,19 +92,26 @@ class DeadLetterLog:
     async def redrive(
         self, tenant: TenantKey, *, ids: frozenset[str] | None, query: DeadQuery, by: str, orgs: Orgs
     ) -> RedriveJob:
-        """Send some or all that match back; see `facts.DeadEvents`. With `ids` the query is not asked."""
+        """Send some or all that match back, or have them wait for their turn; see `facts.DeadEvents`.
+
+        With `ids` the query is not asked.
+        """
         selection, expected = self._selection(tenant, ids, query, orgs)
-        running = [job for job in self._jobs.values() if job.state == "running"]
-        if any(job.tenant == tenant for job in running):
+        unfinished = [job for job in self._jobs.values() if job.state in _UNFINISHED]
+        if any(job.tenant == tenant for job in unfinished):
             raise DispatcherError(f"events of {tenant} are being sent again already: wait until that is done")
-        if len(running) >= MOST_REDRIVES:
-            raise DispatcherError(f"{len(running)} others are sending events again: try again in a minute")
+        if len(unfinished) >= MOST_REDRIVES + MOST_WAITING:
+            raise DispatcherError(f"{len(unfinished)} others are waiting for their turn: try again in a minute")
         if self._tasks is None:
             raise DispatcherError("the console is starting or stopping: try again in a minute")
-        job = RedriveJob(uuid.uuid4().hex, tenant, by, self._clock(), expected)
+        is_turn = len(unfinished) < MOST_REDRIVES  # then none waits either
+        state: Literal["waiting", "running"] = "running" if is_turn else "waiting"
+        job = RedriveJob(uuid.uuid4().hex, tenant, by, self._clock(), expected, state=state)
         self._put(job)
         begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         task = self._tasks.create_task(self._work(job.id, selection, begun), name=f"redrive of {tenant}")
+        if not is_turn:
+            return job
         await asyncio.wait({begun, task}, return_when=asyncio.FIRST_COMPLETED)
         job = self._jobs[job.id]
         if not begun.done():
@@ -130,8 +141,10 @@ class DeadLetterLog:
 
     async def _work(self, job_id: str, selection: Selection, begun: "asyncio.Future[None]") -> None:
         try:
-            with told(self._kafka):
-                await self._redrive(job_id, selection, begun)
+            async with self._turns:
+                self._change(job_id, state="running")
+                with told(self._kafka):
+                    await self._redrive(job_id, selection, begun)
             self._change(job_id, state="done")
         except DispatcherError as error:
             log.warning("redrive failed", job=job_id, error=str(error))
@@ -170,7 +183,7 @@ class DeadLetterLog:
     def _put(self, job: RedriveJob) -> None:
         self._jobs[job.id] = job
         for job_id, old in list(self._jobs.items()):
-            if len(self._jobs) > MOST_JOBS and old.state != "running":
+            if len(self._jobs) > MOST_JOBS and old.state not in _UNFINISHED:
                 del self._jobs[job_id]
 
     def _change(self, job_id: str, **changes: object) -> None:

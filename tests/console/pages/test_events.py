@@ -166,7 +166,30 @@ async def test_all_of_the_only_sandbox_one_has_need_no_choice_of_it(browser: Bro
         await page.get_by_role("button", name="Send again…").click()
         await page.get_by_role("button", name=f"Send {events} events again").click()
         await expect(page.locator("#jobs")).to_contain_text(f"{events} of {events} events sent again")
+
+
+async def test_all_that_match_go_back_over_all_sandboxes(browser: Browser, stage: Stage) -> None:
+    stage.dead_events.facts = dead_facts()
+    hooked = [fact for fact in stage.dead_events.facts if fact.tenant in (CONTOSO, NORTHWIND, FABRIKAM)]
+    sandboxes = len({fact.tenant for fact in hooked})
+    async with window(browser, stage.base) as shown:
+        page = shown.page
+        await shown.sign_in(await stage.token())
+        await shown.go("/dead-events")
+        await page.get_by_label(f"All {len(hooked)} that match, in {sandboxes} sandboxes").check()
+        await page.get_by_role("button", name="Send again…").click()
+        assert await page.locator(".lots li").count() == sandboxes
+        await page.get_by_role("button", name=f"Send {len(hooked)} events again").click()
+        await expect(page.locator("#jobs section")).to_have_count(sandboxes)
+        await expect(page.locator("#jobs")).to_contain_text("Sent again")
+        await shown.go("/dead-events?again=yes")
+        await expect(page.get_by_label("that match")).to_be_disabled()
+
+
+async def test_a_redrive_that_waits_for_its_turn_says_so(browser: Browser, stage: Stage) -> None:
+    stage.dead_events.jobs["patient"] = RedriveJob("patient", CONTOSO, "ada", time.time(), 3, state="waiting")
     async with window(browser, stage.base) as shown:
         await shown.sign_in(await stage.token())
-        await shown.go("/dead-events?again=both")
-        await expect(shown.page.get_by_label("that match")).to_be_disabled()
+        await shown.go("/dead-events/redrives?job=patient")
+        await expect(shown.page.locator("#jobs")).to_contain_text("Waiting for its turn")
+        await expect(shown.page.locator("#jobs")).to_contain_text("Done")  # the page follows

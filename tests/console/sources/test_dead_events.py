@@ -17,6 +17,7 @@ from dispatcher.kafka.producer import Producer
 from dispatcher.outcomes import DeadReason
 from dispatcher.records import Journey, Origin
 from dispatcher.settings import Settings
+from dispatcher.webhooks import TenantKey
 from tests.console.sources.burying import LUMA, OTHER, Grave
 from tests.console.sources.conftest import running, settings_for, until
 from tests.integration.brokers import needs_kafka
@@ -51,7 +52,7 @@ async def kept(log: DeadLetterLog, count: int) -> list[str]:
 
 
 async def done(log: DeadLetterLog, job: RedriveJob) -> RedriveJob:
-    await until(lambda: log.job(job.id, orgs=None).state != "running", "the redrive's end")
+    await until(lambda: log.job(job.id, orgs=None).state in ("done", "failed"), "the redrive's end")
     return log.job(job.id, orgs=None)
 
 
@@ -192,6 +193,31 @@ async def test_one_redrive_of_a_tenant_at_a_time(
         await asyncio.sleep(0.01)
     assert len(progress) > 2, "it is told how far it is"
     assert log.job(job.id, orgs=None).sent == 12
+
+
+async def test_redrives_of_many_tenants_wait_for_their_turn(
+    settings: Settings, grave: Grave, mortal: ApacheKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_REDRIVES", 1)
+    monkeypatch.setattr(module, "MOST_WAITING", 1)
+    monkeypatch.setattr(module, "RATE", 20.0)
+    origins = [await grave.bury() for _ in range(10)] + [await grave.bury(OTHER)]
+    third = TenantKey("third@AdobeOrg", "prod")
+    await grave.bury(third)
+    log = DeadLetterLog(settings)
+    async with running(log.run()):
+        await until(lambda: len(log.memory) == 12, "all dead events")
+        first = await log.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=None)
+        second = await log.redrive(OTHER, ids=None, query=ALL, by="ada", orgs=None)
+        assert (first.state, second.state, second.total) == ("running", "waiting", 1)
+        for tenant, why in ((OTHER, "are being sent again already"), (third, "waiting for their turn")):
+            with pytest.raises(DispatcherError, match=why):
+                await log.redrive(tenant, ids=None, query=ALL, by="ada", orgs=None)
+        await until(lambda: log.job(first.id, orgs=None).sent > 0, "the first batch")
+        assert log.job(second.id, orgs=None).state == "waiting"
+        assert (await done(log, second)).sent == 1
+        assert log.job(first.id, orgs=None).state == "done"
+    assert await sent(mortal, settings) == Counter(origins)
 
 
 async def test_a_console_that_stops_in_the_middle_repeats_nothing(

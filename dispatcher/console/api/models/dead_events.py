@@ -107,5 +107,6 @@ class RedriveModel(Given):
     """Sent again by an earlier redrive."""
     gone: int
     """Chosen, but the dead-letter topic keeps them no longer."""
-    state: Literal["running", "done", "failed"]
+    state: Literal["waiting", "running", "done", "failed"]
+    """Waiting: others are carried out first."""
     problem: str
