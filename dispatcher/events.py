@@ -72,15 +72,13 @@ def read_event(record: Record, origin: Origin) -> DeliveryEvent | OtherEvent:
         return OtherEvent(event_type[:200])
     headers = dict(record.headers) if record.headers else {}
     if event_type == FEEDBACK and len(record.value or b"") <= MOST_TEXT:
-        at_a_glance = _at_a_glance(document, entity, headers, origin)
+        at_a_glance = _at_a_glance(document, entity, headers)
         if at_a_glance is not None:
             return at_a_glance
     return _assembled(validated(document), headers, origin)
 
 
-def _at_a_glance(
-    document: dict[str, Any], entity: dict[str, Any], headers: dict[str, bytes], origin: Origin
-) -> DeliveryEvent | None:
+def _at_a_glance(document: dict[str, Any], entity: dict[str, Any], headers: dict[str, bytes]) -> DeliveryEvent | None:
     """The event, where everything that is usually there is there, and is of its very type.
 
     None says nothing: then `validated` converts and explains, which takes four times as long. That no text is too long
@@ -115,18 +113,16 @@ def _at_a_glance(
     address, number = email.get("address"), sms.get("profileNumber")
     if not (address is None or type(address) is str) or not (number is None or type(number) is str):
         return None
-    tenant = _tenant(org, name)
+    tenant, begun = _begun(org, name, "event")
     _check_depths(feedback)
     traceparent = _spare(headers, "traceparent") if headers else None
     return DeliveryEvent(
-        tenant, sandbox_id, request_id, webhook_id(tenant, event_id, origin), timestamp, _channel_of(channel), status,
+        tenant, sandbox_id, request_id, _ended(begun, event_id), timestamp, _channel_of(channel), status,
         switch, execution, profile, feedback, identities, address, number, traceparent,
     )  # fmt: skip
 
 
 _NOTHING: Final[dict[str, Any]] = {}
-_tenant = lru_cache(maxsize=4096)(TenantKey)
-"""One key for all events of a tenant that are under way."""
 _MOST_WHOLE: Final = 2**63
 
 
@@ -211,15 +207,21 @@ _NO_EXECUTION: Final = MessageExecution()
 def webhook_id(tenant: TenantKey, event_id: str | None, origin: Origin) -> str:
     """`msg_` and 32 hexadecimal digits: of the tenant and the event's id, else of the record's first place."""
     kind, own = ("event", event_id) if event_id else ("record", str(origin))
-    digest = _begun(tenant, kind).copy()
+    return _ended(_begun(*tenant, kind)[1], own)
+
+
+@lru_cache(maxsize=16_384)
+def _begun(org: str, sandbox: str, kind: str) -> "tuple[TenantKey, hashlib.blake2b]":
+    """One key for all events of a tenant that are under way, and how their ids begin."""
+    # An array without its last value. JSON keeps the parts apart: ("a", "bc") and ("ab", "c") are different deliveries.
+    begun = hashlib.blake2b(orjson.dumps([org, sandbox, kind])[:-1] + b",", digest_size=16)
+    return TenantKey(org, sandbox), begun
+
+
+def _ended(begun: "hashlib.blake2b", own: str) -> str:
+    digest = begun.copy()
     digest.update(orjson.dumps(own) + b"]")
     return "msg_" + digest.hexdigest()
-
-
-@lru_cache(maxsize=4096)
-def _begun(tenant: TenantKey, kind: str) -> "hashlib.blake2b":
-    # An array without its last value. JSON keeps the parts apart: ("a", "bc") and ("ab", "c") are different deliveries.
-    return hashlib.blake2b(orjson.dumps([*tenant, kind])[:-1] + b",", digest_size=16)
 
 
 def _channel(management: JourneyManagement) -> str:

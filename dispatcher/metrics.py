@@ -158,8 +158,8 @@ class TenantMetrics:
     def __init__(self, settings: MetricsSettings) -> None:
         self._settings = settings
         self._labels: dict[TenantKey, tuple[str, str]] = {}
-        self._counts: dict[tuple[TenantKey, str], series.Count] = {}
-        """The series by tenant and outcome, of tenants that have their own."""
+        self._counts: dict[tuple[tuple[str, str], str], series.Count] = {}
+        """The series by labels and outcome."""
         self._is_on = settings.tenant_labels != "off"
         self.worst = WorstTenants(settings)
 
@@ -188,12 +188,10 @@ class TenantMetrics:
     def count(self, tenant: TenantKey, outcome: str) -> None:
         """One event of a configured tenant came to an outcome."""
         if self._is_on:
-            count = self._counts.get((tenant, outcome))
+            key = self._labels.get(tenant, _OTHER), outcome
+            count = self._counts.get(key)
             if count is None:
-                labels = self._labels.get(tenant)
-                count = self.EVENTS.labels(*(labels or _OTHER), outcome)
-                if labels is not None:  # of the others there is no end
-                    self._counts[tenant, outcome] = count
+                count = self._counts[key] = self.EVENTS.labels(*key[0], outcome)
             count.inc()
 
 

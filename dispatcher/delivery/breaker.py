@@ -38,11 +38,14 @@ class Breaker:
     state: BreakerState = BreakerState.CLOSED
     opened_until: float = 0.0
     _open_s: float = 0.0
-    _buckets: list[list[float]] = field(default_factory=list)
-    """[bucket number, attempts, failures] of the last minute."""
-    _connect_failures: int = 0
-    _bucket_ends: float = float("-inf")
+    _past: list[tuple[int, int, int]] = field(default_factory=list)
+    """(bucket number, attempts, failures) of the last minute, without the newest."""
+    _newest: int = -_BUCKETS
+    _attempts: int = 0
+    _failures: int = 0
+    _newest_ends: float = float("-inf")
     """Until then attempts count in the newest bucket."""
+    _connect_failures: int = 0
     _probing: bool = False
     _probe_successes: int = 0
 
@@ -94,8 +97,7 @@ class Breaker:
         """Closed, with no evidence in the window, or long past its time: forgetting it loses nothing."""
         if self.state is not BreakerState.CLOSED:
             return now - self.opened_until >= self.policy.max_open_s
-        newest = self._buckets[-1][0] if self._buckets else -_BUCKETS
-        return self._bucket(now) - newest >= _BUCKETS
+        return self._bucket(now) - self._newest >= _BUCKETS
 
     def _record_probe(self, now: float, failed: bool) -> BreakerState | None:
         self._probing = False
@@ -105,7 +107,8 @@ class Breaker:
         if self._probe_successes < self.policy.successes_to_close:
             return None
         self.state = BreakerState.CLOSED
-        self._buckets.clear()
+        self._past.clear()
+        self._newest, self._attempts, self._failures, self._newest_ends = -_BUCKETS, 0, 0, float("-inf")
         self._connect_failures = 0
         return self.state
 
@@ -118,17 +121,20 @@ class Breaker:
     def _bucket(self, now: float) -> int:
         return int(now / self.policy.window_s * _BUCKETS)
 
-    def _count(self, now: float, failed: bool) -> tuple[float, float]:
-        if now >= self._bucket_ends or not self._buckets:
-            bucket = self._bucket(now)
-            self._bucket_ends = (bucket + 1) * self.policy.window_s / _BUCKETS
-            self._buckets.append([bucket, 0, 0])
-            del self._buckets[:-_BUCKETS]
-        newest = self._buckets[-1]
-        newest[1] += 1
-        newest[2] += failed
+    def _count(self, now: float, failed: bool) -> tuple[int, int]:
+        if now >= self._newest_ends:
+            self._begin_bucket(now)
+        self._attempts += 1
         if not failed:
             return 0, 0  # a success can't open it: the sums are not worth their time
-        bucket = int(newest[0])
-        recent = [one for one in self._buckets if bucket - one[0] < _BUCKETS]
-        return sum(one[1] for one in recent), sum(one[2] for one in recent)
+        self._failures += 1
+        recent = [one for one in self._past if self._newest - one[0] < _BUCKETS]
+        return self._attempts + sum(one[1] for one in recent), self._failures + sum(one[2] for one in recent)
+
+    def _begin_bucket(self, now: float) -> None:
+        if self._attempts:
+            self._past.append((self._newest, self._attempts, self._failures))
+            del self._past[: 1 - _BUCKETS]
+        self._newest = self._bucket(now)
+        self._newest_ends = (self._newest + 1) * self.policy.window_s / _BUCKETS
+        self._attempts = self._failures = 0

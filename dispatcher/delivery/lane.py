@@ -64,6 +64,11 @@ class _WaitingTask:
 class Lane:
     """One tenant's queue and everything that is known of its endpoint."""
 
+    __slots__ = (
+        "_lanes", "_new", "_retries", "_revision", "_since_retry", "_slots", "_timer", "breaker", "disabled_revision",
+        "evidence", "held_until", "in_flight", "last_active", "limit", "queued", "rate", "suspended", "tenant",
+    )  # fmt: skip
+
     def __init__(self, tenant: TenantKey, lanes: Sharing, settings: DeliverySettings) -> None:
         self.tenant = tenant
         self.limit = AdaptiveLimit(limit=float(min(settings.lane_start, settings.lane_max)), most=settings.lane_max)

@@ -63,7 +63,8 @@ _Answer = Webhook | Literal[Missing.MISSING] | None
 class WebhookCache:
     """The webhook of a tenant, from memory where it is fresh there.
 
-    At most `cache_size` tenants are kept; the ones not asked for longest go first.
+    At most `cache_size` tenants are kept; those whose answer is the oldest go first. What is asked for has a fresh one
+    each `cache_ttl`: to note every question would cost more than it tells.
     """
 
     def __init__(
@@ -88,7 +89,6 @@ class WebhookCache:
             return answer
         if entry.problem:
             return MISSING
-        self._entries.move_to_end(tenant)
         return entry.webhook
 
     def is_current(self, webhook: Webhook) -> bool:

@@ -264,14 +264,18 @@ async def test_an_answer_from_before_an_invalidation_is_not_kept(
         assert cache.peek(LUMA) is store.webhooks[LUMA]
 
 
-async def test_the_tenants_not_asked_for_longest_go_first(clock: Clock) -> None:
+async def test_the_tenants_whose_answer_is_oldest_go_first(clock: Clock) -> None:
+    """One that is asked for all the time has a new one each `cache_ttl`, and stays."""
     tenants = [TenantKey(str(number), "prod") for number in range(5)]
     store = FakeStore(tenants)
     cache = cache_of(store, clock, size=3)
-    for tenant in tenants[:3]:
+    await cache.find(tenants[0])
+    clock.now += 20
+    for tenant in tenants[1:3]:
         await cache.find(tenant)
-    cache.peek(tenants[0])
-    await cache.find(tenants[3])
+    clock.now += 20
+    for tenant in (tenants[0], tenants[3]):
+        await cache.find(tenant)
     assert [cache.peek(tenant) is MISSING for tenant in tenants] == [False, True, False, False, True]
     assert repr(cache) == "<WebhookCache 3 tenants, 0 asked for>"
 

@@ -105,7 +105,7 @@ def test_what_is_taken_at_a_glance_is_what_the_validator_makes(document: Json) -
     assert not isinstance(slow, str), slow
     assert _told(read) == _told(slow)
     opened_document, entity = opened(value)
-    taken += events._at_a_glance(opened_document, entity, {}, ORIGIN) is not None
+    taken += events._at_a_glance(opened_document, entity, {}) is not None
 
 
 def test_that_is_tried_with_many_events_that_are_taken() -> None:
@@ -115,11 +115,11 @@ def test_that_is_tried_with_many_events_that_are_taken() -> None:
 def test_the_usual_events_are_taken_at_a_glance() -> None:
     for event in _MADE.values():
         document, entity = opened(orjson.dumps(event))
-        assert events._at_a_glance(document, entity, {}, ORIGIN) is not None
+        assert events._at_a_glance(document, entity, {}) is not None
 
 
 def test_an_event_with_headers_keeps_its_traceparent() -> None:
     document, entity = opened(orjson.dumps(EMAIL_EVENT))
-    event = events._at_a_glance(document, entity, {"traceparent": b"00-a-b-01", "other": b"\xff"}, ORIGIN)
+    event = events._at_a_glance(document, entity, {"traceparent": b"00-a-b-01", "other": b"\xff"})
     assert event is not None
     assert event.traceparent == "00-a-b-01"
