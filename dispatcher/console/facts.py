@@ -275,6 +275,11 @@ class RedriveJob:
     """Waiting: others are carried out first."""
     problem: str = ""
 
+    @property
+    def is_over(self) -> bool:
+        """Nothing more will come of it."""
+        return self.state in ("done", "failed")
+
 
 class DeadEvents(Protocol):
     """The dead-letter topic, followed and kept in bounded memory; and the way back out of it."""

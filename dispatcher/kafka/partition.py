@@ -154,7 +154,7 @@ class Partition:
         return None if state == self.committed else state
 
     def end_claim(self) -> None:
-        """It is ours no longer: what was not begun is let go, what ends now is not committed."""
+        """It is given up: nothing more of it is begun, and what was fetched for that is let go."""
         self.claim.active = False
         self.buffer.clear()
         if self.due_timer is not None:

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from types import MappingProxyType
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -46,6 +45,14 @@ class TopicReader:
                 own_first, own_end = self.ranges[tp]
                 inside[tp] = (max(first, own_first), min(end, own_end))
         return TopicReader(self._consumer, self._topic, inside)
+
+    def reaching(self, read_to: Mapping[int, int]) -> "TopicReader":
+        """A reader of what somebody has read already, too: by partition, the offset after the last such record.
+
+        It is there, whatever the broker says of the end; the demo's tells it too low, see `dispatcher.demo.broker`.
+        """
+        ranges = {tp: (first, max(end, read_to.get(tp.partition, 0))) for tp, (first, end) in self.ranges.items()}
+        return TopicReader(self._consumer, self._topic, ranges)
 
     async def records(self) -> AsyncIterator[list[ConsumerRecord[bytes, bytes]]]:
         """Every record, in pieces of one partition, rising in each. Can be called again.
@@ -104,22 +111,14 @@ class TopicReader:
 
 
 @asynccontextmanager
-async def open_topic(
-    settings: KafkaSettings, topic: str, read_to: Mapping[int, int] = MappingProxyType({})
-) -> AsyncIterator[TopicReader]:
+async def open_topic(settings: KafkaSettings, topic: str) -> AsyncIterator[TopicReader]:
     """A topic as it is now.
-
-    Args:
-        read_to: by partition, the offset after the last record that somebody has seen: it is there, whatever the
-            broker says of the end (the demo's tells it too low, see `dispatcher.demo.broker`).
 
     Raises:
         NotFound: there is no such topic.
         BrokerUnavailable: the broker can't be reached.
     """
     async with open_topics(settings, [topic]) as reader:
-        ranges = reader.ranges.items()
-        reader.ranges = {tp: (first, max(end, read_to.get(tp.partition, 0))) for tp, (first, end) in ranges}
         yield reader
 
 

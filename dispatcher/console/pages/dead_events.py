@@ -182,7 +182,7 @@ class DeadEventsPages:
         jobs = [self._site.parts.dead_events.job(one, orgs=orgs) for one in asked]
         if not jobs:
             raise NotFound("there is no such redrive")
-        is_running = any(job.state in ("waiting", "running") for job in jobs)
+        is_running = not all(job.is_over for job in jobs)
         left = request.query.get("left", "")
         return await self._site.page(
             request,

@@ -9,7 +9,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final, Literal
+from typing import Final
 
 import structlog
 
@@ -41,8 +41,6 @@ RATE: Final = 100.0
 ANSWER_S: Final = 25.0
 STOP_S: Final = 5.0
 """For the batch under way when the console ends."""
-
-_UNFINISHED: Final = frozenset({"waiting", "running"})
 
 log = structlog.get_logger(__name__)
 
@@ -97,7 +95,7 @@ class DeadLetterLog:
         With `ids` the query is not asked.
         """
         selection, expected = self._selection(tenant, ids, query, orgs)
-        unfinished = [job for job in self._jobs.values() if job.state in _UNFINISHED]
+        unfinished = [job for job in self._jobs.values() if not job.is_over]
         if any(job.tenant == tenant for job in unfinished):
             raise DispatcherError(f"events of {tenant} are being sent again already: wait until that is done")
         if len(unfinished) >= MOST_REDRIVES + MOST_WAITING:
@@ -105,8 +103,9 @@ class DeadLetterLog:
         if self._tasks is None:
             raise DispatcherError("the console is starting or stopping: try again in a minute")
         is_turn = len(unfinished) < MOST_REDRIVES  # then none waits either
-        state: Literal["waiting", "running"] = "running" if is_turn else "waiting"
-        job = RedriveJob(uuid.uuid4().hex, tenant, by, self._clock(), expected, state=state)
+        job = RedriveJob(
+            uuid.uuid4().hex, tenant, by, self._clock(), expected, state="running" if is_turn else "waiting"
+        )
         self._put(job)
         begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         task = self._tasks.create_task(self._work(job.id, selection, begun), name=f"redrive of {tenant}")
@@ -161,11 +160,10 @@ class DeadLetterLog:
         def tell(tally: Tally) -> None:
             self._change(job_id, total=tally.total, sent=tally.sent, already=tally.already, gone=tally.gone)
 
-        read_to = self.follower.read_to
-        async with asyncio.timeout(ANSWER_S) as opening, open_topic(self._kafka, self._topic, read_to) as dead:
+        async with asyncio.timeout(ANSWER_S) as opening, open_topic(self._kafka, self._topic) as dead:
             opening.reschedule(None)
             begun.set_result(None)
-            redrive = Redrive(dead, selection, tell)
+            redrive = Redrive(dead.reaching(self.follower.read_to), selection, tell)
             tell(await redrive.count())
             async with asyncio.timeout(ANSWER_S) as connecting, Producer(self._kafka) as producer:
                 connecting.reschedule(None)
@@ -183,7 +181,7 @@ class DeadLetterLog:
     def _put(self, job: RedriveJob) -> None:
         self._jobs[job.id] = job
         for job_id, old in list(self._jobs.items()):
-            if len(self._jobs) > MOST_JOBS and old.state not in _UNFINISHED:
+            if len(self._jobs) > MOST_JOBS and old.is_over:
                 del self._jobs[job_id]
 
     def _change(self, job_id: str, **changes: object) -> None:
