@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from dispatcher.demo.broker import EmbeddedBroker
 from tests.kafka import maven
@@ -14,6 +15,10 @@ from tests.kafka.apache_kafka import ApacheKafka
 from tests.stores_sql.postgres import bin_directory
 
 _IN_CI = os.environ.get("CI") == "true"
+
+# An example may be slow because the machine is.
+settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no clock")
 
 
 class Broker(Protocol):

@@ -3,7 +3,6 @@
 Called in the receiver's thread only, so a behaviour may keep state without a lock.
 """
 
-import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,15 +32,12 @@ class Behaviour(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Always:
-    """The same answer to everybody, after a while if need be."""
+    """The same answer to everybody."""
 
     status: int = 200
-    delay_s: float = 0.0
     headers: Mapping[str, str] = field(default_factory=dict)
 
     async def answer(self, arrival: Arrival) -> Answer:  # noqa: ARG002  (the protocol's)
-        if self.delay_s:
-            await asyncio.sleep(self.delay_s)
         return Answer(self.status, self.headers)
 
 

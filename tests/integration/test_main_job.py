@@ -114,7 +114,7 @@ def _malformed() -> dict[bytes, tuple[bytes | None, str]]:
         | st.integers(1, len(good) - 1).map(lambda cut: good[:cut])
     )
 
-    @settings(max_examples=100, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=100, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(shapes)
     def draw(value: bytes) -> None:
         drawn.append(value)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -449,7 +449,7 @@ def accepted(url: str, headers: dict[str, str]) -> WebhookConfig | None:
 
 
 @given(urls, st.dictionaries(header_names, header_values, max_size=4))
-@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=1500)
 def test_no_configuration_text_yields_a_request_with_a_forbidden_header(url: str, headers: dict[str, str]) -> None:
     config = accepted(url, headers)
     if config is None:
@@ -465,7 +465,7 @@ def test_no_configuration_text_yields_a_request_with_a_forbidden_header(url: str
 
 
 @given(urls)
-@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=1500)
 def test_no_configuration_text_names_a_denied_address(url: str) -> None:
     config = accepted(url, {})
     if config is None:
@@ -485,7 +485,7 @@ def test_no_configuration_text_names_a_denied_address(url: str) -> None:
 
 
 @given(st.ip_addresses())
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=2000)
 def test_an_address_that_python_calls_special_is_never_allowed(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> None:
@@ -497,7 +497,7 @@ def test_an_address_that_python_calls_special_is_never_allowed(
 
 
 @given(st.ip_addresses(v=4))
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 def test_a_form_that_carries_an_ipv4_address_is_never_better_than_it(address: ipaddress.IPv4Address) -> None:
     if DEFAULT.problem_of_address("a.example", str(address), 443) is None:
         return

@@ -149,7 +149,7 @@ def assert_harmless(config: WebhookConfig) -> None:
 
 
 @given(texts)
-@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1500, suppress_health_check=list(HealthCheck))
 @example(json.dumps({"apiVersion": "dispatcher/v1", "webhooks": [{"name": "n", "org": "o", "sandbox": "s",
     "url": "https://a.example/", "auth": {"type": "jwt", "fetch": {"grant": "client-credentials", "client_id": "a:b",
     "token_url": "https://b.example/", "client_secret": {"env": "TEXT"}}, "scheme": ""}, "headers": {"X-A": "b"},
@@ -205,7 +205,7 @@ def test_that_is_tried_with_many_webhooks_that_are_accepted() -> None:
     tried: list[bool] = []
 
     @given(likely)
-    @settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=1500, suppress_health_check=list(HealthCheck), database=None)
     def attempt(webhook: dict[str, Any]) -> None:
         config = accepted(json.dumps({"apiVersion": "dispatcher/v1", "webhooks": [webhook]}))
         tried.append(config is not None)

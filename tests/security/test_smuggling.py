@@ -21,7 +21,7 @@ from dispatcher.delivery.slots import Kind
 from dispatcher.errors import TokenUnavailable, UnreadableEvent
 from dispatcher.events import DeliveryEvent, read_event
 from dispatcher.feedback import encode_feedback
-from dispatcher.outcomes import FailureReason
+from dispatcher.outcomes import Attempt, FailureReason
 from dispatcher.records import Claim, Turn
 from dispatcher.secrets import Secret
 from dispatcher.transport import Endpoint, Transport
@@ -80,12 +80,11 @@ async def test_what_stands_behind_an_ambiguous_answer_never_answers_anybody(
 ) -> None:
     """The poison comes in the same bytes, and again a moment later; only the script's own second answer is 202."""
     accepted = b"HTTP/1.1 202 x\r\ncontent-length: 0\r\n\r\n"
-    answered: list[int] = []
+    first: Attempt | None = None
 
     async def script(peer: Peer) -> None:
         await peer.request()
-        answered.append(len(answered))
-        if len(answered) > 1:
+        if first is not None:
             await peer.send(accepted)
             await peer.until_closed()
             return
@@ -99,7 +98,7 @@ async def test_what_stands_behind_an_ambiguous_answer_never_answers_anybody(
     async with serving(script) as server:
         first = await transport.post(post_to(server.url, keep_body=64, timeout_s=0.4))
         await asyncio.sleep(0.06)
-        second = await transport.post(post_to(server.url, keep_body=64, timeout_s=0.4))
+        second = await transport.post(post_to(server.url, keep_body=64))
     assert first.status != 200, "the poison was taken for the answer"
     assert (first.retry_after, first.status in (None, 503, 204, 304)) == (None, True)
     assert (second.status, second.reused, second.retry_after) == (202, False, None), "the connection was used again"
@@ -117,7 +116,7 @@ async def test_a_header_of_an_answer_that_holds_a_line_is_kept_as_no_line(
         await peer.until_closed()
 
     async with serving(script) as server:
-        attempt = await transport.post(post_to(server.url, timeout_s=0.4))
+        attempt = await transport.post(post_to(server.url))
     for kept in (attempt.retry_after or "", attempt.webhook_delivery or "", attempt.detail):
         assert kept.isprintable()
     assert attempt.failure is FailureReason.PROTOCOL or attempt.status == 503
@@ -141,7 +140,7 @@ def head_of(event: DeliveryEvent, token: tuple[str, str] | None) -> bytes:
 
 
 @given(texts, texts, texts, st.binary(max_size=60), texts)
-@settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=600, suppress_health_check=list(HealthCheck))
 def test_no_event_and_no_record_header_can_add_a_line_to_a_request(
     event_id: str, timestamp: str, request_id: str, traceparent: bytes, sandbox: str
 ) -> None:
@@ -160,7 +159,7 @@ def test_no_event_and_no_record_header_can_add_a_line_to_a_request(
 
 
 @given(st.dictionaries(st.sampled_from(["access_token", "token_type", "expires_in"]), texts))
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 def test_no_token_endpoint_can_add_a_line_to_a_request(answer: dict[str, str]) -> None:
     try:
         body = orjson.dumps({"access_token": "t", **answer})
@@ -175,7 +174,7 @@ def test_no_token_endpoint_can_add_a_line_to_a_request(answer: dict[str, str]) -
 
 
 @given(kid=texts, issuer=texts, subject=texts, audience=texts, claims=st.dictionaries(texts, texts, max_size=3))
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 def test_no_claim_can_add_a_line_to_a_request(**texts_of_the_tenant: Any) -> None:
     try:
         token = signed(**texts_of_the_tenant)

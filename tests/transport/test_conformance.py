@@ -9,7 +9,7 @@ import pytest
 from dispatcher import __version__
 from dispatcher.outcomes import Attempt, FailureReason
 from dispatcher.transport import Endpoint, Transport
-from tests.transport.conftest import Opener, Serving, post_to
+from tests.transport.conftest import IN_TIME_S, Opener, Serving, post_to
 from tests.transport.servers import OK, Peer, Script, answering
 from tests.transport.servers import Endpoint as Server
 
@@ -253,14 +253,14 @@ async def test_a_truncated_body_is_a_reset(transport: Transport, serving: Servin
 async def test_an_endpoint_that_never_answers_is_a_timeout(transport: Transport, serving: Serving) -> None:
     attempt = await answer_to(transport, serving, Peer.until_closed, timeout_s=0.3)
     assert (attempt.failure, attempt.status) == (FailureReason.TIMEOUT, None)
-    assert 0.29 < attempt.elapsed_s < 0.6
+    assert 0.29 < attempt.elapsed_s < IN_TIME_S
 
 
 async def test_an_endpoint_that_never_finishes_the_handshake_is_a_connect_timeout(transport: Transport) -> None:
     async with Server(Peer.until_closed, None).running() as server:
         attempt = await transport.post(post_to(server.url, connect_timeout_s=0.2))
     assert attempt.failure is FailureReason.CONNECT_TIMEOUT
-    assert attempt.elapsed_s < 0.6
+    assert attempt.elapsed_s < IN_TIME_S
 
 
 async def test_a_body_that_trickles_is_cut_by_the_deadline_of_the_whole(transport: Transport, serving: Serving) -> None:
@@ -273,7 +273,7 @@ async def test_a_body_that_trickles_is_cut_by_the_deadline_of_the_whole(transpor
 
     attempt = await answer_to(transport, serving, script, timeout_s=0.4)
     assert (attempt.failure, attempt.status) == (FailureReason.TIMEOUT, None)
-    assert attempt.elapsed_s < 0.8
+    assert attempt.elapsed_s < IN_TIME_S
 
 
 @pytest.mark.parametrize("framing", [b"content-length: 1000000000", b"transfer-encoding: chunked", b"x: until close"])
@@ -326,7 +326,7 @@ async def test_a_gigabyte_is_not_read(transport: Transport, serving: Serving, fr
     ],
 )
 async def test_what_is_not_http_is_a_protocol_failure(transport: Transport, serving: Serving, reply: bytes) -> None:
-    attempt = await answer_to(transport, serving, answering(reply), timeout_s=1.0)
+    attempt = await answer_to(transport, serving, answering(reply))
     assert (attempt.failure, attempt.status) == (FailureReason.PROTOCOL, None)
     assert attempt.detail
 
@@ -367,9 +367,8 @@ async def test_a_head_without_end_ends(transport: Transport, serving: Serving, l
         while True:
             await peer.send(line * 100)
 
-    attempt = await answer_to(transport, serving, script, timeout_s=1.0)
+    attempt = await answer_to(transport, serving, script)
     assert attempt.failure is FailureReason.PROTOCOL
-    assert attempt.elapsed_s < 0.9
 
 
 @pytest.mark.parametrize(
@@ -395,7 +394,7 @@ async def test_chunk_extensions_without_end_end_though_no_body_comes(
             taken += len(more)
             await asyncio.sleep(0)  # a drain without anybody there does not wait
 
-    attempt = await answer_to(transport, serving, script, timeout_s=5.0)
+    attempt = await answer_to(transport, serving, script)
     assert (attempt.failure, attempt.status) == (None, 200)
     assert taken < 16 * 1024 * 1024, "one is read, the rest is what sockets hold"
 
@@ -408,7 +407,7 @@ async def test_trailers_without_end_are_a_protocol_failure(transport: Transport,
             await peer.send(b"x: y\r\n" * 1000)
             await asyncio.sleep(0)
 
-    attempt = await answer_to(transport, serving, script, timeout_s=5.0)
+    attempt = await answer_to(transport, serving, script)
     assert (attempt.failure, attempt.status) == (FailureReason.PROTOCOL, None)
 
 

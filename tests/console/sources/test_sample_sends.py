@@ -59,7 +59,7 @@ def making(receiver: Receiver, directory: Path, transport: str = "aiohttp", **eg
 
 
 def webhook(receiver: Receiver, **fields: Any) -> WebhookConfig:
-    base = {"name": "Luma", "org": "luma@AdobeOrg", "sandbox": "prod", "url": receiver.url("/luma"), "timeout": "2s"}
+    base = {"name": "Luma", "org": "luma@AdobeOrg", "sandbox": "prod", "url": receiver.url("/luma"), "timeout": "20s"}
     return WebhookConfig.model_validate(base | fields)
 
 
@@ -270,8 +270,8 @@ async def test_a_name_that_does_not_resolve(settings: Settings, receiver: Receiv
 
 
 async def test_a_server_that_is_too_slow_was_reached(settings: Settings, receiver: Receiver) -> None:
-    receiver.behave("/luma", slowly(5))
-    result = await SampleSender(settings).send(webhook(receiver, timeout="1s"), Channel.EMAIL, "sent")
+    receiver.behave("/luma", slowly(60))
+    result = await SampleSender(settings).send(webhook(receiver, timeout="3s"), Channel.EMAIL, "sent")
     assert [one.ok for one in result.steps] == [True, True, True, None, True, False, None]
     assert step(result, "token").told == "none is needed"
     assert result.reason == "timeout"
@@ -299,7 +299,7 @@ async def test_a_token_endpoint_and_a_server_that_both_hang_take_twice_the_timeo
     async with asyncio.timeout(15):
         result = await SampleSender(making(receiver, tmp_path)).send(config, Channel.EMAIL, "sent")
     assert result.verdict == "again_soon"
-    assert result.elapsed_ms < 4500
+    assert result.elapsed_ms < 5000, "less than a token endpoint may take of a delivery"
 
 
 async def test_a_key_that_can_not_be_used_is_a_problem_of_the_configuration(receiver: Receiver, tmp_path: Path) -> None:

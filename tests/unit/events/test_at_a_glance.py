@@ -86,7 +86,7 @@ taken = 0
 
 
 @given(documents())
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=2000)
 def test_what_is_taken_at_a_glance_is_what_the_validator_makes(document: Json) -> None:
     global taken
     try:

@@ -90,7 +90,7 @@ ENDINGS = [
 ]
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(STEPS, st.integers(1, 6), st.integers(1, 4), st.booleans())
 def test_no_interleaving_leaks_a_slot_or_forgets_a_waiter(
     steps: list[tuple[str, int]], in_flight: int, start: int, limited: bool

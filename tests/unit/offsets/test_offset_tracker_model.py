@@ -123,4 +123,4 @@ class TrackerOfOnePartition(RuleBasedStateMachine):
 
 
 TestTrackerOfOnePartition = TrackerOfOnePartition.TestCase
-TestTrackerOfOnePartition.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestTrackerOfOnePartition.settings = settings(max_examples=60, stateful_step_count=30)
