@@ -118,10 +118,10 @@ class HealthServer:
         return web.json_response({"name": "feedback-dispatcher", "version": __version__, "paths": paths})
 
     async def _livez(self, _request: web.Request) -> web.Response:
-        return _answer(self._watched.alive())
+        return told_of(self._watched.alive())
 
     async def _readyz(self, _request: web.Request) -> web.Response:
-        return _answer(self._watched.ready())
+        return told_of(self._watched.ready())
 
     async def _metrics(self, request: web.Request) -> web.Response:
         # Only OpenMetrics has exemplars; Prometheus asks for it, and so does nobody who looks with curl.
@@ -193,9 +193,13 @@ def _refuse_strangers(request: web.Request) -> None:
         raise web.HTTPForbidden(text="not from a browser: use curl\n")
 
 
-def _answer(checks: Sequence[Check]) -> web.Response:
+def told_of(checks: Sequence[Check]) -> web.Response:
+    """A probe's answer: 503 where a required check fails, with each check's reason."""
     ok = all(check.ok for check in checks if check.required)
-    told = {check.name: {"ok": check.ok} | ({"reason": check.reason} if check.reason else {}) for check in checks}
+    told = {
+        check.name: {"ok": check.ok, "required": check.required} | ({"reason": check.reason} if check.reason else {})
+        for check in checks
+    }
     return web.json_response({"ok": ok, "checks": told}, status=200 if ok else 503)
 
 

@@ -112,7 +112,8 @@ class DeadEventsPages:
         scope, dead = Scope.of(request, person), self._site.parts.dead_events
         page = dead.search(wanted.query(scope.tenant, time.time()), orgs=_orgs(person, scope))
         webhooks = {webhook.tenant: webhook for webhook in await self._site.webhooks(person, scope)}
-        whole = self._whole(scope, webhooks, wanted) if person.is_admin else []
+        matching = self._matching(scope, webhooks, wanted) if person.is_admin else []
+        whole = matching[:MOST_LOTS]
         return await self._site.page(
             request,
             "dead_events.html",
@@ -122,7 +123,7 @@ class DeadEventsPages:
             total=page.total,
             whole=whole,
             whole_events=sum(lot.events for lot in whole),
-            is_whole_cut=len(whole) == MOST_LOTS,
+            is_whole_cut=len(matching) > MOST_LOTS,
             is_complete=page.is_complete,
             older=None if page.next is None else wanted.older(page.next),
             wanted=wanted,
@@ -193,22 +194,22 @@ class DeadEventsPages:
             left=int(left[:4]) if left.isascii() and left.isdecimal() else 0,
         )
 
-    def _whole(self, scope: Scope, tenants: Collection[TenantKey], wanted: Wanted) -> list[Lot]:
-        """What "all" means: those of the scope's sandbox, or of each that has a webhook; of many, those with most."""
+    def _matching(self, scope: Scope, tenants: Collection[TenantKey], wanted: Wanted) -> list[Lot]:
+        """All that match, in the scope's sandbox or in each that has a webhook; those with most come first."""
         query, dead = wanted.query(None, time.time()), self._site.parts.dead_events
         lots: list[Lot] = []
         for tenant in tenants if scope.tenant is None else [scope.tenant]:
             own = replace(query, tenant=tenant, redriven=False, before=None, limit=1)
             if total := dead.search(own, orgs=frozenset({tenant.org})).total:
                 lots.append(Lot(tenant, total, ()))
-        return sorted(lots, key=lambda lot: (-lot.events, lot.tenant))[:MOST_LOTS]
+        return sorted(lots, key=lambda lot: (-lot.events, lot.tenant))
 
     async def _lots(self, posted: MultiMapping[object], person: Person, scope: Scope, wanted: Wanted) -> list[Lot]:
         """What was chosen, by tenant. Raises NotFound for an id that isn't there, or another's."""
         dead = self._site.parts.dead_events
         if _chose_all(posted):
             tenants = {webhook.tenant for webhook in await self._site.webhooks(person, scope)}
-            return self._whole(scope, tenants, wanted)
+            return self._matching(scope, tenants, wanted)[:MOST_LOTS]
         ids = list(dict.fromkeys(str(one)[:100] for one in posted.getall("id", [])))[:MOST_CHOSEN]
         return list(_by_tenant(dead.get(one, orgs=person.orgs) for one in ids))
 

@@ -186,6 +186,24 @@ async def test_all_that_match_go_back_over_all_sandboxes(browser: Browser, stage
         await expect(page.get_by_label("that match")).to_be_disabled()
 
 
+@pytest.mark.parametrize("more", [0, 1])
+async def test_sandboxes_beyond_what_goes_back_at_once_come_next(
+    browser: Browser, stage: Stage, monkeypatch: pytest.MonkeyPatch, more: int
+) -> None:
+    stage.dead_events.facts = dead_facts()
+    hooked = {fact.tenant for fact in stage.dead_events.facts} & {CONTOSO, NORTHWIND, FABRIKAM}
+    most = len(hooked) - more
+    monkeypatch.setattr("dispatcher.console.pages.dead_events.MOST_LOTS", most)
+    async with window(browser, stage.base) as shown:
+        page = shown.page
+        await shown.sign_in(await stage.token())
+        await shown.go("/dead-events")
+        await expect(page.get_by_text("the others come next")).to_have_count(more)
+        await page.get_by_label("that match").check()
+        await page.get_by_role("button", name="Send again…").click()
+        assert await page.locator(".lots li").count() == most
+
+
 async def test_a_redrive_that_waits_for_its_turn_says_so(browser: Browser, stage: Stage) -> None:
     stage.dead_events.jobs["patient"] = RedriveJob("patient", CONTOSO, "ada", time.time(), 3, state="waiting")
     async with window(browser, stage.base) as shown:

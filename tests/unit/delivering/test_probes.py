@@ -7,6 +7,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from dispatcher.cli.asking import check_ready
+from dispatcher.errors import DispatcherError
 from dispatcher.health import STUCK_S, HealthServer
 from dispatcher.service import Service
 from dispatcher.settings import OpsSettings, Settings
@@ -90,4 +92,17 @@ async def test_a_wrong_webhook_file_is_told_and_keeps_no_pod_from_being_ready(se
     service._source = Source()  # type: ignore[assignment]
     status, checks = (await probed(service, Reader()))["/readyz"]
     assert status == 200
-    assert checks["webhooks"] == {"ok": False, "reason": "luma.yaml:3: url: must be https"}
+    assert checks["webhooks"] == {"ok": False, "required": False, "reason": "luma.yaml:3: url: must be https"}
+
+
+async def test_who_asks_an_instance_is_told_only_what_keeps_it_from_being_ready(service: Service) -> None:
+    class Source:
+        problems = ("luma.yaml:3: url: must be https",)
+
+    service._source = Source()  # type: ignore[assignment]
+    service._stop.set()
+    async with HealthServer(OpsSettings(host="127.0.0.1", port=0), service._watched()) as server:
+        with pytest.raises(DispatcherError) as caught:
+            await check_ready(f"http://127.0.0.1:{server.port}")
+    assert "running: draining" in str(caught.value)
+    assert "luma.yaml" not in str(caught.value)
