@@ -44,6 +44,9 @@ async def check_ready(ops: str) -> None:
     if not isinstance(checks, dict):
         raise DispatcherError(f"the instance at {ops} does not answer /readyz: it is no dispatcher")
     if status != 200:
-        failed = {name: check for name, check in checks.items() if check.get("required") and not check.get("ok")}
-        reasons = [f"{name}: {check.get('reason', 'no')}" for name, check in failed.items()]
+        reasons = [
+            f"{name}: {check.get('reason', 'no')}"
+            for name, check in checks.items()
+            if not check.get("ok") and check.get("required", True)
+        ]
         raise DispatcherError(f"the instance at {ops} is not ready: {'; '.join(reasons)}")

@@ -35,10 +35,9 @@ class Always:
     """The same answer to everybody."""
 
     status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
 
     async def answer(self, arrival: Arrival) -> Answer:  # noqa: ARG002  (the protocol's)
-        return Answer(self.status, self.headers)
+        return Answer(self.status)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,10 @@ from tests.transport.servers import Endpoint as Server
 from tests.transport.servers import NameServer, Peer, Script, answering
 
 TIMEOUT_S = 0.5
-"""For an endpoint whose answer never ends; every other has all the time that it wants."""
+"""For an endpoint whose answer never ends."""
+
+AMPLE_S = 20.0
+"""For every other."""
 
 NEVER_ENDS = "could not be asked: no "
 
@@ -132,7 +135,7 @@ MISBEHAVING: dict[str, tuple[Script, str]] = {
 }  # fmt: skip
 
 
-async def refusal(transport: Transport, url: str, timeout_s: float = 20) -> str:
+async def refusal(transport: Transport, url: str, timeout_s: float = AMPLE_S) -> str:
     tokens = FetchedTokens(fetched(token_url=url), TokenPosts(transport), timeout_s)
     with pytest.raises(TokenUnavailable) as caught:
         await tokens.token(NOW)
@@ -147,7 +150,7 @@ async def test_an_endpoint_that_misbehaves_gives_no_token_and_says_what_to_chang
     script, says = MISBEHAVING[name]
     async with serving(script) as server, asyncio.timeout(15):
         url = f"{server.url}/secret-path?key=secret-key"
-        message = await refusal(transport, url, TIMEOUT_S if says is NEVER_ENDS else 20)
+        message = await refusal(transport, url, TIMEOUT_S if says == NEVER_ENDS else AMPLE_S)
         assert len(server.requests) <= 1
     assert says in message
     assert message.startswith("token endpoint 127.0.0.1 ")
@@ -158,7 +161,7 @@ async def test_the_form_goes_out_once_with_its_own_content_type_and_no_tenant_he
     transport: Transport, serving: Serving
 ) -> None:
     async with serving(answering(good())) as server:
-        tokens = FetchedTokens(fetched(token_url=server.url, scope="a b"), TokenPosts(transport), 20)
+        tokens = FetchedTokens(fetched(token_url=server.url, scope="a b"), TokenPosts(transport), AMPLE_S)
         assert await tokens.token(NOW) == "issued"
         await tokens.close()
     head, _, body = server.requests[0].partition(b"\r\n\r\n")
@@ -182,7 +185,7 @@ LIES: dict[str, tuple[object, Callable[[float], bool]]] = {
 async def test_a_lie_about_the_life_of_a_token_is_bounded(transport: Transport, serving: Serving, name: str) -> None:
     expires_in, holds = LIES[name]
     async with serving(answering(good(expires_in=expires_in))) as server:
-        tokens = FetchedTokens(fetched(token_url=server.url), TokenPosts(transport), 20)
+        tokens = FetchedTokens(fetched(token_url=server.url), TokenPosts(transport), AMPLE_S)
         await tokens.token(NOW)
         kept = tokens._kept
         assert kept is not None

@@ -28,6 +28,12 @@ class Reader:
         return 0.0 if self.polled_s_ago is None else asyncio.get_running_loop().time() - self.polled_s_ago
 
 
+class WrongFile:
+    """A source of webhooks with a mistake in it."""
+
+    problems = ("luma.yaml:3: url: must be https",)
+
+
 @pytest.fixture
 def service() -> Service:
     kafka = {"bootstrap_servers": "127.0.0.1:1"}
@@ -86,20 +92,14 @@ async def test_who_drains_is_alive_and_no_longer_ready(service: Service) -> None
 
 
 async def test_a_wrong_webhook_file_is_told_and_keeps_no_pod_from_being_ready(service: Service) -> None:
-    class Source:
-        problems = ("luma.yaml:3: url: must be https",)
-
-    service._source = Source()  # type: ignore[assignment]
+    service._source = WrongFile()  # type: ignore[assignment]
     status, checks = (await probed(service, Reader()))["/readyz"]
     assert status == 200
     assert checks["webhooks"] == {"ok": False, "required": False, "reason": "luma.yaml:3: url: must be https"}
 
 
 async def test_who_asks_an_instance_is_told_only_what_keeps_it_from_being_ready(service: Service) -> None:
-    class Source:
-        problems = ("luma.yaml:3: url: must be https",)
-
-    service._source = Source()  # type: ignore[assignment]
+    service._source = WrongFile()  # type: ignore[assignment]
     service._stop.set()
     async with HealthServer(OpsSettings(host="127.0.0.1", port=0), service._watched()) as server:
         with pytest.raises(DispatcherError) as caught:
