@@ -6,7 +6,7 @@ from typing import Final
 import orjson
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from dispatcher.webhooks import TenantKey
+from dispatcher.contract.tenant import TenantKey
 from tests.unit.examples import EMAIL_EVENT
 
 _ID: Final = EMAIL_EVENT["body"]["xdmEntity"]["_id"].encode()

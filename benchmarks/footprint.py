@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from benchmarks.events import event, tenants
 from benchmarks.rig import PARTITIONS, Rig, until
+from dispatcher.contract.events import webhook_id
+from dispatcher.contract.records import Origin
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.demo.child_process import free_ports
-from dispatcher.events import webhook_id
-from dispatcher.records import Origin
-from dispatcher.webhooks import TenantKey
 
 IN_FLIGHT: Final = 20_000
 _TICK_S: Final = 0.01

@@ -31,23 +31,7 @@ from aiokafka.structs import ConsumerRecord
 from benchmarks.callgrind import Callgrind
 from benchmarks.events import events, record_batch, tenants
 from benchmarks.receiver import ANSWER
-from dispatcher import metrics
-from dispatcher.delivery.deliveries import Deliveries
-from dispatcher.delivery.lanes import Lanes
-from dispatcher.delivery.parcels import Parcel, Tried
-from dispatcher.delivery.retry_policy import RetryPolicy
-from dispatcher.delivery.slots import SLOTS_A_TURN, Kind
-from dispatcher.events import DeliveryEvent, read_event
-from dispatcher.express import Express
-from dispatcher.feedback import encode_feedback
-from dispatcher.kafka.consumer import Consumer
-from dispatcher.kafka.offset_tracker import Run
-from dispatcher.kafka.partition import Budget
-from dispatcher.logs import configure_logging
-from dispatcher.outcomes import Attempt, Delivered, Outcome, Phases
-from dispatcher.pipeline import Pipeline
-from dispatcher.records import Claim, Journey, Origin, Record, Turn
-from dispatcher.settings import (
+from dispatcher.config.settings import (
     DeliverySettings,
     EgressSettings,
     KafkaSettings,
@@ -56,11 +40,28 @@ from dispatcher.settings import (
     RetrySettings,
     WebhookSettings,
 )
+from dispatcher.config.webhooks import Webhook, WebhookConfig
+from dispatcher.contract.events import DeliveryEvent, read_event
+from dispatcher.contract.feedback import encode_feedback
+from dispatcher.contract.outcomes import Attempt, Delivered, Outcome, Phases
+from dispatcher.contract.records import AssignmentEpoch, Origin, ProcessingAttempt, Record, RetryState
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.delivery.deliverer import Deliverer
+from dispatcher.delivery.lane_scheduler import LaneScheduler
+from dispatcher.delivery.pending_delivery import AttemptResult, PendingDelivery
+from dispatcher.delivery.permits import SLOTS_A_TURN, Priority
+from dispatcher.delivery.retry_policy import RetryPolicy
+from dispatcher.flow.fast_path import FastPath
+from dispatcher.flow.pipeline import Pipeline
+from dispatcher.kafka.consumer import Consumer
+from dispatcher.kafka.offset_tracker import Run
+from dispatcher.kafka.partition import ReadAheadLimit
 from dispatcher.stores.cache import WebhookCache
+from dispatcher.telemetry import metrics
+from dispatcher.telemetry.logs import configure_logging
 from dispatcher.transport import open_transport
 from dispatcher.transport.dial import Dialled
 from dispatcher.transport.request import Endpoint, Request
-from dispatcher.webhooks import TenantKey, Webhook, WebhookConfig
 
 TOPIC = "delivery-events"
 BATCH = 100
@@ -84,10 +85,10 @@ class OneWebhook:
     def __init__(self, webhook: Webhook) -> None:
         self.webhook = webhook
 
-    async def find(self, tenant: TenantKey) -> Webhook | None:
-        return self.peek(tenant)
+    async def get(self, tenant: TenantKey) -> Webhook | None:
+        return self.get_cached(tenant)
 
-    def peek(self, tenant: TenantKey) -> Webhook | None:
+    def get_cached(self, tenant: TenantKey) -> Webhook | None:
         return self.webhook if tenant == self.webhook.tenant else None
 
 
@@ -196,14 +197,14 @@ class Parts:
         )
         self.cache = WebhookCache(OneWebhook(self.webhook), WebhookSettings.model_validate({"path": "."}))
         self.policy = RetryPolicy.of(RetrySettings.model_validate({}))
-        self.fresh = Budget(self.kafka.max_unfinished, self.kafka.max_unfinished_bytes)
+        self.fresh = ReadAheadLimit(self.kafka.max_unfinished, self.kafka.max_unfinished_bytes)
 
-    def deliveries(self, transport: Any) -> Deliveries:
+    def deliveries(self, transport: Any) -> Deliverer:
         unused: Any = None
-        lanes = Lanes(self.delivery, self.fresh)
-        return Deliveries(self.delivery, self.policy, lanes, transport, unused, self.cache.is_current)
+        lanes = LaneScheduler(self.delivery, self.fresh)
+        return Deliverer(self.delivery, self.policy, lanes, transport, unused, self.cache.is_current)
 
-    def pipeline(self, deliveries: Deliveries) -> Pipeline:
+    def pipeline(self, deliveries: Deliverer) -> Pipeline:
         unused: Any = None
         tenants = metrics.TenantMetrics(MetricsSettings())
         tenants.configure([self.webhook.tenant])
@@ -219,17 +220,17 @@ class Parts:
             tenants=tenants,
         )
 
-    def express(self, deliveries: Deliveries, pipeline: Pipeline) -> Express:
-        return Express(pipeline, self.cache, deliveries, self.kafka.max_record_bytes, self.delivery.max_body)
+    def fast_path(self, deliveries: Deliverer, pipeline: Pipeline) -> FastPath:
+        return FastPath(pipeline, self.cache, deliveries, self.kafka.max_record_bytes, self.delivery.max_body)
 
     @asynccontextmanager
     async def consumed(
-        self, process: Callable[[Record, Turn], Awaitable[Outcome]], express: Express | None = None
+        self, process: Callable[[Record, ProcessingAttempt], Awaitable[Outcome]], fast_path: FastPath | None = None
     ) -> AsyncIterator[Step]:
-        """A consumer that hands each record to `express`, or to `process`."""
+        """A consumer that hands each record to `fast_path`, or to `process`."""
         kafka = FakeKafka()
         consumer = Consumer(
-            self.kafka, [TOPIC], "group", process, self.fresh, 1, express=express, connect=kafka.connect,
+            self.kafka, [TOPIC], "group", process, self.fresh, 1, fast_path=fast_path, connect=kafka.connect,
             committed=NothingCommitted(),
         )  # fmt: skip
         running = asyncio.create_task(consumer.run())
@@ -267,13 +268,13 @@ async def decode(_: Parts) -> AsyncIterator[Step]:
 
 @asynccontextmanager
 async def read(_: Parts) -> AsyncIterator[Step]:
-    """A record to a delivery event: `Journey.of`, `read_event`."""
+    """A record to a delivery event: `RetryState.of`, `read_event`."""
     records = FakeKafka().decoded()
 
     async def step(count: int) -> None:
         for number in range(count):
             record = records[number % BATCH]
-            read_event(record, Journey.of(record).origin)
+            read_event(record, RetryState.of(record).origin)
 
     yield step
 
@@ -292,15 +293,17 @@ async def encode(_: Parts) -> AsyncIterator[Step]:
 
 @asynccontextmanager
 async def deliver(parts: Parts) -> AsyncIterator[Step]:
-    """`Deliveries.deliver` with a transport that takes everything at once: lane, request, verdict, metrics."""
+    """`Deliverer.deliver` with a transport that takes everything at once: lane, request, verdict, metrics."""
     deliveries = parts.deliveries(NullTransport())
-    webhook = await parts.cache.find(parts.webhook.tenant)
+    webhook = await parts.cache.get(parts.webhook.tenant)
     assert webhook is not None
-    event, body, claim = _an_event(), b"x" * 662, Claim()
+    event, body, epoch = _an_event(), b"x" * 662, AssignmentEpoch()
 
     async def step(count: int) -> None:
         for number in range(count):
-            await deliveries.deliver(Parcel.of(event, webhook, body, 0, Kind.NEW, Turn(claim)))
+            await deliveries.deliver(
+                PendingDelivery.of(event, webhook, body, 0, Priority.NEW, ProcessingAttempt(epoch))
+            )
             await _turn_over(number)
 
     yield step
@@ -309,11 +312,11 @@ async def deliver(parts: Parts) -> AsyncIterator[Step]:
 @asynccontextmanager
 async def pipeline(parts: Parts) -> AsyncIterator[Step]:
     """`Pipeline.process` with that transport: read, webhook, eligibility, encode, deliver, metrics."""
-    made, records, claim = parts.pipeline(parts.deliveries(NullTransport())), FakeKafka().decoded(), Claim()
+    made, records, epoch = parts.pipeline(parts.deliveries(NullTransport())), FakeKafka().decoded(), AssignmentEpoch()
 
     async def step(count: int) -> None:
         for number in range(count):
-            await made.process(records[number % BATCH], Turn(claim))
+            await made.process(records[number % BATCH], ProcessingAttempt(epoch))
             await _turn_over(number)
 
     yield step
@@ -321,15 +324,19 @@ async def pipeline(parts: Parts) -> AsyncIterator[Step]:
 
 @asynccontextmanager
 async def flight(parts: Parts) -> AsyncIterator[Step]:
-    """`Express.begin` with that transport: what `pipeline` does, without a task."""
+    """`FastPath.begin` with that transport: what `pipeline` does, without a task."""
     deliveries = parts.deliveries(NullTransport())
-    made, records, claim = parts.express(deliveries, parts.pipeline(deliveries)), FakeKafka().decoded(), Claim()
-    await parts.cache.find(parts.webhook.tenant)
+    made, records, epoch = (
+        parts.fast_path(deliveries, parts.pipeline(deliveries)),
+        FakeKafka().decoded(),
+        AssignmentEpoch(),
+    )
+    await parts.cache.get(parts.webhook.tenant)
     owner = Delivering()
 
     async def step(count: int) -> None:
         for number in range(count):
-            made.begin(records[number % BATCH], Turn(claim), owner)
+            made.begin(records[number % BATCH], ProcessingAttempt(epoch), owner)
             await _turn_over(number)
 
     yield step
@@ -344,13 +351,13 @@ async def _turn_over(number: int) -> None:
 class Delivering:
     """An owner that only ever hears of deliveries."""
 
-    def finished(self, outcome: Outcome, /) -> None:
+    def on_finished(self, outcome: Outcome, /) -> None:
         """As it should be."""
 
-    def full_way(self, tried: Tried | None) -> None:
-        raise RuntimeError(f"it takes the full way: {tried}")
+    def on_fallback(self, result: AttemptResult | None) -> None:
+        raise RuntimeError(f"it takes the full way: {result}")
 
-    def released(self) -> None:
+    def on_cancelled(self) -> None:
         raise RuntimeError("nobody cancels")
 
 
@@ -359,7 +366,7 @@ async def consume(parts: Parts) -> AsyncIterator[Step]:
     """The consumer with nothing to do for a record: decode, task, tracker, budget, commit."""
     done = Delivered(1)
 
-    async def process(record: Record, turn: Turn) -> Outcome:
+    async def process(record: Record, processing: ProcessingAttempt) -> Outcome:
         return done
 
     async with parts.consumed(process) as step:
@@ -421,7 +428,7 @@ async def whole(parts: Parts) -> AsyncIterator[Step]:
     async with open_transport(parts.delivery, parts.egress) as transport:
         deliveries = parts.deliveries(transport)
         pipeline = parts.pipeline(deliveries)
-        async with parts.consumed(pipeline.process, parts.express(deliveries, pipeline)) as step:
+        async with parts.consumed(pipeline.process, parts.fast_path(deliveries, pipeline)) as step:
             yield step
 
 

@@ -10,7 +10,7 @@ import sys
 import psutil
 import uvloop
 
-from dispatcher.settings import DeliverySettings, EgressSettings
+from dispatcher.config.settings import DeliverySettings, EgressSettings
 from dispatcher.transport import open_transport
 from dispatcher.transport.request import Endpoint, Request
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.demo.child_process import free_ports
-from dispatcher.webhooks import TenantKey
 from tests.integration.harness import Stage, slowly, status, tenants, webhook_id_of
 from tests.integration.harness import stage as stage_of
 from tests.kafka.apache_kafka import ApacheKafka
@@ -52,9 +52,9 @@ async def measure(seconds: float = SECONDS) -> dict[str, Any]:
                 dispatcher.start()
                 await dispatcher.ready()
                 await _half(stage, healthy, (), "warm", seconds=5)
-                for turn in range(REPEATS):
-                    alone.append(await _half(stage, healthy, (), f"alone{turn}", seconds))
-                    beside.append(await _half(stage, healthy, bad, f"beside{turn}", seconds))
+                for processing in range(REPEATS):
+                    alone.append(await _half(stage, healthy, (), f"alone{processing}", seconds))
+                    beside.append(await _half(stage, healthy, bad, f"beside{processing}", seconds))
     a, b = _median(alone), _median(beside)
     return {
         "ratios": {

@@ -18,12 +18,12 @@ import httptools
 import uvloop
 
 from benchmarks.events import event
-from dispatcher.events import DeliveryEvent, read_event
-from dispatcher.feedback import encode_feedback
-from dispatcher.records import Origin
+from dispatcher.contract.events import DeliveryEvent, read_event
+from dispatcher.contract.feedback import encode_feedback
+from dispatcher.contract.records import Origin
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.transport.request import Endpoint, Headers
-from dispatcher.transport.wire import HeaderBlock
-from dispatcher.webhooks import TenantKey
+from dispatcher.transport.request_head import HeaderBlock
 
 
 class _Value:

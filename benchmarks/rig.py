@@ -24,9 +24,9 @@ from aiokafka.errors import for_code
 
 from benchmarks.events import event
 from benchmarks.nginx import Nginx
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.demo.child_process import ChildProcess, free_ports
 from dispatcher.kafka.topics import dead_letter_topic, retry_topics
-from dispatcher.webhooks import TenantKey
 from tests.integration.harness import merged
 from tests.kafka import topics
 from tests.kafka.apache_kafka import ApacheKafka

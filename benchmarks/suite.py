@@ -53,9 +53,9 @@ async def measure(plan: Plan) -> dict[str, Any]:
     """Everything that was planned; ratios and what they were made from."""
     async with rig() as on:
         taken: dict[str, list[Rate]] = {}
-        for turn in range(plan.runs):
+        for processing in range(plan.runs):
             for name, one in _MAIN.items():
-                _say(f"{name} ({turn + 1} of {plan.runs})")
+                _say(f"{name} ({processing + 1} of {plan.runs})")
                 taken.setdefault(name, []).append(await one(on))
         figures = await _half_load(on, plan, median(taken["dispatcher"]))
         further = (

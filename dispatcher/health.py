@@ -16,13 +16,14 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from dispatcher import __version__, metrics
+from dispatcher import __version__
+from dispatcher.config.settings import OpsSettings
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.breaker import BreakerState
-from dispatcher.delivery.evidence import TenantState
+from dispatcher.delivery.endpoint_health import TenantState
 from dispatcher.delivery.lane import Lane
-from dispatcher.delivery.lanes import Lanes
-from dispatcher.settings import OpsSettings
-from dispatcher.webhooks import TenantKey
+from dispatcher.delivery.lane_scheduler import LaneScheduler
+from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +54,7 @@ class Watched:
     ready: Callable[[], Sequence[Check]]
     observe: Callable[[], None]
     """Sets the gauges that are only worth their time for a scrape."""
-    lanes: Lanes
+    lanes: LaneScheduler
     release_brakes: Callable[[], int]
     configuration: Mapping[str, object]
     """The settings in force, secrets masked."""
@@ -162,7 +163,7 @@ class HealthServer:
 
     def _found(self, request: web.Request) -> Lane:
         tenant = TenantKey(request.match_info["org"], request.match_info["sandbox"])
-        lane = self._watched.lanes.find(tenant)
+        lane = self._watched.lanes.get(tenant)
         if lane is None:
             raise web.HTTPNotFound(text="no lane: this process has lately sent nothing for that tenant\n")
         return lane
@@ -179,9 +180,9 @@ class HealthServer:
 
     async def _release(self, request: web.Request) -> web.Response:
         _refuse_strangers(request)
-        released = self._watched.release_brakes()
-        log.warning("dead-letter brakes released by hand", partitions=released)
-        return web.json_response({"released": released})
+        on_cancelled = self._watched.release_brakes()
+        log.warning("dead-letter brakes released by hand", partitions=on_cancelled)
+        return web.json_response({"released": on_cancelled})
 
 
 def _refuse_strangers(request: web.Request) -> None:

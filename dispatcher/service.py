@@ -14,33 +14,34 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from dispatcher import metrics
 from dispatcher.auth.problems import problems_of
-from dispatcher.delivery.deliveries import Deliveries
-from dispatcher.delivery.lanes import Lanes
+from dispatcher.config.settings import Settings, TracingSettings
+from dispatcher.config.webhooks import JwtAuth, Webhook, WebhookConfig
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.delivery.deliverer import Deliverer
+from dispatcher.delivery.lane_scheduler import LaneScheduler
 from dispatcher.delivery.retry_policy import RetryPolicy
 from dispatcher.errors import ConfigError, Problem
-from dispatcher.express import Express
+from dispatcher.flow.fast_path import FastPath
+from dispatcher.flow.pipeline import Pipeline
 from dispatcher.health import STUCK_S, Check, HealthServer, LoopLag, Watched
 from dispatcher.kafka.attempt_log import KEEP_ANSWER, AttemptTopic
 from dispatcher.kafka.consumer import Consumer, Process
 from dispatcher.kafka.dead_letters import DeadLetters
-from dispatcher.kafka.partition import Budget
+from dispatcher.kafka.partition import ReadAheadLimit
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.retry_topics import RetryTopics
-from dispatcher.pipeline import Pipeline
-from dispatcher.settings import Settings, TracingSettings
 from dispatcher.stores import WebhookSource, open_source
 from dispatcher.stores.cache import WebhookCache
 from dispatcher.tasks import unless
+from dispatcher.telemetry import metrics
 from dispatcher.transport import Endpoint, Transport, open_transport
 from dispatcher.transport.egress import EgressGuard, egress_problems
 from dispatcher.transport.tls import certificate_expiries, problems_of_pem
-from dispatcher.transport.token_posts import TokenPosts
-from dispatcher.webhooks import JwtAuth, TenantKey, Webhook, WebhookConfig
+from dispatcher.transport.token_client import TokenPosts
 
 if TYPE_CHECKING:
-    from dispatcher.tracing import Tracing
+    from dispatcher.telemetry.tracing import Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -79,7 +80,7 @@ def tracing_problems(settings: TracingSettings) -> list[Problem]:
     """What stands against tracing: that OpenTelemetry is not there. Where it is off, nothing of it is imported."""
     if settings.enabled:
         try:
-            import dispatcher.tracing  # noqa: F401
+            import dispatcher.telemetry.tracing  # noqa: F401
         except ImportError:
             return [Problem("needs the extra: pip install 'feedback-dispatcher[otel]'", key="tracing.enabled")]
     return []
@@ -93,9 +94,9 @@ class Service:
         self._policy = RetryPolicy.of(settings.retry)
         self._tenants = metrics.TenantMetrics(settings.metrics)
         kafka = settings.kafka
-        self._fresh = Budget(kafka.max_unfinished, kafka.max_unfinished_bytes)
-        self._parked = Budget(max(1, kafka.max_unfinished // 4), kafka.max_unfinished_bytes // 4)
-        self._lanes = Lanes(settings.delivery, self._fresh)
+        self._fresh = ReadAheadLimit(kafka.max_unfinished, kafka.max_unfinished_bytes)
+        self._parked = ReadAheadLimit(max(1, kafka.max_unfinished // 4), kafka.max_unfinished_bytes // 4)
+        self._lanes = LaneScheduler(settings.delivery, self._fresh)
         self._loop_lag = LoopLag()
         self._stop = asyncio.Event()
         self._source: WebhookSource | None = None
@@ -151,7 +152,7 @@ class Service:
     async def _tracing(self, parts: AsyncExitStack) -> "Tracing | None":
         if not self._settings.tracing.enabled:
             return None
-        from dispatcher.tracing import Tracing
+        from dispatcher.telemetry.tracing import Tracing
 
         return await parts.enter_async_context(Tracing(self._settings.tracing))
 
@@ -165,7 +166,7 @@ class Service:
             attempt_log = AttemptTopic(producer, settings.kafka.topic) if settings.attempt_log else None
             keep_answer = KEEP_ANSWER if settings.attempt_log and settings.attempt_log_answers else 0
             tokens = TokenPosts(transport)
-            deliveries = Deliveries(
+            deliveries = Deliverer(
                 settings.delivery, self._policy, self._lanes, _traced(transport, tracing), tokens,
                 cache.is_current, attempt_log, keep_answer,
             )  # fmt: skip
@@ -183,12 +184,12 @@ class Service:
                 tenants=self._tenants,
             )
             process = self._pipeline.process if tracing is None else tracing.around(self._pipeline.process)
-            express = None
+            fast_path = None
             if tracing is None:  # a span needs the task of the full way
-                express = Express(
+                fast_path = FastPath(
                     self._pipeline, cache, deliveries, settings.kafka.max_record_bytes, settings.delivery.max_body
                 )
-            self._consumers = self._made_consumers(process, express, retry_topics)
+            self._consumers = self._made_consumers(process, fast_path, retry_topics)
             async with asyncio.TaskGroup() as tasks:
                 log_task = None if attempt_log is None else tasks.create_task(attempt_log.run(), name="attempt log")
                 running = [tasks.create_task(one.run(), name=repr(one)) for one in self._consumers]
@@ -200,13 +201,13 @@ class Service:
                     log_task.cancel()
 
     def _made_consumers(
-        self, process: Process, express: Express | None, retry_topics: RetryTopics
+        self, process: Process, fast_path: FastPath | None, retry_topics: RetryTopics
     ) -> tuple[Consumer, Consumer]:
         kafka, drain = self._settings.kafka, self._settings.delivery.drain_timeout
         return (
             Consumer(
                 kafka, [kafka.topic], kafka.group_id, process, self._fresh, drain,
-                express=express,
+                fast_path=fast_path,
             ),
             Consumer(
                 kafka, retry_topics.topics, f"{kafka.group_id}.retry", process, self._parked, drain,

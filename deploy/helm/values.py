@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from dispatcher.schemas import SchemaKind, schema_of
+from dispatcher.config.schemas import SchemaKind, schema_of
 
 CHART = Path(__file__).parent / "feedback-dispatcher"
 

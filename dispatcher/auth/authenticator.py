@@ -5,7 +5,7 @@ from typing import Final, Self
 from dispatcher.auth.fetched_tokens import FetchedTokens, TokenEndpoint
 from dispatcher.auth.jwt_signer import JwtSigner
 from dispatcher.auth.public_keys import PublicJwk
-from dispatcher.webhooks import JwtAuth, WebhookConfig
+from dispatcher.config.webhooks import JwtAuth, WebhookConfig
 
 Header = tuple[str, str]
 """Name and value."""

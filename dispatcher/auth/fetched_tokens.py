@@ -18,8 +18,8 @@ from dispatcher.auth.token_answers import (
     form_of,
     token_in,
 )
+from dispatcher.config.webhooks import FetchedToken
 from dispatcher.errors import TokenUnavailable
-from dispatcher.webhooks import FetchedToken
 
 COOL_DOWN_S: Final = 1.0
 """After a first failure; twice as long after each further one."""

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 
 from dispatcher.auth.public_keys import base64url
 from dispatcher.auth.signing_keys import SigningKey, load_key
-from dispatcher.webhooks import SignedToken
+from dispatcher.config.webhooks import SignedToken
 
 MAX_CLAIMS: Final = 4096
 """Bytes of the further claims as JSON: the token that they make goes into one header line, which servers bound."""

@@ -6,8 +6,8 @@ from dispatcher.auth.jwt_signer import problem_of_claims
 from dispatcher.auth.public_keys import PublicJwk, jwks_document
 from dispatcher.auth.signatures import problem_of_signing
 from dispatcher.auth.signing_keys import KeyDescription, load_key, problem_of_key
-from dispatcher.secrets import Secret
-from dispatcher.webhooks import FetchedToken, JwtAuth, SignedToken, WebhookConfig
+from dispatcher.config.secrets import Secret
+from dispatcher.config.webhooks import FetchedToken, JwtAuth, SignedToken, WebhookConfig
 
 
 def problems_of(config: WebhookConfig) -> list[tuple[str, str]]:

@@ -12,8 +12,8 @@ from typing import Final, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from dispatcher.secrets import Secret
-from dispatcher.webhooks import Signing
+from dispatcher.config.secrets import Secret
+from dispatcher.config.webhooks import Signing
 
 HMAC_BYTES: Final = range(24, 65)
 """Bytes of a `whsec_` secret, as Standard Webhooks has them."""

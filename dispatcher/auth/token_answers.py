@@ -13,8 +13,8 @@ from urllib.parse import quote_plus, urlencode, urlsplit
 
 import orjson
 
+from dispatcher.config.webhooks import FetchedToken
 from dispatcher.errors import TokenUnavailable
-from dispatcher.webhooks import FetchedToken
 
 Headers = tuple[tuple[str, str], ...]
 

@@ -7,7 +7,7 @@ import typer
 import uvloop
 
 from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, settings_at
-from dispatcher.logs import configure_logging
+from dispatcher.telemetry.logs import configure_logging
 
 
 def console(

@@ -13,13 +13,13 @@ from contextlib import AsyncExitStack, contextmanager
 import structlog
 
 from dispatcher.cli.webhook_database import database_url
+from dispatcher.config.settings import Settings
 from dispatcher.console.access import refuse_open_door
-from dispatcher.console.parts import Parts
 from dispatcher.console.server import ConsoleServer
+from dispatcher.console.services import Services
 from dispatcher.console.sources.assembly import open_sources
 from dispatcher.errors import ConfigError, Problem
 from dispatcher.service import CUT_OFF, webhook_check
-from dispatcher.settings import Settings
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption
@@ -64,7 +64,7 @@ class ConsoleProcess:
             sources = await stack.enter_async_context(open_sources(settings))
             database = Database(database_url(settings))
             stack.push_async_callback(database.close)
-            parts = Parts(
+            parts = Services(
                 settings=settings,
                 webhooks=WebhookRepository(
                     database, Encryption(settings.webhooks.encryption_keys), webhook_check(settings)

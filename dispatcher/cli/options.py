@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from dispatcher.logs import configure_logging
-from dispatcher.settings import Settings
-from dispatcher.settings_loader import load_settings
-from dispatcher.webhooks import TenantKey
+from dispatcher.config.loader import load_settings
+from dispatcher.config.settings import Settings
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.telemetry.logs import configure_logging
 
 ConfigPath = Annotated[
     Path,

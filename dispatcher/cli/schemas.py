@@ -6,7 +6,7 @@ from enum import StrEnum
 import typer
 from pydantic import JsonValue
 
-from dispatcher.schemas import SchemaKind, schema_of
+from dispatcher.config.schemas import SchemaKind, schema_of
 
 
 class Printed(StrEnum):

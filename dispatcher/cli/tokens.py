@@ -10,8 +10,8 @@ import typer
 
 from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, quiet_settings_at
 from dispatcher.cli.webhooks import By, who
-from dispatcher.settings import Settings
-from dispatcher.units import format_duration, parse_duration
+from dispatcher.config.settings import Settings
+from dispatcher.config.units import format_duration, parse_duration
 
 if TYPE_CHECKING:
     from dispatcher.stores.sql.records import ApiToken

@@ -9,7 +9,7 @@ from aiokafka.errors import KafkaError
 from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, settings_at
 from dispatcher.errors import DispatcherError
 from dispatcher.kafka.topics import create_topics, planned_topics
-from dispatcher.logs import configure_logging
+from dispatcher.telemetry.logs import configure_logging
 
 PARTITIONS_SHOWN = 12
 

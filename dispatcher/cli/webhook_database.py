@@ -4,16 +4,16 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from dispatcher.config.secrets import Secret
+from dispatcher.config.settings import Settings
+from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.errors import ConfigError, Problem
-from dispatcher.secrets import Secret
-from dispatcher.settings import Settings
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.migrate import schema_problem, upgrade
 from dispatcher.stores.sql.repository import Check, WebhookRepository
 from dispatcher.stores.sql.rotation import Rotation, rotate
 from dispatcher.stores.sql.transfer import Imported, Transfer, export_webhooks
-from dispatcher.webhooks import WebhookConfig
 
 
 async def migrated(settings: Settings) -> str:

@@ -12,10 +12,10 @@ from typing import Annotated
 import typer
 
 from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, quiet_settings_at
+from dispatcher.config.webhooks import Webhook
 from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.service import checked_webhooks, webhook_check
 from dispatcher.stores.webhook_files import Check, read_directory
-from dispatcher.webhooks import Webhook
 
 webhooks = typer.Typer(help="The webhooks that are configured, and the database of them.", no_args_is_help=True)
 

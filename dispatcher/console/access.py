@@ -16,14 +16,14 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from dispatcher.config.settings import ConsoleSettings
 from dispatcher.console import measures
-from dispatcher.console.facts import Person
+from dispatcher.console.api_errors import ApiError
+from dispatcher.console.model import Person
 from dispatcher.console.oidc import Oidc, TokenRefused
-from dispatcher.console.parts import CSRF_TOKEN, PERSON
-from dispatcher.console.problems import Refusal
+from dispatcher.console.services import CSRF_TOKEN, PERSON
 from dispatcher.console.sessions import Session, Sessions
 from dispatcher.errors import ConfigError, Problem
-from dispatcher.settings import ConsoleSettings
 from dispatcher.stores.sql.records import ApiToken, Role
 from dispatcher.stores.sql.tokens import ApiTokens
 
@@ -121,7 +121,7 @@ class Access:
             request[PERSON] = person
         elif not is_public(request.path):
             if is_api(request.path):
-                raise Refusal(
+                raise ApiError(
                     401,
                     "not_authenticated",
                     "Send `Authorization: Bearer` with a token of yours.",
@@ -140,7 +140,7 @@ class Access:
             if CSRF_TOKEN in request and not is_exempt:
                 given = request.headers.get("X-CSRF-Token") or await _form_field(request, "csrf_token")
                 if not hmac.compare_digest(request[CSRF_TOKEN].encode(), given.encode(errors="replace")):
-                    raise Refusal(
+                    raise ApiError(
                         403, "csrf", "The page is too old, or this came from elsewhere: load it again, and repeat it."
                     )
         return await handler(request)
@@ -179,7 +179,7 @@ class Access:
                     why = str(error)
         measures.REFUSED_TOKENS.inc()
         challenge = 'Bearer error="invalid_token"'
-        raise Refusal(401, "invalid_token", f"The token was refused: {why}.", headers={"WWW-Authenticate": challenge})
+        raise ApiError(401, "invalid_token", f"The token was refused: {why}.", headers={"WWW-Authenticate": challenge})
 
     async def _of_session(self, session: Session) -> Person | None:
         match session.kind:
@@ -211,7 +211,7 @@ class Access:
         # A page elsewhere can give its own name our address (DNS rebinding) and would be the admin.
         host = urlsplit(f"//{request.host}").hostname or ""
         if host not in ("localhost", "127.0.0.1", "::1", self._public.hostname):
-            raise Refusal(403, "wrong_host", "Ask for it under the name that it is configured with.")
+            raise ApiError(403, "wrong_host", "Ask for it under the name that it is configured with.")
 
     def _refuse_other_origins(self, request: web.Request) -> None:
         site = request.headers.get("Sec-Fetch-Site")
@@ -227,7 +227,7 @@ class Access:
         else:
             is_ours = True  # no browser
         if not is_ours:
-            raise Refusal(403, "cross_origin", "Changes are not taken from pages of another origin.")
+            raise ApiError(403, "cross_origin", "Changes are not taken from pages of another origin.")
 
 
 def sent_to_sign_in(request: web.Request) -> web.HTTPSeeOther:

@@ -18,9 +18,9 @@ import orjson
 import structlog
 from pydantic import JsonValue
 
+from dispatcher.config.settings import OidcSettings, is_protected
 from dispatcher.console import measures
 from dispatcher.errors import DispatcherError
-from dispatcher.settings import OidcSettings, is_protected
 
 WITHIN_S: Final = 5.0
 MAX_BYTES: Final = 256 * 1024

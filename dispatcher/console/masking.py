@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 from pydantic import JsonValue
 
-from dispatcher.personal import MASK, in_text, recipient
-from dispatcher.secrets import speaks_of_a_secret
+from dispatcher.config.secrets import speaks_of_a_secret
+from dispatcher.contract.redaction import MASK, in_text, recipient
 
 _PERSONAL: Final = frozenset({"identityMap", "channelContext"})
 """Members of a payload in which every text tells of a person."""

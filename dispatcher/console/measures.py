@@ -1,10 +1,10 @@
-"""The console's own metrics, in the style of `dispatcher.metrics`: no person, organisation or address is a label."""
+"""The console's own metrics, labelled with no person, organisation or address."""
 
 from typing import Final
 
 from prometheus_client import Counter, Histogram
 
-from dispatcher import metrics
+from dispatcher.telemetry import metrics
 
 REQUESTS = Counter(
     "dispatcher_console_requests", "Requests answered, by the route's template.", ["route", "method", "status"]

@@ -16,11 +16,11 @@ import structlog
 from pydantic import JsonValue
 
 from dispatcher.auth.public_keys import base64url
-from dispatcher.console.facts import Person
+from dispatcher.config.settings import OidcSettings
 from dispatcher.console.issuer import Issuer, IssuerUnavailable
+from dispatcher.console.model import Person
 from dispatcher.console.sessions import Handshake
 from dispatcher.errors import DispatcherError
-from dispatcher.settings import OidcSettings
 from dispatcher.stores.sql.records import Role
 
 ALGORITHMS: Final = frozenset(

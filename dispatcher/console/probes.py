@@ -8,12 +8,12 @@ import orjson
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from dispatcher.console.parts import Parts
-from dispatcher.console.problems import Refusal
+from dispatcher.console.api_errors import ApiError
+from dispatcher.console.services import Services
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import StoreUnavailable
 from dispatcher.health import Check, told_of
 from dispatcher.stores.sql.records import WebhookQuery
-from dispatcher.webhooks import TenantKey
 
 KEYS_CACHED_S: Final = 300
 """Receivers may keep our keys for so long."""
@@ -28,7 +28,7 @@ def keys_path(tenant: TenantKey) -> str:
 class Probes:
     """The handlers. Nothing here holds a secret or a name."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Services) -> None:
         self._parts = parts
         self.is_draining = False
 
@@ -66,7 +66,7 @@ class Probes:
 
     async def _no_keys(self, _request: web.Request) -> web.Response:
         where = keys_path(TenantKey("ORGANISATION", "SANDBOX"))
-        raise Refusal(404, "not_found", f"Each tenant has a document of its own keys: {where}")
+        raise ApiError(404, "not_found", f"Each tenant has a document of its own keys: {where}")
 
     async def _keys(self, request: web.Request) -> web.Response:
         tenant = TenantKey(request.match_info["org"], request.match_info["sandbox"])

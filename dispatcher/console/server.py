@@ -14,18 +14,18 @@ from typing import Final, Self
 import structlog
 from aiohttp import web
 
-from dispatcher import metrics
+from dispatcher.config.settings import ConsoleSettings
 from dispatcher.console import api, measures, pages
 from dispatcher.console.access import Access
-from dispatcher.console.answers import SecurityHeaders, answer_errors, observe
+from dispatcher.console.login import SigningIn
+from dispatcher.console.login_throttle import Throttle
+from dispatcher.console.middleware import SecurityHeaders, answer_errors, observe
 from dispatcher.console.oidc import Oidc
-from dispatcher.console.parts import Parts
 from dispatcher.console.probes import Probes
+from dispatcher.console.services import Services
 from dispatcher.console.sessions import Sessions
-from dispatcher.console.signing_in import SigningIn
-from dispatcher.console.throttle import Throttle
 from dispatcher.errors import DispatcherError
-from dispatcher.settings import ConsoleSettings
+from dispatcher.telemetry import metrics
 
 MAX_BODY: Final = 2 * 1024 * 1024
 """Bytes of a request: a draft of 1 MiB and its secrets."""
@@ -36,7 +36,7 @@ log = structlog.get_logger(__name__)
 class ConsoleServer:
     """The server. Enter to start it; leaving waits for the requests under way."""
 
-    def __init__(self, parts: Parts, add_pages: Callable[[web.Application, Parts], None] = pages.add_to) -> None:
+    def __init__(self, parts: Services, add_pages: Callable[[web.Application, Services], None] = pages.add_to) -> None:
         """Make ready.
 
         Args:

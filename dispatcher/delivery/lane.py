@@ -12,16 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from dispatcher import metrics
+from dispatcher.config.settings import DeliverySettings
+from dispatcher.contract.outcomes import ParkReason
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.breaker import Breaker, BreakerState
 from dispatcher.delivery.concurrency import AdaptiveLimit
-from dispatcher.delivery.evidence import Evidence, TenantState
+from dispatcher.delivery.endpoint_health import EndpointHealth, TenantState
+from dispatcher.delivery.permits import LaneRefusal, Permit, Permits, Priority, Waiter
 from dispatcher.delivery.rate import TokenBucket
-from dispatcher.delivery.slots import Kind, Refusal, Slot, Slots, Waiter
 from dispatcher.delivery.verdicts import Judgement
-from dispatcher.outcomes import ParkReason
-from dispatcher.settings import DeliverySettings
-from dispatcher.webhooks import TenantKey
+from dispatcher.telemetry import metrics
 
 IDLE_S = 60.0
 """A lane that nothing happened in for so long, and that remembers nothing bad, is freed."""
@@ -32,7 +32,7 @@ class Sharing(Protocol):
     """What a lane asks of all lanes together, and tells them: `Lanes`."""
 
     settings: DeliverySettings
-    slots: Slots
+    permits: Permits
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop: ...
@@ -41,23 +41,23 @@ class Sharing(Protocol):
     @property
     def is_others_turn(self) -> bool: ...
     def is_crowded_by(self, lane: "Lane") -> bool: ...
-    def took(self, kind: Kind) -> None: ...
-    def gave_back(self, kind: Kind) -> None: ...
+    def took(self, priority: Priority) -> None: ...
+    def gave_back(self, priority: Priority) -> None: ...
     def enqueue(self, lane: "Lane") -> None: ...
     def tick_later(self) -> None: ...
 
 
 @dataclass(slots=True)
 class _WaitingTask:
-    future: "asyncio.Future[Slot | Refusal]"
-    kind: Kind
+    future: "asyncio.Future[Permit | LaneRefusal]"
+    priority: Priority
     since: float
 
     @property
     def is_over(self) -> bool:
         return self.future.done()
 
-    def decide(self, entry: Slot | Refusal) -> None:
+    def decide(self, entry: Permit | LaneRefusal) -> None:
         self.future.set_result(entry)
 
 
@@ -65,15 +65,31 @@ class Lane:
     """One tenant's queue and everything that is known of its endpoint."""
 
     __slots__ = (
-        "_lanes", "_new", "_retries", "_revision", "_since_retry", "_slots", "_timer", "breaker", "disabled_revision",
-        "evidence", "held_until", "in_flight", "last_active", "limit", "queued", "rate", "suspended", "tenant",
+        "_lanes",
+        "_new",
+        "_permits",
+        "_retries",
+        "_revision",
+        "_since_retry",
+        "_timer",
+        "breaker",
+        "disabled_revision",
+        "evidence",
+        "held_until",
+        "in_flight",
+        "last_active",
+        "limit",
+        "queued",
+        "rate",
+        "suspended",
+        "tenant",
     )  # fmt: skip
 
     def __init__(self, tenant: TenantKey, lanes: Sharing, settings: DeliverySettings) -> None:
         self.tenant = tenant
         self.limit = AdaptiveLimit(limit=float(min(settings.lane_start, settings.lane_max)), most=settings.lane_max)
         self.breaker = Breaker()
-        self.evidence = Evidence()
+        self.evidence = EndpointHealth()
         self.rate: TokenBucket | None = None
         self.in_flight = 0
         self.held_until = 0.0
@@ -86,7 +102,7 @@ class Lane:
         self._revision: str | None = None
         """Of the webhook that was used last."""
         self._lanes = lanes
-        self._slots = lanes.slots
+        self._permits = lanes.permits
         self._new: deque[Waiter] = deque()
         self._retries: deque[Waiter] = deque()
         self._since_retry = 0
@@ -104,7 +120,7 @@ class Lane:
         return len(self._new) + len(self._retries)
 
     @property
-    def wants_slot(self) -> bool:
+    def wants_permit(self) -> bool:
         """Somebody waits, and the endpoint bears one more request."""
         return bool(self._new or self._retries) and self.in_flight < self.limit.now
 
@@ -113,70 +129,70 @@ class Lane:
         """As many requests are under way as the endpoint bears: the end of one brings the lane's next turn."""
         return self.in_flight >= self.limit.now
 
-    async def enter(self, kind: Kind) -> Slot | Refusal:
+    async def acquire(self, priority: Priority) -> Permit | LaneRefusal:
         """A slot, once it is this event's turn, or the reason why it should be parked."""
-        return self.try_enter(kind) or await self.wait(kind)
+        return self.try_enter(priority) or await self.wait(priority)
 
-    async def wait(self, kind: Kind) -> Slot | Refusal:
+    async def wait(self, priority: Priority) -> Permit | LaneRefusal:
         """`enter`, where `try_enter` has just said that the event has to wait."""
-        waiter = _WaitingTask(self._lanes.loop.create_future(), kind, self._lanes.now())
+        waiter = _WaitingTask(self._lanes.loop.create_future(), priority, self._lanes.now())
         self.queue(waiter)
         try:
             return await waiter.future
         except asyncio.CancelledError:
-            if waiter.future.done() and not waiter.future.cancelled() and isinstance(waiter.future.result(), Slot):
-                self.abandon(waiter.future.result())  # type: ignore[arg-type]  # just checked
+            if waiter.future.done() and not waiter.future.cancelled() and isinstance(waiter.future.result(), Permit):
+                self.cancel(waiter.future.result())  # type: ignore[arg-type]  # just checked
             raise
 
     def queue(self, waiter: Waiter) -> None:
         """Let somebody wait, where `try_enter` has just said that he has to."""
-        (self._new if waiter.kind is Kind.NEW else self._retries).append(waiter)
+        (self._new if waiter.priority is Priority.NEW else self._retries).append(waiter)
         if self.is_at_limit:
             self._lanes.tick_later()
         else:
             self._lanes.enqueue(self)
 
-    def try_enter(self, kind: Kind) -> Slot | Refusal | None:
+    def try_enter(self, priority: Priority) -> Permit | LaneRefusal | None:
         """A slot or a refusal where that is decided at once, None where the event would have to wait."""
         lanes = self._lanes
         now = self.last_active = lanes.now()
-        if self._is_hindered(now):
+        if self._is_blocked(now):
             refusal = self._standing_refusal(now)
             if refusal is not None:
                 return refusal
         if self._new or self._retries:
-            if kind is Kind.NEW and lanes.is_crowded_by(self):
-                return Refusal(ParkReason.LANE_FULL, 0.0)
+            if priority is Priority.NEW and lanes.is_crowded_by(self):
+                return LaneRefusal(ParkReason.LANE_FULL, 0.0)
             return None
-        if kind is Kind.NEW and lanes.is_others_turn:
+        if priority is Priority.NEW and lanes.is_others_turn:
             return None
-        return self._begin(kind, now) if self._may_send(kind, now) else None
+        return self._begin(priority, now) if self._can_send(priority, now) else None
 
-    def leave(self, slot: Slot, judgement: Judgement, hold_s: float | None = None) -> None:
+    def release(self, permit: Permit, judgement: Judgement, hold_s: float | None = None) -> None:
         """Give the slot back, with what was learnt. `hold_s`: seconds that the endpoint asked to be left alone."""
         now = self.last_active = self._lanes.now()
         if judgement.throttled:
-            self.limit.overloaded(slot.began_at, now)
+            self.limit.overloaded(permit.began_at, now)
         elif not judgement.failing:
-            self.limit.succeeded(now - slot.began_at, was_full=slot.was_full)
+            self.limit.succeeded(now - permit.began_at, was_full=permit.was_full)
         if hold_s is not None:
             self.held_until = max(self.held_until, now + hold_s)
-        self._learn(now, judgement, slot)
-        self._release(slot)
+        self._learn(now, judgement, permit)
+        self._release(permit)
 
-    def abandon(self, slot: Slot) -> None:
+    def cancel(self, permit: Permit) -> None:
         """Give the slot back with nothing learnt: cancelled, or not used."""
-        self.breaker.abandoned(probe=slot.probe)
-        self._release(slot)
+        self.breaker.abandoned(probe=permit.probe)
+        self._release(permit)
 
     def suspend(self, revision: str) -> None:
         """The endpoint wants no more, until the webhook has another revision."""
         if self._revision not in (None, revision):
             return  # it has one already: this was the answer to a request of before
         self.suspended = revision
-        self._refuse_all(Refusal(ParkReason.SUSPENDED, self._lanes.settings.lane_max_wait))
+        self._refuse_all(LaneRefusal(ParkReason.SUSPENDED, self._lanes.settings.lane_max_wait))
 
-    def meet(self, revision: str, per_second: float | None) -> None:
+    def apply_webhook(self, revision: str, per_second: float | None) -> None:
         """A webhook of this revision is about to be used: an edit lifts what held its predecessor."""
         if self._revision not in (None, revision):
             self.enable()
@@ -190,7 +206,7 @@ class Lane:
 
     def enable(self) -> None:
         """Forget the bad evidence: by hand, or because the webhook was edited."""
-        self.evidence = Evidence()
+        self.evidence = EndpointHealth()
         self.breaker = Breaker()
         self.disabled_revision = None
         self.suspended = None
@@ -213,11 +229,11 @@ class Lane:
     def grant_next(self, now: float) -> bool:
         """Give a slot to the next waiter; False where nobody can have one now."""
         waiters = self._next_queue()
-        if waiters is None or not self._may_send(waiters[0].kind, now):
+        if waiters is None or not self._can_send(waiters[0].priority, now):
             return False
         waiter = waiters.popleft()
-        self._since_retry = 0 if waiter.kind is Kind.RETRY else self._since_retry + 1
-        waiter.decide(self._begin(waiter.kind, now))
+        self._since_retry = 0 if waiter.priority is Priority.RETRY else self._since_retry + 1
+        waiter.decide(self._begin(waiter.priority, now))
         return True
 
     def refuse_if_needed(self, now: float) -> None:
@@ -228,16 +244,16 @@ class Lane:
 
     def refuse_stale(self, now: float) -> None:
         """Park those whom this lane, not the process, has let wait too long."""
-        if self._slots.is_full and self.in_flight < self._slots.fair_share:
+        if self._permits.is_full and self.in_flight < self._permits.fair_share:
             return  # it is the others' turn: the process is busy all over
-        if self._slots.is_busy and not self.is_at_limit and self._is_let(now):
+        if self._permits.is_busy and not self.is_at_limit and self._is_ready(now):
             return  # so is the core
         longest = self._lanes.settings.lane_max_wait
         for queue in (self._new, self._retries):
             while queue and (queue[0].is_over or now - queue[0].since > longest):
                 waiter = queue.popleft()
                 if not waiter.is_over:
-                    waiter.decide(Refusal(ParkReason.LANE_FULL, 0.0))
+                    waiter.decide(LaneRefusal(ParkReason.LANE_FULL, 0.0))
 
     def sleep_until_ready(self, now: float) -> None:
         """Wake the lane when its hold or its rate limit lets the next request pass."""
@@ -249,21 +265,21 @@ class Lane:
         self._timer = None
         self._lanes.enqueue(self)
 
-    def _begin(self, kind: Kind, now: float) -> Slot:
+    def _begin(self, priority: Priority, now: float) -> Permit:
         held = self.in_flight = self.in_flight + 1
         probe = self.breaker.state is not BreakerState.CLOSED and self.breaker.began()
         if self.rate is not None:
             self.rate.take(now)
-        self._lanes.took(kind)
-        return Slot(kind, now, held >= self.limit.now, probe)
+        self._lanes.took(priority)
+        return Permit(priority, now, held >= self.limit.now, probe)
 
-    def _release(self, slot: Slot) -> None:
+    def _release(self, permit: Permit) -> None:
         self.in_flight -= 1
-        self._lanes.gave_back(slot.kind)
+        self._lanes.gave_back(permit.priority)
         if self._new or self._retries:
             self._lanes.enqueue(self)
 
-    def _is_hindered(self, now: float) -> bool:
+    def _is_blocked(self, now: float) -> bool:
         """Something stands in the way of sending; nearly never, and then it is worth looking what."""
         return (
             self.breaker.state is not BreakerState.CLOSED
@@ -272,11 +288,11 @@ class Lane:
             or self.disabled_revision is not None
         )
 
-    def _may_send(self, kind: Kind, now: float) -> bool:
+    def _can_send(self, priority: Priority, now: float) -> bool:
         held = self.in_flight
-        return held < self.limit.now and self._slots.may_take(kind, held) and self._is_let(now)
+        return held < self.limit.now and self._permits.may_take(priority, held) and self._is_ready(now)
 
-    def _is_let(self, now: float) -> bool:
+    def _is_ready(self, now: float) -> bool:
         """Neither the endpoint's wish, its breaker nor its rate limit stands in the way."""
         return (
             self.held_until <= now
@@ -289,37 +305,37 @@ class Lane:
             self._new.popleft()  # cancelled while it waited
         while self._retries and self._retries[0].is_over:
             self._retries.popleft()
-        retries = self._retries if self._retries and self._slots.has_free(Kind.RETRY) else None
+        retries = self._retries if self._retries and self._permits.has_free(Priority.RETRY) else None
         if not self._new:
             return retries
         return retries if retries and self._since_retry >= _RETRY_TURN - 1 else self._new
 
-    def _standing_refusal(self, now: float) -> Refusal | None:
+    def _standing_refusal(self, now: float) -> LaneRefusal | None:
         """Why nobody may enter for now, however short the queue."""
         wait = self._lanes.settings.lane_max_wait
         if self.suspended is not None:
-            return Refusal(ParkReason.SUSPENDED, wait)
+            return LaneRefusal(ParkReason.SUSPENDED, wait)
         if self.disabled_revision is not None:
-            return Refusal(ParkReason.TENANT_DISABLED, wait)
+            return LaneRefusal(ParkReason.TENANT_DISABLED, wait)
         if not self.breaker.admits(now):
-            return Refusal(ParkReason.BREAKER_OPEN, self.breaker.retry_in_s(now))
+            return LaneRefusal(ParkReason.BREAKER_OPEN, self.breaker.retry_in_s(now))
         if self.held_until - now > wait:
-            return Refusal(ParkReason.HELD, self.held_until - now)
+            return LaneRefusal(ParkReason.HELD, self.held_until - now)
         return None
 
-    def _learn(self, now: float, judgement: Judgement, slot: Slot) -> None:
+    def _learn(self, now: float, judgement: Judgement, permit: Permit) -> None:
         failed, evidence = judgement.failing, self.evidence
-        changed = self.breaker.record(now, failed=failed, connect_failure=judgement.connect_failure, probe=slot.probe)
+        changed = self.breaker.record(now, failed=failed, connect_failure=judgement.connect_failure, probe=permit.probe)
         if changed is not None:
             metrics.BREAKER_TRANSITIONS.labels(changed.value).inc()
             if changed is BreakerState.CLOSED:
                 self.limit.ramp()
         if failed or evidence.failing_since is not None:  # else it has nothing to learn
             evidence.record(now, failed=failed)
-        if (self._new or self._retries) and self._is_hindered(now):
+        if (self._new or self._retries) and self._is_blocked(now):
             self.refuse_if_needed(now)
 
-    def _refuse_all(self, refusal: Refusal) -> None:
+    def _refuse_all(self, refusal: LaneRefusal) -> None:
         for queue in (self._new, self._retries):
             while queue:
                 waiter = queue.popleft()

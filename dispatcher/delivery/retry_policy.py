@@ -7,7 +7,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Self
 
-from dispatcher.settings import RetrySettings
+from dispatcher.config.settings import RetrySettings
 
 SOON_BASE_S = 0.5
 JITTER = 0.2
@@ -29,7 +29,7 @@ class RetryPolicy:
     def of(cls, settings: RetrySettings) -> Self:
         return cls(settings.tiers, settings.max_age, settings.soon_attempts, settings.soon_within)
 
-    def soon_wait_s(self, tried: int, *, at_once: bool, jitter: float) -> float:
+    def soon_wait_s(self, result: int, *, at_once: bool, jitter: float) -> float:
         """Seconds before the next quick try: exponential with full jitter.
 
         Args:
@@ -37,9 +37,9 @@ class RetryPolicy:
             at_once: the last one ended in a reset of a reused connection; the first quick try then has no wait.
             jitter: 0 to 1.
         """
-        if at_once and tried == 0:
+        if at_once and result == 0:
             return 0.0
-        return float(min(self.soon_within_s / 2, SOON_BASE_S * 2**tried) * jitter)
+        return float(min(self.soon_within_s / 2, SOON_BASE_S * 2**result) * jitter)
 
     def tier(self, parks: int, at_least_s: float = 0.0) -> int:
         """Index of the tier for an event that was parked so many times.

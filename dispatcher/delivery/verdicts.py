@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import assert_never
 
-from dispatcher.outcomes import Attempt, DeadReason, FailureReason
+from dispatcher.contract.outcomes import Attempt, DeadReason, FailureReason
 
 
 class Verdict(Enum):
     """What is done with the event after an attempt."""
 
     DELIVERED = auto()
-    AGAIN_SOON = auto()
+    RETRY_SOON = auto()
     """Quick tries first, then the tiers."""
-    AGAIN_LATER = auto()
+    RETRY_LATER = auto()
     """In the tiers only: a mistake in set-up that someone will mend."""
-    SUSPEND = auto()
+    DISABLE_ENDPOINT = auto()
     """Park, and send nothing more until the webhook is edited."""
     DEAD = auto()
     """Never again: another try would get the same answer."""
@@ -51,20 +51,20 @@ class Judgement:
 
 DELIVERED = Judgement(Verdict.DELIVERED)
 _DELIVERED_AS_THE_LAST = Judgement(Verdict.DELIVERED, suspends=True)
-_SOON = Judgement(Verdict.AGAIN_SOON, failing=True)
-_SOON_THROTTLED = Judgement(Verdict.AGAIN_SOON, failing=True, throttled=True)
-_UNREACHABLE = Judgement(Verdict.AGAIN_SOON, failing=True, connect_failure=True)
-_LATER = Judgement(Verdict.AGAIN_LATER, failing=True)
-_NOT_THE_TENANTS_FAULT = Judgement(Verdict.AGAIN_SOON, tells_of_endpoint=False)
-_SUSPEND = Judgement(Verdict.SUSPEND, suspends=True)
+_SOON = Judgement(Verdict.RETRY_SOON, failing=True)
+_SOON_THROTTLED = Judgement(Verdict.RETRY_SOON, failing=True, throttled=True)
+_UNREACHABLE = Judgement(Verdict.RETRY_SOON, failing=True, connect_failure=True)
+_LATER = Judgement(Verdict.RETRY_LATER, failing=True)
+_NOT_THE_TENANTS_FAULT = Judgement(Verdict.RETRY_SOON, tells_of_endpoint=False)
+_SUSPEND = Judgement(Verdict.DISABLE_ENDPOINT, suspends=True)
 _REJECTED = Judgement(Verdict.DEAD, DeadReason.REJECTED)
 _REDIRECTED = Judgement(Verdict.DEAD, DeadReason.REDIRECTED)
 _ABORTED = Judgement(Verdict.DEAD, DeadReason.ABORTED)
 _DENIED = Judgement(Verdict.DEAD, DeadReason.EGRESS_DENIED, tells_of_endpoint=False)
 
-AGAIN_SOON = frozenset({408, 409, 423, 425, 429})
+RETRY_SOON = frozenset({408, 409, 423, 425, 429})
 """4xx that pass by themselves; every 5xx but 501 and 505 does too."""
-AGAIN_LATER = frozenset({401, 403, 404})
+RETRY_LATER = frozenset({401, 403, 404})
 NEVER_AGAIN = frozenset({501, 505})
 GONE = 410
 _THROTTLING = frozenset({429, 503})
@@ -106,9 +106,9 @@ def _judge_answer(status: int, wish: str) -> Judgement:
         return _SUSPEND
     if wish == "abort-message":
         return _ABORTED
-    if status in AGAIN_LATER:
+    if status in RETRY_LATER:
         return _LATER
-    if status in AGAIN_SOON or (status >= 500 and status not in NEVER_AGAIN):
+    if status in RETRY_SOON or (status >= 500 and status not in NEVER_AGAIN):
         return _SOON_THROTTLED if status in _THROTTLING else _SOON
     return _REDIRECTED if 300 <= status < 400 else _REJECTED
 

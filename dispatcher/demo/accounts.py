@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from dispatcher.contract.outcomes import DeadReason
 from dispatcher.demo.planning import Planned
-from dispatcher.outcomes import DeadReason
 
 _OURS = (DeadReason.UNREADABLE, DeadReason.INTERNAL)
 """Reasons that a good event must not die of, whatever its endpoint does."""

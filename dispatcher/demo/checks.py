@@ -28,7 +28,7 @@ _FEEDBACK_KEYS: Final = ("feedbackStatus", "offers", "messageExclusion", "messag
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class ReceiverRefusal:
     """A broken rule and the status that it is answered with."""
 
     reason: str
@@ -38,7 +38,7 @@ class Refusal:
 class Check(Protocol):
     """One rule."""
 
-    def refusal(self, arrival: Arrival) -> Refusal | None: ...
+    def refusal(self, arrival: Arrival) -> ReceiverRefusal | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +49,9 @@ class DeliveryCheck:
     statuses: frozenset[str]
     channels: frozenset[str]
 
-    def refusal(self, arrival: Arrival) -> Refusal | None:
+    def refusal(self, arrival: Arrival) -> ReceiverRefusal | None:
         reason = self._headers(arrival) or self._payload(arrival.body)
-        return None if reason is None else Refusal(reason)
+        return None if reason is None else ReceiverRefusal(reason)
 
     def _headers(self, arrival: Arrival) -> str | None:
         headers = arrival.headers
@@ -89,10 +89,10 @@ class HeaderCheck:
 
     wanted: Mapping[str, str]
 
-    def refusal(self, arrival: Arrival) -> Refusal | None:
+    def refusal(self, arrival: Arrival) -> ReceiverRefusal | None:
         for name, value in self.wanted.items():
             if arrival.headers.get(name) != value:
-                return Refusal(f"header parameter {name} is missing or another")
+                return ReceiverRefusal(f"header parameter {name} is missing or another")
         return None
 
 
@@ -107,10 +107,10 @@ class JwtCheck:
     kid: str | None = None
     claims: Mapping[str, object] = field(default_factory=dict)
 
-    def refusal(self, arrival: Arrival) -> Refusal | None:
+    def refusal(self, arrival: Arrival) -> ReceiverRefusal | None:
         scheme, _, token = arrival.headers.get("authorization", "").partition(" ")
         if scheme != "Bearer":
-            return Refusal("no bearer token", 401)
+            return ReceiverRefusal("no bearer token", 401)
         try:
             found = jwt.decode_complete(
                 token,
@@ -121,11 +121,11 @@ class JwtCheck:
                 options={"require": ["exp", "iat", "iss", "aud"]},
             )
         except jwt.InvalidTokenError as error:
-            return Refusal(f"the token does not verify: {error}", 401)
+            return ReceiverRefusal(f"the token does not verify: {error}", 401)
         if self.kid is not None and found["header"].get("kid") != self.kid:
-            return Refusal("the token names another key", 401)
+            return ReceiverRefusal("the token names another key", 401)
         wrong = [name for name, value in self.claims.items() if found["payload"].get(name) != value]
-        return Refusal(f"claims missing or other: {', '.join(wrong)}", 401) if wrong else None
+        return ReceiverRefusal(f"claims missing or other: {', '.join(wrong)}", 401) if wrong else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ class SignatureCheck:
 
     secrets: tuple[str, ...]
 
-    def refusal(self, arrival: Arrival) -> Refusal | None:
+    def refusal(self, arrival: Arrival) -> ReceiverRefusal | None:
         timestamp = arrival.headers.get("webhook-timestamp", "")
         message = f"{arrival.webhook_id}.{timestamp}.".encode() + arrival.body
         given = arrival.headers.get("webhook-signature", "").split(" ")
@@ -143,7 +143,7 @@ class SignatureCheck:
             signature = base64.b64encode(hmac.new(key, message, hashlib.sha256).digest()).decode()
             if any(hmac.compare_digest(f"v1,{signature}", one) for one in given):
                 return None
-        return Refusal("no signature fits", 401)
+        return ReceiverRefusal("no signature fits", 401)
 
 
 def _seconds(text: str) -> float:

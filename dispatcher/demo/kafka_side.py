@@ -8,10 +8,10 @@ from pathlib import Path
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from dispatcher.config.loader import load_settings
+from dispatcher.contract.records import PREFIX
 from dispatcher.demo.planning import Planned
 from dispatcher.kafka.topics import create_topics, dead_letter_topic
-from dispatcher.records import PREFIX
-from dispatcher.settings_loader import load_settings
 
 PARTITIONS = 4
 

@@ -7,11 +7,11 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from dispatcher.contract.events import webhook_id
+from dispatcher.contract.outcomes import SkipReason
+from dispatcher.contract.records import Origin
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.demo.events import CAMPAIGN, FEEDBACK, Spelling, make_event, malformed_records
-from dispatcher.events import webhook_id
-from dispatcher.outcomes import SkipReason
-from dispatcher.records import Origin
-from dispatcher.webhooks import TenantKey
 
 SANDBOX = "prod"
 SMS_ONLY = "northwind"

@@ -14,13 +14,13 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.demo.behaviours import Always, Answer
 from dispatcher.demo.checks import Check, DeliveryCheck, HeaderCheck, JwtCheck, SignatureCheck
 from dispatcher.demo.ledger import Arrival
 from dispatcher.demo.planning import SANDBOX, SMS_ONLY, WANTED
 from dispatcher.demo.receiver import Endpoint
 from dispatcher.stores.sql.encryption import new_key
-from dispatcher.webhooks import TenantKey
 
 TOPIC = "delivery-events"
 MAX_AGE_S = 8

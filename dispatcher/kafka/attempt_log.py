@@ -14,14 +14,14 @@ from typing import Final
 
 import orjson
 
-from dispatcher import metrics
-from dispatcher.delivery.parcels import Parcel
+from dispatcher.contract.outcomes import Attempt
+from dispatcher.contract.redaction import in_text
+from dispatcher.delivery.pending_delivery import PendingDelivery
 from dispatcher.delivery.verdicts import Judgement, Verdict, reason_of
 from dispatcher.errors import NotWritten
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.topics import attempts_topic
-from dispatcher.outcomes import Attempt
-from dispatcher.personal import in_text
+from dispatcher.telemetry import metrics
 
 MOST_WAITING = 10_000
 KEEP_ANSWER: Final = 2048
@@ -41,25 +41,25 @@ class AttemptTopic:
         self._clock = clock
         self._waiting: asyncio.Queue[tuple[bytes, bytes]] = asyncio.Queue(MOST_WAITING)
 
-    def record(self, parcel: Parcel, number: int, attempt: Attempt, judgement: Judgement) -> None:
+    def record(self, pending: PendingDelivery, number: int, attempt: Attempt, judgement: Judgement) -> None:
         """Note one attempt; returns at once."""
         try:
-            self._waiting.put_nowait((str(parcel.tenant).encode(), self._encoded(parcel, number, attempt, judgement)))
+            self._waiting.put_nowait((str(pending.tenant).encode(), self._encoded(pending, number, attempt, judgement)))
         except asyncio.QueueFull:
             metrics.ATTEMPT_LOG_DROPPED.inc()
 
-    def _encoded(self, parcel: Parcel, number: int, attempt: Attempt, judgement: Judgement) -> bytes:
-        config = parcel.webhook.config
-        origin = parcel.origin
+    def _encoded(self, pending: PendingDelivery, number: int, attempt: Attempt, judgement: Judgement) -> bytes:
+        config = pending.webhook.config
+        origin = pending.origin
         told = attempt.body and judgement.verdict is not Verdict.DELIVERED  # kept only where that is wanted
         return orjson.dumps(
             {
                 "at": round(self._clock(), 3),
                 "org": config.org,
                 "sandbox": config.sandbox,
-                "webhookId": parcel.webhook_id,
-                "messageStatus": parcel.status,
-                "channel": parcel.channel,
+                "webhookId": pending.webhook_id,
+                "messageStatus": pending.status,
+                "channel": pending.channel,
                 "attempt": number,
                 "status": attempt.status,
                 "reason": reason_of(attempt),

@@ -10,13 +10,13 @@ import structlog
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from dispatcher.kafka import closed_connections
-from dispatcher.settings import KafkaSettings
+from dispatcher.config.settings import KafkaSettings
+from dispatcher.kafka import aiokafka_patches
 from dispatcher.tasks import Answer
 
 log = structlog.get_logger(__name__)
 
-closed_connections.mend()  # before there is any client
+aiokafka_patches.mend()  # before there is any client
 
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 15.0

@@ -1,9 +1,9 @@
-"""Reads a topic and sees each record through to its outcome; commits what is finished, and only that.
+"""Reads a topic, processes each record to its outcome, and commits only what is finished.
 
-Each record is a `Work`, owned here: begun by `express` where there is one, else, and where that gives it back, by a
-task of its own. The work of a partition carries its `Claim`, which ends with the assignment: nothing is committed for
-a partition that isn't ours. Stop order: claim ended, records that nobody outside has seen yet are let go, those under
-way get time to finish, the position is committed, the group is left.
+Each record is an `InFlightRecord`. The fast path processes it without a task if nothing has to be awaited; otherwise,
+or if the fast path falls back, the record gets a task of its own. The records of a partition carry the assignment's
+`AssignmentEpoch`: once it has ended, nothing of that partition is committed. Stop order: end the epoch, cancel records
+that have had no visible effect yet, give the others time to finish, commit the position, leave the group.
 """
 
 import asyncio
@@ -19,23 +19,23 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import ConsumerRecord
 
-from dispatcher import metrics
-from dispatcher.delivery.flights import Flight
-from dispatcher.delivery.parcels import Tried
+from dispatcher.config.settings import KafkaSettings
+from dispatcher.contract.outcomes import Outcome
+from dispatcher.contract.records import ProcessingAttempt, Record
+from dispatcher.delivery.direct_attempt import DirectAttempt
+from dispatcher.delivery.pending_delivery import AttemptResult
 from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StoreUnavailable
-from dispatcher.kafka.committed import Committed
+from dispatcher.kafka.committed_offsets import Committed
 from dispatcher.kafka.connection import stopped, until_answered
 from dispatcher.kafka.membership import Assignments, join
 from dispatcher.kafka.offset_tracker import OffsetTracker, Run
-from dispatcher.kafka.partition import Budget, Partition, Work
-from dispatcher.outcomes import Outcome
-from dispatcher.records import Record, Turn
-from dispatcher.settings import KafkaSettings
+from dispatcher.kafka.partition import InFlightRecord, Partition, ReadAheadLimit
 from dispatcher.tasks import set_within, unless
+from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
 
-Process = Callable[[Record, Turn], Awaitable[Outcome]]
+Process = Callable[[Record, ProcessingAttempt], Awaitable[Outcome]]
 Connect = Callable[[Assignments], Coroutine[object, object, "AIOKafkaConsumer[bytes, bytes]"]]
 """Joins the group and gives the started client, which tells of assignments."""
 DueIn = Callable[[Record, float], float]
@@ -58,13 +58,15 @@ LONGEST_REPEAT_S = 30.0
 
 
 class Shortcut(Protocol):
-    """Begins records without a task: `express`."""
+    """Begins records without a task: `fast_path`."""
 
-    def begin(self, record: Record, turn: Turn, owner: Work, /) -> Flight | None:
+    def begin(self, record: Record, processing: ProcessingAttempt, owner: InFlightRecord, /) -> DirectAttempt | None:
         """See to a record as far as that goes without waiting; the flight that is under way then, if any is."""
         ...
 
-    def go_on(self, record: Record, turn: Turn, begun: Tried, /) -> Awaitable[Outcome]:
+    def go_on(
+        self, record: Record, processing: ProcessingAttempt, first_result: AttemptResult, /
+    ) -> Awaitable[Outcome]:
         """`process` for a record whose first attempt was made."""
         ...
 
@@ -86,27 +88,27 @@ class Consumer:
         topics: Sequence[str],
         group_id: str,
         process: Process,
-        budget: Budget,
+        read_ahead: ReadAheadLimit,
         drain_timeout_s: float,
         due_in_s: DueIn | None = None,
-        express: Shortcut | None = None,
+        fast_path: Shortcut | None = None,
         connect: Connect | None = None,
         committed: CommittedOffsets | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`due_in_s`: where records have to wait, how long; None where they never do.
 
-        `express` begins what needs no task; None where everything does.
+        `fast_path` begins what needs no task; None where everything does.
         `connect` and `committed` stand in for aiokafka's consumer and admin client, `clock` for unix time.
         """
         self._settings = settings
         self._topics = tuple(topics)
         self.group_id = group_id
         self._process = process
-        self._budget = budget
+        self._read_ahead = read_ahead
         self._drain_timeout_s = drain_timeout_s
         self._due_in_s = due_in_s
-        self._express = express
+        self._fast_path = fast_path
         self._consumer: AIOKafkaConsumer[bytes, bytes] | None = None
         reset = settings.auto_offset_reset if due_in_s is None else "earliest"
         self._connect = connect or partial(join, settings, self._topics, group_id, auto_offset_reset=reset)
@@ -140,7 +142,7 @@ class Consumer:
     @property
     def unfinished(self) -> int:
         """Records begun and not finished."""
-        return sum(len(partition.works) for partition in self._partitions.values())
+        return sum(len(partition.in_flight) for partition in self._partitions.values())
 
     async def run(self) -> None:
         """Read until `stop`, then drain, commit and leave the group.
@@ -178,7 +180,7 @@ class Consumer:
         log.info("partitions assigned", group=self.group_id, partitions=[_name(one.tp) for one in partitions])
         known = await self._committed.read([one.tp for one in partitions])
         for partition in partitions:
-            if partition.restored or not partition.claim.active:
+            if partition.restored or not partition.epoch.active:
                 continue
             state = known.get(partition.tp)
             if state is not None:
@@ -250,26 +252,26 @@ class Consumer:
     def _feed(self) -> None:
         """Begin records, a few of each partition by turns, while there is room for them."""
         self._feeding = False
-        begun = 0
+        first_result = 0
         for _ in range(len(self._buffered)):
             partition = self._buffered.popleft()
             for _ in range(self._room(partition)):
-                if self._budget.is_full:
+                if self._read_ahead.is_full:
                     break
                 self._begin(partition, partition.buffer.popleft())
-                begun += 1
-            if partition.buffer and partition.claim.active:
+                first_result += 1
+            if partition.buffer and partition.epoch.active:
                 self._buffered.append(partition)
             else:
                 self._wake.set()
-            if begun >= BEGUN_AT_ONCE:
+            if first_result >= BEGUN_AT_ONCE:
                 break
-        if begun and self._buffered:
+        if first_result and self._buffered:
             self._schedule_feed()
 
     def _room(self, partition: Partition) -> int:
         """How many of the partition's records may be begun now, a few at a time."""
-        if not partition.buffer or not partition.restored or not partition.claim.active:
+        if not partition.buffer or not partition.restored or not partition.epoch.active:
             return 0
         tracker, window = partition.tracker, self._settings.partition_window
         most = min(window - tracker.unfinished, 10 * window - tracker.span, len(partition.buffer), AT_A_TURN)
@@ -300,22 +302,22 @@ class Consumer:
             tracker.finish(record.offset)
             metrics.EVENTS_RESUMED.inc()
             return
-        work = partition.works[record.offset] = Work(self, partition, record)
-        self._budget.begin(work.size)
-        if self._express is None:
-            self.full_way(work, None)
+        item = partition.in_flight[record.offset] = InFlightRecord(self, partition, record)
+        self._read_ahead.begin(item.size)
+        if self._fast_path is None:
+            self.start_slow_path(item, None)
         else:
-            work.flight = self._express.begin(record, work, work)
+            item.direct_attempt = self._fast_path.begin(record, item, item)
 
-    async def _see_through(self, work: Work, begun: Tried | None) -> None:
+    async def _see_through(self, item: InFlightRecord, first_result: AttemptResult | None) -> None:
         """Process the record until it has an outcome; then, and only then, its offset is done."""
-        record, wait_s = work.record, FIRST_REPEAT_S
+        record, wait_s = item.record, FIRST_REPEAT_S
         while True:
             try:
-                if begun is None or self._express is None:
-                    await self._process(record, work)
+                if first_result is None or self._fast_path is None:
+                    await self._process(record, item)
                 else:
-                    await self._express.go_on(record, work, begun)
+                    await self._fast_path.go_on(record, item, first_result)
             except Draining:
                 return
             except (StoreUnavailable, NotWritten, BrakeEngaged) as error:
@@ -324,48 +326,48 @@ class Consumer:
                 metrics.ERRORS.labels("consumer").inc()
                 log.exception("record kept for another try because of a bug", place=_place(record))
             else:
-                self._done(work)
+                self._done(item)
                 return
-            work.started, begun = False, None
+            item.started, first_result = False, None
             metrics.EVENTS_REPEATED.inc()
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, LONGEST_REPEAT_S)
 
-    def _done(self, work: Work) -> None:
+    def _done(self, item: InFlightRecord) -> None:
         """The record has its outcome."""
-        work.partition.tracker.finish(work.record.offset)
+        item.partition.tracker.finish(item.record.offset)
         self._finished_since_commit += 1
         if self._finished_since_commit >= COMMIT_RECORDS:
             self._commit_soon.set()
 
     # What becomes of a work, as it tells itself
 
-    def finished(self, work: Work) -> None:
+    def record_finished(self, item: InFlightRecord) -> None:
         """It has its outcome, and is over."""
-        self._done(work)
-        self.ended(work)
+        self._done(item)
+        self.record_ended(item)
 
-    def full_way(self, work: Work, begun: Tried | None) -> None:
+    def start_slow_path(self, item: InFlightRecord, first_result: AttemptResult | None) -> None:
         """It needs a task."""
-        work.task = self._loop.create_task(self._see_through(work, begun))
-        work.task.add_done_callback(partial(self._task_ended, work))
+        item.task = self._loop.create_task(self._see_through(item, first_result))
+        item.task.add_done_callback(partial(self._task_ended, item))
 
-    def ended(self, work: Work) -> None:
+    def record_ended(self, item: InFlightRecord) -> None:
         """It is over, with an outcome or without."""
-        partition = work.partition
-        del partition.works[work.record.offset]
-        work.flight = None  # each knows the other: let go, neither waits for the garbage collector
-        self._budget.end(work.size, self._loop.time())
-        if self._buffered and not self._budget.is_full:
+        partition = item.partition
+        del partition.in_flight[item.record.offset]
+        item.direct_attempt = None  # each knows the other: let go, neither waits for the garbage collector
+        self._read_ahead.end(item.size, self._loop.time())
+        if self._buffered and not self._read_ahead.is_full:
             self._schedule_feed()
-        if not partition.claim.active:
+        if not partition.epoch.active:
             self._let_go.set()
 
-    def _task_ended(self, work: Work, task: "asyncio.Task[None]") -> None:
-        self.ended(work)
+    def _task_ended(self, item: InFlightRecord, task: "asyncio.Task[None]") -> None:
+        self.record_ended(item)
         if not task.cancelled() and task.exception() is not None:
             metrics.ERRORS.labels("consumer").inc()
-            log.error("record's task failed", place=_place(work.record), exc_info=task.exception())
+            log.error("record's task failed", place=_place(item.record), exc_info=task.exception())
 
     # Committing
 
@@ -410,11 +412,11 @@ class Consumer:
     async def _finish_under_way(self, partitions: Sequence[Partition], most_s: float) -> int:
         """Let go what nobody outside has seen, wait for the rest; gives how many had to be cut off."""
         for partition in partitions:
-            partition.end_claim()
-            for work in [work for work in partition.works.values() if not work.started]:
-                work.cancel()
+            partition.end_epoch()
+            for item in [item for item in partition.in_flight.values() if not item.started]:
+                item.cancel()
         give_up_at = self._loop.time() + most_s
-        while under_way := sum(len(partition.works) for partition in partitions):
+        while under_way := sum(len(partition.in_flight) for partition in partitions):
             self._let_go.clear()
             if not await set_within(self._let_go, give_up_at - self._loop.time()):
                 break
@@ -422,13 +424,13 @@ class Consumer:
 
     def _cancel(self, partitions: Iterable[Partition]) -> None:
         for partition in partitions:
-            partition.end_claim()
-            for work in list(partition.works.values()):
-                work.cancel()
+            partition.end_epoch()
+            for item in list(partition.in_flight.values()):
+                item.cancel()
 
     async def _close(self) -> None:
-        works = [work for partition in self._partitions.values() for work in partition.works.values()]
-        tasks = [work.running for work in works if work.running is not None]
+        in_flight = [item for partition in self._partitions.values() for item in partition.in_flight.values()]
+        tasks = [item.running for item in in_flight if item.running is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=1)
         self._partitions.clear()

@@ -1,9 +1,9 @@
 """Dead letters: what will never be delivered is kept, with its reason."""
 
+from dispatcher.contract.outcomes import DeadReason
+from dispatcher.contract.records import PREFIX, Record, RetryState, without_retry_state
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.topics import dead_letter_topic
-from dispatcher.outcomes import DeadReason
-from dispatcher.records import PREFIX, Journey, Record, without_journey
 
 MAX_DETAIL = 1000
 
@@ -20,15 +20,15 @@ class DeadLetters:
         """`<topic>.dead`"""
         return self._topic
 
-    async def bury(self, record: Record, journey: Journey, reason: DeadReason, detail: str) -> None:
+    async def dead_letter(self, record: Record, retry_state: RetryState, reason: DeadReason, detail: str) -> None:
         """Write the record; returns when the broker has it.
 
         Raises:
             NotWritten: it has not.
         """
-        headers = [(name, value) for name, value in journey.headers() if name != PREFIX + "reason"]
+        headers = [(name, value) for name, value in retry_state.headers() if name != PREFIX + "reason"]
         headers.append((PREFIX + "reason", reason.value.encode()))
         headers.append((PREFIX + "detail", detail[:MAX_DETAIL].encode()))
         await self._producer.write(
-            self._topic, record.key, record.value, [*without_journey(record.headers), *headers], "dead"
+            self._topic, record.key, record.value, [*without_retry_state(record.headers), *headers], "dead"
         )

@@ -6,9 +6,9 @@ from typing import Protocol
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 
-from dispatcher import metrics
+from dispatcher.config.settings import KafkaSettings
 from dispatcher.kafka.connection import connection_arguments, stopped
-from dispatcher.settings import KafkaSettings
+from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
 
@@ -32,9 +32,9 @@ class Assignments(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         await self._told(self._member.revoked(revoked))
 
-    async def _told(self, work: Awaitable[None]) -> None:
+    async def _told(self, item: Awaitable[None]) -> None:
         try:
-            await work
+            await item
         except Exception:
             metrics.ERRORS.labels("consumer").inc()
             log.exception("rebalance failed because of a bug")

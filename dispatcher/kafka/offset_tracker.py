@@ -122,15 +122,15 @@ class OffsetTracker:
         if not runs or self._position is None:
             return ""
         fits, too_many = 0, len(runs) + 1
-        tried = len(runs)
+        result = len(runs)
         text = ""
         while too_many - fits > 1:  # how many runs fit is found by halving: the deflated size is not known before
-            candidate = encode_runs(self._position, runs[:tried])
+            candidate = encode_runs(self._position, runs[:result])
             if len(candidate) <= most_bytes:
-                fits, text = tried, candidate
+                fits, text = result, candidate
             else:
-                too_many = tried
-            tried = (fits + too_many) // 2
+                too_many = result
+            result = (fits + too_many) // 2
         return text
 
 

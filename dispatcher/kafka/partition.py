@@ -9,12 +9,12 @@ from typing import Protocol
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
-from dispatcher import metrics, series
-from dispatcher.delivery.flights import Flight
-from dispatcher.delivery.parcels import Tried
+from dispatcher.contract.outcomes import Outcome
+from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt
+from dispatcher.delivery.direct_attempt import DirectAttempt
+from dispatcher.delivery.pending_delivery import AttemptResult
 from dispatcher.kafka.offset_tracker import OffsetTracker
-from dispatcher.outcomes import Outcome
-from dispatcher.records import Claim, Turn
+from dispatcher.telemetry import fast_metrics, metrics
 
 AHEAD_S = 2.0
 LEAST_AHEAD = 1000
@@ -24,7 +24,7 @@ BATCH = 100
 
 
 @dataclass(slots=True)
-class Budget:
+class ReadAheadLimit:
     """What a consumer may have unfinished. Reads ahead no further than two seconds of recent work.
 
     An event then never waits long because the process is busy, and one that does wait long has its own lane to blame.
@@ -69,57 +69,57 @@ class Budget:
             self.is_full = self.records > self.limit - max(1, room) or self.bytes >= self.most_bytes
 
 
-class Ends(Protocol):
-    """Whoever begins records: hears of their end, or takes them the full way."""
+class InFlightOwner(Protocol):
+    """Hears how each record in flight ends."""
 
-    def finished(self, work: "Work") -> None: ...
-    def full_way(self, work: "Work", begun: Tried | None) -> None: ...
-    def ended(self, work: "Work") -> None: ...
+    def record_finished(self, item: "InFlightRecord") -> None: ...
+    def start_slow_path(self, item: "InFlightRecord", first_result: AttemptResult | None) -> None: ...
+    def record_ended(self, item: "InFlightRecord") -> None: ...
 
 
-class Work(Turn):
+class InFlightRecord(ProcessingAttempt):
     """One go at one record: by a flight, or by a task."""
 
-    __slots__ = ("_ends", "flight", "partition", "record", "size", "task")
+    __slots__ = ("_owner", "direct_attempt", "partition", "record", "size", "task")
 
-    def __init__(self, ends: Ends, partition: "Partition", record: "ConsumerRecord[bytes, bytes]") -> None:
-        self.claim = partition.claim
+    def __init__(self, owner: InFlightOwner, partition: "Partition", record: "ConsumerRecord[bytes, bytes]") -> None:
+        self.epoch = partition.epoch
         self.started = False
         self.partition = partition
         self.record = record
         self.size = len(record.value or b"")
-        self.flight: Flight | None = None
+        self.direct_attempt: DirectAttempt | None = None
         self.task: asyncio.Task[None] | None = None
-        self._ends = ends
+        self._owner = owner
 
     @property
     def running(self) -> "asyncio.Task[None] | None":
         """The task that has to be awaited once it is cancelled."""
-        return self.task or (None if self.flight is None else self.flight.task)
+        return self.task or (None if self.direct_attempt is None else self.direct_attempt.task)
 
     def cancel(self) -> None:
         """Let it go, unfinished."""
         if self.task is not None:
             self.task.cancel()
-        elif self.flight is not None:
-            self.flight.cancel()
-            if self.flight.task is None:
-                self._ends.ended(self)
+        elif self.direct_attempt is not None:
+            self.direct_attempt.cancel()
+            if self.direct_attempt.task is None:
+                self._owner.record_ended(self)
 
-    # What `express` tells
+    # What `fast_path` tells
 
-    def finished(self, _: Outcome, /) -> None:
+    def on_finished(self, _: Outcome, /) -> None:
         """The record has its outcome."""
-        self._ends.finished(self)
+        self._owner.record_finished(self)
 
-    def full_way(self, tried: Tried | None) -> None:
+    def on_fallback(self, result: AttemptResult | None) -> None:
         """It needs a task."""
-        self.flight = None
-        self._ends.full_way(self, tried)
+        self.direct_attempt = None
+        self._owner.start_slow_path(self, result)
 
-    def released(self) -> None:
+    def on_cancelled(self) -> None:
         """A flight that was cancelled has ended."""
-        self._ends.ended(self)
+        self._owner.record_ended(self)
 
 
 @dataclass(slots=True, eq=False)
@@ -127,20 +127,20 @@ class Partition:
     """One assignment of one partition."""
 
     tp: TopicPartition
-    claim: Claim = field(default_factory=Claim)
+    epoch: AssignmentEpoch = field(default_factory=AssignmentEpoch)
     tracker: OffsetTracker = field(default_factory=OffsetTracker)
     buffer: deque[ConsumerRecord[bytes, bytes]] = field(default_factory=deque)
     """Fetched, not begun."""
     restored: bool = False
     """The committed position and its metadata are known."""
-    works: "dict[int, Work]" = field(default_factory=dict)
+    in_flight: "dict[int, InFlightRecord]" = field(default_factory=dict)
     """What is begun and not ended, by offset."""
     due_timer: asyncio.TimerHandle | None = None
     committed: tuple[int, str] | None = None
     end: int = 0
     """The partition's end, as the broker last told it."""
 
-    consumed: series.Count = field(init=False)
+    consumed: fast_metrics.Count = field(init=False)
 
     def __post_init__(self) -> None:
         self.consumed = metrics.EVENTS_CONSUMED.labels(self.tp.topic)
@@ -153,9 +153,9 @@ class Partition:
         state = (position, self.tracker.metadata())
         return None if state == self.committed else state
 
-    def end_claim(self) -> None:
+    def end_epoch(self) -> None:
         """It is given up: nothing more of it is begun, and what was fetched for that is let go."""
-        self.claim.active = False
+        self.epoch.active = False
         self.buffer.clear()
         if self.due_timer is not None:
             self.due_timer.cancel()
@@ -163,7 +163,7 @@ class Partition:
     @property
     def oldest(self) -> float | None:
         """Unix time of the oldest record that is begun and not ended; None with none."""
-        return min((work.record.timestamp / 1000 for work in self.works.values()), default=None)
+        return min((item.record.timestamp / 1000 for item in self.in_flight.values()), default=None)
 
     def observe(self) -> None:
         """Set its gauges, for a scrape."""

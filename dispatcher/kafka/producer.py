@@ -8,10 +8,10 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, UnknownError, UnsupportedVersionError
 
-from dispatcher import metrics
+from dispatcher.config.settings import KafkaSettings
 from dispatcher.errors import NotWritten
 from dispatcher.kafka.connection import connection_arguments, stopped, until_answered
-from dispatcher.settings import KafkaSettings
+from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
 

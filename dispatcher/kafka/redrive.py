@@ -22,14 +22,14 @@ from itertools import groupby
 
 from aiokafka import TopicPartition
 
+from dispatcher.contract.events import DeliveryEvent, read_event
+from dispatcher.contract.records import PREFIX, Record, RetryState, without_retry_state
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import UnreadableEvent
-from dispatcher.events import DeliveryEvent, read_event
 from dispatcher.kafka.offset_tracker import Run, decode_runs, encode_runs
 from dispatcher.kafka.producer import Producer
-from dispatcher.kafka.reading import Range, TopicReader
-from dispatcher.records import PREFIX, Journey, Record, without_journey
+from dispatcher.kafka.topic_reader import Range, TopicReader
 from dispatcher.tasks import set_within
-from dispatcher.webhooks import TenantKey
 
 MARK = PREFIX + "redriven"
 MAX_BATCH = 100
@@ -87,17 +87,17 @@ class DeadEvent:
     """A `DeadReason`; empty where somebody else wrote the record."""
     died_at: float
     """Unix seconds."""
-    journey: Journey
+    retry_state: RetryState
     event: DeliveryEvent | None
     """None where the record can't be read as one. Holds personal data."""
 
     @classmethod
     def of(cls, record: Record) -> "DeadEvent":
         """Read from its record."""
-        journey = Journey.of(record)
-        event = _event(record, journey)
+        retry_state = RetryState.of(record)
+        event = _event(record, retry_state)
         tenant = _tenant_in_headers(record) if event is None else event.tenant
-        return cls(record, tenant, journey.reason, record.timestamp / 1000, journey, event)
+        return cls(record, tenant, retry_state.reason, record.timestamp / 1000, retry_state, event)
 
 
 def is_mark(record: Record) -> bool:
@@ -209,7 +209,7 @@ class Redrive:
 
 def fresh_headers(record: Record, now: float) -> list[tuple[str, bytes]]:
     """The headers of a dead record on its way back: its own, its first place, and a life that begins now."""
-    return [*without_journey(record.headers), *Journey(Journey.of(record).origin, first_seen=now).headers()]
+    return [*without_retry_state(record.headers), *RetryState(RetryState.of(record).origin, first_seen=now).headers()]
 
 
 async def _mark(producer: Producer, records: Sequence[Record]) -> None:
@@ -233,9 +233,9 @@ def _runs(offsets: Iterable[int]) -> list[Run]:
     return [(run[0], run[-1]) for run in runs]
 
 
-def _event(record: Record, journey: Journey) -> DeliveryEvent | None:
+def _event(record: Record, retry_state: RetryState) -> DeliveryEvent | None:
     try:
-        event = read_event(record, journey.origin)
+        event = read_event(record, retry_state.origin)
     except UnreadableEvent:
         return None
     return event if isinstance(event, DeliveryEvent) else None

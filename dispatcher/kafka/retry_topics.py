@@ -1,9 +1,9 @@
 """Parking: an event that can't be delivered now is written to its tier's topic."""
 
+from dispatcher.contract.records import Record, RetryState, without_retry_state
 from dispatcher.delivery.retry_policy import RetryPolicy
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.topics import retry_topics
-from dispatcher.records import Journey, Record, without_journey
 
 CLOCKS_DIFFER_S = 60.0
 """So far the clock of the replica that parked a record may be ahead of the one's that reads it."""
@@ -24,13 +24,13 @@ class RetryTopics:
         """Shortest delay first."""
         return self._topics
 
-    async def park(self, record: Record, journey: Journey, tier: int) -> None:
+    async def park(self, record: Record, retry_state: RetryState, tier: int) -> None:
         """Write the record to the tier; returns when the broker has it.
 
         Raises:
             NotWritten: it has not.
         """
-        headers = [*without_journey(record.headers), *journey.headers()]
+        headers = [*without_retry_state(record.headers), *retry_state.headers()]
         await self._producer.write(self._topics[tier], record.key, record.value, headers, "retry")
 
     def due_in_s(self, record: Record, now: float) -> float:
@@ -40,5 +40,5 @@ class RetryTopics:
         the clock was set back since, and waiting would hold up everything behind it for as long as that.
         """
         longest = self._longest.get(record.topic, 0.0)
-        wait = Journey.of(record).not_before - now
+        wait = RetryState.of(record).not_before - now
         return wait if wait <= longest + CLOCKS_DIFFER_S else 0.0

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from aiokafka.admin import NewTopic
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
+from dispatcher.config.settings import Settings
+from dispatcher.config.units import format_duration
 from dispatcher.errors import DispatcherError
 from dispatcher.kafka.connection import admin_client
-from dispatcher.settings import Settings
-from dispatcher.units import format_duration
 
 _DAY_S = 86_400
 

@@ -4,12 +4,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
 
+from dispatcher.config.settings import WebhookSettings
+from dispatcher.config.webhooks import Webhook
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import Problem
-from dispatcher.settings import WebhookSettings
-from dispatcher.stores.cache import Missing
+from dispatcher.stores.cache import NotCached
 from dispatcher.stores.webhook_files import Check
 from dispatcher.stores.yaml_directory import YamlDirectory
-from dispatcher.webhooks import TenantKey, Webhook
 
 
 class WebhookSource(Protocol):
@@ -20,7 +21,7 @@ class WebhookSource(Protocol):
         """What stands against the configuration as it is now; what is in use is older where there is anything."""
         ...
 
-    async def find(self, tenant: TenantKey) -> Webhook | None:
+    async def get(self, tenant: TenantKey) -> Webhook | None:
         """The tenant's webhook, None where it has none.
 
         Raises:
@@ -29,7 +30,7 @@ class WebhookSource(Protocol):
         """
         ...
 
-    def peek(self, tenant: TenantKey, /) -> Webhook | Missing | None:
+    def get_cached(self, tenant: TenantKey, /) -> Webhook | NotCached | None:
         """The same without waiting; `MISSING` where only `find` can tell."""
         ...
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Literal, Protocol
 
-from dispatcher import metrics
+from dispatcher.config.settings import WebhookSettings
+from dispatcher.config.webhooks import Webhook
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import StoreUnavailable, WebhookUnusable
-from dispatcher.settings import WebhookSettings
-from dispatcher.webhooks import TenantKey, Webhook
+from dispatcher.telemetry import metrics
 
 STORE_TIMEOUT_S: Final = 5.0
 """A store that has not answered by then is away: more than any query takes, less than a partition can wait."""
@@ -23,19 +24,19 @@ STALE_PAUSE_S: Final = 1.0
 """While the store is away it is asked for one tenant at most this often."""
 
 
-class Missing(Enum):
-    """What `peek` gives where only `find` can tell."""
+class NotCached(Enum):
+    """What `get_cached` gives where only `find` can tell."""
 
-    MISSING = "missing"
+    NOT_CACHED = "missing"
 
 
-MISSING: Final = Missing.MISSING
+NOT_CACHED: Final = NotCached.NOT_CACHED
 
 
 class WebhookStore(Protocol):
     """What the cache needs of a store."""
 
-    async def find(self, tenant: TenantKey) -> Webhook | None:
+    async def get(self, tenant: TenantKey) -> Webhook | None:
         """The tenant's webhook, None where it has none.
 
         Raises:
@@ -44,8 +45,8 @@ class WebhookStore(Protocol):
         """
         ...
 
-    def peek(self, tenant: TenantKey, /) -> Webhook | Missing | None:
-        """The same without waiting; `MISSING` where only `find` can tell."""
+    def get_cached(self, tenant: TenantKey, /) -> Webhook | NotCached | None:
+        """The same without waiting; `NOT_CACHED` where only `find` can tell."""
         ...
 
 
@@ -57,7 +58,7 @@ class _Entry:
     """Why the tenant's webhook can't be used."""
 
 
-_Answer = Webhook | Literal[Missing.MISSING] | None
+_Answer = Webhook | Literal[NotCached.NOT_CACHED] | None
 
 
 class WebhookCache:
@@ -79,16 +80,16 @@ class WebhookCache:
     def __repr__(self) -> str:
         return f"<WebhookCache {len(self._entries)} tenants, {len(self._flights)} asked for>"
 
-    def peek(self, tenant: TenantKey) -> Webhook | Missing | None:
-        """The answer where it needs no waiting, else `MISSING`: then `find` has it."""
+    def get_cached(self, tenant: TenantKey) -> Webhook | NotCached | None:
+        """The answer where it needs no waiting, else `NOT_CACHED`: then `find` has it."""
         entry = self._entries.get(tenant)
         if entry is None or entry.fresh_until <= self._clock():
-            answer = self._store.peek(tenant)
-            if answer is not MISSING:
+            answer = self._store.get_cached(tenant)
+            if answer is not NOT_CACHED:
                 self._keep_answer(tenant, answer)
             return answer
         if entry.problem:
-            return MISSING
+            return NOT_CACHED
         return entry.webhook
 
     def is_current(self, webhook: Webhook) -> bool:
@@ -96,7 +97,7 @@ class WebhookCache:
         entry = self._entries.get(webhook.tenant)
         return entry is not None and entry.webhook is webhook and entry.fresh_until != float("-inf")
 
-    async def find(self, tenant: TenantKey) -> Webhook | None:
+    async def get(self, tenant: TenantKey) -> Webhook | None:
         """The tenant's webhook, None where it has none.
 
         Many may ask at once: the store is asked by the first, and by the next in line where that one is cancelled.
@@ -106,8 +107,8 @@ class WebhookCache:
             WebhookUnusable: it has one that can't be used; known for `negative_ttl`.
         """
         while True:
-            known = self.peek(tenant)
-            if known is not MISSING:
+            known = self.get_cached(tenant)
+            if known is not NOT_CACHED:
                 return known
             self._raise_known_problem(tenant)
             flight = self._flights.get(tenant)
@@ -115,7 +116,7 @@ class WebhookCache:
                 return await self._ask_for_all(tenant)
             await asyncio.wait([flight])  # unlike awaiting it, leaves the flight alone when we are cancelled
             answer = flight.result()
-            if answer is not MISSING:
+            if answer is not NOT_CACHED:
                 return answer
 
     def invalidate(self, tenant: TenantKey | None = None) -> None:
@@ -148,7 +149,7 @@ class WebhookCache:
             flight.exception()  # there may be nobody else to see it
             raise
         except BaseException:
-            flight.set_result(MISSING)  # cancelled: the next in line asks
+            flight.set_result(NOT_CACHED)  # cancelled: the next in line asks
             raise
         else:
             flight.set_result(webhook)
@@ -160,7 +161,7 @@ class WebhookCache:
     async def _ask(self, tenant: TenantKey, flight: asyncio.Future[_Answer]) -> Webhook | None:
         try:
             async with asyncio.timeout(STORE_TIMEOUT_S):
-                webhook = await self._store.find(tenant)
+                webhook = await self._store.get(tenant)
         except (StoreUnavailable, TimeoutError) as error:
             metrics.STORE_FAILURES.inc()
             stale = self._entries.get(tenant)

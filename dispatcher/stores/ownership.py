@@ -3,10 +3,10 @@
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from dispatcher.webhooks import TenantKey
+from dispatcher.contract.tenant import TenantKey
 
 
-class Refusal(NamedTuple):
+class OwnershipRefusal(NamedTuple):
     """Why a file's new content can't be used."""
 
     tenant: TenantKey
@@ -15,7 +15,9 @@ class Refusal(NamedTuple):
     """The file whose webhook stays."""
 
 
-def settle(new: Mapping[str, Collection[TenantKey]], held: Mapping[str, Collection[TenantKey]]) -> dict[str, Refusal]:
+def settle(
+    new: Mapping[str, Collection[TenantKey]], held: Mapping[str, Collection[TenantKey]]
+) -> dict[str, OwnershipRefusal]:
     """The files whose new content is refused because another file has one of its tenants.
 
     A tenant stays with the file that holds it as long as that still claims it, else it goes to the first by name.
@@ -26,7 +28,7 @@ def settle(new: Mapping[str, Collection[TenantKey]], held: Mapping[str, Collecti
         held: tenants in the last good content of each file that is still there; no tenant twice.
     """
     holder = {tenant: name for name, tenants in held.items() for tenant in tenants}
-    refused: dict[str, Refusal] = {}
+    refused: dict[str, OwnershipRefusal] = {}
     names = sorted(new.keys() | held.keys())
     while True:
         before = len(refused)
@@ -38,10 +40,10 @@ def settle(new: Mapping[str, Collection[TenantKey]], held: Mapping[str, Collecti
                 if other == name or (other in refused and tenant not in held.get(other, ())):
                     claimed[tenant] = name
                 elif holder.get(tenant) == name:
-                    refused[other] = Refusal(tenant, name)
+                    refused[other] = OwnershipRefusal(tenant, name)
                     claimed[tenant] = name
                 else:
-                    refused[name] = Refusal(tenant, other)
+                    refused[name] = OwnershipRefusal(tenant, other)
                     break
         if len(refused) == before:
             return refused

@@ -15,10 +15,11 @@ from typing import Final
 import structlog
 from pydantic import JsonValue, ValidationError
 
-from dispatcher.documents import MAX_BYTES, Document, parse_document, path_of, problems_from
+from dispatcher.config.documents import MAX_BYTES, Document, parse_document, path_of, problems_from
+from dispatcher.config.secrets import MAX_SECRET_BYTES, SecretSource
+from dispatcher.config.webhooks import Webhook, WebhookConfig, WebhookFile
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import ConfigError, Problem
-from dispatcher.secrets import MAX_SECRET_BYTES, SecretSource
-from dispatcher.webhooks import TenantKey, Webhook, WebhookConfig, WebhookFile
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
 _TRIES = 5  # kubelet swaps a generation once a minute at most

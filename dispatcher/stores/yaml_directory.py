@@ -22,12 +22,13 @@ from typing import Final
 import structlog
 from watchfiles import awatch
 
-from dispatcher import metrics
+from dispatcher.config.settings import WebhookSettings
+from dispatcher.config.webhooks import Webhook
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import ConfigError, Problem
-from dispatcher.settings import WebhookSettings
 from dispatcher.stores.ownership import settle
 from dispatcher.stores.webhook_files import Check, WebhookFileReading, read_directory
-from dispatcher.webhooks import TenantKey, Webhook
+from dispatcher.telemetry import metrics
 
 GUARDED_FROM: Final = 10
 """From so many webhooks on, losing more than half of them at once needs a second look."""
@@ -88,11 +89,11 @@ class YamlDirectory:
         """Twelve hexadecimal digits of all webhooks in use, secrets included: the same in pods that agree."""
         return self._current.content_hash
 
-    async def find(self, tenant: TenantKey) -> Webhook | None:
+    async def get(self, tenant: TenantKey) -> Webhook | None:
         """The tenant's webhook, None where it has none. Answers from memory, always."""
-        return self.peek(tenant)
+        return self.get_cached(tenant)
 
-    def peek(self, tenant: TenantKey) -> Webhook | None:
+    def get_cached(self, tenant: TenantKey) -> Webhook | None:
         """The same."""
         return self._current.by_tenant.get(tenant)
 

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from dispatcher.outcomes import Attempt
-from dispatcher.settings import DeliverySettings, EgressSettings
+from dispatcher.config.settings import DeliverySettings, EgressSettings
+from dispatcher.contract.outcomes import Attempt
 from dispatcher.transport.aiohttp_client import AiohttpTransport
 from dispatcher.transport.egress import EgressGuard, egress_problems
-from dispatcher.transport.lean import LeanTransport
+from dispatcher.transport.http1 import LeanTransport
 from dispatcher.transport.request import Endpoint, Exchange, Request
 
 __all__ = ["EgressGuard", "Endpoint", "Request", "Transport", "egress_problems", "open_transport"]

@@ -23,12 +23,12 @@ from aiohttp.tracing import Trace
 from multidict import CIMultiDict
 from yarl import URL
 
-from dispatcher.outcomes import NO_PHASES, Attempt, FailureReason, Phases
-from dispatcher.settings import DeliverySettings, EgressSettings
-from dispatcher.transport import wire
+from dispatcher.config.settings import DeliverySettings, EgressSettings
+from dispatcher.contract.outcomes import NO_PHASES, Attempt, FailureReason, Phases
+from dispatcher.transport import request_head
 from dispatcher.transport.dial import Dialer
 from dispatcher.transport.egress import EgressGuard
-from dispatcher.transport.failures import Failed, clip, describe
+from dispatcher.transport.failures import TransportError, clip, describe
 from dispatcher.transport.request import USER_AGENT, Request
 from dispatcher.transport.resolver import Resolver
 from dispatcher.transport.tls import TlsContext, TlsContexts, certificate_expiry, remember_session
@@ -82,7 +82,7 @@ class _Handler(ResponseHandler):
     def feed_data(self, data: tuple[RawResponseMessage, aiohttp.StreamReader], size: int = 0) -> None:
         """Take an answer's head; too many interim ones would keep the event loop busy and the memory growing."""
         self.interim = self.interim + 1 if data[0].code < 200 else 0
-        if self.interim <= wire.MAX_INTERIM:
+        if self.interim <= request_head.MAX_INTERIM:
             super().feed_data(data, size)
         elif self.transport is not None:
             self.transport.abort()
@@ -183,8 +183,8 @@ class AiohttpTransport:
                 auto_decompress=False,
                 trust_env=False,
                 trace_configs=[_tracing()],
-                max_field_size=wire.MAX_RESPONSE_HEAD,
-                max_headers=wire.MAX_RESPONSE_HEADERS,
+                max_field_size=request_head.MAX_RESPONSE_HEAD,
+                max_headers=request_head.MAX_RESPONSE_HEADERS,
                 response_class=_Response,
             )
         )
@@ -211,7 +211,7 @@ class AiohttpTransport:
                 reason, detail = FailureReason.TIMEOUT, f"no whole answer within {request.timeout_s:g} s"
             else:
                 reason, detail = FailureReason.CONNECT_TIMEOUT, f"no connection within {request.timeout_s:g} s"
-        except Failed as failed:
+        except TransportError as failed:
             reason, detail, phases = failed.reason, failed.detail, failed.phases
         except tuple(kind for kind, _ in FAILURE_OF) as error:
             reason, detail = _failure(error)
@@ -237,12 +237,12 @@ class AiohttpTransport:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=request.connect_timeout_s),
             trace_request_ctx=progress,
         ) as response:
-            if sum(len(name) + len(value) for name, value in response.raw_headers) > wire.MAX_RESPONSE_HEAD:
+            if sum(len(name) + len(value) for name, value in response.raw_headers) > request_head.MAX_RESPONSE_HEAD:
                 response.close()
-                raise Failed(FailureReason.PROTOCOL, "the answer's headers are longer than 32 KiB")
+                raise TransportError(FailureReason.PROTOCOL, "the answer's headers are longer than 32 KiB")
             if not 200 <= response.status <= 599:
                 response.close()
-                raise Failed(FailureReason.PROTOCOL, f"status {response.status} is no answer to a POST")
+                raise TransportError(FailureReason.PROTOCOL, f"status {response.status} is no answer to a POST")
             first_byte = time.monotonic()
             body = await _read(response, request.keep_body)
             return _attempt(response, request, progress, body, first_byte)
@@ -250,15 +250,15 @@ class AiohttpTransport:
     def _headers(self, request: Request) -> CIMultiDict[str]:
         derived = request.endpoint.derived
         block = derived.get(self)
-        if not isinstance(block, wire.HeaderBlock):
-            block = derived[self] = wire.HeaderBlock(request.endpoint)
+        if not isinstance(block, request_head.HeaderBlock):
+            block = derived[self] = request_head.HeaderBlock(request.endpoint)
         return CIMultiDict(
             [
                 ("host", block.authority),
                 ("content-type", request.content_type),
                 ("user-agent", USER_AGENT),
                 ("content-length", str(len(request.body))),
-                *wire.checked(request.headers),
+                *request_head.checked(request.headers),
                 *block.endpoint_headers,
             ]
         )
@@ -272,7 +272,7 @@ async def _read(response: aiohttp.ClientResponse, keep: int) -> bytes:
             count += len(chunk)
             if len(kept) < keep:
                 kept += chunk[: keep - len(kept)]
-            if count > wire.MAX_RESPONSE_BODY:
+            if count > request_head.MAX_RESPONSE_BODY:
                 response.close()
                 break
     except aiohttp.ClientPayloadError:
@@ -318,7 +318,7 @@ def _attempt(
 
 def _header(response: aiohttp.ClientResponse, name: str) -> str | None:
     value = response.headers.get(name)
-    return None if value is None else value[: wire.MAX_KEPT_VALUE]
+    return None if value is None else value[: request_head.MAX_KEPT_VALUE]
 
 
 def _failure(error: Exception) -> tuple[FailureReason, str]:

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from dispatcher.outcomes import FailureReason, Phases
-from dispatcher.settings import EgressSettings
+from dispatcher.config.settings import EgressSettings
+from dispatcher.contract.outcomes import FailureReason, Phases
 from dispatcher.transport.egress import ProxyAddress
-from dispatcher.transport.failures import Failed, clip, connect_failure, describe
-from dispatcher.transport.race import connect_first
+from dispatcher.transport.failures import TransportError, clip, connect_failure, describe
+from dispatcher.transport.happy_eyeballs import connect_first
 from dispatcher.transport.resolver import Resolver
 from dispatcher.transport.tls import TlsContext, TlsContexts, note_expiry
 from dispatcher.transport.tunnel import open_tunnel
@@ -68,8 +68,8 @@ class Dialer:
                               self._through(self._proxy, route, factory))  # fmt: skip
         except TimeoutError:
             reason = FailureReason.CONNECT_TIMEOUT if self._proxy is None else FailureReason.PROXY
-            raise Failed(reason, f"no connection within {timeout_s:g} s", route.phases) from None
-        except Failed as failed:
+            raise TransportError(reason, f"no connection within {timeout_s:g} s", route.phases) from None
+        except TransportError as failed:
             failed.phases = route.phases
             raise
 
@@ -92,13 +92,13 @@ class Dialer:
 
     async def _through(self, proxy: ProxyAddress, route: "_Route", factory: Callable[[], P]) -> Dialled[P]:
         if route.context is None:
-            raise Failed(FailureReason.PROXY, "the proxy tunnels HTTPS only")
+            raise TransportError(FailureReason.PROXY, "the proxy tunnels HTTPS only")
         started = time.monotonic()
         outer = self._contexts.of_operator() if proxy.tls else None
         try:
             entrances = await self._resolver.lookup(proxy.host)
-        except Failed as error:
-            raise Failed(FailureReason.PROXY, error.detail) from error
+        except TransportError as error:
+            raise TransportError(FailureReason.PROXY, error.detail) from error
         tunnel, address = await open_tunnel(proxy, entrances, outer, route.addresses, route.port)
         phases = route.phases = replace(route.phases, connect_s=time.monotonic() - started, address=address)
         return await _with_tls(tunnel, route, route.context, phases, factory)
@@ -134,7 +134,7 @@ async def _with_tls(
         below.abort()
         raise
     if transport is None:
-        raise Failed(FailureReason.TLS, "closed during the TLS handshake")
+        raise TransportError(FailureReason.TLS, "closed during the TLS handshake")
     protocol.connection_made(transport)  # start_tls leaves this to its caller
     tls = transport.get_extra_info("ssl_object")
     version = None
@@ -144,7 +144,7 @@ async def _with_tls(
     return Dialled(transport, below, protocol, replace(phases, tls_s=time.monotonic() - started, tls_version=version))
 
 
-def _handshake_failure(error: OSError | ssl.CertificateError) -> Failed:
+def _handshake_failure(error: OSError | ssl.CertificateError) -> TransportError:
     if isinstance(error, ssl.SSLError) or not isinstance(error, ConnectionError):
-        return Failed(FailureReason.TLS, describe(error))
-    return Failed(FailureReason.TLS, clip(f"closed during the TLS handshake ({describe(error)})"))
+        return TransportError(FailureReason.TLS, describe(error))
+    return TransportError(FailureReason.TLS, clip(f"closed during the TLS handshake ({describe(error)})"))

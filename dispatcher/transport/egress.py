@@ -14,10 +14,10 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from dispatcher.config.settings import EgressSettings
+from dispatcher.config.webhooks import split_url
 from dispatcher.errors import Problem
-from dispatcher.settings import EgressSettings
 from dispatcher.transport.addresses import INTERNAL, Address, Network, Place, carried, place_of
-from dispatcher.webhooks import split_url
 
 DEFAULT_PORTS = "443, 8443 and 1024 to 65535"
 

@@ -1,20 +1,20 @@
 """How the transport's own steps say that a connection can't be had: a reason and a sentence.
 
-`Failed` travels from the step that noticed to the client that makes an `Attempt` of it, and never leaves the
+`TransportError` travels from the step that noticed to the client that makes an `Attempt` of it, and never leaves the
 package. Foreign exceptions of sockets and TLS are named in one table, `CONNECT_FAILURE_OF`.
 """
 
 import os
 import ssl
 
+from dispatcher.contract.outcomes import FailureReason, Phases
 from dispatcher.errors import DispatcherError
-from dispatcher.outcomes import FailureReason, Phases
 
 MAX_DETAIL = 256
 """Characters of `Attempt.detail`: what a remote can write into our logs."""
 
 
-class Failed(DispatcherError):
+class TransportError(DispatcherError):
     """No connection, or no use of one: why, for the label and for people."""
 
     def __init__(self, reason: FailureReason, detail: str, phases: Phases | None = None) -> None:
@@ -33,10 +33,10 @@ CONNECT_FAILURE_OF: tuple[tuple[type[OSError], FailureReason], ...] = (  # first
 )
 
 
-def connect_failure(error: OSError) -> Failed:
+def connect_failure(error: OSError) -> TransportError:
     """What an error of connect or of the TLS handshake means."""
     reason = next(reason for kind, reason in CONNECT_FAILURE_OF if isinstance(error, kind))
-    return Failed(reason, describe(error))
+    return TransportError(reason, describe(error))
 
 
 def describe(error: BaseException) -> str:

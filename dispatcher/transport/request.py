@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dispatcher import __version__
-from dispatcher.secrets import Secret
-from dispatcher.values import fast_value
-from dispatcher.webhooks import WebhookConfig, split_url
+from dispatcher.config.secrets import Secret
+from dispatcher.config.webhooks import WebhookConfig, split_url
+from dispatcher.contract.values import slots_dataclass
 
 USER_AGENT = f"feedback-dispatcher/{__version__}"
 
@@ -65,7 +65,7 @@ class Endpoint:
         )  # fmt: skip
 
 
-@fast_value
+@slots_dataclass
 class Request:
     """One POST.
 

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
-from dispatcher.outcomes import FailureReason
-from dispatcher.settings import EgressSettings
+from dispatcher.config.settings import EgressSettings
+from dispatcher.contract.outcomes import FailureReason
 from dispatcher.transport import dns
 from dispatcher.transport.egress import EgressGuard, literal, nameserver
-from dispatcher.transport.failures import Failed, clip
+from dispatcher.transport.failures import TransportError, clip
 
 TTL_S = 10.0
 """How long an answer is used again. Short: endpoints move by DNS."""
@@ -65,12 +65,12 @@ class Resolver:
         """
         problem = self._guard.problem_of_target(scheme, host, port)
         if problem:
-            raise Failed(FailureReason.EGRESS_DENIED, clip(problem))
+            raise TransportError(FailureReason.EGRESS_DENIED, clip(problem))
         addresses = await self.lookup(host)
         for address in addresses:
             problem = self._guard.problem_of_address(host, address, port)
             if problem:
-                raise Failed(FailureReason.EGRESS_DENIED, clip(problem))
+                raise TransportError(FailureReason.EGRESS_DENIED, clip(problem))
         return addresses
 
     async def lookup(self, host: str) -> tuple[str, ...]:
@@ -105,13 +105,17 @@ class Resolver:
             async with asyncio.timeout(TIMEOUT_S):
                 found = await (dns.query(host, self._servers) if self._servers else self._by_system(host))
         except TimeoutError:
-            raise Failed(FailureReason.DNS, f"{clip(host)}: no answer from DNS within {TIMEOUT_S:g} s") from None
+            raise TransportError(
+                FailureReason.DNS, f"{clip(host)}: no answer from DNS within {TIMEOUT_S:g} s"
+            ) from None
         except (dns.DnsError, OSError, UnicodeError) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            raise Failed(FailureReason.DNS, clip(f"{host}: {why}")) from error
+            raise TransportError(FailureReason.DNS, clip(f"{host}: {why}")) from error
         addresses = tuple(dict.fromkeys(found))
         if not addresses or len(addresses) > MAX_ADDRESSES:
-            raise Failed(FailureReason.DNS, clip(f"{host}: {len(addresses)} addresses, want 1 to {MAX_ADDRESSES}"))
+            raise TransportError(
+                FailureReason.DNS, clip(f"{host}: {len(addresses)} addresses, want 1 to {MAX_ADDRESSES}")
+            )
         return addresses
 
     async def _by_system(self, host: str) -> list[str]:

@@ -17,11 +17,11 @@ from weakref import WeakKeyDictionary
 
 import structlog
 
-from dispatcher.outcomes import FailureReason
-from dispatcher.secrets import Secret
-from dispatcher.transport.failures import Failed, describe
+from dispatcher.config.secrets import Secret
+from dispatcher.config.webhooks import ClientTls
+from dispatcher.contract.outcomes import FailureReason
+from dispatcher.transport.failures import TransportError, describe
 from dispatcher.transport.request import Endpoint
-from dispatcher.webhooks import ClientTls
 
 MAX_CONTEXTS = 1024
 MAX_SESSIONS = 1024
@@ -177,9 +177,9 @@ class TlsContexts:
         self._bundle_stat: tuple[int, int, int] | None = None
         self._look_again = 0.0
         self._of_identity: OrderedDict[bytes, TlsContext] = OrderedDict()
-        self._common: TlsContext | Failed | None = None
+        self._common: TlsContext | TransportError | None = None
         """For the operator's proxy, and for endpoints that have no CA or certificate of their own: nearly all."""
-        self._of_endpoint: WeakKeyDictionary[Endpoint, TlsContext | Failed] = WeakKeyDictionary()
+        self._of_endpoint: WeakKeyDictionary[Endpoint, TlsContext | TransportError] = WeakKeyDictionary()
 
     def __len__(self) -> int:
         return len(self._of_identity)
@@ -198,8 +198,8 @@ class TlsContexts:
             context = self._of_endpoint[endpoint]
         else:
             context = self._of_endpoint[endpoint] = self._made(endpoint.ca, endpoint.certificate, endpoint.key)
-        if isinstance(context, Failed):
-            raise Failed(context.reason, context.detail)
+        if isinstance(context, TransportError):
+            raise TransportError(context.reason, context.detail)
         return context
 
     def of_operator(self) -> TlsContext:
@@ -211,20 +211,20 @@ class TlsContexts:
         if self._bundle_path is not None:
             self._refresh_bundle(self._bundle_path)
         context = self._for_all()
-        if isinstance(context, Failed):
-            raise Failed(FailureReason.PROXY, context.detail)
+        if isinstance(context, TransportError):
+            raise TransportError(FailureReason.PROXY, context.detail)
         return context
 
-    def _for_all(self) -> TlsContext | Failed:
+    def _for_all(self) -> TlsContext | TransportError:
         if self._common is None:
             self._common = self._made(None, None, None)
         return self._common
 
-    def _made(self, ca: Secret | None, certificate: Secret | None, key: Secret | None) -> TlsContext | Failed:
+    def _made(self, ca: Secret | None, certificate: Secret | None, key: Secret | None) -> TlsContext | TransportError:
         try:
             return self._of_pem(ca, certificate, key)
         except ValueError as error:
-            return Failed(FailureReason.TLS, str(error))
+            return TransportError(FailureReason.TLS, str(error))
 
     def _of_pem(self, ca: Secret | None, certificate: Secret | None, key: Secret | None) -> TlsContext:
         authorities = self._bundle if ca is None else ca.reveal()

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
-from dispatcher.outcomes import Attempt
-from dispatcher.tracing import Tracing, end_attempt, traceparent
+from dispatcher.contract.outcomes import Attempt
+from dispatcher.telemetry.tracing import Tracing, end_attempt, traceparent
 from dispatcher.transport.request import Request
 
 

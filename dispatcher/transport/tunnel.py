@@ -9,10 +9,10 @@ import re
 import ssl
 from collections.abc import Sequence
 
-from dispatcher.outcomes import FailureReason
+from dispatcher.contract.outcomes import FailureReason
 from dispatcher.transport.egress import ProxyAddress
-from dispatcher.transport.failures import Failed, clip, describe
-from dispatcher.transport.race import connect_first
+from dispatcher.transport.failures import TransportError, clip, describe
+from dispatcher.transport.happy_eyeballs import connect_first
 from dispatcher.transport.tls import TlsContext
 
 MAX_ANSWER = 8192
@@ -53,7 +53,7 @@ async def open_tunnel(
     for target in targets[:-1]:
         try:
             return await _connect(proxy, entrances, outer, target, port), target
-        except Failed as error:
+        except TransportError as error:
             if error.reason is not FailureReason.CONNECT:
                 raise
     return await _connect(proxy, entrances, outer, targets[-1], port), targets[-1]
@@ -73,14 +73,14 @@ async def _connect(
             sock.close()
             raise
     except (OSError, ssl.CertificateError) as error:
-        raise Failed(FailureReason.PROXY, clip(f"the egress proxy: {describe(error)}")) from error
+        raise TransportError(FailureReason.PROXY, clip(f"the egress proxy: {describe(error)}")) from error
     authority = f"[{target}]:{port}" if ":" in target else f"{target}:{port}"
     try:
         transport.write(f"CONNECT {authority} HTTP/1.1\r\nhost: {authority}\r\n\r\n".encode("ascii"))
         _check(await protocol.head)
     except OSError as error:
         transport.abort()
-        raise Failed(FailureReason.PROXY, clip(f"the egress proxy: {describe(error)}")) from error
+        raise TransportError(FailureReason.PROXY, clip(f"the egress proxy: {describe(error)}")) from error
     except BaseException:
         transport.abort()
         raise
@@ -90,9 +90,9 @@ async def _connect(
 def _check(head: bytes) -> None:
     status = _STATUS.match(head)
     if status is None or not head.endswith(b"\r\n\r\n") or head.count(b"\r\n\r\n") != 1:
-        raise Failed(FailureReason.PROXY, "the egress proxy's answer to CONNECT is not one")
+        raise TransportError(FailureReason.PROXY, "the egress proxy's answer to CONNECT is not one")
     if status[1][:1] == b"2":
         return
     text = clip(f"the egress proxy answered {status[1].decode()} to CONNECT")
     unreachable = status[1] in (b"502", b"504")
-    raise Failed(FailureReason.CONNECT if unreachable else FailureReason.PROXY, text)
+    raise TransportError(FailureReason.CONNECT if unreachable else FailureReason.PROXY, text)

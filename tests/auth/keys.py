@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from dispatcher.auth.public_keys import PrivateKey
-from dispatcher.secrets import Secret
-from dispatcher.webhooks import FetchedToken, SignedToken, WebhookConfig
+from dispatcher.config.secrets import Secret
+from dispatcher.config.webhooks import FetchedToken, SignedToken, WebhookConfig
 
 NOW = 1_750_000_000.0
 URL = "https://hooks.luma.example/feedback"

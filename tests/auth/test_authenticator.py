@@ -10,8 +10,8 @@ from aiohttp import web
 
 from dispatcher.auth.authenticator import Authenticator
 from dispatcher.auth.token_answers import Headers, TokenAnswer
+from dispatcher.config.secrets import Secret
 from dispatcher.errors import TokenUnavailable
-from dispatcher.secrets import Secret
 from tests.auth.keys import NOW, fetched, signed, webhook
 from tests.auth.token_server import HttpEndpoint, TokenServer, http_endpoint, token, token_server
 

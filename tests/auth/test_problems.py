@@ -3,8 +3,8 @@
 import pytest
 
 from dispatcher.auth.problems import key_description_of, problems_of, signed_token_of
-from dispatcher.secrets import Secret
-from dispatcher.webhooks import WebhookConfig
+from dispatcher.config.secrets import Secret
+from dispatcher.config.webhooks import WebhookConfig
 from tests.auth.keys import OLD_WHSEC, WHSEC, WHSK, fetched, pem, signed, webhook
 
 

@@ -11,7 +11,7 @@ from dispatcher.auth.problems import jwks_of
 from dispatcher.auth.public_keys import public_jwk_of
 from dispatcher.auth.public_keys import thumbprint as ours
 from dispatcher.auth.signing_keys import load_key
-from dispatcher.webhooks import WebhookConfig
+from dispatcher.config.webhooks import WebhookConfig
 from tests.auth.keys import NOW, URL, fetched, pem, signed, webhook
 from tests.auth.test_jwt_signer import verified
 

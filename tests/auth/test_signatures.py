@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.auth.signatures import Signer, problem_of_signing, public_key_of
-from dispatcher.secrets import Secret
-from dispatcher.webhooks import Signing
+from dispatcher.config.secrets import Secret
+from dispatcher.config.webhooks import Signing
 from tests.auth.keys import OLD_WHSEC, WHSEC, WHSK
 
 BODY = '{"requestId":"r","channel":"email","naïve":"☂"}'

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.auth.token_answers import MAX_ANSWER, IssuedToken, TokenAnswer, form_of, token_in
+from dispatcher.config.secrets import Secret
 from dispatcher.errors import TokenUnavailable
-from dispatcher.secrets import Secret
 from tests.auth.keys import fetched, signed
 
 

@@ -13,8 +13,8 @@ from benchmarks.callgrind import Callgrind
 from benchmarks.events import event, events, record_batch, tenants
 from benchmarks.hot_path import OneWebhook, Parts, consume
 from benchmarks.throughput import Rate, median, spread
-from dispatcher.events import DeliveryEvent, read_event
-from dispatcher.webhooks import TenantKey
+from dispatcher.contract.events import DeliveryEvent, read_event
+from dispatcher.contract.tenant import TenantKey
 from tests.unit.examples import ORIGIN, record
 
 
@@ -50,7 +50,7 @@ def test_without_callgrind_the_orders_do_nothing() -> None:
 async def test_a_stage_sees_every_event_through(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("")
     parts = Parts("https://localhost:1/hook", {"transport": "lean"}, tmp_path)
-    assert await OneWebhook(parts.webhook).find(parts.webhook.tenant) is parts.webhook
+    assert await OneWebhook(parts.webhook).get(parts.webhook.tenant) is parts.webhook
     async with consume(parts) as step:
         await asyncio.wait_for(step(200), 10)
     assert parts.fresh.records == 0

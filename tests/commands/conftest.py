@@ -5,14 +5,14 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from dispatcher.cli import options, redriving
+from dispatcher.cli import options, redrive
 
 
 @pytest.fixture(autouse=True)
 def _logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    for module in (options, redriving):
+    for module in (options, redrive):
         monkeypatch.setattr(module, "configure_logging", lambda settings: None)
     yield
     structlog.configure(**before)

@@ -11,12 +11,12 @@ from aiohttp import web
 from aiokafka import AIOKafkaProducer
 
 from dispatcher.auth.jwt_signer import JwtSigner
-from dispatcher.delivery.lanes import Lanes
-from dispatcher.explanation import MASKED, Limits, Line, answers, explain
+from dispatcher.config.settings import DeliverySettings
+from dispatcher.contract.records import Origin, RetryState
+from dispatcher.delivery.lane_scheduler import LaneScheduler
+from dispatcher.flow.decision import eligibility
+from dispatcher.flow.explain import MASKED, Limits, Line, answers, explain
 from dispatcher.health import describe_lane
-from dispatcher.pipeline import eligibility
-from dispatcher.records import Journey, Origin
-from dispatcher.settings import DeliverySettings
 from tests.commands.running import CANARY, a_webhook, called, dispatcher, write_secret, write_settings, write_webhooks
 from tests.conftest import Broker
 from tests.kafka import topics
@@ -88,7 +88,7 @@ def test_the_answers_are_those_of_the_pipeline() -> None:
         "isTestExecution": [False, True],
         "feedbackStatus": ["bounce", "read"],
         "campaignID": ["c-2", "c-3", None],
-        "campaignType": ["ApiTriggered", "Journey", None],
+        "campaignType": ["ApiTriggered", "RetryState", None],
         "webhooksEnabled": [None, False],
     }
     webhooks = [
@@ -107,7 +107,7 @@ def test_the_answers_are_those_of_the_pipeline() -> None:
 
 
 def test_a_dead_letter_tells_what_became_of_it() -> None:
-    journey = Journey(Origin("events", 1, 2), 1000.0, attempts=9, parks=4, last_status=503, reason="expired")
+    journey = RetryState(Origin("events", 1, 2), 1000.0, attempts=9, parks=4, last_status=503, reason="expired")
     headers = dict(journey.headers()) | {"feedback-detail": b"answered 503"}
     lines = explain(record(email_event(), headers, topic="events.dead"), [webhook()], LIMITS, NOW).lines
     assert Line("read", "first stood at", "events/1/2") in lines
@@ -165,7 +165,7 @@ async def test_an_unreadable_event_is_told_exactly(tmp_path: Path) -> None:
 @pytest.fixture
 async def ops() -> AsyncIterator[str]:
     """An instance that has a lane for the examples' tenant, and for no other."""
-    lanes = Lanes(DeliverySettings())
+    lanes = LaneScheduler(DeliverySettings())
     described = describe_lane(lanes.lane(TENANT), lanes.now())
 
     async def lane(request: web.Request) -> web.Response:

@@ -14,16 +14,16 @@ from aiokafka.structs import ConsumerRecord
 from typer.testing import CliRunner
 
 from dispatcher.cli import app
-from dispatcher.cli.redriving import _time
-from dispatcher.events import DeliveryEvent, read_event
+from dispatcher.cli.redrive import _time
+from dispatcher.config.settings import KafkaSettings
+from dispatcher.contract.events import DeliveryEvent, read_event
+from dispatcher.contract.outcomes import DeadReason
+from dispatcher.contract.records import Origin, RetryState
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.kafka.dead_letters import DeadLetters
 from dispatcher.kafka.producer import Producer
-from dispatcher.kafka.reading import open_topic
 from dispatcher.kafka.redrive import MARK, MAX_BATCH, Redrive, Selection, Tally, fresh_headers
-from dispatcher.outcomes import DeadReason
-from dispatcher.records import Journey, Origin
-from dispatcher.settings import KafkaSettings
-from dispatcher.webhooks import TenantKey
+from dispatcher.kafka.topic_reader import open_topic
 from tests.commands.running import called, dispatcher, ended, start, write_settings
 from tests.conftest import Broker
 from tests.kafka import topics
@@ -45,16 +45,16 @@ class Dead:
         self._letters = DeadLetters(producer, topic)
         self._offsets = itertools.count(1000)
 
-    async def bury(
+    async def dead_letter(
         self, org: str = "luma", reason: DeadReason = DeadReason.EXPIRED, value: bytes | None = None
-    ) -> Journey:
+    ) -> RetryState:
         """One event dies after nine attempts."""
         event = email_event(imsOrgId=org)
         del event["body"]["xdmEntity"]["_id"]  # the webhook-id is then made from the record's first place
-        journey = Journey(Origin(self.topic, 7, next(self._offsets)), 1000.0, attempts=9, parks=4, last_status=503)
+        journey = RetryState(Origin(self.topic, 7, next(self._offsets)), 1000.0, attempts=9, parks=4, last_status=503)
         key = f"{org} {journey.origin.offset}".encode()
         record = ARecord(value=value or json.dumps(event).encode(), key=key, headers=(("traceparent", b"00-1"),))
-        await self._letters.bury(record, journey, reason, "answered 503")
+        await self._letters.dead_letter(record, journey, reason, "answered 503")
         return journey
 
     async def redrive(self, selection: Selection = EVERYTHING, rate: float = 10_000) -> Tally:
@@ -87,9 +87,9 @@ async def dead(kafka: Broker, tmp_path: Path) -> AsyncIterator[Dead]:
 
 async def test_a_dry_run_counts_by_tenant_and_reason_and_sends_nothing(dead: Dead) -> None:
     for _ in range(3):
-        await dead.bury("luma")
-    await dead.bury("luma", DeadReason.REJECTED)
-    await dead.bury("other", DeadReason.UNREADABLE, value=b"{")
+        await dead.dead_letter("luma")
+    await dead.dead_letter("luma", DeadReason.REJECTED)
+    await dead.dead_letter("other", DeadReason.UNREADABLE, value=b"{")
     ran = await called("redrive", "-c", dead.config, "--dry-run", "--since", "1h")
     assert ran.status == 0, ran
     out = ran.out
@@ -104,25 +104,25 @@ async def test_a_dry_run_counts_by_tenant_and_reason_and_sends_nothing(dead: Dea
 
 
 async def test_what_is_selected_goes_back_once_and_the_rest_later(dead: Dead) -> None:
-    wanted = [await dead.bury("luma") for _ in range(3)]
-    others = [await dead.bury("luma", DeadReason.REJECTED), await dead.bury("other")]
+    wanted = [await dead.dead_letter("luma") for _ in range(3)]
+    others = [await dead.dead_letter("luma", DeadReason.REJECTED), await dead.dead_letter("other")]
     ran = await dispatcher("redrive", "-c", dead.config, "--tenant", "luma/prod", "--reason", "expired")
     assert "3 of 3 sent back" in ran.out
     sent = await dead.sent()
-    assert sorted(Journey.of(record).origin.offset for record in sent) == [one.origin.offset for one in wanted]
+    assert sorted(RetryState.of(record).origin.offset for record in sent) == [one.origin.offset for one in wanted]
     again = await dead.redrive(Selection(TenantKey("luma", "prod"), frozenset({"expired"})))
     assert (again.sent, again.total, again.already) == (0, 0, 3)
     assert (await dead.redrive()).sent == 2
     assert await dead.count() == (0, 5)
-    found = sorted(Journey.of(record).origin.offset for record in await dead.sent())
+    found = sorted(RetryState.of(record).origin.offset for record in await dead.sent())
     assert found == sorted(one.origin.offset for one in wanted + others)
 
 
 async def test_a_redriven_event_is_the_same_and_begins_anew(dead: Dead) -> None:
-    before, began = await dead.bury(), time.time()
+    before, began = await dead.dead_letter(), time.time()
     await dead.redrive()
     (record,) = await dead.sent()
-    journey = Journey.of(record)
+    journey = RetryState.of(record)
     assert journey.origin == before.origin
     assert (journey.attempts, journey.parks, journey.last_status, journey.not_before) == (0, 0, None, 0.0)
     assert began - 1 < journey.first_seen < time.time() + 1
@@ -135,17 +135,17 @@ async def test_a_redriven_event_is_the_same_and_begins_anew(dead: Dead) -> None:
 
 
 async def test_what_died_once_more_goes_back_once_more(dead: Dead) -> None:
-    journey = await dead.bury()
+    journey = await dead.dead_letter()
     await dead.redrive()
     (record,) = await dead.sent()
-    await dead._letters.bury(record, Journey.of(record), DeadReason.EXPIRED, "again")
+    await dead._letters.dead_letter(record, RetryState.of(record), DeadReason.EXPIRED, "again")
     assert await dead.count() == (1, 1)
     await dead.redrive()
-    assert [Journey.of(one).origin for one in await dead.sent()] == [journey.origin] * 2
+    assert [RetryState.of(one).origin for one in await dead.sent()] == [journey.origin] * 2
 
 
 async def test_only_what_died_in_the_time_that_is_asked_for(dead: Dead) -> None:
-    await dead.bury()
+    await dead.dead_letter()
     now = time.time()
     assert await dead.count(Selection(until=now - 3600)) == (0, 0)
     assert await dead.count(Selection(since=now - 3600, until=now + 60)) == (1, 0)
@@ -153,7 +153,7 @@ async def test_only_what_died_in_the_time_that_is_asked_for(dead: Dead) -> None:
 
 
 async def test_an_interrupted_redrive_goes_on_where_it_ended(dead: Dead) -> None:
-    await asyncio.gather(*(dead.bury() for _ in range(60)))
+    await asyncio.gather(*(dead.dead_letter() for _ in range(60)))
     process = await start("redrive", "-c", dead.config, "--rate", "60/s")
     await _until(lambda count: count >= 5, dead)
     process.send_signal(signal.SIGINT)
@@ -167,7 +167,7 @@ async def test_an_interrupted_redrive_goes_on_where_it_ended(dead: Dead) -> None
 
 
 async def test_a_killed_redrive_loses_nothing_and_repeats_one_batch_at_most(dead: Dead) -> None:
-    await asyncio.gather(*(dead.bury() for _ in range(60)))
+    await asyncio.gather(*(dead.dead_letter() for _ in range(60)))
     process = await start("redrive", "-c", dead.config, "--rate", "100/s")
     await _until(lambda count: count >= 20, dead)
     process.kill()
@@ -179,14 +179,14 @@ async def test_a_killed_redrive_loses_nothing_and_repeats_one_batch_at_most(dead
 
 
 async def test_the_rate_is_kept(dead: Dead) -> None:
-    await asyncio.gather(*(dead.bury() for _ in range(20)))
+    await asyncio.gather(*(dead.dead_letter() for _ in range(20)))
     began = time.monotonic()
     await dead.redrive(rate=15)
     assert time.monotonic() - began > 19 / 15
 
 
 async def test_marks_are_told_from_dead_events(dead: Dead) -> None:
-    await dead.bury()
+    await dead.dead_letter()
     await dead.redrive()
     records = await topics.read_all(dead.broker.bootstrap_servers, f"{dead.topic}.dead")
     letter, mark = sorted(records, key=lambda record: record.value is None)
@@ -247,4 +247,4 @@ async def _until(condition: Callable[[int], bool], dead: Dead) -> None:
 
 async def _times(dead: Dead) -> Counter[int]:
     """How many events came how often."""
-    return Counter(Counter(Journey.of(record).origin for record in await dead.sent()).values())
+    return Counter(Counter(RetryState.of(record).origin for record in await dead.sent()).values())

@@ -6,8 +6,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from dispatcher.feedback import encode_feedback
-from dispatcher.schemas import SchemaKind, schema_of
+from dispatcher.config.schemas import SchemaKind, schema_of
+from dispatcher.contract.feedback import encode_feedback
 from tests.unit.examples import REMOVED, Json, email_event, read, sms_event
 
 EVENTS = [

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dispatcher.documents import MAX_BYTES, MAX_DEPTH, key_of, parse_document, parse_value, path_of, read_document
+from dispatcher.config.documents import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    key_of,
+    parse_document,
+    parse_value,
+    path_of,
+    read_document,
+)
 from dispatcher.errors import ConfigError, Problem
 
 

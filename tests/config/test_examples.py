@@ -10,10 +10,10 @@ import jsonschema
 import pytest
 import yaml
 
-from dispatcher.documents import read_document
-from dispatcher.schemas import SchemaKind, schema_of
-from dispatcher.settings import Settings
-from dispatcher.settings_loader import load_settings
+from dispatcher.config.documents import read_document
+from dispatcher.config.loader import load_settings
+from dispatcher.config.schemas import SchemaKind, schema_of
+from dispatcher.config.settings import Settings
 from dispatcher.stores import open_source
 
 CONFIG = Path(__file__).parents[2] / "config"

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from dispatcher.documents import parse_document, problems_from
-from dispatcher.settings import KafkaSettings, Settings
-from dispatcher.webhooks import FetchedToken, JwtAuth, SignedToken, WebhookConfig, WebhookFile
+from dispatcher.config.documents import parse_document, problems_from
+from dispatcher.config.settings import KafkaSettings, Settings
+from dispatcher.config.webhooks import FetchedToken, JwtAuth, SignedToken, WebhookConfig, WebhookFile
 
 
 def problems_of(text: str, model: type[BaseModel]) -> list[str]:

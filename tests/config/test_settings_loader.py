@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from dispatcher.config.loader import load_settings
 from dispatcher.errors import ConfigError
-from dispatcher.settings_loader import load_settings
 
 GOOD = """\
 apiVersion: dispatcher/v1

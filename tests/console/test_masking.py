@@ -2,9 +2,9 @@
 
 import pytest
 
-from dispatcher import personal
 from dispatcher.console import masking
-from dispatcher.stores.sql.documents import take_apart
+from dispatcher.contract import redaction
+from dispatcher.stores.sql.documents import extract_secrets
 from tests.stores_sql.examples import CANARY, secretive
 
 
@@ -19,7 +19,7 @@ from tests.stores_sql.examples import CANARY, secretive
     ],
 )
 def test_recipients_are_masked(text: str, expected: str) -> None:
-    assert personal.recipient(text) == expected
+    assert redaction.recipient(text) == expected
 
 
 def test_a_payload_is_masked_where_it_tells_of_people() -> None:
@@ -79,6 +79,6 @@ def test_a_configuration_is_masked_where_tenants_put_secrets() -> None:
 
 
 def test_of_a_webhook_with_a_secret_in_every_place_a_viewer_sees_none() -> None:
-    document, _ = take_apart(secretive())
+    document, _ = extract_secrets(secretive())
     assert CANARY in repr(document)  # headers, claims and URLs are no secrets to whoever may edit them
     assert CANARY not in repr(masking.document(document))

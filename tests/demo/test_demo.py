@@ -9,13 +9,13 @@ from collections.abc import Sequence
 
 import pytest
 
+from dispatcher.contract.events import DeliveryEvent, OtherEvent, read_event
+from dispatcher.contract.outcomes import SkipReason
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.demo.accounts import Balance, balance, percentile
 from dispatcher.demo.planning import Planned, plan
 from dispatcher.demo.subject import parse_counts
 from dispatcher.errors import UnreadableEvent
-from dispatcher.events import DeliveryEvent, OtherEvent, read_event
-from dispatcher.outcomes import SkipReason
-from dispatcher.webhooks import TenantKey
 from tests.unit.examples import ORIGIN, record
 
 LUMA = TenantKey("luma", "prod")

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import orjson
 import pytest
 
+from dispatcher.contract.events import DeliveryEvent, OtherEvent, read_event
+from dispatcher.contract.feedback import encode_feedback
 from dispatcher.demo.events import STATUSES, Spelling, make_event, malformed_records
 from dispatcher.errors import UnreadableEvent
-from dispatcher.events import DeliveryEvent, OtherEvent, read_event
-from dispatcher.feedback import encode_feedback
 from tests.unit.examples import ORIGIN, record
 
 

@@ -7,7 +7,7 @@ from functools import cache
 import yaml
 from prometheus_client import REGISTRY
 
-from dispatcher import metrics
+from dispatcher.telemetry import metrics
 from tests.deploy.tools import RULES
 
 FOREIGN = frozenset(

@@ -16,7 +16,7 @@ from deploy.capacity import (
     Plan,
     written,
 )
-from dispatcher.settings import DeliverySettings, KafkaSettings
+from dispatcher.config.settings import DeliverySettings, KafkaSettings
 from tests.deploy.tools import CHART
 
 LOADS = st.builds(

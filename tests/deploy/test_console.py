@@ -10,7 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from dispatcher.cli import app
-from dispatcher.settings_loader import load_settings
+from dispatcher.config.loader import load_settings
 from tests.deploy.rendering import NAMES, objects, only, settings_of
 from tests.deploy.tools import CHART, run, tool
 

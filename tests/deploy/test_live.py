@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deploy.dashboards.queries import filled, queries
-from dispatcher.settings_loader import load_settings
+from dispatcher.config.loader import load_settings
 from tests.deploy.metric_names import known_metrics
 from tests.deploy.prometheus import answered, broken_rules, free_port, get, query, scraping
 from tests.deploy.rendering import NAMES, only, settings_of

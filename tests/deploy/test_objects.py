@@ -8,8 +8,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from dispatcher.config.settings import Settings
 from dispatcher.kafka.topics import planned_topics
-from dispatcher.settings import Settings
 from tests.deploy.rendering import (
     CUSTOM,
     KUBERNETES,

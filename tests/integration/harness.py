@@ -29,11 +29,11 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import NewTopic
 from aiokafka.errors import for_code
 
+from dispatcher.contract.events import DeliveryEvent, read_event, webhook_id
+from dispatcher.contract.records import Origin, RetryState
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.demo.child_process import free_ports
-from dispatcher.events import DeliveryEvent, read_event, webhook_id
 from dispatcher.kafka.topics import dead_letter_topic, retry_topics
-from dispatcher.records import Journey, Origin
-from dispatcher.webhooks import TenantKey
 from tests.kafka import topics
 from tests.stores.kubelet import MountedVolume
 from tests.unit.examples import EMAIL_EVENT
@@ -440,7 +440,7 @@ class Stage:
         found: dict[str, str] = {}
         for record in await topics.read_all(self.bootstrap_servers, self.dead_topic):
             try:
-                read = read_event(record, Journey.of(record).origin)
+                read = read_event(record, RetryState.of(record).origin)
             except Exception:
                 continue
             if isinstance(read, DeliveryEvent):

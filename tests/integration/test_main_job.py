@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dispatcher.events import webhook_id
-from dispatcher.records import Origin
+from dispatcher.contract.events import webhook_id
+from dispatcher.contract.records import Origin
 from tests.commands.running import called
 from tests.integration.brokers import PASSWORD, USER, needs_kafka
 from tests.integration.harness import RSS_LIMIT, Dispatcher, Stage, event, slowly, tenants, until, webhook_id_of

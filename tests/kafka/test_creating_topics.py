@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from dispatcher.config.settings import Settings
 from dispatcher.kafka.connection import admin_client
 from dispatcher.kafka.topics import create_topics
-from dispatcher.settings import Settings
 from tests.kafka import topics
 from tests.kafka.apache_kafka import ApacheKafka
 

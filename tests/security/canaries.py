@@ -17,8 +17,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from typing_extensions import get_type_hints, is_typeddict
 
-from dispatcher.envelope import EventDocument
-from dispatcher.secrets import Secret
+from dispatcher.config.secrets import Secret
+from dispatcher.contract.envelope import EventDocument
 
 Json = dict[str, Any]
 

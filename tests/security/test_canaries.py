@@ -24,15 +24,15 @@ import pytest
 import trustme
 import yaml
 
+from dispatcher.config.secrets import Secret, SecretSource
+from dispatcher.config.settings import Settings
+from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.demo.child_process import free_ports
 from dispatcher.kafka.topics import attempts_topic, dead_letter_topic, retry_topics
-from dispatcher.secrets import Secret, SecretSource
-from dispatcher.settings import Settings
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption, new_key
 from dispatcher.stores.sql.migrate import upgrade
 from dispatcher.stores.sql.repository import WebhookRepository
-from dispatcher.webhooks import WebhookConfig
 from tests.integration.brokers import needs_kafka
 from tests.integration.harness import LARGEST_RECORD, TIERS, Dispatcher, Json, Stage, create_topics, until
 from tests.kafka import topics
@@ -100,7 +100,7 @@ _MIDDLE = 3
 _SABOTAGE = """
 import sys
 if "run" in sys.argv:
-    from dispatcher import feedback
+    from dispatcher.contract import feedback
     _encode = feedback.encode_feedback
     def encode_feedback(event, version):
         if event.execution.get("campaignVersionID") == "explode":
@@ -491,7 +491,7 @@ async def _asked_afterwards(scene: Scene, dispatcher: Dispatcher) -> None:
             told[name] = await command(scene, "explain", "-c", config, *place, str(partition), "--offset", "0")
     assert any("What would be sent" in text for text in told.values())
     inline = {
-        **dispatcher.settings,
+        **dispatcher.config.settings,
         "kafka": {"security": {"password": scene.aviary.secret("kafka.security.password")}},
     }
     bad = scene.stage.directory / "bad.yaml"

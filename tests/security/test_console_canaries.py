@@ -21,9 +21,9 @@ import aiohttp
 import pytest
 import trustme
 
+from dispatcher.config.secrets import Secret
 from dispatcher.console.api.routes import ROUTES
 from dispatcher.demo.child_process import free_ports
-from dispatcher.secrets import Secret
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import new_key
 from dispatcher.stores.sql.migrate import upgrade

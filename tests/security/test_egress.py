@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from dispatcher.outcomes import FailureReason
-from dispatcher.settings import DeliverySettings, EgressSettings
+from dispatcher.config.settings import DeliverySettings, EgressSettings
+from dispatcher.config.webhooks import WebhookConfig
+from dispatcher.contract.outcomes import FailureReason
 from dispatcher.transport import EgressGuard, Endpoint, Request, egress_problems, open_transport
-from dispatcher.transport.failures import Failed
-from dispatcher.transport.race import connect_first
+from dispatcher.transport.failures import TransportError
+from dispatcher.transport.happy_eyeballs import connect_first
+from dispatcher.transport.request_head import HeaderBlock
 from dispatcher.transport.resolver import Resolver
-from dispatcher.transport.wire import HeaderBlock
-from dispatcher.webhooks import WebhookConfig
 from tests.transport.servers import NameServer
 
 DEFAULT = EgressGuard(EgressSettings())
@@ -299,7 +299,7 @@ async def resolved(names: NameServer, host: str, **egress: object) -> Sequence[s
     async with Resolver(settings, EgressGuard(settings)) as resolver:
         try:
             return await resolver.resolve("https", host, 443)
-        except Failed as failed:
+        except TransportError as failed:
             return failed.reason
 
 
@@ -387,7 +387,7 @@ async def test_an_answer_is_used_for_ten_seconds_and_asked_for_once_at_a_time(na
         assert await resolver.resolve("https", "hooks.example", 443) == ("8.8.8.8",)
         assert len(names.queries) == 2
         now += 0.2
-        with pytest.raises(Failed, match=r"resolves to an address that is not public \(private\)"):
+        with pytest.raises(TransportError, match=r"resolves to an address that is not public \(private\)"):
             await resolver.resolve("https", "hooks.example", 443)
 
 
@@ -406,7 +406,7 @@ async def test_the_system_s_resolver_is_checked_the_same() -> None:
     settings = EgressSettings()
     async with Resolver(settings, EgressGuard(settings)) as resolver:
         assert set(await resolver.lookup("localhost")) <= {"127.0.0.1", "::1"}
-        with pytest.raises(Failed, match="loopback"):
+        with pytest.raises(TransportError, match="loopback"):
             await resolver.resolve("https", "localhost", 443)
 
 

@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 
-from dispatcher.delivery.lanes import Lanes
+from dispatcher.config.settings import DeliverySettings, OpsSettings
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.delivery.lane_scheduler import LaneScheduler
 from dispatcher.health import HealthServer, Watched
-from dispatcher.settings import DeliverySettings, OpsSettings
-from dispatcher.webhooks import TenantKey
 
 LUMA = TenantKey("luma@AdobeOrg", "prod")
 CHANGES = (f"/lanes/{LUMA.org}/{LUMA.sandbox}/enable", "/brakes/release")
@@ -19,7 +19,7 @@ class Ops:
     """A running ops endpoint with one suspended lane; counts brakes that were released."""
 
     def __init__(self) -> None:
-        self.lanes = Lanes(DeliverySettings())
+        self.lanes = LaneScheduler(DeliverySettings())
         self.lane = self.lanes.lane(LUMA)
         self.lane.suspend("r1")
         self.released = 0

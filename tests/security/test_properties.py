@@ -17,20 +17,20 @@ from pydantic import ValidationError
 from dispatcher.auth.authenticator import Authenticator
 from dispatcher.auth.signatures import Signer
 from dispatcher.auth.token_answers import form_of
-from dispatcher.delivery.parcels import Parcel, request_headers
-from dispatcher.delivery.slots import Kind
-from dispatcher.documents import parse_document
+from dispatcher.config.documents import parse_document
+from dispatcher.config.secrets import SecretSource
+from dispatcher.config.settings import Settings
+from dispatcher.config.webhooks import JwtAuth, Webhook, WebhookConfig, WebhookFile
+from dispatcher.contract.events import DeliveryEvent
+from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt
+from dispatcher.delivery.pending_delivery import PendingDelivery, request_headers
+from dispatcher.delivery.permits import Priority
 from dispatcher.errors import ConfigError
-from dispatcher.events import DeliveryEvent
-from dispatcher.records import Claim, Turn
-from dispatcher.secrets import SecretSource
 from dispatcher.service import webhook_check
-from dispatcher.settings import Settings
 from dispatcher.transport import Endpoint
 from dispatcher.transport.addresses import Place, place_of
 from dispatcher.transport.egress import EgressGuard, literal
-from dispatcher.transport.wire import HeaderBlock
-from dispatcher.webhooks import JwtAuth, Webhook, WebhookConfig, WebhookFile
+from dispatcher.transport.request_head import HeaderBlock
 from tests.auth.keys import NOW, WHSEC
 from tests.security.test_egress import header_names, header_values, urls
 from tests.unit.examples import email_event, read
@@ -107,7 +107,9 @@ def sent_by(config: WebhookConfig) -> list[str]:
     if header is None and isinstance(config.auth, JwtAuth):
         scheme = config.auth.scheme
         header = (config.auth.header, f"{scheme} token" if scheme else "token")
-    parcel = Parcel.of(EVENT, Webhook.of(config, "x"), b"{}", 0, Kind.NEW, Turn(Claim()))
+    parcel = PendingDelivery.of(
+        EVENT, Webhook.of(config, "x"), b"{}", 0, Priority.NEW, ProcessingAttempt(AssignmentEpoch())
+    )
     headers = tuple(request_headers(parcel, 1, NOW, signer, header))
     return HeaderBlock(Endpoint.of(config)).render("application/json", 2, headers).decode("ascii").split("\r\n")
 

@@ -16,17 +16,17 @@ from hypothesis import strategies as st
 from dispatcher.auth.authenticator import Authenticator
 from dispatcher.auth.signatures import Signer
 from dispatcher.auth.token_answers import TokenAnswer, token_in
-from dispatcher.delivery.parcels import Parcel, request_headers
-from dispatcher.delivery.slots import Kind
+from dispatcher.config.secrets import Secret
+from dispatcher.config.webhooks import Signing
+from dispatcher.contract.events import DeliveryEvent, read_event
+from dispatcher.contract.feedback import encode_feedback
+from dispatcher.contract.outcomes import Attempt, FailureReason
+from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt
+from dispatcher.delivery.pending_delivery import PendingDelivery, request_headers
+from dispatcher.delivery.permits import Priority
 from dispatcher.errors import TokenUnavailable, UnreadableEvent
-from dispatcher.events import DeliveryEvent, read_event
-from dispatcher.feedback import encode_feedback
-from dispatcher.outcomes import Attempt, FailureReason
-from dispatcher.records import Claim, Turn
-from dispatcher.secrets import Secret
 from dispatcher.transport import Endpoint, Transport
-from dispatcher.transport.wire import HeaderBlock
-from dispatcher.webhooks import Signing
+from dispatcher.transport.request_head import HeaderBlock
 from tests.auth.keys import NOW, WHSEC, WHSK, fetched, signed
 from tests.auth.keys import webhook as config_of
 from tests.transport.conftest import Serving, post_to
@@ -134,7 +134,9 @@ OURS |= {"webhook-event-time", "webhook-signature", "traceparent", "authorizatio
 def head_of(event: DeliveryEvent, token: tuple[str, str] | None) -> bytes:
     """The head of the request that would be sent for this event."""
     about = webhook(signing=Signing(secrets=[Secret(WHSEC.encode()), Secret(WHSK.encode())]))
-    parcel = Parcel.of(event, about, encode_feedback(event, 1), 0, Kind.NEW, Turn(Claim()))
+    parcel = PendingDelivery.of(
+        event, about, encode_feedback(event, 1), 0, Priority.NEW, ProcessingAttempt(AssignmentEpoch())
+    )
     headers = request_headers(parcel, 1, NOW, Signer.of(about.config.signing), token)
     return HeaderBlock(Endpoint.of(about.config)).render("application/json", len(parcel.body), tuple(headers))
 

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from dispatcher.outcomes import FailureReason
+from dispatcher.contract.outcomes import FailureReason
 from dispatcher.transport import Transport
 from tests.transport.conftest import Opener, post_to
 from tests.transport.servers import OK, ConnectProxy, NameServer, answering

@@ -20,7 +20,7 @@ from dispatcher.auth.fetched_tokens import FetchedTokens
 from dispatcher.auth.token_answers import MAX_ANSWER, MAX_LIFE_S
 from dispatcher.errors import TokenUnavailable
 from dispatcher.transport import Transport
-from dispatcher.transport.token_posts import TokenPosts
+from dispatcher.transport.token_client import TokenPosts
 from tests.auth.keys import NOW, fetched
 from tests.auth.keys import webhook as config_of
 from tests.transport.conftest import Opener, Serving, server_context

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher import metrics
+from dispatcher.config.settings import WebhookSettings
+from dispatcher.config.webhooks import Webhook, WebhookConfig
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import StoreUnavailable, WebhookUnusable
-from dispatcher.settings import WebhookSettings
 from dispatcher.stores import cache as cache_module
-from dispatcher.stores.cache import MISSING, Missing, WebhookCache
-from dispatcher.webhooks import TenantKey, Webhook, WebhookConfig
+from dispatcher.stores.cache import NOT_CACHED, NotCached, WebhookCache
+from dispatcher.telemetry import metrics
 
 LUMA = TenantKey("luma", "prod")
 OTHER = TenantKey("luma", "stage")
@@ -35,10 +36,10 @@ class FakeStore:
         self.answers = asyncio.Event()
         self.answers.set()
 
-    def peek(self, tenant: TenantKey) -> Webhook | Missing | None:
-        return self.webhooks.get(tenant) if self.knows_at_once else MISSING
+    def get_cached(self, tenant: TenantKey) -> Webhook | NotCached | None:
+        return self.webhooks.get(tenant) if self.knows_at_once else NOT_CACHED
 
-    async def find(self, tenant: TenantKey) -> Webhook | None:
+    async def get(self, tenant: TenantKey) -> Webhook | None:
         self.asked.append(tenant)
         found = self.webhooks.get(tenant)
         await self.answers.wait()
@@ -79,41 +80,41 @@ def cache(store: FakeStore, clock: Clock) -> WebhookCache:
 async def test_an_answer_is_used_for_its_time_and_then_asked_for_again(
     cache: WebhookCache, store: FakeStore, clock: Clock
 ) -> None:
-    assert cache.peek(LUMA) is MISSING
-    found = await cache.find(LUMA)
+    assert cache.get_cached(LUMA) is NOT_CACHED
+    found = await cache.get(LUMA)
     assert found is store.webhooks[LUMA]
     clock.now += 29.9
-    assert cache.peek(LUMA) is found
-    assert await cache.find(LUMA) is found
+    assert cache.get_cached(LUMA) is found
+    assert await cache.get(LUMA) is found
     assert store.asked == [LUMA]
     clock.now += 0.1
-    assert cache.peek(LUMA) is MISSING
-    assert await cache.find(LUMA) is found
+    assert cache.get_cached(LUMA) is NOT_CACHED
+    assert await cache.get(LUMA) is found
     assert store.asked == [LUMA, LUMA]
 
 
 async def test_that_there_is_none_is_kept_for_a_shorter_time(
     cache: WebhookCache, store: FakeStore, clock: Clock
 ) -> None:
-    assert await cache.find(NOBODY) is None
-    assert cache.peek(NOBODY) is None
+    assert await cache.get(NOBODY) is None
+    assert cache.get_cached(NOBODY) is None
     clock.now += 5
-    assert cache.peek(NOBODY) is MISSING
+    assert cache.get_cached(NOBODY) is NOT_CACHED
     store.webhooks[NOBODY] = webhook(NOBODY)
-    assert await cache.find(NOBODY) is store.webhooks[NOBODY]
+    assert await cache.get(NOBODY) is store.webhooks[NOBODY]
 
 
 async def test_a_sandbox_never_sees_the_webhook_of_another(cache: WebhookCache, store: FakeStore) -> None:
-    assert await cache.find(LUMA) is store.webhooks[LUMA]
-    assert await cache.find(OTHER) is store.webhooks[OTHER]
-    assert await cache.find(TenantKey("luma", "dev")) is None
+    assert await cache.get(LUMA) is store.webhooks[LUMA]
+    assert await cache.get(OTHER) is store.webhooks[OTHER]
+    assert await cache.get(TenantKey("luma", "dev")) is None
 
 
 async def test_many_who_ask_at_once_ask_the_store_once(cache: WebhookCache, store: FakeStore) -> None:
     store.answers.clear()
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(cache.find(LUMA)) for _ in range(50)]
-        other = group.create_task(cache.find(OTHER))
+        tasks = [group.create_task(cache.get(LUMA)) for _ in range(50)]
+        other = group.create_task(cache.get(OTHER))
         await asyncio.sleep(0)
         store.answers.set()
     assert {task.result() for task in tasks} == {store.webhooks[LUMA]}
@@ -124,7 +125,7 @@ async def test_many_who_ask_at_once_ask_the_store_once(cache: WebhookCache, stor
 
 async def test_when_the_one_who_asks_is_cancelled_the_next_in_line_asks(cache: WebhookCache, store: FakeStore) -> None:
     store.answers.clear()
-    tasks = [asyncio.create_task(cache.find(LUMA)) for _ in range(4)]
+    tasks = [asyncio.create_task(cache.get(LUMA)) for _ in range(4)]
     await asyncio.sleep(0)
     tasks[0].cancel()
     await asyncio.sleep(0.01)
@@ -142,7 +143,7 @@ async def test_one_who_waits_may_be_cancelled_without_the_others_noticing(
     cache: WebhookCache, store: FakeStore
 ) -> None:
     store.answers.clear()
-    first, second = asyncio.create_task(cache.find(LUMA)), asyncio.create_task(cache.find(LUMA))
+    first, second = asyncio.create_task(cache.get(LUMA)), asyncio.create_task(cache.get(LUMA))
     await asyncio.sleep(0)
     second.cancel()
     await asyncio.sleep(0)
@@ -154,13 +155,13 @@ async def test_one_who_waits_may_be_cancelled_without_the_others_noticing(
 async def test_while_the_store_is_away_the_old_answer_stands(
     cache: WebhookCache, store: FakeStore, clock: Clock
 ) -> None:
-    found = await cache.find(LUMA)
-    assert await cache.find(NOBODY) is None
+    found = await cache.get(LUMA)
+    assert await cache.get(NOBODY) is None
     store.is_away = True
     clock.now += 3600
     stale, failed = metrics.STALE_ANSWERS._value.get(), metrics.STORE_FAILURES._value.get()
-    assert await cache.find(LUMA) is found
-    assert await cache.find(NOBODY) is None
+    assert await cache.get(LUMA) is found
+    assert await cache.get(NOBODY) is None
     assert metrics.STALE_ANSWERS._value.get() == stale + 2
     assert metrics.STORE_FAILURES._value.get() == failed + 2
 
@@ -168,23 +169,23 @@ async def test_while_the_store_is_away_the_old_answer_stands(
 async def test_a_store_that_is_away_is_asked_once_a_second_for_a_tenant(
     cache: WebhookCache, store: FakeStore, clock: Clock
 ) -> None:
-    await cache.find(LUMA)
+    await cache.get(LUMA)
     store.is_away = True
     clock.now += 3600
     for _ in range(20):
-        await cache.find(LUMA)
+        await cache.get(LUMA)
         clock.now += 0.1
     assert 3 <= len(store.asked) <= 4
     store.is_away = False
     clock.now += 1
     store.webhooks[LUMA] = webhook(LUMA)
-    assert await cache.find(LUMA) is store.webhooks[LUMA]
+    assert await cache.get(LUMA) is store.webhooks[LUMA]
 
 
 async def test_a_store_that_is_away_is_an_error_where_nothing_is_known(cache: WebhookCache, store: FakeStore) -> None:
     store.is_away = True
     store.answers.clear()
-    tasks = [asyncio.create_task(cache.find(LUMA)) for _ in range(3)]
+    tasks = [asyncio.create_task(cache.get(LUMA)) for _ in range(3)]
     await asyncio.sleep(0)
     store.answers.set()
     results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -192,7 +193,7 @@ async def test_a_store_that_is_away_is_an_error_where_nothing_is_known(cache: We
     assert all(isinstance(result, StoreUnavailable) for result in results)
     assert store.asked == [LUMA]
     store.is_away = False
-    assert await cache.find(LUMA) is store.webhooks[LUMA]
+    assert await cache.get(LUMA) is store.webhooks[LUMA]
 
 
 async def test_a_store_that_never_answers_is_away(
@@ -201,45 +202,45 @@ async def test_a_store_that_never_answers_is_away(
     monkeypatch.setattr(cache_module, "STORE_TIMEOUT_S", 0.01)
     store.answers.clear()
     with pytest.raises(StoreUnavailable, match="no answer in time"):
-        await cache.find(LUMA)
+        await cache.get(LUMA)
 
 
 async def test_a_webhook_that_can_not_be_used_is_asked_for_now_and_then(
     cache: WebhookCache, store: FakeStore, clock: Clock
 ) -> None:
     """Its events come and go meanwhile: each of them must not cost a query. What was in use before is in use no more."""
-    known = await cache.find(LUMA)
+    known = await cache.get(LUMA)
     assert known is not None
     store.unusable.add(LUMA)
     cache.invalidate(LUMA)
     for _ in range(3):
         with pytest.raises(WebhookUnusable, match="no key decrypts it"):
-            await cache.find(LUMA)
+            await cache.get(LUMA)
     assert store.asked == [LUMA] * 2
-    assert cache.peek(LUMA) is MISSING
+    assert cache.get_cached(LUMA) is NOT_CACHED
     assert not cache.is_current(known)
     store.is_away = True
     clock.now += 5.1
     with pytest.raises(WebhookUnusable):
-        await cache.find(LUMA)  # as far as is known
+        await cache.get(LUMA)  # as far as is known
     store.is_away = False
     store.unusable.clear()
     cache.invalidate(LUMA)
-    assert await cache.find(LUMA) is known
+    assert await cache.get(LUMA) is known
 
 
 async def test_what_is_invalidated_is_asked_for_again_and_still_stands_in(
     cache: WebhookCache, store: FakeStore
 ) -> None:
-    found, other = await cache.find(LUMA), await cache.find(OTHER)
+    found, other = await cache.get(LUMA), await cache.get(OTHER)
     cache.invalidate(LUMA)
-    assert cache.peek(LUMA) is MISSING
-    assert cache.peek(OTHER) is other
+    assert cache.get_cached(LUMA) is NOT_CACHED
+    assert cache.get_cached(OTHER) is other
     store.is_away = True
-    assert await cache.find(LUMA) is found
+    assert await cache.get(LUMA) is found
     cache.invalidate()
-    assert cache.peek(LUMA) is MISSING
-    assert cache.peek(OTHER) is MISSING
+    assert cache.get_cached(LUMA) is NOT_CACHED
+    assert cache.get_cached(OTHER) is NOT_CACHED
 
 
 @pytest.mark.parametrize("everything", [False, True])
@@ -249,19 +250,19 @@ async def test_an_answer_from_before_an_invalidation_is_not_kept(
 ) -> None:
     old = store.webhooks[LUMA]
     store.answers.clear()
-    early = asyncio.create_task(cache.find(LUMA))
+    early = asyncio.create_task(cache.get(LUMA))
     await asyncio.sleep(0)
     store.webhooks[LUMA] = webhook(LUMA)
     cache.invalidate(None if everything else LUMA)
-    late = asyncio.create_task(cache.find(LUMA)) if asked_again else None
+    late = asyncio.create_task(cache.get(LUMA)) if asked_again else None
     await asyncio.sleep(0)
     store.answers.set()
     assert await early is old
     if late is None:
-        assert cache.peek(LUMA) is MISSING
+        assert cache.get_cached(LUMA) is NOT_CACHED
     else:
         assert await late is store.webhooks[LUMA]
-        assert cache.peek(LUMA) is store.webhooks[LUMA]
+        assert cache.get_cached(LUMA) is store.webhooks[LUMA]
 
 
 async def test_the_tenants_whose_answer_is_oldest_go_first(clock: Clock) -> None:
@@ -269,14 +270,14 @@ async def test_the_tenants_whose_answer_is_oldest_go_first(clock: Clock) -> None
     tenants = [TenantKey(str(number), "prod") for number in range(5)]
     store = FakeStore(tenants)
     cache = cache_of(store, clock, size=3)
-    await cache.find(tenants[0])
+    await cache.get(tenants[0])
     clock.now += 20
     for tenant in tenants[1:3]:
-        await cache.find(tenant)
+        await cache.get(tenant)
     clock.now += 20
     for tenant in (tenants[0], tenants[3]):
-        await cache.find(tenant)
-    assert [cache.peek(tenant) is MISSING for tenant in tenants] == [False, True, False, False, True]
+        await cache.get(tenant)
+    assert [cache.get_cached(tenant) is NOT_CACHED for tenant in tenants] == [False, True, False, False, True]
     assert repr(cache) == "<WebhookCache 3 tenants, 0 asked for>"
 
 
@@ -286,7 +287,7 @@ async def test_a_bug_in_the_store_reaches_everyone_and_stays_a_bug(cache: Webhoo
         raise ZeroDivisionError
 
     store.find = broken  # type: ignore[method-assign]
-    results = await asyncio.gather(cache.find(LUMA), cache.find(LUMA), return_exceptions=True)
+    results = await asyncio.gather(cache.get(LUMA), cache.get(LUMA), return_exceptions=True)
     assert [type(result) for result in results] == [ZeroDivisionError, ZeroDivisionError]
 
 
@@ -295,21 +296,21 @@ async def test_a_store_in_memory_is_asked_without_a_wait_and_its_answer_kept_lik
 ) -> None:
     store.knows_at_once = True
 
-    assert cache.peek(LUMA) is store.webhooks[LUMA]
-    assert cache.peek(NOBODY) is None
+    assert cache.get_cached(LUMA) is store.webhooks[LUMA]
+    assert cache.get_cached(NOBODY) is None
     known = store.webhooks.pop(LUMA)
-    assert cache.peek(LUMA) is known, "for as long as it is fresh"
+    assert cache.get_cached(LUMA) is known, "for as long as it is fresh"
     assert cache.is_current(known)
     clock.now += 31
-    assert cache.peek(LUMA) is None
+    assert cache.get_cached(LUMA) is None
     assert not cache.is_current(known)
     assert store.asked == []
 
 
 async def test_what_was_invalidated_is_asked_for_again(store: FakeStore, cache: WebhookCache) -> None:
     store.knows_at_once = True
-    cache.peek(LUMA)
+    cache.get_cached(LUMA)
     edited = store.webhooks[LUMA] = webhook(LUMA)
     cache.invalidate(LUMA)
 
-    assert cache.peek(LUMA) is edited
+    assert cache.get_cached(LUMA) is edited

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.stores.ownership import Refusal, settle
-from dispatcher.webhooks import TenantKey
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.stores.ownership import OwnershipRefusal, settle
 
 A, B, C = (TenantKey(name, "prod") for name in "abc")
 
@@ -14,11 +14,11 @@ def test_files_that_share_nothing_are_all_used() -> None:
 
 
 def test_at_first_the_first_by_name_has_it() -> None:
-    assert settle({"2": [A, B], "1": [A]}, {}) == {"2": Refusal(A, "1")}
+    assert settle({"2": [A, B], "1": [A]}, {}) == {"2": OwnershipRefusal(A, "1")}
 
 
 def test_later_the_one_that_had_it_has_it() -> None:
-    assert settle({"2": [A, B], "1": [A]}, {"2": [A]}) == {"1": Refusal(A, "2")}
+    assert settle({"2": [A, B], "1": [A]}, {"2": [A]}) == {"1": OwnershipRefusal(A, "2")}
 
 
 def test_a_webhook_may_move_between_files() -> None:
@@ -26,13 +26,13 @@ def test_a_webhook_may_move_between_files() -> None:
 
 
 def test_a_bad_file_keeps_its_own_against_a_good_one() -> None:
-    assert settle({"2": [A]}, {"1": [A]}) == {"2": Refusal(A, "1")}
+    assert settle({"2": [A]}, {"1": [A]}) == {"2": OwnershipRefusal(A, "1")}
 
 
 def test_a_refused_file_keeps_what_it_holds_against_others() -> None:
     # 3 gives C to 4 and takes A from 1, which is refused: so C stays in 3, and 4 is refused too.
     new = {"1": [A], "3": [A, B], "4": [C]}
-    assert settle(new, {"1": [A], "3": [C]}) == {"3": Refusal(A, "1"), "4": Refusal(C, "3")}
+    assert settle(new, {"1": [A], "3": [C]}) == {"3": OwnershipRefusal(A, "1"), "4": OwnershipRefusal(C, "3")}
 
 
 _TENANTS = st.sampled_from([TenantKey(name, "prod") for name in "abcdef"])

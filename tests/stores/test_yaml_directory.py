@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher import metrics
+from dispatcher.config.settings import WebhookSettings
+from dispatcher.config.webhooks import WebhookConfig
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import ConfigError
-from dispatcher.settings import WebhookSettings
 from dispatcher.stores import open_source
 from dispatcher.stores.webhook_files import Check
 from dispatcher.stores.yaml_directory import YamlDirectory
-from dispatcher.webhooks import TenantKey, WebhookConfig
+from dispatcher.telemetry import metrics
 from tests.stores.kubelet import MountedVolume
 
 
@@ -88,10 +89,10 @@ async def test_every_webhook_file_is_read_and_nothing_else(path: Path) -> None:
     directory, told = directory_at(path)
     assert await directory.load() == []
     assert orgs(directory) == ["a", "a", "b", "c"]
-    stage = await directory.find(key("a", "stage"))
+    stage = await directory.get(key("a", "stage"))
     assert stage is not None
     assert stage.source == f"{path}/a.yaml:4"
-    assert await directory.find(key("nobody")) is None
+    assert await directory.get(key("nobody")) is None
     assert told.changes == [{"a", "a/stage", "b", "c"}]
     assert repr(directory) == f"<YamlDirectory {path}: 4 webhooks in 3 files, 0 problems>"
 
@@ -144,7 +145,7 @@ async def test_one_mistake_keeps_the_whole_file_at_its_last_good_version(path: P
     (path / "c.yaml").write_text(content(entry("c", url="https://new.example/")))
     await directory.reload()
     assert texts(directory, path) == ["a.yaml:4: webhooks[1].url: must begin with https://"]
-    assert [await directory.find(key(org)) for org in "abd"] == [before["a"], before["b"], None]
+    assert [await directory.get(key(org)) for org in "abd"] == [before["a"], before["b"], None]
     assert told.changes[1:] == [{"c"}]
     (path / "a.yaml").write_text(content(entry("a", url="https://new.example/")))
     assert await directory.reload() == []

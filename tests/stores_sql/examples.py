@@ -2,8 +2,8 @@
 
 from pydantic import JsonValue
 
+from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.stores.sql.documents import resolve_draft
-from dispatcher.webhooks import WebhookConfig
 
 CANARY = "canary-never-to-be-seen"
 

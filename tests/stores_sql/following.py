@@ -5,8 +5,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.store import SqlStore
-from dispatcher.webhooks import TenantKey
 
 CHANGES_WITHIN_S = 2.0
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from dispatcher.config.secrets import Secret
+from dispatcher.config.settings import WebhookSettings
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import ConfigError, StoreUnavailable
-from dispatcher.secrets import Secret
-from dispatcher.settings import WebhookSettings
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.migrate import upgrade
 from dispatcher.stores.sql.store import SqlStore, open_sql_store
-from dispatcher.webhooks import TenantKey
 from tests.stores_sql.examples import CANARY
 from tests.stores_sql.postgres import PASSWORD, Postgres
 
@@ -64,7 +64,7 @@ async def test_a_wrong_password_is_not_quoted(postgres: Postgres) -> None:
     wrong = postgres.url().replace(PASSWORD, CANARY)
     database = Database(Secret(wrong.encode()))
     with pytest.raises(StoreUnavailable, match="authentication failed") as caught:
-        await SqlStore(database, Encryption([])).find(TENANT)
+        await SqlStore(database, Encryption([])).get(TENANT)
     assert CANARY not in "".join(traceback.format_exception(caught.value))
     await database.close()
 
@@ -75,7 +75,7 @@ async def test_nobody_there_and_nobody_who_answers_are_both_away() -> None:
         port = listener.getsockname()[1]
         refused = Database(Secret(f"postgresql://u:{CANARY}@127.0.0.1:{port}/d".encode()))
         with pytest.raises(StoreUnavailable, match="PostgreSQL at 127"):
-            await SqlStore(refused, Encryption([])).find(TENANT)
+            await SqlStore(refused, Encryption([])).get(TENANT)
         listener.listen()
         with pytest.raises(StoreUnavailable, match=r"no answer within 0\.3 s"):
             async with refused.read(0.3):
@@ -90,11 +90,11 @@ async def test_a_sqlite_file_that_is_not_there_is_not_made_by_looking(tmp_path: 
         assert store.all() == []
         assert "does not answer" in str(store.problems[0])
         with pytest.raises(StoreUnavailable, match="run `dispatcher webhooks migrate`"):
-            await store.find(TENANT)
+            await store.get(TENANT)
         assert not path.exists()
         assert settings.url is not None
         await upgrade(settings.url)
-        assert await store.find(TENANT) is None
+        assert await store.get(TENANT) is None
 
 
 def test_a_failed_connection_leaves_no_thread_that_answers_to_a_closed_loop(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ import pytest
 from sqlalchemy import select, update
 from structlog.testing import capture_logs
 
+from dispatcher.config.secrets import Secret
+from dispatcher.config.settings import WebhookSettings
 from dispatcher.errors import ConfigError, WebhookUnusable
-from dispatcher.secrets import Secret
-from dispatcher.settings import WebhookSettings
 from dispatcher.stores.sql import schema
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database
@@ -96,11 +96,11 @@ async def test_a_secret_that_no_key_decrypts_costs_its_own_webhook_only(url: Sec
     settings = WebhookSettings(store="sql", url=url, encryption_keys=[kept])
     async with open_sql_store(settings) as store:
         assert [webhook.tenant for webhook in store.all()] == [good.tenant]
-        assert (await store.find(good.tenant)) is store.all()[0]
+        assert (await store.get(good.tenant)) is store.all()[0]
         assert [str(problem).partition(": ")[0] for problem in store.problems] == [f"sql:{bad.id}"]
         assert [problem.key for problem in store.problems] == ["signing.secrets.0"]
         with pytest.raises(WebhookUnusable, match="can't be decrypted"):
-            await store.find(bad.tenant)
+            await store.get(bad.tenant)
     with pytest.raises(ConfigError, match="can't be decrypted"):
         await repository.for_delivery(bad.id, orgs=None)
     with pytest.raises(ConfigError, match="give it again"):
@@ -120,7 +120,7 @@ async def test_no_secret_is_in_a_log_line_or_an_error(database: Database) -> Non
     with capture_logs() as lines:
         await good.load()
         with pytest.raises(WebhookUnusable) as caught:
-            await good.find(made.tenant)
+            await good.get(made.tenant)
     assert [line["event"] for line in lines] == ["webhook refused"] * 7 + ["webhooks loaded"]
     assert CANARY not in repr((lines, good, list(good.problems)))
     assert CANARY not in "".join(traceback.format_exception(caught.value))
@@ -144,5 +144,5 @@ async def test_a_stored_configuration_that_this_version_does_not_know_is_a_probl
     await store.load()
     assert [(problem.key, problem.file) for problem in store.problems] == [("invented", f"sql:{made.id}")]
     with pytest.raises(WebhookUnusable, match="invented"):
-        await store.find(made.tenant)
+        await store.get(made.tenant)
     assert (await repository.get(made.id, orgs=None)).document == newer

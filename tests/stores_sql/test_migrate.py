@@ -8,8 +8,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, inspect, select
 
+from dispatcher.config.secrets import Secret
 from dispatcher.errors import ConfigError, StoreUnavailable
-from dispatcher.secrets import Secret
 from dispatcher.stores.sql import schema
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption

@@ -6,16 +6,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
+from dispatcher.config.secrets import Secret
+from dispatcher.config.settings import WebhookSettings
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import EditConflict
-from dispatcher.secrets import Secret
-from dispatcher.settings import WebhookSettings
 from dispatcher.stores.cache import WebhookCache
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.migrate import upgrade
 from dispatcher.stores.sql.repository import WebhookRepository
 from dispatcher.stores.sql.store import SqlStore
-from dispatcher.webhooks import TenantKey
 from tests.stores_sql.examples import plain
 from tests.stores_sql.following import running
 from tests.stores_sql.postgres import Postgres
@@ -61,7 +61,7 @@ async def follow(cache: WebhookCache, last: int) -> int:
     versions = set()
     while min(seen.values()) < last:
         for tenant in TENANTS:
-            webhook = await cache.find(tenant)
+            webhook = await cache.get(tenant)
             assert webhook is not None
             version = int(webhook.config.name)
             assert version >= seen[tenant]

@@ -9,13 +9,14 @@ from pydantic import JsonValue
 from sqlalchemy import insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from dispatcher.config.webhooks import Channel
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import AlreadyExists, ConfigError, EditConflict, NotAllowed, NotFound, StoreUnavailable
 from dispatcher.stores.sql import schema
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.records import AuditAction, AuditQuery, WebhookQuery
 from dispatcher.stores.sql.repository import WebhookRepository
-from dispatcher.webhooks import Channel, TenantKey
 from tests.stores_sql.examples import CANARY, plain, plain_draft, secretive, secretive_draft, with_signing
 
 

@@ -9,10 +9,11 @@ import asyncpg  # type: ignore[import-untyped]
 import pytest
 from sqlalchemy import update
 
-from dispatcher import metrics
+from dispatcher.config.secrets import Secret
+from dispatcher.config.settings import WebhookSettings
+from dispatcher.config.webhooks import Webhook
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import StoreUnavailable
-from dispatcher.secrets import Secret
-from dispatcher.settings import WebhookSettings
 from dispatcher.stores.cache import WebhookCache
 from dispatcher.stores.sql import schema
 from dispatcher.stores.sql.database import Database
@@ -20,7 +21,7 @@ from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.migrate import upgrade
 from dispatcher.stores.sql.repository import WebhookRepository
 from dispatcher.stores.sql.store import SqlStore, open_sql_store
-from dispatcher.webhooks import TenantKey, Webhook
+from dispatcher.telemetry import metrics
 from tests.stores_sql.examples import plain, secretive
 from tests.stores_sql.following import CHANGES_WITHIN_S, Told, running
 from tests.stores_sql.postgres import Postgres
@@ -47,33 +48,33 @@ async def test_a_webhook_is_the_same_object_until_it_is_edited(
     store: SqlStore, repository: WebhookRepository, database: Database, encryption: Encryption
 ) -> None:
     made = await repository.create(secretive(), by="ada", orgs=None)
-    found = await store.find(made.tenant)
+    found = await store.get(made.tenant)
     assert found is not None
     assert found.config == secretive()
     assert found.source == f"sql:{made.id}"
-    assert await store.find(made.tenant) is found
+    assert await store.get(made.tenant) is found
     await store.load()
     assert store.all() == [found]
-    other = await SqlStore(database, encryption).find(made.tenant)
+    other = await SqlStore(database, encryption).get(made.tenant)
     assert other is not None
     assert other.revision == found.revision
     await repository.update(made.id, secretive(), expected_version=1, by="ada", orgs=None)
-    edited = await store.find(made.tenant)
+    edited = await store.get(made.tenant)
     assert edited is not None
     assert edited.revision != found.revision  # an edit is an edit: what was disabled is taken up again
     await repository.reactivate(made.id, by="ada", orgs=None)
-    taken_up = await store.find(made.tenant)
+    taken_up = await store.get(made.tenant)
     assert taken_up is not None
     assert taken_up.revision != edited.revision
     assert taken_up.config == secretive()
     await repository.delete(made.id, expected_version=3, by="ada", orgs=None)
-    assert await store.find(made.tenant) is None
+    assert await store.get(made.tenant) is None
     assert repr(store).endswith("1 webhooks, change 1>")
 
 
 async def test_a_tenant_that_no_database_can_hold_has_no_webhook(store: SqlStore) -> None:
     for tenant in (TenantKey("a\0b", "prod"), TenantKey("\ud800", "prod"), TenantKey("'; DROP TABLE webhooks", "%")):
-        assert await store.find(tenant) is None
+        assert await store.get(tenant) is None
 
 
 async def test_every_kind_of_change_is_told_in_time(store: SqlStore, repository: WebhookRepository) -> None:
@@ -138,7 +139,7 @@ async def test_a_database_restored_from_a_backup_is_read_anew(
     await store.load()
     assert told.tenants == {made.tenant, gone.tenant}
     assert [webhook.config.name for webhook in store.all()] == [made.name]
-    found = await store.find(made.tenant)
+    found = await store.get(made.tenant)
     assert found is not None
     assert found.config.name == made.name
 
@@ -162,14 +163,14 @@ async def test_a_restart_of_the_database_costs_answers_and_nothing_else(encrypti
         store = SqlStore(database, encryption)
         await store.load()
         cache = WebhookCache(store, WebhookSettings(store="sql", url=url, cache_ttl=0.01))
-        known = await cache.find(made.tenant)
+        known = await cache.get(made.tenant)
         assert known is not None
         async with running(store) as told:
             await asyncio.to_thread(server.stop)
-            assert await store.find(made.tenant) is known  # from the rows that it has read
-            assert await cache.find(made.tenant) is known
+            assert await store.get(made.tenant) is known  # from the rows that it has read
+            assert await cache.get(made.tenant) is known
             with pytest.raises(StoreUnavailable):
-                await store.find(TenantKey(made.tenant.org, "new"))  # may have a webhook by now: never skipped
+                await store.get(TenantKey(made.tenant.org, "new"))  # may have a webhook by now: never skipped
             with pytest.raises(StoreUnavailable):
                 await repository.create(plain(sandbox="dev"), by="ada", orgs=None)
             await eventually(lambda: _is_away(store), within_s=20)
@@ -200,7 +201,7 @@ async def test_a_dispatcher_that_starts_in_time_outlives_its_database(encryption
                 await asyncio.to_thread(server.stop)
                 await eventually(lambda: _is_away(store), within_s=20)
                 async with asyncio.timeout(5):
-                    found = await cache.find(made.tenant)
+                    found = await cache.get(made.tenant)
                 assert found is store.all()[0]
                 assert metrics.STALE_ANSWERS._value.get() == stale + 1
         await database.close()
@@ -212,7 +213,7 @@ async def _is_away(store: SqlStore) -> bool:
 
 async def _answers(store: SqlStore, webhook: Webhook) -> bool:
     """While the database starts, what was read stands in for it: never another answer."""
-    assert await store.find(webhook.tenant) is webhook
+    assert await store.get(webhook.tenant) is webhook
     return not await _is_away(store)
 
 
@@ -225,7 +226,7 @@ async def test_a_locked_sqlite_file_can_still_be_read(tmp_path: Path, encryption
     writer = sqlite3.connect(path, isolation_level=None)
     writer.execute("BEGIN EXCLUSIVE")
     try:
-        assert await SqlStore(database, encryption).find(made.tenant) is not None
+        assert await SqlStore(database, encryption).get(made.tenant) is not None
         with pytest.raises(StoreUnavailable, match=r"no answer within|locked"):
             async with database.write(0.2) as connection:
                 await connection.execute(update(schema.change_counter).values(value=7))

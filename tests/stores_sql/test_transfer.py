@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.documents import read_document
+from dispatcher.config.documents import read_document
+from dispatcher.config.secrets import Secret, SecretSource
+from dispatcher.config.webhooks import WebhookConfig, WebhookFile
 from dispatcher.errors import AlreadyExists, ConfigError
-from dispatcher.secrets import Secret, SecretSource
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.records import AuditQuery, WebhookQuery
 from dispatcher.stores.sql.repository import WebhookRepository
 from dispatcher.stores.sql.transfer import Transfer, export_webhooks
-from dispatcher.webhooks import WebhookConfig, WebhookFile
 from tests.stores_sql.examples import CANARY, plain, secretive, with_signing
 
 
@@ -94,11 +94,11 @@ async def test_an_import_is_done_whole_or_not_at_all(
     assert caught.value.existing_id == there.id
     with pytest.raises(ConfigError, match="given more than once"):
         await transfer.import_webhooks([*wanted, plain()], by="bob", replace=True)
-    tried = await transfer.import_webhooks(wanted, by="bob", replace=True, dry_run=True)
+    result = await transfer.import_webhooks(wanted, by="bob", replace=True, dry_run=True)
     assert (await repository.search(WebhookQuery(), orgs=None)).total == 1
     assert len(await AuditLog(database).search(AuditQuery(), orgs=None)) == 1
     done = await transfer.import_webhooks(wanted, by="bob", replace=True)
-    assert done == tried
+    assert done == result
     assert [tenant.sandbox for tenant in done.created] == ["prod", "dev"]
     assert [tenant.sandbox for tenant in done.updated] == ["stage"]
     assert (await repository.get(there.id, orgs=None)).name == "Other"

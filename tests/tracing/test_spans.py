@@ -11,9 +11,9 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from prometheus_client import REGISTRY
 
-from dispatcher import tracing as module
-from dispatcher.errors import Draining, StoreUnavailable
-from dispatcher.outcomes import (
+from dispatcher.config.settings import TracingSettings
+from dispatcher.config.webhooks import Webhook
+from dispatcher.contract.outcomes import (
     Attempt,
     Dead,
     DeadReason,
@@ -25,12 +25,13 @@ from dispatcher.outcomes import (
     Skipped,
     SkipReason,
 )
-from dispatcher.records import Claim, Journey, Origin, Record, Turn
-from dispatcher.settings import TracingSettings
-from dispatcher.tracing import Tracing
+from dispatcher.contract.records import AssignmentEpoch, Origin, ProcessingAttempt, Record, RetryState
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.errors import Draining, StoreUnavailable
+from dispatcher.telemetry import tracing as module
+from dispatcher.telemetry.tracing import Tracing
 from dispatcher.transport.request import Endpoint, Request
 from dispatcher.transport.traced import TracedTransport
-from dispatcher.webhooks import TenantKey, Webhook
 from tests.tracing.collector import Collector, attributes
 from tests.unit.examples import ARecord
 
@@ -73,7 +74,7 @@ class Scripted:
 
 
 class NoWebhooks:
-    async def find(self, tenant: TenantKey) -> Webhook | None:
+    async def get(self, tenant: TenantKey) -> Webhook | None:
         return None
 
 
@@ -84,16 +85,16 @@ def request(number: int = 1, *headers: tuple[str, str]) -> Request:
 
 
 async def through(
-    tracing: Tracing, one: Record, process: Callable[[Record, Turn], Awaitable[Outcome]]
+    tracing: Tracing, one: Record, process: Callable[[Record, ProcessingAttempt], Awaitable[Outcome]]
 ) -> Outcome | BaseException:
     """One record in a task of its own, as the consumer has it."""
-    task = asyncio.create_task(tracing.around(process)(one, Turn(Claim())))  # type: ignore[arg-type]
+    task = asyncio.create_task(tracing.around(process)(one, ProcessingAttempt(AssignmentEpoch())))  # type: ignore[arg-type]
     (result,) = await asyncio.gather(task, return_exceptions=True)
     return result
 
 
-def outcome(value: Outcome) -> Callable[[Record, Turn], Awaitable[Outcome]]:
-    async def process(_record: Record, _turn: Turn) -> Outcome:
+def outcome(value: Outcome) -> Callable[[Record, ProcessingAttempt], Awaitable[Outcome]]:
+    async def process(_record: Record, _processing: ProcessingAttempt) -> Outcome:
         return value
 
     return process
@@ -102,8 +103,8 @@ def outcome(value: Outcome) -> Callable[[Record, Turn], Awaitable[Outcome]]:
 async def deliver(tracing: Tracing, one: Record, transport: Scripted, count: int = 1, *own: tuple[str, str]) -> None:
     traced = TracedTransport(transport, tracing)
 
-    async def process(_record: Record, _turn: Turn) -> Outcome:
-        await tracing.around_webhooks(NoWebhooks()).find(TenantKey("9E1@AdobeOrg", "prod"))
+    async def process(_record: Record, _processing: ProcessingAttempt) -> Outcome:
+        await tracing.around_webhooks(NoWebhooks()).get(TenantKey("9E1@AdobeOrg", "prod"))
         for number in range(1, count + 1):
             await traced.post(request(number, *own))
         return Delivered(count)
@@ -185,8 +186,8 @@ async def test_a_traceparent_that_cannot_be_read_counts_as_absent(collector: Col
 
 async def test_every_hop_of_an_event_stands_in_one_trace(collector: Collector) -> None:
     """Without a producer's trace: parked, read again, redriven; and another event in another one."""
-    journey = Journey(Origin("events", 3, 7), 1_753_171_200.0, attempts=1, parks=1)
-    parked = ARecord(b"{}", None, tuple(journey.headers()), "events.retry.30s", 0, 99, 1_753_171_230_000)
+    retry_state = RetryState(Origin("events", 3, 7), 1_753_171_200.0, attempts=1, parks=1)
+    parked = ARecord(b"{}", None, tuple(retry_state.headers()), "events.retry.30s", 0, 99, 1_753_171_230_000)
     async with Tracing(settings_for(collector)) as tracing:
         await through(tracing, record(), outcome(Parked(0, ParkReason.BREAKER_OPEN)))
         await through(tracing, parked, outcome(Delivered(2)))
@@ -244,7 +245,7 @@ async def test_every_outcome_is_told(
 async def test_what_the_pipeline_raises_is_raised_and_told(
     collector: Collector, error: BaseException, told: dict[str, object]
 ) -> None:
-    async def process(_record: Record, _turn: Turn) -> Outcome:
+    async def process(_record: Record, _processing: ProcessingAttempt) -> Outcome:
         raise error
 
     async with Tracing(settings_for(collector)) as tracing:
@@ -259,7 +260,9 @@ async def test_an_attempt_tells_its_trace_only_where_that_is_sampled(collector: 
         for told, trace in ((PRODUCERS, TRACE.hex()), (UNSAMPLED, None)):
             attempts: list[Attempt] = []
 
-            async def process(_record: Record, _turn: Turn, found: list[Attempt] = attempts) -> Outcome:
+            async def process(
+                _record: Record, _processing: ProcessingAttempt, found: list[Attempt] = attempts
+            ) -> Outcome:
                 failed = Attempt(0.1, failure=FailureReason.TLS, detail="x")
                 found.append(await TracedTransport(Scripted(failed), tracing).post(request()))
                 return Delivered(1)
@@ -282,7 +285,7 @@ async def test_no_span_says_more_of_a_url_than_its_host(collector: Collector) ->
 async def test_the_collector_is_told_who_we_are(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "k8s.pod.name=dispatcher-0")
     monkeypatch.setenv("COLLECTOR_KEY", "Bearer abc")
-    from dispatcher.secrets import Secret
+    from dispatcher.config.secrets import Secret
 
     headers = {"authorization": Secret(b"Bearer abc")}
     async with Tracing(settings_for(collector, headers=headers, service_name="feedback")) as tracing:
@@ -369,7 +372,7 @@ def test_switched_off_nothing_of_opentelemetry_is_imported() -> None:
 def test_without_the_extra_the_start_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     from dispatcher.service import tracing_problems
 
-    monkeypatch.delitem(sys.modules, "dispatcher.tracing")
+    monkeypatch.delitem(sys.modules, "dispatcher.telemetry.tracing")
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     assert tracing_problems(TracingSettings()) == []
     (problem,) = tracing_problems(TracingSettings(enabled=True))

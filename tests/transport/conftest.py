@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from dispatcher.settings import DeliverySettings, EgressSettings
+from dispatcher.config.settings import DeliverySettings, EgressSettings
 from dispatcher.transport import Endpoint, Request, Transport, open_transport
 from tests.transport.servers import Endpoint as Server
 from tests.transport.servers import Script

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from dispatcher import __version__
-from dispatcher.outcomes import Attempt, FailureReason
+from dispatcher.contract.outcomes import Attempt, FailureReason
 from dispatcher.transport import Endpoint, Transport
 from tests.transport.conftest import IN_TIME_S, Opener, Serving, post_to
 from tests.transport.servers import OK, Peer, Script, answering

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 import trustme
 
-from dispatcher.outcomes import FailureReason
+from dispatcher.contract.outcomes import FailureReason
 from dispatcher.transport import Transport
 from tests.transport.conftest import IN_TIME_S, Opener, Serving, post_to, server_context
 from tests.transport.servers import OK, ConnectProxy, NameServer, Peer, answering

@@ -10,8 +10,8 @@ import pytest
 import trustme
 from cryptography.x509 import load_pem_x509_certificate
 
-from dispatcher.outcomes import FailureReason
-from dispatcher.secrets import Secret
+from dispatcher.config.secrets import Secret
+from dispatcher.contract.outcomes import FailureReason
 from dispatcher.stores.webhook_files import read_directory
 from dispatcher.transport import Endpoint, Transport, tls
 from dispatcher.transport.tls import TlsContexts, new_context

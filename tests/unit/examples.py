@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dispatcher.events import DeliveryEvent, read_event
-from dispatcher.records import Origin
-from dispatcher.webhooks import TenantKey, Webhook, WebhookConfig
+from dispatcher.config.webhooks import Webhook, WebhookConfig
+from dispatcher.contract.events import DeliveryEvent, read_event
+from dispatcher.contract.records import Origin
+from dispatcher.contract.tenant import TenantKey
 
 CONTRACTS = Path(__file__).parents[3] / "shared" / "contracts"
 ORIGIN = Origin("delivery-events", 3, 41)

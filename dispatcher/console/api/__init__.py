@@ -8,12 +8,12 @@ from aiohttp import web
 from dispatcher.console.api.openapi import openapi_document
 from dispatcher.console.api.route import PREFIX
 from dispatcher.console.api.routes import ROUTES
-from dispatcher.console.parts import Parts
+from dispatcher.console.services import Services
 
 __all__ = ["ROUTES", "add_to", "openapi_document"]
 
 
-def add_to(app: web.Application, parts: Parts, *, tokens_changed: Callable[[], None] = lambda: None) -> None:
+def add_to(app: web.Application, parts: Services, *, tokens_changed: Callable[[], None] = lambda: None) -> None:
     """Add the API's routes.
 
     Args:

@@ -1,7 +1,6 @@
 """Dead events, and the way back out of the dead-letter topic."""
 
-from dispatcher import personal
-from dispatcher.console import deeds
+from dispatcher.console import actions
 from dispatcher.console.api.deliveries import moment, moment_or_none, origin_model
 from dispatcher.console.api.models import (
     ChosenEvents,
@@ -12,16 +11,17 @@ from dispatcher.console.api.models import (
     RedriveModel,
     RedriveOrder,
 )
-from dispatcher.console.api.route import PREFIX, Call, Nothing, Reply
+from dispatcher.console.api.route import PREFIX, Call, Empty, Reply
 from dispatcher.console.api.webhooks import links
-from dispatcher.console.facts import DeadFact, DeadQuery, Person, RedriveJob
-from dispatcher.console.problems import refused_parameter
-from dispatcher.webhooks import TenantKey
+from dispatcher.console.api_errors import refused_parameter
+from dispatcher.console.model import DeadFact, DeadQuery, Person, RedriveJob
+from dispatcher.contract import redaction
+from dispatcher.contract.tenant import TenantKey
 
 _REDRIVEN = {"no": False, "yes": True, "both": None}
 
 
-async def list_dead_events(call: Call[DeadList, Nothing]) -> Reply:
+async def list_dead_events(call: Call[DeadList, Empty]) -> Reply:
     asked = call.query
     if (asked.org is None) != (asked.sandbox is None):
         missing = "org" if asked.org is None else "sandbox"
@@ -40,20 +40,20 @@ async def list_dead_events(call: Call[DeadList, Nothing]) -> Reply:
     return Reply(content, links(following))
 
 
-async def get_dead_event(call: Call[Nothing, Nothing]) -> Reply:
+async def get_dead_event(call: Call[Empty, Empty]) -> Reply:
     return Reply(_event(call.parts.dead_events.get(call.id, orgs=call.person.orgs), call.person))
 
 
-async def redrive(call: Call[Nothing, RedriveOrder]) -> Reply:
+async def redrive(call: Call[Empty, RedriveOrder]) -> Reply:
     order = call.body
     tenant = TenantKey(order.org, order.sandbox)
     chosen = frozenset(order.events.ids) if isinstance(order.events, ChosenEvents) else None
     which = DeadFilter() if isinstance(order.events, ChosenEvents) else order.events
-    job = await deeds.redrive(call.parts, call.person, tenant, chosen, _query(which, tenant))
+    job = await actions.redrive(call.parts, call.person, tenant, chosen, _query(which, tenant))
     return Reply(_job(job), {"Location": f"{PREFIX}/redrives/{job.id}"})
 
 
-async def get_redrive(call: Call[Nothing, Nothing]) -> Reply:
+async def get_redrive(call: Call[Empty, Empty]) -> Reply:
     return Reply(_job(call.parts.dead_events.job(call.id, orgs=call.person.orgs)))
 
 
@@ -80,7 +80,7 @@ def _query(
 def _event(fact: DeadFact, person: Person) -> DeadEventModel:
     recipient = fact.recipient
     if recipient is not None and not person.is_admin:
-        recipient = personal.recipient(recipient)
+        recipient = redaction.recipient(recipient)
     return DeadEventModel(
         id=fact.id,
         org=None if fact.tenant is None else fact.tenant.org,

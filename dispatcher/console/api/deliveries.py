@@ -15,14 +15,14 @@ from dispatcher.console.api.models import (
     TierModel,
     WaitingModel,
 )
-from dispatcher.console.api.route import Call, Nothing, Query, Reply
+from dispatcher.console.api.route import Call, Empty, Query, Reply
 from dispatcher.console.api.webhooks import links
-from dispatcher.console.facts import AttemptFact, AttemptQuery
-from dispatcher.records import Origin
-from dispatcher.webhooks import TenantKey
+from dispatcher.console.model import AttemptFact, AttemptQuery
+from dispatcher.contract.records import Origin
+from dispatcher.contract.tenant import TenantKey
 
 
-async def get_outcomes(call: Call[OutcomesQuery, Nothing]) -> Reply:
+async def get_outcomes(call: Call[OutcomesQuery, Empty]) -> Reply:
     tenant, attempts = await _tenant(call), call.parts.attempts
     found = attempts.outcomes(tenant, call.query.window)
     buckets = tuple(
@@ -45,7 +45,7 @@ async def get_outcomes(call: Call[OutcomesQuery, Nothing]) -> Reply:
     )
 
 
-async def list_attempts(call: Call[AttemptList, Nothing]) -> Reply:
+async def list_attempts(call: Call[AttemptList, Empty]) -> Reply:
     tenant, asked = await _tenant(call), call.query
     query = AttemptQuery(event_id=asked.event_id, outcome=asked.outcome, before=asked.before, limit=asked.limit)
     page = call.parts.attempts.search(tenant, query)
@@ -54,14 +54,14 @@ async def list_attempts(call: Call[AttemptList, Nothing]) -> Reply:
     return Reply(AttemptPageModel(items=items, next=following, problem=call.parts.attempts.problem), links(following))
 
 
-async def get_lane(call: Call[Nothing, Nothing]) -> Reply:
+async def get_lane(call: Call[Empty, Empty]) -> Reply:
     lane = await call.parts.lanes.of(await _tenant(call))
     if lane is None:
         return Reply(LaneAnswer(lane=None))
     return Reply(LaneAnswer(lane=LaneModel(**{name: getattr(lane, name) for name in LaneModel.model_fields})))
 
 
-async def get_waiting(call: Call[Nothing, Nothing]) -> Reply:
+async def get_waiting(call: Call[Empty, Empty]) -> Reply:
     tiers = await call.parts.waiting.of(await _tenant(call))
     found = tuple(
         TierModel(tier=one.tier, events=one.events, next_due=moment_or_none(one.next_due), is_at_least=one.is_at_least)
@@ -83,7 +83,7 @@ def origin_model(origin: Origin) -> OriginModel:
     return OriginModel(topic=origin.topic, partition=origin.partition, offset=origin.offset)
 
 
-async def _tenant(call: Call[Query, Nothing]) -> TenantKey:
+async def _tenant(call: Call[Query, Empty]) -> TenantKey:
     return (await call.parts.webhooks.get(call.id, orgs=call.person.orgs)).tenant
 
 

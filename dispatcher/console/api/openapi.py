@@ -11,11 +11,11 @@ from typing import Final
 from pydantic import BaseModel, JsonValue
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
+from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.console.api.models import Configuration, WebhookDraft
-from dispatcher.console.api.route import IF_MATCH, AnyRoute, Nothing
+from dispatcher.console.api.route import IF_MATCH, AnyRoute, Empty
 from dispatcher.console.api.routes import ROUTES
-from dispatcher.console.problems import CONTENT_TYPE, ProblemDocument
-from dispatcher.webhooks import WebhookConfig
+from dispatcher.console.api_errors import CONTENT_TYPE, ProblemDocument
 
 _REF: Final = "#/components/schemas/{model}"
 _JSON = "application/json"
@@ -120,7 +120,7 @@ def _operation(route: AnyRoute) -> _Json:
     parameters += _query_parameters(route.query)
     if parameters:
         operation["parameters"] = parameters
-    if route.body is not Nothing:
+    if route.body is not Empty:
         operation["requestBody"] = {"required": True, "content": {_JSON: {"schema": _ref(route.body)}}}
     responses: dict[str, JsonValue] = {str(route.status): _success(route)}
     for status in sorted(_refusals(route)):
@@ -136,9 +136,9 @@ def _refusals(route: AnyRoute) -> set[int]:
     found = {401, 403, 503} | route.refusals
     if route.places:
         found |= {404}
-    if route.query is not Nothing:
+    if route.query is not Empty:
         found |= {422}
-    if route.body is not Nothing:
+    if route.body is not Empty:
         found |= {400, 413, 415, 422}
     if route.wants_version:
         found |= {412, 428}
@@ -180,7 +180,7 @@ def _without_null(schema: _Json) -> _Json:
 def _schemas() -> _Json:
     wanted: list[tuple[type[BaseModel], JsonSchemaMode]] = [(ProblemDocument, "serialization")]
     for route in ROUTES:
-        wanted += [(model, "validation") for model in (route.query, route.body) if model is not Nothing]
+        wanted += [(model, "validation") for model in (route.query, route.body) if model is not Empty]
         wanted += [(route.answer, "serialization")] if route.answer is not None else []
     _, made = models_json_schema(list(dict.fromkeys(wanted)), ref_template=_REF)
     schemas: _Json = dict(made["$defs"])

@@ -12,17 +12,17 @@ from dispatcher.console.api.models import (
     TokenModel,
     TokenPage,
 )
-from dispatcher.console.api.route import PREFIX, Call, Nothing, Reply
+from dispatcher.console.api.route import PREFIX, Call, Empty, Reply
 from dispatcher.console.api.webhooks import links
 from dispatcher.stores.sql.records import ApiToken, AuditEntry, AuditQuery, Orgs
 
 
-async def get_me(call: Call[Nothing, Nothing]) -> Reply:
+async def get_me(call: Call[Empty, Empty]) -> Reply:
     person = call.person
     return Reply(Me(id=person.id, name=person.name, role=person.role, orgs=_listed(person.orgs)))
 
 
-async def list_audit(call: Call[AuditList, Nothing]) -> Reply:
+async def list_audit(call: Call[AuditList, Empty]) -> Reply:
     asked = call.query
     query = AuditQuery(
         webhook_id=asked.webhook_id, actor=asked.actor, action=asked.action, before=asked.before, limit=asked.limit
@@ -32,11 +32,11 @@ async def list_audit(call: Call[AuditList, Nothing]) -> Reply:
     return Reply(AuditPage(items=tuple(_entry(one) for one in entries), next=following), links(following))
 
 
-async def list_tokens(call: Call[Nothing, Nothing]) -> Reply:
+async def list_tokens(call: Call[Empty, Empty]) -> Reply:
     return Reply(TokenPage(items=tuple(map(_token, await call.parts.tokens.list_all()))))
 
 
-async def create_token(call: Call[Nothing, NewToken]) -> Reply:
+async def create_token(call: Call[Empty, NewToken]) -> Reply:
     wanted = call.body
     expires_at = None
     if wanted.expires_in_days is not None:
@@ -48,7 +48,7 @@ async def create_token(call: Call[Nothing, NewToken]) -> Reply:
     return Reply(MadeToken(token=_token(token), text=text), {"Location": f"{PREFIX}/tokens/{token.id}"})
 
 
-async def revoke_token(call: Call[Nothing, Nothing]) -> Reply:
+async def revoke_token(call: Call[Empty, Empty]) -> Reply:
     await call.parts.tokens.revoke(call.id, by=call.person.name)
     return Reply()
 

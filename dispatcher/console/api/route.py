@@ -13,10 +13,10 @@ import orjson
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dispatcher.console.facts import Person
-from dispatcher.console.parts import Parts, person_of
-from dispatcher.console.problems import FieldError, Refusal, refused_fields
-from dispatcher.documents import parse_document, problems_from
+from dispatcher.config.documents import parse_document, problems_from
+from dispatcher.console.api_errors import ApiError, FieldError, refused_fields
+from dispatcher.console.model import Person
+from dispatcher.console.services import Services, person_of
 from dispatcher.errors import EditConflict
 from dispatcher.stores.sql.records import Role
 
@@ -29,7 +29,7 @@ IF_MATCH: Final = r'^(\*|"[0-9]{1,18}"(, ?"[0-9]{1,18}")*)$'
 _ETAG = re.compile(r'"(\d{1,18})"')
 
 
-class Nothing(BaseModel):
+class Empty(BaseModel):
     """No parameters, or no body."""
 
     model_config = ConfigDict(extra="forbid")
@@ -43,7 +43,7 @@ Body = TypeVar("Body", bound=BaseModel)
 class Call(Generic[Query, Body]):
     """One request, read and allowed."""
 
-    parts: Parts
+    parts: Services
     person: Person
     path: Mapping[str, str]
     """What stands in the path's places, `id`."""
@@ -69,7 +69,7 @@ class Call(Generic[Query, Body]):
         header = ", ".join(self.request.headers.getall("If-Match", []))
         if not header:
             why = 'Send If-Match with the ETag that you have read (`"3"`): somebody may have changed it since.'
-            raise Refusal(428, "version_needed", why)
+            raise ApiError(428, "version_needed", why)
         if header.strip() == "*":
             return current
         named = [int(text) for text in _ETAG.findall(header)]
@@ -122,7 +122,7 @@ class Route(Generic[Query, Body]):
         """With the prefix."""
         return PREFIX + self.path
 
-    def add_to(self, app: web.Application, parts: Parts) -> None:
+    def add_to(self, app: web.Application, parts: Services) -> None:
         """Add it to the application."""
         path = self.full_path
         for place, pattern in self.places.items():
@@ -133,7 +133,7 @@ class Route(Generic[Query, Body]):
 
         app.router.add_route(self.method, path, handle)
 
-    async def _respond(self, request: web.Request, parts: Parts) -> web.StreamResponse:
+    async def _respond(self, request: web.Request, parts: Services) -> web.StreamResponse:
         person = person_of(request)
         self._refuse_others(person)
         body = await _body(request, self.body)
@@ -146,25 +146,25 @@ class Route(Generic[Query, Body]):
 
     def _refuse_others(self, person: Person) -> None:
         if self.role is Role.ADMIN and not person.is_admin:
-            raise Refusal(403, "role", "Your role is viewer; this needs role admin.")
+            raise ApiError(403, "role", "Your role is viewer; this needs role admin.")
         if self.is_for_all_orgs and person.orgs is not None:
-            raise Refusal(403, "role", "This is for admins of all organisations.")
+            raise ApiError(403, "role", "This is for admins of all organisations.")
 
 
 AnyRoute = Route[Any, Any]
 
 
 async def _body(request: web.Request, model: type[Body]) -> Body:
-    if issubclass(model, Nothing):
+    if issubclass(model, Empty):
         return model()
     if request.content_type != "application/json":
         headers = {"Accept": "application/json"}
-        raise Refusal(415, "media_type", "Send JSON: Content-Type: application/json.", headers=headers)
+        raise ApiError(415, "media_type", "Send JSON: Content-Type: application/json.", headers=headers)
     try:
         data = orjson.loads(await request.read())
     except orjson.JSONDecodeError as error:
         at = f"line {error.lineno}, column {error.colno}" if error.doc else "it is empty"
-        raise Refusal(400, "not_json", f"The body is no JSON document: {at}.") from None
+        raise ApiError(400, "not_json", f"The body is no JSON document: {at}.") from None
     return _validated(model, data)
 
 
@@ -181,13 +181,13 @@ def _query(request: web.Request, model: type[Query]) -> Query:
             repeated += [name] if len(values) > 1 else []
     if repeated:
         errors = tuple(FieldError(field=name, pointer="", detail="given more than once") for name in repeated)
-        raise Refusal(422, "invalid", "Some parameters can't be used: see errors.", errors)
+        raise ApiError(422, "invalid", "Some parameters can't be used: see errors.", errors)
     try:
         return model.model_validate(data)
     except ValidationError as error:
         problems = problems_from(error, _NOWHERE, model)
     errors = tuple(FieldError(field=problem.key, pointer="", detail=problem.message) for problem in problems)
-    raise Refusal(422, "invalid", "Some parameters can't be used: see errors.", errors)
+    raise ApiError(422, "invalid", "Some parameters can't be used: see errors.", errors)
 
 
 def _validated(model: type[Body], data: object) -> Body:
@@ -196,5 +196,5 @@ def _validated(model: type[Body], data: object) -> Body:
     except ValidationError as error:
         problems = problems_from(error, _NOWHERE, model)
     except RecursionError:
-        raise Refusal(422, "invalid", "The document is nested too deep.") from None
+        raise ApiError(422, "invalid", "The document is nested too deep.") from None
     raise refused_fields(problems)

@@ -3,7 +3,7 @@
 from typing import Final
 
 from dispatcher.console.api import dead_events, deliveries, models, people, testing, webhooks
-from dispatcher.console.api.route import AnyRoute, Nothing, Route
+from dispatcher.console.api.route import AnyRoute, Empty, Route
 from dispatcher.stores.sql.records import Role
 
 _WEBHOOK = {"id": "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"}
@@ -16,92 +16,92 @@ _VIEWER, _ADMIN = Role.VIEWER, Role.ADMIN
 ROUTES: Final[tuple[AnyRoute, ...]] = (
     Route(
         "GET", "/me", "getMe", "Who asks.", _VIEWER,
-        people.get_me, Nothing, Nothing, models.Me,
+        people.get_me, Empty, Empty, models.Me,
     ),
     Route(
         "GET", "/webhooks", "listWebhooks", "Webhooks: search, filter, sort, page by page.", _VIEWER,
-        webhooks.list_webhooks, models.WebhookList, Nothing, models.WebhookPage,
+        webhooks.list_webhooks, models.WebhookList, Empty, models.WebhookPage,
     ),
     Route(
         "POST", "/webhooks", "createWebhook", "Add a webhook; an organisation and sandbox have one at most.", _ADMIN,
-        webhooks.create_webhook, Nothing, models.WebhookDraft, models.Webhook, 201,
+        webhooks.create_webhook, Empty, models.WebhookDraft, models.Webhook, 201,
         gives_version=True, refusals=frozenset({409}),
     ),
     Route(
         "POST", "/webhooks/test", "testDraft", "Send a sample event as a draft says, before it is saved.", _ADMIN,
-        testing.test_draft, Nothing, models.DraftTest, models.TestResultModel, refusals=frozenset({404}),
+        testing.test_draft, Empty, models.DraftTest, models.TestResultModel, refusals=frozenset({404}),
     ),
     Route(
         "POST", "/webhooks/preview", "previewDraft", "The exact request of a sample event; nothing is sent.", _ADMIN,
-        testing.preview_draft, Nothing, models.DraftTest, models.TestResultModel, refusals=frozenset({404}),
+        testing.preview_draft, Empty, models.DraftTest, models.TestResultModel, refusals=frozenset({404}),
     ),
     Route(
         "GET", "/webhooks/{id}", "getWebhook", "A webhook.", _VIEWER,
-        webhooks.get_webhook, Nothing, Nothing, models.Webhook, places=_WEBHOOK, gives_version=True,
+        webhooks.get_webhook, Empty, Empty, models.Webhook, places=_WEBHOOK, gives_version=True,
     ),
     Route(
         "PUT", "/webhooks/{id}", "replaceWebhook", "Change a webhook.", _ADMIN,
-        webhooks.replace_webhook, Nothing, models.WebhookDraft, models.Webhook,
+        webhooks.replace_webhook, Empty, models.WebhookDraft, models.Webhook,
         places=_WEBHOOK, wants_version=True, gives_version=True,
     ),
     Route(
         "DELETE", "/webhooks/{id}", "deleteWebhook", "Delete a webhook, its secrets for good.", _ADMIN,
-        webhooks.delete_webhook, Nothing, Nothing, None, 204, places=_WEBHOOK, wants_version=True,
+        webhooks.delete_webhook, Empty, Empty, None, 204, places=_WEBHOOK, wants_version=True,
     ),
     Route(
         "POST", "/webhooks/{id}/enable", "enableWebhook", "Take deliveries up again that the dispatcher had stopped.",
-        _ADMIN, webhooks.enable_webhook, Nothing, Nothing, models.Webhook, places=_WEBHOOK, gives_version=True,
+        _ADMIN, webhooks.enable_webhook, Empty, Empty, models.Webhook, places=_WEBHOOK, gives_version=True,
     ),
     Route(
         "POST", "/webhooks/{id}/test", "testWebhook", "Send a sample event on the real delivery path.", _ADMIN,
-        testing.test_webhook, Nothing, models.SampleEvent, models.TestResultModel, places=_WEBHOOK,
+        testing.test_webhook, Empty, models.SampleEvent, models.TestResultModel, places=_WEBHOOK,
     ),
     Route(
         "GET", "/webhooks/{id}/outcomes", "getOutcomes", "What became of the attempts, over time.", _VIEWER,
-        deliveries.get_outcomes, models.OutcomesQuery, Nothing, models.OutcomesModel, places=_WEBHOOK,
+        deliveries.get_outcomes, models.OutcomesQuery, Empty, models.OutcomesModel, places=_WEBHOOK,
     ),
     Route(
         "GET", "/webhooks/{id}/attempts", "listAttempts", "The latest attempts.", _VIEWER,
-        deliveries.list_attempts, models.AttemptList, Nothing, models.AttemptPageModel, places=_WEBHOOK,
+        deliveries.list_attempts, models.AttemptList, Empty, models.AttemptPageModel, places=_WEBHOOK,
     ),
     Route(
         "GET", "/webhooks/{id}/lane", "getLane", "The state of the webhook's lane.", _VIEWER,
-        deliveries.get_lane, Nothing, Nothing, models.LaneAnswer, places=_WEBHOOK,
+        deliveries.get_lane, Empty, Empty, models.LaneAnswer, places=_WEBHOOK,
     ),
     Route(
         "GET", "/webhooks/{id}/waiting", "getWaiting", "Events that wait for another try.", _VIEWER,
-        deliveries.get_waiting, Nothing, Nothing, models.WaitingModel, places=_WEBHOOK,
+        deliveries.get_waiting, Empty, Empty, models.WaitingModel, places=_WEBHOOK,
     ),
     Route(
         "GET", "/dead-events", "listDeadEvents", "Events that were given up.", _VIEWER,
-        dead_events.list_dead_events, models.DeadList, Nothing, models.DeadEventPage,
+        dead_events.list_dead_events, models.DeadList, Empty, models.DeadEventPage,
     ),
     Route(
         "GET", "/dead-events/{id}", "getDeadEvent", "A dead event.", _VIEWER,
-        dead_events.get_dead_event, Nothing, Nothing, models.DeadEventModel, places=_DEAD,
+        dead_events.get_dead_event, Empty, Empty, models.DeadEventModel, places=_DEAD,
     ),
     Route(
         "POST", "/dead-events/redrive", "redrive", "Send a tenant's dead events again, some or all.", _ADMIN,
-        dead_events.redrive, Nothing, models.RedriveOrder, models.RedriveModel, 202, refusals=frozenset({404}),
+        dead_events.redrive, Empty, models.RedriveOrder, models.RedriveModel, 202, refusals=frozenset({404}),
     ),
     Route(
         "GET", "/redrives/{id}", "getRedrive", "How far a redrive is.", _VIEWER,
-        dead_events.get_redrive, Nothing, Nothing, models.RedriveModel, places=_JOB,
+        dead_events.get_redrive, Empty, Empty, models.RedriveModel, places=_JOB,
     ),
     Route(
         "GET", "/audit", "listAudit", "Who did what.", _VIEWER,
-        people.list_audit, models.AuditList, Nothing, models.AuditPage,
+        people.list_audit, models.AuditList, Empty, models.AuditPage,
     ),
     Route(
         "GET", "/tokens", "listTokens", "Every token.", _ADMIN,
-        people.list_tokens, Nothing, Nothing, models.TokenPage, is_for_all_orgs=True,
+        people.list_tokens, Empty, Empty, models.TokenPage, is_for_all_orgs=True,
     ),
     Route(
         "POST", "/tokens", "createToken", "Make a token; its text is shown this once.", _ADMIN,
-        people.create_token, Nothing, models.NewToken, models.MadeToken, 201, is_for_all_orgs=True,
+        people.create_token, Empty, models.NewToken, models.MadeToken, 201, is_for_all_orgs=True,
     ),
     Route(
         "DELETE", "/tokens/{id}", "revokeToken", "Revoke a token, at once.", _ADMIN,
-        people.revoke_token, Nothing, Nothing, None, 204, places=_TOKEN, is_for_all_orgs=True,
+        people.revoke_token, Empty, Empty, None, 204, places=_TOKEN, is_for_all_orgs=True,
     ),
 )  # fmt: skip

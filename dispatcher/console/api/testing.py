@@ -1,5 +1,7 @@
 """Test events: sent on the real delivery path, before or after a webhook is saved; and what would be sent."""
 
+from dispatcher.config.webhooks import WebhookConfig
+from dispatcher.console.actions import send_test
 from dispatcher.console.api.models import (
     DraftTest,
     HeaderModel,
@@ -7,29 +9,27 @@ from dispatcher.console.api.models import (
     StepModel,
     TestResultModel,
 )
-from dispatcher.console.api.route import Call, Nothing, Reply
-from dispatcher.console.deeds import send_test
-from dispatcher.console.facts import TestResult
-from dispatcher.console.problems import refused_fields
+from dispatcher.console.api.route import Call, Empty, Reply
+from dispatcher.console.api_errors import refused_fields
+from dispatcher.console.model import TestResult
 from dispatcher.errors import ConfigError, NotAllowed
-from dispatcher.webhooks import WebhookConfig
 
 
-async def test_webhook(call: Call[Nothing, SampleEvent]) -> Reply:
+async def test_webhook(call: Call[Empty, SampleEvent]) -> Reply:
     config = await call.parts.webhooks.for_delivery(call.id, orgs=call.person.orgs)
     return await _tested(call, config, call.body, call.id)
 
 
-async def test_draft(call: Call[Nothing, DraftTest]) -> Reply:
+async def test_draft(call: Call[Empty, DraftTest]) -> Reply:
     return await _tested(call, await _drafted(call), call.body, call.body.webhook_id)
 
 
-async def preview_draft(call: Call[Nothing, DraftTest]) -> Reply:
+async def preview_draft(call: Call[Empty, DraftTest]) -> Reply:
     config = await _drafted(call)
     return Reply(_model(call.parts.test_events.preview(config, call.body.channel, call.body.message_status)))
 
 
-async def _drafted(call: Call[Nothing, DraftTest]) -> WebhookConfig:
+async def _drafted(call: Call[Empty, DraftTest]) -> WebhookConfig:
     try:
         config = await call.parts.webhooks.resolve(
             call.body.webhook.root, webhook_id=call.body.webhook_id, orgs=call.person.orgs
@@ -42,7 +42,7 @@ async def _drafted(call: Call[Nothing, DraftTest]) -> WebhookConfig:
 
 
 async def _tested(
-    call: Call[Nothing, SampleEvent] | Call[Nothing, DraftTest],
+    call: Call[Empty, SampleEvent] | Call[Empty, DraftTest],
     config: WebhookConfig,
     sample: SampleEvent,
     webhook_id: str | None,

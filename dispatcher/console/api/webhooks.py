@@ -11,15 +11,15 @@ from dispatcher.console.api.models import (
     WebhookPage,
     WebhookSummary,
 )
-from dispatcher.console.api.route import PREFIX, Call, Nothing, Reply
-from dispatcher.console.facts import Person
+from dispatcher.console.api.route import PREFIX, Call, Empty, Reply
+from dispatcher.console.model import Person
 from dispatcher.errors import DispatcherError
 from dispatcher.stores.sql.records import StoredWebhook, WebhookQuery
 
 log = structlog.get_logger(__name__)
 
 
-async def list_webhooks(call: Call[WebhookList, Nothing]) -> Reply:
+async def list_webhooks(call: Call[WebhookList, Empty]) -> Reply:
     asked = call.query
     query = WebhookQuery(**{name: getattr(asked, name) for name in WebhookList.model_fields})
     page = await call.parts.webhooks.search(query, orgs=call.person.orgs)
@@ -29,18 +29,18 @@ async def list_webhooks(call: Call[WebhookList, Nothing]) -> Reply:
     return Reply(WebhookPage(items=items, total=page.total, next=following), links(following))
 
 
-async def get_webhook(call: Call[Nothing, Nothing]) -> Reply:
+async def get_webhook(call: Call[Empty, Empty]) -> Reply:
     return _reply(await call.parts.webhooks.get(call.id, orgs=call.person.orgs), call.person)
 
 
-async def create_webhook(call: Call[Nothing, WebhookDraft]) -> Reply:
+async def create_webhook(call: Call[Empty, WebhookDraft]) -> Reply:
     webhooks, orgs = call.parts.webhooks, call.person.orgs
     config = await webhooks.resolve(call.body.root, webhook_id=None, orgs=orgs)
     stored = await webhooks.create(config, by=call.person.name, orgs=orgs)
     return _reply(stored, call.person, {"Location": f"{PREFIX}/webhooks/{stored.id}"})
 
 
-async def replace_webhook(call: Call[Nothing, WebhookDraft]) -> Reply:
+async def replace_webhook(call: Call[Empty, WebhookDraft]) -> Reply:
     webhooks, orgs = call.parts.webhooks, call.person.orgs
     version = call.wanted_version((await webhooks.get(call.id, orgs=orgs)).version)
     config = await webhooks.resolve(call.body.root, webhook_id=call.id, orgs=orgs)
@@ -48,14 +48,14 @@ async def replace_webhook(call: Call[Nothing, WebhookDraft]) -> Reply:
     return _reply(stored, call.person)
 
 
-async def delete_webhook(call: Call[Nothing, Nothing]) -> Reply:
+async def delete_webhook(call: Call[Empty, Empty]) -> Reply:
     webhooks, orgs = call.parts.webhooks, call.person.orgs
     version = call.wanted_version((await webhooks.get(call.id, orgs=orgs)).version)
     await webhooks.delete(call.id, expected_version=version, by=call.person.name, orgs=orgs)
     return Reply()
 
 
-async def enable_webhook(call: Call[Nothing, Nothing]) -> Reply:
+async def enable_webhook(call: Call[Empty, Empty]) -> Reply:
     stored = await call.parts.webhooks.reactivate(call.id, by=call.person.name, orgs=call.person.orgs)
     try:
         await call.parts.lanes.enable(stored.tenant)

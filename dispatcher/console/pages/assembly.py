@@ -3,27 +3,27 @@
 from aiohttp import web
 
 from dispatcher.console.pages import (
-    configuring,
     dead_events,
     deliveries,
-    doors,
+    edit,
+    error_pages,
     events,
-    frame,
     history,
-    inventory,
     overview,
+    preferences,
     testing,
+    webhook_list,
 )
 from dispatcher.console.pages.assets import Assets
-from dispatcher.console.pages.site import Site
-from dispatcher.console.parts import RENDERERS, Parts
+from dispatcher.console.pages.renderer import Site
+from dispatcher.console.services import RENDERERS, Services
 
 
-def add_to(app: web.Application, parts: Parts) -> None:
+def add_to(app: web.Application, parts: Services) -> None:
     """Add the pages, their files, and the renderers for what the server shows."""
     assets = Assets.load()
     assets.add_to(app)
     site = Site(parts, assets)
-    app[RENDERERS] = doors.renderers(site)
-    for page in (inventory, configuring, testing, overview, deliveries, events, dead_events, history, frame):
+    app[RENDERERS] = error_pages.renderers(site)
+    for page in (webhook_list, edit, testing, overview, deliveries, events, dead_events, history, preferences):
         page.add_to(app, site)

@@ -7,8 +7,8 @@ it, which is not stretched.
 from dataclasses import dataclass
 from typing import Final
 
-from dispatcher.console.facts import Bucket, Outcomes
-from dispatcher.console.pages.wording import clock, count, exact
+from dispatcher.console.model import Bucket, Outcomes
+from dispatcher.console.pages.formatting import clock, count, exact
 
 HEIGHT: Final = 200.0
 STEP: Final = 10.0

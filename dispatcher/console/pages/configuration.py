@@ -6,15 +6,15 @@ from dataclasses import dataclass
 import orjson
 from pydantic import JsonValue
 
+from dispatcher.config.secrets import speaks_of_a_secret
+from dispatcher.config.settings import Settings
+from dispatcher.config.units import format_duration
 from dispatcher.console import masking
-from dispatcher.console.pages.wording import rate
+from dispatcher.console.pages.formatting import rate
 from dispatcher.console.probes import keys_path
-from dispatcher.secrets import speaks_of_a_secret
-from dispatcher.settings import Settings
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.documents import fingerprint_in
 from dispatcher.stores.sql.records import StoredWebhook
-from dispatcher.units import format_duration
-from dispatcher.webhooks import TenantKey
 
 
 @dataclass(frozen=True, slots=True)

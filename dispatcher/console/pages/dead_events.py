@@ -10,15 +10,15 @@ from urllib.parse import urlencode
 from aiohttp import web
 from multidict import MultiMapping
 
-from dispatcher import personal
-from dispatcher.console import deeds
-from dispatcher.console.facts import DeadFact, DeadQuery, Person, RedriveJob
+from dispatcher.console import actions
+from dispatcher.console.model import DeadFact, DeadQuery, Person, RedriveJob
+from dispatcher.console.pages.renderer import Site, admin_of, to
 from dispatcher.console.pages.scope import Scope
-from dispatcher.console.pages.site import Site, admin_of, to
-from dispatcher.console.parts import person_of
+from dispatcher.console.services import person_of
+from dispatcher.contract import redaction
+from dispatcher.contract.outcomes import DeadReason
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError, NotFound
-from dispatcher.outcomes import DeadReason
-from dispatcher.webhooks import TenantKey
 
 PAGE: Final = 50
 MOST_CHOSEN: Final = 500
@@ -169,7 +169,7 @@ class DeadEventsPages:
         for lot in lots:
             try:
                 ids, query = frozenset(lot.ids) or None, replace(wanted.query(lot.tenant, time.time()), before=None)
-                jobs.append(await deeds.redrive(self._site.parts, person, lot.tenant, ids, query))
+                jobs.append(await actions.redrive(self._site.parts, person, lot.tenant, ids, query))
             except DispatcherError as error:
                 problems.append(f"{lot.tenant}: {error.for_tenants}.")
         if not jobs:
@@ -233,4 +233,4 @@ def _orgs(person: Person, scope: Scope) -> frozenset[str] | None:
 def _recipient(fact: DeadFact, person: Person) -> str:
     if not fact.recipient:
         return ""
-    return fact.recipient if person.is_admin else personal.recipient(fact.recipient)
+    return fact.recipient if person.is_admin else redaction.recipient(fact.recipient)

@@ -8,11 +8,11 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
-from dispatcher.console.facts import AttemptFact, AttemptQuery
+from dispatcher.console.model import AttemptFact, AttemptQuery
+from dispatcher.console.pages.renderer import MAX_TENANTS, Site
 from dispatcher.console.pages.scope import Scope
-from dispatcher.console.pages.site import MAX_TENANTS, Site
-from dispatcher.console.pages.standing import standing_of
-from dispatcher.console.parts import person_of
+from dispatcher.console.pages.state import standing_of
+from dispatcher.console.services import person_of
 from dispatcher.stores.sql.records import StoredWebhook
 
 PAGE: Final = 50

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from dispatcher.console.facts import AttemptFact, AttemptQuery, DeadFact, DeadQuery
-from dispatcher.console.pages import decisions
-from dispatcher.console.pages.site import Site
-from dispatcher.console.pages.standing import standing_of
-from dispatcher.console.pages.wording import VERDICTS
-from dispatcher.console.parts import person_of
-from dispatcher.console.sources.dead_memory import place_of
-from dispatcher.console.sources.words import cure
+from dispatcher.console.model import AttemptFact, AttemptQuery, DeadFact, DeadQuery
+from dispatcher.console.pages import event_explanation
+from dispatcher.console.pages.formatting import VERDICTS
+from dispatcher.console.pages.renderer import Site
+from dispatcher.console.pages.state import standing_of
+from dispatcher.console.services import person_of
+from dispatcher.console.sources.dead_event_index import place_of
+from dispatcher.console.sources.remedies import cure
+from dispatcher.contract.outcomes import DeadReason
+from dispatcher.contract.records import Origin
 from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.kafka.topics import dead_letter_topic
-from dispatcher.outcomes import DeadReason
-from dispatcher.records import Origin
 from dispatcher.stores.sql.records import StoredWebhook
 
 
@@ -122,14 +122,14 @@ class EventPage:
 
     async def _decision(
         self, request: web.Request, webhook: StoredWebhook, known: Known, event_id: str
-    ) -> tuple[decisions.Decision | None, str]:
+    ) -> tuple[event_explanation.Decision | None, str]:
         """Where it was asked for: the decision, or why there is none."""
         settings, shows_people = self._site.parts.settings, person_of(request).is_admin
         places = known.places(settings.kafka.topic)
         if "explain" not in request.query or not places:
             return None, ""
         try:
-            decided = await decisions.decision_on(
+            decided = await event_explanation.decision_on(
                 places, webhook, settings, time.time(), event_id, shows_people=shows_people
             )
         except DispatcherError as error:

@@ -8,10 +8,10 @@ import orjson
 from multidict import MultiMapping
 from pydantic import JsonValue
 
-from dispatcher.console.pages.wording import rate
-from dispatcher.secrets import Secret
-from dispatcher.units import format_duration
-from dispatcher.webhooks import MAX_HEADERS
+from dispatcher.config.secrets import Secret
+from dispatcher.config.units import format_duration
+from dispatcher.config.webhooks import MAX_HEADERS
+from dispatcher.console.pages.formatting import rate
 
 Posted = MultiMapping[object]
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import orjson
 from pydantic import JsonValue
 
+from dispatcher.config.secrets import speaks_of_a_secret
+from dispatcher.config.webhooks import MAX_HEADERS, header_name_problem, header_value_problem
 from dispatcher.console.pages.fields import (
     ADVANCED,
     CHOICES,
@@ -28,12 +30,10 @@ from dispatcher.console.pages.fields import (
     value_at,
     without_none,
 )
+from dispatcher.console.pages.formatting import sentence
 from dispatcher.console.pages.sealing import Sealing
-from dispatcher.console.pages.wording import sentence
 from dispatcher.errors import Problem
-from dispatcher.secrets import speaks_of_a_secret
 from dispatcher.stores.sql.documents import fingerprint_in
-from dispatcher.webhooks import MAX_HEADERS, header_name_problem, header_value_problem
 
 
 @dataclass(slots=True)

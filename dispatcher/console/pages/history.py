@@ -4,10 +4,10 @@ from typing import Final
 
 from aiohttp import web
 
+from dispatcher.console.pages.renderer import Site
 from dispatcher.console.pages.scope import Scope
-from dispatcher.console.pages.site import Site
-from dispatcher.console.pages.standing import standing_of
-from dispatcher.console.parts import person_of
+from dispatcher.console.pages.state import standing_of
+from dispatcher.console.services import person_of
 from dispatcher.stores.sql.records import AuditAction, AuditEntry, AuditQuery, Orgs
 
 PAGE: Final = 50

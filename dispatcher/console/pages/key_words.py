@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from dispatcher.auth.signing_keys import load_key
+from dispatcher.config.secrets import MAX_SECRET_BYTES, Secret
+from dispatcher.config.webhooks import SignedToken, SigningAlgorithm
 from dispatcher.console.pages.fields import SecretField
 from dispatcher.console.pages.form import WebhookForm
-from dispatcher.secrets import MAX_SECRET_BYTES, Secret
-from dispatcher.webhooks import SignedToken, SigningAlgorithm
 
 
 @dataclass(frozen=True, slots=True)

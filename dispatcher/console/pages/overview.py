@@ -4,12 +4,12 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from dispatcher.console.facts import AttemptQuery, Window
+from dispatcher.console.model import AttemptQuery, Window
 from dispatcher.console.pages.charts import chart_of
 from dispatcher.console.pages.configuration import rows_of
-from dispatcher.console.pages.site import Site, admin_of, to
-from dispatcher.console.pages.standing import WINDOW_S, standing_of
-from dispatcher.console.parts import person_of
+from dispatcher.console.pages.renderer import Site, admin_of, to
+from dispatcher.console.pages.state import WINDOW_S, standing_of
+from dispatcher.console.services import person_of
 from dispatcher.errors import EditConflict
 
 

@@ -10,9 +10,9 @@ from urllib.parse import quote, unquote
 
 from aiohttp import web
 
-from dispatcher.console.facts import Person
+from dispatcher.console.model import Person
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.records import Orgs, StoredWebhook
-from dispatcher.webhooks import TenantKey
 
 SCOPE_COOKIE: Final = "dispatcher-scope"
 THEME_COOKIE: Final = "dispatcher-theme"

@@ -14,7 +14,7 @@ from typing import Final
 import orjson
 from cryptography.fernet import Fernet, InvalidToken
 
-from dispatcher.secrets import Secret
+from dispatcher.config.secrets import Secret
 
 LIFE_S: Final = 3600
 

@@ -6,13 +6,13 @@ from typing import Final
 from aiohttp import web
 from multidict import MultiMapping
 
-from dispatcher.console.deeds import send_test
-from dispatcher.console.facts import TestResult
-from dispatcher.console.pages.site import Site, admin_of
-from dispatcher.console.pages.standing import standing_of
+from dispatcher.config.webhooks import Channel
+from dispatcher.console.actions import send_test
+from dispatcher.console.model import TestResult
+from dispatcher.console.pages.renderer import Site, admin_of
+from dispatcher.console.pages.state import standing_of
 from dispatcher.errors import ConfigError
 from dispatcher.stores.sql.records import StoredWebhook
-from dispatcher.webhooks import Channel
 
 STATUSES: Final = ("delivered", "sent", "bounce", "error", "exclude", "delay", "duplicate", "denylist", "read")
 

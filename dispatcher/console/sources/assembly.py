@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from dispatcher.config.settings import Settings
 from dispatcher.console.sources.attempts import AttemptLog
 from dispatcher.console.sources.dead_events import DeadLetterLog
 from dispatcher.console.sources.jwks import PublishedKeys
 from dispatcher.console.sources.lanes import RunningLanes
-from dispatcher.console.sources.sample_sends import SampleSender
+from dispatcher.console.sources.test_sender import SampleSender
 from dispatcher.console.sources.waiting import RetryBacklog
-from dispatcher.settings import Settings
 from dispatcher.stores.sql.store import SqlStore, open_sql_store
 
 

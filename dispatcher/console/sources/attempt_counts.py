@@ -10,7 +10,7 @@ from collections import deque
 from itertools import accumulate
 from typing import Final
 
-from dispatcher.console.facts import AttemptFact, Bucket, Outcomes, Window
+from dispatcher.console.model import AttemptFact, Bucket, Outcomes, Window
 
 SPANS: Final[dict[Window, tuple[int, float]]] = {"1h": (60, 60.0), "24h": (96, 900.0), "7d": (168, 3600.0)}
 """Buckets of each window, and the seconds of one."""

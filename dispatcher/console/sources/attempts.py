@@ -9,16 +9,16 @@ from typing import Final
 import orjson
 import structlog
 
-from dispatcher.console.facts import AttemptFact, AttemptPage, AttemptQuery, Outcomes, Window
+from dispatcher.config.settings import Settings
+from dispatcher.console.model import AttemptFact, AttemptPage, AttemptQuery, Outcomes, Window
 from dispatcher.console.sources.attempt_counts import TenantCounts, no_outcomes
-from dispatcher.console.sources.shelves import Shelves
+from dispatcher.console.sources.fair_buffer import Shelves
+from dispatcher.contract.records import Origin, Record
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import NotFound
 from dispatcher.kafka.attempt_log import KEEP_ANSWER
-from dispatcher.kafka.following import Follower
+from dispatcher.kafka.topic_tailer import TopicTailer
 from dispatcher.kafka.topics import attempts_topic
-from dispatcher.records import Origin, Record
-from dispatcher.settings import Settings
-from dispatcher.webhooks import TenantKey
 
 KEEP_S: Final = 7 * 86_400.0
 MOST_READ: Final = 1_000_000
@@ -122,7 +122,7 @@ class AttemptLog:
     def __init__(self, settings: Settings, memory: AttemptMemory | None = None) -> None:
         self._is_on = settings.attempt_log
         self.memory = memory or AttemptMemory()
-        self.follower = Follower(
+        self.follower = TopicTailer(
             settings.kafka, attempts_topic(settings.kafka.topic), self.memory,
             keep_s=KEEP_S, most_read=MOST_READ,
             if_missing="set attempt_log: true for the dispatchers, and make it with `dispatcher topics --create`",

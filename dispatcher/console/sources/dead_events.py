@@ -13,19 +13,19 @@ from typing import Final
 
 import structlog
 
-from dispatcher import metrics
-from dispatcher.console.facts import DeadPage, DeadQuery, RedriveJob
-from dispatcher.console.sources.dead_memory import DeadMemory, place_of
+from dispatcher.config.settings import Settings
+from dispatcher.console.model import DeadPage, DeadQuery, RedriveJob
+from dispatcher.console.sources.dead_event_index import DeadMemory, place_of
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError, NotFound
-from dispatcher.kafka.following import Follower
 from dispatcher.kafka.producer import Producer
-from dispatcher.kafka.reading import open_topic, told
 from dispatcher.kafka.redrive import Redrive, Selection, Tally
+from dispatcher.kafka.topic_reader import open_topic, translating_kafka_errors
+from dispatcher.kafka.topic_tailer import TopicTailer
 from dispatcher.kafka.topics import dead_letter_topic
-from dispatcher.settings import Settings
 from dispatcher.stores.sql.records import Orgs
 from dispatcher.tasks import end
-from dispatcher.webhooks import TenantKey
+from dispatcher.telemetry import metrics
 
 KEEP_S: Final = 30 * 86_400.0
 """Longer than the topic's own retention, usually."""
@@ -55,7 +55,7 @@ class DeadLetterLog:
         self._topic = dead_letter_topic(settings.kafka.topic)
         self._clock = clock
         self.memory = memory or DeadMemory()
-        self.follower = Follower(
+        self.follower = TopicTailer(
             settings.kafka, self._topic, self.memory, keep_s=KEEP_S, most_read=MOST_READ,
             if_missing="make it with `dispatcher topics --create`",
         )  # fmt: skip
@@ -142,7 +142,7 @@ class DeadLetterLog:
         try:
             async with self._turns:
                 self._change(job_id, state="running")
-                with told(self._kafka):
+                with translating_kafka_errors(self._kafka):
                     await self._redrive(job_id, selection, begun)
             self._change(job_id, state="done")
         except DispatcherError as error:

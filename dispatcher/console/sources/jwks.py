@@ -16,8 +16,9 @@ from pydantic import JsonValue
 
 from dispatcher.auth.problems import jwks_of
 from dispatcher.auth.public_keys import PublicJwk, jwks_document
+from dispatcher.config.webhooks import Webhook
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import StoreUnavailable
-from dispatcher.webhooks import TenantKey, Webhook
 
 KEPT_S: Final = 3600.0
 """Longer than any token lives (5 min) and than receivers should keep the document."""

@@ -16,9 +16,9 @@ import structlog
 from pydantic import TypeAdapter
 from yarl import URL
 
-from dispatcher.console.facts import LaneFact
-from dispatcher.settings import ConsoleSettings
-from dispatcher.webhooks import TenantKey
+from dispatcher.config.settings import ConsoleSettings
+from dispatcher.console.model import LaneFact
+from dispatcher.contract.tenant import TenantKey
 
 REMEMBERED_S: Final = 2.0
 MOST_REMEMBERED: Final = 10_000

@@ -8,9 +8,9 @@ from typing import Final
 
 import orjson
 
-from dispatcher.events import DeliveryEvent, read_event
-from dispatcher.records import Origin
-from dispatcher.webhooks import Channel, WebhookConfig
+from dispatcher.config.webhooks import Channel, WebhookConfig
+from dispatcher.contract.events import DeliveryEvent, read_event
+from dispatcher.contract.records import Origin
 
 MARK: Final = "test-event"
 """Begins the request's, the campaign's and the message's id."""

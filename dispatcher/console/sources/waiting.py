@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from dispatcher.console.facts import WaitingTier
+from dispatcher.config.settings import Settings
+from dispatcher.config.units import format_duration
+from dispatcher.console.model import WaitingTier
+from dispatcher.contract.records import Record, RetryState
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import BrokerUnavailable, DispatcherError
+from dispatcher.kafka.backlog import read_backlog
 from dispatcher.kafka.redrive import DeadEvent
 from dispatcher.kafka.topics import retry_topics
-from dispatcher.kafka.waiting import read_backlog
-from dispatcher.records import Journey, Record
-from dispatcher.settings import Settings
-from dispatcher.units import format_duration
-from dispatcher.webhooks import TenantKey
 
 REMEMBERED_S: Final = 10.0
 MOST_READ: Final = 10_000
@@ -96,7 +96,7 @@ class RetryBacklog:
             tenant = DeadEvent.of(record).tenant
             if tenant is None:
                 return
-            count, due = counts[tenant, record.topic], Journey.of(record).not_before
+            count, due = counts[tenant, record.topic], RetryState.of(record).not_before
             count.events += 1
             count.next_due = due if count.next_due is None else min(due, count.next_due)
 

@@ -15,12 +15,12 @@ from pydantic import JsonValue
 from sqlalchemy import RowMapping, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from dispatcher.secrets import speaks_of_a_secret
+from dispatcher.config.secrets import speaks_of_a_secret
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.documents import fingerprint_in
 from dispatcher.stores.sql.records import MAX_PAGE, AuditAction, AuditEntry, AuditQuery, Orgs
 from dispatcher.stores.sql.schema import audit
-from dispatcher.webhooks import TenantKey
 
 MAX_VALUE: Final = 2000
 """Characters of one value as JSON; a longer one is given by its size and fingerprint."""

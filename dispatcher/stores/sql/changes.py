@@ -12,7 +12,7 @@ from dispatcher.stores.sql.schema import NOTIFY_CHANNEL
 _CLOSE_WITHIN_S: Final = 1.0
 
 
-class Bell:
+class ChangeSignal:
     """Rings when there is something new."""
 
     def __init__(self) -> None:
@@ -43,13 +43,13 @@ class Bell:
 
 
 @asynccontextmanager
-async def listening(database: Database) -> AsyncIterator[Bell]:
+async def listening(database: Database) -> AsyncIterator[ChangeSignal]:
     """A bell that rings at each change on PostgreSQL; on SQLite it never does.
 
     Raises:
         StoreUnavailable: there is no connection to listen on.
     """
-    bell = Bell()
+    bell = ChangeSignal()
     if not database.is_postgresql:
         yield bell
         return

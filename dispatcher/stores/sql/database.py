@@ -21,8 +21,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
+from dispatcher.config.secrets import Secret
 from dispatcher.errors import ConfigError, Problem, StoreUnavailable
-from dispatcher.secrets import Secret
 
 READ_WITHIN_S: Final = 3.0
 """A look-up has this long, connecting included; then the database counts as away."""

@@ -19,10 +19,10 @@ from typing import Final, get_args, get_origin
 import orjson
 from pydantic import BaseModel, JsonValue, ValidationError
 
-from dispatcher.documents import Loc, key_of, parse_document, problems_from
+from dispatcher.config.documents import Loc, key_of, parse_document, problems_from
+from dispatcher.config.secrets import MAX_SECRET_BYTES, Secret
+from dispatcher.config.webhooks import WebhookConfig, split_url
 from dispatcher.errors import ConfigError, Problem
-from dispatcher.secrets import MAX_SECRET_BYTES, Secret
-from dispatcher.webhooks import WebhookConfig, split_url
 
 MAX_DRAFT_BYTES: Final = 1024 * 1024
 """A draft as JSON, secrets not counted."""
@@ -44,7 +44,7 @@ class StoredSecret:
     """None where no configured key decrypts it."""
 
 
-def take_apart(config: WebhookConfig) -> tuple[dict[str, JsonValue], dict[str, Secret]]:
+def extract_secrets(config: WebhookConfig) -> tuple[dict[str, JsonValue], dict[str, Secret]]:
     """The configuration as JSON without secrets, and the secrets by path (`auth.sign.key`, `signing.secrets.0`).
 
     Raises:
@@ -59,7 +59,7 @@ def take_apart(config: WebhookConfig) -> tuple[dict[str, JsonValue], dict[str, S
     return document, secrets
 
 
-def put_together(document: JsonValue, secrets: Mapping[str, Secret]) -> WebhookConfig:
+def restore_secrets(document: JsonValue, secrets: Mapping[str, Secret]) -> WebhookConfig:
     """The configuration in full. A secret that `secrets` lacks becomes an empty one: fit to show, not to deliver.
 
     Raises:

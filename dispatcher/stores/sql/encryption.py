@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
+from dispatcher.config.secrets import Secret
 from dispatcher.errors import ConfigError, Problem
-from dispatcher.secrets import Secret
 
 _KEY = "webhooks.encryption_keys"
 _HOW_TO = "make one with `dispatcher webhooks new-key`"

@@ -9,12 +9,13 @@ import orjson
 from sqlalchemy import ColumnElement, RowMapping, Text, cast, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from dispatcher.config.secrets import Secret
+from dispatcher.config.webhooks import Webhook
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import ConfigError, Problem
-from dispatcher.secrets import Secret
-from dispatcher.stores.sql.documents import put_together
+from dispatcher.stores.sql.documents import restore_secrets
 from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.schema import secrets, webhooks
-from dispatcher.webhooks import TenantKey, Webhook
 
 _CONFIG = cast(webhooks.c.config, Text).label("config_text")  # it comes once for each secret: parsed once
 
@@ -73,7 +74,7 @@ def _read(group: Sequence[RowMapping], encryption: Encryption) -> Row:
     if problems:
         return replace(row, problems=tuple(problems))
     try:
-        webhook = Webhook.of(put_together(orjson.loads(first["config_text"]), found), source)
+        webhook = Webhook.of(restore_secrets(orjson.loads(first["config_text"]), found), source)
     except ConfigError as error:
         return replace(row, problems=tuple(replace(problem, file=source) for problem in error.problems))
     # An edit that changes nothing is an edit: it is how a disabled webhook is taken up again.

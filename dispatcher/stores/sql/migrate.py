@@ -16,8 +16,8 @@ from alembic.script.revision import RevisionError
 from alembic.util import CommandError
 from sqlalchemy import Connection, make_url, text
 
+from dispatcher.config.secrets import Secret
 from dispatcher.errors import ConfigError, Problem
-from dispatcher.secrets import Secret
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.schema import metadata
 

@@ -8,8 +8,9 @@ from typing import Final, Literal
 
 from pydantic import JsonValue
 
-from dispatcher.stores.sql.documents import put_together
-from dispatcher.webhooks import Channel, TenantKey, WebhookConfig
+from dispatcher.config.webhooks import Channel, WebhookConfig
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.stores.sql.documents import restore_secrets
 
 Orgs = frozenset[str] | None
 """Organisations that the asker may see or change; None for all. Everything else does not exist for them."""
@@ -42,7 +43,7 @@ class StoredWebhook:
         Raises:
             ConfigError: it is no configuration for this version of the program.
         """
-        return put_together(dict(self.document), {})
+        return restore_secrets(dict(self.document), {})
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,14 +13,15 @@ from pydantic import JsonValue
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from dispatcher.config.webhooks import WebhookConfig
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import AlreadyExists, ConfigError, EditConflict, NotAllowed, Problem
 from dispatcher.stores.sql import rows
 from dispatcher.stores.sql.audit import changes_between, write_entry
 from dispatcher.stores.sql.database import Database
-from dispatcher.stores.sql.documents import put_together, resolve_draft, take_apart
+from dispatcher.stores.sql.documents import extract_secrets, resolve_draft, restore_secrets
 from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.records import AuditAction, Orgs, StoredWebhook, WebhookPage, WebhookQuery
-from dispatcher.webhooks import TenantKey, WebhookConfig
 
 Check = Callable[[WebhookConfig], list[tuple[str, str]]]
 """What is wrong with a webhook beyond its model, as (key, message). Called in a thread."""
@@ -102,7 +103,9 @@ class WebhookRepository:
         if locked:
             message = "can't be decrypted with the configured keys: give the secret again, or the key back"
             raise ConfigError(Problem(message, path) for path in locked)
-        return put_together(row["config"], {one.path: one.secret for one in stored.values() if one.secret is not None})
+        return restore_secrets(
+            row["config"], {one.path: one.secret for one in stored.values() if one.secret is not None}
+        )
 
     async def create(self, config: WebhookConfig, *, by: str, orgs: Orgs) -> StoredWebhook:
         """Add a webhook.
@@ -165,7 +168,7 @@ class WebhookRepository:
         """`create`, in a transaction that has counted `change`."""
         if orgs is not None and config.org not in orgs:
             raise NotAllowed("the organisation is none of yours")
-        document, secrets = take_apart(config)
+        document, secrets = extract_secrets(config)
         existing = await rows.row_of_tenant(connection, config.tenant, None)
         if existing is not None:
             raise AlreadyExists("this organisation and sandbox have a webhook already: edit that", existing["id"])
@@ -193,7 +196,7 @@ class WebhookRepository:
         moved = [key for key in ("org", "sandbox") if getattr(config, key) != getattr(old.tenant, key)]
         if moved:
             raise ConfigError(Problem("can't be changed: delete this webhook and create another", key) for key in moved)
-        document, secrets = take_apart(config)
+        document, secrets = extract_secrets(config)
         await self._put(connection, change, old.id, config, document, by, old=old)
         await rows.put_secrets(connection, old.id, secrets, self._encryption)
         changes = changes_between(dict(old.document), document)

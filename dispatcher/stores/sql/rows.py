@@ -8,13 +8,14 @@ from pydantic import JsonValue
 from sqlalchemy import ColumnElement, RowMapping, Select, delete, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from dispatcher.config.secrets import Secret
+from dispatcher.config.webhooks import Channel, WebhookConfig
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import NotFound, StoreUnavailable
-from dispatcher.secrets import Secret
 from dispatcher.stores.sql.documents import StoredSecret
 from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.records import MAX_PAGE, Orgs, StoredWebhook, WebhookQuery
 from dispatcher.stores.sql.schema import NOTIFY_CHANNEL, change_counter, secrets, webhooks
-from dispatcher.webhooks import Channel, TenantKey, WebhookConfig
 
 
 def is_storable(*texts: str) -> bool:

@@ -14,10 +14,11 @@ from typing import Final
 import structlog
 from sqlalchemy import select
 
-from dispatcher import metrics
+from dispatcher.config.settings import WebhookSettings
+from dispatcher.config.webhooks import Webhook
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import ConfigError, Problem, StoreUnavailable, WebhookUnusable
-from dispatcher.settings import WebhookSettings
-from dispatcher.stores.cache import MISSING, Missing
+from dispatcher.stores.cache import NOT_CACHED, NotCached
 from dispatcher.stores.sql.changes import listening
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption
@@ -25,7 +26,7 @@ from dispatcher.stores.sql.loading import Row, read_rows, select_rows
 from dispatcher.stores.sql.migrate import schema_problem
 from dispatcher.stores.sql.rows import is_storable
 from dispatcher.stores.sql.schema import change_counter, webhooks
-from dispatcher.webhooks import TenantKey, Webhook
+from dispatcher.telemetry import metrics
 
 POLL_S: Final = 1.0
 """How often the change counter is asked for: one row by its key. On PostgreSQL, in case a notice is lost."""
@@ -74,11 +75,11 @@ class SqlStore:
             digest.update(f"{webhook.tenant}\n{webhook.revision}\n".encode())
         return digest.hexdigest()
 
-    def peek(self, _: TenantKey, /) -> Missing:
+    def get_cached(self, _: TenantKey, /) -> NotCached:
         """Only the database can tell."""
-        return MISSING
+        return NOT_CACHED
 
-    async def find(self, tenant: TenantKey) -> Webhook | None:
+    async def get(self, tenant: TenantKey) -> Webhook | None:
         """The tenant's webhook, None where it has none. The same object as long as it is not edited.
 
         While the database is away, what was read of the tenant last stands in for its answer. That it had nothing

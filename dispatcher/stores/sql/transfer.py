@@ -9,17 +9,18 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from dispatcher.config.secrets import Secret
+from dispatcher.config.webhooks import WebhookConfig
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import AlreadyExists, ConfigError, Problem
-from dispatcher.secrets import Secret
 from dispatcher.stores.sql import rows
 from dispatcher.stores.sql.database import Database
-from dispatcher.stores.sql.documents import path_text, secrets_of, take_apart
+from dispatcher.stores.sql.documents import extract_secrets, path_text, secrets_of
 from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.loading import read_rows, select_rows
 from dispatcher.stores.sql.repository import WebhookRepository
 from dispatcher.stores.sql.schema import webhooks
 from dispatcher.stores.sql.yaml_text import file_stem, yaml_document
-from dispatcher.webhooks import TenantKey, WebhookConfig
 
 IMPORT_WITHIN_S: Final = 600.0
 EXPORT_WITHIN_S: Final = 60.0
@@ -109,7 +110,7 @@ class Transfer:
             return
         old = rows.stored_webhook(row)
         stored = await rows.secrets_in(connection, old.id, self._encryption)
-        document, _ = take_apart(config)
+        document, _ = extract_secrets(config)
         if document == old.document and all(one.secret is not None for one in stored.values()):
             done["unchanged"].append(config.tenant)
             return

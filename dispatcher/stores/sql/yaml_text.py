@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import yaml
 from pydantic import JsonValue
 
-from dispatcher.documents import Loc
-from dispatcher.units import format_duration, parse_duration
-from dispatcher.webhooks import TenantKey, WebhookConfig
+from dispatcher.config.documents import Loc
+from dispatcher.config.units import format_duration, parse_duration
+from dispatcher.config.webhooks import WebhookConfig
+from dispatcher.contract.tenant import TenantKey
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_@./-]*")
 _NOT_TEXT = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n"})

@@ -10,18 +10,18 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from dispatcher.console.parts import Parts
+from dispatcher.config.secrets import SecretSource
+from dispatcher.config.settings import Settings
 from dispatcher.console.server import ConsoleServer
+from dispatcher.console.services import Services
 from dispatcher.demo.child_process import free_ports
-from dispatcher.secrets import SecretSource
-from dispatcher.settings import Settings
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.records import Orgs, Role, StoredWebhook
 from dispatcher.stores.sql.repository import WebhookRepository
 from dispatcher.stores.sql.tokens import ApiTokens
-from tests.console.api.stand_ins import (
+from tests.console.api.fakes import (
     LUMA,
     RIVAL,
     StandInAttempts,
@@ -82,7 +82,7 @@ class Console:
     """A running console, its database and what stands in for the rest."""
 
     server: ConsoleServer
-    parts: Parts
+    parts: Services
     session: aiohttp.ClientSession
     attempts: StandInAttempts
     lanes: StandInLanes
@@ -104,7 +104,7 @@ class Console:
         return Client(self.base, self.session)
 
 
-def no_pages(app: web.Application, parts: Parts) -> None:
+def no_pages(app: web.Application, parts: Services) -> None:
     """A page for tests, in the place of all."""
 
     async def page(request: web.Request) -> web.Response:
@@ -137,7 +137,7 @@ def start(database: Database, encryption: Encryption) -> StartConsole:
             context=SecretSource(Path("/"), environ=SECRETS).as_context(),
         )
         made = (StandInAttempts(), StandInLanes(), StandInWaiting(), StandInDeadEvents(), StandInTestEvents())
-        parts = Parts(
+        parts = Services(
             whole,
             WebhookRepository(database, encryption),
             AuditLog(database),

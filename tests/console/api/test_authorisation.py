@@ -12,7 +12,7 @@ import pytest
 from dispatcher.console.api import openapi_document
 from dispatcher.stores.sql.records import Orgs, Role
 from tests.console.api.conftest import Answered, Client, Console
-from tests.console.api.stand_ins import LUMA, LUMAS_CUSTOMER, RIVAL
+from tests.console.api.fakes import LUMA, LUMAS_CUSTOMER, RIVAL
 from tests.stores_sql.examples import plain, plain_draft
 
 LUMAS_NAME = "Luma's very own webhook"

@@ -9,8 +9,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from dispatcher.config.secrets import Secret
 from dispatcher.demo.child_process import free_ports
-from dispatcher.secrets import Secret
 from dispatcher.stores.sql.encryption import new_key
 from tests.commands.running import dispatcher, ended, start, write_settings
 

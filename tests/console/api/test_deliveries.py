@@ -4,11 +4,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from dispatcher.contract.outcomes import DeadReason
 from dispatcher.errors import DispatcherError
-from dispatcher.outcomes import DeadReason
 from dispatcher.stores.sql.records import AuditAction, AuditQuery, Role, StoredWebhook
 from tests.console.api.conftest import Console
-from tests.console.api.stand_ins import AT, LUMA, RIVAL
+from tests.console.api.fakes import AT, LUMA, RIVAL
 from tests.stores_sql.examples import CANARY, plain_draft, secretive_draft
 
 WEBHOOKS = "/api/v1/webhooks"

@@ -11,11 +11,11 @@ from structlog.testing import capture_logs
 from dispatcher.console.api import openapi_document
 from dispatcher.console.probes import keys_path
 from dispatcher.console.server import ConsoleServer
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError, StoreUnavailable
 from dispatcher.stores.sql.records import Role, StoredWebhook
-from dispatcher.webhooks import TenantKey
 from tests.console.api.conftest import Console, StartConsole
-from tests.console.api.stand_ins import LUMA
+from tests.console.api.fakes import LUMA
 from tests.stores_sql.examples import CANARY
 
 pytestmark = pytest.mark.parametrize("empty_url", ["sqlite"], indirect=True)

@@ -5,7 +5,7 @@ import io
 
 from dispatcher.stores.sql.records import AuditAction, AuditQuery, Role, StoredWebhook
 from tests.console.api.conftest import Console
-from tests.console.api.stand_ins import LUMA, RIVAL
+from tests.console.api.fakes import LUMA, RIVAL
 from tests.stores_sql.examples import CANARY, plain_draft, secretive_draft
 
 WEBHOOKS = "/api/v1/webhooks"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from playwright.async_api import async_playwright
 
-from dispatcher.console.facts import AttemptQuery
+from dispatcher.console.model import AttemptQuery
 from tests.console.pages.browsing import CHROMIUM, PHONE, Window, launched, window
-from tests.console.pages.scenery import CONTOSO, EXPLAINED_ID, LUMA, dead_facts
+from tests.console.pages.sample_world import CONTOSO, EXPLAINED_ID, LUMA, dead_facts
 from tests.console.pages.stage import Stage, staged
 
 TARGET = Path(__file__).parents[3] / "docs" / "screenshots"

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dispatcher.console.facts import TestEvents
-from dispatcher.console.pages import decisions
-from dispatcher.console.parts import Parts
+from dispatcher.config.secrets import Secret, SecretSource
+from dispatcher.config.settings import Settings
+from dispatcher.console.model import TestEvents
+from dispatcher.console.pages import event_explanation
 from dispatcher.console.server import ConsoleServer
+from dispatcher.console.services import Services
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.demo.child_process import free_ports
-from dispatcher.secrets import Secret, SecretSource
-from dispatcher.settings import Settings
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption, new_key
@@ -20,8 +21,7 @@ from dispatcher.stores.sql.migrate import upgrade
 from dispatcher.stores.sql.records import Orgs, Role, StoredWebhook
 from dispatcher.stores.sql.repository import WebhookRepository
 from dispatcher.stores.sql.tokens import ApiTokens
-from dispatcher.webhooks import TenantKey
-from tests.console.pages.scenery import (
+from tests.console.pages.sample_world import (
     DRAFTS,
     SceneryAttempts,
     SceneryDeadEvents,
@@ -40,7 +40,7 @@ class Stage:
     """A console that runs."""
 
     server: ConsoleServer
-    parts: Parts
+    parts: Services
     dead_events: SceneryDeadEvents
     attempts: SceneryAttempts
     lanes: SceneryLanes
@@ -78,7 +78,7 @@ async def staged(
 ) -> AsyncIterator[Stage]:
     """A console with a database in the directory; with the scenery's webhooks, unless it is to be empty."""
     settings = settings_of() if settings is None else settings
-    real, decisions.record_at = decisions.record_at, record_of_the_scenery
+    real, event_explanation.record_at = event_explanation.record_at, record_of_the_scenery
     url = Secret(f"sqlite+aiosqlite:///{directory / 'webhooks.db'}".encode())
     await upgrade(url)
     database = Database(url)
@@ -86,14 +86,14 @@ async def staged(
         webhooks = WebhookRepository(database, Encryption([Secret(new_key().encode())]))
         made = (SceneryAttempts(), SceneryLanes(), SceneryWaiting(), SceneryDeadEvents([] if is_empty else None))
         tests = SceneryTestEvents(settings) if test_events is None else test_events
-        parts = Parts(settings, webhooks, AuditLog(database), ApiTokens(database), *made, tests, SceneryKeys())
+        parts = Services(settings, webhooks, AuditLog(database), ApiTokens(database), *made, tests, SceneryKeys())
         async with ConsoleServer(parts) as server:
             stage = Stage(server, parts, made[3], made[0], made[1], made[2])
             if not is_empty:
                 await _fill(stage)
             yield stage
     finally:
-        decisions.record_at = real
+        event_explanation.record_at = real
         await database.close()
 
 

@@ -5,11 +5,11 @@ import re
 import pytest
 from playwright.async_api import Browser, Dialog, Route, expect
 
+from dispatcher.config.secrets import Secret
 from dispatcher.errors import StoreUnavailable
-from dispatcher.secrets import Secret
 from dispatcher.stores.sql.records import Role
 from tests.console.pages.browsing import PHONE, Window, window
-from tests.console.pages.scenery import CONTOSO, EC_KEY, EXPLAINED_ID, FABRIKAM, LUMA, NORTHWIND, TAILSPIN
+from tests.console.pages.sample_world import CONTOSO, EC_KEY, EXPLAINED_ID, FABRIKAM, LUMA, NORTHWIND, TAILSPIN
 from tests.console.pages.stage import Stage
 
 LOOKS = {"light": ("light", None), "dark": ("dark", None), "phone": ("dark", PHONE)}

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from pydantic import JsonValue
 
+from dispatcher.config.settings import Settings
 from dispatcher.console.pages.configuration import rows_of
-from dispatcher.settings import Settings
-from dispatcher.stores.sql.documents import take_apart
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.stores.sql.documents import extract_secrets
 from dispatcher.stores.sql.records import StoredWebhook
-from dispatcher.webhooks import TenantKey
 from tests.auth.keys import pem
 from tests.stores_sql.examples import CANARY, plain, secretive
 
@@ -18,7 +18,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def shown(config: Any, *, to_admin: bool, public_url: str | None = None) -> dict[str, str]:
-    document, _ = take_apart(config)
+    document, _ = extract_secrets(config)
     stored = StoredWebhook(
         "id", TenantKey(config.org, config.sandbox), config.name, config.url, config.channels, True, document, 1,
         NOW, "ada", NOW, "ada",

@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 from playwright.async_api import Browser, expect
 
-from dispatcher.console.facts import AttemptFact, RedriveJob
-from dispatcher.console.pages.decisions import decision_on
+from dispatcher.console.model import AttemptFact, RedriveJob
+from dispatcher.console.pages.event_explanation import decision_on
 from dispatcher.console.pages.events import Known
+from dispatcher.contract.records import Origin
 from dispatcher.errors import NotFound
-from dispatcher.records import Origin
 from dispatcher.stores.sql.records import Role
 from tests.console.pages.browsing import window
-from tests.console.pages.scenery import CONTOSO, EXPLAINED, EXPLAINED_ID, FABRIKAM, LUMA, NORTHWIND, dead_facts
+from tests.console.pages.sample_world import CONTOSO, EXPLAINED, EXPLAINED_ID, FABRIKAM, LUMA, NORTHWIND, dead_facts
 from tests.console.pages.stage import Stage
 
 DEATH = next(fact for fact in dead_facts() if fact.tenant == CONTOSO)

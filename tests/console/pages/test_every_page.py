@@ -7,7 +7,7 @@ from playwright.async_api import Browser
 
 from dispatcher.stores.sql.records import Role
 from tests.console.pages.browsing import PHONE, window
-from tests.console.pages.scenery import CONTOSO, EXPLAINED_ID, FABRIKAM, LUMA, NORTHWIND
+from tests.console.pages.sample_world import CONTOSO, EXPLAINED_ID, FABRIKAM, LUMA, NORTHWIND
 from tests.console.pages.stage import Stage
 
 CUT_TABLES = "[...document.querySelectorAll('.table-card')].map((one) => one.scrollWidth - one.clientWidth).filter((px) => px > 0)"

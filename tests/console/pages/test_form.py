@@ -6,22 +6,22 @@ import pytest
 from multidict import MultiDict
 from pydantic import JsonValue
 
+from dispatcher.config.secrets import Secret
+from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.console.pages.fields import SECRETS
 from dispatcher.console.pages.form import WebhookForm, stand_ins
 from dispatcher.console.pages.key_words import describe
 from dispatcher.console.pages.sealing import LIFE_S, Sealing
 from dispatcher.errors import ConfigError
-from dispatcher.secrets import Secret
-from dispatcher.stores.sql.documents import StoredSecret, resolve_draft, take_apart
-from dispatcher.webhooks import WebhookConfig
-from tests.console.pages.scenery import DRAFTS, EC_KEY
+from dispatcher.stores.sql.documents import StoredSecret, extract_secrets, resolve_draft
+from tests.console.pages.sample_world import DRAFTS, EC_KEY
 from tests.stores_sql.examples import CANARY, secretive
 
 SEALING = Sealing.of(None)
 
 
 def _stored(config: WebhookConfig) -> tuple[dict[str, JsonValue], Mapping[str, StoredSecret]]:
-    document, secrets = take_apart(config)
+    document, secrets = extract_secrets(config)
     return document, {path: StoredSecret(path, secret.fingerprint(), secret) for path, secret in secrets.items()}
 
 

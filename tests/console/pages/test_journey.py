@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, expect
 
-from dispatcher.console.sources.sample_sends import SampleSender
+from dispatcher.console.sources.test_sender import SampleSender
 from dispatcher.demo.behaviours import Always
 from dispatcher.demo.receiver import Endpoint, Receiver
 from tests.console.pages.browsing import Window, window
-from tests.console.pages.scenery import LUMA
+from tests.console.pages.sample_world import LUMA
 from tests.console.pages.stage import Stage, settings_of, staged
 
 

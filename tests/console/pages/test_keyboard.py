@@ -4,7 +4,7 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from tests.console.pages.browsing import window
-from tests.console.pages.scenery import CONTOSO, LUMA
+from tests.console.pages.sample_world import CONTOSO, LUMA
 from tests.console.pages.stage import Stage
 
 MARKED = """() => {

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from dispatcher.console.pages.scope import Scope
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.records import StoredWebhook
-from dispatcher.webhooks import TenantKey
-from tests.console.pages.scenery import LUMA, LUMA_STAGE, NORTHWIND
+from tests.console.pages.sample_world import LUMA, LUMA_STAGE, NORTHWIND
 from tests.console.pages.stage import Stage
 
 

@@ -13,10 +13,10 @@ import aiohttp
 import pytest
 
 from dispatcher.console.access import is_api, is_public
-from dispatcher.console.facts import RedriveJob
+from dispatcher.console.model import RedriveJob
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.records import AuditQuery, Orgs, Role, StoredWebhook
-from dispatcher.webhooks import TenantKey
-from tests.console.pages.scenery import CONTOSO, LUMA, LUMA_ORG, dead_facts
+from tests.console.pages.sample_world import CONTOSO, LUMA, LUMA_ORG, dead_facts
 from tests.console.pages.stage import Stage
 
 OWN_NAME = "Canary of Luma"

@@ -2,13 +2,13 @@
 
 import pytest
 
-from dispatcher.console.facts import AttemptFact, Bucket, Outcomes
-from dispatcher.console.pages import wording
+from dispatcher.config.units import parse_rate
+from dispatcher.console.model import AttemptFact, Bucket, Outcomes
+from dispatcher.console.pages import formatting
 from dispatcher.console.pages.charts import HEIGHT, chart_of, sparkline_of
-from dispatcher.outcomes import DeadReason, FailureReason, ParkReason
+from dispatcher.contract.outcomes import DeadReason, FailureReason, ParkReason
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.records import AuditAction
-from dispatcher.units import parse_rate
-from dispatcher.webhooks import TenantKey
 
 
 def _fact(reason: str, status: int | None) -> AttemptFact:
@@ -24,21 +24,21 @@ def _fact(reason: str, status: int | None) -> AttemptFact:
     ],
 )
 def test_what_fails_is_said_in_a_sentence(failed: int, seen: int, expected: str) -> None:
-    assert wording.failing_sentence(_fact("http_4xx", 401), failed, seen) == expected
+    assert formatting.failing_sentence(_fact("http_4xx", 401), failed, seen) == expected
 
 
 @pytest.mark.parametrize("reason", list(FailureReason))
 def test_every_failure_has_its_sentence_and_word(reason: FailureReason) -> None:
-    told = wording.failing_sentence(_fact(reason, None), 2, 3)
+    told = formatting.failing_sentence(_fact(reason, None), 2, 3)
     assert "2 of the last 3 requests" in told
     assert not told.startswith("Something")
-    assert wording.answer(_fact(reason, None)) != reason
+    assert formatting.answer(_fact(reason, None)) != reason
 
 
 def test_every_reason_and_action_has_a_word() -> None:
-    assert set(wording.DEAD_REASONS) == set(DeadReason)
-    assert set(wording.ACTIONS) == set(AuditAction)
-    assert set(wording.PARK_REASONS) == set(ParkReason)
+    assert set(formatting.DEAD_REASONS) == set(DeadReason)
+    assert set(formatting.ACTIONS) == set(AuditAction)
+    assert set(formatting.PARK_REASONS) == set(ParkReason)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_every_reason_and_action_has_a_word() -> None:
     ],
 )  # fmt: skip
 def test_why_an_event_died_is_told_in_words(detail: str, expected: str) -> None:
-    assert wording.death(detail) == expected
+    assert formatting.death(detail) == expected
 
 
 @pytest.mark.parametrize(
@@ -61,17 +61,17 @@ def test_why_an_event_died_is_told_in_words(detail: str, expected: str) -> None:
     [(0, "just now"), (59, "59 s ago"), (60, "1 min ago"), (7300, "2 h ago"), (200_000, "2 d ago"), (-90, "in 1 min")],
 )
 def test_ages(age: float, expected: str) -> None:
-    assert wording.ago(1e9 - age, now=1e9) == expected
+    assert formatting.ago(1e9 - age, now=1e9) == expected
 
 
 @pytest.mark.parametrize(("share", "expected"), [(1.0, "100 %"), (0.99999, "99.9 %"), (0.00001, "0.1 %"), (0.0, "0 %")])
 def test_a_share_is_not_rounded_to_all_or_nothing(share: float, expected: str) -> None:
-    assert wording.percent(share) == expected
+    assert formatting.percent(share) == expected
 
 
 @pytest.mark.parametrize("rate", [100.0, 0.5, 1000 / 3600, 12.25])
 def test_a_rate_is_read_back(rate: float) -> None:
-    assert parse_rate(wording.rate(rate)) == pytest.approx(rate)
+    assert parse_rate(formatting.rate(rate)) == pytest.approx(rate)
 
 
 def test_one_dead_event_among_thousands_is_seen() -> None:

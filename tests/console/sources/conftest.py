@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from dispatcher.config.settings import KafkaSettings, Settings
 from dispatcher.kafka.producer import Producer
-from dispatcher.settings import KafkaSettings, Settings
 from tests.integration.brokers import mistreatable_broker
 from tests.kafka.apache_kafka import ApacheKafka
 

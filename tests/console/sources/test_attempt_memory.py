@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.console.facts import AttemptFact, AttemptQuery
+from dispatcher.console.model import AttemptFact, AttemptQuery
 from dispatcher.console.sources.attempt_counts import SPANS, Ring, TenantCounts
 from dispatcher.console.sources.attempts import AttemptMemory, read_attempt
+from dispatcher.contract.records import Origin
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import NotFound
-from dispatcher.records import Origin
-from dispatcher.webhooks import TenantKey
 
 LUMA, OTHER = TenantKey("luma@AdobeOrg", "prod"), TenantKey("other@AdobeOrg", "prod")
 NOW = 1_790_000_000.0

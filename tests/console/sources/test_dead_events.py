@@ -8,18 +8,18 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
 
-from dispatcher.console.facts import DeadQuery, RedriveJob
+from dispatcher.config.settings import Settings
+from dispatcher.console.model import DeadQuery, RedriveJob
 from dispatcher.console.sources import dead_events as module
 from dispatcher.console.sources.dead_events import DeadLetterLog
+from dispatcher.contract.outcomes import DeadReason
+from dispatcher.contract.records import Origin, RetryState
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.demo.broker import EmbeddedBroker
 from dispatcher.errors import BrokerUnavailable, DispatcherError, NotFound
 from dispatcher.kafka.producer import Producer
-from dispatcher.outcomes import DeadReason
-from dispatcher.records import Journey, Origin
-from dispatcher.settings import Settings
-from dispatcher.webhooks import TenantKey
-from tests.console.sources.burying import LUMA, OTHER, Grave
 from tests.console.sources.conftest import running, settings_for, until
+from tests.console.sources.dead_letter_builders import LUMA, OTHER, Grave
 from tests.integration.brokers import needs_kafka
 from tests.kafka import topics
 from tests.kafka.apache_kafka import ApacheKafka
@@ -59,14 +59,14 @@ async def done(log: DeadLetterLog, job: RedriveJob) -> RedriveJob:
 async def sent(mortal: ApacheKafka, settings: Settings) -> Counter[Origin]:
     """What went back, by where it first stood."""
     records = await topics.read_all(mortal.bootstrap_servers, settings.kafka.topic)
-    return Counter(Journey.of(record).origin for record in records)
+    return Counter(RetryState.of(record).origin for record in records)
 
 
 async def test_one_then_some_then_all_go_back_each_once(
     log: DeadLetterLog, grave: Grave, settings: Settings, mortal: ApacheKafka
 ) -> None:
-    origins = [await grave.bury() for _ in range(6)]
-    others = [await grave.bury(OTHER), await grave.bury(LUMA, DeadReason.REJECTED)]
+    origins = [await grave.dead_letter() for _ in range(6)]
+    others = [await grave.dead_letter(OTHER), await grave.dead_letter(LUMA, DeadReason.REJECTED)]
     await until(lambda: len(log.memory) == 8, "all dead events")
     by_origin = {fact.origin: fact.id for fact in log.search(ALL, orgs=None).items}
     first = frozenset({by_origin[origins[3]]})
@@ -98,7 +98,7 @@ async def test_what_lies_between_two_chosen_events_stays_where_it_is(
     log: DeadLetterLog, grave: Grave, settings: Settings, mortal: ApacheKafka
 ) -> None:
     for _ in range(7):  # in three partitions: one has three of them
-        await grave.bury()
+        await grave.dead_letter()
     await kept(log, 7)
     facts = {fact.id: fact for fact in log.search(DeadQuery(tenant=LUMA), orgs=None).items}
     partitions = Counter(name.partition("-")[0] for name in facts)
@@ -115,7 +115,7 @@ async def test_events_that_the_topic_kept_no_longer_are_counted_as_gone(
     log: DeadLetterLog, grave: Grave, settings: Settings, mortal: ApacheKafka
 ) -> None:
     """They are shown for as long as they are remembered: then it is told that nothing was sent, and why."""
-    origins = [await grave.bury() for _ in range(4)]
+    origins = [await grave.dead_letter() for _ in range(4)]
     ids = await kept(log, 4)
     gone = {ids[0]}
     partition, offset = map(int, ids[0].split("-"))
@@ -137,7 +137,7 @@ async def test_what_was_read_is_there_whatever_the_broker_says_of_its_end() -> N
         log = DeadLetterLog(settings)
         async with Producer(settings.kafka) as producer, running(log.run()):
             grave = Grave(producer, settings)
-            await asyncio.gather(*(grave.bury() for _ in range(5)))
+            await asyncio.gather(*(grave.dead_letter() for _ in range(5)))
             newest, *_ = await kept(log, 5)
             one = await done(log, await log.redrive(LUMA, ids=frozenset({newest}), query=ALL, by="ada", orgs=MINE))
             assert (one.state, one.total, one.sent, one.gone) == ("done", 1, 1, 0)
@@ -148,8 +148,8 @@ async def test_what_was_read_is_there_whatever_the_broker_says_of_its_end() -> N
 async def test_only_events_that_told_of_a_status_go_back(
     log: DeadLetterLog, grave: Grave, settings: Settings, mortal: ApacheKafka
 ) -> None:
-    await grave.bury(status="sent")
-    wanted = await grave.bury(status="bounce")
+    await grave.dead_letter(status="sent")
+    wanted = await grave.dead_letter(status="bounce")
     await kept(log, 2)
     query = DeadQuery(message_status="bounce")
     job = await done(log, await log.redrive(LUMA, ids=None, query=query, by="ada", orgs=MINE))
@@ -158,8 +158,8 @@ async def test_only_events_that_told_of_a_status_go_back(
 
 
 async def test_nobody_sends_another_organisations_event_again(log: DeadLetterLog, grave: Grave) -> None:
-    await grave.bury()
-    await grave.bury(OTHER)
+    await grave.dead_letter()
+    await grave.dead_letter(OTHER)
     await until(lambda: len(log.memory) == 2, "all dead events")
     (mine,) = [fact.id for fact in log.search(DeadQuery(tenant=LUMA), orgs=None).items]
     (other,) = [fact.id for fact in log.search(DeadQuery(tenant=OTHER), orgs=None).items]
@@ -182,7 +182,7 @@ async def test_one_redrive_of_a_tenant_at_a_time(
     log: DeadLetterLog, grave: Grave, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "RATE", 20.0)
-    await asyncio.gather(*(grave.bury() for _ in range(12)))
+    await asyncio.gather(*(grave.dead_letter() for _ in range(12)))
     await kept(log, 12)
     job = await log.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=None)
     with pytest.raises(DispatcherError, match="are being sent again already"):
@@ -201,9 +201,9 @@ async def test_redrives_of_many_tenants_wait_for_their_turn(
     monkeypatch.setattr(module, "MOST_REDRIVES", 1)
     monkeypatch.setattr(module, "MOST_WAITING", 1)
     monkeypatch.setattr(module, "RATE", 20.0)
-    origins = [await grave.bury() for _ in range(10)] + [await grave.bury(OTHER)]
+    origins = [await grave.dead_letter() for _ in range(10)] + [await grave.dead_letter(OTHER)]
     third = TenantKey("third@AdobeOrg", "prod")
-    await grave.bury(third)
+    await grave.dead_letter(third)
     log = DeadLetterLog(settings)
     async with running(log.run()):
         await until(lambda: len(log.memory) == 12, "all dead events")
@@ -225,7 +225,7 @@ async def test_a_console_that_stops_in_the_middle_repeats_nothing(
     settings: Settings, grave: Grave, mortal: ApacheKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "RATE", 50.0)
-    origins = await asyncio.gather(*(grave.bury() for _ in range(60)))
+    origins = await asyncio.gather(*(grave.dead_letter() for _ in range(60)))
     first = DeadLetterLog(settings)
     async with running(first.run()):
         await kept(first, 60)
@@ -257,7 +257,7 @@ async def test_a_topic_that_can_not_be_written_fails_the_redrive_and_says_why(
     settings: Settings, grave: Grave, mortal: ApacheKafka
 ) -> None:
     """Its events stay where they are: the next redrive has them."""
-    await grave.bury()
+    await grave.dead_letter()
     async with topics.admin_client(mortal.bootstrap_servers) as admin:
         await admin.delete_topics([settings.kafka.topic])
     log = DeadLetterLog(settings)
@@ -273,7 +273,7 @@ async def test_jobs_that_are_long_past_are_forgotten(
     log: DeadLetterLog, grave: Grave, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MOST_JOBS", 2)
-    await grave.bury()
+    await grave.dead_letter()
     await kept(log, 1)
     jobs = [await done(log, await log.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=None)) for _ in range(3)]
     with pytest.raises(NotFound, match="long past"):

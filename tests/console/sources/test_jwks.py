@@ -16,15 +16,16 @@ from pydantic import JsonValue
 
 from dispatcher.auth.authenticator import Authenticator
 from dispatcher.auth.fetched_tokens import TokenEndpoint
+from dispatcher.config.secrets import Secret
+from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.console.sources.jwks import KEPT_S, PublishedKeys
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import StoreUnavailable
-from dispatcher.secrets import Secret
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption, new_key
 from dispatcher.stores.sql.migrate import upgrade
 from dispatcher.stores.sql.repository import WebhookRepository
 from dispatcher.stores.sql.store import SqlStore
-from dispatcher.webhooks import TenantKey, WebhookConfig
 from tests.auth.keys import pem
 from tests.stores_sql.examples import plain
 

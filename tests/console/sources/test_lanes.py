@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from dispatcher.config.settings import ConsoleSettings, DeliverySettings, OpsSettings
 from dispatcher.console.sources import lanes as module
 from dispatcher.console.sources.lanes import RunningLanes, worst
-from dispatcher.delivery.lanes import Lanes
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.delivery.lane_scheduler import LaneScheduler
 from dispatcher.health import HealthServer, Watched
-from dispatcher.settings import ConsoleSettings, DeliverySettings, OpsSettings
-from dispatcher.webhooks import TenantKey
 
 LUMA = TenantKey("luma/æ@AdobeOrg", "prod")
 LANE = {
@@ -173,7 +173,7 @@ async def test_many_who_ask_cost_one_request_in_two_seconds() -> None:
 
 async def test_a_real_dispatchers_lane_is_read_and_enabled() -> None:
     """On this host; from elsewhere the ops endpoint refuses, which is no error."""
-    theirs = Lanes(DeliverySettings())
+    theirs = LaneScheduler(DeliverySettings())
     watched = Watched(list, list, lambda: None, theirs, lambda: 0, {})
     clock = Clock()
     async with (

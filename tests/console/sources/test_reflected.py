@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from dispatcher.console.facts import AttemptQuery, DeadQuery
+from dispatcher.config.settings import ConsoleSettings, Settings
+from dispatcher.console.model import AttemptQuery, DeadQuery
 from dispatcher.console.sources.attempts import AttemptLog
 from dispatcher.console.sources.dead_events import DeadLetterLog
 from dispatcher.console.sources.lanes import RunningLanes
 from dispatcher.console.sources.waiting import RetryBacklog
-from dispatcher.events import DeliveryEvent, read_event
-from dispatcher.kafka.reading import open_topic
-from dispatcher.settings import ConsoleSettings, Settings
-from dispatcher.webhooks import TenantKey
+from dispatcher.contract.events import DeliveryEvent, read_event
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.kafka.topic_reader import open_topic
 from tests.console.sources.conftest import running, until
 from tests.integration.brokers import needs_kafka
 from tests.integration.harness import Behaviour, Receiver, Stage, stage, status, tenants

@@ -5,9 +5,9 @@ import logging
 import pytest
 import structlog
 
+from dispatcher.config.settings import LogSettings
 from dispatcher.errors import StoreUnavailable
-from dispatcher.logs import WITHHELD, configure_logging
-from dispatcher.settings import LogSettings
+from dispatcher.telemetry.logs import WITHHELD, configure_logging
 
 
 @pytest.mark.parametrize("level", ["info", "debug"])

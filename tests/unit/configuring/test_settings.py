@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from dispatcher.settings import (
+from dispatcher.config.settings import (
     DeliverySettings,
     KafkaSecurity,
     KafkaSettings,

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from dispatcher.units import (
+from dispatcher.config.units import (
     Bytes,
     PerSecond,
     Seconds,

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from dispatcher.secrets import Secret, SecretSource
-from dispatcher.webhooks import Webhook, WebhookConfig, header_name_problem, header_value_problem, split_url
+from dispatcher.config.secrets import Secret, SecretSource
+from dispatcher.config.webhooks import Webhook, WebhookConfig, header_name_problem, header_value_problem, split_url
 from tests.unit.examples import TENANT, webhook
 
 JWT = {"type": "jwt", "sign": {"algorithm": "HS256", "key": Secret(b"k" * 32)}}

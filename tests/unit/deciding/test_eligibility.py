@@ -2,8 +2,8 @@
 
 import pytest
 
-from dispatcher.outcomes import SkipReason
-from dispatcher.pipeline import eligibility
+from dispatcher.contract.outcomes import SkipReason
+from dispatcher.flow.decision import eligibility
 from tests.unit.examples import email_event, read, sms_event, webhook
 
 FINE = {"channels": ["email"], "events": ["bounce"], "campaigns": ["16f24a15-7e21-477c-848a-d5695ca7f137"]}

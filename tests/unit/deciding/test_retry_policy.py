@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dispatcher.config.settings import RetrySettings
 from dispatcher.delivery.retry_policy import RetryPolicy, retry_after_s
-from dispatcher.settings import RetrySettings
 
 POLICY = RetryPolicy.of(RetrySettings.model_validate({}))
 NOW = 1_753_171_200.0  # Tue, 22 Jul 2025 08:00:00 GMT
@@ -53,14 +53,14 @@ def test_chance_spreads_over_the_whole_of_the_jitter() -> None:
 
 
 @given(st.integers(0, 10), CHANCE)
-def test_a_quick_try_waits_with_full_jitter(tried: int, chance: float) -> None:
-    wait = POLICY.soon_wait_s(tried, at_once=False, jitter=chance)
+def test_a_quick_try_waits_with_full_jitter(result: int, chance: float) -> None:
+    wait = POLICY.soon_wait_s(result, at_once=False, jitter=chance)
 
-    assert 0 <= wait <= min(7.5, 0.5 * 2**tried)
+    assert 0 <= wait <= min(7.5, 0.5 * 2**result)
 
 
 def test_quick_tries_wait_twice_as_long_each_time() -> None:
-    waits = [POLICY.soon_wait_s(tried, at_once=False, jitter=1) for tried in range(6)]
+    waits = [POLICY.soon_wait_s(result, at_once=False, jitter=1) for result in range(6)]
 
     assert waits == [0.5, 1, 2, 4, 7.5, 7.5]
 

@@ -2,12 +2,12 @@
 
 import pytest
 
+from dispatcher.contract.outcomes import Attempt, DeadReason, FailureReason
 from dispatcher.delivery.verdicts import Judgement, Verdict, judge, reason_of
-from dispatcher.metrics import ATTEMPT_OUTCOMES, STATUS_REASONS
-from dispatcher.outcomes import Attempt, DeadReason, FailureReason
+from dispatcher.telemetry.metrics import ATTEMPT_OUTCOMES, STATUS_REASONS
 
 STATUSES = range(100, 600)
-SOON, LATER, SUSPEND, DEAD = Verdict.AGAIN_SOON, Verdict.AGAIN_LATER, Verdict.SUSPEND, Verdict.DEAD
+SOON, LATER, SUSPEND, DEAD = Verdict.RETRY_SOON, Verdict.RETRY_LATER, Verdict.DISABLE_ENDPOINT, Verdict.DEAD
 
 
 def by_the_design(status: int) -> tuple[Verdict, DeadReason | None]:

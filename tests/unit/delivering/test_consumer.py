@@ -15,16 +15,16 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError
 
-from dispatcher.delivery.flights import Flight
+from dispatcher.config.settings import KafkaSettings
+from dispatcher.contract.outcomes import Delivered, Outcome
+from dispatcher.contract.records import ProcessingAttempt, Record
+from dispatcher.delivery.direct_attempt import DirectAttempt
 from dispatcher.errors import BrakeEngaged, NotWritten, StoreUnavailable
 from dispatcher.kafka.consumer import COMMIT_S, Consumer
 from dispatcher.kafka.offset_tracker import Run, decode_runs
-from dispatcher.kafka.partition import Budget, Work
-from dispatcher.outcomes import Delivered, Outcome
-from dispatcher.records import Record, Turn
-from dispatcher.settings import KafkaSettings
-from tests.unit.delivering import making
-from tests.unit.delivering.making import wall
+from dispatcher.kafka.partition import InFlightRecord, ReadAheadLimit
+from tests.unit.delivering import builders
+from tests.unit.delivering.builders import wall
 from tests.unit.examples import EMAIL_EVENT
 from tests.unit.simulation.broker import Broker, Committed, Member
 from tests.unit.virtual_time import seconds_taken, virtual_time
@@ -45,7 +45,7 @@ class Bench:
         self.chance.random = lambda: 1.0  # type: ignore[method-assign]  # nothing unlikely happens
         self.chance.randint = lambda _, most: most  # type: ignore[method-assign]
         self.group = self.broker.group("g", ("t",))
-        self.begun: list[tuple[int, int]] = []
+        self.first_result: list[tuple[int, int]] = []
         self.finished: Counter[tuple[int, int]] = Counter()
         self.under_way: set[tuple[int, int]] = set()
         self.gates: dict[tuple[int, int], asyncio.Event] = {}
@@ -60,12 +60,12 @@ class Bench:
         for _ in range(how_many):
             self.broker.append("t", bytes([partition]), b"value", ())
 
-    def consumer(self, *, budget: Budget | None = None, connect: Any = None, **fields: Any) -> Consumer:
+    def consumer(self, *, budget: ReadAheadLimit | None = None, connect: Any = None, **fields: Any) -> Consumer:
         async def joined(listener: Any) -> Any:
             return Member(self.group, listener)
 
         return Consumer(
-            self.settings, ("t",), "g", self.process, budget or Budget(1000, 10**6), drain_timeout_s=5,
+            self.settings, ("t",), "g", self.process, budget or ReadAheadLimit(1000, 10**6), drain_timeout_s=5,
             connect=connect or joined, committed=Committed(self.group), clock=wall, **fields,
         )  # fmt: skip
 
@@ -82,14 +82,14 @@ class Bench:
         await self.group.settled()
         return taken
 
-    async def process(self, record: Record, turn: Turn) -> Outcome:
+    async def process(self, record: Record, processing: ProcessingAttempt) -> Outcome:
         place = (record.partition, record.offset)
-        self.begun.append(place)
+        self.first_result.append(place)
         self.under_way.add(place)
         self.most_under_way = max(self.most_under_way, len(self.under_way))
         try:
             if self.starts:
-                turn.start()
+                processing.start()
             what = self.script(record)
             if isinstance(what, BaseException):
                 raise what
@@ -137,7 +137,7 @@ async def test_a_crash_repeats_only_what_was_under_way() -> None:
     await bench.run()
     await asyncio.sleep(1)
 
-    assert Counter(bench.begun) == Counter({(0, offset): 1 for offset in range(10)} | {(0, 3): 2, (0, 6): 2})
+    assert Counter(bench.first_result) == Counter({(0, offset): 1 for offset in range(10)} | {(0, 3): 2, (0, 6): 2})
     assert bench.committed() == (10, [])
     await bench.stop()
 
@@ -153,7 +153,7 @@ async def test_a_drain_finishes_what_has_started_and_the_next_owner_repeats_noth
     await bench.run()
     await asyncio.sleep(1)
 
-    assert len(bench.begun) == len(set(bench.begun)) == 20
+    assert len(bench.first_result) == len(set(bench.first_result)) == 20
     await bench.stop()
 
 
@@ -217,7 +217,7 @@ async def test_a_revoked_partition_is_committed_before_it_is_anothers() -> None:
     await asyncio.sleep(4)
     assert {len(member.assigned) for member in bench.group.members} == {1}
 
-    assert len(bench.begun) == len(set(bench.begun)) == 20
+    assert len(bench.first_result) == len(set(bench.first_result)) == 20
     assert (bench.committed(ONE), bench.committed(OTHER)) == ((10, []), (10, []))
     await bench.stop(0)
     await bench.stop(1)
@@ -237,8 +237,8 @@ async def test_a_request_that_hangs_holds_up_a_rebalance_for_five_seconds_and_is
     bench.script = takes({})
     await asyncio.sleep(0.5)
 
-    assert Counter(bench.begun)[0, 4] == 2
-    assert [bench.begun.count((0, offset)) for offset in range(10) if offset != 4] == [1] * 9
+    assert Counter(bench.first_result)[0, 4] == 2
+    assert [bench.first_result.count((0, offset)) for offset in range(10) if offset != 4] == [1] * 9
     await bench.stop(0)
     await bench.stop(1)
 
@@ -324,14 +324,14 @@ async def test_one_record_that_hangs_stops_its_partition_only_at_ten_windows() -
     await bench.run()
     await asyncio.sleep(5)
 
-    assert max(bench.begun) == (0, 10 + 49)
+    assert max(bench.first_result) == (0, 10 + 49)
     bench.tasks[0].cancel()
     await asyncio.wait(bench.tasks)
 
 
 @virtual_time
-@pytest.mark.parametrize("budget", [Budget(7, 10**6), Budget(1000, 31)])
-async def test_the_process_has_a_bound_on_records_and_bytes(budget: Budget) -> None:
+@pytest.mark.parametrize("budget", [ReadAheadLimit(7, 10**6), ReadAheadLimit(1000, 31)])
+async def test_the_process_has_a_bound_on_records_and_bytes(budget: ReadAheadLimit) -> None:
     """Values of five bytes: seven of them pass 31 bytes, and the last one that fits is let in."""
     bench = Bench()
     bench.produce(0, 60)
@@ -349,16 +349,16 @@ async def test_the_process_has_a_bound_on_records_and_bytes(budget: Budget) -> N
 @virtual_time
 async def test_a_budget_that_another_consumer_has_used_up_is_found_free_again() -> None:
     bench = Bench()
-    budget = Budget(3, 10**6, records=3)
+    budget = ReadAheadLimit(3, 10**6, records=3)
     bench.produce(0, 5)
     bench.produce(1, 5)
     await bench.run(bench.consumer(budget=budget))
-    assert bench.begun == []
+    assert bench.first_result == []
     for _ in range(3):
         budget.end(0, 0.0)
     await asyncio.sleep(1)
 
-    assert len(bench.begun) == 10
+    assert len(bench.first_result) == 10
     await bench.stop()
 
 
@@ -370,14 +370,14 @@ async def test_records_that_are_not_due_wait_and_hold_up_no_other_partition() ->
     began = wall()
     due = {(0, 0): began + 20, (0, 1): began + 21.5, (0, 2): began}
     await bench.run(bench.consumer(due_in_s=lambda record, now: due.get((record.partition, record.offset), 0) - now))
-    assert [partition for partition, _ in bench.begun] == [1, 1, 1]
+    assert [partition for partition, _ in bench.first_result] == [1, 1, 1]
     await asyncio.sleep(18)
-    assert len(bench.begun) == 3
+    assert len(bench.first_result) == 3
     await asyncio.sleep(2)
-    assert bench.begun[3:] == [(0, 0)]
+    assert bench.first_result[3:] == [(0, 0)]
     await asyncio.sleep(2)
 
-    assert bench.begun[3:] == [(0, 0), (0, 1), (0, 2)]
+    assert bench.first_result[3:] == [(0, 0), (0, 1), (0, 2)]
     await bench.stop()
 
 
@@ -397,8 +397,8 @@ async def test_records_that_come_before_the_assignment_is_known_wait_for_it() ->
     await bench.run()
     await asyncio.sleep(1)
 
-    assert Counter(bench.begun)[0, 5] == 1
-    assert Counter(bench.begun)[0, 3] == 2
+    assert Counter(bench.first_result)[0, 5] == 1
+    assert Counter(bench.first_result)[0, 3] == 2
     await bench.stop()
 
 
@@ -406,12 +406,12 @@ async def test_records_that_come_before_the_assignment_is_known_wait_for_it() ->
 async def test_a_broker_that_is_away_at_the_start_is_waited_for() -> None:
     bench = Bench()
     bench.produce(0, 3)
-    tried = 0
+    result = 0
 
     async def connect(listener: Any) -> Any:
-        nonlocal tried
-        tried += 1
-        if tried < 4:
+        nonlocal result
+        result += 1
+        if result < 4:
             raise KafkaConnectionError
         return Member(bench.group, listener)
 
@@ -420,7 +420,7 @@ async def test_a_broker_that_is_away_at_the_start_is_waited_for() -> None:
     await asyncio.sleep(10)
 
     assert consumer.joined
-    assert len(bench.begun) == 3
+    assert len(bench.first_result) == 3
     await bench.stop()
 
 
@@ -483,7 +483,7 @@ async def test_a_consumer_tells_of_itself() -> None:
 
 def _under_way() -> int:
     """Works and flights that exist."""
-    return sum(isinstance(one, Work | Flight) for one in gc.get_objects())
+    return sum(isinstance(one, InFlightRecord | DirectAttempt) for one in gc.get_objects())
 
 
 @virtual_time
@@ -495,11 +495,11 @@ async def test_what_is_finished_by_the_short_way_waits_for_no_garbage_collector(
     gc.disable()
     before = _under_way()  # other tests end their processes in mid-air
     try:
-        await bench.run(bench.consumer(express=making.Bench(200).express))
+        await bench.run(bench.consumer(fast_path=builders.Bench(200).fast_path))
         await asyncio.sleep(5)
 
         assert bench.committed() == (5, [])
-        assert bench.begun == [], "none took the full way"
+        assert bench.first_result == [], "none took the full way"
         assert _under_way() == before
     finally:
         gc.enable()

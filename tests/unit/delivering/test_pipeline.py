@@ -3,13 +3,12 @@
 import asyncio
 import json
 import math
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from dispatcher import pipeline as pipeline_module
-from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StoreUnavailable
-from dispatcher.outcomes import (
+from dispatcher.contract.outcomes import (
     Attempt,
     Dead,
     DeadReason,
@@ -20,8 +19,11 @@ from dispatcher.outcomes import (
     Skipped,
     SkipReason,
 )
-from dispatcher.records import Journey, Origin
-from tests.unit.delivering.making import WALL, Bench, wall
+from dispatcher.contract.records import Origin, RetryState
+from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StoreUnavailable
+from dispatcher.flow import decision
+from dispatcher.flow import pipeline as pipeline_module
+from tests.unit.delivering.builders import WALL, Bench, wall
 from tests.unit.examples import CONTRACTS, EMAIL_EVENT, ORIGIN, TENANT, ARecord, email_event, record, webhook
 from tests.unit.virtual_time import virtual_time
 
@@ -80,7 +82,7 @@ async def test_a_failed_event_is_parked_as_it_came_with_its_journey() -> None:
     assert outcome == Parked(0, ParkReason.ATTEMPT_FAILED)
     assert (kept.key, kept.value) == (b"k", fresh().value)
     assert kept.headers[:2] == (("imsOrgId", b"o"), ("x", b"1"))
-    assert Journey.of(kept) == Journey(
+    assert RetryState.of(kept) == RetryState(
         origin=ORIGIN, first_seen=WALL, attempts=4, parks=1, not_before=pytest.approx(wall() + 30, abs=0.1),
         last_status=503, reason="attempt_failed",
     )  # fmt: skip
@@ -97,8 +99,8 @@ async def test_each_parking_goes_a_tier_further_and_the_last_repeats() -> None:
         (current,) = bench.producer.topics.popitem()[1]
 
     assert tiers == [0, 1, 2, 3, 3, 3]
-    journey = Journey.of(current)
-    assert (journey.attempts, journey.parks, journey.origin) == (6, 6, ORIGIN)
+    retry_state = RetryState.of(current)
+    assert (retry_state.attempts, retry_state.parks, retry_state.origin) == (6, 6, ORIGIN)
     assert bench.transport.sent("webhook-attempt") == ["1", "2", "3", "4", "5", "6"]
     assert len(set(bench.transport.sent("webhook-id"))) == 1
     assert [name for name, _ in current.headers].count("feedback-attempts") == 1
@@ -119,7 +121,7 @@ async def test_a_parking_without_an_attempt_uses_none_up() -> None:
     outcome = await bench.process(fresh())
 
     assert outcome == Parked(0, ParkReason.SUSPENDED)
-    assert [journey.attempts for _, journey in bench.parked()] == [1, 0]
+    assert [retry_state.attempts for _, retry_state in bench.parked()] == [1, 0]
 
 
 @virtual_time
@@ -173,8 +175,12 @@ async def test_headers_that_make_no_sense_stop_nothing() -> None:
 
 
 @virtual_time
-@pytest.mark.parametrize("stage", ["read_event", "encode_feedback"])
-async def test_a_bug_of_ours_kills_the_record_not_the_others(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("module", "stage"), [(decision, "read_event"), (pipeline_module, "encode_feedback")], ids=["read", "encode"]
+)
+async def test_a_bug_of_ours_kills_the_record_not_the_others(
+    module: ModuleType, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Else one record would hold up its partition until a mended version comes."""
 
     def bug(*_: object) -> None:
@@ -182,7 +188,7 @@ async def test_a_bug_of_ours_kills_the_record_not_the_others(stage: str, monkeyp
 
     bench = Bench(200)
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline_module, stage, bug)
+        patched.setattr(module, stage, bug)
         assert await bench.process(fresh()) == Dead(DeadReason.INTERNAL)
     assert bench.dead()[0]["reason"] == "internal"
     assert bench.dead()[0]["detail"] == "KeyError"
@@ -223,8 +229,10 @@ async def test_an_old_event_that_can_be_delivered_is() -> None:
 @virtual_time
 async def test_the_age_counts_from_the_first_place_over_all_hops() -> None:
     bench = Bench(404)
-    journey = Journey(Origin("delivery-events", 0, 1), WALL - 86_390, attempts=50, parks=90, reason="attempt_failed")
-    parked = record(EMAIL_EVENT, dict(journey.headers()), topic="delivery-events.retry.15m", timestamp=NOW_MS)
+    retry_state = RetryState(
+        Origin("delivery-events", 0, 1), WALL - 86_390, attempts=50, parks=90, reason="attempt_failed"
+    )
+    parked = record(EMAIL_EVENT, dict(retry_state.headers()), topic="delivery-events.retry.15m", timestamp=NOW_MS)
 
     assert await bench.process(parked) == Dead(DeadReason.EXPIRED)
     assert bench.dead()[0]["attempts"] == "51"
@@ -260,8 +268,8 @@ async def test_events_of_a_webhook_that_can_not_be_used_wait_in_the_tiers_until_
     bench = Bench(200)
     bench.store.unusable = True
     assert await bench.process(fresh()) == Parked(0, ParkReason.UNUSABLE)
-    (tier, journey), *_ = bench.parked()
-    assert (tier, journey.attempts, journey.reason) == ("30s", 0, "unusable")
+    (tier, retry_state), *_ = bench.parked()
+    assert (tier, retry_state.attempts, retry_state.reason) == ("30s", 0, "unusable")
     old = fresh(timestamp=NOW_MS - 86_400_000)
     assert await bench.process(old) == Dead(DeadReason.EXPIRED)
     assert "no key decrypts it" in bench.dead()[0]["detail"]
@@ -283,7 +291,7 @@ async def test_an_unreadable_record_dies_while_the_store_is_away() -> None:
 @pytest.mark.parametrize(("answer", "value"), [(404, fresh().value), (400, fresh().value), (200, b"{")])
 async def test_nothing_is_written_for_a_partition_that_is_ours_no_more(answer: int, value: bytes) -> None:
     bench = Bench(answer)
-    bench.claim.active = False
+    bench.epoch.active = False
     with pytest.raises(Draining):
         await bench.process(ARecord(value))
 
@@ -295,7 +303,7 @@ async def test_nothing_is_written_for_a_partition_that_is_ours_no_more(answer: i
 async def test_a_refused_event_is_not_parked_for_a_partition_that_is_ours_no_more() -> None:
     bench = Bench(410)
     await bench.process(fresh())
-    bench.claim.active = False
+    bench.epoch.active = False
     with pytest.raises(Draining):
         await bench.process(fresh())
 
@@ -381,8 +389,8 @@ async def test_a_parked_record_is_due_within_its_tier_whatever_its_header_or_the
     bench = Bench(200)
 
     def due_in(not_before: float, topic: str = "retry.30s", now: float = WALL) -> float:
-        journey = Journey(ORIGIN, WALL, parks=1, not_before=not_before)
-        parked = record(EMAIL_EVENT, dict(journey.headers()), topic=f"{ORIGIN.topic}.{topic}")
+        retry_state = RetryState(ORIGIN, WALL, parks=1, not_before=not_before)
+        parked = record(EMAIL_EVENT, dict(retry_state.headers()), topic=f"{ORIGIN.topic}.{topic}")
         return bench.retry_topics.due_in_s(parked, now)
 
     assert due_in(WALL + 20) == 20

@@ -7,11 +7,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from dispatcher.cli.asking import check_ready
+from dispatcher.cli.ops_client import check_ready
+from dispatcher.config.settings import OpsSettings, Settings
 from dispatcher.errors import DispatcherError
 from dispatcher.health import STUCK_S, HealthServer
 from dispatcher.service import Service
-from dispatcher.settings import OpsSettings, Settings
 
 
 @dataclass

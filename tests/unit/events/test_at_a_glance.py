@@ -8,11 +8,11 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dispatcher import events
-from dispatcher.envelope import opened, validated
+from dispatcher.contract import events
+from dispatcher.contract.envelope import opened, validated
+from dispatcher.contract.events import DeliveryEvent
+from dispatcher.contract.feedback import encode_feedback
 from dispatcher.errors import UnreadableEvent
-from dispatcher.events import DeliveryEvent
-from dispatcher.feedback import encode_feedback
 from tests.unit.examples import EMAIL_EVENT, ORIGIN, SMS_EVENT, ARecord, Json
 
 Path = tuple[str | int, ...]

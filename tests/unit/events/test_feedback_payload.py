@@ -5,7 +5,7 @@ import json
 import orjson
 import pytest
 
-from dispatcher.feedback import encode_feedback
+from dispatcher.contract.feedback import encode_feedback
 from tests.unit.examples import (
     CONTRACTS,
     EMAIL_EVENT,

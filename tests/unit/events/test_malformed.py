@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from dispatcher.contract.events import DeliveryEvent, read_event
+from dispatcher.contract.feedback import encode_feedback
 from dispatcher.errors import UnreadableEvent
-from dispatcher.events import DeliveryEvent, read_event
-from dispatcher.feedback import encode_feedback
 from tests.unit.examples import (
     EMAIL_EVENT,
     JOURNEYS,

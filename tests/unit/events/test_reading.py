@@ -5,9 +5,9 @@ import json
 
 import pytest
 
+from dispatcher.contract.events import OtherEvent, read_event
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import UnreadableEvent
-from dispatcher.events import OtherEvent, read_event
-from dispatcher.webhooks import TenantKey
 from tests.unit.examples import (
     CONTRACTS,
     EMAIL_EVENT,

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from dispatcher.delivery.parcels import Parcel
-from dispatcher.delivery.slots import Kind
+from dispatcher.contract.events import read_event
+from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt
+from dispatcher.delivery.pending_delivery import PendingDelivery
+from dispatcher.delivery.permits import Priority
 from dispatcher.errors import UnreadableEvent
-from dispatcher.events import read_event
-from dispatcher.records import Claim, Turn
 from tests.unit.examples import ORIGIN, email_event, read, record, webhook
 
 
@@ -23,5 +23,7 @@ def test_a_namespace_that_is_somebody_s_number_is_not_told(key: str) -> None:
 def test_no_repr_on_the_hot_path_shows_a_person() -> None:
     """As `secrets.Secret` and `transport.Request` have it: a message with {event!r} in it must tell nobody."""
     event = read(email_event())
-    parcel = Parcel.of(event, webhook(), b'{"to":"john.doe@luma.com"}', 0, Kind.NEW, Turn(Claim()))
-    assert "john.doe" not in repr(event) + repr(parcel)
+    pending = PendingDelivery.of(
+        event, webhook(), b'{"to":"john.doe@luma.com"}', 0, Priority.NEW, ProcessingAttempt(AssignmentEpoch())
+    )
+    assert "john.doe" not in repr(event) + repr(pending)

@@ -5,9 +5,9 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.events import webhook_id
-from dispatcher.records import Journey, Origin
-from dispatcher.webhooks import TenantKey
+from dispatcher.contract.events import webhook_id
+from dispatcher.contract.records import Origin, RetryState
+from dispatcher.contract.tenant import TenantKey
 from tests.unit.examples import EMAIL_EVENT, ORIGIN, REMOVED, email_event, read, record
 
 TENANTS = st.builds(TenantKey, st.text(max_size=4), st.text(max_size=4))
@@ -49,8 +49,8 @@ def test_an_event_id_that_looks_like_a_place_is_no_place() -> None:
 def test_a_parked_event_without_an_id_keeps_that_of_its_first_place() -> None:
     event = email_event(_id=REMOVED)
     first = read(event)
-    parked = record(event, dict(Journey(ORIGIN, 1.0).headers()), topic="delivery-events.retry.30s", offset=7)
+    parked = record(event, dict(RetryState(ORIGIN, 1.0).headers()), topic="delivery-events.retry.30s", offset=7)
 
-    assert Journey.of(parked).origin == ORIGIN
+    assert RetryState.of(parked).origin == ORIGIN
     assert first.webhook_id == webhook_id(first.tenant, None, ORIGIN)
     assert first.webhook_id != read(EMAIL_EVENT).webhook_id

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dispatcher.delivery.lanes import Lanes
-from dispatcher.delivery.slots import Kind, Slot
+from dispatcher.delivery.lane_scheduler import LaneScheduler
+from dispatcher.delivery.permits import Permit, Priority
 from tests.unit import virtual_time as virtual
-from tests.unit.lanes.making import BAD, GOOD, NOT_REACHED, OVERLOADED, Event, lanes, tenant
+from tests.unit.lanes.builders import BAD, GOOD, NOT_REACHED, OVERLOADED, Event, lanes, tenant
 from tests.unit.virtual_time import settle, virtual_time
 
 
@@ -23,7 +23,7 @@ async def test_a_waiter_cancelled_in_the_very_turn_it_is_given_its_slot_hands_it
     await settle()
 
     assert first.task.cancelled()
-    assert second.has_slot
+    assert second.has_permit
     assert lane.in_flight == 1
 
 
@@ -37,7 +37,7 @@ async def test_a_cancelled_waiter_in_the_middle_of_the_queue_is_passed_over() ->
     running.end()
     await settle()
 
-    assert waiting[2].has_slot
+    assert waiting[2].has_permit
     waiting[2].end()
     assert (lane.in_flight, lane.waiting) == (0, 0)
 
@@ -99,23 +99,23 @@ def test_no_interleaving_leaks_a_slot_or_forgets_a_waiter(
     virtual.run(_interleave(steps, lanes(max_in_flight=in_flight, lane_start=start, lane_max=8), limited))
 
 
-async def _interleave(steps: list[tuple[str, int]], shared: Lanes, limited: bool) -> None:
+async def _interleave(steps: list[tuple[str, int]], shared: LaneScheduler, limited: bool) -> None:
     events: list[Event] = []
     for number in range(3):
-        shared.lane(tenant(number)).meet("r", 5.0 if limited and number == 1 else None)
+        shared.lane(tenant(number)).apply_webhook("r", 5.0 if limited and number == 1 else None)
     for what, number in steps:
         waiting = [event for event in events if not event.task.done()]
-        running = [event for event in events if event.task.done() and not event.task.cancelled() and event.has_slot]
+        running = [event for event in events if event.task.done() and not event.task.cancelled() and event.has_permit]
         if what in ("new", "retry"):
-            events.append(Event(shared.lane(tenant(number % 3)), Kind.NEW if what == "new" else Kind.RETRY))
+            events.append(Event(shared.lane(tenant(number % 3)), Priority.NEW if what == "new" else Priority.RETRY))
         elif what in ("end", "abandon") and running:
             event = running[number % len(running)]
             events.remove(event)
             if what == "end":
                 event.end(*ENDINGS[number % len(ENDINGS)])
             else:
-                assert isinstance(event.entry, Slot)
-                event.lane.abandon(event.entry)
+                assert isinstance(event.entry, Permit)
+                event.lane.cancel(event.entry)
         elif what == "cancel" and waiting:
             await waiting[number % len(waiting)].cancel()
         elif what == "cancel at once" and waiting:
@@ -124,7 +124,7 @@ async def _interleave(steps: list[tuple[str, int]], shared: Lanes, limited: bool
             await settle(1 + number % 3)
         elif what == "time":
             await asyncio.sleep(number * 1.5)
-        events = [event for event in events if not event.task.done() or event.has_slot]
+        events = [event for event in events if not event.task.done() or event.has_permit]
         _check(shared, events)
     await _all_end(events)
 
@@ -133,19 +133,19 @@ async def _interleave(steps: list[tuple[str, int]], shared: Lanes, limited: bool
     await asyncio.sleep(3000)  # breakers and holds pass: each lane gives a slot again, and forgets whom it was told to
     assert [lane.waiting for lane in shared] == [0] * 3
     for number in range(3):
-        for kind in Kind:
-            entry = await shared.lane(tenant(number)).enter(kind)
-            assert isinstance(entry, Slot)
-            shared.lane(tenant(number)).leave(entry, GOOD)
+        for priority in Priority:
+            entry = await shared.lane(tenant(number)).acquire(priority)
+            assert isinstance(entry, Permit)
+            shared.lane(tenant(number)).release(entry, GOOD)
 
 
-def _check(shared: Lanes, events: list[Event]) -> None:
+def _check(shared: LaneScheduler, events: list[Event]) -> None:
     """Never more than the limits."""
     most = shared.settings.max_in_flight
     given_out = sum(lane.in_flight for lane in shared)
-    seen = [event for event in events if event.task.done() and event.has_slot]
+    seen = [event for event in events if event.task.done() and event.has_permit]
     assert len(seen) <= given_out <= most
-    assert sum(event.kind is Kind.RETRY for event in seen) <= max(1, most // 4)
+    assert sum(event.priority is Priority.RETRY for event in seen) <= max(1, most // 4)
 
 
 async def _all_end(events: list[Event]) -> None:
@@ -156,7 +156,7 @@ async def _all_end(events: list[Event]) -> None:
         for event in list(events):
             if event.task.done():
                 events.remove(event)
-                if event.has_slot:
+                if event.has_permit:
                     event.end()
         await asyncio.sleep(0.1)
     pytest.fail(f"somebody waits for ever: {events}")

@@ -8,8 +8,8 @@ from collections import Counter
 
 import pytest
 
-from dispatcher.delivery.slots import SLOTS_A_TURN, Kind
-from tests.unit.lanes.making import BAD, GOOD, Event, lanes, send, tenant
+from dispatcher.delivery.permits import SLOTS_A_TURN, Priority
+from tests.unit.lanes.builders import BAD, GOOD, Event, lanes, send, tenant
 from tests.unit.virtual_time import settle, virtual_time
 
 
@@ -22,10 +22,10 @@ async def test_every_lane_gets_one_slot_before_any_gets_a_second() -> None:
     order: list[int] = []
 
     async def waits(number: int) -> None:
-        entry = await shared.lane(tenant(number)).enter(Kind.NEW)
+        entry = await shared.lane(tenant(number)).acquire(Priority.NEW)
         order.append(number)
         await asyncio.sleep(0.1)
-        shared.lane(tenant(number)).leave(entry, GOOD)  # type: ignore[arg-type]
+        shared.lane(tenant(number)).release(entry, GOOD)  # type: ignore[arg-type]
 
     tasks = [asyncio.create_task(waits(0)) for _ in range(100)]
     await settle()
@@ -46,13 +46,15 @@ async def test_a_turn_of_the_event_loop_begins_few_requests_and_the_next_one_goe
     """What has come is read before more is sent: on a busy core requests would only wait for each other."""
     shared = lanes(max_in_flight=500, lane_start=64)
     events = [Event(shared.lane(tenant(number % 3))) for number in range(5 * SLOTS_A_TURN)]
-    begun = []
+    first_result = []
     for _ in range(6):
         await asyncio.sleep(0)
-        begun.append(sum(event.has_slot for event in events))
+        first_result.append(sum(event.has_permit for event in events))
 
-    assert all(later - earlier <= SLOTS_A_TURN for earlier, later in zip([0, *begun], begun, strict=False)), begun
-    assert begun[-1] == len(events), "nobody who may send waits for anything else"
+    assert all(
+        later - earlier <= SLOTS_A_TURN for earlier, later in zip([0, *first_result], first_result, strict=False)
+    ), first_result
+    assert first_result[-1] == len(events), "nobody who may send waits for anything else"
 
 
 @virtual_time
@@ -61,11 +63,11 @@ async def test_a_lane_never_has_more_in_flight_than_its_limit_nor_all_lanes_more
     events = [Event(shared.lane(tenant(number))) for number in range(5) for _ in range(20)]
     await settle()
 
-    assert sum(event.has_slot for event in events) == 10
+    assert sum(event.has_permit for event in events) == 10
     for number in range(5):
         assert shared.lane(tenant(number)).in_flight <= 3
-    while any(event.has_slot for event in events):
-        running = [event for event in events if event.has_slot]
+    while any(event.has_permit for event in events):
+        running = [event for event in events if event.has_permit]
         assert len(running) <= 10
         assert max(Counter(event.lane.tenant for event in running).values()) <= 3
         running[len(running) // 2].end()
@@ -81,7 +83,7 @@ async def test_new_events_go_before_retries_but_one_turn_in_four_is_a_retrys() -
     lane = shared.lane(tenant(0))
     running = Event(lane)
     await settle()
-    events = [Event(lane, Kind.RETRY) for _ in range(6)]
+    events = [Event(lane, Priority.RETRY) for _ in range(6)]
     await settle()
     events += [Event(lane) for _ in range(12)]
     await settle()
@@ -89,9 +91,9 @@ async def test_new_events_go_before_retries_but_one_turn_in_four_is_a_retrys() -
     for _ in range(18):
         running.end()
         await settle()
-        (running,) = (event for event in events if event.has_slot)
+        (running,) = (event for event in events if event.has_permit)
         events.remove(running)
-        order += "n" if running.kind is Kind.NEW else "r"
+        order += "n" if running.priority is Priority.NEW else "r"
 
     assert order == "nnnrnnnrnnnrnnnrrr"
 
@@ -100,24 +102,24 @@ async def test_new_events_go_before_retries_but_one_turn_in_four_is_a_retrys() -
 async def test_retries_never_hold_more_than_a_quarter_of_the_slots() -> None:
     """Also where nobody else wants them: what comes fresh finds room at once."""
     shared = lanes(max_in_flight=16, lane_start=64)
-    retries = [Event(shared.lane(tenant(number % 3)), Kind.RETRY) for number in range(40)]
+    retries = [Event(shared.lane(tenant(number % 3)), Priority.RETRY) for number in range(40)]
     await settle()
-    assert sum(event.has_slot for event in retries) == 4
+    assert sum(event.has_permit for event in retries) == 4
 
     new = [Event(shared.lane(tenant(100 + number))) for number in range(12)]
     await settle()
-    assert sum(event.has_slot for event in new) == 12
+    assert sum(event.has_permit for event in new) == 12
     for event in new:
         event.end()
     await settle()
     for _ in range(40):
-        running = [event for event in retries if event.has_slot]
+        running = [event for event in retries if event.has_permit]
         assert len(running) <= 4
         running[0].end()
         retries.remove(running[0])
         await settle()
         if retries:
-            assert sum(event.has_slot for event in retries) == min(4, len(retries))
+            assert sum(event.has_permit for event in retries) == min(4, len(retries))
     assert not retries
 
 
@@ -125,17 +127,17 @@ async def test_retries_never_hold_more_than_a_quarter_of_the_slots() -> None:
 async def test_a_lane_with_only_retries_does_not_hold_up_its_own_new_events() -> None:
     shared = lanes(max_in_flight=4, lane_start=64)
     lane = shared.lane(tenant(0))
-    retries = [Event(lane, Kind.RETRY) for _ in range(3)]
+    retries = [Event(lane, Priority.RETRY) for _ in range(3)]
     await settle()
     new = Event(lane)
     await settle()
 
-    assert [event.has_slot for event in retries] == [True, False, False]
-    assert new.has_slot
+    assert [event.has_permit for event in retries] == [True, False, False]
+    assert new.has_permit
     new.end()
     retries[0].end()
     await settle()
-    assert [event.has_slot for event in retries] == [True, True, False]
+    assert [event.has_permit for event in retries] == [True, True, False]
     retries[1].end()
     await settle()
     retries[2].end()
@@ -151,7 +153,7 @@ async def test_a_dead_slow_tenant_costs_only_its_own_lane() -> None:
     await send(shared.lane(tenant(1)), GOOD, times=100, takes_s=0.01)
 
     assert asyncio.get_running_loop().time() - began == pytest.approx(1.0, abs=0.01)
-    assert sum(event.has_slot for event in hanging) == 16
+    assert sum(event.has_permit for event in hanging) == 16
     for event in hanging:
         await event.cancel()
 
@@ -163,8 +165,8 @@ async def test_idle_lanes_are_freed() -> None:
     most = 0
     for number in range(100_000):  # within 200 s
         lane = shared.lane(tenant(number))
-        entry = await lane.enter(Kind.NEW)
-        lane.leave(entry, GOOD)  # type: ignore[arg-type]
+        entry = await lane.acquire(Priority.NEW)
+        lane.release(entry, GOOD)  # type: ignore[arg-type]
         if number % 500 == 0:
             await asyncio.sleep(1)
         most = max(most, len(shared))

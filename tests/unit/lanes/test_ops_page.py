@@ -6,19 +6,19 @@ from typing import Any
 import aiohttp
 import pytest
 
-from dispatcher.delivery.lanes import Lanes
+from dispatcher.config.settings import OpsSettings
+from dispatcher.delivery.lane_scheduler import LaneScheduler
 from dispatcher.health import HealthServer, Watched
-from dispatcher.settings import OpsSettings
-from tests.unit.lanes.making import GOOD, NOT_REACHED, lanes, send, tenant
+from tests.unit.lanes.builders import GOOD, NOT_REACHED, lanes, send, tenant
 
 
 @pytest.fixture
-def ours() -> Lanes:
+def ours() -> LaneScheduler:
     return lanes()
 
 
 @pytest.fixture
-async def ops(ours: Lanes) -> AsyncIterator[str]:
+async def ops(ours: LaneScheduler) -> AsyncIterator[str]:
     """An ops endpoint over lanes of every kind."""
     watched = Watched(
         alive=tuple, ready=tuple, observe=lambda: None, lanes=ours, release_brakes=lambda: 2, configuration={}
@@ -38,7 +38,7 @@ async def organisations(url: str) -> list[str]:
     return [lane["org"] for lane in told["lanes"]]
 
 
-async def test_tenants_in_trouble_stand_first_and_can_be_asked_for(ours: Lanes, ops: str) -> None:
+async def test_tenants_in_trouble_stand_first_and_can_be_asked_for(ours: LaneScheduler, ops: str) -> None:
     for number in range(3):
         await send(ours.lane(tenant(number)), GOOD)
     ours.lane(tenant(1)).suspend("revision")
@@ -58,7 +58,7 @@ async def test_a_state_that_there_is_not_is_a_mistake_and_no_empty_list(ops: str
     assert "half_open" in text
 
 
-async def test_a_suspended_tenant_is_enabled_by_hand(ours: Lanes, ops: str) -> None:
+async def test_a_suspended_tenant_is_enabled_by_hand(ours: LaneScheduler, ops: str) -> None:
     ours.lane(tenant(0)).suspend("revision")
     status, told = await asked(f"{ops}/lanes/org-0/prod/enable", "POST")
     assert (status, told["suspended"]) == (200, False)

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import pytest
 
+from dispatcher.config.settings import DeliverySettings
+from dispatcher.contract.outcomes import ParkReason
 from dispatcher.delivery.breaker import BreakerState
-from dispatcher.delivery.evidence import TenantState
+from dispatcher.delivery.endpoint_health import TenantState
 from dispatcher.delivery.lane import Lane
-from dispatcher.delivery.lanes import Lanes
-from dispatcher.delivery.slots import SLOTS_A_TURN, Kind, Refusal, Slot
-from dispatcher.outcomes import ParkReason
-from dispatcher.settings import DeliverySettings
-from tests.unit.lanes.making import BAD, GOOD, NOT_REACHED, OVERLOADED, Event, lanes, send, tenant
+from dispatcher.delivery.lane_scheduler import LaneScheduler
+from dispatcher.delivery.permits import SLOTS_A_TURN, LaneRefusal, Permit, Priority
+from tests.unit.lanes.builders import BAD, GOOD, NOT_REACHED, OVERLOADED, Event, lanes, send, tenant
 from tests.unit.virtual_time import VirtualTimeLoop, seconds_taken, settle, virtual_time
 
 
@@ -20,15 +20,15 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def refusal(lane: Lane) -> Refusal:
-    entry = await lane.enter(Kind.NEW)
-    assert isinstance(entry, Refusal)
+async def refusal(lane: Lane) -> LaneRefusal:
+    entry = await lane.acquire(Priority.NEW)
+    assert isinstance(entry, LaneRefusal)
     return entry
 
 
-async def slot(lane: Lane) -> Slot:
-    entry = await lane.enter(Kind.NEW)
-    assert isinstance(entry, Slot)
+async def permit(lane: Lane) -> Permit:
+    entry = await lane.acquire(Priority.NEW)
+    assert isinstance(entry, Permit)
     return entry
 
 
@@ -36,19 +36,19 @@ async def slot(lane: Lane) -> Slot:
 async def test_a_breaker_that_opens_refuses_everybody_who_waits() -> None:
     shared = lanes(max_in_flight=100, lane_start=5)
     lane = shared.lane(tenant(0))
-    events = [Event(lane, Kind.RETRY if number % 5 == 4 else Kind.NEW) for number in range(30)]
+    events = [Event(lane, Priority.RETRY if number % 5 == 4 else Priority.NEW) for number in range(30)]
     await settle()
-    running = [event for event in events if event.has_slot]
+    running = [event for event in events if event.has_permit]
     assert len(running) == 5
     for event in running:
         event.end(NOT_REACHED)
     await settle()
 
     assert lane.breaker.state is BreakerState.OPEN
-    refused = [event for event in events if not event.has_slot]
+    refused = [event for event in events if not event.has_permit]
     assert len(refused) == 30 - 5, "the slots that came back were given to nobody in the meantime"
     assert {event.refused for event in refused} == {"breaker_open"}
-    assert all(isinstance(event.entry, Refusal) and event.entry.for_s == pytest.approx(30) for event in refused)
+    assert all(isinstance(event.entry, LaneRefusal) and event.entry.for_s == pytest.approx(30) for event in refused)
     assert lane.waiting == 0
 
 
@@ -68,13 +68,13 @@ async def test_half_open_one_probe_goes_and_the_rest_are_refused() -> None:
     lane = lanes().lane(tenant(0))
     await send(lane, NOT_REACHED, times=5)
     await asyncio.sleep(31)
-    probe = await slot(lane)
+    probe = await permit(lane)
     assert [(await refusal(lane)).reason for _ in range(3)] == [ParkReason.BREAKER_OPEN] * 3
 
-    lane.leave(probe, GOOD)
-    second = await slot(lane)
+    lane.release(probe, GOOD)
+    second = await permit(lane)
     assert (await refusal(lane)).reason is ParkReason.BREAKER_OPEN
-    lane.leave(second, GOOD)
+    lane.release(second, GOOD)
     assert lane.breaker.state is BreakerState.CLOSED
     assert lane.limit.now == 1, "a ramp follows"
 
@@ -84,19 +84,19 @@ async def test_a_cancelled_probe_makes_way_for_the_next() -> None:
     lane = lanes().lane(tenant(0))
     await send(lane, NOT_REACHED, times=5)
     await asyncio.sleep(31)
-    lane.abandon(await slot(lane))
+    lane.cancel(await permit(lane))
 
-    lane.abandon(await slot(lane))
+    lane.cancel(await permit(lane))
 
 
 @virtual_time
 async def test_an_attempt_of_before_the_opening_does_not_make_way_for_a_second_probe() -> None:
     lane = lanes().lane(tenant(0))
-    old = await slot(lane)
+    old = await permit(lane)
     await send(lane, NOT_REACHED, times=5)
     await asyncio.sleep(31)
-    await slot(lane)
-    lane.abandon(old)
+    await permit(lane)
+    lane.cancel(old)
 
     assert (await refusal(lane)).reason is ParkReason.BREAKER_OPEN
 
@@ -115,10 +115,10 @@ async def test_half_open_those_who_wait_for_a_global_slot_are_its_probes_one_by_
     other.end()
     await settle()
 
-    assert [event.has_slot for event in events] == [True, False, False]
+    assert [event.has_permit for event in events] == [True, False, False]
     events[0].end()
     await settle()
-    assert [event.has_slot for event in events] == [True, True, False]
+    assert [event.has_permit for event in events] == [True, True, False]
     events[1].end()
     await settle()
     assert lane.breaker.state is BreakerState.CLOSED
@@ -128,20 +128,20 @@ async def test_half_open_those_who_wait_for_a_global_slot_are_its_probes_one_by_
 @virtual_time
 async def test_a_short_hold_is_waited_for_and_ends_by_itself() -> None:
     lane = lanes().lane(tenant(0))
-    lane.leave(await slot(lane), OVERLOADED, hold_s=3.0)
+    lane.release(await permit(lane), OVERLOADED, hold_s=3.0)
 
-    assert await seconds_taken(slot(lane)) == pytest.approx(3.0, abs=0.001)
+    assert await seconds_taken(permit(lane)) == pytest.approx(3.0, abs=0.001)
 
 
 @virtual_time
 async def test_a_long_hold_refuses_with_the_time_that_is_left() -> None:
     lane = lanes().lane(tenant(0))
-    lane.leave(await slot(lane), OVERLOADED, hold_s=100.0)
+    lane.release(await permit(lane), OVERLOADED, hold_s=100.0)
     refused = await refusal(lane)
     assert (refused.reason, round(refused.for_s)) == (ParkReason.HELD, 100)
 
     await asyncio.sleep(96)
-    assert await seconds_taken(slot(lane)) == pytest.approx(4.0, abs=0.001)
+    assert await seconds_taken(permit(lane)) == pytest.approx(4.0, abs=0.001)
 
 
 @virtual_time
@@ -158,9 +158,9 @@ async def test_a_hold_that_comes_while_events_wait_refuses_them() -> None:
 @virtual_time
 async def test_the_longer_of_two_holds_counts() -> None:
     lane = lanes().lane(tenant(0))
-    one, other = await slot(lane), await slot(lane)
-    lane.leave(one, OVERLOADED, hold_s=60)
-    lane.leave(other, OVERLOADED, hold_s=2)
+    one, other = await permit(lane), await permit(lane)
+    lane.release(one, OVERLOADED, hold_s=60)
+    lane.release(other, OVERLOADED, hold_s=2)
 
     assert (await refusal(lane)).reason is ParkReason.HELD
 
@@ -168,10 +168,10 @@ async def test_the_longer_of_two_holds_counts() -> None:
 @virtual_time
 async def test_a_rate_limit_is_kept_by_waiting() -> None:
     lane = lanes().lane(tenant(0))
-    lane.meet("r", per_second=10)
+    lane.apply_webhook("r", per_second=10)
 
     async def one() -> float:
-        lane.leave(await slot(lane), GOOD)
+        lane.release(await permit(lane), GOOD)
         return now()
 
     began = now()
@@ -184,7 +184,7 @@ async def test_a_rate_limit_is_kept_by_waiting() -> None:
 @virtual_time
 async def test_who_waits_too_long_behind_a_rate_limit_is_parked() -> None:
     lane = lanes(lane_max_wait="5s").lane(tenant(0))
-    lane.meet("r", per_second=2)
+    lane.apply_webhook("r", per_second=2)
     events = []
     for _ in range(20):
         events.append(Event(lane))
@@ -192,7 +192,7 @@ async def test_who_waits_too_long_behind_a_rate_limit_is_parked() -> None:
 
     assert not any(event.refused for event in events)
     await asyncio.sleep(6.2)
-    assert sum(event.has_slot for event in events) == 12, (
+    assert sum(event.has_permit for event in events) == 12, (
         "one at once, then two a second until they have waited too long"
     )
     assert [event.refused for event in events if event.refused] == ["lane_full"] * 8
@@ -226,7 +226,7 @@ async def test_nobody_is_parked_for_waiting_while_the_process_is_busy_all_over()
     assert patient.refused is None
     holders[0].end()
     await settle()
-    assert patient.has_slot
+    assert patient.has_permit
 
 
 @virtual_time
@@ -236,13 +236,13 @@ async def test_nobody_is_parked_for_waiting_while_the_core_is_busy() -> None:
     events = [Event(shared.lane(tenant(number))) for number in range(10 * SLOTS_A_TURN)]
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualTimeLoop)
-    for turn in range(1, 6):
+    for processing in range(1, 6):
         await asyncio.sleep(0)
-        assert sum(event.has_slot for event in events) <= turn * SLOTS_A_TURN
+        assert sum(event.has_permit for event in events) <= processing * SLOTS_A_TURN
         loop.pass_time(6)
     await settle()
 
-    assert all(event.has_slot for event in events)
+    assert all(event.has_permit for event in events)
 
 
 @virtual_time
@@ -258,8 +258,8 @@ async def test_who_waits_behind_a_silent_endpoint_is_parked_on_a_busy_core_too()
     await settle()
 
     assert [event.refused for event in silent] == [None, "lane_full"]
-    assert silent[0].has_slot
-    assert all(event.has_slot for event in others)
+    assert silent[0].has_permit
+    assert all(event.has_permit for event in others)
 
 
 @dataclass
@@ -271,22 +271,22 @@ class _Ahead:
 @virtual_time
 async def test_a_lane_with_far_more_than_its_share_is_full_once_there_is_no_room_to_read_on() -> None:
     ahead = _Ahead(records=10)
-    shared = Lanes(DeliverySettings.model_validate({"lane_start": 1, "lane_max": 1}), ahead)
+    shared = LaneScheduler(DeliverySettings.model_validate({"lane_start": 1, "lane_max": 1}), ahead)
     flood, other = shared.lane(tenant(0)), shared.lane(tenant(1))
     events = [Event(flood) for _ in range(90)]
     await settle()
     assert not any(event.refused for event in events), "there is room"
 
     ahead.records = 90
-    assert isinstance(flood.try_enter(Kind.NEW), Refusal)
-    assert not isinstance(other.try_enter(Kind.NEW), Refusal), "it costs its own tenant only"
+    assert isinstance(flood.try_enter(Priority.NEW), LaneRefusal)
+    assert not isinstance(other.try_enter(Priority.NEW), LaneRefusal), "it costs its own tenant only"
     for event in events:
         await event.cancel()
 
 
 @virtual_time
 async def test_a_tenant_alone_is_never_parked_for_lack_of_room() -> None:
-    shared = Lanes(DeliverySettings.model_validate({"lane_start": 1, "lane_max": 1}), _Ahead(records=100))
+    shared = LaneScheduler(DeliverySettings.model_validate({"lane_start": 1, "lane_max": 1}), _Ahead(records=100))
     lane = shared.lane(tenant(0))
     events = [Event(lane) for _ in range(100)]
     await settle()
@@ -304,8 +304,8 @@ async def test_slow_tenants_leave_slots_to_those_below_their_share() -> None:
     slow = [Event(lane) for lane in others[:3] for _ in range(20)]
     await settle()
 
-    assert sum(event.has_slot for event in slow) == 30, "by turns until slots are scarce, and then each has its share"
-    assert all(isinstance(lane.try_enter(Kind.NEW), Slot) for lane in others[3:9])
+    assert sum(event.has_permit for event in slow) == 30, "by turns until slots are scarce, and then each has its share"
+    assert all(isinstance(lane.try_enter(Priority.NEW), Permit) for lane in others[3:9])
     for event in slow:
         await event.cancel()
 
@@ -313,7 +313,7 @@ async def test_slow_tenants_leave_slots_to_those_below_their_share() -> None:
 @virtual_time
 async def test_a_suspended_lane_refuses_everybody_until_the_webhook_is_edited() -> None:
     lane = lanes(lane_start=1).lane(tenant(0))
-    lane.meet("first", None)
+    lane.apply_webhook("first", None)
     running, waiting = Event(lane), Event(lane)
     await settle()
     lane.suspend("first")
@@ -321,26 +321,26 @@ async def test_a_suspended_lane_refuses_everybody_until_the_webhook_is_edited() 
     await settle()
     assert waiting.refused == "suspended"
     for _ in range(3):
-        lane.meet("first", None)
+        lane.apply_webhook("first", None)
         await asyncio.sleep(10_000)
         assert (await refusal(lane)).reason is ParkReason.SUSPENDED
 
-    lane.meet("second", None)
-    lane.leave(await slot(lane), GOOD)
+    lane.apply_webhook("second", None)
+    lane.release(await permit(lane), GOOD)
 
 
 async def disabled_lane() -> Lane:
     lane, unstable = lanes().lane(tenant(0)), False
     for _ in range(25 * 60):  # an event a minute: most of them find the breaker open
-        lane.meet("first", None)
-        entry = await lane.enter(Kind.NEW)
-        if isinstance(entry, Slot):
-            lane.leave(entry, BAD)
+        lane.apply_webhook("first", None)
+        entry = await lane.acquire(Priority.NEW)
+        if isinstance(entry, Permit):
+            lane.release(entry, BAD)
         await asyncio.sleep(60)
         unstable = unstable or lane.evidence.state is TenantState.UNSTABLE
         assert not unstable or lane.evidence.state is not TenantState.ACTIVE, "one probe in 15 minutes is no recovery"
     assert lane.evidence.state is TenantState.DISABLED
-    lane.meet("first", None)
+    lane.apply_webhook("first", None)
     return lane
 
 
@@ -348,11 +348,11 @@ async def disabled_lane() -> Lane:
 async def test_a_tenant_that_failed_for_a_day_is_refused_until_its_webhook_is_edited() -> None:
     lane = await disabled_lane()
     await asyncio.sleep(100 * 3600)
-    lane.meet("first", None)
+    lane.apply_webhook("first", None)
     assert (await refusal(lane)).reason is ParkReason.TENANT_DISABLED
 
-    lane.meet("second", None)
-    lane.leave(await slot(lane), GOOD)
+    lane.apply_webhook("second", None)
+    lane.release(await permit(lane), GOOD)
     assert lane.evidence.state is TenantState.ACTIVE
 
 
@@ -361,7 +361,7 @@ async def test_a_disabled_tenant_can_be_enabled_by_hand() -> None:
     lane = await disabled_lane()
     lane.enable()
 
-    lane.leave(await slot(lane), GOOD)
+    lane.release(await permit(lane), GOOD)
 
 
 @virtual_time
@@ -369,43 +369,43 @@ async def test_a_disabled_tenant_can_be_enabled_by_hand() -> None:
 async def test_an_edit_lifts_what_held_the_webhook_before_it(what: str) -> None:
     """The tenant has mended its URL: it does not have to sit out what the old one had earned."""
     lane = lanes().lane(tenant(0))
-    lane.meet("first", None)
+    lane.apply_webhook("first", None)
     if what == "hold":
-        lane.leave(await slot(lane), OVERLOADED, hold_s=86_400)
+        lane.release(await permit(lane), OVERLOADED, hold_s=86_400)
     elif what == "breaker":
         await send(lane, NOT_REACHED, times=5)
     else:
         lane.suspend("first")
-    lane.meet("first", None)
+    lane.apply_webhook("first", None)
     await refusal(lane)
 
-    lane.meet("second", None)
-    lane.leave(await slot(lane), GOOD)
+    lane.apply_webhook("second", None)
+    lane.release(await permit(lane), GOOD)
 
 
 @virtual_time
 async def test_what_is_lifted_by_hand_wakes_those_who_wait() -> None:
     lane = lanes().lane(tenant(0))
-    lane.leave(await slot(lane), OVERLOADED, hold_s=4.9)
+    lane.release(await permit(lane), OVERLOADED, hold_s=4.9)
     waiting = Event(lane)
     await settle()
     lane.enable()
     await settle()
 
-    assert waiting.has_slot
+    assert waiting.has_permit
 
 
 @virtual_time
 async def test_a_webhook_without_a_rate_limit_lifts_the_old_one() -> None:
     lane = lanes().lane(tenant(0))
-    lane.meet("first", 0.5)
-    lane.leave(await slot(lane), GOOD)
+    lane.apply_webhook("first", 0.5)
+    lane.release(await permit(lane), GOOD)
     waiting = Event(lane)
     await settle()
-    assert not waiting.has_slot
-    lane.meet("second", None)
+    assert not waiting.has_permit
+    lane.apply_webhook("second", None)
 
-    assert await seconds_taken(slot(lane)) < 2.1
+    assert await seconds_taken(permit(lane)) < 2.1
 
 
 @virtual_time
@@ -413,7 +413,7 @@ async def test_an_overloaded_endpoint_gets_half_as_many_at_once() -> None:
     lane = lanes(max_in_flight=100, lane_start=16).lane(tenant(0))
     events = [Event(lane) for _ in range(40)]
     await settle()
-    running = [event for event in events if event.has_slot]
+    running = [event for event in events if event.has_permit]
     for event in running:
         event.end(OVERLOADED)
         events.remove(event)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from dispatcher.kafka.offset_tracker import MAX_METADATA_BYTES, OffsetTracker, decode_runs, encode_runs
 
 
-def tracker_of(begun: range, finished: set[int]) -> OffsetTracker:
+def tracker_of(first_result: range, finished: set[int]) -> OffsetTracker:
     tracker = OffsetTracker()
-    for offset in begun:
+    for offset in first_result:
         tracker.begin(offset)
     for offset in finished:
         tracker.finish(offset)

@@ -17,7 +17,7 @@ class TrackerOfOnePartition(RuleBasedStateMachine):
         """Every record of the partition that was ever begun, rising; between them are gaps."""
         self.finished: set[int] = set()
         """By any owner."""
-        self.begun: list[int] = []
+        self.first_result: list[int] = []
         """By this owner."""
         self.done: set[int] = set()
         """Of those, finished or skipped."""
@@ -46,14 +46,14 @@ class TrackerOfOnePartition(RuleBasedStateMachine):
             skip = self.tracker.was_finished(offset)
             assert skip is (offset in self.restored)
             self.tracker.begin(offset)
-            self.begun.append(offset)
+            self.first_result.append(offset)
             if skip:
                 assert offset in self.finished, "skipped without ever having been finished"
                 self.tracker.finish(offset)
                 self.done.add(offset)
 
     def unfinished(self) -> list[int]:
-        return [offset for offset in self.begun if offset not in self.done]
+        return [offset for offset in self.first_result if offset not in self.done]
 
     @precondition(lambda self: self.unfinished())
     @rule(data=st.data(), how_many=st.integers(1, 6))
@@ -88,20 +88,22 @@ class TrackerOfOnePartition(RuleBasedStateMachine):
             self.tracker = OffsetTracker(position, decode_runs(position, metadata))
         self.to_read = [offset for offset in self.existing if offset >= position]
         assert set(self.existing) - set(self.to_read) <= self.finished, "lost"
-        self.begun, self.done = [], set()
+        self.first_result, self.done = [], set()
         self.restored = self.promised
 
     def known(self) -> set[int]:
         """What this owner knows to be finished: its own, and what the last owner left word of."""
-        return self.done | {offset for offset in self.restored if not self.begun or offset > self.begun[-1]}
+        return self.done | {
+            offset for offset in self.restored if not self.first_result or offset > self.first_result[-1]
+        }
 
     @invariant()
     def the_position_is_that_of_the_first_record_not_known_to_be_finished(self) -> None:
         position = self.tracker.position
         if self.unfinished():
             assert position == self.unfinished()[0]
-        elif self.begun:
-            assert position == self.begun[-1] + 1
+        elif self.first_result:
+            assert position == self.first_result[-1] + 1
         elif self.committed is not None:
             assert position == self.committed[0]
         else:
@@ -117,9 +119,9 @@ class TrackerOfOnePartition(RuleBasedStateMachine):
     def it_counts_rightly(self) -> None:
         unfinished = self.unfinished()
         assert self.tracker.unfinished == len(unfinished)
-        assert self.tracker.span == (sum(offset >= unfinished[0] for offset in self.begun) if unfinished else 0)
-        if self.begun:
-            assert self.tracker.highest == self.begun[-1]
+        assert self.tracker.span == (sum(offset >= unfinished[0] for offset in self.first_result) if unfinished else 0)
+        if self.first_result:
+            assert self.tracker.highest == self.first_result[-1]
 
 
 TestTrackerOfOnePartition = TrackerOfOnePartition.TestCase

@@ -89,7 +89,7 @@ class Group:
         self.members: list[Member] = []
         self.generation = 0
         self.commits: dict[TopicPartition, tuple[int, str]] = {}
-        self._turn = asyncio.Lock()
+        self._processing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def wake(self) -> None:
@@ -106,7 +106,7 @@ class Group:
             await asyncio.gather(*self._tasks)
 
     async def _rebalance(self) -> None:
-        async with self._turn:
+        async with self._processing:
             members = [member for member in self.members if member.alive]
             for member in members:
                 member.reassigning = True

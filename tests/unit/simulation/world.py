@@ -21,20 +21,20 @@ from typing import Any
 import orjson
 from aiokafka import TopicPartition
 
-from dispatcher.delivery.flights import Flight
-from dispatcher.delivery.parcels import Tried
+from dispatcher.config.settings import KafkaSettings
+from dispatcher.contract.events import DeliveryEvent, read_event
+from dispatcher.contract.outcomes import Attempt, Dead, Delivered, FailureReason, Outcome, Parked, Skipped
+from dispatcher.contract.records import Origin, ProcessingAttempt, Record, RetryState
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.delivery.direct_attempt import DirectAttempt
+from dispatcher.delivery.pending_delivery import AttemptResult
 from dispatcher.errors import UnreadableEvent
-from dispatcher.events import DeliveryEvent, read_event
-from dispatcher.express import Owner
+from dispatcher.flow.fast_path import RecordListener
 from dispatcher.kafka.consumer import Consumer
 from dispatcher.kafka.offset_tracker import decode_runs
-from dispatcher.kafka.partition import Budget
-from dispatcher.outcomes import Attempt, Dead, Delivered, FailureReason, Outcome, Parked, Skipped
-from dispatcher.records import Journey, Origin, Record, Turn
-from dispatcher.settings import KafkaSettings
+from dispatcher.kafka.partition import ReadAheadLimit
 from dispatcher.transport.request import Request
-from dispatcher.webhooks import TenantKey
-from tests.unit.delivering.making import Bench, FakeStore, Posting, wall
+from tests.unit.delivering.builders import Bench, FakeStore, Posting, wall
 from tests.unit.examples import EMAIL_EVENT, ARecord, changed, webhook
 from tests.unit.simulation.broker import Broker, Committed, Member
 
@@ -94,14 +94,16 @@ class Process:
                 "partition_window": chance.choice((2, 10, 1000)),
             }
         )  # fmt: skip
-        fresh, parked = Budget(chance.choice((2, 10, 1000)), 1_000_000), Budget(2, 1_000_000)
+        fresh, parked = ReadAheadLimit(chance.choice((2, 10, 1000)), 1_000_000), ReadAheadLimit(2, 1_000_000)
         self.consumers = (
             self._consumer(settings, "main", (TOPIC,), fresh),
             self._consumer(settings, "retry", self.bench.retry_topics.topics, chance.choice((fresh, parked))),
         )
         self.running: asyncio.Task[None] = asyncio.create_task(self._run())
 
-    def _consumer(self, settings: KafkaSettings, name: str, topics: tuple[str, ...], budget: Budget) -> Consumer:
+    def _consumer(
+        self, settings: KafkaSettings, name: str, topics: tuple[str, ...], budget: ReadAheadLimit
+    ) -> Consumer:
         group = self.world.broker.group(name, topics)
 
         async def connect(listener: Any) -> Any:
@@ -114,7 +116,7 @@ class Process:
         return Consumer(
             settings, topics, name, partial(self.world.seen_through, self), budget, drain_timeout_s=2.0,
             due_in_s=None if name == "main" else self.bench.retry_topics.due_in_s,
-            express=_Watched(self) if name == "main" and self.world.has_express else None,
+            fast_path=_Watched(self) if name == "main" and self.world.has_express else None,
             connect=connect, committed=Committed(group), clock=wall,
         )  # fmt: skip
 
@@ -159,12 +161,12 @@ class _Watched:
         self._process = process
         self._world = process.world
 
-    def begin(self, record: Record, turn: Turn, owner: Owner) -> Flight | None:
+    def begin(self, record: Record, processing: ProcessingAttempt, owner: RecordListener) -> DirectAttempt | None:
         self._world.begins(record)
-        return self._process.bench.express.begin(record, turn, _Heard(self._world, record, owner))
+        return self._process.bench.fast_path.begin(record, processing, _Heard(self._world, record, owner))
 
-    async def go_on(self, record: Record, turn: Turn, begun: Tried) -> Outcome:
-        outcome = await self._process.bench.express.go_on(record, turn, begun)
+    async def go_on(self, record: Record, processing: ProcessingAttempt, first_result: AttemptResult) -> Outcome:
+        outcome = await self._process.bench.fast_path.go_on(record, processing, first_result)
         self._world.ends(record, outcome)
         return outcome
 
@@ -173,18 +175,18 @@ class _Watched:
 class _Heard:
     world: "World"
     record: Record
-    owner: Owner
+    owner: RecordListener
 
-    def finished(self, outcome: Outcome, /) -> None:
+    def on_finished(self, outcome: Outcome, /) -> None:
         self.world.flights += 1
         self.world.ends(self.record, outcome)
         self.owner.finished(outcome)
 
-    def full_way(self, tried: Tried | None) -> None:
-        self.owner.full_way(tried)
+    def on_fallback(self, result: AttemptResult | None) -> None:
+        self.owner.on_fallback(result)
 
-    def released(self) -> None:
-        self.owner.released()
+    def on_cancelled(self) -> None:
+        self.owner.on_cancelled()
 
 
 @dataclass
@@ -210,7 +212,7 @@ class World:
         self.origins: dict[Origin, ARecord] = {}
         self.webhook_ids: dict[str, Origin] = {}
         self.outcomes: defaultdict[Place, list[Outcome]] = defaultdict(list)
-        self.begun: set[Place] = set()
+        self.first_result: set[Place] = set()
         self.covered: set[Place] = set()
         """Places that the commit, from which the present owner of their partition began, covers."""
         self.taken: Counter[Origin] = Counter()
@@ -387,14 +389,14 @@ class World:
                 place = place_of(record)
                 covered = record.offset < position or record.offset in named
                 (self.covered.add if covered else self.covered.discard)(place)
-                if place in self.begun and not covered:
+                if place in self.first_result and not covered:
                     self.licences += 1
-                    self.begun.discard(place)
+                    self.first_result.discard(place)
 
-    async def seen_through(self, process: Process, record: Record, turn: Turn) -> Outcome:
+    async def seen_through(self, process: Process, record: Record, processing: ProcessingAttempt) -> Outcome:
         """The consumer's `process`: watches the real one."""
         self.begins(record)
-        outcome = await process.bench.pipeline.process(record, turn)
+        outcome = await process.bench.pipeline.process(record, processing)
         self.ends(record, outcome)
         return outcome
 
@@ -402,7 +404,7 @@ class World:
         """A record is begun."""
         place = place_of(record)
         self.hold(place not in self.covered or self._unsure(), f"{place} is begun again, though a commit covers it")
-        self.begun.add(place)
+        self.first_result.add(place)
 
     def ends(self, record: Record, outcome: Outcome) -> None:
         """A record has its outcome."""
@@ -415,7 +417,7 @@ class World:
     # What must hold
 
     def _check_outcome(self, record: Record, outcome: Outcome) -> None:
-        origin = Journey.of(record).origin
+        origin = RetryState.of(record).origin
         match outcome:
             case Delivered():
                 self.hold(self.taken[origin], f"{origin} is said to be delivered, and was not")
@@ -423,7 +425,7 @@ class World:
                 self.skipped[origin] += 1
             case Parked(tier):
                 topic = f"{TOPIC}.retry.{self.tiers[tier]}"
-                there = any(Journey.of(one).origin == origin for one in self.broker.records(topic))
+                there = any(RetryState.of(one).origin == origin for one in self.broker.records(topic))
                 self.hold(there, f"{origin} is said to be parked, and is not")
             case Dead():
                 self.hold(origin in self._dead(), f"{origin} is said to be dead, and is not in the dead letters")
@@ -436,7 +438,7 @@ class World:
                 self.hold(self.outcomes[place_of(record)], f"{tp} is committed to {position} without {record.offset}")
 
     def _dead(self) -> Counter[Origin]:
-        return Counter(Journey.of(one).origin for one in self.broker.records(f"{TOPIC}.dead"))
+        return Counter(RetryState.of(one).origin for one in self.broker.records(f"{TOPIC}.dead"))
 
     def _check_end(self) -> None:
         dead = self._dead()

@@ -10,13 +10,13 @@ _WHOLE = re.compile(r"-?\d{1,15}", re.ASCII)
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
-class Taken(BaseModel):
+class RequestModel(BaseModel):
     """Base of what is taken: an unknown key is a mistake."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class Given(BaseModel):
+class ResponseModel(BaseModel):
     """Base of what is given."""
 
     model_config = ConfigDict(

@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from dispatcher.console.api.models.base import Cursor, Given, Limit, Moment, Taken, Word
+from dispatcher.console.api.models.base import Cursor, Limit, Moment, RequestModel, ResponseModel, Word
 from dispatcher.console.api.models.deliveries import OriginModel
-from dispatcher.outcomes import DeadReason
+from dispatcher.contract.outcomes import DeadReason
 
 MAX_IDS = 1000
 
@@ -15,7 +15,7 @@ MAX_IDS = 1000
 Reasons = Annotated[tuple[DeadReason, ...], Field(max_length=2 * len(DeadReason))]
 
 
-class DeadFilter(Taken):
+class DeadFilter(RequestModel):
     """What must match."""
 
     reasons: Reasons = ()
@@ -37,7 +37,7 @@ class DeadList(DeadFilter):
     limit: Limit = 50
 
 
-class DeadEventModel(Given):
+class DeadEventModel(ResponseModel):
     """A dead event."""
 
     id: str
@@ -58,7 +58,7 @@ class DeadEventModel(Given):
     origin: OriginModel
 
 
-class DeadEventPage(Given):
+class DeadEventPage(ResponseModel):
     """A part of the dead events, the newest first."""
 
     items: tuple[DeadEventModel, ...]
@@ -69,7 +69,7 @@ class DeadEventPage(Given):
     problem: str | None
 
 
-class ChosenEvents(Taken):
+class ChosenEvents(RequestModel):
     """Some dead events."""
 
     select: Literal["ids"]
@@ -85,7 +85,7 @@ class MatchingEvents(DeadFilter):
     select: Literal["matching"]
 
 
-class RedriveOrder(Taken):
+class RedriveOrder(RequestModel):
     """What is to be sent again."""
 
     org: Word
@@ -93,7 +93,7 @@ class RedriveOrder(Taken):
     events: Annotated[ChosenEvents | MatchingEvents, Field(discriminator="select")]
 
 
-class RedriveModel(Given):
+class RedriveModel(ResponseModel):
     """A redrive under way or done."""
 
     id: str

@@ -3,16 +3,16 @@
 from datetime import datetime
 from typing import Literal
 
-from dispatcher.console.api.models.base import Cursor, Given, Limit, Taken, Word
+from dispatcher.console.api.models.base import Cursor, Limit, RequestModel, ResponseModel, Word
 
 
-class OutcomesQuery(Taken):
+class OutcomesQuery(RequestModel):
     """Over how long."""
 
     window: Literal["1h", "24h", "7d"] = "24h"
 
 
-class BucketModel(Given):
+class BucketModel(ResponseModel):
     """Attempts of one span of time."""
 
     start: datetime
@@ -22,7 +22,7 @@ class BucketModel(Given):
     dead: int
 
 
-class OutcomesModel(Given):
+class OutcomesModel(ResponseModel):
     """What became of the attempts."""
 
     window: Literal["1h", "24h", "7d"]
@@ -39,7 +39,7 @@ class OutcomesModel(Given):
     """Why this may be incomplete."""
 
 
-class AttemptList(Taken):
+class AttemptList(RequestModel):
     """Which attempts."""
 
     event_id: Word | None = None
@@ -48,7 +48,7 @@ class AttemptList(Taken):
     limit: Limit = 50
 
 
-class OriginModel(Given):
+class OriginModel(ResponseModel):
     """Where an event first stood in Kafka."""
 
     topic: str
@@ -56,7 +56,7 @@ class OriginModel(Given):
     offset: int
 
 
-class AttemptModel(Given):
+class AttemptModel(ResponseModel):
     """One POST."""
 
     at: datetime
@@ -76,7 +76,7 @@ class AttemptModel(Given):
     """Beginning of what answered it, where it failed and the dispatchers keep answers (`attempt_log_answers`)."""
 
 
-class AttemptPageModel(Given):
+class AttemptPageModel(ResponseModel):
     """A part of the attempts, the newest first."""
 
     items: tuple[AttemptModel, ...]
@@ -85,7 +85,7 @@ class AttemptPageModel(Given):
     """Why this may be incomplete."""
 
 
-class LaneModel(Given):
+class LaneModel(ResponseModel):
     """The tenant's lane over all running dispatchers."""
 
     state: Literal["active", "unstable", "disabled", "paused"]
@@ -100,13 +100,13 @@ class LaneModel(Given):
     instances: int
 
 
-class LaneAnswer(Given):
+class LaneAnswer(ResponseModel):
     """The lane; null where no dispatcher has sent anything lately, or none answers."""
 
     lane: LaneModel | None
 
 
-class TierModel(Given):
+class TierModel(ResponseModel):
     """Events that wait in a retry tier."""
 
     tier: str
@@ -116,7 +116,7 @@ class TierModel(Given):
     """There may be more."""
 
 
-class WaitingModel(Given):
+class WaitingModel(ResponseModel):
     """Tiers in which events wait."""
 
     tiers: tuple[TierModel, ...]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, JsonValue, StringConstraints
 
-from dispatcher.console.api.models.base import Given, Id, Limit, Taken, Word, whole_number
+from dispatcher.console.api.models.base import Id, Limit, RequestModel, ResponseModel, Word, whole_number
 from dispatcher.stores.sql.records import AuditAction, Role
 
 MAX_AUDIT_ID = 2**31 - 1
@@ -16,7 +16,7 @@ def _days(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value  # 90.0 is 90, in JSON
 
 
-class AuditList(Taken):
+class AuditList(RequestModel):
     """Which lines."""
 
     webhook_id: Id | None = None
@@ -27,7 +27,7 @@ class AuditList(Taken):
     limit: Limit = 50
 
 
-class AuditModel(Given):
+class AuditModel(ResponseModel):
     """One line of history."""
 
     id: int
@@ -41,14 +41,14 @@ class AuditModel(Given):
     """For create, edit and delete `{"before": …, "after": …}` by dotted path, secrets as fingerprints."""
 
 
-class AuditPage(Given):
+class AuditPage(ResponseModel):
     """A part of the history, the newest first."""
 
     items: tuple[AuditModel, ...]
     next: str | None
 
 
-class Me(Given):
+class Me(ResponseModel):
     """Who asks."""
 
     id: str
@@ -58,7 +58,7 @@ class Me(Given):
     """null: all."""
 
 
-class NewToken(Taken):
+class NewToken(RequestModel):
     """A token to be made."""
 
     name: Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x20\x7f-\xa0][^\x00-\x1f\x7f-\x9f]*$")]
@@ -70,7 +70,7 @@ class NewToken(Taken):
     """null: it does not expire."""
 
 
-class TokenModel(Given):
+class TokenModel(ResponseModel):
     """A token; its text is known to its holder only."""
 
     id: str
@@ -85,7 +85,7 @@ class TokenModel(Given):
     """To the minute."""
 
 
-class MadeToken(Given):
+class MadeToken(ResponseModel):
     """A token that was just made."""
 
     token: TokenModel
@@ -93,7 +93,7 @@ class MadeToken(Given):
     """`fdt_…`: shown this once."""
 
 
-class TokenPage(Given):
+class TokenPage(ResponseModel):
     """Every token, revoked ones too, the newest first."""
 
     items: tuple[TokenModel, ...]

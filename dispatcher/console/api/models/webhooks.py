@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue, RootModel
 
-from dispatcher.console.api.models.base import Flag, Given, Id, Limit, Taken, Text, Word, whole_number
-from dispatcher.webhooks import Channel
+from dispatcher.config.webhooks import Channel
+from dispatcher.console.api.models.base import Flag, Id, Limit, RequestModel, ResponseModel, Text, Word, whole_number
 
 MAX_OFFSET = 1_000_000_000
 
@@ -19,7 +19,7 @@ class Configuration(RootModel[dict[str, JsonValue]]):
     """A webhook as it is stored, a fingerprint where a secret stands."""
 
 
-class WebhookList(Taken):
+class WebhookList(RequestModel):
     """Which webhooks."""
 
     text: Text = ""
@@ -34,7 +34,7 @@ class WebhookList(Taken):
     limit: Limit = 50
 
 
-class WebhookSummary(Given):
+class WebhookSummary(ResponseModel):
     """A webhook in a list."""
 
     id: str
@@ -59,7 +59,7 @@ class Webhook(WebhookSummary):
     configuration: Configuration
 
 
-class WebhookPage(Given):
+class WebhookPage(ResponseModel):
     """A part of what was found."""
 
     items: tuple[WebhookSummary, ...]
@@ -69,7 +69,7 @@ class WebhookPage(Given):
     """Path of the next part; null at the end. Also in the header Link."""
 
 
-class SampleEvent(Taken):
+class SampleEvent(RequestModel):
     """Which sample event."""
 
     channel: Channel = Channel.EMAIL
@@ -85,7 +85,7 @@ class DraftTest(SampleEvent):
     """The webhook that is being edited: the draft may keep its secrets."""
 
 
-class StepModel(Given):
+class StepModel(ResponseModel):
     """One rung of the ladder."""
 
     name: Literal["address", "connect", "tls", "token", "request", "first_byte", "answer"]
@@ -95,14 +95,14 @@ class StepModel(Given):
     told: str
 
 
-class HeaderModel(Given):
+class HeaderModel(ResponseModel):
     """A header that was sent, a secret masked."""
 
     name: str
     value: str
 
 
-class TestResultModel(Given):
+class TestResultModel(ResponseModel):
     """What became of a test event; of a preview only event_id, request and body say anything."""
 
     __test__ = False

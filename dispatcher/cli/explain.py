@@ -1,0 +1,121 @@
+"""`dispatcher explain`: one event, and what becomes of it, in words."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import quote
+
+import typer
+
+from dispatcher.cli.ops_client import OpsUrl, ask
+from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, quiet_settings_at
+from dispatcher.config.settings import Settings
+from dispatcher.contract.records import Record, RecordHeaders
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.errors import DispatcherError
+from dispatcher.flow.explain import Explanation, Limits, Line, explain, lane_lines
+from dispatcher.kafka.topic_reader import open_topic, translating_kafka_errors
+from dispatcher.service import checked_webhooks
+
+_TITLES = {
+    "read": "How it was read",
+    "webhook": "Webhook",
+    "rules": "Rules",
+    "request": "What would be sent",
+    "verdict": "Verdict",
+    "lane": "Lane",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """An event in a file, as if it stood at the topic's very beginning."""
+
+    topic: str
+    value: bytes | None
+    timestamp: int
+    partition: int = 0
+    offset: int = 0
+    key: bytes | None = None
+    headers: RecordHeaders = ()
+
+
+def explain_event(
+    event: Annotated[Path | None, typer.Argument(help="File with the value of a record; - for standard input.")] = None,
+    config: ConfigPath = DEFAULT_CONFIG,
+    topic: Annotated[
+        str | None, typer.Option(help="Read the event from this topic; by default that of events.")
+    ] = None,
+    partition: Annotated[int | None, typer.Option(min=0, help="Partition of the record.")] = None,
+    offset: Annotated[int | None, typer.Option(min=0, help="Offset of the record.")] = None,
+    ops: OpsUrl = None,
+) -> None:
+    """Say how one event is read, which webhook is its, and what would be sent. Sends nothing; secrets are masked.
+
+    Exit status 1 where the event can't be read.
+    """
+    is_place = partition is not None and offset is not None
+    if (event is None) != is_place or (event is not None and topic is not None):
+        raise typer.BadParameter("give either a file, or --partition and --offset (and --topic)")
+    explanation = asyncio.run(_explained(quiet_settings_at(config), event, topic, partition or 0, offset or 0, ops))
+    _show(explanation.lines)
+    if not explanation.is_readable:
+        raise typer.Exit(1)
+
+
+async def _explained(
+    settings: Settings, event: Path | None, topic: str | None, partition: int, offset: int, ops: str | None
+) -> Explanation:
+    record: Record
+    if event is None:
+        record = await _record_at(settings, topic or settings.kafka.topic, partition, offset)
+    else:
+        record = FileRecord(settings.kafka.topic, _content(event), int(time.time() * 1000))
+    webhooks, problems = await checked_webhooks(settings)
+    limits = Limits(settings.kafka.max_record_bytes, settings.delivery.max_body, settings.delivery.timeout)
+    explanation = explain(record, webhooks, limits, time.time())
+    more: tuple[Line, ...] = ()
+    if problems:
+        more = (Line("webhook", "problems", f"{len(problems)} in the configuration: see `dispatcher check`"),)
+    if ops is not None and explanation.event is not None:
+        more = (*more, *lane_lines(await _lane(ops, explanation.event.tenant)))
+    return Explanation((*explanation.lines, *more), explanation.event, explanation.is_readable)
+
+
+async def _record_at(settings: Settings, topic: str, partition: int, offset: int) -> Record:
+    with translating_kafka_errors(settings.kafka):
+        async with open_topic(settings.kafka, topic) as reader:
+            record: Record = await reader.record_at(partition, offset)
+            return record
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    except OSError as error:
+        raise DispatcherError(f"{path}: can't be read ({error.strerror})") from None
+
+
+async def _lane(ops: str, tenant: TenantKey) -> Mapping[str, object] | None:
+    status, lane = await ask(ops, f"/lanes/{quote(tenant.org, safe='')}/{quote(tenant.sandbox, safe='')}")
+    return None if status == 404 else lane
+
+
+def _show(lines: Sequence[Line]) -> None:
+    for section, title in _TITLES.items():
+        told_of = [line for line in lines if line.section == section]
+        if not told_of:
+            continue
+        typer.echo(title)
+        width = max(len(line.name) for line in told_of)
+        for line in told_of:
+            typer.echo(f"  {line.name:<{width}}  {line.text}")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("explain")(explain_event)

@@ -1,0 +1,153 @@
+"""`dispatcher redrive`: dead events sent back to the topic of events."""
+
+import asyncio
+import signal
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, parsed_tenant, settings_at
+from dispatcher.config.settings import Settings
+from dispatcher.config.units import format_duration, parse_duration, parse_rate
+from dispatcher.contract.outcomes import DeadReason
+from dispatcher.kafka.producer import Producer
+from dispatcher.kafka.redrive import Redrive, Selection, Tally
+from dispatcher.kafka.topic_reader import open_topic, translating_kafka_errors
+from dispatcher.kafka.topics import dead_letter_topic
+from dispatcher.telemetry.logs import configure_logging
+
+INTERRUPTED = 1
+_PROGRESS_EVERY_S = 5.0
+
+
+def redrive(
+    config: ConfigPath = DEFAULT_CONFIG,
+    tenant: Annotated[str | None, typer.Option(metavar="ORG/SANDBOX", help="Only this tenant's events.")] = None,
+    reason: Annotated[
+        list[DeadReason] | None, typer.Option(help="Only events that died of this; can be given more than once.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="AGE|TIME", help="Only events that died since: 2h, or 2026-07-22T08:00.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="AGE|TIME", help="Only events that died before.")] = None,
+    rate: Annotated[str, typer.Option(help="Most events in a given time.")] = "100/s",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count, by tenant and reason.")] = False,
+) -> None:
+    """Send dead events back, to be delivered under the same webhook-id.
+
+    Safe to interrupt and to repeat: what was sent back is noted and not sent again, unless it died once more. Killed
+    with SIGKILL, at most 100 events are repeated.
+    """
+    now = time.time()
+    selection = Selection(
+        tenant=None if tenant is None else parsed_tenant(tenant),
+        reasons=frozenset(one.value for one in reason or ()),
+        since=None if since is None else _time(since, now, "--since"),
+        until=None if until is None else _time(until, now, "--until"),
+    )
+    a_second = _rate(rate)
+    settings = settings_at(config)
+    configure_logging(settings.log)
+    raise typer.Exit(asyncio.run(_redrive(settings, selection, a_second, dry_run=dry_run)))
+
+
+async def _redrive(settings: Settings, selection: Selection, rate: float, *, dry_run: bool) -> int:
+    progress = _Progress(rate)
+    stop = asyncio.Event()
+    with translating_kafka_errors(settings.kafka):
+        async with open_topic(settings.kafka, dead_letter_topic(settings.kafka.topic)) as dead:
+            redrive = Redrive(dead, selection, progress.told)
+            tally = await redrive.count()
+            _tell_selected(tally)
+            if dry_run or not tally.total:
+                typer.echo("nothing was sent" + (" (--dry-run)" if dry_run else ""))
+                return 0
+            _stop_on_signals(stop)
+            async with Producer(settings.kafka) as producer:
+                try:
+                    await redrive.send(producer, settings.kafka.topic, rate, stop)
+                finally:
+                    progress.end(tally)
+    left = tally.total - tally.sent
+    if left > 0:
+        typer.echo(f"interrupted: {left} are left; the same command goes on where this one ended", err=True)
+    return INTERRUPTED if left > 0 else 0
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    """The first signal ends it after the batch under way, a second one at once."""
+    loop = asyncio.get_running_loop()
+
+    def handle() -> None:
+        stop.set()
+        for number in signals:
+            loop.remove_signal_handler(number)
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    for number in signals:
+        loop.add_signal_handler(number, handle)
+
+
+def _tell_selected(tally: Tally) -> None:
+    width = max([len(tenant) for tenant, _ in tally.selected], default=0)
+    for (tenant, reason), count in sorted(tally.selected.items()):
+        typer.echo(f"{tenant:<{width}}  {reason:<13}  {count:>8}")
+    typer.echo(f"{tally.total} dead events selected; {tally.already} more were sent back by an earlier redrive")
+
+
+class _Progress:
+    """One line that is written over on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._is_terminal = sys.stderr.isatty()
+        self._next = 0.0
+
+    def told(self, tally: Tally) -> None:
+        now = time.monotonic()
+        if not self._is_terminal and now < self._next:
+            return
+        self._next = now + _PROGRESS_EVERY_S
+        left_s = float(round((tally.total - tally.sent) / self._rate))
+        line = f"{tally.sent} of {tally.total} sent back, about {format_duration(left_s)} left"
+        typer.echo(f"\r{line}\x1b[K" if self._is_terminal else line, err=True, nl=not self._is_terminal)
+
+    def end(self, tally: Tally) -> None:
+        if self._is_terminal:
+            typer.echo("", err=True)
+        typer.echo(f"{tally.sent} of {tally.total} sent back")
+        if tally.repeatable:
+            typer.echo(f"{tally.repeatable} of them could not be noted: the next redrive repeats them", err=True)
+
+
+def _time(text: str, now: float, option: str) -> float:
+    """Unix seconds of an age (`2h`) or a time (ISO 8601; UTC where it says nothing)."""
+    try:
+        age = parse_duration(text)
+    except ValueError:
+        pass
+    else:
+        return now - age if isinstance(age, float) else now
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{option}: write an age (2h, 30m) or a time (2026-07-22T08:00:00Z)") from None
+    return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = parse_rate(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"--rate: {error}") from None
+    if not isinstance(rate, float) or rate <= 0:
+        raise typer.BadParameter("--rate: more than nothing, as 100/s, 600/m, or 1000/h")
+    return rate
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(redrive)

@@ -1,0 +1,51 @@
+"""`dispatcher run` and `dispatcher check`: the same code path, with and without starting."""
+
+import asyncio
+import gc
+
+import typer
+import uvloop
+
+from dispatcher.cli.ops_client import OpsUrl, check_ready
+from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, settings_at
+from dispatcher.errors import ConfigError
+from dispatcher.service import Service, checked_webhooks
+from dispatcher.telemetry.logs import configure_logging
+
+
+def run(config: ConfigPath = DEFAULT_CONFIG) -> None:
+    """Deliver events until a signal (SIGTERM drains, a second one stops at once)."""
+    settings = settings_at(config)
+    configure_logging(settings.log)
+    service = Service(settings)
+    # What was loaded so far lives as long as the process: keep the collector away from it, and rarer.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        raise typer.Exit(runner.run(service.run()))
+
+
+def check(config: ConfigPath = DEFAULT_CONFIG, ops: OpsUrl = None) -> None:
+    """Check settings and webhooks as `run` would read them, and start nothing.
+
+    Exit status 1 where a running instance is asked and is not ready.
+    """
+    settings = settings_at(config)
+    webhooks, problems = asyncio.run(checked_webhooks(settings))
+    if problems:
+        raise ConfigError(problems)
+    typer.echo(f"{config}: the settings can be used")
+    for webhook in webhooks:
+        config_of = webhook.config
+        channels = "+".join(config_of.channels)
+        typer.echo(f"{webhook.source}: {webhook.tenant} {channels} to {config_of.origin}: the webhook can be used")
+    typer.echo(f"{len(webhooks)} webhooks, no problems")
+    if ops is not None:
+        asyncio.run(check_ready(ops))
+        typer.echo(f"{ops} is ready")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(run)
+    app.command()(check)

@@ -1,0 +1,1 @@
+"""Configuration: settings, webhook files, secret references, units, and the schemas made from them."""

@@ -1,0 +1,301 @@
+"""YAML 1.2 (and JSON, which it contains) into plain data with the line of every key and item.
+
+PyYAML gives the events, `scalars` what the scalars mean. Refused: duplicate keys, more than one document, tags beyond
+the core schema, `<<` (not in YAML 1.2), and whatever passes the limits.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import yaml
+from pydantic import JsonValue
+
+from dispatcher.config.documents.locations import Loc, key_of
+from dispatcher.config.documents.scalars import is_collection_tag, scalar
+from dispatcher.errors import ConfigError, Problem
+
+MAX_BYTES: Final = 1024 * 1024
+MAX_DEPTH: Final = 32
+"""Lists and mappings inside each other."""
+MAX_VALUES: Final = 200_000
+"""Values in all, those that aliases repeat counted each time: 1 MiB of honest YAML has fewer."""
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where the wheel has it: ten times as fast
+
+_NOT_YAML = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # YAML 1.2.2, section 5.1
+_JSON_ESCAPE = re.compile(r"\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|\\.")
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where a value stands: the line of its key (of itself in a list), and the places inside it."""
+
+    line: int
+    inside: dict[str | int, "_Place"] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Document:
+    """One document, read: its data, and where each part of it stands."""
+
+    file: str
+    data: JsonValue
+    _root: _Place
+
+    def line(self, path: Loc) -> int:
+        """Line, from 1, of the key at `path`; of the nearest part around it where it is not in the document."""
+        place = self._root
+        for step in path:
+            inner = place.inside.get(step)
+            if inner is None:
+                break
+            place = inner
+        return place.line
+
+    def holds(self, path: Loc) -> bool:
+        """Whether there is something at `path`."""
+        place: _Place | None = self._root
+        for step in path:
+            place = place.inside.get(step) if place is not None else None
+        return place is not None
+
+    def problem(self, path: Loc, message: str) -> Problem:
+        """A problem at `path`, with the file, the line and the key as the user wrote it."""
+        return Problem(message, key_of(path), self.file, self.line(path))
+
+
+def read_document(path: Path, shown_as: str | None = None) -> Document:
+    """The document in a file.
+
+    Args:
+        path: the file; by default it is also how problems name it, else `shown_as` is.
+
+    Raises:
+        ConfigError: there is no such file, or its content can't be read; names every problem found.
+    """
+    file = shown_as or str(path)
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise ConfigError([Problem("no such file: create it, or mend the path", file=file)]) from None
+    except IsADirectoryError:
+        raise ConfigError([Problem("is a directory: name the file in it", file=file)]) from None
+    except (OSError, ValueError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise ConfigError([Problem(f"can't be read ({why})", file=file)]) from None
+    return parse_document(content, file)
+
+
+def parse_document(content: bytes, file: str) -> Document:
+    """The document in `content`. A name that ends in `.json` lets JSON's own liberties pass (tabs, \\u pairs).
+
+    Raises:
+        ConfigError: it can't be read; names every problem found.
+    """
+    if len(content) > MAX_BYTES:
+        raise ConfigError([Problem(f"larger than {MAX_BYTES // 1024} KiB: split it", file=file)])
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError([Problem("not UTF-8 text", file=file, line=line)]) from None
+    if file.endswith(".json"):
+        text = _JSON_ESCAPE.sub(_joined_pair, text).replace("\t", " ")
+    bad = _NOT_YAML.search(text)
+    if bad is not None:
+        line = text.count("\n", 0, bad.start()) + 1
+        message = f"character U+{ord(bad[0]):04X} is not allowed: write it as an escape in double quotes"
+        raise ConfigError([Problem(message, file=file, line=line)])
+    return _Reader(file, text).document()
+
+
+def parse_value(text: str) -> JsonValue:
+    """One value as YAML reads it, from outside a file: `10s`, `true`, `[a, b]`, `{file: x}`.
+
+    Raises:
+        ValueError: it is not YAML; the message says what is wrong.
+    """
+    try:
+        return parse_document(text.encode("utf-8", "surrogateescape"), "").data
+    except ConfigError as error:
+        raise ValueError(error.problems[0].message) from None
+
+
+def _joined_pair(escape: re.Match[str]) -> str:
+    if escape[1] is None:
+        return escape[0]
+    return chr(0x10000 + ((int(escape[1], 16) & 0x3FF) << 10) + (int(escape[2], 16) & 0x3FF))
+
+
+class _Unusable(Exception):
+    """Reading can't go on past this."""
+
+    def __init__(self, line: int, message: str) -> None:
+        self.line = line
+        super().__init__(message)
+
+
+@dataclass(slots=True)
+class _Node:
+    """A value that was built, with what an alias of it costs."""
+
+    value: JsonValue
+    place: _Place
+    values: int = 1
+    height: int = 0
+
+
+class _Reader:
+    """Builds data and places from the events of one document, within the limits."""
+
+    def __init__(self, file: str, text: str) -> None:
+        self._file = file
+        self._text = text
+        self._problems: list[Problem] = []
+        self._anchors: dict[str, _Node | None] = {}  # None while the anchored value is being read
+        self._values = 0
+
+    def document(self) -> Document:
+        try:
+            data, root = self._one_document(yaml.parse(self._text, Loader=_Loader))
+        except _Unusable as stop:
+            self._problems.append(Problem(str(stop), file=self._file, line=stop.line))
+        except (yaml.YAMLError, ValueError, OverflowError) as error:  # not YAMLError: PyYAML without libyaml
+            self._problems.append(self._syntax_problem(error))
+        if self._problems:
+            raise ConfigError(self._problems)
+        return Document(self._file, data, root)
+
+    def _one_document(self, events: Iterable[yaml.Event]) -> tuple[JsonValue, _Place]:
+        stream: Iterator[yaml.Event] = iter(events)
+        data: JsonValue = None
+        root: _Place | None = None
+        for event in stream:
+            if isinstance(event, yaml.DocumentStartEvent):
+                if root is not None:
+                    raise _Unusable(_line(event), "a second document begins here: one file holds one document")
+                root = _Place(1)
+                data = self._node(next(stream), stream, root, (), 0).value
+        return data, root or _Place(1)
+
+    def _syntax_problem(self, error: Exception) -> Problem:
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        if mark is None:
+            return Problem("not valid YAML", file=self._file)
+        lines = self._text.splitlines()
+        line = lines[mark.line] if mark.line < len(lines) else ""
+        if line[mark.column : mark.column + 1] == "\t" or "\t" in line[: len(line) - len(line.lstrip())]:
+            message = "a tab can't indent YAML: use spaces"
+        else:
+            message = f"not valid YAML: {getattr(error, 'problem', None) or 'it ends too early'}"
+        return Problem(message, file=self._file, line=min(mark.line + 1, max(len(lines), 1)))
+
+    def _node(self, event: yaml.Event, events: Iterator[yaml.Event], place: _Place, path: Loc, depth: int) -> _Node:
+        if isinstance(event, yaml.AliasEvent):
+            return self._alias(event, place, depth)
+        if not isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
+            raise _Unusable(_line(event), "not valid YAML: a value was expected")
+        self._count(1, event)
+        anchor = event.anchor
+        if anchor is not None:
+            self._anchors[anchor] = None
+        node = _Node(None, place)
+        if isinstance(event, yaml.ScalarEvent):
+            node.value = self._scalar(event, path)
+        else:
+            if depth >= MAX_DEPTH:
+                raise _Unusable(_line(event), f"nested deeper than {MAX_DEPTH} levels")
+            is_list = isinstance(event, yaml.SequenceStartEvent)
+            if not is_collection_tag(event.tag, "seq" if is_list else "map"):
+                self._problem(event, path, "this tag can't stand here: leave it out")
+            before = self._values
+            if is_list:
+                node.value, node.height = self._sequence(events, place, path, depth)
+            else:
+                node.value, node.height = self._mapping(events, place, path, depth)
+            node.values = self._values - before + 1
+        if anchor is not None:
+            self._anchors[anchor] = node
+        return node
+
+    def _sequence(
+        self, events: Iterator[yaml.Event], place: _Place, path: Loc, depth: int
+    ) -> tuple[list[JsonValue], int]:
+        items: list[JsonValue] = []
+        height = 0
+        for event in events:
+            if isinstance(event, yaml.SequenceEndEvent):
+                break
+            inner = place.inside[len(items)] = _Place(_line(event))
+            node = self._node(event, events, inner, (*path, len(items)), depth + 1)
+            items.append(node.value)
+            height = max(height, node.height)
+        return items, height + 1
+
+    def _mapping(
+        self, events: Iterator[yaml.Event], place: _Place, path: Loc, depth: int
+    ) -> tuple[dict[str, JsonValue], int]:
+        entries: dict[str, JsonValue] = {}
+        height = 0
+        for event in events:
+            if isinstance(event, yaml.MappingEndEvent):
+                break
+            key = self._key(event)
+            inner = _Place(_line(event))
+            first = place.inside.get(key)
+            if first is not None:
+                self._problem(event, (*path, key), f"given twice, first on line {first.line}: keep one")
+            if key == "<<":
+                self._problem(event, (*path, key), "merge keys are not YAML 1.2: write the keys out")
+            place.inside.setdefault(key, inner)
+            node = self._node(next(events), events, inner, (*path, key), depth + 1)
+            entries.setdefault(key, node.value)
+            height = max(height, node.height)
+        return entries, height + 1
+
+    def _key(self, event: yaml.Event) -> str:
+        """A key is text, whatever it looks like: `404:` and `on:` are themselves."""
+        if not isinstance(event, yaml.ScalarEvent):
+            raise _Unusable(_line(event), "a key must be plain text, not a list, mapping or alias")
+        if event.anchor is not None:
+            self._anchors[event.anchor] = _Node(event.value, _Place(_line(event)))
+        return str(event.value)
+
+    def _alias(self, event: yaml.AliasEvent, place: _Place, depth: int) -> _Node:
+        name = event.anchor or ""
+        node = self._anchors.get(name)
+        if node is None:
+            # Not quoted: who forgets the quotes around a password that begins with * has written an alias.
+            if name in self._anchors:
+                raise _Unusable(_line(event), "this alias (*…) stands inside the value it repeats: write the value out")
+            raise _Unusable(
+                _line(event), "this alias (*…) has no anchor before it: put text that begins with * in quotes"
+            )
+        if depth + node.height > MAX_DEPTH:
+            raise _Unusable(_line(event), f"nested deeper than {MAX_DEPTH} levels, aliases followed")
+        self._count(node.values, event)
+        place.inside = node.place.inside
+        return node
+
+    def _count(self, values: int, event: yaml.Event) -> None:
+        self._values += values
+        if self._values > MAX_VALUES:
+            raise _Unusable(_line(event), f"more than {MAX_VALUES:,} values, aliases followed: split it")
+
+    def _scalar(self, event: yaml.ScalarEvent, path: Loc) -> JsonValue:
+        try:
+            return scalar(str(event.value), event.tag, bool(event.implicit[0]))
+        except ValueError as error:
+            self._problem(event, path, str(error))
+            return None
+
+    def _problem(self, event: yaml.Event, path: Loc, message: str) -> None:
+        self._problems.append(Problem(message, key_of(path), self._file, _line(event)))
+
+
+def _line(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark is not None else 1

@@ -1,0 +1,233 @@
+"""`dispatcher.yaml` and the environment into `Settings`: all mistakes at once, before anything starts.
+
+Any setting can be overridden by an environment variable, `DISPATCHER_KAFKA__BOOTSTRAP_SERVERS=kafka:9092`: groups
+and keys joined by two underscores, in either case. Where a setting is text the variable's text is taken as it
+stands, elsewhere as YAML (`10s`, `true`, `[30s, 2m]`, `{file: x}`); `null` unsets what may be unset. Relative paths,
+those in variables too, start from the directory of the file.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_origin
+
+from pydantic import BaseModel, JsonValue, ValidationError, create_model
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource
+
+from dispatcher.config.documents import (
+    Document,
+    Loc,
+    locate,
+    nearest,
+    parse_value,
+    path_of,
+    problems_from,
+    read_document,
+)
+from dispatcher.config.secrets import SecretSource
+from dispatcher.config.settings import Settings
+from dispatcher.errors import ConfigError, Problem
+
+PREFIX = "DISPATCHER_"
+NOT_SETTINGS = frozenset({"DISPATCHER_CONFIG"})
+"""Variables with the prefix that belong to the command line: `DISPATCHER_CONFIG` stands for `-c`."""
+
+# What Kubernetes puts into a pod for every Service called dispatcher or dispatcher-…
+_SERVICE_LINK = re.compile(
+    r"DISPATCHER(_[A-Z0-9]+)*_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9]+)*|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+_SERVICE_LINK_URL = re.compile(r"DISPATCHER(_[A-Z0-9]+)*_PORT")
+
+
+def load_settings(path: Path, environ: Mapping[str, str]) -> Settings:
+    """The settings in the file at `path`, overridden by `environ`.
+
+    The files that settings name exist when this returns; `webhooks.path` is a directory. What is in them is checked
+    where it is used.
+
+    Raises:
+        ConfigError: they can't be used; names every problem, each with its file and line or its variable.
+    """
+    document = read_document(path)
+    if document.data is None:
+        raise ConfigError([Problem("empty: write at least apiVersion, kafka and webhooks", file=document.file)])
+    if not isinstance(document.data, dict):
+        raise ConfigError([document.problem((), "must be a mapping (key: value), the settings' groups")])
+    overrides = _Overrides(environ, exempt=_named_in_references(document.data))
+    data = _merged(document.data, overrides.values)
+    base = path.parent.absolute()
+    problems = [*overrides.problems, *_absolute_paths(data, base, document)]
+    context = SecretSource(base, environ=environ).as_context()
+    settings = None
+    try:
+        settings = Settings.model_validate(data, context=context)
+    except ValidationError as error:
+        problems = [*problems_from(error, document, Settings), *problems]
+    if problems or settings is None:
+        raise ConfigError(overrides.placed(problem, document) for problem in problems)
+    return settings
+
+
+class _Overrides:
+    """What the environment says, by place; and what it says wrong."""
+
+    def __init__(self, environ: Mapping[str, str], exempt: frozenset[str]) -> None:
+        ours = {
+            name.lower(): name
+            for name, value in environ.items()
+            if name.upper().startswith(PREFIX) and not _is_not_ours(name.upper(), value) and name not in exempt
+        }
+        self._names = {_loc_of(lower): name for lower, name in ours.items()}
+        self.problems = [
+            Problem(_unknown_group(loc), file=f"environment variable {name}")
+            for loc, name in self._names.items()
+            if loc[0] not in _GROUPS
+        ]
+        read = _EnvironmentSource({name: environ[name] for name in ours.values()})()
+        self.values: dict[str, JsonValue] = {key: _typed(value, (key,)) for key, value in read.items()}
+
+    def placed(self, problem: Problem, document: Document) -> Problem:
+        """The problem, at the variable its value came from where it came from one."""
+        at = path_of(problem.key)
+        around = [loc for loc in self._names if at[: len(loc)] == loc]
+        inside = [loc for loc in self._names if loc[: len(at)] == at and at and not document.holds(at)]
+        for loc in sorted(around, key=len, reverse=True) + sorted(inside, key=str):
+            return Problem(problem.message, problem.key, f"environment variable {self._names[loc]}")
+        return problem
+
+
+_GROUPS = {name.lower(): name for name in Settings.model_fields}
+
+
+class _EnvironmentSource(EnvSettingsSource):
+    """pydantic-settings' way with nested names, on the environment it is given; single values are left as text."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        fields: dict[str, Any] = {name: (field.annotation, None) for name, field in Settings.model_fields.items()}
+        model = create_model("SettingsInEnvironment", __base__=BaseSettings, **fields)
+        super().__init__(model, case_sensitive=False, env_prefix=PREFIX, env_nested_delimiter="__")
+        self.env_vars = {name.lower(): value for name, value in environ.items()}
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: object) -> object:  # noqa: ARG002 (theirs)
+        """A whole group as a mapping; anything else stays text for `_typed`."""
+        read = _parsed(value) if isinstance(value, str) else value
+        return read if isinstance(read, dict) else value
+
+
+def _loc_of(lower_name: str) -> Loc:
+    group, *rest = lower_name.removeprefix(PREFIX.lower()).split("__")
+    return (_GROUPS.get(group, group), *rest)
+
+
+def _is_not_ours(name: str, value: str) -> bool:
+    if name in NOT_SETTINGS:
+        return True
+    if "__" in name:
+        return False
+    return bool(_SERVICE_LINK.fullmatch(name) or (_SERVICE_LINK_URL.fullmatch(name) and "://" in value))
+
+
+def _unknown_group(loc: Loc) -> str:
+    near = nearest("__".join(map(str, loc)), _variables(Settings))
+    hint = f"did you mean {PREFIX}{near.upper()}?" if near else "rename it, or unset it"
+    return f"names no setting, and {PREFIX}… is for settings; {hint}"
+
+
+def _variables(model: type[BaseModel]) -> list[str]:
+    names = []
+    for name in model.model_fields:
+        groups = [t for t in locate(model, (name,)).types if isinstance(t, type) and issubclass(t, BaseModel)]
+        names += [f"{name}__{inner}" for group in groups for inner in _variables(group)] or [name]
+    return names
+
+
+def _typed(value: object, loc: Loc) -> JsonValue:
+    """A value from the environment: as it stands where its setting is text, else as YAML."""
+    if isinstance(value, dict):
+        return {key: _typed(inner, (*loc, key)) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_typed(inner, (*loc, index)) for index, inner in enumerate(value)]
+    if not isinstance(value, str):
+        return value if isinstance(value, int | float) else None
+    types = locate(Settings, loc).types
+    if value == "null" and type(None) in types:
+        return None
+    return value if any(map(_is_text, types)) else _parsed(value)
+
+
+def _is_text(annotation: object) -> bool:
+    return annotation in (str, Path) or get_origin(annotation) in (Literal, Annotated)
+
+
+def _parsed(text: str) -> JsonValue:
+    try:
+        return parse_value(text)
+    except ValueError:
+        return text  # its field says what it must be
+
+
+def _merged(below: dict[str, JsonValue], above: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _absolute_paths(data: dict[str, JsonValue], base: Path, document: Document) -> list[Problem]:
+    """Make every path in `data` absolute, and say which of them lead nowhere."""
+    problems: list[Problem] = []
+    for parent, loc in _paths(data, Settings, ()):
+        name = str(loc[-1])
+        path = base / str(parent[name])
+        parent[name] = str(path)
+        problem = _path_problem(path, wants_directory=loc == ("webhooks", "path"))
+        if problem is not None:
+            problems.append(document.problem(loc, problem))
+    return problems
+
+
+def _paths(
+    data: dict[str, JsonValue], model: type[BaseModel], before: Loc
+) -> Iterator[tuple[dict[str, JsonValue], Loc]]:
+    for name in model.model_fields:
+        value = data.get(name)
+        loc = (*before, name)
+        types = locate(Settings, loc).types
+        if isinstance(value, str) and Path in types:
+            yield data, loc
+        elif isinstance(value, dict):
+            inner = data[name] = dict(value)  # the document keeps what was written
+            for group in types:
+                if isinstance(group, type) and issubclass(group, BaseModel):
+                    yield from _paths(inner, group, loc)
+
+
+def _path_problem(path: Path, *, wants_directory: bool) -> str | None:
+    try:
+        if wants_directory:
+            if not path.is_dir():
+                return f"no such directory ({path}): create it, or mend the path"
+            readable = os.access(path, os.R_OK | os.X_OK)
+        else:
+            if path.is_dir():
+                return f"is a directory ({path}): name the file in it"
+            if not path.exists():
+                return f"no such file ({path}): create it, or mend the path"
+            readable = os.access(path, os.R_OK)
+    except (OSError, ValueError):  # too long, a NUL in it
+        return "not a usable path"
+    return None if readable else f"may not be read ({path}): mend its permissions"
+
+
+def _named_in_references(value: JsonValue) -> frozenset[str]:
+    """Variables that the file itself refers to for secrets: they are no overrides, whatever they are called."""
+    if isinstance(value, list):
+        return frozenset(name for inner in value for name in _named_in_references(inner))
+    if not isinstance(value, dict):
+        return frozenset()
+    named = value.get("env")
+    own = {named} if isinstance(named, str) and len(value) == 1 else set()
+    return frozenset(own).union(*map(_named_in_references, value.values()))

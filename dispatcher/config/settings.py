@@ -1,0 +1,396 @@
+"""The operator's settings (`dispatcher.yaml`): grouped, frozen, each with its unit and the reason for its number.
+
+A misspelt key stops the start. Each part of the program is given its own group, never the tree. Durations are in
+seconds, sizes in bytes, once read.
+"""
+
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from dispatcher.config.secrets import Name, Secret
+from dispatcher.config.units import Bytes, Seconds
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+MIN_SESSION_KEY: Final = 32
+"""Bytes: as many as the hash that it keys."""
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def _web_address(url: str) -> str:
+    parts = split_web_address(url)
+    if parts.query:
+        raise ValueError("must not carry a query (?…)")
+    return url
+
+
+def _protected(url: str) -> str:
+    _web_address(url)
+    if not is_protected(url):
+        raise ValueError("must begin with https://, unless it is on this machine")
+    return url
+
+
+def _origin(url: str) -> str:
+    parts = split_web_address(url)
+    if parts.path.rstrip("/") or parts.query:
+        raise ValueError("write scheme, host and port only: https://console.example")
+    return f"{parts.scheme}://{parts.netloc.lower()}"
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ip_network(text))
+    except ValueError:
+        raise ValueError("write a CIDR block: 10.0.0.0/8, or 192.0.2.7/32") from None
+
+
+def _long_enough(key: Secret) -> Secret:
+    if key.reference is not None and not key.reveal():
+        return key  # a check without secrets
+    if len(key.reveal()) < MIN_SESSION_KEY:
+        raise ValueError(f"has fewer than {MIN_SESSION_KEY} bytes: make one with `openssl rand -base64 48`")
+    return key
+
+
+def _fit_for_a_header(value: Secret) -> Secret:
+    if any(byte < 0x20 or byte > 0x7E for byte in value.reveal()):
+        raise ValueError("must be visible ASCII, without a line break")
+    return value
+
+
+def is_protected(url: str) -> bool:
+    """Whether nobody on the way can change what is said there: https, or the loopback."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme == "https":
+        return bool(host)
+    try:
+        return parts.scheme == "http" and (host == "localhost" or ip_address(host).is_loopback)
+    except ValueError:
+        return False
+
+
+def split_web_address(url: str) -> SplitResult:
+    """The parts of an http or https URL of ours.
+
+    Raises:
+        ValueError: it is none; the message says what to change.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"not a URL: {error}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or not url.isascii():
+        raise ValueError("write a URL with scheme and host: https://login.example")
+    if "@" in parts.netloc or "#" in url:
+        raise ValueError("must not carry a user name, a password or a fragment (#…)")
+    return parts
+
+
+class KafkaSecurity(_Group):
+    """How the connection to the brokers is secured."""
+
+    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    """SASL mechanism, for the SASL_ protocols."""
+    username: Name | None = None
+    password: Secret | None = None
+    ca: Path | None = None
+    """PEM bundle to verify the brokers with; the system's by default."""
+    certificate: Path | None = None
+    """Client certificate chain (mTLS), PEM."""
+    key: Path | None = None
+    """The client certificate's private key, PEM."""
+
+    @model_validator(mode="after")
+    def _what_the_protocol_needs(self) -> Self:
+        if self.protocol.startswith("SASL") and (
+            self.mechanism is None or self.username is None or self.password is None
+        ):
+            raise ValueError(f"protocol {self.protocol} needs mechanism, username and password")
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together: give both")
+        return self
+
+
+class KafkaSettings(_Group):
+    """Where the events come from."""
+
+    bootstrap_servers: Annotated[str, Field(min_length=1)]
+    """host:port of one or more brokers, separated by commas."""
+    topic: Name = "delivery-events"
+    """Topic of delivery events; the retry and dead-letter topics are named after it."""
+    group_id: Name = "feedback-dispatcher"
+    """Consumer group. Its members share the partitions; retry tiers are read by `<group_id>.retry`."""
+    group_instance_id: Name | None = None
+    """Stable name of this member (static membership): a restart within session_timeout causes no rebalance."""
+    client_id: Name = "feedback-dispatcher"
+    security: KafkaSecurity = KafkaSecurity()
+    auto_offset_reset: Literal["earliest", "latest"] = "earliest"
+    """Where a partition without a committed offset is read from. `latest` passes over what was there before."""
+    session_timeout: Annotated[Seconds, Field(ge=2)] = 45
+    """A member that was silent for so long is out of the group. 45 s outlasts a rolling restart of one pod. Kafka's
+    brokers refuse less than 6 s unless told otherwise."""
+    commit_interval: Seconds = 1
+    """Finished offsets are committed this often: what a crash repeats at most, beside what was in flight."""
+    partition_window: Annotated[int, Field(ge=1, le=100_000)] = 10_000
+    """Unfinished records of one partition, first to last; past it the partition is paused."""
+    max_unfinished: Annotated[int, Field(ge=1)] = 20_000
+    """Unfinished records of the process, waiting in lanes or being sent."""
+    max_unfinished_bytes: Bytes = 128 * 1024 * 1024
+    """Their values' bytes, together."""
+    fetch_max_bytes: Bytes = 8 * 1024 * 1024
+    """Most bytes of one answer to a fetch: bounds what is buffered beyond the unfinished records."""
+    max_record_bytes: Bytes = 1024 * 1024
+    """A larger record is dead-lettered as unreadable."""
+    idempotence: Literal["auto", "on", "off"] = "auto"
+    """Idempotent producer for retry and dead-letter records; auto: where the broker can."""
+
+
+class WebhookSettings(_Group):
+    """Where the webhooks are configured."""
+
+    store: Literal["yaml", "sql"] = "yaml"
+    path: Path | None = None
+    """Directory of YAML files, for store yaml."""
+    url: Secret | None = None
+    """Database URL, for store sql: `sqlite+aiosqlite:///path` or `postgresql+asyncpg://…`."""
+    encryption_keys: list[Secret] = Field(default_factory=list)
+    """Fernet keys for secrets at rest, for store sql: the first encrypts, all decrypt."""
+    cache_ttl: Seconds = 30
+    """How long a cached webhook is used before the store is asked again."""
+    negative_ttl: Seconds = 5
+    """The same for a tenant that has none."""
+    cache_size: Annotated[int, Field(ge=1)] = 100_000
+    """Tenants kept in the cache."""
+    reload_interval: Seconds = 10
+    """How often files are compared by content, beside the watch on their directories."""
+
+    @model_validator(mode="after")
+    def _what_the_store_needs(self) -> Self:
+        if self.store == "yaml" and self.path is None:
+            raise ValueError("store yaml needs path, the directory of webhook files")
+        if self.store == "sql" and self.url is None:
+            raise ValueError("store sql needs url, the database's")
+        return self
+
+
+class DeliverySettings(_Group):
+    """How requests are sent."""
+
+    max_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 500
+    """Requests under way at once, all tenants together."""
+    timeout: Annotated[Seconds, Field(ge=1, le=30)] = 10
+    """One attempt in all, DNS and the body of the answer included; a webhook can set its own."""
+    connect_timeout: Annotated[Seconds, Field(le=30)] = 3
+    """TCP connect and TLS handshake, within `timeout`."""
+    drain_timeout: Annotated[Seconds, Field(le=600)] = 25
+    """After SIGTERM, time for the requests under way to finish."""
+    lane_start: Annotated[int, Field(ge=1, le=1_000)] = 16
+    """Requests at once to a tenant that nothing is known of yet."""
+    lane_max: Annotated[int, Field(ge=1, le=1_000)] = 64
+    """Most requests at once to one tenant."""
+    lane_max_wait: Seconds = 5
+    """An event that its own lane has let wait so long is parked in the first tier, and holds up nobody."""
+    max_body: Bytes = 256_000
+    """A larger feedback payload is dead-lettered."""
+    transport: Literal["aiohttp", "lean"] = "lean"
+    """HTTP client: the one made for this job, or aiohttp."""
+
+
+class RetrySettings(_Group):
+    """When a failed delivery is tried again."""
+
+    profile: Literal["default", "standard-webhooks"] = "default"
+    """`standard-webhooks`: 5s 5m 30m 2h 5h 10h 14h 20h 24h, up to 80 h. Explicit tiers or max_age win."""
+    tiers: tuple[Annotated[Seconds, Field(ge=0.1, le=86_400)], ...] = Field(default=(), max_length=16)
+    """Delays, each a topic; the last one repeats. Default profile: 30s 2m 5m 15m."""
+    max_age: Seconds = 0.0  # replaced by the profile's below
+    """An event that still fails at this age is dead. Default profile: 24h."""
+    soon_attempts: Annotated[int, Field(ge=0, le=10)] = 3
+    """Quick tries after a first failure, before the tiers."""
+    soon_within: Seconds = 15
+    """Time for the quick tries, from the first failure."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _profile(cls, values: object) -> object:
+        if not isinstance(values, dict):
+            return values
+        if values.get("profile") == "standard-webhooks":
+            defaults = {"tiers": ["5s", "5m", "30m", "2h", "5h", "10h", "14h", "20h", "24h"], "max_age": "80h"}
+        else:
+            defaults = {"tiers": ["30s", "2m", "5m", "15m"], "max_age": "24h"}
+        return defaults | values
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if not self.tiers or list(self.tiers) != sorted(set(self.tiers)):
+            raise ValueError("tiers must be at least one, each longer than the one before")
+        return self
+
+
+class DeadLetterSettings(_Group):
+    """What is given up for good."""
+
+    brake: Annotated[int, Field(ge=0)] = 500
+    """Records of one partition that may die as unreadable or internal beyond those that end otherwise; then the
+    partition stops and alarms, rather than draining the topic into the dead letters. 0: no brake."""
+
+
+class EgressSettings(_Group):
+    """Where requests may go. Private, loopback and other special addresses are denied unless allowed here."""
+
+    allow: tuple[str, ...] = ()
+    """CIDR blocks, host suffixes (`.svc.example`) or host names that are allowed in spite of the defaults. A name opens
+    private, loopback and carrier-grade NAT addresses only; metadata services, link-local and multicast take a block."""
+    deny: tuple[str, ...] = ()
+    """The same, denied in any case: deny wins."""
+    ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = ()
+    """Ports that may be connected to; none given: 443, 8443 and 1024 to 65535."""
+    allow_http: bool = False
+    """Plain HTTP, for tests only."""
+    ca_bundle: Path | None = None
+    """PEM bundle to verify endpoints with; the system's by default."""
+    proxy: str | None = None
+    """Egress proxy, `http://proxy:3128` or `https://…`, reached by CONNECT."""
+    nameservers: tuple[str, ...] = ()
+    """DNS servers as ip:port, in place of the system's resolver."""
+
+
+class OpsSettings(_Group):
+    """The operators' endpoint: /livez /readyz /metrics."""
+
+    host: str = "0.0.0.0"  # noqa: S104  (scraped from outside the pod)
+    port: Port = 9090
+    """0 takes a free one, named in the log."""
+
+
+class OidcSettings(_Group):
+    """Who may use the console, told by an OpenID Connect issuer. Needs https, but for one on the loopback."""
+
+    issuer: Annotated[str, AfterValidator(_protected)]
+    """The issuer, exactly as it stands in its tokens' claim `iss`."""
+    audience: Name
+    """Claim `aud` that an access token for the admin API must have."""
+    jwks_url: Annotated[str, AfterValidator(_protected)] | None = None
+    """Where the issuer's keys are; by default as its discovery document says."""
+    client_id: Name | None = None
+    """The console as the issuer's client, for signing in with a browser; without it only the API takes its tokens."""
+    client_secret: Secret | None = None
+    """The client's secret; none for a public client, which PKCE protects."""
+    scopes: Annotated[tuple[Name, ...], Field(min_length=1)] = ("openid", "profile")
+    """What is asked of the issuer when somebody signs in."""
+    role_claim: Name = "roles"
+    """Claim with somebody's roles: its name, or a dotted path (`realm_access.roles`)."""
+    admin_values: tuple[Name, ...] = ("admin",)
+    """Values of it that make an admin; everybody else with an organisation is a viewer."""
+    orgs_claim: Name = "orgs"
+    """Claim with the organisations that somebody may see, `*` for all. Without any there is no access."""
+    name_claim: Name = "name"
+    """Claim with the name that the history has; the subject where it is missing."""
+    ca: Path | None = None
+    """PEM bundle to verify the issuer with; the system's by default."""
+
+    @model_validator(mode="after")
+    def _what_signing_in_needs(self) -> Self:
+        if self.client_secret is not None and self.client_id is None:
+            raise ValueError("client_secret belongs to client_id: give both, or neither")
+        if self.client_id is not None and "openid" not in self.scopes:
+            raise ValueError("scopes must contain openid")
+        return self
+
+
+class ConsoleSettings(_Group):
+    """The console and the admin API."""
+
+    host: str = "127.0.0.1"
+    """Where it listens. Beyond the loopback it starts only with `tokens` or `oidc`."""
+    port: Port = 8080
+    public_url: Annotated[str, AfterValidator(_origin)] | None = None
+    """`https://console.example`: how browsers reach it; by default http://host:port. With https cookies are secure."""
+    session_key: Annotated[Secret, AfterValidator(_long_enough)] | None = None
+    """At least 32 bytes that sign browser sessions; the same in every replica. By default made at each start."""
+    session_lifetime: Annotated[Seconds, Field(ge=60, le=604_800)] = 28_800
+    """After so long one has to sign in again: 1 min to 7 d."""
+    tokens: bool = True
+    """Tokens made with `dispatcher tokens create` are taken, by the API and for signing in."""
+    oidc: OidcSettings | None = None
+    """OpenID Connect, beside tokens or in their place."""
+    dispatchers: tuple[Annotated[str, AfterValidator(_web_address)], ...] = ()
+    """Ops endpoints of running dispatchers, `http://dispatcher:9090`: asked for the state of lanes. Where a name has
+    several addresses, each is a dispatcher."""
+    trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
+    """CIDR blocks of proxies in front, whose X-Forwarded-For is believed: failed sign-ins are counted by client."""
+
+
+class LogSettings(_Group):
+    """One line for each event that ends, more at level debug."""
+
+    format: Literal["json", "console"] = "json"
+    level: Annotated[Literal["debug", "info", "warning", "error"], AfterValidator(str.lower)] = "info"
+
+
+class MetricsSettings(_Group):
+    """How much the metrics tell of single tenants."""
+
+    tenant_labels: Literal["off", "org", "org_sandbox"] = "org"
+    """Labels of the two metrics that have any."""
+    max_tenant_series: Annotated[int, Field(ge=0, le=10_000)] = 200
+    """Tenants with series of their own; the rest are counted under `_other`."""
+    worst_tenants: Annotated[int, Field(ge=0, le=100)] = 20
+    """Tenants named with the age of their oldest pending event, and with the expiry of their endpoint's certificate:
+    those that are worst off. 0: none."""
+
+
+class TracingSettings(_Group):
+    """OpenTelemetry traces: a span an event, and one an attempt. Needs the extra `otel`, which the image has."""
+
+    enabled: bool = False
+    endpoint: Annotated[str, AfterValidator(_web_address)] = "http://localhost:4318"
+    """Base URL of a collector that takes OTLP over HTTP; spans go to its path `/v1/traces`."""
+    headers: dict[
+        Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")],
+        Annotated[Secret, AfterValidator(_fit_for_a_header)],
+    ] = Field(default_factory=dict)
+    """Headers for the collector, such as `authorization`."""
+    ca: Path | None = None
+    """PEM bundle to verify the collector with; public authorities by default."""
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of the events that are traced, among those whose producer has not decided it in `traceparent`."""
+    service_name: Name = "feedback-dispatcher"
+    queue: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    """Spans that wait to be sent; past it they are dropped and counted, and no delivery waits."""
+    timeout: Annotated[Seconds, Field(le=60)] = 5
+    """One request to the collector; what is left at the end of the process gets as long."""
+
+
+class Settings(_Group):
+    """`dispatcher.yaml`."""
+
+    apiVersion: Literal["dispatcher/v1"]  # noqa: N815  (the Kubernetes spelling)
+    kafka: KafkaSettings
+    webhooks: WebhookSettings
+    delivery: DeliverySettings = DeliverySettings()
+    retry: RetrySettings = RetrySettings.model_validate({})
+    dead_letters: DeadLetterSettings = DeadLetterSettings()
+    egress: EgressSettings = EgressSettings()
+    ops: OpsSettings = OpsSettings()
+    console: ConsoleSettings = ConsoleSettings()
+    log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    tracing: TracingSettings = TracingSettings()
+    attempt_log: bool = False
+    """Write one record an attempt to `<topic>.attempts`, without personal data."""
+    attempt_log_answers: bool = False
+    """Keep in it the first 2,048 bytes of what answered a failed attempt, for the console's page of an event. E-mail
+    addresses, international numbers and tokens are masked; what else an endpoint says of people stays, so it is off."""

@@ -1,0 +1,412 @@
+"""One tenant's webhook: what its administrator configured, checked as far as it can be without a network.
+
+Every rule that a text field can break is here, with a message that tells the tenant what to change. Whether the
+URL's address may be connected to is the egress guard's question (`transport.egress`).
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from typing import Annotated, Literal, Self
+from urllib.parse import SplitResult, urlsplit
+
+import orjson
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails
+
+from dispatcher.config.secrets import Name, Secret
+from dispatcher.config.units import PerSecond, Seconds
+from dispatcher.contract.tenant import TenantKey
+
+MAX_HEADERS = 20
+MAX_HEADER_NAME = 64
+MAX_HEADER_VALUE = 4096
+MAX_URL = 2048
+MAX_STATUSES = 50
+MAX_CAMPAIGNS = 1000
+"""Each event of the tenant is looked for in them, while every other tenant waits."""
+
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
+_VISIBLE = re.compile(r"[\x20-\x7e]*")
+_RESERVED = frozenset(
+    {
+        "host", "connection", "transfer-encoding", "te", "trailer", "trailers", "upgrade", "keep-alive", "expect",
+        "user-agent", "cookie", "traceparent",
+    }
+)  # fmt: skip
+_RESERVED_PREFIXES = ("content-", "proxy-", "webhook-")
+
+
+class Channel(StrEnum):
+    """A channel that feedback can be asked for."""
+
+    EMAIL = "email"
+    SMS = "sms"
+
+
+class SigningAlgorithm(StrEnum):
+    """JWS algorithms (RFC 7518, section 3.1; RFC 8037; RFC 9864). There is no `none`."""
+
+    HS256 = "HS256"
+    HS384 = "HS384"
+    HS512 = "HS512"
+    RS256 = "RS256"
+    RS384 = "RS384"
+    RS512 = "RS512"
+    PS256 = "PS256"
+    PS384 = "PS384"
+    PS512 = "PS512"
+    ES256 = "ES256"
+    ES384 = "ES384"
+    ES512 = "ES512"
+    EDDSA = "EdDSA"
+    ED25519 = "Ed25519"
+    ED448 = "Ed448"
+
+
+class _Model(BaseModel):
+    """What may hold a secret is neither in its `repr` nor quoted by a validation error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
+
+
+class SignedToken(_Model):
+    """A JWT that we sign ourselves (RFC 7519)."""
+
+    algorithm: SigningAlgorithm
+    """Signing algorithm; the key must be of its kind."""
+    key: Secret
+    """The HMAC secret, or the private key in PEM."""
+    kid: Name | None = None
+    """Key id in the token's header, for the receiver to choose the public key by."""
+    issuer: Name = "feedback-dispatcher"
+    """Claim `iss`."""
+    subject: Name | None = None
+    """Claim `sub`; left out where not given."""
+    audience: Name | None = None
+    """Claim `aud`; by default the endpoint's origin, `https://hooks.luma.example`."""
+    ttl: Annotated[Seconds, Field(ge=10, le=300)] = 300
+    """Life of a token, `exp` minus `iat`: 10 s to 5 min."""
+    claims: dict[Name, JsonValue] = Field(default_factory=dict, max_length=32, repr=False)
+    """Further claims. `iss sub aud iat exp nbf jti` are ours."""
+    body_hash: bool = False
+    """A token for each request, with `jti` = webhook-id and `body_sha256` = the body's SHA-256 in base64url."""
+
+    @field_validator("claims")
+    @classmethod
+    def _registered_claims_are_ours(cls, claims: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        taken = sorted(claims.keys() & {"iss", "sub", "aud", "iat", "exp", "nbf", "jti", "body_sha256"})
+        if taken:
+            raise ValueError(
+                f"{', '.join(taken)} can't be set here: use issuer, subject, audience, ttl, or leave it out"
+            )
+        return claims
+
+
+class FetchedToken(_Model):
+    """A token from the tenant's token endpoint (RFC 6749, section 4.4; RFC 7523, section 2.1)."""
+
+    grant: Literal["client-credentials", "jwt-bearer"]
+    token_url: Annotated[str, AfterValidator(lambda url: _checked_url(url)), Field(repr=False)]
+    """The token endpoint; the same rules as for the webhook's URL."""
+    client_id: Name | None = None
+    client_secret: Secret | None = None
+    """Sent by HTTP Basic authentication (RFC 6749, section 2.3.1)."""
+    assertion: SignedToken | None = None
+    """The assertion of grant `jwt-bearer`; its audience is the token endpoint by default."""
+    scope: Name | None = None
+    audience: Name | None = None
+    """Parameter `audience`, which some authorisation servers want."""
+
+    @model_validator(mode="after")
+    def _what_the_grant_needs(self) -> Self:
+        if self.grant == "client-credentials" and (self.client_id is None or self.client_secret is None):
+            raise ValueError("grant client-credentials needs client_id and client_secret: give both")
+        if self.grant == "jwt-bearer" and self.assertion is None:
+            raise ValueError("grant jwt-bearer needs assertion, the token that we sign: give its algorithm and key")
+        return self
+
+
+class NoAuth(_Model):
+    """No authentication header."""
+
+    type: Literal["none"] = "none"
+
+
+class JwtAuth(_Model):
+    """A JSON Web Token in a header, signed by us or fetched."""
+
+    type: Literal["jwt"]
+    sign: SignedToken | None = None
+    fetch: FetchedToken | None = None
+    header: Annotated[str, StringConstraints(max_length=MAX_HEADER_NAME)] = "authorization"
+    """Header that carries the token."""
+    scheme: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]*$", max_length=32)] = "Bearer"
+    """Word before the token; empty for the bare token."""
+
+    @field_validator("header")
+    @classmethod
+    def _header_is_ours_to_set(cls, name: str) -> str:
+        problem = header_name_problem(name, frozenset())
+        if problem:
+            raise ValueError(problem)
+        return name.lower()
+
+    @model_validator(mode="after")
+    def _one_way_to_a_token(self) -> Self:
+        if (self.sign is None) == (self.fetch is None):
+            raise ValueError("give either sign (a token that we sign) or fetch (a token endpoint)")
+        return self
+
+
+Auth = Annotated[NoAuth | JwtAuth, Field(discriminator="type")]
+
+
+class Signing(_Model):
+    """Signatures by Standard Webhooks: one for each secret, the newest first."""
+
+    secrets: list[Secret] = Field(min_length=1, max_length=4)
+    """`whsec_…` (HMAC-SHA256, signature v1) or `whsk_…` (Ed25519, signature v1a); several during a rotation."""
+
+
+class ClientTls(_Model):
+    """What this endpoint's TLS needs beyond the operator's settings."""
+
+    ca: Secret | None = None
+    """PEM bundle to verify the endpoint with, in place of the operator's."""
+    certificate: Secret | None = None
+    """Client certificate chain, PEM."""
+    key: Secret | None = None
+    """The client certificate's private key, PEM."""
+
+    @model_validator(mode="after")
+    def _a_pair(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together: give both")
+        return self
+
+
+def header_name_problem(name: str, taken: frozenset[str]) -> str | None:
+    """Why a header parameter can't have this name, None where it can. `taken`: further reserved names."""
+    lower = name.lower()
+    if not _TOKEN.fullmatch(name) or len(name) > MAX_HEADER_NAME:
+        return f"not a header name: use up to {MAX_HEADER_NAME} letters, digits and any of !#$%&'*+-.^_`|~"
+    if lower in _RESERVED or lower in taken or lower.startswith(_RESERVED_PREFIXES):
+        return f"{lower} is set by the dispatcher and can't be replaced: choose another name"
+    return None
+
+
+def header_value_problem(value: str) -> str | None:
+    """Why a header parameter can't have this value, None where it can."""
+    if not _VISIBLE.fullmatch(value) or value != value.strip():
+        return "not a header value: use visible ASCII characters, no space at either end, no line break"
+    if len(value) > MAX_HEADER_VALUE:
+        return f"longer than {MAX_HEADER_VALUE} characters: shorten it"
+    return None
+
+
+def header_problems(given: object, taken: frozenset[str]) -> Iterator[tuple[str, str]]:
+    """Names that can't be sent so, each with the reason. What is no text at all is the model's to refuse."""
+    seen: set[str] = set()
+    for name, raw in given.items() if isinstance(given, dict) else ():
+        value = _as_text(raw)
+        if not isinstance(name, str):
+            continue
+        problem = header_name_problem(name, taken)
+        if problem is None and isinstance(value, str):
+            problem = header_value_problem(value)
+        if problem is None and name.lower() in seen:
+            problem = "given twice (names are the same in either case): keep one"
+        if problem is not None:
+            yield name, problem
+        seen.add(name.lower())
+
+
+def _told_at(key: str, problem: str) -> InitErrorDetails:
+    return InitErrorDetails(type="value_error", loc=(key,), input=None, ctx={"error": ValueError(problem)})
+
+
+def split_url(url: str) -> SplitResult:
+    """The parts of an endpoint's URL.
+
+    Raises:
+        ValueError: it can't be an endpoint; the message says what to change.
+    """
+    if len(url) > MAX_URL:
+        raise ValueError(f"longer than {MAX_URL} characters: shorten the path or the query")
+    if not re.fullmatch(r"[\x21-\x7e]+", url) or "\\" in url:
+        raise ValueError(
+            "only visible ASCII, no spaces and no backslash: percent-encode the path, write the host as xn--…"
+        )
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:  # its text quotes the URL
+        raise ValueError(
+            "not a URL: write https://host/path, a port as a number up to 65535, an IPv6 address in brackets"
+        ) from None
+    if parts.scheme not in ("https", "http"):
+        raise ValueError("must begin with https://")
+    if "@" in parts.netloc:
+        raise ValueError("must not carry a user name or password: use authentication or a header parameter")
+    if "#" in url:
+        raise ValueError("must not carry a fragment (#…): it is never sent")
+    if not parts.hostname or port == 0 or parts.netloc.endswith(":"):
+        raise ValueError("names no host, or an empty port: write https://host/path")
+    return parts
+
+
+def _checked_url(url: str) -> str:
+    split_url(url)
+    return url
+
+
+def _as_text(value: object) -> object:
+    # YAML reads `X-Version: 2` as a number and `X-Flag: true` as a boolean; a header is text as it was written.
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int | float) else value
+
+
+HeaderValue = Annotated[str, BeforeValidator(_as_text)]
+
+
+class WebhookConfig(_Model):
+    """The webhook of one organisation + sandbox."""
+
+    name: Name
+    """Webhook name, for people."""
+    org: Name
+    """Organisation id, as in the event's `imsOrgId`."""
+    sandbox: Name
+    """Sandbox name, `prod`."""
+    sandbox_id: Name | None = None
+    """Where given, the event's sandbox id must match too."""
+    channels: Annotated[tuple[Channel, ...], Field(min_length=1, max_length=len(Channel))] = (
+        Channel.EMAIL,
+        Channel.SMS,
+    )
+    """Channels whose feedback is wanted."""
+    url: Annotated[str, AfterValidator(_checked_url), Field(repr=False)]
+    """HTTPS endpoint that receives the feedback, at most 2,048 characters."""
+    auth: Auth = NoAuth()
+    """Authentication: `{type: none}` or `{type: jwt, …}`."""
+    headers: dict[str, HeaderValue] = Field(default_factory=dict, max_length=MAX_HEADERS, repr=False)
+    """Header parameters, sent with each request: at most 20."""
+    signing: Signing | None = None
+    """Standard Webhooks signatures."""
+    tls: ClientTls = ClientTls()
+    """CA and client certificate of this endpoint."""
+    events: Annotated[tuple[Name, ...], Field(min_length=1, max_length=MAX_STATUSES)] = (
+        "sent",
+        "delivered",
+        "bounce",
+        "error",
+    )
+    """Feedback statuses that are wanted."""
+    campaigns: Literal["all"] | Annotated[tuple[Name, ...], Field(max_length=MAX_CAMPAIGNS)] = "all"
+    """`all`, or the ids of the campaigns whose feedback is wanted: at most 1,000."""
+    payload: Literal[1, 2] = 1
+    """Version of the feedback payload."""
+    timeout: Annotated[Seconds, Field(ge=1, le=30)] | None = None
+    """Time for one attempt, everything included: 1 s to 30 s; by default the operator's `delivery.timeout`."""
+    rate_limit: PerSecond | None = None
+    """Most requests in a given time, `100/s`; by default as many as the endpoint bears."""
+    enabled: bool = True
+    """false pauses the webhook: its events are skipped, not kept."""
+
+    @field_validator("headers", mode="wrap")
+    @classmethod
+    def _header_parameters(
+        cls, given: object, handler: ValidatorFunctionWrapHandler, info: ValidationInfo
+    ) -> dict[str, str]:
+        """Tells every mistake, each at its own name."""
+        auth = info.data.get("auth")  # not there where it has a mistake itself
+        taken = frozenset({auth.header, "authorization"}) if isinstance(auth, JwtAuth) else frozenset[str]()
+        found = [_told_at(name, problem) for name, problem in header_problems(given, taken)]
+        headers: dict[str, str] = {}
+        try:
+            headers = handler(given)
+        except ValidationError as error:
+            found += [
+                InitErrorDetails(type=one["type"], loc=one["loc"], input=one["input"], ctx=one.get("ctx", {}))
+                for one in error.errors()
+            ]
+        if found:
+            raise ValidationError.from_exception_data(cls.__name__, found, hide_input=True)
+        return headers
+
+    @cached_property
+    def tenant(self) -> TenantKey:
+        return TenantKey(self.org, self.sandbox)
+
+    @cached_property
+    def origin(self) -> str:
+        """`https://host[:port]` of the endpoint (RFC 6454, section 6.2): the default audience of a token."""
+        parts = split_url(self.url)
+        host = parts.hostname or ""
+        bracketed = f"[{host}]" if ":" in host else host
+        own = 443 if parts.scheme == "https" else 80
+        return f"{parts.scheme}://{bracketed}" + (f":{parts.port}" if parts.port not in (None, own) else "")
+
+    def secrets(self) -> list[Secret]:
+        """Every secret in it, for those who watch their files."""
+        return list(_secrets_in(self))
+
+
+def _secrets_in(model: BaseModel) -> list[Secret]:
+    found: list[Secret] = []
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, Secret):
+                found.append(item)
+            elif isinstance(item, BaseModel):
+                found += _secrets_in(item)
+    return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Webhook:
+    """A webhook as a store holds it. Compared by identity: a new one is made only when something changed."""
+
+    config: WebhookConfig
+    source: str
+    """Where it was read: `file:line`, or a row's id."""
+    revision: str
+    """Changes whenever the configuration or one of its secrets does; nothing can be learnt from it."""
+    tenant: TenantKey = field(init=False)
+    """The configuration's, made once."""
+
+    @classmethod
+    def of(cls, config: WebhookConfig, source: str) -> Self:
+        digest = hashlib.blake2b(orjson.dumps(config.model_dump(mode="json")), digest_size=8)
+        for secret in config.secrets():
+            digest.update(secret.fingerprint().encode())
+        return cls(config, source, digest.hexdigest())
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tenant", self.config.tenant)
+
+
+class WebhookFile(_Model):
+    """A mounted file of webhooks (`webhooks.d/*.yaml`)."""
+
+    apiVersion: Literal["dispatcher/v1"]  # noqa: N815  (the Kubernetes spelling)
+    webhooks: list[WebhookConfig] = Field(default_factory=list)

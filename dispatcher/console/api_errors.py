@@ -1,0 +1,155 @@
+"""Errors as answers: problem documents (RFC 9457) for the API, `Failure` for pages.
+
+Handlers raise; here is the one table of what becomes of it. What the table does not know is a bug: a 500 that tells
+nothing but the request's id.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+import orjson
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from dispatcher.config.documents import path_of
+from dispatcher.errors import (
+    AlreadyExists,
+    ConfigError,
+    DispatcherError,
+    EditConflict,
+    NotAllowed,
+    NotFound,
+    Problem,
+    StoreUnavailable,
+)
+
+CONTENT_TYPE = "application/problem+json"
+
+
+class FieldError(BaseModel):
+    """One mistake in what was sent."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    field: str
+    """Dotted path of the value, `auth.sign.key` or `headers['X-A']`; a parameter's name; empty for the whole."""
+    pointer: str
+    """JSON pointer (RFC 6901) of the same in the request's body; empty for the whole, or where it is a parameter."""
+    detail: str
+    """What is wrong, and what to change. Quotes no value."""
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457."""
+
+    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
+
+    type: str
+    """`urn:dispatcher:problem:` and a word that stays the same."""
+    title: str
+    status: int
+    detail: str
+    request_id: str
+    """As in the header `X-Request-ID`, and in the operator's log."""
+    errors: list[FieldError] | None = None
+    """Every mistake, where it is one of what was sent."""
+    existing: str | None = None
+    """With 409 for a second webhook: the path of the first."""
+
+
+@dataclass(eq=False)
+class ApiError(Exception):
+    """An answer that is no success. Raised by whoever finds out."""
+
+    status: int
+    code: str
+    """The last word of the problem's type."""
+    detail: str
+    errors: tuple[FieldError, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    existing: str | None = None
+
+    @property
+    def title(self) -> str:
+        return HTTPStatus(self.status).phrase
+
+
+def field_error(key: str, detail: str, *, below: str = "") -> FieldError:
+    """A mistake at a dotted path of the request's body.
+
+    Args:
+        below: the member of the body that the path starts from; empty for the body itself.
+    """
+    full = ".".join(part for part in (below, key) if part)
+    pointer = "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in path_of(full))
+    return FieldError(field=full, pointer=pointer, detail=detail)
+
+
+def refused_fields(problems: Iterable[Problem], *, below: str = "") -> ApiError:
+    """422 with a line for each problem."""
+    errors = tuple(field_error(problem.key, problem.message, below=below) for problem in problems)
+    return ApiError(422, "invalid", "Some values can't be used: see errors.", errors)
+
+
+def refused_parameter(name: str, detail: str) -> ApiError:
+    """422 for a parameter of the query."""
+    error = FieldError(field=name, pointer="", detail=detail)
+    return ApiError(422, "invalid", "Some parameters can't be used: see errors.", (error,))
+
+
+def refusal_of(error: DispatcherError) -> ApiError:
+    """What an error of ours is to whoever asked."""
+    match error:
+        case NotFound():
+            return ApiError(404, "not_found", _sentence(error))
+        case NotAllowed():
+            return ApiError(403, "not_allowed", _sentence(error))
+        case AlreadyExists(existing_id=webhook_id):
+            path = f"/api/v1/webhooks/{webhook_id}"
+            return ApiError(
+                409, "already_exists", _sentence(error), headers={"Link": f'<{path}>; rel="related"'}, existing=path
+            )
+        case EditConflict(current_version=version):
+            return ApiError(412, "edit_conflict", _sentence(error), headers={"ETag": f'"{version}"'})
+        case ConfigError(problems=problems):
+            return refused_fields(problems)
+        case StoreUnavailable():  # its message names the database: for the log
+            detail = "The webhook database does not answer right now. Try again; look first whether a change was made."
+            return ApiError(503, "store_unavailable", detail, headers={"Retry-After": "2"})
+    return ApiError(503, "unavailable", _sentence(error), headers={"Retry-After": "5"})
+
+
+def refusal_of_http(error: web.HTTPException) -> ApiError:
+    """What aiohttp itself refuses: an unknown path, a wrong method, too large a body."""
+    words = {
+        404: ("not_found", "There is nothing at this address."),
+        405: ("wrong_method", "This address does not take that method; the header Allow names those that it takes."),
+        413: ("too_large", "The request's body is too large."),
+    }
+    code, detail = words.get(error.status, ("refused", f"{error.reason}."))
+    kept = {name: value for name, value in error.headers.items() if name in ("Allow", "Retry-After")}
+    return ApiError(error.status, code, detail, headers=kept)
+
+
+def problem_response(refusal: ApiError, request_id: str) -> web.Response:
+    """The refusal as a problem document."""
+    document: dict[str, JsonValue] = {
+        "type": f"urn:dispatcher:problem:{refusal.code}",
+        "title": refusal.title,
+        "status": refusal.status,
+        "detail": refusal.detail,
+        "request_id": request_id,
+    }
+    if refusal.errors:
+        document["errors"] = [error.model_dump() for error in refusal.errors]
+    if refusal.existing is not None:
+        document["existing"] = refusal.existing
+    return web.Response(
+        status=refusal.status, body=orjson.dumps(document), content_type=CONTENT_TYPE, headers=refusal.headers
+    )
+
+
+def _sentence(error: DispatcherError) -> str:
+    text = error.for_tenants
+    return f"{text[:1].upper()}{text[1:]}." if text else "It could not be done."

@@ -1,0 +1,245 @@
+"""Creating and editing a webhook, with the live preview of its request and a test event before anything is saved."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Final
+
+from aiohttp import web
+from pydantic import JsonValue
+
+from dispatcher.config.webhooks import MAX_HEADERS, SigningAlgorithm, WebhookConfig
+from dispatcher.console.actions import send_test
+from dispatcher.console.model import Person, TestResult
+from dispatcher.console.pages.fields import CHOICES, LISTS, SECRETS, HeaderRow
+from dispatcher.console.pages.form import WebhookForm, stand_ins
+from dispatcher.console.pages.key_words import describe
+from dispatcher.console.pages.renderer import Site, admin_of, to
+from dispatcher.console.pages.scope import Scope
+from dispatcher.console.pages.sealing import Sealing
+from dispatcher.console.pages.testing import Sample
+from dispatcher.errors import AlreadyExists, ConfigError, EditConflict, NotAllowed
+from dispatcher.stores.sql.documents import resolve_draft
+from dispatcher.stores.sql.records import StoredWebhook
+
+_NAMES: Final = {
+    "name": "Webhook name", "org": "Organisation", "sandbox": "Sandbox", "sandbox_id": "Sandbox id",
+    "channels": "Channels", "url": "Webhook URL", "auth": "Authentication", "auth.header": "Header",
+    "auth.scheme": "Scheme", "auth.fetch.grant": "Grant", "auth.fetch.token_url": "Token endpoint",
+    "auth.fetch.client_id": "Client id", "auth.fetch.client_secret": "Client secret", "auth.fetch.scope": "Scope",
+    "auth.fetch.audience": "Audience", "headers": "Header parameters", "events": "Events", "campaigns": "Campaign ids",
+    "payload": "Payload version", "signing.new": "Signing secret", "rate_limit": "Rate limit", "timeout": "Timeout",
+    "tls.ca": "Own CA", "tls.certificate": "Client certificate", "tls.key": "Client key",
+    **{f"auth.{at}.{key}": f"{before}{label}"
+       for at, before in (("sign", ""), ("fetch.assertion", "Assertion: "))
+       for key, label in (("algorithm", "Algorithm"), ("key", "Signing key"), ("kid", "Key id"), ("issuer", "Issuer"),
+                          ("subject", "Subject"), ("audience", "Audience"), ("ttl", "Life of a token"),
+                          ("claims", "Further claims"))},
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class Editing:
+    """One showing of the form."""
+
+    form: WebhookForm
+    webhook: StoredWebhook | None
+    version: int = 0
+    """The version that the editor has seen."""
+    sample: Sample = field(default_factory=Sample)
+    is_changed: bool = False
+    """Something was typed that is not saved."""
+    status: int = 200
+    notice: str = ""
+    existing_id: str = ""
+    """The webhook that stands in a new one's way."""
+    test: TestResult | None = None
+
+
+def add_to(app: web.Application, site: Site) -> None:
+    """Add the routes."""
+    pages = Configuring(site)
+    app.router.add_get("/webhooks/new", pages.new)
+    app.router.add_post("/webhooks/new", pages.post_new)
+    app.router.add_post("/webhooks/preview", pages.preview)
+    app.router.add_get("/webhooks/{webhook_id}/edit", pages.edit)
+    app.router.add_post("/webhooks/{webhook_id}/edit", pages.post_edit)
+
+
+class Configuring:
+    """The handlers."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._sealing = Sealing.of(site.parts.settings.console.session_key)
+
+    async def new(self, request: web.Request) -> web.StreamResponse:
+        person = admin_of(request)
+        scope = Scope.of(request, person)
+        own = next(iter(person.orgs)) if person.orgs is not None and len(person.orgs) == 1 else ""
+        form = WebhookForm.blank(scope.org or own, scope.sandbox or "")
+        editing = Editing(form, None)
+        if scope.tenant is not None:
+            existing = await self._site.parts.webhooks.of_tenant(scope.tenant, orgs=person.orgs)
+            editing.existing_id = "" if existing is None else existing.id
+        return await self._show(request, person, editing)
+
+    async def edit(self, request: web.Request) -> web.StreamResponse:
+        person = admin_of(request)
+        webhook = await self._site.webhook(request)
+        form = WebhookForm.of_document(webhook.document)
+        return await self._show(request, person, Editing(form, webhook, webhook.version))
+
+    async def post_new(self, request: web.Request) -> web.StreamResponse:
+        return await self._post(request, admin_of(request), None)
+
+    async def post_edit(self, request: web.Request) -> web.StreamResponse:
+        return await self._post(request, admin_of(request), await self._site.webhook(request))
+
+    async def _post(self, request: web.Request, person: Person, webhook: StoredWebhook | None) -> web.StreamResponse:
+        posted = await request.post()
+        document = {} if webhook is None else webhook.document
+        form = WebhookForm.of_post(posted, document, self._sealing, person.id)
+        if webhook is not None:  # whose it is can't be edited
+            form.texts |= {"org": webhook.tenant.org, "sandbox": webhook.tenant.sandbox}
+        version = str(posted.get("version", ""))
+        editing = Editing(form, webhook, int(version[:9]) if version.isdecimal() else 0, Sample.of(posted), True)
+        action = str(posted.get("action", "save"))
+        if action == "add-header":
+            if len(form.headers) < MAX_HEADERS:
+                form.headers.append(HeaderRow())
+        elif action.startswith("remove-header."):
+            number = action.partition(".")[2]
+            if number.isdecimal() and int(number) < len(form.headers):
+                del form.headers[int(number)]
+        elif action in ("save", "test"):
+            config = await self._resolved(editing, person)
+            if config is not None and action == "test":
+                await self._test(editing, config, person)
+            elif config is not None:
+                saved = await self._saved(editing, config, person)
+                if saved is not None:
+                    return to(f"/webhooks/{saved.id}?done={'created' if webhook is None else 'saved'}")
+            if form.errors:
+                editing.status = 422
+        return await self._show(request, person, editing)
+
+    async def _resolved(self, editing: Editing, person: Person) -> WebhookConfig | None:
+        """The configuration; None where something is wrong, which the form then tells."""
+        form, webhook = editing.form, editing.webhook
+        draft = form.draft(_stored_headers(webhook))
+        try:
+            config = await self._site.parts.webhooks.resolve(
+                draft, webhook_id=None if webhook is None else webhook.id, orgs=person.orgs
+            )
+        except ConfigError as error:
+            form.take_problems(error.problems)
+            config = None
+        for place in form.keys_in_use:
+            told = await asyncio.to_thread(describe, form, place)
+            if told is not None and told.is_wrong and place not in form.errors:
+                form.add_error(place, told.told)
+        form.sort_errors()
+        return None if form.errors else config
+
+    async def _test(self, editing: Editing, config: WebhookConfig, person: Person) -> None:
+        sample, webhook = editing.sample, editing.webhook
+        webhook_id = None if webhook is None else webhook.id
+        try:
+            editing.test = await send_test(
+                self._site.parts, person, config, sample.channel, sample.message_status, webhook_id
+            )
+        except ConfigError as error:
+            editing.form.take_problems(error.problems)
+        except NotAllowed as error:
+            editing.form.add_error("org", str(error))
+
+    async def _saved(self, editing: Editing, config: WebhookConfig, person: Person) -> StoredWebhook | None:
+        webhooks, webhook, form = self._site.parts.webhooks, editing.webhook, editing.form
+        try:
+            if webhook is None:
+                return await webhooks.create(config, by=person.name, orgs=person.orgs)
+            return await webhooks.update(
+                webhook.id, config, expected_version=editing.version, by=person.name, orgs=person.orgs
+            )
+        except ConfigError as error:
+            form.take_problems(error.problems)
+        except NotAllowed as error:
+            form.add_error("org", str(error))
+        except AlreadyExists as error:
+            editing.existing_id, editing.status = error.existing_id, 409
+        except EditConflict as error:
+            editing.notice = (
+                f"This webhook was {error}. What you typed is still here; saving once more puts it in place of what "
+                "was saved meanwhile."
+            )
+            editing.version, editing.status = error.current_version, 412
+        return None
+
+    async def preview(self, request: web.Request) -> web.StreamResponse:
+        """A piece of the page, for the script."""
+        person = admin_of(request)
+        posted = await request.post()
+        webhook_id = str(posted.get("webhook_id", ""))
+        webhook = await self._site.parts.webhooks.get(webhook_id, orgs=person.orgs) if webhook_id else None
+        document = {} if webhook is None else webhook.document
+        form = WebhookForm.of_post(posted, document, self._sealing, person.id)
+        if webhook is not None:
+            form.texts |= {"org": webhook.tenant.org, "sandbox": webhook.tenant.sandbox}
+        shown, missing = await asyncio.to_thread(self._preview, form, webhook, Sample.of(posted))
+        form.draft(_stored_headers(webhook))  # for what it has to say of the header parameters
+        return self._site.plain(
+            request,
+            "preview.html",
+            preview=shown,
+            missing=missing,
+            form=form,
+            described={place: await asyncio.to_thread(describe, form, place) for place in SECRETS},
+        )
+
+    def _preview(
+        self, form: WebhookForm, webhook: StoredWebhook | None, sample: Sample
+    ) -> tuple[TestResult | None, list[str]]:
+        """The request, or the fields that it waits for."""
+        kept, form.errors = form.errors, {}
+        try:
+            config = resolve_draft(stand_ins(form.draft(_stored_headers(webhook))), {})
+        except ConfigError as error:
+            keys = [problem.key or "headers" for problem in error.problems]
+            return None, list(dict.fromkeys(_NAMES.get(key.partition("[")[0], key) for key in keys))
+        finally:
+            form.errors = kept
+        return self._site.parts.test_events.preview(config, sample.channel, sample.message_status), []
+
+    async def _show(self, request: web.Request, person: Person, editing: Editing) -> web.StreamResponse:
+        form, webhook = editing.form, editing.webhook
+        shown, missing = await asyncio.to_thread(self._preview, form, webhook, editing.sample)
+        sealed = {
+            place: self._sealing.seal(one.typed, person=person.id, place=place)
+            for place, one in form.secrets.items()
+            if one.typed
+        }
+        return await self._site.page(
+            request,
+            "form.html",
+            at="webhooks",
+            status=editing.status,
+            editing=editing,
+            form=form,
+            webhook=webhook,
+            preview=shown,
+            missing=missing,
+            sealed=sealed,
+            names=_NAMES,
+            described={place: await asyncio.to_thread(describe, form, place) for place in SECRETS},
+            algorithms=[algorithm.value for algorithm in SigningAlgorithm],
+            orgs=sorted(person.orgs or ()),
+            lists=LISTS,
+            choices=CHOICES,
+            max_headers=MAX_HEADERS,
+            default_timeout=self._site.parts.settings.delivery.timeout,
+        )
+
+
+def _stored_headers(webhook: StoredWebhook | None) -> dict[str, JsonValue]:
+    headers = None if webhook is None else webhook.document.get("headers")
+    return dict(headers) if isinstance(headers, dict) else {}

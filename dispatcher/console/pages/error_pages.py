@@ -1,0 +1,28 @@
+"""What the server shows itself: the sign-in page, and errors."""
+
+from aiohttp import web
+
+from dispatcher.console.pages.renderer import Site
+from dispatcher.console.services import PERSON, Failure, Renderers, SignIn
+
+_HELP = {
+    403: "If you need to do this, ask the admin of your organisation, or the operator of this console.",
+    404: "It may have been deleted, or belong to an organisation that you can't see.",
+    500: "Try again. If it happens again, tell the operator the reference below.",
+    503: "Nothing is lost: deliveries go on without the console. Try again in a moment.",
+}
+
+
+def renderers(site: Site) -> Renderers:
+    """For `parts.RENDERERS`."""
+
+    async def sign_in(request: web.Request, shown: SignIn) -> web.Response:
+        return site.plain(request, "sign_in.html", shown=shown)
+
+    async def failure(request: web.Request, shown: Failure) -> web.Response:
+        help_ = _HELP.get(shown.status, "")
+        if request.get(PERSON) is None:
+            return site.plain(request, "failure_outside.html", shown=shown, help=help_)
+        return await site.page(request, "failure.html", at="", shown=shown, help=help_)
+
+    return Renderers(sign_in, failure)

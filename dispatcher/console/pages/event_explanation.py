@@ -1,0 +1,124 @@
+"""What is decided for one event, and what is sent of it, as `dispatcher explain` tells it; secrets masked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+
+from dispatcher.config.settings import KafkaSettings, Settings
+from dispatcher.config.webhooks import Webhook
+from dispatcher.console import masking
+from dispatcher.contract import redaction
+from dispatcher.contract.feedback import encode_feedback
+from dispatcher.contract.records import Origin, Record
+from dispatcher.errors import NotFound
+from dispatcher.flow.explain import Limits, Line, explain
+from dispatcher.kafka.topic_reader import open_topic
+from dispatcher.kafka.topics import dead_letter_topic
+from dispatcher.stores.sql.records import StoredWebhook
+
+_RULES: Final = {
+    "test_execution": "No test execution",
+    "no_webhook": "Has a webhook",
+    "webhook_disabled": "Webhook is on",
+    "channel": "Channel is wanted",
+    "status": "Status is wanted",
+    "campaign": "Campaign is wanted",
+}
+_ANSWERS: Final = {"yes": True, "NO": False, "not asked": None}
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule and its answer."""
+
+    name: str
+    passes: bool | None
+    """None: not asked."""
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is told."""
+
+    read: tuple[Line, ...]
+    """Of the event."""
+    rules: tuple[Rule, ...]
+    verdict: str
+    headers: tuple[tuple[str, str], ...]
+    payload: str
+    """The payload as indented JSON; empty where there is none."""
+
+
+async def record_at(settings: KafkaSettings, origin: Origin) -> Record:
+    """The record where an event first stood.
+
+    Raises:
+        NotFound: the topic does not keep it any more.
+        DispatcherError: the broker can't be reached.
+    """
+    async with open_topic(settings, origin.topic) as topic:
+        record: Record = await topic.record_at(origin.partition, origin.offset)
+        return record
+
+
+async def decision_on(
+    places: Sequence[Origin],
+    webhook: StoredWebhook,
+    settings: Settings,
+    now: float,
+    event_id: str,
+    *,
+    shows_people: bool,
+) -> Decision:
+    """The decision, made anew on the event's record with the webhook as it is now.
+
+    Args:
+        places: where the record may be found: the first that still has it is read.
+        event_id: the `webhook-id` that is asked for; another tenant's event is not found.
+        shows_people: whether recipients may be seen.
+
+    Raises:
+        NotFound: the record is nowhere any more, or is another event.
+        DispatcherError: the broker can't be reached.
+    """
+    record = await _first_kept(settings.kafka, places)
+    known = Webhook.of(webhook.config(), webhook.id)
+    limits = Limits(settings.kafka.max_record_bytes, settings.delivery.max_body, settings.delivery.timeout)
+    explained = explain(record, [known], limits, now)
+    event = explained.event
+    if event is None or event.tenant != webhook.tenant or event.webhook_id != event_id:
+        raise NotFound("the topic has another event at its place by now")
+    value = orjson.loads(encode_feedback(event, known.config.payload))
+    if not shows_people:
+        value = masking.payload(value)
+    lines = explained.lines
+    if not shows_people:
+        lines = tuple(Line(line.section, line.name, redaction.in_text(line.text)) for line in lines)
+    headers = [line for line in lines if line.section == "request" and line.name.startswith("header ")]
+    return Decision(
+        read=tuple(line for line in lines if line.section == "read"),
+        rules=tuple(_rule(line) for line in lines if line.section == "rules"),
+        verdict="; ".join(f"{line.name}: {line.text}" for line in lines if line.section == "verdict"),
+        headers=tuple((line.name.removeprefix("header "), line.text) for line in headers),
+        payload=orjson.dumps(value, option=orjson.OPT_INDENT_2).decode(),
+    )
+
+
+async def _first_kept(settings: KafkaSettings, places: Sequence[Origin]) -> Record:
+    known = (settings.topic, dead_letter_topic(settings.topic))
+    missing = NotFound("the event came from another topic than is read now")
+    for place in places:
+        if place.topic in known:
+            try:
+                return await record_at(settings, place)
+            except NotFound as error:
+                missing = error
+    raise missing
+
+
+def _rule(line: Line) -> Rule:
+    answer, _, why = line.text.partition(": ")
+    return Rule(_RULES.get(line.name, line.name.replace("_", " ")), _ANSWERS.get(answer), why)

@@ -1,0 +1,254 @@
+"""Values as people read them: times, numbers, states, reasons. Pure; the one place for the console's words."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from time import time
+from typing import Final
+
+import orjson
+
+from dispatcher.config.units import format_duration
+from dispatcher.console.model import AttemptFact
+
+STATES: Final = {
+    "active": ("Active", "ok"),
+    "unstable": ("Unstable", "warning"),
+    "disabled": ("Disabled", "stopped"),
+    "paused": ("Paused by you", "paused"),
+}
+"""Word and shape of each state of a webhook."""
+
+VERDICTS: Final = {
+    "delivered": ("Delivered", "ok"),
+    "again_soon": ("Tried again soon", "retry"),
+    "again_later": ("Tried again later", "retry"),
+    "suspend": ("Sending stopped", "stopped"),
+    "dead": ("Dead", "stopped"),
+}
+
+REASONS: Final = {
+    "dns": "Host not found",
+    "connect_refused": "Connection refused",
+    "connect_timeout": "No connection in time",
+    "connect": "No connection",
+    "tls": "TLS failed",
+    "timeout": "No answer in time",
+    "reset": "Connection broke off",
+    "protocol": "No proper HTTP answer",
+    "egress_denied": "Address not allowed",
+    "proxy": "Our proxy failed",
+    "token": "No token",
+}
+"""Where no answer came."""
+
+DEAD_REASONS: Final = {
+    "unreadable": "Unreadable",
+    "internal": "Internal error",
+    "too_large": "Payload too large",
+    "rejected": "Rejected by the server",
+    "redirected": "Redirected",
+    "aborted": "Aborted by the server",
+    "egress_denied": "Address not allowed",
+    "expired": "Failed until too old",
+}
+
+PARK_REASONS: Final = {
+    "attempt_failed": "the last attempt failed",
+    "breaker_open": "sending was held back, as nearly everything failed",
+    "lane_full": "the endpoint took fewer events than came",
+    "held": "the endpoint had asked for a pause",
+    "suspended": "the endpoint had asked for no more",
+    "tenant_disabled": "sending was stopped, as everything failed for a day",
+    "unusable": "the webhook could not be used: a secret could not be decrypted",
+}
+
+ACTIONS: Final = {
+    "create": "Created",
+    "edit": "Edited",
+    "delete": "Deleted",
+    "enable": "Reactivated",
+    "test": "Sent a test event",
+    "redrive": "Sent dead events again",
+    "token_create": "Made an API token",
+    "token_revoke": "Revoked an API token",
+    "rotate": "Encrypted secrets anew",
+}
+
+STEPS: Final = {
+    "address": "Address found",
+    "connect": "Connected",
+    "tls": "TLS established",
+    "token": "Token ready",
+    "request": "Request sent",
+    "first_byte": "First byte",
+    "answer": "Answer",
+}
+
+_FAILED: Final = {
+    "dns": "The host name could not be resolved for {of}.",
+    "connect_refused": "Your server refused the connection for {of}.",
+    "connect_timeout": "No connection to your server was had in time for {of}.",
+    "connect": "Your server could not be reached for {of}.",
+    "tls": "No TLS connection to your server was possible for {of}.",
+    "timeout": "Your server gave no answer in time to {of}.",
+    "reset": "The connection broke off for {of}.",
+    "protocol": "What came back was no proper HTTP answer for {of}.",
+    "egress_denied": "The endpoint's address is not allowed: that stopped {of}.",
+    "proxy": "Our own proxy failed for {of}: nothing is wrong on your side.",
+    "token": "No authentication token could be had for {of}.",
+}
+
+
+def failing_sentence(fact: AttemptFact, failed: int, seen: int) -> str:
+    """What is wrong lately, as a sentence."""
+    if seen == 1:
+        of = "the last request"
+    elif failed == seen:
+        of = f"all of the last {seen} requests"
+    else:
+        of = f"{failed} of the last {seen} requests"
+    if fact.status is not None and fact.reason.startswith("http_"):
+        return f"Your server answered {fact.status} to {of}."
+    return _FAILED.get(fact.reason, "Something failed for {of}.").format(of=of)
+
+
+def answer(fact: AttemptFact) -> str:
+    """`401`, or why there was no answer."""
+    return str(fact.status) if fact.status is not None else REASONS.get(fact.reason, fact.reason or "No answer")
+
+
+def ago(seconds: float | None, now: float | None = None) -> str:
+    """`3 min ago`."""
+    if seconds is None:
+        return "never"
+    age = (time() if now is None else now) - seconds
+    if age < 0:
+        return f"in {span(-age)}" if age < -1 else "now"
+    return "just now" if age < 5 else f"{span(age)} ago"
+
+
+def span(seconds: float) -> str:
+    """A length of time in its largest unit: `3 min`."""
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{max(0, round(seconds))} s"
+
+
+def exact(seconds: float) -> str:
+    """`24 Nov 2026, 20:37:39 UTC`."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%-d %b %Y, %H:%M:%S UTC")
+
+
+def clock(seconds: float) -> str:
+    """`20:37`."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%H:%M")
+
+
+def iso(seconds: float) -> str:
+    """For the `datetime` attribute."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def death(detail: str) -> str:
+    """Why an event is dead, as its record tells it: with words where it gives the reason of the last waiting."""
+    before, last, reason = detail.rpartition("; last: ")
+    return f"{before}{last}{PARK_REASONS.get(reason, reason)}" if last else detail
+
+
+def milliseconds(value: float | None) -> str:
+    """`84 ms`, `1.2 s`."""
+    if value is None:
+        return "–"
+    if value < 10:
+        return f"{value:.1f} ms"
+    return f"{value:,.0f} ms" if value < 1000 else f"{value / 1000:.1f} s"
+
+
+def count(value: int | None) -> str:
+    """`12,345`."""
+    return "–" if value is None else f"{value:,}"
+
+
+def events(value: int) -> str:
+    """`1 event`, `12 events`."""
+    return f"{value:,} event{'' if value == 1 else 's'}"
+
+
+def attempts(value: int) -> str:
+    """`never sent`, `after 1 attempt`, `after 12 attempts`."""
+    return f"after {value:,} attempt{'' if value == 1 else 's'}" if value else "never sent"
+
+
+def percent(share: float) -> str:
+    """`99.3 %`; never 100 where something failed."""
+    if share in (0.0, 1.0):
+        return f"{share:.0%}".replace("%", " %")
+    return f"{min(99.9, max(0.1, share * 100)):.1f} %"
+
+
+def sentence(text: str) -> str:
+    """With a capital letter and a full stop."""
+    text = text.strip()
+    return text if not text else text[0].upper() + text[1:] + ("" if text[-1] in ".!?" else ".")
+
+
+def within(text: str) -> str:
+    """The text as it stands within a sentence."""
+    return text[:1].lower() + text[1:]
+
+
+def rate(per_second: float) -> str:
+    """As `units.parse_rate` reads it back: `100/s`."""
+    for size, unit in ((1, "s"), (60, "m"), (3600, "h")):
+        if (per_second * size).is_integer():
+            return f"{per_second * size:.0f}/{unit}"
+    return f"{per_second:g}/s"
+
+
+def value_text(value: object) -> str:
+    """A value of the history: text as it is, everything else as JSON."""
+    if value is None:
+        return "–"
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
+
+
+def indented(text: str) -> str:
+    """JSON as people read it; any other text as it is."""
+    try:
+        return orjson.dumps(orjson.loads(text), option=orjson.OPT_INDENT_2).decode()
+    except orjson.JSONDecodeError:
+        return text
+
+
+def word(key: object, words: dict[str, str]) -> str:
+    """The word for a key; the key itself where a newer version wrote it."""
+    return words.get(str(key), str(key).replace("_", " "))
+
+
+FILTERS: Final[dict[str, Callable[..., object]]] = {
+    "ago": ago,
+    "answer": answer,
+    "attempts": attempts,
+    "clock": clock,
+    "count": count,
+    "death": death,
+    "dead_reason": lambda key: word(key or "unknown", DEAD_REASONS),
+    "action": lambda key: word(key, ACTIONS),
+    "duration": format_duration,
+    "events": events,
+    "exact": exact,
+    "indented": indented,
+    "iso": iso,
+    "ms": milliseconds,
+    "rate": rate,
+    "percent": percent,
+    "reason": lambda key: word(key, REASONS),
+    "sentence": sentence,
+    "span": span,
+    "state": lambda key: STATES[key],
+    "step": lambda key: word(key, STEPS),
+    "value_text": value_text,
+    "within": within,
+    "verdict": lambda key: VERDICTS.get(key, (str(key), "retry")),
+}

@@ -1,0 +1,45 @@
+"""The switches of the top bar: plain forms that set a cookie and lead back."""
+
+from typing import Final
+
+from aiohttp import web
+
+from dispatcher.console.access import is_local_path
+from dispatcher.console.pages.renderer import Site, to
+from dispatcher.console.pages.scope import SCOPE_COOKIE, THEME_COOKIE, THEMES, Scope
+from dispatcher.console.services import person_of
+
+_YEAR_S: Final = 365 * 86_400
+
+
+def add_to(app: web.Application, _site: Site) -> None:
+    """Add the routes."""
+    app.router.add_post("/theme", _theme)
+    app.router.add_post("/scope", _scope)
+
+
+async def _theme(request: web.Request) -> web.Response:
+    form = await request.post()
+    theme = str(form.get("theme", ""))
+    response = to(_back(form.get("back")))
+    if theme in THEMES:
+        response.set_cookie(
+            THEME_COOKIE, theme, max_age=_YEAR_S, path="/", samesite="Lax", httponly=True, secure=request.secure
+        )
+    return response
+
+
+async def _scope(request: web.Request) -> web.Response:
+    form = await request.post()
+    scope = Scope.read(str(form.get("scope", "")))
+    if scope.org is not None and not person_of(request).may_see(scope.org):
+        scope = Scope()
+    response = to(_back(form.get("back")).partition("?")[0])  # what was filtered there need not be in the new scope
+    response.set_cookie(
+        SCOPE_COOKIE, scope.value, max_age=_YEAR_S, path="/", samesite="Lax", httponly=True, secure=request.secure
+    )
+    return response
+
+
+def _back(value: object) -> str:
+    return value if isinstance(value, str) and is_local_path(value) else "/"

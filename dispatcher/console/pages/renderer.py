@@ -1,0 +1,98 @@
+"""What every page has: the parts to ask, the templates, and the frame around what is shown."""
+
+import time
+from typing import Final
+
+from aiohttp import web
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from dispatcher import __version__
+from dispatcher.console.model import Person
+from dispatcher.console.pages import formatting
+from dispatcher.console.pages.assets import Assets
+from dispatcher.console.pages.scope import Scope, theme_of
+from dispatcher.console.services import PERSON, Services, csrf_token_of, person_of
+from dispatcher.errors import DispatcherError, NotAllowed
+from dispatcher.stores.sql.records import StoredWebhook, WebhookQuery
+
+MAX_TENANTS: Final = 200
+"""Tenants that the switch in the top bar offers, and that pages over all of them look at."""
+
+
+class Site:
+    """Handed to each page."""
+
+    def __init__(self, parts: Services, assets: Assets) -> None:
+        self.parts = parts
+        self._templates = Environment(
+            loader=PackageLoader("dispatcher.console.pages"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.globals |= {"asset": assets.path, "version": __version__, "now": time.time}
+        self._templates.filters |= formatting.FILTERS
+
+    async def page(
+        self, request: web.Request, template: str, *, at: str, status: int = 200, **told: object
+    ) -> web.Response:
+        """A page within the frame.
+
+        Args:
+            at: the part of the navigation that it belongs to: webhooks, deliveries, dead, audit; or empty.
+            told: what the template shows.
+        """
+        person = request.get(PERSON)
+        webhooks = [] if person is None else await self.webhooks_for_frame(person)
+        scope = Scope.of(request, person)
+        return self.plain(
+            request,
+            template,
+            status=status,
+            at=at,
+            person=person,
+            scope=scope,
+            scopes=scope.choices(webhooks, None if person is None else person.orgs),
+            **told,
+        )
+
+    def plain(self, request: web.Request, template: str, *, status: int = 200, **told: object) -> web.Response:
+        """A page without a frame, or a piece of one."""
+        text = self._templates.get_template(template).render(
+            theme=theme_of(request), csrf_token=csrf_token_of(request), here=request.path_qs, path=request.path, **told
+        )
+        return web.Response(text=text, content_type="text/html", status=status)
+
+    async def webhooks_for_frame(self, person: Person) -> list[StoredWebhook]:
+        """Those that the switch offers; none where the database is away, so that an error's page can be shown."""
+        try:
+            return await self.webhooks(person, Scope())
+        except DispatcherError:
+            return []
+
+    async def webhooks(self, person: Person, scope: Scope) -> list[StoredWebhook]:
+        """Webhooks within the scope, by tenant: at most `MAX_TENANTS`."""
+        query = WebhookQuery(org=scope.org, sandbox=scope.sandbox, sort="tenant", limit=MAX_TENANTS)
+        return list((await self.parts.webhooks.search(query, orgs=person.orgs)).items)
+
+    async def webhook(self, request: web.Request) -> StoredWebhook:
+        """The webhook that the address names. Raises NotFound."""
+        return await self.parts.webhooks.get(request.match_info["webhook_id"], orgs=person_of(request).orgs)
+
+
+def admin_of(request: web.Request) -> Person:
+    """Who asks, where they may change things.
+
+    Raises:
+        NotAllowed: they may only look.
+    """
+    person = person_of(request)
+    if not person.is_admin:
+        raise NotAllowed("your role lets you look, not change things: ask an admin of your organisation")
+    return person
+
+
+def to(path: str) -> web.Response:
+    """See there next."""
+    return web.Response(status=303, headers={"Location": path})

@@ -1,0 +1,176 @@
+"""The dead letters that are kept in memory, for looking at them. Pure. Holds personal data: recipients' addresses."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from dispatcher.console.model import DeadFact, DeadPage, DeadQuery
+from dispatcher.console.sources.fair_buffer import Shelves
+from dispatcher.contract.events import DeliveryEvent
+from dispatcher.contract.records import PREFIX, Record
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.errors import NotFound
+from dispatcher.kafka.redrive import DeadEvent, is_mark, marked_offsets
+from dispatcher.stores.sql.records import Orgs
+
+MOST_KEPT: Final = 20_000
+"""Dead events of all tenants, about 60 MB."""
+MOST_ON_PAGE: Final = 200
+
+_Place = tuple[int, int]
+"""Partition and offset."""
+_Order = tuple[float, int, int]
+"""Time of death in milliseconds, partition, offset: newer is greater."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    fact: DeadFact
+    place: _Place
+
+    @property
+    def order(self) -> _Order:
+        return (round(self.fact.died_at * 1000), *self.place)
+
+
+class DeadMemory:
+    """The newest dead events, and which of them were sent again."""
+
+    def __init__(self, most: int = MOST_KEPT) -> None:
+        self._shelves: Shelves[TenantKey | None, _Place] = Shelves(most, most)
+        self._kept: dict[_Place, _Kept] = {}
+        self._redriven: set[_Place] = set()
+        self._newest_first: list[_Kept] | None = None
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @property
+    def is_all(self) -> bool:
+        """Whether everything that was taken is still kept."""
+        return not self._shelves.lost
+
+    def take(self, records: Sequence[Record]) -> None:
+        """Keep dead events, and heed marks."""
+        for record in records:
+            if is_mark(record):
+                places = ((record.partition, offset) for offset in marked_offsets(record))
+                self._redriven.update(place for place in places if place in self._kept)
+                continue
+            place, fact = (record.partition, record.offset), dead_fact(record)
+            self._kept[place] = _Kept(fact, place)
+            for gone in self._shelves.add(fact.tenant, place):
+                del self._kept[gone]
+                self._redriven.discard(gone)
+        self._newest_first = None
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._shelves.clear()
+        self._kept.clear()
+        self._redriven.clear()
+        self._newest_first = None
+
+    def search(self, query: DeadQuery, *, orgs: Orgs) -> DeadPage:
+        """A page, of what these organisations may see. Raises NotFound for a cursor that is none."""
+        before = None if query.before is None else _order_in(query.before)
+        limit = max(1, min(query.limit, MOST_ON_PAGE))
+        matching = [kept for kept in self._of(query.tenant) if self._matches(kept, query, orgs)]
+        rest = matching if before is None else [kept for kept in matching if kept.order < before]
+        shown = rest[:limit]
+        cursor = "-".join(map(str, map(int, shown[-1].order))) if len(rest) > limit else None
+        return DeadPage(tuple(map(self._fact, shown)), len(matching), cursor, self.is_all)
+
+    def get(self, dead_id: str, *, orgs: Orgs) -> DeadFact:
+        """Raises NotFound."""
+        kept = self._kept.get(place_of(dead_id))
+        if kept is None or not _may_see(kept.fact, orgs):
+            raise NotFound("there is no such dead event, or it is no longer kept")
+        return self._fact(kept)
+
+    def count(self, tenant: TenantKey, since: float) -> int:
+        """Dead and not sent again."""
+        places = (place for place in self._shelves.of(tenant) if place not in self._redriven)
+        return sum(self._kept[place].fact.died_at >= since for place in places)
+
+    def _of(self, tenant: TenantKey | None) -> Sequence[_Kept]:
+        if tenant is not None:
+            own = [self._kept[place] for place in self._shelves.of(tenant)]
+            return sorted(own, key=lambda kept: kept.order, reverse=True)
+        if self._newest_first is None:
+            self._newest_first = sorted(self._kept.values(), key=lambda kept: kept.order, reverse=True)
+        return self._newest_first
+
+    def _matches(self, kept: _Kept, query: DeadQuery, orgs: Orgs) -> bool:
+        fact = kept.fact
+        return (
+            _may_see(fact, orgs)
+            and (query.event_id is None or fact.event_id == query.event_id)
+            and (query.redriven is None or query.redriven == (kept.place in self._redriven))
+            and (not query.reasons or fact.reason in query.reasons)
+            and (query.message_status is None or fact.message_status == query.message_status)
+            and (query.since is None or fact.died_at >= query.since)
+            and (query.until is None or fact.died_at < query.until)
+        )
+
+    def _fact(self, kept: _Kept) -> DeadFact:
+        return replace(kept.fact, redriven=True) if kept.place in self._redriven else kept.fact
+
+
+def dead_fact(record: Record) -> DeadFact:
+    """What a record of the dead-letter topic tells."""
+    dead = DeadEvent.of(record)
+    event, retry_state = dead.event, dead.retry_state
+    headers = dict(record.headers)
+    return DeadFact(
+        id=f"{record.partition}-{record.offset}",
+        tenant=dead.tenant,
+        event_id=None if event is None else event.webhook_id,
+        died_at=dead.died_at,
+        first_seen=retry_state.first_seen if PREFIX + "first-seen" in headers else None,
+        reason=dead.reason,
+        detail=(headers.get(PREFIX + "detail") or b"").decode(errors="replace")[:1000],
+        attempts=retry_state.attempts,
+        last_status=retry_state.last_status,
+        message_status=None if event is None else event.status,
+        channel=None if event is None else event.channel,
+        recipient=None if event is None else recipient_of(event),
+        redriven=False,
+        origin=retry_state.origin,
+    )
+
+
+def recipient_of(event: DeliveryEvent) -> str | None:
+    """Whom the message was for: its address, else the primary identity; for people. Personal data."""
+    if event.channel == "sms" and event.sms_number:
+        return event.sms_number[:320]
+    if event.email_address:
+        return event.email_address[:320]
+    wanted = "Phone" if event.channel == "sms" else "Email"
+    identities = event.identities or {}
+    alike = [one for name, all_ in identities.items() if name.lower() == wanted.lower() for one in all_]
+    found = next((one for one in alike if one.get("primary")), alike[0] if alike else None)
+    return None if found is None else found["id"][:320]
+
+
+def place_of(dead_id: str) -> _Place:
+    """Partition and offset in an id. Raises NotFound where it is none."""
+    partition, dash, offset = dead_id.partition("-")
+    if not dash or not _is_number(partition) or not _is_number(offset):
+        raise NotFound("there is no such dead event, or it is no longer kept")
+    return int(partition), int(offset)
+
+
+def _may_see(fact: DeadFact, orgs: Orgs) -> bool:
+    return orgs is None or (fact.tenant is not None and fact.tenant.org in orgs)
+
+
+def _order_in(cursor: str) -> _Order:
+    parts = cursor.split("-")
+    if len(parts) != 3 or not all(map(_is_number, parts)):
+        raise NotFound("there is no such page: begin at the first one")
+    return int(parts[0]), int(parts[1]), int(parts[2])
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 19

@@ -1,0 +1,145 @@
+"""What an attempt means, for a tenant's administrator: what becomes of the event, and what to change. Pure.
+
+One table each for failures and for answers. The tenant reads it on the day that something is wrong, so each cure names
+the concrete thing: the audience of the token, the certificate's fault, the header that asks for a pause.
+"""
+
+from typing import Final
+from urllib.parse import urlsplit
+
+from dispatcher.config.settings import RetrySettings
+from dispatcher.config.units import format_duration
+from dispatcher.config.webhooks import JwtAuth, SignedToken, WebhookConfig
+from dispatcher.contract.outcomes import FailureReason
+from dispatcher.delivery.verdicts import GONE, Judgement, Verdict
+
+
+def verdict_in_words(judgement: Judgement, retry: RetrySettings) -> str:
+    """What the dispatcher does with a real event after such an attempt."""
+    first, age = format_duration(retry.tiers[0]), format_duration(retry.max_age)
+    match judgement.verdict:
+        case Verdict.DELIVERED if judgement.suspends:
+            return "Delivered. Your server asked for no more: further events wait until the webhook is edited."
+        case Verdict.DELIVERED:
+            return "Delivered: your server took the event."
+        case Verdict.RETRY_SOON:
+            tries = f"up to {retry.soon_attempts} times within {format_duration(retry.soon_within)}, then "
+            return f"Not delivered. A real event is tried again {tries if retry.soon_attempts else ''}" + (
+                f"after {first} and at growing intervals, for {age} in all."
+            )
+        case Verdict.RETRY_LATER:
+            return f"Not delivered. A real event is tried again after {first} and at growing intervals, for {age}."
+        case Verdict.DISABLE_ENDPOINT:
+            return f"Not delivered. Sending stops until the webhook is edited; events wait for up to {age}."
+        case Verdict.DEAD:
+            return "Not delivered. A real event goes to the dead events at once: another try would end the same way."
+
+
+def cure(reason: str, status: int | None, detail: str, config: WebhookConfig) -> str:
+    """What to change; empty where nothing is wrong.
+
+    Args:
+        reason: as in the metrics and the attempt log: a `FailureReason`, or `http_4xx`.
+        detail: what exactly failed, as in `Attempt`.
+        config: its secrets are not looked at, and may be empty.
+    """
+    if reason in _OF_FAILURE:
+        return _of_failure(FailureReason(reason), detail, config)
+    return "" if status is None or 200 <= status < 300 else _of_answer(status, config)
+
+
+_OF_FAILURE: Final[dict[FailureReason, str]] = {
+    FailureReason.DNS: "The host name {host} can't be resolved ({detail}): check its spelling, and its DNS record.",
+    FailureReason.CONNECT_REFUSED: "Nothing listens on port {port} of {host}: start the server, or correct the port.",
+    FailureReason.CONNECT_TIMEOUT: "{host} doesn't take our connection ({detail}): have its firewall let us in.",
+    FailureReason.CONNECT: "{host} can't be reached ({detail}): check its address, and the way to it.",
+    FailureReason.TLS: "No TLS connection to {host} ({detail}): it needs TLS 1.2 or newer and a valid certificate.",
+    FailureReason.TIMEOUT: "The server took too long ({detail}): let it answer 2xx as soon as the event is stored, and "
+    "process it afterwards; or allow the webhook a longer timeout, up to 30 s.",
+    FailureReason.RESET: "The connection broke off ({detail}): look for the webhook-id in the server's log.",
+    FailureReason.PROTOCOL: "What came back is no proper HTTP/1.1 answer ({detail}): check that an HTTPS server has "
+    "port {port}.",
+    FailureReason.EGRESS_DENIED: "We don't send there ({detail}): use a public address, or have the operator allow it.",
+    FailureReason.PROXY: "Our own way out failed ({detail}): nothing is wrong on your side, tell the operator.",
+    FailureReason.TOKEN: "No token could be had: {detail}.",
+}
+
+_OF_CERTIFICATE: Final = (
+    (("expired",), "The certificate of {host} has expired: renew it."),
+    (("not yet valid",), "The certificate of {host} is not valid yet: check its dates, and the server's clock."),
+    (
+        ("mismatch", "not valid for"),
+        "The certificate is not for {host}: have it name exactly this host as a subject alternative name.",
+    ),
+    (
+        ("self-signed", "self signed", "local issuer"),
+        "The certificate of {host} is signed by nobody we know ({detail}): have the server send its whole chain, use a "
+        "public authority, or give your own CA in the webhook's TLS settings.",
+    ),
+    (
+        ("certificate required", "handshake failure", "bad certificate"),
+        "{host} broke off the TLS handshake ({detail}): if it wants a client certificate, give the webhook one.",
+    ),
+)
+"""What a TLS failure's detail says, and what to do then; the first that fits."""
+
+_OF_STATUS: Final[dict[int, str]] = {
+    404: "The server knows no such path (404): correct the URL.",
+    405: "The path takes no POST (405): correct the URL, or let it take POST.",
+    408: "The server gave up waiting for the request (408): look at its limits, or at a proxy in front of it.",
+    GONE: "The server said that the endpoint is gone for good (410): correct the URL, then reactivate the webhook.",
+    413: "The body is too large for the server (413): let it take at least 256 kB.",
+    415: "The server doesn't take application/json (415): let it.",
+    422: "The server found the payload wrong (422): compare the payload's version with what it expects.",
+    429: "The server is asked too often (429): set a rate limit for the webhook, or let the server take more.",
+    500: "The server failed (500): look for the request, by its webhook-id, in its log.",
+    501: "The server doesn't know how to take this request (501): correct the URL.",
+    502: "A proxy in front of the server got no proper answer from it (502): look at both.",
+    503: "The server is overloaded or being maintained (503). Let it say Retry-After; or set a rate limit.",
+    504: "A proxy in front of the server got no answer in time (504): let the server answer faster.",
+    505: "The server doesn't speak HTTP/1.1 (505): let it.",
+}
+
+
+def _of_failure(reason: FailureReason, detail: str, config: WebhookConfig) -> str:
+    text, lower = _OF_FAILURE[reason], detail.lower()
+    if reason is FailureReason.TLS:
+        text = next((told for signs, told in _OF_CERTIFICATE if any(sign in lower for sign in signs)), text)
+    parts = urlsplit(config.url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return text.format(detail=detail, host=parts.hostname, port=port)
+
+
+def _of_answer(status: int, config: WebhookConfig) -> str:
+    if status in (401, 403):
+        return _refused_access(status, config)
+    if status in _OF_STATUS:
+        return _OF_STATUS[status]
+    if 300 <= status < 400:
+        return f"The server redirected us ({status}), which we never follow: set the URL to where it points."
+    if status < 500:
+        return f"The server refused the request ({status}). It has to answer 2xx to events that it takes."
+    return f"The server failed ({status}): look for the request, by its webhook-id, in its log."
+
+
+def _refused_access(status: int, config: WebhookConfig) -> str:
+    what = f"The server refused us access ({status})"
+    auth = config.auth
+    if not isinstance(auth, JwtAuth):
+        signed = " If it verifies webhook-signature, check its signing secret." if config.signing is not None else ""
+        return f"{what}, and no authentication is set up: choose JWT Authentication, or let it take us without.{signed}"
+    if auth.sign is not None:
+        told = f"Its token in {auth.header} was {_signed(auth.sign, config.origin)}"
+        return f"{what}. {told}. It has to expect exactly these, and to know the key."
+    fetch = auth.fetch
+    if fetch is None:
+        return f"{what}."
+    scope = f", for scope {fetch.scope}" if fetch.scope else ""
+    audience = f" and audience {fetch.audience}" if fetch.audience else ""
+    host = urlsplit(fetch.token_url).hostname
+    return f"{what}, with a fresh token of {host}{scope}{audience}. Check that such a token gives access to the URL."
+
+
+def _signed(token: SignedToken, origin: str) -> str:
+    audience, kid = token.audience or origin, f" and key id {token.kid}" if token.kid else ""
+    return f"signed with {token.algorithm.value}{kid}; its issuer is {token.issuer}, its audience {audience}"

@@ -1,0 +1,218 @@
+"""A sample event sent on the real delivery path: guard, authentication, headers, signature, transport, verdict.
+
+The tenant's lane is not asked: a test is for the very day on which it is stopped. Each test has connections of its own,
+so that all of it is seen: address, connect, TLS.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final, Literal
+from weakref import WeakValueDictionary
+
+from dispatcher.auth.authenticator import Header
+from dispatcher.config.settings import Settings
+from dispatcher.config.webhooks import Channel, Webhook, WebhookConfig
+from dispatcher.console.model import Step, TestResult
+from dispatcher.console.sources.remedies import cure, verdict_in_words
+from dispatcher.console.sources.sample_events import sample_event
+from dispatcher.contract.feedback import encode_feedback
+from dispatcher.contract.outcomes import Attempt, FailureReason, Phases
+from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt
+from dispatcher.delivery.deliverer import PreparedWebhook
+from dispatcher.delivery.pending_delivery import PendingDelivery, request_headers
+from dispatcher.delivery.permits import Priority
+from dispatcher.delivery.verdicts import judge, reason_of
+from dispatcher.errors import ConfigError, Problem, TokenUnavailable
+from dispatcher.flow.explain import masked, shown_headers
+from dispatcher.transport import Transport, open_transport
+from dispatcher.transport.request import Endpoint, Request
+from dispatcher.transport.token_client import TokenPosts
+
+KEEP_BODY: Final = 2048
+AT_ONCE: Final = 8
+"""Tests under way; the others wait for their turn."""
+AT_ONCE_EACH: Final = 2
+"""The same of one organisation: its endpoint may hang, and must not keep the others from testing."""
+
+
+@dataclass(slots=True)
+class _Sent:
+    """What one test has seen."""
+
+    attempt: Attempt
+    token: Header | None = None
+    token_ms: float | None = None
+    tokens: int = 0
+    """Tokens that were asked for."""
+    headers: tuple[tuple[str, str], ...] = field(default=())
+
+
+class SampleSender:
+    """The `TestEvents` of facts.py."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._turns_of: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # while somebody has one
+
+    def preview(self, config: WebhookConfig, channel: Channel, message_status: str) -> TestResult:
+        """The request as it would be sent, secrets masked; nothing is asked or signed."""
+        pending = self._parcel(config, channel, message_status)
+        return TestResult(
+            steps=(), event_id=pending.webhook_id, verdict="", reason="", status=None, elapsed_ms=0.0,
+            verdict_in_words="", cure="", answer="",
+            request=tuple(shown_headers(pending, self._clock())), body=pending.body.decode(),
+        )  # fmt: skip
+
+    async def send(self, config: WebhookConfig, channel: Channel, message_status: str) -> TestResult:
+        """Send a sample event, once; twice where a fetched token was refused.
+
+        Raises:
+            ConfigError: a key can't be used.
+        """
+        pending = self._parcel(config, channel, message_status)
+        own = self._turns_of.setdefault(config.org, asyncio.Semaphore(AT_ONCE_EACH))
+        async with own, self._turns, open_transport(self._settings.delivery, self._settings.egress) as transport:
+            try:
+                destination = PreparedWebhook.of(
+                    pending.webhook, TokenPosts(transport), self._settings.delivery.timeout
+                )
+            except ValueError as error:
+                raise ConfigError([Problem(str(error), "auth")]) from None
+            try:
+                sent = await self._sent(pending, destination, transport)
+            finally:
+                await destination.authenticator.close()
+        return self._result(pending, destination, sent)
+
+    def _parcel(self, config: WebhookConfig, channel: Channel, message_status: str) -> PendingDelivery:
+        event = sample_event(config, channel, message_status, self._clock())
+        body = encode_feedback(event, config.payload)
+        return PendingDelivery.of(
+            event, Webhook.of(config, "test"), body, 0, Priority.NEW, ProcessingAttempt(AssignmentEpoch())
+        )
+
+    async def _sent(self, pending: PendingDelivery, destination: PreparedWebhook, transport: Transport) -> _Sent:
+        began, sent = time.monotonic(), _Sent(Attempt(0.0, failure=FailureReason.TIMEOUT))
+        try:
+            async with asyncio.timeout(2 * destination.timeout_s):
+                await self._post(sent, pending, destination, transport)
+                refused = sent.attempt.status == 401 and sent.token is not None
+                if refused and destination.authenticator.invalidate(sent.token or ("", ""), now=self._clock()):
+                    await self._post(sent, pending, destination, transport)  # as a delivery does
+        except TimeoutError:
+            detail = f"no whole answer within {2 * destination.timeout_s:g} s, token included"
+            sent.attempt = Attempt(time.monotonic() - began, failure=FailureReason.TIMEOUT, detail=detail)
+        return sent
+
+    async def _post(
+        self, sent: _Sent, pending: PendingDelivery, destination: PreparedWebhook, transport: Transport
+    ) -> None:
+        began, now = time.monotonic(), self._clock()
+        try:
+            sent.tokens += destination.authenticator.is_fetched
+            sent.token = await destination.authenticator.header(
+                webhook_id=pending.webhook_id, body=pending.body, now=now
+            )
+        except TokenUnavailable as error:
+            failed = FailureReason.TOKEN
+            sent.attempt = Attempt(time.monotonic() - began, failure=failed, detail=str(error)[:256])
+            return
+        sent.token_ms = (time.monotonic() - began) * 1000
+        sent.headers = request_headers(pending, 1, now, destination.signer, sent.token)
+        timeout_s = destination.timeout_s
+        connect_s = min(self._settings.delivery.connect_timeout, timeout_s)
+        request = Request(destination.endpoint, sent.headers, pending.body, timeout_s, connect_s, keep_body=KEEP_BODY)
+        sent.attempt = await transport.post(request)
+
+    def _result(self, pending: PendingDelivery, destination: PreparedWebhook, sent: _Sent) -> TestResult:
+        attempt, judgement, config = sent.attempt, judge(sent.attempt), pending.webhook.config
+        reason = reason_of(attempt)
+        answer = attempt.answer
+        return TestResult(
+            steps=ladder(sent, destination.endpoint, len(pending.body)),
+            event_id=pending.webhook_id,
+            verdict=judgement.verdict.name.lower(),
+            reason=reason,
+            status=attempt.status,
+            elapsed_ms=round(attempt.elapsed_s * 1000, 1),
+            verdict_in_words=verdict_in_words(judgement, self._settings.retry),
+            cure=cure(reason, attempt.status, attempt.detail, config),
+            answer=masked(answer, (*sent.headers, *destination.endpoint.headers), sent.token),
+            request=tuple(shown_headers(pending, self._clock())),
+            body=pending.body.decode(),
+        )
+
+
+_Name = Literal["address", "connect", "tls", "request", "first_byte", "answer"]
+_STEPS: Final[tuple[_Name, ...]] = ("address", "connect", "tls", "request", "first_byte", "answer")
+_ENDS_AT: Final[dict[FailureReason, _Name]] = {
+    FailureReason.DNS: "address",
+    FailureReason.EGRESS_DENIED: "address",
+    FailureReason.CONNECT_REFUSED: "connect",
+    FailureReason.CONNECT_TIMEOUT: "connect",
+    FailureReason.CONNECT: "connect",
+    FailureReason.PROXY: "connect",
+    FailureReason.TLS: "tls",
+    FailureReason.TIMEOUT: "first_byte",
+    FailureReason.RESET: "first_byte",
+    FailureReason.PROTOCOL: "first_byte",
+}
+"""The step at which each failure is noticed; TOKEN comes before all of them."""
+
+
+def ladder(sent: _Sent, endpoint: Endpoint, size: int) -> tuple[Step, ...]:
+    """What was reached of a POST of `size` bytes, and how long each part took."""
+    failure, phases = sent.attempt.failure, sent.attempt.phases
+    if failure is FailureReason.TOKEN:
+        rungs = [Step(name, None) for name in _STEPS[:3]]
+        return (*rungs, Step("token", False, told=sent.attempt.detail), *(Step(name, None) for name in _STEPS[3:]))
+    last = len(_STEPS) if failure is None else _STEPS.index(_ENDS_AT[failure])
+    told = _told(phases, sent.attempt.status) | {"connect": f"port {endpoint.port}", "request": f"{size:,} bytes"}
+    taken = _taken_ms(phases)
+    steps: list[Step] = []
+    for number, name in enumerate(_STEPS):
+        if name == "tls" and endpoint.scheme != "https":
+            steps.append(Step("tls", None, told="not used"))
+        elif number < last:
+            steps.append(Step(name, True, taken.get(name), told.get(name, "")))
+        else:
+            steps.append(Step(name, False, None, sent.attempt.detail) if number == last else Step(name, None))
+    steps.insert(3, _token_step(sent))
+    return tuple(steps)
+
+
+def _token_step(sent: _Sent) -> Step:
+    if not sent.tokens and sent.token is None:
+        return Step("token", None, told="none is needed")
+    told = "signed by us"
+    if sent.tokens:
+        told = "a fresh one, as the first was refused" if sent.tokens > 1 else "fetched"
+    return Step("token", True, None if sent.token_ms is None else round(sent.token_ms, 1), told)
+
+
+def _told(phases: Phases, status: int | None) -> dict[str, str]:
+    told = {"answer": "" if status is None else str(status)}
+    if phases.address is not None:
+        told["address"] = phases.address
+    if phases.tls_version is not None:
+        told["tls"] = phases.tls_version
+        if phases.certificate_expires is not None:
+            told["tls"] += f", certificate until {datetime.fromtimestamp(phases.certificate_expires, UTC):%Y-%m-%d}"
+    return told
+
+
+def _taken_ms(phases: Phases) -> dict[str, float]:
+    taken = {
+        "address": phases.dns_s,
+        "connect": phases.connect_s,
+        "tls": phases.tls_s,
+        "request": phases.request_s,
+        "first_byte": phases.first_byte_s,
+        "answer": phases.body_s,
+    }
+    return {name: round(seconds * 1000, 1) for name, seconds in taken.items() if seconds is not None}

@@ -1,0 +1,171 @@
+"""What became of a record, and of one POST: the values that travel between the stages.
+
+Every record ends in exactly one `Outcome`. The enums are closed: their values are metric labels, log fields
+and the `feedback-reason` header, and `docs/` explains each one.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from dispatcher.contract.values import slots_dataclass
+
+
+class SkipReason(StrEnum):
+    """Why an event is none of a webhook's business, in the order in which it is asked."""
+
+    NOT_FEEDBACK = "not_feedback"
+    TEST_EXECUTION = "test_execution"
+    NO_WEBHOOK = "no_webhook"
+    WEBHOOK_DISABLED = "webhook_disabled"
+    CHANNEL = "channel"
+    STATUS = "status"
+    CAMPAIGN = "campaign"
+
+
+class FailureReason(StrEnum):
+    """Why no usable answer came back from an endpoint."""
+
+    DNS = "dns"
+    CONNECT_REFUSED = "connect_refused"
+    CONNECT_TIMEOUT = "connect_timeout"
+    CONNECT = "connect"
+    """Any other failure to connect: no route, network unreachable."""
+    TLS = "tls"
+    """Handshake or certificate; the detail says which."""
+    TIMEOUT = "timeout"
+    """Connected, but the whole answer did not arrive in time."""
+    RESET = "reset"
+    """The connection was closed or reset before the answer was complete."""
+    PROTOCOL = "protocol"
+    """What came back is not HTTP, or passes the limits on headers."""
+    EGRESS_DENIED = "egress_denied"
+    PROXY = "proxy"
+    """The operator's egress proxy failed; never held against the tenant."""
+    TOKEN = "token"
+    """No authentication token could be had from the tenant's token endpoint."""
+
+
+class ParkReason(StrEnum):
+    """Why an event waits in a retry tier."""
+
+    ATTEMPT_FAILED = "attempt_failed"
+    BREAKER_OPEN = "breaker_open"
+    LANE_FULL = "lane_full"
+    HELD = "held"
+    """The endpoint asked for a pause with Retry-After."""
+    SUSPENDED = "suspended"
+    """The endpoint answered 410 or `webhook-delivery: disable`; until the webhook is edited."""
+    TENANT_DISABLED = "tenant_disabled"
+    """Nearly everything failed for 24 hours; until the webhook is edited or enabled by hand."""
+    UNUSABLE = "unusable"
+    """The store has the webhook and can't use it: a secret that no key decrypts; until one or the other is given."""
+
+
+class DeadReason(StrEnum):
+    """Why an event went to the dead-letter topic."""
+
+    UNREADABLE = "unreadable"
+    INTERNAL = "internal"
+    """A bug of ours: the record is kept for a redrive by a mended version."""
+    TOO_LARGE = "too_large"
+    """The feedback payload passes the limit on request bodies."""
+    REJECTED = "rejected"
+    """A final 4xx, 501 or 505."""
+    REDIRECTED = "redirected"
+    """Any 3xx: redirects are never followed."""
+    ABORTED = "aborted"
+    """The endpoint answered `webhook-delivery: abort-message`."""
+    EGRESS_DENIED = "egress_denied"
+    EXPIRED = "expired"
+    """Still failing at the age limit."""
+
+
+class FinishedResult(StrEnum):
+    """How an event ended for good: the label of the service-level indicator, one count an event."""
+
+    DELIVERED = "delivered"
+    SKIPPED = "skipped"
+    DEAD_LETTERED = "dead_lettered"
+
+
+@slots_dataclass
+class Delivered:
+    """The endpoint answered 2xx."""
+
+    attempts: int
+
+
+@slots_dataclass
+class Skipped:
+    """The event is not for a webhook."""
+
+    reason: SkipReason
+
+
+@slots_dataclass
+class Parked:
+    """Written to a retry tier, acknowledged by the broker."""
+
+    tier: int
+    """Index into the configured tiers."""
+    reason: ParkReason
+
+
+@slots_dataclass
+class Dead:
+    """Written to the dead-letter topic, acknowledged by the broker."""
+
+    reason: DeadReason
+
+
+Outcome = Delivered | Skipped | Parked | Dead
+
+
+@dataclass(frozen=True, slots=True)
+class Phases:
+    """Seconds each phase of one POST took; None for a phase that was not reached or not needed."""
+
+    dns_s: float | None = None
+    connect_s: float | None = None
+    tls_s: float | None = None
+    request_s: float | None = None
+    """To encrypt the request and hand it to the operating system."""
+    first_byte_s: float | None = None
+    """From the request's last byte written to the first byte of the answer."""
+    body_s: float | None = None
+    address: str | None = None
+    tls_version: str | None = None
+    certificate_expires: float | None = None
+    """Unix time, seconds."""
+
+
+NO_PHASES: Final = Phases()
+
+
+@slots_dataclass
+class Attempt:
+    """One POST, finished: what came back, or why nothing did. Exactly one of status and failure is set."""
+
+    elapsed_s: float
+    status: int | None = None
+    failure: FailureReason | None = None
+    detail: str = ""
+    """For people: what exactly failed, without payload, token or full URL; at most 256 characters."""
+    reused: bool = False
+    """The request went out on a kept-alive connection."""
+    retry_after: str | None = None
+    """Response header, as it came."""
+    webhook_delivery: str | None = None
+    """Response header, as it came."""
+    body: bytes = b""
+    """First 2,048 bytes of the answer, only where the request asked to keep them."""
+    phases: Phases = NO_PHASES
+    trace_id: str | None = None
+    """Of the span that tells of it, where there is one that is sampled."""
+
+    @property
+    def answer(self) -> str:
+        """The kept body as text; control characters, but for line breaks and tabs, are replaced."""
+        text = self.body.decode(errors="replace")
+        return "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)

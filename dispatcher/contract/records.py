@@ -1,0 +1,160 @@
+"""A Kafka record as the flow sees it, and the headers that a parked or dead one carries.
+
+No Kafka client is named here: the consumer's records have this shape.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+from dispatcher.contract.values import slots_dataclass
+from dispatcher.errors import Draining
+
+RecordHeaders = Sequence[tuple[str, bytes]]
+
+PREFIX = "feedback-"
+_ORIGIN_TOPIC = PREFIX + "origin-topic"
+
+
+class Record(Protocol):
+    """One record as it was read."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int:
+        """Milliseconds since 1970, of the producer or the broker."""
+        ...
+
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> RecordHeaders: ...
+
+
+@slots_dataclass
+class Origin:
+    """Where an event first stood. The same on every hop, so that its webhook-id is too."""
+
+    topic: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.partition}/{self.offset}"
+
+
+@slots_dataclass
+class RetryState:
+    """What has become of an event so far; travels in `feedback-*` headers."""
+
+    origin: Origin
+    first_seen: float
+    """Unix seconds: the timestamp of the original record."""
+    attempts: int = 0
+    """POSTs made, over all hops."""
+    parks: int = 0
+    """Times parked, with or without an attempt."""
+    not_before: float = 0.0
+    """Unix seconds; a parked record is due then."""
+    last_status: int | None = None
+    reason: str = ""
+
+    def headers(self) -> list[tuple[str, bytes]]:
+        """As record headers."""
+        fields = {
+            "origin-topic": self.origin.topic,
+            "origin-partition": str(self.origin.partition),
+            "origin-offset": str(self.origin.offset),
+            "first-seen": f"{self.first_seen:.3f}",
+            "attempts": str(self.attempts),
+            "parks": str(self.parks),
+            "not-before": f"{self.not_before:.3f}",
+            "last-status": "" if self.last_status is None else str(self.last_status),
+            "reason": self.reason,
+        }
+        return [(PREFIX + name, value.encode()) for name, value in fields.items()]
+
+    @classmethod
+    def of(cls, record: Record) -> Self:
+        """Read from a record's headers; of a record that never was parked, its own place and time.
+
+        A header that can't be read counts as absent: the event is then delivered with a count of its own, which is
+        better than not at all.
+        """
+        own = cls(Origin(record.topic, record.partition, record.offset), record.timestamp / 1000)
+        if not record.headers:
+            return own
+        # A header's value may be null in Kafka, whatever a client's types say.
+        found = {name: value or b"" for name, value in record.headers if name.startswith(PREFIX)}
+        if _ORIGIN_TOPIC not in found:
+            return own
+        status = _whole(found, "last-status", -1)
+        return cls(
+            origin=Origin(
+                found[_ORIGIN_TOPIC].decode(errors="replace"),
+                _whole(found, "origin-partition", record.partition),
+                _whole(found, "origin-offset", record.offset),
+            ),
+            first_seen=_seconds(found, "first-seen", own.first_seen),
+            attempts=_whole(found, "attempts", 0),
+            parks=_whole(found, "parks", 0),
+            not_before=_seconds(found, "not-before", 0.0),
+            last_status=None if status < 0 else status,
+            reason=found.get(PREFIX + "reason", b"").decode(errors="replace"),
+        )
+
+
+@dataclass(slots=True)
+class ProcessingAttempt:
+    """One go at a record: tells the consumer whether it may still be stopped without anybody noticing."""
+
+    epoch: "AssignmentEpoch"
+    started: bool = False
+
+    def start(self) -> None:
+        """From here on the world sees it: a request goes out, a record is written.
+
+        Raises:
+            Draining: the partition is ours no more, or the process is stopping; nothing has happened yet.
+        """
+        if not self.epoch.active:
+            raise Draining
+        self.started = True
+
+
+@dataclass(slots=True)
+class AssignmentEpoch:
+    """The right to work on a partition's records, from its assignment to its revocation: the epoch they carry."""
+
+    active: bool = True
+
+
+def was_parked(headers: RecordHeaders) -> bool:
+    """Whether a record has a journey behind it: it comes from a retry topic or the dead letters."""
+    return any(name == _ORIGIN_TOPIC for name, _ in headers)
+
+
+def without_retry_state(headers: RecordHeaders) -> list[tuple[str, bytes]]:
+    """The headers that the producer of the event wrote."""
+    return [(name, value) for name, value in headers if not name.startswith(PREFIX)]
+
+
+def _whole(found: dict[str, bytes], name: str, otherwise: int) -> int:
+    text = found.get(PREFIX + name, b"")
+    return int(text) if text.isdigit() and len(text) < 19 else otherwise
+
+
+def _seconds(found: dict[str, bytes], name: str, otherwise: float) -> float:
+    try:
+        value = float(found.get(PREFIX + name, b""))
+    except ValueError:
+        return otherwise
+    return value if math.isfinite(value) else otherwise

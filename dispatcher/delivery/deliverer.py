@@ -1,0 +1,322 @@
+"""One event to its endpoint: a slot in the tenant's lane, the POST, the verdict, quick tries where they help."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import structlog
+from tenacity import AsyncRetrying, RetryCallState, retry_if_result
+
+from dispatcher.auth.authenticator import Authenticator, Header
+from dispatcher.auth.fetched_tokens import TokenEndpoint
+from dispatcher.auth.signatures import Signer
+from dispatcher.config.settings import DeliverySettings
+from dispatcher.config.webhooks import Webhook
+from dispatcher.contract.outcomes import Attempt, Delivered, FailureReason, ParkReason
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.delivery.lane import Lane
+from dispatcher.delivery.lane_scheduler import LaneScheduler
+from dispatcher.delivery.pending_delivery import (
+    GOOD,
+    AttemptResult,
+    Delivery,
+    PendingDelivery,
+    WebhookChanged,
+    request_headers,
+)
+from dispatcher.delivery.permits import LaneRefusal, Permit, Priority
+from dispatcher.delivery.retry_policy import RetryPolicy, retry_after_s
+from dispatcher.delivery.verdicts import DELIVERED, Judgement, Verdict, judge, reason_of
+from dispatcher.errors import Draining, TokenUnavailable
+from dispatcher.telemetry import metrics
+from dispatcher.transport.request import Endpoint, Exchange, Request
+
+log = structlog.get_logger(__name__)
+
+
+class Transport(Protocol):
+    """Sends one POST. Never raises for what a network or an endpoint can do."""
+
+    async def post(self, request: Request) -> Attempt: ...
+
+    def begin(self, request: Request, ended: Callable[[Attempt], None]) -> Exchange | None:
+        """The same without waiting, where a connection rests; None, and nothing is sent, where none does."""
+        ...
+
+
+IsCurrent = Callable[[Webhook], bool]
+"""Whether a webhook is still the one to use, without waiting for a store."""
+
+
+class AttemptLog(Protocol):
+    """Is told of each attempt, and never slows one down."""
+
+    def record(self, pending: "PendingDelivery", number: int, attempt: Attempt, judgement: Judgement) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedWebhook:
+    """What is made once from a revision of a webhook: address, token source, signer."""
+
+    webhook: Webhook
+    endpoint: Endpoint
+    authenticator: Authenticator
+    signer: Signer | None
+    timeout_s: float
+
+    @classmethod
+    def of(cls, webhook: Webhook, tokens: TokenEndpoint, timeout_s: float) -> Self:
+        config = webhook.config
+        return cls(
+            webhook=webhook,
+            endpoint=Endpoint.of(config),
+            authenticator=Authenticator.of(config, tokens),
+            signer=None if config.signing is None else Signer.of(config.signing),
+            timeout_s=config.timeout or timeout_s,
+        )
+
+
+class Deliverer:
+    """Delivers parcels. One for the process."""
+
+    def __init__(
+        self,
+        settings: DeliverySettings,
+        policy: RetryPolicy,
+        lanes: LaneScheduler,
+        transport: Transport,
+        tokens: TokenEndpoint,
+        is_current: IsCurrent,
+        attempt_log: AttemptLog | None = None,
+        keep_answer: int = 0,
+        clock: Callable[[], float] = time.time,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        """`keep_answer`: bytes of an answer's body that the attempt log wants to see."""
+        self._settings = settings
+        self._policy = policy
+        self._lanes = lanes
+        self._transport = transport
+        self._tokens = tokens
+        self.is_current = is_current
+        self._attempt_log = attempt_log
+        self._keep_answer = keep_answer
+        self._clock = clock
+        self._chance = chance
+        self._good = metrics.ATTEMPTS.labels("success", "http_2xx"), metrics.ATTEMPT_SECONDS.labels("success")
+        self._destinations: dict[TenantKey, PreparedWebhook] = {}
+        self._retired: list[PreparedWebhook] = []
+
+    async def deliver(self, pending: PendingDelivery, first_result: AttemptResult | None = None) -> Delivery:
+        """Send the parcel, with quick tries after a failure that may pass.
+
+        Args:
+            begun: what came of its first attempt, where that was made already (`flights`).
+
+        Raises:
+            Draining: the record is ours no more, and the parcel was not sent.
+        """
+        if self._retired:
+            await self._close_retired()
+            if first_result is None and not self.is_current(pending.webhook):
+                return WebhookChanged(pending.attempts)
+        lane, last = self._lanes.lane(pending.tenant), first_result
+        if last is None:
+            lane, entry = self.acquire(pending)
+            entry = entry or await lane.wait(pending.priority)
+            if isinstance(entry, Permit):
+                if not self.is_current(pending.webhook):
+                    lane.cancel(entry)
+                    return WebhookChanged(pending.attempts)
+                self._start(lane, pending, entry)
+            last = await self._try(lane, pending, entry, pending.attempts + 1)
+        if last.judgement is DELIVERED:
+            return Delivered(last.number)
+        if last.again_soon and self._policy.soon_attempts:
+            last = await self._try_soon(lane, pending, last)
+        return last.concluded()
+
+    # What a flight needs
+
+    @property
+    def is_busy_closing(self) -> bool:
+        """What authenticators of old revisions have under way is to be ended, which `deliver` does."""
+        return bool(self._retired)
+
+    def now(self) -> float:
+        """Seconds of the loop's clock."""
+        return self._lanes.now()
+
+    def acquire(self, pending: PendingDelivery) -> tuple[Lane, Permit | LaneRefusal | None]:
+        """The parcel's lane, and what it says at once; None where one has to wait."""
+        lane = self._lanes.lane(pending.tenant)
+        lane.apply_webhook(pending.webhook.revision, pending.webhook.config.rate_limit)
+        return lane, lane.try_enter(pending.priority)
+
+    def begin(self, pending: PendingDelivery, ended: Callable[[Attempt], None]) -> Exchange | None:
+        """Make the first attempt without waiting for anything; None, and nothing is sent, where that can't be."""
+        destination = self.destination(pending.webhook)
+        authenticator, now, token = destination.authenticator, self._clock(), None
+        if not authenticator.is_none:
+            # Of a token that was fetched a 401 may want another one: `post` sees to that.
+            token = None if authenticator.is_fetched else authenticator.cached_header(now)
+            if token is None:
+                return None
+        return self._transport.begin(self._request(pending, destination, pending.attempts + 1, now, token), ended)
+
+    def destination(self, webhook: Webhook) -> PreparedWebhook:
+        """What is made from this revision of the webhook, kept while it is in use."""
+        kept = self._destinations.get(webhook.tenant)
+        if kept is not None and kept.webhook is webhook:
+            return kept
+        if len(self._destinations) > 2 * len(self._lanes) + 100:
+            self._forget_freed_lanes()
+        if kept is not None:
+            self._retired.append(kept)
+        made = self._destinations[webhook.tenant] = PreparedWebhook.of(webhook, self._tokens, self._settings.timeout)
+        return made
+
+    def _start(self, lane: Lane, pending: PendingDelivery, permit: Permit) -> None:
+        try:
+            pending.processing.start()
+        except Draining:
+            lane.cancel(permit)
+            raise
+
+    def _forget_freed_lanes(self) -> None:
+        freed = [tenant for tenant in self._destinations if self._lanes.get(tenant) is None]
+        self._retired += [self._destinations.pop(tenant) for tenant in freed]
+
+    async def close(self) -> None:
+        """End what authenticators have under way."""
+        self._retired += self._destinations.values()
+        self._destinations.clear()
+        await self._close_retired()
+
+    async def _close_retired(self) -> None:
+        while self._retired:
+            await self._retired.pop().authenticator.close()
+
+    async def _try_soon(self, lane: Lane, pending: PendingDelivery, last: AttemptResult) -> AttemptResult:
+        """Up to `soon_attempts` more, with full jitter, while the lane has a slot free at once."""
+
+        def wait_s(result: int) -> float:
+            reset = last.attempt is not None and last.attempt.failure is FailureReason.RESET and last.attempt.reused
+            return self._policy.soon_wait_s(result, at_once=reset, jitter=self._chance())
+
+        async def again() -> AttemptResult:
+            nonlocal last
+            if not self.is_current(pending.webhook):
+                last = AttemptResult(last.number, last.attempt, last.judgement, changed=True)
+                return last
+            entry = lane.try_enter(Priority.RETRY)
+            if isinstance(entry, Permit):
+                last = await self._try(lane, pending, entry, last.number + 1)
+            else:
+                refusal = entry or LaneRefusal(ParkReason.LANE_FULL, 0)
+                last = AttemptResult(last.number, last.attempt, last.judgement, refusal=refusal)
+            return last
+
+        def enough(state: RetryCallState) -> bool:
+            late = self._lanes.now() + state.upcoming_sleep > until
+            return late or state.attempt_number >= self._policy.soon_attempts
+
+        until = self._lanes.now() + self._policy.soon_within_s
+        await asyncio.sleep(wait_s(0))
+        retrying = AsyncRetrying(
+            sleep=asyncio.sleep,
+            stop=enough,
+            wait=lambda state: wait_s(state.attempt_number),
+            retry=retry_if_result(lambda result: result.again_soon),
+            retry_error_callback=lambda _: last,
+        )
+        result: AttemptResult = await retrying(again)
+        return result
+
+    async def _try(
+        self, lane: Lane, pending: PendingDelivery, entry: Permit | LaneRefusal, number: int
+    ) -> AttemptResult:
+        if isinstance(entry, LaneRefusal):
+            return AttemptResult(number - 1, refusal=entry)
+        try:
+            attempt = await self.post(pending, number)
+            return self.concluded(lane, pending, entry, number, attempt)
+        except BaseException:
+            lane.cancel(entry)
+            raise
+
+    def concluded(
+        self, lane: Lane, pending: PendingDelivery, permit: Permit, number: int, attempt: Attempt
+    ) -> AttemptResult:
+        """Judge an attempt, tell everybody, and, last of all, give its slot back: not done where this raises."""
+        judgement = judge(attempt)
+        hold = None
+        if judgement.verdict is Verdict.RETRY_SOON:
+            hold = retry_after_s(attempt.retry_after, self._clock(), self._policy.max_age_s)
+        self._told(pending, number, attempt, judgement)
+        if judgement.suspends:
+            lane.suspend(pending.webhook.revision)  # first: the slot goes to nobody who waits
+        if judgement.tells_of_endpoint:
+            lane.release(permit, judgement, hold)
+        else:
+            lane.cancel(permit)
+        return (
+            GOOD if judgement is DELIVERED and number == 1 else AttemptResult(number, attempt, judgement, hold_s=hold)
+        )
+
+    async def post(self, pending: PendingDelivery, number: int) -> Attempt:
+        """One attempt, with whatever it has to wait for; the slot is the caller's."""
+        destination = self.destination(pending.webhook)
+        authenticator = destination.authenticator
+        if authenticator.is_none:
+            return await self._transport.post(self._request(pending, destination, number, self._clock(), None))
+        attempt, sent = await self._post_with_token(pending, destination, number)
+        if attempt.status == 401 and sent is not None and authenticator.invalidate(sent, now=self._clock()):
+            # A token that we fetched may have been revoked: one fresh one, at once, in the same slot.
+            attempt, _ = await self._post_with_token(pending, destination, number)
+        return attempt
+
+    async def _post_with_token(
+        self, pending: PendingDelivery, destination: PreparedWebhook, number: int
+    ) -> tuple[Attempt, Header | None]:
+        began, now = self._lanes.now(), self._clock()
+        try:
+            token = destination.authenticator.cached_header(now) or await destination.authenticator.header(
+                webhook_id=pending.webhook_id, body=pending.body, now=now
+            )
+        except TokenUnavailable as error:
+            metrics.TOKEN_FAILURES.inc()
+            failed = Attempt(self._lanes.now() - began, failure=FailureReason.TOKEN, detail=str(error)[:256])
+            return failed, None
+        return await self._transport.post(self._request(pending, destination, number, now, token)), token
+
+    def _request(
+        self, pending: PendingDelivery, destination: PreparedWebhook, number: int, now: float, token: Header | None
+    ) -> Request:
+        return Request(
+            endpoint=destination.endpoint,
+            headers=request_headers(pending, number, now, destination.signer, token),
+            body=pending.body,
+            timeout_s=destination.timeout_s,
+            connect_timeout_s=min(self._settings.connect_timeout, destination.timeout_s),
+            keep_body=self._keep_answer,
+        )
+
+    def _told(self, pending: PendingDelivery, number: int, attempt: Attempt, judgement: Judgement) -> None:
+        if judgement is DELIVERED:
+            attempts, seconds, reason = *self._good, ""
+        else:
+            outcome, reason = judgement.metric_outcome, reason_of(attempt)
+            attempts, seconds = metrics.ATTEMPTS.labels(outcome, reason), metrics.ATTEMPT_SECONDS.labels(outcome)
+        attempts.inc()
+        seconds.observe(attempt.elapsed_s, None if attempt.trace_id is None else {"trace_id": attempt.trace_id})
+        if judgement.verdict is not Verdict.DELIVERED:
+            log.debug(
+                "attempt failed", tenant=str(pending.tenant), webhook_id=pending.webhook_id, attempt=number,
+                status=attempt.status, reason=reason, detail=attempt.detail, elapsed_s=round(attempt.elapsed_s, 4),
+            )  # fmt: skip
+        if self._attempt_log is not None:
+            self._attempt_log.record(pending, number, attempt, judgement)

@@ -1,0 +1,157 @@
+"""An event on its way to its endpoint: the parcel, what it carries, and what came of a go at it. Values only."""
+
+import re
+from dataclasses import field
+from typing import Final, Self
+
+from dispatcher.auth.authenticator import Header
+from dispatcher.auth.signatures import Signer
+from dispatcher.config.webhooks import Webhook
+from dispatcher.contract.events import DeliveryEvent
+from dispatcher.contract.outcomes import Attempt, DeadReason, Delivered, ParkReason
+from dispatcher.contract.records import Origin, ProcessingAttempt
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.contract.values import slots_dataclass
+from dispatcher.delivery.permits import LaneRefusal, Priority
+from dispatcher.delivery.verdicts import DELIVERED, Judgement, Verdict, reason_of
+from dispatcher.transport.request import Headers
+
+_FIT_FOR_A_HEADER = re.compile(r"[\x21-\x7e]{1,256}")
+"""What an event says of itself may not inject a header, nor swell one past what receivers take."""
+
+
+@slots_dataclass
+class PendingDelivery:
+    """An event that is some webhook's business, with the body to send.
+
+    Of the event it keeps what every attempt tells again, and no more: many parcels wait.
+    """
+
+    webhook_id: str
+    event_time: str | None
+    traceparent: str | None
+    channel: str
+    status: str
+    """What became of the message."""
+    webhook: Webhook
+    body: bytes = field(repr=False)
+    attempts: int
+    """POSTs made before, on earlier hops."""
+    priority: Priority
+    processing: ProcessingAttempt
+    origin: Origin | None = None
+    """Where the event first stood: for the attempt log, by which it can be found again."""
+
+    @classmethod
+    def of(
+        cls, event: DeliveryEvent, webhook: Webhook, body: bytes, attempts: int, priority: Priority,
+        processing: ProcessingAttempt, origin: Origin | None = None,
+    ) -> Self:  # fmt: skip
+        """The parcel of an event."""
+        return cls(
+            event.webhook_id, event.timestamp, event.traceparent, event.channel, event.status, webhook, body, attempts,
+            priority, processing, origin,
+        )  # fmt: skip
+
+    @property
+    def tenant(self) -> TenantKey:
+        return self.webhook.tenant
+
+
+@slots_dataclass
+class Deferred:
+    """To be parked."""
+
+    reason: ParkReason
+    attempts: int
+    """POSTs made so far, over all hops."""
+    for_s: float = 0.0
+    """Seconds for which it makes no sense to come back."""
+    status: int | None = None
+    detail: str = ""
+
+
+@slots_dataclass
+class Undeliverable:
+    """To be dead-lettered."""
+
+    reason: DeadReason
+    attempts: int
+    status: int | None = None
+    detail: str = ""
+
+
+@slots_dataclass
+class WebhookChanged:
+    """The webhook was edited or removed while the event waited: decide about it again."""
+
+    attempts: int
+    """POSTs made so far, over all hops."""
+
+
+Delivery = Delivered | Deferred | Undeliverable | WebhookChanged
+
+
+@slots_dataclass
+class AttemptResult:
+    """One go at an event: an attempt with its judgement, or the refusal of a slot."""
+
+    number: int
+    attempt: Attempt | None = None
+    judgement: Judgement | None = None
+    refusal: LaneRefusal | None = None
+    hold_s: float | None = None
+    changed: bool = False
+    """The webhook is another by now."""
+
+    @property
+    def again_soon(self) -> bool:
+        judgement = self.judgement
+        soon = judgement is not None and judgement.verdict is Verdict.RETRY_SOON
+        return soon and self.hold_s is None and self.refusal is None and not self.changed
+
+    def concluded(self) -> Delivery:
+        """What becomes of the parcel, where this was the last go at it."""
+        attempt, judgement = self.attempt, self.judgement
+        if self.changed:
+            return WebhookChanged(self.number)
+        if attempt is None or judgement is None:
+            refusal = self.refusal or LaneRefusal(ParkReason.LANE_FULL, 0)
+            return Deferred(refusal.reason, self.number, refusal.for_s)
+        match judgement.verdict:
+            case Verdict.DELIVERED:
+                return Delivered(self.number)
+            case Verdict.DEAD:
+                reason = judgement.dead_reason or DeadReason.REJECTED
+                return Undeliverable(reason, self.number, attempt.status, _told_in_words(attempt))
+            case Verdict.DISABLE_ENDPOINT:
+                return Deferred(ParkReason.SUSPENDED, self.number, 0, attempt.status, _told_in_words(attempt))
+            case _:
+                hold = self.hold_s or (self.refusal.for_s if self.refusal else 0.0)
+                return Deferred(ParkReason.ATTEMPT_FAILED, self.number, hold, attempt.status, _told_in_words(attempt))
+
+
+GOOD: Final = AttemptResult(1, judgement=DELIVERED)
+"""The first attempt, when it delivered: nothing more is asked of it."""
+
+
+def request_headers(
+    pending: PendingDelivery, number: int, now: float, signer: Signer | None, token: Header | None
+) -> Headers:
+    """What a request carries beside the tenant's header parameters, in order."""
+    timestamp = int(now)
+    headers = [("webhook-id", pending.webhook_id), ("webhook-timestamp", str(timestamp))]
+    if signer is not None:
+        headers.append(("webhook-signature", signer.sign(pending.webhook_id, timestamp, pending.body)))
+    headers.append(("webhook-attempt", str(number)))
+    if pending.event_time is not None and _FIT_FOR_A_HEADER.fullmatch(pending.event_time):
+        headers.append(("webhook-event-time", pending.event_time))
+    if pending.traceparent is not None and _FIT_FOR_A_HEADER.fullmatch(pending.traceparent):
+        headers.append(("traceparent", pending.traceparent))
+    if token is not None:
+        headers.append(token)
+    return tuple(headers)
+
+
+def _told_in_words(attempt: Attempt) -> str:
+    return attempt.detail or (f"answered {attempt.status}" if attempt.status else reason_of(attempt))

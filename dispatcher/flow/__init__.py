@@ -1,0 +1,1 @@
+"""The flow of one record, from reading it to its outcome."""

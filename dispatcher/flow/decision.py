@@ -1,0 +1,60 @@
+"""The decision about one event: reads the record, then checks whether its webhook wants it. Pure.
+
+The pipeline, the fast path, `explain` and the test sender share it, so they can't disagree.
+"""
+
+from dispatcher.config.webhooks import Webhook, WebhookConfig
+from dispatcher.contract.events import DeliveryEvent, OtherEvent, read_event
+from dispatcher.contract.outcomes import SkipReason
+from dispatcher.contract.records import Origin, Record
+from dispatcher.errors import UnreadableEvent
+
+API_TRIGGERED = "ApiTriggered"
+
+
+def eligibility(event: DeliveryEvent, webhook: Webhook | None) -> SkipReason | None:
+    """Why the event is none of the webhook's business, None where it is. In the order of the design, section 3."""
+    if event.profile.get("isTestExecution"):
+        return SkipReason.TEST_EXECUTION
+    if webhook is None:
+        return SkipReason.NO_WEBHOOK
+    config = webhook.config
+    if is_of_another_sandbox(event, config):
+        return SkipReason.NO_WEBHOOK
+    if not config.enabled:
+        return SkipReason.WEBHOOK_DISABLED
+    if event.channel not in config.channels:
+        return SkipReason.CHANNEL
+    if event.status not in config.events:
+        return SkipReason.STATUS
+    return SkipReason.CAMPAIGN if campaign_objection(event, config) is not None else None
+
+
+def is_of_another_sandbox(event: DeliveryEvent, config: WebhookConfig) -> bool:
+    """The names are the same, but both sides give an id too, and the ids differ."""
+    return config.sandbox_id is not None and event.sandbox_id is not None and config.sandbox_id != event.sandbox_id
+
+
+def campaign_objection(event: DeliveryEvent, config: WebhookConfig) -> str | None:
+    """Why the event's campaign is not wanted, in words; None where it is."""
+    campaign, priority = event.execution.get("campaignID"), event.execution.get("campaignType")
+    if not campaign:
+        return "the message belongs to no campaign"
+    if priority is not None and priority != API_TRIGGERED:
+        return f"the campaign is {priority}, not {API_TRIGGERED}"
+    if event.webhooks_enabled is False:
+        return "the campaign has feedback webhooks switched off"
+    if config.campaigns != "all" and campaign not in config.campaigns:
+        return f"campaign {campaign} is none of the {len(config.campaigns)} that are wanted"
+    return None
+
+
+def read_record(record: Record, origin: Origin, max_record_bytes: int) -> DeliveryEvent | OtherEvent:
+    """The event in a record.
+
+    Raises:
+        UnreadableEvent: it is too large, or can't be read as one.
+    """
+    if record.value is not None and len(record.value) > max_record_bytes:
+        raise UnreadableEvent(f"the record has {len(record.value)} bytes, over the limit of {max_record_bytes}")
+    return read_event(record, origin)

@@ -1,0 +1,246 @@
+"""The whole decision for one event in words, for `dispatcher explain`. Pure: decides nothing and sends nothing.
+
+Tokens, signatures and the values of headers that speak of a secret are `<secret>`; they are not even made. The
+payload is shown as it would be sent: it holds personal data, which whoever reads the topic sees anyway.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import orjson
+
+from dispatcher.auth.authenticator import Header
+from dispatcher.auth.signatures import Signer
+from dispatcher.config.secrets import speaks_of_a_secret
+from dispatcher.config.webhooks import JwtAuth, Webhook, WebhookConfig
+from dispatcher.contract.envelope import has_long_spelling
+from dispatcher.contract.events import DeliveryEvent, OtherEvent
+from dispatcher.contract.feedback import encode_feedback
+from dispatcher.contract.outcomes import SkipReason
+from dispatcher.contract.records import PREFIX, AssignmentEpoch, ProcessingAttempt, Record, RetryState
+from dispatcher.delivery.pending_delivery import PendingDelivery, request_headers
+from dispatcher.delivery.permits import Priority
+from dispatcher.errors import UnreadableEvent
+from dispatcher.flow.decision import campaign_objection, eligibility, is_of_another_sandbox, read_record
+from dispatcher.transport.request import USER_AGENT, Endpoint, Headers
+
+MASKED = "<secret>"
+MIN_HIDDEN = 6
+"""Shorter texts would be found where nobody has written a secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One thing that is to be said: `tenant: luma@AdobeOrg/prod`."""
+
+    section: str
+    """read, webhook, rules, request, verdict or lane"""
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What was said of an event."""
+
+    lines: tuple[Line, ...]
+    event: DeliveryEvent | None = None
+    """None where it can't be read, or is no delivery event."""
+    is_readable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The operator's settings that a decision depends on."""
+
+    max_record_bytes: int
+    max_body: int
+    timeout_s: float
+
+
+def explain(record: Record, webhooks: Sequence[Webhook], limits: Limits, now: float) -> Explanation:
+    """What would become of a record.
+
+    Args:
+        record: as it stands in the topic of events, a retry topic or the dead letters.
+        webhooks: all that are in use.
+        now: Unix seconds, for the header `webhook-timestamp`.
+    """
+    retry_state = RetryState.of(record)
+    lines = list(_told_of_record(record, retry_state))
+    try:
+        event = read_record(record, retry_state.origin, limits.max_record_bytes)
+    except UnreadableEvent as error:
+        told = (Line("read", "unreadable", str(error)), Line("verdict", "dead-lettered", "reason unreadable"))
+        return Explanation((*lines, *told), is_readable=False)
+    if isinstance(event, OtherEvent):
+        told = (Line("read", "event type", event.event_type), Line("verdict", "skipped", SkipReason.NOT_FEEDBACK.value))
+        return Explanation((*lines, *told))
+    webhook = next((webhook for webhook in webhooks if webhook.tenant == event.tenant), None)
+    lines += _told_of_event(event, record, retry_state)
+    lines += _told_of_webhook(event, webhook, len(webhooks))
+    lines += _told_of_rules(event, webhook)
+    reason = eligibility(event, webhook)
+    if reason is not None or webhook is None:
+        lines.append(Line("verdict", "skipped", (reason or SkipReason.NO_WEBHOOK).value))
+    else:
+        lines += _told_of_request(event, webhook, retry_state, limits, now)
+    return Explanation(tuple(lines), event)
+
+
+def _told_of_record(record: Record, retry_state: RetryState) -> Iterator[Line]:
+    yield Line("read", "record", f"{record.topic}/{record.partition}/{record.offset}, {len(record.value or b'')} bytes")
+    headers = {name: value or b"" for name, value in record.headers}
+    if PREFIX + "origin-topic" not in headers:
+        return
+    yield Line("read", "first stood at", str(retry_state.origin))
+    yield Line("read", "first seen", _time(retry_state.first_seen))
+    yield Line("read", "so far", f"{retry_state.attempts} attempts, {retry_state.parks} times parked")
+    if retry_state.reason:
+        detail = headers.get(PREFIX + "detail", b"").decode(errors="replace")
+        status = "" if retry_state.last_status is None else f", last answer {retry_state.last_status}"
+        yield Line("read", "because of", retry_state.reason + status + (f": {detail}" if detail else ""))
+    if retry_state.not_before:
+        yield Line("read", "due at", _time(retry_state.not_before))
+
+
+def _told_of_event(event: DeliveryEvent, record: Record, retry_state: RetryState) -> Iterator[Line]:
+    document = orjson.loads(record.value or b"null")
+    entity = document["body"]["xdmEntity"]
+    is_xdm = has_long_spelling(entity)
+    own_id = entity.get("_id") or entity.get("@id")
+    yield Line("read", "spelling", "xdm, with URI keys" if is_xdm else "xed, with short keys")
+    yield Line("read", "tenant", f"{event.tenant} (organisation and sandbox)")
+    yield Line("read", "sandbox id", event.sandbox_id or "not given")
+    yield Line("read", "channel", event.channel)
+    yield Line("read", "status", event.status)
+    made_from = "the event's _id" if own_id else f"the record's first place, {retry_state.origin}, since it has no _id"
+    yield Line("read", "webhook-id", f"{event.webhook_id}, made from tenant and {made_from}")
+
+
+def _told_of_webhook(event: DeliveryEvent, webhook: Webhook | None, known: int) -> Iterator[Line]:
+    if webhook is None:
+        yield Line("webhook", "none", f"{event.tenant} has no webhook; {known} others are in use")
+        return
+    config = webhook.config
+    yield Line("webhook", "name", config.name)
+    yield Line("webhook", "from", webhook.source)
+    yield Line("webhook", "endpoint", f"{config.origin} (path not shown: it may hold a secret)")
+    yield Line("webhook", "authentication", _authentication(config))
+    yield Line("webhook", "signatures", "none" if config.signing is None else f"{len(config.signing.secrets)}")
+
+
+def _authentication(config: WebhookConfig) -> str:
+    auth = config.auth
+    if not isinstance(auth, JwtAuth):
+        return "none"
+    if auth.sign is not None:
+        return f"a JWT that we sign ({auth.sign.algorithm.value}) in header {auth.header}"
+    grant = "" if auth.fetch is None else auth.fetch.grant
+    return f"a token fetched from the token endpoint ({grant}) in header {auth.header}"
+
+
+def _told_of_rules(event: DeliveryEvent, webhook: Webhook | None) -> Iterator[Line]:
+    for reason, passes, why in answers(event, webhook):
+        yield Line("rules", reason.value, ("not asked: " if passes is None else "yes: " if passes else "NO: ") + why)
+
+
+Answer = tuple[SkipReason, bool | None, str]
+"""The rule by the reason that it skips for, whether the event passes (None: not asked), and why."""
+
+
+def answers(event: DeliveryEvent, webhook: Webhook | None) -> list[Answer]:
+    """Every rule with its answer, in the order of `eligibility`, also behind the first that says no."""
+    is_test = bool(event.profile.get("isTestExecution"))
+    found: list[Answer] = [
+        (SkipReason.TEST_EXECUTION, not is_test, "a test execution" if is_test else "no test execution")
+    ]
+    if webhook is None:
+        rest = list(SkipReason)[list(SkipReason).index(SkipReason.NO_WEBHOOK) + 1 :]
+        found.append((SkipReason.NO_WEBHOOK, False, f"no webhook for {event.tenant}"))
+        return found + [(reason, None, "there is no webhook") for reason in rest]
+    config, status = webhook.config, event.status
+    other = is_of_another_sandbox(event, config)
+    ids = f"sandbox id {event.sandbox_id}, wanted {config.sandbox_id}"
+    channels, events = ", ".join(config.channels), ", ".join(config.events)
+    found += [
+        (SkipReason.NO_WEBHOOK, not other, ids if other else "the tenant has a webhook"),
+        (SkipReason.WEBHOOK_DISABLED, config.enabled, "enabled" if config.enabled else "the webhook is paused"),
+        (SkipReason.CHANNEL, event.channel in config.channels, f"{event.channel}; wanted: {channels}"),
+        (SkipReason.STATUS, status in config.events, f"{status}; wanted: {events}"),
+    ]
+    objection = campaign_objection(event, config)
+    campaign = f"campaign {event.execution.get('campaignID')} is wanted"
+    return [*found, (SkipReason.CAMPAIGN, objection is None, objection or campaign)]
+
+
+def _told_of_request(
+    event: DeliveryEvent, webhook: Webhook, retry_state: RetryState, limits: Limits, now: float
+) -> Iterator[Line]:
+    config = webhook.config
+    body = encode_feedback(event, config.payload)
+    pending = PendingDelivery.of(
+        event, webhook, body, retry_state.attempts, Priority.NEW, ProcessingAttempt(AssignmentEpoch())
+    )
+    yield Line("request", "POST", f"{config.origin}/…, within {config.timeout or limits.timeout_s:g} s")
+    for name, value in shown_headers(pending, now):
+        yield Line("request", f"header {name}", value)
+    yield Line("request", "payload", f"version {config.payload}, {len(body)} bytes: {body.decode()}")
+    if len(body) > limits.max_body:
+        detail = f"reason too_large: the payload has {len(body)} bytes, over the limit of {limits.max_body}"
+        yield Line("verdict", "dead-lettered", detail)
+    else:
+        yield Line(
+            "verdict", "delivered", f"to {config.origin}, as attempt {retry_state.attempts + 1}, if the lane allows"
+        )
+
+
+def shown_headers(pending: PendingDelivery, now: float) -> Iterator[tuple[str, str]]:
+    """The headers that the parcel's next attempt has, in order, secrets masked; `now` in Unix seconds.
+
+    No key is used: nothing is signed for it, and a configuration whose secrets are empty will do.
+    """
+    config = pending.webhook.config
+    endpoint = Endpoint.of(config)
+    count = 0 if config.signing is None else len(config.signing.secrets)
+    signer = Signer(tuple(lambda _: MASKED for _ in range(count))) if count else None
+    token: Header | None = None
+    if isinstance(config.auth, JwtAuth):
+        token = (config.auth.header, f"{config.auth.scheme} {MASKED}".strip())
+    yield "host", endpoint.authority
+    yield "content-type", "application/json"
+    yield "user-agent", USER_AGENT
+    yield "content-length", str(len(pending.body))
+    yield from request_headers(pending, pending.attempts + 1, now, signer, token)
+    for name, value in endpoint.headers:
+        yield name, MASKED if speaks_of_a_secret(name) else value
+
+
+def masked(text: str, headers: Headers, token: Header | None) -> str:
+    """A text in which nothing stands that `shown_headers` masks, of headers and a token that were really sent."""
+    values = [value for name, value in headers if speaks_of_a_secret(name)]
+    if token is not None:
+        values += [token[1], token[1].rpartition(" ")[2]]  # with its scheme, and without
+    for value in sorted(values, key=len, reverse=True):
+        if len(value) >= MIN_HIDDEN:
+            text = text.replace(value, MASKED)
+    return text
+
+
+def lane_lines(lane: Mapping[str, object] | None) -> tuple[Line, ...]:
+    """The state of the tenant's lane, as the ops endpoint describes it; None: the instance has none."""
+    if lane is None:
+        return (Line("lane", "none", "this instance has lately sent nothing for the tenant"),)
+    return tuple(
+        Line("lane", name.replace("_", " "), str(value).lower() if isinstance(value, bool) else str(value))
+        for name, value in lane.items()
+        if name not in ("org", "sandbox")
+    )
+
+
+def _time(seconds: float) -> str:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds:g} seconds since 1970"

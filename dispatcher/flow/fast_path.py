@@ -1,0 +1,122 @@
+"""The short way of a record that nothing stands in the way of: no task, no coroutine, no look twice.
+
+It is `Pipeline.process` for an event that is new, readable, whose webhook is in memory, and which is skipped or
+delivered by its first attempt. Everything else is given back and takes the full way, from the start or from the attempt
+that it had. The law is the pipeline's: the owner hears `finished` with an outcome, or the record is not done.
+"""
+
+from typing import Final, Protocol
+
+from dispatcher.config.webhooks import Webhook
+from dispatcher.contract.events import OtherEvent
+from dispatcher.contract.feedback import MAX_WARNED, encode_feedback
+from dispatcher.contract.outcomes import Delivered, Outcome, SkipReason
+from dispatcher.contract.records import Origin, ProcessingAttempt, Record, was_parked
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.delivery.deliverer import Deliverer
+from dispatcher.delivery.direct_attempt import DirectAttempt
+from dispatcher.delivery.pending_delivery import AttemptResult, PendingDelivery
+from dispatcher.delivery.permits import Priority
+from dispatcher.flow.decision import eligibility, read_record
+from dispatcher.flow.pipeline import Pipeline
+from dispatcher.stores.cache import NOT_CACHED, NotCached
+
+_AT_ONCE: Final = Delivered(1)
+
+
+class CachedWebhooks(Protocol):
+    """The webhooks in memory."""
+
+    def get_cached(self, tenant: TenantKey) -> Webhook | NotCached | None: ...
+
+
+class RecordListener(Protocol):
+    """Sees a record through: exactly one of these is called, within `begin` or later."""
+
+    def on_finished(self, outcome: Outcome, /) -> None:
+        """The record has its outcome."""
+
+    def on_fallback(self, result: AttemptResult | None) -> None:
+        """The record is to be given to `Pipeline.process`, with what was tried already."""
+
+    def on_cancelled(self) -> None:
+        """Was cancelled, and that has ended."""
+
+
+class FastPath:
+    """Begins records. One for the process."""
+
+    def __init__(
+        self, pipeline: Pipeline, webhooks: CachedWebhooks, deliveries: Deliverer, max_record_bytes: int, max_body: int
+    ) -> None:
+        self._pipeline = pipeline
+        self._webhooks = webhooks
+        self._deliveries = deliveries
+        self._max_record_bytes = max_record_bytes
+        self._largest = min(max_body, MAX_WARNED)
+
+    def begin(self, record: Record, processing: ProcessingAttempt, owner: RecordListener) -> DirectAttempt | None:
+        """See to a record as far as that goes without waiting; the flight that is under way then, if any is.
+
+        Never raises for what a record may hold.
+        """
+        try:
+            decided = self._decided(record, processing)
+        except Exception:  # noqa: BLE001  (the full way meets the same one, and tells it)
+            decided = None
+        if decided is None:
+            owner.on_fallback(None)
+        elif isinstance(decided, PendingDelivery):
+            direct_attempt = _EventFlight(self._deliveries, decided, self._pipeline, record, owner)
+            direct_attempt.start()
+            return None if direct_attempt.is_over else direct_attempt
+        else:
+            owner.on_finished(decided)
+        return None
+
+    async def go_on(self, record: Record, processing: ProcessingAttempt, first_result: AttemptResult) -> Outcome:
+        """The full way of a record whose first attempt was made. Raises what `Pipeline.process` raises."""
+        return await self._pipeline.process(record, processing, first_result)
+
+    def _decided(self, record: Record, processing: ProcessingAttempt) -> PendingDelivery | Outcome | None:
+        """What is to be sent, or why nothing is; None where that takes the full way."""
+        if record.headers and was_parked(record.headers):
+            return None
+        origin = Origin(record.topic, record.partition, record.offset)
+        event = read_record(record, origin, self._max_record_bytes)
+        if isinstance(event, OtherEvent):
+            return self._pipeline.skipped(record, SkipReason.NOT_FEEDBACK, None)
+        webhook = self._webhooks.get_cached(event.tenant)
+        if webhook is NOT_CACHED or self._deliveries.is_busy_closing:
+            return None
+        reason = eligibility(event, webhook)
+        if reason is not None or webhook is None:
+            return self._pipeline.skipped(record, reason or SkipReason.NO_WEBHOOK, event)
+        body = encode_feedback(event, webhook.config.payload)
+        if len(body) > self._largest:
+            return None
+        return PendingDelivery.of(event, webhook, body, 0, Priority.NEW, processing, origin)
+
+
+class _EventFlight(DirectAttempt):
+    """A flight whose end is an outcome of its record."""
+
+    __slots__ = ("_owner", "_pipeline", "_record")
+
+    def __init__(
+        self, deliveries: Deliverer, pending: PendingDelivery, pipeline: Pipeline, record: Record, owner: RecordListener
+    ) -> None:
+        super().__init__(deliveries, pending)
+        self._pipeline = pipeline
+        self._record = record
+        self._owner = owner
+
+    def on_delivered(self) -> None:
+        self._pipeline.delivered_at_once(self._record, self.pending, _AT_ONCE)
+        self._owner.on_finished(_AT_ONCE)
+
+    def on_fallback(self, result: AttemptResult | None) -> None:
+        self._owner.on_fallback(result)
+
+    def on_cancelled(self) -> None:
+        self._owner.on_cancelled()

@@ -1,0 +1,306 @@
+"""One record, straight through: read, look up, decide, map, deliver, and what became of it.
+
+The law: `process` returns an `Outcome`, and then the record's offset is done; or it raises, and then it is not, and
+the record is tried again. Nothing else acknowledges anything.
+"""
+
+import logging
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol, assert_never
+
+import structlog
+
+from dispatcher.config.webhooks import Webhook
+from dispatcher.contract.events import DeliveryEvent, OtherEvent
+from dispatcher.contract.feedback import MAX_WARNED, encode_feedback
+from dispatcher.contract.outcomes import (
+    Dead,
+    DeadReason,
+    Delivered,
+    FinishedResult,
+    Outcome,
+    Parked,
+    ParkReason,
+    Skipped,
+    SkipReason,
+)
+from dispatcher.contract.records import ProcessingAttempt, Record, RetryState
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.delivery.pending_delivery import (
+    AttemptResult,
+    Deferred,
+    Delivery,
+    PendingDelivery,
+    Undeliverable,
+    WebhookChanged,
+)
+from dispatcher.delivery.permits import Priority
+from dispatcher.delivery.retry_policy import RetryPolicy
+from dispatcher.errors import BrakeEngaged, UnreadableEvent, WebhookUnusable
+from dispatcher.flow.dead_letter_brake import DeadLetterBrake
+from dispatcher.flow.decision import eligibility, read_record
+from dispatcher.telemetry import metrics
+
+log = structlog.get_logger(__name__)
+
+
+class Webhooks(Protocol):
+    """The webhook of a tenant."""
+
+    async def get(self, tenant: TenantKey) -> Webhook | None:
+        """Raises StoreUnavailable where nobody can tell, WebhookUnusable where it is there, and can't be used."""
+        ...
+
+
+class Deliverer(Protocol):
+    """Sends a parcel."""
+
+    async def deliver(self, pending: PendingDelivery, first_result: AttemptResult | None = None) -> Delivery: ...
+
+
+class RetryTopics(Protocol):
+    """Keeps events that can't be delivered now."""
+
+    async def park(self, record: Record, retry_state: RetryState, tier: int) -> None:
+        """Returns when the broker has it; raises NotWritten."""
+        ...
+
+
+class DeadLetters(Protocol):
+    """Keeps events that will never be delivered."""
+
+    async def dead_letter(self, record: Record, retry_state: RetryState, reason: DeadReason, detail: str) -> None:
+        """Returns when the broker has it; raises NotWritten."""
+        ...
+
+
+class Pipeline:
+    """Takes each record from reading to its outcome."""
+
+    def __init__(
+        self,
+        webhooks: Webhooks,
+        deliveries: Deliverer,
+        retry_topics: RetryTopics,
+        dead_letters: DeadLetters,
+        policy: RetryPolicy,
+        max_body: int,
+        max_record_bytes: int,
+        brake: int,
+        tenants: metrics.TenantMetrics,
+        clock: Callable[[], float] = time.time,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._webhooks = webhooks
+        self._deliveries = deliveries
+        self._retry_topics = retry_topics
+        self._dead_letters = dead_letters
+        self._policy = policy
+        self._max_body = max_body
+        self._max_record_bytes = max_record_bytes
+        self._brakes: defaultdict[tuple[str, int], DeadLetterBrake] = defaultdict(lambda: DeadLetterBrake(brake))
+        self._tenants = tenants
+        self._finished = {result: metrics.EVENTS_FINISHED.labels(result.value) for result in FinishedResult}
+        self._seconds_at_once = metrics.END_TO_END_SECONDS.labels("no")
+        self._clock = clock
+        self._chance = chance
+        self._tells_all = log.is_enabled_for(logging.DEBUG)  # asked once: most events are told at this level only
+
+    @property
+    def brakes(self) -> dict[tuple[str, int], DeadLetterBrake]:
+        """The brake of each (topic, partition) that was seen."""
+        return self._brakes
+
+    async def process(
+        self, record: Record, processing: ProcessingAttempt, first_result: AttemptResult | None = None
+    ) -> Outcome:
+        """What became of the record; its offset is done then.
+
+        Args:
+            begun: the first attempt, where `fast_path` made it already.
+
+        Raises:
+            StoreUnavailable, NotWritten, BrakeEngaged: not now; the record is to be tried again.
+            Draining: the record is ours no more, and nothing has happened.
+        """
+        retry_state = self._retry_state(record)
+        try:
+            event = read_record(record, retry_state.origin, self._max_record_bytes)
+        except UnreadableEvent as error:
+            return await self._die(record, retry_state, processing, DeadReason.UNREADABLE, str(error), None)
+        except Exception as error:  # noqa: BLE001  (it dies with a reason and a traceback in the log)
+            return await self._die_of_a_bug(record, retry_state, processing, error, None)
+        if isinstance(event, OtherEvent):
+            return self.skipped(record, SkipReason.NOT_FEEDBACK, None)
+        return await self._process_event(record, retry_state, processing, event, first_result)
+
+    def _retry_state(self, record: Record) -> RetryState:
+        """The record's journey. A timestamp that is missing or in the future counts as now: it says no age."""
+        retry_state, now = RetryState.of(record), self._clock()
+        return retry_state if 0 < retry_state.first_seen <= now else replace(retry_state, first_seen=now)
+
+    async def _process_event(
+        self,
+        record: Record,
+        retry_state: RetryState,
+        processing: ProcessingAttempt,
+        event: DeliveryEvent,
+        first_result: AttemptResult | None,
+    ) -> Outcome:
+        while True:
+            try:
+                webhook = await self._webhooks.get(event.tenant)
+            except WebhookUnusable as error:
+                deferred = Deferred(ParkReason.UNUSABLE, retry_state.attempts, detail=str(error))
+                return await self._park(record, retry_state, processing, event, deferred)
+            reason = eligibility(event, webhook)
+            if reason is not None or webhook is None:
+                return self.skipped(record, reason or SkipReason.NO_WEBHOOK, event)
+            try:
+                body = encode_feedback(event, webhook.config.payload)
+            except Exception as error:  # noqa: BLE001
+                return await self._die_of_a_bug(record, retry_state, processing, error, event)
+            if len(body) > self._max_body:
+                detail = f"the payload has {len(body)} bytes, over the limit of {self._max_body}"
+                return await self._die(record, retry_state, processing, DeadReason.TOO_LARGE, detail, event)
+            if len(body) > MAX_WARNED:
+                log.warning("large payload", tenant=str(event.tenant), webhook_id=event.webhook_id, size=len(body))
+            priority = Priority.RETRY if retry_state.parks else Priority.NEW
+            pending = PendingDelivery.of(
+                event, webhook, body, retry_state.attempts, priority, processing, retry_state.origin
+            )
+            delivery, first_result = await self._deliveries.deliver(pending, first_result), None
+            match delivery:
+                case Delivered():
+                    return self._delivered(record, retry_state, event, delivery)
+                case Deferred():
+                    return await self._park(record, retry_state, processing, event, delivery)
+                case Undeliverable():
+                    retry_state = _after(retry_state, delivery.attempts, delivery.status, delivery.reason)
+                    return await self._die(record, retry_state, processing, delivery.reason, delivery.detail, event)
+                case WebhookChanged():
+                    retry_state = replace(
+                        retry_state, attempts=delivery.attempts
+                    )  # the webhook was edited: decide anew
+                case _:
+                    assert_never(delivery)
+
+    def delivered_at_once(self, record: Record, pending: PendingDelivery, outcome: Delivered) -> None:
+        """Note an event that was delivered by its first attempt, fresh from its topic."""
+        now, seen = self._clock(), record.timestamp / 1000
+        self._seconds_at_once.observe(now - seen if 0 < seen <= now else 0.0)
+        self._note_delivered(record, pending.tenant, pending.webhook_id, outcome)
+
+    def _delivered(self, record: Record, retry_state: RetryState, event: DeliveryEvent, outcome: Delivered) -> Outcome:
+        seconds = max(0.0, self._clock() - retry_state.first_seen)
+        metrics.END_TO_END_SECONDS.labels("yes" if retry_state.parks else "no").observe(seconds)
+        if retry_state.parks:
+            self._tenants.worst.ended(event.tenant, retry_state.first_seen)
+        self._note_delivered(record, event.tenant, event.webhook_id, outcome)
+        return outcome
+
+    def _note_delivered(self, record: Record, tenant: TenantKey, webhook_id: str, outcome: Delivered) -> None:
+        self._ended(record, FinishedResult.DELIVERED, tenant)
+        if self._tells_all:
+            log.debug("event delivered", tenant=str(tenant), webhook_id=webhook_id, attempt=outcome.attempts)
+
+    def skipped(self, record: Record, reason: SkipReason, event: DeliveryEvent | None) -> Outcome:
+        """Note an event that is none of a webhook's business."""
+        metrics.EVENTS_SKIPPED.labels(reason.value).inc()
+        self._ended(record, FinishedResult.SKIPPED, None if event is None else event.tenant)
+        if event is not None and self._tells_all:
+            log.debug("event skipped", tenant=str(event.tenant), webhook_id=event.webhook_id, reason=reason.value)
+        return Skipped(reason)
+
+    def _ended(self, record: Record, result: FinishedResult, tenant: TenantKey | None) -> None:
+        self._finished[result].inc()
+        if tenant is not None:
+            self._tenants.count(tenant, result)
+        self._brakes[record.topic, record.partition].ended_well()
+
+    async def _park(
+        self,
+        record: Record,
+        retry_state: RetryState,
+        processing: ProcessingAttempt,
+        event: DeliveryEvent,
+        deferred: Deferred,
+    ) -> Outcome:
+        now = self._clock()
+        tier = self._policy.tier(retry_state.parks, deferred.for_s)
+        due_at = now + self._policy.due_in_s(tier, self._chance())
+        retry_state = _after(retry_state, deferred.attempts, deferred.status, deferred.reason, due_at)
+        if self._policy.expired(retry_state.first_seen, due_at):
+            detail = f"not delivered at the age limit; last: {deferred.detail or deferred.reason}"
+            return await self._die(record, retry_state, processing, DeadReason.EXPIRED, detail, event)
+        processing.start()
+        await self._retry_topics.park(record, retry_state, tier)
+        metrics.EVENTS_PARKED.labels(deferred.reason.value).inc()
+        self._tenants.count(event.tenant, "parked")
+        self._tenants.worst.parked(event.tenant, retry_state.first_seen, due_at)
+        self._brakes[record.topic, record.partition].ended_well()
+        log.info(
+            "event parked", tenant=str(event.tenant), webhook_id=event.webhook_id, reason=deferred.reason.value,
+            tier=tier, attempts=retry_state.attempts, status=deferred.status, detail=deferred.detail,
+        )  # fmt: skip
+        return Parked(tier, deferred.reason)
+
+    async def _die_of_a_bug(
+        self,
+        record: Record,
+        retry_state: RetryState,
+        processing: ProcessingAttempt,
+        error: Exception,
+        event: DeliveryEvent | None,
+    ) -> Outcome:
+        """Whatever a record makes of us, it must not stop the others."""
+        metrics.ERRORS.labels("pipeline").inc()
+        log.error("record dies because of a bug", origin=str(retry_state.origin), exc_info=error)
+        return await self._die(record, retry_state, processing, DeadReason.INTERNAL, type(error).__name__, event)
+
+    async def _die(
+        self,
+        record: Record,
+        retry_state: RetryState,
+        processing: ProcessingAttempt,
+        reason: DeadReason,
+        detail: str,
+        event: DeliveryEvent | None,
+    ) -> Outcome:
+        brake = self._brakes[record.topic, record.partition]
+        ours = reason in (DeadReason.UNREADABLE, DeadReason.INTERNAL)
+        processing.start()
+        if ours and not brake.permit():
+            raise BrakeEngaged(f"{record.topic}/{record.partition}: most records would die: {detail}")
+        try:
+            await self._dead_letters.dead_letter(record, retry_state, reason, detail)
+        except BaseException:
+            if ours:
+                brake.not_dead()
+            raise
+        if not ours:
+            brake.ended_well()
+        metrics.DEAD_LETTERS.labels(reason.value).inc()
+        self._finished[FinishedResult.DEAD_LETTERED].inc()
+        if event is not None:
+            self._tenants.count(event.tenant, FinishedResult.DEAD_LETTERED.value)
+            self._tenants.worst.ended(event.tenant, retry_state.first_seen)
+        log.warning(
+            "event dead-lettered", origin=str(retry_state.origin), tenant=None if event is None else str(event.tenant),
+            webhook_id=None if event is None else event.webhook_id, reason=reason.value, detail=detail,
+        )  # fmt: skip
+        return Dead(reason)
+
+    def observe(self) -> None:
+        """Set the gauges, for a scrape."""
+        metrics.BRAKE_ENGAGED.set(sum(brake.engaged for brake in self._brakes.values()))
+
+
+def _after(retry_state: RetryState, attempts: int, status: int | None, reason: str, due_at: float = 0.0) -> RetryState:
+    parks = retry_state.parks + (1 if due_at else 0)
+    last_status = status if status is not None else retry_state.last_status
+    return RetryState(retry_state.origin, retry_state.first_seen, attempts, parks, due_at, last_status, str(reason))

@@ -1,0 +1,177 @@
+"""Topics read from outside any consumer group: nothing is joined, committed or created by it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+from aiokafka.structs import ConsumerRecord
+
+from dispatcher.config.settings import KafkaSettings
+from dispatcher.errors import BrokerUnavailable, DispatcherError, NotFound
+from dispatcher.kafka.connection import admin_client, connection_arguments, stopped
+
+BATCH = 500
+SILENT_S = 30.0
+"""A broker that gives no record for so long, where there are some, is away."""
+
+Range = tuple[int, int]
+"""From the first offset to before the last."""
+
+
+class TopicReader:
+    """Reads topics between the offsets that they had when they were opened."""
+
+    def __init__(
+        self, consumer: "AIOKafkaConsumer[bytes, bytes]", topic: str, ranges: Mapping[TopicPartition, Range]
+    ) -> None:
+        """`topic`: the one that is read, or what to call several."""
+        self._consumer = consumer
+        self._topic = topic
+        self.ranges = ranges
+        """What there is, by partition."""
+
+    @property
+    def size(self) -> int:
+        """Records in it, at most: gaps count."""
+        return sum(end - first for first, end in self.ranges.values())
+
+    def within(self, ranges: Mapping[TopicPartition, Range]) -> "TopicReader":
+        """A reader of only these parts of it. Readers of one connection take turns: finish with one first."""
+        inside: dict[TopicPartition, Range] = {}
+        for tp, (first, end) in ranges.items():
+            if tp in self.ranges:
+                own_first, own_end = self.ranges[tp]
+                inside[tp] = (max(first, own_first), min(end, own_end))
+        return TopicReader(self._consumer, self._topic, inside)
+
+    def reaching(self, read_to: Mapping[int, int]) -> "TopicReader":
+        """A reader of what somebody has read already, too: by partition, the offset after the last such record.
+
+        It is there, whatever the broker says of the end; the demo's tells it too low, see `dispatcher.demo.broker`.
+        """
+        ranges = {tp: (first, max(end, read_to.get(tp.partition, 0))) for tp, (first, end) in self.ranges.items()}
+        return TopicReader(self._consumer, self._topic, ranges)
+
+    async def records(self) -> AsyncIterator[list[ConsumerRecord[bytes, bytes]]]:
+        """Every record, in pieces of one partition, rising in each. Can be called again.
+
+        Raises:
+            DispatcherError: the broker has fallen silent.
+        """
+        unread = {tp: range_ for tp, range_ in self.ranges.items() if range_[0] < range_[1]}
+        if not unread:
+            return
+        self._consumer.assign(list(unread))
+        for tp, (first, _) in unread.items():
+            self._consumer.seek(tp, first)
+        while unread:
+            async for tp, records in self._polled(unread):
+                yield [record for record in records if record.offset < unread[tp][1]]
+                await asyncio.sleep(0)  # buffered records come without a wait: let others have their turn
+            for tp in [tp for tp, (_, end) in unread.items() if await self._consumer.position(tp) >= end]:
+                del unread[tp]
+                self._consumer.pause(tp)
+
+    async def _polled(
+        self, unread: Mapping[TopicPartition, Range]
+    ) -> AsyncIterator[tuple[TopicPartition, list[ConsumerRecord[bytes, bytes]]]]:
+        before = {tp: await self._consumer.position(tp) for tp in unread}
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + SILENT_S
+        while True:
+            polled = await self._consumer.getmany(*unread, timeout_ms=500, max_records=BATCH)
+            for tp, records in polled.items():
+                yield tp, records
+            if polled or {tp: await self._consumer.position(tp) for tp in unread} != before:
+                return
+            if loop.time() > deadline:
+                raise DispatcherError(f"{self._topic}: the broker gives no records")
+
+    async def record_at(self, partition: int, offset: int) -> "ConsumerRecord[bytes, bytes]":
+        """One record.
+
+        Raises:
+            NotFound: there is none at this place.
+        """
+        tp = TopicPartition(self._topic, partition)
+        if tp not in self.ranges:
+            raise NotFound(f"{self._topic} has no partition {partition}: it has {len(self.ranges)}")
+        first, end = self.ranges[tp]
+        if not first <= offset < end:
+            there = f"it has {first} to {end - 1}" if first < end else "it is empty"
+            raise NotFound(f"{self._topic}/{partition} has no offset {offset}: {there}")
+        self._consumer.assign([tp])
+        self._consumer.seek(tp, offset)
+        async for _, records in self._polled({tp: (offset, end)}):
+            if records and records[0].offset == offset:
+                return records[0]
+        raise NotFound(f"{self._topic}/{partition} has no record at offset {offset}: compacted away, or no event")
+
+
+@asynccontextmanager
+async def open_topic(settings: KafkaSettings, topic: str) -> AsyncIterator[TopicReader]:
+    """A topic as it is now.
+
+    Raises:
+        NotFound: there is no such topic.
+        BrokerUnavailable: the broker can't be reached.
+    """
+    async with open_topics(settings, [topic]) as reader:
+        yield reader
+
+
+@asynccontextmanager
+async def open_topics(settings: KafkaSettings, topics: Sequence[str], name: str = "") -> AsyncIterator[TopicReader]:
+    """Topics as they are now, read as one; `name` is what messages call them.
+
+    Raises:
+        NotFound: one of them is not there.
+        BrokerUnavailable: the broker can't be reached.
+    """
+    with translating_kafka_errors(settings):
+        partitions = await partitions_of(settings, topics)
+        consumer = outside_consumer(settings)
+        try:
+            await consumer.start()
+            firsts = await consumer.beginning_offsets(partitions)
+            ends = await consumer.end_offsets(partitions)
+            yield TopicReader(consumer, name or topics[0], {tp: (firsts[tp], ends[tp]) for tp in partitions})
+        finally:
+            await stopped(consumer)
+
+
+def outside_consumer(settings: KafkaSettings) -> "AIOKafkaConsumer[bytes, bytes]":
+    """A consumer of no group, not started. A position that is gone becomes the first there is."""
+    return AIOKafkaConsumer(
+        **connection_arguments(settings),
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        fetch_max_bytes=settings.fetch_max_bytes,
+    )
+
+
+async def partitions_of(settings: KafkaSettings, topics: Sequence[str]) -> list[TopicPartition]:
+    """The topics' partitions, in order.
+
+    Raises:
+        NotFound: one of them is not there.
+    """
+    # All topics are asked for: asking for these would create them where the broker creates topics.
+    async with admin_client(settings) as admin:
+        described = {found["topic"]: found["partitions"] for found in await admin.describe_topics()}
+    missing = [topic for topic in topics if topic not in described]
+    if missing:
+        raise NotFound(f"there is no topic {missing[0]}")
+    numbers = {topic: sorted(found["partition"] for found in described[topic]) for topic in topics}
+    return [TopicPartition(topic, number) for topic in topics for number in numbers[topic]]
+
+
+@contextmanager
+def translating_kafka_errors(settings: KafkaSettings) -> Iterator[None]:
+    """Turns what a Kafka client raises into one line for people."""
+    try:
+        yield
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise BrokerUnavailable(f"kafka at {settings.bootstrap_servers}: {type(error).__name__}: {error}") from error

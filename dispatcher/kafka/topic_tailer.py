@@ -1,0 +1,228 @@
+"""One topic followed from outside any consumer group, for as long as the process lives: read once, then its end.
+
+Nothing is joined, committed or created by it. A broker that goes away is waited for; what was read stays, and reading
+goes on where it ended. A topic that was made anew, or lost its end, is read from the start: whoever keeps what was
+read is told to forget it.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.structs import ConsumerRecord
+
+from dispatcher.config.settings import KafkaSettings
+from dispatcher.contract.records import Record
+from dispatcher.errors import DispatcherError, NotFound
+from dispatcher.kafka.connection import FIRST_WAIT_S, LONGEST_WAIT_S, stopped
+from dispatcher.kafka.topic_reader import outside_consumer, partitions_of, translating_kafka_errors
+from dispatcher.tasks import set_within
+from dispatcher.telemetry import metrics
+
+BATCH = 250
+"""Records taken at once: a few milliseconds, in which nothing else runs."""
+POLL_S = 1.0
+SILENCE_S = 10.0
+"""After so long without a record the broker is asked for the topic's end, to see whether it is there."""
+STILL_THERE_S = 8.0
+"""For its answer to that."""
+START_S = 25.0
+"""For everything that is asked at the start: a little more than the clients' own patience."""
+LOOK_AGAIN_S = 60.0
+"""How often the topic's partitions are counted."""
+
+log = structlog.get_logger(__name__)
+
+
+class RecordSink(Protocol):
+    """Keeps what is read. Called on the event loop; must not raise."""
+
+    def take(self, records: Sequence[Record]) -> None:
+        """Records of one partition, rising."""
+        ...
+
+    def forget(self) -> None:
+        """The topic is another one, or is read anew: forget what was taken."""
+        ...
+
+
+class TopicTailer:
+    """Follows one topic; `run` is its task."""
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        topic: str,
+        keeper: RecordSink,
+        *,
+        keep_s: float,
+        most_read: int,
+        if_missing: str,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`keep_s`: seconds back to read; `most_read`: records back at most, over all partitions."""
+        self._settings = settings
+        self._topic = topic
+        self._keeper = keeper
+        self._keep_s = keep_s
+        self._most_read = most_read
+        self._if_missing = if_missing
+        self._clock = clock
+        self._next: dict[int, int] = {}  # the offset to read next, by partition
+        self._ends: dict[int, int] = {}  # the ends to reach before everything is known
+        self._away = f"{topic} has not been read yet"
+        self._logged = ""
+        self._caught_up = asyncio.Event()
+        self.is_complete = True
+        """False where there was more in the time asked for than was read."""
+
+    def __repr__(self) -> str:
+        return f"<Follower {self._topic} at {self._next}>"
+
+    @property
+    def problem(self) -> str | None:
+        """Why what was read may not be all, for people; None where it is."""
+        if self._away:
+            return self._away
+        left = sum(max(0, end - self._next.get(partition, 0)) for partition, end in self._ends.items())
+        return f"{self._topic} is still being read: {left} records are left" if left else None
+
+    @property
+    def read_to(self) -> Mapping[int, int]:
+        """The offset after the last one that was read, by partition."""
+        return dict(self._next)
+
+    async def caught_up(self, within_s: float) -> bool:
+        """Whether everything that was there at the start has been read by then."""
+        return await set_within(self._caught_up, within_s)
+
+    async def run(self) -> None:
+        """Follow until cancelled, whatever becomes of the broker."""
+        wait_s = FIRST_WAIT_S
+        while True:
+            before = dict(self._next)
+            try:
+                with translating_kafka_errors(self._settings):
+                    await self._follow()
+            except NotFound:
+                self._note_away(f"there is no topic {self._topic}: {self._if_missing}")
+            except DispatcherError as error:
+                self._note_away(str(error), error.for_tenants)
+            except Exception as error:
+                metrics.ERRORS.labels("task").inc()
+                log.exception("topic could not be followed because of a bug", topic=self._topic)
+                self._note_away(f"{self._topic} can't be read: {type(error).__name__}, a bug of ours")
+            wait_s = FIRST_WAIT_S if self._next != before else min(wait_s * 2, LONGEST_WAIT_S)
+            await asyncio.sleep(wait_s)
+
+    def _note_away(self, why: str, for_tenants: str | None = None) -> None:
+        if why != self._logged:
+            log.warning("topic is not followed", topic=self._topic, why=why)
+        self._logged, self._away = why, for_tenants or why
+
+    async def _follow(self) -> None:
+        async with asyncio.timeout(START_S):
+            partitions = await partitions_of(self._settings, [self._topic])
+        consumer = outside_consumer(self._settings)
+        try:
+            async with asyncio.timeout(START_S):
+                await consumer.start()
+                await self._begin(consumer, partitions)
+            await self._read(consumer, partitions)
+        finally:
+            await stopped(consumer)
+
+    async def _begin(self, consumer: "AIOKafkaConsumer[bytes, bytes]", partitions: Sequence[TopicPartition]) -> None:
+        firsts = await consumer.beginning_offsets(partitions)
+        ends = await consumer.end_offsets(partitions)
+        if any(self._next.get(tp.partition, 0) > end for tp, end in ends.items()):
+            self._begin_anew()
+        unseen = [tp for tp in partitions if tp.partition not in self._next]
+        starts = await self._starts(consumer, unseen, firsts, ends)
+        for tp in partitions:
+            self._next[tp.partition] = max(self._next.get(tp.partition, starts.get(tp, 0)), firsts[tp])
+        self._ends = {tp.partition: end for tp, end in ends.items()}
+        consumer.assign(list(partitions))
+        for tp in partitions:
+            consumer.seek(tp, self._next[tp.partition])
+        self._away = self._logged = ""
+        self._note_progress()
+
+    def _begin_anew(self) -> None:
+        if self._next:
+            log.warning("topic is read anew: it lost its end, or is another one", topic=self._topic)
+        self._next, self.is_complete = {}, True
+        self._keeper.forget()
+
+    async def _starts(
+        self,
+        consumer: "AIOKafkaConsumer[bytes, bytes]",
+        partitions: Sequence[TopicPartition],
+        firsts: Mapping[TopicPartition, int],
+        ends: Mapping[TopicPartition, int],
+    ) -> dict[TopicPartition, int]:
+        if not partitions:
+            return {}
+        since = int((self._clock() - self._keep_s) * 1000)
+        found = await consumer.offsets_for_times({tp: max(0, since) for tp in partitions})
+        share = max(1, self._most_read // len(partitions))
+        starts: dict[TopicPartition, int] = {}
+        for tp in partitions:
+            at = found.get(tp)
+            wanted = max(ends[tp] if at is None else at.offset, firsts[tp])
+            starts[tp] = max(wanted, ends[tp] - share)
+            self.is_complete = self.is_complete and starts[tp] == wanted
+        return starts
+
+    async def _read(self, consumer: "AIOKafkaConsumer[bytes, bytes]", partitions: Sequence[TopicPartition]) -> None:
+        loop = asyncio.get_running_loop()
+        heard_at = counted_at = loop.time()
+        while True:
+            polled = await consumer.getmany(timeout_ms=int(POLL_S * 1000), max_records=BATCH)
+            for tp, records in polled.items():
+                if not self._take(tp, records):
+                    return
+                await asyncio.sleep(0)  # buffered records come without a wait: let others have their turn
+            if polled:
+                heard_at = loop.time()
+            elif loop.time() - heard_at > SILENCE_S:
+                await self._pass_gaps(consumer, partitions)
+                heard_at = loop.time()
+            elif self._ends:
+                await self._pass_gaps(consumer, partitions, ask=False)
+            if loop.time() - counted_at > LOOK_AGAIN_S:
+                counted_at = loop.time()
+                known = consumer.partitions_for_topic(self._topic)
+                if known is not None and len(known) > len(partitions):
+                    return  # begin again with all of them
+
+    def _take(self, tp: TopicPartition, records: Sequence["ConsumerRecord[bytes, bytes]"]) -> bool:
+        """Hand records over; False where they show that the topic is another one."""
+        if records and records[0].offset < self._next[tp.partition]:
+            self._begin_anew()
+            return False
+        self._keeper.take(records)
+        if records:
+            self._next[tp.partition] = records[-1].offset + 1
+            self._note_progress()
+        return True
+
+    async def _pass_gaps(
+        self, consumer: "AIOKafkaConsumer[bytes, bytes]", partitions: Sequence[TopicPartition], *, ask: bool = True
+    ) -> None:
+        """Go past offsets without a record (transactions, compaction), and see whether the broker is there."""
+        async with asyncio.timeout(STILL_THERE_S):
+            if ask:
+                await consumer.end_offsets(list(partitions))
+            positions = {tp: await consumer.position(tp) for tp in partitions}
+        for tp, position in positions.items():
+            self._next[tp.partition] = max(self._next[tp.partition], position)
+        self._note_progress()
+
+    def _note_progress(self) -> None:
+        if all(self._next.get(partition, 0) >= end for partition, end in self._ends.items()):
+            self._ends = {}
+            self._caught_up.set()

@@ -1,0 +1,106 @@
+"""Logging: one line for each event that ends, as JSON for machines or in colour for a terminal.
+
+Names of log events are constant strings, data are fields. No payload, address, token, header value or full URL is
+ever a field. The standard library's loggers (aiokafka, aiohttp) go through the same end. Of an exception that we don't
+know (a bug) the type and the lines it passed are told, not its message: `KeyError: 'ada@example.com'` is one, too.
+"""
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Final, TextIO
+
+import orjson
+import structlog
+from structlog.tracebacks import ExceptionDictTransformer
+from structlog.typing import ExcInfo, Processor
+
+from dispatcher.config.settings import LogSettings
+from dispatcher.errors import DispatcherError
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def configure_logging(settings: LogSettings) -> None:
+    """Set structlog and the standard library's logging up for the whole process; writes to standard error."""
+    level = _LEVELS[settings.level]
+    shared: Sequence[Processor] = (
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    )
+    exceptions: list[Processor]
+    renderer: Processor
+    if settings.format == "json":
+        exceptions = [structlog.processors.ExceptionRenderer(_told)]
+        renderer = structlog.processors.JSONRenderer(
+            serializer=lambda value, **_: orjson.dumps(value, default=str).decode()
+        )
+    else:
+        exceptions = []
+        renderer = structlog.dev.ConsoleRenderer(exception_formatter=_written)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *exceptions, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(max(level, logging.INFO))
+    # aiokafka warns about every hiccup of a broker with a traceback of its own; our consumer tells the same once.
+    logging.getLogger("aiokafka").setLevel(logging.ERROR)
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    # It tells of every change, and a log written into a watched directory is one: each line would bring the next.
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
+
+
+WITHHELD: Final = "(message withheld: it may quote an event or a secret)"
+
+# Local variables would hold payloads and tokens.
+_transform = ExceptionDictTransformer(show_locals=False)
+
+
+def _told(exc_info: ExcInfo) -> list[dict[str, object]]:
+    """An exception and those behind it, as JSON has them."""
+    found = _transform(exc_info)
+    for stack in _with_inner(found):
+        if stack["exc_type"] not in _ours():
+            stack["exc_value"] = WITHHELD
+        stack.pop("exc_notes", None)
+    return found
+
+
+def _with_inner(stacks: Sequence[dict[str, object]]) -> Iterator[dict[str, object]]:
+    for stack in stacks:
+        yield stack
+        groups = stack.get("exceptions")  # of an exception group: a list of such lists
+        for inner in groups if isinstance(groups, list) else ():
+            yield from _with_inner(inner)
+
+
+def _ours() -> frozenset[str]:
+    """Names of the exceptions whose messages name places and reasons, and quote nothing."""
+    names, todo = set[str](), [DispatcherError, ConnectionError, TimeoutError]
+    while todo:
+        kind = todo.pop()
+        names.add(kind.__name__)
+        todo += kind.__subclasses__()
+    return frozenset(names)
+
+
+def _written(out: TextIO, exc_info: ExcInfo) -> None:
+    """The same for a terminal, the last exception at the end."""
+    for stack in reversed(list(_with_inner(_told(exc_info)))):
+        frames = stack["frames"]
+        for frame in frames if isinstance(frames, list) else ():
+            out.write(f"\n  {frame['filename']}:{frame['lineno']} in {frame['name']}")
+        out.write(f"\n{stack['exc_type']}: {stack['exc_value']}")

@@ -1,0 +1,276 @@
+"""Every metric, in one place, each with prose; every label value of a closed set exists from the first second.
+
+Core series carry no tenant: organisation, sandbox, URL and event id are never labels here. The three metrics that tell
+of tenants are in `TenantMetrics` and `WorstTenants`, capped, and can be turned off. Base units: seconds, bytes, unix
+timestamps.
+"""
+
+import heapq
+import platform
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from itertools import product
+
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.metrics import MetricWrapperBase
+
+from dispatcher import __version__
+from dispatcher.config.settings import MetricsSettings
+from dispatcher.contract.outcomes import DeadReason, FailureReason, FinishedResult, ParkReason, SkipReason
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.telemetry import fast_metrics
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a `_created` series for each counter would double them and tell nothing
+
+SLO_SECONDS = 60
+"""The service-level objective counts events delivered within it: a bucket stands exactly there."""
+
+ATTEMPT_OUTCOMES = ("success", "retryable", "permanent")
+STATUS_REASONS = ("http_2xx", "http_3xx", "http_4xx", "http_429", "http_5xx")
+BREAKER_STATES = ("closed", "open", "half_open")
+
+BUILD_INFO = Gauge("dispatcher_build_info", "Always 1; the labels tell what runs.", ["version", "python_version"])
+
+EVENTS_CONSUMED = fast_metrics.Counter("dispatcher_events_consumed", "Records read and begun, by topic.", ["topic"])
+EVENTS_SKIPPED = fast_metrics.Counter(
+    "dispatcher_events_skipped", "Events that are for no webhook, by reason.", ["reason"]
+)
+EVENTS_FINISHED = fast_metrics.Counter(
+    "dispatcher_events_finished", "Events that ended for good, one count an event.", ["result"]
+)
+EVENTS_PARKED = Counter("dispatcher_events_parked", "Times an event was written to a retry tier.", ["reason"])
+EVENTS_REPEATED = Counter(
+    "dispatcher_events_repeated", "Records begun again after the attempt to finish them raised: store or topic away."
+)
+EVENTS_RESUMED = Counter(
+    "dispatcher_events_resumed", "Records passed over because the commit's metadata says that they were finished."
+)
+DEAD_LETTERS = Counter("dispatcher_dlq_published", "Records in the dead-letter topic, by reason.", ["reason"])
+PRODUCE_FAILURES = Counter(
+    "dispatcher_produce_failures", "Writes to a retry or dead-letter topic that failed and are repeated.", ["kind"]
+)
+ATTEMPT_LOG_DROPPED = Counter("dispatcher_attempt_log_dropped", "Attempts that the attempt log left out.")
+BRAKE_ENGAGED = Gauge(
+    "dispatcher_dead_letter_brake_engaged", "Partitions stopped because most of their records would die."
+)
+
+ATTEMPTS = fast_metrics.Counter("dispatcher_delivery_attempts", "POSTs, by what came of them.", ["outcome", "reason"])
+ATTEMPT_SECONDS = fast_metrics.Histogram(
+    "dispatcher_delivery_attempt_duration_seconds",
+    "Length of one POST, DNS to the answer's end.",
+    ["outcome"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30),
+)
+END_TO_END_SECONDS = fast_metrics.Histogram(
+    "dispatcher_event_end_to_end_duration_seconds",
+    "From the record's timestamp to the answer that delivered it; retried: after it was parked at least once.",
+    ["retried"],
+    buckets=(0.025, 0.1, 0.5, 1, 2.5, 5, 15, 30, SLO_SECONDS, 120, 300, 900, 3600, 21600, 86400),
+)
+IN_FLIGHT = Gauge("dispatcher_deliveries_in_flight", "POSTs under way.")
+CONCURRENCY_LIMIT = Gauge("dispatcher_delivery_concurrency_limit", "Most POSTs under way (delivery.max_in_flight).")
+LANES = Gauge("dispatcher_lanes", "Tenants with a lane in memory.")
+WAITING = Gauge("dispatcher_lanes_waiting_events", "Events that wait in lanes for a slot.")
+UNFINISHED = Gauge("dispatcher_unfinished_records", "Records read whose outcome is not known yet.")
+UNFINISHED_BYTES = Gauge("dispatcher_unfinished_bytes", "Their values' bytes.")
+OLDEST_PENDING = Gauge(
+    "dispatcher_oldest_pending_event_timestamp_seconds", "Timestamp of the oldest unfinished record; 0 with none."
+)
+BREAKERS_OPEN = Gauge("dispatcher_circuit_breaker_open_endpoints", "Tenants whose breaker is open or half open.")
+BREAKER_TRANSITIONS = Counter("dispatcher_circuit_breaker_transitions", "Changes of a breaker, by new state.", ["to"])
+TENANT_STATES = Gauge("dispatcher_tenants_in_state", "Tenants that are unstable, disabled or suspended.", ["state"])
+
+LAG = Gauge("dispatcher_kafka_consumer_lag_records", "Records not yet finished, to the end.", ["topic", "partition"])
+FINISHED_OFFSET = Gauge(
+    "dispatcher_kafka_finished_offset", "Offset up to which every record is finished.", ["topic", "partition"]
+)
+ASSIGNED = Gauge("dispatcher_kafka_assigned_partitions", "Partitions that this process owns.", ["topic"])
+PAUSED = Gauge("dispatcher_kafka_paused_partitions", "Partitions paused: window full, or nothing due.", ["topic"])
+REBALANCES = Counter("dispatcher_kafka_rebalances", "Assignments received.")
+COMMITS = Counter("dispatcher_kafka_commits", "Commits acknowledged.")
+COMMIT_FAILURES = Counter("dispatcher_kafka_commit_failures", "Commits that failed; the next one covers them.")
+LAST_POLL = Gauge("dispatcher_kafka_last_poll_timestamp_seconds", "When the consumer last asked for records.")
+
+RELOAD_OK = Gauge("dispatcher_config_last_reload_successful", "1 where every webhook file in use is the newest.")
+RELOAD_TIME = Gauge("dispatcher_config_last_reload_success_timestamp_seconds", "When that was last so.")
+RELOADS = Counter("dispatcher_config_reloads", "Changes of the webhooks' configuration, by result.", ["result"])
+CONFIG_TENANTS = Gauge("dispatcher_config_tenants", "Webhooks configured.")
+CONFIG_HASH = Gauge("dispatcher_config_info", "Always 1; pods that disagree show different hashes.", ["hash"])
+STORE_FAILURES = Counter("dispatcher_webhook_store_failures", "Look-ups that the store did not answer.")
+STALE_ANSWERS = Counter("dispatcher_webhook_cache_stale_answers", "Look-ups answered from a stale cache entry.")
+CERTIFICATE_EXPIRY = Gauge(
+    "dispatcher_certificate_expiry_timestamp_seconds",
+    "When the first certificate of any endpoint expires; 0 with none.",
+)
+TOKEN_FAILURES = Counter("dispatcher_token_failures", "Tokens that could not be had or made.")
+
+SPANS_DROPPED = Counter("dispatcher_tracing_spans_dropped", "Spans that no collector will see, by reason.", ["reason"])
+
+TASKS = Gauge(
+    "dispatcher_asyncio_tasks", "Tasks of the event loop: some dozens, and one for each event that goes the full way."
+)
+LOOP_LAG = Histogram(
+    "dispatcher_event_loop_lag_seconds",
+    "How late a timer fires.",
+    buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
+)
+ERRORS = Counter("dispatcher_internal_errors", "Exceptions that should not be: each has a log line.", ["where"])
+
+_CLOSED_LABELS: tuple[
+    tuple[MetricWrapperBase | fast_metrics.Counter | fast_metrics.Histogram, tuple[Iterable[str], ...]], ...
+] = (
+    (EVENTS_SKIPPED, (SkipReason,)),
+    (EVENTS_FINISHED, (FinishedResult,)),
+    (EVENTS_PARKED, (ParkReason,)),
+    (END_TO_END_SECONDS, (("no", "yes"),)),
+    (DEAD_LETTERS, (DeadReason,)),
+    (PRODUCE_FAILURES, (("retry", "dead", "attempts"),)),
+    (ATTEMPT_SECONDS, (ATTEMPT_OUTCOMES,)),
+    (BREAKER_TRANSITIONS, (BREAKER_STATES,)),
+    (TENANT_STATES, (("unstable", "disabled", "suspended"),)),
+    (RELOADS, (("ok", "failed"),)),
+    (SPANS_DROPPED, (("queue_full", "not_taken"),)),
+    (ERRORS, (("pipeline", "consumer", "lanes", "task"),)),
+)
+
+
+def initialise() -> None:
+    """Create every series of a closed label set at zero, so that a rate over it is never absent."""
+    for metric, values in _CLOSED_LABELS:
+        for labels in product(*values):
+            metric.labels(*map(str, labels))
+    ATTEMPTS.labels("success", "http_2xx")
+    for reason in (*FailureReason, "http_429", "http_5xx", "http_4xx"):
+        ATTEMPTS.labels("retryable", str(reason))
+    for reason in ("http_3xx", "http_4xx", "http_5xx", str(FailureReason.EGRESS_DENIED), "aborted"):
+        ATTEMPTS.labels("permanent", reason)
+    BUILD_INFO.labels(__version__, platform.python_version()).set(1)
+
+
+_OTHER = ("_other", "_other")
+
+
+class TenantMetrics:
+    """The series with tenant labels: only for configured tenants, and only up to a number.
+
+    Past the number just the tenant labels collapse, to `_other`: sums by outcome stay right.
+    """
+
+    EVENTS = fast_metrics.Counter(
+        "dispatcher_tenant_events", "Events by tenant and outcome.", ["org", "sandbox", "outcome"]
+    )
+    COLLAPSED = Gauge("dispatcher_metrics_tenants_collapsed", "Configured tenants counted under _other.")
+
+    def __init__(self, settings: MetricsSettings) -> None:
+        self._settings = settings
+        self._labels: dict[TenantKey, tuple[str, str]] = {}
+        self._counts: dict[tuple[tuple[str, str], str], fast_metrics.Count] = {}
+        """The series by labels and outcome."""
+        self._is_on = settings.tenant_labels != "off"
+        self.worst = WorstTenants(settings)
+
+    def configure(self, tenants: Iterable[TenantKey]) -> None:
+        """Tell which tenants are configured; series of the others are removed."""
+        mode, cap = self._settings.tenant_labels, self._settings.max_tenant_series
+        if mode == "off":
+            return
+        configured = sorted(tenants)
+        wanted: dict[TenantKey, tuple[str, str]] = {}
+        taken = {self._labels[tenant] for tenant in configured if tenant in self._labels}
+        collapsed = 0
+        for tenant in configured:
+            own = (tenant.org, tenant.sandbox if mode == "org_sandbox" else "")
+            if own in taken or len(taken) < cap:
+                taken.add(own)
+                wanted[tenant] = own
+            else:
+                collapsed += 1
+        for org, sandbox in set(self._labels.values()) - set(wanted.values()):
+            self.EVENTS.remove(org, sandbox)
+        self._labels = wanted
+        self._counts.clear()
+        self.COLLAPSED.set(collapsed)
+
+    def count(self, tenant: TenantKey, outcome: str) -> None:
+        """One event of a configured tenant came to an outcome."""
+        if self._is_on:
+            key = self._labels.get(tenant, _OTHER), outcome
+            count = self._counts.get(key)
+            if count is None:
+                count = self._counts[key] = self.EVENTS.labels(*key[0], outcome)
+            count.inc()
+
+
+class WorstTenants:
+    """Names the tenants that are worst off, at most `metrics.worst_tenants` of them; the rest are one series, `_other`.
+
+    Told of what happens to few events, asked once a scrape.
+    """
+
+    OLDEST_PENDING = Gauge(
+        "dispatcher_tenant_oldest_pending_event_timestamp_seconds",
+        "Timestamp of the oldest event parked by this process and not known to be delivered; the longest waits only.",
+        ["org", "sandbox"],
+    )
+    CERTIFICATE = Gauge(
+        "dispatcher_tenant_certificate_expiry_timestamp_seconds",
+        "When the certificate of the endpoint expires; those that expire first only.",
+        ["org", "sandbox"],
+    )
+
+    BELIEVED_S = 120.0
+    """Past its time by so much, a parked event that was not heard of again is another process's."""
+
+    def __init__(self, settings: MetricsSettings) -> None:
+        self._by_sandbox = settings.tenant_labels == "org_sandbox"
+        self._most = 0 if settings.tenant_labels == "off" else settings.worst_tenants
+        self._waiting: dict[TenantKey, tuple[float, float]] = {}
+        """Timestamp of the event, and until when it is believed."""
+        self._of_host: dict[str, list[TenantKey]] = {}
+        self._shown: defaultdict[Gauge, set[tuple[str, str]]] = defaultdict(set)
+
+    def configure(self, hosts: Iterable[tuple[str, TenantKey]]) -> None:
+        """Tell which hosts stand behind which tenants."""
+        found: defaultdict[str, list[TenantKey]] = defaultdict(list)
+        for host, tenant in hosts:
+            found[host].append(tenant)
+        self._of_host = dict(found)
+
+    def parked(self, tenant: TenantKey, first_seen: float, due_at: float) -> None:
+        """An event of the tenant waits until then."""
+        oldest, until = self._waiting.get(tenant, (first_seen, 0.0))
+        if first_seen <= oldest or until < time.time():
+            self._waiting[tenant] = (first_seen, due_at + self.BELIEVED_S)
+
+    def ended(self, tenant: TenantKey, first_seen: float) -> None:
+        """An event that was parked before has come to its end."""
+        if self._waiting.get(tenant, (0.0, 0.0))[0] == first_seen:
+            del self._waiting[tenant]  # the next one parked takes its place
+
+    def observe(self, expiries: Mapping[str, float]) -> None:
+        """Set the gauges, for a scrape. `expiries`: unix time by host."""
+        now = time.time()
+        self._waiting = {tenant: one for tenant, one in self._waiting.items() if one[1] >= now}
+        self._show(self.OLDEST_PENDING, {tenant: first_seen for tenant, (first_seen, _) in self._waiting.items()})
+        known = {host: when for host, when in expiries.items() if host in self._of_host}
+        CERTIFICATE_EXPIRY.set(min(known.values(), default=0))
+        first = heapq.nsmallest(self._most, known.items(), key=lambda pair: pair[1])
+        self._show(self.CERTIFICATE, {tenant: when for host, when in first for tenant in self._of_host[host]})
+
+    def _show(self, gauge: Gauge, found: Mapping[TenantKey, float]) -> None:
+        if not self._most:
+            return
+        least: dict[tuple[str, str], float] = {}
+        for tenant, when in found.items():
+            labels = (tenant.org, tenant.sandbox if self._by_sandbox else "")
+            least[labels] = min(when, least.get(labels, when))
+        worst = dict(heapq.nsmallest(self._most, least.items(), key=lambda pair: pair[1]))
+        rest = [when for labels, when in least.items() if labels not in worst]
+        if rest:
+            worst[_OTHER] = min(rest)
+        for labels, when in worst.items():
+            gauge.labels(*labels).set(when)
+        for labels in self._shown[gauge] - worst.keys():
+            gauge.remove(*labels)
+        self._shown[gauge] = set(worst)

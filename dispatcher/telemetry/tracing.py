@@ -1,0 +1,319 @@
+"""OpenTelemetry traces: a span an event, a span an attempt, sent to a collector off the event loop.
+
+Imported only where `tracing.enabled` is set, and put around the parts rather than into them: what is switched off
+costs nothing. No span holds a payload, an identity, a token, or a URL beyond its host.
+
+An event's trace is its producer's, told by the record's `traceparent`. Without one the trace id is made from the place
+where the event first stood, so that every hop through the retry topics, a restart and a redrive of one event stand in
+one trace, and the sampler decides the same each time.
+"""
+
+import asyncio
+import hashlib
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import replace
+from types import TracebackType
+from typing import Protocol, Self, assert_never
+
+import structlog
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http import Compression
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from dispatcher import __version__
+from dispatcher.config.settings import TracingSettings
+from dispatcher.config.webhooks import Webhook
+from dispatcher.contract.outcomes import Attempt, Dead, Delivered, Outcome, Parked, Skipped
+from dispatcher.contract.records import ProcessingAttempt, Record, RetryState
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.errors import Draining
+from dispatcher.tasks import set_within
+from dispatcher.telemetry import metrics
+
+log = structlog.get_logger(__name__)
+
+Process = Callable[[Record, ProcessingAttempt], Awaitable[Outcome]]
+
+BATCH = 512
+"""Most spans of one request to the collector."""
+INTERVAL_S = 1.0
+"""A span waits so long for others before it is sent."""
+_LONGEST_TRACESTATE = 512
+"""What W3C Trace Context asks everybody to pass on; a longer one is left out."""
+
+_event_span: ContextVar[Span] = ContextVar("event_span", default=trace.INVALID_SPAN)
+"""Each record is processed in a task of its own, so that this is the record's."""
+
+
+class Webhooks(Protocol):
+    """The webhook of a tenant."""
+
+    async def get(self, tenant: TenantKey) -> Webhook | None: ...
+
+
+class Tracing:
+    """Makes the spans. Enter to begin sending them; leaving sends what is left, for as long as `timeout`."""
+
+    def __init__(self, settings: TracingSettings, exporter: SpanExporter | None = None) -> None:
+        """`exporter` stands in for the one that speaks OTLP over HTTP."""
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # it warns at each try: the sender tells it once
+        self._ids = _TraceIds()
+        self._sender = _Sender(exporter or _otlp(settings), settings.queue, settings.timeout)
+        provider = TracerProvider(
+            sampler=ParentBased(TraceIdRatioBased(settings.sample_ratio)),
+            resource=Resource.create(
+                {
+                    "service.name": settings.service_name,
+                    "service.version": __version__,
+                    "service.instance.id": os.uname().nodename,
+                }
+            ),
+            id_generator=self._ids,
+            span_limits=SpanLimits(max_attribute_length=256),
+            shutdown_on_exit=False,
+        )
+        provider.add_span_processor(self._sender)
+        self._tracer = provider.get_tracer("dispatcher", __version__)
+
+    async def __aenter__(self) -> Self:
+        self._sender.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._sender.stop()
+
+    def around(self, process: Process) -> Process:
+        """`process` with a span around each record."""
+
+        async def traced(record: Record, processing: ProcessingAttempt) -> Outcome:
+            span = self._event(record)
+            token = _event_span.set(span)
+            try:
+                outcome = await process(record, processing)
+                _tell_outcome(span, outcome)
+            except Draining:
+                span.set_attribute("dispatcher.outcome", "left_to_the_next")
+                raise
+            except BaseException as error:
+                span.set_attribute("error.type", type(error).__name__)
+                span.set_status(Status(StatusCode.ERROR))
+                raise
+            else:
+                return outcome
+            finally:
+                _event_span.reset(token)
+                span.end()
+
+        return traced
+
+    def around_webhooks(self, webhooks: Webhooks) -> Webhooks:
+        """`webhooks`, with the tenant that is looked up told to the event's span."""
+        return _TellingTenant(webhooks)
+
+    def begin_attempt(self, host: str, port: int, number: str, webhook_id: str) -> Span:
+        """A span of one POST, below that of the event in hand. `traceparent` says it to the endpoint."""
+        return self._tracer.start_span(
+            "POST",
+            context=trace.set_span_in_context(_event_span.get(), Context()),
+            kind=SpanKind.CLIENT,
+            attributes={
+                "http.request.method": "POST",
+                "server.address": host,
+                "server.port": port,
+                "dispatcher.attempt": int(number or 0),
+                "dispatcher.webhook_id": webhook_id,
+            },
+        )
+
+    def _event(self, record: Record) -> Span:
+        retry_state = RetryState.of(record)
+        self._ids.next_trace = _trace_id(retry_state)  # the SDK asks for it at once, where the record has no trace
+        return self._tracer.start_span(
+            f"process {record.topic}",
+            context=_parent(record),
+            kind=SpanKind.CONSUMER,
+            attributes={
+                "messaging.system": "kafka",
+                "messaging.operation.name": "process",
+                "messaging.operation.type": "process",
+                "messaging.destination.name": record.topic,
+                "messaging.destination.partition.id": str(record.partition),
+                "messaging.kafka.offset": record.offset,
+                "dispatcher.origin": str(retry_state.origin),
+                "dispatcher.parks": retry_state.parks,
+            },
+        )
+
+
+def end_attempt(span: Span, attempt: Attempt) -> Attempt:
+    """End the span of a POST with what came of it; gives the attempt with its trace, where that is sampled."""
+    if not span.is_recording():
+        return attempt
+    if attempt.status is not None:
+        span.set_attribute("http.response.status_code", attempt.status)
+    span.set_attribute("dispatcher.connection_reused", attempt.reused)
+    if attempt.failure is not None or attempt.status is None or attempt.status >= 300:
+        span.set_attribute("error.type", attempt.failure.value if attempt.failure else str(attempt.status))
+        span.set_status(Status(StatusCode.ERROR))
+    span.end()
+    return replace(attempt, trace_id=f"{span.get_span_context().trace_id:032x}")
+
+
+def traceparent(span: Span) -> str:
+    """The span as the header of W3C Trace Context."""
+    context = span.get_span_context()
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags & 0xFF:02x}"
+
+
+class _TellingTenant:
+    def __init__(self, webhooks: Webhooks) -> None:
+        self._webhooks = webhooks
+
+    async def get(self, tenant: TenantKey) -> Webhook | None:
+        span = _event_span.get()
+        span.set_attribute("dispatcher.org", tenant.org)
+        span.set_attribute("dispatcher.sandbox", tenant.sandbox)
+        return await self._webhooks.get(tenant)
+
+
+def _tell_outcome(span: Span, outcome: Outcome) -> None:
+    if not span.is_recording():
+        return
+    match outcome:
+        case Delivered():
+            span.set_attribute("dispatcher.outcome", "delivered")
+            span.set_attribute("dispatcher.attempts", outcome.attempts)
+        case Skipped():
+            span.set_attribute("dispatcher.outcome", "skipped")
+            span.set_attribute("dispatcher.reason", outcome.reason.value)
+        case Parked():
+            span.set_attribute("dispatcher.outcome", "parked")
+            span.set_attribute("dispatcher.reason", outcome.reason.value)
+            span.set_attribute("dispatcher.tier", outcome.tier)
+        case Dead():
+            span.set_attribute("dispatcher.outcome", "dead")
+            span.set_attribute("dispatcher.reason", outcome.reason.value)
+            span.set_attribute("error.type", outcome.reason.value)
+            span.set_status(Status(StatusCode.ERROR))
+        case _:
+            assert_never(outcome)
+
+
+_PROPAGATOR = TraceContextTextMapPropagator()
+
+
+def _parent(record: Record) -> Context:
+    """The producer's span, as the record's headers tell it; what can't be read counts as absent."""
+    told: dict[str, str] = {}
+    for name, value in record.headers:
+        if name in ("traceparent", "tracestate") and value and len(value) <= _LONGEST_TRACESTATE:
+            told[name] = value.decode("ascii", errors="replace")
+    return _PROPAGATOR.extract(told, Context()) if "traceparent" in told else Context()
+
+
+def _trace_id(retry_state: RetryState) -> int:
+    # The time tells a topic from one of the same name that was there before, or is in another cluster.
+    place = f"{retry_state.origin}/{round(retry_state.first_seen * 1000)}"
+    return int.from_bytes(hashlib.blake2b(place.encode(), digest_size=16, person=b"trace").digest()) or 1
+
+
+class _TraceIds(RandomIdGenerator):
+    """Random span ids, and the trace id that was laid ready."""
+
+    def __init__(self) -> None:
+        self.next_trace = 0
+
+    def generate_trace_id(self) -> int:
+        made, self.next_trace = self.next_trace, 0
+        return made or super().generate_trace_id()  # an attempt outside of any event
+
+
+class _Sender(SpanProcessor):
+    """Hands finished spans to the exporter from a thread of its own; never blocks, drops what does not fit.
+
+    Not the SDK's own batch processor: that one drops without a count, and can keep the process from ending.
+    """
+
+    def __init__(self, exporter: SpanExporter, most_waiting: int, timeout_s: float) -> None:
+        self._exporter = exporter
+        self._most_waiting = most_waiting
+        self._enough = min(BATCH, (most_waiting + 1) // 2)  # half of a small queue: it must not fill up during a wait
+        self._timeout_s = timeout_s
+        self._waiting: deque[ReadableSpan] = deque()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._ended = asyncio.Event()
+        self._taken = True
+        self._full = metrics.SPANS_DROPPED.labels("queue_full")
+        self._not_taken = metrics.SPANS_DROPPED.labels("not_taken")
+
+    def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        # A daemon: a collector that hangs must not keep the process.
+        threading.Thread(target=self._run, args=(loop,), name="tracing", daemon=True).start()
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Called on the event loop."""
+        if len(self._waiting) >= self._most_waiting:
+            self._full.inc()
+            return
+        self._waiting.append(span)
+        if len(self._waiting) >= self._enough:
+            self._wake.set()
+
+    async def stop(self) -> None:
+        """Send what is left, within the time for one request; the rest is dropped."""
+        self._stopping = True
+        self._wake.set()
+        if not await set_within(self._ended, self._timeout_s):
+            self._not_taken.inc(len(self._waiting))
+            log.warning("spans left unsent at the end", waiting=len(self._waiting))
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        while not self._stopping:
+            self._wake.wait(INTERVAL_S)
+            self._wake.clear()
+            self._send_all()
+        self._send_all()
+        with suppress(RuntimeError):  # too late: nobody waits any more, the loop is closed
+            loop.call_soon_threadsafe(self._ended.set)
+
+    def _send_all(self) -> None:
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+            try:
+                taken = self._exporter.export(batch) is SpanExportResult.SUCCESS
+            except Exception as error:  # noqa: BLE001  (a bug of the exporter's ends the sending of this batch only)
+                log.warning("a batch of spans could not be sent", error=type(error).__name__)
+                taken = False
+            if not taken:
+                self._not_taken.inc(len(batch))
+            if taken is not self._taken:
+                self._taken = taken
+                log.warning("the collector takes spans again" if taken else "the collector takes no spans")
+
+
+def _otlp(settings: TracingSettings) -> SpanExporter:
+    return OTLPSpanExporter(
+        endpoint=f"{settings.endpoint.rstrip('/')}/v1/traces",
+        certificate_file=None if settings.ca is None else str(settings.ca),
+        headers={name: value.reveal_text() for name, value in settings.headers.items()},
+        timeout=settings.timeout,
+        compression=Compression.Gzip,
+    )

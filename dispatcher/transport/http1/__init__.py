@@ -1,0 +1,5 @@
+"""The HTTP/1.1 client made for this one job: POST, keep-alive, small answers, llhttp (`httptools`) as the parser."""
+
+from dispatcher.transport.http1.client import LeanTransport
+
+__all__ = ["LeanTransport"]

@@ -1,0 +1,207 @@
+"""The lean HTTP client: what changes per event is rendered, written, and the answer's status read. Nothing more."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Self
+from weakref import WeakSet
+
+from dispatcher.config.settings import DeliverySettings, EgressSettings
+from dispatcher.contract.outcomes import NO_PHASES, Attempt, FailureReason, Phases
+from dispatcher.transport import tls
+from dispatcher.transport.dial import Dialer
+from dispatcher.transport.egress import EgressGuard
+from dispatcher.transport.failures import TransportError
+from dispatcher.transport.http1.connection import Connection
+from dispatcher.transport.http1.pool import Destination, Pool, Stack
+from dispatcher.transport.request import Endpoint, Request
+from dispatcher.transport.request_head import HeaderBlock
+from dispatcher.transport.resolver import Resolver
+from dispatcher.transport.tls import TlsContexts, certificate_expiry
+
+
+class _Kept:
+    """What is derived of an endpoint and kept while it lives."""
+
+    __slots__ = ("block", "destination", "look_again", "stack")
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.block = HeaderBlock(endpoint)
+        self.look_again = 0.0
+        self.destination: Destination
+        self.stack: Stack
+
+    def rendered(self, request: Request) -> bytes:
+        """Head and body, as they go out."""
+        return self.block.render(request.content_type, len(request.body), request.headers) + request.body
+
+
+class Exchange:
+    """A request under way on a connection."""
+
+    __slots__ = ("_connection", "_ended", "_is_over", "_keep", "_pool", "_reused", "_stack", "_started")
+
+    def __init__(
+        self, pool: Pool, stack: Stack, connection: Connection, keep: int, started: float,
+        ended: Callable[[Attempt], None], *, reused: bool,
+    ) -> None:  # fmt: skip
+        self._pool = pool
+        self._stack = stack
+        self._connection = connection
+        self._keep = keep
+        self._started = started
+        self._ended = ended
+        self._reused = reused
+        self._is_over = False
+        """The connection may be another's by now."""
+
+    def send(self, data: bytes, timeout_s: float) -> None:
+        """Write the request."""
+        self._connection.exchange(data, self._started + timeout_s, self._keep, self._answered)
+
+    def abort(self) -> None:
+        """Close the connection, and tell nobody; does nothing once it is over."""
+        if not self._is_over:
+            self._is_over = True
+            self._connection.abort()
+
+    def _answered(self, failed: TransportError | None) -> None:
+        self._is_over = True
+        if failed is not None:
+            self._ended(_failed(failed, self._started, reused=self._reused))
+            return
+        connection, now = self._connection, time.monotonic()
+        attempt = Attempt(
+            now - self._started, connection.status, None, "", self._reused, connection.retry_after,
+            connection.webhook_delivery, connection.body,
+            _phases(connection, self._reused, now) if self._keep else NO_PHASES,
+        )  # fmt: skip
+        if connection.usable:
+            self._pool.put(self._stack, connection, now)
+        self._ended(attempt)
+
+
+class LeanTransport:
+    """Sends POSTs by HTTP/1.1 connections of our own. An async context manager; leaving it closes every connection.
+
+    It does not limit how many connections are open at once: that is `delivery.max_in_flight`, which delivery keeps.
+    As many may rest.
+    """
+
+    def __init__(self, delivery: DeliverySettings, egress: EgressSettings) -> None:
+        self._resolver = Resolver(egress, EgressGuard(egress))
+        self._contexts = TlsContexts(egress.ca_bundle)
+        self._dialer = Dialer(egress, self._resolver, self._contexts)
+        self._pool = Pool(delivery.max_in_flight)
+        self._connections: WeakSet[Connection] = WeakSet()
+
+    async def __aenter__(self) -> Self:
+        await self._resolver.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._pool.close()
+        for connection in list(self._connections):
+            connection.fail(FailureReason.RESET, "the transport was closed")
+        await self._resolver.__aexit__()
+        await asyncio.sleep(0)  # the transports' `connection_lost`
+
+    async def post(self, request: Request) -> Attempt:
+        """Send one request. Never raises for anything that the network can do.
+
+        Raises:
+            ValueError: a header that can't be sent: a bug of the caller's.
+        """
+        answer: asyncio.Future[Attempt] = asyncio.get_running_loop().create_future()
+
+        def ended(attempt: Attempt) -> None:
+            if not answer.done():
+                answer.set_result(attempt)
+
+        exchange = self.begin(request, ended)
+        if exchange is None:
+            started = time.monotonic()
+            try:
+                kept = self._kept_of(request.endpoint, started)
+                connection = await self._open(kept.destination, request)
+            except TransportError as failed:
+                return _failed(failed, started, reused=False)
+            exchange = Exchange(self._pool, kept.stack, connection, request.keep_body, started, ended, reused=False)
+            exchange.send(kept.rendered(request), request.timeout_s)
+        try:
+            return await answer
+        except BaseException:
+            exchange.abort()  # cancelled: nobody waits for what is still to come
+            raise
+
+    def begin(self, request: Request, ended: Callable[[Attempt], None]) -> Exchange | None:
+        """Send the request on a connection that rests, without waiting; `ended` is told once, unless it is aborted.
+
+        None, and nothing is sent, where none rests: `post` opens one, or says why there is none.
+
+        Raises:
+            ValueError: as `post`.
+        """
+        started = time.monotonic()
+        try:
+            kept = self._kept_of(request.endpoint, started)
+        except TransportError:
+            return None  # `post` will say so
+        data = kept.rendered(request)
+        connection = self._pool.take(kept.stack)
+        if connection is None:
+            return None
+        exchange = Exchange(self._pool, kept.stack, connection, request.keep_body, started, ended, reused=True)
+        exchange.send(data, request.timeout_s)
+        return exchange
+
+    def _kept_of(self, endpoint: Endpoint, now: float) -> _Kept:
+        kept = endpoint.derived.get(self)
+        if not isinstance(kept, _Kept):
+            kept = endpoint.derived[self] = _Kept(endpoint)
+        if now >= kept.look_again:
+            self._look_at(kept, endpoint, now)
+        return kept
+
+    def _look_at(self, kept: _Kept, endpoint: Endpoint, now: float) -> None:
+        """The endpoint's TLS context may be another one, when the operator's CA bundle changed."""
+        context = self._contexts.of(endpoint) if endpoint.scheme == "https" else None
+        kept.destination = Destination(endpoint.scheme, endpoint.host, endpoint.port, context)
+        kept.stack = self._pool.stack_of(kept.destination)
+        kept.look_again = now + tls.BUNDLE_CHECK_S
+
+    async def _open(self, destination: Destination, request: Request) -> Connection:
+        scheme, host, port, context = destination
+        try:
+            async with asyncio.timeout(request.timeout_s):
+                dialled = await self._dialer.dial(
+                    scheme, host, port, context, request.connect_timeout_s, lambda: Connection(self._pool.forget)
+                )
+        except TimeoutError:
+            detail = f"no connection within {request.timeout_s:g} s"
+            raise TransportError(FailureReason.CONNECT_TIMEOUT, detail) from None
+        connection = dialled.protocol
+        connection.phases, connection.below = dialled.phases, dialled.below
+        self._connections.add(connection)
+        return connection
+
+
+def _failed(failed: TransportError, started: float, *, reused: bool) -> Attempt:
+    return Attempt(
+        time.monotonic() - started, failure=failed.reason, detail=failed.detail, reused=reused,
+        phases=failed.phases or NO_PHASES,
+    )  # fmt: skip
+
+
+def _phases(connection: Connection, reused: bool, now: float) -> Phases:
+    made = connection.phases
+    if reused:
+        made = replace(made, dns_s=None, connect_s=None, tls_s=None)
+    return replace(
+        made,
+        request_s=connection.request_s,
+        first_byte_s=connection.first_byte_at - connection.sent_at,
+        body_s=now - connection.first_byte_at,
+        certificate_expires=None if connection.tls is None else certificate_expiry(connection.tls),
+    )

@@ -1,0 +1,252 @@
+"""One HTTP/1.1 connection: a request goes out, the answer is parsed as it comes, within limits and a deadline.
+
+It takes one request at a time. Whatever is not exactly one whole answer to it makes the connection unusable: bytes
+behind the answer or between requests, an answer before the request was written, `connection: close`, a body beyond
+what is read. Its one timer serves every deadline, and is set anew only when a deadline comes earlier than the last.
+"""
+
+import asyncio
+import ssl
+import time
+from collections.abc import Callable
+from typing import cast
+
+import httptools
+
+from dispatcher.contract.outcomes import FailureReason, Phases
+from dispatcher.transport.failures import TransportError, clip, describe
+from dispatcher.transport.request_head import (
+    MAX_INTERIM,
+    MAX_KEPT_VALUE,
+    MAX_RESPONSE_BODY,
+    MAX_RESPONSE_HEAD,
+    MAX_RESPONSE_HEADERS,
+)
+from dispatcher.transport.tls import remember_session
+
+_MAX_RAW = 1024 * 1024
+"""Bytes of one answer in all, with chunk sizes and extensions: bounds what the count of body bytes does not see."""
+_IGNORED_HEAD = 8 * 1024
+"""What a head may have beyond its names and values: status line, separators, 1xx answers."""
+
+
+Ended = Callable[[TransportError | None], None]
+"""Is told how an exchange ended."""
+
+
+class Connection(asyncio.Protocol):
+    """A connection and the exchange it is in. `on_idle_end` is told when it ends between requests."""
+
+    def __init__(self, on_idle_end: Callable[["Connection"], None]) -> None:
+        self.usable = True
+        """The next request may go out on it."""
+        self.requests = 0
+        self.phases = Phases()
+        self.below: asyncio.Transport | None = None
+        """The transport under TLS, which knows what of the request the peer has not taken."""
+        self.status = 0
+        self.retry_after: str | None = None
+        self.webhook_delivery: str | None = None
+        self.body = b""
+        self.request_s = self.sent_at = self.first_byte_at = 0.0
+        """For who asked to keep the answer: seconds to write the request; when that was done, and the answer began."""
+        self._on_idle_end = on_idle_end
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._ended: Ended | None = None
+        """Who waits for the answer; None between requests."""
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = float("inf")
+
+    def __repr__(self) -> str:
+        state = "busy" if self._ended is not None else "idle" if self.usable else "closed"
+        return f"<Connection {state} requests={self.requests}>"
+
+    def exchange(self, data: bytes, deadline: float, keep: int, ended: Ended) -> None:
+        """Write a request. `ended` is called once, with None where the answer is there: its parts are attributes then.
+
+        Within the call the connection may be used again. After `abort` nobody is called.
+        """
+        self.requests += 1
+        self.status = 0
+        self.retry_after = self.webhook_delivery = None
+        self.body = b""
+        self.first_byte_at = 0.0
+        self._keep = keep
+        self._raw = self._head = self._count = self._received = self._interim = 0
+        self._head_done = self._framed = self._complete = False
+        self._problem = ""
+        self._ended = ended
+        self._set_deadline(deadline)
+        began = time.monotonic() if keep else 0.0
+        if self._transport is not None:
+            self._transport.write(data)
+        if keep:
+            self.sent_at = time.monotonic()
+            self.request_s = self.sent_at - began
+
+    def rest(self, until: float) -> None:
+        """Nothing to send for now; close at this time, if it is still so."""
+        self._set_deadline(until)
+
+    def abort(self) -> None:
+        """Close at once. An exchange under way is forgotten."""
+        self.usable = False
+        self._ended = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    @property
+    def tls(self) -> ssl.SSLObject | None:
+        """The TLS layer, where there is one."""
+        found = None if self._transport is None else self._transport.get_extra_info("ssl_object")
+        return found if isinstance(found, ssl.SSLObject) else None
+
+    # --- deadline
+
+    def _set_deadline(self, deadline: float) -> None:
+        self._deadline = deadline
+        if deadline < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = deadline
+            self._timer = self._loop.call_later(deadline - time.monotonic(), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer, self._timer_at = None, float("inf")
+        if time.monotonic() < self._deadline - 0.001:
+            self._set_deadline(self._deadline)
+        elif self._ended is not None:
+            self.fail(FailureReason.TIMEOUT, "no whole answer in time")
+        else:
+            self._end_idle()
+
+    # --- asyncio's protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+
+    def data_received(self, data: bytes) -> None:
+        if self._ended is None:
+            self._end_idle()
+            return
+        if self._keep and not self.first_byte_at:
+            self.first_byte_at = time.monotonic()
+        self._raw += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self.usable = False
+            if not self._complete and not self._problem:
+                self._problem = clip(f"the answer is not HTTP/1.1 ({error or type(error).__name__})")
+        if self._complete:
+            self._finish()
+        elif self._problem:
+            self.fail(FailureReason.PROTOCOL, self._problem)
+        elif not self._head_done and self._raw > MAX_RESPONSE_HEAD + _IGNORED_HEAD:
+            self.fail(FailureReason.PROTOCOL, "the answer's headers are longer than 32 KiB")
+        elif self._raw > _MAX_RAW:
+            self.usable = False
+            self._finish()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.usable = False
+        if self._ended is None:
+            self._end_idle()
+        elif exc is None and self._head_done and not self._framed:
+            self._finish()  # a body that ends with the connection (RFC 9112, section 6.3)
+        elif isinstance(exc, ssl.SSLError):
+            self.fail(FailureReason.TLS, describe(exc))
+        else:
+            where = "in the body of" if self._head_done else "in the head of" if self._raw else "before"
+            how = "closed" if exc is None else "reset"
+            self.fail(FailureReason.RESET, f"the connection was {how} {where} the answer")
+        self._transport = None
+        del self._parser  # it holds on to us
+
+    # --- httptools' callbacks; what comes behind a whole answer is not looked at
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            self.usable = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._complete:
+            return
+        self._count += 1
+        self._head += len(name) + len(value)
+        if self._count > MAX_RESPONSE_HEADERS or self._head > MAX_RESPONSE_HEAD:
+            self._problem = "the answer has over 100 headers, or over 32 KiB of them"
+            return
+        if self._head_done:
+            return  # a trailer
+        size = len(name)  # first, because it is cheaper than lower()
+        if size == 14 or size == 17:
+            lower = name.lower()
+            if lower == b"content-length" or lower == b"transfer-encoding":
+                self._framed = True
+        elif size == 11 and self.retry_after is None and name.lower() == b"retry-after":
+            self.retry_after = value.decode("latin-1")[:MAX_KEPT_VALUE]
+        elif size == 16 and self.webhook_delivery is None and name.lower() == b"webhook-delivery":
+            self.webhook_delivery = value.decode("latin-1")[:MAX_KEPT_VALUE]
+
+    def on_headers_complete(self) -> None:
+        if self._complete:
+            return
+        self.status = self._parser.get_status_code()
+        if self.status == 101 or not 100 <= self.status <= 599:
+            self._problem = f"the answer has status {self.status}, which is no answer to a POST"
+        self._head_done = self.status >= 200
+
+    def on_body(self, data: bytes) -> None:
+        if self._complete:
+            return
+        self._received += len(data)
+        if len(self.body) < self._keep:
+            self.body += data[: self._keep - len(self.body)]
+        if self._received > MAX_RESPONSE_BODY:
+            self.usable, self._complete = False, not self._problem
+
+    def on_message_complete(self) -> None:
+        if self._complete or self._problem:
+            return
+        if not self._head_done:  # 1xx: the answer is still to come (RFC 9110, section 15.2)
+            self._interim += 1
+            self._framed, self.retry_after, self.webhook_delivery = False, None, None
+            if self._interim > MAX_INTERIM:
+                self._problem = f"over {MAX_INTERIM} interim answers"
+            return
+        self._complete = True
+        if not self._parser.should_keep_alive():
+            self.usable = False
+
+    # --- ends
+
+    def _finish(self) -> None:
+        ended, self._ended = self._ended, None
+        transport = self._transport
+        if transport is not None:
+            if self.below is not None and self.below.get_write_buffer_size():
+                self.usable = False  # answered before the whole request was written
+            if self.requests == 1 and (tls := transport.get_extra_info("ssl_object")) is not None:
+                remember_session(tls)
+            if not self.usable:
+                self.abort()
+        if ended is not None:
+            ended(None)
+
+    def fail(self, reason: FailureReason, detail: str) -> None:
+        """Close at once; the exchange under way has failed."""
+        ended = self._ended
+        self.abort()
+        if ended is not None:
+            ended(TransportError(reason, detail))
+
+    def _end_idle(self) -> None:
+        self.abort()
+        self._on_idle_end(self)

@@ -1,5 +1,0 @@
-"""The HTTP/1.1 client made for this one job: POST, keep-alive, small answers, llhttp (`httptools`) as the parser."""
-
-from dispatcher.transport.lean.client import LeanTransport
-
-__all__ = ["LeanTransport"]

@@ -1,0 +1,44 @@
+"""Reaches token endpoints with the guarded transport: the same egress rules, TLS and limits as for webhooks."""
+
+from typing import Protocol
+
+from dispatcher.auth.token_answers import MAX_ANSWER, Headers, TokenAnswer
+from dispatcher.contract.outcomes import Attempt
+from dispatcher.transport.request import Endpoint, Request
+
+CONNECT_TIMEOUT_S = 3.0
+_MOST_ENDPOINTS = 10_000
+
+
+class Transport(Protocol):
+    """Sends one POST."""
+
+    async def post(self, request: Request) -> Attempt: ...
+
+
+class TokenPosts:
+    """A `TokenEndpoint` of the authentication package."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._endpoints: dict[str, Endpoint] = {}
+
+    async def post_form(self, url: str, headers: Headers, body: bytes, timeout_s: float) -> TokenAnswer:
+        """POST a form; what fails on the way is an answer without a status."""
+        if url not in self._endpoints:
+            if len(self._endpoints) >= _MOST_ENDPOINTS:
+                self._endpoints.clear()
+            self._endpoints[url] = Endpoint.at(url)
+        attempt = await self._transport.post(
+            Request(
+                endpoint=self._endpoints[url],
+                headers=headers,
+                body=body,
+                timeout_s=timeout_s,
+                connect_timeout_s=min(CONNECT_TIMEOUT_S, timeout_s),
+                content_type="application/x-www-form-urlencoded",
+                keep_body=MAX_ANSWER,
+            )
+        )
+        detail = attempt.detail or (attempt.failure.value if attempt.failure else "")
+        return TokenAnswer(attempt.status, attempt.body, detail, attempt.elapsed_s)

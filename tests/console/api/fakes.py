@@ -1,0 +1,157 @@
+"""Stand-ins for what Kafka, dispatchers and endpoints tell: two tenants, each with something of everything."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from pydantic import JsonValue
+
+from dispatcher.config.webhooks import Channel, WebhookConfig
+from dispatcher.console.model import (
+    AttemptFact,
+    AttemptPage,
+    AttemptQuery,
+    Bucket,
+    DeadFact,
+    DeadPage,
+    DeadQuery,
+    LaneFact,
+    Outcomes,
+    RedriveJob,
+    Step,
+    TestResult,
+    WaitingTier,
+    Window,
+)
+from dispatcher.contract.records import Origin
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.errors import DispatcherError, NotFound
+from dispatcher.stores.sql.records import Orgs
+
+LUMA = TenantKey("luma@AdobeOrg", "prod")
+RIVAL = TenantKey("rival@AdobeOrg", "prod")
+LUMAS_CUSTOMER, RIVALS_CUSTOMER = "jane@luma-customer.example", "secret-customer@rival.example"
+AT = 1_790_000_000.0
+
+
+def attempt_of(tenant: TenantKey) -> AttemptFact:
+    return AttemptFact(
+        AT, tenant, f"event-of-{tenant.org}", "bounce", "email", 1, 503, "http_5xx", "answered 503", "again_soon", 12.5,
+        False, Origin("delivery-events", 0, 7), "<b>busy</b>",
+    )  # fmt: skip
+
+
+class StandInAttempts:
+    problem: str | None = None
+
+    def outcomes(self, tenant: TenantKey, window: Window) -> Outcomes:
+        return Outcomes(window, 60.0, (Bucket(AT, 3, 2, 1), Bucket(AT + 60)), 10.0, 20.0)
+
+    def search(self, tenant: TenantKey, query: AttemptQuery) -> AttemptPage:
+        facts = (attempt_of(tenant),) * 3
+        if query.before is not None and query.before not in "0123":
+            raise NotFound("there is no such page: begin at the first one")
+        begin = int(query.before or "0")
+        page = facts[begin : begin + query.limit]
+        end = begin + len(page)
+        return AttemptPage(page, str(end) if end < len(facts) else None)
+
+    def last_delivery(self, tenant: TenantKey) -> float | None:
+        return AT
+
+    def failing(self, tenant: TenantKey) -> tuple[AttemptFact, int, int] | None:
+        return None
+
+
+class StandInLanes:
+    def __init__(self) -> None:
+        self.enabled: list[TenantKey] = []
+        self.is_away = False
+
+    async def of(self, tenant: TenantKey) -> LaneFact | None:
+        return None if self.is_away else LaneFact("active", "closed", 0, False, 0, 1, 2, 16, 0.01, 1)
+
+    async def enable(self, tenant: TenantKey) -> None:
+        if self.is_away:
+            raise DispatcherError("no dispatcher answers")
+        self.enabled.append(tenant)
+
+
+class StandInWaiting:
+    is_away = False
+
+    async def of(self, tenant: TenantKey) -> Sequence[WaitingTier]:
+        if self.is_away:
+            raise DispatcherError("kafka does not answer")
+        return [WaitingTier("30s", 3, AT, True)]
+
+
+def dead_of(tenant: TenantKey, number: int, recipient: str) -> DeadFact:
+    return DeadFact(
+        f"0-{number}", tenant, f"event-of-{tenant.org}", AT, AT - 60, "rejected", "answered 400", 3, 400, "bounce", "email",
+        recipient, False, Origin("delivery-events", 0, number),
+    )  # fmt: skip
+
+
+class StandInDeadEvents:
+    problem: str | None = None
+
+    def __init__(self) -> None:
+        self.events = [dead_of(LUMA, 1, LUMAS_CUSTOMER), dead_of(RIVAL, 2, RIVALS_CUSTOMER)]
+        self.jobs: dict[str, RedriveJob] = {}
+        self.asked: list[tuple[TenantKey, frozenset[str] | None, DeadQuery]] = []
+
+    def search(self, query: DeadQuery, *, orgs: Orgs) -> DeadPage:
+        found = tuple(one for one in self.events if self._is_seen(one, orgs) and query.tenant in (None, one.tenant))
+        return DeadPage(found, len(found), None)
+
+    def get(self, dead_id: str, *, orgs: Orgs) -> DeadFact:
+        for one in self.events:
+            if one.id == dead_id and self._is_seen(one, orgs):
+                return one
+        raise NotFound("there is no such dead event")
+
+    def count(self, tenant: TenantKey, since: float) -> int:
+        return 1
+
+    async def redrive(
+        self, tenant: TenantKey, *, ids: frozenset[str] | None, query: DeadQuery, by: str, orgs: Orgs
+    ) -> RedriveJob:
+        known = {one.id for one in self.events if one.tenant == tenant}
+        if (orgs is not None and tenant.org not in orgs) or not (ids or frozenset()) <= known:
+            raise NotFound("there is no such dead event")
+        self.asked.append((tenant, ids, query))
+        job = RedriveJob(f"job-{len(self.jobs)}", tenant, by, time.time(), len(ids if ids is not None else known))
+        self.jobs[job.id] = job
+        return job
+
+    def job(self, job_id: str, *, orgs: Orgs) -> RedriveJob:
+        job = self.jobs.get(job_id)
+        if job is None or (orgs is not None and job.tenant.org not in orgs):
+            raise NotFound("there is no such redrive")
+        return replace(job, sent=job.total, state="done")
+
+    @staticmethod
+    def _is_seen(fact: DeadFact, orgs: Orgs) -> bool:
+        return orgs is None or (fact.tenant is not None and fact.tenant.org in orgs)
+
+
+class StandInTestEvents:
+    def __init__(self) -> None:
+        self.sent: list[WebhookConfig] = []
+
+    async def send(self, config: WebhookConfig, channel: Channel, message_status: str) -> TestResult:
+        self.sent.append(config)
+        return replace(
+            self.preview(config, channel, message_status),
+            verdict="delivered", reason="http_2xx", status=200, elapsed_ms=12.0, verdict_in_words="It would be delivered.",
+            steps=(Step("address", True, 1.0, "203.0.113.7"), Step("token", None)), answer="<b>ok</b>",
+        )  # fmt: skip
+
+    def preview(self, config: WebhookConfig, channel: Channel, message_status: str) -> TestResult:
+        return TestResult((), "event", "", "", None, 0.0, "", "", "", (("x-environment", "prod"),), '{"a":1}')
+
+
+class StandInKeys:
+    async def document(self, tenant: TenantKey) -> Mapping[str, JsonValue]:
+        return {"keys": [{"kid": str(tenant)}]}

@@ -1,0 +1,375 @@
+"""A made-up world behind the console: seven webhooks of four organisations, each in a state of its own.
+
+The database is real; what Kafka and the network would tell is made up, the same each time but for the clock. Feeds
+the tests of single pages, and the screenshots.
+"""
+
+import hashlib
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from pydantic import JsonValue
+
+from dispatcher.config.settings import KafkaSettings, Settings
+from dispatcher.config.webhooks import Channel, WebhookConfig
+from dispatcher.console.model import (
+    AttemptFact,
+    AttemptPage,
+    AttemptQuery,
+    Bucket,
+    DeadFact,
+    DeadPage,
+    DeadQuery,
+    LaneFact,
+    Outcomes,
+    RedriveJob,
+    Step,
+    TestResult,
+    WaitingTier,
+    Window,
+)
+from dispatcher.console.sources.test_sender import SampleSender as Tester
+from dispatcher.contract.events import DeliveryEvent, read_event
+from dispatcher.contract.records import Origin
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.errors import DispatcherError, NotFound
+from dispatcher.stores.sql.records import Orgs
+from tests.unit.examples import ARecord, record, sms_event
+
+LUMA_ORG = "9E1005A551ED61CA0A490D45@AdobeOrg"
+LUMA = TenantKey(LUMA_ORG, "prod")
+LUMA_STAGE = TenantKey(LUMA_ORG, "stage")
+CONTOSO = TenantKey("7F3A1C9B5D2E@AdobeOrg", "prod")
+FABRIKAM = TenantKey("fabrikam@AdobeOrg", "prod")
+NORTHWIND = TenantKey("northwind@AdobeOrg", "prod")
+TAILSPIN = TenantKey("northwind@AdobeOrg", "holiday-campaigns")
+ADATUM = TenantKey("fabrikam@AdobeOrg", "development")
+
+EC_KEY = """-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgevZzL1gdAFr88hb2
+OF/2NxApJCzGCEDdfSp6VQO30hyhRANCAAQRWz+jn65BtOMvdyHKcvjBeBSDZH2r
+1RTwjmYSi9R/zpBnuQ4EiMnCqfMPWiZqB4QdbAd0E7oH50VpuZ1P087G
+-----END PRIVATE KEY-----
+"""
+
+DRAFTS: tuple[dict[str, JsonValue], ...] = (
+    {
+        "name": "Luma order status", "org": LUMA.org, "sandbox": "prod", "url": "https://hooks.luma.example/feedback",
+        "auth": {"type": "jwt", "sign": {"algorithm": "ES256", "key": {"value": EC_KEY}, "kid": "luma-2026-01",
+                                         "claims": {"tenant": "luma"}}},
+        "headers": {"X-Environment": "prod", "X-Api-Key": "canary-header-value"},
+        "signing": {"secrets": [{"value": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}]},
+        "rate_limit": "200/s", "payload": 2,
+    },
+    {"name": "Luma staging", "org": LUMA.org, "sandbox": "stage", "url": "https://hooks-stage.luma.example/feedback"},
+    {"name": "Contoso delivery receipts", "org": CONTOSO.org, "sandbox": "prod",
+     "url": "https://api.contoso.example/v2/receipts", "channels": ["email"],
+     "auth": {"type": "jwt", "sign": {"algorithm": "HS256", "key": {"value": "contoso-shared-secret-of-32-bytes!!"},
+                                      "audience": "https://api.contoso.example"}}},
+    {"name": "Fabrikam events", "org": FABRIKAM.org, "sandbox": "prod", "url": "https://in.fabrikam.example/ajo",
+     "auth": {"type": "jwt", "fetch": {"grant": "client-credentials", "client_id": "ajo-feedback",
+              "token_url": "https://login.fabrikam.example/oauth2/token", "scope": "feedback.write",
+              "client_secret": {"value": "canary-client-secret"}}}},
+    {"name": "Northwind SMS", "org": NORTHWIND.org, "sandbox": "prod", "url": "https://sms.northwind.example/status",
+     "channels": ["sms"]},
+    {"name": "Tailspin holiday mail", "org": TAILSPIN.org, "sandbox": TAILSPIN.sandbox,
+     "url": "https://mail.tailspin.example:8443/hooks", "channels": ["email"], "events": ["bounce", "error"]},
+    {"name": "Adatum sandbox", "org": ADATUM.org, "sandbox": "development", "url": "https://dev.adatum.example/f",
+     "enabled": False},
+)  # fmt: skip
+
+BUCKETS: Mapping[Window, tuple[int, float]] = {"1h": (60, 60.0), "24h": (96, 900.0), "7d": (84, 7200.0)}
+# Events a bucket of 24 h, share that fails, share that dies, from when on (share of the window)
+TRAFFIC: Mapping[TenantKey, tuple[float, float, float, float]] = {
+    LUMA: (520, 0.004, 0.0, 0.0),
+    LUMA_STAGE: (14, 0.0, 0.0, 0.0),
+    CONTOSO: (160, 0.93, 0.015, 0.8),
+    FABRIKAM: (75, 0.04, 0.004, 0.3),
+    NORTHWIND: (240, 1.0, 0.06, 0.45),
+}
+
+
+def event_id(number: int) -> str:
+    """The `webhook-id` of an event of this world."""
+    return "msg_" + hashlib.sha256(str(number).encode()).hexdigest()[:24]
+
+
+EXPLAINED = record(
+    sms_event(imsOrgId=LUMA.org, _id="order-1047-shipped", campaignID="order-updates"), offset=40_002, partition=2
+)
+"""The one event that can be read again."""
+
+
+def _id_of(found: ARecord) -> str:
+    event = read_event(found, Origin(found.topic, found.partition, found.offset))
+    assert isinstance(event, DeliveryEvent)
+    return event.webhook_id
+
+
+EXPLAINED_ID = _id_of(EXPLAINED)
+
+
+async def record_of_the_scenery(settings: KafkaSettings, origin: Origin) -> ARecord:
+    """Stands in for `decisions.record_at`."""
+    if (origin.partition, origin.offset) != (EXPLAINED.partition, EXPLAINED.offset):
+        raise NotFound(f"{origin.topic}/{origin.partition} has no offset {origin.offset}: it has 91204 to 130772")
+    return EXPLAINED
+
+
+class SceneryAttempts:
+    """The attempt log of this world."""
+
+    problem: str | None = None
+
+    def outcomes(self, tenant: TenantKey, window: Window) -> Outcomes:
+        number, each = BUCKETS[window]
+        begin = time.time() // each * each - (number - 1) * each
+        dice = random.Random(f"{tenant} {window}")
+        rate, failing, dying, since = TRAFFIC.get(tenant, (0.0, 0.0, 0.0, 0.0))
+        buckets = []
+        for index in range(number):
+            daily = 0.55 + 0.45 * (1 - abs(((index * 24 / number + 9) % 24) - 14) / 14)
+            sent = int(rate * each / 900 * daily * dice.uniform(0.75, 1.2))
+            if index / number >= since:
+                failed, dead = int(sent * failing * dice.uniform(0.7, 1.0)), int(sent * dying)
+            else:
+                failed = dead = 0
+            buckets.append(Bucket(begin + index * each, max(0, sent - failed - dead), failed, dead))
+        known = any(bucket.delivered + bucket.failed for bucket in buckets)
+        return Outcomes(window, each, tuple(buckets), 84.0 if known else None, 312.0 if known else None)
+
+    def search(self, tenant: TenantKey, query: AttemptQuery) -> AttemptPage:
+        found = [fact for fact in self._facts(tenant) if self._is_wanted(fact, query)]
+        begin = int(query.before or 0)
+        following = str(begin + query.limit) if len(found) > begin + query.limit else None
+        return AttemptPage(tuple(found[begin : begin + query.limit]), following)
+
+    def last_delivery(self, tenant: TenantKey) -> float | None:
+        ages = {LUMA: 3.0, LUMA_STAGE: 340.0, CONTOSO: 5400.0, FABRIKAM: 48.0, NORTHWIND: 47_000.0}
+        return time.time() - ages[tenant] if tenant in ages else None
+
+    def failing(self, tenant: TenantKey) -> tuple[AttemptFact, int, int] | None:
+        seen = {CONTOSO: (38, 40), NORTHWIND: (40, 40)}.get(tenant)
+        return None if seen is None else (self._facts(tenant)[0], *seen)
+
+    @staticmethod
+    def _is_wanted(fact: AttemptFact, query: AttemptQuery) -> bool:
+        kinds = {"delivered": ("delivered",), "dead": ("dead",), "failed": ("again_soon", "again_later", "suspend")}
+        return (query.event_id is None or fact.event_id == query.event_id) and (
+            query.outcome is None or fact.verdict in kinds[query.outcome]
+        )
+
+    @staticmethod
+    def _facts(tenant: TenantKey) -> list[AttemptFact]:
+        if tenant not in TRAFFIC:
+            return []
+        dice = random.Random(str(tenant))
+        at, facts = time.time() - 4, []
+        for number in range(130):
+            at -= dice.uniform(2, 40)
+            channel = "sms" if tenant == NORTHWIND or (tenant == LUMA and dice.random() < 0.3) else "email"
+            fact = AttemptFact(
+                at, tenant, event_id(number), dice.choice(("delivered", "delivered", "sent", "bounce")), channel, 1,
+                200, "http_2xx", "", "delivered", round(dice.lognormvariate(4.4, 0.5), 1), dice.random() < 0.9,
+                Origin("delivery-events", number % 6, 40_000 + number),
+            )  # fmt: skip
+            if tenant == CONTOSO and number != 7:
+                fact = replace(fact, status=401, reason="http_4xx", verdict="again_later", attempt=1 + number % 4)
+            if tenant == NORTHWIND:
+                fact = replace(
+                    fact, status=None, reason="connect_refused", detail="Connection refused", verdict="again_soon",
+                    attempt=3, elapsed_ms=2.4,
+                )  # fmt: skip
+            if tenant == LUMA and number == 2:
+                fact = replace(fact, attempt=3, event_id=EXPLAINED_ID, channel="sms", message_status="delivered")
+                facts.append(fact)
+                for attempt, age in ((2, 31.0), (1, 33.5)):
+                    facts.append(
+                        replace(
+                            fact,
+                            at=fact.at - age,
+                            attempt=attempt,
+                            status=503,
+                            reason="http_5xx",
+                            reused=False,
+                            verdict="again_later" if attempt == 2 else "again_soon",
+                            detail="Retry-After: 30",
+                            answer='{"error": "<b>we are moving</b>, come back later"}',
+                        )
+                    )
+                continue
+            facts.append(fact)
+        return sorted(facts, key=lambda fact: -fact.at)
+
+
+class SceneryLanes:
+    """The running dispatchers of this world."""
+
+    enabled: list[TenantKey]
+
+    def __init__(self) -> None:
+        self.enabled = []
+
+    async def of(self, tenant: TenantKey) -> LaneFact | None:
+        quiet = LaneFact("active", "closed", 0.0, False, 0.0, 3, 0, 24, 0.084, 3)
+        lanes = {
+            LUMA: replace(quiet, in_flight=11, concurrency_limit=48),
+            LUMA_STAGE: replace(quiet, in_flight=0, instances=1),
+            CONTOSO: replace(quiet, state="unstable", breaker="open", breaker_retry_in_s=22.0, in_flight=0),
+            FABRIKAM: quiet,
+            NORTHWIND: replace(quiet, state="disabled", breaker="open", breaker_retry_in_s=0.0, in_flight=0),
+        }
+        return lanes.get(tenant)
+
+    async def enable(self, tenant: TenantKey) -> None:
+        self.enabled.append(tenant)
+
+
+class SceneryWaiting:
+    """The retry topics of this world."""
+
+    is_away = False
+
+    async def of(self, tenant: TenantKey) -> Sequence[WaitingTier]:
+        if self.is_away:
+            raise DispatcherError("kafka at kafka:9092: no answer")
+        now = time.time()
+        return {
+            CONTOSO: (WaitingTier("30s", 12, now + 4), WaitingTier("2m", 96, now + 41), WaitingTier("5m", 214, now + 187),
+                      WaitingTier("15m", 1480, now + 512, is_at_least=True)),
+            FABRIKAM: (WaitingTier("30s", 3, now + 11),),
+            NORTHWIND: (WaitingTier("15m", 5212, now + 733),),
+        }.get(tenant, ())  # fmt: skip
+
+
+def dead_facts() -> list[DeadFact]:
+    now = time.time()
+    causes = (
+        ("rejected", "422: unknown campaign", 422, 1), ("expired", "Connection refused", None, 31),
+        ("redirected", "301", 301, 1), ("expired", "401", 401, 28), ("too_large", "261,402 bytes", None, 0),
+    )  # fmt: skip
+    mail = ("jana.novak@luma.example", "m.okafor@contoso.example", "sofia@fabrikam.example")
+    sms = ("+15555550147", "+442079460958")
+    facts = []
+    for number in range(64):
+        reason, detail, status, attempts = causes[number % 5]
+        tenant = (CONTOSO, NORTHWIND, FABRIKAM)[number % 3]
+        is_sms = tenant == NORTHWIND or (tenant == FABRIKAM and number % 4 == 0)
+        facts.append(
+            DeadFact(
+                f"{number % 3}-{900 - number}",
+                tenant,
+                event_id(1000 + number),
+                now - 90 - number * 811,
+                now - 90_000,
+                reason,
+                detail,
+                attempts,
+                status,
+                ("bounce", "delivered", "error")[number % 3],
+                "sms" if is_sms else "email",
+                sms[number % 2] if is_sms else mail[number % len(mail)],
+                False,
+                Origin("delivery-events", number % 6, number),
+            )
+        )
+    facts.append(
+        DeadFact("1-12", None, None, now - 4000, None, "unreadable", "body.xdmEntity._experience.customerJourneyManagement.messageDeliveryfeedback: missing", 0, None, None, None,
+                 None, False, Origin("delivery-events", 1, 99))
+    )  # fmt: skip
+    return sorted(facts, key=lambda fact: -fact.died_at)
+
+
+class SceneryDeadEvents:
+    """The dead-letter topic of this world. A redrive is done at the third look."""
+
+    problem: str | None = None
+
+    def __init__(self, facts: Sequence[DeadFact] | None = None) -> None:
+        self.facts = list(dead_facts() if facts is None else facts)
+        self.jobs: dict[str, RedriveJob] = {}
+        self.busy: set[TenantKey] = set()
+        """Whose events are being sent again already."""
+
+    def search(self, query: DeadQuery, *, orgs: Orgs) -> DeadPage:
+        found = [
+            fact for fact in self.facts
+            if (query.tenant is None or fact.tenant == query.tenant)
+            and (orgs is None or (fact.tenant is not None and fact.tenant.org in orgs))
+            and (query.event_id is None or fact.event_id == query.event_id)
+            and (not query.reasons or fact.reason in query.reasons)
+            and (query.message_status is None or fact.message_status == query.message_status)
+            and (query.since is None or fact.died_at >= query.since)
+            and (query.redriven is None or fact.redriven == query.redriven)
+        ]  # fmt: skip
+        begin = int(query.before or 0)
+        following = str(begin + query.limit) if len(found) > begin + query.limit else None
+        return DeadPage(tuple(found[begin : begin + query.limit]), len(found), following)
+
+    def get(self, dead_id: str, *, orgs: Orgs) -> DeadFact:
+        for fact in self.facts:
+            if fact.id == dead_id and (orgs is None or (fact.tenant is not None and fact.tenant.org in orgs)):
+                return fact
+        raise NotFound("there is no such dead event")
+
+    def count(self, tenant: TenantKey, since: float) -> int:
+        return sum(fact.tenant == tenant and not fact.redriven and fact.died_at >= since for fact in self.facts)
+
+    async def redrive(
+        self, tenant: TenantKey, *, ids: frozenset[str] | None, query: DeadQuery, by: str, orgs: Orgs
+    ) -> RedriveJob:
+        if tenant in self.busy:
+            raise DispatcherError(f"events of {tenant} are being sent again already: wait until that is done")
+        whole = replace(query, tenant=tenant, limit=10_000, before=None)
+        chosen = {fact.id for fact in self.search(whole, orgs=orgs).items} if ids is None else ids
+        total = sum(fact.id in chosen for fact in self.facts)
+        self.facts = [replace(fact, redriven=fact.redriven or fact.id in chosen) for fact in self.facts]
+        job = RedriveJob(f"job{len(self.jobs) + 1}", tenant, by, time.time(), total)
+        self.jobs[job.id] = job
+        return job
+
+    def job(self, job_id: str, *, orgs: Orgs) -> RedriveJob:
+        job = self.jobs.get(job_id)
+        if job is None or (orgs is not None and job.tenant.org not in orgs):
+            raise NotFound("there is no such redrive")
+        sent = min(job.total, job.sent + max(1, job.total // 3))
+        self.jobs[job_id] = replace(job, sent=sent, state="done" if sent == job.total else "running")
+        return job
+
+
+class SceneryTestEvents:
+    """Endpoints of this world: Contoso's refuses us. The preview is the real one."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._real = Tester(settings)
+
+    def preview(self, config: WebhookConfig, channel: Channel, message_status: str) -> TestResult:
+        return self._real.preview(config, channel, message_status)
+
+    async def send(self, config: WebhookConfig, channel: Channel, message_status: str) -> TestResult:
+        shown = self.preview(config, channel, message_status)
+        is_fine = "contoso" not in config.url
+        steps = (
+            Step("address", True, 4.1, "203.0.113.7"), Step("connect", True, 11.8, "port 443"),
+            Step("tls", True, 19.6, "TLSv1.3, certificate until 31 Jan 2027"), Step("token", True, 0.4, "signed by us"),
+            Step("request", True, 0.2, "1,204 bytes"), Step("first_byte", True, 46.9, ""),
+            Step("answer", is_fine, 0.3, "200" if is_fine else "401"),
+        )  # fmt: skip
+        if is_fine:
+            return replace(shown, steps=steps, verdict="delivered", reason="http_2xx", status=200, elapsed_ms=83.3,
+                           verdict_in_words="Delivered: your server took the event.", answer='{"ok": true}')  # fmt: skip
+        return replace(
+            shown, steps=steps, verdict="again_later", reason="http_4xx", status=401, elapsed_ms=83.3,
+            verdict_in_words="Not delivered. A real event is tried again after 30s and at growing intervals, for 24h.",
+            cure="The server refused us access (401). Its token in authorization was signed with HS256; its issuer is "
+            "feedback-dispatcher, its audience https://api.contoso.example. It has to expect exactly these, and to "
+            "know the key.",
+            answer='{"error": "invalid_token", "detail": "<b>aud</b> does not match"}',
+        )  # fmt: skip
+
+
+class SceneryKeys:
+    async def document(self, tenant: TenantKey) -> Mapping[str, JsonValue]:
+        return {"keys": []}

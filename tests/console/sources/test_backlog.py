@@ -1,0 +1,146 @@
+"""What waits in the retry tiers, as the group's commits and the topics' ends tell."""
+
+import asyncio
+import json
+import time
+
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.structs import OffsetAndMetadata
+
+from dispatcher.config.settings import RetrySettings, Settings
+from dispatcher.console.model import WaitingTier
+from dispatcher.console.sources.waiting import RetryBacklog
+from dispatcher.contract.records import Origin, RetryState
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.delivery.retry_policy import RetryPolicy
+from dispatcher.errors import DispatcherError
+from dispatcher.kafka.offset_tracker import encode_runs
+from dispatcher.kafka.producer import Producer
+from dispatcher.kafka.retry_topics import RetryTopics
+from tests.console.sources.conftest import settings_for
+from tests.console.sources.dead_letter_builders import LUMA, OTHER
+from tests.integration.brokers import needs_kafka
+from tests.kafka import topics
+from tests.kafka.apache_kafka import ApacheKafka
+from tests.unit.examples import ARecord, email_event
+
+pytestmark = [needs_kafka, pytest.mark.timeout(120)]
+
+DUE = time.time() + 30
+POLICY = RetryPolicy.of(RetrySettings.model_validate({}))
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+async def parked(settings: Settings, producer: Producer, mortal: ApacheKafka) -> "Parked":
+    made = Parked(settings, producer, mortal)
+    for topic in made.topics:
+        await topics.create_topic(mortal.bootstrap_servers, topic, partitions=1)
+    return made
+
+
+class Parked:
+    """Parks events, and commits for the group that reads them."""
+
+    def __init__(self, settings: Settings, producer: Producer, mortal: ApacheKafka) -> None:
+        self._retry = RetryTopics(producer, settings.kafka.topic, POLICY)
+        self._group = f"{settings.kafka.group_id}.retry"
+        self._bootstrap = mortal.bootstrap_servers
+        self.topics = self._retry.topics
+
+    async def park(self, tenant: TenantKey, tier: int, due: float = DUE) -> None:
+        event = email_event(imsOrgId=tenant.org)
+        journey = RetryState(Origin("t", 0, 1), 1000.0, attempts=1, parks=1, not_before=due)
+        await self._retry.park(ARecord(json.dumps(event).encode()), journey, tier)
+
+    async def commit(self, tier: int, offset: int, *finished: tuple[int, int]) -> None:
+        tp = TopicPartition(self.topics[tier], 0)
+        consumer = AIOKafkaConsumer(bootstrap_servers=self._bootstrap, group_id=self._group, enable_auto_commit=False)
+        await consumer.start()
+        try:
+            consumer.assign([tp])
+            await consumer.commit({tp: OffsetAndMetadata(offset, encode_runs(offset, finished))})
+        finally:
+            await consumer.stop()
+
+
+async def test_each_tenants_events_are_counted_by_tier_with_the_next_that_is_due(
+    parked: Parked, settings: Settings
+) -> None:
+    for due in (DUE + 5, DUE, DUE + 9):
+        await parked.park(LUMA, 0, due)
+    await parked.park(LUMA, 3, DUE + 900)
+    await parked.park(OTHER, 0)
+    waiting = RetryBacklog(settings)
+    assert await waiting.of(LUMA) == [
+        WaitingTier("30s", 3, pytest.approx(DUE, abs=0.002)),
+        WaitingTier("15m", 1, pytest.approx(DUE + 900, abs=0.002)),
+    ]
+    assert [(tier.tier, tier.events) for tier in await waiting.of(OTHER)] == [("30s", 1)]
+    assert await waiting.of(TenantKey("nobody", "prod")) == []
+
+
+async def test_what_is_finished_is_counted_no_more(parked: Parked, settings: Settings) -> None:
+    """The commit's position, and what its metadata says is done beyond it."""
+    for _ in range(10):
+        await parked.park(LUMA, 0)
+    await parked.commit(0, 3, (5, 6), (9, 9))  # left: 3, 4, 7, 8
+    assert [tier.events for tier in await RetryBacklog(settings).of(LUMA)] == [4]
+    await parked.commit(0, 10)
+    assert await RetryBacklog(settings).of(LUMA) == []
+
+
+async def test_only_so_many_records_are_looked_at_and_that_is_told(parked: Parked, settings: Settings) -> None:
+    for _ in range(20):
+        await parked.park(LUMA, 0)
+    await parked.park(LUMA, 1)
+    found = await RetryBacklog(settings, most_read=8).of(LUMA)
+    assert [(tier.tier, tier.events, tier.is_at_least) for tier in found] == [("30s", 7, True), ("2m", 1, False)]
+
+
+async def test_all_who_ask_share_one_count_that_is_remembered(
+    parked: Parked, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await parked.park(LUMA, 0)
+    clock = Clock()
+    waiting = RetryBacklog(settings, clock=clock)
+    counts = 0
+    count = waiting._count
+
+    async def counted() -> object:
+        nonlocal counts
+        counts += 1
+        return await count()
+
+    monkeypatch.setattr(waiting, "_count", counted)
+    given_up = asyncio.create_task(waiting.of(LUMA))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    found = await asyncio.gather(*(waiting.of(LUMA) for _ in range(20)))
+    assert counts == 1
+    assert {tier.events for tiers in found for tier in tiers} == {1}
+    await parked.park(LUMA, 0)
+    clock.now += 9
+    assert [tier.events for tier in await waiting.of(LUMA)] == [1]
+    clock.now += 2
+    assert [tier.events for tier in await waiting.of(LUMA)] == [2]
+    await waiting.close()
+
+
+async def test_a_broker_that_is_away_is_an_error_not_a_zero() -> None:
+    waiting = RetryBacklog(settings_for("127.0.0.1:1", "events"))
+    for _ in range(2):
+        with pytest.raises(DispatcherError, match="KafkaConnectionError"):
+            await waiting.of(LUMA)
+
+
+async def test_a_tier_that_is_missing_is_named(settings: Settings) -> None:
+    with pytest.raises(DispatcherError, match=r"there is no topic console-\d+\.retry\.30s"):
+        await RetryBacklog(settings).of(LUMA)

@@ -1,0 +1,182 @@
+"""A topic followed on a real broker: from its past to its end, over restarts, and when it is made anew."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from aiokafka.admin import NewPartitions
+
+from dispatcher.config.settings import Settings
+from dispatcher.contract.records import Record
+from dispatcher.errors import BrokerUnavailable
+from dispatcher.kafka import topic_reader
+from dispatcher.kafka.producer import Producer
+from dispatcher.kafka.topic_tailer import TopicTailer
+from tests.console.sources.conftest import running, settings_for, until
+from tests.integration.brokers import needs_kafka
+from tests.kafka import topics
+from tests.kafka.apache_kafka import ApacheKafka
+
+pytestmark = [needs_kafka, pytest.mark.timeout(180)]
+
+
+class Kept:
+    """Keeps the values."""
+
+    def __init__(self) -> None:
+        self.values: list[bytes | None] = []
+        self.forgotten = 0
+
+    def take(self, records: Sequence[Record]) -> None:
+        self.values += [record.value for record in records]
+
+    def forget(self) -> None:
+        self.values.clear()
+        self.forgotten += 1
+
+
+def follower(settings: Settings, kept: Kept, **changes: Any) -> TopicTailer:
+    arguments: dict[str, Any] = {"keep_s": 3600.0, "most_read": 10_000, "if_missing": "make it"} | changes
+    return TopicTailer(settings.kafka, settings.kafka.topic, kept, **arguments)
+
+
+async def write(producer: Producer, settings: Settings, *names: str, partition: int | None = None) -> None:
+    for name in names:
+        await producer.write(settings.kafka.topic, None, name.encode(), (), "attempts", partition)
+
+
+def names(kept: Kept) -> list[str]:
+    return sorted((value or b"").decode() for value in kept.values)
+
+
+async def test_what_was_there_is_read_and_what_comes_is_followed(
+    settings: Settings, producer: Producer, mortal: ApacheKafka
+) -> None:
+    await topics.create_topic(mortal.bootstrap_servers, settings.kafka.topic, partitions=3)
+    await write(producer, settings, "a", "b", "c")
+    kept = Kept()
+    followed = follower(settings, kept)
+    assert "not been read yet" in (followed.problem or "")
+    async with running(followed.run()):
+        assert await followed.caught_up(30)
+        assert names(kept) == ["a", "b", "c"]
+        assert (followed.problem, followed.is_complete) == (None, True)
+        await write(producer, settings, "d")
+        await until(lambda: names(kept) == ["a", "b", "c", "d"], "what came")
+
+
+async def test_only_so_many_are_read_back_and_that_is_told(
+    settings: Settings, producer: Producer, mortal: ApacheKafka
+) -> None:
+    await topics.create_topic(mortal.bootstrap_servers, settings.kafka.topic, partitions=2)
+    for partition in (0, 1):
+        await write(producer, settings, *(f"{partition}{number}" for number in range(9)), partition=partition)
+    kept = Kept()
+    followed = follower(settings, kept, most_read=6)
+    async with running(followed.run()):
+        assert await followed.caught_up(30)
+    assert names(kept) == ["06", "07", "08", "16", "17", "18"]
+    assert not followed.is_complete
+
+
+async def test_what_is_older_than_asked_for_is_not_read(
+    settings: Settings, producer: Producer, mortal: ApacheKafka
+) -> None:
+    await topics.create_topic(mortal.bootstrap_servers, settings.kafka.topic, partitions=1)
+    await write(producer, settings, "old")
+    kept = Kept()
+    followed = follower(settings, kept, keep_s=-60.0)  # from a minute ahead: everything there is older
+    async with running(followed.run()):
+        assert await followed.caught_up(30)
+        await write(producer, settings, "new")
+        await until(lambda: kept.values, "what came")
+    assert (names(kept), followed.is_complete) == (["new"], True)
+
+
+async def test_a_broker_that_restarts_costs_no_record_and_repeats_none(
+    settings: Settings, producer: Producer, mortal: ApacheKafka
+) -> None:
+    await topics.create_topic(mortal.bootstrap_servers, settings.kafka.topic, partitions=2)
+    kept = Kept()
+    followed = follower(settings, kept)
+    async with running(followed.run()):
+        await write(producer, settings, "before")
+        await until(lambda: kept.values, "what was there before")
+        mortal.kill()
+        try:
+            await until(lambda: followed.problem, "the outage to be told", 90)
+            assert names(kept) == ["before"]
+        finally:
+            await mortal.start()
+        await write(producer, settings, "after")
+        await until(lambda: len(kept.values) == 2, "what came after", 60)
+        await until(lambda: followed.problem is None, "the end of the outage to be told")
+        await asyncio.sleep(1.5)
+    assert (names(kept), kept.forgotten) == (["after", "before"], 0)
+
+
+async def test_a_broker_that_is_away_from_the_start_is_waited_for() -> None:
+    settings = settings_for("127.0.0.1:1", "events")
+    kept = Kept()
+    followed = follower(settings, kept)
+    async with running(followed.run()):
+        await until(lambda: followed.problem == BrokerUnavailable().for_tenants, "the broker to be named away")
+        assert not await followed.caught_up(0.1)
+
+
+async def test_a_topic_that_is_missing_is_never_made_and_found_once_it_is_there(
+    settings: Settings, producer: Producer, mortal: ApacheKafka
+) -> None:
+    kept = Kept()
+    followed = follower(settings, kept)
+    async with running(followed.run()):
+        wanted = f"there is no topic {settings.kafka.topic}: make it"
+        await until(lambda: followed.problem == wanted, "the missing topic to be told")
+        assert await topics.partitions_of(mortal.bootstrap_servers, settings.kafka.topic) == []
+        await topics.create_topic(mortal.bootstrap_servers, settings.kafka.topic)
+        await write(producer, settings, "a")
+        await until(lambda: kept.values, "the first record", 60)
+
+
+async def test_a_topic_that_is_made_anew_is_read_anew(
+    settings: Settings, producer: Producer, mortal: ApacheKafka
+) -> None:
+    await topics.create_topic(mortal.bootstrap_servers, settings.kafka.topic)
+    await write(producer, settings, "a", "b", "c")
+    kept = Kept()
+    followed = follower(settings, kept)
+    async with running(followed.run()):
+        assert await followed.caught_up(30)
+        async with topics.admin_client(mortal.bootstrap_servers) as admin:
+            await admin.delete_topics([settings.kafka.topic])
+        await until(lambda: _gone(mortal, settings), "the topic to be gone")
+        await topics.create_topic(mortal.bootstrap_servers, settings.kafka.topic)
+        async with Producer(settings.kafka) as fresh:
+            await write(fresh, settings, "x")
+            await until(lambda: names(kept) == ["x"], "the new topic's record", 90)
+    assert kept.forgotten == 1
+
+
+async def test_partitions_that_are_added_are_followed_too(
+    settings: Settings, producer: Producer, mortal: ApacheKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dispatcher.kafka.topic_tailer.LOOK_AGAIN_S", 0.5)
+    arguments = topic_reader.connection_arguments(settings.kafka) | {"metadata_max_age_ms": 500}
+    monkeypatch.setattr(topic_reader, "connection_arguments", lambda _: arguments)
+    await topics.create_topic(mortal.bootstrap_servers, settings.kafka.topic)
+    kept = Kept()
+    followed = follower(settings, kept)
+    async with running(followed.run()):
+        await write(producer, settings, "a")
+        await until(lambda: kept.values, "the first record")
+        async with topics.admin_client(mortal.bootstrap_servers) as admin:
+            await admin.create_partitions({settings.kafka.topic: NewPartitions(2)})
+        async with Producer(settings.kafka) as fresh:
+            await write(fresh, settings, "b", partition=1)
+        await until(lambda: names(kept) == ["a", "b"], "the new partition's record", 90)
+    assert kept.forgotten == 0
+
+
+async def _gone(mortal: ApacheKafka, settings: Settings) -> bool:
+    return not await topics.partitions_of(mortal.bootstrap_servers, settings.kafka.topic)

@@ -1,0 +1,375 @@
+"""The short way: what it finishes is what the full way would have made of it, and everything else is given back whole."""
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from dispatcher.contract.outcomes import (
+    Attempt,
+    Delivered,
+    FailureReason,
+    Outcome,
+    Parked,
+    ParkReason,
+    Skipped,
+    SkipReason,
+)
+from dispatcher.contract.records import Origin, RetryState
+from dispatcher.delivery.direct_attempt import DirectAttempt
+from dispatcher.delivery.pending_delivery import AttemptResult
+from dispatcher.telemetry import metrics
+from dispatcher.transport.request import Request
+from tests.unit.delivering.builders import WALL, Bench, ScriptedTransport
+from tests.unit.delivering.test_deliverer import FETCHED
+from tests.unit.examples import EMAIL_EVENT, SMS_EVENT, ARecord, email_event, record, webhook
+from tests.unit.virtual_time import settle, virtual_time
+
+NOW_MS = int(WALL * 1000)
+
+
+@dataclass
+class Owner:
+    """Sees one record through as a consumer does."""
+
+    bench: Bench
+    record: ARecord
+    outcome: Outcome | None = None
+    result: list[AttemptResult | None] = field(default_factory=list)
+    is_released: bool = False
+    task: "asyncio.Task[None] | None" = None
+
+    def on_finished(self, outcome: Outcome, /) -> None:
+        assert self.outcome is None
+        self.outcome = outcome
+
+    def on_fallback(self, result: AttemptResult | None) -> None:
+        self.result.append(result)
+        self.task = asyncio.create_task(self._go_on(result))
+
+    def on_cancelled(self) -> None:
+        self.is_released = True
+
+    async def _go_on(self, result: AttemptResult | None) -> None:
+        processing, fast_path = self.bench.processing(), self.bench.fast_path
+        going = self.bench.process(self.record) if result is None else fast_path.go_on(self.record, processing, result)
+        self.on_finished(await going)
+
+
+def begin(bench: Bench, event: Any = EMAIL_EVENT, **fields: Any) -> tuple[Owner, DirectAttempt | None]:
+    one = record(event, **({"timestamp": NOW_MS} | fields))
+    owner = Owner(bench, one)
+    return owner, bench.fast_path.begin(one, bench.processing(), owner)
+
+
+def told(request: Request) -> list[tuple[str, str]]:
+    """The headers, but for the time."""
+    return [(name, value) for name, value in request.headers if name != "webhook-timestamp"]
+
+
+def free(bench: Bench) -> bool:
+    """No slot is taken."""
+    return " 0/" in repr(bench.lanes)
+
+
+@virtual_time
+async def test_an_event_is_delivered_without_a_task_of_its_own() -> None:
+    bench = Bench(204)
+    owner, direct_attempt = begin(bench)
+
+    assert direct_attempt is not None
+    assert direct_attempt.task is None
+    await asyncio.sleep(1)
+    assert owner.outcome == Delivered(1)
+    assert owner.result == []
+    assert free(bench)
+
+
+@virtual_time
+@pytest.mark.parametrize("event", [EMAIL_EVENT, SMS_EVENT])
+async def test_the_request_is_that_of_the_full_way(event: Any) -> None:
+    requests: list[Request] = []
+    for short in (True, False):
+        bench = Bench(200)
+        one = record(event, timestamp=NOW_MS)
+        if short:
+            owner, _ = begin(bench, event)
+            await asyncio.sleep(1)
+            assert owner.result == []
+        else:
+            await bench.process(one)
+        requests += bench.transport.requests
+
+    short_one, full_one = requests
+    assert short_one.body == full_one.body
+    assert told(short_one) == told(full_one)
+
+
+@virtual_time
+@pytest.mark.parametrize(
+    ("event", "reason"),
+    [
+        ({"body": {"xdmEntity": {"eventType": "message.tracking"}}}, SkipReason.NOT_FEEDBACK),
+        (email_event(isTestExecution=True), SkipReason.TEST_EXECUTION),
+        (email_event(imsOrgId="another"), SkipReason.NO_WEBHOOK),
+        (email_event(feedbackStatus="delay"), SkipReason.STATUS),
+        (email_event(campaignType="RetryState"), SkipReason.CAMPAIGN),
+    ],
+)
+async def test_an_event_that_is_nobodys_business_is_skipped_at_once(event: Any, reason: SkipReason) -> None:
+    bench = Bench(200)
+    owner, direct_attempt = begin(bench, event)
+
+    assert direct_attempt is None
+    assert owner.outcome == Skipped(reason)
+    assert bench.transport.requests == []
+
+
+@virtual_time
+@pytest.mark.parametrize("value", [None, b"{", b'{"body":1}', b'{"a":1,"a":2}', b"\xff"])
+async def test_a_record_that_can_t_be_read_is_given_back(value: bytes | None) -> None:
+    bench = Bench(200)
+    owner, direct_attempt = begin(bench, value)
+
+    assert direct_attempt is None
+    assert owner.result == [None]
+    assert owner.task is not None
+    await owner.task
+    assert len(bench.dead()) == 1
+
+
+@virtual_time
+async def test_a_record_that_was_parked_is_given_back_with_its_journey() -> None:
+    bench = Bench(200)
+    retry_state = RetryState(Origin("delivery-events", 0, 5), WALL - 60, attempts=3, parks=1, not_before=WALL)
+    owner, direct_attempt = begin(bench, headers=dict(retry_state.headers()))
+
+    assert direct_attempt is None
+    assert owner.result == [None]
+    assert owner.task is not None
+    await owner.task
+    assert bench.transport.sent("webhook-attempt") == ["4"]
+
+
+@virtual_time
+async def test_a_store_that_is_away_is_left_to_the_full_way() -> None:
+    bench = Bench(200)
+    bench.store.away = True
+    owner, direct_attempt = begin(bench)
+
+    assert direct_attempt is None
+    assert owner.result == [None]
+    assert owner.task is not None
+    owner.task.cancel()
+    await asyncio.wait([owner.task])
+
+
+@virtual_time
+async def test_a_bug_before_anything_is_sent_is_left_to_the_full_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(200)
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.store, "get_cached", lambda tenant: 1 / 0)
+        owner, direct_attempt = begin(bench)
+
+    assert direct_attempt is None
+    assert owner.result == [None]
+    assert owner.task is not None
+    await owner.task
+    assert owner.outcome == Delivered(1)
+
+
+@virtual_time
+async def test_a_failed_first_attempt_counts_and_the_full_way_goes_on_from_it() -> None:
+    bench = Bench(503, 503, 200, chance=lambda: 1.0)
+    owner, _ = begin(bench)
+    await asyncio.sleep(30)
+
+    assert owner.outcome == Delivered(3)
+    assert [None if one is None else one.number for one in owner.result] == [1]
+    assert bench.transport.sent("webhook-attempt") == ["1", "2", "3"]
+    assert len(set(bench.transport.sent("webhook-id"))) == 1
+    assert free(bench)
+
+
+@virtual_time
+async def test_an_answer_that_parks_is_parked_with_one_attempt() -> None:
+    bench = Bench(404)
+    owner, _ = begin(bench)
+    await asyncio.sleep(1)
+
+    assert owner.outcome == Parked(0, ParkReason.ATTEMPT_FAILED)
+    ((_, retry_state),) = bench.parked()
+    assert (retry_state.attempts, retry_state.last_status) == (1, 404)
+
+
+@virtual_time
+async def test_410_suspends_the_lane_and_parks_those_who_wait_without_an_attempt() -> None:
+    bench = Bench(410, delivery={"lane_start": 1})
+    first, _ = begin(bench)
+    second, _ = begin(bench, offset=42)
+    await asyncio.sleep(1)
+
+    assert first.outcome == Parked(0, ParkReason.SUSPENDED)
+    assert second.outcome == Parked(0, ParkReason.SUSPENDED)
+    assert sorted(retry_state.attempts for _, retry_state in bench.parked()) == [0, 1]
+
+
+@virtual_time
+async def test_a_webhook_edited_while_the_event_waits_is_the_one_that_is_used() -> None:
+    bench = Bench(200, delivery={"lane_start": 1, "lane_max": 1}, takes_s=0.5)
+    first, _ = begin(bench)
+    second, _ = begin(bench, offset=42)
+    bench.store.put(webhook(url="https://edited.example/"))
+    await asyncio.sleep(5)
+
+    assert (first.outcome, second.outcome) == (Delivered(1), Delivered(1))
+    assert [one.endpoint.host for one in bench.transport.requests] == ["hooks.luma.example", "edited.example"]
+    assert second.result == [None]
+
+
+@virtual_time
+async def test_events_of_a_lane_go_in_their_order_and_no_more_at_once_than_it_bears() -> None:
+    bench = Bench(200, delivery={"lane_start": 2, "lane_max": 2})
+    owners = [begin(bench, email_event(_id=f"e{number}"), offset=number)[0] for number in range(6)]
+    await settle()
+    assert bench.transport.under_way == 2
+    await asyncio.sleep(5)
+
+    assert [owner.outcome for owner in owners] == [Delivered(1)] * 6
+    assert bench.transport.times == sorted(bench.transport.times)
+    assert free(bench)
+
+
+@virtual_time
+async def test_a_flight_that_waits_is_let_go_and_nothing_is_sent_for_it() -> None:
+    bench = Bench(200, delivery={"lane_start": 1, "lane_max": 1})
+    begin(bench)
+    owner, direct_attempt = begin(bench, offset=42)
+    assert direct_attempt is not None
+    direct_attempt.cancel()
+    await asyncio.sleep(5)
+
+    assert owner.outcome is None
+    assert owner.result == []
+    assert len(bench.transport.requests) == 1
+    assert free(bench)
+
+
+@virtual_time
+@pytest.mark.parametrize("rests", [True, False], ids=["on a connection", "in a task"])
+async def test_a_flight_that_is_let_go_under_way_gives_its_slot_back(rests: bool) -> None:
+    bench = Bench(200)
+    bench.transport.rests = rests
+    owner, direct_attempt = begin(bench)
+    await settle()
+    assert direct_attempt is not None
+    assert (direct_attempt.task is None) is rests
+    assert not free(bench)
+    direct_attempt.cancel()
+    await asyncio.sleep(5)
+
+    assert owner.outcome is None
+    assert owner.is_released is not rests
+    assert free(bench)
+
+
+@virtual_time
+async def test_where_no_connection_rests_a_task_makes_the_attempt() -> None:
+    bench = Bench(200)
+    bench.transport.rests = False
+    owner, direct_attempt = begin(bench)
+
+    assert direct_attempt is not None
+    assert direct_attempt.task is not None
+    await direct_attempt.task
+    assert owner.outcome == Delivered(1)
+    assert owner.result == []
+
+
+@virtual_time
+async def test_a_fetched_token_that_is_refused_is_fetched_anew_within_the_first_attempt() -> None:
+    bench = Bench(401, 200)
+    bench.store.put(webhook(**FETCHED))
+    owner, _ = begin(bench)
+    await asyncio.sleep(5)
+    await bench.deliveries.close()
+
+    assert owner.outcome == Delivered(1)
+    assert bench.transport.sent("authorization") == ["Bearer token-1", "Bearer token-2"]
+    assert bench.transport.sent("webhook-attempt") == ["1", "1"]
+
+
+class Broken(ScriptedTransport):
+    """A bug, once."""
+
+    def begin(self, request: Request, ended: Any) -> Any:
+        if not self.requests:
+            self.requests.append(request)
+            raise ValueError("a header that can't be sent")
+        return super().begin(request, ended)
+
+
+@virtual_time
+async def test_a_bug_on_the_short_way_is_counted_and_the_full_way_decides() -> None:
+    bench = Bench(transport=Broken(200))
+    before = metrics.ERRORS.labels("lanes")._value.get()
+    owner, direct_attempt = begin(bench)
+    await asyncio.sleep(1)
+
+    assert direct_attempt is None
+    assert metrics.ERRORS.labels("lanes")._value.get() == before + 1
+    assert owner.result == [None]
+    assert owner.outcome == Delivered(1)
+    assert free(bench)
+
+
+@virtual_time
+async def test_a_reset_on_a_connection_that_rested_is_tried_again_at_once() -> None:
+    bench = Bench(Attempt(0.01, failure=FailureReason.RESET, reused=True), 200)
+    owner, _ = begin(bench)
+    await asyncio.sleep(1)
+
+    assert owner.outcome == Delivered(2)
+    first, second = bench.transport.times
+    assert second - first == pytest.approx(bench.transport.takes_s, abs=0.001)
+    assert json.loads(bench.transport.requests[0].body) == json.loads(bench.transport.requests[1].body)
+
+
+@virtual_time
+async def test_a_flight_whose_task_is_cancelled_before_its_first_step_gives_its_slot_back_too() -> None:
+    bench = Bench(200)
+    bench.transport.rests = False
+    owner, direct_attempt = begin(bench)
+    assert direct_attempt is not None
+    direct_attempt.cancel()  # within the same turn of the event loop: the task never runs
+    await asyncio.sleep(5)
+
+    assert owner.is_released
+    assert owner.outcome is None
+    assert bench.transport.requests == []
+    assert free(bench)
+
+
+@virtual_time
+@pytest.mark.parametrize("rests", [True, False], ids=["on a connection", "in a task"])
+async def test_a_bug_in_what_follows_an_answer_leaves_the_record_to_the_full_way(
+    rests: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(200)
+    bench.transport.rests = rests
+
+    def broken(*_: object) -> AttemptResult:
+        monkeypatch.undo()
+        raise ValueError("an answer that can't be judged")
+
+    monkeypatch.setattr(bench.deliveries, "concluded", broken)
+    before = metrics.ERRORS.labels("lanes")._value.get()
+    owner, _ = begin(bench)
+    await asyncio.sleep(5)
+
+    assert metrics.ERRORS.labels("lanes")._value.get() == before + 1
+    assert owner.result == [None]
+    assert owner.outcome == Delivered(1)
+    assert free(bench)
