@@ -57,7 +57,7 @@ class AttemptFact:
     """As in the metrics: `http_2xx`, `timeout`, `tls`, …"""
     detail: str
     verdict: str
-    """`delivered`, `again_soon`, `again_later`, `suspend` or `dead`."""
+    """`delivered`, `retry_soon`, `retry_later`, `disable_endpoint` or `dead`."""
     elapsed_ms: float
     reused: bool
     origin: Origin | None = None

@@ -135,7 +135,7 @@ class Deliverer:
             last = await self._try(lane, pending, entry, pending.attempts + 1)
         if last.judgement is DELIVERED:
             return Delivered(last.number)
-        if last.again_soon and self._policy.soon_attempts:
+        if last.is_retried_soon and self._policy.soon_attempts:
             last = await self._try_soon(lane, pending, last)
         return last.concluded()
 
@@ -230,7 +230,7 @@ class Deliverer:
             sleep=asyncio.sleep,
             stop=enough,
             wait=lambda state: wait_s(state.attempt_number),
-            retry=retry_if_result(lambda result: result.again_soon),
+            retry=retry_if_result(lambda result: result.is_retried_soon),
             retry_error_callback=lambda _: last,
         )
         result: AttemptResult = await retrying(again)

@@ -105,7 +105,7 @@ class AttemptResult:
     """The webhook is another by now."""
 
     @property
-    def again_soon(self) -> bool:
+    def is_retried_soon(self) -> bool:
         judgement = self.judgement
         soon = judgement is not None and judgement.verdict is Verdict.RETRY_SOON
         return soon and self.hold_s is None and self.refusal is None and not self.changed

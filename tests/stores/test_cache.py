@@ -286,7 +286,7 @@ async def test_a_bug_in_the_store_reaches_everyone_and_stays_a_bug(cache: Webhoo
         await asyncio.sleep(0)
         raise ZeroDivisionError
 
-    store.find = broken  # type: ignore[method-assign]
+    store.get = broken  # type: ignore[method-assign]
     results = await asyncio.gather(cache.get(LUMA), cache.get(LUMA), return_exceptions=True)
     assert [type(result) for result in results] == [ZeroDivisionError, ZeroDivisionError]
 

@@ -146,7 +146,7 @@ class EventPage:
         match known.attempts[-1].verdict:
             case "delivered":
                 return "Nothing more happens: your server took the event."
-            case "suspend":
+            case "disable_endpoint":
                 return "It waits until the webhook is edited or reactivated; then it is tried again."
         standing = await standing_of(self._site.parts, webhook)
         if standing.is_stopped:

@@ -20,9 +20,9 @@ STATES: Final = {
 
 VERDICTS: Final = {
     "delivered": ("Delivered", "ok"),
-    "again_soon": ("Tried again soon", "retry"),
-    "again_later": ("Tried again later", "retry"),
-    "suspend": ("Sending stopped", "stopped"),
+    "retry_soon": ("Tried again soon", "retry"),
+    "retry_later": ("Tried again later", "retry"),
+    "disable_endpoint": ("Sending stopped", "stopped"),
     "dead": ("Dead", "stopped"),
 }
 

@@ -36,7 +36,7 @@ AT = 1_790_000_000.0
 
 def attempt_of(tenant: TenantKey) -> AttemptFact:
     return AttemptFact(
-        AT, tenant, f"event-of-{tenant.org}", "bounce", "email", 1, 503, "http_5xx", "answered 503", "again_soon", 12.5,
+        AT, tenant, f"event-of-{tenant.org}", "bounce", "email", 1, 503, "http_5xx", "answered 503", "retry_soon", 12.5,
         False, Origin("delivery-events", 0, 7), "<b>busy</b>",
     )  # fmt: skip
 

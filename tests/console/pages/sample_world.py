@@ -156,7 +156,11 @@ class SceneryAttempts:
 
     @staticmethod
     def _is_wanted(fact: AttemptFact, query: AttemptQuery) -> bool:
-        kinds = {"delivered": ("delivered",), "dead": ("dead",), "failed": ("again_soon", "again_later", "suspend")}
+        kinds = {
+            "delivered": ("delivered",),
+            "dead": ("dead",),
+            "failed": ("retry_soon", "retry_later", "disable_endpoint"),
+        }
         return (query.event_id is None or fact.event_id == query.event_id) and (
             query.outcome is None or fact.verdict in kinds[query.outcome]
         )
@@ -176,10 +180,10 @@ class SceneryAttempts:
                 Origin("delivery-events", number % 6, 40_000 + number),
             )  # fmt: skip
             if tenant == CONTOSO and number != 7:
-                fact = replace(fact, status=401, reason="http_4xx", verdict="again_later", attempt=1 + number % 4)
+                fact = replace(fact, status=401, reason="http_4xx", verdict="retry_later", attempt=1 + number % 4)
             if tenant == NORTHWIND:
                 fact = replace(
-                    fact, status=None, reason="connect_refused", detail="Connection refused", verdict="again_soon",
+                    fact, status=None, reason="connect_refused", detail="Connection refused", verdict="retry_soon",
                     attempt=3, elapsed_ms=2.4,
                 )  # fmt: skip
             if tenant == LUMA and number == 2:
@@ -194,7 +198,7 @@ class SceneryAttempts:
                             status=503,
                             reason="http_5xx",
                             reused=False,
-                            verdict="again_later" if attempt == 2 else "again_soon",
+                            verdict="retry_later" if attempt == 2 else "retry_soon",
                             detail="Retry-After: 30",
                             answer='{"error": "<b>we are moving</b>, come back later"}',
                         )
@@ -361,7 +365,7 @@ class SceneryTestEvents:
             return replace(shown, steps=steps, verdict="delivered", reason="http_2xx", status=200, elapsed_ms=83.3,
                            verdict_in_words="Delivered: your server took the event.", answer='{"ok": true}')  # fmt: skip
         return replace(
-            shown, steps=steps, verdict="again_later", reason="http_4xx", status=401, elapsed_ms=83.3,
+            shown, steps=steps, verdict="retry_later", reason="http_4xx", status=401, elapsed_ms=83.3,
             verdict_in_words="Not delivered. A real event is tried again after 30s and at growing intervals, for 24h.",
             cure="The server refused us access (401). Its token in authorization was signed with HS256; its issuer is "
             "feedback-dispatcher, its audience https://api.contoso.example. It has to expect exactly these, and to "

@@ -18,7 +18,7 @@ from tests.console.pages.stage import Stage
 
 DEATH = next(fact for fact in dead_facts() if fact.tenant == CONTOSO)
 TRIED = AttemptFact(
-    DEATH.died_at - 9, CONTOSO, "msg", "bounce", "email", 1, 503, "http_5xx", "", "again_later", 20.0, False
+    DEATH.died_at - 9, CONTOSO, "msg", "bounce", "email", 1, 503, "http_5xx", "", "retry_later", 20.0, False
 )
 REDRIVEN = replace(DEATH, redriven=True)
 SINCE = replace(TRIED, at=DEATH.died_at + 60, status=200, reason="http_2xx", verdict="delivered")

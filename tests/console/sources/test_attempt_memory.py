@@ -40,7 +40,7 @@ def memory(*facts: AttemptFact, **bounds: int) -> AttemptMemory:
 
 def test_attempts_are_counted_in_their_bucket_of_each_window() -> None:
     told = memory(
-        attempt(), attempt("dead", at=NOW - 120), attempt("again_soon", at=NOW - 7200), attempt(at=NOW - 3 * 86_400)
+        attempt(), attempt("dead", at=NOW - 120), attempt("retry_soon", at=NOW - 7200), attempt(at=NOW - 3 * 86_400)
     )
     hour, day, week = (told.outcomes(LUMA, window) for window in ("1h", "24h", "7d"))
     assert (hour.delivered, hour.failed, hour.dead) == (1, 0, 1)
@@ -95,7 +95,7 @@ def test_quantiles_are_right_within_fifteen_percent(latencies: list[float]) -> N
 
 
 def test_only_answers_have_a_latency() -> None:
-    told = memory(attempt("again_soon", status=None, reason="timeout", elapsed_ms=10_000.0))
+    told = memory(attempt("retry_soon", status=None, reason="timeout", elapsed_ms=10_000.0))
     assert told.outcomes(LUMA, "1h").p95_ms is None
 
 
@@ -116,17 +116,17 @@ def test_the_latest_come_first_page_by_page() -> None:
 
 
 def test_attempts_are_found_by_event_and_by_outcome() -> None:
-    told = memory(attempt("again_later"), attempt("suspend"), attempt("dead", event_id="msg_2"), attempt())
+    told = memory(attempt("retry_later"), attempt("disable_endpoint"), attempt("dead", event_id="msg_2"), attempt())
     assert [fact.verdict for fact in told.search(LUMA, AttemptQuery(event_id="msg_1")).items] == [
-        "delivered", "suspend", "again_later",
+        "delivered", "disable_endpoint", "retry_later",
     ]  # fmt: skip
     found = {name: len(told.search(LUMA, AttemptQuery(outcome=name)).items) for name in ("delivered", "failed", "dead")}  # type: ignore[arg-type]
     assert found == {"delivered": 1, "failed": 2, "dead": 1}
 
 
 def test_what_is_wrong_lately_is_the_latest_failure_and_how_many_were_like_it() -> None:
-    failed = attempt("again_later", status=401, reason="http_4xx")
-    told = memory(*[attempt(at=NOW - 9)] * 10, *[failed] * 38, attempt("again_soon"), failed)
+    failed = attempt("retry_later", status=401, reason="http_4xx")
+    told = memory(*[attempt(at=NOW - 9)] * 10, *[failed] * 38, attempt("retry_soon"), failed)
     assert told.failing(LUMA) == (failed, 39, 40)
     assert told.last_delivery(LUMA) == NOW - 9
     told.add(attempt())

@@ -117,7 +117,7 @@ async def _is_found_again(attempts: AttemptLog, settings: Settings) -> None:
     """By what the log has of it: for `explain`, and the page of the delivery."""
     name = attempts.search(SHAKY, AttemptQuery(outcome="failed")).items[0].event_id
     page = attempts.search(SHAKY, AttemptQuery(event_id=name))
-    assert [fact.verdict for fact in page.items] == ["delivered", "again_soon"]
+    assert [fact.verdict for fact in page.items] == ["delivered", "retry_soon"]
     (origin,) = {fact.origin for fact in page.items}
     assert origin is not None
     async with open_topic(settings.kafka, origin.topic) as reader:

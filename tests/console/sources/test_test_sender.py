@@ -170,7 +170,7 @@ async def test_a_refused_token_is_fetched_once_more_as_for_a_delivery(
 
     receiver.behave("/luma", status(401))
     result = await SampleSender(settings).send(webhook(receiver, auth=fetching(tokens)), Channel.EMAIL, "sent")
-    assert (result.status, result.verdict, tokens.requests) == (401, "again_later", 4)
+    assert (result.status, result.verdict, tokens.requests) == (401, "retry_later", 4)
     assert "localhost" in result.cure
     assert CANARY not in repr(asdict(result))
 
@@ -181,7 +181,7 @@ async def test_a_token_endpoint_that_refuses_ends_the_way_before_it_begins(
     tokens.answers(web.json_response({"error": "invalid_client"}, status=401))
     result = await SampleSender(settings).send(webhook(receiver, auth=fetching(tokens)), Channel.EMAIL, "sent")
     assert [one.ok for one in result.steps] == [None, None, None, False, None, None, None]
-    assert (result.reason, result.verdict) == ("token", "again_soon")
+    assert (result.reason, result.verdict) == ("token", "retry_soon")
     assert "check client_id and client_secret" in result.cure
     assert receiver.requests == []
 
@@ -189,12 +189,12 @@ async def test_a_token_endpoint_that_refuses_ends_the_way_before_it_begins(
 @pytest.mark.parametrize(
     ("code", "verdict", "words"),
     [
-        (401, "again_later", "choose JWT Authentication"),
-        (404, "again_later", "correct the URL"),
+        (401, "retry_later", "choose JWT Authentication"),
+        (404, "retry_later", "correct the URL"),
         (302, "dead", "never follow"),
         (400, "dead", "refused the request (400)"),
-        (410, "suspend", "gone for good"),
-        (503, "again_soon", "Retry-After"),
+        (410, "disable_endpoint", "gone for good"),
+        (503, "retry_soon", "Retry-After"),
     ],
 )
 async def test_an_answer_is_judged_as_a_deliverys_is(
@@ -239,7 +239,7 @@ async def test_a_server_with_nobodys_certificate_is_named_at_its_step(
         result = await SampleSender(settings).send(webhook(stranger), Channel.EMAIL, "sent")
         assert [one.ok for one in result.steps] == [True, True, False, None, None, None, None]
         assert "give your own CA" in result.cure
-        assert (result.reason, result.verdict) == ("tls", "again_soon")
+        assert (result.reason, result.verdict) == ("tls", "retry_soon")
         assert (step(result, "address").told, step(result, "connect").ms is None) == ("127.0.0.1", False)
         result = await SampleSender(settings).send(webhook(elsewhere), Channel.EMAIL, "sent")
         assert "The certificate is not for localhost" in result.cure
@@ -298,7 +298,7 @@ async def test_a_token_endpoint_and_a_server_that_both_hang_take_twice_the_timeo
     config = webhook(receiver, auth=fetching(tokens), timeout="1s")
     async with asyncio.timeout(15):
         result = await SampleSender(making(receiver, tmp_path)).send(config, Channel.EMAIL, "sent")
-    assert result.verdict == "again_soon"
+    assert result.verdict == "retry_soon"
     assert result.elapsed_ms < 5000, "less than a token endpoint may take of a delivery"
 
 
