@@ -23,7 +23,7 @@ async def test_every_attempt_leaves_one_record_without_personal_data(scene: Stag
     scene.mount([scene.webhook(tenant)])
     scene.receiver.behave(f"/{tenant.org}", at_first(status(503)))
     async with scene.dispatcher() as dispatcher:
-        settings = dispatcher.config.settings | {"attempt_log": True}
+        settings = dispatcher.settings | {"attempt_log": True}
         dispatcher.path.write_bytes(orjson.dumps(settings))
         command = [sys.executable, "-m", "dispatcher", "topics", "-c", str(dispatcher.path), "--create"]
         made = await asyncio.to_thread(

@@ -491,7 +491,7 @@ async def _asked_afterwards(scene: Scene, dispatcher: Dispatcher) -> None:
             told[name] = await command(scene, "explain", "-c", config, *place, str(partition), "--offset", "0")
     assert any("What would be sent" in text for text in told.values())
     inline = {
-        **dispatcher.config.settings,
+        **dispatcher.settings,
         "kafka": {"security": {"password": scene.aviary.secret("kafka.security.password")}},
     }
     bad = scene.stage.directory / "bad.yaml"

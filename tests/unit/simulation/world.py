@@ -180,7 +180,7 @@ class _Heard:
     def on_finished(self, outcome: Outcome, /) -> None:
         self.world.flights += 1
         self.world.ends(self.record, outcome)
-        self.owner.finished(outcome)
+        self.owner.on_finished(outcome)
 
     def on_fallback(self, result: AttemptResult | None) -> None:
         self.owner.on_fallback(result)
