@@ -4,14 +4,15 @@ They are committed under `config/schema/`, where a test keeps them current.
 """
 
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
+import msgspec
 from pydantic import JsonValue, TypeAdapter
 
 from dispatcher.config.settings import Settings
 from dispatcher.config.webhooks import WebhookFile
-from dispatcher.contract.envelope import EventDocument
-from dispatcher.contract.feedback import FeedbackV1, FeedbackV2
+from dispatcher.contract.envelope import Envelope
+from dispatcher.contract.payload import FeedbackV1, FeedbackV2
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
@@ -25,15 +26,34 @@ class SchemaKind(StrEnum):
     PAYLOAD = "payload"
 
 
-_ADAPTERS: dict[SchemaKind, tuple[str, TypeAdapter[Any]]] = {
-    SchemaKind.SETTINGS: ("Settings of the feedback dispatcher (dispatcher.yaml)", TypeAdapter(Settings)),
-    SchemaKind.WEBHOOK: ("Webhooks of the feedback dispatcher (webhooks.d/*.yaml)", TypeAdapter(WebhookFile)),
-    SchemaKind.EVENT: ("Delivery event, the value of a Kafka record, short spelling", TypeAdapter(EventDocument)),
-    SchemaKind.PAYLOAD: ("Feedback payload, versions 1 and 2", TypeAdapter(FeedbackV1 | FeedbackV2)),
+_TITLES: Final = {
+    SchemaKind.SETTINGS: "Settings of the feedback dispatcher (dispatcher.yaml)",
+    SchemaKind.WEBHOOK: "Webhooks of the feedback dispatcher (webhooks.d/*.yaml)",
+    SchemaKind.EVENT: "Delivery event, the value of a Kafka record, short spelling",
+    SchemaKind.PAYLOAD: "Feedback payload, versions 1 and 2",
 }
+_REF: Final = "#/$defs/{name}"
 
 
 def schema_of(kind: SchemaKind) -> dict[str, JsonValue]:
-    """The JSON Schema, draft 2020-12, of what is written by hand, read from Kafka or sent."""
-    title, adapter = _ADAPTERS[kind]
-    return {"$schema": DIALECT} | adapter.json_schema() | {"title": title}
+    """Returns the JSON Schema, draft 2020-12, of a document that is written by hand, read from Kafka, or sent."""
+    return {"$schema": DIALECT} | _schema(kind) | {"title": _TITLES[kind]}
+
+
+def _schema(kind: SchemaKind) -> dict[str, JsonValue]:
+    match kind:
+        case SchemaKind.SETTINGS:
+            return TypeAdapter(Settings).json_schema()
+        case SchemaKind.WEBHOOK:
+            return TypeAdapter(WebhookFile).json_schema()
+        case SchemaKind.EVENT:
+            return _of_structs(Envelope)
+        case SchemaKind.PAYLOAD:
+            return _of_structs(FeedbackV1, FeedbackV2)
+
+
+def _of_structs(*structs: type[msgspec.Struct]) -> dict[str, JsonValue]:
+    references, definitions = msgspec.json.schema_components(structs, ref_template=_REF)
+    alternatives: list[JsonValue] = list(references)
+    choice: dict[str, JsonValue] = {"anyOf": alternatives} if len(alternatives) > 1 else {**references[0]}
+    return {"$defs": {**definitions}} | choice

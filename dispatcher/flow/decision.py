@@ -14,7 +14,7 @@ API_TRIGGERED = "ApiTriggered"
 
 def eligibility(event: DeliveryEvent, webhook: Webhook | None) -> SkipReason | None:
     """Why the event is none of the webhook's business, None where it is. In the order of the design, section 3."""
-    if event.profile.get("isTestExecution"):
+    if event.profile.is_test_execution:
         return SkipReason.TEST_EXECUTION
     if webhook is None:
         return SkipReason.NO_WEBHOOK
@@ -37,11 +37,11 @@ def is_of_another_sandbox(event: DeliveryEvent, config: WebhookConfig) -> bool:
 
 def campaign_objection(event: DeliveryEvent, config: WebhookConfig) -> str | None:
     """Why the event's campaign is not wanted, in words; None where it is."""
-    campaign, priority = event.execution.get("campaignID"), event.execution.get("campaignType")
+    campaign, kind = event.execution.campaign_id, event.execution.campaign_type
     if not campaign:
         return "the message belongs to no campaign"
-    if priority is not None and priority != API_TRIGGERED:
-        return f"the campaign is {priority}, not {API_TRIGGERED}"
+    if kind is not None and kind != API_TRIGGERED:
+        return f"the campaign is {kind}, not {API_TRIGGERED}"
     if event.webhooks_enabled is False:
         return "the campaign has feedback webhooks switched off"
     if config.campaigns != "all" and campaign not in config.campaigns:

@@ -8,14 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import orjson
-
 from dispatcher.auth.authenticator import Header
 from dispatcher.auth.signatures import Signer
 from dispatcher.config.secrets import speaks_of_a_secret
 from dispatcher.config.webhooks import JwtAuth, Webhook, WebhookConfig
-from dispatcher.contract.envelope import has_long_spelling
-from dispatcher.contract.events import DeliveryEvent, OtherEvent
+from dispatcher.contract.event_reader import spelling_of
+from dispatcher.contract.events import DeliveryEvent, OtherEvent, webhook_id
 from dispatcher.contract.feedback import encode_feedback
 from dispatcher.contract.outcomes import SkipReason
 from dispatcher.contract.records import PREFIX, AssignmentEpoch, ProcessingAttempt, Record, RetryState
@@ -106,16 +104,16 @@ def _told_of_record(record: Record, retry_state: RetryState) -> Iterator[Line]:
 
 
 def _told_of_event(event: DeliveryEvent, record: Record, retry_state: RetryState) -> Iterator[Line]:
-    document = orjson.loads(record.value or b"null")
-    entity = document["body"]["xdmEntity"]
-    is_xdm = has_long_spelling(entity)
-    own_id = entity.get("_id") or entity.get("@id")
+    is_xdm = spelling_of(record.value or b"") == "xdm"
+    has_own_id = event.webhook_id != webhook_id(event.tenant, None, retry_state.origin)
     yield Line("read", "spelling", "xdm, with URI keys" if is_xdm else "xed, with short keys")
     yield Line("read", "tenant", f"{event.tenant} (organisation and sandbox)")
     yield Line("read", "sandbox id", event.sandbox_id or "not given")
     yield Line("read", "channel", event.channel)
     yield Line("read", "status", event.status)
-    made_from = "the event's _id" if own_id else f"the record's first place, {retry_state.origin}, since it has no _id"
+    made_from = (
+        "the event's _id" if has_own_id else f"the record's first place, {retry_state.origin}, since it has no _id"
+    )
     yield Line("read", "webhook-id", f"{event.webhook_id}, made from tenant and {made_from}")
 
 
@@ -152,7 +150,7 @@ Answer = tuple[SkipReason, bool | None, str]
 
 def answers(event: DeliveryEvent, webhook: Webhook | None) -> list[Answer]:
     """Every rule with its answer, in the order of `eligibility`, also behind the first that says no."""
-    is_test = bool(event.profile.get("isTestExecution"))
+    is_test = bool(event.profile.is_test_execution)
     found: list[Answer] = [
         (SkipReason.TEST_EXECUTION, not is_test, "a test execution" if is_test else "no test execution")
     ]
@@ -171,7 +169,7 @@ def answers(event: DeliveryEvent, webhook: Webhook | None) -> list[Answer]:
         (SkipReason.STATUS, status in config.events, f"{status}; wanted: {events}"),
     ]
     objection = campaign_objection(event, config)
-    campaign = f"campaign {event.execution.get('campaignID')} is wanted"
+    campaign = f"campaign {event.execution.campaign_id} is wanted"
     return [*found, (SkipReason.CAMPAIGN, objection is None, objection or campaign)]
 
 

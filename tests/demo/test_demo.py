@@ -97,7 +97,7 @@ def test_every_planned_event_is_read_as_planned() -> None:
         else:
             assert isinstance(found, DeliveryEvent)
             assert (found.tenant, found.webhook_id) == (event.tenant, event.webhook_id)
-            assert bool(found.profile.get("isTestExecution")) == (event.skip is SkipReason.TEST_EXECUTION)
+            assert bool(found.profile.is_test_execution) == (event.skip is SkipReason.TEST_EXECUTION)
 
 
 def test_the_plan_is_the_same_each_time_and_has_every_kind() -> None:

@@ -44,7 +44,7 @@ def test_both_spellings_are_the_same_event(channel: str, status: str) -> None:
     assert (xed.tenant, xed.channel, xed.status) == (("luma", "prod"), channel, status)
     assert (xed.sms_number is None) == (channel != "sms")
     assert (xed.email_address is None) == (channel != "email")
-    assert (xed.feedback.get("messageFailure") is not None) == (status in ("bounce", "error", "delay", "denylist"))
+    assert (xed.feedback.message_failure is not None) == (status in ("bounce", "error", "delay", "denylist"))
     for version in (1, 2):
         assert encode_feedback(xed, version) == encode_feedback(xdm, version)
 
@@ -63,9 +63,9 @@ def test_what_is_asked_for_is_in_the_event() -> None:
     )  # fmt: skip
 
     assert event.tenant == ("luma", "dev")
-    assert (event.execution.get("campaignID"), event.execution.get("campaignType")) == (None, "Journey")
+    assert (event.execution.campaign_id, event.execution.campaign_type) == (None, "Journey")
     assert event.webhooks_enabled is False
-    assert event.profile.get("isTestExecution") is True
+    assert event.profile.is_test_execution is True
     assert event.timestamp == "2023-11-14T22:13:20.250Z"
 
 

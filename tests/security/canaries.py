@@ -11,14 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import msgspec
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from typing_extensions import get_type_hints, is_typeddict
 
 from dispatcher.config.secrets import Secret
-from dispatcher.contract.envelope import EventDocument
+from dispatcher.contract.envelope import Envelope
 
 Json = dict[str, Any]
 
@@ -50,18 +50,20 @@ def _types_in(annotation: object) -> Iterator[type]:
             yield from _types_in(inner)
 
 
-def text_places(typed_dict: object = EventDocument, before: str = "") -> set[str]:
+def text_places(struct: type[msgspec.Struct] = Envelope, before: str = "") -> set[str]:
     """Every field of the event that can hold text: `body.xdmEntity.identityMap.*.id`."""
     found: set[str] = set()
-    for name, annotation in get_type_hints(typed_dict).items():  # without extras: no Annotated, no Required
-        found |= _places_of(annotation, f"{before}{name}")
+    for about in msgspec.structs.fields(struct):
+        found |= _places_of(about.type, f"{before}{about.encode_name}")
     return found
 
 
 def _places_of(annotation: object, place: str) -> set[str]:
-    if is_typeddict(annotation):
+    if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
         return text_places(annotation, f"{place}.")
     origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _places_of(inner[0], place)
     if origin in (Union, UnionType):
         return {found for one in inner for found in _places_of(one, place)}
     if origin is list:
@@ -153,7 +155,6 @@ TOLD: Mapping[str, str] = {
     "header.imsOrgId": "the tenant's name",
     "header.sandbox.id": "the tenant's name",
     "header.sandbox.name": "the tenant's name",
-    "body.xdmMeta.schemaRef.contentType": "chooses the spelling",
     "body.xdmEntity.eventType": "decides",
     "body.xdmEntity._experience.customerJourneyManagement.messageExecution.campaignType": "decides",
     "body.xdmEntity._experience.customerJourneyManagement.messageProfile.channel._id": "decides",

@@ -103,7 +103,7 @@ if "run" in sys.argv:
     from dispatcher.contract import feedback
     _encode = feedback.encode_feedback
     def encode_feedback(event, version):
-        if event.execution.get("campaignVersionID") == "explode":
+        if event.execution.campaign_version_id == "explode":
             everything = repr(event)
             try:
                 raise KeyError(everything)

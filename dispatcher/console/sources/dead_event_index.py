@@ -149,8 +149,8 @@ def recipient_of(event: DeliveryEvent) -> str | None:
     wanted = "Phone" if event.channel == "sms" else "Email"
     identities = event.identities or {}
     alike = [one for name, all_ in identities.items() if name.lower() == wanted.lower() for one in all_]
-    found = next((one for one in alike if one.get("primary")), alike[0] if alike else None)
-    return None if found is None else found["id"][:320]
+    found = next((one for one in alike if one.primary), alike[0] if alike else None)
+    return None if found is None else found.id[:320]
 
 
 def place_of(dead_id: str) -> _Place:

@@ -46,16 +46,18 @@ def with_key(inner: bytes) -> bytes:
     ("value", "message"),
     [
         (None, r"the record has no value \(a tombstone\)"),
-        (b"", r"not JSON: .+"),
+        (b"", r"not JSON: the value is empty"),
         (b"{", r"not JSON: .+"),
         (VALID[:-7], r"not JSON: .+"),
-        (VALID + b"}", r"not JSON: .+"),
-        (b"\xef\xbb\xbf" + VALID, r"not JSON: .+"),
-        (VALID.replace(b"Admin", b"\xff\xfe"), r"not JSON: .+"),
-        (VALID.replace(b"Admin", rb"\ud800"), r"not JSON: .+"),
+        (VALID + b"}", r"not JSON: trailing characters \(byte \d+\)"),
+        (VALID.replace(b"Admin", b"\xff\xfe"), r"not JSON: not UTF-8 \(byte \d+\)"),
+        (VALID.replace(b"Admin", b"\x01"), r"not JSON: .+"),
         (VALID.replace(b'"retryCount": 0', b'"retryCount": NaN'), r"not JSON: .+"),
         (VALID.replace(b'"retryCount": 0', b'"retryCount": Infinity'), r"not JSON: .+"),
-        (nested(100_000), r"not JSON: .+"),
+        (VALID.replace(b'"retryCount": 0', b'"retryCount": 01'), r"not JSON: .+"),
+        (with_key(b'"unused": 1.2.3'), r"not JSON: .+"),
+        (with_key(b'"unused": "\\x"'), r"not JSON: .+"),
+        (nested(100_000), r"not JSON: nested too deeply"),
         (b"null", r"not a JSON object but null"),
         (b"[]", r"not a JSON object but an array"),
         (b'"text"', r"not a JSON object but a string"),
@@ -65,10 +67,6 @@ def with_key(inner: bytes) -> bytes:
         (b'{"body": []}', r"body: missing, or not an object"),
         (b'{"body": {}}', r"body\.xdmEntity: missing, or not an object"),
         (b'{"body": {"xdmEntity": 1}}', r"body\.xdmEntity: missing, or not an object"),
-        (VALID.replace(b'"imsOrgId"', b'"requestId": "again", "imsOrgId"'), r"an object has the same key twice .*"),
-        (VALID.replace(b'"imsOrgId"', rb'"request\u0049d": "x", "imsOrgId"'), r"an object has the same key twice .*"),
-        (with_key(b'"a:b": 1, "a\\u003ab": 2'), r"an object has the same key twice .*"),
-        (b'{"body": {}, "body": {}}', r"an object has the same key twice .*"),
     ],
 )  # fmt: skip
 def test_each_kind_of_broken_record_is_refused_in_words(value: bytes | None, message: str) -> None:
@@ -78,14 +76,16 @@ def test_each_kind_of_broken_record_is_refused_in_words(value: bytes | None, mes
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"feedbackStatus": ""}, "messageDeliveryfeedback.feedbackStatus: String should have at least 1 character"),
-        ({"feedbackStatus": 3}, "messageDeliveryfeedback.feedbackStatus: Input should be a valid string"),
-        ({"retryCount": "many"}, "messageDeliveryfeedback.retryCount: Input should be a valid integer"),
-        ({"identityMap": []}, "body.xdmEntity.identityMap: Input should be a valid dictionary"),
-        ({"eventType": None}, "body.xdmEntity.eventType: Input should be a valid string"),
-        ({"campaignID": {}}, "messageExecution.campaignID: Input should be a valid string"),
-        ({"sandbox": "prod"}, "header.sandbox: Input should be a valid dictionary"),
-        ({"isTestExecution": "perhaps"}, "messageProfile.isTestExecution: Input should be a valid boolean"),
+        ({"feedbackStatus": ""}, "messageDeliveryfeedback.feedbackStatus: expected str of length >= 1"),
+        ({"feedbackStatus": 3}, "messageDeliveryfeedback.feedbackStatus: expected str, got int"),
+        ({"feedbackStatus": "x" * 201}, "messageDeliveryfeedback.feedbackStatus: expected str of length <= 200"),
+        ({"retryCount": "many"}, "messageDeliveryfeedback.retryCount: expected int | null, got str"),
+        ({"identityMap": []}, "body.xdmEntity.identityMap: expected object | null, got array"),
+        ({"identityMap": {"Email": [{}]}}, "body.xdmEntity.identityMap[…][0].id: missing"),
+        ({"eventType": None}, "body.xdmEntity.eventType: expected str, got null"),
+        ({"campaignID": {}}, "messageExecution.campaignID: expected str | null, got object"),
+        ({"sandbox": "prod"}, "header.sandbox: expected object | null, got str"),
+        ({"isTestExecution": "perhaps"}, "messageProfile.isTestExecution: expected bool | null, got str"),
     ],
 )
 def test_a_wrong_type_is_told_with_its_place(changes: dict[str, object], message: str) -> None:
@@ -97,17 +97,11 @@ def test_what_is_missing_is_told_with_its_place() -> None:
     del management(event)["messageDeliveryfeedback"]
 
     assert refusal(json.dumps(event).encode()) == (
-        "body.xdmEntity._experience.customerJourneyManagement.messageDeliveryfeedback: Field required"
+        "body.xdmEntity._experience.customerJourneyManagement.messageDeliveryfeedback: missing"
     )
 
 
-def test_many_problems_are_told_as_five_and_a_number() -> None:
-    event = email_event(imsOrgId=1, requestId=1, requestID=1, campaignID=1, messageType=1, feedbackStatus=1, address=1)
-
-    assert refusal(json.dumps(event).encode()).endswith("; and 2 more")
-
-
-@pytest.mark.parametrize("depth", [34, 200, 254, 255, 260, 500, 1000])
+@pytest.mark.parametrize("depth", [33, 34, 200, 254, 255, 260, 500, 1000])
 @pytest.mark.parametrize("key", ["offers", "messageExclusion"])
 def test_deep_nesting_in_what_is_passed_on_is_refused(key: str, depth: int) -> None:
     assert "nested" in refusal(with_key(b'"%b": %b' % (key.encode(), nested(depth))))
@@ -133,7 +127,7 @@ def test_deep_nesting_in_the_long_spelling_is_refused() -> None:
     event = xdm_spelling(EMAIL_EVENT)
     event["body"]["xdmEntity"][JOURNEYS + "messageDeliveryfeedback/offers"] = json.loads(nested(40))
 
-    assert refusal(json.dumps(event).encode()) == "body.xdmEntity: nested more than 32 deep"
+    assert "nested more than 32 deep" in refusal(json.dumps(event).encode())
 
 
 @pytest.mark.parametrize("name", ["retryCount", "responseCode", "responseDurationMillis"])
@@ -144,24 +138,21 @@ def test_a_number_too_large_is_refused_or_told(name: str, number: object) -> Non
                            json.dumps(email_event(**{name: 0})).replace(f'"{name}": 0', f'"{name}": 1{"0" * 400}').encode())  # fmt: skip
 
 
-def test_a_long_number_beside_a_key_that_came_twice_is_no_other_error() -> None:
-    """The slow reader, which finds the key, has limits of its own."""
-    assert_read_or_refused(with_key(b'"long": %b, "a": 1, "a": 2' % (b"1" * 5000)))
-
-
 def test_a_megabyte_of_text_is_refused_in_a_short_message() -> None:
     assert len(refusal(json.dumps(email_event(campaignID="x" * 1_000_000)).encode())) < 1000
     assert len(refusal(b"x" * 1_000_000)) < 1000
 
 
-def test_a_megabyte_of_keys_is_no_long_message() -> None:
+def test_a_megabyte_of_unknown_keys_passes() -> None:
     long = "k" * 500_000
     event = email_event()
     entity = event["body"]["xdmEntity"]
     entity[f"https://ns.adobe.com/{long}"] = 1
     entity[f"https://ns.adobe.com/{long}/more"] = 2
+    entity["https://ns.adobe.com/" + "/".join("deep" * 10_000)] = 3
+    entity["https://ns.adobe.com/experience/" + "/".join("deep" * 10_000)] = 3
 
-    assert len(refusal(json.dumps(event).encode())) <= 1000
+    assert isinstance(read_event(record(event), ORIGIN), DeliveryEvent)
 
 
 def test_a_megabyte_of_unknown_fields_passes() -> None:

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from dispatcher.contract.events import OtherEvent, read_event
+from dispatcher.contract.feedback import encode_feedback
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import UnreadableEvent
 from tests.unit.examples import (
@@ -46,17 +47,15 @@ def test_the_published_xdm_examples_together_are_an_event() -> None:
 
     assert event.channel == "email"
     assert event.status == "bounce"
-    assert event.feedback.get("messageFailure") is not None
-    assert event.feedback.get("messageFailure") == {
+    payload = json.loads(encode_feedback(event, 1))["messageDeliveryFeedback"]
+    assert payload["messageFailure"] == {
         "category": "sync", "type": "Soft", "code": "FR-123", "reason": "Messagebox is Full",
     }  # fmt: skip
-    assert event.feedback.get("retryCount") == 1
-    assert event.feedback.get("offers") == {
-        "offerID": "1234", "placementID": "12345", "propositionID": "9898", "offerCount": 5,
-    }  # fmt: skip
-    assert event.execution.get("campaignID") == "b3012925-ee14-4412-bfa5-5cc452e99ad3"
-    assert event.execution.get("messageType") == "marketing"
-    assert event.profile.get("isTestExecution") is False
+    assert event.feedback.retry_count == 1
+    assert payload["offers"] == {"offerID": "1234", "placementID": "12345", "propositionID": "9898", "offerCount": 5}
+    assert event.execution.campaign_id == "b3012925-ee14-4412-bfa5-5cc452e99ad3"
+    assert event.execution.message_type == "marketing"
+    assert event.profile.is_test_execution is False
     assert event.email_address == "user@domain.com"
     assert event.identities is not None
     assert list(event.identities) == [
@@ -64,7 +63,7 @@ def test_the_published_xdm_examples_together_are_an_event() -> None:
         "https://data.adobe.io/entities/namespace/10",
         "https://data.adobe.io/entities/namespace/9",
     ]
-    assert [one["id"] for one in event.identities["https://data.adobe.io/entities/namespace/4"]] == [
+    assert [one.id for one in event.identities["https://data.adobe.io/entities/namespace/4"]] == [
         "92312748749128", "92312748749239",
     ]  # fmt: skip
 
@@ -76,7 +75,7 @@ def test_the_second_published_feedback_example_passes_too() -> None:
 
     assert (event.channel, event.sms_number) == ("sms", "+49151")
     assert event.status == "sent"
-    assert (event.feedback.get("responseCode"), event.feedback.get("responseDurationMillis")) == (200, 286)
+    assert (event.feedback.response_code, event.feedback.response_duration_millis) == (200, 286)
 
 
 def test_the_two_spellings_may_be_mixed_in_one_entity() -> None:
@@ -88,10 +87,10 @@ def test_the_two_spellings_may_be_mixed_in_one_entity() -> None:
     }
     found = read(event)
 
-    assert found.feedback.get("retryCount") == 7
+    assert found.feedback.retry_count == 7
     assert found.status == "bounce"
     assert found.sms_number == "+49151"
-    assert found.execution.get("campaignID") == "16f24a15-7e21-477c-848a-d5695ca7f137"
+    assert found.execution.campaign_id == "16f24a15-7e21-477c-848a-d5695ca7f137"
 
 
 @pytest.mark.parametrize("status", [*STATUSES, "quarantined-by-a-later-version"])
@@ -212,5 +211,6 @@ def test_the_traceparent_comes_from_the_record() -> None:
 
 
 def test_a_count_of_message_parts_is_text_whichever_way_it_came() -> None:
-    assert read(sms_event(numberOfMessageParts=3)).feedback.get("numberOfMessageParts") == "3"
-    assert read(sms_event(numberOfMessageParts="3")).feedback.get("numberOfMessageParts") == "3"
+    for parts in (3, "3"):
+        payload = json.loads(encode_feedback(read(sms_event(numberOfMessageParts=parts)), 2))
+        assert payload["messageDeliveryFeedback"]["numberOfMessageParts"] == "3"

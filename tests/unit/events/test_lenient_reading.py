@@ -1,0 +1,322 @@
+"""What the typed decoder accepts, the lenient reader reads in the same way; and what only the lenient reader accepts."""
+
+import copy
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dispatcher.contract import event_reader
+from dispatcher.contract.envelope import Envelope
+from dispatcher.contract.event_reader import read_envelope, spelling_of
+from dispatcher.contract.events import DeliveryEvent, read_event
+from dispatcher.contract.feedback import encode_feedback
+from dispatcher.errors import UnreadableEvent
+from tests.unit.examples import (
+    EMAIL_EVENT,
+    ORIGIN,
+    SMS_EVENT,
+    Json,
+    email_event,
+    management,
+    read,
+    record,
+    xdm_spelling,
+)
+
+Path = tuple[str | int, ...]
+
+
+def _paths(value: object, at: Path = ()) -> Iterator[Path]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in inner:
+        yield (*at, key)
+        yield from _paths(one, (*at, key))
+
+
+_MADE = {"email": EMAIL_EVENT, "sms": SMS_EVENT}
+_FULLER: Json = {
+    "offers": [{"id": "o"}], "messageExclusion": {"reason": "x"}, "responseCode": 200, "responseDurationMillis": 3,
+    "encoding": "GSM-7", "numberOfMessageParts": "2", "deliveryTimestamp": "2025-07-22T08:00:01Z",
+}  # fmt: skip
+
+scalars = (
+    st.none() | st.booleans() | st.integers(-(2**64), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=8)
+)
+values = st.recursive(
+    scalars | st.sampled_from(["", "x" * 201, "message.feedback", 2**63 - 1, 2**63, -(2**63), "1", "true"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> Json:
+    """An event with up to three places changed, removed or added."""
+    event = copy.deepcopy(_MADE[draw(st.sampled_from(["email", "sms"]))])
+    if draw(st.booleans()):
+        management = event["body"]["xdmEntity"]["_experience"]["customerJourneyManagement"]
+        management["messageDeliveryfeedback"] |= copy.deepcopy(_FULLER)
+    for _ in range(draw(st.integers(0, 3))):
+        paths = list(_paths(event))
+        if not paths:
+            break  # its last key is gone
+        *path, last = draw(st.sampled_from(paths))
+        place: Any = event
+        for step in path:
+            place = place[step]
+        if draw(st.booleans()) and isinstance(place, dict):
+            del place[last]
+        else:
+            place[last] = draw(values)
+    return event
+
+
+@given(documents())
+@settings(max_examples=2000)
+def test_both_readers_read_an_event_in_the_same_way(document: Json) -> None:
+    value = json.dumps(document).encode()
+    try:
+        envelope = read_envelope(value)
+    except UnreadableEvent as error:
+        with pytest.raises(UnreadableEvent) as refused:
+            event_reader._read_leniently(value)
+        assert str(error) == str(refused.value)
+        return
+    lenient = event_reader._read_leniently(value)
+    assert type(lenient) is type(envelope)
+    if isinstance(envelope, Envelope):
+        assert _payloads(value) == _payloads(json.dumps(document, separators=(",", ":")).encode())
+
+
+def _payloads(value: bytes) -> tuple[object, ...]:
+    try:
+        event = read_event(record(value), ORIGIN)
+    except UnreadableEvent as error:
+        return (str(error),)
+    assert isinstance(event, DeliveryEvent)
+    # Values that are passed on keep their white space.
+    return event.tenant, event.webhook_id, *(orjson.loads(encode_feedback(event, version)) for version in (1, 2))
+
+
+def test_usual_events_are_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(event_reader, "_read_leniently")
+    for event in _MADE.values():
+        read(event)
+
+
+# --- Be liberal in what doesn't matter (design, section 3).
+
+EXPECTED = encode_feedback(read(EMAIL_EVENT), 2)
+VALID = json.dumps(EMAIL_EVENT).encode()
+FRAMED = b"\0\0\0\1\x2a"
+"""The Confluent wire format: a zero byte and a schema id."""
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"\xef\xbb\xbf" + VALID,
+        b" \r\n\t" + VALID + b"\n",
+        b"\n\xef\xbb\xbf " + VALID,
+        FRAMED + VALID,
+        FRAMED + b"\xef\xbb\xbf\n" + VALID,
+        b"\0\x7b\x7b\x7b\x7b" + VALID,
+        FRAMED + json.dumps(xdm_spelling(EMAIL_EVENT)).encode(),
+        json.dumps(EMAIL_EVENT, indent=4).encode(),
+        VALID.replace(b"/", b"\\/"),
+        json.dumps(xdm_spelling(EMAIL_EVENT)).encode().replace(b"/", b"\\/"),
+        VALID.replace(b'"requestId"', b'"\\u0072equestId"'),
+        json.dumps(xdm_spelling(EMAIL_EVENT)).encode().replace(b'"xdm:', b'"\\u0078dm:'),
+    ],
+)
+def test_every_form_of_the_same_json_is_the_same_event(value: bytes) -> None:
+    assert encode_feedback(read(value), 2) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"imsOrgId"', b'"imsOrgId": "first", "imsOrgId"'),
+        (b'"imsOrgId"', b'"imsOrgId": 17, "imsOrgId"'),
+        (b'"imsOrgId"', b'"ims\\u004frgId": "first", "imsOrgId"'),
+        (b'"header"', b'"header": [], "header"'),
+        (b'"body"', b'"body": {}, "body"'),
+        (b'"xdmEntity"', b'"xdmEntity": null, "xdmEntity"'),
+        (b'"feedbackStatus"', b'"feedbackStatus": {"no": 1}, "feedbackStatus"'),
+        (b'"feedbackStatus"', b'"feedbackStatus": "sent", "feedbackStatus"'),
+        (b'"identityMap"', b'"identityMap": {"Phone": [1]}, "identityMap"'),
+        (b'"Email": [', b'"Email": 5, "Email": ['),
+        (b'"id": "john', b'"id": 5, "id": "john'),
+        (b'"messageFailure"', b'"messageFailure": "x", "messageFailure"'),
+        (b'"category"', b'"category": [[[]]], "category"'),
+        (b'"unused": 1', b'"unused": 1, "unused": 2'),
+    ],
+)
+def test_of_a_key_that_occurs_twice_the_last_value_wins(old: bytes, new: bytes) -> None:
+    assert encode_feedback(read(VALID.replace(old, new)), 2) == EXPECTED
+
+
+@pytest.mark.parametrize("surrogate", [rb"\ud800", rb"\uDFFF", rb"\udc00\ud800", b"\xed\xa0\x80", b"\xed\xbf\xbf"])
+def test_a_lone_surrogate_is_the_replacement_character(surrogate: bytes) -> None:
+    count = 2 if len(surrogate) == 12 else 1
+    for place, text in (("campaignID", b"16f24a15"), ("reason", b"Admin"), ("_id", b"b2c1ad21")):
+        event = read(VALID.replace(b'"' + text, b'"' + text + surrogate))
+        body = orjson.loads(encode_feedback(event, 1))  # a strict reader
+        found = {
+            "campaignID": body["messageExecution"]["campaignID"],
+            "reason": body["messageDeliveryFeedback"]["messageFailure"]["reason"],
+            "_id": "b2c1ad21" + "\ufffd" * count,
+        }[place]
+        assert found.startswith(text.decode() + "\ufffd" * count)
+
+
+def test_surrogates_that_make_a_pair_are_one_character() -> None:
+    for pair in (rb"\ud83d\ude00", "😀".encode(), b"\xed\xa0\xbd\xed\xb8\x80"):
+        payload = orjson.loads(encode_feedback(read(VALID.replace(b"Admin", pair)), 1))
+        assert payload["messageDeliveryFeedback"]["messageFailure"]["reason"] == "😀 Failure"
+
+
+def test_an_escaped_backslash_before_u_is_no_surrogate() -> None:
+    payload = orjson.loads(encode_feedback(read(VALID.replace(b"Admin", rb"\\ud800 \\\ud800")), 1))
+    assert payload["messageDeliveryFeedback"]["messageFailure"]["reason"] == "\\ud800 \\\ufffd Failure"
+
+
+NUMBERS = [
+    "1" * 400,
+    "-" + "9" * 30,
+    "1E+999",
+    "0.1000000000000000055511151231257827",
+    "-0",
+    "-0.0",
+    "1.0",
+    "1e2",
+    "2" * 5000,
+]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("spelling", ["xed", "xdm"])
+def test_values_that_are_passed_on_unread_leave_exactly_as_they_came(number: str, spelling: str) -> None:
+    event = email_event(offers="OFFERS", messageExclusion="EXCLUSION", reason="REASON", code="CODE")
+    text = json.dumps(xdm_spelling(event) if spelling == "xdm" else event)
+    offers = f'[{number},{{"ü\\u00fc":{number}}},"\\/"]'
+    for name, value in (("OFFERS", offers), ("EXCLUSION", number), ("REASON", f"[{number}]"), ("CODE", number)):
+        text = text.replace(f'"{name}"', value)
+    payload = encode_feedback(read(text.encode()), 1).decode()
+
+    keys = '"ü\\u00fc"' if spelling == "xed" else '"üü"'
+    assert f'"offers":{offers}'.replace('"ü\\u00fc"', keys) in payload
+    assert f'"messageExclusion":{number},' in payload
+    assert f'"code":{number},"reason":[{number}]' in payload
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"1" * 400,
+        b"-1E+999",
+        b'"x"',
+        b"[]",
+        b"{}",
+        b"null",
+        b"true",
+        b'"' + b"x" * 20_000 + b'"',
+        b"[" * 900 + b"]" * 900,
+    ],
+)
+def test_fields_that_are_not_used_cannot_kill_an_event(value: bytes) -> None:
+    for old in (b'"createdAt": 1753171200000', b'"source": {"name": "feedback"}', b'"namespace": "Email"'):
+        name = old.partition(b":")[0]
+        assert encode_feedback(read(VALID.replace(old, name + b": " + value)), 2) == EXPECTED
+    for place in (
+        b'"imsOrgId"',
+        b'"xdmEntity"',
+        b'"_id"',
+        b'"timestamp"',
+        b'"feedbackStatus"',
+        b'"category"',
+        b'"campaignID"',
+    ):
+        changed = VALID.replace(place, b'"addedLater": ' + value + b", " + place, 1)
+        assert encode_feedback(read(changed), 2) == EXPECTED
+    meta = email_event(xdmMeta="META")
+    assert encode_feedback(read(json.dumps(meta).encode().replace(b'"META"', value)), 2) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["xdm:more", "@more", "https://ns.adobe.com/more", "https://ns.adobe.com/", "https://ns.adobe.com/experience"],
+)
+@pytest.mark.parametrize("value", ["x", [1], {"@id": {"xdm:a": 1}}, None])
+def test_unknown_long_keys_cannot_kill_an_event(key: str, value: object) -> None:
+    for event in (email_event(), xdm_spelling(EMAIL_EVENT)):
+        event["body"]["xdmEntity"] = {key: value, **event["body"]["xdmEntity"]}
+        assert encode_feedback(read(event), 2) == EXPECTED
+
+
+def test_numbers_and_switches_in_quotes_are_read() -> None:
+    event = read(email_event(retryCount="3", isTestExecution="true"))
+    assert (event.feedback.retry_count, event.profile.is_test_execution) == (3, True)
+
+
+def test_parts_that_are_null_are_missing() -> None:
+    event = email_event(header=None, identityMap=None, messageExecution=None)
+    event["header"] = None
+    assert read(event, {"imsOrgId": b"o", "sandboxName": b"s"}).execution.campaign_id is None
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (
+            b"\0\0\0\0\x07\x02\x10luma@AdobeOrg",
+            "not JSON: Avro or Protobuf in a schema registry's wire format (schema id 7)",
+        ),
+        (b"\0\0\0\0\x07\0\x0a\x03abc", "not JSON: Avro or Protobuf in a schema registry's wire format (schema id 7)"),
+        (b"Obj\x01\x04\x14avro.codec", "not JSON: an Avro object container file"),
+        (b"\xc3\x01" + b"\x11" * 8 + b"\x02a", "not JSON: Avro in single-object encoding"),
+        (b"\x0a\x0dluma@AdobeOrg\x12\x04prod\x18\x01", "not JSON: this looks like Protobuf"),
+        (b"\x1aluma@AdobeOrg\x08prod\x02", "not JSON: binary data, perhaps Avro or Protobuf"),
+    ],
+)
+def test_avro_and_protobuf_are_named(value: bytes, reason: str) -> None:
+    with pytest.raises(UnreadableEvent) as refused:
+        read_event(record(value), ORIGIN)
+    assert str(refused.value).startswith(reason)
+    assert str(refused.value).endswith("the producer has to write JSON or JSON Schema")
+
+
+@pytest.mark.parametrize(
+    "value", [b"\0", b"\0\0\0\0\1", b"\xef\xbb\xbf", b" ", FRAMED + b"  ", b"\xff" * 40, b"\x80" * 12]
+)
+def test_stumps_are_refused(value: bytes) -> None:
+    with pytest.raises(UnreadableEvent, match=r"^not JSON: "):
+        read_event(record(value), ORIGIN)
+
+
+def test_the_spelling_is_that_of_the_entity_s_keys() -> None:
+    assert spelling_of(FRAMED + VALID) == "xed"
+    assert spelling_of(b"\xef\xbb\xbf" + json.dumps(xdm_spelling(EMAIL_EVENT)).encode()) == "xdm"
+
+
+@pytest.mark.parametrize(
+    "missing", ["_id", "timestamp", "identityMap", "messageExecution", "messageProfile", "channel"]
+)
+def test_what_the_short_spelling_lacks_is_found_in_the_long_one(missing: str) -> None:
+    """A mixed event, in which any one part has long keys only."""
+    event, long = email_event(), xdm_spelling(EMAIL_EVENT)["body"]["xdmEntity"]
+    entity = event["body"]["xdmEntity"]
+    where = management(event) if missing.startswith("message") else entity
+    if missing == "channel":
+        channel = management(event)["messageProfile"]["channel"]
+        channel["@id"] = channel.pop("_id")
+    else:
+        del where[missing]
+    entity |= {key: value for key, value in long.items() if missing in key or key == f"@{missing[1:]}"}
+    assert encode_feedback(read(event), 2) == EXPECTED
+    assert read(event) == read(EMAIL_EVENT)
