@@ -29,7 +29,9 @@ from dispatcher.kafka.attempt_log import KEEP_ANSWER, AttemptTopic
 from dispatcher.kafka.consumer import Consumer, Process
 from dispatcher.kafka.dead_letters import DeadLetters
 from dispatcher.kafka.partition import ReadAheadLimit
+from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka.producer import Producer
+from dispatcher.kafka.readiness import kafka_checks
 from dispatcher.kafka.retry_topics import RetryTopics
 from dispatcher.stores import WebhookSource, open_source
 from dispatcher.stores.cache import WebhookCache
@@ -103,6 +105,7 @@ class Service:
         self._cache: WebhookCache | None = None
         self._pipeline: Pipeline | None = None
         self._consumers: tuple[Consumer, ...] = ()
+        self._kafka_problems = KafkaProblems()
 
     async def run(self) -> int:
         """Run until a signal; gives the exit status: 0 when everything was finished or left untouched.
@@ -160,7 +163,9 @@ class Service:
         """Producer, then consumers, until told to stop."""
         settings = self._settings
         async with AsyncExitStack() as parts:
-            producer = await unless(self._stop, parts.enter_async_context(Producer(settings.kafka)))
+            producer = await unless(
+                self._stop, parts.enter_async_context(Producer(settings.kafka, self._kafka_problems))
+            )
             if producer is None:
                 return
             attempt_log = AttemptTopic(producer, settings.kafka.topic) if settings.attempt_log else None
@@ -207,11 +212,11 @@ class Service:
         return (
             Consumer(
                 kafka, [kafka.topic], kafka.group_id, process, self._fresh, drain,
-                fast_path=fast_path,
+                fast_path=fast_path, problems=self._kafka_problems,
             ),
             Consumer(
                 kafka, retry_topics.topics, f"{kafka.group_id}.retry", process, self._parked, drain,
-                due_in_s=retry_topics.due_in_s,
+                due_in_s=retry_topics.due_in_s, problems=self._kafka_problems,
             ),
         )  # fmt: skip
 
@@ -274,13 +279,7 @@ class Service:
             Check("webhooks", not problems, "; ".join(map(str, problems)), required=False),
             Check("running", not self._stop.is_set(), "draining" if self._stop.is_set() else ""),
         ]
-        for consumer in self._consumers:
-            reason = "" if consumer.joined else "has not joined the group yet"
-            checks.append(Check(f"consumer {consumer.group_id} joined", consumer.joined, reason))
-            reason = "" if consumer.broker_answers else "kafka does not answer; kept trying"
-            checks.append(Check(f"consumer {consumer.group_id} broker", consumer.broker_answers, reason))
-        if not self._consumers:
-            checks.append(Check("kafka", False, "not connected yet; kept trying"))
+        checks += kafka_checks(self._consumers, self._kafka_problems.current)
         engaged = [key for key, brake in (self._pipeline.brakes.items() if self._pipeline else ()) if brake.engaged]
         if engaged:
             names = ", ".join(f"{topic}/{partition}" for topic, partition in engaged)
@@ -288,6 +287,8 @@ class Service:
         return checks
 
     def _observe(self) -> None:
+        kafka = kafka_checks(self._consumers, self._kafka_problems.current)
+        metrics.KAFKA_AVAILABLE.set(float(all(check.ok for check in kafka if check.required)))
         self._lanes.observe()
         if self._pipeline is not None:
             self._pipeline.observe()

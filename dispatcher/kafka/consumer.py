@@ -30,6 +30,7 @@ from dispatcher.kafka.connection import stopped, until_answered
 from dispatcher.kafka.membership import Assignments, join
 from dispatcher.kafka.offset_tracker import OffsetTracker, Run
 from dispatcher.kafka.partition import InFlightRecord, Partition, ReadAheadLimit
+from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.tasks import set_within, unless
 from dispatcher.telemetry import metrics
 
@@ -95,12 +96,15 @@ class Consumer:
         connect: Connect | None = None,
         committed: CommittedOffsets | None = None,
         clock: Callable[[], float] = time.time,
+        problems: KafkaProblems | None = None,
     ) -> None:
         """`due_in_s`: where records have to wait, how long; None where they never do.
 
         `fast_path` begins what needs no task; None where everything does.
         `connect` and `committed` stand in for aiokafka's consumer and admin client, `clock` for unix time.
+        `problems`: where what is wrong with Kafka is reported.
         """
+        self._problems = problems or KafkaProblems()
         self._settings = settings
         self._topics = tuple(topics)
         self.group_id = group_id

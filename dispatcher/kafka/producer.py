@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaError, UnknownError, UnsupportedVersionError
 from dispatcher.config.settings import KafkaSettings
 from dispatcher.errors import NotWritten
 from dispatcher.kafka.connection import connection_arguments, stopped, until_answered
+from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
@@ -19,8 +20,10 @@ log = structlog.get_logger(__name__)
 class Producer:
     """A producer for retry, dead-letter and attempt records. Enter to start it; it waits for a broker that is away."""
 
-    def __init__(self, settings: KafkaSettings) -> None:
+    def __init__(self, settings: KafkaSettings, problems: KafkaProblems | None = None) -> None:
+        """`problems`: where what keeps it from writing is reported, if anywhere."""
         self._settings = settings
+        self._problems = problems
         self._producer: AIOKafkaProducer | None = None
 
     async def __aenter__(self) -> Self:

@@ -17,6 +17,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from dispatcher import __version__
 from dispatcher.config.settings import MetricsSettings
+from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.contract.outcomes import DeadReason, FailureReason, FinishedResult, ParkReason, SkipReason
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.telemetry import fast_metrics
@@ -90,6 +91,12 @@ PAUSED = Gauge("dispatcher_kafka_paused_partitions", "Partitions paused: window 
 REBALANCES = Counter("dispatcher_kafka_rebalances", "Assignments received.")
 COMMITS = Counter("dispatcher_kafka_commits", "Commits acknowledged.")
 COMMIT_FAILURES = Counter("dispatcher_kafka_commit_failures", "Commits that failed; the next one covers them.")
+KAFKA_AVAILABLE = Gauge(
+    "dispatcher_kafka_available", "1 if events can be read and outcomes written, as /readyz says; 0 otherwise."
+)
+KAFKA_PROBLEM = Gauge(
+    "dispatcher_kafka_problem", "1 while something is wrong with Kafka, by reason (docs/kafka-problems.md).", ["reason"]
+)
 LAST_POLL = Gauge("dispatcher_kafka_last_poll_timestamp_seconds", "When the consumer last asked for records.")
 
 RELOAD_OK = Gauge("dispatcher_config_last_reload_successful", "1 where every webhook file in use is the newest.")
@@ -128,6 +135,7 @@ _CLOSED_LABELS: tuple[
     (PRODUCE_FAILURES, (("retry", "dead", "attempts"),)),
     (ATTEMPT_SECONDS, (ATTEMPT_OUTCOMES,)),
     (BREAKER_TRANSITIONS, (BREAKER_STATES,)),
+    (KAFKA_PROBLEM, (KafkaReason,)),
     (TENANT_STATES, (("unstable", "disabled", "suspended"),)),
     (RELOADS, (("ok", "failed"),)),
     (SPANS_DROPPED, (("queue_full", "not_taken"),)),
