@@ -26,7 +26,8 @@ from dispatcher.config.documents import (
     problems_from,
     read_document,
 )
-from dispatcher.config.secrets import SecretSource
+from dispatcher.config.secret_scope import DEFAULT_SECRETS_DIRECTORY, SecretScope
+from dispatcher.config.secrets import Secret, SecretSource
 from dispatcher.config.settings import Settings
 from dispatcher.errors import ConfigError, Problem
 
@@ -65,6 +66,8 @@ def load_settings(path: Path, environ: Mapping[str, str]) -> Settings:
         settings = Settings.model_validate(data, context=context)
     except ValidationError as error:
         problems = [*problems_from(error, document, Settings), *problems]
+    if settings is not None:
+        problems += _own_secrets_in_reach(settings, document)
     if problems or settings is None:
         raise ConfigError(overrides.placed(problem, document) for problem in problems)
     return settings
@@ -180,9 +183,12 @@ def _absolute_paths(data: dict[str, JsonValue], base: Path, document: Document) 
     """Make every path in `data` absolute, and say which of them lead nowhere."""
     problems: list[Problem] = []
     for parent, loc in _paths(data, Settings, ()):
-        name = str(loc[-1])
-        path = base / str(parent[name])
-        parent[name] = str(path)
+        last = loc[-1]
+        value = parent[last]  # type: ignore[index]  # a list's index, or a mapping's key
+        path = base / str(value)
+        parent[last] = str(path)  # type: ignore[index,call-overload]
+        if loc[:3] == ("webhooks", "secrets", "files"):
+            continue  # a directory that is mounted later, or never, holds nothing
         problem = _path_problem(path, wants_directory=loc == ("webhooks", "path"))
         if problem is not None:
             problems.append(document.problem(loc, problem))
@@ -191,13 +197,18 @@ def _absolute_paths(data: dict[str, JsonValue], base: Path, document: Document) 
 
 def _paths(
     data: dict[str, JsonValue], model: type[BaseModel], before: Loc
-) -> Iterator[tuple[dict[str, JsonValue], Loc]]:
+) -> Iterator[tuple[dict[str, JsonValue] | list[JsonValue], Loc]]:
     for name in model.model_fields:
         value = data.get(name)
         loc = (*before, name)
         types = locate(Settings, loc).types
         if isinstance(value, str) and Path in types:
             yield data, loc
+        elif isinstance(value, list) and Path in locate(Settings, (*loc, 0)).types:
+            items = data[name] = list(value)
+            for index, item in enumerate(items):
+                if isinstance(item, str):
+                    yield items, (*loc, index)
         elif isinstance(value, dict):
             inner = data[name] = dict(value)  # the document keeps what was written
             for group in types:
@@ -216,10 +227,53 @@ def _path_problem(path: Path, *, wants_directory: bool) -> str | None:
                 return f"is a directory ({path}): name the file in it"
             if not path.exists():
                 return f"no such file ({path}): create it, or mend the path"
+            if not path.is_file():
+                return f"is not a regular file ({path}): reading it might never end"
             readable = os.access(path, os.R_OK)
     except (OSError, ValueError):  # too long, a NUL in it
         return "not a usable path"
     return None if readable else f"may not be read ({path}): mend its permissions"
+
+
+def webhook_secret_scope(settings: Settings) -> SecretScope:
+    """What the secret references of webhook files may name, by `webhooks.secrets` and by what the settings use."""
+    listed = settings.webhooks.secrets
+    own = (settings.webhooks.path,) if settings.webhooks.path is not None else ()
+    roots = (*own, DEFAULT_SECRETS_DIRECTORY) if listed.files is None else listed.files
+    used = list(_used(settings, ()))
+    return SecretScope(
+        roots=roots,
+        prefixes=listed.env,
+        own_files=frozenset(file.resolve() for _, file, _ in used if file is not None),
+        own_variables=frozenset(name for _, _, name in used if name is not None),
+    )
+
+
+def _own_secrets_in_reach(settings: Settings, document: Document) -> Iterator[Problem]:
+    """The settings' secrets that lie among those of webhooks, which tenants may be able to name or replace."""
+    for root in webhook_secret_scope(settings).roots:
+        for loc, file, _ in _used(settings, ()):
+            is_public = loc[-1] in ("ca", "ca_bundle", "certificate")
+            if file is not None and not is_public and file.resolve().is_relative_to(root.resolve()):
+                message = f"{file} lies in {root}, a directory of webhook secrets: move it to a directory of its own"
+                yield document.problem(loc, message)
+
+
+def _used(value: object, loc: Loc) -> Iterator[tuple[Loc, Path | None, str | None]]:
+    """Each secret and file that settings name: where, the file, the environment variable."""
+    if isinstance(value, Secret):
+        yield loc, value.file, (value.reference or {}).get("env")
+    elif isinstance(value, Path) and loc[:1] != ("webhooks",):
+        yield loc, value, None
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _used(getattr(value, name), (*loc, name))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _used(item, (*loc, index))
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _used(item, (*loc, str(key)))
 
 
 def _named_in_references(value: JsonValue) -> frozenset[str]:

@@ -18,7 +18,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, StringConstrain
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-MAX_SECRET_BYTES = 64 * 1024
+from dispatcher.config.secret_scope import MAX_SECRET_BYTES, OutOfScope, SecretScope, read_secret_file
 
 _SPEAKS_OF_A_SECRET = re.compile(r"auth|token|secret|key|pass|sign|credential|session|cookie|bearer|jwt", re.IGNORECASE)
 
@@ -41,6 +41,8 @@ class SecretSource:
     resolve: bool = True
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
     """Where `env:` references are looked up."""
+    scope: SecretScope | None = None
+    """Limits of what references may name; None for the operator's own documents."""
 
     def as_context(self) -> dict[str, Self]:
         return {"secrets": self}
@@ -49,11 +51,13 @@ class SecretSource:
 class Secret:
     """Bytes that nobody may see by accident: `repr`, `str`, JSON, logs and tracebacks give `<secret>`."""
 
-    __slots__ = ("_reference", "_value")
+    __slots__ = ("_reference", "_value", "file")
 
-    def __init__(self, value: bytes, reference: dict[str, str] | None = None) -> None:
+    def __init__(self, value: bytes, reference: dict[str, str] | None = None, file: Path | None = None) -> None:
         self._value = value
         self._reference = reference
+        self.file = file
+        """The file that it was read from; None if it comes from elsewhere."""
 
     def reveal(self) -> bytes:
         """The bytes themselves; call it where they are used, keep it nowhere."""
@@ -67,11 +71,6 @@ class Secret:
     def reference(self) -> dict[str, str] | None:
         """`{"file": …}` or `{"env": …}`, None where the secret is not given by reference."""
         return self._reference
-
-    @property
-    def path(self) -> str | None:
-        """The referenced file, None where it comes from elsewhere."""
-        return None if self._reference is None else self._reference.get("file")
 
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that tell whether two secrets are the same, and nothing else."""
@@ -89,7 +88,7 @@ class Secret:
     @classmethod
     def __get_pydantic_core_schema__(cls, source: type[object], handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.with_info_plain_validator_function(
-            _resolve,
+            resolve_secret,
             serialization=core_schema.plain_serializer_function_ser_schema(
                 lambda secret: secret.reference or "<secret>"
             ),
@@ -114,7 +113,12 @@ class Secret:
         }
 
 
-def _resolve(value: object, info: core_schema.ValidationInfo[Any]) -> Secret:
+def resolve_secret(value: object, info: core_schema.ValidationInfo[Any]) -> Secret:
+    """The secret that a reference in a document names, as the context's `SecretSource` allows.
+
+    Raises:
+        PydanticCustomError: it is no reference, or nothing usable is there.
+    """
     if isinstance(value, Secret):
         return value
     if isinstance(value, str):
@@ -127,11 +131,15 @@ def _resolve(value: object, info: core_schema.ValidationInfo[Any]) -> Secret:
     source = (info.context or {}).get("secrets")
     if not isinstance(source, SecretSource) or not source.resolve:
         return Secret(b"", {kind: where})
-    return _from_file(where, source.base) if kind == "file" else _from_environment(where, source.environ)
+    return _from_file(where, source) if kind == "file" else _from_environment(where, source)
 
 
-def _from_environment(name: str, environ: Mapping[str, str]) -> Secret:
-    text = environ.get(name, "")
+def _from_environment(name: str, source: SecretSource) -> Secret:
+    if source.scope is not None:
+        problem = source.scope.problem_of_variable(name)
+        if problem is not None:
+            raise PydanticCustomError("secret_scope", "{problem}", {"problem": problem})
+    text = source.environ.get(name, "")
     if not text:
         raise PydanticCustomError(
             "secret_env", "environment variable {name} is not set, or empty: set it", {"name": name}
@@ -139,16 +147,18 @@ def _from_environment(name: str, environ: Mapping[str, str]) -> Secret:
     return Secret(text.encode(), {"env": name})
 
 
-def _from_file(where: str, base: Path) -> Secret:
-    path = base / where
+def _from_file(where: str, source: SecretSource) -> Secret:
+    path = source.base / where
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_SECRET_BYTES + 1)
-    except OSError as error:
+        text = read_secret_file(path, source.scope)
+    except OutOfScope as error:
+        raise PydanticCustomError("secret_scope", "{problem}", {"problem": str(error)}) from None
+    except (OSError, ValueError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise PydanticCustomError(
             "secret_file",
             "secret file {path} can't be read ({why}): create it, or mend the path",
-            {"path": str(path), "why": error.strerror or str(error)},
+            {"path": str(path), "why": why},
         ) from None
     text = text.removesuffix(b"\n").removesuffix(b"\r")
     if not text:
@@ -159,7 +169,7 @@ def _from_file(where: str, base: Path) -> Secret:
         raise PydanticCustomError(
             "secret_file", "secret file {path} has over 64 KiB: check that it is the right file", {"path": str(path)}
         )
-    return Secret(text, {"file": where})
+    return Secret(text, {"file": where}, path)
 
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]

@@ -156,6 +156,18 @@ class KafkaSettings(_Group):
     """Idempotent producer for retry and dead-letter records; auto: where the broker can."""
 
 
+class WebhookSecretSettings(_Group):
+    """Which files and environment variables the secret references of webhook files may name."""
+
+    files: tuple[Path, ...] | None = None
+    """Directories. By default the webhooks' own directory and /run/secrets/webhooks. Links are resolved first, and a
+    file that these settings refer to is refused wherever it is."""
+    env: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)], ...] = (
+        "WEBHOOK_",
+    )
+    """Beginnings of names of environment variables. Names that begin with DISPATCHER_ are refused in any case."""
+
+
 class WebhookSettings(_Group):
     """Where the webhooks are configured."""
 
@@ -164,6 +176,7 @@ class WebhookSettings(_Group):
     """Directory of YAML files, for store yaml."""
     url: Secret | None = None
     """Database URL, for store sql: `sqlite+aiosqlite:///path` or `postgresql+asyncpg://…`."""
+    secrets: WebhookSecretSettings = WebhookSecretSettings()
     encryption_keys: list[Secret] = Field(default_factory=list)
     """Fernet keys for secrets at rest, for store sql: the first encrypts, all decrypt."""
     cache_ttl: Seconds = 30

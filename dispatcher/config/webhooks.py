@@ -17,10 +17,11 @@ import orjson
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
+    PlainSerializer,
+    PlainValidator,
     StringConstraints,
     ValidationError,
     ValidationInfo,
@@ -28,9 +29,9 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import InitErrorDetails
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from dispatcher.config.secrets import Name, Secret
+from dispatcher.config.secrets import Name, Secret, resolve_secret
 from dispatcher.config.units import PerSecond, Seconds
 from dispatcher.contract.tenant import TenantKey
 
@@ -222,12 +223,12 @@ def header_value_problem(value: str) -> str | None:
 
 
 def header_problems(given: object, taken: frozenset[str]) -> Iterator[tuple[str, str]]:
-    """Names that can't be sent so, each with the reason. What is no text at all is the model's to refuse."""
+    """Header parameters that can't be sent, each with the reason. A value of the wrong type is left to the model."""
     seen: set[str] = set()
     for name, raw in given.items() if isinstance(given, dict) else ():
-        value = _as_text(raw)
         if not isinstance(name, str):
             continue
+        value = _secret_text(raw) if isinstance(raw, Secret) else raw
         problem = header_name_problem(name, taken)
         if problem is None and isinstance(value, str):
             problem = header_value_problem(value)
@@ -238,8 +239,19 @@ def header_problems(given: object, taken: frozenset[str]) -> Iterator[tuple[str,
         seen.add(name.lower())
 
 
+def _secret_text(secret: Secret) -> str:
+    return secret.reveal().decode("ascii", "replace")  # what is not ASCII is refused as a header's value
+
+
 def _told_at(key: str, problem: str) -> InitErrorDetails:
     return InitErrorDetails(type="value_error", loc=(key,), input=None, ctx={"error": ValueError(problem)})
+
+
+def _repeated(error: ErrorDetails) -> InitErrorDetails:
+    kind: str | PydanticCustomError = error["type"]
+    if kind in ("secret_inline", "secret_reference", "secret_file", "secret_env", "secret_scope"):
+        kind = PydanticCustomError(error["type"], "{problem}", {"problem": error["msg"]})
+    return InitErrorDetails(type=kind, loc=error["loc"], input=error["input"], ctx=error.get("ctx", {}))
 
 
 def split_url(url: str) -> SplitResult:
@@ -277,14 +289,28 @@ def _checked_url(url: str) -> str:
     return url
 
 
-def _as_text(value: object) -> object:
-    # YAML reads `X-Version: 2` as a number and `X-Flag: true` as a boolean; a header is text as it was written.
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value) if isinstance(value, int | float) else value
+def _header_value(value: object, info: ValidationInfo) -> str | Secret:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict | Secret):
+        secret = resolve_secret(value, info)
+        problem = header_value_problem(_secret_text(secret))
+        if problem is not None:
+            raise ValueError(f"the secret is {problem}")
+        return secret
+    raise ValueError("must be text, or a secret as {file: PATH} or {env: NAME}: put a number in quotes")
 
 
-HeaderValue = Annotated[str, BeforeValidator(_as_text)]
+def _header_reference(value: str | Secret) -> object:
+    return (value.reference or "<secret>") if isinstance(value, Secret) else value
+
+
+HeaderValue = Annotated[
+    str | Secret,
+    PlainValidator(_header_value, json_schema_input_type=str | Secret),
+    PlainSerializer(_header_reference),
+]
+"""The text of a header parameter exactly as it is written, or a secret by reference."""
 
 
 class WebhookConfig(_Model):
@@ -308,7 +334,8 @@ class WebhookConfig(_Model):
     auth: Auth = NoAuth()
     """Authentication: `{type: none}` or `{type: jwt, …}`."""
     headers: dict[str, HeaderValue] = Field(default_factory=dict, max_length=MAX_HEADERS, repr=False)
-    """Header parameters, sent with each request: at most 20."""
+    """Header parameters, sent with each request: at most 20. A value is text, sent exactly as it is written, or a
+    secret: `{file: luma.key}`."""
     signing: Signing | None = None
     """Standard Webhooks signatures."""
     tls: ClientTls = ClientTls()
@@ -329,25 +356,24 @@ class WebhookConfig(_Model):
     rate_limit: PerSecond | None = None
     """Most requests in a given time, `100/s`; by default as many as the endpoint bears."""
     enabled: bool = True
-    """false pauses the webhook: its events are skipped, not kept."""
+    """false switches the webhook off: its events are skipped, not kept."""
+    paused: bool = False
+    """true holds the webhook's events: they are delivered once it is false again, or dead at the age limit."""
 
     @field_validator("headers", mode="wrap")
     @classmethod
     def _header_parameters(
         cls, given: object, handler: ValidatorFunctionWrapHandler, info: ValidationInfo
-    ) -> dict[str, str]:
+    ) -> dict[str, str | Secret]:
         """Tells every mistake, each at its own name."""
         auth = info.data.get("auth")  # not there where it has a mistake itself
         taken = frozenset({auth.header, "authorization"}) if isinstance(auth, JwtAuth) else frozenset[str]()
         found = [_told_at(name, problem) for name, problem in header_problems(given, taken)]
-        headers: dict[str, str] = {}
+        headers: dict[str, str | Secret] = {}
         try:
             headers = handler(given)
         except ValidationError as error:
-            found += [
-                InitErrorDetails(type=one["type"], loc=one["loc"], input=one["input"], ctx=one.get("ctx", {}))
-                for one in error.errors()
-            ]
+            found += [_repeated(one) for one in error.errors(include_url=False)]
         if found:
             raise ValidationError.from_exception_data(cls.__name__, found, hide_input=True)
         return headers
@@ -365,6 +391,12 @@ class WebhookConfig(_Model):
         own = 443 if parts.scheme == "https" else 80
         return f"{parts.scheme}://{bracketed}" + (f":{parts.port}" if parts.port not in (None, own) else "")
 
+    def header_texts(self) -> dict[str, str]:
+        """The header parameters as they are sent, secrets revealed."""
+        return {
+            name: _secret_text(value) if isinstance(value, Secret) else value for name, value in self.headers.items()
+        }
+
     def secrets(self) -> list[Secret]:
         """Every secret in it, for those who watch their files."""
         return list(_secrets_in(self))
@@ -374,7 +406,7 @@ def _secrets_in(model: BaseModel) -> list[Secret]:
     found: list[Secret] = []
     for name in type(model).model_fields:
         value = getattr(model, name)
-        for item in value if isinstance(value, list) else [value]:
+        for item in value if isinstance(value, list) else value.values() if isinstance(value, dict) else [value]:
             if isinstance(item, Secret):
                 found.append(item)
             elif isinstance(item, BaseModel):

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from dispatcher.auth.authenticator import Header
 from dispatcher.auth.signatures import Signer
-from dispatcher.config.secrets import speaks_of_a_secret
+from dispatcher.config.secrets import Secret, speaks_of_a_secret
 from dispatcher.config.webhooks import JwtAuth, Webhook, WebhookConfig
 from dispatcher.contract.event_reader import spelling_of
 from dispatcher.contract.events import DeliveryEvent, OtherEvent, webhook_id
@@ -212,12 +212,14 @@ def shown_headers(pending: PendingDelivery, now: float) -> Iterator[tuple[str, s
     yield "content-length", str(len(pending.body))
     yield from request_headers(pending, pending.attempts + 1, now, signer, token)
     for name, value in endpoint.headers:
-        yield name, MASKED if speaks_of_a_secret(name) else value
+        is_secret = speaks_of_a_secret(name) or isinstance(config.headers.get(name), Secret)
+        yield name, MASKED if is_secret else value
 
 
-def masked(text: str, headers: Headers, token: Header | None) -> str:
-    """A text in which nothing stands that `shown_headers` masks, of headers and a token that were really sent."""
+def masked(text: str, headers: Headers, token: Header | None, config: WebhookConfig) -> str:
+    """A text without anything that `shown_headers` masks, of headers and a token that were really sent."""
     values = [value for name, value in headers if speaks_of_a_secret(name)]
+    values += [config.header_texts()[name] for name, value in config.headers.items() if isinstance(value, Secret)]
     if token is not None:
         values += [token[1], token[1].rpartition(" ")[2]]  # with its scheme, and without
     for value in sorted(values, key=len, reverse=True):

@@ -68,7 +68,7 @@ class AttemptTopic:
                 "elapsedMs": round(attempt.elapsed_s * 1000, 1),
                 "reused": attempt.reused,
                 "origin": None if origin is None else [origin.topic, origin.partition, origin.offset],
-                **({"answer": _masked(attempt.answer, config.headers.values())} if told else {}),
+                **({"answer": _masked(attempt.answer, config.header_texts().values())} if told else {}),
             }
         )
 

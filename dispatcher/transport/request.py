@@ -57,7 +57,7 @@ class Endpoint:
     @classmethod
     def of(cls, config: WebhookConfig) -> "Endpoint":
         """The endpoint of a webhook."""
-        plain = cls.at(config.url, tuple(config.headers.items()))
+        plain = cls.at(config.url, tuple(config.header_texts().items()))
         tls = config.tls
         return cls(
             plain.scheme, plain.host, plain.port, plain.target, plain.authority, plain.headers,

@@ -35,6 +35,16 @@ class _Place:
 
     line: int
     inside: dict[str | int, "_Place"] = field(default_factory=dict)
+    written: str = ""
+    """A scalar that is not text, as the file spells it: `2.10`, `00012345`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """A part of a document that can't be read, while the rest can."""
+
+    path: Loc
+    problem: Problem
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,10 +67,18 @@ class Document:
 
     def holds(self, path: Loc) -> bool:
         """Whether there is something at `path`."""
+        return self._place(path) is not None
+
+    def written(self, path: Loc) -> str:
+        """The text of a number, boolean or null exactly as the file spells it; empty for anything else."""
+        place = self._place(path)
+        return place.written if place is not None else ""
+
+    def _place(self, path: Loc) -> _Place | None:
         place: _Place | None = self._root
         for step in path:
             place = place.inside.get(step) if place is not None else None
-        return place is not None
+        return place
 
     def problem(self, path: Loc, message: str) -> Problem:
         """A problem at `path`, with the file, the line and the key as the user wrote it."""
@@ -95,6 +113,21 @@ def parse_document(content: bytes, file: str) -> Document:
 
     Raises:
         ConfigError: it can't be read; names every problem found.
+    """
+    document, mistakes = parse_leniently(content, file)
+    if mistakes:
+        raise ConfigError(mistake.problem for mistake in mistakes)
+    return document
+
+
+def parse_leniently(content: bytes, file: str) -> tuple[Document, list[Mistake]]:
+    """The document in `content` with the mistakes that leave the rest of it readable.
+
+    Such a mistake is a key that is given twice (the first one stays), a number that can't be used, or a wrong tag (the
+    value is then None).
+
+    Raises:
+        ConfigError: nothing in it can be relied on: no YAML, not UTF-8, or over a limit.
     """
     if len(content) > MAX_BYTES:
         raise ConfigError([Problem(f"larger than {MAX_BYTES // 1024} KiB: split it", file=file)])
@@ -155,20 +188,21 @@ class _Reader:
     def __init__(self, file: str, text: str) -> None:
         self._file = file
         self._text = text
-        self._problems: list[Problem] = []
+        self._mistakes: list[Mistake] = []
         self._anchors: dict[str, _Node | None] = {}  # None while the anchored value is being read
         self._values = 0
 
-    def document(self) -> Document:
+    def document(self) -> tuple[Document, list[Mistake]]:
         try:
             data, root = self._one_document(yaml.parse(self._text, Loader=_Loader))
         except _Unusable as stop:
-            self._problems.append(Problem(str(stop), file=self._file, line=stop.line))
+            raise self._error(Problem(str(stop), file=self._file, line=stop.line)) from None
         except (yaml.YAMLError, ValueError, OverflowError) as error:  # not YAMLError: PyYAML without libyaml
-            self._problems.append(self._syntax_problem(error))
-        if self._problems:
-            raise ConfigError(self._problems)
-        return Document(self._file, data, root)
+            raise self._error(self._syntax_problem(error)) from None
+        return Document(self._file, data, root), self._mistakes
+
+    def _error(self, last: Problem) -> ConfigError:
+        return ConfigError([*(mistake.problem for mistake in self._mistakes), last])
 
     def _one_document(self, events: Iterable[yaml.Event]) -> tuple[JsonValue, _Place]:
         stream: Iterator[yaml.Event] = iter(events)
@@ -206,6 +240,8 @@ class _Reader:
         node = _Node(None, place)
         if isinstance(event, yaml.ScalarEvent):
             node.value = self._scalar(event, path)
+            if not isinstance(node.value, str):
+                place.written = str(event.value)
         else:
             if depth >= MAX_DEPTH:
                 raise _Unusable(_line(event), f"nested deeper than {MAX_DEPTH} levels")
@@ -278,7 +314,7 @@ class _Reader:
         if depth + node.height > MAX_DEPTH:
             raise _Unusable(_line(event), f"nested deeper than {MAX_DEPTH} levels, aliases followed")
         self._count(node.values, event)
-        place.inside = node.place.inside
+        place.inside, place.written = node.place.inside, node.place.written
         return node
 
     def _count(self, values: int, event: yaml.Event) -> None:
@@ -294,7 +330,7 @@ class _Reader:
             return None
 
     def _problem(self, event: yaml.Event, path: Loc, message: str) -> None:
-        self._problems.append(Problem(message, key_of(path), self._file, _line(event)))
+        self._mistakes.append(Mistake(path, Problem(message, key_of(path), self._file, _line(event))))
 
 
 def _line(event: yaml.Event) -> int:

@@ -142,7 +142,7 @@ class SampleSender:
             elapsed_ms=round(attempt.elapsed_s * 1000, 1),
             verdict_in_words=verdict_in_words(judgement, self._settings.retry),
             cure=cure(reason, attempt.status, attempt.detail, config),
-            answer=masked(answer, (*sent.headers, *destination.endpoint.headers), sent.token),
+            answer=masked(answer, (*sent.headers, *destination.endpoint.headers), sent.token, pending.webhook.config),
             request=tuple(shown_headers(pending, self._clock())),
             body=pending.body.decode(),
         )

@@ -1,0 +1,101 @@
+"""Which files and environment variables the secret references of webhook files may name.
+
+Tenants write webhook files, so a reference in one must not reach the dispatcher's own secrets: with a token endpoint
+of their own they would receive whatever it names. The settings file belongs to the operator and may name anything.
+"""
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+MAX_SECRET_BYTES: Final = 64 * 1024
+DEFAULT_SECRETS_DIRECTORY: Final = Path("/run/secrets/webhooks")
+"""Where webhook secrets are mounted unless the settings say otherwise, beside the webhooks' own directory."""
+DEFAULT_ENVIRONMENT_PREFIX: Final = "WEBHOOK_"
+SETTINGS_PREFIX: Final = "DISPATCHER_"
+"""Environment variables that override settings: never a webhook's, whatever prefixes are listed."""
+
+
+class OutOfScope(ValueError):
+    """A reference names what webhook files may not read; the message says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class SecretScope:
+    """The operator's limits for the references of webhook files."""
+
+    roots: tuple[Path, ...]
+    """Directories; a file counts as inside if it is there once all links are resolved."""
+    prefixes: tuple[str, ...]
+    """Beginnings of the names of environment variables."""
+    own_files: frozenset[Path] = frozenset()
+    """Files that the settings refer to, links resolved: refused wherever they are."""
+    own_variables: frozenset[str] = frozenset()
+    """Environment variables that the settings refer to: refused whatever their names."""
+
+    def allowed_file(self, path: Path) -> Path:
+        """The file behind `path` with all links resolved. It need not exist.
+
+        Raises:
+            OutOfScope: webhook files may not refer to it. The message says nothing about whether it exists.
+        """
+        try:
+            real = path.resolve()
+            is_inside = any(real.is_relative_to(root.resolve()) for root in self.roots)
+        except (OSError, ValueError, RuntimeError):  # a loop of links, a NUL
+            raise OutOfScope(f"secret file {path} is not a usable path: correct it") from None
+        if not is_inside:
+            listed = ", ".join(map(str, self.roots)) or "none"
+            raise OutOfScope(
+                f"secret file {path} is outside the directories of webhook secrets ({listed}): "
+                "move it into one, or list its directory under webhooks.secrets.files"
+            )
+        if real in self.own_files:
+            raise OutOfScope(f"secret file {path} belongs to the dispatcher's settings: give the webhook its own")
+        return real
+
+    def problem_of_variable(self, name: str) -> str | None:
+        """Why a webhook file may not refer to this environment variable, None if it may."""
+        if name in self.own_variables or name.upper().startswith(SETTINGS_PREFIX):
+            return f"environment variable {name} belongs to the dispatcher's settings: give the webhook its own"
+        if not name.startswith(self.prefixes):
+            listed = ", ".join(f"{prefix}*" for prefix in self.prefixes) or "none"
+            return (
+                f"environment variable {name} is not one of those for webhook secrets ({listed}): "
+                "rename it, or list its name under webhooks.secrets.env"
+            )
+        return None
+
+
+def read_secret_file(path: Path, scope: SecretScope | None = None) -> bytes:
+    """The content of a secret file, cut one byte after `MAX_SECRET_BYTES`.
+
+    Raises:
+        OutOfScope: webhook files may not refer to it.
+        OSError: it can't be read, or it is something other than a regular file.
+    """
+    if scope is None:
+        return read_regular_file(path, MAX_SECRET_BYTES + 1)
+    real = scope.allowed_file(path)
+    return read_regular_file(real, MAX_SECRET_BYTES + 1, must_be=real)
+
+
+def read_regular_file(path: Path, limit: int, *, must_be: Path | None = None) -> bytes:
+    """At most `limit` bytes of a regular file. Never waits for a pipe or a device.
+
+    Args:
+        must_be: the path that the opened file must have: a link that is swapped meanwhile leads nowhere else.
+
+    Raises:
+        OSError: it can't be read, or it is something other than a regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would wait for its writer
+    with open(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError("it is not a regular file")
+        opened = Path(f"/proc/self/fd/{descriptor}")
+        if must_be is not None and opened.exists() and Path(os.readlink(opened)) != must_be:
+            raise OSError("its path changed while it was read")
+        return stream.read(limit)
