@@ -66,7 +66,11 @@ class BrokerUnavailable(DispatcherError):
 
 
 class WebhookUnusable(DispatcherError):
-    """The tenant has a webhook that can't be used, as its secrets can't be decrypted: its events are parked."""
+    """The tenant has a webhook that can't be used: its configuration or a secret has a mistake. Its events are held."""
+
+
+class WebhookUndecided(DispatcherError):
+    """Whether the tenant has a webhook can't be said: a file can't be read whose tenants are unknown. Events wait."""
 
 
 class NotWritten(DispatcherError):

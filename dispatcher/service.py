@@ -10,11 +10,14 @@ import asyncio
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
 from dispatcher.auth.problems import problems_of
+from dispatcher.config.loader import webhook_secret_scope
 from dispatcher.config.settings import Settings, TracingSettings
 from dispatcher.config.webhooks import JwtAuth, Webhook, WebhookConfig
 from dispatcher.contract.tenant import TenantKey
@@ -35,6 +38,7 @@ from dispatcher.kafka.readiness import kafka_checks
 from dispatcher.kafka.retry_topics import RetryTopics
 from dispatcher.stores import WebhookSource, open_source
 from dispatcher.stores.cache import WebhookCache
+from dispatcher.stores.webhook_files import MAX_PROBLEMS, Rules
 from dispatcher.tasks import unless
 from dispatcher.telemetry import metrics
 from dispatcher.transport import Endpoint, Transport, open_transport
@@ -57,9 +61,17 @@ async def checked_webhooks(settings: Settings) -> tuple[Sequence[Webhook], Seque
     Raises:
         ConfigError: none can be used.
     """
-    async with open_source(settings.webhooks, webhook_check(settings)) as source:
+    async with open_source(settings.webhooks, webhook_rules(settings)) as source:
         found = [*egress_problems(settings.egress), *tracing_problems(settings.tracing), *source.problems]
         return source.all(), found
+
+
+def webhook_rules(settings: Settings, directory: Path | None = None) -> Rules:
+    """What webhook files are read by. `directory`: one that the operator named, whose secrets may be used too."""
+    scope = webhook_secret_scope(settings)
+    if directory is not None:
+        scope = replace(scope, roots=(*scope.roots, directory))
+    return Rules(webhook_check(settings), scope)
 
 
 def webhook_check(settings: Settings) -> Callable[[WebhookConfig], list[tuple[str, str]]]:
@@ -119,8 +131,8 @@ class Service:
         if problems:
             raise ConfigError(problems)
         async with AsyncExitStack() as parts:
-            check = webhook_check(settings)
-            source = self._source = await parts.enter_async_context(open_source(settings.webhooks, check))
+            opening = open_source(settings.webhooks, webhook_rules(settings))
+            source = self._source = await parts.enter_async_context(opening)
             cache = self._cache = WebhookCache(source, settings.webhooks)
             self._configure_metrics(source)
             source.on_change(self._webhooks_changed)
@@ -248,6 +260,7 @@ class Service:
             return  # the first load: nothing is cached yet
         for tenant in tenants:
             self._cache.invalidate(tenant)
+        self._cache.forget_absent()
         self._configure_metrics(self._source)
 
     def _configure_metrics(self, source: WebhookSource) -> None:
@@ -276,7 +289,7 @@ class Service:
     def _ready(self) -> Sequence[Check]:
         problems = self._source.problems if self._source is not None else ()
         checks = [
-            Check("webhooks", not problems, "; ".join(map(str, problems)), required=False),
+            Check("webhooks", not problems, _listed(problems), required=False),
             Check("running", not self._stop.is_set(), "draining" if self._stop.is_set() else ""),
         ]
         checks += kafka_checks(self._consumers, self._kafka_problems.current)
@@ -304,6 +317,12 @@ class Service:
         for brake in engaged:
             brake.release()
         return len(engaged)
+
+
+def _listed(problems: Sequence[Problem]) -> str:
+    rest = len(problems) - MAX_PROBLEMS
+    more = [f"{rest:,} more problems"] if rest > 0 else []
+    return "; ".join([*map(str, problems[:MAX_PROBLEMS]), *more])
 
 
 def _hosts(webhook: Webhook) -> Iterator[tuple[str, TenantKey]]:

@@ -2,12 +2,13 @@
 
 import asyncio
 import gc
+import sys
 
 import typer
 import uvloop
 
 from dispatcher.cli.ops_client import OpsUrl, check_ready
-from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, settings_at
+from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, quiet_settings_at, settings_at
 from dispatcher.errors import ConfigError
 from dispatcher.service import Service, checked_webhooks
 from dispatcher.telemetry.logs import configure_logging
@@ -21,6 +22,8 @@ def run(config: ConfigPath = DEFAULT_CONFIG) -> None:
     # What was loaded so far lives as long as the process: keep the collector away from it, and rarer.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+    # While a thread reads a large webhook file, the loop gets the interpreter back this soon after each system call.
+    sys.setswitchinterval(0.0005)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         raise typer.Exit(runner.run(service.run()))
 
@@ -30,7 +33,7 @@ def check(config: ConfigPath = DEFAULT_CONFIG, ops: OpsUrl = None) -> None:
 
     Exit status 1 where a running instance is asked and is not ready.
     """
-    settings = settings_at(config)
+    settings = quiet_settings_at(config)  # the problems are printed once, below
     webhooks, problems = asyncio.run(checked_webhooks(settings))
     if problems:
         raise ConfigError(problems)

@@ -12,10 +12,11 @@ from typing import Annotated
 import typer
 
 from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, quiet_settings_at
+from dispatcher.config.settings import Settings
 from dispatcher.config.webhooks import Webhook
 from dispatcher.errors import ConfigError, DispatcherError
-from dispatcher.service import checked_webhooks, webhook_check
-from dispatcher.stores.webhook_files import Check, read_directory
+from dispatcher.service import checked_webhooks, webhook_check, webhook_rules
+from dispatcher.stores.webhook_files import read_directory
 
 webhooks = typer.Typer(help="The webhooks that are configured, and the database of them.", no_args_is_help=True)
 
@@ -64,7 +65,7 @@ def import_webhooks(
 
     settings = quiet_settings_at(config)
     check = webhook_check(settings)
-    configs = [webhook.config for path in paths for webhook in _read(path, check)]
+    configs = [webhook.config for path in paths for webhook in _read(path, settings)]
     done = asyncio.run(webhook_database.imported(settings, configs, check, who(by), replace=replace, dry_run=dry_run))
     for what in ("created", "updated", "unchanged"):
         for tenant in getattr(done, what):
@@ -101,7 +102,7 @@ def list_webhooks(config: ConfigPath = DEFAULT_CONFIG) -> None:
 
 def _row(webhook: Webhook) -> tuple[str, ...]:
     config = webhook.config
-    state = "enabled" if config.enabled else "paused"
+    state = "disabled" if not config.enabled else "paused" if config.paused else "enabled"
     return (str(webhook.tenant), config.name, "+".join(config.channels), config.origin, state, webhook.source)
 
 
@@ -113,7 +114,7 @@ def who(by: str | None) -> str:
         return "command line"
 
 
-def _read(path: Path, check: Check) -> Iterator[Webhook]:
+def _read(path: Path, settings: Settings) -> Iterator[Webhook]:
     """The webhooks of a file or a directory.
 
     Raises:
@@ -121,7 +122,8 @@ def _read(path: Path, check: Check) -> Iterator[Webhook]:
         DispatcherError: there is nothing to read.
     """
     try:
-        readings = read_directory(path if path.is_dir() else path.parent, {}, check)
+        directory = path if path.is_dir() else path.parent
+        readings = read_directory(directory, {}, webhook_rules(settings, directory))
     except OSError as error:
         raise DispatcherError(f"{path}: can't be read ({error.strerror})") from None
     wanted = list(readings.values()) if path.is_dir() else [readings[path.name]] if path.name in readings else []

@@ -186,7 +186,7 @@ def _absolute_paths(data: dict[str, JsonValue], base: Path, document: Document) 
         last = loc[-1]
         value = parent[last]  # type: ignore[index]  # a list's index, or a mapping's key
         path = base / str(value)
-        parent[last] = str(path)  # type: ignore[index,call-overload]
+        parent[last] = str(path)  # type: ignore[index]
         if loc[:3] == ("webhooks", "secrets", "files"):
             continue  # a directory that is mounted later, or never, holds nothing
         problem = _path_problem(path, wants_directory=loc == ("webhooks", "path"))

@@ -56,6 +56,14 @@ class SecretScope:
             raise OutOfScope(f"secret file {path} belongs to the dispatcher's settings: give the webhook its own")
         return real
 
+    def allows(self, path: Path) -> bool:
+        """Whether webhook files may refer to this file."""
+        try:
+            self.allowed_file(path)
+        except OutOfScope:
+            return False
+        return True
+
     def problem_of_variable(self, name: str) -> str | None:
         """Why a webhook file may not refer to this environment variable, None if it may."""
         if name in self.own_variables or name.upper().startswith(SETTINGS_PREFIX):

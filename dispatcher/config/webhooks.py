@@ -29,7 +29,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, PydanticKnownError
 
 from dispatcher.config.secrets import Name, Secret, resolve_secret
 from dispatcher.config.units import PerSecond, Seconds
@@ -298,7 +298,7 @@ def _header_value(value: object, info: ValidationInfo) -> str | Secret:
         if problem is not None:
             raise ValueError(f"the secret is {problem}")
         return secret
-    raise ValueError("must be text, or a secret as {file: PATH} or {env: NAME}: put a number in quotes")
+    raise PydanticKnownError("string_type")
 
 
 def _header_reference(value: str | Secret) -> object:

@@ -59,7 +59,11 @@ class ParkReason(StrEnum):
     TENANT_DISABLED = "tenant_disabled"
     """Nearly everything failed for 24 hours; until the webhook is edited or enabled by hand."""
     UNUSABLE = "unusable"
-    """The store has the webhook and can't use it: a secret that no key decrypts; until one or the other is given."""
+    """The store has the webhook and can't use it: a mistake in it, a secret that is missing; until it is repaired."""
+    UNDECIDED = "undecided"
+    """Not known whether the tenant has a webhook: a webhook file can't be read; until it can be."""
+    PAUSED = "paused"
+    """The webhook is paused; until it no longer is."""
 
 
 class DeadReason(StrEnum):

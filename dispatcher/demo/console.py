@@ -10,7 +10,7 @@ from pathlib import Path
 from dispatcher.config.loader import load_settings
 from dispatcher.demo.child_process import ChildProcess
 from dispatcher.errors import ConfigError
-from dispatcher.service import webhook_check
+from dispatcher.service import webhook_check, webhook_rules
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.migrate import upgrade
@@ -29,7 +29,7 @@ async def fill_database(config: Path, webhooks: Path) -> None:
     if url is None:
         raise ValueError("the demo's settings name a database")
     check = webhook_check(settings)
-    readings = read_directory(webhooks, {}, check).values()
+    readings = read_directory(webhooks, {}, webhook_rules(settings, webhooks)).values()
     problems = [problem for reading in readings for problem in reading.problems]
     if problems:
         raise ConfigError(problems)

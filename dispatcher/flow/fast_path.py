@@ -92,6 +92,8 @@ class FastPath:
         reason = eligibility(event, webhook)
         if reason is not None or webhook is None:
             return self._pipeline.skipped(record, reason or SkipReason.NO_WEBHOOK, event)
+        if webhook.config.paused:
+            return None
         body = encode_feedback(event, webhook.config.payload)
         if len(body) > self._largest:
             return None

@@ -40,7 +40,7 @@ from dispatcher.delivery.pending_delivery import (
 )
 from dispatcher.delivery.permits import Priority
 from dispatcher.delivery.retry_policy import RetryPolicy
-from dispatcher.errors import BrakeEngaged, UnreadableEvent, WebhookUnusable
+from dispatcher.errors import BrakeEngaged, UnreadableEvent, WebhookUndecided, WebhookUnusable
 from dispatcher.flow.dead_letter_brake import DeadLetterBrake
 from dispatcher.flow.decision import eligibility, read_record
 from dispatcher.telemetry import metrics
@@ -154,12 +154,16 @@ class Pipeline:
         while True:
             try:
                 webhook = await self._webhooks.get(event.tenant)
-            except WebhookUnusable as error:
-                deferred = Deferred(ParkReason.UNUSABLE, retry_state.attempts, detail=str(error))
+            except (WebhookUnusable, WebhookUndecided) as error:
+                why = ParkReason.UNUSABLE if isinstance(error, WebhookUnusable) else ParkReason.UNDECIDED
+                deferred = Deferred(why, retry_state.attempts, detail=str(error))
                 return await self._park(record, retry_state, processing, event, deferred)
             reason = eligibility(event, webhook)
             if reason is not None or webhook is None:
                 return self.skipped(record, reason or SkipReason.NO_WEBHOOK, event)
+            if webhook.config.paused:
+                deferred = Deferred(ParkReason.PAUSED, retry_state.attempts, detail="the webhook is paused")
+                return await self._park(record, retry_state, processing, event, deferred)
             try:
                 body = encode_feedback(event, webhook.config.payload)
             except Exception as error:  # noqa: BLE001

@@ -9,7 +9,7 @@ from dispatcher.config.webhooks import Webhook
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import Problem
 from dispatcher.stores.cache import NotCached
-from dispatcher.stores.webhook_files import Check
+from dispatcher.stores.webhook_files import Rules
 from dispatcher.stores.yaml_directory import YamlDirectory
 
 
@@ -27,6 +27,7 @@ class WebhookSource(Protocol):
         Raises:
             StoreUnavailable: the store did not answer.
             WebhookUnusable: it has one that can't be used.
+            WebhookUndecided: whether it has one can't be said, as a part of the configuration can't be read.
         """
         ...
 
@@ -34,12 +35,19 @@ class WebhookSource(Protocol):
         """The same without waiting; `MISSING` where only `find` can tell."""
         ...
 
+    def is_held(self, tenant: TenantKey) -> bool:
+        """True while the tenant's events wait for a change of configuration. Answers from memory."""
+        ...
+
     def all(self) -> list[Webhook]:
         """Every webhook in use."""
         ...
 
     def on_change(self, listener: Callable[[set[TenantKey]], None]) -> None:
-        """Tell `listener`, on the loop, whose webhook is new, different or gone."""
+        """Tell `listener`, on the loop, whose webhook is new, different or gone.
+
+        It is also told, perhaps with no tenant, when the store becomes complete or incomplete.
+        """
         ...
 
     async def run(self) -> None:
@@ -48,17 +56,17 @@ class WebhookSource(Protocol):
 
 
 @asynccontextmanager
-async def open_source(settings: WebhookSettings, check: Check) -> AsyncIterator[WebhookSource]:
+async def open_source(settings: WebhookSettings, rules: Rules) -> AsyncIterator[WebhookSource]:
     """The store that the settings name, loaded.
 
     Args:
-        check: what is wrong with a webhook beyond its own model, as (key, message). Called in a thread.
+        rules: what webhook files are checked by, and what their secret references may name.
 
     Raises:
         ConfigError: it can't be used at all: not there, or with webhooks of which none can be used.
     """
     if settings.store == "yaml":
-        directory = YamlDirectory(settings, check)
+        directory = YamlDirectory(settings, rules)
         await directory.load()
         yield directory
     else:

@@ -42,6 +42,7 @@ class WebhookStore(Protocol):
         Raises:
             StoreUnavailable: the store did not answer.
             WebhookUnusable: it has one that can't be used.
+            WebhookUndecided: whether it has one can't be said.
         """
         ...
 
@@ -133,6 +134,12 @@ class WebhookCache:
         self._flights.pop(tenant, None)
         if (known := self._entries.get(tenant)) is not None:
             known.fresh_until = float("-inf")
+
+    def forget_absent(self) -> None:
+        """Ask the store again about every tenant that had no webhook: the store may no longer be complete."""
+        absent = [tenant for tenant, entry in self._entries.items() if entry.webhook is None]
+        for tenant in absent:
+            self.invalidate(tenant)
 
     def _raise_known_problem(self, tenant: TenantKey) -> None:
         entry = self._entries.get(tenant)

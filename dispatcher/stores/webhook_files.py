@@ -1,27 +1,44 @@
 """The webhook files of a mounted directory, read as of one moment. Blocking: called in a thread.
 
 Kubernetes mounts a ConfigMap or Secret as links through `..data`, a link that it swaps to a new directory: a
-generation. All files of one reading are of one generation. A file is good as a whole or bad as a whole.
+generation. All files of one reading are of one generation.
+
+A mistake costs the webhook that it is in. An organisation and a sandbox are read even from an entry that can't be used,
+so that the tenant's events are held rather than skipped.
 """
 
 import hashlib
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import structlog
 from pydantic import JsonValue, ValidationError
 
-from dispatcher.config.documents import MAX_BYTES, Document, parse_document, path_of, problems_from
-from dispatcher.config.secrets import MAX_SECRET_BYTES, SecretSource
+from dispatcher.config.documents import (
+    MAX_BYTES,
+    Document,
+    Loc,
+    Mistake,
+    nearest,
+    parse_leniently,
+    path_of,
+    problems_from,
+)
+from dispatcher.config.secret_scope import OutOfScope, SecretScope, read_regular_file, read_secret_file
+from dispatcher.config.secrets import SecretSource
 from dispatcher.config.webhooks import Webhook, WebhookConfig, WebhookFile
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import ConfigError, Problem
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
+API_VERSION: Final = "dispatcher/v1"
+MAX_PROBLEMS: Final = 20
+"""So many problems of a file are named, the others counted."""
+MAX_ENTRIES: Final = 2_000
+"""Entries of one list or mapping inside a webhook: bounds what a file with many mistakes costs."""
 _TRIES = 5  # kubelet swaps a generation once a minute at most
 
 log = structlog.get_logger(__name__)
@@ -31,30 +48,65 @@ Check = Callable[[WebhookConfig], list[tuple[str, str]]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class WebhookEntry:
+    """One webhook of a file."""
+
+    line: int
+    tenant: TenantKey | None
+    """None if organisation or sandbox can't be read, or an earlier entry of the file has the same ones."""
+    webhook: Webhook | None
+    """None if it can't be used."""
+    why: str = ""
+    """Why it can't be used: its first problem."""
+    is_repeat: bool = False
+    """An earlier entry of the file has the same tenant."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class WebhookFileReading:
-    """One file, read. The same object is given again while neither it nor a secret file it names has changed."""
+    """One file, read. The same object is returned again while neither it nor a secret file it names has changed."""
 
     file: str
     """The path that problems and sources name."""
     fingerprint: bytes
     """Of its content, and of the secret files it refers to."""
-    webhooks: tuple[Webhook, ...] = ()
-    lines: tuple[int, ...] = ()
+    entries: tuple[WebhookEntry, ...] | None = ()
+    """None if they can't be read: which tenants the file has is unknown."""
     problems: tuple[Problem, ...] = ()
-    """Anything here, and none of its webhooks is used."""
+    """At most `MAX_PROBLEMS`, and one that counts the others."""
     secret_files: frozenset[Path] = frozenset()
+    is_usable: bool = True
+    """False if nothing in the file can be used: not readable, or of another version."""
+    has_unknown_parts: bool = False
+    """A part that is no webhook may have been meant as some."""
 
     @property
-    def is_good(self) -> bool:
-        return not self.problems
+    def webhooks(self) -> tuple[Webhook, ...]:
+        """Those that can be used."""
+        return tuple(entry.webhook for entry in self.entries or () if entry.webhook is not None)
 
     @property
     def tenants(self) -> tuple[TenantKey, ...]:
-        return tuple(webhook.tenant for webhook in self.webhooks)
+        """The tenants that are known, each once."""
+        return tuple(entry.tenant for entry in self.entries or () if entry.tenant is not None)
+
+    @property
+    def unknown_tenants(self) -> int:
+        """How many of its webhooks have a tenant that can't be read."""
+        nameless = sum(entry.tenant is None and not entry.is_repeat for entry in self.entries or ())
+        return nameless + int(self.entries is None or self.has_unknown_parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a webhook file is read by."""
+
+    check: Check
+    scope: SecretScope
 
 
 def read_directory(
-    directory: Path, known: Mapping[str, WebhookFileReading], check: Check
+    directory: Path, known: Mapping[str, WebhookFileReading], rules: Rules
 ) -> dict[str, WebhookFileReading]:
     """The webhook files of `directory`, by name in order of names. No sub-directories, no dotfiles.
 
@@ -72,7 +124,7 @@ def read_directory(
             if generation == _generation(directory):
                 raise
             continue
-        readings = {name: _read(directory, name, path, known.get(name), check) for name, path in found}
+        readings = {name: _read(directory, name, path, known.get(name), rules) for name, path in found}
         if generation == _generation(directory):
             return readings
     return dict(known)  # it never stands still: the next scan has another go
@@ -97,87 +149,232 @@ def _files(directory: Path, generation: str | None) -> Iterator[tuple[str, Path]
             yield entry.name, Path(entry.path)
 
 
-def _read(directory: Path, name: str, path: Path, known: WebhookFileReading | None, check: Check) -> WebhookFileReading:
+def _read(directory: Path, name: str, path: Path, known: WebhookFileReading | None, rules: Rules) -> WebhookFileReading:
     file = str(directory / name)
     try:
-        content = _regular_bytes(path, MAX_BYTES + 1)
-    except OSError as error:
-        why = error.strerror or str(error)
-        return _kept_if_same(known, WebhookFileReading(file, why.encode(), problems=(_unreadable(file, why),)))
-    if known is not None and known.fingerprint == _fingerprint(content, known.secret_files):
+        content = _regular_bytes(directory, path)
+    except (OSError, ValueError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        problem = Problem(f"can't be read ({why}): mend the file or its permissions", file=file)
+        return _kept_if_same(known, _unreadable(file, why.encode(), [problem]))
+    if known is not None and known.fingerprint == _fingerprint(content, known.secret_files, rules.scope):
         return known
     try:
-        document = parse_document(content, file)
+        document, mistakes = parse_leniently(content, file)
     except ConfigError as error:
-        return WebhookFileReading(file, _fingerprint(content, ()), problems=error.problems)
+        return _unreadable(file, _fingerprint(content, (), rules.scope), error.problems)
     secret_files = frozenset(directory / where for where in _secret_files(document.data))
-    fingerprint = _fingerprint(content, secret_files)  # before the secrets are read: a later change shows next time
-    webhooks, lines, problems = _webhooks(document, directory, check)
-    if problems:
-        return WebhookFileReading(file, fingerprint, problems=problems, secret_files=secret_files)
-    return WebhookFileReading(file, fingerprint, webhooks, lines, secret_files=secret_files)
+    fingerprint = _fingerprint(content, secret_files, rules.scope)  # before the secrets are read: a later change shows
+    reading = _FileReader(directory, document, mistakes, rules).reading()
+    return replace(reading, fingerprint=fingerprint, secret_files=secret_files)
+
+
+def _unreadable(file: str, fingerprint: bytes, problems: Iterable[Problem]) -> WebhookFileReading:
+    return WebhookFileReading(file, fingerprint, None, _capped(list(problems), 0, file), is_usable=False)
 
 
 def _kept_if_same(known: WebhookFileReading | None, reading: WebhookFileReading) -> WebhookFileReading:
     return known if known is not None and known.fingerprint == reading.fingerprint else reading
 
 
-def _unreadable(file: str, why: str) -> Problem:
-    return Problem(f"can't be read ({why}): mend the file or its permissions", file=file)
+class _FileReader:
+    """Reads the webhooks of one document, each by itself."""
+
+    def __init__(self, directory: Path, document: Document, mistakes: Iterable[Mistake], rules: Rules) -> None:
+        self._document = document
+        self._rules = rules
+        self._context = SecretSource(directory, scope=rules.scope).as_context()
+        self._problems: list[Problem] = []
+        self._uncounted = 0
+        self._mistakes: dict[Loc, list[Problem]] = {}
+        """By the entry that they are in; those of no entry under `()`."""
+        for mistake in mistakes:
+            if not _is_header_value(mistake.path) or not document.written(mistake.path):
+                at = mistake.path[:2] if mistake.path[:1] == ("webhooks",) and len(mistake.path) > 2 else ()
+                self._mistakes.setdefault(at, []).append(mistake.problem)
+
+    def reading(self) -> WebhookFileReading:
+        """The file's webhooks and problems; fingerprint and secret files are the caller's to set."""
+        document, data = self._document, self._document.data
+        if data is None:
+            empty = Problem(f"empty: write apiVersion: {API_VERSION} and webhooks", file=document.file)
+            return _unreadable(document.file, b"", [empty])
+        if not isinstance(data, dict):
+            return _unreadable(document.file, b"", [document.problem((), "must be a mapping (key: value)")])
+        self._note(self._mistakes.pop((), []))
+        is_ours = self._check_version(data)
+        unknown = self._check_keys(data)
+        given = data.get("webhooks", [])
+        if not isinstance(given, list):
+            kind = "empty" if given is None else "a mapping" if isinstance(given, dict) else "text"
+            self._note([document.problem(("webhooks",), f"must be a list, not {kind}")])
+            return replace(self._result(None), is_usable=False)
+        if unknown and "webhooks" not in data:
+            return replace(self._result(None), is_usable=False)
+        entries = self._entries(given, is_ours=is_ours)
+        has_unknown_parts = any(isinstance(data[key], list | dict) for key in unknown)
+        return replace(self._result(entries), is_usable=is_ours, has_unknown_parts=has_unknown_parts)
+
+    def _result(self, entries: tuple[WebhookEntry, ...] | None) -> WebhookFileReading:
+        problems = _capped(self._problems, self._uncounted, self._document.file)
+        return WebhookFileReading(self._document.file, b"", entries, problems)
+
+    def _check_version(self, data: Mapping[str, JsonValue]) -> bool:
+        version = data.get("apiVersion")
+        if version == API_VERSION:
+            return True
+        message = f"missing; write apiVersion: {API_VERSION}" if version is None else f"must be {API_VERSION}"
+        self._note([self._document.problem(("apiVersion",), message)])
+        return False
+
+    def _check_keys(self, data: Mapping[str, JsonValue]) -> list[str]:
+        known = list(WebhookFile.model_fields)
+        unknown = [key for key in data if key not in known]
+        for key in unknown[: MAX_PROBLEMS + 1]:
+            near = nearest(key, known)
+            message = f"unknown key; did you mean {near!r}?" if near else f"unknown key; known here: {', '.join(known)}"
+            self._note([self._document.problem((key,), message)])
+        self._uncounted += len(unknown[MAX_PROBLEMS + 1 :])
+        return unknown
+
+    def _entries(self, given: list[JsonValue], *, is_ours: bool) -> tuple[WebhookEntry, ...]:
+        first: dict[TenantKey, int] = {}
+        entries: list[WebhookEntry] = []
+        for index, raw in enumerate(given):
+            entry = self._entry(index, raw)
+            if not is_ours:
+                entry = replace(entry, webhook=None, why=entry.why or f"its file is not of {API_VERSION}")
+            before = first.setdefault(entry.tenant, index) if entry.tenant is not None else index
+            if before != index:
+                where = f"webhooks[{before}], line {entries[before].line}"
+                message = f"organisation and sandbox of {where}, once more: keep one"
+                self._note([self._document.problem(("webhooks", index), message)])
+                entry = replace(entry, tenant=None, webhook=None, why=message, is_repeat=True)
+            entries.append(entry)
+        return tuple(entries)
+
+    def _entry(self, index: int, raw: JsonValue) -> WebhookEntry:
+        at: Loc = ("webhooks", index)
+        line = self._document.line(at)
+        data = self._with_written_headers(raw, at)
+        problems, too_large = self._mistakes.pop(at, []), self._sizes(data, at)
+        problems += too_large
+        config = None if too_large else self._validated(data, at, problems)
+        if config is not None:
+            found = _checked(config, self._rules.check)
+            problems += [self._document.problem((*at, *path_of(key)), why) for key, why in found]
+        self._note(problems)
+        if config is None or problems:
+            place = problems[0].key.partition(".")[2]
+            why = f"{place}: {problems[0].message}" if place else problems[0].message
+            return WebhookEntry(line, self._tenant(data, at), None, why)
+        return WebhookEntry(line, config.tenant, Webhook.of(config, f"{self._document.file}:{line}"))
+
+    def _validated(self, data: JsonValue, at: Loc, problems: list[Problem]) -> WebhookConfig | None:
+        """The webhook of an entry, None if it can't be used: `problems` then has the reasons."""
+        room = MAX_PROBLEMS - len(self._problems) - len(problems)
+        if problems and room <= 0:
+            return None
+        try:
+            return WebhookConfig.model_validate(data, context=self._context)
+        except ValidationError as error:
+            if room <= 0:  # as many as a person reads are named: wording more costs time
+                self._uncounted += error.error_count() - 1
+                problems.append(self._document.problem(at, "has mistakes"))
+                return None
+            found = problems_from(error, self._document, WebhookFile, at, most=room)
+            self._uncounted += max(0, error.error_count() - room)
+            found += [self._document.problem((*at, *path), why) for path, why in _refused_urls(data, self._rules.check)]
+            named = {problem.key for problem in problems}
+            problems += sorted((one for one in found if one.key not in named), key=lambda problem: problem.line or 0)
+            return None
+
+    def _with_written_headers(self, raw: JsonValue, at: Loc) -> JsonValue:
+        """The entry with its header parameters as the file spells them: 2.10 and 00012345 are no numbers there."""
+        headers = raw.get("headers") if isinstance(raw, dict) else None
+        if not isinstance(raw, dict) or not isinstance(headers, dict):
+            return raw
+        written = {
+            name: (self._document.written((*at, "headers", name)) or value) if not isinstance(value, str) else value
+            for name, value in headers.items()
+        }
+        return raw | {"headers": written}
+
+    def _sizes(self, value: JsonValue, at: Loc) -> list[Problem]:
+        """Refuses lists and mappings that are larger than any webhook's before the model reports each entry."""
+        if not isinstance(value, dict | list):
+            return []
+        if len(value) > MAX_ENTRIES:
+            return [self._document.problem(at, f"must have at most {MAX_ENTRIES:,} entries")]
+        inner: Iterable[tuple[str | int, JsonValue]] = value.items() if isinstance(value, dict) else enumerate(value)
+        return [problem for key, item in inner for problem in self._sizes(item, (*at, key))]
+
+    def _tenant(self, data: JsonValue, at: Loc) -> TenantKey | None:
+        """Organisation and sandbox of an entry that can't be used, as far as they can be read."""
+        if not isinstance(data, dict):
+            return None
+        org, sandbox = (self._text(data.get(name), (*at, name)) for name in ("org", "sandbox"))
+        return TenantKey(org, sandbox) if org and sandbox else None
+
+    def _text(self, value: JsonValue, at: Loc) -> str:
+        return value if isinstance(value, str) else self._document.written(at)
+
+    def _note(self, problems: Iterable[Problem]) -> None:
+        for problem in problems:
+            if len(self._problems) < MAX_PROBLEMS:
+                self._problems.append(problem)
+            else:
+                self._uncounted += 1
 
 
-def _webhooks(
-    document: Document, directory: Path, check: Check
-) -> tuple[tuple[Webhook, ...], tuple[int, ...], tuple[Problem, ...]]:
-    if document.data is None:
-        return (), (), (Problem("empty: write apiVersion: dispatcher/v1 and webhooks", file=document.file),)
-    try:
-        parsed = WebhookFile.model_validate(document.data, context=SecretSource(directory).as_context())
-    except ValidationError as error:
-        return (), (), tuple(problems_from(error, document, WebhookFile))
-    lines = tuple(document.line(("webhooks", index)) for index in range(len(parsed.webhooks)))
-    problems = [*_twice(parsed.webhooks, lines, document)]
-    for index, config in enumerate(parsed.webhooks):
-        problems += [document.problem(("webhooks", index, *path_of(key)), why) for key, why in _checked(config, check)]
-    webhooks = (
-        Webhook.of(config, f"{document.file}:{line}") for config, line in zip(parsed.webhooks, lines, strict=True)
-    )
-    return tuple(webhooks), lines, tuple(problems)
+def _capped(problems: list[Problem], uncounted: int, file: str) -> tuple[Problem, ...]:
+    rest = len(problems[MAX_PROBLEMS:]) + uncounted
+    more = [Problem(f"{rest:,} more problems in this file", file=file)] if rest else []
+    return (*problems[:MAX_PROBLEMS], *more)
+
+
+def _is_header_value(path: Loc) -> bool:
+    return len(path) == 4 and path[0] == "webhooks" and path[2] == "headers"
+
+
+def _refused_urls(data: JsonValue, check: Check) -> Iterator[tuple[Loc, str]]:
+    """What the check says of the URLs of an entry that has other mistakes, so that all are named at once."""
+    entry = data if isinstance(data, dict) else {}
+    auth = entry.get("auth")
+    fetch = auth.get("fetch") if isinstance(auth, dict) else None
+    url, token_url = entry.get("url"), fetch.get("token_url") if isinstance(fetch, dict) else None
+    for path, value in ((("url",), url), (("auth", "fetch", "token_url"), token_url)):
+        try:
+            config = WebhookConfig.model_validate({"name": "x", "org": "x", "sandbox": "x", "url": value})
+        except ValidationError:
+            continue  # absent, or the model has named what is wrong with it
+        yield from ((path, why) for key, why in _checked(config, check) if key == "url")
 
 
 def _checked(config: WebhookConfig, check: Check) -> list[tuple[str, str]]:
     try:
         return check(config)
-    except Exception as error:  # a bug in a check costs this file its reload, not everybody the process
+    except Exception as error:  # a bug in a check costs this webhook, not everybody the process
         log.exception("webhook check failed", tenant=str(config.tenant))
         return [("", f"could not be checked ({type(error).__name__}, see the log): please report this")]
 
 
-def _twice(configs: Iterable[WebhookConfig], lines: tuple[int, ...], document: Document) -> Iterator[Problem]:
-    first: dict[TenantKey, int] = {}
-    for index, config in enumerate(configs):
-        before = first.setdefault(config.tenant, index)
-        if before != index:
-            message = f"organisation and sandbox of webhooks[{before}], line {lines[before]}, once more: keep one"
-            yield document.problem(("webhooks", index), message)
-
-
-def _fingerprint(content: bytes, secret_files: Iterable[Path]) -> bytes:
+def _fingerprint(content: bytes, secret_files: Iterable[Path], scope: SecretScope) -> bytes:
     digest = hashlib.blake2b(content, digest_size=16)
     for path in sorted(secret_files):
         digest.update(b"\0" + os.fsencode(path) + b"\0")
         try:
-            digest.update(hashlib.blake2b(_regular_bytes(path, MAX_SECRET_BYTES + 1)).digest())
+            digest.update(hashlib.blake2b(read_secret_file(path, scope)).digest())
         except (OSError, ValueError) as error:
             digest.update(type(error).__name__.encode())
     return digest.digest()
 
 
-def _regular_bytes(path: Path, limit: int) -> bytes:
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(f"{path} is no regular file")  # a pipe or a device would never end
-    with path.open("rb") as stream:
-        return stream.read(limit)
+def _regular_bytes(directory: Path, path: Path) -> bytes:
+    real, root = path.resolve(), directory.resolve()
+    if not real.is_relative_to(root):
+        raise OutOfScope("it is a link that leaves the directory")
+    return read_regular_file(real, MAX_BYTES + 1, must_be=real)
 
 
 def _secret_files(value: JsonValue) -> Iterator[str]:

@@ -4,17 +4,20 @@ A scan compares all files, and all secret files they refer to, by content. One i
 at once when something moves in their directories: the directories are watched, for a watch on a mounted file dies
 with Kubernetes' first swap. What a scan finds is applied in one step between two events, or not at all:
 
-- a file with any mistake is not applied; the last good version of its webhooks stays, and `problems` names it;
-- a webhook in two files stays where it was, at first where the file's name comes first; the other file is refused;
+- a webhook with a mistake keeps its last good version; without one its tenant's events are held. `problems` names it;
+- a file that can't be read keeps the webhooks it had; if it was never read, its tenants are unknown, and the events of
+  every tenant without a webhook are held until it can be;
+- a webhook in two files stays where it was, at first where the file's name comes first; the other one is refused;
 - a scan that would remove more than half of ten or more webhooks is held back until the next regular scan or
   `reload` finds the same: somebody emptied a directory, and may be about to fill it again.
 """
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -22,18 +25,24 @@ from typing import Final
 import structlog
 from watchfiles import awatch
 
+from dispatcher.config.secret_scope import SecretScope
 from dispatcher.config.settings import WebhookSettings
 from dispatcher.config.webhooks import Webhook
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.errors import ConfigError, Problem
-from dispatcher.stores.ownership import settle
-from dispatcher.stores.webhook_files import Check, WebhookFileReading, read_directory
+from dispatcher.errors import ConfigError, Problem, WebhookUndecided, WebhookUnusable
+from dispatcher.stores.background_read import BackgroundRead
+from dispatcher.stores.cache import NOT_CACHED, NotCached
+from dispatcher.stores.ownership import owners
+from dispatcher.stores.webhook_files import MAX_PROBLEMS, Rules, WebhookFileReading, read_directory
 from dispatcher.telemetry import metrics
 
 GUARDED_FROM: Final = 10
 """From so many webhooks on, losing more than half of them at once needs a second look."""
 _QUIET_MS = 300  # a change is looked at when nothing more moved for so long
 _LONGEST_QUIET_MS = 2_000
+
+_Watched = dict[Path, tuple[int, int]]
+"""Directories to watch, with device and inode."""
 
 log = structlog.get_logger(__name__)
 
@@ -42,8 +51,13 @@ log = structlog.get_logger(__name__)
 class _Snapshot:
     """What is in use, whole: replaced in one step."""
 
-    by_file: Mapping[str, tuple[Webhook, ...]] = field(default_factory=dict)
     by_tenant: Mapping[TenantKey, Webhook] = field(default_factory=dict)
+    unusable: Mapping[TenantKey, str] = field(default_factory=dict)
+    """Tenants whose webhook has a mistake and no last good version, with the reason."""
+    file_of: Mapping[TenantKey, str] = field(default_factory=dict)
+    """The file that each of these tenants belongs to."""
+    is_complete: bool = True
+    """False while a file may have tenants that nobody knows of."""
     content_hash: str = ""
 
 
@@ -55,21 +69,24 @@ class YamlDirectory:
 
     Args:
         settings: names the directory, and how often it is looked at.
-        check: what is wrong with a webhook beyond its own model. Called in a thread.
+        rules: what a webhook is checked by beyond its own model, and what its secret references may name.
     """
 
-    def __init__(self, settings: WebhookSettings, check: Check) -> None:
+    def __init__(self, settings: WebhookSettings, rules: Rules) -> None:
         if settings.path is None:
             raise ValueError("store yaml needs path")
         self._directory: Path = settings.path
         self._interval_s = settings.reload_interval
-        self._check = check
+        self._rules = rules
+        self._read: BackgroundRead[tuple[dict[str, WebhookFileReading], _Watched]] = BackgroundRead()
+        self._watched: _Watched = {}
+        self._read_before: set[str] = set()
+        """Files whose tenants were known at least once since they appeared."""
         self._listeners: list[Callable[[set[TenantKey]], None]] = []
         self._readings: Mapping[str, WebhookFileReading] = MappingProxyType({})
         self._current = _Snapshot()
         self._problems: tuple[Problem, ...] = ()
         self._held_back: str | None = None
-        self._is_settled = False
         self._scanning = asyncio.Lock()
 
     def __repr__(self) -> str:
@@ -90,12 +107,31 @@ class YamlDirectory:
         return self._current.content_hash
 
     async def get(self, tenant: TenantKey) -> Webhook | None:
-        """The tenant's webhook, None where it has none. Answers from memory, always."""
-        return self.get_cached(tenant)
+        """The tenant's webhook, None if it has none. Always answers from memory.
 
-    def get_cached(self, tenant: TenantKey) -> Webhook | None:
-        """The same."""
-        return self._current.by_tenant.get(tenant)
+        Raises:
+            WebhookUnusable: it has one that can't be used, and no earlier version of it.
+            WebhookUndecided: a file can't be read whose tenants are unknown: this one may be among them.
+        """
+        current = self._current
+        webhook = current.by_tenant.get(tenant)
+        if webhook is None and tenant in current.unusable:
+            raise WebhookUnusable(f"{tenant}: its webhook can't be used: {current.unusable[tenant]}")
+        if webhook is None and not current.is_complete:
+            raise WebhookUndecided(f"{tenant}: not known whether it has a webhook: a webhook file can't be read")
+        return webhook
+
+    def get_cached(self, tenant: TenantKey) -> Webhook | NotCached | None:
+        """The same without the errors: `NOT_CACHED` if `get` would raise one."""
+        current = self._current
+        webhook = current.by_tenant.get(tenant)
+        is_known = webhook is not None or (current.is_complete and tenant not in current.unusable)
+        return webhook if is_known else NOT_CACHED
+
+    def is_held(self, tenant: TenantKey) -> bool:
+        """True while the tenant's events wait for a change of its webhook: unusable, undecided or paused."""
+        webhook = self.get_cached(tenant)
+        return isinstance(webhook, NotCached) or (webhook is not None and webhook.config.paused)
 
     def all(self) -> list[Webhook]:
         """Every webhook in use, in order of tenants."""
@@ -112,7 +148,7 @@ class YamlDirectory:
             ConfigError: the directory can't be read, or it has files and not one of them can be used.
         """
         await self._scan(confirms=True)
-        unusable = self._readings and not any(name in self._current.by_file for name in self._readings)
+        unusable = self._readings and not any(reading.is_usable for reading in self._readings.values())
         if unusable or (self._problems and not self._readings):
             raise ConfigError(self._problems)
         return list(self._problems)
@@ -125,17 +161,16 @@ class YamlDirectory:
     async def run(self) -> None:
         """Follow the directory until cancelled; never ends by itself, whatever happens to the directory."""
         while True:
-            watched = await asyncio.to_thread(self._directories)
             try:
-                if watched:
-                    await self._follow(watched)
+                if self._watched:
+                    await self._follow(self._watched)
                     continue
             except OSError as error:  # no watches left, a directory gone: comparing contents is enough
                 log.warning("webhook directories can't be watched", why=error.strerror or str(error))
             await asyncio.sleep(self._interval_s)
             await self._scan(confirms=True)
 
-    async def _follow(self, watched: Mapping[Path, tuple[int, int]]) -> None:
+    async def _follow(self, watched: _Watched) -> None:
         """Scan at each change and each interval, until other directories are to be watched."""
         changes_or_time = awatch(
             *watched,
@@ -149,28 +184,16 @@ class YamlDirectory:
         async with aclosing(changes_or_time):
             async for changes in changes_or_time:
                 await self._scan(confirms=not changes)
-                if await asyncio.to_thread(self._directories) != watched:
+                if self._watched != watched:
                     return
-
-    def _directories(self) -> dict[Path, tuple[int, int]]:
-        """Directories of webhook files and secret files that exist, with what tells one from its successor."""
-        wanted = {self._directory}
-        wanted.update(path.parent for reading in self._readings.values() for path in reading.secret_files)
-        found: dict[Path, tuple[int, int]] = {}
-        for directory in wanted:
-            try:
-                status = directory.stat()
-            except (OSError, ValueError):
-                continue
-            if directory.is_dir():
-                found[directory] = (status.st_dev, status.st_ino)
-        return found
 
     async def _scan(self, *, confirms: bool) -> None:
         async with self._scanning:
             try:
-                readings = await asyncio.to_thread(read_directory, self._directory, self._readings, self._check)
-            except OSError as error:
+                readings, self._watched = await self._read(
+                    partial(_read_all, self._directory, self._readings, self._rules)
+                )
+            except OSError as error:  # TimeoutError among them
                 why = error.strerror or str(error)
                 problem = Problem(f"can't be read ({why}): what was loaded stays", "", str(self._directory))
                 self._tell(self._current, (problem,))
@@ -186,22 +209,24 @@ class YamlDirectory:
     def _apply(self, readings: Mapping[str, WebhookFileReading], *, confirms: bool) -> None:
         self._readings = readings
         old = self._current
-        new, problems = _next_snapshot(readings, old)
-        lost = len(old.by_tenant.keys() - new.by_tenant.keys())
+        self._read_before &= readings.keys()
+        new, problems = _next_snapshot(readings, old, self._read_before)
+        lost = sum(tenant not in new.file_of for tenant in old.by_tenant)
         is_mass_removal = len(old.by_tenant) >= GUARDED_FROM and lost * 2 > len(old.by_tenant)
         if is_mass_removal and not (confirms and self._held_back == new.content_hash):
-            self._held_back, self._is_settled = new.content_hash, False
+            self._held_back = new.content_hash
             message = (
                 f"{lost} of {len(old.by_tenant)} webhooks would be removed: held back; "
                 "done where the next scan finds the same"
             )
             self._tell(old, (*problems, Problem(message, file=str(self._directory))))
             return
-        self._held_back, self._is_settled = None, True
-        tenants = old.by_tenant.keys() | new.by_tenant.keys()
-        changed = {tenant for tenant in tenants if old.by_tenant.get(tenant) is not new.by_tenant.get(tenant)}
+        self._held_back = None
+        self._read_before |= {name for name, reading in readings.items() if not reading.unknown_tenants}
+        tenants = old.file_of.keys() | new.file_of.keys()
+        changed = {tenant for tenant in tenants if _differs(tenant, old, new)}
         self._tell(new, problems)
-        for listener in self._listeners if changed else ():
+        for listener in self._listeners if changed or old.is_complete != new.is_complete else ():
             listener(changed)
 
     def _tell(self, snapshot: _Snapshot, problems: tuple[Problem, ...]) -> None:
@@ -211,7 +236,7 @@ class YamlDirectory:
         for problem in problems:
             if problem not in self._problems:
                 log.warning(
-                    "webhook file refused",
+                    "mistake in a webhook file",
                     file=problem.file,
                     line=problem.line,
                     key=problem.key,
@@ -225,11 +250,15 @@ class YamlDirectory:
         if not problems:
             metrics.RELOAD_TIME.set_to_current_time()
         metrics.CONFIG_TENANTS.set(len(snapshot.by_tenant))
+        metrics.CONFIG_UNUSABLE.set(len(snapshot.unusable))
+        metrics.CONFIG_INCOMPLETE.set(0 if snapshot.is_complete else 1)
         metrics.CONFIG_HASH.clear()
         metrics.CONFIG_HASH.labels(snapshot.content_hash).set(1)
         log.info(
             "webhooks loaded",
             webhooks=len(snapshot.by_tenant),
+            unusable=len(snapshot.unusable),
+            complete=snapshot.is_complete,
             files=len(self._readings),
             problems=len(problems),
             hash=snapshot.content_hash,
@@ -244,25 +273,79 @@ def _own_problems(readings: Mapping[str, WebhookFileReading]) -> tuple[Problem, 
     return tuple(problem for reading in readings.values() for problem in reading.problems)
 
 
-def _next_snapshot(readings: Mapping[str, WebhookFileReading], old: _Snapshot) -> tuple[_Snapshot, tuple[Problem, ...]]:
-    """What is to be in use with these files, and what stands against the files that aren't used as they are."""
-    held = {name: tuple(w.tenant for w in old.by_file[name]) for name in readings if name in old.by_file}
-    refused = settle({name: reading.tenants for name, reading in readings.items() if reading.is_good}, held)
-    problems = list(_own_problems(readings))
-    by_file: dict[str, tuple[Webhook, ...]] = {}
+def _read_all(
+    directory: Path, known: Mapping[str, WebhookFileReading], rules: Rules
+) -> tuple[dict[str, WebhookFileReading], _Watched]:
+    readings = read_directory(directory, known, rules)
+    return readings, _directories(directory, readings.values(), rules.scope)
+
+
+def _directories(directory: Path, readings: Iterable[WebhookFileReading], scope: SecretScope) -> _Watched:
+    """Directories of webhook files and secret files that exist, with what tells one from its successor."""
+    wanted = {directory}
+    wanted.update(path.parent for reading in readings for path in reading.secret_files if scope.allows(path))
+    found: dict[Path, tuple[int, int]] = {}
+    for one in wanted:
+        try:
+            status = one.stat()
+            if one.is_dir():
+                found[one] = (status.st_dev, status.st_ino)
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def _differs(tenant: TenantKey, old: _Snapshot, new: _Snapshot) -> bool:
+    is_same = old.by_tenant.get(tenant) is new.by_tenant.get(tenant)
+    return not is_same or (tenant in old.unusable) != (tenant in new.unusable)
+
+
+def _next_snapshot(
+    readings: Mapping[str, WebhookFileReading], old: _Snapshot, read_before: Collection[str]
+) -> tuple[_Snapshot, tuple[Problem, ...]]:
+    """What is to be in use with these files, and what is wrong with them.
+
+    Args:
+        read_before: files whose tenants were known before: one that can't be read any more keeps them.
+    """
+    is_complete = True
+    entries = {name: {e.tenant: e for e in reading.entries or () if e.tenant} for name, reading in readings.items()}
+    claims: dict[str, list[TenantKey]] = {}
     for name, reading in readings.items():
-        refusal = refused.get(name)
-        if refusal is not None:
-            index = reading.tenants.index(refusal.tenant)
-            other = readings[refusal.owner].file
-            message = f"{refusal.tenant} is in {other} already: one webhook for each organisation and sandbox"
-            problems.append(Problem(message, f"webhooks[{index}]", reading.file, reading.lines[index]))
-        if refusal is None and reading.is_good:
-            by_file[name] = tuple(_kept_if_same(old.by_tenant.get(w.tenant), w) for w in reading.webhooks)
-        elif name in old.by_file:
-            by_file[name] = old.by_file[name]
-    by_tenant = {webhook.tenant: webhook for webhooks in by_file.values() for webhook in webhooks}
-    return _Snapshot(by_file, by_tenant, _content_hash(by_tenant)), tuple(problems)
+        claims[name] = list(entries[name])
+        if reading.unknown_tenants:
+            kept = [tenant for tenant, file in old.file_of.items() if file == name and tenant not in entries[name]]
+            claims[name] += kept
+            is_known = name in read_before if reading.entries is None else len(kept) >= reading.unknown_tenants
+            is_complete = is_complete and is_known
+    owner = owners(claims, old.file_of)
+    by_tenant: dict[TenantKey, Webhook] = {}
+    unusable: dict[TenantKey, str] = {}
+    for tenant, name in owner.items():
+        entry, before = entries[name].get(tenant), old.by_tenant.get(tenant)
+        if entry is not None and entry.webhook is not None:
+            by_tenant[tenant] = _kept_if_same(before, entry.webhook)
+        elif before is not None:
+            by_tenant[tenant] = before
+        else:
+            unusable[tenant] = entry.why if entry is not None else old.unusable.get(tenant, "its file can't be read")
+    problems = [*_own_problems(readings), *_claimed_elsewhere(readings, owner)]
+    return _Snapshot(by_tenant, unusable, owner, is_complete, _content_hash(by_tenant)), tuple(problems)
+
+
+def _claimed_elsewhere(readings: Mapping[str, WebhookFileReading], owner: Mapping[TenantKey, str]) -> Iterator[Problem]:
+    for name, reading in readings.items():
+        found = 0
+        for index, entry in enumerate(reading.entries or ()):
+            if entry.tenant is None or owner[entry.tenant] == name:
+                continue
+            found += 1
+            if found <= MAX_PROBLEMS:
+                other = readings[owner[entry.tenant]].file
+                message = f"{entry.tenant} is in {other} already: one webhook for each organisation and sandbox"
+                yield Problem(message, f"webhooks[{index}]", reading.file, entry.line)
+        if found > MAX_PROBLEMS:
+            yield Problem(f"{found - MAX_PROBLEMS:,} more of its tenants are in other files", file=reading.file)
 
 
 def _kept_if_same(old: Webhook | None, new: Webhook) -> Webhook:

@@ -103,6 +103,13 @@ RELOAD_OK = Gauge("dispatcher_config_last_reload_successful", "1 where every web
 RELOAD_TIME = Gauge("dispatcher_config_last_reload_success_timestamp_seconds", "When that was last so.")
 RELOADS = Counter("dispatcher_config_reloads", "Changes of the webhooks' configuration, by result.", ["result"])
 CONFIG_TENANTS = Gauge("dispatcher_config_tenants", "Webhooks configured.")
+CONFIG_UNUSABLE = Gauge(
+    "dispatcher_config_unusable_webhooks", "Webhooks with a mistake and no last good version: their events are held."
+)
+CONFIG_INCOMPLETE = Gauge(
+    "dispatcher_config_incomplete",
+    "1 while a webhook file can't be read whose tenants are unknown: events of tenants without a webhook are held.",
+)
 CONFIG_HASH = Gauge("dispatcher_config_info", "Always 1; pods that disagree show different hashes.", ["hash"])
 STORE_FAILURES = Counter("dispatcher_webhook_store_failures", "Look-ups that the store did not answer.")
 STALE_ANSWERS = Counter("dispatcher_webhook_cache_stale_answers", "Look-ups answered from a stale cache entry.")

@@ -11,10 +11,11 @@ import pytest
 import yaml
 
 from dispatcher.config.documents import read_document
-from dispatcher.config.loader import load_settings
+from dispatcher.config.loader import load_settings, webhook_secret_scope
 from dispatcher.config.schemas import SchemaKind, schema_of
 from dispatcher.config.settings import Settings
 from dispatcher.stores import open_source
+from dispatcher.stores.webhook_files import Rules
 
 CONFIG = Path(__file__).parents[2] / "config"
 EXAMPLES = sorted(CONFIG.rglob("*.yaml"))
@@ -27,13 +28,15 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(CONFIG, copy)
     commands = re.findall(r"^    ((?:openssl|printf) .*)$", (CONFIG / "README.md").read_text(), re.MULTILINE)
     assert len(commands) == 3
-    secrets = copy / "secrets-example"
+    secrets = copy / "webhooks.d" / "secrets-example"
     for command in commands if shutil.which("openssl") else ():
         subprocess.run(["sh", "-ec", command], cwd=secrets, check=True, capture_output=True)
     made = {command.rsplit(maxsplit=1)[-1] for command in commands}
-    for name in made | {"kafka-password", "kafka-ca.pem", "kafka-client.pem", "kafka-client-key.pem"}:
+    for name in made:
         if not (secrets / name).exists():
             (secrets / name).write_text("made by the test\n")
+    for name in ("kafka-password", "kafka-ca.pem", "kafka-client.pem", "kafka-client-key.pem"):
+        (copy / "secrets-example" / name).write_text("made by the test\n")
     return copy
 
 
@@ -57,7 +60,7 @@ def test_the_example_settings_show_every_group_and_only_defaults(config: Path) -
 def test_what_the_comments_call_defaults_are_the_defaults(config: Path) -> None:
     text = (config / "dispatcher.yaml").read_text()
     shown = re.sub(r"^  # (\w+: (?!see ))", r"  \1", text, flags=re.MULTILINE)
-    examples = ("group_instance_id", "ca_bundle", "proxy", "nameservers", "ports")
+    examples = ("group_instance_id", "ca_bundle", "proxy", "nameservers", "ports", "secrets")
     data = {
         group: {key: value for key, value in values.items() if key not in examples}
         if isinstance(values, dict)
@@ -74,9 +77,9 @@ def test_what_the_comments_call_defaults_are_the_defaults(config: Path) -> None:
 
 
 async def test_the_example_webhooks_load_without_a_problem(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CONTOSO_CLIENT_SECRET", "made by the test")
+    monkeypatch.setenv("WEBHOOK_CONTOSO_CLIENT_SECRET", "made by the test")
     settings = load_settings(config / "dispatcher.yaml", {})
-    async with open_source(settings.webhooks, lambda config: []) as source:
+    async with open_source(settings.webhooks, Rules(lambda config: [], webhook_secret_scope(settings))) as source:
         assert list(source.problems) == []
         assert {webhook.config.name for webhook in source.all()} == {
             "Luma order status",

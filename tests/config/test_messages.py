@@ -137,14 +137,14 @@ webhooks:
     url: http//x
     auth: {type: jwt, header: X-Token, sign: {algorithm: RS256, key: {file: k}}}
     headers:
-      X-Fine: 1
+      X-Fine: '1'
       Webhook-Id: x
       a b: c
       X-Empty: null
       authorization: Basic x
       x-token: x
       X-Line: "a\\nb"
-      x-fine: 2
+      x-fine: '2'
 """
     reserved = "is set by the dispatcher and can't be replaced: choose another name"
     assert problems_of(text, WebhookFile) == [

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from dispatcher.config.settings import EgressSettings, Settings
 from dispatcher.errors import Problem
-from dispatcher.service import webhook_check
+from dispatcher.service import webhook_rules
 from dispatcher.stores.webhook_files import read_directory
 from dispatcher.transport.egress import EgressGuard
 from tests.auth.keys import WHSEC, pem, public_pem
@@ -157,7 +157,7 @@ ROWS: list[tuple[Json | Callable[[Path], Json], str, str]] = [
     ({"signing": {"secrets": []}}, "signing.secrets", "must have at least 1"),
     ({"signing": {"secrets": [CANARY]}}, "signing.secrets[0]", "write {file: PATH}"),
     ({"signing": {"secrets": [{"file": "nowhere"}]}}, "signing.secrets[0]", "create it, or mend the path"),
-    ({"signing": {"secrets": [{"env": "NOWHERE_SET"}]}}, "signing.secrets[0]", "set it"),
+    ({"signing": {"secrets": [{"env": "WEBHOOK_NOWHERE_SET"}]}}, "signing.secrets[0]", "set it"),
     (signing(""), "signing.secrets[0]", "write the secret in it"),
     (signing("x" * 70_000), "signing.secrets[0]", "check that it is the right file"),
     # the endpoint's TLS
@@ -207,7 +207,7 @@ def problems_of(directory: Path, changes: Json | Callable[[Path], Json]) -> tupl
             "egress": {"deny": [".denied.example"]},
         }
     )
-    (reading,) = read_directory(directory / "webhooks.d", {}, webhook_check(settings)).values()
+    (reading,) = read_directory(directory / "webhooks.d", {}, webhook_rules(settings)).values()
     return reading.problems
 
 

@@ -4,54 +4,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.stores.ownership import OwnershipRefusal, settle
+from dispatcher.stores.ownership import owners
 
 A, B, C = (TenantKey(name, "prod") for name in "abc")
 
 
-def test_files_that_share_nothing_are_all_used() -> None:
-    assert settle({"1": [A], "2": [B, C]}, {"1": [B], "2": [A]}) == {}
+def test_files_that_share_nothing_keep_their_own() -> None:
+    assert owners({"1": [A], "2": [B, C]}, {A: "2", B: "1"}) == {A: "1", B: "2", C: "2"}
 
 
-def test_at_first_the_first_by_name_has_it() -> None:
-    assert settle({"2": [A, B], "1": [A]}, {}) == {"2": OwnershipRefusal(A, "1")}
+def test_a_new_tenant_belongs_to_the_first_file_by_name() -> None:
+    assert owners({"2": [A, B], "1": [A]}, {}) == {A: "1", B: "2"}
 
 
-def test_later_the_one_that_had_it_has_it() -> None:
-    assert settle({"2": [A, B], "1": [A]}, {"2": [A]}) == {"1": OwnershipRefusal(A, "2")}
+def test_a_file_keeps_a_tenant_against_an_earlier_name() -> None:
+    assert owners({"2": [A, B], "1": [A]}, {A: "2"}) == {A: "2", B: "2"}
 
 
 def test_a_webhook_may_move_between_files() -> None:
-    assert settle({"1": [], "2": [A, B]}, {"1": [A], "2": [B]}) == {}
-
-
-def test_a_bad_file_keeps_its_own_against_a_good_one() -> None:
-    assert settle({"2": [A]}, {"1": [A]}) == {"2": OwnershipRefusal(A, "1")}
-
-
-def test_a_refused_file_keeps_what_it_holds_against_others() -> None:
-    # 3 gives C to 4 and takes A from 1, which is refused: so C stays in 3, and 4 is refused too.
-    new = {"1": [A], "3": [A, B], "4": [C]}
-    assert settle(new, {"1": [A], "3": [C]}) == {"3": OwnershipRefusal(A, "1"), "4": OwnershipRefusal(C, "3")}
+    assert owners({"1": [], "2": [A, B]}, {A: "1", B: "2"}) == {A: "2", B: "2"}
 
 
 _TENANTS = st.sampled_from([TenantKey(name, "prod") for name in "abcdef"])
-_FILES = st.dictionaries(st.sampled_from("12345"), st.sets(_TENANTS), max_size=5)
+_FILES = st.sampled_from("12345")
 
 
-@given(_FILES, st.dictionaries(_TENANTS, st.sampled_from("12345")))
-def test_in_the_end_no_tenant_is_in_two_files(new: dict[str, set[TenantKey]], holders: dict[TenantKey, str]) -> None:
-    held: dict[str, set[TenantKey]] = {}
-    for tenant, name in holders.items():
-        held.setdefault(name, set()).add(tenant)
-    refused = settle(new, held)
-    used = {
-        name: held.get(name, set()) if name in refused or name not in new else new[name]
-        for name in new.keys() | held.keys()
-    }
-    everything = [tenant for tenants in used.values() for tenant in tenants]
-    assert len(everything) == len(set(everything))
-    assert refused.keys() <= new.keys()
-    for name, (tenant, owner) in refused.items():
-        assert tenant in new[name]
-        assert owner != name
+@given(st.dictionaries(_FILES, st.lists(_TENANTS, unique=True), max_size=5), st.dictionaries(_TENANTS, _FILES))
+def test_every_claimed_tenant_has_one_owner_that_claims_it(
+    claims: dict[str, list[TenantKey]], held: dict[TenantKey, str]
+) -> None:
+    owner = owners(claims, held)
+    assert owner.keys() == {tenant for tenants in claims.values() for tenant in tenants}
+    for tenant, name in owner.items():
+        assert tenant in claims[name]
+        holder = held.get(tenant)
+        assert holder not in claims or tenant not in claims[holder] or name == holder

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from dispatcher.config.secret_scope import SecretScope
 from dispatcher.config.settings import WebhookSettings
 from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.errors import ConfigError
+from dispatcher.errors import ConfigError, WebhookUndecided, WebhookUnusable
 from dispatcher.stores import open_source
-from dispatcher.stores.webhook_files import Check
+from dispatcher.stores.cache import NOT_CACHED
+from dispatcher.stores.webhook_files import Check, Rules
 from dispatcher.stores.yaml_directory import YamlDirectory
 from dispatcher.telemetry import metrics
 from tests.stores.kubelet import MountedVolume
@@ -52,8 +54,12 @@ def no_check(config: WebhookConfig) -> list[tuple[str, str]]:
     return []
 
 
+def scope_of(path: Path) -> SecretScope:
+    return SecretScope(roots=(path, path.parent / "secrets"), prefixes=("WEBHOOK_",))
+
+
 def directory_at(path: Path, check: Check = no_check, interval: float = 60) -> tuple[YamlDirectory, Told]:
-    directory = YamlDirectory(WebhookSettings(path=path, reload_interval=interval), check)
+    directory = YamlDirectory(WebhookSettings(path=path, reload_interval=interval), Rules(check, scope_of(path)))
     told = Told()
     directory.on_change(told)
     return directory, told
@@ -135,7 +141,7 @@ async def test_a_start_with_no_usable_file_is_refused_with_every_mistake(path: P
     ]
 
 
-async def test_one_mistake_keeps_the_whole_file_at_its_last_good_version(path: Path) -> None:
+async def test_a_mistake_costs_the_webhook_it_is_in_which_keeps_its_last_good_version(path: Path) -> None:
     (path / "a.yaml").write_text(content(entry("a"), entry("b")))
     (path / "c.yaml").write_text(content(entry("c")))
     directory, told = directory_at(path)
@@ -145,12 +151,182 @@ async def test_one_mistake_keeps_the_whole_file_at_its_last_good_version(path: P
     (path / "c.yaml").write_text(content(entry("c", url="https://new.example/")))
     await directory.reload()
     assert texts(directory, path) == ["a.yaml:4: webhooks[1].url: must begin with https://"]
-    assert [await directory.get(key(org)) for org in "abd"] == [before["a"], before["b"], None]
-    assert told.changes[1:] == [{"c"}]
+    assert orgs(directory) == ["a", "b", "c", "d"]
+    assert await directory.get(key("b")) is before["b"]
+    assert told.changes[1:] == [{"a", "c", "d"}]
     (path / "a.yaml").write_text(content(entry("a", url="https://new.example/")))
     assert await directory.reload() == []
     assert orgs(directory) == ["a", "c"]
-    assert told.changes[2:] == [{"a", "b"}]
+    assert told.changes[2:] == [{"b", "d"}]
+
+
+async def test_a_mistake_without_a_last_good_version_makes_the_webhook_unusable_until_it_is_repaired(
+    path: Path,
+) -> None:
+    (path / "a.yaml").write_text(content(entry("t0"), entry("t1"), entry("t2", url="ftp://x")))
+    directory, told = directory_at(path)
+    await directory.load()
+    assert orgs(directory) == ["t0", "t1"]
+    assert directory.get_cached(key("t2")) is NOT_CACHED
+    assert directory.is_held(key("t2"))
+    with pytest.raises(WebhookUnusable, match="t2/prod: its webhook can't be used: url: must begin with https://"):
+        await directory.get(key("t2"))
+    assert await directory.get(key("nobody")) is None
+    assert (metrics.CONFIG_UNUSABLE._value.get(), metrics.CONFIG_INCOMPLETE._value.get()) == (1, 0)
+    (path / "a.yaml").write_text(content(entry("t0"), entry("t1"), entry("t2")))
+    assert await directory.reload() == []
+    assert orgs(directory) == ["t0", "t1", "t2"]
+    assert not directory.is_held(key("t2"))
+    assert told.changes[1:] == [{"t2"}]
+
+
+TENANT_OF_BROKEN = [
+    ("{name: x, org: x, sandbox: prod}", "x/prod"),
+    ("{org: x, sandbox: prod, url: 'https://x.example/'}", "x/prod"),
+    ("{name: x, org: 007, sandbox: 1.50, url: 'https://x.example/'}", "007/1.50"),
+    ("{name: x, org: x, sandbox: prod, url: 'https://x.example/', url: 'https://y.example/'}", "x/prod"),
+    ("{name: x, org: x, sandbox: prod, url: 'https://x.example/', zzz: 1}", "x/prod"),
+    ("{name: x, org: x, sandbox: prod, url: 'https://x.example/', timeout: 99999999999999999999}", "x/prod"),
+    ("{name: x, org: x, sandbox: prod, url: 'https://x.example/', auth: {type: jwt}}", "x/prod"),
+    ("{name: x, org: x, sandbox: prod, url: 'https://x.example/', headers: {Host: x}}", "x/prod"),
+    (f"{{name: x, org: x, sandbox: prod, url: 'https://x.example/'{', signing: {secrets: [{file: no}]}'}}}", "x/prod"),
+]
+
+
+@pytest.mark.parametrize(("broken", "tenant"), TENANT_OF_BROKEN)
+async def test_the_tenant_of_a_broken_webhook_is_known(path: Path, broken: str, tenant: str) -> None:
+    (path / "a.yaml").write_text(content(entry("a"), f"  - {broken}\n", entry("b")))
+    directory, _ = directory_at(path)
+    assert len(await directory.load()) >= 1
+    assert orgs(directory) == ["a", "b"]
+    org, _, sandbox = tenant.partition("/")
+    with pytest.raises(WebhookUnusable):
+        await directory.get(key(org, sandbox))
+    assert await directory.get(key("nobody")) is None, "the store is complete"
+
+
+UNKNOWN_TENANTS = {
+    "not YAML": "webhooks: [",
+    "a tab": content(entry("x")) + "\t- x\n",
+    "empty": "",
+    "a list": "[]",
+    "no list of webhooks": BAD,
+    "misspelt": content(entry("x")).replace("webhooks", "webhoks"),
+    "another list beside": content(entry("x")) + "webhook:\n" + entry("y"),
+    "no organisation": content(entry("x"), "  - {name: y, sandbox: prod, url: 'https://y.example/'}\n"),
+    "no sandbox": content("  - {name: y, org: y, url: 'https://y.example/'}\n"),
+    "text": content("  - y\n"),
+    "a name's list": content("  - {name: y, org: [y], sandbox: prod, url: 'https://y.example/'}\n"),
+    "not UTF-8": "\udcff",
+    "two documents": content(entry("x")) + "---\n" + content(entry("y")),
+}
+
+
+@pytest.mark.parametrize("text", UNKNOWN_TENANTS.values(), ids=UNKNOWN_TENANTS)
+async def test_a_file_with_unknown_tenants_makes_the_store_incomplete_until_it_is_repaired(
+    path: Path, text: str
+) -> None:
+    (path / "a.yaml").write_text(content(entry("a")))
+    (path / "b.yaml").write_bytes(text.encode(errors="surrogateescape"))
+    directory, told = directory_at(path)
+    assert len(await directory.load()) >= 1
+    assert (await directory.get(key("a"))) is not None
+    assert directory.get_cached(key("nobody")) is NOT_CACHED
+    assert directory.is_held(key("nobody"))
+    with pytest.raises(WebhookUndecided):
+        await directory.get(key("nobody"))
+    assert metrics.CONFIG_INCOMPLETE._value.get() == 1
+    (path / "b.yaml").write_text(content(entry("b")))
+    assert await directory.reload() == []
+    assert await directory.get(key("nobody")) is None
+    assert not directory.is_held(key("nobody"))
+    assert metrics.CONFIG_INCOMPLETE._value.get() == 0
+    assert "b" in told.changes[-1]
+
+
+@pytest.mark.parametrize("text", UNKNOWN_TENANTS.values(), ids=UNKNOWN_TENANTS)
+async def test_a_file_that_was_read_before_keeps_its_tenants_when_it_breaks(path: Path, text: str) -> None:
+    (path / "a.yaml").write_text(content(entry("a"), entry("b", url="ftp://x")))
+    directory, _ = directory_at(path)
+    await directory.load()
+    (path / "a.yaml").write_bytes(text.encode(errors="surrogateescape"))
+    assert len(await directory.reload()) >= 1
+    assert directory.get_cached(key("a")) is not NOT_CACHED
+    with pytest.raises(WebhookUnusable):
+        await directory.get(key("b"))
+    assert metrics.CONFIG_INCOMPLETE._value.get() == 0
+
+
+async def test_a_webhook_more_whose_tenant_is_unknown_makes_a_known_file_incomplete(path: Path) -> None:
+    (path / "a.yaml").write_text(content(entry("a")))
+    directory, told = directory_at(path)
+    await directory.load()
+    (path / "a.yaml").write_text(content(entry("a"), "  - {name: y, url: 'https://y.example/'}\n"))
+    await directory.reload()
+    assert orgs(directory) == ["a"]
+    with pytest.raises(WebhookUndecided):
+        await directory.get(key("y"))
+    assert told.changes[1:] == [set()], "listeners hear that the store is no longer complete"
+
+
+async def test_a_file_of_another_version_is_refused_but_its_tenants_are_known(path: Path) -> None:
+    (path / "a.yaml").write_text(content(entry("a")).replace("v1", "v2"))
+    (path / "b.yaml").write_text(content(entry("b")))
+    directory, _ = directory_at(path)
+    await directory.load()
+    assert texts(directory, path) == ["a.yaml:1: apiVersion: must be dispatcher/v1"]
+    assert orgs(directory) == ["b"]
+    with pytest.raises(WebhookUnusable):
+        await directory.get(key("a"))
+    assert await directory.get(key("nobody")) is None
+
+
+async def test_a_webhook_keeps_its_last_good_version_when_it_moves_to_a_file_with_a_mistake_in_it(path: Path) -> None:
+    (path / "a.yaml").write_text(content(entry("a"), entry("b")))
+    directory, _ = directory_at(path)
+    await directory.load()
+    before = await directory.get(key("b"))
+    (path / "a.yaml").write_text(content(entry("a")))
+    (path / "c.yaml").write_text(content(entry("b", url="ftp://x")))
+    await directory.reload()
+    assert await directory.get(key("b")) is before
+
+
+async def test_a_webhook_whose_only_secret_is_not_there_yet_does_not_stop_the_start(path: Path) -> None:
+    (path / "a.yaml").write_text(content(entry("a", more=SIGNED)))
+    directory, told = directory_at(path)
+    assert len(await directory.load()) == 1
+    with pytest.raises(WebhookUnusable):
+        await directory.get(key("a"))
+    (path.parent / "secrets").mkdir()
+    (path.parent / "secrets" / "key").write_text("one" * 20)
+    assert await directory.reload() == []
+    assert orgs(directory) == ["a"]
+    assert told.changes == [{"a"}, {"a"}]
+
+
+async def test_at_most_twenty_problems_of_a_file_are_named(path: Path) -> None:
+    keys = "".join(f", k{number}: 1" for number in range(1500))
+    broken = [entry(f"t{number}", url="ftp://x") for number in range(30)]
+    (path / "a.yaml").write_text(content(entry("a"), entry("b", more=keys), *broken))
+    (path / "b.yaml").write_text(content(*broken))
+    directory, _ = directory_at(path)
+    problems = await directory.load()
+    assert orgs(directory) == ["a"]
+    assert len([problem for problem in problems if problem.file.endswith("a.yaml")]) == 21
+    assert str(problems[20]).endswith("a.yaml: 1,510 more problems in this file")
+    assert len(problems) == 21 + 21 + 21
+    with pytest.raises(WebhookUnusable):
+        await directory.get(key("t29"))
+
+
+async def test_a_large_mapping_is_refused_before_each_of_its_keys_is(path: Path) -> None:
+    keys = "".join(f", k{number}: 1" for number in range(60_000))
+    (path / "a.yaml").write_text(content(entry("a", more=keys), entry("b")))
+    directory, _ = directory_at(path)
+    await directory.load()
+    assert texts(directory, path) == ["a.yaml:3: webhooks[0]: must have at most 2,000 entries"]
+    assert orgs(directory) == ["b"]
 
 
 async def test_what_has_not_changed_stays_the_same_object(path: Path) -> None:
@@ -215,7 +391,7 @@ async def test_a_tenant_in_two_files_stays_where_it_was_and_both_are_named(path:
     assert texts(directory, path) == [
         "a.yaml:4: webhooks[1]: x/prod is in b.yaml already: one webhook for each organisation and sandbox"
     ]
-    assert orgs(directory) == ["x"]
+    assert orgs(directory) == ["x", "y"]
     assert directory.all()[0].source == f"{path}/b.yaml:3"
     (path / "b.yaml").unlink()
     assert await directory.reload() == []
@@ -230,7 +406,8 @@ async def test_a_tenant_twice_in_a_file_is_a_mistake_in_it(path: Path) -> None:
     assert texts(directory, path) == [
         "a.yaml:5: webhooks[2]: organisation and sandbox of webhooks[0], line 3, once more: keep one"
     ]
-    assert orgs(directory) == ["b"]
+    assert orgs(directory) == ["b", "x", "x"]
+    assert directory.all()[1].source == f"{path}/a.yaml:3", "the earlier one is in use"
 
 
 async def test_what_the_service_checks_is_a_mistake_with_its_line(path: Path) -> None:
@@ -252,7 +429,7 @@ async def test_what_the_service_checks_is_a_mistake_with_its_line(path: Path) ->
     assert orgs(directory) == ["b"]
 
 
-async def test_a_bug_in_a_check_costs_its_file_and_nothing_else(path: Path) -> None:
+async def test_a_bug_in_a_check_costs_its_webhook_and_nothing_else(path: Path) -> None:
     (path / "a.yaml").write_text(content(entry("a")))
     (path / "b.yaml").write_text(content(entry("b")))
 
@@ -512,5 +689,5 @@ async def test_ten_thousand_tenants_load_and_a_scan_without_news_is_quick(path: 
 
 async def test_the_source_that_settings_name_is_opened(path: Path) -> None:
     (path / "a.yaml").write_text(content(entry("a")))
-    async with open_source(WebhookSettings(path=path), no_check) as source:
+    async with open_source(WebhookSettings(path=path), Rules(no_check, scope_of(path))) as source:
         assert [webhook.config.org for webhook in source.all()] == ["a"]

@@ -33,18 +33,22 @@ _BOUNDS = {
 }
 
 
-def problems_from(error: ValidationError, document: Document, model: type[BaseModel]) -> list[Problem]:
-    """Every error as a problem with file, line and key, in the order of the lines.
+def problems_from(
+    error: ValidationError, document: Document, model: type[BaseModel], at: Loc = (), most: int | None = None
+) -> list[Problem]:
+    """The errors as problems with file, line and key, in the order of the lines.
 
     Args:
         model: what the document was validated as; its fields are what a misspelt key may have meant.
+        at: the part of the document that was validated, if it was not the whole: the errors' places begin there.
+        most: so many errors are worded, the rest is left out; None: all.
     """
     found: list[tuple[Loc, str]] = []
     choices: dict[Loc, list[tuple[Loc, str]]] = defaultdict(list)
-    for details in error.errors(include_url=False):
-        at = locate(model, details["loc"])
-        path, message = _worded(details, at)
-        (found if at.choice is None else choices[at.choice]).append((path, message))
+    for details in error.errors(include_url=False)[:most]:
+        at_error = locate(model, (*at, *details["loc"]))
+        path, message = _worded(details, at_error)
+        (found if at_error.choice is None else choices[at_error.choice]).append((path, message))
     for at_choice, alternatives in choices.items():
         found += _of_a_choice(at_choice, alternatives)
     paths = {path for path, _ in found}

@@ -20,7 +20,8 @@ import orjson
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from dispatcher.config.documents import Loc, key_of, parse_document, problems_from
-from dispatcher.config.secrets import MAX_SECRET_BYTES, Secret
+from dispatcher.config.secret_scope import MAX_SECRET_BYTES
+from dispatcher.config.secrets import Secret
 from dispatcher.config.webhooks import WebhookConfig, split_url
 from dispatcher.errors import ConfigError, Problem
 

@@ -119,6 +119,13 @@ class SqlStore:
             self._rows[tenant] = known
         return known
 
+    def is_held(self, tenant: TenantKey) -> bool:
+        """True while the tenant's events wait for a change: its webhook is unusable or paused, or nothing is known."""
+        row = self._rows.get(tenant)
+        if row is None:
+            return self._seen is None
+        return row.webhook is None or row.webhook.config.paused
+
     def all(self) -> list[Webhook]:
         """Every webhook in use, in order of tenants; as of the last change that was seen."""
         return [row.webhook for _, row in sorted(self._rows.items()) if row.webhook is not None]

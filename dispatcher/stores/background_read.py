@@ -1,0 +1,62 @@
+"""Blocking reads in a thread of their own, with a deadline: a volume that hangs stops neither the loop nor the exit."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final, Generic, TypeVar
+
+READ_WITHIN_S: Final = 30.0
+"""A directory of 10,000 webhooks takes a second; a network volume that comes back takes some more."""
+
+T = TypeVar("T")
+
+
+class BackgroundRead(Generic[T]):
+    """Calls a blocking function, one call at a time. Used on one event loop.
+
+    The thread is a daemon: a call that never returns can't be ended, but it doesn't keep the process from exiting.
+    """
+
+    def __init__(self, within_s: float = READ_WITHIN_S) -> None:
+        self._within_s = within_s
+        self._running: asyncio.Future[T] | None = None
+
+    async def __call__(self, read: Callable[[], T]) -> T:
+        """The function's result.
+
+        While an earlier call still runs, its result is awaited instead.
+
+        Raises:
+            TimeoutError: it took longer than the deadline. It goes on, and the next call gets its result.
+            What the function raises.
+        """
+        if self._running is None:
+            self._running = self._started(read)
+        running = self._running
+        done, _ = await asyncio.wait([running], timeout=self._within_s)
+        if not done:
+            raise TimeoutError(f"reading takes longer than {self._within_s:.0f} s")
+        self._running = None
+        return running.result()
+
+    @staticmethod
+    def _started(read: Callable[[], T]) -> "asyncio.Future[T]":
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def settle(settled: Callable[[], None]) -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(settled)
+
+        def run() -> None:
+            try:
+                result = read()
+            except BaseException as error:  # noqa: BLE001  (handed on to the caller)
+                reason = error
+                settle(lambda: future.set_exception(reason))
+            else:
+                settle(lambda: future.set_result(result))
+
+        threading.Thread(target=run, name="webhook files", daemon=True).start()
+        return future
