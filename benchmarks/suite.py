@@ -160,7 +160,8 @@ def _variants(on: Rig) -> dict[str, Measure]:
     """What an event costs with more to do for it, and endpoints that take their time."""
 
     def secret(name: str, value: bytes) -> dict[str, str]:
-        path = on.directory / name
+        path = on.directory / "webhook-secrets" / name
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(value)
         return {"file": str(path)}
 

@@ -26,7 +26,7 @@ from dispatcher.config.documents import (
     problems_from,
     read_document,
 )
-from dispatcher.config.secret_scope import DEFAULT_SECRETS_DIRECTORY, SecretScope
+from dispatcher.config.secret_scope import DEFAULT_SECRETS_DIRECTORY, SecretScope, resolved
 from dispatcher.config.secrets import Secret, SecretSource
 from dispatcher.config.settings import Settings
 from dispatcher.errors import ConfigError, Problem
@@ -244,7 +244,7 @@ def webhook_secret_scope(settings: Settings) -> SecretScope:
     return SecretScope(
         roots=roots,
         prefixes=listed.env,
-        own_files=frozenset(file.resolve() for _, file, _ in used if file is not None),
+        own_files=frozenset(resolved(file) for _, file, _ in used if file is not None),
         own_variables=frozenset(name for _, _, name in used if name is not None),
     )
 
@@ -254,7 +254,7 @@ def _own_secrets_in_reach(settings: Settings, document: Document) -> Iterator[Pr
     for root in webhook_secret_scope(settings).roots:
         for loc, file, _ in _used(settings, ()):
             is_public = loc[-1] in ("ca", "ca_bundle", "certificate")
-            if file is not None and not is_public and file.resolve().is_relative_to(root.resolve()):
+            if file is not None and not is_public and resolved(file).is_relative_to(resolved(root)):
                 message = f"{file} lies in {root}, a directory of webhook secrets: move it to a directory of its own"
                 yield document.problem(loc, message)
 

@@ -42,9 +42,9 @@ class SecretScope:
             OutOfScope: webhook files may not refer to it. The message says nothing about whether it exists.
         """
         try:
-            real = path.resolve()
-            is_inside = any(real.is_relative_to(root.resolve()) for root in self.roots)
-        except (OSError, ValueError, RuntimeError):  # a loop of links, a NUL
+            real = resolved(path)
+            is_inside = any(real.is_relative_to(resolved(root)) for root in self.roots)
+        except (OSError, ValueError):  # a NUL in it
             raise OutOfScope(f"secret file {path} is not a usable path: correct it") from None
         if not is_inside:
             listed = ", ".join(map(str, self.roots)) or "none"
@@ -75,6 +75,11 @@ class SecretScope:
                 "rename it, or list its name under webhooks.secrets.env"
             )
         return None
+
+
+def resolved(path: Path) -> Path:
+    """The path with all links resolved, as far as it exists. Links that form a loop stay: opening them fails."""
+    return Path(os.path.realpath(path))
 
 
 def read_secret_file(path: Path, scope: SecretScope | None = None) -> bytes:

@@ -96,9 +96,9 @@ class Demo:
         async with AsyncExitStack() as parts:
             directory = Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="dispatcher-demo-")))
             broker = await parts.enter_async_context(EmbeddedBroker())
-            key = write_signing_key(directory / "secrets" / "luma.pem")
+            key = write_signing_key(directory / "webhooks.d" / "secrets" / "luma.pem")
             origin = self._receiver.url("").rstrip("/")
-            secret = write_signing_secret(directory / "secrets" / "fabrikam")
+            secret = write_signing_secret(directory / "webhooks.d" / "secrets" / "fabrikam")
             for org, endpoint in endpoints(key, secret, origin).items():
                 self._receiver.set(org, endpoint)
             (directory / "ca.pem").write_bytes(self._receiver.ca_pem)

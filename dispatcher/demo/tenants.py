@@ -83,10 +83,11 @@ def write_configuration(
         "log": {"format": "json"},
     }
     secret = directory / "secrets"
+    secret.mkdir()
     (secret / "database-url").write_text(f"sqlite+aiosqlite:///{directory / 'webhooks.db'}")
     (secret / "encryption-key").write_text(new_key())
     hooks = directory / "webhooks.d"
-    hooks.mkdir()
+    hooks.mkdir(exist_ok=True)
     for webhook in _webhooks(origin, f"https://127.0.0.1:{closed_port}"):
         _write(hooks / f"{webhook['org']}.yaml", {"apiVersion": "dispatcher/v1", "webhooks": [webhook]})
     _write(directory / "dispatcher.yaml", settings)
@@ -96,7 +97,7 @@ def write_configuration(
 def write_signing_key(path: Path) -> ec.EllipticCurvePublicKey:
     """Write a new private key for Luma's tokens; gives the public half, which its receiver knows."""
     key = ec.generate_private_key(ec.SECP256R1())
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     path.write_bytes(pem)
     path.chmod(0o600)
@@ -140,11 +141,11 @@ def endpoints(luma_key: ec.EllipticCurvePublicKey, fabrikam_secret: str, origin:
 
 
 def _webhooks(origin: str, nobody: str) -> list[dict[str, object]]:
-    sign = {"algorithm": "ES256", "key": {"file": "../secrets/luma.pem"}, "kid": KID, "issuer": ISSUER, "ttl": "5m"}
+    sign = {"algorithm": "ES256", "key": {"file": "secrets/luma.pem"}, "kid": KID, "issuer": ISSUER, "ttl": "5m"}
     return [
         _webhook("luma", origin, auth={"type": "jwt", "sign": sign}),
         _webhook("contoso", origin),
-        _webhook("fabrikam", origin, headers=FABRIKAM_HEADERS, signing={"secrets": [{"file": "../secrets/fabrikam"}]}),
+        _webhook("fabrikam", origin, headers=FABRIKAM_HEADERS, signing={"secrets": [{"file": "secrets/fabrikam"}]}),
         _webhook("northwind", origin, channels=["sms"]),
         _webhook("tailspin", origin),
         _webhook("adatum", nobody),

@@ -27,7 +27,7 @@ from dispatcher.config.documents import (
     path_of,
     problems_from,
 )
-from dispatcher.config.secret_scope import OutOfScope, SecretScope, read_regular_file, read_secret_file
+from dispatcher.config.secret_scope import OutOfScope, SecretScope, read_regular_file, read_secret_file, resolved
 from dispatcher.config.secrets import SecretSource
 from dispatcher.config.webhooks import Webhook, WebhookConfig, WebhookFile
 from dispatcher.contract.tenant import TenantKey
@@ -142,7 +142,7 @@ def _files(directory: Path, generation: str | None) -> Iterator[tuple[str, Path]
         yield from _files(Path(generation), None)
     with os.scandir(directory) as entries:
         for entry in entries:
-            if entry.name.startswith(".") or not entry.name.endswith(SUFFIXES) or entry.is_dir():
+            if entry.name.startswith(".") or not entry.name.endswith(SUFFIXES) or _is_directory(entry):
                 continue
             if entry.is_symlink() and generation is not None and os.readlink(entry.path).startswith("..data/"):
                 continue
@@ -175,6 +175,13 @@ def _unreadable(file: str, fingerprint: bytes, problems: Iterable[Problem]) -> W
 
 def _kept_if_same(known: WebhookFileReading | None, reading: WebhookFileReading) -> WebhookFileReading:
     return known if known is not None and known.fingerprint == reading.fingerprint else reading
+
+
+def _is_directory(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of links: a file that can't be read
+        return False
 
 
 class _FileReader:
@@ -371,7 +378,7 @@ def _fingerprint(content: bytes, secret_files: Iterable[Path], scope: SecretScop
 
 
 def _regular_bytes(directory: Path, path: Path) -> bytes:
-    real, root = path.resolve(), directory.resolve()
+    real, root = resolved(path), resolved(directory)
     if not real.is_relative_to(root):
         raise OutOfScope("it is a link that leaves the directory")
     return read_regular_file(real, MAX_BYTES + 1, must_be=real)

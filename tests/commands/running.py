@@ -91,5 +91,5 @@ def a_webhook(org: str = "myImsOrg", sandbox: str = "prod", **others: Any) -> di
 
 def write_secret(directory: Path, name: str, value: str) -> dict[str, str]:
     """A secret in a file, and the reference to it from `webhooks.d`."""
-    (directory / name).write_text(value)
-    return {"file": f"../{name}"}
+    (directory / "webhooks.d" / name).write_text(value)
+    return {"file": name}

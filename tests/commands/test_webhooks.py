@@ -30,7 +30,7 @@ async def test_from_yaml_into_the_database_and_back(tmp_path: Path) -> None:
     config = _sql_settings(tmp_path, "NEW")
     listed = await called("webhooks", "list", "-c", config, env=env)
     assert "sql:" in listed.out, listed
-    assert "paused" in listed.out
+    assert "disabled" in listed.out
     for ran in (migrated, tried, stored, rotated, listed):
         assert "Y2FuYXJ5" not in ran.out + ran.err
     out, secrets = tmp_path / "out", tmp_path / "out" / "secrets"

@@ -227,6 +227,19 @@ CASES: Final[dict[str, Case]] = {
         quiet={"dispatcher_config_last_reload_successful": "1x10 0x8 1x20"},
         labels={"pod": "dispatcher-0"},
     ),
+    "DispatcherConfigIncomplete": Case(
+        fires={"dispatcher_config_incomplete": "0x10 1x10 0x10"},
+        at=12,
+        over=22,
+        quiet={"dispatcher_config_incomplete": "0x30"},
+        labels={"pod": "dispatcher-0"},
+    ),
+    "DispatcherWebhookUnusable": Case(
+        fires={"dispatcher_config_unusable_webhooks": "0x10 2x10 0x10"},
+        at=12,
+        over=22,
+        quiet={"dispatcher_config_unusable_webhooks": "0x30"},
+    ),
     "DispatcherConfigDrift": Case(
         fires={
             'dispatcher_config_info{hash="aaaa"}': "1x40",

@@ -377,7 +377,11 @@ class Stage:
                 # A restart then needs no rebalance, so that a kill costs no session timeout.
                 "group_instance_id": "one",
             },
-            "webhooks": {"path": str(self.volume.path), "reload_interval": "1s"},
+            "webhooks": {
+                "path": str(self.volume.path),
+                "reload_interval": "1s",
+                "secrets": {"files": [str(self.volume.path), str(self.directory / "webhook-secrets")]},
+            },
             "egress": {"allow": ["127.0.0.0/8", "localhost"], "ca_bundle": str(self.directory / "ca.pem")},
             "retry": {"tiers": [f"{tier:g}s" for tier in TIERS], "max_age": "1h"},
             "log": {"format": "json", "level": "info"},
@@ -386,6 +390,13 @@ class Stage:
     def dispatcher(self, name: str = "dispatcher", **changes: Any) -> Dispatcher:
         """A dispatcher of these topics, with changes to the settings by group."""
         return Dispatcher(self.directory, merged(self.settings, changes), name=name)
+
+    def secret(self, name: str, content: bytes) -> Json:
+        """A secret file, and the reference to it from a webhook."""
+        secrets = self.directory / "webhook-secrets"
+        secrets.mkdir(exist_ok=True)
+        (secrets / name).write_bytes(content)
+        return {"file": str(secrets / name)}
 
     def mount(self, webhooks: Iterable[Mapping[str, Any]], **files: str) -> None:
         """Swap the mounted webhooks, as the kubelet does. `files`: further ones, by name without the ending."""

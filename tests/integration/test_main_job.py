@@ -57,12 +57,11 @@ async def test_tokens_that_we_sign_are_verified_by_the_receiver(scene: Stage, tm
     pem = private.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    (tmp_path / "hs.key").write_bytes(secret)
-    (tmp_path / "es.key").write_bytes(pem)
+    keys = {"hs.key": scene.secret("hs.key", secret), "es.key": scene.secret("es.key", pem)}
     hs, es = tenants(2)
 
     def sign(algorithm: str, key: str) -> dict[str, object]:
-        signed = {"algorithm": algorithm, "key": {"file": str(tmp_path / key)}, "kid": "k1", "subject": "feedback"}
+        signed = {"algorithm": algorithm, "key": keys[key], "kid": "k1", "subject": "feedback"}
         return {"type": "jwt", "sign": signed}
 
     scene.mount([scene.webhook(hs, auth=sign("HS256", "hs.key")), scene.webhook(es, auth=sign("ES256", "es.key"))])

@@ -125,14 +125,17 @@ class Scene:
     environment: dict[str, str] = field(default_factory=dict)
     told: dict[str, str] = field(default_factory=dict)
 
-    def hidden(self, place: str, text: str) -> Json:
+    def hidden(self, place: str, text: str, whose: str = "webhooks") -> Json:
         """A secret with this text, by reference: in the environment every other time."""
-        name = f"{re.sub('[^a-z0-9]', '_', place.lower())}_{len(list(self.secrets.iterdir())) + len(self.environment)}"
+        secrets = self.secrets / whose
+        secrets.mkdir(exist_ok=True)
+        count = len(list(self.secrets.glob("*/*"))) + len(self.environment)
+        name = f"{re.sub('[^a-z0-9]', '_', place.lower())}_{count}"
         if len(self.environment) % 2 and len(text) < 1000:
             self.environment[f"CANARY_{name.upper()}"] = text
             return {"env": f"CANARY_{name.upper()}"}
-        (self.secrets / name).write_text(text)
-        return {"file": str(self.secrets / name)}
+        (secrets / name).write_text(text)
+        return {"file": str(secrets / name)}
 
     def pem(self, place: str, text: bytes) -> Json:
         """A PEM document as a secret; one of its lines is the canary."""
@@ -247,30 +250,31 @@ def settings_with_secrets(scene: Scene, broker: ApacheKafka, collector: Collecto
                 "protocol": "SASL_SSL",
                 "mechanism": "SCRAM-SHA-512",
                 "username": "ada",
-                "password": scene.hidden("kafka.security.password", secret("kafka.security.password")),
+                "password": scene.hidden("kafka.security.password", secret("kafka.security.password"), "settings"),
                 "ca": str(broker.certificates.ca),
             },
         },
         "webhooks": {
             "store": store,
-            "url": scene.hidden("webhooks.url", database),
-            "encryption_keys": [scene.hidden("webhooks.encryption_keys", key)],
+            "url": scene.hidden("webhooks.url", database, "settings"),
+            "encryption_keys": [scene.hidden("webhooks.encryption_keys", key, "settings")],
+            "secrets": {"files": [str(scene.secrets / "webhooks")], "env": ["CANARY_"]},
             "cache_ttl": "1s",
         },
         "console": {
-            "session_key": scene.hidden("console.session_key", secret("console.session_key") * 3),
+            "session_key": scene.hidden("console.session_key", secret("console.session_key") * 3, "settings"),
             "oidc": {
                 "issuer": "https://login.example",
                 "audience": "dispatcher",
                 "client_id": "console",
-                "client_secret": scene.hidden("console.oidc", secret("console.oidc.client_secret")),
+                "client_secret": scene.hidden("console.oidc", secret("console.oidc.client_secret"), "settings"),
             },
         },
         "tracing": {
             "enabled": True,
             "endpoint": collector.url,
             "sample_ratio": 1.0,
-            "headers": {"authorization": scene.hidden("tracing.headers", secret("tracing.headers"))},
+            "headers": {"authorization": scene.hidden("tracing.headers", secret("tracing.headers"), "settings")},
         },
         "retry": {"max_age": "9s", "soon_attempts": 1, "soon_within": "1s"},
         "attempt_log": True,

@@ -128,13 +128,18 @@ def fingerprint_in(value: JsonValue) -> str | None:
     return None
 
 
+_HEADERS: Final = "headers"
+"""The field whose values are text or secrets, as each of them says."""
+
+
 def _places(annotation: object, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """Where a type has secrets; `*` stands for any index."""
     if annotation is Secret:
         yield path
     elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
         for name, field in annotation.model_fields.items():
-            yield from _places(field.annotation, (*path, name))
+            if name != _HEADERS:
+                yield from _places(field.annotation, (*path, name))
     else:
         inside = (*path, "*") if get_origin(annotation) is list else path
         for part in get_args(annotation):
@@ -146,7 +151,9 @@ _ABOVE_SECRETS: Final = frozenset(place[:end] for place in _SECRET_PLACES for en
 
 
 def _items(path: Loc, value: object) -> Iterator[tuple[Loc, object]]:
-    if isinstance(value, list):
+    if isinstance(value, dict):
+        yield from (((*path, key), item) for key, item in value.items())
+    elif isinstance(value, list):
         yield from (((*path, index), item) for index, item in enumerate(value))
     else:
         yield path, value
@@ -157,6 +164,8 @@ def _walk(value: JsonValue, path: Loc, put: _Put) -> object:
     place = tuple("*" if isinstance(step, int) else step for step in path)
     if place in _SECRET_PLACES and value is not None:
         return put(path, value)
+    if place == (_HEADERS,) and isinstance(value, dict):
+        return {name: put((*path, name), one) if isinstance(one, dict) else one for name, one in value.items()}
     if place in _ABOVE_SECRETS:
         if isinstance(value, dict):
             return {key: _walk(inner, (*path, key), put) for key, inner in value.items()}
