@@ -77,6 +77,10 @@ class NotWritten(DispatcherError):
     """A record could not be written to a retry or dead-letter topic; its event stays in flight."""
 
 
+class RecordTooLarge(NotWritten):
+    """The topic doesn't accept a record of this size. The message names the topic, the size and the topic's setting."""
+
+
 class TokenUnavailable(DispatcherError):
     """No authentication token could be had; judged like a failed delivery, never lost."""
 

@@ -1,34 +1,110 @@
 """Dead letters: what will never be delivered is kept, with its reason."""
 
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import structlog
+
 from dispatcher.contract.outcomes import DeadReason
 from dispatcher.contract.records import PREFIX, Record, RetryState, without_retry_state
+from dispatcher.errors import RecordTooLarge
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.topics import dead_letter_topic
 
-MAX_DETAIL = 1000
+MAX_DETAIL: Final = 1000
+TRUNCATED: Final = PREFIX + "truncated"
+"""Header of a dead letter that couldn't carry its record whole: which parts were cut, separated by commas."""
+_CUTS: Final = (
+    (1 << 20, True, True),
+    (256 << 10, True, True),
+    (64 << 10, True, True),
+    (8 << 10, True, True),
+    (8 << 10, False, True),
+    (8 << 10, False, False),
+    (0, False, False),
+)
+"""What is tried, one after the other, if the topic doesn't accept the whole record: bytes of the value, whether with
+the record's own headers, whether with its key."""
+
+log = structlog.get_logger(__name__)
+
+_Headers = list[tuple[str, bytes]]
+_Letter = tuple[bytes | None, bytes | None, _Headers]
 
 
 class DeadLetters:
-    """The dead-letter topic. A record keeps its key, value and headers, and gets its journey and the reason."""
+    """The dead-letter topic. A record keeps its key, value and headers, and gets its retry state and the reason."""
 
-    def __init__(self, producer: Producer, topic: str) -> None:
+    def __init__(self, producer: Producer, prefix: str) -> None:
         self._producer = producer
-        self._topic = dead_letter_topic(topic)
+        self._topic = dead_letter_topic(prefix)
 
     @property
     def topic(self) -> str:
-        """`<topic>.dead`"""
+        """`<prefix>.dead`"""
         return self._topic
 
     async def dead_letter(self, record: Record, retry_state: RetryState, reason: DeadReason, detail: str) -> None:
-        """Write the record; returns when the broker has it.
+        """Write the record; returns when the broker has acknowledged it.
+
+        If the topic doesn't accept the whole record, the dead letter carries what fits: as much of the value as
+        possible, then neither key nor headers of the record; and always its size and SHA-256, and what was cut.
 
         Raises:
-            NotWritten: it has not.
+            NotWritten: it was not written, not even without all of this.
         """
-        headers = [(name, value) for name, value in retry_state.headers() if name != PREFIX + "reason"]
-        headers.append((PREFIX + "reason", reason.value.encode()))
-        headers.append((PREFIX + "detail", detail[:MAX_DETAIL].encode()))
-        await self._producer.write(
-            self._topic, record.key, record.value, [*without_retry_state(record.headers), *headers], "dead"
-        )
+        own = [(name, value) for name, value in retry_state.headers() if name != PREFIX + "reason"]
+        own.append((PREFIX + "reason", reason.value.encode()))
+        own.append((PREFIX + "detail", detail[:MAX_DETAIL].encode(errors="replace")))
+        try:
+            headers = [*without_retry_state(record.headers), *own]
+            await self._producer.write(self._topic, record.key, record.value, headers, "dead")
+        except RecordTooLarge as error:
+            await self._write_what_fits(record, own, error)
+
+    async def _write_what_fits(self, record: Record, own: _Headers, refused: RecordTooLarge) -> None:
+        for key, value, headers in _shorter(record, own):
+            try:
+                await self._producer.write(self._topic, key, value, headers, "dead")
+            except RecordTooLarge:
+                continue
+            log.warning(
+                "dead letter carries only a part of its record", record=_place(record), kept=len(value or b""),
+                size=len(record.value or b""), why=str(refused),
+            )  # fmt: skip
+            return
+        raise refused
+
+
+def _shorter(record: Record, own: _Headers) -> Iterator[_Letter]:
+    """What could be written instead, ever shorter; each names what it lacks."""
+    whole, theirs = record.value or b"", without_retry_state(record.headers)
+    own = [
+        *own,
+        (PREFIX + "size", str(len(whole)).encode()),
+        (PREFIX + "sha256", hashlib.sha256(whole).hexdigest().encode()),
+    ]
+    lacking: tuple[int, bool, bool] | None = None
+    for most, with_headers, with_key in _CUTS:
+        value, headers, key = whole[:most], theirs if with_headers else [], record.key if with_key else None
+        cut = (len(value), headers != theirs, key != record.key)
+        if cut not in (lacking, (len(whole), False, False)):
+            lacking = cut
+            yield key, value, [*headers, *own, _truncated(record, key, value, headers=headers != theirs)]
+    without_detail = [(name, text) for name, text in own if name != PREFIX + "detail"]
+    yield None, b"", [*without_detail, _truncated(record, None, b"", headers=bool(theirs))]
+
+
+def _truncated(record: Record, key: bytes | None, value: bytes, *, headers: bool) -> tuple[str, bytes]:
+    cut = {"value": value != (record.value or b""), "headers": headers, "key": key != record.key}
+    return TRUNCATED, ",".join(name for name, is_cut in cut.items() if is_cut).encode()
+
+
+def is_truncated(headers: Sequence[tuple[str, bytes]]) -> bool:
+    """Whether a dead letter carries only a part of its record, so that it can't be delivered any more."""
+    return any(name == TRUNCATED for name, _ in headers)
+
+
+def _place(record: Record) -> str:
+    return f"{record.topic}/{record.partition}/{record.offset}"

@@ -1,40 +1,168 @@
-"""Writes records and waits for the broker's word: acks=all, idempotent where the broker can."""
+"""Writes records and waits until the broker has acknowledged them: acks=all, idempotent if the broker supports it.
 
+An idempotent producer numbers the records of each partition. A refused record leaves a gap in these numbers, and the
+broker refuses everything behind the gap as out of order: aiokafka doesn't number anew. Therefore:
+- A producer that got a refusal is replaced before its next write. What is under way on the old one may finish.
+- A topic that refused a record is *suspect* for a minute. Its writes (if the size was refused: those of that size and
+  above) go through a second producer without numbers, so that one bad topic doesn't replace the producer of the others
+  over and over.
+- If a batch is refused for its size, each of its records is written once more in a batch of its own: only the record
+  that is refused alone is too large.
+"""
+
+import asyncio
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, UnknownError, UnsupportedVersionError
+from aiokafka.errors import (
+    BrokerResponseError,
+    InvalidProducerIdMapping,
+    KafkaError,
+    MessageSizeTooLargeError,
+    OutOfOrderSequenceNumber,
+    ProducerFenced,
+    RecordListTooLargeError,
+    UnknownError,
+    UnknownProducerId,
+    UnsupportedVersionError,
+)
+from aiokafka.partitioner import DefaultPartitioner
 
 from dispatcher.config.settings import KafkaSettings
-from dispatcher.errors import NotWritten
+from dispatcher.contract.kafka_problems import KafkaReason
+from dispatcher.errors import NotWritten, RecordTooLarge
 from dispatcher.kafka.connection import connection_arguments, stopped, until_answered
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
 
+WRITE_S: Final = 25.0
+"""For one write, connecting included. A producer that needs longer is replaced: the new one reads addresses and
+credentials again."""
+SUSPECT_S: Final = 60.0
+LOG_EVERY_S: Final = 60.0
+"""A topic that refuses every write is logged this often."""
+HEADER_ROOM: Final = 64 * 1024
+"""Bytes that the dispatcher's headers and the batch may add to a record."""
+RECORD_OVERHEAD: Final = 100
+"""Bytes of a batch with one record, beside key, value and headers."""
+
+_SIZE_REFUSED = (MessageSizeTooLargeError, RecordListTooLargeError)
+_NUMBERS_REFUSED = (OutOfOrderSequenceNumber, UnknownProducerId, InvalidProducerIdMapping, ProducerFenced)
+"""The record was not written, and the fault is an earlier one's."""
+
+
+def largest_record(max_record_bytes: int) -> int:
+    """Bytes of the largest record that is written: twice the largest event, and room for headers."""
+    return max_record_bytes * 2 + HEADER_ROOM
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+    partition: int | None
+
+    @property
+    def size(self) -> int:
+        headers = sum(len(name.encode()) + len(value or b"") + 10 for name, value in self.headers)
+        return RECORD_OVERHEAD + len(self.key or b"") + len(self.value or b"") + headers
+
+
+@dataclass(slots=True)
+class _Suspect:
+    """A topic that refused a write."""
+
+    from_bytes: int
+    """Writes of this size and above are refused, as far as known; 0: all."""
+    until: float
+
+
+@dataclass(slots=True, eq=False)
+class _Connection:
+    """One aiokafka producer, and how many writes are under way on it."""
+
+    client: AIOKafkaProducer
+    is_numbered: bool
+    writes: int = 0
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def send(self, write: _Write, *, alone: bool) -> None:
+        """Write one record; `alone`: in a batch of its own."""
+        self.writes += 1
+        self.idle.clear()
+        try:
+            if alone or (write.key is None and write.value is None):  # `send` asserts that one of them is there
+                await self._send_alone(write)
+            else:
+                await self.client.send_and_wait(
+                    write.topic, write.value, write.key, write.partition, headers=list(write.headers)
+                )
+        finally:
+            self.writes -= 1
+            if not self.writes:
+                self.idle.set()
+
+    async def _send_alone(self, write: _Write) -> None:
+        partition = write.partition
+        if partition is None:
+            partitions = sorted(await self.client.partitions_for(write.topic))
+            partition = DefaultPartitioner()(write.key, partitions, partitions)
+        batch = self.client.create_batch()
+        batch.append(key=write.key, value=write.value, timestamp=None, headers=list(write.headers))
+        batch.close()
+        await (await self.client.send_batch(batch, write.topic, partition=partition))
+
+    async def close(self) -> None:
+        """Close once the writes under way have ended; what nobody waits for any more is dropped."""
+        if self.writes:
+            try:
+                async with asyncio.timeout(WRITE_S + 5):
+                    await self.idle.wait()
+            except TimeoutError:
+                log.warning("kafka producer is closed with writes under way", writes=self.writes)
+        accumulator = self.client._message_accumulator  # noqa: SLF001  (`stop` would wait for batches for ever)
+        accumulator.fail_all(KafkaError("the producer was replaced"))
+        await stopped(self.client)
+
 
 class Producer:
-    """A producer for retry, dead-letter and attempt records. Enter to start it; it waits for a broker that is away."""
+    """A producer for retry, dead-letter and other own records. Enter to start it; it waits until a broker answers."""
 
     def __init__(self, settings: KafkaSettings, problems: KafkaProblems | None = None) -> None:
         """`problems`: where what keeps it from writing is reported, if anywhere."""
         self._settings = settings
-        self._problems = problems
-        self._producer: AIOKafkaProducer | None = None
+    def __init__(self, settings: KafkaSettings, problems: KafkaProblems | None = None) -> None:
+        """`problems`: where what keeps it from writing is reported, if anywhere."""
+        self._settings = settings
+        self._problems = problems or KafkaProblems()
+        self._largest = largest_record(settings.max_record_bytes)
 
     async def __aenter__(self) -> Self:
-        self._producer = await until_answered("producer", self._started)
+        self._connections[True] = await until_answered("producer", self._connect_numbered)
+        self._is_open = True
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._producer is not None:
-            await stopped(self._producer)
+        self._is_open = False
+        connections = [*self._connections.values()]
+        self._connections.clear()
+        if connections:
+            await asyncio.gather(*(connection.close() for connection in connections))
+        for task in self._closing:
+            task.cancel()
+        if self._closing:
+            await asyncio.wait(self._closing)
 
     async def write(
         self,
@@ -45,45 +173,141 @@ class Producer:
         kind: str,
         partition: int | None = None,
     ) -> None:
-        """Write one record; returns when the broker has it. The key chooses the partition where none is given.
+        """Write one record; returns when the broker has acknowledged it, within 25 s.
+
+        The key chooses the partition if none is given.
 
         Raises:
-            NotWritten: it has not, or did not say so in time. The caller keeps the event.
+            RecordTooLarge: the topic doesn't accept a record of this size.
+            NotWritten: the record was not written, or not acknowledged in time. The caller keeps the event.
         """
-        if self._producer is None:
+        if not self._is_open:
             raise NotWritten("the producer is not started")
+        write = _Write(topic, key, value, headers, partition)
+        size = write.size
+        if size > self._largest:
+            raise self._too_large(topic, size, kind)
         try:
-            await self._producer.send_and_wait(topic, value, key, partition, headers=list(headers))
+            await self._deliver(write, size, asyncio.get_running_loop().time() + WRITE_S)
+        except _SIZE_REFUSED:
+            raise self._too_large(topic, size, kind) from None
         except (KafkaError, TimeoutError, OSError) as error:
             metrics.PRODUCE_FAILURES.labels(kind).inc()
-            log.warning("record not written", topic=topic, error=type(error).__name__, detail=str(error)[:256])
+            self._tell(topic, type(error).__name__, str(error), is_refused=isinstance(error, BrokerResponseError))
             raise NotWritten(f"{topic}: {type(error).__name__}") from error
 
-    async def _started(self) -> AIOKafkaProducer:
-        if self._settings.idempotence == "off":
-            return await self._start(idempotent=False)
+    def _too_large(self, topic: str, size: int, kind: str) -> RecordTooLarge:
+        metrics.PRODUCE_FAILURES.labels(kind).inc()
+        self._tell(topic, "RecordTooLarge", f"it accepts no record of {size} bytes", is_refused=True)
+        return RecordTooLarge(f"{topic} accepts no record of {size} bytes (max.message.bytes)")
+
+    async def _deliver(self, write: _Write, size: int, deadline: float) -> None:
+        alone = False
         try:
-            return await self._start(idempotent=True)
+            await self._send(write, deadline, numbered=not self._is_suspect(write.topic, size))
+            self._problems.clear(KafkaReason.WRITE_REFUSED, source=write.topic)
+            return
+        except _SIZE_REFUSED:
+            self._suspect(write.topic, size)
+            alone = True
+        except _NUMBERS_REFUSED:
+            pass
+        except (KafkaError, TimeoutError):
+            self._suspect(write.topic, 0)
+            raise
+        await self._send(write, deadline, numbered=False, alone=alone)
+
+    async def _send(self, write: _Write, deadline: float, *, numbered: bool, alone: bool = False) -> None:
+        async with asyncio.timeout_at(deadline):
+            connection = await self._connection(numbered=numbered)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await connection.send(write, alone=alone)
+        except (KafkaError, TimeoutError) as error:
+            # Without numbers a refusal leaves nothing behind; any other failure may lie with the connections.
+            if connection.is_numbered or not isinstance(error, BrokerResponseError):
+                self._replace(connection, type(error).__name__)
+            raise
+
+    # Topics that refuse
+
+    def _is_suspect(self, topic: str, size: int) -> bool:
+        suspect = self._suspects.get(topic)
+        if suspect is None:
+            return False
+        if time.monotonic() > suspect.until:
+            del self._suspects[topic]
+            return False
+        return size >= suspect.from_bytes
+
+    def _suspect(self, topic: str, size: int) -> None:
+        known = self._suspects.get(topic)
+        from_bytes = size if known is None else min(size, known.from_bytes)
+        self._suspects[topic] = _Suspect(from_bytes, time.monotonic() + SUSPECT_S)
+
+    def _tell(self, topic: str, error: str, detail: str, *, is_refused: bool) -> None:
+        now = time.monotonic()
+        if now >= self._logged.get(topic, 0.0):
+            self._logged[topic] = now + LOG_EVERY_S
+            log.warning("record not written", topic=topic, error=error, detail=detail[:256])
+        if is_refused:
+            text = f"topic {topic} refused a record: {error} {detail}"
+            self._problems.report(KafkaReason.WRITE_REFUSED, text, source=topic, lasts_s=SUSPECT_S)
+
+    # Connections
+
+    async def _connection(self, *, numbered: bool) -> _Connection:
+        found = self._connections.get(numbered)
+        if found is not None:
+            return found
+        async with self._connecting:
+            found = self._connections.get(numbered)
+            if found is None:
+                found = await (self._connect_numbered() if numbered else self._connect(is_numbered=False))
+                self._connections[numbered] = found
+            return found
+
+    def _replace(self, connection: _Connection, why: str) -> None:
+        """The next write gets a new one."""
+        for numbered, current in list(self._connections.items()):
+            if current is connection:
+                del self._connections[numbered]
+                log.info("kafka producer is replaced", why=why)
+                task = asyncio.create_task(connection.close(), name="close a replaced producer")
+                self._closing.add(task)
+                task.add_done_callback(self._closed)
+
+    def _closed(self, task: "asyncio.Task[None]") -> None:
+        self._closing.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            metrics.ERRORS.labels("task").inc()
+            log.error("a replaced producer was not closed in order", exc_info=task.exception())
+
+    async def _connect_numbered(self) -> _Connection:
+        if self._settings.idempotence == "off":
+            return await self._connect(is_numbered=False)
+        try:
+            return await self._connect(is_numbered=True)
         except KafkaError as error:
             if self._settings.idempotence == "on" or not _means_unsupported(error):
                 raise
             log.warning("the broker has no idempotent producers: a lost acknowledgement may write a record twice")
-            return await self._start(idempotent=False)
+            return await self._connect(is_numbered=False)
 
-    async def _start(self, *, idempotent: bool) -> AIOKafkaProducer:
-        producer = AIOKafkaProducer(
+    async def _connect(self, *, is_numbered: bool) -> _Connection:
+        client = AIOKafkaProducer(
             **connection_arguments(self._settings),
             acks="all",
-            enable_idempotence=idempotent,
+            enable_idempotence=is_numbered,
             linger_ms=5,
-            max_request_size=self._settings.max_record_bytes * 2 + 64 * 1024,
+            max_request_size=self._largest,
         )
         try:
-            await producer.start()
+            await client.start()
         except BaseException:
-            await stopped(producer)
+            await stopped(client)
             raise
-        return producer
+        return _Connection(client, is_numbered)
 
 
 def _means_unsupported(error: Exception) -> bool:

@@ -181,7 +181,7 @@ async def test_an_event_whose_next_topic_is_closed_stays_in_flight(
         "password": {"file": str(scene.directory / "password")},
     }
     kafka = {"bootstrap_servers": mortal.address(Listener.SASL_PLAINTEXT), "security": security}
-    closed = scene.dead_topic if kind == "dead" else f"{scene.topic}.retry.1s"
+    closed = scene.dead_topic if kind == "dead" else f"{scene.prefix}.retry.1s"
     stuck_id = webhook_id_of(tenant, "stuck")
     scene.expected[stuck_id] = tenant
     answer = status(400 if kind == "dead" else 503)
@@ -222,14 +222,15 @@ async def test_an_event_whose_next_topic_is_closed_stays_in_flight(
 
 
 @pytest.mark.all_faults
-@pytest.mark.parametrize("wrong", ["takes no record of that size", "is missing"])
-@pytest.mark.parametrize("kind", ["dead", "retry"])
+@pytest.mark.parametrize(
+    ("kind", "wrong"), [("dead", "takes no record of that size"), ("dead", "is missing"), ("retry", "is missing")]
+)
 async def test_an_event_whose_next_topic_is_wrong_waits_until_it_is_mended(
     scene: Stage, tell: Tell, kind: str, wrong: str
 ) -> None:
     (tenant,) = tenants(1)
     scene.mount([scene.webhook(tenant)])
-    topic = scene.dead_topic if kind == "dead" else f"{scene.topic}.retry.1s"
+    topic = scene.dead_topic if kind == "dead" else f"{scene.prefix}.retry.1s"
     stuck_id = webhook_id_of(tenant, "stuck")
 
     async def only_the_stuck_one(request: web.Request, receiver: Receiver) -> web.StreamResponse:

@@ -14,7 +14,7 @@ from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.deliverer import Deliverer
 from dispatcher.delivery.lane_scheduler import LaneScheduler
 from dispatcher.delivery.retry_policy import RetryPolicy
-from dispatcher.errors import NotWritten, StoreUnavailable, WebhookUnusable
+from dispatcher.errors import NotWritten, RecordTooLarge, StoreUnavailable, WebhookUnusable
 from dispatcher.flow.fast_path import FastPath
 from dispatcher.flow.pipeline import Pipeline
 from dispatcher.kafka.dead_letters import DeadLetters
@@ -106,6 +106,8 @@ class FakeProducer:
     topics: dict[str, list[ARecord]] = field(default_factory=dict)
     refuses: set[str] = field(default_factory=set)
     refused: int = 0
+    too_large: dict[str, int] = field(default_factory=dict)
+    """Most bytes of a record, key, value and headers, by topic."""
 
     async def write(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Iterable[Any], priority: str
@@ -114,6 +116,9 @@ class FakeProducer:
         if topic in self.refuses or "*" in self.refuses:
             self.refused += 1
             raise NotWritten(topic)
+        size = len(key or b"") + len(value or b"") + sum(len(name) + len(text or b"") for name, text in headers)
+        if size > self.too_large.get(topic, size):
+            raise RecordTooLarge(f"{topic} accepts no record of {size} bytes")
         there = self.topics.setdefault(topic, [])
         now = int(wall() * 1000)
         there.append(ARecord(value, key, tuple(headers), topic, 0, len(there), now))

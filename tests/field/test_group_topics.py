@@ -1,0 +1,129 @@
+"""Topics are named after the group: two groups on one topic never meet, and an upgrade from the old names loses nothing."""
+
+from collections import Counter
+
+import pytest
+from aiohttp import web
+
+from dispatcher.kafka.topics import dead_letter_topic
+from tests.commands import running
+from tests.integration.brokers import needs_kafka
+from tests.integration.harness import Receiver, Stage, status, tenants, until, webhook_id_of
+from tests.kafka import topics
+from tests.stores.kubelet import MountedVolume
+
+pytestmark = [needs_kafka, pytest.mark.timeout(180)]
+
+
+async def test_two_groups_on_one_topic_deliver_each_event_once_each(scene: Stage) -> None:
+    everybody = tenants(10)
+    tried: Counter[tuple[str, str]] = Counter()
+    accepted: Counter[tuple[str, str]] = Counter()
+
+    async def fails_at_first(request: web.Request, _receiver: Receiver) -> web.StreamResponse:
+        place = (request.path, request.headers["webhook-id"])
+        tried[place] += 1
+        if tried[place] == 1:
+            return web.Response(status=503)
+        accepted[place] += 1
+        return web.Response()
+
+    other = MountedVolume(scene.directory / "others.d")
+    scene.mount([scene.webhook(tenant, f"/a/{tenant.org}") for tenant in everybody])
+    first = scene.volume
+    scene.volume = other
+    scene.mount([scene.webhook(tenant, f"/b/{tenant.org}") for tenant in everybody])
+    scene.volume = first
+    for tenant in everybody:
+        for group in "ab":
+            scene.receiver.behave(f"/{group}/{tenant.org}", fails_at_first)
+    second_group = f"{scene.topic}-second"
+    await scene.create_topics(second_group)
+    async with (
+        scene.dispatcher("a", retry={"soon_attempts": 0}) as a,
+        scene.dispatcher(
+            "b",
+            retry={"soon_attempts": 0},
+            kafka={"group_id": second_group},
+            webhooks={"path": str(other.path)},
+        ) as b,
+    ):
+        a.start()
+        b.start()
+        await scene.produce(everybody, 40)
+        await until(lambda: len(accepted) == 80, "each event at both", 60, a)
+        await a.ready()
+        await b.ready()
+    assert set(accepted.values()) == {1}
+    assert set(tried.values()) == {2}
+
+
+async def test_what_was_parked_and_died_under_the_old_names_is_drained_and_redriven(scene: Stage) -> None:
+    parked, dying = tenants(2)
+    scene.mount([scene.webhook(parked), scene.webhook(dying)])
+    scene.receiver.behave(f"/{parked.org}", status(503))
+    scene.receiver.behave(f"/{dying.org}", status(301))
+    await scene.create_topics(scene.topic)  # the old version's
+    async with scene.dispatcher(
+        "old",
+        kafka={"topic_prefix": scene.topic, "session_timeout": "6s"},
+        retry={"soon_attempts": 0, "tiers": ["1s", "4s"]},
+    ) as old:
+        old.start()
+        await scene.produce([parked, dying], 8)
+
+        async def all_written() -> bool:
+            ends = [
+                sum((await topics.end_offsets(scene.bootstrap_servers, f"{scene.topic}.{name}")).values())
+                for name in ("retry.4s", "dead")
+            ]
+            return ends[0] >= 4 and ends[1] == 4
+
+        await until(all_written, "four parked and four dead", 30, old)
+        old.kill9()
+    scene.receiver.behave(f"/{parked.org}", None)
+    scene.receiver.behave(f"/{dying.org}", None)
+    async with scene.dispatcher("new", kafka={"session_timeout": "6s"}) as new:
+        new.start()
+        await until(lambda: "parked by an earlier version" in new.log, "the warning", 40, new)
+        parked_ids = {name for name, tenant in scene.expected.items() if tenant == parked}
+        await until(lambda: parked_ids <= scene.receiver.accepted.keys(), "what was parked", 40, new)
+        await new.ready()
+        ran = await running.dispatcher("redrive", "-c", new.path)
+        assert ran.status == 0, ran
+        assert "4 of 4 sent back" in ran.out
+        await scene.all_accepted(new)
+        again = await running.dispatcher("redrive", "-c", new.path)
+        assert "0 dead events selected; 4 more were sent back by an earlier redrive" in again.out
+    ends = await topics.end_offsets(scene.bootstrap_servers, dead_letter_topic(scene.prefix))
+    assert sum(ends.values()) == 0, "nothing died anew"
+
+
+async def test_a_new_group_leaves_the_old_names_to_their_group(scene: Stage) -> None:
+    (tenant,) = tenants(1)
+    scene.mount([scene.webhook(tenant)])
+    scene.receiver.behave(f"/{tenant.org}", status(503))
+    await scene.create_topics(scene.topic)
+    async with scene.dispatcher(
+        "old", kafka={"topic_prefix": scene.topic, "group_id": "another"}, retry={"soon_attempts": 0, "tiers": ["4s"]}
+    ) as old:
+        old.start()
+        await scene.produce([tenant], 4)
+
+        async def all_parked() -> bool:
+            ends = await topics.end_offsets(scene.bootstrap_servers, f"{scene.topic}.retry.4s")
+            return sum(ends.values()) >= 4
+
+        await until(all_parked, "the events to be parked", 30, old)
+        old.kill9()
+    scene.receiver.behave(f"/{tenant.org}", None)
+    for name in ("new", "again"):
+        async with scene.dispatcher(name) as new:
+            new.start()
+            await scene.all_accepted(new)
+            await new.ready()
+            assert "parked by an earlier version" not in new.log
+            new.sigterm()
+            assert await new.wait() == 0
+    assert set(scene.receiver.accepted.values()) == {1}
+    assert scene.receiver.accepted.keys() == {webhook_id_of(tenant, f"e-{number}") for number in range(4)}
