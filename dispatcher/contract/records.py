@@ -57,7 +57,7 @@ class RetryState:
 
     origin: Origin
     first_seen: float
-    """Unix seconds: the timestamp of the original record."""
+    """Unix seconds of the first attempt or the first parking, whichever came first: the age limit counts from here."""
     attempts: int = 0
     """POSTs made, over all hops."""
     parks: int = 0
@@ -66,6 +66,8 @@ class RetryState:
     """Unix seconds; a parked record is due then."""
     last_status: int | None = None
     reason: str = ""
+    origin_timestamp: int = 0
+    """Milliseconds since 1970, of the original record; 0 if it is not known."""
 
     def headers(self) -> list[tuple[str, bytes]]:
         """As record headers."""
@@ -79,17 +81,24 @@ class RetryState:
             "not-before": f"{self.not_before:.3f}",
             "last-status": "" if self.last_status is None else str(self.last_status),
             "reason": self.reason,
+            "origin-timestamp": str(self.origin_timestamp),
         }
         return [(PREFIX + name, value.encode()) for name, value in fields.items()]
 
     @classmethod
+    def fresh(cls, record: Record, now: float) -> Self:
+        """The state of a record on the topic of events: its own place, seen now. Its headers are not believed."""
+        origin = Origin(record.topic, record.partition, record.offset)
+        return cls(origin, round(now, 3), origin_timestamp=max(0, record.timestamp))
+
+    @classmethod
     def of(cls, record: Record) -> Self:
-        """Read from a record's headers; of a record that never was parked, its own place and time.
+        """Reads the headers of a record on one of the dispatcher's own topics; without any, its own place and time.
 
         A header that can't be read counts as absent: the event is then delivered with a count of its own, which is
         better than not at all.
         """
-        own = cls(Origin(record.topic, record.partition, record.offset), record.timestamp / 1000)
+        own = cls.fresh(record, record.timestamp / 1000)
         if not record.headers:
             return own
         # A header's value may be null in Kafka, whatever a client's types say.
@@ -109,6 +118,7 @@ class RetryState:
             not_before=_seconds(found, "not-before", 0.0),
             last_status=None if status < 0 else status,
             reason=found.get(PREFIX + "reason", b"").decode(errors="replace"),
+            origin_timestamp=_whole(found, "origin-timestamp", 0),
         )
 
 

@@ -55,6 +55,8 @@ class Limits:
     max_record_bytes: int
     max_body: int
     timeout_s: float
+    events_topic: str | None = None
+    """The topic of events: no `feedback-*` header is believed there."""
 
 
 def explain(record: Record, webhooks: Sequence[Webhook], limits: Limits, now: float) -> Explanation:
@@ -65,8 +67,9 @@ def explain(record: Record, webhooks: Sequence[Webhook], limits: Limits, now: fl
         webhooks: all that are in use.
         now: Unix seconds, for the header `webhook-timestamp`.
     """
-    retry_state = RetryState.of(record)
-    lines = list(_told_of_record(record, retry_state))
+    is_fresh = record.topic == limits.events_topic
+    retry_state = RetryState.fresh(record, now) if is_fresh else RetryState.of(record)
+    lines = list(_told_of_record(record, retry_state, is_fresh=is_fresh))
     try:
         event = read_record(record, retry_state.origin, limits.max_record_bytes)
     except UnreadableEvent as error:
@@ -87,10 +90,10 @@ def explain(record: Record, webhooks: Sequence[Webhook], limits: Limits, now: fl
     return Explanation(tuple(lines), event)
 
 
-def _told_of_record(record: Record, retry_state: RetryState) -> Iterator[Line]:
+def _told_of_record(record: Record, retry_state: RetryState, *, is_fresh: bool) -> Iterator[Line]:
     yield Line("read", "record", f"{record.topic}/{record.partition}/{record.offset}, {len(record.value or b'')} bytes")
     headers = {name: value or b"" for name, value in record.headers}
-    if PREFIX + "origin-topic" not in headers:
+    if is_fresh or PREFIX + "origin-topic" not in headers:
         return
     yield Line("read", "first stood at", str(retry_state.origin))
     yield Line("read", "first seen", _time(retry_state.first_seen))

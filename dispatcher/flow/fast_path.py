@@ -11,7 +11,7 @@ from dispatcher.config.webhooks import Webhook
 from dispatcher.contract.events import OtherEvent
 from dispatcher.contract.feedback import MAX_WARNED, encode_feedback
 from dispatcher.contract.outcomes import Delivered, Outcome, SkipReason
-from dispatcher.contract.records import Origin, ProcessingAttempt, Record, was_parked
+from dispatcher.contract.records import Origin, ProcessingAttempt, Record
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.deliverer import Deliverer
 from dispatcher.delivery.direct_attempt import DirectAttempt
@@ -80,8 +80,6 @@ class FastPath:
 
     def _decided(self, record: Record, processing: ProcessingAttempt) -> PendingDelivery | Outcome | None:
         """What is to be sent, or why nothing is; None where that takes the full way."""
-        if record.headers and was_parked(record.headers):
-            return None
         origin = Origin(record.topic, record.partition, record.offset)
         event = read_record(record, origin, self._max_record_bytes)
         if isinstance(event, OtherEvent):

@@ -8,7 +8,7 @@ import logging
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol, assert_never
 
@@ -40,7 +40,7 @@ from dispatcher.delivery.pending_delivery import (
 )
 from dispatcher.delivery.permits import Priority
 from dispatcher.delivery.retry_policy import RetryPolicy
-from dispatcher.errors import BrakeEngaged, UnreadableEvent, WebhookUndecided, WebhookUnusable
+from dispatcher.errors import BrakeEngaged, RecordTooLarge, UnreadableEvent, WebhookUndecided, WebhookUnusable
 from dispatcher.flow.dead_letter_brake import DeadLetterBrake
 from dispatcher.flow.decision import eligibility, read_record
 from dispatcher.telemetry import metrics
@@ -65,8 +65,13 @@ class Deliverer(Protocol):
 class RetryTopics(Protocol):
     """Keeps events that can't be delivered now."""
 
+    @property
+    def topics(self) -> Sequence[str]:
+        """The topics that parked events are read from: `feedback-*` headers are believed there only."""
+        ...
+
     async def park(self, record: Record, retry_state: RetryState, tier: int) -> None:
-        """Returns when the broker has it; raises NotWritten."""
+        """Returns when the broker has it; raises RecordTooLarge, NotWritten."""
         ...
 
 
@@ -98,6 +103,7 @@ class Pipeline:
         self._webhooks = webhooks
         self._deliveries = deliveries
         self._retry_topics = retry_topics
+        self._own_topics = frozenset(retry_topics.topics)
         self._dead_letters = dead_letters
         self._policy = policy
         self._max_body = max_body
@@ -127,7 +133,7 @@ class Pipeline:
             StoreUnavailable, NotWritten, BrakeEngaged: not now; the record is to be tried again.
             Draining: the record is ours no more, and nothing has happened.
         """
-        retry_state = self._retry_state(record)
+        retry_state = self._retry_state(record, first_result)
         try:
             event = read_record(record, retry_state.origin, self._max_record_bytes)
         except UnreadableEvent as error:
@@ -138,10 +144,17 @@ class Pipeline:
             return self.skipped(record, SkipReason.NOT_FEEDBACK, None)
         return await self._process_event(record, retry_state, processing, event, first_result)
 
-    def _retry_state(self, record: Record) -> RetryState:
-        """The record's journey. A timestamp that is missing or in the future counts as now: it says no age."""
-        retry_state, now = RetryState.of(record), self._clock()
-        return retry_state if 0 < retry_state.first_seen <= now else replace(retry_state, first_seen=now)
+    def _retry_state(self, record: Record, first_result: AttemptResult | None) -> RetryState:
+        """The state of a parked record as it was kept; of a fresh one, as it begins with its first attempt, now.
+
+        A time that is missing or in the future counts as now.
+        """
+        now = self._clock()
+        if record.topic in self._own_topics:
+            retry_state = RetryState.of(record)
+            return retry_state if 0 < retry_state.first_seen <= now else replace(retry_state, first_seen=round(now, 3))
+        attempt = None if first_result is None else first_result.attempt
+        return RetryState.fresh(record, now if attempt is None else now - attempt.elapsed_s)
 
     async def _process_event(
         self,
@@ -195,15 +208,20 @@ class Pipeline:
 
     def delivered_at_once(self, record: Record, pending: PendingDelivery, outcome: Delivered) -> None:
         """Note an event that was delivered by its first attempt, fresh from its topic."""
-        now, seen = self._clock(), record.timestamp / 1000
-        self._seconds_at_once.observe(now - seen if 0 < seen <= now else 0.0)
+        self._seconds_at_once.observe(self._age_s(record))
         self._note_delivered(record, pending.tenant, pending.webhook_id, outcome)
 
+    def _age_s(self, record: Record) -> float:
+        now, seen = self._clock(), record.timestamp / 1000
+        return now - seen if 0 < seen <= now else 0.0
+
     def _delivered(self, record: Record, retry_state: RetryState, event: DeliveryEvent, outcome: Delivered) -> Outcome:
-        seconds = max(0.0, self._clock() - retry_state.first_seen)
-        metrics.END_TO_END_SECONDS.labels("yes" if retry_state.parks else "no").observe(seconds)
         if retry_state.parks:
+            seconds = max(0.0, self._clock() - retry_state.first_seen)
+            metrics.END_TO_END_SECONDS.labels("yes").observe(seconds)
             self._tenants.worst.ended(event.tenant, retry_state.first_seen)
+        else:
+            self._seconds_at_once.observe(self._age_s(record))
         self._note_delivered(record, event.tenant, event.webhook_id, outcome)
         return outcome
 
@@ -242,7 +260,11 @@ class Pipeline:
             detail = f"not delivered at the age limit; last: {deferred.detail or deferred.reason}"
             return await self._die(record, retry_state, processing, DeadReason.EXPIRED, detail, event)
         processing.start()
-        await self._retry_topics.park(record, retry_state, tier)
+        try:
+            await self._retry_topics.park(record, retry_state, tier)
+        except RecordTooLarge as error:
+            retry_state = replace(retry_state, parks=retry_state.parks - 1, not_before=0.0)
+            return await self._die(record, retry_state, processing, DeadReason.TOO_LARGE, str(error), event)
         metrics.EVENTS_PARKED.labels(deferred.reason.value).inc()
         self._tenants.count(event.tenant, "parked")
         self._tenants.worst.parked(event.tenant, retry_state.first_seen, due_at)
@@ -307,4 +329,6 @@ class Pipeline:
 def _after(retry_state: RetryState, attempts: int, status: int | None, reason: str, due_at: float = 0.0) -> RetryState:
     parks = retry_state.parks + (1 if due_at else 0)
     last_status = status if status is not None else retry_state.last_status
-    return RetryState(retry_state.origin, retry_state.first_seen, attempts, parks, due_at, last_status, str(reason))
+    return replace(
+        retry_state, attempts=attempts, parks=parks, not_before=due_at, last_status=last_status, reason=str(reason)
+    )

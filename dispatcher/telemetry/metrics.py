@@ -65,7 +65,7 @@ ATTEMPT_SECONDS = fast_metrics.Histogram(
 )
 END_TO_END_SECONDS = fast_metrics.Histogram(
     "dispatcher_event_end_to_end_duration_seconds",
-    "From the record's timestamp to the answer that delivered it; retried: after it was parked at least once.",
+    "To the answer that delivered the event: from the record's timestamp; if it was parked, from its first attempt.",
     ["retried"],
     buckets=(0.025, 0.1, 0.5, 1, 2.5, 5, 15, 30, SLO_SECONDS, 120, 300, 900, 3600, 21600, 86400),
 )
@@ -225,7 +225,7 @@ class WorstTenants:
 
     OLDEST_PENDING = Gauge(
         "dispatcher_tenant_oldest_pending_event_timestamp_seconds",
-        "Timestamp of the oldest event parked by this process and not known to be delivered; the longest waits only.",
+        "First attempt of the oldest event this process parked and has not seen delivered; the longest waits only.",
         ["org", "sandbox"],
     )
     CERTIFICATE = Gauge(
@@ -241,7 +241,7 @@ class WorstTenants:
         self._by_sandbox = settings.tenant_labels == "org_sandbox"
         self._most = 0 if settings.tenant_labels == "off" else settings.worst_tenants
         self._waiting: dict[TenantKey, tuple[float, float]] = {}
-        """Timestamp of the event, and until when it is believed."""
+        """First attempt or parking of the event, and until when it is believed."""
         self._of_host: dict[str, list[TenantKey]] = {}
         self._shown: defaultdict[Gauge, set[tuple[str, str]]] = defaultdict(set)
 

@@ -98,11 +98,13 @@ class Tracing:
     ) -> None:
         await self._sender.stop()
 
-    def around(self, process: Process) -> Process:
-        """`process` with a span around each record."""
+    def around(self, process: Process, events_topic: str | None = None) -> Process:
+        """`process` with a span around each record. No `feedback-*` header is believed on the topic of events."""
 
         async def traced(record: Record, processing: ProcessingAttempt) -> Outcome:
-            span = self._event(record)
+            is_fresh = record.topic == events_topic
+            state = RetryState.fresh(record, record.timestamp / 1000) if is_fresh else RetryState.of(record)
+            span = self._event(record, state)
             token = _event_span.set(span)
             try:
                 outcome = await process(record, processing)
@@ -141,8 +143,7 @@ class Tracing:
             },
         )
 
-    def _event(self, record: Record) -> Span:
-        retry_state = RetryState.of(record)
+    def _event(self, record: Record, retry_state: RetryState) -> Span:
         self._ids.next_trace = _trace_id(retry_state)  # the SDK asks for it at once, where the record has no trace
         return self._tracer.start_span(
             f"process {record.topic}",
@@ -229,7 +230,8 @@ def _parent(record: Record) -> Context:
 
 def _trace_id(retry_state: RetryState) -> int:
     # The time tells a topic from one of the same name that was there before, or is in another cluster.
-    place = f"{retry_state.origin}/{round(retry_state.first_seen * 1000)}"
+    timestamp = retry_state.origin_timestamp or round(retry_state.first_seen * 1000)
+    place = f"{retry_state.origin}/{timestamp}"
     return int.from_bytes(hashlib.blake2b(place.encode(), digest_size=16, person=b"trace").digest()) or 1
 
 

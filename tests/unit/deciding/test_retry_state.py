@@ -45,7 +45,9 @@ def test_a_journey_comes_back_from_its_headers(retry_state: RetryState) -> None:
 def test_a_fresh_record_begins_its_journey_at_its_own_place_and_time() -> None:
     record = ARecord(b"", topic="t", partition=3, offset=14, timestamp=1_753_171_200_123)
 
-    assert RetryState.of(record) == RetryState(Origin("t", 3, 14), 1_753_171_200.123)
+    assert RetryState.of(record) == RetryState(
+        Origin("t", 3, 14), 1_753_171_200.123, origin_timestamp=1_753_171_200_123
+    )
 
 
 @given(st.dictionaries(st.sampled_from([name for name, _ in RetryState(Origin("", 0, 0), 0).headers()]), GARBAGE))

@@ -24,7 +24,7 @@ from dispatcher.telemetry import metrics
 from dispatcher.transport.request import Request
 from tests.unit.delivering.builders import WALL, Bench, ScriptedTransport
 from tests.unit.delivering.test_deliverer import FETCHED
-from tests.unit.examples import EMAIL_EVENT, SMS_EVENT, ARecord, email_event, record, webhook
+from tests.unit.examples import EMAIL_EVENT, ORIGIN, SMS_EVENT, ARecord, email_event, record, webhook
 from tests.unit.virtual_time import settle, virtual_time
 
 NOW_MS = int(WALL * 1000)
@@ -141,16 +141,16 @@ async def test_a_record_that_can_t_be_read_is_given_back(value: bytes | None) ->
 
 
 @virtual_time
-async def test_a_record_that_was_parked_is_given_back_with_its_journey() -> None:
+async def test_a_retry_state_in_the_headers_of_a_fresh_record_is_not_believed() -> None:
+    """Whoever produces events could otherwise choose their webhook-ids and attempts."""
     bench = Bench(200)
     retry_state = RetryState(Origin("delivery-events", 0, 5), WALL - 60, attempts=3, parks=1, not_before=WALL)
-    owner, direct_attempt = begin(bench, headers=dict(retry_state.headers()))
+    _, direct_attempt = begin(bench, headers=dict(retry_state.headers()))
 
-    assert direct_attempt is None
-    assert owner.result == [None]
-    assert owner.task is not None
-    await owner.task
-    assert bench.transport.sent("webhook-attempt") == ["4"]
+    assert direct_attempt is not None
+    assert direct_attempt.pending.origin == Origin(ORIGIN.topic, ORIGIN.partition, ORIGIN.offset)
+    await asyncio.sleep(1)
+    assert bench.transport.sent("webhook-attempt") == ["1"]
 
 
 @virtual_time

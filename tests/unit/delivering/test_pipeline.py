@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from dispatcher.contract.outcomes import (
     Attempt,
@@ -32,6 +33,12 @@ NOW_MS = int(WALL * 1000)
 
 def fresh(event: Any = EMAIL_EVENT, **fields: Any) -> ARecord:
     return record(event, **({"timestamp": NOW_MS} | fields))
+
+
+def parked_since(first_seen: float) -> ARecord:
+    """An event in the first tier that was attempted first at that unix time."""
+    headers = dict(RetryState(ORIGIN, first_seen, parks=1, reason="attempt_failed").headers())
+    return fresh(headers=headers, topic=f"{ORIGIN.topic}.retry.30s")
 
 
 @virtual_time
@@ -84,7 +91,7 @@ async def test_a_failed_event_is_parked_as_it_came_with_its_journey() -> None:
     assert kept.headers[:2] == (("imsOrgId", b"o"), ("x", b"1"))
     assert RetryState.of(kept) == RetryState(
         origin=ORIGIN, first_seen=WALL, attempts=4, parks=1, not_before=pytest.approx(wall() + 30, abs=0.1),
-        last_status=503, reason="attempt_failed",
+        last_status=503, reason="attempt_failed", origin_timestamp=NOW_MS,
     )  # fmt: skip
 
 
@@ -209,14 +216,68 @@ async def test_what_still_fails_at_the_age_limit_is_dead() -> None:
     """It would be too old when it is due: it dies now, not then."""
     bench = Bench(404)
     day = 86_400
-    old = fresh(timestamp=NOW_MS - (day - 20) * 1000)
-    young = fresh(timestamp=NOW_MS - (day - 40) * 1000)
+    old, young = parked_since(WALL - day + 110), parked_since(WALL - day + 130)
 
-    assert await bench.process(young) == Parked(0, ParkReason.ATTEMPT_FAILED)
+    assert await bench.process(young) == Parked(1, ParkReason.ATTEMPT_FAILED)
     assert await bench.process(old) == Dead(DeadReason.EXPIRED)
     (headers,) = bench.dead()
     assert headers["detail"] == "not delivered at the age limit; last: answered 404"
     assert headers["attempts"] == "1"
+
+
+@virtual_time
+@pytest.mark.parametrize("timestamp", [NOW_MS // 1000, NOW_MS - 25 * 3_600_000, 0, -1, NOW_MS * 1000])
+async def test_the_age_of_a_fresh_event_begins_with_its_first_attempt_whatever_its_timestamp(timestamp: int) -> None:
+    """Timestamps in seconds or microseconds, none, and those of a replay or a backlog."""
+    bench = Bench(404)
+
+    assert await bench.process(fresh(timestamp=timestamp)) == Parked(0, ParkReason.ATTEMPT_FAILED)
+    ((_, retry_state),) = bench.parked()
+    assert retry_state.first_seen == pytest.approx(WALL, abs=0.1)
+    assert retry_state.origin_timestamp == max(0, timestamp)
+    (parked,) = bench.written("retry.30s")
+    later = record(parked.value, dict(parked.headers), topic=parked.topic, timestamp=NOW_MS)
+    assert await bench.process(later) == Parked(1, ParkReason.ATTEMPT_FAILED)
+    assert bench.parked()[-1][1].first_seen == retry_state.first_seen, "kept from hop to hop"
+
+
+@virtual_time
+async def test_a_retry_state_is_believed_on_own_topics_only() -> None:
+    bench = Bench(404)
+    forged = RetryState(Origin("x", 0, 1), WALL - 10**9, attempts=50, parks=90, not_before=WALL + 10**9)
+
+    assert await bench.process(fresh(headers=dict(forged.headers()))) == Parked(0, ParkReason.ATTEMPT_FAILED)
+    ((_, retry_state),) = bench.parked()
+    assert (retry_state.origin, retry_state.attempts, retry_state.parks) == (ORIGIN, 1, 1)
+    assert bench.transport.sent("webhook-attempt") == ["1"]
+
+
+@virtual_time
+async def test_an_event_that_its_tier_does_not_accept_is_dead_as_too_large() -> None:
+    bench = Bench(404)
+    bench.producer.too_large = {f"{ORIGIN.topic}.retry.30s": 100}
+
+    assert await bench.process(fresh()) == Dead(DeadReason.TOO_LARGE)
+    (headers,) = bench.dead()
+    assert "retry.30s accepts no record" in headers["detail"]
+    assert (headers["attempts"], headers["parks"], headers["last-status"]) == ("1", "0", "404")
+
+
+@virtual_time
+async def test_a_dead_event_is_counted_for_its_tenant_and_is_no_longer_waiting() -> None:
+    bench = Bench(404)
+    tenants = bench.pipeline._tenants
+    tenants.configure([TENANT])
+    name = "dispatcher_tenant_events_total"
+    labels = {"org": TENANT.org, "sandbox": "", "outcome": "dead_lettered"}
+    before = REGISTRY.get_sample_value(name, labels) or 0
+    old = parked_since(WALL - 86_390)
+    tenants.worst.parked(TENANT, WALL - 86_390, WALL)
+    assert TENANT in tenants.worst._waiting
+
+    assert await bench.process(old) == Dead(DeadReason.EXPIRED)
+    assert REGISTRY.get_sample_value(name, labels) == before + 1
+    assert TENANT not in tenants.worst._waiting
 
 
 @virtual_time
@@ -270,8 +331,7 @@ async def test_events_of_a_webhook_that_can_not_be_used_wait_in_the_tiers_until_
     assert await bench.process(fresh()) == Parked(0, ParkReason.UNUSABLE)
     (tier, retry_state), *_ = bench.parked()
     assert (tier, retry_state.attempts, retry_state.reason) == ("30s", 0, "unusable")
-    old = fresh(timestamp=NOW_MS - 86_400_000)
-    assert await bench.process(old) == Dead(DeadReason.EXPIRED)
+    assert await bench.process(parked_since(WALL - 86_400)) == Dead(DeadReason.EXPIRED)
     assert "no key decrypts it" in bench.dead()[0]["detail"]
     assert bench.transport.requests == []
 
