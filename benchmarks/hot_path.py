@@ -19,6 +19,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import trustme
@@ -206,12 +207,13 @@ class Parts:
 
     def pipeline(self, deliveries: Deliverer) -> Pipeline:
         unused: Any = None
+        nothing_parked: Any = SimpleNamespace(topics=())
         tenants = metrics.TenantMetrics(MetricsSettings())
         tenants.configure([self.webhook.tenant])
         return Pipeline(
             webhooks=self.cache,
             deliveries=deliveries,
-            retry_topics=unused,
+            retry_topics=nothing_parked,
             dead_letters=unused,
             policy=self.policy,
             max_body=self.delivery.max_body,

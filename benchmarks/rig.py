@@ -196,7 +196,7 @@ class Rig:
         settings = merged(
             {
                 "apiVersion": "dispatcher/v1",
-                "kafka": {"bootstrap_servers": self.bootstrap_servers, "topic": topic, "group_id": group or f"g-{uuid4().hex[:8]}"},
+                "kafka": {"bootstrap_servers": self.bootstrap_servers, "topic": topic, "topic_prefix": topic, "group_id": group or f"g-{uuid4().hex[:8]}"},
                 "webhooks": {"path": str(webhooks), "secrets": {"files": [str(self.directory / "webhook-secrets")]}},
                 "egress": {"allow": ["127.0.0.0/8", "localhost"], "ca_bundle": str(self.receiver.ca)},
                 "retry": {"tiers": [f"{tier:g}s" for tier in TIERS], "max_age": "1h"},

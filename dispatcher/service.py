@@ -7,6 +7,7 @@ second signal cancels what is still under way: nothing is lost by it, only repea
 """
 
 import asyncio
+import hashlib
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
@@ -18,7 +19,7 @@ import structlog
 
 from dispatcher.auth.problems import problems_of
 from dispatcher.config.loader import webhook_secret_scope
-from dispatcher.config.settings import Settings, TracingSettings
+from dispatcher.config.settings import KafkaSettings, Settings, TracingSettings
 from dispatcher.config.webhooks import JwtAuth, Webhook, WebhookConfig
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.deliverer import Deliverer
@@ -29,13 +30,16 @@ from dispatcher.flow.fast_path import FastPath
 from dispatcher.flow.pipeline import Pipeline
 from dispatcher.health import STUCK_S, Check, HealthServer, LoopLag, Watched
 from dispatcher.kafka.attempt_log import KEEP_ANSWER, AttemptTopic
+from dispatcher.kafka.connection import until_answered
 from dispatcher.kafka.consumer import Consumer, Process
 from dispatcher.kafka.dead_letters import DeadLetters
+from dispatcher.kafka.former_topics import FormerTopics, find_former_topics
 from dispatcher.kafka.partition import ReadAheadLimit
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.readiness import kafka_checks
 from dispatcher.kafka.retry_topics import RetryTopics
+from dispatcher.kafka.topic_watch import TopicWatch
 from dispatcher.stores import WebhookSource, open_source
 from dispatcher.stores.cache import WebhookCache
 from dispatcher.stores.webhook_files import MAX_PROBLEMS, Rules
@@ -111,6 +115,7 @@ class Service:
         self._fresh = ReadAheadLimit(kafka.max_unfinished, kafka.max_unfinished_bytes)
         self._parked = ReadAheadLimit(max(1, kafka.max_unfinished // 4), kafka.max_unfinished_bytes // 4)
         self._lanes = LaneScheduler(settings.delivery, self._fresh)
+        self._topic_watch = TopicWatch(settings, self._kafka_problems)
         self._loop_lag = LoopLag()
         self._stop = asyncio.Event()
         self._source: WebhookSource | None = None
@@ -180,7 +185,10 @@ class Service:
             )
             if producer is None:
                 return
-            attempt_log = AttemptTopic(producer, settings.kafka.topic) if settings.attempt_log else None
+            former = await unless(self._stop, self._find_former_topics())
+            if former is None:
+                return
+            attempt_log = AttemptTopic(producer, settings.kafka.prefix) if settings.attempt_log else None
             keep_answer = KEEP_ANSWER if settings.attempt_log and settings.attempt_log_answers else 0
             tokens = TokenPosts(transport)
             deliveries = Deliverer(
@@ -188,19 +196,23 @@ class Service:
                 cache.is_current, attempt_log, keep_answer,
             )  # fmt: skip
             parts.push_async_callback(deliveries.close)
-            retry_topics = RetryTopics(producer, settings.kafka.topic, self._policy)
+            retry_topics = RetryTopics(producer, settings.kafka.prefix, self._policy, former.tiers)
             self._pipeline = Pipeline(
                 webhooks=cache if tracing is None else tracing.around_webhooks(cache),
                 deliveries=deliveries,
                 retry_topics=retry_topics,
-                dead_letters=DeadLetters(producer, settings.kafka.topic),
+                dead_letters=DeadLetters(producer, settings.kafka.prefix),
                 policy=self._policy,
                 max_body=settings.delivery.max_body,
                 max_record_bytes=settings.kafka.max_record_bytes,
                 brake=settings.dead_letters.brake,
                 tenants=self._tenants,
             )
-            process = self._pipeline.process if tracing is None else tracing.around(self._pipeline.process)
+            process = (
+                self._pipeline.process
+                if tracing is None
+                else tracing.around(self._pipeline.process, settings.kafka.topic)
+            )
             fast_path = None
             if tracing is None:  # a span needs the task of the full way
                 fast_path = FastPath(
@@ -209,25 +221,36 @@ class Service:
             self._consumers = self._made_consumers(process, fast_path, retry_topics)
             async with asyncio.TaskGroup() as tasks:
                 log_task = None if attempt_log is None else tasks.create_task(attempt_log.run(), name="attempt log")
+                watch_task = tasks.create_task(self._topic_watch.run(), name="topic watch")
                 running = [tasks.create_task(one.run(), name=repr(one)) for one in self._consumers]
                 await self._stop.wait()
                 for consumer in self._consumers:
                     consumer.stop()
                 await asyncio.wait(running)
+                watch_task.cancel()
                 if log_task is not None:
                     log_task.cancel()
+
+    async def _find_former_topics(self) -> FormerTopics:
+        """Topics of former names that have to be drained; none if the broker can't tell, which the log then says."""
+        try:
+            return await until_answered("topics of former names", lambda: find_former_topics(self._settings))
+        except (KeyError, AttributeError, ValueError) as error:  # aiokafka, on answers that it doesn't know
+            log.warning("topics of former names were not looked for", error=type(error).__name__)
+            return FormerTopics()
 
     def _made_consumers(
         self, process: Process, fast_path: FastPath | None, retry_topics: RetryTopics
     ) -> tuple[Consumer, Consumer]:
         kafka, drain = self._settings.kafka, self._settings.delivery.drain_timeout
+        retry = _retry_membership(kafka, retry_topics.topics)
         return (
             Consumer(
                 kafka, [kafka.topic], kafka.group_id, process, self._fresh, drain,
                 fast_path=fast_path, problems=self._kafka_problems,
             ),
             Consumer(
-                kafka, retry_topics.topics, f"{kafka.group_id}.retry", process, self._parked, drain,
+                retry, retry_topics.topics, f"{kafka.group_id}.retry", process, self._parked, drain,
                 due_in_s=retry_topics.due_in_s, problems=self._kafka_problems,
             ),
         )  # fmt: skip
@@ -293,6 +316,10 @@ class Service:
             Check("running", not self._stop.is_set(), "draining" if self._stop.is_set() else ""),
         ]
         checks += kafka_checks(self._consumers, self._kafka_problems.current)
+        if self._topic_watch.notices:
+            checks.append(
+                Check("topics of an earlier version", False, "; ".join(self._topic_watch.notices), required=False)
+            )
         engaged = [key for key, brake in (self._pipeline.brakes.items() if self._pipeline else ()) if brake.engaged]
         if engaged:
             names = ", ".join(f"{topic}/{partition}" for topic, partition in engaged)
@@ -323,6 +350,18 @@ def _listed(problems: Sequence[Problem]) -> str:
     rest = len(problems) - MAX_PROBLEMS
     more = [f"{rest:,} more problems"] if rest > 0 else []
     return "; ".join([*map(str, problems[:MAX_PROBLEMS]), *more])
+
+
+def _retry_membership(kafka: KafkaSettings, topics: Sequence[str]) -> KafkaSettings:
+    """The settings with a static member name that depends on the topics.
+
+    A static member that comes back under its name gets the partitions that it had, even if it subscribes to other
+    topics (Kafka compares the protocol's name only). After a change of the tiers or of their names it has to be new.
+    """
+    if kafka.group_instance_id is None:
+        return kafka
+    digest = hashlib.sha256("\n".join(sorted(topics)).encode()).hexdigest()[:8]
+    return kafka.model_copy(update={"group_instance_id": f"{kafka.group_instance_id}-{digest}"})
 
 
 def _hosts(webhook: Webhook) -> Iterator[tuple[str, TenantKey]]:

@@ -76,7 +76,9 @@ async def _explained(
     else:
         record = FileRecord(settings.kafka.topic, _content(event), int(time.time() * 1000))
     webhooks, problems = await checked_webhooks(settings)
-    limits = Limits(settings.kafka.max_record_bytes, settings.delivery.max_body, settings.delivery.timeout)
+    limits = Limits(
+        settings.kafka.max_record_bytes, settings.delivery.max_body, settings.delivery.timeout, settings.kafka.topic
+    )
     explanation = explain(record, webhooks, limits, time.time())
     more: tuple[Line, ...] = ()
     if problems:

@@ -1,4 +1,4 @@
-"""`dispatcher redrive`: dead events sent back to the topic of events."""
+"""`dispatcher redrive`: dead events sent back, by way of the shortest retry tier."""
 
 import asyncio
 import signal
@@ -13,10 +13,11 @@ from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, parsed_tenant, se
 from dispatcher.config.settings import Settings
 from dispatcher.config.units import format_duration, parse_duration, parse_rate
 from dispatcher.contract.outcomes import DeadReason
+from dispatcher.kafka.former_topics import dead_letter_topics
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.redrive import Redrive, Selection, Tally
-from dispatcher.kafka.topic_reader import open_topic, translating_kafka_errors
-from dispatcher.kafka.topics import dead_letter_topic
+from dispatcher.kafka.topic_reader import open_topics, translating_kafka_errors
+from dispatcher.kafka.topics import retry_topics
 from dispatcher.telemetry.logs import configure_logging
 
 INTERRUPTED = 1
@@ -58,7 +59,10 @@ async def _redrive(settings: Settings, selection: Selection, rate: float, *, dry
     progress = _Progress(rate)
     stop = asyncio.Event()
     with translating_kafka_errors(settings.kafka):
-        async with open_topic(settings.kafka, dead_letter_topic(settings.kafka.topic)) as dead:
+        topics = await dead_letter_topics(settings)
+        for former in topics[1:]:
+            typer.echo(f"topic {former}, of an earlier version, is read, too")
+        async with open_topics(settings.kafka, topics) as dead:
             redrive = Redrive(dead, selection, progress.told)
             tally = await redrive.count()
             _tell_selected(tally)
@@ -68,10 +72,12 @@ async def _redrive(settings: Settings, selection: Selection, rate: float, *, dry
             _stop_on_signals(stop)
             async with Producer(settings.kafka) as producer:
                 try:
-                    await redrive.send(producer, settings.kafka.topic, rate, stop)
+                    await redrive.send(
+                        producer, retry_topics(settings.kafka.prefix, settings.retry.tiers)[0], rate, stop
+                    )
                 finally:
                     progress.end(tally)
-    left = tally.total - tally.sent
+    left = tally.total - tally.sent - tally.too_large
     if left > 0:
         typer.echo(f"interrupted: {left} are left; the same command goes on where this one ended", err=True)
     return INTERRUPTED if left > 0 else 0
@@ -96,6 +102,11 @@ def _tell_selected(tally: Tally) -> None:
     for (tenant, reason), count in sorted(tally.selected.items()):
         typer.echo(f"{tenant:<{width}}  {reason:<13}  {count:>8}")
     typer.echo(f"{tally.total} dead events selected; {tally.already} more were sent back by an earlier redrive")
+    if tally.truncated:
+        typer.echo(
+            f"{tally.truncated} of the selected dead letters carry only a part of their event and can't be sent back: "
+            "their headers feedback-origin-* name the whole one"
+        )
 
 
 class _Progress:
@@ -119,6 +130,12 @@ class _Progress:
         if self._is_terminal:
             typer.echo("", err=True)
         typer.echo(f"{tally.sent} of {tally.total} sent back")
+        if tally.too_large:
+            typer.echo(
+                f"{tally.too_large} were not sent back: the retry topic accepts no record of their size; see "
+                "`dispatcher topics`",
+                err=True,
+            )
         if tally.repeatable:
             typer.echo(f"{tally.repeatable} of them could not be noted: the next redrive repeats them", err=True)
 

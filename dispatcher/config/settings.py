@@ -4,17 +4,28 @@ A misspelt key stops the start. Each part of the program is given its own group,
 seconds, sizes in bytes, once read.
 """
 
+import re
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    model_validator,
+)
 
 from dispatcher.config.secrets import Name, Secret
 from dispatcher.config.units import Bytes, Seconds
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+
+_TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]+", re.ASCII)
 
 MIN_SESSION_KEY: Final = 32
 """Bytes: as many as the hash that it keys."""
@@ -122,14 +133,36 @@ class KafkaSecurity(_Group):
         return self
 
 
+def _topic_name(name: str) -> str:
+    if not _TOPIC_NAME.fullmatch(name) or name in (".", ".."):
+        raise ValueError("is no legal topic name: use letters, digits, '.', '_' and '-' only")
+    return name
+
+
+def _fit_for_topics(group_id: str, info: ValidationInfo) -> str:
+    if info.data.get("topic_prefix") is None and (not _TOPIC_NAME.fullmatch(group_id) or group_id in (".", "..")):
+        raise ValueError(
+            "the dispatcher's own topics are named after it, and it is no legal topic name: set kafka.topic_prefix, "
+            "or use letters, digits, '.', '_' and '-' only"
+        )
+    return group_id
+
+
+TopicName = Annotated[Name, AfterValidator(_topic_name)]
+
+
 class KafkaSettings(_Group):
     """Where the events come from."""
 
     bootstrap_servers: Annotated[str, Field(min_length=1)]
     """host:port of one or more brokers, separated by commas."""
-    topic: Name = "delivery-events"
-    """Topic of delivery events; the retry and dead-letter topics are named after it."""
-    group_id: Name = "feedback-dispatcher"
+    topic: TopicName = "delivery-events"
+    """Topic of delivery events."""
+    topic_prefix: TopicName | None = None
+    """What the names of the dispatcher's own topics begin with: `<topic_prefix>.retry.30s`, `<topic_prefix>.dead`. The
+    group_id by default, so that two groups on one topic of events never share parked events. Versions before this
+    setting used the topic's name."""
+    group_id: Annotated[Name, AfterValidator(_fit_for_topics)] = "feedback-dispatcher"
     """Consumer group. Its members share the partitions; retry tiers are read by `<group_id>.retry`."""
     group_instance_id: Name | None = None
     """Stable name of this member (static membership): a restart within session_timeout causes no rebalance."""
@@ -154,6 +187,17 @@ class KafkaSettings(_Group):
     """A larger record is dead-lettered as unreadable."""
     idempotence: Literal["auto", "on", "off"] = "auto"
     """Idempotent producer for retry and dead-letter records; auto: where the broker can."""
+
+    @property
+    def prefix(self) -> str:
+        """What the names of the dispatcher's own topics begin with."""
+        return self.topic_prefix or self.group_id
+
+    @model_validator(mode="after")
+    def _events_are_not_own(self) -> Self:
+        if self.topic == f"{self.prefix}.dead" or self.topic.startswith(f"{self.prefix}.retry."):
+            raise ValueError(f"topic {self.topic} is one of the dispatcher's own topics: set another topic_prefix")
+        return self
 
 
 class WebhookSecretSettings(_Group):
@@ -403,7 +447,7 @@ class Settings(_Group):
     metrics: MetricsSettings = MetricsSettings()
     tracing: TracingSettings = TracingSettings()
     attempt_log: bool = False
-    """Write one record an attempt to `<topic>.attempts`, without personal data."""
+    """Write one record an attempt to `<group_id>.attempts`, without personal data."""
     attempt_log_answers: bool = False
     """Keep in it the first 2,048 bytes of what answered a failed attempt, for the console's page of an event. E-mail
     addresses, international numbers and tokens are masked; what else an endpoint says of people stays, so it is off."""

@@ -65,10 +65,10 @@ async def produce(
         await producer.flush()
 
 
-async def read_dead_letters(brokers: str, topic: str) -> dict[str, str]:
+async def read_dead_letters(brokers: str, group: str) -> dict[str, str]:
     """The reason of each record that is in the dead-letter topic now, by its key."""
     found: dict[str, str] = {}
-    partitions = [TopicPartition(dead_letter_topic(topic), number) for number in range(PARTITIONS)]
+    partitions = [TopicPartition(dead_letter_topic(group), number) for number in range(PARTITIONS)]
     consumer = AIOKafkaConsumer(bootstrap_servers=brokers, enable_auto_commit=False)
     await consumer.start()
     try:

@@ -21,6 +21,7 @@ from dispatcher.demo.planning import plan
 from dispatcher.demo.receiver import Receiver
 from dispatcher.demo.subject import Counts, Subject
 from dispatcher.demo.tenants import (
+    GROUP,
     MAX_AGE_S,
     TENANTS,
     TOPIC,
@@ -135,7 +136,7 @@ class Demo:
             await self._flow(brokers, subject, session)
         await console.stop(timeout_s=STOP_S)
         await subject.stop(timeout_s=STOP_S)
-        dead = await read_dead_letters(brokers, TOPIC)
+        dead = await read_dead_letters(brokers, GROUP)
         found = balance(self._sent.events, self._ledger.accepted(), dead, self._counts.skipped)
         return self._conclude(found, subject)
 

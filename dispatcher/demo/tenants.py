@@ -23,6 +23,7 @@ from dispatcher.demo.receiver import Endpoint
 from dispatcher.stores.sql.encryption import new_key
 
 TOPIC = "delivery-events"
+GROUP = "feedback-dispatcher"
 MAX_AGE_S = 8
 OUTAGE_S = 6.0
 KID = "demo-1"
@@ -66,7 +67,7 @@ def write_configuration(
     settings = {
         "apiVersion": "dispatcher/v1",
         # The embedded broker lets a new member wait half its session: 6 s is the least that can be set.
-        "kafka": {"bootstrap_servers": brokers, "topic": TOPIC, "session_timeout": "6s"},
+        "kafka": {"bootstrap_servers": brokers, "topic": TOPIC, "group_id": GROUP, "session_timeout": "6s"},
         "webhooks": {
             "store": "sql",
             "url": {"file": "secrets/database-url"},

@@ -1,4 +1,4 @@
-"""The attempt log: one compact record an attempt on `<topic>.attempts`, without personal data. Off by default.
+"""The attempt log: one compact record an attempt on `<group_id>.attempts`, without personal data. Off by default.
 
 It tells of deliveries and must never slow one down: records wait in a bounded queue, and what does not fit is counted
 and left out. Keys are `org/sandbox`, so that one tenant's attempts stand in one partition. A record names where its
@@ -35,9 +35,9 @@ _SHORTEST_SECRET: Final = 6
 class AttemptTopic:
     """Writes the attempt log; `run` is its task."""
 
-    def __init__(self, producer: Producer, topic: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, producer: Producer, prefix: str, clock: Callable[[], float] = time.time) -> None:
         self._producer = producer
-        self._topic = attempts_topic(topic)
+        self._topic = attempts_topic(prefix)
         self._clock = clock
         self._waiting: asyncio.Queue[tuple[bytes, bytes]] = asyncio.Queue(MOST_WAITING)
 

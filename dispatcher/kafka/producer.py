@@ -140,11 +140,15 @@ class Producer:
     def __init__(self, settings: KafkaSettings, problems: KafkaProblems | None = None) -> None:
         """`problems`: where what keeps it from writing is reported, if anywhere."""
         self._settings = settings
-    def __init__(self, settings: KafkaSettings, problems: KafkaProblems | None = None) -> None:
-        """`problems`: where what keeps it from writing is reported, if anywhere."""
-        self._settings = settings
         self._problems = problems or KafkaProblems()
         self._largest = largest_record(settings.max_record_bytes)
+        self._connections: dict[bool, _Connection] = {}
+        """By whether it is the one that numbers, as far as the broker can."""
+        self._connecting = asyncio.Lock()
+        self._suspects: dict[str, _Suspect] = {}
+        self._logged: dict[str, float] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._is_open = False
 
     async def __aenter__(self) -> Self:
         self._connections[True] = await until_answered("producer", self._connect_numbered)

@@ -1,7 +1,8 @@
-"""Redrive: dead events go back to the topic of events, to be delivered under the same webhook-id.
+"""Redrive: dead events go back to the shortest retry tier, due at once, to be delivered under the same webhook-id.
 
 A redriven record keeps key, value, headers and the `feedback-origin-*` of its first place, so that receivers see the
-id that they know; attempts, parks and age begin anew. It stays in the dead-letter topic, too: what was sent back is
+id that they know; attempts, parks and age begin anew. It doesn't go to the topic of events: other groups read that, and
+no `feedback-*` header is believed there. It stays in the dead-letter topic, too: what was sent back is
 noted in *marks*, records among the dead ones (key `feedback-redriven`, no value, the offsets in a header of the same
 name) in the partition that they speak of. A mark lies behind what it marks, so retention takes it away later, and it
 needs no further topic, group or right; committed offsets would be forgotten earlier than the dead letters are
@@ -25,7 +26,8 @@ from aiokafka import TopicPartition
 from dispatcher.contract.events import DeliveryEvent, read_event
 from dispatcher.contract.records import PREFIX, Record, RetryState, without_retry_state
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.errors import UnreadableEvent
+from dispatcher.errors import RecordTooLarge, UnreadableEvent
+from dispatcher.kafka.dead_letters import is_truncated
 from dispatcher.kafka.offset_tracker import Run, decode_runs, encode_runs
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.topic_reader import Range, TopicReader
@@ -102,7 +104,7 @@ class DeadEvent:
 
 def is_mark(record: Record) -> bool:
     """Whether a record of the dead-letter topic is no dead event but a note of what was redriven."""
-    return record.key == MARK.encode() and record.value is None
+    return record.key == MARK.encode() and record.value is None and any(name == MARK for name, _ in record.headers)
 
 
 @dataclass(slots=True)
@@ -116,6 +118,10 @@ class Tally:
     """Selected, but sent back by an earlier redrive."""
     gone: int = 0
     """Selected by position, but no longer in the topic."""
+    truncated: int = 0
+    """Selected, but not sent back: the dead letter carries only a part of the event."""
+    too_large: int = 0
+    """Not sent back: the retry topic doesn't accept a record of this size."""
     repeatable: int = 0
     """Sent back without a mark: the next redrive will repeat them."""
 
@@ -155,17 +161,20 @@ class Redrive:
         async for chosen in self._chosen():
             self.tally.selected.update((str(dead.tenant or "unknown"), dead.reason or "unknown") for dead in chosen)
         if self._selection.positions is not None:
-            self.tally.gone = len(self._selection.positions) - self.tally.total - self.tally.already
+            known = self.tally.total + self.tally.already + self.tally.truncated
+            self.tally.gone = len(self._selection.positions) - known
         return self.tally
 
     async def send(self, producer: Producer, topic: str, rate: float, stop: asyncio.Event) -> Tally:
-        """Send back, `rate` events a second at most, until done or told to stop.
+        """Send back to a retry topic, `rate` events a second at most, until done or told to stop.
+
+        An event that is too large for the topic is counted and left where it is.
 
         Raises:
             NotWritten: the broker refused a record or its mark; what was sent before is marked.
         """
         size = max(1, min(MAX_BATCH, int(rate / _BATCHES_A_SECOND)))
-        self.tally.already = 0
+        self.tally.already = self.tally.truncated = 0
         async for chosen in self._chosen():
             for at in range(0, len(chosen), size):
                 if stop.is_set():
@@ -182,9 +191,11 @@ class Redrive:
             events = [DeadEvent.of(record) for record in records if not is_mark(record)]
             selected = [dead for dead in events if self._selection.takes(dead)]
             fresh = [dead for dead in selected if not self._was_redriven(dead.record)]
+            whole = [dead for dead in fresh if not is_truncated(dead.record.headers)]
             self.tally.already += len(selected) - len(fresh)
-            if fresh:
-                yield fresh
+            self.tally.truncated += len(fresh) - len(whole)
+            if whole:
+                yield whole
 
     def _was_redriven(self, record: Record) -> bool:
         return record.offset in self._redriven[record.topic, record.partition]
@@ -203,13 +214,17 @@ class Redrive:
             await _mark(producer, sent)
             self.tally.repeatable -= len(sent)
         for result in results:
-            if isinstance(result, BaseException):
+            if isinstance(result, RecordTooLarge):
+                self.tally.too_large += 1
+            elif isinstance(result, BaseException):
                 raise result
 
 
 def fresh_headers(record: Record, now: float) -> list[tuple[str, bytes]]:
     """The headers of a dead record on its way back: its own, its first place, and a life that begins now."""
-    return [*without_retry_state(record.headers), *RetryState(RetryState.of(record).origin, first_seen=now).headers()]
+    dead = RetryState.of(record)
+    fresh = RetryState(dead.origin, round(now, 3), origin_timestamp=dead.origin_timestamp)
+    return [*without_retry_state(record.headers), *fresh.headers()]
 
 
 async def _mark(producer: Producer, records: Sequence[Record]) -> None:

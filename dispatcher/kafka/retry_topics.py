@@ -1,43 +1,54 @@
 """Parking: an event that can't be delivered now is written to its tier's topic."""
 
+from collections.abc import Mapping
+from typing import Final
+
 from dispatcher.contract.records import Record, RetryState, without_retry_state
 from dispatcher.delivery.retry_policy import RetryPolicy
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.topics import retry_topics
 
-CLOCKS_DIFFER_S = 60.0
-"""So far the clock of the replica that parked a record may be ahead of the one's that reads it."""
+CLOCKS_DIFFER_S: Final = 60.0
+"""Tolerated: how far the clock of the replica that parked a record may be ahead of the one's that reads it."""
 
 
 class RetryTopics:
-    """The tiers. A record keeps its key, value and headers, and gets its journey as `feedback-*` headers."""
+    """The tiers. A record keeps its key, value and headers, and gets its retry state as `feedback-*` headers."""
 
-    def __init__(self, producer: Producer, topic: str, policy: RetryPolicy) -> None:
+    def __init__(
+        self, producer: Producer, prefix: str, policy: RetryPolicy, former: Mapping[str, float] | None = None
+    ) -> None:
+        """`former`: topics of former names that are read, too, with the delay of each in seconds."""
         self._producer = producer
-        self._topics = retry_topics(topic, policy.tiers)
-        self._longest = {
-            name: policy.longest_wait_s(tier) for name, tier in zip(self._topics, policy.tiers, strict=True)
-        }
+        self._tiers = retry_topics(prefix, policy.tiers)
+        delays = {**(former or {}), **dict(zip(self._tiers, policy.tiers, strict=True))}
+        self._longest = {name: policy.longest_wait_s(delay) for name, delay in delays.items()}
+
+    @property
+    def tiers(self) -> tuple[str, ...]:
+        """The topics that are written, shortest delay first."""
+        return self._tiers
 
     @property
     def topics(self) -> tuple[str, ...]:
-        """Shortest delay first."""
-        return self._topics
+        """The topics that are read: those that are written, and those of former names."""
+        return (*self._tiers, *(name for name in self._longest if name not in self._tiers))
 
     async def park(self, record: Record, retry_state: RetryState, tier: int) -> None:
-        """Write the record to the tier; returns when the broker has it.
+        """Write the record to the tier; returns when the broker has acknowledged it.
 
         Raises:
-            NotWritten: it has not.
+            RecordTooLarge: the tier's topic doesn't accept a record of this size.
+            NotWritten: it was not written.
         """
         headers = [*without_retry_state(record.headers), *retry_state.headers()]
-        await self._producer.write(self._topics[tier], record.key, record.value, headers, "retry")
+        await self._producer.write(self._tiers[tier], record.key, record.value, headers, "retry")
 
     def due_in_s(self, record: Record, now: float) -> float:
-        """Seconds until a parked record is due, 0 or less where it is.
+        """Seconds until a parked record is due, 0 or less if it is due.
 
-        One that would have to wait for longer than its tier ever lets a record wait is due now: its header is wrong, or
-        the clock was set back since, and waiting would hold up everything behind it for as long as that.
+        A record that would have to wait longer than its tier lets any record wait, and than clocks may differ, is due
+        now: its header is wrong, or the clock was set back, and waiting would hold up every record behind it.
         """
         longest = self._longest.get(record.topic, 0.0)
         wait = RetryState.of(record).not_before - now

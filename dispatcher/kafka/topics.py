@@ -1,32 +1,43 @@
-"""The topics that the dispatcher uses, named after the topic of delivery events, and their sound settings."""
+"""The dispatcher's own topics: their names, their sound settings, and how they are created.
 
-from collections.abc import Mapping
+They are named after the consumer group, so that two groups on one topic of events never touch each other's parked and
+dead events. Creating them never touches the topic of events, which belongs to the producer of events.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from aiokafka.admin import NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
-from dispatcher.config.settings import Settings
+from dispatcher.config.settings import KafkaSettings, Settings
 from dispatcher.config.units import format_duration
+from dispatcher.delivery.retry_policy import RetryPolicy
 from dispatcher.errors import DispatcherError
 from dispatcher.kafka.connection import admin_client
+from dispatcher.kafka.producer import HEADER_ROOM, largest_record
 
-_DAY_S = 86_400
-
-
-def retry_topics(topic: str, tiers: tuple[float, ...]) -> tuple[str, ...]:
-    """Names of the tiers' topics, shortest delay first: `<topic>.retry.30s`."""
-    return tuple(f"{topic}.retry.{format_duration(tier)}" for tier in tiers)
-
-
-def dead_letter_topic(topic: str) -> str:
-    """`<topic>.dead`"""
-    return f"{topic}.dead"
+_DAY_S: Final = 86_400
+_HOUR_S: Final = 3_600
+_SET_ON_THE_TOPIC: Final = 1
+"""`config_source` of a value that was set on the topic itself."""
 
 
-def attempts_topic(topic: str) -> str:
-    """`<topic>.attempts`"""
-    return f"{topic}.attempts"
+def retry_topics(prefix: str, tiers: Sequence[float]) -> tuple[str, ...]:
+    """Names of the tiers' topics, shortest delay first: `<prefix>.retry.30s`."""
+    return tuple(f"{prefix}.retry.{format_duration(tier)}" for tier in tiers)
+
+
+def dead_letter_topic(prefix: str) -> str:
+    """`<prefix>.dead`"""
+    return f"{prefix}.dead"
+
+
+def attempts_topic(prefix: str) -> str:
+    """`<prefix>.attempts`"""
+    return f"{prefix}.attempts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,61 +48,157 @@ class TopicPlan:
     partitions: int
     replication: int
     config: Mapping[str, str]
+    least_retention_s: float
+    """A topic that keeps its records for less time loses events."""
+    least_message_bytes: int
+    """A topic that accepts less can't take the largest event with the dispatcher's headers."""
 
 
 def planned_topics(settings: Settings, partitions: int, replication: int) -> list[TopicPlan]:
-    """Everything but the topic of events itself, whose owner is the producer of events.
+    """The dispatcher's own topics: the retry topics, the dead letters and, if switched on, the attempt log.
 
-    A parked record must outlive the age limit, a dead one a fortnight of holidays. They may be larger than the record
-    they were made from, by their headers.
+    A parked record must outlive the age limit, a dead one a fortnight of holidays. Records may be larger than the event
+    by their headers.
     """
-    largest = str(settings.kafka.max_record_bytes * 2 + 64 * 1024)
+    kafka, policy = settings.kafka, RetryPolicy.of(settings.retry)
     keep_s = settings.retry.max_age + 3 * _DAY_S
     insync = {"min.insync.replicas": "2"} if replication >= 3 else {}
 
-    def plan(name: str, retention_s: float) -> TopicPlan:
+    def plan(name: str, retention_s: float, least_s: float) -> TopicPlan:
         config = {
             "cleanup.policy": "delete",
             "retention.ms": str(int(retention_s * 1000)),
-            "max.message.bytes": largest,
+            "max.message.bytes": str(largest_record(kafka.max_record_bytes)),
         }
-        return TopicPlan(name, partitions, replication, config | insync)
+        return TopicPlan(name, partitions, replication, config | insync, least_s, kafka.max_record_bytes + HEADER_ROOM)
 
-    topic = settings.kafka.topic
-    plans = [plan(name, keep_s) for name in retry_topics(topic, settings.retry.tiers)]
-    plans.append(plan(dead_letter_topic(topic), 14 * _DAY_S))
+    # A parked record waits for its tier's delay, a held one for an hour; and an interruption may last an hour.
+    plans = [
+        plan(name, keep_s, max(policy.longest_wait_s(tier), _HOUR_S) + _HOUR_S)
+        for name, tier in zip(retry_topics(kafka.prefix, policy.tiers), policy.tiers, strict=True)
+    ]
+    plans.append(plan(dead_letter_topic(kafka.prefix), 14 * _DAY_S, _DAY_S))
     if settings.attempt_log:
-        plans.append(plan(attempts_topic(topic), 7 * _DAY_S))
+        plans.append(plan(attempts_topic(kafka.prefix), 7 * _DAY_S, 0))
     return plans
 
 
-async def create_topics(settings: Settings, replication: int, partitions: int | None = None) -> dict[str, str]:
-    """Create what is missing; partitions as many as the topic of events has, where not given.
+@dataclass(frozen=True, slots=True)
+class FoundTopic:
+    """One topic as it is."""
 
-    Gives what became of each topic: `created` or `exists`.
+    partitions: int
+    replication: int
+    config: Mapping[str, str] | None
+    """None if the permission to see it (DESCRIBE_CONFIGS) is missing."""
+    own_config: Mapping[str, str]
+    """What was set on the topic itself."""
+
+
+async def found_topics(admin: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, FoundTopic]:
+    """Those of the topics that exist and that the user may see. Creates none, whatever the broker's settings."""
+    # All topics are asked for: asking for these would create them if the broker creates topics automatically.
+    described = {found["topic"]: found["partitions"] for found in await admin.describe_topics()}
+    there = [name for name in names if name in described]
+    configs = await _configs(admin, there) if there else {}
+    found = {}
+    for name in there:
+        partitions = described[name]
+        replication = min((len(one["replicas"]) for one in partitions), default=0)
+        config, own = configs.get(name, (None, {}))
+        found[name] = FoundTopic(len(partitions), replication, config, own)
+    return found
+
+
+async def _configs(
+    admin: AIOKafkaAdminClient, names: Sequence[str]
+) -> dict[str, tuple[Mapping[str, str], Mapping[str, str]]]:
+    answers = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in names])
+    found: dict[str, tuple[Mapping[str, str], Mapping[str, str]]] = {}
+    for answer in answers:
+        for code, _, _, name, entries in answer.resources:
+            if code == 0:
+                values = {entry[0]: entry[1] or "" for entry in entries}
+                own = {entry[0]: entry[1] or "" for entry in entries if entry[3] == _SET_ON_THE_TOPIC}
+                found[name] = (values, own)
+    return found
+
+
+async def create_topics(settings: Settings, replication: int, partitions: int | None = None) -> dict[str, str]:
+    """Create what is missing, and set what existing topics lack, as `lacking_config` finds it.
+
+    Partitions: as many as the topic of events has, unless given.
+    Returns what was done by topic: `created`, `exists`, or `set retention.ms=…`.
 
     Raises:
-        DispatcherError: the broker refused one; the message says which and why.
+        DispatcherError: the topic of events is missing and no number of partitions is given, or the broker refused.
     """
     async with admin_client(settings.kafka) as admin:
+        names = [plan.name for plan in planned_topics(settings, 1, 1)]
+        found = await found_topics(admin, [settings.kafka.topic, *names])
         if partitions is None:
-            # All topics are asked for: asking for this one would create it where the broker creates topics.
-            described = {found["topic"]: found["partitions"] for found in await admin.describe_topics()}
-            partitions = len(described.get(settings.kafka.topic, ())) or 1
-        plans = planned_topics(settings, partitions, replication)
-        existing = set(await admin.list_topics())
-        missing = [plan for plan in plans if plan.name not in existing]
-        if missing:
-            _raise_refusals(await admin.create_topics([_new_topic(plan) for plan in missing]))
-        return {plan.name: "created" if plan in missing else "exists" for plan in plans}
+            partitions = _partitions_of_events(settings.kafka, found)
+        done = {}
+        for plan in planned_topics(settings, partitions, replication):
+            there = found.get(plan.name)
+            if there is None:
+                done[plan.name] = await _create(admin, plan)
+            elif lacking := lacking_config(plan, there):
+                await _set_config(admin, plan.name, {**there.own_config, **lacking})
+                done[plan.name] = "set " + ", ".join(f"{key}={value}" for key, value in lacking.items())
+            else:
+                done[plan.name] = "exists"
+        return done
 
 
-def _new_topic(plan: TopicPlan) -> NewTopic:
-    return NewTopic(plan.name, plan.partitions, plan.replication, topic_configs=dict(plan.config))
+def lacking_config(plan: TopicPlan, topic: FoundTopic) -> dict[str, str]:
+    """The planned values of what the topic's configuration must not stay without; empty if it can't be seen."""
+    config = topic.config
+    if config is None:
+        return {}
+    lacking = []
+    if config.get("cleanup.policy", "delete") != "delete":
+        lacking.append("cleanup.policy")
+    if 0 <= config_number(config, "retention.ms") < plan.least_retention_s * 1000:
+        lacking.append("retention.ms")
+    if 0 <= config_number(config, "max.message.bytes") < plan.least_message_bytes:
+        lacking.append("max.message.bytes")
+    return {key: plan.config[key] for key in lacking}
 
 
-def _raise_refusals(response: object) -> None:
-    for name, code, *rest in getattr(response, "topic_errors", []):
+def config_number(config: Mapping[str, str], name: str) -> int:
+    """-1, which Kafka reads as unlimited, if there is none."""
+    try:
+        return int(config.get(name, "-1"))
+    except ValueError:
+        return -1
+
+
+def _partitions_of_events(kafka: KafkaSettings, found: Mapping[str, FoundTopic]) -> int:
+    events = found.get(kafka.topic)
+    if events is None:
+        raise DispatcherError(
+            f"there is no topic {kafka.topic} (kafka.topic), whose number of partitions the others get: "
+            "create it first, or give --partitions"
+        )
+    return events.partitions
+
+
+async def _create(admin: AIOKafkaAdminClient, plan: TopicPlan) -> str:
+    topic = NewTopic(plan.name, plan.partitions, plan.replication, topic_configs=dict(plan.config))
+    response = await admin.create_topics([topic])  # refusals are in the answer, not raised
+    for name, code, *rest in response.topic_errors:
         error = for_code(code)
-        if code and error is not TopicAlreadyExistsError:
+        if error is TopicAlreadyExistsError:  # the list of topics that this broker gave was a moment old
+            return "exists"
+        if code:
             raise DispatcherError(f"topic {name}: {error.__name__} {rest[0] if rest else ''}".rstrip())
+    return "created"
+
+
+async def _set_config(admin: AIOKafkaAdminClient, name: str, config: Mapping[str, str]) -> None:
+    """Set the topic's own config: the request replaces all of it."""
+    for answer in await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, configs=dict(config))]):
+        for code, message, *_ in answer.resources:
+            if code:
+                raise DispatcherError(f"topic {name}: {for_code(code).__name__} {message or ''}".rstrip())

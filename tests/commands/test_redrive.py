@@ -39,7 +39,7 @@ class Dead:
     def __init__(self, broker: Broker, producer: Producer, topic: str, config: Path) -> None:
         self.broker = broker
         self.topic = topic
-        self._settings = KafkaSettings(bootstrap_servers=broker.bootstrap_servers, topic=topic)
+        self._settings = KafkaSettings(bootstrap_servers=broker.bootstrap_servers, topic=topic, topic_prefix=topic)
         self._producer = producer
         self.config = config
         self._letters = DeadLetters(producer, topic)
@@ -62,7 +62,7 @@ class Dead:
         async with open_topic(self._settings, f"{self.topic}.dead") as reader:
             redrive = Redrive(reader, selection)
             await redrive.count()
-            return await redrive.send(self._producer, self.topic, rate, asyncio.Event())
+            return await redrive.send(self._producer, f"{self.topic}.retry.30s", rate, asyncio.Event())
 
     async def count(self, selection: Selection = EVERYTHING) -> tuple[int, int]:
         """How many are selected, and how many of those were sent back before."""
@@ -71,16 +71,16 @@ class Dead:
             return tally.total, tally.already
 
     async def sent(self) -> list[ConsumerRecord]:
-        """What stands in the topic of events."""
-        return await topics.read_all(self.broker.bootstrap_servers, self.topic)
+        """What stands in the shortest tier."""
+        return await topics.read_all(self.broker.bootstrap_servers, f"{self.topic}.retry.30s")
 
 
 @pytest.fixture
 async def dead(kafka: Broker, tmp_path: Path) -> AsyncIterator[Dead]:
     topic = f"redrive-{next(_numbers)}"
-    for name in (topic, f"{topic}.dead"):
+    for name in (topic, f"{topic}.dead", f"{topic}.retry.30s"):
         await topics.create_topic(kafka.bootstrap_servers, name, partitions=3)
-    config = write_settings(tmp_path, kafka.bootstrap_servers, kafka={"topic": topic})
+    config = write_settings(tmp_path, kafka.bootstrap_servers, kafka={"topic": topic, "topic_prefix": topic})
     async with Producer(KafkaSettings(bootstrap_servers=kafka.bootstrap_servers, topic=topic)) as producer:
         yield Dead(kafka, producer, topic, config)
 
@@ -217,7 +217,9 @@ def test_a_time_is_an_age_or_a_date() -> None:
 
 
 async def test_without_a_dead_letter_topic_there_is_nothing_to_send(kafka: Broker, tmp_path: Path) -> None:
-    config = write_settings(tmp_path, kafka.bootstrap_servers, kafka={"topic": "never-made"})
+    config = write_settings(
+        tmp_path, kafka.bootstrap_servers, kafka={"topic": "never-made", "topic_prefix": "never-made"}
+    )
     ran = await called("redrive", "-c", config)
     assert (ran.status, ran.out) == (1, "")
     assert "there is no topic never-made.dead" in ran.err

@@ -72,7 +72,7 @@ def test_what_the_comments_call_defaults_are_the_defaults(config: Path) -> None:
     assert Settings.model_validate(data) == settings
     for group, values in data.items():
         if isinstance(values, dict):
-            optional = {"security", "url", "encryption_keys", *examples}
+            optional = {"security", "topic_prefix", "url", "encryption_keys", *examples}
             assert set(values) >= set(type(getattr(settings, group)).model_fields) - optional, group
 
 

@@ -47,8 +47,8 @@ attempt_log: perhaps
         "did you mean 'SASL_SSL'?",
         "x.yaml:5: kafka.security.password: a secret can't stand here: write {file: PATH} or {env: NAME}",
         "x.yaml:6: kafka.session_timeout: must be at least 2",
-        "x.yaml:7: kafka.nonsense: unknown key; known here: bootstrap_servers, topic, group_id, group_instance_id, "
-        "client_id, security, auto_offset_reset, session_timeout, commit_interval, partition_window, max_unfinished, "
+        "x.yaml:7: kafka.nonsense: unknown key; known here: bootstrap_servers, topic, topic_prefix, group_id, "
+        "group_instance_id, client_id, security, auto_offset_reset, session_timeout, commit_interval, partition_window, max_unfinished, "
         "max_unfinished_bytes, fetch_max_bytes, max_record_bytes, idempotence",
         "x.yaml:8: webhook: unknown key; did you mean 'webhooks'?",
         "x.yaml:9: retry.tiers: must be a list, not text",

@@ -363,7 +363,16 @@ class Stage:
 
     @property
     def dead_topic(self) -> str:
-        return dead_letter_topic(self.topic)
+        return dead_letter_topic(self.prefix)
+
+    @property
+    def prefix(self) -> str:
+        """What the dispatcher's own topics are named after: the group."""
+        return group_of(self.topic)
+
+    async def create_topics(self, prefix: str) -> None:
+        """The own topics of another group, or of former names."""
+        await create_own_topics(self.bootstrap_servers, prefix, 4)
 
     @property
     def settings(self) -> Json:
@@ -373,7 +382,7 @@ class Stage:
             "kafka": {
                 "bootstrap_servers": self.bootstrap_servers,
                 "topic": self.topic,
-                "group_id": f"group-{self.topic}",
+                "group_id": group_of(self.topic),
                 # A restart then needs no rebalance, so that a kill costs no session timeout.
                 "group_instance_id": "one",
             },
@@ -464,7 +473,7 @@ class Stage:
 
     async def committed(self) -> dict[int, int]:
         """Committed offset by partition of the topic of events."""
-        found = await topics.committed(self.bootstrap_servers, f"group-{self.topic}")
+        found = await topics.committed(self.bootstrap_servers, group_of(self.topic))
         return {tp.partition: state.offset for tp, state in found.items() if tp.topic == self.topic}
 
 
@@ -482,10 +491,24 @@ async def stage(bootstrap_servers: str, directory: Path, partitions: int = 4) ->
             await made.close()
 
 
+def group_of(topic: str) -> str:
+    """The consumer group of a stage with this topic of events."""
+    return f"group-{topic}"
+
+
 async def create_topics(bootstrap_servers: str, topic: str, partitions: int) -> None:
-    """The topic of events, its tiers and its dead letters."""
+    """The topic of events, and the tiers and dead letters of its group."""
+    await _create(bootstrap_servers, [topic], partitions)
+    await create_own_topics(bootstrap_servers, group_of(topic), partitions)
+
+
+async def create_own_topics(bootstrap_servers: str, prefix: str, partitions: int) -> None:
+    """The tiers and the dead letters."""
+    await _create(bootstrap_servers, [*retry_topics(prefix, TIERS), dead_letter_topic(prefix)], partitions)
+
+
+async def _create(bootstrap_servers: str, names: Sequence[str], partitions: int) -> None:
     config = {"max.message.bytes": str(LARGEST_RECORD)}
-    names = [topic, *retry_topics(topic, TIERS), dead_letter_topic(topic)]
     async with topics.admin_client(bootstrap_servers) as admin:
         response = await admin.create_topics([NewTopic(name, partitions, 1, topic_configs=config) for name in names])
     for _, code, message, *_ in response.topic_errors:

@@ -29,12 +29,12 @@ async def test_every_attempt_leaves_one_record_without_personal_data(scene: Stag
         made = await asyncio.to_thread(
             subprocess.run, [*command, "--replication", "1"], capture_output=True, text=True, check=True
         )
-        assert f"{scene.topic}.attempts: created" in made.stdout
+        assert f"{scene.prefix}.attempts: created" in made.stdout
         assert f"{scene.dead_topic}: exists" in made.stdout
         dispatcher.start()
         await scene.produce([tenant], 5)
         await scene.all_accepted(dispatcher)
-        attempts = f"{scene.topic}.attempts"
+        attempts = f"{scene.prefix}.attempts"
 
         async def written() -> bool:
             return len(await topics.read_all(scene.bootstrap_servers, attempts)) >= 10
@@ -73,7 +73,7 @@ async def test_what_failed_attempts_were_answered_is_kept_where_that_is_wanted(s
 
     scene.receiver.behave(f"/{failing.org}", objects)
     scene.receiver.behave(f"/{fine.org}", thanks)
-    attempts = f"{scene.topic}.attempts"
+    attempts = f"{scene.prefix}.attempts"
     await topics.create_topic(scene.bootstrap_servers, attempts)
     async with scene.dispatcher(attempt_log=True, attempt_log_answers=True) as dispatcher:
         dispatcher.start()

@@ -34,7 +34,7 @@ from dispatcher.stores.sql.encryption import Encryption, new_key
 from dispatcher.stores.sql.migrate import upgrade
 from dispatcher.stores.sql.repository import WebhookRepository
 from tests.integration.brokers import needs_kafka
-from tests.integration.harness import LARGEST_RECORD, TIERS, Dispatcher, Json, Stage, create_topics, until
+from tests.integration.harness import LARGEST_RECORD, TIERS, Dispatcher, Json, Stage, create_topics, group_of, until
 from tests.kafka import topics
 from tests.kafka.apache_kafka import ApacheKafka
 from tests.kafka.server_properties import KafkaOptions, Listener
@@ -396,7 +396,7 @@ async def a_scene(broker: ApacheKafka, directory: Path) -> AsyncIterator[Scene]:
     topic = f"canaries-{directory.name[-12:]}"
     async with Witness(trustme.CA()) as witness:
         await create_topics(broker.bootstrap_servers, topic, 4)
-        await topics.create_topic(broker.bootstrap_servers, attempts_topic(topic))
+        await topics.create_topic(broker.bootstrap_servers, attempts_topic(group_of(topic)))
         witness.authority.cert_pem.write_to_path(str(directory / "ca.pem"))
         volume = MountedVolume(directory / "webhooks.d")
         stage = Stage(broker.bootstrap_servers, directory, witness, topic, volume)
@@ -488,7 +488,7 @@ async def _asked_afterwards(scene: Scene, dispatcher: Dispatcher) -> None:
     config, told = str(dispatcher.path), scene.told
     told["check"] = await command(scene, "check", "-c", config)
     told["webhooks list"] = await command(scene, "webhooks", "list", "-c", config)
-    for topic in (scene.stage.topic, scene.stage.dead_topic, retry_topics(scene.stage.topic, TIERS)[0]):
+    for topic in (scene.stage.topic, scene.stage.dead_topic, retry_topics(scene.stage.prefix, TIERS)[0]):
         place = ("--topic", topic, "--partition")
         for partition in range(2):
             name = f"explain {topic}/{partition}"
@@ -506,12 +506,12 @@ async def _asked_afterwards(scene: Scene, dispatcher: Dispatcher) -> None:
 
 async def _records(scene: Scene) -> None:
     """What was written: attempts whole; of parked and dead records the headers that we gave them."""
-    servers, topic = scene.stage.bootstrap_servers, scene.stage.topic
-    attempts = await topics.read_all(servers, attempts_topic(topic))
+    servers, prefix = scene.stage.bootstrap_servers, scene.stage.prefix
+    attempts = await topics.read_all(servers, attempts_topic(prefix))
     assert len(attempts) > 30
     scene.told["attempt log"] = "\n".join(repr((one.key, one.value, one.headers)) for one in attempts)
     reasons: set[str] = set()
-    for name in (dead_letter_topic(topic), *retry_topics(topic, TIERS)):
+    for name in (dead_letter_topic(prefix), *retry_topics(prefix, TIERS)):
         records = await topics.read_all(servers, name)
         ours = [[pair for pair in one.headers if pair[0].startswith("feedback-")] for one in records]
         scene.told[f"headers in {name}"] = "\n".join(map(repr, ours))

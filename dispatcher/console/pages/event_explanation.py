@@ -86,7 +86,9 @@ async def decision_on(
     """
     record = await _first_kept(settings.kafka, places)
     known = Webhook.of(webhook.config(), webhook.id)
-    limits = Limits(settings.kafka.max_record_bytes, settings.delivery.max_body, settings.delivery.timeout)
+    limits = Limits(
+        settings.kafka.max_record_bytes, settings.delivery.max_body, settings.delivery.timeout, settings.kafka.topic
+    )
     explained = explain(record, [known], limits, now)
     event = explained.event
     if event is None or event.tenant != webhook.tenant or event.webhook_id != event_id:
@@ -108,7 +110,7 @@ async def decision_on(
 
 
 async def _first_kept(settings: KafkaSettings, places: Sequence[Origin]) -> Record:
-    known = (settings.topic, dead_letter_topic(settings.topic))
+    known = (settings.topic, dead_letter_topic(settings.prefix))
     missing = NotFound("the event came from another topic than is read now")
     for place in places:
         if place.topic in known:

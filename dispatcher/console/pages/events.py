@@ -77,10 +77,10 @@ class Known:
         found = next((fact.origin for fact in reversed(self.attempts) if fact.origin is not None), None)
         return self.death.origin if found is None and self.death is not None else found
 
-    def places(self, topic: str) -> list[Origin]:
+    def places(self, prefix: str) -> list[Origin]:
         """Where its record may be found: where it first stood, then among the dead, which are kept for longer."""
         found = [] if self.origin is None else [self.origin]
-        return found if self.death is None else [*found, Origin(dead_letter_topic(topic), *place_of(self.death.id))]
+        return found if self.death is None else [*found, Origin(dead_letter_topic(prefix), *place_of(self.death.id))]
 
 
 def add_to(app: web.Application, site: Site) -> None:
@@ -125,7 +125,7 @@ class EventPage:
     ) -> tuple[event_explanation.Decision | None, str]:
         """Where it was asked for: the decision, or why there is none."""
         settings, shows_people = self._site.parts.settings, person_of(request).is_admin
-        places = known.places(settings.kafka.topic)
+        places = known.places(settings.kafka.prefix)
         if "explain" not in request.query or not places:
             return None, ""
         try:

@@ -123,7 +123,7 @@ class AttemptLog:
         self._is_on = settings.attempt_log
         self.memory = memory or AttemptMemory()
         self.follower = TopicTailer(
-            settings.kafka, attempts_topic(settings.kafka.topic), self.memory,
+            settings.kafka, attempts_topic(settings.kafka.prefix), self.memory,
             keep_s=KEEP_S, most_read=MOST_READ,
             if_missing="set attempt_log: true for the dispatchers, and make it with `dispatcher topics --create`",
         )  # fmt: skip

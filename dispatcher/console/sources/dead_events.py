@@ -22,7 +22,7 @@ from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.redrive import Redrive, Selection, Tally
 from dispatcher.kafka.topic_reader import open_topic, translating_kafka_errors
 from dispatcher.kafka.topic_tailer import TopicTailer
-from dispatcher.kafka.topics import dead_letter_topic
+from dispatcher.kafka.topics import dead_letter_topic, retry_topics
 from dispatcher.stores.sql.records import Orgs
 from dispatcher.tasks import end
 from dispatcher.telemetry import metrics
@@ -52,7 +52,8 @@ class DeadLetterLog:
         self, settings: Settings, memory: DeadMemory | None = None, clock: Callable[[], float] = time.time
     ) -> None:
         self._kafka = settings.kafka
-        self._topic = dead_letter_topic(settings.kafka.topic)
+        self._topic = dead_letter_topic(settings.kafka.prefix)
+        self._redrive_to = retry_topics(settings.kafka.prefix, settings.retry.tiers)[0]
         self._clock = clock
         self.memory = memory or DeadMemory()
         self.follower = TopicTailer(
@@ -168,7 +169,7 @@ class DeadLetterLog:
             async with asyncio.timeout(ANSWER_S) as connecting, Producer(self._kafka) as producer:
                 connecting.reschedule(None)
                 stop = asyncio.Event()
-                sending = asyncio.ensure_future(redrive.send(producer, self._kafka.topic, RATE, stop))
+                sending = asyncio.ensure_future(redrive.send(producer, self._redrive_to, RATE, stop))
                 try:
                     tell(await asyncio.shield(sending))
                 finally:

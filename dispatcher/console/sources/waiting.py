@@ -43,7 +43,7 @@ class RetryBacklog:
         self, settings: Settings, most_read: int = MOST_READ, clock: Callable[[], float] = time.monotonic
     ) -> None:
         tiers = settings.retry.tiers
-        self._tiers = dict(zip(retry_topics(settings.kafka.topic, tiers), map(format_duration, tiers), strict=True))
+        self._tiers = dict(zip(retry_topics(settings.kafka.prefix, tiers), map(format_duration, tiers), strict=True))
         self._kafka = settings.kafka
         self._most_read = most_read
         self._clock = clock

@@ -65,8 +65,8 @@ async def test_an_event_is_explained_from_wherever_it_is_kept(stage: Stage) -> N
         settings, webhook = stage.parts.settings, stage.webhooks[LUMA]
         return (await decision_on(places, webhook, settings, 1.8e9, EXPLAINED_ID, shows_people=True)).verdict
 
-    topic = stage.parts.settings.kafka.topic
-    gone, grave = Origin(topic, 5, 7), Origin(f"{topic}.dead", EXPLAINED.partition, EXPLAINED.offset)
+    kafka = stage.parts.settings.kafka
+    gone, grave = Origin(kafka.topic, 5, 7), Origin(f"{kafka.prefix}.dead", EXPLAINED.partition, EXPLAINED.offset)
     assert (await verdict(gone, grave)).startswith("delivered")
     with pytest.raises(NotFound, match="has no offset 7"):
         await verdict(gone)

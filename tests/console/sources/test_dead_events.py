@@ -32,7 +32,7 @@ MINE = frozenset({LUMA.org})
 
 @pytest.fixture
 async def grave(settings: Settings, producer: Producer, mortal: ApacheKafka) -> Grave:
-    for name in (settings.kafka.topic, f"{settings.kafka.topic}.dead"):
+    for name in (f"{settings.kafka.prefix}.retry.30s", f"{settings.kafka.prefix}.dead"):
         await topics.create_topic(mortal.bootstrap_servers, name, partitions=3)
     return Grave(producer, settings)
 
@@ -58,7 +58,7 @@ async def done(log: DeadLetterLog, job: RedriveJob) -> RedriveJob:
 
 async def sent(mortal: ApacheKafka, settings: Settings) -> Counter[Origin]:
     """What went back, by where it first stood."""
-    records = await topics.read_all(mortal.bootstrap_servers, settings.kafka.topic)
+    records = await topics.read_all(mortal.bootstrap_servers, f"{settings.kafka.prefix}.retry.30s")
     return Counter(RetryState.of(record).origin for record in records)
 
 
@@ -132,7 +132,7 @@ async def test_what_was_read_is_there_whatever_the_broker_says_of_its_end() -> N
     """The embedded broker tells an end too low after a batch of several: the demo's console sends all of it again."""
     async with EmbeddedBroker() as broker:
         settings = settings_for(broker.bootstrap_servers, "events")
-        for name in ("events", "events.dead"):
+        for name in ("events.retry.30s", "events.dead"):
             await topics.create_topic(broker.bootstrap_servers, name, partitions=1)
         log = DeadLetterLog(settings)
         async with Producer(settings.kafka) as producer, running(log.run()):
@@ -259,7 +259,7 @@ async def test_a_topic_that_can_not_be_written_fails_the_redrive_and_says_why(
     """Its events stay where they are: the next redrive has them."""
     await grave.dead_letter()
     async with topics.admin_client(mortal.bootstrap_servers) as admin:
-        await admin.delete_topics([settings.kafka.topic])
+        await admin.delete_topics([f"{settings.kafka.prefix}.retry.30s"])
     log = DeadLetterLog(settings)
     async with running(log.run()):
         await kept(log, 1)

@@ -123,7 +123,11 @@ annotations:
 {{- define "fd.opsPort" -}}{{ include "fd.setting" (dict "root" . "group" "ops" "key" "port" "default" 9090) }}{{- end -}}
 {{- define "fd.consolePort" -}}{{ include "fd.setting" (dict "root" . "group" "console" "key" "port" "default" 8080) }}{{- end -}}
 {{- define "fd.store" -}}{{ include "fd.setting" (dict "root" . "group" "webhooks" "key" "store" "default" "yaml") }}{{- end -}}
-{{- define "fd.topic" -}}{{ include "fd.setting" (dict "root" . "group" "kafka" "key" "topic" "default" "delivery-events") }}{{- end -}}
+{{/* What the names of the dispatcher's own topics begin with */}}
+{{- define "fd.topicPrefix" -}}
+{{- $group := include "fd.setting" (dict "root" . "group" "kafka" "key" "group_id" "default" "feedback-dispatcher") -}}
+{{- include "fd.setting" (dict "root" . "group" "kafka" "key" "topic_prefix" "default" $group) -}}
+{{- end -}}
 
 {{- define "fd.webhooksPath" -}}
 {{- include "fd.setting" (dict "root" . "group" "webhooks" "key" "path" "default" "/etc/webhooks.d") -}}

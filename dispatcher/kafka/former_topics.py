@@ -1,0 +1,124 @@
+"""Topics of the names that earlier versions used: `<topic>.retry.30s`, `<topic>.dead`, after the topic of events.
+
+What those versions parked must not be lost by the upgrade: `run` reads the former retry topics beside the new ones, as
+long as the group has unread records there, and `redrive` reads the former dead-letter topic too. Nothing is written to
+them. They belong to every group on the topic of events, so a group that is new doesn't read them.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+
+from dispatcher.config.settings import KafkaSettings, Settings
+from dispatcher.config.units import parse_duration
+from dispatcher.kafka.connection import admin_client, stopped
+from dispatcher.kafka.topic_reader import outside_consumer
+from dispatcher.kafka.topics import dead_letter_topic, retry_topics
+
+
+@dataclass(frozen=True, slots=True)
+class FormerTopics:
+    """The former topics that this group has to do with."""
+
+    tiers: Mapping[str, float] = field(default_factory=dict)
+    """Delay in seconds by name of a retry topic."""
+    unread: Mapping[str, int] = field(default_factory=dict)
+    """Records that the group has not finished, by name of a retry topic; only topics that have some."""
+    dead: str | None = None
+    """The dead-letter topic, if it holds records."""
+
+    def messages(self) -> tuple[str, ...]:
+        """What an operator should know."""
+        found = [
+            f"topic {name}: holds {count} unread events parked by an earlier version: they are read beside the new "
+            "retry topics; delete the topic once there are none"
+            for name, count in self.unread.items()
+        ]
+        if self.dead is not None:
+            found.append(
+                f"topic {self.dead}: holds dead events of an earlier version: `dispatcher redrive` reads it, too; "
+                "delete it once they are no longer needed"
+            )
+        return tuple(found)
+
+
+def former_names(settings: Settings, existing: Iterable[str]) -> tuple[dict[str, float], str | None]:
+    """Of the existing topics, those with former names: delay by retry topic, and the dead-letter topic."""
+    kafka = settings.kafka
+    if kafka.prefix == kafka.topic:
+        return {}, None
+    own = {*retry_topics(kafka.prefix, settings.retry.tiers), dead_letter_topic(kafka.prefix), kafka.topic}
+    tiers: dict[str, float] = {}
+    dead = None
+    for name in sorted(set(existing) - own):
+        match = re.fullmatch(re.escape(kafka.topic) + r"\.retry\.([0-9a-z.]+)", name)
+        if match is not None and (delay := _delay(match[1])) is not None:
+            tiers[name] = delay
+        elif name == dead_letter_topic(kafka.topic):
+            dead = name
+    return tiers, dead
+
+
+async def dead_letter_topics(settings: Settings) -> tuple[str, ...]:
+    """The dead-letter topics that a redrive reads: the present one, then the one of the former name if it exists.
+
+    Raises what aiokafka raises if the broker doesn't answer.
+    """
+    own = dead_letter_topic(settings.kafka.prefix)
+    async with admin_client(settings.kafka) as admin:
+        existing = [found["topic"] for found in await admin.describe_topics()]
+    _, former = former_names(settings, existing)
+    if former is None:
+        return (own,)
+    return (own, former) if own in existing else (former,)
+
+
+async def find_former_topics(settings: Settings) -> FormerTopics:
+    """Ask the broker. Raises what aiokafka raises if it doesn't answer."""
+    kafka = settings.kafka
+    async with admin_client(kafka) as admin:
+        described = {found["topic"]: len(found["partitions"]) for found in await admin.describe_topics()}
+        tiers, dead = former_names(settings, described)
+        if not tiers and dead is None:
+            return FormerTopics()
+        parked = [TopicPartition(name, number) for name in tiers for number in range(described[name])]
+        read = await _committed(admin, f"{kafka.group_id}.retry")
+        is_old = any(tp in read for tp in parked) or (not read and bool(await _committed(admin, kafka.group_id)))
+    if not is_old:
+        parked, tiers = [], {}
+    buried = [] if dead is None else [TopicPartition(dead, number) for number in range(described[dead])]
+    firsts, ends = await _ranges(kafka, [*parked, *buried])
+    unread: dict[str, int] = {}
+    for tp in parked:
+        if left := max(0, ends[tp] - max(firsts[tp], read.get(tp, 0))):
+            unread[tp.topic] = unread.get(tp.topic, 0) + left
+    return FormerTopics(tiers, unread, dead if any(ends[tp] > firsts[tp] for tp in buried) else None)
+
+
+async def _committed(admin: AIOKafkaAdminClient, group_id: str) -> dict[TopicPartition, int]:
+    known = await admin.list_consumer_group_offsets(group_id)
+    return {tp: state.offset for tp, state in known.items() if state.offset >= 0}
+
+
+async def _ranges(
+    kafka: KafkaSettings, tps: list[TopicPartition]
+) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+    if not tps:
+        return {}, {}
+    consumer: AIOKafkaConsumer[bytes, bytes] = outside_consumer(kafka)
+    try:
+        await consumer.start()
+        return await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
+    finally:
+        await stopped(consumer)
+
+
+def _delay(text: str) -> float | None:
+    try:
+        seconds = parse_duration(text)
+    except ValueError:
+        return None
+    return seconds if isinstance(seconds, float) else None

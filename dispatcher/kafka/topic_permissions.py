@@ -1,0 +1,61 @@
+"""What a Kafka user of the dispatcher must be allowed, as kafka-acls.sh lines and as a Strimzi KafkaUser."""
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import yaml
+
+from dispatcher.config.settings import Settings
+from dispatcher.kafka.topics import planned_topics
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """Operations on one topic or group."""
+
+    resource: Literal["topic", "group"]
+    name: str
+    operations: tuple[str, ...]
+
+
+def permissions(settings: Settings) -> Iterator[Permission]:
+    """Everything that `run`, `redrive` and the console do. Creating topics takes an administrator."""
+    kafka = settings.kafka
+    yield Permission("topic", kafka.topic, ("Read", "Describe"))
+    for plan in planned_topics(settings, 1, 1):
+        yield Permission("topic", plan.name, ("Read", "Write", "Describe", "DescribeConfigs"))
+    yield Permission("group", kafka.group_id, ("Read", "Describe"))
+    yield Permission("group", f"{kafka.group_id}.retry", ("Read", "Describe"))
+
+
+def acl_commands(settings: Settings, user: str) -> Iterator[str]:
+    """One kafka-acls.sh line for each topic and group."""
+    for one in permissions(settings):
+        operations = " ".join(f"--operation {name}" for name in one.operations)
+        yield (
+            f"kafka-acls.sh --bootstrap-server {shlex.quote(settings.kafka.bootstrap_servers)} --add "
+            f"--allow-principal {shlex.quote(f'User:{user}')} {operations} --{one.resource} {shlex.quote(one.name)}"
+        )
+
+
+def kafka_user(settings: Settings, user: str) -> str:
+    """The same as a KafkaUser, in YAML. The cluster's name is the operator's to fill in."""
+    security = settings.kafka.security
+    authentication = "tls" if security.certificate is not None else "scram-sha-512"
+    acls = [
+        {"resource": {"type": one.resource, "name": one.name, "patternType": "literal"},
+         "operations": list(one.operations), "host": "*"}
+        for one in permissions(settings)
+    ]  # fmt: skip
+    document = {
+        "apiVersion": "kafka.strimzi.io/v1",
+        "kind": "KafkaUser",
+        "metadata": {"name": user, "labels": {"strimzi.io/cluster": "my-cluster"}},
+        "spec": {
+            "authentication": {"type": authentication},
+            "authorization": {"type": "simple", "acls": acls},
+        },
+    }
+    return yaml.safe_dump(document, sort_keys=False)
