@@ -115,7 +115,6 @@ class Service:
         self._fresh = ReadAheadLimit(kafka.max_unfinished, kafka.max_unfinished_bytes)
         self._parked = ReadAheadLimit(max(1, kafka.max_unfinished // 4), kafka.max_unfinished_bytes // 4)
         self._lanes = LaneScheduler(settings.delivery, self._fresh)
-        self._topic_watch = TopicWatch(settings, self._kafka_problems)
         self._loop_lag = LoopLag()
         self._stop = asyncio.Event()
         self._source: WebhookSource | None = None
@@ -123,6 +122,7 @@ class Service:
         self._pipeline: Pipeline | None = None
         self._consumers: tuple[Consumer, ...] = ()
         self._kafka_problems = KafkaProblems()
+        self._topic_watch = TopicWatch(settings, self._kafka_problems)
 
     async def run(self) -> int:
         """Run until a signal; gives the exit status: 0 when everything was finished or left untouched.

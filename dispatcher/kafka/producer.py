@@ -208,9 +208,7 @@ class Producer:
     async def _deliver(self, write: _Write, size: int, deadline: float) -> None:
         alone = False
         try:
-            await self._send(write, deadline, numbered=not self._is_suspect(write.topic, size))
-            self._problems.clear(KafkaReason.WRITE_REFUSED, source=write.topic)
-            return
+            return await self._send(write, deadline, numbered=not self._is_suspect(write.topic, size))
         except _SIZE_REFUSED:
             self._suspect(write.topic, size)
             alone = True
@@ -219,7 +217,7 @@ class Producer:
         except (KafkaError, TimeoutError):
             self._suspect(write.topic, 0)
             raise
-        await self._send(write, deadline, numbered=False, alone=alone)
+        return await self._send(write, deadline, numbered=False, alone=alone)
 
     async def _send(self, write: _Write, deadline: float, *, numbered: bool, alone: bool = False) -> None:
         async with asyncio.timeout_at(deadline):
