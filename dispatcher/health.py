@@ -23,6 +23,7 @@ from dispatcher.delivery.breaker import BreakerState
 from dispatcher.delivery.endpoint_health import TenantState
 from dispatcher.delivery.lane import Lane
 from dispatcher.delivery.lane_scheduler import LaneScheduler
+from dispatcher.listener import Listener
 from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
@@ -83,7 +84,7 @@ class HealthServer:
     def __init__(self, settings: OpsSettings, watched: Watched) -> None:
         self._settings = settings
         self._watched = watched
-        self._runner: web.AppRunner | None = None
+        self._listener: Listener | None = None
         self._rendered: dict[bool, tuple[float, bytes]] = {}
         self.port = settings.port
         """The port in use, once started."""
@@ -99,20 +100,17 @@ class HealthServer:
         app.router.add_get("/lanes/{org}/{sandbox}", self._lane)
         app.router.add_post("/lanes/{org}/{sandbox}/enable", self._enable)
         app.router.add_post("/brakes/release", self._release)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=2)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, self._settings.host, self._settings.port)
-        await site.start()
-        address = self._runner.addresses[0]
-        self.port = int(address[1])
-        log.info("ops endpoint listens", host=self._settings.host, port=self.port)
+        self._listener = Listener(app, setting="ops", host=self._settings.host, port=self._settings.port)
+        await self._listener.__aenter__()
+        self.port = self._listener.port
+        log.info("ops endpoint listens", host=self._settings.host or "all addresses", port=self.port)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
+        if self._listener is not None:
+            await self._listener.__aexit__(kind, error, traceback)
 
     async def _index(self, _request: web.Request) -> web.Response:
         paths = ["/livez", "/readyz", "/metrics", "/configz", "/lanes", "/lanes/{org}/{sandbox}"]

@@ -327,7 +327,8 @@ class EgressSettings(_Group):
 class OpsSettings(_Group):
     """The operators' endpoint: /livez /readyz /metrics."""
 
-    host: str = "0.0.0.0"  # noqa: S104  (scraped from outside the pod)
+    host: str | None = None
+    """Address to listen on; null: all addresses, IPv4 and IPv6."""
     port: Port = 9090
     """0 takes a free one, named in the log."""
 
@@ -370,8 +371,9 @@ class OidcSettings(_Group):
 class ConsoleSettings(_Group):
     """The console and the admin API."""
 
-    host: str = "127.0.0.1"
-    """Where it listens. Beyond the loopback it starts only with `tokens` or `oidc`."""
+    host: str | None = "127.0.0.1"
+    """Address to listen on; null: all addresses, IPv4 and IPv6. Beyond the loopback it starts only with `tokens` or
+    `oidc`."""
     port: Port = 8080
     public_url: Annotated[str, AfterValidator(_origin)] | None = None
     """`https://console.example`: how browsers reach it; by default http://host:port. With https cookies are secure."""

@@ -4,10 +4,10 @@ A request passes, in this order: its id and the access log, errors as answers, w
 headers that every answer carries are set when it is prepared, so that none leaves without them.
 """
 
-import os
 import secrets
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from ipaddress import ip_network
 from types import TracebackType
 from typing import Final, Self
 
@@ -22,13 +22,11 @@ from dispatcher.console.login_throttle import Throttle
 from dispatcher.console.middleware import SecurityHeaders, answer_errors, observe
 from dispatcher.console.oidc import Oidc
 from dispatcher.console.probes import Probes
+from dispatcher.console.request_body import MAX_BODY
 from dispatcher.console.services import Services
 from dispatcher.console.sessions import Sessions
-from dispatcher.errors import DispatcherError
+from dispatcher.listener import Listener
 from dispatcher.telemetry import metrics
-
-MAX_BODY: Final = 2 * 1024 * 1024
-"""Bytes of a request: a draft of 1 MiB and its secrets."""
 
 log = structlog.get_logger(__name__)
 
@@ -89,22 +87,20 @@ class ConsoleServer:
             if self._oidc is not None:
                 await stack.enter_async_context(self._oidc)
             drain_s = self._parts.settings.delivery.drain_timeout
-            runner = web.AppRunner(self.build(), access_log=None, shutdown_timeout=drain_s)
-            await runner.setup()
-            stack.push_async_callback(runner.cleanup)
-            await self._listen(runner)
-            self.port = int(runner.addresses[0][1])
+            host = None if self._settings.host is None else self._settings.host.strip("[]")
+            listener = Listener(
+                self.build(),
+                setting="console",
+                host=host,
+                port=self._settings.port,
+                trusted=[ip_network(block) for block in self._settings.trusted_proxies],
+                shutdown_s=drain_s,
+            )
+            await stack.enter_async_context(listener)
+            self.port = listener.port
             self._stack = stack.pop_all()
-        log.info("console listens", host=self._settings.host, port=self.port, url=self.public_url)
+        log.info("console listens", host=host or "all addresses", port=self.port, url=self.public_url)
         return self
-
-    async def _listen(self, runner: web.AppRunner) -> None:
-        host, port = self._settings.host.strip("[]"), self._settings.port
-        try:
-            await web.TCPSite(runner, host, port).start()
-        except OSError as error:
-            why = os.strerror(error.errno) if error.errno else str(error)
-            raise DispatcherError(f"can't listen on console.host {host}, console.port {port}: {why}") from error
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -114,7 +110,7 @@ class ConsoleServer:
 
 def public_url_of(settings: ConsoleSettings) -> str:
     """How browsers reach it."""
-    host = settings.host.strip("[]")
+    host = "localhost" if settings.host is None else settings.host.strip("[]")
     return settings.public_url or f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 

@@ -119,6 +119,13 @@ CERTIFICATE_EXPIRY = Gauge(
 )
 TOKEN_FAILURES = Counter("dispatcher_token_failures", "Tokens that could not be had or made.")
 
+CONNECTIONS = Gauge("dispatcher_http_connections", "Connections that are open to a port of this process.", ["port"])
+CONNECTIONS_CLOSED = Counter(
+    "dispatcher_http_connections_closed",
+    "Connections that were closed or refused because their peer was too slow or opened too many, by reason.",
+    ["port", "reason"],
+)
+
 SPANS_DROPPED = Counter("dispatcher_tracing_spans_dropped", "Spans that no collector will see, by reason.", ["reason"])
 
 TASKS = Gauge(
