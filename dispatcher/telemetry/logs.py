@@ -13,10 +13,13 @@ from typing import Final, TextIO
 import orjson
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
-from structlog.typing import ExcInfo, Processor
+from structlog.typing import EventDict, ExcInfo, Processor
 
 from dispatcher.config.settings import LogSettings
 from dispatcher.errors import DispatcherError
+
+MAX_TEXT: Final = 2000
+"""Characters of one text in a log line."""
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -26,6 +29,7 @@ def configure_logging(settings: LogSettings) -> None:
     level = _LEVELS[settings.level]
     shared: Sequence[Processor] = (
         structlog.contextvars.merge_contextvars,
+        _shorten,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     )
@@ -55,12 +59,22 @@ def configure_logging(settings: LogSettings) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(level, logging.INFO))
+    # `debug` is for our own lines: libraries' debug lines quote requests, tokens and statements.
+    logging.getLogger("dispatcher").setLevel(level)
     # aiokafka warns about every hiccup of a broker with a traceback of its own; our consumer tells the same once.
     logging.getLogger("aiokafka").setLevel(logging.ERROR)
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     # It tells of every change, and a log written into a watched directory is one: each line would bring the next.
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
+
+
+def _shorten(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Cuts the texts of a line: whatever a stranger wrote, a line has some kilobytes at most."""
+    for name, value in event.items():
+        if isinstance(value, str) and len(value) > MAX_TEXT:
+            event[name] = f"{value[:MAX_TEXT]}… ({len(value):,} characters)"
+    return event
 
 
 WITHHELD: Final = "(message withheld: it may quote an event or a secret)"

@@ -1,13 +1,15 @@
 """What of other libraries' talk reaches the log."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import structlog
 
 from dispatcher.config.settings import LogSettings
 from dispatcher.errors import StoreUnavailable
-from dispatcher.telemetry.logs import WITHHELD, configure_logging
+from dispatcher.telemetry.logs import MAX_TEXT, WITHHELD, configure_logging
 
 
 @pytest.mark.parametrize("level", ["info", "debug"])
@@ -64,3 +66,59 @@ def test_an_exception_that_we_do_not_know_is_told_without_its_message(
     for said in ("RuntimeError", "ExceptionGroup", "ValueError", "KeyError", "_explode", "test_logs.py", WITHHELD):
         assert said in told
     assert told.count("StoreUnavailable") == told.count("the store is away") == 2, "ours names places, and is kept"
+
+
+@contextmanager
+def _configured(level: str) -> Iterator[None]:
+    root, ours = logging.getLogger(), logging.getLogger("dispatcher")
+    before, configured = (root.handlers, root.level, ours.level), structlog.get_config()
+    try:
+        configure_logging(LogSettings.model_validate({"level": level}))
+        yield
+    finally:
+        root.handlers = before[0]
+        root.setLevel(before[1])
+        ours.setLevel(before[2])
+        structlog.configure(**configured)
+
+
+@pytest.mark.parametrize(
+    ("level", "told"),
+    [
+        ("debug", ["debug", "info", "warning", "error"]),
+        ("info", ["info", "warning", "error"]),
+        ("warning", ["warning", "error"]),
+        ("error", ["error"]),
+    ],
+)
+def test_the_level_decides_which_of_our_lines_are_written(
+    level: str, told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with _configured(level):
+        log = structlog.get_logger("dispatcher.anything")
+        for one in ("debug", "info", "warning", "error"):
+            getattr(log, one)(f"a line at {one}")
+            getattr(logging.getLogger("dispatcher.other"), one)(f"another at {one}")
+
+    written = capsys.readouterr().err
+    for one in ("debug", "info", "warning", "error"):
+        assert (f"a line at {one}" in written, f"another at {one}" in written) == (one in told, one in told)
+
+
+def test_at_debug_other_libraries_stay_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    """Their debug lines quote statements, requests and tokens."""
+    with _configured("debug"):
+        for name in ("sqlalchemy.engine", "aiokafka.conn", "aiohttp.server", "asyncio", "alembic", "watchfiles", "jwt"):
+            logging.getLogger(name).debug("canary")
+
+    assert "canary" not in capsys.readouterr().err
+
+
+def test_a_text_in_a_line_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    with _configured("info"):
+        structlog.get_logger("dispatcher.x").warning("y" * 5_000_000, why="x" * 5_000_000)
+        logging.getLogger("aiohttp.server").error("z%s", "z" * 5_000_000)
+
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(len(line) < 3 * MAX_TEXT for line in lines)
