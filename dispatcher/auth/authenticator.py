@@ -23,7 +23,7 @@ class Authenticator:
     __slots__ = ("_cached", "_fetched", "_name", "_scheme", "_signer", "needs_body")
 
     needs_body: bool
-    """Each request has a token of its own, which covers the body: `cached_header` always gives None."""
+    """Each request has a token of its own (`body_hash`, `jti`): `cached_header` always returns None."""
 
     def __init__(self, auth: JwtAuth | None, signer: JwtSigner | None, fetched: FetchedTokens | None) -> None:
         self._signer = signer
@@ -31,7 +31,7 @@ class Authenticator:
         self._name = "" if auth is None else auth.header
         self._scheme = f"{auth.scheme} " if auth is not None and auth.scheme else ""
         self._cached: tuple[str, Header] = ("", ("", ""))
-        self.needs_body = auth is not None and auth.sign is not None and auth.sign.body_hash
+        self.needs_body = auth is not None and auth.sign is not None and (auth.sign.body_hash or auth.sign.jti)
 
     @classmethod
     def of(

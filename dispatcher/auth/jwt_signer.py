@@ -1,10 +1,11 @@
 """JSON Web Tokens that we sign (RFC 7519): made from a configuration, kept until shortly before they expire.
 
-Pure: time is an argument, in Unix seconds, and nothing is read or sent.
+Time is an argument, in Unix seconds; nothing is read or sent.
 """
 
 import hashlib
 import json
+import secrets
 from collections.abc import Mapping
 from typing import Final
 
@@ -34,7 +35,9 @@ class JwtSigner:
     doesn't find a token from its future; `exp` is always `iat` plus the ttl.
     """
 
-    __slots__ = ("_cached", "_claims", "_exp", "_header", "_iat", "_key", "_skew", "_ttl")
+    __slots__ = (
+        "_cached", "_claims", "_exp", "_has_body_hash", "_has_nbf", "_header", "_iat", "_key", "_skew", "_ttl",
+    )  # fmt: skip
 
     def __init__(self, token: SignedToken, audience: str, subject: str | None = None) -> None:
         """Signs by `token`; `audience` and `subject` stand in where it names none.
@@ -50,7 +53,10 @@ class JwtSigner:
         self._skew = min(_SKEW_S, self._ttl // 5)
         kid = {} if self._key.kid is None else {"kid": self._key.kid}
         self._header = _segment({"alg": token.algorithm.value, **kid, "typ": "JWT"})
-        self._claims: dict[str, JsonValue] = {**token.claims, "iss": token.issuer, "aud": token.audience or audience}
+        aud: JsonValue = list(token.audience) if isinstance(token.audience, list) else token.audience or audience
+        self._claims: dict[str, JsonValue] = {**token.claims, "iss": token.issuer, "aud": aud}
+        self._has_nbf = token.nbf
+        self._has_body_hash = token.body_hash
         if token.subject or subject:
             self._claims["sub"] = token.subject or subject
         self._cached = ""
@@ -73,9 +79,15 @@ class JwtSigner:
         return self._cached
 
     def token_for(self, now: float, webhook_id: str, body: bytes) -> str:
-        """A token for this request alone: `jti` = webhook-id, `body_sha256` = SHA-256 of the body in base64url."""
-        digest = base64url(hashlib.sha256(body).digest())
-        return self._make(int(now) - self._skew, {"jti": webhook_id, "body_sha256": digest})
+        """Returns a token for this request alone.
+
+        With `body_hash` its `jti` is the webhook-id and `body_sha256` the body's SHA-256 in base64url; else `jti` is
+        random, so that no two attempts share it.
+        """
+        if self._has_body_hash:
+            digest = base64url(hashlib.sha256(body).digest())
+            return self._make(int(now) - self._skew, {"jti": webhook_id, "body_sha256": digest})
+        return self._make(int(now) - self._skew, {"jti": secrets.token_urlsafe(16)})
 
     def assertion(self, now: float, jti: str) -> str:
         """A token to be used once, as an authorisation grant (RFC 7523, section 3)."""
@@ -85,7 +97,8 @@ class JwtSigner:
         return f"<JwtSigner {self._key.algorithm}, {self._key.description}>"
 
     def _make(self, iat: int, more: dict[str, str]) -> str:
-        message = self._header + b"." + _segment({**self._claims, "iat": iat, "exp": iat + self._ttl, **more})
+        times = {"nbf": iat} if self._has_nbf else {}
+        message = self._header + b"." + _segment({**self._claims, "iat": iat, **times, "exp": iat + self._ttl, **more})
         return f"{message.decode()}.{base64url(self._key.sign(message))}"
 
 

@@ -31,6 +31,11 @@ MAX_LIFE_S: Final = 24 * 3600.0
 
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _ERROR_CODE = re.compile(r"[a-z][a-z_]{1,39}")
+_COMPRESSIONS: Final = {
+    b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x78\x01": "deflate", b"\x78\x5e": "deflate", b"\x78\x9c": "deflate", b"\x78\xda": "deflate",
+}  # fmt: skip
+"""First bytes of compressed answers (RFC 1952, RFC 8878, RFC 1950); none of them begins a JSON document."""
 _HINTS: Final = {
     "invalid_client": "check client_id and client_secret",
     "invalid_grant": "check the assertion's kid, issuer, subject and audience, and that its public key is known there",
@@ -67,25 +72,28 @@ class IssuedToken:
 
 
 def form_of(config: FetchedToken, assertion: str | None) -> tuple[Headers, bytes]:
-    """The headers and the form that ask for a token; the form's content type is the transport's to set.
+    """Returns the headers and the form that ask for a token; the transport sets the form's content type.
 
     `assertion` is the grant of `jwt-bearer`, None with `client-credentials`.
     """
-    headers: list[tuple[str, str]] = [("accept", "application/json")]
+    # A transport that doesn't decompress must say so: some servers compress for clients that say nothing.
+    headers: list[tuple[str, str]] = [("accept", "application/json"), ("accept-encoding", "identity")]
     fields: dict[str, str] = {"grant_type": "client_credentials"}
     if assertion is not None:
         fields = {"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion": assertion}
-    if config.client_id is not None and config.client_secret is not None:
+    if config.client_id is not None and config.client_secret is not None and config.client_auth == "basic":
         # Form-urlencoded before base64 (RFC 6749, section 2.3.1), so that an id may hold a colon.
-        pair = f"{quote_plus(config.client_id)}:{quote_plus(config.client_secret.reveal())}"
+        pair = f"{quote_plus(config.client_id)}:{quote_plus(config.client_secret.reveal_text())}"
         headers.append(("authorization", "Basic " + base64.b64encode(pair.encode()).decode()))
     elif config.client_id is not None:
         fields["client_id"] = config.client_id  # a public client names itself (RFC 6749, section 3.2.1)
+        if config.client_secret is not None:
+            fields["client_secret"] = config.client_secret.reveal_text()
     if config.scope is not None:
         fields["scope"] = config.scope
     if config.audience is not None:
         fields["audience"] = config.audience
-    return tuple(headers), urlencode(fields).encode()
+    return tuple(headers), urlencode(fields | config.parameters).encode()
 
 
 def token_in(answer: TokenAnswer, config: FetchedToken) -> IssuedToken:
@@ -99,8 +107,15 @@ def token_in(answer: TokenAnswer, config: FetchedToken) -> IssuedToken:
         raise TokenUnavailable(f"{endpoint} could not be asked: {_plain(answer.detail) or 'no answer'}")
     if len(answer.body) >= MAX_ANSWER:
         raise TokenUnavailable(f"{endpoint} answered with 64 KiB or more: {_HINTS['no_token_endpoint']}")
+    compression = _compression_of(answer.body)
+    if compression:
+        raise TokenUnavailable(
+            f"{endpoint} answered {answer.status} compressed ({compression}), though it was asked for "
+            "accept-encoding: identity: have it send plain JSON"
+        )
     document = _document(answer.body)
-    if not 200 <= answer.status < 300 or (document is not None and "error" in document):
+    # A server that sends every member sends `"error": null` beside a token.
+    if not 200 <= answer.status < 300 or (document is not None and document.get("error")):
         raise TokenUnavailable(f"{endpoint} answered {answer.status}{_error_in(document, answer.status, config)}")
     if document is None:
         found = "HTML" if answer.body.lstrip()[:1] == b"<" else "no JSON object"
@@ -115,14 +130,19 @@ def endpoint_name(config: FetchedToken) -> str:
 
 def _document(body: bytes) -> dict[str, object] | None:
     try:
-        document: object = orjson.loads(body)
+        document: object = orjson.loads(body.removeprefix(b"\xef\xbb\xbf"))
     except orjson.JSONDecodeError:
         return None
     return document if isinstance(document, dict) else None
 
 
+def _compression_of(body: bytes) -> str:
+    """Returns the name of the compression that the body begins like; empty for none."""
+    return next((name for magic, name in _COMPRESSIONS.items() if body.startswith(magic)), "")
+
+
 def _access_token(document: dict[str, object], endpoint: str) -> str:
-    token, kind = document.get("access_token"), document.get("token_type", "bearer")
+    token, kind = document.get("access_token"), document.get("token_type") or "bearer"
     if not isinstance(token, str) or not token:
         raise TokenUnavailable(f"{endpoint} answered without an access_token: {_HINTS['no_token_endpoint']}")
     if not _TOKEN.fullmatch(token) or len(token) > MAX_TOKEN:

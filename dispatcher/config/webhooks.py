@@ -40,6 +40,9 @@ MAX_HEADER_NAME = 64
 MAX_HEADER_VALUE = 4096
 MAX_URL = 2048
 MAX_STATUSES = 50
+MAX_AUDIENCES = 10
+MAX_PARAMETERS = 20
+MAX_PARAMETER = 2048
 MAX_CAMPAIGNS = 1000
 """Each event of the tenant is looked for in them, while every other tenant waits."""
 
@@ -51,6 +54,9 @@ _RESERVED = frozenset(
         "user-agent", "cookie", "traceparent",
     }
 )  # fmt: skip
+_TOKEN_REQUEST_FIELDS = frozenset(
+    {"grant_type", "assertion", "client_id", "client_secret", "scope", "client_assertion", "client_assertion_type"}
+)
 _RESERVED_PREFIXES = ("content-", "proxy-", "webhook-")
 
 
@@ -100,12 +106,16 @@ class SignedToken(_Model):
     """Claim `iss`."""
     subject: Name | None = None
     """Claim `sub`; left out where not given."""
-    audience: Name | None = None
-    """Claim `aud`; by default the endpoint's origin, `https://hooks.luma.example`."""
+    audience: Name | Annotated[list[Name], Field(min_length=1, max_length=MAX_AUDIENCES)] | None = None
+    """Claim `aud`, a text or a list of up to 10; by default the endpoint's origin, `https://hooks.luma.example`."""
     ttl: Annotated[Seconds, Field(ge=10, le=300)] = 300
     """Life of a token, `exp` minus `iat`: 10 s to 5 min."""
     claims: dict[Name, JsonValue] = Field(default_factory=dict, max_length=32, repr=False)
     """Further claims. `iss sub aud iat exp nbf jti` are ours."""
+    nbf: bool = False
+    """Claim `nbf`, equal to `iat`, for receivers that require it."""
+    jti: bool = False
+    """Claim `jti`, different in each token, and a token for each request: for receivers that take a token once."""
     body_hash: bool = False
     """A token for each request, with `jti` = webhook-id and `body_sha256` = the body's SHA-256 in base64url."""
 
@@ -115,7 +125,7 @@ class SignedToken(_Model):
         taken = sorted(claims.keys() & {"iss", "sub", "aud", "iat", "exp", "nbf", "jti", "body_sha256"})
         if taken:
             raise ValueError(
-                f"{', '.join(taken)} can't be set here: use issuer, subject, audience, ttl, or leave it out"
+                f"{', '.join(taken)} can't be set here: use issuer, subject, audience, ttl, nbf, jti, or leave it out"
             )
         return claims
 
@@ -128,12 +138,27 @@ class FetchedToken(_Model):
     """The token endpoint; the same rules as for the webhook's URL."""
     client_id: Name | None = None
     client_secret: Secret | None = None
-    """Sent by HTTP Basic authentication (RFC 6749, section 2.3.1)."""
+    """The client's secret; `client_auth` says how it is sent."""
+    client_auth: Literal["basic", "post"] = "basic"
+    """How client_id and client_secret are sent (RFC 6749, section 2.3.1): by HTTP Basic, or in the form."""
     assertion: SignedToken | None = None
     """The assertion of grant `jwt-bearer`; its audience is the token endpoint by default."""
     scope: Name | None = None
     audience: Name | None = None
     """Parameter `audience`, which some authorisation servers want."""
+    parameters: dict[Name, Annotated[str, StringConstraints(max_length=MAX_PARAMETER)]] = Field(
+        default_factory=dict, max_length=MAX_PARAMETERS, repr=False
+    )
+    """Further parameters of the token request, `{resource: https://api.luma.example}`: at most 20. No secrets: they
+    are stored and shown as text."""
+
+    @field_validator("parameters")
+    @classmethod
+    def _fields_are_set_by_the_grant(cls, parameters: dict[str, str]) -> dict[str, str]:
+        taken = sorted(parameters.keys() & _TOKEN_REQUEST_FIELDS)
+        if taken:
+            raise ValueError(f"{', '.join(taken)} can't be set here: use the setting of that name, or leave it out")
+        return parameters
 
     @model_validator(mode="after")
     def _what_the_grant_needs(self) -> Self:
@@ -141,6 +166,8 @@ class FetchedToken(_Model):
             raise ValueError("grant client-credentials needs client_id and client_secret: give both")
         if self.grant == "jwt-bearer" and self.assertion is None:
             raise ValueError("grant jwt-bearer needs assertion, the token that we sign: give its algorithm and key")
+        if self.audience is not None and "audience" in self.parameters:
+            raise ValueError("audience is given twice, as a setting and in parameters: keep one")
         return self
 
 

@@ -43,7 +43,7 @@ def _masked(key: str, value: JsonValue, *, named_by_tenant: bool) -> JsonValue:
     if named_by_tenant and speaks_of_a_secret(key) and value is not None:
         return MASK
     if isinstance(value, dict):
-        inside = named_by_tenant or key in ("headers", "claims")
+        inside = named_by_tenant or key in ("headers", "claims", "parameters")
         return {name: _masked(name, inner, named_by_tenant=inside) for name, inner in value.items()}
     if isinstance(value, list):
         return [_masked(key, inner, named_by_tenant=named_by_tenant) for inner in value]

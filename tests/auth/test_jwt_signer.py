@@ -185,3 +185,41 @@ def test_a_signer_shows_its_kind_and_not_its_key() -> None:
 
     assert "HS256, HMAC secret, 448 bits" in repr(JwtSigner(token, URL))
     assert "canary" not in repr(JwtSigner(token, URL)) + repr(JwtSigner(token, URL).key)
+
+
+def test_nbf_is_the_time_of_issue() -> None:
+    claims = claims_of(JwtSigner(signed(nbf=True), AUDIENCE).token(NOW))
+
+    assert claims["nbf"] == claims["iat"] <= NOW
+    assert "nbf" not in claims_of(JwtSigner(signed(), AUDIENCE).token(NOW))
+
+
+def test_a_jti_is_different_in_each_token_and_covers_no_body() -> None:
+    signer = JwtSigner(signed(jti=True), AUDIENCE)
+
+    claims = [claims_of(signer.token_for(NOW, "evt_1", b"body")) for _ in range(5)]
+
+    assert len({one["jti"] for one in claims}) == 5
+    assert all("body_sha256" not in one for one in claims)
+
+
+def test_a_jti_with_a_body_hash_is_the_webhook_id() -> None:
+    signer = JwtSigner(signed(jti=True, body_hash=True), AUDIENCE)
+
+    claims = claims_of(signer.token_for(NOW, "evt_1", b"body"))
+
+    assert (claims["jti"], claims["body_sha256"] != "") == ("evt_1", True)
+
+
+def test_an_audience_may_be_a_list() -> None:
+    audiences = ["https://a.example", AUDIENCE]
+    token = JwtSigner(signed(audience=audiences), "unused").token(NOW)
+
+    assert claims_of(token)["aud"] == audiences
+    assert by_another_library(token, "HS256")["aud"] == audiences
+
+
+@pytest.mark.parametrize("audience", [[], ["a"] * 11, ["x" * 201], [1], ""])
+def test_an_audience_that_can_not_be_one_is_refused(audience: object) -> None:
+    with pytest.raises(ValidationError):
+        signed(audience=audience)

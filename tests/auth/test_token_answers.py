@@ -1,12 +1,16 @@
 """What a token endpoint is asked, byte for byte, and what its answers are taken for."""
 
 import base64
+import gzip
 import json
+import zlib
+from collections.abc import Callable
 from urllib.parse import parse_qs, unquote_plus
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from dispatcher.auth.token_answers import MAX_ANSWER, IssuedToken, TokenAnswer, form_of, token_in
 from dispatcher.config.secrets import Secret
@@ -39,7 +43,7 @@ def test_any_id_and_secret_survive_basic_authentication(client_id: str, secret: 
 def test_client_credentials_ask_with_scope_and_audience() -> None:
     headers, body = form_of(fetched(scope="a b", audience="https://x/?a=1&b"), None)
 
-    assert [name for name, _ in headers] == ["accept", "authorization"]
+    assert [name for name, _ in headers] == ["accept", "accept-encoding", "authorization"]
     assert body == b"grant_type=client_credentials&scope=a+b&audience=https%3A%2F%2Fx%2F%3Fa%3D1%26b"
 
 
@@ -48,7 +52,7 @@ def test_the_jwt_bearer_grant_sends_its_assertion() -> None:
 
     headers, body = form_of(config, "a.b.c")
 
-    assert headers == (("accept", "application/json"),)
+    assert headers == (("accept", "application/json"), ("accept-encoding", "identity"))
     assert parse_qs(body.decode()) == {
         "grant_type": ["urn:ietf:params:oauth:grant-type:jwt-bearer"],
         "assertion": ["a.b.c"],
@@ -107,7 +111,7 @@ def test_a_bearer_token_may_be_spelt_as_servers_spell_it(kind: str) -> None:
         (answer(access_token=""), "without an access_token"),
         (answer(access_token=7), "without an access_token"),
         (answer(access_token="t", token_type="DPoP"), "no bearer token"),
-        (answer(access_token="t", token_type=None), "no bearer token"),
+        (answer(access_token="t", token_type=["Bearer"]), "no bearer token"),
         (answer(access_token="t" * 8193), "up to 8,192 visible"),
     ],
 )
@@ -155,3 +159,66 @@ def test_any_answer_is_a_usable_token_or_a_refusal(status: int | None, body: byt
     assert issued.value
     assert all("\x21" <= character <= "\x7e" for character in issued.value)
     assert 1 <= issued.life_s <= 86_400
+
+
+@pytest.mark.parametrize("empty", [None, "", False, 0, [], {}])
+@pytest.mark.parametrize("member", ["error", "error_description", "error_uri", "token_type", "scope", "refresh_token"])
+def test_an_empty_member_beside_a_token_is_nothing(member: str, empty: object) -> None:
+    given_answer = answer(**{"access_token": "t", "expires_in": 60, member: empty})
+
+    assert token_in(given_answer, fetched()) == IssuedToken("t", 60)
+
+
+@pytest.mark.parametrize("error", ["invalid_client", {"code": 5}, ["no"], True, 1])
+def test_an_error_beside_a_token_is_an_error(error: object) -> None:
+    assert "answered 200" in refusal(answer(access_token="t", error=error))
+
+
+def test_a_byte_order_mark_before_the_answer_is_ignored() -> None:
+    plain = answer(access_token="t")
+
+    assert token_in(TokenAnswer(200, b"\xef\xbb\xbf" + plain.body), fetched()).value == "t"
+
+
+@pytest.mark.parametrize("status", [200, 400, 503])
+@pytest.mark.parametrize(
+    ("compress", "name"),
+    [(gzip.compress, "gzip"), (zlib.compress, "deflate"), (lambda b: zlib.compress(b, 9), "deflate")],
+)
+def test_a_compressed_answer_is_named_as_such(compress: Callable[[bytes], bytes], name: str, status: int) -> None:
+    message = refusal(TokenAnswer(status, compress(answer(access_token="t").body)))
+
+    assert f"answered {status} compressed ({name})" in message
+    assert "accept-encoding: identity" in message
+
+
+def test_the_client_can_be_named_in_the_form() -> None:
+    config = fetched(client_auth="post", client_secret=Secret(b"se cret&"), scope="a")
+
+    headers, body = form_of(config, None)
+
+    assert "authorization" not in dict(headers)
+    assert parse_qs(body.decode()) == {
+        "grant_type": ["client_credentials"], "client_id": ["luma"], "client_secret": ["se cret&"], "scope": ["a"],
+    }  # fmt: skip
+
+
+def test_further_parameters_are_sent() -> None:
+    config = fetched(parameters={"audience": "https://api.luma.example", "resource": "a b", "empty": ""})
+
+    form = parse_qs(form_of(config, None)[1].decode(), keep_blank_values=True)
+
+    assert form == {
+        "grant_type": ["client_credentials"], "audience": ["https://api.luma.example"], "resource": ["a b"], "empty": [""],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["grant_type", "assertion", "client_id", "client_secret", "scope", "client_assertion"])
+def test_a_parameter_never_replaces_what_the_grant_sends(name: str) -> None:
+    with pytest.raises(ValidationError, match="can't be set here"):
+        fetched(parameters={name: "x"})
+
+
+def test_an_audience_is_given_once() -> None:
+    with pytest.raises(ValidationError, match="audience is given twice"):
+        fetched(audience="a", parameters={"audience": "b"})

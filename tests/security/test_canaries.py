@@ -48,8 +48,8 @@ from tests.transport.servers import Endpoint as Server
 WEBHOOK_PLACES = frozenset(
     {
         "url", "headers", "auth.sign.key", "auth.sign.claims", "auth.fetch.token_url", "auth.fetch.client_secret",
-        "auth.fetch.assertion.key", "auth.fetch.assertion.claims", "signing.secrets", "tls.ca", "tls.certificate",
-        "tls.key",
+        "auth.fetch.parameters", "auth.fetch.assertion.key", "auth.fetch.assertion.claims", "signing.secrets",
+        "tls.ca", "tls.certificate", "tls.key",
     }
 )  # fmt: skip
 SETTINGS_PLACES = frozenset(
@@ -174,6 +174,7 @@ class Scene:
         url = url or self.witness.url(f"/{secret('auth.fetch.token_url')}{path}?k={secret('token_url query')}")
         hidden = self.hidden("auth.fetch.client_secret", secret("auth.fetch.client_secret"))
         fetch: Json = {"grant": grant, "token_url": url, "client_id": "luma", "client_secret": hidden}
+        fetch["parameters"] = {"api_key": secret("auth.fetch.parameters")}
         if grant == "jwt-bearer":
             key = self.hidden("auth.fetch.assertion.key", secret("auth.fetch.assertion.key") * 3)
             claims = {"api_key": secret("auth.fetch.assertion.claims")}
@@ -466,6 +467,10 @@ async def test_nothing_that_the_process_tells_holds_a_secret_or_personal_data(
             dispatcher.sigterm()
             assert await dispatcher.wait() in (0, 3)
             scene.told["log"] = dispatcher.all_logs
+            debug_lines = [
+                line for line in scene.told["log"].splitlines() if '"level":"debug"' in line or "[debug " in line
+            ]
+            assert len(debug_lines) > 20, "without lines at debug level nothing is proven of them"
         await _asked_afterwards(scene, dispatcher)
         await _records(scene)
         scene.told["traces"] = "\n".join(map(str, (*collector.spans, *collector.resources)))

@@ -41,6 +41,7 @@ OWN_WORDS = (
     "headers",
     "auth.sign.claims",
     "auth.fetch.token_url",
+    "auth.fetch.parameters",
     "auth.fetch.assertion.claims",
     "a plain header",
 )
@@ -108,6 +109,7 @@ class Scene:
             "fetch": {
                 "grant": "jwt-bearer", "client_id": "luma", "client_secret": self.secret("auth.fetch.client_secret"),
                 "token_url": self.witness.url(f"/{secret('auth.fetch.token_url')}{end}"),
+                "parameters": {"api_key": secret("auth.fetch.parameters")},
                 "assertion": {"algorithm": "HS256", "key": self.secret("auth.fetch.assertion.key"), "claims": claims},
             },
         }  # fmt: skip
@@ -294,6 +296,7 @@ async def test_nothing_that_the_console_tells_holds_a_secret(tmp_path: Path) -> 
     assert scene.witness.shown.total() > 3, "client certificates"
     assert min(len(answers) for answers in scene.told.values()) > 20
     assert "sign-in refused" in ran.err
+    assert ran.err.count('"level":"debug"') > 3, "without lines at debug level nothing is proven of them"
     own = [aviary.secrets[place] for place in OWN_WORDS]
     leaks = aviary.found_in(scene.told["admin"], but=own)
     leaks += aviary.found_in(scene.told["viewer"], but=[aviary.secrets["a plain header"]])

@@ -122,7 +122,7 @@ def _masked(path: tuple[str, ...], value: JsonValue) -> JsonValue:
         return f"<secret {fingerprint}>"
     if value is None:
         return None
-    named_by_tenant = [name for at, name in enumerate(path) if {"headers", "claims"} & set(path[:at])]
+    named_by_tenant = [name for at, name in enumerate(path) if {"headers", "claims", "parameters"} & set(path[:at])]
     if any(map(speaks_of_a_secret, named_by_tenant)):
         return f"<secret {_digest(value)}>"
     if path[-1] in ("url", "token_url") and isinstance(value, str):
