@@ -33,6 +33,8 @@ FIRST_ASK_EVERY_S: Final = 2.0
 """The same while no key is known at all."""
 
 MIN_RSA_BITS: Final = 2048
+MAX_RSA_BITS: Final = 16_384
+"""Verifying with a longer key would hold up everybody else."""
 
 log = structlog.get_logger(__name__)
 
@@ -191,8 +193,11 @@ async def _bounded(answer: aiohttp.ClientResponse) -> bytes:
 
 
 def _usable(entry: JsonValue) -> list[jwt.PyJWK]:
-    """A signing key of the document, once for each algorithm that it may be used with."""
-    if not isinstance(entry, dict) or entry.get("use", "sig") != "sig":
+    """Returns a signing key of the document, once for each algorithm that it may be used with.
+
+    A key whose `use` or `key_ops` (RFC 7517, section 4) is not for verifying signatures is none.
+    """
+    if not isinstance(entry, dict) or not _is_for_verifying(entry):
         return []
     named = entry.get("alg")
     kind = f"{entry.get('kty')} {entry.get('crv', '')}".strip()
@@ -201,12 +206,23 @@ def _usable(entry: JsonValue) -> list[jwt.PyJWK]:
         if named in (None, algorithm):
             try:
                 key = jwt.PyJWK.from_dict(entry, algorithm)
-            except (jwt.PyJWTError, ValueError, TypeError):
+            except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError):
                 log.warning("a key of the OIDC issuer can't be used", kty=kind, algorithm=algorithm)
                 continue
-            if kind != "RSA" or key.key.key_size >= MIN_RSA_BITS:
+            if kind != "RSA" or MIN_RSA_BITS <= key.key.key_size <= MAX_RSA_BITS:
                 keys.append(key)
     return keys
+
+
+def _is_for_verifying(entry: Mapping[str, JsonValue]) -> bool:
+    operations = entry.get("key_ops", ["verify"])
+    key_id = entry.get("kid")
+    return (
+        entry.get("use", "sig") == "sig"
+        and isinstance(operations, list)
+        and "verify" in operations
+        and (key_id is None or isinstance(key_id, str))
+    )
 
 
 _ALGORITHMS: Final[Mapping[str, tuple[str, ...]]] = {

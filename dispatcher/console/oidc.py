@@ -124,10 +124,10 @@ class Oidc:
     async def _verified(self, text: str, audience: str) -> Mapping[str, JsonValue]:
         try:
             header = jwt.get_unverified_header(text)
-        except jwt.InvalidTokenError:
+        except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError, RecursionError):
             raise TokenRefused("it is no token") from None
         algorithm, key_id, kind = header.get("alg"), header.get("kid"), header.get("typ", "JWT")
-        if algorithm not in ALGORITHMS or not isinstance(algorithm, str):
+        if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
             raise TokenRefused("its algorithm is not taken here")
         if not isinstance(kind, str) or kind.lower() not in _TYPES:
             raise TokenRefused("it is another kind of token")
@@ -154,19 +154,19 @@ class Oidc:
             raise TokenRefused("it was made for another audience") from None
         except jwt.MissingRequiredClaimError as error:
             raise TokenRefused(f"claim {error.claim} is missing") from None
-        except (jwt.PyJWTError, ValueError, TypeError):
+        except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError, RecursionError):
             raise TokenRefused("its signature or its form is wrong") from None
         return claims
 
     def _person(self, claims: Mapping[str, JsonValue]) -> Person:
         settings = self._settings
         subject = claims.get("sub")
-        orgs = frozenset(_texts(_claim(claims, settings.orgs_claim)))
+        orgs = frozenset(_texts(_claim(claims, settings.orgs_claim)))  # an organisation's id may contain spaces
         if not isinstance(subject, str) or not subject:
             raise TokenRefused("claim sub is missing")
         if not orgs:
             raise TokenRefused(f"claim {settings.orgs_claim} names no organisation")
-        roles = set(_texts(_claim(claims, settings.role_claim)))
+        roles = {word for text in _texts(_claim(claims, settings.role_claim)) for word in (text, *text.split())}
         role = Role.ADMIN if roles & set(settings.admin_values) else Role.VIEWER
         return Person(f"oidc:{subject}", self._name(claims, subject), role, None if "*" in orgs else orgs)
 
@@ -187,11 +187,10 @@ def _claim(claims: Mapping[str, JsonValue], name: str) -> JsonValue:
 
 
 def _texts(value: JsonValue) -> Iterator[str]:
-    """Values of a claim: a list of texts, or one text, whose words count, too (as in `scope`)."""
-    if isinstance(value, str):
-        yield from (text for text in {value, *value.split()} if text)
-    elif isinstance(value, list):
-        yield from (item for item in value if isinstance(item, str) and item)
+    """Returns the values of a claim: one text, or the texts of a list."""
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, str) and item:
+            yield item
 
 
 def _form_encoded(text: str) -> str:
