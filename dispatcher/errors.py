@@ -4,7 +4,7 @@ What is expected is a value (`outcomes`); these are the things that stop a step 
 that is not in this file is a bug, and is treated as one.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -15,6 +15,10 @@ class DispatcherError(Exception):
     def for_tenants(self) -> str:
         """What may be told to who is no operator: nothing of where the operator's own services are."""
         return str(self)
+
+
+MAX_PROBLEMS = 20
+"""Mistakes that are reported of one document; of the others, their number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,19 @@ class Problem:
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line is not None else self.file
         return ": ".join(part for part in (place, self.key, self.message) if part)
+
+
+def first_problems(problems: Sequence[Problem], total: int | None = None) -> list[Problem]:
+    """Returns the first 20 problems, and one that says how many there are beside them.
+
+    Args:
+        total: how many there are in all, if `problems` are not all of them.
+    """
+    more = max(len(problems), total or 0) - MAX_PROBLEMS
+    if more <= 0 or (total is None and more == 1):  # one more is told in as many words, or was counted before
+        return list(problems)
+    file = problems[0].file if problems else ""
+    return [*problems[:MAX_PROBLEMS], Problem(f"and {more:,} more problems: mend these first", file=file)]
 
 
 class ConfigError(DispatcherError):

@@ -21,6 +21,7 @@ from dispatcher.console import measures
 from dispatcher.console.api_errors import ApiError
 from dispatcher.console.model import Person
 from dispatcher.console.oidc import Oidc, TokenRefused
+from dispatcher.console.request_body import form_body
 from dispatcher.console.services import CSRF_TOKEN, PERSON
 from dispatcher.console.sessions import Session, Sessions
 from dispatcher.errors import ConfigError, Problem
@@ -73,7 +74,7 @@ def refuse_open_door(settings: ConsoleSettings) -> bool:
     """
     if settings.tokens or settings.oidc is not None:
         return False
-    host = settings.host.strip("[]")
+    host = "all addresses" if settings.host is None else settings.host.strip("[]")
     try:
         is_loopback = host == "localhost" or ip_address(host).is_loopback
     except ValueError:
@@ -138,7 +139,7 @@ class Access:
             # Signing in needs none: whoever has a token signs in as themselves, and the origin was looked at.
             is_exempt = request.path == "/sign-in" or (self.is_open and is_api(request.path))
             if CSRF_TOKEN in request and not is_exempt:
-                given = request.headers.get("X-CSRF-Token") or await _form_field(request, "csrf_token")
+                given = request.headers.get("X-CSRF-Token") or (await form_body(request)).get("csrf_token") or ""
                 if not hmac.compare_digest(request[CSRF_TOKEN].encode(), given.encode(errors="replace")):
                     raise ApiError(
                         403, "csrf", "The page is too old, or this came from elsewhere: load it again, and repeat it."
@@ -235,13 +236,6 @@ def sent_to_sign_in(request: web.Request) -> web.HTTPSeeOther:
     wanted = request.path_qs if request.method in ("GET", "HEAD") else "/"
     url = request.rel_url.with_path("/sign-in").with_query({"next": wanted if is_local_path(wanted) else "/"})
     return web.HTTPSeeOther(url)
-
-
-async def _form_field(request: web.Request, name: str) -> str:
-    if request.content_type not in ("application/x-www-form-urlencoded", "multipart/form-data"):
-        return ""
-    value = (await request.post()).get(name, "")
-    return value if isinstance(value, str) else ""
 
 
 def _holder(token: ApiToken) -> Person:

@@ -22,6 +22,7 @@ from dispatcher.errors import (
     NotFound,
     Problem,
     StoreUnavailable,
+    first_problems,
 )
 
 CONTENT_TYPE = "application/problem+json"
@@ -88,7 +89,7 @@ def field_error(key: str, detail: str, *, below: str = "") -> FieldError:
 
 def refused_fields(problems: Iterable[Problem], *, below: str = "") -> ApiError:
     """422 with a line for each problem."""
-    errors = tuple(field_error(problem.key, problem.message, below=below) for problem in problems)
+    errors = tuple(field_error(one.key, one.message, below=below) for one in first_problems(tuple(problems)))
     return ApiError(422, "invalid", "Some values can't be used: see errors.", errors)
 
 

@@ -6,6 +6,7 @@ throttled by client address and all together.
 
 from math import ceil
 from time import monotonic
+from typing import Final
 
 import structlog
 from aiohttp import web
@@ -14,13 +15,16 @@ from dispatcher.config.settings import ConsoleSettings
 from dispatcher.console import measures
 from dispatcher.console.access import LINK, Access, is_local_path
 from dispatcher.console.api_errors import ApiError
-from dispatcher.console.login_throttle import Throttle, client_address
+from dispatcher.console.login_throttle import Throttle, client_address, is_trusted
 from dispatcher.console.model import Person
 from dispatcher.console.oidc import IssuerUnavailable, Oidc, TokenRefused
+from dispatcher.console.request_body import form_body
 from dispatcher.console.services import PERSON, RENDERERS, SignIn
-from dispatcher.console.sessions import CookieTooLarge, Session, Sessions
+from dispatcher.console.sessions import CookieTooLarge, Handshake, Session, Sessions
 
 log = structlog.get_logger(__name__)
+
+WARN_EVERY_S: Final = 3600.0
 
 _LOST = "That sign-in took too long, or was begun in another browser. Please begin again."
 _AWAY = "The sign-in service does not answer right now. Please try again in a moment."
@@ -37,6 +41,7 @@ class SigningIn:
         self._sessions = sessions
         self._oidc = oidc
         self._throttle = throttle
+        self._warned_at: float | None = None
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes."""
@@ -48,33 +53,26 @@ class SigningIn:
         app.router.add_post("/sign-out", self._out)
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
+        self._client(request)  # warns of a proxy that isn't trusted, before the first failure
         if PERSON in request:
             return _to(_next(request.query.get("next", "/")))
         return await self._shown(request, _next(request.query.get("next", "/")))
 
     async def _by_token(self, request: web.Request) -> web.StreamResponse:
-        form = await request.post()
+        form = await form_body(request)
         next_path = _next(form.get("next", "/"))
-        refused = await self._throttled(request, "token", next_path)
-        if refused is not None:
-            return refused
-        text = form.get("token", "")
-        person = await self._access.person_of_token(text.strip()) if isinstance(text, str) else None
+        # Looked at before the throttle: failures of others at the same address never refuse a token that holds.
+        person = await self._access.person_of_token(form.get("token", "").strip())
         if person is None:
-            self._failed(request, "token")
             why = "This token is unknown, has expired or was revoked."
-            return await self._shown(request, next_path, problem=why, status=401)
+            return await self._refused(request, "token", next_path, why)
         session = self._sessions.begin("token", person.id.partition(":")[2])
         return self._in(request, "token", session, next_path)
 
     async def _by_link(self, request: web.Request) -> web.StreamResponse:
-        refused = await self._throttled(request, "link", "/")
-        if refused is not None:
-            return refused
         if not self._sessions.use_link(request.match_info["link"]):
-            self._failed(request, "link")
             why = "This link was used already, or is too old: links are good once, for ten minutes."
-            return await self._shown(request, "/", problem=why, status=401)
+            return await self._refused(request, "link", "/", why)
         return self._in(request, "link", self._sessions.begin("link", LINK.id), "/")
 
     async def _to_issuer(self, request: web.Request) -> web.StreamResponse:
@@ -91,45 +89,38 @@ class SigningIn:
     async def _from_issuer(self, request: web.Request) -> web.StreamResponse:
         oidc = self._oidc_client()
         handshake = self._sessions.handshake_of(request)
-        refused = await self._throttled(request, "oidc", "/" if handshake is None else handshake.next)
-        if refused is not None:
-            return refused
         issuer = self._settings.oidc.issuer if self._settings.oidc is not None else ""
         query = request.query
-        if handshake is None or query.get("state") != handshake.state or query.get("iss", issuer) != issuer:
-            self._failed(request, "oidc")
-            return await self._shown(request, "/", problem=_LOST, status=401)
+        is_ours = handshake is not None and query.get("state") == handshake.state and query.get("iss", issuer) == issuer
+        # Each sign-in that was begun is redeemed once, so that nobody sends the issuer one code after another.
+        if handshake is None or not is_ours or not self._sessions.use_handshake(handshake):
+            return await self._refused(request, "oidc", "/", _LOST)
         response: web.StreamResponse
         if "code" not in query:
             # An error of the issuer's: `access_denied` and the like. Its text is not ours to show.
-            self._failed(request, "oidc")
-            response = await self._shown(
-                request, handshake.next, problem="The sign-in service did not let you in.", status=401
-            )
+            why = "The sign-in service did not let you in."
+            response = await self._refused(request, "oidc", handshake.next, why)
         else:
-            response = await self._redeemed(request, oidc, query["code"], handshake.next)
+            response = await self._redeemed(request, oidc, query["code"], handshake)
         self._sessions.drop_handshake(response)
         return response
 
-    async def _redeemed(self, request: web.Request, oidc: Oidc, code: str, next_path: str) -> web.StreamResponse:
-        handshake = self._sessions.handshake_of(request)
-        if handshake is None:
-            return await self._shown(request, next_path, problem=_LOST, status=401)
+    async def _redeemed(self, request: web.Request, oidc: Oidc, code: str, handshake: Handshake) -> web.StreamResponse:
+        next_path = handshake.next
         try:
             person = await oidc.redeem(code[:4096], handshake)
         except TokenRefused as error:
-            self._failed(request, "oidc")
             log.warning("OIDC sign-in refused", why=str(error))
-            why = f"The sign-in service's answer can't be used: {error}."
-            return await self._shown(request, next_path, problem=why, status=401)
+            return await self._refused(
+                request, "oidc", next_path, f"The sign-in service's answer can't be used: {error}."
+            )
         except IssuerUnavailable as error:
             log.warning("OIDC sign-in could not end", why=str(error))
             return await self._shown(request, next_path, problem=_AWAY, status=503)
         try:
             return self._in(request, "oidc", self._session_of(person), next_path)
         except CookieTooLarge as error:
-            self._failed(request, "oidc")
-            return await self._shown(request, next_path, problem=f"{str(error).capitalize()}.", status=401)
+            return await self._refused(request, "oidc", next_path, f"{str(error).capitalize()}.")
 
     def _session_of(self, person: Person) -> Session:
         subject = person.id.partition(":")[2]
@@ -148,15 +139,15 @@ class SigningIn:
         log.info("signed in", way=way)
         return response
 
-    def _failed(self, request: web.Request, way: str) -> None:
-        self._throttle.failed(self._client(request), monotonic())
-        measures.SIGN_INS.labels(way, "refused").inc()
-        log.warning("sign-in refused", way=way)
-
-    async def _throttled(self, request: web.Request, way: str, next_path: str) -> web.Response | None:
-        wait_s = self._throttle.wait_s(self._client(request), monotonic())
+    async def _refused(self, request: web.Request, way: str, next_path: str, why: str) -> web.Response:
+        """Answers a failed sign-in: 401, or 429 while failures of its address have to wait."""
+        client, now = self._client(request), monotonic()
+        wait_s = self._throttle.wait_s(client, now)
         if wait_s <= 0:
-            return None
+            self._throttle.failed(client, now)
+            measures.SIGN_INS.labels(way, "refused").inc()
+            log.warning("sign-in refused", way=way)
+            return await self._shown(request, next_path, problem=why, status=401)
         measures.SIGN_INS.labels(way, "throttled").inc()
         seconds = ceil(wait_s)
         why = f"Too many sign-ins have failed. Please wait {seconds} s, then try again."
@@ -178,7 +169,20 @@ class SigningIn:
 
     def _client(self, request: web.Request) -> str:
         forwarded = request.headers.getall("X-Forwarded-For", [])
-        return client_address(request.remote, forwarded, self._settings.trusted_proxies)
+        trusted = self._settings.trusted_proxies
+        if forwarded and not is_trusted(request.remote, trusted):
+            self._warn_of_proxy()
+        return client_address(request.remote, forwarded, trusted)
+
+    def _warn_of_proxy(self) -> None:
+        """Logs, at most once an hour, that a proxy's word for its clients isn't believed."""
+        now = monotonic()
+        if self._warned_at is None or now - self._warned_at >= WARN_EVERY_S:
+            self._warned_at = now
+            log.warning(
+                "X-Forwarded-For from a peer that console.trusted_proxies doesn't name is ignored: all clients of a "
+                "proxy share one count of failed sign-ins and one share of connections; set it to the proxy's addresses"
+            )
 
     def _oidc_client(self) -> Oidc:
         if self._oidc is None or not self._oidc.can_sign_in:

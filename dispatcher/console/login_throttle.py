@@ -5,8 +5,10 @@ Tokens can't be guessed (256 random bits): this keeps guessing from costing the 
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import ip_network
 from typing import Final
+
+from dispatcher.listener import address_of, peer_of
 
 FREE: Final = 5
 """Failures of one address without a wait: typing errors."""
@@ -17,6 +19,8 @@ LONGEST_IN_ALL_S: Final = 30.0
 """Short: it keeps honest people waiting, too."""
 FORGOTTEN_AFTER_S: Final = 3600.0
 MAX_ADDRESSES: Final = 10_000
+MAX_FORWARDED: Final = 2048
+"""Characters of an X-Forwarded-For header that are read, from its end."""
 
 
 @dataclass(slots=True)
@@ -36,14 +40,14 @@ class Throttle:
     def wait_s(self, address: str, now: float) -> float:
         """Seconds until the address may try again; 0 where it may now."""
         waits = [_wait(self._in_all_now(now) - FREE_IN_ALL, LONGEST_IN_ALL_S) - (now - self._last)]
-        failures = self._by_address.get(network_of(address))
+        failures = self._by_address.get(peer_of(address))
         if failures is not None and now - failures.last < FORGOTTEN_AFTER_S:
             waits.append(_wait(failures.count - FREE, LONGEST_S) - (now - failures.last))
         return max(0.0, *waits)
 
     def failed(self, address: str, now: float) -> None:
         """Somebody at the address gave something that is no token."""
-        key = network_of(address)
+        key = peer_of(address)
         failures = self._by_address.pop(key, _Failures())
         if now - failures.last >= FORGOTTEN_AFTER_S:
             failures.count = 0
@@ -56,20 +60,20 @@ class Throttle:
 
     def succeeded(self, address: str) -> None:
         """Somebody at the address signed in: its failures were typing errors."""
-        self._by_address.pop(network_of(address), None)
+        self._by_address.pop(peer_of(address), None)
 
     def _in_all_now(self, now: float) -> float:
         return max(0.0, self._in_all - max(0.0, now - self._last))
 
 
-def network_of(address: str) -> str:
-    """Who counts as one: an IPv4 address, or the /64 of an IPv6 address, which one household has."""
-    parsed = _address(address)
-    if isinstance(parsed, IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
-        return str(ip_network((int(parsed), 64), strict=False))
-    return "" if parsed is None else str(parsed)
+def is_trusted(peer: str | None, trusted: tuple[str, ...]) -> bool:
+    """Returns True if the peer is one of our own proxies.
+
+    Args:
+        trusted: CIDR blocks of our proxies.
+    """
+    address = address_of(peer or "")
+    return address is not None and any(address in ip_network(block) for block in trusted)
 
 
 def client_address(peer: str | None, forwarded_for: list[str], trusted: tuple[str, ...]) -> str:
@@ -80,22 +84,11 @@ def client_address(peer: str | None, forwarded_for: list[str], trusted: tuple[st
         forwarded_for: every X-Forwarded-For header, in their order.
         trusted: CIDR blocks of our proxies. Whatever others say is not believed.
     """
-    networks = [ip_network(block) for block in trusted]
-    hops = [hop.strip() for line in forwarded_for for hop in line.split(",")]
+    hops = [hop.strip() for line in forwarded_for for hop in line[-MAX_FORWARDED:].split(",")]
     current = peer or ""
-    while hops:
-        address = _address(current)
-        if address is None or not any(address in network for network in networks):
-            break
+    while hops and is_trusted(current, trusted):
         current = hops.pop()
-    return current if _address(current) is not None else peer or ""
-
-
-def _address(text: str) -> IPv4Address | IPv6Address | None:
-    try:
-        return ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
+    return current if address_of(current) is not None else peer or ""
 
 
 def _wait(beyond: float, longest_s: float) -> float:

@@ -165,6 +165,13 @@ class Sessions:
             return None
         return handshake if handshake.expires > self._clock() else None
 
+    def use_handshake(self, handshake: Handshake) -> bool:
+        """Returns True the first time; a sign-in that was begun is good once."""
+        if handshake.state in self._ended:
+            return False
+        self._remember(handshake.state, handshake.expires)
+        return True
+
     def drop_handshake(self, response: web.StreamResponse) -> None:
         self._drop(response, self.handshake_cookie)
 

@@ -57,7 +57,8 @@ def problems_from(
         for path, message in dict.fromkeys(found)
         if not (message == _TOO_FEW and any(inner[:-1] == path for inner in paths))  # bad items aren't counted
     ]
-    return sorted(problems, key=lambda problem: problem.line or 0)
+    problems.sort(key=lambda problem: problem.line or 0)
+    return problems
 
 
 def _of_a_choice(choice: Loc, alternatives: list[tuple[Loc, str]]) -> Iterable[tuple[Loc, str]]:

@@ -8,13 +8,16 @@ import re
 import types
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Union, get_args, get_origin
+from typing import Annotated, Final, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 Loc = tuple[str | int, ...]
 """Keys and list indices from a document's root: `("webhooks", 2, "url")`."""
+
+MAX_STEP: Final = 80
+"""Characters of a key that messages name."""
 
 _PLAIN_KEY = re.compile(r"[^\s.\[\]'\"]+")
 _STEP = re.compile(r"\[(\d+)\]|\['([^']*)'\]|([^.\[\]]+)")
@@ -42,10 +45,10 @@ def key_of(path: Loc) -> str:
     for step in path:
         if isinstance(step, int):
             text += f"[{step}]"
-        elif _PLAIN_KEY.fullmatch(step):
+        elif len(step) <= MAX_STEP and _PLAIN_KEY.fullmatch(step):
             text += f".{step}" if text else step
         else:
-            text += f"[{step[:80]!r}]"
+            text += f"[{step[:MAX_STEP]!r}]"
     return text
 
 

@@ -4,20 +4,21 @@ Everything that all routes have in common is done here, before and after that fu
 roles, versions in If-Match. The OpenAPI document is made from the same values.
 """
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar, get_origin
 
-import orjson
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dispatcher.config.documents import parse_document, problems_from
 from dispatcher.console.api_errors import ApiError, FieldError, refused_fields
 from dispatcher.console.model import Person
+from dispatcher.console.request_body import INLINE, MAX_BODY, json_body
 from dispatcher.console.services import Services, person_of
-from dispatcher.errors import EditConflict
+from dispatcher.errors import MAX_PROBLEMS, EditConflict, first_problems
 from dispatcher.stores.sql.records import Role
 
 PREFIX: Final = "/api/v1"
@@ -157,15 +158,10 @@ AnyRoute = Route[Any, Any]
 async def _body(request: web.Request, model: type[Body]) -> Body:
     if issubclass(model, Empty):
         return model()
-    if request.content_type != "application/json":
-        headers = {"Accept": "application/json"}
-        raise ApiError(415, "media_type", "Send JSON: Content-Type: application/json.", headers=headers)
-    try:
-        data = orjson.loads(await request.read())
-    except orjson.JSONDecodeError as error:
-        at = f"line {error.lineno}, column {error.colno}" if error.doc else "it is empty"
-        raise ApiError(400, "not_json", f"The body is no JSON document: {at}.") from None
-    return _validated(model, data)
+    data = await json_body(request)
+    if (request.content_length or MAX_BODY) <= INLINE:
+        return _validated(model, data)
+    return await asyncio.to_thread(_validated, model, data)
 
 
 def _query(request: web.Request, model: type[Query]) -> Query:
@@ -185,7 +181,7 @@ def _query(request: web.Request, model: type[Query]) -> Query:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        problems = problems_from(error, _NOWHERE, model)
+        problems = first_problems(problems_from(error, _NOWHERE, model, most=MAX_PROBLEMS), error.error_count())
     errors = tuple(FieldError(field=problem.key, pointer="", detail=problem.message) for problem in problems)
     raise ApiError(422, "invalid", "Some parameters can't be used: see errors.", errors)
 
@@ -194,7 +190,7 @@ def _validated(model: type[Body], data: object) -> Body:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        problems = problems_from(error, _NOWHERE, model)
+        problems = first_problems(problems_from(error, _NOWHERE, model, most=MAX_PROBLEMS), error.error_count())
     except RecursionError:
         raise ApiError(422, "invalid", "The document is nested too deep.") from None
     raise refused_fields(problems)

@@ -14,6 +14,7 @@ from dispatcher.console import actions
 from dispatcher.console.model import DeadFact, DeadQuery, Person, RedriveJob
 from dispatcher.console.pages.renderer import Site, admin_of, to
 from dispatcher.console.pages.scope import Scope
+from dispatcher.console.request_body import form_body
 from dispatcher.console.services import person_of
 from dispatcher.contract import redaction
 from dispatcher.contract.outcomes import DeadReason
@@ -138,7 +139,7 @@ class DeadEventsPages:
 
     async def confirm(self, request: web.Request) -> web.StreamResponse:
         person = admin_of(request)
-        posted = await request.post()
+        posted = await form_body(request)
         wanted = Wanted.of(posted)
         try:
             lots = await self._lots(posted, person, Scope.of(request, person), wanted)
@@ -158,7 +159,7 @@ class DeadEventsPages:
 
     async def redrive(self, request: web.Request) -> web.StreamResponse:
         person = admin_of(request)
-        posted = await request.post()
+        posted = await form_body(request)
         wanted = Wanted.of(posted)
         jobs: list[RedriveJob] = []
         problems: list[str] = []

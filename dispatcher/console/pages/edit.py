@@ -17,6 +17,7 @@ from dispatcher.console.pages.renderer import Site, admin_of, to
 from dispatcher.console.pages.scope import Scope
 from dispatcher.console.pages.sealing import Sealing
 from dispatcher.console.pages.testing import Sample
+from dispatcher.console.request_body import form_body
 from dispatcher.errors import AlreadyExists, ConfigError, EditConflict, NotAllowed
 from dispatcher.stores.sql.documents import resolve_draft
 from dispatcher.stores.sql.records import StoredWebhook
@@ -96,7 +97,7 @@ class Configuring:
         return await self._post(request, admin_of(request), await self._site.webhook(request))
 
     async def _post(self, request: web.Request, person: Person, webhook: StoredWebhook | None) -> web.StreamResponse:
-        posted = await request.post()
+        posted = await form_body(request)
         document = {} if webhook is None else webhook.document
         form = WebhookForm.of_post(posted, document, self._sealing, person.id)
         if webhook is not None:  # whose it is can't be edited
@@ -178,7 +179,7 @@ class Configuring:
     async def preview(self, request: web.Request) -> web.StreamResponse:
         """A piece of the page, for the script."""
         person = admin_of(request)
-        posted = await request.post()
+        posted = await form_body(request)
         webhook_id = str(posted.get("webhook_id", ""))
         webhook = await self._site.parts.webhooks.get(webhook_id, orgs=person.orgs) if webhook_id else None
         document = {} if webhook is None else webhook.document

@@ -1,5 +1,6 @@
 """The fields of the webhook form: their names, which are the draft's keys, and what a browser sends of them. Pure."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -14,6 +15,8 @@ from dispatcher.config.webhooks import MAX_HEADERS
 from dispatcher.console.pages.formatting import rate
 
 Posted = MultiMapping[object]
+
+_HEADER_FIELD: Final = re.compile(r"headers\.[0-9]{1,4}\.[a-z]+")
 
 TEXTS: Final = (
     "name", "org", "sandbox", "sandbox_id", "url", "auth.header", "auth.scheme", "rate_limit", "timeout",
@@ -81,9 +84,7 @@ class SecretField:
 
 def rows_of(posted: Posted) -> Iterator[HeaderRow]:
     """Rows by their number; a browser sends only those that are there."""
-    numbers = sorted(
-        {int(key.split(".")[1]) for key in posted if key.startswith("headers.") and key.split(".")[1].isdecimal()}
-    )
+    numbers = sorted({int(key.split(".")[1]) for key in posted if _HEADER_FIELD.fullmatch(key)})
     for number in numbers[: MAX_HEADERS + 5]:
         name, value = (text_of(posted, f"headers.{number}.{part}") for part in ("name", "value"))
         yield HeaderRow(name, value, is_stored=text_of(posted, f"headers.{number}.stored") == "on")
@@ -97,6 +98,8 @@ def shown(key: str, value: JsonValue) -> str:
         return format_duration(value)
     if key == "rate_limit" and isinstance(value, int | float):
         return rate(value)
+    if key.endswith("audience") and isinstance(value, list):
+        return ", ".join(map(str, value))
     if key.endswith("claims"):
         return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() if value else ""
     return str(value)

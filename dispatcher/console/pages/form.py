@@ -52,6 +52,8 @@ class WebhookForm:
     """Stored signing secrets, the newest first."""
     errors: dict[str, list[str]] = field(default_factory=dict)
     """By key; empty key for the whole."""
+    document: Mapping[str, JsonValue] = field(default_factory=dict, repr=False)
+    """What is stored: members without a field of the form stay as they are."""
 
     @classmethod
     def blank(cls, org: str, sandbox: str) -> "WebhookForm":
@@ -128,6 +130,7 @@ class WebhookForm:
 
     def take_stored(self, document: Mapping[str, JsonValue]) -> None:
         """Note the fingerprints of what is stored."""
+        self.document = document
         for place, one in self.secrets.items():
             one.stored = fingerprint_in(value_at(document, place)) or ""
         stored = value_at(document, "signing.secrets")
@@ -216,6 +219,7 @@ class WebhookForm:
         fetch: dict[str, JsonValue] = {"grant": grant}
         keys = ("token_url", "client_id", "scope", "audience")
         fetch |= {key: self.texts[f"auth.fetch.{key}"] for key in keys if self.texts[f"auth.fetch.{key}"]}
+        fetch |= self._kept("auth.fetch", ("client_auth", "parameters"))
         if (secret := self.secrets["auth.fetch.client_secret"].draft()) is not None:
             fetch["client_secret"] = secret
         if grant == "jwt-bearer":
@@ -229,9 +233,15 @@ class WebhookForm:
             token["key"] = secret
         if self.texts[f"{at}.claims"]:
             token["claims"] = self._claims(f"{at}.claims")
+        if "," in (audience := self.texts[f"{at}.audience"]):
+            token["audience"] = [one.strip() for one in audience.split(",") if one.strip()]
         if self.switches.get(f"{at}.body_hash"):
             token["body_hash"] = True
-        return token
+        return token | self._kept(at, ("nbf", "jti"))
+
+    def _kept(self, at: str, keys: tuple[str, ...]) -> dict[str, JsonValue]:
+        """Returns stored members that the form has no field for."""
+        return without_none({key: value_at(self.document, f"{at}.{key}") for key in keys})
 
     def _claims(self, key: str) -> JsonValue:
         try:

@@ -9,6 +9,7 @@ from dispatcher.console.pages.charts import chart_of
 from dispatcher.console.pages.configuration import rows_of
 from dispatcher.console.pages.renderer import Site, admin_of, to
 from dispatcher.console.pages.state import WINDOW_S, standing_of
+from dispatcher.console.request_body import form_body
 from dispatcher.console.services import person_of
 from dispatcher.errors import EditConflict
 
@@ -76,7 +77,7 @@ class Overview:
 
     async def delete(self, request: web.Request) -> web.StreamResponse:
         person = admin_of(request)
-        version = str((await request.post()).get("version", ""))
+        version = str((await form_body(request)).get("version", ""))
         try:
             await self._site.parts.webhooks.delete(
                 request.match_info["webhook_id"],

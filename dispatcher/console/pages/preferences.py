@@ -7,6 +7,7 @@ from aiohttp import web
 from dispatcher.console.access import is_local_path
 from dispatcher.console.pages.renderer import Site, to
 from dispatcher.console.pages.scope import SCOPE_COOKIE, THEME_COOKIE, THEMES, Scope
+from dispatcher.console.request_body import form_body
 from dispatcher.console.services import person_of
 
 _YEAR_S: Final = 365 * 86_400
@@ -19,7 +20,7 @@ def add_to(app: web.Application, _site: Site) -> None:
 
 
 async def _theme(request: web.Request) -> web.Response:
-    form = await request.post()
+    form = await form_body(request)
     theme = str(form.get("theme", ""))
     response = to(_back(form.get("back")))
     if theme in THEMES:
@@ -30,7 +31,7 @@ async def _theme(request: web.Request) -> web.Response:
 
 
 async def _scope(request: web.Request) -> web.Response:
-    form = await request.post()
+    form = await form_body(request)
     scope = Scope.read(str(form.get("scope", "")))
     if scope.org is not None and not person_of(request).may_see(scope.org):
         scope = Scope()

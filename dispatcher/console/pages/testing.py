@@ -11,6 +11,7 @@ from dispatcher.console.actions import send_test
 from dispatcher.console.model import TestResult
 from dispatcher.console.pages.renderer import Site, admin_of
 from dispatcher.console.pages.state import standing_of
+from dispatcher.console.request_body import form_body
 from dispatcher.errors import ConfigError
 from dispatcher.stores.sql.records import StoredWebhook
 
@@ -64,7 +65,7 @@ class Testing:
     async def send(self, request: web.Request) -> web.StreamResponse:
         person = admin_of(request)
         webhook = await self._site.webhook(request)
-        sample = Sample.of(await request.post())
+        sample = Sample.of(await form_body(request))
         try:
             config = await self._site.parts.webhooks.for_delivery(webhook.id, orgs=person.orgs)
             result = await send_test(

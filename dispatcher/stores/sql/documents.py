@@ -23,7 +23,7 @@ from dispatcher.config.documents import Loc, key_of, parse_document, problems_fr
 from dispatcher.config.secret_scope import MAX_SECRET_BYTES
 from dispatcher.config.secrets import Secret
 from dispatcher.config.webhooks import WebhookConfig, split_url
-from dispatcher.errors import ConfigError, Problem
+from dispatcher.errors import MAX_PROBLEMS, ConfigError, Problem, first_problems
 
 MAX_DRAFT_BYTES: Final = 1024 * 1024
 """A draft as JSON, secrets not counted."""
@@ -178,7 +178,7 @@ def _validated(data: object) -> WebhookConfig:
     try:
         return WebhookConfig.model_validate(data)
     except ValidationError as error:
-        found = problems_from(error, _NOWHERE, WebhookConfig)
+        found = first_problems(problems_from(error, _NOWHERE, WebhookConfig, most=MAX_PROBLEMS), error.error_count())
     raise ConfigError(Problem(problem.message, problem.key) for problem in found)
 
 

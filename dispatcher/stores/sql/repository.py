@@ -80,12 +80,12 @@ class WebhookRepository:
             NotFound: there is no such webhook.
         """
         if webhook_id is None:
-            config = resolve_draft(draft, {})
+            config = await asyncio.to_thread(resolve_draft, draft, {})
         else:
             async with self._database.read() as connection:
                 row = await rows.row_of(connection, webhook_id, orgs)
                 stored = await rows.secrets_in(connection, webhook_id, self._encryption)
-            config = resolve_draft(draft, stored, row["config"])
+            config = await asyncio.to_thread(resolve_draft, draft, stored, row["config"])
         await self.raise_problems(config)
         return config
 

@@ -4,6 +4,7 @@ import base64
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from dispatcher.console import access, login_throttle
 from dispatcher.console.access import is_local_path
@@ -221,9 +222,10 @@ async def test_failures_make_the_next_try_wait(console: Console) -> None:
     good = await console.token()
     for _ in range(login_throttle.FREE):
         assert (await sign_in(console, "fdt_wrong")).status == 401
-    answer = await sign_in(console, good)
+    answer = await sign_in(console, "fdt_wrong")
     assert (answer.status, answer.headers["Retry-After"]) == (429, "1")
     assert (await console.stranger().get("/sign-in/link/x")).status == 429
+    assert (await sign_in(console, good)).status == 303
     # The API is not held up: a bearer token is not guessed.
     assert (await Client(console.base, console.session, good).get(ME)).status == 200
 
@@ -234,9 +236,10 @@ async def test_success_forgives_and_proxies_are_believed_only_where_they_are_our
             good = await console.token()
             for _ in range(login_throttle.FREE):
                 assert (await sign_in(console, "x", headers={"X-Forwarded-For": "192.0.2.1"})).status == 401
-            assert (await sign_in(console, good, headers={"X-Forwarded-For": "192.0.2.1"})).status == 429
-            other = await sign_in(console, good, headers={"X-Forwarded-For": "192.0.2.1, 192.0.2.2"})
-            assert other.status == (429 if others_wait else 303)
+            assert (await sign_in(console, "x", headers={"X-Forwarded-For": "192.0.2.1"})).status == 429
+            other = await sign_in(console, "x", headers={"X-Forwarded-For": "192.0.2.1, 192.0.2.2"})
+            assert other.status == (429 if others_wait else 401)
+            assert (await sign_in(console, good, headers={"X-Forwarded-For": "192.0.2.1"})).status == 303
 
 
 async def test_with_neither_tokens_nor_oidc_everybody_on_the_loopback_is_the_admin(start: StartConsole) -> None:
@@ -273,3 +276,36 @@ def console_settings(**values: Any) -> Any:
     from dispatcher.config.settings import ConsoleSettings
 
     return ConsoleSettings(**values)
+
+
+async def test_a_token_and_a_link_that_hold_are_taken_whatever_failed_at_their_address(console: Console) -> None:
+    token, link = await console.token(), console.server.new_sign_in_link().rpartition("/sign-in")[2]
+    for _ in range(login_throttle.FREE_IN_ALL + 20):
+        await console.stranger().get("/sign-in/link/wrong")
+    assert (await sign_in(console, "fdt_wrong")).status == 429
+    assert (await sign_in(console, token)).status == 303
+    for _ in range(login_throttle.FREE + 5):
+        await console.stranger().get("/sign-in/link/wrong")
+    assert (await console.stranger().get(f"/sign-in{link}")).status == 303
+
+
+@pytest.mark.parametrize(
+    ("proxies", "headers", "warns"),
+    [
+        ([], {"X-Forwarded-For": "192.0.2.1"}, True),
+        (["10.0.0.0/8"], {"X-Forwarded-For": "192.0.2.1"}, True),
+        (["127.0.0.0/8"], {"X-Forwarded-For": "192.0.2.1"}, False),
+        ([], {}, False),
+    ],
+)
+async def test_a_proxy_that_is_not_trusted_is_told_to_the_operator(
+    start: StartConsole, proxies: list[str], headers: dict[str, str], warns: bool
+) -> None:
+    async with start(trusted_proxies=proxies) as console:
+        with capture_logs() as lines:
+            for _ in range(3):
+                await console.stranger().get("/sign-in", headers=headers)
+                await sign_in(console, "x", headers=headers)
+    told = [line["event"] for line in lines if "console.trusted_proxies" in line["event"]]
+    assert len(told) == int(warns)
+    assert "192.0.2.1" not in "".join(told)

@@ -11,9 +11,10 @@ from dispatcher.console.login_throttle import (
     LONGEST_S,
     MAX_ADDRESSES,
     Throttle,
+    _Failures,
     client_address,
-    network_of,
 )
+from dispatcher.listener import peer_of
 
 
 def test_waits_double_up_to_a_quarter_of_an_hour() -> None:
@@ -49,7 +50,7 @@ def test_many_addresses_together_make_everybody_wait_but_not_for_long() -> None:
 @given(st.lists(st.tuples(st.integers(0, 40_000), st.floats(0, 10)), max_size=200))
 def test_its_memory_is_bounded_and_its_waits_are_too(failures: list[tuple[int, float]]) -> None:
     throttle, now = Throttle(), 0.0
-    throttle._by_address.update({str(n): throttle._by_address.get("", _failures()) for n in range(MAX_ADDRESSES - 50)})
+    throttle._by_address.update({str(n): throttle._by_address.get("", _Failures()) for n in range(MAX_ADDRESSES - 50)})
     for number, passed in failures:
         now += passed
         address = f"10.{number // 65536}.{number // 256 % 256}.{number % 256}"
@@ -58,17 +59,11 @@ def test_its_memory_is_bounded_and_its_waits_are_too(failures: list[tuple[int, f
     assert len(throttle._by_address) <= MAX_ADDRESSES
 
 
-def _failures() -> object:
-    from dispatcher.console.login_throttle import _Failures
-
-    return _Failures()
-
-
 def test_one_household_is_one_address() -> None:
-    assert network_of("2001:db8::1") == network_of("2001:db8::ffff:1") == "2001:db8::/64"
-    assert network_of("2001:db8:0:1::1") != network_of("2001:db8::1")
-    assert network_of("::ffff:192.0.2.1") == network_of("192.0.2.1") == "192.0.2.1"
-    assert network_of("nonsense") == ""
+    assert peer_of("2001:db8::1") == peer_of("2001:db8::ffff:1") == "2001:db8::/64"
+    assert peer_of("2001:db8:0:1::1") != peer_of("2001:db8::1")
+    assert peer_of("::ffff:192.0.2.1") == peer_of("192.0.2.1") == "192.0.2.1"
+    assert peer_of("nonsense") == ""
 
 
 def test_the_client_is_the_last_address_that_is_none_of_our_proxies() -> None:
@@ -80,3 +75,5 @@ def test_the_client_is_the_last_address_that_is_none_of_our_proxies() -> None:
     assert client_address("10.0.0.1", [], proxies) == "10.0.0.1"
     assert client_address("10.0.0.1", ["203.0.113.1"], ()) == "10.0.0.1"
     assert client_address(None, [], ()) == ""
+    assert client_address("::ffff:10.0.0.1", ["203.0.113.1"], proxies) == "203.0.113.1"
+    assert client_address("10.0.0.1", [", ".join(["10.0.0.2"] * 100_000)], proxies) == "10.0.0.2"

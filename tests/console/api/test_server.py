@@ -147,7 +147,7 @@ async def test_a_request_under_way_is_finished_when_it_stops(
 
 
 async def test_a_port_that_is_taken_is_said_in_words(start: StartConsole, console: Console) -> None:
-    with pytest.raises(DispatcherError, match=r"console.port \d+: Address already in use"):
+    with pytest.raises(DispatcherError, match=r"console.port \d+: another process has the port"):
         async with start(port=console.server.port):
             pass
 

@@ -1,0 +1,120 @@
+"""Bodies of requests: JSON and forms, with limits on their size, and read without holding up other requests.
+
+A stranger chooses how long a body is and how many values it has. Before signing in it may have 16 KiB, afterwards
+2 MiB; a JSON document has at most 20,000 values, a form 2,000 fields. Anything larger than 16 KiB is parsed in a
+thread. Compressed bodies are refused: they would grow past every limit.
+"""
+
+import asyncio
+from typing import Final
+from urllib.parse import parse_qsl
+
+import orjson
+from aiohttp import web
+from multidict import MultiDict, MultiDictProxy
+from pydantic import JsonValue
+
+from dispatcher.console.api_errors import ApiError
+from dispatcher.console.services import PERSON
+
+MAX_BODY: Final = 2 * 1024 * 1024
+"""Bytes of a request: a draft of 1 MiB and its secrets."""
+MAX_PUBLIC_BODY: Final = 16 * 1024
+"""The same before somebody has signed in: a token, and the page to go on to."""
+MAX_VALUES: Final = 20_000
+"""Values of a JSON document, those inside each other counted."""
+MAX_FIELDS: Final = 2_000
+"""Fields of a form."""
+FORM_TYPE: Final = "application/x-www-form-urlencoded"
+
+INLINE: Final = 16 * 1024
+"""Bytes that are parsed at once: it takes less time than going to a thread."""
+_FORM: Final = web.RequestKey("form", MultiDictProxy[str])
+
+Form = MultiDictProxy[str]
+
+
+async def json_body(request: web.Request) -> JsonValue:
+    """Returns the JSON document of a request.
+
+    Raises:
+        ApiError: 400 if it is none, 413 if it is too large, 415 if it is compressed or of another type.
+    """
+    if request.content_type != "application/json":
+        headers = {"Accept": "application/json"}
+        raise ApiError(415, "media_type", "Send JSON: Content-Type: application/json.", headers=headers)
+    body = await _body(request)
+    return _json(body) if len(body) <= INLINE else await asyncio.to_thread(_json, body)
+
+
+async def form_body(request: web.Request) -> Form:
+    """Returns the form of a request; empty if it is of another type. It may be asked for more than once.
+
+    Raises:
+        ApiError: 400 if it can't be read, 413 if it is too large, 415 if it is compressed.
+    """
+    if _FORM in request:
+        return request[_FORM]
+    if request.content_type != FORM_TYPE:
+        form = MultiDictProxy(MultiDict[str]())
+    else:
+        body = await _body(request)
+        form = _form(body) if len(body) <= INLINE else await asyncio.to_thread(_form, body)
+    request[_FORM] = form
+    return form
+
+
+async def _body(request: web.Request) -> bytes:
+    limit = MAX_BODY if PERSON in request else MAX_PUBLIC_BODY
+    if request.headers.get("Content-Encoding", "identity").strip().lower() not in ("identity", ""):
+        headers = {"Accept-Encoding": "identity"}
+        raise ApiError(415, "encoding", "Send the body without Content-Encoding, not compressed.", headers=headers)
+    if (request.content_length or 0) > limit:
+        raise _too_large(limit)
+    body = bytearray()
+    try:
+        async for chunk in request.content.iter_any():
+            body += chunk
+            if len(body) > limit:
+                raise _too_large(limit)
+    except (web.RequestPayloadError, ConnectionError, EOFError):
+        raise ApiError(400, "body", "The body can't be read: its end or its framing is missing.") from None
+    return bytes(body)
+
+
+def _json(body: bytes) -> JsonValue:
+    try:
+        data: JsonValue = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        at = f"line {error.lineno}, column {error.colno}" if error.doc else "it is empty"
+        raise ApiError(400, "not_json", f"The body is no JSON document: {at}.") from None
+    if _has_more_values(data, MAX_VALUES):
+        raise ApiError(413, "too_large", f"The document has more than {MAX_VALUES:,} values.")
+    return data
+
+
+def _has_more_values(data: JsonValue, most: int) -> bool:
+    count, todo = 1, [data]
+    while todo and count <= most:
+        value = todo.pop()
+        if isinstance(value, dict):
+            count += len(value)
+            todo += value.values() if count <= most else ()
+        elif isinstance(value, list):
+            count += len(value)
+            todo += value if count <= most else ()
+    return count > most
+
+
+def _form(body: bytes) -> Form:
+    if body.count(b"&") >= MAX_FIELDS:
+        raise ApiError(413, "too_large", f"The form has more than {MAX_FIELDS:,} fields.")
+    try:
+        pairs = parse_qsl(body.decode(), keep_blank_values=True)
+    except ValueError:
+        raise ApiError(400, "not_a_form", "The form can't be read: send it as UTF-8.") from None
+    return MultiDictProxy(MultiDict(pairs))
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(413, "too_large", f"The request's body is larger than {limit // 1024:,} KiB.")

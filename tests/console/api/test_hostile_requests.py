@@ -1,0 +1,137 @@
+"""Requests of strangers and of those who may: nobody chooses how long an answer or a computation is."""
+
+import asyncio
+import gzip
+import io
+import json
+import zlib
+from typing import Any
+
+import pytest
+
+from dispatcher.console import request_body
+from dispatcher.console.request_body import MAX_BODY, MAX_FIELDS, MAX_PUBLIC_BODY, MAX_VALUES
+from dispatcher.errors import MAX_PROBLEMS
+from tests.console.api.conftest import Client, Console
+from tests.console.api.fakes import LUMA
+from tests.stores_sql.examples import plain_draft
+
+pytestmark = pytest.mark.parametrize("empty_url", ["sqlite"], indirect=True)  # no database has a part in this
+
+LONGEST_ANSWER = 64 * 1024
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+JSON = {"Content-Type": "application/json"}
+
+
+async def _posted(client: Client, path: str, body: Any, headers: dict[str, str]) -> Any:
+    data = io.BytesIO(body if isinstance(body, bytes) else json.dumps(body).encode())
+    answer = await client.post(path, data=data, headers=headers)
+    assert len(answer.text) <= LONGEST_ANSWER
+    assert answer.status != 500, answer.text
+    return answer
+
+
+@pytest.mark.parametrize("path", ["/api/v1/webhooks", "/api/v1/webhooks/test", "/api/v1/webhooks/preview"])
+async def test_a_hundred_and_fifty_thousand_unknown_keys_are_too_many(console: Console, path: str) -> None:
+    body = {**plain_draft(*LUMA), **{f"{number:06}": 0 for number in range(150_000)}}
+    answer = await _posted(await console.client(), path, body, JSON)
+    assert (answer.status, answer.json["type"]) == (413, "urn:dispatcher:problem:too_large")
+
+
+async def test_twenty_mistakes_are_told_and_the_number_of_the_others(console: Console) -> None:
+    client, most = await console.client(), MAX_VALUES - 100
+    drafts: list[dict[str, Any]] = [
+        {**plain_draft(*LUMA), **{f"k{number:06}": 0 for number in range(most)}},
+        plain_draft(*LUMA, headers={f"X {number:06}": "x" for number in range(most)}),
+        plain_draft(*LUMA, headers={f"X-{number:06}": 7 for number in range(most)}),
+        plain_draft(*LUMA, campaigns=list(range(999))),
+        plain_draft(*LUMA, events=[[]] * 49),
+        plain_draft(*LUMA, channels=[{}] * most),
+        {"a" * 100_000: 1, "b" * 100_000: 2, "c.d" * 100_000: 3},
+    ]
+    for draft in drafts:
+        answer = await _posted(client, "/api/v1/webhooks", draft, JSON)
+        assert (answer.status, answer.json["type"]) == (422, "urn:dispatcher:problem:invalid")
+        errors = answer.json["errors"]
+        assert 1 <= len(errors) <= MAX_PROBLEMS + 1
+        assert all(len(error["field"]) < 300 and len(error["pointer"]) < 300 for error in errors)
+        if len(errors) > MAX_PROBLEMS:
+            assert "more problems: mend these first" in errors[-1]["detail"]
+    first = (await _posted(client, "/api/v1/webhooks", drafts[0], JSON)).json["errors"]
+    assert len(first) == MAX_PROBLEMS + 1
+    assert first[-1]["detail"] == f"and {most - MAX_PROBLEMS:,} more problems: mend these first"
+
+
+@pytest.mark.parametrize(
+    "body", [b"[" * 500_000, b'{"a":' * 300_000, b"[" * 1000 + b"]" * 1000, b"1" * 1_000_000, b"9e999999"]
+)
+async def test_a_document_that_is_no_draft_is_refused_in_few_words(console: Console, body: bytes) -> None:
+    answer = await _posted(await console.client(), "/api/v1/webhooks", body, JSON)
+    assert answer.status in (400, 413, 422)
+
+
+async def test_a_large_body_is_parsed_beside_the_event_loop(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[bool] = []
+
+    def parsed(body: bytes) -> Any:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            threads.append(True)
+        else:
+            threads.append(False)
+        return json.loads(body)
+
+    monkeypatch.setattr(request_body, "_json", parsed)
+    client = await console.client()
+    await _posted(client, "/api/v1/webhooks", plain_draft(*LUMA), JSON)
+    await _posted(client, "/api/v1/webhooks", plain_draft(*LUMA, name="x" * 50_000), JSON)
+    assert threads == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        (b"no gzip", FORM | {"Content-Encoding": "gzip"}, 415),
+        (gzip.compress(b"token=x"), FORM | {"Content-Encoding": "gzip"}, 415),
+        (gzip.compress(b"token=x")[:-4], FORM | {"Content-Encoding": "gzip"}, 415),
+        (zlib.compress(bytes(10_000_000)), FORM | {"Content-Encoding": "deflate"}, 415),
+        (b"x", FORM | {"Content-Encoding": "br"}, 415),
+        (b"x", FORM | {"Content-Encoding": "gzip, identity"}, 415),
+        (b"token=x", FORM | {"Content-Encoding": "identity"}, 401),
+        (b"token=x", {"Content-Type": "application/x-www-form-urlencoded; charset=nonsense"}, 401),
+        (b"token=\xff\xfe", FORM, 400),
+        (b"token=%ff%fe%00", FORM, 401),
+        (b"token=" + "\u2603".encode() * 3000, FORM, 401),
+        (b"&" * MAX_PUBLIC_BODY, FORM, 413),
+        (b"a=b&" * MAX_FIELDS, FORM, 413),
+        (b"token=" + b"x" * MAX_PUBLIC_BODY, FORM, 413),
+        (b"x" * (MAX_BODY + 1), FORM, 413),
+        (b"--x\r\n\r\n", {"Content-Type": "multipart/form-data; boundary=x"}, 401),
+        (b"--x\r\n\r\n", {"Content-Type": "multipart/form-data"}, 401),
+        (b"{}", {"Content-Type": "application/json"}, 401),
+        (b"token=x", {"Content-Type": "\xe9;;;=,"}, 401),
+    ],
+)
+async def test_any_body_at_sign_in_is_read_or_refused(
+    console: Console, body: bytes, headers: dict[str, str], status: int
+) -> None:
+    answer = await _posted(console.stranger(), "/sign-in", body, headers)
+    assert answer.status == status
+
+
+@pytest.mark.parametrize("data", [b"ZZ\r\nxx\r\n", b"5\r\ntok", b"-5\r\n", b"5\r\ntoken0\r\n"])
+async def test_a_body_that_is_framed_wrongly_is_a_bad_request(console: Console, data: bytes) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", console.server.port)
+    head = b"POST /sign-in HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n"
+    writer.write(head + b"Content-Type: application/x-www-form-urlencoded\r\n\r\n" + data)
+    writer.write_eof()
+    answer = await reader.read()
+    writer.close()
+    assert b" 500 " not in answer.partition(b"\r\n")[0]
+
+
+async def test_a_form_field_with_a_number_of_five_thousand_digits_is_no_bug(console: Console) -> None:
+    body = b"headers." + b"1" * 5000 + b".name=x"
+    answer = await _posted(await console.client(), "/", body, FORM)
+    assert answer.status in (303, 401, 403)
