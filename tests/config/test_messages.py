@@ -32,7 +32,7 @@ webhook: {}
 retry: {tiers: 30s}
 delivery: [1]
 log: {level: inf}
-ops: {port: http, host: null, hots: x}
+ops: {port: http, host: 1, hots: x}
 metrics: {max_tenant_series: 1.5}
 console: {port: true}
 attempt_log: perhaps
@@ -54,7 +54,7 @@ attempt_log: perhaps
         "x.yaml:9: retry.tiers: must be a list, not text",
         "x.yaml:10: delivery: must be a mapping (key: value), not a list",
         "x.yaml:11: log.level: must be one of debug, info, warning, error; did you mean 'info'?",
-        "x.yaml:12: ops.host: must be text, not empty",
+        "x.yaml:12: ops.host: must be text: put it in quotes",
         "x.yaml:12: ops.port: must be a whole number, not text",
         "x.yaml:12: ops.hots: unknown key; did you mean 'host'?",
         "x.yaml:13: metrics.max_tenant_series: must be a whole number, not a number with a fraction",
@@ -71,7 +71,7 @@ webhooks:
     sandbox: 12
     url: http//x
     campaigns: some
-    auth: {type: jwt, sign: {algorithm: ES265, key: x, ttl: 1h, jwt: 1}}
+    auth: {type: jwt, sign: {algorithm: ES265, key: x, ttl: 1h, wj: 1}}
   - name: ""
     org: o
     sandbox: [1]
@@ -100,8 +100,8 @@ webhooks:
         "PS384, PS512, ES256, ES384, ES512, EdDSA, Ed25519, Ed448; did you mean 'ES256'?",
         "x.yaml:8: webhooks[0].auth.sign.key: a secret can't stand here: write {file: PATH} or {env: NAME}",
         "x.yaml:8: webhooks[0].auth.sign.ttl: must be at most 300",
-        "x.yaml:8: webhooks[0].auth.sign.jwt: unknown key; known here: algorithm, key, kid, issuer, subject, audience, "
-        "ttl, claims, body_hash",
+        "x.yaml:8: webhooks[0].auth.sign.wj: unknown key; known here: algorithm, key, kid, issuer, subject, audience, "
+        "ttl, claims, nbf, jti, body_hash",
         "x.yaml:9: webhooks[1].name: must have at least 1 character",
         "x.yaml:11: webhooks[1].sandbox: must be text, not a list",
         "x.yaml:13: webhooks[1].campaigns[0]: must be text: put it in quotes",

@@ -45,7 +45,7 @@ def test_its_command_and_settings_are_the_programs(name: str, tmp_path: Path) ->
     file.write_text(text)
     settings = load_settings(file, environment(name))
     assert settings.webhooks.store == "sql"
-    assert (settings.console.host, settings.console.public_url) == ("0.0.0.0", "https://console.example")
+    assert (settings.console.host, settings.console.public_url) == (None, "https://console.example")
     assert len(settings.console.dispatchers) == 1
 
 

@@ -285,6 +285,16 @@ volumeMounts:
 {{- end }}
 {{- end -}}
 
+{{/* IP families of a Service */}}
+{{- define "fd.ipFamilies" -}}
+{{- with .Values.service.ipFamilyPolicy }}
+ipFamilyPolicy: {{ . }}
+{{- end }}
+{{- with .Values.service.ipFamilies }}
+ipFamilies: [{{ join ", " . }}]
+{{- end }}
+{{- end -}}
+
 {{- define "fd.scales" -}}
 {{- if or (ne .Values.autoscaling.type "none") (gt (int .Values.replicaCount) 1) }}true{{ end -}}
 {{- end -}}
