@@ -30,6 +30,9 @@ demo: $(STAMPS)-demo ## Watch events leave a broker as webhooks (20 s; FOREVER=1
 test: $(STAMPS)-test $(VENV)/checkov/bin/checkov system lint ## Everything that CI runs: lint, types, layers, all tests.
 	$(BIN)/pytest
 
+test-fast: $(STAMPS)-test lint ## Lint, types, layers and unit tests: under two minutes.
+	$(BIN)/pytest -q tests/unit tests/config
+
 lint: $(STAMPS)-test ## Format, lint, types, layers.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -84,4 +87,4 @@ lock: ## Resolve the dependencies anew (needs uv).
 clean: ## Remove what the targets made.
 	rm -rf $(VENV) .tools .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
-.PHONY: help demo test lint system faults bench format sbom screenshots schemas audit lock clean
+.PHONY: help demo test test-fast lint system faults bench format sbom screenshots schemas audit lock clean

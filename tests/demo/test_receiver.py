@@ -21,7 +21,7 @@ from dispatcher.demo.checks import Check, DeliveryCheck, HeaderCheck, JwtCheck, 
 from dispatcher.demo.child_process import ChildProcess
 from dispatcher.demo.ledger import Arrival, Ledger, Tally
 from dispatcher.demo.receiver import Endpoint, Receiver
-from tests.unit.examples import CONTRACTS
+from tests.published import DATA
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -223,7 +223,7 @@ def contract_headers(**changes: str) -> dict[str, str]:
 
 
 def reference(**changes: object) -> bytes:
-    return json.dumps(json.loads((CONTRACTS / "feedback-v1.json").read_text()) | changes).encode()
+    return json.dumps(json.loads((DATA / "feedback-v1.json").read_text()) | changes).encode()
 
 
 def test_the_reference_payload_is_taken() -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from tests.deploy.tools import CHART, CRDS, missing, run, tool
+from tests.deploy.tools import CHART, run, tool
+from tests.published import published
 
 Object = dict[str, Any]
 
@@ -73,10 +74,7 @@ def pod_template(one: Object) -> Object | None:
 @cache
 def crd_schema(plural: str, version: str) -> Object:
     """JSON Schema of a custom resource, strict: a field that the operator does not know is an error."""
-    path = CRDS / f"{plural}.yaml"
-    if not path.exists():
-        missing("the folder shared/crds", "it lies beside the checkout of the project")
-    text = "\n".join(line.rstrip() for line in path.read_text().splitlines())
+    text = "\n".join(line.rstrip() for line in published(f"crds/{plural}.yaml").read_text().splitlines())
     (crd,) = [one for one in yaml.safe_load_all(text) if one]
     (found,) = [one for one in crd["spec"]["versions"] if one["name"] == version]
     schema: Object = _strict(found["schema"]["openAPIV3Schema"])

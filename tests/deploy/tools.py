@@ -19,7 +19,6 @@ CHART = DEPLOY / "helm" / "feedback-dispatcher"
 RULES = CHART / "files" / "rules"
 DASHBOARDS = CHART / "files" / "dashboards"
 RUNBOOKS = ROOT / "docs" / "runbooks"
-CRDS = ROOT.parent / "shared" / "crds"
 
 
 def missing(what: str, how: str) -> NoReturn:

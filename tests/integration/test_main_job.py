@@ -21,7 +21,8 @@ from tests.integration.harness import RSS_LIMIT, Dispatcher, Stage, event, slowl
 from tests.kafka import topics
 from tests.kafka.apache_kafka import ApacheKafka
 from tests.kafka.server_properties import Listener
-from tests.unit.examples import CONTRACTS, EMAIL_EVENT, TENANT, email_event
+from tests.published import DATA
+from tests.unit.examples import EMAIL_EVENT, TENANT, email_event
 
 pytestmark = [needs_kafka, pytest.mark.timeout(120)]
 
@@ -36,7 +37,7 @@ async def test_the_reference_event_arrives_byte_for_byte_with_the_documented_hea
         checked = await called("check", "-c", dispatcher.path, "--ops", ops)
         assert (checked.status, checked.out.splitlines()[-1]) == (0, f"{ops} is ready"), checked
     arrived = scene.receiver.requests[0]
-    reference = json.loads((CONTRACTS / "feedback-v1.json").read_text())
+    reference = json.loads((DATA / "feedback-v1.json").read_text())
     assert arrived.body == orjson.dumps(reference)
     headers = {name.lower(): value for name, value in arrived.headers.items()}
     expected_id = webhook_id(TENANT, EMAIL_EVENT["body"]["xdmEntity"]["_id"], Origin("", 0, 0))

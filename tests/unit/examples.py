@@ -4,7 +4,6 @@ import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from dispatcher.config.webhooks import Webhook, WebhookConfig
@@ -12,7 +11,6 @@ from dispatcher.contract.events import DeliveryEvent, read_event
 from dispatcher.contract.records import Origin
 from dispatcher.contract.tenant import TenantKey
 
-CONTRACTS = Path(__file__).parents[3] / "shared" / "contracts"
 ORIGIN = Origin("delivery-events", 3, 41)
 
 Json = dict[str, Any]

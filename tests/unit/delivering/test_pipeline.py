@@ -24,8 +24,9 @@ from dispatcher.contract.records import Origin, RetryState
 from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StoreUnavailable
 from dispatcher.flow import decision
 from dispatcher.flow import pipeline as pipeline_module
+from tests.published import DATA
 from tests.unit.delivering.builders import WALL, Bench, wall
-from tests.unit.examples import CONTRACTS, EMAIL_EVENT, ORIGIN, TENANT, ARecord, email_event, record, webhook
+from tests.unit.examples import EMAIL_EVENT, ORIGIN, TENANT, ARecord, email_event, record, webhook
 from tests.unit.virtual_time import virtual_time
 
 NOW_MS = int(WALL * 1000)
@@ -47,7 +48,7 @@ async def test_an_event_arrives_as_the_reference_payload() -> None:
 
     assert await bench.process(fresh()) == Delivered(1)
     (request,) = bench.transport.requests
-    assert json.loads(request.body) == json.loads((CONTRACTS / "feedback-v1.json").read_bytes())
+    assert json.loads(request.body) == json.loads((DATA / "feedback-v1.json").read_bytes())
     assert bench.producer.topics == {}
 
 

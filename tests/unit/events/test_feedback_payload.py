@@ -6,8 +6,8 @@ import orjson
 import pytest
 
 from dispatcher.contract.feedback import encode_feedback
+from tests.published import DATA
 from tests.unit.examples import (
-    CONTRACTS,
     EMAIL_EVENT,
     REMOVED,
     SMS_EVENT,
@@ -18,7 +18,7 @@ from tests.unit.examples import (
     xdm_spelling,
 )
 
-REFERENCE = orjson.dumps(orjson.loads((CONTRACTS / "feedback-v1.json").read_bytes()))
+REFERENCE = orjson.dumps(orjson.loads((DATA / "feedback-v1.json").read_bytes()))
 """The reference payload as compact JSON: orjson keeps the order of keys."""
 
 

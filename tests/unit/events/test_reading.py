@@ -9,8 +9,8 @@ from dispatcher.contract.events import OtherEvent, read_event
 from dispatcher.contract.feedback import encode_feedback
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import UnreadableEvent
+from tests.published import published
 from tests.unit.examples import (
-    CONTRACTS,
     EMAIL_EVENT,
     JOURNEYS,
     ORIGIN,
@@ -36,7 +36,7 @@ def test_the_published_xdm_examples_together_are_an_event() -> None:
     """Adobe publishes the examples by field group; a record has all of them in one entity."""
 
     def example(name: str) -> dict[str, object]:
-        found: dict[str, object] = json.loads((CONTRACTS / "xdm" / name).read_text())
+        found: dict[str, object] = json.loads(published(f"contracts/xdm/{name}").read_text())
         return found
 
     entity = {"@id": "e-1", "xdm:timestamp": "2026-08-06T14:30:00Z", "xdm:eventType": "message.feedback"}
@@ -69,7 +69,7 @@ def test_the_published_xdm_examples_together_are_an_event() -> None:
 
 
 def test_the_second_published_feedback_example_passes_too() -> None:
-    entity = json.loads((CONTRACTS / "xdm" / "message-delivery-feedback.example.3.json").read_text())
+    entity = json.loads(published("contracts/xdm/message-delivery-feedback.example.3.json").read_text())
     entity |= {"xdm:eventType": "message.feedback", f"{JOURNEYS}smsChannelContext/profileNumber": "+49151"}
     event = read({"header": EMAIL_EVENT["header"], "body": {"xdmEntity": entity}})
 

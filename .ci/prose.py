@@ -1,0 +1,109 @@
+"""Checks the project's language: words that STYLE excludes in prose, and old names in definitions.
+
+Usage: python .ci/prose.py [FILE...]   (all tracked files if none is given)
+
+Prose is every docstring, comment and long string of a Python file, and the text of Markdown, HTML, YAML and shell
+files. Prints one line for each finding and exits with status 1 if there is any.
+"""
+
+import ast
+import io
+import re
+import subprocess
+import sys
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SUFFIXES = {".py", ".md", ".html", ".yaml", ".yml", ".sh", ".tpl", ".txt"}
+LEFT_OUT = (
+    "tests/console/pages/vendor/",
+    "tests/deploy/rendered/",
+    "requirements/",
+    "config/schema/",
+    ".ci/prose.py",
+    "LICENSE",
+)
+
+WORDS = {
+    r"where there (?:is|are|was|were|be)\b": "if there is",
+    r"where (?:one|none|it|they|this|that|he|nothing|something|the \w+) (?:is|are|was|were|has|have|can|can't|does|doesn't|may|must|needs?|wants?|gives?)\b(?! (?:mounted|stored|kept|found|written|read from|defined|documented))": "conditional where: use if or when",
+    r"(?:None|True|False|null|empty|absent|unset) where\b": "None if",
+    r"\bwhere not given\b": "if not given",
+    r"\b(?:whoever|whomever|whosoever)\b": "name the actor",
+    r"\b(?:somebody|anybody|someone|anyone)\b": "name the actor",
+    r"\bnobody\b": "name the actor, or no one",
+    r"\bwho (?:asks?|waits?|comes?|reads?|wants?|is no|is told|may)\b": "name the actor",
+    r"\b(?:tells?|told)\b(?! (?:apart|them apart))": "reports, returns, shows, says",
+    r"\bbears?\b": "handles, carries",
+    r"\bsees? to\b": "handles, processes",
+    r"\bstands? (?:in the way|against|for nothing)\b": "prevents, contradicts",
+    r"\b(?:becomes?|became|becoming) of\b": "happens to",
+    r"\b(?:is|are|was|were|to) (?:not )?(?:to )?be had\b": "is available",
+    r"\bnone of (?:the|a|its) \w+'s business\b": "does not concern",
+    r"\bis given back\b": "returns",
+    r"\bbe they none\b": "even none",
+    r"\bfor that matter\b": "delete",
+    r"\b(?:thereof|therein|thereupon|whereupon|hereby|herein)\b": "say it plainly",
+    r"\bsuch as it is\b": "delete",
+    r"\bthe (?:full|short|long) way\b": "slow path, fast path",
+}
+OLD_NAMES = frozenset(
+    """Express Shortcut Ends Flight Parcel Tried NotNow Never Changed Deliveries Turn Claim Work Journey Budget Lanes
+    Slot Slots Evidence MISSING Missing told Spread fast_value Failed Bell take_apart put_together Follower Keeper Parts
+    Refusal Standing Given Taken Nothing bury meet peek full_way landed diverted depart _is_hindered _is_let _may_send
+    AGAIN_SOON AGAIN_LATER SUSPEND""".split()
+)
+_PATTERNS = [(re.compile(pattern, re.IGNORECASE), better) for pattern, better in WORDS.items()]
+
+
+def prose_of(path: Path, text: str) -> Iterator[tuple[int, str]]:
+    """Yields (line number, text) of everything in the file that people read."""
+    if path.suffix != ".py":
+        yield from enumerate(text.splitlines(), 1)
+        return
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT or (token.type == tokenize.STRING and " " in token.string):
+            for offset, line in enumerate(token.string.splitlines()):
+                yield token.start[0] + offset, line
+
+
+def old_definitions(text: str) -> Iterator[tuple[int, str]]:
+    """Yields (line number, name) of every class, function and constant with a name that was replaced."""
+    for node in ast.walk(ast.parse(text)):
+        names = []
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            names = [node.name]
+        elif isinstance(node, ast.Assign):
+            names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+        yield from ((node.lineno, name) for name in names if name in OLD_NAMES)
+
+
+def findings(path: Path) -> Iterator[str]:
+    """Yields a line for each place of the file that should be worded or named differently."""
+    text, shown = path.read_text(encoding="utf-8"), path.relative_to(ROOT)
+    for number, line in prose_of(path, text):
+        for pattern, better in _PATTERNS:
+            if found := pattern.search(line):
+                yield f"{shown}:{number}: «{found[0]}»: {better}"
+    if path.suffix == ".py":
+        yield from (f"{shown}:{number}: {name}: an old name" for number, name in old_definitions(text))
+
+
+def tracked() -> list[Path]:
+    """Returns the tracked files that hold prose."""
+    names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    return [ROOT / name for name in names if Path(name).suffix in SUFFIXES and not name.startswith(LEFT_OUT)]
+
+
+def main() -> int:
+    """Prints the findings. Returns the exit status."""
+    paths = [Path(argument).resolve() for argument in sys.argv[1:]] or tracked()
+    found = [line for path in paths if path.exists() for line in findings(path)]
+    print("\n".join(found) or "language: nothing found")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
