@@ -28,7 +28,9 @@ LEFT_OUT = (
 
 WORDS = {
     r"where there (?:is|are|was|were|be)\b": "if there is",
-    r"where (?:one|none|it|they|this|that|he|nothing|something|the \w+) (?:is|are|was|were|has|have|can|can't|does|doesn't|may|must|needs?|wants?|gives?)\b(?! (?:mounted|stored|kept|found|written|read from|defined|documented))": "conditional where: use if or when",
+    r"where (?:one|none|it|they|this|that|he|nothing|something|the \w+) "
+    r"(?:is|are|was|were|has|have|can|can't|does|doesn't|may|must|needs?|wants?|gives?)\b"
+    r"(?! (?:mounted|stored|kept|found|written|read from|defined|documented))": "conditional where: use if or when",
     r"(?:None|True|False|null|empty|absent|unset) where\b": "None if",
     r"\bwhere not given\b": "if not given",
     r"\b(?:whoever|whomever|whosoever)\b": "name the actor",
@@ -50,10 +52,57 @@ WORDS = {
     r"\bthe (?:full|short|long) way\b": "slow path, fast path",
 }
 OLD_NAMES = frozenset(
-    """Express Shortcut Ends Flight Parcel Tried NotNow Never Changed Deliveries Turn Claim Work Journey Budget Lanes
-    Slot Slots Evidence MISSING Missing told Spread fast_value Failed Bell take_apart put_together Follower Keeper Parts
-    Refusal Standing Given Taken Nothing bury meet peek full_way landed diverted depart _is_hindered _is_let _may_send
-    AGAIN_SOON AGAIN_LATER SUSPEND""".split()
+    {
+        "Express",
+        "Shortcut",
+        "Ends",
+        "Flight",
+        "Parcel",
+        "Tried",
+        "NotNow",
+        "Never",
+        "Changed",
+        "Deliveries",
+        "Turn",
+        "Claim",
+        "Work",
+        "Journey",
+        "Budget",
+        "Lanes",
+        "Slot",
+        "Slots",
+        "Evidence",
+        "MISSING",
+        "Missing",
+        "told",
+        "Spread",
+        "fast_value",
+        "Failed",
+        "Bell",
+        "take_apart",
+        "put_together",
+        "Follower",
+        "Keeper",
+        "Parts",
+        "Refusal",
+        "Standing",
+        "Given",
+        "Taken",
+        "Nothing",
+        "bury",
+        "meet",
+        "peek",
+        "full_way",
+        "landed",
+        "diverted",
+        "depart",
+        "_is_hindered",
+        "_is_let",
+        "_may_send",
+        "AGAIN_SOON",
+        "AGAIN_LATER",
+        "SUSPEND",
+    }
 )
 _PATTERNS = [(re.compile(pattern, re.IGNORECASE), better) for pattern, better in WORDS.items()]
 
