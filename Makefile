@@ -62,6 +62,9 @@ screenshots: $(STAMPS)-test system ## Every page of the console, light, dark and
 schemas: $(STAMPS)-test ## Write config/schema/ anew.
 	for kind in settings webhook event payload openapi; do $(BIN)/dispatcher schema $$kind > config/schema/$$kind.json; done
 
+release: $(STAMPS)-test ## Build wheel, sdist and image from the tag of HEAD: dist/.
+	@deploy/release.sh
+
 # Tools whose dependencies don't get along with ours have an environment of their own.
 $(VENV)/checkov/bin/checkov: requirements/checkov.txt | $(VENV)/pyvenv.cfg
 	$(PYTHON) -m venv $(VENV)/checkov
@@ -87,4 +90,4 @@ lock: ## Resolve the dependencies anew (needs uv).
 clean: ## Remove what the targets made.
 	rm -rf $(VENV) .tools .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
-.PHONY: help demo test test-fast lint system faults bench format sbom screenshots schemas audit lock clean
+.PHONY: help demo test test-fast lint system faults bench format sbom screenshots schemas audit release lock clean
