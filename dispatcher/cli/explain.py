@@ -1,10 +1,10 @@
-"""`dispatcher explain`: one event, and what becomes of it, in words."""
+"""`dispatcher explain`: shows the whole decision about one event."""
 
 import asyncio
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
@@ -31,6 +31,9 @@ _TITLES = {
 }
 
 
+_ANSWERS = {True: "yes", False: "NO", None: "not asked"}
+
+
 @dataclass(frozen=True, slots=True)
 class FileRecord:
     """An event in a file, as if it stood at the topic's very beginning."""
@@ -54,15 +57,15 @@ def explain_event(
     offset: Annotated[int | None, typer.Option(min=0, help="Offset of the record.")] = None,
     ops: OpsUrl = None,
 ) -> None:
-    """Say how one event is read, which webhook is its, and what would be sent. Sends nothing; secrets are masked.
+    """Show how an event is read, which webhook it belongs to, and what would be sent. Sends nothing; masks secrets.
 
-    Exit status 1 where the event can't be read.
+    Exit status 1 if the event can't be read.
     """
     is_place = partition is not None and offset is not None
     if (event is None) != is_place or (event is not None and topic is not None):
         raise typer.BadParameter("give either a file, or --partition and --offset (and --topic)")
     explanation = asyncio.run(_explained(quiet_settings_at(config), event, topic, partition or 0, offset or 0, ops))
-    _show(explanation.lines)
+    _show(explanation)
     if not explanation.is_readable:
         raise typer.Exit(1)
 
@@ -85,7 +88,7 @@ async def _explained(
         more = (Line("webhook", "problems", f"{len(problems)} in the configuration: see `dispatcher check`"),)
     if ops is not None and explanation.event is not None:
         more = (*more, *lane_lines(await _lane(ops, explanation.event.tenant)))
-    return Explanation((*explanation.lines, *more), explanation.event, explanation.is_readable)
+    return replace(explanation, lines=(*explanation.lines, *more))
 
 
 async def _record_at(settings: Settings, topic: str, partition: int, offset: int) -> Record:
@@ -107,14 +110,19 @@ async def _lane(ops: str, tenant: TenantKey) -> Mapping[str, object] | None:
     return None if status == 404 else lane
 
 
-def _show(lines: Sequence[Line]) -> None:
+def _show(explanation: Explanation) -> None:
+    shown = [
+        *explanation.lines,
+        *(Line("rules", rule.reason.value, f"{_ANSWERS[rule.passes]}: {rule.why}") for rule in explanation.rules),
+        *(Line("request", f"header {name}", value) for name, value in explanation.headers),
+    ]
     for section, title in _TITLES.items():
-        told_of = [line for line in lines if line.section == section]
-        if not told_of:
+        lines = [line for line in shown if line.section == section]
+        if not lines:
             continue
         typer.echo(title)
-        width = max(len(line.name) for line in told_of)
-        for line in told_of:
+        width = max(len(line.name) for line in lines)
+        for line in lines:
             typer.echo(f"  {line.name:<{width}}  {line.text}")
 
 

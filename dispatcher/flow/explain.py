@@ -1,7 +1,7 @@
-"""The whole decision for one event in words, for `dispatcher explain`. Pure: decides nothing and sends nothing.
+"""Explains the whole decision about one event, for `dispatcher explain` and the console. Pure: it sends nothing.
 
-Tokens, signatures and the values of headers that speak of a secret are `<secret>`; they are not even made. The
-payload is shown as it would be sent: it holds personal data, which whoever reads the topic sees anyway.
+Tokens, signatures and the values of headers whose names suggest a secret are shown as `<secret>`; they are not even
+created. The payload is shown as it would be sent: it holds personal data, which every reader of the topic sees anyway.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,22 +30,36 @@ MIN_HIDDEN = 6
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One thing that is to be said: `tenant: luma@AdobeOrg/prod`."""
+    """One fact: `tenant: luma@AdobeOrg/prod`."""
 
     section: str
-    """read, webhook, rules, request, verdict or lane"""
+    """read, webhook, request, verdict or lane"""
     name: str
     text: str
 
 
 @dataclass(frozen=True, slots=True)
+class RuleAnswer:
+    """One eligibility rule, and whether the event passes it."""
+
+    reason: SkipReason
+    """The reason that the rule skips events for."""
+    passes: bool | None
+    """None: not evaluated, because there is no webhook."""
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
-    """What was said of an event."""
+    """Everything that was decided about an event, and what would be sent."""
 
     lines: tuple[Line, ...]
     event: DeliveryEvent | None = None
-    """None where it can't be read, or is no delivery event."""
+    """None if the record can't be read, or is no delivery event."""
     is_readable: bool = True
+    rules: tuple[RuleAnswer, ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    """Request headers in order, secrets masked; empty if nothing would be sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,37 +74,44 @@ class Limits:
 
 
 def explain(record: Record, webhooks: Sequence[Webhook], limits: Limits, now: float) -> Explanation:
-    """What would become of a record.
+    """Explains what would happen to a record.
 
     Args:
-        record: as it stands in the topic of events, a retry topic or the dead letters.
+        record: from the topic of events, a retry topic or the dead letters.
         webhooks: all that are in use.
         now: Unix seconds, for the header `webhook-timestamp`.
     """
     is_fresh = record.topic == limits.events_topic
     retry_state = RetryState.fresh(record, now) if is_fresh else RetryState.of(record)
-    lines = list(_told_of_record(record, retry_state, is_fresh=is_fresh))
+    lines = list(_record_lines(record, retry_state, is_fresh=is_fresh))
     try:
         event = read_record(record, retry_state.origin, limits.max_record_bytes)
     except UnreadableEvent as error:
-        told = (Line("read", "unreadable", str(error)), Line("verdict", "dead-lettered", "reason unreadable"))
-        return Explanation((*lines, *told), is_readable=False)
+        found = (Line("read", "unreadable", str(error)), Line("verdict", "would be dead-lettered", "reason unreadable"))
+        return Explanation((*lines, *found), is_readable=False)
     if isinstance(event, OtherEvent):
-        told = (Line("read", "event type", event.event_type), Line("verdict", "skipped", SkipReason.NOT_FEEDBACK.value))
-        return Explanation((*lines, *told))
+        found = (
+            Line("read", "event type", event.event_type),
+            Line("verdict", "would be skipped", SkipReason.NOT_FEEDBACK.value),
+        )
+        return Explanation((*lines, *found))
     webhook = next((webhook for webhook in webhooks if webhook.tenant == event.tenant), None)
-    lines += _told_of_event(event, record, retry_state)
-    lines += _told_of_webhook(event, webhook, len(webhooks))
-    lines += _told_of_rules(event, webhook)
+    lines += _event_lines(event, record, retry_state)
+    lines += _webhook_lines(event, webhook, len(webhooks))
+    rules = tuple(answers(event, webhook))
     reason = eligibility(event, webhook)
     if reason is not None or webhook is None:
-        lines.append(Line("verdict", "skipped", (reason or SkipReason.NO_WEBHOOK).value))
-    else:
-        lines += _told_of_request(event, webhook, retry_state, limits, now)
-    return Explanation(tuple(lines), event)
+        lines.append(Line("verdict", "would be skipped", (reason or SkipReason.NO_WEBHOOK).value))
+        return Explanation(tuple(lines), event, rules=rules)
+    body = encode_feedback(event, webhook.config.payload)
+    pending = PendingDelivery.of(
+        event, webhook, body, retry_state.attempts, Priority.NEW, ProcessingAttempt(AssignmentEpoch())
+    )
+    lines += _request_lines(pending, limits)
+    return Explanation(tuple(lines), event, rules=rules, headers=tuple(shown_headers(pending, now)))
 
 
-def _told_of_record(record: Record, retry_state: RetryState, *, is_fresh: bool) -> Iterator[Line]:
+def _record_lines(record: Record, retry_state: RetryState, *, is_fresh: bool) -> Iterator[Line]:
     yield Line("read", "record", f"{record.topic}/{record.partition}/{record.offset}, {len(record.value or b'')} bytes")
     headers = {name: value or b"" for name, value in record.headers}
     if is_fresh or PREFIX + "origin-topic" not in headers:
@@ -106,7 +127,7 @@ def _told_of_record(record: Record, retry_state: RetryState, *, is_fresh: bool) 
         yield Line("read", "due at", _time(retry_state.not_before))
 
 
-def _told_of_event(event: DeliveryEvent, record: Record, retry_state: RetryState) -> Iterator[Line]:
+def _event_lines(event: DeliveryEvent, record: Record, retry_state: RetryState) -> Iterator[Line]:
     is_xdm = spelling_of(record.value or b"") == "xdm"
     has_own_id = event.webhook_id != webhook_id(event.tenant, None, retry_state.origin)
     yield Line("read", "spelling", "xdm, with URI keys" if is_xdm else "xed, with short keys")
@@ -120,7 +141,7 @@ def _told_of_event(event: DeliveryEvent, record: Record, retry_state: RetryState
     yield Line("read", "webhook-id", f"{event.webhook_id}, made from tenant and {made_from}")
 
 
-def _told_of_webhook(event: DeliveryEvent, webhook: Webhook | None, known: int) -> Iterator[Line]:
+def _webhook_lines(event: DeliveryEvent, webhook: Webhook | None, known: int) -> Iterator[Line]:
     if webhook is None:
         yield Line("webhook", "none", f"{event.tenant} has no webhook; {known} others are in use")
         return
@@ -142,58 +163,39 @@ def _authentication(config: WebhookConfig) -> str:
     return f"a token fetched from the token endpoint ({grant}) in header {auth.header}"
 
 
-def _told_of_rules(event: DeliveryEvent, webhook: Webhook | None) -> Iterator[Line]:
-    for reason, passes, why in answers(event, webhook):
-        yield Line("rules", reason.value, ("not asked: " if passes is None else "yes: " if passes else "NO: ") + why)
-
-
-Answer = tuple[SkipReason, bool | None, str]
-"""The rule by the reason that it skips for, whether the event passes (None: not asked), and why."""
-
-
-def answers(event: DeliveryEvent, webhook: Webhook | None) -> list[Answer]:
-    """Every rule with its answer, in the order of `eligibility`, also behind the first that says no."""
+def answers(event: DeliveryEvent, webhook: Webhook | None) -> list[RuleAnswer]:
+    """Returns the answer of every rule, in the order of `eligibility`, also after the first that fails."""
     is_test = bool(event.profile.is_test_execution)
-    found: list[Answer] = [
-        (SkipReason.TEST_EXECUTION, not is_test, "a test execution" if is_test else "no test execution")
-    ]
+    found = [RuleAnswer(SkipReason.TEST_EXECUTION, not is_test, "a test execution" if is_test else "no test execution")]
     if webhook is None:
         rest = list(SkipReason)[list(SkipReason).index(SkipReason.NO_WEBHOOK) + 1 :]
-        found.append((SkipReason.NO_WEBHOOK, False, f"no webhook for {event.tenant}"))
-        return found + [(reason, None, "there is no webhook") for reason in rest]
+        found.append(RuleAnswer(SkipReason.NO_WEBHOOK, False, f"no webhook for {event.tenant}"))
+        return found + [RuleAnswer(reason, None, "there is no webhook") for reason in rest]
     config, status = webhook.config, event.status
     other = is_of_another_sandbox(event, config)
     ids = f"sandbox id {event.sandbox_id}, wanted {config.sandbox_id}"
     channels, events = ", ".join(config.channels), ", ".join(config.events)
     found += [
-        (SkipReason.NO_WEBHOOK, not other, ids if other else "the tenant has a webhook"),
-        (SkipReason.WEBHOOK_DISABLED, config.enabled, "enabled" if config.enabled else "the webhook is paused"),
-        (SkipReason.CHANNEL, event.channel in config.channels, f"{event.channel}; wanted: {channels}"),
-        (SkipReason.STATUS, status in config.events, f"{status}; wanted: {events}"),
+        RuleAnswer(SkipReason.NO_WEBHOOK, not other, ids if other else "the tenant has a webhook"),
+        RuleAnswer(SkipReason.WEBHOOK_DISABLED, config.enabled, "enabled" if config.enabled else "it is switched off"),
+        RuleAnswer(SkipReason.CHANNEL, event.channel in config.channels, f"{event.channel}; wanted: {channels}"),
+        RuleAnswer(SkipReason.STATUS, status in config.events, f"{status}; wanted: {events}"),
     ]
     objection = campaign_objection(event, config)
     campaign = f"campaign {event.execution.campaign_id} is wanted"
-    return [*found, (SkipReason.CAMPAIGN, objection is None, objection or campaign)]
+    return [*found, RuleAnswer(SkipReason.CAMPAIGN, objection is None, objection or campaign)]
 
 
-def _told_of_request(
-    event: DeliveryEvent, webhook: Webhook, retry_state: RetryState, limits: Limits, now: float
-) -> Iterator[Line]:
-    config = webhook.config
-    body = encode_feedback(event, config.payload)
-    pending = PendingDelivery.of(
-        event, webhook, body, retry_state.attempts, Priority.NEW, ProcessingAttempt(AssignmentEpoch())
-    )
+def _request_lines(pending: PendingDelivery, limits: Limits) -> Iterator[Line]:
+    config, body = pending.webhook.config, pending.body
     yield Line("request", "POST", f"{config.origin}/…, within {config.timeout or limits.timeout_s:g} s")
-    for name, value in shown_headers(pending, now):
-        yield Line("request", f"header {name}", value)
     yield Line("request", "payload", f"version {config.payload}, {len(body)} bytes: {body.decode()}")
     if len(body) > limits.max_body:
         detail = f"reason too_large: the payload has {len(body)} bytes, over the limit of {limits.max_body}"
-        yield Line("verdict", "dead-lettered", detail)
+        yield Line("verdict", "would be dead-lettered", detail)
     else:
         yield Line(
-            "verdict", "delivered", f"to {config.origin}, as attempt {retry_state.attempts + 1}, if the lane allows"
+            "verdict", "would be sent", f"to {config.origin}, as attempt {pending.attempts + 1}, if the lane allows"
         )
 
 

@@ -257,7 +257,7 @@ class Pipeline:
         due_at = now + self._policy.due_in_s(tier, self._chance())
         retry_state = _after(retry_state, deferred.attempts, deferred.status, deferred.reason, due_at)
         if self._policy.expired(retry_state.first_seen, due_at):
-            detail = f"not delivered at the age limit; last: {deferred.detail or deferred.reason}"
+            detail = deferred.detail or deferred.reason.value
             return await self._die(record, retry_state, processing, DeadReason.EXPIRED, detail, event)
         processing.start()
         try:

@@ -1,4 +1,4 @@
-"""What is decided for one event, and what is sent of it, as `dispatcher explain` tells it; secrets masked."""
+"""The decision about one event and the request that follows, as `dispatcher explain` shows it; secrets masked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from dispatcher.config.webhooks import Webhook
 from dispatcher.console import masking
 from dispatcher.contract import redaction
 from dispatcher.contract.feedback import encode_feedback
+from dispatcher.contract.outcomes import SkipReason
 from dispatcher.contract.records import Origin, Record
 from dispatcher.errors import NotFound
 from dispatcher.flow.explain import Limits, Line, explain
@@ -19,14 +20,13 @@ from dispatcher.kafka.topics import dead_letter_topic
 from dispatcher.stores.sql.records import StoredWebhook
 
 _RULES: Final = {
-    "test_execution": "No test execution",
-    "no_webhook": "Has a webhook",
-    "webhook_disabled": "Webhook is on",
-    "channel": "Channel is wanted",
-    "status": "Status is wanted",
-    "campaign": "Campaign is wanted",
+    SkipReason.TEST_EXECUTION: "No test execution",
+    SkipReason.NO_WEBHOOK: "Has a webhook",
+    SkipReason.WEBHOOK_DISABLED: "Webhook is on",
+    SkipReason.CHANNEL: "Channel is wanted",
+    SkipReason.STATUS: "Status is wanted",
+    SkipReason.CAMPAIGN: "Campaign is wanted",
 }
-_ANSWERS: Final = {"yes": True, "NO": False, "not asked": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +99,12 @@ async def decision_on(
     lines = explained.lines
     if not shows_people:
         lines = tuple(Line(line.section, line.name, redaction.in_text(line.text)) for line in lines)
-    headers = [line for line in lines if line.section == "request" and line.name.startswith("header ")]
+    shown = (lambda text: text) if shows_people else redaction.in_text
     return Decision(
         read=tuple(line for line in lines if line.section == "read"),
-        rules=tuple(_rule(line) for line in lines if line.section == "rules"),
+        rules=tuple(Rule(_RULES[rule.reason], rule.passes, shown(rule.why)) for rule in explained.rules),
         verdict="; ".join(f"{line.name}: {line.text}" for line in lines if line.section == "verdict"),
-        headers=tuple((line.name.removeprefix("header "), line.text) for line in headers),
+        headers=tuple((name, shown(value)) for name, value in explained.headers),
         payload=orjson.dumps(value, option=orjson.OPT_INDENT_2).decode(),
     )
 
@@ -119,8 +119,3 @@ async def _first_kept(settings: KafkaSettings, places: Sequence[Origin]) -> Reco
             except NotFound as error:
                 missing = error
     raise missing
-
-
-def _rule(line: Line) -> Rule:
-    answer, _, why = line.text.partition(": ")
-    return Rule(_RULES.get(line.name, line.name.replace("_", " ")), _ANSWERS.get(answer), why)

@@ -9,6 +9,7 @@ import orjson
 
 from dispatcher.config.units import format_duration
 from dispatcher.console.model import AttemptFact
+from dispatcher.contract.outcomes import DeadReason
 
 STATES: Final = {
     "active": ("Active", "ok"),
@@ -150,10 +151,9 @@ def iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
-def death(detail: str) -> str:
-    """Why an event is dead, as its record tells it: with words where it gives the reason of the last waiting."""
-    before, last, reason = detail.rpartition("; last: ")
-    return f"{before}{last}{PARK_REASONS.get(reason, reason)}" if last else detail
+def death(reason: str, detail: str) -> str:
+    """Returns the detail of a dead event as a phrase. An expired event's detail is its last failure or park reason."""
+    return f"last: {PARK_REASONS.get(detail, detail)}" if reason == DeadReason.EXPIRED and detail else detail
 
 
 def milliseconds(value: float | None) -> str:

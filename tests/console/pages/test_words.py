@@ -42,18 +42,17 @@ def test_every_reason_and_action_has_a_word() -> None:
 
 
 @pytest.mark.parametrize(
-    ("detail", "expected"),
+    ("reason", "detail", "expected"),
     [
-        ("not delivered at the age limit; last: breaker_open",
-         "not delivered at the age limit; last: sending was held back, as nearly everything failed"),
-        ("not delivered at the age limit; last: answered 503", "not delivered at the age limit; last: answered 503"),
-        ("answered 422", "answered 422"),
-        ("held", "held"),
-        ("", ""),
+        ("expired", "breaker_open", "last: sending was held back, as nearly everything failed"),
+        ("expired", "answered 503", "last: answered 503"),
+        ("rejected", "answered 422", "answered 422"),
+        ("unreadable", "held", "held"),
+        ("expired", "", ""),
     ],
-)  # fmt: skip
-def test_why_an_event_died_is_told_in_words(detail: str, expected: str) -> None:
-    assert formatting.death(detail) == expected
+)
+def test_the_detail_of_a_dead_event_is_worded_by_its_reason(reason: str, detail: str, expected: str) -> None:
+    assert formatting.death(reason, detail) == expected
 
 
 @pytest.mark.parametrize(
