@@ -9,7 +9,7 @@ import sys
 import typer
 
 from dispatcher import __version__
-from dispatcher.cli import console, explain, redrive, run, schemas, tokens, topics, webhooks
+from dispatcher.cli import console, explain, receive, redrive, run, sample, schemas, tokens, topics, webhooks
 from dispatcher.demo import demo_command
 from dispatcher.errors import ConfigError, DispatcherError
 
@@ -31,7 +31,7 @@ def _version(version: bool = typer.Option(False, "--version", help="Show the ver
         raise typer.Exit
 
 
-for module in (run, console, topics, redrive, explain, webhooks, tokens, schemas):
+for module in (run, console, topics, redrive, explain, webhooks, tokens, schemas, sample, receive):
     module.add_to(app)
 app.command("demo")(demo_command)
 

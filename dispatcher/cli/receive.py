@@ -1,0 +1,88 @@
+"""`dispatcher receive`: an HTTPS receiver for trials on one machine."""
+
+import asyncio
+import binascii
+from pathlib import Path
+from typing import Annotated
+
+import jwt
+import typer
+from aiohttp import web
+
+from dispatcher.cli.trial_receiver import Expectations, TrialReceiver, server_tls
+from dispatcher.errors import DispatcherError
+
+
+def receive(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8443,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    ca: Annotated[Path, typer.Option(help="Where to write the CA that the dispatcher has to trust.")] = Path(
+        "receiver-ca.pem"
+    ),
+    secret: Annotated[
+        Path | None, typer.Option(help="File with the whsec_ secret or whpk_ key of the signatures.")
+    ] = None,
+    keys: Annotated[Path | None, typer.Option(help="JWKS file with the keys of the JWTs.")] = None,
+    audience: Annotated[str | None, typer.Option(help="Audience that a JWT must name.")] = None,
+    status: Annotated[int, typer.Option(min=200, max=599, help="Status to answer verified requests with.")] = 204,
+    count: Annotated[int | None, typer.Option(min=1, help="Exit after so many different events.")] = None,
+) -> None:
+    """Receive webhooks over HTTPS on this machine, verify them, and print what arrives. For trials only."""
+    expectations = Expectations(_secret(secret), _keys(keys), audience)
+    try:
+        tls = server_tls(host, ca)
+    except OSError as error:
+        raise DispatcherError(f"{ca}: can't be written ({error.strerror})") from None
+    receiver = TrialReceiver(expectations, typer.echo, status, count)
+
+    async def serve() -> None:
+        runner = web.ServerRunner(web.Server(receiver.handle, access_log=None))
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, host, port, ssl_context=tls)
+            try:
+                await site.start()
+            except OSError as error:
+                raise DispatcherError(
+                    f"can't listen on {host}:{port} ({error.strerror}): choose another --port"
+                ) from None
+            bound = runner.addresses[0][1]
+            typer.echo(f"receiving at https://{host}:{bound}/ (trust {ca}); Ctrl-C ends it")
+            await receiver.finished.wait()
+        finally:
+            await runner.cleanup()
+
+    try:
+        asyncio.run(serve())
+    except KeyboardInterrupt:
+        typer.echo(f"{receiver.events} events received")
+
+
+def _secret(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    text = _text(path).strip()
+    if not text.startswith(("whsec_", "whpk_")):
+        raise DispatcherError(f"{path}: must begin with whsec_ or whpk_")
+    return text
+
+
+def _keys(path: Path | None) -> jwt.PyJWKSet | None:
+    if path is None:
+        return None
+    try:
+        return jwt.PyJWKSet.from_json(_text(path))
+    except (jwt.PyJWKError, jwt.PyJWKSetError, binascii.Error, ValueError, AttributeError) as error:
+        raise DispatcherError(f"{path}: must be a JWKS document (RFC 7517): {error}") from None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DispatcherError(f"{path}: can't be read ({error})") from None
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(receive)
