@@ -54,8 +54,9 @@ from dispatcher.delivery.permits import SLOTS_A_TURN, Priority
 from dispatcher.delivery.retry_policy import RetryPolicy
 from dispatcher.flow.fast_path import FastPath
 from dispatcher.flow.pipeline import Pipeline
+from dispatcher.kafka.commit_metadata import CommittedPosition
 from dispatcher.kafka.consumer import Consumer
-from dispatcher.kafka.offset_tracker import Run
+from dispatcher.kafka.log_check import Bounds
 from dispatcher.kafka.partition import ReadAheadLimit
 from dispatcher.stores.cache import WebhookCache
 from dispatcher.telemetry import metrics
@@ -165,18 +166,35 @@ class FakeKafka:
     async def commit(self, offsets: object) -> None:
         """Nothing to keep."""
 
+    async def commit_for_group(self, offsets: object) -> None:
+        """Nothing to keep."""
+
+    async def committed(self, tps: object) -> dict[TopicPartition, CommittedPosition]:
+        return {}
+
+    async def bounds(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, Bounds]:
+        return {tp: Bounds(0, end) for tp, end in (await self.end_offsets(tps)).items()}
+
+    def seek(self, tp: TopicPartition, offset: int) -> None:
+        """It begins at its start."""
+
+    def position_of(self, tp: TopicPartition) -> int:
+        return self._next
+
+    def partitions_of(self, topic: str) -> list[TopicPartition]:
+        return [TopicPartition(TOPIC, 0)]
+
+    def source_of(self, tp: TopicPartition) -> object:
+        return None
+
+    def raise_coordination_error(self) -> None:
+        """There is none."""
+
     async def end_offsets(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         return dict.fromkeys(tps, self._next + self.left)
 
     async def stop(self) -> None:
         """Nothing to leave."""
-
-
-class NothingCommitted:
-    """Stands in for the admin client that reads commits."""
-
-    async def read(self, partitions: object) -> dict[TopicPartition, tuple[int, list[Run]]]:
-        return {}
 
 
 class Parts:
@@ -232,9 +250,8 @@ class Parts:
         """A consumer that hands each record to `fast_path`, or to `process`."""
         kafka = FakeKafka()
         consumer = Consumer(
-            self.kafka, [TOPIC], "group", process, self.fresh, 1, fast_path=fast_path, connect=kafka.connect,
-            committed=NothingCommitted(),
-        )  # fmt: skip
+            self.kafka, [TOPIC], "group", process, self.fresh, 1, fast_path=fast_path, connect=kafka.connect
+        )
         running = asyncio.create_task(consumer.run())
 
         async def step(count: int) -> None:

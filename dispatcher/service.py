@@ -57,6 +57,8 @@ log = structlog.get_logger(__name__)
 
 CUT_OFF = 3
 """Exit status after a second signal: something was cut off, and will be repeated."""
+FENCED = 4
+"""Exit status if another process has the same `kafka.group_instance_id`: starting again would fence that one."""
 
 
 async def checked_webhooks(settings: Settings) -> tuple[Sequence[Webhook], Sequence[Problem]]:
@@ -167,7 +169,7 @@ class Service:
                     await flow
                 raise
             return CUT_OFF
-        return 0
+        return FENCED if any(consumer.fenced for consumer in self._consumers) else 0
 
     async def _tracing(self, parts: AsyncExitStack) -> "Tracing | None":
         if not self._settings.tracing.enabled:
@@ -244,14 +246,21 @@ class Service:
     ) -> tuple[Consumer, Consumer]:
         kafka, drain = self._settings.kafka, self._settings.delivery.drain_timeout
         retry = _retry_membership(kafka, retry_topics.topics)
+        permits = self._lanes.permits
+
+        def in_flight() -> int:
+            return permits.taken
+
         return (
             Consumer(
                 kafka, [kafka.topic], kafka.group_id, process, self._fresh, drain,
-                fast_path=fast_path, problems=self._kafka_problems,
+                fast_path=fast_path, in_flight=in_flight, on_fenced=self._stop.set,
+                problems=self._kafka_problems,
             ),
             Consumer(
                 retry, retry_topics.topics, f"{kafka.group_id}.retry", process, self._parked, drain,
-                due_in_s=retry_topics.due_in_s, problems=self._kafka_problems,
+                due_in_s=retry_topics.due_in_s, in_flight=in_flight, on_fenced=self._stop.set,
+                problems=self._kafka_problems,
             ),
         )  # fmt: skip
 

@@ -169,12 +169,15 @@ class KafkaSettings(_Group):
     client_id: Name = "feedback-dispatcher"
     security: KafkaSecurity = KafkaSecurity()
     auto_offset_reset: Literal["earliest", "latest"] = "earliest"
-    """Where a partition without a committed offset is read from. `latest` passes over what was there before."""
-    session_timeout: Annotated[Seconds, Field(ge=2)] = 45
-    """A member that was silent for so long is out of the group. 45 s outlasts a rolling restart of one pod. Kafka's
-    brokers refuse less than 6 s unless told otherwise."""
-    commit_interval: Seconds = 1
-    """Finished offsets are committed this often: what a crash repeats at most, beside what was in flight."""
+    """Where the group begins at its very first start: `latest` passes over what was there before. Partitions added
+    later are read from their start."""
+    session_timeout: Annotated[Seconds, Field(ge=2)] = 12
+    """A member that was silent for so long is out of the group; heartbeats go every 3 s. After a crash its partitions
+    stand still for so long, and a few seconds more; a process that stands still for longer sends nothing until it has
+    joined again. Kafka's brokers refuse less than 6 s unless told otherwise."""
+    commit_interval: Annotated[Seconds, Field(ge=0.01)] = 0.05
+    """Finished offsets are committed this often, or, if that covers less than half as many records as requests are
+    under way, up to a second later. A crash repeats what was finished since, beside what was in flight."""
     partition_window: Annotated[int, Field(ge=1, le=100_000)] = 10_000
     """Unfinished records of one partition, first to last; past it the partition is paused."""
     max_unfinished: Annotated[int, Field(ge=1)] = 20_000

@@ -4,8 +4,9 @@ No Kafka client is named here: the consumer's records have this shape.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 from dispatcher.contract.values import slots_dataclass
@@ -133,11 +134,39 @@ class ProcessingAttempt:
         """From here on the world sees it: a request goes out, a record is written.
 
         Raises:
-            Draining: the partition is ours no more, or the process is stopping; nothing has happened yet.
+            Draining: the partition is ours no more, perhaps, or the process is stopping; nothing has happened yet.
         """
-        if not self.epoch.active:
+        epoch = self.epoch
+        if not epoch.active or epoch.lease.now() >= epoch.lease.ends_at:
             raise Draining
         self.started = True
+
+    def renew(self) -> None:
+        """Another request for the same record is about to go out.
+
+        Raises:
+            Draining: the group may have given the partition to another member meanwhile.
+        """
+        if self.epoch.lease.is_over:
+            raise Draining
+
+
+@dataclass(slots=True)
+class Lease:
+    """How long a group is sure to leave a member its partitions: one session after the last heartbeat it answered.
+
+    A process that was stopped, or a broker that was silent, for longer may have lost them to another member, and
+    doesn't know yet.
+    """
+
+    ends_at: float = math.inf
+    """Seconds of `now`."""
+    now: Callable[[], float] = time.monotonic
+
+    @property
+    def is_over(self) -> bool:
+        """The partitions may be another member's."""
+        return self.now() >= self.ends_at
 
 
 @dataclass(slots=True)
@@ -145,6 +174,7 @@ class AssignmentEpoch:
     """The right to work on a partition's records, from its assignment to its revocation: the epoch they carry."""
 
     active: bool = True
+    lease: Lease = field(default_factory=Lease)
 
 
 def was_parked(headers: RecordHeaders) -> bool:

@@ -209,6 +209,7 @@ class Deliverer:
 
         async def again() -> AttemptResult:
             nonlocal last
+            pending.processing.renew()
             if not self.is_current(pending.webhook):
                 last = AttemptResult(last.number, last.attempt, last.judgement, changed=True)
                 return last

@@ -11,8 +11,8 @@ from aiokafka.errors import GroupCoordinatorNotAvailableError
 from dispatcher.config.settings import KafkaSettings
 from dispatcher.contract.records import Record
 from dispatcher.errors import BrokerUnavailable
+from dispatcher.kafka.commit_metadata import CommittedPosition
 from dispatcher.kafka.committed_offsets import committed_positions
-from dispatcher.kafka.offset_tracker import OffsetTracker, Run
 from dispatcher.kafka.topic_reader import Range, open_topics
 
 TRIES: Final = 5
@@ -35,7 +35,7 @@ async def read_backlog(
         ranges = {tp: _ahead(range_, known.get(tp)) for tp, range_ in reader.ranges.items()}
         shares = _shares({tp: end - first for tp, (first, end) in ranges.items()}, most)
         looked_at = {tp: (first, first + shares[tp]) for tp, (first, _) in ranges.items()}
-        finished = {tp: OffsetTracker(*known[tp]) for tp in ranges if tp in known}
+        finished = {tp: known[tp].tracker for tp in ranges if tp in known}
         async for records in reader.within(looked_at).records():
             for record in records:
                 tracker = finished.get(TopicPartition(record.topic, record.partition))
@@ -46,7 +46,7 @@ async def read_backlog(
 
 async def _committed(
     settings: KafkaSettings, partitions: Sequence[TopicPartition]
-) -> dict[TopicPartition, tuple[int, list[Run]]]:
+) -> dict[TopicPartition, CommittedPosition]:
     group = f"{settings.group_id}.retry"
     try:
         for _ in range(TRIES - 1):
@@ -59,9 +59,9 @@ async def _committed(
         raise BrokerUnavailable(f"kafka at {why}: {type(error).__name__}") from error
 
 
-def _ahead(there: Range, committed: tuple[int, list[Run]] | None) -> Range:
+def _ahead(there: Range, committed: CommittedPosition | None) -> Range:
     first, end = there
-    return (first, end) if committed is None else (min(max(first, committed[0]), end), end)
+    return (first, end) if committed is None else (min(max(first, committed.position), end), end)
 
 
 def _shares(sizes: Mapping[TopicPartition, int], most: int) -> dict[TopicPartition, int]:

@@ -1,34 +1,38 @@
-"""Reads a topic, processes each record to its outcome, and commits only what is finished.
+"""Reads a topic and sees each record through to its outcome; commits what is finished, and only that.
 
-Each record is an `InFlightRecord`. The fast path processes it without a task if nothing has to be awaited; otherwise,
-or if the fast path falls back, the record gets a task of its own. The records of a partition carry the assignment's
-`AssignmentEpoch`: once it has ended, nothing of that partition is committed. Stop order: end the epoch, cancel records
-that have had no visible effect yet, give the others time to finish, commit the position, leave the group.
+Each record is an `InFlightRecord`, owned here: begun by `fast_path` if there is one, else, and if that gives it back,
+by a task of its own. The records of a partition carry its `AssignmentEpoch`, which ends with the assignment: nothing is
+committed for a partition that isn't ours, and nothing is sent once the group may have given it to another member.
+Where a partition is read from, `log_check` finds; when what is committed, `committing` decides.
+
+Stop order: epochs ended, records that nobody outside has seen yet are let go, those under way get time to finish, the
+position is committed, the group is left.
 """
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
 from functools import cached_property, partial
-from itertools import islice, takewhile
 from typing import Protocol
 
 import structlog
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from aiokafka.structs import ConsumerRecord
 
 from dispatcher.config.settings import KafkaSettings
+from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.contract.outcomes import Outcome
-from dispatcher.contract.records import ProcessingAttempt, Record
+from dispatcher.contract.records import AssignmentEpoch, Lease, ProcessingAttempt, Record
 from dispatcher.delivery.direct_attempt import DirectAttempt
 from dispatcher.delivery.pending_delivery import AttemptResult
 from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StoreUnavailable
-from dispatcher.kafka.committed_offsets import Committed
-from dispatcher.kafka.connection import stopped, until_answered
+from dispatcher.kafka.committing import CommitClient, Committer
+from dispatcher.kafka.connection import Client, stopped, until_answered
+from dispatcher.kafka.feeding import DueIn, Feeder
+from dispatcher.kafka.group_coordinator import FencedMember
+from dispatcher.kafka.log_check import LogChecker, LogClient, LogLoss
 from dispatcher.kafka.membership import Assignments, join
-from dispatcher.kafka.offset_tracker import OffsetTracker, Run
 from dispatcher.kafka.partition import InFlightRecord, Partition, ReadAheadLimit
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.tasks import set_within, unless
@@ -37,25 +41,31 @@ from dispatcher.telemetry import metrics
 log = structlog.get_logger(__name__)
 
 Process = Callable[[Record, ProcessingAttempt], Awaitable[Outcome]]
-Connect = Callable[[Assignments], Coroutine[object, object, "AIOKafkaConsumer[bytes, bytes]"]]
-"""Joins the group and gives the started client, which tells of assignments."""
-DueIn = Callable[[Record, float], float]
-"""Seconds until a record is due, of the record and the unix time."""
 
 WATCH_S = 5.0
-COMMIT_S = 10.0
 REVOKE_WAIT_S = 5.0
 """At a rebalance, time for requests under way: the whole group waits for it."""
 BATCH = 500
 """Records of one poll."""
-BEGUN_AT_ONCE = 100
-"""Records that are begun in one turn of the event loop: a few milliseconds, in which nothing else happens."""
-AT_A_TURN = 50
-"""Records of one partition that are begun before the next partition's turn."""
-COMMIT_RECORDS = 1000
-"""So many finished are committed before the interval is over."""
+BLOCKED_S = 5.0
+"""A partition of which nothing was fetched for so long is looked at before it is read on: its topic may be new."""
 FIRST_REPEAT_S = 1.0
 LONGEST_REPEAT_S = 30.0
+
+
+class MemberClient(LogClient, CommitClient, Client, Protocol):
+    """Reads as a member of the group: `membership.GroupClient`."""
+
+    async def getmany(
+        self, *tps: TopicPartition, timeout_ms: int, max_records: int
+    ) -> dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]: ...
+    async def end_offsets(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, int]: ...
+    def position_of(self, tp: TopicPartition) -> int | None: ...
+    def raise_coordination_error(self) -> None: ...
+
+
+Connect = Callable[[Assignments], Coroutine[object, object, MemberClient]]
+"""Joins the group and returns the started client, which tells of assignments."""
 
 
 class Shortcut(Protocol):
@@ -69,14 +79,6 @@ class Shortcut(Protocol):
         self, record: Record, processing: ProcessingAttempt, first_result: AttemptResult, /
     ) -> Awaitable[Outcome]:
         """`process` for a record whose first attempt was made."""
-        ...
-
-
-class CommittedOffsets(Protocol):
-    """Knows what a group has committed."""
-
-    async def read(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, tuple[int, list[Run]]]:
-        """Committed position and the runs finished beyond it; a partition that nothing is known of is left out."""
         ...
 
 
@@ -94,46 +96,57 @@ class Consumer:
         due_in_s: DueIn | None = None,
         fast_path: Shortcut | None = None,
         connect: Connect | None = None,
-        committed: CommittedOffsets | None = None,
         clock: Callable[[], float] = time.time,
+        in_flight: Callable[[], int] = int,
+        on_fenced: Callable[[], None] | None = None,
+        lease: Lease | None = None,
         problems: KafkaProblems | None = None,
     ) -> None:
         """`due_in_s`: where records have to wait, how long; None where they never do.
 
-        `fast_path` begins what needs no task; None where everything does.
-        `connect` and `committed` stand in for aiokafka's consumer and admin client, `clock` for unix time.
+        `fast_path` begins what needs no task; None where everything does. `in_flight`: POSTs under way in the process.
+        `on_fenced`: called when another process has taken this member's place; the consumer stops by itself.
+        `connect` stands in for aiokafka's consumer, `clock` for unix time, `lease` for one with a clock of its own.
         `problems`: where what is wrong with Kafka is reported.
         """
         self._problems = problems or KafkaProblems()
         self._settings = settings
         self._topics = tuple(topics)
+        self._name = f"consumer {group_id}"
         self.group_id = group_id
         self._process = process
         self._read_ahead = read_ahead
         self._drain_timeout_s = drain_timeout_s
-        self._due_in_s = due_in_s
+        self._waits = due_in_s is not None
         self._fast_path = fast_path
-        self._consumer: AIOKafkaConsumer[bytes, bytes] | None = None
-        reset = settings.auto_offset_reset if due_in_s is None else "earliest"
-        self._connect = connect or partial(join, settings, self._topics, group_id, auto_offset_reset=reset)
-        self._committed = committed or Committed(settings, group_id)
-        self._clock = clock
+        self._on_fenced = on_fenced
+        self._client: MemberClient | None = None
+        self._connect = connect or partial(join, settings, self._topics, group_id)
+        self._checker = LogChecker(
+            self, group_id, self._problems, starts_at_end=settings.auto_offset_reset == "latest" and not self._waits,
+        )  # fmt: skip
+        self._committer = Committer(group_id, settings.commit_interval, in_flight, self._problems)
+        self.lease = Lease() if lease is None else lease
+        self._feeder = Feeder(read_ahead, settings.partition_window, self._begin, self.lease, due_in_s, clock)
         self._partitions: dict[TopicPartition, Partition] = {}
-        self._buffered: deque[Partition] = deque()
-        """Partitions with records to begin, in the order of their turn."""
-        self._feeding = False
-        self._wake = asyncio.Event()
-        self._commit_lock = asyncio.Lock()
+        self._orphans: list[Partition] = []
+        """What was read of logs that are gone. It outlives the assignment: no other member can read it."""
         self._stopping = asyncio.Event()
-        self._finished_since_commit = 0
-        self._commit_soon = asyncio.Event()
         self._let_go = asyncio.Event()
-        """Set with each record that ends after its partition's claim."""
+        """Set with each record that ends after its partition's epoch, or in an orphan."""
+        self._renewed = asyncio.Event()
+        """Set when the group has answered after the lease was over."""
         self.joined = False
         """Whether partitions were assigned at least once, be they none."""
         self.last_poll = 0.0
         """Of the loop's clock."""
         self.broker_answers = False
+        self.fenced: str | None = None
+        """Why the group has shut this member out for good, if it has."""
+        for topic in self._topics:
+            metrics.RECORDS_REMOVED_UNREAD.labels(topic)
+            for reason in LogLoss:
+                metrics.LOG_RESETS.labels(topic, reason.value)
 
     def __repr__(self) -> str:
         return f"<Consumer {self.group_id} {len(self._partitions)} partitions, {self.unfinished} unfinished>"
@@ -146,7 +159,7 @@ class Consumer:
     @property
     def unfinished(self) -> int:
         """Records begun and not finished."""
-        return sum(len(partition.in_flight) for partition in self._partitions.values())
+        return sum(len(partition.in_flight) for partition in (*self._partitions.values(), *self._orphans))
 
     async def run(self) -> None:
         """Read until `stop`, then drain, commit and leave the group.
@@ -155,145 +168,160 @@ class Consumer:
         is lost, since nothing unfinished is committed.
         """
         connecting = until_answered(f"consumer {self.group_id}", lambda: self._connect(Assignments(self)))
-        self._consumer = await unless(self._stopping, connecting)
-        if self._consumer is None:
+        client = self._client = await unless(self._stopping, connecting)
+        if client is None:
             return
         try:
             async with asyncio.TaskGroup() as tasks:
-                polling = tasks.create_task(self._poll(), name=f"poll {self.group_id}")
-                committing = tasks.create_task(self._commit_regularly(), name=f"commit {self.group_id}")
-                watching = tasks.create_task(self._watch_broker(), name=f"watch {self.group_id}")
+                running = [
+                    tasks.create_task(self._poll(client), name=f"poll {self.group_id}"),
+                    tasks.create_task(self._committer.run(client, self.owned), name=f"commit {self.group_id}"),
+                    tasks.create_task(self._checker.run(client), name=f"positions {self.group_id}"),
+                    tasks.create_task(self._watch_broker(client), name=f"watch {self.group_id}"),
+                ]
                 await self._stopping.wait()
-                for task in (polling, committing, watching):
+                for task in running:
                     task.cancel()
-            await self._drain()
+            await self._drain(client)
         finally:
-            self._cancel(self._partitions.values())
-            await self._close()
+            self._cancel([*self._partitions.values(), *self._orphans])
+            await self._close(client)
 
     def stop(self) -> None:
         """Begin to drain; `run` returns when that is done."""
         self._stopping.set()
 
-    # Assignments
+    # Membership, as aiokafka and `log_check` tell it
 
     async def assigned(self, tps: Iterable[TopicPartition]) -> None:
         """Partitions are ours: learn what their last owner finished, then begin."""
         metrics.REBALANCES.inc()
-        partitions = [self._partition(tp) for tp in tps]
-        log.info("partitions assigned", group=self.group_id, partitions=[_name(one.tp) for one in partitions])
-        known = await self._committed.read([one.tp for one in partitions])
-        for partition in partitions:
-            if partition.restored or not partition.epoch.active:
-                continue
-            state = known.get(partition.tp)
-            if state is not None:
-                partition.tracker = OffsetTracker(*state)
-            partition.restored = True
+        for tp in tps:
+            self._partitions.setdefault(tp, Partition(tp, AssignmentEpoch(lease=self.lease)))
+        log.info("partitions assigned", group=self.group_id, partitions=[str(one) for one in self.owned()])
         self.joined = self.broker_answers = True
-        self._schedule_feed()
+        self._checker.request()
 
     async def revoked(self, tps: Iterable[TopicPartition]) -> None:
         """Partitions are about to be another's: finish what is under way, briefly; commit; let the rest go."""
         partitions = [self._partitions[tp] for tp in tps if tp in self._partitions]
         if partitions:
-            log.info("partitions revoked", group=self.group_id, partitions=[_name(one.tp) for one in partitions])
+            log.info("partitions revoked", group=self.group_id, partitions=[str(one) for one in partitions])
         await self._finish_under_way(partitions, REVOKE_WAIT_S)
-        await self._commit(partitions)
+        if self._client is not None:
+            await self._committer.commit(self._client, partitions)
         self._cancel(partitions)
         for partition in partitions:
             self._partitions.pop(partition.tp, None)
             partition.forget()
 
-    def _partition(self, tp: TopicPartition) -> Partition:
-        partition = self._partitions.get(tp)
-        if partition is None:
-            partition = self._partitions[tp] = Partition(tp)
-        return partition
+    def heard(self, at: float) -> None:
+        """The group answered what was sent at this time of the lease's clock: for a session from then we are in it."""
+        was_over = self.lease.is_over
+        self.lease.ends_at = at + self._settings.session_timeout
+        if was_over and not self.lease.is_over:
+            self._problems.clear(KafkaReason.SESSION_LOST, source=self._name)
+            self._renewed.set()
+            self._feeder.schedule()
+
+    def owned(self) -> Collection[Partition]:
+        """The partitions assigned to this member."""
+        return self._partitions.values()
+
+    def on_readable(self) -> None:
+        """A partition can be read. Its position is committed if it is new."""
+        self._committer.request()
+        self._feeder.wake()
+
+    def on_log_lost(self, partition: Partition) -> Partition:
+        """The log of a partition is gone. What was read of it is seen through here; its successor begins anew."""
+        successor = self._partitions[partition.tp] = Partition(partition.tp, partition.epoch)
+        partition.epoch = AssignmentEpoch(lease=self.lease)
+        for item in partition.in_flight.values():
+            item.epoch = partition.epoch
+        partition.is_orphan = True
+        if partition.in_flight or partition.buffer:
+            self._orphans.append(partition)
+        return successor
+
+    def _shut_out(self, reason: str) -> None:
+        """Another process has this member's place: joining again would take it back, and so on for ever."""
+        self.fenced = reason
+        detail = f"{reason}: give each process a kafka.group_instance_id of its own, or none"
+        self._problems.report(KafkaReason.MEMBER_FENCED, detail, source=self._name)
+        self._stopping.set()
+        if self._on_fenced is not None:
+            self._on_fenced()
 
     # Reading
 
-    async def _poll(self) -> None:
+    async def _poll(self, client: MemberClient) -> None:
         """Fetch for the partitions that have nothing left to begin; never wait long, so that none waits for another."""
         wait_s = FIRST_REPEAT_S
         while True:
             try:
-                await self._poll_once()
+                await self._poll_once(client)
                 wait_s = FIRST_REPEAT_S
+            except FencedMember as error:
+                self._shut_out(str(error))
+                return
+            except OffsetOutOfRangeError as error:
+                self._suspect(error.args[0])
+            except NoOffsetForPartitionError as error:
+                self._suspect(error.args)
             except (KafkaError, OSError, TimeoutError) as error:
                 log.warning("reading failed", group=self.group_id, error=type(error).__name__, detail=str(error)[:256])
                 await asyncio.sleep(wait_s)
                 wait_s = min(wait_s * 2, LONGEST_REPEAT_S)
 
-    async def _poll_once(self) -> None:
-        if self._consumer is None:
-            return
-        self.last_poll = asyncio.get_running_loop().time()
+    async def _poll_once(self, client: MemberClient) -> None:
+        now = self.last_poll = self._loop.time()
         metrics.LAST_POLL.set(time.time())
-        blocked = {tp for tp, one in self._partitions.items() if one.buffer}
-        wanted = [tp for tp in self._consumer.assignment() if tp not in blocked]
-        if blocked and not wanted:
-            self._wake.clear()
-            await set_within(self._wake, 0.25)
-            self._feed()  # a budget that another consumer had used up makes no call when it has room again
+        if self.lease.is_over:
+            session = f"kafka.session_timeout ({self._settings.session_timeout:g} s)"
+            detail = f"group {self.group_id} has not answered within {session}: nothing is sent until it does"
+            self._problems.report(KafkaReason.SESSION_LOST, detail, source=self._name)
+        wanted = [tp for tp, one in self._partitions.items() if self._may_fetch(one, now)]
+        if not wanted:
+            client.raise_coordination_error()
+            await self._feeder.wait(0.25)
             return
-        fetched = await self._consumer.getmany(*wanted, timeout_ms=10 if blocked else 250, max_records=BATCH)
-        for tp, records in fetched.items():
-            partition = self._partition(tp)
+        blocked = len(wanted) < len(self._partitions)
+        fetched = await client.getmany(*wanted, timeout_ms=10 if blocked else 250, max_records=BATCH)
+        for tp in wanted:
+            partition, records = self._partitions.get(tp), fetched.get(tp)
+            if partition is not None and (records or partition.probe is not None):
+                self._take(client, partition, records or [])
+        self._feeder.feed()
+
+    def _may_fetch(self, partition: Partition, now: float) -> bool:
+        if partition.buffer:
+            partition.blocked_since = partition.blocked_since or now
+            return False
+        if partition.blocked_since is not None:
+            if now - partition.blocked_since > BLOCKED_S:
+                self._checker.suspect(partition)
+            partition.blocked_since = None
+        return partition.is_readable
+
+    def _take(self, client: MemberClient, partition: Partition, records: "list[ConsumerRecord[bytes, bytes]]") -> None:
+        """Keep what was fetched, if it is of the log that was read before."""
+        if partition.probe is not None:
+            self._checker.examine(client, partition, records, client.position_of(partition.tp))
+        elif not partition.is_readable:
+            return
+        elif records[0].offset < partition.next_offset or client.source_of(partition.tp) != partition.source:
+            self._checker.suspect(partition)  # what was fetched is fetched again once that is known
+        else:
+            partition.last_read = records[-1]
+            partition.next_offset = records[-1].offset + 1
             partition.buffer.extend(records)
-            self._queue(partition)
-        self._feed()
+            self._feeder.queue(partition)
 
-    def _queue(self, partition: Partition) -> None:
-        if partition not in self._buffered:
-            self._buffered.append(partition)
-
-    def _schedule_feed(self) -> None:
-        if not self._feeding:
-            self._feeding = True
-            self._loop.call_soon(self._feed)
-
-    def _feed(self) -> None:
-        """Begin records, a few of each partition by turns, while there is room for them."""
-        self._feeding = False
-        first_result = 0
-        for _ in range(len(self._buffered)):
-            partition = self._buffered.popleft()
-            for _ in range(self._room(partition)):
-                if self._read_ahead.is_full:
-                    break
-                self._begin(partition, partition.buffer.popleft())
-                first_result += 1
-            if partition.buffer and partition.epoch.active:
-                self._buffered.append(partition)
-            else:
-                self._wake.set()
-            if first_result >= BEGUN_AT_ONCE:
-                break
-        if first_result and self._buffered:
-            self._schedule_feed()
-
-    def _room(self, partition: Partition) -> int:
-        """How many of the partition's records may be begun now, a few at a time."""
-        if not partition.buffer or not partition.restored or not partition.epoch.active:
-            return 0
-        tracker, window = partition.tracker, self._settings.partition_window
-        most = min(window - tracker.unfinished, 10 * window - tracker.span, len(partition.buffer), AT_A_TURN)
-        if self._due_in_s is None:
-            return most
-        due = takewhile(partial(self._is_due, self._due_in_s, partition), islice(partition.buffer, max(0, most)))
-        return sum(1 for _ in due)
-
-    def _is_due(self, due_in_s: DueIn, partition: Partition, record: Record) -> bool:
-        wait = due_in_s(record, self._clock())
-        if wait > 0 and partition.due_timer is None:
-
-            def due() -> None:
-                partition.due_timer = None
-                self._schedule_feed()
-
-            partition.due_timer = self._loop.call_later(min(wait, 1.0), due)
-        return wait <= 0
+    def _suspect(self, tps: Iterable[TopicPartition]) -> None:
+        for tp in tps:
+            if tp in self._partitions:
+                self._checker.suspect(self._partitions[tp], is_out_of_range=True)
 
     # Records
 
@@ -305,6 +333,7 @@ class Consumer:
         if already:
             tracker.finish(record.offset)
             metrics.EVENTS_RESUMED.inc()
+            self._committer.on_finished()
             return
         item = partition.in_flight[record.offset] = InFlightRecord(self, partition, record)
         self._read_ahead.begin(item.size)
@@ -323,7 +352,11 @@ class Consumer:
                 else:
                     await self._fast_path.go_on(record, item, first_result)
             except Draining:
-                return
+                if not item.epoch.active:
+                    return
+                item.started, first_result = False, None
+                await self._until_member()
+                continue
             except (StoreUnavailable, NotWritten, BrakeEngaged) as error:
                 log.warning("record kept for another try", place=_place(record), why=str(error)[:256])
             except Exception:
@@ -337,14 +370,19 @@ class Consumer:
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, LONGEST_REPEAT_S)
 
+    async def _until_member(self) -> None:
+        """Return when the group is sure to have left us our partitions."""
+        await asyncio.sleep(0)
+        while self.lease.is_over:
+            self._renewed.clear()
+            await set_within(self._renewed, FIRST_REPEAT_S)
+
     def _done(self, item: InFlightRecord) -> None:
         """The record has its outcome."""
-        item.partition.tracker.finish(item.record.offset)
-        self._finished_since_commit += 1
-        if self._finished_since_commit >= COMMIT_RECORDS:
-            self._commit_soon.set()
+        item.partition.finish(item.record)
+        self._committer.on_finished()
 
-    # What becomes of a work, as it tells itself
+    # How each record in flight ends, as it tells itself
 
     def record_finished(self, item: InFlightRecord) -> None:
         """It has its outcome, and is over."""
@@ -362,10 +400,11 @@ class Consumer:
         del partition.in_flight[item.record.offset]
         item.direct_attempt = None  # each knows the other: let go, neither waits for the garbage collector
         self._read_ahead.end(item.size, self._loop.time())
-        if self._buffered and not self._read_ahead.is_full:
-            self._schedule_feed()
-        if not partition.epoch.active:
+        self._feeder.on_room()
+        if partition.is_orphan or not partition.epoch.active:
             self._let_go.set()
+            if partition in self._orphans and not partition.in_flight and not partition.buffer:
+                self._orphans.remove(partition)
 
     def _task_ended(self, item: InFlightRecord, task: "asyncio.Task[None]") -> None:
         self.record_ended(item)
@@ -373,54 +412,32 @@ class Consumer:
             metrics.ERRORS.labels("consumer").inc()
             log.error("record's task failed", place=_place(item.record), exc_info=task.exception())
 
-    # Committing
-
-    async def _commit_regularly(self) -> None:
-        """Once an interval, or sooner when much is finished."""
-        while True:
-            await set_within(self._commit_soon, self._settings.commit_interval)
-            self._commit_soon.clear()
-            await self._commit(self._partitions.values())
-
-    async def _commit(self, partitions: Iterable[Partition]) -> None:
-        async with self._commit_lock:
-            states = {one: state for one in partitions if (state := one.to_commit()) is not None}
-            if not states or self._consumer is None:
-                return
-            self._finished_since_commit = 0
-            try:
-                async with asyncio.timeout(COMMIT_S):  # without a broker, aiokafka would wait for ever
-                    await self._consumer.commit({one.tp: state for one, state in states.items()})
-            except (CommitFailedError, IllegalStateError) as error:
-                # The group has moved on; the new owner begins at the last commit that went through.
-                metrics.COMMIT_FAILURES.inc()
-                log.warning("commit came too late", group=self.group_id, detail=str(error)[:256])
-                return
-            except (KafkaError, OSError, TimeoutError) as error:
-                metrics.COMMIT_FAILURES.inc()
-                log.warning("commit failed", group=self.group_id, error=type(error).__name__, detail=str(error)[:256])
-                return
-            metrics.COMMITS.inc()
-            for partition, state in states.items():
-                partition.committed = state
-
     # Stopping
 
-    async def _drain(self) -> None:
+    async def _drain(self, client: MemberClient) -> None:
         partitions = list(self._partitions.values())
-        under_way = await self._finish_under_way(partitions, self._drain_timeout_s)
-        await self._commit(partitions)
+        under_way = await self._finish_under_way(partitions, self._drain_timeout_s, self._orphans)
+        if self.fenced is None:
+            await self._committer.commit(client, partitions)
+        lost = sum(len(one.in_flight) + len(one.buffer) for one in self._orphans)
+        if lost:
+            metrics.RECORDS_REMOVED_UNREAD.labels(self._topics[0]).inc(lost)
+            log.error("stopped before all records of a log that is gone were delivered: lost", records=lost)
         unfinished = sum(one.tracker.unfinished for one in partitions)
         log.info("drained", group=self.group_id, cut_off=under_way, left_for_the_next=unfinished)
 
-    async def _finish_under_way(self, partitions: Sequence[Partition], most_s: float) -> int:
-        """Let go what nobody outside has seen, wait for the rest; gives how many had to be cut off."""
+    async def _finish_under_way(
+        self, partitions: Sequence[Partition], most_s: float, orphans: Sequence[Partition] = ()
+    ) -> int:
+        """Let go what nobody outside has seen, wait for the rest and for orphans. Returns how many were cut off."""
         for partition in partitions:
             partition.end_epoch()
             for item in [item for item in partition.in_flight.values() if not item.started]:
                 item.cancel()
         give_up_at = self._loop.time() + most_s
-        while under_way := sum(len(partition.in_flight) for partition in partitions):
+        while under_way := sum(len(one.in_flight) for one in partitions) + sum(
+            len(one.in_flight) + len(one.buffer) for one in orphans
+        ):
             self._let_go.clear()
             if not await set_within(self._let_go, give_up_at - self._loop.time()):
                 break
@@ -432,28 +449,28 @@ class Consumer:
             for item in list(partition.in_flight.values()):
                 item.cancel()
 
-    async def _close(self) -> None:
-        in_flight = [item for partition in self._partitions.values() for item in partition.in_flight.values()]
+    async def _close(self, client: MemberClient) -> None:
+        everything = (*self._partitions.values(), *self._orphans)
+        in_flight = [item for partition in everything for item in partition.in_flight.values()]
         tasks = [item.running for item in in_flight if item.running is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=1)
         self._partitions.clear()
-        if self._consumer is not None:
-            consumer, self._consumer = self._consumer, None
-            await stopped(consumer)
+        self._client = None
+        await stopped(client)
 
     # Watching
 
-    async def _watch_broker(self) -> None:
+    async def _watch_broker(self, client: MemberClient) -> None:
         """Ask for the ends of our partitions now and then: tells the lag, and whether the brokers answer at all."""
         while True:
             await asyncio.sleep(WATCH_S)
             tps = list(self._partitions)
-            if self._consumer is None or not tps:
+            if not tps:
                 continue
             try:
                 async with asyncio.timeout(WATCH_S):
-                    ends = await self._consumer.end_offsets(tps)
+                    ends = await client.end_offsets(tps)
             except (KafkaError, OSError, TimeoutError) as error:
                 if self.broker_answers:
                     log.warning("kafka does not answer", group=self.group_id, error=type(error).__name__)
@@ -461,8 +478,11 @@ class Consumer:
                 continue
             self.broker_answers = True
             for tp, end in ends.items():
-                if tp in self._partitions:
-                    self._partitions[tp].end = end
+                partition = self._partitions.get(tp)
+                if partition is not None:
+                    if end < partition.end:
+                        self._checker.suspect(partition)
+                    partition.end = end
 
     def observe(self) -> float | None:
         """Set the gauges, for a scrape.
@@ -475,13 +495,9 @@ class Consumer:
             metrics.PAUSED.labels(topic).set(sum(bool(one.buffer) for one in own))
         for partition in self._partitions.values():
             partition.observe()
-        if self._due_in_s is not None:
+        if self._waits:
             return None
         return min((at for one in self._partitions.values() if (at := one.oldest) is not None), default=None)
-
-
-def _name(tp: TopicPartition) -> str:
-    return f"{tp.topic}/{tp.partition}"
 
 
 def _place(record: Record) -> str:

@@ -5,12 +5,19 @@ from typing import Protocol
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.client import ConnectionGroup
+from aiokafka.structs import ConsumerRecord, OffsetAndMetadata
 
 from dispatcher.config.settings import KafkaSettings
+from dispatcher.kafka import group_coordinator
+from dispatcher.kafka.commit_metadata import CommittedPosition, decode_metadata
 from dispatcher.kafka.connection import connection_arguments, stopped
+from dispatcher.kafka.log_check import Bounds
 from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
+
+group_coordinator.install()  # before there is any consumer
 
 
 class Member(Protocol):
@@ -18,6 +25,9 @@ class Member(Protocol):
 
     async def assigned(self, tps: Iterable[TopicPartition], /) -> None: ...
     async def revoked(self, tps: Iterable[TopicPartition], /) -> None: ...
+    def heard(self, at: float, /) -> None:
+        """The group answered a heartbeat that was sent at this time of `time.monotonic`."""
+        ...
 
 
 class Assignments(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
@@ -32,19 +42,117 @@ class Assignments(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         await self._told(self._member.revoked(revoked))
 
-    async def _told(self, item: Awaitable[None]) -> None:
+    def on_heartbeat(self, heard_at: float) -> None:
+        """`group_coordinator` tells it."""
+        self._member.heard(heard_at)
+
+    async def _told(self, work: Awaitable[None]) -> None:
         try:
-            await item
+            await work
         except Exception:
             metrics.ERRORS.labels("consumer").inc()
             log.exception("rebalance failed because of a bug")
             raise
 
 
-async def join(
-    settings: KafkaSettings, topics: Sequence[str], group_id: str, listener: Assignments, *, auto_offset_reset: str
-) -> "AIOKafkaConsumer[bytes, bytes]":
-    """Join the group and give the client, started; it commits nothing by itself.
+class GroupClient:
+    """aiokafka's consumer as a member of a group, with what its public side lacks.
+
+    Positions are always given by `seek`: aiokafka's own rules for a position that is missing or gone are off.
+    """
+
+    def __init__(self, consumer: "AIOKafkaConsumer[bytes, bytes]") -> None:
+        self._consumer = consumer
+        self._moves: dict[str, int] = {}
+        """How often each topic was seen without a leader, or not at all."""
+        consumer._client.cluster.add_listener(self._metadata_changed)  # noqa: SLF001
+
+    def assignment(self) -> set[TopicPartition]:
+        """The partitions that are ours."""
+        found: set[TopicPartition] = self._consumer.assignment()
+        return found
+
+    async def getmany(
+        self, *tps: TopicPartition, timeout_ms: int, max_records: int
+    ) -> dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]:
+        """Records of these partitions, waited for so long.
+
+        Raises:
+            KafkaError: also what the group's coordinator has met; `OffsetOutOfRangeError` of a position that is gone.
+        """
+        found: dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]] = await self._consumer.getmany(
+            *tps, timeout_ms=timeout_ms, max_records=max_records
+        )
+        return found
+
+    def raise_coordination_error(self) -> None:
+        """Raise what the group's coordinator has met, as `getmany` does."""
+        self._consumer._coordinator.check_errors()  # noqa: SLF001
+
+    async def commit(self, offsets: dict[TopicPartition, tuple[int, str]]) -> None:
+        """Commit positions with metadata, of partitions that are ours."""
+        await self._consumer.commit(offsets)
+
+    async def commit_for_group(self, offsets: dict[TopicPartition, tuple[int, str]]) -> None:
+        """Commit positions of any partition, as a member of the group."""
+        assignment = self._consumer._subscription.subscription.assignment  # noqa: SLF001
+        validated = {tp: OffsetAndMetadata(*state) for tp, state in offsets.items()}
+        await self._consumer._coordinator.commit_offsets(assignment, validated)  # noqa: SLF001
+
+    async def committed(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, CommittedPosition]:
+        """What the group has committed, without the partitions that have no commit."""
+        known = await self._consumer._coordinator.fetch_committed_offsets(tps)  # noqa: SLF001
+        return {tp: decode_metadata(state.offset, state.metadata or "") for tp, state in known.items()}
+
+    async def bounds(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, Bounds]:
+        """The logs' first offsets, and the ones after their last."""
+        starts = await self._consumer.beginning_offsets(tps)
+        ends = await self._consumer.end_offsets(tps)
+        return {tp: Bounds(starts[tp], ends[tp]) for tp in tps if tp in starts and tp in ends}
+
+    async def end_offsets(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """The offsets after the logs' last."""
+        found: dict[TopicPartition, int] = await self._consumer.end_offsets(list(tps))
+        return found
+
+    def seek(self, tp: TopicPartition, offset: int) -> None:
+        """Read the partition from this offset on.
+
+        Raises:
+            IllegalStateError: it is not ours.
+        """
+        self._consumer.seek(tp, offset)
+
+    def position_of(self, tp: TopicPartition) -> int | None:
+        """The offset that is read next; None while there is none."""
+        assignment = self._consumer._subscription.subscription.assignment  # noqa: SLF001
+        state = None if assignment is None else assignment.state_value(tp)
+        return None if state is None or not state.has_valid_position else int(state.position)
+
+    def partitions_of(self, topic: str) -> list[TopicPartition]:
+        """All partitions of a topic, as far as known."""
+        return [TopicPartition(topic, number) for number in self._consumer.partitions_for_topic(topic) or ()]
+
+    def source_of(self, tp: TopicPartition) -> object:
+        """Where the partition is read from: equal as long as its log can't have been replaced unnoticed."""
+        client = self._consumer._client  # noqa: SLF001
+        leader = client.cluster.leader_for_partition(tp)
+        connection = client._conns.get((leader, ConnectionGroup.DEFAULT))  # noqa: SLF001
+        return leader, connection, self._moves.get(tp.topic, 0)
+
+    async def stop(self) -> None:
+        """Leave the group and close the connections."""
+        await self._consumer.stop()
+
+    def _metadata_changed(self, _cluster: object) -> None:
+        """A topic without all its leaders is one that is being deleted, or whose leader may have lost records."""
+        for tp in self._consumer.assignment():
+            if self._consumer._client.cluster.leader_for_partition(tp) in (None, -1):  # noqa: SLF001
+                self._moves[tp.topic] = self._moves.get(tp.topic, 0) + 1
+
+
+async def join(settings: KafkaSettings, topics: Sequence[str], group_id: str, listener: Assignments) -> GroupClient:
+    """Joins the group and returns the client, started; it commits nothing and chooses no position by itself.
 
     Raises what aiokafka raises where no broker answers.
     """
@@ -52,11 +160,11 @@ async def join(
         **connection_arguments(settings) | {"request_timeout_ms": int(max(20.0, settings.session_timeout) * 1000)},
         group_id=group_id,
         group_instance_id=settings.group_instance_id,
-        auto_offset_reset=auto_offset_reset,
+        auto_offset_reset="none",  # `log_check` gives every position
         enable_auto_commit=False,
         isolation_level="read_committed",
         session_timeout_ms=int(settings.session_timeout * 1000),
-        heartbeat_interval_ms=int(min(3.0, settings.session_timeout / 5) * 1000),
+        heartbeat_interval_ms=int(min(3.0, settings.session_timeout / 4) * 1000),
         rebalance_timeout_ms=60_000,
         # The poll loop stops only with the event loop, and then the heartbeats stop too: this limit adds nothing,
         # and would throw us out of the group while all partitions wait for room.
@@ -71,4 +179,4 @@ async def join(
     except BaseException:
         await stopped(consumer)
         raise
-    return consumer
+    return GroupClient(consumer)

@@ -13,7 +13,8 @@ from dispatcher.contract.outcomes import Outcome
 from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt
 from dispatcher.delivery.direct_attempt import DirectAttempt
 from dispatcher.delivery.pending_delivery import AttemptResult
-from dispatcher.kafka.offset_tracker import OffsetTracker
+from dispatcher.kafka.commit_metadata import CommittedPosition, Fingerprint, encode_metadata
+from dispatcher.kafka.offset_tracker import MAX_METADATA_BYTES, OffsetTracker
 from dispatcher.telemetry import fast_metrics, metrics
 
 AHEAD_S = 2.0
@@ -122,9 +123,23 @@ class InFlightRecord(ProcessingAttempt):
         self._owner.record_ended(self)
 
 
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A record that is read to see whether a log is the one that a position describes."""
+
+    claim: CommittedPosition
+    offset: int
+    start: int
+    """The log's first offset, when the probe was made."""
+    is_beyond_end: bool
+    """The log seems to end before what the claim describes."""
+    gives_up_at: float
+    """Loop time from when on a record that doesn't come is missing, if `is_beyond_end`."""
+
+
 @dataclass(slots=True, eq=False)
 class Partition:
-    """One assignment of one partition."""
+    """One assignment of one partition, of one log."""
 
     tp: TopicPartition
     epoch: AssignmentEpoch = field(default_factory=AssignmentEpoch)
@@ -132,7 +147,27 @@ class Partition:
     buffer: deque[ConsumerRecord[bytes, bytes]] = field(default_factory=deque)
     """Fetched, not begun."""
     restored: bool = False
-    """The committed position and its metadata are known."""
+    """It has its position, and the log is known to be the one that the position describes."""
+    claim: CommittedPosition | None = None
+    """What was committed for it, while `restored` is false."""
+    suspect: bool = False
+    """The log may have been replaced since: nothing more is read until that was looked at."""
+    probe: Probe | None = None
+    """The record that is waited for, to look at."""
+    is_out_of_range: bool = False
+    """The broker has refused a position of it, since it was looked at last."""
+    source: object = None
+    """Where the log was read from when it was looked at last: the leader and the connection to it."""
+    next_offset: int = 0
+    """The offset that is read next, once `restored`."""
+    last_read: ConsumerRecord[bytes, bytes] | None = None
+    highest_finished: ConsumerRecord[bytes, bytes] | None = None
+    fingerprint: Fingerprint | None = None
+    """Of the highest finished record that was known when the partition was restored or last committed."""
+    blocked_since: float | None = None
+    """Loop time since when it has had records that can't be begun, and nothing was fetched for it."""
+    is_orphan: bool = False
+    """Its log is gone: what was read of it is finished here, since no other reader will ever have it."""
     in_flight: "dict[int, InFlightRecord]" = field(default_factory=dict)
     """What is begun and not ended, by offset."""
     due_timer: asyncio.TimerHandle | None = None
@@ -145,12 +180,41 @@ class Partition:
     def __post_init__(self) -> None:
         self.consumed = metrics.EVENTS_CONSUMED.labels(self.tp.topic)
 
-    def to_commit(self) -> tuple[int, str] | None:
+    def __str__(self) -> str:
+        return f"{self.tp.topic}/{self.tp.partition}"
+
+    @property
+    def needs_look(self) -> bool:
+        """Its position or its log has to be looked up, and that has not begun."""
+        return (not self.restored or self.suspect) and self.probe is None and self.epoch.active
+
+    @property
+    def is_readable(self) -> bool:
+        """Records may be fetched: to be begun, or to be looked at."""
+        return (self.restored and not self.suspect) or self.probe is not None
+
+    def restore(self, tracker: OffsetTracker, fingerprint: Fingerprint | None) -> None:
+        """It begins at this position of this log."""
+        self.tracker = tracker
+        self.fingerprint = fingerprint
+        self.restored = True
+
+    def finish(self, record: "ConsumerRecord[bytes, bytes]") -> None:
+        """The record has its outcome."""
+        self.tracker.finish(record.offset)
+        highest = self.highest_finished
+        if highest is None or record.offset > highest.offset:
+            self.highest_finished = record
+
+    def to_commit(self, most_bytes: int = MAX_METADATA_BYTES) -> tuple[int, str] | None:
         """Position and metadata, where they differ from the last commit."""
         position = self.tracker.position
         if position is None or not self.restored:
             return None
-        state = (position, self.tracker.metadata())
+        highest = self.highest_finished
+        if highest is not None and (self.fingerprint is None or highest.offset > self.fingerprint.offset):
+            self.fingerprint = Fingerprint.of(highest)
+        state = (position, encode_metadata(self.tracker, self.fingerprint, most_bytes))
         return None if state == self.committed else state
 
     def end_epoch(self) -> None:

@@ -97,6 +97,16 @@ KAFKA_AVAILABLE = Gauge(
 KAFKA_PROBLEM = Gauge(
     "dispatcher_kafka_problem", "1 while something is wrong with Kafka, by reason (docs/kafka-problems.md).", ["reason"]
 )
+RECORDS_REMOVED_UNREAD = Counter(
+    "dispatcher_kafka_records_removed_unread",
+    "Records, at most, that Kafka removed before they were read: lost. Gaps in the offsets count.",
+    ["topic"],
+)
+LOG_RESETS = Counter(
+    "dispatcher_kafka_log_resets",
+    "Partitions read again from their log's start, since their log is not the one that was read before.",
+    ["topic", "reason"],
+)
 LAST_POLL = Gauge("dispatcher_kafka_last_poll_timestamp_seconds", "When the consumer last asked for records.")
 
 RELOAD_OK = Gauge("dispatcher_config_last_reload_successful", "1 where every webhook file in use is the newest.")

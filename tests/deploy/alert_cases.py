@@ -123,6 +123,21 @@ CASES: Final[dict[str, Case]] = {
         quiet={"dispatcher_kafka_commit_failures_total": "0+5x50", "dispatcher_kafka_commits_total": "0+60x50"},
         labels={"pod": "dispatcher-0"},
     ),
+    "DispatcherRecordsRemovedUnread": Case(
+        # counted before the first scrape: by a process that finds the gap as it starts
+        fires={'dispatcher_kafka_records_removed_unread_total{topic="delivery-events"}': "_x10 30x80"},
+        at=12,
+        over=72,
+        quiet={'dispatcher_kafka_records_removed_unread_total{topic="delivery-events"}': "_x10 0x80"},
+        labels={"topic": "delivery-events"},
+    ),
+    "DispatcherLogReset": Case(
+        fires={'dispatcher_kafka_log_resets_total{topic="delivery-events",reason="replaced"}': "0x10 2x75"},
+        at=12,
+        over=72,
+        quiet={'dispatcher_kafka_log_resets_total{topic="delivery-events",reason="replaced"}': "0x85"},
+        labels={"topic": "delivery-events"},
+    ),
     "DispatcherProduceFailing": Case(
         fires={'dispatcher_produce_failures_total{kind="retry"}': "0x10 0+1x15 15x20"},
         at=20,

@@ -20,13 +20,14 @@ from dispatcher.contract.outcomes import Delivered, Outcome
 from dispatcher.contract.records import ProcessingAttempt, Record
 from dispatcher.delivery.direct_attempt import DirectAttempt
 from dispatcher.errors import BrakeEngaged, NotWritten, StoreUnavailable
-from dispatcher.kafka.consumer import COMMIT_S, Consumer
-from dispatcher.kafka.offset_tracker import Run, decode_runs
+from dispatcher.kafka.committing import COMMIT_S
+from dispatcher.kafka.consumer import Consumer
+from dispatcher.kafka.offset_tracker import Run
 from dispatcher.kafka.partition import InFlightRecord, ReadAheadLimit
 from tests.unit.delivering import builders
 from tests.unit.delivering.builders import wall
 from tests.unit.examples import EMAIL_EVENT
-from tests.unit.simulation.broker import Broker, Committed, Member
+from tests.unit.simulation.broker import Broker, Member
 from tests.unit.virtual_time import seconds_taken, virtual_time
 
 ONE, OTHER = TopicPartition("t", 0), TopicPartition("t", 1)
@@ -66,7 +67,7 @@ class Bench:
 
         return Consumer(
             self.settings, ("t",), "g", self.process, budget or ReadAheadLimit(1000, 10**6), drain_timeout_s=5,
-            connect=connect or joined, committed=Committed(self.group), clock=wall, **fields,
+            connect=connect or joined, clock=wall, **fields,
         )  # fmt: skip
 
     async def run(self, consumer: Consumer | None = None) -> Consumer:
@@ -100,8 +101,7 @@ class Bench:
             self.under_way.discard(place)
 
     def committed(self, tp: TopicPartition = ONE) -> tuple[int, list[Run]]:
-        position, metadata = self.group.commits.get(tp, (0, ""))
-        return position, decode_runs(position, metadata)
+        return self.group.covers(tp)
 
 
 def takes(slow: dict[int, float]) -> Callable[[Record], float | None]:

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import CommitFailedError, KafkaConnectionError
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaConnectionError, OffsetOutOfRangeError
 
 from dispatcher.errors import NotWritten
-from dispatcher.kafka.offset_tracker import Run, decode_runs
+from dispatcher.kafka.commit_metadata import CommittedPosition, decode_metadata
+from dispatcher.kafka.log_check import Bounds
+from dispatcher.kafka.offset_tracker import Run
 from tests.unit.examples import ARecord
 
 PARTITIONS = 2
@@ -43,6 +45,11 @@ class Broker:
         self.clock = clock
         self.faults = Faults()
         self.partitions: defaultdict[TopicPartition, list[ARecord]] = defaultdict(list)
+        self.starts: defaultdict[TopicPartition, int] = defaultdict(int)
+        """First offset of each log: what was before it is gone."""
+        self.ends: defaultdict[TopicPartition, int] = defaultdict(int)
+        self.sources: defaultdict[TopicPartition, int] = defaultdict(int)
+        """Counts up when clients see another connection or leader."""
         self.groups: dict[str, Group] = {}
         self.lost_acknowledgements = 0
         self.on_commit: Callable[[str, TopicPartition, int, str], None] = lambda *_: None
@@ -51,12 +58,29 @@ class Broker:
         number = self.chance.randrange(PARTITIONS) if key is None else sum(key) % PARTITIONS
         there = self.partitions[TopicPartition(topic, number)]
         gap = self.chance.choice((0, 0, 0, 0, 0, 1, 7))
-        offset = (there[-1].offset + 1 if there else 0) + gap
+        tp = TopicPartition(topic, number)
+        offset = max(self.ends[tp], self.starts[tp]) + gap
         record = ARecord(value, key, tuple(headers), topic, number, offset, int(self.clock() * 1000))
         there.append(record)
+        self.ends[tp] = offset + 1
         for group in self.groups.values():
             group.wake()
         return record
+
+    def bounds(self, tp: TopicPartition) -> Bounds:
+        return Bounds(self.starts[tp], max(self.ends[tp], self.starts[tp]))
+
+    def remove_before(self, tp: TopicPartition, offset: int) -> None:
+        """Retention."""
+        self.starts[tp] = max(self.starts[tp], min(offset, self.ends[tp]))
+        self.partitions[tp] = [one for one in self.partitions[tp] if one.offset >= offset]
+
+    def truncate(self, tp: TopicPartition, end: int) -> None:
+        """An unclean leader election, or, to 0, a disk that is lost or a topic that is created anew."""
+        self.partitions[tp] = [one for one in self.partitions[tp] if one.offset < end]
+        self.ends[tp] = min(self.ends[tp], end)
+        self.starts[tp] = min(self.starts[tp], end)
+        self.sources[tp] += 1
 
     async def write(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Iterable[Any], kind: str
@@ -124,8 +148,8 @@ class Group:
 
     def covers(self, tp: TopicPartition) -> tuple[int, list[Run]]:
         """Position and runs of the last commit."""
-        position, metadata = self.commits.get(tp, (0, ""))
-        return position, decode_runs(position, metadata)
+        claim = decode_metadata(*self.commits.get(tp, (0, "")))
+        return claim.position, list(claim.finished)
 
     def finished(self) -> bool:
         """Whether every record of its topics is covered by a commit's position."""
@@ -154,7 +178,7 @@ class Member:
 
     def assign(self, tps: list[TopicPartition]) -> None:
         self.assigned = list(tps)
-        self.positions = {tp: self.group.commits.get(tp, (0, ""))[0] for tp in tps}
+        self.positions = {}  # `seek` gives each
         self.generation = self.group.generation
         self.reassigning = False
         self.on_assigned(self.assigned)
@@ -184,8 +208,11 @@ class Member:
     def _taken(self, tps: Sequence[TopicPartition], max_records: int) -> dict[TopicPartition, list[ARecord]]:
         found: dict[TopicPartition, list[ARecord]] = {}
         for tp in self.assigned:
-            if tps and tp not in tps:
+            if tp not in tps or tp not in self.positions:
                 continue
+            bounds = self._bounds(tp)
+            if not bounds.start <= self.positions[tp] <= bounds.end:
+                raise OffsetOutOfRangeError({tp: self.positions[tp]})
             batch = [one for one in self.group.broker.partitions[tp] if one.offset >= self.positions[tp]]
             batch = batch[: min(max_records, self.group.broker.chance.randint(1, 20))]
             if batch:
@@ -210,11 +237,53 @@ class Member:
             raise KafkaConnectionError  # made, and not acknowledged
         await asyncio.sleep(0.002)
 
-    async def end_offsets(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+    async def commit_for_group(self, offsets: dict[TopicPartition, tuple[int, str]]) -> None:
+        await asyncio.sleep(0.002)
         if self.group.broker.faults.away:
             raise KafkaConnectionError
-        ends = self.group.broker.partitions
-        return {tp: ends[tp][-1].offset + 1 if ends[tp] else 0 for tp in tps}
+        if not self.alive or self.generation != self.group.generation:
+            raise CommitFailedError
+        self.group.commits.update(offsets)
+
+    async def end_offsets(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        return {tp: bounds.end for tp, bounds in (await self.bounds(list(tps))).items()}
+
+    async def committed(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, CommittedPosition]:
+        await asyncio.sleep(0.002)
+        faults = self.group.broker.faults
+        if faults.metadata_unreadable:
+            raise KeyError("an odd answer")
+        if faults.away:
+            raise KafkaConnectionError
+        return {tp: decode_metadata(*self.group.commits[tp]) for tp in tps if tp in self.group.commits}
+
+    async def bounds(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, Bounds]:
+        if self.group.broker.faults.away:
+            raise KafkaConnectionError
+        await asyncio.sleep(0.002)
+        return {tp: self._bounds(tp) for tp in tps}
+
+    def _bounds(self, tp: TopicPartition) -> Bounds:
+        return self.group.broker.bounds(tp)
+
+    def seek(self, tp: TopicPartition, offset: int) -> None:
+        if tp not in self.assigned:
+            raise IllegalStateError(f"{tp} is not assigned")
+        self.positions[tp] = offset
+        self.woken.set()
+
+    def position_of(self, tp: TopicPartition) -> int | None:
+        return self.positions.get(tp)
+
+    def partitions_of(self, topic: str) -> list[TopicPartition]:
+        return [tp for tp in self.group.tps if tp.topic == topic]
+
+    def source_of(self, tp: TopicPartition) -> object:
+        return self.group.broker.sources[tp]
+
+    def raise_coordination_error(self) -> None:
+        if self.group.broker.faults.away:
+            raise KafkaConnectionError
 
     async def stop(self) -> None:
         """Leave the group; of a process that was killed, the group finds out by itself."""
@@ -225,17 +294,3 @@ class Member:
         self.alive = False
         self.group.members.remove(self)
         self.group.rebalance_soon()
-
-
-class Committed:
-    """Stands in for the admin client that reads commits."""
-
-    def __init__(self, group: Group) -> None:
-        self.group = group
-
-    async def read(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, tuple[int, list[Run]]]:
-        await asyncio.sleep(0.002)
-        faults = self.group.broker.faults
-        if faults.metadata_unreadable or faults.away:
-            return {}
-        return {tp: self.group.covers(tp) for tp in partitions if tp in self.group.commits}

@@ -30,13 +30,13 @@ from dispatcher.delivery.direct_attempt import DirectAttempt
 from dispatcher.delivery.pending_delivery import AttemptResult
 from dispatcher.errors import UnreadableEvent
 from dispatcher.flow.fast_path import RecordListener
+from dispatcher.kafka.commit_metadata import decode_metadata
 from dispatcher.kafka.consumer import Consumer
-from dispatcher.kafka.offset_tracker import decode_runs
 from dispatcher.kafka.partition import ReadAheadLimit
 from dispatcher.transport.request import Request
 from tests.unit.delivering.builders import Bench, FakeStore, Posting, wall
 from tests.unit.examples import EMAIL_EVENT, ARecord, changed, webhook
-from tests.unit.simulation.broker import Broker, Committed, Member
+from tests.unit.simulation.broker import Broker, Member
 
 TOPIC = "delivery-events"
 CALM_AT_S = 4.0
@@ -117,7 +117,7 @@ class Process:
             settings, topics, name, partial(self.world.seen_through, self), budget, drain_timeout_s=2.0,
             due_in_s=None if name == "main" else self.bench.retry_topics.due_in_s,
             fast_path=_Watched(self) if name == "main" and self.world.has_express else None,
-            connect=connect, committed=Committed(group), clock=wall,
+            connect=connect, clock=wall,
         )  # fmt: skip
 
     async def _run(self) -> None:
@@ -431,8 +431,8 @@ class World:
                 self.hold(origin in self._dead(), f"{origin} is said to be dead, and is not in the dead letters")
 
     def _check_commit(self, group: str, tp: TopicPartition, position: int, metadata: str) -> None:
-        runs = decode_runs(position, metadata)
-        self.hold(len(metadata) <= 4096 and bool(runs) is bool(metadata), f"metadata {metadata}")
+        runs = decode_metadata(position, metadata).finished
+        self.hold(len(metadata) <= 4096, f"metadata {metadata}")
         for record in self.broker.partitions[tp]:
             if record.offset < position or any(first <= record.offset <= last for first, last in runs):
                 self.hold(self.outcomes[place_of(record)], f"{tp} is committed to {position} without {record.offset}")

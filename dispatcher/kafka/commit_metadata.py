@@ -1,0 +1,124 @@
+"""What a commit says beside its position: which log it describes, and what is finished beyond the position. Pure.
+
+A committed position is valid only for the log it was made of. Kafka keeps positions apart from the records: a log can
+be lost and grow again while its group's positions stay. So the metadata carries a `Fingerprint`: offset, timestamp and
+checksum of the highest finished record that the commit covers. A log that has another record there, or none, is
+another log.
+
+The text is `f2:` and the base64 of the fingerprint (19 bytes in all, usually), then, if anything is finished beyond the
+position, a comma and the runs as `offset_tracker` writes them (`f1:…`). Versions before wrote the runs alone.
+"""
+
+import base64
+import binascii
+import zlib
+from dataclasses import dataclass
+from typing import Final, Self
+
+from dispatcher.contract.records import Record
+from dispatcher.kafka.offset_tracker import MAX_METADATA_BYTES, OffsetTracker, Run, decode_runs
+
+_VERSION: Final = "f2:"
+_CHECKSUM_BYTES: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """Identifies a log by one of its records."""
+
+    offset: int
+    timestamp: int
+    """Milliseconds, as the record has it."""
+    checksum: int
+    """CRC-32 of key and value."""
+
+    @classmethod
+    def of(cls, record: Record) -> Self:
+        """The fingerprint of the log that holds this record."""
+        return cls(record.offset, record.timestamp, zlib.crc32(record.value or b"", zlib.crc32(record.key or b"")))
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedPosition:
+    """What a group has committed for a partition."""
+
+    position: int
+    finished: tuple[Run, ...] = ()
+    """Runs of finished offsets beyond the position."""
+    fingerprint: Fingerprint | None = None
+    """None: the commit doesn't say which log it describes."""
+
+    @property
+    def end(self) -> int:
+        """The least end of a log that this can describe."""
+        ends = [self.position, *(last + 1 for _, last in self.finished)]
+        return max(ends if self.fingerprint is None else [*ends, self.fingerprint.offset + 1])
+
+    @property
+    def tracker(self) -> OffsetTracker:
+        """A tracker that begins here."""
+        return OffsetTracker(self.position, self.finished)
+
+
+def encode_metadata(
+    tracker: OffsetTracker, fingerprint: Fingerprint | None, most_bytes: int = MAX_METADATA_BYTES
+) -> str:
+    """Returns the metadata for the tracker's position, at most so many bytes: as many runs as fit.
+
+    Without room for the fingerprint it is empty: runs are never committed without the log that they describe.
+    """
+    if tracker.position is None or fingerprint is None:
+        return tracker.metadata(most_bytes)
+    text = _VERSION + _encode(tracker.position, fingerprint)
+    if len(text) > most_bytes:
+        return ""
+    runs = tracker.metadata(most_bytes - len(text) - 1)
+    return f"{text},{runs}" if runs else text
+
+
+def decode_metadata(position: int, metadata: str) -> CommittedPosition:
+    """Reads what `encode_metadata` wrote. Metadata of another maker, or damaged, says nothing but the position."""
+    if not metadata.startswith(_VERSION):
+        return CommittedPosition(position, tuple(decode_runs(position, metadata)))
+    text, _, runs = metadata[len(_VERSION) :].partition(",")
+    fingerprint = _decode(position, text)
+    if fingerprint is None:
+        return CommittedPosition(position)
+    return CommittedPosition(position, tuple(decode_runs(position, runs)), fingerprint)
+
+
+def _encode(position: int, fingerprint: Fingerprint) -> str:
+    numbers = _signed(fingerprint.offset - position) + _signed(fingerprint.timestamp)
+    return base64.b64encode(numbers + fingerprint.checksum.to_bytes(_CHECKSUM_BYTES, "big")).decode()
+
+
+def _decode(position: int, text: str) -> Fingerprint | None:
+    try:
+        packed = base64.b64decode(text, validate=True)
+        distance, rest = _take_signed(packed)
+        timestamp, rest = _take_signed(rest)
+    except (binascii.Error, ValueError):
+        return None
+    if len(rest) != _CHECKSUM_BYTES or position + distance < 0:
+        return None
+    return Fingerprint(position + distance, timestamp, int.from_bytes(rest, "big"))
+
+
+def _signed(number: int) -> bytes:
+    """Zigzag and LEB128: small numbers of either sign are short."""
+    left = number << 1 if number >= 0 else (-number << 1) - 1
+    out = bytearray()
+    while left > 0x7F:
+        out.append(left & 0x7F | 0x80)
+        left >>= 7
+    out.append(left)
+    return bytes(out)
+
+
+def _take_signed(packed: bytes) -> tuple[int, bytes]:
+    number = 0
+    for at, byte in enumerate(packed[:10]):
+        number |= (byte & 0x7F) << 7 * at
+        if not byte & 0x80:
+            return (number >> 1) ^ -(number & 1), packed[at + 1 :]
+    raise ValueError("no number of 64 bits")

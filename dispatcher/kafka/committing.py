@@ -1,0 +1,124 @@
+"""Commits what is finished: soon, in one request at a time, with metadata as long as the broker takes.
+
+A kill repeats what was in flight and what was finished since the last commit. The second is kept below the first, or
+below a tenth of a second's work: a commit follows `commit_interval` after the first record that it is for, but waits,
+up to a second, for half as many records as there are POSTs in flight.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable
+from typing import Final, Protocol
+
+import structlog
+from aiokafka import TopicPartition
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, OffsetMetadataTooLargeError
+
+from dispatcher.contract.kafka_problems import KafkaReason
+from dispatcher.kafka.offset_tracker import MAX_METADATA_BYTES
+from dispatcher.kafka.partition import Partition
+from dispatcher.kafka.problems import KafkaProblems
+from dispatcher.telemetry import metrics
+
+log = structlog.get_logger(__name__)
+
+COMMIT_S: Final = 10.0
+"""Within so much time a commit is answered, or has failed: aiokafka would ask for ever."""
+LONGEST_WAIT_S: Final = 1.0
+TOLD_S: Final = 3600.0
+"""So long readiness says that the broker takes only short metadata."""
+LEAST_METADATA_BYTES: Final = 19
+"""The shortest metadata that says anything."""
+
+
+class CommitClient(Protocol):
+    """Commits for a member of a group."""
+
+    async def commit(self, offsets: dict[TopicPartition, tuple[int, str]]) -> None: ...
+
+
+class Committer:
+    """Commits for one consumer."""
+
+    def __init__(self, group_id: str, interval_s: float, in_flight: Callable[[], int], problems: KafkaProblems) -> None:
+        """`in_flight`: POSTs under way now."""
+        self._group_id = group_id
+        self._interval_s = interval_s
+        self._in_flight = in_flight
+        self._problems = problems
+        self._lock = asyncio.Lock()
+        self._finished = 0
+        """Records finished since the last commit began."""
+        self._any_finished = asyncio.Event()
+        self._most_bytes = MAX_METADATA_BYTES
+        """Of metadata, as far as the broker has taken it."""
+
+    def on_finished(self) -> None:
+        """A record has its outcome."""
+        self._finished += 1
+        if self._finished == 1:
+            self._any_finished.set()
+
+    def request(self) -> None:
+        """There is a position to commit, though nothing was finished."""
+        self._any_finished.set()
+
+    async def run(self, client: CommitClient, partitions: Callable[[], Collection[Partition]]) -> None:
+        """Commit until cancelled."""
+        longest = max(LONGEST_WAIT_S, self._interval_s)
+        while True:
+            await self._any_finished.wait()
+            waited = 0.0
+            while waited < longest:
+                await asyncio.sleep(self._interval_s)
+                waited += self._interval_s
+                if 2 * self._finished >= self._in_flight():
+                    break
+            self._any_finished.clear()
+            if not await self.commit(client, partitions()):
+                self._any_finished.set()
+                await asyncio.sleep(LONGEST_WAIT_S)
+
+    async def commit(self, client: CommitClient, partitions: Iterable[Partition]) -> bool:
+        """Commit these partitions' positions now. False: it failed; the next commit covers it."""
+        async with self._lock:
+            partitions = list(partitions)
+            while True:
+                self._finished = 0
+                states = {one: state for one in partitions if (state := one.to_commit(self._most_bytes)) is not None}
+                if not states:
+                    return True
+                try:
+                    async with asyncio.timeout(COMMIT_S):
+                        await client.commit({one.tp: state for one, state in states.items()})
+                except OffsetMetadataTooLargeError:
+                    if self._shorten(max(len(metadata) for _, metadata in states.values())):
+                        continue
+                    self._failed("the broker takes no commit, even without metadata", None)
+                    return False
+                except (CommitFailedError, IllegalStateError) as error:
+                    # The group has moved on; the new owner begins at the last commit that went through.
+                    self._failed("commit came too late", error)
+                    return False
+                except (KafkaError, OSError, TimeoutError) as error:
+                    self._failed("commit failed", error)
+                    return False
+                metrics.COMMITS.inc()
+                for partition, state in states.items():
+                    partition.committed = state
+                return True
+
+    def _shorten(self, refused: int) -> bool:
+        """Remember that the broker takes no metadata of so many bytes. False: it was empty."""
+        if not refused:
+            return False
+        self._most_bytes = refused // 2 if refused // 2 >= LEAST_METADATA_BYTES else 0
+        detail = (
+            f"the broker refuses commit metadata of {refused} bytes; with less, a crash repeats what was finished out "
+            "of order: set offset.metadata.max.bytes=4096, Kafka's default"
+        )
+        self._problems.report(KafkaReason.COMMIT_REFUSED, detail, source=f"consumer {self._group_id}", lasts_s=TOLD_S)
+        return True
+
+    def _failed(self, what: str, error: Exception | None) -> None:
+        metrics.COMMIT_FAILURES.inc()
+        log.warning(what, group=self._group_id, error=type(error).__name__, detail=str(error or "")[:256])

@@ -1,0 +1,112 @@
+"""aiokafka's group coordinator with two things that it lacks: a lease, and knowledge of fenced static members.
+
+aiokafka 0.14 doesn't know error 82, FENCED_INSTANCE_ID (KIP-345), and doesn't send the instance id with heartbeats and
+commits. So the broker answers a static member that another process has replaced with UNKNOWN_MEMBER_ID, as it answers
+one whose session has expired; aiokafka then joins anew, which fences the other process, and so on for ever. Here a
+static member that has to join again first asks with a heartbeat of version 3, which carries the instance id.
+"""
+
+import asyncio
+import time
+from typing import ClassVar, Final
+
+import aiokafka.consumer.consumer
+from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.errors import IncompatibleBrokerVersion, KafkaError
+from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.types import Int16, Int32, Schema, String
+
+FENCED_INSTANCE_ID: Final = 82
+_HEARTBEAT: Final = 12
+
+
+class FencedMember(KafkaError):  # type: ignore[misc]
+    """Another process has joined the group under our `group_instance_id`."""
+
+
+class _HeartbeatResponse(Response):  # type: ignore[misc]  # aiokafka has no types
+    API_KEY = _HEARTBEAT
+    API_VERSION = 3
+    SCHEMA = Schema(("throttle_time_ms", Int32), ("error_code", Int16))
+
+
+class _HeartbeatStruct(RequestStruct):  # type: ignore[misc]
+    API_KEY = _HEARTBEAT
+    API_VERSION = 3
+    RESPONSE_TYPE = _HeartbeatResponse
+    SCHEMA = Schema(
+        ("group", String("utf-8")),
+        ("generation_id", Int32),
+        ("member_id", String("utf-8")),
+        ("group_instance_id", String("utf-8")),
+    )
+
+
+class _StaticHeartbeat(Request[_HeartbeatStruct]):  # type: ignore[misc]
+    """A heartbeat that names the instance: its answer tells a fenced member from one whose session has expired."""
+
+    API_KEY: ClassVar[int] = _HEARTBEAT
+
+    def __init__(self, *fields: object) -> None:
+        self._fields = fields
+
+    def build(self, request_struct_class: type[_HeartbeatStruct]) -> _HeartbeatStruct:
+        return request_struct_class(*self._fields)
+
+
+class LeasedCoordinator(GroupCoordinator):  # type: ignore[misc]
+    """Tells the listener (`membership.Assignments`) when the group last heard of this member."""
+
+    _joined_as: tuple[int, str] | None = None
+    """Generation and member id of the last join that succeeded."""
+
+    async def _do_heartbeat(self) -> bool:
+        sent_at = time.monotonic()
+        answered: bool = await super()._do_heartbeat()
+        if answered:
+            self._tell(sent_at)
+        return answered
+
+    async def _on_join_complete(
+        self, generation: int, member_id: str, protocol: str, member_assignment_bytes: bytes
+    ) -> None:
+        self._joined_as = generation, member_id
+        self._tell(time.monotonic())
+        await super()._on_join_complete(generation, member_id, protocol, member_assignment_bytes)
+
+    async def _do_rejoin_group(self, subscription: object) -> bool:
+        """Join, unless another process has our instance id.
+
+        Raises:
+            FencedMember: it has. aiokafka hands it to the caller of `getmany`, and waits.
+        """
+        try:
+            await self._check_fenced()
+        except FencedMember:
+            raise
+        except KafkaError:  # the coordinator is away: look for it again before anything is asked of it
+            await asyncio.sleep(self._retry_backoff_ms / 1000)
+            return False
+        joined: bool = await super()._do_rejoin_group(subscription)
+        return joined
+
+    async def _check_fenced(self) -> None:
+        if self._group_instance_id is None or self._joined_as is None:
+            return
+        heartbeat = _StaticHeartbeat(self.group_id, *self._joined_as, self._group_instance_id)
+        try:
+            response = await self._send_req(heartbeat)
+        except (IncompatibleBrokerVersion, NotImplementedError):
+            return  # a broker older than 2.3 has no static members
+        if response.error_code == FENCED_INSTANCE_ID:
+            raise FencedMember(f"another process has joined group {self.group_id} as {self._group_instance_id}")
+
+    def _tell(self, heard_at: float) -> None:
+        listener = self._subscription.listener
+        if listener is not None and hasattr(listener, "on_heartbeat"):
+            listener.on_heartbeat(heard_at)
+
+
+def install() -> None:
+    """Make every consumer that aiokafka creates from now on use it."""
+    aiokafka.consumer.consumer.GroupCoordinator = LeasedCoordinator

@@ -1,0 +1,288 @@
+"""Finds where a partition is read from, and whether its log is still the one that was read before.
+
+A committed position, its runs and a fetch position mean something only in the log that they were made of. A log can be
+truncated (unclean leader election), lost and written anew (disk, topic recreated), and may have grown past the old
+position when anybody looks. So before a partition is begun, and again after everything that could have replaced its log
+(another connection or leader, a missing topic, an end below our position, offsets that go back), the record that the
+fingerprint names is read and compared. If it is another one, position and runs are discarded and the partition is read
+from its log's start.
+
+A position that retention has passed is a gap: its unread records are gone, and are counted.
+"""
+
+import asyncio
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Protocol
+
+import structlog
+from aiokafka import TopicPartition
+from aiokafka.errors import IllegalStateError, KafkaError
+
+from dispatcher.contract.kafka_problems import KafkaReason
+from dispatcher.contract.records import Record
+from dispatcher.kafka.commit_metadata import CommittedPosition, Fingerprint
+from dispatcher.kafka.offset_tracker import OffsetTracker
+from dispatcher.kafka.partition import Partition, Probe
+from dispatcher.kafka.problems import KafkaProblems
+from dispatcher.telemetry import metrics
+
+log = structlog.get_logger(__name__)
+
+STEP_S: Final = 20.0
+SILENT_S: Final = 3.0
+"""A record that the log may not hold is waited for so long. What a broker says of the end alone is not believed: the
+demo's broker says too little."""
+TOLD_S: Final = 3600.0
+"""So long readiness says what happened to a log."""
+FIRST_REPEAT_S: Final = 0.5
+LONGEST_REPEAT_S: Final = 15.0
+
+
+class LogLoss(StrEnum):
+    """Why a position was discarded."""
+
+    TRUNCATED = "truncated"
+    """The log ends before it."""
+    REPLACED = "replaced"
+    """The log holds other records than those that were read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a log holds: from `start` to before `end`."""
+
+    start: int
+    end: int
+
+
+class LogClient(Protocol):
+    """What is needed of the client that reads."""
+
+    async def committed(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, CommittedPosition]:
+        """What the group has committed, without the partitions that have no commit."""
+        ...
+
+    async def bounds(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, Bounds]: ...
+    def partitions_of(self, topic: str) -> Sequence[TopicPartition]: ...
+    async def commit_for_group(self, offsets: dict[TopicPartition, tuple[int, str]]) -> None: ...
+    def seek(self, tp: TopicPartition, offset: int) -> None: ...
+    def source_of(self, tp: TopicPartition) -> object: ...
+
+
+class LogOwner(Protocol):
+    """The consumer, as far as it hears of positions."""
+
+    def owned(self) -> Collection[Partition]:
+        """The partitions assigned to it."""
+        ...
+
+    def on_readable(self) -> None:
+        """Something can be read of a partition: its records, or the one that is to be looked at."""
+        ...
+
+    def on_log_lost(self, partition: Partition) -> Partition:
+        """The log of a partition that is being read was replaced. Returns its successor, of the new log."""
+        ...
+
+
+def removed_unread(claim: CommittedPosition, start: int) -> int:
+    """How many offsets between the position and the log's start were not finished. Gaps in the offsets count."""
+    finished = sum(min(last, start - 1) - first + 1 for first, last in claim.finished if first < start)
+    return max(0, start - claim.position - finished)
+
+
+def next_probe(claim: CommittedPosition, bounds: Bounds, now: float) -> Probe | None:
+    """The record to look at before the claim is believed. None: the log holds none that the claim covers.
+
+    A claim without a fingerprint is believed as far as the log's ends allow; the probe then learns its fingerprint.
+    """
+    offset = claim.position - 1 if claim.fingerprint is None else claim.fingerprint.offset
+    if offset < bounds.start:
+        return None
+    return Probe(claim, offset, bounds.start, claim.end > bounds.end, now + SILENT_S)
+
+
+class LogChecker:
+    """Gives each partition of a consumer its position. Everything but `run` is called by the consumer's poll loop."""
+
+    def __init__(self, owner: LogOwner, group_id: str, problems: KafkaProblems, *, starts_at_end: bool) -> None:
+        """`starts_at_end`: the group's very first start begins at the topics' ends (`auto_offset_reset: latest`)."""
+        self._owner = owner
+        self._group_id = group_id
+        self._problems = problems
+        self._starts_at_end = starts_at_end
+        self._started_topics: set[str] = set()
+        """Topics of which the group is known to have a position, or to have had one."""
+        self._wanted = asyncio.Event()
+
+    def request(self) -> None:
+        """Some partition has to be looked at."""
+        self._wanted.set()
+
+    def suspect(self, partition: Partition, *, is_out_of_range: bool = False) -> None:
+        """The log may have been replaced: nothing more is read of it until that was looked at."""
+        partition.probe = None
+        partition.suspect = True
+        partition.is_out_of_range |= is_out_of_range
+        self._wanted.set()
+
+    async def run(self, client: LogClient) -> None:
+        """Look at what was requested, until cancelled. A broker that doesn't answer is asked again."""
+        wait_s = FIRST_REPEAT_S
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            try:
+                async with asyncio.timeout(STEP_S):
+                    complete = await self._step(client)
+                wait_s = FIRST_REPEAT_S
+                if complete:
+                    continue
+            # aiokafka raises KeyError and AttributeError on odd answers.
+            except (KafkaError, OSError, TimeoutError, KeyError, AttributeError) as error:
+                log.warning(
+                    "positions can't be looked up; trying again", group=self._group_id, error=type(error).__name__,
+                    detail=str(error)[:256],
+                )  # fmt: skip
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, LONGEST_REPEAT_S)
+            self._wanted.set()
+
+    async def _step(self, client: LogClient) -> bool:
+        """Look at every partition that needs it. False: one has to be looked at again a little later."""
+        partitions = [one for one in self._owner.owned() if one.needs_look]
+        if not partitions:
+            return True
+        fresh = [one for one in partitions if not one.restored and one.claim is None]
+        if fresh:
+            known = await client.committed([one.tp for one in fresh])
+            for partition in fresh:
+                partition.claim = known.get(partition.tp)
+            self._started_topics.update(tp.topic for tp in known)
+        bounds = await client.bounds([one.tp for one in partitions])
+        if self._starts_at_end:
+            await self._start_at_end(client, [one for one in fresh if one.claim is None])
+        complete = True
+        for partition in partitions:
+            if not partition.needs_look or partition.tp not in bounds:
+                continue
+            claim = self._claim_of(partition, bounds[partition.tp])
+            if claim is None:
+                complete = False
+            else:
+                self._look(client, partition, claim, bounds[partition.tp])
+        return complete
+
+    async def _start_at_end(self, client: LogClient, partitions: Iterable[Partition]) -> None:
+        """The group's very first start: its positions become the ends, of all partitions at once.
+
+        The member that owns a topic's first partition commits for all of them; the others wait for that. A partition
+        without a position that is found later was added later, and is read from its start.
+        """
+        for topic in {one.tp.topic for one in partitions} - self._started_topics:
+            every = client.partitions_of(topic)
+            known = await client.committed(every)
+            if not known and every and min(every) in {one.tp for one in partitions}:
+                ends = {tp: bounds.end for tp, bounds in (await client.bounds(every)).items()}
+                await client.commit_for_group({tp: (end, "") for tp, end in ends.items()})
+                log.info("first start of the group: begins at the end", group=self._group_id, topic=topic)
+                known = {tp: CommittedPosition(end) for tp, end in ends.items()}
+            if known:
+                self._started_topics.add(topic)
+                for partition in partitions:
+                    partition.claim = partition.claim or known.get(partition.tp)
+
+    def _claim_of(self, partition: Partition, bounds: Bounds) -> CommittedPosition | None:
+        """Where the partition is to go on. None: not known yet."""
+        if partition.restored:
+            last = partition.last_read
+            fingerprint = partition.fingerprint if last is None else Fingerprint.of(last)
+            return CommittedPosition(partition.next_offset, (), fingerprint)
+        if partition.claim is None and (not self._starts_at_end or partition.tp.topic in self._started_topics):
+            return CommittedPosition(bounds.start)
+        return partition.claim
+
+    def _look(self, client: LogClient, partition: Partition, claim: CommittedPosition, bounds: Bounds) -> None:
+        probe = next_probe(claim, bounds, asyncio.get_running_loop().time())
+        partition.source = client.source_of(partition.tp)
+        try:
+            if claim.end > bounds.end and (partition.is_out_of_range or probe is None):
+                self._lose(client, partition, claim, bounds.start, LogLoss.TRUNCATED)
+            elif probe is None:
+                self._settle(client, partition, claim, bounds.start)
+            else:
+                client.seek(partition.tp, probe.offset)
+                partition.probe = probe
+                self._owner.on_readable()
+        except IllegalStateError:
+            log.info("partition was taken away while it was looked at", group=self._group_id, partition=str(partition))
+
+    def examine(self, client: LogClient, partition: Partition, records: Sequence[Record], position: int | None) -> None:
+        """Look at what a probe has read, which may be nothing yet. `position`: what the client would read next."""
+        probe = partition.probe
+        if probe is None:
+            return
+        passed = position is not None and position > probe.offset  # over what compaction or a transaction has left
+        silent = probe.is_beyond_end and asyncio.get_running_loop().time() > probe.gives_up_at
+        if not records and not passed and not silent:
+            return
+        partition.probe = None
+        if client.source_of(partition.tp) != partition.source:
+            self._wanted.set()  # read over another connection than it was asked for: once more
+            return
+        expected = probe.claim.fingerprint
+        found = Fingerprint.of(records[0]) if records and records[0].offset == probe.offset else None
+        try:
+            if not records and not passed:
+                self._lose(client, partition, probe.claim, probe.start, LogLoss.TRUNCATED)
+            elif expected is None or found == expected:
+                claim = CommittedPosition(probe.claim.position, probe.claim.finished, found)
+                self._settle(client, partition, claim, probe.start)
+            else:
+                self._lose(client, partition, probe.claim, probe.start, LogLoss.REPLACED)
+        except IllegalStateError:
+            log.info("partition was taken away while it was looked at", group=self._group_id, partition=str(partition))
+
+    def _settle(self, client: LogClient, partition: Partition, claim: CommittedPosition, start: int) -> None:
+        """The claim describes this log."""
+        begin = max(claim.position, start)
+        client.seek(partition.tp, begin)
+        removed = removed_unread(claim, start)
+        if removed:
+            self._tell_removed(partition, claim.position, start, removed)
+        if not partition.restored:
+            partition.restore(OffsetTracker(begin, claim.finished), claim.fingerprint)
+        partition.suspect = partition.is_out_of_range = False
+        partition.next_offset = begin
+        self._owner.on_readable()
+
+    def _lose(
+        self, client: LogClient, partition: Partition, claim: CommittedPosition, start: int, loss: LogLoss
+    ) -> None:
+        """The claim describes another log: read this one from its start."""
+        client.seek(partition.tp, start)
+        metrics.LOG_RESETS.labels(partition.tp.topic, loss.value).inc()
+        log.error(
+            "the log of a partition is not the one that was read before: its positions are discarded, and it is read "
+            "from its start", group=self._group_id, partition=str(partition), reason=loss.value,
+            position=claim.position, begins_at=start,
+        )  # fmt: skip
+        detail = f"the log of {partition} was {loss.value}: read again from offset {start}"
+        self._problems.report(KafkaReason.TOPIC_REPLACED, detail, source=str(partition), lasts_s=TOLD_S)
+        successor = self._owner.on_log_lost(partition) if partition.restored else partition
+        successor.restore(OffsetTracker(start), None)
+        successor.source, successor.next_offset = partition.source, start
+        successor.suspect = successor.is_out_of_range = False
+        self._owner.on_readable()
+
+    def _tell_removed(self, partition: Partition, position: int, start: int, removed: int) -> None:
+        metrics.RECORDS_REMOVED_UNREAD.labels(partition.tp.topic).inc(removed)
+        log.error(
+            "records were removed from a partition before they were read: lost", group=self._group_id,
+            partition=str(partition), records=removed, position=position, log_start=start,
+            cure="longer retention.ms of the topic, or more capacity; see the runbook DispatcherRecordsRemovedUnread",
+        )  # fmt: skip
+        detail = f"retention removed {removed} unread records of {partition}, before offset {start}"
+        self._problems.report(KafkaReason.RECORDS_EXPIRED, detail, source=str(partition), lasts_s=TOLD_S)

@@ -1,0 +1,46 @@
+"""What befalls a log: its disk is lost, it is truncated, its topic is created anew, retention takes what is unread."""
+
+import asyncio
+import shutil
+
+from aiokafka import TopicPartition
+from aiokafka.admin.records_to_delete import RecordsToDelete
+from aiokafka.errors import KafkaError
+
+from tests.integration.harness import LARGEST_RECORD, until
+from tests.kafka import topics
+from tests.kafka.apache_kafka import ApacheKafka
+
+
+async def lose_disk(broker: ApacheKafka, topic: str, *partitions: int) -> None:
+    """Kill the broker, remove the partitions' directories, start the broker: the logs are empty, the positions stay.
+
+    Partition 0 if none is named.
+    """
+    broker.kill()
+    for partition in partitions or (0,):
+        shutil.rmtree(broker.directory / "data" / f"{topic}-{partition}")
+    await broker.start()
+
+
+async def create_anew(broker: ApacheKafka, topic: str, partitions: int = 4) -> None:
+    """Delete the topic and create it again."""
+    async with topics.admin_client(broker.bootstrap_servers) as admin:
+        await admin.delete_topics([topic])
+    config = {"max.message.bytes": str(LARGEST_RECORD)}
+
+    async def created() -> bool:
+        try:
+            await topics.create_topic(broker.bootstrap_servers, topic, partitions=partitions, config=config)
+        except KafkaError:
+            return False
+        return True
+
+    await until(created, f"{topic} to be created anew")
+
+
+async def remove_before(broker: ApacheKafka, topic: str, offset: int, partition: int = 0) -> None:
+    """What retention does."""
+    async with topics.admin_client(broker.bootstrap_servers) as admin:
+        await admin.delete_records({TopicPartition(topic, partition): RecordsToDelete(before_offset=offset)})
+    await asyncio.sleep(0.1)
