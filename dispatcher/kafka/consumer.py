@@ -263,7 +263,7 @@ class Consumer:
                 await self._poll_once(client)
                 wait_s = FIRST_REPEAT_S
             except FencedMember as error:
-                self._shut_out(str(error))
+                self._shut_out(str(error.args[0]))
                 return
             except OffsetOutOfRangeError as error:
                 self._suspect(error.args[0])
@@ -289,9 +289,8 @@ class Consumer:
         blocked = len(wanted) < len(self._partitions)
         fetched = await client.getmany(*wanted, timeout_ms=10 if blocked else 250, max_records=BATCH)
         for tp in wanted:
-            partition, records = self._partitions.get(tp), fetched.get(tp)
-            if partition is not None and (records or partition.probe is not None):
-                self._take(client, partition, records or [])
+            if (partition := self._partitions.get(tp)) is not None:
+                self._take(client, partition, fetched.get(tp, []))
         self._feeder.feed()
 
     def _may_fetch(self, partition: Partition, now: float) -> bool:
@@ -310,9 +309,11 @@ class Consumer:
             self._checker.examine(client, partition, records, client.position_of(partition.tp))
         elif not partition.is_readable:
             return
-        elif records[0].offset < partition.next_offset or client.source_of(partition.tp) != partition.source:
+        elif client.source_of(partition.tp) != partition.source or (
+            records and records[0].offset < partition.next_offset
+        ):
             self._checker.suspect(partition)  # what was fetched is fetched again once that is known
-        else:
+        elif records:
             partition.last_read = records[-1]
             partition.next_offset = records[-1].offset + 1
             partition.buffer.extend(records)

@@ -1,0 +1,154 @@
+"""Which log a position describes: what is looked at, what is believed, what is discarded."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.kafka.commit_metadata import CommittedPosition, Fingerprint, decode_metadata, encode_metadata
+from dispatcher.kafka.log_check import Bounds, next_probe, removed_unread
+from dispatcher.kafka.offset_tracker import OffsetTracker
+from tests.unit.examples import ARecord
+
+FINGERPRINT = Fingerprint(29, 1_700_000_000_000, 0xDEADBEEF)
+
+
+def record(offset: int, value: bytes | None = b"value", key: bytes | None = b"key", timestamp: int = 5) -> ARecord:
+    return ARecord(value, key, (), "t", 0, offset, timestamp)
+
+
+def tracker_at(position: int, *finished: tuple[int, int]) -> OffsetTracker:
+    return OffsetTracker(position, finished)
+
+
+# Fingerprints
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        record(8),
+        record(7, b"other"),
+        record(7, key=b"other"),
+        record(7, timestamp=6),
+        record(7, None),
+        record(7, key=None),
+    ],
+)
+def test_a_fingerprint_tells_records_apart_by_offset_timestamp_key_and_value(other: ARecord) -> None:
+    assert Fingerprint.of(record(7)) == Fingerprint.of(record(7))
+    assert Fingerprint.of(record(7)) != Fingerprint.of(other)
+
+
+def test_the_format_of_the_metadata_is_pinned() -> None:
+    """Another version of the dispatcher reads it after a rolling restart."""
+    text = "f2:AICgq/75Yt6tvu8="
+    assert encode_metadata(tracker_at(29), FINGERPRINT) == text
+    assert decode_metadata(29, text) == CommittedPosition(29, (), FINGERPRINT)
+
+
+def test_metadata_without_a_fingerprint_is_what_versions_before_wrote() -> None:
+    text = encode_metadata(tracker_at(5, (7, 9)), None)
+    assert text.startswith("f1:")
+    assert decode_metadata(5, text) == CommittedPosition(5, ((7, 9),))
+
+
+@given(
+    st.integers(0, 2**62), st.integers(-1, 2**62), st.integers(-1, 2**62), st.integers(0, 2**32 - 1),
+    st.lists(st.tuples(st.integers(1, 2**30), st.integers(1, 2**30)), max_size=30),
+)  # fmt: skip
+def test_metadata_comes_back(
+    position: int, offset: int, timestamp: int, checksum: int, steps: list[tuple[int, int]]
+) -> None:
+    runs, at = [], position
+    for distance, length in steps:
+        runs.append((at + distance, at + distance + length - 1))
+        at += distance + length
+    fingerprint = Fingerprint(max(0, offset), timestamp, checksum)
+    text = encode_metadata(tracker_at(position, *runs), fingerprint)
+
+    assert decode_metadata(position, text) == CommittedPosition(position, tuple(runs), fingerprint)
+
+
+@pytest.mark.parametrize("most", [0, 1, 18, 19, 20, 32, 40, 63, 64, 100, 300])
+def test_however_little_the_broker_takes_the_metadata_fits_and_is_right(most: int) -> None:
+    finished = [(first, first) for first in range(7, 900, 3)]
+    text = encode_metadata(tracker_at(5, *finished), FINGERPRINT, most)
+    read = decode_metadata(5, text)
+
+    assert len(text) <= most
+    assert set(read.finished) <= set(finished)
+    assert read.fingerprint == (FINGERPRINT if most >= 19 else None)
+    assert not read.finished or read.fingerprint is not None, "runs without the log that they describe"
+
+
+@given(st.text() | st.text().map("f2:".__add__) | st.binary().map(lambda data: f"f2:{data.hex()},f1:x"))
+def test_any_text_as_metadata_never_raises(text: str) -> None:
+    assert decode_metadata(7, text).position == 7
+
+
+@pytest.mark.parametrize(
+    "text", ["f2:", "f2:,", "f2:AAAA", "f2:!!!!", "f2:AICgq/75Yt6tvu8=x", "f2:AICgq/75Yt6tvg==", "f2:ä"]
+)
+def test_a_damaged_fingerprint_says_nothing_and_neither_do_the_runs_with_it(text: str) -> None:
+    assert decode_metadata(7, text) == CommittedPosition(7)
+
+
+# What is looked at
+
+
+@pytest.mark.parametrize(
+    ("claim", "bounds", "offset", "is_beyond_end"),
+    [
+        (CommittedPosition(30, (), FINGERPRINT), Bounds(0, 30), 29, False),
+        (CommittedPosition(30, (), FINGERPRINT), Bounds(29, 60), 29, False),
+        (CommittedPosition(5, ((6, 29),), FINGERPRINT), Bounds(0, 30), 29, False),
+        (CommittedPosition(5, ((6, 29),), FINGERPRINT), Bounds(0, 29), 29, True),
+        (CommittedPosition(30, (), FINGERPRINT), Bounds(0, 29), 29, True),
+        (CommittedPosition(30, (), FINGERPRINT), Bounds(0, 0), 29, True),
+        (CommittedPosition(30, (), FINGERPRINT), Bounds(30, 60), None, False),
+        (CommittedPosition(30), Bounds(0, 60), 29, False),
+        (CommittedPosition(30), Bounds(30, 30), None, False),
+        (CommittedPosition(0), Bounds(0, 60), None, False),
+        (CommittedPosition(5, ((6, 29),)), Bounds(0, 20), 4, True),
+    ],
+)
+def test_the_record_that_is_looked_at(
+    claim: CommittedPosition, bounds: Bounds, offset: int | None, is_beyond_end: bool
+) -> None:
+    """That of the fingerprint; else the last one before the position; none if the log begins after it."""
+    probe = next_probe(claim, bounds, 100.0)
+
+    assert (None if probe is None else probe.offset) == offset
+    assert probe is None or (probe.is_beyond_end is is_beyond_end and probe.gives_up_at > 100.0)
+
+
+@pytest.mark.parametrize(
+    ("claim", "start", "removed"),
+    [
+        (CommittedPosition(10), 10, 0),
+        (CommittedPosition(10), 5, 0),
+        (CommittedPosition(10), 11, 1),
+        (CommittedPosition(10), 40, 30),
+        (CommittedPosition(5, ((6, 29),)), 40, 11),
+        (CommittedPosition(5, ((6, 29), (50, 60))), 40, 11),
+        (CommittedPosition(5, ((6, 29),)), 10, 1),
+        (CommittedPosition(5, ((6, 6), (8, 8))), 9, 2),
+    ],
+)
+def test_what_retention_took_unread_is_counted_without_what_was_finished(
+    claim: CommittedPosition, start: int, removed: int
+) -> None:
+    assert removed_unread(claim, start) == removed
+
+
+@pytest.mark.parametrize(
+    ("claim", "end"),
+    [
+        (CommittedPosition(10), 10),
+        (CommittedPosition(10, ((12, 14), (20, 29))), 30),
+        (CommittedPosition(10, ((12, 14),), FINGERPRINT), 30),
+        (CommittedPosition(40, (), FINGERPRINT), 40),
+    ],
+)
+def test_the_least_end_of_a_log_that_a_claim_can_describe(claim: CommittedPosition, end: int) -> None:
+    assert claim.end == end
