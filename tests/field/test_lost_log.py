@@ -197,7 +197,7 @@ async def test_a_tier_whose_log_is_lost_loses_nothing_that_was_read_and_goes_on(
     scene: Stage, mortal: ApacheKafka, tier: str
 ) -> None:
     """The retry consumer has positions, too."""
-    topic = f"{scene.topic}.retry.{tier}"
+    topic = f"{scene.prefix}.retry.{tier}"
     scene.mount([scene.webhook(TENANT)])
 
     async def answer(request: web.Request, receiver: Receiver) -> web.StreamResponse:
