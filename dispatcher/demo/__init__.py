@@ -3,6 +3,7 @@
 Importing this loads none of what only the demo needs, so that the command line can offer it where it isn't installed.
 """
 
+import signal
 import sys
 from typing import Annotated
 
@@ -21,9 +22,29 @@ def start(events: int = EVENTS, *, forever: bool = False) -> int:
     return run(Options(events=events, forever=forever))
 
 
+def serve_broker(port: int) -> int:
+    """Run the embedded broker alone until Ctrl-C. Returns the exit status."""
+    from dispatcher.demo.broker import BrokerNotInstalledError, EmbeddedBroker
+    from dispatcher.demo.child_process import ChildFailedError
+
+    try:
+        with EmbeddedBroker(port) as broker:
+            print(f"a Kafka-compatible broker in memory at {broker.bootstrap_servers}; Ctrl-C ends it", flush=True)
+            signal.pause()
+    except KeyboardInterrupt:
+        pass
+    except (BrokerNotInstalledError, ChildFailedError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 def demo_command(
+    broker: Annotated[
+        int | None, typer.Option("--broker", min=1, max=65535, help="Run only the embedded broker, at this port.")
+    ] = None,
     forever: Annotated[bool, typer.Option("--forever", envvar="FOREVER", help="Go on until Ctrl-C.")] = False,
     events: Annotated[int, typer.Option(min=1, envvar="DEMO_EVENTS", help="How many events to produce.")] = EVENTS,
 ) -> None:
     """Watch events leave a broker as webhooks: everything on this machine, over in 20 seconds."""
-    raise typer.Exit(start(events, forever=forever))
+    raise typer.Exit(serve_broker(broker) if broker is not None else start(events, forever=forever))

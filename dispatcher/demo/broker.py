@@ -49,7 +49,9 @@ class EmbeddedBroker:
 
     kind = "embedded broker"
 
-    def __init__(self) -> None:
+    def __init__(self, port: int | None = None) -> None:
+        """`port`: None takes a free one."""
+        self._wanted = port
         self._port: int | None = None
         self._directory: Path | None = None
         self._process: ChildProcess | None = None
@@ -65,10 +67,10 @@ class EmbeddedBroker:
         return f"127.0.0.1:{self._port}"
 
     async def start(self) -> None:
-        """Start on a free port and wait until clients are served: well under a second, 10 s at most."""
+        """Start, and wait until clients are served: well under a second, 10 s at most."""
         binary = tansu_binary()
         self._directory = Path(tempfile.mkdtemp(prefix="embedded-broker-"))
-        (self._port,) = free_ports(1)
+        self._port = free_ports(1)[0] if self._wanted is None else self._wanted
         address = f"tcp://{self.bootstrap_servers}"
         self._process = ChildProcess(
             (
