@@ -12,13 +12,16 @@ from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.migrate import schema_problem, upgrade
 from dispatcher.stores.sql.repository import Check, WebhookRepository
-from dispatcher.stores.sql.rotation import Rotation, rotate
+from dispatcher.stores.sql.rotation import Rotation, encrypt_headers, rotate
 from dispatcher.stores.sql.transfer import Imported, Transfer, export_webhooks
 
 
 async def migrated(settings: Settings) -> str:
-    """The schema's revision, once it is this version's."""
-    return await upgrade(database_url(settings))
+    """The schema's revision, once it is this version's and header parameters are encrypted."""
+    revision = await upgrade(database_url(settings))
+    async with open_database(settings) as database:
+        await encrypt_headers(database, Encryption(settings.webhooks.encryption_keys))
+    return revision
 
 
 @asynccontextmanager

@@ -1,21 +1,24 @@
 """Secrets at rest: what the database holds, rotation, and what happens when a key is gone."""
 
 import traceback
+from pathlib import Path
 
 import pytest
+from pydantic import JsonValue
 from sqlalchemy import select, update
 from structlog.testing import capture_logs
 
 from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import WebhookSettings
+from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.errors import ConfigError, WebhookUnusable
 from dispatcher.stores.sql import schema
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption, new_key
-from dispatcher.stores.sql.records import AuditAction, AuditQuery
+from dispatcher.stores.sql.records import AuditAction, AuditQuery, StoredWebhook
 from dispatcher.stores.sql.repository import WebhookRepository
-from dispatcher.stores.sql.rotation import rotate
+from dispatcher.stores.sql.rotation import encrypt_headers, rotate
 from dispatcher.stores.sql.store import SqlStore, open_sql_store
 from dispatcher.stores.sql.transfer import Transfer
 from tests.stores_sql.examples import CANARY, plain, secretive, with_signing
@@ -71,13 +74,13 @@ async def test_after_a_rotation_the_new_key_is_enough(database: Database) -> Non
     made = await WebhookRepository(database, Encryption([old])).create(secretive(), by="ada", orgs=None)
     before = await _ciphertexts(database)
     done = await rotate(database, Encryption([new, old]), by="bob")
-    assert (done.renewed, list(done.problems)) == (7, [])
+    assert (done.renewed, list(done.problems)) == (11, [])
     assert before.isdisjoint(await _ciphertexts(database))
     repository = WebhookRepository(database, Encryption([new]))
     assert await repository.for_delivery(made.id, orgs=None) == secretive()
     assert (await repository.get(made.id, orgs=None)).version == 1
     (entry,) = await AuditLog(database).search(AuditQuery(action=AuditAction.ROTATE), orgs=None)
-    assert entry.changes == {"renewed": 7, "problems": 0}
+    assert entry.changes == {"renewed": 11, "problems": 0}
     assert (
         await AuditLog(database).search(AuditQuery(action=AuditAction.ROTATE), orgs=frozenset({"luma@AdobeOrg"})) == []
     )
@@ -108,7 +111,7 @@ async def test_a_secret_that_no_key_decrypts_costs_its_own_webhook_only(url: Sec
     with pytest.raises(ConfigError, match="can't be decrypted"):
         await Transfer(database, Encryption([kept]), repository).configs()
     done = await rotate(database, Encryption([kept]), by="ada")
-    assert (done.renewed, [problem.key for problem in done.problems]) == (7, ["signing.secrets.0"])
+    assert (done.renewed, [problem.key for problem in done.problems]) == (11, ["signing.secrets.0"])
     again = with_signing("whsec_a")
     await repository.update(bad.id, again, expected_version=1, by="ada", orgs=None)
     assert await repository.for_delivery(bad.id, orgs=None) == again
@@ -121,7 +124,7 @@ async def test_no_secret_is_in_a_log_line_or_an_error(database: Database) -> Non
         await good.load()
         with pytest.raises(WebhookUnusable) as caught:
             await good.get(made.tenant)
-    assert [line["event"] for line in lines] == ["webhook refused"] * 7 + ["webhooks loaded"]
+    assert [line["event"] for line in lines] == ["webhook refused"] * 11 + ["webhooks loaded"]
     assert CANARY not in repr((lines, good, list(good.problems)))
     assert CANARY not in "".join(traceback.format_exception(caught.value))
 
@@ -146,3 +149,92 @@ async def test_a_stored_configuration_that_this_version_does_not_know_is_a_probl
     with pytest.raises(WebhookUnusable, match="invented"):
         await store.get(made.tenant)
     assert (await repository.get(made.id, orgs=None)).document == newer
+
+
+async def _contents(database: Database) -> str:
+    """Everything that the database holds, and for SQLite every byte of its files."""
+    found = []
+    async with database.read() as connection:
+        for table in schema.metadata.sorted_tables:
+            found += [repr(tuple(row)) for row in (await connection.execute(select(table))).all()]
+        if not database.is_postgresql:
+            (file,) = {row[2] for row in await connection.exec_driver_sql("PRAGMA database_list")}
+            found += [path.read_bytes().decode("latin-1") for path in Path(file).parent.glob(f"{Path(file).name}*")]
+    return "\n".join(found)
+
+
+async def test_no_header_parameter_can_be_read_in_the_database_neither_one_that_was_replaced(
+    database: Database,
+) -> None:
+    repository = WebhookRepository(database, Encryption([_key()]))
+
+    def config(name: str, value: str) -> WebhookConfig:
+        return plain(headers={name: value, "X-Secret": {"value": f"{value}-secret"}})
+
+    made = await repository.create(config("X-Environment", "canary-first"), by="ada", orgs=None)
+    assert _headers(await repository.get(made.id, orgs=None))["X-Environment"] == "canary-first"
+    for version, value in enumerate(("canary-second", "canary-third"), start=1):
+        await repository.update(made.id, config("X-A", value), expected_version=version, by="ada", orgs=None)
+    assert (await repository.for_delivery(made.id, orgs=None)).header_texts() == {
+        "X-A": "canary-third",
+        "X-Secret": "canary-third-secret",
+    }
+    assert "canary" not in await _contents(database)
+    await repository.delete(made.id, expected_version=3, by="ada", orgs=None)
+    contents = await _contents(database)
+    assert "canary" not in contents
+    assert "X-Environment" in contents, "the history names what was changed"
+
+
+async def test_a_header_parameter_that_no_key_decrypts_has_to_be_given_again(url: Secret, database: Database) -> None:
+    made = await WebhookRepository(database, Encryption([_key()])).create(
+        plain(headers={"X.Env": "canary"}), by="ada", orgs=None
+    )
+    kept = _key()
+    repository = WebhookRepository(database, Encryption([kept]))
+    await repository.create(plain(sandbox="dev"), by="ada", orgs=None)
+    shown = await repository.get(made.id, orgs=None)
+    with pytest.raises(ConfigError, match="give it again"):
+        await repository.resolve(dict(shown.document), webhook_id=made.id, orgs=None)
+    with pytest.raises(ConfigError, match=r"headers\.X\.Env: can't be decrypted"):
+        await repository.for_delivery(made.id, orgs=None)
+    async with open_sql_store(WebhookSettings(store="sql", url=url, encryption_keys=[kept])) as store:
+        assert [problem.key for problem in store.problems] == ["headers.X.Env"]
+        with pytest.raises(WebhookUnusable):
+            await store.get(made.tenant)
+    done = await rotate(database, Encryption([kept]), by="ada")
+    assert [problem.key for problem in done.problems] == ["headers.X.Env"]
+    await repository.update(made.id, plain(headers={"X.Env": "new"}), expected_version=1, by="ada", orgs=None)
+    assert (await repository.for_delivery(made.id, orgs=None)).header_texts() == {"X.Env": "new"}
+
+
+async def test_without_a_key_no_header_parameter_is_stored(database: Database) -> None:
+    repository = WebhookRepository(database, Encryption([]))
+    with pytest.raises(ConfigError, match=r"webhooks\.encryption_keys: no key to encrypt secrets with"):
+        await repository.create(plain(headers={"X-A": "b"}), by="ada", orgs=None)
+
+
+async def test_what_an_earlier_version_left_readable_is_encrypted_and_gone(database: Database) -> None:
+    encryption = Encryption([_key()])
+    repository = WebhookRepository(database, encryption)
+    made = await repository.create(plain(headers={"X-Env": "new"}), by="ada", orgs=None)
+    readable: dict[str, JsonValue] = {"X-Env": "canary-stored", "X-Key": "canary-too"}
+    async with database.write() as connection:
+        config = {**made.document, "headers": readable}
+        await connection.execute(update(schema.webhooks).values(config=config))
+    assert "canary" in await _contents(database)
+    assert _headers(await repository.get(made.id, orgs=None)) == readable
+
+    with pytest.raises(ConfigError, match="no key"):
+        await encrypt_headers(database, Encryption([]))
+    assert await encrypt_headers(database, encryption) == 2
+    assert await encrypt_headers(database, encryption) == 0
+
+    assert "canary" not in await _contents(database)
+    assert _headers(await repository.get(made.id, orgs=None)) == readable
+
+
+def _headers(stored: StoredWebhook) -> dict[str, JsonValue]:
+    headers = stored.document["headers"]
+    assert isinstance(headers, dict)
+    return headers

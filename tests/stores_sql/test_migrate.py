@@ -1,12 +1,13 @@
 """The schema up and down, with data in it."""
 
 import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, inspect, select
+from sqlalchemy import Connection, insert, inspect, select, update
 
 from dispatcher.config.secrets import Secret
 from dispatcher.errors import ConfigError, StoreUnavailable
@@ -42,12 +43,12 @@ async def test_data_outlasts_the_way_down_and_up_again(url: Secret, encryption: 
     assert tables == {"webhooks", "webhook_secrets", "change_counter", "alembic_version"}
     problem = await schema_problem(database)
     assert problem is not None
-    assert "has revision 0001, 0003 is needed: run `dispatcher webhooks migrate`" in str(problem)
+    assert "has revision 0001, 0004 is needed: run `dispatcher webhooks migrate`" in str(problem)
     with pytest.raises(StoreUnavailable, match="run `dispatcher webhooks migrate`"):
         await WebhookRepository(database, encryption).create(plain(sandbox="dev"), by="ada", orgs=None)
     await database.close()
-    assert await upgrade(url) == "0003"
-    assert await upgrade(url) == "0003"  # once more does no harm
+    assert await upgrade(url) == "0004"
+    assert await upgrade(url) == "0004"  # once more does no harm
     database = Database(url)
     repository = WebhookRepository(database, encryption)
     assert await repository.get(made.id, orgs=None) == made
@@ -64,11 +65,11 @@ async def test_the_way_down_to_nothing_leaves_nothing(url: Secret) -> None:
     assert tables == {"alembic_version"}
     assert "no schema yet" in str(await schema_problem(database))
     await database.close()
-    assert await upgrade(url) == "0003"
+    assert await upgrade(url) == "0004"
 
 
 async def test_several_who_migrate_at_once_do_it_once(empty_url: Secret) -> None:
-    assert await asyncio.gather(*(upgrade(empty_url) for _ in range(4))) == ["0003"] * 4
+    assert await asyncio.gather(*(upgrade(empty_url) for _ in range(4))) == ["0004"] * 4
     database = Database(empty_url)
     async with database.read() as connection:
         assert (await connection.execute(select(schema.change_counter.c.value))).scalars().all() == [0]
@@ -89,3 +90,35 @@ async def test_the_file_of_a_sqlite_database_is_for_its_owner_only(tmp_path: Pat
     path = tmp_path / "new directory" / "web hooks#1%.db"
     await upgrade(Secret(f"sqlite+aiosqlite:///{path}".encode()))
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+async def test_header_parameters_leave_the_history_and_deleted_webhooks(empty_url: Secret) -> None:
+    await upgrade(empty_url, "0003")
+    database = Database(empty_url)
+    now = datetime.now(UTC)
+    changes = {
+        "headers.X-Env": {"before": None, "after": "canary"}, "headers.X-Key": {"before": "<secret 1>", "after": None},
+        "url": {"before": "https://a.example", "after": "https://b.example"},
+    }  # fmt: skip
+    row = {
+        "id": "1", "org": "o", "sandbox": "s", "name": "n", "url": "u", "channels": "", "enabled": True, "search": "",
+        "config": {"headers": {"X-Env": "canary"}}, "version": 1, "changed": 1, "created_at": now, "created_by": "a",
+        "updated_at": now, "updated_by": "a", "deleted_at": now,
+    }  # fmt: skip
+    async with database.write() as connection:
+        await connection.execute(insert(schema.webhooks).values(row))
+        entry = {"at": now, "actor": "a", "action": "edit", "changes": changes}
+        await connection.execute(insert(schema.audit).values(entry))
+    await database.close()
+
+    await upgrade(empty_url)
+
+    database = Database(empty_url)
+    async with database.read() as connection:
+        (found,) = (await connection.execute(select(schema.audit.c.changes))).scalars()
+        assert found == changes | {"headers.X-Env": {"before": None, "after": "<secret>"}}
+        assert (await connection.execute(select(schema.webhooks.c.config))).scalars().all() == [{"headers": {}}]
+    with pytest.raises(StoreUnavailable, match="append-only"):
+        async with database.write() as connection:
+            await connection.execute(update(schema.audit).values(actor="b"))
+    await database.close()

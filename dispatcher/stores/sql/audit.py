@@ -1,7 +1,7 @@
 """The history of what people did, append-only, and the masking of what is written into it.
 
-Secrets are fingerprints. So are the values of headers and claims whose names speak of a secret, and the path and query
-of a URL: tenants put keys there.
+Secrets are fingerprints. So are the values of header parameters, those of claims whose names speak of a secret, and the
+path and query of a URL: tenants put keys there.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from dispatcher.config.secrets import speaks_of_a_secret
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.documents import fingerprint_in
+from dispatcher.stores.sql.header_values import HEADERS
 from dispatcher.stores.sql.records import MAX_PAGE, AuditAction, AuditEntry, AuditQuery, Orgs
 from dispatcher.stores.sql.schema import audit
 
@@ -122,7 +123,9 @@ def _masked(path: tuple[str, ...], value: JsonValue) -> JsonValue:
         return f"<secret {fingerprint}>"
     if value is None:
         return None
-    named_by_tenant = [name for at, name in enumerate(path) if {"headers", "claims", "parameters"} & set(path[:at])]
+    if path[0] == HEADERS:
+        return f"<secret {_digest(value)}>"
+    named_by_tenant = [name for at, name in enumerate(path) if {"claims", "parameters"} & set(path[:at])]
     if any(map(speaks_of_a_secret, named_by_tenant)):
         return f"<secret {_digest(value)}>"
     if path[-1] in ("url", "token_url") and isinstance(value, str):

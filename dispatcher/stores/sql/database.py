@@ -39,7 +39,13 @@ POOL_SIZE: Final = 2
 _KEY = "webhooks.url"
 _EXAMPLES = "write sqlite+aiosqlite:///PATH or postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE"
 _NOT_MIGRATED = ("no such table", "unable to open database file")
-_PRAGMAS = ("journal_mode=WAL", "synchronous=NORMAL", f"busy_timeout={SQLITE_BUSY_MS}", "foreign_keys=ON")
+_PRAGMAS = (
+    "journal_mode=WAL",
+    "synchronous=NORMAL",
+    f"busy_timeout={SQLITE_BUSY_MS}",
+    "foreign_keys=ON",
+    "secure_delete=ON",  # what was replaced is overwritten
+)
 
 
 class _Cursor(Protocol):
@@ -119,6 +125,20 @@ class Database:
     async def close(self) -> None:
         """Close every connection."""
         await self._engine.dispose()
+
+    async def forget_what_was_replaced(self) -> None:
+        """Take replaced rows out of a SQLite file; PostgreSQL's VACUUM does that in its own time.
+
+        Raises:
+            StoreUnavailable: another process uses the file; what was replaced stays readable in it.
+        """
+        if self.is_postgresql:
+            return
+        with self.translated():
+            async with self._engine.connect() as connection:
+                alone = await connection.execution_options(isolation_level="AUTOCOMMIT")
+                await alone.exec_driver_sql("VACUUM")
+                await alone.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
     async def connect_alone(self) -> ListeningConnection:
         """A PostgreSQL connection outside the pool, for LISTEN; the caller closes it.

@@ -15,8 +15,10 @@ from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import ConfigError, Problem
 from dispatcher.stores.sql.documents import restore_secrets
 from dispatcher.stores.sql.encryption import Encryption
+from dispatcher.stores.sql.header_values import open_headers
 from dispatcher.stores.sql.schema import secrets, webhooks
 
+_LOST = "can't be decrypted with any of webhooks.encryption_keys: give the key back, or the secret again"
 _CONFIG = cast(webhooks.c.config, Text).label("config_text")  # it comes once for each secret: parsed once
 
 
@@ -67,14 +69,15 @@ def _read(group: Sequence[RowMapping], encryption: Encryption) -> Row:
             continue
         secret = encryption.decrypt(one["ciphertext"], first["id"])
         if secret is None:
-            message = "can't be decrypted with any of webhooks.encryption_keys: give the key back, or the secret again"
-            problems.append(Problem(message, one["path"], source))
+            problems.append(Problem(_LOST, one["path"], source))
         else:
             found[one["path"]] = secret
+    document, lost = open_headers(orjson.loads(first["config_text"]), first["id"], encryption)
+    problems += [Problem(_LOST, f"headers.{name}", source) for name in lost]
     if problems:
         return replace(row, problems=tuple(problems))
     try:
-        webhook = Webhook.of(restore_secrets(orjson.loads(first["config_text"]), found), source)
+        webhook = Webhook.of(restore_secrets(document, found), source)
     except ConfigError as error:
         return replace(row, problems=tuple(replace(problem, file=source) for problem in error.problems))
     # An edit that changes nothing is an edit: it is how a disabled webhook is taken up again.

@@ -31,7 +31,7 @@ async def upgrade(url: Secret, revision: str = "head") -> str:
     """Bring the schema up to `revision`; makes a SQLite file, for its owner only, where there is none.
 
     Returns:
-        The schema's revision now, `0003`.
+        The schema's revision now, `0004`.
 
     Raises:
         ConfigError: the URL can't be used, or the database's schema is of a newer version.

@@ -21,6 +21,7 @@ from dispatcher.stores.sql.audit import changes_between, write_entry
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.documents import extract_secrets, resolve_draft, restore_secrets
 from dispatcher.stores.sql.encryption import Encryption
+from dispatcher.stores.sql.header_values import open_headers
 from dispatcher.stores.sql.records import AuditAction, Orgs, StoredWebhook, WebhookPage, WebhookQuery
 
 Check = Callable[[WebhookConfig], list[tuple[str, str]]]
@@ -49,13 +50,13 @@ class WebhookRepository:
     async def get(self, webhook_id: str, *, orgs: Orgs) -> StoredWebhook:
         """The webhook with this id. Raises NotFound."""
         async with self._database.read() as connection:
-            return rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs))
+            return rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs), self._encryption)
 
     async def of_tenant(self, tenant: TenantKey, *, orgs: Orgs) -> StoredWebhook | None:
         """The webhook of this organisation and sandbox, None where there is none."""
         async with self._database.read() as connection:
             row = await rows.row_of_tenant(connection, tenant, orgs)
-        return None if row is None else rows.stored_webhook(row)
+        return None if row is None else rows.stored_webhook(row, self._encryption)
 
     async def search(self, query: WebhookQuery, *, orgs: Orgs) -> WebhookPage:
         """A page of what the query finds among these organisations' webhooks."""
@@ -65,7 +66,7 @@ class WebhookRepository:
         async with self._database.read() as connection:
             total = (await connection.execute(select(func.count()).select_from(matching.subquery()))).scalar_one()
             found = (await connection.execute(rows.page_of(matching, query))).mappings().all()
-        return WebhookPage(tuple(map(rows.stored_webhook, found)), total)
+        return WebhookPage(tuple(rows.stored_webhook(row, self._encryption) for row in found), total)
 
     async def resolve(self, draft: JsonValue, *, webhook_id: str | None, orgs: Orgs) -> WebhookConfig:
         """What an editor's draft means, with the secrets that it keeps; see `documents` for its form.
@@ -85,7 +86,8 @@ class WebhookRepository:
             async with self._database.read() as connection:
                 row = await rows.row_of(connection, webhook_id, orgs)
                 stored = await rows.secrets_in(connection, webhook_id, self._encryption)
-            config = await asyncio.to_thread(resolve_draft, draft, stored, row["config"])
+            document, _ = open_headers(row["config"], webhook_id, self._encryption)
+            config = await asyncio.to_thread(resolve_draft, draft, stored, document)
         await self.raise_problems(config)
         return config
 
@@ -99,13 +101,13 @@ class WebhookRepository:
         async with self._database.read() as connection:
             row = await rows.row_of(connection, webhook_id, orgs)
             stored = await rows.secrets_in(connection, webhook_id, self._encryption)
+        document, lost = open_headers(row["config"], webhook_id, self._encryption)
         locked = [one.path for one in stored.values() if one.secret is None]
+        locked += [f"headers.{name}" for name in lost]
         if locked:
             message = "can't be decrypted with the configured keys: give the secret again, or the key back"
             raise ConfigError(Problem(message, path) for path in locked)
-        return restore_secrets(
-            row["config"], {one.path: one.secret for one in stored.values() if one.secret is not None}
-        )
+        return restore_secrets(document, {one.path: one.secret for one in stored.values() if one.secret is not None})
 
     async def create(self, config: WebhookConfig, *, by: str, orgs: Orgs) -> StoredWebhook:
         """Add a webhook.
@@ -141,11 +143,11 @@ class WebhookRepository:
         """Let deliveries begin anew where the dispatcher had stopped them, as an edit would. Raises NotFound."""
         async with self._database.write() as connection:
             change = await rows.next_change(connection)
-            old = rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs))
+            old = rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs), self._encryption)
             config = old.config()
             await self._put(connection, change, old.id, config, old.document, by, old=old)
             await write_entry(connection, AuditAction.ENABLE, by, old.tenant, old.id, {})
-            return rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs))
+            return rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs), self._encryption)
 
     async def delete(self, webhook_id: str, *, expected_version: int, by: str, orgs: Orgs) -> None:
         """Delete a webhook. Its row and history stay, its secrets are erased; its tenant can have a new one.
@@ -156,7 +158,7 @@ class WebhookRepository:
         """
         async with self._database.write() as connection:
             change = await rows.next_change(connection)
-            old = rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs))
+            old = rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs), self._encryption)
             _raise_conflict(old, expected_version)
             await rows.mark_deleted(connection, old.id, old.version + 1, change, self._clock(), by)
             changes = changes_between(dict(old.document), None)
@@ -177,7 +179,7 @@ class WebhookRepository:
         await rows.put_secrets(connection, webhook_id, secrets, self._encryption)
         changes = changes_between(None, document)
         await write_entry(connection, AuditAction.CREATE, by, config.tenant, webhook_id, changes)
-        return rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs))
+        return rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs), self._encryption)
 
     async def update_within(
         self,
@@ -191,7 +193,7 @@ class WebhookRepository:
         orgs: Orgs,
     ) -> StoredWebhook:
         """`update`, in a transaction that has counted `change`."""
-        old = rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs))
+        old = rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs), self._encryption)
         _raise_conflict(old, expected_version)
         moved = [key for key in ("org", "sandbox") if getattr(config, key) != getattr(old.tenant, key)]
         if moved:
@@ -201,7 +203,7 @@ class WebhookRepository:
         await rows.put_secrets(connection, old.id, secrets, self._encryption)
         changes = changes_between(dict(old.document), document)
         await write_entry(connection, AuditAction.EDIT, by, old.tenant, old.id, changes)
-        return rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs))
+        return rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs), self._encryption)
 
     async def _put(
         self,
@@ -219,7 +221,7 @@ class WebhookRepository:
             values |= {"version": 1, "created_at": now, "created_by": by}
         else:
             values |= {"version": old.version + 1}
-        await rows.put_row(connection, webhook_id, config, document, values, is_new=old is None)
+        await rows.put_row(connection, webhook_id, config, document, values, self._encryption, is_new=old is None)
 
     async def raise_problems(self, config: WebhookConfig) -> None:
         """Raises ConfigError where the check finds anything in a configuration."""

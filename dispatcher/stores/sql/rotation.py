@@ -1,4 +1,4 @@
-"""Every stored secret encrypted anew under the first key, for `dispatcher webhooks rotate-keys`."""
+"""Stored secrets and header parameters encrypted anew under the first key, for `dispatcher webhooks rotate-keys`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +10,13 @@ from dispatcher.errors import Problem
 from dispatcher.stores.sql.audit import write_entry
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption
+from dispatcher.stores.sql.header_values import are_encrypted, renew_headers
 from dispatcher.stores.sql.records import AuditAction
 from dispatcher.stores.sql.rows import next_change
-from dispatcher.stores.sql.schema import secrets
+from dispatcher.stores.sql.schema import secrets, webhooks
 
 ROTATE_WITHIN_S: Final = 600.0
+_LOST: Final = "can't be decrypted with any of webhooks.encryption_keys"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +42,40 @@ async def rotate(database: Database, encryption: Encryption, *, by: str) -> Rota
         for row in rows:
             ciphertext = encryption.renew(row["ciphertext"])
             if ciphertext is None:
-                message = "can't be decrypted with any of webhooks.encryption_keys"
-                problems.append(Problem(message, row["path"], f"sql:{row['webhook_id']}"))
+                problems.append(Problem(_LOST, row["path"], f"sql:{row['webhook_id']}"))
                 continue
             key = (secrets.c.webhook_id == row["webhook_id"], secrets.c.path == row["path"])
             await connection.execute(update(secrets).where(*key).values(ciphertext=ciphertext))
             renewed += 1
+        statement = select(webhooks.c.id, webhooks.c.config).where(webhooks.c.deleted_at.is_(None))
+        for row in (await connection.execute(statement)).mappings().all():
+            config, count, lost = renew_headers(row["config"], row["id"], encryption)
+            problems += [Problem(_LOST, f"headers.{name}", f"sql:{row['id']}") for name in lost]
+            if count:
+                await connection.execute(update(webhooks).where(webhooks.c.id == row["id"]).values(config=config))
+            renewed += count
         details = {"renewed": renewed, "problems": len(problems)}
         await write_entry(connection, AuditAction.ROTATE, by, None, None, dict(details))
     return Rotation(renewed, problems)
+
+
+async def encrypt_headers(database: Database, encryption: Encryption) -> int:
+    """Encrypt header parameters that an earlier version stored as text; returns how many.
+
+    Raises:
+        ConfigError: there are some, and no key is configured.
+        StoreUnavailable: the database did not do it; everything is as it was.
+    """
+    encrypted = 0
+    async with database.write(ROTATE_WITHIN_S) as connection:
+        rows = (await connection.execute(select(webhooks.c.id, webhooks.c.config))).mappings().all()
+        readable = [row for row in rows if not are_encrypted(row["config"])]
+        if readable:
+            await next_change(connection)  # no edit meanwhile
+        for row in readable:
+            config, count, _ = renew_headers(row["config"], row["id"], encryption)
+            await connection.execute(update(webhooks).where(webhooks.c.id == row["id"]).values(config=config))
+            encrypted += count
+    if encrypted:
+        await database.forget_what_was_replaced()
+    return encrypted

@@ -14,6 +14,7 @@ from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import NotFound, StoreUnavailable
 from dispatcher.stores.sql.documents import StoredSecret
 from dispatcher.stores.sql.encryption import Encryption
+from dispatcher.stores.sql.header_values import open_headers, seal_headers, without_headers
 from dispatcher.stores.sql.records import MAX_PAGE, Orgs, StoredWebhook, WebhookQuery
 from dispatcher.stores.sql.schema import NOTIFY_CHANNEL, change_counter, secrets, webhooks
 
@@ -108,10 +109,15 @@ async def put_row(
     config: WebhookConfig,
     document: Mapping[str, JsonValue],
     values: Mapping[str, object],
+    encryption: Encryption,
     *,
     is_new: bool,
 ) -> None:
-    """Write a webhook's row; `values` are its version, change, times and authors."""
+    """Write a webhook's row; `values` are its version, change, times and authors.
+
+    Raises:
+        ConfigError: it has header parameters, and no key is configured to encrypt them with.
+    """
     host = urlsplit(config.url).netloc
     columns = {
         "org": config.org,
@@ -121,7 +127,7 @@ async def put_row(
         "channels": f" {' '.join(channel.value for channel in config.channels)} ",
         "enabled": config.enabled,
         "search": "\n".join((config.name, config.org, config.sandbox, host)).casefold(),
-        "config": dict(document),
+        "config": seal_headers(document, webhook_id, encryption),
         **values,
     }
     if is_new:
@@ -163,17 +169,20 @@ async def drop_secrets(connection: AsyncConnection, webhook_id: str, paths: Iter
 async def mark_deleted(
     connection: AsyncConnection, webhook_id: str, version: int, change: int, at: datetime, by: str
 ) -> None:
-    """Let a webhook be gone; its row stays for the history, its secrets don't."""
+    """Let a webhook be gone; its row stays for the history, its secrets and header parameters don't."""
+    config = (await connection.execute(select(webhooks.c.config).where(webhooks.c.id == webhook_id))).scalar_one()
     await connection.execute(
         update(webhooks)
         .where(webhooks.c.id == webhook_id)
-        .values(version=version, changed=change, updated_at=at, updated_by=by, deleted_at=at)
+        .values(
+            version=version, changed=change, updated_at=at, updated_by=by, deleted_at=at, config=without_headers(config)
+        )
     )
     await drop_secrets(connection, webhook_id, None)
 
 
-def stored_webhook(row: RowMapping) -> StoredWebhook:
-    """A row as a value."""
+def stored_webhook(row: RowMapping, encryption: Encryption) -> StoredWebhook:
+    """A row as a value, header parameters as text."""
     known = {channel.value: channel for channel in Channel}
     return StoredWebhook(
         id=row["id"],
@@ -182,7 +191,7 @@ def stored_webhook(row: RowMapping) -> StoredWebhook:
         url=row["url"],
         channels=tuple(known[name] for name in row["channels"].split() if name in known),
         enabled=row["enabled"],
-        document=row["config"],
+        document=open_headers(row["config"], row["id"], encryption)[0],
         version=row["version"],
         created_at=row["created_at"],
         created_by=row["created_by"],

@@ -108,7 +108,7 @@ class Transfer:
             await self._repository.create_within(connection, change, config, by=by, orgs=None)
             done["created"].append(config.tenant)
             return
-        old = rows.stored_webhook(row)
+        old = rows.stored_webhook(row, self._encryption)
         stored = await rows.secrets_in(connection, old.id, self._encryption)
         document, _ = extract_secrets(config)
         if document == old.document and all(one.secret is not None for one in stored.values()):
