@@ -10,7 +10,7 @@ from typing import Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import TopicAlreadyExistsError, for_code
+from aiokafka.errors import InvalidReplicationFactorError, TopicAlreadyExistsError, for_code
 
 from dispatcher.config.settings import KafkaSettings, Settings
 from dispatcher.config.units import format_duration
@@ -192,7 +192,10 @@ async def _create(admin: AIOKafkaAdminClient, plan: TopicPlan) -> str:
         if error is TopicAlreadyExistsError:  # the list of topics that this broker gave was a moment old
             return "exists"
         if code:
-            raise DispatcherError(f"topic {name}: {error.__name__} {rest[0] if rest else ''}".rstrip())
+            cure = ""
+            if error is InvalidReplicationFactorError and plan.replication > 1:
+                cure = f"; if the cluster has fewer than {plan.replication} brokers, give --replication 1"
+            raise DispatcherError(f"topic {name}: {error.__name__} {rest[0] if rest else ''}".rstrip() + cure)
     return "created"
 
 

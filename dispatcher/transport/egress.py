@@ -178,7 +178,7 @@ class EgressGuard:
             return None
         if place in INTERNAL and self._allow.has_name(host):
             return None
-        return f"{named} not public ({place.value}): use a host with public addresses only"
+        return f"{named} not public ({place.value}): use a host with public addresses only, or allow it in egress.allow"
 
     def _port_problem(self, port: int) -> str | None:
         if self._ports:

@@ -14,6 +14,12 @@ MAX_DETAIL = 256
 """Characters of `Attempt.detail`: what a remote can write into our logs."""
 
 
+UNKNOWN_CA_CURE = "; trust its CA in egress.ca_bundle, or in the webhook's tls.ca"
+
+_UNKNOWN_CA = frozenset({2, 18, 19, 20, 21})
+"""OpenSSL's verify codes (X509_V_ERR_…) of a chain that ends at nobody who is trusted."""
+
+
 class TransportError(DispatcherError):
     """No connection, or no use of one: why, for the label and for people."""
 
@@ -42,7 +48,8 @@ def connect_failure(error: OSError) -> TransportError:
 def describe(error: BaseException) -> str:
     """An exception of sockets or TLS in a few words, without the addresses and file lines that Python adds."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return clip(f"certificate not accepted: {error.verify_message}")
+        cure = UNKNOWN_CA_CURE if error.verify_code in _UNKNOWN_CA else ""
+        return clip(f"certificate not accepted: {error.verify_message}{cure}")
     if isinstance(error, ssl.SSLError):
         return clip(f"TLS: {(error.reason or str(error)).lower().replace('_', ' ')}")
     if isinstance(error, OSError) and error.errno:

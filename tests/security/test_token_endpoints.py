@@ -258,7 +258,7 @@ async def test_a_token_endpoint_inside_the_network_is_not_connected_to(
     async with opening(nameservers=(names.address,)) as transport:
         message = await refusal(transport, f"https://{host}/token")
     assert " not public (" in message
-    assert "use a host with public addresses only" in message
+    assert "use a host with public addresses only, or allow it in egress.allow" in message
 
 
 async def test_a_token_endpoint_that_rebinds_gains_nothing(
@@ -279,6 +279,7 @@ async def test_a_token_endpoint_with_a_wrong_certificate_is_told_no_secret(trans
         message = await refusal(transport, server.url)
         assert server.requests == []
     assert "certificate not accepted" in message
+    assert "trust its CA in egress.ca_bundle" in message
 
 
 async def test_plain_http_to_a_token_endpoint_is_refused(transport: Transport) -> None:
