@@ -45,6 +45,7 @@ from dispatcher.stores.cache import WebhookCache
 from dispatcher.stores.webhook_files import MAX_PROBLEMS, Rules
 from dispatcher.tasks import unless
 from dispatcher.telemetry import metrics
+from dispatcher.telemetry.event_log import EventLog
 from dispatcher.transport import Endpoint, Transport, open_transport
 from dispatcher.transport.egress import EgressGuard, egress_problems
 from dispatcher.transport.tls import certificate_expiries, problems_of_pem
@@ -118,6 +119,7 @@ class Service:
         self._parked = ReadAheadLimit(max(1, kafka.max_unfinished // 4), kafka.max_unfinished_bytes // 4)
         self._lanes = LaneScheduler(settings.delivery, self._fresh)
         self._loop_lag = LoopLag()
+        self._event_log = EventLog()
         self._stop = asyncio.Event()
         self._source: WebhookSource | None = None
         self._cache: WebhookCache | None = None
@@ -151,6 +153,7 @@ class Service:
                 async with asyncio.TaskGroup() as side:
                     tasks = [
                         side.create_task(self._loop_lag.run(), name="event loop lag"),
+                        side.create_task(self._event_log.run(), name="event log"),
                         side.create_task(source.run(), name="webhook source"),
                     ]
                     status = await self._finished(flow)
@@ -209,6 +212,7 @@ class Service:
                 max_record_bytes=settings.kafka.max_record_bytes,
                 brake=settings.dead_letters.brake,
                 tenants=self._tenants,
+                event_log=self._event_log,
             )
             process = (
                 self._pipeline.process

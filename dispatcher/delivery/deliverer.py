@@ -17,6 +17,7 @@ from dispatcher.config.settings import DeliverySettings
 from dispatcher.config.webhooks import Webhook
 from dispatcher.contract.outcomes import Attempt, Delivered, FailureReason, ParkReason
 from dispatcher.contract.tenant import TenantKey
+from dispatcher.delivery.breaker import BreakerState
 from dispatcher.delivery.lane import Lane
 from dispatcher.delivery.lane_scheduler import LaneScheduler
 from dispatcher.delivery.pending_delivery import (
@@ -261,12 +262,27 @@ class Deliverer:
         if judgement.suspends:
             lane.suspend(pending.webhook.revision)  # first: the slot goes to nobody who waits
         if judgement.tells_of_endpoint:
+            before = lane.breaker.state
             lane.release(permit, judgement, hold)
+            if lane.breaker.state is not before:
+                self._log_breaker(lane, before, attempt)
         else:
             lane.cancel(permit)
         return (
             GOOD if judgement is DELIVERED and number == 1 else AttemptResult(number, attempt, judgement, hold_s=hold)
         )
+
+    def _log_breaker(self, lane: Lane, before: BreakerState, attempt: Attempt) -> None:
+        """Logs that a breaker opened, with the last failure, and that it closed; failed probes at debug level."""
+        tenant, breaker = str(lane.tenant), lane.breaker
+        if breaker.state is BreakerState.CLOSED:
+            log.info("breaker closed: the endpoint answers again", tenant=tenant)
+            return
+        write = log.warning if before is BreakerState.CLOSED else log.debug
+        write(
+            "breaker opened: the tenant's events are parked", tenant=tenant, last_failure=reason_of(attempt),
+            status=attempt.status, detail=attempt.detail, retry_in_s=round(breaker.retry_in_s(self._lanes.now()), 1),
+        )  # fmt: skip
 
     async def post(self, pending: PendingDelivery, number: int) -> Attempt:
         """One attempt, with whatever it has to wait for; the slot is the caller's."""

@@ -44,6 +44,7 @@ from dispatcher.errors import BrakeEngaged, RecordTooLarge, UnreadableEvent, Web
 from dispatcher.flow.dead_letter_brake import DeadLetterBrake
 from dispatcher.flow.decision import eligibility, read_record
 from dispatcher.telemetry import metrics
+from dispatcher.telemetry.event_log import EventLog
 
 log = structlog.get_logger(__name__)
 
@@ -99,7 +100,9 @@ class Pipeline:
         tenants: metrics.TenantMetrics,
         clock: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
+        event_log: EventLog | None = None,
     ) -> None:
+        self._event_log = event_log or EventLog()
         self._webhooks = webhooks
         self._deliveries = deliveries
         self._retry_topics = retry_topics
@@ -234,6 +237,8 @@ class Pipeline:
         """Note an event that is none of a webhook's business."""
         metrics.EVENTS_SKIPPED.labels(reason.value).inc()
         self._ended(record, FinishedResult.SKIPPED, None if event is None else event.tenant)
+        if event is not None and reason is SkipReason.NO_WEBHOOK:
+            self._event_log.no_webhook(event.tenant)
         if event is not None and self._tells_all:
             log.debug("event skipped", tenant=str(event.tenant), webhook_id=event.webhook_id, reason=reason.value)
         return Skipped(reason)
@@ -269,10 +274,11 @@ class Pipeline:
         self._tenants.count(event.tenant, "parked")
         self._tenants.worst.parked(event.tenant, retry_state.first_seen, due_at)
         self._brakes[record.topic, record.partition].ended_well()
-        log.info(
-            "event parked", tenant=str(event.tenant), webhook_id=event.webhook_id, reason=deferred.reason.value,
-            tier=tier, attempts=retry_state.attempts, status=deferred.status, detail=deferred.detail,
-        )  # fmt: skip
+        if self._event_log.sampled("event parked", event.tenant, deferred.reason.value):
+            log.info(
+                "event parked", tenant=str(event.tenant), webhook_id=event.webhook_id, reason=deferred.reason.value,
+                tier=tier, attempts=retry_state.attempts, status=deferred.status, detail=deferred.detail,
+            )  # fmt: skip
         return Parked(tier, deferred.reason)
 
     async def _die_of_a_bug(
@@ -315,10 +321,12 @@ class Pipeline:
         if event is not None:
             self._tenants.count(event.tenant, FinishedResult.DEAD_LETTERED.value)
             self._tenants.worst.ended(event.tenant, retry_state.first_seen)
-        log.warning(
-            "event dead-lettered", origin=str(retry_state.origin), tenant=None if event is None else str(event.tenant),
-            webhook_id=None if event is None else event.webhook_id, reason=reason.value, detail=detail,
-        )  # fmt: skip
+        tenant = None if event is None else event.tenant
+        if self._event_log.sampled("event dead-lettered", tenant, reason.value):
+            log.warning(
+                "event dead-lettered", origin=str(retry_state.origin), tenant=None if tenant is None else str(tenant),
+                webhook_id=None if event is None else event.webhook_id, reason=reason.value, detail=detail,
+            )  # fmt: skip
         return Dead(reason)
 
     def observe(self) -> None:

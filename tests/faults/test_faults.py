@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -368,8 +369,12 @@ async def test_receivers_that_are_wrong_until_the_webhook_is_edited_lose_nothing
         async with scene.dispatcher(retry={"soon_attempts": 0}) as dispatcher:
             dispatcher.start()
             await scene.produce(everybody, 4 * len(everybody))
-            parked = "event parked"
-            await until(lambda: dispatcher.log.count(parked) >= 20, "everything parked", 30, dispatcher)
+
+            async def parked() -> bool:
+                told = (await dispatcher.get("/metrics"))[1]
+                return sum(map(float, re.findall(r"^dispatcher_events_parked_total\{.*\} (\S+)$", told, re.M))) >= 20
+
+            await until(parked, "everything parked", 30, dispatcher)
             dead_of_redirects = {n for n, tenant in scene.expected.items() if tenant == moved}
             assert not scene.receiver.accepted
             assert not stranger.requests
