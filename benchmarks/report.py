@@ -17,9 +17,15 @@ def goals(result: Mapping[str, Any]) -> list[tuple[str, str, str, bool]]:
     def at_most(name: str, value: float, goal: float, unit: str = "") -> tuple[str, str, str, bool]:
         return name, f"{value:g}{unit}", f"≤ {goal:g}{unit}", value <= goal
 
+    against_go = (
+        ("events a second, against a Go program of nearly the same job", "end_to_end_vs_go_program", 1.15),
+        ("the same with 200 tenants", "end_to_end_vs_go_program_200_tenants", 1.0),
+    )
+    go = [at_least(*one) for one in against_go if one[1] in ratios]  # missing where there is no Go
     return [
         at_least("events a second, as a share of a bare TLS client's requests", "end_to_end_vs_bare_client", 0.5),
         at_least("events a second, against a plain aiokafka + aiohttp consumer", "end_to_end_vs_plain_pipeline", 2.2),
+        *go,
         at_least("10,000 tenants against one", "tenants_10000_vs_1", 0.85),
         at_least("10,000 tenants against ten", "tenants_10000_vs_10", 0.85),
         at_least("healthy tenants' throughput beside 20 % bad ones", "healthy_throughput_with_bad_tenants", 0.95),

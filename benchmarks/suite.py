@@ -7,6 +7,7 @@ import shlex
 import statistics
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import psutil
@@ -37,6 +38,7 @@ _MAIN: Final[Mapping[str, Measure]] = {
     "bare client": lambda on: throughput.client(on, "bare", 60_000),
     "dispatcher": lambda on: throughput.dispatcher(on, 60_000),
     "dispatcher, 10 tenants": lambda on: throughput.dispatcher(on, 60_000, 10),
+    "dispatcher, 200 tenants": lambda on: throughput.dispatcher(on, 60_000, 200),
     "dispatcher, 10,000 tenants": lambda on: throughput.dispatcher(on, 60_000, 10_000),
     "plain pipeline": lambda on: throughput.plain(on, 24_000),
 }
@@ -44,7 +46,6 @@ _MAIN: Final[Mapping[str, Measure]] = {
 _ONCE: Final[Mapping[str, Measure]] = {
     "aiohttp client": lambda on: throughput.client(on, "aiohttp", 15_000),
     "wrk": lambda on: throughput.wrk(on, 3),
-    "dispatcher, 200 tenants": lambda on: throughput.dispatcher(on, 60_000, 200),
     "dispatcher on aiohttp": lambda on: throughput.dispatcher(on, 15_000, delivery={"transport": "aiohttp"}),
 }
 
@@ -53,8 +54,12 @@ async def measure(plan: Plan) -> dict[str, Any]:
     """Everything that was planned; ratios and what they were made from."""
     async with rig() as on:
         taken: dict[str, list[Rate]] = {}
+        program = await asyncio.to_thread(throughput.go_program, on.directory)
+        if program is None:
+            _say("Go program: missing, because there is no Go")
+        main = dict(_MAIN) | ({} if program is None else _go(program))
         for processing in range(plan.runs):
-            for name, one in _MAIN.items():
+            for name, one in main.items():
                 _say(f"{name} ({processing + 1} of {plan.runs})")
                 taken.setdefault(name, []).append(await one(on))
         figures = await _half_load(on, plan, median(taken["dispatcher"]))
@@ -76,6 +81,13 @@ async def measure(plan: Plan) -> dict[str, Any]:
     if crowded is not None:
         isolated["ratios"]["healthy_throughput_with_bad_tenants_at_saturation"] = crowded
     return _result(taken, figures, isolated, members)
+
+
+def _go(program: Path) -> dict[str, Measure]:
+    return {
+        "Go program": lambda on: throughput.go(on, program, 60_000),
+        "Go program, 200 tenants": lambda on: throughput.go(on, program, 60_000, 200),
+    }
 
 
 async def _half_load(on: Rig, plan: Plan, per_second: float) -> dict[str, float]:
@@ -119,6 +131,11 @@ def _result(
         "aiohttp_transport_vs_lean": median(taken["dispatcher on aiohttp"]) / ours,
         **isolated.pop("ratios"),
     }
+    if "Go program" in taken:
+        ratios["end_to_end_vs_go_program"] = ours / median(taken["Go program"])
+        ratios["end_to_end_vs_go_program_200_tenants"] = median(taken["dispatcher, 200 tenants"]) / median(
+            taken["Go program, 200 tenants"]
+        )
     if members:
         ratios["two_members_vs_one"] = members["per_second"] / ours
     return {

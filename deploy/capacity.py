@@ -26,6 +26,8 @@ HEADROOM = 0.6
 """Share of a pod's rate that is planned with: a zone may fail, and a backlog must be caught up with."""
 UNFINISHED, UNFINISHED_BYTES = 20_000, 128 * 2**20
 """The defaults of kafka.max_unfinished and kafka.max_unfinished_bytes."""
+CPU_BOUND = "dispatcher, 200 tenants"
+"""The rate that a core allows. Rates with slow endpoints are bound by `max_in_flight`, which `Plan` computes itself."""
 PARTITIONS = (3, 6, 12, 24, 36, 48, 60, 72, 96, 120, 144, 180, 240, 360, 480, 720)
 DAY_S = 86_400
 
@@ -66,8 +68,7 @@ class Measured:
         found = json.loads(RESULTS.read_text())
         kb = found["kb_an_event_in_flight"]
         base = found["rss_mb_at_20000_in_flight"] - found["in_flight"] * kb / 1000
-        slowest = min(rate["per_second"] for name, rate in found["rates"].items() if name.endswith(" tenants"))
-        return cls(slowest, base, kb)
+        return cls(found["rates"][CPU_BOUND]["per_second"], base, kb)
 
     @property
     def most_mb(self) -> float:

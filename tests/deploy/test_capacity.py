@@ -1,13 +1,19 @@
 """The guide's figures and its worked example: made from what was measured, and arithmetic that holds for any load."""
 
+import json
+from pathlib import Path
+
+import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deploy import capacity
 from deploy.capacity import (
     GUIDE,
     HEADROOM,
     LIMIT_MIB,
+    RESULTS,
     SLOTS,
     UNFINISHED,
     UNFINISHED_BYTES,
@@ -31,6 +37,23 @@ MEASURED = Measured(per_second=4000, base_mb=150, kb_in_flight=15)
 
 def test_the_guide_says_what_the_last_benchmark_measured() -> None:
     assert GUIDE.read_text() == written(), "run python -m deploy.capacity --write"
+
+
+def test_the_rate_of_a_pod_is_what_its_core_allows_not_its_slots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slow endpoints are part of `Plan`: a rate measured with them would count them twice."""
+    found = json.loads(RESULTS.read_text())
+    found["rates"] |= {
+        "dispatcher, 200 tenants": {"per_second": 14_000},
+        "dispatcher, 10,000 tenants": {"per_second": 13_000},
+        "endpoints of 500 ms, 200 tenants": {"per_second": 3_940},
+        "backlog of 100,000, 200 tenants": {"per_second": 9_000},
+    }
+    results = tmp_path / "latest.json"
+    results.write_text(json.dumps(found))
+    monkeypatch.setattr(capacity, "RESULTS", results)
+    assert Measured.read().per_second == 14_000
 
 
 @given(LOADS)
