@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +50,13 @@ WORDS = {
     r"\b(?:thereof|therein|thereupon|whereupon|hereby|herein)\b": "say it plainly",
     r"\bsuch as it is\b": "delete",
     r"\bthe (?:full|short|long) way\b": "slow path, fast path",
+    r"\bwhere (?:no|every|each|all|an?|its|their|our|your|these|those|there|nothing|such)\b": "use if or when",
+    r"(?:^|[;:,] |\"\"\"|#: )gives\b": "returns",
+    r"\bgives? (?:back|how many|the (?:exit|new))\b": "returns",
+    r"\bstands?\b(?! (?:for|in for|alone|still|up|out|by)\b|-)": "is, is written",
+    r"\bbe asked\b|\bis asked\b|\bare asked\b": "the client requests, the store is queried",
+    r"\b(?:mend|mends|mended|mending)\b": "fix, repair",
+    r"\bwhat (?:was|is) (?:meant|learnt)\b": "say it plainly",
 }
 OLD_NAMES = frozenset(
     {
@@ -104,6 +111,8 @@ OLD_NAMES = frozenset(
         "SUSPEND",
     }
 )
+MOST_WHERE = 0.6
+"""Uses of "where" per 1,000 words of the product's docstrings and comments: what the model codebases have at most."""
 _PATTERNS = [(re.compile(pattern, re.IGNORECASE), better) for pattern, better in WORDS.items()]
 
 
@@ -140,6 +149,14 @@ def findings(path: Path) -> Iterator[str]:
         yield from (f"{shown}:{number}: {name}: an old name" for number, name in old_definitions(text))
 
 
+def density_of_where(paths: Iterable[Path]) -> float:
+    """Returns how often "where" occurs per 1,000 words of the docstrings and comments below `dispatcher/`."""
+    own = [path for path in paths if path.suffix == ".py" and path.is_relative_to(ROOT / "dispatcher")]
+    lines = [line for path in own for _, line in prose_of(path, path.read_text(encoding="utf-8"))]
+    words = [word.strip("\"'.,;:()`").lower() for line in lines for word in line.split()]
+    return 1000 * words.count("where") / max(1, len(words))
+
+
 def tracked() -> list[Path]:
     """Returns the tracked files that hold prose."""
     names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
@@ -150,6 +167,8 @@ def main() -> int:
     """Prints the findings. Returns the exit status."""
     paths = [Path(argument).resolve() for argument in sys.argv[1:]] or tracked()
     found = [line for path in paths if path.exists() for line in findings(path)]
+    if not sys.argv[1:] and (density := density_of_where(paths)) > MOST_WHERE:
+        found.append(f"dispatcher: {density:.1f} times «where» per 1,000 words, at most {MOST_WHERE}: use if or when")
     print("\n".join(found) or "language: nothing found")
     return 1 if found else 0
 
