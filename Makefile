@@ -43,7 +43,7 @@ system: ## Debian packages that the tests use; elsewhere, say what to install.
 	@tests/system_packages.sh
 
 faults: $(STAMPS)-test system ## The whole fault suite on a real broker (minutes).
-	$(BIN)/pytest tests/faults --all-faults
+	$(BIN)/pytest tests/faults tests/field --all-faults
 
 bench: $(STAMPS)-test system ## Benchmarks, as ratios in one run (FULL=1: all scenarios).
 	$(BIN)/python -m benchmarks

@@ -30,8 +30,10 @@ from dispatcher.flow.fast_path import FastPath
 from dispatcher.flow.pipeline import Pipeline
 from dispatcher.health import STUCK_S, Check, HealthServer, LoopLag, Watched
 from dispatcher.kafka.attempt_log import KEEP_ANSWER, AttemptTopic
+from dispatcher.kafka.check import kafka_probe
 from dispatcher.kafka.connection import until_answered
 from dispatcher.kafka.consumer import Consumer, Process
+from dispatcher.kafka.credentials import security_problems
 from dispatcher.kafka.dead_letters import DeadLetters
 from dispatcher.kafka.former_topics import FormerTopics, find_former_topics
 from dispatcher.kafka.partition import ReadAheadLimit
@@ -69,7 +71,7 @@ async def checked_webhooks(settings: Settings) -> tuple[Sequence[Webhook], Seque
         ConfigError: none can be used.
     """
     async with open_source(settings.webhooks, webhook_rules(settings)) as source:
-        found = [*egress_problems(settings.egress), *tracing_problems(settings.tracing), *source.problems]
+        found = [*operator_problems(settings), *source.problems]
         return source.all(), found
 
 
@@ -79,6 +81,15 @@ def webhook_rules(settings: Settings, directory: Path | None = None) -> Rules:
     if directory is not None:
         scope = replace(scope, roots=(*scope.roots, directory))
     return Rules(webhook_check(settings), scope)
+
+
+def operator_problems(settings: Settings) -> list[Problem]:
+    """Mistakes in what the settings name: egress, Kafka's certificates, tracing."""
+    return [
+        *egress_problems(settings.egress),
+        *security_problems(settings.kafka.security),
+        *tracing_problems(settings.tracing),
+    ]
 
 
 def webhook_check(settings: Settings) -> Callable[[WebhookConfig], list[tuple[str, str]]]:
@@ -136,7 +147,7 @@ class Service:
         """
         metrics.initialise()
         settings = self._settings
-        problems = [*egress_problems(settings.egress), *tracing_problems(settings.tracing)]
+        problems = operator_problems(settings)
         if problems:
             raise ConfigError(problems)
         async with AsyncExitStack() as parts:
@@ -147,6 +158,7 @@ class Service:
             source.on_change(self._webhooks_changed)
             await parts.enter_async_context(HealthServer(settings.ops, self._watched()))
             transport = await parts.enter_async_context(open_transport(settings.delivery, settings.egress))
+            probe = await parts.enter_async_context(kafka_probe(settings, self._kafka_problems))
             tracing = await self._tracing(parts)
             flow = asyncio.create_task(self._flow(cache, transport, tracing), name="flow")
             with self._signals(flow):
@@ -155,6 +167,7 @@ class Service:
                         side.create_task(self._loop_lag.run(), name="event loop lag"),
                         side.create_task(self._event_log.run(), name="event log"),
                         side.create_task(source.run(), name="webhook source"),
+                        side.create_task(probe.run(self._kafka_problems), name="kafka probe"),
                     ]
                     status = await self._finished(flow)
                     for task in tasks:

@@ -220,6 +220,22 @@ OVERVIEW = Dashboard(
             "Kafka",
             [
                 graph(
+                    "Kafka is available",
+                    "By pod: 1 if events can be read and outcomes written, as /readyz says. At 0 its events wait.",
+                    "short",
+                    (f"min by (pod) (dispatcher_kafka_available{{{PODS}}})", "{{pod}}"),
+                    width=12,
+                    top=1,
+                ),
+                graph(
+                    "Problems with Kafka",
+                    "Pods that report each reason; docs/kafka-problems.md explains them, the log has the detail.",
+                    "short",
+                    (f"sum by (reason) (dispatcher_kafka_problem{{{PODS}}}) > 0", "{{reason}}"),
+                    width=12,
+                    stacked=True,
+                ),
+                graph(
                     "Lag",
                     "Records to the end of the topic. Retry topics hold what is not due yet: no sign of trouble there.",
                     "short",

@@ -3,13 +3,16 @@
 import asyncio
 import gc
 import sys
+from typing import Annotated
 
 import typer
 import uvloop
 
 from dispatcher.cli.ops_client import OpsUrl, check_ready
 from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, quiet_settings_at, settings_at
+from dispatcher.config.settings import Settings
 from dispatcher.errors import ConfigError
+from dispatcher.kafka.check import check_kafka
 from dispatcher.service import Service, checked_webhooks
 from dispatcher.telemetry.logs import configure_logging
 
@@ -28,10 +31,16 @@ def run(config: ConfigPath = DEFAULT_CONFIG) -> None:
         raise typer.Exit(runner.run(service.run()))
 
 
-def check(config: ConfigPath = DEFAULT_CONFIG, ops: OpsUrl = None) -> None:
+def check(
+    config: ConfigPath = DEFAULT_CONFIG,
+    ops: OpsUrl = None,
+    kafka: Annotated[
+        bool, typer.Option("--kafka", help="Connect to Kafka, too: brokers, TLS, authentication, topics, permissions.")
+    ] = False,
+) -> None:
     """Check settings and webhooks as `run` would read them, and start nothing.
 
-    Exit status 1 where a running instance is asked and is not ready.
+    Exit status 1 if Kafka or a running instance is asked and something is wrong there.
     """
     settings = quiet_settings_at(config)  # the problems are printed once, below
     webhooks, problems = asyncio.run(checked_webhooks(settings))
@@ -43,9 +52,24 @@ def check(config: ConfigPath = DEFAULT_CONFIG, ops: OpsUrl = None) -> None:
         channels = "+".join(config_of.channels)
         typer.echo(f"{webhook.source}: {webhook.tenant} {channels} to {config_of.origin}: the webhook can be used")
     typer.echo(f"{len(webhooks)} webhooks, no problems")
+    if kafka:
+        _check_kafka(settings)
     if ops is not None:
         asyncio.run(check_ready(ops))
         typer.echo(f"{ops} is ready")
+
+
+def _check_kafka(settings: Settings) -> None:
+    configure_logging(settings.log.model_copy(update={"level": "error"}))
+    report = asyncio.run(check_kafka(settings))
+    for line in report.good:
+        typer.echo(line)
+    for line in report.warnings:
+        typer.echo(f"warning: {line}", err=True)
+    for line in report.problems:
+        typer.echo(line, err=True)
+    if report.problems:
+        raise typer.Exit(1)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -172,5 +172,23 @@ def _from_file(where: str, source: SecretSource) -> Secret:
     return Secret(text, {"file": where}, path)
 
 
+def reread(secret: Secret) -> Secret:
+    """The secret as it is in its file now; the same one if it comes from elsewhere. Blocks: reads a small file.
+
+    Raises:
+        OSError: the file can't be read.
+        ValueError: it is empty, or has over 64 KiB.
+    """
+    if secret.file is None:
+        return secret
+    with secret.file.open("rb") as file:
+        text = file.read(MAX_SECRET_BYTES + 1).removesuffix(b"\n").removesuffix(b"\r")
+    if not text:
+        raise ValueError(f"{secret.file} is empty")
+    if len(text) > MAX_SECRET_BYTES:
+        raise ValueError(f"{secret.file} has over 64 KiB: check that it is the right file")
+    return Secret(text, secret.reference, secret.file)
+
+
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 """A short text that identifies something."""

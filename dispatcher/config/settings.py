@@ -5,23 +5,17 @@ seconds, sizes in bytes, once read.
 """
 
 import re
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
-from urllib.parse import SplitResult, urlsplit
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, model_validator
 
+from dispatcher.config.kafka_security import KafkaSecurity
 from dispatcher.config.secrets import Name, Secret
+from dispatcher.config.settings_group import SettingsGroup as _Group
 from dispatcher.config.units import Bytes, Seconds
+from dispatcher.config.web_addresses import checked_url, protected_url, split_web_address
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -29,24 +23,6 @@ _TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]+", re.ASCII)
 
 MIN_SESSION_KEY: Final = 32
 """Bytes: as many as the hash that it keys."""
-
-
-class _Group(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-def _web_address(url: str) -> str:
-    parts = split_web_address(url)
-    if parts.query:
-        raise ValueError("must not carry a query (?…)")
-    return url
-
-
-def _protected(url: str) -> str:
-    _web_address(url)
-    if not is_protected(url):
-        raise ValueError("must begin with https://, unless it is on this machine")
-    return url
 
 
 def _origin(url: str) -> str:
@@ -75,62 +51,6 @@ def _fit_for_a_header(value: Secret) -> Secret:
     if any(byte < 0x20 or byte > 0x7E for byte in value.reveal()):
         raise ValueError("must be visible ASCII, without a line break")
     return value
-
-
-def is_protected(url: str) -> bool:
-    """Whether nobody on the way can change what is said there: https, or the loopback."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if parts.scheme == "https":
-        return bool(host)
-    try:
-        return parts.scheme == "http" and (host == "localhost" or ip_address(host).is_loopback)
-    except ValueError:
-        return False
-
-
-def split_web_address(url: str) -> SplitResult:
-    """The parts of an http or https URL of ours.
-
-    Raises:
-        ValueError: it is none; the message says what to change.
-    """
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise ValueError(f"not a URL: {error}") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or not url.isascii():
-        raise ValueError("write a URL with scheme and host: https://login.example")
-    if "@" in parts.netloc or "#" in url:
-        raise ValueError("must not carry a user name, a password or a fragment (#…)")
-    return parts
-
-
-class KafkaSecurity(_Group):
-    """How the connection to the brokers is secured."""
-
-    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
-    """SASL mechanism, for the SASL_ protocols."""
-    username: Name | None = None
-    password: Secret | None = None
-    ca: Path | None = None
-    """PEM bundle to verify the brokers with; the system's by default."""
-    certificate: Path | None = None
-    """Client certificate chain (mTLS), PEM."""
-    key: Path | None = None
-    """The client certificate's private key, PEM."""
-
-    @model_validator(mode="after")
-    def _what_the_protocol_needs(self) -> Self:
-        if self.protocol.startswith("SASL") and (
-            self.mechanism is None or self.username is None or self.password is None
-        ):
-            raise ValueError(f"protocol {self.protocol} needs mechanism, username and password")
-        if (self.certificate is None) != (self.key is None):
-            raise ValueError("certificate and key belong together: give both")
-        return self
 
 
 def _topic_name(name: str) -> str:
@@ -339,11 +259,11 @@ class OpsSettings(_Group):
 class OidcSettings(_Group):
     """Who may use the console, told by an OpenID Connect issuer. Needs https, but for one on the loopback."""
 
-    issuer: Annotated[str, AfterValidator(_protected)]
+    issuer: Annotated[str, AfterValidator(protected_url)]
     """The issuer, exactly as it stands in its tokens' claim `iss`."""
     audience: Name
     """Claim `aud` that an access token for the admin API must have."""
-    jwks_url: Annotated[str, AfterValidator(_protected)] | None = None
+    jwks_url: Annotated[str, AfterValidator(protected_url)] | None = None
     """Where the issuer's keys are; by default as its discovery document says."""
     client_id: Name | None = None
     """The console as the issuer's client, for signing in with a browser; without it only the API takes its tokens."""
@@ -388,7 +308,7 @@ class ConsoleSettings(_Group):
     """Tokens made with `dispatcher tokens create` are taken, by the API and for signing in."""
     oidc: OidcSettings | None = None
     """OpenID Connect, beside tokens or in their place."""
-    dispatchers: tuple[Annotated[str, AfterValidator(_web_address)], ...] = ()
+    dispatchers: tuple[Annotated[str, AfterValidator(checked_url)], ...] = ()
     """Ops endpoints of running dispatchers, `http://dispatcher:9090`: asked for the state of lanes. Where a name has
     several addresses, each is a dispatcher."""
     trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
@@ -418,7 +338,7 @@ class TracingSettings(_Group):
     """OpenTelemetry traces: a span an event, and one an attempt. Needs the extra `otel`, which the image has."""
 
     enabled: bool = False
-    endpoint: Annotated[str, AfterValidator(_web_address)] = "http://localhost:4318"
+    endpoint: Annotated[str, AfterValidator(checked_url)] = "http://localhost:4318"
     """Base URL of a collector that takes OTLP over HTTP; spans go to its path `/v1/traces`."""
     headers: dict[
         Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")],

@@ -18,7 +18,8 @@ import orjson
 import structlog
 from pydantic import JsonValue
 
-from dispatcher.config.settings import OidcSettings, is_protected
+from dispatcher.config.settings import OidcSettings
+from dispatcher.config.web_addresses import is_protected
 from dispatcher.console import measures
 from dispatcher.errors import DispatcherError
 

@@ -12,14 +12,17 @@ from typing import ParamSpec, TypeVar
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.errors import KafkaConnectionError
 
+from dispatcher.kafka import reconnecting
+
 Parameters = ParamSpec("Parameters")
 Answer = TypeVar("Answer")
 
 
-def mend() -> None:
+def apply() -> None:
     """Make both ways that aiokafka writes to a broker tell of a closed transport as it tells of any lost connection."""
     AIOKafkaConnection.send = _telling(AIOKafkaConnection.send)
     AIOKafkaConnection._send_sasl_token = _telling(AIOKafkaConnection._send_sasl_token)  # noqa: SLF001
+    reconnecting.apply()
 
 
 def _telling(send: Callable[Parameters, Answer]) -> Callable[Parameters, Answer]:

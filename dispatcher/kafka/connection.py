@@ -12,11 +12,14 @@ from aiokafka.errors import KafkaError
 
 from dispatcher.config.settings import KafkaSettings
 from dispatcher.kafka import aiokafka_patches
+from dispatcher.kafka.broker_access import BrokerAccess, peer_of
+from dispatcher.kafka.connection_errors import Peer, explain, is_about_connecting
+from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.tasks import Answer
 
 log = structlog.get_logger(__name__)
 
-aiokafka_patches.mend()  # before there is any client
+aiokafka_patches.apply()  # before there is any client
 
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 15.0
@@ -33,18 +36,22 @@ class ConnectionArguments(TypedDict, total=False):
     sasl_mechanism: str
     sasl_plain_username: str
     sasl_plain_password: str
+    sasl_oauth_token_provider: BrokerAccess
     request_timeout_ms: int
     retry_backoff_ms: int
     metadata_max_age_ms: int
 
 
-def connection_arguments(settings: KafkaSettings) -> ConnectionArguments:
-    """Arguments for any of the clients.
+def connection_arguments(settings: KafkaSettings, problems: KafkaProblems | None = None) -> ConnectionArguments:
+    """Arguments for any of the clients. Their connections read the credentials again, each time.
+
+    `problems`: where connections that fail are reported, if anywhere.
 
     Raises:
-        OSError, ssl.SSLError: a certificate file can't be used. They were checked when the settings were read.
+        OSError, ValueError: a certificate file can't be used. They were checked when the settings were read.
     """
     security = settings.security
+    access = BrokerAccess(settings, problems)
     arguments = ConnectionArguments(
         bootstrap_servers=settings.bootstrap_servers,
         client_id=settings.client_id,
@@ -52,23 +59,19 @@ def connection_arguments(settings: KafkaSettings) -> ConnectionArguments:
         request_timeout_ms=20_000,
         retry_backoff_ms=200,
         metadata_max_age_ms=60_000,
+        sasl_oauth_token_provider=access,
     )
     if security.protocol.endswith("SSL"):
-        context = ssl.create_default_context(cafile=None if security.ca is None else str(security.ca))
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if security.certificate is not None and security.key is not None:
-            context.load_cert_chain(str(security.certificate), str(security.key))
-        arguments["ssl_context"] = context
-    if security.mechanism is not None and security.username is not None and security.password is not None:
+        arguments["ssl_context"] = access.first_context()
+    if security.protocol.startswith("SASL") and security.mechanism is not None:
         arguments["sasl_mechanism"] = security.mechanism
-        arguments["sasl_plain_username"] = security.username
-        arguments["sasl_plain_password"] = security.password.reveal_text()
+        arguments["sasl_plain_username"] = arguments["sasl_plain_password"] = ""  # given to each connection
     return arguments
 
 
 @asynccontextmanager
 async def admin_client(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
-    """An admin client, started; closed in every case, also where it could not be started."""
+    """An admin client, started; closed in every case, also if it could not be started."""
     admin = AIOKafkaAdminClient(**connection_arguments(settings))
     try:
         await admin.start()
@@ -101,16 +104,49 @@ async def stopped(client: Client) -> None:
             raise
 
 
-async def until_answered(what: str, ask: Callable[[], Coroutine[object, object, Answer]]) -> Answer:
-    """Ask a broker until it answers, with growing waits: a broker that is away is no reason to die.
+async def until_answered(
+    what: str,
+    ask: Callable[[], Coroutine[object, object, Answer]],
+    settings: KafkaSettings | None = None,
+    problems: KafkaProblems | None = None,
+    *,
+    group_id: str = "",
+) -> Answer:
+    """Asks a broker until it answers, with growing waits: a broker that is away is no reason to die.
 
-    Raises what is not a matter of the broker being away: a bug, or a cancellation.
+    `problems`: where it is reported why there is no answer; without it, that is logged once a minute.
+    Any error other than an unavailable broker propagates.
     """
+    waiting = problems or KafkaProblems()
     wait_s = FIRST_WAIT_S
     while True:
         try:
-            return await ask()
+            answer = await ask()
         except (KafkaError, OSError, TimeoutError) as error:
-            log.warning("kafka does not answer", what=what, error=type(error).__name__, detail=str(error)[:256])
+            report_error(waiting, what, error, settings, group_id=group_id)
+        else:
+            waiting.clear_all(what)
+            return answer
         await asyncio.sleep(wait_s)
         wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+
+
+def report_error(
+    problems: KafkaProblems,
+    source: str,
+    error: BaseException,
+    settings: KafkaSettings | None,
+    *,
+    group_id: str = "",
+    lasts_s: float = 60.0,
+) -> None:
+    """Reports what an error of a Kafka client means. It is forgotten after `lasts_s` without another report.
+
+    A connection's own problem was reported by the connection, for its broker: it is not reported again.
+    """
+    address = "the brokers" if settings is None else settings.bootstrap_servers
+    peer = Peer(address, "PLAINTEXT") if settings is None else peer_of(settings, address, group_id=group_id)
+    reason, detail = explain(error, peer)
+    if is_about_connecting(reason) and problems.reports(reason):
+        return
+    problems.report(reason, f"kafka at {address}: {detail}", source=source, lasts_s=lasts_s)

@@ -28,7 +28,7 @@ from dispatcher.delivery.direct_attempt import DirectAttempt
 from dispatcher.delivery.pending_delivery import AttemptResult
 from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StoreUnavailable
 from dispatcher.kafka.committing import CommitClient, Committer
-from dispatcher.kafka.connection import Client, stopped, until_answered
+from dispatcher.kafka.connection import Client, report_error, stopped, until_answered
 from dispatcher.kafka.feeding import DueIn, Feeder
 from dispatcher.kafka.group_coordinator import FencedMember
 from dispatcher.kafka.log_check import LogChecker, LogClient, LogLoss
@@ -121,7 +121,7 @@ class Consumer:
         self._fast_path = fast_path
         self._on_fenced = on_fenced
         self._client: MemberClient | None = None
-        self._connect = connect or partial(join, settings, self._topics, group_id)
+        self._connect = connect or partial(join, settings, self._topics, group_id, problems=self._problems)
         self._checker = LogChecker(
             self, group_id, self._problems, starts_at_end=settings.auto_offset_reset == "latest" and not self._waits,
         )  # fmt: skip
@@ -167,7 +167,13 @@ class Consumer:
         A broker that is away, at the start or later, is waited for. Cancelled, it lets everything go at once: nothing
         is lost, since nothing unfinished is committed.
         """
-        connecting = until_answered(f"consumer {self.group_id}", lambda: self._connect(Assignments(self)))
+        connecting = until_answered(
+            self._source,
+            lambda: self._connect(Assignments(self)),
+            self._settings,
+            self._problems,
+            group_id=self.group_id,
+        )
         client = self._client = await unless(self._stopping, connecting)
         if client is None:
             return
@@ -270,7 +276,7 @@ class Consumer:
             except NoOffsetForPartitionError as error:
                 self._suspect(error.args)
             except (KafkaError, OSError, TimeoutError) as error:
-                log.warning("reading failed", group=self.group_id, error=type(error).__name__, detail=str(error)[:256])
+                self._report(error)
                 await asyncio.sleep(wait_s)
                 wait_s = min(wait_s * 2, LONGEST_REPEAT_S)
 
@@ -473,17 +479,25 @@ class Consumer:
                 async with asyncio.timeout(WATCH_S):
                     ends = await client.end_offsets(tps)
             except (KafkaError, OSError, TimeoutError) as error:
-                if self.broker_answers:
-                    log.warning("kafka does not answer", group=self.group_id, error=type(error).__name__)
+                self._report(error)
                 self.broker_answers = False
                 continue
             self.broker_answers = True
+            self._problems.clear(KafkaReason.UNREACHABLE, source=self._source)
             for tp, end in ends.items():
                 partition = self._partitions.get(tp)
                 if partition is not None:
                     if end < partition.end:
                         self._checker.suspect(partition)
                     partition.end = end
+
+    def _report(self, error: BaseException) -> None:
+        report_error(self._problems, self._source, error, self._settings, group_id=self.group_id, lasts_s=45)
+
+    @property
+    def _source(self) -> str:
+        """What its problems are reported under."""
+        return f"consumer {self.group_id}"
 
     def observe(self) -> float | None:
         """Set the gauges, for a scrape.

@@ -13,6 +13,7 @@ from dispatcher.kafka import group_coordinator
 from dispatcher.kafka.commit_metadata import CommittedPosition, decode_metadata
 from dispatcher.kafka.connection import connection_arguments, stopped
 from dispatcher.kafka.log_check import Bounds
+from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
@@ -151,13 +152,20 @@ class GroupClient:
                 self._moves[tp.topic] = self._moves.get(tp.topic, 0) + 1
 
 
-async def join(settings: KafkaSettings, topics: Sequence[str], group_id: str, listener: Assignments) -> GroupClient:
+async def join(
+    settings: KafkaSettings,
+    topics: Sequence[str],
+    group_id: str,
+    listener: Assignments,
+    problems: KafkaProblems | None = None,
+) -> GroupClient:
     """Joins the group and returns the client, started; it commits nothing and chooses no position by itself.
 
     Raises what aiokafka raises where no broker answers.
     """
     consumer: AIOKafkaConsumer[bytes, bytes] = AIOKafkaConsumer(
-        **connection_arguments(settings) | {"request_timeout_ms": int(max(20.0, settings.session_timeout) * 1000)},
+        **connection_arguments(settings, problems)
+        | {"request_timeout_ms": int(max(20.0, settings.session_timeout) * 1000)},
         group_id=group_id,
         group_instance_id=settings.group_instance_id,
         auto_offset_reset="none",  # `log_check` gives every position

@@ -71,10 +71,14 @@ class KafkaProblems:
             log.warning("kafka problem", reason=str(reason), detail=problem.detail, source=source or None)
         metrics.KAFKA_PROBLEM.labels(str(reason)).set(1)
 
+    def reports(self, reason: KafkaReason) -> bool:
+        """True if any source reports this reason."""
+        return any(known == reason for known, _ in self._reported)
+
     def clear(self, reason: KafkaReason, *, source: str = "") -> None:
         """The problem is gone. Does nothing if it was not reported."""
         known = self._reported.pop((reason, source), None)
-        if known is None or any(other == reason for other, _ in self._reported):
+        if known is None or self.reports(reason):
             return
         metrics.KAFKA_PROBLEM.labels(str(reason)).set(0)
         if reason in self._told:

@@ -151,7 +151,9 @@ class Producer:
         self._is_open = False
 
     async def __aenter__(self) -> Self:
-        self._connections[True] = await until_answered("producer", self._connect_numbered)
+        self._connections[True] = await until_answered(
+            "producer", self._connect_numbered, self._settings, self._problems
+        )
         self._is_open = True
         return self
 
@@ -298,7 +300,7 @@ class Producer:
 
     async def _connect(self, *, is_numbered: bool) -> _Connection:
         client = AIOKafkaProducer(
-            **connection_arguments(self._settings),
+            **connection_arguments(self._settings, self._problems),
             acks="all",
             enable_idempotence=is_numbered,
             linger_ms=5,

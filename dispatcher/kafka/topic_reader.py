@@ -10,7 +10,9 @@ from aiokafka.structs import ConsumerRecord
 
 from dispatcher.config.settings import KafkaSettings
 from dispatcher.errors import BrokerUnavailable, DispatcherError, NotFound
+from dispatcher.kafka.broker_access import peer_of
 from dispatcher.kafka.connection import admin_client, connection_arguments, stopped
+from dispatcher.kafka.connection_errors import explain
 
 BATCH = 500
 SILENT_S = 30.0
@@ -170,8 +172,10 @@ async def partitions_of(settings: KafkaSettings, topics: Sequence[str]) -> list[
 
 @contextmanager
 def translating_kafka_errors(settings: KafkaSettings) -> Iterator[None]:
-    """Turns what a Kafka client raises into one line for people."""
+    """Turns what a Kafka client raises into one line for people: what doesn't work, on which resource, and the cure."""
     try:
         yield
     except (KafkaError, OSError, TimeoutError) as error:
-        raise BrokerUnavailable(f"kafka at {settings.bootstrap_servers}: {type(error).__name__}: {error}") from error
+        address = settings.bootstrap_servers
+        _, detail = explain(error, peer_of(settings, address))
+        raise BrokerUnavailable(f"kafka at {address}: {detail}") from error

@@ -6,8 +6,10 @@ know (a bug) the type and the lines it passed are told, not its message: `KeyErr
 """
 
 import logging
+import math
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TextIO
 
 import orjson
@@ -61,8 +63,9 @@ def configure_logging(settings: LogSettings) -> None:
     root.setLevel(max(level, logging.INFO))
     # `debug` is for our own lines: libraries' debug lines quote requests, tokens and statements.
     logging.getLogger("dispatcher").setLevel(level)
-    # aiokafka warns about every hiccup of a broker with a traceback of its own; our consumer tells the same once.
+    # aiokafka warns about every hiccup of a broker; our consumer reports the same once.
     logging.getLogger("aiokafka").setLevel(logging.ERROR)
+    handler.addFilter(RepeatedLines("aiokafka"))
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     # It tells of every change, and a log written into a watched directory is one: each line would bring the next.
@@ -75,6 +78,34 @@ def _shorten(_logger: object, _method: str, event: EventDict) -> EventDict:
         if isinstance(value, str) and len(value) > MAX_TEXT:
             event[name] = f"{value[:MAX_TEXT]}… ({len(value):,} characters)"
     return event
+
+
+class RepeatedLines(logging.Filter):
+    """Lets each message of a library's loggers pass once a minute, whatever its arguments.
+
+    aiokafka logs each attempt to reach a broker; `kafka problem` has said why it fails.
+    """
+
+    EVERY_S: Final = 60.0
+    MAX_MESSAGES: Final = 1000
+
+    def __init__(self, library: str, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._library = library
+        self._clock = clock
+        self._passed_at: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """False if the message passed within the last minute."""
+        if record.name.partition(".")[0] != self._library:
+            return True
+        now, message = self._clock(), str(record.msg)
+        if now - self._passed_at.get(message, -math.inf) < self.EVERY_S:
+            return False
+        if len(self._passed_at) >= self.MAX_MESSAGES:
+            self._passed_at.clear()
+        self._passed_at[message] = now
+        return True
 
 
 WITHHELD: Final = "(message withheld: it may quote an event or a secret)"

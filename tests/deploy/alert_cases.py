@@ -86,6 +86,26 @@ CASES: Final[dict[str, Case]] = {
         quiet={'dispatcher_kafka_assigned_partitions{topic="delivery-events"}': "4x10 0x3 4x20"},
         labels={"topic": "delivery-events"},
     ),
+    "DispatcherKafkaUnavailable": Case(
+        fires={"dispatcher_kafka_available": "1x10 0x10 1x20"},
+        at=13,  # Kafka hangs after the 10th minute: paged within three minutes
+        over=22,
+        quiet={"dispatcher_kafka_available": "1x10 0x1 1x30"},
+    ),
+    "DispatcherKafkaProblem": Case(
+        fires={
+            'dispatcher_kafka_problem{reason="records_expired"}': "0x10 1x10 0x20",
+            "dispatcher_kafka_available": "1x40",
+        },
+        at=13,
+        over=30,
+        # what stops reading has an alert of its own
+        quiet={
+            'dispatcher_kafka_problem{reason="topic_missing"}': "0x10 1x10 0x20",
+            "dispatcher_kafka_available": "1x10 0x10 1x20",
+        },
+        labels={"reason": "records_expired"},
+    ),
     "DispatcherConsumerStalled": Case(
         fires={LAG: "0+10x30 300-10x30", CONSUMED: "0+60x10 600x20 600+60x30"},
         at=28,

@@ -375,6 +375,14 @@ class Stage:
         await create_own_topics(self.bootstrap_servers, prefix, 4)
 
     @property
+    def tier_topics(self) -> list[str]:
+        return list(retry_topics(self.topic, TIERS))
+
+    @property
+    def group_id(self) -> str:
+        return f"group-{self.topic}"
+
+    @property
     def settings(self) -> Json:
         """Settings that fit a test: short retry delays, everything local."""
         return {
@@ -441,7 +449,8 @@ class Stage:
 
     async def close(self) -> None:
         if self._producer is not None:
-            await self._producer.stop()
+            producer, self._producer = self._producer, None
+            await producer.stop()
 
     def missing(self) -> set[str]:
         """Events that no receiver has accepted yet."""

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import astuple, dataclass
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Any
 
 from aiokafka.client import AIOKafkaClient
@@ -21,6 +21,13 @@ class Operation(IntEnum):
     DESCRIBE = 8
 
 
+class Resource(StrEnum):
+    """What a rule is about."""
+
+    TOPIC = "topic"
+    GROUP = "group"
+
+
 class Permission(IntEnum):
     """A refusal outweighs any number of permissions."""
 
@@ -28,16 +35,16 @@ class Permission(IntEnum):
     ALLOW = 3
 
 
-_TOPIC = 2
+_RESOURCES = {Resource.TOPIC: 2, Resource.GROUP: 3}
 _LITERAL = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Acl:
-    """One rule about one topic, in the order of the protocol's fields."""
+    """One rule about one topic or group, in the order of the protocol's fields."""
 
     resource_type: int
-    topic: str
+    name: str
     pattern_type: int
     principal: str
     host: str
@@ -45,9 +52,9 @@ class Acl:
     permission: Permission
 
 
-def rule(permission: Permission, user: str, operation: Operation, topic: str) -> Acl:
-    """For `user` (`*` is everybody), from every host, on exactly that topic."""
-    return Acl(_TOPIC, topic, _LITERAL, f"User:{user}", "*", operation, permission)
+def rule(permission: Permission, user: str, operation: Operation, name: str, resource: str = Resource.TOPIC) -> Acl:
+    """For `user` (`*` is everybody), from every host, on exactly that topic or group."""
+    return Acl(_RESOURCES[Resource(resource)], name, _LITERAL, f"User:{user}", "*", operation, permission)
 
 
 async def add(bootstrap_servers: str, *rules: Acl) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from dispatcher.demo.child_process import ChildProcess, free_ports
 from tests.kafka import acls, maven
-from tests.kafka.acls import Operation, Permission
+from tests.kafka.acls import Operation, Permission, Resource
 from tests.kafka.certificates import Certificates
 from tests.kafka.server_properties import SCRAM, KafkaOptions, Listener, Mechanism, server_properties
 
@@ -54,6 +54,7 @@ class ApacheKafka:
         self._directory: Path | None = None
         self._process: ChildProcess | None = None
         self._ports: dict[Listener, int] = {}
+        self._controller_port = 0
 
     def __repr__(self) -> str:
         return f"<{self.kind} at {self._ports or 'no port yet'}, {self._process or 'not started'}>"
@@ -136,17 +137,26 @@ class ApacheKafka:
             shutil.rmtree(self._directory, ignore_errors=True)
         self._directory = self._process = None
 
-    async def deny(self, user: str, operation: Operation, topic: str) -> None:
-        """Refuse `operation` on `topic` to a SASL user, and nothing else to anybody. Needs the option `authorizer`.
+    async def deny(self, user: str, operation: Operation, name: str, resource: str = Resource.TOPIC) -> None:
+        """Refuse `operation` on a topic or group to a SASL user, and nothing else to anybody. Needs `authorizer`.
 
         In force when this returns. The broker says "not authorised", whatever the operation.
         """
-        everybody = acls.rule(Permission.ALLOW, "*", Operation.ALL, topic)  # one rule, and what none allows is refused
-        await acls.add(self.bootstrap_servers, everybody, acls.rule(Permission.DENY, user, operation, topic))
+        # one rule, and what none allows is refused
+        everybody = acls.rule(Permission.ALLOW, "*", Operation.ALL, name, resource)
+        await acls.add(self.bootstrap_servers, everybody, acls.rule(Permission.DENY, user, operation, name, resource))
 
-    async def permit(self, user: str, operation: Operation, topic: str) -> None:
+    async def permit(self, user: str, operation: Operation, name: str, resource: str = Resource.TOPIC) -> None:
         """Take back what `deny` did; in force when this returns."""
-        await acls.remove(self.bootstrap_servers, acls.rule(Permission.DENY, user, operation, topic))
+        await acls.remove(self.bootstrap_servers, acls.rule(Permission.DENY, user, operation, name, resource))
+
+    async def move(self) -> None:
+        """Stop, and start with the same data on other ports: what a rescheduled broker does."""
+        await self.stop()
+        ports = free_ports(len(self._ports))
+        self._ports = dict(zip(self._ports, ports, strict=True))
+        self._write_settings()
+        await self.start()
 
     async def __aenter__(self) -> Self:
         try:
@@ -184,28 +194,34 @@ class ApacheKafka:
         self._ports = dict(zip(listeners, ports, strict=True))
         if any(listener.tls for listener in listeners):
             self.certificates.write()
-        settings = directory / "server.properties"
-        settings.write_text(
-            server_properties(
-                self.options,
-                ports=self._ports,
-                controller_port=controller_port,
-                data=directory / "data",
-                pem=self.certificates.broker,
-            )
-        )
+        self._controller_port = controller_port
+        settings = self._write_settings()
         logging = directory / "log4j2.properties"
         logging.write_text(_LOGGING)
         java = (
             _java(),
             f"-Xmx{self.options.heap_mb}m",
             *_JAVA_FLAGS,
+            *self.options.java_flags,
             f"-Dlog4j2.configurationFile={logging}",
             "-cp",
             jars,
         )
         self._format((*java, "kafka.tools.StorageTool"), settings)
         return ChildProcess((*java, "kafka.Kafka", str(settings)), log=directory / "broker.log")
+
+    def _write_settings(self) -> Path:
+        settings = self.directory / "server.properties"
+        settings.write_text(
+            server_properties(
+                self.options,
+                ports=self._ports,
+                controller_port=self._controller_port,
+                data=self.directory / "data",
+                pem=self.certificates.broker,
+            )
+        )
+        return settings
 
     def _format(self, storage_tool: tuple[str, ...], settings: Path) -> None:
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")

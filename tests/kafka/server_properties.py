@@ -63,6 +63,8 @@ class KafkaOptions:
     """Java's -Xmx, in MiB. Kafka does not start below about 200: the log cleaner alone takes 128."""
     extra: Mapping[str, str] = field(default_factory=dict)
     """Lines of server.properties that win over all others."""
+    java_flags: tuple[str, ...] = ()
+    """Further arguments for Java, such as system properties."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,12 @@
 """What tests ask of any broker: make a topic, see how far it goes, see what a group has committed, read it all."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import for_code
 from aiokafka.structs import OffsetAndMetadata
 
@@ -30,6 +32,31 @@ async def create_topic(
     for _, code, message, *_ in response.topic_errors:
         if code:
             raise for_code(code)(message)
+
+
+async def delete_topic(bootstrap_servers: str, name: str) -> None:
+    """Delete a topic; gone for all who ask when this returns."""
+    async with admin_client(bootstrap_servers) as admin:
+        await admin.delete_topics([name])
+    async with asyncio.timeout(20):
+        while await partitions_of(bootstrap_servers, name):
+            await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def member_with_another_protocol(bootstrap_servers: str, topic: str, group: str) -> AsyncIterator[None]:
+    """Another program's member of a group, whose assignor no dispatcher has."""
+    consumer = AIOKafkaConsumer(
+        topic,
+        bootstrap_servers=bootstrap_servers,
+        group_id=group,
+        partition_assignment_strategy=(RangePartitionAssignor,),
+    )
+    await consumer.start()
+    try:
+        yield
+    finally:
+        await consumer.stop()
 
 
 async def end_offsets(bootstrap_servers: str, topic: str) -> dict[int, int]:

@@ -9,7 +9,7 @@ import structlog
 
 from dispatcher.config.settings import LogSettings
 from dispatcher.errors import StoreUnavailable
-from dispatcher.telemetry.logs import MAX_TEXT, WITHHELD, configure_logging
+from dispatcher.telemetry.logs import MAX_TEXT, WITHHELD, RepeatedLines, configure_logging
 
 
 @pytest.mark.parametrize("level", ["info", "debug"])
@@ -122,3 +122,20 @@ def test_a_text_in_a_line_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert all(len(line) < 3 * MAX_TEXT for line in lines)
+
+
+def test_a_library_repeats_itself_once_a_minute_at_most() -> None:
+    now = 0.0
+    lines = RepeatedLines("aiokafka", lambda: now)
+
+    def passes(name: str, message: str, *arguments: object) -> bool:
+        return lines.filter(logging.LogRecord(name, logging.ERROR, "", 0, message, arguments, None))
+
+    assert passes("aiokafka", "Unable connect to %s", "a")
+    assert not passes("aiokafka", "Unable connect to %s", "b")
+    assert passes("aiokafka.consumer", "Heartbeat failed")
+    assert [passes("dispatcher.kafka", "kafka problem") for _ in range(3)] == [True] * 3
+    assert [passes("aiokafkaesque", "other") for _ in range(3)] == [True] * 3
+    now = 60.0
+    assert passes("aiokafka", "Unable connect to %s", "b")
+    assert not passes("aiokafka", "Unable connect to %s", "b")

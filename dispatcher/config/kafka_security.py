@@ -1,0 +1,126 @@
+"""How the connection to the brokers is secured: `kafka.security` of the settings."""
+
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
+
+from dispatcher.config.secrets import Name, Secret
+from dispatcher.config.settings_group import SettingsGroup
+from dispatcher.config.web_addresses import protected_url
+
+ExtensionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]+$", max_length=64)]
+ExtensionValue = Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]+$", max_length=512)]
+
+MAX_USERNAME: Final = 200
+
+
+def _text_as_secret(value: object) -> object:
+    if isinstance(value, str):
+        if not 0 < len(value) <= MAX_USERNAME:
+            raise ValueError(f"must have 1 to {MAX_USERNAME} characters")
+        return Secret(value.encode())
+    if not isinstance(value, dict | Secret):
+        raise ValueError("write it as text, in quotes if it is a number, or as {file: PATH} or {env: NAME}")  # noqa: TRY004  (pydantic)
+    return value
+
+
+TextOrSecret = Annotated[
+    Secret,
+    BeforeValidator(_text_as_secret),
+    PlainSerializer(lambda secret: secret.reference or secret.reveal_text()),
+    WithJsonSchema(
+        {
+            "description": "A text, or a reference to a file or an environment variable that holds it.",
+            "oneOf": [
+                {"type": "string", "minLength": 1, "maxLength": MAX_USERNAME},
+                *(
+                    {
+                        "type": "object",
+                        "properties": {kind: {"type": "string", "minLength": 1}},
+                        "required": [kind],
+                        "additionalProperties": False,
+                    }
+                    for kind in ("file", "env")
+                ),
+            ],
+        }
+    ),
+]
+"""A short text, or a reference to one; not secret by itself."""
+
+
+class KafkaOauth(SettingsGroup):
+    """Where the token for SASL OAUTHBEARER comes from: token_url, token or aws_region."""
+
+    token_url: Annotated[str, AfterValidator(protected_url)] | None = None
+    """Token endpoint, asked by client credentials (RFC 6749, section 4.4). It is the operator's own: the egress rules
+    don't apply."""
+    client_id: Name | None = None
+    client_secret: Secret | None = None
+    """Sent by HTTP Basic authentication; read again for each token."""
+    scope: Name | None = None
+    audience: Name | None = None
+    """Parameter `audience`, which some authorisation servers want."""
+    ca: Path | None = None
+    """PEM bundle to verify the token endpoint with; the system's by default."""
+    token: Secret | None = None
+    """A file with a token that another program keeps new, such as a projected service account token. It is read for
+    every connection."""
+    aws_region: Name | None = None
+    """Region of an Amazon MSK cluster with IAM authentication; the token is signed with the pod's AWS credentials.
+    Needs the extra `msk-iam`."""
+    extensions: dict[ExtensionName, ExtensionValue] = Field(default_factory=dict, max_length=20)
+    """SASL extensions (RFC 7628), such as `logicalCluster` and `identityPoolId` of Confluent Cloud."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if sum(one is not None for one in (self.token_url, self.token, self.aws_region)) != 1:
+            raise ValueError("give one of token_url (a token endpoint), token (a file with a token) and aws_region")
+        if self.token_url is not None and (self.client_id is None or self.client_secret is None):
+            raise ValueError("token_url needs client_id and client_secret: give both")
+        return self
+
+
+class KafkaSecurity(SettingsGroup):
+    """How the connection to the brokers is secured."""
+
+    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
+    """SASL mechanism, for the SASL_ protocols. Kerberos (GSSAPI) is not supported."""
+    username: TextOrSecret | None = None
+    """As text, or by reference like the password."""
+    password: Secret | None = None
+    """Read again for every new connection, like the files below: a rotation needs no restart."""
+    oauth: KafkaOauth | None = None
+    """For mechanism OAUTHBEARER."""
+    ca: Path | None = None
+    """PEM bundle to verify the brokers with; the system's by default."""
+    certificate: Path | None = None
+    """Client certificate chain (mTLS), PEM."""
+    key: Path | None = None
+    """The client certificate's private key, PEM."""
+
+    @model_validator(mode="after")
+    def _what_the_protocol_needs(self) -> Self:
+        if self.protocol.startswith("SASL"):
+            if self.mechanism is None:
+                raise ValueError(
+                    f"protocol {self.protocol} needs mechanism, username and password; or OAUTHBEARER and oauth"
+                )
+            if self.mechanism == "OAUTHBEARER":
+                if self.oauth is None:
+                    raise ValueError("mechanism OAUTHBEARER needs oauth, where the token comes from")
+            elif self.username is None or self.password is None:
+                raise ValueError(f"protocol {self.protocol} needs mechanism, username and password")
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together: give both")
+        return self

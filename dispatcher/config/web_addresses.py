@@ -1,0 +1,58 @@
+"""URLs in the settings: which are accepted, and which are protected on their way."""
+
+from ipaddress import ip_address
+from urllib.parse import SplitResult, urlsplit
+
+
+def checked_url(url: str) -> str:
+    """The URL, if it is a web address without a query.
+
+    Raises:
+        ValueError: it is not; the message says what to change.
+    """
+    parts = split_web_address(url)
+    if parts.query:
+        raise ValueError("must not carry a query (?…)")
+    return url
+
+
+def protected_url(url: str) -> str:
+    """The same, if nobody on the way can change what is said there.
+
+    Raises:
+        ValueError: it is not; the message says what to change.
+    """
+    checked_url(url)
+    if not is_protected(url):
+        raise ValueError("must begin with https://, unless it is on this machine")
+    return url
+
+
+def is_protected(url: str) -> bool:
+    """Whether nobody on the way can change what is said there: https, or the loopback."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme == "https":
+        return bool(host)
+    try:
+        return parts.scheme == "http" and (host == "localhost" or ip_address(host).is_loopback)
+    except ValueError:
+        return False
+
+
+def split_web_address(url: str) -> SplitResult:
+    """The parts of an http or https URL of ours.
+
+    Raises:
+        ValueError: it is none; the message says what to change.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"not a URL: {error}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or not url.isascii():
+        raise ValueError("write a URL with scheme and host: https://login.example")
+    if "@" in parts.netloc or "#" in url:
+        raise ValueError("must not carry a user name, a password or a fragment (#…)")
+    return parts

@@ -1,0 +1,166 @@
+"""Prepares every connection to a broker, and names why one failed.
+
+aiokafka's clients keep the credentials they were made with. Here the files are read again before each connection, so
+that a rotated password, certificate or CA needs no restart (patched in by `aiokafka_patches`). While a file can't be
+used, the last good version stays in use.
+"""
+
+import asyncio
+import ssl
+import time
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from aiokafka.abc import AbstractTokenProvider
+from aiokafka.errors import KafkaConnectionError
+
+from dispatcher.config.settings import KafkaSettings
+from dispatcher.contract.kafka_problems import KafkaReason
+from dispatcher.kafka.connection_errors import ExplainedError, Peer, explain, is_about_connecting
+from dispatcher.kafka.credentials import Credentials, CurrentCredentials
+from dispatcher.kafka.port_diagnosis import diagnose
+from dispatcher.kafka.problems import KafkaProblems
+
+CONNECT_S: Final = 10.0
+"""For one connection: TCP, TLS and authentication."""
+REFUSED_PAUSE_S: Final = 5.0
+"""Refused credentials are not tried again for so long, unless they change: accounts get locked by repeated failures."""
+_LASTS_S: Final = 90.0
+"""A problem of one broker is forgotten after so long without a new attempt: the broker may be gone."""
+
+
+class Connection(Protocol):
+    """What is used of aiokafka's connection."""
+
+    host: str
+    port: int
+    _ssl_context: ssl.SSLContext | None
+    _sasl_plain_username: str | None
+    _sasl_plain_password: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    credentials: CurrentCredentials
+    until: float
+    error: BaseException
+
+
+class BrokerAccess(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no types
+    """The credentials of one client, read again for each of its connections."""
+
+    def __init__(self, settings: KafkaSettings, problems: KafkaProblems | None = None) -> None:
+        """`problems`: where failed connections are reported, if anywhere."""
+        self._settings = settings
+        self.problems = problems
+        self._credentials = Credentials(settings.security)
+        self._refused: dict[str, _Refused] = {}
+        self.last_error: BaseException | None = None
+        """Of the newest connection; None if it succeeded."""
+
+    def first_context(self) -> ssl.SSLContext | None:
+        """The TLS context that a client has to be made with. Blocks for some milliseconds.
+
+        Raises:
+            OSError, ValueError: a file can't be used.
+        """
+        return self._credentials.read().context
+
+    async def current(self) -> CurrentCredentials:
+        """The credentials as they are now.
+
+        Raises:
+            KafkaConnectionError: they can't be read, and never could.
+        """
+        try:
+            found = await asyncio.to_thread(self._credentials.read)
+        except (OSError, ValueError) as error:
+            raise KafkaConnectionError(f"the credentials can't be used: {error}") from error
+        if self.problems is not None:
+            problems = {KafkaReason.CREDENTIALS_UNREADABLE: found.problem} if found.problem else {}
+            self.problems.replace("credentials", problems)
+        return found
+
+    async def prepare(self, connection: Connection) -> CurrentCredentials:
+        """Gives a connection the current credentials, before it is opened.
+
+        Raises:
+            KafkaConnectionError: there are none, or the broker has just refused them.
+        """
+        found = await self.current()
+        refused = self._refused.get(_address(connection))
+        if refused is not None and refused.credentials == found and time.monotonic() < refused.until:
+            raise KafkaConnectionError("the broker has just refused these credentials") from refused.error
+        if found.context is not None:
+            connection._ssl_context = found.context  # noqa: SLF001
+        connection._sasl_plain_username = found.username  # noqa: SLF001
+        connection._sasl_plain_password = found.password  # noqa: SLF001
+        return found
+
+    async def failed(
+        self, connection: Connection, error: BaseException, credentials: CurrentCredentials | None
+    ) -> None:
+        """A connection could not be opened, or its first request was not answered."""
+        self.last_error = error
+        address = _address(connection)
+        peer = self.peer(address, credentials)
+        reason, detail = explain(error, peer)
+        if reason == KafkaReason.UNREACHABLE:
+            reason, detail = await diagnose(connection.host, connection.port, peer, error) or (reason, detail)
+            if is_about_connecting(reason):
+                self.last_error = ExplainedError(reason, detail)
+        if reason == KafkaReason.AUTHENTICATION_REFUSED and credentials is not None:
+            self._refused[address] = _Refused(credentials, time.monotonic() + REFUSED_PAUSE_S, error)
+        if self.problems is not None and is_about_connecting(reason):
+            self.problems.report(reason, f"kafka at {address}: {detail}", source=address, lasts_s=_LASTS_S)
+
+    async def not_answered(self, host: str, port: int, error: BaseException) -> None:
+        """A broker was connected to, but didn't answer the first request."""
+        peer = self.peer(f"{host}:{port}")
+        explained = await diagnose(host, port, peer, error)
+        if explained is None:
+            self.last_error = ExplainedError(KafkaReason.UNREACHABLE, "the broker does not answer requests")
+            return
+        reason, detail = explained
+        self.last_error = ExplainedError(reason, detail)
+        if self.problems is not None:
+            self.problems.report(reason, f"kafka at {peer.address}: {detail}", source=peer.address, lasts_s=_LASTS_S)
+
+    def connected(self, connection: Connection) -> None:
+        """A connection was opened and authenticated."""
+        address = _address(connection)
+        self.last_error = None
+        self._refused.pop(address, None)
+        if self.problems is not None:
+            self.problems.clear_all(address)
+
+    def peer(self, address: str, credentials: CurrentCredentials | None = None) -> Peer:
+        """What messages about a broker name."""
+        return peer_of(self._settings, address, "" if credentials is None else credentials.username)
+
+    async def token(self) -> str:
+        """A token for SASL OAUTHBEARER; called by aiokafka for each connection."""
+        return await self._credentials.token()
+
+    def extensions(self) -> dict[str, str]:
+        """SASL extensions of OAUTHBEARER (RFC 7628, section 3.1)."""
+        return self._credentials.extensions
+
+
+def peer_of(settings: KafkaSettings, address: str, username: str = "", group_id: str = "") -> Peer:
+    """What messages about a broker name; `address` is `host:port`."""
+    security = settings.security
+    known = None if security.username is None else security.username.reveal_text()
+    return Peer(
+        address=address,
+        protocol=security.protocol,
+        mechanism=security.mechanism,
+        username=username or known,
+        group_id=group_id or settings.group_id,
+        has_certificate=security.certificate is not None,
+    )
+
+
+def _address(connection: Connection) -> str:
+    host = f"[{connection.host}]" if ":" in connection.host else connection.host
+    return f"{host}:{connection.port}"

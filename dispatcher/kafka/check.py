@@ -1,0 +1,78 @@
+"""What `dispatcher check --kafka` finds out, and what a running dispatcher needs of the cluster."""
+
+from dataclasses import dataclass
+
+from dispatcher.config.settings import Settings
+from dispatcher.delivery.retry_policy import RetryPolicy
+from dispatcher.kafka.connection_errors import is_about_connecting
+from dispatcher.kafka.probe import Findings, KafkaProbe, Operation, TopicNeed
+from dispatcher.kafka.problems import KafkaProblems
+from dispatcher.kafka.topic_comparison import known_topics
+from dispatcher.kafka.topic_reader import translating_kafka_errors
+from dispatcher.kafka.topics import dead_letter_topic, planned_topics, retry_topics
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaReport:
+    """The result of a check."""
+
+    good: tuple[str, ...]
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
+    """What deserves attention and stops nothing: a topic's retention, its message size, its partitions."""
+
+
+def topic_needs(settings: Settings) -> list[TopicNeed]:
+    """What the dispatcher does with which topic."""
+    cure = "`dispatcher topics --create` creates it"
+    tiers = retry_topics(settings.kafka.prefix, RetryPolicy.of(settings.retry).tiers)
+    events = TopicNeed(settings.kafka.topic, (Operation.READ,), "create it, or mend kafka.topic")
+    needs = [events]
+    for plan in planned_topics(settings, 1, 1):
+        if plan.name in tiers:
+            needs.append(TopicNeed(plan.name, (Operation.READ, Operation.WRITE), cure))
+        else:
+            is_required = plan.name == dead_letter_topic(settings.kafka.prefix)
+            needs.append(TopicNeed(plan.name, (Operation.WRITE,), cure, is_required))
+    return needs
+
+
+def group_names(settings: Settings) -> tuple[str, str]:
+    """The dispatcher's consumer groups."""
+    return settings.kafka.group_id, f"{settings.kafka.group_id}.retry"
+
+
+def kafka_probe(settings: Settings, problems: KafkaProblems | None = None) -> KafkaProbe:
+    """A probe for everything that the dispatcher needs."""
+    return KafkaProbe(settings.kafka, topic_needs(settings), group_names(settings), problems)
+
+
+async def check_kafka(settings: Settings) -> KafkaReport:
+    """Connects with the settings and checks brokers, topics and permissions. Writes nothing, joins no group.
+
+    Raises:
+        BrokerUnavailable: the brokers stopped to answer in the middle of it.
+    """
+    async with kafka_probe(settings) as probe:
+        found = await probe.look()
+    details = tuple(detail for details in found.problems.values() for detail in details)
+    warnings: tuple[str, ...] = ()
+    if found.topics:
+        with translating_kafka_errors(settings.kafka):
+            compared = (await known_topics(settings)).warnings
+        warnings = tuple(str(one) for one in compared if one.topic in found.topics)
+    return KafkaReport(_good(settings, found), details, warnings)
+
+
+def _good(settings: Settings, found: Findings) -> tuple[str, ...]:
+    if not found.answers or any(is_about_connecting(reason) for reason in found.problems):
+        return ()
+    security = settings.kafka.security
+    how = security.protocol if security.mechanism is None else f"{security.protocol}, {security.mechanism}"
+    good = [f"kafka at {settings.kafka.bootstrap_servers} answers ({how})"]
+    wrong = "; ".join(found.details.values())
+    for name, partitions in found.topics.items():
+        if f"topic {name}:" not in wrong:
+            good.append(f"topic {name}: {partitions} partitions, and the permissions that are needed")
+    good += [f"group {group}: can be joined" for group in group_names(settings) if f"group {group}:" not in wrong]
+    return tuple(good)

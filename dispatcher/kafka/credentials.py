@@ -1,0 +1,171 @@
+"""What a connection to a broker authenticates with, read from its files each time it is asked for."""
+
+import ssl
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from dispatcher.config.kafka_security import KafkaSecurity
+from dispatcher.config.secrets import Secret, reread
+from dispatcher.errors import Problem, TokenUnavailable
+from dispatcher.kafka.oauth import TokenSource, token_source
+
+MAX_PEM_BYTES: Final = 4 * 1024 * 1024
+"""Of a CA bundle, a certificate chain or a key."""
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentCredentials:
+    """The credentials at one moment."""
+
+    username: str = ""
+    password: str = field(default="", repr=False)
+    context: ssl.SSLContext | None = None
+    """For TLS protocols; the same object until a file changes."""
+    problem: str = ""
+    """Why older values than the files' are used; empty if the newest are."""
+
+
+class Credentials:
+    """Reads the credentials of `kafka.security`."""
+
+    def __init__(self, security: KafkaSecurity) -> None:
+        self._security = security
+        self._tls = TlsFiles(security) if security.protocol.endswith("SSL") else None
+        self._last: dict[str, str] = {}
+        self._tokens: TokenSource | None = token_source(security)
+
+    def read(self) -> CurrentCredentials:
+        """The newest credentials that can be used. Blocks for some milliseconds: reads small files.
+
+        Raises:
+            OSError, ValueError: a file can't be used, and no older version of it is known.
+        """
+        problems: list[str] = []
+        username = self._text("username", self._security.username, problems)
+        password = self._text("password", self._security.password, problems)
+        context = None if self._tls is None else self._tls.context(problems)
+        return CurrentCredentials(username, password, context, "; ".join(problems))
+
+    async def token(self) -> str:
+        """A token for SASL OAUTHBEARER.
+
+        Raises:
+            TokenUnavailable: there is none.
+        """
+        if self._tokens is None:
+            raise TokenUnavailable("kafka.security.oauth is not set")
+        return await self._tokens.token(time.time())
+
+    @property
+    def extensions(self) -> dict[str, str]:
+        """SASL extensions of OAUTHBEARER."""
+        return {} if self._security.oauth is None else dict(self._security.oauth.extensions)
+
+    def _text(self, name: str, value: Secret | None, problems: list[str]) -> str:
+        if value is None:
+            return ""
+        try:
+            self._last[name] = reread(value).reveal_text()
+        except (OSError, ValueError) as error:
+            if name not in self._last:
+                self._last[name] = value.reveal_text()
+            problems.append(f"kafka.security.{name}: {_text_of(error)}; the last good one is used")
+        return self._last[name]
+
+
+class TlsFiles:
+    """Keeps a TLS context that is as new as the files of `kafka.security`."""
+
+    def __init__(self, security: KafkaSecurity) -> None:
+        self._security = security
+        self._content: tuple[bytes, ...] | None = None
+        self._context: ssl.SSLContext | None = None
+
+    def context(self, problems: list[str]) -> ssl.SSLContext:
+        """The context for the files as they are now; appends to `problems` if an older one has to serve.
+
+        Raises:
+            OSError, ValueError: a file can't be used, and no context was made before.
+        """
+        try:
+            content = self._read()
+            if self._context is None or content != self._content:
+                context = make_context(self._security)
+                # A key that is replaced while it is loaded would be remembered as the new one: read it again.
+                self._content = content if self._read() == content else None
+                self._context = context
+        except (OSError, ValueError) as error:
+            if self._context is None:
+                raise
+            problems.append(f"{_text_of(error)}; the last good one is used")
+        return self._context
+
+    def _read(self) -> tuple[bytes, ...]:
+        paths = (self._security.ca, self._security.certificate, self._security.key)
+        return tuple(b"" if path is None else _content(path) for path in paths)
+
+
+def make_context(security: KafkaSecurity) -> ssl.SSLContext:
+    """A TLS context from the files.
+
+    Raises:
+        OSError: a file can't be read.
+        ValueError: a file isn't what it should be; the message names the setting and the cure.
+    """
+    try:
+        context = ssl.create_default_context(cafile=None if security.ca is None else str(security.ca))
+    except (ssl.SSLError, ValueError) as error:
+        why = getattr(error, "reason", None) or error
+        raise ValueError(
+            f"kafka.security.ca: {security.ca} is not a bundle of certificates in PEM ({why}): "
+            "give the certificate of the brokers' authority"
+        ) from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if security.certificate is not None and security.key is not None:
+        try:
+            context.load_cert_chain(str(security.certificate), str(security.key), _refuse_password)
+        except (ssl.SSLError, ValueError) as error:
+            why = getattr(error, "reason", None) or error
+            raise ValueError(
+                f"kafka.security.certificate: {security.certificate} and {security.key} can't be used together "
+                f"({why}): give both in PEM, the certificate of this very key first in its chain, the key unencrypted"
+            ) from error
+    return context
+
+
+def security_problems(security: KafkaSecurity) -> list[Problem]:
+    """Mistakes in the files that `kafka.security` names: a CA that is no PEM, a key of another certificate."""
+    found = []
+    if security.protocol.endswith("SSL"):
+        try:
+            make_context(security)
+        except (OSError, ValueError) as error:
+            key, _, message = _text_of(error).partition(": ")
+            found.append(Problem(message, key) if message else Problem(key, "kafka.security"))
+    if security.oauth is not None and security.oauth.ca is not None:
+        try:
+            ssl.create_default_context(cafile=str(security.oauth.ca))
+        except (OSError, ValueError):
+            message = f"{security.oauth.ca} is not a bundle of certificates in PEM"
+            found.append(Problem(message, "kafka.security.oauth.ca"))
+    return found
+
+
+def _refuse_password() -> str:
+    raise ValueError("the key is encrypted")
+
+
+def _content(path: Path) -> bytes:
+    with path.open("rb") as file:
+        content = file.read(MAX_PEM_BYTES + 1)
+    if len(content) > MAX_PEM_BYTES:
+        raise ValueError(f"{path} has over 4 MiB: check that it is the right file")
+    return content
+
+
+def _text_of(error: OSError | ValueError) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename} can't be read ({error.strerror})"
+    return str(error)

@@ -1,0 +1,170 @@
+"""Access tokens for SASL OAUTHBEARER (RFC 7628): from a token endpoint, from a file, or signed for AWS MSK IAM."""
+
+import asyncio
+import ssl
+import time
+from typing import Final, Protocol
+
+import aiohttp
+
+from dispatcher.auth.fetched_tokens import FetchedTokens
+from dispatcher.auth.token_answers import MAX_ANSWER, Headers, TokenAnswer
+from dispatcher.config.kafka_security import KafkaOauth, KafkaSecurity
+from dispatcher.config.secrets import Secret, reread
+from dispatcher.config.webhooks import FetchedToken
+from dispatcher.errors import TokenUnavailable
+
+TIMEOUT_S: Final = 8.0
+"""For one request to the token endpoint: less than a connection may take."""
+AWS_MARGIN_S: Final = 60.0
+"""A signed AWS token is replaced so long before it expires (15 min after it was made)."""
+
+
+class TokenSource(Protocol):
+    """Gives access tokens."""
+
+    async def token(self, now: float) -> str:
+        """A token that is valid at `now`, unix seconds.
+
+        Raises:
+            TokenUnavailable: there is none; the message says what to change.
+        """
+        ...
+
+
+def token_source(security: KafkaSecurity) -> TokenSource | None:
+    """The source that the settings name; None without `kafka.security.oauth`."""
+    oauth = security.oauth
+    if oauth is None:
+        return None
+    if oauth.token is not None:
+        return TokenFile(oauth.token)
+    return AwsTokens(oauth.aws_region) if oauth.aws_region is not None else EndpointTokens(oauth)
+
+
+class TokenFile:
+    """A token that another program keeps in a file, such as a projected service account token."""
+
+    def __init__(self, secret: Secret) -> None:
+        self._secret = secret
+
+    async def token(self, now: float) -> str:  # noqa: ARG002  (the file's writer renews it)
+        """The token in the file now."""
+        try:
+            text = (await asyncio.to_thread(reread, self._secret)).reveal_text().strip()
+        except (OSError, ValueError) as error:
+            raise TokenUnavailable(f"kafka.security.oauth.token: {error}") from None
+        if not text.isascii() or not text.isprintable() or " " in text:
+            raise TokenUnavailable("kafka.security.oauth.token: the file must hold one token, and nothing else")
+        return text
+
+
+class EndpointTokens:
+    """Tokens by client credentials (RFC 6749, section 4.4); kept until shortly before they expire."""
+
+    def __init__(self, oauth: KafkaOauth) -> None:
+        self._oauth = oauth
+        self._secret: Secret | None = None
+        self._tokens: FetchedTokens | None = None
+
+    async def token(self, now: float) -> str:
+        """A kept or newly fetched token. After a failure the endpoint is asked again in 1 s, doubling to 30 s."""
+        return await (await self._current()).token(now)
+
+    async def _current(self) -> FetchedTokens:
+        """The tokens of the secret that is in the file now."""
+        secret = self._oauth.client_secret
+        if secret is not None:
+            try:
+                secret = await asyncio.to_thread(reread, secret)
+            except (OSError, ValueError) as error:
+                if self._tokens is None:
+                    raise TokenUnavailable(f"kafka.security.oauth.client_secret: {error}") from None
+                secret = self._secret
+        if self._tokens is None or secret != self._secret:
+            config = FetchedToken.model_construct(
+                grant="client-credentials",
+                token_url=self._oauth.token_url or "",
+                client_id=self._oauth.client_id,
+                client_secret=secret,
+                scope=self._oauth.scope,
+                audience=self._oauth.audience,
+                assertion=None,
+            )
+            self._secret = secret
+            self._tokens = FetchedTokens(config, _OperatorsEndpoint(self._oauth), TIMEOUT_S)
+        return self._tokens
+
+
+class _OperatorsEndpoint:
+    """Reaches the operator's own token endpoint: the egress rules are for tenants' addresses, not for this one."""
+
+    def __init__(self, oauth: KafkaOauth) -> None:
+        self._oauth = oauth
+
+    async def post_form(self, url: str, headers: Headers, body: bytes, timeout_s: float) -> TokenAnswer:
+        """POSTs a form; what fails on the way is an answer without a status."""
+        began = time.monotonic()
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        try:
+            connector = aiohttp.TCPConnector(ssl=await asyncio.to_thread(self._context), limit=1)
+            cookies = aiohttp.DummyCookieJar()
+            async with (
+                aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=cookies) as http,
+                http.post(
+                    url,
+                    data=body,
+                    headers=[*headers, ("content-type", "application/x-www-form-urlencoded")],
+                    allow_redirects=False,
+                ) as answer,
+            ):
+                content = await answer.content.read(MAX_ANSWER)
+                while len(content) < MAX_ANSWER and (more := await answer.content.read(MAX_ANSWER - len(content))):
+                    content += more
+                return TokenAnswer(answer.status, content, elapsed_s=time.monotonic() - began)
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            detail = _text_of(error, timeout_s)
+            return TokenAnswer(None, detail=detail, elapsed_s=time.monotonic() - began)
+
+    def _context(self) -> ssl.SSLContext:
+        ca = self._oauth.ca
+        try:
+            context = ssl.create_default_context(cafile=None if ca is None else str(ca))
+        except ssl.SSLError as error:
+            raise ValueError(f"kafka.security.oauth.ca: {ca} is not a bundle of certificates in PEM") from error
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        return context
+
+
+def _text_of(error: Exception, timeout_s: float) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer in {timeout_s:g} s"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"its certificate is not trusted ({error.certificate_error}): set kafka.security.oauth.ca"
+    return str(error) or type(error).__name__
+
+
+class AwsTokens:
+    """Signed requests that Amazon MSK takes as tokens (IAM authentication); needs the extra `msk-iam`."""
+
+    def __init__(self, region: str) -> None:
+        self._region = region
+        self._token = ""
+        self._until = 0.0
+
+    async def token(self, now: float) -> str:
+        """A token signed with the AWS credentials of this pod: environment, web identity, instance metadata."""
+        if not self._token or now >= self._until:
+            self._token, self._until = await asyncio.to_thread(self._sign)
+        return self._token
+
+    def _sign(self) -> tuple[str, float]:
+        try:
+            from aws_msk_iam_sasl_signer import MSKAuthTokenProvider
+        except ImportError:
+            raise TokenUnavailable("AWS MSK IAM needs the extra: pip install 'feedback-dispatcher[msk-iam]'") from None
+        try:
+            token, expires_ms = MSKAuthTokenProvider.generate_auth_token(self._region)
+        except Exception as error:
+            raise TokenUnavailable(f"AWS gives no credentials to sign with: {type(error).__name__}") from error
+        return token, expires_ms / 1000 - AWS_MARGIN_S

@@ -1,0 +1,235 @@
+"""Asks the brokers whether everything that the dispatcher needs is there: topics, permissions, the group's coordinator.
+
+`dispatcher check --kafka` asks once. A running dispatcher asks every few seconds, because its clients hide much:
+a fetch that is denied is no error while nothing is fetched, and a missing topic looks like an empty one. The probe
+writes nothing, creates nothing, and joins no group.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import IntEnum
+from types import TracebackType
+from typing import Any, Final, Self
+
+import structlog
+from aiokafka import errors as kafka_errors
+from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
+
+from dispatcher.config.settings import KafkaSettings
+from dispatcher.contract.kafka_problems import KafkaReason
+from dispatcher.kafka.broker_access import peer_of
+from dispatcher.kafka.connection import connection_arguments
+from dispatcher.kafka.connection_errors import Explanation, explain, is_about_connecting
+from dispatcher.kafka.probe_requests import NOT_TOLD, AuthorizedGroupsRequest, AuthorizedMetadataRequest
+from dispatcher.kafka.problems import KafkaProblems
+from dispatcher.telemetry import metrics
+
+log = structlog.get_logger(__name__)
+
+EVERY_S: Final = 10.0
+WITHIN_S: Final = 12.0
+"""For one look: a little more than one connection may take."""
+SOURCE: Final = "probe"
+
+
+class Operation(IntEnum):
+    """What ACLs permit; the numbers are the protocol's."""
+
+    READ = 3
+    WRITE = 4
+    DESCRIBE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class TopicNeed:
+    """What the dispatcher does with a topic."""
+
+    name: str
+    operations: tuple[Operation, ...]
+    cure: str
+    """What to do if the topic is missing."""
+    is_required: bool = True
+    """False: events are delivered without it."""
+
+
+@dataclass(slots=True)
+class Findings:
+    """What one look found."""
+
+    problems: dict[KafkaReason, list[str]] = field(default_factory=dict)
+    topics: dict[str, int] = field(default_factory=dict)
+    """Partitions by topic, of those that are there."""
+    answers: bool = True
+    """A broker answered."""
+
+    def add(self, reason: KafkaReason, detail: str) -> None:
+        """Adds a problem; details of one reason are joined."""
+        details = self.problems.setdefault(reason, [])
+        if detail not in details:
+            details.append(detail)
+
+    @property
+    def details(self) -> Mapping[KafkaReason, str]:
+        """One sentence a reason."""
+        return {reason: "; ".join(details) for reason, details in self.problems.items()}
+
+
+class _NoTopics(tuple[str, ...]):
+    """Tells aiokafka to ask for the brokers only; for an empty list it asks for every topic of the cluster."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        return True
+
+
+class KafkaProbe:
+    """Looks at a cluster with a connection of its own. Enter it, and leave it to close the connection."""
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        topics: Sequence[TopicNeed],
+        groups: Sequence[str],
+        problems: KafkaProblems | None = None,
+    ) -> None:
+        """`topics`, `groups`: what is needed; `problems`: where failed connections are reported, if anywhere."""
+        self._settings = settings
+        self._topics = topics
+        self._groups = groups
+        self._problems = problems
+        self._client: AIOKafkaClient | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._close()
+
+    async def look(self) -> Findings:
+        """Everything that is wrong now; never raises because of a broker."""
+        found = Findings()
+        try:
+            async with asyncio.timeout(WITHIN_S):
+                client = await self._connected()
+                await self._look_at_topics(client, found)
+                for group in self._groups:
+                    await self._look_at_group(client, group, found)
+        except (kafka_errors.KafkaError, OSError, TimeoutError) as error:
+            found.answers = False
+            found.add(*self._explain(error))
+            await self._close()
+        return found
+
+    async def run(self, problems: KafkaProblems) -> None:
+        """Looks every 10 s, and reports what it finds, until cancelled."""
+        while True:
+            try:
+                found = await self.look()
+            except Exception:
+                metrics.ERRORS.labels("task").inc()
+                log.exception("kafka could not be looked at because of a bug")
+                await self._close()
+            else:
+                # A connection's problem is reported by the connection itself, for its broker.
+                own = {why: text for why, text in found.details.items() if not is_about_connecting(why)}
+                problems.replace(SOURCE, own)
+            await asyncio.sleep(EVERY_S)
+
+    def _explain(self, error: BaseException) -> Explanation:
+        address = self._settings.bootstrap_servers
+        reason, detail = explain(error, peer_of(self._settings, address))
+        return reason, f"kafka at {address}: {detail}"
+
+    async def _connected(self) -> AIOKafkaClient:
+        if self._client is None:
+            client = AIOKafkaClient(**connection_arguments(self._settings, self._problems))
+            client._topics = _NoTopics()  # noqa: SLF001
+            try:
+                await client.bootstrap()
+            except BaseException:
+                with suppress(kafka_errors.KafkaError, OSError):
+                    await client.close()
+                raise
+            self._client = client
+        return self._client
+
+    async def _close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            with suppress(kafka_errors.KafkaError, OSError, TimeoutError):
+                async with asyncio.timeout(WITHIN_S):
+                    await client.close()
+
+    async def _look_at_topics(self, client: AIOKafkaClient, found: Findings) -> None:
+        names = [need.name for need in self._topics]
+        try:
+            answer = await client.send(_node(client), AuthorizedMetadataRequest(names))
+        except (NotImplementedError, kafka_errors.IncompatibleBrokerVersion):
+            return  # a broker older than Kafka 2.3, or the demo's: it can't tell what is allowed
+        topics: dict[str, tuple[Any, ...]] = {topic[1]: topic for topic in answer.topics}
+        for need in self._topics:
+            error_code, _, _, partitions, operations = topics.get(need.name, (3, "", False, (), NOT_TOLD))
+            kind = kafka_errors.for_code(error_code)
+            if kind is kafka_errors.UnknownTopicOrPartitionError:
+                reason = KafkaReason.TOPIC_MISSING if need.is_required else KafkaReason.TOPIC_CONFIGURATION
+                found.add(reason, f"topic {need.name} does not exist: {need.cure}")
+            elif kind is kafka_errors.TopicAuthorizationFailedError:
+                self._add_missing(found, ("DESCRIBE", *(one.name for one in need.operations)), f"topic {need.name}")
+            elif kind is kafka_errors.InvalidTopicError:
+                found.add(KafkaReason.TOPIC_MISSING, f"{need.name} can't be a topic's name")
+            else:
+                found.topics[need.name] = len(partitions)
+                lacking = _lacking(operations, need.operations)
+                if lacking:
+                    self._add_missing(found, lacking, f"topic {need.name}")
+
+    async def _look_at_group(self, client: AIOKafkaClient, group: str, found: Findings) -> None:
+        try:
+            node = await client.coordinator_lookup(CoordinationType.GROUP, group)
+            answer = await client.send(node, AuthorizedGroupsRequest([group]), group=ConnectionGroup.COORDINATION)
+        except kafka_errors.GroupAuthorizationFailedError:
+            self._add_missing(found, ("READ",), f"group {group}")
+            return
+        except kafka_errors.GroupCoordinatorNotAvailableError:
+            found.add(KafkaReason.COORDINATOR_UNAVAILABLE, f"no broker coordinates group {group} at the moment")
+            return
+        except (NotImplementedError, kafka_errors.IncompatibleBrokerVersion):
+            return
+        for error_code, _, _, protocol_type, _, members, operations in answer.groups:
+            if kafka_errors.for_code(error_code) is kafka_errors.GroupAuthorizationFailedError:
+                self._add_missing(found, ("READ",), f"group {group}")
+            elif lacking := _lacking(operations, (Operation.READ,)):
+                self._add_missing(found, lacking, f"group {group}")
+            if members and protocol_type not in ("", "consumer"):
+                found.add(
+                    KafkaReason.GROUP_PROTOCOL,
+                    f"group {group} has members of protocol {protocol_type}: choose another kafka.group_id",
+                )
+
+    def _add_missing(self, found: Findings, operations: Iterable[str], resource: str) -> None:
+        peer = peer_of(self._settings, self._settings.bootstrap_servers)
+        who = f"user {peer.username}" if peer.username else "the client"
+        names = " and ".join(dict.fromkeys(operations))
+        found.add(
+            KafkaReason.PERMISSION_MISSING,
+            f"{who} lacks {names} on {resource}: add the ACL (`dispatcher topics --acls` prints all)",
+        )
+
+
+def _node(client: AIOKafkaClient) -> Any:
+    node = client.get_random_node()
+    if node is None:
+        raise kafka_errors.NodeNotReadyError("no broker is known")
+    return node
+
+
+def _lacking(operations: int, needed: Sequence[Operation]) -> list[str]:
+    """Names of the operations that are needed and not among the permitted ones, a bit field."""
+    if operations == NOT_TOLD:
+        return []
+    return [one.name for one in needed if not operations >> one & 1]

@@ -1,0 +1,177 @@
+"""How aiokafka's clients find brokers again: fresh credentials, named failures, and a second bootstrap.
+
+Patches, applied once by `aiokafka_patches`:
+- Each connection gets the credentials that are in the files now (`BrokerAccess`), and a deadline of its own.
+- If no known broker answers for 30 s, the bootstrap servers are asked again (KIP-899): all brokers may have moved.
+- A failure to bootstrap carries its cause, which aiokafka only logs.
+- A heartbeat or an offset fetch that is refused for good makes the member join again once it is permitted. aiokafka
+  raises the refusal, but never starts the heartbeat again: the member would be dead until a restart.
+- An OAUTHBEARER error message of the broker counts as a refusal (RFC 7628, section 3.2.2); aiokafka ignores it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import wraps
+from typing import Any, Final
+
+import structlog
+from aiokafka import errors as kafka_errors
+from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import AIOKafkaConnection, OAuthAuthenticator, create_conn
+from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.protocol.metadata import MetadataRequest
+
+from dispatcher.contract.kafka_problems import KafkaReason
+from dispatcher.kafka.broker_access import CONNECT_S, BrokerAccess
+
+log = structlog.get_logger(__name__)
+
+BOOTSTRAP_AGAIN_S: Final = 30.0
+"""No known broker answers for so long: they may be at new addresses."""
+LEAST_ATTEMPT_S: Final = 1.0
+_SOURCE: Final = "bootstrap"
+
+Method = Callable[..., Awaitable[Any]]
+
+
+def apply() -> None:
+    """Patches aiokafka's classes; to be called once, before there is any client."""
+    AIOKafkaConnection.connect = _with_fresh_credentials(AIOKafkaConnection.connect)
+    AIOKafkaClient.bootstrap = _telling_the_cause(AIOKafkaClient.bootstrap)
+    AIOKafkaClient._metadata_update = _bootstrapping_again(AIOKafkaClient._metadata_update)  # noqa: SLF001
+    for name in ("_heartbeat_routine", "_commit_refresh_routine"):
+        setattr(GroupCoordinator, name, _joining_again(getattr(GroupCoordinator, name)))
+    OAuthAuthenticator.step = _heeding_refusals(OAuthAuthenticator.step)
+
+
+def _access(client: Any) -> BrokerAccess | None:
+    """The access that a client or connection was made with: aiokafka hands it on as a token provider."""
+    access = client._sasl_oauth_token_provider  # noqa: SLF001
+    return access if isinstance(access, BrokerAccess) else None
+
+
+def _with_fresh_credentials(connect: Method) -> Method:
+    @wraps(connect)
+    async def patched(connection: Any) -> Any:
+        access = _access(connection)
+        if access is None:
+            return await connect(connection)
+        credentials = await access.prepare(connection)
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                result = await connect(connection)
+        except (kafka_errors.KafkaError, OSError, TimeoutError) as error:
+            await access.failed(connection, error, credentials)
+            raise
+        access.connected(connection)
+        return result
+
+    return patched
+
+
+def _telling_the_cause(bootstrap: Method) -> Method:
+    @wraps(bootstrap)
+    async def patched(client: Any) -> None:
+        access = _access(client)
+        try:
+            await bootstrap(client)
+        except kafka_errors.KafkaConnectionError as error:
+            if access is None:
+                raise
+            if access.last_error is None:  # connected, but the first request was not answered
+                host, port, _ = client.hosts[0]
+                await access.not_answered(host, port, error)
+            raise error from access.last_error
+
+    return patched
+
+
+def _bootstrapping_again(update: Method) -> Method:
+    @wraps(update)
+    async def patched(client: Any, cluster: Any, topics: Any) -> bool:
+        loop = asyncio.get_running_loop()
+        silent_since: float | None = getattr(client, "_silent_since", None)
+        left = BOOTSTRAP_AGAIN_S if silent_since is None else silent_since + BOOTSTRAP_AGAIN_S - loop.time()
+        began = loop.time()
+        updated = False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(left, LEAST_ATTEMPT_S)):
+                updated = await update(client, cluster, topics)
+        if not updated:
+            silent_since = began if silent_since is None else silent_since
+            if loop.time() - silent_since >= BOOTSTRAP_AGAIN_S:
+                updated = await _bootstrap_again(client, cluster, topics)
+        client._silent_since = None if updated else silent_since  # noqa: SLF001
+        return updated
+
+    return patched
+
+
+async def _bootstrap_again(client: Any, cluster: Any, topics: Any) -> bool:
+    """Asks the bootstrap servers for the brokers and the topics' leaders. True if one of them answered."""
+    access = _access(client)
+    problems = None if access is None else access.problems
+    for host, port, _ in client.hosts:
+        try:
+            connection = await create_conn(host, port, **_connection_options(client))
+        except (OSError, kafka_errors.KafkaError, TimeoutError) as error:
+            log.debug("bootstrap server does not answer", host=host, port=port, error=type(error).__name__)
+            continue
+        try:
+            metadata = await connection.send(MetadataRequest(list(topics) if topics else None))
+        except (kafka_errors.KafkaError, TimeoutError):
+            continue
+        finally:
+            connection.close()
+        if metadata.brokers:
+            cluster.update_metadata(metadata)
+            log.warning("brokers found again at the bootstrap servers", brokers=len(metadata.brokers))
+            if problems is not None:
+                problems.clear(KafkaReason.BROKERS_MOVED, source=_SOURCE)
+            return True
+    if problems is not None:
+        problems.report(
+            KafkaReason.BROKERS_MOVED,
+            f"no known broker answered for {BOOTSTRAP_AGAIN_S:.0f} s, and none of the bootstrap servers does: "
+            "check kafka.bootstrap_servers",
+            source=_SOURCE,
+            lasts_s=2 * BOOTSTRAP_AGAIN_S,
+        )
+    return False
+
+
+def _connection_options(client: Any) -> dict[str, Any]:
+    return {
+        "client_id": client._client_id,  # noqa: SLF001
+        "request_timeout_ms": client._request_timeout_ms,  # noqa: SLF001
+        "ssl_context": client._ssl_context,  # noqa: SLF001
+        "security_protocol": client._security_protocol,  # noqa: SLF001
+        "max_idle_ms": client._connections_max_idle_ms,  # noqa: SLF001
+        "sasl_mechanism": client._sasl_mechanism,  # noqa: SLF001
+        "sasl_plain_username": client._sasl_plain_username,  # noqa: SLF001
+        "sasl_plain_password": client._sasl_plain_password,  # noqa: SLF001
+        "sasl_oauth_token_provider": client._sasl_oauth_token_provider,  # noqa: SLF001
+    }
+
+
+def _joining_again(routine: Method) -> Method:
+    @wraps(routine)
+    async def patched(coordinator: Any, *arguments: Any) -> None:
+        try:
+            await routine(coordinator, *arguments)
+        except kafka_errors.KafkaError:
+            coordinator.request_rejoin()
+            raise
+
+    return patched
+
+
+def _heeding_refusals(step: Method) -> Method:
+    @wraps(step)
+    async def patched(authenticator: Any, payload: bytes | None) -> Any:
+        if payload and authenticator._token_sent:  # noqa: SLF001
+            raise kafka_errors.SaslAuthenticationFailed(payload.decode("utf-8", "replace")[:200])
+        return await step(authenticator, payload)
+
+    return patched
