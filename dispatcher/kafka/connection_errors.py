@@ -8,7 +8,7 @@ import asyncio
 import errno
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -74,6 +74,12 @@ def explain(error: BaseException, peer: Peer) -> Explanation:
     if isinstance(error, OSError):
         return KafkaReason.UNREACHABLE, f"no connection ({_os_text(error)})"
     return KafkaReason.UNEXPECTED, f"{type(error).__name__}: {error}"
+
+
+def missing_permission(peer: Peer, operations: Iterable[str], resource: str) -> str:
+    """The sentence about permissions that are missing on `topic NAME` or `group NAME`."""
+    names = " and ".join(dict.fromkeys(operations))
+    return f"{_who(peer)} lacks {names} on {resource}: add the ACL (`dispatcher topics --acls` prints all)"
 
 
 def is_about_connecting(reason: KafkaReason) -> bool:
@@ -168,7 +174,7 @@ def _kafka(error: BaseException, peer: Peer) -> Explanation | None:
             topics = _names(error) or "a topic"
             return KafkaReason.PERMISSION_MISSING, f"{_who(peer)} has no permission for topic {topics}: add its ACL"
         case kafka_errors.GroupAuthorizationFailedError():
-            return KafkaReason.PERMISSION_MISSING, f"{_who(peer)} has no permission READ on group {group}: add the ACL"
+            return KafkaReason.PERMISSION_MISSING, missing_permission(peer, ("READ",), f"group {group}")
         case kafka_errors.ClusterAuthorizationFailedError():
             return KafkaReason.PERMISSION_MISSING, f"{_who(peer)} has no permission on the cluster for this"
         case kafka_errors.UnknownTopicOrPartitionError():

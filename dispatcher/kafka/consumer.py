@@ -51,6 +51,8 @@ BLOCKED_S = 5.0
 """A partition of which nothing was fetched for so long is looked at before it is read on: its topic may be new."""
 FIRST_REPEAT_S = 1.0
 LONGEST_REPEAT_S = 30.0
+LONGEST_POLL_WAIT_S = 5.0
+"""After an error of the client: it goes on only once its errors were taken."""
 
 
 class MemberClient(LogClient, CommitClient, Client, Protocol):
@@ -278,7 +280,7 @@ class Consumer:
             except (KafkaError, OSError, TimeoutError) as error:
                 self._report(error)
                 await asyncio.sleep(wait_s)
-                wait_s = min(wait_s * 2, LONGEST_REPEAT_S)
+                wait_s = min(wait_s * 2, LONGEST_POLL_WAIT_S)
 
     async def _poll_once(self, client: MemberClient) -> None:
         now = self.last_poll = self._loop.time()

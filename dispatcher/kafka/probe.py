@@ -21,7 +21,7 @@ from dispatcher.config.settings import KafkaSettings
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.kafka.broker_access import peer_of
 from dispatcher.kafka.connection import connection_arguments
-from dispatcher.kafka.connection_errors import Explanation, explain, is_about_connecting
+from dispatcher.kafka.connection_errors import Explanation, explain, is_about_connecting, missing_permission
 from dispatcher.kafka.probe_requests import NOT_TOLD, AuthorizedGroupsRequest, AuthorizedMetadataRequest
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.telemetry import metrics
@@ -213,12 +213,7 @@ class KafkaProbe:
 
     def _add_missing(self, found: Findings, operations: Iterable[str], resource: str) -> None:
         peer = peer_of(self._settings, self._settings.bootstrap_servers)
-        who = f"user {peer.username}" if peer.username else "the client"
-        names = " and ".join(dict.fromkeys(operations))
-        found.add(
-            KafkaReason.PERMISSION_MISSING,
-            f"{who} lacks {names} on {resource}: add the ACL (`dispatcher topics --acls` prints all)",
-        )
+        found.add(KafkaReason.PERMISSION_MISSING, missing_permission(peer, operations, resource))
 
 
 def _node(client: AIOKafkaClient) -> Any:

@@ -6,6 +6,8 @@ Patches, applied once by `aiokafka_patches`:
 - A failure to bootstrap carries its cause, which aiokafka only logs.
 - A heartbeat or an offset fetch that is refused for good makes the member join again once it is permitted. aiokafka
   raises the refusal, but never starts the heartbeat again: the member would be dead until a restart.
+- A topic that may not be read pauses its own partitions for 5 s and is reported. aiokafka raises an error for each
+  partition, one a poll, which keeps the other topics waiting, and repeats the errors long after the permission is back.
 - An OAUTHBEARER error message of the broker counts as a refusal (RFC 7628, section 3.2.2); aiokafka ignores it.
 """
 
@@ -19,16 +21,19 @@ import structlog
 from aiokafka import errors as kafka_errors
 from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import AIOKafkaConnection, OAuthAuthenticator, create_conn
+from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.protocol.metadata import MetadataRequest
 
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.kafka.broker_access import CONNECT_S, BrokerAccess
+from dispatcher.kafka.connection_errors import missing_permission
 
 log = structlog.get_logger(__name__)
 
 BOOTSTRAP_AGAIN_S: Final = 30.0
 """No known broker answers for so long: they may be at new addresses."""
+DENIED_PAUSE_S: Final = 5.0
 LEAST_ATTEMPT_S: Final = 1.0
 _SOURCE: Final = "bootstrap"
 
@@ -42,6 +47,7 @@ def apply() -> None:
     AIOKafkaClient._metadata_update = _bootstrapping_again(AIOKafkaClient._metadata_update)  # noqa: SLF001
     for name in ("_heartbeat_routine", "_commit_refresh_routine"):
         setattr(GroupCoordinator, name, _joining_again(getattr(GroupCoordinator, name)))
+    Fetcher._set_error = _pausing_denied_partitions(Fetcher._set_error)  # noqa: SLF001
     OAuthAuthenticator.step = _heeding_refusals(OAuthAuthenticator.step)
 
 
@@ -163,6 +169,25 @@ def _joining_again(routine: Method) -> Method:
         except kafka_errors.KafkaError:
             coordinator.request_rejoin()
             raise
+
+    return patched
+
+
+def _pausing_denied_partitions(set_error: Callable[..., None]) -> Callable[..., None]:
+    @wraps(set_error)
+    def patched(fetcher: Any, tp: Any, error: BaseException) -> None:
+        access = _access(fetcher._client)  # noqa: SLF001
+        problems = None if access is None else access.problems
+        if access is None or problems is None or not isinstance(error, kafka_errors.TopicAuthorizationFailedError):
+            set_error(fetcher, tp, error)
+            return
+        detail = missing_permission(access.peer(""), ("READ",), f"topic {tp.topic}")
+        problems.report(KafkaReason.PERMISSION_MISSING, detail, source=f"topic {tp.topic}", lasts_s=3 * DENIED_PAUSE_S)
+        assignment = fetcher._subscriptions.subscription.assignment  # noqa: SLF001
+        if assignment is not None and tp in assignment.tps:
+            state = assignment.state_value(tp)
+            state.pause()
+            asyncio.get_running_loop().call_later(DENIED_PAUSE_S, state.resume)
 
     return patched
 
