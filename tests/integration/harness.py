@@ -376,11 +376,11 @@ class Stage:
 
     @property
     def tier_topics(self) -> list[str]:
-        return list(retry_topics(self.topic, TIERS))
+        return list(retry_topics(group_of(self.topic), TIERS))
 
     @property
     def group_id(self) -> str:
-        return f"group-{self.topic}"
+        return group_of(self.topic)
 
     @property
     def settings(self) -> Json:
