@@ -77,7 +77,7 @@ class Findings:
 
 
 class _NoTopics(tuple[str, ...]):
-    """Tells aiokafka to ask for the brokers only; for an empty list it asks for every topic of the cluster."""
+    """Makes aiokafka ask for the brokers only; for an empty list it asks for every topic of the cluster."""
 
     __slots__ = ()
 
@@ -170,7 +170,7 @@ class KafkaProbe:
         try:
             answer = await client.send(_node(client), AuthorizedMetadataRequest(names))
         except (NotImplementedError, kafka_errors.IncompatibleBrokerVersion):
-            return  # a broker older than Kafka 2.3, or the demo's: it can't tell what is allowed
+            return  # a broker older than Kafka 2.3, or the demo's: it doesn't say what is allowed
         topics: dict[str, tuple[Any, ...]] = {topic[1]: topic for topic in answer.topics}
         for need in self._topics:
             error_code, _, _, partitions, operations = topics.get(need.name, (3, "", False, (), NOT_TOLD))

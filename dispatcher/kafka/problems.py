@@ -1,6 +1,6 @@
 """What is wrong with Kafka right now: one place that readiness, the metric, the log and the exit messages share.
 
-Whoever notices a problem reports it under its own name (`source`) and clears it when it is gone. The same problem is
+The part that notices a problem reports it under its own name (`source`) and clears it when it is gone. The same problem is
 logged at once and then at most once a minute.
 """
 
@@ -30,7 +30,7 @@ class KafkaProblem:
 
     reason: KafkaReason
     detail: str
-    """One sentence that names the resource and, where one is known, the cure."""
+    """One sentence that names the resource, and the cure if one is known."""
     source: str
     """What noticed it: `consumer <group>`, `<topic>/<partition>`, `connection`. Empty if that says nothing."""
 

@@ -65,7 +65,7 @@ async def test_brokers_at_new_addresses_are_found_by_bootstrapping_again(tmp_pat
                 await scene.all_accepted(dispatcher)
                 await scene.close()
                 await broker.move()
-                name.target = ""  # for now, nobody is behind the name
+                name.target = ""  # for now, no broker is behind the name
                 await reports(dispatcher, "brokers_moved", "no known broker answered for 30 s", timeout_s=90)
                 name.target = broker.bootstrap_servers
                 scene.bootstrap_servers = broker.bootstrap_servers
