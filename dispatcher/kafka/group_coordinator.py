@@ -57,6 +57,8 @@ class _StaticHeartbeat(Request[_HeartbeatStruct]):  # type: ignore[misc]
 class LeasedCoordinator(GroupCoordinator):  # type: ignore[misc]
     """Tells the listener (`membership.Assignments`) when the group last heard of this member."""
 
+    _group_subscription: set[str] | None
+    """Topics whose partitions are watched."""
     _joined_as: tuple[int, str] | None = None
     """Generation and member id of the last join that succeeded."""
 
@@ -73,6 +75,11 @@ class LeasedCoordinator(GroupCoordinator):  # type: ignore[misc]
         self._joined_as = generation, member_id
         self._tell(time.monotonic())
         await super()._on_join_complete(generation, member_id, protocol, member_assignment_bytes)
+        if self._group_subscription is None:
+            # aiokafka lets only the group's leader watch for new partitions, and the broker doesn't tell a static
+            # member that comes back that it is the leader (KIP-814): nobody would. The broker ignores the others.
+            self._group_subscription = set(self._subscription.subscription.topics)
+            self._metadata_snapshot = self._get_metadata_snapshot()
 
     async def _do_rejoin_group(self, subscription: object) -> bool:
         """Join, unless another process has our instance id.
