@@ -11,7 +11,6 @@ broker refuses everything behind the gap as out of order: aiokafka doesn't numbe
 """
 
 import asyncio
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -239,7 +238,7 @@ class Producer:
         suspect = self._suspects.get(topic)
         if suspect is None:
             return False
-        if time.monotonic() > suspect.until:
+        if asyncio.get_running_loop().time() > suspect.until:
             del self._suspects[topic]
             return False
         return size >= suspect.from_bytes
@@ -247,10 +246,10 @@ class Producer:
     def _suspect(self, topic: str, size: int) -> None:
         known = self._suspects.get(topic)
         from_bytes = size if known is None else min(size, known.from_bytes)
-        self._suspects[topic] = _Suspect(from_bytes, time.monotonic() + SUSPECT_S)
+        self._suspects[topic] = _Suspect(from_bytes, asyncio.get_running_loop().time() + SUSPECT_S)
 
     def _tell(self, topic: str, error: str, detail: str, *, is_refused: bool) -> None:
-        now = time.monotonic()
+        now = asyncio.get_running_loop().time()
         if now >= self._logged.get(topic, 0.0):
             self._logged[topic] = now + LOG_EVERY_S
             log.warning("record not written", topic=topic, error=error, detail=detail[:256])

@@ -14,7 +14,7 @@ from dispatcher.kafka.former_topics import FormerTopics, find_former_topics
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka.topic_comparison import TopicWarning, known_topics
 
-EVERY_S: Final = 120.0
+EVERY_S: Final = 50.0
 ANSWER_S: Final = 30.0
 
 log = structlog.get_logger(__name__)

@@ -21,6 +21,17 @@ def test_the_default_schedule_is_the_designs() -> None:
     assert POLICY == RetryPolicy((30, 120, 300, 900), 86_400, 3, 15)
 
 
+@given(st.sampled_from(range(4)), CHANCE)
+def test_no_record_waits_longer_than_its_tier_ever_lets_one_wait(tier: int, chance: float) -> None:
+    assert POLICY.due_in_s(tier, chance) <= POLICY.longest_wait_s(POLICY.tiers[tier]) + 1e-9
+
+
+def test_the_longest_wait_of_a_tier_is_its_delay_and_a_fifth() -> None:
+    assert [POLICY.longest_wait_s(tier) for tier in POLICY.tiers] == pytest.approx([36, 144, 360, 1080])
+    assert POLICY.due_in_s(0, 1.0) == pytest.approx(POLICY.longest_wait_s(30))
+    assert POLICY.due_in_s(0, 0.0) == pytest.approx(24)
+
+
 def test_the_standard_webhooks_schedule() -> None:
     policy = RetryPolicy.of(RetrySettings.model_validate({"profile": "standard-webhooks"}))
 

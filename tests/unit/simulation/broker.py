@@ -15,7 +15,7 @@ from typing import Any
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaConnectionError, OffsetOutOfRangeError
 
-from dispatcher.errors import NotWritten
+from dispatcher.errors import NotWritten, RecordTooLarge
 from dispatcher.kafka.commit_metadata import CommittedPosition, decode_metadata
 from dispatcher.kafka.log_check import Bounds
 from dispatcher.kafka.offset_tracker import Run
@@ -33,6 +33,8 @@ class Faults:
     """Nothing is answered: fetches and commits fail."""
     commits_hang: bool = False
     metadata_unreadable: bool = False
+    too_large: set[str] = field(default_factory=set)
+    """Topics that accept no event: each is too large for them."""
     lost_acknowledgements: float = 0.0
     """Share of the writes that are made, and reported as failed."""
 
@@ -88,6 +90,8 @@ class Broker:
         await asyncio.sleep(self.chance.choice((0.001, 0.001, 0.02)))
         if topic in self.faults.unwritable or self.faults.away:
             raise NotWritten(topic)
+        if topic in self.faults.too_large and value:
+            raise RecordTooLarge(f"{topic} accepts no record of {len(value)} bytes")
         self.append(topic, key, value, headers)
         if self.chance.random() < self.faults.lost_acknowledgements:
             self.lost_acknowledgements += 1

@@ -315,6 +315,7 @@ class World:
         faults.unwritable = set(self.chance.sample([f"{TOPIC}.dead", f"{TOPIC}.retry.500ms", f"{TOPIC}.retry.1s"], 2))
         if self.chance.random() < 0.5:
             faults.unwritable = set()
+        faults.too_large = {f"{TOPIC}.retry.1s"} if self.chance.random() < 0.2 else set()
         faults.away = self.chance.random() < 0.15
         faults.commits_hang = self.chance.random() < 0.15
         faults.metadata_unreadable = self.chance.random() < 0.2

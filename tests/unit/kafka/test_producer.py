@@ -1,0 +1,304 @@
+"""The producer over brokers that refuse: the client is a model of aiokafka's, with its gaps in the numbers of a batch."""
+
+import asyncio
+import random
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    OutOfOrderSequenceNumber,
+    TopicAuthorizationFailedError,
+)
+
+from dispatcher.config.settings import KafkaSettings
+from dispatcher.contract.kafka_problems import KafkaReason
+from dispatcher.errors import NotWritten, RecordTooLarge
+from dispatcher.kafka import producer as module
+from dispatcher.kafka.problems import KafkaProblems
+from dispatcher.kafka.producer import SUSPECT_S, WRITE_S, Producer
+from tests.unit.virtual_time import virtual_time
+
+SETTINGS = KafkaSettings(bootstrap_servers="none:1", max_record_bytes=100_000)
+
+
+@dataclass
+class Broker:
+    """Topics of one partition, with limits on the size of a batch and with permissions."""
+
+    written: defaultdict[str, list[bytes | None]] = field(default_factory=lambda: defaultdict(list))
+    most_bytes: dict[str, int] = field(default_factory=dict)
+    closed: set[str] = field(default_factory=set)
+    hangs: bool = False
+    away: bool = False
+    clients: list["Client"] = field(default_factory=list)
+
+    @property
+    def numbered(self) -> int:
+        """How many idempotent producers were started."""
+        return sum(client.is_numbered for client in self.clients)
+
+    async def append(self, client: "Client", topic: str, values: Sequence[bytes | None], number: int) -> None:
+        await asyncio.sleep(0.01)
+        while self.hangs:
+            await asyncio.sleep(1)
+        if self.away:
+            raise KafkaConnectionError
+        if client.is_numbered and number != client.accepted[topic]:
+            raise OutOfOrderSequenceNumber
+        if topic in self.closed:
+            raise TopicAuthorizationFailedError(topic)
+        if sum(len(value or b"") for value in values) > self.most_bytes.get(topic, 1 << 30):
+            raise MessageSizeTooLargeError
+        client.accepted[topic] += len(values)
+        self.written[topic] += values
+
+
+class Client:
+    """What `Producer` uses of AIOKafkaProducer: records of 5 ms share a batch, a refused batch leaves a gap."""
+
+    def __init__(self, broker: Broker, *, enable_idempotence: bool) -> None:
+        self.broker = broker
+        self.is_numbered = enable_idempotence
+        self.numbers: Counter[str] = Counter()
+        self.accepted: Counter[str] = Counter()
+        self._lingering: dict[str, tuple[list[bytes | None], asyncio.Task[None]]] = {}
+        self._message_accumulator = self
+        self.is_stopped = False
+        broker.clients.append(self)
+
+    async def start(self) -> None:
+        await asyncio.sleep(0.02)
+        if self.broker.away:
+            raise KafkaConnectionError
+
+    async def stop(self) -> None:
+        self.is_stopped = True
+
+    def fail_all(self, _: Exception) -> None:
+        """Nobody waits any more."""
+
+    async def partitions_for(self, _: str) -> set[int]:
+        return {0}
+
+    async def send_and_wait(self, topic: str, value: bytes | None, key: bytes | None, *_: Any, **__: Any) -> None:
+        assert not (key is None and value is None)
+        if topic not in self._lingering:
+            values: list[bytes | None] = []
+            self._lingering[topic] = values, asyncio.ensure_future(self._send_soon(topic, values))
+        values, sending = self._lingering[topic]
+        values.append(value)
+        await asyncio.shield(sending)
+
+    async def _send_soon(self, topic: str, values: list[bytes | None]) -> None:
+        await asyncio.sleep(0.005)
+        del self._lingering[topic]
+        await self._send(topic, values)
+
+    async def _send(self, topic: str, values: list[bytes | None]) -> None:
+        number = self.numbers[topic]
+        self.numbers[topic] += len(values)  # given out when the batch leaves, and never taken back
+        await self.broker.append(self, topic, values, number)
+
+    def create_batch(self) -> "Batch":
+        return Batch()
+
+    async def send_batch(self, batch: "Batch", topic: str, *, partition: int) -> "asyncio.Future[None]":
+        assert partition == 0
+        return asyncio.ensure_future(self._send(topic, batch.values))
+
+
+class Batch:
+    def __init__(self) -> None:
+        self.values: list[bytes | None] = []
+
+    def append(self, *, value: bytes | None, **_: Any) -> None:
+        self.values.append(value)
+
+    def close(self) -> None:
+        assert len(self.values) == 1
+
+
+@pytest.fixture
+def broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
+    made = Broker()
+
+    def client(*, enable_idempotence: bool, **_: Any) -> Client:
+        return Client(made, enable_idempotence=enable_idempotence)
+
+    monkeypatch.setattr(module, "AIOKafkaProducer", client)
+    return made
+
+
+async def write(producer: Producer, topic: str, value: bytes | None, key: bytes | None = b"k") -> None:
+    await producer.write(topic, key, value, [], "retry")
+
+
+@virtual_time
+async def test_a_refused_record_costs_one_replacement_and_no_other_record(broker: Broker) -> None:
+    problems = KafkaProblems()
+    broker.most_bytes["t"] = 1000
+    async with Producer(SETTINGS, problems) as producer:
+        await write(producer, "t", b"before")
+        with pytest.raises(RecordTooLarge, match=r"t accepts no record of \d+ bytes"):
+            await write(producer, "t", b"x" * 2000)
+        for number in range(5):
+            await write(producer, "t", b"behind%d" % number)
+            await write(producer, "other", b"o")
+        assert broker.written["t"] == [b"before", *(b"behind%d" % number for number in range(5))]
+        assert [one.reason for one in problems.current] == [KafkaReason.WRITE_REFUSED]
+        assert "topic t refused a record" in problems.current[0].detail
+        for _ in range(20):
+            with pytest.raises(RecordTooLarge):
+                await write(producer, "t", b"x" * 2000)
+        assert broker.numbered == 2, "the second one never meets the refused size"
+    assert all(client.is_stopped for client in broker.clients)
+
+
+@virtual_time
+async def test_a_batch_above_the_limit_is_written_record_by_record(broker: Broker) -> None:
+    broker.most_bytes["t"] = 1000
+    async with Producer(SETTINGS) as producer:
+        await asyncio.gather(*(write(producer, "t", b"x" * 300) for _ in range(20)))
+    assert broker.written["t"] == [b"x" * 300] * 20
+
+
+@virtual_time
+async def test_a_topic_that_refuses_everything_costs_the_others_one_replacement_a_minute(broker: Broker) -> None:
+    broker.closed.add("t")
+    async with Producer(SETTINGS) as producer:
+        for _ in range(300):
+            with pytest.raises(NotWritten):
+                await write(producer, "t", b"x")
+            await write(producer, "other", b"o")
+            await asyncio.sleep(1)
+        assert len(broker.written["other"]) == 300
+        assert broker.numbered <= 2 + 300 / SUSPECT_S
+        broker.closed.clear()
+        await write(producer, "t", b"y")
+        assert broker.written["t"] == [b"y"]
+
+
+@virtual_time
+async def test_records_that_are_under_way_behind_a_refusal_are_written_at_once(broker: Broker) -> None:
+    broker.most_bytes["t"] = 1000
+    async with Producer(SETTINGS) as producer:
+        refused = asyncio.ensure_future(write(producer, "t", b"x" * 2000))
+        await asyncio.sleep(0.008)  # its batch has left
+        behind = [asyncio.ensure_future(write(producer, "t", b"b")) for _ in range(3)]
+        await asyncio.gather(*behind)
+        with pytest.raises(RecordTooLarge):
+            await refused
+    assert broker.written["t"] == [b"b"] * 3
+
+
+@virtual_time
+async def test_a_producer_that_hangs_is_given_up_and_the_next_write_connects_anew(broker: Broker) -> None:
+    loop = asyncio.get_running_loop()
+    async with Producer(SETTINGS) as producer:
+        broker.hangs = True
+        began = loop.time()
+        with pytest.raises(NotWritten, match="TimeoutError"):
+            await write(producer, "t", b"x")
+        assert loop.time() - began == pytest.approx(WRITE_S, abs=0.1)
+        broker.hangs = False
+        before = len(broker.clients)
+        await write(producer, "t", b"y")
+        assert len(broker.clients) == before + 1
+    await asyncio.sleep(2)
+    assert b"y" in broker.written["t"]
+
+
+@virtual_time
+async def test_a_broker_that_is_away_and_back_is_connected_to_again(broker: Broker) -> None:
+    async with Producer(SETTINGS) as producer:
+        broker.away = True
+        for _ in range(3):
+            with pytest.raises(NotWritten):
+                await write(producer, "t", b"x")
+        broker.away = False
+        await write(producer, "t", b"y")
+        assert broker.written["t"] == [b"y"]
+
+
+@virtual_time
+async def test_neither_key_nor_value_is_written_as_it_is(broker: Broker) -> None:
+    async with Producer(SETTINGS) as producer:
+        await write(producer, "t", None, None)
+    assert broker.written["t"] == [None]
+
+
+@virtual_time
+async def test_a_record_beyond_every_limit_is_not_even_sent(broker: Broker) -> None:
+    async with Producer(SETTINGS) as producer:
+        with pytest.raises(RecordTooLarge):
+            await write(producer, "t", b"x" * 300_000)
+        with pytest.raises(RecordTooLarge):
+            await producer.write("t", b"k", b"v", [("h", b"x" * 300_000)], "dead")
+        assert broker.numbered == 1
+        assert broker.written == {}
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_whatever_is_refused_what_is_said_to_be_written_is_written_once_and_all_else_in_the_end(
+    broker: Broker, seed: int
+) -> None:
+    """Limits, permissions and absences come and go while records of three topics are written and repeated."""
+    virtual_time(_history)(broker, random.Random(seed))
+
+
+async def _history(broker: Broker, chance: random.Random) -> None:
+    topics = ["a", "b", "c"]
+    done: Counter[tuple[str, bytes]] = Counter()
+
+    async def vary() -> None:
+        for _ in range(40):
+            await asyncio.sleep(chance.uniform(0.1, 4))
+            broker.closed = {topic for topic in topics if chance.random() < 0.2}
+            broker.most_bytes = {topic: chance.choice((50, 400, 1 << 30)) for topic in topics}
+            broker.away = chance.random() < 0.1
+        broker.closed, broker.most_bytes, broker.away = set(), {}, False
+
+    async def see_through(producer: Producer, topic: str, value: bytes) -> None:
+        await asyncio.sleep(chance.uniform(0, 60))
+        while True:
+            try:
+                await write(producer, topic, value)
+            except NotWritten:
+                await asyncio.sleep(chance.uniform(0.1, 2))
+            else:
+                done[topic, value] += 1
+                return
+
+    async with Producer(SETTINGS) as producer:
+        records = [
+            see_through(producer, chance.choice(topics), b"%d" % number + b"x" * chance.choice((0, 100, 1000)))
+            for number in range(150)
+        ]
+        await asyncio.gather(vary(), *records)
+        assert len(producer._closing) <= 2
+    written = Counter((topic, value) for topic, values in broker.written.items() for value in values)
+    assert written == done
+    assert all(client.is_stopped for client in broker.clients)
+
+
+def test_the_model_leaves_a_gap_as_aiokafka_does() -> None:
+    """Without this the tests above would prove nothing."""
+
+    @virtual_time
+    async def gap() -> None:
+        broker = Broker(most_bytes={"t": 10})
+        client = Client(broker, enable_idempotence=True)
+        await client.send_and_wait("t", b"a", b"k")
+        with pytest.raises(MessageSizeTooLargeError):
+            await client.send_and_wait("t", b"a" * 20, b"k")
+        with pytest.raises(OutOfOrderSequenceNumber):
+            await client.send_and_wait("t", b"a", b"k")
+
+    gap()
+    assert issubclass(OutOfOrderSequenceNumber, KafkaError)
