@@ -27,9 +27,11 @@ from dispatcher.delivery.permits import Priority
 from dispatcher.delivery.verdicts import judge, reason_of
 from dispatcher.errors import ConfigError, Problem, TokenUnavailable
 from dispatcher.flow.explain import masked, shown_headers
-from dispatcher.transport import Transport, open_transport
+from dispatcher.transport import open_transport
+from dispatcher.transport.egress import EgressGuard
 from dispatcher.transport.request import Endpoint, Request
 from dispatcher.transport.token_client import TokenPosts
+from dispatcher.transport.token_client import Transport as Posting
 
 KEEP_BODY: Final = 2048
 AT_ONCE: Final = 8
@@ -76,7 +78,8 @@ class SampleSender:
         """
         pending = self._parcel(config, channel, message_status)
         own = self._turns_of.setdefault(config.org, asyncio.Semaphore(AT_ONCE_EACH))
-        async with own, self._turns, open_transport(self._settings.delivery, self._settings.egress) as transport:
+        async with own, self._turns, open_transport(self._settings.delivery, self._settings.egress) as opened:
+            transport = _Discreet(opened, EgressGuard(self._settings.egress))
             try:
                 destination = PreparedWebhook.of(
                     pending.webhook, TokenPosts(transport), self._settings.delivery.timeout
@@ -96,7 +99,7 @@ class SampleSender:
             event, Webhook.of(config, "test"), body, 0, Priority.NEW, ProcessingAttempt(AssignmentEpoch())
         )
 
-    async def _sent(self, pending: PendingDelivery, destination: PreparedWebhook, transport: Transport) -> _Sent:
+    async def _sent(self, pending: PendingDelivery, destination: PreparedWebhook, transport: "_Discreet") -> _Sent:
         began, sent = time.monotonic(), _Sent(Attempt(0.0, failure=FailureReason.TIMEOUT))
         try:
             async with asyncio.timeout(2 * destination.timeout_s):
@@ -110,7 +113,7 @@ class SampleSender:
         return sent
 
     async def _post(
-        self, sent: _Sent, pending: PendingDelivery, destination: PreparedWebhook, transport: Transport
+        self, sent: _Sent, pending: PendingDelivery, destination: PreparedWebhook, transport: "_Discreet"
     ) -> None:
         began, now = time.monotonic(), self._clock()
         try:
@@ -145,6 +148,31 @@ class SampleSender:
             answer=masked(answer, (*sent.headers, *destination.endpoint.headers), sent.token, pending.webhook.config),
             request=tuple(shown_headers(pending, self._clock())),
             body=pending.body.decode(),
+        )
+
+
+class _Discreet:
+    """A transport that doesn't say whether a name is unknown or leads into the operator's network.
+
+    Who may type URLs could else list the names of the cluster's services, one test event after another.
+    """
+
+    def __init__(self, transport: Posting, guard: EgressGuard) -> None:
+        self._transport = transport
+        self._guard = guard
+
+    async def post(self, request: Request) -> Attempt:
+        """Sends one POST."""
+        attempt = await self._transport.post(request)
+        endpoint = request.endpoint
+        if attempt.failure not in (FailureReason.DNS, FailureReason.EGRESS_DENIED):
+            return attempt
+        if self._guard.problem_of_target(endpoint.scheme, endpoint.host, endpoint.port) is not None:
+            return attempt  # known from the URL alone
+        return Attempt(
+            attempt.elapsed_s,
+            failure=FailureReason.DNS,
+            detail=f"{endpoint.host[:100]} has no public address: correct the name, or its records in DNS",
         )
 
 

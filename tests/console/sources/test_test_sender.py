@@ -13,14 +13,18 @@ from aiohttp import web
 from standardwebhooks import Webhook as Verifier
 
 from dispatcher.config.secrets import Secret
-from dispatcher.config.settings import Settings
+from dispatcher.config.settings import EgressSettings, Settings
 from dispatcher.config.webhooks import Channel, Webhook, WebhookConfig
 from dispatcher.console import model
 from dispatcher.console.sources.sample_events import sample_event
-from dispatcher.console.sources.test_sender import AT_ONCE, AT_ONCE_EACH, SampleSender
+from dispatcher.console.sources.test_sender import AT_ONCE, AT_ONCE_EACH, SampleSender, _Discreet
+from dispatcher.contract.outcomes import Attempt, FailureReason
 from dispatcher.demo.child_process import free_ports
 from dispatcher.errors import ConfigError
 from dispatcher.flow.decision import eligibility
+from dispatcher.transport.egress import EgressGuard
+from dispatcher.transport.request import Endpoint as Target
+from dispatcher.transport.request import Request
 from tests.auth.keys import WHSEC, signed
 from tests.auth.token_server import TokenServer, authority, token_server
 from tests.console.sources.conftest import settings_for
@@ -346,3 +350,35 @@ async def test_an_organisation_whose_endpoint_hangs_keeps_nobody_else_from_testi
     assert len(receiver.at("/hangs")) <= AT_ONCE_EACH
     let_go.set()
     assert {one.status for one in await asyncio.gather(*tests)} == {200}
+
+
+@pytest.mark.parametrize("url", ["https://kafka.prod-ns.example/", "https://nobody.example/"])
+async def test_a_test_event_does_not_say_which_inner_names_exist(url: str) -> None:
+    """A name of the cluster and one that is unknown read the same: else tests could list the cluster's services."""
+    endpoint = Target.at(url)
+    seen = []
+    for failure, detail in (
+        (FailureReason.DNS, f"{endpoint.host}: Name or service not known"),
+        (FailureReason.EGRESS_DENIED, f"{endpoint.host} resolves to an address that is not public (private)"),
+    ):
+        transport = _Discreet(Answering(Attempt(0.1, failure=failure, detail=detail)), EgressGuard(EgressSettings()))
+        attempt = await transport.post(Request(endpoint, (), b"", 1.0, 1.0))
+        seen.append((attempt.failure, attempt.detail))
+    assert seen[0] == seen[1]
+    assert "has no public address" in seen[0][1]
+
+
+async def test_what_a_url_alone_tells_is_said() -> None:
+    attempt = Attempt(0.1, failure=FailureReason.EGRESS_DENIED, detail="10.0.0.1 is not public (private)")
+    transport = _Discreet(Answering(attempt), EgressGuard(EgressSettings()))
+    assert await transport.post(Request(Target.at("https://10.0.0.1/"), (), b"", 1.0, 1.0)) is attempt
+
+
+class Answering:
+    """A transport that gives one answer."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+
+    async def post(self, request: Request) -> Attempt:
+        return self._attempt
