@@ -26,7 +26,7 @@ from benchmarks.events import event
 from benchmarks.nginx import Nginx
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.demo.child_process import ChildProcess, free_ports
-from dispatcher.kafka.topics import dead_letter_topic, retry_topics
+from dispatcher.kafka.topics import dead_letter_topic, held_topic, retry_topics
 from tests.integration.harness import merged
 from tests.kafka import topics
 from tests.kafka.apache_kafka import ApacheKafka
@@ -134,7 +134,7 @@ class Rig:
         """A new topic of events with its tiers and dead letters. `append_time`: its timestamps are the broker's."""
         name = f"bench-{uuid4().hex[:8]}"
         config = {"message.timestamp.type": "LogAppendTime"} if append_time else {}
-        names = [name, *retry_topics(name, TIERS), dead_letter_topic(name)]
+        names = [name, *retry_topics(name, TIERS), held_topic(name), dead_letter_topic(name)]
         async with topics.admin_client(self.bootstrap_servers) as admin:
             new = [NewTopic(one, PARTITIONS, 1, topic_configs=config if one == name else {}) for one in names]
             response = await admin.create_topics(new)

@@ -102,6 +102,15 @@ class TokenUnavailable(DispatcherError):
     """No authentication token could be had; judged like a failed delivery, never lost."""
 
 
+class StillHeld(DispatcherError):
+    """A held event still has to wait: it stays where it is in the topic of held events."""
+
+    def __init__(self, reason: str, for_s: float) -> None:
+        super().__init__(reason)
+        self.for_s = for_s
+        """Seconds for which it makes no sense to try it again."""
+
+
 class BrakeEngaged(DispatcherError):
     """Most records of this partition would die: it stops rather than draining the topic into the dead letters."""
 

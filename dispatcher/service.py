@@ -36,12 +36,15 @@ from dispatcher.kafka.consumer import Consumer, Process
 from dispatcher.kafka.credentials import security_problems
 from dispatcher.kafka.dead_letters import DeadLetters
 from dispatcher.kafka.former_topics import FormerTopics, find_former_topics
+from dispatcher.kafka.held_events import HeldEvents
+from dispatcher.kafka.held_topic import HeldTopic
 from dispatcher.kafka.partition import ReadAheadLimit
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.readiness import kafka_checks
 from dispatcher.kafka.retry_topics import RetryTopics
 from dispatcher.kafka.topic_watch import TopicWatch
+from dispatcher.kafka.topics import held_topic
 from dispatcher.stores import WebhookSource, open_source
 from dispatcher.stores.cache import WebhookCache
 from dispatcher.stores.webhook_files import MAX_PROBLEMS, Rules
@@ -136,6 +139,7 @@ class Service:
         self._cache: WebhookCache | None = None
         self._pipeline: Pipeline | None = None
         self._consumers: tuple[Consumer, ...] = ()
+        self._held: HeldEvents | None = None
         self._kafka_problems = KafkaProblems()
         self._topic_watch = TopicWatch(settings, self._kafka_problems)
 
@@ -215,6 +219,7 @@ class Service:
             )  # fmt: skip
             parts.push_async_callback(deliveries.close)
             retry_topics = RetryTopics(producer, settings.kafka.prefix, self._policy, former.tiers)
+            held = HeldTopic(producer, held_topic(settings.kafka.prefix))
             self._pipeline = Pipeline(
                 webhooks=cache if tracing is None else tracing.around_webhooks(cache),
                 deliveries=deliveries,
@@ -226,6 +231,7 @@ class Service:
                 brake=settings.dead_letters.brake,
                 tenants=self._tenants,
                 event_log=self._event_log,
+                held_topic=held,
             )
             process = (
                 self._pipeline.process
@@ -238,12 +244,16 @@ class Service:
                     self._pipeline, cache, deliveries, settings.kafka.max_record_bytes, settings.delivery.max_body
                 )
             self._consumers = self._made_consumers(process, fast_path, retry_topics)
+            self._held = HeldEvents(
+                settings.kafka, held, process, self._is_held, self._policy.max_age_s, settings.delivery.drain_timeout
+            )
             async with asyncio.TaskGroup() as tasks:
                 log_task = None if attempt_log is None else tasks.create_task(attempt_log.run(), name="attempt log")
                 watch_task = tasks.create_task(self._topic_watch.run(), name="topic watch")
-                running = [tasks.create_task(one.run(), name=repr(one)) for one in self._consumers]
+                reading = (*self._consumers, self._held)
+                running = [tasks.create_task(one.run(), name=repr(one)) for one in reading]
                 await self._stop.wait()
-                for consumer in self._consumers:
+                for consumer in reading:
                     consumer.stop()
                 await asyncio.wait(running)
                 watch_task.cancel()
@@ -309,8 +319,18 @@ class Service:
             return  # the first load: nothing is cached yet
         for tenant in tenants:
             self._cache.invalidate(tenant)
+            lane = self._lanes.get(tenant)
+            if lane is not None:
+                lane.enable()  # an edit lifts what held its predecessor
         self._cache.forget_absent()
+        if self._held is not None:
+            self._held.notice()
         self._configure_metrics(self._source)
+
+    def _is_held(self, tenant: TenantKey) -> bool:
+        """Whether the tenant's events wait for a change of configuration, as far as this process knows."""
+        lane = self._lanes.get(tenant)
+        return (lane is not None and lane.is_held) or (self._source is not None and self._source.is_held(tenant))
 
     def _configure_metrics(self, source: WebhookSource) -> None:
         webhooks = source.all()
@@ -359,6 +379,8 @@ class Service:
         if self._pipeline is not None:
             self._pipeline.observe()
         oldest = [seen for consumer in self._consumers if (seen := consumer.observe()) is not None]
+        if self._held is not None:
+            self._held.observe()
         metrics.OLDEST_PENDING.set(min(oldest, default=0))
         self._tenants.worst.observe(certificate_expiries())
         metrics.TASKS.set(len(asyncio.all_tasks()))

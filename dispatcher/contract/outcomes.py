@@ -66,6 +66,14 @@ class ParkReason(StrEnum):
     """The webhook is paused; until it no longer is."""
 
 
+HELD_REASONS: Final = frozenset(
+    {
+        ParkReason.SUSPENDED, ParkReason.TENANT_DISABLED, ParkReason.UNUSABLE, ParkReason.UNDECIDED, ParkReason.PAUSED,
+    }
+)  # fmt: skip
+"""Those that only a change of configuration ends, or somebody by hand."""
+
+
 class DeadReason(StrEnum):
     """Why an event went to the dead-letter topic."""
 
@@ -109,10 +117,10 @@ class Skipped:
 
 @slots_dataclass
 class Parked:
-    """Written to a retry tier, acknowledged by the broker."""
+    """Written to a retry tier or to the topic of held events, acknowledged by the broker."""
 
-    tier: int
-    """Index into the configured tiers."""
+    tier: int | None
+    """Index into the configured tiers; None: held until the configuration changes."""
     reason: ParkReason
 
 

@@ -129,6 +129,11 @@ class Lane:
         """As many requests are under way as the endpoint bears: the end of one brings the lane's next turn."""
         return self.in_flight >= self.limit.now
 
+    @property
+    def is_held(self) -> bool:
+        """Its events wait until the webhook is edited, or the tenant enabled by hand."""
+        return self.suspended is not None or self.disabled_revision is not None
+
     async def acquire(self, priority: Priority) -> Permit | LaneRefusal:
         """A slot, once it is this event's turn, or the reason why it should be parked."""
         return self.try_enter(priority) or await self.wait(priority)

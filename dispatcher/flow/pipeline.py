@@ -18,6 +18,7 @@ from dispatcher.config.webhooks import Webhook
 from dispatcher.contract.events import DeliveryEvent, OtherEvent
 from dispatcher.contract.feedback import MAX_WARNED, encode_feedback
 from dispatcher.contract.outcomes import (
+    HELD_REASONS,
     Dead,
     DeadReason,
     Delivered,
@@ -40,7 +41,14 @@ from dispatcher.delivery.pending_delivery import (
 )
 from dispatcher.delivery.permits import Priority
 from dispatcher.delivery.retry_policy import RetryPolicy
-from dispatcher.errors import BrakeEngaged, RecordTooLarge, UnreadableEvent, WebhookUndecided, WebhookUnusable
+from dispatcher.errors import (
+    BrakeEngaged,
+    RecordTooLarge,
+    StillHeld,
+    UnreadableEvent,
+    WebhookUndecided,
+    WebhookUnusable,
+)
 from dispatcher.flow.dead_letter_brake import DeadLetterBrake
 from dispatcher.flow.decision import eligibility, read_record
 from dispatcher.telemetry import metrics
@@ -76,6 +84,17 @@ class RetryTopics(Protocol):
         ...
 
 
+class HeldTopic(Protocol):
+    """Keeps events that wait for a change of configuration."""
+
+    @property
+    def topic(self) -> str: ...
+
+    async def hold(self, record: Record, retry_state: RetryState, tenant: TenantKey) -> None:
+        """Returns when the broker has it; raises NotWritten."""
+        ...
+
+
 class DeadLetters(Protocol):
     """Keeps events that will never be delivered."""
 
@@ -101,12 +120,15 @@ class Pipeline:
         clock: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
         event_log: EventLog | None = None,
+        held_topic: HeldTopic | None = None,
     ) -> None:
+        """`held_topic`: where events wait for a change of configuration; None: in the retry tiers."""
         self._event_log = event_log or EventLog()
         self._webhooks = webhooks
         self._deliveries = deliveries
         self._retry_topics = retry_topics
-        self._own_topics = frozenset(retry_topics.topics)
+        self._own_topics = frozenset(retry_topics.topics) | ({held_topic.topic} if held_topic is not None else set())
+        self._held_topic = held_topic
         self._dead_letters = dead_letters
         self._policy = policy
         self._max_body = max_body
@@ -134,6 +156,7 @@ class Pipeline:
 
         Raises:
             StoreUnavailable, NotWritten, BrakeEngaged: not now; the record is to be tried again.
+            StillHeld: a record of the topic of held events has to wait on.
             Draining: the record is ours no more, and nothing has happened.
         """
         retry_state = self._retry_state(record, first_result)
@@ -258,28 +281,94 @@ class Pipeline:
         deferred: Deferred,
     ) -> Outcome:
         now = self._clock()
+        held = self._held_topic
+        if held is not None and record.topic == held.topic and deferred.attempts == retry_state.attempts:
+            return await self._hold_on(record, retry_state, processing, event, deferred)
+        if held is not None and deferred.reason in HELD_REASONS:
+            return await self._hold(held, record, retry_state, processing, event, deferred)
         tier = self._policy.tier(retry_state.parks, deferred.for_s)
         due_at = now + self._policy.due_in_s(tier, self._chance())
         retry_state = _after(retry_state, deferred.attempts, deferred.status, deferred.reason, due_at)
         if self._policy.expired(retry_state.first_seen, due_at):
-            detail = deferred.detail or deferred.reason.value
-            return await self._die(record, retry_state, processing, DeadReason.EXPIRED, detail, event)
+            return await self._expire(record, retry_state, processing, event, deferred)
         processing.start()
         try:
             await self._retry_topics.park(record, retry_state, tier)
         except RecordTooLarge as error:
             retry_state = replace(retry_state, parks=retry_state.parks - 1, not_before=0.0)
             return await self._die(record, retry_state, processing, DeadReason.TOO_LARGE, str(error), event)
+        self._note_parked(record, retry_state, event, deferred, tier, due_at)
+        return Parked(tier, deferred.reason)
+
+    async def _hold(
+        self,
+        held: HeldTopic,
+        record: Record,
+        retry_state: RetryState,
+        processing: ProcessingAttempt,
+        event: DeliveryEvent,
+        deferred: Deferred,
+    ) -> Outcome:
+        """Write the event to the topic of held events: only a change of configuration can help it."""
+        now = self._clock()
+        if self._policy.expired(retry_state.first_seen, now):
+            return await self._expire(record, retry_state, processing, event, deferred)
+        state = _after(retry_state, deferred.attempts, deferred.status, deferred.reason)
+        state = replace(state, parks=max(1, state.parks))
+        processing.start()
+        try:
+            await held.hold(record, state, event.tenant)
+        except RecordTooLarge as error:
+            return await self._die(record, retry_state, processing, DeadReason.TOO_LARGE, str(error), event)
+        self._note_parked(record, state, event, deferred, None, state.first_seen + self._policy.max_age_s)
+        return Parked(None, deferred.reason)
+
+    async def _hold_on(
+        self,
+        record: Record,
+        retry_state: RetryState,
+        processing: ProcessingAttempt,
+        event: DeliveryEvent,
+        deferred: Deferred,
+    ) -> Outcome:
+        """A held event still has to wait: it stays where it is, unless it has reached the age limit.
+
+        Raises:
+            StillHeld: it stays.
+        """
+        if not self._policy.expired(retry_state.first_seen, self._clock()):
+            raise StillHeld(deferred.detail or deferred.reason, deferred.for_s)
+        return await self._expire(record, retry_state, processing, event, deferred)
+
+    async def _expire(
+        self,
+        record: Record,
+        retry_state: RetryState,
+        processing: ProcessingAttempt,
+        event: DeliveryEvent,
+        deferred: Deferred,
+    ) -> Outcome:
+        detail = deferred.detail or deferred.reason.value
+        return await self._die(record, retry_state, processing, DeadReason.EXPIRED, detail, event)
+
+    def _note_parked(
+        self,
+        record: Record,
+        retry_state: RetryState,
+        event: DeliveryEvent,
+        deferred: Deferred,
+        tier: int | None,
+        until: float,
+    ) -> None:
         metrics.EVENTS_PARKED.labels(deferred.reason.value).inc()
         self._tenants.count(event.tenant, "parked")
-        self._tenants.worst.parked(event.tenant, retry_state.first_seen, due_at)
+        self._tenants.worst.parked(event.tenant, retry_state.first_seen, until)
         self._brakes[record.topic, record.partition].ended_well()
         if self._event_log.sampled("event parked", event.tenant, deferred.reason.value):
             log.info(
                 "event parked", tenant=str(event.tenant), webhook_id=event.webhook_id, reason=deferred.reason.value,
                 tier=tier, attempts=retry_state.attempts, status=deferred.status, detail=deferred.detail,
             )  # fmt: skip
-        return Parked(tier, deferred.reason)
 
     async def _die_of_a_bug(
         self,

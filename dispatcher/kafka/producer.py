@@ -94,23 +94,23 @@ class _Connection:
     writes: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def send(self, write: _Write, *, alone: bool) -> None:
-        """Write one record; `alone`: in a batch of its own."""
+    async def send(self, write: _Write, *, alone: bool) -> int:
+        """Write one record; returns its offset. `alone`: in a batch of its own."""
         self.writes += 1
         self.idle.clear()
         try:
             if alone or (write.key is None and write.value is None):  # `send` asserts that one of them is there
-                await self._send_alone(write)
-            else:
-                await self.client.send_and_wait(
-                    write.topic, write.value, write.key, write.partition, headers=list(write.headers)
-                )
+                return await self._send_alone(write)
+            written = await self.client.send_and_wait(
+                write.topic, write.value, write.key, write.partition, headers=list(write.headers)
+            )
+            return int(written.offset)
         finally:
             self.writes -= 1
             if not self.writes:
                 self.idle.set()
 
-    async def _send_alone(self, write: _Write) -> None:
+    async def _send_alone(self, write: _Write) -> int:
         partition = write.partition
         if partition is None:
             partitions = sorted(await self.client.partitions_for(write.topic))
@@ -118,7 +118,8 @@ class _Connection:
         batch = self.client.create_batch()
         batch.append(key=write.key, value=write.value, timestamp=None, headers=list(write.headers))
         batch.close()
-        await (await self.client.send_batch(batch, write.topic, partition=partition))
+        written = await (await self.client.send_batch(batch, write.topic, partition=partition))
+        return int(written.offset)
 
     async def close(self) -> None:
         """Close once the writes under way have ended; what nobody waits for any more is dropped."""
@@ -177,8 +178,8 @@ class Producer:
         headers: Sequence[tuple[str, bytes]],
         kind: str,
         partition: int | None = None,
-    ) -> None:
-        """Write one record; returns when the broker has acknowledged it, within 25 s.
+    ) -> int:
+        """Write one record; returns its offset when the broker has acknowledged it, within 25 s.
 
         The key chooses the partition if none is given.
 
@@ -193,7 +194,7 @@ class Producer:
         if size > self._largest:
             raise self._too_large(topic, size, kind)
         try:
-            await self._deliver(write, size, asyncio.get_running_loop().time() + WRITE_S)
+            return await self._deliver(write, size, asyncio.get_running_loop().time() + WRITE_S)
         except _SIZE_REFUSED:
             raise self._too_large(topic, size, kind) from None
         except (KafkaError, TimeoutError, OSError) as error:
@@ -206,7 +207,7 @@ class Producer:
         self._tell(topic, "RecordTooLarge", f"it accepts no record of {size} bytes", is_refused=True)
         return RecordTooLarge(f"{topic} accepts no record of {size} bytes (max.message.bytes)")
 
-    async def _deliver(self, write: _Write, size: int, deadline: float) -> None:
+    async def _deliver(self, write: _Write, size: int, deadline: float) -> int:
         alone = False
         try:
             return await self._send(write, deadline, numbered=not self._is_suspect(write.topic, size))
@@ -220,12 +221,12 @@ class Producer:
             raise
         return await self._send(write, deadline, numbered=False, alone=alone)
 
-    async def _send(self, write: _Write, deadline: float, *, numbered: bool, alone: bool = False) -> None:
+    async def _send(self, write: _Write, deadline: float, *, numbered: bool, alone: bool = False) -> int:
         async with asyncio.timeout_at(deadline):
             connection = await self._connection(numbered=numbered)
         try:
             async with asyncio.timeout_at(deadline):
-                await connection.send(write, alone=alone)
+                return await connection.send(write, alone=alone)
         except (KafkaError, TimeoutError) as error:
             # Without numbers a refusal leaves nothing behind; any other failure may lie with the connections.
             if connection.is_numbered or not isinstance(error, BrokerResponseError):

@@ -30,6 +30,11 @@ def retry_topics(prefix: str, tiers: Sequence[float]) -> tuple[str, ...]:
     return tuple(f"{prefix}.retry.{format_duration(tier)}" for tier in tiers)
 
 
+def held_topic(prefix: str) -> str:
+    """`<prefix>.held`: events that wait for a change of configuration."""
+    return f"{prefix}.held"
+
+
 def dead_letter_topic(prefix: str) -> str:
     """`<prefix>.dead`"""
     return f"{prefix}.dead"
@@ -72,11 +77,13 @@ def planned_topics(settings: Settings, partitions: int, replication: int) -> lis
         }
         return TopicPlan(name, partitions, replication, config | insync, least_s, kafka.max_record_bytes + HEADER_ROOM)
 
-    # A parked record waits for its tier's delay, a held one for an hour; and an interruption may last an hour.
+    # A parked record waits for its tier's delay; and an interruption may last an hour.
     plans = [
-        plan(name, keep_s, max(policy.longest_wait_s(tier), _HOUR_S) + _HOUR_S)
+        plan(name, keep_s, policy.longest_wait_s(tier) + _HOUR_S)
         for name, tier in zip(retry_topics(kafka.prefix, policy.tiers), policy.tiers, strict=True)
     ]
+    # A held event stays where it is until the age limit.
+    plans.append(plan(held_topic(kafka.prefix), keep_s, settings.retry.max_age + _HOUR_S))
     plans.append(plan(dead_letter_topic(kafka.prefix), 14 * _DAY_S, _DAY_S))
     if settings.attempt_log:
         plans.append(plan(attempts_topic(kafka.prefix), 7 * _DAY_S, 0))

@@ -116,6 +116,9 @@ CONFIG_TENANTS = Gauge("dispatcher_config_tenants", "Webhooks configured.")
 CONFIG_UNUSABLE = Gauge(
     "dispatcher_config_unusable_webhooks", "Webhooks with a mistake and no last good version: their events are held."
 )
+HELD_EVENTS = Gauge(
+    "dispatcher_held_events", "Events that wait for a change of configuration, in the partitions of this process."
+)
 CONFIG_INCOMPLETE = Gauge(
     "dispatcher_config_incomplete",
     "1 while a webhook file can't be read whose tenants are unknown: events of tenants without a webhook are held.",

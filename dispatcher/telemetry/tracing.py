@@ -206,7 +206,8 @@ def _tell_outcome(span: Span, outcome: Outcome) -> None:
         case Parked():
             span.set_attribute("dispatcher.outcome", "parked")
             span.set_attribute("dispatcher.reason", outcome.reason.value)
-            span.set_attribute("dispatcher.tier", outcome.tier)
+            if outcome.tier is not None:
+                span.set_attribute("dispatcher.tier", outcome.tier)
         case Dead():
             span.set_attribute("dispatcher.outcome", "dead")
             span.set_attribute("dispatcher.reason", outcome.reason.value)

@@ -33,7 +33,7 @@ from dispatcher.contract.events import DeliveryEvent, read_event, webhook_id
 from dispatcher.contract.records import Origin, RetryState
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.demo.child_process import free_ports
-from dispatcher.kafka.topics import dead_letter_topic, retry_topics
+from dispatcher.kafka.topics import dead_letter_topic, held_topic, retry_topics
 from tests.kafka import topics
 from tests.stores.kubelet import MountedVolume
 from tests.unit.examples import EMAIL_EVENT
@@ -513,7 +513,9 @@ async def create_topics(bootstrap_servers: str, topic: str, partitions: int) -> 
 
 async def create_own_topics(bootstrap_servers: str, prefix: str, partitions: int) -> None:
     """The tiers and the dead letters."""
-    await _create(bootstrap_servers, [*retry_topics(prefix, TIERS), dead_letter_topic(prefix)], partitions)
+    await _create(
+        bootstrap_servers, [*retry_topics(prefix, TIERS), held_topic(prefix), dead_letter_topic(prefix)], partitions
+    )
 
 
 async def _create(bootstrap_servers: str, names: Sequence[str], partitions: int) -> None:

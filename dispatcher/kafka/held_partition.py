@@ -1,0 +1,234 @@
+"""What is known of the held events in one partition, and which of them is next. Pure.
+
+Events of many tenants lie mixed in the partition. Reading passes over those of tenants that are still held, and
+remembers of each tenant only where its first and last events are. When a tenant is released, reading goes back to its
+first event. Nothing is kept of a single event that only waits: a million of one tenant take as much memory as one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.kafka.held_topic import Progress, Snapshot
+
+ROOM: Final = 100
+"""Events of one tenant that are processed at once: more than a lane has permits."""
+TURN: Final = 20_000
+"""So many records are read before tenants whose events lie behind get their turn."""
+
+
+@dataclass(slots=True)
+class _Tenant:
+    """The events of one tenant in the partition."""
+
+    next: int
+    """Offset of its first event that is neither finished nor being processed, or a lower one."""
+    last: int
+    """Offset of its last event."""
+    expires_at: float
+    """Unix seconds: no event reaches the age limit earlier."""
+    reading: int
+    """Number of the reading that has passed over none of its events from `next` on."""
+    released: bool = False
+    not_before: float = 0.0
+    """Seconds of a steady clock; it rests until then."""
+    in_flight: set[int] = field(default_factory=set)
+    finished: set[int] = field(default_factory=set)
+    """Offsets beyond the first unfinished event."""
+    has_finished: bool = False
+
+    @property
+    def below(self) -> int:
+        """Every event at a lower offset is finished."""
+        return min(self.next, min(self.in_flight, default=self.next))
+
+    @property
+    def is_over(self) -> bool:
+        return self.next > self.last and not self.in_flight
+
+
+class HeldPartition:
+    """The held events of one partition, from its assignment to its revocation."""
+
+    def __init__(self, position: int, progress: Mapping[TenantKey, Progress], max_age_s: float) -> None:
+        """Begin at the committed position, with the progress of the snapshot that the commit names."""
+        self.cursor = position
+        """Offset of the next record to read."""
+        self.events = 0
+        """Events that were seen and are not finished."""
+        self._seen_to = position
+        self._progress = dict(progress)
+        self._max_age_s = max_age_s
+        self._tenants: dict[TenantKey, _Tenant] = {}
+        self._active: set[TenantKey] = set()
+        """Those that may have an event to process: released, or at the age limit."""
+        self._reading = 0
+        self._since_turn = 0
+
+    @property
+    def tenants(self) -> list[TenantKey]:
+        """Those with unfinished events."""
+        return [key for key, tenant in self._tenants.items() if not tenant.is_over]
+
+    @property
+    def in_flight(self) -> int:
+        """Events that are being processed."""
+        return sum(len(self._tenants[key].in_flight) for key in self._active)
+
+    # Reading
+
+    def claim(
+        self, offset: int, key: TenantKey, first_seen: float, wall: float, now: float, *, has_room: bool = True
+    ) -> bool | None:
+        """A record was read. Returns whether its event is to be processed now; None if it should be asked again later.
+
+        Args:
+            first_seen, wall: Unix seconds, of the event and now.
+            now: seconds of a steady clock.
+            has_room: the process may take on another event.
+        """
+        self.cursor = offset
+        tenant = self._tenants.get(key)
+        if offset >= self._seen_to:
+            self._seen_to = offset + 1
+            tenant = self._see(offset, key, tenant, first_seen)
+        if tenant is None or offset < tenant.next or offset in tenant.finished or offset in tenant.in_flight:
+            return self._passed(offset)
+        is_due = first_seen + self._max_age_s <= wall
+        is_next = tenant.reading == self._reading
+        if not is_due and is_next and not tenant.released:
+            tenant.expires_at = first_seen + self._max_age_s
+            self._active.discard(key)
+        if not is_next or not (is_due or self._may_go(tenant, now)):
+            tenant.reading = -1  # this event is passed over: those behind it come after it
+            return self._passed(offset)
+        self._active.add(key)
+        if not has_room or len(tenant.in_flight) >= ROOM:
+            return None
+        self._passed(offset)
+        tenant.in_flight.add(offset)
+        tenant.next = offset + 1
+        return True
+
+    def _passed(self, offset: int) -> bool:
+        self.cursor = offset + 1
+        self._since_turn += 1
+        return False
+
+    def skip(self, offset: int) -> None:
+        """A record was read that is no event."""
+        self._passed(offset)
+        self._seen_to = max(self._seen_to, offset + 1)
+
+    def turn(self, now: float) -> int | None:
+        """Where reading should go on, None if at the cursor. Ask after each batch."""
+        ready: list[_Tenant] = []
+        waiting: list[_Tenant] = []
+        for key in self._active:
+            tenant = self._tenants[key]
+            is_next = tenant.reading == self._reading
+            if is_next and self.cursor > tenant.last:
+                tenant.next = max(tenant.next, tenant.last + 1)
+            if tenant.next <= tenant.last and (self._may_go(tenant, now) or not tenant.released):
+                if len(tenant.in_flight) < (ROOM if is_next else ROOM // 2):  # going back has to be worth it
+                    ready.append(tenant)
+                elif is_next:
+                    waiting.append(tenant)
+        for tenant in waiting if ready else ():
+            tenant.reading = -1  # the others are not kept waiting by it
+        behind = [tenant for tenant in ready if tenant.reading != self._reading]
+        if len(behind) < len(ready) and (not behind or self._since_turn < TURN):
+            return None
+        if not behind:
+            return None if waiting or self.cursor >= self._seen_to else self._go_to(self._seen_to)
+        ahead = [tenant.next for tenant in behind if tenant.next >= self.cursor]
+        return self._go_to(min(ahead) if ahead else min(tenant.next for tenant in behind))
+
+    def _go_to(self, offset: int) -> int:
+        self.cursor, self._since_turn = offset, 0
+        self._reading += 1
+        for key in self._active:
+            tenant = self._tenants[key]
+            if tenant.next >= offset:
+                tenant.reading = self._reading
+        return offset
+
+    def _see(self, offset: int, key: TenantKey, tenant: _Tenant | None, first_seen: float) -> _Tenant:
+        if tenant is None:
+            before = self._progress.pop(key, None)
+            tenant = _Tenant(offset, offset, first_seen + self._max_age_s, self._reading)
+            if before is not None:
+                tenant.next, tenant.finished, tenant.has_finished = before.below, set(before.beyond), True
+            self._tenants[key] = tenant
+        elif tenant.is_over:
+            tenant.reading, tenant.expires_at = self._reading, first_seen + self._max_age_s
+        tenant.last = offset
+        if offset >= tenant.next and offset not in tenant.finished:
+            self.events += 1
+        return tenant
+
+    @staticmethod
+    def _may_go(tenant: _Tenant, now: float) -> bool:
+        return tenant.released and now >= tenant.not_before
+
+    # Tenants
+
+    def release(self, key: TenantKey, *, released: bool) -> None:
+        """The tenant's events may be processed, or no longer."""
+        tenant = self._tenants.get(key)
+        if tenant is None or tenant.released == released:
+            return
+        tenant.released, tenant.not_before = released, 0.0
+        if released:
+            self._active.add(key)
+            if tenant.next >= self.cursor:
+                tenant.reading = self._reading
+        elif not tenant.in_flight:
+            self._active.discard(key)
+
+    def look_at_ages(self, wall: float) -> None:
+        """Have the events processed that have reached the age limit. `wall`: Unix seconds."""
+        for key, tenant in self._tenants.items():
+            if tenant.expires_at <= wall and not tenant.is_over:
+                self._active.add(key)
+
+    def finish(self, key: TenantKey, offset: int) -> None:
+        """An event has its outcome."""
+        tenant = self._tenants[key]
+        tenant.in_flight.discard(offset)
+        tenant.finished.add(offset)
+        tenant.has_finished = True
+        self.events -= 1
+        below = tenant.below
+        tenant.finished = {one for one in tenant.finished if one >= below}
+        self._leave_if_idle(key, tenant)
+
+    def give_back(self, key: TenantKey, offset: int, not_before: float) -> None:
+        """An event still has to wait; the tenant rests until `not_before` of the steady clock."""
+        tenant = self._tenants[key]
+        tenant.in_flight.discard(offset)
+        tenant.next = min(tenant.next, offset)
+        tenant.reading = -1
+        tenant.not_before = max(tenant.not_before, not_before)
+        self._leave_if_idle(key, tenant)
+
+    def _leave_if_idle(self, key: TenantKey, tenant: _Tenant) -> None:
+        if not tenant.in_flight and not tenant.released:
+            self._active.discard(key)
+
+    # Committing
+
+    def to_commit(self) -> tuple[int, Snapshot]:
+        """The offset to commit, before which every event is finished, and what is finished beyond it."""
+        unfinished = (tenant.below for tenant in self._tenants.values() if not tenant.is_over)
+        position = min(unfinished, default=self._seen_to)
+        for key in [key for key, tenant in self._tenants.items() if tenant.is_over and tenant.last < position]:
+            del self._tenants[key]
+            self._active.discard(key)
+        beyond = {
+            key: Progress(tenant.below, tuple(sorted(tenant.finished)))
+            for key, tenant in self._tenants.items()
+            if tenant.has_finished and (tenant.below > position or tenant.finished)
+        }
+        return position, Snapshot(beyond)

@@ -1,0 +1,111 @@
+"""The topic of held events: those that wait for a change of configuration rather than for a time.
+
+A held record stays where it is until its tenant is released or the age limit is over; it is never rewritten. What was
+delivered out of order is kept in snapshots: records of the same partition, found again by the commit's metadata.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Self
+
+import orjson
+
+from dispatcher.contract.records import PREFIX, Record, RecordHeaders, RetryState, without_retry_state
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.kafka.producer import Producer
+
+_ORG: Final = PREFIX + "org"
+_SANDBOX: Final = PREFIX + "sandbox"
+_SNAPSHOT: Final = PREFIX + "held-snapshot"
+MAX_SNAPSHOT_TENANTS: Final = 5_000
+"""Tenants of one snapshot, about 100 bytes each; what the others had finished is repeated after a crash."""
+_METADATA: Final = "h1:"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What of one tenant's held events in a partition is finished."""
+
+    below: int
+    """All of its events at lower offsets."""
+    beyond: tuple[int, ...] = ()
+    """And these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The progress of every tenant whose finished events lie beyond the committed position."""
+
+    tenants: Mapping[TenantKey, Progress]
+
+    def encode(self) -> bytes:
+        """As the value of a record."""
+        some = list(self.tenants.items())[:MAX_SNAPSHOT_TENANTS]
+        return orjson.dumps([[key.org, key.sandbox, one.below, one.beyond] for key, one in some])
+
+    @classmethod
+    def of(cls, record: Record) -> Self | None:
+        """The snapshot in a record, None if the record is something else."""
+        if not is_snapshot(record.headers):
+            return None
+        try:
+            rows = orjson.loads(record.value or b"")
+            return cls(
+                {TenantKey(org, sandbox): Progress(below, tuple(beyond)) for org, sandbox, below, beyond in rows}
+            )
+        except (ValueError, TypeError):
+            return None
+
+
+def is_snapshot(headers: RecordHeaders) -> bool:
+    """Whether a record is a snapshot rather than an event."""
+    return any(name == _SNAPSHOT for name, _ in headers)
+
+
+def metadata_of(snapshot_offset: int) -> str:
+    """The commit metadata that says where the partition's snapshot is."""
+    return f"{_METADATA}{snapshot_offset}"
+
+
+def snapshot_offset(metadata: str) -> int | None:
+    """Where the snapshot is that the commit metadata names, None if it names none."""
+    text = metadata.removeprefix(_METADATA)
+    return int(text) if metadata.startswith(_METADATA) and text.isdecimal() and len(text) < 19 else None
+
+
+def tenant_of(headers: RecordHeaders) -> TenantKey:
+    """The tenant of a held record, from its headers: its value need not be read."""
+    found = {name: value for name, value in headers if name in (_ORG, _SANDBOX)}
+    org, sandbox = ((found.get(name) or b"").decode(errors="replace") for name in (_ORG, _SANDBOX))
+    return TenantKey(org, sandbox)
+
+
+def tenant_headers(tenant: TenantKey) -> list[tuple[str, bytes]]:
+    """The headers that `tenant_of` reads."""
+    return [(_ORG, tenant.org.encode(errors="replace")), (_SANDBOX, tenant.sandbox.encode(errors="replace"))]
+
+
+class HeldTopic:
+    """Writes held events. A record keeps its key, value and headers, and gets its retry state and its tenant."""
+
+    def __init__(self, producer: Producer, topic: str) -> None:
+        self._producer = producer
+        self.topic = topic
+
+    async def hold(self, record: Record, retry_state: RetryState, tenant: TenantKey) -> None:
+        """Write the record; returns when the broker has it.
+
+        Raises:
+            NotWritten: it has not.
+        """
+        headers = [*without_retry_state(record.headers), *retry_state.headers(), *tenant_headers(tenant)]
+        await self._producer.write(self.topic, record.key, record.value, headers, "retry")
+
+    async def write_snapshot(self, partition: int, snapshot: Snapshot) -> int:
+        """Write a snapshot to a partition. Returns its offset.
+
+        Raises:
+            NotWritten: the broker has it not.
+        """
+        headers = [(_SNAPSHOT, b"1")]
+        return await self._producer.write(self.topic, None, snapshot.encode(), headers, "retry", partition)
