@@ -16,7 +16,7 @@ from dispatcher.config.settings import KafkaSettings, Settings
 from dispatcher.config.units import parse_duration
 from dispatcher.kafka.connection import admin_client, stopped
 from dispatcher.kafka.topic_reader import outside_consumer
-from dispatcher.kafka.topics import dead_letter_topic, retry_topics
+from dispatcher.kafka.topics import dead_letter_topic, held_topic, retry_topics
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,12 @@ def former_names(settings: Settings, existing: Iterable[str]) -> tuple[dict[str,
     kafka = settings.kafka
     if kafka.prefix == kafka.topic:
         return {}, None
-    own = {*retry_topics(kafka.prefix, settings.retry.tiers), dead_letter_topic(kafka.prefix), kafka.topic}
+    own = {
+        *retry_topics(kafka.prefix, settings.retry.tiers),
+        held_topic(kafka.prefix),
+        dead_letter_topic(kafka.prefix),
+        kafka.topic,
+    }
     tiers: dict[str, float] = {}
     dead = None
     for name in sorted(set(existing) - own):

@@ -28,6 +28,7 @@ def permissions(settings: Settings) -> Iterator[Permission]:
         yield Permission("topic", plan.name, ("Read", "Write", "Describe", "DescribeConfigs"))
     yield Permission("group", kafka.group_id, ("Read", "Describe"))
     yield Permission("group", f"{kafka.group_id}.retry", ("Read", "Describe"))
+    yield Permission("group", f"{kafka.group_id}.held", ("Read", "Describe"))
 
 
 def acl_commands(settings: Settings, user: str) -> Iterator[str]:

@@ -16,6 +16,7 @@ async def test_the_commands_are_printed_without_a_broker(tmp_path: Path) -> None
     lines = ran.out.splitlines()
     assert [shlex.split(line)[6] for line in lines] == [
         *(f"feedback-dispatcher.retry.{tier}" for tier in ("30s", "2m", "5m", "15m")),
+        "feedback-dispatcher.held",
         "feedback-dispatcher.dead",
     ]
     assert all("--partitions 12 --replication-factor 3" in line for line in lines)

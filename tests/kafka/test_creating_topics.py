@@ -39,7 +39,8 @@ async def test_without_the_topic_of_events_none_is_created_unless_the_partitions
     async with admin_client(settings.kafka) as admin:
         assert not [name for name in await admin.list_topics() if name.startswith(("not-there-yet", "g-not"))]
     done = await create_topics(settings, replication=1, partitions=2)
-    assert done == {"g-not-there-yet.retry.30s": "created", "g-not-there-yet.dead": "created"}
+    names = ("g-not-there-yet.retry.30s", "g-not-there-yet.held", "g-not-there-yet.dead")
+    assert done == dict.fromkeys(names, "created")
     async with admin_client(settings.kafka) as admin:
         assert "not-there-yet" not in await admin.list_topics()
 
@@ -76,6 +77,7 @@ async def test_what_existing_topics_lack_is_said_and_set_and_the_rest_is_left(br
         servers, "g-short.retry.30s",
         config={"retention.ms": "1000", "max.message.bytes": "3000000", "segment.bytes": "1048576", "cleanup.policy": "compact"},
     )  # fmt: skip
+    await topics.create_topic(servers, "g-short.held", partitions=2, config={"retention.ms": "60000"})
     await topics.create_topic(
         servers, "g-short.dead", partitions=2, config={"max.message.bytes": "20000", "retention.bytes": "1000000"}
     )
@@ -85,6 +87,8 @@ async def test_what_existing_topics_lack_is_said_and_set_and_the_rest_is_left(br
         "topic g-short.retry.30s: has 1 partitions, fewer than the 2 ",
         "topic g-short.retry.30s: cleanup.policy is compact: of event",
         "topic g-short.retry.30s: keeps records for 1s, and the setti",
+        "topic g-short.held: keeps records for 1m, and the settings n",
+        "topic g-short.held: accepts records of 1048588 bytes, and an",
         "topic g-short.dead: accepts records of 20000 bytes, and an e",
         "topic g-short.dead: retention.bytes is 1000000: records may ",
     ]
@@ -107,5 +111,6 @@ async def test_missing_topics_are_named(broker: ApacheKafka) -> None:
     assert found.events_partitions == 0
     assert [(one.topic, one.message[:10]) for one in found.warnings] == [
         ("g-nothing.retry.30s", "is missing"),
+        ("g-nothing.held", "is missing"),
         ("g-nothing.dead", "is missing"),
     ]
