@@ -9,18 +9,6 @@ from dispatcher.kafka.commit_metadata import CommittedPosition, decode_metadata
 from dispatcher.kafka.connection import admin_client
 
 
-async def committed_metadata(
-    settings: KafkaSettings, group_id: str, partitions: Sequence[TopicPartition]
-) -> dict[TopicPartition, tuple[int, str]]:
-    """Committed position of a group and its metadata as written, for partitions that have a commit.
-
-    Raises what aiokafka raises; KeyError and AttributeError on odd answers, too.
-    """
-    async with admin_client(settings) as admin:
-        known = await admin.list_consumer_group_offsets(group_id, partitions=list(partitions))
-    return {tp: (state.offset, state.metadata or "") for tp, state in known.items() if state.offset >= 0}
-
-
 async def committed_positions(
     settings: KafkaSettings, group_id: str, partitions: Sequence[TopicPartition]
 ) -> dict[TopicPartition, CommittedPosition]:

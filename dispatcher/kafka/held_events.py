@@ -14,8 +14,8 @@ from functools import partial
 from typing import Final
 
 import structlog
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from aiokafka.structs import ConsumerRecord
 
 from dispatcher.config.settings import KafkaSettings
@@ -23,11 +23,12 @@ from dispatcher.contract.outcomes import Outcome
 from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt, Record, RetryState
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StillHeld, StoreUnavailable
-from dispatcher.kafka.committed_offsets import committed_metadata
+from dispatcher.kafka.commit_metadata import Fingerprint, decode_metadata, encode_metadata
 from dispatcher.kafka.connection import stopped, until_answered
 from dispatcher.kafka.held_partition import HeldPartition
 from dispatcher.kafka.held_topic import HeldTopic, Snapshot, is_snapshot, metadata_of, snapshot_offset, tenant_of
-from dispatcher.kafka.membership import Assignments, join
+from dispatcher.kafka.membership import Assignments, GroupClient, join
+from dispatcher.kafka.offset_tracker import OffsetTracker
 from dispatcher.tasks import unless
 from dispatcher.telemetry import metrics
 
@@ -49,6 +50,7 @@ LEAVE_S: Final = 5.0
 """At a rebalance, time for requests under way."""
 FIRST_REPEAT_S: Final = 1.0
 LONGEST_REPEAT_S: Final = 30.0
+PROBE_MS: Final = 3_000
 REST_S: Final = 2.0
 """A tenant whose event could not be sent without an attempt rests at least so long."""
 
@@ -64,6 +66,8 @@ class _Assigned:
     buffer: deque[ConsumerRecord[bytes, bytes]] = field(default_factory=deque)
     tasks: set["asyncio.Task[None]"] = field(default_factory=set)
     committed: tuple[int, Snapshot] | None = None
+    last: ConsumerRecord[bytes, bytes] | None = None
+    """The last record that was read: it identifies the log."""
     is_dirty: bool = True
 
 
@@ -88,7 +92,7 @@ class HeldEvents:
         self._drain_timeout_s = drain_timeout_s
         self._clock = clock
         self.group_id = f"{settings.group_id}.held"
-        self._consumer: AIOKafkaConsumer[bytes, bytes] | None = None
+        self._consumer: GroupClient | None = None
         self._assigned: dict[TopicPartition, _Assigned] = {}
         self._in_flight = 0
         self._stopping = asyncio.Event()
@@ -110,7 +114,7 @@ class HeldEvents:
 
     async def run(self) -> None:
         """Read until `stop`, then drain, commit and leave the group. A broker that is away is waited for."""
-        connect = partial(join, self._settings, (self._topic.topic,), self.group_id, auto_offset_reset="earliest")
+        connect = partial(join, self._settings, (self._topic.topic,), self.group_id)
         connecting = until_answered(f"consumer {self.group_id}", lambda: connect(Assignments(self)))
         self._consumer = await unless(self._stopping, connecting)
         if self._consumer is None:
@@ -129,7 +133,8 @@ class HeldEvents:
         finally:
             await self._give_up(list(self._assigned.values()), 0.0)
             consumer, self._consumer = self._consumer, None
-            await stopped(consumer)
+            if consumer is not None:
+                await stopped(consumer)
 
     async def _regularly(self, step: Callable[[], Awaitable[None]], every_s: float) -> None:
         wait_s = FIRST_REPEAT_S
@@ -144,6 +149,9 @@ class HeldEvents:
                 wait_s = min(wait_s * 2, LONGEST_REPEAT_S)
 
     # Assignments
+
+    def heard(self, _: float) -> None:
+        """The group answered a heartbeat."""
 
     async def assigned(self, tps: Iterable[TopicPartition]) -> None:
         """Partitions are ours: `_read` learns their positions."""
@@ -174,24 +182,39 @@ class HeldEvents:
             await asyncio.wait(tasks, timeout=1)
 
     async def _restore(self, one: _Assigned) -> None:
-        consumer = self._consumer
-        if consumer is None:
+        """Find where the partition is read from: the committed position, if this is the log that it describes."""
+        client = self._consumer
+        if client is None:
             return
         async with asyncio.timeout(COMMIT_WITHIN_S):
-            known = await committed_metadata(self._settings, self.group_id, [one.tp])
-            position = await consumer.position(one.tp)
+            known = await client.committed_metadata([one.tp])
+            bounds = (await client.bounds([one.tp]))[one.tp]
+        position, metadata = known.get(one.tp, (bounds.start, ""))
+        fingerprint = decode_metadata(position, metadata).fingerprint
         snapshot: Snapshot | None = None
-        offset = snapshot_offset(known[one.tp][1]) if one.tp in known else None
-        if offset is not None:
-            consumer.seek(one.tp, offset)
-            found = await consumer.getmany(one.tp, timeout_ms=int(COMMIT_WITHIN_S * 1000), max_records=1)
-            records = found.get(one.tp, [])
-            if records and records[0].offset == offset:
-                snapshot = Snapshot.of(records[0])
+        is_same = position <= bounds.end
+        if is_same and fingerprint is not None and fingerprint.offset >= bounds.start:
+            record = await self._record_at(client, one.tp, fingerprint.offset)
+            is_same = record is not None and Fingerprint.of(record) == fingerprint
+        if not is_same:
+            log.warning("the log of held events is another one: reading it anew", partition=one.tp.partition)
+            position = bounds.start
+        elif (offset := snapshot_offset(metadata.rpartition(",")[2])) is not None:
+            record = await self._record_at(client, one.tp, offset)
+            snapshot = None if record is None else Snapshot.of(record)
             if snapshot is None:
                 log.warning("held events may be repeated: their snapshot is gone", partition=one.tp.partition)
-            consumer.seek(one.tp, position)
+        position = max(position, bounds.start)
+        client.seek(one.tp, position)
         one.state = HeldPartition(position, {} if snapshot is None else snapshot.tenants, self._max_age_s)
+
+    async def _record_at(
+        self, client: GroupClient, tp: TopicPartition, offset: int
+    ) -> "ConsumerRecord[bytes, bytes] | None":
+        client.seek(tp, offset)
+        found = await client.getmany(tp, timeout_ms=PROBE_MS, max_records=1)
+        records = found.get(tp, [])
+        return records[0] if records and records[0].offset == offset else None
 
     # Reading
 
@@ -211,7 +234,13 @@ class HeldEvents:
         wanted = [tp for tp, one in self._assigned.items() if one.state and not one.buffer and tp in assigned]
         if wanted:
             waits = any(one.buffer for one in self._assigned.values())
-            fetched = await consumer.getmany(*wanted, timeout_ms=20 if waits else 250, max_records=BATCH)
+            try:
+                fetched = await consumer.getmany(*wanted, timeout_ms=20 if waits else 250, max_records=BATCH)
+            except OffsetOutOfRangeError:
+                for one in self._assigned.values():  # the log is another one, or retention has passed our position
+                    one.state = None
+                    one.buffer.clear()
+                raise
             for tp, records in fetched.items():
                 if tp in self._assigned:
                     self._assigned[tp].buffer.extend(records)
@@ -243,6 +272,8 @@ class HeldEvents:
                 passed += not is_taken
             one.buffer.popleft()
             one.is_dirty = True
+            if one.last is None or record.offset > one.last.offset:
+                one.last = record
         for key in seen:
             if state is not None:
                 state.release(key, released=not self._is_held(key))
@@ -332,7 +363,9 @@ class HeldEvents:
                     del states[one.tp]
                     continue
                 at = await self._topic.write_snapshot(one.tp.partition, snapshot) if snapshot.tenants else None
-                offsets[one.tp] = (position, "" if at is None else metadata_of(at))
+                fingerprint = None if one.last is None else Fingerprint.of(one.last)
+                parts = [encode_metadata(OffsetTracker(position), fingerprint), "" if at is None else metadata_of(at)]
+                offsets[one.tp] = (position, ",".join(filter(None, parts)))
             if not offsets or self._consumer is None:
                 return
             try:

@@ -105,6 +105,11 @@ class GroupClient:
         known = await self._consumer._coordinator.fetch_committed_offsets(tps)  # noqa: SLF001
         return {tp: decode_metadata(state.offset, state.metadata or "") for tp, state in known.items()}
 
+    async def committed_metadata(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, tuple[int, str]]:
+        """Committed positions with their metadata as written, without the partitions that have no commit."""
+        known = await self._consumer._coordinator.fetch_committed_offsets(tps)  # noqa: SLF001
+        return {tp: (state.offset, state.metadata or "") for tp, state in known.items()}
+
     async def bounds(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, Bounds]:
         """The logs' first offsets, and the ones after their last."""
         starts = await self._consumer.beginning_offsets(tps)
