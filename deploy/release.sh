@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds a release from the tag that HEAD carries: wheel and sdist in dist/, and the image if docker or buildah is here.
+# Builds a release from the tag that HEAD carries: wheel and sdist in dist/, and the image if docker or buildah is here
+# and --no-image is not given.
 # Fails before it builds anything if tag, versions and changelog disagree, or if the tree has changes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -22,6 +23,7 @@ dist/.build/bin/pip install --quiet --disable-pip-version-check --require-hashes
 dist/.build/bin/python -m hatchling build --directory dist
 rm -rf dist/.build
 revision=$(git rev-parse HEAD)
+[ "${1:-}" != --no-image ] || exit 0
 for builder in docker buildah; do
   if command -v "$builder" >/dev/null && "$builder" info >/dev/null 2>&1; then
     "$builder" build --build-arg "REVISION=$revision" --tag "feedback-dispatcher:$version" .

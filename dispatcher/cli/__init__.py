@@ -19,7 +19,7 @@ app = typer.Typer(
     name="dispatcher",
     help="Turns a Kafka stream of message-delivery events into webhooks that can be relied on.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
 )
 
