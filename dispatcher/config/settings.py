@@ -9,7 +9,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationInfo, model_validator
 
 from dispatcher.config.kafka_security import KafkaSecurity
 from dispatcher.config.secrets import Name, Secret
@@ -172,7 +172,10 @@ class DeliverySettings(_Group):
     timeout: Annotated[Seconds, Field(ge=1, le=30)] = 10
     """One attempt in all, DNS and the body of the answer included; a webhook can set its own."""
     connect_timeout: Annotated[Seconds, Field(le=30)] = 3
-    """TCP connect and TLS handshake, within `timeout`."""
+    """TCP connect and TLS handshake, within `timeout`; a webhook can set its own."""
+    connection_max_age: Annotated[Seconds, Field(ge=1, le=86_400)] = 300
+    """A kept-alive connection is not used again after 0.8 to 1 times this time, so that load follows endpoints that
+    scale or move. One whose address DNS no longer names isn't used again in any case."""
     drain_timeout: Annotated[Seconds, Field(le=600)] = 25
     """After SIGTERM, time for the requests under way to finish."""
     lane_start: Annotated[int, Field(ge=1, le=1_000)] = 16
@@ -227,6 +230,31 @@ class DeadLetterSettings(_Group):
     partition stops and alarms, rather than draining the topic into the dead letters. 0: no brake."""
 
 
+class ProxySettings(_Group):
+    """The operator's egress proxy, reached by CONNECT."""
+
+    url: Annotated[str, Field(min_length=1)]
+    """`http://proxy:3128` or `https://proxy:3128`."""
+    username: Annotated[Name, StringConstraints(pattern=r"^[^:\x00-\x1f\x7f]+$")] | None = None
+    """User name for the proxy (Basic authentication); without a colon."""
+    password: Secret | None = None
+    """Password for the proxy."""
+    resolve: Literal["local", "proxy"] = "local"
+    """Who resolves the endpoints' names. `local`: the dispatcher does, checks every address, and asks the proxy for the
+    checked address. `proxy`: the proxy is asked for the host name, for networks whose pods have no public DNS. Addresses
+    are then not seen here: the guard judges names and address literals only, and the proxy must refuse internal ones."""
+
+    @model_validator(mode="after")
+    def _a_pair(self) -> Self:
+        if (self.username is None) != (self.password is None):
+            raise ValueError("username and password belong together: give both")
+        return self
+
+
+def _proxy_by_url(value: object) -> object:
+    return {"url": value} if isinstance(value, str) else value
+
+
 class EgressSettings(_Group):
     """Where requests may go. Private, loopback and other special addresses are denied unless allowed here."""
 
@@ -241,8 +269,10 @@ class EgressSettings(_Group):
     """Plain HTTP, for tests only."""
     ca_bundle: Path | None = None
     """PEM bundle to verify endpoints with; the system's by default."""
-    proxy: str | None = None
-    """Egress proxy, `http://proxy:3128` or `https://…`, reached by CONNECT."""
+    proxy: Annotated[
+        ProxySettings | None, BeforeValidator(_proxy_by_url, json_schema_input_type=ProxySettings | str | None)
+    ] = None
+    """Egress proxy, reached by CONNECT: `{url: http://proxy:3128}`, or the URL alone."""
     nameservers: tuple[str, ...] = ()
     """DNS servers as ip:port, in place of the system's resolver."""
 

@@ -380,6 +380,9 @@ class WebhookConfig(_Model):
     """Version of the feedback payload."""
     timeout: Annotated[Seconds, Field(ge=1, le=30)] | None = None
     """Time for one attempt, everything included: 1 s to 30 s; by default the operator's `delivery.timeout`."""
+    connect_timeout: Annotated[Seconds, Field(ge=0.1, le=30)] | None = None
+    """Time to connect, TLS included: 100 ms to 30 s, within the attempt's time; by default the operator's
+    `delivery.connect_timeout`."""
     rate_limit: PerSecond | None = None
     """Most requests in a given time, `100/s`; by default as many as the endpoint bears."""
     enabled: bool = True

@@ -6,19 +6,21 @@ the table `FAILURE_OF`; what is not in it is a bug and propagates.
 """
 
 import asyncio
+import contextlib
 import ssl
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import Self
+from typing import Final, Self
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
-from aiohttp.http_parser import RawResponseMessage
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.tracing import Trace
 from multidict import CIMultiDict
 from yarl import URL
@@ -26,16 +28,26 @@ from yarl import URL
 from dispatcher.config.settings import DeliverySettings, EgressSettings
 from dispatcher.contract.outcomes import NO_PHASES, Attempt, FailureReason, Phases
 from dispatcher.transport import request_head
+from dispatcher.transport.answer_head import (
+    MAX_KEPT_VALUE,
+    MAX_RESPONSE,
+    MAX_RESPONSE_BODY,
+    MAX_RESPONSE_HEAD,
+    MAX_RESPONSE_HEADERS,
+    AnswerHead,
+    read_answer_head,
+)
 from dispatcher.transport.dial import Dialer
 from dispatcher.transport.egress import EgressGuard
 from dispatcher.transport.failures import TransportError, clip, describe
-from dispatcher.transport.request import USER_AGENT, Request
-from dispatcher.transport.resolver import Resolver
+from dispatcher.transport.request import USER_AGENT, Endpoint, Request
+from dispatcher.transport.resolver import Answer, Resolver
 from dispatcher.transport.tls import TlsContext, TlsContexts, certificate_expiry, remember_session
 
 KEEPALIVE_S = 60.0
-_MAX_RAW = 1024 * 1024
-"""Bytes of one answer in all, with chunk sizes and extensions: bounds what the count of body bytes does not see."""
+_IGNORED_HEAD: Final = 8 * 1024
+"""What a head may have beyond its names and values: status line, separators, 1xx answers."""
+_DROPPED: Final = frozenset({FailureReason.RESET, FailureReason.TLS})
 _SPARE_CONNECTIONS = 64
 """Beyond max_in_flight: test events and token requests don't queue behind deliveries."""
 
@@ -44,49 +56,82 @@ FAILURE_OF: tuple[tuple[type[Exception], FailureReason], ...] = (  # first match
     (aiohttp.ServerDisconnectedError, FailureReason.RESET),
     (aiohttp.ClientResponseError, FailureReason.PROTOCOL),
     (aiohttp.ClientPayloadError, FailureReason.RESET),
-    (aiohttp.http_exceptions.HttpProcessingError, FailureReason.PROTOCOL),
+    (HttpProcessingError, FailureReason.PROTOCOL),
     (aiohttp.ClientError, FailureReason.RESET),
     (OSError, FailureReason.RESET),
 )
 
 
 class _Handler(ResponseHandler):
-    """aiohttp's connection, which knows how it came about."""
+    """aiohttp's connection, which knows how it came about and reads an answer's head beside aiohttp's parser."""
 
     phases = Phases()
     below: asyncio.Transport | None = None
     """The transport under TLS, which knows what of the request the peer has not taken."""
-    remembered = False
-    """Its TLS session is kept for the next connection."""
-    interim = 0
-    """1xx answers since the last answer."""
+    retires_at = float("inf")
+    """From then on it is not used again; seconds of the monotonic clock."""
+    answer: Answer | None = None
+    """What DNS says of the host; None if it isn't resolved here."""
+    tls: ssl.SSLObject | None = None
+    is_resumed = False
+    requests = 0
     resting = False
     """No request is under way: bytes that come now would be taken for the next one's answer."""
     raw = 0
     """Bytes that came since the request."""
+    head: AnswerHead | None = None
+    """Of the answer to the request under way, once it is complete."""
+    body = b""
+    """What followed the head when it became complete."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._begun = b""
 
     @property
-    def is_overlong(self) -> bool:
-        """The answer was cut off."""
-        return self.raw > _MAX_RAW
+    def was_dropped_after_resumption(self) -> bool:
+        """The server ended a connection with a resumed TLS session before it answered the first request."""
+        return self.is_resumed and self.requests == 1 and not self.raw
+
+    @property
+    def is_over(self) -> bool:
+        """Too old, or its host has moved: not to be used again."""
+        address = self.phases.address
+        outdated = self.answer is not None and address is not None and self.answer.is_outdated(address)
+        return outdated or time.monotonic() >= self.retires_at
+
+    def begin(self) -> None:
+        """A request is about to be written."""
+        self.resting, self.raw, self.head, self.body, self._begun = False, 0, None, b"", b""
+        self.requests += 1
 
     def data_received(self, data: bytes) -> None:
         self.raw += len(data)
         if self.resting and data:  # aiohttp calls it with nothing, too
             self.close()
-        elif self.is_overlong and self.transport is not None:
+        elif self.raw > MAX_RESPONSE and self.transport is not None:
             self.transport.abort()
-        else:
+        elif self.head is not None or not data:
             super().data_received(data)
+        else:
+            self._begin_answer(data)
 
-    def feed_data(self, data: tuple[RawResponseMessage, aiohttp.StreamReader], size: int = 0) -> None:
-        """Take an answer's head; too many interim ones would keep the event loop busy and the memory growing."""
-        self.interim = self.interim + 1 if data[0].code < 200 else 0
-        if self.interim <= request_head.MAX_INTERIM:
-            super().feed_data(data, size)
-        elif self.transport is not None:
+    def _begin_answer(self, data: bytes) -> None:
+        """Keeps a head back until it is complete, so that what aiohttp refuses of it can be read leniently."""
+        self._begun += data
+        try:
+            self.head = read_answer_head(self._begun)
+        except ValueError as error:
+            self.set_exception(HttpProcessingError(message=str(error)))
+            if self.transport is not None:
+                self.transport.abort()
+            return
+        if self.head is not None:
+            self.body = self._begun[self.head.end :]
+            super().data_received(self._begun)
+        elif len(self._begun) > MAX_RESPONSE_HEAD + _IGNORED_HEAD and self.transport is not None:
+            self.set_exception(HttpProcessingError(message="headers without end"))
             self.transport.abort()
-            self.set_exception(aiohttp.http_exceptions.HttpProcessingError(message="too many interim answers"))
 
 
 class _Connector(aiohttp.BaseConnector):
@@ -111,16 +156,27 @@ class _Connector(aiohttp.BaseConnector):
             timeout.sock_connect or 0,
             lambda: _Handler(self._loop),
         )
-        dialled.protocol.phases, dialled.protocol.below = dialled.phases, dialled.below
-        return dialled.protocol
+        protocol = dialled.protocol
+        protocol.phases, protocol.below, protocol.is_resumed = dialled.phases, dialled.below, dialled.is_resumed
+        tls = dialled.transport.get_extra_info("ssl_object")
+        protocol.tls = tls if isinstance(tls, ssl.SSLObject) else None
+        protocol.retires_at = self._dialer.retirement(time.monotonic())
+        protocol.answer = self._dialer.watch((url.raw_host or "").strip("[]"))
+        return protocol
 
     async def connect(
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
     ) -> Connection:
+        answer = self._dialer.watch((req.url.raw_host or "").strip("[]"))
+        for protocol, _ in self._conns.get(req.connection_key, ()):
+            if isinstance(protocol, _Handler):
+                protocol.answer = answer
+                if protocol.is_over:
+                    protocol.close()  # aiohttp passes over closed ones
         connection = await super().connect(req, traces, timeout)
         if isinstance(connection.protocol, _Handler):
-            connection.protocol.resting = False
-            connection.protocol.raw = 0
+            connection.protocol.begin()
+            _PROGRESS.get().handler = connection.protocol
         return connection
 
     def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
@@ -128,25 +184,22 @@ class _Connector(aiohttp.BaseConnector):
             protocol.resting = True
             below = protocol.below
             should_close |= below is not None and below.get_write_buffer_size() > 0  # answered too early
+            should_close |= protocol.is_over or (protocol.head is not None and protocol.head.is_odd)
         super()._release(key, protocol, should_close=should_close)
 
 
 class _Response(aiohttp.ClientResponse):
     """aiohttp's answer, which still knows its connection after that went back to the pool."""
 
-    handler: _Handler | None = None
     phases = Phases()
     tls: ssl.SSLObject | None = None
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
-        handler, transport = connection.protocol, connection.transport
+        handler = connection.protocol
         answer = await super().start(connection)
-        if isinstance(handler, _Handler) and transport is not None:
-            self.handler = handler
-            self.phases = handler.phases
-            self.tls = transport.get_extra_info("ssl_object")
-            if self.tls is not None and not handler.remembered:
-                handler.remembered = True
+        if isinstance(handler, _Handler):
+            self.phases, self.tls = handler.phases, handler.tls
+            if self.tls is not None and handler.requests == 1:
                 remember_session(self.tls)
         return answer
 
@@ -159,6 +212,11 @@ class _Progress:
     connected_at: float | None = None
     reused: bool = False
     sent_at: float | None = None
+    handler: _Handler | None = None
+
+
+_PROGRESS: ContextVar[_Progress] = ContextVar("_PROGRESS")
+"""Of the POST that the current task makes: aiohttp's connector isn't told which one it works for."""
 
 
 class AiohttpTransport:
@@ -166,6 +224,7 @@ class AiohttpTransport:
 
     def __init__(self, delivery: DeliverySettings, egress: EgressSettings) -> None:
         self._limit = delivery.max_in_flight + _SPARE_CONNECTIONS
+        self._max_age_s = delivery.connection_max_age
         self._egress = egress
         self._contexts = TlsContexts(egress.ca_bundle)
         self._parts = AsyncExitStack()
@@ -173,7 +232,7 @@ class AiohttpTransport:
 
     async def __aenter__(self) -> Self:
         resolver = await self._parts.enter_async_context(Resolver(self._egress, EgressGuard(self._egress)))
-        dialer = Dialer(self._egress, resolver, self._contexts)
+        dialer = Dialer(self._egress, resolver, self._contexts, self._max_age_s)
         self._session = await self._parts.enter_async_context(
             aiohttp.ClientSession(
                 connector=_Connector(dialer, self._limit),
@@ -183,8 +242,8 @@ class AiohttpTransport:
                 auto_decompress=False,
                 trust_env=False,
                 trace_configs=[_tracing()],
-                max_field_size=request_head.MAX_RESPONSE_HEAD,
-                max_headers=request_head.MAX_RESPONSE_HEADERS,
+                max_field_size=MAX_RESPONSE_HEAD,
+                max_headers=MAX_RESPONSE_HEADERS,
                 response_class=_Response,
             )
         )
@@ -202,9 +261,21 @@ class AiohttpTransport:
         Raises:
             ValueError: a header that can't be sent: a bug of the caller's.
         """
-        progress, phases = _Progress(time.monotonic()), None
+        progress = _Progress(time.monotonic())
+        _PROGRESS.set(progress)
+        attempt = await self._attempt(request, progress)
+        handler = progress.handler
+        if handler is not None and handler.was_dropped_after_resumption and attempt.failure in _DROPPED:
+            # Some servers accept a TLS session and end the connection then: once more, without one.
+            self._forget_session(request.endpoint)
+            progress.handler = None
+            attempt = await self._attempt(request, progress)
+        return attempt
+
+    async def _attempt(self, request: Request, progress: _Progress) -> Attempt:
+        phases = None
         try:
-            async with asyncio.timeout(request.timeout_s):
+            async with asyncio.timeout(progress.started + request.timeout_s - time.monotonic()):
                 return await self._post(request, progress)
         except TimeoutError:
             if progress.connected_at is not None:
@@ -215,6 +286,16 @@ class AiohttpTransport:
             reason, detail, phases = failed.reason, failed.detail, failed.phases
         except tuple(kind for kind, _ in FAILURE_OF) as error:
             reason, detail = _failure(error)
+        head = None if progress.handler is None else progress.handler.head
+        if progress.handler is not None and head is not None:  # the status counts, however the body is framed or cut
+            return Attempt(
+                time.monotonic() - progress.started,
+                status=head.status,
+                reused=progress.reused,
+                retry_after=head.retry_after,
+                webhook_delivery=head.webhook_delivery,
+                body=progress.handler.body[: request.keep_body],
+            )
         return Attempt(
             time.monotonic() - progress.started,
             failure=reason,
@@ -222,6 +303,9 @@ class AiohttpTransport:
             reused=progress.reused,
             phases=phases or NO_PHASES,
         )
+
+    def _forget_session(self, endpoint: Endpoint) -> None:
+        self._contexts.of(endpoint).sessions.forget((endpoint.host, endpoint.port), is_refused=True)
 
     async def _post(self, request: Request, progress: _Progress) -> Attempt:
         endpoint = request.endpoint
@@ -237,12 +321,6 @@ class AiohttpTransport:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=request.connect_timeout_s),
             trace_request_ctx=progress,
         ) as response:
-            if sum(len(name) + len(value) for name, value in response.raw_headers) > request_head.MAX_RESPONSE_HEAD:
-                response.close()
-                raise TransportError(FailureReason.PROTOCOL, "the answer's headers are longer than 32 KiB")
-            if not 200 <= response.status <= 599:
-                response.close()
-                raise TransportError(FailureReason.PROTOCOL, f"status {response.status} is no answer to a POST")
             first_byte = time.monotonic()
             body = await _read(response, request.keep_body)
             return _attempt(response, request, progress, body, first_byte)
@@ -265,24 +343,17 @@ class AiohttpTransport:
 
 
 async def _read(response: aiohttp.ClientResponse, keep: int) -> bytes:
-    """Read the body, up to the limit; the first `keep` bytes of it."""
+    """Reads the body, up to the limit; returns the first `keep` bytes of it."""
     kept, count = b"", 0
-    try:
+    with contextlib.suppress(aiohttp.ClientPayloadError):  # cut, or framed in doubt: what came counts
         async for chunk in response.content.iter_any():
             count += len(chunk)
             if len(kept) < keep:
                 kept += chunk[: keep - len(kept)]
-            if count > request_head.MAX_RESPONSE_BODY:
+            if count > MAX_RESPONSE_BODY:
                 response.close()
                 break
-    except aiohttp.ClientPayloadError:
-        if not _is_overlong(response):
-            raise
     return kept
-
-
-def _is_overlong(response: aiohttp.ClientResponse) -> bool:
-    return isinstance(response, _Response) and response.handler is not None and response.handler.is_overlong
 
 
 def _between(began: float | None, ended: float | None) -> float | None:
@@ -318,7 +389,7 @@ def _attempt(
 
 def _header(response: aiohttp.ClientResponse, name: str) -> str | None:
     value = response.headers.get(name)
-    return None if value is None else value[: request_head.MAX_KEPT_VALUE]
+    return None if value is None else value[:MAX_KEPT_VALUE]
 
 
 def _failure(error: Exception) -> tuple[FailureReason, str]:

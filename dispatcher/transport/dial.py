@@ -1,28 +1,32 @@
 """The only place that opens a socket to an endpoint: resolve, check, connect, tunnel, TLS.
 
 Both HTTP clients get their connections here, so that neither can come to an address the guard did not see. With the
-operator's proxy the name is still resolved and checked here, and CONNECT names the checked address; TLS, SNI and
-certificate check are with the host, inside the tunnel. (A name that doesn't resolve here is a DNS failure, proxy or
-not: what can't be checked isn't connected to.)
+operator's proxy and `resolve: local` the name is still resolved and checked here, and CONNECT names the address; with
+`resolve: proxy` CONNECT names the host, and the guard has judged its name only. TLS, SNI and certificate check are with
+the host, inside the tunnel.
 """
 
 import asyncio
+import random
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from dispatcher.config.settings import EgressSettings
 from dispatcher.contract.outcomes import FailureReason, Phases
 from dispatcher.transport.egress import ProxyAddress
 from dispatcher.transport.failures import TransportError, clip, connect_failure, describe
 from dispatcher.transport.happy_eyeballs import connect_first
-from dispatcher.transport.resolver import Resolver
-from dispatcher.transport.tls import TlsContext, TlsContexts, note_expiry
+from dispatcher.transport.resolver import Answer, Resolver
+from dispatcher.transport.tls import ServerName, TlsContext, TlsContexts, note_expiry
 from dispatcher.transport.tunnel import open_tunnel
 
 P = TypeVar("P", bound=asyncio.Protocol)
+
+AGE_JITTER: Final = 0.2
+"""A connection's age limit is shorter by up to this share, so that connections opened together don't end together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +38,28 @@ class Dialled(Generic[P]):
     """The transport under TLS; the same where there is none. Its buffer is what the peer has not taken yet."""
     protocol: P
     phases: Phases
+    is_resumed: bool
+    """TLS resumed a session. If the server drops the connection before it answers, it may not want that."""
 
 
 class Dialer:
     """Opens connections to endpoints."""
 
-    def __init__(self, settings: EgressSettings, resolver: Resolver, contexts: TlsContexts) -> None:
+    def __init__(
+        self, settings: EgressSettings, resolver: Resolver, contexts: TlsContexts, connection_max_age_s: float
+    ) -> None:
         self._resolver = resolver
         self._contexts = contexts
-        self._proxy = None if settings.proxy is None else ProxyAddress.parse(settings.proxy)
+        self._proxy = None if settings.proxy is None else ProxyAddress.of(settings.proxy)
+        self._max_age_s = connection_max_age_s
+
+    def watch(self, host: str) -> Answer | None:
+        """Returns what DNS says of a host now, without waiting; None if it isn't resolved here."""
+        return None if self._proxy is not None and self._proxy.resolves else self._resolver.watch(host)
+
+    def retirement(self, now: float) -> float:
+        """Returns until when a connection opened now may be used again."""
+        return now + self._max_age_s * (1 - AGE_JITTER * random.random())  # noqa: S311  (spreads load, hides nothing)
 
     async def dial(
         self,
@@ -53,37 +70,56 @@ class Dialer:
         timeout_s: float,
         factory: Callable[[], P],
     ) -> Dialled[P]:
-        """A new connection, TLS done where a context is given. `timeout_s` is for connect and TLS, not for DNS.
+        """Returns a new connection, TLS done if a context is given. `timeout_s` is for connect and TLS, not for DNS.
+
+        If a TLS handshake that offered a session fails, the session is forgotten and the server dialled once more
+        without it, within the same time.
 
         Raises:
-            Failed: any reason but TIMEOUT, RESET and TOKEN.
+            TransportError: any reason but TIMEOUT, RESET and TOKEN.
         """
         started = time.monotonic()
-        addresses = await self._resolver.resolve(scheme, host, port)
-        phases = Phases(dns_s=time.monotonic() - started, address=addresses[0])
-        route = _Route(host, port, context, addresses, phases)
+        if self._proxy is not None and self._proxy.resolves:
+            self._resolver.check(scheme, host, port)
+            route = _Route(host, port, context, (host,), Phases(), timeout_s)
+        else:
+            addresses = await self._resolver.resolve(scheme, host, port)
+            phases = Phases(dns_s=time.monotonic() - started, address=addresses[0])
+            route = _Route(host, port, context, addresses, phases, timeout_s)
         try:
             async with asyncio.timeout(timeout_s):
-                return await (self._directly(route, factory) if self._proxy is None else
-                              self._through(self._proxy, route, factory))  # fmt: skip
+                try:
+                    return await self._once(route, factory)
+                except TransportError as failed:
+                    if not (route.offers_session and _may_be_the_session(failed)):
+                        raise
+                    route.forget_session()
+                return await self._once(route, factory)
+        except asyncio.CancelledError:
+            route.forget_session(is_refused=False)  # the attempt's own deadline may be the shorter one
+            raise
         except TimeoutError:
+            route.forget_session()
             reason = FailureReason.CONNECT_TIMEOUT if self._proxy is None else FailureReason.PROXY
             raise TransportError(reason, f"no connection within {timeout_s:g} s", route.phases) from None
         except TransportError as failed:
             failed.phases = route.phases
             raise
 
+    def _once(self, route: "_Route", factory: Callable[[], P]) -> Coroutine[object, object, Dialled[P]]:
+        return self._directly(route, factory) if self._proxy is None else self._through(self._proxy, route, factory)
+
     async def _directly(self, route: "_Route", factory: Callable[[], P]) -> Dialled[P]:
         loop, started = asyncio.get_running_loop(), time.monotonic()
         try:
-            sock, address = await connect_first(route.addresses, route.port)
+            sock, address = await connect_first(route.addresses, route.port, route.timeout_s)
         except OSError as error:
             raise connect_failure(error) from error
         phases = route.phases = replace(route.phases, connect_s=time.monotonic() - started, address=address)
         try:
             if route.context is None:
                 transport, protocol = await loop.create_connection(factory, sock=sock)
-                return Dialled(transport, transport, protocol, phases)
+                return Dialled(transport, transport, protocol, phases, is_resumed=False)
             below, _ = await loop.create_connection(asyncio.Protocol, sock=sock)
         except BaseException:
             sock.close()
@@ -98,8 +134,10 @@ class Dialer:
         try:
             entrances = await self._resolver.lookup(proxy.host)
         except TransportError as error:
-            raise TransportError(FailureReason.PROXY, error.detail) from error
-        tunnel, address = await open_tunnel(proxy, entrances, outer, route.addresses, route.port)
+            reason = FailureReason.PROXY if error.reason is FailureReason.DNS else error.reason
+            raise TransportError(reason, error.detail) from error
+        tunnel, target = await open_tunnel(proxy, entrances, outer, route.addresses, route.port, route.timeout_s)
+        address = None if proxy.resolves else target
         phases = route.phases = replace(route.phases, connect_s=time.monotonic() - started, address=address)
         return await _with_tls(tunnel, route, route.context, phases, factory)
 
@@ -110,17 +148,33 @@ class _Route:
     port: int
     context: TlsContext | None
     addresses: tuple[str, ...]
+    """The host itself if the proxy resolves it."""
     phases: Phases
     """As far as it has come."""
+    timeout_s: float
+    offers_session: bool = False
+
+    def forget_session(self, *, is_refused: bool = True) -> None:
+        if self.offers_session and self.context is not None:
+            self.context.sessions.forget((self.host, self.port), is_refused=is_refused)
+            self.offers_session = False
+
+
+def _may_be_the_session(failed: TransportError) -> bool:
+    # A certificate is only looked at in a full handshake: there the session was declined, as it should be.
+    return failed.reason is FailureReason.TLS and not isinstance(failed.__cause__, ssl.SSLCertVerificationError)
 
 
 async def _with_tls(
     below: asyncio.Transport, route: _Route, context: TlsContext, phases: Phases, factory: Callable[[], P]
 ) -> Dialled[P]:
     """TLS with the route's host on a connection to one of its addresses; `below` is closed where that fails."""
-    started, protocol = time.monotonic(), factory()
+    started, protocol, place = time.monotonic(), factory(), (route.host, route.port)
+    route.offers_session = context.sessions.get(place) is not None
     try:
-        transport = await asyncio.get_running_loop().start_tls(below, protocol, context, server_hostname=route.host)
+        transport = await asyncio.get_running_loop().start_tls(
+            below, protocol, context, server_hostname=ServerName.at(place)
+        )
     except (OSError, ssl.CertificateError) as error:
         below.abort()
         raise _handshake_failure(error) from error
@@ -137,11 +191,12 @@ async def _with_tls(
         raise TransportError(FailureReason.TLS, "closed during the TLS handshake")
     protocol.connection_made(transport)  # start_tls leaves this to its caller
     tls = transport.get_extra_info("ssl_object")
-    version = None
+    version, is_resumed = None, False
     if isinstance(tls, ssl.SSLObject):
-        version = tls.version()
-        note_expiry(route.host, tls)
-    return Dialled(transport, below, protocol, replace(phases, tls_s=time.monotonic() - started, tls_version=version))
+        version, is_resumed = tls.version(), bool(tls.session_reused)
+        note_expiry(place, tls)
+    phases = replace(phases, tls_s=time.monotonic() - started, tls_version=version)
+    return Dialled(transport, below, protocol, phases, is_resumed)
 
 
 def _handshake_failure(error: OSError | ssl.CertificateError) -> TransportError:

@@ -13,6 +13,8 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from dispatcher.transport.failures import describe
+
 _A, _CNAME, _AAAA, _IN = 1, 5, 28, 1
 _TRY_S = 1.5
 """Time for one server to answer one question."""
@@ -21,8 +23,16 @@ _MAX_CNAMES = 8
 _MAX_ANSWER = 16 * 1024
 
 
+RESOLUTION_DELAY_S = 0.05
+"""How long a good answer to A or AAAA waits for the other one (RFC 8305, section 3)."""
+
+
 class DnsError(Exception):
     """The name has no address that could be found; the message says why."""
+
+
+class ServerUnreachable(DnsError):
+    """No packet could be exchanged with any DNS server: that is the operator's side, not the name's."""
 
 
 class _Malformed(Exception):
@@ -39,21 +49,45 @@ class _Answer:
 
 
 async def query(host: str, servers: Sequence[tuple[str, int]]) -> list[str]:
-    """All IPv4 and IPv6 addresses of a name, IPv6 first.
+    """Returns the IPv4 and IPv6 addresses of a name, IPv6 first.
+
+    If only one of the two questions gets a good answer, that is enough: the other is waited for 50 ms longer.
 
     Raises:
-        DnsError: no server gave one.
+        DnsError: no server gave an address.
     """
-    six, four = await asyncio.gather(
-        _addresses(host, _AAAA, servers), _addresses(host, _A, servers), return_exceptions=True
-    )
-    found = [address for result in (six, four) if not isinstance(result, BaseException) for address in result]
-    if found:  # one half is enough: only what was found, and checked, is ever connected to
+    six = asyncio.create_task(_addresses(host, _AAAA, servers), name="dns AAAA")
+    four = asyncio.create_task(_addresses(host, _A, servers), name="dns A")
+    try:
+        return await first_good(six, four)
+    finally:
+        for task in (six, four):
+            task.cancel()
+        await asyncio.gather(six, four, return_exceptions=True)
+
+
+async def first_good(one: "asyncio.Future[list[str]]", other: "asyncio.Future[list[str]]") -> list[str]:
+    """Returns the addresses of both lookups, or of the one that succeeded if the other takes 50 ms longer.
+
+    Raises:
+        DnsError: both ended without an address. Otherwise the error of the first that failed.
+    """
+    await asyncio.wait([one, other], return_when=asyncio.FIRST_COMPLETED)
+    if any(_found(task) for task in (one, other)):
+        await asyncio.wait([one, other], timeout=RESOLUTION_DELAY_S)
+    else:
+        await asyncio.wait([one, other])
+    found = _found(one) + _found(other)
+    if found:  # only what was found, and is checked then, is ever connected to
         return found
-    for result in (six, four):
-        if isinstance(result, BaseException):
-            raise result
+    for task in (one, other):
+        if task.done():
+            task.result()
     raise DnsError("the name has no address")
+
+
+def _found(task: "asyncio.Future[list[str]]") -> list[str]:
+    return [] if not task.done() or task.cancelled() or task.exception() is not None else task.result()
 
 
 async def _addresses(host: str, kind: int, servers: Sequence[tuple[str, int]]) -> list[str]:
@@ -69,20 +103,24 @@ async def _addresses(host: str, kind: int, servers: Sequence[tuple[str, int]]) -
 
 
 async def _ask_in_turn(name: str, kind: int, servers: Sequence[tuple[str, int]]) -> _Answer:
-    problem = "no DNS server answered"
+    problem, unreachable = "", None
     for server in [*servers] * _ROUNDS:
         try:
             async with asyncio.timeout(_TRY_S):
                 answer = await _ask(name, kind, server)
         except TimeoutError:
-            continue
-        except (OSError, _Malformed, EOFError) as error:
+            problem = problem or "no DNS server answered"
+        except OSError as error:
+            unreachable = error
+        except (_Malformed, EOFError) as error:
             problem = f"the DNS server failed ({error or type(error).__name__})"
-            continue
-        if answer.rcode in (0, 3):
-            return answer
-        problem = f"the DNS server answered with error {answer.rcode}"
-    raise DnsError(problem)
+        else:
+            if answer.rcode in (0, 3):
+                return answer
+            problem = f"the DNS server answered with error {answer.rcode}"
+    if problem or unreachable is None:
+        raise DnsError(problem)
+    raise ServerUnreachable(f"no DNS server can be reached ({describe(unreachable)})") from unreachable
 
 
 async def _ask(name: str, kind: int, server: tuple[str, int]) -> _Answer:

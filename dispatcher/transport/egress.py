@@ -9,12 +9,13 @@ suffix in `allow` opens private, loopback and carrier-grade NAT addresses to tha
 by default (metadata services, link-local, multicast…) takes a CIDR block, so that a DNS record alone never reaches it.
 """
 
+import base64
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from dispatcher.config.settings import EgressSettings
+from dispatcher.config.settings import EgressSettings, ProxySettings
 from dispatcher.config.webhooks import split_url
 from dispatcher.errors import Problem
 from dispatcher.transport.addresses import INTERNAL, Address, Network, Place, carried, place_of
@@ -124,6 +125,8 @@ class EgressGuard:
         self._deny = _rules(settings.deny)
         self._ports = frozenset(settings.ports)
         self._allow_http = settings.allow_http
+        self._judges_names_only = settings.proxy is not None and settings.proxy.resolve == "proxy"
+        """Addresses are never seen here: a name that can be an internal one must be allowed by name."""
 
     def problem_of_url(self, url: str) -> str | None:
         """What is wrong with a URL as far as it can be known without a network; None where nothing is."""
@@ -152,18 +155,22 @@ class EgressGuard:
             return f"{host} is on the operator's deny-list: use another host"
         if self._allow.has_name(host):
             return None
-        if host == "localhost" or host.endswith(".localhost"):  # RFC 6761, section 6.3
-            return self.problem_of_address(host, "127.0.0.1", port)
-        if ("." not in host or host.endswith(_PRIVATE_DOMAINS)) and not self._allow.networks:
+        is_internal = "." not in host or host.endswith((*_PRIVATE_DOMAINS, ".localhost"))
+        if is_internal and (self._judges_names_only or not (self._allow.networks or _is_localhost(host))):
             return f"{host} can only be a name inside the operator's network: use a public host name"
+        if _is_localhost(host):  # RFC 6761, section 6.3
+            return self.problem_of_address(host, "127.0.0.1", port)
         return None
 
     def problem_of_address(self, host: str, ip: str, port: int) -> str | None:
         """Why a connection to this address, found for this host, must not be made; None where it may."""
-        problem = self._port_problem(port)
-        if problem:
-            return problem
-        host = host.lower()
+        return self._port_problem(port) or self._address_problem(host.lower(), ip)
+
+    def denies(self, host: str, ip: str) -> bool:
+        """True if no connection may be made to this address, found for this host, on any port."""
+        return self._address_problem(host.lower(), ip) is not None
+
+    def _address_problem(self, host: str, ip: str) -> str | None:
         try:
             address = ipaddress.ip_address(ip)
         except ValueError:
@@ -190,6 +197,10 @@ class EgressGuard:
         return f"port {port} is not allowed: use {DEFAULT_PORTS}"
 
 
+def _is_localhost(host: str) -> bool:
+    return host == "localhost" or host.endswith(".localhost")
+
+
 def egress_problems(settings: EgressSettings) -> list[Problem]:
     """Every mistake in the operator's egress settings; asked once, at the start."""
     problems = []
@@ -204,9 +215,9 @@ def egress_problems(settings: EgressSettings) -> list[Problem]:
             problems.append(Problem("write a DNS server as ip:port, 10.0.0.53:53", f"egress.nameservers[{index}]"))
     if settings.proxy is not None:
         try:
-            ProxyAddress.parse(settings.proxy)
+            ProxyAddress.of(settings.proxy)
         except ValueError as error:
-            problems.append(Problem(str(error), "egress.proxy"))
+            problems.append(Problem(str(error), "egress.proxy.url"))
         if settings.allow_http:
             problems.append(Problem("a proxy tunnels HTTPS only: drop allow_http, or the proxy", "egress.allow_http"))
     if settings.ca_bundle is not None:
@@ -230,25 +241,35 @@ def nameserver(text: str) -> tuple[str, int] | None:
 
 @dataclass(frozen=True, slots=True)
 class ProxyAddress:
-    """The operator's egress proxy. Not asked of the guard: the operator put it there."""
+    """The operator's egress proxy. The guard is not asked about it: the operator put it there."""
 
     tls: bool
     host: str
     port: int
+    resolves: bool
+    """It is asked for host names and resolves them; otherwise for addresses that were resolved and checked here."""
+    authorization: str | None = field(default=None, repr=False)
+    """Value of `proxy-authorization` (RFC 9110, section 11.7.2; Basic, RFC 7617)."""
 
     @classmethod
-    def parse(cls, text: str) -> "ProxyAddress":
-        """From `http://proxy:3128` or `https://…`.
+    def of(cls, settings: ProxySettings) -> "ProxyAddress":
+        """Returns the address in the settings.
 
         Raises:
-            ValueError: it is no such URL.
+            ValueError: the URL is not `http://proxy:3128` or `https://…`.
         """
-        parts = urlsplit(text)
+        parts = urlsplit(settings.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("write the proxy as http://proxy:3128 or https://proxy:3128")
         if "@" in parts.netloc:
-            raise ValueError("the proxy must not carry a user name or password: they are not sent")
+            raise ValueError("must not carry a user name or password: write them as username and password beside url")
         if parts.path not in ("", "/") or parts.query or parts.fragment:
             raise ValueError("the proxy has a host and a port, and no path")
         tls = parts.scheme == "https"
-        return cls(tls, parts.hostname, parts.port or (443 if tls else 3128))
+        authorization = None
+        if settings.username is not None and settings.password is not None:
+            pair = settings.username.encode() + b":" + settings.password.reveal()
+            authorization = "Basic " + base64.b64encode(pair).decode("ascii")
+        return cls(
+            tls, parts.hostname, parts.port or (443 if tls else 3128), settings.resolve == "proxy", authorization
+        )

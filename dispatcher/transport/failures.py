@@ -4,8 +4,10 @@
 package. Foreign exceptions of sockets and TLS are named in one table, `CONNECT_FAILURE_OF`.
 """
 
+import errno
 import os
 import ssl
+from typing import Final
 
 from dispatcher.contract.outcomes import FailureReason, Phases
 from dispatcher.errors import DispatcherError
@@ -31,6 +33,16 @@ class TransportError(DispatcherError):
         """How far it came, where that is known."""
 
 
+LOCAL_ERRORS: Final = frozenset(
+    {
+        errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM,  # out of file descriptors or memory
+        errno.EADDRNOTAVAIL,  # out of local ports
+        errno.ENETDOWN, errno.ENETUNREACH,  # no network, or no route that leads out
+        errno.EPERM, errno.EACCES,  # a firewall of our own
+    }
+)  # fmt: skip
+"""Errors of this machine, not of the endpoint: they say nothing against a tenant."""
+
 CONNECT_FAILURE_OF: tuple[tuple[type[OSError], FailureReason], ...] = (  # first match wins
     (ssl.SSLError, FailureReason.TLS),
     (ConnectionRefusedError, FailureReason.CONNECT_REFUSED),
@@ -39,10 +51,22 @@ CONNECT_FAILURE_OF: tuple[tuple[type[OSError], FailureReason], ...] = (  # first
 )
 
 
+def is_local(error: BaseException) -> bool:
+    """True if an error is this machine's own fault."""
+    return isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and error.errno in LOCAL_ERRORS
+
+
 def connect_failure(error: OSError) -> TransportError:
-    """What an error of connect or of the TLS handshake means."""
+    """Returns what an error of connect or of the TLS handshake means."""
+    if is_local(error):
+        return local_failure(error)
     reason = next(reason for kind, reason in CONNECT_FAILURE_OF if isinstance(error, kind))
     return TransportError(reason, describe(error))
+
+
+def local_failure(error: BaseException) -> TransportError:
+    """Returns the failure for an error of this machine. The text is safe to show tenants."""
+    return TransportError(FailureReason.LOCAL, clip(f"the dispatcher's own machine failed: {describe(error)}"))
 
 
 def describe(error: BaseException) -> str:

@@ -4,20 +4,30 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Sequence
+from typing import Final
 
-STAGGER_S = 0.25
-"""Head start of each address over the next."""
+from dispatcher.transport.failures import is_local
+
+STAGGER_S: Final = 0.25
+"""Head start of each address over the next (RFC 8305, section 5)."""
+_STARTING_SHARE: Final = 0.5
+"""Share of the time within which every address is started, however many there are."""
 
 
-async def connect_first(addresses: Sequence[str], port: int) -> tuple[socket.socket, str]:
-    """A connected socket, and the address that it is connected to: one of those given, exactly.
+async def connect_first(addresses: Sequence[str], port: int, within_s: float) -> tuple[socket.socket, str]:
+    """Returns a connected socket and its address: one of those given, exactly.
+
+    Addresses that don't answer share the time evenly: the head start of each one shrinks so that the last of them still
+    has half of `within_s`, which the caller enforces.
 
     Raises:
-        OSError: no address could be connected to; that of the first one tried.
+        OSError: no address could be connected to. That of the first one tried, but an error of the endpoint's goes
+            before one of this machine's (no route for one of the two families).
     """
     waiting = _interleaved(addresses)
     if len(waiting) == 1:
         return await _connect(waiting[0], port), waiting[0]
+    stagger = min(STAGGER_S, within_s * _STARTING_SHARE / len(waiting))
     tasks: dict[asyncio.Task[socket.socket], str] = {}
     problems: list[OSError] = []
     try:
@@ -26,7 +36,7 @@ async def connect_first(addresses: Sequence[str], port: int) -> tuple[socket.soc
                 address = waiting.pop(0)
                 tasks[asyncio.create_task(_connect(address, port), name="connect")] = address
             done, _ = await asyncio.wait(
-                tasks, timeout=STAGGER_S if waiting else None, return_when=asyncio.FIRST_COMPLETED
+                tasks, timeout=stagger if waiting else None, return_when=asyncio.FIRST_COMPLETED
             )
             for task in done:
                 address = tasks.pop(task)
@@ -38,7 +48,7 @@ async def connect_first(addresses: Sequence[str], port: int) -> tuple[socket.soc
                 problems.append(error)
     finally:
         await _abandon(tasks)
-    raise problems[0]
+    raise next((error for error in problems if not is_local(error)), problems[0])
 
 
 async def _abandon(tasks: dict[asyncio.Task[socket.socket], str]) -> None:

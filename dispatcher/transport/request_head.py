@@ -1,4 +1,4 @@
-"""The request's header block, and the limits on what comes back: the same for both HTTP clients.
+"""The request's header block: the same for both HTTP clients.
 
 Names and values were checked where they were configured; they are checked again here, because one line break in a
 header is a second request on a connection that tenants may share.
@@ -8,16 +8,6 @@ import re
 from functools import lru_cache
 
 from dispatcher.transport.request import USER_AGENT, Endpoint, Headers
-
-MAX_RESPONSE_HEADERS = 100
-MAX_RESPONSE_HEAD = 32 * 1024
-"""Bytes of names and values, together."""
-MAX_RESPONSE_BODY = 64 * 1024
-"""Bytes of the answer's body that are read; with more, the connection is closed and the status counts."""
-MAX_INTERIM = 16
-"""1xx answers before the answer."""
-MAX_KEPT_VALUE = 256
-"""Characters of a response header that an attempt keeps."""
 
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
 _FRAMING = frozenset(

@@ -16,7 +16,7 @@ from dispatcher.config.settings import EgressSettings
 from dispatcher.contract.outcomes import FailureReason
 from dispatcher.transport import dns
 from dispatcher.transport.egress import EgressGuard, literal, nameserver
-from dispatcher.transport.failures import TransportError, clip
+from dispatcher.transport.failures import TransportError, clip, is_local, local_failure
 
 TTL_S = 10.0
 """How long an answer is used again. Short: endpoints move by DNS."""
@@ -24,10 +24,32 @@ TIMEOUT_S = 5.0
 """For one name, all servers and tries together."""
 MAX_CACHED = 10_000
 MAX_ADDRESSES = 32
-"""Addresses of one name that are looked at; with more, the name is refused rather than half checked."""
+"""Addresses of one name that are connected to: the first ones of the answer. All of the answer is checked."""
+MAX_ANSWERED = 1024
+"""Addresses of one name that are checked; a name with more is refused."""
+REFRESHES_PER_S = 50.0
+"""Names asked for again in the background, all hosts together: bounds what ten thousand busy hosts cost."""
+_SLOW_ANSWER_S = 1.0
+"""The system's resolver waits for the answers to both A and AAAA. After so long, A is asked for alone beside it."""
 _THREADS = 64
 """`getaddrinfo` blocks its thread for as long as a dead DNS server likes. A pool of our own keeps that from the
 default executor's few threads (uvloop: four), where it would stop every tenant."""
+
+
+class Answer:
+    """What DNS said of a host last; changed in place by later lookups, so that pools can keep a reference."""
+
+    __slots__ = ("addresses", "expires_at", "is_allowed")
+
+    def __init__(self, addresses: tuple[str, ...], expires_at: float, *, is_allowed: bool) -> None:
+        self.addresses = addresses
+        self.expires_at = expires_at
+        self.is_allowed = is_allowed
+        """No address of it is denied. A denied one is no reason to give up connections that work: resolvers lie."""
+
+    def is_outdated(self, address: str) -> bool:
+        """True if the host has moved away from the address: a connection to it is not used again."""
+        return self.is_allowed and address not in self.addresses
 
 
 class Resolver:
@@ -42,8 +64,9 @@ class Resolver:
         self._guard = guard
         self._servers = tuple(server for text in settings.nameservers if (server := nameserver(text)) is not None)
         self._clock = clock
-        self._cache: OrderedDict[str, tuple[float, tuple[str, ...]]] = OrderedDict()
+        self._answers: OrderedDict[str, Answer] = OrderedDict()
         self._under_way: dict[str, asyncio.Task[tuple[str, ...]]] = {}
+        self._next_refresh = 0.0
         self._threads: ThreadPoolExecutor | None = None
 
     async def __aenter__(self) -> Self:
@@ -57,48 +80,79 @@ class Resolver:
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def resolve(self, scheme: str, host: str, port: int) -> tuple[str, ...]:
-        """Addresses to connect to, in order of preference; all of them have passed the guard.
+    def check(self, scheme: str, host: str, port: int) -> None:
+        """Checks scheme, host and port without resolving the host.
 
         Raises:
-            Failed: DNS, or EGRESS_DENIED where the guard refuses the host or *any* of its addresses.
+            TransportError: URL_DENIED if the host is a denied address, EGRESS_DENIED if a rule refuses it.
         """
         problem = self._guard.problem_of_target(scheme, host, port)
         if problem:
-            raise TransportError(FailureReason.EGRESS_DENIED, clip(problem))
+            denied = FailureReason.EGRESS_DENIED if literal(host) is None else FailureReason.URL_DENIED
+            raise TransportError(denied, clip(problem))
+
+    async def resolve(self, scheme: str, host: str, port: int) -> tuple[str, ...]:
+        """Returns addresses to connect to, in order of preference, at most 32. The whole answer passed the guard.
+
+        Raises:
+            TransportError: DNS, LOCAL, URL_DENIED, or EGRESS_DENIED if the guard refuses the host or *any* of its
+                addresses.
+        """
+        self.check(scheme, host, port)
         addresses = await self.lookup(host)
         for address in addresses:
             problem = self._guard.problem_of_address(host, address, port)
             if problem:
                 raise TransportError(FailureReason.EGRESS_DENIED, clip(problem))
-        return addresses
+        return addresses[:MAX_ADDRESSES]
+
+    def watch(self, host: str) -> Answer | None:
+        """Returns the last answer for a host, and asks DNS again in the background if it is old.
+
+        None if the host is an address, or was never resolved here. While DNS fails, the last answer stays.
+        """
+        answer = self._answers.get(host)
+        if answer is None or host in self._under_way:
+            return answer
+        now = self._clock()
+        if now >= answer.expires_at and now >= self._next_refresh:
+            # At most REFRESHES_PER_S on average, and a second's worth at once.
+            self._next_refresh = max(self._next_refresh, now - 1.0) + 1.0 / REFRESHES_PER_S
+            self._start(host)
+        return answer
 
     async def lookup(self, host: str) -> tuple[str, ...]:
-        """Addresses of a host, not checked: for the operator's own proxy.
+        """Returns the addresses of a host, unchecked: for the operator's own proxy.
 
         Raises:
-            Failed: DNS.
+            TransportError: DNS or LOCAL.
         """
         address = literal(host)
         if address is not None:
             return (str(address),)
-        cached = self._cache.get(host)
-        if cached is not None and self._clock() < cached[0]:
-            return cached[1]
-        task = self._under_way.get(host)
-        if task is None:
-            task = self._under_way[host] = asyncio.create_task(self._look_up(host), name="dns lookup")
-            task.add_done_callback(lambda done: self._finished(host, done))
-        return await asyncio.shield(task)
+        known = self._answers.get(host)
+        if known is not None and self._clock() < known.expires_at:
+            return known.addresses
+        return await asyncio.shield(self._under_way.get(host) or self._start(host))
 
-    def _finished(self, host: str, task: asyncio.Task[tuple[str, ...]]) -> None:
+    def _start(self, host: str) -> "asyncio.Task[tuple[str, ...]]":
+        task = self._under_way[host] = asyncio.create_task(self._look_up(host), name="dns lookup")
+        task.add_done_callback(lambda done: self._finished(host, done))
+        return task
+
+    def _finished(self, host: str, task: "asyncio.Task[tuple[str, ...]]") -> None:
         del self._under_way[host]
         if task.cancelled() or task.exception() is not None:  # read, so that asyncio does not complain of it
             return
-        self._cache[host] = (self._clock() + TTL_S, task.result())
-        self._cache.move_to_end(host)
-        if len(self._cache) > MAX_CACHED:
-            self._cache.popitem(last=False)
+        addresses, expires_at = task.result(), self._clock() + TTL_S
+        is_allowed = not any(self._guard.denies(host, address) for address in addresses)
+        answer = self._answers.get(host)
+        if answer is None:
+            answer = self._answers[host] = Answer(addresses, expires_at, is_allowed=is_allowed)
+        answer.addresses, answer.expires_at, answer.is_allowed = addresses, expires_at, is_allowed
+        self._answers.move_to_end(host)
+        if len(self._answers) > MAX_CACHED:
+            self._answers.popitem(last=False)
 
     async def _look_up(self, host: str) -> tuple[str, ...]:
         try:
@@ -109,21 +163,38 @@ class Resolver:
                 FailureReason.DNS, f"{clip(host)}: no answer from DNS within {TIMEOUT_S:g} s"
             ) from None
         except (dns.DnsError, OSError, UnicodeError) as error:
-            why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            raise TransportError(FailureReason.DNS, clip(f"{host}: {why}")) from error
+            raise _dns_failure(host, error) from error
         addresses = tuple(dict.fromkeys(found))
-        if not addresses or len(addresses) > MAX_ADDRESSES:
+        if not addresses or len(addresses) > MAX_ANSWERED:
             raise TransportError(
-                FailureReason.DNS, clip(f"{host}: {len(addresses)} addresses, want 1 to {MAX_ADDRESSES}")
+                FailureReason.DNS, clip(f"{host}: {len(addresses)} addresses, want 1 to {MAX_ANSWERED}")
             )
         return addresses
 
     async def _by_system(self, host: str) -> list[str]:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="dns")
-        return await asyncio.get_running_loop().run_in_executor(self._threads, _getaddrinfo, host)
+        loop = asyncio.get_running_loop()
+        both = loop.run_in_executor(self._threads, _getaddrinfo, host, socket.AF_UNSPEC)
+        done, _ = await asyncio.wait([both], timeout=_SLOW_ANSWER_S)
+        if done:
+            return both.result()
+        four = loop.run_in_executor(self._threads, _getaddrinfo, host, socket.AF_INET)
+        return await dns.first_good(both, four)
 
 
-def _getaddrinfo(host: str) -> list[str]:
-    rows = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+def _dns_failure(host: str, error: Exception) -> TransportError:
+    """Returns DNS, or LOCAL if the lookup failed because of this machine or the operator's own DNS server."""
+    if isinstance(error, dns.ServerUnreachable) or is_local(error):
+        return local_failure(error.__cause__ or error)
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close()
+    except OSError as own:  # getaddrinfo reports a lack of file descriptors as a failure of the name
+        return local_failure(own)
+    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return TransportError(FailureReason.DNS, clip(f"{host}: {why}"))
+
+
+def _getaddrinfo(host: str, family: socket.AddressFamily) -> list[str]:
+    rows = socket.getaddrinfo(host, None, family=family, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
     return [str(address[0]) for _, _, _, _, address in rows]

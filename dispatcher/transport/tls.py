@@ -1,7 +1,7 @@
 """TLS contexts: 1.2 or newer, certificate and host name verified always; there is no switch for either.
 
 A context belongs to an identity (which CA, which client certificate), not to a webhook: ten thousand tenants with
-nothing special share one. It also keeps the sessions of hosts it has spoken to, so that a new connection resumes.
+nothing special share one. It also keeps the sessions of servers it has spoken to, so that a new connection resumes.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 from weakref import WeakKeyDictionary
 
 import structlog
@@ -25,16 +26,71 @@ from dispatcher.transport.request import Endpoint
 
 MAX_CONTEXTS = 1024
 MAX_SESSIONS = 1024
+_REFUSED_S = 3600.0
 BUNDLE_CHECK_S = 10.0
 """How often the operator's CA bundle is looked at for a change."""
 
 log = structlog.get_logger(__name__)
 
 
-class TlsContext(ssl.SSLContext):
-    """A context that offers the last session of a host again (RFC 8446, section 2.2; RFC 5077)."""
+Place = tuple[str, int]
+"""Host and port of a TLS server."""
 
-    sessions: OrderedDict[str, ssl.SSLSession]
+
+class ServerName(str):
+    """The server's name with its port, handed through asyncio to `TlsContext.wrap_bio`: sessions belong to both."""
+
+    port: int
+
+    @classmethod
+    def at(cls, place: Place) -> Self:
+        name = cls(place[0])
+        name.port = place[1]
+        return name
+
+
+class TlsObject(ssl.SSLObject):
+    """A TLS connection that knows its server's host and port."""
+
+    place: Place | None = None
+
+
+class Sessions:
+    """The last session of each server, bounded. A server that refused one is offered none for an hour."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[Place, ssl.SSLSession] = OrderedDict()
+        self._refused: OrderedDict[Place, float] = OrderedDict()
+
+    def get(self, place: Place) -> ssl.SSLSession | None:
+        """Returns the session to offer, if any."""
+        return self._kept.get(place)
+
+    def keep(self, place: Place, session: ssl.SSLSession) -> None:
+        """Keeps a session for the next connection."""
+        if self._refused and time.monotonic() < self._refused.get(place, 0.0):
+            return
+        self._kept[place] = session
+        self._kept.move_to_end(place)
+        if len(self._kept) > MAX_SESSIONS:
+            self._kept.popitem(last=False)
+
+    def forget(self, place: Place, *, is_refused: bool) -> None:
+        """Forgets the server's session. If a connection that offered it failed, none is kept for an hour."""
+        self._kept.pop(place, None)
+        if not is_refused:
+            return
+        self._refused[place] = time.monotonic() + _REFUSED_S
+        self._refused.move_to_end(place)
+        if len(self._refused) > MAX_SESSIONS:
+            self._refused.popitem(last=False)
+
+
+class TlsContext(ssl.SSLContext):
+    """A context that offers the last session of a host and port again (RFC 8446, section 2.2; RFC 5077)."""
+
+    sslobject_class = TlsObject
+    sessions: Sessions
 
     def wrap_bio(
         self,
@@ -44,19 +100,21 @@ class TlsContext(ssl.SSLContext):
         server_hostname: str | bytes | None = None,
         session: ssl.SSLSession | None = None,
     ) -> ssl.SSLObject:
-        known = session or self.sessions.get(str(server_hostname))
-        return super().wrap_bio(incoming, outgoing, server_side, server_hostname, known)
+        place = (str(server_hostname), server_hostname.port) if isinstance(server_hostname, ServerName) else None
+        if session is None and place is not None:
+            session = self.sessions.get(place)
+        wrapped = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+        if isinstance(wrapped, TlsObject):
+            wrapped.place = place
+        return wrapped
 
 
 def remember_session(connection: ssl.SSLObject) -> None:
-    """Keep a connection's session for the next one. With TLS 1.3 it has one only after bytes came from the server."""
-    context, session, host = connection.context, connection.session, connection.server_hostname
-    if not isinstance(context, TlsContext) or session is None or host is None:
-        return
-    context.sessions[host] = session
-    context.sessions.move_to_end(host)
-    if len(context.sessions) > MAX_SESSIONS:
-        context.sessions.popitem(last=False)
+    """Keeps a connection's session for the next one. With TLS 1.3 it has one only after bytes came from the server."""
+    context, session = connection.context, connection.session
+    place = connection.place if isinstance(connection, TlsObject) else None
+    if isinstance(context, TlsContext) and session is not None and place is not None:
+        context.sessions.keep(place, session)
 
 
 def certificate_expiry(connection: ssl.SSLObject) -> float | None:
@@ -67,28 +125,28 @@ def certificate_expiry(connection: ssl.SSLObject) -> float | None:
 
 
 _LOOK_AGAIN_S = 3600.0
-_MOST_HOSTS = 10_000
-_expiries: dict[str, tuple[float, float]] = {}
-"""Of the process, as its metrics are: by host, when the certificate expires, and when that was looked at."""
+_MAX_PLACES = 10_000
+_expiries: dict[Place, tuple[float, float]] = {}
+"""Process-wide, as the metrics are: when a server's certificate expires, and when that was read."""
 
 
-def note_expiry(host: str, connection: ssl.SSLObject) -> None:
-    """Remember when the host's certificate expires: at a new connection, and once an hour at most."""
+def note_expiry(place: Place, connection: ssl.SSLObject) -> None:
+    """Remembers when a server's certificate expires: read at a new connection, at most once an hour."""
     now = time.monotonic()
-    _, seen = _expiries.get(host, (0.0, -_LOOK_AGAIN_S))
+    _, seen = _expiries.get(place, (0.0, -_LOOK_AGAIN_S))
     if now - seen < _LOOK_AGAIN_S:
         return
     expires = certificate_expiry(connection)
     if expires is not None:
-        _expiries.pop(host, None)
-        _expiries[host] = (expires, now)
-        if len(_expiries) > _MOST_HOSTS:
+        _expiries.pop(place, None)
+        _expiries[place] = (expires, now)
+        if len(_expiries) > _MAX_PLACES:
             del _expiries[next(iter(_expiries))]
 
 
-def certificate_expiries() -> dict[str, float]:
-    """When certificates expire, in Unix time, by host."""
-    return {host: expires for host, (expires, _) in _expiries.items()}
+def certificate_expiries() -> dict[Place, float]:
+    """Returns when certificates expire, in Unix time, by host and port."""
+    return {place: expires for place, (expires, _) in _expiries.items()}
 
 
 def new_context(ca: bytes | None = None, certificate: bytes | None = None, key: bytes | None = None) -> TlsContext:
@@ -98,7 +156,7 @@ def new_context(ca: bytes | None = None, certificate: bytes | None = None, key: 
         ValueError: which of the three can't be used, and why.
     """
     context = TlsContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies certificate and host name
-    context.sessions = OrderedDict()
+    context.sessions = Sessions()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.hostname_checks_common_name = False  # RFC 9525, section 6.3
     context.options |= ssl.OP_NO_RENEGOTIATION
@@ -109,6 +167,7 @@ def new_context(ca: bytes | None = None, certificate: bytes | None = None, key: 
         _trust(context, ca)
     if certificate is not None and key is not None:
         _identify(context, certificate, key)
+        context.post_handshake_auth = True  # for servers that ask once they know the path (RFC 8446, section 4.6.2)
     return context
 
 
@@ -132,6 +191,7 @@ def problems_of_pem(tls: ClientTls) -> Iterator[tuple[str, str]]:
 
 
 def _trust(context: ssl.SSLContext, ca: bytes) -> None:
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # an intermediate or the leaf alone is enough, as for curl
     try:
         context.load_verify_locations(cadata=ca.decode("ascii"))
     except (ValueError, ssl.SSLError) as error:

@@ -1,4 +1,4 @@
-"""A tunnel through the operator's egress proxy (CONNECT, RFC 9110, section 9.3.6) to a checked address.
+"""A tunnel through the operator's egress proxy (CONNECT, RFC 9110, section 9.3.6) to a checked address or host name.
 
 Whatever goes wrong on the way is the proxy's failure and never held against the tenant. The proxy's answer is read
 to the end of its header block and must have nothing behind it: in a tunnel the client speaks first.
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from dispatcher.contract.outcomes import FailureReason
 from dispatcher.transport.egress import ProxyAddress
-from dispatcher.transport.failures import TransportError, clip, describe
+from dispatcher.transport.failures import TransportError, clip, describe, is_local, local_failure
 from dispatcher.transport.happy_eyeballs import connect_first
 from dispatcher.transport.tls import TlsContext
 
@@ -42,29 +42,36 @@ async def open_tunnel(
     outer: TlsContext | None,
     targets: Sequence[str],
     port: int,
+    within_s: float,
 ) -> tuple[asyncio.Transport, str]:
-    """A connection to the first of the targets that the proxy connects to, and that target.
+    """Returns a connection to the first of the targets that the proxy connects to, and that target.
 
-    `entrances` are the proxy's own addresses, `outer` its TLS. The caller bounds the time.
+    `entrances` are the proxy's own addresses, `outer` its TLS. The targets share `within_s` evenly: one that hangs
+    leaves the others their part. The caller bounds the whole time.
 
     Raises:
-        Failed: PROXY; CONNECT where the proxy says that it can't reach the target (502, 504).
+        TransportError: PROXY, LOCAL; CONNECT if the proxy says that it can't reach the target (502, 504).
     """
-    for target in targets[:-1]:
+    loop = asyncio.get_running_loop()
+    until = loop.time() + within_s
+    for number, target in enumerate(targets[:-1]):
         try:
-            return await _connect(proxy, entrances, outer, target, port), target
+            async with asyncio.timeout((until - loop.time()) / (len(targets) - number)):
+                return await _connect(proxy, entrances, outer, target, port, within_s), target
+        except TimeoutError:
+            continue
         except TransportError as error:
             if error.reason is not FailureReason.CONNECT:
                 raise
-    return await _connect(proxy, entrances, outer, targets[-1], port), targets[-1]
+    return await _connect(proxy, entrances, outer, targets[-1], port, within_s), targets[-1]
 
 
 async def _connect(
-    proxy: ProxyAddress, entrances: Sequence[str], outer: TlsContext | None, target: str, port: int
+    proxy: ProxyAddress, entrances: Sequence[str], outer: TlsContext | None, target: str, port: int, within_s: float
 ) -> asyncio.Transport:
     loop = asyncio.get_running_loop()
     try:
-        sock, _ = await connect_first(entrances, proxy.port)
+        sock, _ = await connect_first(entrances, proxy.port, within_s)
         try:
             transport, protocol = await loop.create_connection(
                 _ConnectAnswer, sock=sock, ssl=outer, server_hostname=None if outer is None else proxy.host
@@ -73,26 +80,37 @@ async def _connect(
             sock.close()
             raise
     except (OSError, ssl.CertificateError) as error:
-        raise TransportError(FailureReason.PROXY, clip(f"the egress proxy: {describe(error)}")) from error
+        raise _proxy_failure(error) from error
     authority = f"[{target}]:{port}" if ":" in target else f"{target}:{port}"
+    head = f"CONNECT {authority} HTTP/1.1\r\nhost: {authority}\r\n"
+    if proxy.authorization is not None:
+        head += f"proxy-authorization: {proxy.authorization}\r\n"
     try:
-        transport.write(f"CONNECT {authority} HTTP/1.1\r\nhost: {authority}\r\n\r\n".encode("ascii"))
-        _check(await protocol.head)
+        transport.write(f"{head}\r\n".encode("ascii"))
+        _check(await protocol.head, is_authorized=proxy.authorization is not None)
     except OSError as error:
         transport.abort()
-        raise TransportError(FailureReason.PROXY, clip(f"the egress proxy: {describe(error)}")) from error
+        raise _proxy_failure(error) from error
     except BaseException:
         transport.abort()
         raise
     return transport
 
 
-def _check(head: bytes) -> None:
+def _proxy_failure(error: OSError | ssl.CertificateError) -> TransportError:
+    if is_local(error):
+        return local_failure(error)
+    return TransportError(FailureReason.PROXY, clip(f"the egress proxy: {describe(error)}"))
+
+
+def _check(head: bytes, *, is_authorized: bool) -> None:
     status = _STATUS.match(head)
     if status is None or not head.endswith(b"\r\n\r\n") or head.count(b"\r\n\r\n") != 1:
         raise TransportError(FailureReason.PROXY, "the egress proxy's answer to CONNECT is not one")
     if status[1][:1] == b"2":
         return
-    text = clip(f"the egress proxy answered {status[1].decode()} to CONNECT")
+    text = f"the egress proxy answered {status[1].decode()} to CONNECT"
+    if status[1] == b"407":
+        text += ": it refused username and password" if is_authorized else ": it wants username and password"
     unreachable = status[1] in (b"502", b"504")
     raise TransportError(FailureReason.CONNECT if unreachable else FailureReason.PROXY, text)

@@ -41,7 +41,7 @@ async def test_the_connection_used_last_is_used_next() -> None:
     connections = [connection_in(a_pool)[0] for _ in range(3)]
     for one in connections:
         a_pool.put(stack, one, time.monotonic())
-    assert [a_pool.take(stack) for _ in range(4)] == [*reversed(connections), None]
+    assert [a_pool.take(stack, time.monotonic()) for _ in range(4)] == [*reversed(connections), None]
     assert repr(a_pool) == "<Pool 0 resting, 1 destinations>"
 
 
@@ -80,7 +80,7 @@ async def test_a_connection_that_rested_for_too_long_is_closed(monkeypatch: pyte
     await asyncio.sleep(0.05)
     assert wire.aborted
     assert repr(connection) == "<Connection closed requests=0>"
-    assert a_pool.take(stack) is None
+    assert a_pool.take(stack, time.monotonic()) is None
 
 
 async def test_one_timer_serves_a_short_deadline_after_a_long_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,8 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Self
+from functools import partial
+from typing import Final, Self
 from weakref import WeakSet
 
 from dispatcher.config.settings import DeliverySettings, EgressSettings
@@ -19,6 +20,10 @@ from dispatcher.transport.request import Endpoint, Request
 from dispatcher.transport.request_head import HeaderBlock
 from dispatcher.transport.resolver import Resolver
 from dispatcher.transport.tls import TlsContexts, certificate_expiry
+
+DNS_CHECK_S: Final = 2.5
+"""How often an endpoint's requests look whether DNS should be asked again, which takes an answer older than 10 s."""
+_DROPPED: Final = frozenset({FailureReason.RESET, FailureReason.TLS})
 
 
 class _Kept:
@@ -92,7 +97,7 @@ class LeanTransport:
     def __init__(self, delivery: DeliverySettings, egress: EgressSettings) -> None:
         self._resolver = Resolver(egress, EgressGuard(egress))
         self._contexts = TlsContexts(egress.ca_bundle)
-        self._dialer = Dialer(egress, self._resolver, self._contexts)
+        self._dialer = Dialer(egress, self._resolver, self._contexts, delivery.connection_max_age)
         self._pool = Pool(delivery.max_in_flight)
         self._connections: WeakSet[Connection] = WeakSet()
 
@@ -114,26 +119,34 @@ class LeanTransport:
             ValueError: a header that can't be sent: a bug of the caller's.
         """
         answer: asyncio.Future[Attempt] = asyncio.get_running_loop().create_future()
-
-        def ended(attempt: Attempt) -> None:
-            if not answer.done():
-                answer.set_result(attempt)
-
-        exchange = self.begin(request, ended)
-        if exchange is None:
-            started = time.monotonic()
-            try:
-                kept = self._kept_of(request.endpoint, started)
-                connection = await self._open(kept.destination, request)
-            except TransportError as failed:
-                return _failed(failed, started, reused=False)
-            exchange = Exchange(self._pool, kept.stack, connection, request.keep_body, started, ended, reused=False)
-            exchange.send(kept.rendered(request), request.timeout_s)
+        exchange = self.begin(request, partial(_settle, answer))
+        if exchange is not None:
+            return await _answer_or_abort(answer, exchange)
+        started = time.monotonic()
         try:
-            return await answer
-        except BaseException:
-            exchange.abort()  # cancelled: nobody waits for what is still to come
-            raise
+            kept = self._kept_of(request.endpoint, started)
+            connection, attempt = await self._exchange(kept, request, started)
+            if connection.was_dropped_after_resumption and attempt.failure in _DROPPED:
+                # Some servers accept a TLS session and end the connection then: once more, without one.
+                _forget_session(kept.destination)
+                _, attempt = await self._exchange(kept, request, started)
+        except TransportError as failed:
+            return _failed(failed, started, reused=False)
+        return attempt
+
+    async def _exchange(self, kept: _Kept, request: Request, started: float) -> tuple[Connection, Attempt]:
+        """Opens a connection and sends the request on it.
+
+        Raises:
+            TransportError: there is no connection.
+        """
+        answer: asyncio.Future[Attempt] = asyncio.get_running_loop().create_future()
+        connection = await self._open(kept.destination, request, started)
+        exchange = Exchange(
+            self._pool, kept.stack, connection, request.keep_body, started, partial(_settle, answer), reused=False
+        )
+        exchange.send(kept.rendered(request), request.timeout_s)
+        return connection, await _answer_or_abort(answer, exchange)
 
     def begin(self, request: Request, ended: Callable[[Attempt], None]) -> Exchange | None:
         """Send the request on a connection that rests, without waiting; `ended` is told once, unless it is aborted.
@@ -149,7 +162,7 @@ class LeanTransport:
         except TransportError:
             return None  # `post` will say so
         data = kept.rendered(request)
-        connection = self._pool.take(kept.stack)
+        connection = self._pool.take(kept.stack, started)
         if connection is None:
             return None
         exchange = Exchange(self._pool, kept.stack, connection, request.keep_body, started, ended, reused=True)
@@ -165,16 +178,17 @@ class LeanTransport:
         return kept
 
     def _look_at(self, kept: _Kept, endpoint: Endpoint, now: float) -> None:
-        """The endpoint's TLS context may be another one, when the operator's CA bundle changed."""
+        """The operator's CA bundle may have changed, and the endpoint may have moved."""
         context = self._contexts.of(endpoint) if endpoint.scheme == "https" else None
         kept.destination = Destination(endpoint.scheme, endpoint.host, endpoint.port, context)
         kept.stack = self._pool.stack_of(kept.destination)
-        kept.look_again = now + tls.BUNDLE_CHECK_S
+        kept.stack.answer = self._dialer.watch(endpoint.host)
+        kept.look_again = now + min(tls.BUNDLE_CHECK_S, DNS_CHECK_S)
 
-    async def _open(self, destination: Destination, request: Request) -> Connection:
+    async def _open(self, destination: Destination, request: Request, started: float) -> Connection:
         scheme, host, port, context = destination
         try:
-            async with asyncio.timeout(request.timeout_s):
+            async with asyncio.timeout(started + request.timeout_s - time.monotonic()):
                 dialled = await self._dialer.dial(
                     scheme, host, port, context, request.connect_timeout_s, lambda: Connection(self._pool.forget)
                 )
@@ -183,8 +197,28 @@ class LeanTransport:
             raise TransportError(FailureReason.CONNECT_TIMEOUT, detail) from None
         connection = dialled.protocol
         connection.phases, connection.below = dialled.phases, dialled.below
+        connection.is_resumed = dialled.is_resumed
+        connection.retires_at = self._dialer.retirement(time.monotonic())
         self._connections.add(connection)
         return connection
+
+
+def _settle(answer: "asyncio.Future[Attempt]", attempt: Attempt) -> None:
+    if not answer.done():  # cancelled, and not told yet
+        answer.set_result(attempt)
+
+
+async def _answer_or_abort(answer: "asyncio.Future[Attempt]", exchange: Exchange) -> Attempt:
+    try:
+        return await answer
+    except BaseException:
+        exchange.abort()  # cancelled: nobody waits for what is still to come
+        raise
+
+
+def _forget_session(destination: Destination) -> None:
+    if destination.context is not None:
+        destination.context.sessions.forget((destination.host, destination.port), is_refused=True)
 
 
 def _failed(failed: TransportError, started: float, *, reused: bool) -> Attempt:

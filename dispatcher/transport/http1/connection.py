@@ -2,7 +2,8 @@
 
 It takes one request at a time. Whatever is not exactly one whole answer to it makes the connection unusable: bytes
 behind the answer or between requests, an answer before the request was written, `connection: close`, a body beyond
-what is read. Its one timer serves every deadline, and is set anew only when a deadline comes earlier than the last.
+what is read, or one that is cut or framed in doubt. The status counts once the head is complete (docs/verdicts.md). Its
+one timer serves every deadline, and is set anew only when a deadline comes earlier than the last.
 """
 
 import asyncio
@@ -14,18 +15,18 @@ from typing import cast
 import httptools
 
 from dispatcher.contract.outcomes import FailureReason, Phases
-from dispatcher.transport.failures import TransportError, clip, describe
-from dispatcher.transport.request_head import (
+from dispatcher.transport.answer_head import (
     MAX_INTERIM,
     MAX_KEPT_VALUE,
+    MAX_RESPONSE,
     MAX_RESPONSE_BODY,
     MAX_RESPONSE_HEAD,
     MAX_RESPONSE_HEADERS,
+    read_answer_head,
 )
+from dispatcher.transport.failures import TransportError, clip, describe
 from dispatcher.transport.tls import remember_session
 
-_MAX_RAW = 1024 * 1024
-"""Bytes of one answer in all, with chunk sizes and extensions: bounds what the count of body bytes does not see."""
 _IGNORED_HEAD = 8 * 1024
 """What a head may have beyond its names and values: status line, separators, 1xx answers."""
 
@@ -44,6 +45,10 @@ class Connection(asyncio.Protocol):
         self.phases = Phases()
         self.below: asyncio.Transport | None = None
         """The transport under TLS, which knows what of the request the peer has not taken."""
+        self.retires_at = float("inf")
+        """From then on it is not used again; seconds of the monotonic clock."""
+        self.is_resumed = False
+        """TLS resumed a session."""
         self.status = 0
         self.retry_after: str | None = None
         self.webhook_delivery: str | None = None
@@ -76,7 +81,9 @@ class Connection(asyncio.Protocol):
         self.first_byte_at = 0.0
         self._keep = keep
         self._raw = self._head = self._count = self._received = self._interim = 0
-        self._head_done = self._framed = self._complete = False
+        self._head_done = self._complete = self._is_odd = False
+        self._begun = b""
+        """What came of a head that is not complete yet."""
         self._problem = ""
         self._ended = ended
         self._set_deadline(deadline)
@@ -102,6 +109,11 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     @property
+    def was_dropped_after_resumption(self) -> bool:
+        """The server ended a connection with a resumed TLS session before it answered the first request."""
+        return self.is_resumed and self.requests == 1 and not self._raw and not self.usable
+
+    @property
     def tls(self) -> ssl.SSLObject | None:
         """The TLS layer, where there is one."""
         found = None if self._transport is None else self._transport.get_extra_info("ssl_object")
@@ -121,10 +133,12 @@ class Connection(asyncio.Protocol):
         self._timer, self._timer_at = None, float("inf")
         if time.monotonic() < self._deadline - 0.001:
             self._set_deadline(self._deadline)
-        elif self._ended is not None:
-            self.fail(FailureReason.TIMEOUT, "no whole answer in time")
-        else:
+        elif self._ended is None:
             self._end_idle()
+        elif self._head_done:
+            self._finish_broken()
+        else:
+            self.fail(FailureReason.TIMEOUT, "no whole answer in time")
 
     # --- asyncio's protocol
 
@@ -138,32 +152,58 @@ class Connection(asyncio.Protocol):
         if self._keep and not self.first_byte_at:
             self.first_byte_at = time.monotonic()
         self._raw += len(data)
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self.usable = False
-            if not self._complete and not self._problem:
-                self._problem = clip(f"the answer is not HTTP/1.1 ({error or type(error).__name__})")
+        if self._is_odd:
+            self._read_oddly(data)
+        else:
+            try:
+                self._parser.feed_data(data)
+            except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+                self._refused(data)
+            else:
+                if not self._head_done:
+                    self._begun += data
         if self._complete:
             self._finish()
         elif self._problem:
             self.fail(FailureReason.PROTOCOL, self._problem)
         elif not self._head_done and self._raw > MAX_RESPONSE_HEAD + _IGNORED_HEAD:
             self.fail(FailureReason.PROTOCOL, "the answer's headers are longer than 32 KiB")
-        elif self._raw > _MAX_RAW:
-            self.usable = False
-            self._finish()
+        elif self._raw > MAX_RESPONSE:
+            self._finish_broken()
+
+    def _refused(self, data: bytes) -> None:
+        """The strict parser refuses what came: the status counts if it is known, or can be read leniently."""
+        self.usable = False
+        if self._complete or self._problem:
+            return
+        if self._head_done:
+            self._complete = True
+        else:
+            self._is_odd = True
+            self._read_oddly(data)
+
+    def _read_oddly(self, data: bytes) -> None:
+        self._begun += data
+        try:
+            head = read_answer_head(self._begun)
+        except ValueError as error:
+            self._problem = clip(f"the answer is not HTTP/1.1 ({error})")
+            return
+        if head is not None:
+            self.status, self.retry_after, self.webhook_delivery = head[:3]
+            self.body = self._begun[head.end : head.end + self._keep]
+            self._complete = self._head_done = True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.usable = False
         if self._ended is None:
             self._end_idle()
-        elif exc is None and self._head_done and not self._framed:
-            self._finish()  # a body that ends with the connection (RFC 9112, section 6.3)
+        elif self._head_done:
+            self._finish()  # the status counts, whatever the body lacks
         elif isinstance(exc, ssl.SSLError):
             self.fail(FailureReason.TLS, describe(exc))
         else:
-            where = "in the body of" if self._head_done else "in the head of" if self._raw else "before"
+            where = "in the head of" if self._raw else "before"
             how = "closed" if exc is None else "reset"
             self.fail(FailureReason.RESET, f"the connection was {how} {where} the answer")
         self._transport = None
@@ -181,16 +221,15 @@ class Connection(asyncio.Protocol):
         self._count += 1
         self._head += len(name) + len(value)
         if self._count > MAX_RESPONSE_HEADERS or self._head > MAX_RESPONSE_HEAD:
-            self._problem = "the answer has over 100 headers, or over 32 KiB of them"
+            if self._head_done:  # trailers
+                self.usable, self._complete = False, True
+            else:
+                self._problem = "the answer has over 100 headers, or over 32 KiB of them"
             return
         if self._head_done:
             return  # a trailer
         size = len(name)  # first, because it is cheaper than lower()
-        if size == 14 or size == 17:
-            lower = name.lower()
-            if lower == b"content-length" or lower == b"transfer-encoding":
-                self._framed = True
-        elif size == 11 and self.retry_after is None and name.lower() == b"retry-after":
+        if size == 11 and self.retry_after is None and name.lower() == b"retry-after":
             self.retry_after = value.decode("latin-1")[:MAX_KEPT_VALUE]
         elif size == 16 and self.webhook_delivery is None and name.lower() == b"webhook-delivery":
             self.webhook_delivery = value.decode("latin-1")[:MAX_KEPT_VALUE]
@@ -217,7 +256,7 @@ class Connection(asyncio.Protocol):
             return
         if not self._head_done:  # 1xx: the answer is still to come (RFC 9110, section 15.2)
             self._interim += 1
-            self._framed, self.retry_after, self.webhook_delivery = False, None, None
+            self.retry_after = self.webhook_delivery = None
             if self._interim > MAX_INTERIM:
                 self._problem = f"over {MAX_INTERIM} interim answers"
             return
@@ -239,6 +278,11 @@ class Connection(asyncio.Protocol):
                 self.abort()
         if ended is not None:
             ended(None)
+
+    def _finish_broken(self) -> None:
+        """The status is known, the body never ends: the answer counts, the connection doesn't live on."""
+        self.usable = False
+        self._finish()
 
     def fail(self, reason: FailureReason, detail: str) -> None:
         """Close at once; the exchange under way has failed."""

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 from dispatcher.transport.http1.connection import Connection
+from dispatcher.transport.resolver import Answer
 from dispatcher.transport.tls import TlsContext
 
 IDLE_S = 60.0
@@ -24,7 +25,12 @@ class Destination(NamedTuple):
 class Stack(list[Connection]):
     """The resting connections of one destination. Lives as long as an endpoint or a connection refers to it."""
 
-    __slots__ = ("__weakref__",)
+    __slots__ = ("__weakref__", "answer")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer: Answer | None = None
+        """What DNS says of the host; None if it isn't resolved here."""
 
 
 class Pool:
@@ -45,16 +51,21 @@ class Pool:
             stack = self._stacks[destination] = Stack()
         return stack
 
-    def take(self, stack: Stack) -> Connection | None:
-        """The connection used last, when there is one: it is the likeliest to be alive."""
-        if not stack:
-            return None
-        connection = stack.pop()
-        del self._resting[connection]
-        return connection
+    def take(self, stack: Stack, now: float) -> Connection | None:
+        """Returns the connection used last, the likeliest to be alive; None if there is none that may be used."""
+        while stack:
+            connection = stack.pop()
+            del self._resting[connection]
+            if not _is_over(connection, stack, now):
+                return connection
+            connection.abort()
+        return None
 
     def put(self, stack: Stack, connection: Connection, now: float) -> None:
-        """Let a usable connection rest."""
+        """Lets a usable connection rest, or closes it if it is too old or its host has moved."""
+        if _is_over(connection, stack, now):
+            connection.abort()
+            return
         stack.append(connection)
         self._resting[connection] = stack
         connection.rest(now + IDLE_S)
@@ -75,3 +86,10 @@ class Pool:
             connection = next(iter(self._resting))
             self.forget(connection)
             connection.abort()
+
+
+def _is_over(connection: Connection, stack: Stack, now: float) -> bool:
+    address = connection.phases.address
+    return now >= connection.retires_at or (
+        stack.answer is not None and address is not None and stack.answer.is_outdated(address)
+    )

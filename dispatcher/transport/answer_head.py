@@ -1,0 +1,113 @@
+"""Reads the head of an answer leniently: its status and the headers that decide the verdict. Pure.
+
+The strict parsers of both HTTP clients refuse an answer whose body is framed in a way that a shared connection can't
+bear: two Content-Length headers, chunked coding beside a length, folded headers, bare line feeds. The status is known
+all the same, and the endpoint has acted on the request; repeating it would only deliver the event again. So when a
+parser refuses an answer, its head is read here. The connection is never reused after that.
+"""
+
+import re
+from typing import Final, NamedTuple
+
+MAX_RESPONSE_HEADERS: Final = 100
+MAX_RESPONSE_HEAD: Final = 32 * 1024
+"""Bytes of header names and values, together."""
+MAX_RESPONSE_BODY: Final = 64 * 1024
+"""Bytes of an answer's body that are read; with more, the connection is closed."""
+MAX_RESPONSE: Final = 1024 * 1024
+"""Bytes of one answer in all, with chunk sizes and extensions, which the count of body bytes does not see."""
+MAX_INTERIM: Final = 16
+"""1xx answers before the final one."""
+MAX_KEPT_VALUE: Final = 256
+"""Characters of a response header that an attempt keeps."""
+
+_START: Final = b"HTTP/1."
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.\d (\d{3})(?: [^\n]*)?\r?\n")
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
+_NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
+
+
+class AnswerHead(NamedTuple):
+    """Status and deciding headers of a final answer."""
+
+    status: int
+    retry_after: str | None
+    webhook_delivery: str | None
+    end: int
+    """Offset of the body."""
+    is_odd: bool
+    """Its lines or the framing of its body can be read in two ways: another reader may see another answer."""
+
+
+def read_answer_head(data: bytes) -> AnswerHead | None:
+    """Returns the head of the final answer at the start of `data`, or None while it is incomplete.
+
+    Interim answers (1xx) before it are skipped. Line ends may be bare line feeds, values may be folded (RFC 9112,
+    sections 2.2 and 5.2), a name may have spaces before its colon.
+
+    Raises:
+        ValueError: `data` is not the start of an HTTP/1 answer to a POST, or passes the limits on headers.
+    """
+    at = 0
+    for _ in range(MAX_INTERIM + 1):
+        while data[at : at + 1] in (b"\r", b"\n") and data[at : at + 1]:
+            at += 1  # empty lines before a status line (RFC 9112, section 2.2)
+        begin = data[at : at + len(_START)]
+        if begin != _START[: len(begin)]:
+            raise ValueError("no status line")
+        line = _STATUS_LINE.match(data, at)
+        if line is None:
+            if b"\n" in data[at:]:
+                raise ValueError("no status line")
+            return None
+        status = int(line[1])
+        if status == 101 or not 100 <= status <= 599:
+            raise ValueError(f"status {status} is no answer to a POST")
+        fields = _read_fields(data, line.end())
+        if fields is None:
+            return None
+        if status >= 200:
+            found, end, is_odd = fields
+            is_odd |= not line[0].endswith(b"\r\n")
+            return AnswerHead(status, found.get(b"retry-after"), found.get(b"webhook-delivery"), end, is_odd)
+        at = fields[1]
+    raise ValueError(f"over {MAX_INTERIM} interim answers")
+
+
+def _read_fields(data: bytes, at: int) -> tuple[dict[bytes, str], int, bool] | None:
+    """Returns the first value of each header, the offset behind the head's empty line, and whether a line is odd.
+
+    None while the head is incomplete.
+    """
+    fields: list[tuple[bytes, bytes]] = []
+    size, is_odd = 0, False
+    while (end := data.find(b"\n", at)) >= 0:
+        line, at = data[at:end], end + 1
+        is_odd |= line[-1:] != b"\r"
+        line = line.removesuffix(b"\r")
+        if not line:
+            framing = [name for name, _ in fields if name in _FRAMING]
+            return {name: _kept(value) for name, value in reversed(fields)}, at, is_odd or len(framing) > 1
+        size += len(line)
+        if len(fields) >= MAX_RESPONSE_HEADERS or size > MAX_RESPONSE_HEAD + 4 * len(fields):
+            raise ValueError("over 100 headers, or over 32 KiB of them")
+        if line[:1] in (b" ", b"\t"):
+            if not fields:
+                raise ValueError("a folded line without a header")
+            is_odd = True
+            name, value = fields.pop()
+            fields.append((name, b"%b %b" % (value, line.strip())))
+            continue
+        name, colon, value = line.partition(b":")
+        is_odd |= name[-1:] in (b" ", b"\t")
+        name = name.rstrip(b" \t").lower()
+        if not colon or not _NAME.fullmatch(name) or b"\0" in value:
+            raise ValueError("a line that is no header")
+        fields.append((name, value.strip()))
+    if size + len(data) - at > MAX_RESPONSE_HEAD + 4 * len(fields):
+        raise ValueError("over 100 headers, or over 32 KiB of them")
+    return None
+
+
+def _kept(value: bytes) -> str:
+    return value[:MAX_KEPT_VALUE].decode("latin-1")
