@@ -335,7 +335,7 @@ class Service:
     def _configure_metrics(self, source: WebhookSource) -> None:
         webhooks = source.all()
         self._tenants.configure(webhook.tenant for webhook in webhooks)
-        self._tenants.worst.configure(pair for webhook in webhooks for pair in _hosts(webhook))
+        self._tenants.worst.configure(pair for webhook in webhooks for pair in _places(webhook))
 
     def _watched(self) -> Watched:
         return Watched(
@@ -412,11 +412,15 @@ def _retry_membership(kafka: KafkaSettings, topics: Sequence[str]) -> KafkaSetti
     return kafka.model_copy(update={"group_instance_id": f"{kafka.group_instance_id}-{digest}"})
 
 
-def _hosts(webhook: Webhook) -> Iterator[tuple[str, TenantKey]]:
+def _places(webhook: Webhook) -> Iterator[tuple[tuple[str, int], TenantKey]]:
+    """Yields host and port of the webhook's servers."""
     config = webhook.config
-    yield Endpoint.at(config.url).host, webhook.tenant
+    urls = [config.url]
     if isinstance(config.auth, JwtAuth) and config.auth.fetch is not None:
-        yield Endpoint.at(config.auth.fetch.token_url).host, webhook.tenant
+        urls.append(config.auth.fetch.token_url)
+    for url in urls:
+        endpoint = Endpoint.at(url)
+        yield (endpoint.host, endpoint.port), webhook.tenant
 
 
 def _traced(transport: Transport, tracing: "Tracing | None") -> Transport:

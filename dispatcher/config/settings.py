@@ -241,8 +241,9 @@ class ProxySettings(_Group):
     """Password for the proxy."""
     resolve: Literal["local", "proxy"] = "local"
     """Who resolves the endpoints' names. `local`: the dispatcher does, checks every address, and asks the proxy for the
-    checked address. `proxy`: the proxy is asked for the host name, for networks whose pods have no public DNS. Addresses
-    are then not seen here: the guard judges names and address literals only, and the proxy must refuse internal ones."""
+    checked address. `proxy`: the proxy is asked for the host name, for networks whose pods have no public DNS. The
+    dispatcher then sees no addresses: it judges names and address literals only, and the proxy must refuse connections
+    to internal addresses."""
 
     @model_validator(mode="after")
     def _a_pair(self) -> Self:

@@ -69,6 +69,8 @@ class RetryState:
     reason: str = ""
     origin_timestamp: int = 0
     """Milliseconds since 1970, of the original record; 0 if it is not known."""
+    refusals: int = 0
+    """POSTs whose payload the endpoint refused: the fourth one is the last."""
 
     def headers(self) -> list[tuple[str, bytes]]:
         """As record headers."""
@@ -83,6 +85,7 @@ class RetryState:
             "last-status": "" if self.last_status is None else str(self.last_status),
             "reason": self.reason,
             "origin-timestamp": str(self.origin_timestamp),
+            "refusals": str(self.refusals),
         }
         return [(PREFIX + name, value.encode()) for name, value in fields.items()]
 
@@ -120,6 +123,7 @@ class RetryState:
             last_status=None if status < 0 else status,
             reason=found.get(PREFIX + "reason", b"").decode(errors="replace"),
             origin_timestamp=_whole(found, "origin-timestamp", 0),
+            refusals=_whole(found, "refusals", 0),
         )
 
 

@@ -67,16 +67,19 @@ class PreparedWebhook:
     authenticator: Authenticator
     signer: Signer | None
     timeout_s: float
+    connect_timeout_s: float
 
     @classmethod
-    def of(cls, webhook: Webhook, tokens: TokenEndpoint, timeout_s: float) -> Self:
+    def of(cls, webhook: Webhook, tokens: TokenEndpoint, settings: DeliverySettings) -> Self:
         config = webhook.config
+        timeout_s = config.timeout or settings.timeout
         return cls(
             webhook=webhook,
             endpoint=Endpoint.of(config),
             authenticator=Authenticator.of(config, tokens),
             signer=None if config.signing is None else Signer.of(config.signing),
-            timeout_s=config.timeout or timeout_s,
+            timeout_s=timeout_s,
+            connect_timeout_s=min(config.connect_timeout or settings.connect_timeout, timeout_s),
         )
 
 
@@ -177,7 +180,7 @@ class Deliverer:
             self._forget_freed_lanes()
         if kept is not None:
             self._retired.append(kept)
-        made = self._destinations[webhook.tenant] = PreparedWebhook.of(webhook, self._tokens, self._settings.timeout)
+        made = self._destinations[webhook.tenant] = PreparedWebhook.of(webhook, self._tokens, self._settings)
         return made
 
     def _start(self, lane: Lane, pending: PendingDelivery, permit: Permit) -> None:
@@ -254,10 +257,13 @@ class Deliverer:
         self, lane: Lane, pending: PendingDelivery, permit: Permit, number: int, attempt: Attempt
     ) -> AttemptResult:
         """Judge an attempt, tell everybody, and, last of all, give its slot back: not done where this raises."""
-        judgement = judge(attempt)
+        judgement = judge(attempt, pending.refusals)
         hold = None
-        if judgement.verdict is Verdict.RETRY_SOON:
-            hold = retry_after_s(attempt.retry_after, self._clock(), self._policy.max_age_s)
+        if attempt.retry_after is not None and judgement.verdict in (Verdict.RETRY_SOON, Verdict.RETRY_LATER):
+            now = self._clock()
+            hold = retry_after_s(
+                attempt.retry_after, now, self._policy.max_hold_s(attempt.status, pending.first_seen, now)
+            )
         self._told(pending, number, attempt, judgement)
         if judgement.suspends:
             lane.suspend(pending.webhook.revision)  # first: the slot goes to nobody who waits
@@ -318,7 +324,7 @@ class Deliverer:
             headers=request_headers(pending, number, now, destination.signer, token),
             body=pending.body,
             timeout_s=destination.timeout_s,
-            connect_timeout_s=min(self._settings.connect_timeout, destination.timeout_s),
+            connect_timeout_s=destination.connect_timeout_s,
             keep_body=self._keep_answer,
         )
 

@@ -18,6 +18,10 @@ from dispatcher.transport.request import Headers
 
 _FIT_FOR_A_HEADER = re.compile(r"[\x21-\x7e]{1,256}")
 """What an event says of itself may not inject a header, nor swell one past what receivers take."""
+_TRACEPARENT = re.compile(
+    r"(?!ff)([0-9a-f]{2})-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[\x21-\x7e]{1,200})?"
+)
+"""Of a version after 00 the fields of 00 are known, and more may follow."""
 
 
 @slots_dataclass
@@ -41,16 +45,20 @@ class PendingDelivery:
     processing: ProcessingAttempt
     origin: Origin | None = None
     """Where the event first stood: for the attempt log, by which it can be found again."""
+    refusals: int = 0
+    """POSTs before whose payload the endpoint refused."""
+    first_seen: float | None = None
+    """Unix seconds from which the age limit counts; None if it counts from now."""
 
     @classmethod
     def of(
         cls, event: DeliveryEvent, webhook: Webhook, body: bytes, attempts: int, priority: Priority,
-        processing: ProcessingAttempt, origin: Origin | None = None,
+        processing: ProcessingAttempt, origin: Origin | None = None, refusals: int = 0, first_seen: float | None = None,
     ) -> Self:  # fmt: skip
-        """The parcel of an event."""
+        """Returns the pending delivery of an event."""
         return cls(
             event.webhook_id, event.timestamp, event.traceparent, event.channel, event.status, webhook, body, attempts,
-            priority, processing, origin,
+            priority, processing, origin, refusals, first_seen,
         )  # fmt: skip
 
     @property
@@ -69,6 +77,8 @@ class Deferred:
     """Seconds for which it makes no sense to come back."""
     status: int | None = None
     detail: str = ""
+    payload_refused: bool = False
+    """The endpoint refused the payload: such an event ends within minutes."""
 
 
 @slots_dataclass
@@ -128,7 +138,10 @@ class AttemptResult:
                 return Deferred(ParkReason.SUSPENDED, self.number, 0, attempt.status, _told_in_words(attempt))
             case _:
                 hold = self.hold_s or (self.refusal.for_s if self.refusal else 0.0)
-                return Deferred(ParkReason.ATTEMPT_FAILED, self.number, hold, attempt.status, _told_in_words(attempt))
+                return Deferred(
+                    ParkReason.ATTEMPT_FAILED, self.number, hold, attempt.status, _told_in_words(attempt),
+                    judgement.payload_refused,
+                )  # fmt: skip
 
 
 GOOD: Final = AttemptResult(1, judgement=DELIVERED)
@@ -146,11 +159,17 @@ def request_headers(
     headers.append(("webhook-attempt", str(number)))
     if pending.event_time is not None and _FIT_FOR_A_HEADER.fullmatch(pending.event_time):
         headers.append(("webhook-event-time", pending.event_time))
-    if pending.traceparent is not None and _FIT_FOR_A_HEADER.fullmatch(pending.traceparent):
+    if pending.traceparent is not None and is_traceparent(pending.traceparent):
         headers.append(("traceparent", pending.traceparent))
     if token is not None:
         headers.append(token)
     return tuple(headers)
+
+
+def is_traceparent(text: str) -> bool:
+    """True if the text is a valid `traceparent` (W3C Trace Context, section 3.2); an invalid one is not passed on."""
+    match = _TRACEPARENT.fullmatch(text)
+    return match is not None and (match[1] != "00" or match[2] is None)
 
 
 def _told_in_words(attempt: Attempt) -> str:

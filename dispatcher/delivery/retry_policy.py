@@ -13,6 +13,8 @@ SOON_BASE_S = 0.5
 JITTER = 0.2
 """A tier's delay varies by this share, so that events parked together don't return together."""
 MIN_HOLD_S = 1.0
+MAX_HOLD_OF_4XX_S = 3600.0
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +62,33 @@ class RetryPolicy:
         """No record is due later than so long after it was parked."""
         return tier_s * (1 + JITTER)
 
+    def max_hold_s(self, status: int | None, first_seen: float | None, now: float) -> float:
+        """Returns the most seconds that a Retry-After on this status may hold a tenant's events.
+
+        What the event has left of its age limit; at most an hour for a 4xx other than 429, which is a mistake in
+        set-up as a rule. Times in Unix seconds; `first_seen` None: the age counts from now.
+        """
+        left_s = self.max_age_s if first_seen is None else first_seen + self.max_age_s - now
+        if status is not None and 400 <= status < 500 and status != 429:
+            left_s = min(left_s, MAX_HOLD_OF_4XX_S)
+        return max(MIN_HOLD_S, left_s)
+
     def expired(self, first_seen: float, due_at: float) -> bool:
         """Whether an event first seen then would be too old when it is due. Unix seconds."""
         return due_at - first_seen > self.max_age_s
 
 
 def retry_after_s(value: str | None, now: float, most_s: float) -> float | None:
-    """Seconds that a Retry-After header asks for (RFC 9110, section 10.2.3), within 1 s and `most_s`.
+    """Returns the seconds that a Retry-After header asks for (RFC 9110, section 10.2.3), from 1 s to `most_s`.
 
-    None where there is none, or none that can be read. `now`: unix seconds.
+    A number of any length, with a fraction too, or a date. None if there is none, or none that can be read.
+    `now`: Unix seconds.
     """
     if value is None:
         return None
     value = value.strip()
-    if re.fullmatch(r"[0-9]{1,10}", value):
-        asked = float(value)
+    if _SECONDS.fullmatch(value):
+        asked = min(float(value), most_s)  # of any length: what is too long for a float is infinite
     else:
         try:
             date = parsedate_to_datetime(value)

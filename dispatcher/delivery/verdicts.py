@@ -1,11 +1,11 @@
 """What one attempt means: the one table that says what is retried, when, and what is given up (design section 5).
 
-Pure. The last line of each branch is the rule's reason.
+Pure. `docs/verdicts.md` is the same table for users; a test compares the two.
 """
 
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import assert_never
+from typing import Final, assert_never
 
 from dispatcher.contract.outcomes import Attempt, DeadReason, FailureReason
 
@@ -17,7 +17,7 @@ class Verdict(Enum):
     RETRY_SOON = auto()
     """Quick tries first, then the tiers."""
     RETRY_LATER = auto()
-    """In the tiers only: a mistake in set-up that someone will mend."""
+    """In the tiers only: a set-up mistake or a maintenance page lasts longer than quick tries."""
     DISABLE_ENDPOINT = auto()
     """Park, and send nothing more until the webhook is edited."""
     DEAD = auto()
@@ -39,7 +39,9 @@ class Judgement:
     suspends: bool = False
     """The endpoint wants no more until the webhook is edited."""
     tells_of_endpoint: bool = True
-    """False where the failure is ours or our proxy's: nothing is learnt of the endpoint."""
+    """False if the failure is our own side's: nothing is learnt of the endpoint."""
+    payload_refused: bool = False
+    """The endpoint refuses this payload. The fourth such answer to an event is final."""
 
     @property
     def metric_outcome(self) -> str:
@@ -55,34 +57,49 @@ _SOON = Judgement(Verdict.RETRY_SOON, failing=True)
 _SOON_THROTTLED = Judgement(Verdict.RETRY_SOON, failing=True, throttled=True)
 _UNREACHABLE = Judgement(Verdict.RETRY_SOON, failing=True, connect_failure=True)
 _LATER = Judgement(Verdict.RETRY_LATER, failing=True)
-_NOT_THE_TENANTS_FAULT = Judgement(Verdict.RETRY_SOON, tells_of_endpoint=False)
+_OUR_OWN = Judgement(Verdict.RETRY_SOON, tells_of_endpoint=False)
+_DENIED_FOR_NOW = Judgement(Verdict.RETRY_LATER, tells_of_endpoint=False)
 _SUSPEND = Judgement(Verdict.DISABLE_ENDPOINT, suspends=True)
-_REJECTED = Judgement(Verdict.DEAD, DeadReason.REJECTED)
+_PAYLOAD_REFUSED = Judgement(Verdict.RETRY_LATER, failing=True, payload_refused=True)
+_REJECTED = Judgement(Verdict.DEAD, DeadReason.REJECTED, failing=True, payload_refused=True)
+_UNSUPPORTED = Judgement(Verdict.DEAD, DeadReason.REJECTED)
 _REDIRECTED = Judgement(Verdict.DEAD, DeadReason.REDIRECTED)
 _ABORTED = Judgement(Verdict.DEAD, DeadReason.ABORTED)
 _DENIED = Judgement(Verdict.DEAD, DeadReason.EGRESS_DENIED, tells_of_endpoint=False)
 
-RETRY_SOON = frozenset({408, 409, 423, 425, 429})
+RETRY_SOON: Final = frozenset({408, 409, 423, 425, 429})
 """4xx that pass by themselves; every 5xx but 501 and 505 does too."""
-RETRY_LATER = frozenset({401, 403, 404})
-NEVER_AGAIN = frozenset({501, 505})
-GONE = 410
-_THROTTLING = frozenset({429, 503})
+PAYLOAD_REFUSED: Final = frozenset({400, 406, 411, 412, 413, 414, 415, 417, 422, 428, 431})
+"""4xx about what was sent. Every other one but 410 is about where it was sent: access, path, proxies, maintenance."""
+MAX_REFUSALS: Final = 4
+"""POSTs that the endpoint may refuse the payload of: now and in the first three tiers, within minutes."""
+NEVER_AGAIN: Final = frozenset({501, 505})
+GONE: Final = 410
+TOO_MANY: Final = 429
+_THROTTLING: Final = frozenset({TOO_MANY, 503})
 
 
-def judge(attempt: Attempt) -> Judgement:
-    """The judgement of one finished attempt."""
+def judge(attempt: Attempt, refusals: int = 0) -> Judgement:
+    """Returns the judgement of one finished attempt.
+
+    Args:
+        attempt: how it ended.
+        refusals: earlier attempts at the same event whose payload the endpoint refused.
+    """
     if attempt.failure is not None:
         return _judge_failure(attempt.failure)
-    return _judge_answer(attempt.status or 0, (attempt.webhook_delivery or "").strip().lower())
+    judgement = _judge_answer(attempt.status or 0, (attempt.webhook_delivery or "").strip().lower())
+    return _REJECTED if judgement is _PAYLOAD_REFUSED and refusals >= MAX_REFUSALS - 1 else judgement
 
 
 def _judge_failure(failure: FailureReason) -> Judgement:
     match failure:
-        case FailureReason.EGRESS_DENIED:
+        case FailureReason.URL_DENIED:
             return _DENIED
-        case FailureReason.PROXY:
-            return _NOT_THE_TENANTS_FAULT
+        case FailureReason.EGRESS_DENIED:
+            return _DENIED_FOR_NOW
+        case FailureReason.PROXY | FailureReason.LOCAL:
+            return _OUR_OWN
         case FailureReason.TIMEOUT:
             return _SOON_THROTTLED
         case (
@@ -106,19 +123,23 @@ def _judge_answer(status: int, wish: str) -> Judgement:
         return _SUSPEND
     if wish == "abort-message":
         return _ABORTED
-    if status in RETRY_LATER:
+    if 300 <= status < 400:
+        return _REDIRECTED
+    if status in NEVER_AGAIN:
+        return _UNSUPPORTED
+    if status in PAYLOAD_REFUSED:
+        return _PAYLOAD_REFUSED
+    if 400 <= status < 500 and status not in RETRY_SOON:
         return _LATER
-    if status in RETRY_SOON or (status >= 500 and status not in NEVER_AGAIN):
-        return _SOON_THROTTLED if status in _THROTTLING else _SOON
-    return _REDIRECTED if 300 <= status < 400 else _REJECTED
+    return _SOON_THROTTLED if status in _THROTTLING else _SOON  # what is no HTTP status is an answer that isn't HTTP
 
 
-_STATUS_CLASSES = ("", "", "http_2xx", "http_3xx", "http_4xx", "http_5xx")
+_STATUS_CLASSES = {2: "http_2xx", 3: "http_3xx", 4: "http_4xx", 5: "http_5xx"}
 
 
 def reason_of(attempt: Attempt) -> str:
-    """The metric label of an attempt: its failure, or the class of its status."""
+    """Returns the metric label of an attempt: its failure, or the class of its status."""
     if attempt.failure is not None:
         return attempt.failure.value
     status = attempt.status or 0
-    return "http_429" if status == 429 else _STATUS_CLASSES[min(max(status // 100, 2), 5)]
+    return "http_429" if status == TOO_MANY else _STATUS_CLASSES.get(status // 100, FailureReason.PROTOCOL.value)

@@ -214,8 +214,9 @@ class Pipeline:
                 log.warning("large payload", tenant=str(event.tenant), webhook_id=event.webhook_id, size=len(body))
             priority = Priority.RETRY if retry_state.parks else Priority.NEW
             pending = PendingDelivery.of(
-                event, webhook, body, retry_state.attempts, priority, processing, retry_state.origin
-            )
+                event, webhook, body, retry_state.attempts, priority, processing, retry_state.origin,
+                retry_state.refusals, retry_state.first_seen if retry_state.parks else None,
+            )  # fmt: skip
             delivery, first_result = await self._deliveries.deliver(pending, first_result), None
             match delivery:
                 case Delivered():
@@ -286,9 +287,12 @@ class Pipeline:
             return await self._hold_on(record, retry_state, processing, event, deferred)
         if held is not None and deferred.reason in HELD_REASONS:
             return await self._hold(held, record, retry_state, processing, event, deferred)
-        tier = self._policy.tier(retry_state.parks, deferred.for_s)
+        # A payload that is refused goes through the first tiers, however long its event waited for other reasons.
+        step = retry_state.refusals if deferred.payload_refused else retry_state.parks
+        tier = self._policy.tier(step, deferred.for_s)
         due_at = now + self._policy.due_in_s(tier, self._chance())
         retry_state = _after(retry_state, deferred.attempts, deferred.status, deferred.reason, due_at)
+        retry_state = replace(retry_state, refusals=retry_state.refusals + deferred.payload_refused)
         if self._policy.expired(retry_state.first_seen, due_at):
             return await self._expire(record, retry_state, processing, event, deferred)
         processing.start()

@@ -178,7 +178,7 @@ def initialise() -> None:
     ATTEMPTS.labels("success", "http_2xx")
     for reason in (*FailureReason, "http_429", "http_5xx", "http_4xx"):
         ATTEMPTS.labels("retryable", str(reason))
-    for reason in ("http_3xx", "http_4xx", "http_5xx", str(FailureReason.EGRESS_DENIED), "aborted"):
+    for reason in ("http_3xx", "http_4xx", "http_5xx", str(FailureReason.URL_DENIED), "aborted"):
         ATTEMPTS.labels("permanent", reason)
     BUILD_INFO.labels(__version__, platform.python_version()).set(1)
 
@@ -262,15 +262,15 @@ class WorstTenants:
         self._most = 0 if settings.tenant_labels == "off" else settings.worst_tenants
         self._waiting: dict[TenantKey, tuple[float, float]] = {}
         """First attempt or parking of the event, and until when it is believed."""
-        self._of_host: dict[str, list[TenantKey]] = {}
+        self._of_place: dict[tuple[str, int], list[TenantKey]] = {}
         self._shown: defaultdict[Gauge, set[tuple[str, str]]] = defaultdict(set)
 
-    def configure(self, hosts: Iterable[tuple[str, TenantKey]]) -> None:
-        """Tell which hosts stand behind which tenants."""
-        found: defaultdict[str, list[TenantKey]] = defaultdict(list)
-        for host, tenant in hosts:
-            found[host].append(tenant)
-        self._of_host = dict(found)
+    def configure(self, places: Iterable[tuple[tuple[str, int], TenantKey]]) -> None:
+        """Sets which tenants use which servers, by host and port."""
+        found: defaultdict[tuple[str, int], list[TenantKey]] = defaultdict(list)
+        for place, tenant in places:
+            found[place].append(tenant)
+        self._of_place = dict(found)
 
     def parked(self, tenant: TenantKey, first_seen: float, due_at: float) -> None:
         """An event of the tenant waits until then."""
@@ -283,15 +283,15 @@ class WorstTenants:
         if self._waiting.get(tenant, (0.0, 0.0))[0] == first_seen:
             del self._waiting[tenant]  # the next one parked takes its place
 
-    def observe(self, expiries: Mapping[str, float]) -> None:
-        """Set the gauges, for a scrape. `expiries`: unix time by host."""
+    def observe(self, expiries: Mapping[tuple[str, int], float]) -> None:
+        """Sets the gauges, for a scrape. `expiries`: unix time by host and port."""
         now = time.time()
         self._waiting = {tenant: one for tenant, one in self._waiting.items() if one[1] >= now}
         self._show(self.OLDEST_PENDING, {tenant: first_seen for tenant, (first_seen, _) in self._waiting.items()})
-        known = {host: when for host, when in expiries.items() if host in self._of_host}
+        known = {place: when for place, when in expiries.items() if place in self._of_place}
         CERTIFICATE_EXPIRY.set(min(known.values(), default=0))
         first = heapq.nsmallest(self._most, known.items(), key=lambda pair: pair[1])
-        self._show(self.CERTIFICATE, {tenant: when for host, when in first for tenant in self._of_host[host]})
+        self._show(self.CERTIFICATE, {tenant: when for place, when in first for tenant in self._of_place[place]})
 
     def _show(self, gauge: Gauge, found: Mapping[TenantKey, float]) -> None:
         if not self._most:

@@ -313,7 +313,7 @@ class AiohttpTransport:
             raise RuntimeError("the transport is not open")
         context = self._contexts.of(endpoint) if endpoint.scheme == "https" else True
         async with self._session.post(
-            URL(endpoint.url, encoded=True),
+            _url_of(endpoint),
             data=request.body,
             headers=self._headers(request),
             ssl=context,
@@ -340,6 +340,13 @@ class AiohttpTransport:
                 *block.endpoint_headers,
             ]
         )
+
+
+def _url_of(endpoint: Endpoint) -> URL:
+    url = URL(endpoint.url, encoded=True)
+    if endpoint.target.endswith("?"):
+        url._cache["raw_path_qs"] = endpoint.target  # noqa: SLF001  (yarl drops a question mark without a query)
+    return url
 
 
 async def _read(response: aiohttp.ClientResponse, keep: int) -> bytes:

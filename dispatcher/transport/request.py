@@ -1,5 +1,6 @@
 """What a transport is given: an endpoint, which changes with its webhook, and a request, which changes each time."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,6 +12,8 @@ from dispatcher.contract.values import slots_dataclass
 USER_AGENT = f"feedback-dispatcher/{__version__}"
 
 Headers = tuple[tuple[str, str], ...]
+
+_RAW = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9\-._~:/?@!$&'()*+,;=%]")
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -50,7 +53,7 @@ class Endpoint:
         default = 443 if parts.scheme == "https" else 80
         port = parts.port or default
         bracketed = f"[{host}]" if ":" in host else host
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        target = request_target(url)
         authority = bracketed if port == default else f"{bracketed}:{port}"
         return cls(parts.scheme, host, port, target, authority, headers)
 
@@ -63,6 +66,18 @@ class Endpoint:
             plain.scheme, plain.host, plain.port, plain.target, plain.authority, plain.headers,
             tls.ca, tls.certificate, tls.key,
         )  # fmt: skip
+
+
+def request_target(url: str) -> str:
+    """Returns path and query of a URL as they go into the request line (RFC 9112, section 3.2.1).
+
+    Characters that a URI may not hold as they are (RFC 3986, section 3.3: brackets, braces, quotes, `|`, `^`, a percent
+    sign without its two digits) are percent-encoded, since many servers answer them with 400. A lone `?` stays.
+    """
+    rest = url.partition("://")[2]
+    at = next((index for index, char in enumerate(rest) if char in "/?"), len(rest))
+    path = rest[at:]
+    return _RAW.sub(lambda match: f"%{ord(match[0]):02X}", path if path.startswith("/") else f"/{path}")
 
 
 @slots_dataclass

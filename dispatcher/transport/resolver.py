@@ -88,8 +88,9 @@ class Resolver:
         """
         problem = self._guard.problem_of_target(scheme, host, port)
         if problem:
-            denied = FailureReason.EGRESS_DENIED if literal(host) is None else FailureReason.URL_DENIED
-            raise TransportError(denied, clip(problem))
+            address = literal(host)
+            for_good = address is not None and self._guard.denies(host, str(address))
+            raise TransportError(FailureReason.URL_DENIED if for_good else FailureReason.EGRESS_DENIED, clip(problem))
 
     async def resolve(self, scheme: str, host: str, port: int) -> tuple[str, ...]:
         """Returns addresses to connect to, in order of preference, at most 32. The whole answer passed the guard.

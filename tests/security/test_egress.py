@@ -263,10 +263,12 @@ def test_ports_schemes_and_names_are_decided_when_the_configuration_is_read(
         ({"allow": ["10.0.0.0/8", "10.0.0.1/8", "fd00::/129", "10.1", "*.example", ""]},
          ["egress.allow[1]", "egress.allow[2]", "egress.allow[3]", "egress.allow[4]", "egress.allow[5]"]),
         ({"deny": ["a b", ".", "https://a.example"]}, ["egress.deny[0]", "egress.deny[1]", "egress.deny[2]"]),
-        ({"proxy": "proxy:3128"}, ["egress.proxy"]),
-        ({"proxy": "socks5://proxy:1080"}, ["egress.proxy"]),
-        ({"proxy": "http://u:p@proxy:3128"}, ["egress.proxy"]),
-        ({"proxy": "http://proxy:99999"}, ["egress.proxy"]),
+        ({"proxy": "proxy:3128"}, ["egress.proxy.url"]),
+        ({"proxy": "socks5://proxy:1080"}, ["egress.proxy.url"]),
+        ({"proxy": "http://u:p@proxy:3128"}, ["egress.proxy.url"]),
+        ({"proxy": "http://proxy:99999"}, ["egress.proxy.url"]),
+        ({"proxy": {"url": "http://proxy:3128/path"}}, ["egress.proxy.url"]),
+        ({"proxy": {"url": "http://proxy:3128", "resolve": "proxy"}}, []),
         ({"proxy": "http://proxy:3128", "allow_http": True}, ["egress.allow_http"]),
         ({"nameservers": ["10.0.0.53:53", "[fd00::53]:53", "10.0.0.53", "dns.example:53", "10.0.0.53:0"]},
          ["egress.nameservers[3]", "egress.nameservers[4]"]),
@@ -321,7 +323,8 @@ DENIED = FailureReason.EGRESS_DENIED
         (["2002:7f00:1::"], DENIED),
         (["0.0.0.0"], DENIED),
         (["8.8.8.8"] * 3, ("8.8.8.8",)),
-        ([f"8.8.4.{i}" for i in range(40)], FailureReason.DNS),
+        ([f"8.8.4.{i}" for i in range(40)], tuple(f"8.8.4.{i}" for i in range(32))),
+        ([*(f"8.8.4.{i}" for i in range(40)), "10.0.0.1"], DENIED),
         ([], FailureReason.DNS),
     ],
 )
@@ -519,7 +522,7 @@ async def test_a_socket_is_only_ever_opened_to_an_address_that_the_guard_allows(
     """Both clients, every spelling and kind of address, straight past the configuration: what reaches connect."""
     reached: list[str] = []
 
-    async def watch(addresses: Sequence[str], port: int) -> object:
+    async def watch(addresses: Sequence[str], port: int, within_s: float) -> object:
         reached.extend(addresses)
         raise ConnectionRefusedError
 
@@ -535,4 +538,5 @@ async def test_a_socket_is_only_ever_opened_to_an_address_that_the_guard_allows(
         attempts = [await client.post(Request(Endpoint.at(f"https://{host}/"), (), b"", 20, 20)) for host in hosts]
     assert {ipaddress.ip_address(one) for one in reached} == {ipaddress.ip_address(one) for one in PUBLIC_ADDRESSES}
     denied = len(hosts) - len(PUBLIC_ADDRESSES)
-    assert {attempt.failure for attempt in attempts[:denied]} <= {DENIED, FailureReason.DNS}
+    assert {attempt.failure for attempt in attempts[: len(direct)]} == {FailureReason.URL_DENIED}
+    assert {attempt.failure for attempt in attempts[len(direct) : denied]} <= {DENIED, FailureReason.DNS}

@@ -51,6 +51,7 @@ async def _running(port: int, *command: str) -> AsyncIterator[int]:
 
 
 def _write_certificate(directory: Path, leaf: trustme.LeafCert) -> tuple[Path, Path]:
+    directory.mkdir(parents=True, exist_ok=True)
     chain, key = directory / "chain.pem", directory / "key.pem"
     chain.write_bytes(b"".join(pem.bytes() for pem in leaf.cert_chain_pems))
     key.write_bytes(leaf.private_key_pem.bytes())
@@ -60,7 +61,6 @@ def _write_certificate(directory: Path, leaf: trustme.LeafCert) -> tuple[Path, P
 @contextlib.asynccontextmanager
 async def nginx(directory: Path, leaf: trustme.LeafCert, location: str, server: str = "") -> AsyncIterator[int]:
     """nginx with TLS; yields its port. `location` is what `location /` holds, `server` further directives."""
-    directory.mkdir(parents=True, exist_ok=True)
     chain, key = _write_certificate(directory, leaf)
     port, config = free_port(), directory / "nginx.conf"
     temporary = "".join(
@@ -78,7 +78,6 @@ async def nginx(directory: Path, leaf: trustme.LeafCert, location: str, server: 
 @contextlib.asynccontextmanager
 async def node(directory: Path, leaf: trustme.LeafCert, script: str, options: str = "") -> AsyncIterator[int]:
     """A Node.js HTTPS server; yields its port. `script` sees `server`; `options` go into `createServer`."""
-    directory.mkdir(parents=True, exist_ok=True)
     chain, key = _write_certificate(directory, leaf)
     port, program = free_port(), directory / "server.js"
     program.write_text(
@@ -107,6 +106,7 @@ class PostHandshakeServer:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.asked = 0
+        self._plain: socket.socket | None = None
 
     @contextlib.contextmanager
     def running(self) -> Iterator["PostHandshakeServer"]:
@@ -115,7 +115,10 @@ class PostHandshakeServer:
         try:
             yield self
         finally:
-            self._listener.shutdown(socket.SHUT_RDWR)
+            for sock in (self._listener, self._plain):
+                with contextlib.suppress(OSError):
+                    if sock is not None:
+                        sock.shutdown(socket.SHUT_RDWR)
             self._listener.close()
             thread.join(10)
 
@@ -125,7 +128,12 @@ class PostHandshakeServer:
                 plain, _ = self._listener.accept()
             except OSError:
                 return
-            with contextlib.suppress(OSError), self._context.wrap_socket(plain, server_side=True) as connection:
+            self._plain = plain.dup()
+            with (
+                contextlib.suppress(OSError),
+                self._plain,
+                self._context.wrap_socket(plain, server_side=True) as connection,
+            ):
                 self._answer(connection)
 
     def _answer(self, connection: ssl.SSLSocket) -> None:

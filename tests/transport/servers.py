@@ -168,6 +168,12 @@ class NameServer(asyncio.DatagramProtocol):
         self.zone: dict[str, list[Sequence[str]]] = {}
         self.truncate: set[str] = set()
         self.silent: set[str] = set()
+        self.silent_kinds: set[str] = set()
+        """A or AAAA: no question of the kind is answered."""
+        self.failing_kinds: dict[str, int] = {}
+        """The response code for questions of a kind."""
+        self.delays: dict[str, float] = {}
+        """Seconds by which answers of a kind are late (UDP)."""
         self.forge: Callable[[bytes], list[bytes]] | None = None
         self.queries: list[tuple[str, str]] = []
         self.address = ""
@@ -179,9 +185,12 @@ class NameServer(asyncio.DatagramProtocol):
         name = str(query.q.qname).rstrip(".").lower()
         kind = QTYPE[query.q.qtype]
         self.queries.append((name, kind))
-        if name in self.silent:
+        if name in self.silent or kind in self.silent_kinds:
             return None
         reply = query.reply()
+        if kind in self.failing_kinds:
+            reply.header.rcode = self.failing_kinds[kind]
+            return bytes(reply.pack())
         if name in self.truncate and not by_tcp:
             reply.header.tc = 1
             return bytes(reply.pack())
@@ -215,7 +224,8 @@ class NameServer(asyncio.DatagramProtocol):
             return
         for forged in self.forge(reply) if self.forge is not None else []:
             self._transport.sendto(forged, addr)
-        self._transport.sendto(reply, addr)
+        late_s = self.delays.get(QTYPE[DNSRecord.parse(data).q.qtype], 0.0)
+        asyncio.get_running_loop().call_later(late_s, self._transport.sendto, reply, addr)
 
     async def _tcp(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):

@@ -29,11 +29,21 @@ async def test_a_port_that_nobody_listens_on_refuses(transport: Transport) -> No
 
 
 @pytest.mark.parametrize(
-    "url", ["https://10.0.0.1/", "https://[::1]/", "https://169.254.169.254/", "http://127.0.0.1:8080/"]
+    ("url", "failure"),
+    [
+        ("https://10.0.0.1/", FailureReason.URL_DENIED),
+        ("https://[::1]/", FailureReason.URL_DENIED),
+        ("https://169.254.169.254/", FailureReason.URL_DENIED),
+        ("http://127.0.0.1:8080/", FailureReason.EGRESS_DENIED),
+        ("https://127.0.0.1:22/", FailureReason.EGRESS_DENIED),
+        ("https://metadata.google.internal.example.internal:22/", FailureReason.EGRESS_DENIED),
+    ],
 )
-async def test_an_address_that_is_denied_is_not_connected_to(transport: Transport, url: str) -> None:
+async def test_an_address_that_is_denied_is_not_connected_to(
+    transport: Transport, url: str, failure: FailureReason
+) -> None:
     attempt = await transport.post(post_to(url))
-    assert attempt.failure is FailureReason.EGRESS_DENIED
+    assert attempt.failure is failure
     assert attempt.detail
 
 
@@ -146,9 +156,9 @@ async def test_the_guard_stands_before_the_proxy(opening: Opener) -> None:
     async with NameServer().running() as names, Server(proxy, None).running() as entrance:
         names.zone["inside.example"] = [["10.0.0.1"]]
         async with opening(nameservers=(names.address,), proxy=f"http://127.0.0.1:{entrance.port}") as transport:
-            for host in ("10.0.0.1", "inside.example"):
-                attempt = await transport.post(post_to(f"https://{host}/"))
-                assert attempt.failure is FailureReason.EGRESS_DENIED
+            literal = await transport.post(post_to("https://10.0.0.1/"))
+            name = await transport.post(post_to("https://inside.example/"))
+            assert (literal.failure, name.failure) == (FailureReason.URL_DENIED, FailureReason.EGRESS_DENIED)
             unknown = await transport.post(post_to("https://unknown.example/"))
     assert unknown.failure is FailureReason.DNS
     assert proxy.targets == []

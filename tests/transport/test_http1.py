@@ -54,7 +54,7 @@ async def test_past_the_limit_the_connection_that_rested_longest_is_closed() -> 
         a_pool.put(stack, connection, time.monotonic())
         wires.append(wire)
     assert [wire.aborted for wire in wires] == [True, False, False]
-    assert a_pool.take(stacks[0]) is None
+    assert a_pool.take(stacks[0], time.monotonic()) is None
 
 
 async def test_a_destination_without_connections_and_endpoints_is_forgotten() -> None:

@@ -37,7 +37,9 @@ REASONS: Final = {
     "reset": "Connection broke off",
     "protocol": "No proper HTTP answer",
     "egress_denied": "Address not allowed",
+    "url_denied": "Address not allowed",
     "proxy": "Our proxy failed",
+    "local": "Our own side failed",
     "token": "No token",
 }
 """Where no answer came."""
@@ -95,6 +97,8 @@ _FAILED: Final = {
     "reset": "The connection broke off for {of}.",
     "protocol": "What came back was no proper HTTP answer for {of}.",
     "egress_denied": "The endpoint's address is not allowed: that stopped {of}.",
+    "url_denied": "The URL's address is not allowed: that stopped {of}.",
+    "local": "Our own side failed for {of}: nothing is wrong on yours.",
     "proxy": "Our own proxy failed for {of}: nothing is wrong on your side.",
     "token": "No authentication token could be had for {of}.",
 }

@@ -11,7 +11,7 @@ from dispatcher.config.settings import RetrySettings
 from dispatcher.config.units import format_duration
 from dispatcher.config.webhooks import JwtAuth, SignedToken, WebhookConfig
 from dispatcher.contract.outcomes import FailureReason
-from dispatcher.delivery.verdicts import GONE, Judgement, Verdict
+from dispatcher.delivery.verdicts import GONE, MAX_REFUSALS, Judgement, Verdict
 
 
 def verdict_in_words(judgement: Judgement, retry: RetrySettings) -> str:
@@ -27,6 +27,8 @@ def verdict_in_words(judgement: Judgement, retry: RetrySettings) -> str:
             return f"Not delivered. A real event is tried again {tries if retry.soon_attempts else ''}" + (
                 f"after {first} and at growing intervals, for {age} in all."
             )
+        case Verdict.RETRY_LATER if judgement.payload_refused:
+            return f"Not delivered. A real event is tried {MAX_REFUSALS} times within minutes; then it is dead."
         case Verdict.RETRY_LATER:
             return f"Not delivered. A real event is tried again after {first} and at growing intervals, for {age}."
         case Verdict.DISABLE_ENDPOINT:
@@ -59,7 +61,10 @@ _OF_FAILURE: Final[dict[FailureReason, str]] = {
     FailureReason.RESET: "The connection broke off ({detail}): look for the webhook-id in the server's log.",
     FailureReason.PROTOCOL: "What came back is no proper HTTP/1.1 answer ({detail}): check that an HTTPS server has "
     "port {port}.",
-    FailureReason.EGRESS_DENIED: "We don't send there ({detail}): use a public address, or have the operator allow it.",
+    FailureReason.EGRESS_DENIED: "We don't send there ({detail}): use a host with public addresses, or have the "
+    "operator allow it. Events wait meanwhile.",
+    FailureReason.URL_DENIED: "We don't send there ({detail}): use a host with a public address.",
+    FailureReason.LOCAL: "Our own side failed ({detail}): nothing is wrong on your side, tell the operator.",
     FailureReason.PROXY: "Our own way out failed ({detail}): nothing is wrong on your side, tell the operator.",
     FailureReason.TOKEN: "No token could be had: {detail}.",
 }

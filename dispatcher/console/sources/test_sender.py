@@ -81,9 +81,7 @@ class SampleSender:
         async with own, self._turns, open_transport(self._settings.delivery, self._settings.egress) as opened:
             transport = _Discreet(opened, EgressGuard(self._settings.egress))
             try:
-                destination = PreparedWebhook.of(
-                    pending.webhook, TokenPosts(transport), self._settings.delivery.timeout
-                )
+                destination = PreparedWebhook.of(pending.webhook, TokenPosts(transport), self._settings.delivery)
             except ValueError as error:
                 raise ConfigError([Problem(str(error), "auth")]) from None
             try:
@@ -127,9 +125,10 @@ class SampleSender:
             return
         sent.token_ms = (time.monotonic() - began) * 1000
         sent.headers = request_headers(pending, 1, now, destination.signer, sent.token)
-        timeout_s = destination.timeout_s
-        connect_s = min(self._settings.delivery.connect_timeout, timeout_s)
-        request = Request(destination.endpoint, sent.headers, pending.body, timeout_s, connect_s, keep_body=KEEP_BODY)
+        request = Request(
+            destination.endpoint, sent.headers, pending.body, destination.timeout_s, destination.connect_timeout_s,
+            keep_body=KEEP_BODY,
+        )  # fmt: skip
         sent.attempt = await transport.post(request)
 
     def _result(self, pending: PendingDelivery, destination: PreparedWebhook, sent: _Sent) -> TestResult:
@@ -181,6 +180,8 @@ _STEPS: Final[tuple[_Name, ...]] = ("address", "connect", "tls", "request", "fir
 _ENDS_AT: Final[dict[FailureReason, _Name]] = {
     FailureReason.DNS: "address",
     FailureReason.EGRESS_DENIED: "address",
+    FailureReason.URL_DENIED: "address",
+    FailureReason.LOCAL: "connect",
     FailureReason.CONNECT_REFUSED: "connect",
     FailureReason.CONNECT_TIMEOUT: "connect",
     FailureReason.CONNECT: "connect",

@@ -112,9 +112,9 @@ def test_switched_off_there_is_no_series_of_a_tenant_at_all() -> None:
     made = metrics(tenant_labels="off")
     made.configure(TENANTS)
     made.count(TENANTS[0], "delivered")
-    made.worst.configure([("a.example", TENANTS[0])])
+    made.worst.configure([(("a.example", 443), TENANTS[0])])
     made.worst.parked(TENANTS[0], time.time(), time.time())
-    made.worst.observe({"a.example": time.time()})
+    made.worst.observe({("a.example", 443): time.time(), ("a.example", 8443): 5.0})
     assert series(EVENTS) == series(OLDEST) == series(CERTIFICATE) == {}
 
 
@@ -139,8 +139,8 @@ def test_who_waits_no_longer_is_named_no_longer() -> None:
 
 def test_the_first_certificates_to_expire_are_named() -> None:
     made = metrics(worst_tenants=2)
-    made.worst.configure([(f"{tenant.org}.example", tenant) for tenant in TENANTS])
-    made.worst.observe({f"{tenant.org}.example": 1000.0 + number for number, tenant in enumerate(TENANTS)})
+    made.worst.configure([((f"{tenant.org}.example", 443), tenant) for tenant in TENANTS])
+    made.worst.observe({(f"{tenant.org}.example", 443): 1000.0 + number for number, tenant in enumerate(TENANTS)})
     assert series(CERTIFICATE) == {("org000", ""): 1000, ("org001", ""): 1001}
 
 

@@ -98,10 +98,21 @@ def test_an_event_expires_only_past_the_age_limit() -> None:
         ("86400", DAY),
         ("86401", DAY),
         ("9999999999", DAY),
-        ("99999999999999999999999999", None),
+        ("99999999999999999999999999", DAY),
+        ("9" * 400, DAY),
+        ("0" * 400 + "5", 5),
         ("-5", None),
         ("+5", None),
-        ("1.5", None),
+        ("1.5", 1.5),
+        ("120.", 120),
+        (".5", 1),
+        ("0.25", 1),
+        ("12.75 ", 12.75),
+        ("1.2.3", None),
+        (".", None),
+        ("1,5", None),
+        ("120, 240", None),
+        ("7 s", None),
         ("1e3", None),
         ("1_000", None),
         ("٣", None),
@@ -152,3 +163,17 @@ def test_every_http_date_is_read(when: datetime.datetime) -> None:
     value = email.utils.format_datetime(when, usegmt=True)
 
     assert retry_after_s(value, NOW, DAY) == max(1, min(DAY, when.timestamp() - NOW))
+
+
+@pytest.mark.parametrize(
+    ("status", "first_seen", "most_s"),
+    [
+        (503, None, DAY), (429, None, DAY), (404, None, 3600), (400, None, 3600), (408, None, 3600), (499, None, 3600),
+        (500, None, DAY), (503, NOW - DAY + 100, 100), (404, NOW - DAY + 100, 100), (404, NOW - DAY + 7200, 3600),
+        (429, NOW - DAY + 7200, 7200), (503, NOW - 2 * DAY, 1), (None, None, DAY),
+    ],
+)  # fmt: skip
+def test_a_hold_ends_with_the_events_age_and_after_an_hour_of_a_4xx(
+    status: int | None, first_seen: float | None, most_s: float
+) -> None:
+    assert POLICY.max_hold_s(status, first_seen, NOW) == most_s

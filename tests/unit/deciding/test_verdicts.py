@@ -5,45 +5,27 @@ import pytest
 from dispatcher.contract.outcomes import Attempt, DeadReason, FailureReason
 from dispatcher.delivery.verdicts import Judgement, Verdict, judge, reason_of
 from dispatcher.telemetry.metrics import ATTEMPT_OUTCOMES, STATUS_REASONS
+from tests.transport import verdict_table
 
-STATUSES = range(100, 600)
-SOON, LATER, SUSPEND, DEAD = Verdict.RETRY_SOON, Verdict.RETRY_LATER, Verdict.DISABLE_ENDPOINT, Verdict.DEAD
+STATUSES = range(100, 700)
+SOON, LATER, DISABLE, DEAD = Verdict.RETRY_SOON, Verdict.RETRY_LATER, Verdict.DISABLE_ENDPOINT, Verdict.DEAD
 
-
-def by_the_design(status: int) -> tuple[Verdict, DeadReason | None]:
-    """Section 5 of the design, in its words and its order."""
-    if status in (200, 201, 202, 203, 204, 205, 206) or 200 <= status <= 299:
-        return Verdict.DELIVERED, None
-    if status in (408, 409, 423, 425, 429):
-        return SOON, None
-    if status >= 500 and status != 501 and status != 505:
-        return SOON, None
-    if status in (401, 403, 404):
-        return LATER, None
-    if status == 410:
-        return SUSPEND, None
-    if 300 <= status <= 399:
-        return DEAD, DeadReason.REDIRECTED
-    return DEAD, DeadReason.REJECTED
-
-
-FAILURES = {
-    FailureReason.DNS: (SOON, None),
-    FailureReason.CONNECT_REFUSED: (SOON, None),
-    FailureReason.CONNECT_TIMEOUT: (SOON, None),
-    FailureReason.CONNECT: (SOON, None),
-    FailureReason.TLS: (SOON, None),
-    FailureReason.TIMEOUT: (SOON, None),
-    FailureReason.RESET: (SOON, None),
-    FailureReason.PROTOCOL: (SOON, None),
-    FailureReason.PROXY: (SOON, None),
-    FailureReason.TOKEN: (SOON, None),
-    FailureReason.EGRESS_DENIED: (DEAD, DeadReason.EGRESS_DENIED),
+VERDICTS = {
+    "delivered": (Verdict.DELIVERED, False),
+    "retry soon": (SOON, False),
+    "retry in the tiers": (LATER, False),
+    "payload refused": (LATER, True),
+    "disable": (DISABLE, False),
+    "dead": (DEAD, False),
 }
+"""The words of docs/verdicts.md: the verdict, and whether the payload is what is refused."""
 
 NEVER_REACHED = {
     FailureReason.DNS, FailureReason.CONNECT_REFUSED, FailureReason.CONNECT_TIMEOUT, FailureReason.CONNECT,
     FailureReason.TLS,
+}  # fmt: skip
+OUR_OWN = {
+    FailureReason.PROXY, FailureReason.LOCAL, FailureReason.EGRESS_DENIED, FailureReason.URL_DENIED,
 }  # fmt: skip
 
 
@@ -55,41 +37,79 @@ def failure(reason: FailureReason) -> Judgement:
     return judge(Attempt(0.1, failure=reason))
 
 
-def test_every_status_has_the_verdict_of_the_design() -> None:
+def test_every_status_has_the_verdict_of_the_table_for_users() -> None:
+    table = verdict_table.statuses()
+    assert set(STATUSES) == set(table)
     for status in STATUSES:
+        words, is_evidence = table[status]
         judgement = answer(status)
 
-        assert (judgement.verdict, judgement.dead_reason) == by_the_design(status), status
+        assert (judgement.verdict, judgement.payload_refused) == VERDICTS[words], status
+        assert judgement.failing is is_evidence, status
+
+
+def test_the_table_for_users_is_the_designs() -> None:
+    """Section 5 of the design, in its words and its order."""
+    table = {status: words for status, (words, _) in verdict_table.statuses().items()}
+    refused = {400, 406, *range(411, 416), 417, 422, 428, 431}
+    for status in range(100, 600):
+        if 200 <= status < 300:
+            expected = "delivered"
+        elif status in (408, 409, 423, 425, 429) or (status >= 500 and status not in (501, 505)):
+            expected = "retry soon"
+        elif status in refused:
+            expected = "payload refused"
+        elif status == 410:
+            expected = "disable"
+        elif 300 <= status < 400 or status in (501, 505):
+            expected = "dead"
+        else:
+            expected = "retry in the tiers" if status >= 400 else "retry soon"
+        assert table[status] == expected, status
 
 
 @pytest.mark.parametrize("reason", FailureReason)
-def test_every_failure_has_the_verdict_of_the_design(reason: FailureReason) -> None:
+def test_every_failure_has_the_verdict_of_the_table_for_users(reason: FailureReason) -> None:
+    words, is_evidence = verdict_table.failures()[reason.value]
     judgement = failure(reason)
 
-    assert (judgement.verdict, judgement.dead_reason) == FAILURES[reason]
+    assert (judgement.verdict, judgement.payload_refused) == VERDICTS[words]
+    assert judgement.failing is is_evidence
+    assert judgement.tells_of_endpoint is (reason not in OUR_OWN)
+    assert judgement.connect_failure is (reason in NEVER_REACHED)
+    assert judgement.throttled is (reason is FailureReason.TIMEOUT)
 
 
-def test_what_is_tried_again_counts_against_the_endpoint_and_nothing_else_does() -> None:
-    """A 4xx about one event says nothing against the endpoint; 401, 403 and 404 do."""
+def test_the_table_names_every_failure_and_no_other() -> None:
+    assert set(verdict_table.failures()) == {reason.value for reason in FailureReason}
+
+
+def test_why_an_event_dies_at_once() -> None:
+    assert {answer(status).dead_reason for status in range(300, 400)} == {DeadReason.REDIRECTED}
+    assert [answer(status).dead_reason for status in (501, 505)] == [DeadReason.REJECTED] * 2
+    assert failure(FailureReason.URL_DENIED).dead_reason is DeadReason.EGRESS_DENIED
+
+
+def test_a_payload_may_be_refused_three_times_and_not_a_fourth() -> None:
+    for status, (words, _) in verdict_table.statuses().items():
+        if words != "payload refused":
+            assert judge(Attempt(0.1, status=status), refusals=99) == answer(status), status
+            continue
+        judgements = [judge(Attempt(0.1, status=status), refusals=refusals) for refusals in range(5)]
+
+        assert [judgement.verdict for judgement in judgements] == [LATER, LATER, LATER, DEAD, DEAD]
+        assert [judgement.dead_reason for judgement in judgements[2:4]] == [None, DeadReason.REJECTED]
+        assert all(judgement.failing and judgement.payload_refused for judgement in judgements)
+        assert judge(Attempt(0.1, status=status, webhook_delivery="disable"), refusals=3).verdict is DISABLE
+
+
+def test_only_429_503_and_timeouts_say_that_the_endpoint_is_overloaded() -> None:
     for status in STATUSES:
         judgement = answer(status)
 
-        assert judgement.failing is (judgement.verdict in (SOON, LATER))
         assert judgement.throttled is (status in (429, 503))
         assert not judgement.connect_failure
         assert judgement.tells_of_endpoint
-
-
-@pytest.mark.parametrize("reason", FailureReason)
-def test_what_a_failure_says_of_the_endpoint(reason: FailureReason) -> None:
-    """Our own proxy and our own egress guard are never held against a tenant."""
-    judgement = failure(reason)
-    ours = reason in (FailureReason.PROXY, FailureReason.EGRESS_DENIED)
-
-    assert judgement.tells_of_endpoint is not ours
-    assert judgement.failing is not ours
-    assert judgement.connect_failure is (reason in NEVER_REACHED)
-    assert judgement.throttled is (reason is FailureReason.TIMEOUT)
 
 
 def test_the_header_webhook_delivery_decides_unless_it_was_delivered() -> None:
@@ -97,12 +117,12 @@ def test_the_header_webhook_delivery_decides_unless_it_was_delivered() -> None:
         delivered = 200 <= status < 300
 
         assert answer(status, "disable").suspends, "also where this one event was taken"
-        assert answer(status, "disable").verdict is (Verdict.DELIVERED if delivered else SUSPEND)
+        assert answer(status, "disable").verdict is (Verdict.DELIVERED if delivered else DISABLE)
         aborted = answer(status, "abort-message")
         if delivered:
             assert aborted.verdict is Verdict.DELIVERED
         elif status == 410:
-            assert aborted.verdict is SUSPEND
+            assert aborted.verdict is DISABLE
         else:
             assert (aborted.verdict, aborted.dead_reason) == (DEAD, DeadReason.ABORTED)
             assert not aborted.failing
@@ -110,7 +130,7 @@ def test_the_header_webhook_delivery_decides_unless_it_was_delivered() -> None:
 
 @pytest.mark.parametrize("wish", [" Disable ", "DISABLE", "disable"])
 def test_the_headers_case_and_spaces_do_not_matter(wish: str) -> None:
-    assert answer(500, wish).verdict is SUSPEND
+    assert answer(500, wish).verdict is DISABLE
 
 
 @pytest.mark.parametrize("wish", ["", "disabled", "disable, abort-message", "abort", "retry"])
@@ -120,15 +140,18 @@ def test_an_unknown_wish_is_none(wish: str) -> None:
 
 def test_every_status_has_a_metric_label_of_the_closed_set() -> None:
     for status in STATUSES:
-        expected = "http_429" if status == 429 else f"http_{max(status // 100, 2)}xx"
+        expected = "http_429" if status == 429 else f"http_{status // 100}xx"
+        if not 200 <= status < 600:
+            expected = "protocol"
 
         assert reason_of(Attempt(0.1, status=status)) == expected
-        assert expected in STATUS_REASONS
+        assert expected in {*STATUS_REASONS, *FailureReason}
         assert answer(status).metric_outcome in ATTEMPT_OUTCOMES
 
 
 def test_the_metric_outcomes() -> None:
     assert answer(204).metric_outcome == "success"
-    assert [answer(status).metric_outcome for status in (503, 404, 410)] == ["retryable"] * 3
-    assert [answer(status).metric_outcome for status in (302, 400, 501)] == ["permanent"] * 3
+    assert [answer(status).metric_outcome for status in (503, 404, 410, 400)] == ["retryable"] * 4
+    assert [answer(status).metric_outcome for status in (302, 501)] == ["permanent"] * 2
+    assert judge(Attempt(0.1, status=400), refusals=3).metric_outcome == "permanent"
     assert reason_of(Attempt(0.1, failure=FailureReason.TLS)) == "tls"

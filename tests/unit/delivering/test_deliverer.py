@@ -4,6 +4,7 @@ The lanes are real (tests/unit/lanes has their rules), the endpoint is a script.
 """
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -82,9 +83,9 @@ async def test_the_first_quick_try_that_goes_well_ends_it() -> None:
 
 @virtual_time
 async def test_quick_tries_end_with_a_final_answer() -> None:
-    bench = Bench(503, 400)
+    bench = Bench(503, 501)
 
-    assert await deliver(bench) == Undeliverable(DeadReason.REJECTED, 2, 400, "answered 400")
+    assert await deliver(bench) == Undeliverable(DeadReason.REJECTED, 2, 501, "answered 501")
 
 
 @virtual_time
@@ -124,7 +125,7 @@ async def test_a_reset_on_a_fresh_connection_waits_like_any_failure() -> None:
 
 
 @virtual_time
-@pytest.mark.parametrize("status", [401, 403, 404])
+@pytest.mark.parametrize("status", [401, 403, 404, 402, 405, 407, 416, 418, 421, 426, 451, 499])
 async def test_a_mistake_in_set_up_is_for_the_tiers_only(status: int) -> None:
     bench = Bench(status)
 
@@ -155,10 +156,70 @@ async def test_retry_after_of_an_endpoint_is_capped_at_the_age_limit() -> None:
 
 @virtual_time
 async def test_retry_after_on_a_final_answer_holds_nothing() -> None:
-    bench = Bench(Attempt(0.05, status=400, retry_after="100"), 200)
+    bench = Bench(Attempt(0.05, status=501, retry_after="100"), 200)
 
     assert isinstance(await deliver(bench), Undeliverable)
     assert await deliver(bench) == Delivered(1)
+
+
+@virtual_time
+@pytest.mark.parametrize(
+    ("status", "retry_after", "holds_s"),
+    [
+        (404, "100", 100), (400, "1.5", 1.5), (403, "999999999999999999999999", 3600), (429, "7200", 7200),
+        (408, "7200", 3600), (503, "7200", 7200), (500, "0.01", 1),
+    ],
+)  # fmt: skip
+async def test_retry_after_on_any_answer_that_is_retried_holds_the_lane(
+    status: int, retry_after: str, holds_s: float
+) -> None:
+    bench = Bench(Attempt(0.05, status=status, retry_after=retry_after), 200)
+    first = await deliver(bench)
+    assert isinstance(first, Deferred)
+    assert (first.reason, first.for_s, first.attempts) == (ParkReason.ATTEMPT_FAILED, holds_s, 1)
+    if holds_s > 5:
+        refused = await deliver(bench)
+        assert isinstance(refused, Deferred)
+        assert refused.reason is ParkReason.HELD
+    await asyncio.sleep(holds_s + 0.1)
+
+    assert await deliver(bench) == Delivered(1)
+
+
+@virtual_time
+async def test_retry_after_holds_for_no_longer_than_the_event_has_left() -> None:
+    """An event of nearly a day would otherwise stop its tenant's others for a day."""
+    bench = Bench(Attempt(0.05, status=503, retry_after="86400"))
+    old = replace(pending(bench), first_seen=WALL - 86_400 + 600)
+    delivery = await bench.deliveries.deliver(old)
+    await bench.deliveries.close()
+
+    assert isinstance(delivery, Deferred)
+    assert delivery.for_s == pytest.approx(600, abs=1)
+
+
+@virtual_time
+async def test_an_endpoint_that_refuses_the_payload_is_told_so_by_the_event() -> None:
+    bench = Bench(422)
+    assert await deliver(bench) == Deferred(
+        ParkReason.ATTEMPT_FAILED, 1, 0.0, 422, "answered 422", payload_refused=True
+    )
+    assert len(bench.transport.requests) == 1, "no quick tries"
+    last = replace(pending(bench, attempts=9), refusals=3)
+
+    assert await bench.deliveries.deliver(last) == Undeliverable(DeadReason.REJECTED, 10, 422, "answered 422")
+    await bench.deliveries.close()
+
+
+@virtual_time
+async def test_a_payload_that_is_refused_is_evidence_for_the_breaker() -> None:
+    bench = Bench(400)
+    for _ in range(10):
+        await deliver(bench)
+    refused = await deliver(bench)
+
+    assert isinstance(refused, Deferred)
+    assert refused.reason is ParkReason.BREAKER_OPEN
 
 
 @virtual_time
@@ -326,7 +387,9 @@ async def test_cancelling_a_delivery_frees_its_slot() -> None:
 
 
 @virtual_time
-@pytest.mark.parametrize("reason", [FailureReason.PROXY, FailureReason.EGRESS_DENIED])
+@pytest.mark.parametrize(
+    "reason", [FailureReason.PROXY, FailureReason.EGRESS_DENIED, FailureReason.URL_DENIED, FailureReason.LOCAL]
+)
 async def test_what_is_our_fault_is_not_held_against_the_tenant(reason: FailureReason) -> None:
     bench = Bench(reason)
     for _ in range(30):
@@ -334,6 +397,30 @@ async def test_what_is_our_fault_is_not_held_against_the_tenant(reason: FailureR
     lane = bench.lanes.lane(TENANT)
 
     assert repr(lane).startswith("<Lane myImsOrg/prod closed 0/16")
+    assert lane.evidence.is_quiet(bench.lanes.now())
+
+
+@virtual_time
+async def test_a_probe_that_fails_on_our_side_neither_opens_nor_closes_the_breaker() -> None:
+    bench = Bench(*[FailureReason.CONNECT_REFUSED] * 5, FailureReason.LOCAL, retry={"soon_attempts": 0})
+    for _ in range(5):
+        await deliver(bench)
+    lane = bench.lanes.lane(TENANT)
+    await asyncio.sleep(31)
+    for _ in range(3):
+        await deliver(bench)
+    assert lane.breaker.state.value == "half_open"
+    assert len(bench.transport.requests) == 8, "each of them was a probe, and none of them counts"
+
+
+@virtual_time
+async def test_a_tenant_sets_its_own_time_to_connect_within_its_attempts() -> None:
+    bench = Bench(200)
+    for given in ({"connect_timeout": "8s"}, {"connect_timeout": "8s", "timeout": "5s"}, {"timeout": "2s"}, {}):
+        bench.store.put(webhook(**given))
+        await deliver(bench)
+
+    assert [request.connect_timeout_s for request in bench.transport.requests] == [8, 5, 2, 3]
 
 
 @virtual_time

@@ -136,10 +136,10 @@ async def test_a_parking_without_an_attempt_uses_none_up() -> None:
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (400, DeadReason.REJECTED), (418, DeadReason.REJECTED), (501, DeadReason.REJECTED), (505, DeadReason.REJECTED),
+        (501, DeadReason.REJECTED), (505, DeadReason.REJECTED),
         (301, DeadReason.REDIRECTED), (307, DeadReason.REDIRECTED),
         (Attempt(0.1, status=503, webhook_delivery="abort-message"), DeadReason.ABORTED),
-        (FailureReason.EGRESS_DENIED, DeadReason.EGRESS_DENIED),
+        (FailureReason.URL_DENIED, DeadReason.EGRESS_DENIED),
     ],
 )  # fmt: skip
 async def test_what_will_never_be_delivered_is_kept_with_its_reason(answer: Any, reason: DeadReason) -> None:
@@ -303,7 +303,7 @@ async def test_the_age_counts_from_the_first_place_over_all_hops() -> None:
 @virtual_time
 @pytest.mark.parametrize("topic", ["retry.30s", "dead"])
 async def test_a_topic_that_cannot_be_written_raises_and_nothing_is_lost(topic: str) -> None:
-    bench = Bench(404 if topic.startswith("retry") else 400)
+    bench = Bench(404 if topic.startswith("retry") else 501)
     bench.producer.refuses = {f"{ORIGIN.topic}.{topic}"}
     with pytest.raises(NotWritten):
         await bench.process(fresh())
@@ -312,6 +312,49 @@ async def test_a_topic_that_cannot_be_written_raises_and_nothing_is_lost(topic: 
     bench.producer.refuses = set()
     await bench.process(fresh())
     assert len(bench.written(topic)) == 1
+
+
+def taken(bench: Bench) -> ARecord:
+    """The one parked record, out of its topic."""
+    (record,) = bench.producer.topics.popitem()[1]
+    assert isinstance(record, ARecord)
+    return record
+
+
+@virtual_time
+async def test_an_event_whose_payload_is_refused_is_dead_after_four_posts_within_minutes() -> None:
+    bench = Bench(422)
+    record, outcomes = fresh(), []
+    for refusals in range(4):
+        outcomes.append(await bench.process(record))
+        if refusals < 3:
+            record = taken(bench)
+            retry_state = RetryState.of(record)
+            assert retry_state.refusals == refusals + 1
+            await asyncio.sleep(retry_state.not_before - wall())
+
+    assert outcomes == [*(Parked(tier, ParkReason.ATTEMPT_FAILED) for tier in range(3)), Dead(DeadReason.REJECTED)]
+    assert bench.transport.sent("webhook-attempt") == ["1", "2", "3", "4"]
+    assert bench.transport.times[-1] - bench.transport.times[0] < 10 * 60
+
+
+@virtual_time
+async def test_a_bad_deployment_ends_before_its_events_die() -> None:
+    """Events that waited for hours behind another failure still have their four tries, in the first tiers."""
+    bench = Bench(422, 422, 200)
+    retry_state = RetryState(ORIGIN, WALL - 3600, attempts=7, parks=9, last_status=503)
+    record = fresh(headers=dict(retry_state.headers()))
+    assert await bench.process(record) == Parked(0, ParkReason.ATTEMPT_FAILED)
+    assert await bench.process(taken(bench)) == Parked(1, ParkReason.ATTEMPT_FAILED)
+    assert await bench.process(taken(bench)) == Delivered(10)
+
+
+@virtual_time
+async def test_a_name_that_resolves_to_a_denied_address_is_tried_again() -> None:
+    bench = Bench(FailureReason.EGRESS_DENIED, 200)
+    assert await bench.process(fresh()) == Parked(0, ParkReason.ATTEMPT_FAILED)
+    assert len(bench.transport.requests) == 1, "no quick tries"
+    assert await bench.process(taken(bench)) == Delivered(2)
 
 
 @virtual_time
@@ -427,7 +470,7 @@ async def test_the_brake_stops_a_partition_from_dying() -> None:
 
 @virtual_time
 async def test_deaths_that_are_the_tenants_doing_do_not_engage_the_brake() -> None:
-    bench = Bench(400, brake=2)
+    bench = Bench(501, brake=2)
     for _ in range(50):
         assert await bench.process(fresh()) == Dead(DeadReason.REJECTED)
 
