@@ -29,7 +29,6 @@ from dispatcher.config.settings import DeliverySettings, EgressSettings
 from dispatcher.contract.outcomes import NO_PHASES, Attempt, FailureReason, Phases
 from dispatcher.transport import request_head
 from dispatcher.transport.answer_head import (
-    MAX_KEPT_VALUE,
     MAX_RESPONSE,
     MAX_RESPONSE_BODY,
     MAX_RESPONSE_HEAD,
@@ -371,6 +370,7 @@ def _attempt(
     response: aiohttp.ClientResponse, request: Request, progress: _Progress, body: bytes, first_byte: float
 ) -> Attempt:
     now = time.monotonic()
+    head = None if progress.handler is None else progress.handler.head
     phases = Phases()
     if request.keep_body and isinstance(response, _Response):
         phases = response.phases if not progress.reused else replace(
@@ -387,16 +387,11 @@ def _attempt(
         now - progress.started,
         status=response.status,
         reused=progress.reused,
-        retry_after=_header(response, "retry-after"),
-        webhook_delivery=_header(response, "webhook-delivery"),
+        retry_after=None if head is None else head.retry_after,
+        webhook_delivery=None if head is None else head.webhook_delivery,
         body=body,
         phases=phases,
     )
-
-
-def _header(response: aiohttp.ClientResponse, name: str) -> str | None:
-    value = response.headers.get(name)
-    return None if value is None else value[:MAX_KEPT_VALUE]
 
 
 def _failure(error: Exception) -> tuple[FailureReason, str]:

@@ -87,7 +87,7 @@ def _read_fields(data: bytes, at: int) -> tuple[dict[bytes, str], int, bool] | N
         line = line.removesuffix(b"\r")
         if not line:
             framing = [name for name, _ in fields if name in _FRAMING]
-            return {name: _kept(value) for name, value in reversed(fields)}, at, is_odd or len(framing) > 1
+            return {name: kept_value(value) for name, value in reversed(fields)}, at, is_odd or len(framing) > 1
         size += len(line)
         if len(fields) >= MAX_RESPONSE_HEADERS or size > MAX_RESPONSE_HEAD + 4 * len(fields):
             raise ValueError("over 100 headers, or over 32 KiB of them")
@@ -109,5 +109,7 @@ def _read_fields(data: bytes, at: int) -> tuple[dict[bytes, str], int, bool] | N
     return None
 
 
-def _kept(value: bytes) -> str:
-    return value[:MAX_KEPT_VALUE].decode("latin-1")
+def kept_value(value: bytes) -> str:
+    """Returns a header's value as one printable line of at most 256 characters."""
+    text = value[:MAX_KEPT_VALUE].decode("latin-1")
+    return text if text.isprintable() else "".join(char if char.isprintable() else " " for char in text)

@@ -17,11 +17,11 @@ import httptools
 from dispatcher.contract.outcomes import FailureReason, Phases
 from dispatcher.transport.answer_head import (
     MAX_INTERIM,
-    MAX_KEPT_VALUE,
     MAX_RESPONSE,
     MAX_RESPONSE_BODY,
     MAX_RESPONSE_HEAD,
     MAX_RESPONSE_HEADERS,
+    kept_value,
     read_answer_head,
 )
 from dispatcher.transport.failures import TransportError, clip, describe
@@ -230,9 +230,9 @@ class Connection(asyncio.Protocol):
             return  # a trailer
         size = len(name)  # first, because it is cheaper than lower()
         if size == 11 and self.retry_after is None and name.lower() == b"retry-after":
-            self.retry_after = value.decode("latin-1")[:MAX_KEPT_VALUE]
+            self.retry_after = kept_value(value)
         elif size == 16 and self.webhook_delivery is None and name.lower() == b"webhook-delivery":
-            self.webhook_delivery = value.decode("latin-1")[:MAX_KEPT_VALUE]
+            self.webhook_delivery = kept_value(value)
 
     def on_headers_complete(self) -> None:
         if self._complete:

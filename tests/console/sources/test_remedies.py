@@ -75,7 +75,8 @@ def test_a_refused_token_is_described_by_what_the_server_has_to_expect() -> None
         ),
         (Attempt(0.1, status=401), "after 30s and at growing intervals, for 24h."),
         (Attempt(0.1, status=410), "Sending stops until the webhook is edited; events wait for up to 24h."),
-        (Attempt(0.1, status=400), "goes to the dead events at once"),
+        (Attempt(0.1, status=400), "tried 4 times within minutes; then it is dead"),
+        (Attempt(0.1, status=501), "goes to the dead events at once"),
     ],
 )
 def test_every_verdict_says_what_becomes_of_the_event(attempt: Attempt, told: str) -> None:

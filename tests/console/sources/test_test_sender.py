@@ -196,7 +196,8 @@ async def test_a_token_endpoint_that_refuses_ends_the_way_before_it_begins(
         (401, "retry_later", "choose JWT Authentication"),
         (404, "retry_later", "correct the URL"),
         (302, "dead", "never follow"),
-        (400, "dead", "refused the request (400)"),
+        (400, "retry_later", "refused the request (400)"),
+        (501, "dead", "correct the URL"),
         (410, "disable_endpoint", "gone for good"),
         (503, "retry_soon", "Retry-After"),
     ],
@@ -262,7 +263,7 @@ async def test_a_private_address_is_not_even_connected_to(receiver: Receiver, tm
     guarded = making(receiver, tmp_path, allow=[])
     result = await SampleSender(guarded).send(webhook(receiver), Channel.EMAIL, "sent")
     assert [one.ok for one in result.steps] == [False, None, None, None, None, None, None]
-    assert (result.reason, result.verdict) == ("egress_denied", "dead")
+    assert (result.reason, result.verdict) == ("egress_denied", "retry_later")
     assert "We don't send there" in result.cure
     assert receiver.requests == []
 
