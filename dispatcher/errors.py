@@ -99,7 +99,12 @@ class RecordTooLarge(NotWritten):
 
 
 class TokenUnavailable(DispatcherError):
-    """No authentication token could be had; judged like a failed delivery, never lost."""
+    """No access token could be fetched or signed. Judged like a failed delivery, never lost."""
+
+    def __init__(self, message: str, *, is_local: bool = False) -> None:
+        super().__init__(message)
+        self.is_local = is_local
+        """The dispatcher's own side failed: no evidence against the tenant."""
 
 
 class StillHeld(DispatcherError):

@@ -111,6 +111,18 @@ def _egress_problems(guard: EgressGuard, config: WebhookConfig) -> Iterator[tupl
             yield "auth.fetch.token_url", problem
 
 
+def webhook_warnings(settings: Settings, config: WebhookConfig) -> Iterator[tuple[str, str]]:
+    """Yields what may go wrong with a webhook that can be used, by key: `url`."""
+    guard = EgressGuard(settings.egress)
+    warning = guard.warning_of_url(config.url)
+    if warning is not None:
+        yield "url", warning
+    if isinstance(config.auth, JwtAuth) and config.auth.fetch is not None:
+        warning = guard.warning_of_url(config.auth.fetch.token_url)
+        if warning is not None:
+            yield "auth.fetch.token_url", warning
+
+
 def tracing_problems(settings: TracingSettings) -> list[Problem]:
     """What stands against tracing: that OpenTelemetry is not there. Where it is off, nothing of it is imported."""
     if settings.enabled:

@@ -60,9 +60,9 @@ class FetchedTokens:
         self._timeout_s = timeout_s
         self._signer = assertion_signer(config)
         self._kept: _Kept | None = None
-        self._flight: asyncio.Task[IssuedToken | str] | None = None
+        self._flight: asyncio.Task[IssuedToken | TokenUnavailable] | None = None
         self._failures = 0
-        self._problem = ""
+        self._problem = TokenUnavailable("")
         self._asked_again_at = 0.0
         self._refreshed_at: float | None = None
         self._closed = False
@@ -97,14 +97,15 @@ class FetchedTokens:
             raise TokenUnavailable(f"{endpoint_name(self._config)} is no longer asked: its webhook was closed")
         cooling_s = self._cooling_s(now)
         if cooling_s > 0:
-            raise TokenUnavailable(f"{self._problem}; it is asked again in {cooling_s:.1f} s")
+            problem = self._problem
+            raise TokenUnavailable(f"{problem}; it is asked again in {cooling_s:.1f} s", is_local=problem.is_local)
         flight = self._take_off(now)
         await asyncio.wait({flight})  # leaves the flight alone if this caller is cancelled
         if flight.cancelled():
             raise TokenUnavailable(f"{endpoint_name(self._config)} is no longer asked: its webhook was closed")
         answer = flight.result()
-        if isinstance(answer, str):
-            raise TokenUnavailable(answer)
+        if isinstance(answer, TokenUnavailable):
+            raise TokenUnavailable(str(answer), is_local=answer.is_local)
         return answer.value
 
     def invalidate(self, token: str, now: float) -> bool:
@@ -136,7 +137,7 @@ class FetchedTokens:
         left_s = self._asked_again_at - now
         return left_s if left_s <= 2 * MAX_COOL_DOWN_S else 0.0  # more: the clock was set back
 
-    def _take_off(self, now: float) -> "asyncio.Task[IssuedToken | str]":
+    def _take_off(self, now: float) -> "asyncio.Task[IssuedToken | TokenUnavailable]":
         if self._flight is None:
             self._flight = asyncio.create_task(self._fetch(now), name="token fetch")
             self._flight.add_done_callback(self._landed)
@@ -145,14 +146,14 @@ class FetchedTokens:
     def _landed(self, _: object) -> None:
         self._flight = None
 
-    async def _fetch(self, now: float) -> IssuedToken | str:
+    async def _fetch(self, now: float) -> IssuedToken | TokenUnavailable:
         """The token, or why there is none: a value, so that each who waits raises an exception of its own."""
         answer = await self._answer(now)
         try:
             issued = token_in(answer, self._config)
         except TokenUnavailable as error:
-            self._failed(str(error), now + answer.elapsed_s)
-            return str(error)
+            self._failed(error, now + answer.elapsed_s)
+            return error
         self._failures, self._asked_again_at = 0, 0.0
         expires_at = now + issued.life_s
         self._kept = _Kept(issued.value, expires_at - renew_margin(issued.life_s), expires_at)
@@ -167,10 +168,10 @@ class FetchedTokens:
         except TimeoutError:
             return TokenAnswer(None, detail=f"no answer in {self._timeout_s:g} s", elapsed_s=self._timeout_s)
         except Exception:
-            self._failed(f"{endpoint_name(self._config)} could not be asked: an internal error", now)
+            self._failed(TokenUnavailable(f"{endpoint_name(self._config)} could not be asked: an internal error"), now)
             raise
 
-    def _failed(self, problem: str, at: float) -> None:
+    def _failed(self, problem: TokenUnavailable, at: float) -> None:
         cool_down_s = min(COOL_DOWN_S * 2.0 ** min(self._failures, 10), MAX_COOL_DOWN_S)
         self._failures += 1
         self._problem = problem

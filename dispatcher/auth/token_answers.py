@@ -60,6 +60,8 @@ class TokenAnswer:
     """For people, where no answer came: what failed, without secrets."""
     elapsed_s: float = 0.0
     """Seconds the exchange took; a cool-down begins at its end."""
+    is_local: bool = False
+    """No answer came because the dispatcher's own side failed: no evidence against the tenant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,8 @@ def token_in(answer: TokenAnswer, config: FetchedToken) -> IssuedToken:
     """
     endpoint = endpoint_name(config)
     if answer.status is None:
-        raise TokenUnavailable(f"{endpoint} could not be asked: {_plain(answer.detail) or 'no answer'}")
+        problem = f"{endpoint} could not be asked: {_plain(answer.detail) or 'no answer'}"
+        raise TokenUnavailable(problem, is_local=answer.is_local)
     if len(answer.body) >= MAX_ANSWER:
         raise TokenUnavailable(f"{endpoint} answered with 64 KiB or more: {_HINTS['no_token_endpoint']}")
     compression = _compression_of(answer.body)

@@ -13,14 +13,16 @@ from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, quiet_settings_at
 from dispatcher.config.settings import Settings
 from dispatcher.errors import ConfigError
 from dispatcher.kafka.check import check_kafka
-from dispatcher.service import Service, checked_webhooks
+from dispatcher.service import Service, checked_webhooks, webhook_warnings
 from dispatcher.telemetry.logs import configure_logging
+from dispatcher.transport.descriptors import raise_limit
 
 
 def run(config: ConfigPath = DEFAULT_CONFIG) -> None:
     """Deliver events until a signal (SIGTERM drains, a second one stops at once)."""
     settings = settings_at(config)
     configure_logging(settings.log)
+    raise_limit(settings.delivery)
     service = Service(settings)
     # What was loaded so far lives as long as the process: keep the collector away from it, and rarer.
     gc.freeze()
@@ -51,6 +53,8 @@ def check(
         config_of = webhook.config
         channels = "+".join(config_of.channels)
         typer.echo(f"{webhook.source}: {webhook.tenant} {channels} to {config_of.origin}: the webhook can be used")
+        for key, warning in webhook_warnings(settings, config_of):
+            typer.echo(f"{webhook.source}: {webhook.tenant}: warning: {key}: {warning}")
     typer.echo(f"{len(webhooks)} webhooks, no problems")
     if kafka:
         _check_kafka(settings)

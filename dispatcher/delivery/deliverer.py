@@ -312,8 +312,8 @@ class Deliverer:
             )
         except TokenUnavailable as error:
             metrics.TOKEN_FAILURES.inc()
-            failed = Attempt(self._lanes.now() - began, failure=FailureReason.TOKEN, detail=str(error)[:256])
-            return failed, None
+            reason = FailureReason.LOCAL if error.is_local else FailureReason.TOKEN
+            return Attempt(self._lanes.now() - began, failure=reason, detail=str(error)[:256]), None
         return await self._transport.post(self._request(pending, destination, number, now, token)), token
 
     def _request(

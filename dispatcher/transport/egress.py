@@ -26,6 +26,9 @@ _PRIVATE_DOMAINS = (".internal", ".local", ".localdomain", ".home.arpa", ".svc")
 """Domains that the public DNS never has: ICANN's for private use (cloud metadata services have names in it), RFC 6762,
 RFC 8375, and what resolvers in a Kubernetes cluster complete."""
 
+_INTERNAL_BY_HABIT = (".consul", ".corp", ".lan", ".home", ".intranet", ".private", ".intra")
+"""Domains that are no public ones and that networks use inside."""
+
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _NUMBER = re.compile(r"\d+|0x[0-9a-f]*")
 _QUAD = re.compile(r"(0|[1-9]\d{0,2})(\.(0|[1-9]\d{0,2})){3}")
@@ -160,6 +163,19 @@ class EgressGuard:
             return f"{host} can only be a name inside the operator's network: use a public host name"
         if _is_localhost(host):  # RFC 6761, section 6.3
             return self.problem_of_address(host, "127.0.0.1", port)
+        return None
+
+    def warning_of_url(self, url: str) -> str | None:
+        """Returns what may go wrong with an accepted URL, for `check`; None if nothing is known."""
+        host = (split_url(url).hostname or "").lower()
+        if literal(host) is not None:
+            return None
+        if "_" in host:
+            return (
+                f"{host} has an underscore: it is no host name (RFC 1123), and many certificates and servers refuse it"
+            )
+        if "." not in host or host.endswith((*_PRIVATE_DOMAINS, *_INTERNAL_BY_HABIT)):
+            return f"{host} is a name that only an internal DNS knows: the dispatcher's resolver must know it too"
         return None
 
     def problem_of_address(self, host: str, ip: str, port: int) -> str | None:

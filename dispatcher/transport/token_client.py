@@ -3,11 +3,12 @@
 from typing import Protocol
 
 from dispatcher.auth.token_answers import MAX_ANSWER, Headers, TokenAnswer
-from dispatcher.contract.outcomes import Attempt
+from dispatcher.contract.outcomes import Attempt, FailureReason
 from dispatcher.transport.request import Endpoint, Request
 
 CONNECT_TIMEOUT_S = 3.0
 _MOST_ENDPOINTS = 10_000
+_OUR_OWN = frozenset({FailureReason.LOCAL, FailureReason.PROXY, FailureReason.EGRESS_DENIED})
 
 
 class Transport(Protocol):
@@ -41,4 +42,4 @@ class TokenPosts:
             )
         )
         detail = attempt.detail or (attempt.failure.value if attempt.failure else "")
-        return TokenAnswer(attempt.status, attempt.body, detail, attempt.elapsed_s)
+        return TokenAnswer(attempt.status, attempt.body, detail, attempt.elapsed_s, attempt.failure in _OUR_OWN)

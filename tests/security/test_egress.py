@@ -175,6 +175,30 @@ def test_a_refusal_says_what_to_change(url: str, says: str) -> None:
     assert says in str(DEFAULT.problem_of_url(url))
 
 
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("https://a_b.hooks.example/", "underscore"),
+        ("https://_hooks.example/", "underscore"),
+        ("https://hooks.service.consul/", "internal DNS"),
+        ("https://hooks.corp/", "internal DNS"),
+        ("https://hooks.acme.LAN:8443/x", "internal DNS"),
+        ("https://hooks.acme.internal/", "internal DNS"),
+        ("https://receiver/", "internal DNS"),
+        ("https://receiver.default.svc/", "internal DNS"),
+        ("https://hooks.example/", None),
+        ("https://corp.example/", None),
+        ("https://mylan.example/", None),
+        ("https://hooks.example/a_b?c_d", None),
+        ("https://8.8.8.8/", None),
+        ("https://[2606:4700:4700::1111]/", None),
+    ],
+)
+def test_a_host_that_is_accepted_and_may_not_work_is_warned_of(url: str, says: str | None) -> None:
+    warning = DEFAULT.warning_of_url(url)
+    assert (warning is None) if says is None else (says in (warning or ""))
+
+
 # --- the operator's lists
 
 

@@ -134,7 +134,11 @@ class ConnectProxy:
             await peer.until_closed()
             return
         host, _, port = target.rpartition(":")
-        reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+        await self.relay(peer, host.strip("[]"), int(port))
+
+    async def relay(self, peer: Peer, host: str, port: int) -> None:
+        """Answers 200 and relays bytes both ways until one side ends."""
+        reader, writer = await asyncio.open_connection(host, port)
         await peer.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
         pumps = [
             asyncio.create_task(_pump(peer.reader, writer)),

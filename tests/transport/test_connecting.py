@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 import trustme
 
+from dispatcher.config.secrets import Secret
 from dispatcher.contract.outcomes import FailureReason
 from dispatcher.transport import Transport
 from tests.transport.conftest import IN_TIME_S, Opener, Serving, post_to, server_context
@@ -237,3 +238,165 @@ async def test_cancelling_while_connecting_leaves_nothing(opening: Opener) -> No
         await asyncio.gather(task, return_exceptions=True)
         await asyncio.sleep(0.02)
         assert [one for one in asyncio.all_tasks() - before if "serve" not in str(one.get_coro())] == []
+
+
+# --- the operator's proxy: credentials, and names that it resolves
+
+
+class CheckingProxy(ConnectProxy):
+    """Wants a user name and password; resolves names by a table of its own."""
+
+    def __init__(self, expected: str | None, hosts: dict[str, str]) -> None:
+        super().__init__()
+        self.expected = expected
+        self.hosts = hosts
+        self.refused = 0
+
+    async def __call__(self, peer: Peer) -> None:
+        head = (await peer.head()).decode()
+        if self.expected is not None and f"\r\nproxy-authorization: {self.expected}\r\n" not in head:
+            self.refused += 1
+            await peer.send(b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n")
+            await peer.until_closed()
+            return
+        host, _, port = head.split()[1].rpartition(":")
+        self.targets.append(f"{host}:{port}")
+        if host not in self.hosts:
+            await peer.send(b"HTTP/1.1 504 Gateway Timeout\r\n\r\n")
+            await peer.until_closed()
+            return
+        await self.relay(peer, self.hosts[host], int(port))
+
+
+BASIC = "Basic dXNlcjpwYTpzcw=="  # user:pa:ss
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_proxy_that_resolves_is_asked_for_the_host_name(
+    opening: Opener, serving: Serving, tls: ssl.SSLContext, scheme: str
+) -> None:
+    """No DNS here at all: the name server named does not exist."""
+    proxy = CheckingProxy(BASIC, {"hooks.example": "127.0.0.1"})
+    settings = {"username": "user", "password": Secret(b"pa:ss"), "resolve": "proxy"}
+    async with (
+        serving(answering(OK)) as server,
+        Server(proxy, tls if scheme == "https" else None).running() as entrance,
+        opening(
+            nameservers=("127.0.0.1:1",), allow=(), proxy={"url": f"{scheme}://127.0.0.1:{entrance.port}", **settings}
+        ) as transport,
+    ):
+        url = f"https://hooks.example:{server.port}/"
+        attempts = [await transport.post(post_to(url)) for _ in range(2)]
+        unknown = await transport.post(post_to("https://elsewhere.example/"))
+    assert [(one.status, one.reused, one.detail) for one in attempts] == [(200, False, ""), (200, True, "")]
+    assert proxy.targets == [f"hooks.example:{server.port}", "elsewhere.example:443"]
+    assert unknown.failure is FailureReason.CONNECT
+    assert proxy.refused == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "failure"),
+    [
+        ("https://10.0.0.1/", FailureReason.URL_DENIED),
+        ("https://[::1]/", FailureReason.URL_DENIED),
+        ("https://169.254.169.254/", FailureReason.URL_DENIED),
+        ("https://kubernetes/", FailureReason.EGRESS_DENIED),
+        ("https://localhost/", FailureReason.EGRESS_DENIED),
+        ("https://a.localhost/", FailureReason.EGRESS_DENIED),
+        ("https://kubernetes.default.svc/", FailureReason.EGRESS_DENIED),
+        ("https://kubernetes.default.svc.cluster.local/", FailureReason.EGRESS_DENIED),
+        ("https://metadata.google.internal/", FailureReason.EGRESS_DENIED),
+        ("https://router.home.arpa/", FailureReason.EGRESS_DENIED),
+        ("https://denied.example/", FailureReason.EGRESS_DENIED),
+        ("https://hooks.example:22/", FailureReason.EGRESS_DENIED),
+    ],
+)
+@pytest.mark.parametrize("allow", [(), ("8.8.8.0/24",)])
+async def test_a_proxy_that_resolves_is_not_asked_for_what_can_only_be_inside(
+    opening: Opener, url: str, failure: FailureReason, allow: tuple[str, ...]
+) -> None:
+    """An allowed block makes no difference: no address is seen here that could be compared with it."""
+    proxy = CheckingProxy(None, {})
+    async with (
+        Server(proxy, None).running() as entrance,
+        opening(
+            allow=allow,
+            deny=("denied.example",),
+            proxy={"url": f"http://127.0.0.1:{entrance.port}", "resolve": "proxy"},
+        ) as transport,
+    ):
+        attempt = await transport.post(post_to(url))
+    assert (attempt.failure, proxy.targets) == (failure, [])
+
+
+async def test_a_name_that_is_allowed_may_be_an_inner_one(opening: Opener, serving: Serving) -> None:
+    proxy = CheckingProxy(None, {"hooks.example": "127.0.0.1", "receiver.team.svc": "127.0.0.1"})
+    async with (
+        serving(answering(OK)) as server,
+        Server(proxy, None).running() as entrance,
+        opening(
+            allow=(".team.svc",), proxy={"url": f"http://127.0.0.1:{entrance.port}", "resolve": "proxy"}
+        ) as transport,
+    ):
+        attempt = await transport.post(post_to(f"https://receiver.team.svc:{server.port}/"))
+    assert attempt.failure is FailureReason.TLS, "the tunnel was opened; the certificate is another name's"
+    assert proxy.targets == [f"receiver.team.svc:{server.port}"]
+
+
+@pytest.mark.parametrize("given", [{}, {"username": "user", "password": Secret(b"wrong")}])
+@pytest.mark.parametrize("resolve", ["local", "proxy"])
+async def test_a_407_of_our_own_proxy_is_our_failure(opening: Opener, given: dict[str, object], resolve: str) -> None:
+    proxy = CheckingProxy(BASIC, {})
+    async with (
+        Server(proxy, None).running() as entrance,
+        opening(proxy={"url": f"http://127.0.0.1:{entrance.port}", "resolve": resolve, **given}) as transport,
+    ):
+        attempt = await transport.post(post_to("https://127.0.0.1:4443/"))
+    assert attempt.failure is FailureReason.PROXY
+    assert ("refused" if given else "wants") in attempt.detail
+    assert "wrong" not in attempt.detail
+
+
+async def test_a_target_that_hangs_in_the_proxy_leaves_time_for_the_next(opening: Opener, serving: Serving) -> None:
+    class Hanging(ConnectProxy):
+        async def __call__(self, peer: Peer) -> None:
+            head = (await peer.head()).decode()
+            self.targets.append(head.split()[1])
+            if "127.0.0.9" in head:
+                await peer.until_closed()
+                return
+            await self.relay(peer, "127.0.0.1", int(head.split()[1].rpartition(":")[2]))
+
+    proxy = Hanging()
+    async with NameServer().running() as names, serving(answering(OK)) as server, Server(proxy, None).running() as way:
+        names.zone["hooks.example"] = [["127.0.0.9", "127.0.0.1"]]
+        async with opening(nameservers=(names.address,), proxy=f"http://127.0.0.1:{way.port}") as transport:
+            url = f"https://hooks.example:{server.port}/"
+            attempt = await transport.post(post_to(url, connect_timeout_s=4.0))
+    assert (attempt.status, attempt.detail) == (200, "")
+    assert len(proxy.targets) == 2
+
+
+# --- what goes into the request line
+
+
+@pytest.mark.parametrize(
+    ("path", "target"),
+    [
+        ("/path?", b"/path?"),
+        ("?", b"/?"),
+        ("/a?b?", b"/a?b?"),
+        ('/a{b}|c^d`e"f<g>[h]', b"/a%7Bb%7D%7Cc%5Ed%60e%22f%3Cg%3E%5Bh%5D"),
+        ("/a?b[]={c}", b"/a?b%5B%5D=%7Bc%7D"),
+        ("/100%", b"/100%25"),
+        ("/%zz/%2F/%e4", b"/%25zz/%2F/%e4"),
+        ("/a;b=c,d/e:f@g!$&'()*+~", b"/a;b=c,d/e:f@g!$&'()*+~"),
+    ],
+)
+async def test_a_path_is_sent_as_written_but_for_what_no_uri_may_hold(
+    transport: Transport, serving: Serving, path: str, target: bytes
+) -> None:
+    async with serving(answering(OK)) as server:
+        attempt = await transport.post(post_to(f"https://127.0.0.1:{server.port}{path}"))
+    assert attempt.status == 200
+    assert server.requests[0].startswith(b"POST " + target + b" HTTP/1.1\r\n")

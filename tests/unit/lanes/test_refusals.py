@@ -8,7 +8,7 @@ import pytest
 from dispatcher.config.settings import DeliverySettings
 from dispatcher.contract.outcomes import ParkReason
 from dispatcher.delivery.breaker import BreakerState
-from dispatcher.delivery.endpoint_health import TenantState
+from dispatcher.delivery.endpoint_health import EndpointHealth, TenantState
 from dispatcher.delivery.lane import Lane
 from dispatcher.delivery.lane_scheduler import LaneScheduler
 from dispatcher.delivery.permits import SLOTS_A_TURN, LaneRefusal, Permit, Priority
@@ -434,3 +434,85 @@ async def test_a_lane_tells_of_itself() -> None:
     assert repr(lane) == "<Lane org-0/prod closed 1/1 in flight, 2 waiting>"
     for event in events:
         await event.cancel()
+
+
+@virtual_time
+async def test_a_suspension_refuses_those_who_wait_at_once_not_when_a_request_ends() -> None:
+    lane = lanes(lane_start=1).lane(tenant(0))
+    lane.apply_webhook("first", None)
+    running = Event(lane)
+    waiting = [Event(lane, priority) for priority in (Priority.NEW, Priority.RETRY)]
+    await settle()
+    lane.suspend("another")
+    await settle()
+    assert [event.refused for event in waiting] == [None, None], "an answer to the webhook of before an edit"
+    lane.suspend("first")
+    await settle()
+
+    assert [event.refused for event in waiting] == ["suspended", "suspended"]
+    assert all(isinstance(event.entry, LaneRefusal) and event.entry.for_s == 5 for event in waiting)
+    assert lane.waiting == 0
+    running.end(GOOD)
+
+
+@virtual_time
+async def test_a_full_process_parks_only_those_whose_own_lane_holds_its_share() -> None:
+    """Six permits, two lanes: a lane with three or more lets its events wait too long itself."""
+    shared = lanes(max_in_flight=6, lane_start=5, lane_max=5, lane_max_wait="5s")
+    big = [Event(shared.lane(tenant(0))) for _ in range(5)]
+    await settle()
+    small = [Event(shared.lane(tenant(1))) for _ in range(3)]
+    await settle()
+    late = Event(shared.lane(tenant(0)))
+    held = [sum(event.has_permit for event in events) for events in (big, small)]
+    assert sum(held) == 6
+    assert shared.permits.is_full
+    assert held[0] >= shared.permits.fair_share > held[1]
+    await asyncio.sleep(7)
+
+    assert late.refused == "lane_full", "its lane has its share"
+    assert {event.refused for event in small} == {None}, "the process is busy with others"
+    for event in [*big, *small]:
+        await event.cancel()
+
+
+@virtual_time
+async def test_a_lane_with_exactly_its_share_parks_what_waits_too_long() -> None:
+    shared = lanes(max_in_flight=2, lane_start=1, lane_max=1, lane_max_wait="5s")
+    holders = [Event(shared.lane(tenant(number))) for number in range(2)]
+    await settle()
+    waiting = Event(shared.lane(tenant(0)))
+    await settle()
+    assert shared.permits.fair_share == 1
+    await asyncio.sleep(7)
+
+    assert waiting.refused == "lane_full"
+    for event in holders:
+        event.end()
+
+
+@virtual_time
+async def test_what_waits_no_longer_than_it_may_is_not_parked() -> None:
+    lane = lanes(lane_start=1, lane_max_wait="5s").lane(tenant(0))
+    running, waiting = Event(lane), Event(lane)
+    await settle()
+    since = now()
+    lane.refuse_stale(since + 5.0)
+    assert waiting.refused is None
+    lane.refuse_stale(since + 5.001)
+    await settle()
+
+    assert waiting.refused == "lane_full"
+    running.end()
+
+
+@virtual_time
+async def test_successes_count_as_evidence_once_there_was_a_failure() -> None:
+    lane = lanes().lane(tenant(0))
+    lane.apply_webhook("first", None)
+    for judgement in (*[BAD] * 9, *[GOOD] * 3, BAD):  # 10 failures in 13 attempts
+        await send(lane, judgement)
+
+    assert lane.evidence.state is TenantState.ACTIVE
+    lane.enable()
+    assert lane.evidence == EndpointHealth(), "cleared by hand"
