@@ -343,7 +343,7 @@ async def test_a_bad_deployment_ends_before_its_events_die() -> None:
     """Events that waited for hours behind another failure still have their four tries, in the first tiers."""
     bench = Bench(422, 422, 200)
     retry_state = RetryState(ORIGIN, WALL - 3600, attempts=7, parks=9, last_status=503)
-    record = fresh(headers=dict(retry_state.headers()))
+    record = fresh(headers=dict(retry_state.headers()), topic=bench.retry_topics.topics[-1])
     assert await bench.process(record) == Parked(0, ParkReason.ATTEMPT_FAILED)
     assert await bench.process(taken(bench)) == Parked(1, ParkReason.ATTEMPT_FAILED)
     assert await bench.process(taken(bench)) == Delivered(10)
