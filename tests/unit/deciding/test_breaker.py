@@ -195,3 +195,39 @@ def test_half_open_there_is_never_a_second_probe_and_open_never_an_attempt(
             assert breaker.state is not OPEN
             under_way.append(breaker.began())
         assert sum(under_way) <= 1
+
+
+@pytest.mark.parametrize(("later", "expected"), [(9, OPEN), (49, OPEN), (59, OPEN), (60, CLOSED), (75, CLOSED)])
+def test_failures_count_for_the_minute_of_their_bucket(later: float, expected: BreakerState) -> None:
+    """Six buckets of ten seconds: nine failures in one of them, and a tenth later."""
+    breaker = Breaker()
+    for _ in range(9):
+        attempt(breaker, 1000, failed=True)
+    attempt(breaker, 1000 + later, failed=True)
+
+    assert breaker.state is expected
+
+
+def test_attempts_and_failures_of_all_buckets_are_summed() -> None:
+    breaker = Breaker()
+    for number in range(6):
+        attempt(breaker, 1000 + number, failed=False)
+    for number in range(13):
+        attempt(breaker, 1010 + 3 * number, failed=True)
+        assert breaker.state is CLOSED, f"{number + 1} of {number + 7} failed"
+
+    assert attempt(breaker, 1049, failed=True) is OPEN, "14 of 20"
+
+
+def test_old_buckets_are_forgotten_one_by_one() -> None:
+    breaker = Breaker()
+    for bucket in range(30):
+        attempt(breaker, 1000 + 10 * bucket, failed=True)
+        attempt(breaker, 1000 + 10 * bucket, failed=False)  # half of them fail, for minutes
+    assert breaker.state is CLOSED
+    failures = 0
+    while breaker.state is CLOSED:
+        attempt(breaker, 1300, failed=True)
+        failures += 1
+
+    assert failures == 7, "five buckets are left, with 5 failures in 10 attempts: 12 of 17 are 70 %"

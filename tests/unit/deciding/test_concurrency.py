@@ -1,5 +1,6 @@
 """How many requests at once an endpoint gets."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -112,3 +113,33 @@ def test_whatever_happens_it_is_between_one_and_its_most(steps: list[tuple[str, 
         else:
             adaptive.succeeded(elapsed, was_full=full)
         assert 1 <= adaptive.now <= 64
+
+
+@pytest.mark.parametrize(
+    ("usual", "elapsed", "grows"),
+    [(1.0, 2.0, True), (1.0, 2.001, False), (0.01, 0.06, True), (0.01, 0.0601, False), (0.04, 0.0899, True)],
+)
+def test_latency_holds_up_to_twice_its_usual_value_or_50_ms_above(usual: float, elapsed: float, grows: bool) -> None:
+    adaptive = limit(16)
+    adaptive.succeeded(usual, was_full=False)
+    adaptive.succeeded(elapsed, was_full=True)
+
+    assert adaptive.now == (17 if grows else 16)
+
+
+def test_once_latency_does_not_hold_it_grows_slowly() -> None:
+    adaptive = limit(16)
+    adaptive.succeeded(1.0, was_full=False)
+    adaptive.succeeded(5.0, was_full=True)
+    for _ in range(15):
+        adaptive.succeeded(1.0, was_full=True)
+    assert adaptive.now == 16, "one more in a round trip, no longer one more with each answer"
+
+
+def test_an_overload_of_a_request_that_began_with_the_last_halving_halves_again() -> None:
+    adaptive = limit(64)
+    adaptive.overloaded(began_at=1.0, now=2.0)
+    adaptive.overloaded(began_at=1.999, now=3.0)
+    assert adaptive.now == 32
+    adaptive.overloaded(began_at=2.0, now=3.0)
+    assert adaptive.now == 16

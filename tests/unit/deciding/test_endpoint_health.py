@@ -135,3 +135,71 @@ def test_disabled_is_for_good() -> None:
         evidence.record(BEGIN + 25 * HOUR + number, failed=False)
 
     assert evidence.state is DISABLED
+
+
+ALIGNED = 100 * HOUR
+"""A time at which a minute and an hour begin."""
+
+
+@pytest.mark.parametrize(("minutes", "expected"), [(29, UNSTABLE), (30, UNSTABLE), (31, ACTIVE)])
+def test_the_short_window_is_half_an_hour_to_the_minute(minutes: int, expected: TenantState) -> None:
+    evidence = EndpointHealth()
+    for _ in range(9):
+        evidence.record(ALIGNED, failed=True)
+
+    assert evidence.record(ALIGNED + minutes * 60, failed=True) is expected
+
+
+@pytest.mark.parametrize(("hours", "expected"), [(23, UNSTABLE), (24, DISABLED), (25, UNSTABLE)])
+def test_the_long_window_is_a_day_to_the_hour(hours: int, expected: TenantState) -> None:
+    """A day of failing needs a failure at both of its ends; what is older than a day is forgotten."""
+    evidence = EndpointHealth()
+    evidence.record(ALIGNED, failed=True)
+    for _ in range(12):
+        evidence.record(ALIGNED + hours * HOUR, failed=True)
+
+    assert evidence.state is expected
+
+
+@pytest.mark.parametrize(("good", "expected"), [(2, DISABLED), (3, UNSTABLE)])
+def test_a_day_of_failing_is_over_eighty_percent_of_its_attempts(good: int, expected: TenantState) -> None:
+    evidence = EndpointHealth()
+    evidence.record(ALIGNED, failed=True)
+    for _ in range(good):
+        evidence.record(ALIGNED, failed=False)
+    for _ in range(10):
+        evidence.record(ALIGNED + 24 * HOUR, failed=True)  # 11 failures in 13 attempts, or in 14
+
+    assert evidence.state is expected
+
+
+def test_a_day_of_few_attempts_proves_nothing() -> None:
+    evidence = EndpointHealth()
+    for hour in range(0, 25, 3):
+        evidence.record(ALIGNED + hour * HOUR, failed=True)  # 9 in all
+
+    assert evidence.state is ACTIVE
+    assert evidence.record(ALIGNED + 24 * HOUR, failed=True) is DISABLED
+
+
+def test_a_failure_among_enough_successes_ends_the_instability() -> None:
+    evidence = EndpointHealth()
+    for _ in range(10):
+        evidence.record(ALIGNED, failed=True)
+    assert evidence.state is UNSTABLE
+    evidence.record(ALIGNED + 40 * 60, failed=True)
+    assert evidence.state is UNSTABLE, "one failed probe is no recovery"
+    for number in range(9):
+        evidence.record(ALIGNED + 41 * 60 + number, failed=False)
+
+    assert evidence.state is ACTIVE
+
+
+def test_good_health_for_half_an_hour_forgets_the_failures_before_it() -> None:
+    evidence = EndpointHealth()
+    evidence.record(ALIGNED, failed=True)
+    evidence.record(ALIGNED + 60, failed=False)
+    assert evidence.failing_since == ALIGNED, "a success right behind a failure is no recovery"
+    evidence.record(ALIGNED + 31 * 60, failed=False)
+
+    assert evidence == EndpointHealth()
