@@ -5,6 +5,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -86,7 +87,9 @@ class Client:
     async def partitions_for(self, _: str) -> set[int]:
         return {0}
 
-    async def send_and_wait(self, topic: str, value: bytes | None, key: bytes | None, *_: Any, **__: Any) -> None:
+    async def send_and_wait(
+        self, topic: str, value: bytes | None, key: bytes | None, *_: Any, **__: Any
+    ) -> SimpleNamespace:
         assert not (key is None and value is None)
         if topic not in self._lingering:
             values: list[bytes | None] = []
@@ -94,6 +97,7 @@ class Client:
         values, sending = self._lingering[topic]
         values.append(value)
         await asyncio.shield(sending)
+        return SimpleNamespace(offset=len(self.broker.written[topic]) - 1)
 
     async def _send_soon(self, topic: str, values: list[bytes | None]) -> None:
         await asyncio.sleep(0.005)
@@ -108,9 +112,13 @@ class Client:
     def create_batch(self) -> "Batch":
         return Batch()
 
-    async def send_batch(self, batch: "Batch", topic: str, *, partition: int) -> "asyncio.Future[None]":
+    async def send_batch(self, batch: "Batch", topic: str, *, partition: int) -> "asyncio.Future[SimpleNamespace]":
         assert partition == 0
-        return asyncio.ensure_future(self._send(topic, batch.values))
+        return asyncio.ensure_future(self._written(topic, batch.values))
+
+    async def _written(self, topic: str, values: list[bytes | None]) -> SimpleNamespace:
+        await self._send(topic, values)
+        return SimpleNamespace(offset=len(self.broker.written[topic]) - 1)
 
 
 class Batch:
