@@ -28,7 +28,8 @@ from tests.integration.harness import Receiver, Stage, slowly, stage, status, te
 OF_THE_CLUSTER = re.compile(r"\b(?:container|kube)_[a-z_]+")
 """The kubelet's and kube-state-metrics' own: no dispatcher has them."""
 EMPTY = {
-    "Two versions": "only during a rollout are there two",
+    "Two versions": "there are two only during a rollout",
+    "Problems with Kafka": "there are none here",
 }
 """Panels and annotations that are rightly empty here, by title."""
 
