@@ -25,7 +25,7 @@ from dispatcher.transport.request import USER_AGENT, Endpoint, Headers
 
 MASKED = "<secret>"
 MIN_HIDDEN = 6
-"""Shorter texts would be found where nobody has written a secret."""
+"""Shorter values would also be found in texts that hold no secret."""
 
 
 @dataclass(frozen=True, slots=True)
