@@ -42,7 +42,6 @@ EDWARDS: Final = {
 
 _ALGORITHMS = get_default_algorithms()
 _ALGORITHMS |= {name.value: _ALGORITHMS["EdDSA"] for name in EDWARDS}
-_PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----.*?-----END \1-----", re.DOTALL)
 _PEM_LABEL = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----")
 _SSH_PUBLIC = (b"ssh-", b"ecdsa-sha2-")
 
@@ -138,7 +137,7 @@ def _private_key(text: bytes, algorithm: SigningAlgorithm) -> PrivateKey:
         raise ValueError(f"{wanted}, this one is encrypted: decrypt it with `openssl pkey -in key.pem -out plain.pem`")
     if labels[0] == b"OPENSSH PRIVATE KEY":
         raise ValueError(f"{wanted}, this one is in OpenSSH's own format: convert it with `ssh-keygen -p -m PKCS8`")
-    block = next((match[0] for match in _PEM_BLOCK.finditer(text) if match[1] == labels[0]), None)
+    block = pem_block(text, labels[0])
     if block is None:
         raise ValueError(f"{wanted}, this one has no END line: copy the whole file")
     try:
@@ -150,6 +149,18 @@ def _private_key(text: bytes, algorithm: SigningAlgorithm) -> PrivateKey:
         return key
     kind = type(key).__name__.removesuffix("PrivateKey")
     raise ValueError(f"{wanted}, this is a key of kind {kind}: make one with {_command(algorithm)}")
+
+
+def pem_block(text: bytes, label: bytes) -> bytes | None:
+    """Returns the first PEM block with this label, or None if its END line is missing.
+
+    It reads the text once. A regular expression would read the rest of it again for every BEGIN line without an END
+    line, and tenants write this text.
+    """
+    begin, end = b"-----BEGIN %b-----" % label, b"-----END %b-----" % label
+    start = text.find(begin)
+    last = text.find(end, start + len(begin))
+    return None if start < 0 or last < 0 else text[start : last + len(end)]
 
 
 def _misfit(key: PrivateKey, algorithm: SigningAlgorithm) -> str | None:

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa, x25519
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from dispatcher.auth.signing_keys import load_key, problem_of_key
+from dispatcher.auth.signing_keys import load_key, pem_block, problem_of_key
 from dispatcher.config.webhooks import SigningAlgorithm
 from tests.auth.keys import FITTING, key_text, pem, private_key, public_pem, signed
 
@@ -150,3 +151,29 @@ def test_a_description_gives_kind_length_and_fingerprint(algorithm: str, kind: s
 
 def test_every_algorithm_has_a_key_here() -> None:
     assert FITTING.keys() == {algorithm.value for algorithm in SigningAlgorithm}
+
+
+class CountingText(bytes):
+    """Bytes that count how many of them `find` may look at."""
+
+    read = 0
+
+    def find(self, sub: Any, start: Any = 0, end: Any = None) -> int:
+        found = super().find(sub, start)
+        self.read += (len(self) if found < 0 else found) - start
+        return found
+
+
+@pytest.mark.parametrize("line", [b"-----BEGIN PRIVATE KEY-----", b"-----BEGIN A-----\n-----END B-----\n", b"-"])
+def test_a_pem_block_is_found_in_one_reading(line: bytes) -> None:
+    text = CountingText(line * (64 * 1024 // len(line)))
+
+    assert pem_block(text, b"PRIVATE KEY") is None
+    assert 0 < text.read <= 2 * len(text)
+
+
+def test_a_pem_block_is_cut_out_of_what_surrounds_it() -> None:
+    key, other = pem("Ed25519"), b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
+
+    assert pem_block(other + key + other, b"PRIVATE KEY") == key.rstrip()
+    assert problem_of_key(signed("EdDSA", other + key + other)) is None

@@ -13,7 +13,8 @@ from tests.stores_sql.examples import CANARY, secretive
     [
         ("jana.novak@luma.com", "j•••@luma.com"),
         ("+4915112345678", "+4•••78"),
-        ("somebody", "s•••"),
+        ("anonymous", "a•••"),
+        (f"{'x' * 100}@luma.com", "x•••@luma.com"),
         ("", "•••"),
         ("not an@address with spaces", "n•••"),
     ],
@@ -22,7 +23,25 @@ def test_recipients_are_masked(text: str, expected: str) -> None:
     assert redaction.recipient(text) == expected
 
 
-def test_a_payload_is_masked_where_it_tells_of_people() -> None:
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"to {'x' * 100}@luma.com", "to x•••@luma.com"),
+        ("a@b@luma.com..", "a@b•••@luma.com.."),
+        ("a@luma,b@luma.com,c@x.", "a@luma,b•••@luma.com,c@x."),
+    ],
+)
+def test_addresses_in_text_are_masked_whole(text: str, expected: str) -> None:
+    assert redaction.in_text(text) == expected
+
+
+def test_a_text_without_an_address_is_read_once() -> None:
+    # 4 MiB: with a pattern that starts again at each character, this takes minutes and reaches the limit of the suite
+    long = "x" * 64 + "@" + "." * (4 * 1024 * 1024)
+    assert redaction.in_text(long) == long
+
+
+def test_a_payload_masks_texts_about_people() -> None:
     masked = masking.payload(
         {
             "imsOrg": "9E10@AdobeOrg",
