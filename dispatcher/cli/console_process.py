@@ -14,7 +14,7 @@ import structlog
 
 from dispatcher.cli.webhook_database import database_url
 from dispatcher.config.settings import Settings
-from dispatcher.console.access import refuse_open_door
+from dispatcher.console.access import is_open_console
 from dispatcher.console.server import ConsoleServer
 from dispatcher.console.services import Services
 from dispatcher.console.sources.assembly import open_sources
@@ -56,7 +56,7 @@ class ConsoleProcess:
                 "the console needs store sql: mounted files can't be edited (`dispatcher webhooks import` moves them)"
             )
             raise ConfigError([Problem(message, "webhooks.store")])
-        refuse_open_door(settings.console)
+        is_open_console(settings.console)
         problems = egress_problems(settings.egress)
         if problems:
             raise ConfigError(problems)

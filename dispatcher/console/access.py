@@ -66,7 +66,7 @@ def is_local_path(text: str) -> bool:
     )
 
 
-def refuse_open_door(settings: ConsoleSettings) -> bool:
+def is_open_console(settings: ConsoleSettings) -> bool:
     """Whether everybody may do everything here; that is refused beyond the loopback.
 
     Raises:
@@ -107,7 +107,7 @@ class Access:
         self._oidc = oidc
         self._clock = clock
         self._public = urlsplit(public_url)
-        self.is_open: Final = refuse_open_door(settings)
+        self.is_open: Final = is_open_console(settings)
         """Everybody is the admin."""
         self._known: dict[str, ApiToken] = {}
         self._known_at: float | None = None
@@ -128,7 +128,7 @@ class Access:
                     "Send `Authorization: Bearer` with a token of yours.",
                     headers={"WWW-Authenticate": "Bearer"},
                 )
-            raise sent_to_sign_in(request)
+            raise redirect_to_sign_in(request)
         return await handler(request)
 
     @web.middleware
@@ -204,7 +204,7 @@ class Access:
         is_over = token is None or token.revoked_at is not None or _has_expired(token)
         return None if is_over else token
 
-    def forget_tokens(self) -> None:
+    def invalidate_tokens(self) -> None:
         """One was made or revoked here: ask anew."""
         self._known_at = None
 
@@ -231,7 +231,7 @@ class Access:
             raise ApiError(403, "cross_origin", "Changes are not taken from pages of another origin.")
 
 
-def sent_to_sign_in(request: web.Request) -> web.HTTPSeeOther:
+def redirect_to_sign_in(request: web.Request) -> web.HTTPSeeOther:
     """To the sign-in page, and back to where they were, where that was a page that was only read."""
     wanted = request.path_qs if request.method in ("GET", "HEAD") else "/"
     url = request.rel_url.with_path("/sign-in").with_query({"next": wanted if is_local_path(wanted) else "/"})

@@ -9,7 +9,7 @@ from dispatcher.stores.sql.records import AuditAction
 
 
 async def send_test(
-    parts: Services,
+    services: Services,
     person: Person,
     config: WebhookConfig,
     channel: Channel,
@@ -28,8 +28,8 @@ async def send_test(
     """
     if not person.may_see(config.org):
         raise NotAllowed("the organisation is none of yours")
-    result = await parts.test_events.send(config, channel, message_status)
-    await parts.audit.record(
+    result = await services.test_events.send(config, channel, message_status)
+    await services.audit.record(
         AuditAction.TEST,
         by=person.name,
         tenant=config.tenant,
@@ -46,7 +46,7 @@ async def send_test(
 
 
 async def redrive(
-    parts: Services, person: Person, tenant: TenantKey, ids: frozenset[str] | None, query: DeadQuery
+    services: Services, person: Person, tenant: TenantKey, ids: frozenset[str] | None, query: DeadQuery
 ) -> RedriveJob:
     """Send some (`ids`) of a tenant's dead events again, or all that match; returns when it has begun or waits.
 
@@ -57,9 +57,9 @@ async def redrive(
     """
     if not person.may_see(tenant.org):
         raise NotFound("there is no such organisation and sandbox")
-    job = await parts.dead_events.redrive(tenant, ids=ids, query=query, by=person.name, orgs=person.orgs)
-    webhook = await parts.webhooks.of_tenant(tenant, orgs=person.orgs)
-    await parts.audit.record(
+    job = await services.dead_events.redrive(tenant, ids=ids, query=query, by=person.name, orgs=person.orgs)
+    webhook = await services.webhooks.of_tenant(tenant, orgs=person.orgs)
+    await services.audit.record(
         AuditAction.REDRIVE,
         by=person.name,
         tenant=tenant,

@@ -99,7 +99,7 @@ def refused_parameter(name: str, detail: str) -> ApiError:
     return ApiError(422, "invalid", "Some parameters can't be used: see errors.", (error,))
 
 
-def refusal_of(error: DispatcherError) -> ApiError:
+def api_error_of(error: DispatcherError) -> ApiError:
     """What an error of ours is to whoever asked."""
     match error:
         case NotFound():
@@ -121,7 +121,7 @@ def refusal_of(error: DispatcherError) -> ApiError:
     return ApiError(503, "unavailable", _sentence(error), headers={"Retry-After": "5"})
 
 
-def refusal_of_http(error: web.HTTPException) -> ApiError:
+def api_error_of_http(error: web.HTTPException) -> ApiError:
     """What aiohttp itself refuses: an unknown path, a wrong method, too large a body."""
     words = {
         404: ("not_found", "There is nothing at this address."),
@@ -133,21 +133,21 @@ def refusal_of_http(error: web.HTTPException) -> ApiError:
     return ApiError(error.status, code, detail, headers=kept)
 
 
-def problem_response(refusal: ApiError, request_id: str) -> web.Response:
+def problem_response(error: ApiError, request_id: str) -> web.Response:
     """The refusal as a problem document."""
     document: dict[str, JsonValue] = {
-        "type": f"urn:dispatcher:problem:{refusal.code}",
-        "title": refusal.title,
-        "status": refusal.status,
-        "detail": refusal.detail,
+        "type": f"urn:dispatcher:problem:{error.code}",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
         "request_id": request_id,
     }
-    if refusal.errors:
-        document["errors"] = [error.model_dump() for error in refusal.errors]
-    if refusal.existing is not None:
-        document["existing"] = refusal.existing
+    if error.errors:
+        document["errors"] = [error.model_dump() for error in error.errors]
+    if error.existing is not None:
+        document["existing"] = error.existing
     return web.Response(
-        status=refusal.status, body=orjson.dumps(document), content_type=CONTENT_TYPE, headers=refusal.headers
+        status=error.status, body=orjson.dumps(document), content_type=CONTENT_TYPE, headers=error.headers
     )
 
 

@@ -29,8 +29,8 @@ FRESH_S: Final = 600.0
 """A key that the issuer has withdrawn is refused after so long."""
 STALE_S: Final = 86_400.0
 """With the issuer away, keys serve so long."""
-ASK_EVERY_S: Final = 30.0
-FIRST_ASK_EVERY_S: Final = 2.0
+FETCH_INTERVAL_S: Final = 30.0
+FIRST_FETCH_INTERVAL_S: Final = 2.0
 """The same while no key is known at all."""
 
 MIN_RSA_BITS: Final = 2048
@@ -57,8 +57,8 @@ class Issuer:
         self._discovered_at = 0.0
         self._keys: dict[str | None, list[jwt.PyJWK]] = {}
         self._fetched_at: float | None = None
-        self._asked_at: float | None = None
-        self._asking = asyncio.Lock()
+        self._last_fetch_at: float | None = None
+        self._fetch_lock = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         context = ssl.create_default_context(cafile=None if self._settings.ca is None else str(self._settings.ca))
@@ -85,11 +85,11 @@ class Issuer:
         """
         found = self._known(key_id, algorithm)
         age = None if self._fetched_at is None else self._clock() - self._fetched_at
-        if found is not None and age is not None and (age < FRESH_S or (age < STALE_S and self._asking.locked())):
+        if found is not None and age is not None and (age < FRESH_S or (age < STALE_S and self._fetch_lock.locked())):
             return found
-        async with self._asking:
-            if self._may_ask():
-                self._asked_at = self._clock()
+        async with self._fetch_lock:
+            if self._may_fetch():
+                self._last_fetch_at = self._clock()
                 try:
                     await self._fetch_keys()
                 except IssuerUnavailable as error:
@@ -112,7 +112,7 @@ class Issuer:
 
     async def post(self, name: str, form: Mapping[str, str], headers: Mapping[str, str]) -> _Document | None:
         """What the endpoint answers to a form; None where it refuses it (4xx). Raises IssuerUnavailable."""
-        return await self._asked("token", "POST", await self.endpoint(name), form, headers)
+        return await self._fetch("token", "POST", await self.endpoint(name), form, headers)
 
     def _known(self, key_id: str | None, algorithm: str) -> jwt.PyJWK | None:
         # Without an id it must be clear which key is meant.
@@ -121,13 +121,13 @@ class Issuer:
             fitting = [key for keys in self._keys.values() for key in keys if key.algorithm_name == algorithm]
         return fitting[0] if len(fitting) == 1 or (key_id is not None and fitting) else None
 
-    def _may_ask(self) -> bool:
-        every = ASK_EVERY_S if self._fetched_at is not None else FIRST_ASK_EVERY_S
-        return self._asked_at is None or self._clock() - self._asked_at >= every
+    def _may_fetch(self) -> bool:
+        every = FETCH_INTERVAL_S if self._fetched_at is not None else FIRST_FETCH_INTERVAL_S
+        return self._last_fetch_at is None or self._clock() - self._last_fetch_at >= every
 
     async def _fetch_keys(self) -> None:
         url = self._settings.jwks_url or await self.endpoint("jwks_uri")
-        document = await self._asked("keys", "GET", url)
+        document = await self._fetch("keys", "GET", url)
         entries = None if document is None else document.get("keys")
         if not isinstance(entries, list):
             measures.KEY_FETCH_FAILURES.labels("keys").inc()
@@ -143,7 +143,7 @@ class Issuer:
         if self._discovery is None or now - self._discovered_at >= FRESH_S:
             url = self._settings.issuer.rstrip("/") + "/.well-known/openid-configuration"
             try:
-                document = await self._asked("discovery", "GET", url)
+                document = await self._fetch("discovery", "GET", url)
                 if document is None or document.get("issuer") != self._settings.issuer:
                     measures.KEY_FETCH_FAILURES.labels("discovery").inc()
                     raise IssuerUnavailable(f"{url} is not the discovery document of console.oidc.issuer")
@@ -155,7 +155,7 @@ class Issuer:
             self._discovered_at = now
         return self._discovery
 
-    async def _asked(
+    async def _fetch(
         self,
         what: str,
         method: str,

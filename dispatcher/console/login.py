@@ -15,7 +15,7 @@ from dispatcher.config.settings import ConsoleSettings
 from dispatcher.console import measures
 from dispatcher.console.access import LINK, Access, is_local_path
 from dispatcher.console.api_errors import ApiError
-from dispatcher.console.login_throttle import Throttle, client_address, is_trusted
+from dispatcher.console.login_throttle import LoginThrottle, client_address, is_trusted
 from dispatcher.console.model import Person
 from dispatcher.console.oidc import IssuerUnavailable, Oidc, TokenRefused
 from dispatcher.console.request_body import form_body
@@ -30,11 +30,11 @@ _LOST = "That sign-in took too long, or was begun in another browser. Please beg
 _AWAY = "The sign-in service does not answer right now. Please try again in a moment."
 
 
-class SigningIn:
+class Login:
     """The handlers of `/sign-in…` and `/sign-out`."""
 
     def __init__(
-        self, settings: ConsoleSettings, access: Access, sessions: Sessions, oidc: Oidc | None, throttle: Throttle
+        self, settings: ConsoleSettings, access: Access, sessions: Sessions, oidc: Oidc | None, throttle: LoginThrottle
     ) -> None:
         self._settings = settings
         self._access = access
@@ -50,13 +50,13 @@ class SigningIn:
         app.router.add_get("/sign-in/link/{link}", self._by_link, allow_head=False)  # a look must not use it up
         app.router.add_get("/sign-in/oidc", self._to_issuer, allow_head=False)
         app.router.add_get("/sign-in/oidc/callback", self._from_issuer, allow_head=False)
-        app.router.add_post("/sign-out", self._out)
+        app.router.add_post("/sign-out", self._sign_out)
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
         self._client(request)  # warns of a proxy that isn't trusted, before the first failure
         if PERSON in request:
             return _to(_next(request.query.get("next", "/")))
-        return await self._shown(request, _next(request.query.get("next", "/")))
+        return await self._respond_page(request, _next(request.query.get("next", "/")))
 
     async def _by_token(self, request: web.Request) -> web.StreamResponse:
         form = await form_body(request)
@@ -65,15 +65,15 @@ class SigningIn:
         person = await self._access.person_of_token(form.get("token", "").strip())
         if person is None:
             why = "This token is unknown, has expired or was revoked."
-            return await self._refused(request, "token", next_path, why)
+            return await self._respond_refused(request, "token", next_path, why)
         session = self._sessions.begin("token", person.id.partition(":")[2])
-        return self._in(request, "token", session, next_path)
+        return self._finish_sign_in(request, "token", session, next_path)
 
     async def _by_link(self, request: web.Request) -> web.StreamResponse:
         if not self._sessions.use_link(request.match_info["link"]):
             why = "This link was used already, or is too old: links are good once, for ten minutes."
-            return await self._refused(request, "link", "/", why)
-        return self._in(request, "link", self._sessions.begin("link", LINK.id), "/")
+            return await self._respond_refused(request, "link", "/", why)
+        return self._finish_sign_in(request, "link", self._sessions.begin("link", LINK.id), "/")
 
     async def _to_issuer(self, request: web.Request) -> web.StreamResponse:
         oidc = self._oidc_client()
@@ -83,7 +83,7 @@ class SigningIn:
             response.headers["Location"] = await oidc.sign_in_url(handshake)
         except IssuerUnavailable as error:
             log.warning("OIDC sign-in could not begin", why=str(error))
-            return await self._shown(request, handshake.next, problem=_AWAY, status=503)
+            return await self._respond_page(request, handshake.next, problem=_AWAY, status=503)
         return response
 
     async def _from_issuer(self, request: web.Request) -> web.StreamResponse:
@@ -94,44 +94,44 @@ class SigningIn:
         is_ours = handshake is not None and query.get("state") == handshake.state and query.get("iss", issuer) == issuer
         # Each sign-in that was begun is redeemed once, so that nobody sends the issuer one code after another.
         if handshake is None or not is_ours or not self._sessions.use_handshake(handshake):
-            return await self._refused(request, "oidc", "/", _LOST)
+            return await self._respond_refused(request, "oidc", "/", _LOST)
         response: web.StreamResponse
         if "code" not in query:
             # An error of the issuer's: `access_denied` and the like. Its text is not ours to show.
             why = "The sign-in service did not let you in."
-            response = await self._refused(request, "oidc", handshake.next, why)
+            response = await self._respond_refused(request, "oidc", handshake.next, why)
         else:
-            response = await self._redeemed(request, oidc, query["code"], handshake)
+            response = await self._redeem(request, oidc, query["code"], handshake)
         self._sessions.drop_handshake(response)
         return response
 
-    async def _redeemed(self, request: web.Request, oidc: Oidc, code: str, handshake: Handshake) -> web.StreamResponse:
+    async def _redeem(self, request: web.Request, oidc: Oidc, code: str, handshake: Handshake) -> web.StreamResponse:
         next_path = handshake.next
         try:
             person = await oidc.redeem(code[:4096], handshake)
         except TokenRefused as error:
             log.warning("OIDC sign-in refused", why=str(error))
-            return await self._refused(
+            return await self._respond_refused(
                 request, "oidc", next_path, f"The sign-in service's answer can't be used: {error}."
             )
         except IssuerUnavailable as error:
             log.warning("OIDC sign-in could not end", why=str(error))
-            return await self._shown(request, next_path, problem=_AWAY, status=503)
+            return await self._respond_page(request, next_path, problem=_AWAY, status=503)
         try:
-            return self._in(request, "oidc", self._session_of(person), next_path)
+            return self._finish_sign_in(request, "oidc", self._session_of(person), next_path)
         except CookieTooLarge as error:
-            return await self._refused(request, "oidc", next_path, f"{str(error).capitalize()}.")
+            return await self._respond_refused(request, "oidc", next_path, f"{str(error).capitalize()}.")
 
     def _session_of(self, person: Person) -> Session:
         subject = person.id.partition(":")[2]
         return self._sessions.begin("oidc", subject, person.name, person.role.value, person.orgs)
 
-    async def _out(self, request: web.Request) -> web.StreamResponse:
+    async def _sign_out(self, request: web.Request) -> web.StreamResponse:
         response = _to("/sign-in")
         self._sessions.end(response, self._sessions.of(request))
         return response
 
-    def _in(self, request: web.Request, way: str, session: Session, next_path: str) -> web.StreamResponse:
+    def _finish_sign_in(self, request: web.Request, way: str, session: Session, next_path: str) -> web.StreamResponse:
         response = _to(next_path)
         self._sessions.put(response, session)
         self._throttle.succeeded(self._client(request))
@@ -139,7 +139,7 @@ class SigningIn:
         log.info("signed in", way=way)
         return response
 
-    async def _refused(self, request: web.Request, way: str, next_path: str, why: str) -> web.Response:
+    async def _respond_refused(self, request: web.Request, way: str, next_path: str, why: str) -> web.Response:
         """Answers a failed sign-in: 401, or 429 while failures of its address have to wait."""
         client, now = self._client(request), monotonic()
         wait_s = self._throttle.wait_s(client, now)
@@ -147,15 +147,15 @@ class SigningIn:
             self._throttle.failed(client, now)
             measures.SIGN_INS.labels(way, "refused").inc()
             log.warning("sign-in refused", way=way)
-            return await self._shown(request, next_path, problem=why, status=401)
+            return await self._respond_page(request, next_path, problem=why, status=401)
         measures.SIGN_INS.labels(way, "throttled").inc()
         seconds = ceil(wait_s)
         why = f"Too many sign-ins have failed. Please wait {seconds} s, then try again."
-        response = await self._shown(request, next_path, problem=why, status=429)
+        response = await self._respond_page(request, next_path, problem=why, status=429)
         response.headers["Retry-After"] = str(seconds)
         return response
 
-    async def _shown(
+    async def _respond_page(
         self, request: web.Request, next_path: str, *, problem: str = "", status: int = 200
     ) -> web.Response:
         with_oidc = self._oidc is not None and self._oidc.can_sign_in

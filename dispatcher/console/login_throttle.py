@@ -29,7 +29,7 @@ class _Failures:
     last: float = 0.0
 
 
-class Throttle:
+class LoginThrottle:
     """Remembers failures; tells how long to wait."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ from structlog.contextvars import bound_contextvars
 
 from dispatcher.console import measures
 from dispatcher.console.access import is_api
-from dispatcher.console.api_errors import ApiError, problem_response, refusal_of, refusal_of_http
+from dispatcher.console.api_errors import ApiError, api_error_of, api_error_of_http, problem_response
 from dispatcher.console.services import PERSON, RENDERERS, REQUEST_ID, Failure
 from dispatcher.errors import DispatcherError
 from dispatcher.telemetry import metrics
@@ -82,13 +82,13 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     except ApiError as raised:
         refusal = raised
     except DispatcherError as error:
-        refusal = refusal_of(error)
+        refusal = api_error_of(error)
         if refusal.status >= 500:
             log.warning("request could not be answered", why=str(error))
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        refusal = refusal_of_http(error)
+        refusal = api_error_of_http(error)
     except asyncio.CancelledError:
         raise
     except Exception:

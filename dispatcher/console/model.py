@@ -170,7 +170,7 @@ class LaneFact:
     """Dispatchers that have a lane for the tenant."""
 
 
-class Lanes(Protocol):
+class LaneStates(Protocol):
     """Asks the running dispatchers, with a deadline; remembers for a second or two."""
 
     async def of(self, tenant: TenantKey) -> LaneFact | None:
@@ -329,7 +329,7 @@ class Step:
     ok: bool | None
     """None: not reached, or not needed."""
     ms: float | None = None
-    told: str = ""
+    detail: str = ""
     """`203.0.113.7`, `TLSv1.3, certificate until 2027-01-31`, …"""
 
 
@@ -346,7 +346,7 @@ class TestResult:
     elapsed_ms: float
     verdict_in_words: str
     """What the dispatcher would do with a real event."""
-    cure: str
+    remedy: str
     """What to change; empty where it was delivered."""
     answer: str
     """The first 2,048 bytes of the answer's body, as text; never markup."""

@@ -28,8 +28,8 @@ def keys_path(tenant: TenantKey) -> str:
 class Probes:
     """The handlers. Nothing here holds a secret or a name."""
 
-    def __init__(self, parts: Services) -> None:
-        self._parts = parts
+    def __init__(self, services: Services) -> None:
+        self._services = services
         self.is_draining = False
 
     def add_to(self, app: web.Application) -> None:
@@ -48,14 +48,14 @@ class Probes:
             [
                 Check("running", not self.is_draining, "draining" if self.is_draining else ""),
                 await self._database(),
-                _optional("attempts", self._parts.attempts.problem),
-                _optional("dead events", self._parts.dead_events.problem),
+                _optional("attempts", self._services.attempts.problem),
+                _optional("dead events", self._services.dead_events.problem),
             ]
         )
 
     async def _database(self) -> Check:
         try:
-            await self._parts.webhooks.search(WebhookQuery(limit=1), orgs=None)
+            await self._services.webhooks.search(WebhookQuery(limit=1), orgs=None)
         except StoreUnavailable:
             return Check("webhook database", ok=False, reason="does not answer")
         return Check("webhook database", ok=True)
@@ -70,7 +70,7 @@ class Probes:
 
     async def _keys(self, request: web.Request) -> web.Response:
         tenant = TenantKey(request.match_info["org"], request.match_info["sandbox"])
-        body = orjson.dumps(dict(await self._parts.keys.document(tenant)))
+        body = orjson.dumps(dict(await self._services.keys.document(tenant)))
         headers = {"Cache-Control": f"public, max-age={KEYS_CACHED_S}"}
         return web.Response(body=body, content_type="application/jwk-set+json", headers=headers)
 

@@ -17,8 +17,8 @@ from aiohttp import web
 from dispatcher.config.settings import ConsoleSettings
 from dispatcher.console import api, measures, pages
 from dispatcher.console.access import Access
-from dispatcher.console.login import SigningIn
-from dispatcher.console.login_throttle import Throttle
+from dispatcher.console.login import Login
+from dispatcher.console.login_throttle import LoginThrottle
 from dispatcher.console.middleware import SecurityHeaders, answer_errors, observe
 from dispatcher.console.oidc import Oidc
 from dispatcher.console.probes import Probes
@@ -34,7 +34,9 @@ log = structlog.get_logger(__name__)
 class ConsoleServer:
     """The server. Enter to start it; leaving waits for the requests under way."""
 
-    def __init__(self, parts: Services, add_pages: Callable[[web.Application, Services], None] = pages.add_to) -> None:
+    def __init__(
+        self, services: Services, add_pages: Callable[[web.Application, Services], None] = pages.add_to
+    ) -> None:
         """Make ready.
 
         Args:
@@ -43,16 +45,16 @@ class ConsoleServer:
         Raises:
             ConfigError: everybody could do everything on an address that others can reach.
         """
-        settings = parts.settings.console
+        settings = services.settings.console
         self._settings = settings
-        self._parts = parts
+        self._services = services
         self._stack = AsyncExitStack()
         self.public_url: Final = public_url_of(settings)
         is_https = self.public_url.startswith("https://")
         self._sessions = Sessions(_session_key(settings), settings.session_lifetime, is_https=is_https)
         self._oidc = None if settings.oidc is None else Oidc(settings.oidc, f"{self.public_url}/sign-in/oidc/callback")
-        self._access = Access(settings, parts.tokens, self._sessions, self._oidc, public_url=self.public_url)
-        self._probes = Probes(parts)
+        self._access = Access(settings, services.tokens, self._sessions, self._oidc, public_url=self.public_url)
+        self._probes = Probes(services)
         self._add_pages = add_pages
         self.port = settings.port
         """The port in use, once started."""
@@ -73,9 +75,9 @@ class ConsoleServer:
         )
         app.on_response_prepare.append(SecurityHeaders(is_https=self.public_url.startswith("https://")))
         self._probes.add_to(app)
-        SigningIn(self._settings, self._access, self._sessions, self._oidc, Throttle()).add_to(app)
-        api.add_to(app, self._parts, tokens_changed=self._access.forget_tokens)
-        self._add_pages(app, self._parts)
+        Login(self._settings, self._access, self._sessions, self._oidc, LoginThrottle()).add_to(app)
+        api.add_to(app, self._services, tokens_changed=self._access.invalidate_tokens)
+        self._add_pages(app, self._services)
         return app
 
     async def __aenter__(self) -> Self:
@@ -86,7 +88,7 @@ class ConsoleServer:
         async with AsyncExitStack() as stack:
             if self._oidc is not None:
                 await stack.enter_async_context(self._oidc)
-            drain_s = self._parts.settings.delivery.drain_timeout
+            drain_s = self._services.settings.delivery.drain_timeout
             host = None if self._settings.host is None else self._settings.host.strip("[]")
             listener = Listener(
                 self.build(),

@@ -11,7 +11,7 @@ from aiohttp import web
 from pydantic import JsonValue
 
 from dispatcher.config.settings import Settings
-from dispatcher.console.model import Attempts, DeadEvents, Lanes, Person, TestEvents, Waiting
+from dispatcher.console.model import Attempts, DeadEvents, LaneStates, Person, TestEvents, Waiting
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.repository import WebhookRepository
@@ -39,7 +39,7 @@ class Services:
     audit: AuditLog
     tokens: ApiTokens
     attempts: Attempts
-    lanes: Lanes
+    lanes: LaneStates
     waiting: Waiting
     dead_events: DeadEvents
     test_events: TestEvents

@@ -13,7 +13,7 @@ from dispatcher.console.services import Services
 __all__ = ["ROUTES", "add_to", "openapi_document"]
 
 
-def add_to(app: web.Application, parts: Services, *, tokens_changed: Callable[[], None] = lambda: None) -> None:
+def add_to(app: web.Application, services: Services, *, tokens_changed: Callable[[], None] = lambda: None) -> None:
     """Add the API's routes.
 
     Args:
@@ -26,7 +26,7 @@ def add_to(app: web.Application, parts: Services, *, tokens_changed: Callable[[]
 
     app.router.add_get(f"{PREFIX}/openapi.json", openapi)
     for route in ROUTES:
-        route.add_to(app, parts)
+        route.add_to(app, services)
 
     async def watch(request: web.Request, _response: web.StreamResponse) -> None:
         if request.method == "DELETE" and request.path.startswith(f"{PREFIX}/tokens/"):

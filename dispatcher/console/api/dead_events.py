@@ -28,20 +28,20 @@ async def list_dead_events(call: Call[DeadList, Empty]) -> Reply:
         raise refused_parameter(missing, "org and sandbox belong together: give both, or neither")
     tenant = None if asked.org is None or asked.sandbox is None else TenantKey(asked.org, asked.sandbox)
     query = _query(asked, tenant, redriven=_REDRIVEN[asked.redriven], before=asked.before, limit=asked.limit)
-    page = call.parts.dead_events.search(query, orgs=call.person.orgs)
+    page = call.services.dead_events.search(query, orgs=call.person.orgs)
     following = None if page.next is None else call.next_page(before=page.next)
     content = DeadEventPage(
         items=tuple(_event(one, call.person) for one in page.items),
         total=page.total,
         next=following,
         is_complete=page.is_complete,
-        problem=call.parts.dead_events.problem,
+        problem=call.services.dead_events.problem,
     )
     return Reply(content, links(following))
 
 
 async def get_dead_event(call: Call[Empty, Empty]) -> Reply:
-    return Reply(_event(call.parts.dead_events.get(call.id, orgs=call.person.orgs), call.person))
+    return Reply(_event(call.services.dead_events.get(call.id, orgs=call.person.orgs), call.person))
 
 
 async def redrive(call: Call[Empty, RedriveOrder]) -> Reply:
@@ -49,12 +49,12 @@ async def redrive(call: Call[Empty, RedriveOrder]) -> Reply:
     tenant = TenantKey(order.org, order.sandbox)
     chosen = frozenset(order.events.ids) if isinstance(order.events, ChosenEvents) else None
     which = DeadFilter() if isinstance(order.events, ChosenEvents) else order.events
-    job = await actions.redrive(call.parts, call.person, tenant, chosen, _query(which, tenant))
+    job = await actions.redrive(call.services, call.person, tenant, chosen, _query(which, tenant))
     return Reply(_job(job), {"Location": f"{PREFIX}/redrives/{job.id}"})
 
 
 async def get_redrive(call: Call[Empty, Empty]) -> Reply:
-    return Reply(_job(call.parts.dead_events.job(call.id, orgs=call.person.orgs)))
+    return Reply(_job(call.services.dead_events.job(call.id, orgs=call.person.orgs)))
 
 
 def _query(

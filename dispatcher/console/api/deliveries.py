@@ -23,7 +23,7 @@ from dispatcher.contract.tenant import TenantKey
 
 
 async def get_outcomes(call: Call[OutcomesQuery, Empty]) -> Reply:
-    tenant, attempts = await _tenant(call), call.parts.attempts
+    tenant, attempts = await _tenant(call), call.services.attempts
     found = attempts.outcomes(tenant, call.query.window)
     buckets = tuple(
         BucketModel(start=moment(one.start), delivered=one.delivered, failed=one.failed, dead=one.dead)
@@ -48,21 +48,23 @@ async def get_outcomes(call: Call[OutcomesQuery, Empty]) -> Reply:
 async def list_attempts(call: Call[AttemptList, Empty]) -> Reply:
     tenant, asked = await _tenant(call), call.query
     query = AttemptQuery(event_id=asked.event_id, outcome=asked.outcome, before=asked.before, limit=asked.limit)
-    page = call.parts.attempts.search(tenant, query)
+    page = call.services.attempts.search(tenant, query)
     following = None if page.next is None else call.next_page(before=page.next)
     items = tuple(map(_attempt, page.items))
-    return Reply(AttemptPageModel(items=items, next=following, problem=call.parts.attempts.problem), links(following))
+    return Reply(
+        AttemptPageModel(items=items, next=following, problem=call.services.attempts.problem), links(following)
+    )
 
 
 async def get_lane(call: Call[Empty, Empty]) -> Reply:
-    lane = await call.parts.lanes.of(await _tenant(call))
+    lane = await call.services.lanes.of(await _tenant(call))
     if lane is None:
         return Reply(LaneAnswer(lane=None))
     return Reply(LaneAnswer(lane=LaneModel(**{name: getattr(lane, name) for name in LaneModel.model_fields})))
 
 
 async def get_waiting(call: Call[Empty, Empty]) -> Reply:
-    tiers = await call.parts.waiting.of(await _tenant(call))
+    tiers = await call.services.waiting.of(await _tenant(call))
     found = tuple(
         TierModel(tier=one.tier, events=one.events, next_due=moment_or_none(one.next_due), is_at_least=one.is_at_least)
         for one in tiers
@@ -84,7 +86,7 @@ def origin_model(origin: Origin) -> OriginModel:
 
 
 async def _tenant(call: Call[Query, Empty]) -> TenantKey:
-    return (await call.parts.webhooks.get(call.id, orgs=call.person.orgs)).tenant
+    return (await call.services.webhooks.get(call.id, orgs=call.person.orgs)).tenant
 
 
 def _attempt(fact: AttemptFact) -> AttemptModel:

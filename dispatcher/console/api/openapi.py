@@ -123,7 +123,7 @@ def _operation(route: AnyRoute) -> _Json:
     if route.body is not Empty:
         operation["requestBody"] = {"required": True, "content": {_JSON: {"schema": _ref(route.body)}}}
     responses: dict[str, JsonValue] = {str(route.status): _success(route)}
-    for status in sorted(_refusals(route)):
+    for status in sorted(_error_statuses(route)):
         responses[str(status)] = {
             "description": _WORDS[status],
             "content": {CONTENT_TYPE: {"schema": _ref(ProblemDocument)}},
@@ -132,8 +132,8 @@ def _operation(route: AnyRoute) -> _Json:
     return operation
 
 
-def _refusals(route: AnyRoute) -> set[int]:
-    found = {401, 403, 503} | route.refusals
+def _error_statuses(route: AnyRoute) -> set[int]:
+    found = {401, 403, 503} | route.error_statuses
     if route.places:
         found |= {404}
     if route.query is not Empty:

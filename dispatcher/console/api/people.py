@@ -27,13 +27,13 @@ async def list_audit(call: Call[AuditList, Empty]) -> Reply:
     query = AuditQuery(
         webhook_id=asked.webhook_id, actor=asked.actor, action=asked.action, before=asked.before, limit=asked.limit
     )
-    entries = await call.parts.audit.search(query, orgs=call.person.orgs)
+    entries = await call.services.audit.search(query, orgs=call.person.orgs)
     following = call.next_page(before=entries[-1].id) if len(entries) == asked.limit else None
     return Reply(AuditPage(items=tuple(_entry(one) for one in entries), next=following), links(following))
 
 
 async def list_tokens(call: Call[Empty, Empty]) -> Reply:
-    return Reply(TokenPage(items=tuple(map(_token, await call.parts.tokens.list_all()))))
+    return Reply(TokenPage(items=tuple(map(_token, await call.services.tokens.list_all()))))
 
 
 async def create_token(call: Call[Empty, NewToken]) -> Reply:
@@ -42,14 +42,14 @@ async def create_token(call: Call[Empty, NewToken]) -> Reply:
     if wanted.expires_in_days is not None:
         expires_at = datetime.now(UTC) + timedelta(days=wanted.expires_in_days)
     orgs = None if wanted.orgs is None else frozenset(wanted.orgs)
-    token, text = await call.parts.tokens.create(
+    token, text = await call.services.tokens.create(
         wanted.name, wanted.role, orgs=orgs, by=call.person.name, expires_at=expires_at
     )
     return Reply(MadeToken(token=_token(token), text=text), {"Location": f"{PREFIX}/tokens/{token.id}"})
 
 
 async def revoke_token(call: Call[Empty, Empty]) -> Reply:
-    await call.parts.tokens.revoke(call.id, by=call.person.name)
+    await call.services.tokens.revoke(call.id, by=call.person.name)
     return Reply()
 
 

@@ -44,7 +44,7 @@ Body = TypeVar("Body", bound=BaseModel)
 class Call(Generic[Query, Body]):
     """One request, read and allowed."""
 
-    parts: Services
+    services: Services
     person: Person
     path: Mapping[str, str]
     """What stands in the path's places, `id`."""
@@ -115,7 +115,7 @@ class Route(Generic[Query, Body]):
     """If-Match must name the version."""
     gives_version: bool = False
     """Answers with an ETag."""
-    refusals: frozenset[int] = frozenset()
+    error_statuses: frozenset[int] = frozenset()
     """Statuses beside those that follow from the rest."""
 
     @property
@@ -123,29 +123,29 @@ class Route(Generic[Query, Body]):
         """With the prefix."""
         return PREFIX + self.path
 
-    def add_to(self, app: web.Application, parts: Services) -> None:
+    def add_to(self, app: web.Application, services: Services) -> None:
         """Add it to the application."""
         path = self.full_path
         for place, pattern in self.places.items():
             path = path.replace(f"{{{place}}}", f"{{{place}:{pattern}}}")
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            return await self._respond(request, parts)
+            return await self._respond(request, services)
 
         app.router.add_route(self.method, path, handle)
 
-    async def _respond(self, request: web.Request, parts: Services) -> web.StreamResponse:
+    async def _respond(self, request: web.Request, services: Services) -> web.StreamResponse:
         person = person_of(request)
-        self._refuse_others(person)
+        self._check_role(person)
         body = await _body(request, self.body)
-        call = Call(parts, person, request.match_info, _query(request, self.query), body, request)
+        call = Call(services, person, request.match_info, _query(request, self.query), body, request)
         reply = await self.handler(call)
         if reply.content is None:
             return web.Response(status=204, headers=reply.headers)
         text = reply.content.model_dump_json().encode()
         return web.Response(body=text, status=self.status, content_type="application/json", headers=reply.headers)
 
-    def _refuse_others(self, person: Person) -> None:
+    def _check_role(self, person: Person) -> None:
         if self.role is Role.ADMIN and not person.is_admin:
             raise ApiError(403, "role", "Your role is viewer; this needs role admin.")
         if self.is_for_all_orgs and person.orgs is not None:

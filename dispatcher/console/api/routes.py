@@ -25,15 +25,15 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
     Route(
         "POST", "/webhooks", "createWebhook", "Add a webhook; an organisation and sandbox have one at most.", _ADMIN,
         webhooks.create_webhook, Empty, models.WebhookDraft, models.Webhook, 201,
-        gives_version=True, refusals=frozenset({409}),
+        gives_version=True, error_statuses=frozenset({409}),
     ),
     Route(
         "POST", "/webhooks/test", "testDraft", "Send a sample event as a draft says, before it is saved.", _ADMIN,
-        testing.test_draft, Empty, models.DraftTest, models.TestResultModel, refusals=frozenset({404}),
+        testing.test_draft, Empty, models.DraftTest, models.TestResultModel, error_statuses=frozenset({404}),
     ),
     Route(
         "POST", "/webhooks/preview", "previewDraft", "The exact request of a sample event; nothing is sent.", _ADMIN,
-        testing.preview_draft, Empty, models.DraftTest, models.TestResultModel, refusals=frozenset({404}),
+        testing.preview_draft, Empty, models.DraftTest, models.TestResultModel, error_statuses=frozenset({404}),
     ),
     Route(
         "GET", "/webhooks/{id}", "getWebhook", "A webhook.", _VIEWER,
@@ -82,7 +82,7 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
     ),
     Route(
         "POST", "/dead-events/redrive", "redrive", "Send a tenant's dead events again, some or all.", _ADMIN,
-        dead_events.redrive, Empty, models.RedriveOrder, models.RedriveModel, 202, refusals=frozenset({404}),
+        dead_events.redrive, Empty, models.RedriveOrder, models.RedriveModel, 202, error_statuses=frozenset({404}),
     ),
     Route(
         "GET", "/redrives/{id}", "getRedrive", "How far a redrive is.", _VIEWER,

@@ -16,7 +16,7 @@ from dispatcher.errors import ConfigError, NotAllowed
 
 
 async def test_webhook(call: Call[Empty, SampleEvent]) -> Reply:
-    config = await call.parts.webhooks.for_delivery(call.id, orgs=call.person.orgs)
+    config = await call.services.webhooks.for_delivery(call.id, orgs=call.person.orgs)
     return await _tested(call, config, call.body, call.id)
 
 
@@ -26,12 +26,12 @@ async def test_draft(call: Call[Empty, DraftTest]) -> Reply:
 
 async def preview_draft(call: Call[Empty, DraftTest]) -> Reply:
     config = await _drafted(call)
-    return Reply(_model(call.parts.test_events.preview(config, call.body.channel, call.body.message_status)))
+    return Reply(_model(call.services.test_events.preview(config, call.body.channel, call.body.message_status)))
 
 
 async def _drafted(call: Call[Empty, DraftTest]) -> WebhookConfig:
     try:
-        config = await call.parts.webhooks.resolve(
+        config = await call.services.webhooks.resolve(
             call.body.webhook.root, webhook_id=call.body.webhook_id, orgs=call.person.orgs
         )
     except ConfigError as error:
@@ -47,20 +47,20 @@ async def _tested(
     sample: SampleEvent,
     webhook_id: str | None,
 ) -> Reply:
-    sent = await send_test(call.parts, call.person, config, sample.channel, sample.message_status, webhook_id)
+    sent = await send_test(call.services, call.person, config, sample.channel, sample.message_status, webhook_id)
     return Reply(_model(sent))
 
 
 def _model(result: TestResult) -> TestResultModel:
     return TestResultModel(
-        steps=tuple(StepModel(name=one.name, ok=one.ok, ms=one.ms, told=one.told) for one in result.steps),
+        steps=tuple(StepModel(name=one.name, ok=one.ok, ms=one.ms, told=one.detail) for one in result.steps),
         event_id=result.event_id,
         verdict=result.verdict,
         reason=result.reason,
         status=result.status,
         elapsed_ms=result.elapsed_ms,
         verdict_in_words=result.verdict_in_words,
-        cure=result.cure,
+        cure=result.remedy,
         answer=result.answer,
         request=tuple(HeaderModel(name=name, value=value) for name, value in result.request),
         body=result.body,

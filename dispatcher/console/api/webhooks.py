@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 async def list_webhooks(call: Call[WebhookList, Empty]) -> Reply:
     asked = call.query
     query = WebhookQuery(**{name: getattr(asked, name) for name in WebhookList.model_fields})
-    page = await call.parts.webhooks.search(query, orgs=call.person.orgs)
+    page = await call.services.webhooks.search(query, orgs=call.person.orgs)
     end = asked.offset + len(page.items)
     following = call.next_page(offset=end) if page.items and end < page.total else None
     items = tuple(WebhookSummary.model_validate(_summary(one, call.person)) for one in page.items)
@@ -30,18 +30,18 @@ async def list_webhooks(call: Call[WebhookList, Empty]) -> Reply:
 
 
 async def get_webhook(call: Call[Empty, Empty]) -> Reply:
-    return _reply(await call.parts.webhooks.get(call.id, orgs=call.person.orgs), call.person)
+    return _reply(await call.services.webhooks.get(call.id, orgs=call.person.orgs), call.person)
 
 
 async def create_webhook(call: Call[Empty, WebhookDraft]) -> Reply:
-    webhooks, orgs = call.parts.webhooks, call.person.orgs
+    webhooks, orgs = call.services.webhooks, call.person.orgs
     config = await webhooks.resolve(call.body.root, webhook_id=None, orgs=orgs)
     stored = await webhooks.create(config, by=call.person.name, orgs=orgs)
     return _reply(stored, call.person, {"Location": f"{PREFIX}/webhooks/{stored.id}"})
 
 
 async def replace_webhook(call: Call[Empty, WebhookDraft]) -> Reply:
-    webhooks, orgs = call.parts.webhooks, call.person.orgs
+    webhooks, orgs = call.services.webhooks, call.person.orgs
     version = call.wanted_version((await webhooks.get(call.id, orgs=orgs)).version)
     config = await webhooks.resolve(call.body.root, webhook_id=call.id, orgs=orgs)
     stored = await webhooks.update(call.id, config, expected_version=version, by=call.person.name, orgs=orgs)
@@ -49,16 +49,16 @@ async def replace_webhook(call: Call[Empty, WebhookDraft]) -> Reply:
 
 
 async def delete_webhook(call: Call[Empty, Empty]) -> Reply:
-    webhooks, orgs = call.parts.webhooks, call.person.orgs
+    webhooks, orgs = call.services.webhooks, call.person.orgs
     version = call.wanted_version((await webhooks.get(call.id, orgs=orgs)).version)
     await webhooks.delete(call.id, expected_version=version, by=call.person.name, orgs=orgs)
     return Reply()
 
 
 async def enable_webhook(call: Call[Empty, Empty]) -> Reply:
-    stored = await call.parts.webhooks.reactivate(call.id, by=call.person.name, orgs=call.person.orgs)
+    stored = await call.services.webhooks.reactivate(call.id, by=call.person.name, orgs=call.person.orgs)
     try:
-        await call.parts.lanes.enable(stored.tenant)
+        await call.services.lanes.enable(stored.tenant)
     except DispatcherError as error:  # they learn of it from the store, too, only later
         log.warning("dispatchers could not be told of a webhook that was enabled", why=str(error))
     return _reply(stored, call.person)

@@ -1,6 +1,6 @@
 """The console's pages: rendered here, usable with nothing but HTML; scripts only add comfort.
 
-One module a page. Each has handlers that ask the parts, and a template that shows what was told; what is shown is
+One module a page. Each has handlers that ask the services, and a template that shows what was told; what is shown is
 escaped by the template engine, always.
 """
 

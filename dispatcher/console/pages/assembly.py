@@ -15,15 +15,15 @@ from dispatcher.console.pages import (
     webhook_list,
 )
 from dispatcher.console.pages.assets import Assets
-from dispatcher.console.pages.renderer import Site
+from dispatcher.console.pages.renderer import Renderer
 from dispatcher.console.services import RENDERERS, Services
 
 
-def add_to(app: web.Application, parts: Services) -> None:
+def add_to(app: web.Application, services: Services) -> None:
     """Add the pages, their files, and the renderers for what the server shows."""
     assets = Assets.load()
     assets.add_to(app)
-    site = Site(parts, assets)
-    app[RENDERERS] = error_pages.renderers(site)
+    renderer = Renderer(services, assets)
+    app[RENDERERS] = error_pages.renderers(renderer)
     for page in (webhook_list, edit, testing, overview, deliveries, events, dead_events, history, preferences):
-        page.add_to(app, site)
+        page.add_to(app, renderer)

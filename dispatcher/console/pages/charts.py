@@ -34,10 +34,10 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A bucket: its pieces, from below, and what is told of it."""
+    """A bucket: its pieces, from below, and its label."""
 
     x: float
-    told: str
+    label: str
     pieces: tuple[Piece, ...]
 
 
@@ -64,7 +64,7 @@ def chart_of(outcomes: Outcomes) -> Chart:
 
 
 def sparkline_of(outcomes: Outcomes) -> Chart:
-    """A small chart of the same, without labels: as many bars as can be told apart in a table's cell."""
+    """A small chart of the same, without labels: as many bars as can be label apart in a table's cell."""
     each = max(1, -(-len(outcomes.buckets) // SPARK_BARS))
     groups = [outcomes.buckets[at : at + each] for at in range(0, len(outcomes.buckets), each)]
     buckets = [
@@ -89,11 +89,11 @@ def _bar(bucket: Bucket, index: int, top: int, height: float, bucket_s: float) -
             tall = max(LEAST, number / top * height)
             at = max(0.0, at - tall)
             pieces.append(Piece(kind, round(index * STEP + GAP / 2, 2), round(at, 2), round(tall, 2)))
-    told = (
+    label = (
         f"{exact(bucket.start)} to {clock(bucket.start + bucket_s)}: {count(bucket.delivered)} delivered, "
         f"{count(bucket.failed)} to be tried again, {count(bucket.dead)} dead"
     )
-    return Bar(index * STEP, told, tuple(pieces))
+    return Bar(index * STEP, label, tuple(pieces))
 
 
 def _labels(outcomes: Outcomes) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from dispatcher.stores.sql.records import StoredWebhook
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SettingRow:
     """One value."""
 
     label: str
@@ -32,7 +32,7 @@ class Row:
 @dataclass(frozen=True, slots=True)
 class Section:
     title: str
-    rows: tuple[Row, ...]
+    rows: tuple[SettingRow, ...]
 
 
 def rows_of(webhook: StoredWebhook, settings: Settings, *, shows_paths: bool) -> list[Section]:
@@ -50,91 +50,95 @@ def rows_of(webhook: StoredWebhook, settings: Settings, *, shows_paths: bool) ->
     ]
 
 
-def _basics(document: Mapping[str, JsonValue]) -> Iterator[Row]:
-    yield Row("Name", str(document["name"]))
-    yield Row("Organisation", str(document["org"]), is_code=True)
-    yield Row("Sandbox", str(document["sandbox"]), is_code=True)
+def _basics(document: Mapping[str, JsonValue]) -> Iterator[SettingRow]:
+    yield SettingRow("Name", str(document["name"]))
+    yield SettingRow("Organisation", str(document["org"]), is_code=True)
+    yield SettingRow("Sandbox", str(document["sandbox"]), is_code=True)
     if document.get("sandbox_id"):
-        yield Row("Sandbox id", str(document["sandbox_id"]), is_code=True)
-    yield Row("Channels", ", ".join(_channel(one) for one in _items(document.get("channels"))))
-    yield Row("Webhook URL", str(document["url"]), is_code=True)
-    yield Row("Deliveries", "On" if document.get("enabled", True) else "Paused: events are skipped")
+        yield SettingRow("Sandbox id", str(document["sandbox_id"]), is_code=True)
+    yield SettingRow("Channels", ", ".join(_channel(one) for one in _items(document.get("channels"))))
+    yield SettingRow("Webhook URL", str(document["url"]), is_code=True)
+    yield SettingRow("Deliveries", "On" if document.get("enabled", True) else "Paused: events are skipped")
 
 
-def _authentication(auth: Mapping[str, JsonValue], tenant: TenantKey, settings: Settings) -> Iterator[Row]:
+def _authentication(auth: Mapping[str, JsonValue], tenant: TenantKey, settings: Settings) -> Iterator[SettingRow]:
     if auth.get("type") != "jwt":
-        yield Row("Method", "No authentication")
+        yield SettingRow("Method", "No authentication")
         return
     sign, fetch = _mapping(auth.get("sign")), _mapping(auth.get("fetch"))
-    yield Row("Method", "JWT authentication: signed by us" if sign else "JWT authentication: fetched from you")
-    yield Row("Header", f"{auth.get('header')}: {auth.get('scheme') or ''} …".replace("  ", " "), is_code=True)
+    yield SettingRow("Method", "JWT authentication: signed by us" if sign else "JWT authentication: fetched from you")
+    yield SettingRow("Header", f"{auth.get('header')}: {auth.get('scheme') or ''} …".replace("  ", " "), is_code=True)
     yield from _token(sign, "")
     if fetch:
-        yield Row("Grant", str(fetch.get("grant")).replace("-", " "))
-        yield Row("Token endpoint", str(fetch.get("token_url")), is_code=True)
+        yield SettingRow("Grant", str(fetch.get("grant")).replace("-", " "))
+        yield SettingRow("Token endpoint", str(fetch.get("token_url")), is_code=True)
         yield from _texts(fetch, {"client_id": "Client id"})
         yield from _secret("Client secret", fetch.get("client_secret"))
         yield from _texts(fetch, {"scope": "Scope", "audience": "Audience"})
         yield from _token(_mapping(fetch.get("assertion")), "Assertion: ")
     token = sign or _mapping(fetch.get("assertion"))
     if token and not str(token.get("algorithm")).startswith("HS"):  # those have no public half
-        yield Row("Public key, as JWKS", (settings.console.public_url or "") + keys_path(tenant), is_code=True)
+        yield SettingRow("Public key, as JWKS", (settings.console.public_url or "") + keys_path(tenant), is_code=True)
 
 
-def _token(token: Mapping[str, JsonValue], before: str) -> Iterator[Row]:
+def _token(token: Mapping[str, JsonValue], before: str) -> Iterator[SettingRow]:
     if not token:
         return
-    yield Row(f"{before}Algorithm", str(token.get("algorithm")), is_code=True)
+    yield SettingRow(f"{before}Algorithm", str(token.get("algorithm")), is_code=True)
     yield from _secret(f"{before}Key", token.get("key"))
     names = {"kid": "Key id", "issuer": "Issuer", "subject": "Subject", "audience": "Audience"}
     yield from _texts(token, {key: before + label for key, label in names.items()})
     if isinstance(ttl := token.get("ttl"), int | float):
-        yield Row(f"{before}Life of a token", format_duration(ttl))
+        yield SettingRow(f"{before}Life of a token", format_duration(ttl))
     for name, value in _mapping(token.get("claims")).items():
         yield _value(f"{before}Claim {name}", name, value if isinstance(value, str) else orjson.dumps(value).decode())
     if token.get("body_hash"):
-        yield Row(f"{before}Body hash", "A token for each request")
+        yield SettingRow(f"{before}Body hash", "A token for each request")
 
 
-def _headers(headers: Mapping[str, JsonValue]) -> Iterator[Row]:
+def _headers(headers: Mapping[str, JsonValue]) -> Iterator[SettingRow]:
     for name, value in headers.items():
         yield _value(name, name, str(value))
 
 
-def _advanced(document: Mapping[str, JsonValue], settings: Settings) -> Iterator[Row]:
-    yield Row("Events", ", ".join(map(str, _items(document.get("events")))))
+def _advanced(document: Mapping[str, JsonValue], settings: Settings) -> Iterator[SettingRow]:
+    yield SettingRow("Events", ", ".join(map(str, _items(document.get("events")))))
     campaigns = document.get("campaigns")
-    yield Row("Campaigns", "All" if campaigns == "all" else ", ".join(map(str, _items(campaigns))) or "None")
-    yield Row("Payload version", str(document.get("payload", 1)))
+    yield SettingRow("Campaigns", "All" if campaigns == "all" else ", ".join(map(str, _items(campaigns))) or "None")
+    yield SettingRow("Payload version", str(document.get("payload", 1)))
     secrets = _items(_mapping(document.get("signing")).get("secrets"))
     if not secrets:
-        yield Row("Signatures", "None")
+        yield SettingRow("Signatures", "None")
     for secret in secrets:
         yield from _secret("Signing secret", secret)
     limit, timeout = document.get("rate_limit"), document.get("timeout")
-    yield Row("Rate limit", rate(limit) if isinstance(limit, int | float) else "As many as the endpoint bears")
+    yield SettingRow("Rate limit", rate(limit) if isinstance(limit, int | float) else "As many as the endpoint bears")
     is_own = isinstance(timeout, int | float)
     shown = format_duration(timeout if isinstance(timeout, int | float) else settings.delivery.timeout)
-    yield Row("Timeout", shown if is_own else f"{shown} (default)")
+    yield SettingRow("Timeout", shown if is_own else f"{shown} (default)")
     tls = _mapping(document.get("tls"))
     for key, label in (("ca", "Own CA"), ("certificate", "Client certificate"), ("key", "Client key")):
         yield from _secret(label, tls.get(key))
 
 
-def _texts(values: Mapping[str, JsonValue], labels: Mapping[str, str]) -> Iterator[Row]:
+def _texts(values: Mapping[str, JsonValue], labels: Mapping[str, str]) -> Iterator[SettingRow]:
     for key, label in labels.items():
         if values.get(key):
-            yield Row(label, str(values[key]), is_code=True)
+            yield SettingRow(label, str(values[key]), is_code=True)
 
 
-def _secret(label: str, value: JsonValue) -> Iterator[Row]:
+def _secret(label: str, value: JsonValue) -> Iterator[SettingRow]:
     fingerprint = fingerprint_in(value)
     if fingerprint is not None:
-        yield Row(label, fingerprint, is_secret=True)
+        yield SettingRow(label, fingerprint, is_secret=True)
 
 
-def _value(label: str, name: str, text: str) -> Row:
-    return Row(label, "<hidden>", is_code=True) if speaks_of_a_secret(name) else Row(label, text, is_code=True)
+def _value(label: str, name: str, text: str) -> SettingRow:
+    return (
+        SettingRow(label, "<hidden>", is_code=True)
+        if speaks_of_a_secret(name)
+        else SettingRow(label, text, is_code=True)
+    )
 
 
 def _channel(channel: JsonValue) -> str:

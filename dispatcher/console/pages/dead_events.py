@@ -12,7 +12,7 @@ from multidict import MultiMapping
 
 from dispatcher.console import actions
 from dispatcher.console.model import DeadFact, DeadQuery, Person, RedriveJob
-from dispatcher.console.pages.renderer import Site, admin_of, to
+from dispatcher.console.pages.renderer import Renderer, admin_of, to
 from dispatcher.console.pages.scope import Scope
 from dispatcher.console.request_body import form_body
 from dispatcher.console.services import person_of
@@ -22,15 +22,15 @@ from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError, NotFound
 
 PAGE: Final = 50
-MOST_CHOSEN: Final = 500
-MOST_LOTS: Final = 50
+MAX_CHOSEN: Final = 500
+MAX_GROUPS: Final = 50
 """Sandboxes whose events are sent again at once."""
 SPANS: Final = {"1h": 3600.0, "24h": 86_400.0, "7d": 604_800.0}
 STATUSES: Final = ("sent", "delivered", "bounce", "error", "exclude", "delay", "duplicate", "denylist", "read")
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class DeadEventFilter:
     """What the filters say, as text: the same in an address and in a form."""
 
     reasons: tuple[str, ...] = ()
@@ -41,7 +41,7 @@ class Wanted:
     before: str = ""
 
     @classmethod
-    def of(cls, given: MultiMapping[object]) -> "Wanted":
+    def of(cls, given: MultiMapping[object]) -> "DeadEventFilter":
         """What can't be read is not filtered by."""
         reasons = tuple(str(one) for one in given.getall("reason", []))
         status, span = str(given.get("status", ""))[:200], str(given.get("span", ""))
@@ -56,7 +56,7 @@ class Wanted:
 
     @property
     def is_filtered(self) -> bool:
-        return self != Wanted(before=self.before)
+        return self != DeadEventFilter(before=self.before)
 
     def query(self, tenant: TenantKey | None, now: float) -> DeadQuery:
         return DeadQuery(
@@ -81,7 +81,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Lot:
+class RedriveGroup:
     """Dead events of one tenant that are to be sent again."""
 
     tenant: TenantKey
@@ -90,9 +90,9 @@ class Lot:
     """Empty: all that the filters leave."""
 
 
-def add_to(app: web.Application, site: Site) -> None:
+def add_to(app: web.Application, renderer: Renderer) -> None:
     """Add the routes."""
-    pages = DeadEventsPages(site)
+    pages = DeadEventsPages(renderer)
     app.router.add_get("/dead-events", pages.show)
     app.router.add_post("/dead-events/confirm", pages.confirm)
     app.router.add_post("/dead-events/redrive", pages.redrive)
@@ -102,20 +102,20 @@ def add_to(app: web.Application, site: Site) -> None:
 class DeadEventsPages:
     """The handlers."""
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
+    def __init__(self, renderer: Renderer) -> None:
+        self._renderer = renderer
 
     async def show(self, request: web.Request) -> web.StreamResponse:
-        return await self._list(request, Wanted.of(request.query))
+        return await self._list(request, DeadEventFilter.of(request.query))
 
-    async def _list(self, request: web.Request, wanted: Wanted, problem: str = "") -> web.StreamResponse:
+    async def _list(self, request: web.Request, wanted: DeadEventFilter, problem: str = "") -> web.StreamResponse:
         person = person_of(request)
-        scope, dead = Scope.of(request, person), self._site.parts.dead_events
+        scope, dead = Scope.of(request, person), self._renderer.services.dead_events
         page = dead.search(wanted.query(scope.tenant, time.time()), orgs=_orgs(person, scope))
-        webhooks = {webhook.tenant: webhook for webhook in await self._site.webhooks(person, scope)}
+        webhooks = {webhook.tenant: webhook for webhook in await self._renderer.webhooks(person, scope)}
         matching = self._matching(scope, webhooks, wanted) if person.is_admin else []
-        whole = matching[:MOST_LOTS]
-        return await self._site.page(
+        whole = matching[:MAX_GROUPS]
+        return await self._renderer.page(
             request,
             "dead_events.html",
             at="dead",
@@ -123,8 +123,8 @@ class DeadEventsPages:
             items=page.items,
             total=page.total,
             whole=whole,
-            whole_events=sum(lot.events for lot in whole),
-            is_whole_cut=len(matching) > MOST_LOTS,
+            whole_events=sum(group.events for group in whole),
+            is_whole_cut=len(matching) > MAX_GROUPS,
             is_complete=page.is_complete,
             older=None if page.next is None else wanted.older(page.next),
             wanted=wanted,
@@ -140,19 +140,19 @@ class DeadEventsPages:
     async def confirm(self, request: web.Request) -> web.StreamResponse:
         person = admin_of(request)
         posted = await form_body(request)
-        wanted = Wanted.of(posted)
+        wanted = DeadEventFilter.of(posted)
         try:
-            lots = await self._lots(posted, person, Scope.of(request, person), wanted)
+            groups = await self._groups(posted, person, Scope.of(request, person), wanted)
         except NotFound as error:
             return await self._list(request, wanted, f"{error}: look through the list again")
-        if not lots:
+        if not groups:
             return await self._list(request, wanted, "Select the events to send again, or choose all that match.")
-        return await self._site.page(
+        return await self._renderer.page(
             request,
             "redrive_confirm.html",
             at="dead",
-            lots=lots,
-            total=sum(lot.events for lot in lots),
+            groups=groups,
+            total=sum(group.events for group in groups),
             wanted=wanted,
             chose_all=_chose_all(posted),
         )
@@ -160,19 +160,19 @@ class DeadEventsPages:
     async def redrive(self, request: web.Request) -> web.StreamResponse:
         person = admin_of(request)
         posted = await form_body(request)
-        wanted = Wanted.of(posted)
+        wanted = DeadEventFilter.of(posted)
         jobs: list[RedriveJob] = []
         problems: list[str] = []
         try:
-            lots = await self._lots(posted, person, Scope.of(request, person), wanted)
+            groups = await self._groups(posted, person, Scope.of(request, person), wanted)
         except NotFound as error:
             return await self._list(request, wanted, f"{error}: look through the list again")
-        for lot in lots:
+        for group in groups:
             try:
-                ids, query = frozenset(lot.ids) or None, replace(wanted.query(lot.tenant, time.time()), before=None)
-                jobs.append(await actions.redrive(self._site.parts, person, lot.tenant, ids, query))
+                ids, query = frozenset(group.ids) or None, replace(wanted.query(group.tenant, time.time()), before=None)
+                jobs.append(await actions.redrive(self._renderer.services, person, group.tenant, ids, query))
             except DispatcherError as error:
-                problems.append(f"{lot.tenant}: {error.for_tenants}.")
+                problems.append(f"{group.tenant}: {error.for_tenants}.")
         if not jobs:
             return await self._list(request, wanted, " ".join(problems) or "Nothing was selected.")
         left = [("left", str(len(problems)))] if problems else []
@@ -180,13 +180,13 @@ class DeadEventsPages:
 
     async def progress(self, request: web.Request) -> web.StreamResponse:
         orgs = person_of(request).orgs
-        asked = request.query.getall("job", [])[:MOST_LOTS]
-        jobs = [self._site.parts.dead_events.job(one, orgs=orgs) for one in asked]
+        asked = request.query.getall("job", [])[:MAX_GROUPS]
+        jobs = [self._renderer.services.dead_events.job(one, orgs=orgs) for one in asked]
         if not jobs:
             raise NotFound("there is no such redrive")
         is_running = not all(job.is_over for job in jobs)
         left = request.query.get("left", "")
-        return await self._site.page(
+        return await self._renderer.page(
             request,
             "redrives.html",
             at="dead",
@@ -195,32 +195,34 @@ class DeadEventsPages:
             left=int(left[:4]) if left.isascii() and left.isdecimal() else 0,
         )
 
-    def _matching(self, scope: Scope, tenants: Collection[TenantKey], wanted: Wanted) -> list[Lot]:
+    def _matching(self, scope: Scope, tenants: Collection[TenantKey], wanted: DeadEventFilter) -> list[RedriveGroup]:
         """All that match, in the scope's sandbox or in each that has a webhook; those with most come first."""
-        query, dead = wanted.query(None, time.time()), self._site.parts.dead_events
-        lots: list[Lot] = []
+        query, dead = wanted.query(None, time.time()), self._renderer.services.dead_events
+        groups: list[RedriveGroup] = []
         for tenant in tenants if scope.tenant is None else [scope.tenant]:
             own = replace(query, tenant=tenant, redriven=False, before=None, limit=1)
             if total := dead.search(own, orgs=frozenset({tenant.org})).total:
-                lots.append(Lot(tenant, total, ()))
-        return sorted(lots, key=lambda lot: (-lot.events, lot.tenant))
+                groups.append(RedriveGroup(tenant, total, ()))
+        return sorted(groups, key=lambda group: (-group.events, group.tenant))
 
-    async def _lots(self, posted: MultiMapping[object], person: Person, scope: Scope, wanted: Wanted) -> list[Lot]:
+    async def _groups(
+        self, posted: MultiMapping[object], person: Person, scope: Scope, wanted: DeadEventFilter
+    ) -> list[RedriveGroup]:
         """What was chosen, by tenant. Raises NotFound for an id that isn't there, or another's."""
-        dead = self._site.parts.dead_events
+        dead = self._renderer.services.dead_events
         if _chose_all(posted):
-            tenants = {webhook.tenant for webhook in await self._site.webhooks(person, scope)}
-            return self._matching(scope, tenants, wanted)[:MOST_LOTS]
-        ids = list(dict.fromkeys(str(one)[:100] for one in posted.getall("id", [])))[:MOST_CHOSEN]
+            tenants = {webhook.tenant for webhook in await self._renderer.webhooks(person, scope)}
+            return self._matching(scope, tenants, wanted)[:MAX_GROUPS]
+        ids = list(dict.fromkeys(str(one)[:100] for one in posted.getall("id", [])))[:MAX_CHOSEN]
         return list(_by_tenant(dead.get(one, orgs=person.orgs) for one in ids))
 
 
-def _by_tenant(facts: Iterable[DeadFact]) -> Iterable[Lot]:
+def _by_tenant(facts: Iterable[DeadFact]) -> Iterable[RedriveGroup]:
     found: defaultdict[TenantKey, list[str]] = defaultdict(list)
     for fact in facts:
         if fact.tenant is not None:
             found[fact.tenant].append(fact.id)
-    return (Lot(tenant, len(ids), tuple(ids)) for tenant, ids in sorted(found.items()))
+    return (RedriveGroup(tenant, len(ids), tuple(ids)) for tenant, ids in sorted(found.items()))
 
 
 def _chose_all(posted: MultiMapping[object]) -> bool:

@@ -9,9 +9,9 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from dispatcher.console.model import AttemptFact, AttemptQuery
-from dispatcher.console.pages.renderer import MAX_TENANTS, Site
+from dispatcher.console.pages.renderer import MAX_TENANTS, Renderer
 from dispatcher.console.pages.scope import Scope
-from dispatcher.console.pages.state import standing_of
+from dispatcher.console.pages.state import state_of
 from dispatcher.console.services import person_of
 from dispatcher.stores.sql.records import StoredWebhook
 
@@ -21,37 +21,37 @@ _OUTCOMES: Final = ("delivered", "failed", "dead")
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class DeliveryRow:
     """An attempt, and whose."""
 
     fact: AttemptFact
     webhook: StoredWebhook
 
 
-def add_to(app: web.Application, site: Site) -> None:
+def add_to(app: web.Application, renderer: Renderer) -> None:
     """Add the routes."""
-    pages = Deliveries(site)
+    pages = DeliveriesPage(renderer)
     app.router.add_get("/deliveries", pages.of_all)
     app.router.add_get("/webhooks/{webhook_id}/deliveries", pages.of_webhook)
 
 
-class Deliveries:
+class DeliveriesPage:
     """The handlers."""
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
+    def __init__(self, renderer: Renderer) -> None:
+        self._renderer = renderer
 
     async def of_all(self, request: web.Request) -> web.StreamResponse:
         person = person_of(request)
-        webhooks = await self._site.webhooks(person, Scope.of(request, person))
+        webhooks = await self._renderer.webhooks(person, Scope.of(request, person))
         query = _query(request)
         if len(webhooks) != 1:  # cursors are of one tenant: over several the newest are shown
             query = AttemptQuery(query.event_id, query.outcome, limit=PAGE)
-        pages = {webhook.id: self._site.parts.attempts.search(webhook.tenant, query) for webhook in webhooks}
-        lines = [Line(fact, webhook) for webhook in webhooks for fact in pages[webhook.id].items]
+        pages = {webhook.id: self._renderer.services.attempts.search(webhook.tenant, query) for webhook in webhooks}
+        lines = [DeliveryRow(fact, webhook) for webhook in webhooks for fact in pages[webhook.id].items]
         lines = heapq.nlargest(PAGE, lines, key=lambda line: line.fact.at)
         following = pages[webhooks[0].id].next if len(webhooks) == 1 else None
-        return await self._site.page(
+        return await self._renderer.page(
             request,
             "deliveries.html",
             at="deliveries",
@@ -60,24 +60,24 @@ class Deliveries:
             older=_older(request, following),
             is_cut=len(webhooks) > 1 and len(lines) == PAGE,
             is_partial=len(webhooks) == MAX_TENANTS,
-            problem=self._site.parts.attempts.problem,
+            problem=self._renderer.services.attempts.problem,
         )
 
     async def of_webhook(self, request: web.Request) -> web.StreamResponse:
-        webhook = await self._site.webhook(request)
+        webhook = await self._renderer.webhook(request)
         query = _query(request)
-        page = self._site.parts.attempts.search(webhook.tenant, query)
-        return await self._site.page(
+        page = self._renderer.services.attempts.search(webhook.tenant, query)
+        return await self._renderer.page(
             request,
             "webhook_deliveries.html",
             at="webhooks",
             tab="deliveries",
             webhook=webhook,
-            standing=await standing_of(self._site.parts, webhook),
-            lines=[Line(fact, webhook) for fact in page.items],
+            webhook_state=await state_of(self._renderer.services, webhook),
+            lines=[DeliveryRow(fact, webhook) for fact in page.items],
             query=query,
             older=_older(request, page.next),
-            problem=self._site.parts.attempts.problem,
+            problem=self._renderer.services.attempts.problem,
         )
 
 

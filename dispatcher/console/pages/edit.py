@@ -11,11 +11,11 @@ from dispatcher.config.webhooks import MAX_HEADERS, SigningAlgorithm, WebhookCon
 from dispatcher.console.actions import send_test
 from dispatcher.console.model import Person, TestResult
 from dispatcher.console.pages.fields import CHOICES, LISTS, SECRETS, HeaderRow
-from dispatcher.console.pages.form import WebhookForm, stand_ins
+from dispatcher.console.pages.form import WebhookForm, with_placeholders
 from dispatcher.console.pages.key_words import describe
-from dispatcher.console.pages.renderer import Site, admin_of, to
+from dispatcher.console.pages.renderer import Renderer, admin_of, to
 from dispatcher.console.pages.scope import Scope
-from dispatcher.console.pages.sealing import Sealing
+from dispatcher.console.pages.sealing import SecretSealer
 from dispatcher.console.pages.testing import Sample
 from dispatcher.console.request_body import form_body
 from dispatcher.errors import AlreadyExists, ConfigError, EditConflict, NotAllowed
@@ -56,9 +56,9 @@ class Editing:
     test: TestResult | None = None
 
 
-def add_to(app: web.Application, site: Site) -> None:
+def add_to(app: web.Application, renderer: Renderer) -> None:
     """Add the routes."""
-    pages = Configuring(site)
+    pages = WebhookEditor(renderer)
     app.router.add_get("/webhooks/new", pages.new)
     app.router.add_post("/webhooks/new", pages.post_new)
     app.router.add_post("/webhooks/preview", pages.preview)
@@ -66,12 +66,12 @@ def add_to(app: web.Application, site: Site) -> None:
     app.router.add_post("/webhooks/{webhook_id}/edit", pages.post_edit)
 
 
-class Configuring:
+class WebhookEditor:
     """The handlers."""
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
-        self._sealing = Sealing.of(site.parts.settings.console.session_key)
+    def __init__(self, renderer: Renderer) -> None:
+        self._renderer = renderer
+        self._sealer = SecretSealer.of(renderer.services.settings.console.session_key)
 
     async def new(self, request: web.Request) -> web.StreamResponse:
         person = admin_of(request)
@@ -80,13 +80,13 @@ class Configuring:
         form = WebhookForm.blank(scope.org or own, scope.sandbox or "")
         editing = Editing(form, None)
         if scope.tenant is not None:
-            existing = await self._site.parts.webhooks.of_tenant(scope.tenant, orgs=person.orgs)
+            existing = await self._renderer.services.webhooks.of_tenant(scope.tenant, orgs=person.orgs)
             editing.existing_id = "" if existing is None else existing.id
         return await self._show(request, person, editing)
 
     async def edit(self, request: web.Request) -> web.StreamResponse:
         person = admin_of(request)
-        webhook = await self._site.webhook(request)
+        webhook = await self._renderer.webhook(request)
         form = WebhookForm.of_document(webhook.document)
         return await self._show(request, person, Editing(form, webhook, webhook.version))
 
@@ -94,12 +94,12 @@ class Configuring:
         return await self._post(request, admin_of(request), None)
 
     async def post_edit(self, request: web.Request) -> web.StreamResponse:
-        return await self._post(request, admin_of(request), await self._site.webhook(request))
+        return await self._post(request, admin_of(request), await self._renderer.webhook(request))
 
     async def _post(self, request: web.Request, person: Person, webhook: StoredWebhook | None) -> web.StreamResponse:
         posted = await form_body(request)
         document = {} if webhook is None else webhook.document
-        form = WebhookForm.of_post(posted, document, self._sealing, person.id)
+        form = WebhookForm.of_post(posted, document, self._sealer, person.id)
         if webhook is not None:  # whose it is can't be edited
             form.texts |= {"org": webhook.tenant.org, "sandbox": webhook.tenant.sandbox}
         version = str(posted.get("version", ""))
@@ -129,16 +129,16 @@ class Configuring:
         form, webhook = editing.form, editing.webhook
         draft = form.draft(_stored_headers(webhook))
         try:
-            config = await self._site.parts.webhooks.resolve(
+            config = await self._renderer.services.webhooks.resolve(
                 draft, webhook_id=None if webhook is None else webhook.id, orgs=person.orgs
             )
         except ConfigError as error:
-            form.take_problems(error.problems)
+            form.add_problems(error.problems)
             config = None
         for place in form.keys_in_use:
-            told = await asyncio.to_thread(describe, form, place)
-            if told is not None and told.is_wrong and place not in form.errors:
-                form.add_error(place, told.told)
+            described = await asyncio.to_thread(describe, form, place)
+            if described is not None and described.is_wrong and place not in form.errors:
+                form.add_error(place, described.text)
         form.sort_errors()
         return None if form.errors else config
 
@@ -147,15 +147,15 @@ class Configuring:
         webhook_id = None if webhook is None else webhook.id
         try:
             editing.test = await send_test(
-                self._site.parts, person, config, sample.channel, sample.message_status, webhook_id
+                self._renderer.services, person, config, sample.channel, sample.message_status, webhook_id
             )
         except ConfigError as error:
-            editing.form.take_problems(error.problems)
+            editing.form.add_problems(error.problems)
         except NotAllowed as error:
             editing.form.add_error("org", str(error))
 
     async def _saved(self, editing: Editing, config: WebhookConfig, person: Person) -> StoredWebhook | None:
-        webhooks, webhook, form = self._site.parts.webhooks, editing.webhook, editing.form
+        webhooks, webhook, form = self._renderer.services.webhooks, editing.webhook, editing.form
         try:
             if webhook is None:
                 return await webhooks.create(config, by=person.name, orgs=person.orgs)
@@ -163,7 +163,7 @@ class Configuring:
                 webhook.id, config, expected_version=editing.version, by=person.name, orgs=person.orgs
             )
         except ConfigError as error:
-            form.take_problems(error.problems)
+            form.add_problems(error.problems)
         except NotAllowed as error:
             form.add_error("org", str(error))
         except AlreadyExists as error:
@@ -181,14 +181,14 @@ class Configuring:
         person = admin_of(request)
         posted = await form_body(request)
         webhook_id = str(posted.get("webhook_id", ""))
-        webhook = await self._site.parts.webhooks.get(webhook_id, orgs=person.orgs) if webhook_id else None
+        webhook = await self._renderer.services.webhooks.get(webhook_id, orgs=person.orgs) if webhook_id else None
         document = {} if webhook is None else webhook.document
-        form = WebhookForm.of_post(posted, document, self._sealing, person.id)
+        form = WebhookForm.of_post(posted, document, self._sealer, person.id)
         if webhook is not None:
             form.texts |= {"org": webhook.tenant.org, "sandbox": webhook.tenant.sandbox}
         shown, missing = await asyncio.to_thread(self._preview, form, webhook, Sample.of(posted))
         form.draft(_stored_headers(webhook))  # for what it has to say of the header parameters
-        return self._site.plain(
+        return self._renderer.plain(
             request,
             "preview.html",
             preview=shown,
@@ -203,23 +203,23 @@ class Configuring:
         """The request, or the fields that it waits for."""
         kept, form.errors = form.errors, {}
         try:
-            config = resolve_draft(stand_ins(form.draft(_stored_headers(webhook))), {})
+            config = resolve_draft(with_placeholders(form.draft(_stored_headers(webhook))), {})
         except ConfigError as error:
             keys = [problem.key or "headers" for problem in error.problems]
             return None, list(dict.fromkeys(_NAMES.get(key.partition("[")[0], key) for key in keys))
         finally:
             form.errors = kept
-        return self._site.parts.test_events.preview(config, sample.channel, sample.message_status), []
+        return self._renderer.services.test_events.preview(config, sample.channel, sample.message_status), []
 
     async def _show(self, request: web.Request, person: Person, editing: Editing) -> web.StreamResponse:
         form, webhook = editing.form, editing.webhook
         shown, missing = await asyncio.to_thread(self._preview, form, webhook, editing.sample)
         sealed = {
-            place: self._sealing.seal(one.typed, person=person.id, place=place)
+            place: self._sealer.seal(one.typed, person=person.id, place=place)
             for place, one in form.secrets.items()
             if one.typed
         }
-        return await self._site.page(
+        return await self._renderer.page(
             request,
             "form.html",
             at="webhooks",
@@ -237,7 +237,7 @@ class Configuring:
             lists=LISTS,
             choices=CHOICES,
             max_headers=MAX_HEADERS,
-            default_timeout=self._site.parts.settings.delivery.timeout,
+            default_timeout=self._renderer.services.settings.delivery.timeout,
         )
 
 

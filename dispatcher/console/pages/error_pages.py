@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from dispatcher.console.pages.renderer import Site
+from dispatcher.console.pages.renderer import Renderer
 from dispatcher.console.services import PERSON, Failure, Renderers, SignIn
 
 _HELP = {
@@ -13,16 +13,16 @@ _HELP = {
 }
 
 
-def renderers(site: Site) -> Renderers:
+def renderers(renderer: Renderer) -> Renderers:
     """For `parts.RENDERERS`."""
 
     async def sign_in(request: web.Request, shown: SignIn) -> web.Response:
-        return site.plain(request, "sign_in.html", shown=shown)
+        return renderer.plain(request, "sign_in.html", shown=shown)
 
     async def failure(request: web.Request, shown: Failure) -> web.Response:
         help_ = _HELP.get(shown.status, "")
         if request.get(PERSON) is None:
-            return site.plain(request, "failure_outside.html", shown=shown, help=help_)
-        return await site.page(request, "failure.html", at="", shown=shown, help=help_)
+            return renderer.plain(request, "failure_outside.html", shown=shown, help=help_)
+        return await renderer.page(request, "failure.html", at="", shown=shown, help=help_)
 
     return Renderers(sign_in, failure)

@@ -9,11 +9,11 @@ from aiohttp import web
 from dispatcher.console.model import AttemptFact, AttemptQuery, DeadFact, DeadQuery
 from dispatcher.console.pages import event_explanation
 from dispatcher.console.pages.formatting import VERDICTS
-from dispatcher.console.pages.renderer import Site
-from dispatcher.console.pages.state import standing_of
+from dispatcher.console.pages.renderer import Renderer
+from dispatcher.console.pages.state import state_of
 from dispatcher.console.services import person_of
 from dispatcher.console.sources.dead_event_index import place_of
-from dispatcher.console.sources.remedies import cure
+from dispatcher.console.sources.remedies import remedy_for
 from dispatcher.contract.outcomes import DeadReason
 from dispatcher.contract.records import Origin
 from dispatcher.errors import ConfigError, DispatcherError
@@ -22,7 +22,7 @@ from dispatcher.stores.sql.records import StoredWebhook
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class EventHistory:
     """What is known of an event. Attempts are kept for less long than the dead are."""
 
     attempts: Sequence[AttemptFact]
@@ -65,11 +65,11 @@ class Known:
     @property
     def timeline(self) -> list[AttemptFact | DeadFact]:
         """Attempts and death, in the order in which they were."""
-        told: list[AttemptFact | DeadFact] = list(self.attempts)
+        timeline: list[AttemptFact | DeadFact] = list(self.attempts)
         if self.death is not None:
             before = sum(fact.at <= self.death.died_at for fact in self.attempts)
-            told.insert(before, self.death)
-        return told
+            timeline.insert(before, self.death)
+        return timeline
 
     @property
     def origin(self) -> Origin | None:
@@ -83,23 +83,23 @@ class Known:
         return found if self.death is None else [*found, Origin(dead_letter_topic(prefix), *place_of(self.death.id))]
 
 
-def add_to(app: web.Application, site: Site) -> None:
+def add_to(app: web.Application, renderer: Renderer) -> None:
     """Add the routes."""
-    app.router.add_get("/webhooks/{webhook_id}/deliveries/{event_id}", EventPage(site).show)
+    app.router.add_get("/webhooks/{webhook_id}/deliveries/{event_id}", EventPage(renderer).show)
 
 
 class EventPage:
     """The handler."""
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
+    def __init__(self, renderer: Renderer) -> None:
+        self._renderer = renderer
 
     async def show(self, request: web.Request) -> web.StreamResponse:
-        webhook = await self._site.webhook(request)
+        webhook = await self._renderer.webhook(request)
         event_id = request.match_info["event_id"]
         known = self._known(webhook, event_id)
         decision, problem = await self._decision(request, webhook, known, event_id)
-        return await self._site.page(
+        return await self._renderer.page(
             request,
             "event.html",
             at="webhooks",
@@ -108,23 +108,23 @@ class EventPage:
             event_id=event_id,
             known=known,
             next_step=await self._next_step(webhook, known),
-            what_to_do=self._cure(webhook, known),
+            what_to_do=self._remedy(webhook, known),
             decision=decision,
             problem=problem,
         )
 
-    def _known(self, webhook: StoredWebhook, event_id: str) -> Known:
-        parts, tenant = self._site.parts, webhook.tenant
-        found = parts.attempts.search(tenant, AttemptQuery(event_id=event_id, limit=200)).items
+    def _known(self, webhook: StoredWebhook, event_id: str) -> EventHistory:
+        services, tenant = self._renderer.services, webhook.tenant
+        found = services.attempts.search(tenant, AttemptQuery(event_id=event_id, limit=200)).items
         query = DeadQuery(tenant=tenant, event_id=event_id, redriven=None, limit=1)
-        deaths = parts.dead_events.search(query, orgs=frozenset({tenant.org})).items
-        return Known(sorted(found, key=lambda fact: fact.at), next(iter(deaths), None))
+        deaths = services.dead_events.search(query, orgs=frozenset({tenant.org})).items
+        return EventHistory(sorted(found, key=lambda fact: fact.at), next(iter(deaths), None))
 
     async def _decision(
-        self, request: web.Request, webhook: StoredWebhook, known: Known, event_id: str
+        self, request: web.Request, webhook: StoredWebhook, known: EventHistory, event_id: str
     ) -> tuple[event_explanation.Decision | None, str]:
         """Where it was asked for: the decision, or why there is none."""
-        settings, shows_people = self._site.parts.settings, person_of(request).is_admin
+        settings, shows_people = self._renderer.services.settings, person_of(request).is_admin
         places = known.places(settings.kafka.prefix)
         if "explain" not in request.query or not places:
             return None, ""
@@ -136,7 +136,7 @@ class EventPage:
             return None, error.for_tenants
         return decided, ""
 
-    async def _next_step(self, webhook: StoredWebhook, known: Known) -> str:
+    async def _next_step(self, webhook: StoredWebhook, known: EventHistory) -> str:
         if known.last is None:
             return ""
         if known.is_dead:
@@ -148,26 +148,26 @@ class EventPage:
                 return "Nothing more happens: your server took the event."
             case "disable_endpoint":
                 return "It waits until the webhook is edited or reactivated; then it is tried again."
-        standing = await standing_of(self._site.parts, webhook)
-        if standing.is_stopped:
+        webhook_state = await state_of(self._renderer.services, webhook)
+        if webhook_state.is_stopped:
             return "It waits: sending is stopped until the webhook is edited or reactivated."
-        due = min((tier.next_due for tier in standing.tiers or () if tier.next_due is not None), default=None)
+        due = min((tier.next_due for tier in webhook_state.tiers or () if tier.next_due is not None), default=None)
         wait = "" if due is None else f" The webhook's next waiting event is due in {max(0, due - time.time()):.0f} s."
         return f"It is tried again, at growing intervals, until it is too old.{wait}"
 
-    def _cure(self, webhook: StoredWebhook, known: Known) -> str:
+    def _remedy(self, webhook: StoredWebhook, known: EventHistory) -> str:
         """What to change; of an event that died of age without an answer, by what is wrong with the others."""
         last, death = next(reversed(known.attempts), None), known.death
         if last is None and death is not None and death.reason == DeadReason.EXPIRED and death.last_status is None:
-            failing = self._site.parts.attempts.failing(webhook.tenant)
+            failing = self._renderer.services.attempts.failing(webhook.tenant)
             last = None if failing is None else failing[0]
         if last is not None:
-            told = last.reason, last.status, last.detail
+            attempt = last.reason, last.status, last.detail
         elif death is not None:
-            told = death.reason, death.last_status, death.detail
+            attempt = death.reason, death.last_status, death.detail
         else:
             return ""
         try:
-            return cure(*told, webhook.config())
+            return remedy_for(*attempt, webhook.config())
         except ConfigError:  # of another version of this program
-            return told[2]
+            return attempt[2]

@@ -31,7 +31,7 @@ from dispatcher.console.pages.fields import (
     without_none,
 )
 from dispatcher.console.pages.formatting import sentence
-from dispatcher.console.pages.sealing import Sealing
+from dispatcher.console.pages.sealing import SecretSealer
 from dispatcher.errors import Problem
 from dispatcher.stores.sql.documents import fingerprint_in
 
@@ -89,7 +89,7 @@ class WebhookForm:
                 form.lists[key] = [str(item) for item in value]
         form.switches = {"enabled": document.get("enabled") is not False}
         form.switches["auth.sign.body_hash"] = value_at(document, "auth.sign.body_hash") is True
-        form.take_stored(document)
+        form.set_stored(document)
         headers = value_at(document, "headers")
         rows = headers.items() if isinstance(headers, dict) else ()
         form.headers = [
@@ -99,7 +99,9 @@ class WebhookForm:
         return form
 
     @classmethod
-    def of_post(cls, posted: Posted, document: Mapping[str, JsonValue], sealing: Sealing, person: str) -> "WebhookForm":
+    def of_post(
+        cls, posted: Posted, document: Mapping[str, JsonValue], sealer: SecretSealer, person: str
+    ) -> "WebhookForm":
         """What was typed.
 
         Args:
@@ -113,13 +115,13 @@ class WebhookForm:
         form.lists = {key: [str(one)[:200] for one in posted.getall(key, [])] for key in LISTS}
         form.switches = {key: text_of(posted, key) == "on" for key in SWITCHES}
         form.campaign_ids = text_of(posted, "campaign_ids")
-        form.take_stored(document)
+        form.set_stored(document)
         for place, one in form.secrets.items():
             one.typed = text_of(posted, place, strip=False).replace("\r\n", "\n")  # as it was before a browser sent it
             sealed = text_of(posted, f"{place}.sealed", strip=False)
             one.is_removed = text_of(posted, f"{place}.remove") == "on"
             if not one.typed and sealed and not one.is_removed:
-                opened = sealing.open(sealed, person=person, place=place)
+                opened = sealer.open(sealed, person=person, place=place)
                 one.typed = opened or ""
                 if opened is None:
                     form.add_error(place, "What was typed here is too old to be used: give it again.")
@@ -128,7 +130,7 @@ class WebhookForm:
         form.headers = list(rows_of(posted)) or [HeaderRow()]
         return form
 
-    def take_stored(self, document: Mapping[str, JsonValue]) -> None:
+    def set_stored(self, document: Mapping[str, JsonValue]) -> None:
         """Note the fingerprints of what is stored."""
         self.document = document
         for place, one in self.secrets.items():
@@ -160,7 +162,7 @@ class WebhookForm:
     def add_error(self, key: str, message: str) -> None:
         self.errors.setdefault(key, []).append(sentence(message))
 
-    def take_problems(self, problems: tuple[Problem, ...]) -> None:
+    def add_problems(self, problems: tuple[Problem, ...]) -> None:
         """Put each beside its field."""
         for problem in problems:
             key, message = self._field_of(problem.key), problem.message
@@ -289,15 +291,15 @@ class WebhookForm:
         return headers
 
 
-def stand_ins(draft: JsonValue, at: str = "") -> JsonValue:
+def with_placeholders(draft: JsonValue, at: str = "") -> JsonValue:
     """The draft with something in the place of each secret, for a preview: no secret is needed to show a request."""
     if isinstance(draft, dict):
         if draft.keys() in ({"value"}, {"fingerprint"}):
             return {"value": "-"}
-        filled = {key: stand_ins(value, f"{at}.{key}") for key, value in draft.items()}
+        filled = {key: with_placeholders(value, f"{at}.{key}") for key, value in draft.items()}
         if at.endswith((".sign", ".assertion")):
             filled.setdefault("key", {"value": "-"})
         if at.endswith(".fetch") and filled.get("grant") == "client-credentials":
             filled.setdefault("client_secret", {"value": "-"})
         return filled
-    return [stand_ins(value, at) for value in draft] if isinstance(draft, list) else draft
+    return [with_placeholders(value, at) for value in draft] if isinstance(draft, list) else draft

@@ -4,9 +4,9 @@ from typing import Final
 
 from aiohttp import web
 
-from dispatcher.console.pages.renderer import Site
+from dispatcher.console.pages.renderer import Renderer
 from dispatcher.console.pages.scope import Scope
-from dispatcher.console.pages.state import standing_of
+from dispatcher.console.pages.state import state_of
 from dispatcher.console.services import person_of
 from dispatcher.stores.sql.records import AuditAction, AuditEntry, AuditQuery, Orgs
 
@@ -15,39 +15,39 @@ MOST_LOOKED_AT: Final = 1000
 """Lines that are looked through for a scope's; the next page goes on from there."""
 
 
-def add_to(app: web.Application, site: Site) -> None:
+def add_to(app: web.Application, renderer: Renderer) -> None:
     """Add the routes."""
-    pages = History(site)
+    pages = HistoryPage(renderer)
     app.router.add_get("/audit", pages.of_all)
     app.router.add_get("/webhooks/{webhook_id}/audit", pages.of_webhook)
 
 
-class History:
+class HistoryPage:
     """The handlers."""
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
+    def __init__(self, renderer: Renderer) -> None:
+        self._renderer = renderer
 
     async def of_all(self, request: web.Request) -> web.StreamResponse:
         person = person_of(request)
         scope = Scope.of(request, person)
         orgs: Orgs = person.orgs if scope.org is None else frozenset({scope.org})
         entries, older = await self._search(request, orgs, webhook_id=None, sandbox=scope.sandbox)
-        return await self._site.page(
+        return await self._renderer.page(
             request, "audit.html", at="audit", entries=entries, older=older, action=_action(request), webhook=None
         )
 
     async def of_webhook(self, request: web.Request) -> web.StreamResponse:
-        webhook = await self._site.webhook(request)
+        webhook = await self._renderer.webhook(request)
         orgs = person_of(request).orgs
         entries, older = await self._search(request, orgs, webhook_id=webhook.id, sandbox=None)
-        return await self._site.page(
+        return await self._renderer.page(
             request,
             "webhook_audit.html",
             at="webhooks",
             tab="audit",
             webhook=webhook,
-            standing=await standing_of(self._site.parts, webhook),
+            webhook_state=await state_of(self._renderer.services, webhook),
             entries=entries,
             older=older,
             action=_action(request),
@@ -63,7 +63,7 @@ class History:
         found: list[AuditEntry] = []
         for _ in range(MOST_LOOKED_AT // PAGE):
             query = AuditQuery(webhook_id=webhook_id, action=action, before=before, limit=PAGE)
-            entries = await self._site.parts.audit.search(query, orgs=orgs)
+            entries = await self._renderer.services.audit.search(query, orgs=orgs)
             found += [one for one in entries if sandbox is None or (one.tenant and one.tenant.sandbox == sandbox)]
             before = entries[-1].id if len(entries) == PAGE else None
             if before is None or len(found) >= PAGE:

@@ -1,4 +1,4 @@
-"""What may be told of a key that was pasted: its kind, length and fingerprint. Pure."""
+"""What may be described of a key that was pasted: its kind, length and fingerprint. Pure."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from dispatcher.console.pages.form import WebhookForm
 class Described:
     """A typed secret in words."""
 
-    told: str
+    text: str
     is_wrong: bool = False
 
 

@@ -7,16 +7,16 @@ from aiohttp import web
 from dispatcher.console.model import AttemptQuery, Window
 from dispatcher.console.pages.charts import chart_of
 from dispatcher.console.pages.configuration import rows_of
-from dispatcher.console.pages.renderer import Site, admin_of, to
-from dispatcher.console.pages.state import WINDOW_S, standing_of
+from dispatcher.console.pages.renderer import Renderer, admin_of, to
+from dispatcher.console.pages.state import WINDOW_S, state_of
 from dispatcher.console.request_body import form_body
 from dispatcher.console.services import person_of
 from dispatcher.errors import EditConflict
 
 
-def add_to(app: web.Application, site: Site) -> None:
+def add_to(app: web.Application, renderer: Renderer) -> None:
     """Add the routes."""
-    pages = Overview(site)
+    pages = OverviewPage(renderer)
     app.router.add_get("/webhooks/{webhook_id}", pages.show)
     app.router.add_get("/webhooks/{webhook_id}/configuration", pages.configuration)
     app.router.add_post("/webhooks/{webhook_id}/reactivate", pages.reactivate)
@@ -24,51 +24,51 @@ def add_to(app: web.Application, site: Site) -> None:
     app.router.add_post("/webhooks/{webhook_id}/delete", pages.delete)
 
 
-class Overview:
+class OverviewPage:
     """The handlers."""
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
+    def __init__(self, renderer: Renderer) -> None:
+        self._renderer = renderer
 
     async def show(self, request: web.Request) -> web.StreamResponse:
-        webhook = await self._site.webhook(request)
+        webhook = await self._renderer.webhook(request)
         asked = request.query.get("window", "24h")
         window: Window = asked if asked in WINDOW_S else "24h"
-        standing = await standing_of(self._site.parts, webhook, window)
-        recent = self._site.parts.attempts.search(webhook.tenant, AttemptQuery(limit=6))
-        return await self._site.page(
+        webhook_state = await state_of(self._renderer.services, webhook, window)
+        recent = self._renderer.services.attempts.search(webhook.tenant, AttemptQuery(limit=6))
+        return await self._renderer.page(
             request,
             "overview.html",
             at="webhooks",
             tab="overview",
             webhook=webhook,
             host=urlsplit(webhook.url).hostname,
-            standing=standing,
+            webhook_state=webhook_state,
             window=window,
             windows=tuple(WINDOW_S),
-            chart=chart_of(standing.outcomes),
+            chart=chart_of(webhook_state.outcomes),
             recent=recent.items,
-            problem=self._site.parts.attempts.problem,
+            problem=self._renderer.services.attempts.problem,
         )
 
     async def configuration(self, request: web.Request) -> web.StreamResponse:
-        webhook = await self._site.webhook(request)
-        return await self._site.page(
+        webhook = await self._renderer.webhook(request)
+        return await self._renderer.page(
             request,
             "configuration.html",
             at="webhooks",
             tab="configuration",
             webhook=webhook,
             host=urlsplit(webhook.url).hostname,
-            standing=await standing_of(self._site.parts, webhook),
-            sections=rows_of(webhook, self._site.parts.settings, shows_paths=person_of(request).is_admin),
+            webhook_state=await state_of(self._renderer.services, webhook),
+            sections=rows_of(webhook, self._renderer.services.settings, shows_paths=person_of(request).is_admin),
         )
 
     async def reactivate(self, request: web.Request) -> web.StreamResponse:
         person = admin_of(request)
-        webhook = await self._site.webhook(request)
-        await self._site.parts.webhooks.reactivate(webhook.id, by=person.name, orgs=person.orgs)
-        await self._site.parts.lanes.enable(webhook.tenant)
+        webhook = await self._renderer.webhook(request)
+        await self._renderer.services.webhooks.reactivate(webhook.id, by=person.name, orgs=person.orgs)
+        await self._renderer.services.lanes.enable(webhook.tenant)
         return to(f"/webhooks/{webhook.id}?done=reactivated")
 
     async def ask_delete(self, request: web.Request) -> web.StreamResponse:
@@ -79,7 +79,7 @@ class Overview:
         person = admin_of(request)
         version = str((await form_body(request)).get("version", ""))
         try:
-            await self._site.parts.webhooks.delete(
+            await self._renderer.services.webhooks.delete(
                 request.match_info["webhook_id"],
                 expected_version=int(version[:9]) if version.isdecimal() else 0,
                 by=person.name,
@@ -90,14 +90,14 @@ class Overview:
         return to("/?done=deleted")
 
     async def _delete_page(self, request: web.Request, problem: str = "") -> web.StreamResponse:
-        webhook = await self._site.webhook(request)
-        standing = await standing_of(self._site.parts, webhook)
-        return await self._site.page(
+        webhook = await self._renderer.webhook(request)
+        webhook_state = await state_of(self._renderer.services, webhook)
+        return await self._renderer.page(
             request,
             "delete.html",
             at="webhooks",
             status=412 if problem else 200,
             webhook=webhook,
-            standing=standing,
+            webhook_state=webhook_state,
             problem=problem,
         )

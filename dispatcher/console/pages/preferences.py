@@ -5,7 +5,7 @@ from typing import Final
 from aiohttp import web
 
 from dispatcher.console.access import is_local_path
-from dispatcher.console.pages.renderer import Site, to
+from dispatcher.console.pages.renderer import Renderer, to
 from dispatcher.console.pages.scope import SCOPE_COOKIE, THEME_COOKIE, THEMES, Scope
 from dispatcher.console.request_body import form_body
 from dispatcher.console.services import person_of
@@ -13,7 +13,7 @@ from dispatcher.console.services import person_of
 _YEAR_S: Final = 365 * 86_400
 
 
-def add_to(app: web.Application, _site: Site) -> None:
+def add_to(app: web.Application, _renderer: Renderer) -> None:
     """Add the routes."""
     app.router.add_post("/theme", _theme)
     app.router.add_post("/scope", _scope)

@@ -19,11 +19,11 @@ MAX_TENANTS: Final = 200
 """Tenants that the switch in the top bar offers, and that pages over all of them look at."""
 
 
-class Site:
+class Renderer:
     """Handed to each page."""
 
-    def __init__(self, parts: Services, assets: Assets) -> None:
-        self.parts = parts
+    def __init__(self, services: Services, assets: Assets) -> None:
+        self.services = services
         self._templates = Environment(
             loader=PackageLoader("dispatcher.console.pages"),
             autoescape=True,
@@ -35,16 +35,16 @@ class Site:
         self._templates.filters |= formatting.FILTERS
 
     async def page(
-        self, request: web.Request, template: str, *, at: str, status: int = 200, **told: object
+        self, request: web.Request, template: str, *, at: str, status: int = 200, **values: object
     ) -> web.Response:
         """A page within the frame.
 
         Args:
             at: the part of the navigation that it belongs to: webhooks, deliveries, dead, audit; or empty.
-            told: what the template shows.
+            values: what the template shows.
         """
         person = request.get(PERSON)
-        webhooks = [] if person is None else await self.webhooks_for_frame(person)
+        webhooks = [] if person is None else await self.webhooks_for_navigation(person)
         scope = Scope.of(request, person)
         return self.plain(
             request,
@@ -54,17 +54,21 @@ class Site:
             person=person,
             scope=scope,
             scopes=scope.choices(webhooks, None if person is None else person.orgs),
-            **told,
+            **values,
         )
 
-    def plain(self, request: web.Request, template: str, *, status: int = 200, **told: object) -> web.Response:
+    def plain(self, request: web.Request, template: str, *, status: int = 200, **values: object) -> web.Response:
         """A page without a frame, or a piece of one."""
         text = self._templates.get_template(template).render(
-            theme=theme_of(request), csrf_token=csrf_token_of(request), here=request.path_qs, path=request.path, **told
+            theme=theme_of(request),
+            csrf_token=csrf_token_of(request),
+            here=request.path_qs,
+            path=request.path,
+            **values,
         )
         return web.Response(text=text, content_type="text/html", status=status)
 
-    async def webhooks_for_frame(self, person: Person) -> list[StoredWebhook]:
+    async def webhooks_for_navigation(self, person: Person) -> list[StoredWebhook]:
         """Those that the switch offers; none where the database is away, so that an error's page can be shown."""
         try:
             return await self.webhooks(person, Scope())
@@ -74,11 +78,11 @@ class Site:
     async def webhooks(self, person: Person, scope: Scope) -> list[StoredWebhook]:
         """Webhooks within the scope, by tenant: at most `MAX_TENANTS`."""
         query = WebhookQuery(org=scope.org, sandbox=scope.sandbox, sort="tenant", limit=MAX_TENANTS)
-        return list((await self.parts.webhooks.search(query, orgs=person.orgs)).items)
+        return list((await self.services.webhooks.search(query, orgs=person.orgs)).items)
 
     async def webhook(self, request: web.Request) -> StoredWebhook:
         """The webhook that the address names. Raises NotFound."""
-        return await self.parts.webhooks.get(request.match_info["webhook_id"], orgs=person_of(request).orgs)
+        return await self.services.webhooks.get(request.match_info["webhook_id"], orgs=person_of(request).orgs)
 
 
 def admin_of(request: web.Request) -> Person:

@@ -20,13 +20,13 @@ LIFE_S: Final = 3600
 
 
 @dataclass(frozen=True, slots=True)
-class Sealing:
+class SecretSealer:
     """Seals and opens."""
 
     fernet: Fernet
 
     @classmethod
-    def of(cls, session_key: Secret | None) -> "Sealing":
+    def of(cls, session_key: Secret | None) -> "SecretSealer":
         """With a key made from the session key, or one that lives as long as the process."""
         root = secrets.token_bytes(32) if session_key is None else session_key.reveal()
         return cls(Fernet(base64.urlsafe_b64encode(hmac.digest(root, b"typed into a form", hashlib.sha256))))

@@ -9,7 +9,7 @@ from typing import Final
 from dispatcher.console.model import LaneFact, Outcomes, State, WaitingTier, Window
 from dispatcher.console.pages.formatting import STATES, failing_sentence, sentence, span
 from dispatcher.console.services import Services
-from dispatcher.console.sources.remedies import cure
+from dispatcher.console.sources.remedies import remedy_for
 from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.stores.sql.records import StoredWebhook
 
@@ -18,7 +18,7 @@ WINDOW_S: Final[dict[Window, float]] = {"1h": 3600.0, "24h": 86_400.0, "7d": 604
 
 @dataclass(frozen=True, slots=True)
 class WebhookState:
-    """What is told of a webhook's health."""
+    """What is reasons of a webhook's health."""
 
     state: State
     reasons: tuple[str, ...]
@@ -53,59 +53,61 @@ class WebhookState:
         return self.state == "disabled" or (self.lane is not None and self.lane.suspended)
 
 
-async def standing_of(parts: Services, webhook: StoredWebhook, window: Window = "24h") -> WebhookState:
+async def state_of(services: Services, webhook: StoredWebhook, window: Window = "24h") -> WebhookState:
     """Ask everybody. Never raises for the broker or dispatchers being away: what they know is then missing."""
-    lane, tiers = await asyncio.gather(parts.lanes.of(webhook.tenant), _waiting(parts, webhook))
+    lane, tiers = await asyncio.gather(services.lanes.of(webhook.tenant), _waiting(services, webhook))
     state: State = "paused" if not webhook.enabled else "active" if lane is None else lane.state
     if lane is not None and lane.suspended and state != "paused":
         state = "disabled"
-    failing = parts.attempts.failing(webhook.tenant)
+    failing = services.attempts.failing(webhook.tenant)
     return WebhookState(
         state=state,
         failing=None if failing is None else failing[1:],
-        reasons=tuple(_reasons(parts, webhook, state, lane)),
-        outcomes=parts.attempts.outcomes(webhook.tenant, window),
-        last_delivery=parts.attempts.last_delivery(webhook.tenant),
+        reasons=tuple(_reasons(services, webhook, state, lane)),
+        outcomes=services.attempts.outcomes(webhook.tenant, window),
+        last_delivery=services.attempts.last_delivery(webhook.tenant),
         tiers=tiers,
-        dead=parts.dead_events.count(webhook.tenant, time.time() - WINDOW_S[window]),
+        dead=services.dead_events.count(webhook.tenant, time.time() - WINDOW_S[window]),
         lane=lane,
     )
 
 
-async def _waiting(parts: Services, webhook: StoredWebhook) -> Sequence[WaitingTier] | None:
+async def _waiting(services: Services, webhook: StoredWebhook) -> Sequence[WaitingTier] | None:
     try:
-        return await parts.waiting.of(webhook.tenant)
+        return await services.waiting.of(webhook.tenant)
     except DispatcherError:
         return None  # shown as unknown; the readiness probe and the operator's log tell of the broker
 
 
-def _reasons(parts: Services, webhook: StoredWebhook, state: State, lane: LaneFact | None) -> list[str]:
+def _reasons(services: Services, webhook: StoredWebhook, state: State, lane: LaneFact | None) -> list[str]:
     if state == "paused":
         return ["It was switched off in its configuration: events that come meanwhile are skipped, not kept."]
-    told = []
+    reasons = []
     if lane is not None and lane.suspended:
-        told.append(
+        reasons.append(
             "Your server asked for no more events (410 Gone, or webhook-delivery: disable). They wait until the "
             "webhook is edited or reactivated."
         )
     elif state == "disabled":
-        told.append(
+        reasons.append(
             "Nearly every request failed for 24 hours, so sending stopped. Events wait until the webhook is edited or "
             "reactivated."
         )
-    failing = parts.attempts.failing(webhook.tenant)
+    failing = services.attempts.failing(webhook.tenant)
     if failing is not None:
         fact, failed, seen = failing
-        told.append(failing_sentence(fact, failed, seen))
+        reasons.append(failing_sentence(fact, failed, seen))
         try:
-            what_to_do = cure(fact.reason, fact.status, fact.detail, webhook.config())
+            what_to_do = remedy_for(fact.reason, fact.status, fact.detail, webhook.config())
         except ConfigError:  # of another version of this program
             what_to_do = fact.detail
         if what_to_do:
-            told.append(sentence(what_to_do))
+            reasons.append(sentence(what_to_do))
     if lane is not None and lane.breaker != "closed":
         wait = lane.breaker_retry_in_s
-        told.append(f"Sending is held back; the next try is in {span(wait)}." if wait > 0 else "Sending is held back.")
+        reasons.append(
+            f"Sending is held back; the next try is in {span(wait)}." if wait > 0 else "Sending is held back."
+        )
     elif lane is not None and lane.held_for_s > 0:
-        told.append(f"Your server asked for a pause; sending goes on in {span(lane.held_for_s)}.")
-    return told
+        reasons.append(f"Your server asked for a pause; sending goes on in {span(lane.held_for_s)}.")
+    return reasons

@@ -9,8 +9,8 @@ from multidict import MultiMapping
 from dispatcher.config.webhooks import Channel
 from dispatcher.console.actions import send_test
 from dispatcher.console.model import TestResult
-from dispatcher.console.pages.renderer import Site, admin_of
-from dispatcher.console.pages.state import standing_of
+from dispatcher.console.pages.renderer import Renderer, admin_of
+from dispatcher.console.pages.state import state_of
 from dispatcher.console.request_body import form_body
 from dispatcher.errors import ConfigError
 from dispatcher.stores.sql.records import StoredWebhook
@@ -43,33 +43,33 @@ class Sample:
         return STATUSES
 
 
-def add_to(app: web.Application, site: Site) -> None:
+def add_to(app: web.Application, renderer: Renderer) -> None:
     """Add the routes."""
-    pages = Testing(site)
+    pages = TestPage(renderer)
     app.router.add_get("/webhooks/{webhook_id}/test", pages.show)
     app.router.add_post("/webhooks/{webhook_id}/test", pages.send)
 
 
-class Testing:
+class TestPage:
     """The handlers."""
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
+    def __init__(self, renderer: Renderer) -> None:
+        self._renderer = renderer
 
     async def show(self, request: web.Request) -> web.StreamResponse:
         admin_of(request)
-        webhook = await self._site.webhook(request)
+        webhook = await self._renderer.webhook(request)
         first = webhook.channels[0] if webhook.channels else Channel.EMAIL
         return await self._page(request, webhook, Sample(first), None)
 
     async def send(self, request: web.Request) -> web.StreamResponse:
         person = admin_of(request)
-        webhook = await self._site.webhook(request)
+        webhook = await self._renderer.webhook(request)
         sample = Sample.of(await form_body(request))
         try:
-            config = await self._site.parts.webhooks.for_delivery(webhook.id, orgs=person.orgs)
+            config = await self._renderer.services.webhooks.for_delivery(webhook.id, orgs=person.orgs)
             result = await send_test(
-                self._site.parts, person, config, sample.channel, sample.message_status, webhook.id
+                self._renderer.services, person, config, sample.channel, sample.message_status, webhook.id
             )
         except ConfigError as error:
             return await self._page(request, webhook, sample, None, [str(one) for one in error.problems])
@@ -83,14 +83,14 @@ class Testing:
         result: TestResult | None,
         problems: list[str] | None = None,
     ) -> web.StreamResponse:
-        return await self._site.page(
+        return await self._renderer.page(
             request,
             "test.html",
             at="webhooks",
             tab="test",
             status=422 if problems else 200,
             webhook=webhook,
-            standing=await standing_of(self._site.parts, webhook),
+            webhook_state=await state_of(self._renderer.services, webhook),
             sample=sample,
             result=result,
             problems=problems or [],

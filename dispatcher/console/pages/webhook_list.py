@@ -11,9 +11,9 @@ from aiohttp import web
 from dispatcher.config.webhooks import Channel
 from dispatcher.console.model import Person, State
 from dispatcher.console.pages.charts import Chart, sparkline_of
-from dispatcher.console.pages.renderer import MAX_TENANTS, Site
+from dispatcher.console.pages.renderer import MAX_TENANTS, Renderer
 from dispatcher.console.pages.scope import Scope
-from dispatcher.console.pages.state import WebhookState, standing_of
+from dispatcher.console.pages.state import WebhookState, state_of
 from dispatcher.console.services import person_of
 from dispatcher.stores.sql.records import StoredWebhook, WebhookQuery
 
@@ -24,7 +24,7 @@ _WORST_FIRST: Final = ("disabled", "unstable", "failing", "active", "paused")
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WebhookFilter:
     """What the filters say."""
 
     text: str = ""
@@ -35,7 +35,7 @@ class Wanted:
     page: int = 1
 
     @classmethod
-    def of(cls, request: web.Request) -> "Wanted":
+    def of(cls, request: web.Request) -> "WebhookFilter":
         """From the address; what can't be read is not filtered by."""
         query = request.query
         state, channel, sort, page = (query.get(name, "") for name in ("state", "channel", "sort", "page"))
@@ -79,44 +79,44 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class WebhookRow:
     """A webhook's line."""
 
     webhook: StoredWebhook
-    standing: WebhookState
+    webhook_state: WebhookState
     spark: Chart
     host: str
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ListResult:
     """What the filters leave."""
 
-    lines: Sequence[Line]
+    lines: Sequence[WebhookRow]
     total: int
     is_partial: bool = False
     """Only the first `MAX_TENANTS` were looked at: how each one is doing is not in the database."""
 
 
-def add_to(app: web.Application, site: Site) -> None:
+def add_to(app: web.Application, renderer: Renderer) -> None:
     """Add the routes."""
-    app.router.add_get("/", Inventory(site).show)
+    app.router.add_get("/", WebhookListPage(renderer).show)
 
 
-class Inventory:
+class WebhookListPage:
     """The handler."""
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
+    def __init__(self, renderer: Renderer) -> None:
+        self._renderer = renderer
 
     async def show(self, request: web.Request) -> web.StreamResponse:
-        person, wanted = person_of(request), Wanted.of(request)
+        person, wanted = person_of(request), WebhookFilter.of(request)
         scope = Scope.of(request, person)
         found = await self._find(person, scope, wanted)
         existing = None
         if scope.tenant is not None:
-            existing = await self._site.parts.webhooks.of_tenant(scope.tenant, orgs=person.orgs)
-        return await self._site.page(
+            existing = await self._renderer.services.webhooks.of_tenant(scope.tenant, orgs=person.orgs)
+        return await self._renderer.page(
             request,
             "inventory.html",
             at="webhooks",
@@ -124,10 +124,10 @@ class Inventory:
             wanted=wanted,
             pages=max(1, -(-found.total // PAGE)),
             existing=existing,
-            problem=self._site.parts.attempts.problem,
+            problem=self._renderer.services.attempts.problem,
         )
 
-    async def _find(self, person: Person, scope: Scope, wanted: Wanted) -> Found:
+    async def _find(self, person: Person, scope: Scope, wanted: WebhookFilter) -> ListResult:
         query = WebhookQuery(
             text=wanted.text,
             channel=wanted.channel,
@@ -138,34 +138,36 @@ class Inventory:
         if wanted.state in (None, "paused") and (wanted.sort == "name" or wanted.sort == "tenant"):
             begin = (wanted.page - 1) * PAGE
             query = replace(query, sort=wanted.sort, descending=wanted.descending, offset=begin, limit=PAGE)
-            page = await self._site.parts.webhooks.search(query, orgs=person.orgs)
-            return Found(await self._lines(page.items), page.total)
-        page = await self._site.parts.webhooks.search(replace(query, limit=MAX_TENANTS), orgs=person.orgs)
-        lines = [line for line in await self._lines(page.items) if wanted.state in (None, line.standing.state)]
+            page = await self._renderer.services.webhooks.search(query, orgs=person.orgs)
+            return ListResult(await self._lines(page.items), page.total)
+        page = await self._renderer.services.webhooks.search(replace(query, limit=MAX_TENANTS), orgs=person.orgs)
+        lines = [line for line in await self._lines(page.items) if wanted.state in (None, line.webhook_state.state)]
         lines.sort(key=_KEYS[wanted.sort], reverse=wanted.descending)
         begin = (wanted.page - 1) * PAGE
-        return Found(lines[begin : begin + PAGE], len(lines), is_partial=page.total > MAX_TENANTS)
+        return ListResult(lines[begin : begin + PAGE], len(lines), is_partial=page.total > MAX_TENANTS)
 
-    async def _lines(self, webhooks: Sequence[StoredWebhook]) -> list[Line]:
+    async def _lines(self, webhooks: Sequence[StoredWebhook]) -> list[WebhookRow]:
         return list(await asyncio.gather(*map(self._line, webhooks)))
 
-    async def _line(self, webhook: StoredWebhook) -> Line:
-        standing = await standing_of(self._site.parts, webhook)
-        return Line(webhook, standing, sparkline_of(standing.outcomes), urlsplit(webhook.url).hostname or "")
+    async def _line(self, webhook: StoredWebhook) -> WebhookRow:
+        webhook_state = await state_of(self._renderer.services, webhook)
+        return WebhookRow(
+            webhook, webhook_state, sparkline_of(webhook_state.outcomes), urlsplit(webhook.url).hostname or ""
+        )
 
 
-def _severity(line: Line) -> int:
-    standing = line.standing
-    is_failing = standing.state == "active" and standing.failing is not None
-    return _WORST_FIRST.index("failing" if is_failing else standing.state)
+def _severity(line: WebhookRow) -> int:
+    webhook_state = line.webhook_state
+    is_failing = webhook_state.state == "active" and webhook_state.failing is not None
+    return _WORST_FIRST.index("failing" if is_failing else webhook_state.state)
 
 
-_KEYS: Final[dict[Sort, Callable[[Line], tuple[object, ...]]]] = {
+_KEYS: Final[dict[Sort, Callable[[WebhookRow], tuple[object, ...]]]] = {
     "name": lambda line: (line.webhook.name.casefold(),),
     "tenant": lambda line: tuple(line.webhook.tenant),
     "state": lambda line: (_severity(line),),
-    "last": lambda line: (line.standing.last_delivery or 0.0,),
-    "delivered": lambda line: (line.standing.outcomes.delivered,),
-    "waiting": lambda line: (line.standing.waiting or 0,),
-    "dead": lambda line: (line.standing.dead,),
+    "last": lambda line: (line.webhook_state.last_delivery or 0.0,),
+    "delivered": lambda line: (line.webhook_state.outcomes.delivered,),
+    "waiting": lambda line: (line.webhook_state.waiting or 0,),
+    "dead": lambda line: (line.webhook_state.dead,),
 }

@@ -6,8 +6,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from dispatcher.config.settings import Settings
-from dispatcher.console.sources.attempts import AttemptLog
-from dispatcher.console.sources.dead_events import DeadLetterLog
+from dispatcher.console.sources.attempts import AttemptLogReader
+from dispatcher.console.sources.dead_events import DeadLetterReader
 from dispatcher.console.sources.jwks import PublishedKeys
 from dispatcher.console.sources.lanes import RunningLanes
 from dispatcher.console.sources.test_sender import SampleSender
@@ -19,10 +19,10 @@ from dispatcher.stores.sql.store import SqlStore, open_sql_store
 class Sources:
     """What `parts.Parts` needs beside the stores. `run` is a task of the server's."""
 
-    attempts: AttemptLog
+    attempts: AttemptLogReader
     lanes: RunningLanes
     waiting: RetryBacklog
-    dead_events: DeadLetterLog
+    dead_events: DeadLetterReader
     test_events: SampleSender
     keys: PublishedKeys
     store: SqlStore
@@ -48,10 +48,10 @@ async def open_sources(settings: Settings) -> AsyncIterator[Sources]:
         waiting = RetryBacklog(settings)
         parts.push_async_callback(waiting.close)
         yield Sources(
-            attempts=AttemptLog(settings),
+            attempts=AttemptLogReader(settings),
             lanes=lanes,
             waiting=waiting,
-            dead_events=DeadLetterLog(settings),
+            dead_events=DeadLetterReader(settings),
             test_events=SampleSender(settings),
             keys=PublishedKeys(store),
             store=store,

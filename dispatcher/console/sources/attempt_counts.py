@@ -38,7 +38,7 @@ class Ring:
         """Count one; what is older than the ring is left out."""
         span = int(at // self._span_s)
         if span > self._newest:
-            self._turn(span)
+            self._advance(span)
         if span > self._newest - self._length:
             self._counts[span % self._length * self._width + column] += 1
 
@@ -53,7 +53,7 @@ class Ring:
             rows.append((span * self._span_s, self._counts[at : at + self._width] if is_kept else nothing))
         return rows
 
-    def _turn(self, to: int) -> None:
+    def _advance(self, to: int) -> None:
         empty = array("I", bytes(4 * self._width))
         for span in range(max(self._newest + 1, to - self._length + 1), to + 1):
             at = span % self._length * self._width

@@ -12,7 +12,7 @@ import structlog
 from dispatcher.config.settings import Settings
 from dispatcher.console.model import AttemptFact, AttemptPage, AttemptQuery, Outcomes, Window
 from dispatcher.console.sources.attempt_counts import TenantCounts, no_outcomes
-from dispatcher.console.sources.fair_buffer import Shelves
+from dispatcher.console.sources.fair_buffer import FairBuffer
 from dispatcher.contract.records import Origin, Record
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import NotFound
@@ -43,7 +43,7 @@ class AttemptMemory:
         most_tenants: int = MOST_TENANTS,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._latest: Shelves[TenantKey, tuple[int, AttemptFact]] = Shelves(most_kept, most_of_tenant)
+        self._latest: FairBuffer[TenantKey, tuple[int, AttemptFact]] = FairBuffer(most_kept, most_of_tenant)
         self._counts: OrderedDict[TenantKey, TenantCounts] = OrderedDict()
         self._most_tenants = most_tenants
         self._clock = clock
@@ -116,7 +116,7 @@ class AttemptMemory:
         return None if counts is None else counts.failing()
 
 
-class AttemptLog:
+class AttemptLogReader:
     """The `Attempts` of facts.py; `run` is its task."""
 
     def __init__(self, settings: Settings, memory: AttemptMemory | None = None) -> None:
@@ -151,23 +151,23 @@ class AttemptLog:
 def read_attempt(value: bytes | None, now: float) -> AttemptFact | None:
     """The attempt that a record of the log tells of; None where it can't be read as one."""
     try:
-        told = orjson.loads(value or b"")
-        origin = told.get("origin")
+        document = orjson.loads(value or b"")
+        origin = document.get("origin")
         return AttemptFact(
-            at=min(float(told["at"]), now),
-            tenant=TenantKey(sys.intern(told["org"]), sys.intern(told["sandbox"])),
-            event_id=str(told["webhookId"]),
-            message_status=sys.intern(told["messageStatus"]),
-            channel=sys.intern(told["channel"]),
-            attempt=int(told["attempt"]),
-            status=None if told["status"] is None else int(told["status"]),
-            reason=sys.intern(told["reason"]),
-            detail=str(told["detail"])[:256],
-            verdict=sys.intern(told["verdict"]),
-            elapsed_ms=float(told["elapsedMs"]),
-            reused=bool(told["reused"]),
+            at=min(float(document["at"]), now),
+            tenant=TenantKey(sys.intern(document["org"]), sys.intern(document["sandbox"])),
+            event_id=str(document["webhookId"]),
+            message_status=sys.intern(document["messageStatus"]),
+            channel=sys.intern(document["channel"]),
+            attempt=int(document["attempt"]),
+            status=None if document["status"] is None else int(document["status"]),
+            reason=sys.intern(document["reason"]),
+            detail=str(document["detail"])[:256],
+            verdict=sys.intern(document["verdict"]),
+            elapsed_ms=float(document["elapsedMs"]),
+            reused=bool(document["reused"]),
             origin=None if origin is None else Origin(sys.intern(origin[0]), int(origin[1]), int(origin[2])),
-            answer=str(told.get("answer") or "")[:KEEP_ANSWER],
+            answer=str(document.get("answer") or "")[:KEEP_ANSWER],
         )
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError):
         return None

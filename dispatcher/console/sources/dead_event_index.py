@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from dispatcher.console.model import DeadFact, DeadPage, DeadQuery
-from dispatcher.console.sources.fair_buffer import Shelves
+from dispatcher.console.sources.fair_buffer import FairBuffer
 from dispatcher.contract.events import DeliveryEvent
 from dispatcher.contract.records import PREFIX, Record
 from dispatcher.contract.tenant import TenantKey
@@ -24,7 +24,7 @@ _Order = tuple[float, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _IndexedEvent:
     fact: DeadFact
     place: _Place
 
@@ -33,14 +33,14 @@ class _Kept:
         return (round(self.fact.died_at * 1000), *self.place)
 
 
-class DeadMemory:
+class DeadEventIndex:
     """The newest dead events, and which of them were sent again."""
 
     def __init__(self, most: int = MOST_KEPT) -> None:
-        self._shelves: Shelves[TenantKey | None, _Place] = Shelves(most, most)
-        self._kept: dict[_Place, _Kept] = {}
+        self._by_tenant: FairBuffer[TenantKey | None, _Place] = FairBuffer(most, most)
+        self._kept: dict[_Place, _IndexedEvent] = {}
         self._redriven: set[_Place] = set()
-        self._newest_first: list[_Kept] | None = None
+        self._newest_first: list[_IndexedEvent] | None = None
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -48,7 +48,7 @@ class DeadMemory:
     @property
     def is_all(self) -> bool:
         """Whether everything that was taken is still kept."""
-        return not self._shelves.lost
+        return not self._by_tenant.lost
 
     def take(self, records: Sequence[Record]) -> None:
         """Keep dead events, and heed marks."""
@@ -58,15 +58,15 @@ class DeadMemory:
                 self._redriven.update(place for place in places if place in self._kept)
                 continue
             place, fact = (record.partition, record.offset), dead_fact(record)
-            self._kept[place] = _Kept(fact, place)
-            for gone in self._shelves.add(fact.tenant, place):
+            self._kept[place] = _IndexedEvent(fact, place)
+            for gone in self._by_tenant.add(fact.tenant, place):
                 del self._kept[gone]
                 self._redriven.discard(gone)
         self._newest_first = None
 
     def forget(self) -> None:
         """Begin anew."""
-        self._shelves.clear()
+        self._by_tenant.clear()
         self._kept.clear()
         self._redriven.clear()
         self._newest_first = None
@@ -90,18 +90,18 @@ class DeadMemory:
 
     def count(self, tenant: TenantKey, since: float) -> int:
         """Dead and not sent again."""
-        places = (place for place in self._shelves.of(tenant) if place not in self._redriven)
+        places = (place for place in self._by_tenant.of(tenant) if place not in self._redriven)
         return sum(self._kept[place].fact.died_at >= since for place in places)
 
-    def _of(self, tenant: TenantKey | None) -> Sequence[_Kept]:
+    def _of(self, tenant: TenantKey | None) -> Sequence[_IndexedEvent]:
         if tenant is not None:
-            own = [self._kept[place] for place in self._shelves.of(tenant)]
+            own = [self._kept[place] for place in self._by_tenant.of(tenant)]
             return sorted(own, key=lambda kept: kept.order, reverse=True)
         if self._newest_first is None:
             self._newest_first = sorted(self._kept.values(), key=lambda kept: kept.order, reverse=True)
         return self._newest_first
 
-    def _matches(self, kept: _Kept, query: DeadQuery, orgs: Orgs) -> bool:
+    def _matches(self, kept: _IndexedEvent, query: DeadQuery, orgs: Orgs) -> bool:
         fact = kept.fact
         return (
             _may_see(fact, orgs)
@@ -113,7 +113,7 @@ class DeadMemory:
             and (query.until is None or fact.died_at < query.until)
         )
 
-    def _fact(self, kept: _Kept) -> DeadFact:
+    def _fact(self, kept: _IndexedEvent) -> DeadFact:
         return replace(kept.fact, redriven=True) if kept.place in self._redriven else kept.fact
 
 

@@ -15,7 +15,7 @@ import structlog
 
 from dispatcher.config.settings import Settings
 from dispatcher.console.model import DeadPage, DeadQuery, RedriveJob
-from dispatcher.console.sources.dead_event_index import DeadMemory, place_of
+from dispatcher.console.sources.dead_event_index import DeadEventIndex, place_of
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError, NotFound
 from dispatcher.kafka.producer import Producer
@@ -45,23 +45,23 @@ STOP_S: Final = 5.0
 log = structlog.get_logger(__name__)
 
 
-class DeadLetterLog:
+class DeadLetterReader:
     """The `DeadEvents` of facts.py; `run` is its task."""
 
     def __init__(
-        self, settings: Settings, memory: DeadMemory | None = None, clock: Callable[[], float] = time.time
+        self, settings: Settings, memory: DeadEventIndex | None = None, clock: Callable[[], float] = time.time
     ) -> None:
         self._kafka = settings.kafka
         self._topic = dead_letter_topic(settings.kafka.prefix)
         self._redrive_to = retry_topics(settings.kafka.prefix, settings.retry.tiers)[0]
         self._clock = clock
-        self.memory = memory or DeadMemory()
+        self.memory = memory or DeadEventIndex()
         self.follower = TopicTailer(
             settings.kafka, self._topic, self.memory, keep_s=KEEP_S, most_read=MOST_READ,
             if_missing="make it with `dispatcher topics --create`",
         )  # fmt: skip
         self._jobs: OrderedDict[str, RedriveJob] = OrderedDict()
-        self._turns = asyncio.Semaphore(MOST_REDRIVES)
+        self._permits = asyncio.Semaphore(MOST_REDRIVES)
         self._tasks: asyncio.TaskGroup | None = None
         self.get = self.memory.get
         self.count = self.memory.count
@@ -107,9 +107,9 @@ class DeadLetterLog:
         job = RedriveJob(
             uuid.uuid4().hex, tenant, by, self._clock(), expected, state="running" if is_turn else "waiting"
         )
-        self._put(job)
+        self._add_job(job)
         begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        task = self._tasks.create_task(self._work(job.id, selection, begun), name=f"redrive of {tenant}")
+        task = self._tasks.create_task(self._run_job(job.id, selection, begun), name=f"redrive of {tenant}")
         if not is_turn:
             return job
         await asyncio.wait({begun, task}, return_when=asyncio.FIRST_COMPLETED)
@@ -139,39 +139,39 @@ class DeadLetterLog:
         selection = Selection(tenant, query.reasons, query.since, query.until, query.message_status)
         return selection, expected.total
 
-    async def _work(self, job_id: str, selection: Selection, begun: "asyncio.Future[None]") -> None:
+    async def _run_job(self, job_id: str, selection: Selection, begun: "asyncio.Future[None]") -> None:
         try:
-            async with self._turns:
-                self._change(job_id, state="running")
+            async with self._permits:
+                self._update(job_id, state="running")
                 with translating_kafka_errors(self._kafka):
                     await self._redrive(job_id, selection, begun)
-            self._change(job_id, state="done")
+            self._update(job_id, state="done")
         except DispatcherError as error:
             log.warning("redrive failed", job=job_id, error=str(error))
-            self._change(job_id, state="failed", problem=error.for_tenants)
+            self._update(job_id, state="failed", problem=error.for_tenants)
         except asyncio.CancelledError:
-            self._change(job_id, state="failed", problem="the console was stopped: send them again, none goes twice")
+            self._update(job_id, state="failed", problem="the console was stopped: send them again, none goes twice")
             raise
         except Exception as error:
             metrics.ERRORS.labels("task").inc()
             log.exception("redrive failed because of a bug", job=job_id)
-            self._change(job_id, state="failed", problem=f"{type(error).__name__}, a bug of ours")
+            self._update(job_id, state="failed", problem=f"{type(error).__name__}, a bug of ours")
 
     async def _redrive(self, job_id: str, selection: Selection, begun: "asyncio.Future[None]") -> None:
-        def tell(tally: Tally) -> None:
-            self._change(job_id, total=tally.total, sent=tally.sent, already=tally.already, gone=tally.gone)
+        def report(tally: Tally) -> None:
+            self._update(job_id, total=tally.total, sent=tally.sent, already=tally.already, gone=tally.gone)
 
         async with asyncio.timeout(ANSWER_S) as opening, open_topic(self._kafka, self._topic) as dead:
             opening.reschedule(None)
             begun.set_result(None)
-            redrive = Redrive(dead.reaching(self.follower.read_to), selection, tell)
-            tell(await redrive.count())
+            redrive = Redrive(dead.reaching(self.follower.read_to), selection, report)
+            report(await redrive.count())
             async with asyncio.timeout(ANSWER_S) as connecting, Producer(self._kafka) as producer:
                 connecting.reschedule(None)
                 stop = asyncio.Event()
                 sending = asyncio.ensure_future(redrive.send(producer, self._redrive_to, RATE, stop))
                 try:
-                    tell(await asyncio.shield(sending))
+                    report(await asyncio.shield(sending))
                 finally:
                     stop.set()  # where we are cancelled: the batch under way is finished and noted
                     await asyncio.wait({sending}, timeout=STOP_S)
@@ -179,12 +179,12 @@ class DeadLetterLog:
         tenant = self._jobs[job_id].tenant
         log.info("dead events sent again", job=job_id, tenant=str(tenant), sent=redrive.tally.sent)
 
-    def _put(self, job: RedriveJob) -> None:
+    def _add_job(self, job: RedriveJob) -> None:
         self._jobs[job.id] = job
         for job_id, old in list(self._jobs.items()):
             if len(self._jobs) > MOST_JOBS and old.is_over:
                 del self._jobs[job_id]
 
-    def _change(self, job_id: str, **changes: object) -> None:
+    def _update(self, job_id: str, **changes: object) -> None:
         if job_id in self._jobs:
             self._jobs[job_id] = replace(self._jobs[job_id], **changes)  # type: ignore[arg-type]

@@ -54,10 +54,10 @@ class RunningLanes:
         self._clock = clock
         self._addresses: dict[str, tuple[float, tuple[_Instance, ...]]] = {}
         self._known: OrderedDict[TenantKey, tuple[float, LaneFact | None]] = OrderedDict()
-        self._flights: dict[TenantKey, asyncio.Task[LaneFact | None]] = {}
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._tasks: dict[TenantKey, asyncio.Task[LaneFact | None]] = {}
+        self._permits = asyncio.Semaphore(AT_ONCE)
         self._session: aiohttp.ClientSession | None = None
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -66,10 +66,10 @@ class RunningLanes:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        flights = list(self._flights.values())
-        for flight in flights:
-            flight.cancel()
-        await asyncio.gather(*flights, return_exceptions=True)
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
 
@@ -80,21 +80,21 @@ class RunningLanes:
         known = self._known.get(tenant)
         if known is not None and self._clock() - known[0] < REMEMBERED_S:
             return known[1]
-        flight = self._flights.get(tenant)
-        if flight is None:
-            flight = self._flights[tenant] = asyncio.create_task(self._ask(tenant), name=f"lane of {tenant}")
-            flight.add_done_callback(lambda _: self._flights.pop(tenant, None))
-        await asyncio.wait({flight})  # unlike awaiting it, leaves it alone when who asks is cancelled
-        return None if flight.cancelled() else flight.result()
+        task = self._tasks.get(tenant)
+        if task is None:
+            task = self._tasks[tenant] = asyncio.create_task(self._fetch_lane(tenant), name=f"lane of {tenant}")
+            task.add_done_callback(lambda _: self._tasks.pop(tenant, None))
+        await asyncio.wait({task})  # unlike awaiting it, leaves it alone when who asks is cancelled
+        return None if task.cancelled() else task.result()
 
     async def enable(self, tenant: TenantKey) -> None:
-        """Tell each dispatcher that lets itself be told: those on this host. The others learn it from the store."""
-        answers = await self._of_each(lambda one: self._post(one, f"{_path(tenant)}/enable"))
+        """Tell each dispatcher that lets itself be document: those on this host. The others learn it from the store."""
+        answers = await self._call_each(lambda one: self._post(one, f"{_path(tenant)}/enable"))
         log.info("tenant enabled", tenant=str(tenant), dispatchers=sum(answers), of=len(answers))
         self._known.pop(tenant, None)
 
-    async def _ask(self, tenant: TenantKey) -> LaneFact | None:
-        found = await self._of_each(lambda one: self._get(one, _path(tenant)))
+    async def _fetch_lane(self, tenant: TenantKey) -> LaneFact | None:
+        found = await self._call_each(lambda one: self._get(one, _path(tenant)))
         lane = worst([lane for lane in found if lane is not None])
         self._known[tenant] = (self._clock(), lane)
         self._known.move_to_end(tenant)
@@ -102,13 +102,13 @@ class RunningLanes:
             self._known.popitem(last=False)
         return lane
 
-    async def _of_each(self, ask: Callable[[_Instance], Coroutine[object, object, T]]) -> list[T]:
-        async def asked(instance: _Instance) -> T:
-            async with self._turns:
+    async def _call_each(self, ask: Callable[[_Instance], Coroutine[object, object, T]]) -> list[T]:
+        async def limited(instance: _Instance) -> T:
+            async with self._permits:
                 return await ask(instance)
 
-        instances = [one for url in self._urls for one in await self._each_behind(url)]
-        return await asyncio.gather(*map(asked, instances))
+        instances = [one for url in self._urls for one in await self._instances_of(url)]
+        return await asyncio.gather(*map(limited, instances))
 
     async def _get(self, instance: _Instance, path: str) -> LaneFact | None:
         try:
@@ -118,9 +118,9 @@ class RunningLanes:
                     answer.raise_for_status()
                     lane = lane_fact(await answer.read())
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            self._note_silent(instance.url, error)
+            self._report_unreachable(instance.url, error)
             return None
-        self._told.discard(instance.url)
+        self._reported.discard(instance.url)
         return lane
 
     async def _post(self, instance: _Instance, path: str) -> bool:
@@ -128,7 +128,7 @@ class RunningLanes:
             async with self._request("POST", instance, path) as answer:
                 return answer.status == 200
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            self._note_silent(instance.url, error)
+            self._report_unreachable(instance.url, error)
             return False
 
     def _request(
@@ -142,7 +142,7 @@ class RunningLanes:
             method, url, headers={"host": name}, server_hostname=name if is_tls else None, allow_redirects=False
         )
 
-    async def _each_behind(self, url: str) -> Sequence[_Instance]:
+    async def _instances_of(self, url: str) -> Sequence[_Instance]:
         """The dispatchers behind a URL, one for each address of its host."""
         found_at, instances = self._addresses.get(url, (0.0, ()))
         if instances and self._clock() - found_at < ADDRESSES_FOR_S:
@@ -153,7 +153,7 @@ class RunningLanes:
             async with asyncio.timeout(WITHIN_S):
                 found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, TimeoutError) as error:
-            self._note_silent(url, error)
+            self._report_unreachable(url, error)
             return instances
         addresses = dict.fromkeys(str(one[4][0]) for one in found)
         base = parts.path.rstrip("/")
@@ -163,18 +163,18 @@ class RunningLanes:
         self._addresses[url] = (self._clock(), instances)
         return instances
 
-    def _note_silent(self, url: str, error: Exception) -> None:
-        if url not in self._told:
-            if len(self._told) > 1000:
-                self._told.clear()
-            self._told.add(url)
+    def _report_unreachable(self, url: str, error: Exception) -> None:
+        if url not in self._reported:
+            if len(self._reported) > 1000:
+                self._reported.clear()
+            self._reported.add(url)
             log.warning("a dispatcher does not tell of its lanes", url=url, error=type(error).__name__)
 
 
 def lane_fact(answer: bytes) -> LaneFact:
     """What one dispatcher says. Raises ValueError where it is no dispatcher's answer."""
-    told = orjson.loads(answer)
-    return _LANE.validate_python({**told, "instances": 1} if isinstance(told, dict) else told)
+    document = orjson.loads(answer)
+    return _LANE.validate_python({**document, "instances": 1} if isinstance(document, dict) else document)
 
 
 def worst(lanes: Sequence[LaneFact]) -> LaneFact | None:

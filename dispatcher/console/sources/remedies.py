@@ -37,7 +37,7 @@ def verdict_in_words(judgement: Judgement, retry: RetrySettings) -> str:
             return "Not delivered. A real event goes to the dead events at once: another try would end the same way."
 
 
-def cure(reason: str, status: int | None, detail: str, config: WebhookConfig) -> str:
+def remedy_for(reason: str, status: int | None, detail: str, config: WebhookConfig) -> str:
     """What to change; empty where nothing is wrong.
 
     Args:
@@ -109,7 +109,7 @@ _OF_STATUS: Final[dict[int, str]] = {
 def _of_failure(reason: FailureReason, detail: str, config: WebhookConfig) -> str:
     text, lower = _OF_FAILURE[reason], detail.lower()
     if reason is FailureReason.TLS:
-        text = next((told for signs, told in _OF_CERTIFICATE if any(sign in lower for sign in signs)), text)
+        text = next((text for signs, text in _OF_CERTIFICATE if any(sign in lower for sign in signs)), text)
     parts = urlsplit(config.url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     return text.format(detail=detail, host=parts.hostname, port=port)
@@ -134,8 +134,8 @@ def _refused_access(status: int, config: WebhookConfig) -> str:
         signed = " If it verifies webhook-signature, check its signing secret." if config.signing is not None else ""
         return f"{what}, and no authentication is set up: choose JWT Authentication, or let it take us without.{signed}"
     if auth.sign is not None:
-        told = f"Its token in {auth.header} was {_signed(auth.sign, config.origin)}"
-        return f"{what}. {told}. It has to expect exactly these, and to know the key."
+        text = f"Its token in {auth.header} was {_signed(auth.sign, config.origin)}"
+        return f"{what}. {text}. It has to expect exactly these, and to know the key."
     fetch = auth.fetch
     if fetch is None:
         return f"{what}."

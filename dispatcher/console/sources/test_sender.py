@@ -16,7 +16,7 @@ from dispatcher.auth.authenticator import Header
 from dispatcher.config.settings import Settings
 from dispatcher.config.webhooks import Channel, Webhook, WebhookConfig
 from dispatcher.console.model import Step, TestResult
-from dispatcher.console.sources.remedies import cure, verdict_in_words
+from dispatcher.console.sources.remedies import remedy_for, verdict_in_words
 from dispatcher.console.sources.sample_events import sample_event
 from dispatcher.contract.feedback import encode_feedback
 from dispatcher.contract.outcomes import Attempt, FailureReason, Phases
@@ -58,15 +58,15 @@ class SampleSender:
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
         self._settings = settings
         self._clock = clock
-        self._turns = asyncio.Semaphore(AT_ONCE)
-        self._turns_of: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # while somebody has one
+        self._permits = asyncio.Semaphore(AT_ONCE)
+        self._permits_of: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # while somebody has one
 
     def preview(self, config: WebhookConfig, channel: Channel, message_status: str) -> TestResult:
         """The request as it would be sent, secrets masked; nothing is asked or signed."""
-        pending = self._parcel(config, channel, message_status)
+        pending = self._pending(config, channel, message_status)
         return TestResult(
             steps=(), event_id=pending.webhook_id, verdict="", reason="", status=None, elapsed_ms=0.0,
-            verdict_in_words="", cure="", answer="",
+            verdict_in_words="", remedy="", answer="",
             request=tuple(shown_headers(pending, self._clock())), body=pending.body.decode(),
         )  # fmt: skip
 
@@ -76,28 +76,30 @@ class SampleSender:
         Raises:
             ConfigError: a key can't be used.
         """
-        pending = self._parcel(config, channel, message_status)
-        own = self._turns_of.setdefault(config.org, asyncio.Semaphore(AT_ONCE_EACH))
-        async with own, self._turns, open_transport(self._settings.delivery, self._settings.egress) as opened:
-            transport = _Discreet(opened, EgressGuard(self._settings.egress))
+        pending = self._pending(config, channel, message_status)
+        own = self._permits_of.setdefault(config.org, asyncio.Semaphore(AT_ONCE_EACH))
+        async with own, self._permits, open_transport(self._settings.delivery, self._settings.egress) as opened:
+            transport = _ConcealingTransport(opened, EgressGuard(self._settings.egress))
             try:
                 destination = PreparedWebhook.of(pending.webhook, TokenPosts(transport), self._settings.delivery)
             except ValueError as error:
                 raise ConfigError([Problem(str(error), "auth")]) from None
             try:
-                sent = await self._sent(pending, destination, transport)
+                sent = await self._deliver(pending, destination, transport)
             finally:
                 await destination.authenticator.close()
         return self._result(pending, destination, sent)
 
-    def _parcel(self, config: WebhookConfig, channel: Channel, message_status: str) -> PendingDelivery:
+    def _pending(self, config: WebhookConfig, channel: Channel, message_status: str) -> PendingDelivery:
         event = sample_event(config, channel, message_status, self._clock())
         body = encode_feedback(event, config.payload)
         return PendingDelivery.of(
             event, Webhook.of(config, "test"), body, 0, Priority.NEW, ProcessingAttempt(AssignmentEpoch())
         )
 
-    async def _sent(self, pending: PendingDelivery, destination: PreparedWebhook, transport: "_Discreet") -> _Sent:
+    async def _deliver(
+        self, pending: PendingDelivery, destination: PreparedWebhook, transport: "_ConcealingTransport"
+    ) -> _Sent:
         began, sent = time.monotonic(), _Sent(Attempt(0.0, failure=FailureReason.TIMEOUT))
         try:
             async with asyncio.timeout(2 * destination.timeout_s):
@@ -111,7 +113,7 @@ class SampleSender:
         return sent
 
     async def _post(
-        self, sent: _Sent, pending: PendingDelivery, destination: PreparedWebhook, transport: "_Discreet"
+        self, sent: _Sent, pending: PendingDelivery, destination: PreparedWebhook, transport: "_ConcealingTransport"
     ) -> None:
         began, now = time.monotonic(), self._clock()
         try:
@@ -143,14 +145,14 @@ class SampleSender:
             status=attempt.status,
             elapsed_ms=round(attempt.elapsed_s * 1000, 1),
             verdict_in_words=verdict_in_words(judgement, self._settings.retry),
-            cure=cure(reason, attempt.status, attempt.detail, config),
+            remedy=remedy_for(reason, attempt.status, attempt.detail, config),
             answer=masked(answer, (*sent.headers, *destination.endpoint.headers), sent.token, pending.webhook.config),
             request=tuple(shown_headers(pending, self._clock())),
             body=pending.body.decode(),
         )
 
 
-class _Discreet:
+class _ConcealingTransport:
     """A transport that doesn't say whether a name is unknown or leads into the operator's network.
 
     Who may type URLs could else list the names of the cluster's services, one test event after another.
@@ -199,16 +201,19 @@ def ladder(sent: _Sent, endpoint: Endpoint, size: int) -> tuple[Step, ...]:
     failure, phases = sent.attempt.failure, sent.attempt.phases
     if failure is FailureReason.TOKEN:
         rungs = [Step(name, None) for name in _STEPS[:3]]
-        return (*rungs, Step("token", False, told=sent.attempt.detail), *(Step(name, None) for name in _STEPS[3:]))
+        return (*rungs, Step("token", False, detail=sent.attempt.detail), *(Step(name, None) for name in _STEPS[3:]))
     last = len(_STEPS) if failure is None else _STEPS.index(_ENDS_AT[failure])
-    told = _told(phases, sent.attempt.status) | {"connect": f"port {endpoint.port}", "request": f"{size:,} bytes"}
+    details = _details_of(phases, sent.attempt.status) | {
+        "connect": f"port {endpoint.port}",
+        "request": f"{size:,} bytes",
+    }
     taken = _taken_ms(phases)
     steps: list[Step] = []
     for number, name in enumerate(_STEPS):
         if name == "tls" and endpoint.scheme != "https":
-            steps.append(Step("tls", None, told="not used"))
+            steps.append(Step("tls", None, detail="not used"))
         elif number < last:
-            steps.append(Step(name, True, taken.get(name), told.get(name, "")))
+            steps.append(Step(name, True, taken.get(name), details.get(name, "")))
         else:
             steps.append(Step(name, False, None, sent.attempt.detail) if number == last else Step(name, None))
     steps.insert(3, _token_step(sent))
@@ -217,22 +222,22 @@ def ladder(sent: _Sent, endpoint: Endpoint, size: int) -> tuple[Step, ...]:
 
 def _token_step(sent: _Sent) -> Step:
     if not sent.tokens and sent.token is None:
-        return Step("token", None, told="none is needed")
-    told = "signed by us"
+        return Step("token", None, detail="none is needed")
+    details = "signed by us"
     if sent.tokens:
-        told = "a fresh one, as the first was refused" if sent.tokens > 1 else "fetched"
-    return Step("token", True, None if sent.token_ms is None else round(sent.token_ms, 1), told)
+        details = "a fresh one, as the first was refused" if sent.tokens > 1 else "fetched"
+    return Step("token", True, None if sent.token_ms is None else round(sent.token_ms, 1), details)
 
 
-def _told(phases: Phases, status: int | None) -> dict[str, str]:
-    told = {"answer": "" if status is None else str(status)}
+def _details_of(phases: Phases, status: int | None) -> dict[str, str]:
+    details = {"answer": "" if status is None else str(status)}
     if phases.address is not None:
-        told["address"] = phases.address
+        details["address"] = phases.address
     if phases.tls_version is not None:
-        told["tls"] = phases.tls_version
+        details["tls"] = phases.tls_version
         if phases.certificate_expires is not None:
-            told["tls"] += f", certificate until {datetime.fromtimestamp(phases.certificate_expires, UTC):%Y-%m-%d}"
-    return told
+            details["tls"] += f", certificate until {datetime.fromtimestamp(phases.certificate_expires, UTC):%Y-%m-%d}"
+    return details
 
 
 def _taken_ms(phases: Phases) -> dict[str, float]:

@@ -31,7 +31,7 @@ class _Count:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _BacklogCounts:
     counts: Mapping[tuple[TenantKey, str], _Count]
     cut_off: frozenset[str]
 
@@ -47,8 +47,8 @@ class RetryBacklog:
         self._kafka = settings.kafka
         self._most_read = most_read
         self._clock = clock
-        self._flight: asyncio.Task[_Found | DispatcherError] | None = None
-        self._found: _Found | DispatcherError | None = None
+        self._task: asyncio.Task[_BacklogCounts | DispatcherError] | None = None
+        self._found: _BacklogCounts | DispatcherError | None = None
         self._found_at = 0.0
 
     async def of(self, tenant: TenantKey) -> Sequence[WaitingTier]:
@@ -60,36 +60,36 @@ class RetryBacklog:
         found = await self._counted()
         if isinstance(found, DispatcherError):
             raise type(found)(str(found))  # anew: one is kept for many who ask
-        told = []
+        tiers = []
         for topic, tier in self._tiers.items():
             count = found.counts.get((tenant, topic), _Count())
             is_at_least = topic in found.cut_off
             if count.events or is_at_least:
-                told.append(WaitingTier(tier, count.events, count.next_due, is_at_least))
-        return told
+                tiers.append(WaitingTier(tier, count.events, count.next_due, is_at_least))
+        return tiers
 
     async def close(self) -> None:
         """End what is under way."""
-        if self._flight is not None:
-            self._flight.cancel()
-            await asyncio.wait({self._flight})
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
 
-    async def _counted(self) -> _Found | DispatcherError:
+    async def _counted(self) -> _BacklogCounts | DispatcherError:
         if self._found is not None and self._clock() - self._found_at < REMEMBERED_S:
             return self._found
-        if self._flight is None:
-            self._flight = asyncio.create_task(self._count(), name="count of what waits")
-            self._flight.add_done_callback(self._landed)
-        flight = self._flight
-        await asyncio.wait({flight})  # unlike awaiting it, leaves it alone when who asks is cancelled
-        return DispatcherError("what waits is no longer counted") if flight.cancelled() else flight.result()
+        if self._task is None:
+            self._task = asyncio.create_task(self._count(), name="count of what waits")
+            self._task.add_done_callback(self._on_counted)
+        task = self._task
+        await asyncio.wait({task})  # unlike awaiting it, leaves it alone when who asks is cancelled
+        return DispatcherError("what waits is no longer counted") if task.cancelled() else task.result()
 
-    def _landed(self, flight: "asyncio.Task[_Found | DispatcherError]") -> None:
-        self._flight = None
-        if not flight.cancelled() and flight.exception() is None:
-            self._found, self._found_at = flight.result(), self._clock()
+    def _on_counted(self, task: "asyncio.Task[_BacklogCounts | DispatcherError]") -> None:
+        self._task = None
+        if not task.cancelled() and task.exception() is None:
+            self._found, self._found_at = task.result(), self._clock()
 
-    async def _count(self) -> _Found | DispatcherError:
+    async def _count(self) -> _BacklogCounts | DispatcherError:
         counts: defaultdict[tuple[TenantKey, str], _Count] = defaultdict(_Count)
 
         def take(record: Record) -> None:
@@ -107,4 +107,4 @@ class RetryBacklog:
             return BrokerUnavailable(f"kafka at {self._kafka.bootstrap_servers} does not answer")
         except DispatcherError as error:
             return error
-        return _Found(counts, cut_off)
+        return _BacklogCounts(counts, cut_off)

@@ -82,7 +82,7 @@ class Console:
     """A running console, its database and what stands in for the rest."""
 
     server: ConsoleServer
-    parts: Services
+    services: Services
     session: aiohttp.ClientSession
     attempts: StandInAttempts
     lanes: StandInLanes
@@ -95,7 +95,7 @@ class Console:
         return f"http://127.0.0.1:{self.server.port}"
 
     async def token(self, role: Role = Role.ADMIN, orgs: Orgs = None, name: str = "somebody") -> str:
-        return (await self.parts.tokens.create(name, role, orgs=orgs, by="test"))[1]
+        return (await self.services.tokens.create(name, role, orgs=orgs, by="test"))[1]
 
     async def client(self, role: Role = Role.ADMIN, orgs: Orgs = None, name: str = "somebody") -> Client:
         return Client(self.base, self.session, await self.token(role, orgs, name))
@@ -104,7 +104,7 @@ class Console:
         return Client(self.base, self.session)
 
 
-def no_pages(app: web.Application, parts: Services) -> None:
+def no_pages(app: web.Application, services: Services) -> None:
     """A page for tests, in the place of all."""
 
     async def page(request: web.Request) -> web.Response:
@@ -137,7 +137,7 @@ def start(database: Database, encryption: Encryption) -> StartConsole:
             context=SecretSource(Path("/"), environ=SECRETS).as_context(),
         )
         made = (StandInAttempts(), StandInLanes(), StandInWaiting(), StandInDeadEvents(), StandInTestEvents())
-        parts = Services(
+        services = Services(
             whole,
             WebhookRepository(database, encryption),
             AuditLog(database),
@@ -146,8 +146,8 @@ def start(database: Database, encryption: Encryption) -> StartConsole:
             StandInKeys(),
         )
         jar = aiohttp.DummyCookieJar()
-        async with ConsoleServer(parts, no_pages) as server, aiohttp.ClientSession(cookie_jar=jar) as session:
-            yield Console(server, parts, session, *made)
+        async with ConsoleServer(services, no_pages) as server, aiohttp.ClientSession(cookie_jar=jar) as session:
+            yield Console(server, services, session, *made)
 
     return started
 
@@ -162,10 +162,10 @@ async def console(start: StartConsole) -> AsyncIterator[Console]:
 @pytest.fixture
 async def luma(console: Console) -> StoredWebhook:
     """A webhook with a secret in every place."""
-    return await console.parts.webhooks.create(secretive(*LUMA, name="Luma"), by="test", orgs=None)
+    return await console.services.webhooks.create(secretive(*LUMA, name="Luma"), by="test", orgs=None)
 
 
 @pytest.fixture
 async def rival(console: Console) -> StoredWebhook:
     """Another organisation's."""
-    return await console.parts.webhooks.create(plain(*RIVAL, name="Rival's own"), by="test", orgs=None)
+    return await console.services.webhooks.create(plain(*RIVAL, name="Rival's own"), by="test", orgs=None)

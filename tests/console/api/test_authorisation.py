@@ -154,8 +154,8 @@ async def test_viewers_see_no_recipient(console: Console) -> None:
 
 async def make(console: Console, sandbox: str) -> Luma:
     """Luma's webhook in a sandbox of its own, a token and a redrive."""
-    stored = await console.parts.webhooks.create(plain(LUMA.org, sandbox, name=LUMAS_NAME), by="test", orgs=None)
-    token, _ = await console.parts.tokens.create("victim", Role.VIEWER, orgs=None, by="test")
+    stored = await console.services.webhooks.create(plain(LUMA.org, sandbox, name=LUMAS_NAME), by="test", orgs=None)
+    token, _ = await console.services.tokens.create("victim", Role.VIEWER, orgs=None, by="test")
     job = await console.dead_events.redrive(LUMA, ids=None, query=None, by="test", orgs=None)  # type: ignore[arg-type]
     return Luma(sandbox, stored.id, token.id, job.id)
 
@@ -185,14 +185,14 @@ def sees_luma(rights: tuple[Role, Orgs]) -> bool:
 
 async def state(console: Console, luma: Luma) -> str:
     """Whether anything of Luma's was changed."""
-    found = await console.parts.webhooks.of_tenant(LUMA._replace(sandbox=luma.sandbox), orgs=None)
-    new = await console.parts.webhooks.of_tenant(LUMA._replace(sandbox=luma.sandbox + "-new"), orgs=None)
-    tokens = {token.id: token.revoked_at for token in await console.parts.tokens.list_all()}
+    found = await console.services.webhooks.of_tenant(LUMA._replace(sandbox=luma.sandbox), orgs=None)
+    new = await console.services.webhooks.of_tenant(LUMA._replace(sandbox=luma.sandbox + "-new"), orgs=None)
+    tokens = {token.id: token.revoked_at for token in await console.services.tokens.list_all()}
     if found is None or found.version != 1 or new is not None or tokens[luma.token_id] is not None:
         return "changed"
     sent = bool(console.test_events.sent)
     console.test_events.sent.clear()
     redriven = [job for job in console.dead_events.jobs.values() if job.by != "test"]
     console.dead_events.jobs.clear()
-    made = [token for token in await console.parts.tokens.list_all() if token.name == "new"]
+    made = [token for token in await console.services.tokens.list_all() if token.name == "new"]
     return "changed" if sent or redriven or made else "untouched"

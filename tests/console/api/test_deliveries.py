@@ -24,7 +24,7 @@ async def test_a_test_goes_out_with_the_stored_secrets_and_is_in_the_history(
     assert answer.json["steps"][1] == {"name": "token", "ok": None, "ms": None, "told": ""}
     (sent,) = console.test_events.sent
     assert f"{CANARY}-client" in [secret.reveal_text() for secret in sent.secrets()]
-    (entry,) = await console.parts.audit.search(AuditQuery(action=AuditAction.TEST), orgs=None)
+    (entry,) = await console.services.audit.search(AuditQuery(action=AuditAction.TEST), orgs=None)
     assert (entry.actor, entry.tenant, entry.webhook_id) == ("ada", LUMA, luma.id)
     assert entry.changes == {
         "channel": "sms", "message_status": "bounce", "verdict": "delivered", "reason": "http_2xx", "status": 200,
@@ -48,7 +48,7 @@ async def test_a_draft_is_tested_and_previewed_before_it_is_saved(console: Conso
         assert [error["field"] for error in wrong.json["errors"]] == ["webhook.url"]
     (sent,) = console.test_events.sent
     assert (sent.name, len(sent.secrets())) == ("Draft", 7)
-    assert (await console.parts.webhooks.get(luma.id, orgs=None)).version == 1
+    assert (await console.services.webhooks.get(luma.id, orgs=None)).version == 1
 
 
 async def test_nobody_tests_for_another_organisation_nor_with_its_secrets(
@@ -120,7 +120,7 @@ async def test_dead_events_are_filtered_and_sent_again(console: Console, luma: S
     assert (ids, none) == (frozenset({"0-1"}), None)
     assert (asked.tenant, asked.reasons) == (LUMA, frozenset({DeadReason.REJECTED.value}))
     assert asked.since == datetime.fromisoformat(since).timestamp()
-    entries = await console.parts.audit.search(AuditQuery(action=AuditAction.REDRIVE), orgs=None)
+    entries = await console.services.audit.search(AuditQuery(action=AuditAction.REDRIVE), orgs=None)
     assert [(entry.actor, entry.webhook_id, entry.changes["chosen"]) for entry in entries] == [
         ("ada", luma.id, False), ("ada", luma.id, True),
     ]  # fmt: skip
@@ -148,7 +148,7 @@ async def test_a_redrive_that_can_not_begin_leaves_no_line_in_the_history(
         "/api/v1/dead-events/redrive", json={"org": LUMA.org, "sandbox": LUMA.sandbox, "events": {"select": "matching"}}
     )
     assert (answer.status, answer.json["detail"]) == (503, "A redrive of this webhook is under way.")
-    assert await console.parts.audit.search(AuditQuery(action=AuditAction.REDRIVE), orgs=None) == []
+    assert await console.services.audit.search(AuditQuery(action=AuditAction.REDRIVE), orgs=None) == []
 
 
 async def test_the_history_comes_page_by_page_and_for_each_organisation_its_own(

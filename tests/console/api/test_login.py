@@ -109,8 +109,8 @@ async def test_a_session_ends_with_its_time_with_its_token_and_at_sign_out(conso
 
     revoked = await signed_in(console)
     assert (await stranger.get(ME, cookies=revoked)).status == 200
-    token = (await console.parts.tokens.list_all())[0]
-    await console.parts.tokens.revoke(token.id, by="test")
+    token = (await console.services.tokens.list_all())[0]
+    await console.services.tokens.revoke(token.id, by="test")
     pass_s(door, access.TOKENS_FRESH_S)
     assert (await stranger.get(ME, cookies=revoked)).status == 401
 
@@ -123,7 +123,7 @@ async def test_a_session_ends_with_its_time_with_its_token_and_at_sign_out(conso
 async def test_a_token_revoked_by_the_api_ends_its_sessions_at_once(console: Console) -> None:
     cookies = await signed_in(console)
     assert (await console.stranger().get(ME, cookies=cookies)).status == 200
-    token = (await console.parts.tokens.list_all())[0]
+    token = (await console.services.tokens.list_all())[0]
     assert (await (await console.client())("DELETE", f"/api/v1/tokens/{token.id}")).status == 204
     assert (await console.stranger().get(ME, cookies=cookies)).status == 401
 
@@ -264,12 +264,12 @@ async def test_it_does_not_start_where_others_could_come_in(start: StartConsole,
     with pytest.raises(ConfigError, match=r"console.host: .*console.tokens.*console.oidc"):
         async with start(tokens=False, host=host):
             pass
-    assert access.refuse_open_door(console_settings(host=host, tokens=True)) is False
+    assert access.is_open_console(console_settings(host=host, tokens=True)) is False
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "[::1]", "localhost", "127.1.2.3"])
 def test_the_loopback_has_many_names(host: str, empty_url: object) -> None:
-    assert access.refuse_open_door(console_settings(host=host, tokens=False)) is True
+    assert access.is_open_console(console_settings(host=host, tokens=False)) is True
 
 
 def console_settings(**values: Any) -> Any:

@@ -10,7 +10,7 @@ from dispatcher.console.login_throttle import (
     LONGEST_IN_ALL_S,
     LONGEST_S,
     MAX_ADDRESSES,
-    Throttle,
+    LoginThrottle,
     _Failures,
     client_address,
 )
@@ -18,7 +18,7 @@ from dispatcher.listener import peer_of
 
 
 def test_waits_double_up_to_a_quarter_of_an_hour() -> None:
-    throttle, now, waits = Throttle(), 0.0, []
+    throttle, now, waits = LoginThrottle(), 0.0, []
     for _ in range(30):
         throttle.failed("192.0.2.1", now)
         wait = throttle.wait_s("192.0.2.1", now)
@@ -32,7 +32,7 @@ def test_waits_double_up_to_a_quarter_of_an_hour() -> None:
 
 
 def test_a_success_forgives() -> None:
-    throttle = Throttle()
+    throttle = LoginThrottle()
     for _ in range(FREE + 3):
         throttle.failed("192.0.2.1", 0)
     throttle.succeeded("192.0.2.1")
@@ -40,7 +40,7 @@ def test_a_success_forgives() -> None:
 
 
 def test_many_addresses_together_make_everybody_wait_but_not_for_long() -> None:
-    throttle = Throttle()
+    throttle = LoginThrottle()
     for number in range(FREE_IN_ALL + 50):
         throttle.failed(f"192.0.{number}.1", 0)
     assert throttle.wait_s("198.51.100.7", 0) == LONGEST_IN_ALL_S
@@ -49,7 +49,7 @@ def test_many_addresses_together_make_everybody_wait_but_not_for_long() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 40_000), st.floats(0, 10)), max_size=200))
 def test_its_memory_is_bounded_and_its_waits_are_too(failures: list[tuple[int, float]]) -> None:
-    throttle, now = Throttle(), 0.0
+    throttle, now = LoginThrottle(), 0.0
     throttle._by_address.update({str(n): throttle._by_address.get("", _Failures()) for n in range(MAX_ADDRESSES - 50)})
     for number, passed in failures:
         now += passed

@@ -176,7 +176,7 @@ async def test_a_new_key_is_found_and_a_flood_of_unknown_ones_does_not_reach_the
     assert (await me(console, issuer.token())).status == 200
     issuer.keys.insert(0, Key("second", "RS256"))
     assert (await me(console, issuer.token())).status == 401
-    clock.pass_s(issuer_module.ASK_EVERY_S)
+    clock.pass_s(issuer_module.FETCH_INTERVAL_S)
     assert (await me(console, issuer.token())).status == 200
     asked = issuer.asked.count("keys")
     for number in range(20):
@@ -200,7 +200,7 @@ async def test_while_the_issuer_is_away_known_keys_serve_for_a_day(console: Cons
     answer = await me(console, issuer.token())
     assert (answer.status, "Retry-After" in answer.headers) == (503, True)
     issuer.is_away = False
-    clock.pass_s(issuer_module.ASK_EVERY_S)
+    clock.pass_s(issuer_module.FETCH_INTERVAL_S)
     assert (await me(console, issuer.token())).status == 200
 
 
@@ -209,7 +209,7 @@ async def test_an_issuer_that_answers_nonsense_is_away(console: Console, issuer:
     for body in (b"[]", b"not json", b'{"keys": 7}', b'{"keys": "' + b"x" * 300_000 + b'"}'):
         issuer.jwks_body = body
         assert (await me(console, issuer.token())).status == 503, body[:20]
-        clock.pass_s(issuer_module.FIRST_ASK_EVERY_S)
+        clock.pass_s(issuer_module.FIRST_FETCH_INTERVAL_S)
     issuer.jwks_body = json.dumps(
         {
             "keys": [

@@ -53,7 +53,7 @@ checks.positive_data_acceptance.expected-statuses = ["2xx", 404, 422]
 @pytest.mark.timeout(300)
 async def test_every_answer_is_as_the_document_says(console: Console, luma: StoredWebhook, tmp_path: Path) -> None:
     configuration = tmp_path / "schemathesis.toml"
-    victim, _ = await console.parts.tokens.create("victim", Role.VIEWER, orgs=None, by="test")
+    victim, _ = await console.services.tokens.create("victim", Role.VIEWER, orgs=None, by="test")
     configuration.write_text(CONFIGURATION.format(webhook=luma.id, token=victim.id))
     process = await asyncio.create_subprocess_exec(
         Path(sys.executable).with_name("schemathesis"), "--config-file", str(configuration), "run",

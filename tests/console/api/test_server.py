@@ -64,7 +64,7 @@ async def test_with_the_database_away_the_answer_says_so_and_nothing_about_it(
         raise StoreUnavailable("PostgreSQL at db.internal:5432/w: no answer within 3 s")
 
     for name in ("search", "get", "reactivate"):
-        monkeypatch.setattr(type(console.parts.webhooks), name, away)
+        monkeypatch.setattr(type(console.services.webhooks), name, away)
     for method, path in (
         ("GET", "/webhooks"),
         ("GET", f"/webhooks/{luma.id}"),
@@ -82,7 +82,7 @@ async def test_a_bug_is_a_500_that_tells_nothing_and_a_log_line_that_tells_all(
     async def broken(*args: object, **options: object) -> None:
         raise KeyError(CANARY)
 
-    monkeypatch.setattr(type(console.parts.webhooks), "search", broken)
+    monkeypatch.setattr(type(console.services.webhooks), "search", broken)
     api = await console.client()
     with capture_logs(processors=[structlog.contextvars.merge_contextvars]) as logged:
         answer = await api.get("/api/v1/webhooks")
@@ -129,14 +129,14 @@ async def test_a_request_under_way_is_finished_when_it_stops(
     begun, go_on = asyncio.Event(), asyncio.Event()
     async with start() as console:
         api = await console.client()
-        search = console.parts.webhooks.search
+        search = console.services.webhooks.search
 
         async def slow(*args: object, **options: object) -> object:
             begun.set()
             await go_on.wait()
             return await search(*args, **options)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(type(console.parts.webhooks), "search", staticmethod(slow))
+        monkeypatch.setattr(type(console.services.webhooks), "search", staticmethod(slow))
         asking = asyncio.create_task(api.get("/api/v1/webhooks"))
         await begun.wait()
         stopping = asyncio.create_task(console.server.__aexit__(None, None, None))
@@ -154,7 +154,7 @@ async def test_a_port_that_is_taken_is_said_in_words(start: StartConsole, consol
 
 async def test_no_page_is_open_by_accident(console: Console) -> None:
     """Of everything that is served, only what is meant to be public answers a stranger."""
-    app: web.Application = ConsoleServer(console.parts).build()
+    app: web.Application = ConsoleServer(console.services).build()
     public = {"/livez", "/readyz", "/metrics", "/favicon.ico", "/.well-known/jwks.json", "/api/v1/openapi.json"}
     resources = {route.resource.canonical for route in app.router.routes() if route.resource is not None}
     open_to_all = {

@@ -23,7 +23,7 @@ async def test_a_webhook_is_made_read_changed_and_deleted(console: Console) -> N
     draft = read.json["configuration"] | {"name": "Another name"}
     changed = await api("PUT", path, json=draft, headers={"If-Match": read.headers["ETag"]})
     assert (changed.status, changed.headers["ETag"], changed.json["name"]) == (200, '"2"', "Another name")
-    secrets = (await console.parts.webhooks.for_delivery(made.json["id"], orgs=None)).secrets()
+    secrets = (await console.services.webhooks.for_delivery(made.json["id"], orgs=None)).secrets()
     assert f"{CANARY}-client" in [secret.reveal_text() for secret in secrets]
     assert (await api("DELETE", path, headers={"If-Match": '"2"'})).status == 204
     assert (await api.get(path)).status == 404
@@ -178,5 +178,5 @@ async def test_a_webhook_is_taken_up_again_though_no_dispatcher_answers(console:
     assert console.lanes.enabled == [LUMA]
     console.lanes.is_away = True
     assert (await api.post(f"{WEBHOOKS}/{luma.id}/enable")).status == 200
-    entries = await console.parts.audit.search(AuditQuery(action=AuditAction.ENABLE), orgs=None)
+    entries = await console.services.audit.search(AuditQuery(action=AuditAction.ENABLE), orgs=None)
     assert [entry.actor for entry in entries] == ["ada", "ada"]

@@ -40,7 +40,7 @@ class Stage:
     """A console that runs."""
 
     server: ConsoleServer
-    parts: Services
+    services: Services
     dead_events: SceneryDeadEvents
     attempts: SceneryAttempts
     lanes: SceneryLanes
@@ -52,7 +52,7 @@ class Stage:
         return f"http://127.0.0.1:{self.server.port}"
 
     async def token(self, role: Role = Role.ADMIN, orgs: Orgs = None, name: str = "Jana Novák") -> str:
-        return (await self.parts.tokens.create(name, role, orgs=orgs, by="operator"))[1]
+        return (await self.services.tokens.create(name, role, orgs=orgs, by="operator"))[1]
 
     def path(self, tenant: TenantKey, below: str = "") -> str:
         return f"/webhooks/{self.webhooks[tenant].id}{below}"
@@ -86,9 +86,9 @@ async def staged(
         webhooks = WebhookRepository(database, Encryption([Secret(new_key().encode())]))
         made = (SceneryAttempts(), SceneryLanes(), SceneryWaiting(), SceneryDeadEvents([] if is_empty else None))
         tests = SceneryTestEvents(settings) if test_events is None else test_events
-        parts = Services(settings, webhooks, AuditLog(database), ApiTokens(database), *made, tests, SceneryKeys())
-        async with ConsoleServer(parts) as server:
-            stage = Stage(server, parts, made[3], made[0], made[1], made[2])
+        services = Services(settings, webhooks, AuditLog(database), ApiTokens(database), *made, tests, SceneryKeys())
+        async with ConsoleServer(services) as server:
+            stage = Stage(server, services, made[3], made[0], made[1], made[2])
             if not is_empty:
                 await _fill(stage)
             yield stage
@@ -99,12 +99,12 @@ async def staged(
 
 async def _fill(stage: Stage) -> None:
     for draft in DRAFTS:
-        config = await stage.parts.webhooks.resolve(draft, webhook_id=None, orgs=None)
-        stored = await stage.parts.webhooks.create(config, by="operator", orgs=None)
+        config = await stage.services.webhooks.resolve(draft, webhook_id=None, orgs=None)
+        stored = await stage.services.webhooks.create(config, by="operator", orgs=None)
         if draft["name"] == "Luma order status":
             changed = {**stored.document, "rate_limit": 400.0, "name": "Luma order feedback"}
-            config = await stage.parts.webhooks.resolve(changed, webhook_id=stored.id, orgs=None)
-            stored = await stage.parts.webhooks.update(
+            config = await stage.services.webhooks.resolve(changed, webhook_id=stored.id, orgs=None)
+            stored = await stage.services.webhooks.update(
                 stored.id, config, expected_version=1, by="Jana Novák", orgs=None
             )
         stage.webhooks[stored.tenant] = stored

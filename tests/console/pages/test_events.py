@@ -8,7 +8,7 @@ from playwright.async_api import Browser, expect
 
 from dispatcher.console.model import AttemptFact, RedriveJob
 from dispatcher.console.pages.event_explanation import decision_on
-from dispatcher.console.pages.events import Known
+from dispatcher.console.pages.events import EventHistory
 from dispatcher.contract.records import Origin
 from dispatcher.errors import NotFound
 from dispatcher.stores.sql.records import Role
@@ -27,45 +27,45 @@ SINCE = replace(TRIED, at=DEATH.died_at + 60, status=200, reason="http_2xx", ver
 @pytest.mark.parametrize(
     ("known", "state", "is_dead"),
     [
-        (Known([TRIED], None), "Tried again later", False),
-        (Known([replace(TRIED, verdict="dead")], None), "Dead", True),
-        (Known([TRIED], DEATH), "Dead", True),  # too old: no attempt tells of that
-        (Known([], DEATH), "Dead", True),
-        (Known([TRIED], REDRIVEN), "Sent again", False),
-        (Known([], REDRIVEN), "Sent again", False),
-        (Known([TRIED, SINCE], REDRIVEN), "Delivered", False),
-        (Known([TRIED, SINCE], DEATH), "Delivered", False),  # the mark of the redrive is not read yet
+        (EventHistory([TRIED], None), "Tried again later", False),
+        (EventHistory([replace(TRIED, verdict="dead")], None), "Dead", True),
+        (EventHistory([TRIED], DEATH), "Dead", True),  # too old: no attempt tells of that
+        (EventHistory([], DEATH), "Dead", True),
+        (EventHistory([TRIED], REDRIVEN), "Sent again", False),
+        (EventHistory([], REDRIVEN), "Sent again", False),
+        (EventHistory([TRIED, SINCE], REDRIVEN), "Delivered", False),
+        (EventHistory([TRIED, SINCE], DEATH), "Delivered", False),  # the mark of the redrive is not read yet
     ],
 )
-def test_an_events_state_is_what_happened_last(known: Known, state: str, is_dead: bool) -> None:
+def test_an_events_state_is_what_happened_last(known: EventHistory, state: str, is_dead: bool) -> None:
     assert (known.shown[0], known.is_dead) == (state, is_dead)
 
 
 def test_death_stands_between_the_attempts_before_and_after_it() -> None:
-    assert Known([TRIED, SINCE], REDRIVEN).timeline == [TRIED, REDRIVEN, SINCE]
-    assert Known([], DEATH).timeline == [DEATH]
+    assert EventHistory([TRIED, SINCE], REDRIVEN).timeline == [TRIED, REDRIVEN, SINCE]
+    assert EventHistory([], DEATH).timeline == [DEATH]
 
 
 def test_where_an_event_first_stood_is_told_by_its_newest_attempt_or_its_death() -> None:
     here = Origin("events", 1, 2)
-    assert Known([replace(TRIED, origin=here), TRIED], DEATH).origin == here
-    assert Known([TRIED], DEATH).origin == DEATH.origin
-    assert Known([TRIED], None).origin is None
+    assert EventHistory([replace(TRIED, origin=here), TRIED], DEATH).origin == here
+    assert EventHistory([TRIED], DEATH).origin == DEATH.origin
+    assert EventHistory([TRIED], None).origin is None
 
 
 def test_the_dead_keep_a_record_that_the_topic_of_events_does_not() -> None:
     here, grave = Origin("events", 1, 2), Origin("events.dead", 0, 900)
-    assert Known([replace(TRIED, origin=here)], replace(DEATH, id="0-900")).places("events") == [here, grave]
-    assert Known([replace(TRIED, origin=here)], None).places("events") == [here]
-    assert Known([TRIED], None).places("events") == []
+    assert EventHistory([replace(TRIED, origin=here)], replace(DEATH, id="0-900")).places("events") == [here, grave]
+    assert EventHistory([replace(TRIED, origin=here)], None).places("events") == [here]
+    assert EventHistory([TRIED], None).places("events") == []
 
 
 async def test_an_event_is_explained_from_wherever_it_is_kept(stage: Stage) -> None:
     async def verdict(*places: Origin) -> str:
-        settings, webhook = stage.parts.settings, stage.webhooks[LUMA]
+        settings, webhook = stage.services.settings, stage.webhooks[LUMA]
         return (await decision_on(places, webhook, settings, 1.8e9, EXPLAINED_ID, shows_people=True)).verdict
 
-    kafka = stage.parts.settings.kafka
+    kafka = stage.services.settings.kafka
     gone, grave = Origin(kafka.topic, 5, 7), Origin(f"{kafka.prefix}.dead", EXPLAINED.partition, EXPLAINED.offset)
     assert (await verdict(gone, grave)).startswith("would be sent")
     with pytest.raises(NotFound, match="has no offset 7"):

@@ -9,15 +9,15 @@ from pydantic import JsonValue
 from dispatcher.config.secrets import Secret
 from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.console.pages.fields import SECRETS
-from dispatcher.console.pages.form import WebhookForm, stand_ins
+from dispatcher.console.pages.form import WebhookForm, with_placeholders
 from dispatcher.console.pages.key_words import describe
-from dispatcher.console.pages.sealing import LIFE_S, Sealing
+from dispatcher.console.pages.sealing import LIFE_S, SecretSealer
 from dispatcher.errors import ConfigError
 from dispatcher.stores.sql.documents import StoredSecret, extract_secrets, resolve_draft
 from tests.console.pages.sample_world import DRAFTS, EC_KEY
 from tests.stores_sql.examples import CANARY, secretive
 
-SEALING = Sealing.of(None)
+SEALING = SecretSealer.of(None)
 
 
 def _stored(config: WebhookConfig) -> tuple[dict[str, JsonValue], Mapping[str, StoredSecret]]:
@@ -66,11 +66,11 @@ def test_what_is_only_looked_at_stays_as_it_is(config: WebhookConfig) -> None:
 def test_no_stored_secret_is_in_the_form() -> None:
     document, _ = _stored(secretive())
     shown = WebhookForm.of_document(document)
-    told = repr((shown.texts, shown.headers, shown.secrets, shown.signing))
+    described = repr((shown.texts, shown.headers, shown.secrets, shown.signing))
     assert shown.secrets["auth.fetch.client_secret"].stored
     claims_and_url = {"auth.fetch.assertion.claims", "auth.fetch.token_url"}  # typed in plain fields by the tenant
     others = {key: value for key, value in shown.texts.items() if key not in claims_and_url}
-    assert CANARY not in repr((others, shown.headers, shown.secrets, shown.signing)), told
+    assert CANARY not in repr((others, shown.headers, shown.secrets, shown.signing)), described
 
 
 def test_a_kept_header_value_does_not_follow_to_another_name() -> None:
@@ -85,9 +85,9 @@ def test_a_kept_header_value_does_not_follow_to_another_name() -> None:
 def test_a_typed_secret_survives_another_field_s_mistake_sealed() -> None:
     blank = _posted(WebhookForm.blank("o", "s"), **{"auth": "sign", "auth.sign.key": EC_KEY})
     typed = WebhookForm.of_post(blank, {}, SEALING, "p")
-    told = describe(typed, "auth.sign.key")
-    assert told is not None
-    assert told.told.startswith("EC P-256, 256 bits, fingerprint ")
+    described = describe(typed, "auth.sign.key")
+    assert described is not None
+    assert described.text.startswith("EC P-256, 256 bits, fingerprint ")
     sealed = SEALING.seal(typed.secrets["auth.sign.key"].typed, person="p", place="auth.sign.key")
     assert "BEGIN" not in sealed
     assert EC_KEY.strip() not in repr(typed)
@@ -95,7 +95,7 @@ def test_a_typed_secret_survives_another_field_s_mistake_sealed() -> None:
     assert WebhookForm.of_post(blank, {}, SEALING, "p").secrets["auth.sign.key"].typed == EC_KEY
     for other in (
         WebhookForm.of_post(blank, {}, SEALING, "somebody else"),
-        WebhookForm.of_post(blank, {}, Sealing.of(None), "p"),
+        WebhookForm.of_post(blank, {}, SecretSealer.of(None), "p"),
     ):
         assert not other.secrets["auth.sign.key"].typed
         assert "auth.sign.key" in other.errors
@@ -106,23 +106,23 @@ def test_a_key_is_the_one_that_was_pasted_though_a_browser_sends_other_line_ends
     typed = WebhookForm.of_post(
         _posted(WebhookForm.blank("o", "s"), **{"auth": "sign", "auth.sign.key": sent}), {}, SEALING, "p"
     )
-    told = describe(typed, "auth.sign.key")
-    assert told is not None
-    assert told.told.endswith(Secret(EC_KEY.strip().encode()).fingerprint())
+    described = describe(typed, "auth.sign.key")
+    assert described is not None
+    assert described.text.endswith(Secret(EC_KEY.strip().encode()).fingerprint())
     assert typed.secrets["auth.sign.key"].draft() == {"value": EC_KEY}
 
 
 def test_what_is_sealed_is_for_one_place_and_an_hour() -> None:
-    sealing = Sealing.of(Secret(b"k" * 32))
-    sealed = sealing.seal("x", person="p", place="tls.key")
-    assert Sealing.of(Secret(b"k" * 32)).open(sealed, person="p", place="tls.key") == "x"
-    assert sealing.open(sealed, person="p", place="tls.ca") is None
+    sealer = SecretSealer.of(Secret(b"k" * 32))
+    sealed = sealer.seal("x", person="p", place="tls.key")
+    assert SecretSealer.of(Secret(b"k" * 32)).open(sealed, person="p", place="tls.key") == "x"
+    assert sealer.open(sealed, person="p", place="tls.ca") is None
     broken = sealed[:40] + ("A" if sealed[40] != "A" else "B") + sealed[41:]
-    assert sealing.open(broken, person="p", place="tls.key") is None
-    assert sealing.open("ü", person="p", place="tls.key") is None
-    timestamp = sealing.fernet.extract_timestamp(sealed.encode())
-    old = sealing.fernet.encrypt_at_time(b'["p","tls.key","x"]', timestamp - LIFE_S - 1).decode()
-    assert sealing.open(old, person="p", place="tls.key") is None
+    assert sealer.open(broken, person="p", place="tls.key") is None
+    assert sealer.open("ü", person="p", place="tls.key") is None
+    timestamp = sealer.fernet.extract_timestamp(sealed.encode())
+    old = sealer.fernet.encrypt_at_time(b'["p","tls.key","x"]', timestamp - LIFE_S - 1).decode()
+    assert sealer.open(old, person="p", place="tls.key") is None
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_each_mistake_is_told_at_its_field(changes: dict[str, str], places: set[
     try:
         resolve_draft(draft, {})
     except ConfigError as error:
-        typed.take_problems(error.problems)
+        typed.add_problems(error.problems)
     assert set(typed.errors) == places
 
 
@@ -164,7 +164,7 @@ def test_nothing_chosen_is_told() -> None:
     typed = WebhookForm.of_post(posted, {}, SEALING, "p")
     with pytest.raises(ConfigError) as caught:
         resolve_draft(typed.draft({}), {})
-    typed.take_problems(caught.value.problems)
+    typed.add_problems(caught.value.problems)
     assert typed.errors == {"channels": ["Choose at least one."], "events": ["Choose at least one."]}
 
 
@@ -182,7 +182,7 @@ def test_strange_posts_do_no_harm() -> None:
 def test_a_preview_needs_no_secret(config: WebhookConfig) -> None:
     document, _ = _stored(config)
     shown = WebhookForm.of_document(document)
-    filled = resolve_draft(stand_ins(shown.draft(_headers(document))), {})
+    filled = resolve_draft(with_placeholders(shown.draft(_headers(document))), {})
     assert all(secret.reveal() == b"-" for secret in filled.secrets())
 
 

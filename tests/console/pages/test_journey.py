@@ -141,7 +141,7 @@ async def test_two_editors_do_not_overwrite_each_other(browser: Browser, stage: 
         await two.page.get_by_role("button", name="Save").last.click()
         await expect(two.page.locator("main")).to_contain_text("meanwhile")
         assert await two.page.input_value("#f-name") == "By the second"
-        stored = await stage.parts.webhooks.get(stage.webhooks[LUMA].id, orgs=None)
+        stored = await stage.services.webhooks.get(stage.webhooks[LUMA].id, orgs=None)
         assert stored.name == "By the first"
 
 

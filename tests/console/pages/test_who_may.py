@@ -103,15 +103,15 @@ async def signed_in(stage: Stage, rights: tuple[Role, Orgs] | None) -> AsyncIter
 async def make(stage: Stage, name: str) -> StoredWebhook:
     """A webhook of Luma's in a sandbox of its own; a dead event of it."""
     told = {"name": OWN_NAME, "org": LUMA_ORG, "sandbox": name, "url": "https://hooks.luma.example/in"}
-    config = await stage.parts.webhooks.resolve(told, webhook_id=None, orgs=None)
-    return await stage.parts.webhooks.create(config, by="operator", orgs=None)
+    config = await stage.services.webhooks.resolve(told, webhook_id=None, orgs=None)
+    return await stage.services.webhooks.create(config, by="operator", orgs=None)
 
 
 async def state(stage: Stage, webhook: StoredWebhook) -> object:
     """Everything that somebody could have changed of Luma's."""
-    found = await stage.parts.webhooks.of_tenant(webhook.tenant, orgs=None)
-    new = await stage.parts.webhooks.of_tenant(TenantKey(LUMA_ORG, f"{webhook.tenant.sandbox}-new"), orgs=None)
-    history = await stage.parts.audit.search(AuditQuery(limit=1), orgs=frozenset({LUMA_ORG}))
+    found = await stage.services.webhooks.of_tenant(webhook.tenant, orgs=None)
+    new = await stage.services.webhooks.of_tenant(TenantKey(LUMA_ORG, f"{webhook.tenant.sandbox}-new"), orgs=None)
+    history = await stage.services.audit.search(AuditQuery(limit=1), orgs=frozenset({LUMA_ORG}))
     return found and found.version, new and new.version, history[0].id, len(stage.dead_events.jobs)
 
 

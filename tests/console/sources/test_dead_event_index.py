@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from dispatcher.console.model import DeadQuery
-from dispatcher.console.sources.dead_event_index import DeadMemory, dead_fact, recipient_of
+from dispatcher.console.sources.dead_event_index import DeadEventIndex, dead_fact, recipient_of
 from dispatcher.contract.events import DeliveryEvent
 from dispatcher.contract.records import Origin, RetryState
 from dispatcher.contract.tenant import TenantKey
@@ -35,13 +35,13 @@ def mark(offset: int, *of: int) -> ARecord:
     return ARecord(None, MARK.encode(), headers, "events.dead", 1, offset, int(NOW * 1000))
 
 
-def memory(records: Sequence[ARecord], most: int = 1000) -> DeadMemory:
-    made = DeadMemory(most)
+def memory(records: Sequence[ARecord], most: int = 1000) -> DeadEventIndex:
+    made = DeadEventIndex(most)
     made.take(records)
     return made
 
 
-def ids(told: DeadMemory, query: DeadQuery = DeadQuery(), orgs: frozenset[str] | None = None) -> list[str]:  # noqa: B008
+def ids(told: DeadEventIndex, query: DeadQuery = DeadQuery(), orgs: frozenset[str] | None = None) -> list[str]:  # noqa: B008
     return [fact.id for fact in told.search(query, orgs=orgs).items]
 
 

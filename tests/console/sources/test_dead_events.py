@@ -11,7 +11,7 @@ from aiokafka.admin import RecordsToDelete
 from dispatcher.config.settings import Settings
 from dispatcher.console.model import DeadQuery, RedriveJob
 from dispatcher.console.sources import dead_events as module
-from dispatcher.console.sources.dead_events import DeadLetterLog
+from dispatcher.console.sources.dead_events import DeadLetterReader
 from dispatcher.contract.outcomes import DeadReason
 from dispatcher.contract.records import Origin, RetryState
 from dispatcher.contract.tenant import TenantKey
@@ -38,20 +38,20 @@ async def grave(settings: Settings, producer: Producer, mortal: ApacheKafka) -> 
 
 
 @pytest.fixture
-async def log(settings: Settings, grave: Grave) -> AsyncIterator[DeadLetterLog]:
-    made = DeadLetterLog(settings)
+async def log(settings: Settings, grave: Grave) -> AsyncIterator[DeadLetterReader]:
+    made = DeadLetterReader(settings)
     async with running(made.run()):
         assert await made.follower.caught_up(30)
         yield made
 
 
-async def kept(log: DeadLetterLog, count: int) -> list[str]:
+async def kept(log: DeadLetterReader, count: int) -> list[str]:
     """Ids of LUMA's dead events, once there are so many that were not sent again."""
     await until(lambda: log.count(LUMA, 0.0) == count, f"{count} dead events")
     return [fact.id for fact in log.search(DeadQuery(tenant=LUMA, limit=200), orgs=None).items]
 
 
-async def done(log: DeadLetterLog, job: RedriveJob) -> RedriveJob:
+async def done(log: DeadLetterReader, job: RedriveJob) -> RedriveJob:
     await until(lambda: log.job(job.id, orgs=None).state in ("done", "failed"), "the redrive's end")
     return log.job(job.id, orgs=None)
 
@@ -63,7 +63,7 @@ async def sent(mortal: ApacheKafka, settings: Settings) -> Counter[Origin]:
 
 
 async def test_one_then_some_then_all_go_back_each_once(
-    log: DeadLetterLog, grave: Grave, settings: Settings, mortal: ApacheKafka
+    log: DeadLetterReader, grave: Grave, settings: Settings, mortal: ApacheKafka
 ) -> None:
     origins = [await grave.dead_letter() for _ in range(6)]
     others = [await grave.dead_letter(OTHER), await grave.dead_letter(LUMA, DeadReason.REJECTED)]
@@ -95,7 +95,7 @@ async def test_one_then_some_then_all_go_back_each_once(
 
 
 async def test_what_lies_between_two_chosen_events_stays_where_it_is(
-    log: DeadLetterLog, grave: Grave, settings: Settings, mortal: ApacheKafka
+    log: DeadLetterReader, grave: Grave, settings: Settings, mortal: ApacheKafka
 ) -> None:
     for _ in range(7):  # in three partitions: one has three of them
         await grave.dead_letter()
@@ -112,7 +112,7 @@ async def test_what_lies_between_two_chosen_events_stays_where_it_is(
 
 
 async def test_events_that_the_topic_kept_no_longer_are_counted_as_gone(
-    log: DeadLetterLog, grave: Grave, settings: Settings, mortal: ApacheKafka
+    log: DeadLetterReader, grave: Grave, settings: Settings, mortal: ApacheKafka
 ) -> None:
     """They are shown for as long as they are remembered: then it is told that nothing was sent, and why."""
     origins = [await grave.dead_letter() for _ in range(4)]
@@ -134,7 +134,7 @@ async def test_what_was_read_is_there_whatever_the_broker_says_of_its_end() -> N
         settings = settings_for(broker.bootstrap_servers, "events")
         for name in ("events.retry.30s", "events.dead"):
             await topics.create_topic(broker.bootstrap_servers, name, partitions=1)
-        log = DeadLetterLog(settings)
+        log = DeadLetterReader(settings)
         async with Producer(settings.kafka) as producer, running(log.run()):
             grave = Grave(producer, settings)
             await asyncio.gather(*(grave.dead_letter() for _ in range(5)))
@@ -146,7 +146,7 @@ async def test_what_was_read_is_there_whatever_the_broker_says_of_its_end() -> N
 
 
 async def test_only_events_that_told_of_a_status_go_back(
-    log: DeadLetterLog, grave: Grave, settings: Settings, mortal: ApacheKafka
+    log: DeadLetterReader, grave: Grave, settings: Settings, mortal: ApacheKafka
 ) -> None:
     await grave.dead_letter(status="sent")
     wanted = await grave.dead_letter(status="bounce")
@@ -157,7 +157,7 @@ async def test_only_events_that_told_of_a_status_go_back(
     assert await sent(mortal, settings) == Counter([wanted])
 
 
-async def test_nobody_sends_another_organisations_event_again(log: DeadLetterLog, grave: Grave) -> None:
+async def test_nobody_sends_another_organisations_event_again(log: DeadLetterReader, grave: Grave) -> None:
     await grave.dead_letter()
     await grave.dead_letter(OTHER)
     await until(lambda: len(log.memory) == 2, "all dead events")
@@ -179,7 +179,7 @@ async def test_nobody_sends_another_organisations_event_again(log: DeadLetterLog
 
 
 async def test_one_redrive_of_a_tenant_at_a_time(
-    log: DeadLetterLog, grave: Grave, monkeypatch: pytest.MonkeyPatch
+    log: DeadLetterReader, grave: Grave, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "RATE", 20.0)
     await asyncio.gather(*(grave.dead_letter() for _ in range(12)))
@@ -204,7 +204,7 @@ async def test_redrives_of_many_tenants_wait_for_their_turn(
     origins = [await grave.dead_letter() for _ in range(10)] + [await grave.dead_letter(OTHER)]
     third = TenantKey("third@AdobeOrg", "prod")
     await grave.dead_letter(third)
-    log = DeadLetterLog(settings)
+    log = DeadLetterReader(settings)
     async with running(log.run()):
         await until(lambda: len(log.memory) == 12, "all dead events")
         first = await log.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=None)
@@ -226,7 +226,7 @@ async def test_a_console_that_stops_in_the_middle_repeats_nothing(
 ) -> None:
     monkeypatch.setattr(module, "RATE", 50.0)
     origins = await asyncio.gather(*(grave.dead_letter() for _ in range(60)))
-    first = DeadLetterLog(settings)
+    first = DeadLetterReader(settings)
     async with running(first.run()):
         await kept(first, 60)
         job = await first.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=None)
@@ -238,7 +238,7 @@ async def test_a_console_that_stops_in_the_middle_repeats_nothing(
     with pytest.raises(DispatcherError, match="starting or stopping"):
         await first.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=None)
     monkeypatch.setattr(module, "RATE", 10_000.0)
-    second = DeadLetterLog(settings)
+    second = DeadLetterReader(settings)
     async with running(second.run()):
         assert await second.follower.caught_up(30)
         await done(second, await second.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=None))
@@ -246,7 +246,7 @@ async def test_a_console_that_stops_in_the_middle_repeats_nothing(
 
 
 async def test_without_a_broker_a_redrive_does_not_begin() -> None:
-    log = DeadLetterLog(settings_for("127.0.0.1:1", "events"))
+    log = DeadLetterReader(settings_for("127.0.0.1:1", "events"))
     async with running(log.run()):
         await until(lambda: log.problem == BrokerUnavailable().for_tenants, "the broker to be named away")
         with pytest.raises(DispatcherError, match="Kafka does not answer"):
@@ -260,7 +260,7 @@ async def test_a_topic_that_can_not_be_written_fails_the_redrive_and_says_why(
     await grave.dead_letter()
     async with topics.admin_client(mortal.bootstrap_servers) as admin:
         await admin.delete_topics([f"{settings.kafka.prefix}.retry.30s"])
-    log = DeadLetterLog(settings)
+    log = DeadLetterReader(settings)
     async with running(log.run()):
         await kept(log, 1)
         job = await done(log, await log.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=None))
@@ -270,7 +270,7 @@ async def test_a_topic_that_can_not_be_written_fails_the_redrive_and_says_why(
 
 
 async def test_jobs_that_are_long_past_are_forgotten(
-    log: DeadLetterLog, grave: Grave, monkeypatch: pytest.MonkeyPatch
+    log: DeadLetterReader, grave: Grave, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MOST_JOBS", 2)
     await grave.dead_letter()

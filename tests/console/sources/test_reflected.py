@@ -9,8 +9,8 @@ from aiohttp import web
 
 from dispatcher.config.settings import ConsoleSettings, Settings
 from dispatcher.console.model import AttemptQuery, DeadQuery
-from dispatcher.console.sources.attempts import AttemptLog
-from dispatcher.console.sources.dead_events import DeadLetterLog
+from dispatcher.console.sources.attempts import AttemptLogReader
+from dispatcher.console.sources.dead_events import DeadLetterReader
 from dispatcher.console.sources.lanes import RunningLanes
 from dispatcher.console.sources.waiting import RetryBacklog
 from dispatcher.contract.events import DeliveryEvent, read_event
@@ -53,7 +53,7 @@ def now_and_then(behaviour: Behaviour) -> Behaviour:
     return answer
 
 
-async def outcomes(log: AttemptLog, tenant: TenantKey) -> tuple[int, int, int]:
+async def outcomes(log: AttemptLogReader, tenant: TenantKey) -> tuple[int, int, int]:
     told = log.outcomes(tenant, "1h")
     return told.delivered, told.failed, told.dead
 
@@ -63,7 +63,7 @@ async def test_a_run_is_told_as_the_receiver_saw_it_and_its_dead_come_back(scene
     scene.receiver.behave(f"/{SHAKY.org}", now_and_then(status(503)))
     scene.receiver.behave(f"/{BAD.org}", status(400))
     settings = console_settings(scene)
-    attempts, dead = AttemptLog(settings), DeadLetterLog(settings)
+    attempts, dead = AttemptLogReader(settings), DeadLetterReader(settings)
     async with scene.dispatcher(attempt_log=True) as dispatcher, running(attempts.run(), dead.run()):
         dispatcher.start()
         await scene.produce([GOOD, SHAKY, BAD], 3 * COUNT)
@@ -113,7 +113,7 @@ async def test_a_run_is_told_as_the_receiver_saw_it_and_its_dead_come_back(scene
         assert not any(word in whole for word in (b"@luma", b"john", b"identityMap", b"4218b775"))
 
 
-async def _is_found_again(attempts: AttemptLog, settings: Settings) -> None:
+async def _is_found_again(attempts: AttemptLogReader, settings: Settings) -> None:
     """By what the log has of it: for `explain`, and the page of the delivery."""
     name = attempts.search(SHAKY, AttemptQuery(outcome="failed")).items[0].event_id
     page = attempts.search(SHAKY, AttemptQuery(event_id=name))
@@ -133,7 +133,7 @@ async def test_what_is_parked_is_seen_waiting_and_a_broker_restart_costs_nothing
     scene.mount([scene.webhook(tenant) for tenant in (GOOD, BAD)])
     scene.receiver.behave(f"/{BAD.org}", status(401))
     settings = console_settings(scene)
-    attempts, dead = AttemptLog(settings), DeadLetterLog(settings)
+    attempts, dead = AttemptLogReader(settings), DeadLetterReader(settings)
     async with scene.dispatcher(attempt_log=True) as dispatcher, running(attempts.run(), dead.run()):
         dispatcher.start()
         await scene.produce([GOOD, BAD], 20)

@@ -4,7 +4,7 @@ import pytest
 
 from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import RetrySettings
-from dispatcher.console.sources.remedies import cure, verdict_in_words
+from dispatcher.console.sources.remedies import remedy_for, verdict_in_words
 from dispatcher.contract.outcomes import Attempt, FailureReason
 from dispatcher.delivery.verdicts import judge, reason_of
 from tests.auth.keys import TOKEN_URL, WHSEC, fetched, signed, webhook
@@ -15,7 +15,7 @@ DETAIL = "what the network {said}"
 
 @pytest.mark.parametrize("failure", FailureReason)
 def test_every_failure_is_told_with_its_detail_or_place(failure: FailureReason) -> None:
-    text = cure(failure.value, None, DETAIL, webhook())
+    text = remedy_for(failure.value, None, DETAIL, webhook())
     assert DETAIL in text or "hooks.luma.example" in text
     assert text.endswith(".")
     assert "{" not in text.replace(DETAIL, "")
@@ -23,14 +23,14 @@ def test_every_failure_is_told_with_its_detail_or_place(failure: FailureReason) 
 
 @pytest.mark.parametrize("status", range(300, 600))
 def test_every_answer_but_success_is_told_with_its_status(status: int) -> None:
-    text = cure(reason_of(Attempt(0.1, status=status)), status, "", webhook())
+    text = remedy_for(reason_of(Attempt(0.1, status=status)), status, "", webhook())
     assert str(status) in text
     assert text.endswith(".")
 
 
 @pytest.mark.parametrize("status", [200, 202, 204])
 def test_success_needs_no_cure(status: int) -> None:
-    assert cure("http_2xx", status, "", webhook()) == ""
+    assert remedy_for("http_2xx", status, "", webhook()) == ""
 
 
 @pytest.mark.parametrize(
@@ -46,22 +46,22 @@ def test_success_needs_no_cure(status: int) -> None:
     ],
 )
 def test_what_is_wrong_with_a_certificate_is_named(detail: str, told: str) -> None:
-    assert told in cure("tls", None, detail, webhook())
+    assert told in remedy_for("tls", None, detail, webhook())
 
 
 def test_a_refused_token_is_described_by_what_the_server_has_to_expect() -> None:
     own = webhook({"type": "jwt", "sign": signed("ES256", kid="k1")})
-    text = cure("http_4xx", 401, "", own)
+    text = remedy_for("http_4xx", 401, "", own)
     for part in ("401", "ES256", "key id k1", "issuer is feedback-dispatcher", "audience https://hooks.luma.example"):
         assert part in text
     theirs = webhook({"type": "jwt", "fetch": fetched(scope="feedback", audience="luma")})
-    text = cure("http_4xx", 403, "", theirs)
+    text = remedy_for("http_4xx", 403, "", theirs)
     for part in ("403", "login.luma.example", "scope feedback", "audience luma"):
         assert part in text
     assert TOKEN_URL not in text  # its path may hold a secret
-    assert "choose JWT Authentication" in cure("http_4xx", 401, "", webhook())
+    assert "choose JWT Authentication" in remedy_for("http_4xx", 401, "", webhook())
     signing = webhook(signing={"secrets": [Secret(WHSEC.encode())]})
-    assert "webhook-signature" in cure("http_4xx", 401, "", signing)
+    assert "webhook-signature" in remedy_for("http_4xx", 401, "", signing)
 
 
 @pytest.mark.parametrize(

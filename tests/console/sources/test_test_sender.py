@@ -17,7 +17,7 @@ from dispatcher.config.settings import EgressSettings, Settings
 from dispatcher.config.webhooks import Channel, Webhook, WebhookConfig
 from dispatcher.console import model
 from dispatcher.console.sources.sample_events import sample_event
-from dispatcher.console.sources.test_sender import AT_ONCE, AT_ONCE_EACH, SampleSender, _Discreet
+from dispatcher.console.sources.test_sender import AT_ONCE, AT_ONCE_EACH, SampleSender, _ConcealingTransport
 from dispatcher.contract.outcomes import Attempt, FailureReason
 from dispatcher.demo.child_process import free_ports
 from dispatcher.errors import ConfigError
@@ -86,15 +86,15 @@ async def test_a_delivered_test_tells_every_step_of_the_way(settings: Settings, 
     result = await SampleSender(settings).send(config, Channel.EMAIL, "bounce")
     assert [one.name for one in result.steps] == NAMES
     assert [one.ok for one in result.steps] == [True] * 7
-    assert step(result, "address").told == "127.0.0.1"
-    assert step(result, "connect").told == f"port {receiver.port}"
-    assert step(result, "token").told == "signed by us"
-    assert step(result, "request").told == f"{len(result.body.encode()):,} bytes"
-    assert step(result, "tls").told.startswith("TLSv1.3, certificate until 3000-")
-    assert step(result, "answer").told == "200"
+    assert step(result, "address").detail == "127.0.0.1"
+    assert step(result, "connect").detail == f"port {receiver.port}"
+    assert step(result, "token").detail == "signed by us"
+    assert step(result, "request").detail == f"{len(result.body.encode()):,} bytes"
+    assert step(result, "tls").detail.startswith("TLSv1.3, certificate until 3000-")
+    assert step(result, "answer").detail == "200"
     for name in NAMES:
         assert step(result, name).ms is not None
-    assert (result.verdict, result.reason, result.status, result.cure) == ("delivered", "http_2xx", 200, "")
+    assert (result.verdict, result.reason, result.status, result.remedy) == ("delivered", "http_2xx", 200, "")
     assert result.verdict_in_words == "Delivered: your server took the event."
 
     (arrived,) = receiver.requests
@@ -155,7 +155,7 @@ async def test_a_fetched_token_is_a_step_of_its_own(
     result = await SampleSender(settings).send(webhook(receiver, auth=fetching(tokens)), Channel.EMAIL, "sent")
     assert step(result, "token").ok
     assert step(result, "token").ms is not None
-    assert step(result, "token").told == "fetched"
+    assert step(result, "token").detail == "fetched"
     assert receiver.requests[0].headers["authorization"] == "Bearer token-1"
     assert result.verdict == "delivered"
 
@@ -170,12 +170,12 @@ async def test_a_refused_token_is_fetched_once_more_as_for_a_delivery(
     receiver.behave("/luma", picky)
     result = await SampleSender(settings).send(webhook(receiver, auth=fetching(tokens)), Channel.EMAIL, "sent")
     assert (result.verdict, tokens.requests, len(receiver.requests)) == ("delivered", 2, 2)
-    assert "the first was refused" in step(result, "token").told
+    assert "the first was refused" in step(result, "token").detail
 
     receiver.behave("/luma", status(401))
     result = await SampleSender(settings).send(webhook(receiver, auth=fetching(tokens)), Channel.EMAIL, "sent")
     assert (result.status, result.verdict, tokens.requests) == (401, "retry_later", 4)
-    assert "localhost" in result.cure
+    assert "localhost" in result.remedy
     assert CANARY not in repr(asdict(result))
 
 
@@ -186,7 +186,7 @@ async def test_a_token_endpoint_that_refuses_ends_the_way_before_it_begins(
     result = await SampleSender(settings).send(webhook(receiver, auth=fetching(tokens)), Channel.EMAIL, "sent")
     assert [one.ok for one in result.steps] == [None, None, None, False, None, None, None]
     assert (result.reason, result.verdict) == ("token", "retry_soon")
-    assert "check client_id and client_secret" in result.cure
+    assert "check client_id and client_secret" in result.remedy
     assert receiver.requests == []
 
 
@@ -208,8 +208,8 @@ async def test_an_answer_is_judged_as_a_deliverys_is(
     receiver.behave("/luma", status(code))
     result = await SampleSender(making(receiver, tmp_path)).send(webhook(receiver), Channel.EMAIL, "sent")
     assert (result.status, result.verdict) == (code, verdict)
-    assert words in result.cure
-    assert step(result, "answer").told == str(code)
+    assert words in result.remedy
+    assert step(result, "answer").detail == str(code)
     assert result.verdict_in_words.startswith("Not delivered.")
 
 
@@ -243,11 +243,11 @@ async def test_a_server_with_nobodys_certificate_is_named_at_its_step(
     async with Receiver(trustme.CA()) as stranger, Receiver(receiver.authority, "elsewhere.example") as elsewhere:
         result = await SampleSender(settings).send(webhook(stranger), Channel.EMAIL, "sent")
         assert [one.ok for one in result.steps] == [True, True, False, None, None, None, None]
-        assert "give your own CA" in result.cure
+        assert "give your own CA" in result.remedy
         assert (result.reason, result.verdict) == ("tls", "retry_soon")
-        assert (step(result, "address").told, step(result, "connect").ms is None) == ("127.0.0.1", False)
+        assert (step(result, "address").detail, step(result, "connect").ms is None) == ("127.0.0.1", False)
         result = await SampleSender(settings).send(webhook(elsewhere), Channel.EMAIL, "sent")
-        assert "The certificate is not for localhost" in result.cure
+        assert "The certificate is not for localhost" in result.remedy
 
 
 async def test_a_port_where_nobody_listens(settings: Settings, receiver: Receiver) -> None:
@@ -255,8 +255,8 @@ async def test_a_port_where_nobody_listens(settings: Settings, receiver: Receive
     config = webhook(receiver, url=f"https://localhost:{port}/x")
     result = await SampleSender(settings).send(config, Channel.EMAIL, "sent")
     assert [one.ok for one in result.steps] == [True, False, None, None, None, None, None]
-    assert step(result, "address").told == "127.0.0.1"
-    assert f"Nothing listens on port {port} of localhost" in result.cure
+    assert step(result, "address").detail == "127.0.0.1"
+    assert f"Nothing listens on port {port} of localhost" in result.remedy
 
 
 async def test_a_private_address_is_not_even_connected_to(receiver: Receiver, tmp_path: Path) -> None:
@@ -264,23 +264,23 @@ async def test_a_private_address_is_not_even_connected_to(receiver: Receiver, tm
     result = await SampleSender(guarded).send(webhook(receiver), Channel.EMAIL, "sent")
     assert [one.ok for one in result.steps] == [False, None, None, None, None, None, None]
     assert (result.reason, result.verdict) == ("egress_denied", "retry_later")
-    assert "We don't send there" in result.cure
+    assert "We don't send there" in result.remedy
     assert receiver.requests == []
 
 
 async def test_a_name_that_does_not_resolve(settings: Settings, receiver: Receiver) -> None:
     result = await SampleSender(settings).send(webhook(receiver, url="https://nobody.invalid/"), Channel.EMAIL, "sent")
     assert step(result, "address").ok is False
-    assert "nobody.invalid" in result.cure
+    assert "nobody.invalid" in result.remedy
 
 
 async def test_a_server_that_is_too_slow_was_reached(settings: Settings, receiver: Receiver) -> None:
     receiver.behave("/luma", slowly(60))
     result = await SampleSender(settings).send(webhook(receiver, timeout="3s"), Channel.EMAIL, "sent")
     assert [one.ok for one in result.steps] == [True, True, True, None, True, False, None]
-    assert step(result, "token").told == "none is needed"
+    assert step(result, "token").detail == "none is needed"
     assert result.reason == "timeout"
-    assert "as soon as the event is stored" in result.cure
+    assert "as soon as the event is stored" in result.remedy
 
 
 async def test_what_is_no_http_is_told(receiver: Receiver, tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ async def test_what_is_no_http_is_told(receiver: Receiver, tmp_path: Path) -> No
     async with Endpoint(script, None).running() as endpoint:
         config = webhook(receiver, url=f"http://127.0.0.1:{endpoint.port}/x")
         result = await SampleSender(plain).send(config, Channel.EMAIL, "sent")
-    assert (result.reason, step(result, "tls").told) == ("protocol", "not used")
+    assert (result.reason, step(result, "tls").detail) == ("protocol", "not used")
     assert [one.ok for one in result.steps] == [True, True, None, None, True, False, None]
 
 
@@ -362,7 +362,9 @@ async def test_a_test_event_does_not_say_which_inner_names_exist(url: str) -> No
         (FailureReason.DNS, f"{endpoint.host}: Name or service not known"),
         (FailureReason.EGRESS_DENIED, f"{endpoint.host} resolves to an address that is not public (private)"),
     ):
-        transport = _Discreet(Answering(Attempt(0.1, failure=failure, detail=detail)), EgressGuard(EgressSettings()))
+        transport = _ConcealingTransport(
+            Answering(Attempt(0.1, failure=failure, detail=detail)), EgressGuard(EgressSettings())
+        )
         attempt = await transport.post(Request(endpoint, (), b"", 1.0, 1.0))
         seen.append((attempt.failure, attempt.detail))
     assert seen[0] == seen[1]
@@ -371,7 +373,7 @@ async def test_a_test_event_does_not_say_which_inner_names_exist(url: str) -> No
 
 async def test_what_a_url_alone_tells_is_said() -> None:
     attempt = Attempt(0.1, failure=FailureReason.EGRESS_DENIED, detail="10.0.0.1 is not public (private)")
-    transport = _Discreet(Answering(attempt), EgressGuard(EgressSettings()))
+    transport = _ConcealingTransport(Answering(attempt), EgressGuard(EgressSettings()))
     assert await transport.post(Request(Target.at("https://10.0.0.1/"), (), b"", 1.0, 1.0)) is attempt
 
 
