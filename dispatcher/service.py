@@ -250,11 +250,10 @@ class Service:
                 if tracing is None
                 else tracing.around(self._pipeline.process, settings.kafka.topic)
             )
-            fast_path = None
-            if tracing is None:  # a span needs the task of the full way
-                fast_path = FastPath(
-                    self._pipeline, cache, deliveries, settings.kafka.max_record_bytes, settings.delivery.max_body
-                )
+            fast_path = FastPath(
+                self._pipeline, cache, deliveries, settings.kafka.max_record_bytes, settings.delivery.max_body,
+                None if tracing is None else tracing.is_sampled,
+            )  # fmt: skip
             self._consumers = self._made_consumers(process, fast_path, retry_topics)
             self._held = HeldEvents(
                 settings.kafka, held, process, self._is_held, self._policy.max_age_s, settings.delivery.drain_timeout
@@ -281,7 +280,7 @@ class Service:
             return FormerTopics()
 
     def _made_consumers(
-        self, process: Process, fast_path: FastPath | None, retry_topics: RetryTopics
+        self, process: Process, fast_path: FastPath, retry_topics: RetryTopics
     ) -> tuple[Consumer, Consumer]:
         kafka, drain = self._settings.kafka, self._settings.delivery.drain_timeout
         retry = _retry_membership(kafka, retry_topics.topics)

@@ -7,6 +7,7 @@ webhook edited meanwhile, an attempt that failed) is `on_fallback`: it goes the 
 
 import asyncio
 from abc import ABC, abstractmethod
+from contextvars import Context
 from typing import Final
 
 import structlog
@@ -90,7 +91,8 @@ class DirectAttempt(ABC):
             self._fail(error)
             return
         if self._exchange is None:
-            self._task = asyncio.get_running_loop().create_task(self._post(), name="flight")
+            # In a context of its own: the current task may be another event's, whose span is not this one's.
+            self._task = asyncio.get_running_loop().create_task(self._post(), name="flight", context=Context())
             self._task.add_done_callback(self._task_ended)
 
     def cancel(self) -> None:

@@ -5,6 +5,7 @@ delivered by its first attempt. Everything else is given back and takes the full
 that it had. The law is the pipeline's: the owner hears `finished` with an outcome, or the record is not done.
 """
 
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from dispatcher.config.webhooks import Webhook
@@ -44,16 +45,24 @@ class RecordListener(Protocol):
 
 
 class FastPath:
-    """Begins records. One for the process."""
+    """Starts records without a task. There is one per process."""
 
     def __init__(
-        self, pipeline: Pipeline, webhooks: CachedWebhooks, deliveries: Deliverer, max_record_bytes: int, max_body: int
+        self,
+        pipeline: Pipeline,
+        webhooks: CachedWebhooks,
+        deliveries: Deliverer,
+        max_record_bytes: int,
+        max_body: int,
+        is_sampled: Callable[[Record], bool] | None = None,
     ) -> None:
+        """`is_sampled` returns whether tracing follows a record; such records take the slow path, which has spans."""
         self._pipeline = pipeline
         self._webhooks = webhooks
         self._deliveries = deliveries
         self._max_record_bytes = max_record_bytes
         self._largest = min(max_body, MAX_WARNED)
+        self._is_sampled = is_sampled
 
     def begin(self, record: Record, processing: ProcessingAttempt, owner: RecordListener) -> DirectAttempt | None:
         """See to a record as far as that goes without waiting; the flight that is under way then, if any is.
@@ -80,6 +89,8 @@ class FastPath:
 
     def _decided(self, record: Record, processing: ProcessingAttempt) -> PendingDelivery | Outcome | None:
         """What is to be sent, or why nothing is; None where that takes the full way."""
+        if self._is_sampled is not None and self._is_sampled(record):
+            return None
         origin = Origin(record.topic, record.partition, record.offset)
         event = read_record(record, origin, self._max_record_bytes)
         if isinstance(event, OtherEvent):

@@ -12,6 +12,7 @@ position is committed, the group is left.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
+from contextvars import Context
 from functools import cached_property, partial
 from typing import Protocol
 
@@ -399,8 +400,8 @@ class Consumer:
         self.record_ended(item)
 
     def start_slow_path(self, item: InFlightRecord, first_result: AttemptResult | None) -> None:
-        """It needs a task."""
-        item.task = self._loop.create_task(self._see_through(item, first_result))
+        """Starts a task for the record, in a context of its own: the caller may be a task of another, traced event."""
+        item.task = self._loop.create_task(self._see_through(item, first_result), context=Context())
         item.task.add_done_callback(partial(self._task_ended, item))
 
     def record_ended(self, item: InFlightRecord) -> None:

@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import logging
 import os
+import re
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -56,7 +57,10 @@ _LONGEST_TRACESTATE = 512
 """What W3C Trace Context asks everybody to pass on; a longer one is left out."""
 
 _event_span: ContextVar[Span] = ContextVar("event_span", default=trace.INVALID_SPAN)
-"""Each record is processed in a task of its own, so that this is the record's."""
+"""Span of the record that the current task processes; invalid if the record is not sampled."""
+
+_TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]([0-9a-f])")
+"""Version 00 of W3C Trace Context (section 3.2); the second digit of the flags holds the sampled flag."""
 
 
 class Webhooks(Protocol):
@@ -73,8 +77,10 @@ class Tracing:
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # it warns at each try: the sender tells it once
         self._ids = _TraceIds()
         self._sender = _Sender(exporter or _otlp(settings), settings.queue, settings.timeout)
+        sampler = TraceIdRatioBased(settings.sample_ratio)
+        self._bound = sampler.bound
         provider = TracerProvider(
-            sampler=ParentBased(TraceIdRatioBased(settings.sample_ratio)),
+            sampler=ParentBased(sampler),
             resource=Resource.create(
                 {
                     "service.name": settings.service_name,
@@ -98,12 +104,32 @@ class Tracing:
     ) -> None:
         await self._sender.stop()
 
+    def is_sampled(self, record: Record) -> bool:
+        """Returns whether a record on the topic of events gets spans: the decision that the sampler will make.
+
+        The producer's `traceparent` decides; without one, `sample_ratio` does. Costs about a microsecond, so that the
+        fast path can be kept for events that are not sampled.
+        """
+        if record.headers:
+            decided = _producers_decision(record)
+            if decided is not None:
+                return decided
+        origin = f"{record.topic}/{record.partition}/{record.offset}"
+        return self._is_chosen(_trace_id(origin, record.timestamp))
+
     def around(self, process: Process, events_topic: str | None = None) -> Process:
-        """`process` with a span around each record. No `feedback-*` header is believed on the topic of events."""
+        """Returns `process` with a span around each sampled record.
+
+        `feedback-*` headers of records on the topic of events are ignored.
+        """
 
         async def traced(record: Record, processing: ProcessingAttempt) -> Outcome:
             is_fresh = record.topic == events_topic
             state = RetryState.fresh(record, record.timestamp / 1000) if is_fresh else RetryState.of(record)
+            decided = _producers_decision(record)
+            if not (self._is_chosen(_trace_id_of(state)) if decided is None else decided):
+                _event_span.set(trace.INVALID_SPAN)  # the task may have been created by that of a sampled record
+                return await process(record, processing)
             span = self._event(record, state)
             token = _event_span.set(span)
             try:
@@ -128,11 +154,14 @@ class Tracing:
         """`webhooks`, with the tenant that is looked up told to the event's span."""
         return _TellingTenant(webhooks)
 
-    def begin_attempt(self, host: str, port: int, number: str, webhook_id: str) -> Span:
-        """A span of one POST, below that of the event in hand. `traceparent` says it to the endpoint."""
+    def start_attempt(self, host: str, port: int, number: str, webhook_id: str) -> Span | None:
+        """Starts the span of one POST, as a child of the event's span. Returns None if the event is not sampled."""
+        event = _event_span.get()
+        if not event.is_recording():
+            return None
         return self._tracer.start_span(
             "POST",
-            context=trace.set_span_in_context(_event_span.get(), Context()),
+            context=trace.set_span_in_context(event, Context()),
             kind=SpanKind.CLIENT,
             attributes={
                 "http.request.method": "POST",
@@ -143,8 +172,11 @@ class Tracing:
             },
         )
 
+    def _is_chosen(self, trace_id: int) -> bool:
+        return trace_id & TraceIdRatioBased.TRACE_ID_LIMIT < self._bound
+
     def _event(self, record: Record, retry_state: RetryState) -> Span:
-        self._ids.next_trace = _trace_id(retry_state)  # the SDK asks for it at once, where the record has no trace
+        self._ids.next_trace = _trace_id_of(retry_state)  # the SDK asks for it at once, where the record has no trace
         return self._tracer.start_span(
             f"process {record.topic}",
             context=_parent(record),
@@ -163,9 +195,7 @@ class Tracing:
 
 
 def end_attempt(span: Span, attempt: Attempt) -> Attempt:
-    """End the span of a POST with what came of it; gives the attempt with its trace, where that is sampled."""
-    if not span.is_recording():
-        return attempt
+    """Ends the span of a POST with its result. Returns the attempt with its trace id."""
     if attempt.status is not None:
         span.set_attribute("http.response.status_code", attempt.status)
     span.set_attribute("dispatcher.connection_reused", attempt.reused)
@@ -229,10 +259,32 @@ def _parent(record: Record) -> Context:
     return _PROPAGATOR.extract(told, Context()) if "traceparent" in told else Context()
 
 
-def _trace_id(retry_state: RetryState) -> int:
-    # The time tells a topic from one of the same name that was there before, or is in another cluster.
+def _producers_decision(record: Record) -> bool | None:
+    """Returns the sampled flag of the record's `traceparent`, or None if there is none that can be read."""
+    header = None
+    for name, value in record.headers:
+        if name == "traceparent" and value and len(value) <= _LONGEST_TRACESTATE:
+            header = value  # the last one counts, as in `_parent`
+    if header is None:
+        return None
+    known = _TRACEPARENT.fullmatch(header)
+    if known is not None:
+        return int(known[1], 16) & 1 == 1
+    parent = trace.get_current_span(_parent(record)).get_span_context()  # another version, or unreadable
+    return parent.trace_flags.sampled if parent.is_valid else None
+
+
+def _trace_id_of(retry_state: RetryState) -> int:
     timestamp = retry_state.origin_timestamp or round(retry_state.first_seen * 1000)
-    place = f"{retry_state.origin}/{timestamp}"
+    return _trace_id(str(retry_state.origin), timestamp)
+
+
+def _trace_id(origin: str, timestamp: int) -> int:
+    """Returns the trace id of an event without a producer's trace. `timestamp`: milliseconds since 1970, of its record.
+
+    The timestamp distinguishes a topic from an earlier one of the same name, and from one in another cluster.
+    """
+    place = f"{origin}/{timestamp}"
     return int.from_bytes(hashlib.blake2b(place.encode(), digest_size=16, person=b"trace").digest()) or 1
 
 

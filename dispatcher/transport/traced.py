@@ -1,4 +1,4 @@
-"""A transport with a span around each POST; the endpoint is told of it, so that its trace continues ours."""
+"""A transport with a span around each POST of a sampled event. The endpoint gets the span as `traceparent`."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -6,13 +6,14 @@ from typing import Protocol
 
 from dispatcher.contract.outcomes import Attempt
 from dispatcher.telemetry.tracing import Tracing, end_attempt, traceparent
-from dispatcher.transport.request import Request
+from dispatcher.transport.request import Exchange, Request
 
 
 class Transport(Protocol):
     """Sends one POST."""
 
     async def post(self, request: Request) -> Attempt: ...
+    def begin(self, request: Request, ended: Callable[[Attempt], None]) -> Exchange | None: ...
 
 
 class TracedTransport:
@@ -22,22 +23,25 @@ class TracedTransport:
         self._transport = transport
         self._tracing = tracing
 
-    def begin(self, request: Request, ended: Callable[[Attempt], None]) -> None:
-        """Never: a span needs the task of `post`."""
+    def begin(self, request: Request, ended: Callable[[Attempt], None]) -> Exchange | None:
+        """Sends without a span: only the fast path calls this, and sampled events don't take it."""
+        return self._transport.begin(request, ended)
 
     async def post(self, request: Request) -> Attempt:
-        """Send it, with the span's `traceparent` in place of the record's."""
-        told = dict(request.headers)
-        span = self._tracing.begin_attempt(
+        """Sends the request. If the event is sampled, the span's `traceparent` replaces the record's."""
+        own = dict(request.headers)
+        span = self._tracing.start_attempt(
             request.endpoint.host,
             request.endpoint.port,
-            told.get("webhook-attempt", ""),
-            told.get("webhook-id", ""),
+            own.get("webhook-attempt", ""),
+            own.get("webhook-id", ""),
         )
+        if span is None:
+            return await self._transport.post(request)
         headers = (*(pair for pair in request.headers if pair[0] != "traceparent"), ("traceparent", traceparent(span)))
         try:
             attempt = await self._transport.post(replace(request, headers=headers))
         except BaseException:
-            span.end()  # let go: nothing came of it
+            span.end()  # cancelled: there is no result
             raise
         return end_attempt(span, attempt)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from prometheus_client import REGISTRY
 
 from dispatcher.config.settings import TracingSettings
@@ -164,14 +165,23 @@ async def test_the_records_own_traceparent_is_not_sent_twice(collector: Collecto
     assert transport.told("authorization") == ["Bearer x"]
 
 
-async def test_what_the_producer_decided_against_is_not_sampled_and_still_passed_on(collector: Collector) -> None:
+async def test_an_event_that_its_producer_does_not_sample_has_no_span_and_keeps_its_traceparent(
+    collector: Collector,
+) -> None:
     transport = Scripted(Attempt(0.1, status=200))
     async with Tracing(settings_for(collector)) as tracing:
-        await deliver(tracing, record(("traceparent", UNSAMPLED.encode())), transport)
+        one = record(("traceparent", UNSAMPLED.encode()))
+        await deliver(tracing, one, transport, 1, ("traceparent", UNSAMPLED))
     assert collector.spans == []
-    (told,) = transport.told("traceparent")
-    assert told.startswith(f"00-{TRACE.hex()}-")
-    assert told.endswith("-00")
+    assert transport.told("traceparent") == [UNSAMPLED]
+
+
+async def test_a_request_outside_of_any_event_has_no_span(collector: Collector) -> None:
+    transport = Scripted(Attempt(0.1, status=200))
+    async with Tracing(settings_for(collector)) as tracing:
+        await TracedTransport(transport, tracing).post(request())
+    assert collector.spans == []
+    assert transport.told("traceparent") == []
 
 
 @pytest.mark.parametrize(
@@ -198,6 +208,52 @@ async def test_every_hop_of_an_event_stands_in_one_trace(collector: Collector) -
     assert first.trace_id == second.trace_id != other.trace_id
     assert attributes(second)["dispatcher.origin"] == "events/3/7"
     assert attributes(second)["dispatcher.parks"] == 1
+
+
+HEADERS: list[tuple[tuple[str, bytes], ...]] = [
+    (),
+    (("other", b"x"),),
+    (("traceparent", PRODUCERS.encode()),),
+    (("traceparent", UNSAMPLED.encode()),),
+    (("traceparent", PRODUCERS.encode()), ("tracestate", b"vendor=abc")),
+    (("traceparent", PRODUCERS.encode()), ("traceparent", UNSAMPLED.encode())),
+    (("traceparent", UNSAMPLED.encode()), ("traceparent", b"")),
+    (("traceparent", PRODUCERS[:-2].encode() + b"03"),),  # a flag of level 2 beside
+    (("traceparent", PRODUCERS[:-2].encode() + b"fe"),),
+    (("traceparent", PRODUCERS[:-2].encode() + b"0a"),),
+    (("traceparent", b"01" + PRODUCERS[2:].encode() + b"-more"),),  # a later version
+    (("traceparent", b"ff" + PRODUCERS[2:].encode()),),
+    (("traceparent", PRODUCERS.encode() + b"-more"),),
+    (("traceparent", PRODUCERS.upper().encode()),),
+    (("traceparent", b" " + PRODUCERS.encode() + b"\n"),),
+    (("traceparent", b"00-" + b"0" * 32 + b"-b7ad6b7169203331-01"),),
+    (("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-" + b"0" * 16 + b"-01"),),
+    (("traceparent", b"\xff" * 55),),
+    (("traceparent", PRODUCERS.encode() * 20),),
+]
+
+
+@pytest.mark.parametrize("headers", HEADERS, ids=str)
+@pytest.mark.parametrize("timestamp", [1_753_171_200_123, 0, -1])
+async def test_the_early_decision_is_the_one_of_the_sdks_sampler(
+    collector: Collector, headers: tuple[tuple[str, bytes], ...], timestamp: int
+) -> None:
+    sampler = ParentBased(TraceIdRatioBased(0.5))
+    seen = set()
+    async with Tracing(settings_for(collector, sample_ratio=0.5)) as tracing:
+        for offset in range(40):
+            one = ARecord(b"{}", None, headers, "events", 3, offset, timestamp)
+            state = RetryState.fresh(one, one.timestamp / 1000)
+            result = sampler.should_sample(module._parent(one), module._trace_id_of(state), "process events")
+            assert tracing.is_sampled(one) is result.decision.is_sampled()
+            seen.add(result.decision.is_sampled())
+    assert len(seen) == (2 if module._producers_decision(one) is None else 1)
+
+
+@pytest.mark.parametrize(("ratio", "sampled"), [(0, False), (1, True)])
+async def test_a_ratio_of_none_or_all_is_exact(collector: Collector, ratio: float, sampled: bool) -> None:
+    async with Tracing(settings_for(collector, sample_ratio=ratio)) as tracing:
+        assert {tracing.is_sampled(record(offset=offset)) for offset in range(1000)} == {sampled}
 
 
 async def test_the_share_of_traced_events_is_the_one_set(collector: Collector) -> None:
