@@ -10,9 +10,10 @@ import pytest
 import trustme
 from cryptography.x509 import load_pem_x509_certificate
 
+from dispatcher.config.secret_scope import SecretScope
 from dispatcher.config.secrets import Secret
 from dispatcher.contract.outcomes import FailureReason
-from dispatcher.stores.webhook_files import read_directory
+from dispatcher.stores.webhook_files import Rules, read_directory
 from dispatcher.transport import Endpoint, Transport, tls
 from dispatcher.transport.tls import TlsContexts, new_context
 from tests.stores.kubelet import MountedVolume
@@ -98,7 +99,7 @@ async def test_client_certificate_and_ca_are_rotated_by_their_files_alone(transp
             pems = {"ca": own.cert_pem.bytes(), "certificate": chain.encode(), "key": mine.private_key_pem.bytes()}
             files = {f"{name}.pem": pem.decode() for name, pem in pems.items()}
             volume.update({"a.yaml": json.dumps({"apiVersion": "dispatcher/v1", "webhooks": [webhook]}), **files})
-            known = read_directory(volume.path, known, lambda _: [])
+            known = read_directory(volume.path, known, Rules(lambda _: [], SecretScope((volume.path,), ())))
             (found,) = known["a.yaml"].webhooks
             endpoint = replace(Endpoint.of(found.config), port=server.port, authority=f"127.0.0.1:{server.port}")
             attempts = [await transport.post(post_to(endpoint)) for _ in range(2)]
