@@ -1,5 +1,5 @@
-"""What proves to an endpoint who is calling: JWTs signed by us or fetched, and Standard Webhooks signatures.
+"""Authentication of requests: JWTs that we sign or fetch, and Standard Webhooks signatures.
 
-No clock and no network in here: time comes in as an argument, and a token endpoint is reached through the
-`TokenEndpoint` that the service hands over, so that the egress guard stands before it too.
+This package has neither a clock nor a network. Time is an argument, and a token endpoint is reached through the
+`TokenEndpoint` that the service passes in, so the egress guard checks token endpoints too.
 """

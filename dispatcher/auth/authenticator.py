@@ -1,4 +1,4 @@
-"""The authentication header of one webhook's requests: what delivery asks before each POST."""
+"""Creates the authentication header of a webhook's requests. Delivery calls it before each POST."""
 
 from typing import Final, Self
 
@@ -11,11 +11,11 @@ Header = tuple[str, str]
 """Name and value."""
 
 TOKEN_TIMEOUT_S: Final = 5.0
-"""For one request to a token endpoint, everything included: half of what an attempt has."""
+"""Seconds for one request to a token endpoint, everything included: half of an attempt's time."""
 
 
 class Authenticator:
-    """Made for one revision of a webhook; holds its token.
+    """Authenticates the requests of one revision of a webhook, and keeps its token.
 
     A new revision needs a new one: its key or token endpoint may have changed. Times are Unix seconds.
     """
@@ -23,7 +23,7 @@ class Authenticator:
     __slots__ = ("_cached", "_fetched", "_name", "_scheme", "_signer", "needs_body")
 
     needs_body: bool
-    """Each request has a token of its own (`body_hash`, `jti`): `cached_header` always returns None."""
+    """True if each request needs a token of its own (`body_hash`, `jti`); `cached_header` then always returns None."""
 
     def __init__(self, auth: JwtAuth | None, signer: JwtSigner | None, fetched: FetchedTokens | None) -> None:
         self._signer = signer
@@ -37,10 +37,10 @@ class Authenticator:
     def of(
         cls, config: WebhookConfig, token_endpoint: TokenEndpoint, *, token_timeout_s: float = TOKEN_TIMEOUT_S
     ) -> Self:
-        """The authenticator of a webhook; `token_endpoint` is used only where its tokens are fetched.
+        """Creates the authenticator of a webhook. `token_endpoint` is used only if its tokens are fetched.
 
         Raises:
-            ValueError: its key can't be used: `problems_of` says so when the configuration is read.
+            ValueError: the key can't be used. `problems_of` reports that when the configuration is read.
         """
         auth = config.auth
         if not isinstance(auth, JwtAuth):
@@ -51,22 +51,22 @@ class Authenticator:
 
     @property
     def is_none(self) -> bool:
-        """Requests carry no authentication header."""
+        """True if requests carry no authentication header."""
         return self._signer is None and self._fetched is None
 
     @property
     def is_fetched(self) -> bool:
-        """Tokens come from a token endpoint: a 401 may be mended by a fresh one, see `invalidate`."""
+        """True if tokens come from a token endpoint: after a 401 a fresh one may help, see `invalidate`."""
         return self._fetched is not None
 
     @property
     def public_jwk(self) -> PublicJwk | None:
-        """The public key that verifies what we sign here, for the JWKS document; None where there is none."""
+        """The public key that verifies our signatures, for the JWKS document. None if there is none."""
         signer = self._signer if self._fetched is None else self._fetched.signer
         return None if signer is None else signer.key.public_jwk
 
     def cached_header(self, now: float) -> Header | None:
-        """The header without waiting; None where there is none, or `header` must be asked.
+        """Returns the header without waiting. Returns None if there is none, or if `header` has to be awaited.
 
         Costs well under a microsecond. Call it in a running loop: a fetched token past its renewal point is renewed
         in a task, while the old one serves.
@@ -77,9 +77,9 @@ class Authenticator:
         return None if token is None else self._header(token)
 
     async def header(self, *, webhook_id: str, body: bytes, now: float) -> Header | None:
-        """The header of this request; None without authentication.
+        """Returns the header of this request, or None without authentication.
 
-        Waits at most the token endpoint's timeout. Cancelling it cancels nobody else's.
+        Waits at most the token endpoint's timeout. Cancelling one caller doesn't cancel the others.
 
         Raises:
             TokenUnavailable: no token could be fetched; the message says what the tenant can change.
@@ -91,7 +91,7 @@ class Authenticator:
         return self.cached_header(now)
 
     def invalidate(self, header: Header, *, now: float) -> bool:
-        """Says that the endpoint answered 401 to this header.
+        """Reports that the endpoint answered 401 to this header.
 
         True: ask for the header again and try once more. False: a fresh token would fare no better.
         """
@@ -99,7 +99,7 @@ class Authenticator:
         return self._fetched is not None and self._fetched.invalidate(token, now)
 
     async def close(self) -> None:
-        """Ends what is under way; call it when the revision is replaced and at the end of the process."""
+        """Cancels a fetch in progress. Call it when the revision is replaced, and at the end of the process."""
         if self._fetched is not None:
             await self._fetched.close()
 

@@ -1,6 +1,6 @@
-"""Tokens from a tenant's token endpoint: fetched once for all who wait, kept, renewed before they expire.
+"""Fetches tokens from a tenant's token endpoint: once for all callers, kept, and renewed before they expire.
 
-An endpoint is asked by one request at a time, and after a failure not again for 1 s, doubling to 30 s.
+An endpoint gets one request at a time. After a failure it gets none for 1 s, doubling to 30 s.
 """
 
 import asyncio
@@ -22,17 +22,17 @@ from dispatcher.config.webhooks import FetchedToken
 from dispatcher.errors import TokenUnavailable
 
 COOL_DOWN_S: Final = 1.0
-"""After a first failure; twice as long after each further one."""
+"""Pause after the first failure; it doubles with each further failure."""
 MAX_COOL_DOWN_S: Final = 30.0
 REFRESH_EVERY_S: Final = 10.0
-"""A refused token is thrown away at most this often: an endpoint that refuses each one is not worth more."""
+"""A refused token is discarded at most this often, so an endpoint that refuses every token causes few fetches."""
 
 
 class TokenEndpoint(Protocol):
-    """Reaches token endpoints, through the same egress guard as everything else."""
+    """Sends requests to token endpoints, through the same egress guard as deliveries."""
 
     async def post_form(self, url: str, headers: Headers, body: bytes, timeout_s: float) -> TokenAnswer:
-        """POSTs `body` as `application/x-www-form-urlencoded`, following no redirect.
+        """Sends `body` by POST as `application/x-www-form-urlencoded`, following no redirect.
 
         Reads at most 64 KiB of the answer. What fails on the way is an answer without a status, not an exception.
         """
@@ -47,10 +47,10 @@ class _Kept:
 
 
 class FetchedTokens:
-    """The tokens of one webhook. Times are Unix seconds, given by the caller."""
+    """Holds the tokens of one webhook. Times are Unix seconds, passed in by the caller."""
 
     def __init__(self, config: FetchedToken, endpoint: TokenEndpoint, timeout_s: float) -> None:
-        """Asks `endpoint` for tokens, allowing it `timeout_s` seconds each time.
+        """Fetches tokens from `endpoint`; each request may take `timeout_s` seconds.
 
         Raises:
             ValueError: the assertion's key doesn't fit; see `problems_of`.
@@ -69,11 +69,11 @@ class FetchedTokens:
 
     @property
     def signer(self) -> JwtSigner | None:
-        """What signs the assertions; None with client credentials."""
+        """The signer of assertions. None with client credentials."""
         return self._signer
 
     def kept(self, now: float) -> str | None:
-        """The token to use at `now` without waiting; None where one must be waited for.
+        """Returns the token to use at `now` without waiting, or None if one has to be fetched.
 
         Past its renewal point a token still serves, while one request fetches the next.
         """
@@ -85,7 +85,7 @@ class FetchedTokens:
         return kept.value
 
     async def token(self, now: float) -> str:
-        """A token that is valid at `now`; all who wait share one request, and none of them can cancel it.
+        """Returns a token that is valid at `now`. All callers share one request, and no caller can cancel it.
 
         Raises:
             TokenUnavailable: there is none; the message says what the tenant can change.
@@ -94,24 +94,24 @@ class FetchedTokens:
         if kept is not None:
             return kept
         if self._closed:
-            raise TokenUnavailable(f"{endpoint_name(self._config)} is no longer asked: its webhook was closed")
+            raise TokenUnavailable(f"{endpoint_name(self._config)} gets no more requests: its webhook was closed")
         cooling_s = self._cooling_s(now)
         if cooling_s > 0:
             problem = self._problem
-            raise TokenUnavailable(f"{problem}; it is asked again in {cooling_s:.1f} s", is_local=problem.is_local)
+            raise TokenUnavailable(f"{problem}; the next request is in {cooling_s:.1f} s", is_local=problem.is_local)
         flight = self._take_off(now)
         await asyncio.wait({flight})  # leaves the flight alone if this caller is cancelled
         if flight.cancelled():
-            raise TokenUnavailable(f"{endpoint_name(self._config)} is no longer asked: its webhook was closed")
+            raise TokenUnavailable(f"{endpoint_name(self._config)} gets no more requests: its webhook was closed")
         answer = flight.result()
         if isinstance(answer, TokenUnavailable):
             raise TokenUnavailable(str(answer), is_local=answer.is_local)
         return answer.value
 
     def invalidate(self, token: str, now: float) -> bool:
-        """Says that the endpoint refused this token. True: another one is there or can be fetched, try once more.
+        """Reports that the endpoint refused this token. Returns True if another one may work: try once more.
 
-        Only the token that is kept is thrown away, and at most one in 10 s.
+        Only the kept token is discarded, and at most one in 10 s.
         """
         if self._kept is None or self._kept.value != token:
             return True
@@ -122,7 +122,7 @@ class FetchedTokens:
         return True
 
     async def close(self) -> None:
-        """Ends a request that is on its way; who waits for it gets TokenUnavailable."""
+        """Cancels a request in progress; its callers get TokenUnavailable."""
         self._closed = True
         flight = self._flight
         if flight is not None:
@@ -147,7 +147,7 @@ class FetchedTokens:
         self._flight = None
 
     async def _fetch(self, now: float) -> IssuedToken | TokenUnavailable:
-        """The token, or why there is none: a value, so that each who waits raises an exception of its own."""
+        """Returns the token, or the reason why there is none, as a value: each caller then raises its own exception."""
         answer = await self._answer(now)
         try:
             issued = token_in(answer, self._config)
@@ -168,7 +168,9 @@ class FetchedTokens:
         except TimeoutError:
             return TokenAnswer(None, detail=f"no answer in {self._timeout_s:g} s", elapsed_s=self._timeout_s)
         except Exception:
-            self._failed(TokenUnavailable(f"{endpoint_name(self._config)} could not be asked: an internal error"), now)
+            self._failed(
+                TokenUnavailable(f"{endpoint_name(self._config)} could not be reached: an internal error"), now
+            )
             raise
 
     def _failed(self, problem: TokenUnavailable, at: float) -> None:
@@ -179,9 +181,9 @@ class FetchedTokens:
 
 
 def assertion_signer(config: FetchedToken) -> JwtSigner | None:
-    """What signs the assertions of grant `jwt-bearer` (RFC 7523, section 3); None with client credentials.
+    """Returns the signer of assertions for the grant `jwt-bearer` (RFC 7523, section 3), or None with client credentials.
 
-    Where the configuration doesn't say: `aud` is the token endpoint, `sub` the client_id, else the issuer.
+    Unless the configuration sets them, `aud` is the token endpoint and `sub` is the client_id, else the issuer.
 
     Raises:
         ValueError: the key or a claim can't be used.

@@ -40,7 +40,7 @@ class JwtSigner:
     )  # fmt: skip
 
     def __init__(self, token: SignedToken, audience: str, subject: str | None = None) -> None:
-        """Signs by `token`; `audience` and `subject` stand in where it names none.
+        """Signs as `token` says. `audience` and `subject` are used if it names none.
 
         Raises:
             ValueError: the key doesn't fit, or the claims are no JSON or too long; see `problems_of`.
@@ -107,7 +107,7 @@ def _segment(members: Mapping[str, JsonValue]) -> bytes:
 
 
 def problem_of_claims(claims: dict[str, JsonValue]) -> str | None:
-    """Why these further claims can't stand in a token, None where they can."""
+    """Returns why these further claims can't be used in a token, or None if they can."""
     try:
         json.dumps(claims, allow_nan=False)  # orjson would write null for them
         size = len(orjson.dumps(claims))

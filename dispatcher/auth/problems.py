@@ -1,4 +1,4 @@
-"""All that is wrong with a webhook's authentication and signing: for `dispatcher check`, the stores and the console."""
+"""Checks a webhook's authentication and signing, for `dispatcher check`, the stores and the console."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from dispatcher.config.webhooks import FetchedToken, JwtAuth, SignedToken, Webho
 
 
 def problems_of(config: WebhookConfig) -> list[tuple[str, str]]:
-    """Every mistake that shows without a network: the dotted key below the webhook, and what to change.
+    """Returns every mistake that can be found without a network: the dotted key below the webhook, and what to change.
 
     A secret whose reference was not resolved is passed over.
     """
@@ -19,14 +19,14 @@ def problems_of(config: WebhookConfig) -> list[tuple[str, str]]:
 
 
 def signed_token_of(config: WebhookConfig) -> SignedToken | None:
-    """The token that we sign for this webhook: sent to the endpoint, or as assertion to its token endpoint."""
+    """Returns the token that we sign for this webhook: for the endpoint, or as assertion for its token endpoint."""
     if not isinstance(config.auth, JwtAuth):
         return None
     return config.auth.sign or (None if config.auth.fetch is None else config.auth.fetch.assertion)
 
 
 def key_description_of(config: WebhookConfig) -> KeyDescription | None:
-    """What may be shown of the key that signs this webhook's tokens; None where there is none.
+    """Describes the key that signs this webhook's tokens, without its secret. Returns None if there is none.
 
     Raises:
         ValueError: the key can't be used.
@@ -36,7 +36,7 @@ def key_description_of(config: WebhookConfig) -> KeyDescription | None:
 
 
 def jwks_of(configs: list[WebhookConfig]) -> dict[str, list[PublicJwk]]:
-    """The JWKS document (RFC 7517, section 5) of these webhooks' public keys; what can't be read is left out."""
+    """Returns the JWKS document (RFC 7517, section 5) of these webhooks' public keys; unreadable keys are left out."""
     keys: list[PublicJwk] = []
     for config in configs:
         token = signed_token_of(config)

@@ -1,4 +1,4 @@
-"""The public half of a signing key, as receivers want it: a JWK, its thumbprint, a JWKS document."""
+"""Public keys in the form that receivers need: a JWK, its thumbprint, a JWKS document."""
 
 import base64
 import hashlib
@@ -20,12 +20,12 @@ CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 
 
 def base64url(data: bytes) -> str:
-    """Base64url without padding (RFC 7515, section 2)."""
+    """Encodes as base64url without padding (RFC 7515, section 2)."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def public_jwk_of(key: PrivateKey) -> PublicJwk:
-    """The members that make up the public key, and no others (RFC 7518, section 6; RFC 8037, section 2)."""
+    """Returns the members that make up the public key, and no others (RFC 7518, section 6; RFC 8037, section 2)."""
     match key:
         case RSAPrivateKey():
             numbers = key.public_key().public_numbers()
@@ -42,12 +42,12 @@ def public_jwk_of(key: PrivateKey) -> PublicJwk:
 
 
 def thumbprint(jwk: PublicJwk) -> str:
-    """SHA-256 thumbprint of what `public_jwk_of` gives (RFC 7638, section 3): 43 characters of base64url."""
+    """Returns the SHA-256 thumbprint of a `public_jwk_of` result (RFC 7638, section 3): 43 characters of base64url."""
     return base64url(hashlib.sha256(orjson.dumps(jwk, option=orjson.OPT_SORT_KEYS)).digest())
 
 
 def jwks_document(keys: Iterable[PublicJwk]) -> dict[str, list[PublicJwk]]:
-    """The JWKS document of these keys (RFC 7517, section 5): each once, in a stable order."""
+    """Returns the JWKS document of these keys (RFC 7517, section 5): each key once, in a stable order."""
     unique = {orjson.dumps(key, option=orjson.OPT_SORT_KEYS): key for key in keys}
     return {"keys": [unique[text] for text in sorted(unique)]}
 

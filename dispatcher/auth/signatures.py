@@ -33,7 +33,7 @@ class Signer:
 
     @classmethod
     def of(cls, signing: Signing | None) -> Self | None:
-        """The signer of a webhook; None where it has no signing secrets.
+        """Creates the signer of a webhook. Returns None if it has no signing secrets.
 
         Raises:
             ValueError: a secret can't sign; see `problem_of_signing`.
@@ -43,7 +43,7 @@ class Signer:
         return cls(tuple(_signer_of(secret) for secret in signing.secrets))
 
     def sign(self, webhook_id: str, timestamp: int, body: bytes) -> str:
-        """The value of `webhook-signature`: a signature for each secret, in their order, between spaces.
+        """Returns the value of `webhook-signature`: a signature for each secret, in their order, between spaces.
 
         `timestamp` is the value of `webhook-timestamp`: Unix seconds, of the attempt. `webhook_id` has no dots.
         """
@@ -56,7 +56,7 @@ class Signer:
 
 
 def problem_of_signing(secret: Secret) -> str | None:
-    """Why this secret can't sign webhooks, None where it can."""
+    """Returns why this secret can't sign webhooks, or None if it can."""
     try:
         _signer_of(secret)
     except ValueError as error:
@@ -65,7 +65,7 @@ def problem_of_signing(secret: Secret) -> str | None:
 
 
 def public_key_of(secret: Secret) -> str | None:
-    """`whpk_…`, what a receiver verifies `v1a` with; None for a `whsec_`, which has no public half.
+    """Returns the `whpk_…` that verifies `v1a` signatures, or None for a `whsec_`, which has no public half.
 
     Raises:
         ValueError: a `whsk_` that can't sign.

@@ -1,4 +1,4 @@
-"""Keys that tokens are signed with: read once, and refused where they are of the wrong kind or too weak.
+"""Loads the keys that sign tokens. Each is read once, and refused if it is of the wrong kind or too weak.
 
 Every refusal says what was found (kind and length, never the key) and what to do.
 """
@@ -48,14 +48,14 @@ _SSH_PUBLIC = (b"ssh-", b"ecdsa-sha2-")
 
 @dataclass(frozen=True, slots=True)
 class KeyDescription:
-    """What may be shown of a key."""
+    """Describes a key without revealing it."""
 
     kind: str
     """`HMAC secret`, `RSA`, `EC P-256`, `Ed25519` or `Ed448`."""
     bits: int
     """Length: of the secret, the modulus or the field."""
     fingerprint: str
-    """Tells keys apart: the public key's SHA-256 thumbprint (RFC 7638), 12 hexadecimal digits of an HMAC secret."""
+    """Distinguishes keys: the public key's SHA-256 thumbprint (RFC 7638), 12 hexadecimal digits of an HMAC secret."""
 
     def __str__(self) -> str:
         return f"{self.kind}, {self.bits} bits, {self.fingerprint}"
@@ -75,12 +75,12 @@ class SigningKey:
     _key: PrivateKey | bytes = field(repr=False)
 
     def sign(self, message: bytes) -> bytes:
-        """The JWS signature of `message` (RFC 7518, section 3; RFC 8037, section 3.1)."""
+        """Returns the JWS signature of `message` (RFC 7518, section 3; RFC 8037, section 3.1)."""
         return self._signer.sign(message, self._key)
 
 
 def load_key(token: SignedToken) -> SigningKey:
-    """The key of a token that we sign.
+    """Loads the key of a token that we sign.
 
     Raises:
         ValueError: it doesn't fit the algorithm; the message says what was found and what to do.
@@ -101,7 +101,7 @@ def load_key(token: SignedToken) -> SigningKey:
 
 
 def problem_of_key(token: SignedToken) -> str | None:
-    """Why this token's key can't sign by its algorithm, None where it can."""
+    """Returns why this token's key can't sign with its algorithm, or None if it can."""
     try:
         load_key(token)
     except ValueError as error:
@@ -213,7 +213,7 @@ def _command(algorithm: SigningAlgorithm) -> str:
 
 
 def _kind_of_text(text: bytes) -> str:
-    """What a text that should have been a key is, judged by how it begins. Never quotes it."""
+    """Describes a text that should have been a key, by how it begins. Never quotes it."""
     label = _PEM_LABEL.search(text)
     if label is not None:
         name = label[1].decode()

@@ -1,4 +1,4 @@
-"""What a token endpoint is asked and what its answer means (RFC 6749, sections 4.4 and 5; RFC 7523). Pure.
+"""Builds requests to token endpoints and reads the answers (RFC 6749, sections 4.4 and 5; RFC 7523). Pure.
 
 No message in here quotes what an endpoint wrote, except an error code that looks like one: its texts may hold
 what we sent, and they reach logs and the console.
@@ -25,9 +25,9 @@ MAX_TOKEN: Final = 8192
 DEFAULT_LIFE_S: Final = 300.0
 """Life of a token whose answer doesn't say (RFC 6749, section 5.1 only recommends that it does)."""
 MIN_LIFE_S: Final = 1.0
-"""What 0 or less is taken for, so that such an endpoint is asked once a second, not once an event."""
+"""Used for a life of 0 or less, so that such an endpoint gets a request a second, not one an event."""
 MAX_LIFE_S: Final = 24 * 3600.0
-"""A longer life is not believed."""
+"""A longer life is cut to this."""
 
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _ERROR_CODE = re.compile(r"[a-z][a-z_]{1,39}")
@@ -50,14 +50,14 @@ _HINTS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class TokenAnswer:
-    """What came back from a token endpoint, or why nothing did."""
+    """The answer of a token endpoint, or the reason why there is none."""
 
     status: int | None
-    """None where no answer came."""
+    """None if no answer came."""
     body: bytes = field(default=b"", repr=False)
     """Of the answer, as much as was read; over 64 KiB it is refused."""
     detail: str = ""
-    """For people, where no answer came: what failed, without secrets."""
+    """What failed, if no answer came; safe to show, without secrets."""
     elapsed_s: float = 0.0
     """Seconds the exchange took; a cool-down begins at its end."""
     is_local: bool = False
@@ -70,7 +70,7 @@ class IssuedToken:
 
     value: str = field(repr=False)
     life_s: float
-    """From the moment it was asked for: 1 s to 24 h."""
+    """Seconds from the moment of the request: 1 s to 24 h."""
 
 
 def form_of(config: FetchedToken, assertion: str | None) -> tuple[Headers, bytes]:
@@ -99,14 +99,14 @@ def form_of(config: FetchedToken, assertion: str | None) -> tuple[Headers, bytes
 
 
 def token_in(answer: TokenAnswer, config: FetchedToken) -> IssuedToken:
-    """The token that an answer to `form_of(config, …)` carries.
+    """Returns the token in the answer to `form_of(config, …)`.
 
     Raises:
         TokenUnavailable: it carries none; the message says what the tenant can change.
     """
     endpoint = endpoint_name(config)
     if answer.status is None:
-        problem = f"{endpoint} could not be asked: {_plain(answer.detail) or 'no answer'}"
+        problem = f"{endpoint} could not be reached: {_plain(answer.detail) or 'no answer'}"
         raise TokenUnavailable(problem, is_local=answer.is_local)
     if len(answer.body) >= MAX_ANSWER:
         raise TokenUnavailable(f"{endpoint} answered with 64 KiB or more: {_HINTS['no_token_endpoint']}")
@@ -127,7 +127,7 @@ def token_in(answer: TokenAnswer, config: FetchedToken) -> IssuedToken:
 
 
 def endpoint_name(config: FetchedToken) -> str:
-    """What messages call the endpoint: its host only, as the URL may hold a secret."""
+    """Returns the endpoint's name for messages: its host only, because the URL may hold a secret."""
     return f"token endpoint {urlsplit(config.token_url).hostname}"
 
 

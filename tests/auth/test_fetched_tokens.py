@@ -198,7 +198,7 @@ async def test_a_failing_endpoint_is_asked_after_1_s_then_2_s_up_to_30_s(
         await refusal(tokens, now)
         assert server.requests == number
         message = await refusal(tokens, now + wait_s * 0.99)
-        assert "answered 500: try again later; it is asked again in " in message
+        assert "answered 500: try again later; the next request is in " in message
         assert server.requests == number, "within the cool-down nobody asks"
         now += wait_s
 
@@ -239,7 +239,7 @@ async def test_a_client_that_keeps_no_deadline_is_held_to_it() -> None:
 
     tokens = FetchedTokens(fetched(), Stuck(), 0.05)
 
-    assert await refusal(tokens, NOW) == "token endpoint login.luma.example could not be asked: no answer in 0.05 s"
+    assert await refusal(tokens, NOW) == "token endpoint login.luma.example could not be reached: no answer in 0.05 s"
 
 
 async def test_a_bug_in_the_client_reaches_the_caller_and_cools_down() -> None:
@@ -299,7 +299,7 @@ async def invalid_grant(_: web.Request) -> web.StreamResponse:
     ("answer", "said"),
     [
         (oversized, "64 KiB or more"),
-        (cut, "could not be asked: ServerDisconnectedError"),
+        (cut, "could not be reached: ServerDisconnectedError"),
         (redirect, "answered 307, a redirect, which is never followed"),
         (html, "answered 200 with HTML"),
         (half, "no JSON object"),
@@ -324,7 +324,7 @@ async def test_an_endpoint_with_an_unknown_certificate_gives_no_token() -> None:
     async with token_server() as server, http_endpoint(trusted=False) as endpoint:
         tokens = FetchedTokens(fetched(token_url=server.url), endpoint, 20)
 
-        assert "could not be asked: ClientConnectorCertificateError" in await refusal(tokens, NOW)
+        assert "could not be reached: ClientConnectorCertificateError" in await refusal(tokens, NOW)
         assert server.requests == 0
 
 
@@ -381,7 +381,7 @@ async def test_closing_ends_the_request_and_tells_who_waits(server: TokenServer,
 
     answers = await asyncio.gather(*callers, return_exceptions=True)
     assert {str(answer) for answer in answers} == {
-        "token endpoint localhost is no longer asked: its webhook was closed"
+        "token endpoint localhost gets no more requests: its webhook was closed"
     }
     assert "webhook was closed" in await refusal(tokens, NOW + 100)
     assert not fetches()

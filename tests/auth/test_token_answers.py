@@ -87,8 +87,8 @@ def test_a_bearer_token_may_be_spelt_as_servers_spell_it(kind: str) -> None:
 @pytest.mark.parametrize(
     ("given_answer", "said"),
     [
-        (TokenAnswer(None, detail="connection refused"), "could not be asked: connection refused"),
-        (TokenAnswer(None, detail="a\r\nb\x1b[31m"), "could not be asked: a??b?[31m"),
+        (TokenAnswer(None, detail="connection refused"), "could not be reached: connection refused"),
+        (TokenAnswer(None, detail="a\r\nb\x1b[31m"), "could not be reached: a??b?[31m"),
         (TokenAnswer(200, b"<!doctype html><title>Sign in</title>"), "answered 200 with HTML: check that token_url"),
         (TokenAnswer(200, b""), "no JSON object"),
         (TokenAnswer(200, b"\xff\xfe"), "no JSON object"),

@@ -33,7 +33,7 @@ TIMEOUT_S = 0.5
 AMPLE_S = 20.0
 """For every other."""
 
-NEVER_ENDS = "could not be asked: no "
+NEVER_ENDS = "could not be reached: no "
 
 
 def answer(body: bytes | dict[str, object], head: bytes = b"HTTP/1.1 200 OK") -> bytes:
@@ -126,12 +126,12 @@ MISBEHAVING: dict[str, tuple[Script, str]] = {
     "a token of 9 KB": (answering(good("a" * 9000)), "up to 8,192 visible ASCII"),
     "another kind of token": (answering(good(token_type="mac")), "no bearer token"),
     "an error with status 200": (answering(answer({"error": "invalid_scope"})), "(invalid_scope): check scope"),
-    "not HTTP": (answering(b"220 smtp.example ESMTP\r\n\r\n"), "could not be asked: the answer is not HTTP"),
+    "not HTTP": (answering(b"220 smtp.example ESMTP\r\n\r\n"), "could not be reached: the answer is not HTTP"),
     "an upgrade": (
         answering(b"HTTP/1.1 101 x\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n"),
-        "could not be asked: ",
+        "could not be reached: ",
     ),
-    "a reset": (reset, "could not be asked: "),
+    "a reset": (reset, "could not be reached: "),
 }  # fmt: skip
 
 
@@ -268,7 +268,7 @@ async def test_a_token_endpoint_that_rebinds_gains_nothing(
     allow = ("127.0.0.2/32",)
     async with serving(answering(good())) as server, opening(nameservers=(names.address,), allow=allow) as transport:
         for again in range(3):
-            assert "could not be asked" in await refusal(
+            assert "could not be reached" in await refusal(
                 transport, f"https://rebind.example:{server.port}/token", NOW + 100 * again
             )
         assert server.connections == 0
