@@ -181,7 +181,7 @@ class FetchedTokens:
 
 
 def assertion_signer(config: FetchedToken) -> JwtSigner | None:
-    """Returns the signer of assertions for the grant `jwt-bearer` (RFC 7523, section 3), or None with client credentials.
+    """Returns the signer of `jwt-bearer` assertions (RFC 7523, section 3), or None with client credentials.
 
     Unless the configuration sets them, `aud` is the token endpoint and `sub` is the client_id, else the issuer.
 

@@ -20,7 +20,7 @@ from dispatcher.transport.egress import ProxyAddress
 from dispatcher.transport.failures import TransportError, clip, connect_failure, describe
 from dispatcher.transport.happy_eyeballs import connect_first
 from dispatcher.transport.resolver import Answer, Resolver
-from dispatcher.transport.tls import ServerName, TlsContext, TlsContexts, note_expiry
+from dispatcher.transport.tls import DIALLED, TlsContext, TlsContexts, note_expiry
 from dispatcher.transport.tunnel import open_tunnel
 
 P = TypeVar("P", bound=asyncio.Protocol)
@@ -86,6 +86,7 @@ class Dialer:
             addresses = await self._resolver.resolve(scheme, host, port)
             phases = Phases(dns_s=time.monotonic() - started, address=addresses[0])
             route = _Route(host, port, context, addresses, phases, timeout_s)
+        dialled = DIALLED.set((host, port))  # before any socket: uvloop keeps the context in which one was created
         try:
             async with asyncio.timeout(timeout_s):
                 try:
@@ -105,6 +106,8 @@ class Dialer:
         except TransportError as failed:
             failed.phases = route.phases
             raise
+        finally:
+            DIALLED.reset(dialled)
 
     def _once(self, route: "_Route", factory: Callable[[], P]) -> Coroutine[object, object, Dialled[P]]:
         return self._directly(route, factory) if self._proxy is None else self._through(self._proxy, route, factory)
@@ -172,9 +175,7 @@ async def _with_tls(
     started, protocol, place = time.monotonic(), factory(), (route.host, route.port)
     route.offers_session = context.sessions.get(place) is not None
     try:
-        transport = await asyncio.get_running_loop().start_tls(
-            below, protocol, context, server_hostname=ServerName.at(place)
-        )
+        transport = await asyncio.get_running_loop().start_tls(below, protocol, context, server_hostname=route.host)
     except (OSError, ssl.CertificateError) as error:
         below.abort()
         raise _handshake_failure(error) from error

@@ -12,8 +12,8 @@ import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Self
 from weakref import WeakKeyDictionary
 
 import structlog
@@ -37,16 +37,9 @@ Place = tuple[str, int]
 """Host and port of a TLS server."""
 
 
-class ServerName(str):
-    """The server's name with its port, handed through asyncio to `TlsContext.wrap_bio`: sessions belong to both."""
-
-    port: int
-
-    @classmethod
-    def at(cls, place: Place) -> Self:
-        name = cls(place[0])
-        name.port = place[1]
-        return name
+DIALLED: ContextVar[Place] = ContextVar("dialled")
+"""The server that the current task connects to. A handshake needs its port, which neither asyncio nor uvloop passes to
+`wrap_bio`: sessions belong to host and port. (uvloop takes no subclass of `str` as a host name.)"""
 
 
 class TlsObject(ssl.SSLObject):
@@ -100,7 +93,9 @@ class TlsContext(ssl.SSLContext):
         server_hostname: str | bytes | None = None,
         session: ssl.SSLSession | None = None,
     ) -> ssl.SSLObject:
-        place = (str(server_hostname), server_hostname.port) if isinstance(server_hostname, ServerName) else None
+        place = DIALLED.get(None)
+        if place is not None and place[0] != server_hostname:
+            place = None  # the connection to a proxy, on the way to the server
         if session is None and place is not None:
             session = self.sessions.get(place)
         wrapped = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)

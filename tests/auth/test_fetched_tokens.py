@@ -227,7 +227,7 @@ async def test_an_endpoint_that_hangs_is_given_up_and_cooled_down_from_the_end(
     tokens = FetchedTokens(fetched(token_url=server.url), endpoint, 1.0)
 
     assert "no answer in" in await refusal(tokens, NOW)
-    assert "asked again in" in await refusal(tokens, NOW + 1.1)
+    assert "next request is in" in await refusal(tokens, NOW + 1.1)
     assert server.requests == 1
 
 
