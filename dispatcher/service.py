@@ -36,6 +36,7 @@ from dispatcher.kafka.consumer import Consumer, Process
 from dispatcher.kafka.credentials import security_problems
 from dispatcher.kafka.dead_letters import DeadLetters
 from dispatcher.kafka.former_topics import FormerTopics, find_former_topics
+from dispatcher.kafka.group_session import GroupSession
 from dispatcher.kafka.held_events import HeldEvents
 from dispatcher.kafka.held_topic import HeldTopic
 from dispatcher.kafka.partition import ReadAheadLimit
@@ -201,7 +202,7 @@ class Service:
                     await flow
                 raise
             return CUT_OFF
-        return FENCED if any(consumer.fenced for consumer in self._consumers) else 0
+        return FENCED if any(session.fenced for session in self._sessions) else 0
 
     async def _tracing(self, parts: AsyncExitStack) -> "Tracing | None":
         if not self._settings.tracing.enabled:
@@ -256,8 +257,10 @@ class Service:
             )  # fmt: skip
             self._consumers = self._made_consumers(process, fast_path, retry_topics)
             self._held = HeldEvents(
-                settings.kafka, held, process, self._is_held, self._policy.max_age_s, settings.delivery.drain_timeout
-            )
+                _membership_of_topics(settings.kafka, [held.topic]), held, process, self._is_held,
+                self._policy.max_age_s, settings.delivery.drain_timeout,
+                problems=self._kafka_problems, on_fenced=self._stop.set,
+            )  # fmt: skip
             async with asyncio.TaskGroup() as tasks:
                 log_task = None if attempt_log is None else tasks.create_task(attempt_log.run(), name="attempt log")
                 watch_task = tasks.create_task(self._topic_watch.run(), name="topic watch")
@@ -283,7 +286,7 @@ class Service:
         self, process: Process, fast_path: FastPath, retry_topics: RetryTopics
     ) -> tuple[Consumer, Consumer]:
         kafka, drain = self._settings.kafka, self._settings.delivery.drain_timeout
-        retry = _retry_membership(kafka, retry_topics.topics)
+        retry = _membership_of_topics(kafka, retry_topics.topics)
         permits = self._lanes.permits
 
         def in_flight() -> int:
@@ -325,6 +328,12 @@ class Service:
 
     # Watching
 
+    @property
+    def _sessions(self) -> list[GroupSession]:
+        """The sessions of all consumers; none before the producer has connected."""
+        sessions = [consumer.session for consumer in self._consumers]
+        return sessions if self._held is None else [*sessions, self._held.session]
+
     def _webhooks_changed(self, tenants: set[TenantKey]) -> None:
         if self._cache is None or self._source is None:
             return  # the first load: nothing is cached yet
@@ -361,9 +370,9 @@ class Service:
     def _alive(self) -> Sequence[Check]:
         now = asyncio.get_running_loop().time()
         checks = [Check("event loop", True, f"worst lag {self._loop_lag.worst_s:.3f} s")]
-        for consumer in self._consumers:
-            silent = now - consumer.last_poll if consumer.last_poll else 0.0
-            checks.append(Check(f"consumer {consumer.group_id}", silent < STUCK_S, f"polled {silent:.0f} s ago"))
+        for session in self._sessions:
+            silent = now - session.last_poll if session.last_poll else 0.0
+            checks.append(Check(f"consumer {session.group_id}", silent < STUCK_S, f"polled {silent:.0f} s ago"))
         return checks
 
     def _ready(self) -> Sequence[Check]:
@@ -372,7 +381,7 @@ class Service:
             Check("webhooks", not problems, _listed(problems), required=False),
             Check("running", not self._stop.is_set(), "draining" if self._stop.is_set() else ""),
         ]
-        checks += kafka_checks(self._consumers, self._kafka_problems.current)
+        checks += kafka_checks(self._sessions, self._kafka_problems.current)
         if self._topic_watch.notices:
             checks.append(
                 Check("topics of an earlier version", False, "; ".join(self._topic_watch.notices), required=False)
@@ -384,7 +393,7 @@ class Service:
         return checks
 
     def _observe(self) -> None:
-        kafka = kafka_checks(self._consumers, self._kafka_problems.current)
+        kafka = kafka_checks(self._sessions, self._kafka_problems.current)
         metrics.KAFKA_AVAILABLE.set(float(all(check.ok for check in kafka if check.required)))
         self._lanes.observe()
         if self._pipeline is not None:
@@ -411,7 +420,7 @@ def _listed(problems: Sequence[Problem]) -> str:
     return "; ".join([*map(str, problems[:MAX_PROBLEMS]), *more])
 
 
-def _retry_membership(kafka: KafkaSettings, topics: Sequence[str]) -> KafkaSettings:
+def _membership_of_topics(kafka: KafkaSettings, topics: Sequence[str]) -> KafkaSettings:
     """The settings with a static member name that depends on the topics.
 
     A static member that comes back under its name gets the partitions that it had, even if it subscribes to other

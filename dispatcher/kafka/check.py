@@ -9,7 +9,7 @@ from dispatcher.kafka.probe import Findings, KafkaProbe, Operation, TopicNeed
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka.topic_comparison import known_topics
 from dispatcher.kafka.topic_reader import translating_kafka_errors
-from dispatcher.kafka.topics import dead_letter_topic, planned_topics, retry_topics
+from dispatcher.kafka.topics import dead_letter_topic, held_topic, planned_topics, retry_topics
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,21 +25,23 @@ class KafkaReport:
 def topic_needs(settings: Settings) -> list[TopicNeed]:
     """What the dispatcher does with which topic."""
     cure = "`dispatcher topics --create` creates it"
-    tiers = retry_topics(settings.kafka.prefix, RetryPolicy.of(settings.retry).tiers)
+    prefix = settings.kafka.prefix
+    read_too = {*retry_topics(prefix, RetryPolicy.of(settings.retry).tiers), held_topic(prefix)}
     events = TopicNeed(settings.kafka.topic, (Operation.READ,), "create it, or mend kafka.topic")
     needs = [events]
     for plan in planned_topics(settings, 1, 1):
-        if plan.name in tiers:
+        if plan.name in read_too:
             needs.append(TopicNeed(plan.name, (Operation.READ, Operation.WRITE), cure))
         else:
-            is_required = plan.name == dead_letter_topic(settings.kafka.prefix)
+            is_required = plan.name == dead_letter_topic(prefix)
             needs.append(TopicNeed(plan.name, (Operation.WRITE,), cure, is_required))
     return needs
 
 
-def group_names(settings: Settings) -> tuple[str, str]:
+def group_names(settings: Settings) -> tuple[str, ...]:
     """The dispatcher's consumer groups."""
-    return settings.kafka.group_id, f"{settings.kafka.group_id}.retry"
+    group_id = settings.kafka.group_id
+    return group_id, f"{group_id}.retry", f"{group_id}.held"
 
 
 def kafka_probe(settings: Settings, problems: KafkaProblems | None = None) -> KafkaProbe:

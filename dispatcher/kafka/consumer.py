@@ -18,42 +18,37 @@ from typing import Protocol
 
 import structlog
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 from aiokafka.structs import ConsumerRecord
 
 from dispatcher.config.settings import KafkaSettings
-from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.contract.outcomes import Outcome
 from dispatcher.contract.records import AssignmentEpoch, Lease, ProcessingAttempt, Record
 from dispatcher.delivery.direct_attempt import DirectAttempt
 from dispatcher.delivery.pending_delivery import AttemptResult
 from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StoreUnavailable
 from dispatcher.kafka.committing import CommitClient, Committer
-from dispatcher.kafka.connection import Client, report_error, stopped, until_answered
+from dispatcher.kafka.connection import Client, stopped
 from dispatcher.kafka.feeding import DueIn, Feeder
-from dispatcher.kafka.group_coordinator import FencedMember
+from dispatcher.kafka.group_session import FIRST_REPEAT_S, GroupSession
 from dispatcher.kafka.log_check import LogChecker, LogClient, LogLoss
 from dispatcher.kafka.membership import Assignments, join
 from dispatcher.kafka.partition import InFlightRecord, Partition, ReadAheadLimit
 from dispatcher.kafka.problems import KafkaProblems
-from dispatcher.tasks import set_within, unless
+from dispatcher.tasks import set_within
 from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
 
 Process = Callable[[Record, ProcessingAttempt], Awaitable[Outcome]]
 
-WATCH_S = 5.0
 REVOKE_WAIT_S = 5.0
 """At a rebalance, time for requests under way: the whole group waits for it."""
 BATCH = 500
 """Records of one poll."""
 BLOCKED_S = 5.0
 """A partition of which nothing was fetched for so long is looked at before it is read on: its topic may be new."""
-FIRST_REPEAT_S = 1.0
 LONGEST_REPEAT_S = 30.0
-LONGEST_POLL_WAIT_S = 5.0
-"""After an error of the client: it goes on only once its errors were taken."""
 
 
 class MemberClient(LogClient, CommitClient, Client, Protocol):
@@ -112,40 +107,29 @@ class Consumer:
         `connect` stands in for aiokafka's consumer, `clock` for unix time, `lease` for one with a clock of its own.
         `problems`: where what is wrong with Kafka is reported.
         """
-        self._problems = problems or KafkaProblems()
-        self._settings = settings
+        self.session = GroupSession(
+            settings, group_id, problems, lease=lease, on_fenced=on_fenced, on_renewed=self._on_renewed
+        )
+        problems = self.session.problems
         self._topics = tuple(topics)
-        self._name = f"consumer {group_id}"
         self.group_id = group_id
         self._process = process
         self._read_ahead = read_ahead
         self._drain_timeout_s = drain_timeout_s
         self._waits = due_in_s is not None
         self._fast_path = fast_path
-        self._on_fenced = on_fenced
         self._client: MemberClient | None = None
-        self._connect = connect or partial(join, settings, self._topics, group_id, problems=self._problems)
+        self._connect = connect or partial(join, settings, self._topics, group_id, problems=problems)
         self._checker = LogChecker(
-            self, group_id, self._problems, starts_at_end=settings.auto_offset_reset == "latest" and not self._waits,
+            self, group_id, problems, starts_at_end=settings.auto_offset_reset == "latest" and not self._waits,
         )  # fmt: skip
-        self._committer = Committer(group_id, settings.commit_interval, in_flight, self._problems)
-        self.lease = Lease() if lease is None else lease
-        self._feeder = Feeder(read_ahead, settings.partition_window, self._begin, self.lease, due_in_s, clock)
+        self._committer = Committer(group_id, settings.commit_interval, in_flight, problems)
+        self._feeder = Feeder(read_ahead, settings.partition_window, self._begin, self.session.lease, due_in_s, clock)
         self._partitions: dict[TopicPartition, Partition] = {}
         self._orphans: list[Partition] = []
         """What was read of logs that are gone. It outlives the assignment: no other member can read it."""
-        self._stopping = asyncio.Event()
         self._let_go = asyncio.Event()
         """Set with each record that ends after its partition's epoch, or in an orphan."""
-        self._renewed = asyncio.Event()
-        """Set when the group has answered after the lease was over."""
-        self.joined = False
-        """Whether partitions were assigned at least once, be they none."""
-        self.last_poll = 0.0
-        """Of the loop's clock."""
-        self.broker_answers = False
-        self.fenced: str | None = None
-        """Why the group has shut this member out for good, if it has."""
         for topic in self._topics:
             metrics.RECORDS_REMOVED_UNREAD.labels(topic)
             for reason in LogLoss:
@@ -170,25 +154,20 @@ class Consumer:
         A broker that is away, at the start or later, is waited for. Cancelled, it lets everything go at once: nothing
         is lost, since nothing unfinished is committed.
         """
-        connecting = until_answered(
-            self._source,
-            lambda: self._connect(Assignments(self)),
-            self._settings,
-            self._problems,
-            group_id=self.group_id,
-        )
-        client = self._client = await unless(self._stopping, connecting)
+        client = self._client = await self.session.connect(lambda: self._connect(Assignments(self)))
         if client is None:
             return
         try:
             async with asyncio.TaskGroup() as tasks:
                 running = [
-                    tasks.create_task(self._poll(client), name=f"poll {self.group_id}"),
+                    tasks.create_task(self.session.poll(lambda: self._poll(client)), name=f"poll {self.group_id}"),
                     tasks.create_task(self._committer.run(client, self.owned), name=f"commit {self.group_id}"),
                     tasks.create_task(self._checker.run(client), name=f"positions {self.group_id}"),
-                    tasks.create_task(self._watch_broker(client), name=f"watch {self.group_id}"),
+                    tasks.create_task(
+                        self.session.watch(client, self._partitions.keys, self._on_ends), name=f"watch {self.group_id}"
+                    ),
                 ]
-                await self._stopping.wait()
+                await self.session.stopping.wait()
                 for task in running:
                     task.cancel()
             await self._drain(client)
@@ -198,17 +177,16 @@ class Consumer:
 
     def stop(self) -> None:
         """Begin to drain; `run` returns when that is done."""
-        self._stopping.set()
+        self.session.stopping.set()
 
     # Membership, as aiokafka and `log_check` tell it
 
     async def assigned(self, tps: Iterable[TopicPartition]) -> None:
         """Partitions are ours: learn what their last owner finished, then begin."""
-        metrics.REBALANCES.inc()
         for tp in tps:
-            self._partitions.setdefault(tp, Partition(tp, AssignmentEpoch(lease=self.lease)))
+            self._partitions.setdefault(tp, Partition(tp, AssignmentEpoch(lease=self.session.lease)))
         log.info("partitions assigned", group=self.group_id, partitions=[str(one) for one in self.owned()])
-        self.joined = self.broker_answers = True
+        self.session.on_assigned()
         self._checker.request()
 
     async def revoked(self, tps: Iterable[TopicPartition]) -> None:
@@ -225,13 +203,11 @@ class Consumer:
             partition.forget()
 
     def heard(self, at: float) -> None:
-        """The group answered what was sent at this time of the lease's clock: for a session from then we are in it."""
-        was_over = self.lease.is_over
-        self.lease.ends_at = at + self._settings.session_timeout
-        if was_over and not self.lease.is_over:
-            self._problems.clear(KafkaReason.SESSION_LOST, source=self._name)
-            self._renewed.set()
-            self._feeder.schedule()
+        """Extends the lease: the group answered what was sent at this time of the lease's clock."""
+        self.session.heard(at)
+
+    def _on_renewed(self) -> None:
+        self._feeder.schedule()
 
     def owned(self) -> Collection[Partition]:
         """The partitions assigned to this member."""
@@ -245,7 +221,7 @@ class Consumer:
     def on_log_lost(self, partition: Partition) -> Partition:
         """The log of a partition is gone. What was read of it is seen through here; its successor begins anew."""
         successor = self._partitions[partition.tp] = Partition(partition.tp, partition.epoch)
-        partition.epoch = AssignmentEpoch(lease=self.lease)
+        partition.epoch = AssignmentEpoch(lease=self.session.lease)
         for item in partition.in_flight.values():
             item.epoch = partition.epoch
         partition.is_orphan = True
@@ -253,43 +229,21 @@ class Consumer:
             self._orphans.append(partition)
         return successor
 
-    def _shut_out(self, reason: str) -> None:
-        """Another process has this member's place: joining again would take it back, and so on for ever."""
-        self.fenced = reason
-        detail = f"{reason}: give each process a kafka.group_instance_id of its own, or none"
-        self._problems.report(KafkaReason.MEMBER_FENCED, detail, source=self._name)
-        self._stopping.set()
-        if self._on_fenced is not None:
-            self._on_fenced()
-
     # Reading
 
     async def _poll(self, client: MemberClient) -> None:
-        """Fetch for the partitions that have nothing left to begin; never wait long, so that none waits for another."""
-        wait_s = FIRST_REPEAT_S
-        while True:
-            try:
-                await self._poll_once(client)
-                wait_s = FIRST_REPEAT_S
-            except FencedMember as error:
-                self._shut_out(str(error.args[0]))
-                return
-            except OffsetOutOfRangeError as error:
-                self._suspect(error.args[0])
-            except NoOffsetForPartitionError as error:
-                self._suspect(error.args)
-            except (KafkaError, OSError, TimeoutError) as error:
-                self._report(error)
-                await asyncio.sleep(wait_s)
-                wait_s = min(wait_s * 2, LONGEST_POLL_WAIT_S)
+        """Fetches for the partitions that have nothing left to begin. It never waits long: none waits for another."""
+        try:
+            await self._poll_once(client)
+        except OffsetOutOfRangeError as error:
+            self._suspect(error.args[0])
+        except NoOffsetForPartitionError as error:
+            self._suspect(error.args)
 
     async def _poll_once(self, client: MemberClient) -> None:
-        now = self.last_poll = self._loop.time()
+        now = self._loop.time()
+        self.session.on_poll(now)
         metrics.LAST_POLL.set(time.time())
-        if self.lease.is_over:
-            session = f"kafka.session_timeout ({self._settings.session_timeout:g} s)"
-            detail = f"group {self.group_id} has not answered within {session}: nothing is sent until it does"
-            self._problems.report(KafkaReason.SESSION_LOST, detail, source=self._name)
         wanted = [tp for tp, one in self._partitions.items() if self._may_fetch(one, now)]
         if not wanted:
             client.raise_coordination_error()
@@ -365,7 +319,7 @@ class Consumer:
                 if not item.epoch.active:
                     return
                 item.started, first_result = False, None
-                await self._until_member()
+                await self.session.until_member()
                 continue
             except (StoreUnavailable, NotWritten, BrakeEngaged) as error:
                 log.warning("record kept for another try", place=_place(record), why=str(error)[:256])
@@ -379,13 +333,6 @@ class Consumer:
             metrics.EVENTS_REPEATED.inc()
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, LONGEST_REPEAT_S)
-
-    async def _until_member(self) -> None:
-        """Return when the group is sure to have left us our partitions."""
-        await asyncio.sleep(0)
-        while self.lease.is_over:
-            self._renewed.clear()
-            await set_within(self._renewed, FIRST_REPEAT_S)
 
     def _done(self, item: InFlightRecord) -> None:
         """The record has its outcome."""
@@ -427,7 +374,7 @@ class Consumer:
     async def _drain(self, client: MemberClient) -> None:
         partitions = list(self._partitions.values())
         under_way = await self._finish_under_way(partitions, self._drain_timeout_s, self._orphans)
-        if self.fenced is None:
+        if self.session.fenced is None:
             await self._committer.commit(client, partitions)
         lost = sum(len(one.in_flight) + len(one.buffer) for one in self._orphans)
         if lost:
@@ -471,36 +418,14 @@ class Consumer:
 
     # Watching
 
-    async def _watch_broker(self, client: MemberClient) -> None:
-        """Ask for the ends of our partitions now and then: tells the lag, and whether the brokers answer at all."""
-        while True:
-            await asyncio.sleep(WATCH_S)
-            tps = list(self._partitions)
-            if not tps:
-                continue
-            try:
-                async with asyncio.timeout(WATCH_S):
-                    ends = await client.end_offsets(tps)
-            except (KafkaError, OSError, TimeoutError) as error:
-                self._report(error)
-                self.broker_answers = False
-                continue
-            self.broker_answers = True
-            self._problems.clear(KafkaReason.UNREACHABLE, source=self._source)
-            for tp, end in ends.items():
-                partition = self._partitions.get(tp)
-                if partition is not None:
-                    if end < partition.end:
-                        self._checker.suspect(partition)
-                    partition.end = end
-
-    def _report(self, error: BaseException) -> None:
-        report_error(self._problems, self._source, error, self._settings, group_id=self.group_id, lasts_s=45)
-
-    @property
-    def _source(self) -> str:
-        """What its problems are reported under."""
-        return f"consumer {self.group_id}"
+    def _on_ends(self, ends: dict[TopicPartition, int]) -> None:
+        """Notes where the partitions end: it tells the lag, and a log that was truncated."""
+        for tp, end in ends.items():
+            partition = self._partitions.get(tp)
+            if partition is not None:
+                if end < partition.end:
+                    self._checker.suspect(partition)
+                partition.end = end
 
     def observe(self) -> float | None:
         """Set the gauges, for a scrape.

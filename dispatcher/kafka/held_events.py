@@ -1,35 +1,38 @@
-"""Reads held events: passes over those that still wait, and has those processed whose tenant was released.
+"""Reads held events: passes over those that still wait, and processes those whose tenant was released.
 
-A member of a group of its own, `<group_id>.held`. Which events are next `held_partition` knows. Reading what still
-waits is paced, so that a million held events cost the other tenants a few per cent while they are read, and nothing
-afterwards.
+It is a member of a group of its own, `<group_id>.held`. `held_partition` knows which events are next. Reading events
+that still wait is paced, so that a million held events cost the other tenants a few per cent while they are read, and
+nothing afterwards. `GroupSession` gives it the same protections as the other consumers: it starts no request while the
+group may have given its partitions to another member, and it reports its problems.
 """
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from aiokafka.structs import ConsumerRecord
 
 from dispatcher.config.settings import KafkaSettings
 from dispatcher.contract.outcomes import Outcome
-from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt, Record, RetryState
+from dispatcher.contract.records import AssignmentEpoch, Lease, ProcessingAttempt, Record, RetryState
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StillHeld, StoreUnavailable
 from dispatcher.kafka.commit_metadata import Fingerprint, decode_metadata, encode_metadata
-from dispatcher.kafka.connection import stopped, until_answered
+from dispatcher.kafka.connection import Client, stopped
+from dispatcher.kafka.group_session import FIRST_REPEAT_S, EndsClient, GroupSession
 from dispatcher.kafka.held_partition import HeldPartition
 from dispatcher.kafka.held_topic import HeldTopic, Snapshot, is_snapshot, metadata_of, snapshot_offset, tenant_of
-from dispatcher.kafka.membership import Assignments, GroupClient, join
+from dispatcher.kafka.log_check import Bounds, LogLoss, report_lost_log, report_removed
+from dispatcher.kafka.membership import Assignments, join
 from dispatcher.kafka.offset_tracker import OffsetTracker
-from dispatcher.tasks import unless
+from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
@@ -48,7 +51,6 @@ COMMIT_S: Final = 1.0
 COMMIT_WITHIN_S: Final = 10.0
 LEAVE_S: Final = 5.0
 """At a rebalance, time for requests under way."""
-FIRST_REPEAT_S: Final = 1.0
 LONGEST_REPEAT_S: Final = 30.0
 PROBE_MS: Final = 3_000
 REST_S: Final = 2.0
@@ -60,19 +62,37 @@ class _Assigned:
     """One assignment of one partition."""
 
     tp: TopicPartition
-    epoch: AssignmentEpoch = field(default_factory=AssignmentEpoch)
+    epoch: AssignmentEpoch
     state: HeldPartition | None = None
     """None until the committed position is known."""
     buffer: deque[ConsumerRecord[bytes, bytes]] = field(default_factory=deque)
-    tasks: set["asyncio.Task[None]"] = field(default_factory=set)
+    tasks: dict["asyncio.Task[None]", ProcessingAttempt] = field(default_factory=dict)
     committed: tuple[int, Snapshot] | None = None
     last: ConsumerRecord[bytes, bytes] | None = None
     """The last record that was read: it identifies the log."""
     is_dirty: bool = True
 
 
+class HeldClient(EndsClient, Client, Protocol):
+    """Reads as a member of the group: `membership.GroupClient`."""
+
+    def assignment(self) -> set[TopicPartition]: ...
+    async def getmany(
+        self, *tps: TopicPartition, timeout_ms: int, max_records: int
+    ) -> dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]: ...
+    async def committed_metadata(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, tuple[int, str]]: ...
+    async def bounds(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, Bounds]: ...
+    async def commit(self, offsets: dict[TopicPartition, tuple[int, str]]) -> None: ...
+    def seek(self, tp: TopicPartition, offset: int) -> None: ...
+    def raise_coordination_error(self) -> None: ...
+
+
+Connect = Callable[[Assignments], Coroutine[object, object, HeldClient]]
+"""Joins the group and returns the started client."""
+
+
 class HeldEvents:
-    """The consumer of the topic of held events. `run` is its life; `notice` tells it of changes."""
+    """The consumer of the topic of held events. `run` reads until `stop`; `notice` reports changes to it."""
 
     def __init__(
         self,
@@ -83,97 +103,98 @@ class HeldEvents:
         max_age_s: float,
         drain_timeout_s: float,
         clock: Callable[[], float] = time.time,
+        problems: KafkaProblems | None = None,
+        on_fenced: Callable[[], None] | None = None,
+        lease: Lease | None = None,
+        connect: Connect | None = None,
     ) -> None:
-        self._settings = settings
+        """Args:
+        process: processes a record; raises StillHeld if its event has to wait again.
+        is_held: whether a tenant's events have to wait.
+        max_age_s: events that are older are processed in any case, and become dead letters.
+        clock: unix time.
+        problems, on_fenced, lease: as for `GroupSession`.
+        connect: joins the group; aiokafka's consumer unless a test has its own.
+        """
+        self.group_id = f"{settings.group_id}.held"
+        self.session = GroupSession(settings, self.group_id, problems, lease=lease, on_fenced=on_fenced)
+        self._connect = connect or partial(
+            join, settings, (topic.topic,), self.group_id, problems=self.session.problems
+        )
         self._topic = topic
         self._process = process
         self._is_held = is_held
         self._max_age_s = max_age_s
         self._drain_timeout_s = drain_timeout_s
         self._clock = clock
-        self.group_id = f"{settings.group_id}.held"
-        self._consumer: GroupClient | None = None
+        self._consumer: HeldClient | None = None
         self._assigned: dict[TopicPartition, _Assigned] = {}
         self._in_flight = 0
-        self._stopping = asyncio.Event()
         self._news = asyncio.Event()
         self._commit_lock = asyncio.Lock()
-        self.last_poll = 0.0
-        """Of the loop's clock."""
 
     def __repr__(self) -> str:
         return f"<HeldEvents {self.group_id} {len(self._assigned)} partitions, {self._in_flight} in flight>"
 
     def notice(self) -> None:
-        """The configuration has changed, or a tenant was enabled by hand: ask about every tenant again."""
+        """Asks about every tenant again: the configuration has changed, or a tenant was enabled by hand."""
         self._news.set()
 
     def stop(self) -> None:
-        """Begin to drain; `run` returns when that is done."""
-        self._stopping.set()
+        """Begins to drain; `run` returns when that is done."""
+        self.session.stopping.set()
 
     async def run(self) -> None:
-        """Read until `stop`, then drain, commit and leave the group. A broker that is away is waited for."""
-        connect = partial(join, self._settings, (self._topic.topic,), self.group_id)
-        connecting = until_answered(f"consumer {self.group_id}", lambda: connect(Assignments(self)))
-        self._consumer = await unless(self._stopping, connecting)
-        if self._consumer is None:
+        """Reads until `stop`, then drains, commits and leaves the group. Waits for a broker that is away."""
+        client = self._consumer = await self.session.connect(lambda: self._connect(Assignments(self)))
+        if client is None:
             return
         try:
             async with asyncio.TaskGroup() as tasks:
                 running = [
-                    tasks.create_task(self._regularly(self._read, 0.0), name=f"read {self.group_id}"),
-                    tasks.create_task(self._regularly(self._commit_all, COMMIT_S), name=f"commit {self.group_id}"),
+                    tasks.create_task(self.session.poll(lambda: self._read(client)), name=f"read {self.group_id}"),
+                    tasks.create_task(self._commit_regularly(), name=f"commit {self.group_id}"),
                     tasks.create_task(self._review_regularly(), name=f"review {self.group_id}"),
+                    tasks.create_task(self.session.watch(client, self._assigned.keys), name=f"watch {self.group_id}"),
                 ]
-                await self._stopping.wait()
+                await self.session.stopping.wait()
                 for task in running:
                     task.cancel()
-            await self._give_up(list(self._assigned.values()), self._drain_timeout_s)
+            await self._leave(list(self._assigned.values()), self._drain_timeout_s)
         finally:
-            await self._give_up(list(self._assigned.values()), 0.0)
-            consumer, self._consumer = self._consumer, None
-            if consumer is not None:
-                await stopped(consumer)
-
-    async def _regularly(self, step: Callable[[], Awaitable[None]], every_s: float) -> None:
-        wait_s = FIRST_REPEAT_S
-        while True:
-            try:
-                await step()
-                wait_s = FIRST_REPEAT_S
-                await asyncio.sleep(every_s)
-            except (KafkaError, OSError, TimeoutError, NotWritten) as error:
-                log.warning("held events can't be read", error=type(error).__name__, detail=str(error)[:256])
-                await asyncio.sleep(wait_s)
-                wait_s = min(wait_s * 2, LONGEST_REPEAT_S)
+            await self._leave(list(self._assigned.values()), 0.0)
+            self._consumer = None
+            await stopped(client)
 
     # Assignments
 
-    def heard(self, _: float) -> None:
-        """The group answered a heartbeat."""
+    def heard(self, at: float) -> None:
+        """Extends the lease: the group answered what was sent at this time of the lease's clock."""
+        self.session.heard(at)
 
     async def assigned(self, tps: Iterable[TopicPartition]) -> None:
-        """Partitions are ours: `_read` learns their positions."""
+        """Notes the partitions of this member; `_read` looks up their positions."""
         for tp in tps:
-            self._assigned.setdefault(tp, _Assigned(tp))
+            self._assigned.setdefault(tp, _Assigned(tp, AssignmentEpoch(lease=self.session.lease)))
+        self.session.on_assigned()
 
     async def revoked(self, tps: Iterable[TopicPartition]) -> None:
-        """Partitions are about to be another's: finish what is under way, briefly; commit; let the rest go."""
-        await self._give_up([self._assigned[tp] for tp in tps if tp in self._assigned], LEAVE_S)
+        """Finishes requests in progress, briefly, commits, and cancels the rest: the partitions are given away."""
+        await self._leave([self._assigned[tp] for tp in tps if tp in self._assigned], LEAVE_S)
 
-    async def _give_up(self, leaving: list[_Assigned], within_s: float) -> None:
+    async def _leave(self, leaving: list[_Assigned], within_s: float) -> None:
+        """Cancels records of which no request was sent, waits for the others, and commits unless `within_s` is 0."""
         for one in leaving:
             one.epoch.active = False
             one.buffer.clear()
+            for task, attempt in list(one.tasks.items()):
+                if not attempt.started:
+                    task.cancel()
         tasks = [task for one in leaving for task in one.tasks]
         if tasks and within_s:
             await asyncio.wait(tasks, timeout=within_s)
-        if within_s:
-            try:
-                await self._commit(leaving)
-            except (KafkaError, OSError, TimeoutError, NotWritten) as error:
-                log.warning("commit failed", group=self.group_id, error=type(error).__name__, detail=str(error)[:256])
+        if within_s and self.session.fenced is None:
+            await self._try_to_commit(leaving)
         for one in leaving:
             for task in list(one.tasks):
                 task.cancel()
@@ -181,11 +202,8 @@ class HeldEvents:
         if tasks:
             await asyncio.wait(tasks, timeout=1)
 
-    async def _restore(self, one: _Assigned) -> None:
-        """Find where the partition is read from: the committed position, if this is the log that it describes."""
-        client = self._consumer
-        if client is None:
-            return
+    async def _restore(self, client: HeldClient, one: _Assigned) -> None:
+        """Seeks to the committed position if the log is the one that the commit describes, else to the start."""
         async with asyncio.timeout(COMMIT_WITHIN_S):
             known = await client.committed_metadata([one.tp])
             bounds = (await client.bounds([one.tp]))[one.tp]
@@ -197,19 +215,23 @@ class HeldEvents:
             record = await self._record_at(client, one.tp, fingerprint.offset)
             is_same = record is not None and Fingerprint.of(record) == fingerprint
         if not is_same:
-            log.warning("the log of held events is another one: reading it anew", partition=one.tp.partition)
+            loss = LogLoss.REPLACED if position <= bounds.end else LogLoss.TRUNCATED
+            report_lost_log(self.session.problems, self.group_id, one.tp, loss, position, bounds.start)
             position = bounds.start
         elif (offset := snapshot_offset(metadata.rpartition(",")[2])) is not None:
             record = await self._record_at(client, one.tp, offset)
             snapshot = None if record is None else Snapshot.of(record)
             if snapshot is None:
                 log.warning("held events may be repeated: their snapshot is gone", partition=one.tp.partition)
-        position = max(position, bounds.start)
+        if position < bounds.start:
+            removed = bounds.start - position
+            report_removed(self.session.problems, self.group_id, one.tp, position, bounds.start, removed)
+            position = bounds.start
         client.seek(one.tp, position)
         one.state = HeldPartition(position, {} if snapshot is None else snapshot.tenants, self._max_age_s)
 
     async def _record_at(
-        self, client: GroupClient, tp: TopicPartition, offset: int
+        self, client: HeldClient, tp: TopicPartition, offset: int
     ) -> "ConsumerRecord[bytes, bytes] | None":
         client.seek(tp, offset)
         found = await client.getmany(tp, timeout_ms=PROBE_MS, max_records=1)
@@ -218,45 +240,49 @@ class HeldEvents:
 
     # Reading
 
-    async def _read(self) -> None:
-        consumer, now = self._consumer, asyncio.get_running_loop().time()
-        if consumer is None:
-            return
-        self.last_poll = now
+    async def _read(self, client: HeldClient) -> None:
+        """Fetches once, and takes what was fetched. Paced by the records that were passed over."""
+        self.session.on_poll(asyncio.get_running_loop().time())
+        try:
+            await self._fetch(client)
+        except (OffsetOutOfRangeError, NoOffsetForPartitionError) as error:
+            log.warning("looking up the positions of held events again", error=type(error).__name__)
+            for one in self._assigned.values():  # the log is another one, or retention has passed the position
+                one.state = None
+                one.buffer.clear()
+            await asyncio.sleep(FIRST_REPEAT_S)
+        passed = sum([self._take(one) for one in self._assigned.values()])
+        await asyncio.sleep(passed / PASSED_A_SECOND)
+
+    async def _fetch(self, client: HeldClient) -> None:
         for one in [one for one in self._assigned.values() if one.state is None]:
-            await self._restore(one)
+            await self._restore(client, one)
+        now = asyncio.get_running_loop().time()
         for one in self._assigned.values():
             place = one.state.turn(now) if one.state is not None else None
             if place is not None:
                 one.buffer.clear()
-                consumer.seek(one.tp, place)
-        assigned = consumer.assignment()
+                client.seek(one.tp, place)
+        assigned = client.assignment()
         wanted = [tp for tp, one in self._assigned.items() if one.state and not one.buffer and tp in assigned]
-        if wanted:
-            waits = any(one.buffer for one in self._assigned.values())
-            try:
-                fetched = await consumer.getmany(*wanted, timeout_ms=20 if waits else 250, max_records=BATCH)
-            except OffsetOutOfRangeError:
-                for one in self._assigned.values():  # the log is another one, or retention has passed our position
-                    one.state = None
-                    one.buffer.clear()
-                raise
-            for tp, records in fetched.items():
-                if tp in self._assigned:
-                    self._assigned[tp].buffer.extend(records)
-        else:
+        if not wanted:
+            client.raise_coordination_error()
             await asyncio.sleep(0.02 if self._assigned else 0.25)
-        passed = sum([self._take(one) for one in self._assigned.values()])
-        await asyncio.sleep(passed / PASSED_A_SECOND)
+            return
+        waits = any(one.buffer for one in self._assigned.values())
+        fetched = await client.getmany(*wanted, timeout_ms=20 if waits else 250, max_records=BATCH)
+        for tp, records in fetched.items():
+            if tp in self._assigned:
+                self._assigned[tp].buffer.extend(records)
 
     def _take(self, one: _Assigned) -> int:
-        """Process what may be, of what was read. Returns how many records were passed over."""
+        """Starts the records that may be processed, none without the lease. Returns how many were passed over."""
         state, passed, wall, now = one.state, 0, self._clock(), asyncio.get_running_loop().time()
         seen: set[TenantKey] = set()
-        while state is not None and one.buffer and one.epoch.active:
+        while state is not None and one.buffer and one.epoch.active and not self.session.lease.is_over:
             record = one.buffer[0]
             if record.offset < state.cursor:  # the topic was truncated or made anew
-                state = one.state = self._begun_anew(one, record.offset)
+                state = one.state = self._restarted_state(one, record.offset)
             if is_snapshot(record.headers):
                 state.skip(record.offset)
             else:
@@ -268,7 +294,7 @@ class HeldEvents:
                 if is_taken is None:
                     break
                 if is_taken:
-                    self._begin(one, state, key, record)
+                    self._start(one, state, key, record)
                 passed += not is_taken
             one.buffer.popleft()
             one.is_dirty = True
@@ -279,35 +305,46 @@ class HeldEvents:
                 state.release(key, released=not self._is_held(key))
         return passed
 
-    def _begun_anew(self, one: _Assigned, offset: int) -> HeldPartition:
+    def _restarted_state(self, one: _Assigned, offset: int) -> HeldPartition:
         log.warning("the topic of held events goes back: reading it anew", partition=one.tp.partition, offset=offset)
         return HeldPartition(offset, {}, self._max_age_s)
 
-    def _begin(
+    def _start(
         self, one: _Assigned, state: HeldPartition, key: TenantKey, record: "ConsumerRecord[bytes, bytes]"
     ) -> None:
         self._in_flight += 1
-        task = asyncio.get_running_loop().create_task(self._see_through(one, state, key, record))
-        one.tasks.add(task)
-        task.add_done_callback(partial(self._ended, one))
+        attempt = ProcessingAttempt(one.epoch)
+        work = self._process_until_done(one, state, key, record, attempt)
+        task = asyncio.get_running_loop().create_task(work)
+        one.tasks[task] = attempt
+        task.add_done_callback(partial(self._on_task_done, one))
 
-    def _ended(self, one: _Assigned, task: "asyncio.Task[None]") -> None:
+    def _on_task_done(self, one: _Assigned, task: "asyncio.Task[None]") -> None:
         self._in_flight -= 1
-        one.tasks.discard(task)
+        del one.tasks[task]
         if not task.cancelled() and task.exception() is not None:
             metrics.ERRORS.labels("consumer").inc()
             log.error("held record's task failed", exc_info=task.exception())
 
-    async def _see_through(
-        self, one: _Assigned, state: HeldPartition, key: TenantKey, record: "ConsumerRecord[bytes, bytes]"
+    async def _process_until_done(
+        self,
+        one: _Assigned,
+        state: HeldPartition,
+        key: TenantKey,
+        record: "ConsumerRecord[bytes, bytes]",
+        attempt: ProcessingAttempt,
     ) -> None:
-        """Process the record until it has an outcome or has to wait again."""
+        """Processes the record until it has an outcome or has to wait again."""
         wait_s = FIRST_REPEAT_S
         while True:
             try:
-                await self._process(record, ProcessingAttempt(one.epoch))
+                await self._process(record, attempt)
             except Draining:
-                return
+                if not one.epoch.active:
+                    return
+                attempt.started = False
+                await self.session.until_member()
+                continue
             except StillHeld as held:
                 state.give_back(key, record.offset, asyncio.get_running_loop().time() + max(REST_S, held.for_s))
                 state.release(key, released=not self._is_held(key))
@@ -321,6 +358,8 @@ class HeldEvents:
                 state.finish(key, record.offset)
                 one.is_dirty = True
                 return
+            attempt.started = False
+            metrics.EVENTS_REPEATED.inc()
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, LONGEST_REPEAT_S)
 
@@ -347,8 +386,22 @@ class HeldEvents:
 
     # Committing
 
-    async def _commit_all(self) -> None:
-        await self._commit([one for one in self._assigned.values() if one.epoch.active])
+    async def _commit_regularly(self) -> None:
+        wait_s = COMMIT_S
+        while True:
+            await asyncio.sleep(wait_s)
+            done = await self._try_to_commit([one for one in self._assigned.values() if one.epoch.active])
+            wait_s = COMMIT_S if done else min(wait_s * 2, LONGEST_REPEAT_S)
+
+    async def _try_to_commit(self, partitions: Iterable[_Assigned]) -> bool:
+        """Commits. Returns False if that failed: the next commit covers it."""
+        try:
+            await self._commit(partitions)
+        except (KafkaError, OSError, TimeoutError, NotWritten) as error:
+            metrics.COMMIT_FAILURES.inc()
+            log.warning("commit failed", group=self.group_id, error=type(error).__name__, detail=str(error)[:256])
+            return False
+        return True
 
     async def _commit(self, partitions: Iterable[_Assigned]) -> None:
         async with self._commit_lock:

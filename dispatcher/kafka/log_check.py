@@ -104,6 +104,35 @@ def next_probe(claim: CommittedPosition, bounds: Bounds, now: float) -> Probe | 
     return Probe(claim, offset, bounds.start, claim.end > bounds.end, now + SILENT_S)
 
 
+def report_lost_log(
+    problems: KafkaProblems, group_id: str, tp: TopicPartition, loss: LogLoss, position: int, start: int
+) -> None:
+    """Counts, logs and reports that a partition's log was lost: it is read again from offset `start`."""
+    metrics.LOG_RESETS.labels(tp.topic, loss.value).inc()
+    place = f"{tp.topic}/{tp.partition}"
+    log.error(
+        "the log of a partition is not the one that was read before: its positions are discarded, and it is read "
+        "from its start", group=group_id, partition=place, reason=loss.value, position=position, begins_at=start,
+    )  # fmt: skip
+    detail = f"the log of {place} was {loss.value}: read again from offset {start}"
+    problems.report(KafkaReason.TOPIC_REPLACED, detail, source=place, lasts_s=TOLD_S)
+
+
+def report_removed(
+    problems: KafkaProblems, group_id: str, tp: TopicPartition, position: int, start: int, removed: int
+) -> None:
+    """Counts, logs and reports records that retention removed from a partition before they were read."""
+    metrics.RECORDS_REMOVED_UNREAD.labels(tp.topic).inc(removed)
+    place = f"{tp.topic}/{tp.partition}"
+    log.error(
+        "records were removed from a partition before they were read: lost", group=group_id, partition=place,
+        records=removed, position=position, log_start=start,
+        cure="longer retention.ms of the topic, or more capacity; see the runbook DispatcherRecordsRemovedUnread",
+    )  # fmt: skip
+    detail = f"retention removed {removed} unread records of {place}, before offset {start}"
+    problems.report(KafkaReason.RECORDS_EXPIRED, detail, source=place, lasts_s=TOLD_S)
+
+
 class LogChecker:
     """Gives each partition of a consumer its position. Everything but `run` is called by the consumer's poll loop."""
 
@@ -251,7 +280,7 @@ class LogChecker:
         client.seek(partition.tp, begin)
         removed = removed_unread(claim, start)
         if removed:
-            self._tell_removed(partition, claim.position, start, removed)
+            report_removed(self._problems, self._group_id, partition.tp, claim.position, start, removed)
         if not partition.restored:
             partition.restore(OffsetTracker(begin, claim.finished), claim.fingerprint)
         partition.suspect = partition.is_out_of_range = False
@@ -263,26 +292,9 @@ class LogChecker:
     ) -> None:
         """The claim describes another log: read this one from its start."""
         client.seek(partition.tp, start)
-        metrics.LOG_RESETS.labels(partition.tp.topic, loss.value).inc()
-        log.error(
-            "the log of a partition is not the one that was read before: its positions are discarded, and it is read "
-            "from its start", group=self._group_id, partition=str(partition), reason=loss.value,
-            position=claim.position, begins_at=start,
-        )  # fmt: skip
-        detail = f"the log of {partition} was {loss.value}: read again from offset {start}"
-        self._problems.report(KafkaReason.TOPIC_REPLACED, detail, source=str(partition), lasts_s=TOLD_S)
+        report_lost_log(self._problems, self._group_id, partition.tp, loss, claim.position, start)
         successor = self._owner.on_log_lost(partition) if partition.restored else partition
         successor.restore(OffsetTracker(start), None)
         successor.source, successor.next_offset = partition.source, start
         successor.suspect = successor.is_out_of_range = False
         self._owner.on_readable()
-
-    def _tell_removed(self, partition: Partition, position: int, start: int, removed: int) -> None:
-        metrics.RECORDS_REMOVED_UNREAD.labels(partition.tp.topic).inc(removed)
-        log.error(
-            "records were removed from a partition before they were read: lost", group=self._group_id,
-            partition=str(partition), records=removed, position=position, log_start=start,
-            cure="longer retention.ms of the topic, or more capacity; see the runbook DispatcherRecordsRemovedUnread",
-        )  # fmt: skip
-        detail = f"retention removed {removed} unread records of {partition}, before offset {start}"
-        self._problems.report(KafkaReason.RECORDS_EXPIRED, detail, source=str(partition), lasts_s=TOLD_S)

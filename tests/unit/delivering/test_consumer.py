@@ -416,10 +416,10 @@ async def test_a_broker_that_is_away_at_the_start_is_waited_for() -> None:
         return Member(bench.group, listener)
 
     consumer = await bench.run(bench.consumer(connect=connect))
-    assert not consumer.joined
+    assert not consumer.session.joined
     await asyncio.sleep(10)
 
-    assert consumer.joined
+    assert consumer.session.joined
     assert len(bench.first_result) == 3
     await bench.stop()
 
@@ -442,12 +442,12 @@ async def test_a_broker_that_is_lost_is_waited_for_and_says_so() -> None:
     bench.broker.faults.away = True
     bench.produce(0, 3)
     await asyncio.sleep(60)
-    assert not consumer.broker_answers
+    assert not consumer.session.broker_answers
     assert not bench.tasks[0].done()
     bench.broker.faults.away = False
     await asyncio.sleep(40)
 
-    assert consumer.broker_answers
+    assert consumer.session.broker_answers
     assert bench.committed() == (3, [])
     await bench.stop()
 

@@ -345,8 +345,8 @@ async def test_nothing_is_begun_once_the_lease_is_over_and_everything_once_it_is
     bench.produce(0, 3)
     await asyncio.sleep(1)
     assert len(bench.first_result) == 3
-    await asyncio.sleep(consumer._settings.session_timeout)
-    assert consumer.lease.is_over
+    await asyncio.sleep(consumer.session._settings.session_timeout)
+    assert consumer.session.lease.is_over
     bench.produce(0, 3)
     await asyncio.sleep(5)
     assert len(bench.first_result) == 3
@@ -403,6 +403,6 @@ async def test_a_fenced_member_says_so_and_stops_by_itself() -> None:
     members[0].getmany = fenced  # type: ignore[assignment,method-assign]
     await asyncio.wait_for(bench.tasks[0], 10)
 
-    assert consumer.fenced == "another process has joined group g as one"
+    assert consumer.session.fenced == "another process has joined group g as one"
     assert told == [True]
     assert len(members) == 1, "it doesn't join again"

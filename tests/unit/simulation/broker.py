@@ -261,6 +261,10 @@ class Member:
             raise KafkaConnectionError
         return {tp: decode_metadata(*self.group.commits[tp]) for tp in tps if tp in self.group.commits}
 
+    async def committed_metadata(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, tuple[int, str]]:
+        await self.committed(tps)
+        return {tp: self.group.commits[tp] for tp in tps if tp in self.group.commits}
+
     async def bounds(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, Bounds]:
         if self.group.broker.faults.away:
             raise KafkaConnectionError

@@ -1,0 +1,169 @@
+"""One consumer's session in its group: what every reader of topics needs, whatever it does with the records.
+
+The session knows how long the group is sure to leave the consumer its partitions (the lease), whether another process
+has taken the member's place, when the consumer last polled, and whether the brokers answer. It reports the problems of
+the consumer to `KafkaProblems`; `readiness` and liveness read its fields.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
+from typing import Final, Protocol, TypeVar
+
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
+from dispatcher.config.settings import KafkaSettings
+from dispatcher.contract.kafka_problems import KafkaReason
+from dispatcher.contract.records import Lease
+from dispatcher.kafka.connection import report_error, until_answered
+from dispatcher.kafka.group_coordinator import FencedMember
+from dispatcher.kafka.problems import KafkaProblems
+from dispatcher.tasks import set_within, unless
+from dispatcher.telemetry import metrics
+
+WATCH_S: Final = 5.0
+FIRST_REPEAT_S: Final = 1.0
+LONGEST_POLL_WAIT_S: Final = 5.0
+"""After an error of the client: the client goes on only once its errors were taken."""
+REPORTED_S: Final = 45.0
+"""A reported error of the client is forgotten after so long without another."""
+
+Joined = TypeVar("Joined")
+
+
+class EndsClient(Protocol):
+    """Asks for the ends of partitions."""
+
+    async def end_offsets(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, int]: ...
+
+
+class GroupSession:
+    """The session of one consumer. It outlives reconnections and rebalances."""
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        group_id: str,
+        problems: KafkaProblems | None = None,
+        *,
+        lease: Lease | None = None,
+        on_fenced: Callable[[], None] | None = None,
+        on_renewed: Callable[[], None] | None = None,
+    ) -> None:
+        """Args:
+        problems: where the consumer's problems are reported.
+        lease: one with a clock of its own, for tests.
+        on_fenced: called when another process has taken this member's place.
+        on_renewed: called when the group answers again after the lease was over.
+        """
+        self._settings = settings
+        self.group_id = group_id
+        self.problems = problems or KafkaProblems()
+        self.lease = Lease() if lease is None else lease
+        self._on_fenced = on_fenced
+        self._on_renewed = on_renewed
+        self._renewed = asyncio.Event()
+        self.stopping = asyncio.Event()
+        """Set when the consumer has to drain and leave the group."""
+        self.joined = False
+        """True after the first assignment, even an empty one."""
+        self.last_poll = 0.0
+        """Seconds of the event loop's clock; 0 before the first poll."""
+        self.broker_answers = False
+        self.fenced: str | None = None
+        """Why the group has shut this member out for good, or None."""
+
+    @property
+    def source(self) -> str:
+        """The name under which the consumer's problems are reported."""
+        return f"consumer {self.group_id}"
+
+    async def connect(self, join: Callable[[], Coroutine[object, object, Joined]]) -> Joined | None:
+        """Joins the group; waits for a broker that is away. Returns None if the consumer is stopped first."""
+        connecting = until_answered(self.source, join, self._settings, self.problems, group_id=self.group_id)
+        return await unless(self.stopping, connecting)
+
+    def on_assigned(self) -> None:
+        """Notes that the group has assigned partitions, maybe none."""
+        metrics.REBALANCES.inc()
+        self.joined = self.broker_answers = True
+
+    def heard(self, at: float) -> None:
+        """Extends the lease: the group answered what was sent at this time of the lease's clock."""
+        was_over = self.lease.is_over
+        self.lease.ends_at = at + self._settings.session_timeout
+        if was_over and not self.lease.is_over:
+            self.problems.clear(KafkaReason.SESSION_LOST, source=self.source)
+            self._renewed.set()
+            if self._on_renewed is not None:
+                self._on_renewed()
+
+    async def until_member(self) -> None:
+        """Returns when the group is sure to have left this member its partitions."""
+        await asyncio.sleep(0)
+        while self.lease.is_over:
+            self._renewed.clear()
+            await set_within(self._renewed, FIRST_REPEAT_S)
+
+    def on_poll(self, now: float) -> None:
+        """Notes a poll, and reports a lease that is over. `now`: seconds of the event loop's clock."""
+        self.last_poll = now
+        if self.lease.is_over:
+            session = f"kafka.session_timeout ({self._settings.session_timeout:g} s)"
+            detail = f"group {self.group_id} has not answered within {session}: nothing is sent until it does"
+            self.problems.report(KafkaReason.SESSION_LOST, detail, source=self.source)
+
+    async def poll(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Calls `step` again and again, until cancelled or fenced.
+
+        Errors of the client are reported, and waited for with growing waits. A fenced member stops.
+        """
+        wait_s = FIRST_REPEAT_S
+        while True:
+            try:
+                await step()
+                wait_s = FIRST_REPEAT_S
+            except FencedMember as error:
+                self._shut_out(str(error.args[0]))
+                return
+            except (KafkaError, OSError, TimeoutError) as error:
+                self.report(error)
+                await asyncio.sleep(wait_s)
+                wait_s = min(wait_s * 2, LONGEST_POLL_WAIT_S)
+
+    def _shut_out(self, reason: str) -> None:
+        """Stops the member: joining again would take the other process's place, and so on for ever."""
+        self.fenced = reason
+        detail = f"{reason}: give each process a kafka.group_instance_id of its own, or none"
+        self.problems.report(KafkaReason.MEMBER_FENCED, detail, source=self.source)
+        self.stopping.set()
+        if self._on_fenced is not None:
+            self._on_fenced()
+
+    async def watch(
+        self,
+        client: EndsClient,
+        partitions: Callable[[], Collection[TopicPartition]],
+        on_ends: Callable[[dict[TopicPartition, int]], None] | None = None,
+    ) -> None:
+        """Asks every 5 s for the ends of the partitions, until cancelled: it shows whether the brokers answer."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            tps = list(partitions())
+            if not tps:
+                continue
+            try:
+                async with asyncio.timeout(WATCH_S):
+                    ends = await client.end_offsets(tps)
+            except (KafkaError, OSError, TimeoutError) as error:
+                self.report(error)
+                self.broker_answers = False
+                continue
+            self.broker_answers = True
+            self.problems.clear(KafkaReason.UNREACHABLE, source=self.source)
+            if on_ends is not None:
+                on_ends(ends)
+
+    def report(self, error: BaseException) -> None:
+        """Reports an error of the client under the consumer's name."""
+        report_error(self.problems, self.source, error, self._settings, group_id=self.group_id, lasts_s=REPORTED_S)

@@ -1,0 +1,219 @@
+"""The reader of held events as a member of its group, against a broker in memory."""
+
+import asyncio
+import random
+from typing import Any, cast
+
+from aiokafka import TopicPartition
+
+from dispatcher.config.settings import KafkaSettings
+from dispatcher.contract.kafka_problems import KafkaReason
+from dispatcher.contract.outcomes import Delivered, Outcome
+from dispatcher.contract.records import Lease, Origin, ProcessingAttempt, Record, RetryState
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.kafka.group_coordinator import FencedMember
+from dispatcher.kafka.held_events import HeldEvents
+from dispatcher.kafka.held_topic import HeldTopic, tenant_headers
+from dispatcher.kafka.problems import KafkaProblems
+from dispatcher.telemetry import metrics
+from tests.unit.simulation.broker import Broker, Member
+from tests.unit.virtual_time import virtual_time
+
+TENANT = TenantKey("a", "prod")
+TOPIC = "g.held"
+ONE = TopicPartition(TOPIC, 1)
+
+
+class Bench:
+    """A reader of held events, its broker, and the records that it processed."""
+
+    def __init__(self) -> None:
+        self.now = asyncio.get_running_loop().time
+        chance = random.Random(0)
+        self.broker = Broker(chance, lambda: 1.8e9 + self.now())
+        chance.choice = lambda options: options[0]  # type: ignore[method-assign]
+        chance.random = lambda: 1.0  # type: ignore[method-assign]
+        chance.randint = lambda _, most: most  # type: ignore[method-assign]
+        self.group = self.broker.group("g.held", (TOPIC,))
+        self.settings = KafkaSettings.model_validate({"bootstrap_servers": "none:1", "group_id": "g"})
+        self.problems = KafkaProblems(self.now)
+        self.held = {TENANT}
+        self.sent: list[int] = []
+        self.wait_s = 0.0
+        """Seconds for which a record waits in its lane before its request is sent."""
+        self.fenced_calls = 0
+        self.members: list[Member] = []
+        self.reader = HeldEvents(
+            self.settings, cast(HeldTopic, self), self._process, self.held.__contains__, 1e6, 5.0,
+            clock=lambda: 1.8e9 + self.now(), problems=self.problems, on_fenced=self._fenced,
+            lease=Lease(now=self.now), connect=cast(Any, self._join),
+        )  # fmt: skip
+        self.topic = TOPIC
+
+    async def _join(self, listener: Any) -> Member:
+        self.members.append(Member(self.group, listener))
+        return self.members[-1]
+
+    async def write_snapshot(self, partition: int, snapshot: Any) -> int:
+        return self.broker.append(TOPIC, bytes([partition]), snapshot.encode(), [("fd-held-snapshot", b"1")]).offset
+
+    async def _process(self, record: Record, attempt: ProcessingAttempt) -> Outcome:
+        await asyncio.sleep(self.wait_s)
+        attempt.start()
+        self.sent.append(record.offset)
+        return Delivered(1)
+
+    def _fenced(self) -> None:
+        self.fenced_calls += 1
+
+    def hold(self, count: int) -> None:
+        for number in range(count):
+            state = RetryState(Origin("t", 0, number), 1.8e9, parks=1, reason="paused")
+            self.broker.append(TOPIC, b"\x01", b"value", [*state.headers(), *tenant_headers(TENANT)])
+
+    def release(self) -> None:
+        self.held.clear()
+        self.reader.notice()
+
+    async def start(self) -> "asyncio.Task[None]":
+        task = asyncio.create_task(self.reader.run())
+        await asyncio.sleep(1)
+        self.reader.heard(self.now())
+        return task
+
+    async def stop(self, task: "asyncio.Task[None]") -> None:
+        self.reader.stop()
+        await asyncio.wait_for(task, 60)
+        await self.group.settled()
+
+    def reasons(self) -> set[KafkaReason]:
+        return {problem.reason for problem in self.problems.current}
+
+
+@virtual_time
+async def test_a_member_whose_session_is_over_starts_no_held_event_until_the_group_answers() -> None:
+    bench = Bench()
+    bench.hold(5)
+    task = await bench.start()
+    await asyncio.sleep(bench.settings.session_timeout + 1)
+    bench.release()
+    await asyncio.sleep(30)
+    assert bench.sent == []
+    assert bench.reasons() == {KafkaReason.SESSION_LOST}
+    bench.reader.heard(bench.now())
+    await asyncio.sleep(5)
+
+    assert bench.sent == [0, 1, 2, 3, 4]
+    assert bench.reasons() == set()
+    assert bench.group.covers(ONE)[0] == 5
+    await bench.stop(task)
+
+
+@virtual_time
+async def test_an_event_that_waits_in_its_lane_is_not_sent_after_the_session_and_is_sent_once_it_is_renewed() -> None:
+    """The process stood still while events waited in their lane: another member may have sent them meanwhile."""
+    bench = Bench()
+    bench.hold(3)
+    bench.wait_s = bench.settings.session_timeout + 5
+    task = await bench.start()
+    bench.release()
+    await asyncio.sleep(3 * bench.wait_s)
+    assert bench.sent == []
+    bench.wait_s = 0.0
+    bench.reader.heard(bench.now())
+    await asyncio.sleep(5)
+
+    assert sorted(bench.sent) == [0, 1, 2]
+    await bench.stop(task)
+
+
+@virtual_time
+async def test_a_fenced_reader_reports_it_and_stops_without_joining_again() -> None:
+    bench = Bench()
+    bench.hold(3)
+    task = await bench.start()
+
+    async def fenced(*_: object, **__: object) -> object:
+        raise FencedMember("another process has joined group g.held as one")
+
+    bench.members[0].getmany = fenced  # type: ignore[assignment,method-assign]
+    await asyncio.wait_for(task, 30)
+
+    assert bench.reader.session.fenced == "another process has joined group g.held as one"
+    assert bench.fenced_calls == 1
+    assert bench.reasons() == {KafkaReason.MEMBER_FENCED}
+    assert len(bench.members) == 1
+
+
+@virtual_time
+async def test_a_fenced_reader_without_partitions_reports_it_too() -> None:
+    bench = Bench()
+    task = await bench.start()
+    await bench.reader.revoked(list(bench.reader._assigned))
+
+    def fenced() -> None:
+        raise FencedMember("another process has joined group g.held as one")
+
+    bench.members[0].raise_coordination_error = fenced  # type: ignore[method-assign]
+    await asyncio.wait_for(task, 30)
+    assert bench.fenced_calls == 1
+
+
+@virtual_time
+async def test_a_broker_that_is_away_is_reported_and_the_reader_goes_on_when_it_is_back() -> None:
+    bench = Bench()
+    bench.hold(3)
+    task = await bench.start()
+    bench.broker.faults.away = True
+    await asyncio.sleep(15)
+    assert KafkaReason.UNREACHABLE in bench.reasons()
+    assert not bench.reader.session.broker_answers
+    bench.broker.faults.away = False
+    await asyncio.sleep(10)
+    assert bench.reader.session.broker_answers
+    bench.reader.heard(bench.now())
+    bench.release()
+    await asyncio.sleep(5)
+
+    assert bench.sent == [0, 1, 2]
+    assert bench.reasons() == set()
+    await bench.stop(task)
+
+
+@virtual_time
+async def test_a_revocation_waits_for_no_event_of_which_no_request_was_sent() -> None:
+    bench = Bench()
+    bench.hold(3)
+    bench.wait_s = 1000.0
+    task = await bench.start()
+    bench.release()
+    await asyncio.sleep(2)
+    before = bench.now()
+    await bench.stop(task)
+
+    assert bench.now() - before < 2
+    assert bench.sent == []
+
+
+@virtual_time
+async def test_held_events_that_retention_removed_are_reported_as_lost() -> None:
+    bench = Bench()
+    bench.hold(10)
+    task = await bench.start()
+    await asyncio.sleep(3)
+    await bench.stop(task)
+    before = metrics.RECORDS_REMOVED_UNREAD.labels(TOPIC)._value.get()
+    bench.broker.remove_before(ONE, 4)
+    again = Bench()
+    again.broker.partitions, again.broker.starts, again.broker.ends = (
+        bench.broker.partitions, bench.broker.starts, bench.broker.ends,
+    )  # fmt: skip
+    again.group.commits = bench.group.commits
+    task = await again.start()
+    again.release()
+    await asyncio.sleep(3)
+
+    assert again.sent == [4, 5, 6, 7, 8, 9]
+    assert again.reasons() == {KafkaReason.RECORDS_EXPIRED}
+    assert metrics.RECORDS_REMOVED_UNREAD.labels(TOPIC)._value.get() == before + 4
+    await again.stop(task)
