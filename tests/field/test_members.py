@@ -114,3 +114,41 @@ async def test_a_process_that_stood_still_alone_goes_on_where_it_was(scene: Stag
 
         assert scene.receiver.repeats() <= IN_FLIGHT
         assert dispatcher.running
+
+
+async def test_a_process_that_stood_still_past_its_session_sends_no_held_event_that_another_has_sent(
+    scene: Stage,
+) -> None:
+    """Its held events wait for requests to slow endpoints. The other member delivers all of them meanwhile."""
+    everybody = tenants(4)
+    webhooks = [scene.webhook(tenant) for tenant in everybody]
+    scene.mount([one | {"paused": True} for one in webhooks])
+    for tenant in everybody:
+        scene.receiver.behave(f"/{tenant.org}", slowly(0.2))
+    delivery = {"max_in_flight": IN_FLIGHT, "lane_max_wait": "60s"}
+    kafka = {"session_timeout": f"{SESSION_S}s", "group_instance_id": None}
+    async with (
+        scene.dispatcher("a", kafka=kafka, delivery=delivery) as a,
+        scene.dispatcher("b", kafka=kafka, delivery=delivery) as b,
+    ):
+        a.start()
+        await a.ready()
+        await scene.produce(everybody, 800)
+
+        async def are_held() -> bool:
+            _, text = await a.get("/metrics")
+            return "dispatcher_held_events 800.0" in text
+
+        await until(are_held, "800 held events", 60, a)
+        scene.mount(webhooks)
+        await scene.accepted(50, a)
+        _stop(a, signal.SIGSTOP)
+        b.start()
+        await scene.all_accepted(b, 120)
+        repeats = scene.receiver.repeats()
+        _stop(a, signal.SIGCONT)
+        await asyncio.sleep(3)
+        await a.ready()
+
+        assert scene.receiver.repeats() - repeats <= IN_FLIGHT
+        assert a.running
