@@ -14,7 +14,7 @@ import psutil
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from benchmarks import footprint, isolation, throughput
+from benchmarks import footprint, held, isolation, throughput
 from benchmarks.events import tenants
 from benchmarks.rig import Rig, Subject, rig
 from benchmarks.throughput import Rate, median, spread
@@ -75,11 +75,17 @@ async def measure(plan: Plan) -> dict[str, Any]:
         if plan.full:
             _say("20 % bad tenants at saturation")
         crowded = await throughput.beside_bad_tenants(on) if plan.full else None
+        if plan.full:
+            _say("a million held events")
+        beside_held = await held.measure(on) if plan.full else None
         figures |= await _footprint(on, plan)
     _say("isolation")
     isolated = await isolation.measure(isolation.SECONDS if plan.full else isolation.SECONDS / 2)
     if crowded is not None:
         isolated["ratios"]["healthy_throughput_with_bad_tenants_at_saturation"] = crowded
+    if beside_held is not None:
+        isolated["ratios"] |= beside_held.pop("ratios")
+        isolated["held"] = beside_held
     return _result(taken, figures, isolated, members)
 
 

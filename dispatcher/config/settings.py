@@ -118,7 +118,8 @@ class KafkaSettings(_Group):
 
     @model_validator(mode="after")
     def _events_are_not_own(self) -> Self:
-        if self.topic == f"{self.prefix}.dead" or self.topic.startswith(f"{self.prefix}.retry."):
+        own = {f"{self.prefix}.{name}" for name in ("dead", "held", "attempts")}
+        if self.topic in own or self.topic.startswith(f"{self.prefix}.retry."):
             raise ValueError(f"topic {self.topic} is one of the dispatcher's own topics: set another topic_prefix")
         return self
 

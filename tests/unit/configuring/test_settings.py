@@ -110,3 +110,9 @@ def test_delivery_settings_out_of_bounds(values: dict[str, object]) -> None:
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings.model_validate(LEAST).delivery.max_in_flight = 1
+
+
+@pytest.mark.parametrize("name", ["retry.30s", "held", "dead", "attempts"])
+def test_the_topic_of_events_is_none_of_the_dispatchers_own_topics(name: str) -> None:
+    with pytest.raises(ValidationError, match=f"topic g.{name} is one of the dispatcher's own topics"):
+        KafkaSettings.model_validate({"bootstrap_servers": "x:1", "group_id": "g", "topic": f"g.{name}"})

@@ -24,6 +24,10 @@ class Reader:
     broker_answers: bool = True
 
     @property
+    def session(self) -> "Reader":
+        return self
+
+    @property
     def last_poll(self) -> float:
         return 0.0 if self.polled_s_ago is None else asyncio.get_running_loop().time() - self.polled_s_ago
 
