@@ -75,7 +75,7 @@ class Breaker:
     def record(
         self, now: float, *, failed: bool, connect_failure: bool = False, probe: bool = False
     ) -> BreakerState | None:
-        """Tell how an attempt ended, and what `began` said of it; gives the new state where it changed."""
+        """Records how an attempt ended, with the result of its `began`. Returns the new state if it changed."""
         if self.state is not BreakerState.CLOSED and not probe:
             return None  # it began before the breaker opened: nothing new
         if self.state is BreakerState.HALF_OPEN:
@@ -90,7 +90,7 @@ class Breaker:
         return None
 
     def retry_in_s(self, now: float) -> float:
-        """Seconds until a probe is let through; 0 where one may go now."""
+        """Returns the seconds until a probe may be sent; 0 if one may be sent now."""
         return max(0.0, self.opened_until - now) if self.state is BreakerState.OPEN else 0.0
 
     def is_quiet(self, now: float) -> bool:

@@ -1,4 +1,4 @@
-"""How many requests at once an endpoint bears: grows while its latency holds, halves when it is overloaded. Pure."""
+"""Limits how many requests run at once. The limit grows while latency holds, and halves on overload. Pure."""
 
 from dataclasses import dataclass, field
 

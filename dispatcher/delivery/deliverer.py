@@ -1,4 +1,4 @@
-"""One event to its endpoint: a slot in the tenant's lane, the POST, the verdict, quick tries where they help."""
+"""Delivers one event: waits for a permit, sends the POST, judges the answer, and retries soon if that helps."""
 
 import asyncio
 import random
@@ -44,7 +44,7 @@ class Transport(Protocol):
     async def post(self, request: Request) -> Attempt: ...
 
     def begin(self, request: Request, ended: Callable[[Attempt], None]) -> Exchange | None:
-        """The same without waiting, where a connection rests; None, and nothing is sent, where none does."""
+        """Does the same without waiting if a connection is idle. Returns None, and sends nothing, if none is."""
         ...
 
 
@@ -53,7 +53,7 @@ IsCurrent = Callable[[Webhook], bool]
 
 
 class AttemptLog(Protocol):
-    """Is told of each attempt, and never slows one down."""
+    """Records each attempt, and never slows one down."""
 
     def record(self, pending: "PendingDelivery", number: int, attempt: Attempt, judgement: Judgement) -> None: ...
 
@@ -118,7 +118,7 @@ class Deliverer:
         """Send the parcel, with quick tries after a failure that may pass.
 
         Args:
-            begun: what came of its first attempt, where that was made already (`flights`).
+            first_result: the result of its first attempt, if that was made already (`direct_attempt`).
 
         Raises:
             Draining: the record is ours no more, and the parcel was not sent.
@@ -155,17 +155,17 @@ class Deliverer:
         return self._lanes.now()
 
     def acquire(self, pending: PendingDelivery) -> tuple[Lane, Permit | LaneRefusal | None]:
-        """The parcel's lane, and what it says at once; None where one has to wait."""
+        """Returns the event's lane and its immediate answer, or None for the answer if the event has to wait."""
         lane = self._lanes.lane(pending.tenant)
         lane.apply_webhook(pending.webhook.revision, pending.webhook.config.rate_limit)
         return lane, lane.try_enter(pending.priority)
 
     def begin(self, pending: PendingDelivery, ended: Callable[[Attempt], None]) -> Exchange | None:
-        """Make the first attempt without waiting for anything; None, and nothing is sent, where that can't be."""
+        """Makes the first attempt without waiting. Returns None, and sends nothing, if that is impossible."""
         destination = self.destination(pending.webhook)
         authenticator, now, token = destination.authenticator, self._clock(), None
         if not authenticator.is_none:
-            # Of a token that was fetched a 401 may want another one: `post` sees to that.
+            # After a 401 a fetched token may have to be renewed: `post` handles that.
             token = None if authenticator.is_fetched else authenticator.cached_header(now)
             if token is None:
                 return None
@@ -256,7 +256,7 @@ class Deliverer:
     def concluded(
         self, lane: Lane, pending: PendingDelivery, permit: Permit, number: int, attempt: Attempt
     ) -> AttemptResult:
-        """Judge an attempt, tell everybody, and, last of all, give its slot back: not done where this raises."""
+        """Judges an attempt, records it, and finally releases its permit. If this raises, the permit isn't released."""
         judgement = judge(attempt, pending.refusals)
         hold = None
         if attempt.retry_after is not None and judgement.verdict in (Verdict.RETRY_SOON, Verdict.RETRY_LATER):
@@ -266,7 +266,7 @@ class Deliverer:
             )
         self._told(pending, number, attempt, judgement)
         if judgement.suspends:
-            lane.suspend(pending.webhook.revision)  # first: the slot goes to nobody who waits
+            lane.suspend(pending.webhook.revision)  # first, so that no waiting event gets the permit
         if judgement.tells_of_endpoint:
             before = lane.breaker.state
             lane.release(permit, judgement, hold)

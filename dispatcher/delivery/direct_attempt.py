@@ -1,8 +1,8 @@
-"""A parcel's first attempt without a task: the lane says when, the connection says how it ended.
+"""Makes an event's first attempt without a task: the lane starts it, and the connection reports how it ended.
 
-Nearly every event is delivered by one POST on a connection that rests, or waits in its lane for that. Such an event
-needs no coroutine, which costs time to switch to and memory to keep. Whatever else may happen (a slot refused, a
-webhook edited meanwhile, an attempt that failed) is `on_fallback`: it goes the full way, `Deliverer.deliver`.
+Nearly every event is delivered by one POST on an idle connection, or waits in its lane for one. Such an event needs no
+coroutine, which would cost time to switch to and memory to keep. Everything else (a refused permit, a webhook edited
+meanwhile, a failed attempt) calls `on_fallback`, and the event takes the slow path, `Deliverer.deliver`.
 """
 
 import asyncio
@@ -47,23 +47,23 @@ class DirectAttempt(ABC):
 
     @abstractmethod
     def on_delivered(self) -> None:
-        """Delivered, by the first attempt."""
+        """The event was delivered by its first attempt."""
 
     @abstractmethod
     def on_fallback(self, result: AttemptResult | None) -> None:
-        """Needs the full way, after this attempt or refusal; None: nothing has happened yet."""
+        """The event needs the slow path, after this attempt or refusal. None: nothing has happened yet."""
 
     @abstractmethod
     def on_cancelled(self) -> None:
-        """Was cancelled while its task ran, and that has ended now."""
+        """The attempt was cancelled while its task ran, and the task has ended now."""
 
     @property
     def task(self) -> "asyncio.Task[None] | None":
-        """The task that makes the attempt, where it needs one: to open a connection, to fetch a token."""
+        """The task that makes the attempt, if it needs one: to open a connection or to fetch a token."""
         return self._task
 
     def start(self) -> None:
-        """Enter the tenant's lane."""
+        """Enters the tenant's lane."""
         self._lane, entry = self._deliveries.acquire(self.pending)
         if entry is None:
             self.since = self._deliveries.now()
@@ -72,7 +72,7 @@ class DirectAttempt(ABC):
             self.decide(entry)
 
     def decide(self, entry: Permit | LaneRefusal) -> None:
-        """The lane's word: send now, or go the full way."""
+        """Takes the lane's answer: sends now, or falls back to the slow path."""
         pending = self.pending
         if isinstance(entry, LaneRefusal):
             self._divert(AttemptResult(pending.attempts, refusal=entry))
@@ -87,16 +87,16 @@ class DirectAttempt(ABC):
         except Draining:
             self._turn_back()
             return
-        except Exception as error:  # noqa: BLE001  (told there)
+        except Exception as error:  # noqa: BLE001  (reported there)
             self._fail(error)
             return
         if self._exchange is None:
             # In a context of its own: the current task may be another event's, whose span is not this one's.
-            self._task = asyncio.get_running_loop().create_task(self._post(), name="flight", context=Context())
+            self._task = asyncio.get_running_loop().create_task(self._post(), name="direct attempt", context=Context())
             self._task.add_done_callback(self._task_ended)
 
     def cancel(self) -> None:
-        """Let it go. Where it has a `task`, `on_cancelled` is called once that has ended; else it is over now."""
+        """Cancels the attempt. If it has a `task`, `on_cancelled` is called once that has ended; else it ends now."""
         if self._task is not None:
             self._task.cancel()
             return
@@ -108,23 +108,23 @@ class DirectAttempt(ABC):
     async def _post(self) -> None:
         try:
             attempt = await self._deliveries.post(self.pending, self.pending.attempts + 1)
-        except Exception as error:  # noqa: BLE001  (told there)
+        except Exception as error:  # noqa: BLE001  (reported there)
             self._fail(error)
         else:
             self._answered(attempt)
 
     def _task_ended(self, task: "asyncio.Task[None]") -> None:
-        if task.cancelled():  # told here, since one that is cancelled before its first step never runs
+        if task.cancelled():  # handled here, because a task that is cancelled before its first step never runs
             self._give_back()
             self.on_cancelled()
 
     def _answered(self, attempt: Attempt) -> None:
         permit = self._permit
         if permit is None:
-            return  # unreachable: who has no slot has sent nothing
+            return  # unreachable: without a permit nothing was sent
         try:
             result = self._deliveries.concluded(self._lane, self.pending, permit, self.pending.attempts + 1, attempt)
-        except Exception as error:  # noqa: BLE001  (told there)
+        except Exception as error:  # noqa: BLE001  (reported there)
             self._fail(error)
             return
         self._task = self._exchange = None
@@ -140,7 +140,7 @@ class DirectAttempt(ABC):
 
     def _fail(self, error: Exception) -> None:
         metrics.ERRORS.labels("lanes").inc()
-        log.error("event goes the full way because of a bug", tenant=str(self.pending.tenant), exc_info=error)
+        log.error("event falls back to the slow path because of a bug", tenant=str(self.pending.tenant), exc_info=error)
         self._turn_back()
 
     def _give_back(self) -> None:

@@ -1,9 +1,9 @@
-"""A lane: one tenant's queue, and everything that is known of its endpoint.
+"""A lane: one tenant's queue, and everything that is known about its endpoint.
 
-It gives at most as many slots as the endpoint bears; what all lanes share, and whose turn it is, `lanes` knows. New
-events go before retries; of four slots given while both wait, one is a retry's.
+A lane grants at most as many permits as its endpoint handles; `lane_scheduler` shares the process's permits between
+lanes. New events go before retries; of four permits granted while both wait, one goes to a retry.
 
-Everything here runs on the event loop without awaiting, except `Lane.enter`, which waits for a slot.
+Everything here runs on the event loop without awaiting, except `Lane.acquire`, which waits for a permit.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ _RETRY_TURN = 4
 
 
 class Sharing(Protocol):
-    """What a lane asks of all lanes together, and tells them: `Lanes`."""
+    """What a lane needs of the scheduler of all lanes, `LaneScheduler`."""
 
     settings: DeliverySettings
     permits: Permits
@@ -62,7 +62,7 @@ class _WaitingTask:
 
 
 class Lane:
-    """One tenant's queue and everything that is known of its endpoint."""
+    """One tenant's queue, and everything that is known about its endpoint."""
 
     __slots__ = (
         "_lanes",
@@ -94,13 +94,13 @@ class Lane:
         self.in_flight = 0
         self.held_until = 0.0
         self.suspended: str | None = None
-        """Revision of the webhook that answered 410."""
+        """Revision of the webhook whose endpoint answered 410."""
         self.disabled_revision: str | None = None
         self.last_active = 0.0
         self.queued = False
-        """In the ring of lanes that wait for a slot: `Lanes` says so."""
+        """True while the lane is in the scheduler's ring of lanes that wait for a permit."""
         self._revision: str | None = None
-        """Of the webhook that was used last."""
+        """Revision of the webhook that was used last."""
         self._lanes = lanes
         self._permits = lanes.permits
         self._new: deque[Waiter] = deque()
@@ -116,17 +116,17 @@ class Lane:
 
     @property
     def waiting(self) -> int:
-        """Events that wait for a slot."""
+        """Number of events that wait for a permit."""
         return len(self._new) + len(self._retries)
 
     @property
     def wants_permit(self) -> bool:
-        """Somebody waits, and the endpoint bears one more request."""
+        """True if an event waits and the endpoint can take one more request."""
         return bool(self._new or self._retries) and self.in_flight < self.limit.now
 
     @property
     def is_at_limit(self) -> bool:
-        """As many requests are under way as the endpoint bears: the end of one brings the lane's next turn."""
+        """True if as many requests are in flight as the limit allows; the lane continues when one of them ends."""
         return self.in_flight >= self.limit.now
 
     @property
@@ -135,11 +135,11 @@ class Lane:
         return self.suspended is not None or self.disabled_revision is not None
 
     async def acquire(self, priority: Priority) -> Permit | LaneRefusal:
-        """A slot, once it is this event's turn, or the reason why it should be parked."""
+        """Waits for a permit. Returns it, or the reason why the event should be parked."""
         return self.try_enter(priority) or await self.wait(priority)
 
     async def wait(self, priority: Priority) -> Permit | LaneRefusal:
-        """`enter`, where `try_enter` has just said that the event has to wait."""
+        """Does what `acquire` does, after `try_enter` has just returned None."""
         waiter = _WaitingTask(self._lanes.loop.create_future(), priority, self._lanes.now())
         self.queue(waiter)
         try:
@@ -150,7 +150,7 @@ class Lane:
             raise
 
     def queue(self, waiter: Waiter) -> None:
-        """Let somebody wait, where `try_enter` has just said that he has to."""
+        """Adds a waiter, after `try_enter` has just returned None."""
         (self._new if waiter.priority is Priority.NEW else self._retries).append(waiter)
         if self.is_at_limit:
             self._lanes.tick_later()
@@ -158,7 +158,7 @@ class Lane:
             self._lanes.enqueue(self)
 
     def try_enter(self, priority: Priority) -> Permit | LaneRefusal | None:
-        """A slot or a refusal where that is decided at once, None where the event would have to wait."""
+        """Returns a permit or a refusal if that can be decided at once, or None if the event would have to wait."""
         lanes = self._lanes
         now = self.last_active = lanes.now()
         if self._is_blocked(now):
@@ -174,7 +174,7 @@ class Lane:
         return self._begin(priority, now) if self._can_send(priority, now) else None
 
     def release(self, permit: Permit, judgement: Judgement, hold_s: float | None = None) -> None:
-        """Give the slot back, with what was learnt. `hold_s`: seconds that the endpoint asked to be left alone."""
+        """Releases the permit and learns from the attempt. `hold_s`: seconds of pause that the endpoint asked for."""
         now = self.last_active = self._lanes.now()
         if judgement.throttled:
             self.limit.overloaded(permit.began_at, now)
@@ -186,19 +186,19 @@ class Lane:
         self._release(permit)
 
     def cancel(self, permit: Permit) -> None:
-        """Give the slot back with nothing learnt: cancelled, or not used."""
+        """Releases the permit without learning: the attempt was cancelled, or not made."""
         self.breaker.abandoned(probe=permit.probe)
         self._release(permit)
 
     def suspend(self, revision: str) -> None:
-        """The endpoint wants no more, until the webhook has another revision."""
+        """Stops sending until the webhook has another revision, because the endpoint asked for that."""
         if self._revision not in (None, revision):
-            return  # it has one already: this was the answer to a request of before
+            return  # the webhook was edited meanwhile: this answered an older request
         self.suspended = revision
         self._refuse_all(LaneRefusal(ParkReason.SUSPENDED, self._lanes.settings.lane_max_wait))
 
     def apply_webhook(self, revision: str, per_second: float | None) -> None:
-        """A webhook of this revision is about to be used: an edit lifts what held its predecessor."""
+        """Applies the webhook that is about to be used. An edit lifts what held its predecessor."""
         if self._revision not in (None, revision):
             self.enable()
         self._revision = revision
@@ -210,7 +210,7 @@ class Lane:
             self.disabled_revision = revision
 
     def enable(self) -> None:
-        """Forget the bad evidence: by hand, or because the webhook was edited."""
+        """Forgets the evidence against the endpoint, by hand or because the webhook was edited."""
         self.evidence = EndpointHealth()
         self.breaker = Breaker()
         self.disabled_revision = None
@@ -220,7 +220,7 @@ class Lane:
             self._lanes.enqueue(self)
 
     def is_idle(self, now: float) -> bool:
-        """Whether the lane can be freed without forgetting anything that matters."""
+        """Returns whether the lane can be freed without losing anything that matters."""
         return (
             not self.in_flight
             and not self.waiting
@@ -232,7 +232,7 @@ class Lane:
         )
 
     def grant_next(self, now: float) -> bool:
-        """Give a slot to the next waiter; False where nobody can have one now."""
+        """Grants a permit to the next waiter. Returns False if none can have one now."""
         waiters = self._next_queue()
         if waiters is None or not self._can_send(waiters[0].priority, now):
             return False
@@ -242,17 +242,17 @@ class Lane:
         return True
 
     def refuse_if_needed(self, now: float) -> None:
-        """Park everybody who waits, where waiting has become pointless."""
+        """Refuses all waiting events if the lane can't send for a while."""
         refusal = self._standing_refusal(now)
         if refusal is not None:
             self._refuse_all(refusal)
 
     def refuse_stale(self, now: float) -> None:
-        """Park those whom this lane, not the process, has let wait too long."""
+        """Refuses the events that waited too long because of this lane, not because the process is busy."""
         if self._permits.is_full and self.in_flight < self._permits.fair_share:
-            return  # it is the others' turn: the process is busy all over
+            return  # the process as a whole is busy
         if self._permits.is_busy and not self.is_at_limit and self._is_ready(now):
-            return  # so is the core
+            return  # the core is busy
         longest = self._lanes.settings.lane_max_wait
         for queue in (self._new, self._retries):
             while queue and (queue[0].is_over or now - queue[0].since > longest):
@@ -261,7 +261,7 @@ class Lane:
                     waiter.decide(LaneRefusal(ParkReason.LANE_FULL, 0.0))
 
     def sleep_until_ready(self, now: float) -> None:
-        """Wake the lane when its hold or its rate limit lets the next request pass."""
+        """Sets a timer for the moment at which the hold or the rate limit lets the next request pass."""
         wait = max(self.held_until - now, self.rate.wait_s(now) if self.rate else 0.0)
         if wait > 0 and self._timer is None and self.waiting:
             self._timer = asyncio.get_running_loop().call_later(wait, self._wake)
@@ -285,7 +285,7 @@ class Lane:
             self._lanes.enqueue(self)
 
     def _is_blocked(self, now: float) -> bool:
-        """Something stands in the way of sending; nearly never, and then it is worth looking what."""
+        """Cheap pre-check; `_standing_refusal` finds the exact reason."""
         return (
             self.breaker.state is not BreakerState.CLOSED
             or self.held_until > now
@@ -298,7 +298,7 @@ class Lane:
         return held < self.limit.now and self._permits.may_take(priority, held) and self._is_ready(now)
 
     def _is_ready(self, now: float) -> bool:
-        """Neither the endpoint's wish, its breaker nor its rate limit stands in the way."""
+        """Returns whether hold, breaker and rate limit all let a request pass."""
         return (
             self.held_until <= now
             and (self.breaker.state is BreakerState.CLOSED or self.breaker.admits(now))
@@ -316,7 +316,7 @@ class Lane:
         return retries if retries and self._since_retry >= _RETRY_TURN - 1 else self._new
 
     def _standing_refusal(self, now: float) -> LaneRefusal | None:
-        """Why nobody may enter for now, however short the queue."""
+        """Returns the reason that refuses every event for now, or None."""
         wait = self._lanes.settings.lane_max_wait
         if self.suspended is not None:
             return LaneRefusal(ParkReason.SUSPENDED, wait)
@@ -335,7 +335,7 @@ class Lane:
             metrics.BREAKER_TRANSITIONS.labels(changed.value).inc()
             if changed is BreakerState.CLOSED:
                 self.limit.ramp()
-        if failed or evidence.failing_since is not None:  # else it has nothing to learn
+        if failed or evidence.failing_since is not None:  # otherwise there is nothing to learn
             evidence.record(now, failed=failed)
         if (self._new or self._retries) and self._is_blocked(now):
             self.refuse_if_needed(now)

@@ -43,14 +43,14 @@ class LaneScheduler:
     """All lanes, and the slots that they share."""
 
     def __init__(self, settings: DeliverySettings, read_ahead: ReadAhead | None = None) -> None:
-        """`read_ahead`: tells whether there is room to read on; None where there always is."""
+        """`read_ahead`: says whether there is room to read on. None: there always is."""
         self.settings = settings
         self.permits = Permits(settings.max_in_flight)
         self._read_ahead = read_ahead
         self._ticking: asyncio.TimerHandle | None = None
         self._lanes: dict[TenantKey, Lane] = {}
         self._ring: deque[Lane] = deque()
-        """Lanes with somebody waiting, in the order of their turn."""
+        """Lanes with waiting events, in the order in which they get permits."""
         self._starved: set[Lane] = set()
         """Lanes set aside while retries have their share, or slots are scarce."""
         self._awaits_turn = False
@@ -62,7 +62,7 @@ class LaneScheduler:
 
     @cached_property
     def now(self) -> Callable[[], float]:
-        """Gives the seconds of the loop's steady clock."""
+        """Returns the seconds of the loop's monotonic clock."""
         return self.loop.time
 
     @cached_property
@@ -77,7 +77,7 @@ class LaneScheduler:
         return iter(self._lanes.values())
 
     def get(self, tenant: TenantKey) -> Lane | None:
-        """The tenant's lane where it has one."""
+        """Returns the tenant's lane, if it has one."""
         return self._lanes.get(tenant)
 
     def lane(self, tenant: TenantKey) -> Lane:
@@ -99,7 +99,7 @@ class LaneScheduler:
 
     @property
     def is_others_turn(self) -> bool:
-        """Whoever comes now has to wait: somebody else does, or this turn of the event loop has given its slots."""
+        """True if a new event has to wait: others wait, or this turn of the event loop has granted its permits."""
         return bool(self._ring) or self.permits.is_turn_over
 
     def took(self, priority: Priority) -> None:
@@ -118,7 +118,7 @@ class LaneScheduler:
             self._await_turn()
 
     def enqueue(self, lane: Lane) -> None:
-        """A lane has somebody waiting: it has its place in the ring."""
+        """Puts a lane with waiting events into the ring."""
         if not lane.queued:
             lane.queued = True
             self._ring.append(lane)
@@ -126,12 +126,12 @@ class LaneScheduler:
         self.tick_later()
 
     def tick_later(self) -> None:
-        """Somebody waits: look in a second whether he has waited too long."""
+        """Schedules a look in a second at whether an event has waited too long."""
         if self._ticking is None:
             self._ticking = asyncio.get_running_loop().call_later(_TICK_S, self._tick)
 
     def _tick(self) -> None:
-        """Once a second while anybody waits: `enqueue` sees to the next one."""
+        """Runs once a second while events wait; `enqueue` schedules the next run."""
         self._ticking = None
         now = self.now()
         for lane in self._lanes.values():
@@ -181,7 +181,7 @@ class LaneScheduler:
             self.enqueue(lane)
 
     def _set_aside(self, lane: Lane, now: float) -> None:
-        """The lane can't send now. Whatever stands in its way brings it back: an answer, a timer, a retry's end."""
+        """Takes the lane out of the ring. What blocks it brings it back: an answer, a timer, a retry's end."""
         lane.refuse_if_needed(now)
         lane.sleep_until_ready(now)
         if not self.permits.has_free(Priority.RETRY) or self.permits.is_scarce:

@@ -28,7 +28,7 @@ _TRACEPARENT = re.compile(
 class PendingDelivery:
     """An event that is some webhook's business, with the body to send.
 
-    Of the event it keeps what every attempt tells again, and no more: many parcels wait.
+    It keeps only what every attempt of the event repeats, because many of them wait in memory.
     """
 
     webhook_id: str
@@ -36,7 +36,7 @@ class PendingDelivery:
     traceparent: str | None
     channel: str
     status: str
-    """What became of the message."""
+    """What happened to the message."""
     webhook: Webhook
     body: bytes = field(repr=False)
     attempts: int
@@ -121,7 +121,7 @@ class AttemptResult:
         return soon and self.hold_s is None and self.refusal is None and not self.changed
 
     def concluded(self) -> Delivery:
-        """What becomes of the parcel, where this was the last go at it."""
+        """Returns what happens to the event if this was its last attempt for now."""
         attempt, judgement = self.attempt, self.judgement
         if self.changed:
             return WebhookChanged(self.number)
@@ -145,7 +145,7 @@ class AttemptResult:
 
 
 GOOD: Final = AttemptResult(1, judgement=DELIVERED)
-"""The first attempt, when it delivered: nothing more is asked of it."""
+"""The result of a first attempt that delivered; shared, because it carries nothing else."""
 
 
 def request_headers(

@@ -14,7 +14,7 @@ from dispatcher.contract.outcomes import ParkReason
 SLOTS_A_TURN: Final = 16
 """Slots given in one turn of the event loop. On a busy core more requests under way bring nothing: their answers wait
 here, each on a connection of its own, and turn the processor's caches over. So what has come is read before more is
-sent. An endpoint that takes its time still gets all it bears, within some turns: milliseconds."""
+sent. A slow endpoint still gets all the permits it can use, within some turns: milliseconds."""
 _RETRY_SHARE: Final = 4
 _SCARCE_SHARE: Final = 4
 

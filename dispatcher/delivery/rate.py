@@ -12,7 +12,7 @@ class TokenBucket:
     _at: float = float("-inf")
 
     def wait_s(self, now: float) -> float:
-        """Seconds until a request may pass; 0 where one may now."""
+        """Returns the seconds until a request may pass; 0 if one may pass now."""
         self._refill(now)
         return 0.0 if self._tokens >= 1.0 else (1.0 - self._tokens) / self.per_second
 

@@ -70,7 +70,7 @@ _DENIED = Judgement(Verdict.DEAD, DeadReason.EGRESS_DENIED, tells_of_endpoint=Fa
 RETRY_SOON: Final = frozenset({408, 409, 423, 425, 429})
 """4xx that pass by themselves; every 5xx but 501 and 505 does too."""
 PAYLOAD_REFUSED: Final = frozenset({400, 406, 411, 412, 413, 414, 415, 417, 422, 428, 431})
-"""4xx about what was sent. Every other one but 410 is about where it was sent: access, path, proxies, maintenance."""
+"""4xx that refuse what was sent. Every other 4xx but 410 concerns the set-up: access, path, proxies, maintenance."""
 MAX_REFUSALS: Final = 4
 """POSTs that the endpoint may refuse the payload of: now and in the first three tiers, within minutes."""
 NEVER_AGAIN: Final = frozenset({501, 505})

@@ -2,7 +2,7 @@
 
 A bucket of tokens for each partition: a record that dies as unreadable or by a bug of ours takes one, a record that
 ends in any other way puts one back. While such deaths are fewer than half, the bucket stays full; when nearly
-everything dies, it is empty after `most` of them, and the rest wait for somebody to look.
+everything dies, it is empty after `most` of them, and the rest wait until an operator has looked.
 """
 
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class DeadLetterBrake:
-    """The memory of one partition's brake."""
+    """The state of one partition's brake."""
 
     most: int
     """Tokens in a full bucket; 0 for no brake."""
@@ -21,25 +21,25 @@ class DeadLetterBrake:
 
     @property
     def engaged(self) -> bool:
-        """Whether no further record may die."""
+        """True if no further record may die."""
         return self.most > 0 and self._tokens <= 0
 
     def permit(self) -> bool:
-        """Whether one more record may die; takes its token where it may."""
+        """Returns whether one more record may die, and takes a token if so."""
         if self.engaged:
             return False
         self._tokens -= self.most > 0
         return True
 
     def not_dead(self) -> None:
-        """It was permitted, and could not be written to the dead letters: it will come again."""
+        """Returns the token of a record that could not be written to the dead letters: it will be processed again."""
         self.ended_well()
 
     def ended_well(self) -> None:
-        """A record ended in another way."""
+        """Records that a record ended in another way."""
         if self._tokens < self.most:
             self._tokens += 1
 
     def release(self) -> None:
-        """Somebody has looked, and lets it go on."""
+        """Releases the brake by hand, after an operator has looked."""
         self._tokens = self.most

@@ -13,7 +13,7 @@ API_TRIGGERED = "ApiTriggered"
 
 
 def eligibility(event: DeliveryEvent, webhook: Webhook | None) -> SkipReason | None:
-    """Why the event is none of the webhook's business, None where it is. In the order of the design, section 3."""
+    """Returns the reason to skip the event, or None if the webhook wants it. The first rule that fails counts."""
     if event.profile.is_test_execution:
         return SkipReason.TEST_EXECUTION
     if webhook is None:
@@ -31,12 +31,12 @@ def eligibility(event: DeliveryEvent, webhook: Webhook | None) -> SkipReason | N
 
 
 def is_of_another_sandbox(event: DeliveryEvent, config: WebhookConfig) -> bool:
-    """The names are the same, but both sides give an id too, and the ids differ."""
+    """Returns whether both sides give a sandbox id, and the ids differ although the names are the same."""
     return config.sandbox_id is not None and event.sandbox_id is not None and config.sandbox_id != event.sandbox_id
 
 
 def campaign_objection(event: DeliveryEvent, config: WebhookConfig) -> str | None:
-    """Why the event's campaign is not wanted, in words; None where it is."""
+    """Returns why the event's campaign is not wanted, in words, or None if it is wanted."""
     campaign, kind = event.execution.campaign_id, event.execution.campaign_type
     if not campaign:
         return "the message belongs to no campaign"
@@ -50,7 +50,7 @@ def campaign_objection(event: DeliveryEvent, config: WebhookConfig) -> str | Non
 
 
 def read_record(record: Record, origin: Origin, max_record_bytes: int) -> DeliveryEvent | OtherEvent:
-    """The event in a record.
+    """Reads the event in a record.
 
     Raises:
         UnreadableEvent: it is too large, or can't be read as one.

@@ -1,7 +1,7 @@
-"""The short way of a record that nothing stands in the way of: no task, no coroutine, no look twice.
+"""Fast path: delivers a record without creating a task when nothing has to be awaited.
 
 It is `Pipeline.process` for an event that is new, readable, whose webhook is in memory, and which is skipped or
-delivered by its first attempt. Everything else is given back and takes the full way, from the start or from the attempt
+delivered by its first attempt. Everything else falls back to the slow path, from the start or from the attempt
 that it had. The law is the pipeline's: the owner hears `finished` with an outcome, or the record is not done.
 """
 
@@ -32,16 +32,16 @@ class CachedWebhooks(Protocol):
 
 
 class RecordListener(Protocol):
-    """Sees a record through: exactly one of these is called, within `begin` or later."""
+    """Hears how a record ends: exactly one of these is called, within `begin` or later."""
 
     def on_finished(self, outcome: Outcome, /) -> None:
         """The record has its outcome."""
 
     def on_fallback(self, result: AttemptResult | None) -> None:
-        """The record is to be given to `Pipeline.process`, with what was tried already."""
+        """The record needs `Pipeline.process`, with the result of the attempt that was made already."""
 
     def on_cancelled(self) -> None:
-        """Was cancelled, and that has ended."""
+        """The attempt was cancelled, and has ended."""
 
 
 class FastPath:
@@ -65,13 +65,15 @@ class FastPath:
         self._is_sampled = is_sampled
 
     def begin(self, record: Record, processing: ProcessingAttempt, owner: RecordListener) -> DirectAttempt | None:
-        """See to a record as far as that goes without waiting; the flight that is under way then, if any is.
+        """Processes the record without awaiting.
+
+        Returns the attempt in progress, or None if the record is finished or fell back.
 
         Never raises for what a record may hold.
         """
         try:
             decided = self._decided(record, processing)
-        except Exception:  # noqa: BLE001  (the full way meets the same one, and tells it)
+        except Exception:  # noqa: BLE001  (the slow path meets the same error, and reports it)
             decided = None
         if decided is None:
             owner.on_fallback(None)
@@ -84,11 +86,11 @@ class FastPath:
         return None
 
     async def go_on(self, record: Record, processing: ProcessingAttempt, first_result: AttemptResult) -> Outcome:
-        """The full way of a record whose first attempt was made. Raises what `Pipeline.process` raises."""
+        """Runs the slow path for a record whose first attempt was made. Raises what `Pipeline.process` raises."""
         return await self._pipeline.process(record, processing, first_result)
 
     def _decided(self, record: Record, processing: ProcessingAttempt) -> PendingDelivery | Outcome | None:
-        """What is to be sent, or why nothing is; None where that takes the full way."""
+        """Returns what to send, or the outcome if nothing is sent, or None if the record needs the slow path."""
         if self._is_sampled is not None and self._is_sampled(record):
             return None
         origin = Origin(record.topic, record.partition, record.offset)

@@ -1,4 +1,4 @@
-"""One record, straight through: read, look up, decide, map, deliver, and what became of it.
+"""Processes one record: reads it, looks up its webhook, decides, maps, delivers, and returns the outcome.
 
 The law: `process` returns an `Outcome`, and then the record's offset is done; or it raises, and then it is not, and
 the record is tried again. Nothing else acknowledges anything.
@@ -61,7 +61,7 @@ class Webhooks(Protocol):
     """The webhook of a tenant."""
 
     async def get(self, tenant: TenantKey) -> Webhook | None:
-        """Raises StoreUnavailable where nobody can tell, WebhookUnusable where it is there, and can't be used."""
+        """Raises StoreUnavailable if the store can't answer, WebhookUnusable if the webhook can't be used."""
         ...
 
 
@@ -139,7 +139,7 @@ class Pipeline:
         self._seconds_at_once = metrics.END_TO_END_SECONDS.labels("no")
         self._clock = clock
         self._chance = chance
-        self._tells_all = log.is_enabled_for(logging.DEBUG)  # asked once: most events are told at this level only
+        self._tells_all = log.is_enabled_for(logging.DEBUG)  # evaluated once: most events are logged at this level only
 
     @property
     def brakes(self) -> dict[tuple[str, int], DeadLetterBrake]:
@@ -149,15 +149,15 @@ class Pipeline:
     async def process(
         self, record: Record, processing: ProcessingAttempt, first_result: AttemptResult | None = None
     ) -> Outcome:
-        """What became of the record; its offset is done then.
+        """Processes the record to its outcome; its offset is then done.
 
         Args:
-            begun: the first attempt, where `fast_path` made it already.
+            first_result: the first attempt, if `fast_path` made it already.
 
         Raises:
-            StoreUnavailable, NotWritten, BrakeEngaged: not now; the record is to be tried again.
-            StillHeld: a record of the topic of held events has to wait on.
-            Draining: the record is ours no more, and nothing has happened.
+            StoreUnavailable, NotWritten, BrakeEngaged: not now; the record is processed again.
+            StillHeld: a record of the topic of held events still has to wait.
+            Draining: the partition was revoked, and nothing has happened.
         """
         retry_state = self._retry_state(record, first_result)
         try:
@@ -258,7 +258,7 @@ class Pipeline:
             log.debug("event delivered", tenant=str(tenant), webhook_id=webhook_id, attempt=outcome.attempts)
 
     def skipped(self, record: Record, reason: SkipReason, event: DeliveryEvent | None) -> Outcome:
-        """Note an event that is none of a webhook's business."""
+        """Counts an event that no webhook wants."""
         metrics.EVENTS_SKIPPED.labels(reason.value).inc()
         self._ended(record, FinishedResult.SKIPPED, None if event is None else event.tenant)
         if event is not None and reason is SkipReason.NO_WEBHOOK:
@@ -335,7 +335,7 @@ class Pipeline:
         event: DeliveryEvent,
         deferred: Deferred,
     ) -> Outcome:
-        """A held event still has to wait: it stays where it is, unless it has reached the age limit.
+        """Keeps a held event in its topic, unless it has reached the age limit.
 
         Raises:
             StillHeld: it stays.
