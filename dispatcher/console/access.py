@@ -1,7 +1,7 @@
-"""Who asks, and whether they may: bearer tokens, session cookies, CSRF.
+"""Authentication and CSRF protection: bearer tokens, session cookies, origins.
 
-An API request with `Authorization: Bearer` is judged by that alone; everything else by its cookie. Where neither
-tokens nor OIDC are configured, which only a loopback address allows, everybody is the admin.
+An API request with `Authorization: Bearer` is authenticated by that header alone, every other request by its cookie.
+If neither tokens nor OIDC are configured, which only a loopback address allows, every request acts as the admin.
 """
 
 import hmac
@@ -29,7 +29,7 @@ from dispatcher.stores.sql.records import ApiToken, Role
 from dispatcher.stores.sql.tokens import ApiTokens
 
 TOKENS_FRESH_S: Final = 30.0
-"""A session outlives the token that it was begun with by so much at most."""
+"""Seconds for which a verified token is cached: a session outlives its revoked token by at most as long."""
 MAX_BEARER: Final = 16_384
 UNSAFE: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
@@ -44,17 +44,17 @@ log = structlog.get_logger(__name__)
 
 
 def is_api(path: str) -> bool:
-    """Whether errors at this path are problem documents, and nobody is sent to the sign-in page."""
+    """Returns True if errors at this path are problem documents and never redirect to the sign-in page."""
     return path == "/api" or path.startswith("/api/")
 
 
 def is_public(path: str) -> bool:
-    """Whether anybody may ask for it."""
+    """Returns True if the path needs no authentication."""
     return path in _PUBLIC or path == "/sign-in" or path.startswith(_PUBLIC_BELOW)
 
 
 def is_local_path(text: str) -> bool:
-    """Whether it leads to a page of ours, and nowhere else, however a browser reads it."""
+    """Returns True if a redirect to this text stays on the console, however a browser parses it."""
     return (
         text.startswith("/")
         and not text.startswith("//")
@@ -67,10 +67,10 @@ def is_local_path(text: str) -> bool:
 
 
 def is_open_console(settings: ConsoleSettings) -> bool:
-    """Whether everybody may do everything here; that is refused beyond the loopback.
+    """Returns True if the console needs no authentication, which is allowed on loopback addresses only.
 
     Raises:
-        ConfigError: neither tokens nor OIDC, on an address that others can reach.
+        ConfigError: neither tokens nor OIDC are configured, and other hosts can reach the address.
     """
     if settings.tokens or settings.oidc is not None:
         return False
@@ -81,7 +81,7 @@ def is_open_console(settings: ConsoleSettings) -> bool:
         is_loopback = False
     if not is_loopback:
         message = (
-            f"{host} can be reached by others, and nobody would have to sign in: "
+            f"{host} can be reached by others, and the console would need no sign-in: "
             "set console.tokens to true, configure console.oidc, or listen on 127.0.0.1"
         )
         raise ConfigError([Problem(message, "console.host")])
@@ -89,7 +89,7 @@ def is_open_console(settings: ConsoleSettings) -> bool:
 
 
 class Access:
-    """Finds out who asks."""
+    """Authenticates requests and checks where changes come from."""
 
     def __init__(
         self,
@@ -108,13 +108,13 @@ class Access:
         self._clock = clock
         self._public = urlsplit(public_url)
         self.is_open: Final = is_open_console(settings)
-        """Everybody is the admin."""
+        """True if no authentication is configured: every request acts as the admin."""
         self._known: dict[str, ApiToken] = {}
         self._known_at: float | None = None
 
     @web.middleware
     async def authenticate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Sets `PERSON`, where there is one, and `CSRF_TOKEN`. Nobody gets past it to what is not public."""
+        """Sets `PERSON` and `CSRF_TOKEN` of an authenticated request. Rejects others unless the path is public."""
         if self.is_open:
             self._refuse_other_names(request)
         person = await self._person(request)
@@ -133,10 +133,10 @@ class Access:
 
     @web.middleware
     async def protect(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Refuses changes that a page elsewhere has caused."""
+        """Rejects changes that a page of another origin caused (CSRF)."""
         if request.method in UNSAFE:
             self._refuse_other_origins(request)
-            # Signing in needs none: whoever has a token signs in as themselves, and the origin was looked at.
+            # Signing in needs no CSRF token: the form carries its own credential, and the origin was checked above.
             is_exempt = request.path == "/sign-in" or (self.is_open and is_api(request.path))
             if CSRF_TOKEN in request and not is_exempt:
                 given = request.headers.get("X-CSRF-Token") or (await form_body(request)).get("csrf_token") or ""
@@ -147,7 +147,7 @@ class Access:
         return await handler(request)
 
     async def person_of_token(self, text: str) -> Person | None:
-        """Whose operator-made token this is."""
+        """Returns the holder of a token of `dispatcher tokens create`, or None if the token isn't valid."""
         token = await self._tokens.verify(text) if self._settings.tokens else None
         return None if token is None else _holder(token)
 
@@ -195,7 +195,7 @@ class Access:
         return None
 
     async def _token(self, token_id: str) -> ApiToken | None:
-        """The token, where it holds, as it was at most 30 s ago. One that isn't known yet is asked for at once."""
+        """Returns the token if it is valid, as of at most 30 s ago. A token that isn't cached is fetched at once."""
         now = self._clock()
         if self._known_at is None or now - self._known_at >= TOKENS_FRESH_S or token_id not in self._known:
             self._known = {token.id: token for token in await self._tokens.list_all()}
@@ -205,7 +205,7 @@ class Access:
         return None if is_over else token
 
     def invalidate_tokens(self) -> None:
-        """One was made or revoked here: ask anew."""
+        """Drops the cached tokens after one was created or revoked in this process."""
         self._known_at = None
 
     def _refuse_other_names(self, request: web.Request) -> None:
@@ -232,7 +232,7 @@ class Access:
 
 
 def redirect_to_sign_in(request: web.Request) -> web.HTTPSeeOther:
-    """To the sign-in page, and back to where they were, where that was a page that was only read."""
+    """Returns a redirect to the sign-in page, which leads back to the requested page if the request was a GET."""
     wanted = request.path_qs if request.method in ("GET", "HEAD") else "/"
     url = request.rel_url.with_path("/sign-in").with_query({"next": wanted if is_local_path(wanted) else "/"})
     return web.HTTPSeeOther(url)

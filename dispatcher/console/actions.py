@@ -1,4 +1,4 @@
-"""Test events and redrives, by API or by page: who may, what is done, and its line of history."""
+"""Test events and redrives, requested by API or page: permission, execution and audit entry."""
 
 from dispatcher.config.webhooks import Channel, WebhookConfig
 from dispatcher.console.model import DeadQuery, Person, RedriveJob, TestResult
@@ -16,15 +16,15 @@ async def send_test(
     message_status: str,
     webhook_id: str | None,
 ) -> TestResult:
-    """Send a sample event.
+    """Sends a sample event and records it in the audit log.
 
     Args:
-        webhook_id: the stored webhook that this is or will be; None before it is saved.
+        webhook_id: the stored webhook that is tested; None before it is saved.
 
     Raises:
-        NotAllowed: the organisation is none of the person's: a sample speaks in its name.
+        NotAllowed: the person doesn't belong to the organisation, in whose name the sample is sent.
         ConfigError: a key can't be used.
-        StoreUnavailable: it was sent, but not written down.
+        StoreUnavailable: the event was sent, but not recorded.
     """
     if not person.may_see(config.org):
         raise NotAllowed("the organisation is none of yours")
@@ -48,12 +48,12 @@ async def send_test(
 async def redrive(
     services: Services, person: Person, tenant: TenantKey, ids: frozenset[str] | None, query: DeadQuery
 ) -> RedriveJob:
-    """Send some (`ids`) of a tenant's dead events again, or all that match; returns when it has begun or waits.
+    """Sends some (`ids`) of a tenant's dead events again, or all that match. Returns once the job runs or is queued.
 
     Raises:
-        NotFound: no such tenant for this person, or no such event.
-        DispatcherError: the broker can't be reached, or a redrive of the tenant is under way.
-        StoreUnavailable: it has begun, but was not written down.
+        NotFound: the person can't see the tenant, or an event doesn't exist.
+        DispatcherError: the broker can't be reached, or a redrive of the tenant is running.
+        StoreUnavailable: the redrive was started, but not recorded.
     """
     if not person.may_see(tenant.org):
         raise NotFound("there is no such organisation and sandbox")

@@ -1,7 +1,7 @@
-"""Errors as answers: problem documents (RFC 9457) for the API, `Failure` for pages.
+"""Errors as HTTP responses: problem documents (RFC 9457) for the API, `Failure` for pages.
 
-Handlers raise; here is the one table of what becomes of it. What the table does not know is a bug: a 500 that tells
-nothing but the request's id.
+Handlers raise errors, and this module maps each to a status. An error that it doesn't know is a bug: the response is a
+500 that contains nothing but the request's id.
 """
 
 from collections.abc import Iterable, Mapping
@@ -36,7 +36,7 @@ class FieldError(BaseModel):
     field: str
     """Dotted path of the value, `auth.sign.key` or `headers['X-A']`; a parameter's name; empty for the whole."""
     pointer: str
-    """JSON pointer (RFC 6901) of the same in the request's body; empty for the whole, or where it is a parameter."""
+    """JSON pointer (RFC 6901) of the value in the request's body; empty for the whole body and for parameters."""
     detail: str
     """What is wrong, and what to change. Quotes no value."""
 
@@ -54,14 +54,14 @@ class ProblemDocument(BaseModel):
     request_id: str
     """As in the header `X-Request-ID`, and in the operator's log."""
     errors: list[FieldError] | None = None
-    """Every mistake, where it is one of what was sent."""
+    """Every mistake in the request, if that is the cause."""
     existing: str | None = None
     """With 409 for a second webhook: the path of the first."""
 
 
 @dataclass(eq=False)
 class ApiError(Exception):
-    """An answer that is no success. Raised by whoever finds out."""
+    """An error response. Handlers and middlewares raise it; `answer_errors` sends it."""
 
     status: int
     code: str
@@ -77,7 +77,7 @@ class ApiError(Exception):
 
 
 def field_error(key: str, detail: str, *, below: str = "") -> FieldError:
-    """A mistake at a dotted path of the request's body.
+    """Returns the entry for a mistake at a dotted path of the request's body.
 
     Args:
         below: the member of the body that the path starts from; empty for the body itself.
@@ -88,19 +88,19 @@ def field_error(key: str, detail: str, *, below: str = "") -> FieldError:
 
 
 def refused_fields(problems: Iterable[Problem], *, below: str = "") -> ApiError:
-    """422 with a line for each problem."""
+    """Returns a 422 with one entry for each problem."""
     errors = tuple(field_error(one.key, one.message, below=below) for one in first_problems(tuple(problems)))
     return ApiError(422, "invalid", "Some values can't be used: see errors.", errors)
 
 
 def refused_parameter(name: str, detail: str) -> ApiError:
-    """422 for a parameter of the query."""
+    """Returns a 422 for a query parameter."""
     error = FieldError(field=name, pointer="", detail=detail)
     return ApiError(422, "invalid", "Some parameters can't be used: see errors.", (error,))
 
 
 def api_error_of(error: DispatcherError) -> ApiError:
-    """What an error of ours is to whoever asked."""
+    """Returns the response to an error of the dispatcher, with a message that is safe to show tenants."""
     match error:
         case NotFound():
             return ApiError(404, "not_found", _sentence(error))
@@ -116,13 +116,15 @@ def api_error_of(error: DispatcherError) -> ApiError:
         case ConfigError(problems=problems):
             return refused_fields(problems)
         case StoreUnavailable():  # its message names the database: for the log
-            detail = "The webhook database does not answer right now. Try again; look first whether a change was made."
+            detail = (
+                "The webhook database does not answer right now. Check whether the change was made, then try again."
+            )
             return ApiError(503, "store_unavailable", detail, headers={"Retry-After": "2"})
     return ApiError(503, "unavailable", _sentence(error), headers={"Retry-After": "5"})
 
 
 def api_error_of_http(error: web.HTTPException) -> ApiError:
-    """What aiohttp itself refuses: an unknown path, a wrong method, too large a body."""
+    """Returns the response to an error that aiohttp raised: an unknown path, a wrong method, too large a body."""
     words = {
         404: ("not_found", "There is nothing at this address."),
         405: ("wrong_method", "This address does not take that method; the header Allow names those that it takes."),
@@ -134,7 +136,7 @@ def api_error_of_http(error: web.HTTPException) -> ApiError:
 
 
 def problem_response(error: ApiError, request_id: str) -> web.Response:
-    """The refusal as a problem document."""
+    """Returns the error as a problem document."""
     document: dict[str, JsonValue] = {
         "type": f"urn:dispatcher:problem:{error.code}",
         "title": error.title,

@@ -1,7 +1,8 @@
-"""What an OIDC issuer publishes and answers: its discovery document, its keys, its token endpoint.
+"""Client of an OIDC issuer: its discovery document, its keys and its token endpoint.
 
-Every request has a deadline and a bound on the answer's size; redirects are not followed. Keys are fetched anew every
-ten minutes, and for a key id that is not known, at most once in 30 s; while the issuer is away the known ones serve.
+Every request has a deadline and a limit on the response's size; redirects are not followed. Keys are fetched again
+every ten minutes, and for an unknown key id at most once in 30 s. While the issuer is unavailable, the cached keys stay
+in use.
 """
 
 import asyncio
@@ -26,16 +27,16 @@ from dispatcher.errors import DispatcherError
 WITHIN_S: Final = 5.0
 MAX_BYTES: Final = 256 * 1024
 FRESH_S: Final = 600.0
-"""A key that the issuer has withdrawn is refused after so long."""
+"""Seconds until cached keys are fetched again, and so until a withdrawn key is refused."""
 STALE_S: Final = 86_400.0
-"""With the issuer away, keys serve so long."""
+"""Seconds for which cached keys stay in use while the issuer is unavailable."""
 FETCH_INTERVAL_S: Final = 30.0
 FIRST_FETCH_INTERVAL_S: Final = 2.0
-"""The same while no key is known at all."""
+"""The same while no key is cached."""
 
 MIN_RSA_BITS: Final = 2048
 MAX_RSA_BITS: Final = 16_384
-"""Verifying with a longer key would hold up everybody else."""
+"""Verifying with a longer key would block the event loop for too long."""
 
 log = structlog.get_logger(__name__)
 
@@ -43,11 +44,11 @@ _Document = Mapping[str, JsonValue]
 
 
 class IssuerUnavailable(DispatcherError):
-    """The issuer did not answer, or not as OpenID Connect has it."""
+    """The issuer did not answer, or its answer doesn't follow OpenID Connect."""
 
 
 class Issuer:
-    """One issuer. Enter to open its connections."""
+    """Client of one issuer. An async context manager that owns the HTTP connections."""
 
     def __init__(self, settings: OidcSettings, clock: Callable[[], float] = monotonic) -> None:
         self._settings = settings
@@ -78,10 +79,10 @@ class Issuer:
             await self._client.close()
 
     async def key(self, key_id: str | None, algorithm: str) -> jwt.PyJWK | None:
-        """The key with this id that is for this algorithm; None where the issuer has none.
+        """Returns the key with this id for this algorithm, or None if the issuer has none.
 
         Raises:
-            IssuerUnavailable: no key is known, and none could be had.
+            IssuerUnavailable: no key is cached, and none could be fetched.
         """
         found = self._known(key_id, algorithm)
         age = None if self._fetched_at is None else self._clock() - self._fetched_at
@@ -93,29 +94,29 @@ class Issuer:
                 try:
                     await self._fetch_keys()
                 except IssuerUnavailable as error:
-                    log.warning("OIDC keys could not be fetched; those that are known serve", why=str(error))
+                    log.warning("OIDC keys could not be fetched; the cached ones stay in use", why=str(error))
         if self._fetched_at is None or self._clock() - self._fetched_at >= STALE_S:
             raise IssuerUnavailable("the sign-in service does not answer, and its keys are not known")
         return self._known(key_id, algorithm)
 
     async def endpoint(self, name: str) -> str:
-        """An endpoint of the discovery document. Raises IssuerUnavailable."""
+        """Returns the URL of an endpoint in the discovery document. Raises IssuerUnavailable."""
         url = (await self._discovered()).get(name)
         if not isinstance(url, str) or not is_protected(url):
             raise IssuerUnavailable(f"the sign-in service names no {name} with https")
         return url
 
     async def takes_basic(self) -> bool:
-        """Whether the token endpoint takes the client's secret by HTTP Basic, as is the default."""
+        """Returns True if the token endpoint accepts the client's secret by HTTP Basic, which is the default."""
         methods = (await self._discovered()).get("token_endpoint_auth_methods_supported")
         return not isinstance(methods, list) or "client_secret_basic" in methods
 
     async def post(self, name: str, form: Mapping[str, str], headers: Mapping[str, str]) -> _Document | None:
-        """What the endpoint answers to a form; None where it refuses it (4xx). Raises IssuerUnavailable."""
+        """Posts a form. Returns the response's document, or None for a 4xx. Raises IssuerUnavailable."""
         return await self._fetch("token", "POST", await self.endpoint(name), form, headers)
 
     def _known(self, key_id: str | None, algorithm: str) -> jwt.PyJWK | None:
-        # Without an id it must be clear which key is meant.
+        # Without an id, the key is used only if it is the only one for the algorithm.
         fitting = [key for key in self._keys.get(key_id, ()) if key.algorithm_name == algorithm]
         if key_id is None and not fitting:
             fitting = [key for keys in self._keys.values() for key in keys if key.algorithm_name == algorithm]
@@ -131,7 +132,7 @@ class Issuer:
         entries = None if document is None else document.get("keys")
         if not isinstance(entries, list):
             measures.KEY_FETCH_FAILURES.labels("keys").inc()
-            raise IssuerUnavailable("what stands at the sign-in service's jwks_uri is no JWKS document")
+            raise IssuerUnavailable("the document at the sign-in service's jwks_uri is no JWKS document")
         keys: dict[str | None, list[jwt.PyJWK]] = {}
         for entry in entries[:100]:
             for key in _usable(entry):
@@ -151,7 +152,7 @@ class Issuer:
             except IssuerUnavailable as error:
                 if self._discovery is None:
                     raise
-                log.warning("OIDC discovery failed; what is known serves", why=str(error))
+                log.warning("OIDC discovery failed; the cached document stays in use", why=str(error))
             self._discovered_at = now
         return self._discovery
 
@@ -194,9 +195,9 @@ async def _bounded(answer: aiohttp.ClientResponse) -> bytes:
 
 
 def _usable(entry: JsonValue) -> list[jwt.PyJWK]:
-    """Returns a signing key of the document, once for each algorithm that it may be used with.
+    """Returns a key of the document once for each algorithm that it may be used with.
 
-    A key whose `use` or `key_ops` (RFC 7517, section 4) is not for verifying signatures is none.
+    Returns nothing if `use` or `key_ops` (RFC 7517, section 4) excludes verifying signatures.
     """
     if not isinstance(entry, dict) or not _is_for_verifying(entry):
         return []

@@ -1,7 +1,7 @@
 """Signing in and out with a browser: by token, by one-time link, by OIDC.
 
-What went wrong is told on the sign-in page, in words that help who is meant to get in and nobody else. Failures are
-throttled by client address and all together.
+The sign-in page says why a sign-in failed, without details that would help an attacker. Failures are throttled by
+client address and in total.
 """
 
 from math import ceil
@@ -92,7 +92,7 @@ class Login:
         issuer = self._settings.oidc.issuer if self._settings.oidc is not None else ""
         query = request.query
         is_ours = handshake is not None and query.get("state") == handshake.state and query.get("iss", issuer) == issuer
-        # Each sign-in that was begun is redeemed once, so that nobody sends the issuer one code after another.
+        # A handshake is redeemed once, so that a client can't make the console send the issuer one code after another.
         if handshake is None or not is_ours or not self._sessions.use_handshake(handshake):
             return await self._respond_refused(request, "oidc", "/", _LOST)
         response: web.StreamResponse
@@ -140,7 +140,7 @@ class Login:
         return response
 
     async def _respond_refused(self, request: web.Request, way: str, next_path: str, why: str) -> web.Response:
-        """Answers a failed sign-in: 401, or 429 while failures of its address have to wait."""
+        """Responds to a failed sign-in: 401, or 429 while the client's address is throttled."""
         client, now = self._client(request), monotonic()
         wait_s = self._throttle.wait_s(client, now)
         if wait_s <= 0:

@@ -1,6 +1,7 @@
-"""Failed sign-ins make the next ones wait: by client address, and all together. Pure; bounded memory.
+"""Throttles sign-ins after failures: by client address, and in total. Pure; bounded memory.
 
-Tokens can't be guessed (256 random bits): this keeps guessing from costing the database anything, and makes it seen.
+Tokens can't be guessed (256 random bits). Throttling spares the database the queries of such attempts and makes them
+visible in the metrics.
 """
 
 from collections import OrderedDict
@@ -11,12 +12,12 @@ from typing import Final
 from dispatcher.listener import address_of, peer_of
 
 FREE: Final = 5
-"""Failures of one address without a wait: typing errors."""
+"""Failures of one address that cause no wait: typing errors."""
 FREE_IN_ALL: Final = 100
 """The same for all addresses together; one is forgotten each second."""
 LONGEST_S: Final = 900.0
 LONGEST_IN_ALL_S: Final = 30.0
-"""Short: it keeps honest people waiting, too."""
+"""Short, because it delays legitimate sign-ins, too."""
 FORGOTTEN_AFTER_S: Final = 3600.0
 MAX_ADDRESSES: Final = 10_000
 MAX_FORWARDED: Final = 2048
@@ -30,7 +31,7 @@ class _Failures:
 
 
 class LoginThrottle:
-    """Remembers failures; tells how long to wait."""
+    """Counts failures and computes how long a client has to wait."""
 
     def __init__(self) -> None:
         self._by_address: OrderedDict[str, _Failures] = OrderedDict()
@@ -38,7 +39,7 @@ class LoginThrottle:
         self._last = 0.0
 
     def wait_s(self, address: str, now: float) -> float:
-        """Seconds until the address may try again; 0 where it may now."""
+        """Returns the seconds until the address may try again; 0 if it may now."""
         waits = [_wait(self._in_all_now(now) - FREE_IN_ALL, LONGEST_IN_ALL_S) - (now - self._last)]
         failures = self._by_address.get(peer_of(address))
         if failures is not None and now - failures.last < FORGOTTEN_AFTER_S:
@@ -46,7 +47,7 @@ class LoginThrottle:
         return max(0.0, *waits)
 
     def failed(self, address: str, now: float) -> None:
-        """Somebody at the address gave something that is no token."""
+        """Counts a failed sign-in of the address."""
         key = peer_of(address)
         failures = self._by_address.pop(key, _Failures())
         if now - failures.last >= FORGOTTEN_AFTER_S:
@@ -59,7 +60,7 @@ class LoginThrottle:
         self._in_all, self._last = self._in_all_now(now) + 1, now
 
     def succeeded(self, address: str) -> None:
-        """Somebody at the address signed in: its failures were typing errors."""
+        """Forgets the failures of an address from which a client signed in."""
         self._by_address.pop(peer_of(address), None)
 
     def _in_all_now(self, now: float) -> float:
@@ -77,12 +78,12 @@ def is_trusted(peer: str | None, trusted: tuple[str, ...]) -> bool:
 
 
 def client_address(peer: str | None, forwarded_for: list[str], trusted: tuple[str, ...]) -> str:
-    """The address of the client: the last one that none of our own proxies has.
+    """Returns the client's address: the last one in the chain that is no trusted proxy.
 
     Args:
-        peer: who is connected to us.
+        peer: address of the connection's peer.
         forwarded_for: every X-Forwarded-For header, in their order.
-        trusted: CIDR blocks of our proxies. Whatever others say is not believed.
+        trusted: CIDR blocks of our proxies. X-Forwarded-For of other peers is ignored.
     """
     hops = [hop.strip() for line in forwarded_for for hop in line[-MAX_FORWARDED:].split(",")]
     current = peer or ""

@@ -1,6 +1,6 @@
-"""What viewers don't see: recipients, and the places in a configuration where tenants put secrets. Pure.
+"""Masks what viewers must not see: recipients, and the parts of a configuration where tenants put secrets. Pure.
 
-Real secrets are never here at all: the repository gives their fingerprints.
+Stored secrets never reach this module: the repository returns their fingerprints.
 """
 
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ from dispatcher.config.secrets import speaks_of_a_secret
 from dispatcher.contract.redaction import MASK, in_text, recipient
 
 _PERSONAL: Final = frozenset({"identityMap", "channelContext"})
-"""Members of a payload in which every text tells of a person."""
+"""Members of a payload in which every text is personal data."""
 
 
 def payload(value: JsonValue, *, is_personal: bool = False) -> JsonValue:
-    """A feedback payload with its identities and recipients masked."""
+    """Returns a feedback payload with its identities and recipients masked."""
     if isinstance(value, dict):
         return {key: payload(inner, is_personal=is_personal or key in _PERSONAL) for key, inner in value.items()}
     if isinstance(value, list):
@@ -28,14 +28,14 @@ def payload(value: JsonValue, *, is_personal: bool = False) -> JsonValue:
 
 
 def url(text: str) -> str:
-    """Scheme, host and port: tenants put keys into the path (`/hooks/T0/B0/xyz`) and the query."""
+    """Returns scheme, host and port only: tenants put keys into the path (`/hooks/T0/B0/xyz`) and the query."""
     parts = urlsplit(text)
     origin = f"{parts.scheme}://{parts.netloc}"
     return text if text in (origin, f"{origin}/") else f"{origin}/{MASK}"
 
 
 def document(configuration: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """A configuration for viewers: no path of a URL, no value of a header or claim that speaks of a secret."""
+    """Returns a configuration without paths of URLs and without values that are named like a secret."""
     return {key: _masked(key, value, named_by_tenant=False) for key, value in configuration.items()}
 
 

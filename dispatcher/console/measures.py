@@ -17,7 +17,9 @@ REQUEST_SECONDS = Histogram(
 SIGN_INS = Counter("dispatcher_console_sign_ins", "Sign-ins of browsers, by way and result.", ["way", "result"])
 REFUSED_TOKENS = Counter("dispatcher_console_refused_bearer_tokens", "Bearer tokens of the API that were refused.")
 KEY_FETCH_FAILURES = Counter(
-    "dispatcher_console_oidc_fetch_failures", "Times the OIDC issuer did not give what it was asked for.", ["what"]
+    "dispatcher_console_oidc_fetch_failures",
+    "Requests to the OIDC issuer that failed, by what was requested.",
+    ["what"],
 )
 
 WAYS: Final = ("token", "link", "oidc")
@@ -26,7 +28,7 @@ METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OP
 
 
 def initialise() -> None:
-    """Create the series of closed label sets at zero."""
+    """Creates the series of closed label sets at zero."""
     for way in WAYS:
         for result in RESULTS:
             SIGN_INS.labels(way, result)

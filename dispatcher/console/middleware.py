@@ -1,6 +1,6 @@
-"""What every request gets: an id, a line in the log, an answer to every error, and headers that keep browsers strict.
+"""Middlewares of every request: request id, access log, error responses, and security headers.
 
-Logged are the route's template, status and time: no path, query, name or address of anybody.
+The access log contains the route's template, status and duration, but no path, query, name or address.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from dispatcher.errors import DispatcherError
 from dispatcher.telemetry import metrics
 
 GONE: Final = 499
-"""Status in log and metric of a request whose asker did not wait for the answer, or that the stop cut off."""
+"""Status in log and metric of a request whose client disconnected before the response, or that shutdown cancelled."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _CSP = (
@@ -44,7 +44,7 @@ log = structlog.get_logger(__name__)
 
 @web.middleware
 async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Gives the request its id, counts it and writes its line."""
+    """Sets the request's id, counts the request and logs it."""
     given = request.headers.get("X-Request-ID", "")
     request_id = given if _REQUEST_ID.fullmatch(given) else uuid4().hex
     request[REQUEST_ID] = request_id

@@ -1,6 +1,7 @@
-"""What the console tells, as values, and who is asked for it: the API and the pages both stand on this.
+"""The console's data model, and protocols of the sources that provide it. The API and the pages both use it.
 
-Times are Unix seconds unless a name says otherwise. Nothing here holds a secret; what may hold personal data says so.
+Times are Unix seconds unless a name says otherwise. No value contains a secret. Values that may contain personal data
+say so.
 """
 
 from collections.abc import Sequence
@@ -15,22 +16,22 @@ from dispatcher.stores.sql.records import Orgs, Role
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Who asks, once authenticated."""
+    """The authenticated caller."""
 
     id: str
-    """Stable: `token:<id>` or `oidc:<subject>`; what the audit has as actor is `name`."""
+    """Stable: `token:<id>` or `oidc:<subject>`. The audit log's actor is `name`."""
     name: str
     role: Role
     orgs: Orgs
-    """Organisations that exist for them; None for all."""
+    """Organisations that the person can see; None for all."""
 
     @property
     def is_admin(self) -> bool:
-        """May change things, and see recipients' addresses."""
+        """True if the person may change things and see recipients' addresses."""
         return self.role is Role.ADMIN
 
     def may_see(self, org: str) -> bool:
-        """Whether an organisation exists for them."""
+        """Returns True if the person can see the organisation."""
         return self.orgs is None or org in self.orgs
 
 
@@ -41,7 +42,7 @@ Window = Literal["1h", "24h", "7d"]
 
 @dataclass(frozen=True, slots=True)
 class AttemptFact:
-    """One POST, as the attempt log has it."""
+    """One POST, as recorded in the attempt log."""
 
     at: float
     tenant: TenantKey
@@ -52,7 +53,7 @@ class AttemptFact:
     attempt: int
     """From 1."""
     status: int | None
-    """HTTP status; None where no answer came."""
+    """HTTP status; None if there was no response."""
     reason: str
     """As in the metrics: `http_2xx`, `timeout`, `tls`, …"""
     detail: str
@@ -61,9 +62,9 @@ class AttemptFact:
     elapsed_ms: float
     reused: bool
     origin: Origin | None = None
-    """Where the event first stood, for `explain`; None in records of older versions."""
+    """Position of the event's original record, for `explain`; None in records of older versions."""
     answer: str = ""
-    """Beginning of what answered an attempt that failed; empty where the dispatchers don't keep it."""
+    """Beginning of the response body of a failed attempt; empty if the dispatchers don't keep it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +80,14 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """What became of a tenant's attempts over a window: for the chart."""
+    """Counts of a tenant's attempts over a window, for the chart."""
 
     window: Window
     bucket_s: float
     buckets: tuple[Bucket, ...]
     """Oldest first, without gaps; the last one is still filling."""
     p50_ms: float | None = None
-    """Of the answers in the window; None where there was none."""
+    """Of the responses in the window; None if there were none."""
     p95_ms: float | None = None
 
     @property
@@ -104,12 +105,12 @@ class Outcomes:
 
 @dataclass(frozen=True, slots=True)
 class AttemptQuery:
-    """Which attempts, the newest first."""
+    """Selects attempts, the newest first."""
 
     event_id: str | None = None
     outcome: Literal["delivered", "failed", "dead"] | None = None
     before: str | None = None
-    """The cursor of the page before."""
+    """The cursor that the previous page returned."""
     limit: int = 50
     """At most 200."""
 
@@ -118,7 +119,7 @@ class AttemptQuery:
 class AttemptPage:
     items: tuple[AttemptFact, ...]
     next: str | None
-    """Cursor of the next page; None at the end of what is kept."""
+    """Cursor of the next page; None at the end of the kept attempts."""
 
 
 class Attempts(Protocol):
@@ -126,36 +127,36 @@ class Attempts(Protocol):
 
     @property
     def problem(self) -> str | None:
-        """Why what is told may be incomplete (the log is off, the broker is away, still reading); None: nothing."""
+        """Why results may be incomplete (log off, broker unavailable, still reading), or None if they are complete."""
         ...
 
     def outcomes(self, tenant: TenantKey, window: Window) -> Outcomes:
-        """For the chart. All zero where nothing is known."""
+        """Returns the counts for the chart; all zero if the tenant has no attempts."""
         ...
 
     def search(self, tenant: TenantKey, query: AttemptQuery) -> AttemptPage:
-        """The latest attempts that are kept."""
+        """Returns the latest attempts that are kept. Raises NotFound if the cursor is invalid."""
         ...
 
     def last_delivery(self, tenant: TenantKey) -> float | None:
-        """When the endpoint last took an event."""
+        """Returns when the endpoint last accepted an event, or None if that is unknown."""
         ...
 
     def failing(self, tenant: TenantKey) -> tuple[AttemptFact, int, int] | None:
-        """What is wrong lately: the latest failed attempt, how many of the last 40 attempts failed with its
-        reason, and how many of them there were. None where the last attempt was delivered or nothing is known."""
+        """Returns the latest failed attempt, how many of the last 40 attempts failed for its reason, and how many
+        attempts there were. Returns None if the last attempt was delivered or no attempt is known."""
         ...
 
 
 # Lanes, from the running dispatchers
 
 State = Literal["active", "unstable", "disabled", "paused"]
-"""`paused`: by its administrator (`enabled: false`)."""
+"""`paused`: the administrator switched the webhook off (`enabled: false`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class LaneFact:
-    """A tenant's lane over all running dispatchers: the worst of each."""
+    """A tenant's lane over all running dispatchers: the worst value of each field, counts added up."""
 
     state: State
     breaker: Literal["closed", "half_open", "open"]
@@ -171,18 +172,18 @@ class LaneFact:
 
 
 class LaneStates(Protocol):
-    """Asks the running dispatchers, with a deadline; remembers for a second or two."""
+    """State of lanes, queried from the running dispatchers with a deadline and cached for two seconds."""
 
     async def of(self, tenant: TenantKey) -> LaneFact | None:
-        """None where no dispatcher has sent anything lately, or none answers."""
+        """Returns the tenant's lane, or None if no dispatcher has one or none answers."""
         ...
 
     async def enable(self, tenant: TenantKey) -> None:
-        """Not everywhere possible: dispatchers learn of a reactivated webhook from the store, too."""
+        """Asks each dispatcher to enable the tenant. Dispatchers that refuse learn of it from the store."""
         ...
 
 
-# What waits, from the retry topics
+# Waiting events, from the retry topics
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,14 +195,14 @@ class WaitingTier:
     events: int
     next_due: float | None
     is_at_least: bool = False
-    """There are more records than were looked at."""
+    """True if there are more records than were counted."""
 
 
 class Waiting(Protocol):
-    """The retry topics, from their groups' positions to their ends. Bounded; remembered for some seconds."""
+    """Counts of the retry topics from the group's positions to their ends. Bounded; cached for some seconds."""
 
     async def of(self, tenant: TenantKey) -> Sequence[WaitingTier]:
-        """Tiers in which events wait. Raises DispatcherError where the broker can't be asked."""
+        """Returns the tiers in which events wait. Raises DispatcherError if the broker doesn't answer."""
         ...
 
 
@@ -210,17 +211,17 @@ class Waiting(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DeadFact:
-    """A dead event. `recipient` is personal data: mask it for whoever is no admin."""
+    """A dead event. `recipient` is personal data: mask it for viewers."""
 
     id: str
     """`<partition>-<offset>` in the dead-letter topic."""
     tenant: TenantKey | None
     event_id: str | None
-    """The `webhook-id`; None where the record can't be read."""
+    """The `webhook-id`; None if the record can't be read."""
     died_at: float
     first_seen: float | None
     reason: str
-    """A `DeadReason`; empty where somebody else wrote the record."""
+    """A `DeadReason`; empty if another program wrote the record."""
     detail: str
     attempts: int
     last_status: int | None
@@ -228,13 +229,13 @@ class DeadFact:
     channel: str | None
     recipient: str | None
     redriven: bool
-    """Was sent again since."""
+    """True if a redrive sent the event again."""
     origin: Origin
 
 
 @dataclass(frozen=True, slots=True)
 class DeadQuery:
-    """Which dead events, the newest first. Always within the asker's organisations."""
+    """Selects dead events, the newest first. Always limited to the caller's organisations."""
 
     tenant: TenantKey | None = None
     event_id: str | None = None
@@ -252,15 +253,15 @@ class DeadQuery:
 class DeadPage:
     items: tuple[DeadFact, ...]
     total: int
-    """How many match among those that are kept."""
+    """How many of the kept events match."""
     next: str | None
     is_complete: bool = True
-    """False: the topic holds more than is kept, or is still being read."""
+    """False if the topic holds more than is kept, or is still being read."""
 
 
 @dataclass(frozen=True, slots=True)
 class RedriveJob:
-    """A redrive under way or done."""
+    """A redrive that is queued, running or finished."""
 
     id: str
     tenant: TenantKey
@@ -271,50 +272,50 @@ class RedriveJob:
     already: int = 0
     """Sent again by an earlier redrive."""
     gone: int = 0
-    """Chosen, but the topic keeps them no longer."""
+    """Selected, but no longer in the topic."""
     state: Literal["waiting", "running", "done", "failed"] = "running"
-    """Waiting: others are carried out first."""
+    """`waiting`: queued behind other redrives."""
     problem: str = ""
 
     @property
     def is_over(self) -> bool:
-        """Nothing more will come of it."""
+        """True if the job has finished, with or without success."""
         return self.state in ("done", "failed")
 
 
 class DeadEvents(Protocol):
-    """The dead-letter topic, followed and kept in bounded memory; and the way back out of it."""
+    """The dead-letter topic, followed and kept in bounded memory, and redrives out of it."""
 
     @property
     def problem(self) -> str | None:
-        """As in `Attempts`."""
+        """Why results may be incomplete, as in `Attempts`."""
         ...
 
     def search(self, query: DeadQuery, *, orgs: Orgs) -> DeadPage: ...
 
     def get(self, dead_id: str, *, orgs: Orgs) -> DeadFact:
-        """Raises NotFound."""
+        """Returns it. Raises NotFound if it doesn't exist in these organisations."""
         ...
 
     def count(self, tenant: TenantKey, since: float) -> int:
-        """Dead and not sent again."""
+        """Returns how many events died since then and were not sent again."""
         ...
 
     async def redrive(
         self, tenant: TenantKey, *, ids: frozenset[str] | None, query: DeadQuery, by: str, orgs: Orgs
     ) -> RedriveJob:
-        """Send some (`ids`) or all that match back to the topic of events.
+        """Sends some (`ids`) or all matching dead events again.
 
-        Returns when it has begun, or waits for its turn behind others.
+        Returns once the job runs or is queued behind others.
 
         Raises:
-            NotFound: an id is none of this tenant's dead events, or the tenant none of the asker's.
-            DispatcherError: the broker can't be reached, or a redrive of the tenant is under way.
+            NotFound: an id is no dead event of this tenant, or the caller can't see the tenant.
+            DispatcherError: the broker can't be reached, or a redrive of the tenant is running.
         """
         ...
 
     def job(self, job_id: str, *, orgs: Orgs) -> RedriveJob:
-        """Raises NotFound."""
+        """Returns it. Raises NotFound if it doesn't exist in these organisations."""
         ...
 
 
@@ -323,7 +324,7 @@ class DeadEvents(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One rung of the ladder."""
+    """One step of a test request."""
 
     name: Literal["address", "connect", "tls", "token", "request", "first_byte", "answer"]
     ok: bool | None
@@ -335,7 +336,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class TestResult:
-    """What became of a test event."""
+    """The result of a test event."""
 
     steps: tuple[Step, ...]
     event_id: str
@@ -347,22 +348,22 @@ class TestResult:
     verdict_in_words: str
     """What the dispatcher would do with a real event."""
     remedy: str
-    """What to change; empty where it was delivered."""
+    """What to change; empty if the event was delivered."""
     answer: str
-    """The first 2,048 bytes of the answer's body, as text; never markup."""
+    """The first 2,048 bytes of the response body, as text; never markup."""
     request: tuple[tuple[str, str], ...] = field(default=())
     """Headers that were sent, secrets masked."""
     body: str = ""
-    """The payload that was sent; of a sample event, without anybody's data."""
+    """The payload that was sent; a sample event contains no personal data."""
 
 
 class TestEvents(Protocol):
     """Sends a sample event on the real delivery path."""
 
     async def send(self, config: WebhookConfig, channel: Channel, message_status: str) -> TestResult:
-        """Never raises for what the endpoint or network does; takes at most the webhook's timeout, twice over."""
+        """Sends a sample event. Never raises for errors of the endpoint or network; takes at most twice the timeout."""
         ...
 
     def preview(self, config: WebhookConfig, channel: Channel, message_status: str) -> TestResult:
-        """The exact request, without sending it: no steps, no answer."""
+        """Returns the exact request without sending it: no steps, no response."""
         ...

@@ -1,7 +1,8 @@
-"""OpenID Connect: who an access token belongs to, and signing in at the issuer (authorization code with PKCE).
+"""OpenID Connect: verifies access tokens and signs browsers in at the issuer (authorization code with PKCE).
 
-What a token says is believed only once its signature, issuer, audience and times are right, and only asymmetric
-algorithms are taken: a public key never serves as an HMAC secret. Roles and organisations are the issuer's word.
+A token's claims are used only after its signature, issuer, audience and times were verified. Only asymmetric
+algorithms are accepted, so that a public key never serves as an HMAC secret. Roles and organisations come from the
+claims.
 """
 
 import hashlib
@@ -27,7 +28,7 @@ ALGORITHMS: Final = frozenset(
     {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 )
 LEEWAY_S: Final = 30.0
-"""Two clocks may differ by so much."""
+"""Seconds by which the issuer's clock may differ from ours."""
 MAX_NAME: Final = 200
 _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 
@@ -35,11 +36,11 @@ log = structlog.get_logger(__name__)
 
 
 class TokenRefused(DispatcherError):
-    """The token is not good for us; the message says why, without quoting it."""
+    """The token can't be accepted; the message says why, without quoting it."""
 
 
 class Oidc:
-    """One issuer, and we as its audience. Enter to open its connections."""
+    """Verifies tokens of one issuer. An async context manager that owns the HTTP connections."""
 
     def __init__(self, settings: OidcSettings, redirect_uri: str) -> None:
         self._settings = settings
@@ -48,7 +49,7 @@ class Oidc:
 
     @property
     def can_sign_in(self) -> bool:
-        """Whether we are the issuer's client, so that browsers can be sent there."""
+        """True if a client id is configured, so that browsers can sign in at the issuer."""
         return self._settings.client_id is not None
 
     async def __aenter__(self) -> Self:
@@ -61,16 +62,16 @@ class Oidc:
         await self._issuer.__aexit__(kind, error, traceback)
 
     async def person_of_access_token(self, text: str) -> Person:
-        """Whose access token this is.
+        """Returns the holder of an access token.
 
         Raises:
-            TokenRefused: it is not good for us.
-            IssuerUnavailable: the issuer's keys could not be had, now or before.
+            TokenRefused: the token can't be accepted.
+            IssuerUnavailable: the issuer's keys could not be fetched, and none are cached.
         """
         return self._person(await self._verified(text, self._settings.audience))
 
     async def sign_in_url(self, handshake: Handshake) -> str:
-        """Where the browser is sent to. Raises IssuerUnavailable."""
+        """Returns the URL at the issuer where the browser signs in. Raises IssuerUnavailable."""
         endpoint = await self._issuer.endpoint("authorization_endpoint")
         challenge = base64url(hashlib.sha256(handshake.verifier.encode()).digest())
         query = urlencode(
@@ -88,11 +89,11 @@ class Oidc:
         return f"{endpoint}{'&' if urlsplit(endpoint).query else '?'}{query}"
 
     async def redeem(self, code: str, handshake: Handshake) -> Person:
-        """Who has come back from the issuer with this code.
+        """Exchanges the issuer's code for an ID token and returns its holder.
 
         Raises:
-            TokenRefused: the issuer does not take the code, or its answer is not good for us.
-            IssuerUnavailable: it did not answer.
+            TokenRefused: the issuer does not accept the code, or its ID token can't be accepted.
+            IssuerUnavailable: the issuer did not answer.
         """
         form = {
             "grant_type": "authorization_code",
@@ -177,7 +178,7 @@ class Oidc:
 
 
 def _claim(claims: Mapping[str, JsonValue], name: str) -> JsonValue:
-    """A claim by its name, else by dotted path: names may have dots of their own (`https://…/roles`)."""
+    """Returns a claim by its name, else by dotted path: names may contain dots (`https://…/roles`)."""
     if name in claims:
         return claims[name]
     at: JsonValue = dict(claims)
@@ -194,7 +195,7 @@ def _texts(value: JsonValue) -> Iterator[str]:
 
 
 def _form_encoded(text: str) -> str:
-    """As RFC 6749, section 2.3.1 wants it before HTTP Basic."""
+    """Encodes credentials for HTTP Basic as RFC 6749, section 2.3.1 requires."""
     return urlencode({"": text})[1:]
 
 

@@ -1,4 +1,4 @@
-"""What machines ask without signing in: /livez, /readyz, /metrics, and our public keys."""
+"""Endpoints that machines use without signing in: /livez, /readyz, /metrics, and the public keys."""
 
 import asyncio
 from typing import Final
@@ -16,24 +16,24 @@ from dispatcher.health import Check, told_of
 from dispatcher.stores.sql.records import WebhookQuery
 
 KEYS_CACHED_S: Final = 300
-"""Receivers may keep our keys for so long."""
+"""Seconds for which receivers may cache our keys."""
 _KEYS: Final = "/.well-known/jwks"
 
 
 def keys_path(tenant: TenantKey) -> str:
-    """Where the public keys of a tenant's webhook stand."""
+    """Returns the path of the public keys of a tenant's webhook."""
     return f"{_KEYS}/{quote(tenant.org, safe='@')}/{quote(tenant.sandbox, safe='')}.json"
 
 
 class Probes:
-    """The handlers. Nothing here holds a secret or a name."""
+    """Handlers of the probes. Their responses contain no secret and no name."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
         self.is_draining = False
 
     def add_to(self, app: web.Application) -> None:
-        """Add the routes."""
+        """Adds the routes."""
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics)
@@ -76,5 +76,5 @@ class Probes:
 
 
 def _optional(name: str, problem: str | None) -> Check:
-    """Told, but no reason for a 503: the rest works without it. The log says more than strangers need."""
+    """Returns a check that is reported but doesn't cause a 503: the rest works without it. The log has the details."""
     return Check(name, problem is None, "" if problem is None else "incomplete", required=False)

@@ -1,8 +1,8 @@
-"""Bodies of requests: JSON and forms, with limits on their size, and read without holding up other requests.
+"""Reads request bodies: JSON and forms, with limits on their size, without blocking other requests.
 
-A stranger chooses how long a body is and how many values it has. Before signing in it may have 16 KiB, afterwards
-2 MiB; a JSON document has at most 20,000 values, a form 2,000 fields. Anything larger than 16 KiB is parsed in a
-thread. Compressed bodies are refused: they would grow past every limit.
+The client chooses how long a body is and how many values it has. Before authentication a body may have 16 KiB,
+afterwards 2 MiB. A JSON document has at most 20,000 values, a form 2,000 fields. Anything larger than 16 KiB is parsed
+in a thread. Compressed bodies are refused: they would grow past every limit.
 """
 
 import asyncio
@@ -20,9 +20,9 @@ from dispatcher.console.services import PERSON
 MAX_BODY: Final = 2 * 1024 * 1024
 """Bytes of a request: a draft of 1 MiB and its secrets."""
 MAX_PUBLIC_BODY: Final = 16 * 1024
-"""The same before somebody has signed in: a token, and the page to go on to."""
+"""The same before authentication: a token, and the page to continue with."""
 MAX_VALUES: Final = 20_000
-"""Values of a JSON document, those inside each other counted."""
+"""Values of a JSON document, nested ones included."""
 MAX_FIELDS: Final = 2_000
 """Fields of a form."""
 FORM_TYPE: Final = "application/x-www-form-urlencoded"
@@ -48,7 +48,7 @@ async def json_body(request: web.Request) -> JsonValue:
 
 
 async def form_body(request: web.Request) -> Form:
-    """Returns the form of a request; empty if it is of another type. It may be asked for more than once.
+    """Returns the form of a request; empty if it is of another type. May be called more than once.
 
     Raises:
         ApiError: 400 if it can't be read, 413 if it is too large, 415 if it is compressed.

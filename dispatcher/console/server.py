@@ -1,7 +1,7 @@
-"""The console's HTTP server: one application of API and pages, behind the same door.
+"""The console's HTTP server: one application that serves the API and the pages.
 
-A request passes, in this order: its id and the access log, errors as answers, who asks, CSRF; then its handler. The
-headers that every answer carries are set when it is prepared, so that none leaves without them.
+A request passes, in this order: request id and access log, error responses, authentication, CSRF protection; then its
+handler. Security headers are set when a response is prepared, so that none is sent without them.
 """
 
 import secrets
@@ -32,18 +32,18 @@ log = structlog.get_logger(__name__)
 
 
 class ConsoleServer:
-    """The server. Enter to start it; leaving waits for the requests under way."""
+    """The console's server. An async context manager: entering starts it, leaving waits for running requests."""
 
     def __init__(
         self, services: Services, add_pages: Callable[[web.Application, Services], None] = pages.add_to
     ) -> None:
-        """Make ready.
+        """Builds the server without starting it.
 
         Args:
-            add_pages: adds the pages; another one for tests of the rest.
+            add_pages: adds the pages; tests replace it.
 
         Raises:
-            ConfigError: everybody could do everything on an address that others can reach.
+            ConfigError: neither tokens nor OIDC are configured, and other hosts can reach the address.
         """
         settings = services.settings.console
         self._settings = settings
@@ -57,18 +57,18 @@ class ConsoleServer:
         self._probes = Probes(services)
         self._add_pages = add_pages
         self.port = settings.port
-        """The port in use, once started."""
+        """The port in use once the server has started."""
 
     def new_sign_in_link(self) -> str:
-        """A URL that signs one browser in as admin of everything, once, within ten minutes."""
+        """Returns a URL that signs one browser in as admin of all organisations, once, within ten minutes."""
         return f"{self.public_url}/sign-in/link/{self._sessions.new_link()}"
 
     def drain(self) -> None:
-        """Readiness goes; whatever comes is still answered."""
+        """Makes /readyz fail while requests are still answered."""
         self._probes.is_draining = True
 
     def build(self) -> web.Application:
-        """The application, with everything in it."""
+        """Returns the application with middlewares, API and pages."""
         app = web.Application(
             middlewares=[observe, answer_errors, self._access.authenticate, self._access.protect],
             client_max_size=MAX_BODY,
@@ -84,7 +84,7 @@ class ConsoleServer:
         metrics.initialise()
         measures.initialise()
         if self._access.is_open:
-            log.warning("nobody has to sign in: everybody on this machine is the console's admin")
+            log.warning("no authentication is configured: every user of this machine is the console's admin")
         async with AsyncExitStack() as stack:
             if self._oidc is not None:
                 await stack.enter_async_context(self._oidc)
@@ -111,7 +111,7 @@ class ConsoleServer:
 
 
 def public_url_of(settings: ConsoleSettings) -> str:
-    """How browsers reach it."""
+    """Returns the URL at which browsers reach the console."""
     host = "localhost" if settings.host is None else settings.host.strip("[]")
     return settings.public_url or f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
@@ -119,5 +119,5 @@ def public_url_of(settings: ConsoleSettings) -> str:
 def _session_key(settings: ConsoleSettings) -> bytes:
     if settings.session_key is not None:
         return settings.session_key.reveal()
-    log.warning("console.session_key is not set: a restart signs everybody out, and replicas don't know each other's")
+    log.warning("console.session_key is not set: a restart ends all sessions, and replicas don't share them")
     return secrets.token_bytes(32)

@@ -1,6 +1,6 @@
-"""What the console is put together from, and what its pages give to the server.
+"""The services that the console depends on, and the renderers that its pages provide to the server.
 
-`dispatcher.cli.console` builds the parts; `server.build` hands them to the API and to the pages.
+`dispatcher.cli.console_process` builds the services; `ConsoleServer.build` passes them to the API and to the pages.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -19,20 +19,20 @@ from dispatcher.stores.sql.tokens import ApiTokens
 
 
 class PublicKeys(Protocol):
-    """The public halves of the keys that our tokens are signed with, for receivers to verify them."""
+    """Public keys with which receivers verify the tokens that the dispatchers sign."""
 
     async def document(self, tenant: TenantKey) -> Mapping[str, JsonValue]:
-        """A JWKS document (RFC 7517, section 5) of this tenant's keys, and of no other's.
+        """Returns the JWKS document (RFC 7517, section 5) of this tenant's keys only.
 
         Raises:
-            StoreUnavailable: the database did not answer, and nothing is known from before.
+            StoreUnavailable: the database did not answer, and nothing is cached.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Everything that the API and the pages ask."""
+    """Everything that the API and the pages read or change."""
 
     settings: Settings
     webhooks: WebhookRepository
@@ -48,39 +48,40 @@ class Services:
 
 @dataclass(frozen=True, slots=True)
 class SignIn:
-    """What the sign-in page shows.
+    """Content of the sign-in page.
 
     Its form posts `token` and `next` to `/sign-in`; OIDC begins at `/sign-in/oidc?next=…`.
     """
 
     next: str
-    """A local path: where to go afterwards."""
+    """Local path of the page to continue with."""
     with_token: bool
     with_oidc: bool
     problem: str = ""
-    """Why the last try failed, as a sentence; empty at the first visit."""
+    """Why the last sign-in failed, as a sentence; empty at the first visit."""
     status: int = 200
-    """HTTP status of the page: 401 or 429 after a failed try."""
+    """HTTP status of the page: 401 or 429 after a failed sign-in."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What an error page shows."""
+    """Content of an error page."""
 
     status: int
     title: str
     """`Not found`"""
     detail: str
-    """A sentence, without anybody's data."""
+    """A sentence without personal data."""
     request_id: str
-    """To be told to the operator, who finds it in the log."""
+    """Reference for the operator, who finds it in the log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Renderers:
-    """What the pages render for the server. `pages.add_to` sets `app[RENDERERS]`; without it plain text is sent.
+    """Functions with which the pages render content of the server. `pages.add_to` sets `app[RENDERERS]`.
 
-    The server sets status, `Retry-After` and cookies; a renderer's own status is replaced.
+    Without renderers the server sends plain text. The server sets status, `Retry-After` and cookies; it replaces the
+    renderer's own status.
     """
 
     sign_in: Callable[[web.Request, SignIn], Awaitable[web.Response]]
@@ -89,7 +90,7 @@ class Renderers:
 
 RENDERERS: Final = web.AppKey("renderers", Renderers)
 
-# What the server has found out before a handler is called. Not plain strings: aiohttp warns about those.
+# Set by the server before a handler is called. Not plain strings: aiohttp warns about those.
 
 PERSON: Final = web.RequestKey("person", Person)
 CSRF_TOKEN: Final = web.RequestKey("csrf_token", str)
@@ -97,12 +98,11 @@ REQUEST_ID: Final = web.RequestKey("request_id", str)
 
 
 def person_of(request: web.Request) -> Person:
-    """Who asks. Handlers of paths that are not public always have one."""
+    """Returns the authenticated caller. Every request to a path that is not public has one."""
     return request[PERSON]
 
 
 def csrf_token_of(request: web.Request) -> str:
-    """For the field `csrf_token` of every form that posts, or the header `X-CSRF-Token`; empty while nobody is
-    signed in by a cookie."""
+    """Returns the value for the field `csrf_token` of forms, or the header `X-CSRF-Token`. Empty without a session."""
     token: str = request.get(CSRF_TOKEN, "")
     return token

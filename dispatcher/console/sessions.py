@@ -1,8 +1,8 @@
-"""Browser sessions: a signed cookie, and what is bound to it.
+"""Browser sessions: signed cookies and their CSRF tokens.
 
-The cookie holds who signed in and until when, signed with the session key; nothing of it is kept here but what was
-signed out. It is SameSite=Lax, not Strict: after OIDC the way back comes from another site, and a strict cookie would
-be left out on that very navigation. What Lax lets through is reading; every change wants a CSRF token besides.
+The cookie contains the person and the expiry, signed with the session key. The server keeps only the ids of sessions
+that ended early. The cookie is SameSite=Lax, not Strict: after OIDC the redirect comes from another site, and browsers
+would leave a strict cookie out of that navigation. Lax permits reading only; every change needs a CSRF token besides.
 """
 
 import base64
@@ -23,19 +23,19 @@ from dispatcher.errors import DispatcherError
 MAX_COOKIE: Final = 4000
 """Bytes; browsers drop a cookie with more than 4,096, its name and attributes counted."""
 LINK_LIFE_S: Final = 600.0
-"""A sign-in link can be used for so long, once."""
+"""Seconds for which a sign-in link can be used, once."""
 HANDSHAKE_LIFE_S: Final = 600.0
-"""Signing in at the issuer may take so long."""
+"""Seconds that signing in at the issuer may take."""
 MAX_REMEMBERED: Final = 10_000
-"""Sessions signed out and links used that are remembered; the oldest are forgotten first."""
+"""Ended sessions and used links that are remembered; the oldest are forgotten first."""
 
 
 class CookieTooLarge(DispatcherError):
-    """What is known of somebody does not fit into a cookie."""
+    """A session's content does not fit into a cookie."""
 
 
 class Session(BaseModel):
-    """Who signed in, as the cookie has it."""
+    """The content of a session cookie."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -48,12 +48,12 @@ class Session(BaseModel):
     """Unix seconds; never moved."""
     name: str = ""
     role: str = ""
-    """With kind `token`, name, role and organisations are asked for anew."""
+    """Empty for kind `token`: name, role and organisations are then read from the database."""
     orgs: tuple[str, ...] | None = None
 
 
 class Handshake(BaseModel):
-    """A sign-in at the issuer that has begun."""
+    """A sign-in at the issuer that has not finished yet."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -65,7 +65,7 @@ class Handshake(BaseModel):
 
 
 class Sessions:
-    """Makes and reads what is signed with the session key."""
+    """Creates and verifies sessions, links and handshakes, all signed with the session key."""
 
     def __init__(
         self, key: bytes, lifetime_s: float, *, is_https: bool, clock: Callable[[], float] = time.time
@@ -74,8 +74,8 @@ class Sessions:
         self._lifetime_s = lifetime_s
         self._clock = clock
         self._is_https = is_https
-        self._ended: dict[str, float] = {}  # ids of sessions and links that are over, and when they would be anyway
-        # `__Host-`: only from this host, over https, for every path; no neighbour can set one.
+        self._ended: dict[str, float] = {}  # ids of sessions and links that ended early, with their expiry
+        # `__Host-`: only from this host, over https, for every path; no other host of the domain can set one.
         prefix = "__Host-" if is_https else ""
         self.cookie: Final = f"{prefix}dispatcher-session"
         self.handshake_cookie: Final = f"{prefix}dispatcher-sign-in"
@@ -83,7 +83,7 @@ class Sessions:
     def begin(
         self, kind: str, subject: str, name: str = "", role: str = "", orgs: frozenset[str] | None = None
     ) -> Session:
-        """A new session, of the configured lifetime."""
+        """Returns a new session with the configured lifetime."""
         return Session(
             id=secrets.token_urlsafe(18),
             kind=kind,
@@ -95,7 +95,7 @@ class Sessions:
         )
 
     def of(self, request: web.Request) -> Session | None:
-        """The session of a request's cookie; None where there is none that holds."""
+        """Returns the session of a request's cookie, or None if it has no valid one."""
         value = self._opened("session", request.cookies.get(self.cookie, ""))
         try:
             session = Session.model_validate(value)
@@ -106,10 +106,10 @@ class Sessions:
         return session
 
     def put(self, response: web.StreamResponse, session: Session) -> None:
-        """Set the cookie.
+        """Sets the cookie.
 
         Raises:
-            CookieTooLarge: it has more than a browser keeps.
+            CookieTooLarge: the cookie is larger than browsers keep.
         """
         text = self._sealed("session", session.model_dump(mode="json"))
         if len(text) > MAX_COOKIE:
@@ -117,13 +117,13 @@ class Sessions:
         self._set(response, self.cookie, text, session.expires - self._clock())
 
     def end(self, response: web.StreamResponse, session: Session | None) -> None:
-        """Sign out: the cookie goes, and a copy of it is good for nothing in this process."""
+        """Ends the session: deletes the cookie, and rejects copies of it in this process."""
         if session is not None:
             self._remember(session.id, session.expires)
         self._drop(response, self.cookie)
 
     def csrf_token(self, session_id: str) -> str:
-        """What a form of this session has to send along."""
+        """Returns the CSRF token that forms of this session have to send."""
         return _text(self._mac("csrf", session_id.encode()))
 
     def is_csrf_token(self, session_id: str, given: str) -> bool:
@@ -132,11 +132,11 @@ class Sessions:
     # Sign-in links
 
     def new_link(self) -> str:
-        """A token for `/sign-in/link/<token>`: good once, soon, in this process."""
+        """Returns a token for `/sign-in/link/<token>`. It works once, within `LINK_LIFE_S`, in this process."""
         return self._sealed("link", {"id": secrets.token_urlsafe(18), "expires": self._clock() + LINK_LIFE_S})
 
     def use_link(self, text: str) -> bool:
-        """Whether the link is good; it isn't a second time."""
+        """Returns True if the link is valid, and invalidates it."""
         match self._opened("link", text):
             case {"id": str(link), "expires": float(expires)} if expires > self._clock() and link not in self._ended:
                 self._remember(link, expires)
@@ -146,7 +146,7 @@ class Sessions:
     # Signing in at the issuer
 
     def put_handshake(self, response: web.StreamResponse, next_path: str) -> Handshake:
-        """Begin one, and remember it in a cookie of its own."""
+        """Starts a sign-in at the issuer and stores it in a cookie of its own."""
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
         handshake = Handshake(
             state=state, nonce=nonce, verifier=verifier, next=next_path, expires=self._clock() + HANDSHAKE_LIFE_S
@@ -156,7 +156,7 @@ class Sessions:
         return handshake
 
     def handshake_of(self, request: web.Request) -> Handshake | None:
-        """The one that this browser has begun; None where there is none, or it took too long."""
+        """Returns the handshake that this browser started, or None if there is none or it has expired."""
         try:
             handshake = Handshake.model_validate(
                 self._opened("handshake", request.cookies.get(self.handshake_cookie, ""))
@@ -166,7 +166,7 @@ class Sessions:
         return handshake if handshake.expires > self._clock() else None
 
     def use_handshake(self, handshake: Handshake) -> bool:
-        """Returns True the first time; a sign-in that was begun is good once."""
+        """Returns True the first time: a handshake is valid once."""
         if handshake.state in self._ended:
             return False
         self._remember(handshake.state, handshake.expires)
@@ -178,7 +178,7 @@ class Sessions:
     # Signing
 
     def _mac(self, purpose: str, data: bytes) -> bytes:
-        # The purpose is part of what is signed: a link is no session.
+        # The purpose is part of the signed data, so that a link is no valid session.
         return hmac.digest(self._key, purpose.encode() + b"\0" + data, hashlib.sha256)
 
     def _sealed(self, purpose: str, value: Mapping[str, JsonValue]) -> str:

@@ -14,10 +14,10 @@ __all__ = ["ROUTES", "add_to", "openapi_document"]
 
 
 def add_to(app: web.Application, services: Services, *, tokens_changed: Callable[[], None] = lambda: None) -> None:
-    """Add the API's routes.
+    """Adds the API's routes.
 
     Args:
-        tokens_changed: called when a token was revoked here: its sessions end at once, not when it is asked for next.
+        tokens_changed: called when a token was revoked here, so that its sessions end at once.
     """
     document = orjson.dumps(openapi_document())
 

@@ -1,4 +1,4 @@
-"""Dead events, and the way back out of the dead-letter topic."""
+"""Handlers for dead events and their redrive."""
 
 from dispatcher.console import actions
 from dispatcher.console.api.deliveries import moment, moment_or_none, origin_model

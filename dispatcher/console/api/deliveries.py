@@ -1,4 +1,4 @@
-"""What became of a webhook's events: outcomes, attempts, lane, what waits."""
+"""Handlers for a webhook's deliveries: outcomes, attempts, lane, waiting events."""
 
 from datetime import UTC, datetime
 
@@ -73,7 +73,7 @@ async def get_waiting(call: Call[Empty, Empty]) -> Reply:
 
 
 def moment(seconds: float) -> datetime:
-    """A time of facts as one of the API's."""
+    """Converts Unix seconds to the API's times."""
     return datetime.fromtimestamp(seconds, UTC)
 
 

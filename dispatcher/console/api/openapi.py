@@ -1,6 +1,6 @@
-"""The OpenAPI 3.1 document of the API, made from the table of routes and their models. Pure.
+"""Builds the OpenAPI 3.1 document of the API from the table of routes and their models. Pure.
 
-Committed as `config/schema/openapi.json`, where a test keeps it current; served as `/api/v1/openapi.json`.
+It is committed as `config/schema/openapi.json`, which a test keeps up to date, and served as `/api/v1/openapi.json`.
 """
 
 from collections import defaultdict
@@ -22,7 +22,7 @@ _JSON = "application/json"
 _Json = dict[str, JsonValue]
 
 _DRAFTED_SECRET: Final[_Json] = {
-    "description": "A secret: a new one, the stored one of a fingerprint, or the one that is stored at this place.",
+    "description": "A secret: a new value, the stored secret with a fingerprint, or the secret stored at this place.",
     "oneOf": [
         {
             "type": "object",
@@ -45,7 +45,7 @@ _DRAFTED_SECRET: Final[_Json] = {
     ],
 }
 _SHOWN_SECRET: Final[_Json] = {
-    "description": "A secret, by its fingerprint; the secret itself is never given.",
+    "description": "A secret's fingerprint; the secret itself is never returned.",
     "type": "object",
     "properties": {"fingerprint": {"type": "string", "pattern": "^[0-9a-f]{12}$"}},
     "required": ["fingerprint"],
@@ -53,21 +53,21 @@ _SHOWN_SECRET: Final[_Json] = {
 }
 _WORDS: Final = {
     400: "The body is no JSON.",
-    401: "No token, or one that is refused.",
-    403: "The role does not suffice, or the organisation named is none of the asker's.",
-    404: "There is none, or it belongs to an organisation that the asker may not see.",
-    409: "The organisation and sandbox have a webhook already: `existing` names it.",
-    412: "It was changed meanwhile; the header ETag has its version now.",
+    401: "The token is missing or invalid.",
+    403: "The role does not permit this, or the caller does not belong to the organisation.",
+    404: "It does not exist, or belongs to an organisation that the caller can't see.",
+    409: "The organisation and sandbox already have a webhook: `existing` names it.",
+    412: "It was changed in the meantime; the header ETag contains its current version.",
     413: "The body is too large.",
     415: "The body is not declared as JSON.",
-    422: "Values can't be used: `errors` names each.",
+    422: "Some values can't be used: `errors` names each.",
     428: "If-Match is missing.",
     503: "The database or the broker does not answer; Retry-After says when to try again.",
 }
 
 
 def openapi_document() -> _Json:
-    """The document."""
+    """Returns the document."""
     paths: defaultdict[str, dict[str, JsonValue]] = defaultdict(dict)
     for route in ROUTES:
         paths[route.full_path][route.method.lower()] = _operation(route)
@@ -77,10 +77,10 @@ def openapi_document() -> _Json:
             "title": "Feedback dispatcher: admin API",
             "version": "1",
             "description": (
-                "Webhooks, what became of their events, dead events and their redrive, history and tokens. "
-                "Errors are problem documents (RFC 9457). Things of organisations that the asker may not see are not "
-                "found. `x-role` is the least role that an operation needs; with `x-all-organisations` it is for "
-                "those who may see all of them."
+                "Webhooks, their deliveries, dead events and their redrive, audit log and tokens. "
+                "Errors are problem documents (RFC 9457). Resources of organisations that the caller can't see are "
+                "not found. `x-role` is the least role that an operation needs; operations with "
+                "`x-all-organisations` need access to all organisations."
             ),
         },
         "jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
@@ -113,7 +113,7 @@ def _operation(route: AnyRoute) -> _Json:
                 "name": "If-Match",
                 "in": "header",
                 "required": True,
-                "description": "The ETag that was read.",
+                "description": "The ETag of the version that was read.",
                 "schema": {"type": "string", "pattern": IF_MATCH, "examples": ['"3"']},
             }
         )
@@ -168,7 +168,7 @@ def _query_parameters(model: type[BaseModel]) -> list[JsonValue]:
 
 
 def _without_null(schema: _Json) -> _Json:
-    """A parameter is left out rather than null."""
+    """Returns the schema without null: a parameter is omitted instead."""
     choices = schema.get("anyOf")
     if isinstance(choices, list):
         left = [choice for choice in choices if choice != {"type": "null"}]
@@ -194,7 +194,7 @@ def _schemas() -> _Json:
 def _of_webhooks(
     model: type[BaseModel], prefix: str, mode: JsonSchemaMode, secret: _Json
 ) -> Iterator[tuple[str, JsonValue]]:
-    """The webhook's own schema with another form of secrets, its parts under names of their own."""
+    """Yields the webhook's schema with another form of secrets, its definitions with a prefix."""
     schema = WebhookConfig.model_json_schema(mode=mode, ref_template=f"#/components/schemas/{prefix}{{model}}")
     definitions = schema.pop("$defs")
     schema["description"] = model.__doc__
@@ -215,7 +215,7 @@ def _replaced(schema: JsonValue, secret: _Json) -> JsonValue:
 
 
 def _is_reference(choices: JsonValue) -> bool:
-    """Whether these are the two forms of a reference to a secret, as files of webhooks have them."""
+    """Returns True if these are the two forms of a reference to a secret in webhook files."""
     kinds = (
         [choice.get("required") for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
     )

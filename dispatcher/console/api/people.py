@@ -1,4 +1,4 @@
-"""Who asks, who may ask, and who did what."""
+"""Handlers for the caller's identity, API tokens and the audit log."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,7 +1,7 @@
-"""A route of the API as a value: method, path, who may, what is read, what is answered, and the function that does it.
+"""A route of the API as a value: method, path, role, request model, response model and handler.
 
-Everything that all routes have in common is done here, before and after that function: content types, JSON, models,
-roles, versions in If-Match. The OpenAPI document is made from the same values.
+This module does what all routes have in common, before and after the handler: content types, JSON, models, roles,
+versions in If-Match. The OpenAPI document is built from the same values.
 """
 
 import asyncio
@@ -42,34 +42,35 @@ Body = TypeVar("Body", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[Query, Body]):
-    """One request, read and allowed."""
+    """One request, parsed and authorised."""
 
     services: Services
     person: Person
     path: Mapping[str, str]
-    """What stands in the path's places, `id`."""
+    """Values of the path's parameters, such as `id`."""
     query: Query
     body: Body
     request: web.Request
 
     @property
     def id(self) -> str:
-        """What stands at `{id}`."""
+        """The value of `{id}` in the path."""
         return self.path["id"]
 
     def next_page(self, **parameters: str | int) -> str:
-        """The path of the same question with other parameters."""
+        """Returns the path of the same request with other query parameters."""
         return self.request.rel_url.update_query(parameters).raw_path_qs
 
     def wanted_version(self, current: int) -> int:
-        """The version that If-Match names, of which `current` may be one.
+        """Returns the version that If-Match names; `current` if that is among several.
 
         Raises:
-            Refusal: 428 without the header; 412 where it can name no version of ours.
+            ApiError: 428 if the header is missing.
+            EditConflict: the header contains no version.
         """
         header = ", ".join(self.request.headers.getall("If-Match", []))
         if not header:
-            why = 'Send If-Match with the ETag that you have read (`"3"`): somebody may have changed it since.'
+            why = 'Send If-Match with the ETag that you have read (`"3"`): it may have been changed since.'
             raise ApiError(428, "version_needed", why)
         if header.strip() == "*":
             return current
@@ -83,7 +84,7 @@ class Call(Generic[Query, Body]):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What is answered."""
+    """A handler's response."""
 
     content: BaseModel | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -95,12 +96,12 @@ class Route(Generic[Query, Body]):
 
     method: str
     path: str
-    """Below `/api/v1`; places are `{id}`, with a pattern in `PLACES`."""
+    """Below `/api/v1`; may contain parameters such as `{id}`, whose patterns are in `places`."""
     name: str
-    """The operation's id."""
+    """The operation's id in the OpenAPI document."""
     summary: str
     role: Role
-    """The least that is needed."""
+    """The least role that the caller needs."""
     handler: Callable[[Call[Query, Body]], Awaitable[Reply]]
     query: type[Query]
     body: type[Body]
@@ -108,23 +109,23 @@ class Route(Generic[Query, Body]):
     """None: no content."""
     status: int = 200
     places: Mapping[str, str] = field(default_factory=dict)
-    """Pattern of each place in the path."""
+    """Pattern of each parameter in the path."""
     is_for_all_orgs: bool = False
-    """Only for those whose organisations are all."""
+    """True if only callers with access to all organisations are allowed."""
     wants_version: bool = False
-    """If-Match must name the version."""
+    """True if the request must have If-Match."""
     gives_version: bool = False
-    """Answers with an ETag."""
+    """True if the response has an ETag."""
     error_statuses: frozenset[int] = frozenset()
-    """Statuses beside those that follow from the rest."""
+    """Statuses of errors besides those that follow from the other fields."""
 
     @property
     def full_path(self) -> str:
-        """With the prefix."""
+        """The path with the API's prefix."""
         return PREFIX + self.path
 
     def add_to(self, app: web.Application, services: Services) -> None:
-        """Add it to the application."""
+        """Adds the route to the application."""
         path = self.full_path
         for place, pattern in self.places.items():
             path = path.replace(f"{{{place}}}", f"{{{place}:{pattern}}}")

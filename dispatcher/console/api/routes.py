@@ -1,4 +1,4 @@
-"""Every route of the API, one after the other: what is not here is not served, and what is here is documented."""
+"""The table of the API's routes: everything in it is served and documented."""
 
 from typing import Final
 
@@ -15,7 +15,7 @@ _VIEWER, _ADMIN = Role.VIEWER, Role.ADMIN
 
 ROUTES: Final[tuple[AnyRoute, ...]] = (
     Route(
-        "GET", "/me", "getMe", "Who asks.", _VIEWER,
+        "GET", "/me", "getMe", "The authenticated caller.", _VIEWER,
         people.get_me, Empty, Empty, models.Me,
     ),
     Route(
@@ -23,12 +23,12 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
         webhooks.list_webhooks, models.WebhookList, Empty, models.WebhookPage,
     ),
     Route(
-        "POST", "/webhooks", "createWebhook", "Add a webhook; an organisation and sandbox have one at most.", _ADMIN,
+        "POST", "/webhooks", "createWebhook", "Create a webhook; an organisation and sandbox have at most one.", _ADMIN,
         webhooks.create_webhook, Empty, models.WebhookDraft, models.Webhook, 201,
         gives_version=True, error_statuses=frozenset({409}),
     ),
     Route(
-        "POST", "/webhooks/test", "testDraft", "Send a sample event as a draft says, before it is saved.", _ADMIN,
+        "POST", "/webhooks/test", "testDraft", "Send a sample event with a draft, before it is saved.", _ADMIN,
         testing.test_draft, Empty, models.DraftTest, models.TestResultModel, error_statuses=frozenset({404}),
     ),
     Route(
@@ -45,11 +45,11 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
         places=_WEBHOOK, wants_version=True, gives_version=True,
     ),
     Route(
-        "DELETE", "/webhooks/{id}", "deleteWebhook", "Delete a webhook, its secrets for good.", _ADMIN,
+        "DELETE", "/webhooks/{id}", "deleteWebhook", "Delete a webhook and its secrets permanently.", _ADMIN,
         webhooks.delete_webhook, Empty, Empty, None, 204, places=_WEBHOOK, wants_version=True,
     ),
     Route(
-        "POST", "/webhooks/{id}/enable", "enableWebhook", "Take deliveries up again that the dispatcher had stopped.",
+        "POST", "/webhooks/{id}/enable", "enableWebhook", "Resume deliveries that the dispatcher has stopped.",
         _ADMIN, webhooks.enable_webhook, Empty, Empty, models.Webhook, places=_WEBHOOK, gives_version=True,
     ),
     Route(
@@ -57,7 +57,7 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
         testing.test_webhook, Empty, models.SampleEvent, models.TestResultModel, places=_WEBHOOK,
     ),
     Route(
-        "GET", "/webhooks/{id}/outcomes", "getOutcomes", "What became of the attempts, over time.", _VIEWER,
+        "GET", "/webhooks/{id}/outcomes", "getOutcomes", "Counts of the attempts by outcome, over time.", _VIEWER,
         deliveries.get_outcomes, models.OutcomesQuery, Empty, models.OutcomesModel, places=_WEBHOOK,
     ),
     Route(
@@ -69,11 +69,11 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
         deliveries.get_lane, Empty, Empty, models.LaneAnswer, places=_WEBHOOK,
     ),
     Route(
-        "GET", "/webhooks/{id}/waiting", "getWaiting", "Events that wait for another try.", _VIEWER,
+        "GET", "/webhooks/{id}/waiting", "getWaiting", "Events that wait for a retry.", _VIEWER,
         deliveries.get_waiting, Empty, Empty, models.WaitingModel, places=_WEBHOOK,
     ),
     Route(
-        "GET", "/dead-events", "listDeadEvents", "Events that were given up.", _VIEWER,
+        "GET", "/dead-events", "listDeadEvents", "Events that can't be delivered or were given up.", _VIEWER,
         dead_events.list_dead_events, models.DeadList, Empty, models.DeadEventPage,
     ),
     Route(
@@ -81,15 +81,15 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
         dead_events.get_dead_event, Empty, Empty, models.DeadEventModel, places=_DEAD,
     ),
     Route(
-        "POST", "/dead-events/redrive", "redrive", "Send a tenant's dead events again, some or all.", _ADMIN,
+        "POST", "/dead-events/redrive", "redrive", "Send some or all of a tenant's dead events again.", _ADMIN,
         dead_events.redrive, Empty, models.RedriveOrder, models.RedriveModel, 202, error_statuses=frozenset({404}),
     ),
     Route(
-        "GET", "/redrives/{id}", "getRedrive", "How far a redrive is.", _VIEWER,
+        "GET", "/redrives/{id}", "getRedrive", "Progress of a redrive.", _VIEWER,
         dead_events.get_redrive, Empty, Empty, models.RedriveModel, places=_JOB,
     ),
     Route(
-        "GET", "/audit", "listAudit", "Who did what.", _VIEWER,
+        "GET", "/audit", "listAudit", "The audit log.", _VIEWER,
         people.list_audit, models.AuditList, Empty, models.AuditPage,
     ),
     Route(
@@ -97,11 +97,11 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
         people.list_tokens, Empty, Empty, models.TokenPage, is_for_all_orgs=True,
     ),
     Route(
-        "POST", "/tokens", "createToken", "Make a token; its text is shown this once.", _ADMIN,
+        "POST", "/tokens", "createToken", "Create a token; its text is returned only once.", _ADMIN,
         people.create_token, Empty, models.NewToken, models.MadeToken, 201, is_for_all_orgs=True,
     ),
     Route(
-        "DELETE", "/tokens/{id}", "revokeToken", "Revoke a token, at once.", _ADMIN,
+        "DELETE", "/tokens/{id}", "revokeToken", "Revoke a token immediately.", _ADMIN,
         people.revoke_token, Empty, Empty, None, 204, places=_TOKEN, is_for_all_orgs=True,
     ),
 )  # fmt: skip

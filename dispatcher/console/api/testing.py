@@ -1,4 +1,4 @@
-"""Test events: sent on the real delivery path, before or after a webhook is saved; and what would be sent."""
+"""Handlers for test events and previews, before or after a webhook is saved."""
 
 from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.console.actions import send_test

@@ -1,4 +1,4 @@
-"""Webhooks: found, made, changed, deleted, taken up again."""
+"""Handlers for webhooks: search, create, change, delete, enable."""
 
 import structlog
 
@@ -59,13 +59,13 @@ async def enable_webhook(call: Call[Empty, Empty]) -> Reply:
     stored = await call.services.webhooks.reactivate(call.id, by=call.person.name, orgs=call.person.orgs)
     try:
         await call.services.lanes.enable(stored.tenant)
-    except DispatcherError as error:  # they learn of it from the store, too, only later
-        log.warning("dispatchers could not be told of a webhook that was enabled", why=str(error))
+    except DispatcherError as error:  # they learn of it from the store, only later
+        log.warning("dispatchers could not enable a tenant", why=str(error))
     return _reply(stored, call.person)
 
 
 def links(following: str | None) -> dict[str, str]:
-    """The header that names the next part (RFC 8288)."""
+    """Returns the header that names the next page (RFC 8288)."""
     return {"Link": f'<{following}>; rel="next"'} if following else {}
 
 

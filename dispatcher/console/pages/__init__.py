@@ -1,7 +1,6 @@
-"""The console's pages: rendered here, usable with nothing but HTML; scripts only add comfort.
+"""The console's pages: rendered on the server and usable without scripts, which only add comfort.
 
-One module a page. Each has handlers that ask the services, and a template that shows what was told; what is shown is
-escaped by the template engine, always.
+Each page is a module with handlers, which query the services, and a template. The template engine escapes all values.
 """
 
 from dispatcher.console.pages.assembly import add_to

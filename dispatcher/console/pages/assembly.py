@@ -1,4 +1,4 @@
-"""Puts the pages together: their files, their templates, their routes, and the renderers for what the server shows."""
+"""Registers the pages: their static files, their routes, and the renderers of the server's own pages."""
 
 from aiohttp import web
 
@@ -20,7 +20,7 @@ from dispatcher.console.services import RENDERERS, Services
 
 
 def add_to(app: web.Application, services: Services) -> None:
-    """Add the pages, their files, and the renderers for what the server shows."""
+    """Adds the pages, their static files, and the renderers of the server's own pages."""
     assets = Assets.load()
     assets.add_to(app)
     renderer = Renderer(services, assets)

@@ -1,4 +1,4 @@
-"""The files of `static/`, in memory, each under its content's hash: a browser may keep one for a year."""
+"""Serves the files of `static/` from memory. Paths contain a hash of the content: browsers cache them for a year."""
 
 import hashlib
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class _Asset:
 
 
 class Assets:
-    """Our few files, by name."""
+    """The static files, by name."""
 
     def __init__(self, found: dict[str, _Asset]) -> None:
         self._by_name = found
@@ -27,7 +27,7 @@ class Assets:
 
     @classmethod
     def load(cls) -> Self:
-        """Read them from the package, once."""
+        """Reads the files from the package."""
         found = {}
         for file in files(__package__).joinpath("static").iterdir():
             content_type = _TYPES.get(f".{file.name.rpartition('.')[2]}")
@@ -38,11 +38,11 @@ class Assets:
         return cls(found)
 
     def path(self, name: str) -> str:
-        """Where a file is served. Raises KeyError where there is none: a template's mistake."""
+        """Returns the path of a file. Raises KeyError if it doesn't exist, which is a mistake in a template."""
         return self._by_name[name].path
 
     def add_to(self, app: web.Application) -> None:
-        """Add the routes."""
+        """Adds the routes."""
         app.router.add_get("/static/{digest}/{name}", self._serve)
         app.router.add_get("/favicon.ico", self._icon)
 

@@ -1,7 +1,7 @@
-"""Charts drawn on the server: where each bar stands. Pure; the template writes the SVG.
+"""Computes the bars of charts. Pure; the template writes the SVG.
 
-Coordinates are in the chart's own units; the browser stretches it to the width that it has. Labels are text beside
-it, which is not stretched.
+Coordinates are in the chart's own units, and the browser stretches the chart to the available width. Labels are text
+beside the chart, which is not stretched.
 """
 
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from dispatcher.console.pages.formatting import clock, count, exact
 
 HEIGHT: Final = 200.0
 STEP: Final = 10.0
-"""Width of a bucket; a bar takes most of it."""
+"""Width of a bucket, including the gap between bars."""
 GAP: Final = 2.0
 SPARK_HEIGHT: Final = 24.0
 SPARK_BARS: Final = 24
 LEAST: Final = 1.5
-"""Height of what is not nothing: one dead event among thousands is seen."""
+"""Least height of a count above zero, so that one dead event among thousands is visible."""
 _KINDS: Final = ("delivered", "failed", "dead")
 
 
@@ -50,13 +50,13 @@ class Chart:
     height: float
     bar_width: float
     top: int
-    """What the upper edge stands for."""
+    """Number of attempts at the upper edge."""
     labels: tuple[str, ...]
-    """Evenly below it, from left to right."""
+    """Labels below the chart, at equal distances from left to right."""
 
 
 def chart_of(outcomes: Outcomes) -> Chart:
-    """The chart of a window's outcomes."""
+    """Returns the chart of a window's outcomes."""
     buckets = outcomes.buckets
     top = _round_up(max((_size(bucket) for bucket in buckets), default=0))
     bars = tuple(_bar(bucket, index, top, HEIGHT, outcomes.bucket_s) for index, bucket in enumerate(buckets))
@@ -64,7 +64,7 @@ def chart_of(outcomes: Outcomes) -> Chart:
 
 
 def sparkline_of(outcomes: Outcomes) -> Chart:
-    """A small chart of the same, without labels: as many bars as can be label apart in a table's cell."""
+    """Returns a small chart without labels, with as many bars as are legible in a table's cell."""
     each = max(1, -(-len(outcomes.buckets) // SPARK_BARS))
     groups = [outcomes.buckets[at : at + each] for at in range(0, len(outcomes.buckets), each)]
     buckets = [
@@ -115,7 +115,7 @@ def _size(bucket: Bucket) -> int:
 
 
 def _round_up(number: int) -> int:
-    """The next round number, so that the axis has one; even, for the line in its middle."""
+    """Returns the next round number for the axis, an even one because the axis has a line in its middle."""
     if number <= 4:
         return 4
     size = 1

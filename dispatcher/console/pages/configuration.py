@@ -1,4 +1,4 @@
-"""A stored webhook's configuration as rows to read; secrets by fingerprint. Pure."""
+"""Formats a stored webhook's configuration as rows; secrets by fingerprint. Pure."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ from dispatcher.stores.sql.records import StoredWebhook
 
 @dataclass(frozen=True, slots=True)
 class SettingRow:
-    """One value."""
+    """One setting and its value."""
 
     label: str
     text: str
     is_code: bool = False
-    """Written as it is sent."""
+    """True if the text is shown in a fixed-width font."""
     is_secret: bool = False
-    """`text` is its fingerprint."""
+    """True if `text` is a secret's fingerprint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +36,10 @@ class Section:
 
 
 def rows_of(webhook: StoredWebhook, settings: Settings, *, shows_paths: bool) -> list[Section]:
-    """Everything that is set, as the form has it.
+    """Returns all settings of a webhook, in the form's order.
 
     Args:
-        shows_paths: whether path and query of URLs may be seen: tenants put secrets there.
+        shows_paths: whether path and query of URLs are shown: tenants put secrets there.
     """
     document = webhook.document if shows_paths else masking.document(webhook.document)
     return [
@@ -112,7 +112,7 @@ def _advanced(document: Mapping[str, JsonValue], settings: Settings) -> Iterator
     for secret in secrets:
         yield from _secret("Signing secret", secret)
     limit, timeout = document.get("rate_limit"), document.get("timeout")
-    yield SettingRow("Rate limit", rate(limit) if isinstance(limit, int | float) else "As many as the endpoint bears")
+    yield SettingRow("Rate limit", rate(limit) if isinstance(limit, int | float) else "As many as the endpoint accepts")
     is_own = isinstance(timeout, int | float)
     shown = format_duration(timeout if isinstance(timeout, int | float) else settings.delivery.timeout)
     yield SettingRow("Timeout", shown if is_own else f"{shown} (default)")

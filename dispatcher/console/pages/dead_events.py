@@ -1,4 +1,4 @@
-"""Dead events: found by reason, time and status; some or all of them sent again, after one has seen how many."""
+"""Pages to search dead events and to send some or all of them again, after a confirmation that names their number."""
 
 import time
 from collections import defaultdict
@@ -24,14 +24,14 @@ from dispatcher.errors import DispatcherError, NotFound
 PAGE: Final = 50
 MAX_CHOSEN: Final = 500
 MAX_GROUPS: Final = 50
-"""Sandboxes whose events are sent again at once."""
+"""Most sandboxes whose events are sent again in one go."""
 SPANS: Final = {"1h": 3600.0, "24h": 86_400.0, "7d": 604_800.0}
 STATUSES: Final = ("sent", "delivered", "bounce", "error", "exclude", "delay", "duplicate", "denylist", "read")
 
 
 @dataclass(frozen=True, slots=True)
 class DeadEventFilter:
-    """What the filters say, as text: the same in an address and in a form."""
+    """The chosen filters, as text: the same in a URL and in a form."""
 
     reasons: tuple[str, ...] = ()
     message_status: str = ""
@@ -42,7 +42,7 @@ class DeadEventFilter:
 
     @classmethod
     def of(cls, given: MultiMapping[object]) -> "DeadEventFilter":
-        """What can't be read is not filtered by."""
+        """Reads the filters of a query or form; ignores invalid ones."""
         reasons = tuple(str(one) for one in given.getall("reason", []))
         status, span = str(given.get("status", ""))[:200], str(given.get("span", ""))
         sent_again = str(given.get("again", "no"))
@@ -70,7 +70,7 @@ class DeadEventFilter:
         )
 
     def fields(self) -> list[tuple[str, str]]:
-        """For an address or hidden fields."""
+        """Returns names and values for a URL or hidden fields."""
         fields = [("reason", one) for one in self.reasons]
         fields += [("status", self.message_status)] if self.message_status else []
         fields += [("span", self.span)] if self.span else []
@@ -82,16 +82,16 @@ class DeadEventFilter:
 
 @dataclass(frozen=True, slots=True)
 class RedriveGroup:
-    """Dead events of one tenant that are to be sent again."""
+    """Dead events of one tenant to send again."""
 
     tenant: TenantKey
     events: int
     ids: tuple[str, ...]
-    """Empty: all that the filters leave."""
+    """Empty if all that match the filters are selected."""
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
-    """Add the routes."""
+    """Adds the routes."""
     pages = DeadEventsPages(renderer)
     app.router.add_get("/dead-events", pages.show)
     app.router.add_post("/dead-events/confirm", pages.confirm)
@@ -100,7 +100,7 @@ def add_to(app: web.Application, renderer: Renderer) -> None:
 
 
 class DeadEventsPages:
-    """The handlers."""
+    """Handlers of the pages."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
@@ -196,7 +196,7 @@ class DeadEventsPages:
         )
 
     def _matching(self, scope: Scope, tenants: Collection[TenantKey], wanted: DeadEventFilter) -> list[RedriveGroup]:
-        """All that match, in the scope's sandbox or in each that has a webhook; those with most come first."""
+        """Returns all that match, in the scope's sandbox or in each with a webhook; the largest groups first."""
         query, dead = wanted.query(None, time.time()), self._renderer.services.dead_events
         groups: list[RedriveGroup] = []
         for tenant in tenants if scope.tenant is None else [scope.tenant]:
@@ -208,7 +208,7 @@ class DeadEventsPages:
     async def _groups(
         self, posted: MultiMapping[object], person: Person, scope: Scope, wanted: DeadEventFilter
     ) -> list[RedriveGroup]:
-        """What was chosen, by tenant. Raises NotFound for an id that isn't there, or another's."""
+        """Returns the selected events by tenant. Raises NotFound if the person can't see an id."""
         dead = self._renderer.services.dead_events
         if _chose_all(posted):
             tenants = {webhook.tenant for webhook in await self._renderer.webhooks(person, scope)}

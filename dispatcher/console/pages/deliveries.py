@@ -1,4 +1,4 @@
-"""What was sent: the latest attempts, of one webhook or of all."""
+"""Pages of the latest attempts, of one webhook or of all."""
 
 import heapq
 from collections.abc import Mapping
@@ -22,21 +22,21 @@ _OUTCOMES: Final = ("delivered", "failed", "dead")
 
 @dataclass(frozen=True, slots=True)
 class DeliveryRow:
-    """An attempt, and whose."""
+    """An attempt and its webhook."""
 
     fact: AttemptFact
     webhook: StoredWebhook
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
-    """Add the routes."""
+    """Adds the routes."""
     pages = DeliveriesPage(renderer)
     app.router.add_get("/deliveries", pages.of_all)
     app.router.add_get("/webhooks/{webhook_id}/deliveries", pages.of_webhook)
 
 
 class DeliveriesPage:
-    """The handlers."""
+    """Handlers of the pages."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
@@ -45,7 +45,7 @@ class DeliveriesPage:
         person = person_of(request)
         webhooks = await self._renderer.webhooks(person, Scope.of(request, person))
         query = _query(request)
-        if len(webhooks) != 1:  # cursors are of one tenant: over several the newest are shown
+        if len(webhooks) != 1:  # a cursor belongs to one tenant: of several tenants only the newest attempts are shown
             query = AttemptQuery(query.event_id, query.outcome, limit=PAGE)
         pages = {webhook.id: self._renderer.services.attempts.search(webhook.tenant, query) for webhook in webhooks}
         lines = [DeliveryRow(fact, webhook) for webhook in webhooks for fact in pages[webhook.id].items]
@@ -92,7 +92,7 @@ def _query(request: web.Request) -> AttemptQuery:
 
 
 def _older(request: web.Request, cursor: str | None) -> str | None:
-    """The address of the next page."""
+    """Returns the URL of the next page."""
     if cursor is None:
         return None
     given: Mapping[str, str] = {key: value for key, value in request.query.items() if key in ("event", "outcome")}

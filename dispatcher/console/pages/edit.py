@@ -1,4 +1,4 @@
-"""Creating and editing a webhook, with the live preview of its request and a test event before anything is saved."""
+"""Pages to create and edit a webhook, with a live preview of its request and a test event before it is saved."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -40,24 +40,24 @@ _NAMES: Final = {
 
 @dataclass(slots=True)
 class Editing:
-    """One showing of the form."""
+    """State of the form for one response."""
 
     form: WebhookForm
     webhook: StoredWebhook | None
     version: int = 0
-    """The version that the editor has seen."""
+    """The webhook's version that the browser loaded."""
     sample: Sample = field(default_factory=Sample)
     is_changed: bool = False
-    """Something was typed that is not saved."""
+    """True if the form contains unsaved input."""
     status: int = 200
     notice: str = ""
     existing_id: str = ""
-    """The webhook that stands in a new one's way."""
+    """Id of the webhook that the organisation and sandbox already have."""
     test: TestResult | None = None
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
-    """Add the routes."""
+    """Adds the routes."""
     pages = WebhookEditor(renderer)
     app.router.add_get("/webhooks/new", pages.new)
     app.router.add_post("/webhooks/new", pages.post_new)
@@ -67,7 +67,7 @@ def add_to(app: web.Application, renderer: Renderer) -> None:
 
 
 class WebhookEditor:
-    """The handlers."""
+    """Handlers of the pages."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
@@ -100,7 +100,7 @@ class WebhookEditor:
         posted = await form_body(request)
         document = {} if webhook is None else webhook.document
         form = WebhookForm.of_post(posted, document, self._sealer, person.id)
-        if webhook is not None:  # whose it is can't be edited
+        if webhook is not None:  # organisation and sandbox can't be edited
             form.texts |= {"org": webhook.tenant.org, "sandbox": webhook.tenant.sandbox}
         version = str(posted.get("version", ""))
         editing = Editing(form, webhook, int(version[:9]) if version.isdecimal() else 0, Sample.of(posted), True)
@@ -125,7 +125,7 @@ class WebhookEditor:
         return await self._show(request, person, editing)
 
     async def _resolved(self, editing: Editing, person: Person) -> WebhookConfig | None:
-        """The configuration; None where something is wrong, which the form then tells."""
+        """Returns the configuration, or None after adding the problems to the form."""
         form, webhook = editing.form, editing.webhook
         draft = form.draft(_stored_headers(webhook))
         try:
@@ -177,7 +177,7 @@ class WebhookEditor:
         return None
 
     async def preview(self, request: web.Request) -> web.StreamResponse:
-        """A piece of the page, for the script."""
+        """Returns the preview only, for the script."""
         person = admin_of(request)
         posted = await form_body(request)
         webhook_id = str(posted.get("webhook_id", ""))
@@ -187,7 +187,7 @@ class WebhookEditor:
         if webhook is not None:
             form.texts |= {"org": webhook.tenant.org, "sandbox": webhook.tenant.sandbox}
         shown, missing = await asyncio.to_thread(self._preview, form, webhook, Sample.of(posted))
-        form.draft(_stored_headers(webhook))  # for what it has to say of the header parameters
+        form.draft(_stored_headers(webhook))  # for its errors about header parameters
         return self._renderer.plain(
             request,
             "preview.html",
@@ -200,7 +200,7 @@ class WebhookEditor:
     def _preview(
         self, form: WebhookForm, webhook: StoredWebhook | None, sample: Sample
     ) -> tuple[TestResult | None, list[str]]:
-        """The request, or the fields that it waits for."""
+        """Returns the request, or the fields that are missing for it."""
         kept, form.errors = form.errors, {}
         try:
             config = resolve_draft(with_placeholders(form.draft(_stored_headers(webhook))), {})

@@ -1,4 +1,4 @@
-"""What the server shows itself: the sign-in page, and errors."""
+"""Renderers of the server's own pages: sign-in and errors."""
 
 from aiohttp import web
 
@@ -6,15 +6,15 @@ from dispatcher.console.pages.renderer import Renderer
 from dispatcher.console.services import PERSON, Failure, Renderers, SignIn
 
 _HELP = {
-    403: "If you need to do this, ask the admin of your organisation, or the operator of this console.",
+    403: "If you need this permission, ask the admin of your organisation, or the operator of this console.",
     404: "It may have been deleted, or belong to an organisation that you can't see.",
-    500: "Try again. If it happens again, tell the operator the reference below.",
+    500: "Try again. If it happens again, send the reference below to the operator.",
     503: "Nothing is lost: deliveries go on without the console. Try again in a moment.",
 }
 
 
 def renderers(renderer: Renderer) -> Renderers:
-    """For `parts.RENDERERS`."""
+    """Returns the renderers for `services.RENDERERS`."""
 
     async def sign_in(request: web.Request, shown: SignIn) -> web.Response:
         return renderer.plain(request, "sign_in.html", shown=shown)

@@ -1,4 +1,4 @@
-"""The decision about one event and the request that follows, as `dispatcher explain` shows it; secrets masked."""
+"""Explains the decision about one event and its request, as `dispatcher explain` does; secrets are masked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,32 +31,32 @@ _RULES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule and its answer."""
+    """One rule and its result."""
 
     name: str
     passes: bool | None
-    """None: not asked."""
+    """None if the rule was not evaluated."""
     why: str
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What is told."""
+    """An explained decision, for the page."""
 
     read: tuple[Line, ...]
-    """Of the event."""
+    """Lines about the event."""
     rules: tuple[Rule, ...]
     verdict: str
     headers: tuple[tuple[str, str], ...]
     payload: str
-    """The payload as indented JSON; empty where there is none."""
+    """The payload as indented JSON; empty if nothing is sent."""
 
 
 async def record_at(settings: KafkaSettings, origin: Origin) -> Record:
-    """The record where an event first stood.
+    """Reads the record at a position.
 
     Raises:
-        NotFound: the topic does not keep it any more.
+        NotFound: the topic no longer contains it.
         DispatcherError: the broker can't be reached.
     """
     async with open_topic(settings, origin.topic) as topic:
@@ -73,15 +73,15 @@ async def decision_on(
     *,
     shows_people: bool,
 ) -> Decision:
-    """The decision, made anew on the event's record with the webhook as it is now.
+    """Returns the decision on the event's record with the current configuration of the webhook.
 
     Args:
-        places: where the record may be found: the first that still has it is read.
-        event_id: the `webhook-id` that is asked for; another tenant's event is not found.
-        shows_people: whether recipients may be seen.
+        places: positions of the record; the first that still exists is read.
+        event_id: the `webhook-id` of the event, which must belong to the webhook's tenant.
+        shows_people: whether recipients are shown.
 
     Raises:
-        NotFound: the record is nowhere any more, or is another event.
+        NotFound: the record no longer exists, or is another event.
         DispatcherError: the broker can't be reached.
     """
     record = await _first_kept(settings.kafka, places)

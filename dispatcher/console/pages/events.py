@@ -1,4 +1,4 @@
-"""Everything about one event: its attempts, its death, what happens next, and the decision made anew."""
+"""The page of one event: its attempts, its dead letter, what happens next, and the explained decision."""
 
 import time
 from collections.abc import Sequence
@@ -23,38 +23,38 @@ from dispatcher.stores.sql.records import StoredWebhook
 
 @dataclass(frozen=True, slots=True)
 class EventHistory:
-    """What is known of an event. Attempts are kept for less long than the dead are."""
+    """What is known about an event. Attempts are kept for a shorter time than dead letters."""
 
     attempts: Sequence[AttemptFact]
     """The oldest first."""
     death: DeadFact | None
-    """Its latest."""
+    """Its latest dead letter."""
 
     @property
     def last(self) -> AttemptFact | DeadFact | None:
-        """Where its channel and its message's status are read."""
+        """The latest attempt, else the dead letter: the source of its channel and message status."""
         return self.attempts[-1] if self.attempts else self.death
 
     @property
     def is_dead(self) -> bool:
-        """Given up, and neither sent again nor tried since."""
+        """True if the event is dead, and was neither redriven nor attempted since."""
         if self.death is None:
             return bool(self.attempts) and self.attempts[-1].verdict == "dead"
         return not self.death.redriven and not self.tried_since
 
     @property
     def tried_since(self) -> bool:
-        """Since its death."""
+        """True if there was an attempt after its death."""
         return self.death is not None and bool(self.attempts) and self.attempts[-1].at > self.death.died_at
 
     @property
     def is_sent_again(self) -> bool:
-        """After its death, and nothing is known of a try since."""
+        """True if it was redriven, and no attempt since is known."""
         return self.death is not None and self.death.redriven and not self.tried_since
 
     @property
     def shown(self) -> tuple[str, str]:
-        """Its state's word and shape."""
+        """Word and shape of its state."""
         if self.is_dead:
             return VERDICTS["dead"]
         if self.is_sent_again:
@@ -64,7 +64,7 @@ class EventHistory:
 
     @property
     def timeline(self) -> list[AttemptFact | DeadFact]:
-        """Attempts and death, in the order in which they were."""
+        """Attempts and dead letter in chronological order."""
         timeline: list[AttemptFact | DeadFact] = list(self.attempts)
         if self.death is not None:
             before = sum(fact.at <= self.death.died_at for fact in self.attempts)
@@ -73,23 +73,23 @@ class EventHistory:
 
     @property
     def origin(self) -> Origin | None:
-        """Where it first stood."""
+        """Position of its original record."""
         found = next((fact.origin for fact in reversed(self.attempts) if fact.origin is not None), None)
         return self.death.origin if found is None and self.death is not None else found
 
     def places(self, prefix: str) -> list[Origin]:
-        """Where its record may be found: where it first stood, then among the dead, which are kept for longer."""
+        """Returns positions of its record: the original one, then the dead letter, which is kept for longer."""
         found = [] if self.origin is None else [self.origin]
         return found if self.death is None else [*found, Origin(dead_letter_topic(prefix), *place_of(self.death.id))]
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
-    """Add the routes."""
+    """Adds the routes."""
     app.router.add_get("/webhooks/{webhook_id}/deliveries/{event_id}", EventPage(renderer).show)
 
 
 class EventPage:
-    """The handler."""
+    """Handler of the page."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
@@ -123,7 +123,7 @@ class EventPage:
     async def _decision(
         self, request: web.Request, webhook: StoredWebhook, known: EventHistory, event_id: str
     ) -> tuple[event_explanation.Decision | None, str]:
-        """Where it was asked for: the decision, or why there is none."""
+        """Returns the decision if the request asks for it, or else why there is none."""
         settings, shows_people = self._renderer.services.settings, person_of(request).is_admin
         places = known.places(settings.kafka.prefix)
         if "explain" not in request.query or not places:
@@ -140,7 +140,7 @@ class EventPage:
         if known.last is None:
             return ""
         if known.is_dead:
-            return "Nothing more happens by itself: it is among the dead events, from where it can be sent again."
+            return "Nothing more happens by itself: it is among the dead events. An admin can send it again."
         if known.is_sent_again:
             return "It was sent again, and is delivered like a new event."
         match known.attempts[-1].verdict:
@@ -156,7 +156,7 @@ class EventPage:
         return f"It is tried again, at growing intervals, until it is too old.{wait}"
 
     def _remedy(self, webhook: StoredWebhook, known: EventHistory) -> str:
-        """What to change; of an event that died of age without an answer, by what is wrong with the others."""
+        """Returns what to change. An event that expired unanswered gets that of the webhook's latest failure."""
         last, death = next(reversed(known.attempts), None), known.death
         if last is None and death is not None and death.reason == DeadReason.EXPIRED and death.last_status is None:
             failing = self._renderer.services.attempts.failing(webhook.tenant)

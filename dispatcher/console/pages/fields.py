@@ -1,4 +1,4 @@
-"""The fields of the webhook form: their names, which are the draft's keys, and what a browser sends of them. Pure."""
+"""The fields of the webhook form: their names, which are the draft's keys, and their parsing. Pure."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -47,7 +47,7 @@ FOR_FIELDS: Final = {
     "must have at least 1 character": "fill this in",
     "must have at least 1 entry": "choose at least one",
 }
-"""How a document's problems are put where there is a field to look at."""
+"""Shorter messages for problems that are shown beside a field."""
 
 
 @dataclass(slots=True)
@@ -57,33 +57,33 @@ class HeaderRow:
     name: str = ""
     value: str = ""
     is_stored: bool = False
-    """Its value speaks of a secret and is stored: shown to nobody, kept where nothing new is typed."""
+    """True if a stored value is treated as a secret: it is never shown, and kept unless a new value is typed."""
 
 
 @dataclass(slots=True)
 class SecretField:
-    """A secret's place in the form."""
+    """A secret in the form."""
 
     stored: str = ""
-    """Fingerprint of the one that is stored."""
+    """Fingerprint of the stored secret."""
     typed: str = field(default="", repr=False)
-    """What was typed; never shown."""
+    """The typed secret; never shown."""
     is_removed: bool = False
 
     @property
     def fingerprint(self) -> str:
-        """Of what was typed."""
+        """Fingerprint of the typed secret."""
         return Secret(_trimmed(self.typed).encode(errors="replace")).fingerprint()
 
     def draft(self) -> JsonValue:
-        """What a draft has in its place; None for nothing."""
+        """Returns the secret's value in a draft; None if there is none."""
         if self.typed:
             return {"value": self.typed}
         return {"fingerprint": self.stored} if self.stored and not self.is_removed else None
 
 
 def rows_of(posted: Posted) -> Iterator[HeaderRow]:
-    """Rows by their number; a browser sends only those that are there."""
+    """Yields the rows in the order of their numbers."""
     numbers = sorted({int(key.split(".")[1]) for key in posted if _HEADER_FIELD.fullmatch(key)})
     for number in numbers[: MAX_HEADERS + 5]:
         name, value = (text_of(posted, f"headers.{number}.{part}") for part in ("name", "value"))
@@ -91,7 +91,7 @@ def rows_of(posted: Posted) -> Iterator[HeaderRow]:
 
 
 def shown(key: str, value: JsonValue) -> str:
-    """A stored value as the form shows it."""
+    """Returns a stored value in the form's notation."""
     if value is None:
         return ""
     if key.endswith(("ttl", "timeout")) and isinstance(value, int | float):
@@ -106,7 +106,7 @@ def shown(key: str, value: JsonValue) -> str:
 
 
 def text_of(posted: Posted, key: str, *, strip: bool = True) -> str:
-    """What was typed in a field; empty where it is not there."""
+    """Returns the text of a field; empty if the form doesn't contain it."""
     value = posted.get(key, "")
     if not isinstance(value, str):  # a file where text belongs
         return ""
@@ -118,7 +118,7 @@ def _trimmed(text: str) -> str:
 
 
 def value_at(document: Mapping[str, JsonValue], key: str) -> JsonValue:
-    """The value at a dotted path of a stored document; None where there is none."""
+    """Returns the value at a dotted path of a stored document, or None if there is none."""
     at: JsonValue = dict(document)
     for step in key.split("."):
         at = at.get(step) if isinstance(at, dict) else None
@@ -126,5 +126,5 @@ def value_at(document: Mapping[str, JsonValue], key: str) -> JsonValue:
 
 
 def without_none(values: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """Without the members that have nothing."""
+    """Returns the members that are not None."""
     return {key: value for key, value in values.items() if value is not None}

@@ -1,7 +1,7 @@
-"""The form that a webhook is created and edited with: between what a browser posts and a draft. Pure.
+"""The form to create and edit a webhook: converts posted fields to a draft, and stored documents to fields. Pure.
 
-Fields are named as the draft's keys are, so that a problem finds its field. Nothing typed is lost on the way back;
-a secret comes back sealed, never as text.
+Fields are named like the draft's keys, so that a problem is shown beside its field. A response contains everything that
+was typed; secrets are returned sealed, never as text.
 """
 
 from collections.abc import Mapping
@@ -38,26 +38,26 @@ from dispatcher.stores.sql.documents import fingerprint_in
 
 @dataclass(slots=True)
 class WebhookForm:
-    """What the form holds."""
+    """Content of the form."""
 
     texts: dict[str, str] = field(default_factory=dict)
-    """By key; every text and choice."""
+    """Every text and choice, by key."""
     lists: dict[str, list[str]] = field(default_factory=dict)
     switches: dict[str, bool] = field(default_factory=dict)
     campaign_ids: str = ""
-    """One to a line."""
+    """One per line."""
     headers: list[HeaderRow] = field(default_factory=list)
     secrets: dict[str, SecretField] = field(default_factory=lambda: {place: SecretField() for place in SECRETS})
     signing: list[SecretField] = field(default_factory=list)
     """Stored signing secrets, the newest first."""
     errors: dict[str, list[str]] = field(default_factory=dict)
-    """By key; empty key for the whole."""
+    """Messages by key; the empty key is for the whole form."""
     document: Mapping[str, JsonValue] = field(default_factory=dict, repr=False)
-    """What is stored: members without a field of the form stay as they are."""
+    """The stored document: members without a field in the form stay unchanged."""
 
     @classmethod
     def blank(cls, org: str, sandbox: str) -> "WebhookForm":
-        """For a new webhook."""
+        """Returns the form of a new webhook."""
         texts = dict.fromkeys(TEXTS, "") | DEFAULTS | {"org": org}
         if sandbox:
             texts["sandbox"] = sandbox
@@ -70,7 +70,7 @@ class WebhookForm:
 
     @classmethod
     def of_document(cls, document: Mapping[str, JsonValue]) -> "WebhookForm":
-        """What is stored."""
+        """Returns the form of a stored webhook."""
         form = cls.blank("", "")
         for key in TEXTS:
             value = value_at(document, key)
@@ -102,10 +102,10 @@ class WebhookForm:
     def of_post(
         cls, posted: Posted, document: Mapping[str, JsonValue], sealer: SecretSealer, person: str
     ) -> "WebhookForm":
-        """What was typed.
+        """Returns the form that a browser posted.
 
         Args:
-            document: what is stored; empty for a new webhook.
+            document: the stored document; empty for a new webhook.
         """
         form = cls.blank("", "")
         form.texts = {key: text_of(posted, key) for key in TEXTS}
@@ -117,21 +117,21 @@ class WebhookForm:
         form.campaign_ids = text_of(posted, "campaign_ids")
         form.set_stored(document)
         for place, one in form.secrets.items():
-            one.typed = text_of(posted, place, strip=False).replace("\r\n", "\n")  # as it was before a browser sent it
+            one.typed = text_of(posted, place, strip=False).replace("\r\n", "\n")  # undo the browser's line ends
             sealed = text_of(posted, f"{place}.sealed", strip=False)
             one.is_removed = text_of(posted, f"{place}.remove") == "on"
             if not one.typed and sealed and not one.is_removed:
                 opened = sealer.open(sealed, person=person, place=place)
                 one.typed = opened or ""
                 if opened is None:
-                    form.add_error(place, "What was typed here is too old to be used: give it again.")
+                    form.add_error(place, "What was typed here has expired: enter it again.")
         for one in form.signing:
             one.is_removed = text_of(posted, f"signing.remove.{one.stored}") == "on"
         form.headers = list(rows_of(posted)) or [HeaderRow()]
         return form
 
     def set_stored(self, document: Mapping[str, JsonValue]) -> None:
-        """Note the fingerprints of what is stored."""
+        """Sets the fingerprints of the stored secrets."""
         self.document = document
         for place, one in self.secrets.items():
             one.stored = fingerprint_in(value_at(document, place)) or ""
@@ -141,14 +141,14 @@ class WebhookForm:
 
     @property
     def keys_in_use(self) -> list[str]:
-        """Places of the signing keys that the chosen method needs."""
+        """Keys of the fields with the signing keys that the chosen method needs."""
         if self.texts["auth"] == "sign":
             return ["auth.sign.key"]
         is_assertion = self.texts["auth"] == "fetch" and self.texts["auth.fetch.grant"] == "jwt-bearer"
         return ["auth.fetch.assertion.key"] if is_assertion else []
 
     def sort_errors(self) -> None:
-        """In the order of the page."""
+        """Sorts the errors in the order of the page."""
         order = ("name", "org", "sandbox", "channels", "url", "auth", "headers")
         place = {key: number for number, key in enumerate(order)}
         found = sorted(self.errors.items(), key=lambda item: place.get(item[0].partition(".")[0], len(order)))
@@ -156,18 +156,18 @@ class WebhookForm:
 
     @property
     def advanced_is_open(self) -> bool:
-        """Whether something in the folded part has to be seen."""
+        """True if the folded section contains an error."""
         return any(key.startswith(ADVANCED) for key in self.errors)
 
     def add_error(self, key: str, message: str) -> None:
         self.errors.setdefault(key, []).append(sentence(message))
 
     def add_problems(self, problems: tuple[Problem, ...]) -> None:
-        """Put each beside its field."""
+        """Adds each problem to its field's errors."""
         for problem in problems:
             key, message = self._field_of(problem.key), problem.message
             if problem.key.startswith(("headers.", "headers[")):
-                continue  # `draft` has told it beside its row
+                continue  # `draft` has added it to its row
             message = FOR_FIELDS.get(message, message)
             if message.startswith("missing"):
                 message = "is missing" + message.removeprefix("missing").replace(";", ":", 1)
@@ -186,7 +186,7 @@ class WebhookForm:
         return name if name in known else ""
 
     def draft(self, stored_headers: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-        """As `WebhookRepository.resolve` takes it. Mistakes that only the form can make are added to `errors`."""
+        """Returns the draft for `WebhookRepository.resolve`. Adds mistakes that only a form can contain to `errors`."""
         texts = self.texts
         draft: dict[str, JsonValue] = {
             "name": texts["name"],
@@ -276,7 +276,7 @@ class WebhookForm:
                 kept = stored.get(row.name)
                 value = kept if isinstance(kept, str) else ""
                 if not value:
-                    self.add_error(f"headers.{index}.value", "the stored value belongs to another name: give it again")
+                    self.add_error(f"headers.{index}.value", "the stored value belongs to another name: enter it again")
             problem = header_name_problem(row.name, taken) if row.name else "give the header a name"
             if problem is None and row.name.lower() in seen:
                 problem = "given twice (names are the same in either case): keep one"
@@ -292,7 +292,7 @@ class WebhookForm:
 
 
 def with_placeholders(draft: JsonValue, at: str = "") -> JsonValue:
-    """The draft with something in the place of each secret, for a preview: no secret is needed to show a request."""
+    """Returns the draft with a placeholder for each secret: a preview needs no secrets."""
     if isinstance(draft, dict):
         if draft.keys() in ({"value"}, {"fingerprint"}):
             return {"value": "-"}

@@ -1,4 +1,4 @@
-"""Values as people read them: times, numbers, states, reasons. Pure; the one place for the console's words."""
+"""Formats values for people: times, numbers, states, reasons. Pure; all words of the console are defined here."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -42,7 +42,7 @@ REASONS: Final = {
     "local": "Our own side failed",
     "token": "No token",
 }
-"""Where no answer came."""
+"""Reasons of attempts without a response."""
 
 DEAD_REASONS: Final = {
     "unreadable": "Unreadable",
@@ -62,6 +62,8 @@ PARK_REASONS: Final = {
     "held": "the endpoint had asked for a pause",
     "suspended": "the endpoint had asked for no more",
     "tenant_disabled": "sending was stopped, as everything failed for a day",
+    "paused": "the webhook was paused",
+    "undecided": "the webhook's configuration could not be read",
     "unusable": "the webhook could not be used: a secret could not be decrypted",
 }
 
@@ -90,7 +92,7 @@ STEPS: Final = {
 _FAILED: Final = {
     "dns": "The host name could not be resolved for {of}.",
     "connect_refused": "Your server refused the connection for {of}.",
-    "connect_timeout": "No connection to your server was had in time for {of}.",
+    "connect_timeout": "No connection to your server could be opened in time for {of}.",
     "connect": "Your server could not be reached for {of}.",
     "tls": "No TLS connection to your server was possible for {of}.",
     "timeout": "Your server gave no answer in time to {of}.",
@@ -100,12 +102,12 @@ _FAILED: Final = {
     "url_denied": "The URL's address is not allowed: that stopped {of}.",
     "local": "Our own side failed for {of}: nothing is wrong on yours.",
     "proxy": "Our own proxy failed for {of}: nothing is wrong on your side.",
-    "token": "No authentication token could be had for {of}.",
+    "token": "No authentication token could be obtained for {of}.",
 }
 
 
 def failing_sentence(fact: AttemptFact, failed: int, seen: int) -> str:
-    """What is wrong lately, as a sentence."""
+    """Returns a sentence about the latest failures."""
     if seen == 1:
         of = "the last request"
     elif failed == seen:
@@ -118,12 +120,12 @@ def failing_sentence(fact: AttemptFact, failed: int, seen: int) -> str:
 
 
 def answer(fact: AttemptFact) -> str:
-    """`401`, or why there was no answer."""
+    """Returns `401`, or why there was no response."""
     return str(fact.status) if fact.status is not None else REASONS.get(fact.reason, fact.reason or "No answer")
 
 
 def ago(seconds: float | None, now: float | None = None) -> str:
-    """`3 min ago`."""
+    """Formats an age: `3 min ago`."""
     if seconds is None:
         return "never"
     age = (time() if now is None else now) - seconds
@@ -133,7 +135,7 @@ def ago(seconds: float | None, now: float | None = None) -> str:
 
 
 def span(seconds: float) -> str:
-    """A length of time in its largest unit: `3 min`."""
+    """Formats a duration in its largest unit: `3 min`."""
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{int(seconds // size)} {unit}"
@@ -141,17 +143,17 @@ def span(seconds: float) -> str:
 
 
 def exact(seconds: float) -> str:
-    """`24 Nov 2026, 20:37:39 UTC`."""
+    """Formats a time: `24 Nov 2026, 20:37:39 UTC`."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%-d %b %Y, %H:%M:%S UTC")
 
 
 def clock(seconds: float) -> str:
-    """`20:37`."""
+    """Formats a time of day: `20:37`."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%H:%M")
 
 
 def iso(seconds: float) -> str:
-    """For the `datetime` attribute."""
+    """Formats a time for the `datetime` attribute."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
@@ -161,7 +163,7 @@ def death(reason: str, detail: str) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """`84 ms`, `1.2 s`."""
+    """Formats a duration: `84 ms`, `1.2 s`."""
     if value is None:
         return "–"
     if value < 10:
@@ -170,40 +172,40 @@ def milliseconds(value: float | None) -> str:
 
 
 def count(value: int | None) -> str:
-    """`12,345`."""
+    """Formats a number: `12,345`."""
     return "–" if value is None else f"{value:,}"
 
 
 def events(value: int) -> str:
-    """`1 event`, `12 events`."""
+    """Formats a number of events: `1 event`, `12 events`."""
     return f"{value:,} event{'' if value == 1 else 's'}"
 
 
 def attempts(value: int) -> str:
-    """`never sent`, `after 1 attempt`, `after 12 attempts`."""
+    """Formats a number of attempts: `never sent`, `after 1 attempt`, `after 12 attempts`."""
     return f"after {value:,} attempt{'' if value == 1 else 's'}" if value else "never sent"
 
 
 def percent(share: float) -> str:
-    """`99.3 %`; never 100 where something failed."""
+    """Formats a share: `99.3 %`. Never 100 if something failed."""
     if share in (0.0, 1.0):
         return f"{share:.0%}".replace("%", " %")
     return f"{min(99.9, max(0.1, share * 100)):.1f} %"
 
 
 def sentence(text: str) -> str:
-    """With a capital letter and a full stop."""
+    """Returns the text with a capital letter and a full stop."""
     text = text.strip()
     return text if not text else text[0].upper() + text[1:] + ("" if text[-1] in ".!?" else ".")
 
 
 def within(text: str) -> str:
-    """The text as it stands within a sentence."""
+    """Returns the text with a small first letter, for use within a sentence."""
     return text[:1].lower() + text[1:]
 
 
 def rate(per_second: float) -> str:
-    """As `units.parse_rate` reads it back: `100/s`."""
+    """Formats a rate so that `units.parse_rate` reads it: `100/s`."""
     for size, unit in ((1, "s"), (60, "m"), (3600, "h")):
         if (per_second * size).is_integer():
             return f"{per_second * size:.0f}/{unit}"
@@ -211,14 +213,14 @@ def rate(per_second: float) -> str:
 
 
 def value_text(value: object) -> str:
-    """A value of the history: text as it is, everything else as JSON."""
+    """Formats a value of the audit log: text unchanged, everything else as JSON."""
     if value is None:
         return "–"
     return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
 def indented(text: str) -> str:
-    """JSON as people read it; any other text as it is."""
+    """Returns JSON indented, any other text unchanged."""
     try:
         return orjson.dumps(orjson.loads(text), option=orjson.OPT_INDENT_2).decode()
     except orjson.JSONDecodeError:
@@ -226,7 +228,7 @@ def indented(text: str) -> str:
 
 
 def word(key: object, words: dict[str, str]) -> str:
-    """The word for a key; the key itself where a newer version wrote it."""
+    """Returns the word for a key; the key itself if a newer version wrote it."""
     return words.get(str(key), str(key).replace("_", " "))
 
 

@@ -1,4 +1,4 @@
-"""Who did what, when: of one webhook, and of all."""
+"""Pages of the audit log, of one webhook or of all."""
 
 from typing import Final
 
@@ -12,18 +12,18 @@ from dispatcher.stores.sql.records import AuditAction, AuditEntry, AuditQuery, O
 
 PAGE: Final = 50
 MOST_LOOKED_AT: Final = 1000
-"""Lines that are looked through for a scope's; the next page goes on from there."""
+"""Entries that are searched for those of a scope; the next page continues there."""
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
-    """Add the routes."""
+    """Adds the routes."""
     pages = HistoryPage(renderer)
     app.router.add_get("/audit", pages.of_all)
     app.router.add_get("/webhooks/{webhook_id}/audit", pages.of_webhook)
 
 
 class HistoryPage:
-    """The handlers."""
+    """Handlers of the pages."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer

@@ -1,4 +1,4 @@
-"""What may be described of a key that was pasted: its kind, length and fingerprint. Pure."""
+"""Describes a typed secret without revealing it: its kind, length and fingerprint. Pure."""
 
 from dataclasses import dataclass
 
@@ -12,14 +12,14 @@ from dispatcher.console.pages.form import WebhookForm
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A typed secret in words."""
+    """Description of a typed secret."""
 
     text: str
     is_wrong: bool = False
 
 
 def describe(form: WebhookForm, place: str) -> Described | None:
-    """What was typed at a place; None where nothing was."""
+    """Describes the typed secret of a field; returns None if nothing was typed."""
     typed = form.secrets[place]
     if not typed.typed:
         return None

@@ -1,4 +1,4 @@
-"""A webhook's own pages: how it is doing, how it is configured; taking it up again, deleting it."""
+"""A webhook's pages: overview, configuration, reactivation and deletion."""
 
 from urllib.parse import urlsplit
 
@@ -15,7 +15,7 @@ from dispatcher.errors import EditConflict
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
-    """Add the routes."""
+    """Adds the routes."""
     pages = OverviewPage(renderer)
     app.router.add_get("/webhooks/{webhook_id}", pages.show)
     app.router.add_get("/webhooks/{webhook_id}/configuration", pages.configuration)
@@ -25,7 +25,7 @@ def add_to(app: web.Application, renderer: Renderer) -> None:
 
 
 class OverviewPage:
-    """The handlers."""
+    """Handlers of the pages."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer

@@ -1,4 +1,4 @@
-"""The switches of the top bar: plain forms that set a cookie and lead back."""
+"""Handlers of the top bar's switches: forms that set a cookie and redirect back."""
 
 from typing import Final
 
@@ -14,7 +14,7 @@ _YEAR_S: Final = 365 * 86_400
 
 
 def add_to(app: web.Application, _renderer: Renderer) -> None:
-    """Add the routes."""
+    """Adds the routes."""
     app.router.add_post("/theme", _theme)
     app.router.add_post("/scope", _scope)
 
@@ -35,7 +35,7 @@ async def _scope(request: web.Request) -> web.Response:
     scope = Scope.read(str(form.get("scope", "")))
     if scope.org is not None and not person_of(request).may_see(scope.org):
         scope = Scope()
-    response = to(_back(form.get("back")).partition("?")[0])  # what was filtered there need not be in the new scope
+    response = to(_back(form.get("back")).partition("?")[0])  # filters of the page may not fit the new scope
     response.set_cookie(
         SCOPE_COOKIE, scope.value, max_age=_YEAR_S, path="/", samesite="Lax", httponly=True, secure=request.secure
     )

@@ -1,4 +1,4 @@
-"""What every page has: the parts to ask, the templates, and the frame around what is shown."""
+"""What every page needs: the services, the templates, and the frame around its content."""
 
 import time
 from typing import Final
@@ -16,11 +16,11 @@ from dispatcher.errors import DispatcherError, NotAllowed
 from dispatcher.stores.sql.records import StoredWebhook, WebhookQuery
 
 MAX_TENANTS: Final = 200
-"""Tenants that the switch in the top bar offers, and that pages over all of them look at."""
+"""Tenants that the switch in the top bar offers, and that pages over all tenants cover."""
 
 
 class Renderer:
-    """Handed to each page."""
+    """Renders templates, with and without the frame. Every page gets it."""
 
     def __init__(self, services: Services, assets: Assets) -> None:
         self.services = services
@@ -37,11 +37,11 @@ class Renderer:
     async def page(
         self, request: web.Request, template: str, *, at: str, status: int = 200, **values: object
     ) -> web.Response:
-        """A page within the frame.
+        """Renders a page within the frame.
 
         Args:
-            at: the part of the navigation that it belongs to: webhooks, deliveries, dead, audit; or empty.
-            values: what the template shows.
+            at: the page's entry in the navigation: webhooks, deliveries, dead, audit; or empty.
+            values: variables of the template.
         """
         person = request.get(PERSON)
         webhooks = [] if person is None else await self.webhooks_for_navigation(person)
@@ -58,7 +58,7 @@ class Renderer:
         )
 
     def plain(self, request: web.Request, template: str, *, status: int = 200, **values: object) -> web.Response:
-        """A page without a frame, or a piece of one."""
+        """Renders a page without the frame, or a part of a page."""
         text = self._templates.get_template(template).render(
             theme=theme_of(request),
             csrf_token=csrf_token_of(request),
@@ -69,27 +69,27 @@ class Renderer:
         return web.Response(text=text, content_type="text/html", status=status)
 
     async def webhooks_for_navigation(self, person: Person) -> list[StoredWebhook]:
-        """Those that the switch offers; none where the database is away, so that an error's page can be shown."""
+        """Returns the webhooks for the switch; none if the database is unavailable, so that error pages still work."""
         try:
             return await self.webhooks(person, Scope())
         except DispatcherError:
             return []
 
     async def webhooks(self, person: Person, scope: Scope) -> list[StoredWebhook]:
-        """Webhooks within the scope, by tenant: at most `MAX_TENANTS`."""
+        """Returns the webhooks within the scope, by tenant: at most `MAX_TENANTS`."""
         query = WebhookQuery(org=scope.org, sandbox=scope.sandbox, sort="tenant", limit=MAX_TENANTS)
         return list((await self.services.webhooks.search(query, orgs=person.orgs)).items)
 
     async def webhook(self, request: web.Request) -> StoredWebhook:
-        """The webhook that the address names. Raises NotFound."""
+        """Returns the webhook in the request's path. Raises NotFound."""
         return await self.services.webhooks.get(request.match_info["webhook_id"], orgs=person_of(request).orgs)
 
 
 def admin_of(request: web.Request) -> Person:
-    """Who asks, where they may change things.
+    """Returns the caller if that is an admin.
 
     Raises:
-        NotAllowed: they may only look.
+        NotAllowed: the caller is a viewer.
     """
     person = person_of(request)
     if not person.is_admin:
@@ -98,5 +98,5 @@ def admin_of(request: web.Request) -> Person:
 
 
 def to(path: str) -> web.Response:
-    """See there next."""
+    """Returns a redirect (303)."""
     return web.Response(status=303, headers={"Location": path})

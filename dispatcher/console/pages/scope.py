@@ -1,6 +1,6 @@
-"""What the top bar chooses: an organisation and sandbox to look at, and the colours. Both are kept in cookies.
+"""The selections of the top bar: organisation and sandbox (the scope), and colours. Both are kept in cookies.
 
-The scope only filters what is shown; what somebody may see is decided by who they are, whatever the cookie says.
+The scope filters what is shown. It grants no access: that depends on the person only.
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ THEMES: Final = ("system", "light", "dark")
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One thing that the switch offers."""
+    """One option of the switch."""
 
     value: str
     label: str
@@ -30,20 +30,20 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Which tenants are shown: all, an organisation's, or one."""
+    """The tenants that are shown: all, those of an organisation, or one."""
 
     org: str | None = None
     sandbox: str | None = None
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """From `value`; whatever can't be read is all."""
+        """Parses `value`; returns the scope of all tenants if it is invalid."""
         org, _, sandbox = text.partition("/")
         return cls(unquote(org)[:200] or None, (unquote(sandbox)[:200] or None) if org else None)
 
     @classmethod
     def of(cls, request: web.Request, person: Person | None) -> Self:
-        """What the person looks at; all of theirs where the cookie names an organisation that isn't theirs."""
+        """Returns the request's scope; all tenants if the cookie names an organisation that the person can't see."""
         found = cls.read(request.cookies.get(SCOPE_COOKIE, ""))
         return cls() if person is None or (found.org is not None and not person.may_see(found.org)) else found
 
@@ -54,7 +54,7 @@ class Scope:
 
     @property
     def tenant(self) -> TenantKey | None:
-        """Where it is a single one."""
+        """The tenant, if the scope is a single one."""
         return None if self.org is None or self.sandbox is None else TenantKey(self.org, self.sandbox)
 
     @property
@@ -64,7 +64,7 @@ class Scope:
         return f"{self.org} / {self.sandbox}" if self.sandbox else f"{self.org}, all sandboxes"
 
     def choices(self, webhooks: Iterable[StoredWebhook], orgs: Orgs) -> list[Choice]:
-        """Everything to choose from, this one among it; `orgs` are the asker's, which may have no webhook yet."""
+        """Returns all options, including this scope. `orgs` are the person's, which may have no webhook yet."""
         scopes = [Scope()]
         tenants = sorted({webhook.tenant for webhook in webhooks})
         for org in sorted({tenant.org for tenant in tenants} | (orgs or frozenset())):
@@ -76,6 +76,6 @@ class Scope:
 
 
 def theme_of(request: web.Request) -> str:
-    """`system` follows the browser's own."""
+    """Returns the request's theme; `system` follows the browser's setting."""
     theme = request.cookies.get(THEME_COOKIE, "")
     return theme if theme in THEMES else "system"

@@ -1,7 +1,7 @@
-"""Secrets that were typed into a form that is not saved yet: kept in the form itself, sealed.
+"""Seals secrets that were typed into a form that is not saved yet, so that the form itself can keep them.
 
-So that nobody has to paste a key again because another field was wrong. What the page holds is encrypted with a key
-of this process (or the configured session key, which all replicas have), for one person and one place, for an hour.
+Users then don't have to paste a key again because another field was wrong. The sealed text is encrypted with a key of
+this process (or the configured session key, which all replicas share), for one person and one field, for an hour.
 """
 
 import base64
@@ -21,22 +21,22 @@ LIFE_S: Final = 3600
 
 @dataclass(frozen=True, slots=True)
 class SecretSealer:
-    """Seals and opens."""
+    """Encrypts and decrypts typed secrets."""
 
     fernet: Fernet
 
     @classmethod
     def of(cls, session_key: Secret | None) -> "SecretSealer":
-        """With a key made from the session key, or one that lives as long as the process."""
+        """Returns a sealer with a key derived from the session key, or with a random key if there is none."""
         root = secrets.token_bytes(32) if session_key is None else session_key.reveal()
         return cls(Fernet(base64.urlsafe_b64encode(hmac.digest(root, b"typed into a form", hashlib.sha256))))
 
     def seal(self, text: str, *, person: str, place: str) -> str:
-        """The text for nobody to read."""
+        """Encrypts the text for one person and one field."""
         return self.fernet.encrypt(orjson.dumps([person, place, text])).decode()
 
     def open(self, sealed: str, *, person: str, place: str) -> str | None:
-        """The text; None where it is too old, another's, or not ours."""
+        """Returns the text, or None if it is too old, or sealed for another person, field or key."""
         try:
             owner, at, text = orjson.loads(self.fernet.decrypt(sealed.encode(errors="replace"), ttl=LIFE_S))
         except (InvalidToken, ValueError):

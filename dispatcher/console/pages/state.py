@@ -1,4 +1,4 @@
-"""How a webhook is doing, put together from everybody who knows a part of it."""
+"""The state of a webhook, combined from lanes, attempts, retry topics and dead letters."""
 
 import asyncio
 import time
@@ -18,15 +18,15 @@ WINDOW_S: Final[dict[Window, float]] = {"1h": 3600.0, "24h": 86_400.0, "7d": 604
 
 @dataclass(frozen=True, slots=True)
 class WebhookState:
-    """What is reasons of a webhook's health."""
+    """A webhook's state and its reasons."""
 
     state: State
     reasons: tuple[str, ...]
-    """Sentences: what is wrong, and what to do; none where all is well."""
+    """Sentences about what is wrong, and what to do; empty if nothing is wrong."""
     outcomes: Outcomes
     last_delivery: float | None
     tiers: Sequence[WaitingTier] | None
-    """None: the broker could not be asked."""
+    """None if the broker did not answer."""
     dead: int
     lane: LaneFact | None
     failing: tuple[int, int] | None = None
@@ -49,12 +49,12 @@ class WebhookState:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether taking it up again by hand does anything."""
+        """True if reactivating the webhook has an effect."""
         return self.state == "disabled" or (self.lane is not None and self.lane.suspended)
 
 
 async def state_of(services: Services, webhook: StoredWebhook, window: Window = "24h") -> WebhookState:
-    """Ask everybody. Never raises for the broker or dispatchers being away: what they know is then missing."""
+    """Returns the state of a webhook. If the broker or the dispatchers are unavailable, their part is missing."""
     lane, tiers = await asyncio.gather(services.lanes.of(webhook.tenant), _waiting(services, webhook))
     state: State = "paused" if not webhook.enabled else "active" if lane is None else lane.state
     if lane is not None and lane.suspended and state != "paused":
@@ -76,7 +76,7 @@ async def _waiting(services: Services, webhook: StoredWebhook) -> Sequence[Waiti
     try:
         return await services.waiting.of(webhook.tenant)
     except DispatcherError:
-        return None  # shown as unknown; the readiness probe and the operator's log tell of the broker
+        return None  # shown as unknown; the readiness probe and the operator's log report the broker
 
 
 def _reasons(services: Services, webhook: StoredWebhook, state: State, lane: LaneFact | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""Sending a test event, and what became of it as a ladder of phases."""
+"""The page that sends a test event and shows its steps."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -20,14 +20,14 @@ STATUSES: Final = ("delivered", "sent", "bounce", "error", "exclude", "delay", "
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Which sample event."""
+    """The selected sample event."""
 
     channel: Channel = Channel.EMAIL
     message_status: str = "delivered"
 
     @classmethod
     def of(cls, posted: MultiMapping[object]) -> "Sample":
-        """From a form; what can't be read is the usual."""
+        """Reads the form's fields; uses defaults for invalid ones."""
         channel, status = str(posted.get("test_channel", "")), str(posted.get("test_status", ""))
         return cls(
             Channel(channel) if channel in list(Channel) else Channel.EMAIL,
@@ -44,14 +44,14 @@ class Sample:
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
-    """Add the routes."""
+    """Adds the routes."""
     pages = TestPage(renderer)
     app.router.add_get("/webhooks/{webhook_id}/test", pages.show)
     app.router.add_post("/webhooks/{webhook_id}/test", pages.send)
 
 
 class TestPage:
-    """The handlers."""
+    """Handlers of the page."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer

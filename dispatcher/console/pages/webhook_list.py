@@ -1,4 +1,4 @@
-"""The list of webhooks, with how each one is doing."""
+"""The list of webhooks with their states."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ _WORST_FIRST: Final = ("disabled", "unstable", "failing", "active", "paused")
 
 @dataclass(frozen=True, slots=True)
 class WebhookFilter:
-    """What the filters say."""
+    """The chosen filters and order."""
 
     text: str = ""
     state: State | None = None
@@ -36,7 +36,7 @@ class WebhookFilter:
 
     @classmethod
     def of(cls, request: web.Request) -> "WebhookFilter":
-        """From the address; what can't be read is not filtered by."""
+        """Reads the filters of the query; ignores invalid ones."""
         query = request.query
         state, channel, sort, page = (query.get(name, "") for name in ("state", "channel", "sort", "page"))
         return cls(
@@ -54,11 +54,11 @@ class WebhookFilter:
 
     @property
     def order(self) -> str:
-        """As it stands in the address; empty for a column's own."""
+        """The URL's parameter; empty for the column's default order."""
         return "" if self.descending == (self.sort in _MOST_FIRST) else "down" if self.descending else "up"
 
     def sorted_by(self, sort: Sort) -> str:
-        """The address of the same, sorted by a column, or the other way round."""
+        """Returns the URL of the list sorted by a column, in reverse if it is sorted by that already."""
         descending = not self.descending if sort == self.sort else sort in _MOST_FIRST
         return replace(self, sort=sort, descending=descending, page=1).link
 
@@ -80,7 +80,7 @@ class WebhookFilter:
 
 @dataclass(frozen=True, slots=True)
 class WebhookRow:
-    """A webhook's line."""
+    """A row of the list."""
 
     webhook: StoredWebhook
     webhook_state: WebhookState
@@ -90,21 +90,21 @@ class WebhookRow:
 
 @dataclass(frozen=True, slots=True)
 class ListResult:
-    """What the filters leave."""
+    """The webhooks that match."""
 
     lines: Sequence[WebhookRow]
     total: int
     is_partial: bool = False
-    """Only the first `MAX_TENANTS` were looked at: how each one is doing is not in the database."""
+    """True if only the first `MAX_TENANTS` were searched: states are not in the database."""
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
-    """Add the routes."""
+    """Adds the routes."""
     app.router.add_get("/", WebhookListPage(renderer).show)
 
 
 class WebhookListPage:
-    """The handler."""
+    """Handler of the page."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer

@@ -1,1 +1,1 @@
-"""Where the console's facts come from: topics that are followed, dispatchers that are asked, test events."""
+"""Sources of the console's data: tailed topics, queries to running dispatchers, and test events."""

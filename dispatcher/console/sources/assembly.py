@@ -1,4 +1,4 @@
-"""Every source of the console's facts, built once; its tasks belong to whoever opens it."""
+"""Builds every source of the console's data once. The caller runs and owns their tasks."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,7 +17,7 @@ from dispatcher.stores.sql.store import SqlStore, open_sql_store
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What `parts.Parts` needs beside the stores. `run` is a task of the server's."""
+    """The sources that `services.Services` consists of besides the stores. The caller runs `run` as a task."""
 
     attempts: AttemptLogReader
     lanes: RunningLanes
@@ -28,7 +28,7 @@ class Sources:
     store: SqlStore
 
     async def run(self) -> None:
-        """Follow the topics and the store, and carry redrives out, until cancelled. Never ends by itself."""
+        """Tails the topics, watches the store and runs redrives until cancelled. Never returns."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.attempts.run(), name="attempt log")
             tasks.create_task(self.dead_events.run(), name="dead letters")
@@ -37,16 +37,16 @@ class Sources:
 
 @asynccontextmanager
 async def open_sources(settings: Settings) -> AsyncIterator[Sources]:
-    """Open them; neither broker nor database need be there.
+    """Opens the sources. Neither the broker nor the database needs to be available.
 
     Raises:
-        ConfigError: as `open_sql_store`.
+        ConfigError: see `open_sql_store`.
     """
-    async with AsyncExitStack() as parts:
-        store = await parts.enter_async_context(open_sql_store(settings.webhooks))
-        lanes = await parts.enter_async_context(RunningLanes(settings.console))
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_sql_store(settings.webhooks))
+        lanes = await stack.enter_async_context(RunningLanes(settings.console))
         waiting = RetryBacklog(settings)
-        parts.push_async_callback(waiting.close)
+        stack.push_async_callback(waiting.close)
         yield Sources(
             attempts=AttemptLogReader(settings),
             lanes=lanes,

@@ -1,4 +1,4 @@
-"""How many of a tenant's attempts came to what, over the last hour, day and week, and how long they took. Pure.
+"""Counts a tenant's attempts by outcome, and their latencies, over the last hour, day and week. Pure.
 
 A ring of counters for each window, and a few histograms for its latencies: about 8 KB a tenant, however many
 attempts. Times are Unix seconds.
@@ -15,7 +15,7 @@ from dispatcher.console.model import AttemptFact, Bucket, Outcomes, Window
 SPANS: Final[dict[Window, tuple[int, float]]] = {"1h": (60, 60.0), "24h": (96, 900.0), "7d": (168, 3600.0)}
 """Buckets of each window, and the seconds of one."""
 RECENT: Final = 40
-"""Attempts that say what is wrong lately."""
+"""Latest attempts from which `failing` is computed."""
 
 _DELIVERED, _FAILED, _DEAD = range(3)
 _SLICES = 4  # histograms of a window: the oldest attempts leave it a quarter at a time
@@ -35,7 +35,7 @@ class Ring:
         self._counts = array("I", bytes(4 * length * width))
 
     def add(self, at: float, column: int) -> None:
-        """Count one; what is older than the ring is left out."""
+        """Counts one attempt; ignores one that is older than the ring."""
         span = int(at // self._span_s)
         if span > self._newest:
             self._advance(span)
@@ -43,7 +43,7 @@ class Ring:
             self._counts[span % self._length * self._width + column] += 1
 
     def rows(self, now: float) -> list[tuple[float, "array[int]"]]:
-        """Start and counters of each span up to now, the oldest first."""
+        """Returns start and counters of each span up to now, the oldest first."""
         last = int(now // self._span_s)
         nothing = array("I", bytes(4 * self._width))
         rows: list[tuple[float, array[int]]] = []
@@ -62,7 +62,7 @@ class Ring:
 
 
 class TenantCounts:
-    """What is counted of one tenant."""
+    """Counters of one tenant."""
 
     __slots__ = ("_latencies", "_outcomes", "_recent", "last_delivery", "last_failure")
 
@@ -71,12 +71,12 @@ class TenantCounts:
         self._latencies = {
             window: Ring(_SLICES, length * span_s / _SLICES, _STEPS) for window, (length, span_s) in SPANS.items()
         }
-        self._recent: deque[str] = deque(maxlen=RECENT)  # why each failed, "" where it did not
+        self._recent: deque[str] = deque(maxlen=RECENT)  # why each failed, "" if it was delivered
         self.last_delivery: float | None = None
         self.last_failure: AttemptFact | None = None
 
     def add(self, fact: AttemptFact) -> None:
-        """Count one attempt."""
+        """Counts one attempt."""
         is_delivered = fact.verdict == "delivered"
         column = _DELIVERED if is_delivered else _DEAD if fact.verdict == "dead" else _FAILED
         for ring in self._outcomes.values():
@@ -91,21 +91,21 @@ class TenantCounts:
             self.last_failure = fact
 
     def outcomes(self, window: Window, now: float) -> Outcomes:
-        """For the chart."""
+        """Returns the counts and latencies of a window."""
         rows = self._outcomes[window].rows(now)
         buckets = tuple(Bucket(start, row[_DELIVERED], row[_FAILED], row[_DEAD]) for start, row in rows)
         latencies = [sum(step) for step in zip(*(row for _, row in self._latencies[window].rows(now)), strict=True)]
         return Outcomes(window, SPANS[window][1], buckets, _quantile(latencies, 0.5), _quantile(latencies, 0.95))
 
     def failing(self) -> tuple[AttemptFact, int, int] | None:
-        """The latest failed attempt, how many of the recent ones failed so, and how many those are."""
+        """Returns the latest failed attempt, how many of the recent ones failed for its reason, and their number."""
         if self.last_failure is None or not self._recent or not self._recent[-1]:
             return None
         return self.last_failure, self._recent.count(self.last_failure.reason), len(self._recent)
 
 
 def no_outcomes(window: Window, now: float) -> Outcomes:
-    """Of a tenant of whom nothing is known."""
+    """Returns the counts of a tenant without attempts."""
     length, span_s = SPANS[window]
     last = int(now // span_s)
     return Outcomes(window, span_s, tuple(Bucket(span * span_s) for span in range(last - length + 1, last + 1)))
@@ -116,7 +116,7 @@ def _step(elapsed_ms: float) -> int:
 
 
 def _quantile(counts: list[int], share: float) -> float | None:
-    """The middle, in milliseconds, of the step in which that share of all is reached."""
+    """Returns the middle, in milliseconds, of the histogram step that contains the quantile; None without counts."""
     wanted = math.ceil(sum(counts) * share)
     for step, reached in enumerate(accumulate(counts)):
         if reached >= wanted > 0:

@@ -1,4 +1,4 @@
-"""The attempt log, followed and kept in bounded memory: counts of every tenant, and each one's latest attempts."""
+"""Tails the attempt log and keeps it in bounded memory: counts of every tenant, and its latest attempts."""
 
 import sys
 import time
@@ -22,19 +22,19 @@ from dispatcher.kafka.topics import attempts_topic
 
 KEEP_S: Final = 7 * 86_400.0
 MOST_READ: Final = 1_000_000
-"""Attempts read back at the start: about a minute's work."""
+"""Attempts that are read at the start, which takes about a minute."""
 MOST_KEPT: Final = 50_000
-"""Attempts of all tenants, about 50 MB; where all have answers as long as they can be, 150 MB."""
+"""Attempts of all tenants: about 50 MB, or 150 MB if all have response bodies of the maximal length."""
 MOST_OF_TENANT: Final = 500
 MOST_TENANTS: Final = 10_000
-"""Tenants that are counted, 80 MB; the one that was silent for longest goes first."""
+"""Tenants that are counted: 80 MB. The tenant with the oldest latest attempt is evicted first."""
 MOST_ON_PAGE: Final = 200
 
 log = structlog.get_logger(__name__)
 
 
 class AttemptMemory:
-    """What is kept of the attempt log."""
+    """The part of the attempt log that is kept in memory."""
 
     def __init__(
         self,
@@ -49,18 +49,18 @@ class AttemptMemory:
         self._clock = clock
         self._number = 0
         self.unreadable = 0
-        """Records of another maker or version."""
+        """Records that another program or version wrote."""
 
     def __len__(self) -> int:
         return len(self._latest)
 
     @property
     def tenants(self) -> int:
-        """Tenants that are counted."""
+        """Number of tenants that are counted."""
         return len(self._counts)
 
     def take(self, records: Sequence[Record]) -> None:
-        """Keep what these records tell."""
+        """Adds the attempts of these records; counts and skips records that can't be read."""
         for record in records:
             fact = read_attempt(record.value, self._clock())
             if fact is None:
@@ -71,7 +71,7 @@ class AttemptMemory:
                 self.add(fact)
 
     def add(self, fact: AttemptFact) -> None:
-        """Keep one attempt."""
+        """Adds one attempt."""
         counts = self._counts.get(fact.tenant)
         if counts is None:
             counts = self._counts[fact.tenant] = TenantCounts()
@@ -84,18 +84,18 @@ class AttemptMemory:
         self._latest.add(fact.tenant, (self._number, fact))
 
     def forget(self) -> None:
-        """Begin anew."""
+        """Removes everything before the log is read again."""
         self._latest.clear()
         self._counts.clear()
         self.unreadable = 0
 
     def outcomes(self, tenant: TenantKey, window: Window) -> Outcomes:
-        """See `facts.Attempts`, here and below."""
+        """See `model.Attempts`, here and below."""
         counts, now = self._counts.get(tenant), self._clock()
         return no_outcomes(window, now) if counts is None else counts.outcomes(window, now)
 
     def search(self, tenant: TenantKey, query: AttemptQuery) -> AttemptPage:
-        """Raises NotFound for a cursor that is none."""
+        """Returns a page. Raises NotFound if the cursor is invalid."""
         before = _number_in(query.before)
         limit = max(1, min(query.limit, MOST_ON_PAGE))
         found: list[tuple[int, AttemptFact]] = []
@@ -117,7 +117,7 @@ class AttemptMemory:
 
 
 class AttemptLogReader:
-    """The `Attempts` of facts.py; `run` is its task."""
+    """Implements `model.Attempts`; the caller runs `run` as a task."""
 
     def __init__(self, settings: Settings, memory: AttemptMemory | None = None) -> None:
         self._is_on = settings.attempt_log
@@ -134,7 +134,7 @@ class AttemptLogReader:
 
     @property
     def problem(self) -> str | None:
-        """Why what is told may be incomplete."""
+        """Why results may be incomplete, or None."""
         if self.follower.problem is not None:
             return self.follower.problem
         if not self._is_on:
@@ -144,12 +144,12 @@ class AttemptLogReader:
         return None
 
     async def run(self) -> None:
-        """Follow the log until cancelled."""
+        """Tails the log until cancelled."""
         await self.follower.run()
 
 
 def read_attempt(value: bytes | None, now: float) -> AttemptFact | None:
-    """The attempt that a record of the log tells of; None where it can't be read as one."""
+    """Returns the attempt in a record of the log, or None if the record can't be read."""
     try:
         document = orjson.loads(value or b"")
         origin = document.get("origin")

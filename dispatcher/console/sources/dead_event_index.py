@@ -1,4 +1,4 @@
-"""The dead letters that are kept in memory, for looking at them. Pure. Holds personal data: recipients' addresses."""
+"""In-memory index of dead letters, for search. Pure. Contains personal data: recipients' addresses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +34,7 @@ class _IndexedEvent:
 
 
 class DeadEventIndex:
-    """The newest dead events, and which of them were sent again."""
+    """The newest dead events, and which of them were sent again by a redrive."""
 
     def __init__(self, most: int = MOST_KEPT) -> None:
         self._by_tenant: FairBuffer[TenantKey | None, _Place] = FairBuffer(most, most)
@@ -47,11 +47,11 @@ class DeadEventIndex:
 
     @property
     def is_all(self) -> bool:
-        """Whether everything that was taken is still kept."""
+        """True if nothing was evicted."""
         return not self._by_tenant.lost
 
     def take(self, records: Sequence[Record]) -> None:
-        """Keep dead events, and heed marks."""
+        """Adds dead events, and applies the marks of redrives."""
         for record in records:
             if is_mark(record):
                 places = ((record.partition, offset) for offset in marked_offsets(record))
@@ -65,14 +65,14 @@ class DeadEventIndex:
         self._newest_first = None
 
     def forget(self) -> None:
-        """Begin anew."""
+        """Removes everything before the topic is read again."""
         self._by_tenant.clear()
         self._kept.clear()
         self._redriven.clear()
         self._newest_first = None
 
     def search(self, query: DeadQuery, *, orgs: Orgs) -> DeadPage:
-        """A page, of what these organisations may see. Raises NotFound for a cursor that is none."""
+        """Returns a page of the organisations' dead events. Raises NotFound if the cursor is invalid."""
         before = None if query.before is None else _order_in(query.before)
         limit = max(1, min(query.limit, MOST_ON_PAGE))
         matching = [kept for kept in self._of(query.tenant) if self._matches(kept, query, orgs)]
@@ -82,14 +82,14 @@ class DeadEventIndex:
         return DeadPage(tuple(map(self._fact, shown)), len(matching), cursor, self.is_all)
 
     def get(self, dead_id: str, *, orgs: Orgs) -> DeadFact:
-        """Raises NotFound."""
+        """Returns it. Raises NotFound if it isn't kept, or belongs to another organisation."""
         kept = self._kept.get(place_of(dead_id))
         if kept is None or not _may_see(kept.fact, orgs):
             raise NotFound("there is no such dead event, or it is no longer kept")
         return self._fact(kept)
 
     def count(self, tenant: TenantKey, since: float) -> int:
-        """Dead and not sent again."""
+        """Returns how many events died since then and were not sent again."""
         places = (place for place in self._by_tenant.of(tenant) if place not in self._redriven)
         return sum(self._kept[place].fact.died_at >= since for place in places)
 
@@ -118,7 +118,7 @@ class DeadEventIndex:
 
 
 def dead_fact(record: Record) -> DeadFact:
-    """What a record of the dead-letter topic tells."""
+    """Returns the dead event in a record of the dead-letter topic."""
     dead = DeadEvent.of(record)
     event, retry_state = dead.event, dead.retry_state
     headers = dict(record.headers)
@@ -141,7 +141,7 @@ def dead_fact(record: Record) -> DeadFact:
 
 
 def recipient_of(event: DeliveryEvent) -> str | None:
-    """Whom the message was for: its address, else the primary identity; for people. Personal data."""
+    """Returns the message's recipient: its address, else the primary identity. Personal data."""
     if event.channel == "sms" and event.sms_number:
         return event.sms_number[:320]
     if event.email_address:
@@ -154,7 +154,7 @@ def recipient_of(event: DeliveryEvent) -> str | None:
 
 
 def place_of(dead_id: str) -> _Place:
-    """Partition and offset in an id. Raises NotFound where it is none."""
+    """Returns partition and offset of a dead event's id. Raises NotFound if it is no such id."""
     partition, dash, offset = dead_id.partition("-")
     if not dash or not _is_number(partition) or not _is_number(offset):
         raise NotFound("there is no such dead event, or it is no longer kept")

@@ -1,6 +1,6 @@
-"""The dead-letter topic, followed and kept in bounded memory, and the way back out of it.
+"""Tails the dead-letter topic, keeps it in bounded memory, and runs redrives.
 
-A redrive is a task of `run`: the console's end stops it between two batches, and the next one goes on from there.
+A redrive is a task of `run`. If the console stops, the redrive ends between two batches; the next one continues there.
 """
 
 import asyncio
@@ -30,23 +30,23 @@ from dispatcher.telemetry import metrics
 KEEP_S: Final = 30 * 86_400.0
 """Longer than the topic's own retention, usually."""
 MOST_READ: Final = 200_000
-"""Dead events read back at the start."""
+"""Dead events that are read at the start."""
 MOST_REDRIVES: Final = 4
-"""Under way at once; others wait for their turn."""
+"""Redrives that run at once; others are queued."""
 MOST_WAITING: Final = 100
 MOST_JOBS: Final = 200
-"""Redrives that can still be asked for, the newest."""
+"""Redrives whose state is kept; finished ones are dropped first."""
 RATE: Final = 100.0
-"""Events a second of one redrive: the endpoint has other events to take, too."""
+"""Events per second of one redrive, so that the endpoint can still accept new events."""
 ANSWER_S: Final = 25.0
 STOP_S: Final = 5.0
-"""For the batch under way when the console ends."""
+"""Seconds for the running batch when the console stops."""
 
 log = structlog.get_logger(__name__)
 
 
 class DeadLetterReader:
-    """The `DeadEvents` of facts.py; `run` is its task."""
+    """Implements `model.DeadEvents`; the caller runs `run` as a task."""
 
     def __init__(
         self, settings: Settings, memory: DeadEventIndex | None = None, clock: Callable[[], float] = time.time
@@ -68,7 +68,7 @@ class DeadLetterReader:
 
     @property
     def problem(self) -> str | None:
-        """Why what is told may be incomplete."""
+        """Why results may be incomplete, or None."""
         if self.follower.problem is not None:
             return self.follower.problem
         if not self.follower.is_complete or not self.memory.is_all:
@@ -76,11 +76,11 @@ class DeadLetterReader:
         return None
 
     def search(self, query: DeadQuery, *, orgs: Orgs) -> DeadPage:
-        """Of what is kept; see `facts.DeadEvents`."""
+        """Returns a page of the kept dead events; see `model.DeadEvents`."""
         return replace(self.memory.search(query, orgs=orgs), is_complete=self.problem is None)
 
     async def run(self) -> None:
-        """Follow the topic, and carry redrives out, until cancelled."""
+        """Tails the topic and runs redrives until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             try:
@@ -91,9 +91,9 @@ class DeadLetterReader:
     async def redrive(
         self, tenant: TenantKey, *, ids: frozenset[str] | None, query: DeadQuery, by: str, orgs: Orgs
     ) -> RedriveJob:
-        """Send some or all that match back, or have them wait for their turn; see `facts.DeadEvents`.
+        """Starts or queues a redrive of some or all matching events; see `model.DeadEvents`.
 
-        With `ids` the query is not asked.
+        The query is ignored if `ids` is given.
         """
         selection, expected = self._selection(tenant, ids, query, orgs)
         unfinished = [job for job in self._jobs.values() if not job.is_over]
@@ -120,7 +120,7 @@ class DeadLetterReader:
         return job
 
     def job(self, job_id: str, *, orgs: Orgs) -> RedriveJob:
-        """Raises NotFound."""
+        """Returns a redrive. Raises NotFound if it doesn't exist in these organisations."""
         job = self._jobs.get(job_id)
         if job is None or (orgs is not None and job.tenant.org not in orgs):
             raise NotFound("there is no such redrive, or it is long past")
@@ -173,7 +173,7 @@ class DeadLetterReader:
                 try:
                     report(await asyncio.shield(sending))
                 finally:
-                    stop.set()  # where we are cancelled: the batch under way is finished and noted
+                    stop.set()  # if cancelled: the running batch is finished and marked
                     await asyncio.wait({sending}, timeout=STOP_S)
                     await end(sending)
         tenant = self._jobs[job_id].tenant

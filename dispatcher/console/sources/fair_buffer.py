@@ -1,4 +1,4 @@
-"""A bounded memory of what came last, shared fairly: one owner's flood never takes the place of another's few. Pure."""
+"""A bounded buffer of the latest items, shared fairly: an owner with many items never evicts another's few. Pure."""
 
 from collections import deque
 from collections.abc import Hashable, Iterator, Sequence
@@ -8,14 +8,14 @@ O = TypeVar("O", bound=Hashable)  # noqa: E741
 T = TypeVar("T")
 
 _EMPTIED_TO = 0.9
-"""Room is made for a tenth at once, so that making it costs little for each item that comes."""
+"""Eviction frees a tenth of the buffer at once, so that its cost per item is small."""
 
 
 class FairBuffer(Generic[O, T]):
-    """A buffer of items for each owner, the newest last.
+    """Keeps the latest items of each owner.
 
-    At most `most` items in all, and `most_each` an owner. Where it gets too full, the fullest buffers lose their
-    oldest items, down to one height: whoever has less than that loses nothing.
+    It holds at most `most` items in total, and `most_each` of an owner. If it is full, the owners with most items lose
+    their oldest ones, down to a common number; owners with fewer items lose nothing.
     """
 
     def __init__(self, most: int, most_each: int) -> None:
@@ -24,7 +24,7 @@ class FairBuffer(Generic[O, T]):
         self._buffers: dict[O, deque[T]] = {}
         self._count = 0
         self.lost = False
-        """Whether anything had to go."""
+        """True if any item was evicted since the last `clear`."""
 
     def __len__(self) -> int:
         return self._count
@@ -34,20 +34,20 @@ class FairBuffer(Generic[O, T]):
             yield from buffer
 
     def of(self, owner: O) -> Sequence[T]:
-        """An owner's items, the oldest first."""
+        """Returns an owner's items, the oldest first."""
         return self._buffers.get(owner, ())
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Removes everything."""
         self._buffers.clear()
         self._count, self.lost = 0, False
 
     def drop(self, owner: O) -> None:
-        """Forget an owner's items."""
+        """Removes an owner's items."""
         self._count -= len(self._buffers.pop(owner, ()))
 
     def add(self, owner: O, item: T) -> list[T]:
-        """Put a item on its owner's buffer; gives what had to go for it."""
+        """Adds an item of an owner. Returns the items that were evicted for it."""
         buffer = self._buffers.get(owner)
         if buffer is None:
             buffer = self._buffers[owner] = deque()
@@ -70,7 +70,7 @@ class FairBuffer(Generic[O, T]):
         return gone
 
     def _height_limit(self) -> int:
-        """The most items on a buffer with which all of them together have room."""
+        """Returns the number of items per owner with which everything fits."""
         room = int(self._most * _EMPTIED_TO)
         heights = sorted(map(len, self._buffers.values()))
         for done, height in enumerate(heights):

@@ -1,10 +1,10 @@
-"""JWKS documents: the public keys of a webhook that signs tokens, for its receiver to verify them by.
+"""JWKS documents: the public keys with which a receiver verifies the tokens of its webhook.
 
-One for each tenant. Tenants bring their private keys, so in a common document every one of them could sign tokens that
-every other's receiver takes for ours, whatever `kid` and claims it looks at.
+Each tenant has a document of its own. Tenants bring their private keys: in a common document, each tenant could sign
+tokens that another tenant's receiver accepts as ours, whatever `kid` and claims it checks.
 
-A key stays published for a while after its webhook has another one, or none: tokens that it signed are still on their
-way. Private members can't get in: `auth.public_keys` makes a key of its public numbers alone.
+A key stays published for a while after its webhook has another one or none, because tokens that it signed are still in
+flight. Private members can't be published: `auth.public_keys` builds a key from its public numbers only.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import StoreUnavailable
 
 KEPT_S: Final = 3600.0
-"""Longer than any token lives (5 min) and than receivers should keep the document."""
+"""Seconds; longer than any token lives (5 min) and than receivers should cache the document."""
 
 
 class KeyedWebhooks(Protocol):
-    """The webhooks in use, secrets and all."""
+    """The webhooks in use, with their secrets."""
 
     def all(self) -> list[Webhook]: ...
 
@@ -33,12 +33,12 @@ class KeyedWebhooks(Protocol):
 
     @property
     def is_loaded(self) -> bool:
-        """Whether they have been read at all."""
+        """True once the webhooks were read for the first time."""
         ...
 
 
 class PublishedKeys:
-    """The `PublicKeys` of the console. Looks at what has changed, and only then."""
+    """Implements `services.PublicKeys`. Reads the keys again only after a webhook changed."""
 
     def __init__(self, webhooks: KeyedWebhooks, clock: Callable[[], float] = time.monotonic) -> None:
         self._webhooks = webhooks
@@ -46,11 +46,11 @@ class PublishedKeys:
         self._looking = asyncio.Lock()
         self._is_current = False
         self._of_tenant: dict[TenantKey, tuple[str, list[PublicJwk]]] = {}  # with the webhook's revision
-        self._retired: list[tuple[float, TenantKey, PublicJwk]] = []  # with the time of their end
+        self._retired: list[tuple[float, TenantKey, PublicJwk]] = []  # with the time of their removal
         webhooks.on_change(lambda _: self._note_change())
 
     async def document(self, tenant: TenantKey) -> Mapping[str, JsonValue]:
-        """The document of one tenant (RFC 7517, section 5); one without keys where it signs nothing, or is none.
+        """Returns the document of one tenant (RFC 7517, section 5); empty if the tenant signs no tokens.
 
         Raises:
             StoreUnavailable: the webhooks have not been read yet.
@@ -59,7 +59,7 @@ class PublishedKeys:
             raise StoreUnavailable("the webhooks have not been read yet")
         async with self._looking:
             if not self._is_current:
-                self._is_current = True  # before the look: a change meanwhile means another one
+                self._is_current = True  # before reading: a change meanwhile causes another reading
                 await asyncio.to_thread(self._look, self._webhooks.all())
         now = self._clock()
         self._retired = [one for one in self._retired if one[0] > now]
@@ -74,7 +74,7 @@ class PublishedKeys:
         self._is_current = False
 
     def _look(self, webhooks: Sequence[Webhook]) -> None:
-        """Off the loop: reading a key takes about a millisecond."""
+        """Reads the keys, in a thread: reading a key takes about a millisecond."""
         before, self._of_tenant = self._of_tenant, {}
         for webhook in webhooks:
             revision, keys = before.get(webhook.tenant, ("", []))

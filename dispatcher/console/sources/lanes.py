@@ -1,4 +1,4 @@
-"""The state of a tenant's lane, asked of the dispatchers that run: of each address behind a name, the worst."""
+"""Queries the state of a tenant's lane from all running dispatchers: each address of each configured name."""
 
 import asyncio
 import socket
@@ -23,10 +23,10 @@ from dispatcher.contract.tenant import TenantKey
 REMEMBERED_S: Final = 2.0
 MOST_REMEMBERED: Final = 10_000
 WITHIN_S: Final = 2.0
-"""For one dispatcher's answer: one that hangs is left out."""
+"""Seconds for one dispatcher's response; one that doesn't answer is left out."""
 AT_ONCE: Final = 16
 ADDRESSES_FOR_S: Final = 10.0
-"""How long a name's addresses are used before it is asked for again: pods come and go."""
+"""Seconds for which a name's addresses are cached; pods change."""
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ class _Instance:
 
 
 class RunningLanes:
-    """The `Lanes` of facts.py. An async context manager: its connections are closed when it is left."""
+    """Implements `model.LaneStates`. An async context manager that owns the HTTP connections."""
 
     def __init__(self, settings: ConsoleSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._urls = settings.dispatchers
@@ -74,7 +74,7 @@ class RunningLanes:
             await self._session.close()
 
     async def of(self, tenant: TenantKey) -> LaneFact | None:
-        """None where no dispatcher has sent anything lately, or none answers."""
+        """Returns the tenant's lane, or None if no dispatcher has one or none answers."""
         if not self._urls:
             return None
         known = self._known.get(tenant)
@@ -84,11 +84,11 @@ class RunningLanes:
         if task is None:
             task = self._tasks[tenant] = asyncio.create_task(self._fetch_lane(tenant), name=f"lane of {tenant}")
             task.add_done_callback(lambda _: self._tasks.pop(tenant, None))
-        await asyncio.wait({task})  # unlike awaiting it, leaves it alone when who asks is cancelled
+        await asyncio.wait({task})  # unlike awaiting it, doesn't cancel it when the caller is cancelled
         return None if task.cancelled() else task.result()
 
     async def enable(self, tenant: TenantKey) -> None:
-        """Tell each dispatcher that lets itself be document: those on this host. The others learn it from the store."""
+        """Asks each dispatcher to enable the tenant. Only those on this host accept; the others learn of it later."""
         answers = await self._call_each(lambda one: self._post(one, f"{_path(tenant)}/enable"))
         log.info("tenant enabled", tenant=str(tenant), dispatchers=sum(answers), of=len(answers))
         self._known.pop(tenant, None)
@@ -143,7 +143,7 @@ class RunningLanes:
         )
 
     async def _instances_of(self, url: str) -> Sequence[_Instance]:
-        """The dispatchers behind a URL, one for each address of its host."""
+        """Returns the dispatchers behind a URL, one for each address of its host."""
         found_at, instances = self._addresses.get(url, (0.0, ()))
         if instances and self._clock() - found_at < ADDRESSES_FOR_S:
             return instances
@@ -168,17 +168,17 @@ class RunningLanes:
             if len(self._reported) > 1000:
                 self._reported.clear()
             self._reported.add(url)
-            log.warning("a dispatcher does not tell of its lanes", url=url, error=type(error).__name__)
+            log.warning("a dispatcher does not report its lanes", url=url, error=type(error).__name__)
 
 
 def lane_fact(answer: bytes) -> LaneFact:
-    """What one dispatcher says. Raises ValueError where it is no dispatcher's answer."""
+    """Parses a dispatcher's response. Raises ValueError if it is no such response."""
     document = orjson.loads(answer)
     return _LANE.validate_python({**document, "instances": 1} if isinstance(document, dict) else document)
 
 
 def worst(lanes: Sequence[LaneFact]) -> LaneFact | None:
-    """One lane for all: what is counted added up, of the rest the worst."""
+    """Merges the lanes of several dispatchers: counts are added up, other fields take the worst value."""
     if not lanes:
         return None
     return LaneFact(

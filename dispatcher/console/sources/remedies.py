@@ -1,7 +1,7 @@
-"""What an attempt means, for a tenant's administrator: what becomes of the event, and what to change. Pure.
+"""Explains an attempt to a tenant's administrator: what happens to the event, and what to change. Pure.
 
-One table each for failures and for answers. The tenant reads it on the day that something is wrong, so each cure names
-the concrete thing: the audience of the token, the certificate's fault, the header that asks for a pause.
+There is one table for failures and one for HTTP statuses. Each remedy names the concrete cause: the audience of the
+token, the certificate's fault, the header that requests a pause.
 """
 
 from typing import Final
@@ -15,7 +15,7 @@ from dispatcher.delivery.verdicts import GONE, MAX_REFUSALS, Judgement, Verdict
 
 
 def verdict_in_words(judgement: Judgement, retry: RetrySettings) -> str:
-    """What the dispatcher does with a real event after such an attempt."""
+    """Returns what the dispatcher does with a real event after such an attempt."""
     first, age = format_duration(retry.tiers[0]), format_duration(retry.max_age)
     match judgement.verdict:
         case Verdict.DELIVERED if judgement.suspends:
@@ -38,12 +38,12 @@ def verdict_in_words(judgement: Judgement, retry: RetrySettings) -> str:
 
 
 def remedy_for(reason: str, status: int | None, detail: str, config: WebhookConfig) -> str:
-    """What to change; empty where nothing is wrong.
+    """Returns what to change; empty if nothing is wrong.
 
     Args:
         reason: as in the metrics and the attempt log: a `FailureReason`, or `http_4xx`.
         detail: what exactly failed, as in `Attempt`.
-        config: its secrets are not looked at, and may be empty.
+        config: the webhook; its secrets are not used and may be empty.
     """
     if reason in _OF_FAILURE:
         return _of_failure(FailureReason(reason), detail, config)
@@ -64,9 +64,9 @@ _OF_FAILURE: Final[dict[FailureReason, str]] = {
     FailureReason.EGRESS_DENIED: "We don't send there ({detail}): use a host with public addresses, or have the "
     "operator allow it. Events wait meanwhile.",
     FailureReason.URL_DENIED: "We don't send there ({detail}): use a host with a public address.",
-    FailureReason.LOCAL: "Our own side failed ({detail}): nothing is wrong on your side, tell the operator.",
-    FailureReason.PROXY: "Our own way out failed ({detail}): nothing is wrong on your side, tell the operator.",
-    FailureReason.TOKEN: "No token could be had: {detail}.",
+    FailureReason.LOCAL: "Our own side failed ({detail}): nothing is wrong on your side; report it to the operator.",
+    FailureReason.PROXY: "Our own way out failed ({detail}): nothing is wrong on your side; report it to the operator.",
+    FailureReason.TOKEN: "No token could be obtained: {detail}.",
 }
 
 _OF_CERTIFICATE: Final = (
@@ -78,15 +78,15 @@ _OF_CERTIFICATE: Final = (
     ),
     (
         ("self-signed", "self signed", "local issuer"),
-        "The certificate of {host} is signed by nobody we know ({detail}): have the server send its whole chain, use a "
-        "public authority, or give your own CA in the webhook's TLS settings.",
+        "The certificate of {host} is signed by an authority that we don't know ({detail}): have the server send its "
+        "whole chain, use a public authority, or give your own CA in the webhook's TLS settings.",
     ),
     (
         ("certificate required", "handshake failure", "bad certificate"),
         "{host} broke off the TLS handshake ({detail}): if it wants a client certificate, give the webhook one.",
     ),
 )
-"""What a TLS failure's detail says, and what to do then; the first that fits."""
+"""Words of a TLS failure's detail, and the remedy; the first match is used."""
 
 _OF_STATUS: Final[dict[int, str]] = {
     404: "The server knows no such path (404): correct the URL.",
@@ -96,7 +96,7 @@ _OF_STATUS: Final[dict[int, str]] = {
     413: "The body is too large for the server (413): let it take at least 256 kB.",
     415: "The server doesn't take application/json (415): let it.",
     422: "The server found the payload wrong (422): compare the payload's version with what it expects.",
-    429: "The server is asked too often (429): set a rate limit for the webhook, or let the server take more.",
+    429: "The server gets too many requests (429): set a rate limit for the webhook, or let the server take more.",
     500: "The server failed (500): look for the request, by its webhook-id, in its log.",
     501: "The server doesn't know how to take this request (501): correct the URL.",
     502: "A proxy in front of the server got no proper answer from it (502): look at both.",

@@ -1,4 +1,4 @@
-"""A sample event of a channel and a status, as it would come from the topic; nobody's data, and marked as a test."""
+"""Builds sample events of a channel and a status, as they would come from the topic. They contain no personal data."""
 
 import secrets
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from dispatcher.contract.events import DeliveryEvent, read_event
 from dispatcher.contract.records import Origin
 
 MARK: Final = "test-event"
-"""Begins the request's, the campaign's and the message's id."""
+"""Prefix of the request's, the campaign's and the message's id."""
 MAIL: Final = "test.recipient@example.com"
-"""RFC 2606 keeps the domain for this."""
+"""RFC 2606 reserves the domain for such uses."""
 NUMBER: Final = "+15555550100"
-"""The number is kept for fiction."""
+"""The number is reserved for fiction."""
 
 _FAILURES: Final = {
     "bounce": {"category": "sync", "type": "Hard", "code": "25", "reason": "Test: the mailbox does not exist"},
@@ -29,7 +29,7 @@ _FAILURES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class SampleRecord:
-    """A record that stands in no topic."""
+    """A record that is in no topic."""
 
     value: bytes
     timestamp: int
@@ -41,7 +41,7 @@ class SampleRecord:
 
 
 def sample_event(config: WebhookConfig, channel: Channel, message_status: str, now: float) -> DeliveryEvent:
-    """An event of the webhook's tenant, with an id of its own each time. `now`: Unix seconds."""
+    """Returns an event of the webhook's tenant with a new id. `now` is in Unix seconds."""
     unique = secrets.token_hex(8)
     record = SampleRecord(orjson.dumps(_document(config, channel, message_status, unique, now)), int(now * 1000))
     event = read_event(record, Origin(record.topic, record.partition, record.offset))
@@ -67,7 +67,7 @@ def _document(
         "messageProfile": {
             "messageProfileID": f"{MARK}-{unique}",
             "channel": {"_id": f"https://ns.adobe.com/xdm/channels/{channel.value}"},
-            "isTestExecution": True,  # should it ever come into the topic, it goes to nobody
+            "isTestExecution": True,  # if it ever got into the topic, dispatchers would skip it
         },
         "messageDeliveryfeedback": feedback,
     }

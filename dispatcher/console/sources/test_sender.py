@@ -1,7 +1,7 @@
-"""A sample event sent on the real delivery path: guard, authentication, headers, signature, transport, verdict.
+"""Sends a sample event on the real delivery path: guard, authentication, headers, signature, transport, verdict.
 
-The tenant's lane is not asked: a test is for the very day on which it is stopped. Each test has connections of its own,
-so that all of it is seen: address, connect, TLS.
+A test bypasses the tenant's lane, because tests are needed most while deliveries are stopped. Each test opens new
+connections, so that its result includes every step: address, connect, TLS.
 """
 
 import asyncio
@@ -35,34 +35,36 @@ from dispatcher.transport.token_client import Transport as Posting
 
 KEEP_BODY: Final = 2048
 AT_ONCE: Final = 8
-"""Tests under way; the others wait for their turn."""
+"""Tests that run at once; others wait."""
 AT_ONCE_EACH: Final = 2
-"""The same of one organisation: its endpoint may hang, and must not keep the others from testing."""
+"""The same for one organisation, whose endpoint may hang and must not block the tests of others."""
 
 
 @dataclass(slots=True)
 class _Sent:
-    """What one test has seen."""
+    """Observations of one test."""
 
     attempt: Attempt
     token: Header | None = None
     token_ms: float | None = None
     tokens: int = 0
-    """Tokens that were asked for."""
+    """Tokens that were requested."""
     headers: tuple[tuple[str, str], ...] = field(default=())
 
 
 class SampleSender:
-    """The `TestEvents` of facts.py."""
+    """Implements `model.TestEvents`."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
         self._settings = settings
         self._clock = clock
         self._permits = asyncio.Semaphore(AT_ONCE)
-        self._permits_of: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # while somebody has one
+        self._permits_of: WeakValueDictionary[str, asyncio.Semaphore] = (
+            WeakValueDictionary()
+        )  # kept while a test uses it
 
     def preview(self, config: WebhookConfig, channel: Channel, message_status: str) -> TestResult:
-        """The request as it would be sent, secrets masked; nothing is asked or signed."""
+        """Returns the request that would be sent, with masked secrets. Fetches no token and signs nothing."""
         pending = self._pending(config, channel, message_status)
         return TestResult(
             steps=(), event_id=pending.webhook_id, verdict="", reason="", status=None, elapsed_ms=0.0,
@@ -71,7 +73,7 @@ class SampleSender:
         )  # fmt: skip
 
     async def send(self, config: WebhookConfig, channel: Channel, message_status: str) -> TestResult:
-        """Send a sample event, once; twice where a fetched token was refused.
+        """Sends a sample event once, or twice if the endpoint refused a fetched token.
 
         Raises:
             ConfigError: a key can't be used.
@@ -153,9 +155,9 @@ class SampleSender:
 
 
 class _ConcealingTransport:
-    """A transport that doesn't say whether a name is unknown or leads into the operator's network.
+    """A transport that conceals whether a name is unknown or resolves to an address of the operator's network.
 
-    Who may type URLs could else list the names of the cluster's services, one test event after another.
+    Otherwise users could list the names of the cluster's services, one test event after another.
     """
 
     def __init__(self, transport: Posting, guard: EgressGuard) -> None:
@@ -197,7 +199,7 @@ _ENDS_AT: Final[dict[FailureReason, _Name]] = {
 
 
 def ladder(sent: _Sent, endpoint: Endpoint, size: int) -> tuple[Step, ...]:
-    """What was reached of a POST of `size` bytes, and how long each part took."""
+    """Returns the steps of a POST of `size` bytes: which ones succeeded, and how long each took."""
     failure, phases = sent.attempt.failure, sent.attempt.phases
     if failure is FailureReason.TOKEN:
         rungs = [Step(name, None) for name in _STEPS[:3]]

@@ -1,4 +1,4 @@
-"""How many of a tenant's events wait in which retry tier: all tenants are counted at once, and remembered."""
+"""Counts a tenant's events in each retry tier. One count covers all tenants and is cached."""
 
 import asyncio
 import time
@@ -19,9 +19,9 @@ from dispatcher.kafka.topics import retry_topics
 
 REMEMBERED_S: Final = 10.0
 MOST_READ: Final = 10_000
-"""Records that are looked at, in all: half a second's work, in pieces."""
+"""Records that are read in total, which takes about half a second in several steps."""
 WITHIN_S: Final = 20.0
-"""For all of it; a broker that needs longer is away."""
+"""Seconds for the whole count; a broker that takes longer counts as unavailable."""
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class _BacklogCounts:
 
 
 class RetryBacklog:
-    """The `Waiting` of facts.py."""
+    """Implements `model.Waiting`."""
 
     def __init__(
         self, settings: Settings, most_read: int = MOST_READ, clock: Callable[[], float] = time.monotonic
@@ -52,14 +52,14 @@ class RetryBacklog:
         self._found_at = 0.0
 
     async def of(self, tenant: TenantKey) -> Sequence[WaitingTier]:
-        """Tiers in which events of the tenant wait, the shortest first.
+        """Returns the tiers in which events of the tenant wait, the shortest first.
 
         Raises:
-            DispatcherError: the broker can't be asked; kept for some seconds, too.
+            DispatcherError: the broker doesn't answer; the error is cached for some seconds, too.
         """
         found = await self._counted()
         if isinstance(found, DispatcherError):
-            raise type(found)(str(found))  # anew: one is kept for many who ask
+            raise type(found)(str(found))  # a new one: the cached error serves many callers
         tiers = []
         for topic, tier in self._tiers.items():
             count = found.counts.get((tenant, topic), _Count())
@@ -69,7 +69,7 @@ class RetryBacklog:
         return tiers
 
     async def close(self) -> None:
-        """End what is under way."""
+        """Cancels a running count."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
@@ -81,7 +81,7 @@ class RetryBacklog:
             self._task = asyncio.create_task(self._count(), name="count of what waits")
             self._task.add_done_callback(self._on_counted)
         task = self._task
-        await asyncio.wait({task})  # unlike awaiting it, leaves it alone when who asks is cancelled
+        await asyncio.wait({task})  # unlike awaiting it, doesn't cancel it when the caller is cancelled
         return DispatcherError("what waits is no longer counted") if task.cancelled() else task.result()
 
     def _on_counted(self, task: "asyncio.Task[_BacklogCounts | DispatcherError]") -> None:

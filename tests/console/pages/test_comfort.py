@@ -230,7 +230,7 @@ async def test_a_source_that_is_away_is_told_and_nothing_else_fails(browser: Bro
                 assert await shown.go(path) == 200
                 await expect(shown.page.locator("main")).to_contain_text("The broker does not answer.")
             await shown.go(stage.path(CONTOSO))
-            await expect(shown.page.locator("main")).to_contain_text("the broker can't be asked")
+            await expect(shown.page.locator("main")).to_contain_text("the broker doesn't answer")
         finally:
             stage.waiting.is_away, stage.attempts.problem = False, None
 

@@ -193,7 +193,7 @@ async def test_sandboxes_beyond_what_goes_back_at_once_come_next(
     stage.dead_events.facts = dead_facts()
     hooked = {fact.tenant for fact in stage.dead_events.facts} & {CONTOSO, NORTHWIND, FABRIKAM}
     most = len(hooked) - more
-    monkeypatch.setattr("dispatcher.console.pages.dead_events.MOST_LOTS", most)
+    monkeypatch.setattr("dispatcher.console.pages.dead_events.MAX_GROUPS", most)
     async with window(browser, stage.base) as shown:
         page = shown.page
         await shown.sign_in(await stage.token())

@@ -1,6 +1,6 @@
-"""What the API takes and gives, as models: the OpenAPI document's schemas are theirs.
+"""Request and response models of the API, from which the OpenAPI document's schemas are built.
 
-Times are RFC 3339, in UTC. Whatever is personal data or secret is masked before it becomes one of these.
+Times are RFC 3339, in UTC. Personal data and secrets are masked before a model is built.
 """
 
 from dispatcher.console.api.models.dead_events import (

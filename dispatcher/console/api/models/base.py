@@ -1,4 +1,4 @@
-"""What all models have in common: unknown keys, and values as queries write them."""
+"""Base classes and types of the models: unknown keys, and values in the form of query strings."""
 
 import re
 from typing import Annotated
@@ -11,13 +11,13 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\
 
 
 class RequestModel(BaseModel):
-    """Base of what is taken: an unknown key is a mistake."""
+    """Base of request models: an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class ResponseModel(BaseModel):
-    """Base of what is given."""
+    """Base of response models."""
 
     model_config = ConfigDict(
         frozen=True, use_attribute_docstrings=True, json_schema_serialization_defaults_required=True
@@ -29,7 +29,7 @@ def _flag(value: object) -> object:
 
 
 def whole_number(value: object) -> object:
-    """Before a strict integer: the text of one, as queries have it."""
+    """Converts the text of an integer, as query strings have it; returns other values unchanged."""
     return int(value) if isinstance(value, str) and _WHOLE.fullmatch(value) else value
 
 
@@ -40,7 +40,7 @@ def _moment(value: object) -> object:
 
 
 Text = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
-"""Without control characters."""
+"""Text without control characters."""
 Word = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 Flag = Annotated[bool, Field(strict=True), BeforeValidator(_flag)]
 Moment = Annotated[AwareDatetime, BeforeValidator(_moment)]

@@ -16,7 +16,7 @@ Reasons = Annotated[tuple[DeadReason, ...], Field(max_length=2 * len(DeadReason)
 
 
 class DeadFilter(RequestModel):
-    """What must match."""
+    """Filters of dead events; all must match."""
 
     reasons: Reasons = ()
     message_status: Word | None = None
@@ -25,14 +25,14 @@ class DeadFilter(RequestModel):
 
 
 class DeadList(DeadFilter):
-    """Which dead events."""
+    """Query of dead events."""
 
     org: Word | None = None
-    """With sandbox."""
+    """Needs `sandbox`."""
     sandbox: Word | None = None
-    """With org."""
+    """Needs `org`."""
     redriven: Literal["no", "yes", "both"] = "no"
-    """Whether they were sent again since."""
+    """Whether a redrive has sent them again."""
     before: Cursor | None = None
     limit: Limit = 50
 
@@ -59,13 +59,13 @@ class DeadEventModel(ResponseModel):
 
 
 class DeadEventPage(ResponseModel):
-    """A part of the dead events, the newest first."""
+    """A page of the dead events, the newest first."""
 
     items: tuple[DeadEventModel, ...]
     total: int
     next: str | None
     is_complete: bool
-    """false: there are more than are kept, or they are still being read."""
+    """false if there are more than the console keeps, or they are still being read."""
     problem: str | None
 
 
@@ -80,13 +80,13 @@ class ChosenEvents(RequestModel):
 
 
 class MatchingEvents(DeadFilter):
-    """All of the tenant's that match, and were not sent again yet."""
+    """All dead events of the tenant that match and were not sent again yet."""
 
     select: Literal["matching"]
 
 
 class RedriveOrder(RequestModel):
-    """What is to be sent again."""
+    """Selection of the dead events to send again."""
 
     org: Word
     sandbox: Word
@@ -94,7 +94,7 @@ class RedriveOrder(RequestModel):
 
 
 class RedriveModel(ResponseModel):
-    """A redrive under way or done."""
+    """A redrive that is queued, running or finished."""
 
     id: str
     org: str
@@ -106,7 +106,7 @@ class RedriveModel(ResponseModel):
     already: int
     """Sent again by an earlier redrive."""
     gone: int
-    """Chosen, but the dead-letter topic keeps them no longer."""
+    """Selected, but no longer in the dead-letter topic."""
     state: Literal["waiting", "running", "done", "failed"]
-    """Waiting: others are carried out first."""
+    """`waiting`: queued behind other redrives."""
     problem: str

@@ -1,4 +1,4 @@
-"""What became of a webhook's events."""
+"""Models of a webhook's deliveries."""
 
 from datetime import datetime
 from typing import Literal
@@ -7,7 +7,7 @@ from dispatcher.console.api.models.base import Cursor, Limit, RequestModel, Resp
 
 
 class OutcomesQuery(RequestModel):
-    """Over how long."""
+    """The window of the counts."""
 
     window: Literal["1h", "24h", "7d"] = "24h"
 
@@ -18,12 +18,12 @@ class BucketModel(ResponseModel):
     start: datetime
     delivered: int
     failed: int
-    """To be tried again."""
+    """Failed attempts that are retried."""
     dead: int
 
 
 class OutcomesModel(ResponseModel):
-    """What became of the attempts."""
+    """Counts of the attempts by outcome."""
 
     window: Literal["1h", "24h", "7d"]
     bucket_s: float
@@ -40,7 +40,7 @@ class OutcomesModel(ResponseModel):
 
 
 class AttemptList(RequestModel):
-    """Which attempts."""
+    """Query of attempts."""
 
     event_id: Word | None = None
     outcome: Literal["delivered", "failed", "dead"] | None = None
@@ -49,7 +49,7 @@ class AttemptList(RequestModel):
 
 
 class OriginModel(ResponseModel):
-    """Where an event first stood in Kafka."""
+    """Position of an event's original record in Kafka."""
 
     topic: str
     partition: int
@@ -73,11 +73,11 @@ class AttemptModel(ResponseModel):
     """On a kept-alive connection."""
     origin: OriginModel | None
     answer: str
-    """Beginning of what answered it, where it failed and the dispatchers keep answers (`attempt_log_answers`)."""
+    """Beginning of the response body, if the attempt failed and the dispatchers keep bodies (`attempt_log_answers`)."""
 
 
 class AttemptPageModel(ResponseModel):
-    """A part of the attempts, the newest first."""
+    """A page of the attempts, the newest first."""
 
     items: tuple[AttemptModel, ...]
     next: str | None
@@ -101,7 +101,7 @@ class LaneModel(ResponseModel):
 
 
 class LaneAnswer(ResponseModel):
-    """The lane; null where no dispatcher has sent anything lately, or none answers."""
+    """The lane; null if no dispatcher has one for the tenant, or none answers."""
 
     lane: LaneModel | None
 

@@ -1,4 +1,4 @@
-"""Who asks, who may ask, who did what."""
+"""Models of callers, tokens and the audit log."""
 
 from datetime import datetime
 from typing import Annotated
@@ -9,7 +9,7 @@ from dispatcher.console.api.models.base import Id, Limit, RequestModel, Response
 from dispatcher.stores.sql.records import AuditAction, Role
 
 MAX_AUDIT_ID = 2**31 - 1
-"""SQLite and PostgreSQL both have it as an identifier."""
+"""The largest identifier of both SQLite and PostgreSQL."""
 
 
 def _days(value: object) -> object:
@@ -17,18 +17,18 @@ def _days(value: object) -> object:
 
 
 class AuditList(RequestModel):
-    """Which lines."""
+    """Query of the audit log."""
 
     webhook_id: Id | None = None
     actor: Word | None = None
     action: AuditAction | None = None
     before: Annotated[int, Field(strict=True, ge=1, le=MAX_AUDIT_ID), BeforeValidator(whole_number)] | None = None
-    """Only lines older than the one with this id."""
+    """Only entries older than the one with this id."""
     limit: Limit = 50
 
 
 class AuditModel(ResponseModel):
-    """One line of history."""
+    """One entry of the audit log."""
 
     id: int
     at: datetime
@@ -42,36 +42,36 @@ class AuditModel(ResponseModel):
 
 
 class AuditPage(ResponseModel):
-    """A part of the history, the newest first."""
+    """A page of the audit log, the newest first."""
 
     items: tuple[AuditModel, ...]
     next: str | None
 
 
 class Me(ResponseModel):
-    """Who asks."""
+    """The authenticated caller."""
 
     id: str
     name: str
     role: Role
     orgs: tuple[str, ...] | None
-    """null: all."""
+    """Organisations that the caller can see; null for all."""
 
 
 class NewToken(RequestModel):
-    """A token to be made."""
+    """A token to create."""
 
     name: Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x20\x7f-\xa0][^\x00-\x1f\x7f-\x9f]*$")]
-    """Whom or what it is for: the history has it as the actor's name."""
+    """Name of the holder: the audit log's actor."""
     role: Role
     orgs: Annotated[tuple[Word, ...], Field(min_length=1, max_length=1000)] | None
-    """Organisations that it is good for; null for all."""
+    """Organisations that the token gives access to; null for all."""
     expires_in_days: Annotated[int, Field(strict=True, ge=1, le=3650), BeforeValidator(_days)] | None = None
-    """null: it does not expire."""
+    """null if it does not expire."""
 
 
 class TokenModel(ResponseModel):
-    """A token; its text is known to its holder only."""
+    """A token without its text, which only its holder knows."""
 
     id: str
     name: str
@@ -82,18 +82,18 @@ class TokenModel(ResponseModel):
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None
-    """To the minute."""
+    """Accurate to one minute."""
 
 
 class MadeToken(ResponseModel):
-    """A token that was just made."""
+    """A token that was just created."""
 
     token: TokenModel
     text: str
-    """`fdt_…`: shown this once."""
+    """`fdt_…`: returned only once."""
 
 
 class TokenPage(ResponseModel):
-    """Every token, revoked ones too, the newest first."""
+    """Every token, including revoked ones, the newest first."""
 
     items: tuple[TokenModel, ...]

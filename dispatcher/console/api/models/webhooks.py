@@ -1,4 +1,4 @@
-"""Webhooks, and test events for them."""
+"""Models of webhooks and test events."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -12,15 +12,15 @@ MAX_OFFSET = 1_000_000_000
 
 
 class WebhookDraft(RootModel[dict[str, JsonValue]]):
-    """A webhook as an editor sends it."""
+    """A webhook's configuration as a client sends it."""
 
 
 class Configuration(RootModel[dict[str, JsonValue]]):
-    """A webhook as it is stored, a fingerprint where a secret stands."""
+    """A stored webhook's configuration, with fingerprints in place of secrets."""
 
 
 class WebhookList(RequestModel):
-    """Which webhooks."""
+    """Query of webhooks."""
 
     text: Text = ""
     """Words that must all appear in name, organisation, sandbox or host."""
@@ -42,7 +42,7 @@ class WebhookSummary(ResponseModel):
     org: str
     sandbox: str
     url: str
-    """For viewers without path and query."""
+    """Viewers see it without path and query."""
     channels: tuple[Channel, ...]
     enabled: bool
     version: int
@@ -54,23 +54,23 @@ class WebhookSummary(ResponseModel):
 
 
 class Webhook(WebhookSummary):
-    """A webhook. Its configuration, sent back with PUT as it is, changes nothing."""
+    """A webhook. Sending its configuration back with PUT changes nothing."""
 
     configuration: Configuration
 
 
 class WebhookPage(ResponseModel):
-    """A part of what was found."""
+    """A page of the webhooks that match."""
 
     items: tuple[WebhookSummary, ...]
     total: int
-    """How many were found in all."""
+    """How many match in total."""
     next: str | None
-    """Path of the next part; null at the end. Also in the header Link."""
+    """Path of the next page; null at the end. Also in the header Link."""
 
 
 class SampleEvent(RequestModel):
-    """Which sample event."""
+    """Selects a sample event."""
 
     channel: Channel = Channel.EMAIL
     message_status: Word = "delivered"
@@ -82,28 +82,28 @@ class DraftTest(SampleEvent):
 
     webhook: WebhookDraft
     webhook_id: Id | None = None
-    """The webhook that is being edited: the draft may keep its secrets."""
+    """Id of the webhook that is being edited, whose secrets the draft may keep."""
 
 
 class StepModel(ResponseModel):
-    """One rung of the ladder."""
+    """One step of a test request."""
 
     name: Literal["address", "connect", "tls", "token", "request", "first_byte", "answer"]
     ok: bool | None
-    """null: not reached, or not needed."""
+    """null if the step was not reached or not needed."""
     ms: float | None
     told: str
 
 
 class HeaderModel(ResponseModel):
-    """A header that was sent, a secret masked."""
+    """A header that was sent; secrets are masked."""
 
     name: str
     value: str
 
 
 class TestResultModel(ResponseModel):
-    """What became of a test event; of a preview only event_id, request and body say anything."""
+    """The result of a test event. A preview has event_id, request and body only."""
 
     __test__ = False
 
@@ -115,9 +115,9 @@ class TestResultModel(ResponseModel):
     elapsed_ms: float
     verdict_in_words: str
     cure: str
-    """What to change; empty where it was delivered."""
+    """What to change; empty if the event was delivered."""
     answer: str
-    """The first 2,048 bytes of the answer's body, as text."""
+    """The first 2,048 bytes of the response body, as text."""
     request: tuple[HeaderModel, ...]
     body: str
     """The payload."""
