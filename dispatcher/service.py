@@ -35,7 +35,7 @@ from dispatcher.kafka.connection import until_answered
 from dispatcher.kafka.consumer import Consumer, Process
 from dispatcher.kafka.credentials import security_problems
 from dispatcher.kafka.dead_letters import DeadLetters
-from dispatcher.kafka.former_topics import FormerTopics, find_former_topics
+from dispatcher.kafka.former_topics import FormerTopics, find_and_claim_former_topics
 from dispatcher.kafka.group_session import GroupSession
 from dispatcher.kafka.held_events import HeldEvents
 from dispatcher.kafka.held_topic import HeldTopic
@@ -277,7 +277,7 @@ class Service:
     async def _find_former_topics(self) -> FormerTopics:
         """Topics of former names that have to be drained; none if the broker can't tell, which the log then says."""
         try:
-            return await until_answered("topics of former names", lambda: find_former_topics(self._settings))
+            return await until_answered("topics of former names", lambda: find_and_claim_former_topics(self._settings))
         except (KeyError, AttributeError, ValueError) as error:  # aiokafka, on answers that it doesn't know
             log.warning("topics of former names were not looked for", error=type(error).__name__)
             return FormerTopics()

@@ -37,6 +37,8 @@ class KafkaReason(StrEnum):
     """A partition's log is another one than before: recreated, truncated, or lost and grown again."""
     RECORDS_EXPIRED = "records_expired"
     """Retention removed records that were not read yet."""
+    RECORDS_UNREADABLE = "records_unreadable"
+    """A partition's next records can't be decoded, or the broker can't read them from its disk; the partition waits."""
     TOPIC_CONFIGURATION = "topic_configuration"
     """A retry or dead-letter topic's partitions, retention or message size don't fit the settings."""
     COORDINATOR_UNAVAILABLE = "coordinator_unavailable"

@@ -12,7 +12,7 @@ from typing import ParamSpec, TypeVar
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.errors import KafkaConnectionError
 
-from dispatcher.kafka import reconnecting
+from dispatcher.kafka import reconnecting, unreadable_records
 
 Parameters = ParamSpec("Parameters")
 Answer = TypeVar("Answer")
@@ -23,6 +23,7 @@ def apply() -> None:
     AIOKafkaConnection.send = _telling(AIOKafkaConnection.send)
     AIOKafkaConnection._send_sasl_token = _telling(AIOKafkaConnection._send_sasl_token)  # noqa: SLF001
     reconnecting.apply()
+    unreadable_records.apply(reconnecting.problems_of)
 
 
 def _telling(send: Callable[Parameters, Answer]) -> Callable[Parameters, Answer]:

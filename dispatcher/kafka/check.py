@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from dispatcher.config.settings import Settings
 from dispatcher.delivery.retry_policy import RetryPolicy
 from dispatcher.kafka.connection_errors import is_about_connecting
+from dispatcher.kafka.former_topics import find_former_topics
 from dispatcher.kafka.probe import Findings, KafkaProbe, Operation, TopicNeed
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka.topic_comparison import known_topics
@@ -19,7 +20,7 @@ class KafkaReport:
     good: tuple[str, ...]
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
-    """What deserves attention and stops nothing: a topic's retention, its message size, its partitions."""
+    """What needs attention but stops nothing: a topic's retention or partitions, topics of former names."""
 
 
 def topic_needs(settings: Settings) -> list[TopicNeed]:
@@ -62,7 +63,8 @@ async def check_kafka(settings: Settings) -> KafkaReport:
     if found.topics:
         with translating_kafka_errors(settings.kafka):
             compared = (await known_topics(settings)).warnings
-        warnings = tuple(str(one) for one in compared if one.topic in found.topics)
+            former = await find_former_topics(settings)
+        warnings = (*(str(one) for one in compared if one.topic in found.topics), *former.messages())
     return KafkaReport(_good(settings, found), details, warnings)
 
 

@@ -9,7 +9,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import errors as kafka_errors
 from aiokafka.admin import AIOKafkaAdminClient
 
 from dispatcher.config.settings import KafkaSettings, Settings
@@ -17,6 +19,8 @@ from dispatcher.config.units import parse_duration
 from dispatcher.kafka.connection import admin_client, stopped
 from dispatcher.kafka.topic_reader import outside_consumer
 from dispatcher.kafka.topics import dead_letter_topic, held_topic, retry_topics
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,8 @@ class FormerTopics:
     """Records that the group has not finished, by name of a retry topic; only topics that have some."""
     dead: str | None = None
     """The dead-letter topic, if it holds records."""
+    uncommitted: Mapping[TopicPartition, int] = field(default_factory=dict)
+    """First offset of each partition of a retry topic that the group has never committed."""
 
     def messages(self) -> tuple[str, ...]:
         """What an operator should know."""
@@ -100,7 +106,31 @@ async def find_former_topics(settings: Settings) -> FormerTopics:
     for tp in parked:
         if left := max(0, ends[tp] - max(firsts[tp], read.get(tp, 0))):
             unread[tp.topic] = unread.get(tp.topic, 0) + left
-    return FormerTopics(tiers, unread, dead if any(ends[tp] > firsts[tp] for tp in buried) else None)
+    uncommitted = {tp: firsts[tp] for tp in parked if tp not in read}
+    return FormerTopics(tiers, unread, dead if any(ends[tp] > firsts[tp] for tp in buried) else None, uncommitted)
+
+
+async def find_and_claim_former_topics(settings: Settings) -> FormerTopics:
+    """Finds the former topics and commits the first offsets of those that the group has never read.
+
+    Call it before the group reads. From then on the commits show that the topics are the group's own, even if the
+    process is killed after it has committed in the new retry topics and before it reads the former ones. A group with
+    members accepts no commit from outside; its members have committed, or commit soon.
+
+    Raises what aiokafka raises if the broker doesn't answer.
+    """
+    found = await find_former_topics(settings)
+    if found.uncommitted:
+        consumer: AIOKafkaConsumer[bytes, bytes] = outside_consumer(settings.kafka, f"{settings.kafka.group_id}.retry")
+        try:
+            await consumer.start()
+            consumer.assign(list(found.uncommitted))
+            await consumer.commit(dict(found.uncommitted))
+        except (kafka_errors.UnknownMemberIdError, kafka_errors.CommitFailedError, kafka_errors.IllegalGenerationError):
+            log.info("the group has members: former retry topics are left to them", group=settings.kafka.group_id)
+        finally:
+            await stopped(consumer)
+    return found
 
 
 async def _committed(admin: AIOKafkaAdminClient, group_id: str) -> dict[TopicPartition, int]:

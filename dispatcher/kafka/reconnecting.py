@@ -28,6 +28,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.kafka.broker_access import CONNECT_S, BrokerAccess
 from dispatcher.kafka.connection_errors import missing_permission
+from dispatcher.kafka.problems import KafkaProblems
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +56,12 @@ def _access(client: Any) -> BrokerAccess | None:
     """The access that a client or connection was made with: aiokafka hands it on as a token provider."""
     access = client._sasl_oauth_token_provider  # noqa: SLF001
     return access if isinstance(access, BrokerAccess) else None
+
+
+def problems_of(client: Any) -> KafkaProblems | None:
+    """Returns where the problems of a client are reported; None if nowhere, as for a command."""
+    access = _access(client)
+    return None if access is None else access.problems
 
 
 def _with_fresh_credentials(connect: Method) -> Method:

@@ -144,10 +144,14 @@ async def open_topics(settings: KafkaSettings, topics: Sequence[str], name: str 
             await stopped(consumer)
 
 
-def outside_consumer(settings: KafkaSettings) -> "AIOKafkaConsumer[bytes, bytes]":
-    """A consumer of no group, not started. A position that is gone becomes the first there is."""
+def outside_consumer(settings: KafkaSettings, group_id: str | None = None) -> "AIOKafkaConsumer[bytes, bytes]":
+    """Returns a consumer, not started, that joins no group. A position that is gone becomes the first one left.
+
+    `group_id`: the group that it commits for.
+    """
     return AIOKafkaConsumer(
         **connection_arguments(settings),
+        group_id=group_id,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         fetch_max_bytes=settings.fetch_max_bytes,

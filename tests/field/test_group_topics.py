@@ -4,11 +4,14 @@ from collections import Counter
 
 import pytest
 from aiohttp import web
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from dispatcher.kafka.topics import dead_letter_topic
+from dispatcher.config.loader import load_settings
+from dispatcher.kafka.former_topics import find_and_claim_former_topics, find_former_topics
+from dispatcher.kafka.topics import dead_letter_topic, retry_topics
 from tests.commands import running
 from tests.integration.brokers import needs_kafka
-from tests.integration.harness import Receiver, Stage, status, tenants, until, webhook_id_of
+from tests.integration.harness import TIERS, Receiver, Stage, event, status, tenants, until, webhook_id_of
 from tests.kafka import topics
 from tests.stores.kubelet import MountedVolume
 
@@ -58,6 +61,7 @@ async def test_two_groups_on_one_topic_deliver_each_event_once_each(scene: Stage
     assert set(tried.values()) == {2}
 
 
+@pytest.mark.all_faults
 async def test_what_was_parked_and_died_under_the_old_names_is_drained_and_redriven(scene: Stage) -> None:
     parked, dying = tenants(2)
     scene.mount([scene.webhook(parked), scene.webhook(dying)])
@@ -84,6 +88,8 @@ async def test_what_was_parked_and_died_under_the_old_names_is_drained_and_redri
     scene.receiver.behave(f"/{parked.org}", None)
     scene.receiver.behave(f"/{dying.org}", None)
     async with scene.dispatcher("new", kafka={"session_timeout": "6s"}) as new:
+        ran = await running.dispatcher("check", "-c", new.path, "--kafka")
+        assert "holds 4 unread events parked by an earlier version" in ran.err, ran
         new.start()
         await until(lambda: "parked by an earlier version" in new.log, "the warning", 40, new)
         parked_ids = {name for name, tenant in scene.expected.items() if tenant == parked}
@@ -99,6 +105,39 @@ async def test_what_was_parked_and_died_under_the_old_names_is_drained_and_redri
     assert sum(ends.values()) == 0, "nothing died anew"
 
 
+async def test_an_upgrade_that_is_killed_before_it_reads_the_former_topics_goes_on_at_the_next_start(
+    scene: Stage,
+) -> None:
+    """The group has never committed in the former topics, and has already committed in a new one."""
+    (tenant,) = tenants(1)
+    scene.mount([scene.webhook(tenant)])
+    former = f"{scene.topic}.retry.1s"
+    await topics.create_topic(scene.bootstrap_servers, former, partitions=2)
+    async with AIOKafkaProducer(bootstrap_servers=scene.bootstrap_servers) as producer:
+        await producer.send_and_wait(former, event(tenant, "parked"), partition=1)
+    scene.expected[webhook_id_of(tenant, "parked")] = tenant
+    await _commit(scene, scene.group_id, TopicPartition(scene.topic, 0))
+    async with scene.dispatcher() as dispatcher:
+        settings = load_settings(dispatcher.path, {})
+        found = await find_and_claim_former_topics(settings)  # at the start that is killed
+        assert found.unread == {former: 1}
+        await _commit(scene, f"{scene.group_id}.retry", TopicPartition(retry_topics(scene.prefix, TIERS)[0], 0))
+        assert (await find_former_topics(settings)).unread == {former: 1}
+        dispatcher.start()
+        await scene.all_accepted(dispatcher)
+
+
+async def _commit(scene: Stage, group: str, tp: TopicPartition) -> None:
+    consumer = AIOKafkaConsumer(bootstrap_servers=scene.bootstrap_servers, group_id=group, enable_auto_commit=False)
+    await consumer.start()
+    try:
+        consumer.assign([tp])
+        await consumer.commit({tp: 0})
+    finally:
+        await consumer.stop()
+
+
+@pytest.mark.all_faults
 async def test_a_new_group_leaves_the_old_names_to_their_group(scene: Stage) -> None:
     (tenant,) = tenants(1)
     scene.mount([scene.webhook(tenant)])

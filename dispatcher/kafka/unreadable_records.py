@@ -1,0 +1,230 @@
+"""Records that aiokafka can't decode: header names that aren't UTF-8, and batches that are corrupt.
+
+Patches, applied once by `aiokafka_patches`:
+- A header name that isn't UTF-8 is decoded with U+FFFD in place of its invalid bytes, as the Java client does. aiokafka
+  raises instead, and its compiled decoder has no option for this, so such a batch is decoded again in Python.
+- A batch that can't be decoded (checksum, compression, structure) holds up its own partition only: it is fetched again
+  every 5 s, and reported as `records_unreadable`. aiokafka raises the error in the middle of a poll, which drops the
+  records that the same poll has already taken from other partitions, and moves their positions past them.
+- A fetch that the broker refuses because of the log itself is reported. aiokafka only logs it, and repeats it for ever.
+"""
+
+import asyncio
+import struct
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any, Final
+
+from aiokafka import TopicPartition
+from aiokafka import errors as kafka_errors
+from aiokafka.client import AIOKafkaClient
+from aiokafka.consumer import fetcher as fetching
+from aiokafka.consumer.fetcher import Fetcher, FetchResult, PartitionRecords
+from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.record.default_records import _DefaultRecordBatchPy
+from aiokafka.record.legacy_records import LegacyRecordBatch
+from aiokafka.record.memory_records import MemoryRecords
+
+from dispatcher.contract.kafka_problems import KafkaReason
+from dispatcher.kafka.problems import KafkaProblems
+
+PAUSE_S: Final = 5.0
+"""A partition with an unreadable batch is fetched again after so long."""
+REPORT_S: Final = 3 * PAUSE_S
+LOG_ERRORS: Final = frozenset({-1, 2, 56, 76})
+"""UNKNOWN_SERVER_ERROR, CORRUPT_MESSAGE, KAFKA_STORAGE_ERROR and UNSUPPORTED_COMPRESSION_TYPE of the protocol."""
+_BATCH_HEADER: Final = struct.Struct(">qiibIhi")
+"""Base offset, length, leader epoch, magic, checksum, attributes, last offset delta: the start of a batch (KIP-98)."""
+_LEGACY_HEADER: Final = struct.Struct(">qiib")
+
+Send = Callable[..., Awaitable[Any]]
+ProblemsOf = Callable[[Any], KafkaProblems | None]
+
+
+def apply(problems_of: ProblemsOf) -> None:
+    """Patches aiokafka's classes. `problems_of` returns where the problems of an `AIOKafkaClient` are reported."""
+    fetching.MemoryRecords = RecordsWithBytes
+    PartitionRecords.__next__ = _next_record
+    FetchResult.getall = _take_records
+    Fetcher.fetched_records = _raising_between_polls(Fetcher.fetched_records)
+    Fetcher._set_error = _pausing_unreadable_partitions(Fetcher._set_error, problems_of)  # noqa: SLF001
+    AIOKafkaClient.send = _reporting_log_errors(AIOKafkaClient.send, problems_of)
+
+
+class RecordsWithBytes:
+    """aiokafka's `MemoryRecords` that keeps the bytes it decodes, so that they can be decoded again."""
+
+    __slots__ = ("content", "has_next", "next_batch", "size_in_bytes")
+
+    def __init__(self, content: bytes) -> None:
+        records = MemoryRecords(content)
+        self.content = content
+        self.has_next = records.has_next
+        self.next_batch = records.next_batch
+        self.size_in_bytes = records.size_in_bytes
+
+
+class TolerantRecords:
+    """The batches of `content` that end after `from_offset`. Header names may be any bytes."""
+
+    def __init__(self, content: bytes, from_offset: int) -> None:
+        self._content = memoryview(content)
+        self._from_offset = from_offset
+        self._position = 0
+
+    def has_next(self) -> bool:
+        """True if there is another complete batch."""
+        while self._end() is not None:
+            if self._next_offset() > self._from_offset:
+                return True
+            self._position = self._end() or 0
+        return False
+
+    def next_batch(self) -> Any:
+        """Returns the next batch. Call it only after `has_next` returned True."""
+        start, end = self._position, self._end()
+        magic = _LEGACY_HEADER.unpack_from(self._content, start)[3]
+        self._position = len(self._content) if end is None else end
+        batch = self._content[start:end]
+        return TolerantBatch(batch) if magic >= 2 else LegacyRecordBatch(batch, magic)
+
+    def _end(self) -> int | None:
+        if len(self._content) - self._position < _BATCH_HEADER.size:
+            return None
+        _, length, *_ = _LEGACY_HEADER.unpack_from(self._content, self._position)
+        end = self._position + 12 + int(length)
+        return end if self._position < end <= len(self._content) else None
+
+    def _next_offset(self) -> int:
+        base, _, _, magic, _, _, delta = _BATCH_HEADER.unpack_from(self._content, self._position)
+        return int(base + 1 + (delta if magic >= 2 else 0))
+
+
+class TolerantBatch(_DefaultRecordBatchPy):  # type: ignore[misc]  # aiokafka has no types
+    """A batch whose header names are decoded with U+FFFD in place of invalid bytes."""
+
+    def _maybe_uncompress(self) -> None:
+        super()._maybe_uncompress()
+        self._buffer: bytearray = _TolerantBytes(self._buffer)
+
+
+class _TolerantBytes(bytearray):
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key)
+        return _TolerantBytes(found) if isinstance(key, slice) else found
+
+    def decode(self, encoding: str = "utf-8", errors: str = "replace") -> str:
+        return super().decode(encoding, errors)
+
+
+def _next_record(records: Any) -> Any:
+    """`PartitionRecords.__next__`, which decodes a batch again if a header name isn't UTF-8."""
+    try:
+        return next(records._records_iterator)  # noqa: SLF001
+    except StopIteration:
+        records._records_iterator = None  # noqa: SLF001
+        raise
+    except (UnicodeDecodeError, kafka_errors.CorruptRecordException) as error:
+        content = getattr(records._records, "content", None)  # noqa: SLF001
+        if content is None or not isinstance(error.__cause__ or error, UnicodeDecodeError):
+            raise
+        records._records = TolerantRecords(content, records.next_fetch_offset)  # noqa: SLF001
+        records._records_iterator = records._unpack_records()  # noqa: SLF001
+    return next(records)
+
+
+def _take_records(result: Any, max_records: int | None = None) -> list[Any]:
+    """`FetchResult.getall`, which returns the records before an unreadable batch and keeps the error for later."""
+    if getattr(result, "error", None) is not None:
+        return []
+    if not result.check_assignment(result._topic_partition) or not result.has_more():  # noqa: SLF001
+        return []
+    records = result._partition_records  # noqa: SLF001
+    found: list[Any] = []
+    try:
+        while max_records is None or len(found) < max_records:
+            found.append(next(records))
+    except StopIteration:
+        result._update_position()  # noqa: SLF001
+        result._partition_records = None  # noqa: SLF001
+        return found
+    except Exception as error:  # noqa: BLE001 (decompression raises errors of many libraries)
+        result.error = error
+    result._update_position()  # noqa: SLF001
+    return found
+
+
+def _raising_between_polls(fetched_records: Send) -> Send:
+    @wraps(fetched_records)
+    async def patched(fetcher: Any, *arguments: Any, **named: Any) -> Any:
+        for tp, result in list(fetcher._records.items()):  # noqa: SLF001
+            error = getattr(result, "error", None)
+            if error is None:
+                continue
+            del fetcher._records[tp]  # noqa: SLF001
+            offset = result._partition_records.next_fetch_offset  # noqa: SLF001
+            fetcher._set_error(tp, UnreadableBatch(tp, offset, error))  # noqa: SLF001
+        return await fetched_records(fetcher, *arguments, **named)
+
+    return patched
+
+
+class UnreadableBatch(kafka_errors.CorruptRecordException):  # type: ignore[misc]  # aiokafka has no types
+    """A batch can't be decoded."""
+
+    def __init__(self, tp: TopicPartition, offset: int, cause: BaseException) -> None:
+        what = f"{type(cause).__name__}: {cause.args[0] if cause.args else ''}"[:200]
+        super().__init__(f"{tp.topic}/{tp.partition}: the batch at offset {offset} can't be decoded ({what})")
+        self.__cause__ = cause
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def _pausing_unreadable_partitions(set_error: Callable[..., None], problems_of: ProblemsOf) -> Callable[..., None]:
+    @wraps(set_error)
+    def patched(fetcher: Any, tp: TopicPartition, error: BaseException) -> None:
+        problems = problems_of(fetcher._client)  # noqa: SLF001
+        is_unreadable = isinstance(error, UnreadableBatch | kafka_errors.RecordTooLargeError)
+        if problems is None or not is_unreadable:
+            set_error(fetcher, tp, error)
+            return
+        assignment = fetcher._subscriptions.subscription.assignment  # noqa: SLF001
+        if assignment is None or tp not in assignment.tps:
+            return
+        state = assignment.state_value(tp)
+        loop = asyncio.get_running_loop()
+        detail = str(error)
+        if not isinstance(error, UnreadableBatch):
+            loop.call_soon(state.seek, state.position)  # aiokafka goes past a record that it takes for too large
+            detail = f"{tp.topic}/{tp.partition}: the broker returned no complete batch at offset {state.position}"
+        problems.report(
+            KafkaReason.RECORDS_UNREADABLE,
+            f"{detail}: the partition waits; restore its log from a replica, or remove the records up to it",
+            source=f"{tp.topic}/{tp.partition}",
+            lasts_s=REPORT_S,
+        )
+        state.pause()
+        loop.call_later(PAUSE_S, state.resume)
+
+    return patched
+
+
+def _reporting_log_errors(send: Send, problems_of: ProblemsOf) -> Send:
+    @wraps(send)
+    async def patched(client: Any, node_id: Any, request: Any, **named: Any) -> Any:
+        response = await send(client, node_id, request, **named)
+        if isinstance(request, FetchRequest) and (problems := problems_of(client)) is not None:
+            for topic, partitions in response.topics:
+                for number, code, *_ in partitions:
+                    if code in LOG_ERRORS:
+                        problems.report(
+                            KafkaReason.RECORDS_UNREADABLE,
+                            f"{topic}/{number}: broker {node_id} can't read its log "
+                            f"({kafka_errors.for_code(code).__name__}): check the broker's log and disk",
+                            source=f"{topic}/{number}",
+                            lasts_s=REPORT_S,
+                        )
+        return response
+
+    return patched
