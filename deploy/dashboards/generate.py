@@ -11,7 +11,7 @@ DASHBOARDS = {"overview.json": OVERVIEW, "tenant.json": TENANT_STORY}
 
 
 def generated() -> dict[Path, str]:
-    """Every file and what must stand in it."""
+    """Returns every file and its content."""
     return {
         OUT / name: json.dumps(dashboard.as_json(), indent=1, ensure_ascii=False) + "\n"
         for name, dashboard in DASHBOARDS.items()

@@ -1,4 +1,4 @@
-"""The dashboard that tells whether the promises are kept, whether it is us, and where it sticks."""
+"""The overview dashboard: whether the objectives are met, whether the dispatcher is the cause, and what is slow."""
 
 from deploy.dashboards.grafana import (
     BAD,
@@ -80,7 +80,7 @@ SLO_ROW = Row(
         ),
         graph(
             "How fast the budgets burn",
-            "1: the budget lasts exactly as long as it should. Above 14.4 over an hour somebody is called.",
+            "1: the budget lasts exactly as long as it should. Above 14.4 over an hour an alert pages.",
             "short",
             (
                 f"namespace_job:dispatcher_stale:avg1h{{{HERE}}} / on () group_left () "
@@ -152,7 +152,7 @@ OVERVIEW = Dashboard(
                 ),
                 graph(
                     "Events skipped",
-                    "Events for no webhook. A sudden no_webhook means that somebody's configuration is gone.",
+                    "Events for no webhook. A sudden no_webhook means that a tenant's configuration is gone.",
                     "eps",
                     (rate("dispatcher_events_skipped_total", PODS, "reason"), "{{reason}}"),
                     stacked=True,
@@ -338,7 +338,7 @@ OVERVIEW = Dashboard(
                 ),
                 graph(
                     "Tenants in trouble",
-                    "unstable is slowed, disabled and suspended get nothing until somebody acts.",
+                    "unstable is slowed, disabled and suspended get nothing until an operator acts.",
                     "short",
                     (f"max by (state) (dispatcher_tenants_in_state{{{PODS}}})", "{{state}}"),
                 ),
@@ -442,7 +442,7 @@ OVERVIEW = Dashboard(
             [
                 table(
                     "Versions of the webhooks in use",
-                    "One hash: the pods agree. Two for longer than a minute or two: somebody did not take up a change.",
+                    "One hash: the pods agree. Two for longer than a minute or two: a pod did not load a change.",
                     "short",
                     f"count by (hash) (dispatcher_config_info{{{PODS}}})",
                 ),
@@ -454,7 +454,7 @@ OVERVIEW = Dashboard(
                 ),
                 graph(
                     "Last reload",
-                    "1 where every file in use is the newest; 0: a file is wrong, and its last good version is in use.",
+                    "1 if every file in use is the newest; 0: a file is wrong, and its last good version is in use.",
                     "short",
                     (f"min by (pod) (dispatcher_config_last_reload_successful{{{PODS}}})", "{{pod}}"),
                     top=1,
@@ -473,7 +473,7 @@ OVERVIEW = Dashboard(
                 ),
                 graph(
                     "Since the last change taken up whole",
-                    "Since a start or change after which every file was in use. *Last reload* tells if one is wrong.",
+                    "Since a start or change after which every file was in use. *Last reload* shows if one is wrong.",
                     "s",
                     (
                         f"time() - max by (pod) ({RELOADED}{{{PODS}}} > 0)",

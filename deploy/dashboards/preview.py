@@ -150,7 +150,7 @@ DRAWN: dict[str, Callable[[Axes, dict[str, Any], list[tuple[str, Series]]], None
 
 
 def preview(path: Path, prometheus: Prometheus, out: Path) -> list[str]:
-    """Draw one dashboard; gives the panels and queries without data."""
+    """Draws one dashboard. Returns the panels and queries without data."""
     dashboard = json.loads(path.read_text())
     bottom = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in dashboard["panels"])
     height = bottom * 0.42

@@ -1,4 +1,4 @@
-"""The dashboard that tells one tenant's story, and who is hurting."""
+"""The dashboard of one tenant, with a list of the tenants that have failures."""
 
 from deploy.dashboards.grafana import (
     BAD,
@@ -154,7 +154,7 @@ TENANT_STORY = Dashboard(
                 ),
                 graph(
                     "Tenants in trouble",
-                    "unstable is slowed, disabled and suspended get nothing until somebody acts.",
+                    "unstable is slowed, disabled and suspended get nothing until an operator acts.",
                     "short",
                     (f"max by (state) (dispatcher_tenants_in_state{{{HERE}}})", "{{state}}"),
                     (f"sum(dispatcher_circuit_breaker_open_endpoints{{{HERE}}})", "breaker open"),

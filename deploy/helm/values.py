@@ -1,7 +1,7 @@
 """What is made from values.yaml: its schema, and the table in the README. `python -m deploy.helm.values` writes both.
 
-A value's description is the `# --` comment above it; its type is its default's, and what a default can't tell is in
-`DETAILS`. Below `config` and `webhooks.files` stands the dispatcher's own schema: a misspelt setting or a wrong
+A value's description is the `# --` comment above it; its type is its default's, and what a default can't show is in
+`DETAILS`. Below `config` and `webhooks.files` is the dispatcher's own schema: a misspelt setting or a wrong
 webhook fails in `helm template`.
 """
 
@@ -25,7 +25,7 @@ FREE = {
     "strategy", "podSecurityContext", "securityContext", "resources", "autoscaling.behavior", "dashboards.labels",
     "console.resources", "hooks.resources", "probes.startup", "probes.liveness", "probes.readiness",
 }  # fmt: skip
-"""Mappings that are Kubernetes' own, beside those that are empty by default: anything may stand in them."""
+"""Mappings that are Kubernetes' own, beside those that are empty by default: they can hold anything."""
 
 _NAMES = {"type": "array", "items": {"type": "string", "minLength": 1}}
 _OBJECTS = {"type": "array", "items": {"type": "object"}}
@@ -270,7 +270,7 @@ def readme() -> str:
 
 
 def generated() -> dict[Path, str]:
-    """Every generated file and what must stand in it."""
+    """Returns every generated file and its content."""
     return {
         CHART / "values.schema.json": json.dumps(schema(), indent=2, ensure_ascii=False) + "\n",
         CHART / "README.md": readme(),

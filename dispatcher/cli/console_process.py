@@ -44,7 +44,7 @@ class ConsoleProcess:
         self._stop = asyncio.Event()
 
     async def run(self) -> int:
-        """Run until a signal; gives the exit status: 0 when everything under way was finished.
+        """Runs until a signal. Returns the exit status: 0 if everything under way was finished.
 
         Raises:
             ConfigError: the settings can't be used for a console.

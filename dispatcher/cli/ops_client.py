@@ -1,4 +1,4 @@
-"""What a running dispatcher tells at its ops port."""
+"""Queries the ops port of a running dispatcher."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -20,7 +20,7 @@ async def ask(ops: str, path: str) -> tuple[int, Mapping[str, object]]:
     """The status (200, 404 or 503) and the JSON object that answer a GET; the latter is empty with a 404.
 
     Raises:
-        DispatcherError: nobody answers within 5 s, or it is no dispatcher that does.
+        DispatcherError: no dispatcher answers within 5 s.
     """
     timeout = aiohttp.ClientTimeout(total=WITHIN_S)
     try:
@@ -38,7 +38,7 @@ async def ask(ops: str, path: str) -> tuple[int, Mapping[str, object]]:
 
 
 async def check_ready(ops: str) -> None:
-    """Raises DispatcherError where the instance is not ready, with its reasons."""
+    """Raises DispatcherError with the reasons if the instance is not ready."""
     status, told = await ask(ops, "/readyz")
     checks = told.get("checks")
     if not isinstance(checks, dict):

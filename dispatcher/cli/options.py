@@ -28,7 +28,7 @@ def settings_at(path: Path) -> Settings:
 
 
 def quiet_settings_at(path: Path) -> Settings:
-    """The same, with logging set up for a command whose answer is all that is asked for: errors only."""
+    """Like `settings_at`, but logs only errors: for commands whose output is the answer."""
     settings = settings_at(path)
     configure_logging(settings.log.model_copy(update={"level": "error"}))
     return settings

@@ -1,4 +1,4 @@
-"""What `dispatcher webhooks` does with the database. Imported when it is asked for: SQLAlchemy takes its time."""
+"""What `dispatcher webhooks` does with the database. Imported only when needed, because SQLAlchemy loads slowly."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -42,7 +42,7 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
 
 
 async def rotated(settings: Settings, by: str) -> Rotation:
-    """What became of the stored secrets."""
+    """Prints what happened to the stored secrets."""
     async with open_database(settings) as database:
         return await rotate(database, Encryption(settings.webhooks.encryption_keys), by=by)
 
@@ -50,7 +50,7 @@ async def rotated(settings: Settings, by: str) -> Rotation:
 async def imported(
     settings: Settings, configs: Sequence[WebhookConfig], check: Check, by: str, *, replace: bool, dry_run: bool
 ) -> Imported:
-    """What became of these webhooks."""
+    """Prints what happened to these webhooks."""
     encryption = Encryption(settings.webhooks.encryption_keys)
     async with open_database(settings) as database:
         transfer = Transfer(database, encryption, WebhookRepository(database, encryption, check))
@@ -66,7 +66,7 @@ async def exported(settings: Settings, directory: Path, secrets_dir: Path | None
 
 
 def database_url(settings: Settings) -> Secret:
-    """Raises ConfigError where the store is another one."""
+    """Raises ConfigError if another store is configured."""
     if settings.webhooks.store != "sql" or settings.webhooks.url is None:
         raise ConfigError([Problem("this command needs store sql, with url", "webhooks.store")])
     return settings.webhooks.url

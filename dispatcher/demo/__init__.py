@@ -13,7 +13,7 @@ EVENTS = 2000
 
 
 def start(events: int = EVENTS, *, forever: bool = False) -> int:
-    """Run the demo; gives the exit status."""
+    """Runs the demo and returns the exit status."""
     try:
         from dispatcher.demo.run import Options, run
     except ModuleNotFoundError as error:

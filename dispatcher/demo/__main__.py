@@ -10,7 +10,7 @@ from dispatcher.demo import EVENTS, start
 
 
 def main() -> int:
-    """Run the demo as the environment says; gives the exit status."""
+    """Runs the demo as the environment says and returns the exit status."""
     events = os.environ.get("DEMO_EVENTS") or str(EVENTS)
     if not events.isdigit() or not int(events):
         print(f"demo: DEMO_EVENTS must be a whole number from 1, not {events!r}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The balance of what was produced against what became of it. Pure arithmetic.
+"""The balance of what was produced against what happened to it. Pure arithmetic.
 
 The dispatcher is not asked: an event counts as delivered because its receiver said 200 to it, as dead because it is
 in the dead-letter topic. Only what it skipped cannot be seen from outside; its counters are held against the plan.
@@ -25,7 +25,7 @@ class Balance:
     dead: int = 0
     lost: int = 0
     twice: int = 0
-    """Events delivered more than once: allowed by at-least-once, and told."""
+    """Events delivered more than once: allowed by at-least-once, and reported."""
     problems: tuple[str, ...] = ()
     """Everything that must not be."""
 
@@ -85,7 +85,7 @@ def _account(event: Planned, accepted: int, dead: str | None) -> tuple[str, str 
     """Which count the event belongs to, and what is wrong about it."""
     if not event.readable:
         if accepted:
-            return "delivered", "delivered, though nobody can read it"
+            return "delivered", "delivered, though it is unreadable"
         if dead is None:
             return "lost", "unreadable, and not in the dead-letter topic"
         return "dead", None if dead == DeadReason.UNREADABLE else f"unreadable, but dead as {dead}"
@@ -101,7 +101,7 @@ def _account(event: Planned, accepted: int, dead: str | None) -> tuple[str, str 
 
 
 def _skips(planned: Mapping[str, int], told: Mapping[str, int]) -> tuple[int, list[str]]:
-    """How many skips nobody has seen happen, and each reason whose count is not as planned."""
+    """How many skips were not observed, and each reason whose count is not as planned."""
     missing, problems = 0, []
     for reason in sorted(planned.keys() | told.keys()):
         expected, counted = planned.get(reason, 0), told.get(reason, 0)

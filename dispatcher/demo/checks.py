@@ -1,7 +1,7 @@
 """What an endpoint insists on: the payload's shape, header parameters, a token, a signature.
 
 Written from the contracts and from the standards, not with the dispatcher's own code: two readings of a contract
-find what one alone would repeat. Each check tells what is wrong, None where all is well.
+find what one alone would repeat. Each check returns what is wrong, or None.
 """
 
 import base64
@@ -98,7 +98,7 @@ class HeaderCheck:
 
 @dataclass(frozen=True, slots=True)
 class JwtCheck:
-    """A bearer token that verifies with the public key; 401 where it doesn't."""
+    """A bearer token that verifies with the public key; 401 if it doesn't."""
 
     key: PublicKeyTypes | bytes
     algorithm: str

@@ -40,7 +40,7 @@ class ChildFailedError(RuntimeError):
 
 
 def free_ports(count: int) -> list[int]:
-    """Different TCP ports of 127.0.0.1 that nobody listens on now, outside the range of outgoing connections."""
+    """Different TCP ports of 127.0.0.1 that no process listens on now, outside the range of outgoing connections."""
     found: list[int] = []
     for port in random.sample(_PORTS, len(_PORTS)):
         if len(found) == count:
@@ -136,7 +136,7 @@ class ChildProcess:
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """SIGCONT: the process goes on where it was paused."""
+        """SIGCONT: the paused process continues."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:

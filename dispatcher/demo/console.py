@@ -52,7 +52,7 @@ class Console(ChildProcess):
         super().__init__(command, log=config.parent / "console.log", env=env)
 
     async def link(self) -> str | None:
-        """The link that signs one browser in, once; None where the console did not come up."""
+        """The link that signs one browser in, once; None if the console did not start."""
         give_up_at = time.monotonic() + _LINK_WITHIN_S
         while self.running and time.monotonic() < give_up_at:
             found = _LINK.search(self._log.read_bytes())

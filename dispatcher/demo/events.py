@@ -1,7 +1,7 @@
 """Delivery events as they look in the wild, made up: for the demo, tests and benchmarks.
 
 The same arguments always give the same bytes: what isn't given follows from the event's id. Nothing here asks what
-the dispatcher makes of an event; `demo.stream` says what must become of each.
+the dispatcher makes of an event; `demo.stream` says what must happen to each.
 """
 
 import random
@@ -43,7 +43,7 @@ _FAILURES: Final = {
 
 
 class Spelling(StrEnum):
-    """How an event's keys are written; the schema's content type tells."""
+    """How an event's keys are written; the schema's content type determines it."""
 
     XED = "xed"
     """Short and nested: `_experience.customerJourneyManagement.messageExecution`."""

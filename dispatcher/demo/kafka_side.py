@@ -75,7 +75,7 @@ async def read_dead_letters(brokers: str, group: str) -> dict[str, str]:
         consumer.assign(partitions)
         ends = await consumer.end_offsets(partitions)
         await consumer.seek_to_beginning()
-        # The end is told too low by this broker; what came with a fetch is right.
+        # This broker reports too low an end; what came with a fetch is right.
         while any([await consumer.position(tp) < max(end, consumer.highwater(tp) or 0) for tp, end in ends.items()]):
             for records in (await consumer.getmany(timeout_ms=200)).values():
                 for record in records:

@@ -24,7 +24,7 @@ class Arrival:
     """The endpoint's name: its path without the slash."""
     webhook_id: str
     attempt: int
-    """Header `webhook-attempt`, 0 where it is missing or no number."""
+    """Header `webhook-attempt`, 0 if it is missing or no number."""
     headers: Mapping[str, str]
     """Without regard to case."""
     body: bytes
@@ -39,7 +39,7 @@ class Seen:
     at: float
     attempt: int
     status: int
-    """0 where the connection was closed without an answer."""
+    """0 if the connection was closed without an answer."""
 
 
 @dataclass(frozen=True, slots=True)

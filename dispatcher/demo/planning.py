@@ -1,6 +1,6 @@
 """What the demo produces: the same events for the same seed, each with its known fate.
 
-What will be skipped, and what nobody can read, is decided here, beforehand: the accounts hold the dispatcher to it.
+Which records are skipped or unreadable is decided here, beforehand: the accounts compare the dispatcher with it.
 """
 
 import random
@@ -26,14 +26,14 @@ _NOWHERE = Origin("", 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One record to produce, and what has to become of it."""
+    """One record to produce, and what has to happen to it."""
 
     tenant: TenantKey
     event_id: str
     """Also the record's key, by which a dead letter is known again."""
     value: bytes | None
     skip: SkipReason | None = None
-    """Why it must not be delivered; None where it must be."""
+    """Why it must not be delivered; None if it must be."""
     readable: bool = True
     """False: it must be found in the dead-letter topic."""
 

@@ -66,7 +66,7 @@ class Receiver:
         return self._ca.cert_pem.bytes()
 
     def url(self, endpoint: str) -> str:
-        """Where the endpoint is, or would be."""
+        """URL of the endpoint, even before it listens."""
         return f"https://{_HOST}:{self.port}/{endpoint}"
 
     def set(self, endpoint: str, answers: Endpoint) -> None:

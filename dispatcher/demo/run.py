@@ -40,7 +40,7 @@ STOP_S = 30.0
 HARD_LIMIT_S = 90.0
 INTERRUPTED = 130
 MAX_TOLD = 20
-"""Problems told one by one."""
+"""Problems that are printed one by one."""
 
 INTRO = """\
 feedback-dispatcher, at work on this machine: a Kafka-compatible broker in memory, seven tenants, six of
@@ -54,7 +54,7 @@ Events that fail are parked in retry topics (1 s, 2 s) and dead after {age} s, s
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What is asked of the demo."""
+    """Options of the demo."""
 
     events: int = 2000
     forever: bool = False
@@ -80,7 +80,7 @@ class Demo:
         self._show_at = 0.0
 
     async def run(self) -> int:
-        """Gives the exit status."""
+        """Returns the exit status."""
         notes = "\n  ".join(f"{tenant.title:10} {tenant.note}" for tenant in TENANTS)
         say(INTRO.format(tenants=notes, age=MAX_AGE_S))
         try:
@@ -214,7 +214,7 @@ class Demo:
 
 
 def run(options: Options) -> int:
-    """Run the demo; gives the exit status."""
+    """Runs the demo and returns the exit status."""
     try:
         return asyncio.run(_demo(options))
     except asyncio.CancelledError:

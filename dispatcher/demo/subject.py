@@ -68,7 +68,7 @@ class Subject(ChildProcess):
             return False
 
     async def counts(self, session: aiohttp.ClientSession) -> Counts | None:
-        """What `/metrics` says; None where it doesn't answer."""
+        """What `/metrics` says; None if it doesn't answer."""
         try:
             async with session.get(f"{self._ops}/metrics", timeout=_LOOK_TIMEOUT) as answer:
                 answer.raise_for_status()
@@ -81,7 +81,7 @@ class Subject(ChildProcess):
         return "\n".join(self.log_tail(20_000).splitlines()[-lines:])
 
     def keep_log(self) -> Path:
-        """Copy its log to where it outlives the demo's directory; gives the place."""
+        """Copy its log to where it outlives the demo's directory; returns the place."""
         handle, kept = tempfile.mkstemp(prefix="dispatcher-demo-", suffix=".log")
         os.close(handle)
         shutil.copyfile(self._log, kept)

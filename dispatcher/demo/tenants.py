@@ -58,11 +58,11 @@ TENANTS = (
 def write_configuration(
     directory: Path, *, brokers: str, origin: str, closed_port: int, ops_port: int, console_port: int
 ) -> Path:
-    """Write `dispatcher.yaml`, and `webhooks.d/` to fill its database from; gives the settings' path.
+    """Write `dispatcher.yaml`, and `webhooks.d/` to fill its database from; returns the settings' path.
 
     Args:
         origin: the receiver's `https://host:port`, whose CA is in `ca.pem` of the directory.
-        closed_port: where nobody listens: Adatum's endpoint.
+        closed_port: a port without a listener: Adatum's endpoint.
     """
     settings = {
         "apiVersion": "dispatcher/v1",
@@ -73,7 +73,7 @@ def write_configuration(
             "url": {"file": "secrets/database-url"},
             "encryption_keys": [{"file": "secrets/encryption-key"}],
         },
-        # A few requests at first, so that Tailspin is asked to wait before its breaker would open for 30 s.
+        # A few requests at first, so that Tailspin's 429 comes before its breaker would open for 30 s.
         "delivery": {"lane_start": 4},
         "retry": {"tiers": ["1s", "2s"], "max_age": f"{MAX_AGE_S}s"},
         "egress": {"allow": ["127.0.0.0/8"], "ca_bundle": "ca.pem"},
@@ -96,7 +96,7 @@ def write_configuration(
 
 
 def write_signing_key(path: Path) -> ec.EllipticCurvePublicKey:
-    """Write a new private key for Luma's tokens; gives the public half, which its receiver knows."""
+    """Write a new private key for Luma's tokens; returns the public half, which its receiver knows."""
     key = ec.generate_private_key(ec.SECP256R1())
     path.parent.mkdir(parents=True, exist_ok=True)
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
@@ -106,7 +106,7 @@ def write_signing_key(path: Path) -> ec.EllipticCurvePublicKey:
 
 
 def write_signing_secret(path: Path) -> str:
-    """Write a new secret for the signatures of Fabrikam's webhooks, `whsec_…`; gives it, for its receiver."""
+    """Write a new secret for the signatures of Fabrikam's webhooks, `whsec_…`; returns it, for its receiver."""
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
     path.write_text(secret, encoding="ascii")
     path.chmod(0o600)
