@@ -1,11 +1,14 @@
 """Creates the authentication header of a webhook's requests. Delivery calls it before each POST."""
 
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
-from dispatcher.auth.fetched_tokens import FetchedTokens, TokenEndpoint
-from dispatcher.auth.jwt_signer import JwtSigner
-from dispatcher.auth.public_keys import PublicJwk
+from dispatcher.auth.token_answers import TokenEndpoint
 from dispatcher.config.webhooks import JwtAuth, WebhookConfig
+
+if TYPE_CHECKING:  # they import `cryptography` and `jwt`, 9 MB that only webhooks with tokens need
+    from dispatcher.auth.fetched_tokens import FetchedTokens
+    from dispatcher.auth.jwt_signer import JwtSigner
+    from dispatcher.auth.public_keys import PublicJwk
 
 Header = tuple[str, str]
 """Name and value."""
@@ -25,7 +28,7 @@ class Authenticator:
     needs_body: bool
     """True if each request needs a token of its own (`body_hash`, `jti`); `cached_header` then always returns None."""
 
-    def __init__(self, auth: JwtAuth | None, signer: JwtSigner | None, fetched: FetchedTokens | None) -> None:
+    def __init__(self, auth: JwtAuth | None, signer: "JwtSigner | None", fetched: "FetchedTokens | None") -> None:
         self._signer = signer
         self._fetched = fetched
         self._name = "" if auth is None else auth.header
@@ -45,6 +48,9 @@ class Authenticator:
         auth = config.auth
         if not isinstance(auth, JwtAuth):
             return cls(None, None, None)
+        from dispatcher.auth.fetched_tokens import FetchedTokens
+        from dispatcher.auth.jwt_signer import JwtSigner
+
         signer = None if auth.sign is None else JwtSigner(auth.sign, config.origin)
         fetched = None if auth.fetch is None else FetchedTokens(auth.fetch, token_endpoint, token_timeout_s)
         return cls(auth, signer, fetched)
@@ -60,7 +66,7 @@ class Authenticator:
         return self._fetched is not None
 
     @property
-    def public_jwk(self) -> PublicJwk | None:
+    def public_jwk(self) -> "PublicJwk | None":
         """The public key that verifies our signatures, for the JWKS document. None if there is none."""
         signer = self._signer if self._fetched is None else self._fetched.signer
         return None if signer is None else signer.key.public_jwk

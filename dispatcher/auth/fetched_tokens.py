@@ -6,14 +6,14 @@ An endpoint gets one request at a time. After a failure it gets none for 1 s, do
 import asyncio
 import secrets
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 from dispatcher.auth.jwt_signer import JwtSigner, renew_margin
 from dispatcher.auth.token_answers import (
     MAX_LIFE_S,
-    Headers,
     IssuedToken,
     TokenAnswer,
+    TokenEndpoint,
     endpoint_name,
     form_of,
     token_in,
@@ -26,17 +26,6 @@ COOL_DOWN_S: Final = 1.0
 MAX_COOL_DOWN_S: Final = 30.0
 REFRESH_EVERY_S: Final = 10.0
 """A refused token is discarded at most this often, so an endpoint that refuses every token causes few fetches."""
-
-
-class TokenEndpoint(Protocol):
-    """Sends requests to token endpoints, through the same egress guard as deliveries."""
-
-    async def post_form(self, url: str, headers: Headers, body: bytes, timeout_s: float) -> TokenAnswer:
-        """Sends `body` by POST as `application/x-www-form-urlencoded`, following no redirect.
-
-        Reads at most 64 KiB of the answer. What fails on the way is an answer without a status, not an exception.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,13 @@ import base64
 import binascii
 import hmac
 from collections.abc import Callable
-from typing import Final, Self
-
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from typing import TYPE_CHECKING, Final, Self
 
 from dispatcher.config.secrets import Secret
 from dispatcher.config.webhooks import Signing
+
+if TYPE_CHECKING:  # imported by the first `whsk_` secret: `cryptography` takes 7 MB
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 HMAC_BYTES: Final = range(24, 65)
 """Bytes of a `whsec_` secret, as Standard Webhooks has them."""
@@ -101,7 +102,7 @@ def _v1(key: bytes) -> _Sign:
     return sign
 
 
-def _v1a(key: Ed25519PrivateKey) -> _Sign:
+def _v1a(key: "Ed25519PrivateKey") -> _Sign:
     def sign(message: bytes) -> str:
         return "v1a," + binascii.b2a_base64(key.sign(message), newline=False).decode()
 
@@ -118,10 +119,12 @@ def _hmac_key(secret: Secret) -> bytes:
     return key
 
 
-def _private_key(secret: Secret) -> Ed25519PrivateKey:
+def _private_key(secret: Secret) -> "Ed25519PrivateKey":
     data = _decoded(secret, len("whsk_"))
     if len(data) not in (SEED_BYTES, 2 * SEED_BYTES):
         raise ValueError(f"whsk_ must hold an Ed25519 key of 32 or 64 bytes in base64, this one has {len(data)}")
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     key = Ed25519PrivateKey.from_private_bytes(data[:SEED_BYTES])
     if data[SEED_BYTES:] not in (b"", key.public_key().public_bytes_raw()):
         raise ValueError("the second half of this whsk_ is not the public key of the first: copy the key once more")

@@ -8,7 +8,7 @@ import base64
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import quote_plus, urlencode, urlsplit
 
 import orjson
@@ -62,6 +62,17 @@ class TokenAnswer:
     """Seconds the exchange took; a cool-down begins at its end."""
     is_local: bool = False
     """No answer came because the dispatcher's own side failed: no evidence against the tenant."""
+
+
+class TokenEndpoint(Protocol):
+    """Sends requests to token endpoints, through the same egress guard as deliveries."""
+
+    async def post_form(self, url: str, headers: Headers, body: bytes, timeout_s: float) -> TokenAnswer:
+        """Sends `body` by POST as `application/x-www-form-urlencoded`, following no redirect.
+
+        Reads at most 64 KiB of the answer. What fails on the way is an answer without a status, not an exception.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,15 @@
 import asyncio
 import binascii
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import jwt
 import typer
 from aiohttp import web
 
-from dispatcher.cli.trial_receiver import Expectations, TrialReceiver, server_tls
 from dispatcher.errors import DispatcherError
+
+if TYPE_CHECKING:  # imported by the command, not by `run`: they need `cryptography`
+    import jwt
 
 
 def receive(
@@ -28,6 +29,8 @@ def receive(
     count: Annotated[int | None, typer.Option(min=1, help="Exit after so many different events.")] = None,
 ) -> None:
     """Receive webhooks over HTTPS on this machine, verify them, and print what arrives. For trials only."""
+    from dispatcher.cli.trial_receiver import Expectations, TrialReceiver, server_tls
+
     expectations = Expectations(_secret(secret), _keys(keys), audience)
     try:
         tls = server_tls(host, ca)
@@ -67,9 +70,11 @@ def _secret(path: Path | None) -> str | None:
     return text
 
 
-def _keys(path: Path | None) -> jwt.PyJWKSet | None:
+def _keys(path: Path | None) -> "jwt.PyJWKSet | None":
     if path is None:
         return None
+    import jwt
+
     try:
         return jwt.PyJWKSet.from_json(_text(path))
     except (jwt.PyJWKError, jwt.PyJWKSetError, binascii.Error, ValueError, AttributeError) as error:

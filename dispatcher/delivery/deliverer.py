@@ -11,8 +11,8 @@ import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result
 
 from dispatcher.auth.authenticator import Authenticator, Header
-from dispatcher.auth.fetched_tokens import TokenEndpoint
 from dispatcher.auth.signatures import Signer
+from dispatcher.auth.token_answers import TokenEndpoint
 from dispatcher.config.settings import DeliverySettings
 from dispatcher.config.webhooks import Webhook
 from dispatcher.contract.outcomes import Attempt, Delivered, FailureReason, ParkReason

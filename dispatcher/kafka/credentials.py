@@ -4,12 +4,14 @@ import ssl
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dispatcher.config.kafka_security import KafkaSecurity
 from dispatcher.config.secrets import Secret, reread
 from dispatcher.errors import Problem, TokenUnavailable
-from dispatcher.kafka.oauth import TokenSource, token_source
+
+if TYPE_CHECKING:
+    from dispatcher.kafka.oauth import TokenSource
 
 MAX_PEM_BYTES: Final = 4 * 1024 * 1024
 """Of a CA bundle, a certificate chain or a key."""
@@ -27,6 +29,14 @@ class CurrentCredentials:
     """Why older values than the files' are used; empty if the newest are."""
 
 
+def _token_source(security: KafkaSecurity) -> "TokenSource | None":
+    if security.oauth is None:
+        return None
+    from dispatcher.kafka.oauth import token_source  # it imports the HTTP client and the signers of tokens
+
+    return token_source(security)
+
+
 class Credentials:
     """Reads the credentials of `kafka.security`."""
 
@@ -34,7 +44,7 @@ class Credentials:
         self._security = security
         self._tls = TlsFiles(security) if security.protocol.endswith("SSL") else None
         self._last: dict[str, str] = {}
-        self._tokens: TokenSource | None = token_source(security)
+        self._tokens = _token_source(security)
 
     def read(self) -> CurrentCredentials:
         """The newest credentials that can be used. Blocks for some milliseconds: reads small files.

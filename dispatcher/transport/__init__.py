@@ -6,7 +6,6 @@ from typing import Protocol
 
 from dispatcher.config.settings import DeliverySettings, EgressSettings
 from dispatcher.contract.outcomes import Attempt
-from dispatcher.transport.aiohttp_client import AiohttpTransport
 from dispatcher.transport.egress import EgressGuard, egress_problems
 from dispatcher.transport.http1 import LeanTransport
 from dispatcher.transport.request import Endpoint, Exchange, Request
@@ -26,4 +25,8 @@ class Transport(Protocol):
 
 def open_transport(delivery: DeliverySettings, egress: EgressSettings) -> AbstractAsyncContextManager[Transport]:
     """The HTTP client that `delivery.transport` names. Leaving the context closes every connection."""
-    return LeanTransport(delivery, egress) if delivery.transport == "lean" else AiohttpTransport(delivery, egress)
+    if delivery.transport == "lean":
+        return LeanTransport(delivery, egress)
+    from dispatcher.transport.aiohttp_client import AiohttpTransport
+
+    return AiohttpTransport(delivery, egress)

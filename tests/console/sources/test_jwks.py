@@ -15,7 +15,7 @@ from joserfc.jwk import KeySet
 from pydantic import JsonValue
 
 from dispatcher.auth.authenticator import Authenticator
-from dispatcher.auth.fetched_tokens import TokenEndpoint
+from dispatcher.auth.token_answers import TokenEndpoint
 from dispatcher.config.secrets import Secret
 from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.console.sources.jwks import KEPT_S, PublishedKeys
