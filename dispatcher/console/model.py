@@ -188,18 +188,23 @@ class LaneStates(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WaitingTier:
-    """A tenant's events in one retry tier."""
+    """A tenant's events in one retry tier, or those that are held for one reason."""
 
     tier: str
-    """`30s`"""
+    """`30s`; `held` for events that wait for a change of configuration."""
     events: int
     next_due: float | None
     is_at_least: bool = False
     """True if there are more records than were counted."""
+    reason: str | None = None
+    """Why events are held: `paused`, `unusable`. None in the retry tiers."""
 
 
 class Waiting(Protocol):
-    """Counts of the retry topics from the group's positions to their ends. Bounded; cached for some seconds."""
+    """Counts what waits in the retry topics and in the topic of held events.
+
+    A count reads from the groups' positions to the topics' ends. It is bounded, and cached for some seconds.
+    """
 
     async def of(self, tenant: TenantKey) -> Sequence[WaitingTier]:
         """Returns the tiers in which events wait. Raises DispatcherError if the broker doesn't answer."""

@@ -1,9 +1,9 @@
-"""What waits in the retry topics: from where their group has come to, up to their ends."""
+"""Reads what waits in the retry topics and in the topic of held events, from the groups' positions to the ends."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, TypeVar
 
 from aiokafka import TopicPartition
 from aiokafka.errors import GroupCoordinatorNotAvailableError
@@ -12,56 +12,102 @@ from dispatcher.config.settings import KafkaSettings
 from dispatcher.contract.records import Record
 from dispatcher.errors import BrokerUnavailable
 from dispatcher.kafka.commit_metadata import CommittedPosition
-from dispatcher.kafka.committed_offsets import committed_positions
-from dispatcher.kafka.topic_reader import Range, open_topics
+from dispatcher.kafka.committed_offsets import committed_metadata, committed_positions
+from dispatcher.kafka.held_topic import Snapshot, is_snapshot, snapshot_offset, tenant_of
+from dispatcher.kafka.topic_reader import Range, TopicReader, open_topics
 
 TRIES: Final = 5
 PAUSE_S: Final = 0.5
 
+Found = TypeVar("Found")
+_IsFinished = Callable[[Record], bool]
+
 
 async def read_backlog(
-    settings: KafkaSettings, topics: Sequence[str], most: int, take: Callable[[Record], None]
+    settings: KafkaSettings, topics: Sequence[str], held_topic: str, most: int, take: Callable[[Record], None]
 ) -> frozenset[str]:
-    """Show every parked record that is not finished, the oldest of each partition first.
+    """Calls `take` with every parked or held record that is not finished, the oldest of each partition first.
 
-    At most `most` records are looked at; gives the topics that hold more.
+    At most `most` records are looked at. Returns the topics that hold more.
 
     Raises:
         NotFound: one of the topics is not there.
-        BrokerUnavailable: the broker can't be reached, or doesn't tell how far the group has come.
+        BrokerUnavailable: the broker can't be reached, or doesn't tell how far the groups have come.
     """
-    async with open_topics(settings, topics, "the retry topics") as reader:
-        known = await _committed(settings, list(reader.ranges))
-        ranges = {tp: _ahead(range_, known.get(tp)) for tp, range_ in reader.ranges.items()}
+    async with open_topics(settings, [*topics, held_topic], "the retry topics") as reader:
+        of_held = [tp for tp in reader.ranges if tp.topic == held_topic]
+        parked = await _parked_positions(settings, [tp for tp in reader.ranges if tp.topic != held_topic])
+        held = await _committed(settings, lambda: committed_metadata(settings, f"{settings.group_id}.held", of_held))
+        positions = {tp: one.position for tp, one in parked.items()} | {tp: at for tp, (at, _) in held.items()}
+        ranges = {tp: _ahead(range_, positions.get(tp)) for tp, range_ in reader.ranges.items()}
         shares = _shares({tp: end - first for tp, (first, end) in ranges.items()}, most)
         looked_at = {tp: (first, first + shares[tp]) for tp, (first, _) in ranges.items()}
-        finished = {tp: known[tp].tracker for tp in ranges if tp in known}
+        finished: dict[TopicPartition, _IsFinished] = {tp: _is_parked_finished(one) for tp, one in parked.items()}
+        snapshots = await _snapshots(reader, {tp: metadata for tp, (_, metadata) in held.items()})
+        finished |= {tp: _is_held_finished(snapshots.get(tp)) for tp in of_held}
         async for records in reader.within(looked_at).records():
             for record in records:
-                tracker = finished.get(TopicPartition(record.topic, record.partition))
-                if tracker is None or not tracker.was_finished(record.offset):
+                is_finished = finished.get(TopicPartition(record.topic, record.partition))
+                if is_finished is None or not is_finished(record):
                     take(record)
         return frozenset(tp.topic for tp, (first, end) in ranges.items() if shares[tp] < end - first)
 
 
-async def _committed(
+def _is_parked_finished(committed: CommittedPosition) -> _IsFinished:
+    tracker = committed.tracker
+    return lambda record: tracker.was_finished(record.offset)
+
+
+def _is_held_finished(snapshot: Snapshot | None) -> _IsFinished:
+    """Snapshots are no events; the partition's snapshot tells which events beyond the position are finished."""
+    tenants = {} if snapshot is None else snapshot.tenants
+
+    def is_finished(record: Record) -> bool:
+        if is_snapshot(record.headers):
+            return True
+        progress = tenants.get(tenant_of(record.headers))
+        return progress is not None and (record.offset < progress.below or record.offset in progress.beyond)
+
+    return is_finished
+
+
+async def _snapshots(reader: TopicReader, metadata: Mapping[TopicPartition, str]) -> dict[TopicPartition, Snapshot]:
+    """Reads the snapshots that commits name, without those that are gone."""
+    places: dict[TopicPartition, Range] = {}
+    for tp, text in metadata.items():
+        offset, (first, end) = snapshot_offset(text.rpartition(",")[2]), reader.ranges[tp]
+        if offset is not None and first <= offset < end:
+            places[tp] = (offset, offset + 1)
+    found = {}
+    async for records in reader.within(places).records():
+        for record in records:
+            if (snapshot := Snapshot.of(record)) is not None:
+                found[TopicPartition(record.topic, record.partition)] = snapshot
+    return found
+
+
+async def _parked_positions(
     settings: KafkaSettings, partitions: Sequence[TopicPartition]
 ) -> dict[TopicPartition, CommittedPosition]:
     group = f"{settings.group_id}.retry"
+    return await _committed(settings, lambda: committed_positions(settings, group, partitions))
+
+
+async def _committed(settings: KafkaSettings, ask: Callable[[], Coroutine[object, object, Found]]) -> Found:
     try:
         for _ in range(TRIES - 1):
             with suppress(GroupCoordinatorNotAvailableError):  # a broker that has just started is about to have one
-                return await committed_positions(settings, group, partitions)
+                return await ask()
             await asyncio.sleep(PAUSE_S)
-        return await committed_positions(settings, group, partitions)
+        return await ask()
     except (KeyError, AttributeError, ValueError) as error:
         why = f"{settings.bootstrap_servers} does not tell how far the dispatchers have come"
         raise BrokerUnavailable(f"kafka at {why}: {type(error).__name__}") from error
 
 
-def _ahead(there: Range, committed: CommittedPosition | None) -> Range:
+def _ahead(there: Range, position: int | None) -> Range:
     first, end = there
-    return (first, end) if committed is None else (min(max(first, committed.position), end), end)
+    return (first, end) if position is None else (min(max(first, position), end), end)
 
 
 def _shares(sizes: Mapping[TopicPartition, int], most: int) -> dict[TopicPartition, int]:

@@ -66,7 +66,13 @@ async def get_lane(call: Call[Empty, Empty]) -> Reply:
 async def get_waiting(call: Call[Empty, Empty]) -> Reply:
     tiers = await call.services.waiting.of(await _tenant(call))
     found = tuple(
-        TierModel(tier=one.tier, events=one.events, next_due=moment_or_none(one.next_due), is_at_least=one.is_at_least)
+        TierModel(
+            tier=one.tier,
+            reason=one.reason,
+            events=one.events,
+            next_due=moment_or_none(one.next_due),
+            is_at_least=one.is_at_least,
+        )
         for one in tiers
     )
     return Reply(WaitingModel(tiers=found))

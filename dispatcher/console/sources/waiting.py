@@ -1,8 +1,8 @@
-"""Counts a tenant's events in each retry tier. One count covers all tenants and is cached."""
+"""Counts each tenant's events in each retry tier, and its held events by reason. One count is for all tenants; cached."""
 
 import asyncio
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -14,12 +14,15 @@ from dispatcher.contract.records import Record, RetryState
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import BrokerUnavailable, DispatcherError
 from dispatcher.kafka.backlog import read_backlog
+from dispatcher.kafka.held_topic import tenant_of
 from dispatcher.kafka.redrive import DeadEvent
-from dispatcher.kafka.topics import retry_topics
+from dispatcher.kafka.topics import held_topic, retry_topics
 
 REMEMBERED_S: Final = 10.0
 MOST_READ: Final = 10_000
 """Records that are read in total, which takes about half a second in several steps."""
+HELD: Final = "held"
+"""The tier of events that wait for a change of configuration."""
 WITHIN_S: Final = 20.0
 """Seconds for the whole count; a broker that takes longer counts as unavailable."""
 
@@ -33,6 +36,9 @@ class _Count:
 @dataclass(frozen=True, slots=True)
 class _BacklogCounts:
     counts: Mapping[tuple[TenantKey, str], _Count]
+    """By tenant and topic."""
+    held: Mapping[TenantKey, Mapping[str, int]]
+    """Held events by tenant and reason."""
     cut_off: frozenset[str]
 
 
@@ -44,6 +50,7 @@ class RetryBacklog:
     ) -> None:
         tiers = settings.retry.tiers
         self._tiers = dict(zip(retry_topics(settings.kafka.prefix, tiers), map(format_duration, tiers), strict=True))
+        self._held_topic = held_topic(settings.kafka.prefix)
         self._kafka = settings.kafka
         self._most_read = most_read
         self._clock = clock
@@ -52,7 +59,9 @@ class RetryBacklog:
         self._found_at = 0.0
 
     async def of(self, tenant: TenantKey) -> Sequence[WaitingTier]:
-        """Returns the tiers in which events of the tenant wait, the shortest first.
+        """Returns the tiers in which events of the tenant wait, the shortest first, then the reasons for held events.
+
+        The counts of held events are lower bounds if more events wait than are read.
 
         Raises:
             DispatcherError: the broker doesn't answer; the error is cached for some seconds, too.
@@ -66,6 +75,9 @@ class RetryBacklog:
             is_at_least = topic in found.cut_off
             if count.events or is_at_least:
                 tiers.append(WaitingTier(tier, count.events, count.next_due, is_at_least))
+        is_at_least = self._held_topic in found.cut_off
+        for reason, events in sorted(found.held.get(tenant, {}).items()):
+            tiers.append(WaitingTier(HELD, events, None, is_at_least, reason))
         return tiers
 
     async def close(self) -> None:
@@ -91,8 +103,12 @@ class RetryBacklog:
 
     async def _count(self) -> _BacklogCounts | DispatcherError:
         counts: defaultdict[tuple[TenantKey, str], _Count] = defaultdict(_Count)
+        held: defaultdict[TenantKey, Counter[str]] = defaultdict(Counter)
 
         def take(record: Record) -> None:
+            if record.topic == self._held_topic:
+                held[tenant_of(record.headers)][RetryState.of(record).reason or "unknown"] += 1
+                return
             tenant = DeadEvent.of(record).tenant
             if tenant is None:
                 return
@@ -102,9 +118,9 @@ class RetryBacklog:
 
         try:
             async with asyncio.timeout(WITHIN_S):
-                cut_off = await read_backlog(self._kafka, tuple(self._tiers), self._most_read, take)
+                cut_off = await read_backlog(self._kafka, tuple(self._tiers), self._held_topic, self._most_read, take)
         except TimeoutError:
             return BrokerUnavailable(f"kafka at {self._kafka.bootstrap_servers} does not answer")
         except DispatcherError as error:
             return error
-        return _BacklogCounts(counts, cut_off)
+        return _BacklogCounts(counts, held, cut_off)

@@ -15,9 +15,11 @@ from dispatcher.contract.records import Origin, RetryState
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.retry_policy import RetryPolicy
 from dispatcher.errors import DispatcherError
+from dispatcher.kafka.held_topic import HeldTopic, Progress, Snapshot, metadata_of
 from dispatcher.kafka.offset_tracker import encode_runs
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.retry_topics import RetryTopics
+from dispatcher.kafka.topics import held_topic
 from tests.console.sources.conftest import settings_for
 from tests.console.sources.dead_letter_builders import LUMA, OTHER
 from tests.integration.brokers import needs_kafka
@@ -41,7 +43,7 @@ class Clock:
 @pytest.fixture
 async def parked(settings: Settings, producer: Producer, mortal: ApacheKafka) -> "Parked":
     made = Parked(settings, producer, mortal)
-    for topic in made.topics:
+    for topic in (*made.topics, made.held_topic):
         await topics.create_topic(mortal.bootstrap_servers, topic, partitions=1)
     return made
 
@@ -54,19 +56,34 @@ class Parked:
         self._group = f"{settings.kafka.group_id}.retry"
         self._bootstrap = mortal.bootstrap_servers
         self.topics = self._retry.topics
+        self.held_topic = held_topic(settings.kafka.prefix)
+        self._held = HeldTopic(producer, self.held_topic)
+        self._held_group = f"{settings.kafka.group_id}.held"
 
     async def park(self, tenant: TenantKey, tier: int, due: float = DUE) -> None:
         event = email_event(imsOrgId=tenant.org)
         journey = RetryState(Origin("t", 0, 1), 1000.0, attempts=1, parks=1, not_before=due)
         await self._retry.park(ARecord(json.dumps(event).encode()), journey, tier)
 
+    async def hold(self, tenant: TenantKey, reason: str) -> None:
+        state = RetryState(Origin("t", 0, 1), 1000.0, parks=1, reason=reason)
+        await self._held.hold(ARecord(json.dumps(email_event(imsOrgId=tenant.org)).encode()), state, tenant)
+
+    async def commit_held(self, offset: int, progress: dict[TenantKey, Progress]) -> None:
+        """Commits as the reader of held events does: a snapshot, and its offset in the metadata."""
+        at = await self._held.write_snapshot(0, Snapshot(progress))
+        await self._commit(self._held_group, TopicPartition(self.held_topic, 0), offset, metadata_of(at))
+
     async def commit(self, tier: int, offset: int, *finished: tuple[int, int]) -> None:
         tp = TopicPartition(self.topics[tier], 0)
-        consumer = AIOKafkaConsumer(bootstrap_servers=self._bootstrap, group_id=self._group, enable_auto_commit=False)
+        await self._commit(self._group, tp, offset, encode_runs(offset, finished))
+
+    async def _commit(self, group: str, tp: TopicPartition, offset: int, metadata: str) -> None:
+        consumer = AIOKafkaConsumer(bootstrap_servers=self._bootstrap, group_id=group, enable_auto_commit=False)
         await consumer.start()
         try:
             consumer.assign([tp])
-            await consumer.commit({tp: OffsetAndMetadata(offset, encode_runs(offset, finished))})
+            await consumer.commit({tp: OffsetAndMetadata(offset, metadata)})
         finally:
             await consumer.stop()
 
@@ -95,6 +112,21 @@ async def test_what_is_finished_is_counted_no_more(parked: Parked, settings: Set
     assert [tier.events for tier in await RetryBacklog(settings).of(LUMA)] == [4]
     await parked.commit(0, 10)
     assert await RetryBacklog(settings).of(LUMA) == []
+
+
+async def test_held_events_are_counted_by_reason_without_those_that_are_finished(
+    parked: Parked, settings: Settings
+) -> None:
+    """The snapshot that the commit names tells which events beyond the position are finished."""
+    for tenant, reason in [(LUMA, "paused")] * 4 + [(OTHER, "unusable")] * 3 + [(LUMA, "suspended")]:
+        await parked.hold(tenant, reason)
+    assert await RetryBacklog(settings).of(LUMA) == [
+        WaitingTier("held", 4, None, reason="paused"),
+        WaitingTier("held", 1, None, reason="suspended"),
+    ]
+    await parked.commit_held(1, {OTHER: Progress(5, (6,)), LUMA: Progress(2, (7,))})  # left: 2 and 3, and 5
+    assert await RetryBacklog(settings).of(LUMA) == [WaitingTier("held", 2, None, reason="paused")]
+    assert await RetryBacklog(settings).of(OTHER) == [WaitingTier("held", 1, None, reason="unusable")]
 
 
 async def test_only_so_many_records_are_looked_at_and_that_is_told(parked: Parked, settings: Settings) -> None:
@@ -137,7 +169,7 @@ async def test_all_who_ask_share_one_count_that_is_remembered(
 async def test_a_broker_that_is_away_is_an_error_not_a_zero() -> None:
     waiting = RetryBacklog(settings_for("127.0.0.1:1", "events"))
     for _ in range(2):
-        with pytest.raises(DispatcherError, match="KafkaConnectionError"):
+        with pytest.raises(DispatcherError, match="nothing listens there"):
             await waiting.of(LUMA)
 
 

@@ -107,9 +107,12 @@ class LaneAnswer(ResponseModel):
 
 
 class TierModel(ResponseModel):
-    """Events that wait in a retry tier."""
+    """Events that wait in a retry tier, or that are held for one reason."""
 
     tier: str
+    """`30s`; `held` for events that wait for a change of configuration."""
+    reason: str | None
+    """Why events are held; null in the retry tiers."""
     events: int
     next_due: datetime | None
     is_at_least: bool
