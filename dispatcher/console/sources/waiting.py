@@ -1,4 +1,4 @@
-"""Counts each tenant's events in each retry tier, and its held events by reason. One count is for all tenants; cached."""
+"""Counts each tenant's events in each retry tier, and its held events by reason, for all tenants at once."""
 
 import asyncio
 import time
