@@ -60,7 +60,7 @@ screenshots: $(STAMPS)-test system ## Every page of the console, light, dark and
 	$(BIN)/python -m tests.console.pages.screenshots
 
 schemas: $(STAMPS)-test ## Write config/schema/ anew.
-	for kind in settings webhook event payload openapi; do $(BIN)/dispatcher schema $$kind > config/schema/$$kind.json; done
+	for kind in settings webhook event payload history openapi; do $(BIN)/dispatcher schema $$kind > config/schema/$$kind.json; done
 
 release: $(STAMPS)-test ## Build wheel, sdist and image from the tag of HEAD: dist/.
 	@deploy/release.sh

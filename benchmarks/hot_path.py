@@ -22,6 +22,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
+import cramjam
 import trustme
 import uvloop
 from aiokafka import TopicPartition
@@ -32,9 +33,11 @@ from aiokafka.structs import ConsumerRecord
 from benchmarks.callgrind import Callgrind
 from benchmarks.events import events, record_batch, tenants
 from benchmarks.receiver import ANSWER
+from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import (
     DeliverySettings,
     EgressSettings,
+    HistorySettings,
     KafkaSettings,
     LogSettings,
     MetricsSettings,
@@ -44,14 +47,17 @@ from dispatcher.config.settings import (
 from dispatcher.config.webhooks import Webhook, WebhookConfig
 from dispatcher.contract.events import DeliveryEvent, read_event
 from dispatcher.contract.feedback import encode_feedback
+from dispatcher.contract.history import encode_records
 from dispatcher.contract.outcomes import Attempt, Delivered, Outcome, Phases
 from dispatcher.contract.records import AssignmentEpoch, Origin, ProcessingAttempt, Record, RetryState
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.deliverer import Deliverer
+from dispatcher.delivery.history_recorder import HistoryRecorder
 from dispatcher.delivery.lane_scheduler import LaneScheduler
 from dispatcher.delivery.pending_delivery import AttemptResult, PendingDelivery
 from dispatcher.delivery.permits import SLOTS_A_TURN, Priority
 from dispatcher.delivery.retry_policy import RetryPolicy
+from dispatcher.delivery.verdicts import DELIVERED
 from dispatcher.flow.fast_path import FastPath
 from dispatcher.flow.pipeline import Pipeline
 from dispatcher.kafka.commit_metadata import CommittedPosition
@@ -451,7 +457,33 @@ async def whole(parts: Parts) -> AsyncIterator[Step]:
             yield step
 
 
-STAGES = (decode, read, encode, deliver, pipeline, flight, consume, post_null, post, whole)
+@asynccontextmanager
+async def history(parts: Parts) -> AsyncIterator[Step]:
+    """What the history adds to an event: ids, the recipient's hash, the entry, its share of a record, compression."""
+    secret = Secret(b"k" * 32)
+    recorder = HistoryRecorder(HistorySettings.model_construct(store="none", recipient_key=secret, answers=False))
+    event, epoch, attempt = _an_event(), AssignmentEpoch(), Attempt(0.012, 200, reused=True)
+
+    async def step(count: int) -> None:
+        made = [
+            PendingDelivery.of(
+                event, parts.webhook, b"", 0, Priority.NEW, ProcessingAttempt(epoch), Origin(TOPIC, 0, number)
+            )
+            for number in range(count)
+        ]
+        for pending in made:
+            pending.ids = recorder.ids_of(event)  # type: ignore[misc]
+            recorder.record_attempt(pending, 1, attempt, DELIVERED)
+            if recorder.ready.is_set():
+                recorder.ready.clear()
+                for _, entries in recorder.take_full():
+                    for value, _ in encode_records(1, 1, entries):
+                        cramjam.zstd.compress(value)
+
+    yield step
+
+
+STAGES = (decode, read, encode, deliver, pipeline, flight, consume, post_null, post, whole, history)
 
 
 def _an_event() -> DeliveryEvent:

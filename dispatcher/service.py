@@ -29,7 +29,6 @@ from dispatcher.errors import ConfigError, Problem
 from dispatcher.flow.fast_path import FastPath
 from dispatcher.flow.pipeline import Pipeline
 from dispatcher.health import STUCK_S, Check, HealthServer, LoopLag, Watched
-from dispatcher.kafka.attempt_log import KEEP_ANSWER, AttemptTopic
 from dispatcher.kafka.check import kafka_probe
 from dispatcher.kafka.connection import until_answered
 from dispatcher.kafka.consumer import Consumer, Process
@@ -39,6 +38,7 @@ from dispatcher.kafka.former_topics import FormerTopics, find_and_claim_former_t
 from dispatcher.kafka.group_session import GroupSession
 from dispatcher.kafka.held_events import HeldEvents
 from dispatcher.kafka.held_topic import HeldTopic
+from dispatcher.kafka.history_topic import open_history
 from dispatcher.kafka.partition import ReadAheadLimit
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka.producer import Producer
@@ -223,12 +223,11 @@ class Service:
             former = await unless(self._stop, self._find_former_topics())
             if former is None:
                 return
-            attempt_log = AttemptTopic(producer, settings.kafka.prefix) if settings.attempt_log else None
-            keep_answer = KEEP_ANSWER if settings.attempt_log and settings.attempt_log_answers else 0
+            history = await parts.enter_async_context(open_history(settings))
             tokens = TokenPosts(transport)
             deliveries = Deliverer(
                 settings.delivery, self._policy, self._lanes, _traced(transport, tracing), tokens,
-                cache.is_current, attempt_log, keep_answer,
+                cache.is_current, history,
             )  # fmt: skip
             parts.push_async_callback(deliveries.close)
             retry_topics = RetryTopics(producer, settings.kafka.prefix, self._policy, former.tiers)
@@ -245,6 +244,7 @@ class Service:
                 tenants=self._tenants,
                 event_log=self._event_log,
                 held_topic=held,
+                history=history,
             )
             process = (
                 self._pipeline.process
@@ -253,7 +253,7 @@ class Service:
             )
             fast_path = FastPath(
                 self._pipeline, cache, deliveries, settings.kafka.max_record_bytes, settings.delivery.max_body,
-                None if tracing is None else tracing.is_sampled,
+                None if tracing is None else tracing.is_sampled, history,
             )  # fmt: skip
             self._consumers = self._made_consumers(process, fast_path, retry_topics)
             self._held = HeldEvents(
@@ -262,7 +262,6 @@ class Service:
                 problems=self._kafka_problems, on_fenced=self._stop.set,
             )  # fmt: skip
             async with asyncio.TaskGroup() as tasks:
-                log_task = None if attempt_log is None else tasks.create_task(attempt_log.run(), name="attempt log")
                 watch_task = tasks.create_task(self._topic_watch.run(), name="topic watch")
                 reading = (*self._consumers, self._held)
                 running = [tasks.create_task(one.run(), name=repr(one)) for one in reading]
@@ -271,8 +270,6 @@ class Service:
                     consumer.stop()
                 await asyncio.wait(running)
                 watch_task.cancel()
-                if log_task is not None:
-                    log_task.cancel()
 
     async def _find_former_topics(self) -> FormerTopics:
         """Topics of former names that have to be drained; none if the broker can't tell, which the log then says."""

@@ -292,10 +292,24 @@ OVERVIEW = Dashboard(
                 ),
                 graph(
                     "Writes that failed",
-                    "To retry and dead-letter topics: repeated, while partitions wait. The attempt log drops instead.",
+                    "To retry and dead-letter topics: repeated, while partitions wait. History has gaps instead.",
                     "ops",
                     (rate("dispatcher_produce_failures_total", PODS, "kind"), "{{kind}}"),
-                    (rate("dispatcher_attempt_log_dropped_total", PODS), "left out of the attempt log"),
+                    (rate("dispatcher_history_lost_total", PODS), "missing from the history"),
+                ),
+                graph(
+                    "History",
+                    "Entries written to the topic, missing from it, and read from it into the store, by result.",
+                    "eps",
+                    (rate("dispatcher_history_written_total", PODS), "written"),
+                    (rate("dispatcher_history_stored_total", PODS, "result"), "{{result}}"),
+                    (rate("dispatcher_history_store_failures_total", PODS), "failed writes to the store"),
+                ),
+                graph(
+                    "History behind",
+                    "How old the newest entry in the store is. While nothing happens it ages, too.",
+                    "s",
+                    (f"time() - max(dispatcher_history_newest_entry_timestamp_seconds{{{PODS}}} > 0)", "age"),
                 ),
                 graph(
                     "Repeated and passed over",

@@ -9,7 +9,20 @@ import sys
 import typer
 
 from dispatcher import __version__
-from dispatcher.cli import console, explain, receive, redrive, run, sample, schemas, tokens, topics, webhooks
+from dispatcher.cli import (
+    console,
+    explain,
+    history,
+    receive,
+    redrive,
+    run,
+    sample,
+    schemas,
+    tokens,
+    topics,
+    trace,
+    webhooks,
+)
 from dispatcher.demo import demo_command
 from dispatcher.errors import ConfigError, DispatcherError
 
@@ -31,7 +44,9 @@ def _version(version: bool = typer.Option(False, "--version", help="Show the ver
         raise typer.Exit
 
 
-for module in (run, console, topics, redrive, explain, webhooks, tokens, schemas, sample, receive):
+for module in (
+    run, console, history, topics, redrive, explain, trace, webhooks, tokens, schemas, sample, receive,
+):  # fmt: skip
     module.add_to(app)
 app.command("demo")(demo_command)
 

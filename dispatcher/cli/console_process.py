@@ -77,6 +77,7 @@ class ConsoleProcess:
                 dead_events=sources.dead_events,
                 test_events=sources.test_events,
                 keys=sources.keys,
+                history=sources.history,
             )
             following = asyncio.create_task(sources.run(), name="sources")
             serving = asyncio.create_task(self._serve(ConsoleServer(parts)), name="server")

@@ -14,6 +14,7 @@ from dispatcher.config.settings import Settings
 from dispatcher.config.units import format_duration, parse_duration, parse_rate
 from dispatcher.contract.outcomes import DeadReason
 from dispatcher.kafka.former_topics import dead_letter_topics
+from dispatcher.kafka.history_topic import open_history
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.redrive import Redrive, Selection, Tally
 from dispatcher.kafka.topic_reader import open_topics, translating_kafka_errors
@@ -62,8 +63,8 @@ async def _redrive(settings: Settings, selection: Selection, rate: float, *, dry
         topics = await dead_letter_topics(settings)
         for former in topics[1:]:
             typer.echo(f"topic {former}, of an earlier version, is read, too")
-        async with open_topics(settings.kafka, topics) as dead:
-            redrive = Redrive(dead, selection, progress.told)
+        async with open_topics(settings.kafka, topics) as dead, open_history(settings) as history:
+            redrive = Redrive(dead, selection, progress.told, history)
             tally = await redrive.count()
             _tell_selected(tally)
             if dry_run or not tally.total:

@@ -16,11 +16,12 @@ class Printed(StrEnum):
     WEBHOOK = SchemaKind.WEBHOOK
     EVENT = SchemaKind.EVENT
     PAYLOAD = SchemaKind.PAYLOAD
+    HISTORY = SchemaKind.HISTORY
     OPENAPI = "openapi"
 
 
 def schema(kind: Printed) -> None:
-    """Print the JSON Schema (draft 2020-12) of settings, webhook file, event or payload; or the API's OpenAPI 3.1."""
+    """Print a JSON Schema (draft 2020-12), of settings, webhook file, event, payload or history; or OpenAPI 3.1."""
     typer.echo(json.dumps(_document(kind), indent=2, ensure_ascii=False))
 
 

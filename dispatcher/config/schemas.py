@@ -12,6 +12,7 @@ from pydantic import JsonValue, TypeAdapter
 from dispatcher.config.settings import Settings
 from dispatcher.config.webhooks import WebhookFile
 from dispatcher.contract.envelope import Envelope
+from dispatcher.contract.history import HistoryRecord
 from dispatcher.contract.payload import FeedbackV1, FeedbackV2
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -24,6 +25,7 @@ class SchemaKind(StrEnum):
     WEBHOOK = "webhook"
     EVENT = "event"
     PAYLOAD = "payload"
+    HISTORY = "history"
 
 
 _TITLES: Final = {
@@ -31,6 +33,7 @@ _TITLES: Final = {
     SchemaKind.WEBHOOK: "Webhooks of the feedback dispatcher (webhooks.d/*.yaml)",
     SchemaKind.EVENT: "Delivery event, the value of a Kafka record, short spelling",
     SchemaKind.PAYLOAD: "Feedback payload, versions 1 and 2",
+    SchemaKind.HISTORY: "History record, the value of a record of the history topic, version 1",
 }
 _REF: Final = "#/$defs/{name}"
 
@@ -50,6 +53,8 @@ def _schema(kind: SchemaKind) -> dict[str, JsonValue]:
             return _of_structs(Envelope)
         case SchemaKind.PAYLOAD:
             return _of_structs(FeedbackV1, FeedbackV2)
+        case SchemaKind.HISTORY:
+            return _of_structs(HistoryRecord)
 
 
 def _of_structs(*structs: type[msgspec.Struct]) -> dict[str, JsonValue]:

@@ -389,6 +389,44 @@ class TracingSettings(_Group):
     """One request to the collector; what is left at the end of the process gets as long."""
 
 
+class HistoryKeepSettings(_Group):
+    """How long the history store keeps entries. PostgreSQL drops whole days, so up to one day longer."""
+
+    failed: Annotated[Seconds, Field(ge=60)] = 30 * 86_400.0
+    """Failed attempts, and events that are parked, held, dead or redriven."""
+    delivered: Annotated[Seconds, Field(ge=60)] = 86_400.0
+    """Delivered events."""
+    skipped: Annotated[Seconds, Field(ge=60)] = 86_400.0
+    """Skipped events."""
+
+
+class HistorySettings(_Group):
+    """What happened to each event: a topic that dispatchers write, and a store that the console searches."""
+
+    store: Literal["sql", "none"] = "sql"
+    """`sql`: the database at `url`; without a url there is no history. `none`: dispatchers write the topic for your own
+    sink, and the console has nothing to search."""
+    url: Secret | None = None
+    """Database URL: `sqlite+aiosqlite:///path` or `postgresql+asyncpg://…`. Tables are made when they are missing."""
+    keep: HistoryKeepSettings = HistoryKeepSettings()
+    recipient_key: Annotated[Secret, AfterValidator(_long_enough)] | None = None
+    """At least 32 bytes that key the hash of recipients' addresses; the same everywhere. Without it entries hold no
+    trace of recipients, and no message is found by its address."""
+    answers: bool = False
+    """Keep the first 2,048 bytes of what answered a failed attempt. E-mail addresses, international numbers and tokens
+    are masked; what else an endpoint says of people stays, so it is off."""
+    embedded: bool = True
+    """`dispatcher console` fills the store itself. Set false if `dispatcher history` runs on its own."""
+
+    @property
+    def is_on(self) -> bool:
+        """True if dispatchers write the history topic."""
+        return self.store == "none" or self.url is not None
+
+
+_RENAMED: Final = {"attempt_log": "history.url", "attempt_log_answers": "history.answers"}
+
+
 class Settings(_Group):
     """`dispatcher.yaml`."""
 
@@ -404,8 +442,13 @@ class Settings(_Group):
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
     tracing: TracingSettings = TracingSettings()
-    attempt_log: bool = False
-    """Write one record an attempt to `<group_id>.attempts`, without personal data."""
-    attempt_log_answers: bool = False
-    """Keep in it the first 2,048 bytes of what answered a failed attempt, for the console's page of an event. E-mail
-    addresses, international numbers and tokens are masked; what else an endpoint says of people stays, so it is off."""
+    history: HistorySettings = HistorySettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, values: object) -> object:
+        if isinstance(values, dict):
+            for old, new in _RENAMED.items():
+                if old in values:
+                    raise ValueError(f"{old} is replaced by {new}: remove {old}, see docs/history.md")
+        return values

@@ -12,6 +12,7 @@ from pydantic import JsonValue
 
 from dispatcher.config.settings import Settings
 from dispatcher.console.model import Attempts, DeadEvents, LaneStates, Person, TestEvents, Waiting
+from dispatcher.console.sources.history import HistoryLookup
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.repository import WebhookRepository
@@ -44,6 +45,8 @@ class Services:
     dead_events: DeadEvents
     test_events: TestEvents
     keys: PublicKeys
+    history: HistoryLookup | None = None
+    """None without a history store."""
 
 
 @dataclass(frozen=True, slots=True)

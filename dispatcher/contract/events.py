@@ -53,6 +53,8 @@ class DeliveryEvent:
     email_address: str | None = field(repr=False)
     sms_number: str | None = field(repr=False)
     traceparent: str | None
+    event_id: str | None = field(default=None, repr=False)
+    """XDM `_id`."""
 
 
 def read_event(record: Record, origin: Origin) -> DeliveryEvent | OtherEvent:
@@ -95,6 +97,7 @@ def read_event(record: Record, origin: Origin) -> DeliveryEvent | OtherEvent:
         None if email is None else email.address,
         None if sms is None else sms.profile_number,
         _header(headers, "traceparent"),
+        event_id,
     )
 
 

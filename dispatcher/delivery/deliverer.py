@@ -18,6 +18,7 @@ from dispatcher.config.webhooks import Webhook
 from dispatcher.contract.outcomes import Attempt, Delivered, FailureReason, ParkReason
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.breaker import BreakerState
+from dispatcher.delivery.history_recorder import HistoryRecorder
 from dispatcher.delivery.lane import Lane
 from dispatcher.delivery.lane_scheduler import LaneScheduler
 from dispatcher.delivery.pending_delivery import (
@@ -50,12 +51,6 @@ class Transport(Protocol):
 
 IsCurrent = Callable[[Webhook], bool]
 """Whether a webhook is still the one to use, without waiting for a store."""
-
-
-class AttemptLog(Protocol):
-    """Records each attempt, and never slows one down."""
-
-    def record(self, pending: "PendingDelivery", number: int, attempt: Attempt, judgement: Judgement) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,20 +89,18 @@ class Deliverer:
         transport: Transport,
         tokens: TokenEndpoint,
         is_current: IsCurrent,
-        attempt_log: AttemptLog | None = None,
-        keep_answer: int = 0,
+        history: HistoryRecorder | None = None,
         clock: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        """`keep_answer`: bytes of an answer's body that the attempt log wants to see."""
         self._settings = settings
         self._policy = policy
         self._lanes = lanes
         self._transport = transport
         self._tokens = tokens
         self.is_current = is_current
-        self._attempt_log = attempt_log
-        self._keep_answer = keep_answer
+        self._history = history
+        self._keep_answer = 0 if history is None else history.keep_answer
         self._clock = clock
         self._chance = chance
         self._good = metrics.ATTEMPTS.labels("success", "http_2xx"), metrics.ATTEMPT_SECONDS.labels("success")
@@ -341,5 +334,5 @@ class Deliverer:
                 "attempt failed", tenant=str(pending.tenant), webhook_id=pending.webhook_id, attempt=number,
                 status=attempt.status, reason=reason, detail=attempt.detail, elapsed_s=round(attempt.elapsed_s, 4),
             )  # fmt: skip
-        if self._attempt_log is not None:
-            self._attempt_log.record(pending, number, attempt, judgement)
+        if self._history is not None:
+            self._history.record_attempt(pending, number, attempt, judgement)

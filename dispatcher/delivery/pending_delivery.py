@@ -8,6 +8,7 @@ from dispatcher.auth.authenticator import Header
 from dispatcher.auth.signatures import Signer
 from dispatcher.config.webhooks import Webhook
 from dispatcher.contract.events import DeliveryEvent
+from dispatcher.contract.history import EventIds
 from dispatcher.contract.outcomes import Attempt, DeadReason, Delivered, ParkReason
 from dispatcher.contract.records import Origin, ProcessingAttempt
 from dispatcher.contract.tenant import TenantKey
@@ -44,21 +45,24 @@ class PendingDelivery:
     priority: Priority
     processing: ProcessingAttempt
     origin: Origin | None = None
-    """Where the event first stood: for the attempt log, by which it can be found again."""
+    """Place of the event's record in Kafka before any hop."""
     refusals: int = 0
     """POSTs before whose payload the endpoint refused."""
     first_seen: float | None = None
     """Unix seconds from which the age limit counts; None if it counts from now."""
+    ids: EventIds | None = None
+    """What the history repeats of the event; None without a history."""
 
     @classmethod
     def of(
         cls, event: DeliveryEvent, webhook: Webhook, body: bytes, attempts: int, priority: Priority,
         processing: ProcessingAttempt, origin: Origin | None = None, refusals: int = 0, first_seen: float | None = None,
+        ids: EventIds | None = None,
     ) -> Self:  # fmt: skip
         """Returns the pending delivery of an event."""
         return cls(
             event.webhook_id, event.timestamp, event.traceparent, event.channel, event.status, webhook, body, attempts,
-            priority, processing, origin, refusals, first_seen,
+            priority, processing, origin, refusals, first_seen, ids,
         )  # fmt: skip
 
     @property

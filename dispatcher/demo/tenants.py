@@ -79,14 +79,19 @@ def write_configuration(
         "egress": {"allow": ["127.0.0.0/8"], "ca_bundle": "ca.pem"},
         "ops": {"host": "127.0.0.1", "port": ops_port},
         "console": {"port": console_port, "dispatchers": [f"http://127.0.0.1:{ops_port}"]},
-        "attempt_log": True,
-        "attempt_log_answers": True,
+        "history": {
+            "url": {"file": "secrets/history-url"},
+            "recipient_key": {"file": "secrets/recipient-key"},
+            "answers": True,
+        },
         "log": {"format": "json"},
     }
     secret = directory / "secrets"
     secret.mkdir()
     (secret / "database-url").write_text(f"sqlite+aiosqlite:///{directory / 'webhooks.db'}")
     (secret / "encryption-key").write_text(new_key())
+    (secret / "history-url").write_text(f"sqlite+aiosqlite:///{directory / 'history.db'}")
+    (secret / "recipient-key").write_text(new_key())
     hooks = directory / "webhooks.d"
     hooks.mkdir(exist_ok=True)
     for webhook in _webhooks(origin, f"https://127.0.0.1:{closed_port}"):

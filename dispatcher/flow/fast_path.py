@@ -16,6 +16,7 @@ from dispatcher.contract.records import Origin, ProcessingAttempt, Record
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.deliverer import Deliverer
 from dispatcher.delivery.direct_attempt import DirectAttempt
+from dispatcher.delivery.history_recorder import HistoryRecorder
 from dispatcher.delivery.pending_delivery import AttemptResult, PendingDelivery
 from dispatcher.delivery.permits import Priority
 from dispatcher.flow.decision import eligibility, read_record
@@ -55,9 +56,11 @@ class FastPath:
         max_record_bytes: int,
         max_body: int,
         is_sampled: Callable[[Record], bool] | None = None,
+        history: HistoryRecorder | None = None,
     ) -> None:
         """`is_sampled` returns whether tracing follows a record; such records take the slow path, which has spans."""
         self._pipeline = pipeline
+        self._history = history
         self._webhooks = webhooks
         self._deliveries = deliveries
         self._max_record_bytes = max_record_bytes
@@ -96,19 +99,20 @@ class FastPath:
         origin = Origin(record.topic, record.partition, record.offset)
         event = read_record(record, origin, self._max_record_bytes)
         if isinstance(event, OtherEvent):
-            return self._pipeline.skipped(record, SkipReason.NOT_FEEDBACK, None)
+            return self._pipeline.skipped(record, SkipReason.NOT_FEEDBACK, None, origin)
         webhook = self._webhooks.get_cached(event.tenant)
         if webhook is NOT_CACHED or self._deliveries.is_busy_closing:
             return None
         reason = eligibility(event, webhook)
         if reason is not None or webhook is None:
-            return self._pipeline.skipped(record, reason or SkipReason.NO_WEBHOOK, event)
+            return self._pipeline.skipped(record, reason or SkipReason.NO_WEBHOOK, event, origin)
         if webhook.config.paused:
             return None
         body = encode_feedback(event, webhook.config.payload)
         if len(body) > self._largest:
             return None
-        return PendingDelivery.of(event, webhook, body, 0, Priority.NEW, processing, origin)
+        ids = None if self._history is None else self._history.ids_of(event)
+        return PendingDelivery.of(event, webhook, body, 0, Priority.NEW, processing, origin, ids=ids)
 
 
 class _EventFlight(DirectAttempt):

@@ -29,8 +29,9 @@ from dispatcher.contract.outcomes import (
     Skipped,
     SkipReason,
 )
-from dispatcher.contract.records import ProcessingAttempt, Record, RetryState
+from dispatcher.contract.records import Origin, ProcessingAttempt, Record, RetryState
 from dispatcher.contract.tenant import TenantKey
+from dispatcher.delivery.history_recorder import HistoryRecorder
 from dispatcher.delivery.pending_delivery import (
     AttemptResult,
     Deferred,
@@ -117,6 +118,7 @@ class Pipeline:
         max_record_bytes: int,
         brake: int,
         tenants: metrics.TenantMetrics,
+        history: HistoryRecorder | None = None,
         clock: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
         event_log: EventLog | None = None,
@@ -135,6 +137,7 @@ class Pipeline:
         self._max_record_bytes = max_record_bytes
         self._brakes: defaultdict[tuple[str, int], DeadLetterBrake] = defaultdict(lambda: DeadLetterBrake(brake))
         self._tenants = tenants
+        self._history = history
         self._finished = {result: metrics.EVENTS_FINISHED.labels(result.value) for result in FinishedResult}
         self._seconds_at_once = metrics.END_TO_END_SECONDS.labels("no")
         self._clock = clock
@@ -167,7 +170,7 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001  (it dies with a reason and a traceback in the log)
             return await self._die_of_a_bug(record, retry_state, processing, error, None)
         if isinstance(event, OtherEvent):
-            return self.skipped(record, SkipReason.NOT_FEEDBACK, None)
+            return self.skipped(record, SkipReason.NOT_FEEDBACK, None, retry_state.origin)
         return await self._process_event(record, retry_state, processing, event, first_result)
 
     def _retry_state(self, record: Record, first_result: AttemptResult | None) -> RetryState:
@@ -199,7 +202,7 @@ class Pipeline:
                 return await self._park(record, retry_state, processing, event, deferred)
             reason = eligibility(event, webhook)
             if reason is not None or webhook is None:
-                return self.skipped(record, reason or SkipReason.NO_WEBHOOK, event)
+                return self.skipped(record, reason or SkipReason.NO_WEBHOOK, event, retry_state.origin)
             if webhook.config.paused:
                 deferred = Deferred(ParkReason.PAUSED, retry_state.attempts, detail="the webhook is paused")
                 return await self._park(record, retry_state, processing, event, deferred)
@@ -213,9 +216,10 @@ class Pipeline:
             if len(body) > MAX_WARNED:
                 log.warning("large payload", tenant=str(event.tenant), webhook_id=event.webhook_id, size=len(body))
             priority = Priority.RETRY if retry_state.parks else Priority.NEW
+            ids = None if self._history is None else self._history.ids_of(event)
             pending = PendingDelivery.of(
                 event, webhook, body, retry_state.attempts, priority, processing, retry_state.origin,
-                retry_state.refusals, retry_state.first_seen if retry_state.parks else None,
+                retry_state.refusals, retry_state.first_seen if retry_state.parks else None, ids,
             )  # fmt: skip
             delivery, first_result = await self._deliveries.deliver(pending, first_result), None
             match delivery:
@@ -257,12 +261,14 @@ class Pipeline:
         if self._tells_all:
             log.debug("event delivered", tenant=str(tenant), webhook_id=webhook_id, attempt=outcome.attempts)
 
-    def skipped(self, record: Record, reason: SkipReason, event: DeliveryEvent | None) -> Outcome:
+    def skipped(self, record: Record, reason: SkipReason, event: DeliveryEvent | None, origin: Origin) -> Outcome:
         """Counts an event that no webhook wants."""
         metrics.EVENTS_SKIPPED.labels(reason.value).inc()
         self._ended(record, FinishedResult.SKIPPED, None if event is None else event.tenant)
         if event is not None and reason is SkipReason.NO_WEBHOOK:
             self._event_log.no_webhook(event.tenant)
+        if event is not None and self._history is not None:
+            self._history.record_skipped(event, origin, reason)
         if event is not None and self._tells_all:
             log.debug("event skipped", tenant=str(event.tenant), webhook_id=event.webhook_id, reason=reason.value)
         return Skipped(reason)
@@ -368,6 +374,10 @@ class Pipeline:
         self._tenants.count(event.tenant, "parked")
         self._tenants.worst.parked(event.tenant, retry_state.first_seen, until)
         self._brakes[record.topic, record.partition].ended_well()
+        if self._history is not None:
+            self._history.record_parked(
+                event, retry_state.origin, deferred.reason, retry_state.attempts, until, deferred.detail
+            )
         if self._event_log.sampled("event parked", event.tenant, deferred.reason.value):
             log.info(
                 "event parked", tenant=str(event.tenant), webhook_id=event.webhook_id, reason=deferred.reason.value,
@@ -414,6 +424,8 @@ class Pipeline:
         if event is not None:
             self._tenants.count(event.tenant, FinishedResult.DEAD_LETTERED.value)
             self._tenants.worst.ended(event.tenant, retry_state.first_seen)
+        if self._history is not None:
+            self._history.record_dead(event, retry_state.origin, reason, retry_state.attempts, detail)
         tenant = None if event is None else event.tenant
         if self._event_log.sampled("event dead-lettered", tenant, reason.value):
             log.warning(

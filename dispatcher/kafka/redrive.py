@@ -26,6 +26,7 @@ from aiokafka import TopicPartition
 from dispatcher.contract.events import DeliveryEvent, read_event
 from dispatcher.contract.records import PREFIX, Record, RetryState, without_retry_state
 from dispatcher.contract.tenant import TenantKey
+from dispatcher.delivery.history_recorder import HistoryRecorder
 from dispatcher.errors import RecordTooLarge, UnreadableEvent
 from dispatcher.kafka.dead_letters import is_truncated
 from dispatcher.kafka.offset_tracker import Run, decode_runs, encode_runs
@@ -142,6 +143,7 @@ class Redrive:
         dead: TopicReader,
         selection: Selection,
         told: Told = lambda _: None,
+        history: HistoryRecorder | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         events, marks = selection.ranges(dead.ranges)
@@ -149,6 +151,7 @@ class Redrive:
         self._marks = dead.within(marks)
         self._selection = selection
         self._told = told
+        self._history = history
         self._clock = clock
         self._redriven: defaultdict[tuple[str, int], set[int]] = defaultdict(set)
         self.tally = Tally()
@@ -207,8 +210,12 @@ class Redrive:
             for dead in batch
         ]
         results = await asyncio.gather(*writes, return_exceptions=True)
-        sent = [dead.record for dead, result in zip(batch, results, strict=True) if result is None]
+        sent_back = [dead for dead, result in zip(batch, results, strict=True) if result is None]
+        sent = [dead.record for dead in sent_back]
         self.tally.sent += len(sent)
+        if self._history is not None:
+            for dead in sent_back:
+                self._history.record_redriven(dead.event, dead.retry_state.origin, dead.reason)
         if sent:
             self.tally.repeatable += len(sent)
             await _mark(producer, sent)

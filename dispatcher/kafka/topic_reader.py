@@ -56,6 +56,16 @@ class TopicReader:
         ranges = {tp: (first, max(end, read_to.get(tp.partition, 0))) for tp, (first, end) in self.ranges.items()}
         return TopicReader(self._consumer, self._topic, ranges)
 
+    async def since(self, at: float) -> "TopicReader":
+        """Returns a reader of the records of `at`, Unix seconds, and later.
+
+        Raises:
+            KafkaError: the broker did not answer.
+        """
+        found = await self._consumer.offsets_for_times({tp: max(0, int(at * 1000)) for tp in self.ranges})
+        starts = {tp: end if found.get(tp) is None else found[tp].offset for tp, (_, end) in self.ranges.items()}
+        return self.within({tp: (starts[tp], end) for tp, (_, end) in self.ranges.items()})
+
     async def records(self) -> AsyncIterator[list[ConsumerRecord[bytes, bytes]]]:
         """Every record, in pieces of one partition, rising in each. Can be called again.
 

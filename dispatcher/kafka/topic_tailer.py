@@ -61,14 +61,16 @@ class TopicTailer:
         keep_s: float,
         most_read: int,
         if_missing: str,
+        batch: int = BATCH,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`keep_s`: seconds back to read; `most_read`: records back at most, over all partitions."""
+        """`keep_s`: seconds back to read; `most_read`: records back at most, over all partitions; `batch`: at once."""
         self._settings = settings
         self._topic = topic
         self._keeper = keeper
         self._keep_s = keep_s
         self._most_read = most_read
+        self._batch = batch
         self._if_missing = if_missing
         self._clock = clock
         self._next: dict[int, int] = {}  # the offset to read next, by partition
@@ -181,7 +183,7 @@ class TopicTailer:
         loop = asyncio.get_running_loop()
         heard_at = counted_at = loop.time()
         while True:
-            polled = await consumer.getmany(timeout_ms=int(POLL_S * 1000), max_records=BATCH)
+            polled = await consumer.getmany(timeout_ms=int(POLL_S * 1000), max_records=self._batch)
             for tp, records in polled.items():
                 if not self._take(tp, records):
                     return

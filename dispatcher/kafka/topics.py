@@ -40,9 +40,9 @@ def dead_letter_topic(prefix: str) -> str:
     return f"{prefix}.dead"
 
 
-def attempts_topic(prefix: str) -> str:
-    """`<prefix>.attempts`"""
-    return f"{prefix}.attempts"
+def history_topic(prefix: str) -> str:
+    """`<prefix>.history`"""
+    return f"{prefix}.history"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +85,8 @@ def planned_topics(settings: Settings, partitions: int, replication: int) -> lis
     # A held event stays where it is until the age limit.
     plans.append(plan(held_topic(kafka.prefix), keep_s, settings.retry.max_age + _HOUR_S))
     plans.append(plan(dead_letter_topic(kafka.prefix), 14 * _DAY_S, _DAY_S))
-    if settings.attempt_log:
-        plans.append(plan(attempts_topic(kafka.prefix), 7 * _DAY_S, 0))
+    if settings.history.is_on:
+        plans.append(plan(history_topic(kafka.prefix), 3 * _DAY_S, 0))
     return plans
 
 

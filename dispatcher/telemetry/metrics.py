@@ -51,7 +51,17 @@ DEAD_LETTERS = Counter("dispatcher_dlq_published", "Records in the dead-letter t
 PRODUCE_FAILURES = Counter(
     "dispatcher_produce_failures", "Writes to a retry or dead-letter topic that failed and are repeated.", ["kind"]
 )
-ATTEMPT_LOG_DROPPED = Counter("dispatcher_attempt_log_dropped", "Attempts that the attempt log left out.")
+HISTORY_WRITTEN = Counter("dispatcher_history_written", "Entries written to the history topic.")
+HISTORY_LOST = Counter("dispatcher_history_lost", "Entries that the history topic lacks, by reason.", ["reason"])
+HISTORY_STORED = Counter(
+    "dispatcher_history_stored",
+    "Entries read from the history topic, by result: stored, repeated (there already), left_out (too old, erased or "
+    "from the future), refused (values no database holds); unreadable counts records.",
+    ["result"],
+)
+HISTORY_STORE_FAILURES = Counter("dispatcher_history_store_failures", "Writes that the history store did not take.")
+HISTORY_LAG = Gauge("dispatcher_history_lag_records", "Records of the history topic that are not stored yet.")
+HISTORY_NEWEST = Gauge("dispatcher_history_newest_entry_timestamp_seconds", "Time of the newest entry in the store.")
 BRAKE_ENGAGED = Gauge(
     "dispatcher_dead_letter_brake_engaged", "Partitions stopped because most of their records would die."
 )
@@ -159,14 +169,16 @@ _CLOSED_LABELS: tuple[
     (EVENTS_PARKED, (ParkReason,)),
     (END_TO_END_SECONDS, (("no", "yes"),)),
     (DEAD_LETTERS, (DeadReason,)),
-    (PRODUCE_FAILURES, (("retry", "dead", "attempts"),)),
+    (PRODUCE_FAILURES, (("retry", "dead"),)),
     (ATTEMPT_SECONDS, (ATTEMPT_OUTCOMES,)),
     (BREAKER_TRANSITIONS, (BREAKER_STATES,)),
     (KAFKA_PROBLEM, (KafkaReason,)),
     (TENANT_STATES, (("unstable", "disabled", "suspended"),)),
     (RELOADS, (("ok", "failed"),)),
     (SPANS_DROPPED, (("queue_full", "not_taken"),)),
-    (ERRORS, (("pipeline", "consumer", "lanes", "task"),)),
+    (ERRORS, (("pipeline", "consumer", "lanes", "task", "history"),)),
+    (HISTORY_LOST, (("buffer_full", "not_written"),)),
+    (HISTORY_STORED, (("stored", "repeated", "left_out", "refused", "unreadable"),)),
 )
 
 

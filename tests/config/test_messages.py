@@ -35,7 +35,7 @@ log: {level: inf}
 ops: {port: http, host: 1, hots: x}
 metrics: {max_tenant_series: 1.5}
 console: {port: true}
-attempt_log: perhaps
+history: {answers: perhaps}
 """
     assert problems_of(text, Settings) == [
         "x.yaml:1: apiVersion: must be dispatcher/v1",
@@ -58,7 +58,7 @@ attempt_log: perhaps
         "x.yaml:12: ops.port: must be a whole number, not text",
         "x.yaml:12: ops.hots: unknown key; did you mean 'host'?",
         "x.yaml:13: metrics.max_tenant_series: must be a whole number, not a number with a fraction",
-        "x.yaml:15: attempt_log: must be true or false, not text",
+        "x.yaml:15: history.answers: must be true or false, not text",
     ]
 
 

@@ -60,7 +60,7 @@ def test_a_variable_overrides_the_file_with_a_value_of_the_settings_type(file: P
             "DISPATCHER_DELIVERY__TIMEOUT": "1500ms",
             "DISPATCHER_EGRESS__ALLOW": '["10.0.0.0/8"]',
             "DISPATCHER_EGRESS__CA_BUNDLE": "null",
-            "DISPATCHER_ATTEMPT_LOG": "true",
+            "DISPATCHER_HISTORY__ANSWERS": "true",
             "OTHER": "x",
         },
     )
@@ -76,7 +76,7 @@ def test_a_variable_overrides_the_file_with_a_value_of_the_settings_type(file: P
     assert settings.delivery.timeout == 1.5
     assert settings.egress.allow == ("10.0.0.0/8",)
     assert settings.egress.ca_bundle is None
-    assert settings.attempt_log
+    assert settings.history.answers
 
 
 def test_secrets_come_from_the_environment_that_is_given(file: Path) -> None:

@@ -357,4 +357,17 @@ CASES: Final[dict[str, Case]] = {
         quiet={'dispatcher_tracing_spans_dropped_total{reason="not_taken"}': "0x10 5x60"},
         labels={"reason": "not_taken"},
     ),
+    "DispatcherHistoryLosing": Case(
+        fires={'dispatcher_history_lost_total{reason="not_written"}': "0+6x40 240x40"},
+        at=30,
+        over=60,
+        quiet={'dispatcher_history_lost_total{reason="not_written"}': "0x10 5x60"},
+        labels={"reason": "not_written"},
+    ),
+    "DispatcherHistoryNotStored": Case(
+        fires={"dispatcher_history_store_failures_total": "0+6x40 240x40", "dispatcher_history_lag_records": "0x80"},
+        at=30,
+        over=60,
+        quiet={"dispatcher_history_store_failures_total": "0x70", "dispatcher_history_lag_records": "9000x70"},
+    ),
 }

@@ -27,8 +27,9 @@ import yaml
 from dispatcher.config.secrets import Secret, SecretSource
 from dispatcher.config.settings import Settings
 from dispatcher.config.webhooks import WebhookConfig
+from dispatcher.contract.history import decode_record
 from dispatcher.demo.child_process import free_ports
-from dispatcher.kafka.topics import attempts_topic, dead_letter_topic, retry_topics
+from dispatcher.kafka.topics import dead_letter_topic, history_topic, retry_topics
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption, new_key
 from dispatcher.stores.sql.migrate import upgrade
@@ -100,7 +101,8 @@ _MIDDLE = 3
 _SABOTAGE = """
 import sys
 if "run" in sys.argv:
-    from dispatcher.contract import feedback
+    from dispatcher.contract.history import decode_record
+from dispatcher.contract import feedback
     _encode = feedback.encode_feedback
     def encode_feedback(event, version):
         if event.execution.campaign_version_id == "explode":
@@ -278,7 +280,7 @@ def settings_with_secrets(scene: Scene, broker: ApacheKafka, collector: Collecto
             "headers": {"authorization": scene.hidden("tracing.headers", secret("tracing.headers"), "settings")},
         },
         "retry": {"max_age": "9s", "soon_attempts": 1, "soon_within": "1s"},
-        "attempt_log": True,
+        "history": {"store": "none"},
     }
 
 
@@ -397,7 +399,7 @@ async def a_scene(broker: ApacheKafka, directory: Path) -> AsyncIterator[Scene]:
     topic = f"canaries-{directory.name[-12:]}"
     async with Witness(trustme.CA()) as witness:
         await create_topics(broker.bootstrap_servers, topic, 4)
-        await topics.create_topic(broker.bootstrap_servers, attempts_topic(group_of(topic)))
+        await topics.create_topic(broker.bootstrap_servers, history_topic(group_of(topic)))
         witness.authority.cert_pem.write_to_path(str(directory / "ca.pem"))
         volume = MountedVolume(directory / "webhooks.d")
         stage = Stage(broker.bootstrap_servers, directory, witness, topic, volume)
@@ -512,9 +514,10 @@ async def _asked_afterwards(scene: Scene, dispatcher: Dispatcher) -> None:
 async def _records(scene: Scene) -> None:
     """What was written: attempts whole; of parked and dead records the headers that we gave them."""
     servers, prefix = scene.stage.bootstrap_servers, scene.stage.prefix
-    attempts = await topics.read_all(servers, attempts_topic(prefix))
-    assert len(attempts) > 30
-    scene.told["attempt log"] = "\n".join(repr((one.key, one.value, one.headers)) for one in attempts)
+    records = await topics.read_all(servers, history_topic(prefix))
+    entries = [one for record in records for one in decode_record(record.value).entries]
+    assert len(entries) > 30
+    scene.told["history"] = "\n".join(repr((one.key, one.value, one.headers)) for one in records)
     reasons: set[str] = set()
     for name in (dead_letter_topic(prefix), *retry_topics(prefix, TIERS)):
         records = await topics.read_all(servers, name)
@@ -523,7 +526,7 @@ async def _records(scene: Scene) -> None:
         reasons |= {value.decode() for headers in ours for key, value in headers if key == "feedback-reason"}
         assert all(len(headers) >= 9 for headers in ours)
     assert {"unreadable", "internal", "expired", "redirected", "aborted"} <= reasons, reasons
-    failed = {orjson.loads(one.value or b"{}")["reason"] for one in attempts}
+    failed = {one.reason for one in entries}
     assert {"tls", "timeout", "reset", "protocol", "token"} <= failed, failed
     assert failed & {"connect_refused", "proxy"}, failed
 

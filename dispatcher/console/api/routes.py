@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from dispatcher.console.api import dead_events, deliveries, models, people, testing, webhooks
+from dispatcher.console.api import dead_events, deliveries, history, models, people, testing, webhooks
 from dispatcher.console.api.route import AnyRoute, Empty, Route
 from dispatcher.stores.sql.records import Role
 
@@ -87,6 +87,25 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
     Route(
         "GET", "/redrives/{id}", "getRedrive", "Progress of a redrive.", _VIEWER,
         dead_events.get_redrive, Empty, Empty, models.RedriveModel, places=_JOB,
+    ),
+    Route(
+        "POST", "/history/search", "searchHistory", "What happened to events: search by any id, page by page.", _VIEWER,
+        history.search_history, Empty, models.HistorySearchOrder, models.HistoryPageModel,
+        error_statuses=frozenset({404}),
+    ),
+    Route(
+        "POST", "/history/erase", "eraseHistory", "Erase a person's entries from the history store.", _ADMIN,
+        history.erase_history, Empty, models.Erasure, models.Erased,
+        error_statuses=frozenset({404}), is_for_all_orgs=True,
+    ),
+    Route(
+        "GET", "/webhooks/{id}/events/{event}/history", "getEventHistory", "Everything that happened to an event.",
+        _VIEWER, history.get_event_history, Empty, Empty, models.EventHistory,
+        places=_WEBHOOK | {"event": "[A-Za-z0-9_-]{1,64}"},
+    ),
+    Route(
+        "GET", "/webhooks/{id}/counts", "getCounts", "What happened to a webhook's events, by reason.", _VIEWER,
+        history.get_counts, models.SkippedQuery, Empty, models.CountsModel, places=_WEBHOOK,
     ),
     Route(
         "GET", "/audit", "listAudit", "The audit log.", _VIEWER,

@@ -11,6 +11,7 @@ from aiohttp import web
 from dispatcher.console.model import AttemptFact, AttemptQuery
 from dispatcher.console.pages.renderer import MAX_TENANTS, Renderer
 from dispatcher.console.pages.scope import Scope
+from dispatcher.console.pages.search import history_of
 from dispatcher.console.pages.state import state_of
 from dispatcher.console.services import person_of
 from dispatcher.stores.sql.records import StoredWebhook
@@ -44,6 +45,13 @@ class DeliveriesPage:
     async def of_all(self, request: web.Request) -> web.StreamResponse:
         person = person_of(request)
         webhooks = await self._renderer.webhooks(person, Scope.of(request, person))
+        if len(webhooks) == 1 and self._renderer.services.history is not None:
+            return await self._renderer.page(
+                request,
+                "history.html",
+                at="deliveries",
+                found=await history_of(self._renderer, request, webhooks[0]),
+            )
         query = _query(request)
         if len(webhooks) != 1:  # a cursor belongs to one tenant: of several tenants only the newest attempts are shown
             query = AttemptQuery(query.event_id, query.outcome, limit=PAGE)
@@ -65,6 +73,16 @@ class DeliveriesPage:
 
     async def of_webhook(self, request: web.Request) -> web.StreamResponse:
         webhook = await self._renderer.webhook(request)
+        if self._renderer.services.history is not None:
+            return await self._renderer.page(
+                request,
+                "webhook_history.html",
+                at="webhooks",
+                tab="deliveries",
+                webhook=webhook,
+                webhook_state=await state_of(self._renderer.services, webhook),
+                found=await history_of(self._renderer, request, webhook),
+            )
         query = _query(request)
         page = self._renderer.services.attempts.search(webhook.tenant, query)
         return await self._renderer.page(

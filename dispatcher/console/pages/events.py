@@ -12,11 +12,14 @@ from dispatcher.console.pages.formatting import VERDICTS
 from dispatcher.console.pages.renderer import Renderer
 from dispatcher.console.pages.state import state_of
 from dispatcher.console.services import person_of
+from dispatcher.console.sources.attempts import attempt_of
 from dispatcher.console.sources.dead_event_index import place_of
 from dispatcher.console.sources.remedies import remedy_for
+from dispatcher.contract.history import HistoryEntry, HistoryOutcome
 from dispatcher.contract.outcomes import DeadReason
 from dispatcher.contract.records import Origin
 from dispatcher.errors import ConfigError, DispatcherError
+from dispatcher.history.timeline import SKIP_REMEDIES
 from dispatcher.kafka.topics import dead_letter_topic
 from dispatcher.stores.sql.records import StoredWebhook
 
@@ -97,25 +100,33 @@ class EventPage:
     async def show(self, request: web.Request) -> web.StreamResponse:
         webhook = await self._renderer.webhook(request)
         event_id = request.match_info["event_id"]
-        known = self._known(webhook, event_id)
+        lookup = self._renderer.services.history
+        history = () if lookup is None else await lookup.timeline(event_id, tenant=webhook.tenant)
+        known = self._known(webhook, event_id, history)
         decision, problem = await self._decision(request, webhook, known, event_id)
         return await self._renderer.page(
             request,
             "event.html",
             at="webhooks",
-            status=404 if known.last is None else 200,
+            status=404 if known.last is None and not history else 200,
             webhook=webhook,
             event_id=event_id,
             known=known,
+            history=history,
+            skipped=history[-1] if history and history[-1].outcome is HistoryOutcome.SKIPPED else None,
+            remedies=SKIP_REMEDIES,
             next_step=await self._next_step(webhook, known),
             what_to_do=self._remedy(webhook, known),
             decision=decision,
             problem=problem,
         )
 
-    def _known(self, webhook: StoredWebhook, event_id: str) -> EventHistory:
+    def _known(self, webhook: StoredWebhook, event_id: str, history: Sequence[HistoryEntry]) -> EventHistory:
         services, tenant = self._renderer.services, webhook.tenant
-        found = services.attempts.search(tenant, AttemptQuery(event_id=event_id, limit=200)).items
+        posts = (HistoryOutcome.ATTEMPT, HistoryOutcome.DELIVERED)
+        found: Sequence[AttemptFact] = [attempt_of(one, time.time()) for one in history if one.outcome in posts]
+        if not found:
+            found = services.attempts.search(tenant, AttemptQuery(event_id=event_id, limit=200)).items
         query = DeadQuery(tenant=tenant, event_id=event_id, redriven=None, limit=1)
         deaths = services.dead_events.search(query, orgs=frozenset({tenant.org})).items
         return EventHistory(sorted(found, key=lambda fact: fact.at), next(iter(deaths), None))

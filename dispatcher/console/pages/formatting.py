@@ -9,7 +9,9 @@ import orjson
 
 from dispatcher.config.units import format_duration
 from dispatcher.console.model import AttemptFact
+from dispatcher.contract.history import HistoryEntry, HistoryOutcome
 from dispatcher.contract.outcomes import DeadReason
+from dispatcher.history.timeline import details, title
 
 STATES: Final = {
     "active": ("Active", "ok"),
@@ -232,6 +234,22 @@ def word(key: object, words: dict[str, str]) -> str:
     return words.get(str(key), str(key).replace("_", " "))
 
 
+_SHAPES: Final = {
+    HistoryOutcome.ATTEMPT: "retry",
+    HistoryOutcome.DELIVERED: "ok",
+    HistoryOutcome.SKIPPED: "idle",
+    HistoryOutcome.PARKED: "retry",
+    HistoryOutcome.HELD: "paused",
+    HistoryOutcome.DEAD: "stopped",
+    HistoryOutcome.REDRIVEN: "retry",
+}
+
+
+def happened(entry: HistoryEntry) -> tuple[str, str]:
+    """What an entry of the history reports, and its shape."""
+    return title(entry), _SHAPES[entry.outcome]
+
+
 FILTERS: Final[dict[str, Callable[..., object]]] = {
     "ago": ago,
     "answer": answer,
@@ -244,6 +262,8 @@ FILTERS: Final[dict[str, Callable[..., object]]] = {
     "duration": format_duration,
     "events": events,
     "exact": exact,
+    "happened": happened,
+    "happened_more": details,
     "indented": indented,
     "iso": iso,
     "ms": milliseconds,

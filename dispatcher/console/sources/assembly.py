@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from dispatcher.config.settings import Settings
 from dispatcher.console.sources.attempts import AttemptLogReader
 from dispatcher.console.sources.dead_events import DeadLetterReader
+from dispatcher.console.sources.history import HistoryLookup
 from dispatcher.console.sources.jwks import PublishedKeys
 from dispatcher.console.sources.lanes import RunningLanes
 from dispatcher.console.sources.test_sender import SampleSender
 from dispatcher.console.sources.waiting import RetryBacklog
+from dispatcher.history.worker import HistoryWorker, history_database
+from dispatcher.stores.sql.history_search import HistorySearch
+from dispatcher.stores.sql.history_store import HistoryStore
 from dispatcher.stores.sql.store import SqlStore, open_sql_store
 
 
@@ -26,6 +30,8 @@ class Sources:
     test_events: SampleSender
     keys: PublishedKeys
     store: SqlStore
+    history: HistoryLookup | None
+    history_worker: HistoryWorker | None
 
     async def run(self) -> None:
         """Tails the topics, watches the store and runs redrives until cancelled. Never returns."""
@@ -33,6 +39,8 @@ class Sources:
             tasks.create_task(self.attempts.run(), name="attempt log")
             tasks.create_task(self.dead_events.run(), name="dead letters")
             tasks.create_task(self.store.run(), name="webhook source")
+            if self.history_worker is not None:
+                tasks.create_task(self.history_worker.run(), name="history worker")
 
 
 @asynccontextmanager
@@ -47,6 +55,7 @@ async def open_sources(settings: Settings) -> AsyncIterator[Sources]:
         lanes = await stack.enter_async_context(RunningLanes(settings.console))
         waiting = RetryBacklog(settings)
         stack.push_async_callback(waiting.close)
+        history, worker = _open_history(settings, stack)
         yield Sources(
             attempts=AttemptLogReader(settings),
             lanes=lanes,
@@ -55,4 +64,21 @@ async def open_sources(settings: Settings) -> AsyncIterator[Sources]:
             test_events=SampleSender(settings),
             keys=PublishedKeys(store),
             store=store,
+            history=history,
+            history_worker=worker,
         )
+
+
+def _open_history(settings: Settings, stack: AsyncExitStack) -> tuple[HistoryLookup | None, HistoryWorker | None]:
+    """The history store, and the worker that fills it if the console embeds it."""
+    if settings.history.store != "sql" or settings.history.url is None:
+        return None, None
+    database = history_database(settings)
+    stack.push_async_callback(database.close)
+    store = HistoryStore(database, settings.history)
+    worker = HistoryWorker(settings, store) if settings.history.embedded else None
+
+    def problem() -> str | None:
+        return None if worker is None else next((check.reason for check in worker.checks if not check.ok), None)
+
+    return HistoryLookup(HistorySearch(database), store, settings.history.recipient_key, problem), worker

@@ -120,5 +120,5 @@ def _quantile(counts: list[int], share: float) -> float | None:
     wanted = math.ceil(sum(counts) * share)
     for step, reached in enumerate(accumulate(counts)):
         if reached >= wanted > 0:
-            return round(float(_FINEST_MS * _GROWTH ** (step - 0.5)), 1)
+            return round(float(_FINEST_MS * _GROWTH ** (step - 0.5)), 2)
     return None

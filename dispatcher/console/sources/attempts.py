@@ -1,4 +1,4 @@
-"""Tails the attempt log and keeps it in bounded memory: counts of every tenant, and its latest attempts."""
+"""Attempts from the history topic, kept in bounded memory: counts of every tenant, and each one's latest attempts."""
 
 import sys
 import time
@@ -6,23 +6,24 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import orjson
 import structlog
 
 from dispatcher.config.settings import Settings
 from dispatcher.console.model import AttemptFact, AttemptPage, AttemptQuery, Outcomes, Window
 from dispatcher.console.sources.attempt_counts import TenantCounts, no_outcomes
 from dispatcher.console.sources.fair_buffer import FairBuffer
+from dispatcher.contract.history import MAX_ANSWER, MAX_DETAIL, HistoryEntry, HistoryOutcome, decode_record
 from dispatcher.contract.records import Origin, Record
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.errors import NotFound
-from dispatcher.kafka.attempt_log import KEEP_ANSWER
+from dispatcher.errors import NotFound, UnreadableEvent
 from dispatcher.kafka.topic_tailer import TopicTailer
-from dispatcher.kafka.topics import attempts_topic
+from dispatcher.kafka.topics import history_topic
 
 KEEP_S: Final = 7 * 86_400.0
-MOST_READ: Final = 1_000_000
-"""Attempts that are read at the start, which takes about a minute."""
+MOST_READ: Final = 50_000
+"""Records read back at the start, each with up to a hundred attempts: at most a minute's work."""
+BATCH: Final = 10
+"""Records taken at once: a few milliseconds, in which nothing else runs."""
 MOST_KEPT: Final = 50_000
 """Attempts of all tenants: about 50 MB, or 150 MB if all have response bodies of the maximal length."""
 MOST_OF_TENANT: Final = 500
@@ -62,12 +63,12 @@ class AttemptMemory:
     def take(self, records: Sequence[Record]) -> None:
         """Adds the attempts of these records; counts and skips records that can't be read."""
         for record in records:
-            fact = read_attempt(record.value, self._clock())
-            if fact is None:
+            facts = read_attempts(record.value, self._clock())
+            if facts is None:
                 self.unreadable += 1
                 if self.unreadable == 1:
-                    log.warning("attempt log has records that can't be read", place=f"{record.topic}/{record.offset}")
-            else:
+                    log.warning("history has records that can't be read", place=f"{record.topic}/{record.offset}")
+            for fact in facts or ():
                 self.add(fact)
 
     def add(self, fact: AttemptFact) -> None:
@@ -120,12 +121,12 @@ class AttemptLogReader:
     """Implements `model.Attempts`; the caller runs `run` as a task."""
 
     def __init__(self, settings: Settings, memory: AttemptMemory | None = None) -> None:
-        self._is_on = settings.attempt_log
+        self._is_on = settings.history.is_on
         self.memory = memory or AttemptMemory()
         self.follower = TopicTailer(
-            settings.kafka, attempts_topic(settings.kafka.prefix), self.memory,
-            keep_s=KEEP_S, most_read=MOST_READ,
-            if_missing="set attempt_log: true for the dispatchers, and make it with `dispatcher topics --create`",
+            settings.kafka, history_topic(settings.kafka.prefix), self.memory,
+            keep_s=KEEP_S, most_read=MOST_READ, batch=BATCH,
+            if_missing="set history.url for the dispatchers, and create it with `dispatcher topics --create`",
         )  # fmt: skip
         self.outcomes = self.memory.outcomes
         self.search = self.memory.search
@@ -138,9 +139,9 @@ class AttemptLogReader:
         if self.follower.problem is not None:
             return self.follower.problem
         if not self._is_on:
-            return "the attempt log is off: set attempt_log: true in the dispatchers' settings"
+            return "history is off: set history.url in the settings of dispatchers and console"
         if not self.follower.is_complete:
-            return f"only the latest {MOST_READ:,} attempts were read: counts of days further back are too low"
+            return f"only the latest {MOST_READ:,} records of history were read: counts of earlier times are too low"
         return None
 
     async def run(self) -> None:
@@ -148,29 +149,40 @@ class AttemptLogReader:
         await self.follower.run()
 
 
-def read_attempt(value: bytes | None, now: float) -> AttemptFact | None:
-    """Returns the attempt in a record of the log, or None if the record can't be read."""
+def read_attempts(value: bytes | None, now: float) -> list[AttemptFact] | None:
+    """The attempts that a record of the history topic reports; None if the record can't be read."""
     try:
-        document = orjson.loads(value or b"")
-        origin = document.get("origin")
-        return AttemptFact(
-            at=min(float(document["at"]), now),
-            tenant=TenantKey(sys.intern(document["org"]), sys.intern(document["sandbox"])),
-            event_id=str(document["webhookId"]),
-            message_status=sys.intern(document["messageStatus"]),
-            channel=sys.intern(document["channel"]),
-            attempt=int(document["attempt"]),
-            status=None if document["status"] is None else int(document["status"]),
-            reason=sys.intern(document["reason"]),
-            detail=str(document["detail"])[:256],
-            verdict=sys.intern(document["verdict"]),
-            elapsed_ms=float(document["elapsedMs"]),
-            reused=bool(document["reused"]),
-            origin=None if origin is None else Origin(sys.intern(origin[0]), int(origin[1]), int(origin[2])),
-            answer=str(document.get("answer") or "")[:KEEP_ANSWER],
-        )
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError):
+        record = decode_record(value)
+    except UnreadableEvent:
         return None
+    return [
+        attempt_of(entry, now)
+        for entry in record.entries
+        if entry.outcome in (HistoryOutcome.ATTEMPT, HistoryOutcome.DELIVERED)
+    ]
+
+
+def attempt_of(entry: HistoryEntry, now: float) -> AttemptFact:
+    """The attempt that an entry reports."""
+    origin = None
+    if entry.topic is not None and entry.partition is not None and entry.offset is not None:
+        origin = Origin(sys.intern(entry.topic), entry.partition, entry.offset)
+    return AttemptFact(
+        at=min(entry.at / 1000, now),
+        tenant=TenantKey(sys.intern(entry.org or ""), sys.intern(entry.sandbox or "")),
+        event_id=entry.webhook_id or "",
+        message_status=sys.intern(entry.message_status or ""),
+        channel=sys.intern(entry.channel or ""),
+        attempt=entry.attempt or 1,
+        status=entry.status,
+        reason=sys.intern(entry.reason),
+        detail=entry.detail[:MAX_DETAIL],
+        verdict=sys.intern(entry.verdict or ""),
+        elapsed_ms=entry.duration_ms or 0.0,
+        reused=entry.reused,
+        origin=origin,
+        answer=entry.answer[:MAX_ANSWER],
+    )
 
 
 def _matches(fact: AttemptFact, query: AttemptQuery) -> bool:

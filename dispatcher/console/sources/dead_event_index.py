@@ -6,7 +6,7 @@ from typing import Final
 
 from dispatcher.console.model import DeadFact, DeadPage, DeadQuery
 from dispatcher.console.sources.fair_buffer import FairBuffer
-from dispatcher.contract.events import DeliveryEvent
+from dispatcher.contract.recipient import recipient_of
 from dispatcher.contract.records import PREFIX, Record
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import NotFound
@@ -138,19 +138,6 @@ def dead_fact(record: Record) -> DeadFact:
         redriven=False,
         origin=retry_state.origin,
     )
-
-
-def recipient_of(event: DeliveryEvent) -> str | None:
-    """Returns the message's recipient: its address, else the primary identity. Personal data."""
-    if event.channel == "sms" and event.sms_number:
-        return event.sms_number[:320]
-    if event.email_address:
-        return event.email_address[:320]
-    wanted = "Phone" if event.channel == "sms" else "Email"
-    identities = event.identities or {}
-    alike = [one for name, all_ in identities.items() if name.lower() == wanted.lower() for one in all_]
-    found = next((one for one in alike if one.primary), alike[0] if alike else None)
-    return None if found is None else found.id[:320]
 
 
 def place_of(dead_id: str) -> _Place:

@@ -18,6 +18,7 @@ from dispatcher.console.model import DeadPage, DeadQuery, RedriveJob
 from dispatcher.console.sources.dead_event_index import DeadEventIndex, place_of
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError, NotFound
+from dispatcher.kafka.history_topic import open_history
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.redrive import Redrive, Selection, Tally
 from dispatcher.kafka.topic_reader import open_topic, translating_kafka_errors
@@ -51,6 +52,7 @@ class DeadLetterReader:
     def __init__(
         self, settings: Settings, memory: DeadEventIndex | None = None, clock: Callable[[], float] = time.time
     ) -> None:
+        self._settings = settings
         self._kafka = settings.kafka
         self._topic = dead_letter_topic(settings.kafka.prefix)
         self._redrive_to = retry_topics(settings.kafka.prefix, settings.retry.tiers)[0]
@@ -161,10 +163,14 @@ class DeadLetterReader:
         def report(tally: Tally) -> None:
             self._update(job_id, total=tally.total, sent=tally.sent, already=tally.already, gone=tally.gone)
 
-        async with asyncio.timeout(ANSWER_S) as opening, open_topic(self._kafka, self._topic) as dead:
+        async with (
+            asyncio.timeout(ANSWER_S) as opening,
+            open_topic(self._kafka, self._topic) as dead,
+            open_history(self._settings) as history,
+        ):
             opening.reschedule(None)
             begun.set_result(None)
-            redrive = Redrive(dead.reaching(self.follower.read_to), selection, report)
+            redrive = Redrive(dead.reaching(self.follower.read_to), selection, report, history)
             report(await redrive.count())
             async with asyncio.timeout(ANSWER_S) as connecting, Producer(self._kafka) as producer:
                 connecting.reschedule(None)

@@ -36,7 +36,6 @@ SQLITE_BUSY_MS: Final = 2_500
 POOL_SIZE: Final = 2
 """Connections kept; up to three more under load. The cache in front makes look-ups rare."""
 
-_KEY = "webhooks.url"
 _EXAMPLES = "write sqlite+aiosqlite:///PATH or postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE"
 _NOT_MIGRATED = ("no such table", "unable to open database file")
 _PRAGMAS = (
@@ -81,16 +80,18 @@ class ListeningConnection(Protocol):
 class Database:
     """One database, and the few connections to it. Connects when first used."""
 
-    def __init__(self, url: Secret, *, create: bool = False) -> None:
+    def __init__(self, url: Secret, *, create: bool = False, setting: str = "webhooks.url") -> None:
         """Connect to `url` when needed.
 
         Args:
             create: make a SQLite file that is not there; without it, no file is an answer that failed.
+            setting: the setting that problems name.
 
         Raises:
             ConfigError: the URL can't be used. Quotes nothing of it.
         """
-        parsed = _parsed(url)
+        parsed = _parsed(url, setting)
+        self._maker = "dispatcher history" if setting == "history.url" else "dispatcher webhooks migrate"
         self.is_postgresql: Final = parsed.get_backend_name() == "postgresql"
         self.name: Final = _shown(parsed)
         """What it is and where, for people: no user, no password."""
@@ -186,15 +187,15 @@ class Database:
             why = "connecting took too long" if within_s is None else f"no answer within {within_s:g} s"
             raise StoreUnavailable(f"{self.name}: {why}") from error
         except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, sqlite3.Error, OSError) as error:
-            raise StoreUnavailable(f"{self.name}: {_reason(error)}") from error
+            raise StoreUnavailable(f"{self.name}: {_reason(error, self._maker)}") from error
 
 
-def _parsed(url: Secret) -> URL:
+def _parsed(url: Secret, setting: str) -> URL:
     try:
         parsed = make_url(url.reveal_text().strip())
         backend, driver = parsed.get_backend_name(), parsed.get_driver_name()
     except Exception:  # noqa: BLE001  (SQLAlchemy's own, ValueError, ImportError: all quote parts of the URL)
-        raise ConfigError([Problem(f"not a database URL: {_EXAMPLES}", _KEY)]) from None
+        raise ConfigError([Problem(f"not a database URL: {_EXAMPLES}", setting)]) from None
     if (backend, driver) not in {
         ("sqlite", "aiosqlite"),
         ("sqlite", "pysqlite"),
@@ -202,9 +203,9 @@ def _parsed(url: Secret) -> URL:
         ("postgresql", "psycopg2"),
         ("postgresql", "psycopg"),
     }:
-        raise ConfigError([Problem(f"not a database that can be used: {_EXAMPLES}", _KEY)])
+        raise ConfigError([Problem(f"not a database that can be used: {_EXAMPLES}", setting)])
     if backend == "sqlite" and (parsed.database or ":memory:") == ":memory:":
-        raise ConfigError([Problem("SQLite needs a file: sqlite+aiosqlite:///PATH", _KEY)])
+        raise ConfigError([Problem("SQLite needs a file: sqlite+aiosqlite:///PATH", setting)])
     return parsed
 
 
@@ -253,7 +254,7 @@ def _shown(url: URL) -> str:
     return f"PostgreSQL at {where}{f':{url.port}' if url.port else ''}/{url.database or ''}"
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, maker: str) -> str:
     """What the driver says, first line only: no statement, no parameters."""
     origin = getattr(error, "orig", None) or error
     lines = str(origin).splitlines()
@@ -263,7 +264,7 @@ def _reason(error: Exception) -> str:
         or "unable to open database file" in text
         or ('relation "' in text and "does not exist" in text)
     ):
-        text += ": run `dispatcher webhooks migrate`"
+        text += f": run `{maker}`"
     return text
 
 

@@ -31,6 +31,7 @@ from tests.console.api.fakes import (
     StandInTestEvents,
     StandInWaiting,
 )
+from tests.console.history_store import FilledHistory, history_in
 from tests.stores_sql.conftest import database, empty_url, encryption, postgres, url
 from tests.stores_sql.examples import plain, secretive
 
@@ -118,7 +119,14 @@ StartConsole = Callable[..., Any]
 
 
 @pytest.fixture
-def start(database: Database, encryption: Encryption) -> StartConsole:
+async def history(tmp_path: Path) -> AsyncIterator[FilledHistory]:
+    """The history store of the console, empty at first."""
+    async with history_in(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def start(database: Database, encryption: Encryption, history: FilledHistory) -> StartConsole:
     """Starts a console with settings of its own: `async with start(tokens=False) as console`."""
 
     @asynccontextmanager
@@ -144,6 +152,7 @@ def start(database: Database, encryption: Encryption) -> StartConsole:
             ApiTokens(database),
             *made,
             StandInKeys(),
+            history.lookup,
         )
         jar = aiohttp.DummyCookieJar()
         async with ConsoleServer(services, no_pages) as server, aiohttp.ClientSession(cookie_jar=jar) as session:

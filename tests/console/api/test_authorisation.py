@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from dispatcher.console.api import openapi_document
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.records import Orgs, Role
 from tests.console.api.conftest import Answered, Client, Console
 from tests.console.api.fakes import LUMA, LUMAS_CUSTOMER, RIVAL
+from tests.console.history_store import FilledHistory, entry_of
 from tests.stores_sql.examples import plain, plain_draft
 
 LUMAS_NAME = "Luma's very own webhook"
@@ -84,6 +86,10 @@ REQUESTS: dict[str, Callable[[Luma], Request]] = {
     ),
     "getRedrive": lambda luma: Request(f"/redrives/{luma.job_id}"),
     "listAudit": lambda luma: Request(f"/audit?webhook_id={luma.webhook_id}", is_list=True),
+    "searchHistory": lambda luma: Request("/history/search", {"org": LUMA.org, "sandbox": luma.sandbox}, is_list=True),
+    "eraseHistory": lambda luma: Request("/history/erase", {"recipient_hash": "0" * 32}),
+    "getEventHistory": lambda luma: Request(f"/webhooks/{luma.webhook_id}/events/msg_1/history"),
+    "getCounts": lambda luma: Request(f"/webhooks/{luma.webhook_id}/counts"),
     "listTokens": lambda luma: Request("/tokens"),
     "createToken": lambda luma: Request("/tokens", {"name": "new", "role": "viewer", "orgs": None}),
     "revokeToken": lambda luma: Request(f"/tokens/{luma.token_id}"),
@@ -106,9 +112,10 @@ async def test_every_route_that_is_served_is_in_the_document(console: Console) -
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-async def test_who_may(console: Console, name: str) -> None:
+async def test_who_may(console: Console, history: FilledHistory, name: str) -> None:
     for number, (actor, rights) in enumerate(ACTORS.items()):
         luma = await make(console, f"s{number}")
+        await history.add(entry_of(TenantKey(LUMA.org, luma.sandbox)))
         request = REQUESTS[name](luma)
         answer = await ask(console, name, request, rights)
         assert answer.status == expected(name, request, rights), (actor, answer.text)

@@ -12,6 +12,7 @@ from dispatcher.console.model import TestEvents
 from dispatcher.console.pages import event_explanation
 from dispatcher.console.server import ConsoleServer
 from dispatcher.console.services import Services
+from dispatcher.console.sources.history import HistoryLookup
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.demo.child_process import free_ports
 from dispatcher.stores.sql.audit import AuditLog
@@ -74,7 +75,12 @@ def settings_of(delivery: Mapping[str, Any] | None = None, egress: Mapping[str, 
 
 @asynccontextmanager
 async def staged(
-    directory: Path, *, is_empty: bool = False, settings: Settings | None = None, test_events: TestEvents | None = None
+    directory: Path,
+    *,
+    is_empty: bool = False,
+    settings: Settings | None = None,
+    test_events: TestEvents | None = None,
+    history: HistoryLookup | None = None,
 ) -> AsyncIterator[Stage]:
     """A console with a database in the directory; with the scenery's webhooks, unless it is to be empty."""
     settings = settings_of() if settings is None else settings
@@ -86,7 +92,9 @@ async def staged(
         webhooks = WebhookRepository(database, Encryption([Secret(new_key().encode())]))
         made = (SceneryAttempts(), SceneryLanes(), SceneryWaiting(), SceneryDeadEvents([] if is_empty else None))
         tests = SceneryTestEvents(settings) if test_events is None else test_events
-        services = Services(settings, webhooks, AuditLog(database), ApiTokens(database), *made, tests, SceneryKeys())
+        services = Services(
+            settings, webhooks, AuditLog(database), ApiTokens(database), *made, tests, SceneryKeys(), history
+        )
         async with ConsoleServer(services) as server:
             stage = Stage(server, services, made[3], made[0], made[1], made[2])
             if not is_empty:

@@ -40,7 +40,7 @@ def settings_for(bootstrap_servers: str, topic: str, **groups: Any) -> Settings:
     kafka = KafkaSettings(bootstrap_servers=bootstrap_servers, topic=topic, topic_prefix=topic).model_dump()
     webhooks = {"store": "yaml", "path": "/nowhere"}
     return Settings.model_validate(
-        {"apiVersion": "dispatcher/v1", "kafka": kafka, "webhooks": webhooks, "attempt_log": True} | groups
+        {"apiVersion": "dispatcher/v1", "kafka": kafka, "webhooks": webhooks, "history": {"store": "none"}} | groups
     )
 
 

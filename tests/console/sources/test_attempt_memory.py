@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dispatcher.console.model import AttemptFact, AttemptQuery
 from dispatcher.console.sources.attempt_counts import SPANS, Ring, TenantCounts
-from dispatcher.console.sources.attempts import AttemptMemory, read_attempt
+from dispatcher.console.sources.attempts import AttemptMemory, read_attempts
 from dispatcher.contract.records import Origin
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import NotFound
@@ -155,31 +155,30 @@ def test_a_hundred_thousand_attempts_cost_no_more_than_is_allowed() -> None:
     assert told.search(tenants[199], AttemptQuery()).items
 
 
-RECORD = {
-    "at": NOW, "org": "luma@AdobeOrg", "sandbox": "prod", "webhookId": "msg_1", "messageStatus": "sent",
-    "channel": "email", "attempt": 1, "status": 200, "reason": "http_2xx", "detail": "", "verdict": "delivered",
-    "elapsedMs": 20.0, "reused": True, "origin": ["events", 1, 2],
+ENTRY = {
+    "at": int(NOW * 1000), "org": "luma@AdobeOrg", "sandbox": "prod", "webhookId": "msg_1", "messageStatus": "sent",
+    "channel": "email", "attempt": 1, "status": 200, "reason": "http_2xx", "verdict": "delivered",
+    "durationMs": 20.0, "reused": True, "topic": "events", "partition": 1, "offset": 2, "outcome": "delivered",
 }  # fmt: skip
 
 
-def test_records_are_read_of_older_versions_too() -> None:
-    assert read_attempt(orjson.dumps(RECORD), NOW) == attempt()
-    old = {key: value for key, value in RECORD.items() if key != "origin"}
-    assert read_attempt(orjson.dumps(old), NOW) == attempt(origin=None)
-    assert read_attempt(orjson.dumps(RECORD | {"at": NOW + 1e9}), NOW) == attempt()  # nobody attempts in the future
-    assert read_attempt(orjson.dumps(RECORD | {"answer": "x" * 5000}), NOW) == attempt(answer="x" * 2048)
+def record(*entries: object, **changes: object) -> bytes:
+    """The value of a record of the history topic."""
+    return orjson.dumps({"version": 1, "writer": 1, "first": 1, "entries": entries} | changes)
+
+
+def test_attempts_are_read_from_records_of_history() -> None:
+    skipped = ENTRY | {"outcome": "skipped", "reason": "channel"}
+    assert read_attempts(record(ENTRY, skipped, ENTRY | {"unknown": [1]}), NOW) == [attempt(), attempt()]
+    assert read_attempts(record({key: ENTRY[key] for key in ENTRY if key != "topic"}), NOW) == [attempt(origin=None)]
+    assert read_attempts(record(ENTRY | {"at": 10**15}), NOW) == [attempt()]  # nobody attempts in the future
+    assert read_attempts(record(ENTRY | {"answer": "x" * 5000}), NOW) == [attempt(answer="x" * 2048)]
 
 
 @pytest.mark.parametrize(
     "value",
-    [None, b"", b"{", b"[]", b"null", b"7", b"{}"]
-    + [
-        orjson.dumps(RECORD | {key: wrong})
-        for key in RECORD
-        for wrong in ([1], {"a": 1})
-        if key not in ("reused", "webhookId", "detail", "origin")
-    ]
-    + [orjson.dumps(RECORD | {"origin": wrong}) for wrong in ("x", [], ["events"], ["events", "x", 1], [1, 2, 3])],
+    [None, b"", b"{", b"[]", b"null", b"7", b"{}", record(version=2), record({}), record(first="x"), b"\xff"]
+    + [record(ENTRY | {key: wrong}) for key in ENTRY for wrong in ([1], {"a": 1}) if key != "unknown"],
 )
 def test_what_can_not_be_read_is_counted_and_passed_over(value: bytes | None) -> None:
-    assert read_attempt(value, NOW) is None
+    assert read_attempts(value, NOW) is None

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from dispatcher.console.model import DeadQuery
-from dispatcher.console.sources.dead_event_index import DeadEventIndex, dead_fact, recipient_of
+from dispatcher.console.sources.dead_event_index import DeadEventIndex, dead_fact
 from dispatcher.contract.events import DeliveryEvent
+from dispatcher.contract.recipient import recipient_of
 from dispatcher.contract.records import Origin, RetryState
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import NotFound

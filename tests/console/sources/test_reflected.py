@@ -32,12 +32,12 @@ MINE = frozenset({BAD.org})
 @pytest.fixture
 async def scene(mortal: ApacheKafka, tmp_path: Path) -> AsyncIterator[Stage]:
     async with stage(mortal.bootstrap_servers, tmp_path) as made:
-        await topics.create_topic(mortal.bootstrap_servers, f"{made.topic}.attempts", partitions=4)
+        await topics.create_topic(mortal.bootstrap_servers, f"group-{made.topic}.history", partitions=4)
         yield made
 
 
 def console_settings(scene: Stage) -> Settings:
-    return Settings.model_validate(scene.settings | {"attempt_log": True})
+    return Settings.model_validate(scene.settings | {"history": {"store": "none"}})
 
 
 def now_and_then(behaviour: Behaviour) -> Behaviour:
@@ -64,7 +64,7 @@ async def test_a_run_is_told_as_the_receiver_saw_it_and_its_dead_come_back(scene
     scene.receiver.behave(f"/{BAD.org}", status(400))
     settings = console_settings(scene)
     attempts, dead = AttemptLogReader(settings), DeadLetterReader(settings)
-    async with scene.dispatcher(attempt_log=True) as dispatcher, running(attempts.run(), dead.run()):
+    async with scene.dispatcher(history={"store": "none"}) as dispatcher, running(attempts.run(), dead.run()):
         dispatcher.start()
         await scene.produce([GOOD, SHAKY, BAD], 3 * COUNT)
         await until(lambda: dead.count(BAD, 0.0) == COUNT, "every dead event", 90)
@@ -106,7 +106,7 @@ async def test_a_run_is_told_as_the_receiver_saw_it_and_its_dead_come_back(scene
         await until(lambda: attempts.outcomes(BAD, "1h").delivered == COUNT, "their deliveries", 60)
         assert dead.search(DeadQuery(tenant=BAD, redriven=True), orgs=MINE).total == COUNT
         assert scene.receiver.repeats() == 0
-    records = await topics.read_all(mortal.bootstrap_servers, f"{scene.topic}.attempts")
+    records = await topics.read_all(mortal.bootstrap_servers, f"group-{scene.topic}.history")
     assert records
     for record in records:
         whole = bytes(record.value or b"") + bytes(record.key or b"") + repr(record.headers).encode()
@@ -134,7 +134,7 @@ async def test_what_is_parked_is_seen_waiting_and_a_broker_restart_costs_nothing
     scene.receiver.behave(f"/{BAD.org}", status(401))
     settings = console_settings(scene)
     attempts, dead = AttemptLogReader(settings), DeadLetterReader(settings)
-    async with scene.dispatcher(attempt_log=True) as dispatcher, running(attempts.run(), dead.run()):
+    async with scene.dispatcher(history={"store": "none"}) as dispatcher, running(attempts.run(), dead.run()):
         dispatcher.start()
         await scene.produce([GOOD, BAD], 20)
         await until(lambda: attempts.outcomes(BAD, "1h").failed >= 10, "ten failed attempts", 60)

@@ -73,7 +73,7 @@ class AttemptModel(ResponseModel):
     """On a kept-alive connection."""
     origin: OriginModel | None
     answer: str
-    """Beginning of the response body, if the attempt failed and the dispatchers keep bodies (`attempt_log_answers`)."""
+    """Beginning of the response body, if the attempt failed and the dispatchers keep bodies (`history.answers`)."""
 
 
 class AttemptPageModel(ResponseModel):

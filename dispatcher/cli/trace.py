@@ -1,0 +1,178 @@
+"""`dispatcher trace`: everything that happened to a message, found by any of its ids."""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, parsed_tenant, quiet_settings_at
+from dispatcher.config.settings import Settings
+from dispatcher.config.units import parse_duration
+from dispatcher.contract.history import HistoryEntry, recipient_hash
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.errors import ConfigError, Problem
+from dispatcher.history.timeline import details, moment, title
+
+MAX_EVENTS = 50
+"""Events that are printed."""
+
+_FIELDS = {
+    "request_id": "--request-id",
+    "webhook_id": "--webhook-id",
+    "message_execution_id": "--execution-id",
+    "event_id": "--event-id",
+    "campaign_id": "--campaign",
+    "recipient": "--recipient",
+}
+
+
+def trace(
+    any_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Any of the ids, or a recipient.")] = None,
+    tenant: Annotated[str | None, typer.Option(metavar="ORG/SANDBOX", help="Only this tenant's events.")] = None,
+    request_id: Annotated[str | None, typer.Option(help="requestId of the envelope.")] = None,
+    webhook_id: Annotated[str | None, typer.Option(help="The webhook-id header.")] = None,
+    execution_id: Annotated[str | None, typer.Option(help="messageExecutionID.")] = None,
+    event_id: Annotated[str | None, typer.Option(help="XDM _id.")] = None,
+    campaign: Annotated[str | None, typer.Option(help="campaignID.")] = None,
+    recipient: Annotated[str | None, typer.Option(help="Address or number the message was sent to.")] = None,
+    since: Annotated[str, typer.Option(metavar="AGE", help="How far back topics are read without a store.")] = "1d",
+    topics: Annotated[bool, typer.Option("--topics", help="Read the topics even if there is a store.")] = False,
+    config: ConfigPath = DEFAULT_CONFIG,
+) -> None:
+    """Print what happened to a message, from the history store; without one, by reading the topics.
+
+    Exit status 1 if nothing is known of it.
+    """
+    given = {
+        None: any_id, "request_id": request_id, "webhook_id": webhook_id, "message_execution_id": execution_id,
+        "event_id": event_id, "campaign_id": campaign, "recipient": recipient,
+    }  # fmt: skip
+    wanted = [(field, value) for field, value in given.items() if value]
+    if len(wanted) != 1:
+        raise typer.BadParameter(f"give one id, as an argument or by one of {', '.join(_FIELDS.values())}")
+    field, value = wanted[0]
+    settings = quiet_settings_at(config)
+    own = None if tenant is None else parsed_tenant(tenant)
+    read_since = time.time() - _age(since)
+    if settings.history.url is not None and not topics:
+        lines = asyncio.run(_from_store(settings, field, value, own))
+    else:
+        lines = asyncio.run(_from_topics(settings, field, value, own, read_since, since))
+    for line in lines:
+        typer.echo(line)
+    if not lines:
+        typer.echo("nothing is known of it", err=True)
+        raise typer.Exit(1)
+
+
+async def _from_store(settings: Settings, field: str | None, value: str, tenant: TenantKey | None) -> list[str]:
+    from dispatcher.history.worker import history_database  # imports SQLAlchemy, which takes its time
+    from dispatcher.stores.sql.history_search import MAX_LIMIT, HistoryQuery, HistorySearch
+
+    hashed = _hashed(settings, field, value)
+    query = HistoryQuery(
+        tenant=tenant,
+        any_id=None if field == "recipient" else value,
+        id_field=field,
+        recipients=() if hashed is None else (hashed,),
+        limit=MAX_LIMIT,
+    )
+    database = history_database(settings)
+    search = HistorySearch(database)
+    lines: list[str] = []
+    try:
+        found = await search.search(query, orgs=None)
+        webhook_ids = list(dict.fromkeys(entry.webhook_id for entry in found.items if entry.webhook_id is not None))
+        for webhook_id in webhook_ids[:MAX_EVENTS]:
+            lines += _event_lines([_Line.of(entry) for entry in await search.timeline(webhook_id, orgs=None)])
+    finally:
+        await database.close()
+    if len(webhook_ids) > MAX_EVENTS or found.next is not None:
+        lines.append("there are more events: give another id or a tenant, or use the console")
+    return lines
+
+
+async def _from_topics(
+    settings: Settings, field: str | None, value: str, tenant: TenantKey | None, since: float, since_text: str
+) -> list[str]:
+    from dispatcher.history.topic_search import Wanted, find_in_event_topics, find_in_history_topic
+
+    wanted = Wanted(value, field, tenant, _hashed(settings, field, value, needs_key=False))
+    found = await find_in_history_topic(settings, wanted, since)
+    has_history = found is not None
+    if not found:
+        found = await find_in_event_topics(settings, wanted, since)
+    by_event: defaultdict[str | None, list[_Line]] = defaultdict(list)
+    for one in found:
+        line = _Line(one.at, one.text, one.place) if one.entry is None else _Line.of(one.entry)
+        by_event[one.webhook_id].append(line)
+    lines = [line for own in list(by_event.values())[:MAX_EVENTS] for line in _event_lines(own)]
+    if len(by_event) > MAX_EVENTS:
+        lines.append(f"there are {len(by_event)} events: give another id or a tenant")
+    if lines and not has_history:
+        lines.append("There is no history topic: deliveries leave no trace in the others.")
+    if lines:
+        lines.append(f"Topics were read back to {since_text} ago (--since).")
+    return lines
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One line of an event's timeline."""
+
+    at: int
+    text: str
+    more: str = ""
+    entry: HistoryEntry | None = None
+
+    @classmethod
+    def of(cls, entry: HistoryEntry) -> "_Line":
+        return cls(entry.at, title(entry), details(entry), entry)
+
+
+def _event_lines(lines: Sequence[_Line]) -> list[str]:
+    printed = []
+    first = next((line.entry for line in lines if line.entry is not None), None)
+    if first is not None:
+        about = (f"{first.org}/{first.sandbox}", first.webhook_id, first.channel, first.message_status)
+        printed.append("  ".join(part for part in about if part))
+        names = (
+            ("requestId", first.request_id), ("_id", first.event_id), ("campaignID", first.campaign_id),
+            ("messageExecutionID", first.message_execution_id),
+        )  # fmt: skip
+        printed.append("  " + "  ".join(f"{name} {value}" for name, value in names if value))
+        if first.topic is not None:
+            printed.append(f"  read at {first.topic}/{first.partition}/{first.offset}")
+    printed += [f"  {moment(line.at)}  {line.text}" + (f"  ({line.more})" if line.more else "") for line in lines]
+    return printed
+
+
+def _hashed(settings: Settings, field: str | None, value: str, *, needs_key: bool = True) -> str | None:
+    if field not in (None, "recipient"):
+        return None
+    key = settings.history.recipient_key
+    if key is not None:
+        return recipient_hash(key.reveal(), value)
+    if field == "recipient" and needs_key:
+        message = "is needed to find a recipient: without it, entries hold no trace of recipients"
+        raise ConfigError([Problem(message, "history.recipient_key")])
+    return None
+
+
+def _age(text: str) -> float:
+    try:
+        age = parse_duration(text)
+    except ValueError:
+        age = None
+    if not isinstance(age, float) or age <= 0:
+        raise typer.BadParameter("--since: write an age: 2h, 30m, 3d")
+    return age
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(trace)

@@ -1,0 +1,129 @@
+"""What happened to events: search, the timeline of one event, counts by reason, and the erasure of a person."""
+
+import time
+from typing import Final
+
+from dispatcher.console.api.deliveries import moment, moment_or_none, origin_model
+from dispatcher.console.api.models import (
+    CountModel,
+    CountsModel,
+    Erased,
+    Erasure,
+    EventHistory,
+    HistoryEntryModel,
+    HistoryPageModel,
+    HistorySearchOrder,
+    SkippedQuery,
+)
+from dispatcher.console.api.route import Call, Empty, Reply
+from dispatcher.console.api_errors import ApiError
+from dispatcher.console.services import Services
+from dispatcher.console.sources.history import HistoryLookup
+from dispatcher.contract.history import HistoryEntry, HistoryOutcome
+from dispatcher.contract.records import Origin
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.history.timeline import SKIP_REMEDIES, reason_in_words, title
+from dispatcher.stores.sql.history_search import HistoryQuery
+
+_WINDOW_S: Final = {"1h": 3600.0, "24h": 86_400.0, "7d": 7 * 86_400.0}
+
+
+async def search_history(call: Call[Empty, HistorySearchOrder]) -> Reply:
+    asked, lookup = call.body, _lookup(call.services)
+    recipients = () if asked.recipient_hash is None else (asked.recipient_hash,)
+    if asked.recipient is not None:
+        recipients = (*recipients, _hashed(lookup, asked.recipient))
+    tenant = None if asked.org is None or asked.sandbox is None else TenantKey(asked.org, asked.sandbox)
+    query = HistoryQuery(
+        tenant=tenant,
+        any_id=asked.id,
+        recipients=recipients,
+        campaign_id=asked.campaign,
+        since=None if asked.since is None else asked.since.timestamp(),
+        until=None if asked.until is None else asked.until.timestamp(),
+        outcomes=frozenset(map(HistoryOutcome, asked.outcomes)),
+        reasons=frozenset(asked.reasons),
+        message_statuses=frozenset(asked.message_statuses),
+        channels=frozenset(asked.channels),
+        before=asked.before,
+        limit=asked.limit,
+    )
+    page = await lookup.search(query, orgs=call.person.orgs)
+    return Reply(HistoryPageModel(items=tuple(map(_entry, page.items)), next=page.next, problem=lookup.problem))
+
+
+async def get_event_history(call: Call[Empty, Empty]) -> Reply:
+    webhook = await call.services.webhooks.get(call.id, orgs=call.person.orgs)
+    entries = await _lookup(call.services).timeline(call.path["event"], tenant=webhook.tenant)
+    if not entries:
+        raise ApiError(404, "not_found", "Nothing is known of such an event: it may be older than what is kept.")
+    return Reply(EventHistory(items=tuple(map(_entry, entries))))
+
+
+async def get_counts(call: Call[SkippedQuery, Empty]) -> Reply:
+    webhook = await call.services.webhooks.get(call.id, orgs=call.person.orgs)
+    now = time.time()
+    found = await _lookup(call.services).counts(webhook.tenant, now - _WINDOW_S[call.query.window], now + 60)
+    items = tuple(
+        CountModel(
+            outcome=one.outcome.value,
+            reason=one.reason,
+            channel=one.channel,
+            events=one.events,
+            text=reason_in_words(one.outcome, one.reason),
+            remedy=SKIP_REMEDIES.get(one.reason, "") if one.outcome is HistoryOutcome.SKIPPED else "",
+        )
+        for one in found
+    )
+    return Reply(CountsModel(window=call.query.window, items=items))
+
+
+async def erase_history(call: Call[Empty, Erasure]) -> Reply:
+    lookup, asked = _lookup(call.services), call.body
+    hashed = asked.recipient_hash or _hashed(lookup, asked.recipient or "")
+    return Reply(Erased(entries=await lookup.erase(hashed)))
+
+
+def _lookup(services: Services) -> HistoryLookup:
+    if services.history is None:
+        raise ApiError(404, "no_history", "There is no history store: the operator sets history.url.")
+    return services.history
+
+
+def _hashed(lookup: HistoryLookup, address: str) -> str:
+    hashed = lookup.hashed(address)
+    if hashed is None:
+        detail = "Entries hold no trace of recipients: the operator sets history.recipient_key."
+        raise ApiError(422, "no_recipient_key", detail)
+    return hashed
+
+
+def _entry(entry: HistoryEntry) -> HistoryEntryModel:
+    origin = None
+    if entry.topic is not None and entry.partition is not None and entry.offset is not None:
+        origin = origin_model(Origin(entry.topic, entry.partition, entry.offset))
+    return HistoryEntryModel(
+        at=moment(entry.at / 1000),
+        org=entry.org,
+        sandbox=entry.sandbox,
+        outcome=entry.outcome.value,
+        reason=entry.reason,
+        text=title(entry),
+        webhook_id=entry.webhook_id,
+        event_id=entry.event_id,
+        request_id=entry.request_id,
+        message_execution_id=entry.message_execution_id,
+        campaign_id=entry.campaign_id,
+        recipient_hash=entry.recipient,
+        channel=entry.channel,
+        message_status=entry.message_status,
+        attempt=entry.attempt,
+        status=entry.status,
+        duration_ms=entry.duration_ms,
+        due_at=moment_or_none(None if entry.due_at is None else entry.due_at / 1000),
+        detail=entry.detail,
+        headers=entry.headers or {},
+        answer=entry.answer,
+        count=entry.count,
+        origin=origin,
+    )

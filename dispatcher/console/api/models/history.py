@@ -1,0 +1,134 @@
+"""What happened to events, from the history store."""
+
+from datetime import datetime
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from dispatcher.console.api.models.base import Cursor, Limit, Moment, RequestModel, ResponseModel, Word
+from dispatcher.console.api.models.deliveries import OriginModel
+
+Outcome = Literal["attempt", "delivered", "skipped", "parked", "held", "dead", "redriven"]
+HashHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+_Words = Annotated[tuple[Word, ...], Field(max_length=20)]
+
+
+class HistorySearchOrder(RequestModel):
+    """Which entries, the newest first. Give a tenant (org and sandbox), an id, a campaign or a recipient."""
+
+    org: Word | None = None
+    sandbox: Word | None = None
+    id: Word | None = None
+    """Equals the webhook-id, XDM `_id`, requestId, messageExecutionID or campaignID."""
+    recipient: Word | None = None
+    """Address or number that the message was sent to; it is hashed and not stored."""
+    recipient_hash: HashHex | None = None
+    campaign: Word | None = None
+    since: Moment | None = None
+    until: Moment | None = None
+    outcomes: Annotated[tuple[Outcome, ...], Field(max_length=7)] = ()
+    reasons: _Words = ()
+    message_statuses: _Words = ()
+    channels: _Words = ()
+    before: Cursor | None = None
+    """`next` of the previous page."""
+    limit: Limit = 50
+
+    @model_validator(mode="after")
+    def _is_bounded(self) -> Self:
+        if (self.org is None) != (self.sandbox is None):
+            raise ValueError("org and sandbox belong together: give both, or neither")
+        if not any((self.org, self.id, self.recipient, self.recipient_hash, self.campaign)):
+            raise ValueError("give org and sandbox, an id, a recipient or a campaign")
+        return self
+
+
+class HistoryEntryModel(ResponseModel):
+    """One thing that happened to an event."""
+
+    at: datetime
+    org: str | None
+    sandbox: str | None
+    outcome: Outcome
+    reason: str
+    text: str
+    """The same as a sentence, for people."""
+    webhook_id: str | None
+    event_id: str | None
+    request_id: str | None
+    message_execution_id: str | None
+    campaign_id: str | None
+    recipient_hash: str | None
+    channel: str | None
+    message_status: str | None
+    attempt: int | None
+    status: int | None
+    duration_ms: float | None
+    due_at: datetime | None
+    detail: str
+    headers: dict[str, str]
+    answer: str
+    count: int
+    """Events that the entry stands for."""
+    origin: OriginModel | None
+
+
+class HistoryPageModel(ResponseModel):
+    """A part of the entries, the newest first."""
+
+    items: tuple[HistoryEntryModel, ...]
+    next: str | None
+    """Cursor for `before`; null at the end."""
+    problem: str | None
+    """Why this may be incomplete."""
+
+
+class EventHistory(ResponseModel):
+    """Everything that happened to one event, the oldest first."""
+
+    items: tuple[HistoryEntryModel, ...]
+
+
+class SkippedQuery(RequestModel):
+    """Over how long."""
+
+    window: Literal["1h", "24h", "7d"] = "24h"
+
+
+class CountModel(ResponseModel):
+    """Events of one outcome, reason and channel."""
+
+    outcome: Outcome
+    reason: str
+    channel: str
+    events: int
+    text: str
+    """The reason as a sentence."""
+    remedy: str
+    """What to change so that such events are sent; empty if nothing has to be."""
+
+
+class CountsModel(ResponseModel):
+    """What happened to a webhook's events, by reason, in quarters of an hour that begin within the window."""
+
+    window: Literal["1h", "24h", "7d"]
+    items: tuple[CountModel, ...]
+
+
+class Erasure(RequestModel):
+    """Whose entries are erased: give either."""
+
+    recipient: Word | None = None
+    recipient_hash: HashHex | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.recipient is None) == (self.recipient_hash is None):
+            raise ValueError("give either recipient or recipient_hash")
+        return self
+
+
+class Erased(ResponseModel):
+    """What was erased."""
+
+    entries: int

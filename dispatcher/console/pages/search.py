@@ -1,0 +1,175 @@
+"""The search field of the top bar, and the lists of what happened: of any message, of one webhook, of all in scope."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+from urllib.parse import urlencode
+
+from aiohttp import web
+
+from dispatcher.console.model import Person
+from dispatcher.console.pages.renderer import Renderer, to
+from dispatcher.console.request_body import form_body
+from dispatcher.console.services import person_of
+from dispatcher.console.sources.history import HistoryLookup, is_address, with_text
+from dispatcher.contract.history import HistoryEntry, HistoryOutcome
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.stores.sql.history_search import HistoryQuery
+from dispatcher.stores.sql.records import StoredWebhook, WebhookQuery
+
+PAGE: Final = 50
+MAX_TEXT: Final = 256
+RANGES: Final = {"15m": 900, "1h": 3600, "24h": 86_400, "7d": 7 * 86_400, "30d": 30 * 86_400}
+FILTERS: Final = ("q", "range", "since", "until", "outcome", "reason", "status", "channel", "campaign", "recipient")
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What the person filters by, as typed; the URL holds it."""
+
+    q: str = ""
+    range: str = ""
+    since: str = ""
+    until: str = ""
+    outcome: str = ""
+    reason: str = ""
+    status: str = ""
+    channel: str = ""
+    campaign: str = ""
+    recipient: str = ""
+    """A hash: addresses don't get into URLs."""
+
+    @classmethod
+    def of(cls, request: web.Request) -> "Filters":
+        """Reads them; each is cut to `MAX_TEXT` characters."""
+        return cls(**{name: request.query.get(name, "").strip()[:MAX_TEXT] for name in FILTERS})
+
+    @property
+    def is_empty(self) -> bool:
+        return self == Filters()
+
+    def query(self, now: float, tenant: TenantKey | None, lookup: HistoryLookup, before: str | None) -> HistoryQuery:
+        """The query for the store. A time or outcome that can't be read is left out."""
+        since = _time(self.since)
+        if since is None and self.range in RANGES:
+            since = now - RANGES[self.range]
+        outcomes = frozenset({HistoryOutcome(self.outcome)}) if self.outcome in list(HistoryOutcome) else frozenset()
+        query = HistoryQuery(
+            tenant=tenant,
+            recipients=(self.recipient,) if self.recipient else (),
+            campaign_id=self.campaign or None,
+            since=since,
+            until=_time(self.until),
+            outcomes=outcomes,
+            reasons=_words(self.reason),
+            message_statuses=_words(self.status),
+            channels=_words(self.channel),
+            before=before,
+            limit=PAGE,
+        )
+        return with_text(query, self.q, lookup) if self.q else query
+
+    def address(self, path: str, **changes: str) -> str:
+        """The URL of the same filters, with changes."""
+        given: Mapping[str, str] = {name: getattr(self, name) for name in FILTERS if getattr(self, name)}
+        return f"{path}?{urlencode({**given, **changes})}"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An entry, and the webhook of its tenant if there is one."""
+
+    entry: HistoryEntry
+    webhook: StoredWebhook | None
+
+
+def add_to(app: web.Application, renderer: Renderer) -> None:
+    """Add the routes."""
+    pages = Search(renderer)
+    app.router.add_get("/search", pages.show)
+    app.router.add_post("/search", pages.submit)
+
+
+class Search:
+    """The handlers."""
+
+    def __init__(self, renderer: Renderer) -> None:
+        self._renderer = renderer
+
+    async def submit(self, request: web.Request) -> web.StreamResponse:
+        """Redirects to the results. An address becomes its hash here, so that it gets into no URL, log or history."""
+        text = str((await form_body(request)).get("q", "")).strip()[:MAX_TEXT]
+        lookup = self._renderer.services.history
+        if lookup is not None and is_address(text):
+            hashed = lookup.hashed(text)
+            return to("/search?" + urlencode({"recipient": hashed} if hashed is not None else {"address": "1"}))
+        return to("/search?" + urlencode({"q": text}))
+
+    async def show(self, request: web.Request) -> web.StreamResponse:
+        """What is known of a message, whatever id was typed."""
+        person, lookup, filters = person_of(request), self._renderer.services.history, Filters.of(request)
+        rows: list[Row] = []
+        older, problem = None, ""
+        if lookup is None:
+            problem = "There is no history store: the operator sets history.url in the settings"
+        elif "address" in request.query:
+            problem = "Messages can't be found by address: the operator sets history.recipient_key in the settings"
+        elif filters.q or filters.recipient or filters.campaign:
+            before = request.query.get("before") or None
+            page = await lookup.search(filters.query(_now(), None, lookup, before), orgs=person.orgs)
+            rows = await self._rows(page.items, person)
+            older = None if page.next is None else filters.address("/search", before=page.next)
+            problem = lookup.problem or ""
+        return await self._renderer.page(
+            request, "search.html", at="deliveries", rows=rows, filters=filters, older=older, problem=problem,
+        )  # fmt: skip
+
+    async def _rows(self, entries: tuple[HistoryEntry, ...], person: Person) -> list[Row]:
+        webhooks: dict[tuple[str | None, str | None], StoredWebhook | None] = {}
+        for entry in entries:
+            key = entry.org, entry.sandbox
+            if key not in webhooks:
+                query = WebhookQuery(org=entry.org, sandbox=entry.sandbox, limit=1)
+                page = await self._renderer.services.webhooks.search(query, orgs=person.orgs)
+                webhooks[key] = next(iter(page.items), None) if entry.org and entry.sandbox else None
+        return [Row(entry, webhooks[entry.org, entry.sandbox]) for entry in entries]
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryList:
+    """What a list of one webhook's history shows."""
+
+    rows: list[Row]
+    filters: Filters
+    older: str | None
+    """The address of the next page."""
+    problem: str | None
+
+
+async def history_of(renderer: Renderer, request: web.Request, webhook: StoredWebhook) -> HistoryList:
+    """One webhook's history by the request's filters."""
+    lookup, filters = renderer.services.history, Filters.of(request)
+    if lookup is None:
+        return HistoryList([], filters, None, None)
+    query = filters.query(_now(), webhook.tenant, lookup, request.query.get("before") or None)
+    page = await lookup.search(query, orgs=person_of(request).orgs)
+    older = None if page.next is None else filters.address(request.path, before=page.next)
+    return HistoryList([Row(entry, webhook) for entry in page.items], filters, older, lookup.problem)
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(word for word in text.replace(",", " ").split()[:20])
+
+
+def _time(text: str) -> float | None:
+    """Unix seconds of `2026-11-28T14:00`, UTC unless it says otherwise; None if it can't be read."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
+
+
+def _now() -> float:
+    return datetime.now(UTC).timestamp()

@@ -1,0 +1,76 @@
+"""Answers from the history store, for the API and the pages."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from dispatcher.config.secrets import Secret
+from dispatcher.contract.history import HistoryEntry, recipient_hash
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.stores.sql.history_search import HistoryCount, HistoryPage, HistoryQuery, HistorySearch
+from dispatcher.stores.sql.history_store import HistoryStore
+from dispatcher.stores.sql.records import Orgs
+
+_ADDRESS: Final = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+|\+?\d[\d ()/.-]{5,}\d")
+"""An e-mail address or a number: what a person searches a recipient by."""
+
+
+class HistoryLookup:
+    """The history store as the console uses it."""
+
+    def __init__(
+        self,
+        search: HistorySearch,
+        store: HistoryStore,
+        recipient_key: Secret | None,
+        problem: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        """`problem`: why the store may lack the newest entries."""
+        self._search = search
+        self._store = store
+        self._key = recipient_key
+        self._problem = problem
+
+    @property
+    def problem(self) -> str | None:
+        """Why entries may be missing, None if none are."""
+        return self._problem()
+
+    @property
+    def knows_recipients(self) -> bool:
+        """True if messages can be found by address."""
+        return self._key is not None
+
+    def hashed(self, address: str) -> str | None:
+        """The hash under which a recipient's entries are stored; None without a key."""
+        return None if self._key is None else recipient_hash(self._key.reveal(), address)
+
+    async def search(self, query: HistoryQuery, *, orgs: Orgs) -> HistoryPage:
+        """See `HistorySearch.search`."""
+        return await self._search.search(query, orgs=orgs)
+
+    async def timeline(self, webhook_id: str, *, tenant: TenantKey) -> tuple[HistoryEntry, ...]:
+        """Everything that happened to one event of a tenant, the oldest first."""
+        found = await self._search.timeline(webhook_id, orgs=frozenset({tenant.org}))
+        return tuple(one for one in found if one.sandbox == tenant.sandbox)
+
+    async def counts(self, tenant: TenantKey, since: float, until: float) -> tuple[HistoryCount, ...]:
+        """See `HistorySearch.counts`."""
+        return await self._search.counts(tenant, since, until)
+
+    async def erase(self, recipient: str) -> int:
+        """See `HistoryStore.erase`; `recipient` is the hash."""
+        return await self._store.erase(recipient)
+
+
+def is_address(text: str) -> bool:
+    """True if the text looks like an e-mail address or a telephone number: it must not get into a URL."""
+    return _ADDRESS.fullmatch(text.strip()) is not None
+
+
+def with_text(query: HistoryQuery, text: str, lookup: HistoryLookup) -> HistoryQuery:
+    """The query for what a person typed: a recipient, or any of an event's ids."""
+    text = text.strip()
+    hashed = lookup.hashed(text) if is_address(text) else None
+    return replace(query, any_id=text) if hashed is None else replace(query, recipients=(hashed,))

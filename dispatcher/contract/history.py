@@ -1,0 +1,179 @@
+"""The history topic's records: what happened to events, many entries in one record. A published contract.
+
+`docs/history.md` explains it to readers of the topic, `config/schema/history.json` is its JSON Schema. Fields may
+be added in the same version, so readers ignore fields that they don't know. Nothing here holds a payload or an address.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from typing import Final
+from zlib import crc32
+
+import msgspec
+
+from dispatcher.errors import UnreadableEvent
+
+VERSION: Final = 1
+BUCKETS: Final = 256
+MAX_ID: Final = 256
+"""Characters of an id that an entry carries; a longer one is cut."""
+MAX_DETAIL: Final = 256
+MAX_ANSWER: Final = 2048
+"""Characters of the beginning of an answer."""
+MAX_RECORD: Final = 256_000
+"""Bytes of a record's value; more entries go into another record."""
+
+
+class HistoryOutcome(StrEnum):
+    """What an entry reports."""
+
+    ATTEMPT = "attempt"
+    """A POST that didn't deliver the event."""
+    DELIVERED = "delivered"
+    """A POST that delivered it."""
+    SKIPPED = "skipped"
+    PARKED = "parked"
+    """Waits for another try."""
+    HELD = "held"
+    """Waits for a change of the webhook's configuration or state."""
+    DEAD = "dead"
+    REDRIVEN = "redriven"
+    """Sent back from the dead letters."""
+
+
+class KeptAs(StrEnum):
+    """The retention class of an entry: a key of `history.keep`."""
+
+    FAILED = "failed"
+    DELIVERED = "delivered"
+    SKIPPED = "skipped"
+
+
+KEPT_AS: Final = dict.fromkeys(HistoryOutcome, KeptAs.FAILED) | {
+    HistoryOutcome.DELIVERED: KeptAs.DELIVERED,
+    HistoryOutcome.SKIPPED: KeptAs.SKIPPED,
+}
+
+
+class HistoryEntry(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
+    """One thing that happened to an event. Absent fields are unknown or don't apply."""
+
+    at: int
+    """When it happened: Unix time, milliseconds."""
+    outcome: HistoryOutcome
+    org: str | None = None
+    """Organisation; absent if the record could not be read."""
+    sandbox: str | None = None
+    reason: str = ""
+    """Of an attempt `http_2xx`, `http_5xx`, `timeout`, …; of the others a skip, park or dead-letter reason."""
+    webhook_id: str | None = None
+    """The `webhook-id` header: the same for every attempt, repeat and redrive of the event."""
+    event_id: str | None = None
+    """XDM `_id`."""
+    request_id: str | None = None
+    message_execution_id: str | None = None
+    campaign_id: str | None = None
+    topic: str | None = None
+    """Place of the event in Kafka, with partition and offset: where it first was."""
+    partition: int | None = None
+    offset: int | None = None
+    channel: str | None = None
+    message_status: str | None = None
+    """`feedbackStatus`."""
+    recipient: str | None = None
+    """32 hexadecimal digits, BLAKE2b of the recipient's address, keyed by `history.recipient_key` (docs/history.md)."""
+    attempt: int | None = None
+    """Number of the POST, from 1; of the other outcomes, POSTs made so far."""
+    duration_ms: float | None = None
+    status: int | None = None
+    """HTTP status of the answer."""
+    verdict: str | None = None
+    """What follows from an attempt: `delivered`, `retry_soon`, `retry_later`, `disable_endpoint`, `dead`."""
+    detail: str = ""
+    """For people; without payload, token or full URL."""
+    headers: dict[str, str] | None = None
+    """Selected headers of the answer, names in lower case."""
+    answer: str = ""
+    """The answer's beginning, masked, if `history.answers` is on and the attempt failed."""
+    reused: bool = False
+    """The request went out on a kept-alive connection."""
+    due_at: int | None = None
+    """Parked or held until: Unix time, milliseconds."""
+    count: int = 1
+    """Events that the entry stands for: those of tenants without a webhook are counted per minute, not listed."""
+
+
+class HistoryRecord(msgspec.Struct):
+    """The value of one record. An entry is identified by writer and `first` plus its index: repeats have the same."""
+
+    version: int
+    writer: int
+    """Chosen at random by each process that writes."""
+    first: int
+    """Number of the first entry; the others follow without gaps."""
+    entries: list[HistoryEntry]
+
+
+class EventIds(msgspec.Struct, gc=False):
+    """What entries repeat of one event."""
+
+    event_id: str | None = None
+    request_id: str | None = None
+    message_execution_id: str | None = None
+    campaign_id: str | None = None
+    recipient: str | None = None
+    """Hashed."""
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(HistoryRecord)
+
+
+def bucket_of(org: str | None, sandbox: str | None) -> int:
+    """The tenant's bucket, from 0 to 255: CRC-32 of `org/sandbox` modulo 256. Its decimal text is the record's key."""
+    return crc32(f"{org or ''}/{sandbox or ''}".encode(errors="replace")) % BUCKETS
+
+
+class RecipientHasher:
+    """Hashes recipients' addresses under one key. BLAKE2b is keyed and four times as fast as an HMAC of SHA-256."""
+
+    def __init__(self, key: bytes) -> None:
+        self._keyed = hashlib.blake2b(key=hashlib.sha512(key).digest(), digest_size=16)
+
+    def hash(self, address: str) -> str:
+        """The hash under which a recipient's entries are found. Case and blanks around the address don't matter."""
+        keyed = self._keyed.copy()
+        keyed.update(address.strip().casefold().encode(errors="replace"))
+        return keyed.hexdigest()
+
+
+def recipient_hash(key: bytes, address: str) -> str:
+    """`RecipientHasher.hash` for a single address."""
+    return RecipientHasher(key).hash(address)
+
+
+def encode_records(writer: int, first: int, entries: Sequence[HistoryEntry]) -> Iterator[tuple[bytes, int]]:
+    """Values of as few records as hold the entries, each with the number of its entries."""
+    value = _encoder.encode(HistoryRecord(VERSION, writer, first, list(entries)))
+    if len(value) <= MAX_RECORD or len(entries) == 1:
+        yield value, len(entries)
+        return
+    half = len(entries) // 2
+    yield from encode_records(writer, first, entries[:half])
+    yield from encode_records(writer, first + half, entries[half:])
+
+
+def decode_record(value: bytes | None) -> HistoryRecord:
+    """The entries in a record's value.
+
+    Raises:
+        UnreadableEvent: the value is no history record, or one of a newer version.
+    """
+    try:
+        record = _decoder.decode(value or b"")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UnreadableEvent(f"no history record: {str(error)[:200]}") from None
+    if record.version != VERSION:
+        raise UnreadableEvent(f"history record of version {record.version}: this program reads version {VERSION}")
+    return record

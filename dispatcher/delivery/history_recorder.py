@@ -1,0 +1,244 @@
+"""Collects what happens to events until `kafka.history_topic` writes it. Never waits, never raises for a full buffer.
+
+Entries are buffered by tenant bucket, so that many share a record. Without room, an entry is counted and left out:
+history may have gaps, deliveries must not slow down.
+"""
+
+import asyncio
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from dispatcher.config.settings import HistorySettings
+from dispatcher.contract.events import DeliveryEvent
+from dispatcher.contract.history import (
+    MAX_ANSWER,
+    MAX_DETAIL,
+    MAX_ID,
+    EventIds,
+    HistoryEntry,
+    HistoryOutcome,
+    RecipientHasher,
+    bucket_of,
+)
+from dispatcher.contract.outcomes import HELD_REASONS, Attempt, DeadReason, ParkReason, SkipReason
+from dispatcher.contract.recipient import recipient_of
+from dispatcher.contract.records import Origin
+from dispatcher.contract.redaction import in_text
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.delivery.pending_delivery import PendingDelivery
+from dispatcher.delivery.verdicts import Judgement, Verdict, reason_of
+from dispatcher.telemetry import metrics
+
+MAX_BUFFERED: Final = 20_000
+"""Entries, about 20 MB: more than a second of a busy process."""
+FULL_RECORD: Final = 100
+"""So many entries of one bucket are written without waiting for more."""
+MAX_UNKNOWN_TENANTS: Final = 1_000
+"""Tenants without a webhook that are counted by name within a minute; further ones are counted together."""
+MAX_BUCKETS_CACHED: Final = 20_000
+_MINUTE_MS: Final = 60_000
+
+_TOKEN: Final = re.compile(r"\beyJ[\w-]{5,}(\.[\w-]*)*|(?<=\bbearer )\S+", re.IGNORECASE)
+"""A JWT, whole or cut off, or whatever follows Bearer: an endpoint that echoes our headers echoes it."""
+_SHORTEST_SECRET: Final = 6
+_NO_IDS: Final = EventIds()
+
+
+class HistoryRecorder:
+    """The buffer of one process."""
+
+    def __init__(self, settings: HistorySettings, clock: Callable[[], float] = time.time) -> None:
+        self._hasher = None if settings.recipient_key is None else RecipientHasher(settings.recipient_key.reveal())
+        self.keep_answer = MAX_ANSWER if settings.answers else 0
+        """Bytes of an answer's body that entries may show."""
+        self._clock = clock
+        self._buffers: dict[int, list[HistoryEntry]] = {}
+        self._buckets: dict[TenantKey, int] = {}
+        self._unknown: Counter[TenantKey | None] = Counter()
+        self._unknown_minute = 0
+        self.buffered = 0
+        self.ready = asyncio.Event()
+        """Set when a record is full."""
+
+    def ids_of(self, event: DeliveryEvent) -> EventIds:
+        """What entries of this event repeat. Called once per event, so that no address is kept while it waits."""
+        execution, request_id, event_id = event.execution, event.request_id, event.event_id
+        execution_id, campaign_id = execution.execution_id, execution.campaign_id
+        recipient = None
+        if self._hasher is not None and (address := recipient_of(event)):
+            recipient = self._hasher.hash(address)
+        return EventIds(
+            event_id and event_id[:MAX_ID],
+            request_id and request_id[:MAX_ID],
+            execution_id and execution_id[:MAX_ID],
+            campaign_id and campaign_id[:MAX_ID],
+            recipient,
+        )
+
+    def record_attempt(self, pending: PendingDelivery, number: int, attempt: Attempt, judgement: Judgement) -> None:
+        """Records one POST; the entry of the one that delivers is the event's outcome too."""
+        ids, origin, tenant = pending.ids or _NO_IDS, pending.origin, pending.tenant
+        is_delivered = judgement.verdict is Verdict.DELIVERED
+        entry = HistoryEntry(
+            int(self._clock() * 1000),
+            HistoryOutcome.DELIVERED if is_delivered else HistoryOutcome.ATTEMPT,
+            tenant.org,
+            tenant.sandbox,
+            reason_of(attempt),
+            pending.webhook_id,
+            ids.event_id,
+            ids.request_id,
+            ids.message_execution_id,
+            ids.campaign_id,
+            None if origin is None else origin.topic,
+            None if origin is None else origin.partition,
+            None if origin is None else origin.offset,
+            pending.channel[:MAX_ID],
+            pending.status[:MAX_ID],
+            ids.recipient,
+            number,
+            round(attempt.elapsed_s * 1000, 1),
+            attempt.status,
+            judgement.verdict.name.lower(),
+        )
+        entry.reused = attempt.reused
+        if not is_delivered:
+            entry.detail = in_text(attempt.detail[:MAX_DETAIL])
+            entry.headers = _headers(attempt)
+            if attempt.body:
+                entry.answer = _masked(attempt.answer, pending.webhook.config.header_texts().values())[:MAX_ANSWER]
+        self._add(tenant, entry)
+
+    def record_skipped(self, event: DeliveryEvent, origin: Origin, reason: SkipReason) -> None:
+        """Records an event that isn't sent. Events of tenants without a webhook are counted, not listed."""
+        if reason is SkipReason.NO_WEBHOOK:
+            self._count_unknown(event.tenant)
+        else:
+            self._add(event.tenant, self._entry(HistoryOutcome.SKIPPED, event, origin, reason.value))
+
+    def record_parked(
+        self, event: DeliveryEvent, origin: Origin, reason: ParkReason, attempts: int, due_at: float, detail: str
+    ) -> None:
+        """Records an event that was written to a retry topic. `due_at` is Unix time, seconds."""
+        outcome = HistoryOutcome.HELD if reason in HELD_REASONS else HistoryOutcome.PARKED
+        entry = self._entry(outcome, event, origin, reason.value, attempts, detail)
+        entry.due_at = int(due_at * 1000)
+        self._add(event.tenant, entry)
+
+    def record_dead(
+        self, event: DeliveryEvent | None, origin: Origin, reason: DeadReason, attempts: int, detail: str
+    ) -> None:
+        """Records a dead letter; `event` is None if the record can't be read."""
+        entry = self._entry(HistoryOutcome.DEAD, event, origin, reason.value, attempts, detail)
+        self._add(None if event is None else event.tenant, entry)
+
+    def record_redriven(self, event: DeliveryEvent | None, origin: Origin, reason: str) -> None:
+        """Records a dead event that was sent back; `reason` is the one it died of."""
+        self._add(
+            None if event is None else event.tenant,
+            self._entry(HistoryOutcome.REDRIVEN, event, origin, reason),
+        )
+
+    def take_full(self) -> Iterator[tuple[int, list[HistoryEntry]]]:
+        """Removes and yields the entries of each bucket that fills a record."""
+        for bucket in [bucket for bucket, entries in self._buffers.items() if len(entries) >= FULL_RECORD]:
+            yield self._take(bucket)
+
+    def take_all(self, *, at_end: bool = False) -> Iterator[tuple[int, list[HistoryEntry]]]:
+        """The same for all buckets. Counts of the current minute stay, unless this is the process's end."""
+        self._write_counts(at_end=at_end)
+        for bucket in list(self._buffers):
+            yield self._take(bucket)
+
+    def _take(self, bucket: int) -> tuple[int, list[HistoryEntry]]:
+        entries = self._buffers.pop(bucket)
+        self.buffered -= len(entries)
+        return bucket, entries
+
+    def _entry(
+        self, outcome: HistoryOutcome, event: DeliveryEvent | None, origin: Origin, reason: str,
+        attempts: int | None = None, detail: str = "",
+    ) -> HistoryEntry:  # fmt: skip
+        ids = _NO_IDS if event is None else self.ids_of(event)
+        return HistoryEntry(
+            at=int(self._clock() * 1000),
+            outcome=outcome,
+            org=None if event is None else event.tenant.org,
+            sandbox=None if event is None else event.tenant.sandbox,
+            reason=reason,
+            webhook_id=None if event is None else event.webhook_id,
+            event_id=ids.event_id,
+            request_id=ids.request_id,
+            message_execution_id=ids.message_execution_id,
+            campaign_id=ids.campaign_id,
+            topic=origin.topic,
+            partition=origin.partition,
+            offset=origin.offset,
+            channel=None if event is None else event.channel[:MAX_ID],
+            message_status=None if event is None else event.status[:MAX_ID],
+            recipient=ids.recipient,
+            attempt=attempts,
+            detail=in_text(detail[:MAX_DETAIL]),
+        )
+
+    def _add(self, tenant: TenantKey | None, entry: HistoryEntry) -> None:
+        if self.buffered >= MAX_BUFFERED:
+            metrics.HISTORY_LOST.labels("buffer_full").inc(entry.count)
+            return
+        bucket = self._bucket(tenant)
+        entries = self._buffers.get(bucket)
+        if entries is None:
+            entries = self._buffers[bucket] = []
+        entries.append(entry)
+        self.buffered += 1
+        if len(entries) == FULL_RECORD:
+            self.ready.set()
+
+    def _bucket(self, tenant: TenantKey | None) -> int:
+        if tenant is None:
+            return bucket_of(None, None)
+        bucket = self._buckets.get(tenant)
+        if bucket is None:
+            if len(self._buckets) >= MAX_BUCKETS_CACHED:
+                self._buckets.clear()
+            bucket = self._buckets[tenant] = bucket_of(tenant.org, tenant.sandbox)
+        return bucket
+
+    def _count_unknown(self, tenant: TenantKey) -> None:
+        minute = int(self._clock() * 1000) // _MINUTE_MS
+        if minute != self._unknown_minute:
+            self._write_counts(at_end=True)
+            self._unknown_minute = minute
+        is_listed = tenant in self._unknown or len(self._unknown) < MAX_UNKNOWN_TENANTS
+        self._unknown[tenant if is_listed else None] += 1
+
+    def _write_counts(self, *, at_end: bool) -> None:
+        if not self._unknown or (not at_end and int(self._clock() * 1000) // _MINUTE_MS == self._unknown_minute):
+            return
+        counts, self._unknown = self._unknown, Counter()
+        for tenant, count in counts.items():
+            entry = HistoryEntry(
+                at=self._unknown_minute * _MINUTE_MS,
+                outcome=HistoryOutcome.SKIPPED,
+                org=None if tenant is None else tenant.org[:MAX_ID],
+                sandbox=None if tenant is None else tenant.sandbox[:MAX_ID],
+                reason=SkipReason.NO_WEBHOOK.value,
+                count=count,
+            )
+            self._add(tenant, entry)
+
+
+def _headers(attempt: Attempt) -> dict[str, str] | None:
+    found = {"retry-after": attempt.retry_after, "webhook-delivery": attempt.webhook_delivery}
+    return {name: value[:MAX_ID] for name, value in found.items() if value} or None
+
+
+def _masked(answer: str, headers: Iterable[str]) -> str:
+    """The answer without the tenant's header parameters, tokens, addresses and numbers."""
+    for value in headers:
+        if len(value) >= _SHORTEST_SECRET:
+            answer = answer.replace(value, "(header)")
+    return in_text(_TOKEN.sub("(token)", answer))

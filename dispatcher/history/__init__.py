@@ -1,0 +1,1 @@
+"""The history worker: takes entries from the history topic and keeps them in the history store."""

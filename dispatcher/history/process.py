@@ -1,0 +1,71 @@
+"""The life of `dispatcher history`: ops endpoint up, store prepared, entries stored until a signal."""
+
+import asyncio
+import signal
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+import structlog
+
+from dispatcher.config.settings import Settings
+from dispatcher.delivery.lane_scheduler import LaneScheduler
+from dispatcher.health import Check, HealthServer, LoopLag, Watched
+from dispatcher.history.worker import HistoryWorker, history_database
+from dispatcher.stores.sql.history_store import HistoryStore
+from dispatcher.tasks import end
+from dispatcher.telemetry import metrics
+
+log = structlog.get_logger(__name__)
+
+
+class HistoryProcess:
+    """One worker as a process. `run` is its whole life."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stop = asyncio.Event()
+        self._loop_lag = LoopLag()
+
+    async def run(self) -> int:
+        """Runs until a signal. A batch that is being written is written again by the next worker.
+
+        Raises:
+            ConfigError: the settings name no store, or its tables are of a newer version.
+        """
+        metrics.initialise()
+        database = history_database(self._settings)
+        worker = HistoryWorker(self._settings, HistoryStore(database, self._settings.history))
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(database.close)
+            await stack.enter_async_context(HealthServer(self._settings.ops, self._watched(worker)))
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self._stop.set)
+                stack.callback(loop.remove_signal_handler, number)
+            tasks = [
+                asyncio.create_task(worker.run(), name="history worker"),
+                asyncio.create_task(self._loop_lag.run(), name="event loop lag"),
+                asyncio.create_task(self._stop.wait(), name="signal"),
+            ]
+            try:
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                await end(*tasks)
+        for task in done:
+            task.result()
+        log.info("stopped", status=0)
+        return 0
+
+    def _watched(self, worker: HistoryWorker) -> Watched:
+        def ready() -> Sequence[Check]:
+            draining = self._stop.is_set()
+            return [Check("running", not draining, "draining" if draining else ""), *worker.checks]
+
+        return Watched(
+            alive=lambda: [Check("event loop", True, f"worst lag {self._loop_lag.worst_s:.3f} s")],
+            ready=ready,
+            observe=lambda: None,
+            lanes=LaneScheduler(self._settings.delivery),  # it sends nothing
+            release_brakes=lambda: 0,
+            configuration=self._settings.model_dump(mode="json"),
+        )

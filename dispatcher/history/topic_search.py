@@ -1,0 +1,154 @@
+"""Finds what happened to a message by reading topics, for deployments without a history store. Reads, never commits.
+
+The history topic says everything, if it is written. Without it, the topic of events holds the event, and the
+retry and dead-letter topics its later copies; deliveries leave no trace there.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from dispatcher.config.settings import Settings
+from dispatcher.contract.events import DeliveryEvent, read_event
+from dispatcher.contract.history import HistoryEntry, HistoryOutcome, decode_record
+from dispatcher.contract.recipient import recipient_of
+from dispatcher.contract.records import PREFIX, Record, RetryState, was_parked
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.errors import NotFound, UnreadableEvent
+from dispatcher.history.timeline import title
+from dispatcher.kafka.redrive import is_mark
+from dispatcher.kafka.topic_reader import open_topic
+from dispatcher.kafka.topics import dead_letter_topic, history_topic, retry_topics
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is looked for: one value, in any of an event's ids, or in the one that is named."""
+
+    value: str
+    field: str | None = None
+    """Attribute of `HistoryEntry`: webhook_id, event_id, request_id, message_execution_id, campaign_id or recipient."""
+    tenant: TenantKey | None = None
+    recipient: str | None = None
+    """The keyed hash of `value`, if it may be an address."""
+
+    def matches(self, entry: HistoryEntry) -> bool:
+        """True if the entry is of such an event."""
+        if self.tenant is not None and (entry.org, entry.sandbox) != tuple(self.tenant):
+            return False
+        found = {
+            "webhook_id": entry.webhook_id == self.value,
+            "event_id": entry.event_id == self.value,
+            "request_id": entry.request_id == self.value,
+            "message_execution_id": entry.message_execution_id == self.value,
+            "campaign_id": entry.campaign_id == self.value,
+            "recipient": self.recipient is not None and entry.recipient == self.recipient,
+        }
+        return any(found.values()) if self.field is None else found[self.field]
+
+    def matches_event(self, event: DeliveryEvent) -> bool:
+        """The same for an event that was read from a topic."""
+        address = recipient_of(event)
+        entry = HistoryEntry(
+            at=0, outcome=HistoryOutcome.ATTEMPT, org=event.tenant.org, sandbox=event.tenant.sandbox,
+            webhook_id=event.webhook_id, event_id=event.event_id, request_id=event.request_id,
+            message_execution_id=event.execution.execution_id,
+            campaign_id=event.execution.campaign_id,
+        )  # fmt: skip
+        is_recipient = address is not None and address.strip().casefold() == self.value.strip().casefold()
+        return self.matches(entry) or (
+            is_recipient and self.field in (None, "recipient") and self.tenant in (None, event.tenant)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One thing that a topic says."""
+
+    at: int
+    """Unix time, milliseconds."""
+    webhook_id: str | None
+    text: str
+    place: str
+    """Topic, partition and offset of the record that says it."""
+    entry: HistoryEntry | None = None
+    """From the history topic."""
+
+
+async def find_in_history_topic(settings: Settings, wanted: Wanted, since: float) -> list[Found] | None:
+    """What the history topic says, the oldest first; None if there is no such topic.
+
+    Raises:
+        BrokerUnavailable: the broker can't be reached.
+    """
+    found: dict[tuple[int, int], Found] = {}
+    try:
+        async for record in _records(settings, history_topic(settings.kafka.prefix), since):
+            try:
+                decoded = decode_record(record.value)
+            except UnreadableEvent:
+                continue
+            for index, entry in enumerate(decoded.entries):
+                if wanted.matches(entry):
+                    key = decoded.writer, decoded.first + index  # repeats have the same
+                    found[key] = Found(entry.at, entry.webhook_id, title(entry), _place(record), entry)
+    except NotFound:
+        return None
+    return sorted(found.values(), key=lambda one: one.at)
+
+
+async def find_in_event_topics(settings: Settings, wanted: Wanted, since: float) -> list[Found]:
+    """What the topic of events, the retry topics and the dead letters hold of it, the oldest first.
+
+    Raises:
+        BrokerUnavailable: the broker can't be reached.
+    """
+    kafka = settings.kafka
+    found: list[Found] = []
+    for topic in (kafka.topic, *_retry_names(settings), dead_letter_topic(kafka.prefix)):
+        try:
+            async for record in _records(settings, topic, since):
+                event = _event_in(record)
+                if event is not None and wanted.matches_event(event):
+                    text = _in_words(record, is_dead=topic == dead_letter_topic(kafka.prefix))
+                    found.append(Found(record.timestamp, event.webhook_id, text, _place(record)))
+        except NotFound:
+            continue
+    return sorted(found, key=lambda one: one.at)
+
+
+async def _records(settings: Settings, topic: str, since: float) -> AsyncIterator[Record]:
+    async with open_topic(settings.kafka, topic) as whole:
+        reader = await whole.since(since)
+        async for records in reader.records():
+            for record in records:
+                yield record
+
+
+def _retry_names(settings: Settings) -> Sequence[str]:
+    return retry_topics(settings.kafka.prefix, settings.retry.tiers)
+
+
+def _event_in(record: Record) -> DeliveryEvent | None:
+    if is_mark(record):
+        return None
+    try:
+        event = read_event(record, RetryState.of(record).origin)
+    except UnreadableEvent:
+        return None
+    return event if isinstance(event, DeliveryEvent) else None
+
+
+def _in_words(record: Record, *, is_dead: bool) -> str:
+    state = RetryState.of(record)
+    so_far = f"after {state.attempts} attempts" if state.attempts else "before the first attempt"
+    last = "" if state.last_status is None else f", last answer {state.last_status}"
+    if is_dead:
+        detail = (dict(record.headers).get(PREFIX + "detail") or b"").decode(errors="replace")
+        return f"Dead {so_far}{last}: {state.reason}" + (f", {detail}" if detail else "")
+    if state.parks:
+        return f"Parked {so_far}{last}: {state.reason}"
+    return "Sent back from the dead letters" if was_parked(record.headers) else "Arrived"
+
+
+def _place(record: Record) -> str:
+    return f"{record.topic}/{record.partition}/{record.offset}"

@@ -1,0 +1,120 @@
+"""Stores what the history topic reports, and forgets what is older than `history.keep`."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+
+from dispatcher.config.settings import Settings
+from dispatcher.contract.history import HistoryRecord
+from dispatcher.errors import ConfigError, DispatcherError, Problem, StoreUnavailable
+from dispatcher.health import Check
+from dispatcher.kafka.history_reader import HistoryReader
+from dispatcher.kafka.topics import history_topic
+from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.history_rows import rows_of
+from dispatcher.stores.sql.history_store import HistoryStore
+from dispatcher.tasks import end
+from dispatcher.telemetry import metrics
+
+EXPIRE_EVERY_S: Final = 600.0
+FIRST_WAIT_S: Final = 1.0
+LONGEST_WAIT_S: Final = 30.0
+
+log = structlog.get_logger(__name__)
+
+
+def history_database(settings: Settings) -> Database:
+    """The database that `history.url` names; a SQLite file is made if it is missing.
+
+    Raises:
+        ConfigError: the settings name none, or its URL can't be used.
+    """
+    if settings.history.url is None:
+        raise ConfigError([Problem("names the database of the history store: set it", "history.url")])
+    return Database(settings.history.url, create=True, setting="history.url")
+
+
+class HistoryWorker:
+    """One worker; `run` is its task."""
+
+    def __init__(self, settings: Settings, store: HistoryStore, clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._clock = clock
+        self._is_prepared = False
+        self.reader = HistoryReader(settings.kafka, history_topic(settings.kafka.prefix), self._write)
+        self.newest = 0.0
+        """Unix seconds: time of the newest entry that was written."""
+
+    async def run(self) -> None:
+        """Stores entries until cancelled. Neither broker nor database has to be there at the start.
+
+        Raises:
+            ConfigError: the tables are of a newer version of this program.
+        """
+        await self._prepare()
+        tasks = [
+            asyncio.create_task(self.reader.run(), name="history reader"),
+            asyncio.create_task(self._expire(), name="history retention"),
+        ]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await end(*tasks)
+        for task in tasks:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+
+    @property
+    def checks(self) -> Sequence[Check]:
+        """Readiness: whether entries reach the store."""
+        problem = None if self._is_prepared else "the store has not answered yet; kept trying"
+        problem = problem or self.reader.problem
+        return [Check("history", problem is None, problem or "")]
+
+    async def _prepare(self) -> None:
+        wait_s = FIRST_WAIT_S
+        while True:
+            try:
+                await self._store.prepare()
+            except StoreUnavailable as error:
+                metrics.HISTORY_STORE_FAILURES.inc()
+                log.warning("history store can't be prepared; kept trying", problem=str(error))
+            else:
+                self._is_prepared = True
+                log.info("history store is ready", store=self._store.name)
+                return
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+
+    async def _write(self, records: Sequence[HistoryRecord]) -> None:
+        rows = []
+        refused = 0
+        for record in records:
+            fitting, unfit = rows_of(record)
+            rows += fitting
+            refused += unfit
+        added, left_out = await self._store.write(rows)
+        metrics.HISTORY_STORED.labels("stored").inc(added)
+        metrics.HISTORY_STORED.labels("repeated").inc(len(rows) - added - left_out)
+        metrics.HISTORY_STORED.labels("left_out").inc(left_out)
+        metrics.HISTORY_STORED.labels("refused").inc(refused)
+        self.newest = max([self.newest, *(row[1] / 1000 for row in rows)])
+        metrics.HISTORY_NEWEST.set(self.newest)
+
+    async def _expire(self) -> None:
+        while True:
+            try:
+                dropped = await self._store.expire()
+            except DispatcherError as error:
+                metrics.HISTORY_STORE_FAILURES.inc()
+                log.warning("old history is not dropped yet; kept trying", problem=str(error))
+            except Exception:
+                metrics.ERRORS.labels("history").inc()
+                log.exception("old history is not dropped because of a bug; kept trying")
+            else:
+                if dropped:
+                    log.info("old history dropped", dropped=dropped)
+            await asyncio.sleep(EXPIRE_EVERY_S)

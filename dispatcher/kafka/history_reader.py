@@ -1,0 +1,199 @@
+"""Reads the history topic as a member of the group `<group_id>.history` and gives its records to a store.
+
+A position is committed after its records are stored. A store that is away is waited for, with the membership kept
+alive; records that can't be read are counted and passed over. Repeats are the store's business: it knows its entries.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.structs import ConsumerRecord
+
+from dispatcher.config.settings import KafkaSettings
+from dispatcher.contract.history import HistoryRecord, decode_record
+from dispatcher.errors import DispatcherError, StoreUnavailable, UnreadableEvent
+from dispatcher.kafka.connection import connection_arguments, stopped
+from dispatcher.kafka.topic_reader import partitions_of, translating_kafka_errors
+from dispatcher.telemetry import metrics
+
+RECORDS_AT_ONCE: Final = 500
+MAX_ENTRIES_AT_ONCE: Final = 10_000
+POLL_MS: Final = 500
+COMMIT_S: Final = 10.0
+SILENCE_S: Final = 10.0
+"""After so long without a record the reader requests the ends, to learn whether the brokers answer."""
+START_S: Final = 60.0
+FIRST_WAIT_S: Final = 0.5
+LONGEST_WAIT_S: Final = 15.0
+
+Write = Callable[[Sequence[HistoryRecord]], Awaitable[None]]
+"""Stores records; raises StoreUnavailable if they have to be written again."""
+
+log = structlog.get_logger(__name__)
+
+
+class HistoryReader:
+    """One member of the group; `run` is its task."""
+
+    def __init__(self, settings: KafkaSettings, topic: str, write: Write) -> None:
+        self._settings = settings
+        self._topic = topic
+        self._write = write
+        self.group_id = f"{settings.group_id}.history"
+        self.problem: str | None = "has not joined the group yet"
+        """Why history isn't being stored, for operators; None if it is."""
+        self.lag = 0
+        """Records to the end of the assigned partitions."""
+
+    async def run(self) -> None:
+        """Reads until cancelled, whatever broker and store do."""
+        wait_s = FIRST_WAIT_S
+        while True:
+            try:
+                with translating_kafka_errors(self._settings):
+                    await self._read()
+            except DispatcherError as error:
+                self._note(str(error))
+            except Exception as error:
+                metrics.ERRORS.labels("history").inc()
+                log.exception("history is not read because of a bug; kept trying", topic=self._topic)
+                self._note(f"{type(error).__name__}: a bug of this program")
+            else:
+                wait_s = FIRST_WAIT_S
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+
+    async def _read(self) -> None:
+        """Returns if the brokers fell silent: a new client bootstraps again."""
+        async with asyncio.timeout(START_S):
+            await partitions_of(self._settings, [self._topic])  # joining must not create it
+            consumer = await self._joined()
+        try:
+            self._note(None)
+            await self._poll(consumer)
+        finally:
+            await stopped(consumer)
+
+    async def _joined(self) -> "AIOKafkaConsumer[bytes, bytes]":
+        """A member without a static name: the replicas share their settings. Repeats after a rebalance do no harm."""
+        session_s = max(20.0, self._settings.session_timeout)
+        consumer: AIOKafkaConsumer[bytes, bytes] = AIOKafkaConsumer(
+            self._topic,
+            **connection_arguments(self._settings) | {"request_timeout_ms": int(session_s * 1000)},
+            group_id=self.group_id,
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
+            session_timeout_ms=int(self._settings.session_timeout * 1000),
+            heartbeat_interval_ms=int(min(3.0, self._settings.session_timeout / 5) * 1000),
+            max_poll_interval_ms=24 * 3600 * 1000,  # a store may be away for long, with the membership kept
+        )
+        try:
+            await consumer.start()
+        except BaseException:
+            await stopped(consumer)
+            raise
+        return consumer
+
+    async def _poll(self, consumer: "AIOKafkaConsumer[bytes, bytes]") -> None:
+        loop = asyncio.get_running_loop()
+        heard_at = loop.time()
+        while True:
+            polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_AT_ONCE)
+            if polled:
+                await self._store(polled)
+                await self._commit(consumer, polled)
+                heard_at = loop.time()
+            elif loop.time() - heard_at > SILENCE_S:
+                if not await _answers(consumer):
+                    self._note("kafka does not answer")
+                    return
+                heard_at = loop.time()
+            self._measure(consumer)
+
+    async def _store(self, polled: "dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]") -> None:
+        batch: list[HistoryRecord] = []
+        entries = 0
+        for records in polled.values():
+            for record in records:
+                try:
+                    decoded = decode_record(record.value)
+                except UnreadableEvent as error:
+                    metrics.HISTORY_STORED.labels("unreadable").inc()
+                    log.warning("history record can't be read", place=_place(record), why=str(error))
+                    continue
+                batch.append(decoded)
+                entries += len(decoded.entries)
+                if entries >= MAX_ENTRIES_AT_ONCE:
+                    await self._write_until_stored(batch)
+                    batch, entries = [], 0
+            await asyncio.sleep(0)
+        await self._write_until_stored(batch)
+
+    async def _write_until_stored(self, batch: Sequence[HistoryRecord]) -> None:
+        wait_s = FIRST_WAIT_S
+        while batch:
+            try:
+                await self._write(batch)
+            except StoreUnavailable as error:
+                metrics.HISTORY_STORE_FAILURES.inc()
+                self._note(str(error))
+            else:
+                self._note(None)
+                return
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+
+    async def _commit(
+        self,
+        consumer: "AIOKafkaConsumer[bytes, bytes]",
+        polled: "dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]",
+    ) -> None:
+        offsets = {tp: records[-1].offset + 1 for tp, records in polled.items() if records}
+        try:
+            async with asyncio.timeout(COMMIT_S):
+                await consumer.commit(offsets)
+        except (CommitFailedError, IllegalStateError) as error:
+            log.info("history: commit came too late, the next owner repeats", detail=str(error)[:256])
+        except (KafkaError, OSError, TimeoutError) as error:
+            metrics.COMMIT_FAILURES.inc()
+            log.warning("history: commit failed", error=type(error).__name__, detail=str(error)[:256])
+
+    def _measure(self, consumer: "AIOKafkaConsumer[bytes, bytes]") -> None:
+        lag = 0
+        for tp in consumer.assignment():
+            end, position = consumer.highwater(tp), consumer.last_stable_offset(tp)
+            read = _read_to(consumer, tp)
+            if read is not None and (end is not None or position is not None):
+                lag += max(0, (end or position or 0) - read)
+        self.lag = lag
+        metrics.HISTORY_LAG.set(lag)
+
+    def _note(self, problem: str | None) -> None:
+        if problem != self.problem:
+            if problem is None:
+                log.info("history is stored", topic=self._topic, group=self.group_id)
+            else:
+                log.warning("history is not stored; kept trying", topic=self._topic, problem=problem)
+        self.problem = problem
+
+
+def _read_to(consumer: "AIOKafkaConsumer[bytes, bytes]", tp: TopicPartition) -> int | None:
+    state = consumer._subscription.subscription.assignment.state_value(tp)  # noqa: SLF001  (`position` would wait)
+    return None if state is None or not state.has_valid_position else int(state.position)
+
+
+async def _answers(consumer: "AIOKafkaConsumer[bytes, bytes]") -> bool:
+    try:
+        async with asyncio.timeout(SILENCE_S):
+            await consumer.end_offsets(list(consumer.assignment()))
+    except (KafkaError, OSError, TimeoutError):
+        return False
+    return True
+
+
+def _place(record: "ConsumerRecord[bytes, bytes]") -> str:
+    return f"{record.topic}/{record.partition}/{record.offset}"

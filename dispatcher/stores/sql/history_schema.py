@@ -1,0 +1,139 @@
+"""The tables of the history store. The store makes them itself: their content comes from a topic and can be had again.
+
+SQLite has plain tables. On PostgreSQL `history_entries` is partitioned by retention class, and each class by day, so
+that old entries are dropped with their partition. Times are Unix milliseconds.
+"""
+
+from typing import Final
+
+from sqlalchemy import BigInteger, Column, Float, Index, Integer, MetaData, SmallInteger, String, Table, Text, text
+
+from dispatcher.contract.history import KeptAs
+
+SCHEMA_VERSION: Final = 1
+DAY_MS: Final = 86_400_000
+SLOT_MS: Final = 900_000
+"""Counts are kept per quarter of an hour."""
+KEPT: Final = {KeptAs.FAILED: 0, KeptAs.DELIVERED: 1, KeptAs.SKIPPED: 2}
+
+metadata = MetaData()
+
+entries = Table(
+    "history_entries",
+    metadata,
+    Column("kept", SmallInteger, nullable=False),  # the retention class, see KEPT
+    Column("at", BigInteger, nullable=False),
+    Column("writer", BigInteger, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("org", Text, nullable=False),  # empty if unknown
+    Column("sandbox", Text, nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("webhook_id", Text),
+    Column("event_id", Text),
+    Column("request_id", Text),
+    Column("message_execution_id", Text),
+    Column("campaign_id", Text),
+    Column("topic", Text),
+    Column("partition", Integer),
+    Column("offset", BigInteger),
+    Column("channel", Text),
+    Column("message_status", Text),
+    Column("recipient", Text),
+    Column("attempt", Integer),
+    Column("duration_ms", Float),
+    Column("status", Integer),
+    Column("due_at", BigInteger),
+    Column("count", BigInteger, nullable=False),
+    Column("more", Text),  # JSON: what is shown and not searched for
+)
+
+counts = Table(
+    "history_counts",
+    metadata,
+    Column("org", Text, primary_key=True),
+    Column("sandbox", Text, primary_key=True),
+    Column("slot", BigInteger, primary_key=True),
+    Column("outcome", String(16), primary_key=True),
+    Column("reason", Text, primary_key=True),
+    Column("channel", Text, primary_key=True),
+    Column("events", BigInteger, nullable=False),
+    Index("history_counts_slot", "slot"),
+)
+
+erased = Table(
+    "history_erased",
+    metadata,
+    Column("recipient", Text, primary_key=True),
+    Column("before", BigInteger, nullable=False),  # entries of an earlier time are not taken from the topic again
+)
+
+version = Table("history_version", metadata, Column("version", Integer, nullable=False))
+
+KEY: Final = ("kept", "at", "writer", "number")
+"""Identifies an entry. `at` is part of it because PostgreSQL wants the partition's column in a unique index."""
+
+IDS: Final = ("webhook_id", "event_id", "request_id", "message_execution_id", "campaign_id", "recipient")
+"""Columns that are searched for by value, each with an index of its own."""
+
+
+def index_statements() -> list[str]:
+    """Indexes of `history_entries`; PostgreSQL makes them in each partition."""
+    key = ", ".join(f'"{name}"' for name in KEY)
+    statements = [f"CREATE UNIQUE INDEX IF NOT EXISTS history_entries_key ON history_entries ({key})"]
+    statements += [
+        f"CREATE INDEX IF NOT EXISTS history_entries_{name} ON history_entries "
+        f'("{name}", "at") WHERE "{name}" IS NOT NULL'
+        for name in IDS
+    ]
+    statements += [
+        f'CREATE INDEX IF NOT EXISTS history_entries_{name} ON history_entries ("org", "sandbox", {columns}"at")'
+        for name, columns in (("tenant", ""), ("outcome", '"outcome", '), ("reason", '"reason", '))
+    ]
+    return statements
+
+
+def partition_name(kept: int, day: int) -> str:
+    """The partition of a class and a day, counted from 1970."""
+    return f"history_entries_{kept}_{day}"
+
+
+def class_name(kept: int) -> str:
+    """The table of a retention class."""
+    return f"history_entries_{kept}"
+
+
+def column_definitions() -> str:
+    """The columns of `history_entries` as PostgreSQL spells them."""
+    from sqlalchemy.dialects import postgresql
+
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    return ", ".join(
+        f'"{column.name}" {column.type.compile(dialect)}{"" if column.nullable else " NOT NULL"}'
+        for column in entries.columns
+    )
+
+
+def postgresql_statements() -> list[str]:
+    """What makes the partitioned table, its classes and indexes, if they are missing."""
+    statements = [
+        f"CREATE TABLE IF NOT EXISTS history_entries ({column_definitions()}) PARTITION BY LIST (kept)",
+    ]
+    statements += [
+        f"CREATE TABLE IF NOT EXISTS {class_name(kept)} PARTITION OF history_entries "
+        f'FOR VALUES IN ({kept}) PARTITION BY RANGE ("at")'
+        for kept in KEPT.values()
+    ]
+    return statements + index_statements()
+
+
+def day_statement(kept: int, day: int) -> str:
+    """What makes the partition of a day, if it is missing."""
+    return (
+        f"CREATE TABLE IF NOT EXISTS {partition_name(kept, day)} PARTITION OF {class_name(kept)} "
+        f"FOR VALUES FROM ({day * DAY_MS}) TO ({(day + 1) * DAY_MS})"
+    )
+
+
+LOCK: Final = text("SELECT pg_advisory_xact_lock(1751741556)")
+"""Taken before tables are made or dropped: several workers may start together."""

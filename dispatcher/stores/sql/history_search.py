@@ -1,0 +1,230 @@
+"""Reads the history store: search with cursor paging, the timeline of one event, counts. Every search uses an index."""
+
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import SmallInteger, Text, TextClause, bindparam, text
+
+from dispatcher.contract.history import KEPT_AS, HistoryEntry, HistoryOutcome
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.errors import NotFound
+from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.history_rows import COLUMNS, clean, entry_of
+from dispatcher.stores.sql.history_schema import IDS, KEPT
+from dispatcher.stores.sql.records import Orgs
+
+MAX_LIMIT: Final = 200
+MAX_TIMELINE: Final = 500
+"""Entries of one event: more than its attempts can be."""
+SEARCH_WITHIN_S: Final = 8.0
+_CURSOR: Final = re.compile(r"([0-9]{1,18})-([0-9]{1,19})-([0-9]{1,18})")
+_NAMES: Final = ", ".join(f'"{name}"' for name in COLUMNS)
+_ORDER: Final = 'ORDER BY "at" DESC, writer DESC, number DESC'
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryQuery:
+    """Which entries, the newest first. It needs a tenant, an id, a campaign or a recipient."""
+
+    tenant: TenantKey | None = None
+    any_id: str | None = None
+    """Equals the webhook-id, the XDM `_id`, the requestId, the messageExecutionID or the campaign."""
+    id_field: str | None = None
+    """One of `IDS`, if `any_id` must be in this column."""
+    recipients: tuple[str, ...] = ()
+    """Keyed hashes; together with `any_id`, either matches."""
+    webhook_id: str | None = None
+    campaign_id: str | None = None
+    since: float | None = None
+    """Unix seconds."""
+    until: float | None = None
+    """Unix seconds; entries of this moment are excluded."""
+    outcomes: frozenset[HistoryOutcome] = frozenset()
+    reasons: frozenset[str] = frozenset()
+    message_statuses: frozenset[str] = frozenset()
+    channels: frozenset[str] = frozenset()
+    before: str | None = None
+    """Cursor of the previous page."""
+    limit: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPage:
+    """A part of the entries."""
+
+    items: tuple[HistoryEntry, ...]
+    next: str | None
+    """Cursor of the next page, None at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryCount:
+    """Events of one outcome, reason and channel."""
+
+    outcome: HistoryOutcome
+    reason: str
+    channel: str
+    events: int
+
+
+class HistorySearch:
+    """Answers from the store, within the organisations that the person may see."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def search(self, query: HistoryQuery, *, orgs: Orgs) -> HistoryPage:
+        """Entries that match every condition.
+
+        Raises:
+            NotFound: the cursor isn't one of this store.
+            StoreUnavailable: the database did not answer in time.
+            ValueError: the query names neither tenant nor id nor campaign nor recipient.
+        """
+        limit = _limit(query)
+        rows: dict[tuple[int, int, int, int], Any] = {}
+        statements = self.statements(query, orgs=orgs)
+        async with self._database.read(SEARCH_WITHIN_S) as connection:
+            for statement, parameters in statements:
+                for row in (await connection.execute(statement, parameters)).mappings():
+                    rows[row["kept"], row["at"], row["writer"], row["number"]] = row
+        newest = sorted(rows.values(), key=lambda row: (row["at"], row["writer"], row["number"]), reverse=True)
+        shown = newest[:limit]
+        following = _cursor(shown[-1]) if len(newest) > limit else None
+        return HistoryPage(tuple(map(entry_of, shown)), following)
+
+    def statements(self, query: HistoryQuery, *, orgs: Orgs) -> list[tuple[TextClause, dict[str, Any]]]:
+        """What `search` asks the database: one statement for each column that may hold the id.
+
+        Raises:
+            NotFound, ValueError: as `search`.
+        """
+        keys = _keys(query)
+        if query.tenant is None and not keys:
+            raise ValueError("search needs a tenant, an id, a campaign or a recipient")
+        where, parameters = _conditions(query, orgs)
+        parameters["limit"] = _limit(query) + 1
+        made = []
+        for column, value in keys or [("", "")]:
+            conditions = [f'"{column}" = :key', *where] if column else where
+            own = parameters | ({"key": clean(value)} if column else {})
+            select = f"SELECT {_NAMES} FROM history_entries WHERE {' AND '.join(conditions)} {_ORDER} LIMIT :limit"  # noqa: S608
+            made.append((_with_lists(select, own), own))
+        return made
+
+    async def timeline(self, webhook_id: str, *, orgs: Orgs) -> tuple[HistoryEntry, ...]:
+        """Everything that happened to one event, the oldest first, at most `MAX_TIMELINE` entries.
+
+        Raises:
+            StoreUnavailable: the database did not answer in time.
+        """
+        where, parameters = _conditions(HistoryQuery(), orgs)
+        parameters |= {"webhook_id": clean(webhook_id), "limit": MAX_TIMELINE}
+        select = (
+            f"SELECT {_NAMES} FROM history_entries WHERE {' AND '.join(['webhook_id = :webhook_id', *where])} "  # noqa: S608
+            'ORDER BY "at", writer, number LIMIT :limit'
+        )
+        async with self._database.read(SEARCH_WITHIN_S) as connection:
+            found = await connection.execute(_with_lists(select, parameters), parameters)
+            return tuple(map(entry_of, found.mappings()))
+
+    async def counts(self, tenant: TenantKey, since: float, until: float) -> tuple[HistoryCount, ...]:
+        """Events of a tenant by outcome, reason and channel, in slots of a quarter of an hour that begin in the range.
+
+        Raises:
+            StoreUnavailable: the database did not answer in time.
+        """
+        async with self._database.read(SEARCH_WITHIN_S) as connection:
+            found = await connection.execute(
+                text(
+                    "SELECT outcome, reason, channel, sum(events) FROM history_counts WHERE org = :org "
+                    "AND sandbox = :sandbox AND slot >= :since AND slot < :until GROUP BY outcome, reason, channel "
+                    "ORDER BY 4 DESC, 1, 2, 3"
+                ),
+                {
+                    "org": clean(tenant.org),
+                    "sandbox": clean(tenant.sandbox),
+                    "since": int(since * 1000),
+                    "until": int(until * 1000),
+                },
+            )
+            return tuple(HistoryCount(HistoryOutcome(row[0]), row[1], row[2], int(row[3])) for row in found)
+
+
+def _keys(query: HistoryQuery) -> list[tuple[str, str]]:
+    """Columns and values of which one has to match."""
+    keys = [("recipient", recipient) for recipient in query.recipients]
+    if query.any_id is not None:
+        columns = IDS if query.id_field is None else (query.id_field,)
+        keys += [(column, query.any_id) for column in columns if column in IDS and column != "recipient"]
+    return (
+        keys
+        or [
+            (column, value)
+            for column, value in (("webhook_id", query.webhook_id), ("campaign_id", query.campaign_id))
+            if value is not None
+        ][:1]
+    )
+
+
+def _conditions(query: HistoryQuery, orgs: Orgs) -> tuple[list[str], dict[str, Any]]:
+    where: list[str] = ["1 = 1"]
+    parameters: dict[str, Any] = {}
+
+    def add(condition: str, **values: object) -> None:
+        where.append(condition)
+        parameters.update(values)
+
+    if query.tenant is not None:
+        add("org = :org AND sandbox = :sandbox", org=clean(query.tenant.org), sandbox=clean(query.tenant.sandbox))
+    if orgs is not None:
+        add("org IN :orgs", orgs=sorted(map(clean, orgs)))
+    if query.since is not None:
+        add('"at" >= :since', since=int(query.since * 1000))
+    if query.until is not None:
+        add('"at" < :until', until=int(query.until * 1000))
+    if query.outcomes:
+        add("kept IN :kept", kept=sorted({KEPT[KEPT_AS[outcome]] for outcome in query.outcomes}))
+    if query.before is not None:
+        at, writer, number = _place(query.before)
+        add(
+            '"at" <= :at AND ("at" < :at OR writer < :writer OR (writer = :writer AND number < :number))',
+            at=at, writer=writer, number=number,
+        )  # fmt: skip
+    for column, value in (("webhook_id", query.webhook_id), ("campaign_id", query.campaign_id)):
+        if value is not None:
+            add(f"{column} = :own_{column}", **{f"own_{column}": clean(value)})
+    for column, values in (
+        ("outcome", frozenset(outcome.value for outcome in query.outcomes)),
+        ("reason", query.reasons),
+        ("message_status", query.message_statuses),
+        ("channel", query.channels),
+    ):
+        if values:
+            add(f"{column} IN :{column}s", **{f"{column}s": sorted(map(clean, values))})
+    return where, parameters
+
+
+def _with_lists(select: str, parameters: dict[str, Any]) -> TextClause:
+    lists = [
+        bindparam(name, expanding=True, type_=SmallInteger() if name == "kept" else Text())
+        for name, value in parameters.items()
+        if isinstance(value, list)
+    ]
+    return text(select).bindparams(*lists)
+
+
+def _limit(query: HistoryQuery) -> int:
+    return max(1, min(query.limit, MAX_LIMIT))
+
+
+def _cursor(row: Any) -> str:
+    return f"{row['at']}-{row['writer']}-{row['number']}"
+
+
+def _place(cursor: str) -> tuple[int, int, int]:
+    match = _CURSOR.fullmatch(cursor)
+    if match is None or int(match[2]) >= 2**63:
+        raise NotFound("there is no such page: begin at the first one")
+    return int(match[1]), int(match[2]), int(match[3])

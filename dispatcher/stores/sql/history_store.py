@@ -1,0 +1,268 @@
+"""The history store: takes entries from the topic, keeps them for as long as `history.keep` says, forgets people.
+
+Writing is idempotent: an entry that is there already is left alone, and counts grow with new entries only, in the same
+transaction. Any number of workers may write to one PostgreSQL; a SQLite file belongs to one worker.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from dispatcher.config.settings import HistorySettings
+from dispatcher.contract.history import KeptAs
+from dispatcher.errors import ConfigError, Problem
+from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.history_rows import COLUMNS, Row, slot_counts
+from dispatcher.stores.sql.history_schema import (
+    DAY_MS,
+    KEPT,
+    LOCK,
+    SCHEMA_VERSION,
+    SLOT_MS,
+    class_name,
+    day_statement,
+    index_statements,
+    metadata,
+    partition_name,
+    postgresql_statements,
+    version,
+)
+
+WRITE_WITHIN_S: Final = 30.0
+"""For one batch."""
+MAINTAIN_WITHIN_S: Final = 300.0
+CLOCKS_DIFFER_MS: Final = DAY_MS
+"""An entry from further in the future than this has a wrong clock, and is refused."""
+ERASED_FOR_MS: Final = 14 * DAY_MS
+"""So long a person's old entries are refused after an erasure: longer than the topic keeps them."""
+_ROWS_A_STATEMENT: Final = 500
+"""SQLite takes 32,766 values a statement."""
+_DELETED_AT_ONCE: Final = 5_000
+_NAMES: Final = ", ".join(f'"{name}"' for name in COLUMNS)
+_RECIPIENT: Final = COLUMNS.index("recipient")
+_COUNT_UPSERT: Final = (
+    "ON CONFLICT (org, sandbox, slot, outcome, reason, channel) "
+    "DO UPDATE SET events = history_counts.events + excluded.events"
+)
+_MERGE: Final = f"""
+WITH added AS (
+    INSERT INTO history_entries ({_NAMES}) SELECT {_NAMES} FROM history_incoming
+    ON CONFLICT DO NOTHING
+    RETURNING org, sandbox, "at" / {SLOT_MS} * {SLOT_MS} AS slot, outcome, reason, coalesce(channel, '') AS channel, "count"
+), counted AS (
+    INSERT INTO history_counts (org, sandbox, slot, outcome, reason, channel, events)
+    SELECT org, sandbox, slot, outcome, reason, channel, sum("count") FROM added
+    GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6
+    {_COUNT_UPSERT}
+)
+SELECT count(*) FROM added
+"""  # noqa: S608, E501  (names of our own)
+
+
+class HistoryStore:
+    """Writes to the store. Reading is `HistorySearch`'s."""
+
+    def __init__(self, database: Database, settings: HistorySettings, clock: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._keep_ms = {
+            KEPT[KeptAs.FAILED]: int(settings.keep.failed * 1000),
+            KEPT[KeptAs.DELIVERED]: int(settings.keep.delivered * 1000),
+            KEPT[KeptAs.SKIPPED]: int(settings.keep.skipped * 1000),
+        }
+        self._clock = clock
+        self._days: set[tuple[int, int]] = set()
+
+    @property
+    def name(self) -> str:
+        """Database and place, for people."""
+        return self._database.name
+
+    async def prepare(self) -> None:
+        """Makes tables and indexes if they are missing.
+
+        Raises:
+            ConfigError: the tables are of a newer version of this program.
+            StoreUnavailable: the database did not answer, or refused.
+        """
+        async with self._database.write(MAINTAIN_WITHIN_S) as connection:
+            if self._database.is_postgresql:
+                await connection.execute(LOCK)
+            await connection.run_sync(
+                metadata.create_all,
+                tables=[table for name, table in metadata.tables.items() if name != "history_entries"],
+            )
+            statements = postgresql_statements()
+            if not self._database.is_postgresql:
+                await connection.run_sync(metadata.tables["history_entries"].create, checkfirst=True)
+                statements = index_statements()
+            for statement in statements:
+                await connection.execute(text(statement))
+            found = (await connection.execute(version.select())).scalar()
+            if found is None:
+                await connection.execute(version.insert().values(version=SCHEMA_VERSION))
+            elif found != SCHEMA_VERSION:
+                message = f"the history store has tables of version {found}, this program needs {SCHEMA_VERSION}"
+                raise ConfigError([Problem(f"{message}: use the program that made them, or another database", _KEY)])
+
+    async def write(self, rows: Sequence[Row]) -> tuple[int, int]:
+        """Writes rows in one transaction.
+
+        Returns:
+            The number of new entries, and of those that are too old, erased, or from the future and were left out.
+            The rest was there already.
+
+        Raises:
+            StoreUnavailable: nothing was written, or it is unknown whether it was: write the same rows again.
+        """
+        now_ms = int(self._clock() * 1000)
+        timely = [row for row in rows if now_ms - self._keep_ms[row[0]] <= row[1] <= now_ms + CLOCKS_DIFFER_MS]
+        timely.sort(key=lambda row: row[:4])  # all workers lock in one order
+        if not timely:
+            return 0, len(rows)
+        if self._database.is_postgresql:
+            await self._make_days({(row[0], row[1] // DAY_MS) for row in timely})
+        async with self._database.write(WRITE_WITHIN_S) as connection:
+            wanted = await _without_erased(connection, timely)
+            merge = self._copy if self._database.is_postgresql else _insert
+            return await merge(connection, wanted), len(rows) - len(wanted)
+
+    async def _copy(self, connection: AsyncConnection, rows: Sequence[Row]) -> int:
+        await connection.execute(
+            text("CREATE TEMPORARY TABLE IF NOT EXISTS history_incoming (LIKE history_entries) ON COMMIT DELETE ROWS")
+        )
+        raw: Any = (await connection.get_raw_connection()).driver_connection
+        await raw.copy_records_to_table("history_incoming", records=rows, columns=COLUMNS)
+        added = (await connection.execute(text(_MERGE))).scalar_one()
+        return int(added)
+
+    async def _make_days(self, days: set[tuple[int, int]]) -> None:
+        missing = sorted(days - self._days)
+        if not missing:
+            return
+        async with self._database.write(WRITE_WITHIN_S) as connection:
+            await connection.execute(LOCK)
+            for kept, day in missing:
+                await connection.execute(text(day_statement(kept, day)))
+        self._days.update(missing)
+
+    async def expire(self) -> int:
+        """Drops what is older than `history.keep`; on PostgreSQL whole days only.
+
+        Returns:
+            The number of dropped partitions, or of deleted entries on SQLite.
+
+        Raises:
+            StoreUnavailable: the database did not answer, or a reader held a lock for too long; call it again later.
+        """
+        now_ms = int(self._clock() * 1000)
+        dropped = 0
+        for kept, keep_ms in self._keep_ms.items():
+            drop = self._drop_days if self._database.is_postgresql else self._delete_before
+            dropped += await drop(kept, now_ms - keep_ms)
+        async with self._database.write(MAINTAIN_WITHIN_S) as connection:
+            oldest = now_ms - max(self._keep_ms.values())
+            await connection.execute(text("DELETE FROM history_counts WHERE slot < :oldest"), {"oldest": oldest})
+            await connection.execute(
+                text('DELETE FROM history_erased WHERE "before" < :oldest'), {"oldest": now_ms - ERASED_FOR_MS}
+            )
+        return dropped
+
+    async def _drop_days(self, kept: int, before_ms: int) -> int:
+        async with self._database.read() as connection:
+            names = await connection.execute(
+                text(
+                    "SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid "
+                    "WHERE inhparent = to_regclass(:parent)"
+                ),
+                {"parent": class_name(kept)},
+            )
+            days = sorted(int(name.rpartition("_")[2]) for (name,) in names)
+        past = [day for day in days if (day + 1) * DAY_MS <= before_ms]
+        for day in past:
+            async with self._database.write(WRITE_WITHIN_S) as connection:
+                await connection.execute(text("SET LOCAL lock_timeout = '5s'"))
+                await connection.execute(LOCK)
+                await connection.execute(text(f"DROP TABLE IF EXISTS {partition_name(kept, day)}"))
+            self._days.discard((kept, day))
+        return len(past)
+
+    async def _delete_before(self, kept: int, before_ms: int) -> int:
+        deleted = 0
+        while True:
+            async with self._database.write(WRITE_WITHIN_S) as connection:
+                result = await connection.execute(
+                    text(
+                        "DELETE FROM history_entries WHERE rowid IN (SELECT rowid FROM history_entries "
+                        'WHERE kept = :kept AND "at" < :before LIMIT :most)'
+                    ),
+                    {"kept": kept, "before": before_ms, "most": _DELETED_AT_ONCE},
+                )
+            deleted += result.rowcount
+            if result.rowcount < _DELETED_AT_ONCE:
+                return deleted
+
+    async def erase(self, recipient: str) -> int:
+        """Deletes a person's entries, and refuses those that the topic still holds.
+
+        Args:
+            recipient: the keyed hash, see `contract.history.recipient_hash`.
+
+        Returns:
+            The number of deleted entries.
+
+        Raises:
+            StoreUnavailable: nothing was deleted, or it is unknown whether it was; call it again.
+        """
+        now_ms = int(self._clock() * 1000)
+        async with self._database.write(MAINTAIN_WITHIN_S) as connection:
+            if self._database.is_postgresql:
+                await connection.execute(text("SET LOCAL statement_timeout = 0"))
+            await connection.execute(
+                text(
+                    'INSERT INTO history_erased (recipient, "before") VALUES (:recipient, :now) '
+                    'ON CONFLICT (recipient) DO UPDATE SET "before" = excluded."before"'
+                ),
+                {"recipient": recipient, "now": now_ms},
+            )
+            result = await connection.execute(
+                text("DELETE FROM history_entries WHERE recipient = :recipient"), {"recipient": recipient}
+            )
+        return result.rowcount
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._database.close()
+
+
+_KEY: Final = "history.url"
+
+
+async def _without_erased(connection: AsyncConnection, rows: Sequence[Row]) -> list[Row]:
+    found = await connection.execute(text('SELECT recipient, "before" FROM history_erased'))
+    erased: dict[str, int] = {row[0]: row[1] for row in found}
+    if not erased:
+        return list(rows)
+    return [row for row in rows if row[_RECIPIENT] not in erased or row[1] > erased[row[_RECIPIENT]]]
+
+
+async def _insert(connection: AsyncConnection, rows: Sequence[Row]) -> int:
+    """Inserts into SQLite, which says which rows are new."""
+    values = "(" + ", ".join("?" * len(COLUMNS)) + ")"
+    by_key = {row[:4]: row for row in rows}
+    wanted = list(by_key.values())
+    added: list[Row] = []
+    for at in range(0, len(wanted), _ROWS_A_STATEMENT):
+        piece = wanted[at : at + _ROWS_A_STATEMENT]
+        statement = (
+            f"INSERT INTO history_entries ({_NAMES}) VALUES {', '.join([values] * len(piece))} "  # noqa: S608
+            'ON CONFLICT DO NOTHING RETURNING kept, "at", writer, number'
+        )
+        result = await connection.exec_driver_sql(statement, tuple(value for row in piece for value in row))
+        added += [by_key[tuple(key)] for key in result]
+    if added:
+        statement = f"INSERT INTO history_counts VALUES (?, ?, ?, ?, ?, ?, ?) {_COUNT_UPSERT}"  # noqa: S608
+        await connection.exec_driver_sql(statement, slot_counts(added, SLOT_MS))
+    return len(added)

@@ -1,0 +1,113 @@
+"""History by the API: found by any id, within the organisations of the person who asks, and erased."""
+
+import pytest
+
+from dispatcher.contract.history import HistoryOutcome
+from dispatcher.stores.sql.records import Role, StoredWebhook
+from tests.console.api.conftest import Console
+from tests.console.api.fakes import LUMA, RIVAL
+from tests.console.history_store import KEY, FilledHistory, entry_of, recipient_hash
+
+SEARCH = "/api/v1/history/search"
+
+
+async def fill(history: FilledHistory) -> None:
+    await history.add(
+        entry_of(LUMA, age_s=60, outcome=HistoryOutcome.ATTEMPT, reason="http_5xx", status=503, verdict="retry_soon"),
+        entry_of(LUMA, age_s=59, outcome=HistoryOutcome.PARKED, reason="attempt_failed", due_at=1, status=None),
+        entry_of(LUMA, age_s=10),
+        entry_of(LUMA, "2", age_s=5, outcome=HistoryOutcome.SKIPPED, reason="channel", channel="sms", status=None),
+        entry_of(RIVAL, "1", age_s=3),
+        entry_of(RIVAL, "9", age_s=2),
+    )
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"id": "r-1"}, {"id": "msg_1"}, {"id": "e-1"}, {"id": "x-1"}, {"recipient": " 1@Customer.Example"},
+        {"recipient_hash": recipient_hash(KEY, "1@customer.example")},
+    ],
+)  # fmt: skip
+async def test_a_message_is_found_by_each_of_its_ids(
+    console: Console, history: FilledHistory, asked: dict[str, str]
+) -> None:
+    await fill(history)
+    mine = await (await console.client(Role.VIEWER, frozenset({LUMA.org}))).post(SEARCH, json=asked)
+    assert mine.status == 200
+    assert [(one["outcome"], one["org"]) for one in mine.json["items"]] == [
+        ("delivered", LUMA.org), ("parked", LUMA.org), ("attempt", LUMA.org),
+    ]  # fmt: skip
+    assert mine.json["items"][2]["text"] == "Attempt 1: answered 503"
+    everything = await (await console.client()).post(SEARCH, json=asked)
+    assert len(everything.json["items"]) == 4
+
+
+async def test_filters_and_pages(console: Console, history: FilledHistory) -> None:
+    await fill(history)
+    api = await console.client(Role.VIEWER, frozenset({LUMA.org}))
+    tenant = {"org": LUMA.org, "sandbox": LUMA.sandbox}
+    seen, before = [], None
+    while True:
+        page = (await api.post(SEARCH, json=tenant | {"limit": 1, "before": before})).json
+        seen += [one["outcome"] for one in page["items"]]
+        before = page["next"]
+        if before is None:
+            break
+    assert seen == ["skipped", "delivered", "parked", "attempt"]
+    for filters, found in (
+        ({"outcomes": ["skipped"]}, 1), ({"channels": ["sms"]}, 1), ({"reasons": ["http_5xx"]}, 1),
+        ({"message_statuses": ["sent"]}, 0), ({"campaign": "c-1", "outcomes": ["delivered", "attempt"]}, 2),
+        ({"since": "2100-01-01T00:00:00Z"}, 0), ({"until": "2100-01-01T00:00:00Z"}, 4),
+    ):  # fmt: skip
+        assert len((await api.post(SEARCH, json=tenant | filters)).json["items"]) == found, filters
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {}, {"org": "a"}, {"outcomes": ["delivered"]}, {"id": "x", "outcomes": ["dead", "odd"]}, {"recipient_hash": "x"},
+        {"id": "x\x00"}, {"id": "x" * 300}, {"id": "x", "before": "odd"}, {"id": "x", "limit": 1000}, {"campaign": 7},
+    ],
+)  # fmt: skip
+async def test_what_can_not_be_asked_is_refused(console: Console, asked: dict[str, object]) -> None:
+    answer = await (await console.client()).post(SEARCH, json=asked)
+    assert answer.status in (404, 422)
+
+
+async def test_the_timeline_of_an_event_is_the_tenants_own(
+    console: Console, history: FilledHistory, luma: StoredWebhook, rival: StoredWebhook
+) -> None:
+    await fill(history)
+    api = await console.client(Role.VIEWER, frozenset({LUMA.org}))
+    found = await api.get(f"/api/v1/webhooks/{luma.id}/events/msg_1/history")
+    assert [one["outcome"] for one in found.json["items"]] == ["attempt", "parked", "delivered"]
+    assert {one["org"] for one in found.json["items"]} == {LUMA.org}
+    assert (await api.get(f"/api/v1/webhooks/{luma.id}/events/msg_9/history")).status == 404
+    assert (await api.get(f"/api/v1/webhooks/{rival.id}/events/msg_9/history")).status == 404
+
+
+async def test_skipped_events_are_counted_with_what_to_change(
+    console: Console, history: FilledHistory, luma: StoredWebhook
+) -> None:
+    await fill(history)
+    api = await console.client(Role.VIEWER, frozenset({LUMA.org}))
+    items = (await api.get(f"/api/v1/webhooks/{luma.id}/counts?window=24h")).json["items"]
+    by_outcome = {one["outcome"]: one for one in items}
+    assert by_outcome.keys() == {"attempt", "parked", "delivered", "skipped"}
+    skipped = by_outcome["skipped"]
+    assert (skipped["reason"], skipped["events"], skipped["channel"]) == ("channel", 1, "sms")
+    assert skipped["remedy"] == "Add the channel to the webhook's channels."
+
+
+async def test_a_person_is_erased_by_an_admin_of_all(console: Console, history: FilledHistory) -> None:
+    await fill(history)
+    asked = {"recipient": "1@customer.example"}
+    for role, orgs in ((Role.VIEWER, None), (Role.ADMIN, frozenset({LUMA.org}))):
+        assert (await (await console.client(role, orgs)).post("/api/v1/history/erase", json=asked)).status == 403
+    api = await console.client()
+    assert (await api.post("/api/v1/history/erase", json=asked)).json == {"entries": 4}
+    assert (await api.post(SEARCH, json=asked)).json["items"] == []
+    assert len((await api.post(SEARCH, json={"id": "r-2"})).json["items"]) == 1
+    for odd in ({}, asked | {"recipient_hash": "0" * 32}):
+        assert (await api.post("/api/v1/history/erase", json=odd)).status == 422

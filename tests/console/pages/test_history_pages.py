@@ -1,0 +1,100 @@
+"""Finding a message in the console: the field of the top bar, the filtered list, the timeline, skipped events."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from playwright.async_api import Browser, expect
+
+from dispatcher.contract.history import HistoryOutcome
+from dispatcher.stores.sql.records import Role
+from tests.console.history_store import KEY, FilledHistory, entry_of, history_in, recipient_hash
+from tests.console.pages.browsing import PHONE, Window, window
+from tests.console.pages.sample_world import CONTOSO, LUMA
+from tests.console.pages.stage import Stage, staged
+
+ADDRESS = "1@customer.example"
+
+
+@pytest.fixture(scope="module")
+async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    """A console with a history of two tenants."""
+    directory = tmp_path_factory.mktemp("history")
+    async with history_in(directory) as history, staged(directory, history=history.lookup) as running:
+        await fill(history)
+        yield running
+
+
+async def fill(history: FilledHistory) -> None:
+    await history.add(
+        entry_of(
+            LUMA, age_s=7200, outcome=HistoryOutcome.ATTEMPT, reason="http_5xx", status=503, verdict="retry_soon",
+            answer="<b>busy</b>", headers={"retry-after": "30"},
+        ),
+        entry_of(LUMA, age_s=7199, outcome=HistoryOutcome.PARKED, reason="attempt_failed", due_at=1, status=None),
+        entry_of(LUMA, age_s=7000, attempt=2),
+        *(
+            entry_of(LUMA, f"s{n}", age_s=n, outcome=HistoryOutcome.SKIPPED, reason="channel", channel="sms")
+            for n in range(1, 61)
+        ),
+        entry_of(CONTOSO, "1", age_s=30),
+    )  # fmt: skip
+
+
+async def search(shown: Window, text: str) -> None:
+    field = shown.page.get_by_label("Find a message by any id, address or number")
+    await field.fill(text)
+    await field.press("Enter")
+    await shown.page.wait_for_url(lambda url: "/search?" in url)
+
+
+@pytest.mark.parametrize("size", [None, PHONE])
+async def test_a_message_is_found_and_understood(browser: Browser, stage: Stage, size: dict[str, int] | None) -> None:
+    async with window(browser, stage.base, size=size) as shown:
+        await shown.sign_in(await stage.token(Role.VIEWER, frozenset({LUMA.org})))
+        for text in ("r-1", "msg_1", "e-1", "x-1", f" {ADDRESS.upper()} "):
+            await search(shown, text)
+            assert "customer" not in shown.page.url.lower()
+            rows = shown.page.get_by_role("table").locator("tbody tr")
+            await expect(rows).to_have_count(3)  # the other organisation's message has the same ids
+        assert recipient_hash(KEY, ADDRESS) in shown.page.url
+        assert await shown.violations() == []
+        await rows.first.get_by_role("link", name="msg_1").click()
+        timeline = shown.page.locator("ol.timeline")
+        await expect(timeline).to_contain_text("Attempt 1: answered 503")
+        await expect(timeline).to_contain_text("retry-after: 30")
+        await expect(timeline).to_contain_text("Parked until")
+        await expect(timeline).to_contain_text("Delivered by attempt 2")
+        assert await shown.violations() == []
+        await search(shown, "r-nothing")
+        await expect(shown.page.get_by_role("heading", name="Nothing is known of it")).to_be_visible()
+
+
+async def test_the_list_is_filtered_and_paged_and_skipped_events_say_why(browser: Browser, stage: Stage) -> None:
+    async with window(browser, stage.base) as shown:
+        await shown.sign_in(await stage.token())
+        await shown.go(stage.path(LUMA))
+        skipped = shown.page.locator("section", has=shown.page.get_by_role("heading", name="Skipped"))
+        await expect(skipped).to_contain_text("60")
+        await expect(skipped).to_contain_text("Add the channel to the webhook's channels.")
+        assert await shown.violations() == []
+        await skipped.get_by_role("link").first.click()
+        rows = shown.page.get_by_role("table").locator("tbody tr")
+        await expect(rows).to_have_count(50)
+        await shown.page.get_by_role("link", name="Older").click()
+        await expect(rows).to_have_count(10)
+        assert "outcome=skipped" in shown.page.url
+        assert await shown.violations() == []
+        await shown.page.get_by_role("link", name="msg_s60").click()
+        await expect(shown.page.locator("main")).to_contain_text("events like this one are not sent")
+        await shown.go(stage.path(LUMA, "/deliveries?since=2000-01-01T00:00&until=2001-01-01T00:00&outcome=odd"))
+        await expect(shown.page.get_by_role("heading", name="Nothing matches")).to_be_visible()
+
+
+async def test_others_messages_are_not_found(browser: Browser, stage: Stage) -> None:
+    async with window(browser, stage.base) as shown:
+        shown.ignored = ("404",)
+        await shown.sign_in(await stage.token(Role.ADMIN, frozenset({"new@AdobeOrg"})))
+        for text in ("r-1", ADDRESS):
+            await search(shown, text)
+            await expect(shown.page.get_by_role("heading", name="Nothing is known of it")).to_be_visible()
+        assert await shown.go(stage.path(LUMA, "/deliveries/msg_1")) == 404

@@ -1,0 +1,321 @@
+"""History on a real broker: what dispatchers write, what the worker keeps of it, and what `dispatcher trace` prints."""
+
+import asyncio
+import contextlib
+import random
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from aiohttp import web
+from sqlalchemy import text
+
+from dispatcher.config.secrets import Secret
+from dispatcher.contract.history import HistoryEntry, HistoryOutcome, bucket_of, decode_record, recipient_hash
+from dispatcher.demo.child_process import free_ports
+from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.history_search import HistoryQuery, HistorySearch
+from tests.integration.brokers import needs_kafka
+from tests.integration.harness import (
+    Receiver,
+    Stage,
+    at_first,
+    event,
+    merged,
+    status,
+    tenants,
+    until,
+    webhook_id_of,
+)
+from tests.kafka import topics
+
+pytestmark = [needs_kafka, pytest.mark.timeout(180)]
+
+KEY = b"k" * 32
+
+
+def history_settings(scene: Stage, **more: Any) -> dict[str, Any]:
+    """Settings of a history in a SQLite file, with a key for recipients."""
+    url, key = scene.directory / "history-url", scene.directory / "recipient-key"
+    url.write_text(f"sqlite+aiosqlite:///{scene.directory / 'history.db'}")
+    key.write_bytes(KEY)
+    return {"url": {"file": str(url)}, "recipient_key": {"file": str(key)}} | more
+
+
+def topic_of(scene: Stage) -> str:
+    return f"group-{scene.topic}.history"
+
+
+async def entries_of(scene: Stage) -> list[HistoryEntry]:
+    """Every entry in the topic."""
+    records = await topics.read_all(scene.bootstrap_servers, topic_of(scene))
+    found: list[HistoryEntry] = []
+    for record in records:
+        decoded = decode_record(record.value).entries
+        assert {str(bucket_of(one.org, one.sandbox)).encode() for one in decoded} == {record.key}
+        found += decoded
+    return found
+
+
+@contextlib.asynccontextmanager
+async def worker(scene: Stage, settings: dict[str, Any]) -> AsyncIterator["Worker"]:
+    made = Worker(scene, settings)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+class Worker:
+    """`dispatcher history` as a process of its own."""
+
+    def __init__(self, scene: Stage, settings: dict[str, Any]) -> None:
+        self.ops_port = free_ports(1)[0]
+        ops = {"ops": {"host": "127.0.0.1", "port": self.ops_port}, "kafka": {"session_timeout": "6s"}}
+        self.path = scene.directory / "worker.yaml"
+        self.path.write_text(yaml.safe_dump(merged(scene.settings, {"history": settings} | ops)))
+        self._log = scene.directory / "worker.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def start(self) -> None:
+        with self._log.open("ab") as output:
+            command = [sys.executable, "-m", "dispatcher", "history", "-c", str(self.path)]
+            self._process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+
+    def kill9(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> int:
+        """Asks it to end; its exit status."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            return self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.kill9()
+            raise
+
+
+async def command(*arguments: str | Path) -> str:
+    """What a command prints."""
+    done = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-m", "dispatcher", *map(str, arguments)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+async def stored(scene: Stage) -> Counter[tuple[str, str | None]]:
+    """How many entries the store has, by outcome and webhook-id."""
+    if not (scene.directory / "history.db").exists():
+        return Counter()
+    database = Database(Secret((scene.directory / "history-url").read_bytes()))
+    try:
+        async with database.read() as connection:
+            if not (
+                await connection.execute(text("SELECT 1 FROM sqlite_master WHERE name = 'history_entries_reason'"))
+            ).all():
+                return Counter()  # it is being made
+            found = await connection.execute(text("SELECT outcome, webhook_id FROM history_entries"))
+            return Counter(tuple(row) for row in found)
+    finally:
+        await database.close()
+
+
+def as_stored(entries: Sequence[HistoryEntry]) -> Counter[tuple[str, str | None]]:
+    return Counter((one.outcome.value, one.webhook_id) for one in entries)
+
+
+async def test_everything_that_happens_is_written_stored_and_traced(scene: Stage) -> None:
+    """One tenant's endpoint fails each event once, one rejects, one wants no such channel, one has no webhook."""
+    shaky, bad, picky, unknown = tenants(4)
+    scene.mount([scene.webhook(shaky), scene.webhook(bad), scene.webhook(picky, channels=["sms"])])
+    scene.receiver.behave(f"/{shaky.org}", at_first(status(503, retry_after="1")))
+    scene.receiver.behave(f"/{bad.org}", status(301))
+    settings = history_settings(scene)
+    async with scene.dispatcher(history=settings) as dispatcher:
+        command_ = ["topics", "-c", str(dispatcher.path), "--create", "--replication", "1"]
+        assert f"{topic_of(scene)}: created" in await command(*command_)
+        dispatcher.start()
+        await scene.produce([shaky], 5)
+        for tenant in (bad, picky, unknown):
+            await scene.send(event(tenant, f"e-{tenant.org}"))
+        await scene.send(b"{")
+        await scene.all_accepted(dispatcher)
+
+        async def written() -> bool:
+            found = Counter(one.outcome for one in await entries_of(scene))
+            return found[HistoryOutcome.DELIVERED] == 5 and found[HistoryOutcome.DEAD] == 2
+
+        await until(written, "the entries", 30, dispatcher)
+        dispatcher.sigterm()
+        assert await dispatcher.wait() == 0
+    written_entries = await entries_of(scene)
+    by_event: dict[str | None, list[HistoryEntry]] = {}
+    for one in written_entries:
+        by_event.setdefault(one.webhook_id, []).append(one)
+    recipient = recipient_hash(KEY, "john.doe@luma.com")
+    for number in range(5):
+        own = sorted(by_event[webhook_id_of(shaky, f"e-{number}")], key=lambda one: one.at)
+        told = [(one.outcome.value, one.reason, one.status, one.attempt) for one in own]
+        assert told[0] == ("attempt", "http_5xx", 503, 1)
+        assert told[-1][:3] == ("delivered", "http_2xx", 200)
+        assert own[0].headers == {"retry-after": "1"}
+        assert {one.event_id for one in own} == {f"e-{number}"}
+        assert all(one.request_id and one.message_execution_id and one.campaign_id for one in own)
+        assert {(one.topic, one.channel, one.message_status) for one in own} == {(scene.topic, "email", "bounce")}
+    outcomes = {(one.org, one.outcome.value, one.reason) for one in written_entries}
+    assert (picky.org, "skipped", "channel") in outcomes
+    assert {(bad.org, "attempt", "http_3xx"), (bad.org, "dead", "redirected")} <= outcomes
+    assert (None, "dead", "unreadable") in outcomes
+    counted = [one for one in written_entries if one.reason == "no_webhook"]
+    assert [(one.org, one.count, one.webhook_id) for one in counted] == [(unknown.org, 1, None)]
+    raw = await topics.read_all(scene.bootstrap_servers, topic_of(scene))
+    assert not any(b"luma.com" in (record.value or b"") or b"john" in (record.value or b"") for record in raw)
+
+    async with worker(scene, settings) as running:
+
+        async def complete() -> bool:
+            return await stored(scene) == as_stored(written_entries)
+
+        await until(complete, "the store to be complete", 60)
+        name = webhook_id_of(shaky, "e-3")
+        for option, value in (
+            ("--webhook-id", name), ("--event-id", "e-3"), ("", "e-3"), ("--tenant", f"{shaky}"),
+        ):  # fmt: skip
+            arguments = [value] if not option else [option, value]
+            if option == "--tenant":
+                arguments += ["--event-id", "e-3"]
+            printed = await command("trace", *arguments, "-c", running.path)
+            assert name in printed
+            assert "Attempt 1: answered 503" in printed
+            assert "Delivered by attempt" in printed
+            assert "e-2" not in printed
+        printed = await command("trace", "--event-id", f"e-{picky.org}", "-c", running.path)
+        assert "Skipped: the webhook doesn't want its channel" in printed
+        printed = await command("trace", "e-3", "--topics", "-c", running.path)
+        assert "Attempt 1: answered 503" in printed
+        database = Database(Secret((scene.directory / "history-url").read_bytes()))
+        page = await HistorySearch(database).search(HistoryQuery(recipients=(recipient,), limit=200), orgs=None)
+        await database.close()
+        assert len(page.items) == sum(one.recipient == recipient for one in written_entries) > 10
+        assert "entries erased" in await command(
+            "history", "erase", "--recipient", " John.Doe@luma.com", "-c", running.path
+        )
+        assert {one for one in await stored(scene)} == {("dead", None), ("skipped", None)}
+
+
+_TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJ1cyJ9.c2lnbmF0dXJl"
+
+
+async def test_what_failed_attempts_were_answered_is_kept_if_wanted_and_masked(scene: Stage) -> None:
+    """Without what an endpoint may echo of a person or of us; what answered a delivery is not kept."""
+    failing, fine = tenants(2)
+    scene.mount([scene.webhook(failing, headers={"x-api-key": "canary-key"}), scene.webhook(fine)])
+
+    async def objects(request: web.Request, _receiver: Receiver) -> web.Response:
+        echo = f"{request.headers['x-api-key']}, Bearer opaque, {_TOKEN}\x00\n"
+        said = f"no such customer: john.doe@luma.com, +49 170 1234567, {echo}"
+        return web.Response(status=301, text=said + "x" * 3000)
+
+    async def thanks(request: web.Request, receiver: Receiver) -> web.Response:
+        receiver.accept(request)
+        return web.Response(text="thank you, john")
+
+    scene.receiver.behave(f"/{failing.org}", objects)
+    scene.receiver.behave(f"/{fine.org}", thanks)
+    await topics.create_topic(scene.bootstrap_servers, topic_of(scene), partitions=2)
+    async with scene.dispatcher(history={"store": "none", "answers": True}) as dispatcher:
+        dispatcher.start()
+        await scene.produce([failing, fine], 2)
+
+        async def written() -> bool:
+            return len(await entries_of(scene)) >= 3
+
+        await until(written, "attempts in the history", 40, dispatcher)
+    by_status = {one.status: one for one in await entries_of(scene) if one.status is not None}
+    told = by_status[301].answer
+    assert told.startswith("no such customer: j•••@luma.com, +4•••67, (header), Bearer (token) (token)\ufffd\nxxx")
+    assert 1900 < len(told) <= 2048
+    assert by_status[200].answer == ""
+    assert {one.recipient for one in await entries_of(scene)} == {None}  # no key
+    records = await topics.read_all(scene.bootstrap_servers, topic_of(scene))
+    assert not any(word in (record.value or b"") for record in records for word in (b"john", b"canary", b"opaque"))
+
+
+async def test_a_history_that_can_not_be_written_costs_no_delivery(scene: Stage) -> None:
+    """The topic takes no record of this size: every entry is counted as lost, every event is delivered."""
+    chosen = tenants(3)
+    scene.mount([scene.webhook(tenant) for tenant in chosen])
+    await topics.create_topic(scene.bootstrap_servers, topic_of(scene), config={"max.message.bytes": "80"})
+    async with scene.dispatcher(history={"store": "none"}) as dispatcher:
+        dispatcher.start()
+        await scene.produce(chosen, 300)
+        await scene.all_accepted(dispatcher)
+
+        async def counted() -> bool:
+            _, page = await dispatcher.get("/metrics")
+            lost = [line for line in page.splitlines() if line.startswith("dispatcher_history_lost_total")]
+            return sum(float(line.split()[-1]) for line in lost) >= 300
+
+        await until(counted, "every lost entry to be counted", 40, dispatcher)
+        assert await dispatcher.answers("/readyz")
+        dispatcher.sigterm()
+        assert await dispatcher.wait() == 0
+    assert scene.receiver.repeats() == 0
+    assert not await topics.read_all(scene.bootstrap_servers, topic_of(scene))
+
+
+async def test_a_killed_worker_stores_every_entry_once(scene: Stage) -> None:
+    """SIGKILL again and again, while entries arrive: afterwards the store equals the topic, counts included."""
+    chance = random.Random(7)
+    chosen = tenants(20)
+    scene.mount([scene.webhook(tenant) for tenant in chosen])
+    settings = history_settings(scene)
+    await topics.create_topic(scene.bootstrap_servers, topic_of(scene), partitions=4)
+    async with scene.dispatcher(history=settings) as dispatcher, worker(scene, settings) as running:
+        dispatcher.start()
+        for turn in range(4):
+            await scene.produce(chosen, 1500, prefix=f"t{turn}")
+            before = (await stored_size(scene)) if turn else 0
+            await until(lambda: stored_more(scene, before), "new entries in the store", 60)  # noqa: B023
+            await asyncio.sleep(chance.random())
+            running.kill9()
+            running.start()
+        await scene.all_accepted(dispatcher)
+        dispatcher.sigterm()
+        assert await dispatcher.wait() == 0
+        ledger = await entries_of(scene)
+        assert len(ledger) >= 6000
+
+        async def complete() -> bool:
+            return await stored_size(scene) >= len(ledger)
+
+        await until(complete, "the store to be complete", 90)
+        assert await stored(scene) == as_stored(ledger)
+        database = Database(Secret((scene.directory / "history-url").read_bytes()))
+        async with database.read() as connection:
+            events = (await connection.execute(text("SELECT sum(events) FROM history_counts"))).scalar_one()
+        await database.close()
+        assert events == sum(one.count for one in ledger)
+
+
+async def stored_size(scene: Stage) -> int:
+    return sum((await stored(scene)).values())
+
+
+async def stored_more(scene: Stage, than: int) -> bool:
+    return await stored_size(scene) > than

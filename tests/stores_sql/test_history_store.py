@@ -1,0 +1,181 @@
+"""The history store on SQLite and PostgreSQL: written once, counted once, forgotten in time and on request."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy import text
+
+from dispatcher.config.secrets import Secret
+from dispatcher.config.settings import HistorySettings
+from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.history_rows import Row, rows_of
+from dispatcher.stores.sql.history_search import HistoryQuery, HistorySearch
+from dispatcher.stores.sql.history_store import HistoryStore
+from tests.stores_sql.history_examples import NOW, ORGS, SANDBOXES, entry, records
+
+DAY_S = 86_400
+SETTINGS = HistorySettings.model_validate({})
+
+
+class Clock:
+    """The store's time, set by tests."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def database(empty_url: Secret) -> AsyncIterator[Database]:
+    opened = Database(empty_url, create=True, setting="history.url")
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def store(database: Database, clock: Clock) -> HistoryStore:
+    made = HistoryStore(database, SETTINGS, clock)
+    await made.prepare()
+    return made
+
+
+def rows(*found: HistoryRecord) -> list[Row]:
+    return [row for record in found for row in rows_of(record)[0]]
+
+
+async def size(database: Database) -> int:
+    async with database.read() as connection:
+        return int((await connection.execute(text("SELECT count(*) FROM history_entries"))).scalar_one())
+
+
+async def counted(database: Database) -> dict[tuple[str, str, str, str], int]:
+    async with database.read() as connection:
+        found = await connection.execute(
+            text("SELECT org, sandbox, outcome, reason, sum(events) FROM history_counts GROUP BY 1, 2, 3, 4")
+        )
+        return {tuple(row)[:4]: int(row[4]) for row in found}
+
+
+async def test_what_is_written_twice_is_there_and_counted_once(store: HistoryStore, database: Database) -> None:
+    """In other batches, in another order, and from several workers at once where the database takes several."""
+    made = records(1, 400)
+    everything = rows(*made)
+    assert await store.write(everything) == (400, 0)
+    assert await store.write(everything) == (0, 0)
+    random.Random(2).shuffle(everything)
+    assert await store.write(everything[:250] + everything[:50]) == (0, 0)
+    if database.is_postgresql:
+        fresh = rows(*records(3, 400), HistoryRecord(1, 1, 10_000, [one for record in made for one in record.entries]))
+        added = await asyncio.gather(*(store.write(random.Random(seed).sample(fresh, len(fresh))) for seed in range(4)))
+        assert sum(new for new, _ in added) <= len(fresh)
+    async with database.read() as connection:
+        found = await connection.execute(text("SELECT org, sandbox, outcome, reason FROM history_entries"))
+        assert await counted(database) == Counter(tuple(row) for row in found)
+
+
+async def test_a_second_worker_prepares_what_is_there(store: HistoryStore, database: Database, clock: Clock) -> None:
+    others = [HistoryStore(database, SETTINGS, clock) for _ in range(3)]
+    await asyncio.gather(*(other.prepare() for other in others if database.is_postgresql))
+    await others[0].prepare()
+    await store.write(rows(*records(1, 40)))
+    await others[0].prepare()
+    assert await size(database) == 40
+
+
+async def test_each_class_is_kept_for_its_own_time(store: HistoryStore, database: Database, clock: Clock) -> None:
+    chance = random.Random(4)
+    made = [entry(chance, number, age_s=0) for number in range(300)]
+    await store.write(rows(HistoryRecord(1, 1, 0, made)))
+    failed = sum(one.outcome not in (HistoryOutcome.DELIVERED, HistoryOutcome.SKIPPED) for one in made)
+    assert 0 < failed < 300
+    clock.now += 1 * DAY_S - 3600
+    await store.expire()
+    assert await size(database) == 300
+    clock.now = NOW + 2.1 * DAY_S
+    assert await store.expire() > 0
+    assert await size(database) == failed
+    assert await store.write(rows(HistoryRecord(1, 1, 0, made))) == (0, 300 - failed)
+    clock.now = NOW + 31.1 * DAY_S
+    assert await store.expire() > 0
+    assert await size(database) == 0
+    assert await counted(database) == {}
+    clock.now += DAY_S
+    later = HistoryEntry(at=int(clock.now * 1000), outcome=HistoryOutcome.DELIVERED, org="A", sandbox="b")
+    assert await store.write(rows(HistoryRecord(1, 1, 9, [later]))) == (1, 0)
+
+
+async def test_a_person_is_forgotten_and_stays_forgotten(store: HistoryStore, database: Database, clock: Clock) -> None:
+    """The topic still holds the person's entries, and a worker that starts anew reads them again."""
+    everything = rows(*records(5, 400))
+    await store.write(everything)
+    hashed = f"{3:032x}"
+    own = sum(row[18] == hashed for row in everything)
+    assert own
+    assert await store.erase(hashed) == own
+    assert await store.erase(hashed) == 0
+    search = HistorySearch(database)
+    assert not (await search.search(HistoryQuery(recipients=(hashed,)), orgs=None)).items
+    assert await store.write(everything) == (0, own)
+    assert await size(database) == 400 - own
+    clock.now += 60
+    later = HistoryEntry(at=int(clock.now * 1000), outcome=HistoryOutcome.DEAD, org="A", sandbox="b", recipient=hashed)
+    assert await store.write(rows(HistoryRecord(1, 1, 9000, [later]))) == (1, 0)
+
+
+async def test_entries_that_no_column_holds_or_with_a_wrong_clock_are_left_out(
+    store: HistoryStore, database: Database
+) -> None:
+    """One bad entry must not keep its batch, and so the topic, from being stored."""
+
+    def made(**values: object) -> HistoryEntry:
+        usual = {"at": int(NOW * 1000), "outcome": HistoryOutcome.DEAD, "org": "A", "sandbox": "b"}
+        return HistoryEntry(**usual | values)  # type: ignore[arg-type]
+
+    odd = [
+        made(partition=2**40), made(offset=2**63), made(at=-5), made(count=2**64), made(attempt=2**31),
+        made(at=int((NOW + 40 * DAY_S) * 1000)), made(at=0), made(at=int((NOW - 31 * DAY_S) * 1000)),
+    ]  # fmt: skip
+    fine = [
+        made(request_id="a\x00b"), made(reason="r" * 5000), made(org=None, sandbox=None, reason="unreadable"),
+        made(request_id="\x00" * 300), made(request_id="grüße 😀"), made(),
+    ]  # fmt: skip
+    found, unfit = rows_of(HistoryRecord(1, 1, 0, odd + fine))
+    assert unfit == 5
+    assert await store.write(found) == (6, 3)
+    assert rows_of(HistoryRecord(1, 2**63, 0, [made()])) == ([], 1)
+    page = await HistorySearch(database).search(HistoryQuery(any_id="a\x00b"), orgs=None)
+    assert [one.request_id for one in page.items] == ["a\ufffdb"]
+    page = await HistorySearch(database).search(HistoryQuery(any_id="\x00" * 400), orgs=None)
+    assert len(page.items) == 1
+
+
+async def test_counts_are_answered_by_tenant_and_time(store: HistoryStore, database: Database) -> None:
+    made = records(6, 500)
+    await store.write(rows(*made))
+    many = HistoryEntry(
+        at=int(NOW * 1000), outcome=HistoryOutcome.SKIPPED, org="C", sandbox="prod", reason="no_webhook", count=1234
+    )
+    await store.write(rows(HistoryRecord(1, 7, 0, [many])))
+    search = HistorySearch(database)
+    for org in ORGS:
+        for sandbox in SANDBOXES:
+            found = await search.counts(TenantKey(org, sandbox), NOW - 2 * DAY_S, NOW + DAY_S)
+            own = [one for record in made for one in record.entries if (one.org, one.sandbox) == (org, sandbox)]
+            assert {(one.outcome, one.reason, one.channel): one.events for one in found} == Counter(
+                (one.outcome, one.reason, one.channel) for one in own
+            )
+    [unknown] = await search.counts(TenantKey("C", "prod"), NOW - 900, NOW + 1)
+    assert (unknown.reason, unknown.events) == ("no_webhook", 1234)
+    assert await search.counts(TenantKey("C", "prod"), NOW + 900, NOW + 1800) == ()

@@ -1,0 +1,169 @@
+"""What the recorder makes of events: masked, bounded, counted, and never in the way."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.config.secrets import Secret
+from dispatcher.config.settings import HistorySettings
+from dispatcher.contract.history import (
+    MAX_ID,
+    MAX_RECORD,
+    HistoryEntry,
+    HistoryOutcome,
+    bucket_of,
+    decode_record,
+    encode_records,
+    recipient_hash,
+)
+from dispatcher.contract.outcomes import DeadReason, ParkReason, SkipReason
+from dispatcher.contract.records import Origin
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.delivery import history_recorder
+from dispatcher.delivery.history_recorder import FULL_RECORD, HistoryRecorder
+from dispatcher.errors import UnreadableEvent
+from tests.unit.examples import email_event, read
+
+KEY = b"k" * 32
+ORIGIN = Origin("delivery-events", 3, 41)
+
+
+class Clock:
+    now = 1_790_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def recorder(clock: Clock | None = None, **settings: Any) -> HistoryRecorder:
+    values: dict[str, Any] = {"store": "none", "recipient_key": Secret(KEY), "answers": False} | settings
+    return HistoryRecorder(HistorySettings.model_construct(**values), clock or Clock())
+
+
+def entries(made: HistoryRecorder) -> list[HistoryEntry]:
+    return [one for _, found in made.take_all(at_end=True) for one in found]
+
+
+def test_every_outcome_has_an_entry_without_address_and_payload() -> None:
+    event, made = read(email_event()), recorder()
+    made.record_skipped(event, ORIGIN, SkipReason.CHANNEL)
+    made.record_parked(event, ORIGIN, ParkReason.ATTEMPT_FAILED, 2, 1_790_000_030.0, "answered 503")
+    made.record_parked(event, ORIGIN, ParkReason.PAUSED, 0, 1_790_000_030.0, "")
+    made.record_dead(event, ORIGIN, DeadReason.REJECTED, 3, "no jane@luma.com at +49 170 1234567")
+    made.record_dead(None, ORIGIN, DeadReason.UNREADABLE, 0, "not JSON")
+    made.record_redriven(event, ORIGIN, "rejected")
+    found = entries(made)
+    by_outcome = {(one.outcome.value, one.reason): one for one in found}
+    assert by_outcome.keys() == {
+        ("skipped", "channel"), ("parked", "attempt_failed"), ("held", "paused"), ("dead", "rejected"),
+        ("dead", "unreadable"), ("redriven", "rejected"),
+    }  # fmt: skip
+    dead = by_outcome["dead", "rejected"]
+    assert "jane" not in dead.detail
+    assert "1234567" not in dead.detail
+    assert (dead.topic, dead.partition, dead.offset, dead.attempt) == ("delivery-events", 3, 41, 3)
+    assert dead.event_id
+    assert by_outcome["parked", "attempt_failed"].due_at == 1_790_000_030_000
+    assert by_outcome["dead", "unreadable"].org is None
+    values = b"".join(value for value, _ in encode_records(1, 1, found))
+    assert b"jane" not in values
+    assert b"john" not in values
+    assert {one.recipient for one in found if one.org} == {dead.recipient}
+    assert len(dead.recipient or "") == 32
+
+
+def test_without_a_key_there_is_no_trace_of_the_recipient() -> None:
+    made = recorder(recipient_key=None)
+    made.record_skipped(read(email_event()), ORIGIN, SkipReason.STATUS)
+    assert [one.recipient for one in entries(made)] == [None]
+
+
+def test_the_hash_depends_on_the_key_and_not_on_how_the_address_is_written() -> None:
+    assert recipient_hash(KEY, "Jane@Luma.com ") == recipient_hash(KEY, "jane@luma.com")
+    assert recipient_hash(KEY, "jane@luma.com") != recipient_hash(b"x" * 32, "jane@luma.com")
+    assert recipient_hash(b"k" * 500, "\ud800") != recipient_hash(b"k" * 501, "\ud800")
+
+
+def test_events_of_unknown_tenants_are_counted_by_the_minute_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stranger can invent tenants: past the bound they are counted together."""
+    monkeypatch.setattr(history_recorder, "MAX_UNKNOWN_TENANTS", 3)
+    clock = Clock()
+    made = recorder(clock)
+    for number in range(10):
+        event = read(email_event())
+        event.tenant = TenantKey(f"org-{number % 5}", "prod")  # type: ignore[misc]
+        made.record_skipped(event, ORIGIN, SkipReason.NO_WEBHOOK)
+    assert list(made.take_all()) == []  # the minute isn't over
+    clock.now += 60
+    found = sorted((one.org or "", one.count) for one in entries(made))
+    assert found == [("", 4), ("org-0", 2), ("org-1", 2), ("org-2", 2)]
+
+
+def test_a_full_buffer_costs_entries_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history_recorder, "MAX_BUFFERED", 5)
+    lost = history_recorder.metrics.HISTORY_LOST.labels("buffer_full")
+    made, before = recorder(), lost._value.get()
+    for _ in range(8):
+        made.record_skipped(read(email_event()), ORIGIN, SkipReason.CHANNEL)
+    assert lost._value.get() - before == 3
+    assert len(entries(made)) == 5
+    assert made.buffered == 0
+    made.record_skipped(read(email_event()), ORIGIN, SkipReason.CHANNEL)
+    assert len(entries(made)) == 1
+
+
+async def test_a_full_record_is_ready_at_once() -> None:
+    made = recorder()
+    for number in range(FULL_RECORD):
+        assert made.ready.is_set() is (number == FULL_RECORD)
+        made.record_skipped(read(email_event()), ORIGIN, SkipReason.CHANNEL)
+    await asyncio.wait_for(made.ready.wait(), 1)
+    [(bucket, found)] = made.take_full()
+    assert len(found) == FULL_RECORD
+    assert bucket == bucket_of(found[0].org, found[0].sandbox)
+    assert list(made.take_full()) == []
+
+
+_texts = st.text(max_size=MAX_ID)
+_entries = st.builds(
+    HistoryEntry,
+    at=st.integers(0, 2**53),
+    outcome=st.sampled_from(list(HistoryOutcome)),
+    org=st.none() | _texts,
+    request_id=st.none() | _texts,
+    detail=_texts,
+    headers=st.none() | st.dictionaries(_texts, _texts, min_size=1, max_size=2),
+    attempt=st.none() | st.integers(0, 1000),
+    answer=_texts,
+    reused=st.booleans(),
+)
+
+
+@given(st.lists(_entries, min_size=1, max_size=30), st.integers(0, 2**62))
+def test_what_is_encoded_is_decoded(made: list[HistoryEntry], writer: int) -> None:
+    records = [decode_record(value) for value, _ in encode_records(writer, 7, made)]
+    assert [one for record in records for one in record.entries] == made
+    assert {record.writer for record in records} == {writer}
+    first = 7
+    for record in records:
+        assert record.first == first
+        first += len(record.entries)
+
+
+def test_many_long_entries_become_several_records_within_the_limit() -> None:
+    made = [HistoryEntry(at=1, outcome=HistoryOutcome.DEAD, answer="x" * 2048) for _ in range(400)]
+    parts = list(encode_records(1, 0, made))
+    assert sum(count for _, count in parts) == 400
+    assert len(parts) > 1
+    assert all(len(value) <= MAX_RECORD for value, _ in parts)
+
+
+@pytest.mark.parametrize(
+    "value", [None, b"", b"{}", b"[]", b"\xff", b'{"version":2,"writer":1,"first":1,"entries":[]}', b"[" * 100_000]
+)
+def test_what_is_no_history_record_is_refused(value: bytes | None) -> None:
+    with pytest.raises(UnreadableEvent):
+        decode_record(value)
