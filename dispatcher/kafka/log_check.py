@@ -253,21 +253,24 @@ class LogChecker:
         probe = partition.probe
         if probe is None:
             return
+        if client.source_of(partition.tp) != partition.source:
+            partition.probe = None
+            self._wanted.set()  # another connection than the one asked, or another leader: its log may end elsewhere
+            return
         passed = position is not None and position > probe.offset  # over what compaction or a transaction has left
         silent = probe.is_beyond_end and asyncio.get_running_loop().time() > probe.gives_up_at
         if not records and not passed and not silent:
             return
         partition.probe = None
-        if client.source_of(partition.tp) != partition.source:
-            self._wanted.set()  # read over another connection than it was asked for: once more
-            return
         expected = probe.claim.fingerprint
         found = Fingerprint.of(records[0]) if records and records[0].offset == probe.offset else None
         try:
             if not records and not passed:
                 self._lose(client, partition, probe.claim, probe.start, LogLoss.TRUNCATED)
             elif expected is None or found == expected:
-                claim = CommittedPosition(probe.claim.position, probe.claim.finished, found)
+                # A position may lie further on, behind a gap in the offsets; a log that was truncated fills the gap.
+                position = probe.claim.position if found is None else min(probe.claim.position, found.offset + 1)
+                claim = CommittedPosition(position, probe.claim.finished, found)
                 self._settle(client, partition, claim, probe.start)
             else:
                 self._lose(client, partition, probe.claim, probe.start, LogLoss.REPLACED)

@@ -80,7 +80,8 @@ async def _all_committed(scene: Stage) -> bool:
     return len(await scene.committed()) == 4
 
 
-@pytest.mark.parametrize("latency_s", [pytest.param(0.01, marks=pytest.mark.all_faults), 0.05])
+@pytest.mark.all_faults
+@pytest.mark.parametrize("latency_s", [0.01, 0.05])
 async def test_a_kill_repeats_little_more_than_what_was_in_flight(scene: Stage, latency_s: float) -> None:
     """The median of some kills is below the larger of twice the POSTs in flight and 100 ms of throughput."""
     everybody = tenants(10)

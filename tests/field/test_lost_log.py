@@ -17,6 +17,7 @@ pytestmark = [needs_kafka, pytest.mark.timeout(180)]
 
 LOST_LINE = "the log of a partition is not the one that was read before"
 REMOVED_LINE = "records were removed from a partition before they were read"
+ALL_FAULTS = pytest.mark.all_faults
 (TENANT,) = tenants(1)
 
 Fault = Callable[[ApacheKafka, str], Awaitable[None]]
@@ -74,7 +75,7 @@ async def _five_of_thirty_held(scene: Stage, dispatcher: Dispatcher) -> asyncio.
 FAULTS = {"disk lost": lose_disk, "topic created anew": create_anew}
 
 
-@pytest.mark.parametrize("grown", [60, 30, 10, 3])
+@pytest.mark.parametrize("grown", [60, *(pytest.param(one, marks=ALL_FAULTS) for one in (30, 10, 3))])
 async def test_a_log_lost_and_grown_while_the_process_is_down_is_read_from_its_start(
     scene: Stage, mortal: ApacheKafka, grown: int
 ) -> None:
@@ -106,8 +107,8 @@ async def test_a_log_lost_and_grown_while_the_process_is_down_is_read_from_its_s
         assert LOST_LINE not in dispatcher.log
 
 
-@pytest.mark.parametrize("grown", [60, 10])
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("grown", [60, pytest.param(10, marks=ALL_FAULTS)])
+@pytest.mark.parametrize("fault", ["disk lost", pytest.param("topic created anew", marks=ALL_FAULTS)])
 async def test_a_log_lost_and_grown_while_the_process_runs_is_read_from_its_start(
     scene: Stage, mortal: ApacheKafka, fault: str, grown: int
 ) -> None:
@@ -125,6 +126,7 @@ async def test_a_log_lost_and_grown_while_the_process_runs_is_read_from_its_star
         await _committed(scene, grown, dispatcher)
 
 
+@ALL_FAULTS
 async def test_a_topic_created_anew_while_the_process_is_down_is_read_from_its_start(
     scene: Stage, mortal: ApacheKafka
 ) -> None:
@@ -163,6 +165,7 @@ async def test_records_that_retention_took_unread_while_the_process_was_down_are
         assert scene.receiver.repeats() == 0
 
 
+@ALL_FAULTS
 async def test_records_that_retention_took_unread_while_the_partition_stood_still_are_counted(
     scene: Stage, mortal: ApacheKafka
 ) -> None:
@@ -192,6 +195,7 @@ async def test_records_that_retention_took_unread_while_the_partition_stood_stil
         assert dispatcher.running
 
 
+@ALL_FAULTS
 @pytest.mark.parametrize("tier", ["1s"])
 async def test_a_tier_whose_log_is_lost_loses_nothing_that_was_read_and_goes_on(
     scene: Stage, mortal: ApacheKafka, tier: str

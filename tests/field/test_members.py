@@ -47,6 +47,7 @@ async def test_of_two_processes_with_one_name_the_first_says_so_and_ends_and_the
         await a.ready()
 
 
+@pytest.mark.all_faults
 async def test_a_restart_under_the_same_name_is_shut_out_by_nobody(scene: Stage) -> None:
     everybody = tenants(4)
     scene.mount([scene.webhook(tenant) for tenant in everybody])
@@ -60,7 +61,7 @@ async def test_a_restart_under_the_same_name_is_shut_out_by_nobody(scene: Stage)
     assert "another process" not in dispatcher.all_logs
 
 
-@pytest.mark.parametrize("instance", [None, "one"])
+@pytest.mark.parametrize("instance", ["one", pytest.param(None, marks=pytest.mark.all_faults)])
 async def test_a_process_that_stood_still_past_its_session_sends_nothing_that_another_has_sent(
     scene: Stage, instance: str | None
 ) -> None:
@@ -94,6 +95,7 @@ async def test_a_process_that_stood_still_past_its_session_sends_nothing_that_an
         assert a.running
 
 
+@pytest.mark.all_faults
 async def test_a_process_that_stood_still_alone_goes_on_where_it_was(scene: Stage) -> None:
     everybody = tenants(8)
     scene.mount([scene.webhook(tenant) for tenant in everybody])

@@ -21,20 +21,22 @@ def test_every_record_ends_in_an_outcome_before_its_offset_is_committed_and_none
     only = os.environ.get("SIMULATION_SEED")
     first = FIRST if only is None else int(only)
     seeds = range(first, first + HISTORIES) if only is None else [first]
-    events = repeats = licences = flights = 0
+    events = repeats = licences = flights = lost = 0
     for seed in seeds:
         try:
             world = virtual_time.run(history(seed))
         except BaseException:
             print(f"SIMULATION_SEED={seed} repeats this history")
             raise
-        events += len(world.origins)
+        events += len(world.events)
         repeats += world.repeats
         licences += world.licences
         flights += world.flights
+        lost += world.lost
 
     print(
         f"SIMULATION_SEED={first} and {len(seeds) - 1} more: {events} events, lost 0, "
+        f"and {lost} with the only log that held them, "
         f"repeats {repeats} of {licences}; {flights} ended without a task"
     )
     assert only is not None or (events > HISTORIES and flights > events / 4)

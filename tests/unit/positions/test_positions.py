@@ -406,3 +406,31 @@ async def test_a_fenced_member_says_so_and_stops_by_itself() -> None:
     assert consumer.session.fenced == "another process has joined group g as one"
     assert told == [True]
     assert len(members) == 1, "it doesn't join again"
+
+
+@virtual_time
+@pytest.mark.parametrize("grown", [0, 3, 20])
+async def test_what_fills_a_gap_before_the_position_in_a_truncated_log_is_read(grown: int) -> None:
+    """The record of the fingerprint is left, the position lay further on: at a record that was not finished."""
+    bench = Bench()
+    bench.produce(0, 6)
+    await bench.run()
+    await asyncio.sleep(1)
+    bench.broker.ends[ONE] = 13
+    bench.script = takes({13: 1000.0})
+    bench.produce(0, 1)
+    await asyncio.sleep(1)
+    assert bench.committed() == (6, [])
+    await crash(bench)
+    await bench.run()
+    bench.group.commits[ONE] = (13, bench.group.commits[ONE][1])
+    await crash(bench)
+    bench.broker.truncate(ONE, 8)
+    bench.produce(0, grown)
+    bench.script = takes({})
+    begun = len(bench.first_result)
+    await bench.run()
+    await asyncio.sleep(30)
+
+    assert offsets_begun(bench, begun) == list(range(6, 6 + grown))
+    await bench.stop()

@@ -2,7 +2,8 @@
 
 Only what the consumer and the producer use of aiokafka, and as unkind as the real one may be: records of a new
 assignment can come before the listener hears of it, a commit can fail, hang, or be acknowledged late, a write can be
-lost or be made without an acknowledgement.
+lost or be made without an acknowledgement, a log can be truncated and grow again, and a member whose heartbeats stop is
+dropped from its group without hearing of it.
 """
 
 import asyncio
@@ -10,18 +11,27 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaConnectionError, OffsetOutOfRangeError
 
 from dispatcher.errors import NotWritten, RecordTooLarge
-from dispatcher.kafka.commit_metadata import CommittedPosition, decode_metadata
+from dispatcher.kafka.commit_metadata import CommittedPosition, Fingerprint, decode_metadata
 from dispatcher.kafka.log_check import Bounds
 from dispatcher.kafka.offset_tracker import Run
 from tests.unit.examples import ARecord
 
 PARTITIONS = 2
+HEARTBEAT_S = 3.0
+
+
+@dataclass(frozen=True)
+class StoredRecord(ARecord):
+    """A record of a log. The serial number identifies it: a log that was truncated gives its offset to another one."""
+
+    serial: int = 0
 
 
 @dataclass
@@ -46,7 +56,8 @@ class Broker:
         self.chance = chance
         self.clock = clock
         self.faults = Faults()
-        self.partitions: defaultdict[TopicPartition, list[ARecord]] = defaultdict(list)
+        self.partitions: defaultdict[TopicPartition, list[StoredRecord]] = defaultdict(list)
+        self.serials = count()
         self.starts: defaultdict[TopicPartition, int] = defaultdict(int)
         """First offset of each log: what was before it is gone."""
         self.ends: defaultdict[TopicPartition, int] = defaultdict(int)
@@ -56,13 +67,14 @@ class Broker:
         self.lost_acknowledgements = 0
         self.on_commit: Callable[[str, TopicPartition, int, str], None] = lambda *_: None
 
-    def append(self, topic: str, key: bytes | None, value: bytes | None, headers: Iterable[Any]) -> ARecord:
+    def append(self, topic: str, key: bytes | None, value: bytes | None, headers: Iterable[Any]) -> StoredRecord:
         number = self.chance.randrange(PARTITIONS) if key is None else sum(key) % PARTITIONS
         there = self.partitions[TopicPartition(topic, number)]
         gap = self.chance.choice((0, 0, 0, 0, 0, 1, 7))
         tp = TopicPartition(topic, number)
         offset = max(self.ends[tp], self.starts[tp]) + gap
-        record = ARecord(value, key, tuple(headers), topic, number, offset, int(self.clock() * 1000))
+        timestamp = int(self.clock() * 1000)
+        record = StoredRecord(value, key, tuple(headers), topic, number, offset, timestamp, next(self.serials))
         there.append(record)
         self.ends[tp] = offset + 1
         for group in self.groups.values():
@@ -77,12 +89,18 @@ class Broker:
         self.starts[tp] = max(self.starts[tp], min(offset, self.ends[tp]))
         self.partitions[tp] = [one for one in self.partitions[tp] if one.offset >= offset]
 
-    def truncate(self, tp: TopicPartition, end: int) -> None:
-        """An unclean leader election, or, to 0, a disk that is lost or a topic that is created anew."""
+    def truncate(self, tp: TopicPartition, end: int) -> list[StoredRecord]:
+        """An unclean leader election, or, to 0, a disk that is lost or a topic that is created anew.
+
+        Returns the records that are gone.
+        """
+        gone = [one for one in self.partitions[tp] if one.offset >= end]
         self.partitions[tp] = [one for one in self.partitions[tp] if one.offset < end]
-        self.ends[tp] = min(self.ends[tp], end)
+        left = self.partitions[tp]
         self.starts[tp] = min(self.starts[tp], end)
+        self.ends[tp] = left[-1].offset + 1 if left else self.starts[tp]
         self.sources[tp] += 1
+        return gone
 
     async def write(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Iterable[Any], kind: str
@@ -103,7 +121,7 @@ class Broker:
             self.groups[name] = Group(self, name, topics)
         return self.groups[name]
 
-    def records(self, topic: str) -> list[ARecord]:
+    def records(self, topic: str) -> list[StoredRecord]:
         return [record for number in range(PARTITIONS) for record in self.partitions[TopicPartition(topic, number)]]
 
 
@@ -129,19 +147,26 @@ class Group:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    @property
+    def is_stable(self) -> bool:
+        """True if it has members, and no rebalance is under way or to come."""
+        return bool(self.members) and not self._tasks
+
     async def settled(self) -> None:
         while self._tasks:
             await asyncio.gather(*self._tasks)
 
     async def _rebalance(self) -> None:
         async with self._processing:
+            while any(member.cut_off for member in self.members):
+                await asyncio.sleep(0.1)  # until it comes back or is dropped
             members = [member for member in self.members if member.alive]
             for member in members:
                 member.reassigning = True
             await asyncio.gather(*(one.listener.on_partitions_revoked(set(one.assigned)) for one in members))
             await asyncio.sleep(self.broker.chance.choice((0.0, 0.01, 0.2)))
             self.generation += 1
-            members = [member for member in members if member.alive]
+            members = [member for member in members if member.alive and not member.dropped]
             self.broker.chance.shuffle(members)
             for number, member in enumerate(members):
                 member.assign(self.tps[number :: len(members)])
@@ -151,23 +176,40 @@ class Group:
             )
 
     def covers(self, tp: TopicPartition) -> tuple[int, list[Run]]:
-        """Position and runs of the last commit."""
+        """Position and runs of the last commit; nothing if it describes a log that is gone."""
         claim = decode_metadata(*self.commits.get(tp, (0, "")))
-        return claim.position, list(claim.finished)
+        if not self.describes(tp, claim):
+            return 0, []
+        position = claim.position if claim.fingerprint is None else min(claim.position, claim.fingerprint.offset + 1)
+        return position, list(claim.finished)
+
+    def describes(self, tp: TopicPartition, claim: CommittedPosition) -> bool:
+        """True if the commit was made of the log as it is now."""
+        if claim.fingerprint is None:
+            return claim.end <= self.broker.bounds(tp).end
+        there = self.broker.partitions[tp]
+        return any(one.offset == claim.fingerprint.offset and Fingerprint.of(one) == claim.fingerprint for one in there)
 
     def finished(self) -> bool:
         """Whether every record of its topics is covered by a commit's position."""
         return all(
-            self.commits.get(tp, (0, ""))[0] > self.broker.partitions[tp][-1].offset
-            for tp in self.tps
-            if self.broker.partitions[tp]
+            self.covers(tp)[0] > self.broker.partitions[tp][-1].offset for tp in self.tps if self.broker.partitions[tp]
         )
 
 
 class Member:
     """What the dispatcher's consumer sees of AIOKafkaConsumer."""
 
-    def __init__(self, group: Group, listener: ConsumerRebalanceListener) -> None:
+    def __init__(
+        self, group: Group, listener: ConsumerRebalanceListener, session_timeout_s: float | None = None
+    ) -> None:
+        """`session_timeout_s`: None if the member is never dropped, and sends no heartbeats."""
+        self.session_timeout_s = session_timeout_s
+        self.heard_at = asyncio.get_running_loop().time()
+        self.cut_off = False
+        """No heartbeat, fetch or commit gets through: the process stands still, or its network does."""
+        self.dropped = False
+        """The group has given its partitions to others."""
         self.group = group
         self.listener = listener
         self.alive = True
@@ -179,12 +221,35 @@ class Member:
         self.on_assigned: Callable[[list[TopicPartition]], None] = lambda _: None
         group.members.append(self)
         group.rebalance_soon()
+        self._heartbeats = None if session_timeout_s is None else asyncio.create_task(self._heartbeat())
+
+    async def _heartbeat(self) -> None:
+        """Extends the lease while heartbeats get through; drops the member when its session has expired."""
+        loop = asyncio.get_running_loop()
+        assert self.session_timeout_s is not None
+        while True:
+            if self.dropped and not self.cut_off:  # it is told so, and joins again
+                await self.listener.on_partitions_revoked(set(self.assigned))
+                self.assigned, self.dropped, self.reassigning = [], False, True
+                self.group.members.append(self)
+                self.group.rebalance_soon()
+            elif not self.cut_off:
+                self.heard_at = loop.time()
+                self.listener.on_heartbeat(self.heard_at)
+            elif not self.dropped and loop.time() > self.heard_at + self.session_timeout_s:
+                self.dropped = True
+                self.group.members.remove(self)
+                self.group.rebalance_soon()
+            await asyncio.sleep(0.5 if self.cut_off else HEARTBEAT_S)
 
     def assign(self, tps: list[TopicPartition]) -> None:
         self.assigned = list(tps)
         self.positions = {}  # `seek` gives each
         self.generation = self.group.generation
         self.reassigning = False
+        if self.session_timeout_s is not None and not self.cut_off:
+            self.heard_at = asyncio.get_running_loop().time()
+            self.listener.on_heartbeat(self.heard_at)
         self.on_assigned(self.assigned)
         self.woken.set()
 
@@ -198,7 +263,7 @@ class Member:
         while True:
             if self.group.broker.faults.away:
                 raise KafkaConnectionError
-            if not self.reassigning and (found := self._taken(tps, max_records)):
+            if not self.reassigning and not self.cut_off and (found := self._taken(tps, max_records)):
                 return found
             self.woken.clear()
             try:
@@ -216,6 +281,8 @@ class Member:
                 continue
             bounds = self._bounds(tp)
             if not bounds.start <= self.positions[tp] <= bounds.end:
+                if found:
+                    return found  # the error is raised by the next call
                 raise OffsetOutOfRangeError({tp: self.positions[tp]})
             batch = [one for one in self.group.broker.partitions[tp] if one.offset >= self.positions[tp]]
             batch = batch[: min(max_records, self.group.broker.chance.randint(1, 20))]
@@ -230,9 +297,13 @@ class Member:
         while faults.commits_hang and self.alive:
             await asyncio.sleep(0.5)
         await asyncio.sleep(0.002)
-        if faults.away:
-            raise KafkaConnectionError
-        if not self.alive or generation != self.group.generation or not set(offsets) <= set(self.assigned):
+        self._raise_if_away()
+        if (
+            not self.alive
+            or self.dropped
+            or generation != self.group.generation
+            or not set(offsets) <= set(self.assigned)
+        ):
             raise CommitFailedError
         for tp, (offset, metadata) in offsets.items():
             self.group.broker.on_commit(self.group.name, tp, offset, metadata)
@@ -243,9 +314,8 @@ class Member:
 
     async def commit_for_group(self, offsets: dict[TopicPartition, tuple[int, str]]) -> None:
         await asyncio.sleep(0.002)
-        if self.group.broker.faults.away:
-            raise KafkaConnectionError
-        if not self.alive or self.generation != self.group.generation:
+        self._raise_if_away()
+        if not self.alive or self.dropped or self.generation != self.group.generation:
             raise CommitFailedError
         self.group.commits.update(offsets)
 
@@ -257,8 +327,7 @@ class Member:
         faults = self.group.broker.faults
         if faults.metadata_unreadable:
             raise KeyError("an odd answer")
-        if faults.away:
-            raise KafkaConnectionError
+        self._raise_if_away()
         return {tp: decode_metadata(*self.group.commits[tp]) for tp in tps if tp in self.group.commits}
 
     async def committed_metadata(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, tuple[int, str]]:
@@ -266,8 +335,7 @@ class Member:
         return {tp: self.group.commits[tp] for tp in tps if tp in self.group.commits}
 
     async def bounds(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, Bounds]:
-        if self.group.broker.faults.away:
-            raise KafkaConnectionError
+        self._raise_if_away()
         await asyncio.sleep(0.002)
         return {tp: self._bounds(tp) for tp in tps}
 
@@ -293,12 +361,19 @@ class Member:
         if self.group.broker.faults.away:
             raise KafkaConnectionError
 
+    def _raise_if_away(self) -> None:
+        if self.group.broker.faults.away or self.cut_off:
+            raise KafkaConnectionError
+
     async def stop(self) -> None:
         """Leave the group; of a process that was killed, the group finds out by itself."""
         if self.alive:
             self.die()
 
     def die(self) -> None:
-        self.alive = False
-        self.group.members.remove(self)
+        self.alive = self.cut_off = False
+        if self._heartbeats is not None:
+            self._heartbeats.cancel()
+        if self in self.group.members:
+            self.group.members.remove(self)
         self.group.rebalance_soon()

@@ -7,7 +7,12 @@ What is checked:
 - at every commit: each record below the position, or named in the metadata, has its outcome;
 - an outcome is true: delivered means that the endpoint took it, parked and dead that the topic has it;
 - a record that a commit covers is never begun again;
-- at the end every event is delivered, skipped or dead; none is lost, none in two final states without a reason.
+- a process that the group has dropped begins no request until it has joined again;
+- at the end every event is delivered, skipped or dead; none is lost, none in two final states without a reason. Only
+  records that were in a log when it was truncated may be missing, and of these none that a process had begun if it
+  kept its partitions from then on.
+
+An event is identified by its key, a record by its serial number: a log that was truncated gives its offsets again.
 """
 
 import asyncio
@@ -24,7 +29,7 @@ from aiokafka import TopicPartition
 from dispatcher.config.settings import KafkaSettings
 from dispatcher.contract.events import DeliveryEvent, read_event
 from dispatcher.contract.outcomes import Attempt, Dead, Delivered, FailureReason, Outcome, Parked, Skipped
-from dispatcher.contract.records import Origin, ProcessingAttempt, Record, RetryState
+from dispatcher.contract.records import Lease, Origin, ProcessingAttempt, Record
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.direct_attempt import DirectAttempt
 from dispatcher.delivery.pending_delivery import AttemptResult
@@ -36,24 +41,36 @@ from dispatcher.kafka.partition import ReadAheadLimit
 from dispatcher.transport.request import Request
 from tests.unit.delivering.builders import Bench, FakeStore, Posting, wall
 from tests.unit.examples import EMAIL_EVENT, ARecord, changed, webhook
-from tests.unit.simulation.broker import Broker, Member
+from tests.unit.simulation.broker import Broker, Member, StoredRecord
 
 TOPIC = "delivery-events"
 CALM_AT_S = 4.0
 MOST_S = 300.0
 """A history that has not finished everything by then is stuck."""
 
-Place = tuple[TopicPartition, int]
+SESSION_S = 6.0
 
+Serial = int
+Number = bytes
+"""Key of an event and of its copies in the tiers and the dead letters."""
+
+_ID = "the-event"
 _EVENTS = {
-    tenant: {status: orjson.dumps(changed(EMAIL_EVENT, imsOrgId=f"org-{tenant}", feedbackStatus=status, _id=None))
-             for status in ("bounce", "delay")}
-    for tenant in range(4)
+    (tenant, status, own_id): orjson.dumps(
+        changed(EMAIL_EVENT, imsOrgId=f"org-{tenant}", feedbackStatus=status, _id=own_id)
+    )
+    for tenant in range(4) for status in ("bounce", "delay") for own_id in (None, _ID)
 }  # fmt: skip
 
 
-def place_of(record: Record) -> Place:
-    return TopicPartition(record.topic, record.partition), record.offset
+def serial_of(record: Record) -> Serial:
+    assert isinstance(record, StoredRecord)
+    return record.serial
+
+
+def number_of(record: Record) -> Number:
+    assert record.key is not None
+    return record.key
 
 
 @dataclass
@@ -71,6 +88,7 @@ class Process:
         self.world = world
         self.name = name
         self.alive = True
+        self.stopping = False
         self.members: list[Member] = []
         chance = world.chance
         self.bench = Bench(
@@ -91,7 +109,7 @@ class Process:
         settings = KafkaSettings.model_validate(
             {
                 "bootstrap_servers": "none:1", "commit_interval": chance.choice(("200ms", "1s")),
-                "partition_window": chance.choice((2, 10, 1000)),
+                "partition_window": chance.choice((2, 10, 1000)), "session_timeout": SESSION_S,
             }
         )  # fmt: skip
         fresh, parked = ReadAheadLimit(chance.choice((2, 10, 1000)), 1_000_000), ReadAheadLimit(2, 1_000_000)
@@ -108,7 +126,7 @@ class Process:
 
         async def connect(listener: Any) -> Any:
             await asyncio.sleep(0.01)
-            member = Member(group, listener)
+            member = Member(group, listener, SESSION_S if self.world.has_sessions else None)
             member.on_assigned = self.world.begins_anew
             self.members.append(member)
             return member
@@ -117,7 +135,7 @@ class Process:
             settings, topics, name, partial(self.world.seen_through, self), budget, drain_timeout_s=2.0,
             due_in_s=None if name == "main" else self.bench.retry_topics.due_in_s,
             fast_path=_Watched(self) if name == "main" and self.world.has_express else None,
-            connect=connect, clock=wall,
+            connect=connect, clock=wall, lease=Lease(now=asyncio.get_running_loop().time),
         )  # fmt: skip
 
     async def _run(self) -> None:
@@ -128,10 +146,11 @@ class Process:
 
     async def stop(self) -> None:
         """SIGTERM."""
+        self.stopping = True
         for consumer in self.consumers:
             consumer.stop()
         await asyncio.wait([self.running])
-        self.alive = False
+        self.alive = self.stopping = False
 
     async def kill(self) -> None:
         """kill -9: from one moment to the next nothing that it does has any effect."""
@@ -141,6 +160,26 @@ class Process:
                 member.die()
         self.running.cancel()
         await asyncio.wait([self.running])
+
+    async def cut_off(self, for_s: float) -> None:
+        """Nothing between it and Kafka's group gets through for so long."""
+        members = [member for member in self.members if member.alive]
+        for member in members:
+            member.cut_off = True
+        await asyncio.sleep(for_s)
+        for member in members:
+            member.cut_off = False
+            member.woken.set()
+
+    @property
+    def is_dropped(self) -> bool:
+        """True if none of its consumers is a member of its group any more."""
+        living = [member for member in self.members if member.alive]
+        return bool(living) and all(member.dropped for member in living)
+
+    @property
+    def is_cut_off(self) -> bool:
+        return any(member.cut_off or member.dropped for member in self.members)
 
     # The two ends: its transport and its producer.
 
@@ -162,7 +201,7 @@ class _Watched:
         self._world = process.world
 
     def begin(self, record: Record, processing: ProcessingAttempt, owner: RecordListener) -> DirectAttempt | None:
-        self._world.begins(record)
+        self._world.begins(self._process, record)
         return self._process.bench.fast_path.begin(record, processing, _Heard(self._world, record, owner))
 
     async def go_on(self, record: Record, processing: ProcessingAttempt, first_result: AttemptResult) -> Outcome:
@@ -206,18 +245,25 @@ class World:
         self.max_age_s = chance.choice((5,) * 12 + (60,))
         self.brake = chance.choice((0, 500, 500, 3))
         self.has_express = chance.random() < 0.8
+        self.has_sessions = chance.random() < 0.3
+        """Members send heartbeats, and are dropped without them."""
+        self.loses_logs = chance.random() < 0.3
         self.flights = 0
         """Records that had their outcome without a task."""
         self.processes: list[Process] = []
-        self.origins: dict[Origin, ARecord] = {}
-        self.webhook_ids: dict[str, Origin] = {}
-        self.outcomes: defaultdict[Place, list[Outcome]] = defaultdict(list)
-        self.first_result: set[Place] = set()
-        self.covered: set[Place] = set()
-        """Places that the commit, from which the present owner of their partition began, covers."""
-        self.taken: Counter[Origin] = Counter()
+        self.events: dict[Number, ARecord] = {}
+        self.webhook_ids: dict[str, Number] = {}
+        self.outcomes: defaultdict[Serial, list[Outcome]] = defaultdict(list)
+        self.first_result: set[Serial] = set()
+        self.covered: set[Serial] = set()
+        """Records that the commit, from which the present owner of their partition began, covers."""
+        self.taken: Counter[Number] = Counter()
         """2xx answers."""
-        self.skipped: Counter[Origin] = Counter()
+        self.skipped: Counter[Number] = Counter()
+        self.gone: dict[Number, tuple[str, int] | None] = {}
+        """Events of which a copy was in a log when it was truncated. Group and generation if a process had begun it."""
+        self.lost = 0
+        """Events that were lost with a log."""
         self.repeats = 0
         """Finals beyond the first of an event."""
         self.licences = 0
@@ -244,6 +290,10 @@ class World:
             for what in (self._endpoints_vary, self._webhooks_vary, self._broker_varies, self._processes_vary):
                 if self.chance.random() < 0.6:
                     storm.create_task(self._now_and_then(what))
+            if self.has_sessions:
+                storm.create_task(self._now_and_then(self._process_stands_still))
+            if self.loses_logs:
+                storm.create_task(self._now_and_then(self._log_is_truncated))
         await self._become_calm()
         await self._finish()
         for process in self.processes:
@@ -257,20 +307,22 @@ class World:
         self.processes.append(Process(self, f"p{len(self.processes)}"))
 
     async def _produce(self) -> None:
-        for _ in range(self.chance.randint(1, 25)):
+        for number in range(self.chance.randint(1, 25)):
             await asyncio.sleep(self.chance.choice((0, 0, 0, 0.05, 0.5)))
-            value: bytes | None = _EVENTS[self.chance.randrange(4)][self.chance.choice(("bounce",) * 6 + ("delay",))]
+            # Without an id of its own an event is identified by its offset, which a truncated log gives again.
+            own_id = _ID if self.loses_logs or self.chance.random() < 0.5 else None
+            event_name = self.chance.randrange(4), self.chance.choice(("bounce",) * 6 + ("delay",)), own_id
+            value: bytes | None = _EVENTS[event_name].replace(_ID.encode(), b"%d" % number)
             if self.chance.random() < 0.1:
                 value = self.chance.choice((None, b"{", b"[]", b"\xff"))
-            record = self.broker.append(TOPIC, bytes([self.chance.randrange(200)]), value, ())
-            origin = Origin(record.topic, record.partition, record.offset)
-            self.origins[origin] = record
+            record = self.broker.append(TOPIC, b"%d" % number, value, ())
+            self.events[number_of(record)] = record
             try:
-                event = read_event(record, origin)
+                event = read_event(record, Origin(record.topic, record.partition, record.offset))
             except UnreadableEvent:
                 continue
             assert isinstance(event, DeliveryEvent)
-            self.webhook_ids[event.webhook_id] = origin
+            self.webhook_ids[event.webhook_id] = number_of(record)
 
     async def _now_and_then(self, what: Any) -> None:
         end = asyncio.get_running_loop().time() + CALM_AT_S
@@ -331,6 +383,26 @@ class World:
         elif living:
             await self.chance.choice(living).stop()
 
+    async def _process_stands_still(self) -> None:
+        living = [process for process in self.processes if process.alive and not process.is_cut_off]
+        if living:
+            await self.chance.choice(living).cut_off(self.chance.choice((1.0, SESSION_S + 2, 3 * SESSION_S)))
+
+    def _log_is_truncated(self) -> None:
+        """What was begun of the log that is left may be begun once more: it is read from its start."""
+        group = self.chance.choice(list(self.broker.groups.values()))
+        tp = self.chance.choice(group.tps)
+        end = self.chance.choice((0, self.chance.randint(0, self.broker.bounds(tp).end)))
+        stable = group.is_stable and not any(process.stopping for process in self.processes)
+        for record in self.broker.truncate(tp, end):
+            was_begun = stable and record.serial in self.first_result
+            self.gone[number_of(record)] = (group.name, group.generation) if was_begun else None
+        for record in self.broker.partitions[tp]:
+            self.covered.discard(record.serial)
+            if record.serial in self.first_result:
+                self.licences += 1
+                self.first_result.discard(record.serial)
+
     async def _become_calm(self) -> None:
         self.calm = True
         self.broker.faults.__init__()  # type: ignore[misc]
@@ -345,7 +417,7 @@ class World:
     async def _finish(self) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        while not all(group.finished() for group in self.broker.groups.values()):
+        while not self._is_finished():
             await asyncio.sleep(0.5)
             for process in self.processes:
                 for brake in process.bench.pipeline.brakes.values():
@@ -353,22 +425,28 @@ class World:
             assert not self.wrong, self.wrong
             assert loop.time() - began < MOST_S, f"stuck: {[process.consumers for process in self.processes]}"
 
+    def _is_finished(self) -> bool:
+        if self.loses_logs and any(one.unfinished for process in self.processes for one in process.consumers):
+            return False  # records of a log that is gone
+        return all(group.finished() for group in self.broker.groups.values())
+
     # What is seen
 
     async def post(self, process: Process, request: Request) -> Attempt:
-        origin = self.webhook_ids[dict(request.headers)["webhook-id"]]
+        number = self.webhook_ids[dict(request.headers)["webhook-id"]]
         org = request.endpoint.host.removesuffix(".example")
-        self.hold(_org_of(self.origins[origin]) == org, "an event met another tenant's webhook")
+        self.hold(_org_of(self.events[number]) == org, "an event met another tenant's webhook")
         self.hold(process.alive, "a process that is gone sends")
+        self.hold(not process.is_dropped, "a process that the group has dropped sends")
         endpoint = self.endpoints[org]
         answer = self.chance.choice(endpoint.answers)
         await asyncio.sleep(endpoint.latency_s)
         if answer == "lost":  # it was taken, and the answer never arrived
-            self.taken[origin] += 1
+            self.taken[number] += 1
             self.licences += 1
             answer = FailureReason.TIMEOUT
         if answer == 200:
-            self.taken[origin] += 1
+            self.taken[number] += 1
         if answer is FailureReason.TIMEOUT:
             await asyncio.sleep(request.timeout_s)
         await asyncio.sleep(endpoint.latency_s)
@@ -387,29 +465,29 @@ class World:
             if self.broker.faults.metadata_unreadable or self.broker.faults.away:
                 named = set()
             for record in self.broker.partitions[tp]:
-                place = place_of(record)
                 covered = record.offset < position or record.offset in named
-                (self.covered.add if covered else self.covered.discard)(place)
-                if place in self.first_result and not covered:
+                (self.covered.add if covered else self.covered.discard)(record.serial)
+                if record.serial in self.first_result and not covered:
                     self.licences += 1
-                    self.first_result.discard(place)
+                    self.first_result.discard(record.serial)
 
     async def seen_through(self, process: Process, record: Record, processing: ProcessingAttempt) -> Outcome:
         """The consumer's `process`: watches the real one."""
-        self.begins(record)
+        self.begins(process, record)
         outcome = await process.bench.pipeline.process(record, processing)
         self.ends(record, outcome)
         return outcome
 
-    def begins(self, record: Record) -> None:
+    def begins(self, process: Process, record: Record) -> None:
         """A record is begun."""
-        place = place_of(record)
-        self.hold(place not in self.covered or self._unsure(), f"{place} is begun again, though a commit covers it")
-        self.first_result.add(place)
+        serial = serial_of(record)
+        unsure = self._unsure() or process.is_cut_off
+        self.hold(serial not in self.covered or unsure, f"{record} is begun again, though a commit covers it")
+        self.first_result.add(serial)
 
     def ends(self, record: Record, outcome: Outcome) -> None:
         """A record has its outcome."""
-        self.outcomes[place_of(record)].append(outcome)
+        self.outcomes[serial_of(record)].append(outcome)
         self._check_outcome(record, outcome)
 
     def _unsure(self) -> bool:
@@ -418,39 +496,51 @@ class World:
     # What must hold
 
     def _check_outcome(self, record: Record, outcome: Outcome) -> None:
-        origin = RetryState.of(record).origin
+        number = number_of(record)
         match outcome:
             case Delivered():
-                self.hold(self.taken[origin], f"{origin} is said to be delivered, and was not")
+                self.hold(self.taken[number], f"{record} is said to be delivered, and was not")
             case Skipped():
-                self.skipped[origin] += 1
+                self.skipped[number] += 1
             case Parked(tier):
                 topic = f"{TOPIC}.retry.{self.tiers[tier]}"
-                there = any(RetryState.of(one).origin == origin for one in self.broker.records(topic))
-                self.hold(there, f"{origin} is said to be parked, and is not")
+                there = number in self.gone or any(one.key == number for one in self.broker.records(topic))
+                self.hold(there, f"{record} is said to be parked, and is not")
             case Dead():
-                self.hold(origin in self._dead(), f"{origin} is said to be dead, and is not in the dead letters")
+                self.hold(number in self._dead(), f"{record} is said to be dead, and is not in the dead letters")
 
     def _check_commit(self, group: str, tp: TopicPartition, position: int, metadata: str) -> None:
-        runs = decode_metadata(position, metadata).finished
+        claim = decode_metadata(position, metadata)
+        runs = claim.finished
         self.hold(len(metadata) <= 4096, f"metadata {metadata}")
+        if not self.broker.groups[group].describes(tp, claim):
+            self.hold(self.loses_logs, f"{tp}: the commit describes another log")
+            return  # the process doesn't know yet that the log was truncated
         for record in self.broker.partitions[tp]:
             if record.offset < position or any(first <= record.offset <= last for first, last in runs):
-                self.hold(self.outcomes[place_of(record)], f"{tp} is committed to {position} without {record.offset}")
+                self.hold(self.outcomes[serial_of(record)], f"{tp} is committed to {position} without {record.offset}")
 
-    def _dead(self) -> Counter[Origin]:
-        return Counter(RetryState.of(one).origin for one in self.broker.records(f"{TOPIC}.dead"))
+    def _dead(self) -> Counter[Number]:
+        return Counter(number_of(one) for one in self.broker.records(f"{TOPIC}.dead"))
+
+    def _may_be_lost(self, number: Number) -> bool:
+        """True if a copy of the event was in a log that was truncated, and no process had to finish it."""
+        if number not in self.gone:
+            return False
+        begun = self.gone[number]
+        return begun is None or self.broker.groups[begun[0]].generation != begun[1]
 
     def _check_end(self) -> None:
         dead = self._dead()
-        finals = {origin: self.taken[origin] + self.skipped[origin] + dead[origin] for origin in self.origins}
-        lost = [origin for origin, count in finals.items() if not count]
+        finals = {number: self.taken[number] + self.skipped[number] + dead[number] for number in self.events}
+        lost = [number for number, count in finals.items() if not count and not self._may_be_lost(number)]
         self.hold(not lost, f"lost: {lost}")
+        self.lost = sum(not count for count in finals.values())
         self.licences += self.broker.lost_acknowledgements
-        self.repeats = sum(finals.values()) - len(finals)
+        self.repeats = sum(finals.values()) - len(finals) + self.lost
         most = self.licences
         self.hold(self.repeats <= most, f"{self.repeats} repeats, though no more than {most} were under way")
-        self.hold(set(dead) | set(self.taken) | set(self.skipped) <= set(self.origins), "an event out of nothing")
+        self.hold(set(dead) | set(self.taken) | set(self.skipped) <= set(self.events), "an event out of nothing")
         for process in self.processes:
             self.hold(" 0/" in repr(process.bench.lanes), f"a slot leaked: {process.bench.lanes}")
             self.hold(not any(consumer.unfinished for consumer in process.consumers), "a task leaked")
