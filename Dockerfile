@@ -2,6 +2,7 @@
 #
 #   docker build -t feedback-dispatcher .
 #   docker build --build-arg BASE=python:3.11-slim@sha256:… --build-arg REVISION=$(git rev-parse HEAD) .
+#   docker build --build-arg LOCK=image-msk-iam .      # with the signer for Amazon MSK IAM (35 MB)
 #
 # BASE must have Python 3.11 or newer; pin it by digest for a release. Both stages use the same one, so that the
 # environment's interpreter is where it was.
@@ -9,14 +10,15 @@ ARG BASE=python:3.11-slim
 
 # hadolint ignore=DL3006
 FROM ${BASE} AS build
+ARG LOCK=image
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /src
 RUN python3 -m venv --without-pip /opt/dispatcher \
     && python3 -m venv /opt/build
-COPY requirements/image.txt requirements/image.txt
+COPY requirements/image.txt requirements/image-msk-iam.txt requirements/
 # Only wheels: nothing is compiled, and every one has its hash in the file.
 RUN /opt/build/bin/pip --python /opt/dispatcher/bin/python install \
-        --only-binary :all: --no-compile --require-hashes --requirement requirements/image.txt
+        --only-binary :all: --no-compile --require-hashes --requirement "requirements/${LOCK}.txt"
 COPY deploy/image/build.txt build.txt
 RUN /opt/build/bin/pip install --only-binary :all: --require-hashes --requirement build.txt
 COPY pyproject.toml README.md LICENSE ./
@@ -26,7 +28,7 @@ RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels 
     && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/dispatcher/lib
 # What is in the image, with hashes and licences: /opt/dispatcher/sbom.cdx.json
 COPY deploy/image/sbom.py sbom.py
-RUN /opt/build/bin/python sbom.py --lock requirements/image.txt --environment /opt/dispatcher --system / \
+RUN /opt/build/bin/python sbom.py --lock "requirements/${LOCK}.txt" --environment /opt/dispatcher --system / \
         --out /opt/dispatcher/sbom.cdx.json
 
 # hadolint ignore=DL3006

@@ -434,6 +434,22 @@ OVERVIEW = Dashboard(
                     (f"max by (pod) (dispatcher_asyncio_tasks{{{PODS}}})", "{{pod}} tasks"),
                 ),
                 graph(
+                    "Open connections",
+                    "Connections to the ports of the dispatcher itself, such as the one for metrics and probes.",
+                    "short",
+                    (f"sum by (pod, port) (dispatcher_http_connections{{{PODS}}})", "{{pod}} {{port}}"),
+                ),
+                graph(
+                    "Connections closed by a limit",
+                    "Connections that were closed or refused within five minutes, because the client was too slow or "
+                    "opened too many.",
+                    "short",
+                    (
+                        f"sum by (port, reason) (increase(dispatcher_http_connections_closed_total{{{PODS}}}[5m]))",
+                        "{{port}} {{reason}}",
+                    ),
+                ),
+                graph(
                     "Restarts",
                     "Of containers, within an hour: each one is a rebalance.",
                     "short",

@@ -9,23 +9,25 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable
 from typing import Final, Protocol
 
-import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, OffsetMetadataTooLargeError
 
+from dispatcher.config.settings import KafkaSettings
 from dispatcher.contract.kafka_problems import KafkaReason
+from dispatcher.kafka.broker_access import peer_of
+from dispatcher.kafka.connection_errors import explain
 from dispatcher.kafka.offset_tracker import MAX_METADATA_BYTES
 from dispatcher.kafka.partition import Partition
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.telemetry import metrics
-
-log = structlog.get_logger(__name__)
 
 COMMIT_S: Final = 10.0
 """Within so much time a commit is answered, or has failed: aiokafka would ask for ever."""
 LONGEST_WAIT_S: Final = 1.0
 TOLD_S: Final = 3600.0
 """So long readiness says that the broker takes only short metadata."""
+FAILURE_LASTS_S: Final = 60.0
+"""A failed commit stays a problem this long, unless a later commit succeeds."""
 LEAST_METADATA_BYTES: Final = 19
 """The shortest metadata that says anything."""
 
@@ -39,10 +41,13 @@ class CommitClient(Protocol):
 class Committer:
     """Commits for one consumer."""
 
-    def __init__(self, group_id: str, interval_s: float, in_flight: Callable[[], int], problems: KafkaProblems) -> None:
-        """`in_flight`: POSTs under way now."""
+    def __init__(
+        self, group_id: str, settings: KafkaSettings, in_flight: Callable[[], int], problems: KafkaProblems
+    ) -> None:
+        """`in_flight`: number of POSTs in flight now."""
         self._group_id = group_id
-        self._interval_s = interval_s
+        self._settings = settings
+        self._interval_s = settings.commit_interval
         self._in_flight = in_flight
         self._problems = problems
         self._lock = asyncio.Lock()
@@ -86,6 +91,7 @@ class Committer:
                 self._finished = 0
                 states = {one: state for one in partitions if (state := one.to_commit(self._most_bytes)) is not None}
                 if not states:
+                    self._problems.clear_all(self._source)
                     return True
                 try:
                     async with asyncio.timeout(COMMIT_S):
@@ -93,16 +99,19 @@ class Committer:
                 except OffsetMetadataTooLargeError:
                     if self._shorten(max(len(metadata) for _, metadata in states.values())):
                         continue
-                    self._failed("the broker takes no commit, even without metadata", None)
+                    self._report("the broker refuses every commit, even without metadata")
                     return False
                 except (CommitFailedError, IllegalStateError) as error:
                     # The group has moved on; the new owner begins at the last commit that went through.
-                    self._failed("commit came too late", error)
+                    self._report(f"the group has given the partitions to another member ({type(error).__name__})")
                     return False
                 except (KafkaError, OSError, TimeoutError) as error:
-                    self._failed("commit failed", error)
+                    address = self._settings.bootstrap_servers
+                    peer = peer_of(self._settings, address, group_id=self._group_id)
+                    self._report(f"kafka at {address}: {explain(error, peer)[1]}")
                     return False
                 metrics.COMMITS.inc()
+                self._problems.clear_all(self._source)
                 for partition, state in states.items():
                     partition.committed = state
                 return True
@@ -119,6 +128,13 @@ class Committer:
         self._problems.report(KafkaReason.COMMIT_REFUSED, detail, source=f"consumer {self._group_id}", lasts_s=TOLD_S)
         return True
 
-    def _failed(self, what: str, error: Exception | None) -> None:
+    def _report(self, why: str) -> None:
+        """Counts a failed commit, and reports why it failed until a commit succeeds."""
         metrics.COMMIT_FAILURES.inc()
-        log.warning(what, group=self._group_id, error=type(error).__name__, detail=str(error or "")[:256])
+        detail = f"offsets of group {self._group_id} can't be committed: {why}"
+        self._problems.report(KafkaReason.COMMIT_REFUSED, detail, source=self._source, lasts_s=FAILURE_LASTS_S)
+
+    @property
+    def _source(self) -> str:
+        """The name under which failed commits are reported."""
+        return f"commits of {self._group_id}"

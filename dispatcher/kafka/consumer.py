@@ -123,7 +123,7 @@ class Consumer:
         self._checker = LogChecker(
             self, group_id, problems, starts_at_end=settings.auto_offset_reset == "latest" and not self._waits,
         )  # fmt: skip
-        self._committer = Committer(group_id, settings.commit_interval, in_flight, problems)
+        self._committer = Committer(group_id, settings, in_flight, problems)
         self._feeder = Feeder(read_ahead, settings.partition_window, self._begin, self.session.lease, due_in_s, clock)
         self._partitions: dict[TopicPartition, Partition] = {}
         self._orphans: list[Partition] = []

@@ -145,7 +145,7 @@ def _text_of(error: Exception, timeout_s: float) -> str:
 
 
 class AwsTokens:
-    """Signed requests that Amazon MSK takes as tokens (IAM authentication); needs the extra `msk-iam`."""
+    """Signed requests that Amazon MSK accepts as tokens (IAM authentication). Needs the extra `msk-iam`."""
 
     def __init__(self, region: str) -> None:
         self._region = region
@@ -153,7 +153,11 @@ class AwsTokens:
         self._until = 0.0
 
     async def token(self, now: float) -> str:
-        """A token signed with the AWS credentials of this pod: environment, web identity, instance metadata."""
+        """Returns a token signed with the AWS credentials of this pod: environment, web identity, instance metadata.
+
+        Raises:
+            TokenUnavailable: the extra is not installed, or AWS has no credentials for this pod.
+        """
         if not self._token or now >= self._until:
             self._token, self._until = await asyncio.to_thread(self._sign)
         return self._token
@@ -165,6 +169,9 @@ class AwsTokens:
             raise TokenUnavailable("AWS MSK IAM needs the extra: pip install 'feedback-dispatcher[msk-iam]'") from None
         try:
             token, expires_ms = MSKAuthTokenProvider.generate_auth_token(self._region)
-        except Exception as error:
-            raise TokenUnavailable(f"AWS gives no credentials to sign with: {type(error).__name__}") from error
+        except Exception as error:  # botocore's own hierarchy; AttributeError if it finds no credentials at all
+            raise TokenUnavailable(
+                f"no AWS credentials to sign with ({type(error).__name__}): give the pod a role "
+                "(IRSA or pod identity), or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            ) from error
         return token, expires_ms / 1000 - AWS_MARGIN_S

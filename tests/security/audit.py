@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-LOCKS = ("run", "demo", "image", "test", "audit")
+LOCKS = ("run", "demo", "image", "image-msk-iam", "test", "audit")
 SERVICES = ("pypi", "osv")
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^ ;\\]+)([^\\\n]*)", re.MULTILINE)
 _HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}\b")
@@ -66,12 +66,13 @@ def problems_of_locks(locks: Mapping[str, Mapping[str, Pin]], project: Mapping[s
         "run": project["dependencies"],
         "demo": [*project["dependencies"], *extras["demo"]],
         "image": [*project["dependencies"], *extras["otel"]],
+        "image-msk-iam": [*project["dependencies"], *extras["otel"], *extras["msk-iam"]],
         "test": [*project["dependencies"], *extras["demo"], *extras["test"]],
     }
     for name, requirements in wanted.items():
         own = {name_of(requirement) for requirement in requirements} - {"feedback-dispatcher"}
         yield from (f"{name}.txt lacks {missing}: make lock" for missing in sorted(own - locks[name].keys()))
-    for inner, outer in (("run", "demo"), ("run", "image"), ("demo", "test")):
+    for inner, outer in (("run", "demo"), ("run", "image"), ("image", "image-msk-iam"), ("demo", "test")):
         for pin in locks[inner].values():
             other = locks[outer].get(pin.name)
             if other is None or other.version != pin.version:

@@ -1,0 +1,118 @@
+"""Commits that fail: counted each time, logged at once and then once a minute, and over with the next success."""
+
+from collections.abc import Iterator
+
+import pytest
+import structlog
+from aiokafka import TopicPartition
+from aiokafka.errors import (
+    CommitFailedError,
+    GroupAuthorizationFailedError,
+    NotCoordinatorForGroupError,
+    OffsetMetadataTooLargeError,
+)
+from structlog.testing import capture_logs
+
+from dispatcher.config.settings import KafkaSettings
+from dispatcher.contract.kafka_problems import KafkaReason
+from dispatcher.contract.records import AssignmentEpoch
+from dispatcher.kafka.committing import FAILURE_LASTS_S, Committer
+from dispatcher.kafka.partition import Partition
+from dispatcher.kafka.problems import LOG_EVERY_S, KafkaProblems
+from dispatcher.telemetry import metrics
+from tests.unit.kafka.test_problems import Clock
+
+SETTINGS = KafkaSettings(bootstrap_servers="kafka:9092", topic="events", group_id="a")
+
+
+class Broker:
+    """Raises what it is told to, or takes the commit."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.asked = 0
+
+    async def commit(self, offsets: dict[TopicPartition, tuple[int, str]]) -> None:
+        self.asked += 1
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture(autouse=True)
+def _loud(_quiet: None) -> Iterator[None]:
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(0))
+    yield
+    structlog.configure(**before)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    metrics.initialise()
+    return Clock()
+
+
+class _Unfinished(Partition):
+    """Has the same position to commit until a commit succeeds."""
+
+    def to_commit(self, most_bytes: int = 4096) -> tuple[int, str] | None:
+        return None if self.committed else (7, "metadata")
+
+
+def _partition() -> Partition:
+    return _Unfinished(TopicPartition("events", 0), AssignmentEpoch())
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (GroupAuthorizationFailedError("a"), "lacks READ on group a"),
+        (CommitFailedError("rebalanced"), "given the partitions to another member (CommitFailedError)"),
+        (NotCoordinatorForGroupError(), "no broker coordinates group a"),
+        (TimeoutError(), "no answer in time"),
+    ],
+    ids=lambda one: type(one).__name__ if isinstance(one, Exception) else "",
+)
+async def test_a_failed_commit_is_a_problem_until_one_succeeds(error: Exception, says: str, clock: Clock) -> None:
+    problems, broker, partition = KafkaProblems(clock), Broker(), _partition()
+    committer = Committer("a", SETTINGS, lambda: 1, problems)
+    broker.error = error
+    with capture_logs() as lines:
+        for _ in range(70):  # one each second
+            assert not await committer.commit(broker, [partition])
+            clock.now += 1
+        warnings = [line["detail"] for line in lines if line["log_level"] == "warning"]
+        assert len(warnings) == 2, "at once, and a minute later"
+        assert says in warnings[0]
+        (problem,) = problems.current
+        assert (problem.reason, problem.stops_reading) == (KafkaReason.COMMIT_REFUSED, False)
+        assert "offsets of group a can't be committed" in problem.detail
+        broker.error = None
+        assert await committer.commit(broker, [partition])
+    assert problems.current == ()
+    assert lines[-1]["event"] == "kafka problem solved"
+    assert LOG_EVERY_S <= FAILURE_LASTS_S, "a persisting failure never looks solved in between"
+
+
+async def test_a_broker_that_takes_no_commit_at_all_is_named(clock: Clock) -> None:
+    problems, broker = KafkaProblems(clock), Broker()
+    broker.error = OffsetMetadataTooLargeError()
+
+    class Bare(_Unfinished):
+        def to_commit(self, most_bytes: int = 4096) -> tuple[int, str] | None:
+            return 7, "m" * min(most_bytes, 40)
+
+    committer = Committer("a", SETTINGS, lambda: 1, problems)
+    assert not await committer.commit(broker, [Bare(TopicPartition("events", 0), AssignmentEpoch())])
+    assert any("even without metadata" in problem.detail for problem in problems.current)
+    assert broker.asked == 3, "with 40 bytes, with 20, with none"
+
+
+async def test_a_partition_that_went_to_another_member_ends_the_problem(clock: Clock) -> None:
+    problems, broker = KafkaProblems(clock), Broker()
+    committer = Committer("a", SETTINGS, lambda: 1, problems)
+    broker.error = CommitFailedError()
+    assert not await committer.commit(broker, [_partition()])
+    assert problems.current
+    assert await committer.commit(broker, [])
+    assert problems.current == ()
