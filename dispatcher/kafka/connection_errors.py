@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from aiokafka import TopicPartition
 from aiokafka import errors as kafka_errors
 
 from dispatcher.contract.kafka_problems import KafkaReason
@@ -228,11 +229,15 @@ def _network(error: BaseException, peer: Peer) -> Explanation | None:
 
 
 def _names(error: BaseException) -> str:
-    """Topics that aiokafka gave to the exception: a name, or a set of them."""
+    """Returns the topics that aiokafka put into the exception: a name, a partition, or a collection of either."""
     first = error.args[0] if error.args else None
     if isinstance(first, str):
         return first
-    return ", ".join(sorted(map(str, first))) if isinstance(first, set | frozenset | list | tuple) else ""
+    if isinstance(first, TopicPartition):  # a tuple itself
+        return first.topic
+    if not isinstance(first, set | frozenset | list | tuple):
+        return ""
+    return ", ".join(sorted({one.topic if isinstance(one, TopicPartition) else str(one) for one in first}))
 
 
 def _who(peer: Peer) -> str:

@@ -8,7 +8,10 @@ import pytest
 from tests.security.audit import LOCKS, ROOT, Pin, lock, pins_in, problems_of_locks, strangers, verdict_of
 
 PINS = {name: Pin(name, "1.0", 2) for name in ("aiohttp", "pyyaml")}
-PROJECT = {"dependencies": ["aiohttp>=1", "PyYAML"], "optional-dependencies": {"demo": [], "otel": [], "test": []}}
+PROJECT = {
+    "dependencies": ["aiohttp>=1", "PyYAML"],
+    "optional-dependencies": {"demo": [], "msk-iam": [], "otel": [], "test": []},
+}
 
 
 @pytest.mark.parametrize("name", LOCKS)
@@ -34,7 +37,8 @@ def test_what_is_installed_is_what_is_locked() -> None:
 def test_a_lock_that_is_wrong_is_told() -> None:
     other = {**PINS, "pyyaml": Pin("pyyaml", "2.0", 1)}
     bare = {"aiohttp": Pin("aiohttp", "1.0", 0)}
-    told = "\n".join(problems_of_locks({"run": PINS, "demo": other, "image": PINS, "test": bare}, PROJECT))
+    locks = {"run": PINS, "demo": other, "image": PINS, "image-msk-iam": PINS, "test": bare}
+    told = "\n".join(problems_of_locks(locks, PROJECT))
     for said in ("aiohttp 1.0 has no hash", "test.txt lacks pyyaml", "run.txt has pyyaml 1.0, demo.txt has 2.0"):
         assert said in told
     assert [*strangers({"pytest": Pin("pytest", "0.1", 1), "no-such": Pin("no-such", "1", 1)})] != []

@@ -5,7 +5,7 @@ import socket
 import ssl
 
 import pytest
-from aiokafka import errors
+from aiokafka import TopicPartition, errors
 
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.errors import TokenUnavailable
@@ -47,6 +47,8 @@ CASES = [
     (errors.RequestTimedOutError(), PLAIN, "unreachable", "no answer in time"),
     (errors.TopicAuthorizationFailedError("events"), SASL, "permission_missing", "user dispatcher has no permission for topic events"),
     (errors.TopicAuthorizationFailedError({"b", "a"}), SASL, "permission_missing", "topic a, b"),
+    (errors.TopicAuthorizationFailedError(TopicPartition("events", 3)), SASL, "permission_missing", "permission for topic events:"),
+    (errors.TopicAuthorizationFailedError([TopicPartition("b", 0), TopicPartition("b", 1), TopicPartition("a", 0)]), SASL, "permission_missing", "topic a, b:"),
     (errors.GroupAuthorizationFailedError("group"), SASL, "permission_missing", "READ on group group"),
     (errors.UnknownTopicOrPartitionError(), PLAIN, "topic_missing", "does not exist"),
     (errors.InconsistentGroupProtocolError(), PLAIN, "group_protocol", "another program"),
