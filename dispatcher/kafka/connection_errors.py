@@ -234,7 +234,7 @@ def _names(error: BaseException) -> str:
     if isinstance(first, str):
         return first
     if isinstance(first, TopicPartition):  # a tuple itself
-        return first.topic
+        return str(first.topic)
     if not isinstance(first, set | frozenset | list | tuple):
         return ""
     return ", ".join(sorted({one.topic if isinstance(one, TopicPartition) else str(one) for one in first}))
