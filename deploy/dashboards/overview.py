@@ -358,7 +358,7 @@ OVERVIEW = Dashboard(
                 ),
                 graph(
                     "Tokens and store",
-                    "Tokens that could not be had, look-ups that the store did not answer, and stale answers instead.",
+                    "Tokens that could not be fetched, look-ups that the store did not answer, and stale answers.",
                     "ops",
                     (rate("dispatcher_token_failures_total", PODS), "token failures"),
                     (rate("dispatcher_webhook_store_failures_total", PODS), "store failures"),

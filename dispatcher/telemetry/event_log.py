@@ -1,7 +1,7 @@
-"""What the log tells of events: one summary a minute, and samples of what goes wrong, not a line for each event.
+"""Limits the log lines about events: one summary a minute, and samples of failures instead of a line for each event.
 
-An endpoint that is down parks thousands of events a minute. Of each tenant and reason the first line of a minute is
-written; the others are counted, and their number is written at the minute's end.
+An endpoint that is down parks thousands of events a minute. The first line of each tenant and reason in a minute is
+written; the others are counted, and their number is written at the end of the minute.
 """
 
 import asyncio
@@ -18,22 +18,22 @@ from dispatcher.telemetry import metrics
 
 EVERY_S: Final = 60.0
 MAX_SERIES: Final = 1000
-"""Pairs of tenant and reason that are told apart within a minute; the lines of further ones are only counted."""
+"""Pairs of tenant and reason that are logged separately in a minute; lines of further pairs are only counted."""
 MAX_TENANTS: Final = 10_000
-"""Tenants without a webhook that are remembered, so that each is logged once."""
+"""Number of tenants without a webhook that are remembered, so that each is logged once."""
 
 log = structlog.get_logger(__name__)
 
 
 class EventLog:
-    """Writes lines about events. One for each process."""
+    """Samples and sums up the log lines about events. A process has one."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._window_ends = clock() + EVERY_S
         self._more: dict[tuple[str, str, str], int] = {}
-        """Lines not written in this minute, by event, tenant and reason; 0 where only the first came."""
-        self._untold = 0
+        """Number of lines left out in this minute, by event, tenant and reason; 0 after the first line."""
+        self._beyond_limit = 0
         self._without_webhook: OrderedDict[TenantKey, None] = OrderedDict()
         self._before: dict[str, float] = {}
 
@@ -47,7 +47,7 @@ class EventLog:
             self._more[key] = count + 1
             return False
         if len(self._more) >= MAX_SERIES:
-            self._untold += 1
+            self._beyond_limit += 1
             return False
         self._more[key] = 0
         return True
@@ -67,10 +67,10 @@ class EventLog:
         for (event, tenant, reason), count in self._more.items():
             if count:
                 log.info(f"{event}: more of the same", tenant=tenant, reason=reason, count=count)
-        if self._untold:
-            log.info("events of further tenants and reasons were not logged", count=self._untold)
+        if self._beyond_limit:
+            log.info("events of further tenants and reasons were not logged", count=self._beyond_limit)
         self._more.clear()
-        self._untold = 0
+        self._beyond_limit = 0
 
     def summarise(self) -> None:
         """Writes what happened since the last summary; nothing if nothing did."""

@@ -1,7 +1,7 @@
-"""Counters and histograms of the hot path: what happens to every event costs one addition, and no lock.
+"""Counters and histograms for the hot path: one observation costs one addition and takes no lock.
 
-They look like the Prometheus client's own, and are exposed by it. The difference: only one thread, the event loop's,
-may count; the scrape may read in another, and sees each number as it is at that moment.
+They have the interface of the Prometheus client's metrics, and the client exposes them. The difference: only the event
+loop's thread may count. A scrape may read in another thread, and reads each number as it is at that moment.
 """
 
 import time
@@ -27,7 +27,7 @@ class Count:
         self.value = 0
 
     def inc(self, amount: int = 1) -> None:
-        """Count so many more."""
+        """Adds to the counter."""
         self.value += amount
 
 
@@ -39,12 +39,12 @@ class HistogramSeries:
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
-        """Observations by bucket, not cumulated; the last one has no upper bound."""
+        """Observations per bucket, not cumulated; the last bucket has no upper bound."""
         self.sum = 0.0
         self.exemplars: dict[int, Exemplar] = {}
 
     def observe(self, amount: float, exemplar: Mapping[str, str] | None = None) -> None:
-        """Count one observation, and keep its `exemplar` as the example of its bucket."""
+        """Counts one observation, and keeps `exemplar` as the example of its bucket."""
         bucket = bisect_left(self._bounds, amount)
         self.counts[bucket] += 1
         self.sum += amount
@@ -52,7 +52,7 @@ class HistogramSeries:
             self.exemplars[bucket] = Exemplar(dict(exemplar), amount, time.time())
 
     def cumulated(self) -> Iterator[tuple[str, float, Exemplar | None]]:
-        """Upper bound, observations up to it, an example."""
+        """Returns the upper bound, the number of observations up to it, and an exemplar, for each bucket."""
         total = 0
         for number, (bound, count) in enumerate(zip((*self._bounds, float("inf")), tuple(self.counts), strict=True)):
             total += count
@@ -69,23 +69,23 @@ class Counter(Collector):
         REGISTRY.register(self)
 
     def labels(self, *values: str) -> Count:
-        """The series of these label values, made if need be. Keep it where it is needed often."""
+        """Returns the series of these label values; creates it if necessary. Hot paths keep the result."""
         series = self._series.get(values)
         if series is None:
             series = self._series[_checked(values, self._label_names)] = Count()
         return series
 
     def remove(self, *values: str) -> None:
-        """Forget every series whose first labels have these values."""
+        """Removes every series whose first labels have these values."""
         for labels in [labels for labels in self._series if labels[: len(values)] == values]:
             del self._series[labels]
 
     def describe(self) -> Iterable[CounterMetricFamily]:
-        """For the registry: the name."""
+        """Returns the metric without samples; called by the registry."""
         return [CounterMetricFamily(self._name, self._help, labels=self._label_names)]
 
     def collect(self) -> Iterable[CounterMetricFamily]:
-        """For the registry: every series."""
+        """Returns the metric with every series; called by the registry."""
         family = CounterMetricFamily(self._name, self._help, labels=self._label_names)
         for labels, series in list(self._series.items()):
             family.add_metric(labels, series.value)
@@ -105,18 +105,18 @@ class Histogram(Collector):
             self.labels()
 
     def labels(self, *values: str) -> HistogramSeries:
-        """The series of these label values, made if need be. Keep it where it is needed often."""
+        """Returns the series of these label values; creates it if necessary. Hot paths keep the result."""
         series = self._series.get(values)
         if series is None:
             series = self._series[_checked(values, self._label_names)] = HistogramSeries(self._buckets)
         return series
 
     def describe(self) -> Iterable[HistogramMetricFamily]:
-        """For the registry: the name."""
+        """Returns the metric without samples; called by the registry."""
         return [HistogramMetricFamily(self._name, self._help, labels=self._label_names)]
 
     def collect(self) -> Iterable[HistogramMetricFamily]:
-        """For the registry: every series."""
+        """Returns the metric with every series; called by the registry."""
         family = HistogramMetricFamily(self._name, self._help, labels=self._label_names)
         for labels, series in list(self._series.items()):
             family.add_metric(labels, list(series.cumulated()), series.sum)  # type: ignore[arg-type]

@@ -1,8 +1,9 @@
-"""Logging: one line for each event that ends, as JSON for machines or in colour for a terminal.
+"""Configures logging: one JSON object a line, or coloured text for a terminal.
 
 Names of log events are constant strings, data are fields. No payload, address, token, header value or full URL is
-ever a field. The standard library's loggers (aiokafka, aiohttp) go through the same end. Of an exception that we don't
-know (a bug) the type and the lines it passed are told, not its message: `KeyError: 'ada@example.com'` is one, too.
+ever a field. Lines of the standard library's loggers (aiokafka, aiohttp) pass through the same processors. For an
+unexpected exception (a bug), the type and the traceback's lines are logged, but not the message, because it may quote
+personal data: `KeyError: 'ada@example.com'`.
 """
 
 import logging
@@ -21,13 +22,13 @@ from dispatcher.config.settings import LogSettings
 from dispatcher.errors import DispatcherError
 
 MAX_TEXT: Final = 2000
-"""Characters of one text in a log line."""
+"""Maximum number of characters of one text in a log line."""
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
 def configure_logging(settings: LogSettings) -> None:
-    """Set structlog and the standard library's logging up for the whole process; writes to standard error."""
+    """Configures structlog and the standard library's logging for the whole process. Lines go to standard error."""
     level = _LEVELS[settings.level]
     shared: Sequence[Processor] = (
         structlog.contextvars.merge_contextvars,
@@ -38,13 +39,13 @@ def configure_logging(settings: LogSettings) -> None:
     exceptions: list[Processor]
     renderer: Processor
     if settings.format == "json":
-        exceptions = [structlog.processors.ExceptionRenderer(_told)]
+        exceptions = [structlog.processors.ExceptionRenderer(_exceptions_as_data)]
         renderer = structlog.processors.JSONRenderer(
             serializer=lambda value, **_: orjson.dumps(value, default=str).decode()
         )
     else:
         exceptions = []
-        renderer = structlog.dev.ConsoleRenderer(exception_formatter=_written)
+        renderer = structlog.dev.ConsoleRenderer(exception_formatter=_write_exceptions)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -61,19 +62,19 @@ def configure_logging(settings: LogSettings) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(level, logging.INFO))
-    # `debug` is for our own lines: libraries' debug lines quote requests, tokens and statements.
+    # `debug` applies to the dispatcher's own lines: libraries' debug lines quote requests, tokens and statements.
     logging.getLogger("dispatcher").setLevel(level)
-    # aiokafka warns about every hiccup of a broker; our consumer reports the same once.
+    # aiokafka warns about every failed request; the dispatcher's own `kafka problem` reports each cause once.
     logging.getLogger("aiokafka").setLevel(logging.ERROR)
     handler.addFilter(RepeatedLines("aiokafka"))
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
-    # It tells of every change, and a log written into a watched directory is one: each line would bring the next.
+    # It logs every change. If the log file is in a watched directory, each line would cause the next.
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
 
 
 def _shorten(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """Cuts the texts of a line: whatever a stranger wrote, a line has some kilobytes at most."""
+    """Shortens long texts, so that a line never exceeds a few kilobytes, whatever a client sent."""
     for name, value in event.items():
         if isinstance(value, str) and len(value) > MAX_TEXT:
             event[name] = f"{value[:MAX_TEXT]}… ({len(value):,} characters)"
@@ -83,7 +84,7 @@ def _shorten(_logger: object, _method: str, event: EventDict) -> EventDict:
 class RepeatedLines(logging.Filter):
     """Lets each message of a library's loggers pass once a minute, whatever its arguments.
 
-    aiokafka logs each attempt to reach a broker; `kafka problem` has said why it fails.
+    aiokafka logs each attempt to reach a broker; the `kafka problem` line already gives the reason.
     """
 
     EVERY_S: Final = 60.0
@@ -96,7 +97,7 @@ class RepeatedLines(logging.Filter):
         self._passed_at: dict[str, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """False if the message passed within the last minute."""
+        """Returns False if the message passed within the last minute."""
         if record.name.partition(".")[0] != self._library:
             return True
         now, message = self._clock(), str(record.msg)
@@ -114,11 +115,11 @@ WITHHELD: Final = "(message withheld: it may quote an event or a secret)"
 _transform = ExceptionDictTransformer(show_locals=False)
 
 
-def _told(exc_info: ExcInfo) -> list[dict[str, object]]:
-    """An exception and those behind it, as JSON has them."""
+def _exceptions_as_data(exc_info: ExcInfo) -> list[dict[str, object]]:
+    """Returns an exception and its causes as data for JSON, with the messages of unknown exceptions withheld."""
     found = _transform(exc_info)
     for stack in _with_inner(found):
-        if stack["exc_type"] not in _ours():
+        if stack["exc_type"] not in _safe_exception_names():
             stack["exc_value"] = WITHHELD
         stack.pop("exc_notes", None)
     return found
@@ -127,13 +128,13 @@ def _told(exc_info: ExcInfo) -> list[dict[str, object]]:
 def _with_inner(stacks: Sequence[dict[str, object]]) -> Iterator[dict[str, object]]:
     for stack in stacks:
         yield stack
-        groups = stack.get("exceptions")  # of an exception group: a list of such lists
+        groups = stack.get("exceptions")  # an exception group has a list of such lists
         for inner in groups if isinstance(groups, list) else ():
             yield from _with_inner(inner)
 
 
-def _ours() -> frozenset[str]:
-    """Names of the exceptions whose messages name places and reasons, and quote nothing."""
+def _safe_exception_names() -> frozenset[str]:
+    """Returns the names of the exceptions whose messages are safe to log: they quote no event and no secret."""
     names, todo = set[str](), [DispatcherError, ConnectionError, TimeoutError]
     while todo:
         kind = todo.pop()
@@ -142,9 +143,9 @@ def _ours() -> frozenset[str]:
     return frozenset(names)
 
 
-def _written(out: TextIO, exc_info: ExcInfo) -> None:
-    """The same for a terminal, the last exception at the end."""
-    for stack in reversed(list(_with_inner(_told(exc_info)))):
+def _write_exceptions(out: TextIO, exc_info: ExcInfo) -> None:
+    """Writes the same data for a terminal, the last exception at the end."""
+    for stack in reversed(list(_with_inner(_exceptions_as_data(exc_info)))):
         frames = stack["frames"]
         for frame in frames if isinstance(frames, list) else ():
             out.write(f"\n  {frame['filename']}:{frame['lineno']} in {frame['name']}")

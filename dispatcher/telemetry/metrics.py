@@ -1,8 +1,8 @@
-"""Every metric, in one place, each with prose; every label value of a closed set exists from the first second.
+"""Defines every metric of the dispatcher. Every label value of a closed set exists from the start, at zero.
 
-Core series carry no tenant: organisation, sandbox, URL and event id are never labels here. The three metrics that tell
-of tenants are in `TenantMetrics` and `WorstTenants`, capped, and can be turned off. Base units: seconds, bytes, unix
-timestamps.
+Core series have no tenant labels: organisation, sandbox, URL and event id are never labels here. The three metrics with
+tenant labels are in `TenantMetrics` and `WorstTenants`; their number is capped, and they can be turned off.
+Base units: seconds, bytes, unix timestamps.
 """
 
 import heapq
@@ -22,32 +22,36 @@ from dispatcher.contract.outcomes import DeadReason, FailureReason, FinishedResu
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.telemetry import fast_metrics
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a `_created` series for each counter would double them and tell nothing
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a `_created` series for each counter would double their number for no use
 
 SLO_SECONDS = 60
-"""The service-level objective counts events delivered within it: a bucket stands exactly there."""
+"""The service-level objective counts events delivered within this time, so that it is a bucket's bound."""
 
 ATTEMPT_OUTCOMES = ("success", "retryable", "permanent")
 STATUS_REASONS = ("http_2xx", "http_3xx", "http_4xx", "http_429", "http_5xx")
 BREAKER_STATES = ("closed", "open", "half_open")
 
-BUILD_INFO = Gauge("dispatcher_build_info", "Always 1; the labels tell what runs.", ["version", "python_version"])
+BUILD_INFO = Gauge(
+    "dispatcher_build_info", "Always 1; the labels are the versions in use.", ["version", "python_version"]
+)
 
-EVENTS_CONSUMED = fast_metrics.Counter("dispatcher_events_consumed", "Records read and begun, by topic.", ["topic"])
+EVENTS_CONSUMED = fast_metrics.Counter(
+    "dispatcher_events_consumed", "Records read whose processing has started, by topic.", ["topic"]
+)
 EVENTS_SKIPPED = fast_metrics.Counter(
-    "dispatcher_events_skipped", "Events that are for no webhook, by reason.", ["reason"]
+    "dispatcher_events_skipped", "Events that were not sent because no webhook wants them, by reason.", ["reason"]
 )
 EVENTS_FINISHED = fast_metrics.Counter(
-    "dispatcher_events_finished", "Events that ended for good, one count an event.", ["result"]
+    "dispatcher_events_finished", "Events with a final outcome, counted once each.", ["result"]
 )
 EVENTS_PARKED = Counter("dispatcher_events_parked", "Times an event was written to a retry tier.", ["reason"])
 EVENTS_REPEATED = Counter(
-    "dispatcher_events_repeated", "Records begun again after the attempt to finish them raised: store or topic away."
+    "dispatcher_events_repeated", "Records processed again after an error, such as an unavailable store or topic."
 )
 EVENTS_RESUMED = Counter(
-    "dispatcher_events_resumed", "Records passed over because the commit's metadata says that they were finished."
+    "dispatcher_events_resumed", "Records skipped because the commit's metadata lists them as finished."
 )
-DEAD_LETTERS = Counter("dispatcher_dlq_published", "Records in the dead-letter topic, by reason.", ["reason"])
+DEAD_LETTERS = Counter("dispatcher_dlq_published", "Records written to the dead-letter topic, by reason.", ["reason"])
 PRODUCE_FAILURES = Counter(
     "dispatcher_produce_failures", "Writes to a retry or dead-letter topic that failed and are repeated.", ["kind"]
 )
@@ -66,38 +70,49 @@ BRAKE_ENGAGED = Gauge(
     "dispatcher_dead_letter_brake_engaged", "Partitions stopped because most of their records would die."
 )
 
-ATTEMPTS = fast_metrics.Counter("dispatcher_delivery_attempts", "POSTs, by what came of them.", ["outcome", "reason"])
+ATTEMPTS = fast_metrics.Counter("dispatcher_delivery_attempts", "POSTs, by outcome and reason.", ["outcome", "reason"])
 ATTEMPT_SECONDS = fast_metrics.Histogram(
     "dispatcher_delivery_attempt_duration_seconds",
-    "Length of one POST, DNS to the answer's end.",
+    "Duration of one POST, from DNS to the end of the response.",
     ["outcome"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30),
 )
 END_TO_END_SECONDS = fast_metrics.Histogram(
     "dispatcher_event_end_to_end_duration_seconds",
-    "To the answer that delivered the event: from the record's timestamp; if it was parked, from its first attempt.",
+    "Age of an event at delivery: since the record's timestamp or, if it was parked, since its first attempt.",
     ["retried"],
     buckets=(0.025, 0.1, 0.5, 1, 2.5, 5, 15, 30, SLO_SECONDS, 120, 300, 900, 3600, 21600, 86400),
 )
 IN_FLIGHT = Gauge("dispatcher_deliveries_in_flight", "POSTs under way.")
-CONCURRENCY_LIMIT = Gauge("dispatcher_delivery_concurrency_limit", "Most POSTs under way (delivery.max_in_flight).")
+CONCURRENCY_LIMIT = Gauge(
+    "dispatcher_delivery_concurrency_limit", "Maximum number of POSTs in flight (delivery.max_in_flight)."
+)
 LANES = Gauge("dispatcher_lanes", "Tenants with a lane in memory.")
-WAITING = Gauge("dispatcher_lanes_waiting_events", "Events that wait in lanes for a slot.")
-UNFINISHED = Gauge("dispatcher_unfinished_records", "Records read whose outcome is not known yet.")
-UNFINISHED_BYTES = Gauge("dispatcher_unfinished_bytes", "Their values' bytes.")
+WAITING = Gauge("dispatcher_lanes_waiting_events", "Events that wait in lanes for a permit.")
+UNFINISHED = Gauge("dispatcher_unfinished_records", "Records read that have no outcome yet.")
+UNFINISHED_BYTES = Gauge("dispatcher_unfinished_bytes", "Bytes of the values of unfinished records.")
 OLDEST_PENDING = Gauge(
-    "dispatcher_oldest_pending_event_timestamp_seconds", "Timestamp of the oldest unfinished record; 0 with none."
+    "dispatcher_oldest_pending_event_timestamp_seconds",
+    "Timestamp of the oldest unfinished record; 0 if there is none.",
 )
 BREAKERS_OPEN = Gauge("dispatcher_circuit_breaker_open_endpoints", "Tenants whose breaker is open or half open.")
-BREAKER_TRANSITIONS = Counter("dispatcher_circuit_breaker_transitions", "Changes of a breaker, by new state.", ["to"])
+BREAKER_TRANSITIONS = Counter(
+    "dispatcher_circuit_breaker_transitions", "State changes of breakers, by new state.", ["to"]
+)
 TENANT_STATES = Gauge("dispatcher_tenants_in_state", "Tenants that are unstable, disabled or suspended.", ["state"])
 
-LAG = Gauge("dispatcher_kafka_consumer_lag_records", "Records not yet finished, to the end.", ["topic", "partition"])
+LAG = Gauge(
+    "dispatcher_kafka_consumer_lag_records",
+    "Records between the finished offset and the end of the partition.",
+    ["topic", "partition"],
+)
 FINISHED_OFFSET = Gauge(
-    "dispatcher_kafka_finished_offset", "Offset up to which every record is finished.", ["topic", "partition"]
+    "dispatcher_kafka_finished_offset", "Offset below which every record is finished.", ["topic", "partition"]
 )
 ASSIGNED = Gauge("dispatcher_kafka_assigned_partitions", "Partitions that this process owns.", ["topic"])
-PAUSED = Gauge("dispatcher_kafka_paused_partitions", "Partitions paused: window full, or nothing due.", ["topic"])
+PAUSED = Gauge(
+    "dispatcher_kafka_paused_partitions", "Partitions paused because their window is full or nothing is due.", ["topic"]
+)
 REBALANCES = Counter("dispatcher_kafka_rebalances", "Assignments received.")
 COMMITS = Counter("dispatcher_kafka_commits", "Commits acknowledged.")
 COMMIT_FAILURES = Counter("dispatcher_kafka_commit_failures", "Commits that failed; the next one covers them.")
@@ -109,20 +124,23 @@ KAFKA_PROBLEM = Gauge(
 )
 RECORDS_REMOVED_UNREAD = Counter(
     "dispatcher_kafka_records_removed_unread",
-    "Records, at most, that Kafka removed before they were read: lost. Gaps in the offsets count.",
+    "Records that Kafka removed before they were read, at most: gaps in the offsets count as records.",
     ["topic"],
 )
 LOG_RESETS = Counter(
     "dispatcher_kafka_log_resets",
-    "Partitions read again from their log's start, since their log is not the one that was read before.",
+    "Partitions read again from the start of their log, because the log was replaced.",
     ["topic", "reason"],
 )
-LAST_POLL = Gauge("dispatcher_kafka_last_poll_timestamp_seconds", "When the consumer last asked for records.")
+LAST_POLL = Gauge("dispatcher_kafka_last_poll_timestamp_seconds", "Time of the consumer's last request for records.")
 
-RELOAD_OK = Gauge("dispatcher_config_last_reload_successful", "1 where every webhook file in use is the newest.")
-RELOAD_TIME = Gauge("dispatcher_config_last_reload_success_timestamp_seconds", "When that was last so.")
+RELOAD_OK = Gauge("dispatcher_config_last_reload_successful", "1 if every webhook file in use is the newest version.")
+RELOAD_TIME = Gauge(
+    "dispatcher_config_last_reload_success_timestamp_seconds",
+    "Time when every webhook file in use was last the newest version.",
+)
 RELOADS = Counter("dispatcher_config_reloads", "Changes of the webhooks' configuration, by result.", ["result"])
-CONFIG_TENANTS = Gauge("dispatcher_config_tenants", "Webhooks configured.")
+CONFIG_TENANTS = Gauge("dispatcher_config_tenants", "Configured webhooks.")
 CONFIG_UNUSABLE = Gauge(
     "dispatcher_config_unusable_webhooks", "Webhooks with a mistake and no last good version: their events are held."
 )
@@ -131,35 +149,37 @@ HELD_EVENTS = Gauge(
 )
 CONFIG_INCOMPLETE = Gauge(
     "dispatcher_config_incomplete",
-    "1 while a webhook file can't be read whose tenants are unknown: events of tenants without a webhook are held.",
+    "1 while a webhook file with unknown tenants can't be read: events of tenants without a webhook are held.",
 )
 CONFIG_HASH = Gauge("dispatcher_config_info", "Always 1; pods that disagree show different hashes.", ["hash"])
-STORE_FAILURES = Counter("dispatcher_webhook_store_failures", "Look-ups that the store did not answer.")
+STORE_FAILURES = Counter("dispatcher_webhook_store_failures", "Look-ups that failed because the store did not answer.")
 STALE_ANSWERS = Counter("dispatcher_webhook_cache_stale_answers", "Look-ups answered from a stale cache entry.")
 CERTIFICATE_EXPIRY = Gauge(
     "dispatcher_certificate_expiry_timestamp_seconds",
-    "When the first certificate of any endpoint expires; 0 with none.",
+    "Expiry of the endpoint certificate that expires first; 0 if there is none.",
 )
-TOKEN_FAILURES = Counter("dispatcher_token_failures", "Tokens that could not be had or made.")
+TOKEN_FAILURES = Counter("dispatcher_token_failures", "Access tokens that could not be fetched or signed.")
 
 CONNECTIONS = Gauge("dispatcher_http_connections", "Connections that are open to a port of this process.", ["port"])
 CONNECTIONS_CLOSED = Counter(
     "dispatcher_http_connections_closed",
-    "Connections that were closed or refused because their peer was too slow or opened too many, by reason.",
+    "Connections that were closed or refused because the client was too slow or opened too many, by reason.",
     ["port", "reason"],
 )
 
-SPANS_DROPPED = Counter("dispatcher_tracing_spans_dropped", "Spans that no collector will see, by reason.", ["reason"])
+SPANS_DROPPED = Counter(
+    "dispatcher_tracing_spans_dropped", "Spans that were not sent to the collector, by reason.", ["reason"]
+)
 
 TASKS = Gauge(
-    "dispatcher_asyncio_tasks", "Tasks of the event loop: some dozens, and one for each event that goes the full way."
+    "dispatcher_asyncio_tasks", "Tasks of the event loop: some dozens, and one for each event on the slow path."
 )
 LOOP_LAG = Histogram(
     "dispatcher_event_loop_lag_seconds",
-    "How late a timer fires.",
+    "Delay of a timer of the event loop.",
     buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
 )
-ERRORS = Counter("dispatcher_internal_errors", "Exceptions that should not be: each has a log line.", ["where"])
+ERRORS = Counter("dispatcher_internal_errors", "Unexpected exceptions; each has a log line.", ["where"])
 
 _CLOSED_LABELS: tuple[
     tuple[MetricWrapperBase | fast_metrics.Counter | fast_metrics.Histogram, tuple[Iterable[str], ...]], ...
@@ -183,7 +203,7 @@ _CLOSED_LABELS: tuple[
 
 
 def initialise() -> None:
-    """Create every series of a closed label set at zero, so that a rate over it is never absent."""
+    """Creates every series of a closed label set at zero, so that a rate over it is never absent."""
     for metric, values in _CLOSED_LABELS:
         for labels in product(*values):
             metric.labels(*map(str, labels))
@@ -199,26 +219,26 @@ _OTHER = ("_other", "_other")
 
 
 class TenantMetrics:
-    """The series with tenant labels: only for configured tenants, and only up to a number.
+    """Series with tenant labels, for configured tenants only and up to `metrics.max_tenant_series`.
 
-    Past the number just the tenant labels collapse, to `_other`: sums by outcome stay right.
+    Further tenants share the labels `_other`, so that sums by outcome stay right.
     """
 
     EVENTS = fast_metrics.Counter(
         "dispatcher_tenant_events", "Events by tenant and outcome.", ["org", "sandbox", "outcome"]
     )
-    COLLAPSED = Gauge("dispatcher_metrics_tenants_collapsed", "Configured tenants counted under _other.")
+    COLLAPSED = Gauge("dispatcher_metrics_tenants_collapsed", "Configured tenants that are counted under _other.")
 
     def __init__(self, settings: MetricsSettings) -> None:
         self._settings = settings
         self._labels: dict[TenantKey, tuple[str, str]] = {}
         self._counts: dict[tuple[tuple[str, str], str], fast_metrics.Count] = {}
-        """The series by labels and outcome."""
+        """The series, by labels and outcome."""
         self._is_on = settings.tenant_labels != "off"
         self.worst = WorstTenants(settings)
 
     def configure(self, tenants: Iterable[TenantKey]) -> None:
-        """Tell which tenants are configured; series of the others are removed."""
+        """Sets the configured tenants, and removes the series of all others."""
         mode, cap = self._settings.tenant_labels, self._settings.max_tenant_series
         if mode == "off":
             return
@@ -240,7 +260,7 @@ class TenantMetrics:
         self.COLLAPSED.set(collapsed)
 
     def count(self, tenant: TenantKey, outcome: str) -> None:
-        """One event of a configured tenant came to an outcome."""
+        """Counts one event of a configured tenant by its outcome."""
         if self._is_on:
             key = self._labels.get(tenant, _OTHER), outcome
             count = self._counts.get(key)
@@ -250,30 +270,30 @@ class TenantMetrics:
 
 
 class WorstTenants:
-    """Names the tenants that are worst off, at most `metrics.worst_tenants` of them; the rest are one series, `_other`.
+    """Series of the `metrics.worst_tenants` tenants with the oldest events or certificates; the rest are `_other`.
 
-    Told of what happens to few events, asked once a scrape.
+    Only parked and dead events are reported to it. The gauges are set at each scrape.
     """
 
     OLDEST_PENDING = Gauge(
         "dispatcher_tenant_oldest_pending_event_timestamp_seconds",
-        "First attempt of the oldest event this process parked and has not seen delivered; the longest waits only.",
+        "First attempt of the oldest event that this process parked and that is not delivered; the longest waits only.",
         ["org", "sandbox"],
     )
     CERTIFICATE = Gauge(
         "dispatcher_tenant_certificate_expiry_timestamp_seconds",
-        "When the certificate of the endpoint expires; those that expire first only.",
+        "Expiry of the endpoint's certificate; those that expire first only.",
         ["org", "sandbox"],
     )
 
     BELIEVED_S = 120.0
-    """Past its time by so much, a parked event that was not heard of again is another process's."""
+    """Seconds past its due time after which a parked event counts as taken over by another process."""
 
     def __init__(self, settings: MetricsSettings) -> None:
         self._by_sandbox = settings.tenant_labels == "org_sandbox"
         self._most = 0 if settings.tenant_labels == "off" else settings.worst_tenants
         self._waiting: dict[TenantKey, tuple[float, float]] = {}
-        """First attempt or parking of the event, and until when it is believed."""
+        """First attempt or parking of the oldest event, and the time when the entry expires."""
         self._of_place: dict[tuple[str, int], list[TenantKey]] = {}
         self._shown: defaultdict[Gauge, set[tuple[str, str]]] = defaultdict(set)
 
@@ -285,15 +305,15 @@ class WorstTenants:
         self._of_place = dict(found)
 
     def parked(self, tenant: TenantKey, first_seen: float, due_at: float) -> None:
-        """An event of the tenant waits until then."""
+        """Records that an event of the tenant is parked until `due_at`, in unix seconds."""
         oldest, until = self._waiting.get(tenant, (first_seen, 0.0))
         if first_seen <= oldest or until < time.time():
             self._waiting[tenant] = (first_seen, due_at + self.BELIEVED_S)
 
     def ended(self, tenant: TenantKey, first_seen: float) -> None:
-        """An event that was parked before has come to its end."""
+        """Records that an event that was parked before has a final outcome."""
         if self._waiting.get(tenant, (0.0, 0.0))[0] == first_seen:
-            del self._waiting[tenant]  # the next one parked takes its place
+            del self._waiting[tenant]  # the next parked event replaces it
 
     def observe(self, expiries: Mapping[tuple[str, int], float]) -> None:
         """Sets the gauges, for a scrape. `expiries`: unix time by host and port."""

@@ -1,11 +1,11 @@
-"""OpenTelemetry traces: a span an event, a span an attempt, sent to a collector off the event loop.
+"""OpenTelemetry traces: one span for each event and each attempt, sent to a collector outside the event loop.
 
-Imported only where `tracing.enabled` is set, and put around the parts rather than into them: what is switched off
-costs nothing. No span holds a payload, an identity, a token, or a URL beyond its host.
+The module is imported only if `tracing.enabled` is set, and wraps the other parts from outside: tracing that is
+switched off costs nothing. No span holds a payload, an identity, a token, or a URL beyond its host.
 
-An event's trace is its producer's, told by the record's `traceparent`. Without one the trace id is made from the place
-where the event first stood, so that every hop through the retry topics, a restart and a redrive of one event stand in
-one trace, and the sampler decides the same each time.
+An event belongs to the trace of its producer, which the record's `traceparent` names. Without it, the trace id is
+derived from the event's original place, so that all spans of an event, through retry topics, restarts and redrives,
+are in one trace, and the sampler decides the same each time.
 """
 
 import asyncio
@@ -50,11 +50,11 @@ log = structlog.get_logger(__name__)
 Process = Callable[[Record, ProcessingAttempt], Awaitable[Outcome]]
 
 BATCH = 512
-"""Most spans of one request to the collector."""
+"""Maximum number of spans in one request to the collector."""
 INTERVAL_S = 1.0
-"""A span waits so long for others before it is sent."""
+"""Seconds that a span waits for others before it is sent."""
 _LONGEST_TRACESTATE = 512
-"""What W3C Trace Context asks everybody to pass on; a longer one is left out."""
+"""Characters of `tracestate` that W3C Trace Context requires to be passed on; a longer one is left out."""
 
 _event_span: ContextVar[Span] = ContextVar("event_span", default=trace.INVALID_SPAN)
 """Span of the record that the current task processes; invalid if the record is not sampled."""
@@ -64,17 +64,19 @@ _TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9
 
 
 class Webhooks(Protocol):
-    """The webhook of a tenant."""
+    """Looks up the webhook of a tenant."""
 
     async def get(self, tenant: TenantKey) -> Webhook | None: ...
 
 
 class Tracing:
-    """Makes the spans. Enter to begin sending them; leaving sends what is left, for as long as `timeout`."""
+    """Creates the spans. Entering starts the sender; leaving sends the remaining spans within `timeout`."""
 
     def __init__(self, settings: TracingSettings, exporter: SpanExporter | None = None) -> None:
-        """`exporter` stands in for the one that speaks OTLP over HTTP."""
-        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # it warns at each try: the sender tells it once
+        """`exporter` replaces the exporter for OTLP over HTTP."""
+        logging.getLogger("opentelemetry").setLevel(
+            logging.CRITICAL
+        )  # it warns at each attempt; the sender logs it once
         self._ids = _TraceIds()
         self._sender = _Sender(exporter or _otlp(settings), settings.queue, settings.timeout)
         sampler = TraceIdRatioBased(settings.sample_ratio)
@@ -134,7 +136,7 @@ class Tracing:
             token = _event_span.set(span)
             try:
                 outcome = await process(record, processing)
-                _tell_outcome(span, outcome)
+                _set_outcome(span, outcome)
             except Draining:
                 span.set_attribute("dispatcher.outcome", "left_to_the_next")
                 raise
@@ -151,8 +153,8 @@ class Tracing:
         return traced
 
     def around_webhooks(self, webhooks: Webhooks) -> Webhooks:
-        """`webhooks`, with the tenant that is looked up told to the event's span."""
-        return _TellingTenant(webhooks)
+        """Returns `webhooks`, wrapped so that each look-up sets the tenant on the event's span."""
+        return _TenantOnSpan(webhooks)
 
     def start_attempt(self, host: str, port: int, number: str, webhook_id: str) -> Span | None:
         """Starts the span of one POST, as a child of the event's span. Returns None if the event is not sampled."""
@@ -207,12 +209,12 @@ def end_attempt(span: Span, attempt: Attempt) -> Attempt:
 
 
 def traceparent(span: Span) -> str:
-    """The span as the header of W3C Trace Context."""
+    """Returns the span as a `traceparent` header (W3C Trace Context)."""
     context = span.get_span_context()
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags & 0xFF:02x}"
 
 
-class _TellingTenant:
+class _TenantOnSpan:
     def __init__(self, webhooks: Webhooks) -> None:
         self._webhooks = webhooks
 
@@ -223,7 +225,7 @@ class _TellingTenant:
         return await self._webhooks.get(tenant)
 
 
-def _tell_outcome(span: Span, outcome: Outcome) -> None:
+def _set_outcome(span: Span, outcome: Outcome) -> None:
     if not span.is_recording():
         return
     match outcome:
@@ -251,12 +253,12 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 
 
 def _parent(record: Record) -> Context:
-    """The producer's span, as the record's headers tell it; what can't be read counts as absent."""
-    told: dict[str, str] = {}
+    """Returns the producer's span from the record's headers; a header that can't be read counts as absent."""
+    found: dict[str, str] = {}
     for name, value in record.headers:
         if name in ("traceparent", "tracestate") and value and len(value) <= _LONGEST_TRACESTATE:
-            told[name] = value.decode("ascii", errors="replace")
-    return _PROPAGATOR.extract(told, Context()) if "traceparent" in told else Context()
+            found[name] = value.decode("ascii", errors="replace")
+    return _PROPAGATOR.extract(found, Context()) if "traceparent" in found else Context()
 
 
 def _producers_decision(record: Record) -> bool | None:
@@ -289,42 +291,44 @@ def _trace_id(origin: str, timestamp: int) -> int:
 
 
 class _TraceIds(RandomIdGenerator):
-    """Random span ids, and the trace id that was laid ready."""
+    """Generates random span ids; the trace id is `next_trace` if that is set."""
 
     def __init__(self) -> None:
         self.next_trace = 0
 
     def generate_trace_id(self) -> int:
         made, self.next_trace = self.next_trace, 0
-        return made or super().generate_trace_id()  # an attempt outside of any event
+        return made or super().generate_trace_id()  # for an attempt outside of any event
 
 
 class _Sender(SpanProcessor):
-    """Hands finished spans to the exporter from a thread of its own; never blocks, drops what does not fit.
+    """Sends finished spans from a thread of its own. Never blocks; drops spans when the queue is full.
 
-    Not the SDK's own batch processor: that one drops without a count, and can keep the process from ending.
+    The SDK's batch processor is not used, because it drops spans without counting them and can keep the process alive.
     """
 
     def __init__(self, exporter: SpanExporter, most_waiting: int, timeout_s: float) -> None:
         self._exporter = exporter
         self._most_waiting = most_waiting
-        self._enough = min(BATCH, (most_waiting + 1) // 2)  # half of a small queue: it must not fill up during a wait
+        self._enough = min(
+            BATCH, (most_waiting + 1) // 2
+        )  # half of a small queue, so that it doesn't fill up during a wait
         self._timeout_s = timeout_s
         self._waiting: deque[ReadableSpan] = deque()
         self._wake = threading.Event()
         self._stopping = False
         self._ended = asyncio.Event()
-        self._taken = True
+        self._collector_accepts = True
         self._full = metrics.SPANS_DROPPED.labels("queue_full")
         self._not_taken = metrics.SPANS_DROPPED.labels("not_taken")
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()
-        # A daemon: a collector that hangs must not keep the process.
+        # A daemon thread: a collector that hangs must not keep the process alive.
         threading.Thread(target=self._run, args=(loop,), name="tracing", daemon=True).start()
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Called on the event loop."""
+        """Queues a finished span; called on the event loop."""
         if len(self._waiting) >= self._most_waiting:
             self._full.inc()
             return
@@ -333,7 +337,7 @@ class _Sender(SpanProcessor):
             self._wake.set()
 
     async def stop(self) -> None:
-        """Send what is left, within the time for one request; the rest is dropped."""
+        """Sends the remaining spans within the time limit of one request; drops the rest."""
         self._stopping = True
         self._wake.set()
         if not await set_within(self._ended, self._timeout_s):
@@ -346,22 +350,22 @@ class _Sender(SpanProcessor):
             self._wake.clear()
             self._send_all()
         self._send_all()
-        with suppress(RuntimeError):  # too late: nobody waits any more, the loop is closed
+        with suppress(RuntimeError):  # the loop is closed already, so that no task waits
             loop.call_soon_threadsafe(self._ended.set)
 
     def _send_all(self) -> None:
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
             try:
-                taken = self._exporter.export(batch) is SpanExportResult.SUCCESS
-            except Exception as error:  # noqa: BLE001  (a bug of the exporter's ends the sending of this batch only)
+                accepted = self._exporter.export(batch) is SpanExportResult.SUCCESS
+            except Exception as error:  # noqa: BLE001  (a bug of the exporter costs this batch only)
                 log.warning("a batch of spans could not be sent", error=type(error).__name__)
-                taken = False
-            if not taken:
+                accepted = False
+            if not accepted:
                 self._not_taken.inc(len(batch))
-            if taken is not self._taken:
-                self._taken = taken
-                log.warning("the collector takes spans again" if taken else "the collector takes no spans")
+            if accepted is not self._collector_accepts:
+                self._collector_accepts = accepted
+                log.warning("the collector takes spans again" if accepted else "the collector takes no spans")
 
 
 def _otlp(settings: TracingSettings) -> SpanExporter:

@@ -88,6 +88,7 @@ async def test_a_password_file_that_disappears_leaves_the_last_good_password_in_
         await reports_nothing(dispatcher, RECOVERS_WITHIN_S)
 
 
+@pytest.mark.all_faults
 async def test_a_new_authority_and_client_certificate_are_read_without_a_restart(
     scene: Stage, broker: ApacheKafka, tmp_path: Path
 ) -> None:

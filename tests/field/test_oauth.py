@@ -150,6 +150,7 @@ async def test_an_endpoint_that_gives_no_token_is_named_and_asked_again(
             await reports_nothing(dispatcher, 60)
 
 
+@pytest.mark.all_faults
 async def test_a_token_in_a_file_is_read_for_every_connection(
     scene: Stage, broker: tuple[ApacheKafka, Issuer], tmp_path: Path
 ) -> None:
