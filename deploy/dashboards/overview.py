@@ -483,6 +483,12 @@ OVERVIEW = Dashboard(
                     (f"max by (pod) (dispatcher_config_tenants{{{PODS}}})", "{{pod}}"),
                 ),
                 graph(
+                    "Events held",
+                    "Events that wait until their webhook is repaired, enabled or resumed.",
+                    "short",
+                    (f"sum by (pod) (dispatcher_held_events{{{PODS}}})", "{{pod}}"),
+                ),
+                graph(
                     "Last reload",
                     "1 if every file in use is the newest; 0: a file is wrong, and its last good version is in use.",
                     "short",
