@@ -1,4 +1,4 @@
-"""How the connection to the brokers is secured: `kafka.security` of the settings."""
+"""Settings of the connection to the brokers: `kafka.security`."""
 
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -55,25 +55,25 @@ TextOrSecret = Annotated[
         }
     ),
 ]
-"""A short text, or a reference to one; not secret by itself."""
+"""A short text, or a reference to one. It is not secret."""
 
 
 class KafkaOauth(SettingsGroup):
-    """Where the token for SASL OAUTHBEARER comes from: token_url, token or aws_region."""
+    """Source of the token for SASL OAUTHBEARER: token_url, token or aws_region."""
 
     token_url: Annotated[str, AfterValidator(protected_url)] | None = None
-    """Token endpoint, asked by client credentials (RFC 6749, section 4.4). It is the operator's own: the egress rules
-    don't apply."""
+    """Token endpoint for client credentials (RFC 6749, section 4.4). The egress rules don't apply to it, because it is
+    the operator's own."""
     client_id: Name | None = None
     client_secret: Secret | None = None
     """Sent by HTTP Basic authentication; read again for each token."""
     scope: Name | None = None
     audience: Name | None = None
-    """Parameter `audience`, which some authorisation servers want."""
+    """Parameter `audience`, which some authorisation servers require."""
     ca: Path | None = None
     """PEM bundle to verify the token endpoint with; the system's by default."""
     token: Secret | None = None
-    """A file with a token that another program keeps new, such as a projected service account token. It is read for
+    """A file with a token that another program renews, such as a projected service account token. It is read again for
     every connection."""
     aws_region: Name | None = None
     """Region of an Amazon MSK cluster with IAM authentication; the token is signed with the pod's AWS credentials.
@@ -91,17 +91,17 @@ class KafkaOauth(SettingsGroup):
 
 
 class KafkaSecurity(SettingsGroup):
-    """How the connection to the brokers is secured."""
+    """Protocol, credentials and certificates of the connection to the brokers."""
 
     protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
     """SASL mechanism, for the SASL_ protocols. Kerberos (GSSAPI) is not supported."""
     username: TextOrSecret | None = None
-    """As text, or by reference like the password."""
+    """User name: text, or a reference like the password."""
     password: Secret | None = None
-    """Read again for every new connection, like the files below: a rotation needs no restart."""
+    """Password. It is read again for every new connection, like the files below: a rotation needs no restart."""
     oauth: KafkaOauth | None = None
-    """For mechanism OAUTHBEARER."""
+    """Source of the token for mechanism OAUTHBEARER."""
     ca: Path | None = None
     """PEM bundle to verify the brokers with; the system's by default."""
     certificate: Path | None = None
@@ -118,7 +118,7 @@ class KafkaSecurity(SettingsGroup):
                 )
             if self.mechanism == "OAUTHBEARER":
                 if self.oauth is None:
-                    raise ValueError("mechanism OAUTHBEARER needs oauth, where the token comes from")
+                    raise ValueError("mechanism OAUTHBEARER needs oauth, the source of the token")
             elif self.username is None or self.password is None:
                 raise ValueError(f"protocol {self.protocol} needs mechanism, username and password")
         if (self.certificate is None) != (self.key is None):

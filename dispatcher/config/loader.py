@@ -1,9 +1,9 @@
-"""`dispatcher.yaml` and the environment into `Settings`: all mistakes at once, before anything starts.
+"""Reads `dispatcher.yaml` and the environment into `Settings`. All mistakes are reported together before the start.
 
-Any setting can be overridden by an environment variable, `DISPATCHER_KAFKA__BOOTSTRAP_SERVERS=kafka:9092`: groups
-and keys joined by two underscores, in either case. Where a setting is text the variable's text is taken as it
-stands, elsewhere as YAML (`10s`, `true`, `[30s, 2m]`, `{file: x}`); `null` unsets what may be unset. Relative paths,
-those in variables too, start from the directory of the file.
+An environment variable overrides any setting: `DISPATCHER_KAFKA__BOOTSTRAP_SERVERS=kafka:9092` (groups and keys joined
+by two underscores, in either case). If the setting is text, the variable's text is used unchanged; otherwise it is read
+as YAML (`10s`, `true`, `[30s, 2m]`, `{file: x}`). `null` unsets an optional setting. Relative paths, also those in
+variables, start from the directory of the file.
 """
 
 import os
@@ -33,9 +33,9 @@ from dispatcher.errors import ConfigError, Problem
 
 PREFIX = "DISPATCHER_"
 NOT_SETTINGS = frozenset({"DISPATCHER_CONFIG"})
-"""Variables with the prefix that belong to the command line: `DISPATCHER_CONFIG` stands for `-c`."""
+"""Variables with the prefix that belong to the command line: `DISPATCHER_CONFIG` replaces `-c`."""
 
-# What Kubernetes puts into a pod for every Service called dispatcher or dispatcher-…
+# Variables that Kubernetes sets in a pod for every Service named dispatcher or dispatcher-…
 _SERVICE_LINK = re.compile(
     r"DISPATCHER(_[A-Z0-9]+)*_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9]+)*|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
@@ -43,19 +43,19 @@ _SERVICE_LINK_URL = re.compile(r"DISPATCHER(_[A-Z0-9]+)*_PORT")
 
 
 def load_settings(path: Path, environ: Mapping[str, str]) -> Settings:
-    """The settings in the file at `path`, overridden by `environ`.
+    """Returns the settings in the file at `path`, overridden by `environ`.
 
-    The files that settings name exist when this returns; `webhooks.path` is a directory. What is in them is checked
-    where it is used.
+    The files that the settings name exist, and `webhooks.path` is a directory. The users of the files check their
+    content.
 
     Raises:
-        ConfigError: they can't be used; names every problem, each with its file and line or its variable.
+        ConfigError: the settings can't be used. It names every problem with its file and line, or its variable.
     """
     document = read_document(path)
     if document.data is None:
         raise ConfigError([Problem("empty: write at least apiVersion, kafka and webhooks", file=document.file)])
     if not isinstance(document.data, dict):
-        raise ConfigError([document.problem((), "must be a mapping (key: value), the settings' groups")])
+        raise ConfigError([document.problem((), "must be a mapping (key: value) of the settings' groups")])
     overrides = _Overrides(environ, exempt=_named_in_references(document.data))
     data = _merged(document.data, overrides.values)
     base = path.parent.absolute()
@@ -74,7 +74,7 @@ def load_settings(path: Path, environ: Mapping[str, str]) -> Settings:
 
 
 class _Overrides:
-    """What the environment says, by place; and what it says wrong."""
+    """The settings in the environment, by place, and the mistakes in them."""
 
     def __init__(self, environ: Mapping[str, str], exempt: frozenset[str]) -> None:
         ours = {
@@ -92,7 +92,7 @@ class _Overrides:
         self.values: dict[str, JsonValue] = {key: _typed(value, (key,)) for key, value in read.items()}
 
     def placed(self, problem: Problem, document: Document) -> Problem:
-        """The problem, at the variable its value came from where it came from one."""
+        """Returns the problem; if its value came from a variable, the variable replaces file and line."""
         at = path_of(problem.key)
         around = [loc for loc in self._names if at[: len(loc)] == loc]
         inside = [loc for loc in self._names if loc[: len(at)] == at and at and not document.holds(at)]
@@ -105,7 +105,7 @@ _GROUPS = {name.lower(): name for name in Settings.model_fields}
 
 
 class _EnvironmentSource(EnvSettingsSource):
-    """pydantic-settings' way with nested names, on the environment it is given; single values are left as text."""
+    """Reads nested names from a given environment as pydantic-settings does; single values stay text."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         fields: dict[str, Any] = {name: (field.annotation, None) for name, field in Settings.model_fields.items()}
@@ -113,8 +113,8 @@ class _EnvironmentSource(EnvSettingsSource):
         super().__init__(model, case_sensitive=False, env_prefix=PREFIX, env_nested_delimiter="__")
         self.env_vars = {name.lower(): value for name, value in environ.items()}
 
-    def decode_complex_value(self, field_name: str, field: FieldInfo, value: object) -> object:  # noqa: ARG002 (theirs)
-        """A whole group as a mapping; anything else stays text for `_typed`."""
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: object) -> object:  # noqa: ARG002  (pydantic-settings' signature)
+        """Returns a whole group as a mapping; anything else stays text for `_typed`."""
         read = _parsed(value) if isinstance(value, str) else value
         return read if isinstance(read, dict) else value
 
@@ -147,7 +147,7 @@ def _variables(model: type[BaseModel]) -> list[str]:
 
 
 def _typed(value: object, loc: Loc) -> JsonValue:
-    """A value from the environment: as it stands where its setting is text, else as YAML."""
+    """Returns a value from the environment: unchanged if its setting is text, otherwise read as YAML."""
     if isinstance(value, dict):
         return {key: _typed(inner, (*loc, key)) for key, inner in value.items()}
     if isinstance(value, list):
@@ -168,7 +168,7 @@ def _parsed(text: str) -> JsonValue:
     try:
         return parse_value(text)
     except ValueError:
-        return text  # its field says what it must be
+        return text  # the field's own error says what it must be
 
 
 def _merged(below: dict[str, JsonValue], above: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
@@ -180,7 +180,7 @@ def _merged(below: dict[str, JsonValue], above: Mapping[str, JsonValue]) -> dict
 
 
 def _absolute_paths(data: dict[str, JsonValue], base: Path, document: Document) -> list[Problem]:
-    """Make every path in `data` absolute, and say which of them lead nowhere."""
+    """Makes every path in `data` absolute. Returns the problems of paths that can't be used."""
     problems: list[Problem] = []
     for parent, loc in _paths(data, Settings, ()):
         last = loc[-1]
@@ -188,7 +188,7 @@ def _absolute_paths(data: dict[str, JsonValue], base: Path, document: Document) 
         path = base / str(value)
         parent[last] = str(path)  # type: ignore[index]
         if loc[:3] == ("webhooks", "secrets", "files"):
-            continue  # a directory that is mounted later, or never, holds nothing
+            continue  # a directory that is mounted later, or never, is no mistake
         problem = _path_problem(path, wants_directory=loc == ("webhooks", "path"))
         if problem is not None:
             problems.append(document.problem(loc, problem))
@@ -210,7 +210,7 @@ def _paths(
                 if isinstance(item, str):
                     yield items, (*loc, index)
         elif isinstance(value, dict):
-            inner = data[name] = dict(value)  # the document keeps what was written
+            inner = data[name] = dict(value)  # the document keeps its own values
             for group in types:
                 if isinstance(group, type) and issubclass(group, BaseModel):
                     yield from _paths(inner, group, loc)
@@ -220,23 +220,23 @@ def _path_problem(path: Path, *, wants_directory: bool) -> str | None:
     try:
         if wants_directory:
             if not path.is_dir():
-                return f"no such directory ({path}): create it, or mend the path"
+                return f"no such directory ({path}): create it, or correct the path"
             readable = os.access(path, os.R_OK | os.X_OK)
         else:
             if path.is_dir():
                 return f"is a directory ({path}): name the file in it"
             if not path.exists():
-                return f"no such file ({path}): create it, or mend the path"
+                return f"no such file ({path}): create it, or correct the path"
             if not path.is_file():
-                return f"is not a regular file ({path}): reading it might never end"
+                return f"is not a regular file ({path}): name a regular file, because reading others might never end"
             readable = os.access(path, os.R_OK)
     except (OSError, ValueError):  # too long, a NUL in it
         return "not a usable path"
-    return None if readable else f"may not be read ({path}): mend its permissions"
+    return None if readable else f"may not be read ({path}): correct its permissions"
 
 
 def webhook_secret_scope(settings: Settings) -> SecretScope:
-    """What the secret references of webhook files may name, by `webhooks.secrets` and by what the settings use."""
+    """Returns the files and variables that secret references in webhook files may name."""
     listed = settings.webhooks.secrets
     own = (settings.webhooks.path,) if settings.webhooks.path is not None else ()
     roots = (*own, DEFAULT_SECRETS_DIRECTORY) if listed.files is None else listed.files
@@ -250,7 +250,10 @@ def webhook_secret_scope(settings: Settings) -> SecretScope:
 
 
 def _own_secrets_in_reach(settings: Settings, document: Document) -> Iterator[Problem]:
-    """The settings' secrets that lie among those of webhooks, which tenants may be able to name or replace."""
+    """Returns a problem for each secret of the settings in a directory of webhook secrets.
+
+    Tenants may be able to name or replace the files there.
+    """
     for root in webhook_secret_scope(settings).roots:
         for loc, file, _ in _used(settings, ()):
             is_public = loc[-1] in ("ca", "ca_bundle", "certificate")
@@ -260,7 +263,7 @@ def _own_secrets_in_reach(settings: Settings, document: Document) -> Iterator[Pr
 
 
 def _used(value: object, loc: Loc) -> Iterator[tuple[Loc, Path | None, str | None]]:
-    """Each secret and file that settings name: where, the file, the environment variable."""
+    """Returns place, file and environment variable of each secret and file that the settings name."""
     if isinstance(value, Secret):
         yield loc, value.file, (value.reference or {}).get("env")
     elif isinstance(value, Path) and loc[:1] != ("webhooks",):
@@ -277,7 +280,7 @@ def _used(value: object, loc: Loc) -> Iterator[tuple[Loc, Path | None, str | Non
 
 
 def _named_in_references(value: JsonValue) -> frozenset[str]:
-    """Variables that the file itself refers to for secrets: they are no overrides, whatever they are called."""
+    """Returns the variables that the file refers to for secrets: these are not overrides, whatever their names."""
     if isinstance(value, list):
         return frozenset(name for inner in value for name in _named_in_references(inner))
     if not isinstance(value, dict):

@@ -1,6 +1,6 @@
-"""JSON Schemas of what people write and receive, made from the models: for editors, CI and other programs.
+"""Generates the JSON Schemas of settings, webhooks, events and payloads from their models.
 
-They are committed under `config/schema/`, where a test keeps them current.
+The schemas are committed under `config/schema/`; a test keeps them current.
 """
 
 from enum import StrEnum
@@ -19,7 +19,7 @@ DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 
 class SchemaKind(StrEnum):
-    """What there is a schema of."""
+    """A kind of document that has a schema."""
 
     SETTINGS = "settings"
     WEBHOOK = "webhook"

@@ -1,7 +1,7 @@
-"""Which files and environment variables the secret references of webhook files may name.
+"""Limits the files and environment variables that secret references in webhook files may name.
 
-Tenants write webhook files, so a reference in one must not reach the dispatcher's own secrets: with a token endpoint
-of their own they would receive whatever it names. The settings file belongs to the operator and may name anything.
+Tenants write webhook files, so a reference in one must not reach the dispatcher's own secrets: the dispatcher would
+send them to the tenant's own token endpoint. The settings file belongs to the operator and may name anything.
 """
 
 import os
@@ -12,34 +12,34 @@ from typing import Final
 
 MAX_SECRET_BYTES: Final = 64 * 1024
 DEFAULT_SECRETS_DIRECTORY: Final = Path("/run/secrets/webhooks")
-"""Where webhook secrets are mounted unless the settings say otherwise, beside the webhooks' own directory."""
+"""Default directory of webhook secrets, besides the webhooks' own directory."""
 DEFAULT_ENVIRONMENT_PREFIX: Final = "WEBHOOK_"
 SETTINGS_PREFIX: Final = "DISPATCHER_"
-"""Environment variables that override settings: never a webhook's, whatever prefixes are listed."""
+"""Prefix of the variables that override settings. Webhooks may never refer to them, whatever prefixes are listed."""
 
 
 class OutOfScope(ValueError):
-    """A reference names what webhook files may not read; the message says what to change."""
+    """A reference names something that webhook files may not read; the message says what to change."""
 
 
 @dataclass(frozen=True, slots=True)
 class SecretScope:
-    """The operator's limits for the references of webhook files."""
+    """The operator's limits for references in webhook files."""
 
     roots: tuple[Path, ...]
-    """Directories; a file counts as inside if it is there once all links are resolved."""
+    """Directories of webhook secrets. A file counts as inside if its path with all links resolved is."""
     prefixes: tuple[str, ...]
-    """Beginnings of the names of environment variables."""
+    """Prefixes of names of environment variables."""
     own_files: frozenset[Path] = frozenset()
-    """Files that the settings refer to, links resolved: refused wherever they are."""
+    """Files that the settings refer to, links resolved. They are refused wherever they are."""
     own_variables: frozenset[str] = frozenset()
-    """Environment variables that the settings refer to: refused whatever their names."""
+    """Environment variables that the settings refer to. They are refused whatever their names."""
 
     def allowed_file(self, path: Path) -> Path:
-        """The file behind `path` with all links resolved. It need not exist.
+        """Returns `path` with all links resolved. The file need not exist.
 
         Raises:
-            OutOfScope: webhook files may not refer to it. The message says nothing about whether it exists.
+            OutOfScope: webhook files may not refer to it. The message doesn't reveal whether the file exists.
         """
         try:
             real = resolved(path)
@@ -57,7 +57,7 @@ class SecretScope:
         return real
 
     def allows(self, path: Path) -> bool:
-        """Whether webhook files may refer to this file."""
+        """Returns True if webhook files may refer to this file."""
         try:
             self.allowed_file(path)
         except OutOfScope:
@@ -65,7 +65,7 @@ class SecretScope:
         return True
 
     def problem_of_variable(self, name: str) -> str | None:
-        """Why a webhook file may not refer to this environment variable, None if it may."""
+        """Returns why a webhook file may not refer to this environment variable, or None if it may."""
         if name in self.own_variables or name.upper().startswith(SETTINGS_PREFIX):
             return f"environment variable {name} belongs to the dispatcher's settings: give the webhook its own"
         if not name.startswith(self.prefixes):
@@ -78,12 +78,12 @@ class SecretScope:
 
 
 def resolved(path: Path) -> Path:
-    """The path with all links resolved, as far as it exists. Links that form a loop stay: opening them fails."""
+    """Returns the path with all links resolved, as far as it exists. Loops of links stay; opening them fails."""
     return Path(os.path.realpath(path))
 
 
 def read_secret_file(path: Path, scope: SecretScope | None = None) -> bytes:
-    """The content of a secret file, cut one byte after `MAX_SECRET_BYTES`.
+    """Returns the content of a secret file, cut one byte after `MAX_SECRET_BYTES`.
 
     Raises:
         OutOfScope: webhook files may not refer to it.
@@ -96,10 +96,10 @@ def read_secret_file(path: Path, scope: SecretScope | None = None) -> bytes:
 
 
 def read_regular_file(path: Path, limit: int, *, must_be: Path | None = None) -> bytes:
-    """At most `limit` bytes of a regular file. Never waits for a pipe or a device.
+    """Returns at most `limit` bytes of a regular file. Never waits for a pipe or a device.
 
     Args:
-        must_be: the path that the opened file must have: a link that is swapped meanwhile leads nowhere else.
+        must_be: the path that the opened file must have. It protects against a link that is swapped meanwhile.
 
     Raises:
         OSError: it can't be read, or it is something other than a regular file.

@@ -1,8 +1,8 @@
-"""Secrets: given by reference, read when the configuration is read, shown to nobody.
+"""Reads secrets, which documents give by reference, and keeps them out of texts, logs and tracebacks.
 
-A secret in the configuration is `{file: path}` (relative to the file that names it) or `{env: NAME}`. It is
-resolved while the document is validated, so that a missing file is a problem like any other, with its place. The
-store that loads webhooks watches the files and loads them again when they rotate.
+A secret in the configuration is `{file: path}` (relative to the file that names it) or `{env: NAME}`. It is resolved
+while the document is validated, so that a missing file is reported with its place like any other problem. The webhook
+store watches the files and loads the webhooks again when a file rotates.
 """
 
 import hashlib
@@ -24,32 +24,32 @@ _SPEAKS_OF_A_SECRET = re.compile(r"auth|token|secret|key|pass|sign|credential|se
 
 
 def speaks_of_a_secret(name: str) -> bool:
-    """Whether a header or claim of this name is one that tenants put secrets in: its value is then not shown."""
+    """Returns True if tenants usually put a secret in a header or claim of this name. Its value is then not shown."""
     return _SPEAKS_OF_A_SECRET.search(name) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class SecretSource:
-    """How secrets are resolved while a document is validated: hand it over as validation context.
+    """Resolves secrets while a document is validated; it is passed as validation context.
 
-    `SecretSource(base).as_context()` for the usual case. `resolve=False` only checks the references' shape, for a
-    check on a machine that has no secrets.
+    The usual call is `SecretSource(base).as_context()`. `resolve=False` checks only the form of the references, for
+    a check on a machine without the secrets.
     """
 
     base: Path
     """Directory that relative `file:` references start from."""
     resolve: bool = True
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
-    """Where `env:` references are looked up."""
+    """Environment in which `env:` references are looked up."""
     scope: SecretScope | None = None
-    """Limits of what references may name; None for the operator's own documents."""
+    """Limits for references; None for the operator's own documents."""
 
     def as_context(self) -> dict[str, Self]:
         return {"secrets": self}
 
 
 class Secret:
-    """Bytes that nobody may see by accident: `repr`, `str`, JSON, logs and tracebacks give `<secret>`."""
+    """Secret bytes. `repr`, `str`, JSON, logs and tracebacks show `<secret>` instead."""
 
     __slots__ = ("_reference", "_value", "file")
 
@@ -57,23 +57,23 @@ class Secret:
         self._value = value
         self._reference = reference
         self.file = file
-        """The file that it was read from; None if it comes from elsewhere."""
+        """The file that the secret was read from; None if it came from elsewhere."""
 
     def reveal(self) -> bytes:
-        """The bytes themselves; call it where they are used, keep it nowhere."""
+        """Returns the bytes. Callers use them at once and never store them."""
         return self._value
 
     def reveal_text(self) -> str:
-        """The secret as UTF-8 text."""
+        """Returns the secret, decoded as UTF-8."""
         return self._value.decode()
 
     @property
     def reference(self) -> dict[str, str] | None:
-        """`{"file": …}` or `{"env": …}`, None where the secret is not given by reference."""
+        """`{"file": …}` or `{"env": …}`; None if the secret was not given by reference."""
         return self._reference
 
     def fingerprint(self) -> str:
-        """Twelve hexadecimal digits that tell whether two secrets are the same, and nothing else."""
+        """Twelve hexadecimal digits that show whether two secrets are equal, and reveal nothing else."""
         return hashlib.blake2b(self._value, digest_size=6, person=b"fingerprint").hexdigest()
 
     def __repr__(self) -> str:
@@ -114,15 +114,15 @@ class Secret:
 
 
 def resolve_secret(value: object, info: core_schema.ValidationInfo[Any]) -> Secret:
-    """The secret that a reference in a document names, as the context's `SecretSource` allows.
+    """Returns the secret that a reference in a document names, if the context's `SecretSource` allows it.
 
     Raises:
-        PydanticCustomError: it is no reference, or nothing usable is there.
+        PydanticCustomError: `value` is no reference, or the secret can't be read.
     """
     if isinstance(value, Secret):
         return value
     if isinstance(value, str):
-        raise PydanticCustomError("secret_inline", "a secret can't stand here: write {file: PATH} or {env: NAME}")
+        raise PydanticCustomError("secret_inline", "a secret can't be written here: write {file: PATH} or {env: NAME}")
     if not isinstance(value, dict) or len(value) != 1 or not value.keys() <= {"file", "env"}:
         raise PydanticCustomError("secret_reference", "write {file: PATH} or {env: NAME}")
     ((kind, where),) = value.items()
@@ -157,7 +157,7 @@ def _from_file(where: str, source: SecretSource) -> Secret:
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise PydanticCustomError(
             "secret_file",
-            "secret file {path} can't be read ({why}): create it, or mend the path",
+            "secret file {path} can't be read ({why}): create it, or correct the path",
             {"path": str(path), "why": why},
         ) from None
     text = text.removesuffix(b"\n").removesuffix(b"\r")
@@ -173,11 +173,13 @@ def _from_file(where: str, source: SecretSource) -> Secret:
 
 
 def reread(secret: Secret) -> Secret:
-    """The secret as it is in its file now; the same one if it comes from elsewhere. Blocks: reads a small file.
+    """Returns the secret as it is in its file now, or the same secret if it came from elsewhere.
+
+    Blocks while it reads a small file.
 
     Raises:
         OSError: the file can't be read.
-        ValueError: it is empty, or has over 64 KiB.
+        ValueError: the file is empty or larger than 64 KiB.
     """
     if secret.file is None:
         return secret

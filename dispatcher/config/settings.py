@@ -1,7 +1,7 @@
-"""The operator's settings (`dispatcher.yaml`): grouped, frozen, each with its unit and the reason for its number.
+"""The operator's settings (`dispatcher.yaml`): frozen models in groups, with units and reasons for the defaults.
 
-A misspelt key stops the start. Each part of the program is given its own group, never the tree. Durations are in
-seconds, sizes in bytes, once read.
+A misspelt key prevents the start. Each part of the program gets its own group, never all settings. The models hold
+durations in seconds and sizes in bytes.
 """
 
 import re
@@ -22,7 +22,7 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 _TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]+", re.ASCII)
 
 MIN_SESSION_KEY: Final = 32
-"""Bytes: as many as the hash that it keys."""
+"""Minimum length in bytes: that of the hash that the key is used with."""
 
 
 def _origin(url: str) -> str:
@@ -43,7 +43,7 @@ def _long_enough(key: Secret) -> Secret:
     if key.reference is not None and not key.reveal():
         return key  # a check without secrets
     if len(key.reveal()) < MIN_SESSION_KEY:
-        raise ValueError(f"has fewer than {MIN_SESSION_KEY} bytes: make one with `openssl rand -base64 48`")
+        raise ValueError(f"has fewer than {MIN_SESSION_KEY} bytes: create one with `openssl rand -base64 48`")
     return key
 
 
@@ -55,14 +55,14 @@ def _fit_for_a_header(value: Secret) -> Secret:
 
 def _topic_name(name: str) -> str:
     if not _TOPIC_NAME.fullmatch(name) or name in (".", ".."):
-        raise ValueError("is no legal topic name: use letters, digits, '.', '_' and '-' only")
+        raise ValueError("is not a legal topic name: use letters, digits, '.', '_' and '-' only")
     return name
 
 
 def _fit_for_topics(group_id: str, info: ValidationInfo) -> str:
     if info.data.get("topic_prefix") is None and (not _TOPIC_NAME.fullmatch(group_id) or group_id in (".", "..")):
         raise ValueError(
-            "the dispatcher's own topics are named after it, and it is no legal topic name: set kafka.topic_prefix, "
+            "the dispatcher's own topics are named after it, and it is not a legal topic name: set kafka.topic_prefix, "
             "or use letters, digits, '.', '_' and '-' only"
         )
     return group_id
@@ -72,15 +72,15 @@ TopicName = Annotated[Name, AfterValidator(_topic_name)]
 
 
 class KafkaSettings(_Group):
-    """Where the events come from."""
+    """Brokers, topics and consumer group."""
 
     bootstrap_servers: Annotated[str, Field(min_length=1)]
     """host:port of one or more brokers, separated by commas."""
     topic: TopicName = "delivery-events"
     """Topic of delivery events."""
     topic_prefix: TopicName | None = None
-    """What the names of the dispatcher's own topics begin with: `<topic_prefix>.retry.30s`, `<topic_prefix>.dead`. The
-    group_id by default, so that two groups on one topic of events never share parked events. Versions before this
+    """Prefix of the names of the dispatcher's own topics: `<topic_prefix>.retry.30s`, `<topic_prefix>.dead`. By default
+    the group_id, so that two groups on one topic of events never share parked events. Versions before this
     setting used the topic's name."""
     group_id: Annotated[Name, AfterValidator(_fit_for_topics)] = "feedback-dispatcher"
     """Consumer group. Its members share the partitions; retry tiers are read by `<group_id>.retry`."""
@@ -89,31 +89,31 @@ class KafkaSettings(_Group):
     client_id: Name = "feedback-dispatcher"
     security: KafkaSecurity = KafkaSecurity()
     auto_offset_reset: Literal["earliest", "latest"] = "earliest"
-    """Where the group begins at its very first start: `latest` passes over what was there before. Partitions added
-    later are read from their start."""
+    """Position of the group at its very first start: `latest` skips the records that exist then. Partitions that are
+    added later are read from their start."""
     session_timeout: Annotated[Seconds, Field(ge=2)] = 12
-    """A member that was silent for so long is out of the group; heartbeats go every 3 s. After a crash its partitions
-    stand still for so long, and a few seconds more; a process that stands still for longer sends nothing until it has
-    joined again. Kafka's brokers refuse less than 6 s unless told otherwise."""
+    """Time without a heartbeat after which the group removes a member; heartbeats are sent every 3 s. After a crash,
+    the member's partitions wait for this time and a few seconds more. A process that stood still for longer sends
+    nothing until it has joined again. Kafka's brokers refuse less than 6 s by default."""
     commit_interval: Annotated[Seconds, Field(ge=0.01)] = 0.05
-    """Finished offsets are committed this often, or, if that covers less than half as many records as requests are
-    under way, up to a second later. A crash repeats what was finished since, beside what was in flight."""
+    """Interval between commits. A commit is delayed by up to a second while it would cover fewer records than half the
+    requests in flight. A crash repeats the records finished since the last commit, and those in flight."""
     partition_window: Annotated[int, Field(ge=1, le=100_000)] = 10_000
-    """Unfinished records of one partition, first to last; past it the partition is paused."""
+    """Maximum distance of a partition's first and last unfinished record; past it, the partition is paused."""
     max_unfinished: Annotated[int, Field(ge=1)] = 20_000
-    """Unfinished records of the process, waiting in lanes or being sent."""
+    """Maximum number of unfinished records in the process: waiting in lanes, or being sent."""
     max_unfinished_bytes: Bytes = 128 * 1024 * 1024
-    """Their values' bytes, together."""
+    """Maximum size of the values of all unfinished records together."""
     fetch_max_bytes: Bytes = 8 * 1024 * 1024
-    """Most bytes of one answer to a fetch: bounds what is buffered beyond the unfinished records."""
+    """Maximum size of one fetch response. It bounds the buffer beside the unfinished records."""
     max_record_bytes: Bytes = 1024 * 1024
     """A larger record is dead-lettered as unreadable."""
     idempotence: Literal["auto", "on", "off"] = "auto"
-    """Idempotent producer for retry and dead-letter records; auto: where the broker can."""
+    """Idempotent producer for retry and dead-letter records; `auto`: if the broker supports it."""
 
     @property
     def prefix(self) -> str:
-        """What the names of the dispatcher's own topics begin with."""
+        """Prefix of the names of the dispatcher's own topics."""
         return self.topic_prefix or self.group_id
 
     @model_validator(mode="after")
@@ -125,19 +125,19 @@ class KafkaSettings(_Group):
 
 
 class WebhookSecretSettings(_Group):
-    """Which files and environment variables the secret references of webhook files may name."""
+    """Files and environment variables that secret references in webhook files may name."""
 
     files: tuple[Path, ...] | None = None
-    """Directories. By default the webhooks' own directory and /run/secrets/webhooks. Links are resolved first, and a
-    file that these settings refer to is refused wherever it is."""
+    """Directories of secret files. By default the webhooks' own directory and /run/secrets/webhooks. Links are resolved
+    first, and a file that these settings refer to is refused wherever it is."""
     env: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)], ...] = (
         "WEBHOOK_",
     )
-    """Beginnings of names of environment variables. Names that begin with DISPATCHER_ are refused in any case."""
+    """Prefixes of names of environment variables. Names that begin with DISPATCHER_ are always refused."""
 
 
 class WebhookSettings(_Group):
-    """Where the webhooks are configured."""
+    """Store of the webhooks, and its cache."""
 
     store: Literal["yaml", "sql"] = "yaml"
     path: Path | None = None
@@ -148,62 +148,62 @@ class WebhookSettings(_Group):
     encryption_keys: list[Secret] = Field(default_factory=list)
     """Fernet keys for secrets at rest, for store sql: the first encrypts, all decrypt."""
     cache_ttl: Seconds = 30
-    """How long a cached webhook is used before the store is asked again."""
+    """Time for which a cached webhook is used before the store is queried again."""
     negative_ttl: Seconds = 5
-    """The same for a tenant that has none."""
+    """Time for which a tenant without a webhook is cached."""
     cache_size: Annotated[int, Field(ge=1)] = 100_000
-    """Tenants kept in the cache."""
+    """Maximum number of tenants in the cache."""
     reload_interval: Seconds = 10
-    """How often files are compared by content, beside the watch on their directories."""
+    """Interval at which files are compared by content, in addition to the watch on their directories."""
 
     @model_validator(mode="after")
     def _what_the_store_needs(self) -> Self:
         if self.store == "yaml" and self.path is None:
             raise ValueError("store yaml needs path, the directory of webhook files")
         if self.store == "sql" and self.url is None:
-            raise ValueError("store sql needs url, the database's")
+            raise ValueError("store sql needs url, the URL of the database")
         return self
 
 
 class DeliverySettings(_Group):
-    """How requests are sent."""
+    """Limits of requests to the endpoints."""
 
     max_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 500
-    """Requests under way at once, all tenants together."""
+    """Maximum number of requests in flight, for all tenants together."""
     timeout: Annotated[Seconds, Field(ge=1, le=30)] = 10
-    """One attempt in all, DNS and the body of the answer included; a webhook can set its own."""
+    """Time for one attempt, DNS and the body of the response included. A webhook can set its own."""
     connect_timeout: Annotated[Seconds, Field(le=30)] = 3
-    """TCP connect and TLS handshake, within `timeout`; a webhook can set its own."""
+    """Time for the TCP connection and the TLS handshake, within `timeout`. A webhook can set its own."""
     connection_max_age: Annotated[Seconds, Field(ge=1, le=86_400)] = 300
     """A kept-alive connection is not used again after 0.8 to 1 times this time, so that load follows endpoints that
     scale or move. One whose address DNS no longer names isn't used again in any case."""
     drain_timeout: Annotated[Seconds, Field(le=600)] = 25
-    """After SIGTERM, time for the requests under way to finish."""
+    """Time for the requests in flight to finish after SIGTERM."""
     lane_start: Annotated[int, Field(ge=1, le=1_000)] = 16
-    """Requests at once to a tenant that nothing is known of yet."""
+    """Initial limit of concurrent requests to one tenant."""
     lane_max: Annotated[int, Field(ge=1, le=1_000)] = 64
-    """Most requests at once to one tenant."""
+    """Maximum number of concurrent requests to one tenant."""
     lane_max_wait: Seconds = 5
-    """An event that its own lane has let wait so long is parked in the first tier, and holds up nobody."""
+    """Time after which an event that waits in its lane is parked in the first tier, so that it delays no other."""
     max_body: Bytes = 256_000
     """A larger feedback payload is dead-lettered."""
     transport: Literal["aiohttp", "lean"] = "lean"
-    """HTTP client: the one made for this job, or aiohttp."""
+    """HTTP client: `lean` is made for this job, `aiohttp` is general-purpose."""
 
 
 class RetrySettings(_Group):
-    """When a failed delivery is tried again."""
+    """Schedule of retries after a failed delivery."""
 
     profile: Literal["default", "standard-webhooks"] = "default"
-    """`standard-webhooks`: 5s 5m 30m 2h 5h 10h 14h 20h 24h, up to 80 h. Explicit tiers or max_age win."""
+    """`standard-webhooks`: 5s 5m 30m 2h 5h 10h 14h 20h 24h, up to 80 h. Explicit tiers or max_age override it."""
     tiers: tuple[Annotated[Seconds, Field(ge=0.1, le=86_400)], ...] = Field(default=(), max_length=16)
-    """Delays, each a topic; the last one repeats. Default profile: 30s 2m 5m 15m."""
-    max_age: Seconds = 0.0  # replaced by the profile's below
-    """An event that still fails at this age is dead. Default profile: 24h."""
+    """Delays; each has a topic, and the last one repeats. Default profile: 30s 2m 5m 15m."""
+    max_age: Seconds = 0.0  # replaced by the value of the profile below
+    """Age, counted from the first attempt, at which an event that still fails is dead. Default profile: 24h."""
     soon_attempts: Annotated[int, Field(ge=0, le=10)] = 3
-    """Quick tries after a first failure, before the tiers."""
+    """Number of quick retries after the first failure, before the tiers."""
     soon_within: Seconds = 15
-    """Time for the quick tries, from the first failure."""
+    """Time for the quick retries, from the first failure."""
 
     @model_validator(mode="before")
     @classmethod
@@ -224,11 +224,11 @@ class RetrySettings(_Group):
 
 
 class DeadLetterSettings(_Group):
-    """What is given up for good."""
+    """Dead letters and their brake."""
 
     brake: Annotated[int, Field(ge=0)] = 500
-    """Records of one partition that may die as unreadable or internal beyond those that end otherwise; then the
-    partition stops and alarms, rather than draining the topic into the dead letters. 0: no brake."""
+    """Excess of unreadable and internal dead letters over other outcomes at which a partition stops and an alert fires,
+    so that a topic is never drained into the dead letters. 0: no brake."""
 
 
 class ProxySettings(_Group):
@@ -258,17 +258,17 @@ def _proxy_by_url(value: object) -> object:
 
 
 class EgressSettings(_Group):
-    """Where requests may go. Private, loopback and other special addresses are denied unless allowed here."""
+    """Addresses that requests may go to. Private, loopback and other special addresses are denied by default."""
 
     allow: tuple[str, ...] = ()
     """CIDR blocks, host suffixes (`.svc.example`) or host names that are allowed in spite of the defaults. A name opens
     private, loopback and carrier-grade NAT addresses only; metadata services, link-local and multicast take a block."""
     deny: tuple[str, ...] = ()
-    """The same, denied in any case: deny wins."""
+    """CIDR blocks, host suffixes or host names that are always denied: deny overrides allow."""
     ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = ()
-    """Ports that may be connected to; none given: 443, 8443 and 1024 to 65535."""
+    """Ports that may be connected to; by default 443, 8443 and 1024 to 65535."""
     allow_http: bool = False
-    """Plain HTTP, for tests only."""
+    """Allows plain HTTP; for tests only."""
     ca_bundle: Path | None = None
     """PEM bundle to verify endpoints with; the system's by default."""
     proxy: Annotated[
@@ -285,32 +285,32 @@ class OpsSettings(_Group):
     host: str | None = None
     """Address to listen on; null: all addresses, IPv4 and IPv6."""
     port: Port = 9090
-    """0 takes a free one, named in the log."""
+    """Port to listen on. 0 takes a free port, which the log names."""
 
 
 class OidcSettings(_Group):
-    """Who may use the console, told by an OpenID Connect issuer. Needs https, but for one on the loopback."""
+    """Sign-in and access by an OpenID Connect issuer. It needs https unless it is on the loopback."""
 
     issuer: Annotated[str, AfterValidator(protected_url)]
-    """The issuer, exactly as it stands in its tokens' claim `iss`."""
+    """The issuer, exactly as in the claim `iss` of its tokens."""
     audience: Name
     """Claim `aud` that an access token for the admin API must have."""
     jwks_url: Annotated[str, AfterValidator(protected_url)] | None = None
-    """Where the issuer's keys are; by default as its discovery document says."""
+    """URL of the issuer's keys; by default the one in its discovery document."""
     client_id: Name | None = None
-    """The console as the issuer's client, for signing in with a browser; without it only the API takes its tokens."""
+    """The console's client id at the issuer, for signing in with a browser. Without it only the API accepts tokens."""
     client_secret: Secret | None = None
     """The client's secret; none for a public client, which PKCE protects."""
     scopes: Annotated[tuple[Name, ...], Field(min_length=1)] = ("openid", "profile")
-    """What is asked of the issuer when somebody signs in."""
+    """Scopes that are requested when a user signs in."""
     role_claim: Name = "roles"
-    """Claim with somebody's roles: its name, or a dotted path (`realm_access.roles`)."""
+    """Claim with a user's roles: its name, or a dotted path (`realm_access.roles`)."""
     admin_values: tuple[Name, ...] = ("admin",)
-    """Values of it that make an admin; everybody else with an organisation is a viewer."""
+    """Roles that make a user an admin; every other user with an organisation is a viewer."""
     orgs_claim: Name = "orgs"
-    """Claim with the organisations that somebody may see, `*` for all. Without any there is no access."""
+    """Claim with the organisations that a user may see, `*` for all. A user without any has no access."""
     name_claim: Name = "name"
-    """Claim with the name that the history has; the subject where it is missing."""
+    """Claim with the user's name for the audit; if it is missing, the subject."""
     ca: Path | None = None
     """PEM bundle to verify the issuer with; the system's by default."""
 
@@ -324,54 +324,54 @@ class OidcSettings(_Group):
 
 
 class ConsoleSettings(_Group):
-    """The console and the admin API."""
+    """Address, sign-in and sources of the console and the admin API."""
 
     host: str | None = "127.0.0.1"
     """Address to listen on; null: all addresses, IPv4 and IPv6. Beyond the loopback it starts only with `tokens` or
     `oidc`."""
     port: Port = 8080
     public_url: Annotated[str, AfterValidator(_origin)] | None = None
-    """`https://console.example`: how browsers reach it; by default http://host:port. With https cookies are secure."""
+    """URL for browsers, `https://console.example`; by default http://host:port. With https, cookies are secure."""
     session_key: Annotated[Secret, AfterValidator(_long_enough)] | None = None
-    """At least 32 bytes that sign browser sessions; the same in every replica. By default made at each start."""
+    """Key that signs browser sessions: at least 32 bytes, the same in every replica. By default new at each start."""
     session_lifetime: Annotated[Seconds, Field(ge=60, le=604_800)] = 28_800
-    """After so long one has to sign in again: 1 min to 7 d."""
+    """Time after which a user has to sign in again: 1 min to 7 d."""
     tokens: bool = True
-    """Tokens made with `dispatcher tokens create` are taken, by the API and for signing in."""
+    """Accepts tokens of `dispatcher tokens create`, for the API and for signing in."""
     oidc: OidcSettings | None = None
-    """OpenID Connect, beside tokens or in their place."""
+    """OpenID Connect, in addition to tokens or instead of them."""
     dispatchers: tuple[Annotated[str, AfterValidator(checked_url)], ...] = ()
-    """Ops endpoints of running dispatchers, `http://dispatcher:9090`: asked for the state of lanes. Where a name has
-    several addresses, each is a dispatcher."""
+    """Ops endpoints of running dispatchers, `http://dispatcher:9090`, for the state of lanes. If a name has several
+    addresses, each is a dispatcher."""
     trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
-    """CIDR blocks of proxies in front, whose X-Forwarded-For is believed: failed sign-ins are counted by client."""
+    """CIDR blocks of proxies whose X-Forwarded-For is trusted, so that failed sign-ins are counted by client."""
 
 
 class LogSettings(_Group):
-    """One line for each event that ends, more at level debug."""
+    """Format and level of the log."""
 
     format: Literal["json", "console"] = "json"
     level: Annotated[Literal["debug", "info", "warning", "error"], AfterValidator(str.lower)] = "info"
 
 
 class MetricsSettings(_Group):
-    """How much the metrics tell of single tenants."""
+    """Metrics with tenant labels."""
 
     tenant_labels: Literal["off", "org", "org_sandbox"] = "org"
-    """Labels of the two metrics that have any."""
+    """Tenant labels of the metrics that have any."""
     max_tenant_series: Annotated[int, Field(ge=0, le=10_000)] = 200
-    """Tenants with series of their own; the rest are counted under `_other`."""
+    """Maximum number of tenants with series of their own; the rest are counted under `_other`."""
     worst_tenants: Annotated[int, Field(ge=0, le=100)] = 20
-    """Tenants named with the age of their oldest pending event, and with the expiry of their endpoint's certificate:
-    those that are worst off. 0: none."""
+    """Number of tenants with series for the age of their oldest pending event and the expiry of their endpoint's
+    certificate: those with the oldest event or the first expiry. 0: none."""
 
 
 class TracingSettings(_Group):
-    """OpenTelemetry traces: a span an event, and one an attempt. Needs the extra `otel`, which the image has."""
+    """OpenTelemetry traces: a span for each event and each attempt. Needs the extra `otel`, which the image has."""
 
     enabled: bool = False
     endpoint: Annotated[str, AfterValidator(checked_url)] = "http://localhost:4318"
-    """Base URL of a collector that takes OTLP over HTTP; spans go to its path `/v1/traces`."""
+    """Base URL of a collector that accepts OTLP over HTTP; spans are sent to its path `/v1/traces`."""
     headers: dict[
         Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")],
         Annotated[Secret, AfterValidator(_fit_for_a_header)],
@@ -380,13 +380,13 @@ class TracingSettings(_Group):
     ca: Path | None = None
     """PEM bundle to verify the collector with; public authorities by default."""
     sample_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Share of the events that are traced, among those whose producer has not decided it in `traceparent`. An event
-    that is traced costs about twice the CPU time, one that is not costs nothing more."""
+    """Share of events that are traced, unless the producer has decided it in `traceparent`. A traced event costs about
+    twice the CPU time; other events cost nothing extra."""
     service_name: Name = "feedback-dispatcher"
     queue: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
-    """Spans that wait to be sent; past it they are dropped and counted, and no delivery waits."""
+    """Maximum number of spans that wait to be sent; further ones are dropped and counted. No delivery waits."""
     timeout: Annotated[Seconds, Field(le=60)] = 5
-    """One request to the collector; what is left at the end of the process gets as long."""
+    """Time for one request to the collector, and for the remaining spans when the process ends."""
 
 
 class HistoryKeepSettings(_Group):
@@ -428,7 +428,7 @@ _RENAMED: Final = {"attempt_log": "history.url", "attempt_log_answers": "history
 
 
 class Settings(_Group):
-    """`dispatcher.yaml`."""
+    """All settings of the operator: the content of `dispatcher.yaml`."""
 
     apiVersion: Literal["dispatcher/v1"]  # noqa: N815  (the Kubernetes spelling)
     kafka: KafkaSettings

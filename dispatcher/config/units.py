@@ -1,4 +1,4 @@
-"""Durations, sizes and rates as people write them in YAML: `10s`, `64MiB`, `100/s`."""
+"""Reads durations, sizes and rates from YAML: `10s`, `64MiB`, `100/s`."""
 
 import re
 from typing import Annotated
@@ -14,7 +14,7 @@ _RATE = re.compile(r"(\d+(?:\.\d+)?)/(s|m|h)", re.ASCII)
 
 
 def parse_duration(value: object) -> object:
-    """Seconds from `10s`, `1h30m`, `250ms` or a plain number of seconds; anything else is left to fail."""
+    """Returns the seconds in `10s`, `1h30m`, `250ms` or a plain number. Other types are returned unchanged."""
     if not isinstance(value, str):
         return value
     parts = _DURATION.findall(value)
@@ -24,7 +24,7 @@ def parse_duration(value: object) -> object:
 
 
 def parse_size(value: object) -> object:
-    """Bytes from `64MiB`, `256kB` or a plain number of bytes."""
+    """Returns the bytes in `64MiB`, `256kB` or a plain number. Other types are returned unchanged."""
     if not isinstance(value, str):
         return value
     match = _SIZE.fullmatch(value)
@@ -34,7 +34,7 @@ def parse_size(value: object) -> object:
 
 
 def parse_rate(value: object) -> object:
-    """Events a second from `100/s`, `600/m` or a plain number."""
+    """Returns the events a second in `100/s`, `600/m` or a plain number. Other types are returned unchanged."""
     if not isinstance(value, str):
         return value
     match = _RATE.fullmatch(value)
@@ -44,16 +44,16 @@ def parse_rate(value: object) -> object:
 
 
 def format_duration(seconds: float) -> str:
-    """The shortest spelling that `parse_duration` reads back: 30.0 is `30s`, 5400.0 is `1h30m`.
+    """Returns the shortest text that `parse_duration` reads back: 30.0 is `30s`, 5400.0 is `1h30m`.
 
-    Also the label of a retry tier in its topic's name.
+    The names of retry topics contain it.
     """
     if seconds <= 0:
         return "0s"
     if seconds < 1 or seconds != int(seconds):
         return f"{round(seconds * 1000)}ms"
     rest, text = int(seconds), ""
-    for unit in ("h", "m", "s"):  # no days: a retry schedule reads 24h, not 1d
+    for unit in ("h", "m", "s"):  # no days: retry schedules are written with 24h, not 1d
         count, rest = divmod(rest, int(_SECONDS[unit]))
         if count:
             text += f"{count}{unit}"

@@ -1,14 +1,14 @@
-"""URLs in the settings: which are accepted, and which are protected on their way."""
+"""Checks URLs in the settings: their form, and whether connections to them are protected."""
 
 from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit
 
 
 def checked_url(url: str) -> str:
-    """The URL, if it is a web address without a query.
+    """Returns the URL if it is a web address without a query.
 
     Raises:
-        ValueError: it is not; the message says what to change.
+        ValueError: it is not one; the message says what to change.
     """
     parts = split_web_address(url)
     if parts.query:
@@ -17,7 +17,7 @@ def checked_url(url: str) -> str:
 
 
 def protected_url(url: str) -> str:
-    """The same, if nobody on the way can change what is said there.
+    """Returns the URL if the connection to it is protected against changes: https, or the loopback.
 
     Raises:
         ValueError: it is not; the message says what to change.
@@ -29,7 +29,7 @@ def protected_url(url: str) -> str:
 
 
 def is_protected(url: str) -> bool:
-    """Whether nobody on the way can change what is said there: https, or the loopback."""
+    """Returns True if the connection is protected against changes: https, or the loopback."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     if parts.scheme == "https":
@@ -41,10 +41,10 @@ def is_protected(url: str) -> bool:
 
 
 def split_web_address(url: str) -> SplitResult:
-    """The parts of an http or https URL of ours.
+    """Returns the parts of an http or https URL.
 
     Raises:
-        ValueError: it is none; the message says what to change.
+        ValueError: it is not one; the message says what to change.
     """
     try:
         parts = urlsplit(url)

@@ -1,7 +1,7 @@
-"""One tenant's webhook: what its administrator configured, checked as far as it can be without a network.
+"""The configuration of one tenant's webhook, with every check that needs no network.
 
-Every rule that a text field can break is here, with a message that tells the tenant what to change. Whether the
-URL's address may be connected to is the egress guard's question (`transport.egress`).
+Each error message says what the tenant has to change. The egress guard (`transport.egress`) decides whether the
+address of the URL may be connected to.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ MAX_AUDIENCES = 10
 MAX_PARAMETERS = 20
 MAX_PARAMETER = 2048
 MAX_CAMPAIGNS = 1000
-"""Each event of the tenant is looked for in them, while every other tenant waits."""
+"""Maximum number of campaign ids: each event is compared with them on the event loop."""
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
 _VISIBLE = re.compile(r"[\x20-\x7e]*")
@@ -61,7 +61,7 @@ _RESERVED_PREFIXES = ("content-", "proxy-", "webhook-")
 
 
 class Channel(StrEnum):
-    """A channel that feedback can be asked for."""
+    """A channel whose feedback a webhook can receive."""
 
     EMAIL = "email"
     SMS = "sms"
@@ -88,36 +88,36 @@ class SigningAlgorithm(StrEnum):
 
 
 class _Model(BaseModel):
-    """What may hold a secret is neither in its `repr` nor quoted by a validation error."""
+    """Base of models that may hold secrets. Validation errors never quote their values."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
 
 
 class SignedToken(_Model):
-    """A JWT that we sign ourselves (RFC 7519)."""
+    """A JWT that the dispatcher signs (RFC 7519)."""
 
     algorithm: SigningAlgorithm
-    """Signing algorithm; the key must be of its kind."""
+    """Signing algorithm. The key must fit it."""
     key: Secret
     """The HMAC secret, or the private key in PEM."""
     kid: Name | None = None
-    """Key id in the token's header, for the receiver to choose the public key by."""
+    """Key id in the token's header, by which the receiver chooses the public key."""
     issuer: Name = "feedback-dispatcher"
     """Claim `iss`."""
     subject: Name | None = None
-    """Claim `sub`; left out where not given."""
+    """Claim `sub`; left out if it is not given."""
     audience: Name | Annotated[list[Name], Field(min_length=1, max_length=MAX_AUDIENCES)] | None = None
     """Claim `aud`, a text or a list of up to 10; by default the endpoint's origin, `https://hooks.luma.example`."""
     ttl: Annotated[Seconds, Field(ge=10, le=300)] = 300
-    """Life of a token, `exp` minus `iat`: 10 s to 5 min."""
+    """Lifetime of a token, `exp` minus `iat`: 10 s to 5 min."""
     claims: dict[Name, JsonValue] = Field(default_factory=dict, max_length=32, repr=False)
-    """Further claims. `iss sub aud iat exp nbf jti` are ours."""
+    """Further claims. The dispatcher sets `iss sub aud iat exp nbf jti` itself."""
     nbf: bool = False
     """Claim `nbf`, equal to `iat`, for receivers that require it."""
     jti: bool = False
-    """Claim `jti`, different in each token, and a token for each request: for receivers that take a token once."""
+    """Adds a unique claim `jti`, and signs a token for each request: for receivers that accept a token only once."""
     body_hash: bool = False
-    """A token for each request, with `jti` = webhook-id and `body_sha256` = the body's SHA-256 in base64url."""
+    """Signs a token for each request, with `jti` = webhook-id and `body_sha256` = the body's SHA-256 in base64url."""
 
     @field_validator("claims")
     @classmethod
@@ -135,17 +135,17 @@ class FetchedToken(_Model):
 
     grant: Literal["client-credentials", "jwt-bearer"]
     token_url: Annotated[str, AfterValidator(lambda url: _checked_url(url)), Field(repr=False)]
-    """The token endpoint; the same rules as for the webhook's URL."""
+    """URL of the token endpoint; the rules of the webhook's URL apply."""
     client_id: Name | None = None
     client_secret: Secret | None = None
-    """The client's secret; `client_auth` says how it is sent."""
+    """The client's secret; it is sent as `client_auth` says."""
     client_auth: Literal["basic", "post"] = "basic"
-    """How client_id and client_secret are sent (RFC 6749, section 2.3.1): by HTTP Basic, or in the form."""
+    """Method of sending client_id and client_secret (RFC 6749, section 2.3.1): HTTP Basic, or the form."""
     assertion: SignedToken | None = None
     """The assertion of grant `jwt-bearer`; its audience is the token endpoint by default."""
     scope: Name | None = None
     audience: Name | None = None
-    """Parameter `audience`, which some authorisation servers want."""
+    """Parameter `audience`, which some authorisation servers require."""
     parameters: dict[Name, Annotated[str, StringConstraints(max_length=MAX_PARAMETER)]] = Field(
         default_factory=dict, max_length=MAX_PARAMETERS, repr=False
     )
@@ -165,7 +165,7 @@ class FetchedToken(_Model):
         if self.grant == "client-credentials" and (self.client_id is None or self.client_secret is None):
             raise ValueError("grant client-credentials needs client_id and client_secret: give both")
         if self.grant == "jwt-bearer" and self.assertion is None:
-            raise ValueError("grant jwt-bearer needs assertion, the token that we sign: give its algorithm and key")
+            raise ValueError("grant jwt-bearer needs assertion, the signed token: give its algorithm and key")
         if self.audience is not None and "audience" in self.parameters:
             raise ValueError("audience is given twice, as a setting and in parameters: keep one")
         return self
@@ -178,13 +178,13 @@ class NoAuth(_Model):
 
 
 class JwtAuth(_Model):
-    """A JSON Web Token in a header, signed by us or fetched."""
+    """A JSON Web Token in a header, signed by the dispatcher or fetched from a token endpoint."""
 
     type: Literal["jwt"]
     sign: SignedToken | None = None
     fetch: FetchedToken | None = None
     header: Annotated[str, StringConstraints(max_length=MAX_HEADER_NAME)] = "authorization"
-    """Header that carries the token."""
+    """Name of the header with the token."""
     scheme: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]*$", max_length=32)] = "Bearer"
     """Word before the token; empty for the bare token."""
 
@@ -199,7 +199,7 @@ class JwtAuth(_Model):
     @model_validator(mode="after")
     def _one_way_to_a_token(self) -> Self:
         if (self.sign is None) == (self.fetch is None):
-            raise ValueError("give either sign (a token that we sign) or fetch (a token endpoint)")
+            raise ValueError("give either sign (a token that the dispatcher signs) or fetch (a token endpoint)")
         return self
 
 
@@ -214,10 +214,10 @@ class Signing(_Model):
 
 
 class ClientTls(_Model):
-    """What this endpoint's TLS needs beyond the operator's settings."""
+    """CA and client certificate of one endpoint, in addition to the operator's settings."""
 
     ca: Secret | None = None
-    """PEM bundle to verify the endpoint with, in place of the operator's."""
+    """PEM bundle to verify the endpoint with, instead of the operator's."""
     certificate: Secret | None = None
     """Client certificate chain, PEM."""
     key: Secret | None = None
@@ -231,7 +231,7 @@ class ClientTls(_Model):
 
 
 def header_name_problem(name: str, taken: frozenset[str]) -> str | None:
-    """Why a header parameter can't have this name, None where it can. `taken`: further reserved names."""
+    """Returns why a header parameter can't have this name, or None if it can. `taken`: further reserved names."""
     lower = name.lower()
     if not _TOKEN.fullmatch(name) or len(name) > MAX_HEADER_NAME:
         return f"not a header name: use up to {MAX_HEADER_NAME} letters, digits and any of !#$%&'*+-.^_`|~"
@@ -241,7 +241,7 @@ def header_name_problem(name: str, taken: frozenset[str]) -> str | None:
 
 
 def header_value_problem(value: str) -> str | None:
-    """Why a header parameter can't have this value, None where it can."""
+    """Returns why a header parameter can't have this value, or None if it can."""
     if not _VISIBLE.fullmatch(value) or value != value.strip():
         return "not a header value: use visible ASCII characters, no space at either end, no line break"
     if len(value) > MAX_HEADER_VALUE:
@@ -250,7 +250,7 @@ def header_value_problem(value: str) -> str | None:
 
 
 def header_problems(given: object, taken: frozenset[str]) -> Iterator[tuple[str, str]]:
-    """Header parameters that can't be sent, each with the reason. A value of the wrong type is left to the model."""
+    """Returns name and reason of each header parameter that can't be sent. The model checks the values' types."""
     seen: set[str] = set()
     for name, raw in given.items() if isinstance(given, dict) else ():
         if not isinstance(name, str):
@@ -267,7 +267,7 @@ def header_problems(given: object, taken: frozenset[str]) -> Iterator[tuple[str,
 
 
 def _secret_text(secret: Secret) -> str:
-    return secret.reveal().decode("ascii", "replace")  # what is not ASCII is refused as a header's value
+    return secret.reveal().decode("ascii", "replace")  # the check of header values refuses other characters
 
 
 def _told_at(key: str, problem: str) -> InitErrorDetails:
@@ -282,7 +282,7 @@ def _repeated(error: ErrorDetails) -> InitErrorDetails:
 
 
 def split_url(url: str) -> SplitResult:
-    """The parts of an endpoint's URL.
+    """Returns the parts of an endpoint's URL.
 
     Raises:
         ValueError: it can't be an endpoint; the message says what to change.
@@ -296,7 +296,7 @@ def split_url(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError:  # its text quotes the URL
+    except ValueError:  # its message quotes the URL
         raise ValueError(
             "not a URL: write https://host/path, a port as a number up to 65535, an IPv6 address in brackets"
         ) from None
@@ -337,25 +337,25 @@ HeaderValue = Annotated[
     PlainValidator(_header_value, json_schema_input_type=str | Secret),
     PlainSerializer(_header_reference),
 ]
-"""The text of a header parameter exactly as it is written, or a secret by reference."""
+"""The value of a header parameter: text exactly as it is written, or a secret by reference."""
 
 
 class WebhookConfig(_Model):
-    """The webhook of one organisation + sandbox."""
+    """The webhook of one organisation and sandbox."""
 
     name: Name
-    """Webhook name, for people."""
+    """Name that is shown to people."""
     org: Name
     """Organisation id, as in the event's `imsOrgId`."""
     sandbox: Name
     """Sandbox name, `prod`."""
     sandbox_id: Name | None = None
-    """Where given, the event's sandbox id must match too."""
+    """If it is given, the event's sandbox id must match too."""
     channels: Annotated[tuple[Channel, ...], Field(min_length=1, max_length=len(Channel))] = (
         Channel.EMAIL,
         Channel.SMS,
     )
-    """Channels whose feedback is wanted."""
+    """Channels whose feedback is sent."""
     url: Annotated[str, AfterValidator(_checked_url), Field(repr=False)]
     """HTTPS endpoint that receives the feedback, at most 2,048 characters."""
     auth: Auth = NoAuth()
@@ -373,9 +373,9 @@ class WebhookConfig(_Model):
         "bounce",
         "error",
     )
-    """Feedback statuses that are wanted."""
+    """Feedback statuses that are sent."""
     campaigns: Literal["all"] | Annotated[tuple[Name, ...], Field(max_length=MAX_CAMPAIGNS)] = "all"
-    """`all`, or the ids of the campaigns whose feedback is wanted: at most 1,000."""
+    """`all`, or the ids of the campaigns whose feedback is sent: at most 1,000."""
     payload: Literal[1, 2] = 1
     """Version of the feedback payload."""
     timeout: Annotated[Seconds, Field(ge=1, le=30)] | None = None
@@ -384,19 +384,19 @@ class WebhookConfig(_Model):
     """Time to connect, TLS included: 100 ms to 30 s, within the attempt's time; by default the operator's
     `delivery.connect_timeout`."""
     rate_limit: PerSecond | None = None
-    """Most requests in a given time, `100/s`; by default as many as the endpoint bears."""
+    """Maximum rate of requests, `100/s`; by default limited only by the endpoint's own speed."""
     enabled: bool = True
-    """false switches the webhook off: its events are skipped, not kept."""
+    """`false` switches the webhook off: its events are skipped, not kept."""
     paused: bool = False
-    """true holds the webhook's events: they are delivered once it is false again, or dead at the age limit."""
+    """`true` holds the webhook's events: they are delivered after it is `false` again, or dead at the age limit."""
 
     @field_validator("headers", mode="wrap")
     @classmethod
     def _header_parameters(
         cls, given: object, handler: ValidatorFunctionWrapHandler, info: ValidationInfo
     ) -> dict[str, str | Secret]:
-        """Tells every mistake, each at its own name."""
-        auth = info.data.get("auth")  # not there where it has a mistake itself
+        """Reports every mistake at the name of its header parameter."""
+        auth = info.data.get("auth")  # absent if it has a mistake itself
         taken = frozenset({auth.header, "authorization"}) if isinstance(auth, JwtAuth) else frozenset[str]()
         found = [_told_at(name, problem) for name, problem in header_problems(given, taken)]
         headers: dict[str, str | Secret] = {}
@@ -414,7 +414,7 @@ class WebhookConfig(_Model):
 
     @cached_property
     def origin(self) -> str:
-        """`https://host[:port]` of the endpoint (RFC 6454, section 6.2): the default audience of a token."""
+        """Origin of the endpoint, `https://host[:port]` (RFC 6454, section 6.2): the default audience of a token."""
         parts = split_url(self.url)
         host = parts.hostname or ""
         bracketed = f"[{host}]" if ":" in host else host
@@ -422,13 +422,13 @@ class WebhookConfig(_Model):
         return f"{parts.scheme}://{bracketed}" + (f":{parts.port}" if parts.port not in (None, own) else "")
 
     def header_texts(self) -> dict[str, str]:
-        """The header parameters as they are sent, secrets revealed."""
+        """Returns the header parameters as they are sent, with secrets revealed."""
         return {
             name: _secret_text(value) if isinstance(value, Secret) else value for name, value in self.headers.items()
         }
 
     def secrets(self) -> list[Secret]:
-        """Every secret in it, for those who watch their files."""
+        """Returns every secret of the webhook, so that a store can watch their files."""
         return list(_secrets_in(self))
 
 
@@ -446,15 +446,15 @@ def _secrets_in(model: BaseModel) -> list[Secret]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Webhook:
-    """A webhook as a store holds it. Compared by identity: a new one is made only when something changed."""
+    """A webhook in a store. It is compared by identity; a store creates a new one only when something changed."""
 
     config: WebhookConfig
     source: str
-    """Where it was read: `file:line`, or a row's id."""
+    """Origin of the configuration: `file:line`, or the id of a row."""
     revision: str
-    """Changes whenever the configuration or one of its secrets does; nothing can be learnt from it."""
+    """Hash that changes with the configuration or one of its secrets, and reveals neither."""
     tenant: TenantKey = field(init=False)
-    """The configuration's, made once."""
+    """Tenant of the configuration."""
 
     @classmethod
     def of(cls, config: WebhookConfig, source: str) -> Self:

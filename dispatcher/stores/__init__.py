@@ -1,4 +1,4 @@
-"""Where webhooks come from: a mounted directory or a database, and the cache in front of either."""
+"""Stores of webhooks: a mounted directory or a database, and the cache in front of either."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -14,63 +14,63 @@ from dispatcher.stores.yaml_directory import YamlDirectory
 
 
 class WebhookSource(Protocol):
-    """A store, as the service runs it."""
+    """A store of webhooks that the service runs."""
 
     @property
     def problems(self) -> Sequence[Problem]:
-        """What stands against the configuration as it is now; what is in use is older where there is anything."""
+        """Problems in the current configuration. If there are any, an older version is in use."""
         ...
 
     async def get(self, tenant: TenantKey) -> Webhook | None:
-        """The tenant's webhook, None where it has none.
+        """Returns the tenant's webhook, or None if it has none.
 
         Raises:
             StoreUnavailable: the store did not answer.
-            WebhookUnusable: it has one that can't be used.
-            WebhookUndecided: whether it has one can't be said, as a part of the configuration can't be read.
+            WebhookUnusable: the tenant's webhook has a mistake and no last good version.
+            WebhookUndecided: a part of the configuration can't be read, which may contain the tenant's webhook.
         """
         ...
 
     def get_cached(self, tenant: TenantKey, /) -> Webhook | NotCached | None:
-        """The same without waiting; `MISSING` where only `find` can tell."""
+        """Returns the webhook, or None, without waiting; `NOT_CACHED` if only `get` can answer."""
         ...
 
     def is_held(self, tenant: TenantKey) -> bool:
-        """True while the tenant's events wait for a change of configuration. Answers from memory."""
+        """Returns True while the tenant's events wait for a change of configuration. Answers from memory."""
         ...
 
     def all(self) -> list[Webhook]:
-        """Every webhook in use."""
+        """Returns every webhook in use."""
         ...
 
     def on_change(self, listener: Callable[[set[TenantKey]], None]) -> None:
-        """Tell `listener`, on the loop, whose webhook is new, different or gone.
+        """Registers a listener, which is called on the loop with the tenants whose webhook is new, different or gone.
 
-        It is also told, perhaps with no tenant, when the store becomes complete or incomplete.
+        It is also called, perhaps without tenants, when the store becomes complete or incomplete.
         """
         ...
 
     async def run(self) -> None:
-        """Follow changes until cancelled."""
+        """Follows changes until cancelled."""
         ...
 
 
 @asynccontextmanager
 async def open_source(settings: WebhookSettings, rules: Rules) -> AsyncIterator[WebhookSource]:
-    """The store that the settings name, loaded.
+    """Opens and loads the store that the settings name.
 
     Args:
-        rules: what webhook files are checked by, and what their secret references may name.
+        rules: checks of webhook files, and limits of their secret references.
 
     Raises:
-        ConfigError: it can't be used at all: not there, or with webhooks of which none can be used.
+        ConfigError: the store doesn't exist, or it has webhooks and none of them can be used.
     """
     if settings.store == "yaml":
         directory = YamlDirectory(settings, rules)
         await directory.load()
         yield directory
     else:
-        from dispatcher.stores.sql.store import open_sql_store  # SQLAlchemy takes its time: only for those who use it
+        from dispatcher.stores.sql.store import open_sql_store  # importing SQLAlchemy takes long: only if it is used
 
         async with open_sql_store(settings) as store:
             yield store

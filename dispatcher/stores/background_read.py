@@ -1,4 +1,4 @@
-"""Blocking reads in a thread of their own, with a deadline: a volume that hangs stops neither the loop nor the exit."""
+"""Runs blocking reads in a thread with a deadline, so that a volume that hangs stops neither the loop nor the exit."""
 
 import asyncio
 import threading
@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Final, Generic, TypeVar
 
 READ_WITHIN_S: Final = 30.0
-"""A directory of 10,000 webhooks takes a second; a network volume that comes back takes some more."""
+"""Deadline of a read. A directory of 10,000 webhooks takes a second; a network volume that recovers takes longer."""
 
 T = TypeVar("T")
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 class BackgroundRead(Generic[T]):
     """Calls a blocking function, one call at a time. Used on one event loop.
 
-    The thread is a daemon: a call that never returns can't be ended, but it doesn't keep the process from exiting.
+    The thread is a daemon: a call that never returns can't be stopped, but it doesn't keep the process alive.
     """
 
     def __init__(self, within_s: float = READ_WITHIN_S) -> None:
@@ -23,13 +23,13 @@ class BackgroundRead(Generic[T]):
         self._running: asyncio.Future[T] | None = None
 
     async def __call__(self, read: Callable[[], T]) -> T:
-        """The function's result.
+        """Calls the function and returns its result.
 
-        While an earlier call still runs, its result is awaited instead.
+        If an earlier call is still running, its result is awaited instead.
 
         Raises:
-            TimeoutError: it took longer than the deadline. It goes on, and the next call gets its result.
-            What the function raises.
+            TimeoutError: the deadline has passed. The function continues, and the next call gets its result.
+            Exception: any error of the function propagates.
         """
         if self._running is None:
             self._running = self._started(read)
@@ -46,7 +46,7 @@ class BackgroundRead(Generic[T]):
         future: asyncio.Future[T] = loop.create_future()
 
         def settle(settled: Callable[[], None]) -> None:
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with suppress(RuntimeError):  # the loop is closed, so that no task waits
                 loop.call_soon_threadsafe(settled)
 
         def run() -> None:

@@ -1,7 +1,7 @@
-"""The webhooks that the hot path sees: a bounded cache in front of any store.
+"""Caches webhooks for the hot path: a bounded cache in front of any store.
 
-An answer is used for `cache_ttl`, "there is none" for `negative_ttl`. Then the store is asked again, once however
-many ask (single flight), and while it does not answer the old answer stands in for it. Used on one event loop.
+A webhook is used for `cache_ttl`, the absence of one for `negative_ttl`. Then the store is queried again, once for all
+concurrent callers (single flight). While it does not answer, the old entry stays in use. Used on one event loop.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from dispatcher.errors import StoreUnavailable, WebhookUnusable
 from dispatcher.telemetry import metrics
 
 STORE_TIMEOUT_S: Final = 5.0
-"""A store that has not answered by then is away: more than any query takes, less than a partition can wait."""
+"""Deadline of a store's answer: longer than any query takes, shorter than a partition can wait."""
 STALE_PAUSE_S: Final = 1.0
-"""While the store is away it is asked for one tenant at most this often."""
+"""Minimum interval between queries for one tenant while the store is unavailable."""
 
 
 class NotCached(Enum):
-    """What `get_cached` gives where only `find` can tell."""
+    """Result of `get_cached` if only `get` can answer."""
 
     NOT_CACHED = "missing"
 
@@ -34,20 +34,20 @@ NOT_CACHED: Final = NotCached.NOT_CACHED
 
 
 class WebhookStore(Protocol):
-    """What the cache needs of a store."""
+    """The part of a store that the cache uses."""
 
     async def get(self, tenant: TenantKey) -> Webhook | None:
-        """The tenant's webhook, None where it has none.
+        """Returns the tenant's webhook, or None if it has none.
 
         Raises:
             StoreUnavailable: the store did not answer.
-            WebhookUnusable: it has one that can't be used.
-            WebhookUndecided: whether it has one can't be said.
+            WebhookUnusable: the tenant's webhook can't be used.
+            WebhookUndecided: it is unknown whether the tenant has a webhook.
         """
         ...
 
     def get_cached(self, tenant: TenantKey, /) -> Webhook | NotCached | None:
-        """The same without waiting; `NOT_CACHED` where only `find` can tell."""
+        """Returns the webhook, or None, without waiting; `NOT_CACHED` if only `get` can answer."""
         ...
 
 
@@ -56,17 +56,17 @@ class _Entry:
     webhook: Webhook | None
     fresh_until: float
     problem: str = ""
-    """Why the tenant's webhook can't be used."""
+    """Reason why the tenant's webhook can't be used."""
 
 
 _Answer = Webhook | Literal[NotCached.NOT_CACHED] | None
 
 
 class WebhookCache:
-    """The webhook of a tenant, from memory where it is fresh there.
+    """Looks up webhooks, from memory if the entry is fresh.
 
-    At most `cache_size` tenants are kept; those whose answer is the oldest go first. What is asked for has a fresh one
-    each `cache_ttl`: to note every question would cost more than it tells.
+    At most `cache_size` tenants are kept; the oldest entries are removed first. Uses are not recorded, because
+    entries in use are renewed every `cache_ttl` anyway.
     """
 
     def __init__(
@@ -79,10 +79,10 @@ class WebhookCache:
         self._flights: dict[TenantKey, asyncio.Future[_Answer]] = {}
 
     def __repr__(self) -> str:
-        return f"<WebhookCache {len(self._entries)} tenants, {len(self._flights)} asked for>"
+        return f"<WebhookCache {len(self._entries)} tenants, {len(self._flights)} queried>"
 
     def get_cached(self, tenant: TenantKey) -> Webhook | NotCached | None:
-        """The answer where it needs no waiting, else `NOT_CACHED`: then `find` has it."""
+        """Returns the webhook or None without waiting; `NOT_CACHED` if `get` has to be awaited."""
         entry = self._entries.get(tenant)
         if entry is None or entry.fresh_until <= self._clock():
             answer = self._store.get_cached(tenant)
@@ -94,18 +94,18 @@ class WebhookCache:
         return entry.webhook
 
     def is_current(self, webhook: Webhook) -> bool:
-        """Whether nothing newer is known. Neither age nor a store that is away makes a webhook less current."""
+        """Returns True if no newer version is known. Age and an unavailable store don't make a webhook outdated."""
         entry = self._entries.get(webhook.tenant)
         return entry is not None and entry.webhook is webhook and entry.fresh_until != float("-inf")
 
     async def get(self, tenant: TenantKey) -> Webhook | None:
-        """The tenant's webhook, None where it has none.
+        """Returns the tenant's webhook, or None if it has none.
 
-        Many may ask at once: the store is asked by the first, and by the next in line where that one is cancelled.
+        Of concurrent callers, the first queries the store; if it is cancelled, the next one does.
 
         Raises:
-            StoreUnavailable: the store did not answer, and nothing is known of this tenant.
-            WebhookUnusable: it has one that can't be used; known for `negative_ttl`.
+            StoreUnavailable: the store did not answer, and the cache has no entry for this tenant.
+            WebhookUnusable: the tenant's webhook can't be used; cached for `negative_ttl`.
         """
         while True:
             known = self.get_cached(tenant)
@@ -115,16 +115,18 @@ class WebhookCache:
             flight = self._flights.get(tenant)
             if flight is None:
                 return await self._ask_for_all(tenant)
-            await asyncio.wait([flight])  # unlike awaiting it, leaves the flight alone when we are cancelled
+            await asyncio.wait(
+                [flight]
+            )  # unlike `await flight`, this doesn't cancel the flight if the caller is cancelled
             answer = flight.result()
             if answer is not NOT_CACHED:
                 return answer
 
     def invalidate(self, tenant: TenantKey | None = None) -> None:
-        """Ask the store again before the next answer, for this tenant or for all.
+        """Marks the entry of this tenant, or all entries, as outdated: the next look-up queries the store.
 
-        What was known still stands in while the store is away. An answer under way is given to those who wait for
-        it already, but not kept.
+        Old entries stay in use while the store is unavailable. The result of a query in progress is returned to its
+        callers, but not cached.
         """
         if tenant is None:
             self._flights.clear()
@@ -136,7 +138,7 @@ class WebhookCache:
             known.fresh_until = float("-inf")
 
     def forget_absent(self) -> None:
-        """Ask the store again about every tenant that had no webhook: the store may no longer be complete."""
+        """Removes the entries of tenants without a webhook: the store may no longer be complete."""
         absent = [tenant for tenant, entry in self._entries.items() if entry.webhook is None]
         for tenant in absent:
             self.invalidate(tenant)
@@ -153,10 +155,10 @@ class WebhookCache:
             webhook = await self._ask(tenant, flight)
         except Exception as error:
             flight.set_exception(error)
-            flight.exception()  # there may be nobody else to see it
+            flight.exception()  # there may be no other caller that retrieves it
             raise
         except BaseException:
-            flight.set_result(NOT_CACHED)  # cancelled: the next in line asks
+            flight.set_result(NOT_CACHED)  # cancelled: the next caller queries the store
             raise
         else:
             flight.set_result(webhook)
@@ -173,7 +175,9 @@ class WebhookCache:
             metrics.STORE_FAILURES.inc()
             stale = self._entries.get(tenant)
             if stale is None:
-                raise StoreUnavailable(f"the webhook store is away: {str(error) or 'no answer in time'}") from error
+                raise StoreUnavailable(
+                    f"the webhook store is unavailable: {str(error) or 'no answer in time'}"
+                ) from error
             metrics.STALE_ANSWERS.inc()
             self._keep(tenant, stale.webhook, STALE_PAUSE_S, stale.problem)
             self._raise_known_problem(tenant)
@@ -182,7 +186,9 @@ class WebhookCache:
             if self._flights.get(tenant) is flight:
                 self._keep(tenant, None, self._settings.negative_ttl, str(error))
             raise
-        if self._flights.get(tenant) is flight:  # else invalidated meanwhile: this answer may be the old one
+        if (
+            self._flights.get(tenant) is flight
+        ):  # otherwise it was invalidated meanwhile, and this result may be outdated
             self._keep_answer(tenant, webhook)
         return webhook
 

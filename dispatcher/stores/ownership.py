@@ -1,4 +1,4 @@
-"""Which file a tenant's webhook belongs to when several claim it. Pure."""
+"""Decides which file a tenant's webhook belongs to if several files claim it. Pure."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,11 +6,11 @@ from dispatcher.contract.tenant import TenantKey
 
 
 def owners(claims: Mapping[str, Sequence[TenantKey]], held: Mapping[TenantKey, str]) -> dict[TenantKey, str]:
-    """The file that each claimed tenant belongs to: the one that holds it, while that claims it, else the first.
+    """Returns the file of each tenant: the one that has it now if it still claims it, otherwise the first.
 
     Args:
         claims: tenants of each file's entries, by the file's name.
-        held: the file that holds each tenant at present.
+        held: the file that each tenant belongs to at present.
     """
     owner: dict[TenantKey, str] = {}
     for name in sorted(claims):

@@ -1,10 +1,10 @@
-"""The webhook files of a mounted directory, read as of one moment. Blocking: called in a thread.
+"""Reads the webhook files of a mounted directory in one consistent state. Blocks, so it is called in a thread.
 
 Kubernetes mounts a ConfigMap or Secret as links through `..data`, a link that it swaps to a new directory: a
 generation. All files of one reading are of one generation.
 
-A mistake costs the webhook that it is in. An organisation and a sandbox are read even from an entry that can't be used,
-so that the tenant's events are held rather than skipped.
+A mistake costs the webhook that it is in. Organisation and sandbox are read even from an entry that can't be used, so
+that the tenant's events are held instead of skipped.
 """
 
 import hashlib
@@ -36,15 +36,15 @@ from dispatcher.errors import ConfigError, Problem
 SUFFIXES: Final = (".yaml", ".yml", ".json")
 API_VERSION: Final = "dispatcher/v1"
 MAX_PROBLEMS: Final = 20
-"""So many problems of a file are named, the others counted."""
+"""Maximum number of problems of a file that are named; the others are counted."""
 MAX_ENTRIES: Final = 2_000
-"""Entries of one list or mapping inside a webhook: bounds what a file with many mistakes costs."""
+"""Maximum number of entries of a list or mapping in a webhook. It bounds the cost of a file with many mistakes."""
 _TRIES = 5  # kubelet swaps a generation once a minute at most
 
 log = structlog.get_logger(__name__)
 
 Check = Callable[[WebhookConfig], list[tuple[str, str]]]
-"""What is wrong with a webhook beyond its model, as (key, message): `("url", "…")`, `("auth.sign.key", "…")`."""
+"""Returns problems of a webhook that its model can't find, as (key, message): `("auth.sign.key", "…")`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,53 +53,53 @@ class WebhookEntry:
 
     line: int
     tenant: TenantKey | None
-    """None if organisation or sandbox can't be read, or an earlier entry of the file has the same ones."""
+    """None if organisation or sandbox can't be read, or if an earlier entry of the file has the same ones."""
     webhook: Webhook | None
     """None if it can't be used."""
     why: str = ""
-    """Why it can't be used: its first problem."""
+    """Reason why it can't be used: its first problem."""
     is_repeat: bool = False
     """An earlier entry of the file has the same tenant."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WebhookFileReading:
-    """One file, read. The same object is returned again while neither it nor a secret file it names has changed."""
+    """Content of one file. The same object is returned again until the file or one of its secret files changes."""
 
     file: str
-    """The path that problems and sources name."""
+    """Path of the file in problems and sources."""
     fingerprint: bytes
-    """Of its content, and of the secret files it refers to."""
+    """Hash of the content and of the secret files that it refers to."""
     entries: tuple[WebhookEntry, ...] | None = ()
-    """None if they can't be read: which tenants the file has is unknown."""
+    """None if they can't be read, so that the file's tenants are unknown."""
     problems: tuple[Problem, ...] = ()
     """At most `MAX_PROBLEMS`, and one that counts the others."""
     secret_files: frozenset[Path] = frozenset()
     is_usable: bool = True
     """False if nothing in the file can be used: not readable, or of another version."""
     has_unknown_parts: bool = False
-    """A part that is no webhook may have been meant as some."""
+    """True if a part that is not a webhook may have been intended as one."""
 
     @property
     def webhooks(self) -> tuple[Webhook, ...]:
-        """Those that can be used."""
+        """The webhooks that can be used."""
         return tuple(entry.webhook for entry in self.entries or () if entry.webhook is not None)
 
     @property
     def tenants(self) -> tuple[TenantKey, ...]:
-        """The tenants that are known, each once."""
+        """The known tenants, each once."""
         return tuple(entry.tenant for entry in self.entries or () if entry.tenant is not None)
 
     @property
     def unknown_tenants(self) -> int:
-        """How many of its webhooks have a tenant that can't be read."""
+        """Number of webhooks whose tenant can't be read."""
         nameless = sum(entry.tenant is None and not entry.is_repeat for entry in self.entries or ())
         return nameless + int(self.entries is None or self.has_unknown_parts)
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a webhook file is read by."""
+    """Checks and limits for reading a webhook file."""
 
     check: Check
     scope: SecretScope
@@ -108,10 +108,10 @@ class Rules:
 def read_directory(
     directory: Path, known: Mapping[str, WebhookFileReading], rules: Rules
 ) -> dict[str, WebhookFileReading]:
-    """The webhook files of `directory`, by name in order of names. No sub-directories, no dotfiles.
+    """Reads the webhook files of `directory`. Returns them by name, in order. Ignores sub-directories and dotfiles.
 
     Args:
-        known: the readings of last time, taken over for the files where nothing changed.
+        known: the previous readings; those of unchanged files are returned again.
 
     Raises:
         OSError: the directory can't be listed.
@@ -127,7 +127,7 @@ def read_directory(
         readings = {name: _read(directory, name, path, known.get(name), rules) for name, path in found}
         if generation == _generation(directory):
             return readings
-    return dict(known)  # it never stands still: the next scan has another go
+    return dict(known)  # the directory changes all the time: the next scan tries again
 
 
 def _generation(directory: Path) -> str | None:
@@ -136,8 +136,8 @@ def _generation(directory: Path) -> str | None:
 
 
 def _files(directory: Path, generation: str | None) -> Iterator[tuple[str, Path]]:
-    # kubelet swaps ..data first and mends the links to the single files afterwards: the generation's own listing
-    # is right in between, too.
+    # kubelet swaps ..data first and updates the links to the single files afterwards. The generation's own listing
+    # is always right.
     if generation is not None:
         yield from _files(Path(generation), None)
     with os.scandir(directory) as entries:
@@ -155,7 +155,7 @@ def _read(directory: Path, name: str, path: Path, known: WebhookFileReading | No
         content = _regular_bytes(directory, path)
     except (OSError, ValueError) as error:
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        problem = Problem(f"can't be read ({why}): mend the file or its permissions", file=file)
+        problem = Problem(f"can't be read ({why}): correct the file or its permissions", file=file)
         return _kept_if_same(known, _unreadable(file, why.encode(), [problem]))
     if known is not None and known.fingerprint == _fingerprint(content, known.secret_files, rules.scope):
         return known
@@ -164,7 +164,9 @@ def _read(directory: Path, name: str, path: Path, known: WebhookFileReading | No
     except ConfigError as error:
         return _unreadable(file, _fingerprint(content, (), rules.scope), error.problems)
     secret_files = frozenset(directory / where for where in _secret_files(document.data))
-    fingerprint = _fingerprint(content, secret_files, rules.scope)  # before the secrets are read: a later change shows
+    fingerprint = _fingerprint(
+        content, secret_files, rules.scope
+    )  # before the secrets are read, so that a later change is noticed
     reading = _FileReader(directory, document, mistakes, rules).reading()
     return replace(reading, fingerprint=fingerprint, secret_files=secret_files)
 
@@ -180,12 +182,12 @@ def _kept_if_same(known: WebhookFileReading | None, reading: WebhookFileReading)
 def _is_directory(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a loop of links: a file that can't be read
+    except OSError:  # a loop of links counts as a file that can't be read
         return False
 
 
 class _FileReader:
-    """Reads the webhooks of one document, each by itself."""
+    """Reads the webhooks of one document independently of each other."""
 
     def __init__(self, directory: Path, document: Document, mistakes: Iterable[Mistake], rules: Rules) -> None:
         self._document = document
@@ -194,14 +196,14 @@ class _FileReader:
         self._problems: list[Problem] = []
         self._uncounted = 0
         self._mistakes: dict[Loc, list[Problem]] = {}
-        """By the entry that they are in; those of no entry under `()`."""
+        """Mistakes by entry; those outside of any entry under `()`."""
         for mistake in mistakes:
             if not _is_header_value(mistake.path) or not document.written(mistake.path):
                 at = mistake.path[:2] if mistake.path[:1] == ("webhooks",) and len(mistake.path) > 2 else ()
                 self._mistakes.setdefault(at, []).append(mistake.problem)
 
     def reading(self) -> WebhookFileReading:
-        """The file's webhooks and problems; fingerprint and secret files are the caller's to set."""
+        """Returns the file's webhooks and problems. The caller sets fingerprint and secret files."""
         document, data = self._document, self._document.data
         if data is None:
             empty = Problem(f"empty: write apiVersion: {API_VERSION} and webhooks", file=document.file)
@@ -254,7 +256,7 @@ class _FileReader:
             before = first.setdefault(entry.tenant, index) if entry.tenant is not None else index
             if before != index:
                 where = f"webhooks[{before}], line {entries[before].line}"
-                message = f"organisation and sandbox of {where}, once more: keep one"
+                message = f"the same organisation and sandbox as {where}: keep one"
                 self._note([self._document.problem(("webhooks", index), message)])
                 entry = replace(entry, tenant=None, webhook=None, why=message, is_repeat=True)
             entries.append(entry)
@@ -278,14 +280,14 @@ class _FileReader:
         return WebhookEntry(line, config.tenant, Webhook.of(config, f"{self._document.file}:{line}"))
 
     def _validated(self, data: JsonValue, at: Loc, problems: list[Problem]) -> WebhookConfig | None:
-        """The webhook of an entry, None if it can't be used: `problems` then has the reasons."""
+        """Returns the webhook of an entry, or None if it can't be used. Adds the reasons to `problems`."""
         room = MAX_PROBLEMS - len(self._problems) - len(problems)
         if problems and room <= 0:
             return None
         try:
             return WebhookConfig.model_validate(data, context=self._context)
         except ValidationError as error:
-            if room <= 0:  # as many as a person reads are named: wording more costs time
+            if room <= 0:  # enough problems are named already: further ones only cost time
                 self._uncounted += error.error_count() - 1
                 problems.append(self._document.problem(at, "has mistakes"))
                 return None
@@ -297,7 +299,7 @@ class _FileReader:
             return None
 
     def _with_written_headers(self, raw: JsonValue, at: Loc) -> JsonValue:
-        """The entry with its header parameters as the file spells them: 2.10 and 00012345 are no numbers there."""
+        """Returns the entry with header parameters as the file spells them: 2.10 and 00012345 are texts there."""
         headers = raw.get("headers") if isinstance(raw, dict) else None
         if not isinstance(raw, dict) or not isinstance(headers, dict):
             return raw
@@ -308,7 +310,7 @@ class _FileReader:
         return raw | {"headers": written}
 
     def _sizes(self, value: JsonValue, at: Loc) -> list[Problem]:
-        """Refuses lists and mappings that are larger than any webhook's before the model reports each entry."""
+        """Returns problems for lists and mappings that are too large, before the model reports each entry."""
         if not isinstance(value, dict | list):
             return []
         if len(value) > MAX_ENTRIES:
@@ -317,7 +319,7 @@ class _FileReader:
         return [problem for key, item in inner for problem in self._sizes(item, (*at, key))]
 
     def _tenant(self, data: JsonValue, at: Loc) -> TenantKey | None:
-        """Organisation and sandbox of an entry that can't be used, as far as they can be read."""
+        """Returns the tenant of an entry that can't be used, or None if it can't be read."""
         if not isinstance(data, dict):
             return None
         org, sandbox = (self._text(data.get(name), (*at, name)) for name in ("org", "sandbox"))
@@ -345,7 +347,7 @@ def _is_header_value(path: Loc) -> bool:
 
 
 def _refused_urls(data: JsonValue, check: Check) -> Iterator[tuple[Loc, str]]:
-    """What the check says of the URLs of an entry that has other mistakes, so that all are named at once."""
+    """Returns the check's problems of the URLs of an entry with other mistakes, so that all are reported together."""
     entry = data if isinstance(data, dict) else {}
     auth = entry.get("auth")
     fetch = auth.get("fetch") if isinstance(auth, dict) else None
@@ -354,14 +356,14 @@ def _refused_urls(data: JsonValue, check: Check) -> Iterator[tuple[Loc, str]]:
         try:
             config = WebhookConfig.model_validate({"name": "x", "org": "x", "sandbox": "x", "url": value})
         except ValidationError:
-            continue  # absent, or the model has named what is wrong with it
+            continue  # absent, or the model has already reported it
         yield from ((path, why) for key, why in _checked(config, check) if key == "url")
 
 
 def _checked(config: WebhookConfig, check: Check) -> list[tuple[str, str]]:
     try:
         return check(config)
-    except Exception as error:  # a bug in a check costs this webhook, not everybody the process
+    except Exception as error:  # a bug in a check costs this webhook only
         log.exception("webhook check failed", tenant=str(config.tenant))
         return [("", f"could not be checked ({type(error).__name__}, see the log): please report this")]
 

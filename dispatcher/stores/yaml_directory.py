@@ -1,15 +1,17 @@
 """The store `yaml`: a mounted directory of webhook files, loaded again when it changes.
 
-A scan compares all files, and all secret files they refer to, by content. One is made every `reload_interval`, and
-at once when something moves in their directories: the directories are watched, for a watch on a mounted file dies
-with Kubernetes' first swap. What a scan finds is applied in one step between two events, or not at all:
+A scan compares all files, and all secret files they refer to, by content. It runs every `reload_interval`, and
+immediately after a change in their directories. The directories are watched instead of the files, because a watch on a
+mounted file ends with Kubernetes' first swap. The result of a scan is applied in one step between two events, or not at
+all:
 
-- a webhook with a mistake keeps its last good version; without one its tenant's events are held. `problems` names it;
+- a webhook with a mistake keeps its last good version; if it has none, its tenant's events are held;
 - a file that can't be read keeps the webhooks it had; if it was never read, its tenants are unknown, and the events of
   every tenant without a webhook are held until it can be;
-- a webhook in two files stays where it was, at first where the file's name comes first; the other one is refused;
-- a scan that would remove more than half of ten or more webhooks is held back until the next regular scan or
-  `reload` finds the same: somebody emptied a directory, and may be about to fill it again.
+- a webhook in two files belongs to the file that it belonged to before, otherwise to the first by name; the other is
+  refused;
+- a scan that would remove more than half of ten or more webhooks is not applied until the next regular scan or
+  `reload` finds the same, because a directory may be empty only for a moment.
 """
 
 import asyncio
@@ -37,8 +39,8 @@ from dispatcher.stores.webhook_files import MAX_PROBLEMS, Rules, WebhookFileRead
 from dispatcher.telemetry import metrics
 
 GUARDED_FROM: Final = 10
-"""From so many webhooks on, losing more than half of them at once needs a second look."""
-_QUIET_MS = 300  # a change is looked at when nothing more moved for so long
+"""Number of webhooks from which the loss of more than half of them needs a second scan."""
+_QUIET_MS = 300  # a scan follows when nothing has changed for this long
 _LONGEST_QUIET_MS = 2_000
 
 _Watched = dict[Path, tuple[int, int]]
@@ -49,27 +51,27 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """What is in use, whole: replaced in one step."""
+    """Everything in use; replaced in one step."""
 
     by_tenant: Mapping[TenantKey, Webhook] = field(default_factory=dict)
     unusable: Mapping[TenantKey, str] = field(default_factory=dict)
     """Tenants whose webhook has a mistake and no last good version, with the reason."""
     file_of: Mapping[TenantKey, str] = field(default_factory=dict)
-    """The file that each of these tenants belongs to."""
+    """The file of each of these tenants."""
     is_complete: bool = True
-    """False while a file may have tenants that nobody knows of."""
+    """False while a file may have unknown tenants."""
     content_hash: str = ""
 
 
 class YamlDirectory:
     """The webhooks of a mounted directory.
 
-    `load` once, then `run` for as long as the process lives; `find` at any time. Used on one event loop; files are
-    read in a thread.
+    The service calls `load` once, then `run` for the life of the process, and `get` at any time. Used on one event
+    loop; files are read in a thread.
 
     Args:
-        settings: names the directory, and how often it is looked at.
-        rules: what a webhook is checked by beyond its own model, and what its secret references may name.
+        settings: the directory, and the interval of scans.
+        rules: checks of a webhook beyond its model, and limits of its secret references.
     """
 
     def __init__(self, settings: WebhookSettings, rules: Rules) -> None:
@@ -81,7 +83,7 @@ class YamlDirectory:
         self._read: BackgroundRead[tuple[dict[str, WebhookFileReading], _Watched]] = BackgroundRead()
         self._watched: _Watched = {}
         self._read_before: set[str] = set()
-        """Files whose tenants were known at least once since they appeared."""
+        """Files whose tenants were known at least once since the file appeared."""
         self._listeners: list[Callable[[set[TenantKey]], None]] = []
         self._readings: Mapping[str, WebhookFileReading] = MappingProxyType({})
         self._current = _Snapshot()
@@ -98,7 +100,7 @@ class YamlDirectory:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """What stands against the files as they are now; empty where every one is in use as it is."""
+        """Problems in the current files; empty if every file is in use as it is."""
         return self._problems
 
     @property
@@ -107,11 +109,11 @@ class YamlDirectory:
         return self._current.content_hash
 
     async def get(self, tenant: TenantKey) -> Webhook | None:
-        """The tenant's webhook, None if it has none. Always answers from memory.
+        """Returns the tenant's webhook, or None if it has none. Always answers from memory.
 
         Raises:
-            WebhookUnusable: it has one that can't be used, and no earlier version of it.
-            WebhookUndecided: a file can't be read whose tenants are unknown: this one may be among them.
+            WebhookUnusable: the tenant's webhook has a mistake and no last good version.
+            WebhookUndecided: a file with unknown tenants can't be read; this tenant may be among them.
         """
         current = self._current
         webhook = current.by_tenant.get(tenant)
@@ -122,30 +124,33 @@ class YamlDirectory:
         return webhook
 
     def get_cached(self, tenant: TenantKey) -> Webhook | NotCached | None:
-        """The same without the errors: `NOT_CACHED` if `get` would raise one."""
+        """Returns the webhook or None; `NOT_CACHED` if `get` would raise an error."""
         current = self._current
         webhook = current.by_tenant.get(tenant)
         is_known = webhook is not None or (current.is_complete and tenant not in current.unusable)
         return webhook if is_known else NOT_CACHED
 
     def is_held(self, tenant: TenantKey) -> bool:
-        """True while the tenant's events wait for a change of its webhook: unusable, undecided or paused."""
+        """Returns True while the tenant's events wait for a change of its webhook: unusable, undecided or paused."""
         webhook = self.get_cached(tenant)
         return isinstance(webhook, NotCached) or (webhook is not None and webhook.config.paused)
 
     def all(self) -> list[Webhook]:
-        """Every webhook in use, in order of tenants."""
+        """Returns every webhook in use, in order of tenants."""
         return [webhook for _, webhook in sorted(self._current.by_tenant.items())]
 
     def on_change(self, listener: Callable[[set[TenantKey]], None]) -> None:
-        """Tell `listener`, on the loop, whose webhook is new, different or gone, once `find` gives the new one."""
+        """Registers a listener, called on the loop with the tenants whose webhook is new, different or gone.
+
+        `get` already returns the new webhook then.
+        """
         self._listeners.append(listener)
 
     async def load(self) -> list[Problem]:
-        """Read the directory for the first time; gives the problems of files that could not be used.
+        """Reads the directory for the first time. Returns the problems found.
 
         Raises:
-            ConfigError: the directory can't be read, or it has files and not one of them can be used.
+            ConfigError: the directory can't be read, or it has files and none of them can be used.
         """
         await self._scan(confirms=True)
         unusable = self._readings and not any(reading.is_usable for reading in self._readings.values())
@@ -154,27 +159,27 @@ class YamlDirectory:
         return list(self._problems)
 
     async def reload(self) -> list[Problem]:
-        """Look now; counts as a regular scan. Gives the problems."""
+        """Scans now; it counts as a regular scan. Returns the problems found."""
         await self._scan(confirms=True)
         return list(self._problems)
 
     async def run(self) -> None:
-        """Follow the directory until cancelled; never ends by itself, whatever happens to the directory."""
+        """Follows the directory until cancelled. Errors of the directory never end it."""
         while True:
             try:
                 if self._watched:
                     await self._follow(self._watched)
                     continue
-            except OSError as error:  # no watches left, a directory gone: comparing contents is enough
+            except OSError as error:  # no watches left, or a directory gone: comparing contents is enough
                 log.warning("webhook directories can't be watched", why=error.strerror or str(error))
             await asyncio.sleep(self._interval_s)
             await self._scan(confirms=True)
 
     async def _follow(self, watched: _Watched) -> None:
-        """Scan at each change and each interval, until other directories are to be watched."""
+        """Scans at each change and each interval. Returns when other directories have to be watched."""
         changes_or_time = awatch(
             *watched,
-            watch_filter=None,  # a filtered change would restart the interval, and nothing would look
+            watch_filter=None,  # a filtered change would restart the interval without a scan
             debounce=_LONGEST_QUIET_MS,
             step=_QUIET_MS,
             rust_timeout=max(1, int(self._interval_s * 1000)),
@@ -196,7 +201,7 @@ class YamlDirectory:
             except OSError as error:  # TimeoutError among them
                 why = error.strerror or str(error)
                 problem = Problem(f"can't be read ({why}): what was loaded stays", "", str(self._directory))
-                self._tell(self._current, (problem,))
+                self._apply_result(self._current, (problem,))
                 return
             if (
                 self._held_back is None
@@ -217,20 +222,20 @@ class YamlDirectory:
             self._held_back = new.content_hash
             message = (
                 f"{lost} of {len(old.by_tenant)} webhooks would be removed: held back; "
-                "done where the next scan finds the same"
+                "done if the next scan finds the same"
             )
-            self._tell(old, (*problems, Problem(message, file=str(self._directory))))
+            self._apply_result(old, (*problems, Problem(message, file=str(self._directory))))
             return
         self._held_back = None
         self._read_before |= {name for name, reading in readings.items() if not reading.unknown_tenants}
         tenants = old.file_of.keys() | new.file_of.keys()
         changed = {tenant for tenant in tenants if _differs(tenant, old, new)}
-        self._tell(new, problems)
+        self._apply_result(new, problems)
         for listener in self._listeners if changed or old.is_complete != new.is_complete else ():
             listener(changed)
 
-    def _tell(self, snapshot: _Snapshot, problems: tuple[Problem, ...]) -> None:
-        """Put the result of a scan into use, metrics and log; one that is like the last is not told again."""
+    def _apply_result(self, snapshot: _Snapshot, problems: tuple[Problem, ...]) -> None:
+        """Puts the result of a scan into use, metrics and log. Known problems are not logged again."""
         is_first = not self._current.content_hash
         is_news = is_first or problems != self._problems or snapshot.content_hash != self._current.content_hash
         for problem in problems:
@@ -281,7 +286,7 @@ def _read_all(
 
 
 def _directories(directory: Path, readings: Iterable[WebhookFileReading], scope: SecretScope) -> _Watched:
-    """Directories of webhook files and secret files that exist, with what tells one from its successor."""
+    """Returns the existing directories of webhook and secret files, each with device and inode."""
     wanted = {directory}
     wanted.update(path.parent for reading in readings for path in reading.secret_files if scope.allows(path))
     found: dict[Path, tuple[int, int]] = {}
@@ -303,10 +308,10 @@ def _differs(tenant: TenantKey, old: _Snapshot, new: _Snapshot) -> bool:
 def _next_snapshot(
     readings: Mapping[str, WebhookFileReading], old: _Snapshot, read_before: Collection[str]
 ) -> tuple[_Snapshot, tuple[Problem, ...]]:
-    """What is to be in use with these files, and what is wrong with them.
+    """Returns the snapshot to use with these files, and their problems.
 
     Args:
-        read_before: files whose tenants were known before: one that can't be read any more keeps them.
+        read_before: files whose tenants were known before. If such a file can't be read any more, it keeps them.
     """
     is_complete = True
     entries = {name: {e.tenant: e for e in reading.entries or () if e.tenant} for name, reading in readings.items()}

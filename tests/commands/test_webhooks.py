@@ -35,7 +35,7 @@ async def test_from_yaml_into_the_database_and_back(tmp_path: Path) -> None:
         assert "Y2FuYXJ5" not in ran.out + ran.err
     out, secrets = tmp_path / "out", tmp_path / "out" / "secrets"
     refused = await called("webhooks", "export", out, "-c", config, env=env)
-    assert (refused.status, "say with --secrets-dir" in refused.err) == (78, True)
+    assert (refused.status, "with --secrets-dir" in refused.err) == (78, True)
     written = await called("webhooks", "export", out, "-c", config, "--secrets-dir", secrets, env=env)
     assert len(written.out.splitlines()) == 2, written
     again = await called("webhooks", "import", out, "-c", config, env=env)

@@ -121,15 +121,15 @@ def test_an_anchor_stands_for_its_value_wherever_it_is_repeated() -> None:
             ],
         ),
         ("a: &x {b: 1}\nc:\n  <<: *x\n", ["x.yaml:3: c.<<: merge keys are not YAML 1.2: write the keys out"]),
-        ("a: 1\n---\nb: 2\n", ["x.yaml:2: a second document begins here: one file holds one document"]),
+        ("a: 1\n---\nb: 2\n", ["x.yaml:2: a second document begins here: one file contains one document"]),
         ("a:\n\t- b\n", ["x.yaml:2: a tab can't indent YAML: use spaces"]),
         ("a: b: c\n", ["x.yaml:1: not valid YAML: mapping values are not allowed in this context"]),
         ("a: [1\nb: 2\n", ["x.yaml:2: not valid YAML: did not find expected ',' or ']'"]),
         ("a: *nothing\n", ["x.yaml:1: this alias (*…) has no anchor before it: put text that begins with * in quotes"]),
-        ("a: &x\n  - *x\n", ["x.yaml:2: this alias (*…) stands inside the value it repeats: write the value out"]),
-        ("a: !!python/object/apply:os.system [id]\n", ["x.yaml:1: a: this tag can't stand here: leave it out"]),
-        ("a: !secret x\n", ["x.yaml:1: a: this tag can't stand here: leave it out"]),
-        ("a: !!int true\n", ["x.yaml:1: a: this tag can't stand here: leave it out"]),
+        ("a: &x\n  - *x\n", ["x.yaml:2: this alias (*…) is inside the value that it repeats: write the value out"]),
+        ("a: !!python/object/apply:os.system [id]\n", ["x.yaml:1: a: this tag can't be used here: leave it out"]),
+        ("a: !secret x\n", ["x.yaml:1: a: this tag can't be used here: leave it out"]),
+        ("a: !!int true\n", ["x.yaml:1: a: this tag can't be used here: leave it out"]),
         ("? [a]\n: b\n", ["x.yaml:1: a key must be plain text, not a list, mapping or alias"]),
         ("a: .inf\nb: 1e999\n", [f"x.yaml:{n}: {k}: must be a finite number: put it in quotes if it is text"
                                  for n, k in ((1, "a"), (2, "b"))]),
@@ -166,7 +166,7 @@ def test_bytes_that_are_no_text_are_named_with_their_line() -> None:
 
 
 def test_a_file_that_cannot_be_opened_is_a_problem(tmp_path: Path) -> None:
-    for path, message in ((tmp_path / "no", "no such file: create it, or mend the path"),
+    for path, message in ((tmp_path / "no", "no such file: create it, or correct the path"),
                           (tmp_path, "is a directory: name the file in it"),
                           (Path("a\0b"), "can't be read (embedded null byte)")):  # fmt: skip
         with pytest.raises(ConfigError) as caught:

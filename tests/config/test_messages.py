@@ -45,7 +45,7 @@ history: {answers: perhaps}
         "x.yaml:4: kafka.topic: must be text: put it in quotes",
         "x.yaml:5: kafka.security.protocol: must be one of PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL; "
         "did you mean 'SASL_SSL'?",
-        "x.yaml:5: kafka.security.password: a secret can't stand here: write {file: PATH} or {env: NAME}",
+        "x.yaml:5: kafka.security.password: a secret can't be written here: write {file: PATH} or {env: NAME}",
         "x.yaml:6: kafka.session_timeout: must be at least 2",
         "x.yaml:7: kafka.nonsense: unknown key; known here: bootstrap_servers, topic, topic_prefix, group_id, "
         "group_instance_id, client_id, security, auto_offset_reset, session_timeout, commit_interval, partition_window, max_unfinished, "
@@ -98,7 +98,7 @@ webhooks:
         "x.yaml:7: webhooks[0].campaigns: must be all, or a list",
         "x.yaml:8: webhooks[0].auth.sign.algorithm: must be one of HS256, HS384, HS512, RS256, RS384, RS512, PS256, "
         "PS384, PS512, ES256, ES384, ES512, EdDSA, Ed25519, Ed448; did you mean 'ES256'?",
-        "x.yaml:8: webhooks[0].auth.sign.key: a secret can't stand here: write {file: PATH} or {env: NAME}",
+        "x.yaml:8: webhooks[0].auth.sign.key: a secret can't be written here: write {file: PATH} or {env: NAME}",
         "x.yaml:8: webhooks[0].auth.sign.ttl: must be at most 300",
         "x.yaml:8: webhooks[0].auth.sign.wj: unknown key; known here: algorithm, key, kid, issuer, subject, audience, "
         "ttl, claims, nbf, jti, body_hash",
@@ -121,7 +121,7 @@ webhooks:
         "x.yaml:25: webhooks[4].channels: must have at least 1 entry",
         "x.yaml:25: webhooks[4].headers['a b']: not a header name: use up to 64 letters, digits and any of "
         "!#$%&'*+-.^_`|~",
-        "x.yaml:26: webhooks[5].auth: give either sign (a token that we sign) or fetch (a token endpoint)",
+        "x.yaml:26: webhooks[5].auth: give either sign (a token that the dispatcher signs) or fetch (a token endpoint)",
         "x.yaml:26: webhooks[5].headers.Host: host is set by the dispatcher and can't be replaced: choose another name",
         "x.yaml:27: webhooks[6].headers.Host: host is set by the dispatcher and can't be replaced: choose another name",
     ]

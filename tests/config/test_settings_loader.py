@@ -138,9 +138,9 @@ def test_a_wrong_value_is_named_with_its_variable_and_never_quoted(file: Path) -
         "environment variable DISPATCHER_KAFKA__SECURITY__PROTOCOL: kafka.security.protocol: must be one of "
         "PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL; did you mean 'SSL'?",
         "environment variable DISPATCHER_KAFKA__SECURITY__PASSWORD__FILE: kafka.security.password: secret file nowhere "
-        "can't be read (No such file or directory): create it, or mend the path",
+        "can't be read (No such file or directory): create it, or correct the path",
         "environment variable DISPATCHER_EGRESS__CA_BUNDLE: egress.ca_bundle: no such file (nowhere.pem): create it, "
-        "or mend the path",
+        "or correct the path",
     ]
 
 
@@ -157,11 +157,11 @@ egress: {ca_bundle: nope.pem}
         "dispatcher.yaml:1: apiVersion: must be dispatcher/v1",
         "environment variable DISPATCHER_LOG__LEVEL: log.level: must be one of debug, info, warning, error",
         "dispatcher.yaml:5: webhooks.reload_intervall: unknown key; did you mean 'reload_interval'?",
-        "dispatcher.yaml:4: kafka.security.ca: no such file (ca.pem): create it, or mend the path",
+        "dispatcher.yaml:4: kafka.security.ca: no such file (ca.pem): create it, or correct the path",
         "dispatcher.yaml:4: kafka.security.certificate: is a directory (hooks): name the file in it",
-        "dispatcher.yaml:4: kafka.security.key: no such file (hooks/key.pem): create it, or mend the path",
-        "dispatcher.yaml:5: webhooks.path: no such directory (dispatcher.yaml): create it, or mend the path",
-        "dispatcher.yaml:6: egress.ca_bundle: no such file (nope.pem): create it, or mend the path",
+        "dispatcher.yaml:4: kafka.security.key: no such file (hooks/key.pem): create it, or correct the path",
+        "dispatcher.yaml:5: webhooks.path: no such directory (dispatcher.yaml): create it, or correct the path",
+        "dispatcher.yaml:6: egress.ca_bundle: no such file (nope.pem): create it, or correct the path",
     ]
 
 
@@ -169,7 +169,7 @@ egress: {ca_bundle: nope.pem}
     ("content", "line"),
     [
         ("", "dispatcher.yaml: empty: write at least apiVersion, kafka and webhooks"),
-        ("- a\n", "dispatcher.yaml:1: must be a mapping (key: value), the settings' groups"),
+        ("- a\n", "dispatcher.yaml:1: must be a mapping (key: value) of the settings' groups"),
         ("a: [\n", "dispatcher.yaml:1: not valid YAML: did not find expected node content"),
         (GOOD.replace("dispatcher/v1", "v1"), "dispatcher.yaml:1: apiVersion: must be dispatcher/v1"),
         (GOOD.split("\n", 1)[1], "dispatcher.yaml:1: apiVersion: missing; write apiVersion: dispatcher/v1"),
@@ -181,7 +181,7 @@ def test_a_file_that_is_no_settings_file_says_so_in_one_line(file: Path, content
 
 
 def test_a_file_that_is_not_there_says_so_in_one_line(file: Path) -> None:
-    assert problems_of(file.with_name("no.yaml")) == ["no.yaml: no such file: create it, or mend the path"]
+    assert problems_of(file.with_name("no.yaml")) == ["no.yaml: no such file: create it, or correct the path"]
     assert problems_of(file.parent / "hooks") == ["hooks: is a directory: name the file in it"]
 
 

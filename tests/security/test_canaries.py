@@ -508,7 +508,7 @@ async def _asked_afterwards(scene: Scene, dispatcher: Dispatcher) -> None:
     bad = scene.stage.directory / "bad.yaml"
     bad.write_text(yaml.safe_dump(inline))
     told["check of bad settings"] = await command(scene, "check", "-c", str(bad))
-    assert "a secret can't stand here" in told["check of bad settings"]
+    assert "a secret can't be written here" in told["check of bad settings"]
 
 
 async def _records(scene: Scene) -> None:

@@ -156,7 +156,7 @@ ROWS: list[tuple[Json | Callable[[Path], Json], str, str]] = [
     (signing(*[WHSEC] * 5), "signing.secrets", "must have at most 4"),
     ({"signing": {"secrets": []}}, "signing.secrets", "must have at least 1"),
     ({"signing": {"secrets": [CANARY]}}, "signing.secrets[0]", "write {file: PATH}"),
-    ({"signing": {"secrets": [{"file": "nowhere"}]}}, "signing.secrets[0]", "create it, or mend the path"),
+    ({"signing": {"secrets": [{"file": "nowhere"}]}}, "signing.secrets[0]", "create it, or correct the path"),
     ({"signing": {"secrets": [{"env": "WEBHOOK_NOWHERE_SET"}]}}, "signing.secrets[0]", "set it"),
     (signing(""), "signing.secrets[0]", "write the secret in it"),
     (signing("x" * 70_000), "signing.secrets[0]", "check that it is the right file"),

@@ -120,7 +120,7 @@ async def test_many_who_ask_at_once_ask_the_store_once(cache: WebhookCache, stor
     assert {task.result() for task in tasks} == {store.webhooks[LUMA]}
     assert other.result() is store.webhooks[OTHER]
     assert store.asked == [LUMA, OTHER]
-    assert repr(cache) == "<WebhookCache 2 tenants, 0 asked for>"
+    assert repr(cache) == "<WebhookCache 2 tenants, 0 queried>"
 
 
 async def test_when_the_one_who_asks_is_cancelled_the_next_in_line_asks(cache: WebhookCache, store: FakeStore) -> None:
@@ -189,7 +189,7 @@ async def test_a_store_that_is_away_is_an_error_where_nothing_is_known(cache: We
     await asyncio.sleep(0)
     store.answers.set()
     results = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [str(result) for result in results] == ["the webhook store is away: down"] * 3
+    assert [str(result) for result in results] == ["the webhook store is unavailable: down"] * 3
     assert all(isinstance(result, StoreUnavailable) for result in results)
     assert store.asked == [LUMA]
     store.is_away = False
@@ -278,7 +278,7 @@ async def test_the_tenants_whose_answer_is_oldest_go_first(clock: Clock) -> None
     for tenant in (tenants[0], tenants[3]):
         await cache.get(tenant)
     assert [cache.get_cached(tenant) is NOT_CACHED for tenant in tenants] == [False, True, False, False, True]
-    assert repr(cache) == "<WebhookCache 3 tenants, 0 asked for>"
+    assert repr(cache) == "<WebhookCache 3 tenants, 0 queried>"
 
 
 async def test_a_bug_in_the_store_reaches_everyone_and_stays_a_bug(cache: WebhookCache, store: FakeStore) -> None:

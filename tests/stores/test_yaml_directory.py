@@ -137,7 +137,7 @@ async def test_a_start_with_no_usable_file_is_refused_with_every_mistake(path: P
     assert str(caught.value).replace(f"{path}/", "").split("\n") == [
         "a.yaml: empty: write apiVersion: dispatcher/v1 and webhooks",
         "b.yaml:2: webhooks: must be a list, not a mapping",
-        "c.yaml: can't be read (No such file or directory): mend the file or its permissions",
+        "c.yaml: can't be read (No such file or directory): correct the file or its permissions",
     ]
 
 
@@ -404,7 +404,7 @@ async def test_a_tenant_twice_in_a_file_is_a_mistake_in_it(path: Path) -> None:
     directory, _ = directory_at(path)
     await directory.load()
     assert texts(directory, path) == [
-        "a.yaml:5: webhooks[2]: organisation and sandbox of webhooks[0], line 3, once more: keep one"
+        "a.yaml:5: webhooks[2]: the same organisation and sandbox as webhooks[0], line 3: keep one"
     ]
     assert orgs(directory) == ["b", "x", "x"]
     assert directory.all()[1].source == f"{path}/a.yaml:3", "the earlier one is in use"
@@ -473,7 +473,7 @@ async def test_a_secret_that_goes_missing_keeps_the_last_good_version_until_it_i
     await directory.load()
     assert texts(directory, path) == [
         f"a.yaml:3: webhooks[0].auth.sign.key: secret file {'../secrets/key'} can't be read (No such file or "
-        "directory): create it, or mend the path"
+        "directory): create it, or correct the path"
     ]
     secret.write_text("one" * 20)
     assert await directory.reload() == []
@@ -508,7 +508,7 @@ async def test_losing_most_webhooks_at_once_needs_two_scans_that_agree(path: Pat
         (path / f"{number}.yaml").unlink()
     (path / "9.yaml").write_text(content(entry("t9", url="https://new.example/")))
     await directory.reload()
-    message = "DIR: 6 of 10 webhooks would be removed: held back; done where the next scan finds the same"
+    message = "DIR: 6 of 10 webhooks would be removed: held back; done if the next scan finds the same"
     assert texts(directory, path) == [message]
     assert len(directory.all()) == 10
     (path / "6.yaml").unlink()

@@ -66,7 +66,7 @@ async def test_secrets_are_written_for_their_owner_only_and_moved_with_care(tmp_
     assert len(secrets) == 7
     assert {path.stat().st_mode & 0o777 for path in secrets} == {0o600}
     assert _read(files) == [config]
-    with pytest.raises(ConfigError, match="say with --secrets-dir"):
+    with pytest.raises(ConfigError, match="with --secrets-dir"):
         export_webhooks([config, plain(sandbox="dev")], tmp_path / "refused", None)
     assert not (tmp_path / "refused").exists()
     assert len(export_webhooks([plain()], tmp_path / "fine", None)) == 1

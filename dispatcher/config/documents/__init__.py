@@ -1,7 +1,7 @@
-"""Configuration documents: YAML 1.2 or JSON read with positions, and mistakes in them said for people.
+"""Reads configuration documents, YAML 1.2 or JSON, with positions, and reports mistakes in them.
 
-Every mounted file goes through here, so that a mistake in any of them is a `Problem` with file, line and key. What
-a document means is its model's question. No I/O but reading the one file; safe on any bytes whatsoever.
+Every mounted file is read here, so that each mistake is a `Problem` with file, line and key. The models define what a
+document means. The only I/O is reading the file; any bytes are safe.
 """
 
 from dispatcher.config.documents.error_messages import nearest, problems_from

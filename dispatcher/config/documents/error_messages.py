@@ -1,4 +1,4 @@
-"""pydantic's errors as problems that people can act on. No value of a document is ever quoted: it may be a secret."""
+"""Turns pydantic's errors into problems with a cure. No value of a document is ever quoted: it may be a secret."""
 
 import difflib
 from collections import defaultdict
@@ -36,12 +36,12 @@ _BOUNDS = {
 def problems_from(
     error: ValidationError, document: Document, model: type[BaseModel], at: Loc = (), most: int | None = None
 ) -> list[Problem]:
-    """The errors as problems with file, line and key, in the order of the lines.
+    """Returns the errors as problems with file, line and key, in order of lines.
 
     Args:
-        model: what the document was validated as; its fields are what a misspelt key may have meant.
-        at: the part of the document that was validated, if it was not the whole: the errors' places begin there.
-        most: so many errors are worded, the rest is left out; None: all.
+        model: the model of the document; its fields are suggested for misspelt keys.
+        at: place of the part that was validated, if it was not the whole document. The errors' places start there.
+        most: maximum number of errors to return; None: all.
     """
     found: list[tuple[Loc, str]] = []
     choices: dict[Loc, list[tuple[Loc, str]]] = defaultdict(list)
@@ -55,14 +55,16 @@ def problems_from(
     problems = [
         document.problem(path, message)
         for path, message in dict.fromkeys(found)
-        if not (message == _TOO_FEW and any(inner[:-1] == path for inner in paths))  # bad items aren't counted
+        if not (
+            message == _TOO_FEW and any(inner[:-1] == path for inner in paths)
+        )  # pydantic doesn't count invalid items
     ]
     problems.sort(key=lambda problem: problem.line or 0)
     return problems
 
 
 def _of_a_choice(choice: Loc, alternatives: list[tuple[Loc, str]]) -> Iterable[tuple[Loc, str]]:
-    """A value that may be of several types gives an error for each: the deepest say what was meant."""
+    """Returns the deepest errors of a union: pydantic reports one for each type, and the deepest fits best."""
     deeper = [(path, message) for path, message in alternatives if len(path) > len(choice)]
     if deeper:
         return deeper
@@ -155,7 +157,7 @@ def _length(kind: str, context: Mapping[str, object]) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The name that a misspelt word may have meant, None where nothing is near."""
+    """Returns the known name closest to a misspelt word, or None if no name is close."""
     spelt = {name.lower().replace("-", "_"): name for name in known}
     near = difflib.get_close_matches(word.lower().replace("-", "_")[:100], spelt, n=1, cutoff=0.6)
     return spelt[near[0]] if near else None

@@ -1,7 +1,7 @@
-"""Where a pydantic error's `loc` points: in the document as the user wrote it, and in the model.
+"""Finds the place that a pydantic error's `loc` means, in the user's document and in the model.
 
-pydantic puts the tags and labels of unions into a `loc`; the user never wrote those. Walking the model along it
-tells them apart, and finds the fields a misspelt key may have meant.
+pydantic puts the tags and labels of unions into a `loc`, though the document doesn't contain them. Following the `loc`
+through the model removes them, and finds the fields that a misspelt key may have meant.
 """
 
 import re
@@ -17,7 +17,7 @@ Loc = tuple[str | int, ...]
 """Keys and list indices from a document's root: `("webhooks", 2, "url")`."""
 
 MAX_STEP: Final = 80
-"""Characters of a key that messages name."""
+"""Maximum number of characters of a key in a message."""
 
 _PLAIN_KEY = re.compile(r"[^\s.\[\]'\"]+")
 _STEP = re.compile(r"\[(\d+)\]|\['([^']*)'\]|([^.\[\]]+)")
@@ -25,22 +25,22 @@ _STEP = re.compile(r"\[(\d+)\]|\['([^']*)'\]|([^.\[\]]+)")
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """What stands at a place."""
+    """A place in a document, with its fields and types in the model."""
 
     path: Loc
-    """The place as the user wrote it."""
+    """The place in the user's document."""
     models: tuple[type[BaseModel], ...] = ()
-    """Models whose field, or unknown key, the path's last key is."""
+    """Models that may contain the last key of the path."""
     field: FieldInfo | None = None
-    """The last field on the way."""
+    """The last field on the path."""
     types: tuple[object, ...] = ()
-    """Types that the value may have, unions taken apart."""
+    """Types that the value may have, with unions split."""
     choice: Loc | None = None
-    """Where the way went through one of several types of a union; None where it did not."""
+    """Place at which the path entered one of several types of a union; None if it did not."""
 
 
 def key_of(path: Loc) -> str:
-    """`webhooks[2].url`; a key that is not one word is quoted: `headers['a b']`."""
+    """Returns the path as text: `webhooks[2].url`. A key that is not one word is quoted: `headers['a b']`."""
     text = ""
     for step in path:
         if isinstance(step, int):
@@ -53,12 +53,12 @@ def key_of(path: Loc) -> str:
 
 
 def path_of(key: str) -> Loc:
-    """The path that `key_of` wrote as `key`, for keys without quotes in them."""
+    """Returns the path that `key_of` wrote as `key`, for keys without quotes in them."""
     return tuple(int(index) if index else quoted or plain for index, quoted, plain in _STEP.findall(key))
 
 
 def locate(model: type[BaseModel], loc: Sequence[str | int]) -> Located:
-    """The place a pydantic error's `loc` means in a document of this model."""
+    """Returns the place that a pydantic error's `loc` means in a document of this model."""
     at = Located((), types=(model,))
     for step in loc:
         at = _next(at, step)
@@ -82,15 +82,15 @@ def _next(at: Located, step: str | int) -> Located:
     values = tuple(t for inner in at.types if get_origin(inner) is dict for t in members(get_args(inner)[1]))
     if values:
         return Located(path, field=at.field, types=values, choice=at.choice)
-    if models:  # a key that no model has
+    if models:  # an unknown key
         return Located(path, models, None, (), at.choice)
     if step == "[key]":
         return at
-    return Located(at.path, at.models, at.field, at.types, at.path)  # a union's label
+    return Located(at.path, at.models, at.field, at.types, at.path)  # the label of a union's type
 
 
 def members(annotation: object) -> list[object]:
-    """The types of a union, `Annotated` taken off; the type itself where it is none."""
+    """Returns the types of a union without `Annotated`; for another type, the type itself."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return members(get_args(annotation)[0])
@@ -100,7 +100,7 @@ def members(annotation: object) -> list[object]:
 
 
 def literals(model: type[BaseModel], name: str) -> tuple[str | int, ...]:
-    """Values that a field of `Literal` type can have."""
+    """Returns the values that a field of `Literal` type can have."""
     return tuple(
         value
         for inner in members(model.model_fields[name].annotation)

@@ -1,6 +1,7 @@
-"""What a plain scalar means: the core schema of YAML 1.2.2, section 10.3.2.
+"""Interprets plain scalars by the core schema of YAML 1.2.2, section 10.3.2.
 
-`no`, `on` and `yes` are text, octal is `0o17` and nothing else. Refused: numbers that JSON can't carry to everybody.
+`no`, `on` and `yes` are text; octal numbers are written `0o17`. Numbers that JSON can't represent everywhere are
+refused.
 """
 
 import math
@@ -19,7 +20,7 @@ _LONGEST_INTEGER = 40  # characters; 64 bits need 20, or 24 in octal
 
 
 def plain(text: str) -> JsonValue:
-    """The value of a plain scalar.
+    """Returns the value of a plain scalar.
 
     Raises:
         ValueError: a number that is not finite, or an integer beyond 64 bits.
@@ -44,10 +45,10 @@ def plain(text: str) -> JsonValue:
 
 
 def scalar(text: str, tag: str | None, is_plain: bool) -> JsonValue:
-    """The value of a scalar with this tag, None where it has none; `is_plain`: written without quotes.
+    """Returns the value of a scalar. `tag`: None if there is none; `is_plain`: written without quotes.
 
     Raises:
-        ValueError: as for `plain`, or the tag is not of the core schema or not true of the text.
+        ValueError: as for `plain`, or the tag is not in the core schema or doesn't fit the text.
     """
     if tag in ("!", _CORE + "str"):
         return text
@@ -56,10 +57,10 @@ def scalar(text: str, tag: str | None, is_plain: bool) -> JsonValue:
     value = plain(text)
     kinds = _KINDS.get(tag.removeprefix(_CORE), ()) if tag.startswith(_CORE) else ()
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        raise ValueError("this tag can't stand here: leave it out")
+        raise ValueError("this tag can't be used here: leave it out")
     return value
 
 
 def is_collection_tag(tag: str | None, kind: str) -> bool:
-    """Whether a list (`seq`) or mapping (`map`) can have this tag."""
+    """Returns True if a list (`seq`) or mapping (`map`) can have this tag."""
     return tag in (None, "!", _CORE + kind)

@@ -1,7 +1,7 @@
-"""YAML 1.2 (and JSON, which it contains) into plain data with the line of every key and item.
+"""Reads YAML 1.2, which contains JSON, into plain data with the line of every key and item.
 
-PyYAML gives the events, `scalars` what the scalars mean. Refused: duplicate keys, more than one document, tags beyond
-the core schema, `<<` (not in YAML 1.2), and whatever passes the limits.
+PyYAML parses the events, `scalars` interprets the scalars. Duplicate keys, several documents, tags beyond the core
+schema, `<<` (not in YAML 1.2) and documents over the limits are refused.
 """
 
 import re
@@ -19,11 +19,11 @@ from dispatcher.errors import ConfigError, Problem
 
 MAX_BYTES: Final = 1024 * 1024
 MAX_DEPTH: Final = 32
-"""Lists and mappings inside each other."""
+"""Maximum depth of nested lists and mappings."""
 MAX_VALUES: Final = 200_000
-"""Values in all, those that aliases repeat counted each time: 1 MiB of honest YAML has fewer."""
+"""Maximum number of values, with repetitions by aliases: 1 MiB of ordinary YAML has fewer."""
 
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where the wheel has it: ten times as fast
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, if the wheel has it, is ten times as fast
 
 _NOT_YAML = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # YAML 1.2.2, section 5.1
 _JSON_ESCAPE = re.compile(r"\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|\\.")
@@ -31,17 +31,17 @@ _JSON_ESCAPE = re.compile(r"\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a
 
 @dataclass(slots=True)
 class _Place:
-    """Where a value stands: the line of its key (of itself in a list), and the places inside it."""
+    """The line of a value's key, or of an item itself, and the places inside the value."""
 
     line: int
     inside: dict[str | int, "_Place"] = field(default_factory=dict)
     written: str = ""
-    """A scalar that is not text, as the file spells it: `2.10`, `00012345`."""
+    """The spelling in the file of a scalar that is not text: `2.10`, `00012345`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """A part of a document that can't be read, while the rest can."""
+    """A part of a document that can't be read although the rest can."""
 
     path: Loc
     problem: Problem
@@ -49,14 +49,14 @@ class Mistake:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Document:
-    """One document, read: its data, and where each part of it stands."""
+    """The data of one document, and the line of each part."""
 
     file: str
     data: JsonValue
     _root: _Place
 
     def line(self, path: Loc) -> int:
-        """Line, from 1, of the key at `path`; of the nearest part around it where it is not in the document."""
+        """Returns the line, from 1, of the key at `path`, or of the nearest part around it if there is no such key."""
         place = self._root
         for step in path:
             inner = place.inside.get(step)
@@ -66,11 +66,11 @@ class Document:
         return place.line
 
     def holds(self, path: Loc) -> bool:
-        """Whether there is something at `path`."""
+        """Returns True if the document has a value at `path`."""
         return self._place(path) is not None
 
     def written(self, path: Loc) -> str:
-        """The text of a number, boolean or null exactly as the file spells it; empty for anything else."""
+        """Returns a number, boolean or null exactly as the file spells it; empty for anything else."""
         place = self._place(path)
         return place.written if place is not None else ""
 
@@ -81,25 +81,25 @@ class Document:
         return place
 
     def problem(self, path: Loc, message: str) -> Problem:
-        """A problem at `path`, with the file, the line and the key as the user wrote it."""
+        """Returns a problem at `path`, with file, line and key."""
         return Problem(message, key_of(path), self.file, self.line(path))
 
 
 def read_document(path: Path, shown_as: str | None = None) -> Document:
-    """The document in a file.
+    """Reads the document in a file.
 
     Args:
-        path: the file; by default it is also how problems name it, else `shown_as` is.
+        shown_as: name of the file in problems; by default its path.
 
     Raises:
-        ConfigError: there is no such file, or its content can't be read; names every problem found.
+        ConfigError: there is no such file, or its content can't be read. It names every problem found.
     """
     file = shown_as or str(path)
     try:
         with path.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise ConfigError([Problem("no such file: create it, or mend the path", file=file)]) from None
+        raise ConfigError([Problem("no such file: create it, or correct the path", file=file)]) from None
     except IsADirectoryError:
         raise ConfigError([Problem("is a directory: name the file in it", file=file)]) from None
     except (OSError, ValueError) as error:
@@ -109,10 +109,10 @@ def read_document(path: Path, shown_as: str | None = None) -> Document:
 
 
 def parse_document(content: bytes, file: str) -> Document:
-    """The document in `content`. A name that ends in `.json` lets JSON's own liberties pass (tabs, \\u pairs).
+    """Reads the document in `content`. JSON's own rules (tabs, \\u pairs) apply if the name ends in `.json`.
 
     Raises:
-        ConfigError: it can't be read; names every problem found.
+        ConfigError: it can't be read. The error names every problem found.
     """
     document, mistakes = parse_leniently(content, file)
     if mistakes:
@@ -121,13 +121,13 @@ def parse_document(content: bytes, file: str) -> Document:
 
 
 def parse_leniently(content: bytes, file: str) -> tuple[Document, list[Mistake]]:
-    """The document in `content` with the mistakes that leave the rest of it readable.
+    """Reads the document in `content`. Returns it with the mistakes that leave the rest readable.
 
-    Such a mistake is a key that is given twice (the first one stays), a number that can't be used, or a wrong tag (the
-    value is then None).
+    Such a mistake is a key that is given twice (the first one is used), a number that can't be used, or a wrong tag
+    (the value is then None).
 
     Raises:
-        ConfigError: nothing in it can be relied on: no YAML, not UTF-8, or over a limit.
+        ConfigError: the document is not YAML, not UTF-8, or over a limit.
     """
     if len(content) > MAX_BYTES:
         raise ConfigError([Problem(f"larger than {MAX_BYTES // 1024} KiB: split it", file=file)])
@@ -147,7 +147,7 @@ def parse_leniently(content: bytes, file: str) -> tuple[Document, list[Mistake]]
 
 
 def parse_value(text: str) -> JsonValue:
-    """One value as YAML reads it, from outside a file: `10s`, `true`, `[a, b]`, `{file: x}`.
+    """Reads one value that is not in a file as YAML: `10s`, `true`, `[a, b]`, `{file: x}`.
 
     Raises:
         ValueError: it is not YAML; the message says what is wrong.
@@ -165,7 +165,7 @@ def _joined_pair(escape: re.Match[str]) -> str:
 
 
 class _Unusable(Exception):
-    """Reading can't go on past this."""
+    """The document can't be read any further."""
 
     def __init__(self, line: int, message: str) -> None:
         self.line = line
@@ -174,7 +174,7 @@ class _Unusable(Exception):
 
 @dataclass(slots=True)
 class _Node:
-    """A value that was built, with what an alias of it costs."""
+    """A value, with its size if an alias repeats it."""
 
     value: JsonValue
     place: _Place
@@ -183,7 +183,7 @@ class _Node:
 
 
 class _Reader:
-    """Builds data and places from the events of one document, within the limits."""
+    """Builds data and places from the YAML events of one document, within the limits."""
 
     def __init__(self, file: str, text: str) -> None:
         self._file = file
@@ -211,7 +211,7 @@ class _Reader:
         for event in stream:
             if isinstance(event, yaml.DocumentStartEvent):
                 if root is not None:
-                    raise _Unusable(_line(event), "a second document begins here: one file holds one document")
+                    raise _Unusable(_line(event), "a second document begins here: one file contains one document")
                 root = _Place(1)
                 data = self._node(next(stream), stream, root, (), 0).value
         return data, root or _Place(1)
@@ -247,7 +247,7 @@ class _Reader:
                 raise _Unusable(_line(event), f"nested deeper than {MAX_DEPTH} levels")
             is_list = isinstance(event, yaml.SequenceStartEvent)
             if not is_collection_tag(event.tag, "seq" if is_list else "map"):
-                self._problem(event, path, "this tag can't stand here: leave it out")
+                self._problem(event, path, "this tag can't be used here: leave it out")
             before = self._values
             if is_list:
                 node.value, node.height = self._sequence(events, place, path, depth)
@@ -294,7 +294,7 @@ class _Reader:
         return entries, height + 1
 
     def _key(self, event: yaml.Event) -> str:
-        """A key is text, whatever it looks like: `404:` and `on:` are themselves."""
+        """Returns a key as text, even if it looks like another type: `404:`, `on:`."""
         if not isinstance(event, yaml.ScalarEvent):
             raise _Unusable(_line(event), "a key must be plain text, not a list, mapping or alias")
         if event.anchor is not None:
@@ -305,9 +305,11 @@ class _Reader:
         name = event.anchor or ""
         node = self._anchors.get(name)
         if node is None:
-            # Not quoted: who forgets the quotes around a password that begins with * has written an alias.
+            # The alias is not quoted: a password that begins with * and lacks its quotes is read as an alias.
             if name in self._anchors:
-                raise _Unusable(_line(event), "this alias (*…) stands inside the value it repeats: write the value out")
+                raise _Unusable(
+                    _line(event), "this alias (*…) is inside the value that it repeats: write the value out"
+                )
             raise _Unusable(
                 _line(event), "this alias (*…) has no anchor before it: put text that begins with * in quotes"
             )

@@ -1,5 +1,5 @@
 """Webhooks in a database: the store that dispatchers read, and the repository that the console writes with.
 
-SQLite in a file for one process, PostgreSQL for several replicas. `Database` is the way in for all parts;
-`migrate.upgrade` makes the schema.
+SQLite in a file for one process, PostgreSQL for several replicas. All parts connect through `Database`;
+`migrate.upgrade` creates the schema.
 """

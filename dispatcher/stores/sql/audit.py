@@ -1,7 +1,7 @@
-"""The history of what people did, append-only, and the masking of what is written into it.
+"""The audit log of changes, append-only, with secrets masked.
 
-Secrets are fingerprints. So are the values of header parameters, those of claims whose names speak of a secret, and the
-path and query of a URL: tenants put keys there.
+Secrets are written as fingerprints. So are the values of header parameters, of claims whose names suggest a secret, and
+the path and query of a URL, because tenants put keys there.
 """
 
 import hashlib
@@ -24,13 +24,13 @@ from dispatcher.stores.sql.records import MAX_PAGE, AuditAction, AuditEntry, Aud
 from dispatcher.stores.sql.schema import audit
 
 MAX_VALUE: Final = 2000
-"""Characters of one value as JSON; a longer one is given by its size and fingerprint."""
+"""Maximum number of characters of one value as JSON; a longer one is replaced by its size and fingerprint."""
 
 _ACTIONS = {action.value: action for action in AuditAction}
 
 
 class AuditLog:
-    """Reads the history, and writes what is no change of a webhook (those write their own)."""
+    """Reads the audit, and writes entries about anything but webhooks; changes of webhooks write their own entries."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -44,16 +44,16 @@ class AuditLog:
         webhook_id: str | None = None,
         details: Mapping[str, JsonValue] | None = None,
     ) -> None:
-        """Add a line. `details` are written as they are: counts and reasons, no secrets and no personal data.
+        """Adds an entry. `details` are written unmasked: they may contain no secrets and no personal data.
 
         Raises:
-            StoreUnavailable: it was not written.
+            StoreUnavailable: the entry was not written.
         """
         async with self._database.write() as connection:
             await write_entry(connection, action, by, tenant, webhook_id, details or {})
 
     async def search(self, query: AuditQuery, *, orgs: Orgs) -> list[AuditEntry]:
-        """Lines of these organisations; what concerns no organisation only for those who may see all."""
+        """Returns entries of these organisations. Entries without an organisation need access to all organisations."""
         statement = select(audit).order_by(audit.c.id.desc()).limit(max(1, min(query.limit, MAX_PAGE)))
         if orgs is not None:
             statement = statement.where(audit.c.org.in_(orgs))
@@ -79,7 +79,7 @@ async def write_entry(
     webhook_id: str | None,
     changes: Mapping[str, JsonValue],
 ) -> None:
-    """Add a line within the caller's transaction."""
+    """Adds an entry within the caller's transaction."""
     await connection.execute(
         insert(audit).values(
             at=datetime.now(UTC),
@@ -94,9 +94,9 @@ async def write_entry(
 
 
 def changes_between(before: JsonValue, after: JsonValue) -> dict[str, JsonValue]:
-    """What differs between two stored documents, masked: `{"before": …, "after": …}` by dotted path.
+    """Returns the masked differences of two stored documents: `{"before": …, "after": …}` by dotted path.
 
-    None stands for a document that is not there.
+    None means that a document doesn't exist.
     """
     old, new = dict(_leaves(before, ())), dict(_leaves(after, ()))
     changes: dict[str, JsonValue] = {}

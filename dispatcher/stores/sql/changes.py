@@ -1,4 +1,4 @@
-"""How a dispatcher learns that a webhook was changed: PostgreSQL tells, and every database is asked now and then."""
+"""Notifies dispatchers of changed webhooks: PostgreSQL sends notices, and every database is polled."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,41 +13,41 @@ _CLOSE_WITHIN_S: Final = 1.0
 
 
 class ChangeSignal:
-    """Rings when there is something new."""
+    """Wakes a waiting task when the database may have changed."""
 
     def __init__(self) -> None:
         self._rung = asyncio.Event()
         self._is_cut = False
 
     def ring(self, *_: object) -> None:
-        """There may be something new."""
+        """Signals that the database may have changed."""
         self._rung.set()
 
     def cut(self, *_: object) -> None:
-        """It will not ring any more."""
+        """Signals that the connection has ended, so that no further signal comes."""
         self._is_cut = True
         self._rung.set()
 
     async def wait(self, at_most_s: float) -> None:
-        """Return when it rings, or after `at_most_s` seconds.
+        """Returns at the next signal, or after `at_most_s` seconds.
 
         Raises:
-            StoreUnavailable: it will not ring any more.
+            StoreUnavailable: the connection has ended.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(at_most_s):
                 await self._rung.wait()
         self._rung.clear()
         if self._is_cut:
-            raise StoreUnavailable("the database has ended the connection that tells of changes")
+            raise StoreUnavailable("the database has ended the connection for change notices")
 
 
 @asynccontextmanager
 async def listening(database: Database) -> AsyncIterator[ChangeSignal]:
-    """A bell that rings at each change on PostgreSQL; on SQLite it never does.
+    """Yields a signal that is set at each change on PostgreSQL; on SQLite it never is.
 
     Raises:
-        StoreUnavailable: there is no connection to listen on.
+        StoreUnavailable: the connection for notices could not be opened.
     """
     bell = ChangeSignal()
     if not database.is_postgresql:
@@ -62,5 +62,5 @@ async def listening(database: Database) -> AsyncIterator[ChangeSignal]:
     finally:
         try:
             await connection.close(timeout=_CLOSE_WITHIN_S)
-        except Exception:  # noqa: BLE001  (it is of no more use: how it ends doesn't matter)
+        except Exception:  # noqa: BLE001  (the connection is not needed any more, so that errors don't matter)
             connection.terminate()

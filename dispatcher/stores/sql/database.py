@@ -1,7 +1,7 @@
 """The connection to the webhook database: SQLite in a file, or PostgreSQL.
 
-Foreign exceptions end here: a database that does not answer is `StoreUnavailable`. The URL's password is in no
-message, log or repr.
+Drivers' exceptions are translated here: a database that does not answer raises `StoreUnavailable`. No message, log or
+repr contains the URL's password.
 """
 
 import asyncio
@@ -25,16 +25,16 @@ from dispatcher.config.secrets import Secret
 from dispatcher.errors import ConfigError, Problem, StoreUnavailable
 
 READ_WITHIN_S: Final = 3.0
-"""A look-up has this long, connecting included; then the database counts as away."""
+"""Deadline of a look-up, connecting included; then the database counts as unavailable."""
 WRITE_WITHIN_S: Final = 10.0
-"""A change has this long, waiting for other changes included."""
+"""Deadline of a change, including the wait for other changes."""
 CONNECT_WITHIN_S: Final = 3.0
 STATEMENT_TIMEOUT_MS: Final = 10_000
-"""PostgreSQL itself stops a statement then, also where its client has gone."""
+"""Time after which PostgreSQL itself stops a statement, even if its client has gone."""
 SQLITE_BUSY_MS: Final = 2_500
-"""SQLite waits so long for another's lock, and can't be interrupted then: below the deadline of a look-up."""
+"""Time for which SQLite waits for a lock. It can't be interrupted, so that it is below the deadline of a look-up."""
 POOL_SIZE: Final = 2
-"""Connections kept; up to three more under load. The cache in front makes look-ups rare."""
+"""Number of connections that are kept; up to three more under load. The cache makes look-ups rare."""
 
 _EXAMPLES = "write sqlite+aiosqlite:///PATH or postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE"
 _NOT_MIGRATED = ("no such table", "unable to open database file")
@@ -43,7 +43,7 @@ _PRAGMAS = (
     "synchronous=NORMAL",
     f"busy_timeout={SQLITE_BUSY_MS}",
     "foreign_keys=ON",
-    "secure_delete=ON",  # what was replaced is overwritten
+    "secure_delete=ON",  # replaced data are overwritten
 )
 
 
@@ -58,27 +58,27 @@ class _Connection(Protocol):
 
 
 class ListeningConnection(Protocol):
-    """What is used of an asyncpg connection outside the pool."""
+    """The part of an asyncpg connection that is used outside the pool."""
 
     async def add_listener(self, channel: str, callback: Callable[[object, int, str, object], None]) -> None:
-        """Call back with each notice on the channel."""
+        """Registers a callback for each notice on the channel."""
         ...
 
     def add_termination_listener(self, callback: Callable[[object], None]) -> None:
-        """Call back when the connection has ended, for whatever reason."""
+        """Registers a callback for the end of the connection, for any reason."""
         ...
 
     async def close(self, *, timeout: float | None = None) -> None:
-        """End it in good order, at once where that takes longer than `timeout` seconds."""
+        """Closes the connection properly; terminates it after `timeout` seconds."""
         ...
 
     def terminate(self) -> None:
-        """End it at once."""
+        """Closes the connection immediately."""
         ...
 
 
 class Database:
-    """One database, and the few connections to it. Connects when first used."""
+    """One database, with a small pool of connections. It connects at the first use."""
 
     def __init__(self, url: Secret, *, create: bool = False, setting: str = "webhooks.url") -> None:
         """Connect to `url` when needed.
@@ -88,13 +88,13 @@ class Database:
             setting: the setting that problems name.
 
         Raises:
-            ConfigError: the URL can't be used. Quotes nothing of it.
+            ConfigError: the URL can't be used. The error quotes nothing of it.
         """
         parsed = _parsed(url, setting)
         self._maker = "dispatcher history" if setting == "history.url" else "dispatcher webhooks migrate"
         self.is_postgresql: Final = parsed.get_backend_name() == "postgresql"
         self.name: Final = _shown(parsed)
-        """What it is and where, for people: no user, no password."""
+        """Type and address of the database for messages, without user and password."""
         self._dsn: Final = Secret(parsed.set(drivername="postgresql").render_as_string(hide_password=False).encode())
         self._engine: Final = self._postgresql() if self.is_postgresql else _sqlite(parsed, create=create)
 
@@ -103,10 +103,10 @@ class Database:
 
     @asynccontextmanager
     async def read(self, within_s: float = READ_WITHIN_S) -> AsyncIterator[AsyncConnection]:
-        """A connection to read with.
+        """Yields a connection for reading.
 
         Raises:
-            StoreUnavailable: the database did not answer within `within_s`, or not as it should.
+            StoreUnavailable: the database did not answer within `within_s`, or answered with an error.
         """
         with self.translated(within_s):
             async with asyncio.timeout(within_s), self._engine.connect() as connection:
@@ -114,24 +114,24 @@ class Database:
 
     @asynccontextmanager
     async def write(self, within_s: float | None = WRITE_WITHIN_S) -> AsyncIterator[AsyncConnection]:
-        """One transaction: committed at the end, undone by any exception.
+        """Yields a connection in a transaction, which is committed at the end and rolled back after any exception.
 
         Raises:
-            StoreUnavailable: as in `read`; where that happens at the very commit, nobody knows whether it was done.
+            StoreUnavailable: as in `read`. If it happens during the commit, the outcome is unknown.
         """
         with self.translated(within_s):
             async with asyncio.timeout(within_s), self._engine.begin() as connection:
                 yield connection
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Closes every connection."""
         await self._engine.dispose()
 
     async def forget_what_was_replaced(self) -> None:
-        """Take replaced rows out of a SQLite file; PostgreSQL's VACUUM does that in its own time.
+        """Removes replaced rows from a SQLite file. On PostgreSQL, VACUUM does that later.
 
         Raises:
-            StoreUnavailable: another process uses the file; what was replaced stays readable in it.
+            StoreUnavailable: another process uses the file; replaced rows stay readable in it.
         """
         if self.is_postgresql:
             return
@@ -142,10 +142,10 @@ class Database:
                 await alone.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
     async def connect_alone(self) -> ListeningConnection:
-        """A PostgreSQL connection outside the pool, for LISTEN; the caller closes it.
+        """Opens a PostgreSQL connection outside the pool, for LISTEN. The caller closes it.
 
         Raises:
-            StoreUnavailable: it could not be had.
+            StoreUnavailable: it could not be opened.
         """
         with self.translated(CONNECT_WITHIN_S):
             connection: ListeningConnection = await self._asyncpg("feedback-dispatcher listener")
@@ -164,7 +164,7 @@ class Database:
         )
 
     def _postgresql(self) -> AsyncEngine:
-        # asyncpg reads the URL itself: it knows sslmode, sslrootcert and the rest of libpq's parameters.
+        # asyncpg parses the URL itself: it supports sslmode, sslrootcert and libpq's other parameters.
         return create_async_engine(
             "postgresql+asyncpg://",
             async_creator=lambda: self._asyncpg("feedback-dispatcher"),
@@ -180,7 +180,7 @@ class Database:
 
     @contextmanager
     def translated(self, within_s: float | None = None) -> Iterator[None]:
-        """Turns what drivers raise into StoreUnavailable."""
+        """Translates the exceptions of drivers into StoreUnavailable."""
         try:
             yield
         except TimeoutError as error:
@@ -240,8 +240,8 @@ async def _opened(file: str) -> aiosqlite.Connection:
     try:
         return await connection
     except BaseException:
-        # aiosqlite tells its thread to stop and doesn't wait; the thread then answers to the loop, which may be
-        # closed by then.
+        # aiosqlite stops its thread without waiting for it. The thread then calls the loop, which may be closed
+        # already.
         await asyncio.to_thread(connection._thread.join)  # noqa: SLF001
         raise
 

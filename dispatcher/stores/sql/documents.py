@@ -1,14 +1,14 @@
-"""A webhook's configuration as JSON, with its secrets taken out and put back. Pure.
+"""Converts a webhook's configuration to JSON without its secrets, and back. Pure.
 
-Stored and shown, a secret's place holds `{"fingerprint": "…"}`. In a draft, which is what an editor sends, it holds
-one of
+A stored or shown document has `{"fingerprint": "…"}` in the place of a secret. In a draft, which an editor sends, the
+place has one of
 - `{"value": "…"}`: a new secret, as text;
-- `{"fingerprint": "…"}`: the stored secret of that fingerprint in the same field, as it was shown. In a list it may
-  have moved, so a rotation is `[{"value": …}, {"fingerprint": …}]`;
+- `{"fingerprint": "…"}`: the stored secret with that fingerprint in the same field. In a list it may have another
+  index, so a rotation is `[{"value": …}, {"fingerprint": …}]`;
 - `{"keep": true}`: the stored secret at exactly this place.
-A secret that is left out is gone. A client secret is sent as it is, so a stored one is kept only for the token endpoint
-that it was given for: whoever may edit a webhook could else read it at a host of theirs. References (`{"file": …}`)
-are refused: they would read this machine's files.
+A secret that is left out is removed. A client secret is sent in clear text, so a stored one is kept only for the same
+token endpoint: otherwise an editor of the webhook could send it to a host of their own. References
+(`{"file": …}`) are refused, because they would read this machine's files.
 """
 
 import re
@@ -26,10 +26,10 @@ from dispatcher.config.webhooks import WebhookConfig, split_url
 from dispatcher.errors import MAX_PROBLEMS, ConfigError, Problem, first_problems
 
 MAX_DRAFT_BYTES: Final = 1024 * 1024
-"""A draft as JSON, secrets not counted."""
+"""Maximum size of a draft as JSON, without secrets."""
 
 _NOWHERE = parse_document(b"{}", "")  # a document without lines, for problems that have none
-_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # in JSON; PostgreSQL's texts can't hold it
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # U+0000 in JSON; PostgreSQL's texts can't contain it
 _CLIENT_SECRET: Final[Loc] = ("auth", "fetch", "client_secret")
 _TOKEN_URL: Final[Loc] = ("auth", "fetch", "token_url")
 _Put = Callable[[Loc, JsonValue], object]
@@ -37,19 +37,19 @@ _Put = Callable[[Loc, JsonValue], object]
 
 @dataclass(frozen=True, slots=True)
 class StoredSecret:
-    """A secret as it lies in the database."""
+    """A secret in the database."""
 
     path: str
     fingerprint: str
     secret: Secret | None
-    """None where no configured key decrypts it."""
+    """None if no configured key decrypts it."""
 
 
 def extract_secrets(config: WebhookConfig) -> tuple[dict[str, JsonValue], dict[str, Secret]]:
-    """The configuration as JSON without secrets, and the secrets by path (`auth.sign.key`, `signing.secrets.0`).
+    """Returns the configuration as JSON without secrets, and the secrets by path (`signing.secrets.0`).
 
     Raises:
-        ConfigError: something in it can't be stored; names its key.
+        ConfigError: a value can't be stored. The error names its key.
     """
     document: dict[str, JsonValue] = config.model_dump(mode="json")
     _raise_what_can_not_be_stored(document)
@@ -61,23 +61,23 @@ def extract_secrets(config: WebhookConfig) -> tuple[dict[str, JsonValue], dict[s
 
 
 def restore_secrets(document: JsonValue, secrets: Mapping[str, Secret]) -> WebhookConfig:
-    """The configuration in full. A secret that `secrets` lacks becomes an empty one: fit to show, not to deliver.
+    """Returns the complete configuration. A secret that is not in `secrets` is empty: to show, not to deliver.
 
     Raises:
-        ConfigError: the document is no configuration for this version; names every problem.
+        ConfigError: the document is no valid configuration in this version. The error names every problem.
     """
     return _validated(_walk(document, (), lambda path, _: secrets.get(path_text(path), Secret(b""))))
 
 
 def resolve_draft(draft: JsonValue, stored: Mapping[str, StoredSecret], document: JsonValue = None) -> WebhookConfig:
-    """What a draft means, secrets and all.
+    """Returns the configuration that a draft describes, with its secrets.
 
     Args:
         stored: secrets of the webhook that is being edited, by path.
-        document: the webhook that is being edited, as it is stored.
+        document: the stored document of the webhook that is being edited.
 
     Raises:
-        ConfigError: it can't be used; names every problem by its key, quotes no value.
+        ConfigError: the draft can't be used. The error names every problem by its key and quotes no value.
     """
     problems: list[Problem] = []
 
@@ -105,7 +105,7 @@ def resolve_draft(draft: JsonValue, stored: Mapping[str, StoredSecret], document
 
 
 def secrets_of(model: BaseModel, before: Loc = ()) -> Iterator[tuple[Loc, Secret]]:
-    """Every secret in a configuration, with its place."""
+    """Returns place and value of every secret in a configuration."""
     for name in type(model).model_fields:
         value = getattr(model, name)
         for path, item in _items((*before, name), value):
@@ -116,12 +116,12 @@ def secrets_of(model: BaseModel, before: Loc = ()) -> Iterator[tuple[Loc, Secret
 
 
 def path_text(path: Loc) -> str:
-    """`signing.secrets.0`: how a secret's place is written in the database."""
+    """Returns a secret's place as the database has it: `signing.secrets.0`."""
     return ".".join(map(str, path))
 
 
 def fingerprint_in(value: JsonValue) -> str | None:
-    """The fingerprint in a secret's place of a stored document; None where that is something else."""
+    """Returns the fingerprint in a secret's place of a stored document; None if there is something else."""
     if isinstance(value, dict) and value.keys() == {"fingerprint"}:
         fingerprint = value["fingerprint"]
         return fingerprint if isinstance(fingerprint, str) else None
@@ -129,11 +129,11 @@ def fingerprint_in(value: JsonValue) -> str | None:
 
 
 _HEADERS: Final = "headers"
-"""The field whose values are text or secrets, as each of them says."""
+"""The field whose values are texts or secrets."""
 
 
 def _places(annotation: object, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Where a type has secrets; `*` stands for any index."""
+    """Returns the places of secrets in a type; `*` means any index."""
     if annotation is Secret:
         yield path
     elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -160,7 +160,7 @@ def _items(path: Loc, value: object) -> Iterator[tuple[Loc, object]]:
 
 
 def _walk(value: JsonValue, path: Loc, put: _Put) -> object:
-    """A copy of `value` in which `put` has replaced what stands at the places of secrets."""
+    """Returns a copy of `value` in which `put` has replaced the values in the places of secrets."""
     place = tuple("*" if isinstance(step, int) else step for step in path)
     if place in _SECRET_PLACES and value is not None:
         return put(path, value)
@@ -201,13 +201,13 @@ def _drafted(path: Loc, value: JsonValue, stored: Mapping[str, StoredSecret]) ->
 
 
 def _keeps(draft: JsonValue, path: Loc) -> bool:
-    """Whether a draft keeps a stored secret at this place."""
+    """Returns True if a draft keeps a stored secret at this place."""
     value = _at(draft, path)
     return isinstance(value, dict) and bool(value.keys() & {"keep", "fingerprint"})
 
 
 def _host_in(document: JsonValue) -> tuple[str, str | None, int] | None:
-    """Where a client secret is sent to: scheme, host and port of the token endpoint; None where that is no URL."""
+    """Returns scheme, host and port of the token endpoint that a client secret is sent to; None if it has no URL."""
     try:
         parts = split_url(str(_at(document, _TOKEN_URL)))
     except ValueError:
@@ -254,7 +254,7 @@ def _raise_what_can_not_be_stored(document: JsonValue) -> None:
 
 
 def _storing_problem(value: JsonValue) -> str | None:
-    """Why neither database can hold this value."""
+    """Returns why the databases can't store this value, or None if they can."""
     try:
         text = orjson.dumps(value)
     except (TypeError, RecursionError):  # a lone surrogate, a number over 64 bits, nested too deep

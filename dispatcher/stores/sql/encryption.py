@@ -1,6 +1,6 @@
-"""Secrets at rest: encrypted with the first of the operator's Fernet keys, decrypted with any of them.
+"""Encrypts secrets at rest with the first of the operator's Fernet keys, and decrypts with any of them.
 
-A ciphertext is bound to its webhook: copied to another webhook's row it decrypts to nothing.
+A ciphertext is bound to its webhook: in another webhook's row it can't be decrypted.
 """
 
 import hmac
@@ -12,17 +12,17 @@ from dispatcher.config.secrets import Secret
 from dispatcher.errors import ConfigError, Problem
 
 _KEY = "webhooks.encryption_keys"
-_HOW_TO = "make one with `dispatcher webhooks new-key`"
+_HOW_TO = "create one with `dispatcher webhooks new-key`"
 
 
 class Encryption:
     """Encrypts and decrypts webhooks' secrets. Pure."""
 
     def __init__(self, keys: Sequence[Secret]) -> None:
-        """Use `keys`, newest first. None at all will do as long as no webhook has a secret.
+        """Uses `keys`, newest first. Without keys, webhooks with secrets can't be stored.
 
         Raises:
-            ConfigError: one of them is no Fernet key; says which, quotes nothing of it.
+            ConfigError: one of them is not a Fernet key. The error names its position and quotes nothing of it.
         """
         fernets: list[Fernet] = []
         problems: list[Problem] = []
@@ -41,7 +41,7 @@ class Encryption:
         return f"<Encryption {self._keys} keys>"
 
     def encrypt(self, secret: Secret, webhook_id: str) -> str:
-        """The secret as text that only the keys and this webhook make readable.
+        """Returns the ciphertext of a secret, bound to this webhook.
 
         Raises:
             ConfigError: no key is configured.
@@ -49,7 +49,7 @@ class Encryption:
         return self._configured().encrypt(_bound_to(webhook_id) + secret.reveal()).decode()
 
     def decrypt(self, ciphertext: str, webhook_id: str) -> Secret | None:
-        """The secret; None where no configured key made the ciphertext, or it was made for another webhook."""
+        """Returns the secret; None if no configured key decrypts it, or if it belongs to another webhook."""
         if self._fernet is None:
             return None
         try:
@@ -62,7 +62,7 @@ class Encryption:
         return Secret(plain[len(binding) :])
 
     def renew(self, ciphertext: str) -> str | None:
-        """The same under the first key; None where no key made it.
+        """Returns the ciphertext encrypted again with the first key; None if no key decrypts it.
 
         Raises:
             ConfigError: no key is configured.
@@ -79,7 +79,7 @@ class Encryption:
 
 
 def new_key() -> str:
-    """A fresh key, to be put first in `webhooks.encryption_keys`."""
+    """Returns a new key for the first place in `webhooks.encryption_keys`."""
     return Fernet.generate_key().decode()
 
 

@@ -1,8 +1,8 @@
-"""Header parameters at rest. Pure.
+"""Encrypts header parameters at rest. Pure.
 
-Tenants put keys into header parameters that are plain text, too. A stored document therefore has `{"encrypted": "…"}`
-in the place of each text; those that are secrets have a fingerprint there, as every secret has. Documents of versions
-before 0004 have the text itself until `dispatcher webhooks migrate` or `rotate-keys` has encrypted it.
+Tenants also put keys into plain-text header parameters. A stored document therefore has `{"encrypted": "…"}` in the
+place of each text; secrets have a fingerprint there, as everywhere. Documents of versions before 0004 contain the text
+itself until `dispatcher webhooks migrate` or `rotate-keys` has encrypted it.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from dispatcher.stores.sql.encryption import Encryption
 
 HEADERS: Final = "headers"
 LOST: Final = "?"
-"""Fingerprint in the place of a value that no key decrypts: an editor has to give it again."""
+"""Fingerprint of a value that no key decrypts: an editor has to enter it again."""
 
 _ENCRYPTED: Final = "encrypted"
 

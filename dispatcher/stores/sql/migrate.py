@@ -1,6 +1,6 @@
-"""The schema brought to a version, for `dispatcher webhooks migrate`: one transaction, all of it or nothing.
+"""Migrates the schema for `dispatcher webhooks migrate`, in one transaction.
 
-Safe to run from several replicas at once: the second waits for the first and finds nothing to do.
+Several replicas may run it at the same time: the second waits for the first and finds nothing to do.
 """
 
 import asyncio
@@ -23,19 +23,19 @@ from dispatcher.stores.sql.schema import metadata
 
 _LOCK: Final = 0x66656564  # any number, the same in every version
 _ONE_AT_A_TIME: Final = asyncio.Lock()
-"""Alembic's context is one for the whole process: who migrates in it takes turns, whatever databases they have."""
-_UNKNOWN = "the database has a schema that this version does not know: use the version that made it, or a newer one"
+"""Serialises migrations: Alembic's context is global to the process."""
+_UNKNOWN = "the database has a schema that this version does not know: use the version that created it, or a newer one"
 
 
 async def upgrade(url: Secret, revision: str = "head") -> str:
-    """Bring the schema up to `revision`; makes a SQLite file, for its owner only, where there is none.
+    """Upgrades the schema to `revision`. Creates a missing SQLite file, readable by its owner only.
 
     Returns:
         The schema's revision now, `0004`.
 
     Raises:
         ConfigError: the URL can't be used, or the database's schema is of a newer version.
-        StoreUnavailable: the database did not do it; the schema is as it was.
+        StoreUnavailable: the migration failed, and the schema is unchanged.
     """
     database = Database(url, create=True)
     if not database.is_postgresql:
@@ -44,7 +44,7 @@ async def upgrade(url: Secret, revision: str = "head") -> str:
 
 
 async def downgrade(url: Secret, revision: str) -> str:
-    """Take the schema back to `revision`, `base` for none at all. What newer tables held is lost.
+    """Downgrades the schema to `revision`; `base` removes it. The data of newer tables are lost.
 
     Returns:
         The schema's revision now, empty for none.
@@ -56,7 +56,7 @@ async def downgrade(url: Secret, revision: str) -> str:
 
 
 async def schema_problem(database: Database) -> Problem | None:
-    """Why this version can't work with the database's schema; None where it can.
+    """Returns why this version can't use the database's schema, or None if it can.
 
     Raises:
         StoreUnavailable: the database did not answer.
@@ -84,7 +84,7 @@ async def _migrate(database: Database, revision: str, *, is_up: bool) -> str:
 
 def _run(connection: Connection, revision: str, is_up: bool) -> str:
     if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql("BEGIN IMMEDIATE")  # sqlite3 would open no transaction for a schema
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # sqlite3 opens no transaction for DDL by itself
     else:
         connection.execute(text("SET LOCAL statement_timeout = 0"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
@@ -112,5 +112,5 @@ def _make_file(url: Secret) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     except OSError as error:
-        message = f"{path} can't be made ({error.strerror}): mend the path or its permissions"
+        message = f"{path} can't be created ({error.strerror}): correct the path or its permissions"
         raise ConfigError([Problem(message, "webhooks.url")]) from None

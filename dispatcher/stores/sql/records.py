@@ -1,4 +1,4 @@
-"""What the repository gives: values, with secrets by fingerprint only."""
+"""Values that the repository returns. Secrets appear as fingerprints only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.documents import restore_secrets
 
 Orgs = frozenset[str] | None
-"""Organisations that the asker may see or change; None for all. Everything else does not exist for them."""
+"""Organisations that the caller may see or change; None for all. Others are treated as if they didn't exist."""
 
 MAX_PAGE: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
 class StoredWebhook:
-    """A webhook as it lies in the database, fit to be shown to whoever may see its organisation."""
+    """A webhook in the database, without secrets: it is shown to the users of its organisation."""
 
     id: str
     tenant: TenantKey
@@ -29,26 +29,26 @@ class StoredWebhook:
     channels: tuple[Channel, ...]
     enabled: bool
     document: Mapping[str, JsonValue]
-    """The configuration as JSON, a fingerprint where a secret stands; sent back as a draft it changes nothing."""
+    """The configuration as JSON, with fingerprints instead of secrets. Sent back as a draft, it changes nothing."""
     version: int
-    """From 1, one more at each change; the ETag."""
+    """Version, from 1, increased by each change; the ETag."""
     created_at: datetime
     created_by: str
     updated_at: datetime
     updated_by: str
 
     def config(self) -> WebhookConfig:
-        """The configuration with empty secrets: to show, never to deliver.
+        """Returns the configuration with empty secrets: to show, never to deliver.
 
         Raises:
-            ConfigError: it is no configuration for this version of the program.
+            ConfigError: it is no valid configuration in this version of the program.
         """
         return restore_secrets(dict(self.document), {})
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookQuery:
-    """Which webhooks, in which order."""
+    """Filter and order of a search for webhooks."""
 
     text: str = ""
     """Words that must all appear in name, organisation, sandbox or host, in either case."""
@@ -65,40 +65,40 @@ class WebhookQuery:
 
 @dataclass(frozen=True, slots=True)
 class WebhookPage:
-    """A part of what a query finds."""
+    """One page of the results of a query."""
 
     items: tuple[StoredWebhook, ...]
     total: int
-    """How many it finds in all."""
+    """Total number of results."""
 
 
 class AuditAction(StrEnum):
-    """What was done."""
+    """Kind of an audit entry."""
 
     CREATE = "create"
     EDIT = "edit"
     DELETE = "delete"
     ENABLE = "enable"
-    """Taken up again by hand after the dispatcher had disabled it; nothing was edited."""
+    """Re-enabled by hand after the dispatcher had disabled it, without an edit."""
     TEST = "test"
     REDRIVE = "redrive"
     TOKEN_CREATE = "token_create"
     TOKEN_REVOKE = "token_revoke"
     ROTATE = "rotate"
-    """Every secret encrypted anew under the first key."""
+    """Every secret was encrypted again with the first key."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One line of history."""
+    """One entry of the audit."""
 
     id: int
     at: datetime
     actor: str
     action: AuditAction | str
-    """A plain text where a newer version wrote it."""
+    """Plain text if a newer version wrote it."""
     tenant: TenantKey | None
-    """None for what concerns no single webhook."""
+    """None if the entry concerns no single webhook."""
     webhook_id: str | None
     changes: Mapping[str, JsonValue]
     """For create, edit and delete: `{"before": …, "after": …}` by dotted path. Secrets as `<secret fingerprint>`."""
@@ -106,19 +106,19 @@ class AuditEntry:
 
 @dataclass(frozen=True, slots=True)
 class AuditQuery:
-    """Which lines, the newest first."""
+    """Filter of a search in the audit. The newest entries come first."""
 
     webhook_id: str | None = None
     actor: str | None = None
     action: AuditAction | None = None
     before: int | None = None
-    """Only lines older than the one with this id: the next page."""
+    """Limits the result to entries older than the one with this id: the next page."""
     limit: int = 50
     """At most 200."""
 
 
 class Role(StrEnum):
-    """What the holder of a token may do."""
+    """Permissions of a token."""
 
     VIEWER = "viewer"
     ADMIN = "admin"
@@ -126,7 +126,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ApiToken:
-    """A token for the admin API; the token itself is known to its holder only."""
+    """Metadata of a token for the admin API; only its holder knows the token itself."""
 
     id: str
     name: str
@@ -137,4 +137,4 @@ class ApiToken:
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None
-    """To the minute."""
+    """Time of the last use, to the minute."""

@@ -1,7 +1,7 @@
-"""Webhooks as their administrators work with them: for the console, the admin API and the command line.
+"""Creates, reads, changes and deletes webhooks for the console, the admin API and the command line.
 
-Every method takes the organisations that the asker may see; another organisation's webhook is not found. Every change
-writes its line of history in the same transaction. Secrets go in and never come out, but for delivery.
+Every method takes the organisations that the caller may see; a webhook of another organisation is not found. Every
+change writes its audit entry in the same transaction. Secrets are returned for delivery only.
 """
 
 import asyncio
@@ -25,14 +25,14 @@ from dispatcher.stores.sql.header_values import open_headers
 from dispatcher.stores.sql.records import AuditAction, Orgs, StoredWebhook, WebhookPage, WebhookQuery
 
 Check = Callable[[WebhookConfig], list[tuple[str, str]]]
-"""What is wrong with a webhook beyond its model, as (key, message). Called in a thread."""
+"""Returns problems of a webhook that its model can't find, as (key, message). Called in a thread."""
 
 
 class WebhookRepository:
-    """Create, read, update and delete webhooks.
+    """Creates, reads, updates and deletes webhooks.
 
-    Every method raises `StoreUnavailable` where the database does not answer; a change is then undone, unless that
-    happened at the commit itself.
+    Every method raises `StoreUnavailable` if the database does not answer. The change is then rolled back, unless it
+    happened during the commit.
     """
 
     def __init__(
@@ -48,18 +48,18 @@ class WebhookRepository:
         self._clock = clock
 
     async def get(self, webhook_id: str, *, orgs: Orgs) -> StoredWebhook:
-        """The webhook with this id. Raises NotFound."""
+        """Returns the webhook with this id. Raises NotFound."""
         async with self._database.read() as connection:
             return rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs), self._encryption)
 
     async def of_tenant(self, tenant: TenantKey, *, orgs: Orgs) -> StoredWebhook | None:
-        """The webhook of this organisation and sandbox, None where there is none."""
+        """Returns the webhook of this organisation and sandbox, or None if there is none."""
         async with self._database.read() as connection:
             row = await rows.row_of_tenant(connection, tenant, orgs)
         return None if row is None else rows.stored_webhook(row, self._encryption)
 
     async def search(self, query: WebhookQuery, *, orgs: Orgs) -> WebhookPage:
-        """A page of what the query finds among these organisations' webhooks."""
+        """Returns a page of the query's results among the webhooks of these organisations."""
         if not rows.is_storable(query.text, query.org or "", query.sandbox or ""):
             return WebhookPage((), 0)
         matching = rows.matching(query, orgs)
@@ -69,15 +69,15 @@ class WebhookRepository:
         return WebhookPage(tuple(rows.stored_webhook(row, self._encryption) for row in found), total)
 
     async def resolve(self, draft: JsonValue, *, webhook_id: str | None, orgs: Orgs) -> WebhookConfig:
-        """What an editor's draft means, with the secrets that it keeps; see `documents` for its form.
+        """Returns the configuration that a draft describes, with the secrets that it keeps; see `documents`.
 
-        The result can be tested before it is saved, and is what `create` and `update` take.
+        The result can be tested before it is saved with `create` or `update`.
 
         Args:
             webhook_id: the webhook that is being edited; None for a new one.
 
         Raises:
-            ConfigError: the draft can't be used; names every problem by its key.
+            ConfigError: the draft can't be used. The error names every problem by its key.
             NotFound: there is no such webhook.
         """
         if webhook_id is None:
@@ -92,7 +92,7 @@ class WebhookRepository:
         return config
 
     async def for_delivery(self, webhook_id: str, *, orgs: Orgs) -> WebhookConfig:
-        """The configuration with its secrets. Hand it to what delivers, to nothing else.
+        """Returns the configuration with its secrets. Use it for deliveries only.
 
         Raises:
             NotFound: there is no such webhook.
@@ -105,17 +105,19 @@ class WebhookRepository:
         locked = [one.path for one in stored.values() if one.secret is None]
         locked += [f"headers.{name}" for name in lost]
         if locked:
-            message = "can't be decrypted with the configured keys: give the secret again, or the key back"
+            message = (
+                "can't be decrypted with the configured keys: give the secret again, or configure the old key again"
+            )
             raise ConfigError(Problem(message, path) for path in locked)
         return restore_secrets(document, {one.path: one.secret for one in stored.values() if one.secret is not None})
 
     async def create(self, config: WebhookConfig, *, by: str, orgs: Orgs) -> StoredWebhook:
-        """Add a webhook.
+        """Adds a webhook.
 
         Raises:
-            AlreadyExists: its organisation and sandbox have one; carries that one's id.
-            NotAllowed: its organisation is none of `orgs`.
-            ConfigError: it can't be used or stored, or has secrets where no encryption key is configured.
+            AlreadyExists: its organisation and sandbox have one; the error has its id.
+            NotAllowed: its organisation is not in `orgs`.
+            ConfigError: it can't be used or stored, or it has secrets and no encryption key is configured.
         """
         await self.raise_problems(config)
         async with self._database.write() as connection:
@@ -125,12 +127,12 @@ class WebhookRepository:
     async def update(
         self, webhook_id: str, config: WebhookConfig, *, expected_version: int, by: str, orgs: Orgs
     ) -> StoredWebhook:
-        """Replace a webhook's configuration; that of the same content counts as an edit, too.
+        """Replaces a webhook's configuration. One with the same content counts as an edit, too.
 
         Raises:
             NotFound: there is no such webhook.
-            EditConflict: its version is another by now; carries that.
-            ConfigError: as for `create`; or the organisation or sandbox is another one.
+            EditConflict: the webhook has changed meanwhile; the error has its version.
+            ConfigError: as for `create`, or organisation or sandbox differ.
         """
         await self.raise_problems(config)
         async with self._database.write() as connection:
@@ -140,7 +142,7 @@ class WebhookRepository:
             )
 
     async def reactivate(self, webhook_id: str, *, by: str, orgs: Orgs) -> StoredWebhook:
-        """Let deliveries begin anew where the dispatcher had stopped them, as an edit would. Raises NotFound."""
+        """Re-enables a webhook that the dispatcher had disabled, as an edit does. Raises NotFound."""
         async with self._database.write() as connection:
             change = await rows.next_change(connection)
             old = rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs), self._encryption)
@@ -150,11 +152,11 @@ class WebhookRepository:
             return rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs), self._encryption)
 
     async def delete(self, webhook_id: str, *, expected_version: int, by: str, orgs: Orgs) -> None:
-        """Delete a webhook. Its row and history stay, its secrets are erased; its tenant can have a new one.
+        """Deletes a webhook. Its row and audit stay, its secrets are erased; its tenant can have a new one.
 
         Raises:
             NotFound: there is no such webhook.
-            EditConflict: its version is another by now; carries that.
+            EditConflict: the webhook has changed meanwhile; the error has its version.
         """
         async with self._database.write() as connection:
             change = await rows.next_change(connection)
@@ -167,9 +169,9 @@ class WebhookRepository:
     async def create_within(
         self, connection: AsyncConnection, change: int, config: WebhookConfig, *, by: str, orgs: Orgs
     ) -> StoredWebhook:
-        """`create`, in a transaction that has counted `change`."""
+        """Does the same as `create`, in a transaction that has counted `change`."""
         if orgs is not None and config.org not in orgs:
-            raise NotAllowed("the organisation is none of yours")
+            raise NotAllowed("you have no access to this organisation")
         document, secrets = extract_secrets(config)
         existing = await rows.row_of_tenant(connection, config.tenant, None)
         if existing is not None:
@@ -192,7 +194,7 @@ class WebhookRepository:
         by: str,
         orgs: Orgs,
     ) -> StoredWebhook:
-        """`update`, in a transaction that has counted `change`."""
+        """Does the same as `update`, in a transaction that has counted `change`."""
         old = rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs), self._encryption)
         _raise_conflict(old, expected_version)
         moved = [key for key in ("org", "sandbox") if getattr(config, key) != getattr(old.tenant, key)]
@@ -224,7 +226,7 @@ class WebhookRepository:
         await rows.put_row(connection, webhook_id, config, document, values, self._encryption, is_new=old is None)
 
     async def raise_problems(self, config: WebhookConfig) -> None:
-        """Raises ConfigError where the check finds anything in a configuration."""
+        """Raises ConfigError if the check finds problems in a configuration."""
         problems = await asyncio.to_thread(self._check, config)
         if problems:
             raise ConfigError(Problem(message, key) for key, message in problems)

@@ -1,4 +1,4 @@
-"""Stored secrets and header parameters encrypted anew under the first key, for `dispatcher webhooks rotate-keys`."""
+"""Encrypts stored secrets and header parameters again with the first key, for `dispatcher webhooks rotate-keys`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,23 +21,23 @@ _LOST: Final = "can't be decrypted with any of webhooks.encryption_keys"
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """What became of the secrets."""
+    """Result of a key rotation."""
 
     renewed: int
     problems: Sequence[Problem]
-    """Secrets that no key decrypts; they are as they were. Empty: the older keys can be taken away."""
+    """Secrets that no key decrypts; they are unchanged. If it is empty, the older keys can be removed."""
 
 
 async def rotate(database: Database, encryption: Encryption, *, by: str) -> Rotation:
-    """Encrypt every secret anew, in one transaction. Dispatchers with the old and the new key notice nothing.
+    """Encrypts every secret again in one transaction. Dispatchers with the old and the new key are not affected.
 
     Raises:
         ConfigError: no key is configured.
-        StoreUnavailable: the database did not do it; every secret is as it was.
+        StoreUnavailable: the rotation failed, and every secret is unchanged.
     """
     renewed, problems = 0, list[Problem]()
     async with database.write(ROTATE_WITHIN_S) as connection:
-        await next_change(connection)  # no edit meanwhile
+        await next_change(connection)  # prevents edits meanwhile
         rows = (await connection.execute(select(secrets))).mappings().all()
         for row in rows:
             ciphertext = encryption.renew(row["ciphertext"])
@@ -60,18 +60,18 @@ async def rotate(database: Database, encryption: Encryption, *, by: str) -> Rota
 
 
 async def encrypt_headers(database: Database, encryption: Encryption) -> int:
-    """Encrypt header parameters that an earlier version stored as text; returns how many.
+    """Encrypts header parameters that an earlier version stored as text. Returns their number.
 
     Raises:
-        ConfigError: there are some, and no key is configured.
-        StoreUnavailable: the database did not do it; everything is as it was.
+        ConfigError: there are such parameters, and no key is configured.
+        StoreUnavailable: the database did not answer, and everything is unchanged.
     """
     encrypted = 0
     async with database.write(ROTATE_WITHIN_S) as connection:
         rows = (await connection.execute(select(webhooks.c.id, webhooks.c.config))).mappings().all()
         readable = [row for row in rows if not are_encrypted(row["config"])]
         if readable:
-            await next_change(connection)  # no edit meanwhile
+            await next_change(connection)  # prevents edits meanwhile
         for row in readable:
             config, count, _ = renew_headers(row["config"], row["id"], encryption)
             await connection.execute(update(webhooks).where(webhooks.c.id == row["id"]).values(config=config))

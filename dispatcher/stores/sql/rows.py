@@ -1,4 +1,4 @@
-"""Statements on the webhooks' tables, each within a transaction of the caller's."""
+"""Statements on the webhooks' tables, each within the caller's transaction."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -20,7 +20,7 @@ from dispatcher.stores.sql.schema import NOTIFY_CHANNEL, change_counter, secrets
 
 
 def is_storable(*texts: str) -> bool:
-    """Whether a database can hold, and so be asked for, these texts: no U+0000, no lone surrogates."""
+    """Returns True if the databases can store these texts: no U+0000, no lone surrogates."""
     try:
         return b"\0" not in "".join(texts).encode()
     except UnicodeEncodeError:
@@ -28,7 +28,7 @@ def is_storable(*texts: str) -> bool:
 
 
 async def next_change(connection: AsyncConnection) -> int:
-    """Count a change, first of all in its transaction: other changes wait until that ends. Told on commit."""
+    """Counts a change, as the first statement of its transaction: other changes wait. The commit sends the notice."""
     counted = update(change_counter).where(change_counter.c.id == 1).values(value=change_counter.c.value + 1)
     value = (await connection.execute(counted.returning(change_counter.c.value))).scalar_one_or_none()
     if value is None:
@@ -41,13 +41,13 @@ async def next_change(connection: AsyncConnection) -> int:
 
 
 def existing(orgs: Orgs) -> Select[tuple[object, ...]]:
-    """Webhooks that are not deleted, of these organisations."""
+    """Selects the webhooks of these organisations that are not deleted."""
     statement = select(webhooks).where(webhooks.c.deleted_at.is_(None))
     return statement if orgs is None else statement.where(webhooks.c.org.in_(orgs))
 
 
 def matching(query: WebhookQuery, orgs: Orgs) -> Select[tuple[object, ...]]:
-    """What the query asks for, in no order."""
+    """Selects the results of a query, without an order."""
     statement = existing(orgs)
     for word in query.text.casefold().split()[:8]:
         statement = statement.where(webhooks.c.search.contains(word, autoescape=True))
@@ -64,7 +64,7 @@ def matching(query: WebhookQuery, orgs: Orgs) -> Select[tuple[object, ...]]:
 
 
 def page_of(statement: Select[tuple[object, ...]], query: WebhookQuery) -> Select[tuple[object, ...]]:
-    """The part and order that the query asks for."""
+    """Applies order and page of a query to a statement."""
     keys: Mapping[str, tuple[ColumnElement[object], ...]] = {
         "name": (func.lower(webhooks.c.name),),
         "tenant": (webhooks.c.org, webhooks.c.sandbox),
@@ -77,7 +77,7 @@ def page_of(statement: Select[tuple[object, ...]], query: WebhookQuery) -> Selec
 
 
 async def row_of(connection: AsyncConnection, webhook_id: str, orgs: Orgs) -> RowMapping:
-    """The row of a webhook that is not deleted. Raises NotFound."""
+    """Returns the row of a webhook that is not deleted. Raises NotFound."""
     statement = existing(orgs).where(webhooks.c.id == webhook_id)
     row = (await connection.execute(statement)).mappings().one_or_none() if is_storable(webhook_id) else None
     if row is None:
@@ -86,7 +86,7 @@ async def row_of(connection: AsyncConnection, webhook_id: str, orgs: Orgs) -> Ro
 
 
 async def row_of_tenant(connection: AsyncConnection, tenant: TenantKey, orgs: Orgs) -> RowMapping | None:
-    """The row of a tenant's webhook, None where it has none."""
+    """Returns the row of a tenant's webhook, or None if it has none."""
     if not is_storable(*tenant):
         return None
     statement = existing(orgs).where(webhooks.c.org == tenant.org, webhooks.c.sandbox == tenant.sandbox)
@@ -94,7 +94,7 @@ async def row_of_tenant(connection: AsyncConnection, tenant: TenantKey, orgs: Or
 
 
 async def secrets_in(connection: AsyncConnection, webhook_id: str, encryption: Encryption) -> dict[str, StoredSecret]:
-    """A webhook's secrets by path, decrypted where that is possible."""
+    """Returns a webhook's secrets by path, decrypted if possible."""
     statement = select(secrets).where(secrets.c.webhook_id == webhook_id)
     rows = (await connection.execute(statement)).mappings().all()
     return {
@@ -113,7 +113,7 @@ async def put_row(
     *,
     is_new: bool,
 ) -> None:
-    """Write a webhook's row; `values` are its version, change, times and authors.
+    """Writes a webhook's row; `values` are its version, change, times and authors.
 
     Raises:
         ConfigError: it has header parameters, and no key is configured to encrypt them with.
@@ -139,7 +139,7 @@ async def put_row(
 async def put_secrets(
     connection: AsyncConnection, webhook_id: str, given: Mapping[str, Secret], encryption: Encryption
 ) -> None:
-    """Make `given` the webhook's secrets. One that is stored at the same path already keeps its ciphertext."""
+    """Replaces the webhook's secrets by `given`. One that is already stored at its path keeps its ciphertext."""
     stored = await secrets_in(connection, webhook_id, encryption)
     changed = {path: secret for path, secret in given.items() if path not in stored or stored[path].secret != secret}
     gone = [path for path in stored if path in changed or path not in given]
@@ -159,7 +159,7 @@ async def put_secrets(
 
 
 async def drop_secrets(connection: AsyncConnection, webhook_id: str, paths: Iterable[str] | None) -> None:
-    """Forget these secrets of a webhook; all of them for None."""
+    """Deletes these secrets of a webhook; None: all of them."""
     statement = delete(secrets).where(secrets.c.webhook_id == webhook_id)
     if paths is not None:
         statement = statement.where(secrets.c.path.in_(list(paths)))
@@ -169,7 +169,7 @@ async def drop_secrets(connection: AsyncConnection, webhook_id: str, paths: Iter
 async def mark_deleted(
     connection: AsyncConnection, webhook_id: str, version: int, change: int, at: datetime, by: str
 ) -> None:
-    """Let a webhook be gone; its row stays for the history, its secrets and header parameters don't."""
+    """Marks a webhook as deleted. Its row stays for the audit; its secrets and header parameters are erased."""
     config = (await connection.execute(select(webhooks.c.config).where(webhooks.c.id == webhook_id))).scalar_one()
     await connection.execute(
         update(webhooks)
@@ -182,7 +182,7 @@ async def mark_deleted(
 
 
 def stored_webhook(row: RowMapping, encryption: Encryption) -> StoredWebhook:
-    """A row as a value, header parameters as text."""
+    """Returns a row as a value, with header parameters as text."""
     known = {channel.value: channel for channel in Channel}
     return StoredWebhook(
         id=row["id"],

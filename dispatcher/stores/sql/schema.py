@@ -1,8 +1,8 @@
-"""The tables, as this version of the program uses them; `migrations` makes them.
+"""The tables that this version of the program uses; `migrations` creates them.
 
-Times are UTC. `change_counter` has one row: every change of a webhook counts it up first and so holds its lock until
-the commit. Changes therefore happen one after another, and whoever has seen the counter's value has seen all changes
-up to it.
+Times are UTC. `change_counter` has one row: every change of a webhook increases it first and so holds its lock until
+the commit. Changes are therefore serialised, and a reader that has seen a value of the counter has seen all changes up
+to it.
 """
 
 from datetime import UTC, datetime
@@ -27,27 +27,27 @@ from sqlalchemy import (
 )
 
 NOTIFY_CHANNEL: Final = "dispatcher_webhooks"
-"""PostgreSQL channel on which each change is told; the payload is the counter's value."""
+"""PostgreSQL channel for the notice of each change; the payload is the counter's value."""
 
 
 class UtcTime(TypeDecorator[datetime]):
-    """An aware datetime in UTC, on databases that forget the zone too."""
+    """An aware datetime in UTC, even if the database doesn't store the zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """To the database: in UTC, so that texts sort as times."""
+        """Converts a value for the database: to UTC, so that texts sort as times."""
         return None if value is None else value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """From the database."""
+        """Converts a value from the database."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-# SQLite counts up on its own only in a column that is exactly INTEGER.
+# SQLite generates ids only in a column of type INTEGER.
 _COUNTING = BigInteger().with_variant(Integer(), "sqlite")
 
 metadata = MetaData()
@@ -63,7 +63,7 @@ webhooks = Table(
     Column("channels", Text, nullable=False),  # " email sms ", for the inventory's filter
     Column("enabled", Boolean, nullable=False),
     Column("search", Text, nullable=False),  # name, org, sandbox and host, case-folded
-    Column("config", JSON, nullable=False),  # the whole configuration, a fingerprint where a secret stands
+    Column("config", JSON, nullable=False),  # the whole configuration, with fingerprints instead of secrets
     Column("version", Integer, nullable=False),
     Column("changed", BigInteger, nullable=False),  # the change counter at the last change
     Column("created_at", UtcTime, nullable=False),

@@ -1,7 +1,7 @@
-"""The webhooks of a database, as dispatchers read them.
+"""The store `sql`: reads webhooks from a database for dispatchers.
 
-A look-up asks the database; the cache in front makes that rare, and stands in while the database is away. Beside it
-`run` follows the changes, so that the cache can be told within two seconds. Used on one event loop.
+A look-up queries the database; the cache in front makes that rare, and answers while the database is unavailable.
+`run` follows the changes, so that the cache is invalidated within two seconds. Used on one event loop.
 """
 
 import asyncio
@@ -29,25 +29,25 @@ from dispatcher.stores.sql.schema import change_counter, webhooks
 from dispatcher.telemetry import metrics
 
 POLL_S: Final = 1.0
-"""How often the change counter is asked for: one row by its key. On PostgreSQL, in case a notice is lost."""
+"""Interval between reads of the change counter, one row. On PostgreSQL they cover lost notices."""
 LOAD_WITHIN_S: Final = 30.0
-"""Reading every webhook has this long."""
+"""Deadline for reading every webhook."""
 FIRST_PAUSE_S: Final = 0.2
 LAST_PAUSE_S: Final = 2.0
-"""Between tries while the database is away, doubling from the first to the last."""
+"""Longest pause between tries while the database is unavailable; pauses double from the first."""
 
 log = structlog.get_logger(__name__)
 
 
 class SqlStore:
-    """Finds webhooks, and tells whose webhook has changed."""
+    """Looks up webhooks, and notifies listeners of changed ones."""
 
     def __init__(self, database: Database, encryption: Encryption, poll_s: float = POLL_S) -> None:
         self._database = database
         self._encryption = encryption
         self._poll_s = poll_s
-        self._rows: dict[TenantKey, Row] = {}  # as last read; the truth is in the database
-        self._seen: int | None = None  # the change counter up to which `_rows` is complete
+        self._rows: dict[TenantKey, Row] = {}  # as last read
+        self._seen: int | None = None  # value of the change counter up to which `_rows` is complete
         self._listeners: list[Callable[[set[TenantKey]], None]] = []
         self._is_away = False
         self._told: frozenset[Problem] = frozenset()
@@ -57,14 +57,18 @@ class SqlStore:
 
     @property
     def problems(self) -> Sequence[Problem]:
-        """What stands against single webhooks (their events wait), and against the database."""
+        """Problems of webhooks, whose events wait, and of the database."""
         own = [problem for _, row in sorted(self._rows.items()) for problem in row.problems]
-        away = [Problem("does not answer: what is known is used", "", self._database.name)] if self._is_away else []
+        away = (
+            [Problem("does not answer: the last known webhooks are used", "", self._database.name)]
+            if self._is_away
+            else []
+        )
         return [*away, *own]
 
     @property
     def is_loaded(self) -> bool:
-        """Whether the database has answered at all; until then nothing is known."""
+        """True if the database has answered at least once."""
         return self._seen is not None
 
     @property
@@ -76,17 +80,17 @@ class SqlStore:
         return digest.hexdigest()
 
     def get_cached(self, _: TenantKey, /) -> NotCached:
-        """Only the database can tell."""
+        """Returns `NOT_CACHED`: only the database can answer."""
         return NOT_CACHED
 
     async def get(self, tenant: TenantKey) -> Webhook | None:
-        """The tenant's webhook, None where it has none. The same object as long as it is not edited.
+        """Returns the tenant's webhook, or None if it has none. It is the same object until the webhook is edited.
 
-        While the database is away, what was read of the tenant last stands in for its answer. That it had nothing
-        then does not: a webhook that is new would lose its events.
+        While the database is unavailable, the last known webhook is returned. A tenant without one raises an error
+        instead: events for a new webhook would be lost.
 
         Raises:
-            StoreUnavailable: the database did not answer within 3 s, and nothing is known of the tenant.
+            StoreUnavailable: the database did not answer within 3 s, and no webhook of the tenant is known.
             WebhookUnusable: its secrets can't be decrypted, or this version can't use it.
         """
         if not is_storable(*tenant):
@@ -107,7 +111,9 @@ class SqlStore:
 
     async def _row(self, tenant: TenantKey) -> Row | None:
         if self._is_away and tenant in self._rows:
-            raise StoreUnavailable(f"{self._database.name} is away")  # `run` asks it: don't let each tenant wait
+            raise StoreUnavailable(
+                f"{self._database.name} is away"
+            )  # `run` tries to reach it: tenants don't wait for the deadline
         which = (webhooks.c.org == tenant.org, webhooks.c.sandbox == tenant.sandbox, webhooks.c.deleted_at.is_(None))
         async with self._database.read() as connection:
             selected = await select_rows(connection, *which)
@@ -120,22 +126,25 @@ class SqlStore:
         return known
 
     def is_held(self, tenant: TenantKey) -> bool:
-        """True while the tenant's events wait for a change: its webhook is unusable or paused, or nothing is known."""
+        """Returns True while the tenant's events wait for a change: webhook unusable or paused, or nothing known."""
         row = self._rows.get(tenant)
         if row is None:
             return self._seen is None
         return row.webhook is None or row.webhook.config.paused
 
     def all(self) -> list[Webhook]:
-        """Every webhook in use, in order of tenants; as of the last change that was seen."""
+        """Returns every webhook in use, in order of tenants, as of the last change that was seen."""
         return [row.webhook for _, row in sorted(self._rows.items()) if row.webhook is not None]
 
     def on_change(self, listener: Callable[[set[TenantKey]], None]) -> None:
-        """Tell `listener`, on the loop, whose webhook is new, different or gone, once `find` gives the new one."""
+        """Registers a listener, called on the loop with the tenants whose webhook is new, different or gone.
+
+        `get` already returns the new webhook then.
+        """
         self._listeners.append(listener)
 
     async def load(self) -> None:
-        """Read every webhook, or what has changed since the last time; tell the listeners of it.
+        """Reads every webhook, or those changed since the last time, and notifies the listeners.
 
         Raises:
             StoreUnavailable: the database did not answer.
@@ -146,7 +155,7 @@ class SqlStore:
             if value == self._seen:
                 self._back()
                 return
-            # A counter that went back is a database restored from a backup: everything may be different.
+            # A lower counter means that the database was restored from a backup: everything may be different.
             is_all = self._seen is None or value < self._seen
             which = webhooks.c.deleted_at.is_(None) if is_all else webhooks.c.changed > self._seen
             selected = await select_rows(connection, which)
@@ -154,7 +163,7 @@ class SqlStore:
         self._take_over(rows, value, is_all=is_all)
 
     async def run(self) -> None:
-        """Follow the changes until cancelled; never ends by itself, whatever happens to the database."""
+        """Follows the changes until cancelled. Errors of the database never end it."""
         pause_s = FIRST_PAUSE_S
         while True:
             try:
@@ -170,14 +179,14 @@ class SqlStore:
             pause_s = min(2 * pause_s, LAST_PAUSE_S)
 
     def note_away(self, error: StoreUnavailable) -> None:
-        """The database did not answer: say so until it does."""
+        """Records that the database did not answer; it is reported until it does."""
         if not self._is_away:
             log.warning("webhook database is away", why=str(error))
         self._is_away = True
 
     async def _follow(self) -> None:
         async with listening(self._database) as bell:
-            while True:  # first of all what happened before the bell was there
+            while True:  # first the changes that happened before the signal existed
                 await self.load()
                 await bell.wait(self._poll_s)
 
@@ -197,7 +206,7 @@ class SqlStore:
                 del self._rows[row.tenant]
         self._seen = value
         self._back()
-        self._tell(len(changed), is_first=is_first)
+        self._notify(len(changed), is_first=is_first)
         for listener in self._listeners if changed else ():
             listener(set(changed))
 
@@ -206,7 +215,7 @@ class SqlStore:
             log.info("webhook database is back")
         self._is_away = False
 
-    def _tell(self, changed: int, *, is_first: bool) -> None:
+    def _notify(self, changed: int, *, is_first: bool) -> None:
         problems = self.problems
         for problem in frozenset(problems) - self._told:
             log.warning("webhook refused", source=problem.file, key=problem.key, problem=problem.message)
@@ -224,19 +233,19 @@ class SqlStore:
 
 
 def _newer(known: Row | None, row: Row) -> Row:
-    """The one that was read later; of two readings of one state the first, whose webhook may be in use."""
+    """Returns the row that was read later; of two readings of one state, the first, whose webhook may be in use."""
     return known if known is not None and known.changed >= row.changed and known.webhook is not None else row
 
 
 @asynccontextmanager
 async def open_sql_store(settings: WebhookSettings) -> AsyncIterator[SqlStore]:
-    """The store that the settings name, loaded; empty where the database is away, until it answers.
+    """Opens and loads the store that the settings name. It is empty until the database answers.
 
     Raises:
-        ConfigError: the URL, a key or the database's schema can't be used; or not one of its webhooks.
+        ConfigError: the URL, a key or the database's schema can't be used, or none of its webhooks can.
     """
     if settings.url is None:
-        raise ConfigError([Problem("store sql needs url, the database's", "webhooks.url")])
+        raise ConfigError([Problem("store sql needs url, the URL of the database", "webhooks.url")])
     encryption = Encryption(settings.encryption_keys)
     database = Database(settings.url)
     store = SqlStore(database, encryption)

@@ -1,6 +1,6 @@
-"""Tokens for the admin API: made by an operator, shown once, stored as their SHA-256.
+"""Tokens for the admin API: created by an operator, shown once, stored as their SHA-256.
 
-A token has 256 random bits, so that a plain hash is enough and nothing slow is needed to check one.
+A token has 256 random bits, so that a plain hash is enough: no slow hash is necessary.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ USE_NOTED_EVERY: Final = timedelta(minutes=1)
 
 
 class ApiTokens:
-    """Makes, checks and revokes tokens. Every method raises `StoreUnavailable` where the database is away."""
+    """Creates, verifies and revokes tokens. Every method raises `StoreUnavailable` if the database does not answer."""
 
     def __init__(self, database: Database, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._database = database
@@ -35,10 +35,10 @@ class ApiTokens:
     async def create(
         self, name: str, role: Role, *, orgs: Orgs, by: str, expires_at: datetime | None = None
     ) -> tuple[ApiToken, str]:
-        """A new token, and its text: `fdt_…`, to be given to its holder, and not to be had again.
+        """Creates a new token and returns it with its plaintext, `fdt_…`, which can't be retrieved later.
 
         Args:
-            orgs: organisations that it is good for; None for all.
+            orgs: organisations that the token gives access to; None for all.
         """
         token_id, text = secrets.token_hex(8), secrets.token_urlsafe(32)
         text = f"fdt_{token_id}_{text}"
@@ -61,9 +61,9 @@ class ApiTokens:
         return token, text
 
     async def verify(self, text: str) -> ApiToken | None:
-        """Whose token this is; None where it is none, has expired or was revoked.
+        """Returns the token with this text; None if there is none, or if it has expired or was revoked.
 
-        One look-up by key at most, however long the text, and none where it has not a token's shape.
+        Costs at most one look-up by key, and none if the text doesn't have the form of a token.
         """
         match = _SHAPE.fullmatch(text[:128])
         if match is None:
@@ -78,18 +78,18 @@ class ApiTokens:
         if token.revoked_at is not None or (token.expires_at is not None and token.expires_at <= now):
             return None
         if token.last_used_at is None or now - token.last_used_at >= USE_NOTED_EVERY:
-            with suppress(StoreUnavailable):  # good to know, not worth refusing a token for
+            with suppress(StoreUnavailable):  # the time of the last use is not worth refusing a token
                 await self._note_use(token.id, now)
         return token
 
     async def list_all(self) -> list[ApiToken]:
-        """Every token, revoked ones too, the newest first."""
+        """Returns every token, revoked ones included, the newest first."""
         statement = select(api_tokens).order_by(api_tokens.c.created_at.desc(), api_tokens.c.id)
         async with self._database.read() as connection:
             return [_token(row) for row in (await connection.execute(statement)).mappings().all()]
 
     async def revoke(self, token_id: str, *, by: str) -> None:
-        """End a token's life, at once; once more does no harm. Raises NotFound."""
+        """Revokes a token immediately. Revoking it again has no effect. Raises NotFound."""
         async with self._database.write() as connection:
             found = await connection.execute(
                 update(api_tokens)

@@ -1,4 +1,4 @@
-"""Webhooks between YAML and the database, without loss, for `dispatcher webhooks import` and `export`."""
+"""Imports webhooks from YAML and exports them, without loss: `dispatcher webhooks import` and `export`."""
 
 import os
 from collections import Counter
@@ -28,20 +28,20 @@ EXPORT_WITHIN_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What an import did, or would do."""
+    """Result of an import or a dry run."""
 
     created: tuple[TenantKey, ...]
     updated: tuple[TenantKey, ...]
     unchanged: tuple[TenantKey, ...]
-    """Stored already with the same content and secrets: not touched."""
+    """Webhooks that are already stored with the same content and secrets; they are not changed."""
 
 
 class _DryRun(Exception):
-    """Undoes the transaction."""
+    """Rolls the transaction back."""
 
 
 class Transfer:
-    """Moves webhooks in and out. For the operator: sees every organisation."""
+    """Imports and exports webhooks of every organisation, for the operator."""
 
     def __init__(self, database: Database, encryption: Encryption, repository: WebhookRepository) -> None:
         self._database = database
@@ -51,17 +51,17 @@ class Transfer:
     async def import_webhooks(
         self, configs: Sequence[WebhookConfig], *, by: str, replace: bool = False, dry_run: bool = False
     ) -> Imported:
-        """Store these webhooks, all or none of them. Webhooks of other tenants are left alone.
+        """Stores these webhooks, all or none of them. Webhooks of other tenants are not changed.
 
         Args:
-            configs: read with their secrets.
-            replace: update a tenant's webhook that is stored and different, rather than refuse.
-            dry_run: do everything but the commit.
+            configs: the webhooks, with their secrets.
+            replace: updates a stored webhook that differs, instead of refusing the import.
+            dry_run: does everything except the commit.
 
         Raises:
             ConfigError: one can't be used, or a tenant is given twice.
             AlreadyExists: a tenant has another webhook, and `replace` is not set.
-            StoreUnavailable: the database did not do it.
+            StoreUnavailable: the database did not answer; nothing is stored.
         """
         twice = [tenant for tenant, count in Counter(config.tenant for config in configs).items() if count > 1]
         if twice:
@@ -81,10 +81,10 @@ class Transfer:
         return Imported(**{what: tuple(tenants) for what, tenants in done.items()})
 
     async def configs(self) -> list[WebhookConfig]:
-        """Every webhook with its secrets, in order of tenants.
+        """Returns every webhook with its secrets, in order of tenants.
 
         Raises:
-            ConfigError: some can't be used; names each.
+            ConfigError: some can't be used. The error names each.
         """
         async with self._database.read(EXPORT_WITHIN_S) as connection:
             selected = await select_rows(connection, webhooks.c.deleted_at.is_(None))
@@ -123,10 +123,10 @@ class Transfer:
 
 
 def export_webhooks(configs: Iterable[WebhookConfig], directory: Path, secrets_dir: Path | None) -> list[Path]:
-    """Write a YAML file for each webhook into `directory`; files of the same names are replaced.
+    """Writes a YAML file for each webhook into `directory`; files of the same names are replaced.
 
     Args:
-        secrets_dir: where secrets are written, each to a file that only its owner can read; the YAML refers to it.
+        secrets_dir: directory for secrets, each in a file that only its owner can read and the YAML refers to.
 
     Returns:
         The YAML files.
@@ -138,7 +138,7 @@ def export_webhooks(configs: Iterable[WebhookConfig], directory: Path, secrets_d
     if secrets_dir is None:
         keys = [(config, path_text(path)) for config in configs for path, _ in secrets_of(config)]
         if keys:
-            message = "is a secret: say with --secrets-dir where secrets may be written"
+            message = "is a secret: name a directory for secrets with --secrets-dir"
             raise ConfigError(Problem(message, key, str(config.tenant)) for config, key in keys)
     written: list[Path] = []
     try:
@@ -161,7 +161,7 @@ def _write_secret(secret: Secret, directory: Path, name: str) -> Path:
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     path, value = directory / name, secret.reveal()
     if value.endswith((b"\n", b"\r")):
-        value += b"\r\n"  # a reader takes one line end off
+        value += b"\r\n"  # a reader removes one line end
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         os.fchmod(descriptor, 0o600)
@@ -170,6 +170,6 @@ def _write_secret(secret: Secret, directory: Path, name: str) -> Path:
 
 
 def _as_named_from(directory: Path, target: Path) -> str:
-    """Relative where the secrets lie below the YAML files, so that both can move together; else absolute."""
+    """Returns a relative path if the secrets are below the YAML files, so that both can move; else an absolute one."""
     base, absolute = directory.resolve(), target.resolve()
     return str(absolute.relative_to(base)) if absolute.is_relative_to(base) else str(absolute)

@@ -1,4 +1,4 @@
-"""A webhook as a YAML document that reads back as exactly the same webhook. Pure."""
+"""Writes a webhook as a YAML document that is read back as exactly the same webhook. Pure."""
 
 import hashlib
 import re
@@ -18,7 +18,7 @@ _NOT_IN_NAMES = re.compile(r"[^a-z0-9]+")
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that some version of YAML could take for something else."""
+    """Quotes every text that some version of YAML could interpret as another type."""
 
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002
         return True
@@ -33,7 +33,7 @@ _Dumper.add_representer(str, _text)
 
 
 def yaml_document(config: WebhookConfig, references: Mapping[Loc, str]) -> str:
-    """The document of a file with this one webhook; what is as by default is left out.
+    """Returns the document of a file with this one webhook, without default values.
 
     Args:
         references: the file of each secret in it, by place.
@@ -52,7 +52,7 @@ def yaml_document(config: WebhookConfig, references: Mapping[Loc, str]) -> str:
 
 
 def file_stem(tenant: TenantKey) -> str:
-    """A file name for a tenant's webhook; no two tenants share one, also where case doesn't count."""
+    """Returns a file name for a tenant's webhook, unique even if case is ignored."""
     slug = "-".join(_NOT_IN_NAMES.sub("-", part.lower()).strip("-")[:60] for part in tenant)
     digest = hashlib.blake2b("\0".join(tenant).encode(), digest_size=4).hexdigest()
     return f"{slug}-{digest}"
