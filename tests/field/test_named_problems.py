@@ -112,7 +112,7 @@ TROUBLES = [
 ]
 
 
-QUICK = ("a wrong password", "TLS to a plaintext port", "an untrusted certificate")
+QUICK = ("TLS to a plaintext port", "an untrusted certificate")
 CASES = [
     pytest.param(one, id=one.name, marks=[] if one.name in QUICK else [pytest.mark.all_faults]) for one in TROUBLES
 ]

@@ -25,7 +25,7 @@ from tests.kafka.server_properties import KafkaOptions, Listener
 pytestmark = [needs_kafka, pytest.mark.timeout(240)]
 
 TENANTS = tenants(1)
-AUDIENCE, SCOPE = "kafka", "events:read"
+AUDIENCE, SCOPE, ISSUER = "kafka", "events:read", "https://issuer.example"
 
 
 @dataclass
@@ -44,7 +44,8 @@ class Issuer:
 
     def token(self, **claims: Any) -> str:
         now = int(time.time())
-        known = {"sub": "dispatcher", "aud": AUDIENCE, "iat": now, "exp": now + int(self.life_s), "scope": SCOPE}
+        known: dict[str, Any] = {"iss": ISSUER, "sub": "dispatcher", "aud": AUDIENCE, "scope": SCOPE}
+        known |= {"iat": now, "exp": now + int(self.life_s)}
         return jwt.encode(known | claims, self.key, "RS256", {"kid": "k1"})
 
 
@@ -65,6 +66,7 @@ async def oauth_broker(directory: Path) -> AsyncIterator[tuple[ApacheKafka, Issu
             ),
             "sasl.oauthbearer.jwks.endpoint.url": jwks.as_uri(),
             "sasl.oauthbearer.expected.audience": AUDIENCE,
+            "sasl.oauthbearer.expected.issuer": ISSUER,  # newer brokers don't start without it
         },
         java_flags=(f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={jwks.as_uri()}",),
     )
