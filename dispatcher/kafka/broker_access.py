@@ -16,6 +16,7 @@ from aiokafka.errors import KafkaConnectionError
 
 from dispatcher.config.settings import KafkaSettings
 from dispatcher.contract.kafka_problems import KafkaReason
+from dispatcher.errors import TokenUnavailable
 from dispatcher.kafka.connection_errors import ExplainedError, Peer, explain, is_about_connecting
 from dispatcher.kafka.credentials import Credentials, CurrentCredentials
 from dispatcher.kafka.port_diagnosis import diagnose
@@ -139,8 +140,15 @@ class BrokerAccess(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has
         return peer_of(self._settings, address, "" if credentials is None else credentials.username)
 
     async def token(self) -> str:
-        """A token for SASL OAUTHBEARER; called by aiokafka for each connection."""
-        return await self._credentials.token()
+        """Returns a token for SASL OAUTHBEARER. aiokafka calls it for each connection.
+
+        Raises:
+            KafkaConnectionError: there is no token. aiokafka's callers handle no other error of a connection.
+        """
+        try:
+            return await self._credentials.token()
+        except TokenUnavailable as error:
+            raise KafkaConnectionError(f"no token: {error}") from error
 
     def extensions(self) -> dict[str, str]:
         """SASL extensions of OAUTHBEARER (RFC 7628, section 3.1)."""
