@@ -34,7 +34,7 @@ RUN /opt/build/bin/python sbom.py --lock "requirements/${LOCK}.txt" --environmen
 # hadolint ignore=DL3006
 FROM ${BASE}
 ARG REVISION=unknown
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 LABEL org.opencontainers.image.title="feedback-dispatcher" \
       org.opencontainers.image.description="Turns a Kafka stream of message-delivery events into webhooks that can be relied on." \
       org.opencontainers.image.licenses="Apache-2.0" \

@@ -1,3 +1,3 @@
 """Feedback dispatcher: a Kafka stream of message-delivery events in, reliable webhooks out."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

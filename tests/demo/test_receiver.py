@@ -215,7 +215,7 @@ def test_the_signature_of_another_implementation_is_taken() -> None:
 def contract_headers(**changes: str) -> dict[str, str]:
     headers = {
         "content-type": "application/json",
-        "user-agent": "feedback-dispatcher/0.1.0",
+        "user-agent": "feedback-dispatcher/0.2.0",
         "webhook-id": "msg_" + hashlib.sha256(b"").hexdigest()[:32],
         "webhook-timestamp": str(int(time.time())),
     }
