@@ -210,7 +210,7 @@ class Redrive:
             for dead in batch
         ]
         results = await asyncio.gather(*writes, return_exceptions=True)
-        sent_back = [dead for dead, result in zip(batch, results, strict=True) if result is None]
+        sent_back = [dead for dead, result in zip(batch, results, strict=True) if not isinstance(result, BaseException)]
         sent = [dead.record for dead in sent_back]
         self.tally.sent += len(sent)
         if self._history is not None:
