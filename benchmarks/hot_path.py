@@ -407,7 +407,13 @@ class NullDialer:
         protocol = factory()
         transport: Any = NullConnection(protocol)
         protocol.connection_made(transport)
-        return Dialled(transport, transport, protocol, Phases())
+        return Dialled(transport, transport, protocol, Phases(), is_resumed=False)
+
+    def watch(self, host: str) -> None:
+        """No host is resolved here."""
+
+    def retirement(self, now: float) -> float:
+        return now + 3600.0
 
 
 class NullConnection:

@@ -108,7 +108,7 @@ MISBEHAVING: dict[str, tuple[Script, str]] = {
     "a page as an error": (answering(answer(b"<html>", b"HTTP/1.1 503 Busy")), "answered 503: try again later"),
     "a compressed answer": (
         answering(b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n%b" % (len(BOMB), BOMB)),
-        "no JSON object: check that token_url",
+        "compressed (gzip), though it was asked for accept-encoding: identity",
     ),
     "a redirect": (
         answering(b"HTTP/1.1 307 x\r\nlocation: https://169.254.169.254/\r\ncontent-length: 0\r\n\r\n"),

@@ -43,7 +43,7 @@ checks.negative_data_rejection.expected-statuses = [400, 401, 404, 405, 412, 415
 
 # Parameters that belong together: no schema can say so.
 [[operations]]
-include-operation-id = "listDeadEvents"
+include-operation-id = ["listDeadEvents", "searchHistory", "eraseHistory"]
 checks.positive_data_acceptance.expected-statuses = ["2xx", 404, 422]
 """
 
