@@ -45,6 +45,8 @@ def test_the_soft_limit_is_raised_to_the_hard_one(
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", limits.get)
     monkeypatch.setattr(resource, "setrlimit", limits.set)
+    # A logger of its own: another test may have configured logging, and loggers are kept once they were used.
+    monkeypatch.setattr(descriptors, "log", structlog.wrap_logger(None, wrapper_class=structlog.BoundLogger))
     with structlog.testing.capture_logs() as lines:
         assert descriptors.raise_limit(DeliverySettings()) == expected
     assert [line["log_level"] for line in lines] == ["warning"] * warnings
