@@ -185,7 +185,7 @@ async def test_the_switch_filters_what_is_shown(browser: Browser, stage: Stage, 
         await page.get_by_text(re.compile(r"All \d+ that match")).click()
         await page.get_by_role("button", name="Send again…").click()
         await expect(page.get_by_role("heading", name=re.compile(r"Send \d+ events again"))).to_be_visible()
-        assert await page.locator(".lots li").count() == 1
+        assert await page.locator(".groups li").count() == 1
 
 
 async def test_an_event_is_explained_and_its_people_hidden_from_viewers(browser: Browser, stage: Stage) -> None:

@@ -178,7 +178,7 @@ async def test_all_that_match_go_back_over_all_sandboxes(browser: Browser, stage
         await shown.go("/dead-events")
         await page.get_by_label(f"All {len(hooked)} that match, in {sandboxes} sandboxes").check()
         await page.get_by_role("button", name="Send again…").click()
-        assert await page.locator(".lots li").count() == sandboxes
+        assert await page.locator(".groups li").count() == sandboxes
         await page.get_by_role("button", name=f"Send {len(hooked)} events again").click()
         await expect(page.locator("#jobs section")).to_have_count(sandboxes)
         await expect(page.locator("#jobs")).to_contain_text("Sent again")
@@ -201,7 +201,7 @@ async def test_sandboxes_beyond_what_goes_back_at_once_come_next(
         await expect(page.get_by_text("the others come next")).to_have_count(more)
         await page.get_by_label("that match").check()
         await page.get_by_role("button", name="Send again…").click()
-        assert await page.locator(".lots li").count() == most
+        assert await page.locator(".groups li").count() == most
 
 
 async def test_a_redrive_that_waits_for_its_turn_says_so(browser: Browser, stage: Stage) -> None:
