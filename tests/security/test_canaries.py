@@ -478,7 +478,9 @@ async def test_nothing_that_the_process_tells_holds_a_secret_or_personal_data(
             assert await dispatcher.wait() in (0, 3)
             scene.told["log"] = dispatcher.all_logs
             debug_lines = [
-                line for line in scene.told["log"].splitlines() if '"level":"debug"' in line or "[debug " in line
+                line
+                for line in scene.told["log"].splitlines()
+                if re.search(r'"level":"debug"|\[(?:\x1b\[[\d;]*m)*debug ', line)
             ]
             assert len(debug_lines) > 20, "without lines at debug level nothing is proven of them"
         await _asked_afterwards(scene, dispatcher)
