@@ -54,6 +54,8 @@ ROUTES: Mapping[tuple[str, str], Callable[[str, str], Ask]] = {
     ("POST", "/scope"): lambda _, name: Ask("/scope", {"scope": f"{LUMA_ORG}/{name}"}, elsewhere=303),
     ("POST", "/sign-out"): lambda _, name: Ask("/sign-out", elsewhere=303),
     ("GET", "/deliveries"): lambda _, name: Ask("/deliveries", elsewhere=200),
+    ("GET", "/search"): lambda _, name: Ask("/search?q=canary", elsewhere=200),
+    ("POST", "/search"): lambda _, name: Ask("/search", {"q": "canary"}, elsewhere=303),
     ("GET", "/audit"): lambda _, name: Ask("/audit", elsewhere=200),
     ("GET", "/dead-events"): lambda _, name: Ask("/dead-events", elsewhere=200),
     ("POST", "/dead-events/confirm"): lambda _, name: Ask("/dead-events/confirm", {"id": "1-999"}, True, 422),
