@@ -30,6 +30,7 @@ OF_THE_CLUSTER = re.compile(r"\b(?:container|kube)_[a-z_]+")
 EMPTY = {
     "Two versions": "there are two only during a rollout",
     "Problems with Kafka": "there are none here",
+    "History behind": "no history worker runs here",
 }
 """Panels and annotations that are rightly empty here, by title."""
 
