@@ -35,8 +35,10 @@ FORBIDDEN_CALLS = frozenset(
         "ssl._create_unverified_context", "ssl.wrap_socket", "hashlib.md5", "hashlib.sha1", "random.seed",
     }
 )  # fmt: skip
-LOADERS = frozenset({"dispatcher/documents/reading.py"})
+LOADERS = frozenset({"dispatcher/config/documents/yaml_reader.py"})
 """Where YAML is read, by a loader of our own that constructs text, numbers, lists and mappings only."""
+DIAGNOSES = frozenset({"dispatcher/kafka/port_diagnosis.py"})
+"""Asks an untrusted port which protocol it speaks, after a connection failed. It sends no secret, so it verifies nothing."""
 
 
 def dotted(node: ast.AST) -> str:
@@ -93,7 +95,11 @@ def _in_keyword(line: int, keyword: ast.keyword) -> Iterator[tuple[int, str]]:
 @pytest.mark.parametrize("path", MODULES, ids=[str(path.relative_to(ROOT)) for path in MODULES])
 def test_a_module_does_nothing_that_none_may(path: Path) -> None:
     tree = ast.parse(path.read_text(), str(path))
-    spared = {"calls yaml.load", "calls yaml.load_all"} if str(path.relative_to(ROOT)) in LOADERS else set()
+    name, spared = str(path.relative_to(ROOT)), set[str]()
+    if name in LOADERS:
+        spared = {"calls yaml.load", "calls yaml.load_all"}
+    if name in DIAGNOSES:
+        spared = {"host names are not checked", "certificates are not verified: ssl.CERT_NONE"}
     assert [found for found in objections(tree) if found[1] not in spared] == []
 
 

@@ -109,7 +109,7 @@ class HistorySearch:
         for column, value in keys or [("", "")]:
             conditions = [f'"{column}" = :key', *where] if column else where
             own = parameters | ({"key": clean(value)} if column else {})
-            select = f"SELECT {_NAMES} FROM history_entries WHERE {' AND '.join(conditions)} {_ORDER} LIMIT :limit"  # noqa: S608
+            select = f"SELECT {_NAMES} FROM history_entries WHERE {' AND '.join(conditions)} {_ORDER} LIMIT :limit"  # noqa: S608  (columns are ours, values are bound)
             made.append((_with_lists(select, own), own))
         return made
 
@@ -122,7 +122,7 @@ class HistorySearch:
         where, parameters = _conditions(HistoryQuery(), orgs)
         parameters |= {"webhook_id": clean(webhook_id), "limit": MAX_TIMELINE}
         select = (
-            f"SELECT {_NAMES} FROM history_entries WHERE {' AND '.join(['webhook_id = :webhook_id', *where])} "  # noqa: S608
+            f"SELECT {_NAMES} FROM history_entries WHERE {' AND '.join(['webhook_id = :webhook_id', *where])} "  # noqa: S608  (columns are ours, values are bound)
             'ORDER BY "at", writer, number LIMIT :limit'
         )
         async with self._database.read(SEARCH_WITHIN_S) as connection:

@@ -257,12 +257,12 @@ async def _insert(connection: AsyncConnection, rows: Sequence[Row]) -> int:
     for at in range(0, len(wanted), _ROWS_A_STATEMENT):
         piece = wanted[at : at + _ROWS_A_STATEMENT]
         statement = (
-            f"INSERT INTO history_entries ({_NAMES}) VALUES {', '.join([values] * len(piece))} "  # noqa: S608
+            f"INSERT INTO history_entries ({_NAMES}) VALUES {', '.join([values] * len(piece))} "  # noqa: S608  (columns are ours, values are bound)
             'ON CONFLICT DO NOTHING RETURNING kept, "at", writer, number'
         )
         result = await connection.exec_driver_sql(statement, tuple(value for row in piece for value in row))
         added += [by_key[tuple(key)] for key in result]
     if added:
-        statement = f"INSERT INTO history_counts VALUES (?, ?, ?, ?, ?, ?, ?) {_COUNT_UPSERT}"  # noqa: S608
+        statement = f"INSERT INTO history_counts VALUES (?, ?, ?, ?, ?, ?, ?) {_COUNT_UPSERT}"  # noqa: S608  (columns are ours, values are bound)
         await connection.exec_driver_sql(statement, slot_counts(added, SLOT_MS))
     return len(added)
