@@ -178,7 +178,7 @@ class Listener:
 
     def _addresses(self) -> Sequence[tuple[int, tuple[str | int, ...]]]:
         if self._host is None:
-            on_ipv4, on_ipv6 = (socket.AF_INET, ("0.0.0.0", 0)), (socket.AF_INET6, ("::", 0))  # noqa: S104  (a probe of the families, not a listener)
+            on_ipv4, on_ipv6 = (socket.AF_INET, ("0.0.0.0", 0)), (socket.AF_INET6, ("::", 0))  # noqa: S104  (host null means all addresses)
             return [on_ipv4, on_ipv6] if socket.has_ipv6 else [on_ipv4]
         found = socket.getaddrinfo(self._host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         return list(dict.fromkeys((int(one[0]), tuple(map(_plain, one[4]))) for one in found))
