@@ -61,7 +61,7 @@ async def outcomes(log: AttemptLogReader, tenant: TenantKey) -> tuple[int, int, 
 async def test_a_run_is_told_as_the_receiver_saw_it_and_its_dead_come_back(scene: Stage, mortal: ApacheKafka) -> None:
     scene.mount([scene.webhook(tenant) for tenant in (GOOD, SHAKY, BAD)])
     scene.receiver.behave(f"/{SHAKY.org}", now_and_then(status(503)))
-    scene.receiver.behave(f"/{BAD.org}", status(400))
+    scene.receiver.behave(f"/{BAD.org}", status(501))
     settings = console_settings(scene)
     attempts, dead = AttemptLogReader(settings), DeadLetterReader(settings)
     async with scene.dispatcher(history={"store": "none"}) as dispatcher, running(attempts.run(), dead.run()):
@@ -82,7 +82,7 @@ async def test_a_run_is_told_as_the_receiver_saw_it_and_its_dead_come_back(scene
         assert attempts.failing(GOOD) is None
         last, alike, of = attempts.failing(BAD) or (None, 0, 0)
         assert last is not None
-        assert (last.reason, last.status, alike, of) == ("http_4xx", 400, COUNT, COUNT)
+        assert (last.reason, last.status, alike, of) == ("http_5xx", 501, COUNT, COUNT)
         await _is_found_again(attempts, settings)
 
         async with RunningLanes(ConsoleSettings(dispatchers=(f"http://127.0.0.1:{dispatcher.ops_port}",))) as lanes:
