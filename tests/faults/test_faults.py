@@ -185,7 +185,7 @@ async def test_an_event_whose_next_topic_is_closed_stays_in_flight(
     closed = scene.dead_topic if kind == "dead" else f"{scene.prefix}.retry.1s"
     stuck_id = webhook_id_of(tenant, "stuck")
     scene.expected[stuck_id] = tenant
-    answer = status(400 if kind == "dead" else 503)
+    answer = status(501 if kind == "dead" else 503)
 
     async def only_the_stuck_one(request: web.Request, receiver: Receiver) -> web.StreamResponse:
         stuck = request.headers["webhook-id"] == stuck_id
