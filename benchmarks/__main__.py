@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", default=os.environ.get("FULL") == "1")
     parser.add_argument("--no-write", action="store_true", help="print only")
     given = parser.parse_args()
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # topics come and go: it would tell of each one
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # topics come and go: it would log each one
     if missing := nginx.missing():
         sys.exit(f"not installed: {' '.join(missing)} (apt-get install)")
     peers = dict(one.split("=", 1) for one in given.peer)

@@ -11,7 +11,7 @@ from typing import Final
 
 _CODE: Final = bytes.fromhex(
     "4889f8"  # mov rax, rdi: the order and its arguments
-    "31d2"  # xor edx, edx: the answer when nobody listens
+    "31d2"  # xor edx, edx: the answer outside valgrind
     "48c1c703" "48c1c70d" "48c1c73d" "48c1c733"  # rol rdi, 3, 13, 61, 51: valgrind's mark; 128 bits in all, rdi stays
     "4887db"  # xchg rbx, rbx: the order
     "4889d0"  # mov rax, rdx

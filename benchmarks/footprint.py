@@ -55,7 +55,7 @@ async def _paced(
 ) -> dict[str, float]:
     """Append events at an even pace, a batch each tick; unix time at which each was given to the broker, by webhook-id.
 
-    Batches, because whoever writes here has the broker and the receiver beside it on one core.
+    Batches, because the writer has the broker and the receiver beside it on one core.
     """
     producer = await rig.producer()
     began, number = time.monotonic(), first

@@ -1,8 +1,8 @@
 """The way of an event through the process, whole and in stages, without a broker: what `instructions` counts.
 
-Everything is the program's own, from aiokafka's decoding of a record batch to the lean transport; in place of the broker
-stands its answer to a fetch, and at the other end a TLS server in a process of its own. Run as
-`python -m benchmarks.hot_path` under callgrind, which it tells what to count, or by itself, for a profile or the time.
+Everything is the program's own, from aiokafka's decoding of a record batch to the lean transport; a prepared
+answer to a fetch replaces the broker, and the endpoint is a TLS server in a process of its own. Run as
+`python -m benchmarks.hot_path` under callgrind, and switches its counting on and off, or by itself, for a profile or the time.
 """
 
 import argparse
@@ -122,7 +122,7 @@ class NullTransport:
 
 
 class FakeKafka:
-    """What the consumer sees of aiokafka's: gives as many records as it was told, decoded by aiokafka's own code."""
+    """The part of aiokafka that the consumer uses. Returns the number of records that was set, decoded by aiokafka's own code."""
 
     def __init__(self) -> None:
         self.listener: Any = None
@@ -203,7 +203,7 @@ class FakeKafka:
         """Nothing to leave."""
 
 
-class Parts:
+class Services:
     """The parts of a process, made as `service` makes them."""
 
     def __init__(self, url: str, config: dict[str, Any], directory: Path) -> None:
@@ -280,7 +280,7 @@ class Parts:
 
 
 @asynccontextmanager
-async def decode(_: Parts) -> AsyncIterator[Step]:
+async def decode(_: Services) -> AsyncIterator[Step]:
     """A record batch to records: aiokafka."""
     kafka = FakeKafka()
 
@@ -292,7 +292,7 @@ async def decode(_: Parts) -> AsyncIterator[Step]:
 
 
 @asynccontextmanager
-async def read(_: Parts) -> AsyncIterator[Step]:
+async def read(_: Services) -> AsyncIterator[Step]:
     """A record to a delivery event: `RetryState.of`, `read_event`."""
     records = FakeKafka().decoded()
 
@@ -305,7 +305,7 @@ async def read(_: Parts) -> AsyncIterator[Step]:
 
 
 @asynccontextmanager
-async def encode(_: Parts) -> AsyncIterator[Step]:
+async def encode(_: Services) -> AsyncIterator[Step]:
     """An event to a body: `encode_feedback`."""
     event = _an_event()
 
@@ -317,7 +317,7 @@ async def encode(_: Parts) -> AsyncIterator[Step]:
 
 
 @asynccontextmanager
-async def deliver(parts: Parts) -> AsyncIterator[Step]:
+async def deliver(parts: Services) -> AsyncIterator[Step]:
     """`Deliverer.deliver` with a transport that takes everything at once: lane, request, verdict, metrics."""
     deliveries = parts.deliveries(NullTransport())
     webhook = await parts.cache.get(parts.webhook.tenant)
@@ -335,7 +335,7 @@ async def deliver(parts: Parts) -> AsyncIterator[Step]:
 
 
 @asynccontextmanager
-async def pipeline(parts: Parts) -> AsyncIterator[Step]:
+async def pipeline(parts: Services) -> AsyncIterator[Step]:
     """`Pipeline.process` with that transport: read, webhook, eligibility, encode, deliver, metrics."""
     made, records, epoch = parts.pipeline(parts.deliveries(NullTransport())), FakeKafka().decoded(), AssignmentEpoch()
 
@@ -348,7 +348,7 @@ async def pipeline(parts: Parts) -> AsyncIterator[Step]:
 
 
 @asynccontextmanager
-async def flight(parts: Parts) -> AsyncIterator[Step]:
+async def flight(parts: Services) -> AsyncIterator[Step]:
     """`FastPath.begin` with that transport: what `pipeline` does, without a task."""
     deliveries = parts.deliveries(NullTransport())
     made, records, epoch = (
@@ -380,14 +380,14 @@ class Delivering:
         """As it should be."""
 
     def on_fallback(self, result: AttemptResult | None) -> None:
-        raise RuntimeError(f"it takes the full way: {result}")
+        raise RuntimeError(f"it falls back to the slow path: {result}")
 
     def on_cancelled(self) -> None:
-        raise RuntimeError("nobody cancels")
+        raise RuntimeError("no record is cancelled here")
 
 
 @asynccontextmanager
-async def consume(parts: Parts) -> AsyncIterator[Step]:
+async def consume(parts: Services) -> AsyncIterator[Step]:
     """The consumer with nothing to do for a record: decode, task, tracker, budget, commit."""
     done = Delivered(1)
 
@@ -439,7 +439,7 @@ class NullConnection:
 
 
 @asynccontextmanager
-async def post_null(parts: Parts) -> AsyncIterator[Step]:
+async def post_null(parts: Services) -> AsyncIterator[Step]:
     """`LeanTransport.post` by connections without a socket: the transport's own share."""
     async with open_transport(parts.delivery, parts.egress) as transport:
         transport._dialer = NullDialer()  # type: ignore[attr-defined]
@@ -447,14 +447,14 @@ async def post_null(parts: Parts) -> AsyncIterator[Step]:
 
 
 @asynccontextmanager
-async def post(parts: Parts) -> AsyncIterator[Step]:
+async def post(parts: Services) -> AsyncIterator[Step]:
     """The transport's `post` to the TLS server, 16 at once: with TLS, event loop and system calls."""
     async with open_transport(parts.delivery, parts.egress) as transport:
         yield _posting(transport, parts.webhook)
 
 
 @asynccontextmanager
-async def whole(parts: Parts) -> AsyncIterator[Step]:
+async def whole(parts: Services) -> AsyncIterator[Step]:
     """Everything: a record batch to POSTs at the TLS server and finished offsets."""
     async with open_transport(parts.delivery, parts.egress) as transport:
         deliveries = parts.deliveries(transport)
@@ -464,7 +464,7 @@ async def whole(parts: Parts) -> AsyncIterator[Step]:
 
 
 @asynccontextmanager
-async def history(parts: Parts) -> AsyncIterator[Step]:
+async def history(parts: Services) -> AsyncIterator[Step]:
     """What the history adds to an event: ids, the recipient's hash, the entry, its share of a record, compression."""
     secret = Secret(b"k" * 32)
     recorder = HistoryRecorder(HistorySettings.model_construct(store="none", recipient_key=secret, answers=False))
@@ -524,7 +524,7 @@ def _posting(transport: Any, webhook: Webhook) -> Step:
 
 
 async def run(names: list[str], count: int, transport: str, how: str) -> dict[str, float]:
-    """Each stage in its turn, counted, timed or profiled; gives microseconds an event where it is timed."""
+    """Runs the stages one by one, counted, timed or profiled. Returns microseconds per event if they are timed."""
     wanted = [stage for stage in STAGES if stage.__name__ in names]
     callgrind, found = Callgrind(), {}
     if how == "count" and not callgrind.listens:
@@ -535,7 +535,7 @@ async def run(names: list[str], count: int, transport: str, how: str) -> dict[st
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         port = stack.enter_context(_server(directory))
         for stage in wanted:
-            parts = Parts(f"https://localhost:{port}/hook", {"transport": transport}, directory)
+            parts = Services(f"https://localhost:{port}/hook", {"transport": transport}, directory)
             async with stage(parts) as step:
                 await step(WARM_UP)
                 gc.collect()

@@ -81,7 +81,7 @@ def machine() -> dict[str, str]:
 
 
 def over_budget(counted: list[Counted]) -> list[str]:
-    """One line for each stage that is past its budget; none where the budget is for another Python or machine."""
+    """Returns one line for each stage past its budget; none if the budget is for another Python or machine."""
     budget = json.loads(BUDGET.read_text())
     if budget["machine"] != machine():
         return []
@@ -114,10 +114,10 @@ def _set_budget(counted: list[Counted]) -> None:
 
 def _print_functions(one: Counted, events: int, most: int) -> None:
     tool = ["callgrind_annotate", "--threshold=100", "--auto=no", str(one.file)]
-    told = subprocess.run(tool, capture_output=True, text=True, check=True).stdout
+    listing = subprocess.run(tool, capture_output=True, text=True, check=True).stdout
     print(f"\n{one.stage}: instructions an event, by function's own")
     shown = 0
-    for line in told.splitlines():
+    for line in listing.splitlines():
         found = re.match(r"\s*([\d,]+) \(\s*([\d.]+)%\)\s+(.+)", line)
         if found is None or "PROGRAM TOTALS" in line:
             continue
@@ -154,8 +154,8 @@ def main() -> int:
         budget = json.loads(BUDGET.read_text()) if BUDGET.exists() else {"instructions": {}, "machine": None}
         for one in counted:
             allowed = budget["instructions"].get(one.stage)
-            told = "" if allowed is None else f"   budget {allowed:9,}  {one.instructions / allowed - 1:+.1%}"
-            print(f"{one.stage:10} {one.instructions:9,} instructions an event{told}")
+            share = "" if allowed is None else f"   budget {allowed:9,}  {one.instructions / allowed - 1:+.1%}"
+            print(f"{one.stage:10} {one.instructions:9,} instructions an event{share}")
         for one in counted if given.functions else ():
             _print_functions(one, given.events, given.functions)
         if given.set_budget:

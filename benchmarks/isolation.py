@@ -23,7 +23,7 @@ from tests.kafka.apache_kafka import ApacheKafka
 TENANTS = 50
 BAD = 10
 RATE = 200
-"""Events a second for the healthy tenants together: well below what the machine can do, since latency is asked."""
+"""Events a second for the healthy tenants together: well below what the machine can do, since latency is measured."""
 SECONDS = 20
 REPEATS = 3
 _TICK_S = 0.05

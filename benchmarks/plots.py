@@ -36,18 +36,18 @@ def _bar(top: float, name: str, rate: Mapping[str, Any], scale: float) -> list[s
     length, middle = rate["per_second"] * scale, top + 10
     half = length * rate["spread"] / 2
     colour = _OTHERS if name in _REFERENCES or name.startswith("peer ") else _OURS
-    told = f"{rate['per_second']:,} (× {rate['vs_dispatcher']:.2f})"
+    label = f"{rate['per_second']:,} (× {rate['vs_dispatcher']:.2f})"
     return [
         f'<text x="{_LEFT - 12}" y="{top + 15}" text-anchor="end">{escape(name)}</text>',
         f'<rect x="{_LEFT}" y="{top}" width="{_WIDTH - _LEFT - 140}" height="20" fill="{_PALE}" opacity="0.4"/>',
         f'<rect x="{_LEFT}" y="{top}" width="{length:.1f}" height="20" rx="2" fill="{colour}"/>',
         f'<line x1="{_LEFT + length - half:.1f}" x2="{_LEFT + length + half:.1f}" y1="{middle}" y2="{middle}" stroke="{_INK}"/>',
-        f'<text x="{_LEFT + length + half + 8:.1f}" y="{top + 15}">{told}</text>',
+        f'<text x="{_LEFT + length + half + 8:.1f}" y="{top + 15}">{label}</text>',
     ]
 
 
 def draw(result: Mapping[str, Any], to: Path) -> bool:
-    """Write the PNG; False where there is no Chromium to do it."""
+    """Writes the PNG. Returns False if no Chromium is installed."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         return False

@@ -1,6 +1,6 @@
 """A TLS receiver that answers POSTs at once, or after a while on paths that begin with `/after-MS/`.
 
-For what nginx can't do (wait), and where no second server is wanted. Runs as a process of its own:
+For what nginx can't do (wait), and for runs without a second server. Runs as a process of its own:
 `python -m benchmarks.receiver CERTIFICATE` with the PEM of key and chain; prints its port, then serves until it is
 ended. It parses no more than it must: what is sent here is our own.
 """
@@ -63,7 +63,7 @@ async def serve(certificate: str) -> None:
     server = await asyncio.get_running_loop().create_server(Receiving, "127.0.0.1", 0, ssl=context, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
     parent = os.getppid()
-    while os.getppid() == parent:  # nobody may be left to end us
+    while os.getppid() == parent:  # ends with its parent
         await asyncio.sleep(1)
 
 

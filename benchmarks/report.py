@@ -21,7 +21,7 @@ def goals(result: Mapping[str, Any]) -> list[tuple[str, str, str, bool]]:
         ("events a second, against a Go program of nearly the same job", "end_to_end_vs_go_program", 1.15),
         ("the same with 200 tenants", "end_to_end_vs_go_program_200_tenants", 1.0),
     )
-    go = [at_least(*one) for one in against_go if one[1] in ratios]  # missing where there is no Go
+    go = [at_least(*one) for one in against_go if one[1] in ratios]  # missing if Go is not installed
     return [
         at_least("events a second, as a share of a bare TLS client's requests", "end_to_end_vs_bare_client", 0.5),
         at_least("events a second, against a plain aiokafka + aiohttp consumer", "end_to_end_vs_plain_pipeline", 2.2),
@@ -50,12 +50,12 @@ def markdown(result: Mapping[str, Any]) -> str:
     """For the README."""
     machine = result["machine"]
     rows = [f"| {name} | {value} | {goal} | {_MARKS[ok]} |" for name, value, goal, ok in goals(result)]
-    told = (
+    setup = (
         f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}, Apache Kafka {machine['kafka']}, "
         f"{machine['receiver']}; the dispatcher on one core, broker and receiver on the other, one event a POST over "
         "verified TLS."
     )
-    return "\n".join(["| | measured | goal | reached |", "|---|---|---|---|", *rows, "", told])
+    return "\n".join(["| | measured | goal | reached |", "|---|---|---|---|", *rows, "", setup])
 
 
 def put_into(readme: str, result: Mapping[str, Any]) -> str:

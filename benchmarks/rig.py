@@ -1,7 +1,7 @@
-"""What every scenario stands on: a real broker, the receiver, topics full of events, and processes pinned to a core.
+"""What every scenario uses: a real broker, the receiver, topics full of events, and processes pinned to a core.
 
-The subject (the dispatcher, or a program it is compared with) has one core for itself; broker, receiver and whoever
-watches share the other. On a machine with one core nothing is pinned, and the figures say so.
+The subject (the dispatcher, or a program it is compared with) has one core for itself; broker, receiver and
+the benchmark itself share the other. On a machine with one core nothing is pinned, and the figures say so.
 """
 
 import asyncio

@@ -239,7 +239,7 @@ def _peer(name: str, command: str) -> Measure:
 async def _two_members(on: Rig) -> dict[str, float]:
     """Two processes of one group on a core each, broker and receiver beside the second: events a second, and who used that core.
 
-    Broker and receiver take their part of the second core, whoever asks; the second member has what is left.
+    Broker and receiver take their part of the second core in any case; the second member has the rest.
     """
     _say("two members of one group")
     everyone, count = tenants(200), 40_000

@@ -178,7 +178,7 @@ async def beside_bad_tenants(rig: Rig, count: int = 20_000) -> float:
     """The healthy tenants' rate at saturation with a fifth bad tenants beside them, as a share of their rate alone.
 
     What the bad tenants' events cost of the core (attempts, parking) comes out of the healthy ones' rate: at
-    saturation nothing is free. Endpoints: nobody listens, an answer after 2 s, 429.
+    saturation nothing is free. Endpoints: a closed port, an answer after 2 s, 429.
     """
     everyone = tenants(50)
     healthy, bad = everyone[10:], everyone[:10]

@@ -134,7 +134,7 @@ def _bytes(kilobytes: float) -> str:
     return f"{kilobytes:.3g} kB"
 
 
-def told(plan: Plan) -> str:
+def describe(plan: Plan) -> str:
     """The plan as text: what is assumed, the rates, and what they need."""
     load, pods, partitions = plan.load, *plan.sized
     peak, out = plan.mean * load.peak, plan.posts * load.request_kb
@@ -197,7 +197,7 @@ def figures(measured: Measured) -> str:
 def written() -> str:
     """The guide with its figures and its example anew."""
     measured, text = Measured.read(), GUIDE.read_text()
-    for name, block in (("figures", figures(measured)), ("example", told(Plan(Load(), measured)))):
+    for name, block in (("figures", figures(measured)), ("example", describe(Plan(Load(), measured)))):
         pattern = rf"(?<=<!-- {name}: made by deploy.capacity -->\n).*?(?=<!-- /{name} -->)"
         text, found = re.subn(pattern, lambda _, block=block: f"\n{block}\n", text, flags=re.DOTALL)  # type: ignore[misc]
         if found != 1:
@@ -216,7 +216,7 @@ def main() -> None:
     if options.pop("write"):
         GUIDE.write_text(written())
     else:
-        sys.stdout.write(told(Plan(Load(**options), Measured.read())))
+        sys.stdout.write(describe(Plan(Load(**options), Measured.read())))
 
 
 if __name__ == "__main__":

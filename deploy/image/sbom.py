@@ -49,15 +49,15 @@ def locked(text: str) -> dict[str, Locked]:
 
 
 def licences(distribution: Distribution) -> list[Json]:
-    """What the package says its licence is: an SPDX expression where it has one."""
-    told = distribution.metadata
-    expression = told.get("License-Expression")
+    """What the package says its licence is: an SPDX expression if it has one."""
+    fields = distribution.metadata
+    expression = fields.get("License-Expression")
     if expression:
         return [{"expression": expression}]
     named = [
-        line.rpartition(" :: ")[2] for line in told.get_all("Classifier") or () if line.startswith("License :: OSI")
+        line.rpartition(" :: ")[2] for line in fields.get_all("Classifier") or () if line.startswith("License :: OSI")
     ]
-    free = (told.get("License") or "").strip()
+    free = (fields.get("License") or "").strip()
     if not named and free:
         named = [free.partition("\n")[0][:100]]
     return [{"license": {"name": name}} for name in named]
@@ -88,7 +88,7 @@ def component(name: str, distribution: Distribution, pin: Locked) -> Json:
 
 
 def needs(installed: dict[str, Distribution]) -> dict[str, set[str]]:
-    """Which package needs which, extras that are asked for included."""
+    """Returns which package needs which, with the requested extras."""
     found: dict[str, set[str]] = {}
     todo = [(ROOT, EXTRAS)]
     seen: set[tuple[str, frozenset[str]]] = set()
@@ -115,14 +115,20 @@ def debian(root: Path) -> Iterator[Json]:
     files = [root / "var/lib/dpkg/status", *sorted((root / "var/lib/dpkg/status.d").glob("*"))]
     texts = [path.read_text(errors="replace") for path in files if path.is_file() and path.suffix != ".md5sums"]
     release = root / "etc/os-release"
-    told = dict(re.findall(r'^(\w+)="?([^"\n]*)"?$', release.read_text(), re.MULTILINE)) if release.exists() else {}
-    distro = f"&distro={told['ID']}-{told['VERSION_ID']}" if {"ID", "VERSION_ID"} <= told.keys() else ""
+    distribution = (
+        dict(re.findall(r'^(\w+)="?([^"\n]*)"?$', release.read_text(), re.MULTILINE)) if release.exists() else {}
+    )
+    distro = (
+        f"&distro={distribution['ID']}-{distribution['VERSION_ID']}"
+        if {"ID", "VERSION_ID"} <= distribution.keys()
+        else ""
+    )
     for stanza in "\n\n".join(texts).split("\n\n"):
         fields = dict(re.findall(r"^([A-Za-z-]+): (.*)$", stanza, re.MULTILINE))
         if "Package" not in fields or fields.get("Status", "installed").split()[-1] != "installed":
             continue
         name, version, architecture = fields["Package"], fields["Version"], fields.get("Architecture", "all")
-        purl = f"pkg:deb/{told.get('ID', 'debian')}/{quote(name)}@{quote(version)}?arch={architecture}{distro}"
+        purl = f"pkg:deb/{distribution.get('ID', 'debian')}/{quote(name)}@{quote(version)}?arch={architecture}{distro}"
         yield {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
 
 

@@ -79,7 +79,7 @@ for _ in $(seq 100); do
     sleep 0.2
 done
 curl --silent --fail http://127.0.0.1:19091/livez; echo
-say "lives, with no broker to be had"
+say "lives, with no broker available"
 [ "$(curl --silent --output /dev/null --write-out '%{http_code}' http://127.0.0.1:19091/readyz)" = 503 ]
 say "is not ready, and says so"
 inside dispatcher check

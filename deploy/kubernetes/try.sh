@@ -77,7 +77,7 @@ kubelets() {
 kubelets & pids+=($!)
 say "$(kubectl version 2>/dev/null | sed -n 's/Server Version: /Kubernetes /p') is up, $("$helm" version --short | sed 's/^/helm /')"
 
-# What the operators define: theirs where it is at hand, else a stand-in that takes everything
+# What the operators define: theirs if it is available, else a stand-in that takes everything
 
 stand_in() { # group kind plural version
     kubectl get crd "$3.$1" >/dev/null 2>&1 && return
@@ -107,7 +107,7 @@ restricted() { # namespace
     kubectl label namespace "$1" pod-security.kubernetes.io/enforce=restricted pod-security.kubernetes.io/warn=restricted >/dev/null
 }
 for other in messaging kafka monitoring; do restricted "$other"; done # where some of the values put objects
-kubectl --namespace messaging create serviceaccount somebody >/dev/null
+kubectl --namespace messaging create serviceaccount existing-account >/dev/null
 kubectl create priorityclass high --value=1000 >/dev/null
 
 # Every one of the ci values: installed with its hooks, ready, tested, removed
@@ -158,7 +158,7 @@ say "a misspelt setting is refused before anything is touched"
 "$helm" upgrade feedback "$chart" --namespace $space "${values[@]}" --set podSecurityContext.runAsNonRoot=false >/dev/null 2>&1
 turned_away() { kubectl --namespace $space get events --field-selector reason=FailedCreate --output=jsonpath='{.items[*].message}' | grep 'violates PodSecurity "restricted'; }
 for _ in $(seq 60); do turned_away >/dev/null && break; sleep 0.5; done
-turned_away >/dev/null || fail "nobody minded a pod that may run as root"
+turned_away >/dev/null || fail "a pod that may run as root was admitted"
 [ "$(kubectl --namespace $space get pods --output=name | wc -l)" = 1 ] || fail "the last good pod is gone"
 say "the namespace is on guard: a pod that may run as root is turned away, the last good one goes on"
 release rollback 1

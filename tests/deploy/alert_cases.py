@@ -1,4 +1,4 @@
-"""One case for each alert: series that make it fire, when; the same story told below the threshold; and its end.
+"""One case for each alert: series that make it fire, when; the same series below the threshold; and its end.
 
 Values are written much as promtool writes them, one a minute: `0+3x10` is 0, 3, 6 … 27, `7x5` five times 7, `_x5` five
 times no sample, and steps follow one another. Every series gets namespace, job, instance and pod.
@@ -211,7 +211,7 @@ CASES: Final[dict[str, Case]] = {
         },
         at=20,
         over=40,
-        quiet={"dispatcher_circuit_breaker_open_endpoints": "2x60", "dispatcher_lanes": "4x60"},  # too few to tell
+        quiet={"dispatcher_circuit_breaker_open_endpoints": "2x60", "dispatcher_lanes": "4x60"},  # too few to judge
     ),
     "DispatcherBreakerOpenLong": Case(
         fires={"dispatcher_circuit_breaker_open_endpoints": "1x80 0x40"},
@@ -234,7 +234,7 @@ CASES: Final[dict[str, Case]] = {
         fires={"dispatcher_token_failures_total": "0+6x40 240x40"},
         at=30,
         over=60,
-        quiet={"dispatcher_token_failures_total": "0x10 5x60"},  # once, mended
+        quiet={"dispatcher_token_failures_total": "0x10 5x60"},  # once, then repaired
     ),
     "DispatcherTlsFailing": Case(
         fires={

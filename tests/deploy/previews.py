@@ -2,7 +2,7 @@
 
     python -m tests.deploy.previews --minutes 4 --out build/previews
 
-Not a test: it takes its minutes, and somebody looks at the pictures. Fails where a query or a rule fails, and says
+Not a test: it takes minutes, and a person looks at the pictures. Fails if a query or a rule fails, and prints
 which queries have no data and which alerts are on their way.
 """
 

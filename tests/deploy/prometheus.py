@@ -21,7 +21,7 @@ PLACE = {"namespace": "messaging", "pod": "dispatcher-0"}
 
 
 def get(url: str) -> tuple[int, str]:
-    """Status and text; status 0 while nobody listens."""
+    """Status and text; status 0 while nothing listens."""
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
             return answer.status, answer.read().decode()
@@ -43,7 +43,7 @@ def answered(url: str, wanted: int = 200, within_s: float = 15) -> str:
 
 
 def free_port() -> int:
-    """A port on 127.0.0.1 that nobody listens at."""
+    """Returns a free port on 127.0.0.1."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port: int = one.getsockname()[1]

@@ -33,7 +33,7 @@ _Dumper.add_representer(str, _text)
 
 
 def _shortened(value: Any) -> Any:
-    """Without what changes with every version, what all objects have, and what stands elsewhere word for word."""
+    """Without what changes with every version, what all objects have, and what another file has word for word."""
     match value:
         case dict():
             if "helm.sh/chart" in value or value.get("app.kubernetes.io/part-of"):

@@ -31,10 +31,10 @@ def _failed(framework: str, *options: str | Path) -> list[dict[str, Any]]:
         missing("checkov", f"make {checkov.relative_to(ROOT)}")
     # --skip-download: else it asks its maker for explanations
     done = run(checkov, "--framework", framework, "--skip-download", "--quiet", "--output", "json", *options)
-    told = json.loads(done.stdout)
-    assert told["summary"]["parsing_errors"] == 0
-    assert told["summary"]["passed"] > 50
-    failed: list[dict[str, Any]] = told["results"]["failed_checks"]
+    report = json.loads(done.stdout)
+    assert report["summary"]["parsing_errors"] == 0
+    assert report["summary"]["passed"] > 50
+    failed: list[dict[str, Any]] = report["results"]["failed_checks"]
     return failed
 
 

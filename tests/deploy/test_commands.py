@@ -32,7 +32,7 @@ def test_a_command_of_ours_is_one_that_there_is(page: str, line: str) -> None:
             name, found, words = command.resolve_command(context, words)
             assert found is not None, f"{page}: {name}"
             command = found
-        # the settings file lies where the pod has it
+        # the settings file has the pod's path
         command.make_context("dispatcher", ["--config", str(ROOT / "config" / "dispatcher.yaml"), *words])
 
 

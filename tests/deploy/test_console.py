@@ -1,4 +1,4 @@
-"""The console as the chart runs it: what it is told fits the program, and what it asks is there."""
+"""The console as the chart runs it: its settings fit the program, and the addresses it calls exist."""
 
 import json
 from pathlib import Path

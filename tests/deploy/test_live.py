@@ -106,7 +106,7 @@ def test_without_a_broker_it_lives_and_is_not_ready(daemon: tuple[str, "subproce
 def test_a_check_that_asks_an_instance_says_why_it_is_not_ready(
     daemon: tuple[str, "subprocess.Popen[bytes]"], tmp_path: Path
 ) -> None:
-    """What `helm test` runs where there is a Service."""
+    """What `helm test` runs if the chart has a Service."""
     file = _mounted("minimal", tmp_path)
     done = run(sys.executable, "-m", "dispatcher", "check", "-c", file, "--ops", f"http://{daemon[0]}")
     assert done.returncode == 1
@@ -119,7 +119,7 @@ def test_a_check_that_asks_an_instance_says_why_it_is_not_ready(
 
 
 def test_every_query_of_every_dashboard_runs(prometheus: str) -> None:
-    """Even where nothing has happened yet; with data in test_live_data.py."""
+    """Even before anything has happened; with data in test_live_data.py."""
     for one in queries():
         query(prometheus, filled(one.expr))
 
@@ -129,7 +129,7 @@ def test_every_rule_evaluates(prometheus: str) -> None:
 
 
 def test_the_right_alert_is_on_its_way(prometheus: str) -> None:
-    """Nobody reads anything here, and no webhook is configured: only what is true is pending."""
+    """Nothing is read here, and no webhook is configured: only what is true is pending."""
     pending = {one["metric"]["alertname"] for one in query(prometheus, "ALERTS")}
     assert "DispatcherNoActiveConsumers" in pending
     assert "DispatcherKafkaUnavailable" in pending

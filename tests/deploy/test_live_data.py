@@ -41,27 +41,27 @@ GOOD, TIRED, BROKEN, REFUSING, GONE = TENANTS
 
 
 Annotations = dict[str, str]
-Told = asyncio.Queue[tuple[str, str, Annotations]]
-"""Who was told of which alert, and what."""
+Notified = asyncio.Queue[tuple[str, str, Annotations]]
+"""Receiver, alert and annotations of each notification."""
 
 
 class Watched(NamedTuple):
-    """A Prometheus that watches a dispatcher, and what Alertmanager tells whom."""
+    """A Prometheus that watches a dispatcher, and what Alertmanager sends to whom."""
 
     prometheus: str
-    told: Told
+    notified: Notified
 
 
 @pytest.fixture(scope="module")
 async def watched(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Watched]:
-    """Endpoints of every temper, records that can't be read, a file that is wrong, and somebody who watches."""
+    """Endpoints that fail in every way, unreadable records, a wrong file, and a Prometheus that watches."""
     directory = tmp_path_factory.mktemp("watched")
     (directory / "prometheus").mkdir()
     async with (
         stage(kafka.bootstrap_servers, directory) as scene,
         scene.dispatcher(retry={"soon_attempts": 0}) as dispatcher,
         scene.dispatcher("second", kafka={"group_instance_id": "two"}) as second,
-        _people(directory) as (alertmanager, told),
+        _people(directory) as (alertmanager, notified),
     ):
         _misbehave(scene)
         _mount(scene, number=0)
@@ -76,7 +76,7 @@ async def watched(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> As
             await _all_have_data(url, {"the first member's count": "dispatcher_kafka_rebalances_total"})
             second.start()  # another rebalance, seen to be counted
             await second.ready()
-            yield Watched(url, told)
+            yield Watched(url, notified)
         finally:
             traffic.cancel()
             process.terminate()
@@ -116,13 +116,13 @@ async def _traffic(scene: Stage) -> None:
 
 
 @asynccontextmanager
-async def _people(directory: Path) -> AsyncIterator[tuple[str, Told]]:
-    """An Alertmanager with the example's routes, and those whom it tells: its address, and what they were told."""
-    told: Told = asyncio.Queue()
+async def _people(directory: Path) -> AsyncIterator[tuple[str, Notified]]:
+    """An Alertmanager with the example's routes, and its receivers: its address, and what they got."""
+    notified: Notified = asyncio.Queue()
 
     async def hear(request: web.Request) -> web.Response:
         for alert in (await request.json())["alerts"]:
-            told.put_nowait((request.match_info["who"], alert["labels"]["alertname"], alert["annotations"]))
+            notified.put_nowait((request.match_info["who"], alert["labels"]["alertname"], alert["annotations"]))
         return web.Response()
 
     app = web.Application()
@@ -143,7 +143,7 @@ async def _people(directory: Path) -> AsyncIterator[tuple[str, Told]]:
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: ASYNC220
     try:
-        yield f"127.0.0.1:{port}", told
+        yield f"127.0.0.1:{port}", notified
     finally:
         process.terminate()
         await asyncio.to_thread(process.wait)
@@ -199,7 +199,7 @@ async def test_what_keda_asks_has_data(watched: Watched) -> None:
 
 
 async def test_every_alert_looks_at_series_that_there_are(watched: Watched) -> None:
-    """An alert itself is empty where all is well; what it selects must not be."""
+    """An alert's result is empty if all is well; the series it selects must exist."""
     selectors = {
         f"{name}: {selector}": selector
         for name, alert in ALERTS.items()
@@ -216,13 +216,13 @@ async def test_a_fault_becomes_an_alert_that_reaches_the_right_people(watched: W
 
     async def listen() -> None:
         while not wanted <= heard.keys():
-            who, name, annotations = await watched.told.get()
+            who, name, annotations = await watched.notified.get()
             heard[name] = (who, annotations)
 
     try:
         await asyncio.wait_for(listen(), 60)
     except TimeoutError:
-        pytest.fail(f"nobody was told of {wanted - heard.keys()}, only of {heard.keys()}")
+        pytest.fail(f"no notification of {wanted - heard.keys()}, only of {heard.keys()}")
     for name, (who, annotations) in heard.items():
         assert who == {"critical": "pager", "warning": "tickets"}[ALERTS[name]["labels"]["severity"]]
         assert annotations["runbook_url"] == f"docs/runbooks/{name}.md"

@@ -116,8 +116,8 @@ def test_an_alert_says_what_where_and_what_next(name: str) -> None:
     assert texts["runbook_url"] == f"docs/runbooks/{name}.md"
     assert texts["dashboard_url"] in ("/d/dispatcher-overview", "/d/dispatcher-tenant")
     assert "$" not in texts["summary"], "a summary is the same for every instance: it groups them"
-    told = set(re.findall(r"\$labels\.(\w+)", texts["description"]))
-    assert told <= {*case.labels, *case.place}, "a label that the alert is not shown to carry"
+    named = set(re.findall(r"\$labels\.(\w+)", texts["description"]))
+    assert named <= {*case.labels, *case.place}, "a label that the alert is not shown to carry"
 
 
 def test_every_metric_in_a_rule_exists() -> None:

@@ -1,6 +1,6 @@
-"""The tools that judge what is in deploy/: where they are, and what happens where they are not.
+"""The tools that judge what is in deploy/: paths, and what happens if one is missing.
 
-In CI a missing tool fails the test that needs it. Elsewhere the test is skipped and says what to install.
+In CI a missing tool fails the test that needs it. On other machines the test is skipped and says what to install.
 """
 
 import os

@@ -31,10 +31,10 @@ function tokenProblem(headers) {
   const [scheme, token = ""] = (headers.authorization ?? "").split(" ");
   const [head, claims, signature] = token.split(".");
   if (scheme !== "Bearer" || !signature) return "no bearer token";
-  let header, told;
+  let header, payload;
   try {
     header = JSON.parse(Buffer.from(head, "base64url"));
-    told = JSON.parse(Buffer.from(claims, "base64url"));
+    payload = JSON.parse(Buffer.from(claims, "base64url"));
   } catch {
     return "the token is not a JWT";
   }
@@ -42,9 +42,9 @@ function tokenProblem(headers) {
   if (!jwk || header.alg !== "ES256") return "unknown key or algorithm";
   const key = { key: createPublicKey({ key: jwk, format: "jwk" }), dsaEncoding: "ieee-p1363" };
   if (!verify("sha256", Buffer.from(`${head}.${claims}`), key, Buffer.from(signature, "base64url"))) return "the token's signature is wrong";
-  const now = Date.now() / 1000, audiences = [told.aud].flat();
-  if (!(told.exp > now - 10) || told.iat > now + 10) return "the token is expired or from the future";
-  if (told.iss !== ISSUER || !audiences.includes(AUDIENCE)) return "the token is for another receiver";
+  const now = Date.now() / 1000, audiences = [payload.aud].flat();
+  if (!(payload.exp > now - 10) || payload.iat > now + 10) return "the token is expired or from the future";
+  if (payload.iss !== ISSUER || !audiences.includes(AUDIENCE)) return "the token is for another receiver";
   return null;
 }
 
