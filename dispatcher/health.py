@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
@@ -62,11 +63,23 @@ class Watched:
 
 
 def describe_lane(lane: Lane, now: float) -> dict[str, object]:
-    """A lane for people and for `dispatcher explain`."""
+    """Returns a lane for people and for `dispatcher explain`.
+
+    A tenant to which nothing arrives is never active, even if what fails is no evidence against its endpoint.
+    """
+    failure, state = lane.last_failure, lane.evidence.state
+    if lane.is_failing and state is TenantState.ACTIVE:
+        state = TenantState.UNSTABLE
+
+    def at(moment: float | None) -> str | None:
+        if moment is None:
+            return None
+        return datetime.fromtimestamp(time.time() - (now - moment), UTC).isoformat(timespec="seconds")
+
     return {
         "org": lane.tenant.org,
         "sandbox": lane.tenant.sandbox,
-        "state": lane.evidence.state.value,
+        "state": state.value,
         "breaker": lane.breaker.state.value,
         "breaker_retry_in_s": round(lane.breaker.retry_in_s(now), 1),
         "suspended": lane.suspended is not None,
@@ -75,6 +88,12 @@ def describe_lane(lane: Lane, now: float) -> dict[str, object]:
         "in_flight": lane.in_flight,
         "waiting": lane.waiting,
         "usual_latency_s": round(lane.limit.usual_s, 4),
+        "failures_in_a_row": lane.failures_in_a_row,
+        "last_failure": None if failure is None else failure.reason,
+        "last_status": None if failure is None else failure.status,
+        "last_failure_detail": None if failure is None else failure.detail,
+        "last_failure_at": None if failure is None else at(failure.at),
+        "last_success_at": at(lane.last_success),
     }
 
 

@@ -352,9 +352,11 @@ OVERVIEW = Dashboard(
                 ),
                 graph(
                     "Tenants in trouble",
-                    "unstable is slowed, disabled and suspended get nothing until an operator acts.",
+                    "unstable is slowed, disabled and suspended get nothing until an operator acts. Failing: nothing "
+                    "arrives, by the last failure's reason.",
                     "short",
                     (f"max by (state) (dispatcher_tenants_in_state{{{PODS}}})", "{{state}}"),
+                    (f"max by (reason) (dispatcher_tenants_failing{{{PODS}}}) > 0", "failing: {{reason}}"),
                 ),
                 graph(
                     "Tokens and store",

@@ -258,6 +258,8 @@ class Deliverer:
                 attempt.retry_after, now, self._policy.max_hold_s(attempt.status, pending.first_seen, now)
             )
         self._told(pending, number, attempt, judgement)
+        if judgement.verdict is not Verdict.DELIVERED:
+            lane.note_failure(reason_of(attempt), attempt.status, attempt.detail)
         if judgement.suspends:
             lane.suspend(pending.webhook.revision)  # first, so that no waiting event gets the permit
         if judgement.tells_of_endpoint:

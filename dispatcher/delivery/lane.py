@@ -20,11 +20,15 @@ from dispatcher.delivery.concurrency import AdaptiveLimit
 from dispatcher.delivery.endpoint_health import EndpointHealth, TenantState
 from dispatcher.delivery.permits import LaneRefusal, Permit, Permits, Priority, Waiter
 from dispatcher.delivery.rate import TokenBucket
-from dispatcher.delivery.verdicts import Judgement
+from dispatcher.delivery.verdicts import Judgement, Verdict
 from dispatcher.telemetry import metrics
 
 IDLE_S = 60.0
 """A lane that nothing happened in for so long, and that remembers nothing bad, is freed."""
+FAILING_AFTER = 4
+"""Failed attempts in a row after which a tenant counts as failing: as many as one refused payload gets."""
+FAILING_KEPT_S = 1800.0
+"""A failing lane is kept for so long after its last attempt, so that its alert doesn't flap between the retry tiers."""
 _RETRY_TURN = 4
 
 
@@ -45,6 +49,18 @@ class Sharing(Protocol):
     def gave_back(self, priority: Priority) -> None: ...
     def enqueue(self, lane: "Lane") -> None: ...
     def tick_later(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LastFailure:
+    """The latest failed attempt of a tenant."""
+
+    at: float
+    """Seconds of the scheduler's clock."""
+    reason: str
+    """A `FailureReason`, or the class of the status."""
+    status: int | None
+    detail: str
 
 
 @dataclass(slots=True)
@@ -75,9 +91,12 @@ class Lane:
         "breaker",
         "disabled_revision",
         "evidence",
+        "failures_in_a_row",
         "held_until",
         "in_flight",
         "last_active",
+        "last_failure",
+        "last_success",
         "limit",
         "queued",
         "rate",
@@ -97,6 +116,12 @@ class Lane:
         """Revision of the webhook whose endpoint answered 410."""
         self.disabled_revision: str | None = None
         self.last_active = 0.0
+        self.last_success: float | None = None
+        """Time of the last delivery, in seconds of the scheduler's clock."""
+        self.last_failure: LastFailure | None = None
+        self.failures_in_a_row = 0
+        """Failed attempts since the last delivery, for whatever reason; what is no evidence against the endpoint counts
+        too: a redirect, a refused payload, a failure of our own side."""
         self.queued = False
         """True while the lane is in the scheduler's ring of lanes that wait for a permit."""
         self._revision: str | None = None
@@ -133,6 +158,17 @@ class Lane:
     def is_held(self) -> bool:
         """Its events wait until the webhook is edited, or the tenant enabled by hand."""
         return self.suspended is not None or self.disabled_revision is not None
+
+    @property
+    def is_failing(self) -> bool:
+        """True if nothing arrives: the last attempts have all failed."""
+        return self.failures_in_a_row >= FAILING_AFTER
+
+    def note_failure(self, reason: str, status: int | None, detail: str) -> None:
+        """Records why an attempt failed, for operators. Changes nothing about what is sent."""
+        now = self.last_active = self._lanes.now()
+        self.failures_in_a_row += 1
+        self.last_failure = LastFailure(now, reason, status, detail)
 
     async def acquire(self, priority: Priority) -> Permit | LaneRefusal:
         """Waits for a permit. Returns it, or the reason why the event should be parked."""
@@ -176,6 +212,9 @@ class Lane:
     def release(self, permit: Permit, judgement: Judgement, hold_s: float | None = None) -> None:
         """Releases the permit and learns from the attempt. `hold_s`: seconds of pause that the endpoint asked for."""
         now = self.last_active = self._lanes.now()
+        if judgement.verdict is Verdict.DELIVERED:
+            self.last_success = now
+            self.failures_in_a_row = 0
         if judgement.throttled:
             self.limit.overloaded(permit.began_at, now)
         elif not judgement.failing:
@@ -213,6 +252,7 @@ class Lane:
         """Forgets the evidence against the endpoint, by hand or because the webhook was edited."""
         self.evidence = EndpointHealth()
         self.breaker = Breaker()
+        self.failures_in_a_row = 0
         self.disabled_revision = None
         self.suspended = None
         self.held_until = 0.0
@@ -226,6 +266,7 @@ class Lane:
             and not self.waiting
             and now - self.last_active >= IDLE_S
             and now >= self.held_until
+            and (not self.is_failing or now - self.last_active >= FAILING_KEPT_S)
             and self.suspended is None
             and self.breaker.is_quiet(now)
             and self.evidence.is_quiet(now)

@@ -12,7 +12,7 @@ Everything here runs on the event loop without awaiting.
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Protocol
@@ -149,6 +149,11 @@ class LaneScheduler:
         metrics.LANES.set(len(self))
         metrics.WAITING.set(sum(lane.waiting for lane in self))
         metrics.BREAKERS_OPEN.set(sum(lane.breaker.state is not BreakerState.CLOSED for lane in self))
+        failing = Counter(
+            lane.last_failure.reason for lane in self if lane.is_failing and lane.last_failure is not None
+        )
+        for reason in metrics.FAILED_ATTEMPT_REASONS:
+            metrics.TENANTS_FAILING.labels(reason).set(failing[reason])
         metrics.TENANT_STATES.labels("unstable").set(states.count(TenantState.UNSTABLE))
         metrics.TENANT_STATES.labels("disabled").set(states.count(TenantState.DISABLED))
         metrics.TENANT_STATES.labels("suspended").set(sum(lane.suspended is not None for lane in self))

@@ -240,7 +240,7 @@ def lane_lines(lane: Mapping[str, object] | None) -> tuple[Line, ...]:
     return tuple(
         Line("lane", name.replace("_", " "), str(value).lower() if isinstance(value, bool) else str(value))
         for name, value in lane.items()
-        if name not in ("org", "sandbox")
+        if name not in ("org", "sandbox") and value is not None
     )
 
 

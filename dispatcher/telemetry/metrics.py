@@ -29,6 +29,8 @@ SLO_SECONDS = 60
 
 ATTEMPT_OUTCOMES = ("success", "retryable", "permanent")
 STATUS_REASONS = ("http_2xx", "http_3xx", "http_4xx", "http_429", "http_5xx")
+FAILED_ATTEMPT_REASONS = (*map(str, FailureReason), *STATUS_REASONS[1:])
+"""What the reason of a failed attempt can be."""
 BREAKER_STATES = ("closed", "open", "half_open")
 
 BUILD_INFO = Gauge(
@@ -98,6 +100,11 @@ OLDEST_PENDING = Gauge(
 BREAKERS_OPEN = Gauge("dispatcher_circuit_breaker_open_endpoints", "Tenants whose breaker is open or half open.")
 BREAKER_TRANSITIONS = Counter(
     "dispatcher_circuit_breaker_transitions", "State changes of breakers, by new state.", ["to"]
+)
+TENANTS_FAILING = Gauge(
+    "dispatcher_tenants_failing",
+    "Tenants of which the last four attempts or more failed, by the reason of the last failure.",
+    ["reason"],
 )
 TENANT_STATES = Gauge("dispatcher_tenants_in_state", "Tenants that are unstable, disabled or suspended.", ["state"])
 
@@ -193,6 +200,7 @@ _CLOSED_LABELS: tuple[
     (ATTEMPT_SECONDS, (ATTEMPT_OUTCOMES,)),
     (BREAKER_TRANSITIONS, (BREAKER_STATES,)),
     (KAFKA_PROBLEM, (KafkaReason,)),
+    (TENANTS_FAILING, (FAILED_ATTEMPT_REASONS,)),
     (TENANT_STATES, (("unstable", "disabled", "suspended"),)),
     (RELOADS, (("ok", "failed"),)),
     (SPANS_DROPPED, (("queue_full", "not_taken"),)),
@@ -213,6 +221,7 @@ def initialise() -> None:
     for reason in ("http_3xx", "http_4xx", "http_5xx", str(FailureReason.URL_DENIED), "aborted"):
         ATTEMPTS.labels("permanent", reason)
     BUILD_INFO.labels(__version__, platform.python_version()).set(1)
+    RELOAD_OK.set(1)  # until a file turns out to have a mistake: no file is no mistake
 
 
 _OTHER = ("_other", "_other")

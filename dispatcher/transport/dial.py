@@ -20,7 +20,7 @@ from dispatcher.transport.egress import ProxyAddress
 from dispatcher.transport.failures import TransportError, clip, connect_failure, describe
 from dispatcher.transport.happy_eyeballs import connect_first
 from dispatcher.transport.resolver import Answer, Resolver
-from dispatcher.transport.tls import DIALLED, TlsContext, TlsContexts, note_expiry
+from dispatcher.transport.tls import DIALLED, TlsContext, TlsContexts, note_expiry, note_refusal
 from dispatcher.transport.tunnel import open_tunnel
 
 P = TypeVar("P", bound=asyncio.Protocol)
@@ -178,6 +178,7 @@ async def _with_tls(
         transport = await asyncio.get_running_loop().start_tls(below, protocol, context, server_hostname=route.host)
     except (OSError, ssl.CertificateError) as error:
         below.abort()
+        note_refusal(place, error)
         raise _handshake_failure(error) from error
     except TypeError as error:
         # TLS within TLS in CPython up to 3.11.7: asyncio trips over reporting the handshake's own failure.

@@ -6,6 +6,7 @@ nothing special share one. It also keeps the sessions of servers it has spoken t
 
 import contextlib
 import hashlib
+import math
 import os
 import ssl
 import tempfile
@@ -120,23 +121,43 @@ def certificate_expiry(connection: ssl.SSLObject) -> float | None:
 
 
 _LOOK_AGAIN_S = 3600.0
+_SOON_S = 2 * 86400.0
+_HAS_EXPIRED = 10
+"""OpenSSL's X509_V_ERR_CERT_HAS_EXPIRED."""
 _MAX_PLACES = 10_000
 _expiries: dict[Place, tuple[float, float]] = {}
 """Process-wide, as the metrics are: when a server's certificate expires, and when that was read."""
 
 
 def note_expiry(place: Place, connection: ssl.SSLObject) -> None:
-    """Remembers when a server's certificate expires: read at a new connection, at most once an hour."""
+    """Remembers when a server's certificate expires: read at a new connection, at most once an hour.
+
+    One that expires within two days is read at every new connection, so that its renewal is seen at once.
+    """
     now = time.monotonic()
-    _, seen = _expiries.get(place, (0.0, -_LOOK_AGAIN_S))
-    if now - seen < _LOOK_AGAIN_S:
+    known, seen = _expiries.get(place, (0.0, -_LOOK_AGAIN_S))
+    if now - seen < _LOOK_AGAIN_S and known > time.time() + _SOON_S:
         return
     expires = certificate_expiry(connection)
     if expires is not None:
-        _expiries.pop(place, None)
-        _expiries[place] = (expires, now)
-        if len(_expiries) > _MAX_PLACES:
-            del _expiries[next(iter(_expiries))]
+        _remember(place, expires)
+
+
+def note_refusal(place: Place, error: BaseException) -> None:
+    """Remembers that a server's certificate has expired, if that is why the handshake failed.
+
+    A refused certificate can't be read. If its time was not known before, it counts as expired now.
+    """
+    if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code == _HAS_EXPIRED:
+        known, _ = _expiries.get(place, (math.inf, 0.0))
+        _remember(place, min(known, time.time()))
+
+
+def _remember(place: Place, expires: float) -> None:
+    _expiries.pop(place, None)
+    _expiries[place] = (expires, time.monotonic())
+    if len(_expiries) > _MAX_PLACES:
+        del _expiries[next(iter(_expiries))]
 
 
 def certificate_expiries() -> dict[Place, float]:

@@ -11,6 +11,15 @@ Series = dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
+class Variant:
+    """The same alert for another cause, at the same times."""
+
+    what: str
+    fires: Series
+    quiet: Series
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
     """When one alert fires and when it does not."""
 
@@ -27,6 +36,7 @@ class Case:
     """Which of the labels that say where it carries."""
     tick: str = "1m"
     """Time between two values, and two evaluations."""
+    others: tuple[Variant, ...] = ()
 
 
 OLDEST = "dispatcher_oldest_pending_event_timestamp_seconds"
@@ -80,11 +90,14 @@ CASES: Final[dict[str, Case]] = {
         labels={"instance": "10.0.0.7:9090"},
     ),
     "DispatcherNoActiveConsumers": Case(
-        fires={'dispatcher_kafka_assigned_partitions{topic="delivery-events"}': "4x10 0x10 4x10"},
+        # two topics lose their readers: one alert
+        fires={
+            'dispatcher_kafka_assigned_partitions{topic="delivery-events"}': "4x10 0x10 4x10",
+            'dispatcher_kafka_assigned_partitions{topic="feedback-dispatcher.retry.30s"}': "4x10 0x10 4x10",
+        },
         at=18,
         over=25,
         quiet={'dispatcher_kafka_assigned_partitions{topic="delivery-events"}': "4x10 0x3 4x20"},
-        labels={"topic": "delivery-events"},
     ),
     "DispatcherKafkaUnavailable": Case(
         fires={"dispatcher_kafka_available": "1x10 0x10 1x20"},
@@ -159,13 +172,11 @@ CASES: Final[dict[str, Case]] = {
         labels={"topic": "delivery-events"},
     ),
     "DispatcherProduceFailing": Case(
+        # a write that times out takes 25 s, and few events may want to be written
         fires={'dispatcher_produce_failures_total{kind="retry"}': "0x10 0+1x15 15x20"},
-        at=20,
-        over=35,
-        quiet={
-            'dispatcher_produce_failures_total{kind="retry"}': "0x40",
-            'dispatcher_produce_failures_total{kind="attempts"}': "0+1x40",
-        },
+        at=16,
+        over=40,
+        quiet={'dispatcher_produce_failures_total{kind="retry"}': "0x10 1x40"},  # once, then repaired
         labels={"kind": "retry"},
     ),
     "DispatcherDeadLetterBrakeEngaged": Case(
@@ -206,12 +217,46 @@ CASES: Final[dict[str, Case]] = {
     ),
     "DispatcherEgressBroken": Case(
         fires={
-            "dispatcher_circuit_breaker_open_endpoints": "1x10 60x15 1x30",
+            'dispatcher_tenants_failing{reason="connect_timeout"}': "1x10 40x15 1x30",
             "dispatcher_lanes": "100x60",
+            'dispatcher_tenants_in_state{state="suspended"}': "0x60",
         },
         at=20,
         over=40,
-        quiet={"dispatcher_circuit_breaker_open_endpoints": "2x60", "dispatcher_lanes": "4x60"},  # too few to judge
+        quiet={
+            'dispatcher_tenants_failing{reason="connect_refused"}': "1x60",
+            'dispatcher_tenants_failing{reason="http_5xx"}': "60x60",  # their servers answer
+            "dispatcher_lanes": "100x60",
+            'dispatcher_tenants_in_state{state="suspended"}': "0x60",
+        },
+        others=(
+            Variant(
+                "the proxy is down for two tenants, a third one is suspended",
+                fires={
+                    'dispatcher_tenants_failing{reason="proxy"}': "0x10 2x15 0x30",
+                    "dispatcher_lanes": "3x60",
+                    'dispatcher_tenants_in_state{state="suspended"}': "1x60",
+                },
+                quiet={
+                    'dispatcher_tenants_failing{reason="connect_refused"}': "2x60",  # the third one is reached
+                    "dispatcher_lanes": "3x60",
+                    'dispatcher_tenants_in_state{state="suspended"}': "0x60",
+                },
+            ),
+            Variant(
+                "the only tenant's name doesn't resolve",
+                fires={
+                    'dispatcher_tenants_failing{reason="dns"}': "0x10 1x15 0x30",
+                    "dispatcher_lanes": "1x60",
+                    'dispatcher_tenants_in_state{state="suspended"}': "0x60",
+                },
+                quiet={
+                    'dispatcher_tenants_failing{reason="connect_refused"}': "1x60",  # it may as well be its own fault
+                    "dispatcher_lanes": "1x60",
+                    'dispatcher_tenants_in_state{state="suspended"}': "0x60",
+                },
+            ),
+        ),
     ),
     "DispatcherBreakerOpenLong": Case(
         fires={"dispatcher_circuit_breaker_open_endpoints": "1x80 0x40"},
@@ -237,23 +282,31 @@ CASES: Final[dict[str, Case]] = {
         quiet={"dispatcher_token_failures_total": "0x10 5x60"},  # once, then repaired
     ),
     "DispatcherTlsFailing": Case(
+        # one tenant of many, to which the breaker lets hardly an attempt through
         fires={
-            'dispatcher_delivery_attempts_total{outcome="retryable",reason="tls"}': "0+30x40 1200x60",
+            'dispatcher_tenants_failing{reason="tls"}': "0x10 1x30 0x60",
             'dispatcher_delivery_attempts_total{outcome="success",reason="http_2xx"}': "0+600x100",
         },
-        at=35,
-        over=80,
+        at=26,
+        over=60,
         quiet={
-            'dispatcher_delivery_attempts_total{outcome="retryable",reason="tls"}': "0+6x100",
-            'dispatcher_delivery_attempts_total{outcome="success",reason="http_2xx"}': "0+600x100",
+            'dispatcher_tenants_failing{reason="tls"}': "0x10 1x10 0x80",
+            'dispatcher_tenants_failing{reason="http_5xx"}': "3x100",
         },
     ),
     "DispatcherCertificateExpiring": Case(
         # the clock begins at 0: a day and a half left, then renewed
         fires={"dispatcher_certificate_expiry_timestamp_seconds": "129600x90 7776000x30"},
-        at=70,
+        at=20,
         over=100,
         quiet={"dispatcher_certificate_expiry_timestamp_seconds": "0x40 604800x80"},
+        others=(
+            Variant(
+                "it has expired, which only the handshake shows",
+                fires={"dispatcher_certificate_expiry_timestamp_seconds": "60x90 7776000x30"},
+                quiet={"dispatcher_certificate_expiry_timestamp_seconds": "0x120"},
+            ),
+        ),
     ),
     "DispatcherConfigReloadFailed": Case(
         fires={"dispatcher_config_last_reload_successful": "1x10 0x20 1x10"},

@@ -134,8 +134,8 @@ def test_the_right_alert_is_on_its_way(prometheus: str) -> None:
     assert "DispatcherNoActiveConsumers" in pending
     assert "DispatcherKafkaUnavailable" in pending
     assert pending <= {
-        "DispatcherNoActiveConsumers", "DispatcherKafkaUnavailable", "DispatcherConfigReloadFailed",
-        "DispatcherEventLoopLag", "DispatcherFreshnessBudgetBurnFast", "DispatcherFreshnessBudgetBurnSlow",
+        "DispatcherNoActiveConsumers", "DispatcherKafkaUnavailable", "DispatcherEventLoopLag",
+        "DispatcherFreshnessBudgetBurnFast", "DispatcherFreshnessBudgetBurnSlow",
     }  # fmt: skip
 
 

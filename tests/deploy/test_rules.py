@@ -85,13 +85,23 @@ def test_an_alert_fires_stays_silent_and_resolves(name: str, tmp_path: Path) -> 
     story = [_firing(name, case.at, case, labels, expected=True), _firing(name, case.over, case, {}, expected=False)]
     moments = (case.at, (case.at + case.over) // 2, case.over)
     silence = [_firing(name, ticks, case, {}, expected=False) for ticks in moments]
-    _promtool(
-        tmp_path,
-        case.tick,
-        {"interval": case.tick, "input_series": _placed(case.fires), "promql_expr_test": story},
-        {"interval": case.tick, "input_series": _placed(case.quiet), "promql_expr_test": silence},
-        only=name,
-    )
+    tests = [
+        {"interval": case.tick, "input_series": _placed(series), "promql_expr_test": expected}
+        for one in (case, *case.others)
+        for series, expected in ((one.fires, story), (one.quiet, silence))
+    ]
+    _promtool(tmp_path, case.tick, *tests, only=name)
+
+
+def test_topics_without_a_reader_are_one_alert(tmp_path: Path) -> None:
+    test = {
+        "expr": 'count(ALERTS{alertname="DispatcherNoActiveConsumers",alertstate="firing"})',
+        "eval_time": "18m",
+        "exp_samples": [{"labels": "{}", "value": 1}],
+    }
+    series = _placed(CASES["DispatcherNoActiveConsumers"].fires)
+    only = "DispatcherNoActiveConsumers"
+    _promtool(tmp_path, "1m", {"interval": "1m", "input_series": series, "promql_expr_test": [test]}, only=only)
 
 
 def test_with_no_series_at_all_only_absence_fires(tmp_path: Path) -> None:
