@@ -45,7 +45,7 @@ class Check:
     ok: bool
     reason: str = ""
     required: bool = True
-    """False: told, but no reason for a 503."""
+    """False: reported, but no reason for a 503."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ class HealthServer:
         return told_of(self._watched.ready())
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        # Only OpenMetrics has exemplars; Prometheus asks for it, and so does nobody who looks with curl.
+        # Only OpenMetrics has exemplars; Prometheus requests it, curl doesn't.
         exemplars = "application/openmetrics-text" in request.headers.get("Accept", "")
         rendered_at, text = self._rendered.get(exemplars, (0.0, b""))
         if not text or time.monotonic() - rendered_at > _METRICS_FRESH_S:
@@ -212,23 +212,23 @@ def _refuse_strangers(request: web.Request) -> None:
 
 
 def told_of(checks: Sequence[Check]) -> web.Response:
-    """A probe's answer: 503 where a required check fails, with each check's reason."""
+    """Returns a probe's answer: 503 if a required check fails, with each check's reason."""
     ok = all(check.ok for check in checks if check.required)
-    told = {
+    results = {
         check.name: {"ok": check.ok, "required": check.required} | ({"reason": check.reason} if check.reason else {})
         for check in checks
     }
-    return web.json_response({"ok": ok, "checks": told}, status=200 if ok else 503)
+    return web.json_response({"ok": ok, "checks": results}, status=200 if ok else 503)
 
 
 class LoopLag:
-    """Measures how late the event loop is: what stalls it stalls everybody."""
+    """Measures how late the event loop is: what stalls it stalls every tenant."""
 
     INTERVAL_S = 0.5
 
     def __init__(self) -> None:
         self.worst_s = 0.0
-        """Since the last look."""
+        """Since the start."""
 
     async def run(self) -> None:
         """Measure until cancelled."""

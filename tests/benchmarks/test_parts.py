@@ -11,7 +11,7 @@ from aiokafka.record.memory_records import MemoryRecords
 from benchmarks import nginx, plots
 from benchmarks.callgrind import Callgrind
 from benchmarks.events import event, events, record_batch, tenants
-from benchmarks.hot_path import OneWebhook, Parts, consume
+from benchmarks.hot_path import OneWebhook, Services, consume
 from benchmarks.throughput import Rate, median, spread
 from dispatcher.contract.events import DeliveryEvent, read_event
 from dispatcher.contract.tenant import TenantKey
@@ -49,7 +49,7 @@ def test_without_callgrind_the_orders_do_nothing() -> None:
 
 async def test_a_stage_sees_every_event_through(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("")
-    parts = Parts("https://localhost:1/hook", {"transport": "lean"}, tmp_path)
+    parts = Services("https://localhost:1/hook", {"transport": "lean"}, tmp_path)
     assert await OneWebhook(parts.webhook).get(parts.webhook.tenant) is parts.webhook
     async with consume(parts) as step:
         await asyncio.wait_for(step(200), 10)
