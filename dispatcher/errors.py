@@ -1,7 +1,7 @@
-"""Every error this program raises on purpose.
+"""Defines every error that this program raises on purpose.
 
-What is expected is a value (`outcomes`); these are the things that stop a step from giving one. An error
-that is not in this file is a bug, and is treated as one.
+Expected results are values (`outcomes`); these errors prevent a step from returning one. An error that is not in this
+file is a bug, and is handled as one.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ class DispatcherError(Exception):
 
     @property
     def for_tenants(self) -> str:
-        """What may be told to who is no operator: nothing of where the operator's own services are."""
+        """Message that is safe to show tenants: it reveals nothing about the operator's services."""
         return str(self)
 
 
@@ -23,7 +23,7 @@ MAX_PROBLEMS = 20
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One mistake in the configuration: where it stands, what is wrong, how to mend it."""
+    """One mistake in the configuration: its place, what is wrong, how to correct it."""
 
     message: str
     key: str = ""
@@ -45,10 +45,10 @@ def first_problems(problems: Sequence[Problem], total: int | None = None) -> lis
         total: how many there are in all, if `problems` are not all of them.
     """
     more = max(len(problems), total or 0) - MAX_PROBLEMS
-    if more <= 0 or (total is None and more == 1):  # one more is told in as many words, or was counted before
+    if more <= 0 or (total is None and more == 1):  # the line "1 more" would be no shorter, or was counted before
         return list(problems)
     file = problems[0].file if problems else ""
-    return [*problems[:MAX_PROBLEMS], Problem(f"and {more:,} more problems: mend these first", file=file)]
+    return [*problems[:MAX_PROBLEMS], Problem(f"and {more:,} more problems: correct these first", file=file)]
 
 
 class ConfigError(DispatcherError):
@@ -67,7 +67,7 @@ class UnreadableEvent(DispatcherError):
 
 
 class StoreUnavailable(DispatcherError):
-    """The webhook store did not answer and nothing cached can stand in for it. The message may name the database."""
+    """The webhook store did not answer and the cache has no entry. The message may name the database."""
 
     @property
     def for_tenants(self) -> str:
@@ -87,7 +87,7 @@ class WebhookUnusable(DispatcherError):
 
 
 class WebhookUndecided(DispatcherError):
-    """Whether the tenant has a webhook can't be said: a file can't be read whose tenants are unknown. Events wait."""
+    """A file can't be read whose tenants are unknown, so the tenant may have a webhook or none. Its events wait."""
 
 
 class NotWritten(DispatcherError):
@@ -108,7 +108,7 @@ class TokenUnavailable(DispatcherError):
 
 
 class StillHeld(DispatcherError):
-    """A held event still has to wait: it stays where it is in the topic of held events."""
+    """A held event still has to wait: it stays in the topic of held events."""
 
     def __init__(self, reason: str, for_s: float) -> None:
         super().__init__(reason)
@@ -117,19 +117,19 @@ class StillHeld(DispatcherError):
 
 
 class BrakeEngaged(DispatcherError):
-    """Most records of this partition would die: it stops rather than draining the topic into the dead letters."""
+    """Most records of a partition would die: it stops instead of draining the topic into the dead letters."""
 
 
 class Draining(DispatcherError):
-    """The process is stopping; the event was not attempted, and the next reader of its partition has it."""
+    """The process is stopping; the event was not attempted, and the partition's next reader processes it."""
 
 
 class NotFound(DispatcherError):
-    """There is no such thing, or it belongs to an organisation that the asker may not see: never told apart."""
+    """The object doesn't exist, or belongs to an organisation that the caller may not see. The two look the same."""
 
 
 class NotAllowed(DispatcherError):
-    """The organisation named is none of those that the asker may change."""
+    """The caller may not change this organisation's objects."""
 
 
 class AlreadyExists(DispatcherError):
@@ -141,7 +141,7 @@ class AlreadyExists(DispatcherError):
 
 
 class EditConflict(DispatcherError):
-    """Somebody else changed it meanwhile; read it again and decide anew."""
+    """The object was changed meanwhile; the caller has to read it again and decide anew."""
 
     def __init__(self, message: str, current_version: int) -> None:
         super().__init__(message)

@@ -50,7 +50,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """What the endpoint asks; given by the service."""
+    """Callbacks of the service that the endpoint calls."""
 
     alive: Callable[[], Sequence[Check]]
     ready: Callable[[], Sequence[Check]]
@@ -136,10 +136,10 @@ class HealthServer:
         return web.json_response({"name": "feedback-dispatcher", "version": __version__, "paths": paths})
 
     async def _livez(self, _request: web.Request) -> web.Response:
-        return told_of(self._watched.alive())
+        return probe_response(self._watched.alive())
 
     async def _readyz(self, _request: web.Request) -> web.Response:
-        return told_of(self._watched.ready())
+        return probe_response(self._watched.ready())
 
     async def _metrics(self, request: web.Request) -> web.Response:
         # Only OpenMetrics has exemplars; Prometheus requests it, curl doesn't.
@@ -211,7 +211,7 @@ def _refuse_strangers(request: web.Request) -> None:
         raise web.HTTPForbidden(text="not from a browser: use curl\n")
 
 
-def told_of(checks: Sequence[Check]) -> web.Response:
+def probe_response(checks: Sequence[Check]) -> web.Response:
     """Returns a probe's answer: 503 if a required check fails, with each check's reason."""
     ok = all(check.ok for check in checks if check.required)
     results = {
@@ -231,7 +231,7 @@ class LoopLag:
         """Since the start."""
 
     async def run(self) -> None:
-        """Measure until cancelled."""
+        """Measures until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             before = loop.time()

@@ -69,7 +69,7 @@ FENCED = 4
 
 
 async def checked_webhooks(settings: Settings) -> tuple[Sequence[Webhook], Sequence[Problem]]:
-    """Every webhook that `run` would use, and everything that stands against the others.
+    """Returns every webhook that `run` would use, and the problems of the others.
 
     Raises:
         ConfigError: none can be used.
@@ -80,7 +80,7 @@ async def checked_webhooks(settings: Settings) -> tuple[Sequence[Webhook], Seque
 
 
 def webhook_rules(settings: Settings, directory: Path | None = None) -> Rules:
-    """What webhook files are read by. `directory`: one that the operator named, whose secrets may be used too."""
+    """Returns the rules for reading webhook files. `directory`: its secrets may be used, too."""
     scope = webhook_secret_scope(settings)
     if directory is not None:
         scope = replace(scope, roots=(*scope.roots, directory))
@@ -97,7 +97,7 @@ def operator_problems(settings: Settings) -> list[Problem]:
 
 
 def webhook_check(settings: Settings) -> Callable[[WebhookConfig], list[tuple[str, str]]]:
-    """What stands against a webhook beyond its own model: the egress guard's, TLS's and the authentication's word."""
+    """Returns a check beyond the webhook's model: egress guard, TLS and authentication."""
     guard = EgressGuard(settings.egress)
     return lambda config: [*_egress_problems(guard, config), *problems_of_pem(config.tls), *problems_of(config)]
 
@@ -125,7 +125,7 @@ def webhook_warnings(settings: Settings, config: WebhookConfig) -> Iterator[tupl
 
 
 def tracing_problems(settings: TracingSettings) -> list[Problem]:
-    """What stands against tracing: that OpenTelemetry is not there. Where it is off, nothing of it is imported."""
+    """Returns a problem if tracing is on and OpenTelemetry is missing. Imports nothing of it if tracing is off."""
     if settings.enabled:
         try:
             import dispatcher.telemetry.tracing  # noqa: F401
@@ -157,7 +157,7 @@ class Service:
         self._topic_watch = TopicWatch(settings, self._kafka_problems)
 
     async def run(self) -> int:
-        """Run until a signal; gives the exit status: 0 when everything was finished or left untouched.
+        """Runs until a signal. Returns the exit status: 0 if everything was finished or left untouched.
 
         Raises:
             ConfigError: the webhooks can't be used.
@@ -212,7 +212,7 @@ class Service:
         return await parts.enter_async_context(Tracing(self._settings.tracing))
 
     async def _flow(self, cache: WebhookCache, transport: Transport, tracing: "Tracing | None") -> None:
-        """Producer, then consumers, until told to stop."""
+        """Runs the producer, then the consumers, until `stop`."""
         settings = self._settings
         async with AsyncExitStack() as parts:
             producer = await unless(
@@ -272,7 +272,7 @@ class Service:
                 watch_task.cancel()
 
     async def _find_former_topics(self) -> FormerTopics:
-        """Topics of former names that have to be drained; none if the broker can't tell, which the log then says."""
+        """Returns topics of former names to drain; none, with a log line, if the broker doesn't answer."""
         try:
             return await until_answered("topics of former names", lambda: find_and_claim_former_topics(self._settings))
         except (KeyError, AttributeError, ValueError) as error:  # aiokafka, on answers that it doesn't know
@@ -327,7 +327,7 @@ class Service:
 
     @property
     def _sessions(self) -> list[GroupSession]:
-        """The sessions of all consumers; none before the producer has connected."""
+        """Returns the sessions of all consumers; none before the producer has connected."""
         sessions = [consumer.session for consumer in self._consumers]
         return sessions if self._held is None else [*sessions, self._held.session]
 
@@ -345,7 +345,7 @@ class Service:
         self._configure_metrics(self._source)
 
     def _is_held(self, tenant: TenantKey) -> bool:
-        """Whether the tenant's events wait for a change of configuration, as far as this process knows."""
+        """Returns True if the tenant's events wait for a change of configuration, as far as this process knows."""
         lane = self._lanes.get(tenant)
         return (lane is not None and lane.is_held) or (self._source is not None and self._source.is_held(tenant))
 
@@ -418,7 +418,7 @@ def _listed(problems: Sequence[Problem]) -> str:
 
 
 def _membership_of_topics(kafka: KafkaSettings, topics: Sequence[str]) -> KafkaSettings:
-    """The settings with a static member name that depends on the topics.
+    """Returns the settings with a static member name that depends on the topics.
 
     A static member that comes back under its name gets the partitions that it had, even if it subscribes to other
     topics (Kafka compares the protocol's name only). After a change of the tiers or of their names it has to be new.

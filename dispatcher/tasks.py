@@ -1,4 +1,4 @@
-"""Small promises about asyncio that several parts need: ended tasks are awaited, waits can be given up."""
+"""Provides waits with a deadline, and the end of tasks with an await, for several packages."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -8,7 +8,7 @@ Answer = TypeVar("Answer")
 
 
 async def end(*tasks: "asyncio.Task[object]") -> None:
-    """Cancel the tasks that still run and wait until each has ended; their exceptions stay with them."""
+    """Cancels the tasks that still run and waits until each has ended. Their exceptions stay with them."""
     for task in tasks:
         task.cancel()
     if tasks:
@@ -16,7 +16,7 @@ async def end(*tasks: "asyncio.Task[object]") -> None:
 
 
 async def set_within(event: asyncio.Event, most_s: float) -> bool:
-    """Whether the event was set within so many seconds; returns as soon as it is."""
+    """Waits for the event, at most `most_s` seconds. Returns True as soon as it is set, else False."""
     try:
         async with asyncio.timeout(most_s):
             return await event.wait()
@@ -25,7 +25,7 @@ async def set_within(event: asyncio.Event, most_s: float) -> bool:
 
 
 async def unless(stop: asyncio.Event, work: Coroutine[object, object, Answer]) -> Answer | None:
-    """The work's answer, or None where `stop` was set before it was there; the work is then cancelled.
+    """Runs `work` until it returns or `stop` is set. Returns its result; None after `stop`, which cancels it.
 
     Raises what the work raises.
     """

@@ -64,7 +64,7 @@ async def _redrive(settings: Settings, selection: Selection, rate: float, *, dry
         for former in topics[1:]:
             typer.echo(f"topic {former}, of an earlier version, is read, too")
         async with open_topics(settings.kafka, topics) as dead, open_history(settings) as history:
-            redrive = Redrive(dead, selection, progress.told, history)
+            redrive = Redrive(dead, selection, progress.update, history)
             tally = await redrive.count()
             _tell_selected(tally)
             if dry_run or not tally.total:
@@ -118,7 +118,7 @@ class _Progress:
         self._is_terminal = sys.stderr.isatty()
         self._next = 0.0
 
-    def told(self, tally: Tally) -> None:
+    def update(self, tally: Tally) -> None:
         now = time.monotonic()
         if not self._is_terminal and now < self._next:
             return

@@ -12,7 +12,7 @@ from dispatcher.console.api_errors import ApiError
 from dispatcher.console.services import Services
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import StoreUnavailable
-from dispatcher.health import Check, told_of
+from dispatcher.health import Check, probe_response
 from dispatcher.stores.sql.records import WebhookQuery
 
 KEYS_CACHED_S: Final = 300
@@ -44,7 +44,7 @@ class Probes:
         return web.json_response({"ok": True})
 
     async def _readyz(self, _request: web.Request) -> web.Response:
-        return told_of(
+        return probe_response(
             [
                 Check("running", not self.is_draining, "draining" if self.is_draining else ""),
                 await self._database(),

@@ -23,7 +23,7 @@ def start(events: int = EVENTS, *, forever: bool = False) -> int:
 
 
 def serve_broker(port: int) -> int:
-    """Run the embedded broker alone until Ctrl-C. Returns the exit status."""
+    """Runs the embedded broker alone until Ctrl-C. Returns the exit status."""
     from dispatcher.demo.broker import BrokerNotInstalledError, EmbeddedBroker
     from dispatcher.demo.child_process import ChildFailedError
 

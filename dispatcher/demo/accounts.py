@@ -31,7 +31,7 @@ class Balance:
 
     @property
     def holds(self) -> bool:
-        """Whether every event is accounted for, as it should be."""
+        """True if every event is accounted for as planned."""
         total = self.delivered + self.skipped + self.dead
         return not self.lost and not self.problems and self.produced == total
 
@@ -48,7 +48,7 @@ def balance(
     dead: Mapping[str, str],
     skipped: Mapping[str, int],
 ) -> Balance:
-    """Account for every event.
+    """Accounts for every event.
 
     Args:
         planned: what was produced.
@@ -82,7 +82,7 @@ def balance(
 
 
 def _account(event: Planned, accepted: int, dead: str | None) -> tuple[str, str | None]:
-    """Which count the event belongs to, and what is wrong about it."""
+    """Returns the count that the event belongs to, and what is wrong about it."""
     if not event.readable:
         if accepted:
             return "delivered", "delivered, though it is unreadable"
@@ -100,11 +100,11 @@ def _account(event: Planned, accepted: int, dead: str | None) -> tuple[str, str 
     return "dead", f"dead as {dead}, though nothing is wrong with it" if dead in _OURS else None
 
 
-def _skips(planned: Mapping[str, int], told: Mapping[str, int]) -> tuple[int, list[str]]:
-    """How many skips were not observed, and each reason whose count is not as planned."""
+def _skips(planned: Mapping[str, int], reported: Mapping[str, int]) -> tuple[int, list[str]]:
+    """Returns the number of skips that were not observed, and the reasons whose count is not as planned."""
     missing, problems = 0, []
-    for reason in sorted(planned.keys() | told.keys()):
-        expected, counted = planned.get(reason, 0), told.get(reason, 0)
+    for reason in sorted(planned.keys() | reported.keys()):
+        expected, counted = planned.get(reason, 0), reported.get(reason, 0)
         if expected != counted:
             missing += max(0, expected - counted)
             problems.append(f"skipped for {reason}: {counted} of {expected}")
@@ -112,7 +112,7 @@ def _skips(planned: Mapping[str, int], told: Mapping[str, int]) -> tuple[int, li
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:
-    """The nearest-rank percentile, None of nothing."""
+    """Returns the nearest-rank percentile, or None without values."""
     if not values:
         return None
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]

@@ -67,7 +67,7 @@ class EmbeddedBroker:
         return f"127.0.0.1:{self._port}"
 
     async def start(self) -> None:
-        """Start, and wait until clients are served: well under a second, 10 s at most."""
+        """Starts the broker and waits until clients are served: well under a second, 10 s at most."""
         binary = tansu_binary()
         self._directory = Path(tempfile.mkdtemp(prefix="embedded-broker-"))
         self._port = free_ports(1)[0] if self._wanted is None else self._wanted
@@ -89,7 +89,7 @@ class EmbeddedBroker:
         await self._process.wait_for(_READY, timeout_s=_READY_WITHIN_S)
 
     async def stop(self) -> None:
-        """End it; all records are gone. Does nothing if it isn't running."""
+        """Stops the broker; all records are gone. Does nothing if it isn't running."""
         if self._process is not None:
             await self._process.stop(timeout_s=_STOP_WITHIN_S)
         if self._directory is not None:

@@ -40,7 +40,7 @@ class ChildFailedError(RuntimeError):
 
 
 def free_ports(count: int) -> list[int]:
-    """Different TCP ports of 127.0.0.1 that no process listens on now, outside the range of outgoing connections."""
+    """Returns different TCP ports of 127.0.0.1 without a listener, outside the range of outgoing connections."""
     found: list[int] = []
     for port in random.sample(_PORTS, len(_PORTS)):
         if len(found) == count:
@@ -74,18 +74,18 @@ class ChildProcess:
 
     @property
     def running(self) -> bool:
-        """Whether the process exists, paused or not."""
+        """True if the process exists, paused or not."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int:
-        """The process id of the present run, or of the last."""
+        """Process id of the present run, or of the last."""
         if self._process is None:
             raise ChildFailedError(f"{self!r} was never started")
         return self._process.pid
 
     def start(self) -> None:
-        """Start the program, with an empty log. Returns at once; `wait_for` says when it is ready."""
+        """Starts the program with an empty log. Returns at once; `wait_for` waits until it is ready."""
         if self.running:
             raise ChildFailedError(f"{self!r} was started twice")
         with self._log.open("wb") as output:
@@ -99,7 +99,7 @@ class ChildProcess:
             )
 
     async def wait_for(self, line: bytes, *, timeout_s: float) -> None:
-        """Return when the log contains `line`; raise `ChildFailedError` if the process ends first or is late."""
+        """Waits until the log contains `line`; raises `ChildFailedError` if the process ends first or is late."""
         give_up_at = time.monotonic() + timeout_s
         while line not in self._log.read_bytes():
             if not self.running:
@@ -109,11 +109,11 @@ class ChildProcess:
             await asyncio.sleep(0.02)
 
     def log_tail(self, limit: int = 4_000) -> str:
-        """The last `limit` bytes of what the present run printed."""
+        """Returns the last `limit` bytes that the present run printed."""
         return self._log.read_bytes()[-limit:].decode(errors="replace") if self._log.exists() else ""
 
     async def stop(self, *, timeout_s: float) -> None:
-        """SIGTERM, and after `timeout_s` SIGKILL. A paused process is woken first. Does nothing if it isn't running."""
+        """Sends SIGTERM, and SIGKILL after `timeout_s`. Resumes a paused process first. Does nothing if none runs."""
         if self._process is None or not self.running:
             return
         self.resume()
@@ -126,17 +126,17 @@ class ChildProcess:
             self.kill()
 
     def kill(self) -> None:
-        """SIGKILL, and wait until the kernel has taken the process away. Does nothing if it isn't running."""
+        """Sends SIGKILL and waits until the process is gone. Does nothing if it isn't running."""
         if self._process is not None and self.running:
             self._process.kill()
             self._process.wait()
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay open, the kernel goes on accepting bytes, and no answer comes."""
+        """Sends SIGSTOP: connections stay open, the kernel goes on accepting bytes, and no answer comes."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """SIGCONT: the paused process continues."""
+        """Sends SIGCONT: the paused process continues."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:

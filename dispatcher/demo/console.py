@@ -23,7 +23,7 @@ _LINK = re.compile(rb"^http://\S+$", re.MULTILINE)
 
 
 async def fill_database(config: Path, webhooks: Path) -> None:
-    """What `dispatcher webhooks migrate` and `import` do: the files' webhooks, in the settings' database."""
+    """Writes the files' webhooks to the settings' database, as `dispatcher webhooks migrate` and `import` do."""
     settings = load_settings(config, {})
     url = settings.webhooks.url
     if url is None:
@@ -52,7 +52,7 @@ class Console(ChildProcess):
         super().__init__(command, log=config.parent / "console.log", env=env)
 
     async def link(self) -> str | None:
-        """The link that signs one browser in, once; None if the console did not start."""
+        """Returns the link that signs one browser in, once; None if the console did not start."""
         give_up_at = time.monotonic() + _LINK_WITHIN_S
         while self.running and time.monotonic() < give_up_at:
             found = _LINK.search(self._log.read_bytes())

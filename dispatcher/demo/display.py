@@ -44,7 +44,7 @@ class Sent:
     """Unix time, by organisation and webhook-id."""
 
     def add(self, event: Planned) -> None:
-        """The event is about to be handed to the broker."""
+        """Counts an event that is about to be sent to the broker."""
         org = event.tenant.org
         self.events.append(event)
         self.by_org[org] += 1
@@ -54,7 +54,7 @@ class Sent:
 
 
 def rows(sent: Sent, ledger: Ledger, counts: Counts) -> list[Row]:
-    """A row for each tenant.
+    """Returns a row for each tenant.
 
     Produced, received, delivered and latency are the demo's own; retried and dead as the dispatcher counts them;
     skipped as planned.
@@ -93,7 +93,7 @@ class Display:
 
     @contextmanager
     def showing(self) -> Iterator[None]:
-        """While rows are shown."""
+        """Shows rows until the context ends."""
         if not self._console.is_terminal:
             yield
             return
@@ -105,7 +105,7 @@ class Display:
                 self._live = None
 
     def show(self, elapsed_s: float, phase: str, shown: list[Row]) -> None:
-        """Show the state of things."""
+        """Shows the current rows."""
         title = f"{elapsed_s:4.1f} s  {phase}"
         if self._live is not None:
             self._live.update(_table(title, shown, notes=self._console.width >= WIDE), refresh=True)
@@ -127,15 +127,15 @@ def _table(title: str, shown: list[Row], *, notes: bool) -> Table:
 
 def _lines(title: str, shown: list[Row]) -> str:
     head = f"{'':10}" + "".join(f"{column:>11}" for column in _COLUMNS)
-    told = [f"{row.tenant.title:10}" + "".join(f"{cell:>11}" for cell in row.cells) for row in shown]
-    return "\n".join((title, head, *told, ""))
+    lines = [f"{row.tenant.title:10}" + "".join(f"{cell:>11}" for cell in row.cells) for row in shown]
+    return "\n".join((title, head, *lines, ""))
 
 
 def say(text: str) -> None:
-    """A line for people."""
+    """Prints a line for people."""
     print(text, flush=True)
 
 
 def complain(text: str) -> None:
-    """A line about what went wrong."""
+    """Prints a line about what went wrong."""
     print(text, file=sys.stderr, flush=True)

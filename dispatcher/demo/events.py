@@ -66,7 +66,7 @@ def make_event(
     test_execution: bool = False,
     at: float = _EPOCH,
 ) -> bytes:
-    """The value of one record, about 1.5 kB.
+    """Returns the value of one record, about 1.5 kB.
 
     `org` and `sandbox` None leave them to record headers. `at`: unix seconds of what happened.
     """
@@ -169,7 +169,7 @@ def _feedback(chance: random.Random, channel: str, status: str, at: float) -> Js
 
 
 def _identities(chance: random.Random, channel: str, management: Json) -> Json:
-    """The recipient; the channel's own context says the same once more."""
+    """Returns the recipient's identities; the channel's own context repeats them."""
     if channel == "sms":
         number = f"+1555{chance.randrange(10**7):07d}"
         management["smsChannelContext"] = {"profileNumber": number, "smsProvider": "demo-gateway"}

@@ -17,7 +17,7 @@ PARTITIONS = 4
 
 
 async def make_topics(config: Path) -> None:
-    """The topic of events, and what `dispatcher topics --create` makes beside it."""
+    """Creates the topic of events and the topics that `dispatcher topics --create` creates."""
     settings = load_settings(config, {})
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka.bootstrap_servers)
     await admin.start()
@@ -43,13 +43,13 @@ async def produce(
     topic: str,
     events: Iterator[Planned],
     per_second: float,
-    told: Callable[[Planned], None],
+    on_event: Callable[[Planned], None],
     stop: asyncio.Event,
 ) -> None:
-    """Write the events at an even pace, until there are no more or `stop` is set; each is acknowledged at the end.
+    """Writes the events at an even pace until there are no more or `stop` is set; at the end all are acknowledged.
 
     Args:
-        told: called with each event just before it is handed over.
+        on_event: called with each event just before it is sent.
     """
     loop = asyncio.get_running_loop()
     async with _producer(brokers) as producer:
@@ -60,13 +60,13 @@ async def produce(
                 await asyncio.sleep(late)
             if stop.is_set():
                 break
-            told(event)
+            on_event(event)
             await producer.send(topic, event.value, key=event.event_id.encode())
         await producer.flush()
 
 
 async def read_dead_letters(brokers: str, group: str) -> dict[str, str]:
-    """The reason of each record that is in the dead-letter topic now, by its key."""
+    """Returns the reason of each record that is in the dead-letter topic now, by its key."""
     found: dict[str, str] = {}
     partitions = [TopicPartition(dead_letter_topic(group), number) for number in range(PARTITIONS)]
     consumer = AIOKafkaConsumer(bootstrap_servers=brokers, enable_auto_commit=False)

@@ -90,7 +90,7 @@ class Ledger:
         return f"<Ledger {accepted} events accepted in {requests} requests, {self.violation_count} violations>"
 
     def record(self, arrival: Arrival, status: int) -> None:
-        """A request was answered with `status`, or is about to be; 0: with nothing."""
+        """Records a request that was or will be answered with `status`; 0: with nothing."""
         with self._lock:
             account = self._accounts[arrival.endpoint]
             account.requests += 1
@@ -103,7 +103,7 @@ class Ledger:
                     account.recent.append((arrival.webhook_id, time.time()))
 
     def violate(self, arrival: Arrival, reason: str) -> None:
-        """A request broke the contract."""
+        """Records a request that broke the contract."""
         with self._lock:
             self.violation_count += 1
             if len(self._violations) < _VIOLATIONS_KEPT:
@@ -111,35 +111,35 @@ class Ledger:
 
     @property
     def violations(self) -> tuple[Violation, ...]:
-        """The first hundred; `violation_count` has them all."""
+        """The first hundred violations; `violation_count` counts all."""
         with self._lock:
             return tuple(self._violations)
 
     def tally(self, endpoint: str) -> Tally:
-        """The endpoint's numbers so far."""
+        """Returns the endpoint's numbers so far."""
         with self._lock:
             account = self._accounts.get(endpoint) or _Account()
             return Tally(account.requests, len(account.accepted), account.twice)
 
     def accepted(self) -> dict[tuple[str, str], int]:
-        """How many times each (endpoint, webhook-id) was accepted; those that never were are not in it."""
+        """Returns how many times each (endpoint, webhook-id) was accepted, without those that never were."""
         with self._lock:
             return {(name, one): n for name, account in self._accounts.items() for one, n in account.accepted.items()}
 
     def attempts(self, endpoint: str, webhook_id: str) -> tuple[Seen, ...]:
-        """The attempts at one event, in order of arrival."""
+        """Returns the attempts at one event, in order of arrival."""
         with self._lock:
             account = self._accounts.get(endpoint)
             return () if account is None else tuple(account.attempts.get(webhook_id, ()))
 
     def recent(self, endpoint: str) -> list[tuple[str, float]]:
-        """(webhook-id, unix time of its first 2xx) of the last 2,000 events accepted."""
+        """Returns (webhook-id, unix time of its first 2xx) of the last 2,000 events accepted."""
         with self._lock:
             account = self._accounts.get(endpoint)
             return [] if account is None else list(account.recent)
 
     async def until(self, condition: "Callable[[Ledger], bool]", timeout_s: float = 10.0) -> None:
-        """Wait until the ledger fulfils the condition.
+        """Waits until the ledger fulfils the condition.
 
         Raises:
             TimeoutError: it does not, with what is in the ledger.

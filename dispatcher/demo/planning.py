@@ -39,12 +39,12 @@ class Planned:
 
     @property
     def webhook_id(self) -> str:
-        """The id that its delivery must carry."""
+        """The webhook-id that its delivery must carry."""
         return webhook_id(self.tenant, self.event_id, _NOWHERE)
 
 
 def plan(count: int | None = None, seed: int = 7) -> Iterator[Planned]:
-    """`count` records, or records without end, in the order in which to produce them."""
+    """Yields `count` records, or records without end, in the order in which to produce them."""
     chance = random.Random(seed)
     number = 0
     while count is None or number < count:

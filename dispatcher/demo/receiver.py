@@ -46,7 +46,7 @@ class Receiver:
     def __init__(
         self, endpoints: Mapping[str, Endpoint], ledger: Ledger | None = None, port: int | None = None
     ) -> None:
-        """`port`: None takes a free one, the same for the receiver's life."""
+        """Listens to nothing yet. `port` None chooses a free one, the same for the receiver's life."""
         self.ledger = Ledger() if ledger is None else ledger
         self.port = free_ports(1)[0] if port is None else port
         self._endpoints = dict(endpoints)
@@ -62,15 +62,15 @@ class Receiver:
 
     @property
     def ca_pem(self) -> bytes:
-        """The certificate that a client has to trust."""
+        """Returns the certificate that a client has to trust."""
         return self._ca.cert_pem.bytes()
 
     def url(self, endpoint: str) -> str:
-        """URL of the endpoint, even before it listens."""
+        """Returns the URL of the endpoint, even before it listens."""
         return f"https://{_HOST}:{self.port}/{endpoint}"
 
     def set(self, endpoint: str, answers: Endpoint) -> None:
-        """Add an endpoint, or replace it for requests from now on."""
+        """Adds an endpoint, or replaces it for requests from now on."""
         self._endpoints[endpoint] = answers
 
     def __enter__(self) -> Self:

@@ -141,7 +141,7 @@ class Demo:
         return self._conclude(found, subject)
 
     async def _flow(self, brokers: str, subject: Subject, session: aiohttp.ClientSession) -> None:
-        """Produce, and show what happens, until everything is accounted for or time is up."""
+        """Produces events and shows what happens, until all are accounted for or time is up."""
         events = plan(None if self._options.forever else self._options.events)
         producing = asyncio.create_task(
             produce(brokers, TOPIC, events, self._options.per_second, self._sent.add, self._stop), name="produce"
@@ -195,7 +195,7 @@ class Demo:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """The first Ctrl-C ends production, and the count is still made; the second ends everything."""
+        """Handles Ctrl-C: the first ends production, and the events are still counted; the second ends everything."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
 
         def received() -> None:

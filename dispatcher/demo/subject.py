@@ -42,11 +42,11 @@ class Subject(ChildProcess):
 
     @property
     def exit_status(self) -> int | None:
-        """None while it runs, or where it never did; negative: the signal that ended it."""
+        """Exit status; None while it runs or if it never did; negative: the signal that ended it."""
         return None if self._process is None else self._process.poll()
 
     async def ready(self, session: aiohttp.ClientSession) -> None:
-        """Return when `/readyz` says yes.
+        """Waits until `/readyz` answers 200.
 
         Raises:
             ChildFailedError: it ended, or took too long.
@@ -68,7 +68,7 @@ class Subject(ChildProcess):
             return False
 
     async def counts(self, session: aiohttp.ClientSession) -> Counts | None:
-        """What `/metrics` says; None if it doesn't answer."""
+        """Returns the counts of `/metrics`; None if it doesn't answer."""
         try:
             async with session.get(f"{self._ops}/metrics", timeout=_LOOK_TIMEOUT) as answer:
                 answer.raise_for_status()
@@ -77,11 +77,11 @@ class Subject(ChildProcess):
             return None
 
     def log_end(self, lines: int = 15) -> str:
-        """The last lines of its log."""
+        """Returns the last lines of its log."""
         return "\n".join(self.log_tail(20_000).splitlines()[-lines:])
 
     def keep_log(self) -> Path:
-        """Copy its log to where it outlives the demo's directory; returns the place."""
+        """Copies its log to a file that outlives the demo's directory. Returns its path."""
         handle, kept = tempfile.mkstemp(prefix="dispatcher-demo-", suffix=".log")
         os.close(handle)
         shutil.copyfile(self._log, kept)
@@ -89,7 +89,7 @@ class Subject(ChildProcess):
 
 
 def parse_counts(text: str) -> Counts:
-    """The counts in a page of metrics."""
+    """Returns the counts in a page of metrics."""
     skipped: Counter[str] = Counter()
     tenants: Counter[tuple[str, str]] = Counter()
     finished = 0

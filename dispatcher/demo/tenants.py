@@ -58,7 +58,7 @@ TENANTS = (
 def write_configuration(
     directory: Path, *, brokers: str, origin: str, closed_port: int, ops_port: int, console_port: int
 ) -> Path:
-    """Write `dispatcher.yaml`, and `webhooks.d/` to fill its database from; returns the settings' path.
+    """Writes `dispatcher.yaml`, and `webhooks.d/` to fill its database from. Returns the settings' path.
 
     Args:
         origin: the receiver's `https://host:port`, whose CA is in `ca.pem` of the directory.
@@ -101,7 +101,7 @@ def write_configuration(
 
 
 def write_signing_key(path: Path) -> ec.EllipticCurvePublicKey:
-    """Write a new private key for Luma's tokens; returns the public half, which its receiver knows."""
+    """Writes a new private key for Luma's tokens. Returns the public half, which its receiver knows."""
     key = ec.generate_private_key(ec.SECP256R1())
     path.parent.mkdir(parents=True, exist_ok=True)
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
@@ -111,7 +111,7 @@ def write_signing_key(path: Path) -> ec.EllipticCurvePublicKey:
 
 
 def write_signing_secret(path: Path) -> str:
-    """Write a new secret for the signatures of Fabrikam's webhooks, `whsec_…`; returns it, for its receiver."""
+    """Writes a new secret for the signatures of Fabrikam's webhooks, `whsec_…`. Returns it for its receiver."""
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
     path.write_text(secret, encoding="ascii")
     path.chmod(0o600)
@@ -133,7 +133,7 @@ class Maintenance:
 
 
 def endpoints(luma_key: ec.EllipticCurvePublicKey, fabrikam_secret: str, origin: str) -> dict[str, Endpoint]:
-    """What the tenants' receivers insist on and how they answer, by path: the counterpart of the webhooks."""
+    """Returns the tenants' endpoints by path, the counterpart of the webhooks."""
     further: dict[str, tuple[Check, ...]] = {
         "luma": (JwtCheck(luma_key, "ES256", issuer=ISSUER, audience=origin, kid=KID),),
         "fabrikam": (HeaderCheck(FABRIKAM_HEADERS), SignatureCheck((fabrikam_secret,))),

@@ -1,8 +1,8 @@
-"""Mends aiokafka on uvloop: writing to a connection that has just closed is a lost connection, not a bug.
+"""Corrects aiokafka on uvloop: writing to a connection that has just closed is a lost connection, not a bug.
 
-Between a connection's end and aiokafka's hearing of it, uvloop's transports raise `RuntimeError` where asyncio's raise
-`OSError` or nothing; aiokafka expects only the latter (its issue 1038, open), and the tasks that fetch, commit and
-produce die of the former. So a broker that went away at the wrong moment ended the process.
+After a connection has ended and before aiokafka learns of it, uvloop's transports raise `RuntimeError`; asyncio's raise
+`OSError` or nothing. aiokafka expects only the latter (its issue 1038, open), and the tasks that fetch, commit and
+produce fail on the former. A broker that went away at the wrong moment would end the process.
 """
 
 from collections.abc import Callable
@@ -19,14 +19,14 @@ Answer = TypeVar("Answer")
 
 
 def apply() -> None:
-    """Make both ways that aiokafka writes to a broker tell of a closed transport as it tells of any lost connection."""
-    AIOKafkaConnection.send = _telling(AIOKafkaConnection.send)
-    AIOKafkaConnection._send_sasl_token = _telling(AIOKafkaConnection._send_sasl_token)  # noqa: SLF001
+    """Patches both of aiokafka's write methods to report a closed transport like any lost connection."""
+    AIOKafkaConnection.send = _reporting_lost_connections(AIOKafkaConnection.send)
+    AIOKafkaConnection._send_sasl_token = _reporting_lost_connections(AIOKafkaConnection._send_sasl_token)  # noqa: SLF001
     reconnecting.apply()
     unreadable_records.apply(reconnecting.problems_of)
 
 
-def _telling(send: Callable[Parameters, Answer]) -> Callable[Parameters, Answer]:
+def _reporting_lost_connections(send: Callable[Parameters, Answer]) -> Callable[Parameters, Answer]:
     @wraps(send)
     def sent(*arguments: Parameters.args, **named: Parameters.kwargs) -> Answer:
         try:

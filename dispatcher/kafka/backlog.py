@@ -32,7 +32,7 @@ async def read_backlog(
 
     Raises:
         NotFound: one of the topics is not there.
-        BrokerUnavailable: the broker can't be reached, or doesn't tell how far the groups have come.
+        BrokerUnavailable: the broker can't be reached, or doesn't return the groups' positions.
     """
     async with open_topics(settings, [*topics, held_topic], "the retry topics") as reader:
         of_held = [tp for tp in reader.ranges if tp.topic == held_topic]
@@ -59,7 +59,7 @@ def _is_parked_finished(committed: CommittedPosition) -> _IsFinished:
 
 
 def _is_held_finished(snapshot: Snapshot | None) -> _IsFinished:
-    """Snapshots are no events; the partition's snapshot tells which events beyond the position are finished."""
+    """Returns a test for finished records: snapshots, and the events that the snapshot lists as finished."""
     tenants = {} if snapshot is None else snapshot.tenants
 
     def is_finished(record: Record) -> bool:
@@ -101,7 +101,7 @@ async def _committed(settings: KafkaSettings, ask: Callable[[], Coroutine[object
             await asyncio.sleep(PAUSE_S)
         return await ask()
     except (KeyError, AttributeError, ValueError) as error:
-        why = f"{settings.bootstrap_servers} does not tell how far the dispatchers have come"
+        why = f"{settings.bootstrap_servers} does not return the positions of the dispatchers' groups"
         raise BrokerUnavailable(f"kafka at {why}: {type(error).__name__}") from error
 
 
@@ -111,7 +111,7 @@ def _ahead(there: Range, position: int | None) -> Range:
 
 
 def _shares(sizes: Mapping[TopicPartition, int], most: int) -> dict[TopicPartition, int]:
-    """How many records of each partition are looked at: a long one never takes the place of a short one."""
+    """Returns how many records of each partition are looked at. A long partition never displaces a short one."""
     shares: dict[TopicPartition, int] = {}
     left = most
     for number, tp in enumerate(sorted(sizes, key=lambda tp: sizes[tp])):

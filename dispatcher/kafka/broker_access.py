@@ -51,7 +51,7 @@ class BrokerAccess(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has
     """The credentials of one client, read again for each of its connections."""
 
     def __init__(self, settings: KafkaSettings, problems: KafkaProblems | None = None) -> None:
-        """`problems`: where failed connections are reported, if anywhere."""
+        """Reads nothing yet. `problems` receives the reports of failed connections."""
         self._settings = settings
         self.problems = problems
         self._credentials = Credentials(settings.security)
@@ -60,7 +60,7 @@ class BrokerAccess(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has
         """Of the newest connection; None if it succeeded."""
 
     def first_context(self) -> ssl.SSLContext | None:
-        """The TLS context that a client has to be made with. Blocks for some milliseconds.
+        """Returns the TLS context that a client is created with. Blocks for some milliseconds.
 
         Raises:
             OSError, ValueError: a file can't be used.
@@ -68,7 +68,7 @@ class BrokerAccess(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has
         return self._credentials.read().context
 
     async def current(self) -> CurrentCredentials:
-        """The credentials as they are now.
+        """Returns the credentials as they are now.
 
         Raises:
             KafkaConnectionError: they can't be read, and never could.
@@ -83,7 +83,7 @@ class BrokerAccess(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has
         return found
 
     async def prepare(self, connection: Connection) -> CurrentCredentials:
-        """Gives a connection the current credentials, before it is opened.
+        """Sets the current credentials on a connection before it is opened. Returns them.
 
         Raises:
             KafkaConnectionError: there are none, or the broker has just refused them.
@@ -101,7 +101,7 @@ class BrokerAccess(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has
     async def failed(
         self, connection: Connection, error: BaseException, credentials: CurrentCredentials | None
     ) -> None:
-        """A connection could not be opened, or its first request was not answered."""
+        """Reports a connection that could not be opened, or whose first request was not answered."""
         self.last_error = error
         address = _address(connection)
         peer = self.peer(address, credentials)
@@ -116,7 +116,7 @@ class BrokerAccess(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has
             self.problems.report(reason, f"kafka at {address}: {detail}", source=address, lasts_s=_LASTS_S)
 
     async def not_answered(self, host: str, port: int, error: BaseException) -> None:
-        """A broker was connected to, but didn't answer the first request."""
+        """Reports a broker that accepted the connection but didn't answer the first request."""
         peer = self.peer(f"{host}:{port}")
         explained = await diagnose(host, port, peer, error)
         if explained is None:
@@ -128,7 +128,7 @@ class BrokerAccess(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has
             self.problems.report(reason, f"kafka at {peer.address}: {detail}", source=peer.address, lasts_s=_LASTS_S)
 
     def connected(self, connection: Connection) -> None:
-        """A connection was opened and authenticated."""
+        """Clears the problems of this broker: a connection was opened and authenticated."""
         address = _address(connection)
         self.last_error = None
         self._refused.pop(address, None)
@@ -136,7 +136,7 @@ class BrokerAccess(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has
             self.problems.clear_all(address)
 
     def peer(self, address: str, credentials: CurrentCredentials | None = None) -> Peer:
-        """What messages about a broker name."""
+        """Returns the names that messages about a broker contain."""
         return peer_of(self._settings, address, "" if credentials is None else credentials.username)
 
     async def token(self) -> str:
@@ -151,12 +151,12 @@ class BrokerAccess(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has
             raise KafkaConnectionError(f"no token: {error}") from error
 
     def extensions(self) -> dict[str, str]:
-        """SASL extensions of OAUTHBEARER (RFC 7628, section 3.1)."""
+        """Returns the SASL extensions of OAUTHBEARER (RFC 7628, section 3.1)."""
         return self._credentials.extensions
 
 
 def peer_of(settings: KafkaSettings, address: str, username: str = "", group_id: str = "") -> Peer:
-    """What messages about a broker name; `address` is `host:port`."""
+    """Returns the names that messages about a broker contain; `address` is `host:port`."""
     security = settings.security
     known = None if security.username is None else security.username.reveal_text()
     return Peer(

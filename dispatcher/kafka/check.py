@@ -24,11 +24,11 @@ class KafkaReport:
 
 
 def topic_needs(settings: Settings) -> list[TopicNeed]:
-    """What the dispatcher does with which topic."""
+    """Returns the dispatcher's topics with the operations that it performs on each."""
     cure = "`dispatcher topics --create` creates it"
     prefix = settings.kafka.prefix
     read_too = {*retry_topics(prefix, RetryPolicy.of(settings.retry).tiers), held_topic(prefix)}
-    events = TopicNeed(settings.kafka.topic, (Operation.READ,), "create it, or mend kafka.topic")
+    events = TopicNeed(settings.kafka.topic, (Operation.READ,), "create it, or correct kafka.topic")
     needs = [events]
     for plan in planned_topics(settings, 1, 1):
         if plan.name in read_too:
@@ -40,13 +40,13 @@ def topic_needs(settings: Settings) -> list[TopicNeed]:
 
 
 def group_names(settings: Settings) -> tuple[str, ...]:
-    """The dispatcher's consumer groups."""
+    """Returns the names of the dispatcher's consumer groups."""
     group_id = settings.kafka.group_id
     return group_id, f"{group_id}.retry", f"{group_id}.held"
 
 
 def kafka_probe(settings: Settings, problems: KafkaProblems | None = None) -> KafkaProbe:
-    """A probe for everything that the dispatcher needs."""
+    """Returns a probe for all topics, groups and permissions that the dispatcher needs."""
     return KafkaProbe(settings.kafka, topic_needs(settings), group_names(settings), problems)
 
 
@@ -65,10 +65,10 @@ async def check_kafka(settings: Settings) -> KafkaReport:
             compared = (await known_topics(settings)).warnings
             former = await find_former_topics(settings)
         warnings = (*(str(one) for one in compared if one.topic in found.topics), *former.messages())
-    return KafkaReport(_good(settings, found), details, warnings)
+    return KafkaReport(_success_messages(settings, found), details, warnings)
 
 
-def _good(settings: Settings, found: Findings) -> tuple[str, ...]:
+def _success_messages(settings: Settings, found: Findings) -> tuple[str, ...]:
     if not found.answers or any(is_about_connecting(reason) for reason in found.problems):
         return ()
     security = settings.kafka.security

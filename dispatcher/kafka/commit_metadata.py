@@ -34,7 +34,7 @@ class Fingerprint:
 
     @classmethod
     def of(cls, record: Record) -> Self:
-        """The fingerprint of the log that holds this record."""
+        """Returns the fingerprint of the log that holds this record."""
         return cls(record.offset, record.timestamp, zlib.crc32(record.value or b"", zlib.crc32(record.key or b"")))
 
 
@@ -50,13 +50,13 @@ class CommittedPosition:
 
     @property
     def end(self) -> int:
-        """The least end of a log that this can describe."""
+        """The lowest end offset of a log that this position can describe."""
         ends = [self.position, *(last + 1 for _, last in self.finished)]
         return max(ends if self.fingerprint is None else [*ends, self.fingerprint.offset + 1])
 
     @property
     def tracker(self) -> OffsetTracker:
-        """A tracker that begins here."""
+        """A new tracker that begins at this position."""
         return OffsetTracker(self.position, self.finished)
 
 
@@ -105,7 +105,7 @@ def _decode(position: int, text: str) -> Fingerprint | None:
 
 
 def _signed(number: int) -> bytes:
-    """Zigzag and LEB128: small numbers of either sign are short."""
+    """Encodes a number with zigzag and LEB128, which makes small numbers of either sign short."""
     left = number << 1 if number >= 0 else (-number << 1) - 1
     out = bytearray()
     while left > 0x7F:

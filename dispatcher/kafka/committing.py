@@ -44,7 +44,7 @@ class Committer:
     def __init__(
         self, group_id: str, settings: KafkaSettings, in_flight: Callable[[], int], problems: KafkaProblems
     ) -> None:
-        """`in_flight`: number of POSTs in flight now."""
+        """Commits nothing yet. `in_flight` returns the number of POSTs in flight now."""
         self._group_id = group_id
         self._settings = settings
         self._interval_s = settings.commit_interval
@@ -58,17 +58,17 @@ class Committer:
         """Of metadata, as far as the broker has taken it."""
 
     def on_finished(self) -> None:
-        """A record has its outcome."""
+        """Counts a record that has its outcome, and wakes the commit loop if enough have."""
         self._finished += 1
         if self._finished == 1:
             self._any_finished.set()
 
     def request(self) -> None:
-        """There is a position to commit, though nothing was finished."""
+        """Requests a commit although no record was finished: a position is new."""
         self._any_finished.set()
 
     async def run(self, client: CommitClient, partitions: Callable[[], Collection[Partition]]) -> None:
-        """Commit until cancelled."""
+        """Commits by time and by count until cancelled."""
         longest = max(LONGEST_WAIT_S, self._interval_s)
         while True:
             await self._any_finished.wait()
@@ -84,7 +84,7 @@ class Committer:
                 await asyncio.sleep(LONGEST_WAIT_S)
 
     async def commit(self, client: CommitClient, partitions: Iterable[Partition]) -> bool:
-        """Commit these partitions' positions now. False: it failed; the next commit covers it."""
+        """Commits these partitions' positions now. Returns False if that failed; the next commit covers it."""
         async with self._lock:
             partitions = list(partitions)
             while True:
@@ -117,7 +117,7 @@ class Committer:
                 return True
 
     def _shorten(self, refused: int) -> bool:
-        """Remember that the broker takes no metadata of so many bytes. False: it was empty."""
+        """Lowers the metadata limit after the broker refused this size. Returns False if it was empty already."""
         if not refused:
             return False
         self._most_bytes = refused // 2 if refused // 2 >= LEAST_METADATA_BYTES else 0

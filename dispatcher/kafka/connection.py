@@ -71,7 +71,7 @@ def connection_arguments(settings: KafkaSettings, problems: KafkaProblems | None
 
 @asynccontextmanager
 async def admin_client(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
-    """An admin client, started; closed in every case, also if it could not be started."""
+    """Yields a started admin client, and closes it in every case, also if it could not be started."""
     admin = AIOKafkaAdminClient(**connection_arguments(settings))
     try:
         await admin.start()
@@ -88,10 +88,10 @@ class Client(Protocol):
 
 
 async def stopped(client: Client) -> None:
-    """Stop a client, within a deadline and whatever the brokers do.
+    """Stops a client within a deadline, whatever the brokers do.
 
     Without its broker, aiokafka's producer would wait for ever for what is unsent, and its consumer raises a
-    `CancelledError` that nobody asked for.
+    `CancelledError` although no task was cancelled.
     """
     try:
         async with asyncio.timeout(STOP_S):
@@ -112,9 +112,9 @@ async def until_answered(
     *,
     group_id: str = "",
 ) -> Answer:
-    """Asks a broker until it answers, with growing waits: a broker that is away is no reason to die.
+    """Calls `connect` until a broker answers, with growing waits, and returns its result.
 
-    `problems`: where it is reported why there is no answer; without it, that is logged once a minute.
+    `problems` receives the reason for a missing answer; without it, the reason is logged once a minute.
     Any error other than an unavailable broker propagates.
     """
     waiting = problems or KafkaProblems()

@@ -56,7 +56,7 @@ class ExplainedError(kafka_errors.KafkaConnectionError):  # type: ignore[misc]  
 
 
 def explain(error: BaseException, peer: Peer) -> Explanation:
-    """The reason for an error that a Kafka client raised, and a sentence without the broker's address."""
+    """Returns the reason for an error that a Kafka client raised, and a sentence without the broker's address."""
     chain = list(_chain(error))
     for one in chain:
         if isinstance(one, ExplainedError):
@@ -78,13 +78,13 @@ def explain(error: BaseException, peer: Peer) -> Explanation:
 
 
 def missing_permission(peer: Peer, operations: Iterable[str], resource: str) -> str:
-    """The sentence about permissions that are missing on `topic NAME` or `group NAME`."""
+    """Returns the sentence about permissions that are missing on `topic NAME` or `group NAME`."""
     names = " and ".join(dict.fromkeys(operations))
-    return f"{_who(peer)} lacks {names} on {resource}: add the ACL (`dispatcher topics --acls` prints all)"
+    return f"{_user_of(peer)} lacks {names} on {resource}: add the ACL (`dispatcher topics --acls` prints all)"
 
 
 def is_about_connecting(reason: KafkaReason) -> bool:
-    """True if the problem concerns one broker's port and what it accepts, not topics or groups."""
+    """Returns True if the problem concerns one broker's port and what it accepts, not topics or groups."""
     return reason in _CONNECTING
 
 
@@ -102,7 +102,7 @@ _CONNECTING: Final = frozenset(
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it was raised from, the innermost first: the cause says more."""
+    """Returns the error and its causes, the innermost first: the cause says more."""
     found: list[BaseException] = []
     one: BaseException | None = error
     while one is not None and len(found) < _MAX_CHAIN and one not in found:
@@ -122,7 +122,7 @@ def _tls(error: BaseException, peer: Peer) -> Explanation | None:
         return None
     text = (error.reason or str(error)).upper()
     if "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER_FAILURE" in text or "UNEXPECTED_MESSAGE" in text:
-        return KafkaReason.PROTOCOL_MISMATCH, _no_tls(peer)
+        return KafkaReason.PROTOCOL_MISMATCH, _explain_no_tls(peer)
     if "ALERT" in text:
         alert = text.rpartition("ALERT_")[2].replace("_", " ").lower()
         if any(word in text for word in ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "DECRYPT_ERROR")):
@@ -141,7 +141,7 @@ def _client_certificate(alert: str, peer: Peer) -> str:
     return f"it demands a client certificate ({alert}): set kafka.security.certificate and key"
 
 
-def _no_tls(peer: Peer) -> str:
+def _explain_no_tls(peer: Peer) -> str:
     plain = "SASL_PLAINTEXT" if peer.protocol == "SASL_SSL" else "PLAINTEXT"
     return (
         f"the port does not speak TLS: kafka.security.protocol is {peer.protocol}; "
@@ -172,14 +172,14 @@ def _kafka(error: BaseException, peer: Peer) -> Explanation | None:
     group = peer.group_id or "the consumer group"
     match error:
         case kafka_errors.TopicAuthorizationFailedError():
-            topics = _names(error) or "a topic"
-            return KafkaReason.PERMISSION_MISSING, f"{_who(peer)} has no permission for topic {topics}: add its ACL"
+            topics = _topic_names(error) or "a topic"
+            return KafkaReason.PERMISSION_MISSING, f"{_user_of(peer)} has no permission for topic {topics}: add its ACL"
         case kafka_errors.GroupAuthorizationFailedError():
             return KafkaReason.PERMISSION_MISSING, missing_permission(peer, ("READ",), f"group {group}")
         case kafka_errors.ClusterAuthorizationFailedError():
-            return KafkaReason.PERMISSION_MISSING, f"{_who(peer)} has no permission on the cluster for this"
+            return KafkaReason.PERMISSION_MISSING, f"{_user_of(peer)} has no permission on the cluster for this"
         case kafka_errors.UnknownTopicOrPartitionError():
-            topics = _names(error)
+            topics = _topic_names(error)
             return KafkaReason.TOPIC_MISSING, f"topic {topics} does not exist" if topics else "a topic does not exist"
         case kafka_errors.InconsistentGroupProtocolError():
             return (
@@ -228,7 +228,7 @@ def _network(error: BaseException, peer: Peer) -> Explanation | None:
             return None
 
 
-def _names(error: BaseException) -> str:
+def _topic_names(error: BaseException) -> str:
     """Returns the topics that aiokafka put into the exception: a name, a partition, or a collection of either."""
     first = error.args[0] if error.args else None
     if isinstance(first, str):
@@ -240,7 +240,7 @@ def _names(error: BaseException) -> str:
     return ", ".join(sorted({one.topic if isinstance(one, TopicPartition) else str(one) for one in first}))
 
 
-def _who(peer: Peer) -> str:
+def _user_of(peer: Peer) -> str:
     return f"user {peer.username}" if peer.username else "the client"
 
 

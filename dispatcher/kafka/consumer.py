@@ -1,12 +1,12 @@
-"""Reads a topic and sees each record through to its outcome; commits what is finished, and only that.
+"""Reads topics, processes each record to its outcome, and commits what is finished, and only that.
 
-Each record is an `InFlightRecord`, owned here: begun by `fast_path` if there is one, else, and if that gives it back,
-by a task of its own. The records of a partition carry its `AssignmentEpoch`, which ends with the assignment: nothing is
-committed for a partition that isn't ours, and nothing is sent once the group may have given it to another member.
-Where a partition is read from, `log_check` finds; when what is committed, `committing` decides.
+Each record is an `InFlightRecord`, owned here. `fast_path` begins it if there is one; otherwise, or after a fallback,
+it gets a task of its own. The records of a partition carry its `AssignmentEpoch`, which ends with the assignment:
+nothing is committed for a partition that isn't ours, and nothing is sent once the group may have given it to another
+member. `log_check` finds the offset to read a partition from; `committing` decides when to commit.
 
-Stop order: epochs ended, records that nobody outside has seen yet are let go, those under way get time to finish, the
-position is committed, the group is left.
+Order of stopping: the epochs end; records of which nothing was sent yet are cancelled; the others get time to finish;
+the positions are committed; the member leaves the group.
 """
 
 import asyncio
@@ -63,20 +63,20 @@ class MemberClient(LogClient, CommitClient, Client, Protocol):
 
 
 Connect = Callable[[Assignments], Coroutine[object, object, MemberClient]]
-"""Joins the group and returns the started client, which tells of assignments."""
+"""Joins the group and returns the started client, which reports assignments to the listener."""
 
 
-class Shortcut(Protocol):
-    """Begins records without a task: `fast_path`."""
+class FastPath(Protocol):
+    """Delivers records without a task: `flow.fast_path`."""
 
     def begin(self, record: Record, processing: ProcessingAttempt, owner: InFlightRecord, /) -> DirectAttempt | None:
-        """See to a record as far as that goes without waiting; the flight that is under way then, if any is."""
+        """Processes the record without awaiting. Returns the attempt in progress; None if finished or declined."""
         ...
 
     def go_on(
         self, record: Record, processing: ProcessingAttempt, first_result: AttemptResult, /
     ) -> Awaitable[Outcome]:
-        """`process` for a record whose first attempt was made."""
+        """Continues like `process` for a record whose first attempt was made."""
         ...
 
 
@@ -92,7 +92,7 @@ class Consumer:
         read_ahead: ReadAheadLimit,
         drain_timeout_s: float,
         due_in_s: DueIn | None = None,
-        fast_path: Shortcut | None = None,
+        fast_path: FastPath | None = None,
         connect: Connect | None = None,
         clock: Callable[[], float] = time.time,
         in_flight: Callable[[], int] = int,
@@ -100,12 +100,12 @@ class Consumer:
         lease: Lease | None = None,
         problems: KafkaProblems | None = None,
     ) -> None:
-        """`due_in_s`: where records have to wait, how long; None where they never do.
+        """Connects to nothing yet. `due_in_s` returns how long a record has to wait; None if records never wait.
 
-        `fast_path` begins what needs no task; None where everything does. `in_flight`: POSTs under way in the process.
+        `fast_path` begins records that need no task; None if all do. `in_flight`: POSTs in flight in the process.
         `on_fenced`: called when another process has taken this member's place; the consumer stops by itself.
-        `connect` stands in for aiokafka's consumer, `clock` for unix time, `lease` for one with a clock of its own.
-        `problems`: where what is wrong with Kafka is reported.
+        `connect` replaces aiokafka's consumer, `clock` unix time, `lease` the one with the steady clock.
+        `problems` receives what is wrong with Kafka.
         """
         self.session = GroupSession(
             settings, group_id, problems, lease=lease, on_fenced=on_fenced, on_renewed=self._on_renewed
@@ -127,9 +127,9 @@ class Consumer:
         self._feeder = Feeder(read_ahead, settings.partition_window, self._begin, self.session.lease, due_in_s, clock)
         self._partitions: dict[TopicPartition, Partition] = {}
         self._orphans: list[Partition] = []
-        """What was read of logs that are gone. It outlives the assignment: no other member can read it."""
-        self._let_go = asyncio.Event()
-        """Set with each record that ends after its partition's epoch, or in an orphan."""
+        """Records of logs that are gone. They outlive the assignment: no other member can read them."""
+        self._ended_late = asyncio.Event()
+        """Set when a record ends after its partition's epoch, or in an orphan."""
         for topic in self._topics:
             metrics.RECORDS_REMOVED_UNREAD.labels(topic)
             for reason in LogLoss:
@@ -140,19 +140,19 @@ class Consumer:
 
     @cached_property
     def _loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop, asked for once: asking takes a system call each time (getpid, until Python 3.12)."""
+        """The event loop, kept because looking it up takes a system call each time (getpid, until Python 3.12)."""
         return asyncio.get_running_loop()
 
     @property
     def unfinished(self) -> int:
-        """Records begun and not finished."""
+        """Number of records begun and not finished."""
         return sum(len(partition.in_flight) for partition in (*self._partitions.values(), *self._orphans))
 
     async def run(self) -> None:
-        """Read until `stop`, then drain, commit and leave the group.
+        """Reads until `stop`, then drains, commits and leaves the group.
 
-        A broker that is away, at the start or later, is waited for. Cancelled, it lets everything go at once: nothing
-        is lost, since nothing unfinished is committed.
+        Waits for a broker that is away, at the start or later. If cancelled, it cancels everything at once: nothing is
+        lost, since nothing unfinished is committed.
         """
         client = self._client = await self.session.connect(lambda: self._connect(Assignments(self)))
         if client is None:
@@ -176,13 +176,13 @@ class Consumer:
             await self._close(client)
 
     def stop(self) -> None:
-        """Begin to drain; `run` returns when that is done."""
+        """Starts the drain; `run` returns when that is done."""
         self.session.stopping.set()
 
-    # Membership, as aiokafka and `log_check` tell it
+    # Membership: callbacks of aiokafka and `log_check`
 
     async def assigned(self, tps: Iterable[TopicPartition]) -> None:
-        """Partitions are ours: learn what their last owner finished, then begin."""
+        """Adds partitions that the group assigned to this member. `log_check` finds their positions."""
         for tp in tps:
             self._partitions.setdefault(tp, Partition(tp, AssignmentEpoch(lease=self.session.lease)))
         log.info("partitions assigned", group=self.group_id, partitions=[str(one) for one in self.owned()])
@@ -190,7 +190,7 @@ class Consumer:
         self._checker.request()
 
     async def revoked(self, tps: Iterable[TopicPartition]) -> None:
-        """Partitions are about to be another's: finish what is under way, briefly; commit; let the rest go."""
+        """Releases partitions: waits briefly for what is in flight, commits, cancels the rest."""
         partitions = [self._partitions[tp] for tp in tps if tp in self._partitions]
         if partitions:
             log.info("partitions revoked", group=self.group_id, partitions=[str(one) for one in partitions])
@@ -203,23 +203,23 @@ class Consumer:
             partition.forget()
 
     def heard(self, at: float) -> None:
-        """Extends the lease: the group answered what was sent at this time of the lease's clock."""
+        """Extends the lease: the group answered a heartbeat that was sent at this time of the lease's clock."""
         self.session.heard(at)
 
     def _on_renewed(self) -> None:
         self._feeder.schedule()
 
     def owned(self) -> Collection[Partition]:
-        """The partitions assigned to this member."""
+        """Returns the partitions assigned to this member."""
         return self._partitions.values()
 
     def on_readable(self) -> None:
-        """A partition can be read. Its position is committed if it is new."""
+        """Wakes the feeder: a partition can be read. Its position is committed if it is new."""
         self._committer.request()
         self._feeder.wake()
 
     def on_log_lost(self, partition: Partition) -> Partition:
-        """The log of a partition is gone. What was read of it is seen through here; its successor begins anew."""
+        """Replaces a partition whose log is gone. Its records are finished here; the successor begins anew."""
         successor = self._partitions[partition.tp] = Partition(partition.tp, partition.epoch)
         partition.epoch = AssignmentEpoch(lease=self.session.lease)
         for item in partition.in_flight.values():
@@ -232,7 +232,7 @@ class Consumer:
     # Reading
 
     async def _poll(self, client: MemberClient) -> None:
-        """Fetches for the partitions that have nothing left to begin. It never waits long: none waits for another."""
+        """Fetches for the partitions without buffered records. Returns soon, so that no partition waits for another."""
         try:
             await self._poll_once(client)
         except OffsetOutOfRangeError as error:
@@ -267,7 +267,7 @@ class Consumer:
         return partition.is_readable
 
     def _take(self, client: MemberClient, partition: Partition, records: "list[ConsumerRecord[bytes, bytes]]") -> None:
-        """Keep what was fetched, if it is of the log that was read before."""
+        """Buffers what was fetched, if it is of the log that was read before."""
         if partition.probe is not None:
             self._checker.examine(client, partition, records, client.position_of(partition.tp))
         elif not partition.is_readable:
@@ -306,8 +306,8 @@ class Consumer:
         else:
             item.direct_attempt = self._fast_path.begin(record, item, item)
 
-    async def _see_through(self, item: InFlightRecord, first_result: AttemptResult | None) -> None:
-        """Process the record until it has an outcome; then, and only then, its offset is done."""
+    async def _process_until_outcome(self, item: InFlightRecord, first_result: AttemptResult | None) -> None:
+        """Processes the record until it has an outcome. Then, and only then, its offset is done."""
         record, wait_s = item.record, FIRST_REPEAT_S
         while True:
             try:
@@ -335,31 +335,31 @@ class Consumer:
             wait_s = min(wait_s * 2, LONGEST_REPEAT_S)
 
     def _done(self, item: InFlightRecord) -> None:
-        """The record has its outcome."""
+        """Marks the record's offset as done: it has its outcome."""
         item.partition.finish(item.record)
         self._committer.on_finished()
 
-    # How each record in flight ends, as it tells itself
+    # Callbacks of the records in flight
 
     def record_finished(self, item: InFlightRecord) -> None:
-        """It has its outcome, and is over."""
+        """Marks the record as done and removes it."""
         self._done(item)
         self.record_ended(item)
 
     def start_slow_path(self, item: InFlightRecord, first_result: AttemptResult | None) -> None:
         """Starts a task for the record, in a context of its own: the caller may be a task of another, traced event."""
-        item.task = self._loop.create_task(self._see_through(item, first_result), context=Context())
+        item.task = self._loop.create_task(self._process_until_outcome(item, first_result), context=Context())
         item.task.add_done_callback(partial(self._task_ended, item))
 
     def record_ended(self, item: InFlightRecord) -> None:
-        """It is over, with an outcome or without."""
+        """Removes a record that is over, with an outcome or without."""
         partition = item.partition
         del partition.in_flight[item.record.offset]
         item.direct_attempt = None  # each knows the other: let go, neither waits for the garbage collector
         self._read_ahead.end(item.size, self._loop.time())
         self._feeder.on_room()
         if partition.is_orphan or not partition.epoch.active:
-            self._let_go.set()
+            self._ended_late.set()
             if partition in self._orphans and not partition.in_flight and not partition.buffer:
                 self._orphans.remove(partition)
 
@@ -386,7 +386,7 @@ class Consumer:
     async def _finish_under_way(
         self, partitions: Sequence[Partition], most_s: float, orphans: Sequence[Partition] = ()
     ) -> int:
-        """Let go what nobody outside has seen, wait for the rest and for orphans. Returns how many were cut off."""
+        """Cancels records of which nothing was sent, and waits for the others. Returns how many are unfinished."""
         for partition in partitions:
             partition.end_epoch()
             for item in [item for item in partition.in_flight.values() if not item.started]:
@@ -395,8 +395,8 @@ class Consumer:
         while under_way := sum(len(one.in_flight) for one in partitions) + sum(
             len(one.in_flight) + len(one.buffer) for one in orphans
         ):
-            self._let_go.clear()
-            if not await set_within(self._let_go, give_up_at - self._loop.time()):
+            self._ended_late.clear()
+            if not await set_within(self._ended_late, give_up_at - self._loop.time()):
                 break
         return under_way
 
@@ -419,7 +419,7 @@ class Consumer:
     # Watching
 
     def _on_ends(self, ends: dict[TopicPartition, int]) -> None:
-        """Notes where the partitions end: it tells the lag, and a log that was truncated."""
+        """Stores the partitions' ends, for the lag and to notice a log that was truncated."""
         for tp, end in ends.items():
             partition = self._partitions.get(tp)
             if partition is not None:
@@ -428,9 +428,9 @@ class Consumer:
                 partition.end = end
 
     def observe(self) -> float | None:
-        """Set the gauges, for a scrape.
+        """Sets the gauges for a scrape.
 
-        Gives the unix time of the oldest unfinished record; None with none, and where records have to wait anyway.
+        Returns the unix time of the oldest unfinished record; None without any, or if records have to wait anyway.
         """
         for topic in self._topics:
             own = [one for one in self._partitions.values() if one.tp.topic == topic]

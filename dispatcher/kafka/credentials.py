@@ -1,4 +1,4 @@
-"""What a connection to a broker authenticates with, read from its files each time it is asked for."""
+"""Reads what a connection to a broker authenticates with, again for each connection."""
 
 import ssl
 import time
@@ -47,19 +47,19 @@ class Credentials:
         self._tokens = _token_source(security)
 
     def read(self) -> CurrentCredentials:
-        """The newest credentials that can be used. Blocks for some milliseconds: reads small files.
+        """Returns the newest credentials that can be used. Blocks for some milliseconds: reads small files.
 
         Raises:
             OSError, ValueError: a file can't be used, and no older version of it is known.
         """
         problems: list[str] = []
-        username = self._text("username", self._security.username, problems)
-        password = self._text("password", self._security.password, problems)
+        username = self._read_text("username", self._security.username, problems)
+        password = self._read_text("password", self._security.password, problems)
         context = None if self._tls is None else self._tls.context(problems)
         return CurrentCredentials(username, password, context, "; ".join(problems))
 
     async def token(self) -> str:
-        """A token for SASL OAUTHBEARER.
+        """Returns a token for SASL OAUTHBEARER.
 
         Raises:
             TokenUnavailable: there is none.
@@ -73,7 +73,7 @@ class Credentials:
         """SASL extensions of OAUTHBEARER."""
         return {} if self._security.oauth is None else dict(self._security.oauth.extensions)
 
-    def _text(self, name: str, value: Secret | None, problems: list[str]) -> str:
+    def _read_text(self, name: str, value: Secret | None, problems: list[str]) -> str:
         if value is None:
             return ""
         try:
@@ -94,7 +94,7 @@ class TlsFiles:
         self._context: ssl.SSLContext | None = None
 
     def context(self, problems: list[str]) -> ssl.SSLContext:
-        """The context for the files as they are now; appends to `problems` if an older one has to serve.
+        """Returns the context for the files as they are now; appends to `problems` if it returns an older one.
 
         Raises:
             OSError, ValueError: a file can't be used, and no context was made before.
@@ -118,7 +118,7 @@ class TlsFiles:
 
 
 def make_context(security: KafkaSecurity) -> ssl.SSLContext:
-    """A TLS context from the files.
+    """Returns a TLS context made from the files of `kafka.security`.
 
     Raises:
         OSError: a file can't be read.
@@ -146,7 +146,7 @@ def make_context(security: KafkaSecurity) -> ssl.SSLContext:
 
 
 def security_problems(security: KafkaSecurity) -> list[Problem]:
-    """Mistakes in the files that `kafka.security` names: a CA that is no PEM, a key of another certificate."""
+    """Returns mistakes in the files that `kafka.security` names: a CA that is no PEM, a key of another certificate."""
     found = []
     if security.protocol.endswith("SSL"):
         try:

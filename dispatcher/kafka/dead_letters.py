@@ -1,4 +1,4 @@
-"""Dead letters: what will never be delivered is kept, with its reason."""
+"""Writes dead letters: records that will never be delivered, each with its reason."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -42,11 +42,11 @@ class DeadLetters:
 
     @property
     def topic(self) -> str:
-        """`<prefix>.dead`"""
+        """Name of the topic, `<prefix>.dead`."""
         return self._topic
 
     async def dead_letter(self, record: Record, retry_state: RetryState, reason: DeadReason, detail: str) -> None:
-        """Write the record; returns when the broker has acknowledged it.
+        """Writes the record with its reason; returns when the broker has acknowledged it.
 
         If the topic doesn't accept the whole record, the dead letter carries what fits: as much of the value as
         possible, then neither key nor headers of the record; and always its size and SHA-256, and what was cut.
@@ -78,7 +78,7 @@ class DeadLetters:
 
 
 def _shorter(record: Record, own: _Headers) -> Iterator[_Letter]:
-    """What could be written instead, ever shorter; each names what it lacks."""
+    """Yields ever shorter versions of the dead letter; each names what was cut."""
     whole, theirs = record.value or b"", without_retry_state(record.headers)
     own = [
         *own,
@@ -102,7 +102,7 @@ def _truncated(record: Record, key: bytes | None, value: bytes, *, headers: bool
 
 
 def is_truncated(headers: Sequence[tuple[str, bytes]]) -> bool:
-    """Whether a dead letter carries only a part of its record, so that it can't be delivered any more."""
+    """Returns True if a dead letter carries only a part of its record, so that it can't be delivered any more."""
     return any(name == TRUNCATED for name, _ in headers)
 
 

@@ -1,4 +1,4 @@
-"""Begins fetched records, a few of each partition by turns, while there is room for them."""
+"""Starts processing fetched records, a few of each partition in turn, while the read-ahead limit allows it."""
 
 import asyncio
 import time
@@ -36,7 +36,7 @@ class Feeder:
         due_in_s: DueIn | None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`window`: unfinished records of one partition. `due_in_s`: None if records never have to wait."""
+        """Starts nothing yet. `window`: most unfinished records of one partition. `due_in_s`: None without delays."""
         self._read_ahead = read_ahead
         self._window = window
         self._begin = begin
@@ -54,34 +54,34 @@ class Feeder:
         return asyncio.get_running_loop()
 
     def queue(self, partition: Partition) -> None:
-        """The partition has records to begin."""
+        """Adds a partition with fetched records to the rotation."""
         if partition not in self._buffered:
             self._buffered.append(partition)
 
     def schedule(self) -> None:
-        """`feed` in the event loop's next turn."""
+        """Calls `feed` in the event loop's next iteration, once."""
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self.feed)
 
     def on_room(self) -> None:
-        """A record has ended: there may be room for another one."""
+        """Schedules `feed` after a record has ended, if another one can start."""
         if self._buffered and not self._read_ahead.is_full:
             self.schedule()
 
     def wake(self) -> None:
-        """A partition can be read: `wait` returns."""
+        """Makes `wait` return: a partition can be read."""
         self._changed.set()
         self.schedule()
 
     async def wait(self, most_s: float) -> None:
-        """Return when a partition can be read that could not, or so much later."""
+        """Waits until another partition can be read, at most `most_s` seconds."""
         self._changed.clear()
         await set_within(self._changed, most_s)
         self.feed()  # a budget that another consumer had used up makes no call when it has room again
 
     def feed(self) -> None:
-        """Begin what there is room for, as much as one turn of the event loop bears."""
+        """Starts as many records as the limits allow, at most a few milliseconds' worth."""
         self._scheduled = False
         begun = 0
         for _ in range(len(self._buffered)):
@@ -101,7 +101,7 @@ class Feeder:
             self.schedule()
 
     def _room(self, partition: Partition) -> int:
-        """How many of the partition's records may be begun now, a few at a time."""
+        """Returns how many of the partition's records may be started now, a few at a time."""
         if not partition.buffer or not partition.restored or not partition.epoch.active or self._lease.is_over:
             return 0
         tracker, window = partition.tracker, self._window

@@ -37,7 +37,7 @@ class FormerTopics:
     """First offset of each partition of a retry topic that the group has never committed."""
 
     def messages(self) -> tuple[str, ...]:
-        """What an operator should know."""
+        """Returns sentences for the operator about former topics with unread records."""
         found = [
             f"topic {name}: holds {count} unread events parked by an earlier version: they are read beside the new "
             "retry topics; delete the topic once there are none"
@@ -52,7 +52,7 @@ class FormerTopics:
 
 
 def former_names(settings: Settings, existing: Iterable[str]) -> tuple[dict[str, float], str | None]:
-    """Of the existing topics, those with former names: delay by retry topic, and the dead-letter topic."""
+    """Returns the existing topics with former names: the delay of each retry topic, and the dead-letter topic."""
     kafka = settings.kafka
     if kafka.prefix == kafka.topic:
         return {}, None
@@ -74,7 +74,7 @@ def former_names(settings: Settings, existing: Iterable[str]) -> tuple[dict[str,
 
 
 async def dead_letter_topics(settings: Settings) -> tuple[str, ...]:
-    """The dead-letter topics that a redrive reads: the present one, then the one of the former name if it exists.
+    """Returns the dead-letter topics that a redrive reads: the present one, then the one of the former name if any.
 
     Raises what aiokafka raises if the broker doesn't answer.
     """
@@ -88,7 +88,7 @@ async def dead_letter_topics(settings: Settings) -> tuple[str, ...]:
 
 
 async def find_former_topics(settings: Settings) -> FormerTopics:
-    """Ask the broker. Raises what aiokafka raises if it doesn't answer."""
+    """Returns the former topics that the broker has. Raises what aiokafka raises if it doesn't answer."""
     kafka = settings.kafka
     async with admin_client(kafka) as admin:
         described = {found["topic"]: len(found["partitions"]) for found in await admin.describe_topics()}

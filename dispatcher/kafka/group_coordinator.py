@@ -43,7 +43,7 @@ class _HeartbeatStruct(RequestStruct):  # type: ignore[misc]
 
 
 class _StaticHeartbeat(Request[_HeartbeatStruct]):  # type: ignore[misc]
-    """A heartbeat that names the instance: its answer tells a fenced member from one whose session has expired."""
+    """A heartbeat that names the instance: its answer distinguishes a fenced member from an expired session."""
 
     API_KEY: ClassVar[int] = _HEARTBEAT
 
@@ -55,7 +55,7 @@ class _StaticHeartbeat(Request[_HeartbeatStruct]):  # type: ignore[misc]
 
 
 class LeasedCoordinator(GroupCoordinator):  # type: ignore[misc]
-    """Tells the listener (`membership.Assignments`) when the group last heard of this member."""
+    """Reports to the listener (`membership.Assignments`) when the group last received a heartbeat of this member."""
 
     _group_subscription: set[str] | None
     """Topics whose partitions are watched."""
@@ -66,23 +66,23 @@ class LeasedCoordinator(GroupCoordinator):  # type: ignore[misc]
         sent_at = time.monotonic()
         answered: bool = await super()._do_heartbeat()
         if answered:
-            self._tell(sent_at)
+            self._report_heard(sent_at)
         return answered
 
     async def _on_join_complete(
         self, generation: int, member_id: str, protocol: str, member_assignment_bytes: bytes
     ) -> None:
         self._joined_as = generation, member_id
-        self._tell(time.monotonic())
+        self._report_heard(time.monotonic())
         await super()._on_join_complete(generation, member_id, protocol, member_assignment_bytes)
         if self._group_subscription is None:
-            # aiokafka lets only the group's leader watch for new partitions, and the broker doesn't tell a static
-            # member that comes back that it is the leader (KIP-814): nobody would. The broker ignores the others.
+            # aiokafka lets only the group's leader watch for new partitions, and the broker doesn't inform a static
+            # member that comes back that it is the leader (KIP-814), so all watch. The broker ignores the others.
             self._group_subscription = set(self._subscription.subscription.topics)
             self._metadata_snapshot = self._get_metadata_snapshot()
 
     async def _do_rejoin_group(self, subscription: object) -> bool:
-        """Join, unless another process has our instance id.
+        """Joins the group, unless another process has our instance id.
 
         Raises:
             FencedMember: it has. aiokafka hands it to the caller of `getmany`, and waits.
@@ -91,7 +91,7 @@ class LeasedCoordinator(GroupCoordinator):  # type: ignore[misc]
             await self._check_fenced()
         except FencedMember:
             raise
-        except KafkaError:  # the coordinator is away: look for it again before anything is asked of it
+        except KafkaError:  # the coordinator is away: find it again before any request
             await asyncio.sleep(self._retry_backoff_ms / 1000)
             return False
         joined: bool = await super()._do_rejoin_group(subscription)
@@ -108,12 +108,12 @@ class LeasedCoordinator(GroupCoordinator):  # type: ignore[misc]
         if response.error_code == FENCED_INSTANCE_ID:
             raise FencedMember(f"another process has joined group {self.group_id} as {self._group_instance_id}")
 
-    def _tell(self, heard_at: float) -> None:
+    def _report_heard(self, heard_at: float) -> None:
         listener = self._subscription.listener
         if listener is not None and hasattr(listener, "on_heartbeat"):
             listener.on_heartbeat(heard_at)
 
 
 def install() -> None:
-    """Make every consumer that aiokafka creates from now on use it."""
+    """Makes every consumer that aiokafka creates from now on use this coordinator."""
     aiokafka.consumer.consumer.GroupCoordinator = LeasedCoordinator

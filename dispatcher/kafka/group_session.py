@@ -124,14 +124,14 @@ class GroupSession:
                 await step()
                 wait_s = FIRST_REPEAT_S
             except FencedMember as error:
-                self._shut_out(str(error.args[0]))
+                self._stop_fenced(str(error.args[0]))
                 return
             except (KafkaError, OSError, TimeoutError) as error:
                 self.report(error)
                 await asyncio.sleep(wait_s)
                 wait_s = min(wait_s * 2, LONGEST_POLL_WAIT_S)
 
-    def _shut_out(self, reason: str) -> None:
+    def _stop_fenced(self, reason: str) -> None:
         """Stops the member: joining again would take the other process's place, and so on for ever."""
         self.fenced = reason
         detail = f"{reason}: give each process a kafka.group_instance_id of its own, or none"

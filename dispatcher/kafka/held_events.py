@@ -46,7 +46,7 @@ PASSED_A_SECOND: Final = 10_000
 MOST_IN_FLIGHT: Final = 1_000
 """Held events that are processed at once, all tenants together."""
 REVIEW_S: Final = 10.0
-"""Every tenant is asked about this often, beside changes of the configuration."""
+"""Every tenant's state is checked this often, in addition to changes of the configuration."""
 COMMIT_S: Final = 1.0
 COMMIT_WITHIN_S: Final = 10.0
 LEAVE_S: Final = 5.0
@@ -259,7 +259,7 @@ class HeldEvents:
             await self._restore(client, one)
         now = asyncio.get_running_loop().time()
         for one in self._assigned.values():
-            place = one.state.turn(now) if one.state is not None else None
+            place = one.state.next_seek(now) if one.state is not None else None
             if place is not None:
                 one.buffer.clear()
                 client.seek(one.tp, place)
@@ -346,7 +346,7 @@ class HeldEvents:
                 await self.session.until_member()
                 continue
             except StillHeld as held:
-                state.give_back(key, record.offset, asyncio.get_running_loop().time() + max(REST_S, held.for_s))
+                state.hold_again(key, record.offset, asyncio.get_running_loop().time() + max(REST_S, held.for_s))
                 state.release(key, released=not self._is_held(key))
                 return
             except (StoreUnavailable, NotWritten, BrakeEngaged) as error:
@@ -373,7 +373,7 @@ class HeldEvents:
                 state = one.state
                 if state is None:
                     continue
-                state.look_at_ages(wall)
+                state.release_aged(wall)
                 for number, key in enumerate(state.tenants):
                     state.release(key, released=not self._is_held(key))
                     if number % 1_000 == 999:
@@ -434,5 +434,5 @@ class HeldEvents:
                     self._assigned[tp].committed = committed
 
     def observe(self) -> None:
-        """Set the gauges, for a scrape."""
+        """Sets the gauges for a scrape."""
         metrics.HELD_EVENTS.set(sum(one.state.events for one in self._assigned.values() if one.state is not None))

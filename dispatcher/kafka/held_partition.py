@@ -1,7 +1,7 @@
 """What is known of the held events in one partition, and which of them is next. Pure.
 
 Events of many tenants lie mixed in the partition. Reading passes over those of tenants that are still held, and
-remembers of each tenant only where its first and last events are. When a tenant is released, reading goes back to its
+remembers only the offsets of each tenant's first and last events. When a tenant is released, reading goes back to its
 first event. Nothing is kept of a single event that only waits: a million of one tenant take as much memory as one.
 """
 
@@ -52,7 +52,7 @@ class HeldPartition:
     """The held events of one partition, from its assignment to its revocation."""
 
     def __init__(self, position: int, progress: Mapping[TenantKey, Progress], max_age_s: float) -> None:
-        """Begin at the committed position, with the progress of the snapshot that the commit names."""
+        """Begins at the committed position, with the progress of the snapshot that the commit names."""
         self.cursor = position
         """Offset of the next record to read."""
         self.events = 0
@@ -64,11 +64,11 @@ class HeldPartition:
         self._active: set[TenantKey] = set()
         """Those that may have an event to process: released, or at the age limit."""
         self._reading = 0
-        self._since_turn = 0
+        self._since_seek = 0
 
     @property
     def tenants(self) -> list[TenantKey]:
-        """Those with unfinished events."""
+        """Tenants with unfinished events."""
         return [key for key, tenant in self._tenants.items() if not tenant.is_over]
 
     @property
@@ -81,7 +81,7 @@ class HeldPartition:
     def claim(
         self, offset: int, key: TenantKey, first_seen: float, wall: float, now: float, *, has_room: bool = True
     ) -> bool | None:
-        """A record was read. Returns whether its event is to be processed now; None if it should be asked again later.
+        """Registers a record that was read. Returns True to process its event now, None to offer it again later.
 
         Args:
             first_seen, wall: Unix seconds, of the event and now.
@@ -92,37 +92,37 @@ class HeldPartition:
         tenant = self._tenants.get(key)
         if offset >= self._seen_to:
             self._seen_to = offset + 1
-            tenant = self._see(offset, key, tenant, first_seen)
+            tenant = self._register(offset, key, tenant, first_seen)
         if tenant is None or offset < tenant.next or offset in tenant.finished or offset in tenant.in_flight:
-            return self._passed(offset)
+            return self._pass(offset)
         is_due = first_seen + self._max_age_s <= wall
         is_next = tenant.reading == self._reading
         if not is_due and is_next and not tenant.released:
             tenant.expires_at = first_seen + self._max_age_s
             self._active.discard(key)
-        if not is_next or not (is_due or self._may_go(tenant, now)):
+        if not is_next or not (is_due or self._is_ready(tenant, now)):
             tenant.reading = -1  # this event is passed over: those behind it come after it
-            return self._passed(offset)
+            return self._pass(offset)
         self._active.add(key)
         if not has_room or len(tenant.in_flight) >= ROOM:
             return None
-        self._passed(offset)
+        self._pass(offset)
         tenant.in_flight.add(offset)
         tenant.next = offset + 1
         return True
 
-    def _passed(self, offset: int) -> bool:
+    def _pass(self, offset: int) -> bool:
         self.cursor = offset + 1
-        self._since_turn += 1
+        self._since_seek += 1
         return False
 
     def skip(self, offset: int) -> None:
-        """A record was read that is no event."""
-        self._passed(offset)
+        """Moves past a record that is no event."""
+        self._pass(offset)
         self._seen_to = max(self._seen_to, offset + 1)
 
-    def turn(self, now: float) -> int | None:
-        """Where reading should go on, None if at the cursor. Ask after each batch."""
+    def next_seek(self, now: float) -> int | None:
+        """Returns the offset to continue reading at, or None for the cursor. To be called after each batch."""
         ready: list[_Tenant] = []
         waiting: list[_Tenant] = []
         for key in self._active:
@@ -130,7 +130,7 @@ class HeldPartition:
             is_next = tenant.reading == self._reading
             if is_next and self.cursor > tenant.last:
                 tenant.next = max(tenant.next, tenant.last + 1)
-            if tenant.next <= tenant.last and (self._may_go(tenant, now) or not tenant.released):
+            if tenant.next <= tenant.last and (self._is_ready(tenant, now) or not tenant.released):
                 if len(tenant.in_flight) < (ROOM if is_next else ROOM // 2):  # going back has to be worth it
                     ready.append(tenant)
                 elif is_next:
@@ -138,15 +138,15 @@ class HeldPartition:
         for tenant in waiting if ready else ():
             tenant.reading = -1  # the others are not kept waiting by it
         behind = [tenant for tenant in ready if tenant.reading != self._reading]
-        if len(behind) < len(ready) and (not behind or self._since_turn < TURN):
+        if len(behind) < len(ready) and (not behind or self._since_seek < TURN):
             return None
         if not behind:
-            return None if waiting or self.cursor >= self._seen_to else self._go_to(self._seen_to)
+            return None if waiting or self.cursor >= self._seen_to else self._move_to(self._seen_to)
         ahead = [tenant.next for tenant in behind if tenant.next >= self.cursor]
-        return self._go_to(min(ahead) if ahead else min(tenant.next for tenant in behind))
+        return self._move_to(min(ahead) if ahead else min(tenant.next for tenant in behind))
 
-    def _go_to(self, offset: int) -> int:
-        self.cursor, self._since_turn = offset, 0
+    def _move_to(self, offset: int) -> int:
+        self.cursor, self._since_seek = offset, 0
         self._reading += 1
         for key in self._active:
             tenant = self._tenants[key]
@@ -154,7 +154,7 @@ class HeldPartition:
                 tenant.reading = self._reading
         return offset
 
-    def _see(self, offset: int, key: TenantKey, tenant: _Tenant | None, first_seen: float) -> _Tenant:
+    def _register(self, offset: int, key: TenantKey, tenant: _Tenant | None, first_seen: float) -> _Tenant:
         if tenant is None:
             before = self._progress.pop(key, None)
             tenant = _Tenant(offset, offset, first_seen + self._max_age_s, self._reading)
@@ -169,13 +169,13 @@ class HeldPartition:
         return tenant
 
     @staticmethod
-    def _may_go(tenant: _Tenant, now: float) -> bool:
+    def _is_ready(tenant: _Tenant, now: float) -> bool:
         return tenant.released and now >= tenant.not_before
 
     # Tenants
 
     def release(self, key: TenantKey, *, released: bool) -> None:
-        """The tenant's events may be processed, or no longer."""
+        """Sets whether the tenant's events may be processed."""
         tenant = self._tenants.get(key)
         if tenant is None or tenant.released == released:
             return
@@ -187,14 +187,14 @@ class HeldPartition:
         elif not tenant.in_flight:
             self._active.discard(key)
 
-    def look_at_ages(self, wall: float) -> None:
-        """Have the events processed that have reached the age limit. `wall`: Unix seconds."""
+    def release_aged(self, wall: float) -> None:
+        """Releases the events that have reached the age limit. `wall`: Unix seconds."""
         for key, tenant in self._tenants.items():
             if tenant.expires_at <= wall and not tenant.is_over:
                 self._active.add(key)
 
     def finish(self, key: TenantKey, offset: int) -> None:
-        """An event has its outcome."""
+        """Marks an event as finished: it has its outcome."""
         tenant = self._tenants[key]
         tenant.in_flight.discard(offset)
         tenant.finished.add(offset)
@@ -204,8 +204,8 @@ class HeldPartition:
         tenant.finished = {one for one in tenant.finished if one >= below}
         self._leave_if_idle(key, tenant)
 
-    def give_back(self, key: TenantKey, offset: int, not_before: float) -> None:
-        """An event still has to wait; the tenant rests until `not_before` of the steady clock."""
+    def hold_again(self, key: TenantKey, offset: int, not_before: float) -> None:
+        """Returns an event that still has to wait; its tenant rests until `not_before` of the steady clock."""
         tenant = self._tenants[key]
         tenant.in_flight.discard(offset)
         tenant.next = min(tenant.next, offset)
@@ -220,7 +220,7 @@ class HeldPartition:
     # Committing
 
     def to_commit(self) -> tuple[int, Snapshot]:
-        """The offset to commit, before which every event is finished, and what is finished beyond it."""
+        """Returns the offset to commit, before which every event is finished, and the progress beyond it."""
         unfinished = (tenant.below for tenant in self._tenants.values() if not tenant.is_over)
         position = min(unfinished, default=self._seen_to)
         for key in [key for key, tenant in self._tenants.items() if tenant.is_over and tenant.last < position]:

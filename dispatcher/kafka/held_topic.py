@@ -1,6 +1,6 @@
 """The topic of held events: those that wait for a change of configuration rather than for a time.
 
-A held record stays where it is until its tenant is released or the age limit is over; it is never rewritten. What was
+A held record stays in place until its tenant is released or the age limit is over; it is never rewritten. What was
 delivered out of order is kept in snapshots: records of the same partition, found again by the commit's metadata.
 """
 
@@ -39,13 +39,13 @@ class Snapshot:
     tenants: Mapping[TenantKey, Progress]
 
     def encode(self) -> bytes:
-        """As the value of a record."""
+        """Returns the snapshot as the value of a record."""
         some = list(self.tenants.items())[:MAX_SNAPSHOT_TENANTS]
         return orjson.dumps([[key.org, key.sandbox, one.below, one.beyond] for key, one in some])
 
     @classmethod
     def of(cls, record: Record) -> Self | None:
-        """The snapshot in a record, None if the record is something else."""
+        """Returns the snapshot in a record, or None if the record is something else."""
         if not is_snapshot(record.headers):
             return None
         try:
@@ -58,30 +58,30 @@ class Snapshot:
 
 
 def is_snapshot(headers: RecordHeaders) -> bool:
-    """Whether a record is a snapshot rather than an event."""
+    """Returns True if a record is a snapshot rather than an event."""
     return any(name == _SNAPSHOT for name, _ in headers)
 
 
 def metadata_of(snapshot_offset: int) -> str:
-    """The commit metadata that says where the partition's snapshot is."""
+    """Returns the commit metadata that names the offset of the partition's snapshot."""
     return f"{_METADATA}{snapshot_offset}"
 
 
 def snapshot_offset(metadata: str) -> int | None:
-    """Where the snapshot is that the commit metadata names, None if it names none."""
+    """Returns the offset of the snapshot that the commit metadata names, or None if it names none."""
     text = metadata.removeprefix(_METADATA)
     return int(text) if metadata.startswith(_METADATA) and text.isdecimal() and len(text) < 19 else None
 
 
 def tenant_of(headers: RecordHeaders) -> TenantKey:
-    """The tenant of a held record, from its headers: its value need not be read."""
+    """Returns the tenant of a held record from its headers, so that its value need not be read."""
     found = {name: value for name, value in headers if name in (_ORG, _SANDBOX)}
     org, sandbox = ((found.get(name) or b"").decode(errors="replace") for name in (_ORG, _SANDBOX))
     return TenantKey(org, sandbox)
 
 
 def tenant_headers(tenant: TenantKey) -> list[tuple[str, bytes]]:
-    """The headers that `tenant_of` reads."""
+    """Returns the headers that `tenant_of` reads."""
     return [(_ORG, tenant.org.encode(errors="replace")), (_SANDBOX, tenant.sandbox.encode(errors="replace"))]
 
 
@@ -93,7 +93,7 @@ class HeldTopic:
         self.topic = topic
 
     async def hold(self, record: Record, retry_state: RetryState, tenant: TenantKey) -> None:
-        """Write the record; returns when the broker has it.
+        """Writes the record; returns when the broker has acknowledged it.
 
         Raises:
             NotWritten: it has not.
@@ -102,7 +102,7 @@ class HeldTopic:
         await self._producer.write(self.topic, record.key, record.value, headers, "retry")
 
     async def write_snapshot(self, partition: int, snapshot: Snapshot) -> int:
-        """Write a snapshot to a partition. Returns its offset.
+        """Writes a snapshot to a partition. Returns its offset.
 
         Raises:
             NotWritten: the broker has it not.

@@ -71,15 +71,15 @@ class HistoryReader:
         """Returns if the brokers fell silent: a new client bootstraps again."""
         async with asyncio.timeout(START_S):
             await partitions_of(self._settings, [self._topic])  # joining must not create it
-            consumer = await self._joined()
+            consumer = await self._join()
         try:
             self._note(None)
             await self._poll(consumer)
         finally:
             await stopped(consumer)
 
-    async def _joined(self) -> "AIOKafkaConsumer[bytes, bytes]":
-        """A member without a static name: the replicas share their settings. Repeats after a rebalance do no harm."""
+    async def _join(self) -> "AIOKafkaConsumer[bytes, bytes]":
+        """Returns a started consumer without a static name: replicas share their settings, and repeats do no harm."""
         session_s = max(20.0, self._settings.session_timeout)
         consumer: AIOKafkaConsumer[bytes, bytes] = AIOKafkaConsumer(
             self._topic,

@@ -42,7 +42,7 @@ log = structlog.get_logger(__name__)
 
 @asynccontextmanager
 async def open_history(settings: Settings) -> AsyncIterator[HistoryRecorder | None]:
-    """A recorder whose entries are written until this ends; None if history is off."""
+    """Yields a recorder whose entries are written until the context ends, or None if history is off."""
     if not settings.history.is_on:
         yield None
         return

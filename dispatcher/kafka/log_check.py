@@ -1,11 +1,11 @@
-"""Finds where a partition is read from, and whether its log is still the one that was read before.
+"""Finds the offset to read a partition from, and checks that its log is still the one that was read before.
 
 A committed position, its runs and a fetch position mean something only in the log that they were made of. A log can be
-truncated (unclean leader election), lost and written anew (disk, topic recreated), and may have grown past the old
-position when anybody looks. So before a partition is begun, and again after everything that could have replaced its log
-(another connection or leader, a missing topic, an end below our position, offsets that go back), the record that the
-fingerprint names is read and compared. If it is another one, position and runs are discarded and the partition is read
-from its log's start.
+truncated (unclean leader election) or lost and written anew (disk, topic recreated), and may have grown past the old
+position before it is checked. So before a partition is begun, and again after everything that could have replaced its
+log (another connection or leader, a missing topic, an end below the position, offsets that go back), the record that
+the fingerprint names is read and compared. If it is another one, position and runs are discarded and the partition is
+read from its log's start.
 
 A position that retention has passed is a gap: its unread records are gone, and are counted.
 """
@@ -34,7 +34,7 @@ STEP_S: Final = 20.0
 SILENT_S: Final = 3.0
 """A record that the log may not hold is waited for so long. What a broker says of the end alone is not believed: the
 demo's broker says too little."""
-TOLD_S: Final = 3600.0
+REPORTED_S: Final = 3600.0
 """So long readiness says what happened to a log."""
 FIRST_REPEAT_S: Final = 0.5
 LONGEST_REPEAT_S: Final = 15.0
@@ -61,7 +61,7 @@ class LogClient(Protocol):
     """What is needed of the client that reads."""
 
     async def committed(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, CommittedPosition]:
-        """What the group has committed, without the partitions that have no commit."""
+        """Returns what the group has committed, without the partitions that have no commit."""
         ...
 
     async def bounds(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, Bounds]: ...
@@ -75,26 +75,26 @@ class LogOwner(Protocol):
     """The consumer, as far as it hears of positions."""
 
     def owned(self) -> Collection[Partition]:
-        """The partitions assigned to it."""
+        """Returns the partitions that are assigned to the consumer."""
         ...
 
     def on_readable(self) -> None:
-        """Something can be read of a partition: its records, or the one that is to be looked at."""
+        """Wakes the consumer: it can read a partition's records, or the record that a probe names."""
         ...
 
     def on_log_lost(self, partition: Partition) -> Partition:
-        """The log of a partition that is being read was replaced. Returns its successor, of the new log."""
+        """Replaces a partition whose log was replaced while being read. Returns its successor, of the new log."""
         ...
 
 
 def removed_unread(claim: CommittedPosition, start: int) -> int:
-    """How many offsets between the position and the log's start were not finished. Gaps in the offsets count."""
+    """Returns how many offsets between the position and the log's start were not finished. Gaps in offsets count."""
     finished = sum(min(last, start - 1) - first + 1 for first, last in claim.finished if first < start)
     return max(0, start - claim.position - finished)
 
 
 def next_probe(claim: CommittedPosition, bounds: Bounds, now: float) -> Probe | None:
-    """The record to look at before the claim is believed. None: the log holds none that the claim covers.
+    """Returns the record to check before the claim is believed, or None if the log holds none that it covers.
 
     A claim without a fingerprint is believed as far as the log's ends allow; the probe then learns its fingerprint.
     """
@@ -115,7 +115,7 @@ def report_lost_log(
         "from its start", group=group_id, partition=place, reason=loss.value, position=position, begins_at=start,
     )  # fmt: skip
     detail = f"the log of {place} was {loss.value}: read again from offset {start}"
-    problems.report(KafkaReason.TOPIC_REPLACED, detail, source=place, lasts_s=TOLD_S)
+    problems.report(KafkaReason.TOPIC_REPLACED, detail, source=place, lasts_s=REPORTED_S)
 
 
 def report_removed(
@@ -130,14 +130,14 @@ def report_removed(
         cure="longer retention.ms of the topic, or more capacity; see the runbook DispatcherRecordsRemovedUnread",
     )  # fmt: skip
     detail = f"retention removed {removed} unread records of {place}, before offset {start}"
-    problems.report(KafkaReason.RECORDS_EXPIRED, detail, source=place, lasts_s=TOLD_S)
+    problems.report(KafkaReason.RECORDS_EXPIRED, detail, source=place, lasts_s=REPORTED_S)
 
 
 class LogChecker:
-    """Gives each partition of a consumer its position. Everything but `run` is called by the consumer's poll loop."""
+    """Sets the position of each partition of a consumer. Everything but `run` is called by the consumer's poll loop."""
 
     def __init__(self, owner: LogOwner, group_id: str, problems: KafkaProblems, *, starts_at_end: bool) -> None:
-        """`starts_at_end`: the group's very first start begins at the topics' ends (`auto_offset_reset: latest`)."""
+        """Checks nothing yet. With `starts_at_end` the group's very first start begins at the topics' ends."""
         self._owner = owner
         self._group_id = group_id
         self._problems = problems
@@ -147,25 +147,25 @@ class LogChecker:
         self._wanted = asyncio.Event()
 
     def request(self) -> None:
-        """Some partition has to be looked at."""
+        """Requests a check of the partitions that need one."""
         self._wanted.set()
 
     def suspect(self, partition: Partition, *, is_out_of_range: bool = False) -> None:
-        """The log may have been replaced: nothing more is read of it until that was looked at."""
+        """Stops reading a partition whose log may have been replaced, until that is checked."""
         partition.probe = None
         partition.suspect = True
         partition.is_out_of_range |= is_out_of_range
         self._wanted.set()
 
     async def run(self, client: LogClient) -> None:
-        """Look at what was requested, until cancelled. A broker that doesn't answer is asked again."""
+        """Checks what was requested until cancelled. Repeats if the broker doesn't answer."""
         wait_s = FIRST_REPEAT_S
         while True:
             await self._wanted.wait()
             self._wanted.clear()
             try:
                 async with asyncio.timeout(STEP_S):
-                    complete = await self._step(client)
+                    complete = await self._check_requested(client)
                 wait_s = FIRST_REPEAT_S
                 if complete:
                     continue
@@ -179,9 +179,9 @@ class LogChecker:
             wait_s = min(wait_s * 2, LONGEST_REPEAT_S)
             self._wanted.set()
 
-    async def _step(self, client: LogClient) -> bool:
-        """Look at every partition that needs it. False: one has to be looked at again a little later."""
-        partitions = [one for one in self._owner.owned() if one.needs_look]
+    async def _check_requested(self, client: LogClient) -> bool:
+        """Checks every partition that needs it. Returns False if one has to be checked again a little later."""
+        partitions = [one for one in self._owner.owned() if one.needs_check]
         if not partitions:
             return True
         fresh = [one for one in partitions if not one.restored and one.claim is None]
@@ -195,17 +195,17 @@ class LogChecker:
             await self._start_at_end(client, [one for one in fresh if one.claim is None])
         complete = True
         for partition in partitions:
-            if not partition.needs_look or partition.tp not in bounds:
+            if not partition.needs_check or partition.tp not in bounds:
                 continue
             claim = self._claim_of(partition, bounds[partition.tp])
             if claim is None:
                 complete = False
             else:
-                self._look(client, partition, claim, bounds[partition.tp])
+                self._check(client, partition, claim, bounds[partition.tp])
         return complete
 
     async def _start_at_end(self, client: LogClient, partitions: Iterable[Partition]) -> None:
-        """The group's very first start: its positions become the ends, of all partitions at once.
+        """Commits the ends of all partitions at once as the positions of the group's very first start.
 
         The member that owns a topic's first partition commits for all of them; the others wait for that. A partition
         without a position that is found later was added later, and is read from its start.
@@ -224,7 +224,7 @@ class LogChecker:
                     partition.claim = partition.claim or known.get(partition.tp)
 
     def _claim_of(self, partition: Partition, bounds: Bounds) -> CommittedPosition | None:
-        """Where the partition is to go on. None: not known yet."""
+        """Returns the position to continue at, or None if it is not known yet."""
         if partition.restored:
             last = partition.last_read
             fingerprint = partition.fingerprint if last is None else Fingerprint.of(last)
@@ -233,14 +233,14 @@ class LogChecker:
             return CommittedPosition(bounds.start)
         return partition.claim
 
-    def _look(self, client: LogClient, partition: Partition, claim: CommittedPosition, bounds: Bounds) -> None:
+    def _check(self, client: LogClient, partition: Partition, claim: CommittedPosition, bounds: Bounds) -> None:
         probe = next_probe(claim, bounds, asyncio.get_running_loop().time())
         partition.source = client.source_of(partition.tp)
         try:
             if claim.end > bounds.end and (partition.is_out_of_range or probe is None):
-                self._lose(client, partition, claim, bounds.start, LogLoss.TRUNCATED)
+                self._discard(client, partition, claim, bounds.start, LogLoss.TRUNCATED)
             elif probe is None:
-                self._settle(client, partition, claim, bounds.start)
+                self._accept(client, partition, claim, bounds.start)
             else:
                 client.seek(partition.tp, probe.offset)
                 partition.probe = probe
@@ -249,7 +249,7 @@ class LogChecker:
             log.info("partition was taken away while it was looked at", group=self._group_id, partition=str(partition))
 
     def examine(self, client: LogClient, partition: Partition, records: Sequence[Record], position: int | None) -> None:
-        """Look at what a probe has read, which may be nothing yet. `position`: what the client would read next."""
+        """Compares what a probe has read, perhaps nothing yet. `position` is the offset that the client reads next."""
         probe = partition.probe
         if probe is None:
             return
@@ -266,19 +266,19 @@ class LogChecker:
         found = Fingerprint.of(records[0]) if records and records[0].offset == probe.offset else None
         try:
             if not records and not passed:
-                self._lose(client, partition, probe.claim, probe.start, LogLoss.TRUNCATED)
+                self._discard(client, partition, probe.claim, probe.start, LogLoss.TRUNCATED)
             elif expected is None or found == expected:
                 # A position may lie further on, behind a gap in the offsets; a log that was truncated fills the gap.
                 position = probe.claim.position if found is None else min(probe.claim.position, found.offset + 1)
                 claim = CommittedPosition(position, probe.claim.finished, found)
-                self._settle(client, partition, claim, probe.start)
+                self._accept(client, partition, claim, probe.start)
             else:
-                self._lose(client, partition, probe.claim, probe.start, LogLoss.REPLACED)
+                self._discard(client, partition, probe.claim, probe.start, LogLoss.REPLACED)
         except IllegalStateError:
             log.info("partition was taken away while it was looked at", group=self._group_id, partition=str(partition))
 
-    def _settle(self, client: LogClient, partition: Partition, claim: CommittedPosition, start: int) -> None:
-        """The claim describes this log."""
+    def _accept(self, client: LogClient, partition: Partition, claim: CommittedPosition, start: int) -> None:
+        """Continues at the claimed position: the claim describes this log."""
         begin = max(claim.position, start)
         client.seek(partition.tp, begin)
         removed = removed_unread(claim, start)
@@ -290,10 +290,10 @@ class LogChecker:
         partition.next_offset = begin
         self._owner.on_readable()
 
-    def _lose(
+    def _discard(
         self, client: LogClient, partition: Partition, claim: CommittedPosition, start: int, loss: LogLoss
     ) -> None:
-        """The claim describes another log: read this one from its start."""
+        """Reads the log from its start: the claim describes another log."""
         client.seek(partition.tp, start)
         report_lost_log(self._problems, self._group_id, partition.tp, loss, claim.position, start)
         successor = self._owner.on_log_lost(partition) if partition.restored else partition

@@ -27,27 +27,27 @@ class Member(Protocol):
     async def assigned(self, tps: Iterable[TopicPartition], /) -> None: ...
     async def revoked(self, tps: Iterable[TopicPartition], /) -> None: ...
     def heard(self, at: float, /) -> None:
-        """The group answered a heartbeat that was sent at this time of `time.monotonic`."""
+        """Notes that the group answered a heartbeat that was sent at this time of `time.monotonic`."""
         ...
 
 
 class Assignments(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
-    """Hands aiokafka's callbacks on; an error in one would be swallowed by aiokafka, so it is told here."""
+    """Forwards aiokafka's callbacks. aiokafka would swallow an error in one, so it is logged here."""
 
     def __init__(self, member: Member) -> None:
         self._member = member
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        await self._told(self._member.assigned(assigned))
+        await self._logging_errors(self._member.assigned(assigned))
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        await self._told(self._member.revoked(revoked))
+        await self._logging_errors(self._member.revoked(revoked))
 
     def on_heartbeat(self, heard_at: float) -> None:
-        """`group_coordinator` tells it."""
+        """Forwards the time of an answered heartbeat; called by `group_coordinator`."""
         self._member.heard(heard_at)
 
-    async def _told(self, work: Awaitable[None]) -> None:
+    async def _logging_errors(self, work: Awaitable[None]) -> None:
         try:
             await work
         except Exception:
@@ -69,7 +69,7 @@ class GroupClient:
         consumer._client.cluster.add_listener(self._metadata_changed)  # noqa: SLF001
 
     def assignment(self) -> set[TopicPartition]:
-        """The partitions that are ours."""
+        """Returns the partitions that are assigned to this member."""
         found: set[TopicPartition] = self._consumer.assignment()
         return found
 
@@ -87,71 +87,71 @@ class GroupClient:
         return found
 
     def raise_coordination_error(self) -> None:
-        """Raise what the group's coordinator has met, as `getmany` does."""
+        """Raises an error that the group's coordinator reported, as `getmany` does."""
         self._consumer._coordinator.check_errors()  # noqa: SLF001
 
     async def commit(self, offsets: dict[TopicPartition, tuple[int, str]]) -> None:
-        """Commit positions with metadata, of partitions that are ours."""
+        """Commits positions with metadata, of partitions that are assigned to this member."""
         await self._consumer.commit(offsets)
 
     async def commit_for_group(self, offsets: dict[TopicPartition, tuple[int, str]]) -> None:
-        """Commit positions of any partition, as a member of the group."""
+        """Commits positions of any partition, as a member of the group."""
         assignment = self._consumer._subscription.subscription.assignment  # noqa: SLF001
         validated = {tp: OffsetAndMetadata(*state) for tp, state in offsets.items()}
         await self._consumer._coordinator.commit_offsets(assignment, validated)  # noqa: SLF001
 
     async def committed(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, CommittedPosition]:
-        """What the group has committed, without the partitions that have no commit."""
+        """Returns what the group has committed, without the partitions that have no commit."""
         known = await self._consumer._coordinator.fetch_committed_offsets(tps)  # noqa: SLF001
         return {tp: decode_metadata(state.offset, state.metadata or "") for tp, state in known.items()}
 
     async def committed_metadata(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, tuple[int, str]]:
-        """Committed positions with their metadata as written, without the partitions that have no commit."""
+        """Returns committed positions with their metadata as written, without the partitions that have no commit."""
         known = await self._consumer._coordinator.fetch_committed_offsets(tps)  # noqa: SLF001
         return {tp: (state.offset, state.metadata or "") for tp, state in known.items()}
 
     async def bounds(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, Bounds]:
-        """The logs' first offsets, and the ones after their last."""
+        """Returns the logs' first offsets, and the ones after their last."""
         starts = await self._consumer.beginning_offsets(tps)
         ends = await self._consumer.end_offsets(tps)
         return {tp: Bounds(starts[tp], ends[tp]) for tp in tps if tp in starts and tp in ends}
 
     async def end_offsets(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        """The offsets after the logs' last."""
+        """Returns the offsets after the logs' last."""
         found: dict[TopicPartition, int] = await self._consumer.end_offsets(list(tps))
         return found
 
     def seek(self, tp: TopicPartition, offset: int) -> None:
-        """Read the partition from this offset on.
+        """Makes the client read the partition from this offset on.
 
         Raises:
-            IllegalStateError: it is not ours.
+            IllegalStateError: the partition is not assigned to this member.
         """
         self._consumer.seek(tp, offset)
 
     def position_of(self, tp: TopicPartition) -> int | None:
-        """The offset that is read next; None while there is none."""
+        """Returns the offset that is read next, or None while there is none."""
         assignment = self._consumer._subscription.subscription.assignment  # noqa: SLF001
         state = None if assignment is None else assignment.state_value(tp)
         return None if state is None or not state.has_valid_position else int(state.position)
 
     def partitions_of(self, topic: str) -> list[TopicPartition]:
-        """All partitions of a topic, as far as known."""
+        """Returns all partitions of a topic, as far as known."""
         return [TopicPartition(topic, number) for number in self._consumer.partitions_for_topic(topic) or ()]
 
     def source_of(self, tp: TopicPartition) -> object:
-        """Where the partition is read from: equal as long as its log can't have been replaced unnoticed."""
+        """Returns a value that stays equal as long as the partition's log can't have been replaced unnoticed."""
         client = self._consumer._client  # noqa: SLF001
         leader = client.cluster.leader_for_partition(tp)
         connection = client._conns.get((leader, ConnectionGroup.DEFAULT))  # noqa: SLF001
         return leader, connection, self._moves.get(tp.topic, 0)
 
     async def stop(self) -> None:
-        """Leave the group and close the connections."""
+        """Leaves the group and closes the connections."""
         await self._consumer.stop()
 
     def _metadata_changed(self, _cluster: object) -> None:
-        """A topic without all its leaders is one that is being deleted, or whose leader may have lost records."""
+        """Notes topics that lack a leader: the topic is being deleted, or its leader may have lost records."""
         for tp in self._consumer.assignment():
             if self._consumer._client.cluster.leader_for_partition(tp) in (None, -1):  # noqa: SLF001
                 self._moves[tp.topic] = self._moves.get(tp.topic, 0) + 1
@@ -166,7 +166,7 @@ async def join(
 ) -> GroupClient:
     """Joins the group and returns the client, started; it commits nothing and chooses no position by itself.
 
-    Raises what aiokafka raises where no broker answers.
+    Raises what aiokafka raises if no broker answers.
     """
     consumer: AIOKafkaConsumer[bytes, bytes] = AIOKafkaConsumer(
         **connection_arguments(settings, problems)

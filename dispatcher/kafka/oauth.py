@@ -21,10 +21,10 @@ AWS_MARGIN_S: Final = 60.0
 
 
 class TokenSource(Protocol):
-    """Gives access tokens."""
+    """A source of access tokens."""
 
     async def token(self, now: float) -> str:
-        """A token that is valid at `now`, unix seconds.
+        """Returns a token that is valid at `now`, unix seconds.
 
         Raises:
             TokenUnavailable: there is none; the message says what to change.
@@ -33,7 +33,7 @@ class TokenSource(Protocol):
 
 
 def token_source(security: KafkaSecurity) -> TokenSource | None:
-    """The source that the settings name; None without `kafka.security.oauth`."""
+    """Returns the source that the settings name, or None without `kafka.security.oauth`."""
     oauth = security.oauth
     if oauth is None:
         return None
@@ -49,7 +49,7 @@ class TokenFile:
         self._secret = secret
 
     async def token(self, now: float) -> str:  # noqa: ARG002  (the file's writer renews it)
-        """The token in the file now."""
+        """Returns the token in the file now."""
         try:
             text = (await asyncio.to_thread(reread, self._secret)).reveal_text().strip()
         except (OSError, ValueError) as error:
@@ -68,11 +68,11 @@ class EndpointTokens:
         self._tokens: FetchedTokens | None = None
 
     async def token(self, now: float) -> str:
-        """A kept or newly fetched token. After a failure the endpoint is asked again in 1 s, doubling to 30 s."""
+        """Returns a kept or newly fetched token. A failed fetch is repeated after 1 s, doubling to 30 s."""
         return await (await self._current()).token(now)
 
     async def _current(self) -> FetchedTokens:
-        """The tokens of the secret that is in the file now."""
+        """Returns the tokens of the secret that is in the file now."""
         secret = self._oauth.client_secret
         if secret is not None:
             try:
@@ -103,7 +103,7 @@ class _OperatorsEndpoint:
         self._oauth = oauth
 
     async def post_form(self, url: str, headers: Headers, body: bytes, timeout_s: float) -> TokenAnswer:
-        """POSTs a form; what fails on the way is an answer without a status."""
+        """POSTs a form. Returns an answer without a status if the connection fails."""
         began = time.monotonic()
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         try:

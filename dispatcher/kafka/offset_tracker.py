@@ -31,7 +31,7 @@ class OffsetTracker:
     """The memory of one assignment of one partition."""
 
     def __init__(self, position: int | None = None, finished: Iterable[Run] = ()) -> None:
-        """Begin at the committed position, None where there is none, with the runs that its metadata names."""
+        """Begins at the committed position, None without one, with the runs that its metadata names."""
         self._position = position
         self._highest = (position or 0) - 1
         """Highest offset that was begun or restored as finished."""
@@ -46,12 +46,12 @@ class OffsetTracker:
 
     @property
     def position(self) -> int | None:
-        """The offset to commit: that of the first record that is not known to be finished. None before any."""
+        """The offset to commit: that of the first record that is not known to be finished. None before any record."""
         return self._position
 
     @property
     def highest(self) -> int:
-        """The highest offset that was begun; one below the position before any."""
+        """The highest offset that was begun; one below the position before any record."""
         return self._highest
 
     @property
@@ -65,13 +65,13 @@ class OffsetTracker:
         return len(self._order)
 
     def was_finished(self, offset: int) -> bool:
-        """Whether the last owner finished this record already. Ask in rising order, before `begin`."""
+        """Returns True if the last owner finished this record already. Call in rising order, before `begin`."""
         while self._restored and self._restored[0][1] < offset:
             self._restored.popleft()
         return bool(self._restored) and self._restored[0][0] <= offset
 
     def begin(self, offset: int) -> None:
-        """A record is begun; offsets rise."""
+        """Marks a record as in progress. Offsets must rise."""
         if offset <= self._highest and self._order:
             raise ValueError(f"offset {offset} after {self._highest}: offsets of a partition rise")
         if not self._order:
@@ -80,7 +80,7 @@ class OffsetTracker:
         self._order.append(offset)
 
     def finish(self, offset: int) -> None:
-        """A begun record has its outcome."""
+        """Marks a record as finished: it has its outcome."""
         self._done.add(offset)
         if self._order and self._order[0] == offset:
             self._advance()
@@ -117,7 +117,7 @@ class OffsetTracker:
                 yield max(first, self._highest + 1), final
 
     def metadata(self, most_bytes: int = MAX_METADATA_BYTES) -> str:
-        """The commit metadata for the position: as many runs as fit, the nearest first. Empty with none."""
+        """Returns the commit metadata for the position: as many runs as fit, the nearest first. Empty without runs."""
         runs = list(islice(self.finished_beyond(), _MOST_RUNS))
         if not runs or self._position is None:
             return ""
@@ -135,7 +135,7 @@ class OffsetTracker:
 
 
 def encode_runs(position: int, runs: Iterable[Run]) -> str:
-    """The metadata for runs beyond a position."""
+    """Returns the metadata for runs beyond a position."""
     packed = bytearray()
     at = position
     for first, last in runs:
@@ -146,7 +146,7 @@ def encode_runs(position: int, runs: Iterable[Run]) -> str:
 
 
 def decode_runs(position: int, metadata: str) -> list[Run]:
-    """The runs that `encode_runs` wrote. Metadata of another version or maker, or damaged, names no runs."""
+    """Returns the runs that `encode_runs` wrote; none for damaged metadata, or that of another version or program."""
     if not metadata.startswith(_VERSION):
         return []
     try:

@@ -46,14 +46,14 @@ class ReadAheadLimit:
         self.is_full = self.records >= self.limit or self.bytes >= self.most_bytes
 
     def begin(self, size: int) -> None:
-        """A record of so many bytes is begun."""
+        """Counts a record of `size` bytes that is begun."""
         self.records += 1
         self.bytes += size
         if self.records >= self.limit or self.bytes >= self.most_bytes:
             self.is_full = True
 
     def end(self, size: int, now: float) -> None:
-        """It ended. `now`: seconds of a steady clock."""
+        """Counts a record that ended. `now`: seconds of a steady clock."""
         self.records -= 1
         self.bytes -= size
         self._finished += 1
@@ -95,11 +95,11 @@ class InFlightRecord(ProcessingAttempt):
 
     @property
     def running(self) -> "asyncio.Task[None] | None":
-        """The task that has to be awaited once it is cancelled."""
+        """The task to await after `cancel`, if there is one."""
         return self.task or (None if self.direct_attempt is None else self.direct_attempt.task)
 
     def cancel(self) -> None:
-        """Let it go, unfinished."""
+        """Cancels processing; the record stays unfinished."""
         if self.task is not None:
             self.task.cancel()
         elif self.direct_attempt is not None:
@@ -107,19 +107,19 @@ class InFlightRecord(ProcessingAttempt):
             if self.direct_attempt.task is None:
                 self._owner.record_ended(self)
 
-    # What `fast_path` tells
+    # Callbacks of `fast_path`
 
     def on_finished(self, _: Outcome, /) -> None:
-        """The record has its outcome."""
+        """Reports that the record has its outcome."""
         self._owner.record_finished(self)
 
     def on_fallback(self, result: AttemptResult | None) -> None:
-        """It needs a task."""
+        """Continues on the slow path, in a task."""
         self.direct_attempt = None
         self._owner.start_slow_path(self, result)
 
     def on_cancelled(self) -> None:
-        """A flight that was cancelled has ended."""
+        """Reports that a cancelled direct attempt has ended."""
         self._owner.record_ended(self)
 
 
@@ -173,7 +173,7 @@ class Partition:
     due_timer: asyncio.TimerHandle | None = None
     committed: tuple[int, str] | None = None
     end: int = 0
-    """The partition's end, as the broker last told it."""
+    """The partition's end, as the broker last reported it."""
 
     consumed: fast_metrics.Count = field(init=False)
 
@@ -184,7 +184,7 @@ class Partition:
         return f"{self.tp.topic}/{self.tp.partition}"
 
     @property
-    def needs_look(self) -> bool:
+    def needs_check(self) -> bool:
         """Its position or its log has to be looked up, and that has not begun."""
         return (not self.restored or self.suspect) and self.probe is None and self.epoch.active
 
@@ -194,20 +194,20 @@ class Partition:
         return (self.restored and not self.suspect) or self.probe is not None
 
     def restore(self, tracker: OffsetTracker, fingerprint: Fingerprint | None) -> None:
-        """It begins at this position of this log."""
+        """Sets the tracker and the fingerprint to begin with."""
         self.tracker = tracker
         self.fingerprint = fingerprint
         self.restored = True
 
     def finish(self, record: "ConsumerRecord[bytes, bytes]") -> None:
-        """The record has its outcome."""
+        """Marks the record as finished: it has its outcome."""
         self.tracker.finish(record.offset)
         highest = self.highest_finished
         if highest is None or record.offset > highest.offset:
             self.highest_finished = record
 
     def to_commit(self, most_bytes: int = MAX_METADATA_BYTES) -> tuple[int, str] | None:
-        """Position and metadata, where they differ from the last commit."""
+        """Returns position and metadata if they differ from the last commit, else None."""
         position = self.tracker.position
         if position is None or not self.restored:
             return None
@@ -218,7 +218,7 @@ class Partition:
         return None if state == self.committed else state
 
     def end_epoch(self) -> None:
-        """It is given up: nothing more of it is begun, and what was fetched for that is let go."""
+        """Ends the assignment's epoch: nothing more is begun, and fetched records are dropped."""
         self.epoch.active = False
         self.buffer.clear()
         if self.due_timer is not None:
@@ -226,11 +226,11 @@ class Partition:
 
     @property
     def oldest(self) -> float | None:
-        """Unix time of the oldest record that is begun and not ended; None with none."""
+        """Unix time of the oldest record in flight, or None without any."""
         return min((item.record.timestamp / 1000 for item in self.in_flight.values()), default=None)
 
     def observe(self) -> None:
-        """Set its gauges, for a scrape."""
+        """Sets the partition's gauges for a scrape."""
         position = self.tracker.position
         if position is not None:
             lag = max(0, max(self.end, self.tracker.highest + 1) - position)

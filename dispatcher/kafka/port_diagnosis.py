@@ -20,7 +20,7 @@ _CORRELATION: Final = 0x66646273
 
 
 async def diagnose(host: str, port: int, peer: Peer, error: BaseException) -> Explanation | None:
-    """What is wrong, if the port's own answers show it; None if they don't. Takes up to 6 s."""
+    """Returns what is wrong if the port's own answers show it, else None. Takes up to 6 s."""
     if isinstance(error, ConnectionRefusedError | TimeoutError):
         return None
     if peer.uses_tls and isinstance(error, ConnectionResetError | ssl.SSLError):
@@ -45,7 +45,7 @@ async def diagnose(host: str, port: int, peer: Peer, error: BaseException) -> Ex
 
 
 def _context() -> ssl.SSLContext:
-    """Verifies nothing: no secret is sent, and what is asked is only which protocol the port speaks."""
+    """Returns a context that verifies nothing: no secret is sent, only the port's protocol is examined."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -53,7 +53,7 @@ def _context() -> ssl.SSLContext:
 
 
 async def _answers(host: str, port: int, api: int, body: bytes, context: ssl.SSLContext | None) -> bytes:
-    """The body of the answer to one request; empty if none comes, or none that is Kafka's."""
+    """Returns the body of the answer to one request; empty without an answer, or if it isn't Kafka's."""
     client = b"feedback-dispatcher"
     version = 1 if api == _SASL_HANDSHAKE else 0
     message = struct.pack(">hhih", api, version, _CORRELATION, len(client)) + client + body
@@ -74,7 +74,7 @@ async def _answers(host: str, port: int, api: int, body: bytes, context: ssl.SSL
 
 
 def _mechanisms(answer: bytes) -> list[str]:
-    """SASL mechanisms in a SaslHandshake answer; empty if the listener has none."""
+    """Returns the SASL mechanisms in a SaslHandshake answer; empty if the listener has none."""
     if len(answer) < 6:
         return []
     (count,) = struct.unpack_from(">i", answer, 2)

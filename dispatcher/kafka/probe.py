@@ -72,7 +72,7 @@ class Findings:
 
     @property
     def details(self) -> Mapping[KafkaReason, str]:
-        """One sentence a reason."""
+        """Returns one sentence for each reason."""
         return {reason: "; ".join(details) for reason, details in self.problems.items()}
 
 
@@ -95,7 +95,7 @@ class KafkaProbe:
         groups: Sequence[str],
         problems: KafkaProblems | None = None,
     ) -> None:
-        """`topics`, `groups`: what is needed; `problems`: where failed connections are reported, if anywhere."""
+        """Connects to nothing yet. `topics` and `groups` are required; `problems` receives connection failures."""
         self._settings = settings
         self._topics = topics
         self._groups = groups
@@ -111,7 +111,7 @@ class KafkaProbe:
         await self._close()
 
     async def look(self) -> Findings:
-        """Everything that is wrong now; never raises because of a broker."""
+        """Returns everything that is wrong now; never raises because of a broker."""
         found = Findings()
         try:
             async with asyncio.timeout(WITHIN_S):

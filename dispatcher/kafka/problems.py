@@ -36,7 +36,7 @@ class KafkaProblem:
 
     @property
     def stops_reading(self) -> bool:
-        """True if no events can be read, or outcomes written, while it lasts."""
+        """True if no events can be read, or no outcomes written, while the problem lasts."""
         return self.reason in STOPS_READING
 
 
@@ -44,14 +44,14 @@ class KafkaProblems:
     """The problems that are reported and not cleared. One per process, owned by the service."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """`clock`: seconds of a steady clock."""
+        """Holds no problem yet. `clock` returns seconds of a steady clock."""
         self._clock = clock
         self._reported: dict[tuple[KafkaReason, str], tuple[KafkaProblem, float]] = {}
         """By reason and source: the problem, and when it clears itself."""
         self._logged: dict[tuple[KafkaReason, str], float] = {}
         """By reason and detail: when it was logged."""
-        self._told: set[KafkaReason] = set()
-        """Logged, and not yet logged as solved."""
+        self._logged_reasons: set[KafkaReason] = set()
+        """Reasons that were logged and not yet logged as solved."""
 
     def __repr__(self) -> str:
         return f"<KafkaProblems {[str(reason) for reason, _ in self._reported]}>"
@@ -67,26 +67,26 @@ class KafkaProblems:
         problem = KafkaProblem(reason, detail[:MAX_DETAIL], source)
         self._reported[key] = problem, inf if lasts_s is None else self._clock() + lasts_s
         if self._is_to_be_logged(problem):
-            self._told.add(reason)
+            self._logged_reasons.add(reason)
             log.warning("kafka problem", reason=str(reason), detail=problem.detail, source=source or None)
         metrics.KAFKA_PROBLEM.labels(str(reason)).set(1)
 
     def reports(self, reason: KafkaReason) -> bool:
-        """True if any source reports this reason."""
+        """Returns True if any source reports this reason."""
         return any(known == reason for known, _ in self._reported)
 
     def clear(self, reason: KafkaReason, *, source: str = "") -> None:
-        """The problem is gone. Does nothing if it was not reported."""
+        """Removes a problem that is gone. Does nothing if it was not reported."""
         known = self._reported.pop((reason, source), None)
         if known is None or self.reports(reason):
             return
         metrics.KAFKA_PROBLEM.labels(str(reason)).set(0)
-        if reason in self._told:
-            self._told.discard(reason)
+        if reason in self._logged_reasons:
+            self._logged_reasons.discard(reason)
             log.info("kafka problem solved", reason=str(reason), detail=known[0].detail)
 
     def clear_all(self, source: str) -> None:
-        """All problems of this source are gone."""
+        """Removes all problems of this source."""
         self.replace(source, {})
 
     def replace(self, source: str, found: Mapping[KafkaReason, str]) -> None:
@@ -99,7 +99,7 @@ class KafkaProblems:
 
     @property
     def current(self) -> tuple[KafkaProblem, ...]:
-        """All problems, those that stop reading first."""
+        """Returns all problems, those that stop reading first."""
         now = self._clock()
         for (reason, source), (_, until) in list(self._reported.items()):
             if until <= now:
@@ -108,7 +108,7 @@ class KafkaProblems:
         return tuple(sorted(problems, key=lambda one: (not one.stops_reading, one.reason, one.source)))
 
     def _is_to_be_logged(self, problem: KafkaProblem) -> bool:
-        """At once, then once a minute; the same problem of several sources once."""
+        """Returns True at once, then once a minute; the same problem of several sources counts once."""
         now, key = self._clock(), (problem.reason, problem.detail)
         if now - self._logged.get(key, -inf) < LOG_EVERY_S:
             return False

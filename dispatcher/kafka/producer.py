@@ -95,7 +95,7 @@ class _Connection:
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def send(self, write: _Write, *, alone: bool) -> int:
-        """Write one record; returns its offset. `alone`: in a batch of its own."""
+        """Writes one record and returns its offset. With `alone` it gets a batch of its own."""
         self.writes += 1
         self.idle.clear()
         try:
@@ -122,7 +122,7 @@ class _Connection:
         return int(written.offset)
 
     async def close(self) -> None:
-        """Close once the writes under way have ended; what nobody waits for any more is dropped."""
+        """Closes after the current writes have ended; drops records that no caller waits for any more."""
         if self.writes:
             try:
                 async with asyncio.timeout(WRITE_S + 5):
@@ -138,7 +138,7 @@ class Producer:
     """A producer for retry, dead-letter and other own records. Enter to start it; it waits until a broker answers."""
 
     def __init__(self, settings: KafkaSettings, problems: KafkaProblems | None = None) -> None:
-        """`problems`: where what keeps it from writing is reported, if anywhere."""
+        """Connects to nothing yet. `problems` receives what prevents writing."""
         self._settings = settings
         self._problems = problems or KafkaProblems()
         self._largest = largest_record(settings.max_record_bytes)
@@ -179,7 +179,7 @@ class Producer:
         kind: str,
         partition: int | None = None,
     ) -> int:
-        """Write one record; returns its offset when the broker has acknowledged it, within 25 s.
+        """Writes one record; returns its offset when the broker has acknowledged it, within 25 s.
 
         The key chooses the partition if none is given.
 
@@ -199,12 +199,14 @@ class Producer:
             raise self._too_large(topic, size, kind) from None
         except (KafkaError, TimeoutError, OSError) as error:
             metrics.PRODUCE_FAILURES.labels(kind).inc()
-            self._tell(topic, type(error).__name__, str(error), is_refused=isinstance(error, BrokerResponseError))
+            self._report_failure(
+                topic, type(error).__name__, str(error), is_refused=isinstance(error, BrokerResponseError)
+            )
             raise NotWritten(f"{topic}: {type(error).__name__}") from error
 
     def _too_large(self, topic: str, size: int, kind: str) -> RecordTooLarge:
         metrics.PRODUCE_FAILURES.labels(kind).inc()
-        self._tell(topic, "RecordTooLarge", f"it accepts no record of {size} bytes", is_refused=True)
+        self._report_failure(topic, "RecordTooLarge", f"it accepts no record of {size} bytes", is_refused=True)
         return RecordTooLarge(f"{topic} accepts no record of {size} bytes (max.message.bytes)")
 
     async def _deliver(self, write: _Write, size: int, deadline: float) -> int:
@@ -249,7 +251,7 @@ class Producer:
         from_bytes = size if known is None else min(size, known.from_bytes)
         self._suspects[topic] = _Suspect(from_bytes, asyncio.get_running_loop().time() + SUSPECT_S)
 
-    def _tell(self, topic: str, error: str, detail: str, *, is_refused: bool) -> None:
+    def _report_failure(self, topic: str, error: str, detail: str, *, is_refused: bool) -> None:
         now = asyncio.get_running_loop().time()
         if now >= self._logged.get(topic, 0.0):
             self._logged[topic] = now + LOG_EVERY_S
@@ -272,7 +274,7 @@ class Producer:
             return found
 
     def _replace(self, connection: _Connection, why: str) -> None:
-        """The next write gets a new one."""
+        """Closes a connection in the background; the next write gets a new one."""
         for numbered, current in list(self._connections.items()):
             if current is connection:
                 del self._connections[numbered]

@@ -1,4 +1,4 @@
-"""What readiness says of Kafka, in one place: `/readyz` and `dispatcher_kafka_available` can't disagree."""
+"""Decides readiness for Kafka in one place, so that `/readyz` and `dispatcher_kafka_available` can't disagree."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
@@ -19,7 +19,7 @@ class Reader(Protocol):
 
 
 def kafka_checks(readers: Sequence[Reader], problems: Iterable[KafkaProblem]) -> list[Check]:
-    """One check for each condition, and one for each reason that is reported.
+    """Returns one check for each condition, and one for each reason that is reported.
 
     The required ones fail if events can't be read or outcomes can't be written.
     """

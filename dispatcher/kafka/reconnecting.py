@@ -2,7 +2,7 @@
 
 Patches, applied once by `aiokafka_patches`:
 - Each connection gets the credentials that are in the files now (`BrokerAccess`), and a deadline of its own.
-- If no known broker answers for 30 s, the bootstrap servers are asked again (KIP-899): all brokers may have moved.
+- If no known broker answers for 30 s, the client bootstraps again (KIP-899): all brokers may have moved.
 - A failure to bootstrap carries its cause, which aiokafka only logs.
 - A heartbeat or an offset fetch that is refused for good makes the member join again once it is permitted. aiokafka
   raises the refusal, but never starts the heartbeat again: the member would be dead until a restart.
@@ -44,16 +44,16 @@ Method = Callable[..., Awaitable[Any]]
 def apply() -> None:
     """Patches aiokafka's classes; to be called once, before there is any client."""
     AIOKafkaConnection.connect = _with_fresh_credentials(AIOKafkaConnection.connect)
-    AIOKafkaClient.bootstrap = _telling_the_cause(AIOKafkaClient.bootstrap)
+    AIOKafkaClient.bootstrap = _raising_with_cause(AIOKafkaClient.bootstrap)
     AIOKafkaClient._metadata_update = _bootstrapping_again(AIOKafkaClient._metadata_update)  # noqa: SLF001
     for name in ("_heartbeat_routine", "_commit_refresh_routine"):
         setattr(GroupCoordinator, name, _joining_again(getattr(GroupCoordinator, name)))
     Fetcher._set_error = _pausing_denied_partitions(Fetcher._set_error)  # noqa: SLF001
-    OAuthAuthenticator.step = _heeding_refusals(OAuthAuthenticator.step)
+    OAuthAuthenticator.step = _raising_refusals(OAuthAuthenticator.step)
 
 
 def _access(client: Any) -> BrokerAccess | None:
-    """The access that a client or connection was made with: aiokafka hands it on as a token provider."""
+    """Returns the access that a client or connection was made with; aiokafka passes it on as a token provider."""
     access = client._sasl_oauth_token_provider  # noqa: SLF001
     return access if isinstance(access, BrokerAccess) else None
 
@@ -83,7 +83,7 @@ def _with_fresh_credentials(connect: Method) -> Method:
     return patched
 
 
-def _telling_the_cause(bootstrap: Method) -> Method:
+def _raising_with_cause(bootstrap: Method) -> Method:
     @wraps(bootstrap)
     async def patched(client: Any) -> None:
         access = _access(client)
@@ -122,7 +122,7 @@ def _bootstrapping_again(update: Method) -> Method:
 
 
 async def _bootstrap_again(client: Any, cluster: Any, topics: Any) -> bool:
-    """Asks the bootstrap servers for the brokers and the topics' leaders. True if one of them answered."""
+    """Requests the brokers and the topics' leaders from the bootstrap servers. Returns True if one answered."""
     access = _access(client)
     problems = None if access is None else access.problems
     for host, port, _ in client.hosts:
@@ -199,7 +199,7 @@ def _pausing_denied_partitions(set_error: Callable[..., None]) -> Callable[..., 
     return patched
 
 
-def _heeding_refusals(step: Method) -> Method:
+def _raising_refusals(step: Method) -> Method:
     @wraps(step)
     async def patched(authenticator: Any, payload: bytes | None) -> Any:
         if payload and authenticator._token_sent:  # noqa: SLF001

@@ -1,4 +1,4 @@
-"""Redrive: dead events go back to the shortest retry tier, due at once, to be delivered under the same webhook-id.
+"""Sends dead events back to the shortest retry tier, due at once, to be delivered under the same webhook-id.
 
 A redriven record keeps key, value, headers and the `feedback-origin-*` of its first place, so that receivers see the
 id that they know; attempts, parks and age begin anew. It doesn't go to the topic of events: other groups read that, and
@@ -52,12 +52,12 @@ class Selection:
     until: float | None = None
     """Unix seconds: died before."""
     message_status: str | None = None
-    """What the event told of its message: `bounce`."""
+    """The event's `feedbackStatus`: `bounce`."""
     positions: frozenset[tuple[int, int]] | None = None
     """Partition and offset of single records; None: any."""
 
-    def takes(self, dead: "DeadEvent") -> bool:
-        """Whether an event is meant."""
+    def includes(self, dead: "DeadEvent") -> bool:
+        """Returns True if the selection includes the event."""
         return (
             (self.tenant is None or dead.tenant == self.tenant)
             and (not self.reasons or dead.reason in self.reasons)
@@ -68,7 +68,7 @@ class Selection:
         )
 
     def ranges(self, of: Mapping[TopicPartition, Range]) -> tuple[dict[TopicPartition, Range], ...]:
-        """Where the selected events can stand, and where the marks that speak of them."""
+        """Returns the offset ranges that can hold the selected events, and those that can hold their marks."""
         if self.positions is None:
             return dict(of), dict(of)
         offsets: defaultdict[int, list[int]] = defaultdict(list)
@@ -85,18 +85,18 @@ class DeadEvent:
 
     record: Record
     tenant: TenantKey | None
-    """None where the record can't be read and its headers don't tell."""
+    """None if neither the record nor its headers can be read."""
     reason: str
-    """A `DeadReason`; empty where somebody else wrote the record."""
+    """A `DeadReason`; empty if another program wrote the record."""
     died_at: float
     """Unix seconds."""
     retry_state: RetryState
     event: DeliveryEvent | None
-    """None where the record can't be read as one. Holds personal data."""
+    """None if the record can't be read as one. Holds personal data."""
 
     @classmethod
     def of(cls, record: Record) -> "DeadEvent":
-        """Read from its record."""
+        """Returns the dead event in a record."""
         retry_state = RetryState.of(record)
         event = _event(record, retry_state)
         tenant = _tenant_in_headers(record) if event is None else event.tenant
@@ -104,7 +104,7 @@ class DeadEvent:
 
 
 def is_mark(record: Record) -> bool:
-    """Whether a record of the dead-letter topic is no dead event but a note of what was redriven."""
+    """Returns True if a record of the dead-letter topic is a note of what was redriven, not a dead event."""
     return record.key == MARK.encode() and record.value is None and any(name == MARK for name, _ in record.headers)
 
 
@@ -132,7 +132,7 @@ class Tally:
         return self.selected.total()
 
 
-Told = Callable[[Tally], None]
+OnProgress = Callable[[Tally], None]
 
 
 class Redrive:
@@ -142,7 +142,7 @@ class Redrive:
         self,
         dead: TopicReader,
         selection: Selection,
-        told: Told = lambda _: None,
+        on_progress: OnProgress = lambda _: None,
         history: HistoryRecorder | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -150,18 +150,18 @@ class Redrive:
         self._dead = dead.within(events)
         self._marks = dead.within(marks)
         self._selection = selection
-        self._told = told
+        self._on_progress = on_progress
         self._history = history
         self._clock = clock
         self._redriven: defaultdict[tuple[str, int], set[int]] = defaultdict(set)
         self.tally = Tally()
 
     async def count(self) -> Tally:
-        """Read the marks, and count what is to be sent back. Sends nothing."""
+        """Reads the marks and counts what is to be sent back. Sends nothing."""
         async for records in self._marks.records():
             for record in filter(is_mark, records):
                 self._redriven[record.topic, record.partition].update(marked_offsets(record))
-        async for chosen in self._chosen():
+        async for chosen in self._selected_batches():
             self.tally.selected.update((str(dead.tenant or "unknown"), dead.reason or "unknown") for dead in chosen)
         if self._selection.positions is not None:
             known = self.tally.total + self.tally.already + self.tally.truncated
@@ -169,30 +169,30 @@ class Redrive:
         return self.tally
 
     async def send(self, producer: Producer, topic: str, rate: float, stop: asyncio.Event) -> Tally:
-        """Send back to a retry topic, `rate` events a second at most, until done or told to stop.
+        """Sends events back to a retry topic, at most `rate` a second, until done or stopped.
 
-        An event that is too large for the topic is counted and left where it is.
+        An event that is too large for the topic is counted and stays a dead letter.
 
         Raises:
             NotWritten: the broker refused a record or its mark; what was sent before is marked.
         """
         size = max(1, min(MAX_BATCH, int(rate / _BATCHES_A_SECOND)))
         self.tally.already = self.tally.truncated = 0
-        async for chosen in self._chosen():
+        async for chosen in self._selected_batches():
             for at in range(0, len(chosen), size):
                 if stop.is_set():
                     return self.tally
                 began = time.monotonic()
                 await self._send_batch(producer, topic, chosen[at : at + size])
-                self._told(self.tally)
+                self._on_progress(self.tally)
                 await set_within(stop, len(chosen[at : at + size]) / rate - (time.monotonic() - began))
         return self.tally
 
-    async def _chosen(self) -> AsyncIterator[list[DeadEvent]]:
-        """In pieces of one partition; none that was redriven before."""
+    async def _selected_batches(self) -> AsyncIterator[list[DeadEvent]]:
+        """Yields the selected events in batches of one partition, without those that were redriven before."""
         async for records in self._dead.records():
             events = [DeadEvent.of(record) for record in records if not is_mark(record)]
-            selected = [dead for dead in events if self._selection.takes(dead)]
+            selected = [dead for dead in events if self._selection.includes(dead)]
             fresh = [dead for dead in selected if not self._was_redriven(dead.record)]
             whole = [dead for dead in fresh if not is_truncated(dead.record.headers)]
             self.tally.already += len(selected) - len(fresh)
@@ -228,28 +228,28 @@ class Redrive:
 
 
 def fresh_headers(record: Record, now: float) -> list[tuple[str, bytes]]:
-    """The headers of a dead record on its way back: its own, its first place, and a life that begins now."""
+    """Returns the headers of a record that is sent back: its own, its origin, and a retry state that begins now."""
     dead = RetryState.of(record)
     fresh = RetryState(dead.origin, round(now, 3), origin_timestamp=dead.origin_timestamp)
     return [*without_retry_state(record.headers), *fresh.headers()]
 
 
 async def _mark(producer: Producer, records: Sequence[Record]) -> None:
-    """Note that these records of one partition, rising, were sent back."""
+    """Writes a mark: these records of one partition, in rising order, were sent back."""
     first = records[0]
     runs = encode_runs(0, _runs(record.offset for record in records))
     await producer.write(first.topic, MARK.encode(), None, [(MARK, runs.encode())], "redrive", first.partition)
 
 
 def marked_offsets(record: Record) -> Iterable[int]:
-    """What a mark says was sent back: offsets of its own partition, all before its own."""
+    """Returns the offsets that a mark names as sent back: of its own partition, all before its own."""
     text = dict(record.headers).get(MARK) or b""
     for first, last in decode_runs(0, text.decode(errors="replace")):
         yield from range(first, min(last, record.offset) + 1)
 
 
 def _runs(offsets: Iterable[int]) -> list[Run]:
-    """Consecutive offsets together; a gap is not bridged."""
+    """Yields runs of consecutive offsets; a gap ends a run."""
     grouped = groupby(enumerate(offsets), key=lambda pair: pair[1] - pair[0])
     runs = [[offset for _, offset in group] for _, group in grouped]
     return [(run[0], run[-1]) for run in runs]

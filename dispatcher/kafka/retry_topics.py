@@ -18,7 +18,7 @@ class RetryTopics:
     def __init__(
         self, producer: Producer, prefix: str, policy: RetryPolicy, former: Mapping[str, float] | None = None
     ) -> None:
-        """`former`: topics of former names that are read, too, with the delay of each in seconds."""
+        """Reads and writes nothing yet. `former`: delay in seconds by topic of a former name that is read, too."""
         self._producer = producer
         self._tiers = retry_topics(prefix, policy.tiers)
         delays = {**(former or {}), **dict(zip(self._tiers, policy.tiers, strict=True))}
@@ -26,16 +26,16 @@ class RetryTopics:
 
     @property
     def tiers(self) -> tuple[str, ...]:
-        """The topics that are written, shortest delay first."""
+        """Topics that are written, shortest delay first."""
         return self._tiers
 
     @property
     def topics(self) -> tuple[str, ...]:
-        """The topics that are read: those that are written, and those of former names."""
+        """Topics that are read: those that are written, and those of former names."""
         return (*self._tiers, *(name for name in self._longest if name not in self._tiers))
 
     async def park(self, record: Record, retry_state: RetryState, tier: int) -> None:
-        """Write the record to the tier; returns when the broker has acknowledged it.
+        """Writes the record to the tier; returns when the broker has acknowledged it.
 
         Raises:
             RecordTooLarge: the tier's topic doesn't accept a record of this size.

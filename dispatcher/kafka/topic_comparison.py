@@ -42,13 +42,13 @@ async def known_topics(settings: Settings) -> KnownTopics:
     async with admin_client(settings.kafka) as admin:
         found = await found_topics(admin, [settings.kafka.topic, *(plan.name for plan in plans)])
     events = found.get(settings.kafka.topic)
-    return KnownTopics(0 if events is None else events.partitions, compared(plans, found, events))
+    return KnownTopics(0 if events is None else events.partitions, compare_topics(plans, found, events))
 
 
-def compared(
+def compare_topics(
     plans: list[TopicPlan], found: Mapping[str, FoundTopic], events: FoundTopic | None
 ) -> tuple[TopicWarning, ...]:
-    """What is wrong. `events`: the topic of events, None if it is missing."""
+    """Returns what is wrong. `events`: the topic of events, None if it is missing."""
     return tuple(
         TopicWarning(plan.name, message)
         for plan in plans

@@ -21,7 +21,7 @@ class Permission:
 
 
 def permissions(settings: Settings) -> Iterator[Permission]:
-    """Everything that `run`, `redrive` and the console do. Creating topics takes an administrator."""
+    """Returns the permissions that `run`, `redrive` and the console need. Creating topics takes an administrator."""
     kafka = settings.kafka
     yield Permission("topic", kafka.topic, ("Read", "Describe"))
     for plan in planned_topics(settings, 1, 1):
@@ -32,7 +32,7 @@ def permissions(settings: Settings) -> Iterator[Permission]:
 
 
 def acl_commands(settings: Settings, user: str) -> Iterator[str]:
-    """One kafka-acls.sh line for each topic and group."""
+    """Returns one kafka-acls.sh line for each topic and group."""
     for one in permissions(settings):
         operations = " ".join(f"--operation {name}" for name in one.operations)
         yield (
@@ -42,7 +42,7 @@ def acl_commands(settings: Settings, user: str) -> Iterator[str]:
 
 
 def kafka_user(settings: Settings, user: str) -> str:
-    """The same as a KafkaUser, in YAML. The cluster's name is the operator's to fill in."""
+    """Returns the same permissions as a KafkaUser in YAML. The operator fills in the cluster's name."""
     security = settings.kafka.security
     authentication = "tls" if security.certificate is not None else "scram-sha-512"
     acls = [

@@ -16,7 +16,7 @@ from dispatcher.kafka.connection_errors import explain
 
 BATCH = 500
 SILENT_S = 30.0
-"""A broker that gives no record for so long, where there are some, is away."""
+"""A broker that returns no record for so long, although there are some, is away."""
 
 Range = tuple[int, int]
 """From the first offset to before the last."""
@@ -28,7 +28,7 @@ class TopicReader:
     def __init__(
         self, consumer: "AIOKafkaConsumer[bytes, bytes]", topic: str, ranges: Mapping[TopicPartition, Range]
     ) -> None:
-        """`topic`: the one that is read, or what to call several."""
+        """Reads nothing yet. `topic` is the name for messages, also of several topics."""
         self._consumer = consumer
         self._topic = topic
         self.ranges = ranges
@@ -40,7 +40,7 @@ class TopicReader:
         return sum(end - first for first, end in self.ranges.values())
 
     def within(self, ranges: Mapping[TopicPartition, Range]) -> "TopicReader":
-        """A reader of only these parts of it. Readers of one connection take turns: finish with one first."""
+        """Returns a reader of only these ranges. Readers share the connection: finish one before the next."""
         inside: dict[TopicPartition, Range] = {}
         for tp, (first, end) in ranges.items():
             if tp in self.ranges:
@@ -49,9 +49,9 @@ class TopicReader:
         return TopicReader(self._consumer, self._topic, inside)
 
     def reaching(self, read_to: Mapping[int, int]) -> "TopicReader":
-        """A reader of what somebody has read already, too: by partition, the offset after the last such record.
+        """Returns a reader whose ranges reach at least these ends: the offsets after records that were read before.
 
-        It is there, whatever the broker says of the end; the demo's tells it too low, see `dispatcher.demo.broker`.
+        They exist, whatever end the broker reports; the demo's reports a lower one, see `dispatcher.demo.broker`.
         """
         ranges = {tp: (first, max(end, read_to.get(tp.partition, 0))) for tp, (first, end) in self.ranges.items()}
         return TopicReader(self._consumer, self._topic, ranges)
@@ -67,7 +67,7 @@ class TopicReader:
         return self.within({tp: (starts[tp], end) for tp, (_, end) in self.ranges.items()})
 
     async def records(self) -> AsyncIterator[list[ConsumerRecord[bytes, bytes]]]:
-        """Every record, in pieces of one partition, rising in each. Can be called again.
+        """Yields every record, in batches of one partition, rising in each. Can be called again.
 
         Raises:
             DispatcherError: the broker has fallen silent.
@@ -79,14 +79,14 @@ class TopicReader:
         for tp, (first, _) in unread.items():
             self._consumer.seek(tp, first)
         while unread:
-            async for tp, records in self._polled(unread):
+            async for tp, records in self._poll(unread):
                 yield [record for record in records if record.offset < unread[tp][1]]
                 await asyncio.sleep(0)  # buffered records come without a wait: let others have their turn
             for tp in [tp for tp, (_, end) in unread.items() if await self._consumer.position(tp) >= end]:
                 del unread[tp]
                 self._consumer.pause(tp)
 
-    async def _polled(
+    async def _poll(
         self, unread: Mapping[TopicPartition, Range]
     ) -> AsyncIterator[tuple[TopicPartition, list[ConsumerRecord[bytes, bytes]]]]:
         before = {tp: await self._consumer.position(tp) for tp in unread}
@@ -102,7 +102,7 @@ class TopicReader:
                 raise DispatcherError(f"{self._topic}: the broker gives no records")
 
     async def record_at(self, partition: int, offset: int) -> "ConsumerRecord[bytes, bytes]":
-        """One record.
+        """Returns one record.
 
         Raises:
             NotFound: there is none at this place.
@@ -116,7 +116,7 @@ class TopicReader:
             raise NotFound(f"{self._topic}/{partition} has no offset {offset}: {there}")
         self._consumer.assign([tp])
         self._consumer.seek(tp, offset)
-        async for _, records in self._polled({tp: (offset, end)}):
+        async for _, records in self._poll({tp: (offset, end)}):
             if records and records[0].offset == offset:
                 return records[0]
         raise NotFound(f"{self._topic}/{partition} has no record at offset {offset}: compacted away, or no event")
@@ -124,7 +124,7 @@ class TopicReader:
 
 @asynccontextmanager
 async def open_topic(settings: KafkaSettings, topic: str) -> AsyncIterator[TopicReader]:
-    """A topic as it is now.
+    """Yields a reader of a topic as it is now.
 
     Raises:
         NotFound: there is no such topic.
@@ -169,12 +169,12 @@ def outside_consumer(settings: KafkaSettings, group_id: str | None = None) -> "A
 
 
 async def partitions_of(settings: KafkaSettings, topics: Sequence[str]) -> list[TopicPartition]:
-    """The topics' partitions, in order.
+    """Returns the topics' partitions, in order.
 
     Raises:
         NotFound: one of them is not there.
     """
-    # All topics are asked for: asking for these would create them where the broker creates topics.
+    # The request lists all topics: one that named these would create them on a broker that creates topics.
     async with admin_client(settings) as admin:
         described = {found["topic"]: found["partitions"] for found in await admin.describe_topics()}
     missing = [topic for topic in topics if topic not in described]

@@ -1,8 +1,8 @@
 """One topic followed from outside any consumer group, for as long as the process lives: read once, then its end.
 
 Nothing is joined, committed or created by it. A broker that goes away is waited for; what was read stays, and reading
-goes on where it ended. A topic that was made anew, or lost its end, is read from the start: whoever keeps what was
-read is told to forget it.
+continues after the last record. A topic that was recreated, or lost its end, is read from the start, and the sink is
+reset first.
 """
 
 import asyncio
@@ -26,11 +26,11 @@ BATCH = 250
 """Records taken at once: a few milliseconds, in which nothing else runs."""
 POLL_S = 1.0
 SILENCE_S = 10.0
-"""After so long without a record the broker is asked for the topic's end, to see whether it is there."""
+"""After so long without a record the tailer requests the topic's end, to learn whether the broker is there."""
 STILL_THERE_S = 8.0
 """For its answer to that."""
 START_S = 25.0
-"""For everything that is asked at the start: a little more than the clients' own patience."""
+"""For all requests at the start: a little more than the clients' own patience."""
 LOOK_AGAIN_S = 60.0
 """How often the topic's partitions are counted."""
 
@@ -45,7 +45,7 @@ class RecordSink(Protocol):
         ...
 
     def forget(self) -> None:
-        """The topic is another one, or is read anew: forget what was taken."""
+        """Discards what was taken: the topic is another one, or is read anew."""
         ...
 
 
@@ -64,7 +64,7 @@ class TopicTailer:
         batch: int = BATCH,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`keep_s`: seconds back to read; `most_read`: records back at most, over all partitions; `batch`: at once."""
+        """Reads `keep_s` seconds back, at most `most_read` records over all partitions, `batch` records at once."""
         self._settings = settings
         self._topic = topic
         self._keeper = keeper
@@ -79,14 +79,14 @@ class TopicTailer:
         self._logged = ""
         self._caught_up = asyncio.Event()
         self.is_complete = True
-        """False where there was more in the time asked for than was read."""
+        """False if the requested time held more records than were read."""
 
     def __repr__(self) -> str:
         return f"<Follower {self._topic} at {self._next}>"
 
     @property
     def problem(self) -> str | None:
-        """Why what was read may not be all, for people; None where it is."""
+        """Why what was read may not be all, for people; None if it is."""
         if self._away:
             return self._away
         left = sum(max(0, end - self._next.get(partition, 0)) for partition, end in self._ends.items())
@@ -94,15 +94,15 @@ class TopicTailer:
 
     @property
     def read_to(self) -> Mapping[int, int]:
-        """The offset after the last one that was read, by partition."""
+        """Offsets after the last record that was read, by partition."""
         return dict(self._next)
 
     async def caught_up(self, within_s: float) -> bool:
-        """Whether everything that was there at the start has been read by then."""
+        """Returns True if everything that was there at the start has been read within `timeout_s`."""
         return await set_within(self._caught_up, within_s)
 
     async def run(self) -> None:
-        """Follow until cancelled, whatever becomes of the broker."""
+        """Follows the topic until cancelled, whatever happens to the broker."""
         wait_s = FIRST_WAIT_S
         while True:
             before = dict(self._next)
@@ -110,17 +110,17 @@ class TopicTailer:
                 with translating_kafka_errors(self._settings):
                     await self._follow()
             except NotFound:
-                self._note_away(f"there is no topic {self._topic}: {self._if_missing}")
+                self._note_unreachable(f"there is no topic {self._topic}: {self._if_missing}")
             except DispatcherError as error:
-                self._note_away(str(error), error.for_tenants)
+                self._note_unreachable(str(error), error.for_tenants)
             except Exception as error:
                 metrics.ERRORS.labels("task").inc()
                 log.exception("topic could not be followed because of a bug", topic=self._topic)
-                self._note_away(f"{self._topic} can't be read: {type(error).__name__}, a bug of ours")
+                self._note_unreachable(f"{self._topic} can't be read: {type(error).__name__}, a bug of ours")
             wait_s = FIRST_WAIT_S if self._next != before else min(wait_s * 2, LONGEST_WAIT_S)
             await asyncio.sleep(wait_s)
 
-    def _note_away(self, why: str, for_tenants: str | None = None) -> None:
+    def _note_unreachable(self, why: str, for_tenants: str | None = None) -> None:
         if why != self._logged:
             log.warning("topic is not followed", topic=self._topic, why=why)
         self._logged, self._away = why, for_tenants or why
@@ -141,9 +141,9 @@ class TopicTailer:
         firsts = await consumer.beginning_offsets(partitions)
         ends = await consumer.end_offsets(partitions)
         if any(self._next.get(tp.partition, 0) > end for tp, end in ends.items()):
-            self._begin_anew()
+            self._restart()
         unseen = [tp for tp in partitions if tp.partition not in self._next]
-        starts = await self._starts(consumer, unseen, firsts, ends)
+        starts = await self._find_starts(consumer, unseen, firsts, ends)
         for tp in partitions:
             self._next[tp.partition] = max(self._next.get(tp.partition, starts.get(tp, 0)), firsts[tp])
         self._ends = {tp.partition: end for tp, end in ends.items()}
@@ -153,13 +153,13 @@ class TopicTailer:
         self._away = self._logged = ""
         self._note_progress()
 
-    def _begin_anew(self) -> None:
+    def _restart(self) -> None:
         if self._next:
             log.warning("topic is read anew: it lost its end, or is another one", topic=self._topic)
         self._next, self.is_complete = {}, True
         self._keeper.forget()
 
-    async def _starts(
+    async def _find_starts(
         self,
         consumer: "AIOKafkaConsumer[bytes, bytes]",
         partitions: Sequence[TopicPartition],
@@ -202,9 +202,9 @@ class TopicTailer:
                     return  # begin again with all of them
 
     def _take(self, tp: TopicPartition, records: Sequence["ConsumerRecord[bytes, bytes]"]) -> bool:
-        """Hand records over; False where they show that the topic is another one."""
+        """Passes records to the sink. Returns False if they show that the topic is another one."""
         if records and records[0].offset < self._next[tp.partition]:
-            self._begin_anew()
+            self._restart()
             return False
         self._keeper.take(records)
         if records:
@@ -215,7 +215,7 @@ class TopicTailer:
     async def _pass_gaps(
         self, consumer: "AIOKafkaConsumer[bytes, bytes]", partitions: Sequence[TopicPartition], *, ask: bool = True
     ) -> None:
-        """Go past offsets without a record (transactions, compaction), and see whether the broker is there."""
+        """Moves past offsets without a record (transactions, compaction), and checks that the broker is there."""
         async with asyncio.timeout(STILL_THERE_S):
             if ask:
                 await consumer.end_offsets(list(partitions))

@@ -31,17 +31,17 @@ def retry_topics(prefix: str, tiers: Sequence[float]) -> tuple[str, ...]:
 
 
 def held_topic(prefix: str) -> str:
-    """`<prefix>.held`: events that wait for a change of configuration."""
+    """Returns `<prefix>.held`, the topic of events that wait for a change of configuration."""
     return f"{prefix}.held"
 
 
 def dead_letter_topic(prefix: str) -> str:
-    """`<prefix>.dead`"""
+    """Returns `<prefix>.dead`, the dead-letter topic."""
     return f"{prefix}.dead"
 
 
 def history_topic(prefix: str) -> str:
-    """`<prefix>.history`"""
+    """Returns `<prefix>.history`, the history topic."""
     return f"{prefix}.history"
 
 
@@ -60,7 +60,7 @@ class TopicPlan:
 
 
 def planned_topics(settings: Settings, partitions: int, replication: int) -> list[TopicPlan]:
-    """The dispatcher's own topics: the retry topics, the dead letters and, if switched on, the attempt log.
+    """Returns the dispatcher's own topics: retry topics, dead letters, held events and, if switched on, history.
 
     A parked record must outlive the age limit, a dead one a fortnight of holidays. Records may be larger than the event
     by their headers.
@@ -82,7 +82,7 @@ def planned_topics(settings: Settings, partitions: int, replication: int) -> lis
         plan(name, keep_s, policy.longest_wait_s(tier) + _HOUR_S)
         for name, tier in zip(retry_topics(kafka.prefix, policy.tiers), policy.tiers, strict=True)
     ]
-    # A held event stays where it is until the age limit.
+    # A held event stays in place until the age limit.
     plans.append(plan(held_topic(kafka.prefix), keep_s, settings.retry.max_age + _HOUR_S))
     plans.append(plan(dead_letter_topic(kafka.prefix), 14 * _DAY_S, _DAY_S))
     if settings.history.is_on:
@@ -103,8 +103,8 @@ class FoundTopic:
 
 
 async def found_topics(admin: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, FoundTopic]:
-    """Those of the topics that exist and that the user may see. Creates none, whatever the broker's settings."""
-    # All topics are asked for: asking for these would create them if the broker creates topics automatically.
+    """Returns those of the topics that exist and are visible. Creates none, whatever the broker's settings."""
+    # The request lists all topics: one that named these would create them if the broker creates topics automatically.
     described = {found["topic"]: found["partitions"] for found in await admin.describe_topics()}
     there = [name for name in names if name in described]
     configs = await _configs(admin, there) if there else {}
@@ -132,7 +132,7 @@ async def _configs(
 
 
 async def create_topics(settings: Settings, replication: int, partitions: int | None = None) -> dict[str, str]:
-    """Create what is missing, and set what existing topics lack, as `lacking_config` finds it.
+    """Creates what is missing, and sets what existing topics lack, as `lacking_config` finds it.
 
     Partitions: as many as the topic of events has, unless given.
     Returns what was done by topic: `created`, `exists`, or `set retention.ms=…`.
@@ -159,7 +159,7 @@ async def create_topics(settings: Settings, replication: int, partitions: int | 
 
 
 def lacking_config(plan: TopicPlan, topic: FoundTopic) -> dict[str, str]:
-    """The planned values of what the topic's configuration must not stay without; empty if it can't be seen."""
+    """Returns the planned values that the topic's configuration lacks; empty if it can't be seen."""
     config = topic.config
     if config is None:
         return {}
@@ -174,7 +174,7 @@ def lacking_config(plan: TopicPlan, topic: FoundTopic) -> dict[str, str]:
 
 
 def config_number(config: Mapping[str, str], name: str) -> int:
-    """-1, which Kafka reads as unlimited, if there is none."""
+    """Returns a number of the configuration, or -1, which Kafka reads as unlimited, if there is none."""
     try:
         return int(config.get(name, "-1"))
     except ValueError:
@@ -207,7 +207,7 @@ async def _create(admin: AIOKafkaAdminClient, plan: TopicPlan) -> str:
 
 
 async def _set_config(admin: AIOKafkaAdminClient, name: str, config: Mapping[str, str]) -> None:
-    """Set the topic's own config: the request replaces all of it."""
+    """Sets the topic's own config; the request replaces all of it."""
     for answer in await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, configs=dict(config))]):
         for code, message, *_ in answer.resources:
             if code:

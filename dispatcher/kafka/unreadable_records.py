@@ -118,7 +118,7 @@ class _TolerantBytes(bytearray):
 
 
 def _next_record(records: Any) -> Any:
-    """`PartitionRecords.__next__`, which decodes a batch again if a header name isn't UTF-8."""
+    """Replaces `PartitionRecords.__next__`: decodes a batch again if a header name isn't UTF-8."""
     try:
         return next(records._records_iterator)  # noqa: SLF001
     except StopIteration:
@@ -134,7 +134,7 @@ def _next_record(records: Any) -> Any:
 
 
 def _take_records(result: Any, max_records: int | None = None) -> list[Any]:
-    """`FetchResult.getall`, which returns the records before an unreadable batch and keeps the error for later."""
+    """Replaces `FetchResult.getall`: returns the records before an unreadable batch and keeps the error for later."""
     if getattr(result, "error", None) is not None:
         return []
     if not result.check_assignment(result._topic_partition) or not result.has_more():  # noqa: SLF001

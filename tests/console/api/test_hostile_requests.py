@@ -56,10 +56,10 @@ async def test_twenty_mistakes_are_told_and_the_number_of_the_others(console: Co
         assert 1 <= len(errors) <= MAX_PROBLEMS + 1
         assert all(len(error["field"]) < 300 and len(error["pointer"]) < 300 for error in errors)
         if len(errors) > MAX_PROBLEMS:
-            assert "more problems: mend these first" in errors[-1]["detail"]
+            assert "more problems: correct these first" in errors[-1]["detail"]
     first = (await _posted(client, "/api/v1/webhooks", drafts[0], JSON)).json["errors"]
     assert len(first) == MAX_PROBLEMS + 1
-    assert first[-1]["detail"] == f"and {most - MAX_PROBLEMS:,} more problems: mend these first"
+    assert first[-1]["detail"] == f"and {most - MAX_PROBLEMS:,} more problems: correct these first"
 
 
 @pytest.mark.parametrize(

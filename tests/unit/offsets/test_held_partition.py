@@ -25,7 +25,7 @@ class Topic:
 
     def step(self, count: int = 7) -> bool:
         """Read one batch; False if there is nothing to do."""
-        place = self.partition.turn(self.now)
+        place = self.partition.next_seek(self.now)
         at = self.partition.cursor if place is None else place
         for offset in range(at, min(at + count, len(self.tenants))):
             key = self.tenants[offset]
@@ -97,7 +97,7 @@ def test_an_event_that_still_has_to_wait_is_read_again_after_the_rest() -> None:
     topic.until_idle(finish=False)
     for key, offset in topic.under_way:
         if offset == 4:
-            topic.partition.give_back(key, offset, topic.now + 5)
+            topic.partition.hold_again(key, offset, topic.now + 5)
         else:
             topic.partition.finish(key, offset)
     topic.under_way.clear()
@@ -112,7 +112,7 @@ def test_events_at_the_age_limit_are_processed_though_their_tenant_is_held() -> 
     topic = Topic([A] * 3)
     topic.until_idle()
     topic.now = MAX_AGE_S
-    topic.partition.look_at_ages(topic.now)
+    topic.partition.release_aged(topic.now)
     assert topic.until_idle() == [0, 1, 2]
 
 
@@ -157,7 +157,7 @@ def test_every_event_is_processed_once_whatever_happens(data: st.DataObject, ten
                 topic.partition.finish(key, offset)
                 finished.append(offset)
             else:
-                topic.partition.give_back(key, offset, topic.now + data.draw(st.integers(0, 3)))
+                topic.partition.hold_again(key, offset, topic.now + data.draw(st.integers(0, 3)))
         topic.now += 1
 
     for action in data.draw(
