@@ -20,11 +20,12 @@ def run(context: typer.Context, config: ConfigPath = DEFAULT_CONFIG) -> None:
     if context.invoked_subcommand is not None:
         return
     from dispatcher.history.process import HistoryProcess  # imports SQLAlchemy, which takes its time
+    from dispatcher.service import webhook_rules
 
     settings = settings_at(config)
     configure_logging(settings.log)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        raise typer.Exit(runner.run(HistoryProcess(settings).run()))
+        raise typer.Exit(runner.run(HistoryProcess(settings, webhook_rules(settings)).run()))
 
 
 @history.command()

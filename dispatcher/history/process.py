@@ -10,8 +10,12 @@ import structlog
 from dispatcher.config.settings import Settings
 from dispatcher.delivery.lane_scheduler import LaneScheduler
 from dispatcher.health import Check, HealthServer, LoopLag, Watched
+from dispatcher.history.states import StateJudge
+from dispatcher.history.webhooks import KnownWebhooks
 from dispatcher.history.worker import HistoryWorker, history_database
+from dispatcher.stores.sql.history_states import TenantStates
 from dispatcher.stores.sql.history_store import HistoryStore
+from dispatcher.stores.webhook_files import Rules
 from dispatcher.tasks import end
 from dispatcher.telemetry import metrics
 
@@ -21,8 +25,10 @@ log = structlog.get_logger(__name__)
 class HistoryProcess:
     """One worker as a process. `run` is its whole life."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, rules: Rules) -> None:
+        """`rules`: what webhook files are read by."""
         self._settings = settings
+        self._webhooks = KnownWebhooks(settings.webhooks, rules)
         self._stop = asyncio.Event()
         self._loop_lag = LoopLag()
 
@@ -34,7 +40,8 @@ class HistoryProcess:
         """
         metrics.initialise()
         database = history_database(self._settings)
-        worker = HistoryWorker(self._settings, HistoryStore(database, self._settings.history))
+        judge = StateJudge(TenantStates(database), self._webhooks.all)
+        worker = HistoryWorker(self._settings, HistoryStore(database, self._settings.history), judge)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(database.close)
             await stack.enter_async_context(HealthServer(self._settings.ops, self._watched(worker)))
@@ -44,6 +51,7 @@ class HistoryProcess:
                 stack.callback(loop.remove_signal_handler, number)
             tasks = [
                 asyncio.create_task(worker.run(), name="history worker"),
+                asyncio.create_task(self._webhooks.run(), name="webhook source"),
                 asyncio.create_task(self._loop_lag.run(), name="event loop lag"),
                 asyncio.create_task(self._stop.wait(), name="signal"),
             ]

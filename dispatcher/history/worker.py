@@ -11,6 +11,7 @@ from dispatcher.config.settings import Settings
 from dispatcher.contract.history import HistoryRecord
 from dispatcher.errors import ConfigError, DispatcherError, Problem, StoreUnavailable
 from dispatcher.health import Check
+from dispatcher.history.states import StateJudge
 from dispatcher.kafka.history_reader import HistoryReader
 from dispatcher.kafka.topics import history_topic
 from dispatcher.stores.sql.database import Database
@@ -40,8 +41,16 @@ def history_database(settings: Settings) -> Database:
 class HistoryWorker:
     """One worker; `run` is its task."""
 
-    def __init__(self, settings: Settings, store: HistoryStore, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: HistoryStore,
+        judge: StateJudge | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`judge`: judges the states of webhooks; None if they are not wanted."""
         self._store = store
+        self._judge = judge
         self._clock = clock
         self._is_prepared = False
         self.reader = HistoryReader(settings.kafka, history_topic(settings.kafka.prefix), self._write)
@@ -59,6 +68,8 @@ class HistoryWorker:
             asyncio.create_task(self.reader.run(), name="history reader"),
             asyncio.create_task(self._expire(), name="history retention"),
         ]
+        if self._judge is not None:
+            tasks.append(asyncio.create_task(self._judge.run(self._progress), name="webhook states"))
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -73,6 +84,9 @@ class HistoryWorker:
         problem = None if self._is_prepared else "the store has not answered yet; kept trying"
         problem = problem or self.reader.problem
         return [Check("history", problem is None, problem or "")]
+
+    def _progress(self) -> tuple[int | None, float]:
+        return (None if self.reader.problem is not None else self.reader.lag), self.newest
 
     async def _prepare(self) -> None:
         wait_s = FIRST_WAIT_S

@@ -17,6 +17,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from dispatcher import __version__
 from dispatcher.config.settings import MetricsSettings
+from dispatcher.contract.fleet_state import FleetState
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.contract.outcomes import DeadReason, FailureReason, FinishedResult, ParkReason, SkipReason
 from dispatcher.contract.tenant import TenantKey
@@ -68,6 +69,11 @@ HISTORY_STORED = Counter(
 HISTORY_STORE_FAILURES = Counter("dispatcher_history_store_failures", "Writes that the history store did not take.")
 HISTORY_LAG = Gauge("dispatcher_history_lag_records", "Records of the history topic that are not stored yet.")
 HISTORY_NEWEST = Gauge("dispatcher_history_newest_entry_timestamp_seconds", "Time of the newest entry in the store.")
+WEBHOOK_STATE_CHANGES = Counter(
+    "dispatcher_webhook_state_changes",
+    "Webhooks that changed their state by the evidence of all dispatchers, by new state.",
+    ["state"],
+)
 BRAKE_ENGAGED = Gauge(
     "dispatcher_dead_letter_brake_engaged", "Partitions stopped because most of their records would die."
 )
@@ -205,6 +211,7 @@ _CLOSED_LABELS: tuple[
     (RELOADS, (("ok", "failed"),)),
     (SPANS_DROPPED, (("queue_full", "not_taken"),)),
     (ERRORS, (("pipeline", "consumer", "lanes", "task", "history"),)),
+    (WEBHOOK_STATE_CHANGES, (FleetState,)),
     (HISTORY_LOST, (("buffer_full", "not_written"),)),
     (HISTORY_STORED, (("stored", "repeated", "left_out", "refused", "unreadable"),)),
 )

@@ -15,6 +15,7 @@ from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_rows import rows_of
 from dispatcher.stores.sql.history_search import HistorySearch
+from dispatcher.stores.sql.history_states import TenantStates
 from dispatcher.stores.sql.history_store import HistoryStore
 
 KEY = b"k" * 32
@@ -42,7 +43,9 @@ async def history_in(directory: Path, *, with_key: bool = True) -> AsyncIterator
     try:
         store = HistoryStore(database, HistorySettings.model_validate({}))
         await store.prepare()
-        lookup = HistoryLookup(HistorySearch(database), store, Secret(KEY) if with_key else None)
+        lookup = HistoryLookup(
+            HistorySearch(database), store, Secret(KEY) if with_key else None, TenantStates(database)
+        )
         yield FilledHistory(store, lookup)
     finally:
         await database.close()

@@ -13,8 +13,10 @@ from dispatcher.console.sources.jwks import PublishedKeys
 from dispatcher.console.sources.lanes import RunningLanes
 from dispatcher.console.sources.test_sender import SampleSender
 from dispatcher.console.sources.waiting import RetryBacklog
+from dispatcher.history.states import StateJudge
 from dispatcher.history.worker import HistoryWorker, history_database
 from dispatcher.stores.sql.history_search import HistorySearch
+from dispatcher.stores.sql.history_states import TenantStates
 from dispatcher.stores.sql.history_store import HistoryStore
 from dispatcher.stores.sql.store import SqlStore, open_sql_store
 
@@ -55,7 +57,7 @@ async def open_sources(settings: Settings) -> AsyncIterator[Sources]:
         lanes = await stack.enter_async_context(RunningLanes(settings.console))
         waiting = RetryBacklog(settings)
         stack.push_async_callback(waiting.close)
-        history, worker = _open_history(settings, stack)
+        history, worker = _open_history(settings, store, stack)
         yield Sources(
             attempts=AttemptLogReader(settings),
             lanes=lanes,
@@ -69,16 +71,20 @@ async def open_sources(settings: Settings) -> AsyncIterator[Sources]:
         )
 
 
-def _open_history(settings: Settings, stack: AsyncExitStack) -> tuple[HistoryLookup | None, HistoryWorker | None]:
+def _open_history(
+    settings: Settings, webhooks: SqlStore, stack: AsyncExitStack
+) -> tuple[HistoryLookup | None, HistoryWorker | None]:
     """The history store, and the worker that fills it if the console embeds it."""
     if settings.history.store != "sql" or settings.history.url is None:
         return None, None
     database = history_database(settings)
     stack.push_async_callback(database.close)
     store = HistoryStore(database, settings.history)
-    worker = HistoryWorker(settings, store) if settings.history.embedded else None
+    states = TenantStates(database)
+    judge = StateJudge(states, lambda: webhooks.all() if webhooks.is_loaded else None)
+    worker = HistoryWorker(settings, store, judge) if settings.history.embedded else None
 
     def problem() -> str | None:
         return None if worker is None else next((check.reason for check in worker.checks if not check.ok), None)
 
-    return HistoryLookup(HistorySearch(database), store, settings.history.recipient_key, problem), worker
+    return HistoryLookup(HistorySearch(database), store, settings.history.recipient_key, states, problem), worker

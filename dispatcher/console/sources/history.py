@@ -9,6 +9,7 @@ from dispatcher.config.secrets import Secret
 from dispatcher.contract.history import HistoryEntry, recipient_hash
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.history_search import HistoryCount, HistoryPage, HistoryQuery, HistorySearch
+from dispatcher.stores.sql.history_states import StateReport, TenantStates
 from dispatcher.stores.sql.history_store import HistoryStore
 from dispatcher.stores.sql.records import Orgs
 
@@ -24,12 +25,14 @@ class HistoryLookup:
         search: HistorySearch,
         store: HistoryStore,
         recipient_key: Secret | None,
+        states: TenantStates,
         problem: Callable[[], str | None] = lambda: None,
     ) -> None:
         """`problem`: why the store may lack the newest entries."""
         self._search = search
         self._store = store
         self._key = recipient_key
+        self._states = states
         self._problem = problem
 
     @property
@@ -58,6 +61,14 @@ class HistoryLookup:
     async def counts(self, tenant: TenantKey, since: float, until: float) -> tuple[HistoryCount, ...]:
         """See `HistorySearch.counts`."""
         return await self._search.counts(tenant, since, until)
+
+    async def state(self, tenant: TenantKey) -> StateReport:
+        """The state of a tenant's webhook by the evidence of all dispatchers, see `TenantStates.of`."""
+        return await self._states.of(tenant)
+
+    async def states(self, *, orgs: Orgs) -> dict[TenantKey, StateReport]:
+        """The states of all webhooks of these organisations, see `TenantStates.all`."""
+        return await self._states.all(orgs=orgs)
 
     async def erase(self, recipient: str) -> int:
         """See `HistoryStore.erase`; `recipient` is the hash."""

@@ -1,6 +1,6 @@
 """History entries as rows of the store, and back. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -28,7 +28,7 @@ def rows_of(record: HistoryRecord) -> tuple[list[Row], int]:
     return rows, len(record.entries) - len(rows)
 
 
-def entry_of(row: RowMapping) -> HistoryEntry:
+def entry_of(row: RowMapping | Mapping[str, Any]) -> HistoryEntry:
     """The entry in a row of the store."""
     more = orjson.loads(row["more"]) if row["more"] else {}
     values = {name: row[name] for name in _FROM_ROW} | more

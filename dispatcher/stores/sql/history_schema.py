@@ -6,7 +6,20 @@ that old entries are dropped with their partition. Times are Unix milliseconds.
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, Float, Index, Integer, MetaData, SmallInteger, String, Table, Text, text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    text,
+)
 
 from dispatcher.contract.history import KeptAs
 
@@ -59,6 +72,29 @@ counts = Table(
     Column("channel", Text, primary_key=True),
     Column("events", BigInteger, nullable=False),
     Index("history_counts_slot", "slot"),
+)
+
+tenants = Table(
+    "history_tenants",
+    metadata,
+    Column("org", Text, primary_key=True),
+    Column("sandbox", Text, primary_key=True),
+    Column("evidence", LargeBinary, nullable=False),  # contract.fleet_state.StateEvidence
+    Column("state", String(16), nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Column("revision", Text, nullable=False),  # of the webhook as last seen; empty before the first time
+    Column("changed_at", BigInteger, nullable=False),  # when this revision replaced another; 0: never
+    Column("is_paused", SmallInteger, nullable=False),
+    Column("touched", BigInteger, nullable=False),  # when evidence was last added
+)
+
+workers = Table(
+    "history_workers",
+    metadata,
+    Column("worker", BigInteger, primary_key=True),  # chosen at random by each process
+    Column("at", BigInteger, nullable=False),  # its last sign of life
+    Column("lag", BigInteger, nullable=False),  # records that it has not stored yet
+    Column("current_at", BigInteger, nullable=False),  # when the store last had all that it had to store; 0: never
 )
 
 erased = Table(
@@ -134,6 +170,9 @@ def day_statement(kept: int, day: int) -> str:
         f"FOR VALUES FROM ({day * DAY_MS}) TO ({(day + 1) * DAY_MS})"
     )
 
+
+JUDGE_LOCK: Final = text("SELECT pg_try_advisory_xact_lock(1751741557)")
+"""Taken by the worker that judges the states; the others let it."""
 
 LOCK: Final = text("SELECT pg_advisory_xact_lock(1751741556)")
 """Taken before tables are made or dropped: several workers may start together."""

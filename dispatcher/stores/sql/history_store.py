@@ -15,6 +15,7 @@ from dispatcher.config.settings import HistorySettings
 from dispatcher.contract.history import KeptAs
 from dispatcher.errors import ConfigError, Problem
 from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.history_evidence import add_evidence
 from dispatcher.stores.sql.history_rows import COLUMNS, Row, slot_counts
 from dispatcher.stores.sql.history_schema import (
     DAY_MS,
@@ -51,15 +52,16 @@ _MERGE: Final = f"""
 WITH added AS (
     INSERT INTO history_entries ({_NAMES}) SELECT {_NAMES} FROM history_incoming
     ON CONFLICT DO NOTHING
-    RETURNING org, sandbox, "at" / {SLOT_MS} * {SLOT_MS} AS slot, outcome, reason, coalesce(channel, '') AS channel, "count"
+    RETURNING kept, "at", writer, number, org, sandbox, "at" / {SLOT_MS} * {SLOT_MS} AS slot, outcome, reason,
+        coalesce(channel, '') AS channel, "count"
 ), counted AS (
     INSERT INTO history_counts (org, sandbox, slot, outcome, reason, channel, events)
     SELECT org, sandbox, slot, outcome, reason, channel, sum("count") FROM added
     GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6
     {_COUNT_UPSERT}
 )
-SELECT count(*) FROM added
-"""  # noqa: S608, E501  (names of our own)
+SELECT kept, "at", writer, number FROM added
+"""  # noqa: S608  (names of our own)
 
 
 class HistoryStore:
@@ -127,16 +129,18 @@ class HistoryStore:
         async with self._database.write(WRITE_WITHIN_S) as connection:
             wanted = await _without_erased(connection, timely)
             merge = self._copy if self._database.is_postgresql else _insert
-            return await merge(connection, wanted), len(rows) - len(wanted)
+            added = await merge(connection, wanted)
+            await add_evidence(connection, added, now_ms, is_postgresql=self._database.is_postgresql)
+            return len(added), len(rows) - len(wanted)
 
-    async def _copy(self, connection: AsyncConnection, rows: Sequence[Row]) -> int:
+    async def _copy(self, connection: AsyncConnection, rows: Sequence[Row]) -> list[Row]:
         await connection.execute(
             text("CREATE TEMPORARY TABLE IF NOT EXISTS history_incoming (LIKE history_entries) ON COMMIT DELETE ROWS")
         )
         raw: Any = (await connection.get_raw_connection()).driver_connection
         await raw.copy_records_to_table("history_incoming", records=rows, columns=COLUMNS)
-        added = (await connection.execute(text(_MERGE))).scalar_one()
-        return int(added)
+        by_key = {row[:4]: row for row in rows}
+        return [by_key[tuple(key)] for key in await raw.fetch(_MERGE)]
 
     async def _make_days(self, days: set[tuple[int, int]]) -> None:
         missing = sorted(days - self._days)
@@ -248,8 +252,8 @@ async def _without_erased(connection: AsyncConnection, rows: Sequence[Row]) -> l
     return [row for row in rows if row[_RECIPIENT] not in erased or row[1] > erased[row[_RECIPIENT]]]
 
 
-async def _insert(connection: AsyncConnection, rows: Sequence[Row]) -> int:
-    """Inserts into SQLite, which says which rows are new."""
+async def _insert(connection: AsyncConnection, rows: Sequence[Row]) -> list[Row]:
+    """Inserts into SQLite. Returns the rows that are new."""
     values = "(" + ", ".join("?" * len(COLUMNS)) + ")"
     by_key = {row[:4]: row for row in rows}
     wanted = list(by_key.values())
@@ -265,4 +269,4 @@ async def _insert(connection: AsyncConnection, rows: Sequence[Row]) -> int:
     if added:
         statement = f"INSERT INTO history_counts VALUES (?, ?, ?, ?, ?, ?, ?) {_COUNT_UPSERT}"  # noqa: S608  (columns are ours, values are bound)
         await connection.exec_driver_sql(statement, slot_counts(added, SLOT_MS))
-    return len(added)
+    return added

@@ -1,0 +1,277 @@
+"""The state of a tenant's webhook, from the attempts of all dispatchers together. Pure; times are Unix milliseconds.
+
+Evidence is counts and latest times only, so that entries may arrive in any order and in any batches.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from dispatcher.contract.history import HistoryEntry, HistoryOutcome
+from dispatcher.contract.outcomes import ParkReason
+from dispatcher.contract.tenant import TenantKey
+
+MINUTE_MS: Final = 60_000
+HOUR_MS: Final = 3_600_000
+MINUTES: Final = 30
+"""Length of the window in which a webhook is judged unstable."""
+HOURS: Final = 25
+"""Hours whose counts are kept: a day, and the hour that is not over."""
+MIN_ATTEMPTS: Final = 10
+UNSTABLE_SHARE: Final = 0.8
+FAILING_ATTEMPTS: Final = 5
+FAILING_MS: Final = 2 * MINUTE_MS
+"""A webhook is failing if nothing was delivered for so long, counted from the first failed minute."""
+RESUMED_MS: Final = 2 * MINUTE_MS
+"""Attempts so long after the last event that was held show that sending was resumed by hand."""
+
+_STOPPED: Final = frozenset({ParkReason.SUSPENDED.value, ParkReason.TENANT_DISABLED.value})
+
+
+class FleetState(StrEnum):
+    """The state of a webhook for display and notifications. Lanes decide by themselves what they send."""
+
+    ACTIVE = "active"
+    UNSTABLE = "unstable"
+    """Over 80 % of at least 10 attempts failed in the last 30 minutes with attempts; some events arrive."""
+    FAILING = "failing"
+    """Nothing arrives: at least 5 attempts failed, for a minute or longer, since the last delivery."""
+    DISABLED = "disabled"
+    """Sending stopped until the webhook is edited or enabled: the endpoint asked for it, or all failed for a day."""
+    PAUSED = "paused"
+    """The configuration says `paused: true` or `enabled: false`."""
+    UNKNOWN = "unknown"
+    """No attempt is known, or none since the webhook was changed after trouble, or the history isn't up to date."""
+
+
+TROUBLE: Final = frozenset({FleetState.UNSTABLE, FleetState.FAILING, FleetState.DISABLED})
+
+
+class Failure(msgspec.Struct, array_like=True, frozen=True, order=True):
+    """The latest failed attempt."""
+
+    at: int = 0
+    reason: str = ""
+    """As in the history: `http_5xx`, `timeout`, …"""
+    status: int = 0
+    """HTTP status; 0 if there was no answer."""
+    detail: str = ""
+
+
+class PeriodCounts(msgspec.Struct, array_like=True):
+    """Counts of one minute or hour."""
+
+    delivered: int = 0
+    failed: int = 0
+    dead: int = 0
+
+
+class StateEvidence(msgspec.Struct, array_like=True):
+    """What is known of one tenant. `merge` is commutative and associative."""
+
+    minutes: dict[int, PeriodCounts] = {}
+    """By minute since 1970: the newest 30."""
+    hours: dict[int, PeriodCounts] = {}
+    """By hour since 1970: the newest 25."""
+    delivered_at: int = 0
+    """Latest delivery; 0: none is known. The same for the times below."""
+    attempted_at: int = 0
+    stopped_at: int = 0
+    """Latest sign that sending stopped: an event that is held for it, or the answer that asked for it."""
+    stopped_by: str = ""
+    """`suspended` or `tenant_disabled`."""
+    dead_at: int = 0
+    failure: Failure = Failure()
+
+    def add(self, entry: HistoryEntry) -> None:
+        """Counts one entry. Entries of other outcomes than attempts, deliveries, dead and held events don't count."""
+        outcome, at = entry.outcome, entry.at
+        if outcome is HistoryOutcome.DELIVERED:
+            self._count(at, PeriodCounts(delivered=1))
+            self.delivered_at = max(self.delivered_at, at)
+            self.attempted_at = max(self.attempted_at, at)
+        elif outcome is HistoryOutcome.ATTEMPT:
+            self._count(at, PeriodCounts(failed=1))
+            self.attempted_at = max(self.attempted_at, at)
+            failure = Failure(at, entry.reason[:64], entry.status or 0, entry.detail[:256])
+            self.failure = max(self.failure, failure)
+            if entry.verdict == "disable_endpoint":
+                self._stop(at, ParkReason.SUSPENDED.value)
+        elif outcome is HistoryOutcome.DEAD:
+            self._count(at, PeriodCounts(dead=1))
+            self.dead_at = max(self.dead_at, at)
+        elif outcome is HistoryOutcome.HELD and entry.reason in _STOPPED:
+            self._stop(at, entry.reason)
+
+    def merge(self, other: "StateEvidence") -> None:
+        """Adds the evidence of other entries."""
+        for mine, theirs in ((self.minutes, other.minutes), (self.hours, other.hours)):
+            for number, slot in theirs.items():
+                _add_slot(mine, number, slot)
+        self._trim()
+        self.delivered_at = max(self.delivered_at, other.delivered_at)
+        self.attempted_at = max(self.attempted_at, other.attempted_at)
+        if other.stopped_at:
+            self._stop(other.stopped_at, other.stopped_by)
+        self.dead_at = max(self.dead_at, other.dead_at)
+        self.failure = max(self.failure, other.failure)
+
+    def failures_since(self, floor: int) -> tuple[int, int]:
+        """The number of failed attempts after the minute of `floor`, and the start of the first minute with one.
+
+        Hours count what is older than the kept minutes.
+        """
+        count, first = 0, 0
+        oldest_minute = max(self.minutes, default=0) - MINUTES + 1
+        for hour, slot in self.hours.items():
+            if slot.failed and hour > floor // HOUR_MS and (hour + 1) * 60 <= oldest_minute:
+                count += slot.failed
+                first = min(first or hour * HOUR_MS, hour * HOUR_MS)
+        for minute, slot in self.minutes.items():
+            if slot.failed and minute > floor // MINUTE_MS:
+                count += slot.failed
+                first = min(first or minute * MINUTE_MS, minute * MINUTE_MS)
+        return count, first
+
+    def lately(self, floor: int = 0) -> PeriodCounts:
+        """The sum of the last 30 minutes with attempts, after the minute of `floor`."""
+        total = PeriodCounts()
+        for minute, slot in self.minutes.items():
+            if minute > floor // MINUTE_MS:
+                _add(total, slot)
+        return total
+
+    def dead_since(self, floor: int) -> int:
+        """Dead events of the last day, from the hour of `floor`."""
+        return sum(slot.dead for hour, slot in self.hours.items() if hour >= floor // HOUR_MS)
+
+    def _count(self, at: int, slot: PeriodCounts) -> None:
+        _add_slot(self.minutes, at // MINUTE_MS, slot)
+        _add_slot(self.hours, at // HOUR_MS, slot)
+        self._trim()
+
+    def _stop(self, at: int, by: str) -> None:
+        self.stopped_at, self.stopped_by = max((self.stopped_at, self.stopped_by), (at, by))
+
+    def _trim(self) -> None:
+        for slots, kept in ((self.minutes, MINUTES), (self.hours, HOURS)):
+            if len(slots) > 1:
+                oldest = max(slots) - kept
+                for number in [number for number in slots if number <= oldest]:
+                    del slots[number]
+
+
+def evidence_of(entries: Iterable[HistoryEntry]) -> StateEvidence:
+    """The evidence of some entries of one tenant."""
+    found = StateEvidence(minutes={}, hours={})
+    for entry in entries:
+        found.add(entry)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """What the configuration says of the webhook."""
+
+    is_paused: bool = False
+    """`paused: true` or `enabled: false`."""
+    changed_at: int = 0
+    """When this revision was first seen; 0 if the first one was never replaced."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A state, and since when."""
+
+    state: FleetState
+    since: int
+
+
+def judge(evidence: StateEvidence, configured: Configured, previous: FleetState, now: int) -> Judged:
+    """The state that follows from the evidence.
+
+    Evidence of before the last change of the configuration says nothing about failures.
+
+    Args:
+        previous: the state so far: a webhook in trouble is active again only after deliveries.
+    """
+    if configured.is_paused:
+        return Judged(FleetState.PAUSED, configured.changed_at or now)
+    changed_at = configured.changed_at
+    if _is_stopped(evidence, changed_at):
+        return Judged(FleetState.DISABLED, evidence.stopped_at)
+    failures, first = evidence.failures_since(max(evidence.delivered_at, changed_at))
+    if failures >= FAILING_ATTEMPTS and evidence.failure.at - first >= FAILING_MS:
+        return Judged(FleetState.FAILING, first)
+    lately = evidence.lately(changed_at)
+    attempts = lately.delivered + lately.failed
+    if attempts >= MIN_ATTEMPTS and lately.failed > UNSTABLE_SHARE * attempts:
+        return Judged(FleetState.UNSTABLE, min(evidence.minutes) * MINUTE_MS)
+    if previous is FleetState.ACTIVE:
+        return Judged(FleetState.ACTIVE, now)
+    if previous in TROUBLE and evidence.attempted_at > changed_at:
+        if evidence.delivered_at > max(changed_at, evidence.failure.at):
+            return Judged(FleetState.ACTIVE, evidence.delivered_at)
+        if previous is FleetState.DISABLED:
+            is_arriving = evidence.delivered_at > evidence.stopped_at
+            return Judged(FleetState.UNSTABLE if is_arriving else FleetState.FAILING, now)
+        return Judged(previous, now)  # a few failed probes are no recovery
+    if evidence.delivered_at > changed_at:
+        return Judged(FleetState.ACTIVE, evidence.delivered_at)
+    return Judged(FleetState.UNKNOWN, changed_at or now)
+
+
+def _is_stopped(evidence: StateEvidence, changed_at: int) -> bool:
+    stopped_at = evidence.stopped_at
+    return stopped_at > max(changed_at, evidence.delivered_at, evidence.attempted_at - RESUMED_MS)
+
+
+def _add_slot(slots: dict[int, PeriodCounts], number: int, slot: PeriodCounts) -> None:
+    mine = slots.get(number)
+    if mine is None:
+        mine = slots[number] = PeriodCounts()
+    _add(mine, slot)
+
+
+def _add(mine: PeriodCounts, other: PeriodCounts) -> None:
+    mine.delivered += other.delivered
+    mine.failed += other.failed
+    mine.dead += other.dead
+
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(StateEvidence)
+
+
+def encode_evidence(evidence: StateEvidence) -> bytes:
+    """The bytes that the store keeps: under 1 kB, most of it counts."""
+    return _encoder.encode(evidence)
+
+
+def decode_evidence(data: bytes) -> StateEvidence:
+    """The evidence in the store's bytes. Empty if they are of another version of this program."""
+    try:
+        return _decoder.decode(data)
+    except msgspec.DecodeError:
+        return StateEvidence(minutes={}, hours={})
+
+
+def evidence_by_tenant(entries: Iterable[HistoryEntry]) -> Mapping[TenantKey, StateEvidence]:
+    """The evidence of entries of many tenants. Entries without a tenant, and skipped events, don't count."""
+    found: dict[TenantKey, StateEvidence] = {}
+    for entry in entries:
+        if entry.outcome in _COUNTED and entry.org and entry.sandbox:
+            key = TenantKey(entry.org, entry.sandbox)
+            evidence = found.get(key)
+            if evidence is None:
+                evidence = found[key] = StateEvidence(minutes={}, hours={})
+            evidence.add(entry)
+    return found
+
+
+_COUNTED: Final = frozenset(
+    {HistoryOutcome.ATTEMPT, HistoryOutcome.DELIVERED, HistoryOutcome.DEAD, HistoryOutcome.HELD}
+)

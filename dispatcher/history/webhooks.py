@@ -1,0 +1,45 @@
+"""The webhooks as the history worker knows them. Entries are stored without them; states and notifications use them."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+
+from dispatcher.config.settings import WebhookSettings
+from dispatcher.config.webhooks import Webhook
+from dispatcher.errors import DispatcherError
+from dispatcher.stores import WebhookSource, open_source
+from dispatcher.stores.webhook_files import Rules
+
+AGAIN_S: Final = 30.0
+
+log = structlog.get_logger(__name__)
+
+
+class KnownWebhooks:
+    """Opens the store of webhooks, however often that takes. `run` is its task."""
+
+    def __init__(self, settings: WebhookSettings, rules: Rules) -> None:
+        self._settings = settings
+        self._rules = rules
+        self._source: WebhookSource | None = None
+
+    def all(self) -> Sequence[Webhook] | None:
+        """Every webhook in use; None until the store has answered."""
+        if self._source is None:
+            return None
+        return self._source.all() or None  # a database that has not answered yet has none
+
+    async def run(self) -> None:
+        """Follows the store's changes until cancelled."""
+        while True:
+            try:
+                async with open_source(self._settings, self._rules) as source:
+                    self._source = source
+                    await source.run()
+            except DispatcherError as error:
+                log.warning("webhooks can't be read; states are judged without them", problem=str(error)[:500])
+            finally:
+                self._source = None
+            await asyncio.sleep(AGAIN_S)

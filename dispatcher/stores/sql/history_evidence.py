@@ -1,0 +1,106 @@
+"""Adds new entries to the evidence about their tenants, in the transaction that writes the entries.
+
+An entry counts once, because only entries that were not there before are added.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from dispatcher.contract.fleet_state import (
+    FleetState,
+    StateEvidence,
+    decode_evidence,
+    encode_evidence,
+    evidence_by_tenant,
+)
+from dispatcher.contract.history import HistoryOutcome
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.stores.sql.history_rows import COLUMNS, Row, entry_of
+
+CLOCKS_DIFFER_MS: Final = 60_000
+"""An entry from further in the future counts as one of now: one wrong clock must not end every window."""
+_TENANTS_A_STATEMENT: Final = 400
+_COUNTED: Final = frozenset(
+    {
+        HistoryOutcome.ATTEMPT.value, HistoryOutcome.DELIVERED.value, HistoryOutcome.DEAD.value,
+        HistoryOutcome.HELD.value,
+    }
+)  # fmt: skip
+_OUTCOME: Final = COLUMNS.index("outcome")
+_NEW: Final = f"""
+INSERT INTO history_tenants (org, sandbox, evidence, state, since, revision, changed_at, is_paused, touched)
+SELECT org, sandbox, '\\x90'::bytea, '{FleetState.UNKNOWN}', $3::bigint, '', 0, 0, $3::bigint
+FROM unnest($1::text[], $2::text[]) AS wanted (org, sandbox)
+ON CONFLICT DO NOTHING
+"""  # noqa: S608  (a word of our own)
+_LOCK: Final = """
+SELECT org, sandbox, evidence FROM history_tenants JOIN unnest($1::text[], $2::text[]) AS wanted (org, sandbox)
+USING (org, sandbox) ORDER BY org, sandbox FOR UPDATE OF history_tenants
+"""
+_UPDATE: Final = """
+UPDATE history_tenants SET evidence = new.evidence, touched = $4::bigint
+FROM unnest($1::text[], $2::text[], $3::bytea[]) AS new (org, sandbox, evidence)
+WHERE history_tenants.org = new.org AND history_tenants.sandbox = new.sandbox
+"""
+
+
+async def add_evidence(connection: AsyncConnection, rows: Sequence[Row], now_ms: int, *, is_postgresql: bool) -> None:
+    """Adds new rows to the evidence. Tenants are locked in order, so that workers never wait for each other in turn."""
+    found = evidence_in(rows, now_ms)
+    if not found:
+        return
+    if is_postgresql:
+        await _add_to_postgresql(connection, found, now_ms)
+    else:
+        await _add_to_sqlite(connection, found, now_ms)
+
+
+def evidence_in(rows: Sequence[Row], now_ms: int) -> dict[TenantKey, StateEvidence]:
+    """The evidence of rows by tenant, in order of tenants."""
+    entries = []
+    for row in rows:
+        if row[_OUTCOME] in _COUNTED:
+            entry = entry_of(dict(zip(COLUMNS, row, strict=True)))
+            entry.at = min(entry.at, now_ms + CLOCKS_DIFFER_MS)
+            entries.append(entry)
+    return dict(sorted(evidence_by_tenant(entries).items()))
+
+
+async def _add_to_postgresql(
+    connection: AsyncConnection, found: Mapping[TenantKey, StateEvidence], now_ms: int
+) -> None:
+    raw: Any = (await connection.get_raw_connection()).driver_connection
+    orgs, sandboxes = [tenant.org for tenant in found], [tenant.sandbox for tenant in found]
+    await raw.execute(_NEW, orgs, sandboxes, now_ms)
+    for org, sandbox, data in await raw.fetch(_LOCK, orgs, sandboxes):
+        found[TenantKey(org, sandbox)].merge(decode_evidence(data))
+    await raw.execute(_UPDATE, orgs, sandboxes, [encode_evidence(one) for one in found.values()], now_ms)
+
+
+async def _add_to_sqlite(connection: AsyncConnection, found: Mapping[TenantKey, StateEvidence], now_ms: int) -> None:
+    tenants = list(found)
+    for at in range(0, len(tenants), _TENANTS_A_STATEMENT):
+        piece = tenants[at : at + _TENANTS_A_STATEMENT]
+        wanted = ", ".join(["(?, ?)"] * len(piece))
+        statement = f"SELECT org, sandbox, evidence FROM history_tenants WHERE (org, sandbox) IN (VALUES {wanted})"  # noqa: S608  (placeholders only)
+        known = await connection.exec_driver_sql(statement, tuple(text for tenant in piece for text in tenant))
+        for row in known.mappings():
+            found[TenantKey(row["org"], row["sandbox"])].merge(decode_evidence(row["evidence"]))
+    await connection.execute(
+        text(
+            "INSERT INTO history_tenants "
+            "(org, sandbox, evidence, state, since, revision, changed_at, is_paused, touched) "
+            "VALUES (:org, :sandbox, :evidence, :state, :now, '', 0, 0, :now) "
+            "ON CONFLICT (org, sandbox) DO UPDATE SET evidence = excluded.evidence, touched = excluded.touched"
+        ),
+        [
+            {
+                "org": tenant.org, "sandbox": tenant.sandbox, "evidence": encode_evidence(evidence),
+                "state": FleetState.UNKNOWN.value, "now": now_ms,
+            }
+            for tenant, evidence in found.items()
+        ],
+    )  # fmt: skip

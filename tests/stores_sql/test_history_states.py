@@ -1,0 +1,153 @@
+"""States of webhooks in the history store: evidence counted once, judged by one worker, worthless without a worker."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+
+import pytest
+
+from dispatcher.config.secrets import Secret
+from dispatcher.config.settings import HistorySettings
+from dispatcher.contract.fleet_state import FleetState, decode_evidence, evidence_by_tenant
+from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.history_rows import Row, rows_of
+from dispatcher.stores.sql.history_schema import tenants
+from dispatcher.stores.sql.history_states import TenantStates, WebhookFacts
+from dispatcher.stores.sql.history_store import HistoryStore
+from tests.stores_sql.history_examples import NOW, records
+from tests.stores_sql.test_history_store import Clock
+
+SETTINGS = HistorySettings.model_validate({})
+BAD, GOOD = TenantKey("bad'\N{SNOWMAN}", "prod"), TenantKey("good", "prod")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def database(empty_url: Secret, clock: Clock) -> AsyncIterator[Database]:
+    opened = Database(empty_url, create=True, setting="history.url")
+    await HistoryStore(opened, SETTINGS, clock).prepare()
+    yield opened
+    await opened.close()
+
+
+def rows(*found: HistoryEntry, writer: int = 1) -> list[Row]:
+    return rows_of(HistoryRecord(1, writer, 0, list(found)))[0]
+
+
+def entries_of(tenant: TenantKey, outcome: HistoryOutcome, count: int, start: float = NOW) -> list[HistoryEntry]:
+    """An entry every half minute up to the present."""
+    return [
+        HistoryEntry(
+            int((start - 30 * number) * 1000),
+            outcome,
+            *tenant,
+            "http_5xx",
+            status=503,
+            detail="answered 503",
+            attempt=1,
+        )
+        for number in range(count)
+    ]
+
+
+async def test_evidence_is_that_of_the_entries_however_often_they_are_written(database: Database, clock: Clock) -> None:
+    store = HistoryStore(database, SETTINGS, clock)
+    made = records(5, 600)
+    everything = [row for record in made for row in rows_of(record)[0]]
+    shuffled = random.Random(1).sample(everything, len(everything))
+    batches = [shuffled[at : at + 150] for at in range(0, 600, 150)]
+    if database.is_postgresql:
+        await asyncio.gather(*(store.write(batch) for batch in batches * 2))
+    for batch in batches * 2:
+        await store.write(batch)
+    expected = evidence_by_tenant(entry for record in made for entry in record.entries)
+    async with database.read() as connection:
+        found = (await connection.execute(tenants.select())).mappings().all()
+    assert {TenantKey(row["org"], row["sandbox"]): decode_evidence(row["evidence"]) for row in found} == expected
+
+
+async def test_states_follow_evidence_and_configuration(database: Database, clock: Clock) -> None:
+    store, states = HistoryStore(database, SETTINGS, clock), TenantStates(database, clock)
+    clock.now -= 600
+    await store.write(rows(*entries_of(BAD, HistoryOutcome.ATTEMPT, 20, clock.now)))
+    await store.write(rows(*entries_of(GOOD, HistoryOutcome.DELIVERED, 20, clock.now), writer=2))
+    facts = {
+        BAD: WebhookFacts("1", False),
+        GOOD: WebhookFacts("1", False),
+        TenantKey("new", "x"): WebhookFacts("1", True),
+    }
+    assert await states.sign_of_life(0, is_current=True)
+    changes = await states.judge(facts)
+    assert {(one.report.tenant, one.before, one.report.state) for one in changes} == {
+        (BAD, FleetState.UNKNOWN, FleetState.FAILING),
+        (GOOD, FleetState.UNKNOWN, FleetState.ACTIVE),
+        (TenantKey("new", "x"), FleetState.UNKNOWN, FleetState.PAUSED),
+    }
+    bad = await states.of(BAD)
+    assert (bad.state, bad.failures, bad.failure_reason, bad.failure_status, bad.failure_detail) == (
+        FleetState.FAILING, 20, "http_5xx", 503, "answered 503",
+    )  # fmt: skip
+    assert bad.failed_at == clock.now
+    assert clock.now - 700 < bad.since < clock.now - 500
+    assert await states.judge(facts) == []
+    assert await TenantStates(database, clock).judge(facts) == [], "another worker knows it, too"
+
+    clock.now += 60
+    edited = facts | {BAD: WebhookFacts("2", False)}
+    assert [one.report.state for one in await states.judge(edited)] == [FleetState.UNKNOWN]
+    clock.now += 120
+    await store.write(rows(*entries_of(BAD, HistoryOutcome.DELIVERED, 1, clock.now), writer=3))
+    assert [one.report.state for one in await states.judge(edited)] == [FleetState.ACTIVE]
+    paused = edited | {GOOD: WebhookFacts("1", True)}
+    assert [one.report.state for one in await states.judge(paused)] == [FleetState.PAUSED]
+    assert [one.report.state for one in await states.judge(edited)] == [FleetState.ACTIVE]
+    assert await states.judge(None) == [], "without the webhooks, nothing is thought of them"
+    assert await states.sign_of_life(0, is_current=True)
+    assert {key: one.state for key, one in (await states.all(orgs=frozenset({"good"}))).items()} == {
+        GOOD: FleetState.ACTIVE
+    }
+    assert (await states.of(TenantKey("nobody", "prod"))).state is FleetState.UNKNOWN
+
+
+async def test_states_are_unknown_without_a_worker_that_keeps_up(database: Database, clock: Clock) -> None:
+    store, states = HistoryStore(database, SETTINGS, clock), TenantStates(database, clock)
+    await store.write(rows(*entries_of(GOOD, HistoryOutcome.DELIVERED, 1)))
+    assert not await states.sign_of_life(500, is_current=False), "it still reads old entries"
+    assert await states.sign_of_life(0, is_current=True)
+    await states.judge({})
+    assert (await states.of(GOOD)).state is FleetState.ACTIVE
+    lagging = TenantStates(database, clock)
+    assert not await lagging.sign_of_life(10**6, is_current=False)
+    report = await states.of(GOOD)
+    assert (report.state, report.is_current, report.delivered_at) == (FleetState.UNKNOWN, False, NOW)
+    await lagging.sign_off()
+    assert (await states.of(GOOD)).state is FleetState.ACTIVE
+    clock.now += 100
+    assert (await states.of(GOOD)).state is FleetState.UNKNOWN, "no sign of life"
+    assert await states.sign_of_life(0, is_current=False), "current a moment ago"
+    clock.now += 100
+    assert not await states.sign_of_life(9, is_current=False)
+
+
+async def test_one_wrong_clock_does_not_end_the_window(database: Database, clock: Clock) -> None:
+    store, states = HistoryStore(database, SETTINGS, clock), TenantStates(database, clock)
+    await store.write(rows(*entries_of(BAD, HistoryOutcome.ATTEMPT, 20)))
+    await store.write(rows(*entries_of(BAD, HistoryOutcome.ATTEMPT, 1, NOW + 80_000), writer=2))
+    await states.judge({})
+    assert (await states.sign_of_life(0, is_current=True), (await states.of(BAD)).state) == (True, FleetState.FAILING)
+
+
+async def test_one_of_several_workers_judges(database: Database, clock: Clock) -> None:
+    store = HistoryStore(database, SETTINGS, clock)
+    await store.write(rows(*entries_of(BAD, HistoryOutcome.ATTEMPT, 20)))
+    several = [TenantStates(database, clock) for _ in range(4)]
+    if not database.is_postgresql:
+        several = several[:1]
+    changes = [one for found in await asyncio.gather(*(states.judge({}) for states in several)) for one in found]
+    assert len(changes) == 1
