@@ -1,8 +1,8 @@
-"""An HTTP port that strangers can reach: time limits on connections and bounds on their number.
+"""Serves HTTP on a port that strangers can reach: it limits the time and the number of connections.
 
-aiohttp's server ends idle connections only, an hour after the fact. A peer that opens connections and never finishes a
-request head would keep them for good, until the process has no file descriptor left for a delivery. Here a connection
-has `HEAD_S` for a request head, `BODY_S` for a body, `REQUEST_S` for a whole request and its answer, and `IDLE_S`
+aiohttp's server closes only idle connections, after an hour. A peer that opens connections and never finishes a request
+head would keep them forever, until the process has no file descriptor left for a delivery. Here a connection has
+`HEAD_S` for a request head, `BODY_S` for a body, `REQUEST_S` for a whole request and its answer, and `IDLE_S`
 between two requests. A port has at most `limit_of_port()` connections, a peer a quarter of them. If a bound is
 reached, the connection that has waited longest for a request head makes room for the new one.
 """
@@ -271,7 +271,7 @@ class Listener:
             self._report(now)
 
     def _report(self, now: float) -> None:
-        """Logs what was closed before its time, at most once a minute. An idle connection is no news."""
+        """Logs the connections that were closed early, at most once a minute. Idle connections are not reported."""
         self._closed.pop("idle", None)
         if self._closed and (self._reported_at is None or now - self._reported_at >= _REPORT_EVERY_S):
             self._reported_at = now
@@ -285,7 +285,7 @@ class Listener:
 
 
 class _Connection(asyncio.Protocol):
-    """Stands between a transport and aiohttp's protocol, and knows what the connection waits for."""
+    """Sits between a transport and aiohttp's protocol, and knows what the connection waits for."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
@@ -402,7 +402,7 @@ def _plain(part: object) -> str | int:
 
 @contextmanager
 def _without_ipv6(may_lack: bool) -> Iterator[None]:
-    """Passes over an address that can't be opened because the host has no IPv6."""
+    """Skips an address that can't be opened because the host has no IPv6."""
     try:
         yield
     except OSError as error:

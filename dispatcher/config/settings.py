@@ -241,10 +241,10 @@ class ProxySettings(_Group):
     password: Secret | None = None
     """Password for the proxy."""
     resolve: Literal["local", "proxy"] = "local"
-    """Who resolves the endpoints' names. `local`: the dispatcher does, checks every address, and asks the proxy for the
-    checked address. `proxy`: the proxy is asked for the host name, for networks whose pods have no public DNS. The
-    dispatcher then sees no addresses: it judges names and address literals only, and the proxy must refuse connections
-    to internal addresses."""
+    """Place where the endpoints' names are resolved. `local`: the dispatcher resolves them, checks every address, and
+    requests a tunnel to the checked address. `proxy`: the dispatcher requests a tunnel to the host name, for networks
+    whose pods have no public DNS. It then sees no addresses: it checks names and address literals only, and the proxy
+    must refuse connections to internal addresses."""
 
     @model_validator(mode="after")
     def _a_pair(self) -> Self:

@@ -1,4 +1,4 @@
-"""One POST, from bytes to an `Attempt`: egress guard, TLS, and the HTTP clients."""
+"""Sends one POST and returns it as an `Attempt`: egress guard, DNS, TLS and the two HTTP clients."""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -19,12 +19,12 @@ class Transport(Protocol):
     async def post(self, request: Request) -> Attempt: ...
 
     def begin(self, request: Request, ended: Callable[[Attempt], None]) -> Exchange | None:
-        """The same without waiting, where a connection rests; None, and nothing is sent, where none does."""
+        """Sends the request without awaiting if a connection is idle. Returns None, and sends nothing, if none is."""
         ...
 
 
 def open_transport(delivery: DeliverySettings, egress: EgressSettings) -> AbstractAsyncContextManager[Transport]:
-    """The HTTP client that `delivery.transport` names. Leaving the context closes every connection."""
+    """Returns the HTTP client that `delivery.transport` names. Leaving the context closes every connection."""
     if delivery.transport == "lean":
         return LeanTransport(delivery, egress)
     from dispatcher.transport.aiohttp_client import AiohttpTransport

@@ -1,4 +1,4 @@
-"""What kind of place an IP address is: a pure table, made from the IANA special-purpose registries.
+"""Classifies IP addresses (public, private, loopback, …) by the IANA special-purpose registries. Pure.
 
 `ipaddress.is_global` is not used: its answers changed between Python versions, and it does not look into the
 forms of IPv6 that carry an IPv4 address.
@@ -12,7 +12,7 @@ Network = IPv4Network | IPv6Network
 
 
 class Place(StrEnum):
-    """Kinds of address; the text stands in messages to tenants."""
+    """Kinds of address; the text is part of messages to operators."""
 
     PUBLIC = "public"
     PRIVATE = "private"
@@ -29,7 +29,7 @@ class Place(StrEnum):
 
 
 INTERNAL = frozenset({Place.PRIVATE, Place.LOOPBACK, Place.SHARED})
-"""Where an operator's own services live: what a *name* in the allow-list may reach. The rest takes a CIDR block."""
+"""Kinds that an operator's own services have. A *name* in the allow-list opens these; the rest needs a CIDR block."""
 
 _METADATA = frozenset(
     {
@@ -78,7 +78,7 @@ _SIX = _six(  # IANA IPv6 Special-Purpose Address Registry; what is outside 2000
     ("::1/128", Place.LOOPBACK),
     ("::/96", Place.TRANSLATED),  # IPv4-compatible (RFC 4291, deprecated)
     ("::ffff:0:0:0/96", Place.TRANSLATED),  # IPv4-translated (RFC 2765, historic)
-    ("64:ff9b:1::/48", Place.TRANSLATED),  # local-use NAT64 (RFC 8215): where the IPv4 address stands is unknown
+    ("64:ff9b:1::/48", Place.TRANSLATED),  # local-use NAT64 (RFC 8215): the position of the IPv4 address is unknown
     ("100::/64", Place.RESERVED),
     ("2001::/32", Place.TRANSLATED),  # Teredo (RFC 4380)
     ("2001:2::/48", Place.BENCHMARKING),
@@ -92,14 +92,14 @@ _SIX = _six(  # IANA IPv6 Special-Purpose Address Registry; what is outside 2000
     ("ff00::/8", Place.MULTICAST),
 )
 
-_NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: what an IPv6-only cluster reaches the public IPv4 Internet by
+_NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: how an IPv6-only cluster reaches the public IPv4 Internet
 _LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
 _UNICAST = IPv6Network("2000::/3")
 _ISATAP = frozenset({0x00005EFE, 0x02005EFE, 0x01005EFE, 0x03005EFE})  # RFC 5214, section 6.1
 
 
 def _inner(address: IPv6Address) -> IPv4Address | None:
-    # The IPv4 address that a packet to this IPv6 address ends at: mapped, NAT64 and ISATAP forms.
+    # Returns the IPv4 address that a packet to this IPv6 address arrives at: mapped, NAT64 and ISATAP forms.
     if address.ipv4_mapped is not None:
         return address.ipv4_mapped
     bits = int(address)
@@ -109,7 +109,7 @@ def _inner(address: IPv6Address) -> IPv4Address | None:
 
 
 def carried(address: Address) -> tuple[IPv4Address, ...]:
-    """Every IPv4 address that can be read out of an IPv6 address, by whichever scheme."""
+    """Returns every IPv4 address that an IPv6 address carries, by any scheme."""
     if isinstance(address, IPv4Address):
         return ()
     teredo = address.teredo or (None, None)
@@ -120,7 +120,7 @@ def carried(address: Address) -> tuple[IPv4Address, ...]:
 
 
 def place_of(address: Address) -> Place:
-    """The kind of an address; for a form that carries an IPv4 address, the worse of the two."""
+    """Returns the kind of an address; for an IPv6 form that carries an IPv4 address, the worse of the two."""
     if address in _METADATA:
         return Place.METADATA
     if isinstance(address, IPv4Address):

@@ -1,8 +1,8 @@
-"""The HTTP client that stands on aiohttp: one POST, one `Attempt`, whatever the network does.
+"""Implements the HTTP client with aiohttp: every POST returns one `Attempt`, whatever the network does.
 
-aiohttp parses, pools and writes; connections come from the dialer, so that its resolver, its proxy support and its TLS
-defaults are never asked. Off: redirects, cookies, decompression, the environment's proxies. Foreign exceptions end in
-the table `FAILURE_OF`; what is not in it is a bug and propagates.
+aiohttp parses, pools and writes. Connections come from the dialer, so aiohttp's resolver, proxy support and TLS
+defaults are never used. Redirects, cookies, decompression and the environment's proxies are off. The table `FAILURE_OF`
+translates foreign exceptions; any other exception is a bug and propagates.
 """
 
 import asyncio
@@ -45,10 +45,10 @@ from dispatcher.transport.tls import TlsContext, TlsContexts, certificate_expiry
 
 KEEPALIVE_S = 60.0
 _IGNORED_HEAD: Final = 8 * 1024
-"""What a head may have beyond its names and values: status line, separators, 1xx answers."""
+"""Bytes that a head may have beyond its names and values: status line, separators, 1xx answers."""
 _DROPPED: Final = frozenset({FailureReason.RESET, FailureReason.TLS})
 _SPARE_CONNECTIONS = 64
-"""Beyond max_in_flight: test events and token requests don't queue behind deliveries."""
+"""Connections beyond max_in_flight, so that test events and token requests don't queue behind deliveries."""
 
 FAILURE_OF: tuple[tuple[type[Exception], FailureReason], ...] = (  # first match wins
     (ssl.SSLError, FailureReason.TLS),
@@ -62,26 +62,26 @@ FAILURE_OF: tuple[tuple[type[Exception], FailureReason], ...] = (  # first match
 
 
 class _Handler(ResponseHandler):
-    """aiohttp's connection, which knows how it came about and reads an answer's head beside aiohttp's parser."""
+    """aiohttp's connection, extended: it keeps how it was opened and reads an answer's head beside aiohttp's parser."""
 
     phases = Phases()
     below: asyncio.Transport | None = None
-    """The transport under TLS, which knows what of the request the peer has not taken."""
+    """The transport under TLS. Its write buffer holds what the peer has not taken of the request."""
     retires_at = float("inf")
     """From then on it is not used again; seconds of the monotonic clock."""
     answer: Answer | None = None
-    """What DNS says of the host; None if it isn't resolved here."""
+    """The latest DNS answer for the host; None if it isn't resolved here."""
     tls: ssl.SSLObject | None = None
     is_resumed = False
     requests = 0
     resting = False
-    """No request is under way: bytes that come now would be taken for the next one's answer."""
+    """No request is in progress: bytes that arrive now would be taken for the answer to the next one."""
     raw = 0
-    """Bytes that came since the request."""
+    """Bytes received since the request."""
     head: AnswerHead | None = None
-    """Of the answer to the request under way, once it is complete."""
+    """The head of the current answer, once it is complete."""
     body = b""
-    """What followed the head when it became complete."""
+    """Bytes that arrived behind the head when it became complete."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
@@ -94,13 +94,13 @@ class _Handler(ResponseHandler):
 
     @property
     def is_over(self) -> bool:
-        """Too old, or its host has moved: not to be used again."""
+        """True if the connection is too old or its host has moved: it must not be used again."""
         address = self.phases.address
         outdated = self.answer is not None and address is not None and self.answer.is_outdated(address)
         return outdated or time.monotonic() >= self.retires_at
 
     def begin(self) -> None:
-        """A request is about to be written."""
+        """Resets the state of the last answer before a request is written."""
         self.resting, self.raw, self.head, self.body, self._begun = False, 0, None, b"", b""
         self.requests += 1
 
@@ -116,7 +116,7 @@ class _Handler(ResponseHandler):
             self._begin_answer(data)
 
     def _begin_answer(self, data: bytes) -> None:
-        """Keeps a head back until it is complete, so that what aiohttp refuses of it can be read leniently."""
+        """Holds a head back until it is complete, so that a head that aiohttp refuses can be read leniently."""
         self._begun += data
         try:
             self.head = read_answer_head(self._begun)
@@ -134,7 +134,7 @@ class _Handler(ResponseHandler):
 
 
 class _Connector(aiohttp.BaseConnector):
-    """aiohttp's pool over our dialer."""
+    """aiohttp's connection pool, with connections from our dialer."""
 
     allowed_protocol_schema_set = frozenset({"http", "https"})
 
@@ -188,7 +188,7 @@ class _Connector(aiohttp.BaseConnector):
 
 
 class _Response(aiohttp.ClientResponse):
-    """aiohttp's answer, which still knows its connection after that went back to the pool."""
+    """aiohttp's response, extended: it keeps the connection's phases after the connection returned to the pool."""
 
     phases = Phases()
     tls: ssl.SSLObject | None = None
@@ -205,7 +205,7 @@ class _Response(aiohttp.ClientResponse):
 
 @dataclass(slots=True)
 class _Progress:
-    """How far one POST came, told by aiohttp's tracing."""
+    """Progress of one POST, reported by aiohttp's tracing."""
 
     started: float
     connected_at: float | None = None
@@ -215,11 +215,11 @@ class _Progress:
 
 
 _PROGRESS: ContextVar[_Progress] = ContextVar("_PROGRESS")
-"""Of the POST that the current task makes: aiohttp's connector isn't told which one it works for."""
+"""Progress of the POST that the current task makes: aiohttp's connector does not receive the request's context."""
 
 
 class AiohttpTransport:
-    """Sends POSTs by aiohttp. An async context manager; leaving it closes every connection."""
+    """Sends POSTs with aiohttp. An async context manager; leaving it closes every connection."""
 
     def __init__(self, delivery: DeliverySettings, egress: EgressSettings) -> None:
         self._limit = delivery.max_in_flight + _SPARE_CONNECTIONS
@@ -252,20 +252,20 @@ class AiohttpTransport:
         await self._parts.aclose()
 
     def begin(self, request: Request, ended: Callable[[Attempt], None]) -> None:
-        """Never: aiohttp needs the task of `post`."""
+        """Returns None always: aiohttp needs the task of `post`."""
 
     async def post(self, request: Request) -> Attempt:
-        """Send one request. Never raises for anything that the network can do.
+        """Sends one request. Never raises for anything that the network can do.
 
         Raises:
-            ValueError: a header that can't be sent: a bug of the caller's.
+            ValueError: a header can't be sent; the caller has a bug.
         """
         progress = _Progress(time.monotonic())
         _PROGRESS.set(progress)
         attempt = await self._attempt(request, progress)
         handler = progress.handler
         if handler is not None and handler.was_dropped_after_resumption and attempt.failure in _DROPPED:
-            # Some servers accept a TLS session and end the connection then: once more, without one.
+            # Some servers accept a TLS session and then end the connection: retry once without a session.
             self._forget_session(request.endpoint)
             progress.handler = None
             attempt = await self._attempt(request, progress)
@@ -411,7 +411,7 @@ def _failure(error: Exception) -> tuple[FailureReason, str]:
 
 
 def _tracing() -> aiohttp.TraceConfig:
-    """Tells each POST's `_Progress` how far it came."""
+    """Returns aiohttp's tracing hooks, which record times in each POST's `_Progress`."""
 
     async def connected(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
         context.trace_request_ctx.connected_at = time.monotonic()

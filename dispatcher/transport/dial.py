@@ -1,8 +1,8 @@
-"""The only place that opens a socket to an endpoint: resolve, check, connect, tunnel, TLS.
+"""Opens every connection to an endpoint: resolves, checks, connects, tunnels and performs the TLS handshake.
 
-Both HTTP clients get their connections here, so that neither can come to an address the guard did not see. With the
-operator's proxy and `resolve: local` the name is still resolved and checked here, and CONNECT names the address; with
-`resolve: proxy` CONNECT names the host, and the guard has judged its name only. TLS, SNI and certificate check are with
+Both HTTP clients get their connections here, so neither can reach an address that the guard did not check. With the
+operator's proxy and `resolve: local` the name is resolved and checked here, and CONNECT names the address; with
+`resolve: proxy` CONNECT names the host, and the guard has checked its name only. TLS, SNI and the certificate check use
 the host, inside the tunnel.
 """
 
@@ -31,11 +31,11 @@ AGE_JITTER: Final = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Dialled(Generic[P]):
-    """A connection ready for a request, and how it came about."""
+    """A connection ready for a request, and how it was opened."""
 
     transport: asyncio.Transport
     below: asyncio.Transport
-    """The transport under TLS; the same where there is none. Its buffer is what the peer has not taken yet."""
+    """The transport under TLS, or the same transport without TLS. Its buffer holds what the peer has not taken yet."""
     protocol: P
     phases: Phases
     is_resumed: bool
@@ -54,7 +54,7 @@ class Dialer:
         self._max_age_s = connection_max_age_s
 
     def watch(self, host: str) -> Answer | None:
-        """Returns what DNS says of a host now, without waiting; None if it isn't resolved here."""
+        """Returns the latest DNS answer for a host without waiting; None if it isn't resolved here."""
         return None if self._proxy is not None and self._proxy.resolves else self._resolver.watch(host)
 
     def retirement(self, now: float) -> float:
@@ -153,7 +153,7 @@ class _Route:
     addresses: tuple[str, ...]
     """The host itself if the proxy resolves it."""
     phases: Phases
-    """As far as it has come."""
+    """The phases completed so far."""
     timeout_s: float
     offers_session: bool = False
 
@@ -171,7 +171,7 @@ def _may_be_the_session(failed: TransportError) -> bool:
 async def _with_tls(
     below: asyncio.Transport, route: _Route, context: TlsContext, phases: Phases, factory: Callable[[], P]
 ) -> Dialled[P]:
-    """TLS with the route's host on a connection to one of its addresses; `below` is closed where that fails."""
+    """Performs the TLS handshake with the route's host on the connection `below`, which is closed if it fails."""
     started, protocol, place = time.monotonic(), factory(), (route.host, route.port)
     route.offers_session = context.sessions.get(place) is not None
     try:

@@ -1,9 +1,8 @@
-"""A stub resolver: A and AAAA of a name, asked of the DNS servers the operator named (RFC 1035, RFC 3596).
+"""Looks up the A and AAAA records of a name at the operator's DNS servers (a stub resolver; RFC 1035, RFC 3596).
 
-Only what a stub needs: recursion is the server's work. An answer counts when it comes from the server that was asked
-(a connected socket), with the id (random) and the question of the query; the source port is the kernel's random
-choice. CNAME chains are followed to 8 links. A truncated answer is asked for again by TCP (RFC 7766). Nothing is
-cached here.
+Recursion is the server's work. An answer counts if it comes from the queried server (a connected socket) and repeats
+the query's random id and its question; the kernel chooses a random source port. CNAME chains are followed up to 8
+links. After a truncated answer the query is repeated by TCP (RFC 7766). Nothing is cached here.
 """
 
 import asyncio
@@ -24,19 +23,19 @@ _MAX_ANSWER = 16 * 1024
 
 
 RESOLUTION_DELAY_S = 0.05
-"""How long a good answer to A or AAAA waits for the other one (RFC 8305, section 3)."""
+"""Seconds that a good answer to A or AAAA waits for the other one (RFC 8305, section 3)."""
 
 
 class DnsError(Exception):
-    """The name has no address that could be found; the message says why."""
+    """No address of the name was found; the message says why."""
 
 
 class ServerUnreachable(DnsError):
-    """No packet could be exchanged with any DNS server: that is the operator's side, not the name's."""
+    """No packet could be exchanged with any DNS server: the operator's side failed, not the name."""
 
 
 class _Malformed(Exception):
-    """What came is no answer to the question."""
+    """The received message is no answer to the question."""
 
 
 @dataclass(slots=True)
@@ -45,7 +44,7 @@ class _Answer:
     rcode: int
     addresses: list[str] = field(default_factory=list)
     alias: str | None = None
-    """Where the chain of CNAMEs in this answer ends, when it has no address there."""
+    """The end of the CNAME chain in this answer, if it has no address there."""
 
 
 async def query(host: str, servers: Sequence[tuple[str, int]]) -> list[str]:
@@ -132,7 +131,7 @@ async def _ask(name: str, kind: int, server: tuple[str, int]) -> _Answer:
 
 
 class _Datagrams(asyncio.DatagramProtocol):
-    """Waits for the first datagram that answers the question; others are somebody else's, or forged."""
+    """Waits for the first datagram that answers the question; other datagrams are unrelated or forged."""
 
     def __init__(self, ident: int, name: str, kind: int) -> None:
         self.answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
@@ -184,7 +183,7 @@ def _encode_name(name: str) -> bytes:
 
 
 def _read_name(data: bytes, at: int) -> tuple[str, int]:
-    """A name, perhaps compressed, and the offset behind it."""
+    """Returns a name, which may be compressed, and the offset behind it."""
     labels: list[str] = []
     end = -1
     while (size := data[at]) != 0:
@@ -202,10 +201,10 @@ def _read_name(data: bytes, at: int) -> tuple[str, int]:
 
 
 def _parse(data: bytes, ident: int, name: str, kind: int) -> _Answer:
-    """The answer in a message, when it is one to this question.
+    """Returns the answer in a message, if it answers this question.
 
     Raises:
-        _Malformed: it is not; also `struct.error`, `IndexError`, `UnicodeError` where the message ends too soon.
+        _Malformed: it does not; also `struct.error`, `IndexError`, `UnicodeError` if the message ends too soon.
     """
     got, flags, questions, answers = struct.unpack_from("!HHHH", data)
     if got != ident or not flags & 0x8000 or questions != 1:
@@ -230,7 +229,7 @@ def _parse(data: bytes, ident: int, name: str, kind: int) -> _Answer:
 
 
 def _read_records(data: bytes, at: int, count: int, kind: int) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """CNAMEs, and addresses, each by their owner."""
+    """Returns the CNAMEs and the addresses of an answer, each by owner name."""
     aliases: dict[str, str] = {}
     addresses: dict[str, list[str]] = {}
     for _ in range(count):

@@ -1,12 +1,12 @@
-"""The egress guard: may a request go there? Pure decisions; the dialer asks before it opens any socket.
+"""Decides which URLs and addresses a request may go to (the egress guard). Pure.
 
-Twice: of the URL, when the configuration is read (`problem_of_url`), and of every address that a name resolves to,
-right before the connect (`problem_of_address`), which goes to exactly that address. Messages are for the tenant: they
-say what to change, and not which addresses the operator's own names have.
+The guard checks a URL when the configuration is read (`problem_of_url`), and every address that a name resolves to
+right before the connection (`problem_of_address`), which goes to exactly that address. Messages say what to change, and
+not which addresses the operator's own names have.
 
-Allowed is a public address on an allowed port, or what the operator's `allow` names; `deny` wins over both. A name or
-suffix in `allow` opens private, loopback and carrier-grade NAT addresses to that name; anything else that is denied
-by default (metadata services, link-local, multicast…) takes a CIDR block, so that a DNS record alone never reaches it.
+Public addresses on allowed ports and everything in the operator's `allow` are allowed; `deny` wins over both. A name or
+suffix in `allow` opens private, loopback and carrier-grade NAT addresses to that name. Everything else that is denied
+by default (metadata services, link-local, multicast, …) needs a CIDR block, so a DNS record alone never reaches it.
 """
 
 import base64
@@ -27,7 +27,7 @@ _PRIVATE_DOMAINS = (".internal", ".local", ".localdomain", ".home.arpa", ".svc")
 RFC 8375, and what resolvers in a Kubernetes cluster complete."""
 
 _INTERNAL_BY_HABIT = (".consul", ".corp", ".lan", ".home", ".intranet", ".private", ".intra")
-"""Domains that are no public ones and that networks use inside."""
+"""Domains that networks use internally and that are not public."""
 
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _NUMBER = re.compile(r"\d+|0x[0-9a-f]*")
@@ -36,7 +36,7 @@ _NETLOC = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?", re.IGNORECASE
 
 
 def literal(host: str) -> Address | None:
-    """The address that a host *is*, in the one spelling that is accepted; None for a name."""
+    """Returns the address that a host *is*, in the only accepted spelling; None for a name."""
     try:
         if ":" in host:
             return None if "%" in host else ipaddress.IPv6Address(host)
@@ -46,7 +46,7 @@ def literal(host: str) -> Address | None:
 
 
 def spelling_problem(host: str) -> str | None:
-    """Why a host can't be written like this: only names in ASCII, dotted quads and plain IPv6 are unambiguous."""
+    """Returns why a host's spelling is refused: only ASCII names, dotted quads and plain IPv6 are unambiguous."""
     if literal(host) is not None:
         return None
     if ":" in host or "%" in host:
@@ -65,7 +65,7 @@ def spelling_problem(host: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class _Rules:
-    """An allow- or deny-list, read."""
+    """A parsed allow-list or deny-list."""
 
     networks: tuple[Network, ...] = ()
     suffixes: tuple[str, ...] = ()
@@ -75,14 +75,14 @@ class _Rules:
         return host in self.names or host.endswith(self.suffixes)
 
     def has_address(self, address: Address) -> bool:
-        """Whether a block holds the address, or any IPv4 address it carries: how deny asks."""
+        """Returns True if a block contains the address or any IPv4 address that it carries: the rule for deny."""
         return any(self._holds(candidate) for candidate in (address, *carried(address)))
 
     def has_exactly(self, address: Address) -> bool:
-        """Whether a block holds the address itself: how allow asks.
+        """Returns True if a block contains the address itself: the rule for allow.
 
-        A mapped form *is* its IPv4 address (the kernel connects by IPv4); any other carrier ends on some network
-        that an IPv4 block in allow did not mean.
+        A mapped form *is* its IPv4 address (the kernel connects by IPv4). Any other form ends on a network that an IPv4
+        block in allow did not mean.
         """
         mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
         return self._holds(mapped or address)
@@ -92,7 +92,7 @@ class _Rules:
 
 
 def _entry(text: str) -> Network | str:
-    """A CIDR block, or a suffix with its leading dot, or a name.
+    """Reads an entry: a CIDR block, a suffix with its leading dot, or a name.
 
     Raises:
         ValueError: it is none of them.
@@ -117,7 +117,7 @@ def _rules(entries: tuple[str, ...]) -> _Rules:
 
 
 class EgressGuard:
-    """Says where requests may not go, and why.
+    """Decides where requests may not go, and says why.
 
     Raises:
         ValueError: an entry of allow or deny can't be read; `egress_problems` names each one beforehand.
@@ -129,10 +129,10 @@ class EgressGuard:
         self._ports = frozenset(settings.ports)
         self._allow_http = settings.allow_http
         self._judges_names_only = settings.proxy is not None and settings.proxy.resolve == "proxy"
-        """Addresses are never seen here: a name that can be an internal one must be allowed by name."""
+        """The proxy resolves, so addresses are unknown here: a name that may be internal must be allowed by name."""
 
     def problem_of_url(self, url: str) -> str | None:
-        """What is wrong with a URL as far as it can be known without a network; None where nothing is."""
+        """Returns the mistake in a URL, as far as it is known without a network; None if there is none."""
         try:
             parts = split_url(url)
         except ValueError as error:
@@ -144,7 +144,7 @@ class EgressGuard:
         return self.problem_of_target(parts.scheme, parts.hostname or "", port)
 
     def problem_of_target(self, scheme: str, host: str, port: int) -> str | None:
-        """The same for its parts: scheme, host without brackets, port. Asked again at each connect."""
+        """Checks the parts of a URL: scheme, host without brackets, port. Repeated at each connection."""
         if scheme != "https" and not (scheme == "http" and self._allow_http):
             return "must begin with https://: plain HTTP is not allowed here"
         problem = spelling_problem(host) or self._port_problem(port)
@@ -166,7 +166,7 @@ class EgressGuard:
         return None
 
     def warning_of_url(self, url: str) -> str | None:
-        """Returns what may go wrong with an accepted URL, for `check`; None if nothing is known."""
+        """Returns a warning about an accepted URL, for `check`; None if there is none."""
         host = (split_url(url).hostname or "").lower()
         if literal(host) is not None:
             return None
@@ -179,7 +179,7 @@ class EgressGuard:
         return None
 
     def problem_of_address(self, host: str, ip: str, port: int) -> str | None:
-        """Why a connection to this address, found for this host, must not be made; None where it may."""
+        """Returns why no connection may be made to this address, found for this host; None if it may."""
         return self._port_problem(port) or self._address_problem(host.lower(), ip)
 
     def denies(self, host: str, ip: str) -> bool:
@@ -218,7 +218,7 @@ def _is_localhost(host: str) -> bool:
 
 
 def egress_problems(settings: EgressSettings) -> list[Problem]:
-    """Every mistake in the operator's egress settings; asked once, at the start."""
+    """Returns every mistake in the operator's egress settings; called once, at the start."""
     problems = []
     for key, entries in (("allow", settings.allow), ("deny", settings.deny)):
         for index, text in enumerate(entries):
@@ -247,7 +247,7 @@ def egress_problems(settings: EgressSettings) -> list[Problem]:
 
 
 def nameserver(text: str) -> tuple[str, int] | None:
-    """`10.0.0.53:53`, `[fd00::53]:53`, or the address alone, as address and port."""
+    """Reads `10.0.0.53:53`, `[fd00::53]:53` or an address alone as address and port; None if it is none of them."""
     match = re.fullmatch(r"\[([0-9a-f:.]+)\](?::(\d{1,5}))?|([0-9.]+)(?::(\d{1,5}))?|([0-9a-f:]+)", text)
     if match is None:
         return None
@@ -257,13 +257,13 @@ def nameserver(text: str) -> tuple[str, int] | None:
 
 @dataclass(frozen=True, slots=True)
 class ProxyAddress:
-    """The operator's egress proxy. The guard is not asked about it: the operator put it there."""
+    """The operator's egress proxy. The guard does not check it, because the operator chose it."""
 
     tls: bool
     host: str
     port: int
     resolves: bool
-    """It is asked for host names and resolves them; otherwise for addresses that were resolved and checked here."""
+    """CONNECT names the host, and the proxy resolves it; otherwise CONNECT names an address that was checked here."""
     authorization: str | None = field(default=None, repr=False)
     """Value of `proxy-authorization` (RFC 9110, section 11.7.2; Basic, RFC 7617)."""
 

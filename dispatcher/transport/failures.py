@@ -1,7 +1,7 @@
-"""How the transport's own steps say that a connection can't be had: a reason and a sentence.
+"""Represents failed connections: a reason for metrics and a sentence for people.
 
-`TransportError` travels from the step that noticed to the client that makes an `Attempt` of it, and never leaves the
-package. Foreign exceptions of sockets and TLS are named in one table, `CONNECT_FAILURE_OF`.
+`TransportError` is raised by the step that fails and is turned into an `Attempt` by the client; it never leaves the
+package. The table `CONNECT_FAILURE_OF` translates foreign exceptions of sockets and TLS.
 """
 
 import errno
@@ -13,24 +13,24 @@ from dispatcher.contract.outcomes import FailureReason, Phases
 from dispatcher.errors import DispatcherError
 
 MAX_DETAIL = 256
-"""Characters of `Attempt.detail`: what a remote can write into our logs."""
+"""Characters of `Attempt.detail`, and so of what a remote peer can write into our logs."""
 
 
 UNKNOWN_CA_CURE = "; trust its CA in egress.ca_bundle, or in the webhook's tls.ca"
 
 _UNKNOWN_CA = frozenset({2, 18, 19, 20, 21})
-"""OpenSSL's verify codes (X509_V_ERR_…) of a chain that ends at nobody who is trusted."""
+"""OpenSSL's verify codes (X509_V_ERR_…) for a chain that ends at no trusted certificate."""
 
 
 class TransportError(DispatcherError):
-    """No connection, or no use of one: why, for the label and for people."""
+    """A request failed before its answer. `reason` is for metrics, `detail` for people."""
 
     def __init__(self, reason: FailureReason, detail: str, phases: Phases | None = None) -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
         self.phases = phases
-        """How far it came, where that is known."""
+        """The phases that were completed, if known."""
 
 
 LOCAL_ERRORS: Final = frozenset(
@@ -41,7 +41,7 @@ LOCAL_ERRORS: Final = frozenset(
         errno.EPERM, errno.EACCES,  # a firewall of our own
     }
 )  # fmt: skip
-"""Errors of this machine, not of the endpoint: they say nothing against a tenant."""
+"""Errors of this machine, not of the endpoint: they are no evidence against a tenant."""
 
 CONNECT_FAILURE_OF: tuple[tuple[type[OSError], FailureReason], ...] = (  # first match wins
     (ssl.SSLError, FailureReason.TLS),
@@ -52,12 +52,12 @@ CONNECT_FAILURE_OF: tuple[tuple[type[OSError], FailureReason], ...] = (  # first
 
 
 def is_local(error: BaseException) -> bool:
-    """True if an error is this machine's own fault."""
+    """Returns True if this machine caused the error."""
     return isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and error.errno in LOCAL_ERRORS
 
 
 def connect_failure(error: OSError) -> TransportError:
-    """Returns what an error of connect or of the TLS handshake means."""
+    """Returns the failure for an error of connect or of the TLS handshake."""
     if is_local(error):
         return local_failure(error)
     reason = next(reason for kind, reason in CONNECT_FAILURE_OF if isinstance(error, kind))
@@ -70,7 +70,7 @@ def local_failure(error: BaseException) -> TransportError:
 
 
 def describe(error: BaseException) -> str:
-    """An exception of sockets or TLS in a few words, without the addresses and file lines that Python adds."""
+    """Returns an exception of sockets or TLS in a few words, without the addresses and file lines that Python adds."""
     if isinstance(error, ssl.SSLCertVerificationError):
         cure = UNKNOWN_CA_CURE if error.verify_code in _UNKNOWN_CA else ""
         return clip(f"certificate not accepted: {error.verify_message}{cure}")
@@ -82,6 +82,6 @@ def describe(error: BaseException) -> str:
 
 
 def clip(text: str) -> str:
-    """One printable line of at most 256 characters."""
+    """Returns a text as one printable line of at most 256 characters."""
     line = "".join(c if c.isprintable() else "?" for c in text[: MAX_DETAIL + 1])
     return line if len(line) <= MAX_DETAIL else line[: MAX_DETAIL - 1] + "…"

@@ -1,4 +1,4 @@
-"""TCP to the first of several addresses that answers (RFC 8305, sections 5 and 8, without the DNS part)."""
+"""Connects by TCP to the first of several addresses that answers (RFC 8305, sections 5 and 8, without DNS)."""
 
 import asyncio
 import ipaddress
@@ -55,12 +55,12 @@ async def _abandon(tasks: dict[asyncio.Task[socket.socket], str]) -> None:
     for task in tasks:
         task.cancel()
     for result in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(result, socket.socket):  # it won, too, but late
+        if isinstance(result, socket.socket):  # it connected as well, but too late
             result.close()
 
 
 def _interleaved(addresses: Sequence[str]) -> list[str]:
-    """The two families in turn, beginning with that of the first address (RFC 8305, section 4)."""
+    """Returns the addresses with the two families alternating, the first one's family first (RFC 8305, section 4)."""
     first = [a for a in addresses if (":" in a) == (":" in addresses[0])]
     second = [a for a in addresses if (":" in a) != (":" in addresses[0])]
     ordered: list[str] = []

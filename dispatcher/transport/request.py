@@ -1,4 +1,4 @@
-"""What a transport is given: an endpoint, which changes with its webhook, and a request, which changes each time."""
+"""Defines a transport's input: an endpoint, which changes with its webhook, and a request, which changes each time."""
 
 import re
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ _RAW = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9\-._~:/?@!$&'()*+,;=%]")
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Endpoint:
-    """Where a webhook's requests go. Made once for each revision of the webhook, compared by identity.
+    """The target of a webhook's requests. Made once for each revision of the webhook, compared by identity.
 
     A transport may keep what it derives (an SSL context, a rendered header block, a pool) for as long as the
     endpoint lives, and no longer.
@@ -31,14 +31,14 @@ class Endpoint:
     target: str = field(repr=False)
     """Path and query, as they go into the request line."""
     authority: str
-    """The `Host` header: the port only where it isn't the scheme's own."""
+    """The `Host` header, with the port unless it is the scheme's default."""
     headers: Headers = field(default=(), repr=False)
     """The tenant's header parameters; they come last in the request."""
     ca: Secret | None = None
     certificate: Secret | None = None
     key: Secret | None = None
     derived: "dict[object, object]" = field(default_factory=dict, init=False, repr=False)
-    """What a transport derives of it and keeps for as long as it lives, by transport."""
+    """What each transport derives from the endpoint and keeps for the endpoint's lifetime."""
 
     @property
     def url(self) -> str:
@@ -47,7 +47,7 @@ class Endpoint:
 
     @classmethod
     def at(cls, url: str, headers: Headers = ()) -> "Endpoint":
-        """The endpoint of a URL that `webhooks.split_url` accepts."""
+        """Returns the endpoint of a URL that `webhooks.split_url` accepts."""
         parts = split_url(url)
         host = (parts.hostname or "").rstrip(".")
         default = 443 if parts.scheme == "https" else 80
@@ -59,7 +59,7 @@ class Endpoint:
 
     @classmethod
     def of(cls, config: WebhookConfig) -> "Endpoint":
-        """The endpoint of a webhook."""
+        """Returns the endpoint of a webhook."""
         plain = cls.at(config.url, tuple(config.header_texts().items()))
         tls = config.tls
         return cls(
@@ -98,13 +98,13 @@ class Request:
     """For connect and TLS together, within the timeout."""
     content_type: str = "application/json"
     keep_body: int = field(default=0)
-    """Bytes of the answer's body to keep in the attempt: 2,048 for a test event and where the attempt log keeps
+    """Bytes of the answer's body to keep in the attempt: 2,048 for a test event and if the attempt log keeps
     answers, 65,536 for a token, else 0. Above 0 the attempt's phases are measured, too."""
 
 
 class Exchange(Protocol):
-    """A request under way."""
+    """A request in progress."""
 
     def abort(self) -> None:
-        """Let it go: nobody is told how it ends."""
+        """Cancels the request: `ended` is not called."""
         ...

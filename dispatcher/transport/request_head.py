@@ -1,7 +1,7 @@
-"""The request's header block: the same for both HTTP clients.
+"""Renders the header block of a request, the same for both HTTP clients.
 
-Names and values were checked where they were configured; they are checked again here, because one line break in a
-header is a second request on a connection that tenants may share.
+Names and values were checked when the configuration was read; they are checked again here, because one line break in
+a header is a second request on a connection that tenants may share.
 """
 
 import re
@@ -22,7 +22,7 @@ _AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?")
 _SENDABLE = frozenset(
     {"webhook-id", "webhook-timestamp", "webhook-signature", "webhook-attempt", "webhook-event-time", "authorization"}
 )
-"""Names of nearly every request, which need no look."""
+"""Names that nearly every request has; they need no check."""
 
 
 @lru_cache(maxsize=1024)
@@ -31,17 +31,17 @@ def _sendable_name(name: str) -> bool:
 
 
 def checked(headers: Headers) -> Headers:
-    """The headers, when each of them may go into a request.
+    """Returns the headers if each of them may be sent.
 
     Raises:
-        ValueError: a name or value can't be sent, or it is one that the transport sets. A bug in whoever made it.
+        ValueError: a name or value can't be sent, or the transport sets this header itself. The caller has a bug.
     """
     _lines(headers)
     return headers
 
 
 class HeaderBlock:
-    """What of a request's head doesn't change while its endpoint lives, rendered once.
+    """The part of a request's head that is the same for all requests to an endpoint, rendered once.
 
     Raises:
         ValueError: the endpoint has a target, authority or header that can't be sent.
@@ -57,11 +57,11 @@ class HeaderBlock:
         self.endpoint_headers = checked(endpoint.headers)
         self._start = f"POST {endpoint.target} HTTP/1.1\r\nhost: {endpoint.authority}\r\n"
         self._starts: dict[str, bytes] = {}
-        """By content type, of which an endpoint has one or two."""
+        """Rendered starts by content type, of which an endpoint has one or two."""
         self._end = _lines(self.endpoint_headers) + b"\r\n"
 
     def render(self, content_type: str, length: int, headers: Headers) -> bytes:
-        """The whole head of one request.
+        """Returns the whole head of one request.
 
         Raises:
             ValueError: as `checked`.
@@ -74,7 +74,7 @@ class HeaderBlock:
 
 
 def _lines(headers: Headers) -> bytes:
-    """The headers as they go out. Told at one look: no value brings a line break or a control of its own."""
+    """Returns the headers as they are sent. One check covers all values: none has a line break or control character."""
     for name, _ in headers:
         if name not in _SENDABLE and not _sendable_name(name):
             raise ValueError("a header name that can't be sent")

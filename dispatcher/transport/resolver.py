@@ -1,7 +1,7 @@
-"""From a host to the addresses that may be connected to: resolved once, all of them checked.
+"""Resolves a host once and checks every address of the answer.
 
-The dialer connects to the addresses given here and resolves nothing itself, so that a name that changes its mind
-between the check and the connect (DNS rebinding) finds nothing to change.
+The dialer connects to the addresses returned here and resolves nothing itself, so a name whose answer changes between
+the check and the connection (DNS rebinding) has no effect.
 """
 
 import asyncio
@@ -19,25 +19,25 @@ from dispatcher.transport.egress import EgressGuard, literal, nameserver
 from dispatcher.transport.failures import TransportError, clip, is_local, local_failure
 
 TTL_S = 10.0
-"""How long an answer is used again. Short: endpoints move by DNS."""
+"""Seconds for which an answer is used again. Short, because endpoints move by DNS."""
 TIMEOUT_S = 5.0
-"""For one name, all servers and tries together."""
+"""Seconds for one name, all servers and tries together."""
 MAX_CACHED = 10_000
 MAX_ADDRESSES = 32
 """Addresses of one name that are connected to: the first ones of the answer. All of the answer is checked."""
 MAX_ANSWERED = 1024
 """Addresses of one name that are checked; a name with more is refused."""
 REFRESHES_PER_S = 50.0
-"""Names asked for again in the background, all hosts together: bounds what ten thousand busy hosts cost."""
+"""Background lookups per second, all hosts together: bounds what ten thousand busy hosts cost."""
 _SLOW_ANSWER_S = 1.0
-"""The system's resolver waits for the answers to both A and AAAA. After so long, A is asked for alone beside it."""
+"""The system's resolver waits for both A and AAAA. After these seconds, A is looked up alone as well."""
 _THREADS = 64
-"""`getaddrinfo` blocks its thread for as long as a dead DNS server likes. A pool of our own keeps that from the
-default executor's few threads (uvloop: four), where it would stop every tenant."""
+"""`getaddrinfo` blocks its thread for as long as a dead DNS server takes. In a separate pool it can't block the few
+threads of the default executor (uvloop: four), which would stop every tenant."""
 
 
 class Answer:
-    """What DNS said of a host last; changed in place by later lookups, so that pools can keep a reference."""
+    """The latest DNS answer for a host. Later lookups change it in place, so pools can keep a reference."""
 
     __slots__ = ("addresses", "expires_at", "is_allowed")
 
@@ -45,7 +45,7 @@ class Answer:
         self.addresses = addresses
         self.expires_at = expires_at
         self.is_allowed = is_allowed
-        """No address of it is denied. A denied one is no reason to give up connections that work: resolvers lie."""
+        """No address of it is denied. A denied one closes no working connection: resolvers lie briefly."""
 
     def is_outdated(self, address: str) -> bool:
         """True if the host has moved away from the address: a connection to it is not used again."""
@@ -53,9 +53,9 @@ class Answer:
 
 
 class Resolver:
-    """Resolves and checks. Single flight: a name that many requests ask for is asked for once.
+    """Resolves and checks hosts. Concurrent lookups of one name share one query (single flight).
 
-    Use as an async context manager; leaving it cancels what is under way.
+    Use as an async context manager; leaving it cancels lookups in progress.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Resolver:
         return addresses[:MAX_ADDRESSES]
 
     def watch(self, host: str) -> Answer | None:
-        """Returns the last answer for a host, and asks DNS again in the background if it is old.
+        """Returns the last answer for a host, and looks it up again in the background if it is old.
 
         None if the host is an address, or was never resolved here. While DNS fails, the last answer stays.
         """

@@ -1,7 +1,7 @@
-"""TLS contexts: 1.2 or newer, certificate and host name verified always; there is no switch for either.
+"""Makes TLS contexts: version 1.2 or newer, certificate and host name always verified, with no setting to disable it.
 
-A context belongs to an identity (which CA, which client certificate), not to a webhook: ten thousand tenants with
-nothing special share one. It also keeps the sessions of servers it has spoken to, so that a new connection resumes.
+A context belongs to an identity (CA and client certificate), not to a webhook: ten thousand tenants without either
+share one. It also keeps the sessions of the servers it has connected to, so that new connections resume.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ MAX_CONTEXTS = 1024
 MAX_SESSIONS = 1024
 _REFUSED_S = 3600.0
 BUNDLE_CHECK_S = 10.0
-"""How often the operator's CA bundle is looked at for a change."""
+"""Seconds between two checks of the operator's CA bundle for a change."""
 
 log = structlog.get_logger(__name__)
 
@@ -114,7 +114,7 @@ def remember_session(connection: ssl.SSLObject) -> None:
 
 
 def certificate_expiry(connection: ssl.SSLObject) -> float | None:
-    """When the peer's certificate ends, in Unix time. Costly: not for every request."""
+    """Returns when the peer's certificate expires, in Unix time. Too costly for every request."""
     certificate = connection.getpeercert()
     until = certificate.get("notAfter") if certificate else None
     return float(ssl.cert_time_to_seconds(until)) if isinstance(until, str) else None
@@ -126,7 +126,7 @@ _HAS_EXPIRED = 10
 """OpenSSL's X509_V_ERR_CERT_HAS_EXPIRED."""
 _MAX_PLACES = 10_000
 _expiries: dict[Place, tuple[float, float]] = {}
-"""Process-wide, as the metrics are: when a server's certificate expires, and when that was read."""
+"""When each server's certificate expires, and when that was read. Process-wide, as the metrics are."""
 
 
 def note_expiry(place: Place, connection: ssl.SSLObject) -> None:
@@ -166,10 +166,10 @@ def certificate_expiries() -> dict[Place, float]:
 
 
 def new_context(ca: bytes | None = None, certificate: bytes | None = None, key: bytes | None = None) -> TlsContext:
-    """A client context from PEM; the system's CAs where none is given.
+    """Returns a client context from PEM; with the system's CAs if none is given.
 
     Raises:
-        ValueError: which of the three can't be used, and why.
+        ValueError: one of the three can't be used; the message says which and why.
     """
     context = TlsContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies certificate and host name
     context.sessions = Sessions()
@@ -188,9 +188,9 @@ def new_context(ca: bytes | None = None, certificate: bytes | None = None, key: 
 
 
 def problems_of_pem(tls: ClientTls) -> Iterator[tuple[str, str]]:
-    """What is wrong with an endpoint's CA and client certificate, by key: `tls.ca`. Unresolved secrets are passed over.
+    """Yields the mistakes in an endpoint's CA and client certificate, by key: `tls.ca`. Skips unresolved secrets.
 
-    Opens no connection, and loads none of the system's CAs: it is asked of every webhook that is read.
+    Opens no connection and loads none of the system's CAs, because it runs for every webhook that is read.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if tls.ca is not None and tls.ca.reveal():
@@ -224,12 +224,12 @@ def _identify(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
 
 
 def _no_password() -> str:
-    raise ValueError("the key is encrypted: give it without a passphrase")  # else OpenSSL would ask the terminal
+    raise ValueError("the key is encrypted: give it without a passphrase")  # else OpenSSL would prompt on the terminal
 
 
 @contextlib.contextmanager
 def _as_file(data: bytes) -> Iterator[str]:
-    """Bytes as a path, for `load_cert_chain`, which takes nothing else: in memory where the system can (Linux)."""
+    """Yields a path with these bytes for `load_cert_chain`, which accepts paths only: in memory on Linux."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("client-certificate", os.MFD_CLOEXEC)
         path = f"/proc/self/fd/{descriptor}"
@@ -245,7 +245,7 @@ def _as_file(data: bytes) -> Iterator[str]:
 
 
 class TlsContexts:
-    """The contexts in use, made when first needed. Bounded: the least recently used goes."""
+    """The contexts in use, made when first needed. Bounded: the least recently used is dropped."""
 
     def __init__(self, ca_bundle: Path | None) -> None:
         self._bundle_path = ca_bundle
@@ -261,10 +261,10 @@ class TlsContexts:
         return len(self._of_identity)
 
     def of(self, endpoint: Endpoint) -> TlsContext:
-        """The context for an endpoint's connections.
+        """Returns the context for an endpoint's connections.
 
         Raises:
-            Failed: TLS, where the endpoint's CA or client certificate can't be used.
+            TransportError: TLS, if the endpoint's CA or client certificate can't be used.
         """
         if self._bundle_path is not None:
             self._refresh_bundle(self._bundle_path)
@@ -279,10 +279,10 @@ class TlsContexts:
         return context
 
     def of_operator(self) -> TlsContext:
-        """The context for the operator's own proxy: the bundle and no client certificate.
+        """Returns the context for the operator's own proxy: the bundle and no client certificate.
 
         Raises:
-            Failed: PROXY, where the bundle can't be used.
+            TransportError: PROXY, if the bundle can't be used.
         """
         if self._bundle_path is not None:
             self._refresh_bundle(self._bundle_path)
@@ -311,7 +311,7 @@ class TlsContexts:
             None if certificate is None else certificate.reveal(),
             None if key is None else key.reveal(),
         )
-        # Not `Secret.fingerprint`, which is short: one tenant must not be able to make a file that meets another's.
+        # Not `Secret.fingerprint`, which is short: no tenant may be able to make a file that collides with another's.
         identity = hashlib.sha256(b"".join(hashlib.sha256(part or b"").digest() for part in pem)).digest()
         context = self._of_identity.get(identity)
         if context is None:

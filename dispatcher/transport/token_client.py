@@ -1,4 +1,4 @@
-"""Reaches token endpoints with the guarded transport: the same egress rules, TLS and limits as for webhooks."""
+"""Posts to token endpoints with the guarded transport: the same egress rules, TLS and limits as for webhooks."""
 
 from typing import Protocol
 
@@ -18,14 +18,14 @@ class Transport(Protocol):
 
 
 class TokenPosts:
-    """A `TokenEndpoint` of the authentication package."""
+    """Implements the authentication package's `TokenEndpoint` with a transport."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self._endpoints: dict[str, Endpoint] = {}
 
     async def post_form(self, url: str, headers: Headers, body: bytes, timeout_s: float) -> TokenAnswer:
-        """POST a form; what fails on the way is an answer without a status."""
+        """Posts a form. A failure before the answer is returned as an answer without a status."""
         if url not in self._endpoints:
             if len(self._endpoints) >= _MOST_ENDPOINTS:
                 self._endpoints.clear()

@@ -1,4 +1,4 @@
-"""A transport with a span around each POST of a sampled event. The endpoint gets the span as `traceparent`."""
+"""Adds a span to each POST of a sampled event. The endpoint receives the span as `traceparent`."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +17,7 @@ class Transport(Protocol):
 
 
 class TracedTransport:
-    """Sends with another transport."""
+    """Sends requests with another transport and records spans."""
 
     def __init__(self, transport: Transport, tracing: Tracing) -> None:
         self._transport = transport

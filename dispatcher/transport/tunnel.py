@@ -1,7 +1,7 @@
-"""A tunnel through the operator's egress proxy (CONNECT, RFC 9110, section 9.3.6) to a checked address or host name.
+"""Opens a tunnel through the operator's egress proxy (CONNECT, RFC 9110, section 9.3.6) to a checked address or host.
 
-Whatever goes wrong on the way is the proxy's failure and never held against the tenant. The proxy's answer is read
-to the end of its header block and must have nothing behind it: in a tunnel the client speaks first.
+Any failure before the tunnel is open is the proxy's failure and never evidence against the tenant. The proxy's answer
+is read to the end of its header block and must have nothing behind it: in a tunnel the client speaks first.
 """
 
 import asyncio

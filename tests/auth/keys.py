@@ -64,7 +64,7 @@ def signed(algorithm: str = "HS256", key: bytes | None = None, **more: object) -
 
 
 def fetched(**more: object) -> FetchedToken:
-    """A token fetched by client credentials, unless told otherwise."""
+    """A token fetched by client credentials, unless `more` changes that."""
     base: dict[str, object] = {"grant": "client-credentials", "token_url": TOKEN_URL}
     base |= {"client_id": "luma", "client_secret": Secret(b"client-secret")}
     return FetchedToken.model_validate({key: value for key, value in {**base, **more}.items() if value is not None})

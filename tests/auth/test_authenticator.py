@@ -17,7 +17,7 @@ from tests.auth.token_server import HttpEndpoint, TokenServer, http_endpoint, to
 
 
 class NoEndpoint:
-    """Must never be asked."""
+    """A token endpoint that must never be used."""
 
     async def post_form(self, url: str, headers: Headers, body: bytes, timeout_s: float) -> TokenAnswer:
         raise AssertionError

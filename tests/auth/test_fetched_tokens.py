@@ -1,4 +1,4 @@
-"""Tokens from real token endpoints: how often they are asked, and what happens when they fail.
+"""Fetches tokens from real token endpoints: the number of requests, and what follows a failure.
 
 What single answers mean is in test_token_answers.
 """
@@ -199,7 +199,7 @@ async def test_a_failing_endpoint_is_asked_after_1_s_then_2_s_up_to_30_s(
         assert server.requests == number
         message = await refusal(tokens, now + wait_s * 0.99)
         assert "answered 500: try again later; the next request is in " in message
-        assert server.requests == number, "within the cool-down nobody asks"
+        assert server.requests == number, "no request is sent within the cool-down"
         now += wait_s
 
     server.answers(token("mended"), web.Response(status=500))

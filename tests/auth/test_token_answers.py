@@ -1,4 +1,4 @@
-"""What a token endpoint is asked, byte for byte, and what its answers are taken for."""
+"""Checks token requests byte for byte, and the meaning of each answer."""
 
 import base64
 import gzip

@@ -29,7 +29,7 @@ def token(value: str = "issued", expires_in: object = 3600, **more: object) -> w
 
 @dataclass
 class TokenServer:
-    """Counts what it is asked and answers what the test says; by default a new token each time."""
+    """Counts requests and answers as the test says; by default with a new token each time."""
 
     url: str = ""
     forms: list[dict[str, str]] = field(default_factory=list)
@@ -45,7 +45,7 @@ class TokenServer:
         return len(self.forms)
 
     def answers(self, *responses: web.Response) -> None:
-        """Gives these in turn, the last one again and again."""
+        """Answers with these in turn, and repeats the last one."""
 
         async def give(_: web.Request) -> web.Response:
             response = responses[min(self.requests, len(responses)) - 1]

@@ -1,4 +1,4 @@
-"""The committed examples are what they say: they load as they stand, and match the committed schemas."""
+"""Loads the committed examples unchanged and checks that they match the committed schemas."""
 
 import json
 import re

@@ -168,8 +168,8 @@ webhooks:
 def test_authorization_is_the_tenants_own_where_no_token_goes_there(auth: object, reserved: bool) -> None:
     webhook = {"name": "", "url": "https://x.example", "headers": {"Authorization": "Basic x"}, "auth": auth}
     text = json.dumps({"apiVersion": "dispatcher/v1", "webhooks": [webhook]})
-    told = [one for one in problems_of(text, WebhookFile) if "headers.Authorization" in one]
-    assert len(told) == reserved
+    found = [one for one in problems_of(text, WebhookFile) if "headers.Authorization" in one]
+    assert len(found) == reserved
 
 
 def test_a_key_called_like_a_tag_of_a_union_is_still_itself() -> None:

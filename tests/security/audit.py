@@ -76,8 +76,8 @@ def problems_of_locks(locks: Mapping[str, Mapping[str, Pin]], project: Mapping[s
         for pin in locks[inner].values():
             other = locks[outer].get(pin.name)
             if other is None or other.version != pin.version:
-                told = "lacks it" if other is None else f"has {other.version}"
-                yield f"{inner}.txt has {pin.name} {pin.version}, {outer}.txt {told}: make lock"
+                reported = "lacks it" if other is None else f"has {other.version}"
+                yield f"{inner}.txt has {pin.name} {pin.version}, {outer}.txt {reported}: make lock"
 
 
 def strangers(pins: Mapping[str, Pin]) -> Iterator[str]:
@@ -103,14 +103,14 @@ class Verdict:
 def verdict_of(report: str, pins: Mapping[str, Pin]) -> Verdict:
     """What pip-audit's JSON means. A pin that it does not name was not audited."""
     try:
-        told = {name_of(one["name"]): one for one in json.loads(report)["dependencies"]}
+        reported = {name_of(one["name"]): one for one in json.loads(report)["dependencies"]}
     except (ValueError, KeyError, TypeError):
-        told = {}
-    audited = [name for name in pins if "vulns" in told.get(name, {}) and "skip_reason" not in told[name]]
+        reported = {}
+    audited = [name for name in pins if "vulns" in reported.get(name, {}) and "skip_reason" not in reported[name]]
     advisories = [
-        f"{name} {pins[name].version}: {found['id']}, mended in {', '.join(found.get('fix_versions') or ['no version yet'])}"
+        f"{name} {pins[name].version}: {found['id']}, fixed in {', '.join(found.get('fix_versions') or ['no version yet'])}"
         for name in audited
-        for found in told[name]["vulns"]
+        for found in reported[name]["vulns"]
     ]
     return Verdict(len(audited), tuple(sorted(pins.keys() - set(audited))), tuple(advisories))
 
@@ -121,7 +121,7 @@ def _ran(*command: str | Path) -> str:
 
 
 def main() -> int:
-    """Tell it all; gives the exit status."""
+    """Prints all findings and returns the exit status."""
     locks = {name: lock(name) for name in LOCKS}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wrong = [*problems_of_locks(locks, project), *strangers(locks["test"])]
@@ -146,7 +146,7 @@ def main() -> int:
     if best.skipped:
         print(f"  NOT CHECKED for vulnerabilities: {', '.join(best.skipped)}")
         if not os.environ.get("OFFLINE"):
-            print("  run it where a service can be reached, or say OFFLINE=1")
+            print("  run it with access to a service, or say OFFLINE=1")
     return 1 if wrong or best.advisories or (best.skipped and not os.environ.get("OFFLINE")) else 0
 
 

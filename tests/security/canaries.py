@@ -1,7 +1,7 @@
 """Canaries: texts that occur nowhere else, planted in every place that can hold a secret or personal data.
 
-The places are read off the models, so that a new one without a canary fails a test. A canary is looked for as it
-stands and as base64 (at any offset), hexadecimal digits, percent-encoding and reversed would show it.
+The places are read off the models, so that a new one without a canary fails a test. A canary is searched in plain
+text and as base64 (at any offset), hexadecimal digits, percent-encoding and reversed would show it.
 """
 
 import base64
@@ -23,7 +23,7 @@ from dispatcher.contract.envelope import Envelope
 Json = dict[str, Any]
 
 
-# --- where a secret or personal data can stand
+# --- places that can hold a secret or personal data
 
 
 def secret_places(model: type[BaseModel], before: str = "") -> set[str]:
@@ -78,7 +78,7 @@ def _places_of(annotation: object, place: str) -> set[str]:
 
 @dataclass(frozen=True)
 class Canary:
-    """One text, and where it was planted."""
+    """One text, and the place that it was planted in."""
 
     place: str
     text: str
@@ -110,7 +110,7 @@ class Aviary:
     personal: dict[str, Canary] = field(default_factory=dict)
 
     def secret(self, place: str, text: str | None = None) -> str:
-        """The canary of a place that holds a secret; `text` where it can't be chosen freely."""
+        """Returns the canary of a place that holds a secret; `text` if it can't be chosen freely."""
         return self.secrets.setdefault(place, Canary(place, text or _fresh("s", place))).text
 
     def person(self, place: str) -> str:
@@ -151,7 +151,7 @@ def traces_in(outputs: Mapping[str, str]) -> list[str]:
 
 # --- events
 
-TOLD: Mapping[str, str] = {
+KNOWN_FIELDS: Mapping[str, str] = {
     "header.imsOrgId": "the tenant's name",
     "header.sandbox.id": "the tenant's name",
     "header.sandbox.name": "the tenant's name",
@@ -160,13 +160,13 @@ TOLD: Mapping[str, str] = {
     "body.xdmEntity._experience.customerJourneyManagement.messageProfile.channel._id": "decides",
     "body.xdmEntity._experience.customerJourneyManagement.messageDeliveryfeedback.feedbackStatus": "decides",
 }
-"""The fields that tell of no person, and that operators see."""
+"""The fields that reveal no person, and that operators see."""
 
 
 def planted_event(aviary: Aviary, org: str, event_id: str, channel: str = "email", **execution: object) -> Json:
-    """An event with a canary in every field that can hold text, known and unknown, but the ones in `TOLD`."""
+    """An event with a canary in every field that can hold text, known and unknown, but the ones in `KNOWN_FIELDS`."""
     event: Json = {}
-    for place in sorted(text_places() - TOLD.keys()):
+    for place in sorted(text_places() - KNOWN_FIELDS.keys()):
         _set(event, place.replace(".*.", ".Email.").split("."), aviary.person(place))
     entity = event["body"]["xdmEntity"]
     entity["identityMap"] = {

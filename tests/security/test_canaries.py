@@ -1,12 +1,12 @@
-"""No secret and no personal data in anything that the process tells: the real program, through success and every failure.
+"""Searches all output of the real program, through success and every failure, for secrets and personal data.
 
-Canaries stand in every place of the configuration that can hold a secret and in every field of an event that can hold
+Canaries are planted in every place of the configuration that can hold a secret and in every field of an event that can hold
 text. Endpoints and token endpoints echo what they were sent. Then all that came out is searched: standard output and
 error at level debug, the ops endpoint, the attempt log, the traces, the headers that parked and dead records were given,
 and what `check`, `explain` and `webhooks list` say.
 
-Two things are told by design, and spared: `explain` shows the payload of the event that it is asked for, and a header
-parameter whose name doesn't speak of a secret; a parked or dead record keeps its own key, value and headers.
+Two things are output by design, and left out: `explain` shows the payload of the requested event and each header
+parameter whose name doesn't suggest a secret; a parked or dead record keeps its own key, value and headers.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ from tests.integration.harness import LARGEST_RECORD, TIERS, Dispatcher, Json, S
 from tests.kafka import topics
 from tests.kafka.apache_kafka import ApacheKafka
 from tests.kafka.server_properties import KafkaOptions, Listener
-from tests.security.canaries import TOLD, Aviary, planted_event, secret_places, text_places, traces_in
+from tests.security.canaries import KNOWN_FIELDS, Aviary, planted_event, secret_places, text_places, traces_in
 from tests.security.witness import FAILING, REFUSING, Witness, issuing
 from tests.stores.kubelet import MountedVolume
 from tests.tracing.collector import Collector
@@ -77,7 +77,7 @@ def test_every_place_that_can_hold_a_secret_has_a_canary() -> None:
 def test_every_field_of_an_event_that_can_hold_text_has_a_canary_or_a_reason() -> None:
     aviary = Aviary()
     planted_event(aviary, "org", "e")
-    assert text_places() <= aviary.personal.keys() | TOLD.keys()
+    assert text_places() <= aviary.personal.keys() | KNOWN_FIELDS.keys()
     assert len(aviary.personal) >= 25
 
 
@@ -94,10 +94,10 @@ def test_a_canary_is_found_in_every_form(around: bytes) -> None:
     assert aviary.found_in({"log": "nothing"}) == []
 
 
-@pytest.mark.parametrize("told", ["Bearer abcd", "eyJhbGciOiJIUzI1NiJ9.e30.x", "v1," + "A" * 44, "whsec_AAAAAAAA",
+@pytest.mark.parametrize("text", ["Bearer abcd", "eyJhbGciOiJIUzI1NiJ9.e30.x", "v1," + "A" * 44, "whsec_AAAAAAAA",
                                   "-----BEGIN PRIVATE KEY-----", "Basic dXNlcg=="])  # fmt: skip
-def test_a_token_a_signature_and_a_key_are_found_whosever_they_are(told: str) -> None:
-    assert traces_in({"log": f"x {told} y"})
+def test_a_token_a_signature_and_a_key_are_found_whosever_they_are(text: str) -> None:
+    assert traces_in({"log": f"x {text} y"})
 
 
 # --- the run
@@ -109,8 +109,7 @@ _MIDDLE = 3
 _SABOTAGE = """
 import sys
 if "run" in sys.argv:
-    from dispatcher.contract.history import decode_record
-from dispatcher.contract import feedback
+    from dispatcher.contract import feedback
     _encode = feedback.encode_feedback
     def encode_feedback(event, version):
         if event.execution.campaign_version_id == "explode":
@@ -126,14 +125,14 @@ from dispatcher.contract import feedback
 
 @dataclass
 class Scene:
-    """One run's stage, its canaries, and what the process has told so far."""
+    """One run's stage, its canaries, and the process's output so far."""
 
     stage: Stage
     aviary: Aviary
     witness: Witness
     secrets: Path
     environment: dict[str, str] = field(default_factory=dict)
-    told: dict[str, str] = field(default_factory=dict)
+    answers: dict[str, str] = field(default_factory=dict)
 
     def hidden(self, place: str, text: str, whose: str = "webhooks") -> Json:
         """A secret with this text, by reference: in the environment every other time."""
@@ -217,7 +216,7 @@ class Scene:
             "/nope",
         ]
         for path in paths:
-            self.told[f"{path} {when}"] = (await dispatcher.get(path))[1]
+            self.answers[f"{path} {when}"] = (await dispatcher.get(path))[1]
 
 
 def everybody(scene: Scene) -> dict[str, Json]:
@@ -296,7 +295,7 @@ UNREADABLE = 6
 
 
 async def produce(scene: Scene, orgs: list[str]) -> None:
-    """Two events for each, with canaries, and records that nobody can read."""
+    """Produces two events for each organisation, with canaries, and unreadable records."""
     aviary, producer = scene.aviary, await scene.stage._started()
     key, headers = aviary.person("a record's key").encode(), [("x-mine", aviary.person("a record's header").encode())]
     events = [planted_event(aviary, org, f"{org}-{n}", ("email", "sms")[n]) for org in orgs for n in range(2)]
@@ -352,7 +351,7 @@ def _text_of(scene: Scene, reference: Mapping[str, str]) -> bytes:
 def spoilt(scene: Scene, good: Json) -> dict[str, str]:
     """Files of webhooks with a secret in every wrong place, by name."""
     secret = scene.aviary.secret
-    inline, odd = secret("a secret that stands in the file"), secret("a value of the wrong kind")
+    inline, odd = secret("a secret inline in the file"), secret("a value of the wrong kind")
     lines = [
         {**good, "org": "bad1", "auth": {"type": "jwt", "sign": {"algorithm": odd, "key": inline, "ttl": odd}}},
         {**good, "org": "bad2", "url": f"https://user:{inline}@localhost/", "signing": {"secrets": [inline]}},
@@ -455,8 +454,8 @@ async def test_nothing_that_the_process_tells_holds_a_secret_or_personal_data(
                 await until(lambda: "bad8.yaml" in dispatcher.log, "the refusals", 20, dispatcher)
                 await until(lambda: _names(dispatcher, "bad8.yaml"), "the refusals in /readyz", 20, dispatcher)
                 await scene.look(dispatcher, "with bad files")
-                scene.told["check of bad files"] = await command(scene, "check", "-c", str(dispatcher.path))
-                assert scene.told["check of bad files"].count("bad") >= 9
+                scene.answers["check of bad files"] = await command(scene, "check", "-c", str(dispatcher.path))
+                assert scene.answers["check of bad files"].count("bad") >= 9
                 stage.mount(webhooks.values())
             failing = len(webhooks) - 3
 
@@ -476,23 +475,23 @@ async def test_nothing_that_the_process_tells_holds_a_secret_or_personal_data(
             await until(lambda: "stopping: finishing" in dispatcher.log, "a first signal", 10, dispatcher)
             dispatcher.sigterm()
             assert await dispatcher.wait() in (0, 3)
-            scene.told["log"] = dispatcher.all_logs
+            scene.answers["log"] = dispatcher.all_logs
             debug_lines = [
                 line
-                for line in scene.told["log"].splitlines()
+                for line in scene.answers["log"].splitlines()
                 if re.search(r'"level":"debug"|\[(?:\x1b\[[\d;]*m)*debug ', line)
             ]
             assert len(debug_lines) > 20, "without lines at debug level nothing is proven of them"
         await _asked_afterwards(scene, dispatcher)
         await _records(scene)
-        scene.told["traces"] = "\n".join(map(str, (*collector.spans, *collector.resources)))
+        scene.answers["traces"] = "\n".join(map(str, (*collector.spans, *collector.resources)))
         _used(scene)
         assert scene.aviary.secrets["tracing.headers"].text in collector.headers[0]["authorization"]
         assert len(collector.spans) > 30
         plain = scene.aviary.secrets["a header that does not say so"]
-        shown = {name: text for name, text in scene.told.items() if name.startswith("explain")}
-        others = {name: text for name, text in scene.told.items() if not name.startswith("explain")}
-        leaks = scene.aviary.found_in(others) + traces_in(scene.told)
+        shown = {name: text for name, text in scene.answers.items() if name.startswith("explain")}
+        others = {name: text for name, text in scene.answers.items() if not name.startswith("explain")}
+        leaks = scene.aviary.found_in(others) + traces_in(scene.answers)
         leaks += scene.aviary.found_in(shown, but=[plain, *scene.aviary.personal.values()])
         assert leaks == [], "\n".join(leaks[:40])
 
@@ -502,23 +501,23 @@ async def _names(dispatcher: Dispatcher, file: str) -> bool:
 
 
 async def _asked_afterwards(scene: Scene, dispatcher: Dispatcher) -> None:
-    config, told = str(dispatcher.path), scene.told
-    told["check"] = await command(scene, "check", "-c", config)
-    told["webhooks list"] = await command(scene, "webhooks", "list", "-c", config)
+    config, outputs = str(dispatcher.path), scene.answers
+    outputs["check"] = await command(scene, "check", "-c", config)
+    outputs["webhooks list"] = await command(scene, "webhooks", "list", "-c", config)
     for topic in (scene.stage.topic, scene.stage.dead_topic, retry_topics(scene.stage.prefix, TIERS)[0]):
         place = ("--topic", topic, "--partition")
         for partition in range(2):
             name = f"explain {topic}/{partition}"
-            told[name] = await command(scene, "explain", "-c", config, *place, str(partition), "--offset", "0")
-    assert any("What would be sent" in text for text in told.values())
+            outputs[name] = await command(scene, "explain", "-c", config, *place, str(partition), "--offset", "0")
+    assert any("What would be sent" in text for text in outputs.values())
     inline = {
         **dispatcher.settings,
         "kafka": {"security": {"password": scene.aviary.secret("kafka.security.password")}},
     }
     bad = scene.stage.directory / "bad.yaml"
     bad.write_text(yaml.safe_dump(inline))
-    told["check of bad settings"] = await command(scene, "check", "-c", str(bad))
-    assert "a secret can't be written here" in told["check of bad settings"]
+    outputs["check of bad settings"] = await command(scene, "check", "-c", str(bad))
+    assert "a secret can't be written here" in outputs["check of bad settings"]
 
 
 async def _records(scene: Scene) -> None:
@@ -527,12 +526,12 @@ async def _records(scene: Scene) -> None:
     records = await topics.read_all(servers, history_topic(prefix))
     entries = [one for record in records for one in decode_record(record.value).entries]
     assert len(entries) > 30
-    scene.told["history"] = "\n".join(repr((one.key, one.value, one.headers)) for one in records)
+    scene.answers["history"] = "\n".join(repr((one.key, one.value, one.headers)) for one in records)
     reasons: set[str] = set()
     for name in (dead_letter_topic(prefix), *retry_topics(prefix, TIERS)):
         records = await topics.read_all(servers, name)
         ours = [[pair for pair in one.headers if pair[0].startswith("feedback-")] for one in records]
-        scene.told[f"headers in {name}"] = "\n".join(map(repr, ours))
+        scene.answers[f"headers in {name}"] = "\n".join(map(repr, ours))
         reasons |= {value.decode() for headers in ours for key, value in headers if key == "feedback-reason"}
         assert all(len(headers) >= 9 for headers in ours)
     assert {"unreadable", "expired", "redirected", "aborted"} <= reasons, reasons
@@ -553,5 +552,5 @@ def _used(scene: Scene) -> None:
     assert aviary.personal["body.xdmEntity.identityMap.*.id"].text in sent
     assert scene.witness.shown.total() > 20, "client certificates"
     assert "v1a," in sent
-    assert "stopping at once" in scene.told["log"]
-    assert "record dies because of a bug" in scene.told["log"]
+    assert "stopping at once" in scene.answers["log"]
+    assert "record dies because of a bug" in scene.answers["log"]

@@ -1,11 +1,11 @@
-"""No secret in anything that the console tells: the real process, through its API and its pages, as everybody who may ask.
+"""Searches all answers of a real console, API and pages, to every kind of client, for secrets.
 
-Canaries stand in every place of a webhook that can hold a secret, and of the settings; the broker, whose address is not
-for tenants, is away. Endpoints and token endpoints echo
-what they were sent, drafts have secrets where none belong, strangers try tokens. Then every answer and the log are searched.
+Canaries are planted in every place of a webhook that can hold a secret, and of the settings; the broker, whose address
+is not for tenants, is away. Endpoints and token endpoints echo what they were sent, drafts have secrets in wrong places,
+strangers try tokens. Then every answer and the log are searched.
 
-Told by design: an admin sees what tenants wrote themselves where it is no secret of the model's: URL, header parameters,
-claims. Viewers see of it the header parameters whose names don't speak of a secret; strangers and the log nothing.
+Output by design: an admin sees what tenants wrote themselves unless the model calls it a secret: URL, header parameters,
+claims. Viewers see the header parameters whose names don't suggest a secret; strangers and the log nothing.
 """
 
 import base64
@@ -51,17 +51,17 @@ PAGES = ("", "/configuration", "/edit", "/test", "/deliveries", "/deliveries/msg
 
 @dataclass
 class Scene:
-    """A console that runs, and what it has told so far, by who asked."""
+    """A running console, and its answers so far, by client."""
 
     base: str
     aviary: Aviary
     witness: Witness
-    told: dict[str, dict[str, str]] = field(default_factory=lambda: {"admin": {}, "viewer": {}, "stranger": {}})
+    answers: dict[str, dict[str, str]] = field(default_factory=lambda: {"admin": {}, "viewer": {}, "stranger": {}})
     tokens: dict[str, str] = field(default_factory=dict)
     session: aiohttp.ClientSession | None = None
 
     async def ask(self, who: str, method: str, path: str, **options: Any) -> tuple[int, str]:
-        """Ask as somebody; what is answered is kept."""
+        """Sends a request as a client and keeps the answer."""
         assert self.session is not None
         headers = {"Authorization": f"Bearer {self.tokens[who]}"} if who in self.tokens else {}
         headers |= options.pop("headers", {})
@@ -69,7 +69,7 @@ class Scene:
             method, self.base + path, headers=headers, allow_redirects=False, **options
         ) as answer:
             text = await answer.text()
-            self.told[who][f"{len(self.told[who])} {method} {path}"] = f"{dict(answer.headers)}\n{text}"
+            self.answers[who][f"{len(self.answers[who])} {method} {path}"] = f"{dict(answer.headers)}\n{text}"
             return answer.status, text
 
     def secret(self, place: str) -> Json:
@@ -294,16 +294,16 @@ async def test_nothing_that_the_console_tells_holds_a_secret(tmp_path: Path) -> 
     for place in ("url", "headers", "an issued token", "auth.fetch.token_url", "auth.fetch.client_secret"):
         assert [form for form in aviary.secrets[place].forms if form in sent], place
     assert scene.witness.shown.total() > 3, "client certificates"
-    assert min(len(answers) for answers in scene.told.values()) > 20
+    assert min(len(answers) for answers in scene.answers.values()) > 20
     assert "sign-in refused" in ran.err
     assert ran.err.count('"level":"debug"') > 3, "without lines at debug level nothing is proven of them"
     own = [aviary.secrets[place] for place in OWN_WORDS]
-    leaks = aviary.found_in(scene.told["admin"], but=own)
-    leaks += aviary.found_in(scene.told["viewer"], but=[aviary.secrets["a plain header"]])
-    leaks += aviary.found_in(scene.told["stranger"])
+    leaks = aviary.found_in(scene.answers["admin"], but=own)
+    leaks += aviary.found_in(scene.answers["viewer"], but=[aviary.secrets["a plain header"]])
+    leaks += aviary.found_in(scene.answers["stranger"])
     broker = aviary.secrets["the broker's address"]
-    assert broker.text in ran.err, "the operator is told"
+    assert broker.text in ran.err, "the operator sees it"
     leaks += aviary.found_in({"log": ran.err, "standard output": ran.out}, but=[broker]) + traces_in({"log": ran.err})
-    api = {name: text for name, text in scene.told["admin"].items() if "/api/v1/webhooks" in name}
+    api = {name: text for name, text in scene.answers["admin"].items() if "/api/v1/webhooks" in name}
     leaks += traces_in(api)
     assert leaks == [], "\n".join(leaks[:40])

@@ -1,4 +1,4 @@
-"""Each refusal that a tenant can meet says where the mistake stands and what to change, and quotes no value."""
+"""Checks that each refusal that a tenant can meet names the place and the cure, and quotes no value."""
 
 import base64
 import json
@@ -24,10 +24,10 @@ from dispatcher.transport.egress import EgressGuard
 from tests.auth.keys import WHSEC, pem, public_pem
 
 CURES = re.compile(
-    r"\b(use|write|give|make|mend|leave|choose|must|check|put|keep|shorten|set|create|copy|export|decrypt|convert|did you mean"
+    r"\b(use|write|give|make|leave|choose|must|check|put|keep|shorten|set|create|copy|export|decrypt|convert|did you mean"
     r"|known here|missing;|drop|rename|percent-encode|split)\b"
 )
-"""Words that tell what to do."""
+"""Words that say what to do."""
 
 Json = dict[str, Any]
 CANARY = "cnry-never-quoted"

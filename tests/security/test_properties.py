@@ -101,7 +101,7 @@ def accepted(text: str) -> WebhookConfig | None:
 
 def sent_by(config: WebhookConfig) -> list[str]:
     """The lines of the request's head, as both transports render it."""
-    authenticator = Authenticator.of(config, None)  # type: ignore[arg-type]  # no token endpoint is asked
+    authenticator = Authenticator.of(config, None)  # type: ignore[arg-type]  # no token endpoint is used
     signer = None if config.signing is None else Signer.of(config.signing)
     header = authenticator.cached_header(NOW)
     if header is None and isinstance(config.auth, JwtAuth):

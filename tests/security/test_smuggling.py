@@ -1,7 +1,7 @@
 """Requests and answers that try to mean two things at once, against both HTTP clients.
 
-Outwards, nothing that a tenant, a token endpoint or an event says may add a line to a request. Inwards, whatever stands
-behind an answer must never be taken for the answer to the next request, which may be another tenant's: every row is
+Outwards, nothing that a tenant, a token endpoint or an event says may add a line to a request. Inwards, bytes behind
+an answer must never be taken for the answer to the next request, which may be another tenant's: every row is
 tried twice on what would be the same connection. What single answers mean is in tests/transport/test_conformance.
 """
 
@@ -91,7 +91,7 @@ async def test_what_stands_behind_an_ambiguous_answer_never_answers_anybody(
         await peer.send(AMBIGUOUS[name] + POISON)
         await asyncio.sleep(0.03)
         await peer.send(POISON)
-        await peer.request()  # who comes again on this connection gets the poison
+        await peer.request()  # the next request on this connection gets the poison
         await peer.send(POISON)
         await peer.until_closed()
 

@@ -1,4 +1,4 @@
-"""What the package's source never does, whatever a linter is told: read off its syntax."""
+"""Checks by the syntax tree what the package's source never does, however a linter is configured."""
 
 import ast
 import re

@@ -38,14 +38,16 @@ def test_a_lock_that_is_wrong_is_told() -> None:
     other = {**PINS, "pyyaml": Pin("pyyaml", "2.0", 1)}
     bare = {"aiohttp": Pin("aiohttp", "1.0", 0)}
     locks = {"run": PINS, "demo": other, "image": PINS, "image-msk-iam": PINS, "test": bare}
-    told = "\n".join(problems_of_locks(locks, PROJECT))
+    reported = "\n".join(problems_of_locks(locks, PROJECT))
     for said in ("aiohttp 1.0 has no hash", "test.txt lacks pyyaml", "run.txt has pyyaml 1.0, demo.txt has 2.0"):
-        assert said in told
+        assert said in reported
     assert [*strangers({"pytest": Pin("pytest", "0.1", 1), "no-such": Pin("no-such", "1", 1)})] != []
 
 
 def report(**vulns: object) -> str:
-    return json.dumps({"dependencies": [{"name": name, "version": "1.0", **told} for name, told in vulns.items()]})  # type: ignore[dict-item]
+    return json.dumps(
+        {"dependencies": [{"name": name, "version": "1.0", **reported} for name, reported in vulns.items()]}
+    )  # type: ignore[dict-item]
 
 
 def test_a_clean_audit_is_clean() -> None:
@@ -69,6 +71,6 @@ def test_an_advisory_is_told_with_its_cure() -> None:
     advisory = {"id": "PYSEC-2026-1", "fix_versions": ["1.1"]}
     found = verdict_of(report(aiohttp={"vulns": [advisory]}, PyYAML={"vulns": [{"id": "CVE-1"}]}), PINS)
     assert found.advisories == (
-        "aiohttp 1.0: PYSEC-2026-1, mended in 1.1",
-        "pyyaml 1.0: CVE-1, mended in no version yet",
+        "aiohttp 1.0: PYSEC-2026-1, fixed in 1.1",
+        "pyyaml 1.0: CVE-1, fixed in no version yet",
     )

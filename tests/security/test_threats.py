@@ -19,7 +19,7 @@ _TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
 @cache
 def names_in(path: str) -> frozenset[str]:
-    """Names of the tests in a file; of none where there is no such file."""
+    """Returns the names of the tests in a file; none if there is no such file."""
     file = ROOT / path
     tree = ast.parse(file.read_text()) if file.exists() else ast.Module([], [])
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)

@@ -1,6 +1,6 @@
 """Token endpoints that hang, lie, flood or redirect, reached as the daemon reaches them: guard, TLS and both transports.
 
-What single answers mean is in tests/auth/test_token_answers, how often an endpoint is asked in
+The meaning of single answers is in tests/auth/test_token_answers, the number of requests in
 tests/auth/test_fetched_tokens, both with a client of their own.
 """
 
@@ -239,7 +239,7 @@ async def test_an_endpoint_that_rotates_its_keys_is_followed_after_one_401(
     assert len(server.requests) == 2
 
 
-# --- the guard and TLS stand before token endpoints as before webhooks
+# --- the guard and TLS protect token endpoints as they protect webhooks
 
 
 @pytest.fixture
@@ -264,7 +264,7 @@ async def test_a_token_endpoint_inside_the_network_is_not_connected_to(
 async def test_a_token_endpoint_that_rebinds_gains_nothing(
     opening: Opener, names: NameServer, serving: Serving
 ) -> None:
-    names.zone["rebind.example"] = [["127.0.0.2"], ["127.0.0.1"]]  # the first is allowed, and nobody listens there
+    names.zone["rebind.example"] = [["127.0.0.2"], ["127.0.0.1"]]  # the first is allowed, and no server listens there
     allow = ("127.0.0.2/32",)
     async with serving(answering(good())) as server, opening(nameservers=(names.address,), allow=allow) as transport:
         for again in range(3):

@@ -53,7 +53,7 @@ async def echo_everywhere(request: web.Request, _receiver: Receiver) -> web.Stre
 
 
 async def echo_as_garbage(request: web.Request, _receiver: Receiver) -> web.StreamResponse:
-    """The request's own headers where a status line should be."""
+    """Answers with the request's own headers instead of a status line."""
     if request.transport is not None:
         request.transport.write((_sent(request, await request.read())[:2000] + "\r\n\r\n").encode())
     await asyncio.sleep(0.05)

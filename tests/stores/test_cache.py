@@ -266,7 +266,7 @@ async def test_an_answer_from_before_an_invalidation_is_not_kept(
 
 
 async def test_the_tenants_whose_answer_is_oldest_go_first(clock: Clock) -> None:
-    """One that is asked for all the time has a new one each `cache_ttl`, and stays."""
+    """A tenant that is looked up all the time gets a new answer each `cache_ttl`, and stays."""
     tenants = [TenantKey(str(number), "prod") for number in range(5)]
     store = FakeStore(tenants)
     cache = cache_of(store, clock, size=3)

@@ -38,7 +38,7 @@ def key(org: str, sandbox: str = "prod") -> TenantKey:
     return TenantKey(org, sandbox)
 
 
-class Told:
+class Notifications:
     """Remembers whose webhook changed."""
 
     def __init__(self) -> None:
@@ -58,11 +58,11 @@ def scope_of(path: Path) -> SecretScope:
     return SecretScope(roots=(path, path.parent / "secrets"), prefixes=("WEBHOOK_",))
 
 
-def directory_at(path: Path, check: Check = no_check, interval: float = 60) -> tuple[YamlDirectory, Told]:
+def directory_at(path: Path, check: Check = no_check, interval: float = 60) -> tuple[YamlDirectory, Notifications]:
     directory = YamlDirectory(WebhookSettings(path=path, reload_interval=interval), Rules(check, scope_of(path)))
-    told = Told()
-    directory.on_change(told)
-    return directory, told
+    notified = Notifications()
+    directory.on_change(notified)
+    return directory, notified
 
 
 def orgs(directory: YamlDirectory) -> list[str]:
@@ -92,22 +92,22 @@ async def test_every_webhook_file_is_read_and_nothing_else(path: Path) -> None:
     (path / "b.yaml.swp").write_text("{")
     (path / "deeper.yaml").mkdir()
     os.mkfifo(path / "pipe.txt")
-    directory, told = directory_at(path)
+    directory, notified = directory_at(path)
     assert await directory.load() == []
     assert orgs(directory) == ["a", "a", "b", "c"]
     stage = await directory.get(key("a", "stage"))
     assert stage is not None
     assert stage.source == f"{path}/a.yaml:4"
     assert await directory.get(key("nobody")) is None
-    assert told.changes == [{"a", "a/stage", "b", "c"}]
+    assert notified.changes == [{"a", "a/stage", "b", "c"}]
     assert repr(directory) == f"<YamlDirectory {path}: 4 webhooks in 3 files, 0 problems>"
 
 
 async def test_an_empty_directory_is_no_mistake(path: Path) -> None:
-    directory, told = directory_at(path)
+    directory, notified = directory_at(path)
     assert await directory.load() == []
     assert directory.all() == []
-    assert told.changes == []
+    assert notified.changes == []
 
 
 async def test_a_directory_that_is_not_there_stops_the_start(path: Path) -> None:
@@ -144,7 +144,7 @@ async def test_a_start_with_no_usable_file_is_refused_with_every_mistake(path: P
 async def test_a_mistake_costs_the_webhook_it_is_in_which_keeps_its_last_good_version(path: Path) -> None:
     (path / "a.yaml").write_text(content(entry("a"), entry("b")))
     (path / "c.yaml").write_text(content(entry("c")))
-    directory, told = directory_at(path)
+    directory, notified = directory_at(path)
     await directory.load()
     before = {webhook.config.org: webhook for webhook in directory.all()}
     (path / "a.yaml").write_text(content(entry("a", url="https://new.example/"), entry("b", url="ftp://x"), entry("d")))
@@ -153,18 +153,18 @@ async def test_a_mistake_costs_the_webhook_it_is_in_which_keeps_its_last_good_ve
     assert texts(directory, path) == ["a.yaml:4: webhooks[1].url: must begin with https://"]
     assert orgs(directory) == ["a", "b", "c", "d"]
     assert await directory.get(key("b")) is before["b"]
-    assert told.changes[1:] == [{"a", "c", "d"}]
+    assert notified.changes[1:] == [{"a", "c", "d"}]
     (path / "a.yaml").write_text(content(entry("a", url="https://new.example/")))
     assert await directory.reload() == []
     assert orgs(directory) == ["a", "c"]
-    assert told.changes[2:] == [{"b", "d"}]
+    assert notified.changes[2:] == [{"b", "d"}]
 
 
 async def test_a_mistake_without_a_last_good_version_makes_the_webhook_unusable_until_it_is_repaired(
     path: Path,
 ) -> None:
     (path / "a.yaml").write_text(content(entry("t0"), entry("t1"), entry("t2", url="ftp://x")))
-    directory, told = directory_at(path)
+    directory, notified = directory_at(path)
     await directory.load()
     assert orgs(directory) == ["t0", "t1"]
     assert directory.get_cached(key("t2")) is NOT_CACHED
@@ -177,7 +177,7 @@ async def test_a_mistake_without_a_last_good_version_makes_the_webhook_unusable_
     assert await directory.reload() == []
     assert orgs(directory) == ["t0", "t1", "t2"]
     assert not directory.is_held(key("t2"))
-    assert told.changes[1:] == [{"t2"}]
+    assert notified.changes[1:] == [{"t2"}]
 
 
 TENANT_OF_BROKEN = [
@@ -228,7 +228,7 @@ async def test_a_file_with_unknown_tenants_makes_the_store_incomplete_until_it_i
 ) -> None:
     (path / "a.yaml").write_text(content(entry("a")))
     (path / "b.yaml").write_bytes(text.encode(errors="surrogateescape"))
-    directory, told = directory_at(path)
+    directory, notified = directory_at(path)
     assert len(await directory.load()) >= 1
     assert (await directory.get(key("a"))) is not None
     assert directory.get_cached(key("nobody")) is NOT_CACHED
@@ -241,7 +241,7 @@ async def test_a_file_with_unknown_tenants_makes_the_store_incomplete_until_it_i
     assert await directory.get(key("nobody")) is None
     assert not directory.is_held(key("nobody"))
     assert metrics.CONFIG_INCOMPLETE._value.get() == 0
-    assert "b" in told.changes[-1]
+    assert "b" in notified.changes[-1]
 
 
 @pytest.mark.parametrize("text", UNKNOWN_TENANTS.values(), ids=UNKNOWN_TENANTS)
@@ -259,14 +259,14 @@ async def test_a_file_that_was_read_before_keeps_its_tenants_when_it_breaks(path
 
 async def test_a_webhook_more_whose_tenant_is_unknown_makes_a_known_file_incomplete(path: Path) -> None:
     (path / "a.yaml").write_text(content(entry("a")))
-    directory, told = directory_at(path)
+    directory, notified = directory_at(path)
     await directory.load()
     (path / "a.yaml").write_text(content(entry("a"), "  - {name: y, url: 'https://y.example/'}\n"))
     await directory.reload()
     assert orgs(directory) == ["a"]
     with pytest.raises(WebhookUndecided):
         await directory.get(key("y"))
-    assert told.changes[1:] == [set()], "listeners hear that the store is no longer complete"
+    assert notified.changes[1:] == [set()], "listeners hear that the store is no longer complete"
 
 
 async def test_a_file_of_another_version_is_refused_but_its_tenants_are_known(path: Path) -> None:
@@ -294,7 +294,7 @@ async def test_a_webhook_keeps_its_last_good_version_when_it_moves_to_a_file_wit
 
 async def test_a_webhook_whose_only_secret_is_not_there_yet_does_not_stop_the_start(path: Path) -> None:
     (path / "a.yaml").write_text(content(entry("a", more=SIGNED)))
-    directory, told = directory_at(path)
+    directory, notified = directory_at(path)
     assert len(await directory.load()) == 1
     with pytest.raises(WebhookUnusable):
         await directory.get(key("a"))
@@ -302,7 +302,7 @@ async def test_a_webhook_whose_only_secret_is_not_there_yet_does_not_stop_the_st
     (path.parent / "secrets" / "key").write_text("one" * 20)
     assert await directory.reload() == []
     assert orgs(directory) == ["a"]
-    assert told.changes == [{"a"}, {"a"}]
+    assert notified.changes == [{"a"}, {"a"}]
 
 
 async def test_at_most_twenty_problems_of_a_file_are_named(path: Path) -> None:
@@ -331,7 +331,7 @@ async def test_a_large_mapping_is_refused_before_each_of_its_keys_is(path: Path)
 
 async def test_what_has_not_changed_stays_the_same_object(path: Path) -> None:
     (path / "a.yaml").write_text(content(entry("a"), entry("b")))
-    directory, told = directory_at(path)
+    directory, notified = directory_at(path)
     await directory.load()
     a, b = directory.all()
     (path / "a.yaml").write_text(content(entry("a"), entry("b", more=", enabled: false")))
@@ -340,18 +340,18 @@ async def test_what_has_not_changed_stays_the_same_object(path: Path) -> None:
     assert directory.all()[1] is not b
     os.utime(path / "a.yaml", (0, 0))
     await directory.reload()
-    assert told.changes[1:] == [{"b"}]
+    assert notified.changes[1:] == [{"b"}]
 
 
 async def test_a_removed_file_takes_its_webhooks_along(path: Path) -> None:
     (path / "a.yaml").write_text(content(entry("a")))
     (path / "b.yaml").write_text(content(entry("b")))
-    directory, told = directory_at(path)
+    directory, notified = directory_at(path)
     await directory.load()
     (path / "a.yaml").unlink()
     assert await directory.reload() == []
     assert orgs(directory) == ["b"]
-    assert told.changes[1:] == [{"a"}]
+    assert notified.changes[1:] == [{"a"}]
 
 
 async def test_a_bad_file_that_is_removed_takes_its_last_good_version_along(path: Path) -> None:
@@ -452,7 +452,7 @@ async def test_a_rotated_secret_alone_makes_a_new_webhook(path: Path) -> None:
     secret.parent.mkdir()
     secret.write_text("one" * 20)
     (path / "a.yaml").write_text(content(entry("a", more=SIGNED), entry("b")))
-    directory, told = directory_at(path)
+    directory, notified = directory_at(path)
     await directory.load()
     old, content_hash = directory.all()[0], directory.content_hash
     secret.write_text("two" * 20)
@@ -461,7 +461,7 @@ async def test_a_rotated_secret_alone_makes_a_new_webhook(path: Path) -> None:
     assert new.revision != old.revision
     assert new.config.secrets()[0].reveal() == b"two" * 20
     assert directory.content_hash != content_hash
-    assert told.changes[1:] == [{"a"}]
+    assert notified.changes[1:] == [{"a"}]
 
 
 async def test_a_secret_that_goes_missing_keeps_the_last_good_version_until_it_is_back(path: Path) -> None:
@@ -488,7 +488,7 @@ async def test_a_secret_that_goes_missing_keeps_the_last_good_version_until_it_i
 
 async def test_a_directory_that_goes_away_changes_nothing(path: Path) -> None:
     (path / "a.yaml").write_text(content(entry("a")))
-    directory, told = directory_at(path)
+    directory, notified = directory_at(path)
     await directory.load()
     path.rename(path.with_name("gone"))
     await directory.reload()
@@ -496,13 +496,13 @@ async def test_a_directory_that_goes_away_changes_nothing(path: Path) -> None:
     assert orgs(directory) == ["a"]
     path.with_name("gone").rename(path)
     assert await directory.reload() == []
-    assert told.changes[1:] == []
+    assert notified.changes[1:] == []
 
 
 async def test_losing_most_webhooks_at_once_needs_two_scans_that_agree(path: Path) -> None:
     for number in range(10):
         (path / f"{number}.yaml").write_text(content(entry(f"t{number}")))
-    directory, told = directory_at(path)
+    directory, notified = directory_at(path)
     await directory.load()
     for number in range(6):
         (path / f"{number}.yaml").unlink()
@@ -517,13 +517,13 @@ async def test_losing_most_webhooks_at_once_needs_two_scans_that_agree(path: Pat
     assert len(directory.all()) == 10
     assert await directory.reload() == []
     assert orgs(directory) == ["t7", "t8", "t9"]
-    assert told.changes[1:] == [{f"t{number}" for number in (0, 1, 2, 3, 4, 5, 6, 9)}]
+    assert notified.changes[1:] == [{f"t{number}" for number in (0, 1, 2, 3, 4, 5, 6, 9)}]
 
 
 async def test_losing_most_webhooks_for_a_moment_changes_nothing(path: Path) -> None:
     for number in range(10):
         (path / f"{number}.yaml").write_text(content(entry(f"t{number}")))
-    directory, told = directory_at(path)
+    directory, notified = directory_at(path)
     await directory.load()
     path.rename(path.with_name("aside"))
     path.mkdir()
@@ -532,7 +532,7 @@ async def test_losing_most_webhooks_for_a_moment_changes_nothing(path: Path) -> 
     path.with_name("aside").rename(path)
     assert await directory.reload() == []
     assert len(directory.all()) == 10
-    assert told.changes[1:] == []
+    assert notified.changes[1:] == []
 
 
 async def test_metrics_say_how_a_reload_went(path: Path) -> None:
@@ -607,7 +607,7 @@ async def test_a_swap_in_the_middle_of_a_scan_makes_it_begin_again(tmp_path: Pat
 async def running(directory: YamlDirectory) -> AsyncIterator[None]:
     await directory.load()
     task = asyncio.create_task(directory.run())
-    await asyncio.sleep(1)  # the watch stands
+    await asyncio.sleep(1)  # the watch is set up
     try:
         yield
     finally:
@@ -616,21 +616,21 @@ async def running(directory: YamlDirectory) -> AsyncIterator[None]:
             await task
 
 
-async def eventually(told: Told, change: Callable[[], None]) -> None:
-    told.news.clear()
+async def eventually(notified: Notifications, change: Callable[[], None]) -> None:
+    notified.news.clear()
     change()
     async with asyncio.timeout(5):
-        await told.news.wait()
+        await notified.news.wait()
 
 
 async def test_swap_after_swap_is_noticed_at_once(tmp_path: Path) -> None:
     volume = MountedVolume(tmp_path / "webhooks.d")
     volume.update({"a.yaml": content(entry("a"))})
-    directory, told = directory_at(volume.path)
+    directory, notified = directory_at(volume.path)
     async with running(directory):
         for host in ("one", "two", "three"):
             files = {"a.yaml": content(entry("a", url=f"https://{host}.example/"))}
-            await eventually(told, lambda files=files: volume.update(files))  # type: ignore[misc]
+            await eventually(notified, lambda files=files: volume.update(files))  # type: ignore[misc]
             assert directory.all()[0].config.url == f"https://{host}.example/"
         assert directory.problems == ()
 
@@ -640,10 +640,10 @@ async def test_a_rotated_secret_volume_is_noticed_at_once(tmp_path: Path) -> Non
     secrets.update({"key": "one" * 20})
     volume = MountedVolume(tmp_path / "webhooks.d")
     volume.update({"a.yaml": content(entry("a", more=SIGNED))})
-    directory, told = directory_at(volume.path)
+    directory, notified = directory_at(volume.path)
     async with running(directory):
         for text in ("two" * 20, "three" * 20):
-            await eventually(told, lambda text=text: secrets.update({"key": text}))  # type: ignore[misc]
+            await eventually(notified, lambda text=text: secrets.update({"key": text}))  # type: ignore[misc]
             assert directory.all()[0].config.secrets()[0].reveal_text() == text
 
 
@@ -653,15 +653,15 @@ async def test_a_directory_is_followed_without_a_watch_too(path: Path, monkeypat
 
     monkeypatch.setattr("dispatcher.stores.yaml_directory.awatch", no_watches_left)
     (path / "a.yaml").write_text(content(entry("a")))
-    directory, told = directory_at(path, interval=0.1)
+    directory, notified = directory_at(path, interval=0.1)
     async with running(directory):
-        await eventually(told, lambda: (path / "b.yaml").write_text(content(entry("b"))) and None)
+        await eventually(notified, lambda: (path / "b.yaml").write_text(content(entry("b"))) and None)
         assert orgs(directory) == ["a", "b"]
 
 
 async def test_a_directory_that_is_replaced_is_followed_on(path: Path) -> None:
     (path / "a.yaml").write_text(content(entry("a")))
-    directory, told = directory_at(path, interval=0.5)
+    directory, notified = directory_at(path, interval=0.5)
 
     def replace() -> None:
         path.rename(path.with_name("old"))
@@ -669,22 +669,22 @@ async def test_a_directory_that_is_replaced_is_followed_on(path: Path) -> None:
         (path / "b.yaml").write_text(content(entry("b")))
 
     async with running(directory):
-        await eventually(told, replace)
+        await eventually(notified, replace)
         assert orgs(directory) == ["b"]
-        await eventually(told, lambda: (path / "c.yaml").write_text(content(entry("c"))) and None)
+        await eventually(notified, lambda: (path / "c.yaml").write_text(content(entry("c"))) and None)
         assert orgs(directory) == ["b", "c"]
 
 
 async def test_ten_thousand_tenants_load_and_a_scan_without_news_is_quick(path: Path) -> None:
     for part in range(20):
         (path / f"{part}.yaml").write_text(content(*(entry(f"t{part}-{number}") for number in range(500))))
-    directory, told = directory_at(path)
+    directory, notified = directory_at(path)
     await directory.load()
     assert len(directory.all()) == 10_000
     before = asyncio.get_running_loop().time()
     await directory.reload()
     assert asyncio.get_running_loop().time() - before < 0.5
-    assert len(told.changes) == 1
+    assert len(notified.changes) == 1
 
 
 async def test_the_source_that_settings_name_is_opened(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A fresh database of each kind. PostgreSQL is required in CI, and skipped where it can't be had elsewhere."""
+"""Provides a fresh database of each kind. PostgreSQL is required in CI, and skipped elsewhere if it can't be installed."""
 
 import os
 from collections.abc import AsyncIterator, Iterator

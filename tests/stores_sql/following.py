@@ -1,4 +1,4 @@
-"""A store that follows its database, as a dispatcher has it, and what it tells."""
+"""Runs a store that follows its database, as a dispatcher does, and collects its notifications."""
 
 import asyncio
 import contextlib
@@ -11,8 +11,8 @@ from dispatcher.stores.sql.store import SqlStore
 CHANGES_WITHIN_S = 2.0
 
 
-class Told:
-    """Collects what a store tells."""
+class Notifications:
+    """Collects a store's notifications of changes."""
 
     def __init__(self, store: SqlStore) -> None:
         self.tenants: set[TenantKey] = set()
@@ -32,11 +32,11 @@ class Told:
 
 
 @asynccontextmanager
-async def running(store: SqlStore) -> AsyncIterator[Told]:
-    told = Told(store)
+async def running(store: SqlStore) -> AsyncIterator[Notifications]:
+    notified = Notifications(store)
     task = asyncio.create_task(store.run(), name="store")
     try:
-        yield told
+        yield notified
         assert not task.done()
     finally:
         task.cancel()

@@ -20,7 +20,7 @@ _INSTALLED = Path("/usr/lib/postgresql")
 _COMMAND_WITHIN_S = 60.0
 _OPTIONS = {
     "listen_addresses": "127.0.0.1",
-    "fsync": "off",  # nobody pulls the plug on a test
+    "fsync": "off",  # no test loses power
     "full_page_writes": "off",
     "shared_buffers": "16MB",
     "log_min_messages": "fatal",
@@ -28,7 +28,7 @@ _OPTIONS = {
 
 
 def bin_directory() -> Path | None:
-    """Where `initdb` and `pg_ctl` of the newest installed version are, None where there is none."""
+    """Returns the directory of `initdb` and `pg_ctl` of the newest installed version; None if there is none."""
     found = sorted(_INSTALLED.glob("*/bin/pg_ctl"), key=lambda path: int(path.parts[-3]))
     if found:
         return found[-1].parent
@@ -37,7 +37,7 @@ def bin_directory() -> Path | None:
 
 
 def install() -> Path | None:
-    """PostgreSQL from Debian's package where we are root and it is missing; None where it can't be had."""
+    """Installs PostgreSQL from Debian's package if it is missing and we are root; None if that fails."""
     if bin_directory() is None and os.geteuid() == 0 and shutil.which("apt-get"):
         environ = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
         command = ["apt-get", "install", "-y", "--no-install-recommends", "postgresql"]

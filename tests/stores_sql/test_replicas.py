@@ -42,7 +42,7 @@ async def replica(url: Secret, encryption: Encryption) -> AsyncIterator[WebhookC
 
 
 async def edit(repository: WebhookRepository, webhook_id: str, times: int) -> int:
-    """One editor's changes, each on what they have just read; gives how often somebody else was first."""
+    """Makes one editor's changes, each on the version just read; returns how often another editor was first."""
     conflicts = 0
     while times:
         seen = await repository.get(webhook_id, orgs=None)
@@ -56,7 +56,7 @@ async def edit(repository: WebhookRepository, webhook_id: str, times: int) -> in
 
 
 async def follow(cache: WebhookCache, last: int) -> int:
-    """Look at both webhooks over and over, until both are at their last version; gives how many were seen."""
+    """Reads both webhooks again and again until both are at their last version; returns how many were seen."""
     seen = dict.fromkeys(TENANTS, 0)
     versions = set()
     while min(seen.values()) < last:

@@ -282,7 +282,7 @@ async def test_one_tenants_secret_can_not_be_kept_for_another(repository: Webhoo
 async def test_a_stored_client_secret_is_sent_to_no_other_host_than_the_one_it_was_given_for(
     repository: WebhookRepository, token_url: str, is_sent: bool, how: str
 ) -> None:
-    """Secrets go in and never come out: whoever may edit a webhook must not read them at a token endpoint of theirs."""
+    """Secrets go in and never come out: an editor of a webhook must not read them at an own token endpoint."""
     made = await repository.create(secretive(), by="ada", orgs=None)
     shown = orjson.loads(orjson.dumps(dict(made.document)))
     fetch = shown["auth"]["fetch"]

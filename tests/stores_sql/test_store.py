@@ -23,14 +23,14 @@ from dispatcher.stores.sql.repository import WebhookRepository
 from dispatcher.stores.sql.store import SqlStore, open_sql_store
 from dispatcher.telemetry import metrics
 from tests.stores_sql.examples import plain, secretive
-from tests.stores_sql.following import CHANGES_WITHIN_S, Told, running
+from tests.stores_sql.following import CHANGES_WITHIN_S, Notifications, running
 from tests.stores_sql.postgres import Postgres
 
 NEVER_S = 3600.0
 
 
 async def eventually(is_so: Callable[[], Awaitable[bool]], within_s: float) -> None:
-    """Wait for what tells nobody that it has happened."""
+    """Waits for something that sends no notification."""
     async with asyncio.timeout(within_s):
         while not await is_so():
             await asyncio.sleep(0.02)
@@ -79,18 +79,18 @@ async def test_a_tenant_that_no_database_can_hold_has_no_webhook(store: SqlStore
 
 async def test_every_kind_of_change_is_told_in_time(store: SqlStore, repository: WebhookRepository) -> None:
     await store.load()
-    async with running(store) as told:
+    async with running(store) as notified:
         made = await repository.create(plain(), by="ada", orgs=None)
-        await told.wait_for(made.tenant)
+        await notified.wait_for(made.tenant)
         assert [webhook.tenant for webhook in store.all()] == [made.tenant]
         await repository.update(made.id, plain(name="New"), expected_version=1, by="ada", orgs=None)
-        await told.wait_for(made.tenant)
+        await notified.wait_for(made.tenant)
         assert store.all()[0].config.name == "New"
         await repository.delete(made.id, expected_version=2, by="ada", orgs=None)
-        await told.wait_for(made.tenant)
+        await notified.wait_for(made.tenant)
         assert store.all() == []
         await repository.create(plain(), by="ada", orgs=None)
-        await told.wait_for(made.tenant)
+        await notified.wait_for(made.tenant)
         assert len(store.all()) == 1
 
 
@@ -101,16 +101,16 @@ async def test_postgresql_tells_of_itself_without_polling(postgres: Postgres, en
     repository = WebhookRepository(database, encryption)
     store = SqlStore(database, encryption, poll_s=NEVER_S)
     first = await repository.create(plain(), by="ada", orgs=None)
-    async with running(store) as told:
-        await told.wait_for(first.tenant)
+    async with running(store) as notified:
+        await notified.wait_for(first.tenant)
         await _listens(postgres)
         second = await repository.create(plain(sandbox="dev"), by="ada", orgs=None)
-        await told.wait_for(second.tenant)
+        await notified.wait_for(second.tenant)
         await postgres.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE '%listener'"
         )
-        third = await repository.create(plain(sandbox="stage"), by="ada", orgs=None)  # nobody listens now, perhaps
-        await told.wait_for(third.tenant)
+        third = await repository.create(plain(sandbox="stage"), by="ada", orgs=None)  # perhaps there is no listener now
+        await notified.wait_for(third.tenant)
     await database.close()
 
 
@@ -130,14 +130,14 @@ async def test_a_database_restored_from_a_backup_is_read_anew(
     await repository.update(made.id, plain(name="Lost"), expected_version=1, by="ada", orgs=None)
     gone = await repository.create(plain(sandbox="dev"), by="ada", orgs=None)
     await store.load()
-    told = Told(store)
+    notified = Notifications(store)
     async with database.write() as connection:
         await connection.execute(update(schema.change_counter).values(value=1))
         await connection.execute(schema.webhooks.delete().where(schema.webhooks.c.id == gone.id))
         restored = dict(made.document)
         await connection.execute(update(schema.webhooks).values(version=1, changed=1, config=restored))
     await store.load()
-    assert told.tenants == {made.tenant, gone.tenant}
+    assert notified.tenants == {made.tenant, gone.tenant}
     assert [webhook.config.name for webhook in store.all()] == [made.name]
     found = await store.get(made.tenant)
     assert found is not None
@@ -147,9 +147,9 @@ async def test_a_database_restored_from_a_backup_is_read_anew(
 async def test_edits_under_way_are_never_missed(store: SqlStore, repository: WebhookRepository) -> None:
     """Commits may come in another order than they began: still every dispatcher ends with the newest of all."""
     sandboxes = [f"s{n}" for n in range(12)]
-    async with running(store) as told:
+    async with running(store) as notified:
         await asyncio.gather(*(repository.create(plain(sandbox=one), by="a", orgs=None) for one in sandboxes))
-        await told.wait_for(*(TenantKey("luma@AdobeOrg", one) for one in sandboxes))
+        await notified.wait_for(*(TenantKey("luma@AdobeOrg", one) for one in sandboxes))
         assert len(store.all()) == len(sandboxes)
 
 
@@ -165,7 +165,7 @@ async def test_a_restart_of_the_database_costs_answers_and_nothing_else(encrypti
         cache = WebhookCache(store, WebhookSettings(store="sql", url=url, cache_ttl=0.01))
         known = await cache.get(made.tenant)
         assert known is not None
-        async with running(store) as told:
+        async with running(store) as notified:
             await asyncio.to_thread(server.stop)
             assert await store.get(made.tenant) is known  # from the rows that it has read
             assert await cache.get(made.tenant) is known
@@ -178,11 +178,11 @@ async def test_a_restart_of_the_database_costs_answers_and_nothing_else(encrypti
             await eventually(lambda: _answers(store, known), within_s=20)
             await restarting
             await repository.update(made.id, plain(name="After"), expected_version=1, by="ada", orgs=None)
-            await told.wait_for(made.tenant, within_s=5.0)
+            await notified.wait_for(made.tenant, within_s=5.0)
             assert not store.problems
             await server.restart()
             await repository.create(plain(sandbox="dev"), by="ada", orgs=None)
-            await told.wait_for(TenantKey(made.tenant.org, "dev"), within_s=5.0)
+            await notified.wait_for(TenantKey(made.tenant.org, "dev"), within_s=5.0)
         await database.close()
         await other.close()
 

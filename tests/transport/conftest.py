@@ -70,7 +70,7 @@ async def transport(opening: Opener) -> AsyncIterator[Transport]:
 def post_to(
     target: str | Endpoint, body: bytes = b"{}", headers: tuple[tuple[str, str], ...] = (), **changes: object
 ) -> Request:
-    """A request whose deadlines nobody runs into, on a machine that stands still for seconds either."""
+    """Returns a request whose deadlines no test reaches, even on a machine that stalls for seconds."""
     endpoint = Endpoint.at(target) if isinstance(target, str) else target
     values: dict[str, object] = {"timeout_s": 20.0, "connect_timeout_s": 20.0} | changes
     return Request(endpoint, headers, body, **values)  # type: ignore[arg-type]  # values of a test

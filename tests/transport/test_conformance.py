@@ -348,7 +348,7 @@ async def test_chunk_extensions_without_end_end_though_no_body_comes(
         while True:
             await peer.send(more)
             taken += len(more)
-            await asyncio.sleep(0)  # a drain without anybody there does not wait
+            await asyncio.sleep(0)  # a drain does not wait if nothing is connected
 
     attempt = await answer_to(transport, serving, script)
     assert (attempt.failure, attempt.status) == (None, 200)

@@ -17,7 +17,7 @@ from tests.transport.servers import Endpoint as Server
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Returns a port that no process listens on."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
@@ -74,7 +74,9 @@ async def test_a_name_that_changes_its_mind_after_the_check_gains_nothing(openin
         async with opening(nameservers=(names.address,), allow=("127.0.0.2/32",)) as transport:
             attempts = [await transport.post(post_to(url)) for _ in range(3)]
     assert server.connections == 0
-    assert {attempt.failure for attempt in attempts} == {FailureReason.CONNECT_REFUSED}  # nobody listens on 127.0.0.2
+    assert {attempt.failure for attempt in attempts} == {
+        FailureReason.CONNECT_REFUSED
+    }  # no server listens on 127.0.0.2
     assert names.queries == [("rebind.example", "AAAA"), ("rebind.example", "A")]
 
 

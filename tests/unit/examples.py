@@ -120,7 +120,7 @@ REMOVED = object()
 
 
 def changed(event: Json, **changes: object) -> Json:
-    """A copy where each named key that occurs (anywhere: their names are unique) has another value.
+    """Returns a copy in which each named key that occurs (anywhere: their names are unique) has another value.
 
     `messageFailure={...}` replaces, `messageFailure=REMOVED` removes. A name that does not occur goes into
     messageDeliveryfeedback.

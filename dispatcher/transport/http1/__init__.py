@@ -1,4 +1,4 @@
-"""The HTTP/1.1 client made for this one job: POST, keep-alive, small answers, llhttp (`httptools`) as the parser."""
+"""The HTTP/1.1 client for this one job: POST, keep-alive, small answers, llhttp (`httptools`) as the parser."""
 
 from dispatcher.transport.http1.client import LeanTransport
 

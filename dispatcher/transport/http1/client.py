@@ -1,4 +1,4 @@
-"""The lean HTTP client: what changes per event is rendered, written, and the answer's status read. Nothing more."""
+"""Implements the HTTP/1.1 client for this one job: renders what changes per event, writes it, reads the status."""
 
 import asyncio
 import time
@@ -22,12 +22,12 @@ from dispatcher.transport.resolver import Resolver
 from dispatcher.transport.tls import TlsContexts, certificate_expiry
 
 DNS_CHECK_S: Final = 2.5
-"""How often an endpoint's requests look whether DNS should be asked again, which takes an answer older than 10 s."""
+"""Seconds between an endpoint's checks for an outdated DNS answer. Answers older than 10 s are looked up again."""
 _DROPPED: Final = frozenset({FailureReason.RESET, FailureReason.TLS})
 
 
 class _Kept:
-    """What is derived of an endpoint and kept while it lives."""
+    """What is derived from an endpoint and kept for the endpoint's lifetime."""
 
     __slots__ = ("block", "destination", "look_again", "stack")
 
@@ -38,12 +38,12 @@ class _Kept:
         self.stack: Stack
 
     def rendered(self, request: Request) -> bytes:
-        """Head and body, as they go out."""
+        """Returns head and body as they are sent."""
         return self.block.render(request.content_type, len(request.body), request.headers) + request.body
 
 
 class Exchange:
-    """A request under way on a connection."""
+    """A request in progress on a connection."""
 
     __slots__ = ("_connection", "_ended", "_is_over", "_keep", "_pool", "_reused", "_stack", "_started")
 
@@ -59,14 +59,14 @@ class Exchange:
         self._ended = ended
         self._reused = reused
         self._is_over = False
-        """The connection may be another's by now."""
+        """Another request may have the connection by now."""
 
     def send(self, data: bytes, timeout_s: float) -> None:
-        """Write the request."""
+        """Writes the request."""
         self._connection.exchange(data, self._started + timeout_s, self._keep, self._answered)
 
     def abort(self) -> None:
-        """Close the connection, and tell nobody; does nothing once it is over."""
+        """Closes the connection without calling `ended`. Does nothing once the exchange has ended."""
         if not self._is_over:
             self._is_over = True
             self._connection.abort()
@@ -88,10 +88,10 @@ class Exchange:
 
 
 class LeanTransport:
-    """Sends POSTs by HTTP/1.1 connections of our own. An async context manager; leaving it closes every connection.
+    """Sends POSTs on its own HTTP/1.1 connections. An async context manager; leaving it closes every connection.
 
-    It does not limit how many connections are open at once: that is `delivery.max_in_flight`, which delivery keeps.
-    As many may rest.
+    It does not limit how many connections are open at once: the deliverer enforces `delivery.max_in_flight`. As many
+    may be idle.
     """
 
     def __init__(self, delivery: DeliverySettings, egress: EgressSettings) -> None:
@@ -113,10 +113,10 @@ class LeanTransport:
         await asyncio.sleep(0)  # the transports' `connection_lost`
 
     async def post(self, request: Request) -> Attempt:
-        """Send one request. Never raises for anything that the network can do.
+        """Sends one request. Never raises for anything that the network can do.
 
         Raises:
-            ValueError: a header that can't be sent: a bug of the caller's.
+            ValueError: a header can't be sent; the caller has a bug.
         """
         answer: asyncio.Future[Attempt] = asyncio.get_running_loop().create_future()
         exchange = self.begin(request, partial(_settle, answer))
@@ -127,7 +127,7 @@ class LeanTransport:
             kept = self._kept_of(request.endpoint, started)
             connection, attempt = await self._exchange(kept, request, started)
             if connection.was_dropped_after_resumption and attempt.failure in _DROPPED:
-                # Some servers accept a TLS session and end the connection then: once more, without one.
+                # Some servers accept a TLS session and then end the connection: retry once without a session.
                 _forget_session(kept.destination)
                 _, attempt = await self._exchange(kept, request, started)
         except TransportError as failed:
@@ -149,9 +149,9 @@ class LeanTransport:
         return connection, await _answer_or_abort(answer, exchange)
 
     def begin(self, request: Request, ended: Callable[[Attempt], None]) -> Exchange | None:
-        """Send the request on a connection that rests, without waiting; `ended` is told once, unless it is aborted.
+        """Sends the request on an idle connection without awaiting. Calls `ended` once, unless the exchange is aborted.
 
-        None, and nothing is sent, where none rests: `post` opens one, or says why there is none.
+        Returns None, and sends nothing, if no connection is idle: `post` opens one, or says why it can't.
 
         Raises:
             ValueError: as `post`.
@@ -160,7 +160,7 @@ class LeanTransport:
         try:
             kept = self._kept_of(request.endpoint, started)
         except TransportError:
-            return None  # `post` will say so
+            return None  # `post` reports it
         data = kept.rendered(request)
         connection = self._pool.take(kept.stack, started)
         if connection is None:
@@ -178,7 +178,7 @@ class LeanTransport:
         return kept
 
     def _look_at(self, kept: _Kept, endpoint: Endpoint, now: float) -> None:
-        """The operator's CA bundle may have changed, and the endpoint may have moved."""
+        """Applies a changed CA bundle of the operator and a moved endpoint."""
         context = self._contexts.of(endpoint) if endpoint.scheme == "https" else None
         kept.destination = Destination(endpoint.scheme, endpoint.host, endpoint.port, context)
         kept.stack = self._pool.stack_of(kept.destination)
@@ -204,7 +204,7 @@ class LeanTransport:
 
 
 def _settle(answer: "asyncio.Future[Attempt]", attempt: Attempt) -> None:
-    if not answer.done():  # cancelled, and not told yet
+    if not answer.done():  # otherwise it was cancelled
         answer.set_result(attempt)
 
 
@@ -212,7 +212,7 @@ async def _answer_or_abort(answer: "asyncio.Future[Attempt]", exchange: Exchange
     try:
         return await answer
     except BaseException:
-        exchange.abort()  # cancelled: nobody waits for what is still to come
+        exchange.abort()  # cancelled: no caller waits for the answer
         raise
 
 

@@ -1,9 +1,9 @@
-"""One HTTP/1.1 connection: a request goes out, the answer is parsed as it comes, within limits and a deadline.
+"""Sends requests on one HTTP/1.1 connection, one at a time, and parses each answer within limits and a deadline.
 
-It takes one request at a time. Whatever is not exactly one whole answer to it makes the connection unusable: bytes
+Anything but exactly one whole answer to the request makes the connection unusable: bytes
 behind the answer or between requests, an answer before the request was written, `connection: close`, a body beyond
-what is read, or one that is cut or framed in doubt. The status counts once the head is complete (docs/verdicts.md). Its
-one timer serves every deadline, and is set anew only when a deadline comes earlier than the last.
+what is read, or one that is cut or framed in doubt. The status counts once the head is complete (docs/verdicts.md). One
+timer serves all deadlines; it is set again only if a deadline is earlier than the last one.
 """
 
 import asyncio
@@ -28,23 +28,23 @@ from dispatcher.transport.failures import TransportError, clip, describe
 from dispatcher.transport.tls import remember_session
 
 _IGNORED_HEAD = 8 * 1024
-"""What a head may have beyond its names and values: status line, separators, 1xx answers."""
+"""Bytes that a head may have beyond its names and values: status line, separators, 1xx answers."""
 
 
 Ended = Callable[[TransportError | None], None]
-"""Is told how an exchange ended."""
+"""Callback for the end of an exchange: None after an answer, else the failure."""
 
 
 class Connection(asyncio.Protocol):
-    """A connection and the exchange it is in. `on_idle_end` is told when it ends between requests."""
+    """A connection and its current exchange. Calls `on_idle_end` if it ends between requests."""
 
     def __init__(self, on_idle_end: Callable[["Connection"], None]) -> None:
         self.usable = True
-        """The next request may go out on it."""
+        """The next request may be sent on it."""
         self.requests = 0
         self.phases = Phases()
         self.below: asyncio.Transport | None = None
-        """The transport under TLS, which knows what of the request the peer has not taken."""
+        """The transport under TLS. Its write buffer holds what the peer has not taken of the request."""
         self.retires_at = float("inf")
         """From then on it is not used again; seconds of the monotonic clock."""
         self.is_resumed = False
@@ -54,13 +54,13 @@ class Connection(asyncio.Protocol):
         self.webhook_delivery: str | None = None
         self.body = b""
         self.request_s = self.sent_at = self.first_byte_at = 0.0
-        """For who asked to keep the answer: seconds to write the request; when that was done, and the answer began."""
+        """If the answer is kept: seconds to write the request, when that was done, and when the answer began."""
         self._on_idle_end = on_idle_end
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._ended: Ended | None = None
-        """Who waits for the answer; None between requests."""
+        """Callback of the request in progress; None between requests."""
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
@@ -70,9 +70,9 @@ class Connection(asyncio.Protocol):
         return f"<Connection {state} requests={self.requests}>"
 
     def exchange(self, data: bytes, deadline: float, keep: int, ended: Ended) -> None:
-        """Write a request. `ended` is called once, with None where the answer is there: its parts are attributes then.
+        """Writes a request. Calls `ended` once: with None if there is an answer, whose parts are attributes then.
 
-        Within the call the connection may be used again. After `abort` nobody is called.
+        `ended` may use the connection again. After `abort` it is not called.
         """
         self.requests += 1
         self.status = 0
@@ -83,7 +83,7 @@ class Connection(asyncio.Protocol):
         self._raw = self._head = self._count = self._received = self._interim = 0
         self._head_done = self._complete = self._is_odd = False
         self._begun = b""
-        """What came of a head that is not complete yet."""
+        """The bytes received of an incomplete head."""
         self._problem = ""
         self._ended = ended
         self._set_deadline(deadline)
@@ -95,11 +95,11 @@ class Connection(asyncio.Protocol):
             self.request_s = self.sent_at - began
 
     def rest(self, until: float) -> None:
-        """Nothing to send for now; close at this time, if it is still so."""
+        """Marks the connection idle: it closes at `until` unless a request is sent before."""
         self._set_deadline(until)
 
     def abort(self) -> None:
-        """Close at once. An exchange under way is forgotten."""
+        """Closes at once. An exchange in progress ends without its callback."""
         self.usable = False
         self._ended = None
         if self._timer is not None:
@@ -115,7 +115,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def tls(self) -> ssl.SSLObject | None:
-        """The TLS layer, where there is one."""
+        """The TLS layer, if there is one."""
         found = None if self._transport is None else self._transport.get_extra_info("ssl_object")
         return found if isinstance(found, ssl.SSLObject) else None
 
@@ -172,7 +172,7 @@ class Connection(asyncio.Protocol):
             self._finish_broken()
 
     def _refused(self, data: bytes) -> None:
-        """The strict parser refuses what came: the status counts if it is known, or can be read leniently."""
+        """Handles bytes that the strict parser refuses: the status counts if it is known or can be read leniently."""
         self.usable = False
         if self._complete or self._problem:
             return
@@ -209,7 +209,7 @@ class Connection(asyncio.Protocol):
         self._transport = None
         del self._parser  # it holds on to us
 
-    # --- httptools' callbacks; what comes behind a whole answer is not looked at
+    # --- httptools' callbacks; bytes behind a whole answer are ignored
 
     def on_message_begin(self) -> None:
         if self._complete:
@@ -280,12 +280,12 @@ class Connection(asyncio.Protocol):
             ended(None)
 
     def _finish_broken(self) -> None:
-        """The status is known, the body never ends: the answer counts, the connection doesn't live on."""
+        """Ends an exchange with a known status and an endless body: the answer counts, the connection is closed."""
         self.usable = False
         self._finish()
 
     def fail(self, reason: FailureReason, detail: str) -> None:
-        """Close at once; the exchange under way has failed."""
+        """Closes at once and reports the exchange in progress as failed."""
         ended = self._ended
         self.abort()
         if ended is not None:

@@ -1,4 +1,4 @@
-"""The connections that rest: by where they go and under which TLS identity, the last used first."""
+"""Keeps idle connections by destination and TLS identity and reuses the most recently used one first."""
 
 from collections import OrderedDict
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from dispatcher.transport.resolver import Answer
 from dispatcher.transport.tls import TlsContext
 
 IDLE_S = 60.0
-"""A connection that rested for so long is closed."""
+"""Seconds after which an idle connection is closed."""
 
 
 class Destination(NamedTuple):
@@ -23,18 +23,18 @@ class Destination(NamedTuple):
 
 
 class Stack(list[Connection]):
-    """The resting connections of one destination. Lives as long as an endpoint or a connection refers to it."""
+    """The idle connections of one destination. Lives as long as an endpoint or a connection refers to it."""
 
     __slots__ = ("__weakref__", "answer")
 
     def __init__(self) -> None:
         super().__init__()
         self.answer: Answer | None = None
-        """What DNS says of the host; None if it isn't resolved here."""
+        """The latest DNS answer for the host; None if it isn't resolved here."""
 
 
 class Pool:
-    """Resting connections, at most `limit` of them; past it the one that rested longest is closed."""
+    """Idle connections, at most `limit` of them; beyond it the one that was idle longest is closed."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -45,7 +45,7 @@ class Pool:
         return f"<Pool {len(self._resting)} resting, {len(self._stacks)} destinations>"
 
     def stack_of(self, destination: Destination) -> Stack:
-        """The stack of a destination; keep it for as long as requests go there."""
+        """Returns the stack of a destination; the caller keeps it for as long as requests go there."""
         stack = self._stacks.get(destination)
         if stack is None:
             stack = self._stacks[destination] = Stack()
@@ -62,7 +62,7 @@ class Pool:
         return None
 
     def put(self, stack: Stack, connection: Connection, now: float) -> None:
-        """Lets a usable connection rest, or closes it if it is too old or its host has moved."""
+        """Keeps a usable connection, or closes it if it is too old or its host has moved."""
         if _is_over(connection, stack, now):
             connection.abort()
             return
@@ -75,13 +75,13 @@ class Pool:
             oldest.abort()
 
     def forget(self, connection: Connection) -> None:
-        """A connection ended while it rested; one that does not rest is no matter."""
+        """Drops a connection that ended while it was idle. Does nothing if it was in use."""
         stack = self._resting.pop(connection, None)
         if stack is not None:
             stack.remove(connection)
 
     def close(self) -> None:
-        """Close every connection that rests."""
+        """Closes every idle connection."""
         while self._resting:
             connection = next(iter(self._resting))
             self.forget(connection)

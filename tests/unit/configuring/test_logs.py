@@ -16,7 +16,7 @@ from dispatcher.telemetry.logs import MAX_TEXT, WITHHELD, RepeatedLines, configu
 def test_a_watched_directory_that_holds_the_log_does_not_feed_itself(
     level: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """watchfiles tells of each change at level info: written into a watched directory, that is the next change."""
+    """watchfiles logs each change at level info: written into a watched directory, that is the next change."""
     root = logging.getLogger()
     handlers, before = root.handlers, root.level
     try:
@@ -27,9 +27,9 @@ def test_a_watched_directory_that_holds_the_log_does_not_feed_itself(
         root.handlers = handlers
         root.setLevel(before)
 
-    told = capsys.readouterr().err
-    assert "1 change detected" not in told
-    assert "something is wrong" in told
+    reported = capsys.readouterr().err
+    assert "1 change detected" not in reported
+    assert "something is wrong" in reported
 
 
 def _explode(address: str) -> None:
@@ -61,11 +61,13 @@ def test_an_exception_that_we_do_not_know_is_told_without_its_message(
         root.setLevel(before)
         structlog.configure(**configured)
 
-    told = capsys.readouterr().err
-    assert "canary" not in told
+    reported = capsys.readouterr().err
+    assert "canary" not in reported
     for said in ("RuntimeError", "ExceptionGroup", "ValueError", "KeyError", "_explode", "test_logs.py", WITHHELD):
-        assert said in told
-    assert told.count("StoreUnavailable") == told.count("the store is away") == 2, "ours names places, and is kept"
+        assert said in reported
+    assert reported.count("StoreUnavailable") == reported.count("the store is away") == 2, (
+        "ours names places, and is kept"
+    )
 
 
 @contextmanager
@@ -83,7 +85,7 @@ def _configured(level: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("level", "told"),
+    ("level", "reported"),
     [
         ("debug", ["debug", "info", "warning", "error"]),
         ("info", ["info", "warning", "error"]),
@@ -92,7 +94,7 @@ def _configured(level: str) -> Iterator[None]:
     ],
 )
 def test_the_level_decides_which_of_our_lines_are_written(
-    level: str, told: list[str], capsys: pytest.CaptureFixture[str]
+    level: str, reported: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with _configured(level):
         log = structlog.get_logger("dispatcher.anything")
@@ -102,7 +104,7 @@ def test_the_level_decides_which_of_our_lines_are_written(
 
     written = capsys.readouterr().err
     for one in ("debug", "info", "warning", "error"):
-        assert (f"a line at {one}" in written, f"another at {one}" in written) == (one in told, one in told)
+        assert (f"a line at {one}" in written, f"another at {one}" in written) == (one in reported, one in reported)
 
 
 def test_at_debug_other_libraries_stay_quiet(capsys: pytest.CaptureFixture[str]) -> None:

@@ -178,7 +178,7 @@ def test_it_is_quiet_with_nothing_in_the_window_or_long_after_it_was_open() -> N
     assert not breaker.is_quiet(1049)
     assert breaker.is_quiet(1075)
     assert not opened(1000).is_quiet(1900)
-    assert opened(1000).is_quiet(1930), "nobody has asked since: what it knew is old"
+    assert opened(1000).is_quiet(1930), "no event has come since: what it knew is old"
 
 
 @given(st.lists(st.tuples(st.floats(0, 400), st.booleans(), st.booleans()), max_size=60))

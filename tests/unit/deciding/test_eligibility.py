@@ -1,4 +1,4 @@
-"""Which events are a webhook's business, and the one reason where they are not, in the design's order."""
+"""Checks which events a webhook receives, and the one reason if it does not, in the design's order."""
 
 import pytest
 

@@ -39,7 +39,7 @@ def attempt(answer: Answer, **fields: Any) -> Attempt:
 
 
 class ScriptedTransport:
-    """Answers as told, one after another, the last one for ever; keeps every request and when it came."""
+    """Answers from a script, the last answer for ever; keeps every request and its time."""
 
     def __init__(self, *answers: Answer, takes_s: float = 0.05) -> None:
         self.answers = list(answers) or [200]
@@ -101,7 +101,7 @@ class FakeTokens:
 
 @dataclass
 class FakeProducer:
-    """Keeps what is written, topic by topic; refuses while told to."""
+    """Keeps what is written, topic by topic; refuses while the test says so."""
 
     topics: dict[str, list[ARecord]] = field(default_factory=dict)
     refuses: set[str] = field(default_factory=set)
@@ -126,7 +126,7 @@ class FakeProducer:
 
 @dataclass
 class FakeStore:
-    """The webhooks; away while told to."""
+    """The webhooks; away while the test says so."""
 
     webhooks: dict[TenantKey, Webhook] = field(default_factory=dict)
     away: bool = False

@@ -34,7 +34,7 @@ ONE, OTHER = TopicPartition("t", 0), TopicPartition("t", 1)
 
 
 class Bench:
-    """A group of consumers over one topic of two partitions; tells each record's processing what to do."""
+    """A group of consumers over one topic of two partitions; controls each record's processing."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = KafkaSettings.model_validate(
@@ -183,7 +183,7 @@ async def test_a_drain_takes_no_longer_than_its_time_and_cuts_off_the_rest() -> 
 
 @virtual_time
 async def test_a_broker_that_does_not_answer_does_not_hold_up_a_drain_for_ever() -> None:
-    """The commit is asked for until it is answered; Kubernetes kills us long before that."""
+    """The commit is repeated until it is answered; Kubernetes kills us long before that."""
     bench = Bench(commit_interval="1h")
     bench.produce(0, 5)
     await bench.run()
@@ -499,7 +499,7 @@ async def test_what_is_finished_by_the_short_way_waits_for_no_garbage_collector(
         await asyncio.sleep(5)
 
         assert bench.committed() == (5, [])
-        assert bench.first_result == [], "none took the full way"
+        assert bench.first_result == [], "none took the slow path"
         assert _under_way() == before
     finally:
         gc.enable()

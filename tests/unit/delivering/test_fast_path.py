@@ -1,4 +1,4 @@
-"""The short way: what it finishes is what the full way would have made of it, and everything else is given back whole."""
+"""Checks that the fast path finishes an event as the slow path would, and returns every other event unchanged."""
 
 import asyncio
 import json
@@ -64,7 +64,7 @@ def begin(bench: Bench, event: Any = EMAIL_EVENT, **fields: Any) -> tuple[Owner,
     return owner, bench.fast_path.begin(one, bench.processing(), owner)
 
 
-def told(request: Request) -> list[tuple[str, str]]:
+def sent_headers(request: Request) -> list[tuple[str, str]]:
     """The headers, but for the time."""
     return [(name, value) for name, value in request.headers if name != "webhook-timestamp"]
 
@@ -104,7 +104,7 @@ async def test_the_request_is_that_of_the_full_way(event: Any) -> None:
 
     short_one, full_one = requests
     assert short_one.body == full_one.body
-    assert told(short_one) == told(full_one)
+    assert sent_headers(short_one) == sent_headers(full_one)
 
 
 @virtual_time
@@ -142,7 +142,7 @@ async def test_a_record_that_can_t_be_read_is_given_back(value: bytes | None) ->
 
 @virtual_time
 async def test_a_retry_state_in_the_headers_of_a_fresh_record_is_not_believed() -> None:
-    """Whoever produces events could otherwise choose their webhook-ids and attempts."""
+    """The producers of events could otherwise choose their webhook-ids and attempts."""
     bench = Bench(200)
     retry_state = RetryState(Origin("delivery-events", 0, 5), WALL - 60, attempts=3, parks=1, not_before=WALL)
     _, direct_attempt = begin(bench, headers=dict(retry_state.headers()))

@@ -189,7 +189,7 @@ async def test_headers_that_make_no_sense_stop_nothing() -> None:
 async def test_a_bug_of_ours_kills_the_record_not_the_others(
     module: ModuleType, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else one record would hold up its partition until a mended version comes."""
+    """Otherwise one record would hold up its partition until a fixed version is deployed."""
 
     def bug(*_: object) -> None:
         raise KeyError("canary")

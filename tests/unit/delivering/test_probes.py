@@ -1,4 +1,4 @@
-"""What the kubelet is told: liveness only of our own progress, readiness of all that keeps events from flowing."""
+"""Checks the kubelet's probes: liveness shows our own progress only, readiness all that keeps events from flowing."""
 
 import asyncio
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ def service() -> Service:
 
 
 async def probed(service: Service, *readers: Reader) -> dict[str, tuple[int, Any]]:
-    """Status and what is told, of both probes."""
+    """Returns status and answer of both probes."""
     service._consumers = readers  # type: ignore[assignment]
     async with (
         HealthServer(OpsSettings(host="127.0.0.1", port=0), service._watched()) as server,

@@ -79,17 +79,17 @@ def test_what_is_not_known_is_null() -> None:
 def test_offers_and_exclusions_pass_as_they_came() -> None:
     offers = [{"offerID": "1", "b": [1, 2.5, None, True], "a": {"ü": "☂"}}]
     event = read(email_event(offers=offers, messageExclusion={"reason": "Marketing", "z": 0}))
-    told = json.loads(encode_feedback(event, 1))["messageDeliveryFeedback"]
+    feedback = json.loads(encode_feedback(event, 1))["messageDeliveryFeedback"]
 
-    assert told["offers"] == offers
-    assert told["messageExclusion"] == {"reason": "Marketing", "z": 0}
+    assert feedback["offers"] == offers
+    assert feedback["messageExclusion"] == {"reason": "Marketing", "z": 0}
 
 
 def test_a_failure_that_is_told_in_part_has_nulls_for_the_rest() -> None:
     event = read(email_event(messageFailure={"reason": "x", "more": 1, "code": 25}))
-    told = json.loads(encode_feedback(event, 1))["messageDeliveryFeedback"]
+    feedback = json.loads(encode_feedback(event, 1))["messageDeliveryFeedback"]
 
-    assert told["messageFailure"] == {"category": None, "type": None, "code": 25, "reason": "x"}
+    assert feedback["messageFailure"] == {"category": None, "type": None, "code": 25, "reason": "x"}
 
 
 def test_only_an_emails_email_namespace_is_respelt() -> None:

@@ -1,4 +1,4 @@
-"""Whatever stands in a record, reading it gives an event or UnreadableEvent: never another error, never a value told."""
+"""Checks that reading any record returns an event or raises UnreadableEvent, which quotes no value."""
 
 import copy
 import json
@@ -196,7 +196,7 @@ def test_no_message_ever_quotes_a_value(spelling: str) -> None:
                 refused += 1
                 assert "canary" not in str(error), path
                 assert error.__cause__ is None
-                assert error.__context__ is None or error.__suppress_context__, "a traceback would tell it"
+                assert error.__context__ is None or error.__suppress_context__, "a traceback would show it"
 
     assert refused > 100
 
@@ -248,7 +248,7 @@ def test_record_headers_may_be_anything(headers: list[tuple[str, Any]]) -> None:
 
 
 def assert_read_or_refused(value: bytes, headers: list[tuple[str, Any]] | None = None) -> None:
-    """No other error; and what is read can be told in both versions, as JSON that a strict reader takes."""
+    """No other error; and what is read can be encoded in both versions, as JSON that a strict reader takes."""
     try:
         event = read_event(ARecord(value, headers=headers or ()), ORIGIN)
     except UnreadableEvent as error:

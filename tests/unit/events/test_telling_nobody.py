@@ -1,4 +1,4 @@
-"""Neither a message nor a repr of what is on the hot path tells of a person."""
+"""Checks that no message and no repr on the hot path reveals a person."""
 
 import json
 
@@ -21,7 +21,7 @@ def test_a_namespace_that_is_somebody_s_number_is_not_told(key: str) -> None:
 
 
 def test_no_repr_on_the_hot_path_shows_a_person() -> None:
-    """As `secrets.Secret` and `transport.Request` have it: a message with {event!r} in it must tell nobody."""
+    """As `secrets.Secret` and `transport.Request` have it: a message with {event!r} in it must reveal no person."""
     event = read(email_event())
     pending = PendingDelivery.of(
         event, webhook(), b'{"to":"john.doe@luma.com"}', 0, Priority.NEW, ProcessingAttempt(AssignmentEpoch())

@@ -15,7 +15,7 @@ ORIGINS = st.builds(Origin, st.text(max_size=4), st.integers(0, 3), st.integers(
 
 
 def test_an_id_is_pinned_for_ever() -> None:
-    """A receiver tells repeats by it, also across versions of the dispatcher: it may never change."""
+    """A receiver recognises repeats by it, also across versions of the dispatcher: it may never change."""
     assert webhook_id(TenantKey("org", "prod"), "event", ORIGIN) == "msg_21e7b7d228c464882e64dea031250a35"
 
 

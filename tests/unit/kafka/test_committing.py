@@ -26,7 +26,7 @@ SETTINGS = KafkaSettings(bootstrap_servers="kafka:9092", topic="events", group_i
 
 
 class Broker:
-    """Raises what it is told to, or takes the commit."""
+    """Raises the error that the test sets, or takes the commit."""
 
     def __init__(self) -> None:
         self.error: Exception | None = None

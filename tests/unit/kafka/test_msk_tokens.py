@@ -1,6 +1,6 @@
 """The token for Amazon MSK IAM: a presigned request (AWS Signature Version 4), signed by the maintained library.
 
-AWS itself can't be asked here. The signature is computed a second time, by the published algorithm.
+AWS itself can't be reached here. The signature is computed a second time, by the published algorithm.
 """
 
 import base64

@@ -82,7 +82,7 @@ class Client:
         self.is_stopped = True
 
     def fail_all(self, _: Exception) -> None:
-        """Nobody waits any more."""
+        """Does nothing: no caller waits any more."""
 
     async def partitions_for(self, _: str) -> set[int]:
         return {0}

@@ -1,4 +1,4 @@
-"""A waiter that is cancelled at any moment never leaks a slot, and never leaves anybody waiting for ever."""
+"""Checks that a waiter cancelled at any moment leaks no permit and leaves no other waiter waiting for ever."""
 
 import asyncio
 
@@ -130,7 +130,7 @@ async def _interleave(steps: list[tuple[str, int]], shared: LaneScheduler, limit
 
     assert repr(shared) == f"<Lanes 3 tenants, 0/{shared.settings.max_in_flight} in flight>"
     assert [lane.in_flight for lane in shared] == [0] * 3
-    await asyncio.sleep(3000)  # breakers and holds pass: each lane gives a slot again, and forgets whom it was told to
+    await asyncio.sleep(3000)  # breakers and holds pass: each lane grants permits again
     assert [lane.waiting for lane in shared] == [0] * 3
     for number in range(3):
         for priority in Priority:
@@ -149,7 +149,7 @@ def _check(shared: LaneScheduler, events: list[Event]) -> None:
 
 
 async def _all_end(events: list[Event]) -> None:
-    """Everybody who waits gets a slot or a refusal, though nobody new comes."""
+    """Checks that every waiting event gets a permit or a refusal, although no new one comes."""
     for _ in range(10_000):
         if not events:
             return
@@ -159,4 +159,4 @@ async def _all_end(events: list[Event]) -> None:
                 if event.has_permit:
                     event.end()
         await asyncio.sleep(0.1)
-    pytest.fail(f"somebody waits for ever: {events}")
+    pytest.fail(f"an event waits for ever: {events}")

@@ -54,7 +54,7 @@ async def test_a_turn_of_the_event_loop_begins_few_requests_and_the_next_one_goe
     assert all(
         later - earlier <= SLOTS_A_TURN for earlier, later in zip([0, *first_result], first_result, strict=False)
     ), first_result
-    assert first_result[-1] == len(events), "nobody who may send waits for anything else"
+    assert first_result[-1] == len(events), "no event that can be sent waits for anything else"
 
 
 @virtual_time
@@ -100,7 +100,7 @@ async def test_new_events_go_before_retries_but_one_turn_in_four_is_a_retrys() -
 
 @virtual_time
 async def test_retries_never_hold_more_than_a_quarter_of_the_slots() -> None:
-    """Also where nobody else wants them: what comes fresh finds room at once."""
+    """Also if no other event wants them: a new event finds room at once."""
     shared = lanes(max_in_flight=16, lane_start=64)
     retries = [Event(shared.lane(tenant(number % 3)), Priority.RETRY) for number in range(40)]
     await settle()

@@ -46,7 +46,7 @@ async def test_a_breaker_that_opens_refuses_everybody_who_waits() -> None:
 
     assert lane.breaker.state is BreakerState.OPEN
     refused = [event for event in events if not event.has_permit]
-    assert len(refused) == 30 - 5, "the slots that came back were given to nobody in the meantime"
+    assert len(refused) == 30 - 5, "the permits that came back were given to no other event in the meantime"
     assert {event.refused for event in refused} == {"breaker_open"}
     assert all(isinstance(event.entry, LaneRefusal) and event.entry.for_s == pytest.approx(30) for event in refused)
     assert lane.waiting == 0
@@ -231,7 +231,7 @@ async def test_nobody_is_parked_for_waiting_while_the_process_is_busy_all_over()
 
 @virtual_time
 async def test_nobody_is_parked_for_waiting_while_the_core_is_busy() -> None:
-    """Slots are free, and no turn of the event loop is over soon enough to give them to all who wait."""
+    """Permits are free, and no turn of the event loop ends soon enough to give them to all waiting events."""
     shared = lanes(max_in_flight=500, lane_max_wait="5s")
     events = [Event(shared.lane(tenant(number))) for number in range(10 * SLOTS_A_TURN)]
     loop = asyncio.get_running_loop()
@@ -298,7 +298,7 @@ async def test_a_tenant_alone_is_never_parked_for_lack_of_room() -> None:
 
 @virtual_time
 async def test_slow_tenants_leave_slots_to_those_below_their_share() -> None:
-    """Three lanes could use every slot; the last quarter stays for whoever has less than his part."""
+    """Three lanes could use every slot; the last quarter stays for lanes with less than their part."""
     shared = lanes(max_in_flight=40, lane_start=16)
     others = [shared.lane(tenant(number)) for number in range(10)]
     slow = [Event(lane) for lane in others[:3] for _ in range(20)]
@@ -367,7 +367,7 @@ async def test_a_disabled_tenant_can_be_enabled_by_hand() -> None:
 @virtual_time
 @pytest.mark.parametrize("what", ["hold", "breaker", "suspended"])
 async def test_an_edit_lifts_what_held_the_webhook_before_it(what: str) -> None:
-    """The tenant has mended its URL: it does not have to sit out what the old one had earned."""
+    """The tenant has corrected its URL: the new one does not inherit the old one's pause."""
     lane = lanes().lane(tenant(0))
     lane.apply_webhook("first", None)
     if what == "hold":

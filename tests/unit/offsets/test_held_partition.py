@@ -160,9 +160,7 @@ def test_every_event_is_processed_once_whatever_happens(data: st.DataObject, ten
                 topic.partition.hold_again(key, offset, topic.now + data.draw(st.integers(0, 3)))
         topic.now += 1
 
-    for action in data.draw(
-        st.lists(st.sampled_from(["read", "release", "finish", "give back", "restart"]), max_size=60)
-    ):
+    for action in data.draw(st.lists(st.sampled_from(["read", "release", "finish", "return", "restart"]), max_size=60)):
         do(action)
         position, _ = topic.partition.to_commit()
         assert set(range(position)) <= set(finished)

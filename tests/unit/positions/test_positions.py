@@ -1,4 +1,4 @@
-"""Where a consumer begins and goes on, against a broker in memory whose logs are lost, truncated and trimmed."""
+"""Checks a consumer's start positions against a broker in memory whose logs are lost, truncated and trimmed."""
 
 import asyncio
 
@@ -160,7 +160,7 @@ async def test_another_connection_or_leader_alone_repeats_nothing() -> None:
 
 @virtual_time
 async def test_offsets_that_go_back_without_a_word_never_end_the_process() -> None:
-    """No connection was lost, no error came: the records themselves tell."""
+    """No connection was lost, no error came: the records themselves show it."""
     bench = Bench()
     bench.produce(0, 30)
     consumer = await bench.run()

@@ -228,7 +228,7 @@ class Member:
         loop = asyncio.get_running_loop()
         assert self.session_timeout_s is not None
         while True:
-            if self.dropped and not self.cut_off:  # it is told so, and joins again
+            if self.dropped and not self.cut_off:  # it learns this, and joins again
                 await self.listener.on_partitions_revoked(set(self.assigned))
                 self.assigned, self.dropped, self.reassigning = [], False, True
                 self.group.members.append(self)
