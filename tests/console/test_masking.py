@@ -99,5 +99,5 @@ def test_a_configuration_is_masked_where_tenants_put_secrets() -> None:
 
 def test_of_a_webhook_with_a_secret_in_every_place_a_viewer_sees_none() -> None:
     document, _ = extract_secrets(secretive())
-    assert CANARY in repr(document)  # headers, claims and URLs are no secrets to whoever may edit them
+    assert CANARY in repr(document)  # admins, who edit headers, claims and URLs, see them
     assert CANARY not in repr(masking.document(document))

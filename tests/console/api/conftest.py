@@ -1,4 +1,4 @@
-"""A console with a real database, on a port of the loopback. What Kafka and the network tell is made up."""
+"""A console with a real database, on a loopback port. Kafka and the network are faked."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -52,7 +52,7 @@ class Answered:
 
 
 class Client:
-    """Asks one console, as somebody."""
+    """A client of one console with one caller's credentials."""
 
     def __init__(self, base: str, session: aiohttp.ClientSession, token: str | None = None) -> None:
         self.base, self.session, self.token = base, session, token

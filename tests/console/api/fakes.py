@@ -1,4 +1,4 @@
-"""Stand-ins for what Kafka, dispatchers and endpoints tell: two tenants, each with something of everything."""
+"""Fakes of the sources (Kafka, dispatchers, endpoints): two tenants, each with data of every kind."""
 
 import time
 from collections.abc import Mapping, Sequence

@@ -99,7 +99,7 @@ class SmallIssuer:
         return jwt.encode(claims, key.private, key.algorithm, headers={"kid": key.kid, **(headers or {})})
 
     def authorize(self, url: str) -> dict[str, str]:
-        """What the browser comes back with: as if somebody had signed in at the page that `url` names."""
+        """Returns the query of the redirect after a user has signed in at `url`."""
         address, _, query = url.partition("?")
         asked = dict(parse_qsl(query))
         assert address == f"{self.url}/authorize"

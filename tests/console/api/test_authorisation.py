@@ -1,4 +1,4 @@
-"""Role × organisation × every operation of the OpenAPI document: who gets what, and that nobody sees another's things.
+"""Role × organisation × every operation of the OpenAPI document: no caller sees another organisation's resources.
 
 An operation without a line in `REQUESTS` fails the first test: a new route can't be forgotten.
 """
@@ -48,7 +48,7 @@ class Luma:
 
 @dataclass(frozen=True)
 class Request:
-    """How an operation is asked for one of Luma's things."""
+    """Request of an operation on one of Luma's resources."""
 
     path: str
     json: Any = None
@@ -112,7 +112,9 @@ async def test_every_route_that_is_served_is_in_the_document(console: Console) -
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-async def test_who_may(console: Console, history: FilledHistory, name: str) -> None:
+async def test_every_operation_checks_role_and_organisation(
+    console: Console, history: FilledHistory, name: str
+) -> None:
     for number, (actor, rights) in enumerate(ACTORS.items()):
         luma = await make(console, f"s{number}")
         await history.add(entry_of(TenantKey(LUMA.org, luma.sandbox)))

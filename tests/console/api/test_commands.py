@@ -87,7 +87,7 @@ async def test_a_second_signal_cuts_off(settings: Path) -> None:
     link = (await process.stdout.readline()).decode().strip()
     port = int(link.split(":")[2].partition("/")[0])
     _, writer = await asyncio.open_connection("127.0.0.1", port)
-    # A request whose body never ends: it is waited for, until somebody has had enough.
+    # A request whose body never ends: the drain waits for it until a second signal.
     writer.write(
         b"POST /sign-in HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 9\r\n\r\na"
     )

@@ -165,7 +165,7 @@ async def test_the_history_comes_page_by_page_and_for_each_organisation_its_own(
     assert [(item["action"], item["org"]) for item in own] == [("create", LUMA.org)]
     assert own[0]["changes"]["name"] == {"before": None, "after": "Luma"}
     whole = (await everybody.get(f"/api/v1/audit?webhook_id={luma.id}")).json["items"]
-    for seen in (own, whole):  # tenants put keys into paths: nobody finds one in the history
+    for seen in (own, whole):  # tenants put keys into paths: the audit log contains none
         assert seen[0]["changes"]["url"]["before"] is None
         assert seen[0]["changes"]["url"]["after"].startswith("https://hooks.luma.example/<secret ")
     assert (await lumas.get(f"/api/v1/audit?webhook_id={rival.id}")).json["items"] == []

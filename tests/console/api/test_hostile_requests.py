@@ -1,4 +1,4 @@
-"""Requests of strangers and of those who may: nobody chooses how long an answer or a computation is."""
+"""Hostile requests, authenticated and not: no client chooses how long a response or a computation is."""
 
 import asyncio
 import gzip

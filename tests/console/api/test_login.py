@@ -26,7 +26,7 @@ async def sign_in(console: Console, token: str, **others: Any) -> Answered:
 
 
 async def signed_in(console: Console, role: Role = Role.ADMIN) -> dict[str, str]:
-    """The cookies of somebody at Luma."""
+    """Returns the session cookies of a person of Luma."""
     answer = await sign_in(console, await console.token(role, frozenset({LUMA.org})))
     assert answer.status == 303, answer.text
     return dict(answer.cookies)
@@ -306,6 +306,6 @@ async def test_a_proxy_that_is_not_trusted_is_told_to_the_operator(
             for _ in range(3):
                 await console.stranger().get("/sign-in", headers=headers)
                 await sign_in(console, "x", headers=headers)
-    told = [line["event"] for line in lines if "console.trusted_proxies" in line["event"]]
-    assert len(told) == int(warns)
-    assert "192.0.2.1" not in "".join(told)
+    warnings = [line["event"] for line in lines if "console.trusted_proxies" in line["event"]]
+    assert len(warnings) == int(warns)
+    assert "192.0.2.1" not in "".join(warnings)

@@ -11,7 +11,7 @@ from tests.console.api.conftest import Console
 
 EXAMPLES = "12"
 
-# Things that are there, so that more is asked than for what is not.
+# Resources that exist, so that requests reach more than a 404.
 CONFIGURATION = """
 [checks]
 missing_required_header.expected-statuses = [428]

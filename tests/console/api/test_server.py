@@ -1,4 +1,4 @@
-"""What every answer has in common, what machines ask, and what is told when something breaks."""
+"""Properties of every response, the probes, and responses to errors."""
 
 import asyncio
 from pathlib import Path
@@ -153,7 +153,7 @@ async def test_a_port_that_is_taken_is_said_in_words(start: StartConsole, consol
 
 
 async def test_no_page_is_open_by_accident(console: Console) -> None:
-    """Of everything that is served, only what is meant to be public answers a stranger."""
+    """Only the public paths answer without authentication."""
     app: web.Application = ConsoleServer(console.services).build()
     public = {"/livez", "/readyz", "/metrics", "/favicon.ico", "/.well-known/jwks.json", "/api/v1/openapi.json"}
     resources = {route.resource.canonical for route in app.router.routes() if route.resource is not None}

@@ -1,6 +1,6 @@
 """A made-up world behind the console: seven webhooks of four organisations, each in a state of its own.
 
-The database is real; what Kafka and the network would tell is made up, the same each time but for the clock. Feeds
+The database is real; what Kafka and the network would report is made up, the same each time but for the clock. Feeds
 the tests of single pages, and the screenshots.
 """
 

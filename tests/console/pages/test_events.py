@@ -1,4 +1,4 @@
-"""What is told of one event, from what is still known of it; and dead ones sent again."""
+"""The page of one event, from attempts and dead letter; redrives of dead events."""
 
 import time
 from dataclasses import replace
@@ -29,7 +29,7 @@ SINCE = replace(TRIED, at=DEATH.died_at + 60, status=200, reason="http_2xx", ver
     [
         (EventHistory([TRIED], None), "Tried again later", False),
         (EventHistory([replace(TRIED, verdict="dead")], None), "Dead", True),
-        (EventHistory([TRIED], DEATH), "Dead", True),  # too old: no attempt tells of that
+        (EventHistory([TRIED], DEATH), "Dead", True),  # too old: no attempt shows that
         (EventHistory([], DEATH), "Dead", True),
         (EventHistory([TRIED], REDRIVEN), "Sent again", False),
         (EventHistory([], REDRIVEN), "Sent again", False),
@@ -151,8 +151,8 @@ async def test_chosen_events_that_were_sent_before_or_are_gone_are_counted(brows
     async with window(browser, stage.base) as shown:
         await shown.sign_in(await stage.token())
         await shown.go("/dead-events/redrives?job=counted")
-        told = "3 of 3 events sent again; 2 had been already; 1 is no longer kept."
-        await expect(shown.page.locator("#jobs")).to_contain_text(told)
+        progress = "3 of 3 events sent again; 2 had been already; 1 is no longer kept."
+        await expect(shown.page.locator("#jobs")).to_contain_text(progress)
 
 
 async def test_all_of_the_only_sandbox_one_has_need_no_choice_of_it(browser: Browser, stage: Stage) -> None:

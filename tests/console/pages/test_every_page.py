@@ -75,7 +75,7 @@ async def test_another_organisations_data_is_on_no_page(browser: Browser, stage:
                 assert other.org not in text, (path, other)
         for below in ("", "/deliveries", "/configuration", "/audit", "/edit", "/test", f"/deliveries/{EXPLAINED_ID}"):
             there, nowhere = await shown.go(stage.path(LUMA, below)), await shown.go(f"/webhooks/{uuid4()}{below}")
-            assert there == nowhere >= 403, below  # nothing tells that it exists
+            assert there == nowhere >= 403, below  # the response doesn't reveal that it exists
 
 
 async def test_a_viewer_sees_no_recipient_and_no_button_that_changes(browser: Browser, stage: Stage) -> None:

@@ -32,7 +32,7 @@ def _headers(document: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
 
 
 def _posted(shown: WebhookForm, **changes: str) -> "MultiDict[object]":
-    """What a browser sends of a form that nobody has touched, but for the changes."""
+    """Returns what a browser sends of an untouched form, with these changes."""
     posted: MultiDict[object] = MultiDict(shown.texts)
     for key, values in shown.lists.items():
         posted.extend((key, value) for value in values)
@@ -94,7 +94,7 @@ def test_a_typed_secret_survives_another_field_s_mistake_sealed() -> None:
     blank["auth.sign.key"], blank["auth.sign.key.sealed"] = "", sealed
     assert WebhookForm.of_post(blank, {}, SEALING, "p").secrets["auth.sign.key"].typed == EC_KEY
     for other in (
-        WebhookForm.of_post(blank, {}, SEALING, "somebody else"),
+        WebhookForm.of_post(blank, {}, SEALING, "another person"),
         WebhookForm.of_post(blank, {}, SecretSealer.of(None), "p"),
     ):
         assert not other.secrets["auth.sign.key"].typed

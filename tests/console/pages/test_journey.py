@@ -45,7 +45,7 @@ async def test_from_create_to_sign_out(browser: Browser, stage: Stage, endpoint:
         await shown.sign_in(await stage.token())
         await page.get_by_role("link", name="Create Feedback Webhook").first.click()
 
-        # Mistakes: told beside the fields and on top, and nothing that was typed is lost.
+        # Mistakes: shown beside the fields and on top, and nothing that was typed is lost.
         await _typed(shown, name="Orders", org="acme@AdobeOrg", sandbox="prod", url="http//hooks.acme.example/x")
         await page.fill("#f-headers-0-name", "Host")
         await page.fill("#f-headers-0-value", "evil.example")
@@ -56,7 +56,7 @@ async def test_from_create_to_sign_out(browser: Browser, stage: Stage, endpoint:
         assert await page.input_value("#f-name") == "Orders"
         assert await page.input_value("#f-headers-0-name") == "Host"
 
-        # Mended, and with a test event before it is saved.
+        # Corrected, and with a test event before it is saved.
         await page.fill("#f-url", endpoint.url("bad"))
         await page.fill("#f-headers-0-name", "X-Environment")
         await page.get_by_role("button", name="Send test event").click()

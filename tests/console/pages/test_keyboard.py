@@ -1,4 +1,4 @@
-"""Without a mouse: where the focus is can be seen on every page, and nothing that can be clicked is out of its reach."""
+"""Without a mouse: every page shows the focus, and every control can be reached."""
 
 import pytest
 from playwright.async_api import Browser, expect

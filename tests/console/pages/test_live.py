@@ -67,7 +67,7 @@ async def test_what_really_happens_is_shown(browser: Browser, link: str) -> None
         await expect(explained).to_contain_text('"imsOrg": "luma"')
 
         await shown.go("/?q=adatum")
-        await _until(page, page.url, "failed")  # nobody listens there
+        await _until(page, page.url, "failed")  # nothing listens there
         await page.get_by_role("link", name="Adatum").click()
         await expect(page.locator("main")).to_contain_text("Your server refused the connection")
 

@@ -1,4 +1,4 @@
-"""Who may do what with the pages: every route that is served, for every role, within and outside the organisation.
+"""Authorisation of the pages: every route that is served, for every role, within and outside the organisation.
 
 The API's is `tests/console/api/test_authorisation.py`, made from its document; this one is made from the router, so
 that a new page can't be forgotten either.
@@ -27,7 +27,7 @@ ACTORS: Mapping[str, tuple[Role, Orgs] | None] = {
     "viewer": (Role.VIEWER, frozenset({LUMA_ORG})),
     "admin": (Role.ADMIN, frozenset({LUMA_ORG})),
 }
-"""Those who may do least come first: what they leave untouched the last one changes."""
+"""The roles with the least permissions come first: what they can't change, the last one changes."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Ask:
     form: Mapping[str, str] = field(default_factory=dict)
     admins_only: bool = False
     elsewhere: int = 404
-    """Answer to whom Luma does not exist for: 200 where a list is theirs."""
+    """Response to persons who can't see Luma: 200 if the page is a list of their own."""
 
 
 def draft(sandbox: str) -> dict[str, str]:
@@ -104,13 +104,13 @@ async def signed_in(stage: Stage, rights: tuple[Role, Orgs] | None) -> AsyncIter
 
 async def make(stage: Stage, name: str) -> StoredWebhook:
     """A webhook of Luma's in a sandbox of its own; a dead event of it."""
-    told = {"name": OWN_NAME, "org": LUMA_ORG, "sandbox": name, "url": "https://hooks.luma.example/in"}
-    config = await stage.services.webhooks.resolve(told, webhook_id=None, orgs=None)
+    draft = {"name": OWN_NAME, "org": LUMA_ORG, "sandbox": name, "url": "https://hooks.luma.example/in"}
+    config = await stage.services.webhooks.resolve(draft, webhook_id=None, orgs=None)
     return await stage.services.webhooks.create(config, by="operator", orgs=None)
 
 
 async def state(stage: Stage, webhook: StoredWebhook) -> object:
-    """Everything that somebody could have changed of Luma's."""
+    """Returns everything of Luma that a request could have changed."""
     found = await stage.services.webhooks.of_tenant(webhook.tenant, orgs=None)
     new = await stage.services.webhooks.of_tenant(TenantKey(LUMA_ORG, f"{webhook.tenant.sandbox}-new"), orgs=None)
     history = await stage.services.audit.search(AuditQuery(limit=1), orgs=frozenset({LUMA_ORG}))
@@ -152,7 +152,7 @@ async def test_every_page_is_tried_here(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=" ".join)
-async def test_who_may(stage: Stage, route: tuple[str, str]) -> None:
+async def test_every_route_checks_role_and_organisation(stage: Stage, route: tuple[str, str]) -> None:
     name = f"s{list(ROUTES).index(route)}"
     webhook = await make(stage, name)
     stage.dead_events.facts = [*dead_facts(), replace(dead_facts()[0], id="1-999", tenant=LUMA)]
@@ -162,6 +162,6 @@ async def test_who_may(stage: Stage, route: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize("what", BEYOND_THE_ROUTES)
-async def test_who_may_more(stage: Stage, what: str) -> None:
+async def test_an_action_in_a_form_checks_role_and_organisation(stage: Stage, what: str) -> None:
     name = what.replace(" ", "-")
     await check(stage, "POST", BEYOND_THE_ROUTES[what](name), await make(stage, name), {200, 303})

@@ -1,4 +1,4 @@
-"""What is told, in words and bars: times, reasons, charts."""
+"""Formatting of times, reasons and charts."""
 
 import pytest
 
@@ -29,9 +29,9 @@ def test_what_fails_is_said_in_a_sentence(failed: int, seen: int, expected: str)
 
 @pytest.mark.parametrize("reason", list(FailureReason))
 def test_every_failure_has_its_sentence_and_word(reason: FailureReason) -> None:
-    told = formatting.failing_sentence(_fact(reason, None), 2, 3)
-    assert "2 of the last 3 requests" in told
-    assert not told.startswith("Something")
+    shown_text = formatting.failing_sentence(_fact(reason, None), 2, 3)
+    assert "2 of the last 3 requests" in shown_text
+    assert not shown_text.startswith("Something")
     assert formatting.answer(_fact(reason, None)) != reason
 
 

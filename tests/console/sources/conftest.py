@@ -26,7 +26,7 @@ async def mortal() -> AsyncIterator[ApacheKafka]:
 
 @pytest.fixture
 def settings(mortal: ApacheKafka) -> Settings:
-    """Of a console whose topics nobody else has."""
+    """Settings of a console with topics of its own."""
     return settings_for(mortal.bootstrap_servers, f"console-{next(_numbers)}")
 
 

@@ -30,7 +30,7 @@ class Grave:
         headers: tuple[tuple[str, bytes], ...] = (),
         status: str = "bounce",
     ) -> Origin:
-        """One event dies after nine attempts; gives where it first stood."""
+        """Writes the dead letter of an event with nine attempts. Returns the event's original position."""
         number = next(_offsets)
         event = email_event(imsOrgId=tenant.org, feedbackStatus=status, _id=f"event-{number}")
         event["header"]["sandbox"]["name"] = tenant.sandbox

@@ -1,4 +1,4 @@
-"""What is told of attempts, and what it costs to know it."""
+"""Queries of the attempt memory, and its bounds."""
 
 import itertools
 import tracemalloc
@@ -39,10 +39,10 @@ def memory(*facts: AttemptFact, **bounds: int) -> AttemptMemory:
 
 
 def test_attempts_are_counted_in_their_bucket_of_each_window() -> None:
-    told = memory(
+    attempts = memory(
         attempt(), attempt("dead", at=NOW - 120), attempt("retry_soon", at=NOW - 7200), attempt(at=NOW - 3 * 86_400)
     )
-    hour, day, week = (told.outcomes(LUMA, window) for window in ("1h", "24h", "7d"))
+    hour, day, week = (attempts.outcomes(LUMA, window) for window in ("1h", "24h", "7d"))
     assert (hour.delivered, hour.failed, hour.dead) == (1, 0, 1)
     assert (day.delivered, day.failed, day.dead) == (1, 1, 1)
     assert (week.delivered, week.failed, week.dead) == (2, 1, 1)
@@ -56,11 +56,11 @@ def test_attempts_are_counted_in_their_bucket_of_each_window() -> None:
 
 
 def test_of_a_tenant_that_nothing_is_known_of_all_is_zero() -> None:
-    told = memory(attempt())
-    outcomes = told.outcomes(OTHER, "24h")
+    attempts = memory(attempt())
+    outcomes = attempts.outcomes(OTHER, "24h")
     assert (len(outcomes.buckets), outcomes.delivered, outcomes.p50_ms) == (96, 0, None)
-    assert told.search(OTHER, AttemptQuery()).items == ()
-    assert (told.last_delivery(OTHER), told.failing(OTHER)) == (None, None)
+    assert attempts.search(OTHER, AttemptQuery()).items == ()
+    assert (attempts.last_delivery(OTHER), attempts.failing(OTHER)) == (None, None)
 
 
 @given(st.lists(st.tuples(st.floats(0, 5000), st.integers(0, 1)), max_size=60), st.integers(1, 12))
@@ -86,73 +86,75 @@ def test_quantiles_are_right_within_fifteen_percent(latencies: list[float]) -> N
     counts = TenantCounts()
     for latency in latencies:
         counts.add(attempt(elapsed_ms=latency))
-    told = counts.outcomes("1h", NOW)
+    found_outcomes = counts.outcomes("1h", NOW)
     ordered = sorted(latencies)
-    for share, found in ((0.5, told.p50_ms), (0.95, told.p95_ms)):
+    for share, found in ((0.5, found_outcomes.p50_ms), (0.95, found_outcomes.p95_ms)):
         exact = ordered[-(-len(ordered) * int(share * 100) // 100) - 1]
         assert found is not None
         assert exact / 1.15 <= found <= exact * 1.15 + 0.1
 
 
 def test_only_answers_have_a_latency() -> None:
-    told = memory(attempt("retry_soon", status=None, reason="timeout", elapsed_ms=10_000.0))
-    assert told.outcomes(LUMA, "1h").p95_ms is None
+    attempts = memory(attempt("retry_soon", status=None, reason="timeout", elapsed_ms=10_000.0))
+    assert attempts.outcomes(LUMA, "1h").p95_ms is None
 
 
 def test_the_latest_come_first_page_by_page() -> None:
-    told = memory(*(attempt(event_id=f"msg_{number}") for number in range(7)))
+    attempts = memory(*(attempt(event_id=f"msg_{number}") for number in range(7)))
     pages, before = [], None
     while True:
-        page = told.search(LUMA, AttemptQuery(before=before, limit=3))
+        page = attempts.search(LUMA, AttemptQuery(before=before, limit=3))
         pages.append([fact.event_id for fact in page.items])
         before = page.next
         if before is None:
             break
-        told.add(attempt(event_id="meanwhile"))
+        attempts.add(attempt(event_id="meanwhile"))
     assert pages == [["msg_6", "msg_5", "msg_4"], ["msg_3", "msg_2", "msg_1"], ["msg_0"]]
     for wrong in ("", "x", "-1", "9" * 30, "٣"):
         with pytest.raises(NotFound, match="no such page"):
-            told.search(LUMA, AttemptQuery(before=wrong))
+            attempts.search(LUMA, AttemptQuery(before=wrong))
 
 
 def test_attempts_are_found_by_event_and_by_outcome() -> None:
-    told = memory(attempt("retry_later"), attempt("disable_endpoint"), attempt("dead", event_id="msg_2"), attempt())
-    assert [fact.verdict for fact in told.search(LUMA, AttemptQuery(event_id="msg_1")).items] == [
+    attempts = memory(attempt("retry_later"), attempt("disable_endpoint"), attempt("dead", event_id="msg_2"), attempt())
+    assert [fact.verdict for fact in attempts.search(LUMA, AttemptQuery(event_id="msg_1")).items] == [
         "delivered", "disable_endpoint", "retry_later",
     ]  # fmt: skip
-    found = {name: len(told.search(LUMA, AttemptQuery(outcome=name)).items) for name in ("delivered", "failed", "dead")}  # type: ignore[arg-type]
+    found = {
+        name: len(attempts.search(LUMA, AttemptQuery(outcome=name)).items) for name in ("delivered", "failed", "dead")
+    }  # type: ignore[arg-type]
     assert found == {"delivered": 1, "failed": 2, "dead": 1}
 
 
 def test_what_is_wrong_lately_is_the_latest_failure_and_how_many_were_like_it() -> None:
     failed = attempt("retry_later", status=401, reason="http_4xx")
-    told = memory(*[attempt(at=NOW - 9)] * 10, *[failed] * 38, attempt("retry_soon"), failed)
-    assert told.failing(LUMA) == (failed, 39, 40)
-    assert told.last_delivery(LUMA) == NOW - 9
-    told.add(attempt())
-    assert told.failing(LUMA) is None
+    attempts = memory(*[attempt(at=NOW - 9)] * 10, *[failed] * 38, attempt("retry_soon"), failed)
+    assert attempts.failing(LUMA) == (failed, 39, 40)
+    assert attempts.last_delivery(LUMA) == NOW - 9
+    attempts.add(attempt())
+    assert attempts.failing(LUMA) is None
 
 
 def test_a_hundred_thousand_attempts_cost_no_more_than_is_allowed() -> None:
     """Of a hundred tenants and then a hundred others, one of which makes half of all attempts."""
-    told = memory(most_kept=5000, most_of_tenant=400, most_tenants=100)
+    attempts = memory(most_kept=5000, most_of_tenant=400, most_tenants=100)
     tenants = [TenantKey(f"org{number}", "prod") for number in range(200)]
     tracemalloc.start()
     try:
         for number in range(100_000):
             other = number // 2 % 100 + (100 if number >= 50_000 else 0)
             tenant = tenants[0] if number % 2 else tenants[other]
-            told.add(attempt(event_id=f"msg_{number:032}", tenant=tenant, at=NOW - number / 1000))
+            attempts.add(attempt(event_id=f"msg_{number:032}", tenant=tenant, at=NOW - number / 1000))
         size, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(told) <= 5000
-    assert told.tenants == 100
+    assert len(attempts) <= 5000
+    assert attempts.tenants == 100
     assert size < 8_000_000
-    assert told.outcomes(tenants[0], "1h").delivered == 50_250
-    assert len(told.search(tenants[0], AttemptQuery(limit=200)).items) == 200
-    assert told.outcomes(tenants[50], "1h").delivered == 0  # silent for longest: forgotten
-    assert told.search(tenants[199], AttemptQuery()).items
+    assert attempts.outcomes(tenants[0], "1h").delivered == 50_250
+    assert len(attempts.search(tenants[0], AttemptQuery(limit=200)).items) == 200
+    assert attempts.outcomes(tenants[50], "1h").delivered == 0  # silent for longest: forgotten
+    assert attempts.search(tenants[199], AttemptQuery()).items
 
 
 ENTRY = {

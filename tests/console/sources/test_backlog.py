@@ -1,4 +1,4 @@
-"""What waits in the retry tiers, as the group's commits and the topics' ends tell."""
+"""Counts of the retry tiers, from the group's commits to the topics' ends."""
 
 import asyncio
 import json

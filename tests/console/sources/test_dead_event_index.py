@@ -42,8 +42,8 @@ def memory(records: Sequence[ARecord], most: int = 1000) -> DeadEventIndex:
     return made
 
 
-def ids(told: DeadEventIndex, query: DeadQuery = DeadQuery(), orgs: frozenset[str] | None = None) -> list[str]:  # noqa: B008
-    return [fact.id for fact in told.search(query, orgs=orgs).items]
+def ids(index: DeadEventIndex, query: DeadQuery = DeadQuery(), orgs: frozenset[str] | None = None) -> list[str]:  # noqa: B008
+    return [fact.id for fact in index.search(query, orgs=orgs).items]
 
 
 def test_a_dead_event_tells_what_it_was_and_why_it_died() -> None:
@@ -66,28 +66,28 @@ def test_what_can_not_be_read_is_told_without_an_event() -> None:
 
 
 def test_marks_say_what_was_sent_again() -> None:
-    told = memory([letter(1), letter(2), letter(3), mark(4, 1, 3), letter(5)])
-    assert ids(told) == ["1-5", "1-2"]
-    assert ids(told, DeadQuery(redriven=True)) == ["1-3", "1-1"]
-    assert ids(told, DeadQuery(redriven=None)) == ["1-5", "1-3", "1-2", "1-1"]
-    assert told.get("1-3", orgs=None).redriven
-    assert told.count(LUMA, NOW) == 2
-    assert told.count(LUMA, NOW + 3) == 1
-    assert told.count(OTHER, NOW) == 0
+    index = memory([letter(1), letter(2), letter(3), mark(4, 1, 3), letter(5)])
+    assert ids(index) == ["1-5", "1-2"]
+    assert ids(index, DeadQuery(redriven=True)) == ["1-3", "1-1"]
+    assert ids(index, DeadQuery(redriven=None)) == ["1-5", "1-3", "1-2", "1-1"]
+    assert index.get("1-3", orgs=None).redriven
+    assert index.count(LUMA, NOW) == 2
+    assert index.count(LUMA, NOW + 3) == 1
+    assert index.count(OTHER, NOW) == 0
 
 
 def test_no_other_organisations_event_is_ever_shown() -> None:
-    told = memory([letter(1), letter(2, OTHER), letter(3, None)])
-    assert ids(told) == ["1-3", "1-2", "1-1"]
+    index = memory([letter(1), letter(2, OTHER), letter(3, None)])
+    assert ids(index) == ["1-3", "1-2", "1-1"]
     mine = frozenset({LUMA.org})
-    assert ids(told, orgs=mine) == ["1-1"]
-    assert ids(told, DeadQuery(tenant=OTHER), orgs=mine) == []
-    assert told.search(DeadQuery(), orgs=mine).total == 1
+    assert ids(index, orgs=mine) == ["1-1"]
+    assert ids(index, DeadQuery(tenant=OTHER), orgs=mine) == []
+    assert index.search(DeadQuery(), orgs=mine).total == 1
     for dead_id in ("1-2", "1-3", "1-99"):
         with pytest.raises(NotFound) as caught:
-            told.get(dead_id, orgs=mine)
+            index.get(dead_id, orgs=mine)
         assert str(caught.value) == "there is no such dead event, or it is no longer kept"
-    assert ids(told, orgs=frozenset()) == []
+    assert ids(index, orgs=frozenset()) == []
 
 
 @pytest.mark.parametrize(
@@ -102,36 +102,36 @@ def test_no_other_organisations_event_is_ever_shown() -> None:
     ],
 )
 def test_every_condition_must_hold(query: DeadQuery, found: list[str]) -> None:
-    told = memory([letter(1), letter(2, feedbackStatus="sent"), letter(3, OTHER), letter(4)])
-    assert ids(told, query) == found
+    index = memory([letter(1), letter(2, feedbackStatus="sent"), letter(3, OTHER), letter(4)])
+    assert ids(index, query) == found
 
 
 def test_pages_follow_each_other_whatever_dies_meanwhile() -> None:
-    told = memory([letter(number) for number in range(7)])
-    first = told.search(DeadQuery(limit=3), orgs=None)
-    told.take([letter(8)])
-    second = told.search(DeadQuery(limit=3, before=first.next), orgs=None)
-    third = told.search(DeadQuery(limit=3, before=second.next, tenant=LUMA), orgs=None)
+    index = memory([letter(number) for number in range(7)])
+    first = index.search(DeadQuery(limit=3), orgs=None)
+    index.take([letter(8)])
+    second = index.search(DeadQuery(limit=3, before=first.next), orgs=None)
+    third = index.search(DeadQuery(limit=3, before=second.next, tenant=LUMA), orgs=None)
     assert [[fact.id for fact in page.items] for page in (first, second, third)] == [
         ["1-6", "1-5", "1-4"], ["1-3", "1-2", "1-1"], ["1-0"],
     ]  # fmt: skip
     assert (first.total, second.total, third.next) == (7, 8, None)
     for wrong in ("", "1-2", "a-b-c", "1-2-3-4", "-1-2-3"):
         with pytest.raises(NotFound, match="no such page"):
-            told.search(DeadQuery(before=wrong), orgs=None)
+            index.search(DeadQuery(before=wrong), orgs=None)
 
 
 def test_one_tenants_flood_hides_nobody_elses_events() -> None:
-    told = memory([letter(number, OTHER) for number in range(20)], most=200)
-    told.take([letter(number) for number in range(100, 3000)])
-    assert len(told) <= 200
-    assert len(ids(told, DeadQuery(tenant=OTHER))) == 20
-    assert ids(told)[0] == "1-2999"
-    assert not told.is_all
-    told.take([mark(3000, 101, 2999)])  # of which one is no longer kept
-    assert told.get("1-2999", orgs=None).redriven
-    told.forget()
-    assert (len(told), told.is_all, ids(told)) == (0, True, [])
+    index = memory([letter(number, OTHER) for number in range(20)], most=200)
+    index.take([letter(number) for number in range(100, 3000)])
+    assert len(index) <= 200
+    assert len(ids(index, DeadQuery(tenant=OTHER))) == 20
+    assert ids(index)[0] == "1-2999"
+    assert not index.is_all
+    index.take([mark(3000, 101, 2999)])  # of which one is no longer kept
+    assert index.get("1-2999", orgs=None).redriven
+    index.forget()
+    assert (len(index), index.is_all, ids(index)) == (0, True, [])
 
 
 @pytest.mark.parametrize("dead_id", ["", "1", "1-", "-1", "x-1", "1-2-3", "٣-1", "1-" + "9" * 30])

@@ -114,7 +114,7 @@ async def test_what_lies_between_two_chosen_events_stays_where_it_is(
 async def test_events_that_the_topic_kept_no_longer_are_counted_as_gone(
     log: DeadLetterReader, grave: Grave, settings: Settings, mortal: ApacheKafka
 ) -> None:
-    """They are shown for as long as they are remembered: then it is told that nothing was sent, and why."""
+    """Such events are shown while they are in memory; a redrive then reports that nothing was sent, and why."""
     origins = [await grave.dead_letter() for _ in range(4)]
     ids = await kept(log, 4)
     gone = {ids[0]}
@@ -129,7 +129,7 @@ async def test_events_that_the_topic_kept_no_longer_are_counted_as_gone(
 
 
 async def test_what_was_read_is_there_whatever_the_broker_says_of_its_end() -> None:
-    """The embedded broker tells an end too low after a batch of several: the demo's console sends all of it again."""
+    """The embedded broker reports too low an end after a batch of several; the demo's console still sends all again."""
     async with EmbeddedBroker() as broker:
         settings = settings_for(broker.bootstrap_servers, "events")
         for name in ("events.retry.30s", "events.dead"):
@@ -191,7 +191,7 @@ async def test_one_redrive_of_a_tenant_at_a_time(
     while log.job(job.id, orgs=None).state == "running":
         progress.add(log.job(job.id, orgs=None).sent)
         await asyncio.sleep(0.01)
-    assert len(progress) > 2, "it is told how far it is"
+    assert len(progress) > 2, "the progress is reported"
     assert log.job(job.id, orgs=None).sent == 12
 
 
@@ -231,9 +231,9 @@ async def test_a_console_that_stops_in_the_middle_repeats_nothing(
         await kept(first, 60)
         job = await first.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=None)
         await until(lambda: first.job(job.id, orgs=None).sent >= 10, "the first batch")
-    told = first.job(job.id, orgs=None)
-    assert told.state == "failed"
-    assert "none goes twice" in told.problem
+    stopped = first.job(job.id, orgs=None)
+    assert stopped.state == "failed"
+    assert "none goes twice" in stopped.problem
     assert 10 <= (await sent(mortal, settings)).total() < 60
     with pytest.raises(DispatcherError, match="starting or stopping"):
         await first.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=None)
@@ -256,7 +256,7 @@ async def test_without_a_broker_a_redrive_does_not_begin() -> None:
 async def test_a_topic_that_can_not_be_written_fails_the_redrive_and_says_why(
     settings: Settings, grave: Grave, mortal: ApacheKafka
 ) -> None:
-    """Its events stay where they are: the next redrive has them."""
+    """Its events stay in the topic: the next redrive sends them."""
     await grave.dead_letter()
     async with topics.admin_client(mortal.bootstrap_servers) as admin:
         await admin.delete_topics([f"{settings.kafka.prefix}.retry.30s"])

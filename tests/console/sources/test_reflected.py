@@ -54,8 +54,8 @@ def now_and_then(behaviour: Behaviour) -> Behaviour:
 
 
 async def outcomes(log: AttemptLogReader, tenant: TenantKey) -> tuple[int, int, int]:
-    told = log.outcomes(tenant, "1h")
-    return told.delivered, told.failed, told.dead
+    counted = log.outcomes(tenant, "1h")
+    return counted.delivered, counted.failed, counted.dead
 
 
 async def test_a_run_is_told_as_the_receiver_saw_it_and_its_dead_come_back(scene: Stage, mortal: ApacheKafka) -> None:
@@ -91,7 +91,7 @@ async def test_a_run_is_told_as_the_receiver_saw_it_and_its_dead_come_back(scene
             assert (lane.state, lane.breaker, lane.instances) == ("active", "closed", 1)
         assert await RetryBacklog(settings).of(GOOD) == []
 
-        # The endpoint is mended: one, some, and all come back.
+        # The endpoint is fixed: one, some, and all come back.
         scene.receiver.behave(f"/{BAD.org}", None)
         ids = [fact.id for fact in dead.search(DeadQuery(tenant=BAD, limit=200), orgs=MINE).items]
         assert len(ids) == COUNT
@@ -151,6 +151,8 @@ async def test_what_is_parked_is_seen_waiting_and_a_broker_restart_costs_nothing
         await scene.all_accepted(dispatcher)
         await until(lambda: attempts.outcomes(BAD, "1h").delivered == 10, "what had waited", 90)
         await until(lambda: attempts.problem is None, "the log to be followed again", 60)
-        told = await outcomes(attempts, BAD)
+        counted = await outcomes(attempts, BAD)
         seen = sum(scene.receiver.seen[name] for name, tenant in scene.expected.items() if tenant == BAD)
-        assert sum(told) <= seen  # what could not be written during the restart is left out, and nothing is told twice
+        assert (
+            sum(counted) <= seen
+        )  # what could not be written during the restart is left out, and nothing is counted twice

@@ -219,8 +219,8 @@ async def test_the_first_bytes_of_the_answer_are_shown_as_text_without_what_was_
     """An endpoint that echoes must not show an administrator a secret that is write-only."""
 
     async def echo(request: web.Request, _: Receiver) -> web.StreamResponse:
-        told = "\n".join(f"{name}: {value}" for name, value in request.headers.items())
-        return web.Response(status=400, text=f"<script>\x1b[31m\x00{told}\n" + "x" * 5000)
+        echo = "\n".join(f"{name}: {value}" for name, value in request.headers.items())
+        return web.Response(status=400, text=f"<script>\x1b[31m\x00{echo}\n" + "x" * 5000)
 
     receiver.behave("/luma", echo)
     config = webhook(

@@ -105,13 +105,13 @@ async def test_a_broker_that_restarts_costs_no_record_and_repeats_none(
         await until(lambda: kept.values, "what was there before")
         mortal.kill()
         try:
-            await until(lambda: followed.problem, "the outage to be told", 90)
+            await until(lambda: followed.problem, "the outage to be reported", 90)
             assert names(kept) == ["before"]
         finally:
             await mortal.start()
         await write(producer, settings, "after")
         await until(lambda: len(kept.values) == 2, "what came after", 60)
-        await until(lambda: followed.problem is None, "the end of the outage to be told")
+        await until(lambda: followed.problem is None, "the end of the outage to be reported")
         await asyncio.sleep(1.5)
     assert (names(kept), kept.forgotten) == (["after", "before"], 0)
 
@@ -132,7 +132,7 @@ async def test_a_topic_that_is_missing_is_never_made_and_found_once_it_is_there(
     followed = follower(settings, kept)
     async with running(followed.run()):
         wanted = f"there is no topic {settings.kafka.topic}: make it"
-        await until(lambda: followed.problem == wanted, "the missing topic to be told")
+        await until(lambda: followed.problem == wanted, "the missing topic to be reported")
         assert await topics.partitions_of(mortal.bootstrap_servers, settings.kafka.topic) == []
         await topics.create_topic(mortal.bootstrap_servers, settings.kafka.topic)
         await write(producer, settings, "a")
