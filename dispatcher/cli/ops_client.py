@@ -29,18 +29,18 @@ async def ask(ops: str, path: str) -> tuple[int, Mapping[str, object]]:
                 return 404, {}
             if answer.status not in (200, 503):
                 raise DispatcherError(f"the instance at {ops} answers {path} with HTTP {answer.status}")
-            told = orjson.loads(await answer.read())
+            content = orjson.loads(await answer.read())
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         raise DispatcherError(f"the instance at {ops} does not answer {path}: {type(error).__name__}") from None
-    if not isinstance(told, dict):
+    if not isinstance(content, dict):
         raise DispatcherError(f"the instance at {ops} does not answer {path}: it is no dispatcher")
-    return answer.status, told
+    return answer.status, content
 
 
 async def check_ready(ops: str) -> None:
     """Raises DispatcherError with the reasons if the instance is not ready."""
-    status, told = await ask(ops, "/readyz")
-    checks = told.get("checks")
+    status, content = await ask(ops, "/readyz")
+    checks = content.get("checks")
     if not isinstance(checks, dict):
         raise DispatcherError(f"the instance at {ops} does not answer /readyz: it is no dispatcher")
     if status != 200:

@@ -42,7 +42,7 @@ def check(
 ) -> None:
     """Check settings and webhooks as `run` would read them, and start nothing.
 
-    Exit status 1 if Kafka or a running instance is asked and something is wrong there.
+    Exit status 1 if a check of Kafka or of a running instance finds a problem.
     """
     settings = quiet_settings_at(config)  # the problems are printed once, below
     webhooks, problems = asyncio.run(checked_webhooks(settings))

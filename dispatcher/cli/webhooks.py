@@ -75,9 +75,11 @@ def import_webhooks(
 
 @webhooks.command()
 def export(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where a YAML file for each webhook is written.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Directory for the YAML files, one for each webhook.")
+    ],
     config: ConfigPath = DEFAULT_CONFIG,
-    secrets_dir: Annotated[Path | None, typer.Option(help="Where secrets are written, a file each.")] = None,
+    secrets_dir: Annotated[Path | None, typer.Option(help="Directory for the secrets, one file for each.")] = None,
 ) -> None:
     """Write the database's webhooks as YAML files, which read back as exactly the same webhooks."""
     from dispatcher.cli import webhook_database

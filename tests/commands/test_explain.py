@@ -27,7 +27,7 @@ NOW = 1_753_171_200.0
 ANSWERS = {True: "yes", False: "NO", None: "not asked"}
 
 
-def told(event: object, *webhooks: Any, **limits: Any) -> dict[str, str]:
+def explained(event: object, *webhooks: Any, **limits: Any) -> dict[str, str]:
     """The facts of an explanation by `section name`."""
     explanation = explain(record(event), webhooks, Limits(**(vars_of(LIMITS) | limits)), NOW)
     rules = {f"rules {one.reason.value}": f"{ANSWERS[one.passes]}: {one.why}" for one in explanation.rules}
@@ -40,7 +40,7 @@ def vars_of(limits: Limits) -> dict[str, Any]:
 
 
 def test_an_event_that_would_be_delivered() -> None:
-    lines = told(email_event(), webhook(headers={"X-Environment": "prod"}))
+    lines = explained(email_event(), webhook(headers={"X-Environment": "prod"}))
     assert lines["read spelling"] == "xed, with short keys"
     assert lines["read tenant"].startswith("myImsOrg/prod")
     assert lines["read webhook-id"] == f"{read(email_event()).webhook_id}, made from tenant and the event's _id"
@@ -54,16 +54,16 @@ def test_an_event_that_would_be_delivered() -> None:
 
 
 def test_the_other_spelling_is_named() -> None:
-    assert told(xdm_spelling(email_event()), webhook())["read spelling"] == "xdm, with URI keys"
+    assert explained(xdm_spelling(email_event()), webhook())["read spelling"] == "xdm, with URI keys"
 
 
 def test_an_event_without_an_id_has_one_of_its_place() -> None:
-    lines = told(email_event(_id=REMOVED), webhook())
+    lines = explained(email_event(_id=REMOVED), webhook())
     assert "the record's first place, delivery-events/3/41, since it has no _id" in lines["read webhook-id"]
 
 
 def test_every_rule_is_answered_also_behind_the_first_no() -> None:
-    lines = told(email_event(feedbackStatus="read", campaignID=None), webhook(channels=("sms",), enabled=False))
+    lines = explained(email_event(feedbackStatus="read", campaignID=None), webhook(channels=("sms",), enabled=False))
     assert lines["rules webhook_disabled"] == "NO: it is switched off"
     assert lines["rules channel"] == "NO: email; wanted: sms"
     assert lines["rules status"].startswith("NO: read; wanted: sent")
@@ -73,20 +73,22 @@ def test_every_rule_is_answered_also_behind_the_first_no() -> None:
 
 
 def test_a_tenant_without_a_webhook() -> None:
-    lines = told(email_event(), webhook(TENANT._replace(sandbox="dev")))
+    lines = explained(email_event(), webhook(TENANT._replace(sandbox="dev")))
     assert lines["webhook none"] == "myImsOrg/prod has no webhook; 1 others are in use"
     assert lines["rules channel"].startswith("not asked")
     assert lines["verdict would be skipped"] == "no_webhook"
 
 
 def test_other_events_and_large_ones() -> None:
-    assert told(email_event(eventType="message.tracking"))["verdict would be skipped"] == "not_feedback"
-    assert "over the limit of 10" in told(email_event(), max_record_bytes=10)["read unreadable"]
-    assert told(email_event(), webhook(), max_body=10)["verdict would be dead-lettered"].startswith("reason too_large")
+    assert explained(email_event(eventType="message.tracking"))["verdict would be skipped"] == "not_feedback"
+    assert "over the limit of 10" in explained(email_event(), max_record_bytes=10)["read unreadable"]
+    assert explained(email_event(), webhook(), max_body=10)["verdict would be dead-lettered"].startswith(
+        "reason too_large"
+    )
 
 
 def test_the_answers_are_those_of_the_pipeline() -> None:
-    """The rules are told apart here and decided there: any combination must agree."""
+    """The explanation lists the rules one by one, the pipeline decides: any combination must agree."""
     choices: dict[str, list[object]] = {
         "isTestExecution": [False, True],
         "feedbackStatus": ["bounce", "read"],
@@ -135,26 +137,26 @@ def secretive(directory: Path, **others: Any) -> dict[str, Any]:
     )
 
 
-async def test_no_secret_is_told(tmp_path: Path) -> None:
+async def test_no_secret_is_printed(tmp_path: Path) -> None:
     settings = write_settings(tmp_path)
     write_webhooks(tmp_path, secretive(tmp_path))
     event = tmp_path / "event.json"
     event.write_text(json.dumps(email_event()))
     ran = await dispatcher("explain", event, "-c", settings)
     assert ran.status == 0, ran
-    told = dict(line.strip().split("  ", 1) for line in ran.out.splitlines() if "  " in line.strip())
-    assert told["header authorization"].strip() == f"Bearer {MASKED}"
-    assert told["header webhook-signature"].strip() == f"{MASKED} {MASKED}"
-    assert told["header X-Api-Key"].strip() == MASKED
-    assert told["header X-Environment"].strip() == "prod"
-    assert told["from"].strip().endswith("webhooks.yaml:4")
+    printed = dict(line.strip().split("  ", 1) for line in ran.out.splitlines() if "  " in line.strip())
+    assert printed["header authorization"].strip() == f"Bearer {MASKED}"
+    assert printed["header webhook-signature"].strip() == f"{MASKED} {MASKED}"
+    assert printed["header X-Api-Key"].strip() == MASKED
+    assert printed["header X-Environment"].strip() == "prod"
+    assert printed["from"].strip().endswith("webhooks.yaml:4")
     for secret in (CANARY, "Y2FuYXJ5", "v1,", "eyJ"):
         assert secret not in ran.out + ran.err
 
 
 async def test_no_token_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(JwtSigner, "_make", None)
-    assert told(sms_event(), webhook(payload=2))["request payload"].startswith("version 2")
+    assert explained(sms_event(), webhook(payload=2))["request payload"].startswith("version 2")
 
 
 async def test_an_unreadable_event_is_told_exactly(tmp_path: Path) -> None:

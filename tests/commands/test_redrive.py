@@ -71,7 +71,7 @@ class Dead:
             return tally.total, tally.already
 
     async def sent(self) -> list[ConsumerRecord]:
-        """What stands in the shortest tier."""
+        """Returns the records of the shortest tier."""
         return await topics.read_all(self.broker.bootstrap_servers, f"{self.topic}.retry.30s")
 
 
@@ -185,7 +185,7 @@ async def test_the_rate_is_kept(dead: Dead) -> None:
     assert time.monotonic() - began > 19 / 15
 
 
-async def test_marks_are_told_from_dead_events(dead: Dead) -> None:
+async def test_marks_are_no_dead_events(dead: Dead) -> None:
     await dead.dead_letter()
     await dead.redrive()
     records = await topics.read_all(dead.broker.bootstrap_servers, f"{dead.topic}.dead")
@@ -195,7 +195,7 @@ async def test_marks_are_told_from_dead_events(dead: Dead) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("--tenant", "luma"), "write a tenant as ORG/SANDBOX"),
         (("--since", "yesterday"), "--since: write an age"),
@@ -204,10 +204,10 @@ async def test_marks_are_told_from_dead_events(dead: Dead) -> None:
         (("--reason", "boredom"), "'boredom' is not one of 'unreadable'"),
     ],
 )
-def test_a_wrong_option_is_named(tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:
+def test_a_wrong_option_is_named(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     ran = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["redrive", "-c", str(write_settings(tmp_path)), *arguments])
     assert ran.exit_code == 2
-    assert told in " ".join(ran.stderr.split())
+    assert message in " ".join(ran.stderr.split())
 
 
 def test_a_time_is_an_age_or_a_date() -> None:
@@ -226,7 +226,7 @@ async def test_without_a_dead_letter_topic_there_is_nothing_to_send(kafka: Broke
     assert await topics.partitions_of(kafka.bootstrap_servers, "never-made.dead") == []
 
 
-async def test_a_broker_that_is_away_is_told_in_one_line(tmp_path: Path) -> None:
+async def test_an_unavailable_broker_is_reported_in_one_line(tmp_path: Path) -> None:
     ran = await dispatcher("redrive", "-c", write_settings(tmp_path))
     assert ran.status == 1
     assert "dispatcher: kafka at 127.0.0.1:1: nothing listens there" in ran.err

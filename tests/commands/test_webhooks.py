@@ -42,7 +42,7 @@ async def test_from_yaml_into_the_database_and_back(tmp_path: Path) -> None:
     assert again.out == "myImsOrg/dev: unchanged\nmyImsOrg/prod: unchanged\n2 webhooks\n", again
 
 
-async def test_a_mistake_is_told_with_its_place_and_nothing_is_stored(tmp_path: Path) -> None:
+async def test_a_mistake_is_reported_with_its_place_and_nothing_is_stored(tmp_path: Path) -> None:
     write_settings(tmp_path)
     file = write_webhooks(tmp_path, a_webhook(url=f"ftp://{CANARY}"))
     config = _sql_settings(tmp_path)

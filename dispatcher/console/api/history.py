@@ -1,4 +1,4 @@
-"""What happened to events: search, the timeline of one event, counts by reason, and the erasure of a person."""
+"""Handlers for the history of events: search, timeline of one event, counts by reason, and erasure of a person."""
 
 import time
 from typing import Final

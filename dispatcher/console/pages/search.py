@@ -26,7 +26,7 @@ FILTERS: Final = ("q", "range", "since", "until", "outcome", "reason", "status",
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What the person filters by, as typed; the URL holds it."""
+    """The filters as typed; the URL holds them."""
 
     q: str = ""
     range: str = ""
@@ -38,11 +38,11 @@ class Filters:
     channel: str = ""
     campaign: str = ""
     recipient: str = ""
-    """A hash: addresses don't get into URLs."""
+    """The hash of a recipient: URLs contain no address."""
 
     @classmethod
     def of(cls, request: web.Request) -> "Filters":
-        """Reads them; each is cut to `MAX_TEXT` characters."""
+        """Reads the filters of the query; cuts each to `MAX_TEXT` characters."""
         return cls(**{name: request.query.get(name, "").strip()[:MAX_TEXT] for name in FILTERS})
 
     @property
@@ -50,7 +50,7 @@ class Filters:
         return self == Filters()
 
     def query(self, now: float, tenant: TenantKey | None, lookup: HistoryLookup, before: str | None) -> HistoryQuery:
-        """The query for the store. A time or outcome that can't be read is left out."""
+        """Returns the query for the store. Ignores a time or outcome that can't be read."""
         since = _time(self.since)
         if since is None and self.range in RANGES:
             since = now - RANGES[self.range]
@@ -71,7 +71,7 @@ class Filters:
         return with_text(query, self.q, lookup) if self.q else query
 
     def address(self, path: str, **changes: str) -> str:
-        """The URL of the same filters, with changes."""
+        """Returns the URL of the same filters, with changes."""
         given: Mapping[str, str] = {name: getattr(self, name) for name in FILTERS if getattr(self, name)}
         return f"{path}?{urlencode({**given, **changes})}"
 
@@ -85,14 +85,14 @@ class Row:
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
-    """Add the routes."""
+    """Adds the routes."""
     pages = Search(renderer)
     app.router.add_get("/search", pages.show)
     app.router.add_post("/search", pages.submit)
 
 
 class Search:
-    """The handlers."""
+    """Handlers of the pages."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
@@ -107,7 +107,7 @@ class Search:
         return to("/search?" + urlencode({"q": text}))
 
     async def show(self, request: web.Request) -> web.StreamResponse:
-        """What is known of a message, whatever id was typed."""
+        """Shows the history of the messages that have the typed id."""
         person, lookup, filters = person_of(request), self._renderer.services.history, Filters.of(request)
         rows: list[Row] = []
         older, problem = None, ""
@@ -138,7 +138,7 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class HistoryList:
-    """What a list of one webhook's history shows."""
+    """A page of one webhook's history."""
 
     rows: list[Row]
     filters: Filters
@@ -148,7 +148,7 @@ class HistoryList:
 
 
 async def history_of(renderer: Renderer, request: web.Request, webhook: StoredWebhook) -> HistoryList:
-    """One webhook's history by the request's filters."""
+    """Returns one webhook's history by the request's filters."""
     lookup, filters = renderer.services.history, Filters.of(request)
     if lookup is None:
         return HistoryList([], filters, None, None)
@@ -163,7 +163,7 @@ def _words(text: str) -> frozenset[str]:
 
 
 def _time(text: str) -> float | None:
-    """Unix seconds of `2026-11-28T14:00`, UTC unless it says otherwise; None if it can't be read."""
+    """Returns the Unix seconds of `2026-11-28T14:00`, UTC unless it has an offset; None if it can't be read."""
     try:
         at = datetime.fromisoformat(text)
     except ValueError:

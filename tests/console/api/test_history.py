@@ -1,4 +1,4 @@
-"""History by the API: found by any id, within the organisations of the person who asks, and erased."""
+"""The API finds history by any id, within the caller's organisations only, and erases it."""
 
 import pytest
 

@@ -298,7 +298,7 @@ async def test_a_token_and_a_link_that_hold_are_taken_whatever_failed_at_their_a
         ([], {}, False),
     ],
 )
-async def test_a_proxy_that_is_not_trusted_is_told_to_the_operator(
+async def test_a_proxy_that_is_not_trusted_is_shown_to_the_operator(
     start: StartConsole, proxies: list[str], headers: dict[str, str], warns: bool
 ) -> None:
     async with start(trusted_proxies=proxies) as console:

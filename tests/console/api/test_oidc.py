@@ -311,7 +311,7 @@ async def test_an_id_token_that_is_not_of_this_sign_in_is_refused(
     assert (answer.status, "dispatcher-session" in answer.cookies) == (401, False)
 
 
-async def test_who_belongs_to_too_many_organisations_for_a_cookie_is_told(
+async def test_who_belongs_to_too_many_organisations_for_a_cookie_is_shown(
     console: Console, issuer: SmallIssuer
 ) -> None:
     issuer.claims["orgs"] = [hmac.digest(b"k", str(n).encode(), "sha256").hex() for n in range(300)]
@@ -323,7 +323,7 @@ async def test_who_belongs_to_too_many_organisations_for_a_cookie_is_told(
     assert (await came_back(console, issuer.authorize(url), cookies)).status == 303
 
 
-async def test_an_error_of_the_issuer_is_told_in_our_words(console: Console, issuer: SmallIssuer) -> None:
+async def test_an_error_of_the_issuer_is_shown_in_our_words(console: Console, issuer: SmallIssuer) -> None:
     url, cookies = await begun(console)
     state = issuer.authorize(url)["state"]
     answer = await came_back(

@@ -80,7 +80,7 @@ async def test_nothing_tells_whether_another_organisation_has_a_webhook(console:
     assert with_one.headers.keys() == without.headers.keys()
 
 
-async def test_of_two_editors_the_second_is_told(console: Console, luma: StoredWebhook) -> None:
+async def test_of_two_editors_the_second_is_shown(console: Console, luma: StoredWebhook) -> None:
     path = f"{WEBHOOKS}/{luma.id}"
     ada, bob = await console.client(name="ada"), await console.client(name="bob")
     seen = [await editor.get(path) for editor in (ada, bob)]

@@ -221,7 +221,7 @@ async def test_an_event_that_is_gone_says_so(browser: Browser, stage: Stage) -> 
         await expect(shown.page.locator("#explain")).to_contain_text("can't be read any more")
 
 
-async def test_a_source_that_is_away_is_told_and_nothing_else_fails(browser: Browser, stage: Stage) -> None:
+async def test_a_source_that_is_away_is_shown_and_nothing_else_fails(browser: Browser, stage: Stage) -> None:
     async with window(browser, stage.base) as shown:
         await shown.sign_in(await stage.token())
         stage.waiting.is_away, stage.attempts.problem = True, "the broker does not answer"
@@ -269,7 +269,7 @@ async def test_a_viewer_who_wants_to_change_is_refused_in_the_frame(browser: Bro
         assert await shown.violations() == []
 
 
-async def test_paused_stopped_and_empty_are_told_apart(browser: Browser, stage: Stage) -> None:
+async def test_paused_stopped_and_empty_look_different(browser: Browser, stage: Stage) -> None:
     async with window(browser, stage.base) as shown:
         page = shown.page
         await shown.sign_in(await stage.token())

@@ -59,7 +59,7 @@ def key(algorithm: str, text: str) -> JsonValue:
                                    "assertion": key("EdDSA", pem("Ed25519").decode())}}, True),
     ],
 )  # fmt: skip
-def test_where_the_public_key_stands_is_told(auth: JsonValue, is_shown: bool) -> None:
+def test_the_place_of_the_public_key_is_shown(auth: JsonValue, is_shown: bool) -> None:
     rows = shown(plain("a b@AdobeOrg", "x/y", auth=auth), to_admin=True, public_url="https://console.example")
     expected = "https://console.example/.well-known/jwks/a%20b@AdobeOrg/x%2Fy.json" if is_shown else None
     assert rows.get("Public key, as JWKS") == expected

@@ -46,7 +46,7 @@ def test_death_stands_between_the_attempts_before_and_after_it() -> None:
     assert EventHistory([], DEATH).timeline == [DEATH]
 
 
-def test_where_an_event_first_stood_is_told_by_its_newest_attempt_or_its_death() -> None:
+def test_where_an_event_first_was_is_shown_by_its_newest_attempt_or_its_death() -> None:
     here = Origin("events", 1, 2)
     assert EventHistory([replace(TRIED, origin=here), TRIED], DEATH).origin == here
     assert EventHistory([TRIED], DEATH).origin == DEATH.origin
@@ -87,7 +87,7 @@ async def test_what_failed_attempts_were_answered_is_shown_as_text(browser: Brow
         assert await shown.violations() == []
 
 
-async def test_a_dead_event_whose_attempts_are_gone_is_told_and_sent_again(browser: Browser, stage: Stage) -> None:
+async def test_a_dead_event_whose_attempts_are_gone_is_shown_and_sent_again(browser: Browser, stage: Stage) -> None:
     path = stage.path(CONTOSO, f"/deliveries/{DEATH.event_id}")
     async with window(browser, stage.base) as shown:
         page = shown.page
@@ -109,7 +109,7 @@ async def test_a_dead_event_whose_attempts_are_gone_is_told_and_sent_again(brows
         await expect(page.locator("main")).to_contain_text("delivered like a new event")
 
 
-async def test_what_to_change_is_told_of_one_that_was_never_sent(browser: Browser, stage: Stage) -> None:
+async def test_what_to_change_is_shown_of_one_that_was_never_sent(browser: Browser, stage: Stage) -> None:
     detail = "breaker_open"
     aged = replace(DEATH, id="1-998", tenant=NORTHWIND, event_id="msg_aged", reason="expired", detail=detail)
     aged = replace(aged, attempts=0, last_status=None)
@@ -127,7 +127,7 @@ async def test_what_to_change_is_told_of_one_that_was_never_sent(browser: Browse
         await expect(main).not_to_contain_text("Nothing listens")  # that is not what it died of
 
 
-async def test_what_was_left_out_of_a_redrive_is_told(browser: Browser, stage: Stage) -> None:
+async def test_what_was_left_out_of_a_redrive_is_shown(browser: Browser, stage: Stage) -> None:
     stage.dead_events.facts, stage.dead_events.busy = dead_facts(), {NORTHWIND}
     async with window(browser, stage.base) as shown:
         page = shown.page

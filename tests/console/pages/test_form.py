@@ -145,7 +145,7 @@ def test_what_is_sealed_is_for_one_place_and_an_hour() -> None:
         ({"tls.certificate": "x"}, {"tls.certificate"}),
     ],
 )
-def test_each_mistake_is_told_at_its_field(changes: dict[str, str], places: set[str]) -> None:
+def test_each_mistake_is_shown_at_its_field(changes: dict[str, str], places: set[str]) -> None:
     start = WebhookForm.blank("o", "s")
     start.texts |= {"name": "n", "url": "https://a.example/"}
     typed = WebhookForm.of_post(_posted(start, **changes), {}, SEALING, "p")
@@ -157,7 +157,7 @@ def test_each_mistake_is_told_at_its_field(changes: dict[str, str], places: set[
     assert set(typed.errors) == places
 
 
-def test_nothing_chosen_is_told() -> None:
+def test_nothing_chosen_is_shown() -> None:
     posted = _posted(WebhookForm.blank("o", "s"), name="n", url="https://a.example/")
     for key in ("channels", "events"):
         del posted[key]

@@ -70,7 +70,7 @@ async def test_at_phone_width_a_choice_sorts(browser: Browser, stage: Stage) -> 
         assert await shown.violations() == []
 
 
-async def test_a_time_is_told_as_an_age_and_exactly_on_hover(browser: Browser, stage: Stage) -> None:
+async def test_a_time_is_shown_as_an_age_and_exactly_on_hover(browser: Browser, stage: Stage) -> None:
     async with window(browser, stage.base) as shown:
         await shown.sign_in(await stage.token())
         time = shown.page.locator("tr", has_text="Contoso").locator("time")

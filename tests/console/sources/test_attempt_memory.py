@@ -173,7 +173,7 @@ def test_attempts_are_read_from_records_of_history() -> None:
     skipped = ENTRY | {"outcome": "skipped", "reason": "channel"}
     assert read_attempts(record(ENTRY, skipped, ENTRY | {"unknown": [1]}), NOW) == [attempt(), attempt()]
     assert read_attempts(record({key: ENTRY[key] for key in ENTRY if key != "topic"}), NOW) == [attempt(origin=None)]
-    assert read_attempts(record(ENTRY | {"at": 10**15}), NOW) == [attempt()]  # nobody attempts in the future
+    assert read_attempts(record(ENTRY | {"at": 10**15}), NOW) == [attempt()]  # no attempt is in the future
     assert read_attempts(record(ENTRY | {"answer": "x" * 5000}), NOW) == [attempt(answer="x" * 2048)]
 
 

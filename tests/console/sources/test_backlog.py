@@ -117,7 +117,7 @@ async def test_what_is_finished_is_counted_no_more(parked: Parked, settings: Set
 async def test_held_events_are_counted_by_reason_without_those_that_are_finished(
     parked: Parked, settings: Settings
 ) -> None:
-    """The snapshot that the commit names tells which events beyond the position are finished."""
+    """The snapshot that the commit names lists the events that are finished beyond the position."""
     for tenant, reason in [(LUMA, "paused")] * 4 + [(OTHER, "unusable")] * 3 + [(LUMA, "suspended")]:
         await parked.hold(tenant, reason)
     assert await RetryBacklog(settings).of(LUMA) == [
@@ -129,7 +129,7 @@ async def test_held_events_are_counted_by_reason_without_those_that_are_finished
     assert await RetryBacklog(settings).of(OTHER) == [WaitingTier("held", 1, None, reason="unusable")]
 
 
-async def test_only_so_many_records_are_looked_at_and_that_is_told(parked: Parked, settings: Settings) -> None:
+async def test_only_so_many_records_are_looked_at_and_that_is_shown(parked: Parked, settings: Settings) -> None:
     for _ in range(20):
         await parked.park(LUMA, 0)
     await parked.park(LUMA, 1)

@@ -56,7 +56,7 @@ def test_a_dead_event_tells_what_it_was_and_why_it_died() -> None:
     assert not fact.redriven
 
 
-def test_what_can_not_be_read_is_told_without_an_event() -> None:
+def test_what_can_not_be_read_is_shown_without_an_event() -> None:
     fact = dead_fact(letter(7, None))
     assert (fact.tenant, fact.event_id, fact.message_status, fact.recipient) == (None, None, None, None)
     strange = dead_fact(ARecord(b"\xff", None, (), "events.dead", 0, 3, 5000))

@@ -145,7 +145,7 @@ async def test_what_was_read_is_there_whatever_the_broker_says_of_its_end() -> N
             assert (rest.sent, rest.already) == (4, 1)
 
 
-async def test_only_events_that_told_of_a_status_go_back(
+async def test_only_events_with_the_selected_status_go_back(
     log: DeadLetterReader, grave: Grave, settings: Settings, mortal: ApacheKafka
 ) -> None:
     await grave.dead_letter(status="sent")

@@ -59,7 +59,7 @@ def settings(*urls: str) -> ConsoleSettings:
     return ConsoleSettings(dispatchers=urls)
 
 
-async def test_the_worst_of_all_dispatchers_is_told() -> None:
+async def test_the_worst_of_all_dispatchers_is_shown() -> None:
     async with (
         listening(saying()) as one,
         listening(saying(state="disabled", breaker="half_open", in_flight=5, concurrency_limit=1)) as two,

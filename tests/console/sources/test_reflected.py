@@ -58,7 +58,7 @@ async def outcomes(log: AttemptLogReader, tenant: TenantKey) -> tuple[int, int, 
     return counted.delivered, counted.failed, counted.dead
 
 
-async def test_a_run_is_told_as_the_receiver_saw_it_and_its_dead_come_back(scene: Stage, mortal: ApacheKafka) -> None:
+async def test_a_run_is_shown_as_the_receiver_saw_it_and_its_dead_come_back(scene: Stage, mortal: ApacheKafka) -> None:
     scene.mount([scene.webhook(tenant) for tenant in (GOOD, SHAKY, BAD)])
     scene.receiver.behave(f"/{SHAKY.org}", now_and_then(status(503)))
     scene.receiver.behave(f"/{BAD.org}", status(501))

@@ -14,7 +14,7 @@ DETAIL = "what the network {said}"
 
 
 @pytest.mark.parametrize("failure", FailureReason)
-def test_every_failure_is_told_with_its_detail_or_place(failure: FailureReason) -> None:
+def test_every_failure_is_shown_with_its_detail_or_place(failure: FailureReason) -> None:
     text = remedy_for(failure.value, None, DETAIL, webhook())
     assert DETAIL in text or "hooks.luma.example" in text
     assert text.endswith(".")
@@ -22,7 +22,7 @@ def test_every_failure_is_told_with_its_detail_or_place(failure: FailureReason) 
 
 
 @pytest.mark.parametrize("status", range(300, 600))
-def test_every_answer_but_success_is_told_with_its_status(status: int) -> None:
+def test_every_answer_but_success_is_shown_with_its_status(status: int) -> None:
     text = remedy_for(reason_of(Attempt(0.1, status=status)), status, "", webhook())
     assert str(status) in text
     assert text.endswith(".")
@@ -34,7 +34,7 @@ def test_success_needs_no_cure(status: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("detail", "told"),
+    ("detail", "message"),
     [
         ("certificate not accepted: certificate has expired", "has expired: renew it"),
         ("certificate not accepted: certificate is not yet valid", "not valid yet"),
@@ -45,8 +45,8 @@ def test_success_needs_no_cure(status: int) -> None:
         ("TLS: wrong version number", "needs TLS 1.2 or newer"),
     ],
 )
-def test_what_is_wrong_with_a_certificate_is_named(detail: str, told: str) -> None:
-    assert told in remedy_for("tls", None, detail, webhook())
+def test_what_is_wrong_with_a_certificate_is_named(detail: str, message: str) -> None:
+    assert message in remedy_for("tls", None, detail, webhook())
 
 
 def test_a_refused_token_is_described_by_what_the_server_has_to_expect() -> None:
@@ -65,7 +65,7 @@ def test_a_refused_token_is_described_by_what_the_server_has_to_expect() -> None
 
 
 @pytest.mark.parametrize(
-    ("attempt", "told"),
+    ("attempt", "message"),
     [
         (Attempt(0.1, status=200), "Delivered: your server took the event."),
         (Attempt(0.1, status=200, webhook_delivery="disable"), "until the webhook is edited"),
@@ -79,8 +79,8 @@ def test_a_refused_token_is_described_by_what_the_server_has_to_expect() -> None
         (Attempt(0.1, status=501), "goes to the dead events at once"),
     ],
 )
-def test_every_verdict_says_what_becomes_of_the_event(attempt: Attempt, told: str) -> None:
-    assert told in verdict_in_words(judge(attempt), RETRY)
+def test_every_verdict_says_what_becomes_of_the_event(attempt: Attempt, message: str) -> None:
+    assert message in verdict_in_words(judge(attempt), RETRY)
 
 
 def test_without_quick_tries_none_are_promised() -> None:

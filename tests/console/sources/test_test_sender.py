@@ -283,7 +283,7 @@ async def test_a_server_that_is_too_slow_was_reached(settings: Settings, receive
     assert "as soon as the event is stored" in result.remedy
 
 
-async def test_what_is_no_http_is_told(receiver: Receiver, tmp_path: Path) -> None:
+async def test_what_is_no_http_is_shown(receiver: Receiver, tmp_path: Path) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")

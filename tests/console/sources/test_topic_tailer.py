@@ -66,7 +66,7 @@ async def test_what_was_there_is_read_and_what_comes_is_followed(
         await until(lambda: names(kept) == ["a", "b", "c", "d"], "what came")
 
 
-async def test_only_so_many_are_read_back_and_that_is_told(
+async def test_only_so_many_are_read_back_and_that_is_shown(
     settings: Settings, producer: Producer, mortal: ApacheKafka
 ) -> None:
     await topics.create_topic(mortal.bootstrap_servers, settings.kafka.topic, partitions=2)

@@ -1,4 +1,4 @@
-"""What happened to events, from the history store."""
+"""Models of the history of events."""
 
 from datetime import datetime
 from typing import Annotated, Literal, Self
@@ -14,7 +14,7 @@ _Words = Annotated[tuple[Word, ...], Field(max_length=20)]
 
 
 class HistorySearchOrder(RequestModel):
-    """Which entries, the newest first. Give a tenant (org and sandbox), an id, a campaign or a recipient."""
+    """Selects history entries, the newest first. Give a tenant (org and sandbox), an id, a campaign or a recipient."""
 
     org: Word | None = None
     sandbox: Word | None = None
@@ -44,7 +44,7 @@ class HistorySearchOrder(RequestModel):
 
 
 class HistoryEntryModel(ResponseModel):
-    """One thing that happened to an event."""
+    """One entry of an event's history."""
 
     at: datetime
     org: str | None
@@ -52,7 +52,7 @@ class HistoryEntryModel(ResponseModel):
     outcome: Outcome
     reason: str
     text: str
-    """The same as a sentence, for people."""
+    """The entry as a sentence."""
     webhook_id: str | None
     event_id: str | None
     request_id: str | None
@@ -69,12 +69,12 @@ class HistoryEntryModel(ResponseModel):
     headers: dict[str, str]
     answer: str
     count: int
-    """Events that the entry stands for."""
+    """Number of events that the entry counts."""
     origin: OriginModel | None
 
 
 class HistoryPageModel(ResponseModel):
-    """A part of the entries, the newest first."""
+    """A page of history entries, the newest first."""
 
     items: tuple[HistoryEntryModel, ...]
     next: str | None
@@ -84,13 +84,13 @@ class HistoryPageModel(ResponseModel):
 
 
 class EventHistory(ResponseModel):
-    """Everything that happened to one event, the oldest first."""
+    """The history of one event, the oldest entry first."""
 
     items: tuple[HistoryEntryModel, ...]
 
 
 class SkippedQuery(RequestModel):
-    """Over how long."""
+    """Selects a window of time."""
 
     window: Literal["1h", "24h", "7d"] = "24h"
 
@@ -109,14 +109,14 @@ class CountModel(ResponseModel):
 
 
 class CountsModel(ResponseModel):
-    """What happened to a webhook's events, by reason, in quarters of an hour that begin within the window."""
+    """Numbers of a webhook's events by outcome and reason, in quarters of an hour that begin within the window."""
 
     window: Literal["1h", "24h", "7d"]
     items: tuple[CountModel, ...]
 
 
 class Erasure(RequestModel):
-    """Whose entries are erased: give either."""
+    """Selects the person whose entries are erased: give either."""
 
     recipient: Word | None = None
     recipient_hash: HashHex | None = None
@@ -129,6 +129,6 @@ class Erasure(RequestModel):
 
 
 class Erased(ResponseModel):
-    """What was erased."""
+    """Result of an erasure."""
 
     entries: int

@@ -103,22 +103,22 @@
   /* A button that takes a while says so, and is not pressed twice. */
   document.addEventListener("submit", (event) => {
     const button = event.submitter;
-    const told = button?.dataset.busy ?? event.target.dataset.busy;
-    if (!told || event.target.getAttribute("target")) return;
-    setTimeout(() => { button.textContent = told; button.disabled = true; }); /* after the form has been read */
+    const busyText = button?.dataset.busy ?? event.target.dataset.busy;
+    if (!busyText || event.target.getAttribute("target")) return;
+    setTimeout(() => { button.textContent = busyText; button.disabled = true; }); /* after the form has been read */
   });
   addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 
   /* How many are selected. */
   each("form[data-select]", (form) => {
     const count = form.querySelector("[data-count]");
-    const tell = () => {
+    const showCount = () => {
       const chosen = form.querySelectorAll("input[name=id]:checked").length;
       if (count) count.textContent = chosen ? `: ${chosen}` : "";
     };
     form.addEventListener("change", (event) => {
       if (event.target.name === "id") form.querySelector("input[name=which][value=some]").checked = true;
-      tell();
+      showCount();
     });
     const boxes = form.querySelectorAll("input[name=id]:not(:disabled)");
     const head = form.querySelector("th.narrow");
@@ -136,13 +136,13 @@
       all.addEventListener("change", () => {
         boxes.forEach((box) => { box.checked = all.checked; });
         form.querySelector("input[name=which][value=some]").checked = true;
-        tell();
+        showCount();
       });
     }
-    tell();
+    showCount();
   });
 
-  /* Pieces that are asked for again: signed out meanwhile, or the server is away. */
+  /* Fragments that htmx loads: reload the page if the session has ended meanwhile. */
   document.addEventListener("htmx:beforeSwap", (event) => {
     if (new URL(event.detail.xhr.responseURL || location.href).pathname === "/sign-in") {
       event.detail.shouldSwap = false;
