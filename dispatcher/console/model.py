@@ -150,8 +150,8 @@ class Attempts(Protocol):
 
 # Lanes, from the running dispatchers
 
-State = Literal["active", "unstable", "disabled", "paused"]
-"""`paused`: the administrator switched the webhook off (`enabled: false`)."""
+State = Literal["active", "unstable", "disabled", "paused", "off"]
+"""`paused`: events are held until an administrator resumes it. `off`: events are skipped (`enabled: false`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +198,8 @@ class WaitingTier:
     """True if there are more records than were counted."""
     reason: str | None = None
     """Why events are held: `paused`, `unusable`. None in the retry tiers."""
+    expires_at: float | None = None
+    """When the oldest of the events reaches the age limit and is dead; None if that is unknown."""
 
 
 class Waiting(Protocol):

@@ -71,6 +71,7 @@ async def get_waiting(call: Call[Empty, Empty]) -> Reply:
             reason=one.reason,
             events=one.events,
             next_due=moment_or_none(one.next_due),
+            expires_at=moment_or_none(one.expires_at),
             is_at_least=one.is_at_least,
         )
         for one in tiers

@@ -53,6 +53,14 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
         _ADMIN, webhooks.enable_webhook, Empty, Empty, models.Webhook, places=_WEBHOOK, gives_version=True,
     ),
     Route(
+        "POST", "/webhooks/{id}/pause", "pauseWebhook", "Hold the webhook's events until it is resumed.", _ADMIN,
+        webhooks.pause_webhook, Empty, Empty, models.Webhook, places=_WEBHOOK, gives_version=True,
+    ),
+    Route(
+        "POST", "/webhooks/{id}/resume", "resumeWebhook", "Resume a paused webhook: its held events are sent.", _ADMIN,
+        webhooks.resume_webhook, Empty, Empty, models.Webhook, places=_WEBHOOK, gives_version=True,
+    ),
+    Route(
         "POST", "/webhooks/{id}/test", "testWebhook", "Send a sample event on the real delivery path.", _ADMIN,
         testing.test_webhook, Empty, models.SampleEvent, models.TestResultModel, places=_WEBHOOK,
     ),

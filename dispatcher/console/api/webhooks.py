@@ -1,4 +1,4 @@
-"""Handlers for webhooks: search, create, change, delete, enable."""
+"""Handlers for webhooks: search, create, change, delete, enable, pause."""
 
 import structlog
 
@@ -64,6 +64,19 @@ async def enable_webhook(call: Call[Empty, Empty]) -> Reply:
     return _reply(stored, call.person)
 
 
+async def pause_webhook(call: Call[Empty, Empty]) -> Reply:
+    return await _set_paused(call, paused=True)
+
+
+async def resume_webhook(call: Call[Empty, Empty]) -> Reply:
+    return await _set_paused(call, paused=False)
+
+
+async def _set_paused(call: Call[Empty, Empty], *, paused: bool) -> Reply:
+    webhooks, person = call.services.webhooks, call.person
+    return _reply(await webhooks.set_paused(call.id, paused=paused, by=person.name, orgs=person.orgs), person)
+
+
 def links(following: str | None) -> dict[str, str]:
     """Returns the header that names the next page (RFC 8288)."""
     return {"Link": f'<{following}>; rel="next"'} if following else {}
@@ -84,6 +97,7 @@ def _summary(stored: StoredWebhook, person: Person) -> dict[str, object]:
         "url": stored.url if person.is_admin else masking.url(stored.url),
         "channels": stored.channels,
         "enabled": stored.enabled,
+        "paused": stored.paused,
         "version": stored.version,
         "created_at": stored.created_at,
         "created_by": stored.created_by,

@@ -58,7 +58,13 @@ def _basics(document: Mapping[str, JsonValue]) -> Iterator[SettingRow]:
         yield SettingRow("Sandbox id", str(document["sandbox_id"]), is_code=True)
     yield SettingRow("Channels", ", ".join(_channel(one) for one in _items(document.get("channels"))))
     yield SettingRow("Webhook URL", str(document["url"]), is_code=True)
-    yield SettingRow("Deliveries", "On" if document.get("enabled", True) else "Paused: events are skipped")
+    yield SettingRow("Deliveries", _deliveries(document))
+
+
+def _deliveries(document: Mapping[str, JsonValue]) -> str:
+    if not document.get("enabled", True):
+        return "Switched off: events are skipped"
+    return "Paused: events are held" if document.get("paused") is True else "On"
 
 
 def _authentication(auth: Mapping[str, JsonValue], tenant: TenantKey, settings: Settings) -> Iterator[SettingRow]:

@@ -200,6 +200,7 @@ class WebhookForm:
             "campaigns": "all" if texts["campaigns"] == "all" else self._campaigns(),
             "payload": int(texts["payload"]),
             "enabled": self.switches["enabled"],
+            **self._kept("", ("paused", "connect_timeout")),
             "tls": without_none({key: self.secrets[f"tls.{key}"].draft() for key in ("ca", "certificate", "key")}),
         }
         draft |= {key: texts[key] for key in ("sandbox_id", "rate_limit", "timeout") if texts[key]}
@@ -243,7 +244,7 @@ class WebhookForm:
 
     def _kept(self, at: str, keys: tuple[str, ...]) -> dict[str, JsonValue]:
         """Returns stored members that the form has no field for."""
-        return without_none({key: value_at(self.document, f"{at}.{key}") for key in keys})
+        return without_none({key: value_at(self.document, f"{at}.{key}" if at else key) for key in keys})
 
     def _claims(self, key: str) -> JsonValue:
         try:

@@ -17,7 +17,8 @@ STATES: Final = {
     "active": ("Active", "ok"),
     "unstable": ("Unstable", "warning"),
     "disabled": ("Disabled", "stopped"),
-    "paused": ("Paused by you", "paused"),
+    "paused": ("Paused", "paused"),
+    "off": ("Switched off", "idle"),
 }
 """Word and shape of each state of a webhook."""
 
@@ -74,6 +75,8 @@ ACTIONS: Final = {
     "edit": "Edited",
     "delete": "Deleted",
     "enable": "Reactivated",
+    "pause": "Paused",
+    "resume": "Resumed",
     "test": "Sent a test event",
     "redrive": "Sent dead events again",
     "token_create": "Made an API token",

@@ -1,4 +1,4 @@
-"""A webhook's pages: overview, configuration, reactivation and deletion."""
+"""A webhook's pages: overview, configuration, pause, reactivation and deletion."""
 
 import time
 from collections import Counter
@@ -27,6 +27,8 @@ def add_to(app: web.Application, renderer: Renderer) -> None:
     app.router.add_get("/webhooks/{webhook_id}", pages.show)
     app.router.add_get("/webhooks/{webhook_id}/configuration", pages.configuration)
     app.router.add_post("/webhooks/{webhook_id}/reactivate", pages.reactivate)
+    app.router.add_post("/webhooks/{webhook_id}/pause", pages.pause)
+    app.router.add_post("/webhooks/{webhook_id}/resume", pages.resume)
     app.router.add_get("/webhooks/{webhook_id}/delete", pages.ask_delete)
     app.router.add_post("/webhooks/{webhook_id}/delete", pages.delete)
 
@@ -103,6 +105,17 @@ class OverviewPage:
         await self._renderer.services.webhooks.reactivate(webhook.id, by=person.name, orgs=person.orgs)
         await self._renderer.services.lanes.enable(webhook.tenant)
         return to(f"/webhooks/{webhook.id}?done=reactivated")
+
+    async def pause(self, request: web.Request) -> web.StreamResponse:
+        return await self._set_paused(request, paused=True)
+
+    async def resume(self, request: web.Request) -> web.StreamResponse:
+        return await self._set_paused(request, paused=False)
+
+    async def _set_paused(self, request: web.Request, *, paused: bool) -> web.StreamResponse:
+        person, webhook_id = admin_of(request), request.match_info["webhook_id"]
+        await self._renderer.services.webhooks.set_paused(webhook_id, paused=paused, by=person.name, orgs=person.orgs)
+        return to(f"/webhooks/{webhook_id}?done={'paused' if paused else 'resumed'}")
 
     async def ask_delete(self, request: web.Request) -> web.StreamResponse:
         admin_of(request)

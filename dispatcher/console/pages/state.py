@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from dispatcher.config.units import format_duration
 from dispatcher.console.model import LaneFact, Outcomes, State, WaitingTier, Window
-from dispatcher.console.pages.formatting import STATES, failing_sentence, sentence, span
+from dispatcher.console.pages.formatting import STATES, exact, failing_sentence, sentence, span
 from dispatcher.console.services import Services
 from dispatcher.console.sources.remedies import remedy_for
 from dispatcher.errors import ConfigError, DispatcherError
@@ -56,20 +57,28 @@ class WebhookState:
 async def state_of(services: Services, webhook: StoredWebhook, window: Window = "24h") -> WebhookState:
     """Returns the state of a webhook. If the broker or the dispatchers are unavailable, their part is missing."""
     lane, tiers = await asyncio.gather(services.lanes.of(webhook.tenant), _waiting(services, webhook))
-    state: State = "paused" if not webhook.enabled else "active" if lane is None else lane.state
-    if lane is not None and lane.suspended and state != "paused":
-        state = "disabled"
+    state = _state(webhook, lane)
     failing = services.attempts.failing(webhook.tenant)
     return WebhookState(
         state=state,
         failing=None if failing is None else failing[1:],
-        reasons=tuple(_reasons(services, webhook, state, lane)),
+        reasons=tuple(_reasons(services, webhook, state, lane, tiers)),
         outcomes=services.attempts.outcomes(webhook.tenant, window),
         last_delivery=services.attempts.last_delivery(webhook.tenant),
         tiers=tiers,
         dead=services.dead_events.count(webhook.tenant, time.time() - WINDOW_S[window]),
         lane=lane,
     )
+
+
+def _state(webhook: StoredWebhook, lane: LaneFact | None) -> State:
+    if not webhook.enabled:
+        return "off"
+    if webhook.paused:
+        return "paused"
+    if lane is not None and lane.suspended:
+        return "disabled"
+    return "active" if lane is None else lane.state
 
 
 async def _waiting(services: Services, webhook: StoredWebhook) -> Sequence[WaitingTier] | None:
@@ -79,9 +88,33 @@ async def _waiting(services: Services, webhook: StoredWebhook) -> Sequence[Waiti
         return None  # shown as unknown; the readiness probe and the operator's log report the broker
 
 
-def _reasons(services: Services, webhook: StoredWebhook, state: State, lane: LaneFact | None) -> list[str]:
+def _paused_reasons(tiers: Sequence[WaitingTier] | None, max_age_s: float) -> list[str]:
+    """Returns how many events wait, and until when."""
+    limit = f"An event that is not sent within {format_duration(max_age_s)} is dead; it can be sent again then."
+    if tiers is None:
+        return ["Paused: events are held until it is resumed. How many is unknown: the broker doesn't answer.", limit]
+    held = [tier for tier in tiers if tier.reason is not None]
+    number = sum(tier.events for tier in held)
+    if not number:
+        return ["Paused: events that arrive are held until it is resumed.", limit]
+    more = "more than " if any(tier.is_at_least for tier in held) else ""
+    waits = "event waits" if number == 1 and not more else "events wait"
+    expires = min((tier.expires_at for tier in held if tier.expires_at is not None), default=None)
+    until = "" if expires is None else f" The oldest expires on {exact(expires)}."
+    return [f"Paused: {more}{number:,} {waits} until it is resumed.{until}", limit]
+
+
+def _reasons(
+    services: Services,
+    webhook: StoredWebhook,
+    state: State,
+    lane: LaneFact | None,
+    tiers: Sequence[WaitingTier] | None,
+) -> list[str]:
+    if state == "off":
+        return ["It is switched off in its configuration: events that arrive are skipped, not kept."]
     if state == "paused":
-        return ["It was switched off in its configuration: events that come meanwhile are skipped, not kept."]
+        return _paused_reasons(tiers, services.settings.retry.max_age)
     reasons = []
     if lane is not None and lane.suspended:
         reasons.append(

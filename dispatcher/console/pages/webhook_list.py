@@ -20,7 +20,7 @@ from dispatcher.stores.sql.records import StoredWebhook, WebhookQuery
 PAGE: Final = 25
 Sort = Literal["name", "tenant", "state", "last", "delivered", "waiting", "dead"]
 _MOST_FIRST: Final = frozenset[Sort]({"delivered", "waiting", "dead"})
-_WORST_FIRST: Final = ("disabled", "unstable", "failing", "active", "paused")
+_WORST_FIRST: Final = ("disabled", "unstable", "failing", "active", "paused", "off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +131,12 @@ class WebhookListPage:
         query = WebhookQuery(
             text=wanted.text,
             channel=wanted.channel,
-            enabled=None if wanted.state is None else wanted.state != "paused",
+            enabled=None if wanted.state is None else wanted.state != "off",
+            paused=None if wanted.state in (None, "off") else wanted.state == "paused",
             org=scope.org,
             sandbox=scope.sandbox,
         )
-        if wanted.state in (None, "paused") and (wanted.sort == "name" or wanted.sort == "tenant"):
+        if wanted.state in (None, "paused", "off") and (wanted.sort == "name" or wanted.sort == "tenant"):
             begin = (wanted.page - 1) * PAGE
             query = replace(query, sort=wanted.sort, descending=wanted.descending, offset=begin, limit=PAGE)
             page = await self._renderer.services.webhooks.search(query, orgs=person.orgs)

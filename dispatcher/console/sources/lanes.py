@@ -31,7 +31,7 @@ ADDRESSES_FOR_S: Final = 10.0
 T = TypeVar("T")
 
 _LANE: Final = TypeAdapter(LaneFact)
-_STATES: Final = ("active", "unstable", "disabled", "paused")
+_STATES: Final = ("active", "unstable", "disabled", "paused", "off")
 _BREAKERS: Final = ("closed", "half_open", "open")
 
 log = structlog.get_logger(__name__)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -31,13 +31,20 @@ WITHIN_S: Final = 20.0
 class _Count:
     events: int = 0
     next_due: float | None = None
+    first_seen: float | None = None
+    """The earliest: this event expires first."""
+
+    def add(self, state: RetryState) -> None:
+        self.events += 1
+        seen = state.first_seen
+        self.first_seen = seen if self.first_seen is None else min(seen, self.first_seen)
 
 
 @dataclass(frozen=True, slots=True)
 class _BacklogCounts:
     counts: Mapping[tuple[TenantKey, str], _Count]
     """By tenant and topic."""
-    held: Mapping[TenantKey, Mapping[str, int]]
+    held: Mapping[TenantKey, Mapping[str, _Count]]
     """Held events by tenant and reason."""
     cut_off: frozenset[str]
 
@@ -52,6 +59,7 @@ class RetryBacklog:
         self._tiers = dict(zip(retry_topics(settings.kafka.prefix, tiers), map(format_duration, tiers), strict=True))
         self._held_topic = held_topic(settings.kafka.prefix)
         self._kafka = settings.kafka
+        self._max_age_s = settings.retry.max_age
         self._most_read = most_read
         self._clock = clock
         self._task: asyncio.Task[_BacklogCounts | DispatcherError] | None = None
@@ -74,11 +82,14 @@ class RetryBacklog:
             count = found.counts.get((tenant, topic), _Count())
             is_at_least = topic in found.cut_off
             if count.events or is_at_least:
-                tiers.append(WaitingTier(tier, count.events, count.next_due, is_at_least))
+                tiers.append(WaitingTier(tier, count.events, count.next_due, is_at_least, None, self._expiry(count)))
         is_at_least = self._held_topic in found.cut_off
-        for reason, events in sorted(found.held.get(tenant, {}).items()):
-            tiers.append(WaitingTier(HELD, events, None, is_at_least, reason))
+        for reason, count in sorted(found.held.get(tenant, {}).items()):
+            tiers.append(WaitingTier(HELD, count.events, None, is_at_least, reason, self._expiry(count)))
         return tiers
+
+    def _expiry(self, count: _Count) -> float | None:
+        return None if count.first_seen is None else count.first_seen + self._max_age_s
 
     async def close(self) -> None:
         """Cancels a running count."""
@@ -103,17 +114,19 @@ class RetryBacklog:
 
     async def _count(self) -> _BacklogCounts | DispatcherError:
         counts: defaultdict[tuple[TenantKey, str], _Count] = defaultdict(_Count)
-        held: defaultdict[TenantKey, Counter[str]] = defaultdict(Counter)
+        held: defaultdict[TenantKey, defaultdict[str, _Count]] = defaultdict(lambda: defaultdict(_Count))
 
         def take(record: Record) -> None:
             if record.topic == self._held_topic:
-                held[tenant_of(record.headers)][RetryState.of(record).reason or "unknown"] += 1
+                state = RetryState.of(record)
+                held[tenant_of(record.headers)][state.reason or "unknown"].add(state)
                 return
             tenant = DeadEvent.of(record).tenant
             if tenant is None:
                 return
-            count, due = counts[tenant, record.topic], RetryState.of(record).not_before
-            count.events += 1
+            count, state = counts[tenant, record.topic], RetryState.of(record)
+            count.add(state)
+            due = state.not_before
             count.next_due = due if count.next_due is None else min(due, count.next_due)
 
         try:

@@ -28,6 +28,8 @@ class StoredWebhook:
     url: str
     channels: tuple[Channel, ...]
     enabled: bool
+    paused: bool
+    """True if its events are held until it is resumed."""
     document: Mapping[str, JsonValue]
     """The configuration as JSON, with fingerprints instead of secrets. Sent back as a draft, it changes nothing."""
     version: int
@@ -54,6 +56,7 @@ class WebhookQuery:
     """Words that must all appear in name, organisation, sandbox or host, in either case."""
     channel: Channel | None = None
     enabled: bool | None = None
+    paused: bool | None = None
     org: str | None = None
     sandbox: str | None = None
     sort: Literal["name", "tenant", "created", "updated"] = "name"
@@ -80,6 +83,8 @@ class AuditAction(StrEnum):
     DELETE = "delete"
     ENABLE = "enable"
     """Re-enabled by hand after the dispatcher had disabled it, without an edit."""
+    PAUSE = "pause"
+    RESUME = "resume"
     TEST = "test"
     REDRIVE = "redrive"
     TOKEN_CREATE = "token_create"

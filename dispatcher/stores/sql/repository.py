@@ -151,6 +151,23 @@ class WebhookRepository:
             await write_entry(connection, AuditAction.ENABLE, by, old.tenant, old.id, {})
             return rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs), self._encryption)
 
+    async def set_paused(self, webhook_id: str, *, paused: bool, by: str, orgs: Orgs) -> StoredWebhook:
+        """Pauses or resumes a webhook: the events of a paused webhook are held until it is resumed or they expire.
+
+        Changes nothing if the webhook is in that state already. Raises NotFound.
+        """
+        async with self._database.write() as connection:
+            change = await rows.next_change(connection)
+            old = rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs), self._encryption)
+            if old.paused == paused:
+                return old
+            config = old.config().model_copy(update={"paused": paused})
+            document = {**old.document, "paused": paused}
+            await self._put(connection, change, old.id, config, document, by, old=old)
+            action = AuditAction.PAUSE if paused else AuditAction.RESUME
+            await write_entry(connection, action, by, old.tenant, old.id, {})
+            return rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs), self._encryption)
+
     async def delete(self, webhook_id: str, *, expected_version: int, by: str, orgs: Orgs) -> None:
         """Deletes a webhook. Its row and audit stay, its secrets are erased; its tenant can have a new one.
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from urllib.parse import urlsplit
 
 from pydantic import JsonValue
-from sqlalchemy import ColumnElement, RowMapping, Select, delete, func, insert, select, text, update
+from sqlalchemy import ColumnElement, RowMapping, Select, delete, false, func, insert, not_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.config.secrets import Secret
@@ -53,6 +53,9 @@ def matching(query: WebhookQuery, orgs: Orgs) -> Select[tuple[object, ...]]:
         statement = statement.where(webhooks.c.search.contains(word, autoescape=True))
     if query.channel is not None:
         statement = statement.where(webhooks.c.channels.contains(f" {query.channel.value} "))
+    if query.paused is not None:
+        is_paused = func.coalesce(webhooks.c.config["paused"].as_boolean(), false())
+        statement = statement.where(is_paused if query.paused else not_(is_paused))
     for column, value in (
         (webhooks.c.enabled, query.enabled),
         (webhooks.c.org, query.org),
@@ -191,6 +194,7 @@ def stored_webhook(row: RowMapping, encryption: Encryption) -> StoredWebhook:
         url=row["url"],
         channels=tuple(known[name] for name in row["channels"].split() if name in known),
         enabled=row["enabled"],
+        paused=row["config"].get("paused") is True,
         document=open_headers(row["config"], row["id"], encryption)[0],
         version=row["version"],
         created_at=row["created_at"],

@@ -74,6 +74,8 @@ REQUESTS: dict[str, Callable[[Luma], Request]] = {
     "replaceWebhook": lambda luma: Request(f"/webhooks/{luma.webhook_id}", draft(luma), {"If-Match": '"1"'}),
     "deleteWebhook": lambda luma: Request(f"/webhooks/{luma.webhook_id}", None, {"If-Match": '"1"'}),
     "enableWebhook": lambda luma: Request(f"/webhooks/{luma.webhook_id}/enable"),
+    "pauseWebhook": lambda luma: Request(f"/webhooks/{luma.webhook_id}/pause"),
+    "resumeWebhook": lambda luma: Request(f"/webhooks/{luma.webhook_id}/resume"),
     "testWebhook": lambda luma: Request(f"/webhooks/{luma.webhook_id}/test", {}),
     "getOutcomes": lambda luma: Request(f"/webhooks/{luma.webhook_id}/outcomes"),
     "listAttempts": lambda luma: Request(f"/webhooks/{luma.webhook_id}/attempts"),

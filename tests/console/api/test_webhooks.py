@@ -180,3 +180,27 @@ async def test_a_webhook_is_taken_up_again_though_no_dispatcher_answers(console:
     assert (await api.post(f"{WEBHOOKS}/{luma.id}/enable")).status == 200
     entries = await console.services.audit.search(AuditQuery(action=AuditAction.ENABLE), orgs=None)
     assert [entry.actor for entry in entries] == ["ada", "ada"]
+
+
+async def test_pause_holds_and_resume_sends_and_neither_touches_the_rest(console: Console, luma: StoredWebhook) -> None:
+    api = await console.client(name="jana")
+    path = f"/api/v1/webhooks/{luma.id}"
+    before = await console.services.webhooks.for_delivery(luma.id, orgs=None)
+    paused = await api.post(f"{path}/pause")
+    assert (paused.status, paused.json["paused"], paused.json["enabled"], paused.headers["ETag"]) == (
+        200,
+        True,
+        True,
+        '"2"',
+    )
+    config = await console.services.webhooks.for_delivery(luma.id, orgs=None)
+    assert config == before.model_copy(update={"paused": True})  # secrets and header parameters included
+    assert (await api.post(f"{path}/pause")).json["version"] == 2  # nothing changed
+    assert [one["id"] for one in (await api.get("/api/v1/webhooks?paused=true")).json["items"]] == [luma.id]
+    assert (await api.get("/api/v1/webhooks?paused=false")).json["total"] == 0
+    resumed = await api.post(f"{path}/resume")
+    assert (resumed.json["paused"], resumed.json["version"]) == (False, 3)
+    assert await console.services.webhooks.for_delivery(luma.id, orgs=None) == before
+    assert (await api.get("/api/v1/webhooks?paused=false")).json["total"] == 1
+    audit = (await api.get(f"/api/v1/audit?webhook_id={luma.id}")).json["items"]
+    assert [(one["action"], one["actor"]) for one in audit[:2]] == [("resume", "jana"), ("pause", "jana")]

@@ -234,12 +234,17 @@ class SceneryLanes:
 class SceneryWaiting:
     """The retry topics of this world."""
 
-    is_away = False
+    def __init__(self) -> None:
+        self.is_away = False
+        self.held: dict[TenantKey, int] = {}
+        """Events that wait until their webhook is resumed."""
 
     async def of(self, tenant: TenantKey) -> Sequence[WaitingTier]:
         if self.is_away:
             raise DispatcherError("kafka at kafka:9092: no answer")
         now = time.time()
+        if (number := self.held.get(tenant)) is not None:
+            return (WaitingTier("held", number, None, reason="paused", expires_at=now + 80_000),)
         return {
             CONTOSO: (WaitingTier("30s", 12, now + 4), WaitingTier("2m", 96, now + 41), WaitingTier("5m", 214, now + 187),
                       WaitingTier("15m", 1480, now + 512, is_at_least=True)),

@@ -273,7 +273,7 @@ async def test_paused_stopped_and_empty_look_different(browser: Browser, stage: 
     async with window(browser, stage.base) as shown:
         page = shown.page
         await shown.sign_in(await stage.token())
-        for state, count in (("paused", 1), ("disabled", 1), ("unstable", 1), ("active", 4)):
+        for state, count in (("off", 1), ("disabled", 1), ("unstable", 1), ("active", 4)):
             await shown.go(f"/?state={state}")
             rows = await page.locator("tbody tr").count()
             assert rows >= count, state

@@ -20,7 +20,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 def shown(config: Any, *, to_admin: bool, public_url: str | None = None) -> dict[str, str]:
     document, _ = extract_secrets(config)
     stored = StoredWebhook(
-        "id", TenantKey(config.org, config.sandbox), config.name, config.url, config.channels, True, document, 1,
+        "id", TenantKey(config.org, config.sandbox), config.name, config.url, config.channels, True, False, document, 1,
         NOW, "ada", NOW, "ada",
     )  # fmt: skip
     settings = Settings.model_validate(

@@ -30,6 +30,8 @@ from tests.unit.examples import ARecord, email_event
 pytestmark = [needs_kafka, pytest.mark.timeout(120)]
 
 DUE = time.time() + 30
+EXPIRES = 1000.0 + 24 * 3600
+"""First seen, plus the age limit."""
 POLICY = RetryPolicy.of(RetrySettings.model_validate({}))
 
 
@@ -97,8 +99,8 @@ async def test_each_tenants_events_are_counted_by_tier_with_the_next_that_is_due
     await parked.park(OTHER, 0)
     waiting = RetryBacklog(settings)
     assert await waiting.of(LUMA) == [
-        WaitingTier("30s", 3, pytest.approx(DUE, abs=0.002)),
-        WaitingTier("15m", 1, pytest.approx(DUE + 900, abs=0.002)),
+        WaitingTier("30s", 3, pytest.approx(DUE, abs=0.002), expires_at=EXPIRES),
+        WaitingTier("15m", 1, pytest.approx(DUE + 900, abs=0.002), expires_at=EXPIRES),
     ]
     assert [(tier.tier, tier.events) for tier in await waiting.of(OTHER)] == [("30s", 1)]
     assert await waiting.of(TenantKey("nobody", "prod")) == []
@@ -121,12 +123,14 @@ async def test_held_events_are_counted_by_reason_without_those_that_are_finished
     for tenant, reason in [(LUMA, "paused")] * 4 + [(OTHER, "unusable")] * 3 + [(LUMA, "suspended")]:
         await parked.hold(tenant, reason)
     assert await RetryBacklog(settings).of(LUMA) == [
-        WaitingTier("held", 4, None, reason="paused"),
-        WaitingTier("held", 1, None, reason="suspended"),
+        WaitingTier("held", 4, None, reason="paused", expires_at=EXPIRES),
+        WaitingTier("held", 1, None, reason="suspended", expires_at=EXPIRES),
     ]
     await parked.commit_held(1, {OTHER: Progress(5, (6,)), LUMA: Progress(2, (7,))})  # left: 2 and 3, and 5
-    assert await RetryBacklog(settings).of(LUMA) == [WaitingTier("held", 2, None, reason="paused")]
-    assert await RetryBacklog(settings).of(OTHER) == [WaitingTier("held", 1, None, reason="unusable")]
+    assert await RetryBacklog(settings).of(LUMA) == [WaitingTier("held", 2, None, reason="paused", expires_at=EXPIRES)]
+    assert await RetryBacklog(settings).of(OTHER) == [
+        WaitingTier("held", 1, None, reason="unusable", expires_at=EXPIRES)
+    ]
 
 
 async def test_only_so_many_records_are_looked_at_and_that_is_shown(parked: Parked, settings: Settings) -> None:

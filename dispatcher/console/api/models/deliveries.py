@@ -88,7 +88,7 @@ class AttemptPageModel(ResponseModel):
 class LaneModel(ResponseModel):
     """The tenant's lane over all running dispatchers."""
 
-    state: Literal["active", "unstable", "disabled", "paused"]
+    state: Literal["active", "unstable", "disabled", "paused", "off"]
     breaker: Literal["closed", "half_open", "open"]
     breaker_retry_in_s: float
     suspended: bool
@@ -115,6 +115,8 @@ class TierModel(ResponseModel):
     """Why events are held; null in the retry tiers."""
     events: int
     next_due: datetime | None
+    expires_at: datetime | None
+    """When the oldest of these events reaches the age limit and is dead, unless it is sent before."""
     is_at_least: bool
     """There may be more."""
 

@@ -26,6 +26,7 @@ class WebhookList(RequestModel):
     """Words that must all appear in name, organisation, sandbox or host."""
     channel: Channel | None = None
     enabled: Flag | None = None
+    paused: Flag | None = None
     org: Word | None = None
     sandbox: Word | None = None
     sort: Literal["name", "tenant", "created", "updated"] = "name"
@@ -45,6 +46,9 @@ class WebhookSummary(ResponseModel):
     """Viewers see it without path and query."""
     channels: tuple[Channel, ...]
     enabled: bool
+    """false: the webhook is switched off, and its events are skipped."""
+    paused: bool
+    """true: its events are held until it is resumed, at most until the age limit."""
     version: int
     """As in its ETag, from 1."""
     created_at: datetime
