@@ -48,7 +48,7 @@ def test_delivered_twice_is_told_and_allowed() -> None:
         (ACCEPTED, {"broken": "unreadable"}, SKIPPED),
         (ACCEPTED, IN_DEAD_LETTERS, {}),
     ],
-    ids=["not delivered", "unreadable one gone", "dead one gone", "nobody skipped it"],
+    ids=["not delivered", "unreadable one gone", "dead one gone", "no skip counted"],
 )
 def test_a_missing_event_does_not_balance(
     accepted: dict[tuple[str, str], int], dead: dict[str, str], skipped: dict[str, int]

@@ -14,7 +14,7 @@ from tests.unit.examples import ORIGIN, record
 
 
 @dataclass(frozen=True)
-class Given:
+class RecordWithHeaders:
     """A record with headers of its own."""
 
     value: bytes
@@ -78,7 +78,7 @@ def test_another_type_of_event_is_nobodys_business() -> None:
 def test_the_tenant_may_be_left_to_record_headers() -> None:
     value = make_event(org=None, sandbox=None, event_id="e1")
     headers = [("imsOrgId", b"luma"), ("sandboxName", b"prod")]
-    found = read_event(Given(value, headers), ORIGIN)
+    found = read_event(RecordWithHeaders(value, headers), ORIGIN)
     assert isinstance(found, DeliveryEvent)
     assert found.tenant == ("luma", "prod")
 

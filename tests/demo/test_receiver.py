@@ -31,14 +31,14 @@ DELIVERY = DeliveryCheck("myImsOrg", frozenset({"bounce"}), frozenset({"email"})
 
 @pytest.fixture(scope="module")
 def receiver() -> Iterator[Receiver]:
-    """One server for the module; each test sets endpoints with names of its own."""
+    """Yields one server for the module; each test sets endpoints with names of its own."""
     with Receiver({}) as running:
         yield running
 
 
 @pytest.fixture
 async def session(receiver: Receiver) -> AsyncIterator[aiohttp.ClientSession]:
-    """A client that trusts the receiver's CA and nobody else."""
+    """Yields a client that trusts only the receiver's CA."""
     tls = ssl.create_default_context(cadata=receiver.ca_pem.decode())
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=tls)) as client:
         yield client

@@ -9,7 +9,7 @@ from tests.integration.harness import Behaviour, Receiver, at_first
 
 
 async def reset_before_the_answer(request: web.Request, _receiver: Receiver) -> web.StreamResponse:
-    """The connection ends without a word."""
+    """Closes the connection without an answer."""
     _abort(request)
     return web.Response()
 
@@ -41,12 +41,12 @@ async def a_byte_a_second(request: web.Request, _receiver: Receiver) -> web.Stre
 
 
 async def a_huge_body_of_an_error(request: web.Request, _receiver: Receiver) -> web.StreamResponse:
-    """503 with a gigabyte, of which as much is sent as is read."""
+    """Answers 503 with a gigabyte, of which only what the client reads is sent."""
     return await _a_gigabyte(request, 503)
 
 
 async def accept_with_a_huge_body(request: web.Request, receiver: Receiver) -> web.StreamResponse:
-    """Accepts, with a gigabyte that nobody asked for."""
+    """Answers 200 with a gigabyte that no client needs."""
     receiver.accept(request)
     return await _a_gigabyte(request, 200)
 
@@ -71,7 +71,7 @@ async def garbage(request: web.Request, _receiver: Receiver) -> web.StreamRespon
 
 
 async def endless_headers(request: web.Request, _receiver: Receiver) -> web.StreamResponse:
-    """More header lines than anybody should take."""
+    """Answers with more header lines than any client should accept."""
     if request.transport is not None:
         request.transport.write(
             b"HTTP/1.1 200 OK\r\n" + b"".join(b"x-%d: %s\r\n" % (n, b"y" * 900) for n in range(500))
@@ -91,7 +91,7 @@ async def accept_and_close_keep_alive(request: web.Request, receiver: Receiver) 
 
 
 def now_and_then(behaviour: Behaviour) -> Behaviour:
-    """For one event in four, at first: too seldom for a breaker to open. Else it accepts."""
+    """Misbehaves on the first request of one event in four, too seldom to open a breaker; accepts the others."""
     once = at_first(behaviour)
 
     async def answer(request: web.Request, receiver: Receiver) -> web.StreamResponse:

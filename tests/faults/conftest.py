@@ -16,17 +16,17 @@ Tell = Callable[[Row], None]
 
 @pytest.fixture
 def tell(request: pytest.FixtureRequest) -> Tell:
-    """Puts a row into the table at the end, then checks it."""
+    """Returns a function that puts a row into the final table, then checks it."""
 
-    def told(row: Row) -> None:
+    def add(row: Row) -> None:
         request.config.stash.setdefault(_ROWS, []).append(row)
         row.check()
 
-    return told
+    return add
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What every scenario came to."""
+    """Prints the result of every scenario."""
     rows = terminalreporter.config.stash.get(_ROWS, [])
     if rows:
         terminalreporter.section("faults")

@@ -1,7 +1,7 @@
 """`dispatcher` with a wall clock that a test sets: `python -m tests.faults.jumping_clock FILE run …`.
 
-The file holds the seconds by which the clock is off. Only `time.time` is: timers run by the steady clock, as they
-would if somebody set the machine's.
+The file holds the seconds by which the clock is wrong. Only `time.time` is: timers use the steady clock, as they do
+after an operator has set the machine's clock.
 """
 
 import sys

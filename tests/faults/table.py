@@ -25,13 +25,13 @@ class Row:
     most_repeats: int
     peak_rss: int
     tasks: int | None
-    """Left in a process that had nothing to do at the end; None where none was running any more."""
+    """Tasks left in an idle process at the end; None if no process was running."""
     files: int | None
     """Open in it."""
 
     @classmethod
     async def of(cls, scenario: str, scene: Stage, *dispatchers: Dispatcher, most_repeats: int, dead: int = 0) -> "Row":
-        """Read the ledgers: the receiver's and the dead-letter topic's."""
+        """Reads both ledgers: the receiver's and the dead-letter topic."""
         found = await scene.dead()
         left = [one.left for one in dispatchers if one.left is not None]
         return cls(
@@ -49,7 +49,7 @@ class Row:
         )
 
     def check(self) -> None:
-        """Nothing lost, nothing dead that need not be; repeats, memory and what is left behind within their bounds."""
+        """Asserts that nothing is lost or dead without need, and that repeats, memory and leftovers are within bounds."""
         assert self.lost == 0, self
         assert self.dead == self.dead_expected, self
         assert self.repeats <= self.most_repeats, self
@@ -59,7 +59,7 @@ class Row:
 
 
 def lines(rows: Sequence[Row]) -> list[str]:
-    """The table."""
+    """Returns the lines of the table."""
     names = f"{'events':>7} {'delivered':>9} {'dead':>5} {'lost':>5} {'twice':>6} {'bound':>6} {'RSS MiB':>8} {'tasks':>5} {'files':>5}"
     return [f"{'scenario':52} {names}"] + [
         f"{row.scenario:52} {row.events:7} {row.delivered:9} {row.dead:5} {row.lost:5} {row.repeats:6} "

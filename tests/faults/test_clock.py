@@ -1,4 +1,4 @@
-"""A wall clock that somebody sets, forwards and back, while events are delivered and wait in the tiers."""
+"""Tests a wall clock that is set forwards and back while events are delivered and wait in the tiers."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ class WallClock:
         self.set(0)
 
     def set(self, seconds: float) -> None:
-        """From now on it is off by so many seconds."""
+        """Makes the clock wrong by so many seconds from now on."""
         new = self.file.with_suffix(".new")
         new.write_text(str(seconds))
         new.replace(self.file)

@@ -18,7 +18,7 @@ from tests.integration.harness import Dispatcher, Stage, tenants, until
 from tests.stores_sql.conftest import postgres
 from tests.stores_sql.postgres import Postgres
 
-__all__ = ["postgres"]  # skips, or fails in CI, where there is none
+__all__ = ["postgres"]  # skips the test if there is none, or fails it in CI
 
 pytestmark = [needs_kafka, pytest.mark.faults, pytest.mark.timeout(280)]
 
@@ -27,13 +27,13 @@ EVERYBODY = tenants(10)
 
 @pytest.fixture
 def mortal_database(postgres: Postgres) -> Iterator[Postgres]:
-    """A server that the test may stop."""
+    """Yields a server that the test may stop."""
     with Postgres() as server:
         yield server
 
 
 async def _dispatcher(scene: Stage, server: Postgres) -> Dispatcher:
-    """One that has its webhooks from a database, and asks it all the time."""
+    """Returns a dispatcher that reads its webhooks from a database, with a cache that expires after a second."""
     url = await server.fresh_database()
     await upgrade(Secret(url.encode()))
     database = Database(Secret(url.encode()))
@@ -80,7 +80,7 @@ async def test_the_database_restarts_under_load(scene: Stage, tell: Tell, mortal
         dispatcher.sigterm()
         assert await dispatcher.wait() == 0
 
-        # A dispatcher that starts without its database knows nothing: it waits, and takes nobody for a stranger.
+        # A dispatcher that starts without its database knows no webhook: it waits and skips no event.
         await asyncio.to_thread(server.stop)
         await scene.produce(EVERYBODY, 400, "unknown")
         dispatcher.start()

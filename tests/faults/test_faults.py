@@ -39,7 +39,7 @@ MOST_OF_A_KILL = 2_500
 
 
 def _prepare(scene: Stage, count: int, seconds: float = 0.01) -> None:
-    """Some tenants' webhooks, whose endpoints take a while."""
+    """Mounts webhooks of `count` tenants whose endpoints answer slowly."""
     everybody = tenants(count)
     scene.mount([scene.webhook(tenant) for tenant in everybody])
     for tenant in everybody:
@@ -47,7 +47,7 @@ def _prepare(scene: Stage, count: int, seconds: float = 0.01) -> None:
 
 
 async def _end(scene: Stage) -> None:
-    """Time for a repeat to show itself."""
+    """Waits a moment, so that repeats can arrive."""
     await asyncio.sleep(1.0)
 
 
@@ -126,7 +126,7 @@ async def test_three_members_join_and_leave_under_load(scene: Stage, tell: Tell)
 
 
 async def _trickle(scene: Stage, count: int, per_second: int) -> None:
-    """Produce over time."""
+    """Produces `count` events, `per_second` of them each second."""
     everybody, piece = tenants(10), per_second // 4
     for number in range(count // piece):
         await scene.produce(everybody, piece, f"t{number}")
@@ -226,7 +226,7 @@ async def test_an_event_whose_next_topic_is_closed_stays_in_flight(
 @pytest.mark.parametrize(
     ("kind", "wrong"), [("dead", "takes no record of that size"), ("dead", "is missing"), ("retry", "is missing")]
 )
-async def test_an_event_whose_next_topic_is_wrong_waits_until_it_is_mended(
+async def test_an_event_whose_next_topic_is_wrong_waits_until_it_is_repaired(
     scene: Stage, tell: Tell, kind: str, wrong: str
 ) -> None:
     (tenant,) = tenants(1)
@@ -298,7 +298,7 @@ async def test_events_that_still_fail_at_the_age_limit_are_dead_lettered(scene: 
 # Of the receivers
 
 _EVENTS_EACH = 4
-"""Fewer than open a breaker: what the answer itself does is asked here."""
+"""Fewer than open a breaker: only the effect of the answer itself is tested."""
 
 _ONCE_BAD: dict[str, Behaviour] = {
     "reset before the answer": at_first(bad.reset_before_the_answer),
@@ -371,8 +371,8 @@ async def test_receivers_that_are_wrong_until_the_webhook_is_edited_lose_nothing
             await scene.produce(everybody, 4 * len(everybody))
 
             async def parked() -> bool:
-                told = (await dispatcher.get("/metrics"))[1]
-                return sum(map(float, re.findall(r"^dispatcher_events_parked_total\{.*\} (\S+)$", told, re.M))) >= 20
+                text = (await dispatcher.get("/metrics"))[1]
+                return sum(map(float, re.findall(r"^dispatcher_events_parked_total\{.*\} (\S+)$", text, re.M))) >= 20
 
             await until(parked, "everything parked", 30, dispatcher)
             dead_of_redirects = {n for n, tenant in scene.expected.items() if tenant == moved}
@@ -381,7 +381,7 @@ async def test_receivers_that_are_wrong_until_the_webhook_is_edited_lose_nothing
             assert not misnamed.requests
             assert not outdated.requests
             scene.mount([scene.webhook(t, "/mended") for t in everybody])
-            await until(lambda: scene.missing() == dead_of_redirects, "the mended ones", 40, dispatcher)
+            await until(lambda: scene.missing() == dead_of_redirects, "the repaired ones", 40, dispatcher)
             await _end(scene)
             assert not scene.receiver.at("/elsewhere")
             assert set((await scene.dead()).values()) == {"redirected"}
@@ -403,7 +403,7 @@ async def test_a_third_of_the_tenants_being_dead_costs_the_others_nothing(scene:
         scene.mount([scene.webhook(tenant) for tenant in everybody])
         await scene.all_accepted(dispatcher, 60)
         await _end(scene)
-    tell(await Row.of("30 % of the tenants dead, then mended", scene, dispatcher, most_repeats=0))
+    tell(await Row.of("30 % of the tenants dead, then repaired", scene, dispatcher, most_repeats=0))
 
 
 @pytest.mark.all_faults
@@ -444,7 +444,7 @@ async def test_webhook_files_broken_removed_and_edited_under_load_lose_nothing(s
         await producing
         await scene.all_accepted(dispatcher, 60)
         await _end(scene)
-    tell(await Row.of("webhooks broken, mended, edited, moved to another file", scene, dispatcher, most_repeats=0))
+    tell(await Row.of("webhooks broken, repaired, edited, moved to another file", scene, dispatcher, most_repeats=0))
 
 
 @pytest.mark.all_faults

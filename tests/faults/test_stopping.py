@@ -17,7 +17,7 @@ CUT_OFF = 3
 
 
 async def test_a_second_sigterm_stops_at_once_and_loses_nothing(scene: Stage, tell: Tell) -> None:
-    """Requests hang for longer than anybody wants to wait: they are cut off, and sent again by the next run."""
+    """Requests that hang past the second signal are cut off, and the next run sends them again."""
     everybody = tenants(4)
     scene.mount([scene.webhook(tenant, timeout="30s") for tenant in everybody])
     for tenant in everybody:

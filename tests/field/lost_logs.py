@@ -13,7 +13,7 @@ from tests.kafka.apache_kafka import ApacheKafka
 
 
 async def lose_disk(broker: ApacheKafka, topic: str, *partitions: int) -> None:
-    """Kill the broker, remove the partitions' directories, start the broker: the logs are empty, the positions stay.
+    """Kills the broker, removes the partitions' directories, starts it: the logs are empty, the positions stay.
 
     Partition 0 if none is named.
     """
@@ -24,7 +24,7 @@ async def lose_disk(broker: ApacheKafka, topic: str, *partitions: int) -> None:
 
 
 async def create_anew(broker: ApacheKafka, topic: str, partitions: int = 4) -> None:
-    """Delete the topic and create it again."""
+    """Deletes the topic and creates it again."""
     async with topics.admin_client(broker.bootstrap_servers) as admin:
         await admin.delete_topics([topic])
     config = {"max.message.bytes": str(LARGEST_RECORD)}
@@ -40,7 +40,7 @@ async def create_anew(broker: ApacheKafka, topic: str, partitions: int = 4) -> N
 
 
 async def remove_before(broker: ApacheKafka, topic: str, offset: int, partition: int = 0) -> None:
-    """What retention does."""
+    """Removes records before an offset, as retention does."""
     async with topics.admin_client(broker.bootstrap_servers) as admin:
         await admin.delete_records({TopicPartition(topic, partition): RecordsToDelete(before_offset=offset)})
     await asyncio.sleep(0.1)

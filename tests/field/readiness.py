@@ -14,14 +14,14 @@ async def readiness(dispatcher: Dispatcher) -> tuple[int, dict[str, Any]]:
 
 
 async def kafka_reasons(dispatcher: Dispatcher) -> dict[str, str]:
-    """Detail by reason of every Kafka problem in `/readyz`."""
+    """Returns the detail of every Kafka problem in `/readyz` by reason."""
     _, checks = await readiness(dispatcher)
     prefix = "kafka: "
     return {name.removeprefix(prefix): one.get("reason", "") for name, one in checks.items() if name.startswith(prefix)}
 
 
 async def metric(dispatcher: Dispatcher, series: str) -> float | None:
-    """A sample's value; None if there is no such series."""
+    """Returns a sample's value; None if there is no such series."""
     _, text = await dispatcher.get("/metrics")
     found = re.search(rf"^{re.escape(series)} (\S+)$", text, re.MULTILINE)
     return None if found is None else float(found.group(1))
@@ -60,5 +60,5 @@ async def reports_nothing(dispatcher: Dispatcher, timeout_s: float) -> None:
 
 
 def log_lines(dispatcher: Dispatcher) -> list[dict[str, Any]]:
-    """Every JSON line of the present run's log."""
+    """Returns every JSON line of the present run's log."""
     return [json.loads(line) for line in dispatcher.log.splitlines() if line.startswith("{")]

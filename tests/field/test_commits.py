@@ -20,7 +20,7 @@ pytestmark = [needs_kafka, pytest.mark.timeout(200)]
 
 @pytest.fixture
 async def miserly(tmp_path: Path) -> AsyncIterator[Stage]:
-    """On a broker that takes 64 bytes of commit metadata."""
+    """Yields a stage on a broker that accepts 64 bytes of commit metadata."""
     options = KafkaOptions(message_max_bytes=LARGEST_RECORD, extra={"offset.metadata.max.bytes": "64"})
     async with ApacheKafka(options) as broker, stage(broker.bootstrap_servers, tmp_path) as made:
         yield made

@@ -21,7 +21,7 @@ TENANTS = tenants(1)
 
 @pytest.fixture
 async def broker() -> AsyncIterator[ApacheKafka]:
-    """A broker of this test's own: its passwords and certificates change."""
+    """Yields a broker of this test's own: its passwords and certificates change."""
     async with mistreatable_broker() as running:
         yield running
 

@@ -24,14 +24,14 @@ Fault = Callable[[ApacheKafka, str], Awaitable[None]]
 
 
 async def _produce(scene: Stage, count: int, prefix: str) -> None:
-    """To partition 0, so that its offsets are known."""
+    """Produces to partition 0, so that the offsets are known."""
     for number in range(count):
         await scene.send(event(TENANT, f"{prefix}{number}"), partition=0)
         scene.expected[webhook_id_of(TENANT, f"{prefix}{number}")] = TENANT
 
 
 def _hold(scene: Stage, event_id: str) -> asyncio.Event:
-    """The endpoint answers everything but this event, and that one once the event is set."""
+    """Makes the endpoint answer every event but this one, and that one after `released` is set."""
     released, held = asyncio.Event(), webhook_id_of(TENANT, event_id)
 
     async def answer(request: web.Request, receiver: Receiver) -> web.StreamResponse:
@@ -44,7 +44,7 @@ def _hold(scene: Stage, event_id: str) -> asyncio.Event:
 
 
 async def _committed(scene: Stage, position: int, dispatcher: Dispatcher) -> None:
-    """Return when partition 0 is committed up to there, with the rest named in the metadata if there is any."""
+    """Waits until partition 0 is committed up to there, with the rest named in the metadata if there is any."""
 
     async def is_committed() -> bool:
         return (await scene.committed()).get(0) == position
@@ -54,7 +54,7 @@ async def _committed(scene: Stage, position: int, dispatcher: Dispatcher) -> Non
 
 
 async def _metric(dispatcher: Dispatcher, name: str, **labels: str) -> float:
-    """The sum of the series of this name that have these labels."""
+    """Returns the sum of the series of this name that have these labels."""
     _, text = await dispatcher.get("/metrics")
     found = re.findall(rf"^{name}(?:{{(.*)}})? ([\d.e+-]+)$", text, re.M)
     wanted = [f'{key}="{value}"' for key, value in labels.items()]
@@ -62,7 +62,7 @@ async def _metric(dispatcher: Dispatcher, name: str, **labels: str) -> float:
 
 
 async def _five_of_thirty_held(scene: Stage, dispatcher: Dispatcher) -> asyncio.Event:
-    """30 events, of which number 5 hangs: position 5, and 6 to 29 in the metadata."""
+    """Delivers 30 events of which number 5 hangs: position 5, and 6 to 29 in the metadata."""
     scene.mount([scene.webhook(TENANT, timeout="30s")])
     released = _hold(scene, "old5")
     await _produce(scene, 30, "old")
@@ -93,9 +93,9 @@ async def test_a_log_lost_and_grown_while_the_process_is_down_is_read_from_its_s
         assert LOST_LINE in dispatcher.log
         assert await _metric(dispatcher, "dispatcher_kafka_log_resets_total", topic=scene.topic) == 1
         await _committed(scene, grown, dispatcher)
-        status, told = await dispatcher.get("/readyz")
-        assert status == 200, told
-        assert f"{scene.topic}/0" in told, "operators are told which partition"
+        status, text = await dispatcher.get("/readyz")
+        assert status == 200, text
+        assert f"{scene.topic}/0" in text, "readiness names the partition"
         # The position is the new log's now: another restart repeats nothing.
         repeats = scene.receiver.repeats()
         dispatcher.sigterm()
@@ -159,9 +159,9 @@ async def test_records_that_retention_took_unread_while_the_process_was_down_are
         assert REMOVED_LINE in dispatcher.log
         name = "dispatcher_kafka_records_removed_unread_total"
         assert await _metric(dispatcher, name, topic=scene.topic) == 11, "5, and 30 to 39; 6 to 29 were delivered"
-        status, told = await dispatcher.get("/readyz")
+        status, text = await dispatcher.get("/readyz")
         assert status == 200
-        assert "11 unread records" in told
+        assert "11 unread records" in text
         assert scene.receiver.repeats() == 0
 
 
@@ -187,7 +187,7 @@ async def test_records_that_retention_took_unread_while_the_partition_stood_stil
         await _produce(scene, 2000, "late")
         await remove_before(mortal, scene.topic, 1900)
         released.set()
-        await until(lambda: REMOVED_LINE in dispatcher.log, "the gap to be told", 30, dispatcher)
+        await until(lambda: REMOVED_LINE in dispatcher.log, "the gap to be logged", 30, dispatcher)
         removed = int(await _metric(dispatcher, "dispatcher_kafka_records_removed_unread_total", topic=scene.topic))
         assert removed > 0
         await until(lambda: len(scene.missing()) == removed, "all the others", 60, dispatcher)

@@ -108,7 +108,7 @@ TROUBLES = [
         "it demands a client certificate",
     ),
     Trouble("a name that is none", None, {}, "name_not_found", "can't be resolved", "no-such-host.invalid:9092"),
-    Trouble("a port where nothing listens", None, {}, "unreachable", "nothing listens there", "127.0.0.1:9"),
+    Trouble("a port without a listener", None, {}, "unreachable", "nothing listens there", "127.0.0.1:9"),
 ]
 
 

@@ -35,7 +35,7 @@ async def _configure(scene: Stage, topic: str, **config: str) -> None:
 
 
 def _large(org: str, event_id: str, size: int) -> bytes:
-    """An event whose feedback fits, and whose record is large by a field that nobody passes on."""
+    """Returns an event whose feedback fits, and whose record is large by a field that the mapping drops."""
     document = email_event(imsOrgId=org, _id=event_id)
     document["body"]["xdmEntity"]["padding"] = "x" * size
     return orjson.dumps(document)

@@ -26,14 +26,14 @@ async def test_a_tier_that_keeps_records_for_less_than_its_delay_is_named_and_re
     scene.mount([scene.webhook(tenants(1)[0])])
     tier = retry_topics(scene.prefix, TIERS)[-1]
     await _configure(scene, tier, retention_ms="1000", max_message_bytes="2200000")
-    told = f"topic {tier}: keeps records for 1s"
+    warning = f"topic {tier}: keeps records for 1s"
     async with scene.dispatcher() as dispatcher:
         ran = await running.dispatcher("topics", "-c", dispatcher.path)
-        assert f"warning: {told}" in ran.err
+        assert f"warning: {warning}" in ran.err
         dispatcher.start()
         await dispatcher.ready()
-        await until(lambda: told in dispatcher.log, "the warning", 40, dispatcher)
-        assert told in (await dispatcher.get("/readyz"))[1]
+        await until(lambda: warning in dispatcher.log, "the warning", 40, dispatcher)
+        assert warning in (await dispatcher.get("/readyz"))[1]
         metric = 'dispatcher_kafka_problem{reason="topic_configuration"}'
         assert f"{metric} 1.0" in (await dispatcher.get("/metrics"))[1]
         ran = await running.dispatcher("topics", "-c", dispatcher.path, "--create", "--replication", "1")

@@ -15,13 +15,13 @@ ALONE = {"kafka": {"group_instance_id": None, "session_timeout": "6s"}}
 
 
 async def metric(dispatcher: Dispatcher, name: str) -> float:
-    """The sum of a metric's series."""
+    """Returns the sum of a metric's series."""
     _, text = await dispatcher.get("/metrics")
     return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.M))
 
 
 async def reached(dispatcher: Dispatcher, name: str, least: float) -> None:
-    """Return when a metric has reached a value."""
+    """Waits until a metric has reached a value."""
 
     async def has() -> bool:
         return await metric(dispatcher, name) >= least

@@ -20,7 +20,7 @@ needs_kafka = pytest.mark.skipif(
 
 @asynccontextmanager
 async def mistreatable_broker() -> AsyncIterator[ApacheKafka]:
-    """One of our own: the session's broker is nobody's to stop."""
+    """Yields a broker of the module's own: no test may stop the session's broker."""
     options = KafkaOptions(
         listeners=frozenset({Listener.SASL_SSL, Listener.SASL_PLAINTEXT, Listener.SSL, Listener.MTLS}),
         users={USER: PASSWORD},

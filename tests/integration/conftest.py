@@ -18,6 +18,6 @@ async def mortal() -> AsyncIterator[ApacheKafka]:
 
 @pytest.fixture
 async def scene(mortal: ApacheKafka, tmp_path: Path) -> AsyncIterator[Stage]:
-    """A stage with topics of four partitions."""
+    """Yields a stage with topics of four partitions."""
     async with stage(mortal.bootstrap_servers, tmp_path) as made:
         yield made

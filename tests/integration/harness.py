@@ -55,17 +55,17 @@ _EVENT_ID = EMAIL_EVENT["body"]["xdmEntity"]["_id"].encode()
 
 
 def tenants(count: int) -> list[TenantKey]:
-    """Some tenants, always the same ones."""
+    """Returns `count` tenants, always the same ones."""
     return [TenantKey(f"org{number:03}", "prod") for number in range(count)]
 
 
 def event(tenant: TenantKey, event_id: str) -> bytes:
-    """An e-mail bounce of the tenant."""
+    """Returns an e-mail bounce of the tenant."""
     return _TEMPLATE.replace(b"myImsOrg", tenant.org.encode()).replace(_EVENT_ID, event_id.encode())
 
 
 def webhook_id_of(tenant: TenantKey, event_id: str) -> str:
-    """What the receiver will see of `event(tenant, event_id)`."""
+    """Returns the webhook-id of `event(tenant, event_id)`."""
     return webhook_id(tenant, event_id, Origin("", 0, 0))
 
 
@@ -103,18 +103,18 @@ class Receiver:
         self.port = 0
 
     def url(self, path: str) -> str:
-        """The URL of a path, which begins with a slash."""
+        """Returns the URL of a path, which begins with a slash."""
         return f"https://localhost:{self.port}{path}"
 
     def behave(self, path: str, behaviour: Behaviour | None) -> None:
-        """From now on the path answers so; None: it accepts."""
+        """Sets how the path answers from now on; None: it accepts."""
         if behaviour is None:
             self._behaviours.pop(path, None)
         else:
             self._behaviours[path] = behaviour
 
     def accept(self, request: web.Request) -> web.Response:
-        """The answer 200, and its line in the ledger."""
+        """Answers 200 and records the event in the ledger."""
         name = request.headers["webhook-id"]
         self.accepted[name] += 1
         self.accepted_at.setdefault(name, time.monotonic())
@@ -125,7 +125,7 @@ class Receiver:
         return sum(self.accepted.values()) - len(self.accepted)
 
     def at(self, path: str) -> list[Arrived]:
-        """What came to a path."""
+        """Returns the requests that came to a path."""
         return [one for one in self.requests if one.path == path]
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
@@ -158,7 +158,7 @@ class Receiver:
 
 
 def at_first(behaviour: Behaviour, times: int = 1) -> Behaviour:
-    """The behaviour for the first requests of each event; the later ones are accepted."""
+    """Returns a behaviour that misbehaves on the first requests of each event and accepts later ones."""
 
     async def answer(request: web.Request, receiver: Receiver) -> web.StreamResponse:
         if receiver.seen[request.headers["webhook-id"]] <= times:
@@ -225,12 +225,12 @@ class Dispatcher:
 
     @property
     def log(self) -> str:
-        """What the present run, or the last one, wrote."""
+        """Log of the present run, or of the last one."""
         return self._log_path.read_text(errors="replace") if self._log_path.exists() else ""
 
     @property
     def all_logs(self) -> str:
-        """What every run wrote."""
+        """Logs of all runs."""
         return "".join(path.read_text(errors="replace") for path in sorted(self._directory.glob(f"{self._name}.*.log")))
 
     @property
@@ -238,7 +238,7 @@ class Dispatcher:
         return self._directory / f"{self._name}.{self._runs:03}.log"
 
     def start(self) -> None:
-        """Start it; returns at once."""
+        """Starts the process; returns at once."""
         assert not self.running
         self._runs += 1
         with self._log_path.open("wb") as output:
@@ -248,13 +248,13 @@ class Dispatcher:
             self._watch = asyncio.get_running_loop().create_task(self._watch_rss())
 
     def kill9(self) -> None:
-        """SIGKILL; gone when this returns."""
+        """Sends SIGKILL and waits until the process is gone."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
 
     def sigterm(self) -> None:
-        """Ask it to drain."""
+        """Sends SIGTERM, which starts the drain."""
         assert self._process is not None
         self._process.terminate()
 
@@ -266,7 +266,7 @@ class Dispatcher:
         return int(process.returncode)
 
     async def get(self, path: str) -> tuple[int, str]:
-        """Status and text of a page of the ops endpoint; status 0 while nobody listens."""
+        """Returns status and text of a page of the ops endpoint; status 0 while nothing listens."""
         try:
             async with (
                 aiohttp.ClientSession() as session,
@@ -277,15 +277,15 @@ class Dispatcher:
             return 0, ""
 
     async def ready(self, timeout_s: float = 40) -> None:
-        """Return when /readyz answers 200."""
+        """Waits until /readyz answers 200."""
         await until(lambda: self.answers("/readyz"), f"{self._name} to be ready", timeout_s, self)
 
     async def answers(self, path: str) -> bool:
-        """Whether a page of the ops endpoint comes with 200."""
+        """Returns True if a page of the ops endpoint answers 200."""
         return (await self.get(path))[0] == 200
 
     async def count_left(self) -> "Left":
-        """What the running process has open and alive once nothing is under way."""
+        """Returns what the running process has open and alive once it is idle."""
         values: dict[str, float] = {}
 
         async def idle() -> bool:
@@ -319,7 +319,7 @@ class Dispatcher:
 
 
 def merged(base: Mapping[str, Any], more: Mapping[str, Any]) -> Json:
-    """`base` with the values of `more`, group by group."""
+    """Returns `base` with the values of `more`, group by group."""
     result: Json = deepcopy(dict(base))
     for key, value in more.items():
         inner = result.get(key)
@@ -333,15 +333,15 @@ async def until(
     timeout_s: float = 30,
     dispatcher: Dispatcher | None = None,
 ) -> None:
-    """Return when the condition, plain or to be awaited, holds; fail with the end of the log if it does not in time."""
+    """Waits until the condition, plain or awaitable, holds; fails with the end of the log if it does not in time."""
     give_up_at = time.monotonic() + timeout_s
     while True:
         holds = condition()
         if await holds if isinstance(holds, Awaitable) else holds:
             return
         if time.monotonic() > give_up_at:
-            told = "" if dispatcher is None else f"\n{dispatcher.log[-6000:]}"
-            raise AssertionError(f"waited {timeout_s} s in vain for {what}{told}")
+            log_end = "" if dispatcher is None else f"\n{dispatcher.log[-6000:]}"
+            raise AssertionError(f"waited {timeout_s} s in vain for {what}{log_end}")
         await asyncio.sleep(0.05)
 
 
@@ -367,11 +367,11 @@ class Stage:
 
     @property
     def prefix(self) -> str:
-        """What the dispatcher's own topics are named after: the group."""
+        """Prefix of the dispatcher's own topics: the group."""
         return group_of(self.topic)
 
     async def create_topics(self, prefix: str) -> None:
-        """The own topics of another group, or of former names."""
+        """Creates the own topics of another group, or of former names."""
         await create_own_topics(self.bootstrap_servers, prefix, 4)
 
     @property
@@ -405,33 +405,33 @@ class Stage:
         }
 
     def dispatcher(self, name: str = "dispatcher", **changes: Any) -> Dispatcher:
-        """A dispatcher of these topics, with changes to the settings by group."""
+        """Returns a dispatcher of these topics, with changes to the settings by group."""
         return Dispatcher(self.directory, merged(self.settings, changes), name=name)
 
     def secret(self, name: str, content: bytes) -> Json:
-        """A secret file, and the reference to it from a webhook."""
+        """Writes a secret file. Returns the reference to it from a webhook."""
         secrets = self.directory / "webhook-secrets"
         secrets.mkdir(exist_ok=True)
         (secrets / name).write_bytes(content)
         return {"file": str(secrets / name)}
 
     def mount(self, webhooks: Iterable[Mapping[str, Any]], **files: str) -> None:
-        """Swap the mounted webhooks, as the kubelet does. `files`: further ones, by name without the ending."""
+        """Swaps the mounted webhooks as the kubelet does. `files`: further ones, by name without the ending."""
         text = yaml.safe_dump({"apiVersion": "dispatcher/v1", "webhooks": list(webhooks)})
         self.volume.update({"webhooks.yaml": text} | {f"{name}.yaml": content for name, content in files.items()})
 
     def webhook(self, tenant: TenantKey, path: str | None = None, **fields: Any) -> Json:
-        """A webhook of the tenant; its path is `/org` where none is given."""
+        """Returns a webhook of the tenant; its path is `/org` if none is given."""
         url = self.receiver.url(path or f"/{tenant.org}")
         return {"name": tenant.org, "org": tenant.org, "sandbox": tenant.sandbox, "url": url} | fields
 
     async def send(self, value: bytes | None, key: bytes | None = None, partition: int | None = None) -> Origin:
-        """Write one record; gives where it stands."""
+        """Writes one record. Returns its metadata: partition and offset."""
         written = await (await self._started()).send_and_wait(self.topic, value, key, partition=partition)
         return Origin(written.topic, written.partition, written.offset)
 
     async def produce(self, of: Sequence[TenantKey], count: int, prefix: str = "e") -> None:
-        """Write events by turns of the tenants, spread over all partitions, and remember them."""
+        """Writes events of the tenants in turn, spread over all partitions, and remembers them."""
         producer = await self._started()
         for number in range(count):
             tenant, event_id = of[number % len(of)], f"{prefix}-{number}"
@@ -457,15 +457,15 @@ class Stage:
         return self.expected.keys() - self.receiver.accepted.keys()
 
     async def all_accepted(self, dispatcher: Dispatcher, timeout_s: float = 60) -> None:
-        """Return when the ledger has every event."""
+        """Waits until the ledger has every event."""
         await until(lambda: not self.missing(), "every event in the ledger", timeout_s, dispatcher)
 
     async def accepted(self, count: int, dispatcher: Dispatcher, timeout_s: float = 60) -> None:
-        """Return when so many events are in the ledger."""
+        """Waits until so many events are in the ledger."""
         await until(lambda: len(self.receiver.accepted) >= count, f"{count} events", timeout_s, dispatcher)
 
     async def dead(self) -> dict[str, str]:
-        """Reason by webhook-id of the good events in the dead-letter topic."""
+        """Returns the reason by webhook-id of the good events in the dead-letter topic."""
         found: dict[str, str] = {}
         for record in await topics.read_all(self.bootstrap_servers, self.dead_topic):
             try:
@@ -477,11 +477,11 @@ class Stage:
         return found
 
     async def lost(self) -> int:
-        """Good events that neither the ledger nor the dead-letter topic has."""
+        """Returns the number of good events that neither the ledger nor the dead-letter topic has."""
         return len(self.missing() - (await self.dead()).keys())
 
     async def committed(self) -> dict[int, int]:
-        """Committed offset by partition of the topic of events."""
+        """Returns the committed offset by partition of the topic of events."""
         found = await topics.committed(self.bootstrap_servers, group_of(self.topic))
         return {tp.partition: state.offset for tp, state in found.items() if tp.topic == self.topic}
 
@@ -501,18 +501,18 @@ async def stage(bootstrap_servers: str, directory: Path, partitions: int = 4) ->
 
 
 def group_of(topic: str) -> str:
-    """The consumer group of a stage with this topic of events."""
+    """Returns the consumer group of a stage with this topic of events."""
     return f"group-{topic}"
 
 
 async def create_topics(bootstrap_servers: str, topic: str, partitions: int) -> None:
-    """The topic of events, and the tiers and dead letters of its group."""
+    """Creates the topic of events, and the tiers and dead letters of its group."""
     await _create(bootstrap_servers, [topic], partitions)
     await create_own_topics(bootstrap_servers, group_of(topic), partitions)
 
 
 async def create_own_topics(bootstrap_servers: str, prefix: str, partitions: int) -> None:
-    """The tiers and the dead letters."""
+    """Creates the tiers and the dead letters."""
     await _create(
         bootstrap_servers, [*retry_topics(prefix, TIERS), held_topic(prefix), dead_letter_topic(prefix)], partitions
     )

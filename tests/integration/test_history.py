@@ -53,7 +53,7 @@ def topic_of(scene: Stage) -> str:
 
 
 async def entries_of(scene: Stage) -> list[HistoryEntry]:
-    """Every entry in the topic."""
+    """Returns every entry in the topic."""
     records = await topics.read_all(scene.bootstrap_servers, topic_of(scene))
     found: list[HistoryEntry] = []
     for record in records:
@@ -110,7 +110,7 @@ class Worker:
 
 
 async def command(*arguments: str | Path) -> str:
-    """What a command prints."""
+    """Returns what a command prints."""
     done = await asyncio.to_thread(
         subprocess.run, [sys.executable, "-m", "dispatcher", *map(str, arguments)], capture_output=True, text=True
     )
@@ -119,7 +119,7 @@ async def command(*arguments: str | Path) -> str:
 
 
 async def stored(scene: Stage) -> Counter[tuple[str, str | None]]:
-    """How many entries the store has, by outcome and webhook-id."""
+    """Returns how many entries the store has, by outcome and webhook-id."""
     if not (scene.directory / "history.db").exists():
         return Counter()
     database = Database(Secret((scene.directory / "history-url").read_bytes()))
@@ -170,9 +170,9 @@ async def test_everything_that_happens_is_written_stored_and_traced(scene: Stage
     recipient = recipient_hash(KEY, "john.doe@luma.com")
     for number in range(5):
         own = sorted(by_event[webhook_id_of(shaky, f"e-{number}")], key=lambda one: one.at)
-        told = [(one.outcome.value, one.reason, one.status, one.attempt) for one in own]
-        assert told[0] == ("attempt", "http_5xx", 503, 1)
-        assert told[-1][:3] == ("delivered", "http_2xx", 200)
+        found = [(one.outcome.value, one.reason, one.status, one.attempt) for one in own]
+        assert found[0] == ("attempt", "http_5xx", 503, 1)
+        assert found[-1][:3] == ("delivered", "http_2xx", 200)
         assert own[0].headers == {"retry-after": "1"}
         assert {one.event_id for one in own} == {f"e-{number}"}
         assert all(one.request_id and one.message_execution_id and one.campaign_id for one in own)
@@ -247,9 +247,9 @@ async def test_what_failed_attempts_were_answered_is_kept_if_wanted_and_masked(s
 
         await until(written, "attempts in the history", 40, dispatcher)
     by_status = {one.status: one for one in await entries_of(scene) if one.status is not None}
-    told = by_status[301].answer
-    assert told.startswith("no such customer: j•••@luma.com, +4•••67, (header), Bearer (token) (token)\ufffd\nxxx")
-    assert 1900 < len(told) <= 2048
+    answer = by_status[301].answer
+    assert answer.startswith("no such customer: j•••@luma.com, +4•••67, (header), Bearer (token) (token)\ufffd\nxxx")
+    assert 1900 < len(answer) <= 2048
     assert by_status[200].answer == ""
     assert {one.recipient for one in await entries_of(scene)} == {None}  # no key
     records = await topics.read_all(scene.bootstrap_servers, topic_of(scene))

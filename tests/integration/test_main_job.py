@@ -82,7 +82,7 @@ async def test_tokens_that_we_sign_are_verified_by_the_receiver(scene: Stage, tm
 
 
 def _malformed() -> dict[bytes, tuple[bytes | None, str]]:
-    """Value and reason of each, by record key."""
+    """Returns value and reason of each malformed record by its key."""
     good = orjson.dumps(email_event())
     nested = b"[" * 100_000 + b"]" * 100_000
     deep = b"[" * 250 + b"]" * 250  # orjson reads it, our limit does not
@@ -194,7 +194,7 @@ async def test_a_webhook_added_and_edited_by_a_swap_takes_effect(scene: Stage) -
         await scene.produce([old], 1)
         await scene.all_accepted(dispatcher)
         assert scene.receiver.at("/before")
-        await scene.send(event(new, "nobody's yet"))  # and its absence is cached
+        await scene.send(event(new, "no webhook yet"))  # and its absence is cached
         scene.mount([scene.webhook(old, "/after", headers={"X-Edited": "yes"}), scene.webhook(new)])
         for number in range(60):
             await scene.send(event(old, f"o{number}"))
@@ -217,7 +217,7 @@ async def test_a_drain_under_load_repeats_nothing(scene: Stage) -> None:
         await scene.accepted(1_000, dispatcher)
         dispatcher.sigterm()
         assert await dispatcher.wait() == 0
-        assert scene.missing(), "drained too late to tell"
+        assert scene.missing(), "all were delivered before the drain"
         dispatcher.start()
         await scene.all_accepted(dispatcher)
         dispatcher.sigterm()

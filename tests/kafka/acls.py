@@ -1,4 +1,4 @@
-"""Access rights on topics. aiokafka knows the requests but has no method for them, so a broker is asked directly."""
+"""Access rights on topics. aiokafka knows the requests but has no method for them, so they are sent to a broker directly."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -53,12 +53,12 @@ class Acl:
 
 
 def rule(permission: Permission, user: str, operation: Operation, name: str, resource: str = Resource.TOPIC) -> Acl:
-    """For `user` (`*` is everybody), from every host, on exactly that topic or group."""
+    """Returns a rule for `user` (`*` is every user), from every host, on exactly that topic or group."""
     return Acl(_RESOURCES[Resource(resource)], name, _LITERAL, f"User:{user}", "*", operation, permission)
 
 
 async def add(bootstrap_servers: str, *rules: Acl) -> None:
-    """Return when the rules are in force. A rule that exists is left as it is."""
+    """Adds the rules and waits until they are in force. A rule that exists stays."""
     async with _asking(bootstrap_servers) as broker:
         for acl in rules:
             _check((await broker.ask(CreateAclsRequest(*astuple(acl))))["creation_responses"])
@@ -66,7 +66,7 @@ async def add(bootstrap_servers: str, *rules: Acl) -> None:
 
 
 async def remove(bootstrap_servers: str, acl: Acl) -> None:
-    """Return when the rule is no longer in force."""
+    """Removes the rule and waits until it is no longer in force."""
     async with _asking(bootstrap_servers) as broker:
         _check((await broker.ask(DeleteAclsRequest(*astuple(acl))))["filter_responses"])
         await broker.wait(acl, until_there=False)
@@ -81,9 +81,9 @@ class _Broker:
         return answer
 
     async def wait(self, acl: Acl, *, until_there: bool) -> None:
-        """The controller has answered; the broker beside it learns of it some milliseconds later."""
+        """Waits until the broker has learnt what the controller answered, some milliseconds later."""
         async with asyncio.timeout(20):
-            while await self._knows(acl) is not until_there:  # the broker tells nobody when it has learned
+            while await self._knows(acl) is not until_there:  # the broker sends no notification
                 await asyncio.sleep(0.005)
 
     async def _knows(self, acl: Acl) -> bool:

@@ -1,7 +1,7 @@
 """Apache Kafka 4, one node in KRaft mode, without Docker: Java runs the jars that Maven has fetched.
 
-For tests, benchmarks and CI. Knows how to start, hang, kill and revive a real broker; what it is set up with stands in
-`server_properties`, and what is asked of it in `topics`.
+For tests, benchmarks and CI. It starts, hangs, kills and revives a real broker. `server_properties` holds its settings, `topics` the
+administration.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ logger.authorizer.level=info
 
 
 class ApacheKafka:
-    """One broker and its data: `async with ApacheKafka() as broker`, or plain `with` where no event loop runs.
+    """One broker and its data: `async with ApacheKafka() as broker`, or plain `with` if no event loop runs.
 
     Its ports and its data stay the same until `close`, over any number of `stop`, `kill` and `start`. It dies with the
     thread that called `start`, see `ChildProcess`.
@@ -61,23 +61,23 @@ class ApacheKafka:
 
     @property
     def bootstrap_servers(self) -> str:
-        """Where PLAINTEXT clients begin."""
+        """Address that PLAINTEXT clients bootstrap from."""
         return self.address(Listener.PLAINTEXT)
 
     @property
     def certificates(self) -> Certificates:
-        """The files for clients of the SSL, MTLS and SASL_SSL listeners."""
+        """Files for clients of the SSL, MTLS and SASL_SSL listeners."""
         return Certificates(self.directory)
 
     @property
     def directory(self) -> Path:
-        """Where settings, logs and data are; removed by `close`."""
+        """Directory of settings, logs and data; removed by `close`."""
         if self._directory is None:
             raise RuntimeError("the broker has not been started yet")
         return self._directory
 
     def address(self, listener: Listener) -> str:
-        """`127.0.0.1:port` of one of the ways in."""
+        """Returns `127.0.0.1:port` of a listener."""
         return f"127.0.0.1:{self._ports[listener]}"
 
     def client_options(
@@ -87,7 +87,7 @@ class ApacheKafka:
         user: str | None = None,
         mechanism: Mechanism = Mechanism.SCRAM_SHA_512,
     ) -> dict[str, Any]:
-        """What an aiokafka client needs to come in through `listener`, as keyword arguments."""
+        """Returns the keyword arguments that an aiokafka client needs for `listener`."""
         found: dict[str, Any] = {"bootstrap_servers": self.address(listener), "security_protocol": listener.protocol}
         if listener.tls:
             found["ssl_context"] = self.certificates.client_context(with_certificate=listener is Listener.MTLS)
@@ -98,39 +98,39 @@ class ApacheKafka:
         return found
 
     async def start(self) -> None:
-        """Start and wait until clients are served: 2 to 4 s, at first 1 s more (minutes if jars must be fetched)."""
+        """Starts and waits until clients are served: 2 to 4 s, at first 1 s more (minutes if jars must be fetched)."""
         if self._process is None:
             self._process = await asyncio.to_thread(self._prepare)
         self._process.start()
         await self.wait_ready()
 
     async def wait_ready(self, *, timeout_s: float = _READY_WITHIN_S) -> None:
-        """Return when the present run serves clients; raise `ChildFailedError` when it ends or takes longer."""
+        """Waits until the present run serves clients; raises `ChildFailedError` if it ends or takes longer."""
         await self._child.wait_for(_READY, timeout_s=timeout_s)
 
     async def stop(self) -> None:
-        """An orderly end (SIGTERM): under 1 s, and by force after 20. Data and ports are kept for the next `start`."""
+        """Stops in order (SIGTERM), under 1 s, and by force after 20 s. Keeps data and ports for the next `start`."""
         await self._child.stop(timeout_s=_STOP_WITHIN_S)
 
     async def restart(self) -> None:
-        """Orderly stop, then start with the same data on the same ports."""
+        """Stops in order, then starts with the same data on the same ports."""
         await self.stop()
         await self.start()
 
     def kill(self) -> None:
-        """SIGKILL. What was acknowledged is still there after `start`: the kernel has it, flushed or not."""
+        """Sends SIGKILL. What was acknowledged is still there after `start`: the kernel has it, flushed or not."""
         self._child.kill()
 
     def pause(self) -> None:
-        """The broker hangs: connections stand, the kernel still accepts new ones, nothing is answered."""
+        """Makes the broker hang: connections stay, the kernel accepts new ones, nothing is answered."""
         self._child.pause()
 
     def resume(self) -> None:
-        """The end of `pause`."""
+        """Ends `pause`."""
         self._child.resume()
 
     async def close(self) -> None:
-        """Stop, and remove all data."""
+        """Stops the broker and removes all data."""
         if self._process is not None:
             await self._process.stop(timeout_s=_STOP_WITHIN_S)
         if self._directory is not None:
@@ -138,7 +138,7 @@ class ApacheKafka:
         self._directory = self._process = None
 
     async def deny(self, user: str, operation: Operation, name: str, resource: str = Resource.TOPIC) -> None:
-        """Refuse `operation` on a topic or group to a SASL user, and nothing else to anybody. Needs `authorizer`.
+        """Refuses `operation` on a topic or group to a SASL user, and nothing else to any user. Needs `authorizer`.
 
         In force when this returns. The broker says "not authorised", whatever the operation.
         """
@@ -147,11 +147,11 @@ class ApacheKafka:
         await acls.add(self.bootstrap_servers, everybody, acls.rule(Permission.DENY, user, operation, name, resource))
 
     async def permit(self, user: str, operation: Operation, name: str, resource: str = Resource.TOPIC) -> None:
-        """Take back what `deny` did; in force when this returns."""
+        """Reverts `deny`; in force when this returns."""
         await acls.remove(self.bootstrap_servers, acls.rule(Permission.DENY, user, operation, name, resource))
 
     async def move(self) -> None:
-        """Stop, and start with the same data on other ports: what a rescheduled broker does."""
+        """Stops, and starts with the same data on other ports, as a rescheduled broker does."""
         await self.stop()
         ports = free_ports(len(self._ports))
         self._ports = dict(zip(self._ports, ports, strict=True))
@@ -186,7 +186,7 @@ class ApacheKafka:
         return self._process
 
     def _prepare(self) -> ChildProcess:
-        """Everything that is done once: directory, ports, certificates, settings, an empty storage with its users."""
+        """Creates everything that is created once: directory, ports, certificates, settings, a storage with its users."""
         jars = maven.class_path()
         self._directory = directory = Path(tempfile.mkdtemp(prefix="apache-kafka-"))
         listeners = [Listener.PLAINTEXT, *sorted(self.options.listeners - {Listener.PLAINTEXT})]
@@ -237,7 +237,7 @@ class ApacheKafka:
 
 
 def _java() -> str:
-    """The absolute path of `java`: the child is started without a search path."""
+    """Returns the absolute path of `java`: the child is started without a search path."""
     home = os.environ.get("JAVA_HOME")
     found = shutil.which("java") or (home and shutil.which("java", path=f"{home}/bin"))
     if not found:

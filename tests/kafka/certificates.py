@@ -12,32 +12,32 @@ from tests.kafka.server_properties import PemFiles
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """Where the files are. Nothing is written before `write`."""
+    """Paths of the files. Nothing is written before `write`."""
 
     directory: Path
 
     @property
     def ca(self) -> Path:
-        """What a client has to trust."""
+        """CA that a client has to trust."""
         return self.directory / "ca.pem"
 
     @property
     def client_cert(self) -> Path:
-        """A client certificate, with its chain, that the broker accepts."""
+        """Client certificate, with its chain, that the broker accepts."""
         return self.directory / "client.pem"
 
     @property
     def client_key(self) -> Path:
-        """The key of `client_cert`, unencrypted PKCS#8."""
+        """Key of `client_cert`, unencrypted PKCS#8."""
         return self.directory / "client.key"
 
     @property
     def broker(self) -> PemFiles:
-        """What the broker reads: key and chain in one file, as Kafka's PEM keystores want it."""
+        """Key and chain of the broker in one file, as Kafka's PEM keystores require."""
         return PemFiles(keystore=self.directory / "broker.pem", truststore=self.ca)
 
     def write(self) -> None:
-        """Make a new authority and all files. The broker's certificate is for 127.0.0.1 and localhost."""
+        """Writes a new authority and all files. The broker's certificate is for 127.0.0.1 and localhost."""
         authority = trustme.CA()
         authority.cert_pem.write_to_path(self.ca)
         broker = authority.issue_cert("127.0.0.1", "localhost")
@@ -47,7 +47,7 @@ class Certificates:
         self.client_key.write_bytes(_pkcs8(client))
 
     def client_context(self, *, with_certificate: bool) -> ssl.SSLContext:
-        """A context that trusts the broker, and shows `client_cert` on demand."""
+        """Returns a context that trusts the broker, and presents `client_cert` on demand."""
         context = ssl.create_default_context(cafile=self.ca)
         if with_certificate:
             context.load_cert_chain(self.client_cert, self.client_key)
@@ -59,6 +59,6 @@ def _chain(leaf: trustme.LeafCert) -> bytes:
 
 
 def _pkcs8(leaf: trustme.LeafCert) -> bytes:
-    """Kafka reads "BEGIN PRIVATE KEY" only; trustme writes "BEGIN EC PRIVATE KEY"."""
+    """Converts a key to PKCS#8: Kafka reads "BEGIN PRIVATE KEY" only; trustme writes "BEGIN EC PRIVATE KEY"."""
     key = load_pem_private_key(leaf.private_key_pem.bytes(), password=None)
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

@@ -1,6 +1,6 @@
 """The class path of Apache Kafka: asks Maven for what pom.xml names, once, and keeps the answer in target/.
 
-It is asked again when the pom changes or a jar has gone. Called by `apache_kafka`, and by conftest for the version.
+It runs again when the pom changes or a jar has gone. Called by `apache_kafka`, and by conftest for the version.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ class KafkaUnavailableError(RuntimeError):
 
 
 def kafka_version() -> str:
-    """The version of the broker that pom.xml names, such as `4.4.0`."""
+    """Returns the version of the broker that pom.xml names, such as `4.4.0`."""
     found = re.search(r"<artifactId>kafka_2\.13</artifactId>\s*<version>(.+?)</version>", _POM.read_text())
     if found is None:
         raise KafkaUnavailableError(f"{_POM.name} names no kafka_2.13")
@@ -28,12 +28,12 @@ def kafka_version() -> str:
 
 
 def missing_tools() -> list[str]:
-    """Which of the programs that the broker needs are not on the PATH; empty when all are."""
+    """Returns the programs that the broker needs and that are not on the PATH."""
     return [name for name in ("java", "mvn") if shutil.which(name) is None]
 
 
 def class_path() -> str:
-    """Every jar of the broker, as Java's `-cp` takes them. May run Maven: 10 s, or minutes on a new machine."""
+    """Returns every jar of the broker, as Java's `-cp` takes them. May run Maven: 10 s, minutes on a new machine."""
     if missing := missing_tools():
         raise KafkaUnavailableError(f"not installed: {', '.join(missing)}")
     answer = _HERE / "target" / f"classpath-{hashlib.sha256(_POM.read_bytes()).hexdigest()[:16]}.txt"

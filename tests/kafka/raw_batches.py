@@ -25,12 +25,12 @@ class AnyBytes(str):
 
 
 def builder(codec: int = 0) -> Any:
-    """A builder of batches, uncompressed or with the codec of this number."""
+    """Returns a builder of batches, uncompressed or with the codec of this number."""
     return _DefaultRecordBatchBuilderPy(2, codec, 0, -1, -1, 0, 1 << 20)
 
 
 def batch(values: list[bytes], base_offset: int = 0, codec: int = 0, name: bytes = NOT_UTF8) -> bytes:
-    """A batch as in the broker's log. Each record has one header."""
+    """Returns a batch as in the broker's log. Each record has one header."""
     building = builder(codec)
     for number, value in enumerate(values):
         building.append(number, 1_700_000_000_000, b"key", value, [(AnyBytes(name), b"1")])

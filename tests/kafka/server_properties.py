@@ -1,4 +1,4 @@
-"""What `ApacheKafka` can be asked for, and the `server.properties` that says so. Pure: no I/O."""
+"""Builds the `server.properties` of `ApacheKafka` from its options. Pure: no I/O."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,17 +18,17 @@ class Listener(StrEnum):
 
     @property
     def protocol(self) -> str:
-        """What a client writes as its `security_protocol`."""
+        """Value of a client's `security_protocol`."""
         return "SSL" if self is Listener.MTLS else str(self)
 
     @property
     def tls(self) -> bool:
-        """Whether the connection is encrypted."""
+        """True if the connection is encrypted."""
         return self.protocol.endswith("SSL")
 
     @property
     def sasl(self) -> bool:
-        """Whether the client logs in with a name and a password."""
+        """True if the client authenticates with a name and a password."""
         return self.protocol.startswith("SASL")
 
 
@@ -83,7 +83,7 @@ def server_properties(
     data: Path,
     pem: PemFiles,
 ) -> str:
-    """The text of server.properties. Files in `pem` are named only if a listener needs them."""
+    """Returns the text of server.properties. Files in `pem` are named only if a listener needs them."""
     lines = _node(ports, controller_port, data) | _small() | _policy(options)
     if any(listener.tls for listener in ports):
         lines |= _tls(pem)
@@ -111,7 +111,7 @@ def _node(ports: Mapping[Listener, int], controller_port: int, data: Path) -> di
 
 
 def _small() -> dict[str, str]:
-    """One replica, for one node; few internal partitions, to start fast; no waiting for a group's second member."""
+    """Returns settings for one node: one replica, few internal partitions, no wait for a group's second member."""
     return {
         "default.replication.factor": "1",
         "offsets.topic.replication.factor": "1",

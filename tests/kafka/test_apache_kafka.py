@@ -38,7 +38,7 @@ EVERY_WAY_IN = [
 
 @pytest.fixture(scope="module")
 async def broker() -> AsyncIterator[ApacheKafka]:
-    """A broker with every listener, obeying ACLs, that creates no topic by itself; killed by no test."""
+    """Yields a broker with every listener and ACLs that creates no topic by itself. No test kills it."""
     options = KafkaOptions(
         listeners=frozenset(Listener),
         users=PASSWORDS,
@@ -52,14 +52,14 @@ async def broker() -> AsyncIterator[ApacheKafka]:
 
 @pytest.fixture(scope="module")
 async def mortal() -> AsyncIterator[ApacheKafka]:
-    """A broker with the default options, for the tests that mistreat it. Each leaves it running."""
+    """Yields a broker with the default options, for the tests that mistreat it. Each leaves it running."""
     async with ApacheKafka() as running:
         yield running
 
 
 @pytest.fixture
 async def topic(broker: ApacheKafka) -> str:
-    """A new topic of two partitions on `broker`."""
+    """Returns a new topic of two partitions on `broker`."""
     name = f"topic-{uuid4().hex[:8]}"
     await topics.create_topic(broker.bootstrap_servers, name, partitions=2)
     return name
@@ -187,7 +187,7 @@ async def test_an_orderly_restart_keeps_the_data(mortal: ApacheKafka) -> None:
 
 
 async def test_a_paused_broker_is_silent_until_it_is_resumed(mortal: ApacheKafka) -> None:
-    """The connection stands and the answer is late: what a network that swallows packets looks like."""
+    """The connection stays and the answer is late, as in a network that drops packets."""
     async with AIOKafkaProducer(bootstrap_servers=mortal.bootstrap_servers) as producer:
         await producer.send_and_wait("hanging", b"before")
         mortal.pause()

@@ -16,7 +16,7 @@ from tests.kafka.apache_kafka import ApacheKafka
 
 @pytest.fixture(scope="module")
 async def broker() -> AsyncIterator[ApacheKafka]:
-    """A broker that creates each topic that it is asked about, as many do."""
+    """Yields a broker that creates each topic that a request names, as many do."""
     async with ApacheKafka() as running:
         yield running
 
@@ -82,8 +82,8 @@ async def test_what_existing_topics_lack_is_said_and_set_and_the_rest_is_left(br
         servers, "g-short.dead", partitions=2, config={"max.message.bytes": "20000", "retention.bytes": "1000000"}
     )
     settings = _settings(broker, "short")
-    told = [str(warning) for warning in (await known_topics(settings)).warnings]
-    assert [line[:60] for line in told] == [
+    warnings = [str(warning) for warning in (await known_topics(settings)).warnings]
+    assert [line[:60] for line in warnings] == [
         "topic g-short.retry.30s: has 1 partitions, fewer than the 2 ",
         "topic g-short.retry.30s: cleanup.policy is compact: of event",
         "topic g-short.retry.30s: keeps records for 1s, and the setti",

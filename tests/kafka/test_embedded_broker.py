@@ -1,4 +1,4 @@
-"""The broker of the demo does what the demo needs, and fails where its module says that it fails."""
+"""Tests that the demo's broker does what the demo needs, and has the faults that its module lists."""
 
 from collections.abc import AsyncIterator
 
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
 
 @pytest.fixture(scope="module")
 async def broker() -> AsyncIterator[EmbeddedBroker]:
-    """One broker for the module."""
+    """Yields one broker for the module."""
     async with EmbeddedBroker() as running:
         yield running
 
@@ -38,15 +38,15 @@ async def test_a_group_goes_on_where_it_left_off(broker: EmbeddedBroker) -> None
     assert found[partition].metadata == ""
 
 
-async def test_topics_are_created_as_asked(broker: EmbeddedBroker) -> None:
-    """With the partitions that were asked for; by itself the broker makes four."""
+async def test_topics_are_created_as_requested(broker: EmbeddedBroker) -> None:
+    """With the partitions that the request names; by itself the broker makes four."""
     await topics.create_topic(broker.bootstrap_servers, "three", partitions=3)
 
     assert await topics.end_offsets(broker.bootstrap_servers, "three") == {0: 0, 1: 0, 2: 0}
 
 
 async def test_an_idempotent_producer_is_refused_at_its_start(broker: EmbeddedBroker) -> None:
-    """If this fails, tansu has learned it: tell the module's docstring, and the dispatcher that works around it."""
+    """If this fails, tansu can do it now: correct the module's docstring and the dispatcher that works around it."""
     producer = AIOKafkaProducer(bootstrap_servers=broker.bootstrap_servers, enable_idempotence=True)
     try:
         with pytest.raises(UnknownError):
@@ -55,8 +55,8 @@ async def test_an_idempotent_producer_is_refused_at_its_start(broker: EmbeddedBr
         await producer.stop()
 
 
-async def test_an_end_is_told_too_low_after_a_batch_of_several(broker: EmbeddedBroker) -> None:
-    """If this fails, tansu has learned it: tell the module's docstring, and what reads on past the end."""
+async def test_an_end_is_reported_too_low_after_a_batch_of_several(broker: EmbeddedBroker) -> None:
+    """If this fails, tansu can do it now: correct the module's docstring and what reads on past the end."""
     async with AIOKafkaProducer(bootstrap_servers=broker.bootstrap_servers) as producer:
         batch = producer.create_batch()
         for _ in range(3):
@@ -90,7 +90,7 @@ def _member(broker: EmbeddedBroker) -> AIOKafkaConsumer:
 
 
 async def _values(consumer: AIOKafkaConsumer) -> list[bytes]:
-    """What one poll gives, at most 10 s from now."""
+    """Returns the values of one poll, at most 10 s from now."""
     found = await consumer.getmany(timeout_ms=10_000)
     return [record.value for records in found.values() for record in records]
 

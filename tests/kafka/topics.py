@@ -13,7 +13,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 @asynccontextmanager
 async def admin_client(bootstrap_servers: str) -> AsyncIterator[AIOKafkaAdminClient]:
-    """A started administrator, over PLAINTEXT."""
+    """Yields a started admin client, over PLAINTEXT."""
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
     try:
         await admin.start()
@@ -25,7 +25,7 @@ async def admin_client(bootstrap_servers: str) -> AsyncIterator[AIOKafkaAdminCli
 async def create_topic(
     bootstrap_servers: str, name: str, *, partitions: int = 1, config: Mapping[str, str] | None = None
 ) -> None:
-    """Create a topic with one replica; raises aiokafka's error if the broker refuses, such as when it exists."""
+    """Creates a topic with one replica; raises aiokafka's error if the broker refuses, such as when it exists."""
     async with admin_client(bootstrap_servers) as admin:
         topic = NewTopic(name, num_partitions=partitions, replication_factor=1, topic_configs=dict(config or {}))
         response = await admin.create_topics([topic])  # refusals are in the answer, not raised
@@ -35,7 +35,7 @@ async def create_topic(
 
 
 async def delete_topic(bootstrap_servers: str, name: str) -> None:
-    """Delete a topic; gone for all who ask when this returns."""
+    """Deletes a topic; no request finds it any more when this returns."""
     async with admin_client(bootstrap_servers) as admin:
         await admin.delete_topics([name])
     async with asyncio.timeout(20):
@@ -45,7 +45,7 @@ async def delete_topic(bootstrap_servers: str, name: str) -> None:
 
 @asynccontextmanager
 async def member_with_another_protocol(bootstrap_servers: str, topic: str, group: str) -> AsyncIterator[None]:
-    """Another program's member of a group, whose assignor no dispatcher has."""
+    """Runs another program's member of a group, whose assignor no dispatcher has."""
     consumer = AIOKafkaConsumer(
         topic,
         bootstrap_servers=bootstrap_servers,
@@ -60,7 +60,7 @@ async def member_with_another_protocol(bootstrap_servers: str, topic: str, group
 
 
 async def end_offsets(bootstrap_servers: str, topic: str) -> dict[int, int]:
-    """The offset that the next record gets, by partition; empty if there is no such topic. Never creates it."""
+    """Returns the offset that the next record gets by partition; empty if there is no such topic. Never creates it."""
     partitions = await partitions_of(bootstrap_servers, topic)
     if not partitions:
         return {}
@@ -70,7 +70,7 @@ async def end_offsets(bootstrap_servers: str, topic: str) -> dict[int, int]:
 
 
 async def read_all(bootstrap_servers: str, topic: str) -> list[ConsumerRecord[bytes, bytes]]:
-    """Every record that was in the topic when asked, in order within a partition; committed transactions only."""
+    """Returns every record in the topic, in order within a partition; committed transactions only."""
     found: list[ConsumerRecord[bytes, bytes]] = []
     partitions = await partitions_of(bootstrap_servers, topic)
     if not partitions:
@@ -86,9 +86,9 @@ async def read_all(bootstrap_servers: str, topic: str) -> list[ConsumerRecord[by
 
 
 async def partitions_of(bootstrap_servers: str, topic: str) -> list[TopicPartition]:
-    """The topic's partitions in order; empty if there is no such topic.
+    """Returns the topic's partitions in order; empty if there is no such topic.
 
-    All topics are asked for: asking for this one would create it.
+    The request lists all topics: one that named this topic would create it.
     """
     async with admin_client(bootstrap_servers) as admin:
         known = {found["topic"]: found["partitions"] for found in await admin.describe_topics()}
@@ -96,7 +96,7 @@ async def partitions_of(bootstrap_servers: str, topic: str) -> list[TopicPartiti
 
 
 async def committed(bootstrap_servers: str, group: str) -> dict[TopicPartition, OffsetAndMetadata]:
-    """What `group` has committed, metadata included. Apache Kafka only: the embedded broker does not answer."""
+    """Returns what `group` has committed, metadata included. The embedded broker does not answer this."""
     async with admin_client(bootstrap_servers) as admin:
         found: dict[TopicPartition, OffsetAndMetadata] = await admin.list_consumer_group_offsets(group)
     return found

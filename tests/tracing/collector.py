@@ -14,7 +14,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
 def attributes(span: Span) -> dict[str, Any]:
-    """A span's attributes as plain values."""
+    """Returns a span's attributes as plain values."""
     return {pair.key: getattr(pair.value, pair.value.WhichOneof("value")) for pair in span.attributes}
 
 
@@ -48,8 +48,8 @@ class Collector:
         if self.hangs:
             await asyncio.sleep(3600)
         if self.status == 200:
-            told = ExportTraceServiceRequest.FromString(body)
-            for of_resource in told.resource_spans:
+            export = ExportTraceServiceRequest.FromString(body)
+            for of_resource in export.resource_spans:
                 self.resources.append(attributes(of_resource.resource))
                 for of_scope in of_resource.scope_spans:
                     self.spans += of_scope.spans

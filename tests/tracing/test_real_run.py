@@ -58,10 +58,10 @@ async def test_one_trace_from_the_producer_to_the_endpoint_through_a_retry_topic
     assert {span.trace_id.hex() for span in collector.spans} == {PRODUCERS.split("-")[1]}
     assert {span.parent_span_id.hex() for span in events} == {PRODUCERS.split("-")[2]}
     assert [post.parent_span_id for post in posts] == [first.span_id, second.span_id]
-    told = attributes(first)
-    assert told["messaging.destination.name"] == scene.topic
-    assert told["messaging.kafka.offset"] == written.offset
-    assert (told["dispatcher.org"], told["dispatcher.outcome"]) == (tenant.org, "parked")
+    values = attributes(first)
+    assert values["messaging.destination.name"] == scene.topic
+    assert values["messaging.kafka.offset"] == written.offset
+    assert (values["dispatcher.org"], values["dispatcher.outcome"]) == (tenant.org, "parked")
     assert attributes(second)["dispatcher.outcome"] == "delivered"
     assert [attributes(post)["dispatcher.attempt"] for post in posts] == [1, 2]
     assert [attributes(post)["http.response.status_code"] for post in posts] == [503, 200]
@@ -97,7 +97,7 @@ def _scraping(target: str, directory: Path) -> Path:
 
 @asynccontextmanager
 async def prometheus(target: str, directory: Path) -> AsyncIterator[str]:
-    """A real one that keeps exemplars."""
+    """Yields a real Prometheus that keeps exemplars."""
     (port,) = free_ports(1)
     process = subprocess.Popen(  # noqa: ASYNC220
         [
@@ -119,7 +119,7 @@ async def prometheus(target: str, directory: Path) -> AsyncIterator[str]:
 
 
 async def fetched(url: str, **headers: str) -> tuple[str, str]:
-    """Content type and text, both empty while nobody answers."""
+    """Returns content type and text, both empty while nothing answers."""
     try:
         async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as answer:
             return answer.headers["Content-Type"], await answer.text()
@@ -142,10 +142,10 @@ async def test_a_latency_leads_to_the_trace_behind_it(scene: Stage, tmp_path: Pa
         kind, text = await fetched(ops, Accept="application/openmetrics-text;version=1.0.0,text/plain;q=0.5")
         assert kind.startswith("application/openmetrics-text")
         (family,) = [one for one in text_string_to_metric_families(text) if one.name == HISTOGRAM]
-        told = {sample.exemplar.labels["trace_id"] for sample in family.samples if sample.exemplar}
+        traces = {sample.exemplar.labels["trace_id"] for sample in family.samples if sample.exemplar}
         await until(lambda: len(collector.named("POST")) == 5, "the spans", 20, dispatcher)
-        assert told
-        assert told <= {span.trace_id.hex() for span in collector.spans}
+        assert traces
+        assert traces <= {span.trace_id.hex() for span in collector.spans}
 
         async with prometheus(f"127.0.0.1:{dispatcher.ops_port}", tmp_path / "prometheus") as url:
             query = {"query": f"{HISTOGRAM}_bucket", "start": time.time() - 300, "end": time.time() + 60}
@@ -156,7 +156,7 @@ async def test_a_latency_leads_to_the_trace_behind_it(scene: Stage, tmp_path: Pa
                 return {one["labels"]["trace_id"] for of_one in series for one in of_one["exemplars"]}
 
             await until(kept, "exemplars in Prometheus", 30)
-            assert await kept() == told
+            assert await kept() == traces
 
 
 async def test_a_collector_that_hangs_neither_slows_a_delivery_nor_holds_up_the_end(scene: Stage) -> None:
@@ -187,5 +187,5 @@ async def test_a_collector_that_is_not_there_changes_nothing(scene: Stage) -> No
         await until(lambda: "the collector takes no spans" in dispatcher.log, "a word about it", 20, dispatcher)
         dispatcher.sigterm()
         assert await dispatcher.wait() == 0
-    told = [orjson.loads(line) for line in dispatcher.log.splitlines() if "collector" in line]
-    assert len(told) == 1, "said once, not at every try"
+    lines = [orjson.loads(line) for line in dispatcher.log.splitlines() if "collector" in line]
+    assert len(lines) == 1, "said once, not at every try"

@@ -60,7 +60,7 @@ def record(*headers: tuple[str, bytes], offset: int = 7) -> ARecord:
 
 
 class Scripted:
-    """A transport that answers as told and keeps the requests."""
+    """A transport that returns scripted answers and keeps the requests."""
 
     def __init__(self, *answers: Attempt) -> None:
         self.answers = list(answers)
@@ -70,7 +70,7 @@ class Scripted:
         self.requests.append(request)
         return self.answers.pop(0)
 
-    def told(self, name: str) -> list[str]:
+    def header(self, name: str) -> list[str]:
         return [value for request in self.requests for key, value in request.headers if key == name]
 
 
@@ -88,7 +88,7 @@ def request(number: int = 1, *headers: tuple[str, str]) -> Request:
 async def through(
     tracing: Tracing, one: Record, process: Callable[[Record, ProcessingAttempt], Awaitable[Outcome]]
 ) -> Outcome | BaseException:
-    """One record in a task of its own, as the consumer has it."""
+    """Processes one record in a task of its own, as the consumer does."""
     task = asyncio.create_task(tracing.around(process)(one, ProcessingAttempt(AssignmentEpoch())))  # type: ignore[arg-type]
     (result,) = await asyncio.gather(task, return_exceptions=True)
     return result
@@ -152,7 +152,7 @@ async def test_an_event_and_its_attempts_stand_below_the_producers_span(collecto
     assert attributes(second) == of_attempt | succeeded
     assert first.status.code == first.status.STATUS_CODE_ERROR
     assert second.status.code == second.status.STATUS_CODE_UNSET
-    assert transport.told("traceparent") == [f"00-{TRACE.hex()}-{span.span_id.hex()}-01" for span in (first, second)]
+    assert transport.header("traceparent") == [f"00-{TRACE.hex()}-{span.span_id.hex()}-01" for span in (first, second)]
 
 
 async def test_the_records_own_traceparent_is_not_sent_twice(collector: Collector) -> None:
@@ -160,9 +160,9 @@ async def test_the_records_own_traceparent_is_not_sent_twice(collector: Collecto
     async with Tracing(settings_for(collector)) as tracing:
         one = record(("traceparent", PRODUCERS.encode()))
         await deliver(tracing, one, transport, 1, ("traceparent", PRODUCERS), ("authorization", "Bearer x"))
-    assert len(transport.told("traceparent")) == 1
-    assert transport.told("traceparent") != [PRODUCERS]
-    assert transport.told("authorization") == ["Bearer x"]
+    assert len(transport.header("traceparent")) == 1
+    assert transport.header("traceparent") != [PRODUCERS]
+    assert transport.header("authorization") == ["Bearer x"]
 
 
 async def test_an_event_that_its_producer_does_not_sample_has_no_span_and_keeps_its_traceparent(
@@ -173,7 +173,7 @@ async def test_an_event_that_its_producer_does_not_sample_has_no_span_and_keeps_
         one = record(("traceparent", UNSAMPLED.encode()))
         await deliver(tracing, one, transport, 1, ("traceparent", UNSAMPLED))
     assert collector.spans == []
-    assert transport.told("traceparent") == [UNSAMPLED]
+    assert transport.header("traceparent") == [UNSAMPLED]
 
 
 async def test_a_request_outside_of_any_event_has_no_span(collector: Collector) -> None:
@@ -181,15 +181,15 @@ async def test_a_request_outside_of_any_event_has_no_span(collector: Collector) 
     async with Tracing(settings_for(collector)) as tracing:
         await TracedTransport(transport, tracing).post(request())
     assert collector.spans == []
-    assert transport.told("traceparent") == []
+    assert transport.header("traceparent") == []
 
 
 @pytest.mark.parametrize(
-    "told", [b"", b"00-1", b"\xff" * 55, b"00-" + b"0" * 32 + b"-b7ad6b7169203331-01", PRODUCERS.encode() * 20]
+    "expected", [b"", b"00-1", b"\xff" * 55, b"00-" + b"0" * 32 + b"-b7ad6b7169203331-01", PRODUCERS.encode() * 20]
 )
-async def test_a_traceparent_that_cannot_be_read_counts_as_absent(collector: Collector, told: bytes) -> None:
+async def test_a_traceparent_that_cannot_be_read_counts_as_absent(collector: Collector, expected: bytes) -> None:
     async with Tracing(settings_for(collector)) as tracing:
-        await deliver(tracing, record(("traceparent", told)), Scripted(Attempt(0.1, status=200)))
+        await deliver(tracing, record(("traceparent", expected)), Scripted(Attempt(0.1, status=200)))
     (event,) = collector.named("process events")
     assert event.parent_span_id == b""
 
@@ -202,9 +202,9 @@ async def test_every_hop_of_an_event_stands_in_one_trace(collector: Collector) -
         await through(tracing, record(), outcome(Parked(0, ParkReason.BREAKER_OPEN)))
         await through(tracing, parked, outcome(Delivered(2)))
         await through(tracing, record(offset=8), outcome(Delivered(1)))
-    (first,) = collector.of(lambda told: told["dispatcher.outcome"] == "parked")
+    (first,) = collector.of(lambda expected: expected["dispatcher.outcome"] == "parked")
     (second,) = collector.named("process events.retry.30s")
-    (other,) = collector.of(lambda told: told["messaging.kafka.offset"] == 8)
+    (other,) = collector.of(lambda expected: expected["messaging.kafka.offset"] == 8)
     assert first.trace_id == second.trace_id != other.trace_id
     assert attributes(second)["dispatcher.origin"] == "events/3/7"
     assert attributes(second)["dispatcher.parks"] == 1
@@ -264,7 +264,7 @@ async def test_the_share_of_traced_events_is_the_one_set(collector: Collector) -
 
 
 @pytest.mark.parametrize(
-    ("value", "told", "fails"),
+    ("value", "expected", "fails"),
     [
         (Delivered(1), {"dispatcher.outcome": "delivered", "dispatcher.attempts": 1}, False),
         (Skipped(SkipReason.CHANNEL), {"dispatcher.outcome": "skipped", "dispatcher.reason": "channel"}, False),
@@ -281,17 +281,17 @@ async def test_the_share_of_traced_events_is_the_one_set(collector: Collector) -
     ],
 )
 async def test_every_outcome_is_told(
-    collector: Collector, value: Outcome, told: dict[str, object], fails: bool
+    collector: Collector, value: Outcome, expected: dict[str, object], fails: bool
 ) -> None:
     async with Tracing(settings_for(collector)) as tracing:
         assert await through(tracing, record(), outcome(value)) == value
     (event,) = collector.spans
-    assert told.items() <= attributes(event).items()
+    assert expected.items() <= attributes(event).items()
     assert (event.status.code == event.status.STATUS_CODE_ERROR) is fails
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "expected"),
     [
         (StoreUnavailable("with details"), {"error.type": "StoreUnavailable"}),
         (Draining(), {"dispatcher.outcome": "left_to_the_next"}),
@@ -299,7 +299,7 @@ async def test_every_outcome_is_told(
     ],
 )
 async def test_what_the_pipeline_raises_is_raised_and_told(
-    collector: Collector, error: BaseException, told: dict[str, object]
+    collector: Collector, error: BaseException, expected: dict[str, object]
 ) -> None:
     async def process(_record: Record, _processing: ProcessingAttempt) -> Outcome:
         raise error
@@ -307,13 +307,13 @@ async def test_what_the_pipeline_raises_is_raised_and_told(
     async with Tracing(settings_for(collector)) as tracing:
         assert isinstance(await through(tracing, record(), process), type(error))
     (event,) = collector.spans
-    assert told.items() <= attributes(event).items()
+    assert expected.items() <= attributes(event).items()
     assert not event.events, "no message, no stack trace: they may quote what they are about"
 
 
 async def test_an_attempt_tells_its_trace_only_where_that_is_sampled(collector: Collector) -> None:
     async with Tracing(settings_for(collector)) as tracing:
-        for told, trace in ((PRODUCERS, TRACE.hex()), (UNSAMPLED, None)):
+        for expected, trace in ((PRODUCERS, TRACE.hex()), (UNSAMPLED, None)):
             attempts: list[Attempt] = []
 
             async def process(
@@ -323,7 +323,7 @@ async def test_an_attempt_tells_its_trace_only_where_that_is_sampled(collector: 
                 found.append(await TracedTransport(Scripted(failed), tracing).post(request()))
                 return Delivered(1)
 
-            await through(tracing, record(("traceparent", told.encode())), process)
+            await through(tracing, record(("traceparent", expected.encode())), process)
             assert attempts == [Attempt(0.1, failure=FailureReason.TLS, detail="x", trace_id=trace)]
     (post,) = collector.named("POST")
     assert attributes(post)["error.type"] == "tls"
@@ -332,10 +332,10 @@ async def test_an_attempt_tells_its_trace_only_where_that_is_sampled(collector: 
 async def test_no_span_says_more_of_a_url_than_its_host(collector: Collector) -> None:
     async with Tracing(settings_for(collector)) as tracing:
         await deliver(tracing, record(), Scripted(Attempt(0.1, status=200)))
-    told = "".join(map(str, collector.spans))
-    assert "hooks.luma.example" in told
-    assert "secret-path" not in told
-    assert "token=1" not in told
+    text = "".join(map(str, collector.spans))
+    assert "hooks.luma.example" in text
+    assert "secret-path" not in text
+    assert "token=1" not in text
 
 
 async def test_the_collector_is_told_who_we_are(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,7 +385,7 @@ async def test_a_collector_that_hangs_costs_a_bounded_queue_and_a_bounded_wait(
         assert exporter.batches == 1
         assert dropped("queue_full") - before == 2000 - 1 - 100
         left = dropped("not_taken")
-    assert not exporter.came_back.is_set(), "nobody waited for it"
+    assert not exporter.came_back.is_set(), "the process did not wait for it"
     exporter.let_go.set()
     assert dropped("not_taken") - left == 100
 
@@ -420,8 +420,10 @@ async def test_a_collector_that_refuses_is_counted_and_comes_back(
 
 
 def test_switched_off_nothing_of_opentelemetry_is_imported() -> None:
-    told = "import sys, dispatcher.service; print([name for name in sys.modules if name.startswith('opentelemetry')])"
-    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, timeout=60, check=True)
+    program = (
+        "import sys, dispatcher.service; print([name for name in sys.modules if name.startswith('opentelemetry')])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "[]\n"
 
 
