@@ -113,8 +113,8 @@ _DONE: Final = Done()
 class NullTransport:
     """Takes everything at once."""
 
-    def begin(self, request: Request, ended: Callable[[Attempt], None]) -> Done:
-        ended(_OK)
+    def start_post(self, request: Request, on_result: Callable[[Attempt], None]) -> Done:
+        on_result(_OK)
         return _DONE
 
     async def post(self, request: Request) -> Attempt:
@@ -349,7 +349,7 @@ async def pipeline(parts: Services) -> AsyncIterator[Step]:
 
 @asynccontextmanager
 async def flight(parts: Services) -> AsyncIterator[Step]:
-    """`FastPath.begin` with that transport: what `pipeline` does, without a task."""
+    """`FastPath.start` with that transport: what `pipeline` does, without a task."""
     deliveries = parts.deliveries(NullTransport())
     made, records, epoch = (
         parts.fast_path(deliveries, parts.pipeline(deliveries)),
@@ -361,7 +361,7 @@ async def flight(parts: Services) -> AsyncIterator[Step]:
 
     async def step(count: int) -> None:
         for number in range(count):
-            made.begin(records[number % BATCH], ProcessingAttempt(epoch), owner)
+            made.start(records[number % BATCH], ProcessingAttempt(epoch), owner)
             await _turn_over(number)
 
     yield step
@@ -440,7 +440,7 @@ class NullConnection:
 
 @asynccontextmanager
 async def post_null(parts: Services) -> AsyncIterator[Step]:
-    """`LeanTransport.post` by connections without a socket: the transport's own share."""
+    """`Http1Transport.post` by connections without a socket: the transport's own share."""
     async with open_transport(parts.delivery, parts.egress) as transport:
         transport._dialer = NullDialer()  # type: ignore[attr-defined]
         yield _posting(transport, parts.webhook)

@@ -38,7 +38,7 @@ LANE_STATES = (*TenantState, *BreakerState, SUSPENDED)
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class HealthCheck:
     """One condition of liveness or readiness."""
 
     name: str
@@ -52,8 +52,8 @@ class Check:
 class Watched:
     """Callbacks of the service that the endpoint calls."""
 
-    alive: Callable[[], Sequence[Check]]
-    ready: Callable[[], Sequence[Check]]
+    alive: Callable[[], Sequence[HealthCheck]]
+    ready: Callable[[], Sequence[HealthCheck]]
     observe: Callable[[], None]
     """Sets the gauges that are only worth their time for a scrape."""
     lanes: LaneScheduler
@@ -211,7 +211,7 @@ def _refuse_strangers(request: web.Request) -> None:
         raise web.HTTPForbidden(text="not from a browser: use curl\n")
 
 
-def probe_response(checks: Sequence[Check]) -> web.Response:
+def probe_response(checks: Sequence[HealthCheck]) -> web.Response:
     """Returns a probe's answer: 503 if a required check fails, with each check's reason."""
     ok = all(check.ok for check in checks if check.required)
     results = {

@@ -117,7 +117,7 @@ class Listener:
             max_field_size=MAX_HEAD_LINE,
             max_headers=MAX_HEADERS,
         )
-        self._connections: OrderedDict[_Connection, None] = OrderedDict()
+        self._connections: OrderedDict[_GuardedConnection, None] = OrderedDict()
         self._of_peer: Counter[str] = Counter()
         self._sweeper: asyncio.Task[None] | None = None
         self._servers: list[asyncio.Server] = []
@@ -208,8 +208,8 @@ class Listener:
 
     # Connections
 
-    def _accept(self) -> "_Connection":
-        return _Connection(self)
+    def _accept(self) -> "_GuardedConnection":
+        return _GuardedConnection(self)
 
     def new_handler(self) -> web.RequestHandler:
         server = self._runner.server
@@ -217,7 +217,7 @@ class Listener:
             raise RuntimeError("the listener is not running")
         return server()
 
-    def admit(self, connection: "_Connection") -> bool:
+    def admit(self, connection: "_GuardedConnection") -> bool:
         """Returns False if the connection is one too many and no waiting connection can make room for it."""
         peer = connection.peer
         is_bound = not self._is_trusted(connection.address)
@@ -238,12 +238,12 @@ class Listener:
         self._count(reason)
         return False
 
-    def _close(self, connection: "_Connection", reason: str) -> None:
+    def _close(self, connection: "_GuardedConnection", reason: str) -> None:
         self._count(reason)
         self.forget(connection)
         connection.close(answer=_TIMED_OUT if reason == "head_timeout" else b"")
 
-    def forget(self, connection: "_Connection") -> None:
+    def forget(self, connection: "_GuardedConnection") -> None:
         if connection in self._connections:
             del self._connections[connection]
             self._of_peer[connection.peer] -= 1
@@ -284,7 +284,7 @@ class Listener:
             self._closed.clear()
 
 
-class _Connection(asyncio.Protocol):
+class _GuardedConnection(asyncio.Protocol):
     """Sits between a transport and aiohttp's protocol, and knows what the connection waits for."""
 
     def __init__(self, listener: Listener) -> None:

@@ -28,7 +28,7 @@ from dispatcher.delivery.retry_policy import RetryPolicy
 from dispatcher.errors import ConfigError, Problem
 from dispatcher.flow.fast_path import FastPath
 from dispatcher.flow.pipeline import Pipeline
-from dispatcher.health import STUCK_S, Check, HealthServer, LoopLag, Watched
+from dispatcher.health import STUCK_S, HealthCheck, HealthServer, LoopLag, Watched
 from dispatcher.kafka.check import kafka_probe
 from dispatcher.kafka.connection import until_answered
 from dispatcher.kafka.consumer import Consumer, Process
@@ -364,29 +364,29 @@ class Service:
             configuration=self._settings.model_dump(mode="json"),
         )
 
-    def _alive(self) -> Sequence[Check]:
+    def _alive(self) -> Sequence[HealthCheck]:
         now = asyncio.get_running_loop().time()
-        checks = [Check("event loop", True, f"worst lag {self._loop_lag.worst_s:.3f} s")]
+        checks = [HealthCheck("event loop", True, f"worst lag {self._loop_lag.worst_s:.3f} s")]
         for session in self._sessions:
             silent = now - session.last_poll if session.last_poll else 0.0
-            checks.append(Check(f"consumer {session.group_id}", silent < STUCK_S, f"polled {silent:.0f} s ago"))
+            checks.append(HealthCheck(f"consumer {session.group_id}", silent < STUCK_S, f"polled {silent:.0f} s ago"))
         return checks
 
-    def _ready(self) -> Sequence[Check]:
+    def _ready(self) -> Sequence[HealthCheck]:
         problems = self._source.problems if self._source is not None else ()
         checks = [
-            Check("webhooks", not problems, _listed(problems), required=False),
-            Check("running", not self._stop.is_set(), "draining" if self._stop.is_set() else ""),
+            HealthCheck("webhooks", not problems, _listed(problems), required=False),
+            HealthCheck("running", not self._stop.is_set(), "draining" if self._stop.is_set() else ""),
         ]
         checks += kafka_checks(self._sessions, self._kafka_problems.current)
         if self._topic_watch.notices:
             checks.append(
-                Check("topics of an earlier version", False, "; ".join(self._topic_watch.notices), required=False)
+                HealthCheck("topics of an earlier version", False, "; ".join(self._topic_watch.notices), required=False)
             )
         engaged = [key for key, brake in (self._pipeline.brakes.items() if self._pipeline else ()) if brake.engaged]
         if engaged:
             names = ", ".join(f"{topic}/{partition}" for topic, partition in engaged)
-            checks.append(Check("dead-letter brake", False, f"engaged on {names}", required=False))
+            checks.append(HealthCheck("dead-letter brake", False, f"engaged on {names}", required=False))
         return checks
 
     def _observe(self) -> None:

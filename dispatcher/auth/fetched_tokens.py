@@ -29,7 +29,7 @@ REFRESH_EVERY_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _CachedToken:
     value: str = field(repr=False)
     renew_at: float
     expires_at: float
@@ -48,7 +48,7 @@ class FetchedTokens:
         self._endpoint = endpoint
         self._timeout_s = timeout_s
         self._signer = assertion_signer(config)
-        self._kept: _Kept | None = None
+        self._kept: _CachedToken | None = None
         self._flight: asyncio.Task[IssuedToken | TokenUnavailable] | None = None
         self._failures = 0
         self._problem = TokenUnavailable("")
@@ -145,7 +145,7 @@ class FetchedTokens:
             return error
         self._failures, self._asked_again_at = 0, 0.0
         expires_at = now + issued.life_s
-        self._kept = _Kept(issued.value, expires_at - renew_margin(issued.life_s), expires_at)
+        self._kept = _CachedToken(issued.value, expires_at - renew_margin(issued.life_s), expires_at)
         return issued
 
     async def _answer(self, now: float) -> TokenAnswer:

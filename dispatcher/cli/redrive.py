@@ -16,7 +16,7 @@ from dispatcher.contract.outcomes import DeadReason
 from dispatcher.kafka.former_topics import dead_letter_topics
 from dispatcher.kafka.history_topic import open_history
 from dispatcher.kafka.producer import Producer
-from dispatcher.kafka.redrive import Redrive, Selection, Tally
+from dispatcher.kafka.redrive import Redrive, RedriveTally, Selection
 from dispatcher.kafka.topic_reader import open_topics, translating_kafka_errors
 from dispatcher.kafka.topics import retry_topics
 from dispatcher.telemetry.logs import configure_logging
@@ -57,7 +57,7 @@ def redrive(
 
 
 async def _redrive(settings: Settings, selection: Selection, rate: float, *, dry_run: bool) -> int:
-    progress = _Progress(rate)
+    progress = _ProgressLine(rate)
     stop = asyncio.Event()
     with translating_kafka_errors(settings.kafka):
         topics = await dead_letter_topics(settings)
@@ -98,7 +98,7 @@ def _stop_on_signals(stop: asyncio.Event) -> None:
         loop.add_signal_handler(number, handle)
 
 
-def _tell_selected(tally: Tally) -> None:
+def _tell_selected(tally: RedriveTally) -> None:
     width = max([len(tenant) for tenant, _ in tally.selected], default=0)
     for (tenant, reason), count in sorted(tally.selected.items()):
         typer.echo(f"{tenant:<{width}}  {reason:<13}  {count:>8}")
@@ -110,7 +110,7 @@ def _tell_selected(tally: Tally) -> None:
         )
 
 
-class _Progress:
+class _ProgressLine:
     """One line that is written over on a terminal, a line now and then elsewhere."""
 
     def __init__(self, rate: float) -> None:
@@ -118,7 +118,7 @@ class _Progress:
         self._is_terminal = sys.stderr.isatty()
         self._next = 0.0
 
-    def update(self, tally: Tally) -> None:
+    def update(self, tally: RedriveTally) -> None:
         now = time.monotonic()
         if not self._is_terminal and now < self._next:
             return
@@ -127,7 +127,7 @@ class _Progress:
         line = f"{tally.sent} of {tally.total} sent back, about {format_duration(left_s)} left"
         typer.echo(f"\r{line}\x1b[K" if self._is_terminal else line, err=True, nl=not self._is_terminal)
 
-    def end(self, tally: Tally) -> None:
+    def end(self, tally: RedriveTally) -> None:
         if self._is_terminal:
             typer.echo("", err=True)
         typer.echo(f"{tally.sent} of {tally.total} sent back")

@@ -66,14 +66,14 @@ class Login:
         if person is None:
             why = "This token is unknown, has expired or was revoked."
             return await self._respond_refused(request, "token", next_path, why)
-        session = self._sessions.begin("token", person.id.partition(":")[2])
+        session = self._sessions.create("token", person.id.partition(":")[2])
         return self._finish_sign_in(request, "token", session, next_path)
 
     async def _by_link(self, request: web.Request) -> web.StreamResponse:
         if not self._sessions.use_link(request.match_info["link"]):
             why = "This link was used already, or is too old: links are good once, for ten minutes."
             return await self._respond_refused(request, "link", "/", why)
-        return self._finish_sign_in(request, "link", self._sessions.begin("link", LINK.id), "/")
+        return self._finish_sign_in(request, "link", self._sessions.create("link", LINK.id), "/")
 
     async def _to_issuer(self, request: web.Request) -> web.StreamResponse:
         oidc = self._oidc_client()
@@ -124,7 +124,7 @@ class Login:
 
     def _session_of(self, person: Person) -> Session:
         subject = person.id.partition(":")[2]
-        return self._sessions.begin("oidc", subject, person.name, person.role.value, person.orgs)
+        return self._sessions.create("oidc", subject, person.name, person.role.value, person.orgs)
 
     async def _sign_out(self, request: web.Request) -> web.StreamResponse:
         response = _to("/sign-in")

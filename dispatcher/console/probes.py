@@ -12,7 +12,7 @@ from dispatcher.console.api_errors import ApiError
 from dispatcher.console.services import Services
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import StoreUnavailable
-from dispatcher.health import Check, probe_response
+from dispatcher.health import HealthCheck, probe_response
 from dispatcher.stores.sql.records import WebhookQuery
 
 KEYS_CACHED_S: Final = 300
@@ -46,19 +46,19 @@ class Probes:
     async def _readyz(self, _request: web.Request) -> web.Response:
         return probe_response(
             [
-                Check("running", not self.is_draining, "draining" if self.is_draining else ""),
+                HealthCheck("running", not self.is_draining, "draining" if self.is_draining else ""),
                 await self._database(),
                 _optional("attempts", self._services.attempts.problem),
                 _optional("dead events", self._services.dead_events.problem),
             ]
         )
 
-    async def _database(self) -> Check:
+    async def _database(self) -> HealthCheck:
         try:
             await self._services.webhooks.search(WebhookQuery(limit=1), orgs=None)
         except StoreUnavailable:
-            return Check("webhook database", ok=False, reason="does not answer")
-        return Check("webhook database", ok=True)
+            return HealthCheck("webhook database", ok=False, reason="does not answer")
+        return HealthCheck("webhook database", ok=True)
 
     async def _metrics(self, _request: web.Request) -> web.Response:
         text = await asyncio.to_thread(generate_latest)  # off the loop: rendering takes milliseconds
@@ -75,6 +75,6 @@ class Probes:
         return web.Response(body=body, content_type="application/jwk-set+json", headers=headers)
 
 
-def _optional(name: str, problem: str | None) -> Check:
+def _optional(name: str, problem: str | None) -> HealthCheck:
     """Returns a check that is reported but doesn't cause a 503: the rest works without it. The log has the details."""
-    return Check(name, problem is None, "" if problem is None else "incomplete", required=False)
+    return HealthCheck(name, problem is None, "" if problem is None else "incomplete", required=False)

@@ -80,7 +80,7 @@ class Sessions:
         self.cookie: Final = f"{prefix}dispatcher-session"
         self.handshake_cookie: Final = f"{prefix}dispatcher-sign-in"
 
-    def begin(
+    def create(
         self, kind: str, subject: str, name: str = "", role: str = "", orgs: frozenset[str] | None = None
     ) -> Session:
         """Returns a new session with the configured lifetime."""

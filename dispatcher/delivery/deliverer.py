@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Self
 
 import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result
@@ -34,19 +34,9 @@ from dispatcher.delivery.retry_policy import RetryPolicy, retry_after_s
 from dispatcher.delivery.verdicts import DELIVERED, Judgement, Verdict, judge, reason_of
 from dispatcher.errors import Draining, TokenUnavailable
 from dispatcher.telemetry import metrics
-from dispatcher.transport.request import Endpoint, Exchange, Request
+from dispatcher.transport.request import Endpoint, Exchange, Request, Transport
 
 log = structlog.get_logger(__name__)
-
-
-class Transport(Protocol):
-    """Sends one POST. Never raises for what a network or an endpoint can do."""
-
-    async def post(self, request: Request) -> Attempt: ...
-
-    def begin(self, request: Request, ended: Callable[[Attempt], None]) -> Exchange | None:
-        """Does the same without waiting if a connection is idle. Returns None, and sends nothing, if none is."""
-        ...
 
 
 IsCurrent = Callable[[Webhook], bool]
@@ -153,7 +143,7 @@ class Deliverer:
         lane.apply_webhook(pending.webhook.revision, pending.webhook.config.rate_limit)
         return lane, lane.try_enter(pending.priority)
 
-    def begin(self, pending: PendingDelivery, ended: Callable[[Attempt], None]) -> Exchange | None:
+    def start_attempt(self, pending: PendingDelivery, on_result: Callable[[Attempt], None]) -> Exchange | None:
         """Makes the first attempt without waiting. Returns None, and sends nothing, if that is impossible."""
         destination = self.destination(pending.webhook)
         authenticator, now, token = destination.authenticator, self._clock(), None
@@ -162,7 +152,8 @@ class Deliverer:
             token = None if authenticator.is_fetched else authenticator.cached_header(now)
             if token is None:
                 return None
-        return self._transport.begin(self._request(pending, destination, pending.attempts + 1, now, token), ended)
+        request = self._request(pending, destination, pending.attempts + 1, now, token)
+        return self._transport.start_post(request, on_result)
 
     def destination(self, webhook: Webhook) -> PreparedWebhook:
         """What is made from this revision of the webhook, kept while it is in use."""

@@ -83,7 +83,7 @@ class DirectAttempt(ABC):
                 self._turn_back()
                 return
             pending.processing.start()
-            self._exchange = self._deliveries.begin(pending, self._answered)
+            self._exchange = self._deliveries.start_attempt(pending, self._answered)
         except Draining:
             self._turn_back()
             return

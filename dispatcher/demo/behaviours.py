@@ -12,7 +12,7 @@ from dispatcher.demo.ledger import Arrival
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ReceiverAnswer:
     """What goes back."""
 
     status: int = 200
@@ -20,14 +20,14 @@ class Answer:
     body: bytes = b""
 
 
-HANG_UP = Answer(status=0)
+HANG_UP = ReceiverAnswer(status=0)
 """Close the connection, answer nothing."""
 
 
 class Behaviour(Protocol):
     """Answers requests that broke no rule."""
 
-    async def answer(self, arrival: Arrival) -> Answer: ...
+    async def answer(self, arrival: Arrival) -> ReceiverAnswer: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +36,15 @@ class Always:
 
     status: int = 200
 
-    async def answer(self, arrival: Arrival) -> Answer:  # noqa: ARG002  (the protocol's)
-        return Answer(self.status)
+    async def answer(self, arrival: Arrival) -> ReceiverAnswer:  # noqa: ARG002  (the protocol's)
+        return ReceiverAnswer(self.status)
 
 
 @dataclass(frozen=True, slots=True)
 class HangsUp:
     """Reads each request and closes the connection."""
 
-    async def answer(self, arrival: Arrival) -> Answer:  # noqa: ARG002  (the protocol's)
+    async def answer(self, arrival: Arrival) -> ReceiverAnswer:  # noqa: ARG002  (the protocol's)
         return HANG_UP
 
 
@@ -60,15 +60,16 @@ class Outage:
     _answered: int = field(default=0, init=False)
     _over_at: float | None = field(default=None, init=False)
 
-    async def answer(self, arrival: Arrival) -> Answer:
+    async def answer(self, arrival: Arrival) -> ReceiverAnswer:
         self._answered += 1
         if self._answered <= self.after:
-            return Answer()
+            return ReceiverAnswer()
         if self._over_at is None:
             self._over_at = arrival.at + self.for_s
         if arrival.at >= self._over_at:
-            return Answer()
-        return Answer(self.status, {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)})
+            return ReceiverAnswer()
+        headers = {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
+        return ReceiverAnswer(self.status, headers)
 
 
 @dataclass(slots=True)
@@ -79,8 +80,8 @@ class Flaky:
     status: int = 503
     _failed: Counter[str] = field(default_factory=Counter, init=False)
 
-    async def answer(self, arrival: Arrival) -> Answer:
+    async def answer(self, arrival: Arrival) -> ReceiverAnswer:
         if self._failed[arrival.webhook_id] >= self.failures:
-            return Answer()
+            return ReceiverAnswer()
         self._failed[arrival.webhook_id] += 1
-        return Answer(self.status) if self.status else HANG_UP
+        return ReceiverAnswer(self.status) if self.status else HANG_UP

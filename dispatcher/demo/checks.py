@@ -35,7 +35,7 @@ class ReceiverRefusal:
     status: int = 400
 
 
-class Check(Protocol):
+class ArrivalCheck(Protocol):
     """One rule."""
 
     def refusal(self, arrival: Arrival) -> ReceiverRefusal | None: ...

@@ -25,7 +25,7 @@ _COLUMNS = ("produced", "received", "delivered", "retried", "skipped", "dead", "
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TenantRow:
     """One tenant's line."""
 
     tenant: DemoTenant
@@ -53,7 +53,7 @@ class Sent:
             self.at[org, event.webhook_id] = time.time()
 
 
-def rows(sent: Sent, ledger: Ledger, counts: Counts) -> list[Row]:
+def rows(sent: Sent, ledger: Ledger, counts: Counts) -> list[TenantRow]:
     """Returns a row for each tenant.
 
     Produced, received, delivered and latency are the demo's own; retried and dead as the dispatcher counts them;
@@ -72,7 +72,7 @@ def rows(sent: Sent, ledger: Ledger, counts: Counts) -> list[Row]:
             counts.tenants[org, "dead_lettered"],
         )
         times = (_milliseconds(percentile(latencies, 0.5)), _milliseconds(percentile(latencies, 0.99)))
-        made.append(Row(tenant, (*(f"{number:,}" for number in numbers), *times)))
+        made.append(TenantRow(tenant, (*(f"{number:,}" for number in numbers), *times)))
     return made
 
 
@@ -104,7 +104,7 @@ class Display:
             finally:
                 self._live = None
 
-    def show(self, elapsed_s: float, phase: str, shown: list[Row]) -> None:
+    def show(self, elapsed_s: float, phase: str, shown: list[TenantRow]) -> None:
         """Shows the current rows."""
         title = f"{elapsed_s:4.1f} s  {phase}"
         if self._live is not None:
@@ -113,7 +113,7 @@ class Display:
             print(_lines(title, shown), flush=True)
 
 
-def _table(title: str, shown: list[Row], *, notes: bool) -> Table:
+def _table(title: str, shown: list[TenantRow], *, notes: bool) -> Table:
     table = Table(title=title, title_justify="left", padding=(0, 1) if notes else 0)
     table.add_column("tenant", no_wrap=True)
     for column in _COLUMNS:
@@ -125,7 +125,7 @@ def _table(title: str, shown: list[Row], *, notes: bool) -> Table:
     return table
 
 
-def _lines(title: str, shown: list[Row]) -> str:
+def _lines(title: str, shown: list[TenantRow]) -> str:
     head = f"{'':10}" + "".join(f"{column:>11}" for column in _COLUMNS)
     lines = [f"{row.tenant.title:10}" + "".join(f"{cell:>11}" for cell in row.cells) for row in shown]
     return "\n".join((title, head, *lines, ""))

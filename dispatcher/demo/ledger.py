@@ -55,7 +55,7 @@ class Violation:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class EndpointTally:
     """One endpoint in numbers."""
 
     requests: int = 0
@@ -115,11 +115,11 @@ class Ledger:
         with self._lock:
             return tuple(self._violations)
 
-    def tally(self, endpoint: str) -> Tally:
+    def tally(self, endpoint: str) -> EndpointTally:
         """Returns the endpoint's numbers so far."""
         with self._lock:
             account = self._accounts.get(endpoint) or _Account()
-            return Tally(account.requests, len(account.accepted), account.twice)
+            return EndpointTally(account.requests, len(account.accepted), account.twice)
 
     def accepted(self) -> dict[tuple[str, str], int]:
         """Returns how many times each (endpoint, webhook-id) was accepted, without those that never were."""

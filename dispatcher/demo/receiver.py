@@ -19,7 +19,7 @@ import uvloop
 from aiohttp import web
 
 from dispatcher.demo.behaviours import Always, Behaviour
-from dispatcher.demo.checks import Check
+from dispatcher.demo.checks import ArrivalCheck
 from dispatcher.demo.child_process import free_ports
 from dispatcher.demo.ledger import Arrival, Ledger
 
@@ -29,22 +29,22 @@ _STOP_WITHIN_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class DemoEndpoint:
     """What answers at one path: first the checks, in their order, then the behaviour."""
 
     behaviour: Behaviour = field(default_factory=Always)
-    checks: tuple[Check, ...] = ()
+    checks: tuple[ArrivalCheck, ...] = ()
 
 
 class Receiver:
-    """The server. `with Receiver({"luma": Endpoint()}) as receiver`, then `receiver.url("luma")`.
+    """The server. `with Receiver({"luma": DemoEndpoint()}) as receiver`, then `receiver.url("luma")`.
 
     An endpoint may be added or replaced while it runs. A check that fails is a violation in the ledger, and its
     status is the answer. A path without an endpoint answers 404.
     """
 
     def __init__(
-        self, endpoints: Mapping[str, Endpoint], ledger: Ledger | None = None, port: int | None = None
+        self, endpoints: Mapping[str, DemoEndpoint], ledger: Ledger | None = None, port: int | None = None
     ) -> None:
         """Listens to nothing yet. `port` None chooses a free one, the same for the receiver's life."""
         self.ledger = Ledger() if ledger is None else ledger
@@ -69,7 +69,7 @@ class Receiver:
         """Returns the URL of the endpoint, even before it listens."""
         return f"https://{_HOST}:{self.port}/{endpoint}"
 
-    def set(self, endpoint: str, answers: Endpoint) -> None:
+    def set(self, endpoint: str, answers: DemoEndpoint) -> None:
         """Adds an endpoint, or replaces it for requests from now on."""
         self._endpoints[endpoint] = answers
 

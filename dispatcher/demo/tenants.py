@@ -15,11 +15,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.demo.behaviours import Always, Answer
-from dispatcher.demo.checks import Check, DeliveryCheck, HeaderCheck, JwtCheck, SignatureCheck
+from dispatcher.demo.behaviours import Always, ReceiverAnswer
+from dispatcher.demo.checks import ArrivalCheck, DeliveryCheck, HeaderCheck, JwtCheck, SignatureCheck
 from dispatcher.demo.ledger import Arrival
 from dispatcher.demo.planning import SANDBOX, SMS_ONLY, WANTED
-from dispatcher.demo.receiver import Endpoint
+from dispatcher.demo.receiver import DemoEndpoint
 from dispatcher.stores.sql.encryption import new_key
 
 TOPIC = "delivery-events"
@@ -125,16 +125,16 @@ class Maintenance:
     for_s: float
     _over_at: float | None = field(default=None, init=False)
 
-    async def answer(self, arrival: Arrival) -> Answer:
+    async def answer(self, arrival: Arrival) -> ReceiverAnswer:
         if self._over_at is None:
             self._over_at = arrival.at + self.for_s
         left = self._over_at - arrival.at
-        return Answer() if left <= 0 else Answer(503, {"retry-after": str(math.ceil(left))})
+        return ReceiverAnswer() if left <= 0 else ReceiverAnswer(503, {"retry-after": str(math.ceil(left))})
 
 
-def endpoints(luma_key: ec.EllipticCurvePublicKey, fabrikam_secret: str, origin: str) -> dict[str, Endpoint]:
+def endpoints(luma_key: ec.EllipticCurvePublicKey, fabrikam_secret: str, origin: str) -> dict[str, DemoEndpoint]:
     """Returns the tenants' endpoints by path, the counterpart of the webhooks."""
-    further: dict[str, tuple[Check, ...]] = {
+    further: dict[str, tuple[ArrivalCheck, ...]] = {
         "luma": (JwtCheck(luma_key, "ES256", issuer=ISSUER, audience=origin, kid=KID),),
         "fabrikam": (HeaderCheck(FABRIKAM_HEADERS), SignatureCheck((fabrikam_secret,))),
     }
@@ -142,7 +142,7 @@ def endpoints(luma_key: ec.EllipticCurvePublicKey, fabrikam_secret: str, origin:
     for org in ("luma", "contoso", "fabrikam", SMS_ONLY, "tailspin"):
         channels = frozenset({"sms"} if org == SMS_ONLY else {"email", "sms"})
         checks = (DeliveryCheck(org, frozenset(WANTED), channels), *further.get(org, ()))
-        made[org] = Endpoint(Maintenance(OUTAGE_S) if org == "tailspin" else Always(), checks)
+        made[org] = DemoEndpoint(Maintenance(OUTAGE_S) if org == "tailspin" else Always(), checks)
     return made
 
 

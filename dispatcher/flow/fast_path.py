@@ -33,7 +33,7 @@ class CachedWebhooks(Protocol):
 
 
 class RecordListener(Protocol):
-    """Hears how a record ends: exactly one of these is called, within `begin` or later."""
+    """Hears how a record ends: exactly one of these is called, within `start` or later."""
 
     def on_finished(self, outcome: Outcome, /) -> None:
         """The record has its outcome."""
@@ -67,7 +67,7 @@ class FastPath:
         self._largest = min(max_body, MAX_WARNED)
         self._is_sampled = is_sampled
 
-    def begin(self, record: Record, processing: ProcessingAttempt, owner: RecordListener) -> DirectAttempt | None:
+    def start(self, record: Record, processing: ProcessingAttempt, owner: RecordListener) -> DirectAttempt | None:
         """Processes the record without awaiting.
 
         Returns the attempt in progress, or None if the record is finished or fell back.
@@ -88,7 +88,7 @@ class FastPath:
             owner.on_finished(decided)
         return None
 
-    async def go_on(self, record: Record, processing: ProcessingAttempt, first_result: AttemptResult) -> Outcome:
+    async def resume(self, record: Record, processing: ProcessingAttempt, first_result: AttemptResult) -> Outcome:
         """Runs the slow path for a record whose first attempt was made. Raises what `Pipeline.process` raises."""
         return await self._pipeline.process(record, processing, first_result)
 

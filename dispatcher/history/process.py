@@ -9,7 +9,7 @@ import structlog
 
 from dispatcher.config.settings import Settings
 from dispatcher.delivery.lane_scheduler import LaneScheduler
-from dispatcher.health import Check, HealthServer, LoopLag, Watched
+from dispatcher.health import HealthCheck, HealthServer, LoopLag, Watched
 from dispatcher.history.states import StateJudge
 from dispatcher.history.webhooks import KnownWebhooks
 from dispatcher.history.worker import HistoryWorker, history_database
@@ -65,12 +65,12 @@ class HistoryProcess:
         return 0
 
     def _watched(self, worker: HistoryWorker) -> Watched:
-        def ready() -> Sequence[Check]:
+        def ready() -> Sequence[HealthCheck]:
             draining = self._stop.is_set()
-            return [Check("running", not draining, "draining" if draining else ""), *worker.checks]
+            return [HealthCheck("running", not draining, "draining" if draining else ""), *worker.checks]
 
         return Watched(
-            alive=lambda: [Check("event loop", True, f"worst lag {self._loop_lag.worst_s:.3f} s")],
+            alive=lambda: [HealthCheck("event loop", True, f"worst lag {self._loop_lag.worst_s:.3f} s")],
             ready=ready,
             observe=lambda: None,
             lanes=LaneScheduler(self._settings.delivery),  # it sends nothing

@@ -10,7 +10,7 @@ import structlog
 from dispatcher.config.settings import Settings
 from dispatcher.contract.history import HistoryRecord
 from dispatcher.errors import ConfigError, DispatcherError, Problem, StoreUnavailable
-from dispatcher.health import Check
+from dispatcher.health import HealthCheck
 from dispatcher.history.states import StateJudge
 from dispatcher.kafka.history_reader import HistoryReader
 from dispatcher.kafka.topics import history_topic
@@ -79,11 +79,11 @@ class HistoryWorker:
                 raise error
 
     @property
-    def checks(self) -> Sequence[Check]:
+    def checks(self) -> Sequence[HealthCheck]:
         """Readiness: whether entries reach the store."""
         problem = None if self._is_prepared else "the store has not answered yet; kept trying"
         problem = problem or self.reader.problem
-        return [Check("history", problem is None, problem or "")]
+        return [HealthCheck("history", problem is None, problem or "")]
 
     def _progress(self) -> tuple[int | None, float]:
         return (None if self.reader.problem is not None else self.reader.lag), self.newest

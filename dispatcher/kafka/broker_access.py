@@ -30,7 +30,7 @@ _LASTS_S: Final = 90.0
 """A problem of one broker is forgotten after so long without a new attempt: the broker may be gone."""
 
 
-class Connection(Protocol):
+class BrokerConnection(Protocol):
     """What is used of aiokafka's connection."""
 
     host: str
@@ -82,7 +82,7 @@ class BrokerAccess(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has
             self.problems.replace("credentials", problems)
         return found
 
-    async def prepare(self, connection: Connection) -> CurrentCredentials:
+    async def prepare(self, connection: BrokerConnection) -> CurrentCredentials:
         """Sets the current credentials on a connection before it is opened. Returns them.
 
         Raises:
@@ -99,7 +99,7 @@ class BrokerAccess(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has
         return found
 
     async def failed(
-        self, connection: Connection, error: BaseException, credentials: CurrentCredentials | None
+        self, connection: BrokerConnection, error: BaseException, credentials: CurrentCredentials | None
     ) -> None:
         """Reports a connection that could not be opened, or whose first request was not answered."""
         self.last_error = error
@@ -127,7 +127,7 @@ class BrokerAccess(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has
         if self.problems is not None:
             self.problems.report(reason, f"kafka at {peer.address}: {detail}", source=peer.address, lasts_s=_LASTS_S)
 
-    def connected(self, connection: Connection) -> None:
+    def connected(self, connection: BrokerConnection) -> None:
         """Clears the problems of this broker: a connection was opened and authenticated."""
         address = _address(connection)
         self.last_error = None
@@ -169,6 +169,6 @@ def peer_of(settings: KafkaSettings, address: str, username: str = "", group_id:
     )
 
 
-def _address(connection: Connection) -> str:
+def _address(connection: BrokerConnection) -> str:
     host = f"[{connection.host}]" if ":" in connection.host else connection.host
     return f"{host}:{connection.port}"

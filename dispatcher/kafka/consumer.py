@@ -69,11 +69,11 @@ Connect = Callable[[Assignments], Coroutine[object, object, MemberClient]]
 class FastPath(Protocol):
     """Delivers records without a task: `flow.fast_path`."""
 
-    def begin(self, record: Record, processing: ProcessingAttempt, owner: InFlightRecord, /) -> DirectAttempt | None:
+    def start(self, record: Record, processing: ProcessingAttempt, owner: InFlightRecord, /) -> DirectAttempt | None:
         """Processes the record without awaiting. Returns the attempt in progress; None if finished or declined."""
         ...
 
-    def go_on(
+    def resume(
         self, record: Record, processing: ProcessingAttempt, first_result: AttemptResult, /
     ) -> Awaitable[Outcome]:
         """Continues like `process` for a record whose first attempt was made."""
@@ -293,18 +293,18 @@ class Consumer:
         partition.consumed.inc()
         tracker = partition.tracker
         already = tracker.was_finished(record.offset)
-        tracker.begin(record.offset)
+        tracker.start(record.offset)
         if already:
             tracker.finish(record.offset)
             metrics.EVENTS_RESUMED.inc()
             self._committer.on_finished()
             return
         item = partition.in_flight[record.offset] = InFlightRecord(self, partition, record)
-        self._read_ahead.begin(item.size)
+        self._read_ahead.add(item.size)
         if self._fast_path is None:
             self.start_slow_path(item, None)
         else:
-            item.direct_attempt = self._fast_path.begin(record, item, item)
+            item.direct_attempt = self._fast_path.start(record, item, item)
 
     async def _process_until_outcome(self, item: InFlightRecord, first_result: AttemptResult | None) -> None:
         """Processes the record until it has an outcome. Then, and only then, its offset is done."""
@@ -314,7 +314,7 @@ class Consumer:
                 if first_result is None or self._fast_path is None:
                     await self._process(record, item)
                 else:
-                    await self._fast_path.go_on(record, item, first_result)
+                    await self._fast_path.resume(record, item, first_result)
             except Draining:
                 if not item.epoch.active:
                     return
@@ -356,7 +356,7 @@ class Consumer:
         partition = item.partition
         del partition.in_flight[item.record.offset]
         item.direct_attempt = None  # each knows the other: let go, neither waits for the garbage collector
-        self._read_ahead.end(item.size, self._loop.time())
+        self._read_ahead.remove(item.size, self._loop.time())
         self._feeder.on_room()
         if partition.is_orphan or not partition.epoch.active:
             self._ended_late.set()

@@ -59,6 +59,7 @@ class HeldPartition:
         """Events that were seen and are not finished."""
         self._seen_to = position
         self._progress = dict(progress)
+        """Progress of tenants of which no event was read yet since the assignment. Commits keep it."""
         self._max_age_s = max_age_s
         self._tenants: dict[TenantKey, _Tenant] = {}
         self._active: set[TenantKey] = set()
@@ -226,7 +227,8 @@ class HeldPartition:
         for key in [key for key, tenant in self._tenants.items() if tenant.is_over and tenant.last < position]:
             del self._tenants[key]
             self._active.discard(key)
-        beyond = {
+        beyond = {key: progress for key, progress in self._progress.items() if progress.reaches_beyond(position)}
+        beyond |= {
             key: Progress(tenant.below, tuple(sorted(tenant.finished)))
             for key, tenant in self._tenants.items()
             if tenant.has_finished and (tenant.below > position or tenant.finished)

@@ -27,9 +27,13 @@ class Progress:
     """What of one tenant's held events in a partition is finished."""
 
     below: int
-    """All of its events at lower offsets."""
+    """All of its events at lower offsets are finished."""
     beyond: tuple[int, ...] = ()
-    """And these."""
+    """Offsets of finished events from `below` on."""
+
+    def reaches_beyond(self, position: int) -> bool:
+        """Returns whether an event at `position` or later is finished."""
+        return self.below > position or bool(self.beyond)
 
 
 @dataclass(frozen=True, slots=True)

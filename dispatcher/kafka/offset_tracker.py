@@ -65,12 +65,12 @@ class OffsetTracker:
         return len(self._order)
 
     def was_finished(self, offset: int) -> bool:
-        """Returns True if the last owner finished this record already. Call in rising order, before `begin`."""
+        """Returns True if the last owner finished this record already. Call in rising order, before `start`."""
         while self._restored and self._restored[0][1] < offset:
             self._restored.popleft()
         return bool(self._restored) and self._restored[0][0] <= offset
 
-    def begin(self, offset: int) -> None:
+    def start(self, offset: int) -> None:
         """Marks a record as in progress. Offsets must rise."""
         if offset <= self._highest and self._order:
             raise ValueError(f"offset {offset} after {self._highest}: offsets of a partition rise")

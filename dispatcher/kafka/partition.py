@@ -45,14 +45,14 @@ class ReadAheadLimit:
         self.limit = min(LEAST_AHEAD, self.most_records)
         self.is_full = self.records >= self.limit or self.bytes >= self.most_bytes
 
-    def begin(self, size: int) -> None:
+    def add(self, size: int) -> None:
         """Counts a record of `size` bytes that is begun."""
         self.records += 1
         self.bytes += size
         if self.records >= self.limit or self.bytes >= self.most_bytes:
             self.is_full = True
 
-    def end(self, size: int, now: float) -> None:
+    def remove(self, size: int, now: float) -> None:
         """Counts a record that ended. `now`: seconds of a steady clock."""
         self.records -= 1
         self.bytes -= size

@@ -86,7 +86,7 @@ class _Suspect:
 
 
 @dataclass(slots=True, eq=False)
-class _Connection:
+class _ClientInUse:
     """One aiokafka producer, and how many writes are under way on it."""
 
     client: AIOKafkaProducer
@@ -142,7 +142,7 @@ class Producer:
         self._settings = settings
         self._problems = problems or KafkaProblems()
         self._largest = largest_record(settings.max_record_bytes)
-        self._connections: dict[bool, _Connection] = {}
+        self._connections: dict[bool, _ClientInUse] = {}
         """By whether it is the one that numbers, as far as the broker can."""
         self._connecting = asyncio.Lock()
         self._suspects: dict[str, _Suspect] = {}
@@ -262,7 +262,7 @@ class Producer:
 
     # Connections
 
-    async def _connection(self, *, numbered: bool) -> _Connection:
+    async def _connection(self, *, numbered: bool) -> _ClientInUse:
         found = self._connections.get(numbered)
         if found is not None:
             return found
@@ -273,7 +273,7 @@ class Producer:
                 self._connections[numbered] = found
             return found
 
-    def _replace(self, connection: _Connection, why: str) -> None:
+    def _replace(self, connection: _ClientInUse, why: str) -> None:
         """Closes a connection in the background; the next write gets a new one."""
         for numbered, current in list(self._connections.items()):
             if current is connection:
@@ -289,7 +289,7 @@ class Producer:
             metrics.ERRORS.labels("task").inc()
             log.error("a replaced producer was not closed in order", exc_info=task.exception())
 
-    async def _connect_numbered(self) -> _Connection:
+    async def _connect_numbered(self) -> _ClientInUse:
         if self._settings.idempotence == "off":
             return await self._connect(is_numbered=False)
         try:
@@ -300,7 +300,7 @@ class Producer:
             log.warning("the broker has no idempotent producers: a lost acknowledgement may write a record twice")
             return await self._connect(is_numbered=False)
 
-    async def _connect(self, *, is_numbered: bool) -> _Connection:
+    async def _connect(self, *, is_numbered: bool) -> _ClientInUse:
         client = AIOKafkaProducer(
             **connection_arguments(self._settings, self._problems),
             acks="all",
@@ -313,7 +313,7 @@ class Producer:
         except BaseException:
             await stopped(client)
             raise
-        return _Connection(client, is_numbered)
+        return _ClientInUse(client, is_numbered)
 
 
 def _means_unsupported(error: Exception) -> bool:

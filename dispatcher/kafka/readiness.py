@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
-from dispatcher.health import Check
+from dispatcher.health import HealthCheck
 from dispatcher.kafka.problems import KafkaProblem
 
 MAX_DETAILS: Final = 5
@@ -18,7 +18,7 @@ class Reader(Protocol):
     broker_answers: bool
 
 
-def kafka_checks(readers: Sequence[Reader], problems: Iterable[KafkaProblem]) -> list[Check]:
+def kafka_checks(readers: Sequence[Reader], problems: Iterable[KafkaProblem]) -> list[HealthCheck]:
     """Returns one check for each condition, and one for each reason that is reported.
 
     The required ones fail if events can't be read or outcomes can't be written.
@@ -26,11 +26,11 @@ def kafka_checks(readers: Sequence[Reader], problems: Iterable[KafkaProblem]) ->
     checks = []
     for reader in readers:
         reason = "" if reader.joined else "has not joined the group yet"
-        checks.append(Check(f"consumer {reader.group_id} joined", reader.joined, reason))
+        checks.append(HealthCheck(f"consumer {reader.group_id} joined", reader.joined, reason))
         reason = "" if reader.broker_answers else "the brokers do not answer; it keeps trying"
-        checks.append(Check(f"consumer {reader.group_id} broker", reader.broker_answers, reason))
+        checks.append(HealthCheck(f"consumer {reader.group_id} broker", reader.broker_answers, reason))
     if not readers:
-        checks.append(Check("kafka", False, "not connected yet; it keeps trying"))
+        checks.append(HealthCheck("kafka", False, "not connected yet; it keeps trying"))
     details: dict[str, list[str]] = {}
     required: set[str] = set()
     for problem in problems:
@@ -40,5 +40,5 @@ def kafka_checks(readers: Sequence[Reader], problems: Iterable[KafkaProblem]) ->
         if problem.stops_reading:
             required.add(problem.reason)
     for name, known in details.items():
-        checks.append(Check(f"kafka: {name}", False, "; ".join(known), required=name in required))
+        checks.append(HealthCheck(f"kafka: {name}", False, "; ".join(known), required=name in required))
     return checks

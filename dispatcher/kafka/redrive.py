@@ -109,7 +109,7 @@ def is_mark(record: Record) -> bool:
 
 
 @dataclass(slots=True)
-class Tally:
+class RedriveTally:
     """What a redrive has seen and done so far."""
 
     selected: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -132,7 +132,7 @@ class Tally:
         return self.selected.total()
 
 
-OnProgress = Callable[[Tally], None]
+OnProgress = Callable[[RedriveTally], None]
 
 
 class Redrive:
@@ -154,9 +154,9 @@ class Redrive:
         self._history = history
         self._clock = clock
         self._redriven: defaultdict[tuple[str, int], set[int]] = defaultdict(set)
-        self.tally = Tally()
+        self.tally = RedriveTally()
 
-    async def count(self) -> Tally:
+    async def count(self) -> RedriveTally:
         """Reads the marks and counts what is to be sent back. Sends nothing."""
         async for records in self._marks.records():
             for record in filter(is_mark, records):
@@ -168,7 +168,7 @@ class Redrive:
             self.tally.gone = len(self._selection.positions) - known
         return self.tally
 
-    async def send(self, producer: Producer, topic: str, rate: float, stop: asyncio.Event) -> Tally:
+    async def send(self, producer: Producer, topic: str, rate: float, stop: asyncio.Event) -> RedriveTally:
         """Sends events back to a retry topic, at most `rate` a second, until done or stopped.
 
         An event that is too large for the topic is counted and stays a dead letter.

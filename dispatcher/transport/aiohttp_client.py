@@ -40,7 +40,7 @@ from dispatcher.transport.dial import Dialer
 from dispatcher.transport.egress import EgressGuard
 from dispatcher.transport.failures import TransportError, clip, describe
 from dispatcher.transport.request import USER_AGENT, Endpoint, Request
-from dispatcher.transport.resolver import Answer, Resolver
+from dispatcher.transport.resolver import ResolvedAddresses, Resolver
 from dispatcher.transport.tls import TlsContext, TlsContexts, certificate_expiry, remember_session
 
 KEEPALIVE_S = 60.0
@@ -69,7 +69,7 @@ class _Handler(ResponseHandler):
     """The transport under TLS. Its write buffer holds what the peer has not taken of the request."""
     retires_at = float("inf")
     """From then on it is not used again; seconds of the monotonic clock."""
-    answer: Answer | None = None
+    answer: ResolvedAddresses | None = None
     """The latest DNS answer for the host; None if it isn't resolved here."""
     tls: ssl.SSLObject | None = None
     is_resumed = False
@@ -99,8 +99,8 @@ class _Handler(ResponseHandler):
         outdated = self.answer is not None and address is not None and self.answer.is_outdated(address)
         return outdated or time.monotonic() >= self.retires_at
 
-    def begin(self) -> None:
-        """Resets the state of the last answer before a request is written."""
+    def on_request(self) -> None:
+        """Resets what the last request left; called before a request is written."""
         self.resting, self.raw, self.head, self.body, self._begun = False, 0, None, b"", b""
         self.requests += 1
 
@@ -174,7 +174,7 @@ class _Connector(aiohttp.BaseConnector):
                     protocol.close()  # aiohttp passes over closed ones
         connection = await super().connect(req, traces, timeout)
         if isinstance(connection.protocol, _Handler):
-            connection.protocol.begin()
+            connection.protocol.on_request()
             _PROGRESS.get().handler = connection.protocol
         return connection
 
@@ -204,7 +204,7 @@ class _Response(aiohttp.ClientResponse):
 
 
 @dataclass(slots=True)
-class _Progress:
+class _RequestProgress:
     """Progress of one POST, reported by aiohttp's tracing."""
 
     started: float
@@ -214,7 +214,7 @@ class _Progress:
     handler: _Handler | None = None
 
 
-_PROGRESS: ContextVar[_Progress] = ContextVar("_PROGRESS")
+_PROGRESS: ContextVar[_RequestProgress] = ContextVar("_PROGRESS")
 """Progress of the POST that the current task makes: aiohttp's connector does not receive the request's context."""
 
 
@@ -251,7 +251,7 @@ class AiohttpTransport:
     async def __aexit__(self, *_: object) -> None:
         await self._parts.aclose()
 
-    def begin(self, request: Request, ended: Callable[[Attempt], None]) -> None:
+    def start_post(self, request: Request, on_result: Callable[[Attempt], None]) -> None:
         """Returns None always: aiohttp needs the task of `post`."""
 
     async def post(self, request: Request) -> Attempt:
@@ -260,7 +260,7 @@ class AiohttpTransport:
         Raises:
             ValueError: a header can't be sent; the caller has a bug.
         """
-        progress = _Progress(time.monotonic())
+        progress = _RequestProgress(time.monotonic())
         _PROGRESS.set(progress)
         attempt = await self._attempt(request, progress)
         handler = progress.handler
@@ -271,7 +271,7 @@ class AiohttpTransport:
             attempt = await self._attempt(request, progress)
         return attempt
 
-    async def _attempt(self, request: Request, progress: _Progress) -> Attempt:
+    async def _attempt(self, request: Request, progress: _RequestProgress) -> Attempt:
         phases = None
         try:
             async with asyncio.timeout(progress.started + request.timeout_s - time.monotonic()):
@@ -306,7 +306,7 @@ class AiohttpTransport:
     def _forget_session(self, endpoint: Endpoint) -> None:
         self._contexts.of(endpoint).sessions.forget((endpoint.host, endpoint.port), is_refused=True)
 
-    async def _post(self, request: Request, progress: _Progress) -> Attempt:
+    async def _post(self, request: Request, progress: _RequestProgress) -> Attempt:
         endpoint = request.endpoint
         if self._session is None:
             raise RuntimeError("the transport is not open")
@@ -367,7 +367,7 @@ def _between(began: float | None, ended: float | None) -> float | None:
 
 
 def _attempt(
-    response: aiohttp.ClientResponse, request: Request, progress: _Progress, body: bytes, first_byte: float
+    response: aiohttp.ClientResponse, request: Request, progress: _RequestProgress, body: bytes, first_byte: float
 ) -> Attempt:
     now = time.monotonic()
     head = None if progress.handler is None else progress.handler.head
@@ -411,7 +411,7 @@ def _failure(error: Exception) -> tuple[FailureReason, str]:
 
 
 def _tracing() -> aiohttp.TraceConfig:
-    """Returns aiohttp's tracing hooks, which record times in each POST's `_Progress`."""
+    """Returns aiohttp's tracing hooks, which record times in each POST's `_RequestProgress`."""
 
     async def connected(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
         context.trace_request_ctx.connected_at = time.monotonic()

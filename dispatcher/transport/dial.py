@@ -19,7 +19,7 @@ from dispatcher.contract.outcomes import FailureReason, Phases
 from dispatcher.transport.egress import ProxyAddress
 from dispatcher.transport.failures import TransportError, clip, connect_failure, describe
 from dispatcher.transport.happy_eyeballs import connect_first
-from dispatcher.transport.resolver import Answer, Resolver
+from dispatcher.transport.resolver import ResolvedAddresses, Resolver
 from dispatcher.transport.tls import DIALLED, TlsContext, TlsContexts, note_expiry, note_refusal
 from dispatcher.transport.tunnel import open_tunnel
 
@@ -53,7 +53,7 @@ class Dialer:
         self._proxy = None if settings.proxy is None else ProxyAddress.of(settings.proxy)
         self._max_age_s = connection_max_age_s
 
-    def watch(self, host: str) -> Answer | None:
+    def watch(self, host: str) -> ResolvedAddresses | None:
         """Returns the latest DNS answer for a host without waiting; None if it isn't resolved here."""
         return None if self._proxy is not None and self._proxy.resolves else self._resolver.watch(host)
 

@@ -1,12 +1,14 @@
-"""Defines a transport's input: an endpoint, which changes with its webhook, and a request, which changes each time."""
+"""Defines a request, its endpoint (which changes with the webhook) and the client that sends it."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from dispatcher import __version__
 from dispatcher.config.secrets import Secret
 from dispatcher.config.webhooks import WebhookConfig, split_url
+from dispatcher.contract.outcomes import Attempt
 from dispatcher.contract.values import slots_dataclass
 
 USER_AGENT = f"feedback-dispatcher/{__version__}"
@@ -107,4 +109,23 @@ class Exchange(Protocol):
 
     def abort(self) -> None:
         """Cancels the request: `ended` is not called."""
+        ...
+
+
+class Transport(Protocol):
+    """Sends one POST. Never raises for anything that a network or an endpoint can do."""
+
+    async def post(self, request: Request) -> Attempt:
+        """Sends the request and returns how it went.
+
+        Raises:
+            ValueError: the request has a header that can't be sent: a bug of the caller.
+        """
+        ...
+
+    def start_post(self, request: Request, on_result: Callable[[Attempt], None]) -> Exchange | None:
+        """Sends the request on an idle connection without awaiting; `on_result` is called once, unless it is aborted.
+
+        Returns None, and sends nothing, if no connection is idle or this client can't do it.
+        """
         ...

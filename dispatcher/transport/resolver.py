@@ -36,7 +36,7 @@ _THREADS = 64
 threads of the default executor (uvloop: four), which would stop every tenant."""
 
 
-class Answer:
+class ResolvedAddresses:
     """The latest DNS answer for a host. Later lookups change it in place, so pools can keep a reference."""
 
     __slots__ = ("addresses", "expires_at", "is_allowed")
@@ -64,7 +64,7 @@ class Resolver:
         self._guard = guard
         self._servers = tuple(server for text in settings.nameservers if (server := nameserver(text)) is not None)
         self._clock = clock
-        self._answers: OrderedDict[str, Answer] = OrderedDict()
+        self._answers: OrderedDict[str, ResolvedAddresses] = OrderedDict()
         self._under_way: dict[str, asyncio.Task[tuple[str, ...]]] = {}
         self._next_refresh = 0.0
         self._threads: ThreadPoolExecutor | None = None
@@ -107,7 +107,7 @@ class Resolver:
                 raise TransportError(FailureReason.EGRESS_DENIED, clip(problem))
         return addresses[:MAX_ADDRESSES]
 
-    def watch(self, host: str) -> Answer | None:
+    def watch(self, host: str) -> ResolvedAddresses | None:
         """Returns the last answer for a host, and looks it up again in the background if it is old.
 
         None if the host is an address, or was never resolved here. While DNS fails, the last answer stays.
@@ -149,7 +149,7 @@ class Resolver:
         is_allowed = not any(self._guard.denies(host, address) for address in addresses)
         answer = self._answers.get(host)
         if answer is None:
-            answer = self._answers[host] = Answer(addresses, expires_at, is_allowed=is_allowed)
+            answer = self._answers[host] = ResolvedAddresses(addresses, expires_at, is_allowed=is_allowed)
         answer.addresses, answer.expires_at, answer.is_allowed = addresses, expires_at, is_allowed
         self._answers.move_to_end(host)
         if len(self._answers) > MAX_CACHED:

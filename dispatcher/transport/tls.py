@@ -49,7 +49,7 @@ class TlsObject(ssl.SSLObject):
     place: Place | None = None
 
 
-class Sessions:
+class TLSSessions:
     """The last session of each server, bounded. A server that refused one is offered none for an hour."""
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class TlsContext(ssl.SSLContext):
     """A context that offers the last session of a host and port again (RFC 8446, section 2.2; RFC 5077)."""
 
     sslobject_class = TlsObject
-    sessions: Sessions
+    sessions: TLSSessions
 
     def wrap_bio(
         self,
@@ -172,7 +172,7 @@ def new_context(ca: bytes | None = None, certificate: bytes | None = None, key: 
         ValueError: one of the three can't be used; the message says which and why.
     """
     context = TlsContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies certificate and host name
-    context.sessions = Sessions()
+    context.sessions = TLSSessions()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.hostname_checks_common_name = False  # RFC 9525, section 6.3
     context.options |= ssl.OP_NO_RENEGOTIATION

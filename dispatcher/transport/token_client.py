@@ -1,20 +1,12 @@
 """Posts to token endpoints with the guarded transport: the same egress rules, TLS and limits as for webhooks."""
 
-from typing import Protocol
-
 from dispatcher.auth.token_answers import MAX_ANSWER, Headers, TokenAnswer
-from dispatcher.contract.outcomes import Attempt, FailureReason
-from dispatcher.transport.request import Endpoint, Request
+from dispatcher.contract.outcomes import FailureReason
+from dispatcher.transport.request import Endpoint, Request, Transport
 
 CONNECT_TIMEOUT_S = 3.0
 _MOST_ENDPOINTS = 10_000
 _OUR_OWN = frozenset({FailureReason.LOCAL, FailureReason.PROXY, FailureReason.EGRESS_DENIED})
-
-
-class Transport(Protocol):
-    """Sends one POST."""
-
-    async def post(self, request: Request) -> Attempt: ...
 
 
 class TokenPosts:

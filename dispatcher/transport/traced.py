@@ -2,18 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
 
 from dispatcher.contract.outcomes import Attempt
 from dispatcher.telemetry.tracing import Tracing, end_attempt, traceparent
-from dispatcher.transport.request import Exchange, Request
-
-
-class Transport(Protocol):
-    """Sends one POST."""
-
-    async def post(self, request: Request) -> Attempt: ...
-    def begin(self, request: Request, ended: Callable[[Attempt], None]) -> Exchange | None: ...
+from dispatcher.transport.request import Exchange, Request, Transport
 
 
 class TracedTransport:
@@ -23,9 +15,9 @@ class TracedTransport:
         self._transport = transport
         self._tracing = tracing
 
-    def begin(self, request: Request, ended: Callable[[Attempt], None]) -> Exchange | None:
+    def start_post(self, request: Request, on_result: Callable[[Attempt], None]) -> Exchange | None:
         """Sends without a span: only the fast path calls this, and sampled events don't take it."""
-        return self._transport.begin(request, ended)
+        return self._transport.start_post(request, on_result)
 
     async def post(self, request: Request) -> Attempt:
         """Sends the request. If the event is sampled, the span's `traceparent` replaces the record's."""

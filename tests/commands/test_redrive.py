@@ -22,7 +22,7 @@ from dispatcher.contract.records import Origin, RetryState
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.kafka.dead_letters import DeadLetters
 from dispatcher.kafka.producer import Producer
-from dispatcher.kafka.redrive import MARK, MAX_BATCH, Redrive, Selection, Tally, fresh_headers
+from dispatcher.kafka.redrive import MARK, MAX_BATCH, Redrive, RedriveTally, Selection, fresh_headers
 from dispatcher.kafka.topic_reader import open_topic
 from tests.commands.running import called, dispatcher, ended, start, write_settings
 from tests.conftest import Broker
@@ -57,7 +57,7 @@ class Dead:
         await self._letters.dead_letter(record, journey, reason, "answered 503")
         return journey
 
-    async def redrive(self, selection: Selection = EVERYTHING, rate: float = 10_000) -> Tally:
+    async def redrive(self, selection: Selection = EVERYTHING, rate: float = 10_000) -> RedriveTally:
         """What `dispatcher redrive` does, without a process of its own."""
         async with open_topic(self._settings, f"{self.topic}.dead") as reader:
             redrive = Redrive(reader, selection)

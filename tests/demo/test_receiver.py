@@ -16,11 +16,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from standardwebhooks import Webhook as StandardWebhook
 
-from dispatcher.demo.behaviours import Answer, Behaviour, Flaky, HangsUp, Outage
-from dispatcher.demo.checks import Check, DeliveryCheck, HeaderCheck, JwtCheck, SignatureCheck
+from dispatcher.demo.behaviours import Behaviour, Flaky, HangsUp, Outage, ReceiverAnswer
+from dispatcher.demo.checks import ArrivalCheck, DeliveryCheck, HeaderCheck, JwtCheck, SignatureCheck
 from dispatcher.demo.child_process import ChildProcess
-from dispatcher.demo.ledger import Arrival, Ledger, Tally
-from dispatcher.demo.receiver import Endpoint, Receiver
+from dispatcher.demo.ledger import Arrival, EndpointTally, Ledger
+from dispatcher.demo.receiver import DemoEndpoint, Receiver
 from tests.published import DATA
 
 KEY = ec.generate_private_key(ec.SECP256R1())
@@ -55,23 +55,23 @@ async def post(
 async def test_each_attempt_is_in_the_ledger_with_its_answer(
     receiver: Receiver, session: aiohttp.ClientSession
 ) -> None:
-    receiver.set("flaky", Endpoint(Flaky(failures=2)))
+    receiver.set("flaky", DemoEndpoint(Flaky(failures=2)))
     answers = [await post(session, receiver.url("flaky"), {"webhook-attempt": str(n)}) for n in (1, 2, 3, 4)]
 
     assert answers == [503, 503, 200, 200]
     seen = receiver.ledger.attempts("flaky", "msg_1")
     assert [(one.attempt, one.status) for one in seen] == [(1, 503), (2, 503), (3, 200), (4, 200)]
-    assert receiver.ledger.tally("flaky") == Tally(requests=4, accepted=1, twice=1)
+    assert receiver.ledger.tally("flaky") == EndpointTally(requests=4, accepted=1, twice=1)
     assert receiver.ledger.accepted()["flaky", "msg_1"] == 2
 
 
 async def test_a_path_without_an_endpoint_is_not_found(receiver: Receiver, session: aiohttp.ClientSession) -> None:
     assert await post(session, receiver.url("nobody")) == 404
-    assert receiver.ledger.tally("nobody") == Tally(requests=1)
+    assert receiver.ledger.tally("nobody") == EndpointTally(requests=1)
 
 
 async def test_a_closed_connection_is_no_answer(receiver: Receiver, session: aiohttp.ClientSession) -> None:
-    receiver.set("rude", Endpoint(HangsUp()))
+    receiver.set("rude", DemoEndpoint(HangsUp()))
     with pytest.raises(aiohttp.ClientConnectionError):
         await post(session, receiver.url("rude"))
     assert [one.status for one in receiver.ledger.attempts("rude", "msg_1")] == [0]
@@ -81,14 +81,14 @@ async def test_a_slow_endpoint_holds_up_nobody_else(receiver: Receiver, session:
     arrived, released = threading.Event(), threading.Event()  # the receiver is a thread
 
     class Held:
-        async def answer(self, arrival: Arrival) -> Answer:
+        async def answer(self, arrival: Arrival) -> ReceiverAnswer:
             arrived.set()
             while not released.is_set():
                 await asyncio.sleep(0.01)
-            return Answer(202)
+            return ReceiverAnswer(202)
 
-    receiver.set("slow", Endpoint(Held()))
-    receiver.set("fast", Endpoint())
+    receiver.set("slow", DemoEndpoint(Held()))
+    receiver.set("fast", DemoEndpoint())
     async with asyncio.timeout(20), asyncio.TaskGroup() as group:
         slow = group.create_task(post(session, receiver.url("slow")))
         assert await asyncio.to_thread(arrived.wait, 15)
@@ -100,10 +100,10 @@ async def test_a_slow_endpoint_holds_up_nobody_else(receiver: Receiver, session:
 
 async def test_a_test_can_bring_its_own_behaviour(receiver: Receiver, session: aiohttp.ClientSession) -> None:
     class Echo:
-        async def answer(self, arrival: Arrival) -> Answer:
-            return Answer(201, {"x-length": str(len(arrival.body))})
+        async def answer(self, arrival: Arrival) -> ReceiverAnswer:
+            return ReceiverAnswer(201, {"x-length": str(len(arrival.body))})
 
-    receiver.set("echo", Endpoint(Echo()))
+    receiver.set("echo", DemoEndpoint(Echo()))
     async with session.post(receiver.url("echo"), data=b"12345") as answer:
         assert (answer.status, answer.headers["x-length"]) == (201, "5")
 
@@ -111,18 +111,18 @@ async def test_a_test_can_bring_its_own_behaviour(receiver: Receiver, session: a
 async def test_a_broken_rule_is_a_violation_and_never_accepted(
     receiver: Receiver, session: aiohttp.ClientSession
 ) -> None:
-    receiver.set("strict", Endpoint(checks=(HeaderCheck({"X-Environment": "prod"}),)))
+    receiver.set("strict", DemoEndpoint(checks=(HeaderCheck({"X-Environment": "prod"}),)))
     before = receiver.ledger.violation_count
 
     assert await post(session, receiver.url("strict")) == 400
     assert await post(session, receiver.url("strict"), {"x-environment": "prod"}) == 200
     assert receiver.ledger.violation_count == before + 1
     assert "X-Environment" in str(receiver.ledger.violations[-1])
-    assert receiver.ledger.tally("strict") == Tally(requests=2, accepted=1)
+    assert receiver.ledger.tally("strict") == EndpointTally(requests=2, accepted=1)
 
 
 async def test_the_ledger_can_be_waited_for(receiver: Receiver, session: aiohttp.ClientSession) -> None:
-    receiver.set("later", Endpoint())
+    receiver.set("later", DemoEndpoint())
     with pytest.raises(TimeoutError, match="accepted in"):
         await receiver.ledger.until(lambda ledger: ledger.tally("later").accepted == 1, timeout_s=0.05)
     await post(session, receiver.url("later"))
@@ -204,7 +204,7 @@ def signed(body: bytes) -> dict[str, str]:
 
 
 def test_the_signature_of_another_implementation_is_taken() -> None:
-    check: Check = SignatureCheck((SECRET,))
+    check: ArrivalCheck = SignatureCheck((SECRET,))
     assert check.refusal(arrived(signed(b'{"a":1}'), b'{"a":1}')) is None
     for wrong in (arrived(signed(b'{"a":1}'), b'{"a":2}'), arrived({}, b"{}")):
         refusal = check.refusal(wrong)

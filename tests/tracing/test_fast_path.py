@@ -44,7 +44,7 @@ class Listener:
         if result is None:
             self.on_finished(await self._traced.process(self._record, processing))
         else:
-            self.on_finished(await self._traced.fast_path.go_on(self._record, processing, result))
+            self.on_finished(await self._traced.fast_path.resume(self._record, processing, result))
 
 
 class TracedBench:
@@ -61,7 +61,7 @@ class TracedBench:
         headers = {"traceparent": traceparent.encode()}
         one = record(EMAIL_EVENT, headers, timestamp=int(wall() * 1000), topic="events", offset=offset)
         listener = Listener(self, one)
-        self.fast_path.begin(one, self.bench.processing(), listener)
+        self.fast_path.start(one, self.bench.processing(), listener)
         return listener
 
 

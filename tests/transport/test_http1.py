@@ -7,7 +7,7 @@ import pytest
 
 from dispatcher.config.settings import DeliverySettings, EgressSettings
 from dispatcher.transport.failures import TransportError
-from dispatcher.transport.http1 import LeanTransport, pool
+from dispatcher.transport.http1 import Http1Transport, pool
 from dispatcher.transport.http1.connection import Connection
 from dispatcher.transport.http1.pool import Destination, Pool
 from tests.transport.conftest import Serving, post_to
@@ -109,7 +109,7 @@ async def test_a_deadline_that_moved_later_does_not_end_the_exchange_early() -> 
 async def test_leaving_the_transport_ends_requests_under_way(serving: Serving, ca_bundle: object) -> None:
     settings = EgressSettings.model_validate({"allow": ["127.0.0.0/8"], "ca_bundle": ca_bundle})
     async with serving(lambda peer: peer.until_closed()) as server:
-        async with LeanTransport(DeliverySettings(), settings) as transport:
+        async with Http1Transport(DeliverySettings(), settings) as transport:
             task = asyncio.create_task(transport.post(post_to(server.url)))
             await asyncio.sleep(0.05)
         attempt = await task
@@ -118,7 +118,7 @@ async def test_leaving_the_transport_ends_requests_under_way(serving: Serving, c
 
 async def test_tenants_of_one_host_share_its_connections(serving: Serving, ca_bundle: object) -> None:
     settings = EgressSettings.model_validate({"allow": ["127.0.0.0/8"], "ca_bundle": ca_bundle})
-    async with serving(answering(OK)) as server, LeanTransport(DeliverySettings(), settings) as transport:
+    async with serving(answering(OK)) as server, Http1Transport(DeliverySettings(), settings) as transport:
         for i in range(5):
             assert (await transport.post(post_to(f"{server.url}/{i}"))).reused == (i > 0)
     assert server.connections == 1

@@ -7,9 +7,9 @@ import pytest
 import uvloop
 
 from dispatcher.config.settings import DeliverySettings, EgressSettings
-from dispatcher.demo.receiver import Endpoint, Receiver
+from dispatcher.demo.receiver import DemoEndpoint, Receiver
 from dispatcher.transport import open_transport
-from dispatcher.transport.tls import DIALLED, Sessions
+from dispatcher.transport.tls import DIALLED, TLSSessions
 from tests.transport.conftest import post_to
 
 
@@ -18,14 +18,14 @@ def test_requests_succeed_and_the_next_connection_offers_the_session_of_host_and
     client: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offered: list[tuple[tuple[str, int], bool]] = []
-    get = Sessions.get
+    get = TLSSessions.get
 
-    def noted(self: Sessions, place: tuple[str, int]) -> object:
+    def noted(self: TLSSessions, place: tuple[str, int]) -> object:
         offered.append((place, get(self, place) is not None))
         return get(self, place)
 
-    monkeypatch.setattr(Sessions, "get", noted)
-    with Receiver({"luma": Endpoint()}) as receiver:
+    monkeypatch.setattr(TLSSessions, "get", noted)
+    with Receiver({"luma": DemoEndpoint()}) as receiver:
         (tmp_path / "ca.pem").write_bytes(receiver.ca_pem)
 
         async def sent() -> list[int | None]:

@@ -25,7 +25,7 @@ from dispatcher.stores.sql.records import StoredWebhook
 
 
 @dataclass(frozen=True, slots=True)
-class EventHistory:
+class EventFacts:
     """What is known about an event. Attempts are kept for a shorter time than dead letters."""
 
     attempts: Sequence[AttemptFact]
@@ -121,7 +121,7 @@ class EventPage:
             problem=problem,
         )
 
-    def _known(self, webhook: StoredWebhook, event_id: str, history: Sequence[HistoryEntry]) -> EventHistory:
+    def _known(self, webhook: StoredWebhook, event_id: str, history: Sequence[HistoryEntry]) -> EventFacts:
         services, tenant = self._renderer.services, webhook.tenant
         posts = (HistoryOutcome.ATTEMPT, HistoryOutcome.DELIVERED)
         found: Sequence[AttemptFact] = [attempt_of(one, time.time()) for one in history if one.outcome in posts]
@@ -129,10 +129,10 @@ class EventPage:
             found = services.attempts.search(tenant, AttemptQuery(event_id=event_id, limit=200)).items
         query = DeadQuery(tenant=tenant, event_id=event_id, redriven=None, limit=1)
         deaths = services.dead_events.search(query, orgs=frozenset({tenant.org})).items
-        return EventHistory(sorted(found, key=lambda fact: fact.at), next(iter(deaths), None))
+        return EventFacts(sorted(found, key=lambda fact: fact.at), next(iter(deaths), None))
 
     async def _decision(
-        self, request: web.Request, webhook: StoredWebhook, known: EventHistory, event_id: str
+        self, request: web.Request, webhook: StoredWebhook, known: EventFacts, event_id: str
     ) -> tuple[event_explanation.Decision | None, str]:
         """Returns the decision if the request asks for it, or else why there is none."""
         settings, shows_people = self._renderer.services.settings, person_of(request).is_admin
@@ -147,7 +147,7 @@ class EventPage:
             return None, error.for_tenants
         return decided, ""
 
-    async def _next_step(self, webhook: StoredWebhook, known: EventHistory) -> str:
+    async def _next_step(self, webhook: StoredWebhook, known: EventFacts) -> str:
         if known.last is None:
             return ""
         if known.is_dead:
@@ -166,7 +166,7 @@ class EventPage:
         wait = "" if due is None else f" The webhook's next waiting event is due in {max(0, due - time.time()):.0f} s."
         return f"It is tried again, at growing intervals, until it is too old.{wait}"
 
-    def _remedy(self, webhook: StoredWebhook, known: EventHistory) -> str:
+    def _remedy(self, webhook: StoredWebhook, known: EventFacts) -> str:
         """Returns what to change. An event that expired unanswered gets that of the webhook's latest failure."""
         last, death = next(reversed(known.attempts), None), known.death
         if last is None and death is not None and death.reason == DeadReason.EXPIRED and death.last_status is None:

@@ -17,12 +17,12 @@ MOST_LOOKED_AT: Final = 1000
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
     """Adds the routes."""
-    pages = HistoryPage(renderer)
+    pages = HistoryPages(renderer)
     app.router.add_get("/audit", pages.of_all)
     app.router.add_get("/webhooks/{webhook_id}/audit", pages.of_webhook)
 
 
-class HistoryPage:
+class HistoryPages:
     """Handlers of the pages."""
 
     def __init__(self, renderer: Renderer) -> None:

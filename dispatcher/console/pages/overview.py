@@ -34,7 +34,7 @@ def add_to(app: web.Application, renderer: Renderer) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Skipped:
+class SkippedSummary:
     """Events that were skipped for one reason."""
 
     reason: str
@@ -43,14 +43,14 @@ class Skipped:
     events: int
 
 
-def skipped_by_reason(counts: Iterable[HistoryCount]) -> list[Skipped]:
+def skipped_by_reason(counts: Iterable[HistoryCount]) -> list[SkippedSummary]:
     """The most frequent reason first."""
     events: Counter[str] = Counter()
     for one in counts:
         if one.outcome is HistoryOutcome.SKIPPED:
             events[one.reason] += one.events
     return [
-        Skipped(reason, reason_in_words(HistoryOutcome.SKIPPED, reason), SKIP_REMEDIES.get(reason, ""), count)
+        SkippedSummary(reason, reason_in_words(HistoryOutcome.SKIPPED, reason), SKIP_REMEDIES.get(reason, ""), count)
         for reason, count in events.most_common()
     ]
 

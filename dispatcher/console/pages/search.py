@@ -77,7 +77,7 @@ class Filters:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SearchResult:
     """An entry, and the webhook of its tenant if there is one."""
 
     entry: HistoryEntry
@@ -109,7 +109,7 @@ class Search:
     async def show(self, request: web.Request) -> web.StreamResponse:
         """Shows the history of the messages that have the typed id."""
         person, lookup, filters = person_of(request), self._renderer.services.history, Filters.of(request)
-        rows: list[Row] = []
+        rows: list[SearchResult] = []
         older, problem = None, ""
         if lookup is None:
             problem = "There is no history store: the operator sets history.url in the settings"
@@ -125,7 +125,7 @@ class Search:
             request, "search.html", at="deliveries", rows=rows, filters=filters, older=older, problem=problem,
         )  # fmt: skip
 
-    async def _rows(self, entries: tuple[HistoryEntry, ...], person: Person) -> list[Row]:
+    async def _rows(self, entries: tuple[HistoryEntry, ...], person: Person) -> list[SearchResult]:
         webhooks: dict[tuple[str | None, str | None], StoredWebhook | None] = {}
         for entry in entries:
             key = entry.org, entry.sandbox
@@ -133,14 +133,14 @@ class Search:
                 query = WebhookQuery(org=entry.org, sandbox=entry.sandbox, limit=1)
                 page = await self._renderer.services.webhooks.search(query, orgs=person.orgs)
                 webhooks[key] = next(iter(page.items), None) if entry.org and entry.sandbox else None
-        return [Row(entry, webhooks[entry.org, entry.sandbox]) for entry in entries]
+        return [SearchResult(entry, webhooks[entry.org, entry.sandbox]) for entry in entries]
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryList:
     """A page of one webhook's history."""
 
-    rows: list[Row]
+    rows: list[SearchResult]
     filters: Filters
     older: str | None
     """The address of the next page."""
@@ -155,7 +155,7 @@ async def history_of(renderer: Renderer, request: web.Request, webhook: StoredWe
     query = filters.query(_now(), webhook.tenant, lookup, request.query.get("before") or None)
     page = await lookup.search(query, orgs=person_of(request).orgs)
     older = None if page.next is None else filters.address(request.path, before=page.next)
-    return HistoryList([Row(entry, webhook) for entry in page.items], filters, older, lookup.problem)
+    return HistoryList([SearchResult(entry, webhook) for entry in page.items], filters, older, lookup.problem)
 
 
 def _words(text: str) -> frozenset[str]:

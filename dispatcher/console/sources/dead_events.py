@@ -20,7 +20,7 @@ from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError, NotFound
 from dispatcher.kafka.history_topic import open_history
 from dispatcher.kafka.producer import Producer
-from dispatcher.kafka.redrive import Redrive, Selection, Tally
+from dispatcher.kafka.redrive import Redrive, RedriveTally, Selection
 from dispatcher.kafka.topic_reader import open_topic, translating_kafka_errors
 from dispatcher.kafka.topic_tailer import TopicTailer
 from dispatcher.kafka.topics import dead_letter_topic, retry_topics
@@ -160,7 +160,7 @@ class DeadLetterReader:
             self._update(job_id, state="failed", problem=f"{type(error).__name__}, a bug of ours")
 
     async def _redrive(self, job_id: str, selection: Selection, begun: "asyncio.Future[None]") -> None:
-        def report(tally: Tally) -> None:
+        def report(tally: RedriveTally) -> None:
             self._update(job_id, total=tally.total, sent=tally.sent, already=tally.already, gone=tally.gone)
 
         async with (

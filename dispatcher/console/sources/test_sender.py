@@ -29,9 +29,8 @@ from dispatcher.errors import ConfigError, Problem, TokenUnavailable
 from dispatcher.flow.explain import masked, shown_headers
 from dispatcher.transport import open_transport
 from dispatcher.transport.egress import EgressGuard
-from dispatcher.transport.request import Endpoint, Request
+from dispatcher.transport.request import Endpoint, Request, Transport
 from dispatcher.transport.token_client import TokenPosts
-from dispatcher.transport.token_client import Transport as Posting
 
 KEEP_BODY: Final = 2048
 AT_ONCE: Final = 8
@@ -160,12 +159,15 @@ class _ConcealingTransport:
     Otherwise users could list the names of the cluster's services, one test event after another.
     """
 
-    def __init__(self, transport: Posting, guard: EgressGuard) -> None:
+    def __init__(self, transport: Transport, guard: EgressGuard) -> None:
         self._transport = transport
         self._guard = guard
 
+    def start_post(self, request: Request, on_result: Callable[[Attempt], None]) -> None:
+        """Returns None: an answer has to be awaited to be concealed."""
+
     async def post(self, request: Request) -> Attempt:
-        """Sends one POST."""
+        """Sends the request and conceals what its failure says about names."""
         attempt = await self._transport.post(request)
         endpoint = request.endpoint
         if attempt.failure not in (FailureReason.DNS, FailureReason.EGRESS_DENIED):

@@ -23,7 +23,7 @@ _CONFIG = cast(webhooks.c.config, Text).label("config_text")  # repeated for eac
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class WebhookRow:
     """A webhook as it was read."""
 
     id: str
@@ -49,16 +49,16 @@ async def select_rows(connection: AsyncConnection, *which: ColumnElement[bool]) 
     return (await connection.execute(statement)).mappings().all()
 
 
-def read_rows(selected: Iterable[RowMapping], encryption: Encryption) -> Iterator[Row]:
+def read_rows(selected: Iterable[RowMapping], encryption: Encryption) -> Iterator[WebhookRow]:
     """Converts the rows of `select_rows`. Pure; takes about 0.2 ms for a webhook and 0.05 ms for each secret."""
     for _, group in groupby(selected, key=lambda row: row["id"]):
         yield _read(list(group), encryption)
 
 
-def _read(group: Sequence[RowMapping], encryption: Encryption) -> Row:
+def _read(group: Sequence[RowMapping], encryption: Encryption) -> WebhookRow:
     first = group[0]
     tenant, is_deleted = TenantKey(first["org"], first["sandbox"]), first["deleted_at"] is not None
-    row = Row(first["id"], tenant, first["changed"], is_deleted, None)
+    row = WebhookRow(first["id"], tenant, first["changed"], is_deleted, None)
     if is_deleted:
         return row
     source = f"sql:{first['id']}"

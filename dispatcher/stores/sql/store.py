@@ -22,7 +22,7 @@ from dispatcher.stores.cache import NOT_CACHED, NotCached
 from dispatcher.stores.sql.changes import listening
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption
-from dispatcher.stores.sql.loading import Row, read_rows, select_rows
+from dispatcher.stores.sql.loading import WebhookRow, read_rows, select_rows
 from dispatcher.stores.sql.migrate import schema_problem
 from dispatcher.stores.sql.rows import is_storable
 from dispatcher.stores.sql.schema import change_counter, webhooks
@@ -46,7 +46,7 @@ class SqlStore:
         self._database = database
         self._encryption = encryption
         self._poll_s = poll_s
-        self._rows: dict[TenantKey, Row] = {}  # as last read
+        self._rows: dict[TenantKey, WebhookRow] = {}  # as last read
         self._seen: int | None = None  # value of the change counter up to which `_rows` is complete
         self._listeners: list[Callable[[set[TenantKey]], None]] = []
         self._is_away = False
@@ -109,7 +109,7 @@ class SqlStore:
             raise WebhookUnusable(f"{tenant}: its webhook can't be used: " + "; ".join(map(str, row.problems)))
         return row.webhook
 
-    async def _row(self, tenant: TenantKey) -> Row | None:
+    async def _row(self, tenant: TenantKey) -> WebhookRow | None:
         if self._is_away and tenant in self._rows:
             raise StoreUnavailable(
                 f"{self._database.name} is away"
@@ -190,7 +190,7 @@ class SqlStore:
                 await self.load()
                 await bell.wait(self._poll_s)
 
-    def _take_over(self, rows: Sequence[Row], value: int, *, is_all: bool) -> None:
+    def _take_over(self, rows: Sequence[WebhookRow], value: int, *, is_all: bool) -> None:
         changed = {row.tenant for row in rows}
         is_first = self._seen is None
         if is_all:
@@ -232,7 +232,7 @@ class SqlStore:
         log.info("webhooks loaded", webhooks=webhooks_in_use, changed=changed, problems=len(problems))
 
 
-def _newer(known: Row | None, row: Row) -> Row:
+def _newer(known: WebhookRow | None, row: WebhookRow) -> WebhookRow:
     """Returns the row that was read later; of two readings of one state, the first, whose webhook may be in use."""
     return known if known is not None and known.changed >= row.changed and known.webhook is not None else row
 

@@ -26,7 +26,7 @@ DNS_CHECK_S: Final = 2.5
 _DROPPED: Final = frozenset({FailureReason.RESET, FailureReason.TLS})
 
 
-class _Kept:
+class _PreparedEndpoint:
     """What is derived from an endpoint and kept for the endpoint's lifetime."""
 
     __slots__ = ("block", "destination", "look_again", "stack")
@@ -42,7 +42,7 @@ class _Kept:
         return self.block.render(request.content_type, len(request.body), request.headers) + request.body
 
 
-class Exchange:
+class Http1Exchange:
     """A request in progress on a connection."""
 
     __slots__ = ("_connection", "_ended", "_is_over", "_keep", "_pool", "_reused", "_stack", "_started")
@@ -87,7 +87,7 @@ class Exchange:
         self._ended(attempt)
 
 
-class LeanTransport:
+class Http1Transport:
     """Sends POSTs on its own HTTP/1.1 connections. An async context manager; leaving it closes every connection.
 
     It does not limit how many connections are open at once: the deliverer enforces `delivery.max_in_flight`. As many
@@ -119,7 +119,7 @@ class LeanTransport:
             ValueError: a header can't be sent; the caller has a bug.
         """
         answer: asyncio.Future[Attempt] = asyncio.get_running_loop().create_future()
-        exchange = self.begin(request, partial(_settle, answer))
+        exchange = self.start_post(request, partial(_settle, answer))
         if exchange is not None:
             return await _answer_or_abort(answer, exchange)
         started = time.monotonic()
@@ -134,7 +134,7 @@ class LeanTransport:
             return _failed(failed, started, reused=False)
         return attempt
 
-    async def _exchange(self, kept: _Kept, request: Request, started: float) -> tuple[Connection, Attempt]:
+    async def _exchange(self, kept: _PreparedEndpoint, request: Request, started: float) -> tuple[Connection, Attempt]:
         """Opens a connection and sends the request on it.
 
         Raises:
@@ -142,13 +142,13 @@ class LeanTransport:
         """
         answer: asyncio.Future[Attempt] = asyncio.get_running_loop().create_future()
         connection = await self._open(kept.destination, request, started)
-        exchange = Exchange(
+        exchange = Http1Exchange(
             self._pool, kept.stack, connection, request.keep_body, started, partial(_settle, answer), reused=False
         )
         exchange.send(kept.rendered(request), request.timeout_s)
         return connection, await _answer_or_abort(answer, exchange)
 
-    def begin(self, request: Request, ended: Callable[[Attempt], None]) -> Exchange | None:
+    def start_post(self, request: Request, on_result: Callable[[Attempt], None]) -> Http1Exchange | None:
         """Sends the request on an idle connection without awaiting. Calls `ended` once, unless the exchange is aborted.
 
         Returns None, and sends nothing, if no connection is idle: `post` opens one, or says why it can't.
@@ -165,19 +165,19 @@ class LeanTransport:
         connection = self._pool.take(kept.stack, started)
         if connection is None:
             return None
-        exchange = Exchange(self._pool, kept.stack, connection, request.keep_body, started, ended, reused=True)
+        exchange = Http1Exchange(self._pool, kept.stack, connection, request.keep_body, started, on_result, reused=True)
         exchange.send(data, request.timeout_s)
         return exchange
 
-    def _kept_of(self, endpoint: Endpoint, now: float) -> _Kept:
+    def _kept_of(self, endpoint: Endpoint, now: float) -> _PreparedEndpoint:
         kept = endpoint.derived.get(self)
-        if not isinstance(kept, _Kept):
-            kept = endpoint.derived[self] = _Kept(endpoint)
+        if not isinstance(kept, _PreparedEndpoint):
+            kept = endpoint.derived[self] = _PreparedEndpoint(endpoint)
         if now >= kept.look_again:
             self._look_at(kept, endpoint, now)
         return kept
 
-    def _look_at(self, kept: _Kept, endpoint: Endpoint, now: float) -> None:
+    def _look_at(self, kept: _PreparedEndpoint, endpoint: Endpoint, now: float) -> None:
         """Applies a changed CA bundle of the operator and a moved endpoint."""
         context = self._contexts.of(endpoint) if endpoint.scheme == "https" else None
         kept.destination = Destination(endpoint.scheme, endpoint.host, endpoint.port, context)
@@ -208,7 +208,7 @@ def _settle(answer: "asyncio.Future[Attempt]", attempt: Attempt) -> None:
         answer.set_result(attempt)
 
 
-async def _answer_or_abort(answer: "asyncio.Future[Attempt]", exchange: Exchange) -> Attempt:
+async def _answer_or_abort(answer: "asyncio.Future[Attempt]", exchange: Http1Exchange) -> Attempt:
     try:
         return await answer
     except BaseException:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 from dispatcher.transport.http1.connection import Connection
-from dispatcher.transport.resolver import Answer
+from dispatcher.transport.resolver import ResolvedAddresses
 from dispatcher.transport.tls import TlsContext
 
 IDLE_S = 60.0
@@ -29,7 +29,7 @@ class Stack(list[Connection]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.answer: Answer | None = None
+        self.answer: ResolvedAddresses | None = None
         """The latest DNS answer for the host; None if it isn't resolved here."""
 
 

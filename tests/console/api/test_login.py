@@ -92,7 +92,7 @@ async def test_no_cookie_but_ours_is_a_session(console: Console) -> None:
     other = Sessions(b"another key of enough bytes......", 3600, is_https=False)
     link = console.server.new_sign_in_link().rpartition("/")[2]
     for value in ("", ".", "x", f"{data}.", f"{data}.{mac[:-2]}", f"{data[:-2]}.{mac}", f".{mac}", link, "é.é", "=.=",
-                  other._sealed("session", other.begin("link", "link").model_dump(mode="json")),
+                  other._sealed("session", other.create("link", "link").model_dump(mode="json")),
                   base64.b64encode(b'{"kind":"link"}').decode()):  # fmt: skip
         assert (await console.stranger().get(ME, headers={"Cookie": f"{COOKIE}={value}"})).status == 401, value
     assert (await console.stranger().get(ME, cookies=cookies)).status == 200

@@ -126,14 +126,14 @@ async def test_unknown_paths_and_methods_are_answered_in_form(console: Console) 
 async def test_a_request_under_way_is_finished_when_it_stops(
     start: StartConsole, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun, go_on = asyncio.Event(), asyncio.Event()
+    begun, resume = asyncio.Event(), asyncio.Event()
     async with start() as console:
         api = await console.client()
         search = console.services.webhooks.search
 
         async def slow(*args: object, **options: object) -> object:
             begun.set()
-            await go_on.wait()
+            await resume.wait()
             return await search(*args, **options)  # type: ignore[arg-type]
 
         monkeypatch.setattr(type(console.services.webhooks), "search", staticmethod(slow))
@@ -141,7 +141,7 @@ async def test_a_request_under_way_is_finished_when_it_stops(
         await begun.wait()
         stopping = asyncio.create_task(console.server.__aexit__(None, None, None))
         await asyncio.sleep(0)
-        go_on.set()
+        resume.set()
         assert (await asking).status == 200
         await stopping
 

@@ -8,7 +8,7 @@ from playwright.async_api import Browser, expect
 
 from dispatcher.console.model import AttemptFact, RedriveJob
 from dispatcher.console.pages.event_explanation import decision_on
-from dispatcher.console.pages.events import EventHistory
+from dispatcher.console.pages.events import EventFacts
 from dispatcher.contract.records import Origin
 from dispatcher.errors import NotFound
 from dispatcher.stores.sql.records import Role
@@ -27,37 +27,37 @@ SINCE = replace(TRIED, at=DEATH.died_at + 60, status=200, reason="http_2xx", ver
 @pytest.mark.parametrize(
     ("known", "state", "is_dead"),
     [
-        (EventHistory([TRIED], None), "Tried again later", False),
-        (EventHistory([replace(TRIED, verdict="dead")], None), "Dead", True),
-        (EventHistory([TRIED], DEATH), "Dead", True),  # too old: no attempt shows that
-        (EventHistory([], DEATH), "Dead", True),
-        (EventHistory([TRIED], REDRIVEN), "Sent again", False),
-        (EventHistory([], REDRIVEN), "Sent again", False),
-        (EventHistory([TRIED, SINCE], REDRIVEN), "Delivered", False),
-        (EventHistory([TRIED, SINCE], DEATH), "Delivered", False),  # the mark of the redrive is not read yet
+        (EventFacts([TRIED], None), "Tried again later", False),
+        (EventFacts([replace(TRIED, verdict="dead")], None), "Dead", True),
+        (EventFacts([TRIED], DEATH), "Dead", True),  # too old: no attempt shows that
+        (EventFacts([], DEATH), "Dead", True),
+        (EventFacts([TRIED], REDRIVEN), "Sent again", False),
+        (EventFacts([], REDRIVEN), "Sent again", False),
+        (EventFacts([TRIED, SINCE], REDRIVEN), "Delivered", False),
+        (EventFacts([TRIED, SINCE], DEATH), "Delivered", False),  # the mark of the redrive is not read yet
     ],
 )
-def test_an_events_state_is_what_happened_last(known: EventHistory, state: str, is_dead: bool) -> None:
+def test_an_events_state_is_what_happened_last(known: EventFacts, state: str, is_dead: bool) -> None:
     assert (known.shown[0], known.is_dead) == (state, is_dead)
 
 
 def test_death_stands_between_the_attempts_before_and_after_it() -> None:
-    assert EventHistory([TRIED, SINCE], REDRIVEN).timeline == [TRIED, REDRIVEN, SINCE]
-    assert EventHistory([], DEATH).timeline == [DEATH]
+    assert EventFacts([TRIED, SINCE], REDRIVEN).timeline == [TRIED, REDRIVEN, SINCE]
+    assert EventFacts([], DEATH).timeline == [DEATH]
 
 
 def test_where_an_event_first_was_is_shown_by_its_newest_attempt_or_its_death() -> None:
     here = Origin("events", 1, 2)
-    assert EventHistory([replace(TRIED, origin=here), TRIED], DEATH).origin == here
-    assert EventHistory([TRIED], DEATH).origin == DEATH.origin
-    assert EventHistory([TRIED], None).origin is None
+    assert EventFacts([replace(TRIED, origin=here), TRIED], DEATH).origin == here
+    assert EventFacts([TRIED], DEATH).origin == DEATH.origin
+    assert EventFacts([TRIED], None).origin is None
 
 
 def test_the_dead_keep_a_record_that_the_topic_of_events_does_not() -> None:
     here, grave = Origin("events", 1, 2), Origin("events.dead", 0, 900)
-    assert EventHistory([replace(TRIED, origin=here)], replace(DEATH, id="0-900")).places("events") == [here, grave]
-    assert EventHistory([replace(TRIED, origin=here)], None).places("events") == [here]
-    assert EventHistory([TRIED], None).places("events") == []
+    assert EventFacts([replace(TRIED, origin=here)], replace(DEATH, id="0-900")).places("events") == [here, grave]
+    assert EventFacts([replace(TRIED, origin=here)], None).places("events") == [here]
+    assert EventFacts([TRIED], None).places("events") == []
 
 
 async def test_an_event_is_explained_from_wherever_it_is_kept(stage: Stage) -> None:

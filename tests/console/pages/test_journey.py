@@ -9,7 +9,7 @@ from playwright.async_api import Browser, expect
 
 from dispatcher.console.sources.test_sender import SampleSender
 from dispatcher.demo.behaviours import Always
-from dispatcher.demo.receiver import Endpoint, Receiver
+from dispatcher.demo.receiver import DemoEndpoint, Receiver
 from tests.console.pages.browsing import Window, window
 from tests.console.pages.sample_world import LUMA
 from tests.console.pages.stage import Stage, settings_of, staged
@@ -18,7 +18,7 @@ from tests.console.pages.stage import Stage, settings_of, staged
 @pytest.fixture
 async def endpoint() -> AsyncIterator[Receiver]:
     """An HTTPS endpoint that takes everything at /good, and refuses everything at /bad."""
-    with Receiver({"good": Endpoint(Always()), "bad": Endpoint(Always(403))}) as receiver:
+    with Receiver({"good": DemoEndpoint(Always()), "bad": DemoEndpoint(Always(403))}) as receiver:
         yield receiver
 
 

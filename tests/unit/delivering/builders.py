@@ -50,10 +50,10 @@ class ScriptedTransport:
         self.times: list[float] = []
         self.under_way = 0
 
-    def begin(self, request: Request, ended: Callable[[Attempt], None]) -> "Posting | None":
+    def start_post(self, request: Request, on_result: Callable[[Attempt], None]) -> "Posting | None":
         if not self.rests:
             return None
-        return Posting(self, request, ended)
+        return Posting(self, request, on_result)
 
     async def post(self, request: Request) -> Attempt:
         self.requests.append(request)
@@ -71,7 +71,7 @@ class ScriptedTransport:
 
 
 class Posting:
-    """What `begin` of a transport gives, made of its `post`."""
+    """Exchange that `start_post` returns, made of `post`."""
 
     def __init__(self, transport: Any, request: Request, ended: Callable[[Attempt], None]) -> None:
         self._task = asyncio.create_task(self._run(transport, request, ended))

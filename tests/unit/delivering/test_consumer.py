@@ -355,7 +355,7 @@ async def test_a_budget_that_another_consumer_has_used_up_is_found_free_again() 
     await bench.run(bench.consumer(budget=budget))
     assert bench.first_result == []
     for _ in range(3):
-        budget.end(0, 0.0)
+        budget.remove(0, 0.0)
     await asyncio.sleep(1)
 
     assert len(bench.first_result) == 10

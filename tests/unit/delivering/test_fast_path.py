@@ -54,14 +54,14 @@ class Owner:
 
     async def _go_on(self, result: AttemptResult | None) -> None:
         processing, fast_path = self.bench.processing(), self.bench.fast_path
-        going = self.bench.process(self.record) if result is None else fast_path.go_on(self.record, processing, result)
+        going = self.bench.process(self.record) if result is None else fast_path.resume(self.record, processing, result)
         self.on_finished(await going)
 
 
-def begin(bench: Bench, event: Any = EMAIL_EVENT, **fields: Any) -> tuple[Owner, DirectAttempt | None]:
+def start(bench: Bench, event: Any = EMAIL_EVENT, **fields: Any) -> tuple[Owner, DirectAttempt | None]:
     one = record(event, **({"timestamp": NOW_MS} | fields))
     owner = Owner(bench, one)
-    return owner, bench.fast_path.begin(one, bench.processing(), owner)
+    return owner, bench.fast_path.start(one, bench.processing(), owner)
 
 
 def sent_headers(request: Request) -> list[tuple[str, str]]:
@@ -77,7 +77,7 @@ def free(bench: Bench) -> bool:
 @virtual_time
 async def test_an_event_is_delivered_without_a_task_of_its_own() -> None:
     bench = Bench(204)
-    owner, direct_attempt = begin(bench)
+    owner, direct_attempt = start(bench)
 
     assert direct_attempt is not None
     assert direct_attempt.task is None
@@ -95,7 +95,7 @@ async def test_the_request_is_that_of_the_full_way(event: Any) -> None:
         bench = Bench(200)
         one = record(event, timestamp=NOW_MS)
         if short:
-            owner, _ = begin(bench, event)
+            owner, _ = start(bench, event)
             await asyncio.sleep(1)
             assert owner.result == []
         else:
@@ -120,7 +120,7 @@ async def test_the_request_is_that_of_the_full_way(event: Any) -> None:
 )
 async def test_an_event_that_is_nobodys_business_is_skipped_at_once(event: Any, reason: SkipReason) -> None:
     bench = Bench(200)
-    owner, direct_attempt = begin(bench, event)
+    owner, direct_attempt = start(bench, event)
 
     assert direct_attempt is None
     assert owner.outcome == Skipped(reason)
@@ -131,7 +131,7 @@ async def test_an_event_that_is_nobodys_business_is_skipped_at_once(event: Any, 
 @pytest.mark.parametrize("value", [None, b"{", b'{"body":1}', b'{"a":1,"a":2}', b"\xff"])
 async def test_a_record_that_can_t_be_read_is_given_back(value: bytes | None) -> None:
     bench = Bench(200)
-    owner, direct_attempt = begin(bench, value)
+    owner, direct_attempt = start(bench, value)
 
     assert direct_attempt is None
     assert owner.result == [None]
@@ -145,7 +145,7 @@ async def test_a_retry_state_in_the_headers_of_a_fresh_record_is_not_believed() 
     """The producers of events could otherwise choose their webhook-ids and attempts."""
     bench = Bench(200)
     retry_state = RetryState(Origin("delivery-events", 0, 5), WALL - 60, attempts=3, parks=1, not_before=WALL)
-    _, direct_attempt = begin(bench, headers=dict(retry_state.headers()))
+    _, direct_attempt = start(bench, headers=dict(retry_state.headers()))
 
     assert direct_attempt is not None
     assert direct_attempt.pending.origin == Origin(ORIGIN.topic, ORIGIN.partition, ORIGIN.offset)
@@ -157,7 +157,7 @@ async def test_a_retry_state_in_the_headers_of_a_fresh_record_is_not_believed() 
 async def test_a_store_that_is_away_is_left_to_the_full_way() -> None:
     bench = Bench(200)
     bench.store.away = True
-    owner, direct_attempt = begin(bench)
+    owner, direct_attempt = start(bench)
 
     assert direct_attempt is None
     assert owner.result == [None]
@@ -171,7 +171,7 @@ async def test_a_bug_before_anything_is_sent_is_left_to_the_full_way(monkeypatch
     bench = Bench(200)
     with monkeypatch.context() as patch:
         patch.setattr(bench.store, "get_cached", lambda tenant: 1 / 0)
-        owner, direct_attempt = begin(bench)
+        owner, direct_attempt = start(bench)
 
     assert direct_attempt is None
     assert owner.result == [None]
@@ -183,7 +183,7 @@ async def test_a_bug_before_anything_is_sent_is_left_to_the_full_way(monkeypatch
 @virtual_time
 async def test_a_failed_first_attempt_counts_and_the_full_way_goes_on_from_it() -> None:
     bench = Bench(503, 503, 200, chance=lambda: 1.0)
-    owner, _ = begin(bench)
+    owner, _ = start(bench)
     await asyncio.sleep(30)
 
     assert owner.outcome == Delivered(3)
@@ -196,7 +196,7 @@ async def test_a_failed_first_attempt_counts_and_the_full_way_goes_on_from_it() 
 @virtual_time
 async def test_an_answer_that_parks_is_parked_with_one_attempt() -> None:
     bench = Bench(404)
-    owner, _ = begin(bench)
+    owner, _ = start(bench)
     await asyncio.sleep(1)
 
     assert owner.outcome == Parked(0, ParkReason.ATTEMPT_FAILED)
@@ -207,8 +207,8 @@ async def test_an_answer_that_parks_is_parked_with_one_attempt() -> None:
 @virtual_time
 async def test_410_suspends_the_lane_and_parks_those_who_wait_without_an_attempt() -> None:
     bench = Bench(410, delivery={"lane_start": 1})
-    first, _ = begin(bench)
-    second, _ = begin(bench, offset=42)
+    first, _ = start(bench)
+    second, _ = start(bench, offset=42)
     await asyncio.sleep(1)
 
     assert first.outcome == Parked(0, ParkReason.SUSPENDED)
@@ -219,8 +219,8 @@ async def test_410_suspends_the_lane_and_parks_those_who_wait_without_an_attempt
 @virtual_time
 async def test_a_webhook_edited_while_the_event_waits_is_the_one_that_is_used() -> None:
     bench = Bench(200, delivery={"lane_start": 1, "lane_max": 1}, takes_s=0.5)
-    first, _ = begin(bench)
-    second, _ = begin(bench, offset=42)
+    first, _ = start(bench)
+    second, _ = start(bench, offset=42)
     bench.store.put(webhook(url="https://edited.example/"))
     await asyncio.sleep(5)
 
@@ -232,7 +232,7 @@ async def test_a_webhook_edited_while_the_event_waits_is_the_one_that_is_used() 
 @virtual_time
 async def test_events_of_a_lane_go_in_their_order_and_no_more_at_once_than_it_bears() -> None:
     bench = Bench(200, delivery={"lane_start": 2, "lane_max": 2})
-    owners = [begin(bench, email_event(_id=f"e{number}"), offset=number)[0] for number in range(6)]
+    owners = [start(bench, email_event(_id=f"e{number}"), offset=number)[0] for number in range(6)]
     await settle()
     assert bench.transport.under_way == 2
     await asyncio.sleep(5)
@@ -245,8 +245,8 @@ async def test_events_of_a_lane_go_in_their_order_and_no_more_at_once_than_it_be
 @virtual_time
 async def test_a_flight_that_waits_is_let_go_and_nothing_is_sent_for_it() -> None:
     bench = Bench(200, delivery={"lane_start": 1, "lane_max": 1})
-    begin(bench)
-    owner, direct_attempt = begin(bench, offset=42)
+    start(bench)
+    owner, direct_attempt = start(bench, offset=42)
     assert direct_attempt is not None
     direct_attempt.cancel()
     await asyncio.sleep(5)
@@ -262,7 +262,7 @@ async def test_a_flight_that_waits_is_let_go_and_nothing_is_sent_for_it() -> Non
 async def test_a_flight_that_is_let_go_under_way_gives_its_slot_back(rests: bool) -> None:
     bench = Bench(200)
     bench.transport.rests = rests
-    owner, direct_attempt = begin(bench)
+    owner, direct_attempt = start(bench)
     await settle()
     assert direct_attempt is not None
     assert (direct_attempt.task is None) is rests
@@ -279,7 +279,7 @@ async def test_a_flight_that_is_let_go_under_way_gives_its_slot_back(rests: bool
 async def test_where_no_connection_rests_a_task_makes_the_attempt() -> None:
     bench = Bench(200)
     bench.transport.rests = False
-    owner, direct_attempt = begin(bench)
+    owner, direct_attempt = start(bench)
 
     assert direct_attempt is not None
     assert direct_attempt.task is not None
@@ -292,7 +292,7 @@ async def test_where_no_connection_rests_a_task_makes_the_attempt() -> None:
 async def test_a_fetched_token_that_is_refused_is_fetched_anew_within_the_first_attempt() -> None:
     bench = Bench(401, 200)
     bench.store.put(webhook(**FETCHED))
-    owner, _ = begin(bench)
+    owner, _ = start(bench)
     await asyncio.sleep(5)
     await bench.deliveries.close()
 
@@ -304,18 +304,18 @@ async def test_a_fetched_token_that_is_refused_is_fetched_anew_within_the_first_
 class Broken(ScriptedTransport):
     """A bug, once."""
 
-    def begin(self, request: Request, ended: Any) -> Any:
+    def start_post(self, request: Request, on_result: Any) -> Any:
         if not self.requests:
             self.requests.append(request)
             raise ValueError("a header that can't be sent")
-        return super().begin(request, ended)
+        return super().start_post(request, on_result)
 
 
 @virtual_time
 async def test_a_bug_on_the_short_way_is_counted_and_the_full_way_decides() -> None:
     bench = Bench(transport=Broken(200))
     before = metrics.ERRORS.labels("lanes")._value.get()
-    owner, direct_attempt = begin(bench)
+    owner, direct_attempt = start(bench)
     await asyncio.sleep(1)
 
     assert direct_attempt is None
@@ -328,7 +328,7 @@ async def test_a_bug_on_the_short_way_is_counted_and_the_full_way_decides() -> N
 @virtual_time
 async def test_a_reset_on_a_connection_that_rested_is_tried_again_at_once() -> None:
     bench = Bench(Attempt(0.01, failure=FailureReason.RESET, reused=True), 200)
-    owner, _ = begin(bench)
+    owner, _ = start(bench)
     await asyncio.sleep(1)
 
     assert owner.outcome == Delivered(2)
@@ -341,7 +341,7 @@ async def test_a_reset_on_a_connection_that_rested_is_tried_again_at_once() -> N
 async def test_a_flight_whose_task_is_cancelled_before_its_first_step_gives_its_slot_back_too() -> None:
     bench = Bench(200)
     bench.transport.rests = False
-    owner, direct_attempt = begin(bench)
+    owner, direct_attempt = start(bench)
     assert direct_attempt is not None
     direct_attempt.cancel()  # within the same turn of the event loop: the task never runs
     await asyncio.sleep(5)
@@ -366,7 +366,7 @@ async def test_a_bug_in_what_follows_an_answer_leaves_the_record_to_the_full_way
 
     monkeypatch.setattr(bench.deliveries, "concluded", broken)
     before = metrics.ERRORS.labels("lanes")._value.get()
-    owner, _ = begin(bench)
+    owner, _ = start(bench)
     await asyncio.sleep(5)
 
     assert metrics.ERRORS.labels("lanes")._value.get() == before + 1

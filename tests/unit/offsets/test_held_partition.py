@@ -134,6 +134,20 @@ def test_a_restart_repeats_only_what_was_under_way() -> None:
     assert sorted(again.until_idle()) == [offset for offset in range(1, 120, 3) if offset not in done]
 
 
+def test_a_second_restart_before_anything_is_read_keeps_what_the_first_one_knew() -> None:
+    tenants = [A, C, C]
+    topic = Topic(tenants)
+    topic.until_idle()
+    topic.partition.release(C, released=True)
+    assert topic.until_idle() == [1, 2]
+    for _ in range(2):
+        position, snapshot = topic.partition.to_commit()
+        topic = Topic(tenants, HeldPartition(position, snapshot.tenants, MAX_AGE_S))
+    topic.until_idle()
+    topic.partition.release(C, released=True)
+    assert topic.until_idle() == []
+
+
 _KEYS = st.sampled_from([A, B, C])
 
 

@@ -15,7 +15,7 @@ from dispatcher.kafka.offset_tracker import MAX_METADATA_BYTES, OffsetTracker, d
 def tracker_of(first_result: range, finished: set[int]) -> OffsetTracker:
     tracker = OffsetTracker()
     for offset in first_result:
-        tracker.begin(offset)
+        tracker.start(offset)
     for offset in finished:
         tracker.finish(offset)
     return tracker
@@ -50,7 +50,7 @@ def test_the_position_passes_over_gaps() -> None:
     """Compaction and transactions leave offsets that never appear."""
     tracker = OffsetTracker(5)
     for offset in (8, 20, 21, 40):
-        tracker.begin(offset)
+        tracker.start(offset)
     assert tracker.position == 8
     tracker.finish(21)
     tracker.finish(8)
@@ -62,7 +62,7 @@ def test_the_position_passes_over_gaps() -> None:
 def test_a_gap_within_a_run_does_not_split_it() -> None:
     tracker = OffsetTracker()
     for offset in (1, 5, 9, 10):
-        tracker.begin(offset)
+        tracker.start(offset)
     tracker.finish(5)
     tracker.finish(9)
 
@@ -73,7 +73,7 @@ def test_offsets_must_rise() -> None:
     tracker = tracker_of(range(3), set())
 
     with pytest.raises(ValueError, match="offsets of a partition rise"):
-        tracker.begin(2)
+        tracker.start(2)
 
 
 def test_a_restored_tracker_skips_what_its_commit_names_and_nothing_else() -> None:
@@ -84,10 +84,10 @@ def test_a_restored_tracker_skips_what_its_commit_names_and_nothing_else() -> No
     for offset in range(100, 210):
         if new.was_finished(offset):
             skipped.append(offset)
-            new.begin(offset)
+            new.start(offset)
             new.finish(offset)
         else:
-            new.begin(offset)
+            new.start(offset)
 
     assert skipped == [101, 102, 150, *range(160, 190)]
     assert new.position == 100
@@ -97,10 +97,10 @@ def test_what_was_restored_and_not_come_to_yet_is_in_the_next_commit_too() -> No
     """Two crashes in a row repeat no more than one."""
     tracker = OffsetTracker(10, [(12, 14), (20, 29)])
     assert list(tracker.finished_beyond()) == [(12, 14), (20, 29)]
-    tracker.begin(10)
+    tracker.start(10)
     for offset in (11, 12, 13):
         finished = tracker.was_finished(offset)
-        tracker.begin(offset)
+        tracker.start(offset)
         if finished:
             tracker.finish(offset)
 

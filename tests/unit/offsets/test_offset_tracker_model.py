@@ -45,7 +45,7 @@ class TrackerOfOnePartition(RuleBasedStateMachine):
                 self.existing.append(offset)
             skip = self.tracker.was_finished(offset)
             assert skip is (offset in self.restored)
-            self.tracker.begin(offset)
+            self.tracker.start(offset)
             self.first_result.append(offset)
             if skip:
                 assert offset in self.finished, "skipped without ever having been finished"

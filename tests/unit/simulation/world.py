@@ -183,8 +183,8 @@ class Process:
 
     # The two ends: its transport and its producer.
 
-    def begin(self, request: Request, ended: Callable[[Attempt], None]) -> Posting | None:
-        return Posting(self, request, ended) if self.world.chance.random() < 0.7 else None
+    def start_post(self, request: Request, on_result: Callable[[Attempt], None]) -> Posting | None:
+        return Posting(self, request, on_result) if self.world.chance.random() < 0.7 else None
 
     async def post(self, request: Request) -> Attempt:
         return await self.world.post(self, request)
@@ -200,12 +200,12 @@ class _Watched:
         self._process = process
         self._world = process.world
 
-    def begin(self, record: Record, processing: ProcessingAttempt, owner: RecordListener) -> DirectAttempt | None:
+    def start(self, record: Record, processing: ProcessingAttempt, owner: RecordListener) -> DirectAttempt | None:
         self._world.begins(self._process, record)
-        return self._process.bench.fast_path.begin(record, processing, _Heard(self._world, record, owner))
+        return self._process.bench.fast_path.start(record, processing, _Heard(self._world, record, owner))
 
-    async def go_on(self, record: Record, processing: ProcessingAttempt, first_result: AttemptResult) -> Outcome:
-        outcome = await self._process.bench.fast_path.go_on(record, processing, first_result)
+    async def resume(self, record: Record, processing: ProcessingAttempt, first_result: AttemptResult) -> Outcome:
+        outcome = await self._process.bench.fast_path.resume(record, processing, first_result)
         self._world.ends(record, outcome)
         return outcome
 
