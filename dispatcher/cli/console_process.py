@@ -78,6 +78,7 @@ class ConsoleProcess:
                 test_events=sources.test_events,
                 keys=sources.keys,
                 history=sources.history,
+                resends=sources.resends,
             )
             following = asyncio.create_task(sources.run(), name="sources")
             serving = asyncio.create_task(self._serve(ConsoleServer(parts)), name="server")

@@ -280,14 +280,19 @@ class RedriveJob:
     """Sent again by an earlier redrive."""
     gone: int = 0
     """Selected, but no longer in the topic."""
-    state: Literal["waiting", "running", "done", "failed"] = "running"
+    state: Literal["waiting", "running", "done", "stopped", "failed"] = "running"
     """`waiting`: queued behind other redrives."""
     problem: str = ""
+    kind: Literal["dead", "delivered"] = "dead"
+    """What is sent again."""
+    is_stopping: bool = False
+    """True once a person has stopped the job; the running batch is still finished."""
+    finished_at: float | None = None
 
     @property
     def is_over(self) -> bool:
         """True if the job has finished, with or without success."""
-        return self.state in ("done", "failed")
+        return self.state in ("done", "stopped", "failed")
 
 
 class DeadEvents(Protocol):
@@ -323,6 +328,60 @@ class DeadEvents(Protocol):
 
     def job(self, job_id: str, *, orgs: Orgs) -> RedriveJob:
         """Returns it. Raises NotFound if it doesn't exist in these organisations."""
+        ...
+
+    def list_jobs(self, *, orgs: Orgs, tenant: TenantKey | None = None) -> Sequence[RedriveJob]:
+        """Returns the kept jobs of these organisations, those of delivered events too, the newest first."""
+        ...
+
+    def stop_job(self, job_id: str, *, orgs: Orgs) -> RedriveJob:
+        """Stops a job after its running batch; does nothing if it is over. Raises NotFound as `job` does."""
+        ...
+
+
+# Delivered events, from the history store and the topic of events
+
+
+@dataclass(frozen=True, slots=True)
+class ResendQuery:
+    """Selects delivered events of one tenant: by id, or all that match the other fields."""
+
+    event_ids: tuple[str, ...] = ()
+    """Values of `webhook-id`; the other fields are ignored then."""
+    since: float | None = None
+    """Unix seconds of the delivery."""
+    until: float | None = None
+    message_statuses: frozenset[str] = frozenset()
+    channels: frozenset[str] = frozenset()
+    campaign_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResendCheck:
+    """What a resend would send."""
+
+    events: int
+    gone: int
+    """Selected, but no longer in the topic of events."""
+    is_cut: bool = False
+    """True if more events match than one job sends."""
+
+
+class Resends(Protocol):
+    """Sends delivered events again under the same webhook-id."""
+
+    async def check(self, tenant: TenantKey, query: ResendQuery) -> ResendCheck:
+        """Counts the events. Raises DispatcherError if broker or database don't answer."""
+        ...
+
+    async def start(self, tenant: TenantKey, query: ResendQuery, by: str) -> RedriveJob:
+        """Starts or queues a job, which `DeadEvents.job` returns.
+
+        Raises:
+            NotFound: nothing matches.
+            DispatcherError: too many match, a job of the tenant's delivered events is running, or broker or database
+                don't answer.
+        """
         ...
 
 

@@ -15,12 +15,13 @@ import structlog
 from aiohttp import web
 
 from dispatcher.config.settings import ConsoleSettings
-from dispatcher.console import api, measures, pages
+from dispatcher.console import api, measures
 from dispatcher.console.access import Access
 from dispatcher.console.login import Login
 from dispatcher.console.login_throttle import LoginThrottle
 from dispatcher.console.middleware import SecurityHeaders, answer_errors, observe
 from dispatcher.console.oidc import Oidc
+from dispatcher.console.pages import assembly
 from dispatcher.console.probes import Probes
 from dispatcher.console.request_body import MAX_BODY
 from dispatcher.console.services import Services
@@ -35,7 +36,7 @@ class ConsoleServer:
     """The console's server. An async context manager: entering starts it, leaving waits for running requests."""
 
     def __init__(
-        self, services: Services, add_pages: Callable[[web.Application, Services], None] = pages.add_to
+        self, services: Services, add_pages: Callable[[web.Application, Services], None] = assembly.add_to
     ) -> None:
         """Builds the server without starting it.
 

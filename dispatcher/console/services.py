@@ -11,7 +11,7 @@ from aiohttp import web
 from pydantic import JsonValue
 
 from dispatcher.config.settings import Settings
-from dispatcher.console.model import Attempts, DeadEvents, LaneStates, Person, TestEvents, Waiting
+from dispatcher.console.model import Attempts, DeadEvents, LaneStates, Person, Resends, TestEvents, Waiting
 from dispatcher.console.sources.history import HistoryLookup
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.audit import AuditLog
@@ -46,6 +46,8 @@ class Services:
     test_events: TestEvents
     keys: PublicKeys
     history: HistoryLookup | None = None
+    """None without a history store."""
+    resends: Resends | None = None
     """None without a history store."""
 
 

@@ -84,7 +84,7 @@ def title(entry: HistoryEntry) -> str:
         case HistoryOutcome.DEAD:
             return f"Dead: {_words(reason, DEAD_REASONS)}"
         case HistoryOutcome.REDRIVEN:
-            return "Sent again from the dead events"
+            return "Sent again after it was delivered" if reason == "delivered" else "Sent again from the dead events"
 
 
 def reason_in_words(outcome: HistoryOutcome, reason: str) -> str:

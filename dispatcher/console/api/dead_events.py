@@ -50,11 +50,11 @@ async def redrive(call: Call[Empty, RedriveOrder]) -> Reply:
     chosen = frozenset(order.events.ids) if isinstance(order.events, ChosenEvents) else None
     which = DeadFilter() if isinstance(order.events, ChosenEvents) else order.events
     job = await actions.redrive(call.services, call.person, tenant, chosen, _query(which, tenant))
-    return Reply(_job(job), {"Location": f"{PREFIX}/redrives/{job.id}"})
+    return Reply(job_model(job), {"Location": f"{PREFIX}/redrives/{job.id}"})
 
 
 async def get_redrive(call: Call[Empty, Empty]) -> Reply:
-    return Reply(_job(call.services.dead_events.job(call.id, orgs=call.person.orgs)))
+    return Reply(job_model(call.services.dead_events.job(call.id, orgs=call.person.orgs)))
 
 
 def _query(
@@ -100,7 +100,8 @@ def _event(fact: DeadFact, person: Person) -> DeadEventModel:
     )
 
 
-def _job(job: RedriveJob) -> RedriveModel:
+def job_model(job: RedriveJob) -> RedriveModel:
+    """Converts a job to its model."""
     return RedriveModel(
         id=job.id,
         org=job.tenant.org,
@@ -112,5 +113,8 @@ def _job(job: RedriveJob) -> RedriveModel:
         already=job.already,
         gone=job.gone,
         state=job.state,
+        kind=job.kind,
+        stopping=job.is_stopping and not job.is_over,
+        finished_at=moment_or_none(job.finished_at),
         problem=job.problem,
     )

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from dispatcher.console.api import dead_events, deliveries, history, models, people, testing, webhooks
+from dispatcher.console.api import dead_events, deliveries, history, models, people, resend, testing, webhooks
 from dispatcher.console.api.route import AnyRoute, Empty, Route
 from dispatcher.stores.sql.records import Role
 
@@ -91,6 +91,22 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
     Route(
         "POST", "/dead-events/redrive", "redrive", "Send some or all of a tenant's dead events again.", _ADMIN,
         dead_events.redrive, Empty, models.RedriveOrder, models.RedriveModel, 202, error_statuses=frozenset({404}),
+    ),
+    Route(
+        "POST", "/webhooks/{id}/resend/check", "checkResend", "What a resend would send; nothing is sent.", _ADMIN,
+        resend.check_resend, Empty, models.ResendRequest, models.ResendCheckModel, places=_WEBHOOK,
+    ),
+    Route(
+        "POST", "/webhooks/{id}/resend", "resend", "Send delivered and dead events of a webhook again.", _ADMIN,
+        resend.resend, Empty, models.ResendRequest, models.ResendJobs, 202, places=_WEBHOOK,
+    ),
+    Route(
+        "GET", "/redrives", "listRedrives", "Jobs that send events again, running and finished.", _VIEWER,
+        resend.list_redrives, models.RedriveList, Empty, models.RedrivePage,
+    ),
+    Route(
+        "POST", "/redrives/{id}/stop", "stopRedrive", "Stop a job after its running batch.", _ADMIN,
+        resend.stop_redrive, Empty, Empty, models.RedriveModel, places=_JOB,
     ),
     Route(
         "GET", "/redrives/{id}", "getRedrive", "Progress of a redrive.", _VIEWER,

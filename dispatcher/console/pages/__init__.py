@@ -2,7 +2,3 @@
 
 Each page is a module with handlers, which query the services, and a template. The template engine escapes all values.
 """
-
-from dispatcher.console.pages.assembly import add_to
-
-__all__ = ["add_to"]

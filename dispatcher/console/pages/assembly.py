@@ -11,6 +11,7 @@ from dispatcher.console.pages import (
     history,
     overview,
     preferences,
+    resend,
     search,
     testing,
     webhook_list,
@@ -26,5 +27,17 @@ def add_to(app: web.Application, services: Services) -> None:
     assets.add_to(app)
     renderer = Renderer(services, assets)
     app[RENDERERS] = error_pages.renderers(renderer)
-    for page in (webhook_list, edit, testing, overview, deliveries, events, dead_events, history, preferences, search):
+    for page in (
+        webhook_list,
+        edit,
+        testing,
+        overview,
+        deliveries,
+        events,
+        dead_events,
+        resend,
+        history,
+        preferences,
+        search,
+    ):
         page.add_to(app, renderer)

@@ -96,7 +96,6 @@ def add_to(app: web.Application, renderer: Renderer) -> None:
     app.router.add_get("/dead-events", pages.show)
     app.router.add_post("/dead-events/confirm", pages.confirm)
     app.router.add_post("/dead-events/redrive", pages.redrive)
-    app.router.add_get("/dead-events/redrives", pages.progress)
 
 
 class DeadEventsPages:
@@ -176,24 +175,7 @@ class DeadEventsPages:
         if not jobs:
             return await self._list(request, wanted, " ".join(problems) or "Nothing was selected.")
         left = [("left", str(len(problems)))] if problems else []
-        return to("/dead-events/redrives?" + urlencode([*(("job", job.id) for job in jobs), *left]))
-
-    async def progress(self, request: web.Request) -> web.StreamResponse:
-        orgs = person_of(request).orgs
-        asked = request.query.getall("job", [])[:MAX_GROUPS]
-        jobs = [self._renderer.services.dead_events.job(one, orgs=orgs) for one in asked]
-        if not jobs:
-            raise NotFound("there is no such redrive")
-        is_running = not all(job.is_over for job in jobs)
-        left = request.query.get("left", "")
-        return await self._renderer.page(
-            request,
-            "redrives.html",
-            at="dead",
-            jobs=jobs,
-            is_running=is_running,
-            left=int(left[:4]) if left.isascii() and left.isdecimal() else 0,
-        )
+        return to("/jobs?" + urlencode([*(("job", job.id) for job in jobs), *left]))
 
     def _matching(self, scope: Scope, tenants: Collection[TenantKey], wanted: DeadEventFilter) -> list[RedriveGroup]:
         """Returns all that match, in the scope's sandbox or in each with a webhook; the largest groups first."""

@@ -12,8 +12,8 @@ from dispatcher.console.model import AttemptFact, AttemptQuery
 from dispatcher.console.pages.renderer import MAX_TENANTS, Renderer
 from dispatcher.console.pages.scope import Scope
 from dispatcher.console.pages.search import history_of
-from dispatcher.console.pages.state import state_of
 from dispatcher.console.services import person_of
+from dispatcher.console.webhook_state import state_of
 from dispatcher.stores.sql.records import StoredWebhook
 
 PAGE: Final = 50

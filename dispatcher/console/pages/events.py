@@ -10,11 +10,11 @@ from dispatcher.console.model import AttemptFact, AttemptQuery, DeadFact, DeadQu
 from dispatcher.console.pages import event_explanation
 from dispatcher.console.pages.formatting import VERDICTS
 from dispatcher.console.pages.renderer import Renderer
-from dispatcher.console.pages.state import state_of
 from dispatcher.console.services import person_of
 from dispatcher.console.sources.attempts import attempt_of
 from dispatcher.console.sources.dead_event_index import place_of
 from dispatcher.console.sources.remedies import remedy_for
+from dispatcher.console.webhook_state import state_of
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome
 from dispatcher.contract.outcomes import DeadReason
 from dispatcher.contract.records import Origin
@@ -113,6 +113,7 @@ class EventPage:
             event_id=event_id,
             known=known,
             history=history,
+            can_resend=any(one.outcome is HistoryOutcome.DELIVERED for one in history),
             skipped=history[-1] if history and history[-1].outcome is HistoryOutcome.SKIPPED else None,
             remedies=SKIP_REMEDIES,
             next_step=await self._next_step(webhook, known),

@@ -78,7 +78,7 @@ ACTIONS: Final = {
     "pause": "Paused",
     "resume": "Resumed",
     "test": "Sent a test event",
-    "redrive": "Sent dead events again",
+    "redrive": "Sent events again",
     "token_create": "Made an API token",
     "token_revoke": "Revoked an API token",
     "rotate": "Encrypted secrets anew",

@@ -6,8 +6,8 @@ from aiohttp import web
 
 from dispatcher.console.pages.renderer import Renderer
 from dispatcher.console.pages.scope import Scope
-from dispatcher.console.pages.state import state_of
 from dispatcher.console.services import person_of
+from dispatcher.console.webhook_state import state_of
 from dispatcher.stores.sql.records import AuditAction, AuditEntry, AuditQuery, Orgs
 
 PAGE: Final = 50

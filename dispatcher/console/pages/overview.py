@@ -12,9 +12,9 @@ from dispatcher.console.model import AttemptQuery, Window
 from dispatcher.console.pages.charts import chart_of
 from dispatcher.console.pages.configuration import rows_of
 from dispatcher.console.pages.renderer import Renderer, admin_of, to
-from dispatcher.console.pages.state import WINDOW_S, state_of
 from dispatcher.console.request_body import form_body
 from dispatcher.console.services import person_of
+from dispatcher.console.webhook_state import WINDOW_S, state_of
 from dispatcher.contract.history import HistoryOutcome
 from dispatcher.errors import EditConflict
 from dispatcher.history.timeline import SKIP_REMEDIES, reason_in_words

@@ -51,7 +51,7 @@ class Filters:
 
     def query(self, now: float, tenant: TenantKey | None, lookup: HistoryLookup, before: str | None) -> HistoryQuery:
         """Returns the query for the store. Ignores a time or outcome that can't be read."""
-        since = _time(self.since)
+        since = time_in(self.since)
         if since is None and self.range in RANGES:
             since = now - RANGES[self.range]
         outcomes = frozenset({HistoryOutcome(self.outcome)}) if self.outcome in list(HistoryOutcome) else frozenset()
@@ -60,7 +60,7 @@ class Filters:
             recipients=(self.recipient,) if self.recipient else (),
             campaign_id=self.campaign or None,
             since=since,
-            until=_time(self.until),
+            until=time_in(self.until),
             outcomes=outcomes,
             reasons=_words(self.reason),
             message_statuses=_words(self.status),
@@ -162,7 +162,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(word for word in text.replace(",", " ").split()[:20])
 
 
-def _time(text: str) -> float | None:
+def time_in(text: str) -> float | None:
     """Returns the Unix seconds of `2026-11-28T14:00`, UTC unless it has an offset; None if it can't be read."""
     try:
         at = datetime.fromisoformat(text)

@@ -10,8 +10,8 @@ from dispatcher.config.webhooks import Channel
 from dispatcher.console.actions import send_test
 from dispatcher.console.model import TestResult
 from dispatcher.console.pages.renderer import Renderer, admin_of
-from dispatcher.console.pages.state import state_of
 from dispatcher.console.request_body import form_body
+from dispatcher.console.webhook_state import state_of
 from dispatcher.errors import ConfigError
 from dispatcher.stores.sql.records import StoredWebhook
 

@@ -13,8 +13,8 @@ from dispatcher.console.model import Person, State
 from dispatcher.console.pages.charts import Chart, sparkline_of
 from dispatcher.console.pages.renderer import MAX_TENANTS, Renderer
 from dispatcher.console.pages.scope import Scope
-from dispatcher.console.pages.state import WebhookState, state_of
 from dispatcher.console.services import person_of
+from dispatcher.console.webhook_state import WebhookState, state_of
 from dispatcher.stores.sql.records import StoredWebhook, WebhookQuery
 
 PAGE: Final = 25

@@ -11,6 +11,7 @@ from dispatcher.console.sources.dead_events import DeadLetterReader
 from dispatcher.console.sources.history import HistoryLookup
 from dispatcher.console.sources.jwks import PublishedKeys
 from dispatcher.console.sources.lanes import RunningLanes
+from dispatcher.console.sources.resends import DeliveredEvents
 from dispatcher.console.sources.test_sender import SampleSender
 from dispatcher.console.sources.waiting import RetryBacklog
 from dispatcher.history.states import StateJudge
@@ -34,6 +35,7 @@ class Sources:
     store: SqlStore
     history: HistoryLookup | None
     history_worker: HistoryWorker | None
+    resends: DeliveredEvents | None
 
     async def run(self) -> None:
         """Tails the topics, watches the store and runs redrives until cancelled. Never returns."""
@@ -58,16 +60,18 @@ async def open_sources(settings: Settings) -> AsyncIterator[Sources]:
         waiting = RetryBacklog(settings)
         stack.push_async_callback(waiting.close)
         history, worker = _open_history(settings, store, stack)
+        dead_events = DeadLetterReader(settings)
         yield Sources(
             attempts=AttemptLogReader(settings),
             lanes=lanes,
             waiting=waiting,
-            dead_events=DeadLetterReader(settings),
+            dead_events=dead_events,
             test_events=SampleSender(settings),
             keys=PublishedKeys(store),
             store=store,
             history=history,
             history_worker=worker,
+            resends=None if history is None else DeliveredEvents(settings, history, dead_events.jobs),
         )
 
 

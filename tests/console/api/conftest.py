@@ -28,6 +28,7 @@ from tests.console.api.fakes import (
     StandInDeadEvents,
     StandInKeys,
     StandInLanes,
+    StandInResends,
     StandInTestEvents,
     StandInWaiting,
 )
@@ -90,6 +91,7 @@ class Console:
     waiting: StandInWaiting
     dead_events: StandInDeadEvents
     test_events: StandInTestEvents
+    resends: StandInResends
 
     @property
     def base(self) -> str:
@@ -153,10 +155,11 @@ def start(database: Database, encryption: Encryption, history: FilledHistory) ->
             *made,
             StandInKeys(),
             history.lookup,
+            resends := StandInResends(made[3]),
         )
         jar = aiohttp.DummyCookieJar()
         async with ConsoleServer(services, no_pages) as server, aiohttp.ClientSession(cookie_jar=jar) as session:
-            yield Console(server, services, session, *made)
+            yield Console(server, services, session, *made, resends)
 
     return started
 

@@ -18,6 +18,8 @@ from dispatcher.console.model import (
     LaneFact,
     Outcomes,
     RedriveJob,
+    ResendCheck,
+    ResendQuery,
     Step,
     TestResult,
     WaitingTier,
@@ -129,11 +131,40 @@ class StandInDeadEvents:
         job = self.jobs.get(job_id)
         if job is None or (orgs is not None and job.tenant.org not in orgs):
             raise NotFound("there is no such redrive")
-        return replace(job, sent=job.total, state="done")
+        return job if job.is_stopping or job.kind == "delivered" else replace(job, sent=job.total, state="done")
+
+    def list_jobs(self, *, orgs: Orgs, tenant: TenantKey | None = None) -> list[RedriveJob]:
+        return [
+            job
+            for job in self.jobs.values()
+            if (orgs is None or job.tenant.org in orgs) and tenant in (None, job.tenant)
+        ]
+
+    def stop_job(self, job_id: str, *, orgs: Orgs) -> RedriveJob:
+        self.job(job_id, orgs=orgs)
+        self.jobs[job_id] = replace(self.jobs[job_id], state="stopped", is_stopping=True)
+        return self.jobs[job_id]
 
     @staticmethod
     def _is_seen(fact: DeadFact, orgs: Orgs) -> bool:
         return orgs is None or (fact.tenant is not None and fact.tenant.org in orgs)
+
+
+class StandInResends:
+    """Three delivered events match, of which the topic of events has lost one. Its jobs are those of the dead events."""
+
+    def __init__(self, dead_events: StandInDeadEvents) -> None:
+        self.asked: list[tuple[TenantKey, ResendQuery]] = []
+        self._dead_events = dead_events
+
+    async def check(self, tenant: TenantKey, query: ResendQuery) -> ResendCheck:
+        return ResendCheck(2, 1)
+
+    async def start(self, tenant: TenantKey, query: ResendQuery, by: str) -> RedriveJob:
+        self.asked.append((tenant, query))
+        job_id = f"sent-{len(self.asked)}"
+        job = self._dead_events.jobs[job_id] = RedriveJob(job_id, tenant, by, time.time(), 2, kind="delivered")
+        return job
 
 
 class StandInTestEvents:

@@ -86,6 +86,10 @@ REQUESTS: dict[str, Callable[[Luma], Request]] = {
     "redrive": lambda luma: Request(
         "/dead-events/redrive", {"org": LUMA.org, "sandbox": LUMA.sandbox, "events": {"select": "ids", "ids": ["0-1"]}}
     ),
+    "checkResend": lambda luma: Request(f"/webhooks/{luma.webhook_id}/resend/check", {"event_ids": ["msg_1"]}),
+    "resend": lambda luma: Request(f"/webhooks/{luma.webhook_id}/resend", {"event_ids": ["msg_1"]}),
+    "listRedrives": lambda luma: Request("/redrives", is_list=True),
+    "stopRedrive": lambda luma: Request(f"/redrives/{luma.job_id}/stop"),
     "getRedrive": lambda luma: Request(f"/redrives/{luma.job_id}"),
     "listAudit": lambda luma: Request(f"/audit?webhook_id={luma.webhook_id}", is_list=True),
     "searchHistory": lambda luma: Request("/history/search", {"org": LUMA.org, "sandbox": luma.sandbox}, is_list=True),
@@ -203,7 +207,7 @@ async def state(console: Console, luma: Luma) -> str:
         return "changed"
     sent = bool(console.test_events.sent)
     console.test_events.sent.clear()
-    redriven = [job for job in console.dead_events.jobs.values() if job.by != "test"]
+    redriven = [job for job in console.dead_events.jobs.values() if job.by != "test" or job.is_stopping]
     console.dead_events.jobs.clear()
     made = [token for token in await console.services.tokens.list_all() if token.name == "new"]
     return "changed" if sent or redriven or made else "untouched"

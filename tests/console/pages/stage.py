@@ -28,6 +28,7 @@ from tests.console.pages.sample_world import (
     SceneryDeadEvents,
     SceneryKeys,
     SceneryLanes,
+    SceneryResends,
     SceneryTestEvents,
     SceneryWaiting,
     record_of_the_scenery,
@@ -93,7 +94,15 @@ async def staged(
         made = (SceneryAttempts(), SceneryLanes(), SceneryWaiting(), SceneryDeadEvents([] if is_empty else None))
         tests = SceneryTestEvents(settings) if test_events is None else test_events
         services = Services(
-            settings, webhooks, AuditLog(database), ApiTokens(database), *made, tests, SceneryKeys(), history
+            settings,
+            webhooks,
+            AuditLog(database),
+            ApiTokens(database),
+            *made,
+            tests,
+            SceneryKeys(),
+            history,
+            SceneryResends(made[3]),
         )
         async with ConsoleServer(services) as server:
             stage = Stage(server, services, made[3], made[0], made[1], made[2])

@@ -104,7 +104,7 @@ async def test_a_dead_event_whose_attempts_are_gone_is_shown_and_sent_again(brow
         await expect(page.get_by_role("link", name="Send a test event")).to_be_visible()
         await page.get_by_role("button", name="Send again…").click()
         await page.get_by_role("button", name="Send 1 event again").click()
-        await expect(page.locator("#jobs")).to_contain_text("1 of 1 event sent again")
+        await expect(page.locator("#jobs")).to_contain_text("1 of 1 dead event sent again")
         await shown.go(path)
         await expect(page.locator("main")).to_contain_text("delivered like a new event")
 
@@ -150,8 +150,8 @@ async def test_chosen_events_that_were_sent_before_or_are_gone_are_counted(brows
     stage.dead_events.jobs["counted"] = RedriveJob("counted", CONTOSO, "ada", time.time(), 3, 3, 2, 1, "done")
     async with window(browser, stage.base) as shown:
         await shown.sign_in(await stage.token())
-        await shown.go("/dead-events/redrives?job=counted")
-        progress = "3 of 3 events sent again; 2 had been already; 1 is no longer kept."
+        await shown.go("/jobs?job=counted")
+        progress = "3 of 3 dead events sent again; 2 had been already; 1 is no longer kept."
         await expect(shown.page.locator("#jobs")).to_contain_text(progress)
 
 
@@ -165,7 +165,7 @@ async def test_all_of_the_only_sandbox_one_has_need_no_choice_of_it(browser: Bro
         await page.get_by_label(f"All {events} that match").check()
         await page.get_by_role("button", name="Send again…").click()
         await page.get_by_role("button", name=f"Send {events} events again").click()
-        await expect(page.locator("#jobs")).to_contain_text(f"{events} of {events} events sent again")
+        await expect(page.locator("#jobs")).to_contain_text(f"{events} of {events} dead events sent again")
 
 
 async def test_all_that_match_go_back_over_all_sandboxes(browser: Browser, stage: Stage) -> None:
@@ -208,6 +208,6 @@ async def test_a_redrive_that_waits_for_its_turn_says_so(browser: Browser, stage
     stage.dead_events.jobs["patient"] = RedriveJob("patient", CONTOSO, "ada", time.time(), 3, state="waiting")
     async with window(browser, stage.base) as shown:
         await shown.sign_in(await stage.token())
-        await shown.go("/dead-events/redrives?job=patient")
+        await shown.go("/jobs?job=patient")
         await expect(shown.page.locator("#jobs")).to_contain_text("Waiting for its turn")
         await expect(shown.page.locator("#jobs")).to_contain_text("Done")  # the page follows

@@ -77,7 +77,7 @@ async def test_what_really_happens_is_shown(browser: Browser, link: str) -> None
         await page.get_by_role("button", name="Send again…").click()
         await page.get_by_role("button", name="Send 1 event again").click()
         await expect(page.locator("#jobs")).to_contain_text("Done", timeout=SHOWN_WITHIN_S * 1000)
-        await expect(page.locator("#jobs")).to_contain_text("1 of 1 event sent again")
+        await expect(page.locator("#jobs")).to_contain_text("1 of 1 dead event sent again")
 
         shown.ignored = ("401",)
         await page.goto(link)

@@ -60,7 +60,10 @@ ROUTES: Mapping[tuple[str, str], Callable[[str, str], Ask]] = {
     ("GET", "/dead-events"): lambda _, name: Ask("/dead-events", elsewhere=200),
     ("POST", "/dead-events/confirm"): lambda _, name: Ask("/dead-events/confirm", {"id": "1-999"}, True, 422),
     ("POST", "/dead-events/redrive"): lambda _, name: Ask("/dead-events/redrive", {"id": "1-999"}, True, 422),
-    ("GET", "/dead-events/redrives"): lambda _, name: Ask("/dead-events/redrives?job=canary"),
+    ("GET", "/jobs"): lambda _, name: Ask("/jobs?job=canary"),
+    ("POST", "/jobs/{job_id}/stop"): lambda _, name: Ask("/jobs/canary/stop", {}, True),
+    ("GET", "/webhooks/{webhook_id}/resend"): lambda id_, name: Ask(f"/webhooks/{id_}/resend?range=1h", {}, True),
+    ("POST", "/webhooks/{webhook_id}/resend"): lambda id_, name: Ask(f"/webhooks/{id_}/resend", {"event": "m"}, True),
     ("GET", "/webhooks/new"): lambda _, name: Ask("/webhooks/new", admins_only=True, elsewhere=200),
     ("POST", "/webhooks/new"): lambda _, name: Ask(
         "/webhooks/new", draft(f"{name}-new") | {"action": "save"}, True, 422

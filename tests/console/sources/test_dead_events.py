@@ -11,6 +11,7 @@ from aiokafka.admin import RecordsToDelete
 from dispatcher.config.settings import Settings
 from dispatcher.console.model import DeadQuery, RedriveJob
 from dispatcher.console.sources import dead_events as module
+from dispatcher.console.sources import redrive_jobs
 from dispatcher.console.sources.dead_events import DeadLetterReader
 from dispatcher.contract.outcomes import DeadReason
 from dispatcher.contract.records import Origin, RetryState
@@ -198,8 +199,8 @@ async def test_one_redrive_of_a_tenant_at_a_time(
 async def test_redrives_of_many_tenants_wait_for_their_turn(
     settings: Settings, grave: Grave, mortal: ApacheKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_REDRIVES", 1)
-    monkeypatch.setattr(module, "MOST_WAITING", 1)
+    monkeypatch.setattr(redrive_jobs, "MOST_REDRIVES", 1)
+    monkeypatch.setattr(redrive_jobs, "MOST_WAITING", 1)
     monkeypatch.setattr(module, "RATE", 20.0)
     origins = [await grave.dead_letter() for _ in range(10)] + [await grave.dead_letter(OTHER)]
     third = TenantKey("third@AdobeOrg", "prod")
@@ -272,7 +273,7 @@ async def test_a_topic_that_can_not_be_written_fails_the_redrive_and_says_why(
 async def test_jobs_that_are_long_past_are_forgotten(
     log: DeadLetterReader, grave: Grave, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_JOBS", 2)
+    monkeypatch.setattr(redrive_jobs, "MOST_JOBS", 2)
     await grave.dead_letter()
     await kept(log, 1)
     jobs = [await done(log, await log.redrive(LUMA, ids=None, query=ALL, by="ada", orgs=None)) for _ in range(3)]

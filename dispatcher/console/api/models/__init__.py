@@ -48,6 +48,13 @@ from dispatcher.console.api.models.people import (
     TokenModel,
     TokenPage,
 )
+from dispatcher.console.api.models.resends import (
+    RedriveList,
+    RedrivePage,
+    ResendCheckModel,
+    ResendJobs,
+    ResendRequest,
+)
 from dispatcher.console.api.models.webhooks import (
     Configuration,
     DraftTest,
@@ -96,8 +103,13 @@ __all__ = [
     "OutcomesModel",
     "OutcomesQuery",
     "Reasons",
+    "RedriveList",
     "RedriveModel",
     "RedriveOrder",
+    "RedrivePage",
+    "ResendCheckModel",
+    "ResendJobs",
+    "ResendRequest",
     "SampleEvent",
     "SkippedQuery",
     "StepModel",

@@ -106,7 +106,12 @@ class RedriveModel(ResponseModel):
     already: int
     """Sent again by an earlier redrive."""
     gone: int
-    """Selected, but no longer in the dead-letter topic."""
-    state: Literal["waiting", "running", "done", "failed"]
+    """Selected, but no longer in the dead-letter topic, or in the topic of events."""
+    state: Literal["waiting", "running", "done", "stopped", "failed"]
     """`waiting`: queued behind other redrives."""
+    kind: Literal["dead", "delivered"]
+    """What is sent again: dead events, or delivered ones."""
+    stopping: bool
+    """true once the job was stopped; its running batch is still finished."""
+    finished_at: datetime | None
     problem: str

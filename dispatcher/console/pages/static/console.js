@@ -112,15 +112,17 @@
   /* How many are selected. */
   each("form[data-select]", (form) => {
     const count = form.querySelector("[data-count]");
+    const some = form.querySelector("input[name=which][value=some]");
+    const chooseSome = () => { if (some) some.checked = true; };
     const showCount = () => {
-      const chosen = form.querySelectorAll("input[name=id]:checked").length;
+      const chosen = form.querySelectorAll(".select-cell input:checked").length;
       if (count) count.textContent = chosen ? `: ${chosen}` : "";
     };
     form.addEventListener("change", (event) => {
-      if (event.target.name === "id") form.querySelector("input[name=which][value=some]").checked = true;
+      if (event.target.closest(".select-cell")) chooseSome();
       showCount();
     });
-    const boxes = form.querySelectorAll("input[name=id]:not(:disabled)");
+    const boxes = form.querySelectorAll(".select-cell input:not(:disabled)");
     const head = form.querySelector("th.narrow");
     if (head && boxes.length > 1) {
       const all = document.createElement("input");
@@ -135,7 +137,7 @@
       head.replaceChildren(label);
       all.addEventListener("change", () => {
         boxes.forEach((box) => { box.checked = all.checked; });
-        form.querySelector("input[name=which][value=some]").checked = true;
+        chooseSome();
         showCount();
       });
     }

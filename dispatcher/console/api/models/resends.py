@@ -1,0 +1,71 @@
+"""Models of jobs that send events again."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from dispatcher.config.webhooks import Channel
+from dispatcher.console.api.models.base import Moment, RequestModel, ResponseModel, Word
+from dispatcher.console.api.models.dead_events import RedriveModel
+
+_MAX_IDS = 500
+
+
+class ResendRequest(RequestModel):
+    """Selects events of a webhook to send again: by id, or by the time at which they were delivered or died."""
+
+    event_ids: Annotated[tuple[Word, ...], Field(max_length=_MAX_IDS)] = ()
+    """Values of `webhook-id`. All other filters but `include` are ignored then."""
+    since: Moment | None = None
+    """Required without `event_ids`."""
+    until: Moment | None = None
+    message_statuses: Annotated[tuple[Word, ...], Field(max_length=20)] = ()
+    channels: Annotated[tuple[Channel, ...], Field(max_length=2)] = ()
+    campaign: Word | None = None
+    """Selects delivered events only."""
+    include: Annotated[tuple[Literal["delivered", "dead"], ...], Field(min_length=1, max_length=2)] = (
+        "delivered",
+        "dead",
+    )
+
+    @model_validator(mode="after")
+    def _is_bounded(self) -> Self:
+        if not self.event_ids and self.since is None:
+            raise ValueError("give event_ids, or since")
+        return self
+
+
+class ResendCheckModel(ResponseModel):
+    """What a resend would send."""
+
+    delivered: int
+    """Delivered events that are still in the topic of events."""
+    dead: int
+    """Dead events that were not sent again yet."""
+    gone: int
+    """Delivered events that the topic of events no longer has."""
+    too_many: bool
+    """true if more delivered events match than one job sends: 10,000. Choose a shorter time."""
+    warnings: tuple[str, ...]
+    """Why the events may fail again, as sentences: endpoint failing, webhook paused, …"""
+
+
+class ResendJobs(ResponseModel):
+    """Jobs that were started: one for delivered events, one for dead ones."""
+
+    items: tuple[RedriveModel, ...]
+
+
+class RedriveList(RequestModel):
+    """Query of jobs."""
+
+    org: Word | None = None
+    """Needs `sandbox`."""
+    sandbox: Word | None = None
+    """Needs `org`."""
+
+
+class RedrivePage(ResponseModel):
+    """Jobs that send events again, running and finished ones, the newest first. At most 200 are kept."""
+
+    items: tuple[RedriveModel, ...]

@@ -1,0 +1,62 @@
+"""Handlers that send a webhook's events again, and those of the jobs that do it."""
+
+from dispatcher.console import resending
+from dispatcher.console.api.dead_events import job_model
+from dispatcher.console.api.models import (
+    RedriveList,
+    RedrivePage,
+    ResendCheckModel,
+    ResendJobs,
+    ResendRequest,
+)
+from dispatcher.console.api.route import Call, Empty, Reply
+from dispatcher.console.api_errors import refused_parameter
+from dispatcher.console.model import ResendQuery
+from dispatcher.console.resending import ResendOrder
+from dispatcher.contract.tenant import TenantKey
+
+
+async def check_resend(call: Call[Empty, ResendRequest]) -> Reply:
+    webhook = await call.services.webhooks.get(call.id, orgs=call.person.orgs)
+    plan = await resending.check_resend(call.services, webhook, _order(call.body))
+    return Reply(
+        ResendCheckModel(
+            delivered=plan.delivered.events,
+            dead=plan.dead,
+            gone=plan.delivered.gone,
+            too_many=plan.delivered.is_cut,
+            warnings=plan.warnings,
+        )
+    )
+
+
+async def resend(call: Call[Empty, ResendRequest]) -> Reply:
+    webhook = await call.services.webhooks.get(call.id, orgs=call.person.orgs)
+    jobs = await resending.start_resend(call.services, call.person, webhook, _order(call.body))
+    return Reply(ResendJobs(items=tuple(map(job_model, jobs))))
+
+
+async def list_redrives(call: Call[RedriveList, Empty]) -> Reply:
+    asked = call.query
+    if (asked.org is None) != (asked.sandbox is None):
+        missing = "org" if asked.org is None else "sandbox"
+        raise refused_parameter(missing, "org and sandbox belong together: give both, or neither")
+    tenant = None if asked.org is None or asked.sandbox is None else TenantKey(asked.org, asked.sandbox)
+    jobs = call.services.dead_events.list_jobs(orgs=call.person.orgs, tenant=tenant)
+    return Reply(RedrivePage(items=tuple(map(job_model, jobs))))
+
+
+async def stop_redrive(call: Call[Empty, Empty]) -> Reply:
+    return Reply(job_model(await resending.stop_job(call.services, call.person, call.id)))
+
+
+def _order(asked: ResendRequest) -> ResendOrder:
+    query = ResendQuery(
+        event_ids=tuple(dict.fromkeys(asked.event_ids)),
+        since=None if asked.since is None else asked.since.timestamp(),
+        until=None if asked.until is None else asked.until.timestamp(),
+        message_statuses=frozenset(asked.message_statuses),
+        channels=frozenset(asked.channels),
+        campaign_id=asked.campaign,
+    )
+    return ResendOrder(query, "delivered" in asked.include, "dead" in asked.include)

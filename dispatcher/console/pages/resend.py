@@ -1,0 +1,158 @@
+"""Pages to send a webhook's events again: choose, check, confirm; then the jobs with their progress."""
+
+import time
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlencode
+
+from aiohttp import web
+from multidict import MultiMapping
+
+from dispatcher.console.model import ResendQuery
+from dispatcher.console.pages.renderer import Renderer, admin_of, to
+from dispatcher.console.pages.search import RANGES, time_in
+from dispatcher.console.request_body import form_body
+from dispatcher.console.resending import ResendOrder, ResendPlan, check_resend, start_resend, stop_job
+from dispatcher.console.services import person_of
+from dispatcher.console.webhook_state import state_of
+from dispatcher.errors import DispatcherError, NotFound
+from dispatcher.stores.sql.records import StoredWebhook
+
+MAX_CHOSEN: Final = 100
+"""Events that are chosen one by one: they fit into a URL."""
+MAX_GROUPS: Final = 50
+_INCLUDE: Final = ("delivered", "dead")
+
+
+@dataclass(frozen=True, slots=True)
+class ResendChoice:
+    """What the form contains, as text: the same in a URL and in hidden fields."""
+
+    events: tuple[str, ...] = ()
+    range: str = ""
+    since: str = ""
+    until: str = ""
+    status: str = ""
+    channel: str = ""
+    campaign: str = ""
+    include: tuple[str, ...] = _INCLUDE
+
+    @classmethod
+    def of(cls, given: MultiMapping[object]) -> "ResendChoice":
+        """Reads a query or form; cuts long values."""
+        texts = {
+            name: str(given.get(name, "")).strip()[:200]
+            for name in ("range", "since", "until", "status", "channel", "campaign")
+        }
+        events = tuple(dict.fromkeys(str(one)[:200] for one in given.getall("event", [])))[:MAX_CHOSEN]
+        include = tuple(one for one in _INCLUDE if one in given.getall("include", []))
+        return cls(events=events, include=include or _INCLUDE, **texts)
+
+    @property
+    def is_made(self) -> bool:
+        """True if the choice selects events by id, or by a time that can be read."""
+        return bool(self.events) or self.range in RANGES or time_in(self.since) is not None
+
+    def order(self, now: float) -> ResendOrder:
+        """Returns the order that the choice describes."""
+        since = time_in(self.since)
+        if since is None and self.range in RANGES:
+            since = now - RANGES[self.range]
+        query = ResendQuery(
+            event_ids=self.events,
+            since=since,
+            until=time_in(self.until),
+            message_statuses=frozenset(self.status.replace(",", " ").split()[:20]),
+            channels=frozenset({self.channel} if self.channel else ()),
+            campaign_id=self.campaign or None,
+        )
+        return ResendOrder(query, "delivered" in self.include, "dead" in self.include)
+
+    def fields(self) -> list[tuple[str, str]]:
+        """Returns names and values for hidden fields. A relative range becomes its time when it is confirmed."""
+        names = ("range", "since", "until", "status", "channel", "campaign")
+        fields = [(name, value) for name in names if (value := getattr(self, name))]
+        return [*(("event", one) for one in self.events), *fields, *(("include", one) for one in self.include)]
+
+
+def add_to(app: web.Application, renderer: Renderer) -> None:
+    """Adds the routes."""
+    pages = ResendPages(renderer)
+    app.router.add_get("/webhooks/{webhook_id}/resend", pages.show)
+    app.router.add_post("/webhooks/{webhook_id}/resend", pages.start)
+    app.router.add_get("/jobs", pages.jobs)
+    app.router.add_post("/jobs/{job_id}/stop", pages.stop)
+
+
+class ResendPages:
+    """Handlers of the pages."""
+
+    def __init__(self, renderer: Renderer) -> None:
+        self._renderer = renderer
+
+    async def show(self, request: web.Request) -> web.StreamResponse:
+        admin_of(request)
+        webhook = await self._renderer.webhook(request)
+        choice = ResendChoice.of(request.query)
+        return await self._page(request, webhook, choice, is_asked=bool(request.query))
+
+    async def start(self, request: web.Request) -> web.StreamResponse:
+        person = admin_of(request)
+        webhook = await self._renderer.webhook(request)
+        choice = ResendChoice.of(await form_body(request))
+        if not choice.is_made:
+            return await self._page(request, webhook, choice, is_asked=True)
+        try:
+            jobs = await start_resend(self._renderer.services, person, webhook, choice.order(time.time()))
+        except DispatcherError as error:
+            return await self._page(request, webhook, choice, is_asked=True, problem=error.for_tenants)
+        return to("/jobs?" + urlencode([("job", job.id) for job in jobs]))
+
+    async def _page(
+        self, request: web.Request, webhook: StoredWebhook, choice: ResendChoice, *, is_asked: bool, problem: str = ""
+    ) -> web.StreamResponse:
+        plan: ResendPlan | None = None
+        if is_asked and not problem:
+            if choice.is_made:
+                try:
+                    plan = await check_resend(self._renderer.services, webhook, choice.order(time.time()))
+                except DispatcherError as error:
+                    problem = error.for_tenants
+            else:
+                problem = "choose a time from which on events are sent again"
+        return await self._renderer.page(
+            request,
+            "resend.html",
+            at="webhooks",
+            tab="deliveries",
+            status=422 if problem else 200,
+            webhook=webhook,
+            webhook_state=await state_of(self._renderer.services, webhook),
+            choice=choice,
+            plan=plan,
+            problem=problem,
+            has_history=self._renderer.services.resends is not None,
+        )
+
+    async def jobs(self, request: web.Request) -> web.StreamResponse:
+        """Shows the chosen jobs, or all that are kept."""
+        person, dead = person_of(request), self._renderer.services.dead_events
+        asked = request.query.getall("job", [])[:MAX_GROUPS]
+        jobs = [dead.job(one, orgs=person.orgs) for one in asked] if asked else dead.list_jobs(orgs=person.orgs)
+        left = request.query.get("left", "")
+        return await self._renderer.page(
+            request,
+            "redrives.html",
+            at="dead",
+            jobs=jobs,
+            is_all=not asked,
+            is_running=not all(job.is_over for job in jobs),
+            left=int(left[:4]) if left.isascii() and left.isdecimal() else 0,
+        )
+
+    async def stop(self, request: web.Request) -> web.StreamResponse:
+        person, job_id = admin_of(request), request.match_info["job_id"]
+        if len(job_id) > 64:
+            raise NotFound("there is no such redrive")
+        await stop_job(self._renderer.services, person, job_id)
+        return to("/jobs?" + urlencode({"job": job_id}))

@@ -1,0 +1,144 @@
+"""Events are sent again, requested by API or page: the check before, the jobs, their stop, and the audit entries."""
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from pydantic import JsonValue
+
+from dispatcher.console.model import DeadQuery, Person, RedriveJob, ResendCheck, ResendQuery
+from dispatcher.console.services import Services
+from dispatcher.console.webhook_state import state_of
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.errors import DispatcherError, NotFound
+from dispatcher.stores.sql.records import AuditAction, StoredWebhook
+
+MOST_DEAD: Final = 10_000
+"""Dead events of one job that are chosen one by one, because the filter isn't one of the dead-letter index."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResendOrder:
+    """Which events of a webhook are sent again."""
+
+    query: ResendQuery
+    delivered: bool = True
+    dead: bool = True
+    """Dead events that were not sent again yet. A campaign selects delivered events only."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResendPlan:
+    """What a resend would send, and what speaks against it."""
+
+    delivered: ResendCheck
+    dead: int
+    warnings: tuple[str, ...]
+
+    @property
+    def events(self) -> int:
+        """Events that would be sent."""
+        return self.delivered.events + self.dead
+
+
+async def check_resend(services: Services, webhook: StoredWebhook, order: ResendOrder) -> ResendPlan:
+    """Returns how many events would be sent again, and why they may fail.
+
+    Raises:
+        DispatcherError: the broker or a database doesn't answer.
+    """
+    delivered = ResendCheck(0, 0)
+    warnings: list[str] = []
+    if order.delivered and services.resends is not None:
+        delivered = await services.resends.check(webhook.tenant, order.query)
+    elif order.delivered:
+        warnings.append("Delivered events can't be found: there is no history store.")
+    if order.dead and order.query.campaign_id is not None and not order.query.event_ids:
+        warnings.append("Dead events are left out: they can't be selected by campaign.")
+    dead = len(_dead_ids(services, webhook.tenant, order))
+    warnings += (await state_of(services, webhook)).reasons
+    return ResendPlan(delivered, dead, tuple(warnings))
+
+
+async def start_resend(
+    services: Services, person: Person, webhook: StoredWebhook, order: ResendOrder
+) -> list[RedriveJob]:
+    """Starts a job for the delivered events and one for the dead ones, as far as there are any.
+
+    Raises:
+        NotFound: nothing matches.
+        DispatcherError: too many match, such a job is running, or the broker or a database doesn't answer. If one of
+            two jobs was started, the error is not raised.
+    """
+    jobs: list[RedriveJob] = []
+    problem: DispatcherError = NotFound("no event matches")
+    if order.delivered and services.resends is not None:
+        try:
+            jobs.append(await services.resends.start(webhook.tenant, order.query, person.name))
+        except DispatcherError as error:
+            problem = error
+    ids = _dead_ids(services, webhook.tenant, order)
+    if ids:
+        try:
+            jobs.append(
+                await services.dead_events.redrive(
+                    webhook.tenant, ids=ids, query=DeadQuery(), by=person.name, orgs=person.orgs
+                )
+            )
+        except DispatcherError as error:
+            problem = error
+    if not jobs:
+        raise problem
+    for job in jobs:
+        details: dict[str, JsonValue] = {
+            "job": job.id,
+            "events": job.total,
+            "kind": job.kind,
+            "chosen": bool(order.query.event_ids),
+        }
+        await services.audit.record(
+            AuditAction.REDRIVE, by=person.name, tenant=webhook.tenant, webhook_id=webhook.id, details=details
+        )
+    return jobs
+
+
+async def stop_job(services: Services, person: Person, job_id: str) -> RedriveJob:
+    """Stops a job after its running batch; does nothing if it is over. Raises NotFound."""
+    before = services.dead_events.job(job_id, orgs=person.orgs)
+    job = services.dead_events.stop_job(job_id, orgs=person.orgs)
+    if not before.is_over and not before.is_stopping:
+        webhook = await services.webhooks.of_tenant(job.tenant, orgs=person.orgs)
+        await services.audit.record(
+            AuditAction.REDRIVE,
+            by=person.name,
+            tenant=job.tenant,
+            webhook_id=None if webhook is None else webhook.id,
+            details={"job": job.id, "stopped": True, "sent": job.sent},
+        )
+    return job
+
+
+def _dead_ids(services: Services, tenant: TenantKey, order: ResendOrder) -> frozenset[str]:
+    """Returns the dead events that the order selects and no redrive has sent again."""
+    query = order.query
+    if not order.dead or (query.campaign_id is not None and not query.event_ids):
+        return frozenset()
+    orgs = frozenset({tenant.org})
+    dead = DeadQuery(tenant=tenant, since=query.since, until=query.until, limit=200)
+    ids: set[str] = set()
+    for wanted in [replace(DeadQuery(tenant=tenant), event_id=one) for one in query.event_ids] or [dead]:
+        before = None
+        while len(ids) < MOST_DEAD:
+            page = services.dead_events.search(replace(wanted, before=before, limit=200), orgs=orgs)
+            ids |= {
+                one.id
+                for one in page.items
+                if bool(query.event_ids)
+                or (
+                    (not query.message_statuses or one.message_status in query.message_statuses)
+                    and (not query.channels or one.channel in query.channels)
+                )
+            }
+            before = page.next
+            if before is None:
+                break
+    return frozenset(ids)

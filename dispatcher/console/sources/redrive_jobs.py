@@ -1,0 +1,165 @@
+"""Jobs that send dead or delivered events again: a registry in memory, and the tasks that run them.
+
+If the console stops, a job ends between two batches.
+"""
+
+import asyncio
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Final, Literal
+
+import structlog
+
+from dispatcher.config.settings import KafkaSettings
+from dispatcher.console.model import RedriveJob
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.errors import DispatcherError, NotFound
+from dispatcher.kafka.topic_reader import translating_kafka_errors
+from dispatcher.stores.sql.records import Orgs
+from dispatcher.telemetry import metrics
+
+MOST_REDRIVES: Final = 4
+"""Jobs that run at once; others are queued."""
+MOST_WAITING: Final = 100
+MOST_JOBS: Final = 200
+"""Jobs whose state is kept; finished ones are dropped first."""
+
+_STOPPED: Final = {
+    "dead": "the console was stopped: send them again, none goes twice",
+    "delivered": "the console was stopped: some were sent already",
+}
+
+log = structlog.get_logger(__name__)
+
+
+class RunningJob:
+    """What a job's work gets: it reports progress, and learns that it has to stop."""
+
+    def __init__(self, jobs: "RedriveJobs", job_id: str) -> None:
+        self._jobs = jobs
+        self.id = job_id
+        self.stop = asyncio.Event()
+        """Set when a person stops the job: the running batch is finished."""
+        self.begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """The work sets its result when it has reached the broker."""
+
+    def report(self, *, total: int, sent: int, already: int = 0, gone: int = 0) -> None:
+        """Updates the job's numbers."""
+        self._jobs.update(self.id, total=total, sent=sent, already=already, gone=gone)
+
+
+JobFunction = Callable[[RunningJob], Awaitable[None]]
+
+
+class RedriveJobs:
+    """The jobs. The owner runs `run` as a task."""
+
+    def __init__(self, kafka: KafkaSettings, clock: Callable[[], float] = time.time) -> None:
+        self._kafka = kafka
+        self._clock = clock
+        self._jobs: OrderedDict[str, RedriveJob] = OrderedDict()
+        self._running: dict[str, RunningJob] = {}
+        self._permits = asyncio.Semaphore(MOST_REDRIVES)
+        self._tasks: asyncio.TaskGroup | None = None
+
+    async def run(self) -> None:
+        """Runs the jobs until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self._tasks = None
+
+    async def start(
+        self, tenant: TenantKey, by: str, total: int, work: JobFunction, kind: Literal["dead", "delivered"] = "dead"
+    ) -> RedriveJob:
+        """Starts or queues a job. Returns when its work has reached the broker, or the job is queued.
+
+        Raises:
+            DispatcherError: the work failed at once, a job of this tenant and kind is unfinished, or too many jobs are.
+        """
+        unfinished = [job for job in self._jobs.values() if not job.is_over]
+        if any((job.tenant, job.kind) == (tenant, kind) for job in unfinished):
+            raise DispatcherError(f"events of {tenant} are being sent again already: wait until that is done")
+        if len(unfinished) >= MOST_REDRIVES + MOST_WAITING:
+            raise DispatcherError(f"{len(unfinished)} others are waiting for their turn: try again in a minute")
+        if self._tasks is None:
+            raise DispatcherError("the console is starting or stopping: try again in a minute")
+        is_turn = len(unfinished) < MOST_REDRIVES  # then none waits either
+        state: Literal["running", "waiting"] = "running" if is_turn else "waiting"
+        job = RedriveJob(uuid.uuid4().hex, tenant, by, self._clock(), total, state=state, kind=kind)
+        self._add(job)
+        running = self._running[job.id] = RunningJob(self, job.id)
+        task = self._tasks.create_task(self._run_job(running, work), name=f"redrive of {tenant}")
+        if not is_turn:
+            return job
+        await asyncio.wait({running.begun, task}, return_when=asyncio.FIRST_COMPLETED)
+        job = self._jobs[job.id]
+        if not running.begun.done():
+            del self._jobs[job.id]
+            raise DispatcherError(job.problem or "the console is stopping")
+        return job
+
+    def job(self, job_id: str, *, orgs: Orgs) -> RedriveJob:
+        """Returns a job. Raises NotFound if it doesn't exist in these organisations."""
+        job = self._jobs.get(job_id)
+        if job is None or (orgs is not None and job.tenant.org not in orgs):
+            raise NotFound("there is no such redrive, or it is long past")
+        return job
+
+    def jobs(self, *, orgs: Orgs, tenant: TenantKey | None = None) -> Sequence[RedriveJob]:
+        """Returns the kept jobs of these organisations, the newest first."""
+        return [
+            job
+            for job in reversed(self._jobs.values())
+            if (orgs is None or job.tenant.org in orgs) and tenant in (None, job.tenant)
+        ]
+
+    def stop(self, job_id: str, *, orgs: Orgs) -> RedriveJob:
+        """Stops a job after its running batch. Does nothing if the job is over. Raises NotFound."""
+        job = self.job(job_id, orgs=orgs)
+        running = self._running.get(job_id)
+        if running is not None and not job.is_over:
+            running.stop.set()
+            self.update(job_id, is_stopping=True)
+        return self._jobs[job_id]
+
+    def update(self, job_id: str, **changes: object) -> None:
+        """Changes a kept job."""
+        if job_id in self._jobs:
+            self._jobs[job_id] = replace(self._jobs[job_id], **changes)  # type: ignore[arg-type]
+
+    async def _run_job(self, running: RunningJob, work: JobFunction) -> None:
+        job_id = running.id
+        try:
+            async with self._permits:
+                if not running.stop.is_set():
+                    self.update(job_id, state="running")
+                    with translating_kafka_errors(self._kafka):
+                        await work(running)
+            self._end(job_id, "stopped" if self._jobs[job_id].is_stopping else "done")
+        except DispatcherError as error:
+            log.warning("redrive failed", job=job_id, error=str(error))
+            self._end(job_id, "failed", error.for_tenants)
+        except asyncio.CancelledError:
+            self._end(job_id, "failed", _STOPPED[self._jobs[job_id].kind])
+            raise
+        except Exception as error:
+            metrics.ERRORS.labels("task").inc()
+            log.exception("redrive failed because of a bug", job=job_id)
+            self._end(job_id, "failed", f"{type(error).__name__}, a bug of ours")
+        finally:
+            self._running.pop(job_id, None)
+
+    def _end(self, job_id: str, state: Literal["done", "stopped", "failed"], problem: str = "") -> None:
+        self.update(job_id, state=state, problem=problem, finished_at=self._clock())
+
+    def _add(self, job: RedriveJob) -> None:
+        self._jobs[job.id] = job
+        for job_id, old in list(self._jobs.items()):
+            if len(self._jobs) > MOST_JOBS and old.is_over:
+                del self._jobs[job_id]

@@ -1,0 +1,137 @@
+"""Sends delivered events again: finds them in the history store, and reads them again in the topic of events."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Final
+
+import structlog
+
+from dispatcher.config.settings import Settings
+from dispatcher.console.model import RedriveJob, ResendCheck, ResendQuery
+from dispatcher.console.sources.history import HistoryLookup
+from dispatcher.console.sources.redrive_jobs import RedriveJobs, RunningJob
+from dispatcher.contract.history import HistoryEntry, HistoryOutcome
+from dispatcher.contract.records import Origin
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.errors import BrokerUnavailable, DispatcherError, NotFound
+from dispatcher.kafka.history_topic import open_history
+from dispatcher.kafka.producer import Producer
+from dispatcher.kafka.resend import Resend, ResendTally, kept_of
+from dispatcher.kafka.topic_reader import open_topics
+from dispatcher.kafka.topics import retry_topics
+from dispatcher.stores.sql.history_search import HistoryQuery
+from dispatcher.tasks import end
+
+MOST_EVENTS: Final = 10_000
+"""Delivered events of one job."""
+RATE: Final = 100.0
+"""Events per second of one job, so that the endpoint can still accept new events."""
+ANSWER_S: Final = 25.0
+STOP_S: Final = 5.0
+_PAGE: Final = 200
+
+log = structlog.get_logger(__name__)
+
+
+class DeliveredEvents:
+    """Implements `model.Resends`."""
+
+    def __init__(self, settings: Settings, history: HistoryLookup, jobs: RedriveJobs) -> None:
+        self._settings = settings
+        self._history = history
+        self._jobs = jobs
+        self._redrive_to = retry_topics(settings.kafka.prefix, settings.retry.tiers)[0]
+
+    async def check(self, tenant: TenantKey, query: ResendQuery) -> ResendCheck:
+        """Returns what a resend would send; see `model.Resends`."""
+        origins, is_cut = await self._find(tenant, query)
+        if not origins:
+            return ResendCheck(0, 0, is_cut)
+        try:
+            async with asyncio.timeout(ANSWER_S), open_topics(self._settings.kafka, _topics(origins)) as reader:
+                kept, gone = kept_of(origins, reader.ranges)
+        except NotFound:  # the topic of events has another name now
+            return ResendCheck(0, len(origins), is_cut)
+        except TimeoutError:
+            raise BrokerUnavailable from None
+        return ResendCheck(len(kept), gone, is_cut)
+
+    async def start(self, tenant: TenantKey, query: ResendQuery, by: str) -> RedriveJob:
+        """Starts or queues a job; see `model.Resends`."""
+        origins, is_cut = await self._find(tenant, query)
+        if is_cut:
+            raise DispatcherError(f"more than {MOST_EVENTS:,} delivered events match: choose a shorter time")
+        if not origins:
+            raise NotFound("no delivered event matches, or none is kept so long")
+        return await self._jobs.start(
+            tenant, by, len(origins), lambda job: self._send(job, tenant, origins), kind="delivered"
+        )
+
+    async def _find(self, tenant: TenantKey, query: ResendQuery) -> tuple[list[Origin], bool]:
+        """Returns the places of the matching events, and whether there are more than one job sends."""
+        found: dict[Origin, None] = {}
+        for event_id in query.event_ids:
+            found |= _origins(await self._history.timeline(event_id, tenant=tenant))
+        if query.event_ids:
+            return list(found), False
+        before = None
+        while True:
+            page = await self._history.search(
+                HistoryQuery(
+                    tenant=tenant,
+                    since=query.since,
+                    until=query.until,
+                    outcomes=frozenset({HistoryOutcome.DELIVERED}),
+                    message_statuses=query.message_statuses,
+                    channels=query.channels,
+                    campaign_id=query.campaign_id,
+                    before=before,
+                    limit=_PAGE,
+                ),
+                orgs=frozenset({tenant.org}),
+            )
+            found |= _origins(page.items)
+            if len(found) > MOST_EVENTS:
+                return list(found)[:MOST_EVENTS], True
+            before = page.next
+            if before is None:
+                return list(found), False
+
+    async def _send(self, job: RunningJob, tenant: TenantKey, origins: list[Origin]) -> None:
+        def report(tally: ResendTally) -> None:
+            job.report(total=tally.total, sent=tally.sent, gone=tally.gone)
+
+        async with (
+            asyncio.timeout(ANSWER_S) as opening,
+            open_topics(self._settings.kafka, _topics(origins)) as reader,
+            open_history(self._settings) as history,
+            Producer(self._settings.kafka) as producer,
+        ):
+            opening.reschedule(None)
+            if not job.begun.done():
+                job.begun.set_result(None)
+            resend = Resend(reader, tenant, origins, report, history)
+            report(resend.tally)
+            stop = job.stop
+            sending = asyncio.ensure_future(resend.send(producer, self._redrive_to, RATE, stop))
+            try:
+                report(await asyncio.shield(sending))
+            finally:
+                stop.set()  # if cancelled: the running batch is finished
+                await asyncio.wait({sending}, timeout=STOP_S)
+                await end(sending)
+        log.info("delivered events sent again", job=job.id, tenant=str(tenant), sent=resend.tally.sent)
+
+
+def _origins(entries: Iterable[HistoryEntry]) -> dict[Origin, None]:
+    """Returns the places of delivered events, in order and once each."""
+    return {
+        Origin(one.topic, one.partition, one.offset): None
+        for one in entries
+        if one.outcome is HistoryOutcome.DELIVERED
+        and one.topic is not None and one.partition is not None and one.offset is not None
+    }  # fmt: skip
+
+
+def _topics(origins: Iterable[Origin]) -> list[str]:
+    return sorted({one.topic for one in origins})

@@ -1,0 +1,144 @@
+"""Resend: delivered events go to the shortest retry tier again, read at their original places in the topic of events.
+
+The record keeps key, value and headers, and its origin travels along, so that receivers see the webhook-id that they
+know. Records are found by topic, partition and offset, which the history has. The topic of events may have dropped
+them meanwhile; those are counted as gone. A resend that is repeated sends the events again: nothing is marked.
+"""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from aiokafka import TopicPartition
+from aiokafka.structs import ConsumerRecord
+
+from dispatcher.contract.events import DeliveryEvent, read_event
+from dispatcher.contract.records import Origin, RetryState, without_retry_state
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.delivery.history_recorder import HistoryRecorder
+from dispatcher.errors import RecordTooLarge, UnreadableEvent
+from dispatcher.kafka.producer import Producer
+from dispatcher.kafka.topic_reader import Range, TopicReader
+from dispatcher.tasks import set_within
+
+REASON = "delivered"
+"""Reason of the history entry of an event that is sent again after its delivery."""
+NEAR = 1_000
+"""Offsets that are read through rather than sought past."""
+_BATCHES_A_SECOND = 5
+_MAX_BATCH = 100
+
+
+@dataclass(slots=True)
+class ResendTally:
+    """Progress of a resend."""
+
+    total: int
+    """Events to send: selected, and still in their topics."""
+    gone: int
+    """Selected, but no longer in their topics, or another tenant's record is at their place now."""
+    sent: int = 0
+    too_large: int = 0
+    """Not sent: the retry topic doesn't accept a record of this size."""
+
+
+def kept_of(origins: Iterable[Origin], ranges: Mapping[TopicPartition, Range]) -> tuple[list[Origin], int]:
+    """Returns the places that the topics still have, in order, and the number of the others."""
+    places = set(origins)
+    kept = [one for one in places if _is_in(one, ranges.get(TopicPartition(one.topic, one.partition)))]
+    return sorted(kept, key=lambda one: (one.topic, one.partition, one.offset)), len(places) - len(kept)
+
+
+class Resend:
+    """One resend of a tenant's delivered events."""
+
+    def __init__(
+        self,
+        reader: TopicReader,
+        tenant: TenantKey,
+        origins: Iterable[Origin],
+        report: Callable[[ResendTally], None] = lambda _: None,
+        history: HistoryRecorder | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._reader = reader
+        self._tenant = tenant
+        self._report = report
+        self._history = history
+        self._clock = clock
+        self._kept, gone = kept_of(origins, reader.ranges)
+        self.tally = ResendTally(len(self._kept), gone)
+
+    async def send(self, producer: Producer, topic: str, rate: float, stop: asyncio.Event) -> ResendTally:
+        """Sends to a retry topic, at most `rate` events per second, until done or stopped.
+
+        Raises:
+            NotWritten: the broker refused a record.
+            DispatcherError: the broker returns no records.
+        """
+        size = max(1, min(_MAX_BATCH, int(rate / _BATCHES_A_SECOND)))
+        for wanted, part in _parts(self._kept):
+            found = 0
+            async for records in self._reader.within(part).records():
+                chosen = [one for one in records if one.offset in wanted]
+                events = [(one, event) for one in chosen if (event := self._own_event(one)) is not None]
+                found += len(events)
+                for at in range(0, len(events), size):
+                    if stop.is_set():
+                        return self.tally
+                    began = time.monotonic()
+                    await self._send_batch(producer, topic, events[at : at + size])
+                    self._report(self.tally)
+                    await set_within(stop, len(events[at : at + size]) / rate - (time.monotonic() - began))
+            self.tally.gone += len(wanted) - found
+            self.tally.total -= len(wanted) - found
+        return self.tally
+
+    def _own_event(self, record: "ConsumerRecord[bytes, bytes]") -> DeliveryEvent | None:
+        """Returns the record's event if it is one of this tenant's: the topic may have been created anew since."""
+        try:
+            event = read_event(record, Origin(record.topic, record.partition, record.offset))
+        except UnreadableEvent:
+            return None
+        return event if isinstance(event, DeliveryEvent) and event.tenant == self._tenant else None
+
+    async def _send_batch(
+        self, producer: Producer, topic: str, batch: Sequence[tuple["ConsumerRecord[bytes, bytes]", DeliveryEvent]]
+    ) -> None:
+        now = self._clock()
+        writes = []
+        for record, _ in batch:
+            headers = [*without_retry_state(record.headers), *RetryState.fresh(record, now).headers()]
+            writes.append(producer.write(topic, record.key, record.value, headers, "redrive"))
+        results = await asyncio.gather(*writes, return_exceptions=True)
+        for (record, event), result in zip(batch, results, strict=True):
+            if isinstance(result, BaseException):
+                continue
+            self.tally.sent += 1
+            if self._history is not None:
+                self._history.record_redriven(event, Origin(record.topic, record.partition, record.offset), REASON)
+        for result in results:
+            if isinstance(result, RecordTooLarge):
+                self.tally.too_large += 1
+            elif isinstance(result, BaseException):
+                raise result
+
+
+def _is_in(origin: Origin, range_: Range | None) -> bool:
+    return range_ is not None and range_[0] <= origin.offset < range_[1]
+
+
+def _parts(origins: Sequence[Origin]) -> Iterator[tuple[frozenset[int], dict[TopicPartition, Range]]]:
+    """Yields offsets of one partition that are near each other, and the range that contains them."""
+    by_partition: defaultdict[TopicPartition, list[int]] = defaultdict(list)
+    for one in origins:
+        by_partition[TopicPartition(one.topic, one.partition)].append(one.offset)
+    for tp, offsets in by_partition.items():
+        begin = 0
+        for at in range(1, len(offsets) + 1):
+            if at == len(offsets) or offsets[at] - offsets[at - 1] > NEAR:
+                own = offsets[begin:at]
+                yield frozenset(own), {tp: (own[0], own[-1] + 1)}
+                begin = at

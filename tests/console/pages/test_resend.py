@@ -1,0 +1,44 @@
+"""Events are sent again from the pages: choose a time or events, check, start, watch, stop."""
+
+from playwright.async_api import Browser, expect
+
+from tests.console.pages.browsing import PHONE, window
+from tests.console.pages.sample_world import CONTOSO, LUMA
+from tests.console.pages.stage import Stage
+
+
+async def test_everything_of_the_last_hour_is_sent_again_and_stopped(browser: Browser, stage: Stage) -> None:
+    async with window(browser, stage.base) as shown:
+        page, main = shown.page, shown.page.locator("main")
+        shown.ignored = ("422",)
+        await shown.sign_in(await stage.token())
+        await shown.go(stage.path(CONTOSO, "/resend"))
+        await page.get_by_role("button", name="Check").click()
+        await expect(main).to_contain_text("Choose a time from which on events are sent again")
+        await page.get_by_label("Time", exact=True).select_option("24h")
+        await page.get_by_role("button", name="Check").click()
+        await expect(main).to_contain_text("56 events that your server has accepted already; 4 more are no longer kept")
+        await expect(main).to_contain_text("your server answered 401".capitalize())  # why they may fail again
+        assert "dead and were not sent again yet" in await main.inner_text()
+        assert await shown.violations() == []
+        await page.get_by_role("button", name="again", exact=False).click()
+        await expect(page.get_by_role("button", name="Stop").first).to_be_visible()
+        await page.get_by_role("button", name="Stop").first.click()
+        await expect(main).to_contain_text("Stopped")
+        await shown.go("/jobs")
+        await expect(main).to_contain_text("56 delivered events sent again")
+        assert await shown.violations() == []
+
+
+async def test_a_resend_of_a_paused_webhook_warns_at_phone_width(browser: Browser, stage: Stage) -> None:
+    async with window(browser, stage.base, size=PHONE) as shown:
+        await shown.sign_in(await stage.token())
+        webhook = stage.webhooks[LUMA]
+        await stage.services.webhooks.set_paused(webhook.id, paused=True, by="test", orgs=None)
+        await shown.go(stage.path(LUMA, "/resend?event=msg_a&event=msg_b&include=delivered"))
+        await expect(shown.page.locator("main")).to_contain_text("2 events that your server has accepted already")
+        await expect(shown.page.locator(".confirm")).to_contain_text("Paused: events that arrive are held")
+        assert await shown.violations() == []
+        wider = await shown.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        assert wider <= 0
+        await stage.services.webhooks.set_paused(webhook.id, paused=False, by="test", orgs=None)

@@ -1,0 +1,151 @@
+"""Delivered events on a real broker: found in the history, read again in the topic of events, sent to the retry topic."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import RecordsToDelete
+
+from dispatcher.config.settings import Settings
+from dispatcher.console.model import RedriveJob, ResendCheck, ResendQuery
+from dispatcher.console.sources import resends as module
+from dispatcher.console.sources.redrive_jobs import RedriveJobs
+from dispatcher.console.sources.resends import DeliveredEvents
+from dispatcher.contract.events import DeliveryEvent, read_event
+from dispatcher.contract.records import Origin, RetryState
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.errors import DispatcherError, NotFound
+from tests.console.history_store import FilledHistory, entry_of, history_in
+from tests.console.sources.conftest import running, until
+from tests.console.sources.dead_letter_builders import LUMA, OTHER
+from tests.integration.brokers import needs_kafka
+from tests.kafka import topics
+from tests.kafka.apache_kafka import ApacheKafka
+from tests.unit.examples import email_event
+
+pytestmark = [needs_kafka, pytest.mark.timeout(180)]
+
+ALL = ResendQuery(since=0.0)
+FORGED = RetryState(Origin("forged", 9, 9), 1.0, attempts=99).headers()
+
+
+@dataclass
+class World:
+    """A topic of events with its history, and the jobs."""
+
+    settings: Settings
+    history: FilledHistory
+    jobs: RedriveJobs
+    resends: DeliveredEvents
+    bootstrap: str
+    producer: "AIOKafkaProducer[bytes, bytes]"
+
+    async def delivered(self, tenant: TenantKey, number: int) -> Origin:
+        """Writes an event to the topic of events, and its delivery to the history."""
+        event = email_event(imsOrgId=tenant.org, _id=f"event-{number}")
+        event["header"]["sandbox"]["name"] = tenant.sandbox
+        topic, key = self.settings.kafka.topic, str(number).encode()
+        at = await self.producer.send_and_wait(
+            topic, json.dumps(event).encode(), key, partition=number % 2, headers=[("own", b"1"), *FORGED]
+        )
+        origin = Origin(topic, at.partition, at.offset)
+        place = {"topic": topic, "partition": at.partition, "offset": at.offset, "webhook_id": f"msg_{number}"}
+        await self.history.add(entry_of(tenant, str(number), age_s=100 - number, **place))
+        return origin
+
+    async def done(self, job: RedriveJob) -> RedriveJob:
+        await until(lambda: self.jobs.job(job.id, orgs=None).is_over, "the job's end")
+        return self.jobs.job(job.id, orgs=None)
+
+    async def sent(self) -> dict[Origin, DeliveryEvent]:
+        """Returns the events of the retry topic by their origin."""
+        found = {}
+        for record in await topics.read_all(self.bootstrap, f"{self.settings.kafka.prefix}.retry.30s"):
+            state = RetryState.of(record)
+            event = read_event(record, state.origin)
+            assert isinstance(event, DeliveryEvent)
+            assert (state.attempts, dict(record.headers)["own"]) == (0, b"1")
+            assert state.origin not in found
+            found[state.origin] = event
+        return found
+
+
+@pytest.fixture
+async def world(settings: Settings, mortal: ApacheKafka, tmp_path: Path) -> AsyncIterator[World]:
+    for name, partitions in ((settings.kafka.topic, 2), (f"{settings.kafka.prefix}.retry.30s", 1)):
+        await topics.create_topic(mortal.bootstrap_servers, name, partitions=partitions)
+    jobs = RedriveJobs(settings.kafka)
+    producer: AIOKafkaProducer[bytes, bytes] = AIOKafkaProducer(bootstrap_servers=mortal.bootstrap_servers)
+    await producer.start()
+    try:
+        async with history_in(tmp_path) as history, running(jobs.run()):
+            await asyncio.sleep(0)
+            resends = DeliveredEvents(settings, history.lookup, jobs)
+            yield World(settings, history, jobs, resends, mortal.bootstrap_servers, producer)
+    finally:
+        await producer.stop()
+
+
+async def test_delivered_events_go_back_once_each_as_themselves(world: World) -> None:
+    origins = [await world.delivered(LUMA, number) for number in range(8)]
+    await world.delivered(OTHER, 20)
+    await world.history.add(entry_of(LUMA, "3", age_s=1, webhook_id="msg_3", topic=origins[3].topic, partition=origins[3].partition,
+                                     offset=origins[3].offset))  # fmt: skip  # a repeat: delivered twice, sent once
+    assert await world.resends.check(LUMA, ALL) == ResendCheck(8, 0)
+    some = ResendQuery(event_ids=("msg_2", "msg_5", "msg_20"))  # another tenant's id selects nothing
+    job = await world.done(await world.resends.start(LUMA, some, "ada"))
+    assert (job.state, job.kind, job.sent, job.by) == ("done", "delivered", 2, "ada")
+    assert (await world.sent()).keys() == {origins[2], origins[5]}
+    with pytest.raises(NotFound):
+        await world.resends.start(LUMA, ResendQuery(event_ids=("msg_20",)), "ada")
+    with pytest.raises(NotFound):
+        world.jobs.job(job.id, orgs=frozenset({OTHER.org}))
+
+
+async def test_what_the_topic_has_lost_or_given_to_others_is_counted_as_gone(world: World) -> None:
+    """An offset may belong to another tenant's record if the topic was created anew."""
+    origins = [await world.delivered(LUMA, number) for number in range(6)]
+    other = await world.delivered(OTHER, 30)
+    await world.history.add(entry_of(LUMA, "31", age_s=1, webhook_id="msg_31", topic=other.topic, partition=other.partition,
+                                     offset=other.offset))  # fmt: skip
+    tp = TopicPartition(origins[0].topic, 0)
+    async with topics.admin_client(world.bootstrap) as admin:
+        await admin.delete_records({tp: RecordsToDelete(2)})
+    assert await world.resends.check(LUMA, ALL) == ResendCheck(5, 2)
+    job = await world.done(await world.resends.start(LUMA, ALL, "ada"))
+    assert (job.state, job.total, job.sent, job.gone) == ("done", 4, 4, 3)
+    sent = await world.sent()
+    assert {origin for origin in origins if origin.partition == 1 or origin.offset >= 2} == sent.keys()
+    assert {event.tenant for event in sent.values()} == {LUMA}
+
+
+async def test_a_job_is_stopped_after_its_batch_and_another_may_start(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RATE", 20.0)
+    for number in range(60):
+        await world.delivered(LUMA, number)
+    job = await world.resends.start(LUMA, ALL, "ada")
+    with pytest.raises(DispatcherError, match="are being sent again already"):
+        await world.resends.start(LUMA, ALL, "eve")
+    await until(lambda: world.jobs.job(job.id, orgs=None).sent, "the first batch")
+    assert world.jobs.stop(job.id, orgs=None).is_stopping
+    stopped = await world.done(job)
+    assert stopped.state == "stopped"
+    assert 0 < stopped.sent < 60
+    assert len(await world.sent()) == stopped.sent
+    assert [one.id for one in world.jobs.jobs(orgs=frozenset({LUMA.org}))] == [job.id]
+    assert world.jobs.jobs(orgs=frozenset({OTHER.org})) == []
+
+
+async def test_more_than_a_job_sends_is_refused_and_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_EVENTS", 3)
+    for number in range(4):
+        await world.delivered(LUMA, number)
+    assert (await world.resends.check(LUMA, ALL)).is_cut
+    with pytest.raises(DispatcherError, match="choose a shorter time"):
+        await world.resends.start(LUMA, ALL, "ada")
