@@ -1,12 +1,14 @@
 """What every test may ask for. The broker behind `kafka` is the real one where Java and Maven are, always in CI."""
 
+import logging
 import os
 import sqlite3
 import subprocess
-from collections.abc import AsyncIterator
-from typing import Protocol
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Protocol
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from dispatcher.demo.broker import EmbeddedBroker
@@ -73,6 +75,33 @@ def _broker() -> str:
     if _IN_CI:
         return f"kafka: none, and tests that need it will fail: not installed: {', '.join(missing)}"
     return f"kafka: {EmbeddedBroker.kind}, not Apache Kafka: not installed: {', '.join(missing)}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _loggers_follow_their_configuration() -> Iterator[None]:
+    """Keeps a command that a test runs in this process from caching loggers: later tests read what theirs write."""
+    configure = structlog.configure
+
+    def without_cache(**options: Any) -> None:
+        configure(**options | {"cache_logger_on_first_use": False})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(structlog, "configure", without_cache)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _configuration_of_logs_ends_with_the_test() -> Iterator[None]:
+    """Restores the configuration of structlog and of the standard library's logging that a command replaced."""
+    before, root = structlog.get_config(), logging.getLogger()
+    levels = {name: logging.getLogger(name).level for name in (None, "dispatcher", "aiokafka", "asyncio", "watchfiles")}
+    handlers = root.handlers[:]
+    yield
+    if structlog.get_config() != before:
+        structlog.configure(**before)
+        root.handlers = handlers
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 @pytest.fixture(scope="session")
