@@ -21,7 +21,7 @@ RUN /opt/build/bin/pip --python /opt/dispatcher/bin/python install \
         --only-binary :all: --no-compile --require-hashes --requirement "requirements/${LOCK}.txt"
 COPY deploy/image/build.txt build.txt
 RUN /opt/build/bin/pip install --only-binary :all: --require-hashes --requirement build.txt
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY dispatcher dispatcher
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
     && /opt/build/bin/pip --python /opt/dispatcher/bin/python install --no-deps --no-index --no-compile /wheels/*.whl \

@@ -42,6 +42,9 @@ lint: $(STAMPS)-test ## Format, lint, types, layers.
 system: ## Debian packages that the tests use; elsewhere, say what to install.
 	@tests/system_packages.sh
 
+compiled: $(STAMPS)-test ## Unit tests, simulation and HTTP client with the hot modules compiled by mypyc.
+	PYTHON=$(abspath $(BIN))/python tests/compiled.sh
+
 faults: $(STAMPS)-test system ## The whole fault suite on a real broker (minutes).
 	$(BIN)/pytest tests/faults tests/field --all-faults
 
@@ -97,4 +100,4 @@ lock: ## Resolve the dependencies anew (needs uv).
 clean: ## Remove what the targets made.
 	rm -rf $(VENV) .tools .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
-.PHONY: help demo test test-fast lint system faults bench format sbom screenshots schemas audit release lock clean
+.PHONY: help demo test test-fast lint system compiled faults bench format sbom screenshots schemas audit release lock clean

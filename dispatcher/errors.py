@@ -6,6 +6,9 @@ file is a bug, and is handled as one.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+E = TypeVar("E", bound=Exception)
 
 
 class DispatcherError(Exception):
@@ -146,3 +149,12 @@ class EditConflict(DispatcherError):
     def __init__(self, message: str, current_version: int) -> None:
         super().__init__(message)
         self.current_version = current_version
+
+
+def unchained(error: E) -> E:
+    """Returns an error whose traceback leaves out the one that it replaces, as `raise … from None` does.
+
+    Compiled modules need it beside `from None`, which mypyc ignores: the replaced error may quote an event.
+    """
+    error.__suppress_context__ = True
+    return error

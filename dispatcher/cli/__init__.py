@@ -25,6 +25,7 @@ from dispatcher.cli import (
 )
 from dispatcher.demo import demo_command
 from dispatcher.errors import ConfigError, DispatcherError
+from dispatcher.telemetry.build_form import FORM
 
 EX_CONFIG = 78
 
@@ -40,7 +41,7 @@ app = typer.Typer(
 @app.callback(invoke_without_command=True)
 def _version(version: bool = typer.Option(False, "--version", help="Show the version and exit.")) -> None:
     if version:
-        typer.echo(f"feedback-dispatcher {__version__}")
+        typer.echo(f"feedback-dispatcher {__version__} ({FORM})")
         raise typer.Exit
 
 

@@ -13,7 +13,7 @@ from msgspec import Raw, Struct
 from dispatcher.contract.envelope import FEEDBACK, MAX_DEPTH, NULL, Envelope, Feedback
 from dispatcher.contract.record_text import needs_repair, repaired, unframed
 from dispatcher.contract.spelling import event_type, has_long_spelling, objects_of, respelled
-from dispatcher.errors import UnreadableEvent
+from dispatcher.errors import UnreadableEvent, unchained
 
 _decode = msgspec.json.Decoder(Envelope).decode
 _decode_leniently = msgspec.json.Decoder(Envelope, strict=False).decode
@@ -89,9 +89,9 @@ def _read_leniently(value: bytes) -> Envelope | OtherEvent:
     try:
         envelope = _decode_leniently(respelled(header, entity))
     except msgspec.MsgspecError as error:
-        raise UnreadableEvent(_explained(str(error))) from None
+        raise unchained(UnreadableEvent(_explained(str(error)))) from None
     except RecursionError:
-        raise UnreadableEvent("not JSON: nested too deeply") from None
+        raise unchained(UnreadableEvent("not JSON: nested too deeply")) from None
     check_depths(envelope.body.entity.experience.management.feedback)
     return envelope
 

@@ -66,7 +66,7 @@ def read_event(record: Record, origin: Origin) -> DeliveryEvent | OtherEvent:
     envelope = read_envelope(record.value)
     if isinstance(envelope, OtherEvent):
         return envelope
-    headers: dict[str, bytes] = dict(record.headers) if record.headers else {}
+    headers = dict(record.headers) if record.headers else {}
     header = envelope.header or _NO_HEADER
     sandbox = header.sandbox or _NO_SANDBOX
     entity = envelope.body.entity
@@ -101,7 +101,7 @@ def read_event(record: Record, origin: Origin) -> DeliveryEvent | OtherEvent:
     )
 
 
-def _header(headers: dict[str, bytes], name: str) -> str | None:
+def _header(headers: dict[str, bytes | None], name: str) -> str | None:
     value = headers.get(name)
     return value.decode(errors="replace")[:MOST_TEXT] if value else None
 

@@ -12,7 +12,7 @@ class KafkaReason(StrEnum):
     NAME_NOT_FOUND = "name_not_found"
     """A broker's name doesn't resolve."""
     BROKERS_MOVED = "brokers_moved"
-    """No known broker answered for 30 s; the bootstrap servers are asked for the new ones (KIP-899)."""
+    """No known broker answered for 30 s; the client looks the new ones up at the bootstrap servers (KIP-899)."""
     PROTOCOL_MISMATCH = "protocol_mismatch"
     """The port speaks something other than `kafka.security.protocol`: plaintext to a TLS port, SASL missing, HTTP."""
     TLS_UNTRUSTED = "tls_untrusted"

@@ -1,4 +1,4 @@
-"""What became of a record, and of one POST: the values that travel between the stages.
+"""The outcome of a record and of one POST: the values that travel between the stages.
 
 Every record ends in exactly one `Outcome`. The enums are closed: their values are metric labels, log fields
 and the `feedback-reason` header, and `docs/` explains each one.
@@ -12,7 +12,7 @@ from dispatcher.contract.values import slots_dataclass
 
 
 class SkipReason(StrEnum):
-    """Why an event is none of a webhook's business, in the order in which it is asked."""
+    """Why an event is not sent to a webhook, in the order of the checks."""
 
     NOT_FEEDBACK = "not_feedback"
     TEST_EXECUTION = "test_execution"
@@ -76,7 +76,7 @@ HELD_REASONS: Final = frozenset(
         ParkReason.SUSPENDED, ParkReason.TENANT_DISABLED, ParkReason.UNUSABLE, ParkReason.UNDECIDED, ParkReason.PAUSED,
     }
 )  # fmt: skip
-"""Those that only a change of configuration ends, or somebody by hand."""
+"""Those that only an operator or a change of configuration ends."""
 
 
 class DeadReason(StrEnum):
@@ -84,7 +84,7 @@ class DeadReason(StrEnum):
 
     UNREADABLE = "unreadable"
     INTERNAL = "internal"
-    """A bug of ours: the record is kept for a redrive by a mended version."""
+    """A bug of ours: the record is kept for a redrive by a fixed version."""
     TOO_LARGE = "too_large"
     """The feedback payload passes the limit on request bodies."""
     REJECTED = "rejected"
@@ -176,10 +176,10 @@ class Attempt:
     webhook_delivery: str | None = None
     """Response header, as it came."""
     body: bytes = b""
-    """First 2,048 bytes of the answer, only where the request asked to keep them."""
+    """First 2,048 bytes of the answer, only if the request asked to keep them."""
     phases: Phases = NO_PHASES
     trace_id: str | None = None
-    """Of the span that tells of it, where there is one that is sampled."""
+    """Of the sampled span that describes it, if there is one."""
 
     @property
     def answer(self) -> str:

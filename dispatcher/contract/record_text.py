@@ -7,7 +7,7 @@ byte and four bytes of schema id before the JSON), and lone surrogates, as escap
 import re
 from typing import Final
 
-from dispatcher.errors import UnreadableEvent
+from dispatcher.errors import UnreadableEvent, unchained
 
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _FRAME: Final = 5
@@ -111,6 +111,6 @@ def repaired(value: bytes) -> bytes:
         try:
             text = value.decode(errors="surrogatepass")
         except UnicodeDecodeError:
-            raise UnreadableEvent(f"not JSON: not UTF-8 (byte {place})") from None
+            raise unchained(UnreadableEvent(f"not JSON: not UTF-8 (byte {place})")) from None
         value = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
     return _ESCAPE.sub(lambda match: rb"\ufffd" if match["lone"] else match[0], value)

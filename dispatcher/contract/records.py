@@ -12,7 +12,8 @@ from typing import Protocol, Self
 from dispatcher.contract.values import slots_dataclass
 from dispatcher.errors import Draining
 
-RecordHeaders = Sequence[tuple[str, bytes]]
+RecordHeaders = Sequence[tuple[str, bytes | None]]
+"""Kafka headers: a value may be null."""
 
 PREFIX = "feedback-"
 _ORIGIN_TOPIC = PREFIX + "origin-topic"
@@ -42,7 +43,7 @@ class Record(Protocol):
 
 @slots_dataclass
 class Origin:
-    """Where an event first stood. The same on every hop, so that its webhook-id is too."""
+    """The event's first place in Kafka. It is the same on every hop, so that the webhook-id is too."""
 
     topic: str
     partition: int
@@ -54,7 +55,7 @@ class Origin:
 
 @slots_dataclass
 class RetryState:
-    """What has become of an event so far; travels in `feedback-*` headers."""
+    """An event's attempts and waits so far; stored in `feedback-*` headers."""
 
     origin: Origin
     first_seen: float
@@ -129,7 +130,7 @@ class RetryState:
 
 @dataclass(slots=True)
 class ProcessingAttempt:
-    """One go at a record: tells the consumer whether it may still be stopped without anybody noticing."""
+    """One go at a record: the consumer may stop it without any effect outside until `started` is set."""
 
     epoch: "AssignmentEpoch"
     started: bool = False
@@ -186,7 +187,7 @@ def was_parked(headers: RecordHeaders) -> bool:
     return any(name == _ORIGIN_TOPIC for name, _ in headers)
 
 
-def without_retry_state(headers: RecordHeaders) -> list[tuple[str, bytes]]:
+def without_retry_state(headers: RecordHeaders) -> list[tuple[str, bytes | None]]:
     """The headers that the producer of the event wrote."""
     return [(name, value) for name, value in headers if not name.startswith(PREFIX)]
 

@@ -6,7 +6,7 @@ from typing import Final
 MASK: Final = "•••"
 _IN_ADDRESS: Final = r"[^\s@<>\"'(),;:]"
 _ADDRESS: Final = re.compile(rf"(?<!{_IN_ADDRESS})({_IN_ADDRESS}++)@({_IN_ADDRESS}+\.(?:(?!\.){_IN_ADDRESS})+)")
-"""Begins only at the start of a run of such characters and doesn't give back any, so it reads a text once."""
+"""Begins only at the start of a run of such characters and doesn't backtrack, so it reads a text once."""
 _NUMBER: Final = re.compile(r"\+\d[\d ()/-]{5,}\d")
 
 

@@ -13,8 +13,7 @@ Everything here runs on the event loop without awaiting.
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from functools import cached_property
+from collections.abc import Iterator
 from typing import Protocol
 
 from dispatcher.config.settings import DeliverySettings
@@ -48,6 +47,7 @@ class LaneScheduler:
         self.permits = Permits(settings.max_in_flight)
         self._read_ahead = read_ahead
         self._ticking: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._lanes: dict[TenantKey, Lane] = {}
         self._ring: deque[Lane] = deque()
         """Lanes with waiting events, in the order in which they get permits."""
@@ -60,15 +60,16 @@ class LaneScheduler:
     def __repr__(self) -> str:
         return f"<Lanes {len(self._lanes)} tenants, {self.permits.taken}/{self.permits.most} in flight>"
 
-    @cached_property
-    def now(self) -> Callable[[], float]:
+    def now(self) -> float:
         """Returns the seconds of the loop's monotonic clock."""
-        return self.loop.time
+        return self.loop.time()
 
-    @cached_property
+    @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop, asked for once: asking takes a system call each time (getpid, until Python 3.12)."""
-        return asyncio.get_running_loop()
+        """The event loop, looked up once: the lookup is a system call each time (getpid, until Python 3.12)."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop
 
     def __len__(self) -> int:
         return len(self._lanes)

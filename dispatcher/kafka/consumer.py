@@ -12,8 +12,9 @@ the positions are committed; the member leaves the group.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
+from contextlib import AsyncExitStack
 from contextvars import Context
-from functools import cached_property, partial
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -134,14 +135,17 @@ class Consumer:
             metrics.RECORDS_REMOVED_UNREAD.labels(topic)
             for reason in LogLoss:
                 metrics.LOG_RESETS.labels(topic, reason.value)
+        self._running_loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
         return f"<Consumer {self.group_id} {len(self._partitions)} partitions, {self.unfinished} unfinished>"
 
-    @cached_property
+    @property
     def _loop(self) -> asyncio.AbstractEventLoop:
         """The event loop, kept because looking it up takes a system call each time (getpid, until Python 3.12)."""
-        return asyncio.get_running_loop()
+        if self._running_loop is None:
+            self._running_loop = asyncio.get_running_loop()
+        return self._running_loop
 
     @property
     def unfinished(self) -> int:
@@ -157,7 +161,8 @@ class Consumer:
         client = self._client = await self.session.connect(lambda: self._connect(Assignments(self)))
         if client is None:
             return
-        try:
+        async with AsyncExitStack() as at_end:  # no `finally`: mypyc compiles one that awaits wrongly
+            at_end.push_async_callback(self._end, client)
             async with asyncio.TaskGroup() as tasks:
                 running = [
                     tasks.create_task(self.session.poll(lambda: self._poll(client)), name=f"poll {self.group_id}"),
@@ -171,9 +176,6 @@ class Consumer:
                 for task in running:
                     task.cancel()
             await self._drain(client)
-        finally:
-            self._cancel([*self._partitions.values(), *self._orphans])
-            await self._close(client)
 
     def stop(self) -> None:
         """Starts the drain; `run` returns when that is done."""
@@ -406,8 +408,10 @@ class Consumer:
             for item in list(partition.in_flight.values()):
                 item.cancel()
 
-    async def _close(self, client: MemberClient) -> None:
+    async def _end(self, client: MemberClient) -> None:
+        """Cancels what is left, without waiting for it to finish, and leaves the group."""
         everything = (*self._partitions.values(), *self._orphans)
+        self._cancel(everything)
         in_flight = [item for partition in everything for item in partition.in_flight.values()]
         tasks = [item.running for item in in_flight if item.running is not None]
         if tasks:

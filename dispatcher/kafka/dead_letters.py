@@ -1,13 +1,13 @@
 """Writes dead letters: records that will never be delivered, each with its reason."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
 import structlog
 
 from dispatcher.contract.outcomes import DeadReason
-from dispatcher.contract.records import PREFIX, Record, RetryState, without_retry_state
+from dispatcher.contract.records import PREFIX, Record, RecordHeaders, RetryState, without_retry_state
 from dispatcher.errors import RecordTooLarge
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.topics import dead_letter_topic
@@ -29,7 +29,7 @@ the record's own headers, whether with its key."""
 
 log = structlog.get_logger(__name__)
 
-_Headers = list[tuple[str, bytes]]
+_Headers = list[tuple[str, bytes | None]]
 _Letter = tuple[bytes | None, bytes | None, _Headers]
 
 
@@ -54,7 +54,7 @@ class DeadLetters:
         Raises:
             NotWritten: it was not written, not even without all of this.
         """
-        own = [(name, value) for name, value in retry_state.headers() if name != PREFIX + "reason"]
+        own: _Headers = [(name, value) for name, value in retry_state.headers() if name != PREFIX + "reason"]
         own.append((PREFIX + "reason", reason.value.encode()))
         own.append((PREFIX + "detail", detail[:MAX_DETAIL].encode(errors="replace")))
         try:
@@ -101,7 +101,7 @@ def _truncated(record: Record, key: bytes | None, value: bytes, *, headers: bool
     return TRUNCATED, ",".join(name for name, is_cut in cut.items() if is_cut).encode()
 
 
-def is_truncated(headers: Sequence[tuple[str, bytes]]) -> bool:
+def is_truncated(headers: RecordHeaders) -> bool:
     """Returns True if a dead letter carries only a part of its record, so that it can't be delivered any more."""
     return any(name == TRUNCATED for name, _ in headers)
 

@@ -139,7 +139,7 @@ class GroupClient:
         """Returns all partitions of a topic, as far as known."""
         return [TopicPartition(topic, number) for number in self._consumer.partitions_for_topic(topic) or ()]
 
-    def source_of(self, tp: TopicPartition) -> object:
+    def source_of(self, tp: TopicPartition) -> tuple[object, ...]:
         """Returns a value that stays equal as long as the partition's log can't have been replaced unnoticed."""
         client = self._consumer._client  # noqa: SLF001
         leader = client.cluster.leader_for_partition(tp)

@@ -156,7 +156,7 @@ class Partition:
     """The record that is waited for, to look at."""
     is_out_of_range: bool = False
     """The broker has refused a position of it, since it was looked at last."""
-    source: object = None
+    source: "tuple[object, ...] | None" = None
     """Where the log was read from when it was looked at last: the leader and the connection to it."""
     next_offset: int = 0
     """The offset that is read next, once `restored`."""

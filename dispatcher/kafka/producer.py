@@ -11,7 +11,6 @@ broker refuses everything behind the gap as out of order: aiokafka doesn't numbe
 """
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
@@ -34,6 +33,7 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from dispatcher.config.settings import KafkaSettings
 from dispatcher.contract.kafka_problems import KafkaReason
+from dispatcher.contract.records import RecordHeaders
 from dispatcher.errors import NotWritten, RecordTooLarge
 from dispatcher.kafka.connection import connection_arguments, stopped, until_answered
 from dispatcher.kafka.problems import KafkaProblems
@@ -67,7 +67,7 @@ class _Write:
     topic: str
     key: bytes | None
     value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
+    headers: RecordHeaders
     partition: int | None
 
     @property
@@ -175,7 +175,7 @@ class Producer:
         topic: str,
         key: bytes | None,
         value: bytes | None,
-        headers: Sequence[tuple[str, bytes]],
+        headers: RecordHeaders,
         kind: str,
         partition: int | None = None,
     ) -> int:

@@ -227,7 +227,7 @@ class Redrive:
                 raise result
 
 
-def fresh_headers(record: Record, now: float) -> list[tuple[str, bytes]]:
+def fresh_headers(record: Record, now: float) -> list[tuple[str, bytes | None]]:
     """Returns the headers of a record that is sent back: its own, its origin, and a retry state that begins now."""
     dead = RetryState.of(record)
     fresh = RetryState(dead.origin, round(now, 3), origin_timestamp=dead.origin_timestamp)

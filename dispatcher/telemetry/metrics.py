@@ -22,6 +22,7 @@ from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.contract.outcomes import DeadReason, FailureReason, FinishedResult, ParkReason, SkipReason
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.telemetry import fast_metrics
+from dispatcher.telemetry.build_form import FORM
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a `_created` series for each counter would double their number for no use
 
@@ -35,7 +36,7 @@ FAILED_ATTEMPT_REASONS = (*map(str, FailureReason), *STATUS_REASONS[1:])
 BREAKER_STATES = ("closed", "open", "half_open")
 
 BUILD_INFO = Gauge(
-    "dispatcher_build_info", "Always 1; the labels are the versions in use.", ["version", "python_version"]
+    "dispatcher_build_info", "Always 1; the labels say what runs.", ["version", "python_version", "form"]
 )
 
 EVENTS_CONSUMED = fast_metrics.Counter(
@@ -227,7 +228,7 @@ def initialise() -> None:
         ATTEMPTS.labels("retryable", str(reason))
     for reason in ("http_3xx", "http_4xx", "http_5xx", str(FailureReason.URL_DENIED), "aborted"):
         ATTEMPTS.labels("permanent", reason)
-    BUILD_INFO.labels(__version__, platform.python_version()).set(1)
+    BUILD_INFO.labels(__version__, platform.python_version(), FORM).set(1)
     RELOAD_OK.set(1)  # until a file turns out to have a mistake: no file is no mistake
 
 

@@ -7,6 +7,7 @@ a header is a second request on a connection that tenants may share.
 import re
 from functools import lru_cache
 
+from dispatcher.errors import unchained
 from dispatcher.transport.request import USER_AGENT, Endpoint, Headers
 
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
@@ -81,7 +82,7 @@ def _lines(headers: Headers) -> bytes:
     try:
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers]).encode("ascii")
     except UnicodeEncodeError:
-        raise ValueError("a header value that can't be sent") from None
+        raise unchained(ValueError("a header value that can't be sent")) from None
     if lines.translate(None, _VISIBLE) != b"\r\n" * len(headers):
         raise ValueError("a header value that can't be sent")
     return lines

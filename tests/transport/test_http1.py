@@ -30,7 +30,7 @@ class Wire(asyncio.Transport):
 
 
 def connection_in(of: Pool) -> tuple[Connection, Wire]:
-    connection, wire = Connection(of.forget), Wire()
+    connection, wire = Connection(of.forget, lambda _: None), Wire()
     connection.connection_made(wire)
     return connection, wire
 

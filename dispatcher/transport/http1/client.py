@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Final, Self
-from weakref import WeakSet
 
 from dispatcher.config.settings import DeliverySettings, EgressSettings
 from dispatcher.contract.outcomes import NO_PHASES, Attempt, FailureReason, Phases
+from dispatcher.errors import unchained
 from dispatcher.transport import tls
 from dispatcher.transport.dial import Dialer
 from dispatcher.transport.egress import EgressGuard
@@ -99,7 +99,8 @@ class Http1Transport:
         self._contexts = TlsContexts(egress.ca_bundle)
         self._dialer = Dialer(egress, self._resolver, self._contexts, delivery.connection_max_age)
         self._pool = Pool(delivery.max_in_flight)
-        self._connections: WeakSet[Connection] = WeakSet()
+        self._connections: set[Connection] = set()
+        """All that are open; each removes itself when it is lost."""
 
     async def __aenter__(self) -> Self:
         await self._resolver.__aenter__()
@@ -185,21 +186,25 @@ class Http1Transport:
         kept.stack.answer = self._dialer.watch(endpoint.host)
         kept.look_again = now + min(tls.BUNDLE_CHECK_S, DNS_CHECK_S)
 
+    def _connection(self) -> Connection:
+        return Connection(self._pool.forget, self._connections.discard)
+
     async def _open(self, destination: Destination, request: Request, started: float) -> Connection:
         scheme, host, port, context = destination
         try:
             async with asyncio.timeout(started + request.timeout_s - time.monotonic()):
                 dialled = await self._dialer.dial(
-                    scheme, host, port, context, request.connect_timeout_s, lambda: Connection(self._pool.forget)
+                    scheme, host, port, context, request.connect_timeout_s, self._connection
                 )
         except TimeoutError:
             detail = f"no connection within {request.timeout_s:g} s"
-            raise TransportError(FailureReason.CONNECT_TIMEOUT, detail) from None
+            raise unchained(TransportError(FailureReason.CONNECT_TIMEOUT, detail)) from None
         connection = dialled.protocol
         connection.phases, connection.below = dialled.phases, dialled.below
         connection.is_resumed = dialled.is_resumed
         connection.retires_at = self._dialer.retirement(time.monotonic())
-        self._connections.add(connection)
+        if connection.usable:
+            self._connections.add(connection)
         return connection
 
 

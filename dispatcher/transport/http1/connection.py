@@ -36,9 +36,14 @@ Ended = Callable[[TransportError | None], None]
 
 
 class Connection(asyncio.Protocol):
-    """A connection and its current exchange. Calls `on_idle_end` if it ends between requests."""
+    """A connection and its current exchange.
 
-    def __init__(self, on_idle_end: Callable[["Connection"], None]) -> None:
+    Calls `on_idle_end` if it ends between requests, and `on_lost` when its transport has closed.
+    """
+
+    __deletable__ = ("_parser",)
+
+    def __init__(self, on_idle_end: Callable[["Connection"], None], on_lost: Callable[["Connection"], None]) -> None:
         self.usable = True
         """The next request may be sent on it."""
         self.requests = 0
@@ -56,6 +61,7 @@ class Connection(asyncio.Protocol):
         self.request_s = self.sent_at = self.first_byte_at = 0.0
         """If the answer is kept: seconds to write the request, when that was done, and when the answer began."""
         self._on_idle_end = on_idle_end
+        self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
@@ -208,6 +214,7 @@ class Connection(asyncio.Protocol):
             self.fail(FailureReason.RESET, f"the connection was {how} {where} the answer")
         self._transport = None
         del self._parser  # it holds on to us
+        self._on_lost(self)
 
     # --- httptools' callbacks; bytes behind a whole answer are ignored
 

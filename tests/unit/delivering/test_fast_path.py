@@ -22,6 +22,7 @@ from dispatcher.delivery.direct_attempt import DirectAttempt
 from dispatcher.delivery.pending_delivery import AttemptResult
 from dispatcher.telemetry import metrics
 from dispatcher.transport.request import Request
+from tests.build_form import interpreted_only
 from tests.unit.delivering.builders import WALL, Bench, ScriptedTransport
 from tests.unit.delivering.test_deliverer import FETCHED
 from tests.unit.examples import EMAIL_EVENT, ORIGIN, SMS_EVENT, ARecord, email_event, record, webhook
@@ -352,6 +353,7 @@ async def test_a_flight_whose_task_is_cancelled_before_its_first_step_gives_its_
     assert free(bench)
 
 
+@interpreted_only
 @virtual_time
 @pytest.mark.parametrize("rests", [True, False], ids=["on a connection", "in a task"])
 async def test_a_bug_in_what_follows_an_answer_leaves_the_record_to_the_full_way(

@@ -24,6 +24,7 @@ from dispatcher.contract.records import Origin, RetryState
 from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StoreUnavailable
 from dispatcher.flow import decision
 from dispatcher.flow import pipeline as pipeline_module
+from tests.build_form import interpreted_only
 from tests.published import DATA
 from tests.unit.delivering.builders import WALL, Bench, wall
 from tests.unit.examples import EMAIL_EVENT, ORIGIN, TENANT, ARecord, email_event, record, webhook
@@ -182,6 +183,7 @@ async def test_headers_that_make_no_sense_stop_nothing() -> None:
     assert await bench.process(ARecord(fresh().value, headers=headers, timestamp=NOW_MS)) == Delivered(1)
 
 
+@interpreted_only
 @virtual_time
 @pytest.mark.parametrize(
     ("module", "stage"), [(decision, "read_event"), (pipeline_module, "encode_feedback")], ids=["read", "encode"]

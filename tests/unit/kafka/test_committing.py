@@ -52,15 +52,16 @@ def clock() -> Clock:
     return Clock()
 
 
-class _Unfinished(Partition):
-    """Has the same position to commit until a commit succeeds."""
-
-    def to_commit(self, most_bytes: int = 4096) -> tuple[int, str] | None:
-        return None if self.committed else (7, "metadata")
-
-
-def _partition() -> Partition:
-    return _Unfinished(TopicPartition("events", 0), AssignmentEpoch())
+def _partition(scattered: int = 0) -> Partition:
+    """Has a position to commit until a commit succeeds, and so many runs of finished records beyond it."""
+    partition = Partition(TopicPartition("events", 0), AssignmentEpoch())
+    partition.restored = True
+    finished = [8 + number * (number + 3) for number in range(scattered)]
+    for offset in range(7, 8 + max(finished, default=0)):
+        partition.tracker.begin(offset)
+    for offset in finished:
+        partition.tracker.finish(offset)
+    return partition
 
 
 @pytest.mark.parametrize(
@@ -98,14 +99,10 @@ async def test_a_broker_that_takes_no_commit_at_all_is_named(clock: Clock) -> No
     problems, broker = KafkaProblems(clock), Broker()
     broker.error = OffsetMetadataTooLargeError()
 
-    class Bare(_Unfinished):
-        def to_commit(self, most_bytes: int = 4096) -> tuple[int, str] | None:
-            return 7, "m" * min(most_bytes, 40)
-
     committer = Committer("a", SETTINGS, lambda: 1, problems)
-    assert not await committer.commit(broker, [Bare(TopicPartition("events", 0), AssignmentEpoch())])
+    assert not await committer.commit(broker, [_partition(scattered=20)])
     assert any("even without metadata" in problem.detail for problem in problems.current)
-    assert broker.asked == 3, "with 40 bytes, with 20, with none"
+    assert broker.asked == 3, "with all metadata, with half of it, with none"
 
 
 async def test_a_partition_that_went_to_another_member_ends_the_problem(clock: Clock) -> None:

@@ -354,8 +354,8 @@ class Member:
     def partitions_of(self, topic: str) -> list[TopicPartition]:
         return [tp for tp in self.group.tps if tp.topic == topic]
 
-    def source_of(self, tp: TopicPartition) -> object:
-        return self.group.broker.sources[tp]
+    def source_of(self, tp: TopicPartition) -> tuple[object, ...]:
+        return (self.group.broker.sources[tp],)
 
     def raise_coordination_error(self) -> None:
         if self.group.broker.faults.away:
