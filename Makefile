@@ -1,6 +1,8 @@
 # The two front doors: `make demo` shows it at work, `make test` proves it. Both install what they need into .venv.
 
 PYTHON ?= python3
+# Half of the tests wait for processes most of the time, so two of them at once take little more time than one.
+PROCESSES ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.installed
@@ -28,7 +30,7 @@ demo: $(STAMPS)-demo ## Watch events leave a broker as webhooks (20 s; FOREVER=1
 	@$(BIN)/python -m dispatcher.demo
 
 test: $(STAMPS)-test $(VENV)/checkov/bin/checkov $(VENV)/zizmor/bin/zizmor system lint ## Everything that CI runs: lint, types, layers, all tests.
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile
 
 test-fast: $(STAMPS)-test lint ## Lint, types, layers and unit tests: under two minutes.
 	$(BIN)/pytest -q tests/unit tests/config
