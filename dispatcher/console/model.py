@@ -150,7 +150,7 @@ class Attempts(Protocol):
 
 # Lanes, from the running dispatchers
 
-State = Literal["active", "unstable", "disabled", "paused", "off"]
+State = Literal["active", "unstable", "failing", "disabled", "paused", "off", "unknown"]
 """`paused`: events are held until an administrator resumes it. `off`: events are skipped (`enabled: false`)."""
 
 
@@ -158,7 +158,7 @@ State = Literal["active", "unstable", "disabled", "paused", "off"]
 class LaneFact:
     """A tenant's lane over all running dispatchers: the worst value of each field, counts added up."""
 
-    state: State
+    state: Literal["active", "unstable", "disabled"]
     breaker: Literal["closed", "half_open", "open"]
     breaker_retry_in_s: float
     suspended: bool
@@ -173,6 +173,11 @@ class LaneFact:
 
 class LaneStates(Protocol):
     """State of lanes, queried from the running dispatchers with a deadline and cached for two seconds."""
+
+    @property
+    def is_answering(self) -> bool:
+        """True if a dispatcher has answered lately."""
+        ...
 
     async def of(self, tenant: TenantKey) -> LaneFact | None:
         """Returns the tenant's lane, or None if no dispatcher has one or none answers."""

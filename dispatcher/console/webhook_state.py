@@ -2,18 +2,24 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, cast
 
 from dispatcher.config.units import format_duration
-from dispatcher.console.model import LaneFact, Outcomes, State, WaitingTier, Window
+from dispatcher.console.model import AttemptFact, LaneFact, Outcomes, State, WaitingTier, Window
 from dispatcher.console.pages.formatting import STATES, exact, failing_sentence, sentence, span
 from dispatcher.console.services import Services
 from dispatcher.console.sources.remedies import remedy_for
+from dispatcher.contract.fleet_state import FAILING_ATTEMPTS, FleetState
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import ConfigError, DispatcherError
-from dispatcher.stores.sql.records import StoredWebhook
+from dispatcher.stores.sql.history_states import StateReport
+from dispatcher.stores.sql.records import ListedWebhook, StoredWebhook
 
+_AT_A_TURN: Final = 100
+"""Webhooks that are judged before other requests have their turn: some milliseconds."""
 WINDOW_S: Final[dict[Window, float]] = {"1h": 3600.0, "24h": 86_400.0, "7d": 604_800.0}
 
 
@@ -32,6 +38,9 @@ class WebhookState:
     lane: LaneFact | None
     failing: tuple[int, int] | None = None
     """How many of how many latest requests failed the same way; None while they are delivered."""
+
+    since: float | None = None
+    """When the state began; None without a history store."""
 
     @property
     def shown(self) -> tuple[str, str]:
@@ -56,36 +65,141 @@ class WebhookState:
 
 async def state_of(services: Services, webhook: StoredWebhook, window: Window = "24h") -> WebhookState:
     """Returns the state of a webhook. If the broker or the dispatchers are unavailable, their part is missing."""
-    lane, tiers = await asyncio.gather(services.lanes.of(webhook.tenant), _waiting(services, webhook))
-    state = _state(webhook, lane)
+    lane, tiers, report = await asyncio.gather(
+        services.lanes.of(webhook.tenant), _waiting(services, webhook), _report(services, webhook)
+    )
     failing = services.attempts.failing(webhook.tenant)
+    state = judged_state(webhook, report, lane, failing, is_answering=services.lanes.is_answering)
+    delivered_at = None if report is None else report.delivered_at
     return WebhookState(
         state=state,
         failing=None if failing is None else failing[1:],
         reasons=tuple(_reasons(services, webhook, state, lane, tiers)),
         outcomes=services.attempts.outcomes(webhook.tenant, window),
-        last_delivery=services.attempts.last_delivery(webhook.tenant),
+        last_delivery=_latest(services.attempts.last_delivery(webhook.tenant), delivered_at),
         tiers=tiers,
         dead=services.dead_events.count(webhook.tenant, time.time() - WINDOW_S[window]),
         lane=lane,
+        since=None if report is None or report.state != state else report.since,
     )
 
 
-def _state(webhook: StoredWebhook, lane: LaneFact | None) -> State:
+def judged_state(
+    webhook: StoredWebhook | ListedWebhook,
+    report: StateReport | None,
+    lane: LaneFact | None,
+    failing: tuple[AttemptFact, int, int] | None,
+    *,
+    is_answering: bool,
+) -> State:
+    """Returns the state by the configuration, then the history's evidence, then the lanes and latest attempts.
+
+    Args:
+        report: None without a history store, or if it doesn't answer.
+        is_answering: whether any dispatcher answers.
+    """
     if not webhook.enabled:
         return "off"
     if webhook.paused:
         return "paused"
-    if lane is not None and lane.suspended:
+    if lane is not None and (lane.suspended or lane.state == "disabled"):
         return "disabled"
-    return "active" if lane is None else lane.state
+    if report is not None and report.state not in (FleetState.UNKNOWN, FleetState.PAUSED):
+        return cast(State, report.state.value)
+    if not is_answering:
+        return "unknown"
+    if failing is not None and failing[1] == failing[2] >= FAILING_ATTEMPTS:
+        return "failing"
+    if lane is not None:
+        return lane.state
+    return "active" if report is None else "unknown"
 
 
-async def _waiting(services: Services, webhook: StoredWebhook) -> Sequence[WaitingTier] | None:
+@dataclass(frozen=True, slots=True)
+class ListedState:
+    """What the list of all webhooks is filtered and sorted by."""
+
+    webhook: ListedWebhook
+    state: State
+    is_failing: bool
+    """True if the latest request failed."""
+    last_delivery: float | None
+    number: int = 0
+    """Events of the last 24 hours that the list is sorted by."""
+
+
+async def list_states(
+    services: Services,
+    webhooks: Sequence[ListedWebhook],
+    with_number: Literal["delivered", "waiting", "dead"] | None = None,
+) -> list[ListedState]:
+    """Returns the states of many webhooks, by one query of the history store.
+
+    Without a history store the lane of each is queried. If the database or the broker don't answer, their part counts
+    as unknown.
+
+    Args:
+        with_number: the number that the list is sorted by; the others cost too much, and are 0.
+    """
+    reports: Mapping[TenantKey, StateReport] = {}
+    if services.history is not None:
+        with suppress(DispatcherError):
+            reports = await services.history.states(orgs=frozenset(one.tenant.org for one in webhooks))
+    lanes: dict[TenantKey, LaneFact | None] = {}
+    if services.history is None:
+        found = await asyncio.gather(*(services.lanes.of(one.tenant) for one in webhooks))
+        lanes = dict(zip((one.tenant for one in webhooks), found, strict=True))
+    is_answering = services.lanes.is_answering or services.history is not None
+    attempts, listed = services.attempts, []
+    for place, webhook in enumerate(webhooks):
+        if place % _AT_A_TURN == 0:
+            await asyncio.sleep(0)
+        tenant = webhook.tenant
+        report, failing = reports.get(tenant), attempts.failing(tenant)
+        if report is None and services.history is not None:
+            report = StateReport(tenant, FleetState.UNKNOWN, 0.0, is_current=True)
+        state = judged_state(webhook, report, lanes.get(tenant), failing, is_answering=is_answering)
+        number = await _number(services, webhook, with_number)
+        times = (attempts.last_delivery(tenant), None if report is None else report.delivered_at)
+        listed.append(ListedState(webhook, state, failing is not None, _latest(*times), number))
+    return listed
+
+
+async def _number(services: Services, webhook: ListedWebhook, name: str | None) -> int:
+    match name:
+        case "delivered":
+            return services.attempts.outcomes(webhook.tenant, "24h").delivered
+        case "waiting":
+            return sum(tier.events for tier in await _waiting(services, webhook) or ())
+        case "dead":
+            return services.dead_events.count(webhook.tenant, time.time() - WINDOW_S["24h"])
+    return 0
+
+
+def _latest(*times: float | None) -> float | None:
+    return max((one for one in times if one is not None), default=None)
+
+
+async def _report(services: Services, webhook: StoredWebhook) -> StateReport | None:
+    if services.history is None:
+        return None
+    try:
+        return await services.history.state(webhook.tenant)
+    except DispatcherError:
+        return None  # the readiness probe and the operator's log report the database
+
+
+async def _waiting(services: Services, webhook: StoredWebhook | ListedWebhook) -> Sequence[WaitingTier] | None:
     try:
         return await services.waiting.of(webhook.tenant)
     except DispatcherError:
         return None  # shown as unknown; the readiness probe and the operator's log report the broker
+
+
+def _unknown_reason(services: Services) -> str:
+    if not services.lanes.is_answering:
+        return "Its state is unknown: no dispatcher answers. Events wait in Kafka meanwhile; none is lost."
+    return "Nothing was sent yet, or nothing since it was changed: its state shows with the next event."
 
 
 def _paused_reasons(tiers: Sequence[WaitingTier] | None, max_age_s: float) -> list[str]:
@@ -115,7 +229,11 @@ def _reasons(
         return ["It is switched off in its configuration: events that arrive are skipped, not kept."]
     if state == "paused":
         return _paused_reasons(tiers, services.settings.retry.max_age)
+    if state == "unknown":
+        return [_unknown_reason(services)]
     reasons = []
+    if state == "failing":
+        reasons.append("Nothing arrives: every recent request failed.")
     if lane is not None and lane.suspended:
         reasons.append(
             "Your server asked for no more events (410 Gone, or webhook-delivery: disable). They wait until the "

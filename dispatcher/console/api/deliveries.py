@@ -12,12 +12,14 @@ from dispatcher.console.api.models import (
     OriginModel,
     OutcomesModel,
     OutcomesQuery,
+    StateModel,
     TierModel,
     WaitingModel,
 )
 from dispatcher.console.api.route import Call, Empty, Query, Reply
 from dispatcher.console.api.webhooks import links
 from dispatcher.console.model import AttemptFact, AttemptQuery
+from dispatcher.console.webhook_state import state_of
 from dispatcher.contract.records import Origin
 from dispatcher.contract.tenant import TenantKey
 
@@ -53,6 +55,20 @@ async def list_attempts(call: Call[AttemptList, Empty]) -> Reply:
     items = tuple(map(_attempt, page.items))
     return Reply(
         AttemptPageModel(items=items, next=following, problem=call.services.attempts.problem), links(following)
+    )
+
+
+async def get_state(call: Call[Empty, Empty]) -> Reply:
+    webhook = await call.services.webhooks.get(call.id, orgs=call.person.orgs)
+    found = await state_of(call.services, webhook)
+    return Reply(
+        StateModel(
+            state=found.state,
+            since=moment_or_none(found.since),
+            reasons=found.reasons,
+            last_delivery=moment_or_none(found.last_delivery),
+            dead=found.dead,
+        )
     )
 
 

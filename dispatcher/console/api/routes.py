@@ -73,6 +73,10 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
         deliveries.list_attempts, models.AttemptList, Empty, models.AttemptPageModel, places=_WEBHOOK,
     ),
     Route(
+        "GET", "/webhooks/{id}/state", "getState", "The webhook's state by the evidence of all dispatchers.", _VIEWER,
+        deliveries.get_state, Empty, Empty, models.StateModel, places=_WEBHOOK,
+    ),
+    Route(
         "GET", "/webhooks/{id}/lane", "getLane", "The state of the webhook's lane.", _VIEWER,
         deliveries.get_lane, Empty, Empty, models.LaneAnswer, places=_WEBHOOK,
     ),

@@ -91,7 +91,7 @@ def _bar(bucket: Bucket, index: int, top: int, height: float, bucket_s: float) -
             pieces.append(Piece(kind, round(index * STEP + GAP / 2, 2), round(at, 2), round(tall, 2)))
     label = (
         f"{exact(bucket.start)} to {clock(bucket.start + bucket_s)}: {count(bucket.delivered)} delivered, "
-        f"{count(bucket.failed)} to be tried again, {count(bucket.dead)} dead"
+        f"{count(bucket.failed)} to be tried again, {count(bucket.dead)} refused for good"
     )
     return Bar(index * STEP, label, tuple(pieces))
 

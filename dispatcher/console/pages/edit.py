@@ -16,6 +16,7 @@ from dispatcher.console.pages.key_words import describe
 from dispatcher.console.pages.renderer import Renderer, admin_of, to
 from dispatcher.console.pages.scope import Scope
 from dispatcher.console.pages.sealing import SecretSealer
+from dispatcher.console.pages.seen import seen_of
 from dispatcher.console.pages.testing import Sample
 from dispatcher.console.request_body import form_body
 from dispatcher.errors import AlreadyExists, ConfigError, EditConflict, NotAllowed
@@ -77,7 +78,8 @@ class WebhookEditor:
         person = admin_of(request)
         scope = Scope.of(request, person)
         own = next(iter(person.orgs)) if person.orgs is not None and len(person.orgs) == 1 else ""
-        form = WebhookForm.blank(scope.org or own, scope.sandbox or "")
+        asked = [request.query.get(name, "").strip()[:200] for name in ("org", "sandbox")]
+        form = WebhookForm.blank(asked[0] or scope.org or own, asked[1] or scope.sandbox or "")
         editing = Editing(form, None)
         if scope.tenant is not None:
             existing = await self._renderer.services.webhooks.of_tenant(scope.tenant, orgs=person.orgs)
@@ -233,7 +235,7 @@ class WebhookEditor:
             names=_NAMES,
             described={place: await asyncio.to_thread(describe, form, place) for place in SECRETS},
             algorithms=[algorithm.value for algorithm in SigningAlgorithm],
-            orgs=sorted(person.orgs or ()),
+            seen=await seen_of(self._renderer.services, person, None if webhook is None else webhook.tenant),
             lists=LISTS,
             choices=CHOICES,
             max_headers=MAX_HEADERS,

@@ -18,7 +18,9 @@ STATES: Final = {
     "unstable": ("Unstable", "warning"),
     "disabled": ("Disabled", "stopped"),
     "paused": ("Paused", "paused"),
+    "failing": ("Failing", "failing"),
     "off": ("Switched off", "idle"),
+    "unknown": ("Unknown", "unknown"),
 }
 """Word and shape of each state of a webhook."""
 

@@ -1,9 +1,5 @@
 """A webhook's pages: overview, configuration, pause, reactivation and deletion."""
 
-import time
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -12,13 +8,11 @@ from dispatcher.console.model import AttemptQuery, Window
 from dispatcher.console.pages.charts import chart_of
 from dispatcher.console.pages.configuration import rows_of
 from dispatcher.console.pages.renderer import Renderer, admin_of, to
+from dispatcher.console.pages.skipped import skipped_lately
 from dispatcher.console.request_body import form_body
 from dispatcher.console.services import person_of
 from dispatcher.console.webhook_state import WINDOW_S, state_of
-from dispatcher.contract.history import HistoryOutcome
 from dispatcher.errors import EditConflict
-from dispatcher.history.timeline import SKIP_REMEDIES, reason_in_words
-from dispatcher.stores.sql.history_search import HistoryCount
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
@@ -33,28 +27,6 @@ def add_to(app: web.Application, renderer: Renderer) -> None:
     app.router.add_post("/webhooks/{webhook_id}/delete", pages.delete)
 
 
-@dataclass(frozen=True, slots=True)
-class SkippedSummary:
-    """Events that were skipped for one reason."""
-
-    reason: str
-    words: str
-    remedy: str
-    events: int
-
-
-def skipped_by_reason(counts: Iterable[HistoryCount]) -> list[SkippedSummary]:
-    """The most frequent reason first."""
-    events: Counter[str] = Counter()
-    for one in counts:
-        if one.outcome is HistoryOutcome.SKIPPED:
-            events[one.reason] += one.events
-    return [
-        SkippedSummary(reason, reason_in_words(HistoryOutcome.SKIPPED, reason), SKIP_REMEDIES.get(reason, ""), count)
-        for reason, count in events.most_common()
-    ]
-
-
 class OverviewPage:
     """Handlers of the pages."""
 
@@ -66,8 +38,7 @@ class OverviewPage:
         asked = request.query.get("window", "24h")
         window: Window = asked if asked in WINDOW_S else "24h"
         webhook_state = await state_of(self._renderer.services, webhook, window)
-        now, lookup = time.time(), self._renderer.services.history
-        counts = () if lookup is None else await lookup.counts(webhook.tenant, now - WINDOW_S[window], now + 60)
+        skipped = await skipped_lately(self._renderer.services, webhook.tenant, window)
         recent = self._renderer.services.attempts.search(webhook.tenant, AttemptQuery(limit=6))
         return await self._renderer.page(
             request,
@@ -81,8 +52,7 @@ class OverviewPage:
             windows=tuple(WINDOW_S),
             chart=chart_of(webhook_state.outcomes),
             recent=recent.items,
-            has_history=lookup is not None,
-            skipped=skipped_by_reason(counts),
+            skipped=skipped,
             problem=self._renderer.services.attempts.problem,
         )
 

@@ -1,6 +1,7 @@
 """The list of webhooks with their states."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, cast, get_args
@@ -13,14 +14,19 @@ from dispatcher.console.model import Person, State
 from dispatcher.console.pages.charts import Chart, sparkline_of
 from dispatcher.console.pages.renderer import MAX_TENANTS, Renderer
 from dispatcher.console.pages.scope import Scope
+from dispatcher.console.pages.skipped import Skipped, skipped_lately
 from dispatcher.console.services import person_of
-from dispatcher.console.webhook_state import WebhookState, state_of
+from dispatcher.console.webhook_state import WINDOW_S, ListedState, WebhookState, list_states, state_of
+from dispatcher.errors import DispatcherError
+from dispatcher.stores.sql.history_seen import SeenTenant
 from dispatcher.stores.sql.records import StoredWebhook, WebhookQuery
 
 PAGE: Final = 25
+MAX_SEEN: Final = 20
+"""Tenants without a webhook that are listed."""
 Sort = Literal["name", "tenant", "state", "last", "delivered", "waiting", "dead"]
 _MOST_FIRST: Final = frozenset[Sort]({"delivered", "waiting", "dead"})
-_WORST_FIRST: Final = ("disabled", "unstable", "failing", "active", "paused", "off")
+_WORST_FIRST: Final = ("disabled", "failing", "unstable", "trouble", "unknown", "active", "paused", "off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,8 @@ class WebhookRow:
     webhook_state: WebhookState
     spark: Chart
     host: str
+    skipped: Sequence[Skipped] | None
+    """Events of the last 24 hours that were skipped, by reason; None without a history store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +103,7 @@ class ListResult:
     lines: Sequence[WebhookRow]
     total: int
     is_partial: bool = False
-    """True if only the first `MAX_TENANTS` were searched: states are not in the database."""
+    """True if only the first `MAX_TENANTS` were searched."""
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
@@ -124,6 +132,8 @@ class WebhookListPage:
             wanted=wanted,
             pages=max(1, -(-found.total // PAGE)),
             existing=existing,
+            has_history=self._renderer.services.history is not None,
+            seen=await self._seen(person, scope),
             problem=self._renderer.services.attempts.problem,
         )
 
@@ -141,34 +151,57 @@ class WebhookListPage:
             query = replace(query, sort=wanted.sort, descending=wanted.descending, offset=begin, limit=PAGE)
             page = await self._renderer.services.webhooks.search(query, orgs=person.orgs)
             return ListResult(await self._lines(page.items), page.total)
-        page = await self._renderer.services.webhooks.search(replace(query, limit=MAX_TENANTS), orgs=person.orgs)
-        lines = [line for line in await self._lines(page.items) if wanted.state in (None, line.webhook_state.state)]
-        lines.sort(key=_KEYS[wanted.sort], reverse=wanted.descending)
+        sort: Literal["name", "tenant"] = "tenant" if wanted.sort == "tenant" else "name"
+        found = await self._renderer.services.webhooks.list_all(replace(query, sort=sort), orgs=person.orgs)
+        is_partial = False
+        if self._renderer.services.history is None:  # states are known of each tenant by itself only
+            is_partial, found = len(found) > MAX_TENANTS, found[:MAX_TENANTS]
+        with_number = wanted.sort if wanted.sort in ("delivered", "waiting", "dead") else None
+        listed = await list_states(self._renderer.services, found, with_number)
+        if wanted.state is not None:
+            listed = [one for one in listed if one.state == wanted.state]
+        listed.sort(key=_KEYS[wanted.sort], reverse=wanted.descending)
         begin = (wanted.page - 1) * PAGE
-        return ListResult(lines[begin : begin + PAGE], len(lines), is_partial=page.total > MAX_TENANTS)
+        ids = [one.webhook.id for one in listed[begin : begin + PAGE]]
+        shown = await self._renderer.services.webhooks.get_all(ids, orgs=person.orgs)
+        return ListResult(await self._lines(shown), len(listed), is_partial)
 
     async def _lines(self, webhooks: Sequence[StoredWebhook]) -> list[WebhookRow]:
         return list(await asyncio.gather(*map(self._line, webhooks)))
 
     async def _line(self, webhook: StoredWebhook) -> WebhookRow:
-        webhook_state = await state_of(self._renderer.services, webhook)
-        return WebhookRow(
-            webhook, webhook_state, sparkline_of(webhook_state.outcomes), urlsplit(webhook.url).hostname or ""
+        services = self._renderer.services
+        webhook_state, skipped = await asyncio.gather(
+            state_of(services, webhook), skipped_lately(services, webhook.tenant, "24h")
         )
+        host = urlsplit(webhook.url).hostname or ""
+        return WebhookRow(webhook, webhook_state, sparkline_of(webhook_state.outcomes), host, skipped)
+
+    async def _seen(self, person: Person, scope: Scope) -> list[SeenTenant]:
+        """Returns tenants of the scope whose events are skipped because they have no webhook."""
+        lookup = self._renderer.services.history
+        if lookup is None:
+            return []
+        orgs = person.orgs if scope.org is None else frozenset({scope.org})
+        try:
+            found = await lookup.seen_without_webhook(time.time() - WINDOW_S["7d"], orgs=orgs)
+        except DispatcherError:
+            return []
+        webhooks = self._renderer.services.webhooks
+        fresh = [one for one in found if scope.sandbox in (None, one.tenant.sandbox)][:MAX_SEEN]
+        return [one for one in fresh if await webhooks.of_tenant(one.tenant, orgs=person.orgs) is None]
 
 
-def _severity(line: WebhookRow) -> int:
-    webhook_state = line.webhook_state
-    is_failing = webhook_state.state == "active" and webhook_state.failing is not None
-    return _WORST_FIRST.index("failing" if is_failing else webhook_state.state)
+def _severity(listed: ListedState) -> int:
+    return _WORST_FIRST.index("trouble" if listed.state == "active" and listed.is_failing else listed.state)
 
 
-_KEYS: Final[dict[Sort, Callable[[WebhookRow], tuple[object, ...]]]] = {
-    "name": lambda line: (line.webhook.name.casefold(),),
-    "tenant": lambda line: tuple(line.webhook.tenant),
-    "state": lambda line: (_severity(line),),
-    "last": lambda line: (line.webhook_state.last_delivery or 0.0,),
-    "delivered": lambda line: (line.webhook_state.outcomes.delivered,),
-    "waiting": lambda line: (line.webhook_state.waiting or 0,),
-    "dead": lambda line: (line.webhook_state.dead,),
+_KEYS: Final[dict[Sort, Callable[[ListedState], tuple[object, ...]]]] = {
+    "name": lambda listed: (listed.webhook.name.casefold(),),
+    "tenant": lambda listed: tuple(listed.webhook.tenant),
+    "state": lambda listed: (_severity(listed),),
+    "last": lambda listed: (listed.last_delivery or 0.0,),
+    "delivered": lambda listed: (listed.number,),
+    "waiting": lambda listed: (listed.number,),
+    "dead": lambda listed: (listed.number,),
 }

@@ -9,6 +9,7 @@ from dispatcher.config.secrets import Secret
 from dispatcher.contract.history import HistoryEntry, recipient_hash
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.history_search import HistoryCount, HistoryPage, HistoryQuery, HistorySearch
+from dispatcher.stores.sql.history_seen import SeenTenant
 from dispatcher.stores.sql.history_states import StateReport, TenantStates
 from dispatcher.stores.sql.history_store import HistoryStore
 from dispatcher.stores.sql.records import Orgs
@@ -69,6 +70,14 @@ class HistoryLookup:
     async def states(self, *, orgs: Orgs) -> dict[TenantKey, StateReport]:
         """The states of all webhooks of these organisations, see `TenantStates.all`."""
         return await self._states.all(orgs=orgs)
+
+    async def seen_without_webhook(self, since: float, *, orgs: Orgs) -> list[SeenTenant]:
+        """See `HistorySeen.without_webhook`."""
+        return await self._search.seen.without_webhook(since, orgs=orgs)
+
+    async def seen_campaigns(self, tenant: TenantKey) -> list[str]:
+        """See `HistorySeen.campaigns`."""
+        return await self._search.seen.campaigns(tenant)
 
     async def erase(self, recipient: str) -> int:
         """See `HistoryStore.erase`; `recipient` is the hash."""

@@ -24,6 +24,8 @@ REMEMBERED_S: Final = 2.0
 MOST_REMEMBERED: Final = 10_000
 WITHIN_S: Final = 2.0
 """Seconds for one dispatcher's response; one that doesn't answer is left out."""
+ANSWERS_COUNT_S: Final = 10.0
+"""Seconds for which an answer shows that dispatchers run: longer than a cached answer and a deadline together."""
 AT_ONCE: Final = 16
 ADDRESSES_FOR_S: Final = 10.0
 """Seconds for which a name's addresses are cached; pods change."""
@@ -31,7 +33,7 @@ ADDRESSES_FOR_S: Final = 10.0
 T = TypeVar("T")
 
 _LANE: Final = TypeAdapter(LaneFact)
-_STATES: Final = ("active", "unstable", "disabled", "paused", "off")
+_STATES: Final = ("active", "unstable", "disabled")
 _BREAKERS: Final = ("closed", "half_open", "open")
 
 log = structlog.get_logger(__name__)
@@ -58,6 +60,7 @@ class RunningLanes:
         self._permits = asyncio.Semaphore(AT_ONCE)
         self._session: aiohttp.ClientSession | None = None
         self._reported: set[str] = set()
+        self._answered_at: float | None = None
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -72,6 +75,11 @@ class RunningLanes:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
+
+    @property
+    def is_answering(self) -> bool:
+        """True if a dispatcher has answered lately."""
+        return self._answered_at is not None and self._clock() - self._answered_at < ANSWERS_COUNT_S
 
     async def of(self, tenant: TenantKey) -> LaneFact | None:
         """Returns the tenant's lane, or None if no dispatcher has one or none answers."""
@@ -121,6 +129,7 @@ class RunningLanes:
             self._report_unreachable(instance.url, error)
             return None
         self._reported.discard(instance.url)
+        self._answered_at = self._clock()
         return lane
 
     async def _post(self, instance: _Instance, path: str) -> bool:

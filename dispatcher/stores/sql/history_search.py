@@ -12,6 +12,7 @@ from dispatcher.errors import NotFound
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_rows import COLUMNS, clean, entry_of
 from dispatcher.stores.sql.history_schema import IDS, KEPT
+from dispatcher.stores.sql.history_seen import HistorySeen
 from dispatcher.stores.sql.records import Orgs
 
 MAX_LIMIT: Final = 200
@@ -73,6 +74,7 @@ class HistorySearch:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.seen: Final = HistorySeen(database)
 
     async def search(self, query: HistoryQuery, *, orgs: Orgs) -> HistoryPage:
         """Entries that match every condition.

@@ -16,6 +16,8 @@ Orgs = frozenset[str] | None
 """Organisations that the caller may see or change; None for all. Others are treated as if they didn't exist."""
 
 MAX_PAGE: Final = 200
+MAX_LISTED: Final = 20_000
+"""Webhooks that one list sorts by what the database doesn't know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,17 @@ class StoredWebhook:
             ConfigError: it is no valid configuration in this version of the program.
         """
         return restore_secrets(dict(self.document), {})
+
+
+@dataclass(frozen=True, slots=True)
+class ListedWebhook:
+    """What a list of all webhooks is sorted by, without the configuration."""
+
+    id: str
+    tenant: TenantKey
+    name: str
+    enabled: bool
+    paused: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ change writes its audit entry in the same transaction. Secrets are returned for 
 
 import asyncio
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from pydantic import JsonValue
@@ -22,7 +22,15 @@ from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.documents import extract_secrets, resolve_draft, restore_secrets
 from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.header_values import open_headers
-from dispatcher.stores.sql.records import AuditAction, Orgs, StoredWebhook, WebhookPage, WebhookQuery
+from dispatcher.stores.sql.records import (
+    MAX_PAGE,
+    AuditAction,
+    ListedWebhook,
+    Orgs,
+    StoredWebhook,
+    WebhookPage,
+    WebhookQuery,
+)
 
 Check = Callable[[WebhookConfig], list[tuple[str, str]]]
 """Returns problems of a webhook that its model can't find, as (key, message). Called in a thread."""
@@ -67,6 +75,20 @@ class WebhookRepository:
             total = (await connection.execute(select(func.count()).select_from(matching.subquery()))).scalar_one()
             found = (await connection.execute(rows.page_of(matching, query))).mappings().all()
         return WebhookPage(tuple(rows.stored_webhook(row, self._encryption) for row in found), total)
+
+    async def list_all(self, query: WebhookQuery, *, orgs: Orgs) -> list[ListedWebhook]:
+        """Returns all results of the query in its order, at most `MAX_LISTED`; offset and limit are ignored."""
+        if not rows.is_storable(query.text, query.org or "", query.sandbox or ""):
+            return []
+        async with self._database.read() as connection:
+            return await rows.listed(connection, query, orgs)
+
+    async def get_all(self, webhook_ids: Sequence[str], *, orgs: Orgs) -> list[StoredWebhook]:
+        """Returns the webhooks with these ids in their order; leaves out those that don't exist. At most 200."""
+        async with self._database.read() as connection:
+            found = await rows.rows_of(connection, webhook_ids[:MAX_PAGE], orgs)
+        by_id = {row["id"]: rows.stored_webhook(row, self._encryption) for row in found}
+        return [by_id[one] for one in webhook_ids if one in by_id]
 
     async def resolve(self, draft: JsonValue, *, webhook_id: str | None, orgs: Orgs) -> WebhookConfig:
         """Returns the configuration that a draft describes, with the secrets that it keeps; see `documents`.

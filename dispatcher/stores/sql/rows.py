@@ -1,6 +1,6 @@
 """Statements on the webhooks' tables, each within the caller's transaction."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from urllib.parse import urlsplit
 
@@ -15,7 +15,7 @@ from dispatcher.errors import NotFound, StoreUnavailable
 from dispatcher.stores.sql.documents import StoredSecret
 from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.header_values import open_headers, seal_headers, without_headers
-from dispatcher.stores.sql.records import MAX_PAGE, Orgs, StoredWebhook, WebhookQuery
+from dispatcher.stores.sql.records import MAX_LISTED, MAX_PAGE, ListedWebhook, Orgs, StoredWebhook, WebhookQuery
 from dispatcher.stores.sql.schema import NOTIFY_CHANNEL, change_counter, secrets, webhooks
 
 
@@ -66,8 +66,21 @@ def matching(query: WebhookQuery, orgs: Orgs) -> Select[tuple[object, ...]]:
     return statement
 
 
-def page_of(statement: Select[tuple[object, ...]], query: WebhookQuery) -> Select[tuple[object, ...]]:
-    """Applies order and page of a query to a statement."""
+async def listed(connection: AsyncConnection, query: WebhookQuery, orgs: Orgs) -> list[ListedWebhook]:
+    """Returns all results of a query in its order, at most `MAX_LISTED`, without their configurations."""
+    is_paused = func.coalesce(webhooks.c.config["paused"].as_boolean(), false())
+    columns = (webhooks.c.id, webhooks.c.org, webhooks.c.sandbox, webhooks.c.name, webhooks.c.enabled, is_paused)
+    statement = matching(query, orgs).with_only_columns(*columns).order_by(*_order(query)).limit(MAX_LISTED)
+    found = (await connection.execute(statement)).all()
+    return [ListedWebhook(row[0], TenantKey(row[1], row[2]), row[3], row[4], bool(row[5])) for row in found]
+
+
+async def rows_of(connection: AsyncConnection, webhook_ids: Sequence[str], orgs: Orgs) -> Sequence[RowMapping]:
+    """Returns the rows of webhooks that are not deleted, in any order."""
+    return (await connection.execute(existing(orgs).where(webhooks.c.id.in_(webhook_ids)))).mappings().all()
+
+
+def _order(query: WebhookQuery) -> tuple[ColumnElement[object], ...]:
     keys: Mapping[str, tuple[ColumnElement[object], ...]] = {
         "name": (func.lower(webhooks.c.name),),
         "tenant": (webhooks.c.org, webhooks.c.sandbox),
@@ -75,7 +88,12 @@ def page_of(statement: Select[tuple[object, ...]], query: WebhookQuery) -> Selec
         "updated": (webhooks.c.updated_at,),
     }
     order = (*keys[query.sort], webhooks.c.id)
-    ordered = statement.order_by(*((key.desc() for key in order) if query.descending else order))
+    return tuple(key.desc() for key in order) if query.descending else order
+
+
+def page_of(statement: Select[tuple[object, ...]], query: WebhookQuery) -> Select[tuple[object, ...]]:
+    """Applies order and page of a query to a statement."""
+    ordered = statement.order_by(*_order(query))
     return ordered.offset(max(0, query.offset)).limit(max(1, min(query.limit, MAX_PAGE)))
 
 

@@ -70,6 +70,10 @@ class StandInLanes:
         self.enabled: list[TenantKey] = []
         self.is_away = False
 
+    @property
+    def is_answering(self) -> bool:
+        return not self.is_away
+
     async def of(self, tenant: TenantKey) -> LaneFact | None:
         return None if self.is_away else LaneFact("active", "closed", 0, False, 0, 1, 2, 16, 0.01, 1)
 

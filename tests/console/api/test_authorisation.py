@@ -79,6 +79,7 @@ REQUESTS: dict[str, Callable[[Luma], Request]] = {
     "testWebhook": lambda luma: Request(f"/webhooks/{luma.webhook_id}/test", {}),
     "getOutcomes": lambda luma: Request(f"/webhooks/{luma.webhook_id}/outcomes"),
     "listAttempts": lambda luma: Request(f"/webhooks/{luma.webhook_id}/attempts"),
+    "getState": lambda luma: Request(f"/webhooks/{luma.webhook_id}/state"),
     "getLane": lambda luma: Request(f"/webhooks/{luma.webhook_id}/lane"),
     "getWaiting": lambda luma: Request(f"/webhooks/{luma.webhook_id}/waiting"),
     "listDeadEvents": lambda luma: Request(f"/dead-events?org={LUMA.org}&sandbox={LUMA.sandbox}", is_list=True),

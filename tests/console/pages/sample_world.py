@@ -217,6 +217,7 @@ class SceneryLanes:
 
     def __init__(self) -> None:
         self.enabled = []
+        self.is_answering = True
 
     async def of(self, tenant: TenantKey) -> LaneFact | None:
         quiet = LaneFact("active", "closed", 0.0, False, 0.0, 3, 0, 24, 0.084, 3)

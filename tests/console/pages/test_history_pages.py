@@ -5,13 +5,17 @@ from collections.abc import AsyncIterator
 import pytest
 from playwright.async_api import Browser, expect
 
+from dispatcher.config.webhooks import Channel
 from dispatcher.contract.history import HistoryOutcome
-from dispatcher.stores.sql.records import Role
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.stores.sql.records import Role, WebhookQuery
 from tests.console.history_store import KEY, FilledHistory, entry_of, history_in, recipient_hash
 from tests.console.pages.browsing import PHONE, Window, window
 from tests.console.pages.sample_world import CONTOSO, LUMA
 from tests.console.pages.stage import Stage, staged
 
+NEWCOMER = TenantKey("newcomer@AdobeOrg", "emea")
+"""Its events come, and it has no webhook."""
 ADDRESS = "1@customer.example"
 
 
@@ -37,6 +41,7 @@ async def fill(history: FilledHistory) -> None:
             for n in range(1, 61)
         ),
         entry_of(CONTOSO, "1", age_s=30),
+        entry_of(NEWCOMER, "n", age_s=60, outcome=HistoryOutcome.SKIPPED, reason="no_webhook", count=7, channel=None),
     )  # fmt: skip
 
 
@@ -98,3 +103,63 @@ async def test_others_messages_are_not_found(browser: Browser, stage: Stage) -> 
             await search(shown, text)
             await expect(shown.page.get_by_role("heading", name="Nothing is known of it")).to_be_visible()
         assert await shown.go(stage.path(LUMA, "/deliveries/msg_1")) == 404
+
+
+async def test_what_is_not_sent_is_on_the_inventory_and_fills_the_form(browser: Browser, stage: Stage) -> None:
+    async with window(browser, stage.base) as shown:
+        page = shown.page
+        await shown.sign_in(await stage.token())
+        await shown.go("/")
+        row = page.locator("tbody tr", has=page.get_by_role("link", name="Luma order feedback"))
+        await expect(row.locator("[data-label=Skipped]")).to_have_text("60")
+        seen = page.locator("section", has=page.get_by_role("heading", name="Seen without a webhook"))
+        await expect(seen).to_contain_text("newcomer@AdobeOrg")
+        await expect(seen.locator("[data-label=Events]")).to_have_text("7")
+        assert await shown.violations() == []
+        await seen.get_by_role("link", name="Create its webhook").click()
+        await expect(page.locator("#f-org")).to_have_value("newcomer@AdobeOrg")
+        await expect(page.locator("#f-sandbox")).to_have_value("emea")
+        assert await page.locator("#sandboxes option").count() == 1
+        webhook = stage.webhooks[LUMA]
+        config = (await stage.services.webhooks.for_delivery(webhook.id, orgs=None)).model_copy(
+            update={"channels": (Channel.EMAIL,)}
+        )
+        await stage.services.webhooks.update(webhook.id, config, expected_version=webhook.version, by="test", orgs=None)
+        await shown.go(stage.path(LUMA, "/edit"))
+        await expect(page.locator("#f-channels")).to_contain_text("60 events of channel sms came in the last 7 days")
+        await expect(page.locator(".campaigns")).to_contain_text("c-1")
+        assert await shown.violations() == []
+
+
+async def test_seen_tenants_are_those_of_the_persons_organisations(browser: Browser, stage: Stage) -> None:
+    async with window(browser, stage.base) as shown:
+        await shown.sign_in(await stage.token(Role.ADMIN, frozenset({LUMA.org})))
+        for path in ("/", "/webhooks/new"):
+            await shown.go(path)
+            assert "newcomer" not in await shown.page.content()
+
+
+async def test_more_webhooks_than_a_page_are_sorted_and_filtered_by_state(stage: Stage, browser: Browser) -> None:
+    """The order by state and last delivery covers every webhook, not the first 200."""
+    for number in range(230):
+        draft = {
+            "name": f"Many {number:03}",
+            "org": "many@AdobeOrg",
+            "sandbox": f"s{number}",
+            "url": "https://h.example/f",
+        }
+        config = await stage.services.webhooks.resolve(draft, webhook_id=None, orgs=None)
+        await stage.services.webhooks.create(config, by="test", orgs=None)
+    try:
+        async with window(browser, stage.base) as shown:
+            await shown.sign_in(await stage.token())
+            await shown.go("/?sort=name&order=down&state=unknown")
+            names = await shown.page.locator("tbody .row-link").all_inner_texts()
+            assert names[0] == "Tailspin holiday mail"
+            assert "Many 229" in names[:3]  # beyond the first 200 by name
+            await expect(shown.page.locator(".pager")).to_contain_text("Page 1 of 10")
+            await shown.go("/?sort=last&order=down")
+            assert (await shown.page.locator("tbody .row-link").first.inner_text()) == "Luma order feedback"
+    finally:
+        for webhook in await stage.services.webhooks.list_all(WebhookQuery(org="many@AdobeOrg"), orgs=None):
+            await stage.services.webhooks.delete(webhook.id, expected_version=1, by="test", orgs=None)

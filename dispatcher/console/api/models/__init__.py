@@ -24,6 +24,7 @@ from dispatcher.console.api.models.deliveries import (
     OriginModel,
     OutcomesModel,
     OutcomesQuery,
+    StateModel,
     TierModel,
     WaitingModel,
 )
@@ -112,6 +113,7 @@ __all__ = [
     "ResendRequest",
     "SampleEvent",
     "SkippedQuery",
+    "StateModel",
     "StepModel",
     "TestResultModel",
     "TierModel",

@@ -88,7 +88,8 @@ class AttemptPageModel(ResponseModel):
 class LaneModel(ResponseModel):
     """The tenant's lane over all running dispatchers."""
 
-    state: Literal["active", "unstable", "disabled", "paused", "off"]
+    state: Literal["active", "unstable", "disabled"]
+    """What these dispatchers decide by their own evidence; `/state` is that of all together."""
     breaker: Literal["closed", "half_open", "open"]
     breaker_retry_in_s: float
     suspended: bool
@@ -98,6 +99,22 @@ class LaneModel(ResponseModel):
     concurrency_limit: int
     usual_latency_s: float
     instances: int
+
+
+class StateModel(ResponseModel):
+    """The webhook's state by the evidence of all dispatchers."""
+
+    state: Literal["active", "unstable", "failing", "disabled", "paused", "off", "unknown"]
+    """`active`: events arrive. `unstable`: most requests fail. `failing`: nothing arrives. `disabled`: sending stopped
+    until the webhook is edited or enabled. `paused`: events are held. `off`: events are skipped. `unknown`: no
+    dispatcher answers, or nothing was sent yet."""
+    since: datetime | None
+    """When the state began; null if that is unknown."""
+    reasons: tuple[str, ...]
+    """What is wrong, and what to change, as sentences; empty if nothing is."""
+    last_delivery: datetime | None
+    dead: int
+    """Events that died within 24 hours and were not sent again."""
 
 
 class LaneAnswer(ResponseModel):

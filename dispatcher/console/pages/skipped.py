@@ -1,0 +1,48 @@
+"""Events of a tenant that were not sent, by the rule that skipped them, with what to change."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dispatcher.console.model import Window
+from dispatcher.console.services import Services
+from dispatcher.console.webhook_state import WINDOW_S
+from dispatcher.contract.history import HistoryOutcome
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.errors import DispatcherError
+from dispatcher.history.timeline import SKIP_REMEDIES, reason_in_words
+from dispatcher.stores.sql.history_search import HistoryCount
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Events that were skipped for one reason."""
+
+    reason: str
+    words: str
+    remedy: str
+    events: int
+
+
+def skipped_by_reason(counts: Iterable[HistoryCount]) -> list[Skipped]:
+    """Returns the skipped events by reason, the most frequent reason first."""
+    events: Counter[str] = Counter()
+    for one in counts:
+        if one.outcome is HistoryOutcome.SKIPPED:
+            events[one.reason] += one.events
+    return [
+        Skipped(reason, reason_in_words(HistoryOutcome.SKIPPED, reason), SKIP_REMEDIES.get(reason, ""), count)
+        for reason, count in events.most_common()
+    ]
+
+
+async def skipped_lately(services: Services, tenant: TenantKey, window: Window) -> list[Skipped] | None:
+    """Returns the tenant's skipped events; None without a history store, or if it doesn't answer."""
+    if services.history is None:
+        return None
+    now = time.time()
+    try:
+        return skipped_by_reason(await services.history.counts(tenant, now - WINDOW_S[window], now + 60))
+    except DispatcherError:
+        return None  # the readiness probe and the operator's log report the database

@@ -1,0 +1,72 @@
+"""Which tenants, channels and campaigns the history store has seen, to choose from and to warn by."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import bindparam, text
+
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.history_rows import clean
+from dispatcher.stores.sql.records import Orgs
+
+SEARCH_WITHIN_S: Final = 8.0
+MAX_TENANTS: Final = 200
+MAX_CAMPAIGNS: Final = 50
+_LATEST: Final = 2_000
+"""Latest entries of a tenant that are searched for campaigns."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenTenant:
+    """An organisation and sandbox whose events were read."""
+
+    tenant: TenantKey
+    events: int
+    """Events that were skipped because the tenant has no webhook."""
+
+
+class HistorySeen:
+    """Answers from the counts and the latest entries."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def without_webhook(self, since: float, *, orgs: Orgs) -> list[SeenTenant]:
+        """Returns tenants whose events were skipped as `no_webhook` since then, the most events first.
+
+        Raises:
+            StoreUnavailable: the database did not answer in time.
+        """
+        where = ""
+        parameters: dict[str, object] = {"since": int(since * 1000), "limit": MAX_TENANTS}
+        if orgs is not None:
+            where = "AND org IN :orgs "
+            parameters["orgs"] = sorted(map(clean, orgs))
+        statement = text(
+            "SELECT org, sandbox, sum(events) FROM history_counts WHERE slot >= :since AND outcome = 'skipped' "  # noqa: S608  (a constant)
+            f"AND reason = 'no_webhook' {where}AND org <> '' AND sandbox <> '' GROUP BY org, sandbox "
+            "ORDER BY 3 DESC, 1, 2 LIMIT :limit"
+        )
+        if orgs is not None:
+            statement = statement.bindparams(bindparam("orgs", expanding=True))
+        async with self._database.read(SEARCH_WITHIN_S) as connection:
+            found = await connection.execute(statement, parameters)
+            return [SeenTenant(TenantKey(row[0], row[1]), int(row[2])) for row in found]
+
+    async def campaigns(self, tenant: TenantKey) -> list[str]:
+        """Returns the campaigns of the tenant's latest entries, the latest first, at most `MAX_CAMPAIGNS`.
+
+        Raises:
+            StoreUnavailable: the database did not answer in time.
+        """
+        statement = text(
+            'SELECT campaign_id, max("at") FROM (SELECT campaign_id, "at" FROM history_entries WHERE org = :org '
+            'AND sandbox = :sandbox ORDER BY "at" DESC LIMIT :latest) AS latest WHERE campaign_id IS NOT NULL '
+            "GROUP BY campaign_id ORDER BY 2 DESC LIMIT :limit"
+        )
+        parameters = {
+            "org": clean(tenant.org), "sandbox": clean(tenant.sandbox), "latest": _LATEST, "limit": MAX_CAMPAIGNS,
+        }  # fmt: skip
+        async with self._database.read(SEARCH_WITHIN_S) as connection:
+            return [str(row[0]) for row in await connection.execute(statement, parameters)]
