@@ -35,11 +35,12 @@ test: $(STAMPS)-test $(VENV)/checkov/bin/checkov $(VENV)/zizmor/bin/zizmor syste
 test-fast: $(STAMPS)-test lint ## Lint, types, layers and unit tests: under two minutes.
 	$(BIN)/pytest -q tests/unit tests/config
 
-lint: $(STAMPS)-test ## Format, lint, types, layers.
+lint: $(STAMPS)-test ## Format, lint, types, layers, language.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python .ci/prose.py
 
 system: ## Debian packages that the tests use; elsewhere, say what to install.
 	@tests/system_packages.sh

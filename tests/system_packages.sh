@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that the tests use, where this is Debian and we are root; elsewhere says what is missing.
+# Installs the Debian packages that the tests use if this is Debian and the user is root; otherwise names what is missing.
 # In CI (CI=true) a missing one is a failure; on a developer's machine the tests that need it say so themselves.
 set -euo pipefail
 

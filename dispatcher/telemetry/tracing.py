@@ -178,7 +178,7 @@ class Tracing:
         return trace_id & TraceIdRatioBased.TRACE_ID_LIMIT < self._bound
 
     def _event(self, record: Record, retry_state: RetryState) -> Span:
-        self._ids.next_trace = _trace_id_of(retry_state)  # the SDK asks for it at once, where the record has no trace
+        self._ids.next_trace = _trace_id_of(retry_state)  # the SDK reads it at once if the record has no trace
         return self._tracer.start_span(
             f"process {record.topic}",
             context=_parent(record),

@@ -23,11 +23,13 @@ def test_no_stage_takes_more_instructions_than_its_budget() -> None:
 
 
 @pytest.mark.parametrize("stage", ["read", "pipeline"])
-def test_a_longer_path_is_told_with_its_number(stage: str) -> None:
+def test_a_longer_path_is_reported_with_its_number(stage: str) -> None:
     from benchmarks.instructions import Counted, over_budget
 
     allowed = json.loads(BUDGET.read_text())["instructions"][stage]
     longer = Counted(stage, int(allowed * 1.05), BUDGET)
-    told = over_budget([longer])
+    findings = over_budget([longer])
     if json.loads(BUDGET.read_text())["machine"] == machine():
-        assert told == [f"{stage}: {longer.instructions:,} instructions an event, 5.0% over the budget of {allowed:,}"]
+        assert findings == [
+            f"{stage}: {longer.instructions:,} instructions an event, 5.0% over the budget of {allowed:,}"
+        ]

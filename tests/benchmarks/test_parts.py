@@ -83,6 +83,6 @@ async def test_the_receiver_answers_by_path_and_keeps_a_log(tmp_path: Path) -> N
 def test_the_picture_has_a_bar_for_each_rate() -> None:
     rate = {"per_second": 5000, "spread": 0.1, "vs_dispatcher": 1.0}
     picture = ElementTree.fromstring(plots.svg({"rates": {"dispatcher": rate, "wrk <c>": rate | {"per_second": 9000}}}))
-    told = [one.text for one in picture.iter("{http://www.w3.org/2000/svg}text")]
-    assert "wrk <c>" in told
-    assert "9,000 (× 1.00)" in told
+    texts = [one.text for one in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert "wrk <c>" in texts
+    assert "9,000 (× 1.00)" in texts
