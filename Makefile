@@ -49,7 +49,7 @@ compiled: $(STAMPS)-test ## Unit tests, simulation and HTTP client with the hot 
 	PYTHON=$(abspath $(BIN))/python tests/compiled.sh
 
 faults: $(STAMPS)-test system ## The whole fault suite on a real broker (minutes).
-	$(BIN)/pytest tests/faults tests/field --all-faults
+	$(BIN)/pytest tests/faults tests/field tests/deploy/test_drill.py --all-faults
 
 bench: $(STAMPS)-test system ## Benchmarks, as ratios in one run (FULL=1: all scenarios).
 	$(BIN)/python -m benchmarks

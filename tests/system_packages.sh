@@ -4,8 +4,10 @@
 set -euo pipefail
 
 declare -A package_of=(
+    [curl]=curl
     [java]=openjdk-17-jre-headless
     [chromium]=chromium
+    [kcat]=kcat
     [mvn]=maven
     [nginx]=nginx-light
     [prometheus-alertmanager]=prometheus-alertmanager

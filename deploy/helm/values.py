@@ -23,7 +23,8 @@ _TABLE = re.compile(r"(?<=<!-- values -->\n).*?(?=<!-- /values -->)", re.DOTALL)
 
 FREE = {
     "strategy", "podSecurityContext", "securityContext", "resources", "autoscaling.behavior", "dashboards.labels",
-    "console.resources", "hooks.resources", "probes.startup", "probes.liveness", "probes.readiness",
+    "console.resources", "hooks.resources",
+    "probes.startup", "probes.liveness", "probes.readiness",
 }  # fmt: skip
 """Mappings that are Kubernetes' own, beside those that are empty by default: they can hold anything."""
 
@@ -50,6 +51,27 @@ def _where_enabled(name: str) -> dict[str, Any]:
 
 
 DETAILS: dict[str, dict[str, Any]] = {
+    "global": {"additionalProperties": True},
+    "global.imagePullSecrets": {"items": {"type": ["string", "object"]}},
+    "imagePullSecrets": {"items": {"type": ["string", "object"]}},
+    "persistence.accessModes": {
+        "items": {"enum": ["ReadWriteOnce", "ReadWriteOncePod", "ReadWriteMany"]},
+        "minItems": 1,
+    },
+    "persistence.mountPath": {"pattern": "^/"},
+    "dnsPolicy": {"enum": ["", "ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"]},
+    "hostAliases": _OBJECTS,
+    "console.ingress.path": {"pattern": "^/"},
+    "console.ingress.pathType": {"enum": ["Prefix", "Exact", "ImplementationSpecific"]},
+    "console.podDisruptionBudget.maxUnavailable": {"oneOf": [*_COUNT_OR_SHARE["oneOf"], {"type": "null"}]},
+    "console.podDisruptionBudget.minAvailable": {"oneOf": [*_COUNT_OR_SHARE["oneOf"], {"type": "null"}]},
+    "console.podDisruptionBudget": {
+        "not": {
+            "properties": {name: {"not": {"type": "null"}} for name in ("minAvailable", "maxUnavailable")},
+            "required": ["minAvailable", "maxUnavailable"],
+        }
+    },
+    "topics.strimzi.user.authentication": {"enum": ["scram-sha-512", "tls"]},
     "image.digest": {"pattern": "^(sha256:[0-9a-f]{64})?$"},
     "image.pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
     "image.repository": {"minLength": 1},
@@ -187,7 +209,7 @@ def schema() -> dict[str, Any]:
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "Values of the feedback-dispatcher chart",
         "type": "object",
-        "properties": {"global": {"type": "object", "description": "Values shared with parent charts; not used."}},
+        "properties": {},
         "additionalProperties": False,
         "if": {"properties": {"existingConfigMap": {"const": ""}}},
         "then": {"properties": {"config": {"required": ["kafka"]}}, "required": ["config"]},

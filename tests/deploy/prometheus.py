@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,19 +51,52 @@ def free_port() -> int:
         return port
 
 
+def shortened(rules: str, factor: float) -> str:
+    """The rules with every duration divided, but for rates, which need a few scrapes of a second each."""
+
+    def divided(least_s: float) -> Callable[[re.Match[str]], str]:
+        def write(found: re.Match[str]) -> str:
+            seconds = int(found[2]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[3]]
+            return f"{found[1]}{max(round(seconds / factor), least_s):g}s"
+
+        return write
+
+    rules = re.sub(r"(\[)(\d+)([smhd])(?=\])", divided(5), rules)
+    rules = re.sub(r"(\boffset )(\d+)([smhd])\b", divided(5), rules)
+    return re.sub(r"(for: )(\d+)([smhd])\b", divided(2), rules)
+
+
 def scraping(
-    target: str, directory: Path, *, alertmanager: str | None = None, at_once: bool = False
+    target: str,
+    directory: Path,
+    *,
+    alertmanager: str | None = None,
+    at_once: bool = False,
+    factor: float = 1,
+    also: Sequence[str] = (),
 ) -> tuple[str, "subprocess.Popen[bytes]"]:
-    """Start one that scrapes the target and evaluates every rule each second. `at_once`: alerts don't wait their `for`."""
+    """Start one that scrapes the target and evaluates every rule each second.
+
+    Args:
+        at_once: alerts don't wait their `for`.
+        factor: all windows are shorter by it.
+        also: further targets, each in a namespace of its own.
+    """
     for path in RULES.glob("*.yaml"):
         left_out = "interval|for" if at_once else "interval"
         text = re.sub(rf"^ +(?:{left_out}): .*\n", "", path.read_text(), flags=re.MULTILINE)
-        (directory / path.name).write_text(text)
+        (directory / path.name).write_text(text if factor == 1 else shortened(text, factor))
     config: dict[str, Any] = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "rule_files": [str(directory / path.name) for path in RULES.glob("*.yaml")],
         "scrape_configs": [
-            {"job_name": "feedback-dispatcher", "static_configs": [{"targets": [target], "labels": PLACE}]}
+            {
+                "job_name": "feedback-dispatcher",
+                "static_configs": [
+                    {"targets": [target], "labels": PLACE},
+                    *({"targets": [one], "labels": PLACE | {"namespace": f"other-{one}"}} for one in also),
+                ],
+            }
         ],
     }
     if alertmanager is not None:

@@ -21,7 +21,7 @@ CUSTOM = {
     "PrometheusRule": ("prometheusrules", "v1"),
     "ScaledObject": ("scaledobjects", "v1alpha1"),
 }
-WITHOUT_SCHEMA = {"ServiceMonitor", "HTTPRoute", "KafkaTopic"}
+WITHOUT_SCHEMA = {"ServiceMonitor", "HTTPRoute", "KafkaTopic", "KafkaUser"}
 """Kinds whose definitions are not at hand; tests look at their fields."""
 RELEASE = ("--namespace", "messaging", "feedback")
 

@@ -103,6 +103,45 @@ REFUSED = {
         "autoscaling.minReplicas",
     ),
     "an unknown kind of workload": ((*MINIMAL, "--set", "workload.kind=DaemonSet"), "workload"),
+    "a policy that closes the brokers' port": (
+        (
+            "--set",
+            "config.kafka.bootstrap_servers=kafka:9094,networkPolicy.enabled=true,networkPolicy.kafka.ports={9092}",
+        ),
+        "networkPolicy.kafka.ports lacks 9094",
+    ),
+    "a policy without a port of Kafka": (
+        ("--set", "config.kafka.bootstrap_servers=kafka,networkPolicy.enabled=true"),
+        "networkPolicy.kafka.ports",
+    ),
+    "a policy that closes a port of the guard": (
+        (
+            *MINIMAL,
+            "--set",
+            "networkPolicy.enabled=true,networkPolicy.webhooks.ports={443},config.egress.ports={443,9443}",
+        ),
+        "networkPolicy.webhooks.ports lacks 9443",
+    ),
+    "files that no ConfigMap holds": (
+        (
+            *MINIMAL,
+            "--set-string",
+            f"webhooks.files.a\\.yaml={'#' * 90_000}",
+            *(
+                part
+                for letter in "bcdefghijk"
+                for part in ("--set-string", f"webhooks.files.{letter}\\.yaml={'#' * 90_000}")
+            ),
+        ),
+        "webhooks.existingConfigMaps",
+    ),
+    "SQLite for two pods": ((*SQL, "--set", "persistence.enabled=true"), "replicaCount: 1"),
+    "a user of no cluster": ((*MINIMAL, "--set", "topics.strimzi.user.create=true"), "topics.strimzi.cluster"),
+    "a console's budget twice": (
+        (*SQL, "--set", "console.podDisruptionBudget.minAvailable=1,console.podDisruptionBudget.maxUnavailable=1"),
+        "podDisruptionBudget",
+    ),
+    "a path that is none": ((*SQL, "--set", "console.ingress.path=feedback"), "path"),
     "keda without a server": ((*MINIMAL, "--set", "autoscaling.type=keda"), "serverAddress"),
     "strimzi without a cluster": ((*MINIMAL, "--set", "topics.create=strimzi,topics.partitions=3"), "cluster"),
     "a webhook without a URL": (

@@ -61,7 +61,7 @@ async def watched(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> As
         stage(kafka.bootstrap_servers, directory) as scene,
         scene.dispatcher(retry={"soon_attempts": 0}) as dispatcher,
         scene.dispatcher("second", kafka={"group_instance_id": "two"}) as second,
-        _people(directory) as (alertmanager, notified),
+        people(directory) as (alertmanager, notified),
     ):
         _misbehave(scene)
         _mount(scene, number=0)
@@ -116,7 +116,7 @@ async def _traffic(scene: Stage) -> None:
 
 
 @asynccontextmanager
-async def _people(directory: Path) -> AsyncIterator[tuple[str, Notified]]:
+async def people(directory: Path) -> AsyncIterator[tuple[str, Notified]]:
     """An Alertmanager with the example's routes, and its receivers: its address, and what they got."""
     notified: Notified = asyncio.Queue()
 
@@ -210,7 +210,7 @@ async def test_every_alert_looks_at_series_that_there_are(watched: Watched) -> N
     await _all_have_data(watched.prometheus, selectors)
 
 
-async def test_a_fault_becomes_an_alert_that_reaches_the_right_people(watched: Watched) -> None:
+async def test_a_fault_becomes_an_alert_that_reaches_the_rightpeople(watched: Watched) -> None:
     wanted = {"DispatcherDeadLettersOurs", "DispatcherTenantSuspended"}
     heard: dict[str, tuple[str, Annotations]] = {}
 
@@ -250,7 +250,7 @@ async def test_a_consequence_is_silent_beside_its_cause_and_only_there(tmp_path:
         alert("DispatcherBreakerOpenLong", "there"), alert("DispatcherStoreFailing", "here"),
         alert("DispatcherFreshnessBudgetBurnFast", "elsewhere"),  # what has no reader may be a retry topic
     ]  # fmt: skip
-    async with _people(tmp_path) as (alertmanager, _), aiohttp.ClientSession(f"http://{alertmanager}") as session:
+    async with people(tmp_path) as (alertmanager, _), aiohttp.ClientSession(f"http://{alertmanager}") as session:
         await asyncio.to_thread(answered, f"http://{alertmanager}/-/ready")
         async with session.post("/api/v2/alerts", json=[*causes, *consequences, *others]) as answer:
             assert answer.status == 200

@@ -425,9 +425,15 @@ class Stage:
         url = self.receiver.url(path or f"/{tenant.org}")
         return {"name": tenant.org, "org": tenant.org, "sandbox": tenant.sandbox, "url": url} | fields
 
-    async def send(self, value: bytes | None, key: bytes | None = None, partition: int | None = None) -> Origin:
-        """Writes one record. Returns its metadata: partition and offset."""
-        written = await (await self._started()).send_and_wait(self.topic, value, key, partition=partition)
+    async def send(
+        self,
+        value: bytes | None,
+        key: bytes | None = None,
+        partition: int | None = None,
+        topic: str | None = None,
+    ) -> Origin:
+        """Writes one record, by default to the topic of events. Returns its metadata: partition and offset."""
+        written = await (await self._started()).send_and_wait(topic or self.topic, value, key, partition=partition)
         return Origin(written.topic, written.partition, written.offset)
 
     async def produce(self, of: Sequence[TenantKey], count: int, prefix: str = "e") -> None:

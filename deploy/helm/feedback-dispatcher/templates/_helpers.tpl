@@ -28,7 +28,7 @@
 
 {{- define "fd.image" -}}
 {{- $name := .Values.image.repository -}}
-{{- with .Values.image.registry }}{{ $name = printf "%s/%s" . $name }}{{ end -}}
+{{- with default (default (dict) .Values.global).imageRegistry .Values.image.registry }}{{ $name = printf "%s/%s" . $name }}{{ end -}}
 {{- if .Values.image.digest -}}
 {{- printf "%s@%s" $name .Values.image.digest -}}
 {{- else -}}
@@ -161,13 +161,40 @@ annotations:
 
 {{/* Parts of pods */}}
 
+{{/* A pod's spec with `podSpec` put over it: root, spec (text) */}}
+{{- define "fd.podSpec" -}}
+{{- if .root.Values.podSpec -}}
+{{- toYaml (mergeOverwrite (fromYaml .spec) (deepCopy .root.Values.podSpec)) -}}
+{{- else -}}
+{{- .spec | trim -}}
+{{- end -}}
+{{- end -}}
+
 {{/* What every pod of ours has: security, accounts, placement */}}
 {{- define "fd.podCommon" -}}
 serviceAccountName: {{ include "fd.serviceAccountName" . }}
 automountServiceAccountToken: {{ .Values.serviceAccount.automount }}
 enableServiceLinks: false
-{{- with .Values.imagePullSecrets }}
+{{- $secrets := list }}
+{{- range concat .Values.imagePullSecrets (default (list) (default (dict) .Values.global).imagePullSecrets) }}
+{{- $secrets = append $secrets (ternary (dict "name" .) . (kindIs "string" .)) }}
+{{- end }}
+{{- with $secrets | uniq }}
 imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.schedulerName }}
+schedulerName: {{ . }}
+{{- end }}
+{{- with .Values.dnsPolicy }}
+dnsPolicy: {{ . }}
+{{- end }}
+{{- with .Values.dnsConfig }}
+dnsConfig:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.hostAliases }}
+hostAliases:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.priorityClassName }}
@@ -214,6 +241,11 @@ tolerations:
   emptyDir:
     sizeLimit: 1Mi
   {{- end }}
+{{- end }}
+{{- if and .root.Values.persistence.enabled .webhooks }}
+- name: data
+  persistentVolumeClaim:
+    claimName: {{ default (printf "%s-data" (include "fd.fullname" .root)) .root.Values.persistence.existingClaim }}
 {{- end }}
 {{- range .root.Values.secretMounts }}
 - name: secret-{{ .name }}
@@ -267,11 +299,15 @@ envFrom:
 {{- end }}
 volumeMounts:
   {{- include "fd.volumeMounts" .root | nindent 2 }}
+  {{- if and .root.Values.persistence.enabled .data }}
+  - name: data
+    mountPath: {{ .root.Values.persistence.mountPath }}
+  {{- end }}
 {{- end -}}
 
 {{- define "fd.topologySpread" -}}
-{{- if .root.Values.topologySpreadConstraints }}
-{{- toYaml .root.Values.topologySpreadConstraints }}
+{{- if .given }}
+{{- toYaml .given }}
 {{- else }}
 {{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
 - maxSkew: 1
@@ -293,6 +329,47 @@ ipFamilyPolicy: {{ . }}
 {{- with .Values.service.ipFamilies }}
 ipFamilies: [{{ join ", " . }}]
 {{- end }}
+{{- end -}}
+
+{{/* Whether the SQL store is migrated by an init container, because no hook can have the release's own volume */}}
+{{- define "fd.migratesItself" -}}
+{{- if and .Values.persistence.enabled .Values.migrations.enabled (eq (include "fd.store" .) "sql") }}true{{ end -}}
+{{- end -}}
+
+{{/* Ports of the brokers, one a line: the given ones, or those of the bootstrap servers. */}}
+{{- define "fd.kafkaPorts" -}}
+{{- $given := .Values.networkPolicy.kafka.ports -}}
+{{- $known := list -}}
+{{- range splitList "," (toString (dig "kafka" "bootstrap_servers" "" .Values.config)) -}}
+{{- with regexFind ":[0-9]+$" (trim .) -}}
+{{- $known = append $known (int (trimPrefix ":" .)) -}}
+{{- end -}}
+{{- end -}}
+{{- range $known -}}
+{{- if and $given (not (has (float64 .) $given)) (not (has . $given)) -}}
+{{- fail (printf "networkPolicy.kafka.ports lacks %d, a port of config.kafka.bootstrap_servers: add it, or leave networkPolicy.kafka.ports out" .) -}}
+{{- end -}}
+{{- end -}}
+{{- $ports := default $known $given -}}
+{{- if not $ports -}}
+{{- fail "networkPolicy.kafka.ports is empty and config.kafka.bootstrap_servers names no port: set one of them" -}}
+{{- end -}}
+{{- range $ports | uniq }}{{ int . }} {{ end -}}
+{{- end -}}
+
+{{/* Ports of endpoints, one a line: the given ones, those of the dispatcher's own guard, or the usual ones. */}}
+{{- define "fd.webhookPorts" -}}
+{{- $given := .Values.networkPolicy.webhooks.ports -}}
+{{- $own := default (list) (dig "egress" "ports" (list) .Values.config) -}}
+{{- $ports := default (default (list 443 8443) $own) $given -}}
+{{- $numbers := list -}}
+{{- range $ports }}{{ $numbers = append $numbers (int .) }}{{ end -}}
+{{- range $own -}}
+{{- if not (has (int .) $numbers) -}}
+{{- fail (printf "networkPolicy.webhooks.ports lacks %d of config.egress.ports: add it, or leave networkPolicy.webhooks.ports out" (int .)) -}}
+{{- end -}}
+{{- end -}}
+{{- range $numbers | uniq }}{{ . }} {{ end -}}
 {{- end -}}
 
 {{- define "fd.scales" -}}
