@@ -135,6 +135,14 @@ class NotAllowed(DispatcherError):
     """The caller may not change this organisation's objects."""
 
 
+class BadLink(DispatcherError):
+    """A link in an e-mail can't be used. The message says why, for its holder."""
+
+
+class TooSoon(DispatcherError):
+    """It was done a moment ago; the message says when it can be done again."""
+
+
 class AlreadyExists(DispatcherError):
     """The organisation and sandbox have a webhook already."""
 

@@ -19,6 +19,7 @@ from dispatcher.console.server import ConsoleServer
 from dispatcher.console.services import Services
 from dispatcher.console.sources.assembly import open_sources
 from dispatcher.errors import ConfigError, Problem
+from dispatcher.notifications.desk import NotificationDesk
 from dispatcher.service import CUT_OFF, webhook_check
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database
@@ -64,12 +65,14 @@ class ConsoleProcess:
             sources = await stack.enter_async_context(open_sources(settings))
             database = Database(database_url(settings))
             stack.push_async_callback(database.close)
+            audit = AuditLog(database)
+            store = sources.notifications
             parts = Services(
                 settings=settings,
                 webhooks=WebhookRepository(
                     database, Encryption(settings.webhooks.encryption_keys), webhook_check(settings)
                 ),
-                audit=AuditLog(database),
+                audit=audit,
                 tokens=ApiTokens(database),
                 attempts=sources.attempts,
                 lanes=sources.lanes,
@@ -79,6 +82,7 @@ class ConsoleProcess:
                 keys=sources.keys,
                 history=sources.history,
                 resends=sources.resends,
+                notifications=None if store is None else NotificationDesk(settings, store, audit),
             )
             following = asyncio.create_task(sources.run(), name="sources")
             serving = asyncio.create_task(self._serve(ConsoleServer(parts)), name="server")

@@ -12,6 +12,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationInfo, model_validator
 
 from dispatcher.config.kafka_security import KafkaSecurity
+from dispatcher.config.notification_settings import NotificationSettings
 from dispatcher.config.secrets import Name, Secret
 from dispatcher.config.settings_group import SettingsGroup as _Group
 from dispatcher.config.units import Bytes, Seconds
@@ -443,6 +444,7 @@ class Settings(_Group):
     metrics: MetricsSettings = MetricsSettings()
     tracing: TracingSettings = TracingSettings()
     history: HistorySettings = HistorySettings()
+    notifications: NotificationSettings = NotificationSettings()
 
     @model_validator(mode="before")
     @classmethod

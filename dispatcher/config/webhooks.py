@@ -43,6 +43,7 @@ MAX_STATUSES = 50
 MAX_AUDIENCES = 10
 MAX_PARAMETERS = 20
 MAX_PARAMETER = 2048
+MAX_CONTACTS = 10
 MAX_CAMPAIGNS = 1000
 """Maximum number of campaign ids: each event is compared with them on the event loop."""
 
@@ -340,6 +341,28 @@ HeaderValue = Annotated[
 """The value of a header parameter: text exactly as it is written, or a secret by reference."""
 
 
+_EMAIL = re.compile(
+    r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9-]{1,63}"
+)
+
+
+def _checked_email(address: str) -> str:
+    if len(address) > 254 or not _EMAIL.fullmatch(address) or ".." in address:
+        raise ValueError("not an e-mail address: write name@host, at most 254 characters")
+    return address
+
+
+EmailAddress = Annotated[str, AfterValidator(_checked_email), StringConstraints(max_length=254)]
+"""An address without display name and quotes: it can go into a header as it is."""
+
+
+class Notify(_Model):
+    """Contacts that learn of trouble with the webhook."""
+
+    emails: Annotated[tuple[EmailAddress, ...], Field(max_length=MAX_CONTACTS)] = ()
+    """E-mail addresses, at most 10. Each has to be confirmed by the link that is sent to it."""
+
+
 class WebhookConfig(_Model):
     """The webhook of one organisation and sandbox."""
 
@@ -389,6 +412,8 @@ class WebhookConfig(_Model):
     """`false` switches the webhook off: its events are skipped, not kept."""
     paused: bool = False
     """`true` holds the webhook's events: they are delivered after it is `false` again, or dead at the age limit."""
+    notify: Notify = Notify()
+    """Who is notified of trouble: `{emails: [ops@luma.example]}`."""
 
     @field_validator("headers", mode="wrap")
     @classmethod

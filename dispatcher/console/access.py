@@ -37,7 +37,12 @@ LOCAL: Final = Person("local", "local admin", Role.ADMIN, None)
 LINK: Final = Person("link", "operator (sign-in link)", Role.ADMIN, None)
 _LOCAL_SESSION = "local"
 
-_PUBLIC = frozenset({"/livez", "/readyz", "/metrics", "/favicon.ico", "/.well-known/jwks.json", "/api/v1/openapi.json"})
+_PUBLIC = frozenset(
+    {
+        "/livez", "/readyz", "/metrics", "/favicon.ico", "/.well-known/jwks.json", "/api/v1/openapi.json",
+        "/notifications/link",  # its token is the permission
+    }
+)  # fmt: skip
 _PUBLIC_BELOW = ("/static/", "/sign-in/", "/.well-known/jwks/")
 
 log = structlog.get_logger(__name__)

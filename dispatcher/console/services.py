@@ -14,6 +14,7 @@ from dispatcher.config.settings import Settings
 from dispatcher.console.model import Attempts, DeadEvents, LaneStates, Person, Resends, TestEvents, Waiting
 from dispatcher.console.sources.history import HistoryLookup
 from dispatcher.contract.tenant import TenantKey
+from dispatcher.notifications.desk import NotificationDesk
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.repository import WebhookRepository
 from dispatcher.stores.sql.tokens import ApiTokens
@@ -48,6 +49,8 @@ class Services:
     history: HistoryLookup | None = None
     """None without a history store."""
     resends: Resends | None = None
+    """None without a history store."""
+    notifications: NotificationDesk | None = None
     """None without a history store."""
 
 

@@ -11,9 +11,9 @@ from dispatcher.config.units import format_duration
 from dispatcher.console.model import AttemptFact, LaneFact, Outcomes, State, WaitingTier, Window
 from dispatcher.console.pages.formatting import STATES, exact, failing_sentence, sentence, span
 from dispatcher.console.services import Services
-from dispatcher.console.sources.remedies import remedy_for
 from dispatcher.contract.fleet_state import FAILING_ATTEMPTS, FleetState
 from dispatcher.contract.tenant import TenantKey
+from dispatcher.delivery.remedies import remedy_for
 from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.stores.sql.history_states import StateReport
 from dispatcher.stores.sql.records import ListedWebhook, StoredWebhook

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome
-from dispatcher.contract.outcomes import ParkReason
+from dispatcher.contract.outcomes import FailureReason, ParkReason
 from dispatcher.contract.tenant import TenantKey
 
 MINUTE_MS: Final = 60_000
@@ -28,6 +28,7 @@ FAILING_MS: Final = 2 * MINUTE_MS
 RESUMED_MS: Final = 2 * MINUTE_MS
 """Attempts so long after the last event that was held show that sending was resumed by hand."""
 
+_OWN_FAILURES: Final = frozenset({FailureReason.LOCAL.value, FailureReason.PROXY.value})
 _STOPPED: Final = frozenset({ParkReason.SUSPENDED.value, ParkReason.TENANT_DISABLED.value})
 
 
@@ -84,6 +85,9 @@ class StateEvidence(msgspec.Struct, array_like=True):
     stopped_by: str = ""
     """`suspended` or `tenant_disabled`."""
     dead_at: int = 0
+    own_failure_at: int = 0
+    """Latest attempt that failed on our side: no file descriptor, no network, the egress proxy. It counts for nothing
+    else."""
     failure: Failure = Failure()
 
     def add(self, entry: HistoryEntry) -> None:
@@ -93,6 +97,8 @@ class StateEvidence(msgspec.Struct, array_like=True):
             self._count(at, PeriodCounts(delivered=1))
             self.delivered_at = max(self.delivered_at, at)
             self.attempted_at = max(self.attempted_at, at)
+        elif outcome is HistoryOutcome.ATTEMPT and entry.reason in _OWN_FAILURES:
+            self.own_failure_at = max(self.own_failure_at, at)
         elif outcome is HistoryOutcome.ATTEMPT:
             self._count(at, PeriodCounts(failed=1))
             self.attempted_at = max(self.attempted_at, at)
@@ -117,6 +123,7 @@ class StateEvidence(msgspec.Struct, array_like=True):
         if other.stopped_at:
             self._stop(other.stopped_at, other.stopped_by)
         self.dead_at = max(self.dead_at, other.dead_at)
+        self.own_failure_at = max(self.own_failure_at, other.own_failure_at)
         self.failure = max(self.failure, other.failure)
 
     def failures_since(self, floor: int) -> tuple[int, int]:

@@ -13,8 +13,12 @@ from dispatcher.health import HealthCheck, HealthServer, LoopLag, Watched
 from dispatcher.history.states import StateJudge
 from dispatcher.history.webhooks import KnownWebhooks
 from dispatcher.history.worker import HistoryWorker, history_database
+from dispatcher.notifications.notifier import Notifier, Webhooks
+from dispatcher.stores.sql.audit import AuditLog
+from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_states import TenantStates
 from dispatcher.stores.sql.history_store import HistoryStore
+from dispatcher.stores.sql.notification_store import NotificationStore
 from dispatcher.stores.webhook_files import Rules
 from dispatcher.tasks import end
 from dispatcher.telemetry import metrics
@@ -40,10 +44,12 @@ class HistoryProcess:
         """
         metrics.initialise()
         database = history_database(self._settings)
-        judge = StateJudge(TenantStates(database), self._webhooks.all)
-        worker = HistoryWorker(self._settings, HistoryStore(database, self._settings.history), judge)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(database.close)
+            states = TenantStates(database)
+            notifier = await open_notifier(self._settings, database, states, self._webhooks.all, stack)
+            store, judge = HistoryStore(database, self._settings.history), StateJudge(states, self._webhooks.all)
+            worker = HistoryWorker(self._settings, store, judge, notifier)
             await stack.enter_async_context(HealthServer(self._settings.ops, self._watched(worker)))
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -77,3 +83,21 @@ class HistoryProcess:
             release_brakes=lambda: 0,
             configuration=self._settings.model_dump(mode="json"),
         )
+
+
+async def open_notifier(
+    settings: Settings, database: Database, states: TenantStates, webhooks: Webhooks, stack: AsyncExitStack
+) -> Notifier | None:
+    """Opens what sends notifications. Returns None if the settings name neither mail server nor endpoint.
+
+    Raises:
+        ConfigError: a signing secret can't sign, or the database of webhooks can't be used.
+    """
+    if not settings.notifications.is_on:
+        return None
+    audit = None
+    if settings.webhooks.store == "sql" and settings.webhooks.url is not None:
+        webhook_database = Database(settings.webhooks.url)
+        stack.push_async_callback(webhook_database.close)
+        audit = AuditLog(webhook_database)
+    return await stack.enter_async_context(Notifier(settings, states, NotificationStore(database), webhooks, audit))

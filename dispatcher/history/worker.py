@@ -14,6 +14,7 @@ from dispatcher.health import HealthCheck
 from dispatcher.history.states import StateJudge
 from dispatcher.kafka.history_reader import HistoryReader
 from dispatcher.kafka.topics import history_topic
+from dispatcher.notifications.notifier import Notifier
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_rows import rows_of
 from dispatcher.stores.sql.history_store import HistoryStore
@@ -46,11 +47,18 @@ class HistoryWorker:
         settings: Settings,
         store: HistoryStore,
         judge: StateJudge | None = None,
+        notifier: Notifier | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`judge`: judges the states of webhooks; None if they are not wanted."""
+        """Prepares it.
+
+        Args:
+            judge: judges the states of webhooks; None if they are not wanted.
+            notifier: sends notifications, opened by the caller; None if there are none.
+        """
         self._store = store
         self._judge = judge
+        self._notifier = notifier
         self._clock = clock
         self._is_prepared = False
         self.reader = HistoryReader(settings.kafka, history_topic(settings.kafka.prefix), self._write)
@@ -70,6 +78,8 @@ class HistoryWorker:
         ]
         if self._judge is not None:
             tasks.append(asyncio.create_task(self._judge.run(self._progress), name="webhook states"))
+        if self._notifier is not None:
+            tasks.append(asyncio.create_task(self._notifier.run(), name="notifications"))
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:

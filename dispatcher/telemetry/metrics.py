@@ -75,6 +75,11 @@ WEBHOOK_STATE_CHANGES = Counter(
     "Webhooks that changed their state by the evidence of all dispatchers, by new state.",
     ["state"],
 )
+NOTIFICATIONS = Counter(
+    "dispatcher_notifications",
+    "Tries to send a notification, by channel and result: sent, retried (tried again later), failed (given up).",
+    ["channel", "result"],
+)
 BRAKE_ENGAGED = Gauge(
     "dispatcher_dead_letter_brake_engaged", "Partitions stopped because most of their records would die."
 )
@@ -211,8 +216,9 @@ _CLOSED_LABELS: tuple[
     (TENANT_STATES, (("unstable", "disabled", "suspended"),)),
     (RELOADS, (("ok", "failed"),)),
     (SPANS_DROPPED, (("queue_full", "not_taken"),)),
-    (ERRORS, (("pipeline", "consumer", "lanes", "task", "history"),)),
+    (ERRORS, (("pipeline", "consumer", "lanes", "task", "history", "notifications"),)),
     (WEBHOOK_STATE_CHANGES, (FleetState,)),
+    (NOTIFICATIONS, (("email", "webhook"), ("sent", "retried", "failed"))),
     (HISTORY_LOST, (("buffer_full", "not_written"),)),
     (HISTORY_STORED, (("stored", "repeated", "left_out", "refused", "unreadable"),)),
 )

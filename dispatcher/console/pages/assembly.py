@@ -9,6 +9,7 @@ from dispatcher.console.pages import (
     error_pages,
     events,
     history,
+    notification_link,
     overview,
     preferences,
     resend,
@@ -39,5 +40,6 @@ def add_to(app: web.Application, services: Services) -> None:
         history,
         preferences,
         search,
+        notification_link,
     ):
         page.add_to(app, renderer)

@@ -13,11 +13,11 @@ from dispatcher.console.pages.renderer import Renderer
 from dispatcher.console.services import person_of
 from dispatcher.console.sources.attempts import attempt_of
 from dispatcher.console.sources.dead_event_index import place_of
-from dispatcher.console.sources.remedies import remedy_for
 from dispatcher.console.webhook_state import state_of
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome
 from dispatcher.contract.outcomes import DeadReason
 from dispatcher.contract.records import Origin
+from dispatcher.delivery.remedies import remedy_for
 from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.history.timeline import SKIP_REMEDIES
 from dispatcher.kafka.topics import dead_letter_topic

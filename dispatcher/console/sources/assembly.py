@@ -1,11 +1,12 @@
 """Builds every source of the console's data once. The caller runs and owns their tasks."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from dispatcher.config.settings import Settings
+from dispatcher.config.webhooks import Webhook
 from dispatcher.console.sources.attempts import AttemptLogReader
 from dispatcher.console.sources.dead_events import DeadLetterReader
 from dispatcher.console.sources.history import HistoryLookup
@@ -14,11 +15,13 @@ from dispatcher.console.sources.lanes import RunningLanes
 from dispatcher.console.sources.resends import DeliveredEvents
 from dispatcher.console.sources.test_sender import SampleSender
 from dispatcher.console.sources.waiting import RetryBacklog
+from dispatcher.history.process import open_notifier
 from dispatcher.history.states import StateJudge
 from dispatcher.history.worker import HistoryWorker, history_database
 from dispatcher.stores.sql.history_search import HistorySearch
 from dispatcher.stores.sql.history_states import TenantStates
 from dispatcher.stores.sql.history_store import HistoryStore
+from dispatcher.stores.sql.notification_store import NotificationStore
 from dispatcher.stores.sql.store import SqlStore, open_sql_store
 
 
@@ -36,6 +39,8 @@ class Sources:
     history: HistoryLookup | None
     history_worker: HistoryWorker | None
     resends: DeliveredEvents | None
+    notifications: NotificationStore | None
+    """None without a history store."""
 
     async def run(self) -> None:
         """Tails the topics, watches the store and runs redrives until cancelled. Never returns."""
@@ -59,8 +64,8 @@ async def open_sources(settings: Settings) -> AsyncIterator[Sources]:
         lanes = await stack.enter_async_context(RunningLanes(settings.console))
         waiting = RetryBacklog(settings)
         stack.push_async_callback(waiting.close)
-        history, worker = _open_history(settings, store, stack)
         dead_events = DeadLetterReader(settings)
+        history, worker, notifications = await _open_history(settings, store, stack)
         yield Sources(
             attempts=AttemptLogReader(settings),
             lanes=lanes,
@@ -72,23 +77,31 @@ async def open_sources(settings: Settings) -> AsyncIterator[Sources]:
             history=history,
             history_worker=worker,
             resends=None if history is None else DeliveredEvents(settings, history, dead_events.jobs),
+            notifications=notifications,
         )
 
 
-def _open_history(
+async def _open_history(
     settings: Settings, webhooks: SqlStore, stack: AsyncExitStack
-) -> tuple[HistoryLookup | None, HistoryWorker | None]:
+) -> tuple[HistoryLookup | None, HistoryWorker | None, NotificationStore | None]:
     """The history store, and the worker that fills it if the console embeds it."""
     if settings.history.store != "sql" or settings.history.url is None:
-        return None, None
+        return None, None, None
     database = history_database(settings)
     stack.push_async_callback(database.close)
     store = HistoryStore(database, settings.history)
     states = TenantStates(database)
-    judge = StateJudge(states, lambda: webhooks.all() if webhooks.is_loaded else None)
-    worker = HistoryWorker(settings, store, judge) if settings.history.embedded else None
+    worker = None
+    if settings.history.embedded:
+
+        def known() -> Sequence[Webhook] | None:
+            return webhooks.all() if webhooks.is_loaded else None
+
+        notifier = await open_notifier(settings, database, states, known, stack)
+        worker = HistoryWorker(settings, store, StateJudge(states, known), notifier)
 
     def problem() -> str | None:
         return None if worker is None else next((check.reason for check in worker.checks if not check.ok), None)
 
-    return HistoryLookup(HistorySearch(database), store, settings.history.recipient_key, states, problem), worker
+    lookup = HistoryLookup(HistorySearch(database), store, settings.history.recipient_key, states, problem)
+    return lookup, worker, NotificationStore(database)

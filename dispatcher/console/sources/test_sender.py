@@ -16,7 +16,6 @@ from dispatcher.auth.authenticator import Header
 from dispatcher.config.settings import Settings
 from dispatcher.config.webhooks import Channel, Webhook, WebhookConfig
 from dispatcher.console.model import Step, TestResult
-from dispatcher.console.sources.remedies import remedy_for, verdict_in_words
 from dispatcher.console.sources.sample_events import sample_event
 from dispatcher.contract.feedback import encode_feedback
 from dispatcher.contract.outcomes import Attempt, FailureReason, Phases
@@ -24,6 +23,7 @@ from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt
 from dispatcher.delivery.deliverer import PreparedWebhook
 from dispatcher.delivery.pending_delivery import PendingDelivery, request_headers
 from dispatcher.delivery.permits import Priority
+from dispatcher.delivery.remedies import remedy_for, verdict_in_words
 from dispatcher.delivery.verdicts import judge, reason_of
 from dispatcher.errors import ConfigError, Problem, TokenUnavailable
 from dispatcher.flow.explain import masked, shown_headers

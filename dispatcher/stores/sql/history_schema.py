@@ -97,6 +97,49 @@ workers = Table(
     Column("current_at", BigInteger, nullable=False),  # when the store last had all that it had to store; 0: never
 )
 
+contacts = Table(
+    "history_contacts",
+    metadata,
+    Column("org", Text, primary_key=True),
+    Column("sandbox", Text, primary_key=True),
+    Column("contact", String(32), primary_key=True),  # hash of the address
+    Column("status", String(16), nullable=False),  # asked, confirmed, stopped
+    Column("asks", Integer, nullable=False),
+    Column("asked_at", BigInteger, nullable=False),
+    Column("changed_at", BigInteger, nullable=False),
+)
+
+reported = Table(
+    "history_reported",
+    metadata,
+    Column("org", Text, primary_key=True),  # empty, with the sandbox, for the operator
+    Column("sandbox", Text, primary_key=True),
+    Column("memory", LargeBinary, nullable=False),  # notifications.planning.Memory
+)
+
+messages = Table(
+    "history_messages",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("org", Text, nullable=False),  # empty, with the sandbox, if it concerns more than one webhook
+    Column("sandbox", Text, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("kinds", Text, nullable=False),  # of the news in it, between spaces
+    Column("channel", String(16), nullable=False),  # email or webhook
+    Column("recipient", Text, nullable=False),  # masked once it was sent
+    Column("content", Text, nullable=False),  # JSON; empty once it was sent
+    Column("title", Text, nullable=False),
+    Column("status", String(16), nullable=False),  # waiting, sending, sent, failed, unknown
+    Column("next_at", BigInteger, nullable=False),  # of a message that is being sent: when its sender counts as gone
+    Column("tries", Integer, nullable=False),
+    Column("is_repeat", SmallInteger, nullable=False),
+    Column("problem", Text, nullable=False),
+    Column("changed_at", BigInteger, nullable=False),
+    Index("history_messages_status", "status", "next_at"),
+    Index("history_messages_tenant", "org", "sandbox", "created_at"),
+)
+
 erased = Table(
     "history_erased",
     metadata,
@@ -173,6 +216,9 @@ def day_statement(kept: int, day: int) -> str:
 
 JUDGE_LOCK: Final = text("SELECT pg_try_advisory_xact_lock(1751741557)")
 """Taken by the worker that judges the states; the others let it."""
+
+PLAN_LOCK: Final = text("SELECT pg_try_advisory_xact_lock(1751741558)")
+"""Taken by the worker that decides what is reported; the others let it."""
 
 LOCK: Final = text("SELECT pg_advisory_xact_lock(1751741556)")
 """Taken before tables are made or dropped: several workers may start together."""

@@ -66,6 +66,9 @@ class StateReport:
     """If the state is disabled: `suspended` (the endpoint asked for it) or `tenant_disabled` (all failed for a day)."""
     dead: int = 0
     """Events that died within the last day with events."""
+    dead_at: float | None = None
+    own_failure_at: float | None = None
+    """Latest attempt that failed on our own side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +267,8 @@ def _report(row: RowMapping | Mapping[str, Any], *, is_current: bool) -> StateRe
         failed_at=_seconds(failure.at),
         stopped_by=evidence.stopped_by if state is FleetState.DISABLED else "",
         dead=evidence.dead_since(0),
+        dead_at=_seconds(evidence.dead_at),
+        own_failure_at=_seconds(evidence.own_failure_at),
     )
 
 

@@ -102,6 +102,10 @@ class AuditAction(StrEnum):
     REDRIVE = "redrive"
     TOKEN_CREATE = "token_create"
     TOKEN_REVOKE = "token_revoke"
+    NOTIFY = "notify"
+    """A notification was sent."""
+    CONTACT = "contact"
+    """A contact confirmed its address, or stopped notifications."""
     ROTATE = "rotate"
     """Every secret was encrypted again with the first key."""
 

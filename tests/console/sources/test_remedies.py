@@ -4,8 +4,8 @@ import pytest
 
 from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import RetrySettings
-from dispatcher.console.sources.remedies import remedy_for, verdict_in_words
 from dispatcher.contract.outcomes import Attempt, FailureReason
+from dispatcher.delivery.remedies import remedy_for, verdict_in_words
 from dispatcher.delivery.verdicts import judge, reason_of
 from tests.auth.keys import TOKEN_URL, WHSEC, fetched, signed, webhook
 

@@ -43,7 +43,7 @@ entries = st.lists(
         entry,
         st.sampled_from(list(HistoryOutcome)),
         st.integers(NOW - 40 * HOUR_MS, NOW),
-        st.sampled_from(["http_5xx", "suspended", "tenant_disabled", "paused"]),
+        st.sampled_from(["http_5xx", "proxy", "suspended", "tenant_disabled", "paused"]),
         verdict=st.sampled_from([None, "disable_endpoint", "retry_soon"]),
     ),
     max_size=60,
@@ -131,6 +131,13 @@ def test_sending_that_stopped_is_disabled_until_it_is_resumed() -> None:
         assert state_of(found, FleetState.DISABLED, edited) is FleetState.UNKNOWN
     assert state_of([entry(ATTEMPT, NOW, status=410, verdict="disable_endpoint")]) is FleetState.DISABLED
     assert state_of([*attempts(20), entry(HELD, NOW + HOUR_MS, "paused")]) is FleetState.FAILING
+
+
+def test_failures_of_our_own_are_no_evidence() -> None:
+    for reason in ("local", "proxy"):
+        own = [entry(ATTEMPT, NOW + number * MINUTE_MS, reason) for number in range(20)]
+        assert state_of(own, FleetState.ACTIVE) is FleetState.ACTIVE
+        assert evidence_of(own).own_failure_at == NOW + 19 * MINUTE_MS
 
 
 def test_a_change_of_the_webhook_ends_the_evidence_of_failures() -> None:

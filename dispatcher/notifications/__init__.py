@@ -1,0 +1,1 @@
+"""Notifications: who learns of which change, by e-mail and operational webhooks."""

@@ -1,0 +1,212 @@
+"""Turns what is known into messages: who is told what, which contacts are asked to confirm. Pure."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from dispatcher.config.notification_settings import NotificationSettings
+from dispatcher.config.webhooks import Webhook
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.notifications.confirmation import Link, LinkSigner, Purpose, contact_of
+from dispatcher.notifications.content import (
+    Content,
+    Known,
+    Section,
+    clean,
+    content_of,
+    encode,
+    fleet_section,
+    section,
+)
+from dispatcher.notifications.planning import (
+    Expiry,
+    Notice,
+    Pace,
+    Plan,
+    Subject,
+    decode_fleet_memory,
+    decode_memory,
+    encode_memory,
+    plan,
+)
+from dispatcher.stores.sql.history_states import StateReport
+from dispatcher.stores.sql.notification_store import OPERATOR, Changes, Contacts, Message, Stored
+
+DAY_S: Final = 86_400.0
+ASKS_A_TENANT: Final = 20
+"""Confirmation messages that the contacts of one webhook cause in a day."""
+ASKS_AN_ADDRESS: Final = 3
+"""Confirmation messages that one address receives in a day, whatever webhooks name it."""
+ASKS_IN_ALL: Final = 500
+"""Confirmation messages in an hour."""
+EXPIRY_OF_OPERATOR: Final = TenantKey("", "operator")
+"""Under this key it is remembered which of the operator's own certificates were reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Composer:
+    """The settings that messages depend on."""
+
+    settings: NotificationSettings
+    public_url: str | None
+    links: LinkSigner | None
+    """None without a key or a public URL: then contacts can't confirm."""
+
+    def recipients(self, webhook: Webhook | None, contacts: Contacts) -> list[str]:
+        """The confirmed addresses of a webhook."""
+        if webhook is None or self.settings.smtp is None or self.links is None:
+            return []
+        tenant = webhook.tenant
+        found = []
+        for address in webhook.config.notify.emails:
+            known = contacts.get((tenant, contact_of(address)))
+            if known is not None and known.status == "confirmed":
+                found.append(address)
+        return found
+
+    def url_of(self, purpose: Purpose, tenant: TenantKey, address: str, now: float) -> str:
+        """The link that confirms an address or stops its notifications; empty if there can be none."""
+        if self.links is None or self.public_url is None:
+            return ""
+        token = self.links.token(Link(purpose, tenant, contact_of(address)), now)
+        return f"{self.public_url}/notifications/link?token={token}"
+
+    def to_operator(self, content: Content, kind: str, kinds: tuple[str, ...], tenant: TenantKey) -> list[Message]:
+        """The e-mails to the operator's addresses."""
+        if self.settings.smtp is None:
+            return []
+        text = encode(content)
+        return [
+            Message(tenant, kind, kinds, "email", address, text, content.title) for address in self.settings.operator
+        ]
+
+    def to_webhook(self, sections: Sequence[Section], kind: str = "notice") -> list[Message]:
+        """An operational webhook for each section: a try that failed repeats no other."""
+        webhook = self.settings.webhook
+        if webhook is None:
+            return []
+        return [
+            Message(
+                TenantKey(one.org, one.sandbox), kind, (one.kind,), "webhook", _origin(webhook.url),
+                encode(Content(kind, one.title, [one])), one.title,
+            )
+            for one in sections
+        ]  # fmt: skip
+
+    def confirmation(self, webhook: Webhook, address: str, now: float) -> Message:
+        """The message that asks an address to confirm."""
+        tenant, name = webhook.tenant, clean(webhook.config.name, 100)
+        title = "Confirm this address for notifications"
+        about = Section(title, "confirm", clean(tenant.org), clean(tenant.sandbox), name)
+        content = Content("confirm", title, [about], link=self.url_of(Purpose.CONFIRM, tenant, address, now))
+        return Message(tenant, "confirm", (), "email", address, encode(content), title)
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What is known when messages are composed."""
+
+    webhooks: Mapping[TenantKey, Webhook]
+    reports: Mapping[TenantKey, StateReport]
+    expiries: Mapping[TenantKey, tuple[Expiry, ...]] = field(default_factory=dict)
+    """Of the webhooks, and of the operator under `EXPIRY_OF_OPERATOR`."""
+    waiting: Mapping[TenantKey, int] | None = None
+
+
+def decide(world: World, stored: Stored, composer: Composer, now: float) -> Changes:
+    """Decides what is sent now. The caller stores all of it in one transaction."""
+    made = planned(world, stored, composer, now)
+    messages = []
+    to_operator: list[Section] = []
+    for notice in made.notices:
+        sections = _sections(notice, world, composer, now)
+        messages += composer.to_webhook(sections)
+        recipients = composer.recipients(world.webhooks.get(notice.tenant), stored.contacts)
+        messages += [_mail(notice, sections, address, composer, now) for address in recipients]
+        if not recipients:
+            to_operator += sections
+    of_fleet = [fleet_section(news, composer.public_url, now) for news in made.fleet]
+    messages += composer.to_webhook(of_fleet)
+    if of_fleet or to_operator:
+        content = content_of([*of_fleet, *to_operator])
+        kinds = tuple(dict.fromkeys(one.kind for one in (*of_fleet, *to_operator)))
+        messages += composer.to_operator(content, "notice", kinds, OPERATOR)
+    asked, asking = _confirmations(world, stored, composer, now)
+    memories = {tenant: encode_memory(memory) for tenant, memory in made.memories.items()}
+    fleet = encode_memory(made.fleet_memory)
+    if fleet != stored.memories.get(OPERATOR):
+        memories[OPERATOR] = fleet
+    return Changes(memories, asked, [*messages, *asking])
+
+
+def planned(world: World, stored: Stored, composer: Composer, now: float) -> Plan:
+    """What is to be reported now, before it is put into words."""
+    settings = composer.settings
+    subjects = []
+    for tenant, report in world.reports.items():
+        webhook = world.webhooks.get(tenant)
+        if webhook is not None:
+            has_contacts = bool(composer.recipients(webhook, stored.contacts))
+            subjects.append(
+                Subject(
+                    tenant, report.state, report.since, report.dead_at, report.own_failure_at,
+                    world.expiries.get(tenant, ()), has_contacts,
+                )
+            )  # fmt: skip
+    memories = {tenant: decode_memory(data) for tenant, data in stored.memories.items() if tenant != OPERATOR}
+    fleet = decode_fleet_memory(stored.memories.get(OPERATOR, b""))
+    pace = Pace(settings.every, settings.settle, settings.expires_within)
+    return plan(subjects, memories, fleet, now, pace, own=world.expiries.get(EXPIRY_OF_OPERATOR, ()))
+
+
+def _sections(notice: Notice, world: World, composer: Composer, now: float) -> list[Section]:
+    webhook = world.webhooks.get(notice.tenant)
+    known = Known(
+        None if webhook is None else webhook.config,
+        world.reports.get(notice.tenant),
+        None if world.waiting is None else world.waiting.get(notice.tenant, 0),
+    )
+    return [section(notice.tenant, news, known, composer.public_url, now) for news in notice.news]
+
+
+def _mail(notice: Notice, sections: Sequence[Section], address: str, composer: Composer, now: float) -> Message:
+    content = content_of(sections)
+    content.stop_link = composer.url_of(Purpose.STOP, notice.tenant, address, now)
+    kinds = tuple(news.kind.value for news in notice.news)
+    return Message(notice.tenant, "notice", kinds, "email", address, encode(content), content.title)
+
+
+def _confirmations(
+    world: World, stored: Stored, composer: Composer, now: float
+) -> tuple[list[tuple[TenantKey, str]], list[Message]]:
+    """Asks contacts that are new. Limits keep tenants from having us write to addresses of others."""
+    if composer.links is None or composer.settings.smtp is None:
+        return [], []
+    by_tenant: Counter[TenantKey] = Counter()
+    by_contact: Counter[str] = Counter()
+    in_all = 0
+    for (tenant, contact), known in stored.contacts.items():
+        if now - known.asked_at < DAY_S:
+            by_tenant[tenant] += 1
+            by_contact[contact] += 1
+            in_all += now - known.asked_at < DAY_S / 24
+    asked: list[tuple[TenantKey, str]] = []
+    messages: list[Message] = []
+    for tenant, webhook in world.webhooks.items():
+        for address in webhook.config.notify.emails:
+            contact = contact_of(address)
+            is_known = (tenant, contact) in stored.contacts or (tenant, contact) in asked
+            is_too_much = by_tenant[tenant] >= ASKS_A_TENANT or by_contact[contact] >= ASKS_AN_ADDRESS
+            if is_known or is_too_much or in_all >= ASKS_IN_ALL:
+                continue
+            by_tenant[tenant] += 1
+            by_contact[contact] += 1
+            in_all += 1
+            asked.append((tenant, contact))
+            messages.append(composer.confirmation(webhook, address, now))
+    return asked, messages
+
+
+def _origin(url: str) -> str:
+    return "/".join(url.split("/", 3)[:3])

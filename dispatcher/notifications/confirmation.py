@@ -1,0 +1,100 @@
+"""Links with which contacts confirm their address, or stop notifications. Pure; times are Unix seconds.
+
+A token is signed, expires, and serves one purpose for one address of one webhook. It holds a hash of the address, so
+that no URL shows whose it is.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.errors import BadLink
+
+CONFIRM_WITHIN_S: Final = 7 * 86_400.0
+STOP_WITHIN_S: Final = 365 * 86_400.0
+MAX_TOKEN: Final = 2048
+_DOMAIN: Final = b"dispatcher notification link 1"
+
+
+class Purpose(StrEnum):
+    """What a link does."""
+
+    CONFIRM = "confirm"
+    STOP = "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What a token says."""
+
+    purpose: Purpose
+    tenant: TenantKey
+    contact: str
+    """Hash of the address, see `contact_of`."""
+
+
+class _Claims(msgspec.Struct, array_like=True):
+    purpose: Purpose
+    org: str
+    sandbox: str
+    contact: str
+    expires: int
+
+
+def contact_of(address: str) -> str:
+    """The hash that identifies an address. Its case doesn't matter."""
+    return hashlib.blake2b(address.casefold().encode(), digest_size=16, person=b"contact").hexdigest()
+
+
+class LinkSigner:
+    """Makes and checks tokens under `notifications.link_key`."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = hashlib.blake2b(key, digest_size=32, person=b"contact links").digest()
+
+    def token(self, link: Link, now: float) -> str:
+        """The token of a link, fit for a URL."""
+        within_s = CONFIRM_WITHIN_S if link.purpose is Purpose.CONFIRM else STOP_WITHIN_S
+        claims = _Claims(link.purpose, link.tenant.org, link.tenant.sandbox, link.contact, int(now + within_s))
+        body = msgspec.json.encode(claims)
+        return f"{_text(body)}.{_text(self._mac(body))}"
+
+    def link(self, token: str, now: float) -> Link:
+        """What a token says.
+
+        Raises:
+            BadLink: it isn't one of ours, or has expired.
+        """
+        body_text, _, mac_text = token[: MAX_TOKEN + 1].partition(".")
+        try:
+            body, mac = _bytes(body_text), _bytes(mac_text)
+        except (binascii.Error, ValueError):
+            raise BadLink("This link is incomplete: copy the whole of it from the e-mail.") from None
+        if len(token) > MAX_TOKEN or not hmac.compare_digest(mac, self._mac(body)):
+            raise BadLink("This link is incomplete or was not made here: copy the whole of it from the e-mail.")
+        try:
+            claims = msgspec.json.decode(body, type=_Claims)
+        except msgspec.DecodeError:
+            raise BadLink("This link is of another version: ask for a new one in the console.") from None
+        if now >= claims.expires:
+            raise BadLink("This link has expired: ask for a new one in the console.")
+        return Link(claims.purpose, TenantKey(claims.org, claims.sandbox), claims.contact)
+
+    def _mac(self, body: bytes) -> bytes:
+        return hmac.digest(self._key, _DOMAIN + body, "sha256")
+
+
+def _text(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _bytes(text: str) -> bytes:
+    encoded = text.encode("ascii")
+    return base64.b64decode(encoded + b"=" * (-len(encoded) % 4), altchars=b"-_", validate=True)

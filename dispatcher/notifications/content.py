@@ -1,0 +1,226 @@
+"""The content of messages, in words: what happened, since when, how many events wait, what to change. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+from urllib.parse import quote
+
+import msgspec
+
+from dispatcher.config.webhooks import WebhookConfig
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.delivery.remedies import remedy_for
+from dispatcher.notifications.planning import News, NewsKind
+from dispatcher.stores.sql.history_states import StateReport
+
+MAX_TEXT: Final = 300
+"""Characters of one text from outside: a name, a detail."""
+MAX_SECTIONS: Final = 50
+"""Webhooks that one message describes; further ones are counted."""
+
+
+class Section(msgspec.Struct, rename="camel"):
+    """What one message says of one webhook, or of the whole installation."""
+
+    title: str
+    """`Luma order status is failing: nothing arrives`"""
+    kind: str
+    org: str = ""
+    sandbox: str = ""
+    webhook: str = ""
+    facts: list[tuple[str, str]] = []
+    """Label and value."""
+    advice: str = ""
+    """What to change."""
+    link: str = ""
+    since: int = 0
+    """Unix seconds."""
+    waiting: int | None = None
+    """Events that wait; None if it is unknown."""
+
+
+class Content(msgspec.Struct, rename="camel"):
+    """A message before it is rendered."""
+
+    kind: str
+    """`notice`, `confirm` or `test`."""
+    title: str
+    sections: list[Section] = []
+    more: int = 0
+    """Sections that were left out."""
+    link: str = ""
+    """Of a confirmation: what confirms."""
+    stop_link: str = ""
+    asked_by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of one webhook when a message about it is written."""
+
+    config: WebhookConfig | None
+    report: StateReport | None
+    waiting: int | None
+
+
+_TITLES: Final = {
+    NewsKind.DISABLED: "{name} is disabled: its events wait",
+    NewsKind.FAILING: "{name} is failing: nothing arrives",
+    NewsKind.UNSTABLE: "{name} is unstable: most requests fail",
+    NewsKind.RECOVERED: "{name} has recovered: events arrive again",
+    NewsKind.FIRST_DEAD: "{name}: an event is dead",
+    NewsKind.EXPIRING: "{name}: {expiry}",
+    NewsKind.MASS: "{count} of {total} webhooks are in trouble at once",
+    NewsKind.BROKEN: "Requests fail on the dispatcher's own side",
+    NewsKind.TEST: "A test of notifications",
+}
+_STOPPED: Final = {
+    "suspended": "The endpoint asked for no more events (410 Gone, or webhook-delivery: disable).",
+    "tenant_disabled": "Nearly every request failed for 24 hours, so sending stopped.",
+}
+
+
+def clean(text: str, most: int = MAX_TEXT) -> str:
+    """The text on one line, without control characters, cut at `most` characters."""
+    shown = "".join(char if char.isprintable() else " " for char in text)
+    shown = " ".join(shown.split())
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
+
+
+def moment(at: float) -> str:
+    """`28 November 2026, 14:05 UTC`."""
+    try:
+        when = datetime.fromtimestamp(at, UTC)
+    except (ValueError, OverflowError, OSError):
+        return "an unknown time"
+    return f"{when.day} {when:%B %Y, %H:%M} UTC"
+
+
+def section(tenant: TenantKey, news: News, known: Known, public_url: str | None, now: float) -> Section:
+    """Describes one piece of news of one webhook."""
+    config, report = known.config, known.report
+    name = clean(config.name if config is not None else str(tenant), 100)
+    expiry = "" if news.expiry is None else _expiry_in_words(news, now)
+    facts = [("Organisation and sandbox", clean(f"{tenant.org} / {tenant.sandbox}"))]
+    if news.kind is not NewsKind.EXPIRING:
+        facts.append(("Since", moment(news.since)))
+    if config is not None:
+        facts.append(("Endpoint", clean(config.origin)))
+    facts += _last_answers(news.kind, report)
+    if news.kind is not NewsKind.EXPIRING:
+        waiting = known.waiting
+        facts.append(("Events that wait", "unknown right now" if waiting is None else f"{waiting:,}"))
+    return Section(
+        title=_TITLES[news.kind].format(name=name, expiry=expiry),
+        kind=news.kind.value,
+        org=tenant.org,
+        sandbox=tenant.sandbox,
+        webhook=name,
+        facts=facts,
+        advice=_advice(news, known),
+        link=webhook_link(public_url, tenant),
+        since=int(news.since),
+        waiting=known.waiting,
+    )
+
+
+def fleet_section(news: News, public_url: str | None, now: float) -> Section:
+    """Describes news that concern many webhooks or the installation, for the operator."""
+    if news.kind is NewsKind.EXPIRING:
+        expiry = _expiry_in_words(news, now)
+        title = f"Dispatcher: {expiry}"
+        return Section(title, news.kind.value, advice=_advice(news, Known(None, None, None)), since=int(news.since))
+    title = _TITLES[news.kind].format(count=news.count, total=news.total)
+    advice = (
+        "Look at the dispatchers' own network first: name servers, egress proxy, firewall, certificates. Contacts of "
+        "the webhooks are not notified while more than a tenth of the webhooks are in trouble."
+        if news.kind is NewsKind.MASS
+        else "Look at the egress proxy, the network and the limits of the dispatchers. Contacts of webhooks are not "
+        "notified of trouble meanwhile."
+    )
+    facts = [("Since", moment(news.since)), ("Webhooks", f"{news.count:,} of {news.total:,}")]
+    link = f"{public_url}/webhooks" if public_url else ""
+    return Section(title, news.kind.value, facts=facts, advice=advice, link=link, since=int(news.since))
+
+
+def content_of(sections: Sequence[Section]) -> Content:
+    """One message of some sections. Its title is that of the first one."""
+    title = sections[0].title
+    if len(sections) > 1:
+        title += f", and {len(sections) - 1} more"
+    return Content("notice", title, list(sections[:MAX_SECTIONS]), max(0, len(sections) - MAX_SECTIONS))
+
+
+def webhook_link(public_url: str | None, tenant: TenantKey) -> str:
+    """Where the console lists the tenant's webhook; empty without `console.public_url`."""
+    if not public_url:
+        return ""
+    return f"{public_url}/webhooks?org={quote(tenant.org, safe='')}&sandbox={quote(tenant.sandbox, safe='')}"
+
+
+def as_events(content: Content, created_at: float) -> list[Mapping[str, object]]:
+    """The bodies of the operational webhooks that a message makes, one for each section."""
+    when = datetime.fromtimestamp(created_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return [
+        {
+            "type": f"webhook.{one.kind}" if one.org else f"dispatcher.{one.kind}",
+            "timestamp": when,
+            "data": {
+                "title": one.title, "org": one.org or None, "sandbox": one.sandbox or None,
+                "webhook": one.webhook or None, "since": one.since, "waiting": one.waiting,
+                "facts": dict(one.facts), "advice": one.advice, "link": one.link or None,
+            },
+        }
+        for one in content.sections
+    ]  # fmt: skip
+
+
+def encode(content: Content) -> str:
+    """The text that the store keeps."""
+    return msgspec.json.encode(content).decode()
+
+
+def decode(text: str) -> Content:
+    """The content in a text of the store. Raises msgspec.DecodeError if it is of another version of this program."""
+    return msgspec.json.decode(text, type=Content)
+
+
+def _expiry_in_words(news: News, now: float) -> str:
+    expiry = news.expiry
+    if expiry is None:
+        return ""
+    verb = "expires on" if expiry.at > now else "expired on"
+    return f"{clean(expiry.name, 150)} {verb} {moment(expiry.at)}"
+
+
+def _last_answers(kind: NewsKind, report: StateReport | None) -> list[tuple[str, str]]:
+    if report is None or kind in (NewsKind.RECOVERED, NewsKind.EXPIRING):
+        return []
+    facts = []
+    if kind is NewsKind.FIRST_DEAD:
+        facts.append(("Dead events of the last day", f"{report.dead:,}"))
+    if report.failed_at is not None:
+        answer = f"{report.failure_status}" if report.failure_status else report.failure_reason.replace("_", " ")
+        facts.append(("Last failed attempt", clean(f"{answer}, {moment(report.failed_at)}")))
+    facts.append(("Last delivery", "none is known" if report.delivered_at is None else moment(report.delivered_at)))
+    return facts
+
+
+def _advice(news: News, known: Known) -> str:
+    report, config = known.report, known.config
+    if news.kind is NewsKind.RECOVERED:
+        return "Nothing: events that waited are delivered by themselves. Dead events can be sent again in the console."
+    if news.kind is NewsKind.EXPIRING:
+        return "Replace it before that time; otherwise requests fail."
+    parts = []
+    if news.kind is NewsKind.DISABLED and report is not None:
+        parts.append(_STOPPED.get(report.stopped_by, ""))
+    if config is not None and report is not None and report.failure_reason:
+        detail = clean(report.failure_detail, 150) or report.failure_reason
+        parts.append(clean(remedy_for(report.failure_reason, report.failure_status, detail, config), 600))
+    if news.kind is NewsKind.DISABLED:
+        parts.append("Then edit the webhook or reactivate it: events wait until then, at most to their age limit.")
+    elif news.kind is NewsKind.FIRST_DEAD:
+        parts.append("A dead event isn't tried again by itself: send it again in the console.")
+    return " ".join(part for part in parts if part)

@@ -1,0 +1,75 @@
+"""What expires: client certificates and CA bundles, in the webhooks and in the operator's settings."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from dispatcher.config.settings import Settings
+from dispatcher.config.webhooks import WebhookConfig
+from dispatcher.notifications.planning import Expiry
+
+MAX_CERTIFICATES: Final = 100
+"""Certificates of one bundle that are looked at."""
+
+log = structlog.get_logger(__name__)
+
+
+def expiries_of_webhook(config: WebhookConfig) -> tuple[Expiry, ...]:
+    """The certificates of a webhook: its client certificate, and its CA."""
+    found: list[Expiry] = []
+    for name, secret in (("client certificate", config.tls.certificate), ("CA", config.tls.ca)):
+        if secret is not None:
+            found += expiries_in(secret.reveal(), name)
+    return tuple(found)
+
+
+def expiries_of_settings(settings: Settings) -> tuple[Expiry, ...]:
+    """The certificates that the operator's settings name. Reads their files, so it blocks."""
+    security = settings.kafka.security
+    files: list[tuple[str, Path | None]] = [
+        ("CA of Kafka", security.ca),
+        ("CA bundle of the endpoints", settings.egress.ca_bundle),
+    ]
+    smtp = settings.notifications.smtp
+    if smtp is not None:
+        files.append(("CA of the mail server", smtp.ca))
+    found: list[Expiry] = []
+    for name, path in files:
+        found += _first(expiries_in(_read(path), name))
+    found += expiries_in(_read(security.certificate), "client certificate for Kafka")
+    return tuple(found)
+
+
+def expiries_in(pem: bytes, name: str) -> Iterator[Expiry]:
+    """The certificates in PEM. Nothing if it can't be read: that is reported where it is used."""
+    if b"BEGIN CERTIFICATE" not in pem:
+        return
+    from cryptography import x509  # takes 7 MB
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    try:
+        certificates = x509.load_pem_x509_certificates(pem)[:MAX_CERTIFICATES]
+    except ValueError:
+        return
+    for certificate in certificates:
+        subject = certificate.subject.rfc4514_string()[:80]
+        der = certificate.public_bytes(Encoding.DER)
+        key = hashlib.blake2b(der, digest_size=8)
+        at = certificate.not_valid_after_utc.timestamp()
+        yield Expiry(f"the {name} ({subject})" if subject else f"the {name}", key.hexdigest(), at)
+
+
+def _first(expiries: Iterable[Expiry]) -> list[Expiry]:
+    """Of a bundle that holds public authorities only the one that expires last: some always expire soon."""
+    return sorted(expiries, key=lambda one: one.at)[-1:]
+
+
+def _read(path: Path | None) -> bytes:
+    try:
+        return b"" if path is None else path.read_bytes()
+    except OSError as error:
+        log.info("certificate can't be read for its expiry", path=str(path), error=type(error).__name__)
+        return b""

@@ -1,0 +1,240 @@
+"""Decides every half minute what is reported, and sends what waits. Part of the history worker."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Final, NoReturn, Self
+
+import msgspec
+import structlog
+
+from dispatcher.config.settings import Settings
+from dispatcher.config.webhooks import Webhook
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.errors import ConfigError, DispatcherError, Problem
+from dispatcher.notifications.composing import EXPIRY_OF_OPERATOR, Composer, World, decide, planned
+from dispatcher.notifications.confirmation import LinkSigner
+from dispatcher.notifications.content import as_events, decode
+from dispatcher.notifications.expiry import expiries_of_settings, expiries_of_webhook
+from dispatcher.notifications.mail import MailSender, NotSent
+from dispatcher.notifications.operational_webhook import OperationalWebhook
+from dispatcher.notifications.planning import Expiry
+from dispatcher.notifications.rendering import MailRenderer
+from dispatcher.notifications.waiting import count_waiting
+from dispatcher.stores.sql.audit import AuditLog
+from dispatcher.stores.sql.history_states import TenantStates
+from dispatcher.stores.sql.notification_store import OPERATOR, Message, NotificationStore
+from dispatcher.stores.sql.records import AuditAction
+from dispatcher.telemetry import metrics
+from dispatcher.transport import open_transport
+
+PLAN_EVERY_S: Final = 30.0
+SEND_EVERY_S: Final = 5.0
+AT_ONCE: Final = 4
+"""Messages that are sent at once."""
+AGAIN_S: Final = (30.0, 120.0, 600.0, 1800.0, 3600.0)
+"""Waits before another try of a message; the last one repeats."""
+GIVE_UP_S: Final = 86_400.0
+EXPIRIES_EVERY_S: Final = 3600.0
+HOUSEKEEPING_EVERY_S: Final = 3600.0
+
+Webhooks = Callable[[], Sequence[Webhook] | None]
+
+log = structlog.get_logger(__name__)
+
+
+class Notifier:
+    """Owns the sending of notifications. An async context manager; `run` is its task."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        states: TenantStates,
+        store: NotificationStore,
+        webhooks: Webhooks,
+        audit: AuditLog | None = None,
+        count: Callable[[Settings], Awaitable[Mapping[TenantKey, int] | None]] = count_waiting,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Prepares it.
+
+        Args:
+            audit: None if webhooks are files: then the history store's own log has what was sent.
+        """
+        self._settings = settings
+        self._states = states
+        self._store = store
+        self._webhooks = webhooks
+        self._audit = audit
+        self._count = count
+        self._clock = clock
+        self._composer = composer_of(settings)
+        smtp = settings.notifications.smtp
+        self._mail = None if smtp is None else (MailRenderer(smtp.sender), MailSender(smtp))
+        self._webhook: OperationalWebhook | None = None
+        self._expiries: dict[TenantKey, tuple[Expiry, ...]] = {}
+        self._expiries_at = float("-inf")
+        self._kept_house_at = float("-inf")
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        """Opens the transport.
+
+        Raises:
+            ConfigError: a signing secret can't sign.
+        """
+        webhook = self._settings.notifications.webhook
+        if webhook is not None:
+            opening = open_transport(self._settings.delivery, self._settings.egress)
+            transport = await self._stack.enter_async_context(opening)
+            try:
+                self._webhook = OperationalWebhook(webhook, transport)
+            except ValueError as error:
+                await self._stack.aclose()
+                raise ConfigError([Problem(str(error), "notifications.webhook.signing")]) from None
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def run(self) -> NoReturn:
+        """Plans and sends until cancelled. A message that is being sent then is sent again after the next start."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._repeat(self.plan_once, PLAN_EVERY_S), name="notification planning")
+            tasks.create_task(self._repeat(self.send_due, SEND_EVERY_S), name="notification sending")
+        raise AssertionError("both tasks run until they are cancelled")
+
+    async def _repeat(self, step: Callable[[], Awaitable[object]], every_s: float) -> NoReturn:
+        while True:
+            try:
+                await step()
+            except DispatcherError as error:
+                metrics.HISTORY_STORE_FAILURES.inc()
+                log.warning("notifications wait for the store; kept trying", problem=str(error)[:300])
+            except Exception:
+                metrics.ERRORS.labels("notifications").inc()
+                log.exception("a step of notifications failed because of a bug; kept trying")
+            await asyncio.sleep(every_s)
+
+    async def plan_once(self) -> int:
+        """Stores the messages that are due. Returns their number.
+
+        Raises:
+            StoreUnavailable: the database did not answer in time.
+        """
+        webhooks = self._webhooks()
+        if webhooks is None:
+            return 0
+        reports = await self._states.all(orgs=None)
+        if not reports or not all(report.is_current for report in reports.values()):
+            return 0  # what is known is old
+        by_tenant = {webhook.tenant: webhook for webhook in webhooks}
+        await self._refresh_expiries(webhooks)
+        world = World(by_tenant, reports, self._expiries)
+        stored = await self._store.read()
+        if planned(world, stored, self._composer, self._clock()).notices:
+            world = World(by_tenant, reports, self._expiries, await self._count(self._settings))
+        changes = await self._store.plan(lambda stored: decide(world, stored, self._composer, self._clock()))
+        if changes is not None and changes.messages:
+            log.info("notifications wait to be sent", messages=len(changes.messages))
+        return 0 if changes is None else len(changes.messages)
+
+    async def send_due(self) -> int:
+        """Sends the messages that are due, and returns their number.
+
+        Raises:
+            StoreUnavailable: the database did not answer in time.
+        """
+        sent = 0
+        while claimed := await self._store.claim(AT_ONCE):
+            await asyncio.gather(*map(self._send, claimed))
+            sent += len(claimed)
+        now = self._clock()
+        if now - self._kept_house_at > HOUSEKEEPING_EVERY_S:
+            await self._store.expire()
+            self._kept_house_at = now
+        return sent
+
+    async def _send(self, message: Message) -> None:
+        try:
+            await self._deliver(message)
+        except NotSent as error:
+            await self._note_failure(message, error)
+        except (msgspec.DecodeError, LookupError) as error:
+            await self._note_failure(message, NotSent(f"can't be rendered: {type(error).__name__}", is_final=True))
+        else:
+            metrics.NOTIFICATIONS.labels(message.channel, "sent").inc()
+            await self._store.finish(message, "sent")
+            log.info("notification sent", kind=message.kind, channel=message.channel, tenant=_shown(message.tenant))
+            await self._record(message)
+
+    async def _deliver(self, message: Message) -> None:
+        content = decode(message.content)
+        if message.channel == "webhook":
+            if self._webhook is None:
+                raise NotSent("notifications.webhook is no longer set", is_final=True)
+            for event in as_events(content, message.created_at):
+                await self._webhook.send(f"ntf_{message.id}", event, self._clock())
+            return
+        if self._mail is None:
+            raise NotSent("notifications.smtp is no longer set", is_final=True)
+        renderer, sender = self._mail
+        await sender.send(renderer.render(message, content))
+
+    async def _note_failure(self, message: Message, error: NotSent) -> None:
+        is_over = error.is_final or self._clock() - message.created_at > GIVE_UP_S
+        metrics.NOTIFICATIONS.labels(message.channel, "failed" if is_over else "retried").inc()
+        log.warning(
+            "notification was not sent", kind=message.kind, channel=message.channel, tenant=_shown(message.tenant),
+            problem=str(error), is_given_up=is_over,
+        )  # fmt: skip
+        if is_over:
+            await self._store.finish(message, "failed", str(error))
+        else:
+            wait_s = AGAIN_S[min(message.tries, len(AGAIN_S) - 1)]
+            await self._store.finish(message, "waiting", str(error), wait_s)
+
+    async def _record(self, message: Message) -> None:
+        """Adds the message to the audit. It was sent: a failure is logged, and nothing is sent again for it."""
+        if self._audit is None:
+            return
+        tenant = None if message.tenant == OPERATOR else message.tenant
+        webhook = next((one for one in self._webhooks() or () if one.tenant == tenant), None)
+        source = "" if webhook is None else webhook.source
+        try:
+            await self._audit.record(
+                AuditAction.NOTIFY,
+                by="notifications",
+                tenant=tenant,
+                webhook_id=source.removeprefix("sql:") if source.startswith("sql:") else None,
+                details={"kind": message.kind, "news": list(message.kinds), "channel": message.channel},
+            )
+        except DispatcherError as error:
+            metrics.ERRORS.labels("notifications").inc()
+            log.warning("a notification is missing in the audit", problem=str(error)[:300])
+
+    async def _refresh_expiries(self, webhooks: Sequence[Webhook]) -> None:
+        now = self._clock()
+        if now - self._expiries_at < EXPIRIES_EVERY_S:
+            return
+        self._expiries = await asyncio.to_thread(_expiries, self._settings, webhooks)
+        self._expiries_at = now
+
+
+def composer_of(settings: Settings) -> Composer:
+    """What messages depend on, from the settings."""
+    key, public_url = settings.notifications.link_key, settings.console.public_url
+    links = LinkSigner(key.reveal()) if key is not None and public_url is not None else None
+    return Composer(settings.notifications, public_url, links)
+
+
+def _expiries(settings: Settings, webhooks: Sequence[Webhook]) -> dict[TenantKey, tuple[Expiry, ...]]:
+    found = {webhook.tenant: expiries_of_webhook(webhook.config) for webhook in webhooks}
+    return {tenant: expiries for tenant, expiries in found.items() if expiries} | {
+        EXPIRY_OF_OPERATOR: expiries_of_settings(settings)
+    }
+
+
+def _shown(tenant: TenantKey) -> str:
+    return "all" if tenant == OPERATOR else str(tenant)

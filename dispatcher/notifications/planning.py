@@ -1,0 +1,300 @@
+"""Decides what is reported to whom, and when. Pure; times are Unix seconds.
+
+Disabled is reported at once, everything else combined and at most once per tenant and hour. A state has to last before
+it is reported, so that a flapping endpoint is not reported each time. If many tenants change together, or if our own
+way out is broken, only the operator is notified.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from dispatcher.contract.fleet_state import TROUBLE, FleetState
+from dispatcher.contract.tenant import TenantKey
+
+DAY_S: Final = 86_400.0
+MASS_SHARE: Final = 0.1
+MASS_LEAST: Final = 3
+"""So many tenants at least are many, however few there are."""
+MASS_AGAIN_S: Final = 6 * 3600.0
+"""The operator is reminded of one mass change after so long."""
+MASS_QUIET_S: Final = 3600.0
+BROKEN_FOR_S: Final = 600.0
+"""Our own way out counts as broken for so long after the last attempt that failed on our side."""
+OFTEN: Final = 4
+OFTEN_EVERY_S: Final = 6 * 3600.0
+"""A tenant that was notified 4 times within a day is notified this rarely, except that it was disabled or recovered."""
+OPERATOR_EVERY_S: Final = 300.0
+"""Shortest time between two messages to the operator that report nothing urgent."""
+EXPIRY_STEPS_S: Final = (3 * DAY_S, 0.0)
+"""An expiry is reported at `notifications.expires_within` before it, and at these times before it."""
+MAX_EXPIRIES: Final = 40
+
+
+class NewsKind(StrEnum):
+    """What is reported."""
+
+    DISABLED = "disabled"
+    FAILING = "failing"
+    UNSTABLE = "unstable"
+    RECOVERED = "recovered"
+    FIRST_DEAD = "first_dead"
+    EXPIRING = "expiring"
+    MASS = "mass"
+    """Many tenants changed together. For the operator."""
+    BROKEN = "broken"
+    """Our own way out is broken. For the operator."""
+    TEST = "test"
+
+
+_BY_STATE: Final = {
+    FleetState.DISABLED: NewsKind.DISABLED,
+    FleetState.FAILING: NewsKind.FAILING,
+    FleetState.UNSTABLE: NewsKind.UNSTABLE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """Something that expires."""
+
+    name: str
+    """`the client certificate (CN=dispatcher)`"""
+    key: str
+    """Identifies this very certificate, so that a new one is reported anew."""
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is known of one tenant's webhook now."""
+
+    tenant: TenantKey
+    state: FleetState
+    since: float
+    dead_at: float | None = None
+    own_failure_at: float | None = None
+    expiries: tuple[Expiry, ...] = ()
+    has_contacts: bool = True
+    """False: the operator is told instead, for all such tenants in one message."""
+
+
+class Memory(msgspec.Struct, array_like=True):
+    """What was reported about one tenant; kept in the store."""
+
+    reported: FleetState = FleetState.ACTIVE
+    """State that was reported last."""
+    sent: list[float] = []
+    """Times of the notifications of the last day."""
+    disabled_at: float = 0.0
+    """When "disabled" was reported last."""
+    dead_at: float = 0.0
+    """Time of the latest dead event that is known."""
+    dead_waits: bool = False
+    """The first dead event is not reported yet."""
+    expiries: list[str] = []
+    """Steps of expiries that were reported."""
+
+
+class FleetMemory(msgspec.Struct, array_like=True):
+    """What was reported to the operator about all tenants."""
+
+    mass_at: float = 0.0
+    broken_at: float = 0.0
+    sent_at: float = 0.0
+    expiries: list[str] = []
+    """Steps of the operator's own expiries that were reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """One thing that is reported."""
+
+    kind: NewsKind
+    since: float
+    expiry: Expiry | None = None
+    count: int = 0
+    """Tenants that it concerns, of `total`, if it concerns many."""
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What one tenant's contacts are told in one message."""
+
+    tenant: TenantKey
+    news: tuple[News, ...]
+
+
+@dataclass(slots=True)
+class Plan:
+    """What is to be sent now, and what is remembered from then on."""
+
+    notices: list[Notice] = field(default_factory=list)
+    """For tenants' contacts."""
+    fleet: list[News] = field(default_factory=list)
+    """For the operator only."""
+    memories: dict[TenantKey, Memory] = field(default_factory=dict)
+    """Those that changed."""
+    fleet_memory: FleetMemory = field(default_factory=FleetMemory)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Settings of the pace, in seconds; see `notifications` in the settings."""
+
+    every_s: float = 3600.0
+    settle_s: float = 300.0
+    expires_within_s: float = 14 * DAY_S
+
+
+def plan(
+    subjects: Sequence[Subject],
+    memories: Mapping[TenantKey, Memory],
+    fleet_memory: FleetMemory,
+    now: float,
+    pace: Pace = Pace(),
+    own: Sequence[Expiry] = (),
+) -> Plan:
+    """Decides what is sent now. The caller stores the memories in the transaction that stores what is sent.
+
+    Args:
+        own: what expires of the operator's own.
+    """
+    made = Plan(fleet_memory=msgspec.structs.replace(fleet_memory, expiries=list(fleet_memory.expiries)))
+    for expiry in own[:MAX_EXPIRIES]:
+        if (step := _step_of(expiry, now, pace)) not in (None, *fleet_memory.expiries):
+            made.fleet_memory.expiries.append(step or "")
+            made.fleet.append(News(NewsKind.EXPIRING, now, expiry))
+    is_withheld = _report_fleet(subjects, memories, made, now)
+    for subject in subjects:
+        memory = memories.get(subject.tenant) or Memory(sent=[], expiries=[])
+        changed = _copied(memory)
+        _note_dead(subject, changed, now)
+        news = _news_of(subject, changed, now, pace, is_withheld=is_withheld)
+        is_too_soon = not subject.has_contacts and now - fleet_memory.sent_at < OPERATOR_EVERY_S
+        if news and _is_due(news, changed, now, pace, only_urgent=is_too_soon):
+            _remember(news, subject, changed, now, pace)
+            if not subject.has_contacts:
+                made.fleet_memory.sent_at = now
+            made.notices.append(Notice(subject.tenant, tuple(news)))
+        if changed != memory:
+            made.memories[subject.tenant] = changed
+    return made
+
+
+def _report_fleet(subjects: Sequence[Subject], memories: Mapping[TenantKey, Memory], made: Plan, now: float) -> bool:
+    """Reports changes of many tenants to the operator. Returns True if tenants are not told of trouble."""
+    total, memory = len(subjects), made.fleet_memory
+    changed = [one for one in subjects if one.state in TROUBLE and _reported(memories, one) not in TROUBLE]
+    broken = [one for one in subjects if one.own_failure_at is not None and now - one.own_failure_at < BROKEN_FOR_S]
+    is_mass, is_broken = _are_many(changed, total), _are_many(broken, total) or (0 < total == len(broken))
+    if is_mass and now - memory.mass_at >= MASS_AGAIN_S:
+        memory.mass_at = now
+        made.fleet.append(News(NewsKind.MASS, min(one.since for one in changed), count=len(changed), total=total))
+    if is_broken and now - memory.broken_at >= MASS_AGAIN_S:
+        memory.broken_at = now
+        made.fleet.append(News(NewsKind.BROKEN, now, count=len(broken), total=total))
+    if not is_mass and now - memory.mass_at >= MASS_QUIET_S:
+        memory.mass_at = 0.0  # the next one is another one
+    return is_mass or is_broken
+
+
+def _are_many(some: Sequence[Subject], total: int) -> bool:
+    return len(some) >= MASS_LEAST and len(some) > MASS_SHARE * total
+
+
+def _reported(memories: Mapping[TenantKey, Memory], subject: Subject) -> FleetState:
+    memory = memories.get(subject.tenant)
+    return FleetState.ACTIVE if memory is None else memory.reported
+
+
+def _copied(memory: Memory) -> Memory:
+    return msgspec.structs.replace(memory, sent=list(memory.sent), expiries=list(memory.expiries))
+
+
+def _note_dead(subject: Subject, memory: Memory, now: float) -> None:
+    """A dead event is a first one if none died in the day before it."""
+    if subject.dead_at is None or subject.dead_at <= memory.dead_at:
+        return
+    is_first = subject.dead_at - memory.dead_at > DAY_S
+    memory.dead_waits = memory.dead_waits or (is_first and now - subject.dead_at < DAY_S)
+    memory.dead_at = subject.dead_at
+
+
+def _news_of(subject: Subject, memory: Memory, now: float, pace: Pace, *, is_withheld: bool) -> list[News]:
+    """Everything about the tenant that is not reported yet and may be."""
+    found = []
+    state, has_settled = subject.state, now - subject.since >= pace.settle_s
+    if state is not memory.reported:
+        if state in TROUBLE and not is_withheld and (has_settled or state is FleetState.DISABLED):
+            found.append(News(_BY_STATE[state], subject.since))
+        elif state is FleetState.ACTIVE and memory.reported in TROUBLE and has_settled:
+            found.append(News(NewsKind.RECOVERED, subject.since))
+    if memory.dead_waits and not is_withheld:
+        found.append(News(NewsKind.FIRST_DEAD, memory.dead_at))
+    found += [
+        News(NewsKind.EXPIRING, now, expiry)
+        for expiry in subject.expiries[:MAX_EXPIRIES]
+        if _step_of(expiry, now, pace) not in (None, *memory.expiries)
+    ]
+    return found
+
+
+def _step_of(expiry: Expiry, now: float, pace: Pace) -> str | None:
+    """The last step that an expiry has reached."""
+    left = expiry.at - now
+    steps = (pace.expires_within_s, *EXPIRY_STEPS_S)
+    reached = [number for number, step in enumerate(steps) if left <= step]
+    return f"{expiry.key} {max(reached)}" if reached else None
+
+
+def _is_due(news: Iterable[News], memory: Memory, now: float, pace: Pace, *, only_urgent: bool) -> bool:
+    kinds = {one.kind for one in news}
+    if NewsKind.DISABLED in kinds and now - memory.disabled_at >= pace.every_s:
+        return True
+    if only_urgent:
+        return False
+    lately = [at for at in memory.sent if now - at < DAY_S]
+    is_often = len(lately) >= OFTEN and NewsKind.RECOVERED not in kinds
+    every_s = max(pace.every_s, OFTEN_EVERY_S) if is_often else pace.every_s
+    return not lately or now - max(lately) >= every_s
+
+
+def _remember(news: Iterable[News], subject: Subject, memory: Memory, now: float, pace: Pace) -> None:
+    memory.sent = [*(at for at in memory.sent if now - at < DAY_S), now]
+    for one in news:
+        if one.kind is NewsKind.FIRST_DEAD:
+            memory.dead_waits = False
+        elif one.kind is NewsKind.EXPIRING and one.expiry is not None:
+            others = {expiry.key for expiry in subject.expiries} - {one.expiry.key}
+            steps = [step for step in memory.expiries if step.rpartition(" ")[0] in others]
+            memory.expiries = [*steps, _step_of(one.expiry, now, pace) or ""]
+        else:
+            memory.reported = subject.state
+            if one.kind is NewsKind.DISABLED:
+                memory.disabled_at = now
+
+
+def encode_memory(memory: Memory | FleetMemory) -> bytes:
+    """The bytes that the store keeps."""
+    return msgspec.msgpack.encode(memory)
+
+
+def decode_memory(data: bytes) -> Memory:
+    """The memory in the store's bytes. Empty if they are of another version of this program."""
+    try:
+        return msgspec.msgpack.decode(data, type=Memory)
+    except msgspec.DecodeError:
+        return Memory(sent=[], expiries=[])
+
+
+def decode_fleet_memory(data: bytes) -> FleetMemory:
+    """The same for the operator's."""
+    try:
+        return msgspec.msgpack.decode(data, type=FleetMemory)
+    except msgspec.DecodeError:
+        return FleetMemory()

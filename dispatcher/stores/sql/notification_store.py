@@ -1,0 +1,334 @@
+"""What notifications keep in the history store: contacts that confirmed, what was reported, messages and their state.
+
+A message is stored in the transaction that remembers what it reports, and is marked before and after it is sent. If a
+worker is killed while it sends, the message is sent once more, and never a third time.
+"""
+
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from sqlalchemy import RowMapping, delete, func, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from dispatcher.contract.redaction import recipient as masked
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.history_schema import PLAN_LOCK, contacts, messages, reported
+from dispatcher.stores.sql.records import Orgs
+
+OPERATOR: Final = TenantKey("", "")
+"""Stands for the installation as a whole."""
+KEEP_MS: Final = 30 * 86_400_000
+"""Sent and failed messages are listed for so long."""
+SENDING_MS: Final = 420_000
+"""A message that has been sending for so long lost its sender: longer than the longest `smtp.timeout`."""
+MAX_PAGE: Final = 200
+WITHIN_S: Final = 30.0
+
+Channel = Literal["email", "webhook"]
+MessageStatus = Literal["waiting", "sending", "sent", "failed", "unknown"]
+ContactStatus = Literal["asked", "confirmed", "stopped"]
+Contacts = Mapping[tuple[TenantKey, str], "KnownContact"]
+"""By tenant and hash of the address."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownContact:
+    """An address of a webhook, known by its hash."""
+
+    status: ContactStatus
+    asks: int
+    """Confirmation messages so far."""
+    asked_at: float
+    changed_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message that is to be sent, or was. Times are Unix seconds."""
+
+    tenant: TenantKey
+    """OPERATOR if it concerns more than one webhook."""
+    kind: str
+    """`notice`, `confirm` or `test`."""
+    kinds: tuple[str, ...]
+    """Of the news in it."""
+    channel: Channel
+    recipient: str
+    """Address or origin of the URL. Masked once it was sent."""
+    content: str
+    """JSON. Empty once it was sent."""
+    title: str
+    id: str = ""
+    created_at: float = 0.0
+    status: MessageStatus = "waiting"
+    tries: int = 0
+    problem: str = ""
+    changed_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What planning reads."""
+
+    contacts: Contacts
+    memories: Mapping[TenantKey, bytes]
+    """The operator's under `OPERATOR`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What planning writes."""
+
+    memories: Mapping[TenantKey, bytes]
+    asked: Sequence[tuple[TenantKey, str]]
+    """Contacts whose confirmation message is among the messages."""
+    messages: Sequence[Message]
+
+
+class NotificationStore:
+    """The tables of notifications in the history store."""
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._clock = clock
+
+    @property
+    def now(self) -> float:
+        """Unix seconds."""
+        return self._clock()
+
+    async def read(self) -> Stored:
+        """What planning reads, outside a transaction.
+
+        Raises:
+            StoreUnavailable: the database did not answer in time.
+        """
+        async with self._database.read(WITHIN_S) as connection:
+            return await _read(connection)
+
+    async def plan(self, decide: Callable[[Stored], Changes]) -> Changes | None:
+        """Reads, decides and writes in one transaction. Returns None if another worker plans right now.
+
+        Raises:
+            StoreUnavailable: nothing was written, or it is unknown whether it was; call it again.
+        """
+        async with self._database.write(WITHIN_S) as connection:
+            if self._database.is_postgresql and not (await connection.execute(PLAN_LOCK)).scalar():
+                return None
+            changes = decide(await _read(connection))
+            await self._write(connection, changes)
+        return changes
+
+    async def _write(self, connection: AsyncConnection, changes: Changes) -> None:
+        now_ms = int(self._clock() * 1000)
+        if changes.memories:
+            await connection.execute(
+                text(
+                    "INSERT INTO history_reported (org, sandbox, memory) VALUES (:org, :sandbox, :memory) "
+                    "ON CONFLICT (org, sandbox) DO UPDATE SET memory = excluded.memory"
+                ),
+                [
+                    {"org": tenant.org, "sandbox": tenant.sandbox, "memory": memory}
+                    for tenant, memory in sorted(changes.memories.items())
+                ],
+            )
+        if changes.asked:
+            await connection.execute(
+                text(
+                    "INSERT INTO history_contacts (org, sandbox, contact, status, asks, asked_at, changed_at) "
+                    "VALUES (:org, :sandbox, :contact, 'asked', 1, :now, :now) "
+                    "ON CONFLICT (org, sandbox, contact) DO UPDATE SET asks = history_contacts.asks + 1, "
+                    "asked_at = excluded.asked_at"
+                ),
+                [
+                    {"org": tenant.org, "sandbox": tenant.sandbox, "contact": contact, "now": now_ms}
+                    for tenant, contact in changes.asked
+                ],
+            )
+        if changes.messages:
+            await connection.execute(messages.insert(), [_row(message, now_ms) for message in changes.messages])
+
+    async def contacts_of(self, tenant: TenantKey) -> dict[str, KnownContact]:
+        """The known contacts of a webhook, by hash of the address.
+
+        Raises:
+            StoreUnavailable: the database did not answer in time.
+        """
+        where = (contacts.c.org == tenant.org, contacts.c.sandbox == tenant.sandbox)
+        async with self._database.read() as connection:
+            rows = (await connection.execute(select(contacts).where(*where))).mappings().all()
+        return {row["contact"]: _contact(row) for row in rows}
+
+    async def set_contact(self, tenant: TenantKey, contact: str, status: ContactStatus) -> bool:
+        """Sets the status of a contact. Returns False if there is no such contact.
+
+        Raises:
+            StoreUnavailable: nothing was changed, or it is unknown whether it was; call it again.
+        """
+        statement = (
+            update(contacts)
+            .where(contacts.c.org == tenant.org, contacts.c.sandbox == tenant.sandbox, contacts.c.contact == contact)
+            .values(status=status, changed_at=int(self._clock() * 1000))
+        )
+        async with self._database.write() as connection:
+            return (await connection.execute(statement)).rowcount > 0
+
+    async def claim(self, most: int) -> list[Message]:
+        """Takes messages that are due, and marks them as being sent.
+
+        A message whose sender is gone is taken once more; after that its fate is unknown, and stays so.
+
+        Raises:
+            StoreUnavailable: the database did not answer in time.
+        """
+        now_ms = int(self._clock() * 1000)
+        is_due = messages.c.next_at <= now_ms
+        lost = (messages.c.status == "sending") & is_due
+        async with self._database.write() as connection:
+            await connection.execute(
+                update(messages)
+                .where(lost, messages.c.is_repeat == 1)
+                .values(status="unknown", changed_at=now_ms, content="", problem="killed twice while it was being sent")
+            )
+            wanted = (
+                select(messages)
+                .where(is_due, messages.c.status.in_(("waiting", "sending")))
+                .order_by(messages.c.next_at)
+                .limit(most)
+                .with_for_update(skip_locked=True)
+            )
+            rows = (await connection.execute(wanted)).mappings().all()
+            for row in rows:
+                await connection.execute(
+                    update(messages)
+                    .where(messages.c.id == row["id"])
+                    .values(
+                        status="sending",
+                        tries=row["tries"] + 1,
+                        is_repeat=int(row["status"] == "sending"),
+                        next_at=now_ms + SENDING_MS,
+                        changed_at=now_ms,
+                    )
+                )
+        return [_message(row) for row in rows]
+
+    async def finish(
+        self, message: Message, status: MessageStatus, problem: str = "", again_in_s: float | None = None
+    ) -> None:
+        """Notes how sending a message ended. With `again_in_s` it waits for its next try.
+
+        Raises:
+            StoreUnavailable: it is unknown whether it was noted: the message may be sent once more.
+        """
+        now_ms = int(self._clock() * 1000)
+        values: dict[str, Any] = {"status": status, "problem": problem[:500], "changed_at": now_ms, "is_repeat": 0}
+        if again_in_s is not None:
+            values["next_at"] = now_ms + int(again_in_s * 1000)
+        else:
+            values |= {"content": "", "recipient": _shown(message)}
+        async with self._database.write() as connection:
+            await connection.execute(update(messages).where(messages.c.id == message.id).values(values))
+
+    async def recent(
+        self, *, orgs: Orgs, tenant: TenantKey | None = None, before: str | None = None, limit: int = 50
+    ) -> list[Message]:
+        """Messages, the newest first, with masked recipients and without content.
+
+        Args:
+            orgs: organisations that the caller may see; the operator's messages need access to all.
+            before: id of the last message of the previous page.
+
+        Raises:
+            StoreUnavailable: the database did not answer in time.
+        """
+        statement = select(messages).order_by(messages.c.created_at.desc(), messages.c.id.desc())
+        if orgs is not None:
+            statement = statement.where(messages.c.org.in_(sorted(orgs)), messages.c.org != "")
+        if tenant is not None:
+            statement = statement.where(messages.c.org == tenant.org, messages.c.sandbox == tenant.sandbox)
+        async with self._database.read() as connection:
+            if before is not None:
+                at = select(messages.c.created_at).where(messages.c.id == before).scalar_subquery()
+                is_older = (messages.c.created_at < at) | ((messages.c.created_at == at) & (messages.c.id < before))
+                statement = statement.where(is_older)
+            rows = await connection.execute(statement.limit(max(1, min(limit, MAX_PAGE))))
+            return [_message(row, is_masked=True) for row in rows.mappings()]
+
+    async def count_since(self, tenant: TenantKey, kind: str, since: float) -> int:
+        """The number of messages of a kind that were created since then.
+
+        Raises:
+            StoreUnavailable: the database did not answer in time.
+        """
+        statement = select(func.count()).where(
+            messages.c.org == tenant.org, messages.c.sandbox == tenant.sandbox, messages.c.kind == kind,
+            messages.c.created_at >= int(since * 1000),
+        )  # fmt: skip
+        async with self._database.read() as connection:
+            return int((await connection.execute(statement)).scalar_one())
+
+    async def add(self, changes: Changes) -> None:
+        """Stores messages that someone asked for.
+
+        Raises:
+            StoreUnavailable: nothing was written, or it is unknown whether it was.
+        """
+        async with self._database.write() as connection:
+            await self._write(connection, changes)
+
+    async def expire(self) -> None:
+        """Removes messages that were sent or given up long ago.
+
+        Raises:
+            StoreUnavailable: the database did not answer in time.
+        """
+        is_over = messages.c.status.in_(("sent", "failed", "unknown"))
+        oldest = int(self._clock() * 1000) - KEEP_MS
+        async with self._database.write(WITHIN_S) as connection:
+            await connection.execute(delete(messages).where(is_over, messages.c.created_at < oldest))
+
+
+async def _read(connection: AsyncConnection) -> Stored:
+    known = (await connection.execute(select(contacts))).mappings().all()
+    memories = (await connection.execute(select(reported))).mappings().all()
+    return Stored(
+        {(_tenant(row), row["contact"]): _contact(row) for row in known},
+        {_tenant(row): row["memory"] for row in memories},
+    )
+
+
+def _row(message: Message, now_ms: int) -> dict[str, Any]:
+    return {
+        "id": secrets.token_hex(16), "created_at": now_ms, "org": message.tenant.org, "sandbox": message.tenant.sandbox,
+        "kind": message.kind, "kinds": " ".join(message.kinds), "channel": message.channel,
+        "recipient": message.recipient, "content": message.content, "title": message.title, "status": "waiting",
+        "next_at": now_ms, "tries": 0, "is_repeat": 0, "problem": "", "changed_at": now_ms,
+    }  # fmt: skip
+
+
+def _message(row: RowMapping, *, is_masked: bool = False) -> Message:
+    message = Message(
+        id=row["id"], tenant=_tenant(row), kind=row["kind"], kinds=tuple(row["kinds"].split()), channel=row["channel"],
+        recipient=row["recipient"], content="" if is_masked else row["content"], title=row["title"],
+        created_at=row["created_at"] / 1000, status=row["status"], tries=row["tries"], problem=row["problem"],
+        changed_at=row["changed_at"] / 1000,
+    )  # fmt: skip
+    if not is_masked:
+        return message
+    return Message(**{name: getattr(message, name) for name in Message.__slots__} | {"recipient": _shown(message)})
+
+
+def _shown(message: Message) -> str:
+    return masked(message.recipient) if message.channel == "email" else message.recipient
+
+
+def _contact(row: RowMapping) -> KnownContact:
+    return KnownContact(row["status"], row["asks"], row["asked_at"] / 1000, row["changed_at"] / 1000)
+
+
+def _tenant(row: RowMapping) -> TenantKey:
+    return TenantKey(row["org"], row["sandbox"])
