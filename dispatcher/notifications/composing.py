@@ -1,4 +1,4 @@
-"""Turns what is known into messages: who is told what, which contacts are asked to confirm. Pure."""
+"""Turns what is known into messages: who receives what, and which contacts receive a confirmation message. Pure."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -44,7 +44,7 @@ def expiries_of_settings(settings: Settings) -> tuple[Expiry, ...]:
 
 
 def expiries_in(pem: bytes, name: str) -> Iterator[Expiry]:
-    """The certificates in PEM. Nothing if it can't be read: that is reported where it is used."""
+    """The certificates in PEM. Nothing if it can't be read: its user reports that."""
     if b"BEGIN CERTIFICATE" not in pem:
         return
     from cryptography import x509  # takes 7 MB

@@ -79,7 +79,7 @@ class Subject:
     own_failure_at: float | None = None
     expiries: tuple[Expiry, ...] = ()
     has_contacts: bool = True
-    """False: the operator is told instead, for all such tenants in one message."""
+    """False: the operator is notified instead, of all such tenants in one message."""
 
 
 class Memory(msgspec.Struct, array_like=True):
@@ -123,7 +123,7 @@ class News:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What one tenant's contacts are told in one message."""
+    """What one message to a tenant's contacts reports."""
 
     tenant: TenantKey
     news: tuple[News, ...]
@@ -187,7 +187,7 @@ def plan(
 
 
 def _report_fleet(subjects: Sequence[Subject], memories: Mapping[TenantKey, Memory], made: Plan, now: float) -> bool:
-    """Reports changes of many tenants to the operator. Returns True if tenants are not told of trouble."""
+    """Reports changes of many tenants to the operator. Returns True if tenants' trouble is not reported to them."""
     total, memory = len(subjects), made.fleet_memory
     changed = [one for one in subjects if one.state in TROUBLE and _reported(memories, one) not in TROUBLE]
     broken = [one for one in subjects if one.own_failure_at is not None and now - one.own_failure_at < BROKEN_FOR_S]

@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 
 async def count_waiting(settings: Settings) -> Mapping[TenantKey, int] | None:
-    """Events that wait, by tenant. Returns None if the broker doesn't tell."""
+    """Events that wait, by tenant. Returns None if the broker doesn't answer."""
     kafka, counts = settings.kafka, Counter[TenantKey]()
     held = held_topic(kafka.prefix)
 

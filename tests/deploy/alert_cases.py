@@ -423,4 +423,11 @@ CASES: Final[dict[str, Case]] = {
         over=60,
         quiet={"dispatcher_history_store_failures_total": "0x70", "dispatcher_history_lag_records": "9000x70"},
     ),
+    "DispatcherNotificationsFailing": Case(
+        fires={'dispatcher_notifications_total{channel="email",result="retried"}': "0+1x40 40x60"},
+        at=40,
+        over=100,
+        quiet={'dispatcher_notifications_total{channel="email",result="sent"}': "0+5x70"},
+        labels={"channel": "email"},
+    ),
 }

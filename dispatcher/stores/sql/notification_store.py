@@ -272,7 +272,7 @@ class NotificationStore:
             return int((await connection.execute(statement)).scalar_one())
 
     async def add(self, changes: Changes) -> None:
-        """Stores messages that someone asked for.
+        """Stores messages that a person asked for.
 
         Raises:
             StoreUnavailable: nothing was written, or it is unknown whether it was.

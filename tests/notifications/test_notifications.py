@@ -1,0 +1,392 @@
+"""Notifications end to end: a real mail server over TLS and a real HTTPS endpoint receive what is described, once."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from email.message import EmailMessage
+from pathlib import Path
+
+import orjson
+import pytest
+from prometheus_client import REGISTRY
+from standardwebhooks.webhooks import Webhook as Verifier
+
+from dispatcher.config.secrets import Secret
+from dispatcher.contract.history import HistoryOutcome
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.errors import BadLink, NotFound, TooSoon
+from dispatcher.notifications.mail import MailSender, NotSent
+from dispatcher.stores.sql.audit import AuditLog
+from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.migrate import upgrade
+from dispatcher.stores.sql.records import AuditAction, AuditQuery
+from tests.notifications.receivers import USER, Certificates, Endpoint, MailServer, https_endpoint, mail_server
+from tests.notifications.scene import (
+    CONTACT,
+    LUMA,
+    OPERATOR,
+    PUBLIC_URL,
+    SECRET,
+    Scene,
+    open_scene,
+    settings_for,
+    webhook_of,
+)
+
+ATTEMPT, DELIVERED, DEAD, HELD = (
+    HistoryOutcome.ATTEMPT, HistoryOutcome.DELIVERED, HistoryOutcome.DEAD, HistoryOutcome.HELD,
+)  # fmt: skip
+
+
+@pytest.fixture
+async def mail(issued: Certificates) -> AsyncIterator[MailServer]:
+    async with mail_server(issued.server, implicit=False) as server:
+        yield server
+
+
+@pytest.fixture
+async def endpoint(issued: Certificates) -> AsyncIterator[Endpoint]:
+    async with https_endpoint(issued.server) as server:
+        yield server
+
+
+@pytest.fixture
+async def scene(
+    tmp_path: Path, issued: Certificates, mail: MailServer, endpoint: Endpoint, history: Database
+) -> AsyncIterator[Scene]:
+    async with open_scene(settings_for(tmp_path, issued, mail, endpoint), history) as opened:
+        yield opened
+
+
+def body(mail: EmailMessage, kind: str = "plain") -> str:
+    part = mail.get_body((kind,))
+    assert part is not None
+    return str(part.get_content())
+
+
+def link_in(mail: EmailMessage) -> str:
+    found = re.search(rf"{PUBLIC_URL}/notifications/link\?token=(\S+)", body(mail))
+    assert found is not None
+    return found[1]
+
+
+async def confirmed(scene: Scene, mail: MailServer, *addresses: str) -> None:
+    """Contacts confirm by their links; what was received so far is forgotten."""
+    await scene.work()
+    for sent in mail.received:
+        await scene.desk.use(link_in(sent))
+    assert {str(sent["To"]) for sent in mail.received} == set(addresses)
+    mail.received.clear()
+
+
+async def test_a_failing_webhook_is_described_to_its_contact_once(
+    scene: Scene, mail: MailServer, endpoint: Endpoint
+) -> None:
+    scene.webhooks = [webhook_of(LUMA, CONTACT)]
+    await confirmed(scene, mail, CONTACT)
+    scene.waiting = {LUMA: 1234}
+    await scene.happen(DELIVERED, tenant=LUMA)
+    scene.clock.now += 600
+    await scene.happen(ATTEMPT, 19)
+    await scene.work(60)
+    for _ in range(5):
+        await scene.work(60)
+    (sent,) = mail.received
+    assert sent["Subject"] == "Luma order status is failing: nothing arrives"
+    assert (sent["To"], sent["From"].addresses[0].addr_spec) == (CONTACT, "dispatcher@operator.example")
+    assert sent["Auto-Submitted"] == "auto-generated"
+    for kind in ("plain", "html"):
+        text = body(sent, kind)
+        for words in (
+            "luma@AdobeOrg / prod",
+            "1,234",
+            "503, 21 September 2026",
+            "overloaded or being maintained",
+            "Since",
+        ):
+            assert words in text, (kind, words)
+        assert f"{PUBLIC_URL}/webhooks?org=luma%40AdobeOrg" in text.replace("&amp;", "&")
+    assert mail.envelopes[-1].rcpt_tos == [CONTACT]
+    assert mail.sessions == [True] * len(mail.sessions)
+    assert set(mail.logins) == {USER}
+
+    headers, data = endpoint.requests[-1]
+    event = orjson.loads(data)
+    assert event["type"] == "webhook.failing"
+    assert (event["data"]["org"], event["data"]["waiting"]) == (LUMA.org, 1234)
+    assert headers["webhook-id"].startswith("ntf_")
+    signed_at = datetime.fromtimestamp(int(headers["webhook-timestamp"]), UTC)
+    expected = Verifier(SECRET).sign(headers["webhook-id"], signed_at, data.decode())
+    assert headers["webhook-signature"] == expected
+    assert len(endpoint.requests) == 1
+
+    await scene.happen(DELIVERED, 60, every_s=1)
+    await scene.work(90)
+    assert len(mail.received) == 1, "within the hour"
+    await scene.work(3600)
+    assert [one["Subject"] for one in mail.received[1:]] == ["Luma order status has recovered: events arrive again"]
+    reported = [(message.kind, message.status, message.recipient) for message in await scene.desk.recent(orgs=None)]
+    assert reported.count(("notice", "sent", "o•••@luma.example")) == 2
+    assert await scene.desk.recent(orgs=frozenset({"other"})) == []
+
+
+async def test_disabled_is_reported_at_once_and_everything_else_combined(scene: Scene, mail: MailServer) -> None:
+    scene.webhooks = [webhook_of(LUMA, CONTACT)]
+    await confirmed(scene, mail, CONTACT)
+    await scene.happen(ATTEMPT, status=410, reason="http_4xx", verdict="disable_endpoint", detail="answered 410")
+    await scene.happen(DEAD, reason="rejected")
+    await scene.work(1)
+    (sent,) = mail.received
+    assert sent["Subject"] == "Luma order status is disabled: its events wait, and 1 more"
+    assert "asked for no more events" in body(sent)
+    assert "an event is dead" in body(sent)
+    await scene.work(7200)
+    assert len(mail.received) == 1
+
+
+async def test_a_flapping_endpoint_does_not_flood(scene: Scene, mail: MailServer, endpoint: Endpoint) -> None:
+    """Six hours in which the endpoint fails for twenty minutes and works for twenty minutes."""
+    scene.webhooks = [webhook_of(LUMA, CONTACT)]
+    await confirmed(scene, mail, CONTACT)
+    for turn in range(18):
+        await scene.happen(DELIVERED if turn % 2 else ATTEMPT, 40, every_s=10)
+        await scene.work(600)
+        await scene.work(600)
+    assert 1 <= len(mail.received) <= 8
+    assert len(endpoint.requests) == len(mail.received)
+
+
+async def test_addresses_are_used_only_after_they_were_confirmed(scene: Scene, mail: MailServer) -> None:
+    scene.webhooks = [webhook_of(LUMA, CONTACT, "second@luma.example")]
+    await scene.work()
+    assert sorted(str(one["To"]) for one in mail.received) == [CONTACT, "second@luma.example"]
+    assert "Luma order status" in body(mail.received[0])
+    assert "ops" not in link_in(mail.received[0])
+    await scene.happen(ATTEMPT, 20)
+    await scene.work(120)
+    assert [one["To"] for one in mail.received[2:]] == [OPERATOR], "no contact confirmed: the operator is notified"
+    first = next(one for one in mail.received if one["To"] == CONTACT)
+    scene.desk.link(link_in(first))
+    facts = await scene.desk.contacts(scene.webhooks[0].config)
+    assert [one.status for one in facts] == ["asked", "asked"], "looking at a link changes nothing"
+    await scene.desk.use(link_in(first))
+    await scene.desk.use(link_in(first))
+    facts = await scene.desk.contacts(scene.webhooks[0].config)
+    assert [one.status for one in facts] == ["confirmed", "asked"]
+    mail.received.clear()
+    await scene.happen(DELIVERED, 60, every_s=1)
+    await scene.work(3700)
+    assert [one["To"] for one in mail.received] == [CONTACT]
+    await scene.desk.use(link_in(mail.received[0]))  # the link that stops
+    assert [one.status for one in await scene.desk.contacts(scene.webhooks[0].config)] == ["stopped", "asked"]
+    for _ in range(2):
+        scene.clock.now += 90_000
+        await scene.desk.ask_again(scene.webhooks[0].config, "second@luma.example")
+        with pytest.raises(TooSoon, match="within a day"):
+            await scene.desk.ask_again(scene.webhooks[0].config, "second@luma.example")
+    scene.clock.now += 90_000
+    with pytest.raises(TooSoon, match="not answered"):
+        await scene.desk.ask_again(scene.webhooks[0].config, "second@luma.example")
+    with pytest.raises(BadLink):
+        await scene.desk.use("made.up")
+
+
+async def test_tenants_can_not_have_us_write_to_many_addresses(scene: Scene, mail: MailServer) -> None:
+    victim = "victim@elsewhere.example"
+    scene.webhooks = [webhook_of(TenantKey(f"org-{number}", "prod"), victim) for number in range(10)]
+    for turn in range(6):
+        scene.webhooks.append(webhook_of(LUMA, *(f"a{turn}-{number}@elsewhere.example" for number in range(10))))
+        await scene.work(30)
+        scene.webhooks.pop()
+    to = [str(one["To"]) for one in mail.received]
+    assert to.count(victim) == 3
+    assert len(to) - 3 == 20
+
+
+async def test_many_at_once_are_reported_to_the_operator_only(scene: Scene, mail: MailServer) -> None:
+    tenants = [TenantKey(f"org-{number}", "prod") for number in range(12)]
+    scene.webhooks = [webhook_of(tenant, f"c{number}@x.example") for number, tenant in enumerate(tenants)]
+    await confirmed(scene, mail, *(f"c{number}@x.example" for number in range(12)))
+    for tenant in tenants[:4]:
+        await scene.happen(ATTEMPT, 20, tenant)
+    for _ in range(6):
+        await scene.work(120)
+    assert [(one["To"], one["Subject"]) for one in mail.received] == [
+        (OPERATOR, "4 of 12 webhooks are in trouble at once")
+    ]
+
+
+async def test_nothing_is_sent_twice_or_lost_around_a_crash(scene: Scene, mail: MailServer, endpoint: Endpoint) -> None:
+    """A worker that is killed while it sends repeats the message once, with the same Message-ID; never a third time."""
+    scene.webhooks = [webhook_of(LUMA, CONTACT)]
+    await confirmed(scene, mail, CONTACT)
+    await scene.happen(ATTEMPT, status=410, verdict="disable_endpoint")
+    await scene.work(1)
+    assert len(mail.received) == len(endpoint.requests) == 1
+    await scene.desk.send_test(scene.webhooks[0].config, "admin")
+    assert len(await scene.store.claim(10)) == 1, "claimed by a worker that is killed now"
+    assert await scene.work(60) == 0
+    assert await scene.work(600) == 1
+    assert [one["Subject"] for one in mail.received[1:]] == ["A test of notifications"]
+    scene.clock.now += 60
+    await scene.desk.send_test(scene.webhooks[0].config, "admin")
+    await scene.store.claim(10)
+    scene.clock.now += 600
+    await scene.store.claim(10)
+    assert await scene.work(600) == 0
+    newest = (await scene.desk.recent(orgs=None))[0]
+    assert (newest.status, newest.content) == ("unknown", "")
+    assert len(mail.received) == 2
+
+
+async def test_several_workers_send_each_message_once(scene: Scene, mail: MailServer, endpoint: Endpoint) -> None:
+    scene.webhooks = [webhook_of(LUMA, CONTACT)]
+    await confirmed(scene, mail, CONTACT)
+    await scene.happen(ATTEMPT, status=410, verdict="disable_endpoint")
+    await scene.work(1)
+    others = [scene.notifier] + [scene.new_notifier() for _ in range(2)]
+    await scene.happen(DELIVERED, 60, every_s=1)
+    await scene._judge.judge_once(0, scene.clock.now)
+    scene.clock.now += 4000
+    await scene._judge.judge_once(0, scene.clock.now)
+    for other in others[1:]:
+        await other.__aenter__()
+    await asyncio.gather(*(other.plan_once() for other in others))
+    await asyncio.gather(*(other.send_due() for other in others))
+    for other in others[1:]:
+        await other.__aexit__()
+    assert len(mail.received) == len(endpoint.requests) == 2
+
+
+async def test_what_is_refused_is_tried_again_until_a_day_has_passed(
+    scene: Scene, mail: MailServer, endpoint: Endpoint
+) -> None:
+    scene.webhooks = [webhook_of(LUMA, CONTACT)]
+    await confirmed(scene, mail, CONTACT)
+    mail.answers[:] = ["451 later", "452 full"]
+    endpoint.statuses[:] = [503, 500]
+    await scene.happen(ATTEMPT, status=410, verdict="disable_endpoint")
+    await scene.work(1)
+    assert mail.received == endpoint.requests == []
+    waiting = [one for one in await scene.desk.recent(orgs=None) if one.status == "waiting"]
+    assert {(one.channel, one.tries) for one in waiting} == {("email", 1), ("webhook", 1)}
+    assert any("451" in one.problem for one in waiting)
+    await scene.work(130)
+    await scene.work(700)
+    assert len(mail.received) == len(endpoint.requests) == 1
+    mail.refused.add(CONTACT)
+    before = REGISTRY.get_sample_value("dispatcher_notifications_total", {"channel": "email", "result": "failed"})
+    await scene.desk.send_test(scene.webhooks[0].config, "admin")
+    await scene.work(1)
+    after = REGISTRY.get_sample_value("dispatcher_notifications_total", {"channel": "email", "result": "failed"})
+    assert (after or 0) - (before or 0) == 1
+    assert (await scene.desk.recent(orgs=None))[0].status == "failed"
+
+
+async def test_tests_are_limited_and_reach_the_operator(scene: Scene, mail: MailServer, endpoint: Endpoint) -> None:
+    scene.webhooks = [webhook_of(LUMA, CONTACT)]
+    with pytest.raises(NotFound, match="confirmed"):
+        await scene.desk.send_test(scene.webhooks[0].config, "admin")
+    assert await scene.desk.send_test(None, "the\r\nadmin") == 2
+    with pytest.raises(TooSoon, match="minute"):
+        await scene.desk.send_test(None, "admin")
+    await scene.work()
+    assert "the admin sent this test" in body(next(one for one in mail.received if one["To"] == OPERATOR))
+    assert orjson.loads(endpoint.requests[0][1])["type"] == "dispatcher.test"
+    for _ in range(4):
+        scene.clock.now += 61
+        await scene.desk.send_test(None, "admin")
+    scene.clock.now += 61
+    with pytest.raises(TooSoon, match="hour"):
+        await scene.desk.send_test(None, "admin")
+
+
+async def test_names_can_not_break_out_of_headers_or_markup(scene: Scene, mail: MailServer) -> None:
+    evil = "<script>alert(1)</script>\r\nBcc: x@evil.example\u2028" + "x" * 150
+    scene.webhooks = [webhook_of(LUMA, CONTACT, name=evil)]
+    await confirmed(scene, mail, CONTACT)
+    await scene.happen(ATTEMPT, status=410, verdict="disable_endpoint", detail="<img src=x>\nanswered 410")
+    await scene.work(1)
+    (sent,) = mail.received
+    assert sent["Bcc"] is None
+    assert mail.envelopes[-1].rcpt_tos == [CONTACT]
+    assert len(sent["Subject"]) <= 150
+    assert "<script>" not in body(sent, "html")
+    assert "<img" not in body(sent, "html")
+    assert all(len(line) < 998 for line in sent.as_bytes().splitlines())
+
+
+async def test_what_was_sent_is_in_the_audit(
+    tmp_path: Path, issued: Certificates, mail: MailServer, history: Database
+) -> None:
+    url = Secret(f"sqlite+aiosqlite:///{tmp_path / 'webhooks.db'}".encode())
+    await upgrade(url)
+    database = Database(url)
+    audit = AuditLog(database)
+    async with open_scene(settings_for(tmp_path, issued, mail, None), history, audit) as scene:
+        scene.webhooks = [webhook_of(LUMA, CONTACT)]
+        await confirmed(scene, mail, CONTACT)
+        await scene.happen(ATTEMPT, status=410, verdict="disable_endpoint")
+        await scene.work(1)
+        entries = await audit.search(AuditQuery(), orgs=frozenset({LUMA.org}))
+    await database.close()
+    assert [(one.action, one.changes.get("kind")) for one in reversed(entries)] == [
+        (AuditAction.NOTIFY, "confirm"), (AuditAction.CONTACT, None), (AuditAction.NOTIFY, "notice"),
+    ]  # fmt: skip
+    assert CONTACT not in str(entries)
+
+
+@pytest.mark.parametrize("security", ["starttls", "tls"])
+async def test_mail_goes_only_over_verified_tls(tmp_path: Path, issued: Certificates, security: str) -> None:
+    async with mail_server(issued.server, implicit=security == "tls") as server:
+        mail = EmailMessage()
+        mail["From"], mail["To"], mail["Subject"] = "a@b.example", CONTACT, "x"
+        mail.set_content("x")
+
+        def sender(**more: object) -> MailSender:
+            settings = settings_for(tmp_path, issued, server, None, smtp={"security": security} | more)
+            assert settings.notifications.smtp is not None
+            return MailSender(settings.notifications.smtp)
+
+        await sender().send(mail)
+        assert (len(server.received), server.sessions) == (1, [True])
+        (tmp_path / "wrong").write_text("wrong")
+        for more, words in (
+            ({"ca": None}, "certificate"),
+            ({"password": {"file": "wrong"}}, "user name|username"),
+            ({"ca": tmp_path / "missing"}, "No such file"),
+        ):
+            with pytest.raises(NotSent, match=f"(?i){words}") as refused:
+                await sender(**more).send(mail)
+            assert not refused.value.is_final
+        assert len(server.received) == 1
+        rotating = sender()
+        (tmp_path / "mail").write_text("rotated")
+        with pytest.raises(NotSent, match="password"):
+            await rotating.send(mail)
+    with pytest.raises(NotSent):
+        await rotating.send(mail)
+
+
+async def test_a_mail_server_that_hangs_is_left_after_the_timeout(tmp_path: Path, issued: Certificates) -> None:
+    async with mail_server(issued.server, implicit=False) as server:
+        server.hold = asyncio.Event()
+        settings = settings_for(tmp_path, issued, server, None, smtp={"timeout": "1s"})
+        assert settings.notifications.smtp is not None
+        mail = EmailMessage()
+        mail["From"], mail["To"] = "a@b.example", CONTACT
+        mail.set_content("x")
+        with pytest.raises(NotSent, match=r"within 1 s|[Tt]imed out"):
+            await MailSender(settings.notifications.smtp).send(mail)
+        server.hold.set()
+
+
+def test_settings_that_would_send_a_password_in_clear_are_refused(tmp_path: Path, issued: Certificates) -> None:
+    server = MailServer(port=25)
+    with pytest.raises(ValueError, match="clear text"):
+        settings_for(tmp_path, issued, server, None, smtp={"security": "none", "host": "mail.example"})
+    with pytest.raises(ValueError, match="belong together"):
+        settings_for(tmp_path, issued, server, None, smtp={"password": None})
+    with pytest.raises(ValueError, match="10 items"):
+        webhook_of(LUMA, *(f"a{number}@x.example" for number in range(11)))

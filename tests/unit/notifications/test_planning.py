@@ -1,0 +1,196 @@
+"""What is reported when: at once, combined, held back; under every sequence of states never too often."""
+
+from collections import defaultdict
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dispatcher.contract.fleet_state import FleetState
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.notifications.planning import (
+    DAY_S,
+    Expiry,
+    FleetMemory,
+    Memory,
+    News,
+    NewsKind,
+    Pace,
+    Subject,
+    decode_fleet_memory,
+    decode_memory,
+    encode_memory,
+    plan,
+)
+
+NOW = 1_790_000_000.0
+LUMA = TenantKey("luma", "prod")
+ACTIVE, UNSTABLE, FAILING, DISABLED = (
+    FleetState.ACTIVE, FleetState.UNSTABLE, FleetState.FAILING, FleetState.DISABLED,
+)  # fmt: skip
+
+
+class Fleet:
+    """Plans again and again, and keeps what is remembered as the store does."""
+
+    def __init__(self, others: int = 20) -> None:
+        self.now = NOW
+        self.memories: dict[TenantKey, Memory] = {}
+        self.fleet = FleetMemory()
+        self.sent: list[tuple[float, TenantKey, tuple[News, ...]]] = []
+        self.to_operator: list[tuple[float, News]] = []
+        self.others = [Subject(TenantKey(f"other-{number}", "prod"), ACTIVE, NOW) for number in range(others)]
+
+    def step(self, *subjects: Subject, after_s: float = 30, own: tuple[Expiry, ...] = ()) -> list[NewsKind]:
+        """Plans once, and returns what Luma is reported."""
+        self.now += after_s
+        named = {one.tenant for one in subjects}
+        everyone = [*subjects, *(one for one in self.others if one.tenant not in named)]
+        made = plan(everyone, self.memories, self.fleet, self.now, own=own)
+        self.memories |= {key: decode_memory(encode_memory(one)) for key, one in made.memories.items()}
+        self.fleet = decode_fleet_memory(encode_memory(made.fleet_memory))
+        self.sent += [(self.now, notice.tenant, notice.news) for notice in made.notices]
+        self.to_operator += [(self.now, news) for news in made.fleet]
+        return [news.kind for notice in made.notices if notice.tenant == LUMA for news in notice.news]
+
+
+def luma(state: FleetState, since: float, **more: object) -> Subject:
+    return Subject(LUMA, state, since, **more)  # type: ignore[arg-type]
+
+
+def test_disabled_is_reported_at_once_and_once() -> None:
+    fleet = Fleet()
+    assert fleet.step(luma(DISABLED, NOW)) == [NewsKind.DISABLED]
+    assert fleet.step(luma(DISABLED, NOW)) == []
+    assert fleet.step(luma(DISABLED, NOW), after_s=DAY_S) == []
+    assert fleet.step(luma(ACTIVE, fleet.now), after_s=400) == [NewsKind.RECOVERED]
+
+
+def test_a_state_has_to_last() -> None:
+    fleet = Fleet()
+    for _ in range(9):
+        assert fleet.step(luma(FAILING, NOW)) == []
+    assert fleet.step(luma(FAILING, NOW)) == [NewsKind.FAILING]
+    assert fleet.step(luma(UNSTABLE, NOW + 290)) == []
+    assert fleet.step(luma(FleetState.UNKNOWN, fleet.now)) == []
+    assert fleet.step(luma(FleetState.PAUSED, fleet.now), after_s=7200) == []
+
+
+def test_news_are_combined_and_not_sent_within_the_hour() -> None:
+    fleet = Fleet()
+    assert fleet.step(luma(FAILING, NOW - 400)) == [NewsKind.FAILING]
+    assert fleet.step(luma(FAILING, NOW - 400, dead_at=NOW + 60), after_s=600) == []
+    recovered = luma(ACTIVE, NOW + 700, dead_at=NOW + 60)
+    assert fleet.step(recovered, after_s=2000) == []
+    assert fleet.step(recovered, after_s=1000) == [NewsKind.RECOVERED, NewsKind.FIRST_DEAD]
+    assert fleet.step(recovered, after_s=4000) == []
+
+
+def test_only_the_first_dead_event_of_a_day_is_reported() -> None:
+    fleet = Fleet()
+    assert fleet.step(luma(ACTIVE, NOW, dead_at=NOW)) == [NewsKind.FIRST_DEAD]
+    for hour in range(1, 40):
+        assert fleet.step(luma(ACTIVE, NOW, dead_at=NOW + hour * 3600), after_s=3600) == []
+    assert fleet.step(luma(ACTIVE, NOW, dead_at=fleet.now + 2 * DAY_S), after_s=2 * DAY_S) == [NewsKind.FIRST_DEAD]
+    assert Fleet().step(luma(ACTIVE, NOW, dead_at=NOW - 3 * DAY_S)) == [], "long ago, at the first start"
+
+
+def test_an_expiry_is_reported_three_times_and_a_new_certificate_anew() -> None:
+    fleet, at = Fleet(), NOW + 20 * DAY_S
+    reported = []
+    for day in range(25):
+        expiries = (Expiry("the client certificate", "k1", at),)
+        reported += [day + 1 for _ in fleet.step(luma(ACTIVE, NOW, expiries=expiries), after_s=DAY_S)]
+    assert reported == [6, 17, 20]
+    renewed = (Expiry("the client certificate", "k2", fleet.now + 10 * DAY_S),)
+    assert fleet.step(luma(ACTIVE, NOW, expiries=renewed)) == [NewsKind.EXPIRING]
+    assert fleet.memories[LUMA].expiries == ["k2 0"]
+    assert fleet.step(luma(ACTIVE, NOW), own=renewed) == []
+    assert [news.kind for _, news in fleet.to_operator] == [NewsKind.EXPIRING]
+    fleet.step(luma(ACTIVE, NOW), own=renewed)
+    assert len(fleet.to_operator) == 1
+
+
+def test_if_many_change_together_only_the_operator_is_reported() -> None:
+    fleet = Fleet(others=40)
+    ill = [Subject(one.tenant, FAILING, NOW) for one in fleet.others[:4]]
+    assert fleet.step(luma(DISABLED, NOW), *ill) == []
+    assert fleet.sent == []
+    assert [(news.kind, news.count, news.total) for _, news in fleet.to_operator] == [(NewsKind.MASS, 5, 41)]
+    for _ in range(20):
+        fleet.step(luma(DISABLED, NOW), *ill, after_s=600)
+    assert len(fleet.to_operator) == 1
+    assert fleet.sent == []
+    fleet.step(luma(ACTIVE, fleet.now), after_s=600)
+    assert fleet.sent == [], "nothing was reported, so nothing has recovered"
+    assert fleet.step(luma(FAILING, fleet.now - 300)) == [NewsKind.FAILING], "one alone is reported"
+
+
+def test_two_of_five_are_not_many() -> None:
+    fleet = Fleet(others=4)
+    fleet.step(luma(DISABLED, NOW), Subject(fleet.others[0].tenant, DISABLED, NOW))
+    assert len(fleet.sent) == 2
+    assert fleet.to_operator == []
+
+
+def test_if_our_own_way_out_is_broken_only_the_operator_is_reported() -> None:
+    fleet = Fleet(others=40)
+    ill = [Subject(one.tenant, ACTIVE, NOW, own_failure_at=NOW) for one in fleet.others[:5]]
+    assert fleet.step(luma(FAILING, NOW - 900), *ill) == []
+    assert [news.kind for _, news in fleet.to_operator] == [NewsKind.BROKEN]
+    assert fleet.step(luma(FAILING, NOW - 900), *ill, after_s=900) == [NewsKind.FAILING]
+
+
+def test_many_webhooks_without_contacts_make_few_messages_to_the_operator() -> None:
+    fleet = Fleet(others=100)
+    for turn in range(40):
+        subjects = [
+            Subject(one.tenant, FAILING if number <= turn // 5 else ACTIVE, NOW, has_contacts=False)
+            for number, one in enumerate(fleet.others)
+        ]
+        fleet.step(*subjects)
+    times = {at for at, _, _ in fleet.sent}
+    assert len(fleet.sent) == 8
+    assert all(second - first >= 300 for first, second in zip(sorted(times), sorted(times)[1:], strict=False))
+
+
+def test_a_webhook_that_is_reported_often_is_reported_less() -> None:
+    fleet = Fleet()
+    for turn in range(96):
+        state = FAILING if turn % 2 == 0 else UNSTABLE
+        fleet.step(luma(state, fleet.now - 400), after_s=900)
+    assert len(fleet.sent) <= 4 + 4
+
+
+states = st.sampled_from([*FleetState, FAILING, ACTIVE, DISABLED])
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(states, st.floats(10, 4000), st.booleans()), min_size=1, max_size=120))
+def test_under_every_sequence_nothing_is_sent_too_often(steps: list[tuple[FleetState, float, bool]]) -> None:
+    """At most one message an hour, except that disabled is reported at once; and what recovered was in trouble."""
+    fleet, state, since, dead_at = Fleet(), ACTIVE, NOW, 0.0
+    for next_state, after_s, dies in steps:
+        if next_state is not state:
+            state, since = next_state, fleet.now + after_s
+        dead_at = fleet.now if dies else dead_at
+        fleet.step(luma(state, since, dead_at=dead_at or None), after_s=after_s)
+    by_kind: defaultdict[bool, list[float]] = defaultdict(list)
+    reported = ACTIVE
+    for at, _, news in fleet.sent:
+        kinds = {one.kind for one in news}
+        by_kind[NewsKind.DISABLED in kinds].append(at)
+        assert len(kinds) == len(news), "nothing twice in a message"
+        if NewsKind.RECOVERED in kinds:
+            assert reported is not ACTIVE
+            reported = ACTIVE
+        for kind, meant in ((NewsKind.FAILING, FAILING), (NewsKind.UNSTABLE, UNSTABLE), (NewsKind.DISABLED, DISABLED)):
+            if kind in kinds:
+                assert reported is not meant
+                reported = meant
+    for times in by_kind.values():
+        assert all(second - first >= Pace().every_s for first, second in zip(times, times[1:], strict=False))
+
+
+def test_bytes_of_another_version_are_an_empty_memory() -> None:
+    assert decode_memory(b"\xc1") == Memory()
+    assert decode_fleet_memory(b"x") == FleetMemory()
