@@ -10,7 +10,7 @@ from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from aiokafka.conn import AIOKafkaConnection, CloseReason
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import BrokerResponseError, KafkaConnectionError, kafka_errors
 
 from dispatcher.kafka import reconnecting, unreadable_records
 
@@ -18,10 +18,19 @@ Parameters = ParamSpec("Parameters")
 Answer = TypeVar("Answer")
 
 
+class InvalidRecordError(BrokerResponseError):  # type: ignore[misc]  # aiokafka has no types
+    """Error 87, which aiokafka doesn't know and would name UnknownError."""
+
+    errno = 87
+    message = "INVALID_RECORD"
+    description = "The broker refused the record: a compacted topic takes none without a key."
+
+
 def apply() -> None:
     """Patches both of aiokafka's write methods to report a closed transport like any lost connection."""
     AIOKafkaConnection.send = _reporting_lost_connections(AIOKafkaConnection.send)
     AIOKafkaConnection._send_sasl_token = _reporting_lost_connections(AIOKafkaConnection._send_sasl_token)  # noqa: SLF001
+    kafka_errors[InvalidRecordError.errno] = InvalidRecordError
     reconnecting.apply()
     unreadable_records.apply(reconnecting.problems_of)
 

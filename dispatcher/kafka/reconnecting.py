@@ -8,6 +8,7 @@ Patches, applied once by `aiokafka_patches`:
   raises the refusal, but never starts the heartbeat again: the member would be dead until a restart.
 - A topic that may not be read pauses its own partitions for 5 s and is reported. aiokafka raises an error for each
   partition, one a poll, which keeps the other topics waiting, and repeats the errors long after the permission is back.
+- A write that a topic refuses for now (too few replicas in sync, a failed disk) is reported while aiokafka repeats it.
 - An OAUTHBEARER error message of the broker counts as a refusal (RFC 7628, section 3.2.2); aiokafka ignores it.
 """
 
@@ -23,6 +24,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import AIOKafkaConnection, OAuthAuthenticator, create_conn
 from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.producer.sender import SendProduceReqHandler
 from aiokafka.protocol.metadata import MetadataRequest
 
 from dispatcher.contract.kafka_problems import KafkaReason
@@ -35,6 +37,8 @@ log = structlog.get_logger(__name__)
 BOOTSTRAP_AGAIN_S: Final = 30.0
 """No known broker answers for so long: they may be at new addresses."""
 DENIED_PAUSE_S: Final = 5.0
+REPEATED_WRITE_S: Final = 60.0
+"""A repeated write stays a problem for so long after the last refusal."""
 LEAST_ATTEMPT_S: Final = 1.0
 _SOURCE: Final = "bootstrap"
 
@@ -49,6 +53,7 @@ def apply() -> None:
     for name in ("_heartbeat_routine", "_commit_refresh_routine"):
         setattr(GroupCoordinator, name, _joining_again(getattr(GroupCoordinator, name)))
     Fetcher._set_error = _pausing_denied_partitions(Fetcher._set_error)  # noqa: SLF001
+    SendProduceReqHandler._can_retry = _reporting_repeated_writes(SendProduceReqHandler._can_retry)  # noqa: SLF001
     OAuthAuthenticator.step = _raising_refusals(OAuthAuthenticator.step)
 
 
@@ -197,6 +202,27 @@ def _pausing_denied_partitions(set_error: Callable[..., None]) -> Callable[..., 
             asyncio.get_running_loop().call_later(DENIED_PAUSE_S, state.resume)
 
     return patched
+
+
+def _reporting_repeated_writes(can_retry: Callable[..., bool]) -> Callable[..., bool]:
+    @wraps(can_retry)
+    def patched(handler: Any, error: BaseException, batch: Any) -> bool:
+        is_repeated = can_retry(handler, error, batch)
+        problems = problems_of(handler._client)  # noqa: SLF001
+        if is_repeated and problems is not None and _is_refused_for_now(error):
+            topic = batch.tp.topic
+            detail = f"topic {topic} accepts no records now: {type(error).__name__}"
+            problems.report(KafkaReason.WRITE_REFUSED, detail, source=topic, lasts_s=REPEATED_WRITE_S)
+        return is_repeated
+
+    return patched
+
+
+def _is_refused_for_now(error: BaseException) -> bool:
+    """Returns False for errors that only show a new leader: the client finds it by itself."""
+    if isinstance(error, kafka_errors.KafkaStorageError):
+        return True
+    return isinstance(error, kafka_errors.BrokerResponseError) and not error.invalid_metadata
 
 
 def _raising_refusals(step: Method) -> Method:

@@ -98,6 +98,6 @@ def _config_messages(plan: TopicPlan, topic: FoundTopic, config: Mapping[str, st
     insync = config_number(config, "min.insync.replicas")
     if insync > topic.replication > 0:
         yield (
-            f"min.insync.replicas is {insync}, and it has {topic.replication} replicas: every write is refused; "
-            "add replicas or lower min.insync.replicas"
+            f"min.insync.replicas is {insync}, and it has {topic.replication} replicas: brokers before Kafka 4 refuse "
+            "every write; add replicas or lower min.insync.replicas"
         )

@@ -1,4 +1,7 @@
-"""Ways in which an endpoint can be bad, for `Receiver.behave`. None accepts, but where it says so."""
+"""Ways in which an endpoint can be bad, for `Receiver.behave`. Only those accept that say so.
+
+A 2xx status line with complete headers accepts the event, however badly the body ends.
+"""
 
 import asyncio
 from contextlib import suppress
@@ -14,9 +17,19 @@ async def reset_before_the_answer(request: web.Request, _receiver: Receiver) -> 
     return web.Response()
 
 
-async def reset_mid_body(request: web.Request, _receiver: Receiver) -> web.StreamResponse:
-    """Promises a hundred bytes, sends ten."""
-    response = web.StreamResponse(headers={"content-length": "100"})
+async def reset_mid_body(request: web.Request, receiver: Receiver) -> web.StreamResponse:
+    """Accepts with 200, promises a hundred bytes, sends ten."""
+    receiver.accept(request)
+    return await _cut_body(request, 200)
+
+
+async def reset_mid_error_body(request: web.Request, _receiver: Receiver) -> web.StreamResponse:
+    """Answers 503, promises a hundred bytes, sends ten."""
+    return await _cut_body(request, 503)
+
+
+async def _cut_body(request: web.Request, status: int) -> web.StreamResponse:
+    response = web.StreamResponse(status=status, headers={"content-length": "100"})
     await response.prepare(request)
     await response.write(b"0123456789")
     _abort(request)
@@ -29,8 +42,9 @@ async def never_answer(_request: web.Request, _receiver: Receiver) -> web.Stream
     return web.Response()
 
 
-async def a_byte_a_second(request: web.Request, _receiver: Receiver) -> web.StreamResponse:
-    """Status and headers at once, then a body that trickles."""
+async def a_byte_a_second(request: web.Request, receiver: Receiver) -> web.StreamResponse:
+    """Accepts with 200 and headers at once, then sends a body that trickles past the deadline."""
+    receiver.accept(request)
     response = web.StreamResponse(headers={"content-length": "60"})
     await response.prepare(request)
     with suppress(OSError, asyncio.CancelledError):

@@ -13,7 +13,7 @@ async def test_a_load_with_failures_leaves_no_socket_behind(scene: Stage) -> Non
     everybody = tenants(8)
     scene.mount([scene.webhook(tenant) for tenant in everybody])
     for number, tenant in enumerate(everybody):
-        failing = (status(503), bad.reset_mid_body, slowly(0.05))[number % 3]
+        failing = (status(503), bad.reset_mid_error_body, slowly(0.05))[number % 3]
         scene.receiver.behave(f"/{tenant.org}", failing if number % 3 == 2 else bad.now_and_then(failing))
     after: list[Left] = []
     async with scene.dispatcher(delivery={"lane_start": 4, "lane_max": 4}) as dispatcher:

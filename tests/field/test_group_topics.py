@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 from aiohttp import web
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 
 from dispatcher.config.loader import load_settings
 from dispatcher.kafka.former_topics import find_and_claim_former_topics, find_former_topics
@@ -116,25 +116,16 @@ async def test_an_upgrade_that_is_killed_before_it_reads_the_former_topics_goes_
     async with AIOKafkaProducer(bootstrap_servers=scene.bootstrap_servers) as producer:
         await producer.send_and_wait(former, event(tenant, "parked"), partition=1)
     scene.expected[webhook_id_of(tenant, "parked")] = tenant
-    await _commit(scene, scene.group_id, TopicPartition(scene.topic, 0))
+    await topics.commit(scene.bootstrap_servers, scene.group_id, TopicPartition(scene.topic, 0), 0)
     async with scene.dispatcher() as dispatcher:
         settings = load_settings(dispatcher.path, {})
         found = await find_and_claim_former_topics(settings)  # at the start that is killed
         assert found.unread == {former: 1}
-        await _commit(scene, f"{scene.group_id}.retry", TopicPartition(retry_topics(scene.prefix, TIERS)[0], 0))
+        own = TopicPartition(retry_topics(scene.prefix, TIERS)[0], 0)
+        await topics.commit(scene.bootstrap_servers, f"{scene.group_id}.retry", own, 0)
         assert (await find_former_topics(settings)).unread == {former: 1}
         dispatcher.start()
         await scene.all_accepted(dispatcher)
-
-
-async def _commit(scene: Stage, group: str, tp: TopicPartition) -> None:
-    consumer = AIOKafkaConsumer(bootstrap_servers=scene.bootstrap_servers, group_id=group, enable_auto_commit=False)
-    await consumer.start()
-    try:
-        consumer.assign([tp])
-        await consumer.commit({tp: 0})
-    finally:
-        await consumer.stop()
 
 
 @pytest.mark.all_faults

@@ -118,3 +118,14 @@ async def _reader(bootstrap_servers: str) -> AsyncIterator[AIOKafkaConsumer]:
         yield consumer
     finally:
         await consumer.stop()
+
+
+async def commit(bootstrap_servers: str, group: str, tp: TopicPartition, offset: int) -> None:
+    """Commits an offset for a group without members."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers, group_id=group, enable_auto_commit=False)
+    await consumer.start()
+    try:
+        consumer.assign([tp])
+        await consumer.commit({tp: offset})
+    finally:
+        await consumer.stop()

@@ -8,7 +8,7 @@ from collections import Counter
 import trustme
 from aiohttp import web
 
-from tests.faults.behaviours import garbage, never_answer, reset_before_the_answer, reset_mid_body
+from tests.faults.behaviours import garbage, never_answer, reset_before_the_answer, reset_mid_error_body
 from tests.integration.harness import Behaviour, Receiver, status
 
 
@@ -89,7 +89,7 @@ FAILING: dict[str, Behaviour] = {
     "echo-header": echo_as_a_broken_header,
     "garbage": garbage,
     "reset": reset_before_the_answer,
-    "reset-mid": reset_mid_body,
+    "reset-mid": reset_mid_error_body,
     "timeout": never_answer,
 }
 """Endpoints that never accept, by the end of their path."""
