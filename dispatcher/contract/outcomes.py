@@ -158,6 +158,9 @@ class Phases:
 
 
 NO_PHASES: Final = Phases()
+NO_PUBLIC_ADDRESS: Final = "has no public address: correct the name, or its records in DNS"
+"""End of the detail for a name that doesn't exist and for one that resolves to a denied address. Tenants must not see
+the difference: they could list the names of the operator's network."""
 
 
 @slots_dataclass
@@ -186,3 +189,14 @@ class Attempt:
         """The kept body as text; control characters, but for line breaks and tabs, are replaced."""
         text = self.body.decode(errors="replace")
         return "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)
+
+
+def shown_to_tenants(attempt: Attempt) -> Attempt:
+    """Returns the attempt as tenants may see it: without a hint whether a name of the operator's network exists.
+
+    A name that doesn't exist and one that resolves to a denied address become equal. Operators see the difference in
+    metrics and logs.
+    """
+    if attempt.failure is None or not attempt.detail.endswith(NO_PUBLIC_ADDRESS):
+        return attempt
+    return Attempt(0.0, failure=FailureReason.DNS, detail=attempt.detail)  # the time would show a cached answer

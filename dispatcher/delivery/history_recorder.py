@@ -23,13 +23,13 @@ from dispatcher.contract.history import (
     RecipientHasher,
     bucket_of,
 )
-from dispatcher.contract.outcomes import HELD_REASONS, Attempt, DeadReason, ParkReason, SkipReason
+from dispatcher.contract.outcomes import HELD_REASONS, Attempt, DeadReason, ParkReason, SkipReason, shown_to_tenants
 from dispatcher.contract.recipient import recipient_of
 from dispatcher.contract.records import Origin
 from dispatcher.contract.redaction import in_text
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.pending_delivery import PendingDelivery
-from dispatcher.delivery.verdicts import Judgement, Verdict, reason_of
+from dispatcher.delivery.verdicts import Judgement, Verdict, judge, reason_of
 from dispatcher.telemetry import metrics
 
 MAX_BUFFERED: Final = 20_000
@@ -43,6 +43,10 @@ _MINUTE_MS: Final = 60_000
 
 _TOKEN: Final = re.compile(r"\beyJ[\w-]{5,}(\.[\w-]*)*|(?<=\bbearer )\S+", re.IGNORECASE)
 """A JWT, whole or cut off, or whatever follows Bearer: an endpoint that echoes our headers echoes it."""
+_HEADER_VALUE: Final = re.compile(
+    r"-?[0-9.]{1,40}|[A-Za-z]{3,9},? [0-9A-Za-z: -]{10,24}( GMT)?|disable|abort-message", re.IGNORECASE
+)
+"""Seconds, a date (RFC 9110, section 5.6.7), or a wish of the endpoint."""
 _SHORTEST_SECRET: Final = 6
 _NO_IDS: Final = EventIds()
 
@@ -82,6 +86,9 @@ class HistoryRecorder:
         """Records one POST; the entry of the one that delivers is the event's outcome too."""
         ids, origin, tenant = pending.ids or _NO_IDS, pending.origin, pending.tenant
         is_delivered = judgement.verdict is Verdict.DELIVERED
+        shown = shown_to_tenants(attempt)
+        if shown is not attempt:
+            attempt, judgement = shown, judge(shown)
         entry = HistoryEntry(
             int(self._clock() * 1000),
             HistoryOutcome.DELIVERED if is_delivered else HistoryOutcome.ATTEMPT,
@@ -232,8 +239,13 @@ class HistoryRecorder:
 
 
 def _headers(attempt: Attempt) -> dict[str, str] | None:
+    """Returns the deciding headers of the answer. A value in another form may echo a secret and is not kept."""
     found = {"retry-after": attempt.retry_after, "webhook-delivery": attempt.webhook_delivery}
-    return {name: value[:MAX_ID] for name, value in found.items() if value} or None
+    return {
+        name: value.strip() if _HEADER_VALUE.fullmatch(value.strip()) else "(not readable)"
+        for name, value in found.items()
+        if value
+    } or None
 
 
 def _masked(answer: str, headers: Iterable[str]) -> str:

@@ -30,6 +30,10 @@ class DnsError(Exception):
     """No address of the name was found; the message says why."""
 
 
+class NameNotFound(DnsError):
+    """A DNS server answered that the name, or an address of it, does not exist."""
+
+
 class ServerUnreachable(DnsError):
     """No packet could be exchanged with any DNS server: the operator's side failed, not the name."""
 
@@ -82,7 +86,7 @@ async def first_good(one: "asyncio.Future[list[str]]", other: "asyncio.Future[li
     for task in (one, other):
         if task.done():
             task.result()
-    raise DnsError("the name has no address")
+    raise NameNotFound("the name has no address")
 
 
 def _found(task: "asyncio.Future[list[str]]") -> list[str]:
@@ -94,7 +98,7 @@ async def _addresses(host: str, kind: int, servers: Sequence[tuple[str, int]]) -
     for _ in range(_MAX_CNAMES + 1):
         answer = await _ask_in_turn(name, kind, servers)
         if answer.rcode == 3:
-            raise DnsError("the name does not exist")
+            raise NameNotFound("the name does not exist")
         if answer.addresses or answer.alias is None:
             return answer.addresses
         name = answer.alias

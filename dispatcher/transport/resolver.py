@@ -10,10 +10,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Self
+from typing import Final, Self
+
+import structlog
 
 from dispatcher.config.settings import EgressSettings
-from dispatcher.contract.outcomes import FailureReason
+from dispatcher.contract.outcomes import NO_PUBLIC_ADDRESS, FailureReason
 from dispatcher.transport import dns
 from dispatcher.transport.egress import EgressGuard, literal, nameserver
 from dispatcher.transport.failures import TransportError, clip, is_local, local_failure
@@ -34,6 +36,15 @@ _SLOW_ANSWER_S = 1.0
 _THREADS = 64
 """`getaddrinfo` blocks its thread for as long as a dead DNS server takes. In a separate pool it can't block the few
 threads of the default executor (uvloop: four), which would stop every tenant."""
+
+
+_NOT_FOUND: Final = frozenset({socket.EAI_NONAME, socket.EAI_NODATA})
+"""The resolver answered that the name, or an address of it, does not exist."""
+MAX_REPORTED: Final = 1_000
+"""Hosts whose denied address is logged within `REPORT_EVERY_S`; further ones are counted in the metrics only."""
+REPORT_EVERY_S: Final = 600.0
+
+log = structlog.get_logger(__name__)
 
 
 class ResolvedAddresses:
@@ -67,6 +78,7 @@ class Resolver:
         self._answers: OrderedDict[str, ResolvedAddresses] = OrderedDict()
         self._under_way: dict[str, asyncio.Task[tuple[str, ...]]] = {}
         self._next_refresh = 0.0
+        self._reported_at: OrderedDict[str, float] = OrderedDict()
         self._threads: ThreadPoolExecutor | None = None
 
     async def __aenter__(self) -> Self:
@@ -97,15 +109,25 @@ class Resolver:
 
         Raises:
             TransportError: DNS, LOCAL, URL_DENIED, or EGRESS_DENIED if the guard refuses the host or *any* of its
-                addresses.
+                addresses. The text for a denied address is the same as for a name that doesn't exist; the log has more.
         """
         self.check(scheme, host, port)
         addresses = await self.lookup(host)
         for address in addresses:
             problem = self._guard.problem_of_address(host, address, port)
             if problem:
-                raise TransportError(FailureReason.EGRESS_DENIED, clip(problem))
+                self._report(host, problem)
+                raise TransportError(FailureReason.EGRESS_DENIED, _no_public_address(host))
         return addresses[:MAX_ADDRESSES]
+
+    def _report(self, host: str, problem: str) -> None:
+        """Logs a denied address for the operator, once in ten minutes for each host."""
+        now, reported = self._clock(), self._reported_at
+        while reported and next(iter(reported.values())) <= now - REPORT_EVERY_S:
+            reported.popitem(last=False)
+        if host not in reported and len(reported) < MAX_REPORTED:
+            reported[host] = now
+            log.warning("a host resolves to a denied address: nothing is sent there", host=host, why=clip(problem))
 
     def watch(self, host: str) -> ResolvedAddresses | None:
         """Returns the last answer for a host, and looks it up again in the background if it is old.
@@ -166,7 +188,9 @@ class Resolver:
         except (dns.DnsError, OSError, UnicodeError) as error:
             raise _dns_failure(host, error) from error
         addresses = tuple(dict.fromkeys(found))
-        if not addresses or len(addresses) > MAX_ANSWERED:
+        if not addresses:
+            raise TransportError(FailureReason.DNS, _no_public_address(host))
+        if len(addresses) > MAX_ANSWERED:
             raise TransportError(
                 FailureReason.DNS, clip(f"{host}: {len(addresses)} addresses, want 1 to {MAX_ANSWERED}")
             )
@@ -184,6 +208,10 @@ class Resolver:
         return await dns.first_good(both, four)
 
 
+def _no_public_address(host: str) -> str:
+    return f"{clip(host[:100])} {NO_PUBLIC_ADDRESS}"
+
+
 def _dns_failure(host: str, error: Exception) -> TransportError:
     """Returns DNS, or LOCAL if the lookup failed because of this machine or the operator's own DNS server."""
     if isinstance(error, dns.ServerUnreachable) or is_local(error):
@@ -192,6 +220,8 @@ def _dns_failure(host: str, error: Exception) -> TransportError:
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close()
     except OSError as own:  # getaddrinfo reports a lack of file descriptors as a failure of the name
         return local_failure(own)
+    if isinstance(error, dns.NameNotFound) or (isinstance(error, socket.gaierror) and error.errno in _NOT_FOUND):
+        return TransportError(FailureReason.DNS, _no_public_address(host))
     why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return TransportError(FailureReason.DNS, clip(f"{host}: {why}"))
 

@@ -1,7 +1,7 @@
 """Posts to token endpoints with the guarded transport: the same egress rules, TLS and limits as for webhooks."""
 
 from dispatcher.auth.token_answers import MAX_ANSWER, Headers, TokenAnswer
-from dispatcher.contract.outcomes import FailureReason
+from dispatcher.contract.outcomes import FailureReason, shown_to_tenants
 from dispatcher.transport.request import Endpoint, Request, Transport
 
 CONNECT_TIMEOUT_S = 3.0
@@ -22,7 +22,7 @@ class TokenPosts:
             if len(self._endpoints) >= _MOST_ENDPOINTS:
                 self._endpoints.clear()
             self._endpoints[url] = Endpoint.at(url)
-        attempt = await self._transport.post(
+        answered = await self._transport.post(
             Request(
                 endpoint=self._endpoints[url],
                 headers=headers,
@@ -33,5 +33,6 @@ class TokenPosts:
                 keep_body=MAX_ANSWER,
             )
         )
+        attempt = shown_to_tenants(answered)
         detail = attempt.detail or (attempt.failure.value if attempt.failure else "")
         return TokenAnswer(attempt.status, attempt.body, detail, attempt.elapsed_s, attempt.failure in _OUR_OWN)

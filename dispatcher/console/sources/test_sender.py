@@ -18,7 +18,7 @@ from dispatcher.config.webhooks import Channel, Webhook, WebhookConfig
 from dispatcher.console.model import Step, TestResult
 from dispatcher.console.sources.sample_events import sample_event
 from dispatcher.contract.feedback import encode_feedback
-from dispatcher.contract.outcomes import Attempt, FailureReason, Phases
+from dispatcher.contract.outcomes import Attempt, FailureReason, Phases, shown_to_tenants
 from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt
 from dispatcher.delivery.deliverer import PreparedWebhook
 from dispatcher.delivery.pending_delivery import PendingDelivery, request_headers
@@ -28,7 +28,8 @@ from dispatcher.delivery.verdicts import judge, reason_of
 from dispatcher.errors import ConfigError, Problem, TokenUnavailable
 from dispatcher.flow.explain import masked, shown_headers
 from dispatcher.transport import open_transport
-from dispatcher.transport.egress import EgressGuard
+from dispatcher.transport.addresses import Place, place_of
+from dispatcher.transport.egress import literal
 from dispatcher.transport.request import Endpoint, Request, Transport
 from dispatcher.transport.token_client import TokenPosts
 
@@ -80,13 +81,12 @@ class SampleSender:
         pending = self._pending(config, channel, message_status)
         own = self._permits_of.setdefault(config.org, asyncio.Semaphore(AT_ONCE_EACH))
         async with own, self._permits, open_transport(self._settings.delivery, self._settings.egress) as opened:
-            transport = _ConcealingTransport(opened, EgressGuard(self._settings.egress))
             try:
-                destination = PreparedWebhook.of(pending.webhook, TokenPosts(transport), self._settings.delivery)
+                destination = PreparedWebhook.of(pending.webhook, TokenPosts(opened), self._settings.delivery)
             except ValueError as error:
                 raise ConfigError([Problem(str(error), "auth")]) from None
             try:
-                sent = await self._deliver(pending, destination, transport)
+                sent = await self._deliver(pending, destination, opened)
             finally:
                 await destination.authenticator.close()
         return self._result(pending, destination, sent)
@@ -98,9 +98,7 @@ class SampleSender:
             event, Webhook.of(config, "test"), body, 0, Priority.NEW, ProcessingAttempt(AssignmentEpoch())
         )
 
-    async def _deliver(
-        self, pending: PendingDelivery, destination: PreparedWebhook, transport: "_ConcealingTransport"
-    ) -> _Sent:
+    async def _deliver(self, pending: PendingDelivery, destination: PreparedWebhook, transport: Transport) -> _Sent:
         began, sent = time.monotonic(), _Sent(Attempt(0.0, failure=FailureReason.TIMEOUT))
         try:
             async with asyncio.timeout(2 * destination.timeout_s):
@@ -114,7 +112,7 @@ class SampleSender:
         return sent
 
     async def _post(
-        self, sent: _Sent, pending: PendingDelivery, destination: PreparedWebhook, transport: "_ConcealingTransport"
+        self, sent: _Sent, pending: PendingDelivery, destination: PreparedWebhook, transport: Transport
     ) -> None:
         began, now = time.monotonic(), self._clock()
         try:
@@ -132,7 +130,7 @@ class SampleSender:
             destination.endpoint, sent.headers, pending.body, destination.timeout_s, destination.connect_timeout_s,
             keep_body=KEEP_BODY,
         )  # fmt: skip
-        sent.attempt = await transport.post(request)
+        sent.attempt = shown_to_tenants(await transport.post(request))
 
     def _result(self, pending: PendingDelivery, destination: PreparedWebhook, sent: _Sent) -> TestResult:
         attempt, judgement, config = sent.attempt, judge(sent.attempt), pending.webhook.config
@@ -150,34 +148,6 @@ class SampleSender:
             answer=masked(answer, (*sent.headers, *destination.endpoint.headers), sent.token, pending.webhook.config),
             request=tuple(shown_headers(pending, self._clock())),
             body=pending.body.decode(),
-        )
-
-
-class _ConcealingTransport:
-    """A transport that conceals whether a name is unknown or resolves to an address of the operator's network.
-
-    Otherwise users could list the names of the cluster's services, one test event after another.
-    """
-
-    def __init__(self, transport: Transport, guard: EgressGuard) -> None:
-        self._transport = transport
-        self._guard = guard
-
-    def start_post(self, request: Request, on_result: Callable[[Attempt], None]) -> None:
-        """Returns None: an answer has to be awaited to be concealed."""
-
-    async def post(self, request: Request) -> Attempt:
-        """Sends the request and conceals what its failure says about names."""
-        attempt = await self._transport.post(request)
-        endpoint = request.endpoint
-        if attempt.failure not in (FailureReason.DNS, FailureReason.EGRESS_DENIED):
-            return attempt
-        if self._guard.problem_of_target(endpoint.scheme, endpoint.host, endpoint.port) is not None:
-            return attempt  # known from the URL alone
-        return Attempt(
-            attempt.elapsed_s,
-            failure=FailureReason.DNS,
-            detail=f"{endpoint.host[:100]} has no public address: correct the name, or its records in DNS",
         )
 
 
@@ -207,7 +177,7 @@ def ladder(sent: _Sent, endpoint: Endpoint, size: int) -> tuple[Step, ...]:
         rungs = [Step(name, None) for name in _STEPS[:3]]
         return (*rungs, Step("token", False, detail=sent.attempt.detail), *(Step(name, None) for name in _STEPS[3:]))
     last = len(_STEPS) if failure is None else _STEPS.index(_ENDS_AT[failure])
-    details = _details_of(phases, sent.attempt.status) | {
+    details = _details_of(phases, sent.attempt.status, endpoint.host) | {
         "connect": f"port {endpoint.port}",
         "request": f"{size:,} bytes",
     }
@@ -233,15 +203,22 @@ def _token_step(sent: _Sent) -> Step:
     return Step("token", True, None if sent.token_ms is None else round(sent.token_ms, 1), details)
 
 
-def _details_of(phases: Phases, status: int | None) -> dict[str, str]:
+def _details_of(phases: Phases, status: int | None, host: str) -> dict[str, str]:
     details = {"answer": "" if status is None else str(status)}
     if phases.address is not None:
-        details["address"] = phases.address
+        details["address"] = _shown_address(phases.address, host)
     if phases.tls_version is not None:
         details["tls"] = phases.tls_version
         if phases.certificate_expires is not None:
             details["tls"] += f", certificate until {datetime.fromtimestamp(phases.certificate_expires, UTC):%Y-%m-%d}"
     return details
+
+
+def _shown_address(text: str, host: str) -> str:
+    """Returns the address, unless it is one of the operator's network that the host name alone doesn't show."""
+    address = literal(text)
+    is_known = literal(host) is not None or host == "localhost"
+    return text if is_known or address is None or place_of(address) is Place.PUBLIC else "in the operator's network"
 
 
 def _taken_ms(phases: Phases) -> dict[str, float]:

@@ -13,23 +13,19 @@ from aiohttp import web
 from standardwebhooks import Webhook as Verifier
 
 from dispatcher.config.secrets import Secret
-from dispatcher.config.settings import EgressSettings, Settings
+from dispatcher.config.settings import Settings
 from dispatcher.config.webhooks import Channel, Webhook, WebhookConfig
 from dispatcher.console import model
 from dispatcher.console.sources.sample_events import sample_event
-from dispatcher.console.sources.test_sender import AT_ONCE, AT_ONCE_EACH, SampleSender, _ConcealingTransport
-from dispatcher.contract.outcomes import Attempt, FailureReason
+from dispatcher.console.sources.test_sender import AT_ONCE, AT_ONCE_EACH, SampleSender
 from dispatcher.demo.child_process import free_ports
 from dispatcher.errors import ConfigError
 from dispatcher.flow.decision import eligibility
-from dispatcher.transport.egress import EgressGuard
-from dispatcher.transport.request import Endpoint as Target
-from dispatcher.transport.request import Request
 from tests.auth.keys import WHSEC, signed
 from tests.auth.token_server import TokenServer, authority, token_server
 from tests.console.sources.conftest import settings_for
 from tests.integration.harness import Receiver, slowly, status
-from tests.transport.servers import Endpoint, Peer
+from tests.transport.servers import Endpoint, NameServer, Peer
 
 CANARY = "canary-never-to-be-seen"
 NAMES = ["address", "connect", "tls", "token", "request", "first_byte", "answer"]
@@ -68,9 +64,7 @@ def webhook(receiver: Receiver, **fields: Any) -> WebhookConfig:
 
 
 def fetching(tokens: TokenServer) -> dict[str, Any]:
-    secret = Secret(f"{CANARY}-client".encode())
-    fetch = {"grant": "client-credentials", "token_url": tokens.url, "client_id": "c", "client_secret": secret}
-    return {"type": "jwt", "fetch": fetch}
+    return fetching_from(tokens.url)
 
 
 def step(result: Any, name: str) -> model.Step:
@@ -353,35 +347,43 @@ async def test_an_organisation_whose_endpoint_hangs_keeps_nobody_else_from_testi
     assert {one.status for one in await asyncio.gather(*tests)} == {200}
 
 
-@pytest.mark.parametrize("url", ["https://kafka.prod-ns.example/", "https://nobody.example/"])
-async def test_a_test_event_does_not_say_which_inner_names_exist(url: str) -> None:
-    """A name of the cluster and one that is unknown read the same: else tests could list the cluster's services."""
-    endpoint = Target.at(url)
-    seen = []
-    for failure, detail in (
-        (FailureReason.DNS, f"{endpoint.host}: Name or service not known"),
-        (FailureReason.EGRESS_DENIED, f"{endpoint.host} resolves to an address that is not public (private)"),
-    ):
-        transport = _ConcealingTransport(
-            Answering(Attempt(0.1, failure=failure, detail=detail)), EgressGuard(EgressSettings())
-        )
-        attempt = await transport.post(Request(endpoint, (), b"", 1.0, 1.0))
-        seen.append((attempt.failure, attempt.detail))
-    assert seen[0] == seen[1]
-    assert "has no public address" in seen[0][1]
+@pytest.mark.parametrize("fetched", [False, True], ids=["webhook", "token endpoint"])
+async def test_a_test_event_does_not_reveal_which_internal_names_exist(
+    receiver: Receiver, tmp_path: Path, fetched: bool
+) -> None:
+    """A name of the operator's network and an unknown name read the same: otherwise tests could list such names."""
+    results = []
+    async with NameServer().running() as names:
+        names.zone |= {
+            "name-1.example": [["10.0.0.1"]],
+            "name-3.example": [["8.8.8.8", "10.0.0.1"]],
+            "name-4.example": [[]],
+        }
+        settings = making(receiver, tmp_path, nameservers=[names.address])
+        for host in ("name-1.example", "name-2.example", "name-3.example", "name-4.example", "name-1.example"):
+            url = f"https://{host}/x"
+            auth = fetching_from(url) if fetched else {"type": "none"}
+            config = webhook(receiver, auth=auth, **({} if fetched else {"url": url}))
+            result = asdict(await SampleSender(settings).send(config, Channel.EMAIL, "bounce"))
+            assert "has no public address" in result["remedy"]
+            for own in ("event_id", "request", "body", "elapsed_ms"):  # different for each event
+                result.pop(own)
+            results.append(repr(result).replace(host, "name"))
+    assert len(set(results)) == 1, results
 
 
-async def test_what_a_url_alone_tells_is_said() -> None:
-    attempt = Attempt(0.1, failure=FailureReason.EGRESS_DENIED, detail="10.0.0.1 is not public (private)")
-    transport = _ConcealingTransport(Answering(attempt), EgressGuard(EgressSettings()))
-    assert await transport.post(Request(Target.at("https://10.0.0.1/"), (), b"", 1.0, 1.0)) is attempt
+async def test_the_address_of_an_internal_name_is_not_shown(receiver: Receiver, tmp_path: Path) -> None:
+    async with NameServer().running() as names:
+        names.zone["hooks.example"] = [["127.0.0.1"]]
+        settings = making(receiver, tmp_path, allow=["hooks.example"], nameservers=[names.address])
+        config = webhook(receiver, url=f"https://hooks.example:{receiver.port}/")
+        result = await SampleSender(settings).send(config, Channel.EMAIL, "sent")
+    assert step(result, "address").ok
+    assert step(result, "address").detail == "in the operator's network"
+    assert "127.0.0.1" not in repr(result)
 
 
-class Answering:
-    """A transport that gives one answer."""
-
-    def __init__(self, attempt: Attempt) -> None:
-        self._attempt = attempt
-
-    async def post(self, request: Request) -> Attempt:
-        return self._attempt
+def fetching_from(url: str) -> dict[str, Any]:
+    secret = Secret(f"{CANARY}-client".encode())
+    fetch = {"grant": "client-credentials", "token_url": url, "client_id": "c", "client_secret": secret}
+    return {"type": "jwt", "fetch": fetch}

@@ -19,13 +19,16 @@ from dispatcher.contract.history import (
     encode_records,
     recipient_hash,
 )
-from dispatcher.contract.outcomes import DeadReason, ParkReason, SkipReason
-from dispatcher.contract.records import Origin
+from dispatcher.contract.outcomes import Attempt, DeadReason, ParkReason, SkipReason
+from dispatcher.contract.records import AssignmentEpoch, Origin, ProcessingAttempt
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery import history_recorder
 from dispatcher.delivery.history_recorder import FULL_RECORD, HistoryRecorder
+from dispatcher.delivery.pending_delivery import PendingDelivery
+from dispatcher.delivery.permits import Priority
+from dispatcher.delivery.verdicts import judge
 from dispatcher.errors import UnreadableEvent
-from tests.unit.examples import email_event, read
+from tests.unit.examples import email_event, read, webhook
 
 KEY = b"k" * 32
 ORIGIN = Origin("delivery-events", 3, 41)
@@ -73,6 +76,26 @@ def test_every_outcome_has_an_entry_without_address_and_payload() -> None:
     assert b"john" not in values
     assert {one.recipient for one in found if one.org} == {dead.recipient}
     assert len(dead.recipient or "") == 32
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "shown"),
+    [
+        ("120", "120"),
+        ("1.5", "1.5"),
+        (" -3 ", "-3"),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", "Wed, 21 Oct 2026 07:28:00 GMT"),
+        ("/hooks/a-secret-path?k=v", "(not readable)"),
+        ("Bearer abcdef", "(not readable)"),
+        ("9" * 200, "(not readable)"),
+    ],
+)
+def test_a_header_of_an_answer_can_not_echo_a_secret_into_the_history(retry_after: str, shown: str) -> None:
+    made, attempt = recorder(), Attempt(0.1, status=503, retry_after=retry_after, webhook_delivery=retry_after)
+    processing = ProcessingAttempt(AssignmentEpoch())
+    pending = PendingDelivery.of(read(email_event()), webhook(), b"{}", 0, Priority.NEW, processing)
+    made.record_attempt(pending, 1, attempt, judge(attempt))
+    assert [one.headers for one in entries(made)] == [{"retry-after": shown, "webhook-delivery": shown}]
 
 
 def test_without_a_key_there_is_no_trace_of_the_recipient() -> None:
