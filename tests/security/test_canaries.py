@@ -53,17 +53,11 @@ WEBHOOK_PLACES = frozenset(
         "tls.ca", "tls.certificate", "tls.key",
     }
 )  # fmt: skip
-PLACES_OF_OTHER_TESTS = frozenset(
-    {
-        "kafka.security.username", "kafka.security.oauth.token", "kafka.security.oauth.client_secret",  # tests/field
-        "egress.proxy.password",  # tests/transport
-        "history.url", "history.recipient_key",  # tests/integration/test_history.py
-    }
-)  # fmt: skip
-"""Secrets of the settings that the process of this test can't use beside the others. No canary is planted for them."""
 SETTINGS_PLACES = frozenset(
     {
-        "kafka.security.password", "webhooks.url", "webhooks.encryption_keys", "console.session_key",
+        "kafka.security.username", "kafka.security.password", "kafka.security.oauth.token",
+        "kafka.security.oauth.client_secret", "egress.proxy.password", "history.url", "history.recipient_key",
+        "webhooks.url", "webhooks.encryption_keys", "console.session_key",
         "console.oidc.client_secret", "tracing.headers",
     }
 )  # fmt: skip
@@ -71,7 +65,7 @@ SETTINGS_PLACES = frozenset(
 
 def test_every_place_that_can_hold_a_secret_has_a_canary() -> None:
     assert secret_places(WebhookConfig) == WEBHOOK_PLACES
-    assert secret_places(Settings) == SETTINGS_PLACES | PLACES_OF_OTHER_TESTS
+    assert secret_places(Settings) == SETTINGS_PLACES
 
 
 def test_every_field_of_an_event_that_can_hold_text_has_a_canary_or_a_reason() -> None:
@@ -253,13 +247,14 @@ def settings_with_secrets(scene: Scene, broker: ApacheKafka, collector: Collecto
     secret = scene.aviary.secret
     scene.aviary.secret("webhooks.encryption_keys", key := new_key())
     database = f"sqlite+aiosqlite:///{scene.stage.directory / secret('webhooks.url')}.db"
+    history = f"sqlite+aiosqlite:///{scene.stage.directory / secret('history.url')}.db"
     return {
         "kafka": {
             "bootstrap_servers": broker.address(Listener.SASL_SSL),
             "security": {
                 "protocol": "SASL_SSL",
                 "mechanism": "SCRAM-SHA-512",
-                "username": "ada",
+                "username": scene.hidden("kafka.security.username", secret("kafka.security.username"), "settings"),
                 "password": scene.hidden("kafka.security.password", secret("kafka.security.password"), "settings"),
                 "ca": str(broker.certificates.ca),
             },
@@ -287,7 +282,37 @@ def settings_with_secrets(scene: Scene, broker: ApacheKafka, collector: Collecto
             "headers": {"authorization": scene.hidden("tracing.headers", secret("tracing.headers"), "settings")},
         },
         "retry": {"max_age": "9s", "soon_attempts": 1, "soon_within": "1s"},
-        "history": {"store": "none"},
+        "history": {
+            "url": scene.hidden("history.url", history, "settings"),
+            "recipient_key": scene.hidden("history.recipient_key", secret("history.recipient_key") * 3, "settings"),
+        },
+    }
+
+
+def oauth_settings(scene: Scene, broker: ApacheKafka) -> dict[str, Json]:
+    """Both kinds of OAUTHBEARER with secrets; the broker takes neither."""
+    secret = scene.aviary.secret
+    place = "kafka.security.oauth"
+    client = {
+        "token_url": scene.witness.url(f"/{secret('auth.fetch.token_url')}/token-error"),
+        "client_id": "kafka",
+        "client_secret": scene.hidden(f"{place}.client_secret", secret(f"{place}.client_secret"), "settings"),
+        "ca": str(scene.stage.directory / "ca.pem"),
+    }
+    token = {"token": scene.hidden(f"{place}.token", secret(f"{place}.token"), "settings")}
+    return {
+        name: {
+            "bootstrap_servers": broker.address(Listener.SASL_SSL),
+            "security": {
+                "protocol": "SASL_SSL",
+                "mechanism": "OAUTHBEARER",
+                "username": None,
+                "password": None,
+                "oauth": oauth,
+                "ca": str(broker.certificates.ca),
+            },
+        }
+        for name, oauth in (("client", client), ("token", token))
     }
 
 
@@ -389,7 +414,7 @@ async def broker() -> AsyncIterator[ApacheKafka]:
     """One that asks for a password, which is a canary."""
     options = KafkaOptions(
         listeners=frozenset({Listener.SASL_SSL}),
-        users={"ada": Aviary().secret("kafka.security.password")},
+        users={Aviary().secret("kafka.security.username"): Aviary().secret("kafka.security.password")},
         auto_create_topics=False,
         message_max_bytes=LARGEST_RECORD,
     )
@@ -426,17 +451,21 @@ async def test_nothing_that_the_process_tells_holds_a_secret_or_personal_data(
     broker: ApacheKafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     store: str, transport: str, form: str, proxied: bool,
 ) -> None:  # fmt: skip
+    asking = ConnectProxy()
     async with (
         a_scene(broker, tmp_path) as scene,
-        Server(ConnectProxy(), None).running() as proxy,
+        Server(asking, None).running() as proxy,
         Collector() as collector,
     ):
         stage = scene.stage
         webhooks, groups = everybody(scene), settings_with_secrets(scene, broker, collector, store)
         await mounted(scene, webhooks, groups)
         groups |= {"delivery": {"transport": transport}, "log": {"format": form, "level": "debug"}}
+        password = scene.hidden("egress.proxy.password", scene.aviary.secret("egress.proxy.password"), "settings")
         if proxied:
-            groups["egress"] = {"proxy": f"http://127.0.0.1:{proxy.port}"}
+            url = f"http://127.0.0.1:{proxy.port}"
+            groups["egress"] = {"proxy": {"url": url, "username": "ada", "password": password}}
+        refused = oauth_settings(scene, broker)
         bad = spoilt(scene, webhooks["ok-sign"])
         for name, value in (
             scene.environment | {"PYTHONPATH": f"{tmp_path / 'python'}{os.pathsep}{Path.cwd()}"}
@@ -483,17 +512,73 @@ async def test_nothing_that_the_process_tells_holds_a_secret_or_personal_data(
             ]
             assert len(debug_lines) > 20, "without lines at debug level nothing is proven of them"
         await _asked_afterwards(scene, dispatcher)
+        await asyncio.gather(
+            _history_worker(scene, dispatcher),
+            *(_check_with(scene, dispatcher, name, kafka) for name, kafka in refused.items()),
+        )
         await _records(scene)
         scene.answers["traces"] = "\n".join(map(str, (*collector.spans, *collector.resources)))
         _used(scene)
+        if proxied:
+            given = base64.b64encode(f"ada:{scene.aviary.secrets['egress.proxy.password'].text}".encode()).decode()
+            assert asking.authorizations == {f"Basic {given}"}
         assert scene.aviary.secrets["tracing.headers"].text in collector.headers[0]["authorization"]
         assert len(collector.spans) > 30
         plain = scene.aviary.secrets["a header that does not say so"]
         shown = {name: text for name, text in scene.answers.items() if name.startswith("explain")}
-        others = {name: text for name, text in scene.answers.items() if not name.startswith("explain")}
+        history = {name: text for name, text in scene.answers.items() if name.startswith("history")}
+        others = {name: text for name, text in scene.answers.items() if name not in {*shown, *history}}
         leaks = scene.aviary.found_in(others) + traces_in(scene.answers)
+        leaks += scene.aviary.found_in(history, but=[scene.aviary.personal[place] for place in HISTORY_IDS])
         leaks += scene.aviary.found_in(shown, but=[plain, *scene.aviary.personal.values()])
         assert leaks == [], "\n".join(leaks[:40])
+
+
+HISTORY_IDS = (
+    "header.requestId",
+    "body.xdmEntity._id",
+    "body.xdmEntity._experience.customerJourneyManagement.messageExecution.messageExecutionID",
+    "body.xdmEntity._experience.customerJourneyManagement.messageExecution.campaignID",
+)
+"""The ids by which an event is found in the history (docs/history.md)."""
+
+
+async def _history_worker(scene: Scene, dispatcher: Dispatcher) -> None:
+    """Lets `dispatcher history` fill its store, and keeps its output and the store's bytes."""
+    (port,) = free_ports(1)
+    settings = {**dispatcher.settings, "ops": {"host": "127.0.0.1", "port": port}}
+    path = scene.stage.directory / "history.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "dispatcher", "history", "-c", str(path), stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    running = asyncio.create_task(process.communicate())
+    store = scene.stage.directory / f"{scene.aviary.secrets['history.url'].text}.db"
+
+    async def is_filled() -> bool:
+        files = [*store.parent.glob(f"{store.name}*")]
+        return any(b"msg_" in file.read_bytes() for file in files) or running.done()
+
+    try:
+        await until(is_filled, "entries in the history's store", 40)
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        out, _ = await running
+    scene.answers["log of the worker"] = out.decode(errors="replace")
+    content = b"".join(file.read_bytes() for file in store.parent.glob(f"{store.name}*"))
+    assert b"msg_" in content, scene.answers["log of the worker"]
+    scene.answers["history store"] = content.decode("latin-1")
+
+
+async def _check_with(scene: Scene, dispatcher: Dispatcher, name: str, kafka: Json) -> None:
+    """Keeps what `check` says if the broker refuses the credentials."""
+    path = scene.stage.directory / f"oauth-{name}.yaml"
+    settings = {**dispatcher.settings, "kafka": {**dispatcher.settings["kafka"], **kafka}}
+    path.write_text(yaml.safe_dump(settings))
+    said = scene.answers[f"check with oauth, {name}"] = await command(scene, "check", "-c", str(path))
+    assert "kafka" in said, said
 
 
 async def _names(dispatcher: Dispatcher, file: str) -> bool:

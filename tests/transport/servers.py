@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ipaddress
+import re
 import socket
 import ssl
 import struct
@@ -123,12 +124,17 @@ class ConnectProxy:
 
     def __init__(self, answer: bytes | None = None) -> None:
         self.targets: list[str] = []
+        self.authorizations: set[str] = set()
+        """Values of `proxy-authorization` that came."""
         self._answer = answer
 
     async def __call__(self, peer: Peer) -> None:
         head = await peer.head()
         target = head.split()[1].decode()
         self.targets.append(target)
+        found = re.search(rb"\r\nproxy-authorization: ([^\r\n]*)", head, re.IGNORECASE)
+        if found is not None:
+            self.authorizations.add(found[1].decode())
         if self._answer is not None:
             await peer.send(self._answer)
             await peer.until_closed()
