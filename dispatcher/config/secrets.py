@@ -175,16 +175,15 @@ def _from_file(where: str, source: SecretSource) -> Secret:
 def reread(secret: Secret) -> Secret:
     """Returns the secret as it is in its file now, or the same secret if it came from elsewhere.
 
-    Blocks while it reads a small file.
+    Blocks while it reads a small file, and never waits for a pipe or a device.
 
     Raises:
-        OSError: the file can't be read.
+        OSError: the file can't be read, or it is not a regular file.
         ValueError: the file is empty or larger than 64 KiB.
     """
     if secret.file is None:
         return secret
-    with secret.file.open("rb") as file:
-        text = file.read(MAX_SECRET_BYTES + 1).removesuffix(b"\n").removesuffix(b"\r")
+    text = read_secret_file(secret.file).removesuffix(b"\n").removesuffix(b"\r")
     if not text:
         raise ValueError(f"{secret.file} is empty")
     if len(text) > MAX_SECRET_BYTES:

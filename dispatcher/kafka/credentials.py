@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from dispatcher.config.kafka_security import KafkaSecurity
+from dispatcher.config.secret_scope import read_regular_file
 from dispatcher.config.secrets import Secret, reread
 from dispatcher.errors import Problem, TokenUnavailable
 
@@ -168,8 +169,7 @@ def _refuse_password() -> str:
 
 
 def _content(path: Path) -> bytes:
-    with path.open("rb") as file:
-        content = file.read(MAX_PEM_BYTES + 1)
+    content = read_regular_file(path, MAX_PEM_BYTES + 1)
     if len(content) > MAX_PEM_BYTES:
         raise ValueError(f"{path} has over 4 MiB: check that it is the right file")
     return content

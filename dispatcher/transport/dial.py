@@ -14,6 +14,9 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Final, Generic, TypeVar
 
+import structlog
+
+from dispatcher.config.secrets import reread
 from dispatcher.config.settings import EgressSettings
 from dispatcher.contract.outcomes import FailureReason, Phases
 from dispatcher.transport.egress import ProxyAddress
@@ -27,6 +30,12 @@ P = TypeVar("P", bound=asyncio.Protocol)
 
 AGE_JITTER: Final = 0.2
 """A connection's age limit is shorter by up to this share, so that connections opened together don't end together."""
+
+
+PASSWORD_CHECK_S: Final = 10.0
+"""Seconds between two readings of the egress proxy's password; after a failure of the proxy it is read at once."""
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +59,9 @@ class Dialer:
     ) -> None:
         self._resolver = resolver
         self._contexts = contexts
+        self._proxy_settings = settings.proxy
         self._proxy = None if settings.proxy is None else ProxyAddress.of(settings.proxy)
+        self._reread_at = time.monotonic() + PASSWORD_CHECK_S
         self._max_age_s = connection_max_age_s
 
     def watch(self, host: str) -> ResolvedAddresses | None:
@@ -132,6 +143,8 @@ class Dialer:
     async def _through(self, proxy: ProxyAddress, route: "_Route", factory: Callable[[], P]) -> Dialled[P]:
         if route.context is None:
             raise TransportError(FailureReason.PROXY, "the proxy tunnels HTTPS only")
+        await self._refresh_password()
+        proxy = self._proxy or proxy
         started = time.monotonic()
         outer = self._contexts.of_operator() if proxy.tls else None
         try:
@@ -139,10 +152,28 @@ class Dialer:
         except TransportError as error:
             reason = FailureReason.PROXY if error.reason is FailureReason.DNS else error.reason
             raise TransportError(reason, error.detail) from error
-        tunnel, target = await open_tunnel(proxy, entrances, outer, route.addresses, route.port, route.timeout_s)
+        try:
+            tunnel, target = await open_tunnel(proxy, entrances, outer, route.addresses, route.port, route.timeout_s)
+        except TransportError as failed:
+            if failed.reason is FailureReason.PROXY:
+                self._reread_at = 0.0  # perhaps the password was changed
+            raise
         address = None if proxy.resolves else target
         phases = route.phases = replace(route.phases, connect_s=time.monotonic() - started, address=address)
         return await _with_tls(tunnel, route, route.context, phases, factory)
+
+    async def _refresh_password(self) -> None:
+        """Reads the proxy's password again if it is in a file, so that a rotation needs no restart."""
+        settings, now = self._proxy_settings, time.monotonic()
+        if settings is None or settings.password is None or settings.password.file is None or now < self._reread_at:
+            return
+        self._reread_at = now + PASSWORD_CHECK_S
+        try:
+            password = await asyncio.to_thread(reread, settings.password)
+        except (OSError, ValueError) as error:
+            log.warning("egress.proxy.password can't be read, the last good one is used", why=describe(error))
+        else:
+            self._proxy = ProxyAddress.of(settings.model_copy(update={"password": password}))
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from dispatcher.config.secret_scope import read_regular_file
 from dispatcher.config.settings import EgressSettings, ProxySettings
 from dispatcher.config.webhooks import split_url
 from dispatcher.errors import Problem
@@ -238,11 +239,10 @@ def egress_problems(settings: EgressSettings) -> list[Problem]:
             problems.append(Problem("a proxy tunnels HTTPS only: drop allow_http, or the proxy", "egress.allow_http"))
     if settings.ca_bundle is not None:
         try:
-            with settings.ca_bundle.open("rb") as file:
-                if b"-----BEGIN " not in file.read(1 << 20):
-                    problems.append(Problem("holds no certificate in PEM", "egress.ca_bundle"))
+            if b"-----BEGIN " not in read_regular_file(settings.ca_bundle, 1 << 20):
+                problems.append(Problem("holds no certificate in PEM", "egress.ca_bundle"))
         except OSError as error:
-            problems.append(Problem(f"can't be read ({error.strerror})", "egress.ca_bundle"))
+            problems.append(Problem(f"can't be read ({error.strerror or error})", "egress.ca_bundle"))
     return problems
 
 

@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 
 import structlog
 
+from dispatcher.config.secret_scope import read_regular_file
 from dispatcher.config.secrets import Secret
 from dispatcher.config.webhooks import ClientTls
 from dispatcher.contract.outcomes import FailureReason
@@ -28,6 +29,7 @@ from dispatcher.transport.request import Endpoint
 MAX_CONTEXTS = 1024
 MAX_SESSIONS = 1024
 _REFUSED_S = 3600.0
+MAX_BUNDLE_BYTES = 16 * 1024 * 1024
 BUNDLE_CHECK_S = 10.0
 """Seconds between two checks of the operator's CA bundle for a change."""
 
@@ -331,7 +333,7 @@ class TlsContexts:
             seen = (found.st_ino, found.st_mtime_ns, found.st_size)
             if seen == self._bundle_stat:
                 return
-            bundle = path.read_bytes()
+            bundle = read_regular_file(path, MAX_BUNDLE_BYTES)
             new_context(bundle)
         except (OSError, ValueError) as error:
             log.warning("CA bundle can't be used, the last good one stays", why=describe(error))

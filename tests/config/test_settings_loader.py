@@ -189,3 +189,20 @@ def test_a_file_that_is_not_there_says_so_in_one_line(file: Path) -> None:
 def test_a_file_that_may_not_be_read_says_so(file: Path) -> None:
     file.chmod(0)
     assert problems_of(file) == ["dispatcher.yaml: can't be read (Permission denied)"]
+
+
+def test_a_settings_file_that_never_ends_is_refused(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+    (problem,) = problems_of(file)
+    assert "is not a regular file: name a regular file" in problem
+
+
+def test_settings_may_come_through_a_pipe_of_the_shell(file: Path) -> None:
+    read, write = os.pipe()
+    os.write(write, file.read_bytes().replace(b" hooks", b" " + str(file.parent / "hooks").encode()))
+    os.close(write)
+    try:
+        assert load_settings(Path(f"/dev/fd/{read}"), {}).webhooks.path == file.parent / "hooks"
+    finally:
+        os.close(read)

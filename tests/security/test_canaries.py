@@ -13,6 +13,7 @@ import asyncio
 import base64
 import os
 import re
+import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -162,7 +163,7 @@ class Scene:
                 "key": self.pem("tls.key", client.private_key_pem.bytes()),
             },
             "payload": 2,
-            "timeout": "1s",
+            "timeout": "2s",
         }
 
     def signing(self) -> Json:
@@ -552,6 +553,7 @@ async def _history_worker(scene: Scene, dispatcher: Dispatcher) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "dispatcher", "history", "-c", str(path), stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        env={**os.environ, "PYTHONFAULTHANDLER": "1"},
     )  # fmt: skip
     running = asyncio.create_task(process.communicate())
     store = scene.stage.directory / f"{scene.aviary.secrets['history.url'].text}.db"
@@ -565,7 +567,11 @@ async def _history_worker(scene: Scene, dispatcher: Dispatcher) -> None:
     finally:
         if process.returncode is None:
             process.terminate()
+        ended, _ = await asyncio.wait([running], timeout=30)
+        if not ended:
+            process.send_signal(signal.SIGABRT)  # with PYTHONFAULTHANDLER it prints where it hangs
         out, _ = await running
+        assert process.returncode in (0, 3), out.decode(errors="replace")[-4000:]
     scene.answers["log of the worker"] = out.decode(errors="replace")
     content = b"".join(file.read_bytes() for file in store.parent.glob(f"{store.name}*"))
     assert b"msg_" in content, scene.answers["log of the worker"]

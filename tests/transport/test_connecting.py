@@ -1,9 +1,12 @@
 """How both transports come to a connection: DNS, several addresses, the guard, the operator's proxy."""
 
 import asyncio
+import base64
+import os
 import socket
 import ssl
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import trustme
@@ -271,6 +274,32 @@ class CheckingProxy(ConnectProxy):
 
 
 BASIC = "Basic dXNlcjpwYTpzcw=="  # user:pa:ss
+
+
+async def test_a_changed_password_of_the_proxy_is_used_without_a_restart(
+    opening: Opener, serving: Serving, tmp_path: Path
+) -> None:
+    """The first attempt with the old password fails as our own failure; the next one reads the file again."""
+    file, new = tmp_path / "password", "Basic " + base64.b64encode(b"user:new").decode()
+    file.write_bytes(b"pa:ss\n")
+    proxy = CheckingProxy(BASIC, {"127.0.0.1": "127.0.0.1"})
+    password = Secret(b"pa:ss", {"file": str(file)}, file)
+    ends = []
+    once = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+    async with serving(answering(once)) as server, Server(proxy, None).running() as entrance:
+        settings = {"url": f"http://127.0.0.1:{entrance.port}", "username": "user", "password": password}
+        async with opening(proxy=settings) as transport:
+            ends.append(await transport.post(post_to(server.url)))
+            proxy.expected = new
+            file.write_bytes(b"new\n")
+            ends += [await transport.post(post_to(server.url)) for _ in range(2)]
+            file.unlink()
+            os.mkfifo(file)  # reading it would never end: the last good password stays
+            proxy.expected = "Basic none"
+            ends.append(await transport.post(post_to(server.url)))
+            proxy.expected = new
+            ends.append(await transport.post(post_to(server.url)))
+    assert [one.status or one.failure for one in ends] == [200, FailureReason.PROXY, 200, FailureReason.PROXY, 200]
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])

@@ -25,6 +25,9 @@ MAX_VALUES: Final = 200_000
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, if the wheel has it, is ten times as fast
 
+_PIPES: Final = frozenset({Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd")})
+"""Directories of pipes that a shell connects on purpose: `check -c /dev/stdin`, or `check -c <(helm template …)`."""
+
 _NOT_YAML = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # YAML 1.2.2, section 5.1
 _JSON_ESCAPE = re.compile(r"\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|\\.")
 
@@ -96,6 +99,9 @@ def read_document(path: Path, shown_as: str | None = None) -> Document:
     """
     file = shown_as or str(path)
     try:
+        if not path.is_file() and path.exists() and not path.is_dir() and path.parent not in _PIPES:
+            message = "is not a regular file: name a regular file, because reading others might never end"
+            raise ConfigError([Problem(message, file=file)])
         with path.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
