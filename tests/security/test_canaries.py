@@ -403,10 +403,15 @@ def spoilt(scene: Scene, good: Json) -> dict[str, str]:
 async def command(scene: Scene, *arguments: str) -> str:
     """What `dispatcher …` prints, both ways."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "dispatcher", *arguments, env={**os.environ, "COLUMNS": "250"},
+        sys.executable, "-m", "dispatcher", *arguments, env={**os.environ, "COLUMNS": "250", "PYTHONFAULTHANDLER": "1"},
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
-    out, _ = await process.communicate()
+    running = asyncio.create_task(process.communicate())
+    ended, _ = await asyncio.wait([running], timeout=90)
+    if not ended:
+        process.send_signal(signal.SIGABRT)  # the fault handler prints where it hangs
+    out, _ = await running
+    assert ended, f"dispatcher {' '.join(arguments)} does not end:\n{out.decode(errors='replace')[-6000:]}"
     return out.decode(errors="replace")
 
 
@@ -444,7 +449,7 @@ async def a_scene(broker: ApacheKafka, directory: Path) -> AsyncIterator[Scene]:
 
 @needs_kafka
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(360)
 @pytest.mark.parametrize(
     ("store", "transport", "form", "proxied"), [("yaml", "lean", "json", True), ("sql", "aiohttp", "console", False)]
 )
