@@ -93,7 +93,7 @@ async def test_one_denied_address_among_several_refuses_the_name(
         async with opening(nameservers=(names.address,), allow=allow) as transport:
             attempt = await transport.post(post_to(f"https://mixed.example:{server.port}/"))
     assert (attempt.failure, server.connections) == (FailureReason.EGRESS_DENIED, 0)
-    assert "mixed.example resolves to" in attempt.detail
+    assert attempt.detail.startswith("mixed.example has no public address")
 
 
 async def test_the_next_address_is_tried_where_the_first_refuses(opening: Opener, serving: Serving) -> None:
@@ -116,7 +116,7 @@ async def test_a_name_without_an_address_is_a_dns_failure(
         async with opening(nameservers=(names.address,)) as transport:
             attempt = await transport.post(post_to("https://hooks.example/"))
     assert attempt.failure is FailureReason.DNS
-    assert attempt.detail.startswith("hooks.example: ")
+    assert attempt.detail.startswith("hooks.example")
 
 
 async def test_dns_that_never_answers_is_bounded_by_the_deadline_of_the_attempt(opening: Opener) -> None:
