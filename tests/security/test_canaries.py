@@ -520,7 +520,7 @@ async def test_nothing_that_the_process_tells_holds_a_secret_or_personal_data(
         await _asked_afterwards(scene, dispatcher)
         await asyncio.gather(
             _history_worker(scene, dispatcher),
-            *(_check_with(scene, dispatcher, name, kafka) for name, kafka in refused.items()),
+            *(_explain_with(scene, dispatcher, name, kafka) for name, kafka in refused.items()),
         )
         await _records(scene)
         scene.answers["traces"] = "\n".join(map(str, (*collector.spans, *collector.resources)))
@@ -583,13 +583,15 @@ async def _history_worker(scene: Scene, dispatcher: Dispatcher) -> None:
     scene.answers["history store"] = content.decode("latin-1")
 
 
-async def _check_with(scene: Scene, dispatcher: Dispatcher, name: str, kafka: Json) -> None:
-    """Keeps what `check` says if the broker refuses the credentials."""
+async def _explain_with(scene: Scene, dispatcher: Dispatcher, name: str, kafka: Json) -> None:
+    """Keeps what `explain` says if there is no token, or the broker refuses it."""
     path = scene.stage.directory / f"oauth-{name}.yaml"
     settings = {**dispatcher.settings, "kafka": {**dispatcher.settings["kafka"], **kafka}}
     path.write_text(yaml.safe_dump(settings))
-    said = scene.answers[f"check with oauth, {name}"] = await command(scene, "check", "-c", str(path))
-    assert "kafka" in said, said
+    place = ("--topic", scene.stage.topic, "--partition", "0", "--offset", "0")
+    said = scene.answers[f"explain with oauth, {name}"] = await command(scene, "explain", "-c", str(path), *place)
+    assert "What would be sent" not in said
+    assert "token" in said.lower() or "kafka" in said.lower(), said
 
 
 async def _names(dispatcher: Dispatcher, file: str) -> bool:
