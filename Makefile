@@ -62,6 +62,9 @@ format: $(STAMPS)-test ## Format the code.
 sbom: $(STAMPS)-test ## CycloneDX list of what goes into the image: build/sbom.cdx.json (Debian's packages only in the image's own).
 	$(BIN)/python deploy/image/sbom.py --lock requirements/image.txt --environment $(VENV) --out build/sbom.cdx.json
 
+site: $(STAMPS)-test ## The documentation as a site: build/site.
+	$(BIN)/python -m mkdocs build --strict --quiet
+
 screenshots: $(STAMPS)-test system ## Every page of the console, light, dark and at phone width: docs/screenshots/.
 	$(BIN)/python -m tests.console.pages.screenshots
 
@@ -103,4 +106,4 @@ lock: ## Resolve the dependencies anew (needs uv).
 clean: ## Remove what the targets made.
 	rm -rf $(VENV) .tools .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
-.PHONY: help demo test test-fast lint system compiled faults bench format sbom screenshots schemas audit release lock clean
+.PHONY: help demo test test-fast lint system compiled faults bench format sbom site screenshots schemas audit release lock clean

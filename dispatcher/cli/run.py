@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +12,7 @@ import uvloop
 from dispatcher.cli.ops_client import OpsUrl, check_ready
 from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, quiet_settings_at, settings_at
 from dispatcher.config.settings import Settings
-from dispatcher.errors import ConfigError
+from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.kafka.check import check_kafka
 from dispatcher.service import Service, checked_webhooks, webhook_warnings
 from dispatcher.telemetry.logs import configure_logging
@@ -42,9 +43,42 @@ def check(
 ) -> None:
     """Check settings and webhooks as `run` would read them, and start nothing.
 
-    Exit status 1 if a check of Kafka or of a running instance finds a problem.
+    Exit status 78 if a file has a mistake; 1 if a check of Kafka or of a running instance finds a problem. The other
+    checks are made even if a file has a mistake.
     """
-    settings = quiet_settings_at(config)  # the problems are printed once, below
+    mistakes: ConfigError | None = None
+    try:
+        settings = quiet_settings_at(config)  # the problems are printed once, at the end
+        _check_files(config, settings)
+        kafka_settings: Settings | None = settings
+    except ConfigError as error:
+        mistakes = error
+        kafka_settings = _settings_alone(config)
+    failed = False
+    if kafka and kafka_settings is not None:
+        failed = not _check_kafka(kafka_settings)
+    if ops is not None:
+        try:
+            asyncio.run(check_ready(ops))
+            typer.echo(f"{ops} is ready")
+        except DispatcherError as error:
+            typer.echo(str(error), err=True)
+            failed = True
+    if mistakes is not None:
+        raise mistakes
+    if failed:
+        raise typer.Exit(1)
+
+
+def _settings_alone(config: Path) -> Settings | None:
+    """Returns the settings if the mistake is in a webhook file, or None if it is in the settings themselves."""
+    try:
+        return quiet_settings_at(config)
+    except ConfigError:
+        return None
+
+
+def _check_files(config: Path, settings: Settings) -> None:
     webhooks, problems = asyncio.run(checked_webhooks(settings))
     if problems:
         raise ConfigError(problems)
@@ -56,14 +90,10 @@ def check(
         for key, warning in webhook_warnings(settings, config_of):
             typer.echo(f"{webhook.source}: {webhook.tenant}: warning: {key}: {warning}")
     typer.echo(f"{len(webhooks)} webhooks, no problems")
-    if kafka:
-        _check_kafka(settings)
-    if ops is not None:
-        asyncio.run(check_ready(ops))
-        typer.echo(f"{ops} is ready")
 
 
-def _check_kafka(settings: Settings) -> None:
+def _check_kafka(settings: Settings) -> bool:
+    """Prints what a connection to Kafka shows. Returns False if there is a problem."""
     configure_logging(settings.log.model_copy(update={"level": "error"}))
     report = asyncio.run(check_kafka(settings))
     for line in report.good:
@@ -72,8 +102,7 @@ def _check_kafka(settings: Settings) -> None:
         typer.echo(f"warning: {line}", err=True)
     for line in report.problems:
         typer.echo(line, err=True)
-    if report.problems:
-        raise typer.Exit(1)
+    return not report.problems
 
 
 def add_to(app: typer.Typer) -> None:

@@ -118,6 +118,21 @@ def test_a_check_that_asks_an_instance_says_why_it_is_not_ready(
     assert "does not answer /readyz" in done.stderr
 
 
+@pytest.mark.parametrize("broken", ["a webhook file", "the settings"])
+def test_a_check_of_a_broken_file_asks_the_instance_all_the_same(
+    daemon: tuple[str, "subprocess.Popen[bytes]"], tmp_path: Path, broken: str
+) -> None:
+    file = _mounted("minimal", tmp_path)
+    if broken == "the settings":
+        file.write_text(file.read_text() + "nonsense: 1\n")
+    else:
+        (tmp_path / "etc/webhooks.d/luma.yaml").write_text("apiVersion: dispatcher/v1\nwebhooks: [{name: x}]\n")
+    done = run(sys.executable, "-m", "dispatcher", "check", "-c", file, "--ops", f"http://{daemon[0]}")
+    assert done.returncode == 78
+    assert f"the instance at http://{daemon[0]} is not ready: " in done.stderr
+    assert ("nonsense" if broken == "the settings" else "luma.yaml:2") in done.stderr
+
+
 def test_every_query_of_every_dashboard_runs(prometheus: str) -> None:
     """Even before anything has happened; with data in test_live_data.py."""
     for one in queries():
