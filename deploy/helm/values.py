@@ -23,7 +23,7 @@ _TABLE = re.compile(r"(?<=<!-- values -->\n).*?(?=<!-- /values -->)", re.DOTALL)
 
 FREE = {
     "strategy", "podSecurityContext", "securityContext", "resources", "autoscaling.behavior", "dashboards.labels",
-    "console.resources", "hooks.resources",
+    "console.resources", "history.resources", "hooks.resources",
     "probes.startup", "probes.liveness", "probes.readiness",
 }  # fmt: skip
 """Mappings that are Kubernetes' own, beside those that are empty by default: they can hold anything."""
@@ -113,6 +113,8 @@ DETAILS: dict[str, dict[str, Any]] = {
     },
     "networkPolicy.kafka.ports": _PORTS,
     "networkPolicy.webhooks.ports": _PORTS,
+    "networkPolicy.database.ports": _PORTS,
+    "networkPolicy.smtp.ports": _PORTS,
     "networkPolicy.webhooks.cidrs": _NAMES,
     "networkPolicy.webhooks.exceptCidrs": _NAMES,
     "prometheusRule.objectives.delivery": _SHARE,
@@ -120,6 +122,8 @@ DETAILS: dict[str, dict[str, Any]] = {
     "prometheusRule.disabled": {"additionalProperties": {"type": "boolean"}},
     "dashboards.labels": {"additionalProperties": {"type": "string"}},
     "console.extraArgs": _NAMES,
+    "history.extraArgs": _NAMES,
+    "history.replicaCount": {"minimum": 0},
     "console.service.type": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
     "console.ingress.hosts": _NAMES,
     "console.httpRoute.hostnames": _NAMES,

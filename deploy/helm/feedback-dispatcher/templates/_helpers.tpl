@@ -122,6 +122,18 @@ annotations:
 {{- end -}}
 {{- define "fd.opsPort" -}}{{ include "fd.setting" (dict "root" . "group" "ops" "key" "port" "default" 9090) }}{{- end -}}
 {{- define "fd.consolePort" -}}{{ include "fd.setting" (dict "root" . "group" "console" "key" "port" "default" 8080) }}{{- end -}}
+{{/* URL of the console for browsers, unless the settings have one: that of the Ingress or the route */}}
+{{- define "fd.publicUrl" -}}
+{{- with .Values.console -}}
+{{- if not (default (dict) $.Values.config.console).public_url -}}
+{{- if .ingress.enabled -}}
+{{ ternary "https" "http" (not (empty .ingress.tls)) }}://{{ first .ingress.hosts }}
+{{- else if and .httpRoute.enabled .httpRoute.hostnames -}}
+https://{{ first .httpRoute.hostnames }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- define "fd.store" -}}{{ include "fd.setting" (dict "root" . "group" "webhooks" "key" "store" "default" "yaml") }}{{- end -}}
 {{/* What the names of the dispatcher's own topics begin with */}}
 {{- define "fd.topicPrefix" -}}
