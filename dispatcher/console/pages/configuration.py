@@ -81,6 +81,10 @@ def _authentication(auth: Mapping[str, JsonValue], tenant: TenantKey, settings: 
         yield from _texts(fetch, {"client_id": "Client id"})
         yield from _secret("Client secret", fetch.get("client_secret"))
         yield from _texts(fetch, {"scope": "Scope", "audience": "Audience"})
+        if fetch.get("client_auth") == "post":
+            yield SettingRow("Client id and secret", "Sent in the form")
+        for name, value in _mapping(fetch.get("parameters")).items():
+            yield _value(f"Parameter {name}", name, str(value))
         yield from _token(_mapping(fetch.get("assertion")), "Assertion: ")
     token = sign or _mapping(fetch.get("assertion"))
     if token and not str(token.get("algorithm")).startswith("HS"):  # those have no public half
@@ -100,6 +104,9 @@ def _token(token: Mapping[str, JsonValue], before: str) -> Iterator[SettingRow]:
         yield _value(f"{before}Claim {name}", name, value if isinstance(value, str) else orjson.dumps(value).decode())
     if token.get("body_hash"):
         yield SettingRow(f"{before}Body hash", "A token for each request")
+    times = [f"{key} ({label})" for key, label in (("nbf", "valid from"), ("jti", "unique id")) if token.get(key)]
+    if times:
+        yield SettingRow(f"{before}Optional claims", ", ".join(times))
 
 
 def _headers(headers: Mapping[str, JsonValue]) -> Iterator[SettingRow]:
@@ -122,6 +129,8 @@ def _advanced(document: Mapping[str, JsonValue], settings: Settings) -> Iterator
     is_own = isinstance(timeout, int | float)
     shown = format_duration(timeout if isinstance(timeout, int | float) else settings.delivery.timeout)
     yield SettingRow("Timeout", shown if is_own else f"{shown} (default)")
+    if isinstance(connect := document.get("connect_timeout"), int | float):
+        yield SettingRow("Connect timeout", format_duration(connect))
     tls = _mapping(document.get("tls"))
     for key, label in (("ca", "Own CA"), ("certificate", "Client certificate"), ("key", "Client key")):
         yield from _secret(label, tls.get(key))

@@ -28,7 +28,9 @@ _NAMES: Final = {
     "channels": "Channels", "url": "Webhook URL", "auth": "Authentication", "auth.header": "Header",
     "auth.scheme": "Scheme", "auth.fetch.grant": "Grant", "auth.fetch.token_url": "Token endpoint",
     "auth.fetch.client_id": "Client id", "auth.fetch.client_secret": "Client secret", "auth.fetch.scope": "Scope",
-    "auth.fetch.audience": "Audience", "headers": "Header parameters", "events": "Events", "campaigns": "Campaign ids",
+    "auth.fetch.audience": "Audience", "auth.fetch.client_auth": "Sent by",
+    "auth.fetch.parameters": "Further parameters", "connect_timeout": "Connect timeout",
+    "headers": "Header parameters", "events": "Events", "campaigns": "Campaign ids",
     "payload": "Payload version", "signing.new": "Signing secret", "rate_limit": "Rate limit", "timeout": "Timeout",
     "tls.ca": "Own CA", "tls.certificate": "Client certificate", "tls.key": "Client key",
     **{f"auth.{at}.{key}": f"{before}{label}"
@@ -240,6 +242,7 @@ class WebhookEditor:
             choices=CHOICES,
             max_headers=MAX_HEADERS,
             default_timeout=self._renderer.services.settings.delivery.timeout,
+            default_connect_timeout=self._renderer.services.settings.delivery.connect_timeout,
         )
 
 

@@ -20,25 +20,31 @@ _HEADER_FIELD: Final = re.compile(r"headers\.[0-9]{1,4}\.[a-z]+")
 
 TEXTS: Final = (
     "name", "org", "sandbox", "sandbox_id", "url", "auth.header", "auth.scheme", "rate_limit", "timeout",
+    "connect_timeout",
     *(f"auth.{at}.{key}" for at in ("sign", "fetch.assertion")
       for key in ("algorithm", "kid", "issuer", "subject", "audience", "ttl", "claims")),
     "auth.fetch.token_url", "auth.fetch.client_id", "auth.fetch.scope", "auth.fetch.audience",
+    "auth.fetch.parameters",
 )  # fmt: skip
 CHOICES: Final = {"auth": ("none", "sign", "fetch"), "auth.fetch.grant": ("client-credentials", "jwt-bearer"),
+                  "auth.fetch.client_auth": ("basic", "post"),
                   "campaigns": ("all", "some"), "payload": ("1", "2")}  # fmt: skip
 LISTS: Final = {"channels": ("email", "sms"), "events": ("sent", "delivered", "bounce", "error", "exclude", "delay",
                 "duplicate", "denylist", "read", "unknown")}  # fmt: skip
-SWITCHES: Final = ("enabled", "auth.sign.body_hash")
+TOKEN_SWITCHES: Final = ("auth.sign.body_hash", "auth.sign.nbf", "auth.sign.jti", "auth.fetch.assertion.nbf")
+SWITCHES: Final = ("enabled", *TOKEN_SWITCHES)
 SECRETS: Final = (
     "auth.sign.key", "auth.fetch.client_secret", "auth.fetch.assertion.key", "signing.new", "tls.ca", "tls.certificate",
     "tls.key",
 )  # fmt: skip
 ADVANCED: Final = (
-    "events", "campaigns", "payload", "signing", "rate_limit", "timeout", "sandbox_id", "tls", "enabled",
+    "events", "campaigns", "payload", "signing", "rate_limit", "timeout", "connect_timeout", "sandbox_id", "tls",
+    "enabled",
 )  # fmt: skip
 DEFAULTS: Final = {
     "auth": "none", "auth.header": "authorization", "auth.scheme": "Bearer", "auth.sign.algorithm": "ES256",
     "auth.sign.issuer": "feedback-dispatcher", "auth.sign.ttl": "5m", "auth.fetch.grant": "client-credentials",
+    "auth.fetch.client_auth": "basic",
     "auth.fetch.assertion.algorithm": "RS256", "auth.fetch.assertion.issuer": "feedback-dispatcher",
     "auth.fetch.assertion.ttl": "5m", "campaigns": "all", "payload": "1", "sandbox": "prod",
 }  # fmt: skip
@@ -100,7 +106,7 @@ def shown(key: str, value: JsonValue) -> str:
         return rate(value)
     if key.endswith("audience") and isinstance(value, list):
         return ", ".join(map(str, value))
-    if key.endswith("claims"):
+    if key.endswith(("claims", "parameters")):
         return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() if value else ""
     return str(value)
 

@@ -21,6 +21,7 @@ from dispatcher.console.pages.fields import (
     SECRETS,
     SWITCHES,
     TEXTS,
+    TOKEN_SWITCHES,
     HeaderRow,
     Posted,
     SecretField,
@@ -64,7 +65,7 @@ class WebhookForm:
         return cls(
             texts,
             {"channels": ["email", "sms"], "events": ["sent", "delivered", "bounce", "error"]},
-            {"enabled": True, "auth.sign.body_hash": False},
+            {"enabled": True, **dict.fromkeys(TOKEN_SWITCHES, False)},
             headers=[HeaderRow()],
         )
 
@@ -80,6 +81,7 @@ class WebhookForm:
         if auth == "jwt":
             form.texts["auth"] = "sign" if value_at(document, "auth.sign") else "fetch"
             form.texts["auth.fetch.grant"] = str(value_at(document, "auth.fetch.grant") or "client-credentials")
+            form.texts["auth.fetch.client_auth"] = str(value_at(document, "auth.fetch.client_auth") or "basic")
         form.texts["payload"] = str(document.get("payload", 1))
         campaigns = document.get("campaigns")
         if isinstance(campaigns, list):
@@ -88,7 +90,7 @@ class WebhookForm:
             if isinstance(value := document.get(key), list):
                 form.lists[key] = [str(item) for item in value]
         form.switches = {"enabled": document.get("enabled") is not False}
-        form.switches["auth.sign.body_hash"] = value_at(document, "auth.sign.body_hash") is True
+        form.switches |= {key: value_at(document, key) is True for key in TOKEN_SWITCHES}
         form.set_stored(document)
         headers = value_at(document, "headers")
         rows = headers.items() if isinstance(headers, dict) else ()
@@ -182,6 +184,8 @@ class WebhookForm:
             return {"tls": "tls.certificate", "auth.fetch": "auth.fetch.client_id"}.get(name, f"{name}.key")
         if name.startswith(("auth.sign.claims", "auth.fetch.assertion.claims")):
             return name.partition(".claims")[0] + ".claims"
+        if name.startswith("auth.fetch.parameters"):
+            return "auth.fetch.parameters"
         known = {*TEXTS, *CHOICES, *LISTS, *SWITCHES, *SECRETS}
         return name if name in known else ""
 
@@ -200,10 +204,10 @@ class WebhookForm:
             "campaigns": "all" if texts["campaigns"] == "all" else self._campaigns(),
             "payload": int(texts["payload"]),
             "enabled": self.switches["enabled"],
-            **self._kept("", ("paused", "connect_timeout")),
+            **self._kept("", ("paused",)),
             "tls": without_none({key: self.secrets[f"tls.{key}"].draft() for key in ("ca", "certificate", "key")}),
         }
-        draft |= {key: texts[key] for key in ("sandbox_id", "rate_limit", "timeout") if texts[key]}
+        draft |= {key: texts[key] for key in ("sandbox_id", "rate_limit", "timeout", "connect_timeout") if texts[key]}
         secrets = [one.draft() for one in (self.secrets["signing.new"], *self.signing)]
         if any(secrets):
             draft["signing"] = {"secrets": [one for one in secrets if one is not None]}
@@ -222,7 +226,9 @@ class WebhookForm:
         fetch: dict[str, JsonValue] = {"grant": grant}
         keys = ("token_url", "client_id", "scope", "audience")
         fetch |= {key: self.texts[f"auth.fetch.{key}"] for key in keys if self.texts[f"auth.fetch.{key}"]}
-        fetch |= self._kept("auth.fetch", ("client_auth", "parameters"))
+        fetch["client_auth"] = self.texts["auth.fetch.client_auth"]
+        if self.texts["auth.fetch.parameters"]:
+            fetch["parameters"] = self._json("auth.fetch.parameters", '{"resource": "https://api.luma.example"}')
         if (secret := self.secrets["auth.fetch.client_secret"].draft()) is not None:
             fetch["client_secret"] = secret
         if grant == "jwt-bearer":
@@ -235,27 +241,28 @@ class WebhookForm:
         if (secret := self.secrets[f"{at}.key"].draft()) is not None:
             token["key"] = secret
         if self.texts[f"{at}.claims"]:
-            token["claims"] = self._claims(f"{at}.claims")
+            token["claims"] = self._json(f"{at}.claims", '{"tenant": "luma"}')
         if "," in (audience := self.texts[f"{at}.audience"]):
             token["audience"] = [one.strip() for one in audience.split(",") if one.strip()]
-        if self.switches.get(f"{at}.body_hash"):
-            token["body_hash"] = True
-        return token | self._kept(at, ("nbf", "jti"))
+        for key in ("body_hash", "nbf", "jti"):
+            if self.switches.get(f"{at}.{key}"):
+                token[key] = True
+        return token | self._kept(at, () if f"{at}.jti" in SWITCHES else ("jti",))
 
     def _kept(self, at: str, keys: tuple[str, ...]) -> dict[str, JsonValue]:
         """Returns stored members that the form has no field for."""
         return without_none({key: value_at(self.document, f"{at}.{key}" if at else key) for key in keys})
 
-    def _claims(self, key: str) -> JsonValue:
+    def _json(self, key: str, example: str) -> JsonValue:
         try:
-            claims: JsonValue = orjson.loads(self.texts[key])
+            read: JsonValue = orjson.loads(self.texts[key])
         except orjson.JSONDecodeError as error:
-            self.add_error(key, f'is not JSON ({error.msg}, line {error.lineno}): write it as {{"tenant": "luma"}}')
+            self.add_error(key, f"is not JSON ({error.msg}, line {error.lineno}): write it as {example}")
             return {}
-        if not isinstance(claims, dict):
-            self.add_error(key, 'must be a JSON object: write it as {"tenant": "luma"}')
+        if not isinstance(read, dict):
+            self.add_error(key, f"must be a JSON object: write it as {example}")
             return {}
-        return claims
+        return read
 
     def _campaigns(self) -> JsonValue:
         ids: list[JsonValue] = [line.strip() for line in self.campaign_ids.splitlines() if line.strip()]

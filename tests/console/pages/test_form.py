@@ -7,7 +7,7 @@ from multidict import MultiDict
 from pydantic import JsonValue
 
 from dispatcher.config.secrets import Secret
-from dispatcher.config.webhooks import WebhookConfig
+from dispatcher.config.webhooks import JwtAuth, WebhookConfig
 from dispatcher.console.pages.fields import SECRETS
 from dispatcher.console.pages.form import WebhookForm, with_placeholders
 from dispatcher.console.pages.key_words import describe
@@ -50,6 +50,26 @@ CONFIGS = [
     *(resolve_draft(draft, {}) for draft in DRAFTS),
     secretive(),
     secretive(campaigns=["a", "b"], payload=2, timeout="7s"),
+    secretive(
+        name="post",
+        connect_timeout="1500ms",
+        auth={
+            "type": "jwt",
+            "fetch": {
+                "grant": "jwt-bearer",
+                "token_url": "https://login.luma.example/token",
+                "client_id": "luma",
+                "client_secret": {"value": "client"},
+                "client_auth": "post",
+                "parameters": {"resource": "https://api.luma.example/a=b", "x y": ""},
+                "assertion": {"algorithm": "HS256", "key": {"value": "k" * 40}, "nbf": True, "jti": True},
+            },
+        },
+    ),
+    secretive(
+        name="once",
+        auth={"type": "jwt", "sign": {"algorithm": "HS256", "key": {"value": "k" * 40}, "nbf": True, "jti": True}},
+    ),
 ]
 
 
@@ -61,6 +81,42 @@ def test_what_is_only_looked_at_stays_as_it_is(config: WebhookConfig) -> None:
     assert not typed.errors
     assert resolve_draft(typed.draft(_headers(document)), secrets, document) == config
     assert not typed.errors
+
+
+def test_the_optional_parts_of_tokens_and_the_connect_timeout_are_edited() -> None:
+    document, secrets = _stored(CONFIGS[-2])
+    posted = _posted(WebhookForm.of_document(document))
+    posted.update({"connect_timeout": "4s", "auth.fetch.client_auth": "basic", "auth.fetch.parameters": ""})
+    del posted["auth.fetch.assertion.nbf"]
+    typed = WebhookForm.of_post(posted, document, SEALING, "p")
+    config = resolve_draft(typed.draft(_headers(document)), secrets, document)
+    assert config.connect_timeout == 4
+    assert isinstance(config.auth, JwtAuth)
+    assert config.auth.fetch is not None
+    assert config.auth.fetch.assertion is not None
+    assert (config.auth.fetch.client_auth, config.auth.fetch.parameters) == ("basic", {})
+    assert (config.auth.fetch.assertion.nbf, config.auth.fetch.assertion.jti) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("key", "typed_text"),
+    [
+        ("connect_timeout", "1h"),
+        ("connect_timeout", "soon"),
+        ("auth.fetch.parameters", '{"grant_type": "password"}'),
+        ("auth.fetch.parameters", '{"a": 1}'),
+        ("auth.fetch.parameters", "[]"),
+        ("auth.fetch.parameters", "a=b"),
+    ],
+)
+def test_a_mistake_in_an_optional_part_is_shown_beside_its_field(key: str, typed_text: str) -> None:
+    document, secrets = _stored(CONFIGS[-2])
+    typed = WebhookForm.of_post(_posted(WebhookForm.of_document(document), **{key: typed_text}), document, SEALING, "p")
+    try:
+        resolve_draft(typed.draft(_headers(document)), secrets, document)
+    except ConfigError as error:
+        typed.add_problems(error.problems)
+    assert list(typed.errors) == [key]
 
 
 def test_no_stored_secret_is_in_the_form() -> None:

@@ -1,7 +1,7 @@
 """A paused webhook holds its events: the page says how many wait and until when, and resumes it."""
 
-import pytest
 from playwright.async_api import Browser, expect
+from pydantic import JsonValue
 
 from dispatcher.console.pages.form import WebhookForm
 from dispatcher.stores.sql.records import Role
@@ -46,7 +46,6 @@ async def test_viewers_see_the_state_but_no_button(browser: Browser, stage: Stag
         assert await shown.page.get_by_role("button", name="Pause").count() == 0
 
 
-@pytest.mark.parametrize(("key", "value"), [("paused", True), ("connect_timeout", 1.5)])
-def test_the_form_keeps_settings_that_it_has_no_field_for(key: str, value: object) -> None:
-    document = {"name": "n", "org": "o", "sandbox": "prod", "url": "https://h.example", key: value}
-    assert WebhookForm.of_document(document).draft({})[key] == value  # type: ignore[arg-type]
+def test_the_form_keeps_a_webhook_paused() -> None:
+    document: dict[str, JsonValue] = {"name": "n", "org": "o", "sandbox": "prod", "url": "https://h.example"}
+    assert WebhookForm.of_document(document | {"paused": True}).draft({})["paused"] is True
