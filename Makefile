@@ -29,7 +29,7 @@ $(STAMPS)-test: requirements/test.txt pyproject.toml | $(VENV)/pyvenv.cfg
 demo: $(STAMPS)-demo ## Watch events leave a broker as webhooks (20 s; FOREVER=1 keeps going).
 	@$(BIN)/python -m dispatcher.demo
 
-test: $(STAMPS)-test $(VENV)/checkov/bin/checkov $(VENV)/zizmor/bin/zizmor system lint ## Everything that CI runs: lint, types, layers, all tests.
+test: $(STAMPS)-test $(VENV)/checkov/bin/checkov $(VENV)/zizmor/bin/zizmor $(VENV)/openapi/bin/openapi-python-client system lint ## Everything that CI runs: lint, types, layers, all tests.
 	$(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile
 
 test-fast: $(STAMPS)-test lint ## Lint, types, layers and unit tests: under two minutes.
@@ -80,6 +80,11 @@ $(VENV)/checkov/bin/checkov: requirements/checkov.txt | $(VENV)/pyvenv.cfg
 	$(VENV)/checkov/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/checkov.txt
 	@touch $@
 
+$(VENV)/openapi/bin/openapi-python-client: requirements/openapi.txt | $(VENV)/pyvenv.cfg
+	$(PYTHON) -m venv $(VENV)/openapi
+	$(VENV)/openapi/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/openapi.txt
+	@touch $@
+
 $(VENV)/zizmor/bin/zizmor: requirements/zizmor.txt | $(VENV)/pyvenv.cfg
 	$(PYTHON) -m venv $(VENV)/zizmor
 	$(VENV)/zizmor/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/zizmor.txt
@@ -101,6 +106,7 @@ lock: ## Resolve the dependencies anew (needs uv).
 	uv pip compile --quiet --generate-hashes --no-header --python-version 3.11 --extra demo --extra test pyproject.toml -o requirements/test.txt
 	echo checkov==3.3.30 | uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 - -o requirements/checkov.txt
 	echo zizmor==1.32.0 | uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 - -o requirements/zizmor.txt
+	printf 'openapi-python-client==0.29.1\nopenapi-spec-validator==0.9.0\nruff\n' | uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 - -o requirements/openapi.txt
 	echo pip-audit | uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 - -o requirements/audit.txt
 
 clean: ## Remove what the targets made.

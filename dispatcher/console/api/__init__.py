@@ -19,7 +19,7 @@ def add_to(app: web.Application, services: Services, *, tokens_changed: Callable
     Args:
         tokens_changed: called when a token was revoked here, so that its sessions end at once.
     """
-    document = orjson.dumps(openapi_document())
+    document = orjson.dumps(openapi_document(services.settings.console.public_url or "/"))
 
     async def openapi(_request: web.Request) -> web.Response:
         return web.Response(body=document, content_type="application/json")

@@ -3,8 +3,9 @@
 It is committed as `config/schema/openapi.json`, which a test keeps up to date, and served as `/api/v1/openapi.json`.
 """
 
+import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Final
 
@@ -16,41 +17,82 @@ from dispatcher.console.api.models import Configuration, WebhookDraft
 from dispatcher.console.api.route import IF_MATCH, AnyRoute, Empty
 from dispatcher.console.api.routes import ROUTES
 from dispatcher.console.api_errors import CONTENT_TYPE, ProblemDocument
+from dispatcher.stores.sql.records import Role
 
-_REF: Final = "#/components/schemas/{model}"
+_BEFORE_MODEL: Final = "#/components/schemas/"
+_REF: Final = _BEFORE_MODEL + "{model}"
 _JSON = "application/json"
 _Json = dict[str, JsonValue]
 
-_DRAFTED_SECRET: Final[_Json] = {
-    "description": "A secret: a new value, the stored secret with a fingerprint, or the secret stored at this place.",
-    "oneOf": [
-        {
-            "type": "object",
-            "properties": {"value": {"type": "string", "minLength": 1, "maxLength": 65536, "writeOnly": True}},
-            "required": ["value"],
-            "additionalProperties": False,
-        },
-        {
-            "type": "object",
-            "properties": {"fingerprint": {"type": "string", "pattern": "^[0-9a-f]{12}$"}},
-            "required": ["fingerprint"],
-            "additionalProperties": False,
-        },
-        {
-            "type": "object",
-            "properties": {"keep": {"const": True}},
-            "required": ["keep"],
-            "additionalProperties": False,
-        },
-    ],
+_FINGERPRINT: Final[_Json] = {"type": "string", "pattern": "^[0-9a-f]{12}$"}
+_SECRETS: Final[_Json] = {
+    "NewSecret": {
+        "description": "A new secret.",
+        "type": "object",
+        "properties": {"value": {"type": "string", "minLength": 1, "maxLength": 65536, "writeOnly": True}},
+        "required": ["value"],
+        "additionalProperties": False,
+    },
+    "ShownSecret": {
+        "description": "A secret's fingerprint. In a draft: the stored secret that has it. Secrets are never returned.",
+        "type": "object",
+        "properties": {"fingerprint": _FINGERPRINT},
+        "required": ["fingerprint"],
+        "additionalProperties": False,
+    },
+    "KeptSecret": {
+        "description": "The secret that is stored at this place.",
+        "type": "object",
+        "properties": {"keep": {"type": "boolean", "const": True}},
+        "required": ["keep"],
+        "additionalProperties": False,
+    },
+    "DraftSecret": {
+        "description": "A new secret, or one that is stored.",
+        "oneOf": [{"$ref": _REF.format(model=name)} for name in ("NewSecret", "ShownSecret", "KeptSecret")],
+    },
 }
-_SHOWN_SECRET: Final[_Json] = {
-    "description": "A secret's fingerprint; the secret itself is never returned.",
-    "type": "object",
-    "properties": {"fingerprint": {"type": "string", "pattern": "^[0-9a-f]{12}$"}},
-    "required": ["fingerprint"],
-    "additionalProperties": False,
+_SHARED: Final = frozenset({"Channel", "SigningAlgorithm", "JsonValue", "NoAuth"})
+"""Definitions without secrets: the same in drafts and in what is returned."""
+TAGS: Final = {
+    "Webhooks": "Create, change, test, pause and delete webhooks. An organisation and sandbox have at most one.",
+    "Deliveries": "State, counts and latest attempts of a webhook, and the events that wait.",
+    "History": "What happened to a message, found by any of its ids.",
+    "Dead events": "Events that can't be delivered.",
+    "Sending again": "Jobs that send dead and delivered events again.",
+    "Audit": "Who did what, and when.",
+    "Access": "The caller, and API tokens.",
 }
+"""Groups of operations, in the order of the reference."""
+_TAG_OF: Final = (
+    (re.compile(r"/(me|tokens)\b"), "Access"),
+    (re.compile(r"/audit\b"), "Audit"),
+    (re.compile(r"redrive|/resend\b"), "Sending again"),
+    (re.compile(r"/dead-events\b"), "Dead events"),
+    (re.compile(r"/history\b"), "History"),
+    (re.compile(r"/(outcomes|attempts|state|lane|waiting|counts)$"), "Deliveries"),
+    (re.compile(r"/webhooks\b"), "Webhooks"),
+)
+_DRAFT: Final[_Json] = {
+    "name": "Luma order status",
+    "org": "9E1005A551ED61CA0A490D45@AdobeOrg",
+    "sandbox": "prod",
+    "channels": ["email", "sms"],
+    "url": "https://hooks.luma.example/feedback",
+    "signing": {"secrets": [{"value": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}]},
+}
+_TENANT: Final[_Json] = {"org": "9E1005A551ED61CA0A490D45@AdobeOrg", "sandbox": "prod"}
+_EXAMPLES: Final[Mapping[str, _Json]] = {
+    "WebhookDraft": _DRAFT,
+    "DraftTest": {"webhook": _DRAFT, "channel": "email", "message_status": "bounce"},
+    "SampleEvent": {"channel": "email", "message_status": "delivered"},
+    "RedriveOrder": _TENANT | {"events": {"select": "matching", "reasons": ["expired"]}},
+    "ResendRequest": {"since": "2026-11-28T14:00:00Z", "include": ["delivered", "dead"]},
+    "HistorySearchOrder": {"id": "5f0c6a8e-order-1047", "limit": 50},
+    "Erasure": {"recipient": "jane@customer.example"},
+    "NewToken": {"name": "deploy", "role": "admin", "orgs": [_TENANT["org"]], "expires_in_days": 90},
+}
+"""Examples of request bodies, by model."""
 _WORDS: Final = {
     400: "The body is no JSON.",
     401: "The token is missing or invalid.",
@@ -66,8 +108,12 @@ _WORDS: Final = {
 }
 
 
-def openapi_document() -> _Json:
-    """Returns the document."""
+def openapi_document(server: str = "/") -> _Json:
+    """Returns the document.
+
+    Args:
+        server: URL of the console; relative to the document by default.
+    """
     paths: defaultdict[str, dict[str, JsonValue]] = defaultdict(dict)
     for route in ROUTES:
         paths[route.full_path][route.method.lower()] = _operation(route)
@@ -76,6 +122,7 @@ def openapi_document() -> _Json:
         "info": {
             "title": "Feedback dispatcher: admin API",
             "version": "1",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
             "description": (
                 "Webhooks, their deliveries, dead events and their redrive, audit log and tokens. "
                 "Errors are problem documents (RFC 9457). Resources of organisations that the caller can't see are "
@@ -84,6 +131,8 @@ def openapi_document() -> _Json:
             ),
         },
         "jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
+        "servers": [{"url": server, "description": "This console."}],
+        "tags": [{"name": name, "description": description} for name, description in TAGS.items()],
         "security": [{"bearer": []}],
         "paths": dict(paths),
         "components": {
@@ -100,7 +149,13 @@ def openapi_document() -> _Json:
 
 
 def _operation(route: AnyRoute) -> _Json:
-    operation: _Json = {"operationId": route.name, "summary": route.summary, "x-role": route.role.value}
+    operation: _Json = {
+        "operationId": route.name,
+        "summary": route.summary,
+        "description": _description(route),
+        "tags": [next(tag for pattern, tag in _TAG_OF if pattern.search(route.path))],
+        "x-role": route.role.value,
+    }
     if route.is_for_all_orgs:
         operation["x-all-organisations"] = True
     parameters: list[JsonValue] = [
@@ -121,7 +176,10 @@ def _operation(route: AnyRoute) -> _Json:
     if parameters:
         operation["parameters"] = parameters
     if route.body is not Empty:
-        operation["requestBody"] = {"required": True, "content": {_JSON: {"schema": _ref(route.body)}}}
+        content: _Json = {"schema": _ref(route.body)}
+        if (example := _EXAMPLES.get(route.body.__name__)) is not None:
+            content["example"] = example
+        operation["requestBody"] = {"required": True, "content": {_JSON: content}}
     responses: dict[str, JsonValue] = {str(route.status): _success(route)}
     for status in sorted(_error_statuses(route)):
         responses[str(status)] = {
@@ -130,6 +188,14 @@ def _operation(route: AnyRoute) -> _Json:
         }
     operation["responses"] = responses
     return operation
+
+
+def _description(route: AnyRoute) -> str:
+    """Returns the summary, and who may call the operation."""
+    who = "admins" if route.role is Role.ADMIN else "viewers and admins"
+    scope = " of all organisations" if route.is_for_all_orgs else ""
+    body = "" if route.body is Empty else f" {(route.body.__doc__ or '').strip()}"
+    return f"{route.summary}{body} For {who}{scope}."
 
 
 def _error_statuses(route: AnyRoute) -> set[int]:
@@ -186,31 +252,74 @@ def _schemas() -> _Json:
     schemas: _Json = dict(made["$defs"])
     queries = {route.query.__name__ for route in ROUTES}
     schemas = {name: schema for name, schema in schemas.items() if name not in queries}
-    schemas |= _of_webhooks(WebhookDraft, "Draft", "validation", _DRAFTED_SECRET)
-    schemas |= _of_webhooks(Configuration, "Shown", "serialization", _SHOWN_SECRET)
-    return dict(sorted(schemas.items()))
+    schemas |= _SECRETS
+    schemas |= _of_webhooks(WebhookDraft, "Draft", "validation", "DraftSecret")
+    schemas |= _of_webhooks(Configuration, "Shown", "serialization", "ShownSecret")
+    return {name: _tidied(schema) for name, schema in sorted(schemas.items())}
+
+
+def _tidied(schema: JsonValue) -> JsonValue:
+    """Returns the schema as client generators take it.
+
+    Without titles, from which they make names that collide, without defaults that are no single value, and with at most
+    two choices if one is null.
+    """
+    if isinstance(schema, list):
+        return [_tidied(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    tidied: _Json = {}
+    for key, value in schema.items():
+        is_compound = key == "default" and (value is None or isinstance(value, dict | list))
+        if is_compound or (key == "title" and isinstance(value, str)):
+            continue
+        if key == "properties" and isinstance(value, dict):
+            tidied[key] = {name: _tidied(one) for name, one in value.items()}
+        else:
+            tidied[key] = _tidied(value)
+    if "anyOf" in tidied:
+        tidied["anyOf"] = _without_third_null(tidied["anyOf"])
+    properties = tidied.get("properties")
+    kind = properties.get("type") if isinstance(properties, dict) else None
+    if isinstance(kind, dict) and "const" in kind:  # a discriminator has to be required
+        required = tidied.get("required")
+        tidied["required"] = [*dict.fromkeys([*(required if isinstance(required, list) else []), "type"])]
+    return tidied
+
+
+def _without_third_null(choices: JsonValue) -> JsonValue:
+    """Returns the choices with null as a type of the first one if there are more than two."""
+    if not isinstance(choices, list) or len(choices) < 3 or {"type": "null"} not in choices:
+        return choices
+    first, *others = [one for one in choices if one != {"type": "null"}]
+    if not isinstance(first, dict) or "type" not in first:
+        return choices
+    return [first | {"type": [first["type"], "null"]}, *others]
 
 
 def _of_webhooks(
-    model: type[BaseModel], prefix: str, mode: JsonSchemaMode, secret: _Json
+    model: type[BaseModel], prefix: str, mode: JsonSchemaMode, secret: str
 ) -> Iterator[tuple[str, JsonValue]]:
-    """Yields the webhook's schema with another form of secrets, its definitions with a prefix."""
-    schema = WebhookConfig.model_json_schema(mode=mode, ref_template=f"#/components/schemas/{prefix}{{model}}")
+    """Yields the webhook's schema with another form of secrets, its definitions with a prefix unless shared."""
+    schema = WebhookConfig.model_json_schema(mode=mode, ref_template=_REF)
     definitions = schema.pop("$defs")
     schema["description"] = model.__doc__
-    schema["title"] = model.__name__
-    yield model.__name__, _replaced(schema, secret)
+    names = {name: name if name in _SHARED else f"{prefix}{name}" for name in definitions}
+    yield model.__name__, _replaced(schema, names, secret)
     for name, definition in definitions.items():
-        yield f"{prefix}{name}", _replaced(definition, secret)
+        yield names[name], _replaced(definition, names, secret)
 
 
-def _replaced(schema: JsonValue, secret: _Json) -> JsonValue:
+def _replaced(schema: JsonValue, names: Mapping[str, str], secret: str) -> JsonValue:
     if isinstance(schema, dict):
         if _is_reference(schema.get("oneOf")):
-            return secret | {key: value for key, value in schema.items() if key in ("title", "description", "default")}
-        return {key: _replaced(value, secret) for key, value in schema.items()}
+            return {"$ref": _REF.format(model=secret)}
+        return {key: _replaced(value, names, secret) for key, value in schema.items()}
     if isinstance(schema, list):
-        return [_replaced(value, secret) for value in schema]
+        return [_replaced(value, names, secret) for value in schema]
+    if isinstance(schema, str) and schema.startswith(_BEFORE_MODEL):
+        name = schema.removeprefix(_BEFORE_MODEL)
+        return _REF.format(model=names.get(name, name))
     return schema
 
 

@@ -53,14 +53,14 @@ async def _tested(
 
 def _model(result: TestResult) -> TestResultModel:
     return TestResultModel(
-        steps=tuple(StepModel(name=one.name, ok=one.ok, ms=one.ms, told=one.detail) for one in result.steps),
+        steps=tuple(StepModel(name=one.name, ok=one.ok, ms=one.ms, detail=one.detail) for one in result.steps),
         event_id=result.event_id,
         verdict=result.verdict,
         reason=result.reason,
         status=result.status,
         elapsed_ms=result.elapsed_ms,
         verdict_in_words=result.verdict_in_words,
-        cure=result.remedy,
+        remedy=result.remedy,
         answer=result.answer,
         request=tuple(HeaderModel(name=name, value=value) for name, value in result.request),
         body=result.body,

@@ -21,7 +21,7 @@ async def test_a_test_goes_out_with_the_stored_secrets_and_is_in_the_history(
     api = await console.client(orgs=ORGS, name="ada")
     answer = await api.post(f"{WEBHOOKS}/{luma.id}/test", json={"channel": "sms", "message_status": "bounce"})
     assert (answer.status, answer.json["verdict"], answer.json["answer"]) == (200, "delivered", "<b>ok</b>")
-    assert answer.json["steps"][1] == {"name": "token", "ok": None, "ms": None, "told": ""}
+    assert answer.json["steps"][1] == {"name": "token", "ok": None, "ms": None, "detail": ""}
     (sent,) = console.test_events.sent
     assert f"{CANARY}-client" in [secret.reveal_text() for secret in sent.secrets()]
     (entry,) = await console.services.audit.search(AuditQuery(action=AuditAction.TEST), orgs=None)

@@ -34,7 +34,7 @@ parameters = {{ "path.id" = "{token}" }}
 [[operations]]
 include-operation-id = ["createWebhook", "testDraft", "previewDraft"]
 checks.positive_data_acceptance.expected-statuses = ["2xx", 403, 404, 409, 422]
-checks.negative_data_rejection.enabled = false
+checks.negative_data_rejection.expected-statuses = ["2xx", 400, 401, 403, 404, 405, 409, 413, 415, 422]
 
 [[operations]]
 include-operation-id = ["replaceWebhook", "deleteWebhook"]
@@ -43,7 +43,7 @@ checks.negative_data_rejection.expected-statuses = [400, 401, 404, 405, 412, 415
 
 # Parameters that belong together: no schema can say so.
 [[operations]]
-include-operation-id = ["listDeadEvents", "searchHistory", "eraseHistory"]
+include-operation-id = ["listDeadEvents", "searchHistory", "eraseHistory", "listRedrives", "resend", "checkResend"]
 checks.positive_data_acceptance.expected-statuses = ["2xx", 404, 422]
 """
 

@@ -60,6 +60,7 @@ ROUTES: Mapping[tuple[str, str], Callable[[str, str], Ask]] = {
     ("GET", "/dead-events"): lambda _, name: Ask("/dead-events", elsewhere=200),
     ("POST", "/dead-events/confirm"): lambda _, name: Ask("/dead-events/confirm", {"id": "1-999"}, True, 422),
     ("POST", "/dead-events/redrive"): lambda _, name: Ask("/dead-events/redrive", {"id": "1-999"}, True, 422),
+    ("GET", "/reference"): lambda _, name: Ask("/reference", elsewhere=200),
     ("GET", "/jobs"): lambda _, name: Ask("/jobs?job=canary"),
     ("POST", "/jobs/{job_id}/stop"): lambda _, name: Ask("/jobs/canary/stop", {}, True),
     ("GET", "/webhooks/{webhook_id}/resend"): lambda id_, name: Ask(f"/webhooks/{id_}/resend?range=1h", {}, True),

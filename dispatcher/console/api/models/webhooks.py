@@ -96,7 +96,7 @@ class StepModel(ResponseModel):
     ok: bool | None
     """null if the step was not reached or not needed."""
     ms: float | None
-    told: str
+    detail: str
 
 
 class HeaderModel(ResponseModel):
@@ -118,7 +118,7 @@ class TestResultModel(ResponseModel):
     status: int | None
     elapsed_ms: float
     verdict_in_words: str
-    cure: str
+    remedy: str
     """What to change; empty if the event was delivered."""
     answer: str
     """The first 2,048 bytes of the response body, as text."""
