@@ -191,7 +191,7 @@ def _operation(route: AnyRoute) -> _Json:
 
 
 def _description(route: AnyRoute) -> str:
-    """Returns the summary, and who may call the operation."""
+    """Returns the summary and the required role."""
     who = "admins" if route.role is Role.ADMIN else "viewers and admins"
     scope = " of all organisations" if route.is_for_all_orgs else ""
     body = "" if route.body is Empty else f" {(route.body.__doc__ or '').strip()}"
