@@ -5,8 +5,9 @@ whether events flow, with the reasons why not. Nothing here holds a secret or an
 """
 
 import asyncio
+import hmac
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -18,6 +19,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from dispatcher import __version__
+from dispatcher.config.secrets import Secret, reread
 from dispatcher.config.settings import OpsSettings
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.breaker import BreakerState
@@ -29,9 +31,12 @@ from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
 STUCK_S = 120.0
 """A poll loop that did not turn for so long is dead."""
 _METRICS_FRESH_S = 1.0
+_BY_HAND = "use kubectl exec or port-forward"
 SUSPENDED = "suspended"
 LANE_STATES = (*TenantState, *BreakerState, SUSPENDED)
 """What `/lanes?state=` takes."""
@@ -105,11 +110,12 @@ class HealthServer:
         self._watched = watched
         self._listener: Listener | None = None
         self._rendered: dict[bool, tuple[float, bytes]] = {}
+        self._token: Secret | None = None
         self.port = settings.port
         """The port in use, once started."""
 
     async def __aenter__(self) -> Self:
-        app = web.Application()
+        app = web.Application(middlewares=[self._guard])
         app.router.add_get("/", self._index)
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
@@ -130,6 +136,29 @@ class HealthServer:
     ) -> None:
         if self._listener is not None:
             await self._listener.__aexit__(kind, error, traceback)
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Admits other hosts to what concerns tenants and settings by the token only."""
+        token = self._settings.token
+        closed = ("/lanes", "/configz") if token is None else ("/lanes", "/configz", "/metrics")
+        if request.path.startswith(closed) and not _is_own_host(request):
+            if token is None:
+                raise web.HTTPForbidden(text=f"{request.path} is closed to other hosts: set ops.token, or {_BY_HAND}\n")
+            if not await self._is_token(request.headers.get("Authorization", ""), token):
+                raise web.HTTPUnauthorized(
+                    text="the bearer token of ops.token is needed\n", headers={"WWW-Authenticate": "Bearer"}
+                )
+        return await handler(request)
+
+    async def _is_token(self, header: str, token: Secret) -> bool:
+        try:
+            self._token = await asyncio.to_thread(reread, token)  # it may have been rotated
+        except (OSError, ValueError) as error:
+            log.warning("the file of ops.token can't be read: the last good one is used", error=str(error)[:200])
+        known = (self._token or token).reveal()
+        scheme, _, shown = header.partition(" ")
+        return scheme.lower() == "bearer" and hmac.compare_digest(shown.strip().encode(), known)
 
     async def _index(self, _request: web.Request) -> web.Response:
         paths = ["/livez", "/readyz", "/metrics", "/configz", "/lanes", "/lanes/{org}/{sandbox}"]
@@ -202,10 +231,14 @@ class HealthServer:
         return web.json_response({"released": on_cancelled})
 
 
+def _is_own_host(request: web.Request) -> bool:
+    return request.remote in ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+
+
 def _refuse_strangers(request: web.Request) -> None:
     # What changes something is for an operator in the pod (kubectl exec, port-forward), not for the network.
-    if request.remote not in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
-        raise web.HTTPForbidden(text="only from the process's own host: use kubectl exec or port-forward\n")
+    if not _is_own_host(request):
+        raise web.HTTPForbidden(text=f"only from the process's own host: {_BY_HAND}\n")
     # Nor for a web page that an operator visits while a port is forwarded: browsers let any page post to localhost.
     if "Origin" in request.headers or "Sec-Fetch-Site" in request.headers:
         raise web.HTTPForbidden(text="not from a browser: use curl\n")

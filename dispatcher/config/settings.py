@@ -287,6 +287,10 @@ class OpsSettings(_Group):
     """Address to listen on; null: all addresses, IPv4 and IPv6."""
     port: Port = 9090
     """Port to listen on. 0 takes a free port, which the log names."""
+    token: Annotated[Secret, AfterValidator(_long_enough)] | None = None
+    """Bearer token of at least 32 bytes for `/metrics`, `/configz` and `/lanes` from other hosts; the console sends it
+    to the dispatchers. Without one `/metrics` is open, and `/configz` and `/lanes` answer the process's own host
+    only."""
 
 
 class OidcSettings(_Group):

@@ -122,6 +122,8 @@ async def people(directory: Path) -> AsyncIterator[tuple[str, Notified]]:
 
     async def hear(request: web.Request) -> web.Response:
         for alert in (await request.json())["alerts"]:
+            if alert["status"] == "resolved":
+                continue
             notified.put_nowait((request.match_info["who"], alert["labels"]["alertname"], alert["annotations"]))
         return web.Response()
 

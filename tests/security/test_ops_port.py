@@ -2,10 +2,13 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 
+from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import DeliverySettings, OpsSettings
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.lane_scheduler import LaneScheduler
@@ -29,9 +32,9 @@ class Ops:
         return 1
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[str]:
+    async def running(self, **settings: Any) -> AsyncIterator[str]:
         watched = Watched(list, list, lambda: None, self.lanes, self.release, {})
-        async with HealthServer(OpsSettings(host="127.0.0.1", port=0), watched) as server:
+        async with HealthServer(OpsSettings(host="127.0.0.1", port=0, **settings), watched) as server:
             yield f"http://127.0.0.1:{server.port}"
 
     @property
@@ -79,3 +82,53 @@ async def test_no_page_in_a_browser_on_the_host_may(path: str, headers: dict[str
     async with ops.running() as base:
         assert await posted(base + path, headers) == 403
     assert ops.is_untouched
+
+
+OPEN = ("/livez", "/readyz", "/")
+OF_TENANTS = ("/lanes", f"/lanes/{LUMA.org}/{LUMA.sandbox}", "/configz")
+TOKEN = "a-token-of-at-least-thirty-two-bytes"
+
+
+async def got(url: str, token: str | None = None, local: str = "127.0.0.2", scheme: str = "Bearer") -> int:
+    headers = {} if token is None else {"Authorization": f"{scheme} {token}"}
+    connector = aiohttp.TCPConnector(local_addr=(local, 0))
+    async with aiohttp.ClientSession(connector=connector) as session, session.get(url, headers=headers) as answer:
+        return answer.status
+
+
+async def test_what_concerns_tenants_is_closed_to_other_hosts_by_default() -> None:
+    async with Ops().running() as base:
+        assert {path: await got(base + path) for path in OF_TENANTS} == dict.fromkeys(OF_TENANTS, 403)
+        assert {await got(base + path, local="127.0.0.1") for path in OF_TENANTS} == {200}
+        assert {await got(base + path) for path in (*OPEN, "/metrics")} == {200}
+
+
+async def test_a_token_opens_it_and_closes_the_metrics() -> None:
+    async with Ops().running(token=Secret(TOKEN.encode())) as base:
+        for path in (*OF_TENANTS, "/metrics"):
+            assert await got(base + path, TOKEN) == 200
+            assert await got(base + path, TOKEN, scheme="bearer") == 200
+            assert await got(base + path) == 401
+            for wrong in ("", TOKEN[:-1], f"{TOKEN}x"):
+                assert await got(base + path, wrong) == 401
+            assert await got(base + path, TOKEN, scheme="Basic") == 401
+            assert await got(base + path, local="127.0.0.1") == 200
+        assert {await got(base + path) for path in OPEN} == {200}, "probes have no token"
+
+
+async def test_a_token_does_not_allow_changes_from_other_hosts() -> None:
+    ops = Ops()
+    async with ops.running(token=Secret(TOKEN.encode())) as base:
+        for path in CHANGES:
+            assert await posted(base + path, {"Authorization": f"Bearer {TOKEN}"}, local="127.0.0.2") == 403
+    assert ops.is_untouched
+
+
+async def test_a_rotated_token_needs_no_restart(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    async with Ops().running(token=Secret(TOKEN.encode(), {"file": "token"}, file)) as base:
+        file.write_text(TOKEN.upper())
+        assert (await got(f"{base}/lanes", TOKEN.upper()), await got(f"{base}/lanes", TOKEN)) == (200, 401)
+        file.unlink()
+        assert await got(f"{base}/lanes", TOKEN.upper()) == 200, "the last good one"

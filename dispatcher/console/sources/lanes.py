@@ -16,6 +16,7 @@ import structlog
 from pydantic import TypeAdapter
 from yarl import URL
 
+from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import ConsoleSettings
 from dispatcher.console.model import LaneFact
 from dispatcher.contract.tenant import TenantKey
@@ -51,8 +52,12 @@ class _Instance:
 class RunningLanes:
     """Implements `model.LaneStates`. An async context manager that owns the HTTP connections."""
 
-    def __init__(self, settings: ConsoleSettings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, settings: ConsoleSettings, clock: Callable[[], float] = time.monotonic, token: Secret | None = None
+    ) -> None:
+        """`token`: what the dispatchers' ops ports want (`ops.token`)."""
         self._urls = settings.dispatchers
+        self._token = token
         self._clock = clock
         self._addresses: dict[str, tuple[float, tuple[_Instance, ...]]] = {}
         self._known: OrderedDict[TenantKey, tuple[float, LaneFact | None]] = OrderedDict()
@@ -147,8 +152,11 @@ class RunningLanes:
             raise RuntimeError("the lanes are not open")
         url, name = URL(instance.url + path, encoded=True), instance.host
         is_tls = url.scheme == "https"
+        headers = {"host": name}
+        if self._token is not None:
+            headers["authorization"] = f"Bearer {self._token.reveal_text()}"
         return self._session.request(
-            method, url, headers={"host": name}, server_hostname=name if is_tls else None, allow_redirects=False
+            method, url, headers=headers, server_hostname=name if is_tls else None, allow_redirects=False
         )
 
     async def _instances_of(self, url: str) -> Sequence[_Instance]:

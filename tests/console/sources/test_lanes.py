@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import ConsoleSettings, DeliverySettings, OpsSettings
 from dispatcher.console.sources import lanes as module
 from dispatcher.console.sources.lanes import RunningLanes, worst
@@ -197,3 +198,24 @@ async def test_a_real_dispatchers_lane_is_read_and_enabled() -> None:
 
 def test_of_no_lane_there_is_no_worst() -> None:
     assert worst([]) is None
+
+
+async def test_the_ops_ports_token_is_sent() -> None:
+    shown: list[str | None] = []
+
+    async def handle(request: web.Request) -> web.Response:
+        shown.append(request.headers.get("authorization"))
+        return web.json_response(LANE)
+
+    app = web.Application()
+    app.router.add_get("/lanes/{org}/{sandbox}", handle)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        async with RunningLanes(settings(url), token=Secret(b"the token")) as lanes:
+            assert await lanes.of(LUMA) is not None
+    finally:
+        await runner.cleanup()
+    assert shown == ["Bearer the token"]
