@@ -24,8 +24,8 @@ GROUP = "dispatcher_compiled"
 MODULES = (
     "contract/event_reader", "contract/events", "contract/feedback", "contract/record_text", "contract/records",
     "delivery/breaker", "delivery/concurrency", "delivery/deliverer", "delivery/direct_attempt",
-    "delivery/endpoint_health", "delivery/lane", "delivery/lane_scheduler", "delivery/pending_delivery",
-    "delivery/permits", "delivery/rate", "delivery/retry_policy", "delivery/verdicts",
+    "delivery/endpoint_health", "delivery/history_recorder", "delivery/lane", "delivery/lane_scheduler",
+    "delivery/pending_delivery", "delivery/permits", "delivery/rate", "delivery/retry_policy", "delivery/verdicts",
     "flow/dead_letter_brake", "flow/decision", "flow/fast_path", "flow/pipeline",
     "kafka/consumer", "kafka/offset_tracker", "kafka/partition",
     "telemetry/fast_metrics",
@@ -44,7 +44,7 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
         """What the build environment needs beyond hatchling; mypyc reads the annotations of what we import, too."""
         if not _is_asked_for():
             return []
-        return ["mypy[mypyc]==2.4.1", "setuptools>=80", *self.metadata.core.dependencies]
+        return ["mypy[mypyc]==2.4.1", "setuptools>=80", "types-pyyaml", *self.metadata.core.dependencies]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compiles, unless the wheel is editable or the switch is off."""
@@ -78,7 +78,10 @@ def compile_to(root: Path, target: Path) -> None:
             path = sources / "dispatcher" / f"{module}.py"
             path.write_text(_SLOTS.sub(r"\1", path.read_text()).replace("@dataclass()", "@dataclass"))
         script = "import hatch_build; hatch_build.build_extensions()"
-        environment = os.environ | {"PYTHONPATH": str(root), "MYPYC_OUTPUT": str(target)}
+        search = os.pathsep.join(
+            filter(None, [str(root), os.environ.get("PYTHONPATH")])
+        )  # pip's own environment is in it
+        environment = os.environ | {"PYTHONPATH": search, "MYPYC_OUTPUT": str(target)}
         command = [sys.executable, "-c", script]
         subprocess.run(command, cwd=sources, env=environment, check=True)  # noqa: S603  (our own interpreter)
 

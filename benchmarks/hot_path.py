@@ -190,8 +190,8 @@ class FakeKafka:
     def partitions_of(self, topic: str) -> list[TopicPartition]:
         return [TopicPartition(TOPIC, 0)]
 
-    def source_of(self, tp: TopicPartition) -> object:
-        return None
+    def source_of(self, tp: TopicPartition) -> tuple[object, ...]:
+        return ()
 
     def raise_coordination_error(self) -> None:
         """There is none."""

