@@ -4,13 +4,16 @@
 #   docker build --build-arg BASE=python:3.11-slim@sha256:… --build-arg REVISION=$(git rev-parse HEAD) .
 #   docker build --build-arg LOCK=image-msk-iam .      # with the signer for Amazon MSK IAM (35 MB)
 #
+#   docker build --build-arg COMPILE=0 .               # interpreted, no C compiler needed
+#
 # BASE must have Python 3.11 or newer; pin it by digest for a release. Both stages use the same one, so that the
 # environment's interpreter is where it was.
-ARG BASE=python:3.11-slim
+ARG BASE=python:3.14-slim
 
 # hadolint ignore=DL3006
 FROM ${BASE} AS build
 ARG LOCK=image
+ARG COMPILE=1
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /src
 RUN python3 -m venv --without-pip /opt/dispatcher \
@@ -19,11 +22,17 @@ COPY requirements/image.txt requirements/image-msk-iam.txt requirements/
 # Only wheels: nothing is compiled, and every one has its hash in the file.
 RUN /opt/build/bin/pip --python /opt/dispatcher/bin/python install \
         --only-binary :all: --no-compile --require-hashes --requirement "requirements/${LOCK}.txt"
+# mypyc compiles the hot modules; it reads the annotations of the dependencies, too.
 COPY deploy/image/build.txt build.txt
-RUN /opt/build/bin/pip install --only-binary :all: --require-hashes --requirement build.txt
+# hadolint ignore=DL3008
+RUN if [ "${COMPILE}" = 1 ]; then \
+        apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev libpython3-dev \
+        && rm -rf /var/lib/apt/lists/*; fi
+RUN /opt/build/bin/pip install --only-binary :all: --require-hashes --requirement build.txt \
+        --requirement "requirements/${LOCK}.txt"
 COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY dispatcher dispatcher
-RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
+RUN DISPATCHER_COMPILE="${COMPILE}" /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
     && /opt/build/bin/pip --python /opt/dispatcher/bin/python install --no-deps --no-index --no-compile /wheels/*.whl \
     && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/dispatcher/lib
 # What is in the image, with hashes and licences: /opt/dispatcher/sbom.cdx.json

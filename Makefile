@@ -104,6 +104,7 @@ lock: ## Resolve the dependencies anew (needs uv).
 	uv pip compile --quiet --generate-hashes --no-header --python-version 3.11 --extra otel pyproject.toml -o requirements/image.txt
 	uv pip compile --quiet --generate-hashes --no-header --python-version 3.11 --extra otel --extra msk-iam pyproject.toml -o requirements/image-msk-iam.txt
 	uv pip compile --quiet --generate-hashes --no-header --python-version 3.11 --extra demo --extra test pyproject.toml -o requirements/test.txt
+	printf '%s\n' hatchling==1.33.0 'mypy[mypyc]==2.4.1' setuptools types-pyyaml | uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 --constraint requirements/image.txt - -o deploy/image/build.txt
 	echo checkov==3.3.30 | uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 - -o requirements/checkov.txt
 	echo zizmor==1.32.0 | uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 - -o requirements/zizmor.txt
 	printf 'openapi-python-client==0.29.1\nopenapi-spec-validator==0.9.0\nruff\n' | uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 - -o requirements/openapi.txt

@@ -1,7 +1,7 @@
 """Instructions an event, by stage: `python -m benchmarks.instructions`. The same code gives the same number, within 1 %.
 
 Counts with callgrind (Debian package valgrind) what `hot_path` runs in user space; the kernel's work isn't in it, and
-the processor's instructions for SHA are not used. `--check` compares with `budget.json` and fails with the number where
+the processor's instructions for SHA are not used. `--check` compares with `budget.json`, which has a budget for either form, and fails with the number where
 the path has become longer; `--set-budget` writes the present numbers there, on purpose.
 """
 
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.hot_path import BATCH, STAGES
+from dispatcher.telemetry.build_form import FORM
 
 BUDGET: Final = Path(__file__).parent / "budget.json"
 MARGIN: Final = 0.04
@@ -87,7 +88,7 @@ def over_budget(counted: list[Counted]) -> list[str]:
         return []
     lines = []
     for one in counted:
-        allowed = budget["instructions"].get(one.stage)
+        allowed = budget["instructions"].get(FORM, {}).get(one.stage)
         if allowed is not None and one.instructions > allowed * (1 + MARGIN):
             more = one.instructions / allowed - 1
             lines.append(
@@ -105,10 +106,11 @@ If it is worth it: python -m benchmarks.instructions --set-budget, and say why i
 
 
 def _set_budget(counted: list[Counted]) -> None:
-    old = json.loads(BUDGET.read_text())["instructions"] if BUDGET.exists() else {}
-    kept = {name: old[name] for name in _NAMES if name in old} if BUDGET.exists() else {}
-    numbers = kept | {one.stage: one.instructions for one in counted}
-    text = json.dumps({"machine": machine(), "instructions": numbers}, indent=2)
+    forms = json.loads(BUDGET.read_text())["instructions"] if BUDGET.exists() else {}
+    old = forms.get(FORM, {})
+    kept = {name: old[name] for name in _NAMES if name in old}
+    forms[FORM] = kept | {one.stage: one.instructions for one in counted}
+    text = json.dumps({"machine": machine(), "instructions": forms}, indent=2)
     BUDGET.write_text(text + "\n")
 
 
@@ -153,7 +155,7 @@ def main() -> int:
             return 2
         budget = json.loads(BUDGET.read_text()) if BUDGET.exists() else {"instructions": {}, "machine": None}
         for one in counted:
-            allowed = budget["instructions"].get(one.stage)
+            allowed = budget["instructions"].get(FORM, {}).get(one.stage)
             share = "" if allowed is None else f"   budget {allowed:9,}  {one.instructions / allowed - 1:+.1%}"
             print(f"{one.stage:10} {one.instructions:9,} instructions an event{share}")
         for one in counted if given.functions else ():

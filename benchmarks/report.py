@@ -39,10 +39,14 @@ def goals(result: Mapping[str, Any]) -> list[tuple[str, str, str, bool]]:
 def table(result: Mapping[str, Any]) -> str:
     """For a terminal."""
     lines = [f"{name:<66} {value:>10} {goal:>10}  {'yes' if ok else 'NO'}" for name, value, goal, ok in goals(result)]
-    lines += ["", f"{'events or requests a second':<36} {'a second':>10} {'× ours':>8} {'spread':>8} {'core':>6}"]
+    lines += [
+        "",
+        f"{'events or requests a second':<56} {'a second':>10} {'× ours':>8} {'spread':>8} {'core':>6} {'discarded':>9}",
+    ]
     for name, rate in result["rates"].items():
         share, spread, core = rate["vs_dispatcher"], rate["spread"], rate["core_used"]
-        lines.append(f"{name:<36} {rate['per_second']:>10,} {share:>8.2f} {spread:>8.0%} {core:>6.0%}")
+        discarded = rate.get("discarded", 0)
+        lines.append(f"{name:<56} {rate['per_second']:>10,} {share:>8.2f} {spread:>8.0%} {core:>6.0%} {discarded:>9}")
     return "\n".join(lines)
 
 
@@ -50,8 +54,10 @@ def markdown(result: Mapping[str, Any]) -> str:
     """For the README."""
     machine = result["machine"]
     rows = [f"| {name} | {value} | {goal} | {_MARKS[ok]} |" for name, value, goal, ok in goals(result)]
+    form = result.get("form")
+    how = f"Python {machine['python']}" if form is None else f"the dispatcher {form['name']} ({form['interpreter']})"
     setup = (
-        f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}, Apache Kafka {machine['kafka']}, "
+        f"{machine['processor']}, {machine['cores']} cores, {how}, Apache Kafka {machine['kafka']}, "
         f"{machine['receiver']}; the dispatcher on one core, broker and receiver on the other, one event a POST over "
         "verified TLS."
     )

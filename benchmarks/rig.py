@@ -23,6 +23,7 @@ from aiokafka.admin import NewTopic
 from aiokafka.errors import for_code
 
 from benchmarks.events import event
+from benchmarks.forms import Form
 from benchmarks.nginx import Nginx
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.demo.child_process import ChildProcess, free_ports
@@ -51,6 +52,13 @@ class Cores:
     def of_this_machine(cls) -> "Cores":
         allowed = sorted(os.sched_getaffinity(0))
         return cls(allowed[0], allowed[1]) if len(allowed) > 1 else cls(None, None)
+
+    def busy_s(self) -> float:
+        """Seconds that processes have kept the subject's core busy since the machine started; 0 if nothing is pinned."""
+        if self.subject is None:
+            return 0.0
+        times = psutil.cpu_times(percpu=True)[self.subject]
+        return float(times.user + times.nice + times.system + times.steal)
 
 
 def pin(pid: int, core: int | None) -> None:
@@ -117,6 +125,8 @@ class Rig:
     receiver: Nginx
     directory: Path
     cores: Cores
+    form: Form | None = None
+    """How the dispatcher runs if a scenario doesn't say otherwise; None: as this process would run it."""
     _producer: AIOKafkaProducer | None = None
     _webhooks: int = 0
     topics: list[str] = field(default_factory=list)
@@ -187,7 +197,14 @@ class Rig:
         return directory
 
     def dispatcher(
-        self, topic: str, webhooks: Path, name: str = "dispatcher", group: str = "", prelude: str = "", **changes: Any
+        self,
+        topic: str,
+        webhooks: Path,
+        name: str = "dispatcher",
+        group: str = "",
+        prelude: str = "",
+        form: Form | None = None,
+        **changes: Any,
     ) -> Subject:
         """`dispatcher run` over the topic, with changes to the settings by group.
 
@@ -207,10 +224,8 @@ class Rig:
         )  # fmt: skip
         path = self.directory / f"{name}-{uuid4().hex[:6]}.yaml"
         path.write_text(yaml.safe_dump(settings))
-        program = (
-            ["-c", f"{prelude}; from dispatcher.__main__ import main; main()"] if prelude else ["-m", "dispatcher"]
-        )
-        return Subject(name, [sys.executable, *program, "run", "-c", str(path)], self)
+        form = form or self.form or Form("", sys.executable, Path(__file__).parents[1], "")
+        return Subject(name, [*form.command(prelude), "run", "-c", str(path)], self)
 
 
 @asynccontextmanager

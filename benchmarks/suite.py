@@ -5,8 +5,10 @@ import base64
 import os
 import shlex
 import statistics
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,10 +18,15 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from benchmarks import footprint, held, isolation, throughput
 from benchmarks.events import tenants
+from benchmarks.forms import Form, forms
 from benchmarks.rig import Rig, Subject, rig
 from benchmarks.throughput import Rate, median, spread
 
 Measure = Callable[[Rig], Awaitable[Rate]]
+
+MOST_BY_NEIGHBOURS: Final = 0.05
+"""A run in which other processes took more of the subject's core is discarded."""
+_ATTEMPTS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +35,8 @@ class Plan:
 
     full: bool = False
     peers: Mapping[str, str] = field(default_factory=dict)
+    pythons: Sequence[str] = ()
+    """Interpreters to compare; the compiled form on the last one is the dispatcher of all other figures."""
 
     @property
     def runs(self) -> int:
@@ -54,14 +63,17 @@ async def measure(plan: Plan) -> dict[str, Any]:
     """Everything that was planned; ratios and what they were made from."""
     async with rig() as on:
         taken: dict[str, list[Rate]] = {}
+        discarded: Counter[str] = Counter()
         program = await asyncio.to_thread(throughput.go_program, on.directory)
         if program is None:
             _say("Go program: missing, because there is no Go")
-        main = dict(_MAIN) | ({} if program is None else _go(program))
+        _say("compiling")
+        *others, on.form = await asyncio.to_thread(forms, plan.pythons, on.directory)
+        main = dict(_MAIN) | ({} if program is None else _go(program)) | _others(others)
         for processing in range(plan.runs):
             for name, one in main.items():
                 _say(f"{name} ({processing + 1} of {plan.runs})")
-                taken.setdefault(name, []).append(await one(on))
+                taken.setdefault(name, []).append(await _undisturbed(on, name, one, discarded))
         figures = await _half_load(on, plan, median(taken["dispatcher"]))
         further = (
             dict(_ONCE)
@@ -70,7 +82,8 @@ async def measure(plan: Plan) -> dict[str, Any]:
         )
         for name, one in further.items():
             _say(name)
-            taken[name] = [await one(on) for _ in range(plan.runs if plan.full else 1)]
+            runs = range(plan.runs if plan.full else 1)
+            taken[name] = [await _undisturbed(on, name, one, discarded) for _ in runs]
         members = await _two_members(on) if plan.full and (os.cpu_count() or 1) > 1 else {}
         if plan.full:
             _say("20 % bad tenants at saturation")
@@ -86,7 +99,41 @@ async def measure(plan: Plan) -> dict[str, Any]:
     if beside_held is not None:
         isolated["ratios"] |= beside_held.pop("ratios")
         isolated["held"] = beside_held
-    return _result(taken, figures, isolated, members)
+    result = _result(taken, figures, isolated, members)
+    shipped = on.form
+    result["form"] = {"name": shipped.name, "interpreter": shipped.build}
+    result["interpreters"] = {form.name: form.build for form in others}
+    for name, rate in result["rates"].items():
+        rate["discarded"] = discarded[name]
+    return result
+
+
+async def _undisturbed(on: Rig, name: str, one: Measure, discarded: Counter[str]) -> Rate:
+    """Measures again, a few times, if other processes took a part of the subject's core; counts what was discarded.
+
+    Raises:
+        RuntimeError: the machine is too busy for figures that mean something.
+    """
+    for _ in range(_ATTEMPTS):
+        rate = await one(on)
+        if rate.neighbours <= MOST_BY_NEIGHBOURS:
+            return rate
+        discarded[name] += 1
+        _say(f"discarded: other processes took {rate.neighbours:.0%} of the core")
+    raise RuntimeError(f"{name}: other processes took the subject's core in each of {_ATTEMPTS} runs")
+
+
+def _others(others: Sequence[Form]) -> dict[str, Measure]:
+    """The forms beside the shipped one, with one tenant and with 200."""
+    return {
+        f"dispatcher, {form.name}{suffix}": partial(_of_form, form=form, of=of)
+        for form in others
+        for suffix, of in (("", 1), (", 200 tenants", 200))
+    }
+
+
+async def _of_form(on: Rig, form: Form, of: int) -> Rate:
+    return await throughput.dispatcher(on, 60_000, of, form=form)
 
 
 def _go(program: Path) -> dict[str, Measure]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.events import tenants
+from benchmarks.forms import Form
 from benchmarks.rig import Rig, Subject, until
 from dispatcher.demo.child_process import free_ports
 
@@ -43,6 +44,8 @@ class Rate:
     cpu: float
     """Share of the subject's core that it used."""
     rss_mb: float
+    neighbours: float = 0.0
+    """Share of the subject's core that other processes took meanwhile."""
 
 
 async def drained(rig: Rig, subject: Subject, count: int, timeout_s: float = 180, *, told_apart: bool = False) -> Rate:
@@ -52,11 +55,11 @@ async def drained(rig: Rig, subject: Subject, count: int, timeout_s: float = 180
     """
     rig.receiver.forget()
     before = rig.receiver.requests()
-    marks: list[tuple[float, int, float]] = []
+    marks: list[tuple[float, int, float, float]] = []
 
     def looked() -> int:
         came = rig.receiver.requests() - before
-        marks.append((time.monotonic(), came, subject.cpu_s()))
+        marks.append((time.monotonic(), came, subject.cpu_s(), rig.cores.busy_s()))
         return came
 
     async with subject:
@@ -71,7 +74,8 @@ async def drained(rig: Rig, subject: Subject, count: int, timeout_s: float = 180
     if last is first:
         raise RuntimeError(f"{subject.name}: {count} events are too few to measure it")
     seconds = last[0] - first[0]
-    return Rate((last[1] - first[1]) / seconds, (last[2] - first[2]) / seconds, rss_mb)
+    cpu, busy = ((last[index] - first[index]) / seconds for index in (2, 3))
+    return Rate((last[1] - first[1]) / seconds, cpu, rss_mb, max(0.0, busy - cpu))
 
 
 async def _all_arrived(rig: Rig, subject: Subject, count: int) -> None:
@@ -84,20 +88,28 @@ async def _all_arrived(rig: Rig, subject: Subject, count: int) -> None:
 
 
 async def dispatcher(
-    rig: Rig, count: int, of: int = 1, *, path: str = "", each: Mapping[str, Any] | None = None, **changes: Any
+    rig: Rig,
+    count: int,
+    of: int = 1,
+    *,
+    path: str = "",
+    each: Mapping[str, Any] | None = None,
+    form: Form | None = None,
+    **changes: Any,
 ) -> Rate:
     """The dispatcher over a backlog of `count` events of `of` tenants.
 
     Args:
         path: what the endpoints' paths begin with; see `nginx`.
         each: further fields of every webhook.
+        form: interpreted or compiled, and by which Python; the rig's if there is none.
         changes: to the settings, by group.
     """
     everyone = tenants(of)
     topic = await rig.topic()
     await rig.preload(topic, everyone, count)
     webhooks = rig.mount([rig.webhook(tenant, f"{path}/{tenant.org}", **(each or {})) for tenant in everyone])
-    subject = rig.dispatcher(topic, webhooks, **({"kafka": {"max_unfinished": AHEAD}} | changes))
+    subject = rig.dispatcher(topic, webhooks, form=form, **({"kafka": {"max_unfinished": AHEAD}} | changes))
     rate = await drained(rig, subject, count, told_apart=True)
     await rig.delete_topics()
     return rate
