@@ -85,6 +85,7 @@ _TENANT: Final[_Json] = {"org": "9E1005A551ED61CA0A490D45@AdobeOrg", "sandbox": 
 _EXAMPLES: Final[Mapping[str, _Json]] = {
     "WebhookDraft": _DRAFT,
     "DraftTest": {"webhook": _DRAFT, "channel": "email", "message_status": "bounce"},
+    "NewSigningSecret": {"kind": "hmac"},
     "SampleEvent": {"channel": "email", "message_status": "delivered"},
     "RedriveOrder": _TENANT | {"events": {"select": "matching", "reasons": ["expired"]}},
     "ResendRequest": {"since": "2026-11-28T14:00:00Z", "include": ["delivered", "dead"]},

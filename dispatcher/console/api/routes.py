@@ -61,6 +61,11 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
         webhooks.resume_webhook, Empty, Empty, models.Webhook, places=_WEBHOOK, gives_version=True,
     ),
     Route(
+        "POST", "/webhooks/{id}/signing-secrets", "generateSigningSecret", "Generate a signing secret; returned once.",
+        _ADMIN, webhooks.generate_secret, Empty, models.NewSigningSecret, models.GeneratedSecretModel, 201,
+        places=_WEBHOOK, gives_version=True, error_statuses=frozenset({412}),
+    ),
+    Route(
         "POST", "/webhooks/{id}/test", "testWebhook", "Send a sample event on the real delivery path.", _ADMIN,
         testing.test_webhook, Empty, models.SampleEvent, models.TestResultModel, places=_WEBHOOK,
     ),

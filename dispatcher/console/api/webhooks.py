@@ -5,6 +5,8 @@ import structlog
 from dispatcher.console import masking
 from dispatcher.console.api.models import (
     Configuration,
+    GeneratedSecretModel,
+    NewSigningSecret,
     Webhook,
     WebhookDraft,
     WebhookList,
@@ -13,6 +15,7 @@ from dispatcher.console.api.models import (
 )
 from dispatcher.console.api.route import PREFIX, Call, Empty, Reply
 from dispatcher.console.model import Person
+from dispatcher.console.signing_secrets import generate_signing_secret
 from dispatcher.errors import DispatcherError
 from dispatcher.stores.sql.records import StoredWebhook, WebhookQuery
 
@@ -75,6 +78,14 @@ async def resume_webhook(call: Call[Empty, Empty]) -> Reply:
 async def _set_paused(call: Call[Empty, Empty], *, paused: bool) -> Reply:
     webhooks, person = call.services.webhooks, call.person
     return _reply(await webhooks.set_paused(call.id, paused=paused, by=person.name, orgs=person.orgs), person)
+
+
+async def generate_secret(call: Call[Empty, NewSigningSecret]) -> Reply:
+    made = await generate_signing_secret(call.services, call.person, call.id, call.body.kind)
+    content = GeneratedSecretModel(
+        secret=made.text, fingerprint=made.fingerprint, public_key=made.public_key, version=made.webhook.version
+    )
+    return Reply(content, {"ETag": f'"{made.webhook.version}"'})
 
 
 def links(following: str | None) -> dict[str, str]:

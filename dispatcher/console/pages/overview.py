@@ -11,8 +11,9 @@ from dispatcher.console.pages.renderer import Renderer, admin_of, to
 from dispatcher.console.pages.skipped import skipped_lately
 from dispatcher.console.request_body import form_body
 from dispatcher.console.services import person_of
+from dispatcher.console.signing_secrets import GeneratedSecret, Kind, generate_signing_secret
 from dispatcher.console.webhook_state import WINDOW_S, state_of
-from dispatcher.errors import EditConflict
+from dispatcher.errors import ConfigError, EditConflict
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
@@ -21,6 +22,7 @@ def add_to(app: web.Application, renderer: Renderer) -> None:
     app.router.add_get("/webhooks/{webhook_id}", pages.show)
     app.router.add_get("/webhooks/{webhook_id}/configuration", pages.configuration)
     app.router.add_post("/webhooks/{webhook_id}/reactivate", pages.reactivate)
+    app.router.add_post("/webhooks/{webhook_id}/signing-secrets", pages.generate_secret)
     app.router.add_post("/webhooks/{webhook_id}/pause", pages.pause)
     app.router.add_post("/webhooks/{webhook_id}/resume", pages.resume)
     app.router.add_get("/webhooks/{webhook_id}/delete", pages.ask_delete)
@@ -56,13 +58,34 @@ class OverviewPage:
             problem=self._renderer.services.attempts.problem,
         )
 
+    async def generate_secret(self, request: web.Request) -> web.StreamResponse:
+        """Generates a signing secret and shows it once."""
+        person = admin_of(request)
+        kind: Kind = "ed25519" if (await form_body(request)).get("kind") == "ed25519" else "hmac"
+        services, webhook_id = self._renderer.services, request.match_info["webhook_id"]
+        try:
+            made = await generate_signing_secret(services, person, webhook_id, kind)
+        except ConfigError as error:
+            return await self._configuration(request, problem=" ".join(str(one) for one in error.problems))
+        except EditConflict as error:
+            return await self._configuration(request, problem=f"This webhook was {error}: try again")
+        return await self._configuration(request, made)
+
     async def configuration(self, request: web.Request) -> web.StreamResponse:
+        return await self._configuration(request)
+
+    async def _configuration(
+        self, request: web.Request, made: GeneratedSecret | None = None, problem: str = ""
+    ) -> web.StreamResponse:
         webhook = await self._renderer.webhook(request)
         return await self._renderer.page(
             request,
             "configuration.html",
             at="webhooks",
             tab="configuration",
+            status=422 if problem else 200,
+            made=made,
+            problem=problem,
             webhook=webhook,
             host=urlsplit(webhook.url).hostname,
             webhook_state=await state_of(self._renderer.services, webhook),

@@ -76,6 +76,7 @@ REQUESTS: dict[str, Callable[[Luma], Request]] = {
     "enableWebhook": lambda luma: Request(f"/webhooks/{luma.webhook_id}/enable"),
     "pauseWebhook": lambda luma: Request(f"/webhooks/{luma.webhook_id}/pause"),
     "resumeWebhook": lambda luma: Request(f"/webhooks/{luma.webhook_id}/resume"),
+    "generateSigningSecret": lambda luma: Request(f"/webhooks/{luma.webhook_id}/signing-secrets", {}),
     "testWebhook": lambda luma: Request(f"/webhooks/{luma.webhook_id}/test", {}),
     "getOutcomes": lambda luma: Request(f"/webhooks/{luma.webhook_id}/outcomes"),
     "listAttempts": lambda luma: Request(f"/webhooks/{luma.webhook_id}/attempts"),

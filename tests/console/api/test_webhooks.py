@@ -3,10 +3,12 @@
 import asyncio
 import io
 
+import pytest
+
 from dispatcher.stores.sql.records import AuditAction, AuditQuery, Role, StoredWebhook
 from tests.console.api.conftest import Console
 from tests.console.api.fakes import LUMA, RIVAL
-from tests.stores_sql.examples import CANARY, plain_draft, secretive_draft
+from tests.stores_sql.examples import CANARY, plain, plain_draft, secretive_draft
 
 WEBHOOKS = "/api/v1/webhooks"
 ORGS = frozenset({LUMA.org})
@@ -204,3 +206,23 @@ async def test_pause_holds_and_resume_sends_and_neither_touches_the_rest(console
     assert (await api.get("/api/v1/webhooks?paused=false")).json["total"] == 1
     audit = (await api.get(f"/api/v1/audit?webhook_id={luma.id}")).json["items"]
     assert [(one["action"], one["actor"]) for one in audit[:2]] == [("resume", "jana"), ("pause", "jana")]
+
+
+@pytest.mark.parametrize(("kind", "prefix", "public"), [("hmac", "whsec_", None), ("ed25519", "whsk_", "whpk_")])
+async def test_a_generated_signing_secret_is_returned_once_and_signs_beside_the_others(
+    console: Console, kind: str, prefix: str, public: str | None
+) -> None:
+    stored = await console.services.webhooks.create(plain(*LUMA), by="test", orgs=None)
+    api, path = await console.client(name="jana"), f"/api/v1/webhooks/{stored.id}"
+    first = await api.post(f"{path}/signing-secrets", json={"kind": kind})
+    assert (first.status, first.json["version"], first.headers["ETag"]) == (201, 2, '"2"')
+    assert first.json["secret"].startswith(prefix)
+    assert (first.json["public_key"] or "").startswith(public or "")
+    second = await api.post(f"{path}/signing-secrets", json={"kind": kind})
+    config = await console.services.webhooks.for_delivery(stored.id, orgs=None)
+    assert config.signing is not None
+    secrets = [one.reveal().decode() for one in config.signing.secrets]
+    assert secrets == [second.json["secret"], first.json["secret"]]
+    shown = (await api.get(path)).text + (await api.get(f"/api/v1/audit?webhook_id={stored.id}")).text
+    assert first.json["secret"] not in shown
+    assert first.json["fingerprint"] in shown

@@ -82,6 +82,9 @@ ROUTES: Mapping[tuple[str, str], Callable[[str, str], Ask]] = {
         f"/webhooks/{id_}/edit", draft(name) | {"action": "save", "version": "1"}, True
     ),
     ("POST", "/webhooks/{webhook_id}/reactivate"): lambda id_, name: Ask(f"/webhooks/{id_}/reactivate", {}, True),
+    ("POST", "/webhooks/{webhook_id}/signing-secrets"): lambda id_, name: Ask(
+        f"/webhooks/{id_}/signing-secrets", {"kind": "hmac"}, True
+    ),
     ("POST", "/webhooks/{webhook_id}/pause"): lambda id_, name: Ask(f"/webhooks/{id_}/pause", {}, True),
     ("POST", "/webhooks/{webhook_id}/resume"): lambda id_, name: Ask(f"/webhooks/{id_}/resume", {}, True),
     ("GET", "/webhooks/{webhook_id}/test"): lambda id_, name: Ask(f"/webhooks/{id_}/test", admins_only=True),

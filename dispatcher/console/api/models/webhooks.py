@@ -73,6 +73,25 @@ class WebhookPage(ResponseModel):
     """Path of the next page; null at the end. Also in the header Link."""
 
 
+class NewSigningSecret(RequestModel):
+    """The kind of signing secret to generate."""
+
+    kind: Literal["hmac", "ed25519"] = "hmac"
+    """`hmac`: a shared secret, `whsec_…`. `ed25519`: a private key, `whsk_…`, that never leaves the dispatcher."""
+
+
+class GeneratedSecretModel(ResponseModel):
+    """A signing secret that was just generated. It signs beside the ones before it, which an edit removes."""
+
+    secret: str
+    """`whsec_…` or `whsk_…`: returned only once."""
+    fingerprint: str
+    public_key: str | None
+    """`whpk_…`: with which receivers verify Ed25519 signatures; null for HMAC."""
+    version: int
+    """The webhook's version now."""
+
+
 class SampleEvent(RequestModel):
     """Selects a sample event."""
 

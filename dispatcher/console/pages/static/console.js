@@ -109,6 +109,15 @@
   });
   addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 
+  /* Copy buttons. */
+  if (navigator.clipboard) each("[data-copy]", (button) => {
+    button.hidden = false;
+    button.addEventListener("click", async () => {
+      await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
+      button.textContent = "Copied";
+    });
+  });
+
   /* How many are selected. */
   each("form[data-select]", (form) => {
     const count = form.querySelector("[data-count]");

@@ -1,0 +1,26 @@
+"""A signing secret is generated on the configuration page and shown once."""
+
+from playwright.async_api import Browser, expect
+
+from tests.console.pages.browsing import window
+from tests.console.pages.sample_world import LUMA_STAGE
+from tests.console.pages.stage import Stage
+
+
+async def test_a_generated_secret_is_shown_once(browser: Browser, stage: Stage) -> None:
+    async with window(browser, stage.base) as shown:
+        page = shown.page
+        await shown.sign_in(await stage.token())
+        await shown.go(stage.path(LUMA_STAGE, "/configuration"))
+        await page.get_by_role("button", name="Generate a signing secret").click()
+        secret = await page.locator("#made-secret").inner_text()
+        assert secret.startswith("whsec_")
+        assert await shown.violations() == []
+        await shown.go(stage.path(LUMA_STAGE, "/configuration"))
+        assert secret not in await page.content()
+        await expect(page.locator("main")).to_contain_text("Signing secret")
+        await page.get_by_role("button", name="Generate an Ed25519 key").click()
+        await expect(page.locator("#made-public")).to_contain_text("whpk_")
+        config = await stage.services.webhooks.for_delivery(stage.webhooks[LUMA_STAGE].id, orgs=None)
+        assert config.signing is not None
+        assert [one.reveal()[:5] for one in config.signing.secrets] == [b"whsk_", b"whsec"]
