@@ -23,13 +23,15 @@ from dispatcher.config.secret_scope import read_regular_file
 from dispatcher.config.secrets import Secret
 from dispatcher.config.webhooks import ClientTls
 from dispatcher.contract.outcomes import FailureReason
-from dispatcher.transport.failures import TransportError, describe
+from dispatcher.transport.failures import TransportError, describe, is_local, local_failure
 from dispatcher.transport.request import Endpoint
 
 MAX_CONTEXTS = 1024
 MAX_SESSIONS = 1024
 _REFUSED_S = 3600.0
 MAX_BUNDLE_BYTES = 16 * 1024 * 1024
+FIRST_BUNDLE_CHECK_S = 1.0
+"""Seconds to the next try while the operator's CA bundle was never read."""
 BUNDLE_CHECK_S = 10.0
 """Seconds between two checks of the operator's CA bundle for a change."""
 
@@ -172,6 +174,7 @@ def new_context(ca: bytes | None = None, certificate: bytes | None = None, key: 
 
     Raises:
         ValueError: one of the three can't be used; the message says which and why.
+        OSError: this machine failed: no file descriptor is free. Another try may succeed.
     """
     context = TlsContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies certificate and host name
     context.sessions = TLSSessions()
@@ -180,6 +183,7 @@ def new_context(ca: bytes | None = None, certificate: bytes | None = None, key: 
     context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
     if ca is None:
+        _check_descriptors()  # without one OpenSSL loads no CA and reports nothing
         context.load_default_certs()
     else:
         _trust(context, ca)
@@ -204,7 +208,7 @@ def problems_of_pem(tls: ClientTls) -> Iterator[tuple[str, str]]:
     if certificate and key:
         try:
             _identify(context, certificate, key)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             yield "tls.certificate", f"{error}: give both in PEM, the certificate of this very key first in its chain"
 
 
@@ -222,7 +226,14 @@ def _identify(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
         with _as_file(certificate + b"\n" + key) as path:
             context.load_cert_chain(path, password=_no_password)
     except (ValueError, OSError) as error:
+        if is_local(error):
+            raise
         raise ValueError(f"the client certificate and its key can't be used ({describe(error)})") from None
+
+
+def _check_descriptors() -> None:
+    for descriptor in [os.open(os.devnull, os.O_RDONLY) for _ in range(2)]:
+        os.close(descriptor)
 
 
 def _no_password() -> str:
@@ -266,7 +277,8 @@ class TlsContexts:
         """Returns the context for an endpoint's connections.
 
         Raises:
-            TransportError: TLS, if the endpoint's CA or client certificate can't be used.
+            TransportError: TLS, if the endpoint's CA or client certificate can't be used. LOCAL, if this machine or the
+                operator's bundle fails; that is not remembered.
         """
         if self._bundle_path is not None:
             self._refresh_bundle(self._bundle_path)
@@ -303,11 +315,14 @@ class TlsContexts:
             return self._of_pem(ca, certificate, key)
         except ValueError as error:
             return TransportError(FailureReason.TLS, str(error))
+        except OSError as error:
+            raise local_failure(error) from error
 
     def _of_pem(self, ca: Secret | None, certificate: Secret | None, key: Secret | None) -> TlsContext:
         authorities = self._bundle if ca is None else ca.reveal()
         if authorities is None and self._bundle_path is not None:
-            raise ValueError("the operator's CA bundle can't be read")  # never fall back to the system's CAs
+            # Never fall back to the system's CAs.
+            raise TransportError(FailureReason.LOCAL, "the operator's CA bundle can't be read")
         pem = (
             authorities,
             None if certificate is None else certificate.reveal(),
@@ -337,6 +352,8 @@ class TlsContexts:
             new_context(bundle)
         except (OSError, ValueError) as error:
             log.warning("CA bundle can't be used, the last good one stays", why=describe(error))
+            if self._bundle is None:
+                self._look_again = now + FIRST_BUNDLE_CHECK_S
             return
         self._bundle_stat = seen
         if bundle != self._bundle:

@@ -201,7 +201,7 @@ async def test_a_ca_bundle_that_was_never_there_does_not_fall_back_to_the_system
 ) -> None:
     async with serving(answering(OK)) as server, opening(ca_bundle=tmp_path / "none.pem") as transport:
         attempt = await transport.post(post_to(server.url))
-    assert attempt.failure is FailureReason.TLS
+    assert attempt.failure is FailureReason.LOCAL
     assert "operator's CA bundle" in attempt.detail
 
 
