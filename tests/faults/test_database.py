@@ -71,12 +71,11 @@ async def test_the_database_restarts_under_load(scene: Stage, tell: Tell, mortal
         dispatcher.start()
         await scene.produce(EVERYBODY, 200, "before")
         await scene.all_accepted(dispatcher)
-        for number in range(2):
-            await asyncio.to_thread(server.stop)
-            await _deliver_by_what_is_known(scene, dispatcher, f"away{number}")
-            await scene.produce(EVERYBODY, 400, f"back{number}")
-            await asyncio.to_thread(server.start)
-            await scene.all_accepted(dispatcher)
+        await asyncio.to_thread(server.stop)
+        await _deliver_by_what_is_known(scene, dispatcher, "away")
+        await scene.produce(EVERYBODY, 400, "back")
+        await asyncio.to_thread(server.start)
+        await scene.all_accepted(dispatcher)
         dispatcher.sigterm()
         assert await dispatcher.wait() == 0
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.field.readiness import metric, reports, reports_nothing
-from tests.integration.brokers import PASSWORD, USER, mistreatable_broker, needs_kafka
+from tests.integration.brokers import PASSWORD, USER, needs_kafka
 from tests.integration.harness import Dispatcher, Stage, stage, tenants
 from tests.kafka.apache_kafka import ApacheKafka
 from tests.kafka.scram import set_password
@@ -20,10 +20,10 @@ TENANTS = tenants(1)
 
 
 @pytest.fixture
-async def broker() -> AsyncIterator[ApacheKafka]:
-    """Yields a broker of this test's own: its passwords and certificates change."""
-    async with mistreatable_broker() as running:
-        yield running
+async def broker(mortal: ApacheKafka) -> AsyncIterator[ApacheKafka]:
+    """Yields the package's broker, and sets its password back: every test of it changes credentials."""
+    yield mortal
+    await set_password(mortal.bootstrap_servers, USER, PASSWORD)
 
 
 @pytest.fixture

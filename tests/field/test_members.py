@@ -118,6 +118,7 @@ async def test_a_process_that_stood_still_alone_goes_on_where_it_was(scene: Stag
         assert dispatcher.running
 
 
+@pytest.mark.all_faults
 async def test_a_process_that_stood_still_past_its_session_sends_no_held_event_that_another_has_sent(
     scene: Stage,
 ) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import trustme
 
+from dispatcher.kafka.topics import held_topic
 from tests.commands.running import dispatcher as command
 from tests.field.readiness import kafka_reasons, log_lines, metric, readiness, reports, reports_nothing
-from tests.integration.brokers import PASSWORD, USER, mistreatable_broker, needs_kafka
+from tests.integration.brokers import PASSWORD, USER, needs_kafka
 from tests.integration.harness import Dispatcher, Stage, stage, tenants
 from tests.kafka import topics
 from tests.kafka.acls import Operation
@@ -22,10 +23,9 @@ pytestmark = [needs_kafka, pytest.mark.timeout(240)]
 TENANTS = tenants(1)
 
 
-@pytest.fixture(scope="module")
-async def broker() -> AsyncIterator[ApacheKafka]:
-    async with mistreatable_broker() as running:
-        yield running
+@pytest.fixture
+def broker(mortal: ApacheKafka) -> ApacheKafka:
+    return mortal
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ TROUBLES = [
 ]
 
 
-QUICK = ("TLS to a plaintext port", "an untrusted certificate")
+QUICK = ("an untrusted certificate",)
 CASES = [
     pytest.param(one, id=one.name, marks=[] if one.name in QUICK else [pytest.mark.all_faults]) for one in TROUBLES
 ]
@@ -176,12 +176,22 @@ PERMISSIONS = [
     Permission(Operation.WRITE, "topic", lambda scene: scene.tier_topics[1]),
     Permission(Operation.READ, "group", lambda scene: scene.group_id),
     Permission(Operation.READ, "group", lambda scene: f"{scene.group_id}.retry"),
+    Permission(Operation.READ, "group", lambda scene: f"{scene.group_id}.held"),
+    Permission(Operation.READ, "topic", lambda scene: held_topic(scene.prefix)),
+    Permission(Operation.WRITE, "topic", lambda scene: held_topic(scene.prefix)),
 ]
+QUICK_PERMISSION = (PERMISSIONS[0], "while running")
+ALL_FAULTS = pytest.mark.all_faults
 
 
-@pytest.mark.all_faults
-@pytest.mark.parametrize("lost", PERMISSIONS, ids=str)
-@pytest.mark.parametrize("when", ["at the start", "while running"])
+@pytest.mark.parametrize(
+    ("lost", "when"),
+    [
+        pytest.param(lost, when, id=f"{lost} {when}", marks=[] if (lost, when) == QUICK_PERMISSION else ALL_FAULTS)
+        for lost in PERMISSIONS
+        for when in ("at the start", "while running")
+    ],
+)
 async def test_a_missing_permission_is_named_and_its_return_is_noticed(
     scene: Stage, broker: ApacheKafka, lost: Permission, when: str
 ) -> None:
@@ -261,6 +271,7 @@ async def test_a_hanging_broker_is_named_within_half_a_minute_and_noticed_when_i
     assert await scene.lost() == 0
 
 
+@pytest.mark.all_faults
 async def test_a_ca_file_that_is_no_pem_is_a_mistake_of_the_settings(
     scene: Stage, broker: ApacheKafka, tmp_path: Path
 ) -> None:

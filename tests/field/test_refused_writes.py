@@ -140,6 +140,7 @@ async def test_every_record_reaches_an_outcome(scene: Stage) -> None:
     assert gzip.compress(huge)  # the reason why its topic took it
 
 
+@pytest.mark.all_faults
 async def test_the_letter_of_a_record_that_was_cut_is_not_sent_back(scene: Stage) -> None:
     (good,) = tenants(1)
     scene.mount([scene.webhook(good)])

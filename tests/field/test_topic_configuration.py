@@ -22,7 +22,10 @@ async def _configure(scene: Stage, topic: str, **config: str) -> None:
         await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs=changed)])
 
 
-async def test_a_tier_that_keeps_records_for_less_than_its_delay_is_named_and_repaired(scene: Stage) -> None:
+@pytest.mark.parametrize("until_solved", [False, pytest.param(True, marks=pytest.mark.all_faults)])
+async def test_a_tier_that_keeps_records_for_less_than_its_delay_is_named_and_repaired(
+    scene: Stage, until_solved: bool
+) -> None:
     scene.mount([scene.webhook(tenants(1)[0])])
     tier = retry_topics(scene.prefix, TIERS)[-1]
     await _configure(scene, tier, retention_ms="1000", max_message_bytes="2200000")
@@ -40,6 +43,8 @@ async def test_a_tier_that_keeps_records_for_less_than_its_delay_is_named_and_re
         assert ran.status == 0, ran
         assert f"{tier}: set retention.ms=" in ran.out
         assert "warning" not in ran.err
+        if not until_solved:  # the running process compares the topics about once a minute
+            return
 
         async def solved() -> bool:
             return f"{metric} 0.0" in (await dispatcher.get("/metrics"))[1]

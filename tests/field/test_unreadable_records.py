@@ -31,6 +31,7 @@ async def test_a_header_name_that_is_not_utf8_is_delivered(scene: Stage) -> None
         await dispatcher.ready()
 
 
+@pytest.mark.all_faults
 async def test_a_corrupt_batch_holds_up_its_own_partition_and_is_named(scene: Stage, mortal: ApacheKafka) -> None:
     (tenant,) = tenants(1)
     scene.mount([scene.webhook(tenant)])

@@ -68,7 +68,9 @@ async def test_events_wait_for_a_secret_that_is_not_there_yet_at_the_start(scene
     assert scene.receiver.repeats() == 0
 
 
-@pytest.mark.parametrize("broken", ["webhooks: [", "- name: no organisation\n"])
+@pytest.mark.parametrize(
+    "broken", ["webhooks: [", pytest.param("- name: no organisation\n", marks=pytest.mark.all_faults)]
+)
 async def test_unknown_tenants_are_held_while_a_file_can_not_be_read(scene: Stage, broken: str) -> None:
     known, late, nobody = tenants(3)
     text = broken if broken.endswith("[") else f"apiVersion: dispatcher/v1\nwebhooks:\n  {broken}"
@@ -97,6 +99,7 @@ async def test_no_usable_file_at_the_start_ends_it_with_78_before_it_joins(scene
         assert "partitions assigned" not in dispatcher.log
 
 
+@pytest.mark.all_faults
 async def test_a_paused_webhook_keeps_its_events_over_kills_and_delivers_each_once(scene: Stage) -> None:
     paused, other, third = tenants(3)
     webhooks = [scene.webhook(tenant) for tenant in (paused, other, third)]
@@ -123,6 +126,7 @@ async def test_a_paused_webhook_keeps_its_events_over_kills_and_delivers_each_on
     assert scene.receiver.repeats() == 0, "what was delivered beyond the position is remembered"
 
 
+@pytest.mark.all_faults
 async def test_a_suspended_webhooks_events_wait_for_its_edit(scene: Stage) -> None:
     gone, other = tenants(2)
     scene.receiver.behave(f"/{gone.org}", status(410))
@@ -140,6 +144,7 @@ async def test_a_suspended_webhooks_events_wait_for_its_edit(scene: Stage) -> No
     assert await scene.dead() == {}
 
 
+@pytest.mark.all_faults
 async def test_a_held_event_dies_at_the_age_limit(scene: Stage) -> None:
     paused, other = tenants(2)
     scene.mount([scene.webhook(paused, paused=True), scene.webhook(other)])

@@ -493,11 +493,13 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(bootstrap_servers: str, directory: Path, partitions: int = 4) -> AsyncIterator[Stage]:
+async def stage(
+    bootstrap_servers: str, directory: Path, partitions: int = 4, replication: int = 1
+) -> AsyncIterator[Stage]:
     """Topics with names of their own, an empty volume of webhooks, and a receiver that accepts everything."""
     topic = f"ev-{uuid4().hex[:8]}"
     async with Receiver() as receiver:
-        await create_topics(bootstrap_servers, topic, partitions)
+        await create_topics(bootstrap_servers, topic, partitions, replication)
         receiver.authority.cert_pem.write_to_path(str(directory / "ca.pem"))
         made = Stage(bootstrap_servers, directory, receiver, topic, MountedVolume(directory / "webhooks.d"))
         try:
@@ -511,23 +513,24 @@ def group_of(topic: str) -> str:
     return f"group-{topic}"
 
 
-async def create_topics(bootstrap_servers: str, topic: str, partitions: int) -> None:
+async def create_topics(bootstrap_servers: str, topic: str, partitions: int, replication: int = 1) -> None:
     """Creates the topic of events, and the tiers and dead letters of its group."""
-    await _create(bootstrap_servers, [topic], partitions)
-    await create_own_topics(bootstrap_servers, group_of(topic), partitions)
+    await _create(bootstrap_servers, [topic], partitions, replication)
+    await create_own_topics(bootstrap_servers, group_of(topic), partitions, replication)
 
 
-async def create_own_topics(bootstrap_servers: str, prefix: str, partitions: int) -> None:
+async def create_own_topics(bootstrap_servers: str, prefix: str, partitions: int, replication: int = 1) -> None:
     """Creates the tiers and the dead letters."""
-    await _create(
-        bootstrap_servers, [*retry_topics(prefix, TIERS), held_topic(prefix), dead_letter_topic(prefix)], partitions
-    )
+    names = [*retry_topics(prefix, TIERS), held_topic(prefix), dead_letter_topic(prefix)]
+    await _create(bootstrap_servers, names, partitions, replication)
 
 
-async def _create(bootstrap_servers: str, names: Sequence[str], partitions: int) -> None:
+async def _create(bootstrap_servers: str, names: Sequence[str], partitions: int, replication: int) -> None:
     config = {"max.message.bytes": str(LARGEST_RECORD)}
     async with topics.admin_client(bootstrap_servers) as admin:
-        response = await admin.create_topics([NewTopic(name, partitions, 1, topic_configs=config) for name in names])
+        response = await admin.create_topics(
+            [NewTopic(name, partitions, replication, topic_configs=config) for name in names]
+        )
     for _, code, message, *_ in response.topic_errors:
         if code:
             raise for_code(code)(message)

@@ -65,6 +65,11 @@ class ApacheKafka:
         return self.address(Listener.PLAINTEXT)
 
     @property
+    def controller(self) -> str:
+        """`127.0.0.1:port` of the node's controller, for the nodes that join it."""
+        return f"127.0.0.1:{self._controller_port}"
+
+    @property
     def certificates(self) -> Certificates:
         """Files for clients of the SSL, MTLS and SASL_SSL listeners."""
         return Certificates(self.directory)
@@ -224,7 +229,7 @@ class ApacheKafka:
         return settings
 
     def _format(self, storage_tool: tuple[str, ...], settings: Path) -> None:
-        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        cluster_id = self.options.cluster_id or random_cluster_id()
         users = [
             f"--add-scram={mechanism}=[name={name},password={password}]"
             for name, password in self.options.users.items()
@@ -234,6 +239,11 @@ class ApacheKafka:
         run = subprocess.run(command, capture_output=True, text=True, timeout=_READY_WITHIN_S, check=False)
         if run.returncode != 0:
             raise maven.KafkaUnavailableError(f"StorageTool failed:\n{run.stdout[-2000:]}{run.stderr[-2000:]}")
+
+
+def random_cluster_id() -> str:
+    """Returns an id in Kafka's form: 16 bytes in URL-safe base64."""
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
 
 
 def _java() -> str:

@@ -61,6 +61,12 @@ class KafkaOptions:
     """The largest batch of records that is accepted, in bytes after compression. Kafka's own default."""
     heap_mb: int = 512
     """Java's -Xmx, in MiB. Kafka does not start below about 200: the log cleaner alone takes 128."""
+    node: int = 1
+    """The broker's id; different for each node of a cluster."""
+    controller: str | None = None
+    """`host:port` of the controller of another node, whose cluster this broker joins; None: it is its own controller."""
+    cluster_id: str | None = None
+    """The same for all nodes of a cluster; None: a random one."""
     extra: Mapping[str, str] = field(default_factory=dict)
     """Lines of server.properties that win over all others."""
     java_flags: tuple[str, ...] = ()
@@ -84,7 +90,7 @@ def server_properties(
     pem: PemFiles,
 ) -> str:
     """Returns the text of server.properties. Files in `pem` are named only if a listener needs them."""
-    lines = _node(ports, controller_port, data) | _small() | _policy(options)
+    lines = _node(options, ports, controller_port, data) | _small() | _policy(options)
     if any(listener.tls for listener in ports):
         lines |= _tls(pem)
     for listener in ports:
@@ -94,15 +100,16 @@ def server_properties(
     return "".join(f"{key}={value}\n" for key, value in lines.items())
 
 
-def _node(ports: Mapping[Listener, int], controller_port: int, data: Path) -> dict[str, str]:
+def _node(options: KafkaOptions, ports: Mapping[Listener, int], controller_port: int, data: Path) -> dict[str, str]:
     addresses = ",".join(f"{listener}://127.0.0.1:{port}" for listener, port in ports.items())
     protocols = ",".join(f"{listener}:{listener.protocol}" for listener in ports)
+    own = f"127.0.0.1:{controller_port}"
     return {
-        "process.roles": "broker,controller",
-        "node.id": "1",
-        "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
+        "process.roles": "broker" if options.controller else "broker,controller",
+        "node.id": str(options.node),
+        "controller.quorum.voters": f"1@{options.controller or own}",
         "controller.listener.names": "CONTROLLER",
-        "listeners": f"{addresses},CONTROLLER://127.0.0.1:{controller_port}",
+        "listeners": addresses if options.controller else f"{addresses},CONTROLLER://{own}",
         "advertised.listeners": addresses,
         "listener.security.protocol.map": f"{protocols},CONTROLLER:PLAINTEXT",
         "inter.broker.listener.name": "PLAINTEXT",

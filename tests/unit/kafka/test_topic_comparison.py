@@ -53,6 +53,7 @@ def test_unlimited_and_unreadable_values_are_left_alone(changed: dict[str, str])
     [
         ({"retention_ms": "3599999"}, "the settings need at least 1h", {"retention.ms": "86400000"}),
         ({"retention_ms": "0"}, "events are lost", {"retention.ms": "86400000"}),
+        ({"retention_ms": "1800000"}, "keeps records for 30m", {"retention.ms": "86400000"}),
         ({"max_message_bytes": "999"}, "accepts records of 999 bytes", {"max.message.bytes": "2000"}),
         ({"cleanup_policy": "compact"}, "cleanup.policy is compact", {"cleanup.policy": "delete"}),
         ({"cleanup_policy": "compact,delete"}, "all but the last are lost", {"cleanup.policy": "delete"}),
@@ -99,6 +100,12 @@ def test_without_the_permission_to_see_the_configuration_only_that_is_said() -> 
 
     assert "DESCRIBE_CONFIGS is missing" in message
     assert lacking_config(PLAN, topic) == {}
+
+
+def test_a_single_replica_is_compared_with_those_in_sync() -> None:
+    (message,) = _messages({PLAN.name: _topic(replication=1, min_insync_replicas="2")})
+
+    assert "min.insync.replicas is 2, and it has 1 replicas" in message
 
 
 def test_a_topic_without_known_replicas_is_not_compared_with_those_in_sync() -> None:

@@ -1,0 +1,106 @@
+"""A cluster of three brokers: leaders move, brokers restart one after the other, replicas are missing. Nothing is lost."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+from tests.faults.behaviours import now_and_then
+from tests.field.readiness import reports, reports_nothing
+from tests.integration.brokers import needs_kafka
+from tests.integration.harness import LARGEST_RECORD, Stage, stage, status, tenants, until
+from tests.kafka import topics
+from tests.kafka.cluster import NODES, KafkaCluster
+
+pytestmark = [needs_kafka, pytest.mark.timeout(300)]
+
+TENANTS = tenants(10)
+
+
+@pytest.fixture(scope="module")
+async def cluster() -> AsyncIterator[KafkaCluster]:
+    async with KafkaCluster(LARGEST_RECORD) as running:
+        yield running
+
+
+@pytest.fixture
+async def scene(cluster: KafkaCluster, tmp_path: Path) -> AsyncIterator[Stage]:
+    """Yields a stage of replicated topics whose tenants' events are sometimes parked."""
+    async with stage(cluster.bootstrap_servers, tmp_path, replication=NODES) as made:
+        made.mount([made.webhook(tenant) for tenant in TENANTS])
+        for tenant in TENANTS:
+            made.receiver.behave(f"/{tenant.org}", now_and_then(status(503)))
+        yield made
+
+
+async def _produce_slowly(scene: Stage, prefix: str, count: int) -> None:
+    for number in range(count // 20):
+        await scene.produce(TENANTS, 20, f"{prefix}{number}")
+        await asyncio.sleep(0.2)
+
+
+async def test_a_leader_that_is_killed_is_replaced_and_comes_back(scene: Stage, cluster: KafkaCluster) -> None:
+    async with scene.dispatcher(retry={"soon_attempts": 0}) as dispatcher:
+        dispatcher.start()
+        await dispatcher.ready()
+        producing = asyncio.create_task(_produce_slowly(scene, "k", 400))
+        await scene.accepted(50, dispatcher)
+        leaders = (await cluster.leaders(scene.topic)).values()
+        killed = next(node for node in leaders if node is not cluster.nodes[0])
+        killed.kill()
+        await producing
+        await scene.all_accepted(dispatcher, 90)
+        await killed.start()
+        await scene.produce(TENANTS, 40, "back")
+        await scene.all_accepted(dispatcher)
+        await reports_nothing(dispatcher, 90)
+    assert await scene.lost() == 0
+    assert await scene.dead() == {}
+
+
+@pytest.mark.all_faults
+async def test_a_rolling_restart_of_all_brokers_loses_and_repeats_nothing(scene: Stage, cluster: KafkaCluster) -> None:
+    async with scene.dispatcher(retry={"soon_attempts": 0}) as dispatcher:
+        dispatcher.start()
+        await dispatcher.ready()
+        producing = asyncio.create_task(_produce_slowly(scene, "r", 2_000))
+        await scene.accepted(50, dispatcher)
+        for node in reversed(cluster.nodes):
+            await node.restart()
+            await until(lambda: _all_in_sync(scene, cluster), "all replicas in sync", 60, dispatcher)
+        await producing
+        await scene.all_accepted(dispatcher, 90)
+        await reports_nothing(dispatcher, 90)
+        assert dispatcher.running
+    assert await scene.lost() == 0
+    # A write whose acknowledgement a restart swallowed may be in the tier twice.
+    assert scene.receiver.repeats() <= 20
+
+
+@pytest.mark.all_faults
+async def test_tiers_with_too_few_replicas_in_sync_are_named_and_lose_nothing(
+    scene: Stage, cluster: KafkaCluster
+) -> None:
+    config = {"min.insync.replicas": "3", "max.message.bytes": str(LARGEST_RECORD)}
+    async with topics.admin_client(scene.bootstrap_servers) as admin:
+        resources = [ConfigResource(ConfigResourceType.TOPIC, name, configs=config) for name in scene.tier_topics]
+        await admin.alter_configs(resources)
+    async with scene.dispatcher(retry={"soon_attempts": 0}) as dispatcher:
+        dispatcher.start()
+        await scene.produce(TENANTS, 100, "before")
+        await scene.all_accepted(dispatcher)
+        cluster.nodes[-1].kill()
+        await scene.produce(TENANTS, 100, "without")
+        await reports(dispatcher, "write_refused", "NotEnoughReplicas", ready=True, timeout_s=90)
+        await cluster.nodes[-1].start()
+        await scene.all_accepted(dispatcher, 120)
+        await reports_nothing(dispatcher, 120)
+    assert await scene.lost() == 0
+
+
+async def _all_in_sync(scene: Stage, cluster: KafkaCluster) -> bool:
+    async with topics.admin_client(cluster.bootstrap_servers) as admin:
+        described = await admin.describe_topics([scene.topic, *scene.tier_topics])
+    return all(len(one["isr"]) == NODES for topic in described for one in topic["partitions"])
