@@ -1,12 +1,27 @@
 """Which log a position describes: what is looked at, what is believed, what is discarded."""
 
+from collections.abc import Iterator
+
 import pytest
+import structlog
+from aiokafka import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
+from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.kafka.commit_metadata import CommittedPosition, Fingerprint, decode_metadata, encode_metadata
-from dispatcher.kafka.log_check import Bounds, next_probe, removed_unread
+from dispatcher.kafka.log_check import (
+    Bounds,
+    LogLoss,
+    next_probe,
+    removed_unread,
+    report_lost_log,
+    report_removed,
+)
 from dispatcher.kafka.offset_tracker import OffsetTracker
+from dispatcher.kafka.problems import KafkaProblems
+from dispatcher.telemetry import metrics
 from tests.unit.examples import ARecord
 
 FINGERPRINT = Fingerprint(29, 1_700_000_000_000, 0xDEADBEEF)
@@ -152,3 +167,48 @@ def test_what_retention_took_unread_is_counted_without_what_was_finished(
 )
 def test_the_least_end_of_a_log_that_a_claim_can_describe(claim: CommittedPosition, end: int) -> None:
     assert claim.end == end
+
+
+# Reports
+
+
+@pytest.fixture
+def _with_logs() -> Iterator[None]:
+    """Undoes the package's silence."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(0))
+    yield
+    structlog.configure(**before)
+
+
+@pytest.mark.usefixtures("_with_logs")
+@pytest.mark.parametrize("loss", list(LogLoss))
+def test_a_lost_log_is_counted_logged_and_named(loss: LogLoss) -> None:
+    problems, topic = KafkaProblems(), f"lost-{loss.value}"
+    with capture_logs() as logs:
+        report_lost_log(problems, "g", TopicPartition(topic, 3), loss, position=30, start=4)
+
+    assert metrics.LOG_RESETS.labels(topic, loss.value)._value.get() == 1
+    (problem,) = problems.current
+    assert problem.reason == KafkaReason.TOPIC_REPLACED
+    assert problem.detail == f"the log of {topic}/3 was {loss.value}: read again from offset 4"
+    (line,) = [one for one in logs if one["log_level"] == "error"]
+    assert line["event"].startswith("the log of a partition is not the one that was read before")
+    wanted = {"group": "g", "partition": f"{topic}/3", "reason": loss.value, "position": 30, "begins_at": 4}
+    assert wanted.items() <= line.items()
+
+
+@pytest.mark.usefixtures("_with_logs")
+def test_removed_records_are_counted_logged_and_named_with_their_number() -> None:
+    problems = KafkaProblems()
+    with capture_logs() as logs:
+        report_removed(problems, "g", TopicPartition("removed", 1), position=5, start=40, removed=11)
+
+    assert metrics.RECORDS_REMOVED_UNREAD.labels("removed")._value.get() == 11
+    (problem,) = problems.current
+    assert problem.reason == KafkaReason.RECORDS_EXPIRED
+    assert problem.detail == "retention removed 11 unread records of removed/1, before offset 40"
+    (line,) = [one for one in logs if one["log_level"] == "error"]
+    assert line["event"] == "records were removed from a partition before they were read: lost"
+    assert {"partition": "removed/1", "records": 11, "position": 5, "log_start": 40}.items() <= line.items()
+    assert "DispatcherRecordsRemovedUnread" in line["cure"]
