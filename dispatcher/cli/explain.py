@@ -16,7 +16,7 @@ from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, quiet_settings_at
 from dispatcher.config.settings import Settings
 from dispatcher.contract.records import Record, RecordHeaders
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.errors import DispatcherError
+from dispatcher.errors import DispatcherError, StoreUnavailable
 from dispatcher.flow.explain import Explanation, Limits, Line, explain, lane_lines
 from dispatcher.kafka.topic_reader import open_topic, translating_kafka_errors
 from dispatcher.service import checked_webhooks
@@ -28,8 +28,12 @@ _TITLES = {
     "request": "What would be sent",
     "verdict": "Verdict",
     "lane": "Lane",
+    "history": "What happened",
 }
 
+
+MAX_HISTORY = 30
+"""Entries of the event's history that are printed, the latest ones."""
 
 _ANSWERS = {True: "yes", False: "NO", None: "not asked"}
 
@@ -58,6 +62,8 @@ def explain_event(
     ops: OpsUrl = None,
 ) -> None:
     """Show how an event is read, which webhook it belongs to, and what would be sent. Sends nothing; masks secrets.
+
+    If the history store knows the event, what did happen to it is shown, too.
 
     Exit status 1 if the event can't be read.
     """
@@ -88,6 +94,8 @@ async def _explained(
         more = (Line("webhook", "problems", f"{len(problems)} in the configuration: see `dispatcher check`"),)
     if ops is not None and explanation.event is not None:
         more = (*more, *lane_lines(await _lane(ops, explanation.event.tenant)))
+    if explanation.event is not None:
+        more = (*more, *await _history_lines(settings, explanation.event.webhook_id, explanation.event.tenant))
     return replace(explanation, lines=(*explanation.lines, *more))
 
 
@@ -108,6 +116,33 @@ def _content(path: Path) -> bytes:
 async def _lane(ops: str, tenant: TenantKey) -> Mapping[str, object] | None:
     status, lane = await ask(ops, f"/lanes/{quote(tenant.org, safe='')}/{quote(tenant.sandbox, safe='')}")
     return None if status == 404 else lane
+
+
+async def _history_lines(settings: Settings, webhook_id: str, tenant: TenantKey) -> list[Line]:
+    """What happened to the event, the oldest first; nothing without a history store."""
+    if settings.history.store != "sql" or settings.history.url is None:
+        return []
+    from dispatcher.history.timeline import moment, title  # imports SQLAlchemy, which takes its time
+    from dispatcher.history.worker import history_database
+    from dispatcher.stores.sql.history_search import HistorySearch
+
+    database = history_database(settings)
+    try:
+        found = await HistorySearch(database).timeline(webhook_id, orgs=frozenset({tenant.org}))
+    except StoreUnavailable as error:
+        return [Line("history", "unknown", f"the history store does not answer: {error}")]
+    finally:
+        await database.close()
+    entries = [entry for entry in found if entry.sandbox == tenant.sandbox]
+    if not entries:
+        return [Line("history", "nothing", "the history store knows nothing of this event")]
+    shown = entries[-MAX_HISTORY:]
+    lines = [Line("history", moment(entry.at), title(entry)) for entry in shown]
+    return (
+        lines
+        if len(shown) == len(entries)
+        else [Line("history", "before", f"{len(entries) - len(shown)} more"), *lines]
+    )
 
 
 def _show(explanation: Explanation) -> None:

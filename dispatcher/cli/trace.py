@@ -58,14 +58,16 @@ def trace(
     settings = quiet_settings_at(config)
     own = None if tenant is None else parsed_tenant(tenant)
     read_since = time.time() - _age(since)
-    if settings.history.url is not None and not topics:
+    has_store = settings.history.store == "sql" and settings.history.url is not None and not topics
+    if has_store:
         lines = asyncio.run(_from_store(settings, field, value, own))
     else:
         lines = asyncio.run(_from_topics(settings, field, value, own, read_since, since))
     for line in lines:
         typer.echo(line)
     if not lines:
-        typer.echo("nothing is known of it", err=True)
+        hint = " in the history store; --topics reads the topics" if has_store else ""
+        typer.echo(f"nothing is known of it{hint}", err=True)
         raise typer.Exit(1)
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,17 @@ from aiohttp import web
 from aiokafka import AIOKafkaProducer
 
 from dispatcher.auth.jwt_signer import JwtSigner
-from dispatcher.config.settings import DeliverySettings
+from dispatcher.config.secrets import Secret
+from dispatcher.config.settings import DeliverySettings, HistorySettings
+from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord
 from dispatcher.contract.records import Origin, RetryState
 from dispatcher.delivery.lane_scheduler import LaneScheduler
 from dispatcher.flow.decision import eligibility
 from dispatcher.flow.explain import MASKED, Limits, Line, answers, explain
 from dispatcher.health import describe_lane
+from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.history_rows import rows_of
+from dispatcher.stores.sql.history_store import HistoryStore
 from tests.commands.running import CANARY, a_webhook, called, dispatcher, write_secret, write_settings, write_webhooks
 from tests.conftest import Broker
 from tests.kafka import topics
@@ -204,3 +210,50 @@ async def test_a_record_in_a_topic_and_its_lane(kafka: Broker, tmp_path: Path, o
     assert "this instance has lately sent nothing for the tenant" in ran.out
     ran = await called(*place, "2", "--topic", "explained")
     assert (ran.status, ran.err) == (1, "dispatcher: explained/1 has no offset 2: it has 0 to 1\n")
+
+
+async def test_what_did_happen_is_shown_if_the_history_knows_it(tmp_path: Path) -> None:
+    """What would be sent is never called delivered; what was delivered is, under a title of its own."""
+    url = tmp_path / "history-url"
+    url.write_text(f"sqlite+aiosqlite:///{tmp_path / 'history.db'}")
+    settings = write_settings(tmp_path, history={"url": {"file": "history-url"}})
+    write_webhooks(tmp_path, a_webhook())
+    event = tmp_path / "event.json"
+    event.write_text(json.dumps(email_event()))
+    ran = await called("explain", event, "-c", settings)
+    assert (ran.status, "the history store does not answer" in ran.out) == (0, True)
+
+    database = Database(Secret(url.read_bytes()), create=True, setting="history.url")
+    store = HistoryStore(database, HistorySettings.model_validate({}))
+    await store.prepare()
+    ran = await called("explain", event, "-c", settings)
+    assert "the history store knows nothing of this event" in ran.out
+    at = int(time.time() * 1000)
+    webhook_id = read(email_event()).webhook_id
+    entries = [
+        HistoryEntry(
+            at - 40_000 + number * 1000,
+            outcome,
+            *tenant,
+            reason,
+            webhook_id=webhook_id,
+            attempt=number + 1,
+            status=status,
+        )
+        for number, (outcome, reason, status, tenant) in enumerate(
+            (
+                (HistoryOutcome.ATTEMPT, "http_5xx", 503, TENANT),
+                (HistoryOutcome.DELIVERED, "http_2xx", 200, TENANT),
+                (HistoryOutcome.DEAD, "rejected", None, TENANT._replace(sandbox="other")),
+            )
+        )
+    ]
+    await store.write(rows_of(HistoryRecord(1, 1, 0, entries))[0])
+    await database.close()
+    ran = await called("explain", event, "-c", settings)
+    decided, _, happened = ran.out.partition("What happened")
+    assert "would be sent" in decided
+    assert "Delivered" not in decided
+    assert [line.split("UTC")[1].strip() for line in happened.splitlines() if "UTC" in line] == [
+        "Attempt 1: answered 503", "Delivered by attempt 2: answered 200",
+    ]  # fmt: skip

@@ -24,7 +24,7 @@ TEXTS: Final = (
     *(f"auth.{at}.{key}" for at in ("sign", "fetch.assertion")
       for key in ("algorithm", "kid", "issuer", "subject", "audience", "ttl", "claims")),
     "auth.fetch.token_url", "auth.fetch.client_id", "auth.fetch.scope", "auth.fetch.audience",
-    "auth.fetch.parameters",
+    "auth.fetch.parameters", "notify.emails",
 )  # fmt: skip
 CHOICES: Final = {"auth": ("none", "sign", "fetch"), "auth.fetch.grant": ("client-credentials", "jwt-bearer"),
                   "auth.fetch.client_auth": ("basic", "post"),
@@ -39,7 +39,7 @@ SECRETS: Final = (
 )  # fmt: skip
 ADVANCED: Final = (
     "events", "campaigns", "payload", "signing", "rate_limit", "timeout", "connect_timeout", "sandbox_id", "tls",
-    "enabled",
+    "enabled", "notify",
 )  # fmt: skip
 DEFAULTS: Final = {
     "auth": "none", "auth.header": "authorization", "auth.scheme": "Bearer", "auth.sign.algorithm": "ES256",
@@ -104,7 +104,7 @@ def shown(key: str, value: JsonValue) -> str:
         return format_duration(value)
     if key == "rate_limit" and isinstance(value, int | float):
         return rate(value)
-    if key.endswith("audience") and isinstance(value, list):
+    if key.endswith(("audience", "emails")) and isinstance(value, list):
         return ", ".join(map(str, value))
     if key.endswith(("claims", "parameters")):
         return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() if value else ""

@@ -4,6 +4,7 @@ Fields are named like the draft's keys, so that a problem is shown beside its fi
 was typed; secrets are returned sealed, never as text.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -208,6 +209,8 @@ class WebhookForm:
             "tls": without_none({key: self.secrets[f"tls.{key}"].draft() for key in ("ca", "certificate", "key")}),
         }
         draft |= {key: texts[key] for key in ("sandbox_id", "rate_limit", "timeout", "connect_timeout") if texts[key]}
+        if texts["notify.emails"]:
+            draft["notify"] = {"emails": [one for one in re.split(r"[\s,;]+", texts["notify.emails"]) if one]}
         secrets = [one.draft() for one in (self.secrets["signing.new"], *self.signing)]
         if any(secrets):
             draft["signing"] = {"secrets": [one for one in secrets if one is not None]}

@@ -49,3 +49,12 @@ async def test_viewers_see_the_state_but_no_button(browser: Browser, stage: Stag
 def test_the_form_keeps_a_webhook_paused() -> None:
     document: dict[str, JsonValue] = {"name": "n", "org": "o", "sandbox": "prod", "url": "https://h.example"}
     assert WebhookForm.of_document(document | {"paused": True}).draft({})["paused"] is True
+
+
+def test_the_form_keeps_contacts_and_splits_what_is_typed() -> None:
+    document: dict[str, JsonValue] = {"name": "n", "org": "o", "sandbox": "prod", "url": "https://h.example"}
+    emails: JsonValue = ["a@x.example", "b@x.example"]
+    form = WebhookForm.of_document(document | {"notify": {"emails": emails}})
+    assert form.draft({})["notify"] == {"emails": emails}
+    form.texts["notify.emails"] = " a@x.example; b@x.example\n"
+    assert form.draft({})["notify"] == {"emails": emails}
