@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import random
 import signal
 import subprocess
 import sys
@@ -277,45 +276,3 @@ async def test_a_history_that_can_not_be_written_costs_no_delivery(scene: Stage)
         assert await dispatcher.wait() == 0
     assert scene.receiver.repeats() == 0
     assert not await topics.read_all(scene.bootstrap_servers, topic_of(scene))
-
-
-async def test_a_killed_worker_stores_every_entry_once(scene: Stage) -> None:
-    """SIGKILL again and again, while entries arrive: afterwards the store equals the topic, counts included."""
-    chance = random.Random(7)
-    chosen = tenants(20)
-    scene.mount([scene.webhook(tenant) for tenant in chosen])
-    settings = history_settings(scene)
-    await topics.create_topic(scene.bootstrap_servers, topic_of(scene), partitions=4)
-    async with scene.dispatcher(history=settings) as dispatcher, worker(scene, settings) as running:
-        dispatcher.start()
-        for turn in range(4):
-            await scene.produce(chosen, 1500, prefix=f"t{turn}")
-            before = (await stored_size(scene)) if turn else 0
-            await until(lambda: stored_more(scene, before), "new entries in the store", 60)  # noqa: B023
-            await asyncio.sleep(chance.random())
-            running.kill9()
-            running.start()
-        await scene.all_accepted(dispatcher)
-        dispatcher.sigterm()
-        assert await dispatcher.wait() == 0
-        ledger = await entries_of(scene)
-        assert len(ledger) >= 6000
-
-        async def complete() -> bool:
-            return await stored_size(scene) >= len(ledger)
-
-        await until(complete, "the store to be complete", 90)
-        assert await stored(scene) == as_stored(ledger)
-        database = Database(Secret((scene.directory / "history-url").read_bytes()))
-        async with database.read() as connection:
-            events = (await connection.execute(text("SELECT sum(events) FROM history_counts"))).scalar_one()
-        await database.close()
-        assert events == sum(one.count for one in ledger)
-
-
-async def stored_size(scene: Stage) -> int:
-    return sum((await stored(scene)).values())
-
-
-async def stored_more(scene: Stage, than: int) -> bool:
-    return await stored_size(scene) > than
