@@ -10,6 +10,7 @@ from dispatcher.console.pages import (
     events,
     history,
     notification_link,
+    notifications,
     overview,
     preferences,
     reference,
@@ -43,5 +44,6 @@ def add_to(app: web.Application, services: Services) -> None:
         preferences,
         search,
         notification_link,
+        notifications,
     ):
         page.add_to(app, renderer)

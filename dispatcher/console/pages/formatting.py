@@ -11,6 +11,7 @@ from dispatcher.config.units import format_duration
 from dispatcher.console.model import AttemptFact
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome
 from dispatcher.contract.outcomes import DeadReason
+from dispatcher.contract.redaction import recipient
 from dispatcher.history.timeline import details, title
 
 STATES: Final = {
@@ -84,6 +85,8 @@ ACTIONS: Final = {
     "token_create": "Made an API token",
     "token_revoke": "Revoked an API token",
     "rotate": "Encrypted secrets anew",
+    "notify": "Sent a notification",
+    "contact": "Answered a confirmation",
 }
 
 STEPS: Final = {
@@ -271,6 +274,7 @@ FILTERS: Final[dict[str, Callable[..., object]]] = {
     "happened_more": details,
     "indented": indented,
     "iso": iso,
+    "masked_address": recipient,
     "ms": milliseconds,
     "rate": rate,
     "percent": percent,

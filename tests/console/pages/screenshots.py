@@ -54,6 +54,7 @@ async def shots(stage: Stage, shown: Window, look: str, only: str, target: Path)
         "webhook-deliveries": stage.path(CONTOSO, "/deliveries"),
         "configuration": stage.path(LUMA, "/configuration"),
         "webhook-audit": stage.path(LUMA, "/audit"),
+        "webhook-notifications": stage.path(LUMA, "/notifications"),
         "delivery": stage.path(LUMA, f"/deliveries/{delivered}"),
         "delivery-dead": stage.path(CONTOSO, f"/deliveries/{DEAD_ID}"),
         "delivery-explained": stage.path(LUMA, f"/deliveries/{delivered}?explain=1"),
@@ -62,6 +63,7 @@ async def shots(stage: Stage, shown: Window, look: str, only: str, target: Path)
         "deliveries": "/deliveries",
         "dead-events": "/dead-events",
         "audit": "/audit",
+        "notifications": "/notifications",
         "delete": stage.path(LUMA, "/delete"),
         "not-found": "/webhooks/none",
     }.items():

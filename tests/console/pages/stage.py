@@ -15,6 +15,7 @@ from dispatcher.console.services import Services
 from dispatcher.console.sources.history import HistoryLookup
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.demo.child_process import free_ports
+from dispatcher.notifications.desk import NotificationDesk
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption, new_key
@@ -82,6 +83,7 @@ async def staged(
     settings: Settings | None = None,
     test_events: TestEvents | None = None,
     history: HistoryLookup | None = None,
+    notifications: NotificationDesk | None = None,
 ) -> AsyncIterator[Stage]:
     """A console with a database in the directory; with the scenery's webhooks, unless it is to be empty."""
     settings = settings_of() if settings is None else settings
@@ -103,6 +105,7 @@ async def staged(
             SceneryKeys(),
             history,
             SceneryResends(made[3]),
+            notifications,
         )
         async with ConsoleServer(services) as server:
             stage = Stage(server, services, made[3], made[0], made[1], made[2])

@@ -24,6 +24,7 @@ def _paths(stage: Stage) -> list[str]:
         stage.path(CONTOSO, "/deliveries"),
         stage.path(LUMA, "/configuration"),
         stage.path(LUMA, "/audit"),
+        stage.path(LUMA, "/notifications"),
         stage.path(LUMA, f"/deliveries/{EXPLAINED_ID}"),
         stage.path(LUMA, f"/deliveries/{EXPLAINED_ID}?explain=1"),
         stage.path(LUMA, "/test"),
@@ -36,6 +37,7 @@ def _paths(stage: Stage) -> list[str]:
         "/audit",
         "/jobs",
         stage.path(CONTOSO, "/resend?range=24h"),
+        "/notifications",
     ]
 
 

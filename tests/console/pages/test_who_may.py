@@ -65,6 +65,15 @@ ROUTES: Mapping[tuple[str, str], Callable[[str, str], Ask]] = {
     ("POST", "/jobs/{job_id}/stop"): lambda _, name: Ask("/jobs/canary/stop", {}, True),
     ("GET", "/webhooks/{webhook_id}/resend"): lambda id_, name: Ask(f"/webhooks/{id_}/resend?range=1h", {}, True),
     ("POST", "/webhooks/{webhook_id}/resend"): lambda id_, name: Ask(f"/webhooks/{id_}/resend", {"event": "m"}, True),
+    ("GET", "/notifications"): lambda _, name: Ask("/notifications", elsewhere=200),
+    ("POST", "/notifications/test"): lambda _, name: Ask("/notifications/test", {}, True, 200),
+    ("GET", "/webhooks/{webhook_id}/notifications"): lambda id_, name: Ask(f"/webhooks/{id_}/notifications"),
+    ("POST", "/webhooks/{webhook_id}/notifications/test"): lambda id_, name: Ask(
+        f"/webhooks/{id_}/notifications/test", {}, True
+    ),
+    ("POST", "/webhooks/{webhook_id}/notifications/ask"): lambda id_, name: Ask(
+        f"/webhooks/{id_}/notifications/ask", {"contact": "0"}, True
+    ),
     ("GET", "/webhooks/new"): lambda _, name: Ask("/webhooks/new", admins_only=True, elsewhere=200),
     ("POST", "/webhooks/new"): lambda _, name: Ask(
         "/webhooks/new", draft(f"{name}-new") | {"action": "save"}, True, 422
