@@ -64,6 +64,8 @@ async def shots(stage: Stage, shown: Window, look: str, only: str, target: Path)
         "dead-events": "/dead-events",
         "audit": "/audit",
         "notifications": "/notifications",
+        "resend": stage.path(CONTOSO, "/resend?range=24h"),
+        "jobs": "/jobs",
         "delete": stage.path(LUMA, "/delete"),
         "not-found": "/webhooks/none",
     }.items():
