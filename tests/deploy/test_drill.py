@@ -75,6 +75,8 @@ class Drill:
     database: "SlowDatabase"
     of_database: World
     """That of the dispatcher which has its webhooks in a database."""
+    is_of_database: bool = False
+    """True while the trouble is the other dispatcher's."""
     heard: list[tuple[str, str]] = field(default_factory=list)
 
     def mount(self, url: str | None = None, **changes: Any) -> None:
@@ -87,11 +89,21 @@ class Drill:
         found = await asyncio.to_thread(query, self.prometheus, 'ALERTS{alertstate="firing"}')
         return {one["metric"]["alertname"] for one in found}
 
+    async def story(self) -> list[str]:
+        """When each critical alert began and ceased to fire lately, for a failure's message."""
+        found = await asyncio.to_thread(query, self.prometheus, 'ALERTS{severity="critical"}[3m]')
+        return [
+            f"{one['metric']['alertname']} {one['metric']['alertstate']} {one['values'][0][0]:.0f}-{one['values'][-1][0]:.0f}"
+            for one in found
+        ]
+
     def listen(self) -> list[tuple[str, str]]:
         """Receiver and name of everything that Alertmanager has sent so far."""
         while not self.notified.empty():
-            who, name, _ = self.notified.get_nowait()
-            self.heard.append((who, name))
+            who, name, annotations = self.notified.get_nowait()
+            # The other dispatcher has the same broker, and recovers earlier if a password is wrong.
+            if ("other-" in annotations["description"]) == self.is_of_database:
+                self.heard.append((who, name))
         return self.heard
 
     async def quiet(self) -> None:
@@ -400,6 +412,7 @@ async def test_a_trouble_fires_its_alert_alone_and_its_runbook_shows_the_cause(d
     await drill.quiet()
     drill.listen()
     drill.heard.clear()
+    drill.is_of_database = what == "a database is slow"
     await trouble.cause(drill)
     try:
 
@@ -413,14 +426,14 @@ async def test_a_trouble_fires_its_alert_alone_and_its_runbook_shows_the_cause(d
         except AssertionError as error:
             known = await asyncio.to_thread(query, drill.prometheus, "ALERTS")
             pytest.fail(f"{error}\nheard: {drill.heard}\nalerts: {[one['metric'] for one in known]}")
-        world = drill.of_database if what == "a database is slow" else drill.world
+        world = drill.of_database if drill.is_of_database else drill.world
         ran, without_match = await world.run(name, trouble.placeholders)
         output = "\n".join(f"$ {one.command}\n{one.output}" for one in ran)
         assert [one for one in ran if one.status in NO_SUCH_COMMAND] == [], output
         assert without_match == [], output
         assert [shown for shown in trouble.shows if not re.search(shown, output)] == [], output
         paged = {one for who, one in drill.listen() if who == "pager"}
-        assert paged <= {name}, "a page too many"
+        assert paged <= {name}, f"a page too many: {drill.heard}, {await drill.story()}"
         assert severity != "critical" or paged == {name}
     finally:
         await trouble.cure(drill)
