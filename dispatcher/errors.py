@@ -6,7 +6,7 @@ file is a bug, and is handled as one.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 E = TypeVar("E", bound=Exception)
 
@@ -22,6 +22,8 @@ class DispatcherError(Exception):
 
 MAX_PROBLEMS = 20
 """Mistakes that are reported of one document; of the others, their number."""
+MAX_MESSAGE: Final = 1_000
+"""Characters of a problem's message; the middle of a longer one is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,11 @@ class Problem:
     """File the value was read from, or `environment variable NAME`."""
     line: int | None = None
     """Line in the file, from 1."""
+
+    def __post_init__(self) -> None:
+        if len(self.message) > MAX_MESSAGE:  # it may name a path of any length
+            half = MAX_MESSAGE // 2
+            object.__setattr__(self, "message", f"{self.message[:half]} … {self.message[-half:]}")
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line is not None else self.file

@@ -21,8 +21,9 @@ MAX_INTERIM: Final = 16
 MAX_KEPT_VALUE: Final = 256
 """Characters of a response header that an attempt keeps."""
 
-_START: Final = b"HTTP/1."
-_STATUS_LINE: Final = re.compile(rb"HTTP/1\.\d (\d{3})(?: [^\n]*)?\r?\n")
+_START: Final = b"HTTP/"
+_STATUS_LINE: Final = re.compile(rb"HTTP/(1\.\d|2\.0|0\.9) (\d{3})(?: [^\n]*)?\r?\n")
+"""Versions besides 1.x are those that llhttp accepts; some servers write them over HTTP/1.1."""
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
 
@@ -60,7 +61,7 @@ def read_answer_head(data: bytes) -> AnswerHead | None:
             if b"\n" in data[at:]:
                 raise ValueError("no status line")
             return None
-        status = int(line[1])
+        status = int(line[2])
         if status == 101 or not 100 <= status <= 599:
             raise ValueError(f"status {status} is no answer to a POST")
         fields = _read_fields(data, line.end())
@@ -68,7 +69,7 @@ def read_answer_head(data: bytes) -> AnswerHead | None:
             return None
         if status >= 200:
             found, end, is_odd = fields
-            is_odd |= not line[0].endswith(b"\r\n")
+            is_odd |= not line[0].endswith(b"\r\n") or not line[1].startswith(b"1.")
             return AnswerHead(status, found.get(b"retry-after"), found.get(b"webhook-delivery"), end, is_odd)
         at = fields[1]
     raise ValueError(f"over {MAX_INTERIM} interim answers")

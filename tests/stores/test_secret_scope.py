@@ -11,7 +11,7 @@ from dispatcher.config.loader import load_settings, webhook_secret_scope
 from dispatcher.config.secret_scope import OutOfScope, SecretScope, read_regular_file
 from dispatcher.errors import ConfigError, WebhookUnusable
 from dispatcher.stores.background_read import BackgroundRead
-from dispatcher.stores.webhook_files import Rules
+from dispatcher.stores.webhook_files import Rules, read_directory
 from dispatcher.stores.yaml_directory import YamlDirectory
 from tests.stores.kubelet import MountedVolume
 from tests.stores.test_yaml_directory import content, entry, key, no_check, orgs
@@ -211,3 +211,15 @@ async def test_a_scan_that_hangs_is_a_problem_until_it_ends(place: Path, monkeyp
     may_end.set()
     directory._read._within_s = 20
     assert await directory.reload() == []
+
+
+def test_a_path_of_any_length_makes_a_short_problem(tmp_path: Path) -> None:
+    """A tenant chooses the path, and the problem is in the log, in `/readyz` and in the console."""
+    (tmp_path / "a.yaml").write_text(
+        "apiVersion: dispatcher/v1\nwebhooks:\n- name: a\n  org: o\n  sandbox: prod\n  url: https://h.example/\n"
+        f"  headers: {{X-A: {{file: {'x' * 500_000}}}}}\n"
+    )
+    scope = SecretScope((tmp_path,), ("WEBHOOK_",))
+    (problem,) = read_directory(tmp_path, {}, Rules(lambda _: [], scope))["a.yaml"].problems
+    assert len(str(problem)) < 1_500
+    assert str(problem).endswith("create it, or correct the path")

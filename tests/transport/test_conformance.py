@@ -174,6 +174,13 @@ async def test_an_answer_may_come_one_byte_at_a_time(transport: Transport, servi
     [
         b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok",
         b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok",
+        b"HTTP/1.2 200 OK\r\ncontent-length: 2\r\n\r\nok",
+        b"HTTP/2.0 200 OK\r\ncontent-length: 2\r\n\r\nok",
+        b"HTTP/1.1 205 Reset\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nconnection: close, keep-alive\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: +2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2, 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\nok",
     ],
 )
 async def test_a_connection_that_the_endpoint_won_t_keep_is_not_used_again(
@@ -181,7 +188,7 @@ async def test_a_connection_that_the_endpoint_won_t_keep_is_not_used_again(
 ) -> None:
     async with serving(answering(reply)) as server:
         attempts = [await transport.post(post_to(server.url)) for _ in range(2)]
-        assert [(one.status, one.reused) for one in attempts] == [(200, False)] * 2
+        assert [(one.status, one.reused) for one in attempts] == [(int(reply[9:12]), False)] * 2
         assert server.connections == 2
 
 
