@@ -31,6 +31,7 @@ demo: $(STAMPS)-demo ## Watch events leave a broker as webhooks (20 s; FOREVER=1
 
 test: $(STAMPS)-test $(VENV)/checkov/bin/checkov $(VENV)/zizmor/bin/zizmor $(VENV)/openapi/bin/openapi-python-client system lint ## Everything that CI runs: lint, types, layers, all tests.
 	$(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile
+	PYTHON=$(abspath $(BIN))/python PROCESSES=$(PROCESSES) tests/compiled.sh
 
 test-fast: $(STAMPS)-test lint ## Lint, types, layers and unit tests: under two minutes.
 	$(BIN)/pytest -q tests/unit tests/config
@@ -46,10 +47,11 @@ system: ## Debian packages that the tests use; elsewhere, say what to install.
 	@tests/system_packages.sh
 
 compiled: $(STAMPS)-test ## Unit tests, simulation and HTTP client with the hot modules compiled by mypyc.
-	PYTHON=$(abspath $(BIN))/python tests/compiled.sh
+	PYTHON=$(abspath $(BIN))/python PROCESSES=$(PROCESSES) tests/compiled.sh
 
 faults: $(STAMPS)-test system ## The whole fault suite on a real broker (minutes).
 	$(BIN)/pytest tests/faults tests/field tests/deploy/test_drill.py --all-faults
+	PYTHON=$(abspath $(BIN))/python PROCESSES=1 tests/compiled.sh tests/faults
 
 bench: $(STAMPS)-test system ## Benchmarks, as ratios in one run (FULL=1: all scenarios).
 	$(BIN)/python -m benchmarks

@@ -16,4 +16,4 @@ cd "$tree"
 export PYTHONPATH=$tree
 "$python" -m dispatcher --version | tee /dev/stderr | grep -q '(compiled)'
 [ $# -gt 0 ] || set -- tests/unit tests/transport/test_http1.py tests/transport/test_conformance.py
-"$python" -m pytest -q -p no:cacheprovider "$@"
+"$python" -m pytest -q -p no:cacheprovider --numprocesses "${PROCESSES:-2}" --dist loadfile "$@"

@@ -5,6 +5,7 @@ set -euo pipefail
 
 declare -A package_of=(
     [curl]=curl
+    [gcc]=gcc
     [java]=openjdk-17-jre-headless
     [chromium]=chromium
     [kcat]=kcat

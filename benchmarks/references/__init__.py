@@ -136,7 +136,3 @@ def main() -> None:
     client = bare if kind == "bare" else through_aiohttp
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         print(runner.run(client(url, ca, int(count), int(concurrency))))
-
-
-if __name__ == "__main__":
-    main()
