@@ -1,5 +1,6 @@
 """Serves the files of `static/` from memory. Paths contain a hash of the content: browsers cache them for a year."""
 
+import gzip
 import hashlib
 from dataclasses import dataclass
 from importlib.resources import files
@@ -14,6 +15,8 @@ _KEPT: Final = "public, max-age=31536000, immutable"
 @dataclass(frozen=True, slots=True)
 class _Asset:
     content: bytes
+    compressed: bytes
+    """The content as gzip."""
     content_type: str
     path: str
 
@@ -34,7 +37,9 @@ class Assets:
             if content_type is not None:
                 content = file.read_bytes()
                 digest = hashlib.sha256(content).hexdigest()[:16]
-                found[file.name] = _Asset(content, content_type, f"/static/{digest}/{file.name}")
+                found[file.name] = _Asset(
+                    content, gzip.compress(content, mtime=0), content_type, f"/static/{digest}/{file.name}"
+                )
         return cls(found)
 
     def path(self, name: str) -> str:
@@ -50,9 +55,11 @@ class Assets:
         asset = self._by_path.get(request.path)
         if asset is None:
             raise web.HTTPNotFound
-        return web.Response(
-            body=asset.content, content_type=asset.content_type, charset="utf-8", headers={"Cache-Control": _KEPT}
-        )
+        headers = {"Cache-Control": _KEPT, "Vary": "Accept-Encoding"}
+        body = asset.content
+        if "gzip" in request.headers.get("Accept-Encoding", ""):
+            body, headers["Content-Encoding"] = asset.compressed, "gzip"
+        return web.Response(body=body, content_type=asset.content_type, charset="utf-8", headers=headers)
 
     async def _icon(self, _request: web.Request) -> web.Response:
         return web.Response(status=303, headers={"Location": self.path("icon.svg")})

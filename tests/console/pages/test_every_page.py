@@ -1,7 +1,10 @@
 """Every page in light, dark and at phone width: nothing that axe objects to, no error in the console, nothing cut off."""
 
+import gzip
+import re
 from uuid import uuid4
 
+import aiohttp
 import pytest
 from playwright.async_api import Browser
 
@@ -103,3 +106,17 @@ async def test_the_theme_is_kept_and_wins_over_the_system(browser: Browser, stag
         await shown.go("/audit")
         dark = await shown.page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert light != dark
+
+
+async def test_static_files_are_compressed_for_clients_that_accept_it(stage: Stage) -> None:
+    async with aiohttp.ClientSession(stage.base, auto_decompress=False) as session:
+        async with session.get("/sign-in") as page:
+            path = re.search(r'href="(/static/[^"]+\.css)"', await page.text())[1]  # type: ignore[index]
+        async with session.get(path, headers={"Accept-Encoding": "identity"}) as answer:
+            plain = await answer.read()
+            assert "Content-Encoding" not in answer.headers
+        async with session.get(path, headers={"Accept-Encoding": "gzip"}) as answer:
+            compressed = await answer.read()
+            assert (answer.headers["Content-Encoding"], answer.headers["Vary"]) == ("gzip", "Accept-Encoding")
+        assert gzip.decompress(compressed) == plain
+        assert len(compressed) < len(plain) / 2
