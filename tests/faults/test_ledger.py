@@ -27,9 +27,10 @@ __all__ = ["mortal"]
 pytestmark = [needs_kafka, pytest.mark.faults, pytest.mark.all_faults, pytest.mark.timeout(2_400)]
 
 EVENTS = int(os.environ.get("LEDGER_EVENTS", "100000"))
-"""A smaller number helps while the test itself is changed."""
-KILLS = 20
+"""Smaller numbers help while the test itself is changed."""
+KILLS = int(os.environ.get("LEDGER_KILLS", "20"))
 MEMBERS = 4
+MOST_REPEATS = max(EVENTS // 20, 1_000)
 WAVE = EVENTS // (KILLS + 2)
 EVERYBODY = tenants(40)
 MISBEHAVING: dict[str, Behaviour] = {
@@ -118,7 +119,7 @@ async def test_every_event_is_accounted_for_after_kills_and_broker_faults(
         scene.receiver.behave(f"/{DEAD.org}", None)
         await scene.all_accepted(members[0], 900)
         await asyncio.sleep(2)
-        row = await Row.of(f"ledger: {MEMBERS} members, kill -9 x{KILLS}", scene, *members, most_repeats=EVENTS // 20)
+        row = await Row.of(f"ledger: {MEMBERS} members, kill -9 x{KILLS}", scene, *members, most_repeats=MOST_REPEATS)
     lost, repeats = row.lost, [one.repeats for one in kills]
     print(f"\nlost {lost} of {len(scene.expected)}; median of repeats per kill {statistics.median(repeats):g}")
     for number, one in enumerate(kills):
