@@ -10,6 +10,7 @@ import aiosmtplib
 
 from dispatcher.config.notification_settings import SmtpSettings
 from dispatcher.config.secrets import reread
+from dispatcher.contract.redaction import in_text
 
 CLOSE_WITHIN_S: Final = 3.0
 
@@ -103,4 +104,5 @@ def tls_context(ca: Path | None) -> ssl.SSLContext:
 
 
 def _shown(text: str) -> str:
-    return " ".join(text.split())[:200]
+    """What a server said, on one line, with addresses masked."""
+    return in_text(" ".join(text.split())[:200])

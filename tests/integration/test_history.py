@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import signal
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from tests.integration.harness import (
     webhook_id_of,
 )
 from tests.kafka import topics
+from tests.notifications.receivers import PASSWORD, USER, certificates, mail_server
 
 pytestmark = [needs_kafka, pytest.mark.timeout(180)]
 
@@ -63,8 +65,8 @@ async def entries_of(scene: Stage) -> list[HistoryEntry]:
 
 
 @contextlib.asynccontextmanager
-async def worker(scene: Stage, settings: dict[str, Any]) -> AsyncIterator["Worker"]:
-    made = Worker(scene, settings)
+async def worker(scene: Stage, settings: dict[str, Any], **groups: Any) -> AsyncIterator["Worker"]:
+    made = Worker(scene, settings, **groups)
     made.start()
     try:
         yield made
@@ -75,11 +77,11 @@ async def worker(scene: Stage, settings: dict[str, Any]) -> AsyncIterator["Worke
 class Worker:
     """`dispatcher history` as a process of its own."""
 
-    def __init__(self, scene: Stage, settings: dict[str, Any]) -> None:
+    def __init__(self, scene: Stage, settings: dict[str, Any], **groups: Any) -> None:
         self.ops_port = free_ports(1)[0]
         ops = {"ops": {"host": "127.0.0.1", "port": self.ops_port}, "kafka": {"session_timeout": "6s"}}
         self.path = scene.directory / "worker.yaml"
-        self.path.write_text(yaml.safe_dump(merged(scene.settings, {"history": settings} | ops)))
+        self.path.write_text(yaml.safe_dump(merged(scene.settings, {"history": settings} | ops | groups)))
         self._log = scene.directory / "worker.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -276,3 +278,39 @@ async def test_a_history_that_can_not_be_written_costs_no_delivery(scene: Stage)
         assert await dispatcher.wait() == 0
     assert scene.receiver.repeats() == 0
     assert not await topics.read_all(scene.bootstrap_servers, topic_of(scene))
+
+
+async def test_an_endpoint_that_asks_for_no_more_is_reported_by_mail(scene: Stage) -> None:
+    """From the 410 to the mailbox: dispatcher, topic, worker, state, message."""
+    (gone,) = tenants(1)
+    scene.mount([scene.webhook(gone)])
+    scene.receiver.behave(f"/{gone.org}", status(410))
+    (scene.directory / "mail").mkdir()
+    issued = certificates(scene.directory / "mail")
+    (scene.directory / "mail-password").write_text(PASSWORD)
+    await topics.create_topic(scene.bootstrap_servers, topic_of(scene), partitions=2)
+    settings = history_settings(scene)
+    async with mail_server(issued.server, implicit=True) as mail:
+        smtp = {
+            "host": "localhost", "port": mail.port, "security": "tls", "ca": str(issued.ca), "username": USER,
+            "password": {"file": str(scene.directory / "mail-password")}, "sender": "dispatcher@operator.example",
+        }  # fmt: skip
+        notifications = {"smtp": smtp, "operator": ["noc@operator.example"]}
+        async with (
+            scene.dispatcher(history=settings) as dispatcher,
+            worker(scene, settings, notifications=notifications) as running,
+        ):
+            dispatcher.start()
+            await scene.produce([gone], 3)
+
+            async def received() -> bool:
+                return bool(mail.received)
+
+            await until(received, f"a mail; {running.log[-500:]}", 120, dispatcher)
+    (sent,) = mail.received
+    assert sent["To"] == "noc@operator.example"
+    text = sent.get_body(("plain",))
+    assert text is not None
+    assert "is disabled: its events wait" in sent["Subject"]
+    assert "410" in text.get_content()
+    assert re.search(r"Events that wait: [123]\s", text.get_content()), text.get_content() + running.log[-1500:]

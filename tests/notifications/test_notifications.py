@@ -264,14 +264,14 @@ async def test_what_is_refused_is_tried_again_until_a_day_has_passed(
 ) -> None:
     scene.webhooks = [webhook_of(LUMA, CONTACT)]
     await confirmed(scene, mail, CONTACT)
-    mail.answers[:] = ["451 later", "452 full"]
+    mail.answers[:] = [f"451 later, {CONTACT}", "452 full"]
     endpoint.statuses[:] = [503, 500]
     await scene.happen(ATTEMPT, status=410, verdict="disable_endpoint")
     await scene.work(1)
     assert mail.received == endpoint.requests == []
     waiting = [one for one in await scene.desk.recent(orgs=None) if one.status == "waiting"]
     assert {(one.channel, one.tries) for one in waiting} == {("email", 1), ("webhook", 1)}
-    assert any("451" in one.problem for one in waiting)
+    assert any("451 later, o•••@luma.example" in one.problem for one in waiting)
     await scene.work(130)
     await scene.work(700)
     assert len(mail.received) == len(endpoint.requests) == 1
