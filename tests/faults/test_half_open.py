@@ -11,8 +11,8 @@ from tests.integration.harness import Dispatcher, Stage, slowly, tenants, until
 
 pytestmark = [needs_kafka, pytest.mark.timeout(150)]
 
-DESCRIPTORS = 320
-PEERS, EACH = 40, 10
+DESCRIPTORS = 512
+PEERS, EACH = 40, 15
 """More connections than the process has descriptors, from more peers than share the port."""
 
 # The soft and the hard limit, so that the process can't raise it.
