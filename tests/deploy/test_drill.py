@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
+from zlib import crc32
 
 import aiohttp
 import pytest
+from aiohttp import web
 from aiokafka.admin import NewTopic
 
 from dispatcher.config.secrets import Secret
@@ -32,7 +34,6 @@ from tests.integration.harness import (
     create_topics,
     event,
     slowly,
-    status,
     tenants,
     until,
 )
@@ -55,7 +56,7 @@ pytestmark = [
 FACTOR = 30
 TOPIC, GROUP = "delivery-events", "feedback-dispatcher"
 HEALTHY, HIT, *OTHERS = EVERYBODY = tenants(5)
-FIRES_WITHIN_S = 100
+FIRES_WITHIN_S = 180
 """Seconds for the dispatcher's own recognition, which isn't shortened, and the alert's windows, which are."""
 
 
@@ -211,7 +212,14 @@ async def _certificate_expired(drill: Drill) -> None:
 
 
 async def _payload_refused(drill: Drill) -> None:
-    drill.scene.receiver.behave(f"/{HIT.org}", status(400))
+    """Half of one tenant's events: too few to open its breaker, which would park the others."""
+
+    async def answer(request: web.Request, receiver: Receiver) -> web.StreamResponse:
+        if crc32(request.headers["webhook-id"].encode()) % 2:
+            return web.Response(status=400)
+        return receiver.accept(request)
+
+    drill.scene.receiver.behave(f"/{HIT.org}", answer)
 
 
 async def _file_bad(drill: Drill) -> None:
@@ -286,8 +294,7 @@ TROUBLES = {
     ),
     "payloads are refused": Trouble(
         "DispatcherDeadLetters", _payload_refused, _endpoint_as_before,
-        (rf'"org": "{HIT.org}"', r'"last_status": 400', r"rejected"),
-        {"<org>/<sandbox>": f"{HIT.org}/{HIT.sandbox}"},
+        (rf"{HIT.org}", r"feedback-last-status=400", r"rejected"), {"<org>/<sandbox>": f"{HIT.org}/{HIT.sandbox}"},
     ),
     "a file is bad": Trouble(
         "DispatcherConfigReloadFailed", _file_bad, _endpoint_as_before, (r"webhooks\.yaml:\d+", r"channels"),
