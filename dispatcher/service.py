@@ -255,7 +255,7 @@ class Service:
                 self._pipeline, cache, deliveries, settings.kafka.max_record_bytes, settings.delivery.max_body,
                 None if tracing is None else tracing.is_sampled, history,
             )  # fmt: skip
-            self._consumers = self._made_consumers(process, fast_path, retry_topics)
+            self._consumers = self._create_consumers(process, fast_path, retry_topics)
             self._held = HeldEvents(
                 _membership_of_topics(settings.kafka, [held.topic]), held, process, self._is_held,
                 self._policy.max_age_s, settings.delivery.drain_timeout,
@@ -279,7 +279,7 @@ class Service:
             log.warning("topics of former names were not looked for", error=type(error).__name__)
             return FormerTopics()
 
-    def _made_consumers(
+    def _create_consumers(
         self, process: Process, fast_path: FastPath, retry_topics: RetryTopics
     ) -> tuple[Consumer, Consumer]:
         kafka, drain = self._settings.kafka, self._settings.delivery.drain_timeout

@@ -129,10 +129,10 @@ class FetchedTokens:
     def _take_off(self, now: float) -> "asyncio.Task[IssuedToken | TokenUnavailable]":
         if self._flight is None:
             self._flight = asyncio.create_task(self._fetch(now), name="token fetch")
-            self._flight.add_done_callback(self._landed)
+            self._flight.add_done_callback(self._finish_fetch)
         return self._flight
 
-    def _landed(self, _: object) -> None:
+    def _finish_fetch(self, _: object) -> None:
         self._flight = None
 
     async def _fetch(self, now: float) -> IssuedToken | TokenUnavailable:

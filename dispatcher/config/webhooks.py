@@ -271,7 +271,7 @@ def _secret_text(secret: Secret) -> str:
     return secret.reveal().decode("ascii", "replace")  # the check of header values refuses other characters
 
 
-def _told_at(key: str, problem: str) -> InitErrorDetails:
+def _error_at(key: str, problem: str) -> InitErrorDetails:
     return InitErrorDetails(type="value_error", loc=(key,), input=None, ctx={"error": ValueError(problem)})
 
 
@@ -423,7 +423,7 @@ class WebhookConfig(_Model):
         """Reports every mistake at the name of its header parameter."""
         auth = info.data.get("auth")  # absent if it has a mistake itself
         taken = frozenset({auth.header, "authorization"}) if isinstance(auth, JwtAuth) else frozenset[str]()
-        found = [_told_at(name, problem) for name, problem in header_problems(given, taken)]
+        found = [_error_at(name, problem) for name, problem in header_problems(given, taken)]
         headers: dict[str, str | Secret] = {}
         try:
             headers = handler(given)

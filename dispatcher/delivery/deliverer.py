@@ -248,7 +248,7 @@ class Deliverer:
             hold = retry_after_s(
                 attempt.retry_after, now, self._policy.max_hold_s(attempt.status, pending.first_seen, now)
             )
-        self._told(pending, number, attempt, judgement)
+        self._log_attempt(pending, number, attempt, judgement)
         if judgement.verdict is not Verdict.DELIVERED:
             lane.note_failure(reason_of(attempt), attempt.status, attempt.detail)
         if judgement.suspends:
@@ -314,7 +314,7 @@ class Deliverer:
             keep_body=self._keep_answer,
         )
 
-    def _told(self, pending: PendingDelivery, number: int, attempt: Attempt, judgement: Judgement) -> None:
+    def _log_attempt(self, pending: PendingDelivery, number: int, attempt: Attempt, judgement: Judgement) -> None:
         if judgement is DELIVERED:
             attempts, seconds, reason = *self._good, ""
         else:

@@ -137,13 +137,13 @@ class AttemptResult:
                 return Delivered(self.number)
             case Verdict.DEAD:
                 reason = judgement.dead_reason or DeadReason.REJECTED
-                return Undeliverable(reason, self.number, attempt.status, _told_in_words(attempt))
+                return Undeliverable(reason, self.number, attempt.status, _in_words(attempt))
             case Verdict.DISABLE_ENDPOINT:
-                return Deferred(ParkReason.SUSPENDED, self.number, 0, attempt.status, _told_in_words(attempt))
+                return Deferred(ParkReason.SUSPENDED, self.number, 0, attempt.status, _in_words(attempt))
             case _:
                 hold = self.hold_s or (self.refusal.for_s if self.refusal else 0.0)
                 return Deferred(
-                    ParkReason.ATTEMPT_FAILED, self.number, hold, attempt.status, _told_in_words(attempt),
+                    ParkReason.ATTEMPT_FAILED, self.number, hold, attempt.status, _in_words(attempt),
                     judgement.payload_refused,
                 )  # fmt: skip
 
@@ -176,5 +176,5 @@ def is_traceparent(text: str) -> bool:
     return match is not None and (match[1] != "00" or match[2] is None)
 
 
-def _told_in_words(attempt: Attempt) -> str:
+def _in_words(attempt: Attempt) -> str:
     return attempt.detail or (f"answered {attempt.status}" if attempt.status else reason_of(attempt))

@@ -33,9 +33,9 @@ class DeadLetterBrake:
 
     def not_dead(self) -> None:
         """Returns the token of a record that could not be written to the dead letters: it will be processed again."""
-        self.ended_well()
+        self.record_success()
 
-    def ended_well(self) -> None:
+    def record_success(self) -> None:
         """Records that a record ended in another way."""
         if self._tokens < self.most:
             self._tokens += 1

@@ -75,7 +75,7 @@ class FastPath:
         Never raises for what a record may hold.
         """
         try:
-            decided = self._decided(record, processing)
+            decided = self._decide(record, processing)
         except Exception:  # noqa: BLE001  (the slow path meets the same error, and reports it)
             decided = None
         if decided is None:
@@ -92,7 +92,7 @@ class FastPath:
         """Runs the slow path for a record whose first attempt was made. Raises what `Pipeline.process` raises."""
         return await self._pipeline.process(record, processing, first_result)
 
-    def _decided(self, record: Record, processing: ProcessingAttempt) -> PendingDelivery | Outcome | None:
+    def _decide(self, record: Record, processing: ProcessingAttempt) -> PendingDelivery | Outcome | None:
         """Returns what to send, or the outcome if nothing is sent, or None if the record needs the slow path."""
         if self._is_sampled is not None and self._is_sampled(record):
             return None
@@ -129,7 +129,7 @@ class _EventFlight(DirectAttempt):
         self._owner = owner
 
     def on_delivered(self) -> None:
-        self._pipeline.delivered_at_once(self._record, self.pending, _AT_ONCE)
+        self._pipeline.record_direct_delivery(self._record, self.pending, _AT_ONCE)
         self._owner.on_finished(_AT_ONCE)
 
     def on_fallback(self, result: AttemptResult | None) -> None:

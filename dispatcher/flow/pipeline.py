@@ -224,7 +224,7 @@ class Pipeline:
             delivery, first_result = await self._deliveries.deliver(pending, first_result), None
             match delivery:
                 case Delivered():
-                    return self._delivered(record, retry_state, event, delivery)
+                    return self._record_delivery(record, retry_state, event, delivery)
                 case Deferred():
                     return await self._park(record, retry_state, processing, event, delivery)
                 case Undeliverable():
@@ -237,7 +237,7 @@ class Pipeline:
                 case _:
                     assert_never(delivery)
 
-    def delivered_at_once(self, record: Record, pending: PendingDelivery, outcome: Delivered) -> None:
+    def record_direct_delivery(self, record: Record, pending: PendingDelivery, outcome: Delivered) -> None:
         """Note an event that was delivered by its first attempt, fresh from its topic."""
         self._seconds_at_once.observe(self._age_s(record))
         self._note_delivered(record, pending.tenant, pending.webhook_id, outcome)
@@ -246,7 +246,9 @@ class Pipeline:
         now, seen = self._clock(), record.timestamp / 1000
         return now - seen if 0 < seen <= now else 0.0
 
-    def _delivered(self, record: Record, retry_state: RetryState, event: DeliveryEvent, outcome: Delivered) -> Outcome:
+    def _record_delivery(
+        self, record: Record, retry_state: RetryState, event: DeliveryEvent, outcome: Delivered
+    ) -> Outcome:
         if retry_state.parks:
             seconds = max(0.0, self._clock() - retry_state.first_seen)
             metrics.END_TO_END_SECONDS.labels("yes").observe(seconds)
@@ -257,14 +259,14 @@ class Pipeline:
         return outcome
 
     def _note_delivered(self, record: Record, tenant: TenantKey, webhook_id: str, outcome: Delivered) -> None:
-        self._ended(record, FinishedResult.DELIVERED, tenant)
+        self._record_end(record, FinishedResult.DELIVERED, tenant)
         if self._tells_all:
             log.debug("event delivered", tenant=str(tenant), webhook_id=webhook_id, attempt=outcome.attempts)
 
     def skipped(self, record: Record, reason: SkipReason, event: DeliveryEvent | None, origin: Origin) -> Outcome:
         """Counts an event that no webhook wants."""
         metrics.EVENTS_SKIPPED.labels(reason.value).inc()
-        self._ended(record, FinishedResult.SKIPPED, None if event is None else event.tenant)
+        self._record_end(record, FinishedResult.SKIPPED, None if event is None else event.tenant)
         if event is not None and reason is SkipReason.NO_WEBHOOK:
             self._event_log.no_webhook(event.tenant)
         if event is not None and self._history is not None:
@@ -273,11 +275,11 @@ class Pipeline:
             log.debug("event skipped", tenant=str(event.tenant), webhook_id=event.webhook_id, reason=reason.value)
         return Skipped(reason)
 
-    def _ended(self, record: Record, result: FinishedResult, tenant: TenantKey | None) -> None:
+    def _record_end(self, record: Record, result: FinishedResult, tenant: TenantKey | None) -> None:
         self._finished[result].inc()
         if tenant is not None:
             self._tenants.count(tenant, result)
-        self._brakes[record.topic, record.partition].ended_well()
+        self._brakes[record.topic, record.partition].record_success()
 
     async def _park(
         self,
@@ -290,7 +292,7 @@ class Pipeline:
         now = self._clock()
         held = self._held_topic
         if held is not None and record.topic == held.topic and deferred.attempts == retry_state.attempts:
-            return await self._hold_on(record, retry_state, processing, event, deferred)
+            return await self._keep_held(record, retry_state, processing, event, deferred)
         if held is not None and deferred.reason in HELD_REASONS:
             return await self._hold(held, record, retry_state, processing, event, deferred)
         # A payload that is refused goes through the first tiers, however long its event waited for other reasons.
@@ -333,7 +335,7 @@ class Pipeline:
         self._note_parked(record, state, event, deferred, None, state.first_seen + self._policy.max_age_s)
         return Parked(None, deferred.reason)
 
-    async def _hold_on(
+    async def _keep_held(
         self,
         record: Record,
         retry_state: RetryState,
@@ -373,7 +375,7 @@ class Pipeline:
         metrics.EVENTS_PARKED.labels(deferred.reason.value).inc()
         self._tenants.count(event.tenant, "parked")
         self._tenants.worst.parked(event.tenant, retry_state.first_seen, until)
-        self._brakes[record.topic, record.partition].ended_well()
+        self._brakes[record.topic, record.partition].record_success()
         if self._history is not None:
             self._history.record_parked(
                 event, retry_state.origin, deferred.reason, retry_state.attempts, until, deferred.detail
@@ -418,7 +420,7 @@ class Pipeline:
                 brake.not_dead()
             raise
         if not ours:
-            brake.ended_well()
+            brake.record_success()
         metrics.DEAD_LETTERS.labels(reason.value).inc()
         self._finished[FinishedResult.DEAD_LETTERED].inc()
         if event is not None:

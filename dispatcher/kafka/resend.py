@@ -44,7 +44,7 @@ class ResendTally:
     """Not sent: the retry topic doesn't accept a record of this size."""
 
 
-def kept_of(origins: Iterable[Origin], ranges: Mapping[TopicPartition, Range]) -> tuple[list[Origin], int]:
+def available_places(origins: Iterable[Origin], ranges: Mapping[TopicPartition, Range]) -> tuple[list[Origin], int]:
     """Returns the places that the topics still have, in order, and the number of the others."""
     places = set(origins)
     kept = [one for one in places if _is_in(one, ranges.get(TopicPartition(one.topic, one.partition)))]
@@ -68,7 +68,7 @@ class Resend:
         self._report = report
         self._history = history
         self._clock = clock
-        self._kept, gone = kept_of(origins, reader.ranges)
+        self._kept, gone = available_places(origins, reader.ranges)
         self.tally = ResendTally(len(self._kept), gone)
 
     async def send(self, producer: Producer, topic: str, rate: float, stop: asyncio.Event) -> ResendTally:

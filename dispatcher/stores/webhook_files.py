@@ -156,7 +156,7 @@ def _read(directory: Path, name: str, path: Path, known: WebhookFileReading | No
     except (OSError, ValueError) as error:
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)
         problem = Problem(f"can't be read ({why}): correct the file or its permissions", file=file)
-        return _kept_if_same(known, _unreadable(file, why.encode(), [problem]))
+        return _previous_if_same(known, _unreadable(file, why.encode(), [problem]))
     if known is not None and known.fingerprint == _fingerprint(content, known.secret_files, rules.scope):
         return known
     try:
@@ -175,7 +175,7 @@ def _unreadable(file: str, fingerprint: bytes, problems: Iterable[Problem]) -> W
     return WebhookFileReading(file, fingerprint, None, _capped(list(problems), 0, file), is_usable=False)
 
 
-def _kept_if_same(known: WebhookFileReading | None, reading: WebhookFileReading) -> WebhookFileReading:
+def _previous_if_same(known: WebhookFileReading | None, reading: WebhookFileReading) -> WebhookFileReading:
     return known if known is not None and known.fingerprint == reading.fingerprint else reading
 
 

@@ -329,7 +329,7 @@ def _next_snapshot(
     for tenant, name in owner.items():
         entry, before = entries[name].get(tenant), old.by_tenant.get(tenant)
         if entry is not None and entry.webhook is not None:
-            by_tenant[tenant] = _kept_if_same(before, entry.webhook)
+            by_tenant[tenant] = _previous_if_same(before, entry.webhook)
         elif before is not None:
             by_tenant[tenant] = before
         else:
@@ -353,7 +353,7 @@ def _claimed_elsewhere(readings: Mapping[str, WebhookFileReading], owner: Mappin
             yield Problem(f"{found - MAX_PROBLEMS:,} more of its tenants are in other files", file=reading.file)
 
 
-def _kept_if_same(old: Webhook | None, new: Webhook) -> Webhook:
+def _previous_if_same(old: Webhook | None, new: Webhook) -> Webhook:
     is_same = old is not None and old.revision == new.revision and old.source == new.source
     return old if old is not None and is_same else new
 

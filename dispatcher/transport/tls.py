@@ -287,7 +287,9 @@ class TlsContexts:
         elif endpoint in self._of_endpoint:
             context = self._of_endpoint[endpoint]
         else:
-            context = self._of_endpoint[endpoint] = self._made(endpoint.ca, endpoint.certificate, endpoint.key)
+            context = self._of_endpoint[endpoint] = self._create_context(
+                endpoint.ca, endpoint.certificate, endpoint.key
+            )
         if isinstance(context, TransportError):
             raise TransportError(context.reason, context.detail)
         return context
@@ -307,10 +309,12 @@ class TlsContexts:
 
     def _for_all(self) -> TlsContext | TransportError:
         if self._common is None:
-            self._common = self._made(None, None, None)
+            self._common = self._create_context(None, None, None)
         return self._common
 
-    def _made(self, ca: Secret | None, certificate: Secret | None, key: Secret | None) -> TlsContext | TransportError:
+    def _create_context(
+        self, ca: Secret | None, certificate: Secret | None, key: Secret | None
+    ) -> TlsContext | TransportError:
         try:
             return self._of_pem(ca, certificate, key)
         except ValueError as error:

@@ -205,7 +205,7 @@ class WebhookForm:
             "campaigns": "all" if texts["campaigns"] == "all" else self._campaigns(),
             "payload": int(texts["payload"]),
             "enabled": self.switches["enabled"],
-            **self._kept("", ("paused",)),
+            **self._members_without_field("", ("paused",)),
             "tls": without_none({key: self.secrets[f"tls.{key}"].draft() for key in ("ca", "certificate", "key")}),
         }
         draft |= {key: texts[key] for key in ("sandbox_id", "rate_limit", "timeout", "connect_timeout") if texts[key]}
@@ -250,9 +250,9 @@ class WebhookForm:
         for key in ("body_hash", "nbf", "jti"):
             if self.switches.get(f"{at}.{key}"):
                 token[key] = True
-        return token | self._kept(at, () if f"{at}.jti" in SWITCHES else ("jti",))
+        return token | self._members_without_field(at, () if f"{at}.jti" in SWITCHES else ("jti",))
 
-    def _kept(self, at: str, keys: tuple[str, ...]) -> dict[str, JsonValue]:
+    def _members_without_field(self, at: str, keys: tuple[str, ...]) -> dict[str, JsonValue]:
         """Returns stored members that the form has no field for."""
         return without_none({key: value_at(self.document, f"{at}.{key}" if at else key) for key in keys})
 

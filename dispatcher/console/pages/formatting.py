@@ -253,7 +253,7 @@ _SHAPES: Final = {
 }
 
 
-def happened(entry: HistoryEntry) -> tuple[str, str]:
+def describe_entry(entry: HistoryEntry) -> tuple[str, str]:
     """What an entry of the history reports, and its shape."""
     return title(entry), _SHAPES[entry.outcome]
 
@@ -270,7 +270,7 @@ FILTERS: Final[dict[str, Callable[..., object]]] = {
     "duration": format_duration,
     "events": events,
     "exact": exact,
-    "happened": happened,
+    "happened": describe_entry,
     "happened_more": details,
     "indented": indented,
     "iso": iso,

@@ -16,7 +16,7 @@ from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import BrokerUnavailable, DispatcherError, NotFound
 from dispatcher.kafka.history_topic import open_history
 from dispatcher.kafka.producer import Producer
-from dispatcher.kafka.resend import Resend, ResendTally, kept_of
+from dispatcher.kafka.resend import Resend, ResendTally, available_places
 from dispatcher.kafka.topic_reader import open_topics
 from dispatcher.kafka.topics import retry_topics
 from dispatcher.stores.sql.history_search import HistoryQuery
@@ -49,7 +49,7 @@ class DeliveredEvents:
             return ResendCheck(0, 0, is_cut)
         try:
             async with asyncio.timeout(ANSWER_S), open_topics(self._settings.kafka, _topics(origins)) as reader:
-                kept, gone = kept_of(origins, reader.ranges)
+                kept, gone = available_places(origins, reader.ranges)
         except NotFound:  # the topic of events has another name now
             return ResendCheck(0, len(origins), is_cut)
         except TimeoutError:

@@ -181,7 +181,7 @@ def ladder(sent: _Sent, endpoint: Endpoint, size: int) -> tuple[Step, ...]:
         "connect": f"port {endpoint.port}",
         "request": f"{size:,} bytes",
     }
-    taken = _taken_ms(phases)
+    taken = _durations_ms(phases)
     steps: list[Step] = []
     for number, name in enumerate(_STEPS):
         if name == "tls" and endpoint.scheme != "https":
@@ -221,7 +221,7 @@ def _shown_address(text: str, host: str) -> str:
     return text if is_known or address is None or place_of(address) is Place.PUBLIC else "in the operator's network"
 
 
-def _taken_ms(phases: Phases) -> dict[str, float]:
+def _durations_ms(phases: Phases) -> dict[str, float]:
     taken = {
         "address": phases.dns_s,
         "connect": phases.connect_s,

@@ -125,7 +125,7 @@ class Http1Transport:
             return await _answer_or_abort(answer, exchange)
         started = time.monotonic()
         try:
-            kept = self._kept_of(request.endpoint, started)
+            kept = self._prepared(request.endpoint, started)
             connection, attempt = await self._exchange(kept, request, started)
             if connection.was_dropped_after_resumption and attempt.failure in _DROPPED:
                 # Some servers accept a TLS session and then end the connection: retry once without a session.
@@ -159,7 +159,7 @@ class Http1Transport:
         """
         started = time.monotonic()
         try:
-            kept = self._kept_of(request.endpoint, started)
+            kept = self._prepared(request.endpoint, started)
         except TransportError:
             return None  # `post` reports it
         data = kept.rendered(request)
@@ -170,7 +170,7 @@ class Http1Transport:
         exchange.send(data, request.timeout_s)
         return exchange
 
-    def _kept_of(self, endpoint: Endpoint, now: float) -> _PreparedEndpoint:
+    def _prepared(self, endpoint: Endpoint, now: float) -> _PreparedEndpoint:
         kept = endpoint.derived.get(self)
         if not isinstance(kept, _PreparedEndpoint):
             kept = endpoint.derived[self] = _PreparedEndpoint(endpoint)

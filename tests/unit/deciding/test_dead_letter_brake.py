@@ -17,7 +17,7 @@ def test_a_record_that_ends_otherwise_makes_room_for_one_death() -> None:
     brake = DeadLetterBrake(1)
     assert brake.permit()
     assert brake.engaged
-    brake.ended_well()
+    brake.record_success()
 
     assert not brake.engaged
     assert brake.permit()
@@ -27,7 +27,7 @@ def test_a_record_that_ends_otherwise_makes_room_for_one_death() -> None:
 def test_good_records_never_save_up_more_than_a_full_bucket() -> None:
     brake = DeadLetterBrake(2)
     for _ in range(100):
-        brake.ended_well()
+        brake.record_success()
 
     assert [brake.permit() for _ in range(3)] == [True, True, False]
 
@@ -55,6 +55,6 @@ def test_while_deaths_are_at_most_half_it_never_engages(pairs: list[bool], most:
     for death_first in pairs:
         if death_first:
             assert brake.permit()
-        brake.ended_well()
+        brake.record_success()
         if not death_first:
             assert brake.permit()
