@@ -28,6 +28,7 @@ from dispatcher.delivery.pending_delivery import PendingDelivery
 from dispatcher.delivery.permits import Priority
 from dispatcher.delivery.verdicts import judge
 from dispatcher.errors import UnreadableEvent
+from tests.build_form import interpreted_only
 from tests.unit.examples import email_event, read, webhook
 
 KEY = b"k" * 32
@@ -110,6 +111,7 @@ def test_the_hash_depends_on_the_key_and_not_on_how_the_address_is_written() -> 
     assert recipient_hash(b"k" * 500, "\ud800") != recipient_hash(b"k" * 501, "\ud800")
 
 
+@interpreted_only
 def test_events_of_unknown_tenants_are_counted_by_the_minute_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stranger can invent tenants: past the bound they are counted together."""
     monkeypatch.setattr(history_recorder, "MAX_UNKNOWN_TENANTS", 3)
@@ -125,6 +127,7 @@ def test_events_of_unknown_tenants_are_counted_by_the_minute_and_bounded(monkeyp
     assert found == [("", 4), ("org-0", 2), ("org-1", 2), ("org-2", 2)]
 
 
+@interpreted_only
 def test_a_full_buffer_costs_entries_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history_recorder, "MAX_BUFFERED", 5)
     lost = history_recorder.metrics.HISTORY_LOST.labels("buffer_full")

@@ -58,7 +58,7 @@ def _partition(scattered: int = 0) -> Partition:
     partition.restored = True
     finished = [8 + number * (number + 3) for number in range(scattered)]
     for offset in range(7, 8 + max(finished, default=0)):
-        partition.tracker.begin(offset)
+        partition.tracker.start(offset)
     for offset in finished:
         partition.tracker.finish(offset)
     return partition
