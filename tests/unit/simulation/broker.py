@@ -2,8 +2,8 @@
 
 Only what the consumer and the producer use of aiokafka, and as unkind as the real one may be: records of a new
 assignment can come before the listener hears of it, a commit can fail, hang, or be acknowledged late, a write can be
-lost or be made without an acknowledgement, a log can be truncated and grow again, and a member whose heartbeats stop is
-dropped from its group without hearing of it.
+lost or be made without an acknowledgement, a log can be truncated and grow again, credentials can be refused for a time,
+and a member whose heartbeats stop is dropped from its group without hearing of it.
 """
 
 import asyncio
@@ -15,7 +15,13 @@ from itertools import count
 from typing import Any
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaConnectionError, OffsetOutOfRangeError
+from aiokafka.errors import (
+    AuthenticationFailedError,
+    CommitFailedError,
+    IllegalStateError,
+    KafkaConnectionError,
+    OffsetOutOfRangeError,
+)
 
 from dispatcher.errors import NotWritten, RecordTooLarge
 from dispatcher.kafka.commit_metadata import CommittedPosition, Fingerprint, decode_metadata
@@ -207,7 +213,9 @@ class Member:
         self.session_timeout_s = session_timeout_s
         self.heard_at = asyncio.get_running_loop().time()
         self.cut_off = False
-        """No heartbeat, fetch or commit gets through: the process stands still, or its network does."""
+        """No heartbeat, fetch or commit gets through: the process stands still, its network does, or it is refused."""
+        self.refused = False
+        """Its connections are gone, and the broker refuses the credentials of new ones. Implies `cut_off`."""
         self.dropped = False
         """The group has given its partitions to others."""
         self.group = group
@@ -261,6 +269,8 @@ class Member:
     ) -> dict[TopicPartition, list[ARecord]]:
         deadline = asyncio.get_running_loop().time() + timeout_ms / 1000
         while True:
+            if self.refused:
+                raise AuthenticationFailedError
             if self.group.broker.faults.away:
                 raise KafkaConnectionError
             if not self.reassigning and not self.cut_off and (found := self._taken(tps, max_records)):
@@ -358,10 +368,14 @@ class Member:
         return (self.group.broker.sources[tp],)
 
     def raise_coordination_error(self) -> None:
+        if self.refused:
+            raise AuthenticationFailedError
         if self.group.broker.faults.away:
             raise KafkaConnectionError
 
     def _raise_if_away(self) -> None:
+        if self.refused:
+            raise AuthenticationFailedError
         if self.group.broker.faults.away or self.cut_off:
             raise KafkaConnectionError
 
@@ -371,7 +385,7 @@ class Member:
             self.die()
 
     def die(self) -> None:
-        self.alive = self.cut_off = False
+        self.alive = self.cut_off = self.refused = False
         if self._heartbeats is not None:
             self._heartbeats.cancel()
         if self in self.group.members:

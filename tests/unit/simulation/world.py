@@ -33,7 +33,7 @@ from dispatcher.contract.records import Lease, Origin, ProcessingAttempt, Record
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.direct_attempt import DirectAttempt
 from dispatcher.delivery.pending_delivery import AttemptResult
-from dispatcher.errors import UnreadableEvent
+from dispatcher.errors import NotWritten, UnreadableEvent
 from dispatcher.flow.fast_path import RecordListener
 from dispatcher.kafka.commit_metadata import decode_metadata
 from dispatcher.kafka.consumer import Consumer
@@ -126,6 +126,8 @@ class Process:
 
         async def connect(listener: Any) -> Any:
             await asyncio.sleep(0.01)
+            while self.world.password_differs:  # a client that is refused tries again
+                await asyncio.sleep(0.1)
             member = Member(group, listener, SESSION_S if self.world.has_sessions else None)
             member.on_assigned = self.world.begins_anew
             self.members.append(member)
@@ -161,14 +163,14 @@ class Process:
         self.running.cancel()
         await asyncio.wait([self.running])
 
-    async def cut_off(self, for_s: float) -> None:
-        """Nothing between it and Kafka's group gets through for so long."""
+    async def cut_off(self, for_s: float, *, refused: bool = False) -> None:
+        """Lets nothing between it and Kafka's group through for so long; `refused`: for its credentials, and no write."""
         members = [member for member in self.members if member.alive]
         for member in members:
-            member.cut_off = True
+            member.cut_off, member.refused = True, refused
         await asyncio.sleep(for_s)
         for member in members:
-            member.cut_off = False
+            member.cut_off = member.refused = False
             member.woken.set()
 
     @property
@@ -190,6 +192,8 @@ class Process:
         return await self.world.post(self, request)
 
     async def write(self, *args: Any) -> None:
+        if any(member.refused for member in self.members):
+            raise NotWritten("the broker refuses the credentials")
         await self.world.broker.write(*args)
 
 
@@ -248,6 +252,9 @@ class World:
         self.has_sessions = chance.random() < 0.3
         """Members send heartbeats, and are dropped without them."""
         self.loses_logs = chance.random() < 0.3
+        self.rotates_passwords = chance.random() < 0.3
+        self.password_differs = False
+        """The broker refuses the password that the processes read; connections that are open already work on."""
         self.flights = 0
         """Records that had their outcome without a task."""
         self.processes: list[Process] = []
@@ -294,6 +301,8 @@ class World:
                 storm.create_task(self._now_and_then(self._process_stands_still))
             if self.loses_logs:
                 storm.create_task(self._now_and_then(self._log_is_truncated))
+            if self.rotates_passwords:
+                storm.create_task(self._now_and_then(self._password_changes))
         await self._become_calm()
         await self._finish()
         for process in self.processes:
@@ -387,6 +396,20 @@ class World:
         living = [process for process in self.processes if process.alive and not process.is_cut_off]
         if living:
             await self.chance.choice(living).cut_off(self.chance.choice((1.0, SESSION_S + 2, 3 * SESSION_S)))
+
+    async def _password_changes(self) -> None:
+        """The broker has another password before its clients' files do. Some of their connections outlive the time."""
+        for_s = self.chance.choice((0.5, 3.0, SESSION_S + 2))
+        living = [process for process in self.processes if process.alive and not process.is_cut_off]
+        self.password_differs = True
+        try:
+            async with asyncio.TaskGroup() as refused:
+                for process in living:
+                    if self.chance.random() < 0.7:
+                        refused.create_task(process.cut_off(for_s, refused=True))
+                refused.create_task(asyncio.sleep(for_s))
+        finally:
+            self.password_differs = False
 
     def _log_is_truncated(self) -> None:
         """What was begun of the log that is left may be begun once more: it is read from its start."""
