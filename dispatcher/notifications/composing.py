@@ -30,6 +30,7 @@ from dispatcher.notifications.planning import (
     encode_memory,
     plan,
 )
+from dispatcher.notifications.waiting import WaitingCounts
 from dispatcher.stores.sql.history_states import StateReport
 from dispatcher.stores.sql.notification_store import OPERATOR, Changes, Contacts, Message, Stored
 
@@ -111,7 +112,7 @@ class World:
     reports: Mapping[TenantKey, StateReport]
     expiries: Mapping[TenantKey, tuple[Expiry, ...]] = field(default_factory=dict)
     """Of the webhooks, and of the operator under `EXPIRY_OF_OPERATOR`."""
-    waiting: Mapping[TenantKey, int] | None = None
+    waiting: WaitingCounts | None = None
 
 
 def decide(world: World, stored: Stored, composer: Composer, now: float) -> Changes:
@@ -165,7 +166,8 @@ def _sections(notice: Notice, world: World, composer: Composer, now: float) -> l
     known = Known(
         None if webhook is None else webhook.config,
         world.reports.get(notice.tenant),
-        None if world.waiting is None else world.waiting.get(notice.tenant, 0),
+        None if world.waiting is None else world.waiting.by_tenant.get(notice.tenant, 0),
+        world.waiting is not None and world.waiting.is_at_least,
     )
     return [section(notice.tenant, news, known, composer.public_url, now) for news in notice.news]
 

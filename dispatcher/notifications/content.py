@@ -38,6 +38,8 @@ class Section(msgspec.Struct, rename="camel"):
     """Unix seconds."""
     waiting: int | None = None
     """Events that wait; None if it is unknown."""
+    waiting_at_least: bool = False
+    """True if `waiting` is a lower bound."""
 
 
 class Content(msgspec.Struct, rename="camel"):
@@ -62,6 +64,8 @@ class Known:
     config: WebhookConfig | None
     report: StateReport | None
     waiting: int | None
+    waiting_at_least: bool = False
+    """True if `waiting` is a lower bound."""
 
 
 _TITLES: Final = {
@@ -109,8 +113,7 @@ def section(tenant: TenantKey, news: News, known: Known, public_url: str | None,
         facts.append(("Endpoint", clean(config.origin)))
     facts += _last_answers(news.kind, report)
     if news.kind is not NewsKind.EXPIRING:
-        waiting = known.waiting
-        facts.append(("Events that wait", "unknown right now" if waiting is None else f"{waiting:,}"))
+        facts.append(("Events that wait", _waiting_in_words(known)))
     return Section(
         title=_TITLES[news.kind].format(name=name, expiry=expiry),
         kind=news.kind.value,
@@ -122,6 +125,7 @@ def section(tenant: TenantKey, news: News, known: Known, public_url: str | None,
         link=webhook_link(public_url, tenant),
         since=int(news.since),
         waiting=known.waiting,
+        waiting_at_least=known.waiting_at_least,
     )
 
 
@@ -169,6 +173,7 @@ def as_events(content: Content, created_at: float) -> list[Mapping[str, object]]
             "data": {
                 "title": one.title, "org": one.org or None, "sandbox": one.sandbox or None,
                 "webhook": one.webhook or None, "since": one.since, "waiting": one.waiting,
+                "waitingAtLeast": one.waiting_at_least,
                 "facts": dict(one.facts), "advice": one.advice, "link": one.link or None,
             },
         }
@@ -184,6 +189,12 @@ def encode(content: Content) -> str:
 def decode(text: str) -> Content:
     """The content in a text of the store. Raises msgspec.DecodeError if it is of another version of this program."""
     return msgspec.json.decode(text, type=Content)
+
+
+def _waiting_in_words(known: Known) -> str:
+    if known.waiting is None:
+        return "unknown right now"
+    return f"at least {known.waiting:,}" if known.waiting_at_least else f"{known.waiting:,}"
 
 
 def _expiry_in_words(news: News, now: float) -> str:

@@ -21,7 +21,7 @@ from dispatcher.notifications.mail import MailSender, NotSent
 from dispatcher.notifications.operational_webhook import OperationalWebhook
 from dispatcher.notifications.planning import Expiry
 from dispatcher.notifications.rendering import MailRenderer
-from dispatcher.notifications.waiting import count_waiting
+from dispatcher.notifications.waiting import WaitingCounts, count_waiting
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.history_states import TenantStates
 from dispatcher.stores.sql.notification_store import OPERATOR, Message, NotificationStore
@@ -54,7 +54,7 @@ class Notifier:
         store: NotificationStore,
         webhooks: Webhooks,
         audit: AuditLog | None = None,
-        count: Callable[[Settings], Awaitable[Mapping[TenantKey, int] | None]] = count_waiting,
+        count: Callable[[Settings], Awaitable[WaitingCounts | None]] = count_waiting,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Prepares it.

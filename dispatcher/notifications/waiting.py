@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -17,14 +18,23 @@ from dispatcher.kafka.redrive import DeadEvent
 from dispatcher.kafka.topics import held_topic, retry_topics
 
 MAX_READ: Final = 50_000
-"""Records that are read for one count. Of more the counts are too low."""
+"""Records that are read for one count. If more wait, the counts are lower bounds."""
 WITHIN_S: Final = 30.0
 
 log = structlog.get_logger(__name__)
 
 
-async def count_waiting(settings: Settings) -> Mapping[TenantKey, int] | None:
-    """Events that wait, by tenant. Returns None if the broker doesn't answer."""
+@dataclass(frozen=True, slots=True)
+class WaitingCounts:
+    """Events that wait, by tenant."""
+
+    by_tenant: Mapping[TenantKey, int]
+    is_at_least: bool = False
+    """True if more records wait than were read: every count is a lower bound."""
+
+
+async def count_waiting(settings: Settings, *, max_read: int = MAX_READ) -> WaitingCounts | None:
+    """Counts the events that wait. Reads at most `max_read` records. Returns None if the broker doesn't answer."""
     kafka, counts = settings.kafka, Counter[TenantKey]()
     held = held_topic(kafka.prefix)
 
@@ -35,8 +45,9 @@ async def count_waiting(settings: Settings) -> Mapping[TenantKey, int] | None:
 
     try:
         async with asyncio.timeout(WITHIN_S):
-            await read_backlog(kafka, retry_topics(kafka.prefix, settings.retry.tiers), held, MAX_READ, take)
+            tiers = retry_topics(kafka.prefix, settings.retry.tiers)
+            cut_off = await read_backlog(kafka, tiers, held, max_read, take)
     except (DispatcherError, TimeoutError) as error:
         log.info("events that wait are not counted for notifications", problem=str(error)[:200])
         return None
-    return counts
+    return WaitingCounts(counts, bool(cut_off))

@@ -1,6 +1,6 @@
 """A notifier over a real store, with entries written as the history worker writes them, and a clock of its own."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from dispatcher.contract.tenant import TenantKey
 from dispatcher.history.states import StateJudge
 from dispatcher.notifications.desk import NotificationDesk
 from dispatcher.notifications.notifier import Notifier
+from dispatcher.notifications.waiting import WaitingCounts
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_rows import rows_of
@@ -77,7 +78,7 @@ class Scene:
         self.states = TenantStates(history, self.clock)
         self.store = NotificationStore(history, self.clock)
         self.history = HistoryStore(history, settings.history, self.clock)
-        self.waiting: Mapping[TenantKey, int] | None = {}
+        self.waiting: WaitingCounts | None = WaitingCounts({})
         self.audit = audit
         self.desk = NotificationDesk(settings, self.store, audit, self.clock)
         self._judge = StateJudge(self.states, lambda: self.webhooks, clock=self.clock)
@@ -87,7 +88,7 @@ class Scene:
     def new_notifier(self) -> Notifier:
         """Another worker over the same store."""
 
-        async def count(_: Settings) -> Mapping[TenantKey, int] | None:
+        async def count(_: Settings) -> WaitingCounts | None:
             return self.waiting
 
         return Notifier(

@@ -17,6 +17,7 @@ from dispatcher.contract.history import HistoryOutcome
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import BadLink, NotFound, TooSoon
 from dispatcher.notifications.mail import MailSender, NotSent
+from dispatcher.notifications.waiting import WaitingCounts
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.migrate import upgrade
@@ -85,7 +86,7 @@ async def test_a_failing_webhook_is_described_to_its_contact_once(
 ) -> None:
     scene.webhooks = [webhook_of(LUMA, CONTACT)]
     await confirmed(scene, mail, CONTACT)
-    scene.waiting = {LUMA: 1234}
+    scene.waiting = WaitingCounts({LUMA: 1234}, is_at_least=True)
     await scene.happen(DELIVERED, tenant=LUMA)
     scene.clock.now += 600
     await scene.happen(ATTEMPT, 19)
@@ -100,7 +101,7 @@ async def test_a_failing_webhook_is_described_to_its_contact_once(
         text = body(sent, kind)
         for words in (
             "luma@AdobeOrg / prod",
-            "1,234",
+            "at least 1,234",
             "503, 21 September 2026",
             "overloaded or being maintained",
             "Since",
@@ -114,7 +115,8 @@ async def test_a_failing_webhook_is_described_to_its_contact_once(
     headers, data = endpoint.requests[-1]
     event = orjson.loads(data)
     assert event["type"] == "webhook.failing"
-    assert (event["data"]["org"], event["data"]["waiting"]) == (LUMA.org, 1234)
+    assert event["data"]["org"] == LUMA.org
+    assert (event["data"]["waiting"], event["data"]["waitingAtLeast"]) == (1234, True)
     assert headers["webhook-id"].startswith("ntf_")
     signed_at = datetime.fromtimestamp(int(headers["webhook-timestamp"]), UTC)
     expected = Verifier(SECRET).sign(headers["webhook-id"], signed_at, data.decode())

@@ -20,6 +20,7 @@ from dispatcher.kafka.offset_tracker import encode_runs
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.retry_topics import RetryTopics
 from dispatcher.kafka.topics import held_topic
+from dispatcher.notifications.waiting import WaitingCounts, count_waiting
 from tests.console.sources.conftest import settings_for
 from tests.console.sources.dead_letter_builders import LUMA, OTHER
 from tests.integration.brokers import needs_kafka
@@ -180,3 +181,12 @@ async def test_a_broker_that_is_away_is_an_error_not_a_zero() -> None:
 async def test_a_tier_that_is_missing_is_named(settings: Settings) -> None:
     with pytest.raises(DispatcherError, match=r"there is no topic console-\d+\.retry\.30s"):
         await RetryBacklog(settings).of(LUMA)
+
+
+async def test_a_count_for_notifications_says_if_it_is_a_lower_bound(settings: Settings, parked: Parked) -> None:
+    for _ in range(3):
+        await parked.park(LUMA, 0)
+    await parked.hold(LUMA, "paused")
+    assert await count_waiting(settings) == WaitingCounts({LUMA: 4}, is_at_least=False)
+    assert await count_waiting(settings, max_read=4) == WaitingCounts({LUMA: 4}, is_at_least=False)
+    assert await count_waiting(settings, max_read=2) == WaitingCounts({LUMA: 2}, is_at_least=True)
