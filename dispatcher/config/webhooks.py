@@ -282,6 +282,15 @@ def _repeated(error: ErrorDetails) -> InitErrorDetails:
     return InitErrorDetails(type=kind, loc=error["loc"], input=error["input"], ctx=error.get("ctx", {}))
 
 
+def origin_of(url: str) -> str:
+    """Returns the origin of a valid URL, `https://host[:port]`, without the scheme's default port."""
+    parts = split_url(url)
+    host = parts.hostname or ""
+    bracketed = f"[{host}]" if ":" in host else host
+    own = 443 if parts.scheme == "https" else 80
+    return f"{parts.scheme}://{bracketed}" + (f":{parts.port}" if parts.port not in (None, own) else "")
+
+
 def split_url(url: str) -> SplitResult:
     """Returns the parts of an endpoint's URL.
 
@@ -440,11 +449,7 @@ class WebhookConfig(_Model):
     @cached_property
     def origin(self) -> str:
         """Origin of the endpoint, `https://host[:port]` (RFC 6454, section 6.2): the default audience of a token."""
-        parts = split_url(self.url)
-        host = parts.hostname or ""
-        bracketed = f"[{host}]" if ":" in host else host
-        own = 443 if parts.scheme == "https" else 80
-        return f"{parts.scheme}://{bracketed}" + (f":{parts.port}" if parts.port not in (None, own) else "")
+        return origin_of(self.url)
 
     def header_texts(self) -> dict[str, str]:
         """Returns the header parameters as they are sent, with secrets revealed."""

@@ -1,6 +1,7 @@
 """Formats values for people: times, numbers, states, reasons. Pure; all words of the console are defined here."""
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from time import time
 from typing import Final
@@ -8,6 +9,7 @@ from typing import Final
 import orjson
 
 from dispatcher.config.units import format_duration
+from dispatcher.console import masking
 from dispatcher.console.model import AttemptFact
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome
 from dispatcher.contract.outcomes import DeadReason
@@ -237,6 +239,16 @@ def indented(text: str) -> str:
         return text
 
 
+_FRAMING: Final = frozenset({"host", "content-length", "connection", "accept-encoding"})
+
+
+def as_curl(url: str, headers: Sequence[tuple[str, str]], body: str) -> str:
+    """Returns the request as a curl command for a POSIX shell, without the headers that curl sets itself."""
+    lines = [f"curl -X POST {shlex.quote(url)}"]
+    lines += [f"-H {shlex.quote(f'{name}: {value}')}" for name, value in headers if name.lower() not in _FRAMING]
+    return " \\\n  ".join([*lines, f"--data-raw {shlex.quote(body)}"])
+
+
 def word(key: object, words: dict[str, str]) -> str:
     """Returns the word for a key; the key itself if a newer version wrote it."""
     return words.get(str(key), str(key).replace("_", " "))
@@ -261,6 +273,7 @@ def describe_entry(entry: HistoryEntry) -> tuple[str, str]:
 FILTERS: Final[dict[str, Callable[..., object]]] = {
     "ago": ago,
     "answer": answer,
+    "as_curl": as_curl,
     "attempts": attempts,
     "clock": clock,
     "count": count,
@@ -275,6 +288,7 @@ FILTERS: Final[dict[str, Callable[..., object]]] = {
     "indented": indented,
     "iso": iso,
     "masked_address": recipient,
+    "masked_url": masking.url,
     "ms": milliseconds,
     "rate": rate,
     "percent": percent,

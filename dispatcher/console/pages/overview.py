@@ -9,6 +9,7 @@ from dispatcher.console.pages.charts import chart_of
 from dispatcher.console.pages.configuration import rows_of
 from dispatcher.console.pages.renderer import Renderer, admin_of, to
 from dispatcher.console.pages.skipped import skipped_lately
+from dispatcher.console.pages.verification import snippets_for
 from dispatcher.console.request_body import form_body
 from dispatcher.console.services import person_of
 from dispatcher.console.signing_secrets import GeneratedSecret, Kind, generate_signing_secret
@@ -90,6 +91,7 @@ class OverviewPage:
             host=urlsplit(webhook.url).hostname,
             webhook_state=await state_of(self._renderer.services, webhook),
             sections=rows_of(webhook, self._renderer.services.settings, shows_paths=person_of(request).is_admin),
+            snippets=snippets_for(webhook, self._renderer.services.settings),
         )
 
     async def reactivate(self, request: web.Request) -> web.StreamResponse:

@@ -1,0 +1,94 @@
+"""Code that verifies a webhook's requests, in several languages, filled with the webhook's values. Pure.
+
+The code contains no secret: it reads them from the environment.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from dispatcher.config.settings import Settings
+from dispatcher.config.webhooks import origin_of
+from dispatcher.console.probes import keys_path
+from dispatcher.stores.sql.records import StoredWebhook
+
+LANGUAGES: Final = {
+    "Python": "receiver.py.txt",
+    "Node": "receiver.mjs.txt",
+    "Go": "receiver.go.txt",
+    "Java": "Receiver.java.txt",
+}
+_snippets: Final = Environment(
+    loader=PackageLoader("dispatcher.console.pages", "snippets"),
+    autoescape=select_autoescape(default=False, default_for_string=False),  # the page escapes the whole code
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+_snippets.filters["literal"] = lambda text: orjson.dumps(text).decode()  # a JSON string is valid in all four
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedToken:
+    """What a receiver expects of the tokens that the dispatcher signs."""
+
+    header: str
+    """Name of the header, in lower case."""
+    prefix: str
+    """Text before the token: `Bearer `."""
+    algorithm: str
+    is_shared: bool
+    """True if the receiver verifies with the signing key itself (HS…), False if with a public key."""
+    jwks: str
+    """URL of the public keys."""
+    issuer: str
+    audience: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snippet:
+    """Code for one language."""
+
+    language: str
+    code: str
+
+
+def expected_token(webhook: StoredWebhook, settings: Settings) -> ExpectedToken | None:
+    """Returns what the webhook's tokens contain; None unless the dispatcher signs them."""
+    auth = webhook.document.get("auth")
+    sign = auth.get("sign") if isinstance(auth, dict) else None
+    if not isinstance(auth, dict) or not isinstance(sign, dict):
+        return None
+    audience = sign.get("audience")
+    first = audience[0] if isinstance(audience, list) and audience else audience
+    scheme = auth.get("scheme", "Bearer")
+    algorithm = str(sign.get("algorithm"))
+    return ExpectedToken(
+        header=str(auth.get("header") or "authorization").lower(),
+        prefix=f"{scheme} " if scheme else "",
+        algorithm=algorithm,
+        is_shared=algorithm.startswith("HS"),
+        jwks=(settings.console.public_url or "https://console.example") + keys_path(webhook.tenant),
+        issuer=str(sign.get("issuer") or "feedback-dispatcher"),
+        audience=str(first or origin_of(webhook.url)),
+    )
+
+
+def is_signed(webhook: StoredWebhook) -> bool:
+    """Returns whether the webhook has a signing secret."""
+    signing = webhook.document.get("signing")
+    return isinstance(signing, dict) and bool(signing.get("secrets"))
+
+
+def snippets_for(webhook: StoredWebhook, settings: Settings) -> list[Snippet]:
+    """Returns the code for each language; nothing if the webhook has neither a signing secret nor signed tokens."""
+    token, signed = expected_token(webhook, settings), is_signed(webhook)
+    if token is None and not signed:
+        return []
+    return [
+        Snippet(language, _snippets.get_template(name).render(jwt=token, signed=signed))
+        for language, name in LANGUAGES.items()
+    ]
