@@ -5,6 +5,7 @@ what we sent, and they reach logs and the console.
 """
 
 import base64
+import json
 import math
 import re
 from dataclasses import dataclass, field
@@ -143,11 +144,24 @@ def endpoint_name(config: FetchedToken) -> str:
 
 
 def _document(body: bytes) -> dict[str, object] | None:
+    text = body.removeprefix(b"\xef\xbb\xbf")
+    document: object
     try:
-        document: object = orjson.loads(body.removeprefix(b"\xef\xbb\xbf"))
+        document = orjson.loads(text)
     except orjson.JSONDecodeError:
-        return None
+        document = _liberal_document(text)
     return document if isinstance(document, dict) else None
+
+
+def _liberal_document(text: bytes) -> object:
+    """Reads JSON with what strict readers refuse, because it may be in a member that has no use here.
+
+    That is NaN, numbers of any length, control characters, lone surrogates and bytes that are not UTF-8.
+    """
+    try:
+        return json.loads(text.decode("utf-8", "replace"), parse_int=float, strict=False)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _compression_of(body: bytes) -> str:

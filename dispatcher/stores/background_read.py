@@ -1,13 +1,16 @@
 """Runs blocking reads in a thread with a deadline, so that a volume that hangs stops neither the loop nor the exit."""
 
 import asyncio
+import gc
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Final, Generic, TypeVar
 
 READ_WITHIN_S: Final = 30.0
 """Deadline of a read. A directory of 10,000 webhooks takes a second; a network volume that recovers takes longer."""
+
+_NEVER: Final = 1 << 30
 
 T = TypeVar("T")
 
@@ -31,10 +34,11 @@ class BackgroundRead(Generic[T]):
             TimeoutError: the deadline has passed. The function continues, and the next call gets its result.
             Exception: any error of the function propagates.
         """
-        if self._running is None:
-            self._running = self._started(read)
-        running = self._running
-        done, _ = await asyncio.wait([running], timeout=self._within_s)
+        with _YOUNG_OBJECTS_ONLY.collected():
+            if self._running is None:
+                self._running = self._started(read)
+            running = self._running
+            done, _ = await asyncio.wait([running], timeout=self._within_s)
         if not done:
             raise TimeoutError(f"reading takes longer than {self._within_s:.0f} s")
         self._running = None
@@ -60,3 +64,32 @@ class BackgroundRead(Generic[T]):
 
         threading.Thread(target=run, name="webhook files", daemon=True).start()
         return future
+
+
+class _YoungObjectsOnly:
+    """Restricts the garbage collector to its youngest generation.
+
+    A large document is some hundred thousand objects. A collection of an older generation visits all of them, in one
+    step that no other thread can interrupt, and the loop would stand still as long.
+    """
+
+    def __init__(self) -> None:
+        self._users = 0
+        self._thresholds = gc.get_threshold()
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """Applies until the block is left; of blocks that overlap, until the last one is."""
+        if self._users == 0:
+            self._thresholds = gc.get_threshold()
+            gc.set_threshold(self._thresholds[0], _NEVER, _NEVER)
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if self._users == 0:
+                gc.set_threshold(*self._thresholds)
+
+
+_YOUNG_OBJECTS_ONLY: Final = _YoungObjectsOnly()

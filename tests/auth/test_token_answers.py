@@ -85,6 +85,28 @@ def test_a_bearer_token_may_be_spelt_as_servers_spell_it(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "member",
+    [
+        b'"iat":NaN', b'"iat":Infinity', b'"x":[{"y":-Infinity}]', b'"id":' + b"9" * 400, b'"id":' + b"9" * 6000,
+        b'"id":-1e999', b'"name":"\\ud800"', b'"name":"a\tb\nc"', b'"name":"\xe9"', b'"scope":"a","scope":"b"',
+        b'"user":' + b'{"a":' * 200 + b"1" + b"}" * 200,
+    ],
+)  # fmt: skip
+def test_a_member_that_is_no_strict_json_does_not_hide_the_token(member: bytes) -> None:
+    for body in (b'{"access_token":"t",%s,"expires_in":60}', b'\xef\xbb\xbf{%s,"access_token":"t","expires_in":60}'):
+        assert token_in(TokenAnswer(200, body % member), fetched()) == IssuedToken("t", 60)
+
+
+@pytest.mark.parametrize(
+    ("expires_in", "life_s"),
+    [(b"NaN", 300), (b"Infinity", 86_400), (b"-Infinity", 1), (b"9" * 400, 86_400), (b"9" * 6000, 86_400)],
+)
+def test_a_life_that_is_no_strict_json_is_bounded(expires_in: bytes, life_s: float) -> None:
+    body = b'{"access_token":"t","expires_in":%s}' % expires_in
+    assert token_in(TokenAnswer(200, body), fetched()) == IssuedToken("t", life_s)
+
+
+@pytest.mark.parametrize(
     ("given_answer", "said"),
     [
         (TokenAnswer(None, detail="connection refused"), "could not be reached: connection refused"),
@@ -94,6 +116,10 @@ def test_a_bearer_token_may_be_spelt_as_servers_spell_it(kind: str) -> None:
         (TokenAnswer(200, b"\xff\xfe"), "no JSON object"),
         (TokenAnswer(200, b'["token"]'), "no JSON object"),
         (TokenAnswer(200, b"[" * 60_000), "no JSON object"),
+        (TokenAnswer(200, b'{"a":' * 12_000), "no JSON object"),
+        (TokenAnswer(200, b'{"access_token":"t"} and more'), "no JSON object"),
+        (TokenAnswer(200, b"{'access_token':'t'}"), "no JSON object"),
+        (TokenAnswer(200, b'{"access_token":"t\xe9"}'), "can't go into a header"),
         (TokenAnswer(200, b" " * MAX_ANSWER), "64 KiB or more"),
         (TokenAnswer(503, b"<html>"), "answered 503: try again later"),
         (TokenAnswer(429), "answered 429: try again later"),
