@@ -47,6 +47,7 @@ LAG = 'dispatcher_kafka_consumer_lag_records{topic="delivery-events",partition="
 OFFSET = 'dispatcher_kafka_finished_offset{topic="delivery-events",partition="3"}'
 LAG_OF_A_TIER = 'dispatcher_kafka_consumer_lag_records{topic="delivery-events.retry.30s",partition="3"}'
 CONSUMED = 'dispatcher_events_consumed_total{topic="delivery-events"}'
+KAFKA_UNAVAILABLE = 'ALERTS{alertname="DispatcherKafkaUnavailable",alertstate="firing"}'
 BUILD = 'dispatcher_build_info{version="1.0.0"}'
 
 # promtool's clock starts at unix time 0: an event of second 1 is a minute older with each minute, one of 3601+60x20,
@@ -58,6 +59,17 @@ CASES: Final[dict[str, Case]] = {
         at=70,
         over=120,
         quiet={OLDEST: "0x60 3601+60x20 0x200"},
+        others=(
+            Variant(
+                "Kafka was away: that has paged, and what follows is not paged for half an hour",
+                fires={OLDEST: "0x60 1x20 0x200", KAFKA_UNAVAILABLE: "_x13 1x17 _x250"},
+                quiet={
+                    OLDEST: "0x281",
+                    "dispatcher_kafka_available": "1x40 0x20 1x220",
+                    KAFKA_UNAVAILABLE: "_x43 1x17 _x220",
+                },
+            ),
+        ),
     ),
     "DispatcherFreshnessBudgetBurnSlow": Case(
         # forty minutes after two quiet days; it takes three more to forget
@@ -264,6 +276,20 @@ CASES: Final[dict[str, Case]] = {
         over=90,
         quiet={"dispatcher_circuit_breaker_open_endpoints": "1x20 0x1 1x20 0x1 1x20 0x40"},
         labels={"pod": "dispatcher-0"},
+    ),
+    "DispatcherTenantFailing": Case(
+        # one tenant that answers 500, then 403: the reason changes, the ticket doesn't
+        fires={
+            'dispatcher_tenants_failing{reason="http_5xx"}': "0x5 1x20 0x70",
+            'dispatcher_tenants_failing{reason="http_4xx"}': "0x25 1x35 0x35",
+        },
+        at=55,
+        over=75,
+        # a quiet tenant's only event was refused; certificates have an alert of their own
+        quiet={
+            'dispatcher_tenants_failing{reason="http_4xx"}': "0x5 1x35 0x55",
+            'dispatcher_tenants_failing{reason="tls"}': "1x95",
+        },
     ),
     "DispatcherTenantSuspended": Case(
         fires={'dispatcher_tenants_in_state{state="suspended"}': "0x5 1x15 0x10"},

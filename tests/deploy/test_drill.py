@@ -222,6 +222,14 @@ async def _payload_refused(drill: Drill) -> None:
     drill.scene.receiver.behave(f"/{HIT.org}", answer)
 
 
+async def _everything_refused(drill: Drill) -> None:
+    async def answer(request: web.Request, receiver: Receiver) -> web.StreamResponse:
+        del request, receiver
+        return web.Response(status=422)
+
+    drill.scene.receiver.behave(f"/{HIT.org}", answer)
+
+
 async def _file_bad(drill: Drill) -> None:
     drill.mount(channels=["pigeon"])
 
@@ -295,6 +303,10 @@ TROUBLES = {
     "payloads are refused": Trouble(
         "DispatcherDeadLetters", _payload_refused, _endpoint_as_before,
         (rf"{HIT.org}", r"feedback-last-status=400", r"rejected"), {"<org>/<sandbox>": f"{HIT.org}/{HIT.sandbox}"},
+    ),
+    "everything is refused": Trouble(
+        "DispatcherTenantFailing", _everything_refused, _endpoint_as_before,
+        (r'dispatcher_tenants_failing\{reason="http_4xx"\} 1', rf'"org": "{HIT.org}"', r'"last_status": 422'),
     ),
     "a file is bad": Trouble(
         "DispatcherConfigReloadFailed", _file_bad, _endpoint_as_before, (r"webhooks\.yaml:\d+", r"channels"),
