@@ -183,6 +183,8 @@ class Attempt:
     phases: Phases = NO_PHASES
     trace_id: str | None = None
     """Of the sampled span that describes it, if there is one."""
+    www_authenticate: str | None = None
+    """Response header, as it came: may echo the token."""
 
     @property
     def answer(self) -> str:

@@ -47,6 +47,15 @@ _HEADER_VALUE: Final = re.compile(
     r"-?[0-9.]{1,40}|[A-Za-z]{3,9},? [0-9A-Za-z: -]{10,24}( GMT)?|disable|abort-message", re.IGNORECASE
 )
 """Seconds, a date (RFC 9110, section 5.6.7), or a wish of the endpoint."""
+_SCHEME: Final = re.compile(
+    r"\s*(basic|bearer|digest|dpop|hoba|mutual|negotiate|ntlm|oauth|scram-sha-1|scram-sha-256|vapid)(?![^\s,])",
+    re.IGNORECASE,
+)
+"""Authentication schemes of IANA's registry (RFC 9110, section 16.4.1), and NTLM."""
+_CHALLENGE_ERROR: Final = re.compile(
+    r'[\s,]error="?(invalid_request|invalid_token|insufficient_scope|invalid_dpop_proof|use_dpop_nonce)(?![^",\s])'
+)
+"""Error codes of RFC 6750, section 3.1, and RFC 9449."""
 _SHORTEST_SECRET: Final = 6
 _NO_IDS: Final = EventIds()
 _DELIVERED: Final = HistoryOutcome.DELIVERED
@@ -241,13 +250,24 @@ class HistoryRecorder:
 
 
 def _headers(attempt: Attempt) -> dict[str, str] | None:
-    """Returns the deciding headers of the answer. A value in another form may echo a secret and is not kept."""
+    """Returns selected headers of the answer. A value in another form may echo a secret and is not kept."""
     found = {"retry-after": attempt.retry_after, "webhook-delivery": attempt.webhook_delivery}
-    return {
+    kept = {
         name: value.strip() if _HEADER_VALUE.fullmatch(value.strip()) else "(not readable)"
         for name, value in found.items()
         if value
-    } or None
+    }
+    if attempt.www_authenticate:
+        kept["www-authenticate"] = _challenge(attempt.www_authenticate)
+    return kept or None
+
+
+def _challenge(value: str) -> str:
+    """Returns scheme and error code of a challenge: `Bearer error="invalid_token"`. The rest may echo a secret."""
+    scheme, error = _SCHEME.match(value), _CHALLENGE_ERROR.search(value)
+    if scheme is None:
+        return "(not readable)"
+    return scheme[1] if error is None else f'{scheme[1]} error="{error[1]}"'
 
 
 def _masked(answer: str, headers: Iterable[str]) -> str:

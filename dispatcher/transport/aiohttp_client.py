@@ -293,6 +293,7 @@ class AiohttpTransport:
                 reused=progress.reused,
                 retry_after=head.retry_after,
                 webhook_delivery=head.webhook_delivery,
+                www_authenticate=head.www_authenticate,
                 body=progress.handler.body[: request.keep_body],
             )
         return Attempt(
@@ -389,6 +390,7 @@ def _attempt(
         reused=progress.reused,
         retry_after=None if head is None else head.retry_after,
         webhook_delivery=None if head is None else head.webhook_delivery,
+        www_authenticate=None if head is None else head.www_authenticate,
         body=body,
         phases=phases,
     )

@@ -29,11 +29,12 @@ _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section
 
 
 class AnswerHead(NamedTuple):
-    """Status and deciding headers of a final answer."""
+    """Status and kept headers of a final answer."""
 
     status: int
     retry_after: str | None
     webhook_delivery: str | None
+    www_authenticate: str | None
     end: int
     """Offset of the body."""
     is_odd: bool
@@ -70,7 +71,10 @@ def read_answer_head(data: bytes) -> AnswerHead | None:
         if status >= 200:
             found, end, is_odd = fields
             is_odd |= not line[0].endswith(b"\r\n") or not line[1].startswith(b"1.")
-            return AnswerHead(status, found.get(b"retry-after"), found.get(b"webhook-delivery"), end, is_odd)
+            return AnswerHead(
+                status, found.get(b"retry-after"), found.get(b"webhook-delivery"), found.get(b"www-authenticate"),
+                end, is_odd,
+            )  # fmt: skip
         at = fields[1]
     raise ValueError(f"over {MAX_INTERIM} interim answers")
 

@@ -101,16 +101,17 @@ async def test_a_status_is_reported_as_it_came(transport: Transport, serving: Se
     assert len(server.requests) == 2
 
 
-async def test_the_two_headers_that_matter_are_kept(transport: Transport, serving: Serving) -> None:
-    reply = b"HTTP/1.1 429 x\r\nRetry-After: 7\r\nWebhook-Delivery: disable\r\ncontent-length: 0\r\n\r\n"
+async def test_the_headers_that_matter_are_kept(transport: Transport, serving: Serving) -> None:
+    reply = b"HTTP/1.1 429 x\r\nRetry-After: 7\r\nWebhook-Delivery: disable\r\nWWW-Authenticate: Bearer\r\n"
+    reply += b"content-length: 0\r\n\r\n"
     attempt = await answer_to(transport, serving, answering(reply))
-    assert (attempt.retry_after, attempt.webhook_delivery) == ("7", "disable")
+    assert (attempt.retry_after, attempt.webhook_delivery, attempt.www_authenticate) == ("7", "disable", "Bearer")
 
 
 async def test_headers_of_one_answer_are_not_seen_in_the_next(transport: Transport, serving: Serving) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
-        await peer.send(b"HTTP/1.1 503 x\r\nretry-after: 7\r\ncontent-length: 2\r\n\r\nno")
+        await peer.send(b"HTTP/1.1 503 x\r\nretry-after: 7\r\nwww-authenticate: Basic\r\ncontent-length: 2\r\n\r\nno")
         await peer.request()
         await peer.send(b"HTTP/1.1 200 x\r\ncontent-length: 0\r\n\r\n")
 
@@ -118,6 +119,7 @@ async def test_headers_of_one_answer_are_not_seen_in_the_next(transport: Transpo
         await transport.post(post_to(server.url, keep_body=10))
         attempt = await transport.post(post_to(server.url, keep_body=10))
     assert (attempt.status, attempt.retry_after, attempt.body, attempt.reused) == (200, None, b"", True)
+    assert attempt.www_authenticate is None
 
 
 async def test_a_test_event_keeps_the_body_and_the_phases(transport: Transport, serving: Serving) -> None:

@@ -81,6 +81,7 @@ class Http1Exchange:
             now - self._started, connection.status, None, "", self._reused, connection.retry_after,
             connection.webhook_delivery, connection.body,
             _phases(connection, self._reused, now) if self._keep else NO_PHASES,
+            www_authenticate=connection.www_authenticate,
         )  # fmt: skip
         if connection.usable:
             self._pool.put(self._stack, connection, now)

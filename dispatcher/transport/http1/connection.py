@@ -57,6 +57,7 @@ class Connection(asyncio.Protocol):
         self.status = 0
         self.retry_after: str | None = None
         self.webhook_delivery: str | None = None
+        self.www_authenticate: str | None = None
         self.body = b""
         self.request_s = self.sent_at = self.first_byte_at = 0.0
         """If the answer is kept: seconds to write the request, when that was done, and when the answer began."""
@@ -82,7 +83,7 @@ class Connection(asyncio.Protocol):
         """
         self.requests += 1
         self.status = 0
-        self.retry_after = self.webhook_delivery = None
+        self.retry_after = self.webhook_delivery = self.www_authenticate = None
         self.body = b""
         self.first_byte_at = 0.0
         self._keep = keep
@@ -196,7 +197,7 @@ class Connection(asyncio.Protocol):
             self._problem = clip(f"the answer is not HTTP/1.1 ({error})")
             return
         if head is not None:
-            self.status, self.retry_after, self.webhook_delivery = head[:3]
+            self.status, self.retry_after, self.webhook_delivery, self.www_authenticate = head[:4]
             self.body = self._begun[head.end : head.end + self._keep]
             self._complete = self._head_done = True
 
@@ -238,8 +239,12 @@ class Connection(asyncio.Protocol):
         size = len(name)  # first, because it is cheaper than lower()
         if size == 11 and self.retry_after is None and name.lower() == b"retry-after":
             self.retry_after = kept_value(value)
-        elif size == 16 and self.webhook_delivery is None and name.lower() == b"webhook-delivery":
-            self.webhook_delivery = kept_value(value)
+        elif size == 16:
+            lower = name.lower()
+            if lower == b"webhook-delivery" and self.webhook_delivery is None:
+                self.webhook_delivery = kept_value(value)
+            elif lower == b"www-authenticate" and self.www_authenticate is None:
+                self.www_authenticate = kept_value(value)
 
     def on_headers_complete(self) -> None:
         if self._complete:
@@ -263,7 +268,7 @@ class Connection(asyncio.Protocol):
             return
         if not self._head_done:  # 1xx: the answer is still to come (RFC 9110, section 15.2)
             self._interim += 1
-            self.retry_after = self.webhook_delivery = None
+            self.retry_after = self.webhook_delivery = self.www_authenticate = None
             if self._interim > MAX_INTERIM:
                 self._problem = f"over {MAX_INTERIM} interim answers"
             return

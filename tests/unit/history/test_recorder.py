@@ -99,6 +99,32 @@ def test_a_header_of_an_answer_can_not_echo_a_secret_into_the_history(retry_afte
     assert [one.headers for one in entries(made)] == [{"retry-after": shown, "webhook-delivery": shown}]
 
 
+@pytest.mark.parametrize(
+    ("challenge", "shown"),
+    [
+        ("Bearer", "Bearer"),
+        (
+            'Bearer realm="a-secret", error="invalid_token", error_description="a-secret"',
+            'Bearer error="invalid_token"',
+        ),
+        ("bearer error=insufficient_scope", 'bearer error="insufficient_scope"'),
+        ('DPoP error="use_dpop_nonce"', 'DPoP error="use_dpop_nonce"'),
+        ('Basic realm="x", Bearer error="a-secret"', "Basic"),
+        ("Negotiate YS1zZWNyZXQ=", "Negotiate"),
+        ("BearerToken a-secret", "(not readable)"),
+        ("eyJhbGciOiJ.a-secret", "(not readable)"),
+        ('Bearer error="invalid_token-a-secret"', "Bearer"),
+        ("", None),
+    ],
+)
+def test_of_a_challenge_only_scheme_and_error_are_kept(challenge: str, shown: str | None) -> None:
+    made, attempt = recorder(), Attempt(0.1, status=401, www_authenticate=challenge)
+    processing = ProcessingAttempt(AssignmentEpoch())
+    pending = PendingDelivery.of(read(email_event()), webhook(), b"{}", 0, Priority.NEW, processing)
+    made.record_attempt(pending, 1, attempt, judge(attempt))
+    assert [one.headers for one in entries(made)] == [None if shown is None else {"www-authenticate": shown}]
+
+
 def test_without_a_key_there_is_no_trace_of_the_recipient() -> None:
     made = recorder(recipient_key=None)
     made.record_skipped(read(email_event()), ORIGIN, SkipReason.STATUS)
