@@ -11,6 +11,7 @@ import orjson
 from dispatcher.config.units import format_duration
 from dispatcher.console import masking
 from dispatcher.console.model import AttemptFact
+from dispatcher.console.pages.time_zone import abbreviation, local
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome
 from dispatcher.contract.outcomes import DeadReason
 from dispatcher.contract.redaction import recipient
@@ -155,13 +156,20 @@ def span(seconds: float) -> str:
 
 
 def exact(seconds: float) -> str:
-    """Formats a time: `24 Nov 2026, 20:37:39 UTC`."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%-d %b %Y, %H:%M:%S UTC")
+    """Formats a time in the person's zone: `24 Nov 2026, 20:37:39 UTC`."""
+    at = local(seconds)
+    return f"{at:%-d %b %Y, %H:%M:%S} {abbreviation(at)}"
+
+
+def brief(seconds: float) -> str:
+    """Formats a time in the person's zone, shown beside an age: `20:37:39`, with the date if it isn't today's."""
+    at = local(seconds)
+    return f"{at:%H:%M:%S}" if at.date() == local(time()).date() else f"{at:%-d %b, %H:%M}"
 
 
 def clock(seconds: float) -> str:
-    """Formats a time of day: `20:37`."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%H:%M")
+    """Formats a time of day in the person's zone: `20:37`."""
+    return f"{local(seconds):%H:%M}"
 
 
 def iso(seconds: float) -> str:
@@ -275,6 +283,7 @@ FILTERS: Final[dict[str, Callable[..., object]]] = {
     "answer": answer,
     "as_curl": as_curl,
     "attempts": attempts,
+    "brief": brief,
     "clock": clock,
     "count": count,
     "death": death,

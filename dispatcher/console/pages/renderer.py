@@ -11,6 +11,7 @@ from dispatcher.console.model import Person
 from dispatcher.console.pages import formatting
 from dispatcher.console.pages.assets import Assets
 from dispatcher.console.pages.scope import Scope, theme_of
+from dispatcher.console.pages.time_zone import choices, zone_name
 from dispatcher.console.services import PERSON, Services, csrf_token_of, person_of
 from dispatcher.errors import DispatcherError, NotAllowed
 from dispatcher.stores.sql.records import StoredWebhook, WebhookQuery
@@ -31,7 +32,13 @@ class Renderer:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.globals |= {"asset": assets.path, "version": __version__, "now": time.time}
+        self._templates.globals |= {
+            "asset": assets.path,
+            "version": __version__,
+            "now": time.time,
+            "zone_name": zone_name,
+        }
+        self._templates.globals["time_zones"] = choices
         self._templates.filters |= formatting.FILTERS
 
     async def page(

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from dispatcher.console.model import Person
 from dispatcher.console.pages.renderer import Renderer, to
+from dispatcher.console.pages.time_zone import with_zone
 from dispatcher.console.request_body import form_body
 from dispatcher.console.services import person_of
 from dispatcher.console.sources.history import HistoryLookup, is_address, with_text
@@ -163,12 +164,18 @@ def _words(text: str) -> frozenset[str]:
 
 
 def time_in(text: str) -> float | None:
-    """Returns the Unix seconds of `2026-11-28T14:00`, UTC unless it has an offset; None if it can't be read."""
+    """Returns the Unix seconds of `2026-11-28T14:00`; None if it can't be read.
+
+    The time is in the person's zone unless it has an offset.
+    """
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
         return None
-    return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
+    try:
+        return with_zone(at).timestamp()
+    except (OverflowError, ValueError):  # the year 1, east of Greenwich
+        return None
 
 
 def _now() -> float:

@@ -35,6 +35,12 @@
     });
   });
 
+  /* The browser's own time zone is offered, too. */
+  each("select[data-zones]", (select) => {
+    const own = Intl.DateTimeFormat().resolvedOptions().timeZone;
+    if (own && ![...select.options].some((one) => one.value === own)) select.add(new Option(own), 0);
+  });
+
   /* Menus close when one clicks or presses Escape elsewhere. */
   const menus = "details.account, details.multi";
   document.addEventListener("click", (event) => each(menus, (menu) => { if (!menu.contains(event.target)) menu.open = false; }));

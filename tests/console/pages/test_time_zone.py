@@ -1,0 +1,71 @@
+"""Times in the zone that a person has chosen."""
+
+from contextvars import copy_context
+
+import pytest
+from playwright.async_api import Browser, expect
+
+from dispatcher.console.pages.formatting import clock, exact, iso
+from dispatcher.console.pages.search import time_in
+from dispatcher.console.pages.time_zone import OFFERED, use_zone, zone_named
+from tests.console.pages.browsing import window
+from tests.console.pages.sample_world import LUMA
+from tests.console.pages.stage import Stage
+
+AT = 1_764_342_000.0  # 28 November 2025, 15:00 UTC
+
+
+@pytest.mark.parametrize(
+    ("zone", "shown"),
+    [
+        ("UTC", "28 Nov 2025, 15:00:00 UTC"),
+        ("", "28 Nov 2025, 15:00:00 UTC"),
+        ("Europe/Berlin", "28 Nov 2025, 16:00:00 CET"),
+        ("Asia/Kolkata", "28 Nov 2025, 20:30:00 IST"),
+        ("America/Sao_Paulo", "28 Nov 2025, 12:00:00 UTC-03"),
+        ("Pacific/Auckland", "29 Nov 2025, 04:00:00 NZDT"),
+        *(
+            (name, "28 Nov 2025, 15:00:00 UTC")
+            for name in ("../../etc/passwd", "/etc/passwd", "Europe", "x" * 999, "\0")
+        ),
+    ],
+)
+def test_times_are_formatted_and_read_in_the_zone(zone: str, shown: str) -> None:
+    def check() -> None:
+        use_zone(zone)
+        assert exact(AT) == shown
+        assert clock(AT) in shown
+        assert iso(AT) == "2025-11-28T15:00:00+00:00"
+        assert time_in("2025-11-28T15:00Z") == AT
+        for edge in ("0001-01-01T00:00", "9999-12-31T23:59"):
+            time_in(edge)  # raises nothing
+
+    copy_context().run(check)
+
+
+def test_a_typed_time_is_of_the_zone() -> None:
+    def check() -> None:
+        use_zone("Europe/Berlin")
+        assert time_in("2025-11-28T16:00") == AT
+
+    copy_context().run(check)
+
+
+def test_all_zones_that_are_offered_exist() -> None:
+    assert [name for name in OFFERED if zone_named(name) is None] == []
+
+
+async def test_the_zone_is_chosen_in_the_account_menu_and_kept(browser: Browser, stage: Stage) -> None:
+    async with window(browser, stage.base, script=False) as shown:
+        page = shown.page
+        await shown.sign_in(await stage.token())
+        await shown.go(stage.path(LUMA, "/audit"))
+        assert " UTC" in (await page.locator("main time").first.get_attribute("title") or "")
+        await page.locator("details.account summary").click()
+        await page.get_by_label("Time zone").select_option("Asia/Tokyo")
+        await page.get_by_role("button", name="Use", exact=True).click()
+        await shown.go(stage.path(LUMA, "/audit"))
+        assert " JST" in (await page.locator("main time").first.get_attribute("title") or "")
+        await expect(page.get_by_label("Time zone")).to_have_value("Asia/Tokyo")
+        await shown.go(stage.path(LUMA, "/resend"))
+        await expect(page.locator("label[for=since]")).to_have_text("From (Asia/Tokyo)")
