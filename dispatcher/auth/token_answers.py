@@ -8,11 +8,13 @@ import base64
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 from urllib.parse import quote_plus, urlencode, urlsplit
 
 import orjson
+from pydantic import JsonValue
 
 from dispatcher.config.webhooks import FetchedToken
 from dispatcher.errors import TokenUnavailable
@@ -128,7 +130,7 @@ def token_in(answer: TokenAnswer, config: FetchedToken) -> IssuedToken:
             f"{endpoint} answered {answer.status} compressed ({compression}), though it was asked for "
             "accept-encoding: identity: have it send plain JSON"
         )
-    document = _document(answer.body)
+    document = json_object(answer.body)
     # A server that sends every member sends `"error": null` beside a token.
     if not 200 <= answer.status < 300 or (document is not None and document.get("error")):
         raise TokenUnavailable(f"{endpoint} answered {answer.status}{_error_in(document, answer.status, config)}")
@@ -143,7 +145,8 @@ def endpoint_name(config: FetchedToken) -> str:
     return f"token endpoint {urlsplit(config.token_url).hostname}"
 
 
-def _document(body: bytes) -> dict[str, object] | None:
+def json_object(body: bytes) -> dict[str, JsonValue] | None:
+    """Returns the JSON object in an answer, read liberally; None if there is none."""
     text = body.removeprefix(b"\xef\xbb\xbf")
     document: object
     try:
@@ -169,7 +172,7 @@ def _compression_of(body: bytes) -> str:
     return next((name for magic, name in _COMPRESSIONS.items() if body.startswith(magic)), "")
 
 
-def _access_token(document: dict[str, object], endpoint: str) -> str:
+def _access_token(document: Mapping[str, object], endpoint: str) -> str:
     token, kind = document.get("access_token"), document.get("token_type") or "bearer"
     if not isinstance(token, str) or not token:
         raise TokenUnavailable(f"{endpoint} answered without an access_token: {_HINTS['no_token_endpoint']}")
@@ -193,7 +196,7 @@ def _life_s(expires_in: object) -> float:
     return min(max(life_s, MIN_LIFE_S), MAX_LIFE_S)
 
 
-def _error_in(document: dict[str, object] | None, status: int, config: FetchedToken) -> str:
+def _error_in(document: Mapping[str, object] | None, status: int, config: FetchedToken) -> str:
     code = None if document is None else document.get("error")
     secret = "" if config.client_secret is None else config.client_secret.reveal_text()
     if isinstance(code, str) and _ERROR_CODE.fullmatch(code) and not (secret and secret in code):

@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import jwt
-import orjson
 import structlog
 from pydantic import JsonValue
 
+from dispatcher.auth.token_answers import json_object
 from dispatcher.config.settings import OidcSettings
 from dispatcher.config.web_addresses import is_protected
 from dispatcher.console import measures
@@ -175,10 +175,10 @@ class Issuer:
                 if what == "token" and 400 <= answer.status < 500:
                     log.warning("OIDC token endpoint refused a code", status=answer.status)
                     return None
-                document = orjson.loads(body) if answer.status == 200 else None
-                problem = f"it answered {answer.status}" if document is None else problem
-                if isinstance(document, dict):
+                document = json_object(body) if answer.status == 200 else None
+                if document is not None:
                     return document
+                problem = f"it answered {answer.status}" if answer.status != 200 else problem
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             problem = type(error).__name__
         measures.KEY_FETCH_FAILURES.labels(what).inc()

@@ -250,11 +250,15 @@ async def test_an_unanswered_half_does_not_hold_back_the_other(silent: str, expe
 
 
 @pytest.mark.parametrize("failing", ["AAAA", "A"])
-async def test_a_half_that_fails_does_not_spoil_the_other(failing: str) -> None:
+@pytest.mark.parametrize("code", [1, 2, 3, 4, 5])  # NXDOMAIN (3) for AAAA only is what some load balancers answer
+@pytest.mark.parametrize("is_alias", [False, True])
+async def test_a_half_that_fails_does_not_spoil_the_other(failing: str, code: int, is_alias: bool) -> None:
     async with NameServer().running() as names:
-        names.zone[HOST] = [["8.8.8.8", "2606:4700:4700::1111"]]
-        names.failing_kinds[failing] = 2
-        assert len(await resolved([names.address])) == 1
+        names.zone[HOST] = [["elsewhere.example"]] if is_alias else [["8.8.8.8", "2606:4700:4700::1111"]]
+        names.zone["elsewhere.example"] = [["8.8.8.8", "2606:4700:4700::1111"]]
+        names.truncate.add("elsewhere.example")
+        names.failing_kinds[failing] = code
+        assert await resolved([names.address]) == (("8.8.8.8",) if failing == "AAAA" else ("2606:4700:4700::1111",))
 
 
 async def test_a_slow_half_that_is_needed_is_waited_for() -> None:

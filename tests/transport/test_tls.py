@@ -107,6 +107,60 @@ async def test_client_certificate_and_ca_are_rotated_by_their_files_alone(transp
     assert [f"{int(serial, 16):X}" for serial in shown] == serials
 
 
+async def test_a_rotated_client_certificate_is_shown_while_connections_of_the_old_one_are_kept(
+    transport: Transport, tls: ssl.SSLContext, authority: trustme.CA
+) -> None:
+    clients, shown = trustme.CA(), []
+
+    async def script(peer: Peer) -> None:
+        shown.append(peer.writer.get_extra_info("peercert")["subjectAltName"][0][1])
+        await answering(OK)(peer)
+
+    context = server_context(authority)
+    context.verify_mode = ssl.CERT_REQUIRED
+    clients.configure_trust(context)
+    attempts = []
+    async with Server(script, context).running() as server:
+        for name in ("first.example", "second.example"):
+            mine = clients.issue_cert(name)
+            chain = b"".join(pem.bytes() for pem in mine.cert_chain_pems)
+            target = with_tls(server.url, None, chain, mine.private_key_pem.bytes())
+            attempts += [await transport.post(post_to(target)) for _ in range(2)]
+    assert [one.status for one in attempts] == [200] * 4
+    assert [one.reused for one in attempts] == [False, True, False, True]
+    assert shown == ["first.example", "second.example"]
+
+
+async def test_a_server_that_asks_for_another_group_is_answered(transport: Transport, authority: trustme.CA) -> None:
+    """TLS 1.3: such a server sends HelloRetryRequest; with a session offered, too."""
+    context = server_context(authority)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.set_ecdh_curve("secp521r1")
+    last = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+    async with Server(answering(last, close=True), context).running() as server:
+        attempts = [await transport.post(post_to(server.url)) for _ in range(3)]
+    assert [(one.status, one.failure, one.reused) for one in attempts] == [(200, None, False)] * 3
+
+
+async def test_a_server_that_knows_no_such_name_is_refused(opening: Opener, authority: trustme.CA) -> None:
+    asked: list[str | None] = []
+
+    def unknown(_: object, name: str | None, __: object) -> int:
+        asked.append(name)
+        return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+
+    context = server_context(authority, "hooks.example")
+    context.sni_callback = unknown
+    async with NameServer().running() as names, Server(answering(OK), context).running() as server:
+        names.zone["hooks.example"] = [["127.0.0.1"]]
+        async with opening(nameservers=(names.address,)) as transport:
+            attempt = await transport.post(post_to(f"https://hooks.example:{server.port}/"))
+    assert (attempt.status, attempt.failure) == (None, FailureReason.TLS)
+    assert "TLS" in attempt.detail
+    assert set(asked) == {"hooks.example"}
+    assert server.requests == []
+
+
 async def test_an_endpoint_s_own_ca_replaces_the_operator_s(transport: Transport) -> None:
     own = trustme.CA()
     async with Server(answering(OK), server_context(own)).running() as server:

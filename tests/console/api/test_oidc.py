@@ -224,6 +224,14 @@ async def test_an_issuer_that_answers_nonsense_is_away(console: Console, issuer:
     assert (await me(console, issuer.token())).status == 200
 
 
+async def test_a_member_of_the_keys_that_is_no_strict_json_does_not_hide_them(
+    console: Console, issuer: SmallIssuer
+) -> None:
+    keys = json.dumps([issuer.keys[0].jwk()]).encode()
+    issuer.jwks_body = b'\xef\xbb\xbf{"at":NaN,"n":' + b"9" * 400 + b',"name":"\xe9","keys":' + keys + b"}"
+    assert (await me(console, issuer.token())).status == 200
+
+
 @pytest.mark.parametrize(
     "discovery",
     [
