@@ -10,6 +10,7 @@ from pydantic import JsonValue
 from dispatcher.config.webhooks import MAX_HEADERS, SigningAlgorithm, WebhookConfig
 from dispatcher.console.actions import send_test
 from dispatcher.console.model import Person, TestResult
+from dispatcher.console.pages.conflicts import FieldConflict, conflicts_of, take_saved
 from dispatcher.console.pages.fields import CHOICES, LISTS, SECRETS, HeaderRow
 from dispatcher.console.pages.form import WebhookForm, with_placeholders
 from dispatcher.console.pages.key_words import describe
@@ -57,6 +58,8 @@ class Editing:
     existing_id: str = ""
     """Id of the webhook that the organisation and sandbox already have."""
     test: TestResult | None = None
+    conflict_since: int = 0
+    """The version before what another editor saved meanwhile; 0 without a conflict."""
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
@@ -108,6 +111,8 @@ class WebhookEditor:
             form.texts |= {"org": webhook.tenant.org, "sandbox": webhook.tenant.sandbox}
         version = str(posted.get("version", ""))
         editing = Editing(form, webhook, int(version[:9]) if version.isdecimal() else 0, Sample.of(posted), True)
+        since = str(posted.get("conflict_since", ""))
+        editing.conflict_since = int(since[:9]) if since.isdecimal() else 0
         action = str(posted.get("action", "save"))
         if action == "add-header":
             if len(form.headers) < MAX_HEADERS:
@@ -116,6 +121,8 @@ class WebhookEditor:
             number = action.partition(".")[2]
             if number.isdecimal() and int(number) < len(form.headers):
                 del form.headers[int(number)]
+        elif action.startswith("take.") and webhook is not None:
+            take_saved(form, action.partition(".")[2], webhook.document)
         elif action in ("save", "test"):
             config = await self._resolved(editing, person)
             if config is not None and action == "test":
@@ -177,6 +184,7 @@ class WebhookEditor:
                 f"This webhook was {error}. What you typed is still here; saving once more puts it in place of what "
                 "was saved meanwhile."
             )
+            editing.conflict_since = editing.conflict_since or editing.version
             editing.version, editing.status = error.current_version, 412
         return None
 
@@ -223,9 +231,14 @@ class WebhookEditor:
             for place, one in form.secrets.items()
             if one.typed
         }
+        conflicts: list[FieldConflict] = []
+        if webhook is not None and 0 < editing.conflict_since < webhook.version:
+            audit = self._renderer.services.audit
+            conflicts = await conflicts_of(form, webhook, editing.conflict_since, audit, person.orgs)
         return await self._renderer.page(
             request,
             "form.html",
+            conflicts=conflicts,
             at="webhooks",
             status=editing.status,
             editing=editing,

@@ -141,8 +141,21 @@ async def test_two_editors_do_not_overwrite_each_other(browser: Browser, stage: 
         await two.page.get_by_role("button", name="Save").last.click()
         await expect(two.page.locator("main")).to_contain_text("meanwhile")
         assert await two.page.input_value("#f-name") == "By the second"
+        row = two.page.get_by_role("row").filter(has_text="Webhook name")
+        for words in ("Luma order feedback", "By the first", "by Jana Novák", "By the second"):
+            await expect(row).to_contain_text(words)
+        assert await two.violations() == []
         stored = await stage.services.webhooks.get(stage.webhooks[LUMA].id, orgs=None)
         assert stored.name == "By the first"
+        await two.page.fill("#f-url", "https://second.example/feedback")
+        await two.page.get_by_role("button", name="Take the saved value of Webhook name").click()
+        await expect(two.page.locator("#f-name")).to_have_value("By the first")
+        await expect(row).to_have_count(0)
+        await expect(two.page.locator("#f-url")).to_have_value("https://second.example/feedback")
+        await two.page.get_by_role("button", name="Save").last.click()
+        await expect(two.page.get_by_role("heading", name="By the first")).to_be_visible()
+        stored = await stage.services.webhooks.get(stage.webhooks[LUMA].id, orgs=None)
+        assert (stored.name, stored.url) == ("By the first", "https://second.example/feedback")
 
 
 SCRIPT = "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script>"
