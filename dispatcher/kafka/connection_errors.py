@@ -177,7 +177,11 @@ def _kafka(error: BaseException, peer: Peer) -> Explanation | None:
         case kafka_errors.GroupAuthorizationFailedError():
             return KafkaReason.PERMISSION_MISSING, missing_permission(peer, ("READ",), f"group {group}")
         case kafka_errors.ClusterAuthorizationFailedError():
-            return KafkaReason.PERMISSION_MISSING, f"{_user_of(peer)} has no permission on the cluster for this"
+            return (
+                KafkaReason.PERMISSION_MISSING,
+                f"{_user_of(peer)} has no permission on the cluster for this: to write, allow WRITE on the group's "
+                "topics, and IDEMPOTENT_WRITE on the cluster before Kafka 2.8; to create topics, CREATE",
+            )
         case kafka_errors.UnknownTopicOrPartitionError():
             topics = _topic_names(error)
             return KafkaReason.TOPIC_MISSING, f"topic {topics} does not exist" if topics else "a topic does not exist"

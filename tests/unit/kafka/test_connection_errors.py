@@ -50,6 +50,7 @@ CASES = [
     (errors.TopicAuthorizationFailedError(TopicPartition("events", 3)), SASL, "permission_missing", "permission for topic events:"),
     (errors.TopicAuthorizationFailedError([TopicPartition("b", 0), TopicPartition("b", 1), TopicPartition("a", 0)]), SASL, "permission_missing", "topic a, b:"),
     (errors.GroupAuthorizationFailedError("group"), SASL, "permission_missing", "READ on group group"),
+    (errors.ClusterAuthorizationFailedError(), SASL, "permission_missing", "allow WRITE on the group's topics"),
     (errors.UnknownTopicOrPartitionError(), PLAIN, "topic_missing", "does not exist"),
     (errors.InconsistentGroupProtocolError(), PLAIN, "group_protocol", "another program"),
     (errors.InvalidSessionTimeoutError(), PLAIN, "group_protocol", "kafka.session_timeout"),

@@ -1,16 +1,21 @@
 """Header names of any bytes are read, with both of aiokafka's decoders; a corrupt batch costs no other record."""
 
+import asyncio
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiokafka import TopicPartition
+from aiokafka import TopicPartition, errors
 from aiokafka.consumer import fetcher
 from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
+from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record import memory_records
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 
+from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.kafka import connection, unreadable_records  # noqa: F401  (aiokafka is patched by `connection`)
+from dispatcher.kafka.problems import KafkaProblems
 from tests.kafka.raw_batches import AS_READ, NOT_UTF8, batch
 
 TP = TopicPartition("events", 0)
@@ -95,6 +100,77 @@ def test_records_are_returned_in_portions(decoder: str) -> None:
     result = FetchResult(TP, assignment=assignment, partition_records=_records(content), backoff=0)
     assert [len(result.getall(2)), assignment.position, len(result.getall(2)), assignment.position] == [2, 2, 1, 3]
     assert not result.has_more()
+
+
+class _Partition:
+    """What aiokafka keeps of an assigned partition."""
+
+    position = 7
+    is_paused = False
+
+    def __init__(self) -> None:
+        self.seeks: list[int] = []
+
+    def pause(self) -> None:
+        self.is_paused = True
+
+    def resume(self) -> None:
+        self.is_paused = False
+
+    def seek(self, position: int) -> None:
+        self.seeks.append(position)
+
+
+def _fetcher(state: _Partition) -> Any:
+    assignment = SimpleNamespace(tps={TP}, state_value=lambda _tp: state)
+    subscriptions = SimpleNamespace(subscription=SimpleNamespace(assignment=assignment))
+    return SimpleNamespace(_client=None, _subscriptions=subscriptions)
+
+
+@pytest.mark.parametrize(
+    ("error", "seeks", "detail"),
+    [
+        (unreadable_records.UnreadableBatch(TP, 7, ValueError("broken")), [], "the batch at offset 7 can't be decoded"),
+        (errors.RecordTooLargeError(), [7], "no complete batch at offset 7"),
+    ],
+)
+async def test_an_unreadable_partition_is_reported_and_rests(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, seeks: list[int], detail: str
+) -> None:
+    monkeypatch.setattr(unreadable_records, "PAUSE_S", 0.01)
+    problems, state, raised = KafkaProblems(), _Partition(), list[Exception]()
+    set_error = unreadable_records._pausing_unreadable_partitions(
+        lambda _fetcher, _tp, error: raised.append(error), lambda _client: problems
+    )
+    set_error(_fetcher(state), TP, error)
+    assert state.is_paused
+    assert [(one.reason, one.source) for one in problems.current] == [(KafkaReason.RECORDS_UNREADABLE, "events/0")]
+    assert detail in problems.current[0].detail
+    while state.is_paused:
+        await asyncio.sleep(0.01)
+    assert state.seeks == seeks
+    set_error(_fetcher(state), TopicPartition("events", 1), error)  # revoked meanwhile
+    assert (state.is_paused, raised) == (False, [])
+    other = errors.OffsetOutOfRangeError({TP: 7})
+    set_error(_fetcher(state), TP, other)
+    assert (state.is_paused, raised) == (False, [other])
+
+
+@pytest.mark.parametrize(("code", "reported"), [(-1, 1), (0, 0), (1, 0), (2, 1), (56, 1), (76, 1)])
+async def test_a_fetch_that_is_refused_because_of_the_log_is_reported(code: int, reported: int) -> None:
+    problems = KafkaProblems()
+    response = SimpleNamespace(topics=[("events", [(0, code, 0)])])
+
+    async def answer(*_arguments: Any, **_named: Any) -> Any:
+        return response
+
+    send = unreadable_records._reporting_log_errors(answer, lambda _client: problems)
+    fetch = FetchRequest(100, 1, 1, 0, [])
+    assert await send(None, 3, fetch) is response
+    assert [(one.reason, one.source) for one in problems.current] == [
+        (KafkaReason.RECORDS_UNREADABLE, "events/0")
+    ] * reported
+    assert all("broker 3 can't read its log" in one.detail for one in problems.current)
 
 
 def _corrupted(content: bytes) -> bytes:
