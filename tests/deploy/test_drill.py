@@ -78,6 +78,8 @@ class Drill:
     """That of the dispatcher which has its webhooks in a database."""
     is_of_database: bool = False
     """True while the trouble is the other dispatcher's."""
+    is_producer_broken: bool = False
+    """True while no good event is produced: each one would release a little of the brake."""
     heard: list[tuple[str, str]] = field(default_factory=list)
 
     def mount(self, url: str | None = None, **changes: Any) -> None:
@@ -252,11 +254,13 @@ async def _unreadable(drill: Drill) -> None:
 
 
 async def _only_unreadable(drill: Drill) -> None:
+    drill.is_producer_broken = True
     for _ in range(120):
         await drill.scene.send(b"rubbish", partition=3)
 
 
 async def _brake_released(drill: Drill) -> None:
+    drill.is_producer_broken = False
     async with (
         aiohttp.ClientSession() as session,
         session.post(f"http://127.0.0.1:{drill.dispatcher.ops_port}/brakes/release") as answer,
@@ -375,7 +379,7 @@ async def drill(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) ->
             broker, scene, expired, dispatcher, url, notified, world(dispatcher), directory / "password", database,
             world(second),
         )  # fmt: skip
-        traffic = asyncio.get_running_loop().create_task(_traffic(scene))
+        traffic = asyncio.get_running_loop().create_task(_traffic(made))
         try:
             yield made
         finally:
@@ -409,11 +413,12 @@ async def _with_database(scene: Stage, postgres: Postgres, database: SlowDatabas
     return Dispatcher(scene.directory, settings, name="second")
 
 
-async def _traffic(scene: Stage) -> None:
+async def _traffic(drill: Drill) -> None:
     """A few events each second, until it is cancelled; those of the database's dispatcher are of ever new tenants."""
     for number in range(100_000):
-        with suppress(Exception):  # the broker is out of order on purpose
-            await asyncio.wait_for(_produce(scene, number), 20)
+        if not drill.is_producer_broken:
+            with suppress(Exception):  # the broker is out of order on purpose
+                await asyncio.wait_for(_produce(drill.scene, number), 20)
         await asyncio.sleep(0.5)
 
 
