@@ -34,6 +34,7 @@ async def test_the_reference_event_arrives_byte_for_byte_with_the_documented_hea
         await scene.send(orjson.dumps(EMAIL_EVENT))
         await until(lambda: scene.receiver.requests, "the event", 30, dispatcher)
         ops = f"http://127.0.0.1:{dispatcher.ops_port}"
+        await dispatcher.ready()
         checked = await called("check", "-c", dispatcher.path, "--ops", ops)
         assert (checked.status, checked.out.splitlines()[-1]) == (0, f"{ops} is ready"), checked
     arrived = scene.receiver.requests[0]

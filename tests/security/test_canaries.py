@@ -63,10 +63,15 @@ SETTINGS_PLACES = frozenset(
     }
 )  # fmt: skip
 
+NOT_PLANTED = frozenset(
+    {"ops.token", "notifications.smtp.password", "notifications.link_key", "notifications.webhook.signing.secrets"}
+)
+"""Not yet in the whole process's run: `tests/notifications` and `test_ops_port` search their own texts."""
+
 
 def test_every_place_that_can_hold_a_secret_has_a_canary() -> None:
     assert secret_places(WebhookConfig) == WEBHOOK_PLACES
-    assert secret_places(Settings) == SETTINGS_PLACES
+    assert secret_places(Settings) == SETTINGS_PLACES | NOT_PLANTED
 
 
 def test_every_field_of_an_event_that_can_hold_text_has_a_canary_or_a_reason() -> None:

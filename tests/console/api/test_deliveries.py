@@ -77,7 +77,9 @@ async def test_what_became_of_the_attempts(console: Console, luma: StoredWebhook
     console.lanes.is_away = True
     assert (await api.get(f"{path}/lane")).json == {"lane": None}
     tiers = (await api.get(f"{path}/waiting")).json["tiers"]
-    assert tiers == [{"tier": "30s", "reason": None, "events": 3, "next_due": at, "is_at_least": True}]
+    assert tiers == [
+        {"tier": "30s", "reason": None, "events": 3, "next_due": at, "expires_at": None, "is_at_least": True}
+    ]
     console.waiting.is_away = True
     answer = await api.get(f"{path}/waiting")
     assert (answer.status, answer.headers["Retry-After"]) == (503, "5")

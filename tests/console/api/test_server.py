@@ -155,7 +155,15 @@ async def test_a_port_that_is_taken_is_said_in_words(start: StartConsole, consol
 async def test_no_page_is_open_by_accident(console: Console) -> None:
     """Only the public paths answer without authentication."""
     app: web.Application = ConsoleServer(console.services).build()
-    public = {"/livez", "/readyz", "/metrics", "/favicon.ico", "/.well-known/jwks.json", "/api/v1/openapi.json"}
+    public = {
+        "/livez",
+        "/readyz",
+        "/metrics",
+        "/favicon.ico",
+        "/.well-known/jwks.json",
+        "/api/v1/openapi.json",
+        "/notifications/link",
+    }
     resources = {route.resource.canonical for route in app.router.routes() if route.resource is not None}
     open_to_all = {
         one for one in resources if one in public or one.startswith(("/static", "/sign-in", "/.well-known/jwks/"))
