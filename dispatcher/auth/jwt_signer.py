@@ -12,9 +12,9 @@ from typing import Final
 import orjson
 from pydantic import JsonValue
 
-from dispatcher.auth.public_keys import base64url
 from dispatcher.auth.signing_keys import SigningKey, load_key
 from dispatcher.config.webhooks import SignedToken
+from dispatcher.contract import base64url
 
 MAX_CLAIMS: Final = 4096
 """Bytes of the further claims as JSON: the token that they make goes into one header line, which servers bound."""
@@ -85,7 +85,7 @@ class JwtSigner:
         random, so that no two attempts share it.
         """
         if self._has_body_hash:
-            digest = base64url(hashlib.sha256(body).digest())
+            digest = base64url.encode(hashlib.sha256(body).digest())
             return self._make(int(now) - self._skew, {"jti": webhook_id, "body_sha256": digest})
         return self._make(int(now) - self._skew, {"jti": secrets.token_urlsafe(16)})
 
@@ -99,11 +99,11 @@ class JwtSigner:
     def _make(self, iat: int, more: dict[str, str]) -> str:
         times = {"nbf": iat} if self._has_nbf else {}
         message = self._header + b"." + _segment({**self._claims, "iat": iat, **times, "exp": iat + self._ttl, **more})
-        return f"{message.decode()}.{base64url(self._key.sign(message))}"
+        return f"{message.decode()}.{base64url.encode(self._key.sign(message))}"
 
 
 def _segment(members: Mapping[str, JsonValue]) -> bytes:
-    return base64url(orjson.dumps(members)).encode()
+    return base64url.encode(orjson.dumps(members)).encode()
 
 
 def problem_of_claims(claims: dict[str, JsonValue]) -> str | None:

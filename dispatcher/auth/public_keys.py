@@ -1,6 +1,5 @@
 """Public keys in the form that receivers need: a JWK, its thumbprint, a JWKS document."""
 
-import base64
 import hashlib
 from collections.abc import Iterable
 
@@ -10,6 +9,8 @@ from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
+from dispatcher.contract import base64url
+
 PrivateKey = RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey | Ed448PrivateKey
 
 PublicJwk = dict[str, str]
@@ -17,11 +18,6 @@ PublicJwk = dict[str, str]
 
 CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 """Curves of RFC 7518, section 6.2.1.1, by the name that `cryptography` gives them."""
-
-
-def base64url(data: bytes) -> str:
-    """Encodes as base64url without padding (RFC 7515, section 2)."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def public_jwk_of(key: PrivateKey) -> PublicJwk:
@@ -33,17 +29,17 @@ def public_jwk_of(key: PrivateKey) -> PublicJwk:
         case EllipticCurvePrivateKey():
             point = key.public_key().public_numbers()
             size = (key.key_size + 7) // 8
-            x, y = base64url(point.x.to_bytes(size)), base64url(point.y.to_bytes(size))
+            x, y = base64url.encode(point.x.to_bytes(size)), base64url.encode(point.y.to_bytes(size))
             return {"kty": "EC", "crv": CURVES[key.curve.name], "x": x, "y": y}
         case Ed25519PrivateKey():
-            return {"kty": "OKP", "crv": "Ed25519", "x": base64url(key.public_key().public_bytes_raw())}
+            return {"kty": "OKP", "crv": "Ed25519", "x": base64url.encode(key.public_key().public_bytes_raw())}
         case Ed448PrivateKey():
-            return {"kty": "OKP", "crv": "Ed448", "x": base64url(key.public_key().public_bytes_raw())}
+            return {"kty": "OKP", "crv": "Ed448", "x": base64url.encode(key.public_key().public_bytes_raw())}
 
 
 def thumbprint(jwk: PublicJwk) -> str:
     """Returns the SHA-256 thumbprint of a `public_jwk_of` result (RFC 7638, section 3): 43 characters of base64url."""
-    return base64url(hashlib.sha256(orjson.dumps(jwk, option=orjson.OPT_SORT_KEYS)).digest())
+    return base64url.encode(hashlib.sha256(orjson.dumps(jwk, option=orjson.OPT_SORT_KEYS)).digest())
 
 
 def jwks_document(keys: Iterable[PublicJwk]) -> dict[str, list[PublicJwk]]:
@@ -53,4 +49,4 @@ def jwks_document(keys: Iterable[PublicJwk]) -> dict[str, list[PublicJwk]]:
 
 
 def _integer(number: int) -> str:
-    return base64url(number.to_bytes((number.bit_length() + 7) // 8))
+    return base64url.encode(number.to_bytes((number.bit_length() + 7) // 8))

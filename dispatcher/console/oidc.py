@@ -16,11 +16,11 @@ import jwt
 import structlog
 from pydantic import JsonValue
 
-from dispatcher.auth.public_keys import base64url
 from dispatcher.config.settings import OidcSettings
 from dispatcher.console.issuer import Issuer, IssuerUnavailable
 from dispatcher.console.model import Person
 from dispatcher.console.sessions import Handshake
+from dispatcher.contract import base64url
 from dispatcher.errors import DispatcherError
 from dispatcher.stores.sql.records import Role
 
@@ -73,7 +73,7 @@ class Oidc:
     async def sign_in_url(self, handshake: Handshake) -> str:
         """Returns the URL at the issuer where the browser signs in. Raises IssuerUnavailable."""
         endpoint = await self._issuer.endpoint("authorization_endpoint")
-        challenge = base64url(hashlib.sha256(handshake.verifier.encode()).digest())
+        challenge = base64url.encode(hashlib.sha256(handshake.verifier.encode()).digest())
         query = urlencode(
             {
                 "response_type": "code",

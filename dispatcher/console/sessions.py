@@ -5,7 +5,6 @@ that ended early. The cookie is SameSite=Lax, not Strict: after OIDC the redirec
 would leave a strict cookie out of that navigation. Lax permits reading only; every change needs a CSRF token besides.
 """
 
-import base64
 import hashlib
 import hmac
 import secrets
@@ -18,6 +17,7 @@ import orjson
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
+from dispatcher.contract import base64url
 from dispatcher.errors import DispatcherError
 
 MAX_COOKIE: Final = 4000
@@ -124,7 +124,7 @@ class Sessions:
 
     def csrf_token(self, session_id: str) -> str:
         """Returns the CSRF token that forms of this session have to send."""
-        return _text(self._mac("csrf", session_id.encode()))
+        return base64url.encode(self._mac("csrf", session_id.encode()))
 
     def is_csrf_token(self, session_id: str, given: str) -> bool:
         return hmac.compare_digest(self.csrf_token(session_id).encode(), given.encode(errors="replace"))
@@ -183,13 +183,13 @@ class Sessions:
 
     def _sealed(self, purpose: str, value: Mapping[str, JsonValue]) -> str:
         data = zlib.compress(orjson.dumps(value), 9)
-        return f"{_text(data)}.{_text(self._mac(purpose, data))}"
+        return f"{base64url.encode(data)}.{base64url.encode(self._mac(purpose, data))}"
 
     def _opened(self, purpose: str, text: str) -> JsonValue:
         data, _, mac = text[: 2 * MAX_COOKIE].partition(".")
         try:
-            raw = _bytes(data)
-            if not hmac.compare_digest(self._mac(purpose, raw), _bytes(mac)):
+            raw = base64url.decode(data)
+            if not hmac.compare_digest(self._mac(purpose, raw), base64url.decode(mac)):
                 return None
         except ValueError:
             return None
@@ -211,11 +211,3 @@ class Sessions:
         while len(self._ended) >= MAX_REMEMBERED:
             del self._ended[next(iter(self._ended))]
         self._ended[ended] = until
-
-
-def _text(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-def _bytes(text: str) -> bytes:
-    return base64.b64decode(text.encode() + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)

@@ -4,8 +4,6 @@ A token is signed, expires, and serves one purpose for one address of one webhoo
 that no URL shows whose it is.
 """
 
-import base64
-import binascii
 import hashlib
 import hmac
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from dispatcher.contract import base64url
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import BadLink
 
@@ -64,7 +63,7 @@ class LinkSigner:
         within_s = CONFIRM_WITHIN_S if link.purpose is Purpose.CONFIRM else STOP_WITHIN_S
         claims = _Claims(link.purpose, link.tenant.org, link.tenant.sandbox, link.contact, int(now + within_s))
         body = msgspec.json.encode(claims)
-        return f"{_text(body)}.{_text(self._mac(body))}"
+        return f"{base64url.encode(body)}.{base64url.encode(self._mac(body))}"
 
     def link(self, token: str, now: float) -> Link:
         """What a token says.
@@ -74,8 +73,8 @@ class LinkSigner:
         """
         body_text, _, mac_text = token[: MAX_TOKEN + 1].partition(".")
         try:
-            body, mac = _bytes(body_text), _bytes(mac_text)
-        except (binascii.Error, ValueError):
+            body, mac = base64url.decode(body_text), base64url.decode(mac_text)
+        except ValueError:
             raise BadLink("This link is incomplete: copy the whole of it from the e-mail.") from None
         if len(token) > MAX_TOKEN or not hmac.compare_digest(mac, self._mac(body)):
             raise BadLink("This link is incomplete or was not made here: copy the whole of it from the e-mail.")
@@ -89,12 +88,3 @@ class LinkSigner:
 
     def _mac(self, body: bytes) -> bytes:
         return hmac.digest(self._key, _DOMAIN + body, "sha256")
-
-
-def _text(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-def _bytes(text: str) -> bytes:
-    encoded = text.encode("ascii")
-    return base64.b64decode(encoded + b"=" * (-len(encoded) % 4), altchars=b"-_", validate=True)
