@@ -14,7 +14,7 @@ import structlog
 from dispatcher.config.settings import Settings
 from dispatcher.console.model import DeadPage, DeadQuery, RedriveJob
 from dispatcher.console.sources.dead_event_index import DeadEventIndex, place_of
-from dispatcher.console.sources.redrive_jobs import RedriveJobs, RunningJob
+from dispatcher.console.sources.redrive_jobs import ANSWER_S, RATE, RedriveJobs, RunningJob
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import NotFound
 from dispatcher.kafka.history_topic import open_history
@@ -24,17 +24,11 @@ from dispatcher.kafka.topic_reader import open_topic
 from dispatcher.kafka.topic_tailer import TopicTailer
 from dispatcher.kafka.topics import dead_letter_topic, retry_topics
 from dispatcher.stores.sql.records import Orgs
-from dispatcher.tasks import end
 
 KEEP_S: Final = 30 * 86_400.0
 """Longer than the topic's own retention, usually."""
 MOST_READ: Final = 200_000
 """Dead events that are read at the start."""
-RATE: Final = 100.0
-"""Events per second of one redrive, so that the endpoint can still accept new events."""
-ANSWER_S: Final = 25.0
-STOP_S: Final = 5.0
-"""Seconds for the running batch when the console stops."""
 
 log = structlog.get_logger(__name__)
 
@@ -119,11 +113,5 @@ class DeadLetterReader:
             report(await redrive.count())
             async with asyncio.timeout(ANSWER_S) as connecting, Producer(self._kafka) as producer:
                 connecting.reschedule(None)
-                sending = asyncio.ensure_future(redrive.send(producer, self._redrive_to, RATE, job.stop))
-                try:
-                    report(await asyncio.shield(sending))
-                finally:
-                    job.stop.set()  # if cancelled: the running batch is finished and marked
-                    await asyncio.wait({sending}, timeout=STOP_S)
-                    await end(sending)
+                report(await job.finish(redrive.send(producer, self._redrive_to, RATE, job.stop)))
         log.info("dead events sent again", job=job.id, tenant=str(tenant), sent=redrive.tally.sent)

@@ -7,9 +7,9 @@ import asyncio
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import structlog
 
@@ -19,8 +19,15 @@ from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError, NotFound
 from dispatcher.kafka.topic_reader import translating_kafka_errors
 from dispatcher.stores.sql.records import Orgs
+from dispatcher.tasks import end
 from dispatcher.telemetry import metrics
 
+RATE: Final = 100.0
+"""Events per second of one job, so that the endpoint can still accept new events."""
+ANSWER_S: Final = 25.0
+"""Seconds for the broker's first answer."""
+STOP_S: Final = 5.0
+"""Seconds for the running batch when the console stops."""
 MOST_REDRIVES: Final = 4
 """Jobs that run at once; others are queued."""
 MOST_WAITING: Final = 100
@@ -31,6 +38,8 @@ _STOPPED: Final = {
     "dead": "the console was stopped: send them again, none goes twice",
     "delivered": "the console was stopped: some were sent already",
 }
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -44,11 +53,21 @@ class RunningJob:
         self.stop = asyncio.Event()
         """Set when a person stops the job: the running batch is finished."""
         self.begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """The work sets its result when it has reached the broker."""
+        """Has its result when the work has reached the broker."""
 
     def report(self, *, total: int, sent: int, already: int = 0, gone: int = 0) -> None:
         """Updates the job's numbers."""
         self._jobs.update(self.id, total=total, sent=sent, already=already, gone=gone)
+
+    async def finish(self, sending: Coroutine[object, object, T]) -> T:
+        """Runs the sending. If the console stops, the running batch is finished, within `STOP_S`."""
+        task = asyncio.ensure_future(sending)
+        try:
+            return await asyncio.shield(task)
+        finally:
+            self.stop.set()
+            await asyncio.wait({task}, timeout=STOP_S)
+            await end(task)
 
 
 JobFunction = Callable[[RunningJob], Awaitable[None]]

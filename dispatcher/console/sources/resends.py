@@ -9,7 +9,7 @@ import structlog
 from dispatcher.config.settings import Settings
 from dispatcher.console.model import RedriveJob, ResendCheck, ResendQuery
 from dispatcher.console.sources.history import HistoryLookup
-from dispatcher.console.sources.redrive_jobs import RedriveJobs, RunningJob
+from dispatcher.console.sources.redrive_jobs import ANSWER_S, RATE, RedriveJobs, RunningJob
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome
 from dispatcher.contract.records import Origin
 from dispatcher.contract.tenant import TenantKey
@@ -20,14 +20,9 @@ from dispatcher.kafka.resend import Resend, ResendTally, available_places
 from dispatcher.kafka.topic_reader import open_topics
 from dispatcher.kafka.topics import retry_topics
 from dispatcher.stores.sql.history_search import HistoryQuery
-from dispatcher.tasks import end
 
 MOST_EVENTS: Final = 10_000
 """Delivered events of one job."""
-RATE: Final = 100.0
-"""Events per second of one job, so that the endpoint can still accept new events."""
-ANSWER_S: Final = 25.0
-STOP_S: Final = 5.0
 _PAGE: Final = 200
 
 log = structlog.get_logger(__name__)
@@ -108,18 +103,10 @@ class DeliveredEvents:
             Producer(self._settings.kafka) as producer,
         ):
             opening.reschedule(None)
-            if not job.begun.done():
-                job.begun.set_result(None)
+            job.begun.set_result(None)
             resend = Resend(reader, tenant, origins, report, history)
             report(resend.tally)
-            stop = job.stop
-            sending = asyncio.ensure_future(resend.send(producer, self._redrive_to, RATE, stop))
-            try:
-                report(await asyncio.shield(sending))
-            finally:
-                stop.set()  # if cancelled: the running batch is finished
-                await asyncio.wait({sending}, timeout=STOP_S)
-                await end(sending)
+            report(await job.finish(resend.send(producer, self._redrive_to, RATE, job.stop)))
         log.info("delivered events sent again", job=job.id, tenant=str(tenant), sent=resend.tally.sent)
 
 
