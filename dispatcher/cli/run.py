@@ -46,17 +46,16 @@ def check(
     Exit status 78 if a file has a mistake; 1 if a check of Kafka or of a running instance finds a problem. The other
     checks are made even if a file has a mistake.
     """
+    settings: Settings | None = None
     mistakes: ConfigError | None = None
     try:
         settings = quiet_settings_at(config)  # the problems are printed once, at the end
         _check_files(config, settings)
-        kafka_settings: Settings | None = settings
     except ConfigError as error:
         mistakes = error
-        kafka_settings = _settings_alone(config)
     failed = False
-    if kafka and kafka_settings is not None:
-        failed = not _check_kafka(kafka_settings)
+    if kafka and settings is not None:  # the mistake may be in a webhook file
+        failed = not _check_kafka(settings)
     if ops is not None:
         try:
             asyncio.run(check_ready(ops))
@@ -68,14 +67,6 @@ def check(
         raise mistakes
     if failed:
         raise typer.Exit(1)
-
-
-def _settings_alone(config: Path) -> Settings | None:
-    """Returns the settings if the mistake is in a webhook file, or None if it is in the settings themselves."""
-    try:
-        return quiet_settings_at(config)
-    except ConfigError:
-        return None
 
 
 def _check_files(config: Path, settings: Settings) -> None:
