@@ -123,12 +123,12 @@ def _dead_ids(services: Services, tenant: TenantKey, order: ResendOrder) -> froz
     if not order.dead or (query.campaign_id is not None and not query.event_ids):
         return frozenset()
     orgs = frozenset({tenant.org})
-    dead = DeadQuery(tenant=tenant, since=query.since, until=query.until, limit=200)
+    in_time = DeadQuery(tenant=tenant, since=query.since, until=query.until, limit=200)
     ids: set[str] = set()
-    for wanted in [replace(DeadQuery(tenant=tenant), event_id=one) for one in query.event_ids] or [dead]:
+    for wanted in [DeadQuery(tenant=tenant, event_id=one, limit=200) for one in query.event_ids] or [in_time]:
         before = None
         while len(ids) < MOST_DEAD:
-            page = services.dead_events.search(replace(wanted, before=before, limit=200), orgs=orgs)
+            page = services.dead_events.search(replace(wanted, before=before), orgs=orgs)
             ids |= {
                 one.id
                 for one in page.items

@@ -10,7 +10,7 @@ from multidict import MultiMapping
 
 from dispatcher.console.model import ResendQuery
 from dispatcher.console.pages.renderer import Renderer, admin_of, to
-from dispatcher.console.pages.search import RANGES, time_in
+from dispatcher.console.pages.search import since_of, time_in
 from dispatcher.console.request_body import form_body
 from dispatcher.console.resending import ResendOrder, ResendPlan, check_resend, start_resend, stop_job
 from dispatcher.console.services import person_of
@@ -51,16 +51,13 @@ class ResendChoice:
     @property
     def is_made(self) -> bool:
         """True if the choice selects events by id, or by a time that can be read."""
-        return bool(self.events) or self.range in RANGES or time_in(self.since) is not None
+        return bool(self.events) or since_of(self.range, self.since, time.time()) is not None
 
     def order(self, now: float) -> ResendOrder:
         """Returns the order that the choice describes."""
-        since = time_in(self.since)
-        if since is None and self.range in RANGES:
-            since = now - RANGES[self.range]
         query = ResendQuery(
             event_ids=self.events,
-            since=since,
+            since=since_of(self.range, self.since, now),
             until=time_in(self.until),
             message_statuses=frozenset(self.status.replace(",", " ").split()[:20]),
             channels=frozenset({self.channel} if self.channel else ()),

@@ -52,15 +52,12 @@ class Filters:
 
     def query(self, now: float, tenant: TenantKey | None, lookup: HistoryLookup, before: str | None) -> HistoryQuery:
         """Returns the query for the store. Ignores a time or outcome that can't be read."""
-        since = time_in(self.since)
-        if since is None and self.range in RANGES:
-            since = now - RANGES[self.range]
         outcomes = frozenset({HistoryOutcome(self.outcome)}) if self.outcome in list(HistoryOutcome) else frozenset()
         query = HistoryQuery(
             tenant=tenant,
             recipients=(self.recipient,) if self.recipient else (),
             campaign_id=self.campaign or None,
-            since=since,
+            since=since_of(self.range, self.since, now),
             until=time_in(self.until),
             outcomes=outcomes,
             reasons=_words(self.reason),
@@ -161,6 +158,12 @@ async def history_of(renderer: Renderer, request: web.Request, webhook: StoredWe
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(word for word in text.replace(",", " ").split()[:20])
+
+
+def since_of(range_name: str, since: str, now: float) -> float | None:
+    """Returns the begin of a time range: the typed time, else that of a range of `RANGES`; None if there is neither."""
+    at = time_in(since)
+    return now - RANGES[range_name] if at is None and range_name in RANGES else at
 
 
 def time_in(text: str) -> float | None:
