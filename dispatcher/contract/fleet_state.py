@@ -3,6 +3,7 @@
 Evidence is counts and latest times only, so that entries may arrive in any order and in any batches.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -28,6 +29,8 @@ FAILING_MS: Final = 2 * MINUTE_MS
 RESUMED_MS: Final = 2 * MINUTE_MS
 """Attempts so long after the last event that was held show that sending was resumed by hand."""
 
+COUNTED: Final = frozenset({HistoryOutcome.ATTEMPT, HistoryOutcome.DELIVERED, HistoryOutcome.DEAD, HistoryOutcome.HELD})
+"""Outcomes of entries that are evidence."""
 _OWN_FAILURES: Final = frozenset({FailureReason.LOCAL.value, FailureReason.PROXY.value})
 _STOPPED: Final = frozenset({ParkReason.SUSPENDED.value, ParkReason.TENANT_DISABLED.value})
 
@@ -151,9 +154,10 @@ class StateEvidence(msgspec.Struct, array_like=True):
                 _add(total, slot)
         return total
 
-    def dead_since(self, floor: int) -> int:
-        """Dead events of the last day, from the hour of `floor`."""
-        return sum(slot.dead for hour, slot in self.hours.items() if hour >= floor // HOUR_MS)
+    @property
+    def dead(self) -> int:
+        """Dead events of the last day with events."""
+        return sum(slot.dead for slot in self.hours.values())
 
     def _count(self, at: int, slot: PeriodCounts) -> None:
         _add_slot(self.minutes, at // MINUTE_MS, slot)
@@ -173,7 +177,7 @@ class StateEvidence(msgspec.Struct, array_like=True):
 
 def evidence_of(entries: Iterable[HistoryEntry]) -> StateEvidence:
     """The evidence of some entries of one tenant."""
-    found = StateEvidence(minutes={}, hours={})
+    found = StateEvidence()
     for entry in entries:
         found.add(entry)
     return found
@@ -263,22 +267,14 @@ def decode_evidence(data: bytes) -> StateEvidence:
     try:
         return _decoder.decode(data)
     except msgspec.DecodeError:
-        return StateEvidence(minutes={}, hours={})
+        return StateEvidence()
 
 
 def evidence_by_tenant(entries: Iterable[HistoryEntry]) -> Mapping[TenantKey, StateEvidence]:
     """The evidence of entries of many tenants. Entries without a tenant, and skipped events, don't count."""
-    found: dict[TenantKey, StateEvidence] = {}
+    found: defaultdict[TenantKey, StateEvidence] = defaultdict(StateEvidence)
     for entry in entries:
-        if entry.outcome in _COUNTED and entry.org and entry.sandbox:
+        if entry.outcome in COUNTED and entry.org and entry.sandbox:
             key = TenantKey(entry.org, entry.sandbox)
-            evidence = found.get(key)
-            if evidence is None:
-                evidence = found[key] = StateEvidence(minutes={}, hours={})
-            evidence.add(entry)
+            found[key].add(entry)
     return found
-
-
-_COUNTED: Final = frozenset(
-    {HistoryOutcome.ATTEMPT, HistoryOutcome.DELIVERED, HistoryOutcome.DEAD, HistoryOutcome.HELD}
-)

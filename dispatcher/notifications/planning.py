@@ -171,7 +171,7 @@ def plan(
             made.fleet.append(News(NewsKind.EXPIRING, now, expiry))
     is_withheld = _report_fleet(subjects, memories, made, now)
     for subject in subjects:
-        memory = memories.get(subject.tenant) or Memory(sent=[], expiries=[])
+        memory = memories.get(subject.tenant) or Memory()
         changed = _copied(memory)
         _note_dead(subject, changed, now)
         news = _news_of(subject, changed, now, pace, is_withheld=is_withheld)
@@ -289,7 +289,7 @@ def decode_memory(data: bytes) -> Memory:
     try:
         return msgspec.msgpack.decode(data, type=Memory)
     except msgspec.DecodeError:
-        return Memory(sent=[], expiries=[])
+        return Memory()
 
 
 def decode_fleet_memory(data: bytes) -> FleetMemory:

@@ -10,25 +10,20 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.contract.fleet_state import (
+    COUNTED,
     FleetState,
     StateEvidence,
     decode_evidence,
     encode_evidence,
     evidence_by_tenant,
 )
-from dispatcher.contract.history import HistoryOutcome
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.history_rows import COLUMNS, Row, entry_of
 
 CLOCKS_DIFFER_MS: Final = 60_000
 """An entry from further in the future counts as one of now: one wrong clock must not end every window."""
 _TENANTS_A_STATEMENT: Final = 400
-_COUNTED: Final = frozenset(
-    {
-        HistoryOutcome.ATTEMPT.value, HistoryOutcome.DELIVERED.value, HistoryOutcome.DEAD.value,
-        HistoryOutcome.HELD.value,
-    }
-)  # fmt: skip
+_COUNTED: Final = frozenset(outcome.value for outcome in COUNTED)
 _OUTCOME: Final = COLUMNS.index("outcome")
 _NEW: Final = f"""
 INSERT INTO history_tenants (org, sandbox, evidence, state, since, revision, changed_at, is_paused, touched)

@@ -266,7 +266,7 @@ def _report(row: RowMapping | Mapping[str, Any], *, is_current: bool) -> StateRe
         failure_detail=failure.detail,
         failed_at=_seconds(failure.at),
         stopped_by=evidence.stopped_by if state is FleetState.DISABLED else "",
-        dead=evidence.dead_since(0),
+        dead=evidence.dead,
         dead_at=_seconds(evidence.dead_at),
         own_failure_at=_seconds(evidence.own_failure_at),
     )

@@ -152,7 +152,7 @@ def test_a_change_of_the_webhook_ends_the_evidence_of_failures() -> None:
 
 def test_dead_events_are_counted_for_a_day() -> None:
     evidence = evidence_of([entry(DEAD, NOW - hour * HOUR_MS, "rejected") for hour in range(40)])
-    assert evidence.dead_since(0) == 25
+    assert evidence.dead == 25
     assert evidence.dead_at == NOW
 
 
