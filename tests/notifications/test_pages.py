@@ -62,7 +62,8 @@ async def test_contacts_are_shown_asked_again_and_tested(
         assert [one["To"] for one in mail.received if one["Subject"] == "A test of notifications"] == [CONTACT]
         assert "Jana Novák sent this test" in body(mail.received[-1])
         assert "look into the spam folder" in await shown(f"{page}/ask", {"contact": "1"})
-        assert "no such contact" in await shown(f"{page}/ask", {"contact": "99"})
+        for contact in ("99", "0010", "-1", "9" * 5_000, "\u0661", ""):
+            assert "no such contact" in await shown(f"{page}/ask", {"contact": contact})
         text = await shown("/notifications")
         assert "o•••@luma.example: sent" in text
         assert CONTACT not in text

@@ -64,7 +64,7 @@ class NotificationPages:
         webhook, desk = await self._renderer.webhook(request), self._desk
         number = (await form_body(request)).get("contact") or ""
         emails = webhook.config().notify.emails
-        address = emails[int(number)] if number.isdecimal() and int(number[:3]) < len(emails) else ""
+        address = {str(place): one for place, one in enumerate(emails)}.get(number, "")
         done, problem = await _tried(None if desk is None else desk.ask_again(webhook.config(), address))
         return await self._of_webhook(request, webhook, done=done, problem=problem)
 
