@@ -10,8 +10,9 @@ import orjson
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from dispatcher.config.settings import Settings
-from dispatcher.config.webhooks import origin_of
+from dispatcher.config.webhooks import JwtAuth, WebhookConfig
 from dispatcher.console.probes import keys_path
+from dispatcher.errors import ConfigError
 from dispatcher.stores.sql.records import StoredWebhook
 
 LANGUAGES: Final = {
@@ -56,36 +57,30 @@ class Snippet:
     code: str
 
 
-def expected_token(webhook: StoredWebhook, settings: Settings) -> ExpectedToken | None:
+def expected_token(config: WebhookConfig, settings: Settings) -> ExpectedToken | None:
     """Returns what the webhook's tokens contain; None unless the dispatcher signs them."""
-    auth = webhook.document.get("auth")
-    sign = auth.get("sign") if isinstance(auth, dict) else None
-    if not isinstance(auth, dict) or not isinstance(sign, dict):
+    auth = config.auth
+    if not isinstance(auth, JwtAuth) or auth.sign is None:
         return None
-    audience = sign.get("audience")
-    first = audience[0] if isinstance(audience, list) and audience else audience
-    scheme = auth.get("scheme", "Bearer")
-    algorithm = str(sign.get("algorithm"))
+    sign = auth.sign
     return ExpectedToken(
-        header=str(auth.get("header") or "authorization").lower(),
-        prefix=f"{scheme} " if scheme else "",
-        algorithm=algorithm,
-        is_shared=algorithm.startswith("HS"),
-        jwks=(settings.console.public_url or "https://console.example") + keys_path(webhook.tenant),
-        issuer=str(sign.get("issuer") or "feedback-dispatcher"),
-        audience=str(first or origin_of(webhook.url)),
+        header=auth.header,
+        prefix=f"{auth.scheme} " if auth.scheme else "",
+        algorithm=str(sign.algorithm),
+        is_shared=sign.algorithm.startswith("HS"),
+        jwks=(settings.console.public_url or "https://console.example") + keys_path(config.tenant),
+        issuer=sign.issuer,
+        audience=(sign.audience[0] if isinstance(sign.audience, list) else sign.audience) or config.origin,
     )
-
-
-def is_signed(webhook: StoredWebhook) -> bool:
-    """Returns whether the webhook has a signing secret."""
-    signing = webhook.document.get("signing")
-    return isinstance(signing, dict) and bool(signing.get("secrets"))
 
 
 def snippets_for(webhook: StoredWebhook, settings: Settings) -> list[Snippet]:
     """Returns the code for each language; nothing if the webhook has neither a signing secret nor signed tokens."""
-    token, signed = expected_token(webhook, settings), is_signed(webhook)
+    try:
+        config = webhook.config()
+    except ConfigError:  # of another version of this program
+        return []
+    token, signed = expected_token(config, settings), config.signing is not None
     if token is None and not signed:
         return []
     return [
