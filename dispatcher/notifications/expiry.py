@@ -7,10 +7,13 @@ from typing import Final
 
 import structlog
 
+from dispatcher.config.secret_scope import read_regular_file
 from dispatcher.config.settings import Settings
 from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.notifications.planning import Expiry
 
+MAX_BYTES: Final = 16 * 1024 * 1024
+"""Bytes of one file that are read."""
 MAX_CERTIFICATES: Final = 100
 """Certificates of one bundle that are looked at."""
 
@@ -69,7 +72,7 @@ def _first(expiries: Iterable[Expiry]) -> list[Expiry]:
 
 def _read(path: Path | None) -> bytes:
     try:
-        return b"" if path is None else path.read_bytes()
+        return b"" if path is None else read_regular_file(path, MAX_BYTES)
     except OSError as error:
         log.info("certificate can't be read for its expiry", path=str(path), error=type(error).__name__)
         return b""
