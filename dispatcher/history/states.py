@@ -12,6 +12,7 @@ from dispatcher.config.webhooks import Webhook
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError
 from dispatcher.stores.sql.history_states import StateChange, TenantStates, WebhookFacts
+from dispatcher.stores.sql.repeating import keep_trying
 from dispatcher.telemetry import metrics
 
 EVERY_S: Final = 10.0
@@ -52,16 +53,13 @@ class StateJudge:
                 the newest entry, Unix seconds.
         """
         try:
-            while True:
-                try:
-                    await self.judge_once(*progress())
-                except DispatcherError as error:
-                    metrics.HISTORY_STORE_FAILURES.inc()
-                    log.warning("states of webhooks are not judged; kept trying", problem=str(error))
-                except Exception:
-                    metrics.ERRORS.labels("history").inc()
-                    log.exception("states of webhooks are not judged because of a bug; kept trying")
-                await asyncio.sleep(EVERY_S)
+            await keep_trying(
+                lambda: self.judge_once(*progress()),
+                EVERY_S,
+                component="history",
+                if_unavailable="states of webhooks are not judged",
+                if_bug="states of webhooks are not judged because of a bug",
+            )
         finally:
             with suppress(DispatcherError, TimeoutError):  # its sign of life is worth nothing after a minute
                 async with asyncio.timeout(SIGN_OFF_WITHIN_S):

@@ -9,7 +9,7 @@ import structlog
 
 from dispatcher.config.settings import Settings
 from dispatcher.contract.history import HistoryRecord
-from dispatcher.errors import ConfigError, DispatcherError, Problem, StoreUnavailable
+from dispatcher.errors import ConfigError, Problem, StoreUnavailable
 from dispatcher.health import HealthCheck
 from dispatcher.history.states import StateJudge
 from dispatcher.kafka.history_reader import HistoryReader
@@ -18,6 +18,7 @@ from dispatcher.notifications.notifier import Notifier
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_rows import rows_of
 from dispatcher.stores.sql.history_store import HistoryStore
+from dispatcher.stores.sql.repeating import keep_trying
 from dispatcher.tasks import end
 from dispatcher.telemetry import metrics
 
@@ -74,7 +75,16 @@ class HistoryWorker:
         await self._prepare()
         tasks = [
             asyncio.create_task(self.reader.run(), name="history reader"),
-            asyncio.create_task(self._expire(), name="history retention"),
+            asyncio.create_task(
+                keep_trying(
+                    self._expire,
+                    EXPIRE_EVERY_S,
+                    component="history",
+                    if_unavailable="old history is not dropped yet",
+                    if_bug="old history is not dropped because of a bug",
+                ),
+                name="history retention",
+            ),
         ]
         if self._judge is not None:
             tasks.append(asyncio.create_task(self._judge.run(self._progress), name="webhook states"))
@@ -129,16 +139,7 @@ class HistoryWorker:
         metrics.HISTORY_NEWEST.set(self.newest)
 
     async def _expire(self) -> None:
-        while True:
-            try:
-                dropped = await self._store.expire()
-            except DispatcherError as error:
-                metrics.HISTORY_STORE_FAILURES.inc()
-                log.warning("old history is not dropped yet; kept trying", problem=str(error))
-            except Exception:
-                metrics.ERRORS.labels("history").inc()
-                log.exception("old history is not dropped because of a bug; kept trying")
-            else:
-                if dropped:
-                    log.info("old history dropped", dropped=dropped)
-            await asyncio.sleep(EXPIRE_EVERY_S)
+        """Drops what the retention has passed."""
+        dropped = await self._store.expire()
+        if dropped:
+            log.info("old history dropped", dropped=dropped)

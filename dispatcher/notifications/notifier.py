@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Final, NoReturn, Self
 
 import msgspec
@@ -26,6 +27,7 @@ from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.history_states import TenantStates
 from dispatcher.stores.sql.notification_store import OPERATOR, Message, NotificationStore
 from dispatcher.stores.sql.records import AuditAction
+from dispatcher.stores.sql.repeating import keep_trying
 from dispatcher.telemetry import metrics
 from dispatcher.transport import open_transport
 
@@ -101,21 +103,9 @@ class Notifier:
     async def run(self) -> NoReturn:
         """Plans and sends until cancelled. A message that is being sent then is sent again after the next start."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._repeat(self.plan_once, PLAN_EVERY_S), name="notification planning")
-            tasks.create_task(self._repeat(self.send_due, SEND_EVERY_S), name="notification sending")
+            tasks.create_task(_repeat(self.plan_once, PLAN_EVERY_S), name="notification planning")
+            tasks.create_task(_repeat(self.send_due, SEND_EVERY_S), name="notification sending")
         raise AssertionError("both tasks run until they are cancelled")
-
-    async def _repeat(self, step: Callable[[], Awaitable[object]], every_s: float) -> NoReturn:
-        while True:
-            try:
-                await step()
-            except DispatcherError as error:
-                metrics.HISTORY_STORE_FAILURES.inc()
-                log.warning("notifications wait for the store; kept trying", problem=str(error)[:300])
-            except Exception:
-                metrics.ERRORS.labels("notifications").inc()
-                log.exception("a step of notifications failed because of a bug; kept trying")
-            await asyncio.sleep(every_s)
 
     async def plan_once(self) -> int:
         """Stores the messages that are due. Returns their number.
@@ -220,6 +210,14 @@ class Notifier:
             return
         self._expiries = await asyncio.to_thread(_expiries, self._settings, webhooks)
         self._expiries_at = now
+
+
+_repeat = partial(
+    keep_trying,
+    component="notifications",
+    if_unavailable="notifications wait for the store",
+    if_bug="a step of notifications failed because of a bug",
+)
 
 
 def composer_of(settings: Settings) -> Composer:
