@@ -20,6 +20,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import TypeVar
 
 from aiokafka import TopicPartition
 
@@ -35,6 +36,7 @@ from dispatcher.kafka.topic_reader import Range, TopicReader
 from dispatcher.tasks import set_within
 
 MARK = PREFIX + "redriven"
+T = TypeVar("T")
 MAX_BATCH = 100
 """Records between two marks: what a crash repeats at most."""
 _BATCHES_A_SECOND = 5
@@ -176,16 +178,13 @@ class Redrive:
         Raises:
             NotWritten: the broker refused a record or its mark; what was sent before is marked.
         """
-        size = max(1, min(MAX_BATCH, int(rate / _BATCHES_A_SECOND)))
         self.tally.already = self.tally.truncated = 0
         async for chosen in self._selected_batches():
-            for at in range(0, len(chosen), size):
-                if stop.is_set():
-                    return self.tally
-                began = time.monotonic()
-                await self._send_batch(producer, topic, chosen[at : at + size])
+            async for batch in paced(chosen, rate, stop):
+                await self._send_batch(producer, topic, batch)
                 self._on_progress(self.tally)
-                await set_within(stop, len(chosen[at : at + size]) / rate - (time.monotonic() - began))
+            if stop.is_set():
+                break
         return self.tally
 
     async def _selected_batches(self) -> AsyncIterator[list[DeadEvent]]:
@@ -220,11 +219,26 @@ class Redrive:
             self.tally.repeatable += len(sent)
             await _mark(producer, sent)
             self.tally.repeatable -= len(sent)
-        for result in results:
-            if isinstance(result, RecordTooLarge):
-                self.tally.too_large += 1
-            elif isinstance(result, BaseException):
-                raise result
+        self.tally.too_large += count_too_large(results)
+
+
+async def paced(items: Sequence[T], rate: float, stop: asyncio.Event) -> AsyncIterator[Sequence[T]]:
+    """Yields the items in batches, at most `rate` items per second, until `stop` is set."""
+    size = max(1, min(MAX_BATCH, int(rate / _BATCHES_A_SECOND)))
+    for at in range(0, len(items), size):
+        if stop.is_set():
+            return
+        began, batch = time.monotonic(), items[at : at + size]
+        yield batch
+        await set_within(stop, len(batch) / rate - (time.monotonic() - began))
+
+
+def count_too_large(results: Sequence[object]) -> int:
+    """Returns how many writes were refused because the record is too large. Raises the first other error."""
+    for result in results:
+        if isinstance(result, BaseException) and not isinstance(result, RecordTooLarge):
+            raise result
+    return sum(isinstance(result, RecordTooLarge) for result in results)
 
 
 def fresh_headers(record: Record, now: float) -> list[tuple[str, bytes | None]]:

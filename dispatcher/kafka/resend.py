@@ -18,17 +18,15 @@ from dispatcher.contract.events import DeliveryEvent, read_event
 from dispatcher.contract.records import Origin, RetryState, without_retry_state
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.history_recorder import HistoryRecorder
-from dispatcher.errors import RecordTooLarge, UnreadableEvent
+from dispatcher.errors import UnreadableEvent
 from dispatcher.kafka.producer import Producer
+from dispatcher.kafka.redrive import count_too_large, paced
 from dispatcher.kafka.topic_reader import Range, TopicReader
-from dispatcher.tasks import set_within
 
 REASON = "delivered"
 """Reason of the history entry of an event that is sent again after its delivery."""
 NEAR = 1_000
 """Offsets that are read through rather than sought past."""
-_BATCHES_A_SECOND = 5
-_MAX_BATCH = 100
 
 
 @dataclass(slots=True)
@@ -78,20 +76,17 @@ class Resend:
             NotWritten: the broker refused a record.
             DispatcherError: the broker returns no records.
         """
-        size = max(1, min(_MAX_BATCH, int(rate / _BATCHES_A_SECOND)))
         for wanted, part in _parts(self._kept):
             found = 0
             async for records in self._reader.within(part).records():
                 chosen = [one for one in records if one.offset in wanted]
                 events = [(one, event) for one in chosen if (event := self._own_event(one)) is not None]
                 found += len(events)
-                for at in range(0, len(events), size):
-                    if stop.is_set():
-                        return self.tally
-                    began = time.monotonic()
-                    await self._send_batch(producer, topic, events[at : at + size])
+                async for batch in paced(events, rate, stop):
+                    await self._send_batch(producer, topic, batch)
                     self._report(self.tally)
-                    await set_within(stop, len(events[at : at + size]) / rate - (time.monotonic() - began))
+                if stop.is_set():
+                    return self.tally
             self.tally.gone += len(wanted) - found
             self.tally.total -= len(wanted) - found
         return self.tally
@@ -119,11 +114,7 @@ class Resend:
             self.tally.sent += 1
             if self._history is not None:
                 self._history.record_redriven(event, Origin(record.topic, record.partition, record.offset), REASON)
-        for result in results:
-            if isinstance(result, RecordTooLarge):
-                self.tally.too_large += 1
-            elif isinstance(result, BaseException):
-                raise result
+        self.tally.too_large += count_too_large(results)
 
 
 def _is_in(origin: Origin, range_: Range | None) -> bool:
