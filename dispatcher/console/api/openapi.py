@@ -6,6 +6,7 @@ It is committed as `config/schema/openapi.json`, which a test keeps up to date, 
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from functools import cache
 from http import HTTPStatus
 from typing import Final
 
@@ -115,9 +116,6 @@ def openapi_document(server: str = "/") -> _Json:
     Args:
         server: URL of the console; relative to the document by default.
     """
-    paths: defaultdict[str, dict[str, JsonValue]] = defaultdict(dict)
-    for route in ROUTES:
-        paths[route.full_path][route.method.lower()] = _operation(route)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -135,7 +133,7 @@ def openapi_document(server: str = "/") -> _Json:
         "servers": [{"url": server, "description": "This console."}],
         "tags": [{"name": name, "description": description} for name, description in TAGS.items()],
         "security": [{"bearer": []}],
-        "paths": dict(paths),
+        "paths": _paths(),
         "components": {
             "schemas": _schemas(),
             "securitySchemes": {
@@ -147,6 +145,14 @@ def openapi_document(server: str = "/") -> _Json:
             },
         },
     }
+
+
+@cache  # the console serves the document and renders it, too
+def _paths() -> _Json:
+    paths: defaultdict[str, dict[str, JsonValue]] = defaultdict(dict)
+    for route in ROUTES:
+        paths[route.full_path][route.method.lower()] = _operation(route)
+    return dict(paths)
 
 
 def _operation(route: AnyRoute) -> _Json:
@@ -244,6 +250,7 @@ def _without_null(schema: _Json) -> _Json:
     return schema
 
 
+@cache
 def _schemas() -> _Json:
     wanted: list[tuple[type[BaseModel], JsonSchemaMode]] = [(ProblemDocument, "serialization")]
     for route in ROUTES:
