@@ -42,7 +42,7 @@ WORDS = {
     r"\bsees? to\b": "handles, processes",
     r"\bstands? (?:in the way|against|for nothing)\b": "prevents, contradicts",
     r"\b(?:becomes?|became|becoming) of\b": "happens to",
-    r"\b(?:is|are|was|were|to) (?:not )?(?:to )?be had\b": "is available",
+    r"\bbe had\b": "is available",
     r"\bnone of (?:the|a|its) \w+'s business\b": "does not concern",
     r"\bis given back\b": "returns",
     r"\bbe they none\b": "even none",

@@ -48,7 +48,7 @@ class FailureReason(StrEnum):
     LOCAL = "local"
     """This machine failed: no file descriptor, no local port, no network; never evidence against the tenant."""
     TOKEN = "token"
-    """No authentication token could be had from the tenant's token endpoint."""
+    """No access token could be fetched from the tenant's token endpoint."""
 
 
 class ParkReason(StrEnum):

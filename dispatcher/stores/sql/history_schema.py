@@ -1,4 +1,4 @@
-"""The tables of the history store. The store makes them itself: their content comes from a topic and can be had again.
+"""The tables of the history store. The store creates them itself: their content can be read from the topic again.
 
 SQLite has plain tables. On PostgreSQL `history_entries` is partitioned by retention class, and each class by day, so
 that old entries are dropped with their partition. Times are Unix milliseconds.
