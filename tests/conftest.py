@@ -46,6 +46,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "all_faults: of the fault suite, only with --all-faults")
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a test by bytes only if they are text: the others may differ per process, as gzip's, which hold the time.
+
+    The processes of pytest-xdist refuse to run if they collect different names.
+    """
+    if isinstance(val, bytes) and not (len(val) < 100 and val.isascii() and val.decode().isprintable()):
+        return argname
+    return None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave the long scenarios out unless asked for: not skipped, they are simply not part of such a run."""
     if config.getoption("--all-faults"):
