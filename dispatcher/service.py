@@ -8,9 +8,8 @@ second signal cancels what is still under way: nothing is lost by it, only repea
 
 import asyncio
 import hashlib
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,7 +48,7 @@ from dispatcher.kafka.topics import held_topic
 from dispatcher.stores import WebhookSource, open_source
 from dispatcher.stores.cache import WebhookCache
 from dispatcher.stores.webhook_files import MAX_PROBLEMS, Rules
-from dispatcher.tasks import unless
+from dispatcher.tasks import stop_on_signals, unless
 from dispatcher.telemetry import metrics
 from dispatcher.telemetry.event_log import EventLog
 from dispatcher.transport import Endpoint, Transport, open_transport
@@ -178,7 +177,7 @@ class Service:
             probe = await parts.enter_async_context(kafka_probe(settings, self._kafka_problems))
             tracing = await self._tracing(parts)
             flow = asyncio.create_task(self._flow(cache, transport, tracing), name="flow")
-            with self._signals(flow):
+            with stop_on_signals(self._stop, flow.cancel, log):
                 async with asyncio.TaskGroup() as side:
                     tasks = [
                         side.create_task(self._loop_lag.run(), name="event loop lag"),
@@ -301,27 +300,6 @@ class Service:
                 problems=self._kafka_problems,
             ),
         )  # fmt: skip
-
-    @contextmanager
-    def _signals(self, flow: "asyncio.Task[None]") -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-
-        def received(number: signal.Signals) -> None:
-            if self._stop.is_set():
-                log.warning("second signal: stopping at once", signal=number.name)
-                flow.cancel()
-            else:
-                log.info("stopping: finishing what is under way", signal=number.name)
-                self._stop.set()
-
-        numbers = (signal.SIGTERM, signal.SIGINT)
-        for number in numbers:
-            loop.add_signal_handler(number, received, number)
-        try:
-            yield
-        finally:
-            for number in numbers:
-                loop.remove_signal_handler(number)
 
     # Watching
 

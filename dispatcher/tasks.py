@@ -1,9 +1,14 @@
-"""Provides waits with a deadline, and the end of tasks with an await, for several packages."""
+"""Building blocks of asyncio that several packages use: waits with a deadline, growing waits, shared work, signals."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import TypeVar
+import signal
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Generic, TypeVar
 
+import structlog
+
+Key = TypeVar("Key")
 Answer = TypeVar("Answer")
 
 
@@ -36,3 +41,110 @@ async def unless(stop: asyncio.Event, work: Coroutine[object, object, Answer]) -
         return working.result() if working.done() else None
     finally:
         await end(working, stopping)
+
+
+class Backoff:
+    """Growing waits between repetitions: each wait is twice as long as the one before, up to a bound."""
+
+    def __init__(self, first_s: float, longest_s: float) -> None:
+        self._first_s = first_s
+        self._longest_s = longest_s
+        self._next_s = first_s
+
+    def reset(self) -> None:
+        """Makes the next wait the first again."""
+        self._next_s = self._first_s
+
+    async def wait(self) -> None:
+        """Waits, and doubles the next wait."""
+        wait_s, self._next_s = self._next_s, min(self._next_s * 2, self._longest_s)
+        await asyncio.sleep(wait_s)
+
+
+class SingleFlight(Generic[Key, Answer]):
+    """Runs at most one task per key at a time; callers that come meanwhile share the task and its result."""
+
+    def __init__(self, name: str) -> None:
+        """`name`: of the tasks, for debugging."""
+        self._name = name
+        self._tasks: dict[Key, asyncio.Task[Answer]] = {}
+
+    def __len__(self) -> int:
+        """Returns the number of keys with a task in progress."""
+        return len(self._tasks)
+
+    def __contains__(self, key: Key) -> bool:
+        """Returns True if a task is in progress that new callers share."""
+        return key in self._tasks
+
+    def start(self, key: Key, work: Callable[[], Coroutine[object, object, Answer]]) -> "asyncio.Task[Answer]":
+        """Returns the key's task, which runs `work` if none is in progress.
+
+        Wait for it with `asyncio.wait`: awaiting the task itself would cancel it when one of its callers is cancelled.
+        """
+        task = self._tasks.get(key)
+        if task is None:
+            task = self._tasks[key] = asyncio.create_task(work(), name=self._name)
+            task.add_done_callback(lambda done: self._finished(key, done))
+        return task
+
+    def is_current(self, key: Key) -> bool:
+        """Returns True, within the work, unless the key was forgotten since it began."""
+        return self._tasks.get(key) is asyncio.current_task()
+
+    def forget(self, key: Key) -> None:
+        """Makes the next caller start a new task. The task in progress still returns its result to its callers."""
+        self._tasks.pop(key, None)
+
+    def forget_all(self) -> None:
+        """Does for every key what `forget` does."""
+        self._tasks.clear()
+
+    async def close(self) -> None:
+        """Cancels the tasks in progress and waits for their end."""
+        await end(*self._tasks.values())
+
+    def _finished(self, key: Key, task: "asyncio.Task[Answer]") -> None:
+        if self._tasks.get(key) is task:
+            del self._tasks[key]
+        if not task.cancelled():
+            task.exception()  # retrieved, because there may be no caller left that does
+
+
+@contextmanager
+def stop_on_signals(
+    stop: asyncio.Event,
+    at_once: Callable[[], object] | None = None,
+    log: structlog.stdlib.BoundLogger | None = None,
+) -> Iterator[None]:
+    """Sets `stop` at the first SIGTERM or SIGINT, and calls `at_once` at each further one.
+
+    Args:
+        at_once: ends what is still in progress. Without it, a second signal has its default effect on the process.
+        log: has a line for each signal.
+    """
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+
+    def restore() -> None:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+    def received(number: signal.Signals) -> None:
+        if not stop.is_set():
+            if log is not None:
+                log.info("stopping: finishing what is under way", signal=number.name)
+            stop.set()
+            if at_once is None:
+                restore()
+        elif at_once is not None:
+            if log is not None:
+                log.warning("second signal: stopping at once", signal=number.name)
+            at_once()
+
+    for number in numbers:
+        loop.add_signal_handler(number, received, number)
+    try:
+        yield
+    finally:
+        restore()

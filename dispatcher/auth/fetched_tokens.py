@@ -20,6 +20,7 @@ from dispatcher.auth.token_answers import (
 )
 from dispatcher.config.webhooks import FetchedToken
 from dispatcher.errors import TokenUnavailable
+from dispatcher.tasks import SingleFlight
 
 COOL_DOWN_S: Final = 1.0
 """Pause after the first failure; it doubles with each further failure."""
@@ -49,7 +50,7 @@ class FetchedTokens:
         self._timeout_s = timeout_s
         self._signer = assertion_signer(config)
         self._kept: _CachedToken | None = None
-        self._flight: asyncio.Task[IssuedToken | TokenUnavailable] | None = None
+        self._fetches = SingleFlight[None, IssuedToken | TokenUnavailable]("token fetch")
         self._failures = 0
         self._problem = TokenUnavailable("")
         self._asked_again_at = 0.0
@@ -70,7 +71,7 @@ class FetchedTokens:
         if kept is None or not kept.expires_at - MAX_LIFE_S <= now < kept.expires_at:
             return None
         if now >= kept.renew_at and not self._closed and self._cooling_s(now) <= 0:
-            self._take_off(now)
+            self._start_fetch(now)
         return kept.value
 
     async def token(self, now: float) -> str:
@@ -88,11 +89,11 @@ class FetchedTokens:
         if cooling_s > 0:
             problem = self._problem
             raise TokenUnavailable(f"{problem}; the next request is in {cooling_s:.1f} s", is_local=problem.is_local)
-        flight = self._take_off(now)
-        await asyncio.wait({flight})  # leaves the flight alone if this caller is cancelled
-        if flight.cancelled():
+        fetch = self._start_fetch(now)
+        await asyncio.wait({fetch})  # doesn't cancel the fetch if this caller is cancelled
+        if fetch.cancelled():
             raise TokenUnavailable(f"{endpoint_name(self._config)} gets no more requests: its webhook was closed")
-        answer = flight.result()
+        answer = fetch.result()
         if isinstance(answer, TokenUnavailable):
             raise TokenUnavailable(str(answer), is_local=answer.is_local)
         return answer.value
@@ -113,10 +114,7 @@ class FetchedTokens:
     async def close(self) -> None:
         """Cancels a request in progress; its callers get TokenUnavailable."""
         self._closed = True
-        flight = self._flight
-        if flight is not None:
-            flight.cancel()
-            await asyncio.wait({flight})
+        await self._fetches.close()
 
     def __repr__(self) -> str:
         state = "kept" if self._kept else "none"
@@ -126,14 +124,8 @@ class FetchedTokens:
         left_s = self._asked_again_at - now
         return left_s if left_s <= 2 * MAX_COOL_DOWN_S else 0.0  # more: the clock was set back
 
-    def _take_off(self, now: float) -> "asyncio.Task[IssuedToken | TokenUnavailable]":
-        if self._flight is None:
-            self._flight = asyncio.create_task(self._fetch(now), name="token fetch")
-            self._flight.add_done_callback(self._finish_fetch)
-        return self._flight
-
-    def _finish_fetch(self, _: object) -> None:
-        self._flight = None
+    def _start_fetch(self, now: float) -> "asyncio.Task[IssuedToken | TokenUnavailable]":
+        return self._fetches.start(None, lambda: self._fetch(now))
 
     async def _fetch(self, now: float) -> IssuedToken | TokenUnavailable:
         """Returns the token, or the reason why there is none, as a value: each caller then raises its own exception."""

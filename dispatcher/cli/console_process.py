@@ -6,9 +6,8 @@ way. Neither a database nor a broker that is away keeps it from starting.
 """
 
 import asyncio
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 
 import structlog
 
@@ -26,6 +25,7 @@ from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.repository import WebhookRepository
 from dispatcher.stores.sql.tokens import ApiTokens
+from dispatcher.tasks import stop_on_signals
 from dispatcher.transport.egress import egress_problems
 
 log = structlog.get_logger(__name__)
@@ -86,7 +86,7 @@ class ConsoleProcess:
             )
             following = asyncio.create_task(sources.run(), name="sources")
             serving = asyncio.create_task(self._serve(ConsoleServer(parts)), name="server")
-            with self._signals(serving):
+            with stop_on_signals(self._stop, serving.cancel, log):
                 status = await _first_end(serving, following)
         log.info("stopped", status=status)
         return status
@@ -97,27 +97,6 @@ class ConsoleProcess:
                 self._tell_link(server.new_sign_in_link())
             await self._stop.wait()
             server.drain()
-
-    @contextmanager
-    def _signals(self, serving: "asyncio.Task[None]") -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-
-        def received(number: signal.Signals) -> None:
-            if self._stop.is_set():
-                log.warning("second signal: stopping at once", signal=number.name)
-                serving.cancel()
-            else:
-                log.info("stopping: finishing what is under way", signal=number.name)
-                self._stop.set()
-
-        numbers = (signal.SIGTERM, signal.SIGINT)
-        for number in numbers:
-            loop.add_signal_handler(number, received, number)
-        try:
-            yield
-        finally:
-            for number in numbers:
-                loop.remove_signal_handler(number)
 
 
 async def _first_end(serving: "asyncio.Task[None]", following: "asyncio.Task[None]") -> int:

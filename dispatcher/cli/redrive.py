@@ -1,7 +1,6 @@
 """`dispatcher redrive`: dead events sent back, by way of the shortest retry tier."""
 
 import asyncio
-import signal
 import sys
 import time
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.redrive import Redrive, RedriveTally, Selection
 from dispatcher.kafka.topic_reader import open_topics, translating_kafka_errors
 from dispatcher.kafka.topics import retry_topics
+from dispatcher.tasks import stop_on_signals
 from dispatcher.telemetry.logs import configure_logging
 
 INTERRUPTED = 1
@@ -70,32 +70,19 @@ async def _redrive(settings: Settings, selection: Selection, rate: float, *, dry
             if dry_run or not tally.total:
                 typer.echo("nothing was sent" + (" (--dry-run)" if dry_run else ""))
                 return 0
-            _stop_on_signals(stop)
-            async with Producer(settings.kafka) as producer:
-                try:
-                    await redrive.send(
-                        producer, retry_topics(settings.kafka.prefix, settings.retry.tiers)[0], rate, stop
-                    )
-                finally:
-                    progress.end(tally)
+            # The first signal ends it after the batch under way, a second one at once.
+            with stop_on_signals(stop):
+                async with Producer(settings.kafka) as producer:
+                    try:
+                        await redrive.send(
+                            producer, retry_topics(settings.kafka.prefix, settings.retry.tiers)[0], rate, stop
+                        )
+                    finally:
+                        progress.end(tally)
     left = tally.total - tally.sent - tally.too_large
     if left > 0:
         typer.echo(f"interrupted: {left} are left; the same command goes on where this one ended", err=True)
     return INTERRUPTED if left > 0 else 0
-
-
-def _stop_on_signals(stop: asyncio.Event) -> None:
-    """The first signal ends it after the batch under way, a second one at once."""
-    loop = asyncio.get_running_loop()
-
-    def handle() -> None:
-        stop.set()
-        for number in signals:
-            loop.remove_signal_handler(number)
-
-    signals = (signal.SIGINT, signal.SIGTERM)
-    for number in signals:
-        loop.add_signal_handler(number, handle)
 
 
 def _tell_selected(tally: RedriveTally) -> None:

@@ -1,11 +1,9 @@
 """The demo from beginning to end: start everything, produce, account for every event, stop everything."""
 
 import asyncio
-import signal
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +28,7 @@ from dispatcher.demo.tenants import (
     write_signing_key,
     write_signing_secret,
 )
+from dispatcher.tasks import stop_on_signals
 
 PRODUCE_S = 8.0
 LOOK_S = 0.25
@@ -84,7 +83,8 @@ class Demo:
         notes = "\n  ".join(f"{tenant.title:10} {tenant.note}" for tenant in TENANTS)
         say(INTRO.format(tenants=notes, age=MAX_AGE_S))
         try:
-            with self._signals():
+            task = asyncio.current_task()
+            with stop_on_signals(self._stop, lambda: self._give_up(task)):
                 async with asyncio.timeout(None if self._options.forever else HARD_LIMIT_S):
                     return await self._run()
         except TimeoutError:
@@ -193,24 +193,11 @@ class Demo:
     def _elapsed(self) -> float:
         return time.monotonic() - self._began
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Handles Ctrl-C: the first ends production, and the events are still counted; the second ends everything."""
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-
-        def received() -> None:
-            if self._stop.is_set() and task is not None:
-                self._given_up = True
-                task.cancel()
-            self._stop.set()
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, received)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
+    def _give_up(self, task: "asyncio.Task[object] | None") -> None:
+        """Handles a second Ctrl-C; after the first, which ends production, the events are still counted."""
+        if task is not None:
+            self._given_up = True
+            task.cancel()
 
 
 def run(options: Options) -> int:

@@ -1,7 +1,6 @@
 """The life of `dispatcher history`: ops endpoint up, store prepared, entries stored until a signal."""
 
 import asyncio
-import signal
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
@@ -20,7 +19,7 @@ from dispatcher.stores.sql.history_states import TenantStates
 from dispatcher.stores.sql.history_store import HistoryStore
 from dispatcher.stores.sql.notification_store import NotificationStore
 from dispatcher.stores.webhook_files import Rules
-from dispatcher.tasks import end
+from dispatcher.tasks import end, stop_on_signals
 from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
@@ -51,10 +50,7 @@ class HistoryProcess:
             store, judge = HistoryStore(database, self._settings.history), StateJudge(states, self._webhooks.all)
             worker = HistoryWorker(self._settings, store, judge, notifier)
             await stack.enter_async_context(HealthServer(self._settings.ops, self._watched(worker)))
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self._stop.set)
-                stack.callback(loop.remove_signal_handler, number)
+            stack.enter_context(stop_on_signals(self._stop, self._stop.set))
             tasks = [
                 asyncio.create_task(worker.run(), name="history worker"),
                 asyncio.create_task(self._webhooks.run(), name="webhook source"),

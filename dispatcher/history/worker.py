@@ -19,7 +19,7 @@ from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_rows import rows_of
 from dispatcher.stores.sql.history_store import HistoryStore
 from dispatcher.stores.sql.repeating import keep_trying
-from dispatcher.tasks import end
+from dispatcher.tasks import Backoff, end
 from dispatcher.telemetry import metrics
 
 EXPIRE_EVERY_S: Final = 600.0
@@ -109,7 +109,7 @@ class HistoryWorker:
         return (None if self.reader.problem is not None else self.reader.lag), self.newest
 
     async def _prepare(self) -> None:
-        wait_s = FIRST_WAIT_S
+        backoff = Backoff(FIRST_WAIT_S, LONGEST_WAIT_S)
         while True:
             try:
                 await self._store.prepare()
@@ -120,8 +120,7 @@ class HistoryWorker:
                 self._is_prepared = True
                 log.info("history store is ready", store=self._store.name)
                 return
-            await asyncio.sleep(wait_s)
-            wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+            await backoff.wait()
 
     async def _write(self, records: Sequence[HistoryRecord]) -> None:
         rows = []

@@ -15,7 +15,7 @@ from dispatcher.kafka import aiokafka_patches
 from dispatcher.kafka.broker_access import BrokerAccess, peer_of
 from dispatcher.kafka.connection_errors import Peer, explain, is_about_connecting
 from dispatcher.kafka.problems import KafkaProblems
-from dispatcher.tasks import Answer
+from dispatcher.tasks import Answer, Backoff
 
 log = structlog.get_logger(__name__)
 
@@ -118,7 +118,7 @@ async def until_answered(
     Any error other than an unavailable broker propagates.
     """
     waiting = problems or KafkaProblems()
-    wait_s = FIRST_WAIT_S
+    backoff = Backoff(FIRST_WAIT_S, LONGEST_WAIT_S)
     while True:
         try:
             answer = await ask()
@@ -127,8 +127,7 @@ async def until_answered(
         else:
             waiting.clear_all(what)
             return answer
-        await asyncio.sleep(wait_s)
-        wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+        await backoff.wait()
 
 
 def report_error(

@@ -18,7 +18,7 @@ from dispatcher.contract.records import Lease
 from dispatcher.kafka.connection import report_error, until_answered
 from dispatcher.kafka.group_coordinator import FencedMember
 from dispatcher.kafka.problems import KafkaProblems
-from dispatcher.tasks import set_within, unless
+from dispatcher.tasks import Backoff, set_within, unless
 from dispatcher.telemetry import metrics
 
 WATCH_S: Final = 5.0
@@ -118,18 +118,17 @@ class GroupSession:
 
         Errors of the client are reported, and waited for with growing waits. A fenced member stops.
         """
-        wait_s = FIRST_REPEAT_S
+        backoff = Backoff(FIRST_REPEAT_S, LONGEST_POLL_WAIT_S)
         while True:
             try:
                 await step()
-                wait_s = FIRST_REPEAT_S
+                backoff.reset()
             except FencedMember as error:
                 self._stop_fenced(str(error.args[0]))
                 return
             except (KafkaError, OSError, TimeoutError) as error:
                 self.report(error)
-                await asyncio.sleep(wait_s)
-                wait_s = min(wait_s * 2, LONGEST_POLL_WAIT_S)
+                await backoff.wait()
 
     def _stop_fenced(self, reason: str) -> None:
         """Stops the member: joining again would take the other process's place, and so on for ever."""

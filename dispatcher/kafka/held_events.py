@@ -33,6 +33,7 @@ from dispatcher.kafka.log_check import Bounds, LogLoss, report_lost_log, report_
 from dispatcher.kafka.membership import Assignments, join
 from dispatcher.kafka.offset_tracker import OffsetTracker
 from dispatcher.kafka.problems import KafkaProblems
+from dispatcher.tasks import Backoff
 from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
@@ -335,7 +336,7 @@ class HeldEvents:
         attempt: ProcessingAttempt,
     ) -> None:
         """Processes the record until it has an outcome or has to wait again."""
-        wait_s = FIRST_REPEAT_S
+        backoff = Backoff(FIRST_REPEAT_S, LONGEST_REPEAT_S)
         while True:
             try:
                 await self._process(record, attempt)
@@ -360,8 +361,7 @@ class HeldEvents:
                 return
             attempt.started = False
             metrics.EVENTS_REPEATED.inc()
-            await asyncio.sleep(wait_s)
-            wait_s = min(wait_s * 2, LONGEST_REPEAT_S)
+            await backoff.wait()
 
     # Reviewing
 
@@ -387,11 +387,11 @@ class HeldEvents:
     # Committing
 
     async def _commit_regularly(self) -> None:
-        wait_s = COMMIT_S
+        backoff = Backoff(COMMIT_S, LONGEST_REPEAT_S)
         while True:
-            await asyncio.sleep(wait_s)
-            done = await self._try_to_commit([one for one in self._assigned.values() if one.epoch.active])
-            wait_s = COMMIT_S if done else min(wait_s * 2, LONGEST_REPEAT_S)
+            await backoff.wait()
+            if await self._try_to_commit([one for one in self._assigned.values() if one.epoch.active]):
+                backoff.reset()
 
     async def _try_to_commit(self, partitions: Iterable[_Assigned]) -> bool:
         """Commits. Returns False if that failed: the next commit covers it."""

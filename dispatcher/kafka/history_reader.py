@@ -18,6 +18,7 @@ from dispatcher.contract.history import HistoryRecord, decode_record
 from dispatcher.errors import DispatcherError, StoreUnavailable, UnreadableEvent
 from dispatcher.kafka.connection import connection_arguments, stopped
 from dispatcher.kafka.topic_reader import partitions_of, translating_kafka_errors
+from dispatcher.tasks import Backoff
 from dispatcher.telemetry import metrics
 
 RECORDS_AT_ONCE: Final = 500
@@ -51,7 +52,7 @@ class HistoryReader:
 
     async def run(self) -> None:
         """Reads until cancelled, whatever broker and store do."""
-        wait_s = FIRST_WAIT_S
+        backoff = Backoff(FIRST_WAIT_S, LONGEST_WAIT_S)
         while True:
             try:
                 with translating_kafka_errors(self._settings):
@@ -63,9 +64,8 @@ class HistoryReader:
                 log.exception("history is not read because of a bug; kept trying", topic=self._topic)
                 self._note(f"{type(error).__name__}: a bug of this program")
             else:
-                wait_s = FIRST_WAIT_S
-            await asyncio.sleep(wait_s)
-            wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+                backoff.reset()
+            await backoff.wait()
 
     async def _read(self) -> None:
         """Returns if the brokers fell silent: a new client bootstraps again."""
@@ -134,7 +134,7 @@ class HistoryReader:
         await self._write_until_stored(batch)
 
     async def _write_until_stored(self, batch: Sequence[HistoryRecord]) -> None:
-        wait_s = FIRST_WAIT_S
+        backoff = Backoff(FIRST_WAIT_S, LONGEST_WAIT_S)
         while batch:
             try:
                 await self._write(batch)
@@ -144,8 +144,7 @@ class HistoryReader:
             else:
                 self._note(None)
                 return
-            await asyncio.sleep(wait_s)
-            wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+            await backoff.wait()
 
     async def _commit(
         self,

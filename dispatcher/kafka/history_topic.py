@@ -22,7 +22,7 @@ from dispatcher.contract.history import MAX_RECORD, HistoryEntry, encode_records
 from dispatcher.delivery.history_recorder import HistoryRecorder
 from dispatcher.kafka.connection import connection_arguments, stopped
 from dispatcher.kafka.topics import history_topic
-from dispatcher.tasks import end, set_within
+from dispatcher.tasks import Backoff, end, set_within
 from dispatcher.telemetry import metrics
 
 FLUSH_S: Final = 1.0
@@ -77,11 +77,11 @@ class HistoryTopic:
 
     async def _run(self) -> None:
         """Writes until cancelled, whatever the broker does."""
-        wait_s = FIRST_WAIT_S
+        backoff = Backoff(FIRST_WAIT_S, LONGEST_WAIT_S)
         while True:
             try:
                 await self._start()
-                wait_s = FIRST_WAIT_S
+                backoff.reset()
                 await self._write_regularly()
             except (KafkaError, OSError, TimeoutError) as error:
                 self._note(f"{type(error).__name__}: {str(error)[:256]}")
@@ -89,8 +89,7 @@ class HistoryTopic:
                 metrics.ERRORS.labels("history").inc()
                 log.exception("history is not written because of a bug; kept trying", topic=self._topic)
             await self._stop()
-            await asyncio.sleep(wait_s)
-            wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+            await backoff.wait()
 
     async def _write_regularly(self) -> None:
         loop = asyncio.get_running_loop()

@@ -26,6 +26,7 @@ from dispatcher.kafka.commit_metadata import CommittedPosition, Fingerprint
 from dispatcher.kafka.offset_tracker import OffsetTracker
 from dispatcher.kafka.partition import Partition, Probe
 from dispatcher.kafka.problems import KafkaProblems
+from dispatcher.tasks import Backoff
 from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
@@ -159,14 +160,14 @@ class LogChecker:
 
     async def run(self, client: LogClient) -> None:
         """Checks what was requested until cancelled. Repeats if the broker doesn't answer."""
-        wait_s = FIRST_REPEAT_S
+        backoff = Backoff(FIRST_REPEAT_S, LONGEST_REPEAT_S)
         while True:
             await self._wanted.wait()
             self._wanted.clear()
             try:
                 async with asyncio.timeout(STEP_S):
                     complete = await self._check_requested(client)
-                wait_s = FIRST_REPEAT_S
+                backoff.reset()
                 if complete:
                     continue
             # aiokafka raises KeyError and AttributeError on odd answers.
@@ -175,8 +176,7 @@ class LogChecker:
                     "positions can't be looked up; trying again", group=self._group_id, error=type(error).__name__,
                     detail=str(error)[:256],
                 )  # fmt: skip
-            await asyncio.sleep(wait_s)
-            wait_s = min(wait_s * 2, LONGEST_REPEAT_S)
+            await backoff.wait()
             self._wanted.set()
 
     async def _check_requested(self, client: LogClient) -> bool:

@@ -19,7 +19,7 @@ from dispatcher.contract.records import Record
 from dispatcher.errors import DispatcherError, NotFound
 from dispatcher.kafka.connection import FIRST_WAIT_S, LONGEST_WAIT_S, stopped
 from dispatcher.kafka.topic_reader import outside_consumer, partitions_of, translating_kafka_errors
-from dispatcher.tasks import set_within
+from dispatcher.tasks import Backoff, set_within
 from dispatcher.telemetry import metrics
 
 BATCH = 250
@@ -103,7 +103,7 @@ class TopicTailer:
 
     async def run(self) -> None:
         """Follows the topic until cancelled, whatever happens to the broker."""
-        wait_s = FIRST_WAIT_S
+        backoff = Backoff(FIRST_WAIT_S, LONGEST_WAIT_S)
         while True:
             before = dict(self._next)
             try:
@@ -117,8 +117,9 @@ class TopicTailer:
                 metrics.ERRORS.labels("task").inc()
                 log.exception("topic could not be followed because of a bug", topic=self._topic)
                 self._note_unreachable(f"{self._topic} can't be read: {type(error).__name__}, a bug of ours")
-            wait_s = FIRST_WAIT_S if self._next != before else min(wait_s * 2, LONGEST_WAIT_S)
-            await asyncio.sleep(wait_s)
+            if self._next != before:
+                backoff.reset()
+            await backoff.wait()
 
     def _note_unreachable(self, why: str, for_tenants: str | None = None) -> None:
         if why != self._logged:

@@ -10,12 +10,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
 from dispatcher.config.settings import WebhookSettings
 from dispatcher.config.webhooks import Webhook
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import StoreUnavailable, WebhookUnusable
+from dispatcher.tasks import SingleFlight
 from dispatcher.telemetry import metrics
 
 STORE_TIMEOUT_S: Final = 5.0
@@ -59,9 +60,6 @@ class _Entry:
     """Reason why the tenant's webhook can't be used."""
 
 
-_Answer = Webhook | Literal[NotCached.NOT_CACHED] | None
-
-
 class WebhookCache:
     """Looks up webhooks, from memory if the entry is fresh.
 
@@ -76,10 +74,10 @@ class WebhookCache:
         self._settings = settings
         self._clock = clock
         self._entries: OrderedDict[TenantKey, _Entry] = OrderedDict()
-        self._flights: dict[TenantKey, asyncio.Future[_Answer]] = {}
+        self._queries = SingleFlight[TenantKey, Webhook | None]("webhook query")
 
     def __repr__(self) -> str:
-        return f"<WebhookCache {len(self._entries)} tenants, {len(self._flights)} queried>"
+        return f"<WebhookCache {len(self._entries)} tenants, {len(self._queries)} queried>"
 
     def get_cached(self, tenant: TenantKey) -> Webhook | NotCached | None:
         """Returns the webhook or None without waiting; `NOT_CACHED` if `get` has to be awaited."""
@@ -112,15 +110,16 @@ class WebhookCache:
             if known is not NOT_CACHED:
                 return known
             self._raise_known_problem(tenant)
-            flight = self._flights.get(tenant)
-            if flight is None:
-                return await self._ask_for_all(tenant)
-            await asyncio.wait(
-                [flight]
-            )  # unlike `await flight`, this doesn't cancel the flight if the caller is cancelled
-            answer = flight.result()
-            if answer is not NOT_CACHED:
-                return answer
+            is_first = tenant not in self._queries
+            query = self._queries.start(tenant, lambda: self._ask(tenant))
+            try:
+                await asyncio.wait({query})
+            except asyncio.CancelledError:
+                if is_first:
+                    query.cancel()
+                raise
+            if not query.cancelled():
+                return query.result()
 
     def invalidate(self, tenant: TenantKey | None = None) -> None:
         """Marks the entry of this tenant, or all entries, as outdated: the next look-up queries the store.
@@ -129,11 +128,11 @@ class WebhookCache:
         callers, but not cached.
         """
         if tenant is None:
-            self._flights.clear()
+            self._queries.forget_all()
             for entry in self._entries.values():
                 entry.fresh_until = float("-inf")
             return
-        self._flights.pop(tenant, None)
+        self._queries.forget(tenant)
         if (known := self._entries.get(tenant)) is not None:
             known.fresh_until = float("-inf")
 
@@ -148,26 +147,7 @@ class WebhookCache:
         if entry is not None and entry.problem and entry.fresh_until > self._clock():
             raise WebhookUnusable(entry.problem)
 
-    async def _ask_for_all(self, tenant: TenantKey) -> Webhook | None:
-        flight: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
-        self._flights[tenant] = flight
-        try:
-            webhook = await self._ask(tenant, flight)
-        except Exception as error:
-            flight.set_exception(error)
-            flight.exception()  # there may be no other caller that retrieves it
-            raise
-        except BaseException:
-            flight.set_result(NOT_CACHED)  # cancelled: the next caller queries the store
-            raise
-        else:
-            flight.set_result(webhook)
-            return webhook
-        finally:
-            if self._flights.get(tenant) is flight:
-                del self._flights[tenant]
-
-    async def _ask(self, tenant: TenantKey, flight: asyncio.Future[_Answer]) -> Webhook | None:
+    async def _ask(self, tenant: TenantKey) -> Webhook | None:
         try:
             async with asyncio.timeout(STORE_TIMEOUT_S):
                 webhook = await self._store.get(tenant)
@@ -183,12 +163,10 @@ class WebhookCache:
             self._raise_known_problem(tenant)
             return stale.webhook
         except WebhookUnusable as error:
-            if self._flights.get(tenant) is flight:
+            if self._queries.is_current(tenant):
                 self._keep(tenant, None, self._settings.negative_ttl, str(error))
             raise
-        if (
-            self._flights.get(tenant) is flight
-        ):  # otherwise it was invalidated meanwhile, and this result may be outdated
+        if self._queries.is_current(tenant):  # otherwise it was invalidated meanwhile: this result may be outdated
             self._keep_answer(tenant, webhook)
         return webhook
 

@@ -16,6 +16,7 @@ import structlog
 
 from dispatcher.config.settings import EgressSettings
 from dispatcher.contract.outcomes import NO_PUBLIC_ADDRESS, FailureReason
+from dispatcher.tasks import SingleFlight
 from dispatcher.transport import dns
 from dispatcher.transport.egress import EgressGuard, literal, nameserver
 from dispatcher.transport.failures import TransportError, clip, is_local, local_failure
@@ -76,7 +77,7 @@ class Resolver:
         self._servers = tuple(server for text in settings.nameservers if (server := nameserver(text)) is not None)
         self._clock = clock
         self._answers: OrderedDict[str, ResolvedAddresses] = OrderedDict()
-        self._under_way: dict[str, asyncio.Task[tuple[str, ...]]] = {}
+        self._lookups = SingleFlight[str, tuple[str, ...]]("dns lookup")
         self._next_refresh = 0.0
         self._reported_at: OrderedDict[str, float] = OrderedDict()
         self._threads: ThreadPoolExecutor | None = None
@@ -85,10 +86,7 @@ class Resolver:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        tasks = list(self._under_way.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._lookups.close()
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -135,7 +133,7 @@ class Resolver:
         None if the host is an address, or was never resolved here. While DNS fails, the last answer stays.
         """
         answer = self._answers.get(host)
-        if answer is None or host in self._under_way:
+        if answer is None or host in self._lookups:
             return answer
         now = self._clock()
         if now >= answer.expires_at and now >= self._next_refresh:
@@ -156,18 +154,14 @@ class Resolver:
         known = self._answers.get(host)
         if known is not None and self._clock() < known.expires_at:
             return known.addresses
-        return await asyncio.shield(self._under_way.get(host) or self._start(host))
+        return await asyncio.shield(self._start(host))
 
     def _start(self, host: str) -> "asyncio.Task[tuple[str, ...]]":
-        task = self._under_way[host] = asyncio.create_task(self._look_up(host), name="dns lookup")
-        task.add_done_callback(lambda done: self._finished(host, done))
-        return task
+        return self._lookups.start(host, lambda: self._look_up_and_keep(host))
 
-    def _finished(self, host: str, task: "asyncio.Task[tuple[str, ...]]") -> None:
-        del self._under_way[host]
-        if task.cancelled() or task.exception() is not None:  # read, so that asyncio does not complain of it
-            return
-        addresses, expires_at = task.result(), self._clock() + TTL_S
+    async def _look_up_and_keep(self, host: str) -> tuple[str, ...]:
+        addresses = await self._look_up(host)
+        expires_at = self._clock() + TTL_S
         is_allowed = not any(self._guard.denies(host, address) for address in addresses)
         answer = self._answers.get(host)
         if answer is None:
@@ -176,6 +170,7 @@ class Resolver:
         self._answers.move_to_end(host)
         if len(self._answers) > MAX_CACHED:
             self._answers.popitem(last=False)
+        return addresses
 
     async def _look_up(self, host: str) -> tuple[str, ...]:
         try:

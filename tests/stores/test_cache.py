@@ -251,7 +251,8 @@ async def test_an_answer_from_before_an_invalidation_is_not_kept(
     old = store.webhooks[LUMA]
     store.answers.clear()
     early = asyncio.create_task(cache.get(LUMA))
-    await asyncio.sleep(0)
+    while not store.asked:
+        await asyncio.sleep(0)
     store.webhooks[LUMA] = webhook(LUMA)
     cache.invalidate(None if everything else LUMA)
     late = asyncio.create_task(cache.get(LUMA)) if asked_again else None

@@ -20,6 +20,7 @@ from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import ConsoleSettings
 from dispatcher.console.model import LaneFact
 from dispatcher.contract.tenant import TenantKey
+from dispatcher.tasks import SingleFlight
 
 REMEMBERED_S: Final = 2.0
 MOST_REMEMBERED: Final = 10_000
@@ -61,7 +62,7 @@ class RunningLanes:
         self._clock = clock
         self._addresses: dict[str, tuple[float, tuple[_Instance, ...]]] = {}
         self._known: OrderedDict[TenantKey, tuple[float, LaneFact | None]] = OrderedDict()
-        self._tasks: dict[TenantKey, asyncio.Task[LaneFact | None]] = {}
+        self._queries = SingleFlight[TenantKey, LaneFact | None]("query of a lane")
         self._permits = asyncio.Semaphore(AT_ONCE)
         self._session: aiohttp.ClientSession | None = None
         self._reported: set[str] = set()
@@ -74,10 +75,7 @@ class RunningLanes:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._queries.close()
         if self._session is not None:
             await self._session.close()
 
@@ -93,10 +91,7 @@ class RunningLanes:
         known = self._known.get(tenant)
         if known is not None and self._clock() - known[0] < REMEMBERED_S:
             return known[1]
-        task = self._tasks.get(tenant)
-        if task is None:
-            task = self._tasks[tenant] = asyncio.create_task(self._fetch_lane(tenant), name=f"lane of {tenant}")
-            task.add_done_callback(lambda _: self._tasks.pop(tenant, None))
+        task = self._queries.start(tenant, lambda: self._fetch_lane(tenant))
         await asyncio.wait({task})  # unlike awaiting it, doesn't cancel it when the caller is cancelled
         return None if task.cancelled() else task.result()
 

@@ -17,6 +17,7 @@ from dispatcher.kafka.backlog import read_backlog
 from dispatcher.kafka.held_topic import tenant_of
 from dispatcher.kafka.redrive import DeadEvent
 from dispatcher.kafka.topics import held_topic, retry_topics
+from dispatcher.tasks import SingleFlight
 
 REMEMBERED_S: Final = 10.0
 MOST_READ: Final = 10_000
@@ -62,7 +63,7 @@ class RetryBacklog:
         self._max_age_s = settings.retry.max_age
         self._most_read = most_read
         self._clock = clock
-        self._task: asyncio.Task[_BacklogCounts | DispatcherError] | None = None
+        self._counting = SingleFlight[None, _BacklogCounts | DispatcherError]("count of what waits")
         self._found: _BacklogCounts | DispatcherError | None = None
         self._found_at = 0.0
 
@@ -93,24 +94,19 @@ class RetryBacklog:
 
     async def close(self) -> None:
         """Cancels a running count."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+        await self._counting.close()
 
     async def _counted(self) -> _BacklogCounts | DispatcherError:
         if self._found is not None and self._clock() - self._found_at < REMEMBERED_S:
             return self._found
-        if self._task is None:
-            self._task = asyncio.create_task(self._count(), name="count of what waits")
-            self._task.add_done_callback(self._on_counted)
-        task = self._task
+        task = self._counting.start(None, self._count_and_keep)
         await asyncio.wait({task})  # unlike awaiting it, doesn't cancel it when the caller is cancelled
         return DispatcherError("what waits is no longer counted") if task.cancelled() else task.result()
 
-    def _on_counted(self, task: "asyncio.Task[_BacklogCounts | DispatcherError]") -> None:
-        self._task = None
-        if not task.cancelled() and task.exception() is None:
-            self._found, self._found_at = task.result(), self._clock()
+    async def _count_and_keep(self) -> _BacklogCounts | DispatcherError:
+        found = await self._count()
+        self._found, self._found_at = found, self._clock()
+        return found
 
     async def _count(self) -> _BacklogCounts | DispatcherError:
         counts: defaultdict[tuple[TenantKey, str], _Count] = defaultdict(_Count)

@@ -1,0 +1,105 @@
+"""The building blocks of asyncio: growing waits, shared work, signals."""
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from dispatcher.tasks import Backoff, SingleFlight, stop_on_signals
+
+
+async def test_each_wait_is_twice_the_one_before_up_to_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = []
+
+    async def note(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", note)
+    backoff = Backoff(0.5, 3.0)
+    for _ in range(5):
+        await backoff.wait()
+    backoff.reset()
+    await backoff.wait()
+    assert waits == [0.5, 1.0, 2.0, 3.0, 3.0, 0.5]
+
+
+class Work:
+    """Counts how often it is started; returns, or fails, once it is let go."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.started = 0
+        self.may_end = asyncio.Event()
+        self.error = error
+
+    async def __call__(self) -> int:
+        self.started += 1
+        await self.may_end.wait()
+        if self.error is not None:
+            raise self.error
+        return self.started
+
+
+async def test_callers_of_one_key_share_a_task_and_other_keys_have_their_own() -> None:
+    flights, work = SingleFlight[str, int]("test"), Work()
+    first, second, other = flights.start("a", work), flights.start("a", work), flights.start("b", work)
+    assert first is second
+    assert first is not other
+    assert (len(flights), "a" in flights) == (2, True)
+    work.may_end.set()
+    await asyncio.wait({first, other})
+    assert work.started == 2
+    assert (len(flights), "a" in flights) == (0, False)
+    assert flights.start("a", work) is not first
+    await flights.close()
+
+
+async def test_a_forgotten_task_ends_for_its_callers_and_is_no_longer_current() -> None:
+    flights = SingleFlight[str, bool]("test")
+    may_end = asyncio.Event()
+
+    async def work() -> bool:
+        await may_end.wait()
+        return flights.is_current("a")
+
+    outdated = flights.start("a", work)
+    flights.forget("a")
+    current = flights.start("a", work)
+    may_end.set()
+    await asyncio.wait({outdated, current})
+    assert (outdated.result(), current.result()) == (False, True)
+
+
+async def test_closing_cancels_what_is_in_progress_and_a_failure_without_callers_is_no_unretrieved_one() -> None:
+    flights, work, failing = SingleFlight[str, int]("test"), Work(), Work(ValueError("failed"))
+    task = flights.start("a", work)
+    failing.may_end.set()
+    failed = flights.start("b", failing)
+    await asyncio.wait({failed})
+    await flights.close()
+    assert task.cancelled()
+    assert str(failed.exception()) == "failed"
+
+
+@pytest.mark.parametrize(
+    ("number", "default"), [(signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)]
+)
+async def test_the_first_signal_stops_and_each_further_one_ends_at_once(
+    number: signal.Signals, default: object
+) -> None:
+    stop, ended = asyncio.Event(), asyncio.Event()
+    with stop_on_signals(stop, ended.set):
+        os.kill(os.getpid(), number)
+        await stop.wait()
+        assert not ended.is_set()
+        os.kill(os.getpid(), number)
+        await ended.wait()
+    assert signal.getsignal(number) == default
+
+
+async def test_without_a_way_to_end_at_once_the_second_signal_has_its_default_effect() -> None:
+    stop = asyncio.Event()
+    with stop_on_signals(stop):
+        os.kill(os.getpid(), signal.SIGINT)
+        await stop.wait()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
