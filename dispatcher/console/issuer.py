@@ -6,7 +6,6 @@ in use.
 """
 
 import asyncio
-import ssl
 from collections.abc import Callable, Mapping
 from time import monotonic
 from types import TracebackType
@@ -23,6 +22,7 @@ from dispatcher.config.settings import OidcSettings
 from dispatcher.config.web_addresses import is_protected
 from dispatcher.console import measures
 from dispatcher.errors import DispatcherError
+from dispatcher.transport.tls import operator_context
 
 WITHIN_S: Final = 5.0
 MAX_BYTES: Final = 256 * 1024
@@ -62,7 +62,7 @@ class Issuer:
         self._fetch_lock = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
-        context = ssl.create_default_context(cafile=None if self._settings.ca is None else str(self._settings.ca))
+        context = operator_context(self._settings.ca)
         self._client = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=WITHIN_S),
             connector=aiohttp.TCPConnector(ssl=context, limit=8),

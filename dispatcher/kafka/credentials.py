@@ -10,6 +10,7 @@ from dispatcher.config.kafka_security import KafkaSecurity
 from dispatcher.config.secret_scope import read_regular_file
 from dispatcher.config.secrets import Secret, reread
 from dispatcher.errors import Problem, TokenUnavailable
+from dispatcher.transport.tls import operator_context
 
 if TYPE_CHECKING:
     from dispatcher.kafka.oauth import TokenSource
@@ -126,14 +127,13 @@ def make_context(security: KafkaSecurity) -> ssl.SSLContext:
         ValueError: a file isn't what it should be; the message names the setting and the cure.
     """
     try:
-        context = ssl.create_default_context(cafile=None if security.ca is None else str(security.ca))
+        context = operator_context(security.ca)
     except (ssl.SSLError, ValueError) as error:
         why = getattr(error, "reason", None) or error
         raise ValueError(
             f"kafka.security.ca: {security.ca} is not a bundle of certificates in PEM ({why}): "
             "give the certificate of the brokers' authority"
         ) from error
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
     if security.certificate is not None and security.key is not None:
         try:
             context.load_cert_chain(str(security.certificate), str(security.key), _refuse_password)
@@ -157,7 +157,7 @@ def security_problems(security: KafkaSecurity) -> list[Problem]:
             found.append(Problem(message, key) if message else Problem(key, "kafka.security"))
     if security.oauth is not None and security.oauth.ca is not None:
         try:
-            ssl.create_default_context(cafile=str(security.oauth.ca))
+            operator_context(security.oauth.ca)
         except (OSError, ValueError):
             message = f"{security.oauth.ca} is not a bundle of certificates in PEM"
             found.append(Problem(message, "kafka.security.oauth.ca"))

@@ -13,6 +13,7 @@ from dispatcher.config.kafka_security import KafkaOauth, KafkaSecurity
 from dispatcher.config.secrets import Secret, reread
 from dispatcher.config.webhooks import FetchedToken
 from dispatcher.errors import TokenUnavailable
+from dispatcher.transport.tls import operator_context
 
 TIMEOUT_S: Final = 8.0
 """For one request to the token endpoint: less than a connection may take."""
@@ -129,11 +130,9 @@ class _OperatorsEndpoint:
     def _context(self) -> ssl.SSLContext:
         ca = self._oauth.ca
         try:
-            context = ssl.create_default_context(cafile=None if ca is None else str(ca))
+            return operator_context(ca)
         except ssl.SSLError as error:
             raise ValueError(f"kafka.security.oauth.ca: {ca} is not a bundle of certificates in PEM") from error
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        return context
 
 
 def _text_of(error: Exception, timeout_s: float) -> str:

@@ -3,7 +3,6 @@
 import asyncio
 import ssl
 from email.message import EmailMessage
-from pathlib import Path
 from typing import Final
 
 import aiosmtplib
@@ -11,6 +10,7 @@ import aiosmtplib
 from dispatcher.config.notification_settings import SmtpSettings
 from dispatcher.config.secrets import reread
 from dispatcher.contract.redaction import in_text
+from dispatcher.transport.tls import operator_context
 
 CLOSE_WITHIN_S: Final = 3.0
 
@@ -79,7 +79,7 @@ class MailSender:
     def _credentials(self) -> tuple[ssl.SSLContext | None, str | None]:
         """Reads CA and password anew, so that both can rotate."""
         settings = self._settings
-        context = None if settings.security == "none" else tls_context(settings.ca)
+        context = None if settings.security == "none" else operator_context(settings.ca)
         return context, None if settings.password is None else reread(settings.password).reveal_text()
 
 
@@ -90,17 +90,6 @@ async def _quit(client: aiosmtplib.SMTP) -> None:
             await client.quit()
     except (aiosmtplib.SMTPException, OSError, TimeoutError):
         return
-
-
-def tls_context(ca: Path | None) -> ssl.SSLContext:
-    """A context that verifies certificate and host name.
-
-    Raises:
-        OSError: the CA bundle can't be read.
-    """
-    context = ssl.create_default_context(cafile=ca)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
 
 
 def _shown(text: str) -> str:

@@ -193,6 +193,20 @@ def new_context(ca: bytes | None = None, certificate: bytes | None = None, key: 
     return context
 
 
+def operator_context(ca: Path | None) -> ssl.SSLContext:
+    """Returns a context for one of the operator's own services: a broker, a mail server, a sign-in service.
+
+    Args:
+        ca: a bundle of authorities in PEM; None: those of the system.
+
+    Raises:
+        OSError: the bundle can't be read; ssl.SSLError if it is not PEM.
+    """
+    context = ssl.create_default_context(cafile=None if ca is None else str(ca))
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
 def problems_of_pem(tls: ClientTls) -> Iterator[tuple[str, str]]:
     """Yields the mistakes in an endpoint's CA and client certificate, by key: `tls.ca`. Skips unresolved secrets.
 
