@@ -24,7 +24,7 @@ async def test_each_wait_is_twice_the_one_before_up_to_the_bound(monkeypatch: py
     assert waits == [0.5, 1.0, 2.0, 3.0, 3.0, 0.5]
 
 
-class Work:
+class SlowCount:
     """Counts how often it is started; returns, or fails, once it is let go."""
 
     def __init__(self, error: Exception | None = None) -> None:
@@ -41,7 +41,7 @@ class Work:
 
 
 async def test_callers_of_one_key_share_a_task_and_other_keys_have_their_own() -> None:
-    flights, work = SingleFlight[str, int]("test"), Work()
+    flights, work = SingleFlight[str, int]("test"), SlowCount()
     first, second, other = flights.start("a", work), flights.start("a", work), flights.start("b", work)
     assert first is second
     assert first is not other
@@ -71,7 +71,7 @@ async def test_a_forgotten_task_ends_for_its_callers_and_is_no_longer_current() 
 
 
 async def test_closing_cancels_what_is_in_progress_and_a_failure_without_callers_is_no_unretrieved_one() -> None:
-    flights, work, failing = SingleFlight[str, int]("test"), Work(), Work(ValueError("failed"))
+    flights, work, failing = SingleFlight[str, int]("test"), SlowCount(), SlowCount(ValueError("failed"))
     task = flights.start("a", work)
     failing.may_end.set()
     failed = flights.start("b", failing)
