@@ -27,6 +27,7 @@ from dispatcher.delivery.endpoint_health import TenantState
 from dispatcher.delivery.lane import Lane
 from dispatcher.delivery.lane_scheduler import LaneScheduler
 from dispatcher.listener import Listener
+from dispatcher.server_certificate import ServerCertificate
 from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
@@ -115,6 +116,12 @@ class HealthServer:
         """The port in use, once started."""
 
     async def __aenter__(self) -> Self:
+        """Starts to listen.
+
+        Raises:
+            ConfigError: the certificate of `ops.tls` can't be used.
+            DispatcherError: the address or port can't be used.
+        """
         app = web.Application(middlewares=[self._guard])
         app.router.add_get("/", self._index)
         app.router.add_get("/livez", self._livez)
@@ -125,10 +132,17 @@ class HealthServer:
         app.router.add_get("/lanes/{org}/{sandbox}", self._lane)
         app.router.add_post("/lanes/{org}/{sandbox}/enable", self._enable)
         app.router.add_post("/brakes/release", self._release)
-        self._listener = Listener(app, setting="ops", host=self._settings.host, port=self._settings.port)
+        settings = self._settings
+        certificate = None if settings.tls is None else ServerCertificate(settings.tls)
+        self._listener = Listener(app, setting="ops", host=settings.host, port=settings.port, certificate=certificate)
         await self._listener.__aenter__()
         self.port = self._listener.port
-        log.info("ops endpoint listens", host=self._settings.host or "all addresses", port=self.port)
+        log.info(
+            "ops endpoint listens",
+            host=settings.host or "all addresses",
+            port=self.port,
+            scheme="http" if certificate is None else "https",
+        )
         return self
 
     async def __aexit__(

@@ -4,7 +4,8 @@ aiohttp's server closes only idle connections, after an hour. A peer that opens 
 head would keep them forever, until the process has no file descriptor left for a delivery. Here a connection has
 `HEAD_S` for a request head, `BODY_S` for a body, `REQUEST_S` for a whole request and its answer, and `IDLE_S`
 between two requests. A port has at most `limit_of_port()` connections, a peer a quarter of them. If a bound is
-reached, the connection that has waited longest for a request head makes room for the new one.
+reached, the connection that has waited longest for a request head makes room for the new one. A TLS handshake counts as
+part of the first request head.
 """
 
 import asyncio
@@ -12,8 +13,9 @@ import errno
 import os
 import resource
 import socket
+import ssl
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from types import TracebackType
@@ -23,7 +25,10 @@ import structlog
 from aiohttp import web
 
 from dispatcher.errors import DispatcherError
+from dispatcher.server_certificate import ServerCertificate
+from dispatcher.tasks import end
 from dispatcher.telemetry import metrics
+from dispatcher.transport.failures import is_local
 
 HEAD_S: Final = 10.0
 """Seconds for a request head, from its first byte; a new connection has as long to begin one."""
@@ -43,9 +48,14 @@ MAX_HEADERS: Final = 100
 BACKLOG: Final = 64
 """Connections that the kernel may complete before they are accepted; each takes a descriptor for a moment."""
 
-CLOSE_REASONS: Final = ("head_timeout", "body_timeout", "request_timeout", "idle", "peer_limit", "port_limit")
+CLOSE_REASONS: Final = (
+    "head_timeout", "body_timeout", "request_timeout", "idle", "peer_limit", "port_limit", "tls_failed",
+)  # fmt: skip
 
 _SWEEP_S: Final = 0.5
+_ACCEPT_AGAIN_S: Final = 0.5
+_GOODBYE_S: Final = 1.0
+"""Seconds that a peer has to end a TLS connection that was closed here."""
 _REPORT_EVERY_S: Final = 60.0
 _TIMED_OUT: Final = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
@@ -88,6 +98,7 @@ class Listener:
         port: the port; 0 takes a free one.
         trusted: peers that stand for many clients (reverse proxies): they have no bound of their own.
         shutdown_s: seconds that requests under way have when the listener stops.
+        certificate: serves TLS with it, and follows its files; None for plain HTTP.
     """
 
     def __init__(
@@ -99,8 +110,10 @@ class Listener:
         port: int,
         trusted: Networks = (),
         shutdown_s: float = 2.0,
+        certificate: ServerCertificate | None = None,
     ) -> None:
         self._setting = setting
+        self._certificate = certificate
         self._host = host
         self._trusted = tuple(trusted)
         self.port = port
@@ -119,10 +132,12 @@ class Listener:
         )
         self._connections: OrderedDict[_GuardedConnection, None] = OrderedDict()
         self._of_peer: Counter[str] = Counter()
-        self._sweeper: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        """The sweeper, what follows the certificate, and handshakes under way."""
         self._servers: list[asyncio.Server] = []
         self._closed: Counter[str] = Counter()
         self._reported_at: float | None = None
+        self._tls_error = ""
 
     async def __aenter__(self) -> Self:
         """Starts to listen.
@@ -136,12 +151,18 @@ class Listener:
         await self._runner.setup()
         try:
             for sock in self._sockets():
-                server = await asyncio.get_running_loop().create_server(self._accept, sock=sock, backlog=BACKLOG)
-                self._servers.append(server)
+                if self._certificate is None:
+                    server = await asyncio.get_running_loop().create_server(self._accept, sock=sock, backlog=BACKLOG)
+                    self._servers.append(server)
+                else:
+                    sock.listen(BACKLOG)
+                    self._start_task(self._accept_tls(sock, self._certificate), "accepting")
         except BaseException:
             await self._stop()
             raise
-        self._sweeper = asyncio.create_task(self._sweep(), name=f"{self._setting} connections")
+        self._start_task(self._sweep(), "connections")
+        if self._certificate is not None:
+            self._start_task(self._certificate.follow(), "certificate")
         return self
 
     async def __aexit__(
@@ -157,11 +178,12 @@ class Listener:
     async def _stop(self) -> None:
         for server in self._servers:
             server.close()
+        accepting = [task for task in self._tasks if task.get_name().endswith("accepting")]
+        await end(*accepting)
+        for connection in [one for one in self._connections if one.is_in_handshake]:
+            connection.close()
         await self._runner.cleanup()
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._sweeper
+        await end(*self._tasks)
 
     def _sockets(self) -> list[socket.socket]:
         """Opens the listening sockets; for all addresses one of IPv4 and one of IPv6, if the host has IPv6."""
@@ -210,6 +232,34 @@ class Listener:
 
     def _accept(self) -> "_GuardedConnection":
         return _GuardedConnection(self)
+
+    def _start_task(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
+        """Runs something until it ends or the listener stops."""
+        task = asyncio.create_task(work, name=f"{self._setting} {name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _accept_tls(self, sock: socket.socket, certificate: ServerCertificate) -> None:
+        """Accepts connections until cancelled. asyncio's server would show one only after its handshake."""
+        loop = asyncio.get_running_loop()
+        with sock:
+            while True:
+                try:
+                    accepted, _ = await loop.sock_accept(sock)
+                except OSError as error:
+                    if is_local(error):  # no file descriptor is free
+                        await asyncio.sleep(_ACCEPT_AGAIN_S)
+                    continue
+                accepted.setblocking(False)
+                connection = _GuardedConnection(self)
+                self._start_task(connection.secure(accepted, certificate.context), "handshake")
+
+    def count_failed_handshake(self, error: OSError) -> None:
+        """Counts a peer that does not speak TLS as this port does. One that only goes away is nothing of note."""
+        if isinstance(error, ssl.SSLError):
+            self._count("tls_failed")
+            self._tls_error = (error.reason or type(error).__name__)[:100]
 
     def new_handler(self) -> web.RequestHandler:
         server = self._runner.server
@@ -276,11 +326,14 @@ class Listener:
         if self._closed and (self._reported_at is None or now - self._reported_at >= _REPORT_EVERY_S):
             self._reported_at = now
             log.warning(
-                "connections were closed: their peers did not finish a request in time, or opened too many",
+                "connections were closed: their peers did not finish a request in time, opened too many, or did not "
+                "speak TLS as this port does",
                 port=self._setting,
                 open=len(self._connections),
                 **dict(self._closed),
+                **({"tls_error": self._tls_error} if self._tls_error else {}),
             )
+            self._tls_error = ""
             self._closed.clear()
 
 
@@ -292,6 +345,9 @@ class _GuardedConnection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._handler: web.RequestHandler | None = None
         self._transport: asyncio.Transport | None = None
+        self._socket: socket.socket | None = None
+        """The accepted socket, during a TLS handshake."""
+        self._is_closed = False
         self._head_since: float | None = None
         """When the first byte of a request head came; on a new connection, when that was opened."""
         self._phase: int | None = None
@@ -306,6 +362,10 @@ class _GuardedConnection(asyncio.Protocol):
     def is_waiting(self) -> bool:
         """True while no request is under way, whole or in parts of its body."""
         return self._request_number() is None
+
+    @property
+    def is_in_handshake(self) -> bool:
+        return self._socket is not None
 
     def _request_number(self) -> int | None:
         # aiohttp has no public name for any of this; `tests/listener` fails if a new version changes it.
@@ -336,31 +396,64 @@ class _GuardedConnection(asyncio.Protocol):
 
     def close(self, answer: bytes = b"") -> None:
         """Closes the connection; `answer` is sent before, if the peer reads."""
+        self._is_closed = True
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)  # the handshake fails, and its transport closes the socket
         transport = self._transport
         if transport is None:
             return
-        if self.is_waiting and transport.get_write_buffer_size() == 0:
+        is_secure = transport.get_extra_info("sslcontext") is not None
+        is_quick = self._handler is not None and self.is_waiting and transport.get_write_buffer_size() == 0
+        if is_quick and (answer or not is_secure):
             if answer:
                 transport.write(answer)
             transport.close()
         else:
-            transport.abort()  # close() would wait for a peer that doesn't read
+            transport.abort()  # close() would wait for a peer that doesn't read, or doesn't end its TLS connection
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by asyncio."""
+        """Called by asyncio; with TLS, after the handshake."""
         stream = cast("asyncio.Transport", transport)  # uvloop's is none by its class
-        peername = transport.get_extra_info("peername")
-        self.address = str(peername[0]) if isinstance(peername, tuple) and peername else ""
-        self.peer = peer_of(self.address)
-        self._transport = stream
-        self._head_since = self._phase_since = self._loop.time()
-        if not self._listener.admit(self):
+        is_new = self._socket is None
+        if is_new:
+            self._opened_by(transport.get_extra_info("peername"))
+        self._transport, self._socket = stream, None
+        if self._is_closed or (is_new and not self._listener.admit(self)):
             stream.abort()
             return
         self._handler = self._listener.new_handler()
         self._handler.connection_made(stream)
+
+    def _opened_by(self, peername: object) -> None:
+        self.address = str(peername[0]) if isinstance(peername, tuple) and peername else ""
+        self.peer = peer_of(self.address)
+        self._head_since = self._phase_since = self._loop.time()
+
+    async def secure(self, accepted: socket.socket, context: ssl.SSLContext) -> None:
+        """Makes a TLS connection of an accepted socket. Its time is that of the first request head (`HEAD_S`).
+
+        The connection counts from before the handshake: peers that never end one have the same limits as others.
+        """
+        with suppress(OSError):  # it has gone already
+            self._opened_by(accepted.getpeername())
+        self._socket = accepted
+        if not self._listener.admit(self):
+            accepted.close()
+            return
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: self,
+                accepted,
+                ssl=context,
+                ssl_handshake_timeout=HEAD_S,
+                ssl_shutdown_timeout=_GOODBYE_S,
+            )
+        except OSError as error:
+            self._listener.count_failed_handshake(error)
+            self._listener.forget(self)
 
     def data_received(self, data: bytes) -> None:
         """Called by asyncio."""

@@ -45,6 +45,7 @@ from dispatcher.kafka.readiness import kafka_checks
 from dispatcher.kafka.retry_topics import RetryTopics
 from dispatcher.kafka.topic_watch import TopicWatch
 from dispatcher.kafka.topics import held_topic
+from dispatcher.server_certificate import certificate_problems
 from dispatcher.stores import WebhookSource, open_source
 from dispatcher.stores.cache import WebhookCache
 from dispatcher.stores.webhook_files import MAX_PROBLEMS, Rules
@@ -87,10 +88,11 @@ def webhook_rules(settings: Settings, directory: Path | None = None) -> Rules:
 
 
 def operator_problems(settings: Settings) -> list[Problem]:
-    """Mistakes in what the settings name: egress, Kafka's certificates, tracing."""
+    """Mistakes in what the settings name: egress, certificates of Kafka and of the ops port, tracing."""
     return [
         *egress_problems(settings.egress),
         *security_problems(settings.kafka.security),
+        *certificate_problems(settings.ops.tls),
         *tracing_problems(settings.tracing),
     ]
 

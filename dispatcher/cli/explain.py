@@ -93,7 +93,7 @@ async def _explained(
     if problems:
         more = (Line("webhook", "problems", f"{len(problems)} in the configuration: see `dispatcher check`"),)
     if ops is not None and explanation.event is not None:
-        more = (*more, *lane_lines(await _lane(ops, explanation.event.tenant)))
+        more = (*more, *lane_lines(await _lane(ops, explanation.event.tenant, settings)))
     if explanation.event is not None:
         more = (*more, *await _history_lines(settings, explanation.event.webhook_id, explanation.event.tenant))
     return replace(explanation, lines=(*explanation.lines, *more))
@@ -113,8 +113,9 @@ def _content(path: Path) -> bytes:
         raise DispatcherError(f"{path}: can't be read ({error.strerror})") from None
 
 
-async def _lane(ops: str, tenant: TenantKey) -> Mapping[str, object] | None:
-    status, lane = await ask(ops, f"/lanes/{quote(tenant.org, safe='')}/{quote(tenant.sandbox, safe='')}")
+async def _lane(ops: str, tenant: TenantKey, settings: Settings) -> Mapping[str, object] | None:
+    path = f"/lanes/{quote(tenant.org, safe='')}/{quote(tenant.sandbox, safe='')}"
+    status, lane = await ask(ops, path, settings.ops)
     return None if status == 404 else lane
 
 

@@ -7,39 +7,71 @@ import aiohttp
 import orjson
 import typer
 
+from dispatcher.config.settings import OpsSettings
 from dispatcher.errors import DispatcherError
+from dispatcher.transport.failures import TransportError
+from dispatcher.transport.tls import TlsContexts
 
 WITHIN_S = 5.0
 
 OpsUrl = Annotated[
-    str | None, typer.Option(metavar="URL", help="Ask a running instance, too, at its ops port: http://127.0.0.1:9090")
+    str | None,
+    typer.Option(
+        metavar="URL", help="Ask a running instance, too, at its ops port: http://127.0.0.1:9090 (https with ops.tls)"
+    ),
 ]
 
 
-async def ask(ops: str, path: str) -> tuple[int, Mapping[str, object]]:
-    """The status (200, 404 or 503) and the JSON object that answer a GET; the latter is empty with a 404.
+async def ask(ops: str, path: str, settings: OpsSettings | None = None) -> tuple[int, Mapping[str, object]]:
+    """Returns the status (200, 404 or 503) and the JSON object that answer a GET; the latter is empty with a 404.
+
+    Args:
+        settings: how the certificate is verified (`ops.tls`), and the token to send (`ops.token`).
 
     Raises:
         DispatcherError: no dispatcher answers within 5 s.
     """
+    tls = None if settings is None else settings.tls
+    token = None if settings is None else settings.token
+    headers = {} if token is None else {"Authorization": f"Bearer {token.reveal_text()}"}
     timeout = aiohttp.ClientTimeout(total=WITHIN_S)
     try:
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{ops.rstrip('/')}{path}") as answer:
+        context = TlsContexts(None if tls is None else tls.ca).of_operator()
+        async with (
+            aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
+            session.get(
+                f"{ops.rstrip('/')}{path}",
+                ssl=context,
+                server_hostname=None if tls is None else tls.server_name,
+                allow_redirects=False,
+            ) as answer,
+        ):
             if answer.status == 404:
                 return 404, {}
             if answer.status not in (200, 503):
                 raise DispatcherError(f"the instance at {ops} answers {path} with HTTP {answer.status}")
             content = orjson.loads(await answer.read())
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        raise DispatcherError(f"the instance at {ops} does not answer {path}: {type(error).__name__}") from None
+    except (aiohttp.ClientError, TransportError, TimeoutError, ValueError) as error:
+        raise DispatcherError(f"the instance at {ops} does not answer {path}: {_why(error)}") from None
     if not isinstance(content, dict):
         raise DispatcherError(f"the instance at {ops} does not answer {path}: it is no dispatcher")
     return answer.status, content
 
 
-async def check_ready(ops: str) -> None:
+def _why(error: Exception) -> str:
+    if isinstance(error, TransportError):
+        return error.detail
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        reason = getattr(error.certificate_error, "verify_message", "") or type(error.certificate_error).__name__
+        return f"its certificate is refused ({reason}): set ops.tls.ca and ops.tls.server_name"
+    if isinstance(error, aiohttp.ClientSSLError | aiohttp.ServerDisconnectedError | aiohttp.ClientOSError):
+        return f"{type(error).__name__} (is it https with ops.tls, and http without?)"
+    return type(error).__name__
+
+
+async def check_ready(ops: str, settings: OpsSettings | None = None) -> None:
     """Raises DispatcherError with the reasons if the instance is not ready."""
-    status, content = await ask(ops, "/readyz")
+    status, content = await ask(ops, "/readyz", settings)
     checks = content.get("checks")
     if not isinstance(checks, dict):
         raise DispatcherError(f"the instance at {ops} does not answer /readyz: it is no dispatcher")

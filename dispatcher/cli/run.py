@@ -58,7 +58,7 @@ def check(
         failed = not _check_kafka(settings)
     if ops is not None:
         try:
-            asyncio.run(check_ready(ops))
+            asyncio.run(check_ready(ops, None if settings is None else settings.ops))
             typer.echo(f"{ops} is ready")
         except DispatcherError as error:
             typer.echo(str(error), err=True)

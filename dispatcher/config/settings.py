@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 
 from dispatcher.config.kafka_security import KafkaSecurity
 from dispatcher.config.notification_settings import NotificationSettings
+from dispatcher.config.ops_tls import OpsTls
 from dispatcher.config.secrets import Name, Secret
 from dispatcher.config.settings_group import SettingsGroup as _Group
 from dispatcher.config.units import Bytes, Seconds
@@ -291,6 +292,8 @@ class OpsSettings(_Group):
     """Bearer token of at least 32 bytes for `/metrics`, `/configz` and `/lanes` from other hosts; the console sends it
     to the dispatchers. Without one `/metrics` is open, and `/configz` and `/lanes` answer the process's own host
     only."""
+    tls: OpsTls | None = None
+    """TLS for the port: `{certificate: PATH, key: PATH}`. Null: plain HTTP."""
 
 
 class OidcSettings(_Group):

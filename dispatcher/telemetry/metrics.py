@@ -186,6 +186,11 @@ CONNECTIONS_CLOSED = Counter(
     ["port", "reason"],
 )
 
+OPS_CERTIFICATE_OK = Gauge(
+    "dispatcher_ops_certificate_last_reload_successful",
+    "1 if the ops port uses the certificate that is in its files, or uses none; 0 if it keeps an older one.",
+)
+
 SPANS_DROPPED = Counter(
     "dispatcher_tracing_spans_dropped", "Spans that were not sent to the collector, by reason.", ["reason"]
 )
@@ -235,6 +240,7 @@ def initialise() -> None:
     for reason in ("http_3xx", "http_4xx", "http_5xx", str(FailureReason.URL_DENIED), "aborted"):
         ATTEMPTS.labels("permanent", reason)
     BUILD_INFO.labels(__version__, platform.python_version(), FORM).set(1)
+    OPS_CERTIFICATE_OK.set(1)
     RELOAD_OK.set(1)  # until a file turns out to have a mistake: no file is no mistake
 
 

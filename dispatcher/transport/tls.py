@@ -237,8 +237,8 @@ def _trust(context: ssl.SSLContext, ca: bytes) -> None:
 
 def _identify(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
     try:
-        with _as_file(certificate + b"\n" + key) as path:
-            context.load_cert_chain(path, password=_no_password)
+        with as_file(certificate + b"\n" + key) as path:
+            context.load_cert_chain(path, password=refuse_passphrase)
     except (ValueError, OSError) as error:
         if is_local(error):
             raise
@@ -250,12 +250,13 @@ def _check_descriptors() -> None:
         os.close(descriptor)
 
 
-def _no_password() -> str:
+def refuse_passphrase() -> str:
+    """Refuses an encrypted key: `load_cert_chain` calls it for the passphrase."""
     raise ValueError("the key is encrypted: give it without a passphrase")  # else OpenSSL would prompt on the terminal
 
 
 @contextlib.contextmanager
-def _as_file(data: bytes) -> Iterator[str]:
+def as_file(data: bytes) -> Iterator[str]:
     """Yields a path with these bytes for `load_cert_chain`, which accepts paths only: in memory on Linux."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("client-certificate", os.MFD_CLOEXEC)

@@ -60,7 +60,7 @@ def test_the_example_settings_show_every_group_and_only_defaults(config: Path) -
 def test_what_the_comments_call_defaults_are_the_defaults(config: Path) -> None:
     text = (config / "dispatcher.yaml").read_text()
     shown = re.sub(r"^  # (\w+: (?!see ))", r"  \1", text, flags=re.MULTILINE)
-    examples = ("group_instance_id", "ca_bundle", "proxy", "nameservers", "ports", "secrets")
+    examples = ("group_instance_id", "ca_bundle", "proxy", "nameservers", "ports", "secrets", "tls")
     data = {
         group: {key: value for key, value in values.items() if key not in examples}
         if isinstance(values, dict)

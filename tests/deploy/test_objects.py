@@ -148,7 +148,10 @@ def test_the_helm_test_asks_a_dispatcher_where_a_service_leads_to_one(name: str)
     (pod,) = [one for one in objects(name, "Pod") if one["metadata"]["annotations"]["helm.sh/hook"] == "test"]
     asked = [part for part in pod["spec"]["containers"][0]["args"] if part.startswith("--ops=")]
     services = [one for one in objects(name, "Service") if one["metadata"]["name"].endswith("-ops")]
-    assert asked == [f"--ops=http://{one['metadata']['name']}:{one['spec']['ports'][0]['port']}" for one in services]
+    scheme = "https" if name == "ops-tls" else "http"
+    assert asked == [
+        f"--ops={scheme}://{one['metadata']['name']}:{one['spec']['ports'][0]['port']}" for one in services
+    ]
     if asked:
         for policy in objects(name, "NetworkPolicy"):
             ops = [rule for rule in policy["spec"]["ingress"] if rule["ports"] == [{"port": "ops", "protocol": "TCP"}]]

@@ -61,7 +61,9 @@ async def open_sources(settings: Settings) -> AsyncIterator[Sources]:
     """
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_sql_store(settings.webhooks))
-        lanes = await stack.enter_async_context(RunningLanes(settings.console, token=settings.ops.token))
+        lanes = await stack.enter_async_context(
+            RunningLanes(settings.console, token=settings.ops.token, tls=settings.ops.tls)
+        )
         waiting = RetryBacklog(settings)
         stack.push_async_callback(waiting.close)
         dead_events = DeadLetterReader(settings)

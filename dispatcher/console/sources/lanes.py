@@ -16,11 +16,14 @@ import structlog
 from pydantic import TypeAdapter
 from yarl import URL
 
+from dispatcher.config.ops_tls import OpsTls
 from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import ConsoleSettings
 from dispatcher.console.model import LaneFact
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.tasks import SingleFlight
+from dispatcher.transport.failures import TransportError
+from dispatcher.transport.tls import TlsContexts
 
 REMEMBERED_S: Final = 2.0
 MOST_REMEMBERED: Final = 10_000
@@ -54,11 +57,22 @@ class RunningLanes:
     """Implements `model.LaneStates`. An async context manager that owns the HTTP connections."""
 
     def __init__(
-        self, settings: ConsoleSettings, clock: Callable[[], float] = time.monotonic, token: Secret | None = None
+        self,
+        settings: ConsoleSettings,
+        clock: Callable[[], float] = time.monotonic,
+        token: Secret | None = None,
+        tls: OpsTls | None = None,
     ) -> None:
-        """`token`: what the dispatchers' ops ports want (`ops.token`)."""
+        """Prepares without connecting.
+
+        Args:
+            token: what the dispatchers' ops ports want (`ops.token`).
+            tls: how their certificates are verified (`ops.tls`).
+        """
         self._urls = settings.dispatchers
         self._token = token
+        self._contexts = TlsContexts(None if tls is None else tls.ca)
+        self._server_name = None if tls is None else tls.server_name
         self._clock = clock
         self._addresses: dict[str, tuple[float, tuple[_Instance, ...]]] = {}
         self._known: OrderedDict[TenantKey, tuple[float, LaneFact | None]] = OrderedDict()
@@ -125,7 +139,7 @@ class RunningLanes:
                 if answer.status != 404:
                     answer.raise_for_status()
                     lane = lane_fact(await answer.read())
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+        except (aiohttp.ClientError, TransportError, OSError, TimeoutError, ValueError) as error:
             self._report_unreachable(instance.url, error)
             return None
         self._reported.discard(instance.url)
@@ -136,7 +150,7 @@ class RunningLanes:
         try:
             async with self._request("POST", instance, path) as answer:
                 return answer.status == 200
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        except (aiohttp.ClientError, TransportError, OSError, TimeoutError) as error:
             self._report_unreachable(instance.url, error)
             return False
 
@@ -148,10 +162,16 @@ class RunningLanes:
         url, name = URL(instance.url + path, encoded=True), instance.host
         is_tls = url.scheme == "https"
         headers = {"host": name}
+        context = self._contexts.of_operator() if is_tls else True
         if self._token is not None:
             headers["authorization"] = f"Bearer {self._token.reveal_text()}"
         return self._session.request(
-            method, url, headers=headers, server_hostname=name if is_tls else None, allow_redirects=False
+            method,
+            url,
+            headers=headers,
+            ssl=context,
+            server_hostname=(self._server_name or name) if is_tls else None,
+            allow_redirects=False,
         )
 
     async def _instances_of(self, url: str) -> Sequence[_Instance]:

@@ -3,17 +3,22 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from aiohttp import web
 
+from dispatcher.cli.ops_client import ask
+from dispatcher.config.ops_tls import OpsTls
 from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import ConsoleSettings, DeliverySettings, OpsSettings
 from dispatcher.console.sources import lanes as module
 from dispatcher.console.sources.lanes import RunningLanes, worst
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.lane_scheduler import LaneScheduler
+from dispatcher.errors import DispatcherError
 from dispatcher.health import HealthServer, Watched
 
 LUMA = TenantKey("luma/æ@AdobeOrg", "prod")
@@ -219,3 +224,43 @@ async def test_the_ops_ports_token_is_sent() -> None:
     finally:
         await runner.cleanup()
     assert shown == ["Bearer the token"]
+
+
+async def test_lanes_are_read_over_tls_by_the_authority_and_the_name_of_the_settings(tmp_path: Path) -> None:
+    """The certificate has a name of its own: pods are reached by their addresses."""
+    authority = trustme.CA()
+    leaf = authority.issue_cert("dispatcher.example")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
+    leaf.cert_chain_pems[0].write_to_path(tmp_path / "tls.crt")
+    leaf.private_key_pem.write_to_path(tmp_path / "tls.key")
+    tls = OpsTls(
+        certificate=tmp_path / "tls.crt", key=tmp_path / "tls.key",
+        ca=tmp_path / "ca.pem", server_name="dispatcher.example",
+    )  # fmt: skip
+    theirs = LaneScheduler(DeliverySettings())
+    theirs.lane(LUMA)
+    watched = Watched(list, list, lambda: None, theirs, lambda: 0, {})
+    wrong = (None, {"ca": None}, {"server_name": None}, {"ca": tmp_path / "other.pem"}, {"ca": tmp_path / "absent"})
+    async with HealthServer(OpsSettings(host="127.0.0.1", port=0, tls=tls), watched) as server:
+        url = f"https://127.0.0.1:{server.port}"
+        async with RunningLanes(settings(url), tls=tls) as lanes:
+            assert await lanes.of(LUMA) is not None
+            assert lanes.is_answering
+        for change in wrong:
+            client = None if change is None else tls.model_copy(update=change)
+            async with RunningLanes(settings(url), tls=client) as lanes:
+                assert await lanes.of(LUMA) is None
+                assert not lanes.is_answering
+        ops = OpsSettings(tls=tls)
+        assert await ask(url, "/livez", ops) == (200, {"ok": True, "checks": {}})
+        assert (await ask(url, "/lanes/nobody/prod", ops))[0] == 404
+        for change in wrong:
+            other = None if change is None else OpsSettings(tls=tls.model_copy(update=change))
+            with pytest.raises(DispatcherError) as caught:
+                await ask(url, "/livez", other)
+            assert "does not answer /livez" in str(caught.value)
+        with pytest.raises(DispatcherError, match=r"set ops\.tls\.ca and ops\.tls\.server_name"):
+            await ask(url, "/livez")
+        with pytest.raises(DispatcherError, match="is it https with ops"):
+            await ask(url.replace("https", "http"), "/livez")

@@ -121,6 +121,12 @@ annotations:
 {{- if or .Values.service.enabled .Values.metrics.serviceMonitor.enabled (eq .Values.workload.kind "StatefulSet") .Values.console.enabled }}true{{ end }}
 {{- end -}}
 {{- define "fd.opsPort" -}}{{ include "fd.setting" (dict "root" . "group" "ops" "key" "port" "default" 9090) }}{{- end -}}
+{{/* https if the ops port has TLS */}}
+{{- define "fd.opsScheme" -}}{{ ternary "https" "http" (not (empty (dig "ops" "tls" "" .Values.config))) }}{{- end -}}
+{{/* A probe of the ops port: root, path */}}
+{{- define "fd.opsProbe" -}}
+httpGet: {path: {{ .path }}, port: ops{{ if eq (include "fd.opsScheme" .root) "https" }}, scheme: HTTPS{{ end }}}
+{{- end -}}
 {{- define "fd.consolePort" -}}{{ include "fd.setting" (dict "root" . "group" "console" "key" "port" "default" 8080) }}{{- end -}}
 {{/* URL of the console for browsers, unless the settings have one: that of the Ingress or the route */}}
 {{- define "fd.publicUrl" -}}
