@@ -7,6 +7,7 @@ What is checked:
 - at every commit: each record below the position, or named in the metadata, has its outcome;
 - an outcome is true: delivered means that the endpoint took it, parked and dead that the topic has it;
 - a record that a commit covers is never begun again;
+- a process never begins a record that it has finished, unless its log was truncated;
 - a process that the group has dropped begins no request until it has joined again;
 - at the end every event is delivered, skipped or dead; none is lost, none in two final states without a reason. Only
   records that were in a log when it was truncated may be missing, and of these none that a process had begun if it
@@ -206,23 +207,23 @@ class _Watched:
 
     def start(self, record: Record, processing: ProcessingAttempt, owner: RecordListener) -> DirectAttempt | None:
         self._world.begins(self._process, record)
-        return self._process.bench.fast_path.start(record, processing, _Heard(self._world, record, owner))
+        return self._process.bench.fast_path.start(record, processing, _Heard(self._process, record, owner))
 
     async def resume(self, record: Record, processing: ProcessingAttempt, first_result: AttemptResult) -> Outcome:
         outcome = await self._process.bench.fast_path.resume(record, processing, first_result)
-        self._world.ends(record, outcome)
+        self._world.ends(self._process, record, outcome)
         return outcome
 
 
 @dataclass
 class _Heard:
-    world: "World"
+    process: Process
     record: Record
     owner: RecordListener
 
     def on_finished(self, outcome: Outcome, /) -> None:
-        self.world.flights += 1
-        self.world.ends(self.record, outcome)
+        self.process.world.flights += 1
+        self.process.world.ends(self.process, self.record, outcome)
         self.owner.on_finished(outcome)
 
     def on_fallback(self, result: AttemptResult | None) -> None:
@@ -261,9 +262,14 @@ class World:
         self.events: dict[Number, ARecord] = {}
         self.webhook_ids: dict[str, Number] = {}
         self.outcomes: defaultdict[Serial, list[Outcome]] = defaultdict(list)
+        self.finished_by: defaultdict[Serial, set[str]] = defaultdict(set)
+        """The processes that brought each record to an outcome."""
         self.first_result: set[Serial] = set()
         self.covered: set[Serial] = set()
         """Records that the commit, from which the present owner of their partition began, covers."""
+        self.left_by_truncation: set[Serial] = set()
+        """Records that no process had begun when their log was truncated. One that has fetched them may begin them
+        before it notices, and again from the log's start."""
         self.taken: Counter[Number] = Counter()
         """2xx answers."""
         self.skipped: Counter[Number] = Counter()
@@ -425,6 +431,8 @@ class World:
             if record.serial in self.first_result:
                 self.licences += 1
                 self.first_result.discard(record.serial)
+            else:
+                self.left_by_truncation.add(record.serial)
 
     async def _become_calm(self) -> None:
         self.calm = True
@@ -498,19 +506,25 @@ class World:
         """The consumer's `process`: watches the real one."""
         self.begins(process, record)
         outcome = await process.bench.pipeline.process(record, processing)
-        self.ends(record, outcome)
+        self.ends(process, record, outcome)
         return outcome
 
     def begins(self, process: Process, record: Record) -> None:
         """A record is begun."""
         serial = serial_of(record)
         unsure = self._unsure() or process.is_cut_off
+        if serial in self.first_result and serial in self.left_by_truncation:
+            self.left_by_truncation.discard(serial)
+            self.licences += 1
         self.hold(serial not in self.covered or unsure, f"{record} is begun again, though a commit covers it")
+        again = process.name in self.finished_by[serial] and not self.loses_logs
+        self.hold(not again, f"{process.name} begins {record} again, though it has finished it")
         self.first_result.add(serial)
 
-    def ends(self, record: Record, outcome: Outcome) -> None:
+    def ends(self, process: Process, record: Record, outcome: Outcome) -> None:
         """A record has its outcome."""
         self.outcomes[serial_of(record)].append(outcome)
+        self.finished_by[serial_of(record)].add(process.name)
         self._check_outcome(record, outcome)
 
     def _unsure(self) -> bool:
