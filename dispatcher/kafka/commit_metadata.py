@@ -59,6 +59,41 @@ class CommittedPosition:
         """A new tracker that begins at this position."""
         return OffsetTracker(self.position, self.finished)
 
+    def merged(self, other: Self) -> Self:
+        """Returns what both positions, of the same log, say is finished."""
+        position = max(self.position, other.position)
+        runs: list[Run] = []
+        for first, last in sorted((*self.finished, *other.finished)):
+            if first <= position:
+                position = max(position, last + 1)
+            elif runs and first <= runs[-1][1] + 1:
+                runs[-1] = (runs[-1][0], max(runs[-1][1], last))
+            else:
+                runs.append((first, last))
+        known = [one.fingerprint for one in (self, other) if one.fingerprint is not None]
+        highest = max(known, key=lambda one: one.offset, default=None)
+        return type(self)(position, tuple(runs), highest)
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedHere:
+    """What this process knows to be finished of a partition that was taken from it, beyond what it could commit."""
+
+    claim: CommittedPosition
+    committed: CommittedPosition | None
+    """The group's position as this process last knew it; None if there was none."""
+
+    def may_extend(self, found: CommittedPosition | None) -> bool:
+        """Returns True if what was finished here counts beside the group's position, as it is found now.
+
+        A position that is gone, went back or lost its fingerprint was set by hand: the operator wants a replay.
+        """
+        if self.committed is None:
+            return True
+        if found is None or found.position < self.committed.position:
+            return False
+        return found.fingerprint is not None or self.committed.fingerprint is None
+
 
 def encode_metadata(
     tracker: OffsetTracker, fingerprint: Fingerprint | None, most_bytes: int = MAX_METADATA_BYTES

@@ -28,6 +28,7 @@ from dispatcher.contract.records import AssignmentEpoch, Lease, ProcessingAttemp
 from dispatcher.delivery.direct_attempt import DirectAttempt
 from dispatcher.delivery.pending_delivery import AttemptResult
 from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StoreUnavailable
+from dispatcher.kafka.commit_metadata import FinishedHere
 from dispatcher.kafka.committing import CommitClient, Committer
 from dispatcher.kafka.connection import Client, stopped
 from dispatcher.kafka.feeding import DueIn, Feeder
@@ -127,6 +128,8 @@ class Consumer:
         self._committer = Committer(group_id, settings, in_flight, problems)
         self._feeder = Feeder(read_ahead, settings.partition_window, self._begin, self.session.lease, due_in_s, clock)
         self._partitions: dict[TopicPartition, Partition] = {}
+        self._finished_here: dict[TopicPartition, FinishedHere] = {}
+        """What is finished of partitions that were taken away. They may come back before another member commits."""
         self._orphans: list[Partition] = []
         """Records of logs that are gone. They outlive the assignment: no other member can read them."""
         self._ended_late = asyncio.Event()
@@ -186,7 +189,10 @@ class Consumer:
     async def assigned(self, tps: Iterable[TopicPartition]) -> None:
         """Adds partitions that the group assigned to this member. `log_check` finds their positions."""
         for tp in tps:
-            self._partitions.setdefault(tp, Partition(tp, AssignmentEpoch(lease=self.session.lease)))
+            partition = Partition(
+                tp, AssignmentEpoch(lease=self.session.lease), finished_here=self._finished_here.pop(tp, None)
+            )
+            self._partitions.setdefault(tp, partition)
         log.info("partitions assigned", group=self.group_id, partitions=[str(one) for one in self.owned()])
         self.session.on_assigned()
         self._checker.request()
@@ -202,6 +208,8 @@ class Consumer:
         self._cancel(partitions)
         for partition in partitions:
             self._partitions.pop(partition.tp, None)
+            if (finished := partition.what_is_finished()) is not None:
+                self._finished_here[partition.tp] = finished
             partition.forget()
 
     def heard(self, at: float) -> None:

@@ -153,6 +153,8 @@ class LogChecker:
 
     def suspect(self, partition: Partition, *, is_out_of_range: bool = False) -> None:
         """Stops reading a partition whose log may have been replaced, until that is checked."""
+        if partition.probe is not None and partition.probe.accepted is not None:
+            partition.finished_here, is_out_of_range = None, False  # the position that was accepted is in range
         partition.probe = None
         partition.suspect = True
         partition.is_out_of_range |= is_out_of_range
@@ -265,7 +267,12 @@ class LogChecker:
         expected = probe.claim.fingerprint
         found = Fingerprint.of(records[0]) if records and records[0].offset == probe.offset else None
         try:
-            if not records and not passed:
+            if probe.accepted is not None:
+                is_same = found is not None and found == expected
+                claim = probe.accepted.merged(probe.claim) if is_same else probe.accepted
+                partition.finished_here = None  # it has been compared
+                self._accept(client, partition, claim, probe.start)
+            elif not records and not passed:
                 self._discard(client, partition, probe.claim, probe.start, LogLoss.TRUNCATED)
             elif expected is None or found == expected:
                 # A position may lie further on, behind a gap in the offsets; a log that was truncated fills the gap.
@@ -279,6 +286,10 @@ class LogChecker:
 
     def _accept(self, client: LogClient, partition: Partition, claim: CommittedPosition, start: int) -> None:
         """Continues at the claimed position: the claim describes this log."""
+        recalled = self._recall(client, partition, claim, start)
+        if recalled is None:
+            return
+        claim = recalled
         begin = max(claim.position, start)
         client.seek(partition.tp, begin)
         removed = removed_unread(claim, start)
@@ -289,6 +300,26 @@ class LogChecker:
         partition.suspect = partition.is_out_of_range = False
         partition.next_offset = begin
         self._owner.on_readable()
+
+    def _recall(
+        self, client: LogClient, partition: Partition, claim: CommittedPosition, start: int
+    ) -> CommittedPosition | None:
+        """Returns the claim, extended by what this process finished before the partition was taken from it.
+
+        Returns None if the log has to be compared first: another member may have committed since, of another log.
+        """
+        memory = partition.finished_here
+        if memory is None or partition.restored or not memory.may_extend(partition.claim):
+            return claim
+        described, extended = memory.claim.fingerprint, claim.merged(memory.claim)
+        is_known = (extended.position, extended.finished) == (claim.position, claim.finished)
+        if is_known or described is None or described.offset < start:
+            return claim
+        client.seek(partition.tp, described.offset)
+        gives_up_at = asyncio.get_running_loop().time() + SILENT_S
+        partition.probe = Probe(memory.claim, described.offset, start, True, gives_up_at, accepted=claim)
+        self._owner.on_readable()
+        return None
 
     def _discard(
         self, client: LogClient, partition: Partition, claim: CommittedPosition, start: int, loss: LogLoss

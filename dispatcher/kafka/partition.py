@@ -4,7 +4,8 @@ import asyncio
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from itertools import islice
+from typing import Final, Protocol
 
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
@@ -13,7 +14,13 @@ from dispatcher.contract.outcomes import Outcome
 from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt
 from dispatcher.delivery.direct_attempt import DirectAttempt
 from dispatcher.delivery.pending_delivery import AttemptResult
-from dispatcher.kafka.commit_metadata import CommittedPosition, Fingerprint, encode_metadata
+from dispatcher.kafka.commit_metadata import (
+    CommittedPosition,
+    Fingerprint,
+    FinishedHere,
+    decode_metadata,
+    encode_metadata,
+)
 from dispatcher.kafka.offset_tracker import MAX_METADATA_BYTES, OffsetTracker
 from dispatcher.telemetry import fast_metrics, metrics
 
@@ -22,6 +29,9 @@ LEAST_AHEAD = 1000
 MEASURED_S = 0.25
 BATCH = 100
 """Once it is full, reading goes on when so many have ended: beginning them together is quicker than one by one."""
+
+MOST_RUNS_KEPT: Final = 8_000
+"""Of finished records of a partition that was taken away, the lowest first: as many as a commit could carry."""
 
 
 @dataclass(slots=True)
@@ -135,6 +145,8 @@ class Probe:
     """The log seems to end before what the claim describes."""
     gives_up_at: float
     """Loop time from when on a record that doesn't come is missing, if `is_beyond_end`."""
+    accepted: CommittedPosition | None = None
+    """The group's position, if that is accepted already, and the claim is what was finished here."""
 
 
 @dataclass(slots=True, eq=False)
@@ -149,7 +161,9 @@ class Partition:
     restored: bool = False
     """It has its position, and the log is known to be the one that the position describes."""
     claim: CommittedPosition | None = None
-    """What was committed for it, while `restored` is false."""
+    """What was committed for it when it was assigned; None without a commit, and until it is known."""
+    finished_here: FinishedHere | None = None
+    """What this process finished of it in an earlier assignment, while `restored` is false."""
     suspect: bool = False
     """The log may have been replaced since: nothing more is read until that was looked at."""
     probe: Probe | None = None
@@ -197,6 +211,7 @@ class Partition:
         """Sets the tracker and the fingerprint to begin with."""
         self.tracker = tracker
         self.fingerprint = fingerprint
+        self.finished_here = None
         self.restored = True
 
     def finish(self, record: "ConsumerRecord[bytes, bytes]") -> None:
@@ -211,11 +226,25 @@ class Partition:
         position = self.tracker.position
         if position is None or not self.restored:
             return None
+        state = (position, encode_metadata(self.tracker, self._newest_fingerprint(), most_bytes))
+        return None if state == self.committed else state
+
+    def _newest_fingerprint(self) -> Fingerprint | None:
         highest = self.highest_finished
         if highest is not None and (self.fingerprint is None or highest.offset > self.fingerprint.offset):
             self.fingerprint = Fingerprint.of(highest)
-        state = (position, encode_metadata(self.tracker, self.fingerprint, most_bytes))
-        return None if state == self.committed else state
+        return self.fingerprint
+
+    def what_is_finished(self) -> FinishedHere | None:
+        """Returns what is finished, for the time when this process is assigned the partition again; None if unknown."""
+        position, fingerprint = self.tracker.position, self._newest_fingerprint()
+        if position is None or not self.restored or fingerprint is None:
+            return self.finished_here
+        # It may lie further on, behind a gap in the offsets; a log that was truncated fills the gap.
+        position = min(position, fingerprint.offset + 1)
+        runs = tuple(islice(self.tracker.finished_beyond(), MOST_RUNS_KEPT))
+        committed = self.claim if self.committed is None else decode_metadata(*self.committed)
+        return FinishedHere(CommittedPosition(position, runs, fingerprint), committed)
 
     def end_epoch(self) -> None:
         """Ends the assignment's epoch: nothing more is begun, and fetched records are dropped."""
