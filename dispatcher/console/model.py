@@ -1,14 +1,12 @@
-"""The console's data model, and protocols of the sources that provide it. The API and the pages both use it.
+"""The console's data model. The API and the pages both use it; the modules in `sources` provide it.
 
 Times are Unix seconds unless a name says otherwise. No value contains a secret. Values that may contain personal data
 say so.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
-from dispatcher.config.webhooks import Channel, WebhookConfig
 from dispatcher.contract.records import Origin
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.records import Orgs, Role
@@ -122,32 +120,6 @@ class AttemptPage:
     """Cursor of the next page; None at the end of the kept attempts."""
 
 
-class Attempts(Protocol):
-    """The attempt log, followed and kept in bounded memory."""
-
-    @property
-    def problem(self) -> str | None:
-        """Why results may be incomplete (log off, broker unavailable, still reading), or None if they are complete."""
-        ...
-
-    def outcomes(self, tenant: TenantKey, window: Window) -> Outcomes:
-        """Returns the counts for the chart; all zero if the tenant has no attempts."""
-        ...
-
-    def search(self, tenant: TenantKey, query: AttemptQuery) -> AttemptPage:
-        """Returns the latest attempts that are kept. Raises NotFound if the cursor is invalid."""
-        ...
-
-    def last_delivery(self, tenant: TenantKey) -> float | None:
-        """Returns when the endpoint last accepted an event, or None if that is unknown."""
-        ...
-
-    def failing(self, tenant: TenantKey) -> tuple[AttemptFact, int, int] | None:
-        """Returns the latest failed attempt, how many of the last 40 attempts failed for its reason, and how many
-        attempts there were. Returns None if the last attempt was delivered or no attempt is known."""
-        ...
-
-
 # Lanes, from the running dispatchers
 
 State = Literal["active", "unstable", "failing", "disabled", "paused", "off", "unknown"]
@@ -171,23 +143,6 @@ class LaneFact:
     """Dispatchers that have a lane for the tenant."""
 
 
-class LaneStates(Protocol):
-    """State of lanes, queried from the running dispatchers with a deadline and cached for two seconds."""
-
-    @property
-    def is_answering(self) -> bool:
-        """True if a dispatcher has answered lately."""
-        ...
-
-    async def of(self, tenant: TenantKey) -> LaneFact | None:
-        """Returns the tenant's lane, or None if no dispatcher has one or none answers."""
-        ...
-
-    async def enable(self, tenant: TenantKey) -> None:
-        """Asks each dispatcher to enable the tenant. Dispatchers that refuse learn of it from the store."""
-        ...
-
-
 # Waiting events, from the retry topics
 
 
@@ -205,17 +160,6 @@ class WaitingTier:
     """Why events are held: `paused`, `unusable`. None in the retry tiers."""
     expires_at: float | None = None
     """When the oldest of the events reaches the age limit and is dead; None if that is unknown."""
-
-
-class Waiting(Protocol):
-    """Counts what waits in the retry topics and in the topic of held events.
-
-    A count reads from the groups' positions to the topics' ends. It is bounded, and cached for some seconds.
-    """
-
-    async def of(self, tenant: TenantKey) -> Sequence[WaitingTier]:
-        """Returns the tiers in which events wait. Raises DispatcherError if the broker doesn't answer."""
-        ...
 
 
 # Dead events, from the dead-letter topic
@@ -300,50 +244,6 @@ class RedriveJob:
         return self.state in ("done", "stopped", "failed")
 
 
-class DeadEvents(Protocol):
-    """The dead-letter topic, followed and kept in bounded memory, and redrives out of it."""
-
-    @property
-    def problem(self) -> str | None:
-        """Why results may be incomplete, as in `Attempts`."""
-        ...
-
-    def search(self, query: DeadQuery, *, orgs: Orgs) -> DeadPage: ...
-
-    def get(self, dead_id: str, *, orgs: Orgs) -> DeadFact:
-        """Returns it. Raises NotFound if it doesn't exist in these organisations."""
-        ...
-
-    def count(self, tenant: TenantKey, since: float) -> int:
-        """Returns how many events died since then and were not sent again."""
-        ...
-
-    async def redrive(
-        self, tenant: TenantKey, *, ids: frozenset[str] | None, query: DeadQuery, by: str, orgs: Orgs
-    ) -> RedriveJob:
-        """Sends some (`ids`) or all matching dead events again.
-
-        Returns once the job runs or is queued behind others.
-
-        Raises:
-            NotFound: an id is no dead event of this tenant, or the caller can't see the tenant.
-            DispatcherError: the broker can't be reached, or a redrive of the tenant is running.
-        """
-        ...
-
-    def job(self, job_id: str, *, orgs: Orgs) -> RedriveJob:
-        """Returns it. Raises NotFound if it doesn't exist in these organisations."""
-        ...
-
-    def list_jobs(self, *, orgs: Orgs, tenant: TenantKey | None = None) -> Sequence[RedriveJob]:
-        """Returns the kept jobs of these organisations, those of delivered events too, the newest first."""
-        ...
-
-    def stop_job(self, job_id: str, *, orgs: Orgs) -> RedriveJob:
-        """Stops a job after its running batch; does nothing if it is over. Raises NotFound as `job` does."""
-        ...
-
-
 # Delivered events, from the history store and the topic of events
 
 
@@ -370,24 +270,6 @@ class ResendCheck:
     """Selected, but no longer in the topic of events."""
     is_cut: bool = False
     """True if more events match than one job sends."""
-
-
-class Resends(Protocol):
-    """Sends delivered events again under the same webhook-id."""
-
-    async def check(self, tenant: TenantKey, query: ResendQuery) -> ResendCheck:
-        """Counts the events. Raises DispatcherError if broker or database don't answer."""
-        ...
-
-    async def start(self, tenant: TenantKey, query: ResendQuery, by: str) -> RedriveJob:
-        """Starts or queues a job, which `DeadEvents.job` returns.
-
-        Raises:
-            NotFound: nothing matches.
-            DispatcherError: too many match, a job of the tenant's delivered events is running, or broker or database
-                don't answer.
-        """
-        ...
 
 
 # Test events
@@ -426,15 +308,3 @@ class TestResult:
     """Headers that were sent, secrets masked."""
     body: str = ""
     """The payload that was sent; a sample event contains no personal data."""
-
-
-class TestEvents(Protocol):
-    """Sends a sample event on the real delivery path."""
-
-    async def send(self, config: WebhookConfig, channel: Channel, message_status: str) -> TestResult:
-        """Sends a sample event. Never raises for errors of the endpoint or network; takes at most twice the timeout."""
-        ...
-
-    def preview(self, config: WebhookConfig, channel: Channel, message_status: str) -> TestResult:
-        """Returns the exact request without sending it: no steps, no response."""
-        ...

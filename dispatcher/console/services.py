@@ -3,33 +3,26 @@
 `dispatcher.cli.console_process` builds the services; `ConsoleServer.build` passes them to the API and to the pages.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from aiohttp import web
-from pydantic import JsonValue
 
 from dispatcher.config.settings import Settings
-from dispatcher.console.model import Attempts, DeadEvents, LaneStates, Person, Resends, TestEvents, Waiting
+from dispatcher.console.model import Person
+from dispatcher.console.sources.attempts import AttemptLogReader
+from dispatcher.console.sources.dead_events import DeadLetterReader
 from dispatcher.console.sources.history import HistoryLookup
-from dispatcher.contract.tenant import TenantKey
+from dispatcher.console.sources.jwks import PublishedKeys
+from dispatcher.console.sources.lanes import RunningLanes
+from dispatcher.console.sources.resends import DeliveredEvents
+from dispatcher.console.sources.test_sender import SampleSender
+from dispatcher.console.sources.waiting import RetryBacklog
 from dispatcher.notifications.desk import NotificationDesk
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.repository import WebhookRepository
 from dispatcher.stores.sql.tokens import ApiTokens
-
-
-class PublicKeys(Protocol):
-    """Public keys with which receivers verify the tokens that the dispatchers sign."""
-
-    async def document(self, tenant: TenantKey) -> Mapping[str, JsonValue]:
-        """Returns the JWKS document (RFC 7517, section 5) of this tenant's keys only.
-
-        Raises:
-            StoreUnavailable: the database did not answer, and nothing is cached.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +33,15 @@ class Services:
     webhooks: WebhookRepository
     audit: AuditLog
     tokens: ApiTokens
-    attempts: Attempts
-    lanes: LaneStates
-    waiting: Waiting
-    dead_events: DeadEvents
-    test_events: TestEvents
-    keys: PublicKeys
+    attempts: AttemptLogReader
+    lanes: RunningLanes
+    waiting: RetryBacklog
+    dead_events: DeadLetterReader
+    test_events: SampleSender
+    keys: PublishedKeys
     history: HistoryLookup | None = None
     """None without a history store."""
-    resends: Resends | None = None
+    resends: DeliveredEvents | None = None
     """None without a history store."""
     notifications: NotificationDesk | None = None
     """None without a history store."""

@@ -109,16 +109,19 @@ class AttemptMemory:
         return AttemptPage(tuple(fact for _, fact in shown), str(shown[-1][0]) if len(found) > limit else None)
 
     def last_delivery(self, tenant: TenantKey) -> float | None:
+        """Returns when the endpoint last accepted an event, or None if that is unknown."""
         counts = self._counts.get(tenant)
         return None if counts is None else counts.last_delivery
 
     def failing(self, tenant: TenantKey) -> tuple[AttemptFact, int, int] | None:
+        """Returns the latest failed attempt, how many of the last 40 attempts failed for its reason, and how many
+        attempts there were. Returns None if the last attempt was delivered or no attempt is known."""
         counts = self._counts.get(tenant)
         return None if counts is None else counts.failing()
 
 
 class AttemptLogReader:
-    """Implements `model.Attempts`; the caller runs `run` as a task."""
+    """Tails the history topic and keeps its attempts in bounded memory. The caller runs `run` as a task."""
 
     def __init__(self, settings: Settings, memory: AttemptMemory | None = None) -> None:
         self._is_on = settings.history.is_on
@@ -135,7 +138,7 @@ class AttemptLogReader:
 
     @property
     def problem(self) -> str | None:
-        """Why results may be incomplete, or None."""
+        """Why results may be incomplete (history off, broker unavailable), or None if they are complete."""
         if self.follower.problem is not None:
             return self.follower.problem
         if not self._is_on:

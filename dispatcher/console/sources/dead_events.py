@@ -34,7 +34,10 @@ log = structlog.get_logger(__name__)
 
 
 class DeadLetterReader:
-    """Implements `model.DeadEvents`; the caller runs `run` as a task."""
+    """Tails the dead-letter topic, keeps its events in bounded memory, and redrives out of it.
+
+    The caller runs `run` as a task.
+    """
 
     def __init__(
         self, settings: Settings, memory: DeadEventIndex | None = None, clock: Callable[[], float] = time.time
@@ -66,7 +69,7 @@ class DeadLetterReader:
         return None
 
     def search(self, query: DeadQuery, *, orgs: Orgs) -> DeadPage:
-        """Returns a page of the kept dead events; see `model.DeadEvents`."""
+        """Returns a page of the kept dead events, and whether more may match than are kept."""
         return replace(self.memory.search(query, orgs=orgs), is_complete=self.problem is None)
 
     async def run(self) -> None:
@@ -78,9 +81,13 @@ class DeadLetterReader:
     async def redrive(
         self, tenant: TenantKey, *, ids: frozenset[str] | None, query: DeadQuery, by: str, orgs: Orgs
     ) -> RedriveJob:
-        """Starts or queues a redrive of some or all matching events; see `model.DeadEvents`.
+        """Sends some (`ids`) or all matching dead events again. The query is ignored if `ids` is given.
 
-        The query is ignored if `ids` is given.
+        Returns once the job runs or is queued behind others.
+
+        Raises:
+            NotFound: an id is no dead event of this tenant, or the caller can't see the tenant.
+            DispatcherError: the broker can't be reached, or a redrive of the tenant is running.
         """
         selection, expected = self._selection(tenant, ids, query, orgs)
         return await self.jobs.start(tenant, by, expected, lambda job: self._redrive(job, tenant, selection))

@@ -38,7 +38,7 @@ class KeyedWebhooks(Protocol):
 
 
 class PublishedKeys:
-    """Implements `services.PublicKeys`. Reads the keys again only after a webhook changed."""
+    """Public keys that verify the dispatchers' tokens. Reads the keys again only after a webhook changed."""
 
     def __init__(self, webhooks: KeyedWebhooks, clock: Callable[[], float] = time.monotonic) -> None:
         self._webhooks = webhooks

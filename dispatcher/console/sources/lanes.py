@@ -54,7 +54,10 @@ class _Instance:
 
 
 class RunningLanes:
-    """Implements `model.LaneStates`. An async context manager that owns the HTTP connections."""
+    """State of lanes, queried from the running dispatchers with a deadline and cached for two seconds.
+
+    An async context manager that owns the HTTP connections.
+    """
 
     def __init__(
         self,

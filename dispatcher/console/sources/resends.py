@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 
 class DeliveredEvents:
-    """Implements `model.Resends`."""
+    """Sends delivered events again under the same webhook-id."""
 
     def __init__(self, settings: Settings, history: HistoryLookup, jobs: RedriveJobs) -> None:
         self._settings = settings
@@ -38,7 +38,7 @@ class DeliveredEvents:
         self._redrive_to = retry_topics(settings.kafka.prefix, settings.retry.tiers)[0]
 
     async def check(self, tenant: TenantKey, query: ResendQuery) -> ResendCheck:
-        """Returns what a resend would send; see `model.Resends`."""
+        """Returns what a resend would send. Raises DispatcherError if broker or database don't answer."""
         origins, is_cut = await self._find(tenant, query)
         if not origins:
             return ResendCheck(0, 0, is_cut)
@@ -52,7 +52,13 @@ class DeliveredEvents:
         return ResendCheck(len(kept), gone, is_cut)
 
     async def start(self, tenant: TenantKey, query: ResendQuery, by: str) -> RedriveJob:
-        """Starts or queues a job; see `model.Resends`."""
+        """Starts or queues a job, which `DeadLetterReader.job` returns.
+
+        Raises:
+            NotFound: nothing matches.
+            DispatcherError: too many match, a job of the tenant's delivered events is running, or broker or database
+                don't answer.
+        """
         origins, is_cut = await self._find(tenant, query)
         if is_cut:
             raise DispatcherError(f"more than {MOST_EVENTS:,} delivered events match: choose a shorter time")

@@ -53,7 +53,7 @@ class _Sent:
 
 
 class SampleSender:
-    """Implements `model.TestEvents`."""
+    """Sends sample events on the real delivery path."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
         self._settings = settings
@@ -74,6 +74,8 @@ class SampleSender:
 
     async def send(self, config: WebhookConfig, channel: Channel, message_status: str) -> TestResult:
         """Sends a sample event once, or twice if the endpoint refused a fetched token.
+
+        Takes at most twice the timeout. Never raises for errors of the endpoint or network.
 
         Raises:
             ConfigError: a key can't be used.

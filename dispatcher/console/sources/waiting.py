@@ -51,7 +51,10 @@ class _BacklogCounts:
 
 
 class RetryBacklog:
-    """Implements `model.Waiting`."""
+    """Counts what waits in the retry topics and in the topic of held events.
+
+    A count reads from the groups' positions to the topics' ends. It is bounded, and cached for some seconds.
+    """
 
     def __init__(
         self, settings: Settings, most_read: int = MOST_READ, clock: Callable[[], float] = time.monotonic

@@ -8,11 +8,11 @@ from typing import Any
 
 from dispatcher.config.secrets import Secret, SecretSource
 from dispatcher.config.settings import Settings
-from dispatcher.console.model import TestEvents
 from dispatcher.console.pages import event_explanation
 from dispatcher.console.server import ConsoleServer
 from dispatcher.console.services import Services
 from dispatcher.console.sources.history import HistoryLookup
+from dispatcher.console.sources.test_sender import SampleSender
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.demo.child_process import free_ports
 from dispatcher.notifications.desk import NotificationDesk
@@ -81,7 +81,7 @@ async def staged(
     *,
     is_empty: bool = False,
     settings: Settings | None = None,
-    test_events: TestEvents | None = None,
+    test_events: SampleSender | None = None,
     history: HistoryLookup | None = None,
     notifications: NotificationDesk | None = None,
 ) -> AsyncIterator[Stage]:
