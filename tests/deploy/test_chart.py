@@ -19,7 +19,7 @@ from tests.deploy.rendering import (
     only,
     rendered_text,
 )
-from tests.deploy.tools import CHART, DEPLOY, run, tool
+from tests.deploy.tools import CHART, DEPLOY, ROOT, run, tool
 
 MINIMAL = ("--set", "config.kafka.bootstrap_servers=kafka:9092")
 SQL = (*MINIMAL, "--set", "config.webhooks.store=sql,config.webhooks.url.file=/run/secrets/database/url")
@@ -238,3 +238,21 @@ def test_the_application_and_the_chart_have_the_same_version() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     text = (DEPLOY.parent / "pyproject.toml").read_text()
     assert f'version = "{chart["appVersion"]}"' in text
+
+
+def test_the_annotations_for_artifact_hub_are_what_it_reads() -> None:
+    """Each list is YAML in a text; a change has one of six kinds (https://artifacthub.io/docs/topics/annotations/helm)."""
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    notes = {key.removeprefix("artifacthub.io/"): value for key, value in chart["annotations"].items()}
+    assert all(isinstance(value, str) for value in notes.values())
+    changes = yaml.safe_load(notes["changes"])
+    assert {one["kind"] for one in changes} <= {"added", "changed", "deprecated", "removed", "fixed", "security"}
+    assert all(one["description"] for one in changes)
+    (image,) = yaml.safe_load(notes["images"])
+    assert image["image"].rpartition(":")[2] == str(chart["appVersion"])
+    linked = [*yaml.safe_load(notes["links"]), *(link for one in changes for link in one.get("links", ()))]
+    for link in linked:
+        path = link["url"].partition("/main/")[2]
+        assert (ROOT / path).exists(), path
+    metadata = yaml.safe_load((CHART.parent / "artifacthub-repo.yml").read_text())
+    assert all(set(owner) == {"name", "email"} for owner in metadata["owners"])
