@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 import uvloop
 
+from dispatcher.cli.interpreter import prepare_interpreter
 from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, settings_at
 from dispatcher.telemetry.logs import configure_logging
 
@@ -25,6 +26,7 @@ def console(
     settings = settings_at(config)
     configure_logging(settings.log)
     process = ConsoleProcess(settings, typer.echo if sign_in_link else None)
+    prepare_interpreter()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         raise typer.Exit(runner.run(process.run()))
 

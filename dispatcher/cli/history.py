@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 import uvloop
 
+from dispatcher.cli.interpreter import prepare_interpreter
 from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, quiet_settings_at, settings_at
 from dispatcher.config.settings import Settings
 from dispatcher.errors import ConfigError, Problem
@@ -24,8 +25,10 @@ def run(context: typer.Context, config: ConfigPath = DEFAULT_CONFIG) -> None:
 
     settings = settings_at(config)
     configure_logging(settings.log)
+    process = HistoryProcess(settings, webhook_rules(settings))
+    prepare_interpreter()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        raise typer.Exit(runner.run(HistoryProcess(settings, webhook_rules(settings)).run()))
+        raise typer.Exit(runner.run(process.run()))
 
 
 @history.command()

@@ -1,14 +1,13 @@
 """`dispatcher run` and `dispatcher check`: the same code path, with and without starting."""
 
 import asyncio
-import gc
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 import uvloop
 
+from dispatcher.cli.interpreter import prepare_interpreter
 from dispatcher.cli.ops_client import OpsUrl, check_ready
 from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, quiet_settings_at, settings_at
 from dispatcher.config.settings import Settings
@@ -25,11 +24,7 @@ def run(config: ConfigPath = DEFAULT_CONFIG) -> None:
     configure_logging(settings.log)
     raise_limit(settings.delivery)
     service = Service(settings)
-    # What was loaded so far lives as long as the process: keep the collector away from it, and rarer.
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
-    # While a thread reads a large webhook file, the loop gets the interpreter back this soon after each system call.
-    sys.setswitchinterval(0.0005)
+    prepare_interpreter()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         raise typer.Exit(runner.run(service.run()))
 
