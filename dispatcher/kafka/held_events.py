@@ -9,14 +9,14 @@ group may have given its partitions to another member, and it reports its proble
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, Protocol
 
 import structlog
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
 from aiokafka.structs import ConsumerRecord
 
 from dispatcher.config.settings import KafkaSettings
@@ -24,12 +24,12 @@ from dispatcher.contract.outcomes import Outcome
 from dispatcher.contract.records import AssignmentEpoch, Lease, ProcessingAttempt, Record, RetryState
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StillHeld, StoreUnavailable
-from dispatcher.kafka.commit_metadata import Fingerprint, decode_metadata, encode_metadata
+from dispatcher.kafka.commit_metadata import Fingerprint, encode_metadata
 from dispatcher.kafka.connection import Client, stopped
 from dispatcher.kafka.group_session import FIRST_REPEAT_S, EndsClient, GroupSession
 from dispatcher.kafka.held_partition import HeldPartition
-from dispatcher.kafka.held_topic import HeldTopic, Snapshot, is_snapshot, metadata_of, snapshot_offset, tenant_of
-from dispatcher.kafka.log_check import Bounds, LogLoss, report_lost_log, report_removed
+from dispatcher.kafka.held_start import ANSWER_S, HeldStart, PositionClient, find_start, is_same_log
+from dispatcher.kafka.held_topic import HeldTopic, Snapshot, is_snapshot, metadata_of, tenant_of
 from dispatcher.kafka.membership import Assignments, join
 from dispatcher.kafka.offset_tracker import OffsetTracker
 from dispatcher.kafka.problems import KafkaProblems
@@ -53,7 +53,6 @@ COMMIT_WITHIN_S: Final = 10.0
 LEAVE_S: Final = 5.0
 """At a rebalance, time for requests under way."""
 LONGEST_REPEAT_S: Final = 30.0
-PROBE_MS: Final = 3_000
 REST_S: Final = 2.0
 """A tenant whose event could not be sent without an attempt rests at least so long."""
 
@@ -72,19 +71,31 @@ class _Assigned:
     last: ConsumerRecord[bytes, bytes] | None = None
     """The last record that was read: it identifies the log."""
     is_dirty: bool = True
+    left: HeldStart | None = None
+    """Where reading began, with the group's newest commit. Until `state` is known: what was finished earlier."""
+    source: "tuple[object, ...] | None" = None
+    """Where the log was read from when it was checked last: the leader and the connection to it."""
+
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        """Identifies the log, as far as it was read; None if nothing was."""
+        if self.last is not None:
+            return Fingerprint.of(self.last)
+        return None if self.left is None else self.left.fingerprint
+
+    def what_is_finished(self) -> HeldStart | None:
+        """Returns what is finished, for the time when this process is assigned the partition again."""
+        if self.state is None or self.left is None:
+            return self.left
+        return HeldStart(*self.state.to_commit(), self.fingerprint, self.left.committed)
 
 
-class HeldClient(EndsClient, Client, Protocol):
+class HeldClient(PositionClient, EndsClient, Client, Protocol):
     """Reads as a member of the group: `membership.GroupClient`."""
 
     def assignment(self) -> set[TopicPartition]: ...
-    async def getmany(
-        self, *tps: TopicPartition, timeout_ms: int, max_records: int
-    ) -> dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]: ...
-    async def committed_metadata(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, tuple[int, str]]: ...
-    async def bounds(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, Bounds]: ...
     async def commit(self, offsets: dict[TopicPartition, tuple[int, str]]) -> None: ...
-    def seek(self, tp: TopicPartition, offset: int) -> None: ...
+    def source_of(self, tp: TopicPartition) -> tuple[object, ...]: ...
     def raise_coordination_error(self) -> None: ...
 
 
@@ -130,6 +141,8 @@ class HeldEvents:
         self._clock = clock
         self._consumer: HeldClient | None = None
         self._assigned: dict[TopicPartition, _Assigned] = {}
+        self._left: dict[TopicPartition, HeldStart] = {}
+        """What is finished of partitions that were taken away: they may come back before another member commits."""
         self._in_flight = 0
         self._news = asyncio.Event()
         self._commit_lock = asyncio.Lock()
@@ -174,10 +187,16 @@ class HeldEvents:
         self.session.heard(at)
 
     async def assigned(self, tps: Iterable[TopicPartition]) -> None:
-        """Notes the partitions of this member; `_read` looks up their positions."""
-        for tp in tps:
-            self._assigned.setdefault(tp, _Assigned(tp, AssignmentEpoch(lease=self.session.lease)))
+        """Notes the partitions of this member, all of them; `_read` looks up their positions."""
+        tps = set(tps)
+        await self._leave([one for tp, one in self._assigned.items() if tp not in tps], 0.0)
+        self._add(tps)
         self.session.on_assigned()
+
+    def _add(self, tps: Iterable[TopicPartition]) -> None:
+        for tp in tps:
+            epoch = AssignmentEpoch(lease=self.session.lease)
+            self._assigned.setdefault(tp, _Assigned(tp, epoch, left=self._left.pop(tp, None)))
 
     async def revoked(self, tps: Iterable[TopicPartition]) -> None:
         """Finishes requests in progress, briefly, commits, and cancels the rest: the partitions are given away."""
@@ -199,45 +218,36 @@ class HeldEvents:
         for one in leaving:
             for task in list(one.tasks):
                 task.cancel()
-            self._assigned.pop(one.tp, None)
+            if self._assigned.get(one.tp) is one:
+                del self._assigned[one.tp]
+            if (left := one.what_is_finished()) is not None:
+                self._left[one.tp] = left
         if tasks:
             await asyncio.wait(tasks, timeout=1)
 
     async def _restore(self, client: HeldClient, one: _Assigned) -> None:
-        """Seeks to the committed position if the log is the one that the commit describes, else to the start."""
-        async with asyncio.timeout(COMMIT_WITHIN_S):
-            known = await client.committed_metadata([one.tp])
-            bounds = (await client.bounds([one.tp]))[one.tp]
-        position, metadata = known.get(one.tp, (bounds.start, ""))
-        fingerprint = decode_metadata(position, metadata).fingerprint
-        snapshot: Snapshot | None = None
-        is_same = position <= bounds.end
-        if is_same and fingerprint is not None and fingerprint.offset >= bounds.start:
-            record = await self._record_at(client, one.tp, fingerprint.offset)
-            is_same = record is not None and Fingerprint.of(record) == fingerprint
-        if not is_same:
-            loss = LogLoss.REPLACED if position <= bounds.end else LogLoss.TRUNCATED
-            report_lost_log(self.session.problems, self.group_id, one.tp, loss, position, bounds.start)
-            position = bounds.start
-        elif (offset := snapshot_offset(metadata.rpartition(",")[2])) is not None:
-            record = await self._record_at(client, one.tp, offset)
-            snapshot = None if record is None else Snapshot.of(record)
-            if snapshot is None:
-                log.warning("held events may be repeated: their snapshot is gone", partition=one.tp.partition)
-        if position < bounds.start:
-            removed = bounds.start - position
-            report_removed(self.session.problems, self.group_id, one.tp, position, bounds.start, removed)
-            position = bounds.start
-        client.seek(one.tp, position)
-        one.state = HeldPartition(position, {} if snapshot is None else snapshot.tenants, self._max_age_s)
+        """Finds the position of a partition and begins to read there."""
+        one.source = client.source_of(one.tp)
+        start = await find_start(client, one.tp, one.left, self.session.problems, self.group_id)
+        client.seek(one.tp, start.position)
+        one.left = start
+        one.state = HeldPartition(start.position, start.snapshot.tenants, self._max_age_s)
 
-    async def _record_at(
-        self, client: HeldClient, tp: TopicPartition, offset: int
-    ) -> "ConsumerRecord[bytes, bytes] | None":
-        client.seek(tp, offset)
-        found = await client.getmany(tp, timeout_ms=PROBE_MS, max_records=1)
-        records = found.get(tp, [])
-        return records[0] if records and records[0].offset == offset else None
+    async def _check_log(self, client: HeldClient, one: _Assigned, state: HeldPartition) -> None:
+        """Looks whether the log was replaced. Another leader, or another connection to it, may have another log."""
+        source = client.source_of(one.tp)
+        async with asyncio.timeout(ANSWER_S):
+            bounds = (await client.bounds([one.tp]))[one.tp]
+        if await is_same_log(client, one.tp, one.fingerprint, bounds):
+            client.seek(one.tp, one.buffer[-1].offset + 1 if one.buffer else state.cursor)
+            one.source = source
+        else:
+            await self._begin_again(client, [one])
+
+    async def _begin_again(self, client: HeldClient, partitions: list[_Assigned]) -> None:
+        """Looks up the positions of partitions anew, after what is in flight has finished."""
+        await self._leave(partitions, LEAVE_S)
+        self._add(one.tp for one in partitions if one.tp in client.assignment())
 
     # Reading
 
@@ -246,11 +256,12 @@ class HeldEvents:
         self.session.on_poll(asyncio.get_running_loop().time())
         try:
             await self._fetch(client)
-        except (OffsetOutOfRangeError, NoOffsetForPartitionError) as error:
+        except OffsetOutOfRangeError as error:  # the log is another one, or retention has passed the position
             log.warning("looking up the positions of held events again", error=type(error).__name__)
-            for one in self._assigned.values():  # the log is another one, or retention has passed the position
-                one.state = None
-                one.buffer.clear()
+            await self._begin_again(client, [one for tp, one in self._assigned.items() if tp in error.args[0]])
+            await asyncio.sleep(FIRST_REPEAT_S)
+        except IllegalStateError:
+            log.info("partition was taken away while it was looked at", group=self.group_id)
             await asyncio.sleep(FIRST_REPEAT_S)
         passed = sum([self._take(one) for one in self._assigned.values()])
         await asyncio.sleep(passed / PASSED_A_SECOND)
@@ -258,6 +269,9 @@ class HeldEvents:
     async def _fetch(self, client: HeldClient) -> None:
         for one in [one for one in self._assigned.values() if one.state is None]:
             await self._restore(client, one)
+        for one in list(self._assigned.values()):
+            if one.state is not None and one.source != client.source_of(one.tp):
+                await self._check_log(client, one, one.state)
         now = asyncio.get_running_loop().time()
         for one in self._assigned.values():
             place = one.state.next_seek(now) if one.state is not None else None
@@ -273,8 +287,9 @@ class HeldEvents:
         waits = any(one.buffer for one in self._assigned.values())
         fetched = await client.getmany(*wanted, timeout_ms=20 if waits else 250, max_records=BATCH)
         for tp, records in fetched.items():
-            if tp in self._assigned:
-                self._assigned[tp].buffer.extend(records)
+            one_read = self._assigned.get(tp)
+            if one_read is not None and one_read.source == client.source_of(tp):
+                one_read.buffer.extend(records)  # else it is fetched again once the log is known to be the same
 
     def _take(self, one: _Assigned) -> int:
         """Starts the records that may be processed, none without the lease. Returns how many were passed over."""
@@ -416,8 +431,10 @@ class HeldEvents:
                     del states[one.tp]
                     continue
                 at = await self._topic.write_snapshot(one.tp.partition, snapshot) if snapshot.tenants else None
-                fingerprint = None if one.last is None else Fingerprint.of(one.last)
-                parts = [encode_metadata(OffsetTracker(position), fingerprint), "" if at is None else metadata_of(at)]
+                parts = [
+                    encode_metadata(OffsetTracker(position), one.fingerprint),
+                    "" if at is None else metadata_of(at),
+                ]
                 offsets[one.tp] = (position, ",".join(filter(None, parts)))
             if not offsets or self._consumer is None:
                 return
@@ -430,8 +447,10 @@ class HeldEvents:
                         self._assigned[tp].is_dirty = True
                 raise
             for tp, committed in states.items():
-                if tp in self._assigned:
-                    self._assigned[tp].committed = committed
+                if (assigned := self._assigned.get(tp)) is not None:
+                    assigned.committed = committed
+                    if assigned.left is not None:
+                        assigned.left = replace(assigned.left, committed=offsets[tp])
 
     def observe(self) -> None:
         """Sets the gauges for a scrape."""

@@ -4,6 +4,7 @@ import asyncio
 import random
 from typing import Any, cast
 
+import pytest
 from aiokafka import TopicPartition
 
 from dispatcher.config.settings import KafkaSettings
@@ -13,7 +14,9 @@ from dispatcher.contract.records import Lease, Origin, ProcessingAttempt, Record
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.kafka.group_coordinator import FencedMember
 from dispatcher.kafka.held_events import HeldEvents
+from dispatcher.kafka.held_partition import ROOM
 from dispatcher.kafka.held_topic import HeldTopic, tenant_headers
+from dispatcher.kafka.log_check import LogLoss
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.telemetry import metrics
 from tests.unit.simulation.broker import Broker, Member
@@ -43,16 +46,24 @@ class Bench:
         """Seconds for which a record waits in its lane before its request is sent."""
         self.fenced_calls = 0
         self.members: list[Member] = []
-        self.reader = HeldEvents(
+        self.silent = False
+        """No fetch is answered."""
+        self.reader = self.new_reader()
+        self.topic = TOPIC
+
+    def new_reader(self) -> HeldEvents:
+        return HeldEvents(
             self.settings, cast(HeldTopic, self), self._process, self.held.__contains__, 1e6, 5.0,
             clock=lambda: 1.8e9 + self.now(), problems=self.problems, on_fenced=self._fenced,
             lease=Lease(now=self.now), connect=cast(Any, self._join),
         )  # fmt: skip
-        self.topic = TOPIC
 
     async def _join(self, listener: Any) -> Member:
-        self.members.append(Member(self.group, listener))
-        return self.members[-1]
+        member = Member(self.group, listener)
+        taken = member._taken
+        member._taken = lambda *asked: {} if self.silent else taken(*asked)  # type: ignore[method-assign]
+        self.members.append(member)
+        return member
 
     async def write_snapshot(self, partition: int, snapshot: Any) -> int:
         return self.broker.append(TOPIC, bytes([partition]), snapshot.encode(), [("fd-held-snapshot", b"1")]).offset
@@ -66,10 +77,10 @@ class Bench:
     def _fenced(self) -> None:
         self.fenced_calls += 1
 
-    def hold(self, count: int) -> None:
+    def hold(self, count: int, tp: TopicPartition = ONE) -> None:
         for number in range(count):
             state = RetryState(Origin("t", 0, number), 1.8e9, parks=1, reason="paused")
-            self.broker.append(TOPIC, b"\x01", b"value", [*state.headers(), *tenant_headers(TENANT)])
+            self.broker.append(TOPIC, bytes([tp.partition]), b"value", [*state.headers(), *tenant_headers(TENANT)])
 
     def release(self) -> None:
         self.held.clear()
@@ -217,3 +228,239 @@ async def test_held_events_that_retention_removed_are_reported_as_lost() -> None
     assert again.reasons() == {KafkaReason.RECORDS_EXPIRED}
     assert metrics.RECORDS_REMOVED_UNREAD.labels(TOPIC)._value.get() == before + 4
     await again.stop(task)
+
+
+# Positions
+
+
+def resets() -> float:
+    return sum(metrics.LOG_RESETS.labels(TOPIC, reason.value)._value.get() for reason in LogLoss)
+
+
+async def reading_again(bench: Bench) -> "asyncio.Task[None]":
+    """Another process, after the first one's end, with the same broker."""
+    bench.reader = bench.new_reader()
+    return await bench.start()
+
+
+@virtual_time
+@pytest.mark.parametrize(("left", "grown"), [(5, 0), (5, 3), (5, 30), (0, 0), (0, 4), (0, 30)])
+async def test_a_tail_that_is_lost_while_the_process_is_down_is_noticed_and_what_is_left_is_processed(
+    left: int, grown: int
+) -> None:
+    """The commit's own position is low, since one event waits, and its fingerprint is high."""
+    bench, before = Bench(), resets()
+    bench.hold(10)
+    task = await bench.start()
+    await asyncio.sleep(3)
+    await bench.stop(task)
+    assert bench.group.commits[ONE][0] == 0
+    bench.broker.truncate(ONE, left)
+    bench.hold(grown)
+    bench.held.clear()
+    task = await reading_again(bench)
+    await asyncio.sleep(20)
+
+    assert bench.sent == list(range(left + grown))
+    assert resets() == before + 1
+    await bench.stop(task)
+    assert bench.group.covers(ONE)[0] == left + grown
+
+
+@virtual_time
+async def test_a_leader_that_knows_too_little_of_the_end_for_a_moment_repeats_nothing() -> None:
+    """A new leader answers with the end that it has confirmed, which may lie below the position."""
+    bench, before = Bench(), resets()
+    bench.hold(10)
+    bench.held.clear()
+    task = await bench.start()
+    await asyncio.sleep(3)
+    await bench.stop(task)
+    assert bench.sent == list(range(10))
+    bench.broker.ends[ONE] -= 3
+    bench.silent = True
+    task = await reading_again(bench)
+    bench.broker.ends[ONE] += 3
+    bench.silent = False
+    bench.group.wake()
+    bench.hold(2)
+    await asyncio.sleep(5)
+
+    assert bench.sent == list(range(12))
+    assert resets() == before
+    await bench.stop(task)
+
+
+@virtual_time
+async def test_a_leader_that_does_not_answer_for_a_while_repeats_nothing() -> None:
+    bench, before = Bench(), resets()
+    bench.hold(10)
+    bench.held.clear()
+    task = await bench.start()
+    await asyncio.sleep(3)
+    await bench.stop(task)
+    bench.reader = bench.new_reader()
+    bench.silent = True
+    task = await bench.start()
+    await asyncio.sleep(20)
+    bench.silent = False
+    bench.hold(2)
+    bench.reader.heard(bench.now())
+    await asyncio.sleep(20)
+
+    assert bench.sent == list(range(12))
+    assert resets() == before
+    await bench.stop(task)
+
+
+@virtual_time
+@pytest.mark.parametrize("committed_before", [False, True])
+async def test_what_was_finished_is_not_processed_again_though_its_commit_was_refused(
+    *, committed_before: bool
+) -> None:
+    bench = Bench()
+    bench.hold(4)
+    bench.held.clear()
+    task = await bench.start()
+    if committed_before:
+        await asyncio.sleep(3)
+        assert bench.group.commits[ONE][0] == 4
+    bench.hold(6)
+    bench.group.generation += 1  # the group has moved on: no commit goes through
+    await asyncio.sleep(0.5)
+    assert bench.sent == list(range(10))
+    bench.group.rebalance_soon()
+    await bench.group.settled()
+    bench.reader.heard(bench.now())
+    await asyncio.sleep(5)
+
+    assert bench.sent == list(range(10))
+    assert bench.group.covers(ONE)[0] == 10
+    await bench.stop(task)
+
+
+@virtual_time
+async def test_a_position_that_was_set_back_by_hand_is_replayed() -> None:
+    bench = Bench()
+    bench.hold(10)
+    bench.held.clear()
+    task = await bench.start()
+    await asyncio.sleep(3)
+    bench.group.commits[ONE] = (4, "")
+    bench.group.generation += 1
+    bench.group.rebalance_soon()
+    await bench.group.settled()
+    bench.reader.heard(bench.now())
+    await asyncio.sleep(5)
+
+    assert bench.sent == [*range(10), *range(4, 10)]
+    await bench.stop(task)
+
+
+@virtual_time
+async def test_a_position_that_is_out_of_range_concerns_its_partition_only() -> None:
+    bench = Bench()
+    other = TopicPartition(TOPIC, 0)
+    bench.hold(10)
+    bench.hold(5, other)
+    task = await bench.start()
+    await asyncio.sleep(3)
+    bench.broker.remove_before(ONE, 8)
+    bench.members[0].positions[ONE] = 2
+    state = bench.reader._assigned[other].state
+    bench.held.clear()
+    await asyncio.sleep(10)
+
+    assert bench.reader._assigned[other].state is state
+    assert sorted(bench.sent) == [0, 1, 2, 3, 4, 8, 9]
+    await bench.stop(task)
+
+
+@virtual_time
+@pytest.mark.parametrize("grown", [3, 10, 30])
+async def test_a_log_that_is_lost_while_it_is_read_is_read_from_its_start(grown: int) -> None:
+    """Also if it has grown past the old position before anything was fetched of it."""
+    bench, before = Bench(), resets()
+    bench.hold(10)
+    bench.held.clear()
+    task = await bench.start()
+    await asyncio.sleep(3)
+    bench.broker.truncate(ONE, 0)
+    bench.hold(grown)
+    bench.reader.heard(bench.now())
+    await asyncio.sleep(10)
+
+    assert bench.sent == [*range(10), *range(grown)]
+    assert resets() == before + 1
+    await bench.stop(task)
+
+
+@virtual_time
+async def test_another_connection_or_leader_alone_repeats_nothing_and_cuts_nothing_off() -> None:
+    bench, before = Bench(), resets()
+    bench.wait_s = 8.0
+    bench.held.clear()
+    task = await bench.start()
+    for _ in range(3):
+        bench.hold(5)
+        await asyncio.sleep(1)
+        bench.broker.sources[ONE] += 1
+        bench.reader.heard(bench.now())
+        await asyncio.sleep(1)
+    bench.reader.heard(bench.now())
+    await asyncio.sleep(10)
+
+    assert sorted(bench.sent) == list(range(15))
+    assert resets() == before
+    await bench.stop(task)
+
+
+@virtual_time
+async def test_a_change_of_leader_while_fetched_records_wait_for_room_repeats_nothing() -> None:
+    bench = Bench()
+    bench.wait_s = 3.0
+    bench.held.clear()
+    bench.hold(ROOM + 60)
+    task = await bench.start()
+    for _ in range(6):
+        bench.broker.sources[ONE] += 1
+        bench.reader.heard(bench.now())
+        await asyncio.sleep(2)
+
+    assert sorted(bench.sent) == list(range(ROOM + 60))
+    await bench.stop(task)
+
+
+@virtual_time
+async def test_retention_past_everything_that_was_read_is_no_other_log() -> None:
+    bench, before = Bench(), resets()
+    bench.hold(10)
+    bench.held.clear()
+    task = await bench.start()
+    await asyncio.sleep(3)
+    await bench.stop(task)
+    bench.hold(5)
+    bench.broker.remove_before(ONE, 12)
+    task = await reading_again(bench)
+    await asyncio.sleep(5)
+
+    assert bench.sent == [*range(10), 12, 13, 14]
+    assert resets() == before
+    await bench.stop(task)
+
+
+@virtual_time
+async def test_partitions_that_an_assignment_no_longer_names_are_let_go() -> None:
+    """A partition whose position was looked up anew meanwhile was not revoked."""
+    bench = Bench()
+    bench.wait_s = 1000.0
+    bench.hold(3)
+    bench.held.clear()
+    task = await bench.start()
+    await asyncio.sleep(1)
+    assert bench.reader._assigned[ONE].tasks
+    await bench.reader.assigned([TopicPartition(TOPIC, 0)])
+
+    assert set(bench.reader._assigned) == {TopicPartition(TOPIC, 0)}
+    assert bench.reader._in_flight == 0
+    await bench.stop(task)

@@ -1,0 +1,133 @@
+"""Finds the offset to read a partition of held events from, and checks that its log is still the one that was read.
+
+A position means something only in the log that it was made of (`log_check` has the whole story). The commit's metadata
+names the last record that was read: if the log has another record there, or none, it is another log.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import structlog
+from aiokafka import TopicPartition
+from aiokafka.errors import OffsetOutOfRangeError
+from aiokafka.structs import ConsumerRecord
+
+from dispatcher.kafka.commit_metadata import Fingerprint, decode_metadata
+from dispatcher.kafka.held_topic import Snapshot, snapshot_offset
+from dispatcher.kafka.log_check import Bounds, LogLoss, report_lost_log, report_removed
+from dispatcher.kafka.problems import KafkaProblems
+
+log = structlog.get_logger(__name__)
+
+PROBE_MS: Final = 3_000
+ANSWER_S: Final = 10.0
+
+Committed = tuple[int, str]
+"""Position and metadata, as written."""
+
+
+class PositionClient(Protocol):
+    """Looks up positions and reads single records: `membership.GroupClient`."""
+
+    async def getmany(
+        self, *tps: TopicPartition, timeout_ms: int, max_records: int
+    ) -> dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]: ...
+    async def committed_metadata(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, tuple[int, str]]: ...
+    async def bounds(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, Bounds]: ...
+    def seek(self, tp: TopicPartition, offset: int) -> None: ...
+    def position_of(self, tp: TopicPartition) -> int | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class HeldStart:
+    """Where to begin: every event before `position` is finished, and beyond it what the snapshot says."""
+
+    position: int
+    snapshot: Snapshot
+    fingerprint: Fingerprint | None
+    """Of the last record that was read; None if none was."""
+    committed: Committed | None
+    """The group's commit, as it is known."""
+
+
+async def find_start(
+    client: PositionClient, tp: TopicPartition, left: HeldStart | None, problems: KafkaProblems, group_id: str
+) -> HeldStart:
+    """Returns where to begin: at `left`, if no other member has committed since, else at the group's commit.
+
+    `left`: what this process had finished when the partition was taken from it, more perhaps than it could commit.
+    A log that is another one is read from its start, which is reported, as are records that retention has removed.
+
+    Raises:
+        KafkaError, TimeoutError: Kafka doesn't answer.
+    """
+    async with asyncio.timeout(ANSWER_S):
+        known = (await client.committed_metadata([tp])).get(tp)
+        bounds = (await client.bounds([tp]))[tp]
+    start = None
+    if left is not None and left.committed == known and await is_same_log(client, tp, left.fingerprint, bounds):
+        start = left
+    elif known is not None:
+        start = await _committed_start(client, tp, known, bounds)
+        if start is None:
+            loss = LogLoss.REPLACED if known[0] <= bounds.end else LogLoss.TRUNCATED
+            report_lost_log(problems, group_id, tp, loss, known[0], bounds.start)
+    if start is None:
+        return HeldStart(bounds.start, Snapshot({}), None, known)
+    if start.position < bounds.start:
+        report_removed(problems, group_id, tp, start.position, bounds.start, bounds.start - start.position)
+    return HeldStart(max(start.position, bounds.start), start.snapshot, start.fingerprint, known)
+
+
+async def is_same_log(
+    client: PositionClient, tp: TopicPartition, fingerprint: Fingerprint | None, bounds: Bounds
+) -> bool:
+    """Returns True if the log has the record that the fingerprint names, or has removed it by retention.
+
+    Raises:
+        KafkaError, TimeoutError: Kafka doesn't answer.
+    """
+    if fingerprint is None or fingerprint.offset < bounds.start:
+        return True
+    record = await _record_at(client, tp, fingerprint.offset, bounds)
+    return record is not None and Fingerprint.of(record) == fingerprint
+
+
+async def _committed_start(
+    client: PositionClient, tp: TopicPartition, known: Committed, bounds: Bounds
+) -> HeldStart | None:
+    """Returns the start that the commit names; None if it was made of another log."""
+    position, metadata = known
+    fingerprint = decode_metadata(position, metadata).fingerprint
+    if not await is_same_log(client, tp, fingerprint, bounds) or (fingerprint is None and position > bounds.end):
+        return None
+    snapshot = None
+    if (offset := snapshot_offset(metadata.rpartition(",")[2])) is not None:
+        record = await _record_at(client, tp, offset, bounds)
+        snapshot = None if record is None else Snapshot.of(record)
+        if snapshot is None:
+            log.warning("held events may be repeated: their snapshot is gone", partition=tp.partition)
+    return HeldStart(position, snapshot or Snapshot({}), fingerprint, known)
+
+
+async def _record_at(
+    client: PositionClient, tp: TopicPartition, offset: int, bounds: Bounds
+) -> "ConsumerRecord[bytes, bytes] | None":
+    """Returns the record at an offset; None if the log has none there.
+
+    Raises:
+        TimeoutError: the broker doesn't answer, though the log should have the record.
+    """
+    client.seek(tp, offset)
+    try:
+        records = (await client.getmany(tp, timeout_ms=PROBE_MS, max_records=1)).get(tp, [])
+    except OffsetOutOfRangeError:
+        return None
+    if records:
+        return records[0] if records[0].offset == offset else None
+    position = client.position_of(tp)
+    if offset < bounds.end and (position is None or position <= offset):
+        raise TimeoutError
+    return None  # it was compacted away, or the log ends before it: a new leader may say so too early, and then has it
