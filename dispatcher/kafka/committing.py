@@ -6,6 +6,7 @@ up to a second, for half as many records as there are POSTs in flight.
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Collection, Iterable
 from typing import Final, Protocol
 
@@ -24,6 +25,8 @@ from dispatcher.telemetry import metrics
 COMMIT_S: Final = 10.0
 """Within so much time a commit is answered, or has failed: aiokafka would ask for ever."""
 LONGEST_WAIT_S: Final = 1.0
+SHORTEST_WAIT: Final = 5
+"""Between a record and its commit is at least this fraction of `commit_interval`: other records finish with it."""
 TOLD_S: Final = 3600.0
 """So long readiness says that the broker takes only short metadata."""
 FAILURE_LASTS_S: Final = 60.0
@@ -69,16 +72,19 @@ class Committer:
 
     async def run(self, client: CommitClient, partitions: Callable[[], Collection[Partition]]) -> None:
         """Commits by time and by count until cancelled."""
-        longest = max(LONGEST_WAIT_S, self._interval_s)
+        longest, now = max(LONGEST_WAIT_S, self._interval_s), asyncio.get_running_loop().time
+        began = -math.inf
         while True:
             await self._any_finished.wait()
-            waited = 0.0
-            while waited < longest:
-                await asyncio.sleep(self._interval_s)
-                waited += self._interval_s
+            first_at = now()
+            due_at = max(began + self._interval_s, first_at + self._interval_s / SHORTEST_WAIT)
+            await asyncio.sleep(due_at - first_at)
+            while now() < first_at + longest:
                 if 2 * self._finished >= self._in_flight():
                     break
+                await asyncio.sleep(self._interval_s)
             self._any_finished.clear()
+            began = now()
             if not await self.commit(client, partitions()):
                 self._any_finished.set()
                 await asyncio.sleep(LONGEST_WAIT_S)

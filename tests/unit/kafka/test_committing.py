@@ -1,6 +1,8 @@
 """Commits that fail: counted each time, logged at once and then once a minute, and over with the next success."""
 
+import asyncio
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 import structlog
@@ -21,6 +23,7 @@ from dispatcher.kafka.partition import Partition
 from dispatcher.kafka.problems import LOG_EVERY_S, KafkaProblems
 from dispatcher.telemetry import metrics
 from tests.unit.kafka.test_problems import Clock
+from tests.unit.virtual_time import virtual_time
 
 SETTINGS = KafkaSettings(bootstrap_servers="kafka:9092", topic="events", group_id="a")
 
@@ -113,3 +116,61 @@ async def test_a_partition_that_went_to_another_member_ends_the_problem(clock: C
     assert problems.current
     assert await committer.commit(broker, [])
     assert problems.current == ()
+
+
+# When
+
+
+class SlowBroker(Broker):
+    """Takes its time for each commit, and notes when each began."""
+
+    def __init__(self, takes_s: float) -> None:
+        super().__init__()
+        self.takes_s = takes_s
+        self.times: list[float] = []
+
+    async def commit(self, offsets: dict[TopicPartition, tuple[int, str]]) -> None:
+        self.times.append(asyncio.get_running_loop().time() - 1000.0)
+        await asyncio.sleep(self.takes_s)
+        await super().commit(offsets)
+
+
+async def commit_times(takes_s: float, every_s: float, in_flight: int, for_s: float) -> list[float]:
+    """Returns when commits began, while a record finishes every so many seconds."""
+    broker, partition, problems = SlowBroker(takes_s), Partition(TopicPartition("events", 0)), KafkaProblems()
+    partition.restored = True
+    settings = SETTINGS.model_copy(update={"commit_interval": 0.05})
+    committer = Committer("a", settings, lambda: in_flight, problems)
+    running = asyncio.create_task(committer.run(broker, lambda: [partition]))
+    for offset in range(round(for_s / every_s)):
+        await asyncio.sleep(every_s)
+        partition.tracker.start(offset)
+        partition.tracker.finish(offset)
+        committer.on_finished()
+    running.cancel()
+    return [round(one, 3) for one in broker.times]
+
+
+@virtual_time
+async def test_a_commit_that_takes_long_does_not_delay_the_next() -> None:
+    times = await commit_times(takes_s=0.04, every_s=0.001, in_flight=1, for_s=1.0)
+    assert {round(later - earlier, 3) for earlier, later in pairwise(times)} == {0.05}
+
+
+@virtual_time
+async def test_a_commit_that_takes_longer_than_the_interval_is_followed_by_another_after_a_short_wait() -> None:
+    times = await commit_times(takes_s=0.2, every_s=0.001, in_flight=1, for_s=2.0)
+    assert {round(later - earlier, 3) for earlier, later in pairwise(times)} <= {0.21, 0.211}
+
+
+@virtual_time
+async def test_records_that_come_seldom_are_committed_soon_each_once() -> None:
+    assert await commit_times(takes_s=0.002, every_s=0.5, in_flight=0, for_s=2.0) == [0.51, 1.01, 1.51]
+
+
+@virtual_time
+async def test_a_commit_waits_for_half_as_many_records_as_posts_in_flight_but_no_longer_than_a_second() -> None:
+    times = await commit_times(takes_s=0.002, every_s=0.002, in_flight=200, for_s=1.0)
+    assert {0.19 < later - earlier < 0.26 for earlier, later in pairwise(times)} == {True}
+    times = await commit_times(takes_s=0.002, every_s=0.1, in_flight=200, for_s=5.0)
+    assert {0.99 < later - earlier < 1.21 for earlier, later in pairwise(times)} == {True}
