@@ -27,7 +27,7 @@ MODULES = (
     "delivery/endpoint_health", "delivery/history_recorder", "delivery/lane", "delivery/lane_scheduler",
     "delivery/pending_delivery", "delivery/permits", "delivery/rate", "delivery/retry_policy", "delivery/verdicts",
     "flow/dead_letter_brake", "flow/decision", "flow/fast_path", "flow/pipeline",
-    "kafka/consumer", "kafka/offset_tracker", "kafka/partition",
+    "kafka/consumer", "kafka/offset_tracker", "kafka/partition", "kafka/processing",
     "telemetry/fast_metrics",
     "transport/http1/client", "transport/http1/connection", "transport/request_head",
 )  # fmt: skip

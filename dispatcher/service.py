@@ -30,7 +30,7 @@ from dispatcher.flow.pipeline import Pipeline
 from dispatcher.health import STUCK_S, HealthCheck, HealthServer, LoopLag, Watched
 from dispatcher.kafka.check import kafka_probe
 from dispatcher.kafka.connection import until_answered
-from dispatcher.kafka.consumer import Consumer, Process
+from dispatcher.kafka.consumer import Consumer
 from dispatcher.kafka.credentials import security_problems
 from dispatcher.kafka.dead_letters import DeadLetters
 from dispatcher.kafka.former_topics import FormerTopics, find_and_claim_former_topics
@@ -40,6 +40,7 @@ from dispatcher.kafka.held_topic import HeldTopic
 from dispatcher.kafka.history_topic import open_history
 from dispatcher.kafka.partition import ReadAheadLimit
 from dispatcher.kafka.problems import KafkaProblems
+from dispatcher.kafka.processing import Process
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.readiness import kafka_checks
 from dispatcher.kafka.retry_topics import RetryTopics

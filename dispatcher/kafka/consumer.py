@@ -1,9 +1,9 @@
 """Reads topics, processes each record to its outcome, and commits what is finished, and only that.
 
-Each record is an `InFlightRecord`, owned here. `fast_path` begins it if there is one; otherwise, or after a fallback,
-it gets a task of its own. The records of a partition carry its `AssignmentEpoch`, which ends with the assignment:
-nothing is committed for a partition that isn't ours, and nothing is sent once the group may have given it to another
-member. `log_check` finds the offset to read a partition from; `committing` decides when to commit.
+The records of a partition carry its `AssignmentEpoch`, which ends with the assignment: nothing is committed for a
+partition that isn't ours, and nothing is sent once the group may have given it to another member. `log_check` finds the
+offset to read a partition from, `feeding` decides when a record is begun, `processing` brings it to its outcome, and
+`committing` decides when to commit.
 
 Order of stopping: the epochs end; records of which nothing was sent yet are cancelled; the others get time to finish;
 the positions are committed; the member leaves the group.
@@ -11,9 +11,8 @@ the positions are committed; the member leaves the group.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack
-from contextvars import Context
 from functools import partial
 from typing import Protocol
 
@@ -23,26 +22,21 @@ from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 from aiokafka.structs import ConsumerRecord
 
 from dispatcher.config.settings import KafkaSettings
-from dispatcher.contract.outcomes import Outcome
-from dispatcher.contract.records import AssignmentEpoch, Lease, ProcessingAttempt, Record
-from dispatcher.delivery.direct_attempt import DirectAttempt
-from dispatcher.delivery.pending_delivery import AttemptResult
-from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StoreUnavailable
+from dispatcher.contract.records import AssignmentEpoch, Lease
 from dispatcher.kafka.commit_metadata import FinishedHere
 from dispatcher.kafka.committing import CommitClient, Committer
 from dispatcher.kafka.connection import Client, stopped
 from dispatcher.kafka.feeding import DueIn, Feeder
-from dispatcher.kafka.group_session import FIRST_REPEAT_S, GroupSession
+from dispatcher.kafka.group_session import GroupSession
 from dispatcher.kafka.log_check import LogChecker, LogClient, LogLoss
 from dispatcher.kafka.membership import Assignments, join
-from dispatcher.kafka.partition import InFlightRecord, Partition, ReadAheadLimit
+from dispatcher.kafka.partition import Partition, ReadAheadLimit
 from dispatcher.kafka.problems import KafkaProblems
+from dispatcher.kafka.processing import FastPath, Process, RecordProcessor
 from dispatcher.tasks import set_within
 from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
-
-Process = Callable[[Record, ProcessingAttempt], Awaitable[Outcome]]
 
 REVOKE_WAIT_S = 5.0
 """At a rebalance, time for requests under way: the whole group waits for it."""
@@ -50,7 +44,6 @@ BATCH = 500
 """Records of one poll."""
 BLOCKED_S = 5.0
 """A partition of which nothing was fetched for so long is looked at before it is read on: its topic may be new."""
-LONGEST_REPEAT_S = 30.0
 
 
 class MemberClient(LogClient, CommitClient, Client, Protocol):
@@ -66,20 +59,6 @@ class MemberClient(LogClient, CommitClient, Client, Protocol):
 
 Connect = Callable[[Assignments], Coroutine[object, object, MemberClient]]
 """Joins the group and returns the started client, which reports assignments to the listener."""
-
-
-class FastPath(Protocol):
-    """Delivers records without a task: `flow.fast_path`."""
-
-    def start(self, record: Record, processing: ProcessingAttempt, owner: InFlightRecord, /) -> DirectAttempt | None:
-        """Processes the record without awaiting. Returns the attempt in progress; None if finished or declined."""
-        ...
-
-    def resume(
-        self, record: Record, processing: ProcessingAttempt, first_result: AttemptResult, /
-    ) -> Awaitable[Outcome]:
-        """Continues like `process` for a record whose first attempt was made."""
-        ...
 
 
 class Consumer:
@@ -115,18 +94,20 @@ class Consumer:
         problems = self.session.problems
         self._topics = tuple(topics)
         self.group_id = group_id
-        self._process = process
-        self._read_ahead = read_ahead
         self._drain_timeout_s = drain_timeout_s
         self._waits = due_in_s is not None
-        self._fast_path = fast_path
         self._client: MemberClient | None = None
         self._connect = connect or partial(join, settings, self._topics, group_id, problems=problems)
         self._checker = LogChecker(
             self, group_id, problems, starts_at_end=settings.auto_offset_reset == "latest" and not self._waits,
         )  # fmt: skip
         self._committer = Committer(group_id, settings, in_flight, problems)
-        self._feeder = Feeder(read_ahead, settings.partition_window, self._begin, self.session.lease, due_in_s, clock)
+        self._processor = RecordProcessor(
+            process, read_ahead, fast_path, self.session, self._committer.on_finished, self._on_record_ended
+        )
+        self._feeder = Feeder(
+            read_ahead, settings.partition_window, self._processor.begin, self.session.lease, due_in_s, clock
+        )
         self._partitions: dict[TopicPartition, Partition] = {}
         self._finished_here: dict[TopicPartition, FinishedHere] = {}
         """What is finished of partitions that were taken away. They may come back before another member commits."""
@@ -297,87 +278,12 @@ class Consumer:
             if tp in self._partitions:
                 self._checker.suspect(self._partitions[tp], is_out_of_range=True)
 
-    # Records
-
-    def _begin(self, partition: Partition, record: "ConsumerRecord[bytes, bytes]") -> None:
-        partition.consumed.inc()
-        tracker = partition.tracker
-        already = tracker.was_finished(record.offset)
-        tracker.start(record.offset)
-        if already:
-            tracker.finish(record.offset)
-            metrics.EVENTS_RESUMED.inc()
-            self._committer.on_finished()
-            return
-        item = partition.in_flight[record.offset] = InFlightRecord(self, partition, record)
-        self._read_ahead.add(item.size)
-        if self._fast_path is None:
-            self.start_slow_path(item, None)
-        else:
-            item.direct_attempt = self._fast_path.start(record, item, item)
-
-    async def _process_until_outcome(self, item: InFlightRecord, first_result: AttemptResult | None) -> None:
-        """Processes the record until it has an outcome. Then, and only then, its offset is done."""
-        record, wait_s = item.record, FIRST_REPEAT_S
-        while True:
-            try:
-                if first_result is None or self._fast_path is None:
-                    await self._process(record, item)
-                else:
-                    await self._fast_path.resume(record, item, first_result)
-            except Draining:
-                if not item.epoch.active:
-                    return
-                item.started, first_result = False, None
-                await self.session.until_member()
-                continue
-            except (StoreUnavailable, NotWritten, BrakeEngaged) as error:
-                log.warning("record kept for another try", place=_place(record), why=str(error)[:256])
-            except Exception:
-                metrics.ERRORS.labels("consumer").inc()
-                log.exception("record kept for another try because of a bug", place=_place(record))
-            else:
-                self._done(item)
-                return
-            item.started, first_result = False, None
-            metrics.EVENTS_REPEATED.inc()
-            await asyncio.sleep(wait_s)
-            wait_s = min(wait_s * 2, LONGEST_REPEAT_S)
-
-    def _done(self, item: InFlightRecord) -> None:
-        """Marks the record's offset as done: it has its outcome."""
-        item.partition.finish(item.record)
-        self._committer.on_finished()
-
-    # Callbacks of the records in flight
-
-    def record_finished(self, item: InFlightRecord) -> None:
-        """Marks the record as done and removes it."""
-        self._done(item)
-        self.record_ended(item)
-
-    def start_slow_path(self, item: InFlightRecord, first_result: AttemptResult | None) -> None:
-        """Starts a task for the record, in a context of its own: the caller may be a task of another, traced event."""
-        item.task = self._loop.create_task(self._process_until_outcome(item, first_result), context=Context())
-        item.task.add_done_callback(partial(self._task_ended, item))
-
-    def record_ended(self, item: InFlightRecord) -> None:
-        """Removes a record that is over, with an outcome or without."""
-        partition = item.partition
-        del partition.in_flight[item.record.offset]
-        item.direct_attempt = None  # each knows the other: let go, neither waits for the garbage collector
-        self._read_ahead.remove(item.size, self._loop.time())
+    def _on_record_ended(self, partition: Partition) -> None:
         self._feeder.on_room()
         if partition.is_orphan or not partition.epoch.active:
             self._ended_late.set()
             if partition in self._orphans and not partition.in_flight and not partition.buffer:
                 self._orphans.remove(partition)
-
-    def _task_ended(self, item: InFlightRecord, task: "asyncio.Task[None]") -> None:
-        self.record_ended(item)
-        if not task.cancelled() and task.exception() is not None:
-            metrics.ERRORS.labels("consumer").inc()
-            log.error("record's task failed", place=_place(item.record), exc_info=task.exception())
 
     # Stopping
 
@@ -453,7 +359,3 @@ class Consumer:
         if self._waits:
             return None
         return min((at for one in self._partitions.values() if (at := one.oldest) is not None), default=None)
-
-
-def _place(record: Record) -> str:
-    return f"{record.topic}/{record.partition}/{record.offset}"

@@ -1,0 +1,162 @@
+"""Brings each record that was begun to its outcome. Then, and only then, its offset is done.
+
+Each record is an `InFlightRecord`, owned here. `fast_path` begins it if there is one; otherwise, or after a fallback,
+it gets a task of its own.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextvars import Context
+from functools import partial
+from typing import Protocol
+
+import structlog
+from aiokafka.structs import ConsumerRecord
+
+from dispatcher.contract.outcomes import Outcome
+from dispatcher.contract.records import ProcessingAttempt, Record
+from dispatcher.delivery.direct_attempt import DirectAttempt
+from dispatcher.delivery.pending_delivery import AttemptResult
+from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StoreUnavailable
+from dispatcher.kafka.group_session import FIRST_REPEAT_S, GroupSession
+from dispatcher.kafka.partition import InFlightRecord, Partition, ReadAheadLimit
+from dispatcher.telemetry import metrics
+
+log = structlog.get_logger(__name__)
+
+Process = Callable[[Record, ProcessingAttempt], Awaitable[Outcome]]
+
+LONGEST_REPEAT_S = 30.0
+
+
+class FastPath(Protocol):
+    """Delivers records without a task: `flow.fast_path`."""
+
+    def start(self, record: Record, processing: ProcessingAttempt, owner: InFlightRecord, /) -> DirectAttempt | None:
+        """Processes the record without awaiting. Returns the attempt in progress; None if finished or declined."""
+        ...
+
+    def resume(
+        self, record: Record, processing: ProcessingAttempt, first_result: AttemptResult, /
+    ) -> Awaitable[Outcome]:
+        """Continues like `process` for a record whose first attempt was made."""
+        ...
+
+
+class RecordProcessor:
+    """The records in flight of one consumer."""
+
+    def __init__(
+        self,
+        process: Process,
+        read_ahead: ReadAheadLimit,
+        fast_path: FastPath | None,
+        session: GroupSession,
+        on_finished: Callable[[], None],
+        on_ended: Callable[[Partition], None],
+    ) -> None:
+        """Begins nothing yet.
+
+        Args:
+            process: brings a record to its outcome.
+            read_ahead: counts the records begun.
+            fast_path: begins records that need no task; None if all do.
+            session: says when this process is a member of its group again.
+            on_finished: called for each record that has its outcome.
+            on_ended: called with the partition of each record that is over, with an outcome or without.
+        """
+        self._process = process
+        self._read_ahead = read_ahead
+        self._fast_path = fast_path
+        self._session = session
+        self._on_finished = on_finished
+        self._on_ended = on_ended
+        self._running_loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop, kept because looking it up takes a system call each time (getpid, until Python 3.12)."""
+        if self._running_loop is None:
+            self._running_loop = asyncio.get_running_loop()
+        return self._running_loop
+
+    def begin(self, partition: Partition, record: "ConsumerRecord[bytes, bytes]") -> None:
+        """Processes a record, unless it is known to be finished. Call with rising offsets."""
+        partition.consumed.inc()
+        tracker = partition.tracker
+        already = tracker.was_finished(record.offset)
+        tracker.start(record.offset)
+        if already:
+            tracker.finish(record.offset)
+            metrics.EVENTS_RESUMED.inc()
+            self._on_finished()
+            return
+        item = partition.in_flight[record.offset] = InFlightRecord(self, partition, record)
+        self._read_ahead.add(item.size)
+        if self._fast_path is None:
+            self.start_slow_path(item, None)
+        else:
+            item.direct_attempt = self._fast_path.start(record, item, item)
+
+    async def _process_until_outcome(self, item: InFlightRecord, first_result: AttemptResult | None) -> None:
+        """Processes the record until it has an outcome. Then, and only then, its offset is done."""
+        record, wait_s = item.record, FIRST_REPEAT_S
+        while True:
+            try:
+                if first_result is None or self._fast_path is None:
+                    await self._process(record, item)
+                else:
+                    await self._fast_path.resume(record, item, first_result)
+            except Draining:
+                if not item.epoch.active:
+                    return
+                item.started, first_result = False, None
+                await self._session.until_member()
+                continue
+            except (StoreUnavailable, NotWritten, BrakeEngaged) as error:
+                log.warning("record kept for another try", place=_place(record), why=str(error)[:256])
+            except Exception:
+                metrics.ERRORS.labels("consumer").inc()
+                log.exception("record kept for another try because of a bug", place=_place(record))
+            else:
+                self._done(item)
+                return
+            item.started, first_result = False, None
+            metrics.EVENTS_REPEATED.inc()
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, LONGEST_REPEAT_S)
+
+    def _done(self, item: InFlightRecord) -> None:
+        """Marks the record's offset as done: it has its outcome."""
+        item.partition.finish(item.record)
+        self._on_finished()
+
+    # Callbacks of the records in flight
+
+    def record_finished(self, item: InFlightRecord) -> None:
+        """Marks the record as done and removes it."""
+        self._done(item)
+        self.record_ended(item)
+
+    def start_slow_path(self, item: InFlightRecord, first_result: AttemptResult | None) -> None:
+        """Starts a task for the record, in a context of its own: the caller may be a task of another, traced event."""
+        item.task = self._loop.create_task(self._process_until_outcome(item, first_result), context=Context())
+        item.task.add_done_callback(partial(self._task_ended, item))
+
+    def record_ended(self, item: InFlightRecord) -> None:
+        """Removes a record that is over, with an outcome or without."""
+        partition = item.partition
+        del partition.in_flight[item.record.offset]
+        item.direct_attempt = None  # each knows the other: let go, neither waits for the garbage collector
+        self._read_ahead.remove(item.size, self._loop.time())
+        self._on_ended(partition)
+
+    def _task_ended(self, item: InFlightRecord, task: "asyncio.Task[None]") -> None:
+        self.record_ended(item)
+        if not task.cancelled() and task.exception() is not None:
+            metrics.ERRORS.labels("consumer").inc()
+            log.error("record's task failed", place=_place(item.record), exc_info=task.exception())
+
+
+def _place(record: Record) -> str:
+    return f"{record.topic}/{record.partition}/{record.offset}"
