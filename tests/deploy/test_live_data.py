@@ -201,13 +201,17 @@ async def test_what_keda_asks_has_data(watched: Watched) -> None:
 
 
 async def test_every_alert_looks_at_series_that_there_are(watched: Watched) -> None:
-    """An alert's result is empty if all is well; the series it selects must exist."""
+    """An alert's result is empty if all is well; the series it selects must exist, and the alerts it looks at."""
     selectors = {
         f"{name}: {selector}": selector
         for name, alert in ALERTS.items()
         for selector in selectors_in(alert["expr"])
         if not OF_THE_CLUSTER.search(selector)
     }
+    of_alerts = {name: selector for name, selector in selectors.items() if selector.startswith("ALERTS{")}
+    for name, selector in of_alerts.items():
+        assert re.search(r'alertname="(\w+)"', selector)[1] in ALERTS, name  # type: ignore[index]
+        del selectors[name]
     assert len(selectors) > 40
     await _all_have_data(watched.prometheus, selectors)
 
