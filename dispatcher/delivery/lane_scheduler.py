@@ -30,7 +30,7 @@ _TICK_S = 1.0
 
 
 class ReadAhead(Protocol):
-    """How much was read and is not finished yet."""
+    """How much was read and is not finished yet: `kafka.partition.ReadAheadLimit`, a layer above."""
 
     @property
     def records(self) -> int: ...

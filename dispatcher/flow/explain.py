@@ -14,13 +14,12 @@ from dispatcher.config.secrets import Secret, speaks_of_a_secret
 from dispatcher.config.webhooks import JwtAuth, Webhook, WebhookConfig
 from dispatcher.contract.event_reader import spelling_of
 from dispatcher.contract.events import DeliveryEvent, OtherEvent, webhook_id
-from dispatcher.contract.feedback import encode_feedback
-from dispatcher.contract.outcomes import SkipReason
+from dispatcher.contract.outcomes import ParkReason, SkipReason
 from dispatcher.contract.records import PREFIX, AssignmentEpoch, ProcessingAttempt, Record, RetryState
 from dispatcher.delivery.pending_delivery import PendingDelivery, request_headers
 from dispatcher.delivery.permits import Priority
 from dispatcher.errors import UnreadableEvent
-from dispatcher.flow.decision import campaign_objection, eligibility, is_of_another_sandbox, read_record
+from dispatcher.flow.decision import campaign_objection, decide, is_of_another_sandbox, read_record
 from dispatcher.transport.request import USER_AGENT, Endpoint, Headers
 
 MASKED = "<secret>"
@@ -99,13 +98,15 @@ def explain(record: Record, webhooks: Sequence[Webhook], limits: Limits, now: fl
     lines += _event_lines(event, record, retry_state)
     lines += _webhook_lines(event, webhook, len(webhooks))
     rules = tuple(answers(event, webhook))
-    reason = eligibility(event, webhook)
-    if reason is not None or webhook is None:
-        lines.append(Line("verdict", "would be skipped", (reason or SkipReason.NO_WEBHOOK).value))
+    decided = decide(event, webhook)
+    if isinstance(decided, SkipReason):
+        lines.append(Line("verdict", "would be skipped", decided.value))
         return Explanation(tuple(lines), event, rules=rules)
-    body = encode_feedback(event, webhook.config.payload)
+    if isinstance(decided, ParkReason):
+        lines.append(Line("verdict", "would be held", f"the webhook is {decided}"))
+        return Explanation(tuple(lines), event, rules=rules)
     pending = PendingDelivery.of(
-        event, webhook, body, retry_state.attempts, Priority.NEW, ProcessingAttempt(AssignmentEpoch())
+        event, decided.webhook, decided.body, retry_state.attempts, Priority.NEW, ProcessingAttempt(AssignmentEpoch())
     )
     lines += _request_lines(pending, limits)
     return Explanation(tuple(lines), event, rules=rules, headers=tuple(shown_headers(pending, now)))

@@ -8,32 +8,27 @@ that it had. The law is the pipeline's: the owner hears `finished` with an outco
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from dispatcher.config.webhooks import Webhook
 from dispatcher.contract.events import OtherEvent
-from dispatcher.contract.feedback import MAX_WARNED, encode_feedback
-from dispatcher.contract.outcomes import Delivered, Outcome, SkipReason
+from dispatcher.contract.feedback import MAX_WARNED
+from dispatcher.contract.outcomes import Delivered, Outcome, ParkReason, SkipReason
 from dispatcher.contract.records import Origin, ProcessingAttempt, Record
-from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.deliverer import Deliverer
 from dispatcher.delivery.direct_attempt import DirectAttempt
 from dispatcher.delivery.history_recorder import HistoryRecorder
 from dispatcher.delivery.pending_delivery import AttemptResult, PendingDelivery
 from dispatcher.delivery.permits import Priority
-from dispatcher.flow.decision import eligibility, read_record
+from dispatcher.flow.decision import decide, read_record
 from dispatcher.flow.pipeline import Pipeline
-from dispatcher.stores.cache import NOT_CACHED, NotCached
+from dispatcher.stores.cache import NOT_CACHED, WebhookCache
 
 _AT_ONCE: Final = Delivered(1)
 
 
-class CachedWebhooks(Protocol):
-    """The webhooks in memory."""
-
-    def get_cached(self, tenant: TenantKey) -> Webhook | NotCached | None: ...
-
-
 class RecordListener(Protocol):
-    """Hears how a record ends: exactly one of these is called, within `start` or later."""
+    """Hears how a record ends: exactly one of these is called, within `start` or later.
+
+    Implemented by `kafka.partition.InFlightRecord`, a layer above.
+    """
 
     def on_finished(self, outcome: Outcome, /) -> None:
         """The record has its outcome."""
@@ -51,7 +46,7 @@ class FastPath:
     def __init__(
         self,
         pipeline: Pipeline,
-        webhooks: CachedWebhooks,
+        webhooks: WebhookCache,
         deliveries: Deliverer,
         max_record_bytes: int,
         max_body: int,
@@ -81,7 +76,7 @@ class FastPath:
         if decided is None:
             owner.on_fallback(None)
         elif isinstance(decided, PendingDelivery):
-            direct_attempt = _EventFlight(self._deliveries, decided, self._pipeline, record, owner)
+            direct_attempt = _EventAttempt(self._deliveries, decided, self._pipeline, record, owner)
             direct_attempt.start()
             return None if direct_attempt.is_over else direct_attempt
         else:
@@ -103,20 +98,17 @@ class FastPath:
         webhook = self._webhooks.get_cached(event.tenant)
         if webhook is NOT_CACHED or self._deliveries.is_busy_closing:
             return None
-        reason = eligibility(event, webhook)
-        if reason is not None or webhook is None:
-            return self._pipeline.skipped(record, reason or SkipReason.NO_WEBHOOK, event, origin)
-        if webhook.config.paused:
-            return None
-        body = encode_feedback(event, webhook.config.payload)
-        if len(body) > self._largest:
+        decided = decide(event, webhook)
+        if isinstance(decided, SkipReason):
+            return self._pipeline.skipped(record, decided, event, origin)
+        if isinstance(decided, ParkReason) or len(decided.body) > self._largest:
             return None
         ids = None if self._history is None else self._history.ids_of(event)
-        return PendingDelivery.of(event, webhook, body, 0, Priority.NEW, processing, origin, ids=ids)
+        return PendingDelivery.of(event, decided.webhook, decided.body, 0, Priority.NEW, processing, origin, ids=ids)
 
 
-class _EventFlight(DirectAttempt):
-    """A flight whose end is an outcome of its record."""
+class _EventAttempt(DirectAttempt):
+    """A direct attempt whose result is the outcome of its record."""
 
     __slots__ = ("_owner", "_pipeline", "_record")
 

@@ -14,9 +14,9 @@ from typing import Protocol, assert_never
 
 import structlog
 
-from dispatcher.config.webhooks import Webhook
+from dispatcher.config.webhook_lookup import WebhookLookup
 from dispatcher.contract.events import DeliveryEvent, OtherEvent
-from dispatcher.contract.feedback import MAX_WARNED, encode_feedback
+from dispatcher.contract.feedback import MAX_WARNED
 from dispatcher.contract.outcomes import (
     HELD_REASONS,
     Dead,
@@ -31,11 +31,11 @@ from dispatcher.contract.outcomes import (
 )
 from dispatcher.contract.records import Origin, ProcessingAttempt, Record, RetryState
 from dispatcher.contract.tenant import TenantKey
+from dispatcher.delivery.deliverer import Deliverer
 from dispatcher.delivery.history_recorder import HistoryRecorder
 from dispatcher.delivery.pending_delivery import (
     AttemptResult,
     Deferred,
-    Delivery,
     PendingDelivery,
     Undeliverable,
     WebhookChanged,
@@ -51,29 +51,15 @@ from dispatcher.errors import (
     WebhookUnusable,
 )
 from dispatcher.flow.dead_letter_brake import DeadLetterBrake
-from dispatcher.flow.decision import eligibility, read_record
+from dispatcher.flow.decision import decide, read_record
 from dispatcher.telemetry import metrics
 from dispatcher.telemetry.event_log import EventLog
 
 log = structlog.get_logger(__name__)
 
 
-class Webhooks(Protocol):
-    """The webhook of a tenant."""
-
-    async def get(self, tenant: TenantKey) -> Webhook | None:
-        """Raises StoreUnavailable if the store can't answer, WebhookUnusable if the webhook can't be used."""
-        ...
-
-
-class Deliverer(Protocol):
-    """Sends a parcel."""
-
-    async def deliver(self, pending: PendingDelivery, first_result: AttemptResult | None = None) -> Delivery: ...
-
-
 class RetryTopics(Protocol):
-    """Keeps events that can't be delivered now."""
+    """Keeps events that can't be delivered now: `kafka.retry_topics`, a layer above."""
 
     @property
     def topics(self) -> Sequence[str]:
@@ -86,7 +72,7 @@ class RetryTopics(Protocol):
 
 
 class HeldTopic(Protocol):
-    """Keeps events that wait for a change of configuration."""
+    """Keeps events that wait for a change of configuration: `kafka.held_topic`, a layer above."""
 
     @property
     def topic(self) -> str: ...
@@ -97,7 +83,7 @@ class HeldTopic(Protocol):
 
 
 class DeadLetters(Protocol):
-    """Keeps events that will never be delivered."""
+    """Keeps events that will never be delivered: `kafka.dead_letters`, a layer above."""
 
     async def dead_letter(self, record: Record, retry_state: RetryState, reason: DeadReason, detail: str) -> None:
         """Returns when the broker has it; raises NotWritten."""
@@ -109,7 +95,7 @@ class Pipeline:
 
     def __init__(
         self,
-        webhooks: Webhooks,
+        webhooks: WebhookLookup,
         deliveries: Deliverer,
         retry_topics: RetryTopics,
         dead_letters: DeadLetters,
@@ -200,16 +186,16 @@ class Pipeline:
                 why = ParkReason.UNUSABLE if isinstance(error, WebhookUnusable) else ParkReason.UNDECIDED
                 deferred = Deferred(why, retry_state.attempts, detail=str(error))
                 return await self._park(record, retry_state, processing, event, deferred)
-            reason = eligibility(event, webhook)
-            if reason is not None or webhook is None:
-                return self.skipped(record, reason or SkipReason.NO_WEBHOOK, event, retry_state.origin)
-            if webhook.config.paused:
-                deferred = Deferred(ParkReason.PAUSED, retry_state.attempts, detail="the webhook is paused")
-                return await self._park(record, retry_state, processing, event, deferred)
             try:
-                body = encode_feedback(event, webhook.config.payload)
+                decided = decide(event, webhook)
             except Exception as error:  # noqa: BLE001
                 return await self._die_of_a_bug(record, retry_state, processing, error, event)
+            if isinstance(decided, SkipReason):
+                return self.skipped(record, decided, event, retry_state.origin)
+            if isinstance(decided, ParkReason):
+                deferred = Deferred(decided, retry_state.attempts, detail=f"the webhook is {decided}")
+                return await self._park(record, retry_state, processing, event, deferred)
+            body = decided.body
             if len(body) > self._max_body:
                 detail = f"the payload has {len(body)} bytes, over the limit of {self._max_body}"
                 return await self._die(record, retry_state, processing, DeadReason.TOO_LARGE, detail, event)
@@ -218,7 +204,7 @@ class Pipeline:
             priority = Priority.RETRY if retry_state.parks else Priority.NEW
             ids = None if self._history is None else self._history.ids_of(event)
             pending = PendingDelivery.of(
-                event, webhook, body, retry_state.attempts, priority, processing, retry_state.origin,
+                event, decided.webhook, body, retry_state.attempts, priority, processing, retry_state.origin,
                 retry_state.refusals, retry_state.first_seen if retry_state.parks else None, ids,
             )  # fmt: skip
             delivery, first_result = await self._deliveries.deliver(pending, first_result), None

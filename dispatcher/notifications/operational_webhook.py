@@ -1,31 +1,24 @@
 """Sends operational webhooks: signed by Standard Webhooks, through the egress guard, like any other webhook."""
 
 from collections.abc import Mapping
-from typing import Final, Protocol
+from typing import Final
 
 import orjson
 
 from dispatcher.auth.signatures import Signer
 from dispatcher.config.notification_settings import OperationalWebhookSettings
-from dispatcher.contract.outcomes import Attempt
 from dispatcher.delivery.verdicts import reason_of
 from dispatcher.notifications.mail import NotSent
-from dispatcher.transport.request import Endpoint, Request
+from dispatcher.transport.request import Endpoint, Request, Transport
 
 TIMEOUT_S: Final = 10.0
 CONNECT_TIMEOUT_S: Final = 3.0
 
 
-class _Transport(Protocol):
-    async def post(self, request: Request) -> Attempt:
-        """Sends one POST."""
-        ...
-
-
 class OperationalWebhook:
     """The operator's endpoint."""
 
-    def __init__(self, settings: OperationalWebhookSettings, transport: _Transport) -> None:
+    def __init__(self, settings: OperationalWebhookSettings, transport: Transport) -> None:
         """Raises ValueError if a signing secret can't sign."""
         self._endpoint = Endpoint.at(settings.url)
         self._signer = Signer.of(settings.signing)

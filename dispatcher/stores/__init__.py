@@ -8,31 +8,17 @@ from dispatcher.config.settings import WebhookSettings
 from dispatcher.config.webhooks import Webhook
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import Problem
-from dispatcher.stores.cache import NotCached
+from dispatcher.stores.cache import WebhookStore
 from dispatcher.stores.webhook_files import Rules
 from dispatcher.stores.yaml_directory import YamlDirectory
 
 
-class WebhookSource(Protocol):
-    """A store of webhooks that the service runs."""
+class WebhookSource(WebhookStore, Protocol):
+    """A store of webhooks that the service runs: `YamlDirectory` or `SqlStore`."""
 
     @property
     def problems(self) -> Sequence[Problem]:
         """Problems in the current configuration. If there are any, an older version is in use."""
-        ...
-
-    async def get(self, tenant: TenantKey) -> Webhook | None:
-        """Returns the tenant's webhook, or None if it has none.
-
-        Raises:
-            StoreUnavailable: the store did not answer.
-            WebhookUnusable: the tenant's webhook has a mistake and no last good version.
-            WebhookUndecided: a part of the configuration can't be read, which may contain the tenant's webhook.
-        """
-        ...
-
-    def get_cached(self, tenant: TenantKey, /) -> Webhook | NotCached | None:
-        """Returns the webhook, or None, without waiting; `NOT_CACHED` if only `get` can answer."""
         ...
 
     def is_held(self, tenant: TenantKey) -> bool:

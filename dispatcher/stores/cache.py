@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Final, Protocol
 
 from dispatcher.config.settings import WebhookSettings
+from dispatcher.config.webhook_lookup import WebhookLookup
 from dispatcher.config.webhooks import Webhook
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import StoreUnavailable, WebhookUnusable
@@ -34,18 +35,8 @@ class NotCached(Enum):
 NOT_CACHED: Final = NotCached.NOT_CACHED
 
 
-class WebhookStore(Protocol):
+class WebhookStore(WebhookLookup, Protocol):
     """The part of a store that the cache uses."""
-
-    async def get(self, tenant: TenantKey) -> Webhook | None:
-        """Returns the tenant's webhook, or None if it has none.
-
-        Raises:
-            StoreUnavailable: the store did not answer.
-            WebhookUnusable: the tenant's webhook can't be used.
-            WebhookUndecided: it is unknown whether the tenant has a webhook.
-        """
-        ...
 
     def get_cached(self, tenant: TenantKey, /) -> Webhook | NotCached | None:
         """Returns the webhook, or None, without waiting; `NOT_CACHED` if only `get` can answer."""

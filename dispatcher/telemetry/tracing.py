@@ -20,7 +20,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from types import TracebackType
-from typing import Protocol, Self, assert_never
+from typing import Self, assert_never
 
 import structlog
 from opentelemetry import trace
@@ -37,6 +37,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from dispatcher import __version__
 from dispatcher.config.settings import TracingSettings
+from dispatcher.config.webhook_lookup import WebhookLookup
 from dispatcher.config.webhooks import Webhook
 from dispatcher.contract.outcomes import Attempt, Dead, Delivered, Outcome, Parked, Skipped
 from dispatcher.contract.records import ProcessingAttempt, Record, RetryState
@@ -61,12 +62,6 @@ _event_span: ContextVar[Span] = ContextVar("event_span", default=trace.INVALID_S
 
 _TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]([0-9a-f])")
 """Version 00 of W3C Trace Context (section 3.2); the second digit of the flags holds the sampled flag."""
-
-
-class Webhooks(Protocol):
-    """Looks up the webhook of a tenant."""
-
-    async def get(self, tenant: TenantKey) -> Webhook | None: ...
 
 
 class Tracing:
@@ -152,7 +147,7 @@ class Tracing:
 
         return traced
 
-    def around_webhooks(self, webhooks: Webhooks) -> Webhooks:
+    def around_webhooks(self, webhooks: WebhookLookup) -> WebhookLookup:
         """Returns `webhooks`, wrapped so that each look-up sets the tenant on the event's span."""
         return _TenantOnSpan(webhooks)
 
@@ -215,7 +210,7 @@ def traceparent(span: Span) -> str:
 
 
 class _TenantOnSpan:
-    def __init__(self, webhooks: Webhooks) -> None:
+    def __init__(self, webhooks: WebhookLookup) -> None:
         self._webhooks = webhooks
 
     async def get(self, tenant: TenantKey) -> Webhook | None:

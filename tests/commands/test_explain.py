@@ -78,6 +78,12 @@ def test_every_rule_is_answered_also_behind_the_first_no() -> None:
     assert "request payload" not in lines
 
 
+def test_an_event_of_a_paused_webhook_would_be_held() -> None:
+    lines = explained(email_event(), webhook(paused=True))
+    assert lines["verdict would be held"] == "the webhook is paused"
+    assert "request payload" not in lines
+
+
 def test_a_tenant_without_a_webhook() -> None:
     lines = explained(email_event(), webhook(TENANT._replace(sandbox="dev")))
     assert lines["webhook none"] == "myImsOrg/prod has no webhook; 1 others are in use"

@@ -1,0 +1,20 @@
+"""The look-up of a tenant's webhook, which stores, the cache and tracing implement."""
+
+from typing import Protocol
+
+from dispatcher.config.webhooks import Webhook
+from dispatcher.contract.tenant import TenantKey
+
+
+class WebhookLookup(Protocol):
+    """Looks up the webhook of a tenant."""
+
+    async def get(self, tenant: TenantKey) -> Webhook | None:
+        """Returns the tenant's webhook, or None if it has none.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+            WebhookUnusable: the tenant's webhook has a mistake and no last good version.
+            WebhookUndecided: a part of the configuration can't be read, which may contain the tenant's webhook.
+        """
+        ...
