@@ -24,7 +24,7 @@ GROUP = "dispatcher_compiled"
 MODULES = (
     "contract/event_reader", "contract/events", "contract/feedback", "contract/record_text", "contract/records",
     "delivery/breaker", "delivery/concurrency", "delivery/deliverer", "delivery/direct_attempt",
-    "delivery/endpoint_health", "delivery/history_recorder", "delivery/lane", "delivery/lane_scheduler",
+    "delivery/endpoint_health", "delivery/endpoint_state", "delivery/history_recorder", "delivery/lane_scheduler",
     "delivery/pending_delivery", "delivery/permits", "delivery/rate", "delivery/retry_policy", "delivery/verdicts",
     "flow/dead_letter_brake", "flow/decision", "flow/fast_path", "flow/pipeline",
     "kafka/consumer", "kafka/offset_tracker", "kafka/partition", "kafka/processing",

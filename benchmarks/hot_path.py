@@ -55,7 +55,7 @@ from dispatcher.delivery.deliverer import Deliverer
 from dispatcher.delivery.history_recorder import HistoryRecorder
 from dispatcher.delivery.lane_scheduler import LaneScheduler
 from dispatcher.delivery.pending_delivery import AttemptResult, PendingDelivery
-from dispatcher.delivery.permits import SLOTS_A_TURN, Priority
+from dispatcher.delivery.permits import PERMITS_A_TURN, Priority
 from dispatcher.delivery.retry_policy import RetryPolicy
 from dispatcher.delivery.verdicts import DELIVERED
 from dispatcher.flow.fast_path import FastPath
@@ -369,7 +369,7 @@ async def flight(parts: Services) -> AsyncIterator[Step]:
 
 async def _turn_over(number: int) -> None:
     """As many events as a turn of the event loop has slots: its next turn."""
-    if number % SLOTS_A_TURN == SLOTS_A_TURN - 1:
+    if number % PERMITS_A_TURN == PERMITS_A_TURN - 1:
         await asyncio.sleep(0)
 
 

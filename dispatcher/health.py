@@ -24,8 +24,7 @@ from dispatcher.config.settings import OpsSettings
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.breaker import BreakerState
 from dispatcher.delivery.endpoint_health import TenantState
-from dispatcher.delivery.lane import Lane
-from dispatcher.delivery.lane_scheduler import LaneScheduler
+from dispatcher.delivery.lane_scheduler import Lane, LaneScheduler
 from dispatcher.listener import Listener
 from dispatcher.server_certificate import ServerCertificate
 from dispatcher.telemetry import metrics
@@ -73,8 +72,8 @@ def describe_lane(lane: Lane, now: float) -> dict[str, object]:
 
     A tenant to which nothing arrives is never active, even if what fails is no evidence against its endpoint.
     """
-    failure, state = lane.last_failure, lane.evidence.state
-    if lane.is_failing and state is TenantState.ACTIVE:
+    failure, state = lane.endpoint.last_failure, lane.endpoint.health.state
+    if lane.endpoint.is_failing and state is TenantState.ACTIVE:
         state = TenantState.UNSTABLE
 
     def at(moment: float | None) -> str | None:
@@ -86,20 +85,20 @@ def describe_lane(lane: Lane, now: float) -> dict[str, object]:
         "org": lane.tenant.org,
         "sandbox": lane.tenant.sandbox,
         "state": state.value,
-        "breaker": lane.breaker.state.value,
-        "breaker_retry_in_s": round(lane.breaker.retry_in_s(now), 1),
-        "suspended": lane.suspended is not None,
-        "held_for_s": round(max(0.0, lane.held_until - now), 1),
-        "concurrency_limit": lane.limit.now,
+        "breaker": lane.endpoint.breaker.state.value,
+        "breaker_retry_in_s": round(lane.endpoint.breaker.retry_in_s(now), 1),
+        "suspended": lane.endpoint.suspended is not None,
+        "held_for_s": round(max(0.0, lane.endpoint.held_until - now), 1),
+        "concurrency_limit": lane.endpoint.limit.now,
         "in_flight": lane.in_flight,
         "waiting": lane.waiting,
-        "usual_latency_s": round(lane.limit.usual_s, 4),
-        "failures_in_a_row": lane.failures_in_a_row,
+        "usual_latency_s": round(lane.endpoint.limit.usual_s, 4),
+        "failures_in_a_row": lane.endpoint.failures_in_a_row,
         "last_failure": None if failure is None else failure.reason,
         "last_status": None if failure is None else failure.status,
         "last_failure_detail": None if failure is None else failure.detail,
         "last_failure_at": None if failure is None else at(failure.at),
-        "last_success_at": at(lane.last_success),
+        "last_success_at": at(lane.endpoint.last_success),
     }
 
 

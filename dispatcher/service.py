@@ -22,6 +22,7 @@ from dispatcher.config.settings import KafkaSettings, Settings, TracingSettings
 from dispatcher.config.webhooks import JwtAuth, Webhook, WebhookConfig
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.deliverer import Deliverer
+from dispatcher.delivery.lane_metrics import observe_lanes
 from dispatcher.delivery.lane_scheduler import LaneScheduler
 from dispatcher.delivery.retry_policy import RetryPolicy
 from dispatcher.errors import ConfigError, Problem
@@ -328,7 +329,9 @@ class Service:
     def _is_held(self, tenant: TenantKey) -> bool:
         """Returns True if the tenant's events wait for a change of configuration, as far as this process knows."""
         lane = self._lanes.get(tenant)
-        return (lane is not None and lane.is_held) or (self._source is not None and self._source.is_held(tenant))
+        return (lane is not None and lane.endpoint.is_held) or (
+            self._source is not None and self._source.is_held(tenant)
+        )
 
     def _configure_metrics(self, source: WebhookSource) -> None:
         webhooks = source.all()
@@ -373,7 +376,7 @@ class Service:
     def _observe(self) -> None:
         kafka = kafka_checks(self._sessions, self._kafka_problems.current)
         metrics.KAFKA_AVAILABLE.set(float(all(check.ok for check in kafka if check.required)))
-        self._lanes.observe()
+        observe_lanes(self._lanes)
         if self._pipeline is not None:
             self._pipeline.observe()
         oldest = [seen for consumer in self._consumers if (seen := consumer.observe()) is not None]

@@ -19,8 +19,7 @@ from dispatcher.contract.outcomes import Attempt, Delivered, FailureReason, Park
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.breaker import BreakerState
 from dispatcher.delivery.history_recorder import HistoryRecorder
-from dispatcher.delivery.lane import Lane
-from dispatcher.delivery.lane_scheduler import LaneScheduler
+from dispatcher.delivery.lane_scheduler import Lane, LaneScheduler
 from dispatcher.delivery.pending_delivery import (
     GOOD,
     AttemptResult,
@@ -254,9 +253,9 @@ class Deliverer:
         if judgement.suspends:
             lane.suspend(pending.webhook.revision)  # first, so that no waiting event gets the permit
         if judgement.tells_of_endpoint:
-            before = lane.breaker.state
+            before = lane.endpoint.breaker.state
             lane.release(permit, judgement, hold)
-            if lane.breaker.state is not before:
+            if lane.endpoint.breaker.state is not before:
                 self._log_breaker(lane, before, attempt)
         else:
             lane.cancel(permit)
@@ -266,7 +265,7 @@ class Deliverer:
 
     def _log_breaker(self, lane: Lane, before: BreakerState, attempt: Attempt) -> None:
         """Logs that a breaker opened, with the last failure, and that it closed; failed probes at debug level."""
-        tenant, breaker = str(lane.tenant), lane.breaker
+        tenant, breaker = str(lane.tenant), lane.endpoint.breaker
         if breaker.state is BreakerState.CLOSED:
             log.info("breaker closed: the endpoint answers again", tenant=tenant)
             return

@@ -14,7 +14,7 @@ import structlog
 
 from dispatcher.contract.outcomes import Attempt
 from dispatcher.delivery.deliverer import Deliverer
-from dispatcher.delivery.lane import Lane
+from dispatcher.delivery.lane_scheduler import Lane
 from dispatcher.delivery.pending_delivery import AttemptResult, PendingDelivery
 from dispatcher.delivery.permits import LaneRefusal, Permit, Priority
 from dispatcher.delivery.verdicts import DELIVERED

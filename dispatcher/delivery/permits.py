@@ -1,20 +1,21 @@
-"""Slots: the right to have one POST under way, and how many there are for whom.
+"""Permits: the right to have one POST in flight, and how many there are for whom.
 
 All lanes together have `max_in_flight` of them. Retries never hold more than a quarter, the last quarter is for lanes
-that have less than their share, and one turn of the event loop gives a few at most. Pure arithmetic: whose turn it is,
-`lanes` knows.
+that have less than their share, and one turn of the event loop grants a few at most. Pure arithmetic: whose turn it is
+is decided by `lane_scheduler`.
 """
 
+import asyncio
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, Protocol
 
 from dispatcher.contract.outcomes import ParkReason
 
-SLOTS_A_TURN: Final = 16
-"""Slots given in one turn of the event loop. On a busy core more requests under way bring nothing: their answers wait
-here, each on a connection of its own, and turn the processor's caches over. So what has come is read before more is
-sent. A slow endpoint still gets all the permits it can use, within some turns: milliseconds."""
+PERMITS_A_TURN: Final = 16
+"""Permits granted in one turn of the event loop. On a busy core more requests in flight gain nothing: answers wait,
+each on a connection of its own, and turn the processor's caches over. So what has come is read before more is sent. A
+slow endpoint still gets all the permits it can use, within some turns: milliseconds."""
 _RETRY_SHARE: Final = 4
 _SCARCE_SHARE: Final = 4
 
@@ -28,16 +29,16 @@ class Priority(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LaneRefusal:
-    """No slot: the event is to be parked, without having used up an attempt."""
+    """No permit: the event is parked, without having used up an attempt."""
 
     reason: ParkReason
     for_s: float
-    """Seconds for which it makes no sense to come back."""
+    """Seconds for which another try makes no sense."""
 
 
 @dataclass(slots=True)
 class Permit:
-    """The right to one POST, from `Lane.enter` until `Lane.leave` or `Lane.abandon`."""
+    """The right to one POST, from `Lane.acquire` until `Lane.release` or `Lane.cancel`."""
 
     priority: Priority
     began_at: float
@@ -47,7 +48,10 @@ class Permit:
 
 
 class Waiter(Protocol):
-    """Waits in a lane. `decide` is called once, with its slot or the reason why it should be parked."""
+    """Waits in a lane: a task, or a `DirectAttempt`, which has none.
+
+    `decide` is called once, with the permit or the reason why the event should be parked.
+    """
 
     @property
     def priority(self) -> Priority: ...
@@ -58,14 +62,30 @@ class Waiter(Protocol):
 
     @property
     def is_over(self) -> bool:
-        """It waits no more: decided, or cancelled."""
+        """True if it waits no longer: decided, or cancelled."""
         ...
 
     def decide(self, entry: Permit | LaneRefusal) -> None: ...
 
 
+@dataclass(slots=True)
+class WaitingTask:
+    """A task that waits in a lane, on a future."""
+
+    future: "asyncio.Future[Permit | LaneRefusal]"
+    priority: Priority
+    since: float
+
+    @property
+    def is_over(self) -> bool:
+        return self.future.done()
+
+    def decide(self, entry: Permit | LaneRefusal) -> None:
+        self.future.set_result(entry)
+
+
 class Permits:
-    """The count of them. One for the process."""
+    """Counts the permits of the process."""
 
     __slots__ = ("_left", "_most_retries", "_scarce_from", "fair_share", "is_busy", "most", "taken", "taken_by_retries")
 
@@ -74,55 +94,55 @@ class Permits:
         self.taken = 0
         self.taken_by_retries = 0
         self.fair_share = max(1, most)
-        """Slots of each lane, were they divided evenly; at least one."""
+        """Permits of each lane if they were divided evenly; at least one."""
         self.is_busy = False
-        """A turn had too few slots for all who waited, since that was last asked: they wait for the core."""
-        self._left = SLOTS_A_TURN
+        """True if a turn had too few permits for all waiting events since the last reset: they wait for the core."""
+        self._left = PERMITS_A_TURN
         self._scarce_from = most - most // _SCARCE_SHARE
         self._most_retries = max(1, most // _RETRY_SHARE)
 
     @property
     def is_full(self) -> bool:
-        """Every slot is taken."""
+        """True if every permit is taken."""
         return self.taken >= self.most
 
     @property
     def is_scarce(self) -> bool:
-        """Only the slots that are kept for lanes below their share are left."""
+        """True if only the permits that are kept for lanes below their share are left."""
         return self.taken >= self._scarce_from
 
     @property
     def is_turn_over(self) -> bool:
-        """As many were given as one turn of the event loop has."""
+        """True if as many were granted as one turn of the event loop has."""
         return self._left <= 0
 
     def has_free(self, priority: Priority) -> bool:
-        """Whether a slot is free for such an event."""
+        """Returns whether a permit is free for an event of this priority."""
         return self.taken < self.most and (priority is Priority.NEW or self.taken_by_retries < self._most_retries)
 
     def may_take(self, priority: Priority, held: int) -> bool:
-        """Whether a lane that holds so many may have another one for such an event."""
+        """Returns whether a lane that holds so many may have another one for an event of this priority."""
         return self.has_free(priority) and (self.taken < self._scarce_from or held < self.fair_share)
 
     def take(self, priority: Priority) -> None:
-        """One is given."""
+        """Counts a permit that is granted."""
         self.taken += 1
         self._left -= 1
         if priority is Priority.RETRY:
             self.taken_by_retries += 1
 
     def give_back(self, priority: Priority) -> None:
-        """One comes back."""
+        """Counts a permit that is released."""
         self.taken -= 1
         if priority is Priority.RETRY:
             self.taken_by_retries -= 1
 
     def share_among(self, lanes: int) -> None:
-        """There are so many lanes now."""
+        """Divides the permits anew: there are so many lanes now."""
         self.fair_share = max(1, self.most // lanes)
 
-    def next_turn(self, *, somebody_waits: bool) -> None:
-        """The event loop's next turn has begun."""
-        if self._left <= 0 and somebody_waits:
+    def next_turn(self, *, are_waiting: bool) -> None:
+        """Begins the event loop's next turn. `are_waiting`: True if lanes wait for a permit."""
+        if self._left <= 0 and are_waiting:
             self.is_busy = True
-        self._left = SLOTS_A_TURN
+        self._left = PERMITS_A_TURN

@@ -39,7 +39,7 @@ class Ops:
 
     @property
     def is_untouched(self) -> bool:
-        return self.lane.suspended == "r1" and not self.released
+        return self.lane.endpoint.suspended == "r1" and not self.released
 
 
 async def posted(url: str, headers: dict[str, str], local: str = "127.0.0.1") -> int:

@@ -383,7 +383,7 @@ async def test_cancelling_a_delivery_frees_its_slot() -> None:
     await asyncio.wait(tasks)
 
     assert bench.transport.under_way == 0
-    assert repr(bench.lanes) == "<Lanes 1 tenants, 0/500 in flight>"
+    assert repr(bench.lanes) == "<LaneScheduler 1 tenants, 0/500 in flight>"
 
 
 @virtual_time
@@ -397,7 +397,7 @@ async def test_what_is_our_fault_is_not_held_against_the_tenant(reason: FailureR
     lane = bench.lanes.lane(TENANT)
 
     assert repr(lane).startswith("<Lane myImsOrg/prod closed 0/16")
-    assert lane.evidence.is_quiet(bench.lanes.now())
+    assert lane.endpoint.health.is_quiet(bench.lanes.now())
 
 
 @virtual_time
@@ -409,7 +409,7 @@ async def test_a_probe_that_fails_on_our_side_neither_opens_nor_closes_the_break
     await asyncio.sleep(31)
     for _ in range(3):
         await deliver(bench)
-    assert lane.breaker.state.value == "half_open"
+    assert lane.endpoint.breaker.state.value == "half_open"
     assert len(bench.transport.requests) == 8, "each of them was a probe, and none of them counts"
 
 

@@ -5,7 +5,8 @@ from prometheus_client import REGISTRY
 
 from dispatcher.contract.outcomes import Attempt, FailureReason
 from dispatcher.delivery.endpoint_health import TenantState
-from dispatcher.delivery.lane import FAILING_AFTER, FAILING_KEPT_S
+from dispatcher.delivery.endpoint_state import FAILING_AFTER, FAILING_KEPT_S
+from dispatcher.delivery.lane_metrics import observe_lanes
 from dispatcher.health import describe_lane
 from tests.unit.delivering.builders import Bench
 from tests.unit.delivering.test_deliverer import deliver
@@ -42,7 +43,7 @@ async def test_a_tenant_to_which_nothing_arrives_is_not_active_and_is_counted(wh
     assert described["last_failure_detail"] == answer.detail
     assert described["last_failure_at"] is not None
     assert described["last_success_at"] is None
-    bench.lanes.observe()
+    observe_lanes(bench.lanes)
     assert failing(reason) == 1
     assert not lane.is_idle(lane.last_active + FAILING_KEPT_S - 1), "an alert must not end between two retries"
 
@@ -56,7 +57,7 @@ async def test_one_delivery_ends_it_and_the_last_failure_stays_known() -> None:
     assert described["state"] == TenantState.ACTIVE
     assert described["last_success_at"] is not None
     assert (described["last_failure"], described["last_status"], described["failures_in_a_row"]) == ("http_3xx", 302, 0)
-    bench.lanes.observe()
+    observe_lanes(bench.lanes)
     assert failing("http_3xx") == 0
 
 
@@ -74,5 +75,5 @@ async def test_an_edit_of_the_webhook_starts_anew() -> None:
     for _ in range(FAILING_AFTER):
         await deliver(bench)
     bench.lanes.lane(TENANT).enable()
-    bench.lanes.observe()
+    observe_lanes(bench.lanes)
     assert failing("http_3xx") == 0

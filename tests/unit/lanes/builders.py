@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from dispatcher.config.settings import DeliverySettings
 from dispatcher.contract.outcomes import Attempt, FailureReason
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.delivery.lane import Lane
-from dispatcher.delivery.lane_scheduler import LaneScheduler
+from dispatcher.delivery.lane_scheduler import Lane, LaneScheduler
 from dispatcher.delivery.permits import LaneRefusal, Permit, Priority
 from dispatcher.delivery.verdicts import Judgement, judge
 

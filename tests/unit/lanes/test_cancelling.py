@@ -128,7 +128,7 @@ async def _interleave(steps: list[tuple[str, int]], shared: LaneScheduler, limit
         _check(shared, events)
     await _all_end(events)
 
-    assert repr(shared) == f"<Lanes 3 tenants, 0/{shared.settings.max_in_flight} in flight>"
+    assert repr(shared) == f"<LaneScheduler 3 tenants, 0/{shared.settings.max_in_flight} in flight>"
     assert [lane.in_flight for lane in shared] == [0] * 3
     await asyncio.sleep(3000)  # breakers and holds pass: each lane grants permits again
     assert [lane.waiting for lane in shared] == [0] * 3

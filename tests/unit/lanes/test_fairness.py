@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from dispatcher.delivery.permits import SLOTS_A_TURN, Priority
+from dispatcher.delivery.permits import PERMITS_A_TURN, Priority
 from tests.unit.lanes.builders import BAD, GOOD, Event, lanes, send, tenant
 from tests.unit.virtual_time import settle, virtual_time
 
@@ -45,14 +45,14 @@ async def test_every_lane_gets_one_slot_before_any_gets_a_second() -> None:
 async def test_a_turn_of_the_event_loop_begins_few_requests_and_the_next_one_goes_on() -> None:
     """What has come is read before more is sent: on a busy core requests would only wait for each other."""
     shared = lanes(max_in_flight=500, lane_start=64)
-    events = [Event(shared.lane(tenant(number % 3))) for number in range(5 * SLOTS_A_TURN)]
+    events = [Event(shared.lane(tenant(number % 3))) for number in range(5 * PERMITS_A_TURN)]
     first_result = []
     for _ in range(6):
         await asyncio.sleep(0)
         first_result.append(sum(event.has_permit for event in events))
 
     assert all(
-        later - earlier <= SLOTS_A_TURN for earlier, later in zip([0, *first_result], first_result, strict=False)
+        later - earlier <= PERMITS_A_TURN for earlier, later in zip([0, *first_result], first_result, strict=False)
     ), first_result
     assert first_result[-1] == len(events), "no event that can be sent waits for anything else"
 
@@ -74,7 +74,7 @@ async def test_a_lane_never_has_more_in_flight_than_its_limit_nor_all_lanes_more
         events.remove(running[len(running) // 2])
         await settle(4)
     assert not events
-    assert repr(shared) == "<Lanes 5 tenants, 0/10 in flight>"
+    assert repr(shared) == "<LaneScheduler 5 tenants, 0/10 in flight>"
 
 
 @virtual_time
@@ -185,7 +185,7 @@ async def test_a_lane_that_waits_or_remembers_something_bad_is_not_freed() -> No
     running = Event(shared.lane(tenant(3)))
     await settle()
     waiting = Event(shared.lane(tenant(4)))
-    shared.lane(tenant(5)).held_until = asyncio.get_running_loop().time() + 900
+    shared.lane(tenant(5)).endpoint.held_until = asyncio.get_running_loop().time() + 900
     await asyncio.sleep(100)
     shared.lane(tenant(0))
 

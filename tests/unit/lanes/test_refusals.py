@@ -9,9 +9,8 @@ from dispatcher.config.settings import DeliverySettings
 from dispatcher.contract.outcomes import ParkReason
 from dispatcher.delivery.breaker import BreakerState
 from dispatcher.delivery.endpoint_health import EndpointHealth, TenantState
-from dispatcher.delivery.lane import Lane
-from dispatcher.delivery.lane_scheduler import LaneScheduler
-from dispatcher.delivery.permits import SLOTS_A_TURN, LaneRefusal, Permit, Priority
+from dispatcher.delivery.lane_scheduler import Lane, LaneScheduler
+from dispatcher.delivery.permits import PERMITS_A_TURN, LaneRefusal, Permit, Priority
 from tests.unit.lanes.builders import BAD, GOOD, NOT_REACHED, OVERLOADED, Event, lanes, send, tenant
 from tests.unit.virtual_time import VirtualTimeLoop, seconds_taken, settle, virtual_time
 
@@ -44,7 +43,7 @@ async def test_a_breaker_that_opens_refuses_everybody_who_waits() -> None:
         event.end(NOT_REACHED)
     await settle()
 
-    assert lane.breaker.state is BreakerState.OPEN
+    assert lane.endpoint.breaker.state is BreakerState.OPEN
     refused = [event for event in events if not event.has_permit]
     assert len(refused) == 30 - 5, "the permits that came back were given to no other event in the meantime"
     assert {event.refused for event in refused} == {"breaker_open"}
@@ -75,8 +74,8 @@ async def test_half_open_one_probe_goes_and_the_rest_are_refused() -> None:
     second = await permit(lane)
     assert (await refusal(lane)).reason is ParkReason.BREAKER_OPEN
     lane.release(second, GOOD)
-    assert lane.breaker.state is BreakerState.CLOSED
-    assert lane.limit.now == 1, "a ramp follows"
+    assert lane.endpoint.breaker.state is BreakerState.CLOSED
+    assert lane.endpoint.limit.now == 1, "a ramp follows"
 
 
 @virtual_time
@@ -121,7 +120,7 @@ async def test_half_open_those_who_wait_for_a_global_slot_are_its_probes_one_by_
     assert [event.has_permit for event in events] == [True, True, False]
     events[1].end()
     await settle()
-    assert lane.breaker.state is BreakerState.CLOSED
+    assert lane.endpoint.breaker.state is BreakerState.CLOSED
     events[2].end()
 
 
@@ -233,12 +232,12 @@ async def test_nobody_is_parked_for_waiting_while_the_process_is_busy_all_over()
 async def test_nobody_is_parked_for_waiting_while_the_core_is_busy() -> None:
     """Permits are free, and no turn of the event loop ends soon enough to give them to all waiting events."""
     shared = lanes(max_in_flight=500, lane_max_wait="5s")
-    events = [Event(shared.lane(tenant(number))) for number in range(10 * SLOTS_A_TURN)]
+    events = [Event(shared.lane(tenant(number))) for number in range(10 * PERMITS_A_TURN)]
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualTimeLoop)
     for processing in range(1, 6):
         await asyncio.sleep(0)
-        assert sum(event.has_permit for event in events) <= processing * SLOTS_A_TURN
+        assert sum(event.has_permit for event in events) <= processing * PERMITS_A_TURN
         loop.pass_time(6)
     await settle()
 
@@ -251,7 +250,7 @@ async def test_who_waits_behind_a_silent_endpoint_is_parked_on_a_busy_core_too()
     silent = [Event(shared.lane(tenant(0))) for _ in range(2)]
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualTimeLoop)
-    others = [Event(shared.lane(tenant(1 + number))) for number in range(10 * SLOTS_A_TURN)]
+    others = [Event(shared.lane(tenant(1 + number))) for number in range(10 * PERMITS_A_TURN)]
     for _ in range(6):
         await asyncio.sleep(0)
         loop.pass_time(1.5)
@@ -337,9 +336,11 @@ async def disabled_lane() -> Lane:
         if isinstance(entry, Permit):
             lane.release(entry, BAD)
         await asyncio.sleep(60)
-        unstable = unstable or lane.evidence.state is TenantState.UNSTABLE
-        assert not unstable or lane.evidence.state is not TenantState.ACTIVE, "one probe in 15 minutes is no recovery"
-    assert lane.evidence.state is TenantState.DISABLED
+        unstable = unstable or lane.endpoint.health.state is TenantState.UNSTABLE
+        assert not unstable or lane.endpoint.health.state is not TenantState.ACTIVE, (
+            "one probe in 15 minutes is no recovery"
+        )
+    assert lane.endpoint.health.state is TenantState.DISABLED
     lane.apply_webhook("first", None)
     return lane
 
@@ -353,7 +354,7 @@ async def test_a_tenant_that_failed_for_a_day_is_refused_until_its_webhook_is_ed
 
     lane.apply_webhook("second", None)
     lane.release(await permit(lane), GOOD)
-    assert lane.evidence.state is TenantState.ACTIVE
+    assert lane.endpoint.health.state is TenantState.ACTIVE
 
 
 @virtual_time
@@ -417,10 +418,10 @@ async def test_an_overloaded_endpoint_gets_half_as_many_at_once() -> None:
     for event in running:
         event.end(OVERLOADED)
         events.remove(event)
-        if lane.breaker.state is BreakerState.OPEN:
+        if lane.endpoint.breaker.state is BreakerState.OPEN:
             break
 
-    assert lane.limit.now == 8
+    assert lane.endpoint.limit.now == 8
     for event in events:
         await event.cancel()
 
@@ -513,6 +514,6 @@ async def test_successes_count_as_evidence_once_there_was_a_failure() -> None:
     for judgement in (*[BAD] * 9, *[GOOD] * 3, BAD):  # 10 failures in 13 attempts
         await send(lane, judgement)
 
-    assert lane.evidence.state is TenantState.ACTIVE
+    assert lane.endpoint.health.state is TenantState.ACTIVE
     lane.enable()
-    assert lane.evidence == EndpointHealth(), "cleared by hand"
+    assert lane.endpoint.health == EndpointHealth(), "cleared by hand"

@@ -1,0 +1,190 @@
+"""Everything that is known about one tenant's endpoint, and whether a request may be sent to it now.
+
+Pure: time comes in as seconds of the event loop's clock, and nothing is sent, scheduled or counted here.
+"""
+
+from dataclasses import dataclass
+
+from dispatcher.contract.outcomes import ParkReason
+from dispatcher.delivery.breaker import Breaker, BreakerState
+from dispatcher.delivery.concurrency import AdaptiveLimit
+from dispatcher.delivery.endpoint_health import EndpointHealth, TenantState
+from dispatcher.delivery.permits import LaneRefusal, Permit
+from dispatcher.delivery.rate import TokenBucket
+from dispatcher.delivery.verdicts import Judgement, Verdict
+
+FAILING_AFTER = 4
+"""Failed attempts in a row after which a tenant counts as failing: as many as one refused payload gets."""
+FAILING_KEPT_S = 1800.0
+"""A failing lane is kept for so long after its last attempt, so that its alert doesn't flap between the retry tiers."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastFailure:
+    """The latest failed attempt of a tenant."""
+
+    at: float
+    """Seconds of the scheduler's clock."""
+    reason: str
+    """A `FailureReason`, or the class of the status."""
+    status: int | None
+    detail: str
+
+
+class EndpointState:
+    """Limit, breaker, rate, holds and failures of one tenant's endpoint."""
+
+    __slots__ = (
+        "_revision",
+        "breaker",
+        "disabled_revision",
+        "failures_in_a_row",
+        "health",
+        "held_until",
+        "last_failure",
+        "last_success",
+        "limit",
+        "rate",
+        "suspended",
+    )  # fmt: skip
+
+    def __init__(self, start: int, most: int) -> None:
+        """`start`, `most`: concurrent requests to begin with, and at most."""
+        self.limit = AdaptiveLimit(limit=float(min(start, most)), most=most)
+        self.breaker = Breaker()
+        self.health = EndpointHealth()
+        self.rate: TokenBucket | None = None
+        self.held_until = 0.0
+        self.suspended: str | None = None
+        """Revision of the webhook whose endpoint answered 410."""
+        self.disabled_revision: str | None = None
+        """Revision of the webhook that was disabled because nearly everything failed for a day."""
+        self.last_success: float | None = None
+        """Time of the last delivery."""
+        self.last_failure: LastFailure | None = None
+        self.failures_in_a_row = 0
+        """Failed attempts since the last delivery, for whatever reason; what is no evidence against the endpoint counts
+        too: a redirect, a refused payload, a failure of our own side."""
+        self._revision: str | None = None
+        """Revision of the webhook that was used last."""
+
+    @property
+    def is_held(self) -> bool:
+        """True if events wait until the webhook is edited, or the tenant enabled by hand."""
+        return self.suspended is not None or self.disabled_revision is not None
+
+    @property
+    def is_failing(self) -> bool:
+        """True if nothing arrives: the last attempts have all failed."""
+        return self.failures_in_a_row >= FAILING_AFTER
+
+    def is_blocked(self, now: float) -> bool:
+        """Cheap pre-check; `refusal` finds the exact reason."""
+        return (
+            self.breaker.state is not BreakerState.CLOSED
+            or self.held_until > now
+            or self.suspended is not None
+            or self.disabled_revision is not None
+        )
+
+    def is_ready(self, now: float) -> bool:
+        """Returns whether hold, breaker and rate limit all let a request pass."""
+        return (
+            self.held_until <= now
+            and (self.breaker.state is BreakerState.CLOSED or self.breaker.admits(now))
+            and (self.rate is None or self.rate.wait_s(now) <= 0)
+        )
+
+    def ready_in_s(self, now: float) -> float:
+        """Returns the seconds until the hold or the rate limit lets the next request pass; 0 or less if both do now."""
+        return max(self.held_until - now, self.rate.wait_s(now) if self.rate is not None else 0.0)
+
+    def refusal(self, now: float, most_wait_s: float) -> LaneRefusal | None:
+        """Returns the reason that refuses every event for now, or None. A hold up to `most_wait_s` is waited for."""
+        if self.suspended is not None:
+            return LaneRefusal(ParkReason.SUSPENDED, most_wait_s)
+        if self.disabled_revision is not None:
+            return LaneRefusal(ParkReason.TENANT_DISABLED, most_wait_s)
+        if not self.breaker.admits(now):
+            return LaneRefusal(ParkReason.BREAKER_OPEN, self.breaker.retry_in_s(now))
+        if self.held_until - now > most_wait_s:
+            return LaneRefusal(ParkReason.HELD, self.held_until - now)
+        return None
+
+    def is_quiet(self, now: float, last_active: float) -> bool:
+        """Returns whether nothing is known that matters for later requests."""
+        return (
+            now >= self.held_until
+            and (not self.is_failing or now - last_active >= FAILING_KEPT_S)
+            and self.suspended is None
+            and self.breaker.is_quiet(now)
+            and self.health.is_quiet(now)
+        )
+
+    def begin(self, now: float) -> bool:
+        """Notes that a request begins. Returns True if it is the probe of a half-open breaker."""
+        probe = self.breaker.state is not BreakerState.CLOSED and self.breaker.began()
+        if self.rate is not None:
+            self.rate.take(now)
+        return probe
+
+    def record(self, now: float, permit: Permit, judgement: Judgement, hold_s: float | None) -> BreakerState | None:
+        """Learns from an attempt. Returns the breaker's new state if that changed.
+
+        Args:
+            hold_s: seconds of pause that the endpoint asked for.
+        """
+        failed = judgement.failing
+        if judgement.verdict is Verdict.DELIVERED:
+            self.last_success = now
+            self.failures_in_a_row = 0
+        if judgement.throttled:
+            self.limit.overloaded(permit.began_at, now)
+        elif not failed:
+            self.limit.succeeded(now - permit.began_at, was_full=permit.was_full)
+        if hold_s is not None:
+            self.held_until = max(self.held_until, now + hold_s)
+        changed = self.breaker.record(now, failed=failed, connect_failure=judgement.connect_failure, probe=permit.probe)
+        if changed is BreakerState.CLOSED:
+            self.limit.ramp()
+        if failed or self.health.failing_since is not None:  # otherwise there is nothing to learn
+            self.health.record(now, failed=failed)
+        return changed
+
+    def note_failure(self, now: float, reason: str, status: int | None, detail: str) -> None:
+        """Records why an attempt failed, for operators. Changes nothing about what is sent."""
+        self.failures_in_a_row += 1
+        self.last_failure = LastFailure(now, reason, status, detail)
+
+    def suspend(self, revision: str) -> bool:
+        """Stops requests until the webhook has another revision, because the endpoint asked for that.
+
+        Returns False if the webhook was edited meanwhile: then the endpoint answered an older request.
+        """
+        if self._revision not in (None, revision):
+            return False
+        self.suspended = revision
+        return True
+
+    def apply_webhook(self, revision: str, per_second: float | None) -> bool:
+        """Applies the webhook that is about to be used. Returns True if it was edited, which lifts all holds."""
+        is_edited = self._revision not in (None, revision)
+        if is_edited:
+            self.enable()
+        self._revision = revision
+        if per_second is None:
+            self.rate = None
+        elif self.rate is None or self.rate.per_second != per_second:
+            self.rate = TokenBucket(per_second)
+        if self.health.state is TenantState.DISABLED and self.disabled_revision is None:
+            self.disabled_revision = revision
+        return is_edited
+
+    def enable(self) -> None:
+        """Forgets the evidence against the endpoint, by hand or because the webhook was edited."""
+        self.health = EndpointHealth()
+        self.breaker = Breaker()
+        self.failures_in_a_row = 0
+        self.disabled_revision = None
+        self.suspended = None
+        self.held_until = 0.0
