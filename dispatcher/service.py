@@ -8,34 +8,30 @@ second signal cancels what is still under way: nothing is lost by it, only repea
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
-from dispatcher.auth.problems import problems_of
-from dispatcher.config.loader import webhook_secret_scope
+from dispatcher.checks import webhook_rules
 from dispatcher.config.settings import KafkaSettings, Settings, TracingSettings
-from dispatcher.config.webhooks import JwtAuth, Webhook, WebhookConfig
+from dispatcher.config.webhooks import Webhook
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.deliverer import Deliverer
-from dispatcher.delivery.lane_metrics import observe_lanes
+from dispatcher.delivery.history_recorder import HistoryRecorder
 from dispatcher.delivery.lane_scheduler import LaneScheduler
 from dispatcher.delivery.retry_policy import RetryPolicy
 from dispatcher.errors import ConfigError, Problem
 from dispatcher.flow.fast_path import FastPath
 from dispatcher.flow.pipeline import Pipeline
-from dispatcher.health import STUCK_S, HealthCheck, HealthServer, LoopLag, Watched
+from dispatcher.health import HealthServer
 from dispatcher.kafka.check import kafka_probe
 from dispatcher.kafka.connection import until_answered
 from dispatcher.kafka.consumer import Consumer
 from dispatcher.kafka.credentials import security_problems
 from dispatcher.kafka.dead_letters import DeadLetters
 from dispatcher.kafka.former_topics import FormerTopics, find_and_claim_former_topics
-from dispatcher.kafka.group_session import GroupSession
 from dispatcher.kafka.held_events import HeldEvents
 from dispatcher.kafka.held_topic import HeldTopic
 from dispatcher.kafka.history_topic import open_history
@@ -43,20 +39,18 @@ from dispatcher.kafka.partition import ReadAheadLimit
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka.processing import Process
 from dispatcher.kafka.producer import Producer
-from dispatcher.kafka.readiness import kafka_checks
 from dispatcher.kafka.retry_topics import RetryTopics
 from dispatcher.kafka.topic_watch import TopicWatch
 from dispatcher.kafka.topics import held_topic
 from dispatcher.server_certificate import certificate_problems
+from dispatcher.status import EventFlow, ServiceStatus
 from dispatcher.stores import WebhookSource, open_source
 from dispatcher.stores.cache import WebhookCache
-from dispatcher.stores.webhook_files import MAX_PROBLEMS, Rules
 from dispatcher.tasks import stop_on_signals, unless
 from dispatcher.telemetry import metrics
 from dispatcher.telemetry.event_log import EventLog
-from dispatcher.transport import Endpoint, Transport, open_transport
-from dispatcher.transport.egress import EgressGuard, egress_problems
-from dispatcher.transport.tls import certificate_expiries, problems_of_pem
+from dispatcher.transport import Transport, open_transport
+from dispatcher.transport.egress import egress_problems
 from dispatcher.transport.token_client import TokenPosts
 
 if TYPE_CHECKING:
@@ -81,14 +75,6 @@ async def checked_webhooks(settings: Settings) -> tuple[Sequence[Webhook], Seque
         return source.all(), found
 
 
-def webhook_rules(settings: Settings, directory: Path | None = None) -> Rules:
-    """Returns the rules for reading webhook files. `directory`: its secrets may be used, too."""
-    scope = webhook_secret_scope(settings)
-    if directory is not None:
-        scope = replace(scope, roots=(*scope.roots, directory))
-    return Rules(webhook_check(settings), scope)
-
-
 def operator_problems(settings: Settings) -> list[Problem]:
     """Mistakes in what the settings name: egress, certificates of Kafka and of the ops port, tracing."""
     return [
@@ -99,34 +85,6 @@ def operator_problems(settings: Settings) -> list[Problem]:
     ]
 
 
-def webhook_check(settings: Settings) -> Callable[[WebhookConfig], list[tuple[str, str]]]:
-    """Returns a check beyond the webhook's model: egress guard, TLS and authentication."""
-    guard = EgressGuard(settings.egress)
-    return lambda config: [*_egress_problems(guard, config), *problems_of_pem(config.tls), *problems_of(config)]
-
-
-def _egress_problems(guard: EgressGuard, config: WebhookConfig) -> Iterator[tuple[str, str]]:
-    problem = guard.problem_of_url(config.url)
-    if problem is not None:
-        yield "url", problem
-    if isinstance(config.auth, JwtAuth) and config.auth.fetch is not None:
-        problem = guard.problem_of_url(config.auth.fetch.token_url)
-        if problem is not None:
-            yield "auth.fetch.token_url", problem
-
-
-def webhook_warnings(settings: Settings, config: WebhookConfig) -> Iterator[tuple[str, str]]:
-    """Yields what may go wrong with a webhook that can be used, by key: `url`."""
-    guard = EgressGuard(settings.egress)
-    warning = guard.warning_of_url(config.url)
-    if warning is not None:
-        yield "url", warning
-    if isinstance(config.auth, JwtAuth) and config.auth.fetch is not None:
-        warning = guard.warning_of_url(config.auth.fetch.token_url)
-        if warning is not None:
-            yield "auth.fetch.token_url", warning
-
-
 def tracing_problems(settings: TracingSettings) -> list[Problem]:
     """Returns a problem if tracing is on and OpenTelemetry is missing. Imports nothing of it if tracing is off."""
     if settings.enabled:
@@ -135,6 +93,33 @@ def tracing_problems(settings: TracingSettings) -> list[Problem]:
         except ImportError:
             return [Problem("needs the extra: pip install 'feedback-dispatcher[otel]'", key="tracing.enabled")]
     return []
+
+
+class WebhookEdits:
+    """Applies edits of webhooks to what the process remembers of their tenants."""
+
+    def __init__(self, source: WebhookSource, cache: WebhookCache, lanes: LaneScheduler, status: ServiceStatus) -> None:
+        self._source = source
+        self._cache = cache
+        self._lanes = lanes
+        self._status = status
+
+    def apply(self, tenants: set[TenantKey]) -> None:
+        """Applies the edits of these tenants' webhooks."""
+        for tenant in tenants:
+            self._cache.invalidate(tenant)
+            lane = self._lanes.get(tenant)
+            if lane is not None:
+                lane.enable()  # an edit lifts what held its predecessor
+        self._cache.forget_absent()
+        if self._status.flow is not None:
+            self._status.flow.held.notice()
+        self._status.configure_metrics()
+
+    def are_awaited(self, tenant: TenantKey) -> bool:
+        """Returns True if the tenant's events wait for a change of configuration, as far as this process knows."""
+        lane = self._lanes.get(tenant)
+        return (lane is not None and lane.endpoint.is_held) or self._source.is_held(tenant)
 
 
 class Service:
@@ -148,14 +133,8 @@ class Service:
         self._fresh = ReadAheadLimit(kafka.max_unfinished, kafka.max_unfinished_bytes)
         self._parked = ReadAheadLimit(max(1, kafka.max_unfinished // 4), kafka.max_unfinished_bytes // 4)
         self._lanes = LaneScheduler(settings.delivery, self._fresh)
-        self._loop_lag = LoopLag()
         self._event_log = EventLog()
         self._stop = asyncio.Event()
-        self._source: WebhookSource | None = None
-        self._cache: WebhookCache | None = None
-        self._pipeline: Pipeline | None = None
-        self._consumers: tuple[Consumer, ...] = ()
-        self._held: HeldEvents | None = None
         self._kafka_problems = KafkaProblems()
         self._topic_watch = TopicWatch(settings, self._kafka_problems)
 
@@ -171,41 +150,37 @@ class Service:
         if problems:
             raise ConfigError(problems)
         async with AsyncExitStack() as parts:
-            opening = open_source(settings.webhooks, webhook_rules(settings))
-            source = self._source = await parts.enter_async_context(opening)
-            cache = self._cache = WebhookCache(source, settings.webhooks)
-            self._configure_metrics(source)
-            source.on_change(self._webhooks_changed)
-            await parts.enter_async_context(HealthServer(settings.ops, self._watched()))
+            source = await parts.enter_async_context(open_source(settings.webhooks, webhook_rules(settings)))
+            status = self._status(source)
+            cache = WebhookCache(source, settings.webhooks)
+            edits = WebhookEdits(source, cache, self._lanes, status)
+            source.on_change(edits.apply)
+            await parts.enter_async_context(HealthServer(settings.ops, status.watched(settings)))
             transport = await parts.enter_async_context(open_transport(settings.delivery, settings.egress))
             probe = await parts.enter_async_context(kafka_probe(settings, self._kafka_problems))
             tracing = await self._tracing(parts)
-            flow = asyncio.create_task(self._flow(cache, transport, tracing), name="flow")
+            flow = asyncio.create_task(self._deliver(cache, edits, status, transport, tracing), name="flow")
             with stop_on_signals(self._stop, flow.cancel, log):
                 async with asyncio.TaskGroup() as side:
                     tasks = [
-                        side.create_task(self._loop_lag.run(), name="event loop lag"),
+                        side.create_task(status.loop_lag.run(), name="event loop lag"),
                         side.create_task(self._event_log.run(), name="event log"),
                         side.create_task(source.run(), name="webhook source"),
                         side.create_task(probe.run(self._kafka_problems), name="kafka probe"),
                     ]
-                    status = await self._finished(flow)
+                    exit_status = await _finished(flow, status)
                     for task in tasks:
                         task.cancel()
-        log.info("stopped", status=status)
-        return status
+        log.info("stopped", status=exit_status)
+        return exit_status
 
-    async def _finished(self, flow: "asyncio.Task[None]") -> int:
-        try:
-            await flow
-        except asyncio.CancelledError:
-            if not flow.cancelled():
-                flow.cancel()  # we are cancelled ourselves: take the flow along
-                with suppress(asyncio.CancelledError):
-                    await flow
-                raise
-            return CUT_OFF
-        return FENCED if any(session.fenced for session in self._sessions) else 0
+    def _status(self, source: WebhookSource) -> ServiceStatus:
+        status = ServiceStatus(
+            source, self._lanes, self._tenants, (self._fresh, self._parked), self._kafka_problems, self._topic_watch,
+            self._stop,
+        )  # fmt: skip
+        status.configure_metrics()
+        return status
 
     async def _tracing(self, parts: AsyncExitStack) -> "Tracing | None":
         if not self._settings.tracing.enabled:
@@ -214,65 +189,84 @@ class Service:
 
         return await parts.enter_async_context(Tracing(self._settings.tracing))
 
-    async def _flow(self, cache: WebhookCache, transport: Transport, tracing: "Tracing | None") -> None:
+    async def _deliver(
+        self,
+        cache: WebhookCache,
+        edits: WebhookEdits,
+        status: ServiceStatus,
+        transport: Transport,
+        tracing: "Tracing | None",
+    ) -> None:
         """Runs the producer, then the consumers, until `stop`."""
-        settings = self._settings
         async with AsyncExitStack() as parts:
-            producer = await unless(
-                self._stop, parts.enter_async_context(Producer(settings.kafka, self._kafka_problems))
-            )
+            opening = parts.enter_async_context(Producer(self._settings.kafka, self._kafka_problems))
+            producer = await unless(self._stop, opening)
             if producer is None:
                 return
             former = await unless(self._stop, self._find_former_topics())
             if former is None:
                 return
-            history = await parts.enter_async_context(open_history(settings))
-            tokens = TokenPosts(transport)
+            history = await parts.enter_async_context(open_history(self._settings))
             deliveries = Deliverer(
-                settings.delivery, self._policy, self._lanes, _traced(transport, tracing), tokens,
+                self._settings.delivery, self._policy, self._lanes, _traced(transport, tracing), TokenPosts(transport),
                 cache.is_current, history,
             )  # fmt: skip
             parts.push_async_callback(deliveries.close)
-            retry_topics = RetryTopics(producer, settings.kafka.prefix, self._policy, former.tiers)
-            held = HeldTopic(producer, held_topic(settings.kafka.prefix))
-            self._pipeline = Pipeline(
-                webhooks=cache if tracing is None else tracing.around_webhooks(cache),
-                deliveries=deliveries,
-                retry_topics=retry_topics,
-                dead_letters=DeadLetters(producer, settings.kafka.prefix),
-                policy=self._policy,
-                max_body=settings.delivery.max_body,
-                max_record_bytes=settings.kafka.max_record_bytes,
-                brake=settings.dead_letters.brake,
-                tenants=self._tenants,
-                event_log=self._event_log,
-                held_topic=held,
-                history=history,
-            )
-            process = (
-                self._pipeline.process
-                if tracing is None
-                else tracing.around(self._pipeline.process, settings.kafka.topic)
-            )
-            fast_path = FastPath(
-                self._pipeline, cache, deliveries, settings.kafka.max_record_bytes, settings.delivery.max_body,
-                None if tracing is None else tracing.is_sampled, history,
-            )  # fmt: skip
-            self._consumers = self._create_consumers(process, fast_path, retry_topics)
-            self._held = HeldEvents(
-                _membership_of_topics(settings.kafka, [held.topic]), held, process, self._is_held,
-                self._policy.max_age_s, settings.delivery.drain_timeout,
-                problems=self._kafka_problems, on_fenced=self._stop.set,
-            )  # fmt: skip
-            async with asyncio.TaskGroup() as tasks:
-                watch_task = tasks.create_task(self._topic_watch.run(), name="topic watch")
-                reading = (*self._consumers, self._held)
-                running = [tasks.create_task(one.run(), name=repr(one)) for one in reading]
-                await self._stop.wait()
-                for consumer in reading:
-                    consumer.stop()
-                await asyncio.wait(running)
-                watch_task.cancel()
+            status.flow = self._create_flow(producer, former, deliveries, cache, edits, tracing, history)
+            await self._read(status.flow)
+
+    def _create_flow(
+        self,
+        producer: Producer,
+        former: FormerTopics,
+        deliveries: Deliverer,
+        cache: WebhookCache,
+        edits: WebhookEdits,
+        tracing: "Tracing | None",
+        history: HistoryRecorder | None,
+    ) -> EventFlow:
+        settings = self._settings
+        prefix = settings.kafka.prefix
+        retry_topics = RetryTopics(producer, prefix, self._policy, former.tiers)
+        held = HeldTopic(producer, held_topic(prefix))
+        pipeline = Pipeline(
+            webhooks=cache if tracing is None else tracing.around_webhooks(cache),
+            deliveries=deliveries,
+            retry_topics=retry_topics,
+            dead_letters=DeadLetters(producer, prefix),
+            policy=self._policy,
+            max_body=settings.delivery.max_body,
+            max_record_bytes=settings.kafka.max_record_bytes,
+            brake=settings.dead_letters.brake,
+            tenants=self._tenants,
+            event_log=self._event_log,
+            held_topic=held,
+            history=history,
+        )
+        process = pipeline.process if tracing is None else tracing.around(pipeline.process, settings.kafka.topic)
+        fast_path = FastPath(
+            pipeline, cache, deliveries, settings.kafka.max_record_bytes, settings.delivery.max_body,
+            None if tracing is None else tracing.is_sampled, history,
+        )  # fmt: skip
+        consumers = self._create_consumers(process, fast_path, retry_topics)
+        held_events = HeldEvents(
+            _membership_of_topics(settings.kafka, [held.topic]), held, process, edits.are_awaited,
+            self._policy.max_age_s, settings.delivery.drain_timeout,
+            problems=self._kafka_problems, on_fenced=self._stop.set,
+        )  # fmt: skip
+        return EventFlow(pipeline, consumers, held_events)
+
+    async def _read(self, flow: EventFlow) -> None:
+        """Runs the consumers until `stop`, and then until they have drained."""
+        async with asyncio.TaskGroup() as tasks:
+            watch_task = tasks.create_task(self._topic_watch.run(), name="topic watch")
+            reading: tuple[Consumer | HeldEvents, ...] = (*flow.consumers, flow.held)
+            running = [tasks.create_task(one.run(), name=repr(one)) for one in reading]
+            await self._stop.wait()
+            for consumer in reading:
+                consumer.stop()
+            await asyncio.wait(running)
+            watch_task.cancel()
 
     async def _find_former_topics(self) -> FormerTopics:
         """Returns topics of former names to drain; none, with a log line, if the broker doesn't answer."""
@@ -305,100 +299,19 @@ class Service:
             ),
         )  # fmt: skip
 
-    # Watching
 
-    @property
-    def _sessions(self) -> list[GroupSession]:
-        """Returns the sessions of all consumers; none before the producer has connected."""
-        sessions = [consumer.session for consumer in self._consumers]
-        return sessions if self._held is None else [*sessions, self._held.session]
-
-    def _webhooks_changed(self, tenants: set[TenantKey]) -> None:
-        if self._cache is None or self._source is None:
-            return  # the first load: nothing is cached yet
-        for tenant in tenants:
-            self._cache.invalidate(tenant)
-            lane = self._lanes.get(tenant)
-            if lane is not None:
-                lane.enable()  # an edit lifts what held its predecessor
-        self._cache.forget_absent()
-        if self._held is not None:
-            self._held.notice()
-        self._configure_metrics(self._source)
-
-    def _is_held(self, tenant: TenantKey) -> bool:
-        """Returns True if the tenant's events wait for a change of configuration, as far as this process knows."""
-        lane = self._lanes.get(tenant)
-        return (lane is not None and lane.endpoint.is_held) or (
-            self._source is not None and self._source.is_held(tenant)
-        )
-
-    def _configure_metrics(self, source: WebhookSource) -> None:
-        webhooks = source.all()
-        self._tenants.configure(webhook.tenant for webhook in webhooks)
-        self._tenants.worst.configure(pair for webhook in webhooks for pair in _places(webhook))
-
-    def _watched(self) -> Watched:
-        return Watched(
-            alive=self._alive,
-            ready=self._ready,
-            observe=self._observe,
-            lanes=self._lanes,
-            release_brakes=self._release_brakes,
-            configuration=self._settings.model_dump(mode="json"),
-        )
-
-    def _alive(self) -> Sequence[HealthCheck]:
-        now = asyncio.get_running_loop().time()
-        checks = [HealthCheck("event loop", True, f"worst lag {self._loop_lag.worst_s:.3f} s")]
-        for session in self._sessions:
-            silent = now - session.last_poll if session.last_poll else 0.0
-            checks.append(HealthCheck(f"consumer {session.group_id}", silent < STUCK_S, f"polled {silent:.0f} s ago"))
-        return checks
-
-    def _ready(self) -> Sequence[HealthCheck]:
-        problems = self._source.problems if self._source is not None else ()
-        checks = [
-            HealthCheck("webhooks", not problems, _listed(problems), required=False),
-            HealthCheck("running", not self._stop.is_set(), "draining" if self._stop.is_set() else ""),
-        ]
-        checks += kafka_checks(self._sessions, self._kafka_problems.current)
-        if self._topic_watch.notices:
-            checks.append(
-                HealthCheck("topics of an earlier version", False, "; ".join(self._topic_watch.notices), required=False)
-            )
-        engaged = [key for key, brake in (self._pipeline.brakes.items() if self._pipeline else ()) if brake.engaged]
-        if engaged:
-            names = ", ".join(f"{topic}/{partition}" for topic, partition in engaged)
-            checks.append(HealthCheck("dead-letter brake", False, f"engaged on {names}", required=False))
-        return checks
-
-    def _observe(self) -> None:
-        kafka = kafka_checks(self._sessions, self._kafka_problems.current)
-        metrics.KAFKA_AVAILABLE.set(float(all(check.ok for check in kafka if check.required)))
-        observe_lanes(self._lanes)
-        if self._pipeline is not None:
-            self._pipeline.observe()
-        oldest = [seen for consumer in self._consumers if (seen := consumer.observe()) is not None]
-        if self._held is not None:
-            self._held.observe()
-        metrics.OLDEST_PENDING.set(min(oldest, default=0))
-        self._tenants.worst.observe(certificate_expiries())
-        metrics.TASKS.set(len(asyncio.all_tasks()))
-        metrics.UNFINISHED.set(self._fresh.records + self._parked.records)
-        metrics.UNFINISHED_BYTES.set(self._fresh.bytes + self._parked.bytes)
-
-    def _release_brakes(self) -> int:
-        engaged = [brake for brake in self._pipeline.brakes.values() if brake.engaged] if self._pipeline else []
-        for brake in engaged:
-            brake.release()
-        return len(engaged)
-
-
-def _listed(problems: Sequence[Problem]) -> str:
-    rest = len(problems) - MAX_PROBLEMS
-    more = [f"{rest:,} more problems"] if rest > 0 else []
-    return "; ".join([*map(str, problems[:MAX_PROBLEMS]), *more])
+async def _finished(flow: "asyncio.Task[None]", status: ServiceStatus) -> int:
+    """Waits for the end of the flow. Returns the exit status."""
+    try:
+        await flow
+    except asyncio.CancelledError:
+        if not flow.cancelled():
+            flow.cancel()  # we are cancelled ourselves: take the flow along
+            with suppress(asyncio.CancelledError):
+                await flow
+            raise
+        return CUT_OFF
+    return FENCED if any(session.fenced for session in status.sessions) else 0
 
 
 def _membership_of_topics(kafka: KafkaSettings, topics: Sequence[str]) -> KafkaSettings:
@@ -411,17 +324,6 @@ def _membership_of_topics(kafka: KafkaSettings, topics: Sequence[str]) -> KafkaS
         return kafka
     digest = hashlib.sha256("\n".join(sorted(topics)).encode()).hexdigest()[:8]
     return kafka.model_copy(update={"group_instance_id": f"{kafka.group_instance_id}-{digest}"})
-
-
-def _places(webhook: Webhook) -> Iterator[tuple[tuple[str, int], TenantKey]]:
-    """Yields host and port of the webhook's servers."""
-    config = webhook.config
-    urls = [config.url]
-    if isinstance(config.auth, JwtAuth) and config.auth.fetch is not None:
-        urls.append(config.auth.fetch.token_url)
-    for url in urls:
-        endpoint = Endpoint.at(url)
-        yield (endpoint.host, endpoint.port), webhook.tenant
 
 
 def _traced(transport: Transport, tracing: "Tracing | None") -> Transport:

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 
 import structlog
 
+from dispatcher.checks import webhook_check
 from dispatcher.cli.webhook_database import database_url
 from dispatcher.config.settings import Settings
 from dispatcher.console.access import is_open_console
@@ -19,7 +20,7 @@ from dispatcher.console.services import Services
 from dispatcher.console.sources.assembly import open_sources
 from dispatcher.errors import ConfigError, Problem
 from dispatcher.notifications.desk import NotificationDesk
-from dispatcher.service import CUT_OFF, webhook_check
+from dispatcher.service import CUT_OFF
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption

@@ -20,8 +20,8 @@ def run(context: typer.Context, config: ConfigPath = DEFAULT_CONFIG) -> None:
     """Store what the history topic reports, until a signal."""
     if context.invoked_subcommand is not None:
         return
+    from dispatcher.checks import webhook_rules
     from dispatcher.history.process import HistoryProcess  # imports SQLAlchemy, which takes its time
-    from dispatcher.service import webhook_rules
 
     settings = settings_at(config)
     configure_logging(settings.log)

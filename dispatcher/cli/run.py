@@ -7,13 +7,14 @@ from typing import Annotated
 import typer
 import uvloop
 
+from dispatcher.checks import webhook_warnings
 from dispatcher.cli.interpreter import prepare_interpreter
 from dispatcher.cli.ops_client import OpsUrl, check_ready
 from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, quiet_settings_at, settings_at
 from dispatcher.config.settings import Settings
 from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.kafka.check import check_kafka
-from dispatcher.service import Service, checked_webhooks, webhook_warnings
+from dispatcher.service import Service, checked_webhooks
 from dispatcher.telemetry.logs import configure_logging
 from dispatcher.transport.descriptors import raise_limit
 

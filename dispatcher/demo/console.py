@@ -7,10 +7,10 @@ import sys
 import time
 from pathlib import Path
 
+from dispatcher.checks import webhook_check, webhook_rules
 from dispatcher.config.loader import load_settings
 from dispatcher.demo.child_process import ChildProcess
 from dispatcher.errors import ConfigError
-from dispatcher.service import webhook_check, webhook_rules
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.migrate import upgrade

@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from dispatcher.checks import webhook_rules
 from dispatcher.config.settings import EgressSettings, Settings
 from dispatcher.errors import Problem
-from dispatcher.service import webhook_rules
 from dispatcher.stores.webhook_files import read_directory
 from dispatcher.transport.egress import EgressGuard
 from tests.auth.keys import WHSEC, pem, public_pem

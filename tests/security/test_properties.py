@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from dispatcher.auth.authenticator import Authenticator
 from dispatcher.auth.signatures import Signer
 from dispatcher.auth.token_answers import form_of
+from dispatcher.checks import webhook_check
 from dispatcher.config.documents import parse_document
 from dispatcher.config.secrets import SecretSource
 from dispatcher.config.settings import Settings
@@ -26,7 +27,6 @@ from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt
 from dispatcher.delivery.pending_delivery import PendingDelivery, request_headers
 from dispatcher.delivery.permits import Priority
 from dispatcher.errors import ConfigError
-from dispatcher.service import webhook_check
 from dispatcher.transport import Endpoint
 from dispatcher.transport.addresses import Place, place_of
 from dispatcher.transport.egress import EgressGuard, literal

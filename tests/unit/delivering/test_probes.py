@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -9,9 +10,13 @@ import pytest
 
 from dispatcher.cli.ops_client import check_ready
 from dispatcher.config.settings import OpsSettings, Settings
+from dispatcher.delivery.lane_scheduler import LaneScheduler
 from dispatcher.errors import DispatcherError
 from dispatcher.health import STUCK_S, HealthServer
-from dispatcher.service import Service
+from dispatcher.kafka.problems import KafkaProblems
+from dispatcher.kafka.topic_watch import TopicWatch
+from dispatcher.status import EventFlow, ServiceStatus
+from dispatcher.telemetry.metrics import TenantMetrics
 
 
 @dataclass
@@ -38,17 +43,41 @@ class WrongFile:
     problems = ("luma.yaml:3: url: must be https",)
 
 
+class RightFile:
+    """A source of webhooks without a mistake."""
+
+    problems = ()
+
+
+KAFKA = {"bootstrap_servers": "127.0.0.1:1"}
+SETTINGS = Settings.model_validate({"apiVersion": "dispatcher/v1", "kafka": KAFKA, "webhooks": {"path": "/x"}})
+
+
+class Process:
+    """The status of a process, and what it depends on."""
+
+    def __init__(self, source: Any) -> None:
+        self.stop = asyncio.Event()
+        problems = KafkaProblems()
+        self.status = ServiceStatus(
+            source, LaneScheduler(SETTINGS.delivery), TenantMetrics(SETTINGS.metrics), (), problems,
+            TopicWatch(SETTINGS, problems), self.stop,
+        )  # fmt: skip
+
+
 @pytest.fixture
-def service() -> Service:
-    kafka = {"bootstrap_servers": "127.0.0.1:1"}
-    return Service(Settings.model_validate({"apiVersion": "dispatcher/v1", "kafka": kafka, "webhooks": {"path": "/x"}}))
+def process() -> Process:
+    return Process(RightFile())
 
 
-async def probed(service: Service, *readers: Reader) -> dict[str, tuple[int, Any]]:
+async def probed(process: Process, *readers: Reader) -> dict[str, tuple[int, Any]]:
     """Returns status and answer of both probes."""
-    service._consumers = readers  # type: ignore[assignment]
+    if readers:
+        *consumers, held = readers
+        pipeline: Any = SimpleNamespace(brakes={})
+        process.status.flow = EventFlow(pipeline, consumers, held)  # type: ignore[arg-type]
     async with (
-        HealthServer(OpsSettings(host="127.0.0.1", port=0), service._watched()) as server,
+        HealthServer(OpsSettings(host="127.0.0.1", port=0), process.status.watched(SETTINGS)) as server,
         aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as session,
     ):
         found = {}
@@ -58,54 +87,54 @@ async def probed(service: Service, *readers: Reader) -> dict[str, tuple[int, Any
         return found
 
 
-async def statuses(service: Service, *readers: Reader) -> tuple[int, int]:
+async def statuses(process: Process, *readers: Reader) -> tuple[int, int]:
     """Of liveness and readiness."""
-    found = await probed(service, *readers)
+    found = await probed(process, *readers)
     return found["/livez"][0], found["/readyz"][0]
 
 
-async def test_reading_is_alive_and_ready(service: Service) -> None:
-    assert await statuses(service, Reader(), Reader("retries")) == (200, 200)
+async def test_reading_is_alive_and_ready(process: Process) -> None:
+    assert await statuses(process, Reader(), Reader("retries")) == (200, 200)
 
 
 @pytest.mark.parametrize(
     "reader", [Reader(broker_answers=False), Reader(joined=False), Reader(joined=False, polled_s_ago=None)]
 )
-async def test_without_kafka_it_is_not_ready_and_never_restarted(service: Service, reader: Reader) -> None:
-    assert await statuses(service, reader) == (200, 503)
+async def test_without_kafka_it_is_not_ready_and_never_restarted(process: Process, reader: Reader) -> None:
+    assert await statuses(process, reader) == (200, 503)
 
 
-async def test_before_there_is_a_reader_it_is_alive(service: Service) -> None:
-    assert await statuses(service) == (200, 503)
+async def test_before_there_is_a_reader_it_is_alive(process: Process) -> None:
+    assert await statuses(process) == (200, 503)
 
 
-async def test_one_poll_loop_that_stands_still_is_reason_for_a_restart(service: Service) -> None:
-    found = await probed(service, Reader(), Reader("retries", polled_s_ago=STUCK_S + 1))
+async def test_one_poll_loop_that_stands_still_is_reason_for_a_restart(process: Process) -> None:
+    found = await probed(process, Reader(), Reader("retries", polled_s_ago=STUCK_S + 1))
     status, checks = found["/livez"]
     assert status == 503
     assert checks["consumer retries"]["reason"].startswith("polled 121 s ago")
     assert checks["consumer feedback-dispatcher"]["ok"]
-    assert (await statuses(service, Reader(polled_s_ago=STUCK_S - 5)))[0] == 200
+    assert (await statuses(process, Reader(polled_s_ago=STUCK_S - 5)))[0] == 200
 
 
-async def test_who_drains_is_alive_and_no_longer_ready(service: Service) -> None:
-    service._stop.set()
-    found = await probed(service, Reader())
+async def test_who_drains_is_alive_and_no_longer_ready(process: Process) -> None:
+    process.stop.set()
+    found = await probed(process, Reader())
     assert (found["/livez"][0], found["/readyz"][0]) == (200, 503)
     assert found["/readyz"][1]["running"]["reason"] == "draining"
 
 
-async def test_a_wrong_webhook_file_is_told_and_keeps_no_pod_from_being_ready(service: Service) -> None:
-    service._source = WrongFile()  # type: ignore[assignment]
-    status, checks = (await probed(service, Reader()))["/readyz"]
+async def test_a_wrong_webhook_file_is_told_and_keeps_no_pod_from_being_ready() -> None:
+    process = Process(WrongFile())
+    status, checks = (await probed(process, Reader()))["/readyz"]
     assert status == 200
     assert checks["webhooks"] == {"ok": False, "required": False, "reason": "luma.yaml:3: url: must be https"}
 
 
-async def test_who_asks_an_instance_is_told_only_what_keeps_it_from_being_ready(service: Service) -> None:
-    service._source = WrongFile()  # type: ignore[assignment]
-    service._stop.set()
-    async with HealthServer(OpsSettings(host="127.0.0.1", port=0), service._watched()) as server:
+async def test_who_asks_an_instance_is_told_only_what_keeps_it_from_being_ready() -> None:
+    process = Process(WrongFile())
+    process.stop.set()
+    async with HealthServer(OpsSettings(host="127.0.0.1", port=0), process.status.watched(SETTINGS)) as server:
         with pytest.raises(DispatcherError) as caught:
             await check_ready(f"http://127.0.0.1:{server.port}")
     assert "running: draining" in str(caught.value)

@@ -1,0 +1,44 @@
+"""What `check` and the stores verify about a webhook beyond its model: egress, TLS, authentication."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from dispatcher.auth.problems import problems_of
+from dispatcher.config.loader import webhook_secret_scope
+from dispatcher.config.settings import Settings
+from dispatcher.config.webhooks import JwtAuth, WebhookConfig
+from dispatcher.stores.webhook_files import Rules
+from dispatcher.transport.egress import EgressGuard
+from dispatcher.transport.tls import problems_of_pem
+
+
+def webhook_rules(settings: Settings, directory: Path | None = None) -> Rules:
+    """Returns the rules for reading webhook files. `directory`: its secrets may be used, too."""
+    scope = webhook_secret_scope(settings)
+    if directory is not None:
+        scope = replace(scope, roots=(*scope.roots, directory))
+    return Rules(webhook_check(settings), scope)
+
+
+def webhook_check(settings: Settings) -> Callable[[WebhookConfig], list[tuple[str, str]]]:
+    """Returns a check that returns the problems of a webhook by key: `url`."""
+    guard = EgressGuard(settings.egress)
+    return lambda config: [
+        *_by_url(config, guard.problem_of_url), *problems_of_pem(config.tls), *problems_of(config)
+    ]  # fmt: skip
+
+
+def webhook_warnings(settings: Settings, config: WebhookConfig) -> Iterator[tuple[str, str]]:
+    """Yields what may go wrong with a webhook that can be used, by key: `url`."""
+    return _by_url(config, EgressGuard(settings.egress).warning_of_url)
+
+
+def _by_url(config: WebhookConfig, text_of: Callable[[str], str | None]) -> Iterator[tuple[str, str]]:
+    text = text_of(config.url)
+    if text is not None:
+        yield "url", text
+    if isinstance(config.auth, JwtAuth) and config.auth.fetch is not None:
+        text = text_of(config.auth.fetch.token_url)
+        if text is not None:
+            yield "auth.fetch.token_url", text
