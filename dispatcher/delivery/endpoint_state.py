@@ -78,19 +78,12 @@ class EndpointState:
         """True if nothing arrives: the last attempts have all failed."""
         return self.failures_in_a_row >= FAILING_AFTER
 
-    def is_blocked(self, now: float) -> bool:
-        """Cheap pre-check; `refusal` finds the exact reason."""
-        return (
-            self.breaker.state is not BreakerState.CLOSED
-            or self.held_until > now
-            or self.suspended is not None
-            or self.disabled_revision is not None
-        )
-
     def is_ready(self, now: float) -> bool:
-        """Returns whether hold, breaker and rate limit all let a request pass."""
+        """Returns whether a request may be sent now; `refusal` and `ready_in_s` say what stops it if not."""
         return (
             self.held_until <= now
+            and self.suspended is None
+            and self.disabled_revision is None
             and (self.breaker.state is BreakerState.CLOSED or self.breaker.admits(now))
             and (self.rate is None or self.rate.wait_s(now) <= 0)
         )

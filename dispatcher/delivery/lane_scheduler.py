@@ -124,7 +124,8 @@ class Lane:
         """Returns a permit or a refusal if that can be decided at once, or None if the event would have to wait."""
         scheduler, endpoint = self._scheduler, self.endpoint
         now = self.last_active = scheduler.now()
-        if endpoint.is_blocked(now):
+        is_ready = endpoint.is_ready(now)
+        if not is_ready:
             refusal = endpoint.refusal(now, scheduler.settings.lane_max_wait)
             if refusal is not None:
                 return refusal
@@ -134,7 +135,10 @@ class Lane:
             return None
         if priority is Priority.NEW and scheduler.is_others_turn:
             return None
-        return self._begin(priority, now) if self._can_send(priority, now) else None
+        held = self.in_flight
+        if is_ready and held < endpoint.limit.now and self._permits.may_take(priority, held):
+            return self._begin(priority, now)
+        return None
 
     def release(self, permit: Permit, judgement: Judgement, hold_s: float | None = None) -> None:
         """Releases the permit and learns from the attempt. `hold_s`: seconds of pause that the endpoint asked for."""
@@ -142,7 +146,7 @@ class Lane:
         changed = self.endpoint.record(now, permit, judgement, hold_s)
         if changed is not None:
             metrics.BREAKER_TRANSITIONS.labels(changed.value).inc()
-        if (self._new or self._retries) and self.endpoint.is_blocked(now):
+        if self._new or self._retries:
             self.refuse_if_needed(now)
         self._release(permit)
 

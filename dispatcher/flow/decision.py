@@ -4,8 +4,6 @@ The pipeline, the fast path and `explain` share it, so they can't disagree. The 
 payload only: a webhook can be tested before it is enabled.
 """
 
-from dataclasses import dataclass
-
 from dispatcher.config.webhooks import Webhook, WebhookConfig
 from dispatcher.contract.events import DeliveryEvent, OtherEvent, read_event
 from dispatcher.contract.feedback import encode_feedback
@@ -16,22 +14,14 @@ from dispatcher.errors import UnreadableEvent
 API_TRIGGERED = "ApiTriggered"
 
 
-@dataclass(slots=True)
-class Wanted:
-    """An event that is sent to its webhook."""
-
-    webhook: Webhook
-    body: bytes
-
-
-def decide(event: DeliveryEvent, webhook: Webhook | None) -> Wanted | SkipReason | ParkReason:
-    """Returns what to send, or why nothing is sent: the reason to skip the event, or to hold it."""
+def decide(event: DeliveryEvent, webhook: Webhook | None) -> tuple[Webhook, bytes] | SkipReason | ParkReason:
+    """Returns the webhook and its payload, or why nothing is sent: the reason to skip the event, or to hold it."""
     reason = eligibility(event, webhook)
     if reason is not None or webhook is None:
         return reason or SkipReason.NO_WEBHOOK
     if webhook.config.paused:
         return ParkReason.PAUSED
-    return Wanted(webhook, encode_feedback(event, webhook.config.payload))
+    return webhook, encode_feedback(event, webhook.config.payload)
 
 
 def eligibility(event: DeliveryEvent, webhook: Webhook | None) -> SkipReason | None:

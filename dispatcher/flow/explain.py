@@ -105,8 +105,9 @@ def explain(record: Record, webhooks: Sequence[Webhook], limits: Limits, now: fl
     if isinstance(decided, ParkReason):
         lines.append(Line("verdict", "would be held", f"the webhook is {decided}"))
         return Explanation(tuple(lines), event, rules=rules)
+    webhook, body = decided
     pending = PendingDelivery.of(
-        event, decided.webhook, decided.body, retry_state.attempts, Priority.NEW, ProcessingAttempt(AssignmentEpoch())
+        event, webhook, body, retry_state.attempts, Priority.NEW, ProcessingAttempt(AssignmentEpoch())
     )
     lines += _request_lines(pending, limits)
     return Explanation(tuple(lines), event, rules=rules, headers=tuple(shown_headers(pending, now)))

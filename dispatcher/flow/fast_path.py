@@ -101,10 +101,13 @@ class FastPath:
         decided = decide(event, webhook)
         if isinstance(decided, SkipReason):
             return self._pipeline.skipped(record, decided, event, origin)
-        if isinstance(decided, ParkReason) or len(decided.body) > self._largest:
+        if isinstance(decided, ParkReason):
+            return None
+        wanting, body = decided
+        if len(body) > self._largest:
             return None
         ids = None if self._history is None else self._history.ids_of(event)
-        return PendingDelivery.of(event, decided.webhook, decided.body, 0, Priority.NEW, processing, origin, ids=ids)
+        return PendingDelivery.of(event, wanting, body, 0, Priority.NEW, processing, origin, ids=ids)
 
 
 class _EventAttempt(DirectAttempt):

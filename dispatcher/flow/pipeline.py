@@ -195,7 +195,7 @@ class Pipeline:
             if isinstance(decided, ParkReason):
                 deferred = Deferred(decided, retry_state.attempts, detail=f"the webhook is {decided}")
                 return await self._park(record, retry_state, processing, event, deferred)
-            body = decided.body
+            wanting, body = decided
             if len(body) > self._max_body:
                 detail = f"the payload has {len(body)} bytes, over the limit of {self._max_body}"
                 return await self._die(record, retry_state, processing, DeadReason.TOO_LARGE, detail, event)
@@ -204,7 +204,7 @@ class Pipeline:
             priority = Priority.RETRY if retry_state.parks else Priority.NEW
             ids = None if self._history is None else self._history.ids_of(event)
             pending = PendingDelivery.of(
-                event, decided.webhook, body, retry_state.attempts, priority, processing, retry_state.origin,
+                event, wanting, body, retry_state.attempts, priority, processing, retry_state.origin,
                 retry_state.refusals, retry_state.first_seen if retry_state.parks else None, ids,
             )  # fmt: skip
             delivery, first_result = await self._deliveries.deliver(pending, first_result), None

@@ -4,7 +4,7 @@ import pytest
 
 from dispatcher.contract.feedback import encode_feedback
 from dispatcher.contract.outcomes import ParkReason, SkipReason
-from dispatcher.flow.decision import Wanted, decide, eligibility
+from dispatcher.flow.decision import decide, eligibility
 from tests.unit.examples import email_event, read, sms_event, webhook
 
 FINE = {"channels": ["email"], "events": ["bounce"], "campaigns": ["16f24a15-7e21-477c-848a-d5695ca7f137"]}
@@ -38,7 +38,7 @@ def test_the_first_reason_in_the_designs_order_is_the_one_that_counts() -> None:
 def test_the_decision_is_what_to_send_or_why_nothing_is_sent() -> None:
     event, fine = read(email_event()), webhook(**FINE)
 
-    assert decide(event, fine) == Wanted(fine, encode_feedback(event, fine.config.payload))
+    assert decide(event, fine) == (fine, encode_feedback(event, fine.config.payload))
     assert decide(event, webhook(**FINE, paused=True)) is ParkReason.PAUSED
     assert decide(event, webhook(**FINE, paused=True, enabled=False)) is SkipReason.WEBHOOK_DISABLED
     assert decide(event, None) is SkipReason.NO_WEBHOOK
