@@ -1,6 +1,6 @@
 """The throttle of failed sign-ins: time is an argument."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dispatcher.console.login_throttle import (
@@ -47,6 +47,7 @@ def test_many_addresses_together_make_everybody_wait_but_not_for_long() -> None:
     assert throttle.wait_s("198.51.100.7", 60) == 0
 
 
+@settings(max_examples=20)  # each of them fills the memory
 @given(st.lists(st.tuples(st.integers(0, 40_000), st.floats(0, 10)), max_size=200))
 def test_its_memory_is_bounded_and_its_waits_are_too(failures: list[tuple[int, float]]) -> None:
     throttle, now = LoginThrottle(), 0.0
