@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from dispatcher.contract.events import OtherEvent
 from dispatcher.contract.feedback import MAX_WARNED
-from dispatcher.contract.outcomes import Delivered, Outcome, ParkReason, SkipReason
+from dispatcher.contract.outcomes import Delivered, Outcome, SkipReason
 from dispatcher.contract.records import Origin, ProcessingAttempt, Record
 from dispatcher.delivery.deliverer import Deliverer
 from dispatcher.delivery.direct_attempt import DirectAttempt
@@ -99,10 +99,8 @@ class FastPath:
         if webhook is NOT_CACHED or self._deliveries.is_busy_closing:
             return None
         decided = decide(event, webhook)
-        if isinstance(decided, SkipReason):
-            return self._pipeline.skipped(record, decided, event, origin)
-        if isinstance(decided, ParkReason):
-            return None
+        if not isinstance(decided, tuple):
+            return self._pipeline.skipped(record, decided, event, origin) if isinstance(decided, SkipReason) else None
         wanting, body = decided
         if len(body) > self._largest:
             return None

@@ -190,9 +190,9 @@ class Pipeline:
                 decided = decide(event, webhook)
             except Exception as error:  # noqa: BLE001
                 return await self._die_of_a_bug(record, retry_state, processing, error, event)
-            if isinstance(decided, SkipReason):
-                return self.skipped(record, decided, event, retry_state.origin)
-            if isinstance(decided, ParkReason):
+            if not isinstance(decided, tuple):
+                if isinstance(decided, SkipReason):
+                    return self.skipped(record, decided, event, retry_state.origin)
                 deferred = Deferred(decided, retry_state.attempts, detail=f"the webhook is {decided}")
                 return await self._park(record, retry_state, processing, event, deferred)
             wanting, body = decided
