@@ -13,13 +13,12 @@ from dispatcher.contract.fleet_state import (
     Configured,
     FleetState,
     Judged,
-    StateEvidence,
     decode_evidence,
-    encode_evidence,
     judge,
 )
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.history_evidence import add_tenants
 from dispatcher.stores.sql.history_rows import clean
 from dispatcher.stores.sql.history_schema import JUDGE_LOCK, tenants, workers
 from dispatcher.stores.sql.records import Orgs
@@ -173,7 +172,7 @@ class TenantStates:
         async with self._database.write(JUDGE_WITHIN_S) as connection:
             if self._database.is_postgresql and not (await connection.execute(JUDGE_LOCK)).scalar():
                 return []
-            await self._add_webhooks(connection, facts, now_ms)
+            await add_tenants(connection, [tenant for tenant in facts if tenant not in self._facts], now_ms)
             changes = []
             updates = []
             for row in await self._rows_to_judge(connection, facts):
@@ -184,24 +183,6 @@ class TenantStates:
                 await connection.execute(_UPDATE, updates)
         self._judged_to, self._facts = now_ms, facts
         return changes
-
-    async def _add_webhooks(
-        self, connection: AsyncConnection, facts: Mapping[TenantKey, WebhookFacts], now_ms: int
-    ) -> None:
-        fresh = [tenant for tenant in facts if tenant not in self._facts]
-        if fresh:
-            empty, state = encode_evidence(StateEvidence()), FleetState.UNKNOWN.value
-            await connection.execute(
-                text(
-                    "INSERT INTO history_tenants "
-                    "(org, sandbox, evidence, state, since, revision, changed_at, is_paused, touched) "
-                    "VALUES (:org, :sandbox, :evidence, :state, :now, '', 0, 0, :now) ON CONFLICT DO NOTHING"
-                ),
-                [
-                    {"org": org, "sandbox": sandbox, "evidence": empty, "state": state, "now": now_ms}
-                    for org, sandbox in sorted(fresh)
-                ],
-            )
 
     async def _rows_to_judge(
         self, connection: AsyncConnection, facts: Mapping[TenantKey, WebhookFacts]
