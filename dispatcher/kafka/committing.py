@@ -8,15 +8,15 @@ up to a second, for half as many records as there are POSTs in flight.
 import asyncio
 import math
 from collections.abc import Callable, Collection, Iterable
-from typing import Final, Protocol
+from typing import Final
 
-from aiokafka import TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, OffsetMetadataTooLargeError
 
 from dispatcher.config.settings import KafkaSettings
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.kafka.broker_access import peer_of
 from dispatcher.kafka.connection_errors import explain
+from dispatcher.kafka.membership import GroupClient
 from dispatcher.kafka.offset_tracker import MAX_METADATA_BYTES
 from dispatcher.kafka.partition import Partition
 from dispatcher.kafka.problems import KafkaProblems
@@ -33,12 +33,6 @@ FAILURE_LASTS_S: Final = 60.0
 """A failed commit stays a problem this long, unless a later commit succeeds."""
 LEAST_METADATA_BYTES: Final = 19
 """The shortest metadata that says anything."""
-
-
-class CommitClient(Protocol):
-    """Commits for a member of a group."""
-
-    async def commit(self, offsets: dict[TopicPartition, tuple[int, str]]) -> None: ...
 
 
 class Committer:
@@ -70,7 +64,7 @@ class Committer:
         """Requests a commit although no record was finished: a position is new."""
         self._any_finished.set()
 
-    async def run(self, client: CommitClient, partitions: Callable[[], Collection[Partition]]) -> None:
+    async def run(self, client: GroupClient, partitions: Callable[[], Collection[Partition]]) -> None:
         """Commits by time and by count until cancelled."""
         longest, now = max(LONGEST_WAIT_S, self._interval_s), asyncio.get_running_loop().time
         began = -math.inf
@@ -89,7 +83,7 @@ class Committer:
                 self._any_finished.set()
                 await asyncio.sleep(LONGEST_WAIT_S)
 
-    async def commit(self, client: CommitClient, partitions: Iterable[Partition]) -> bool:
+    async def commit(self, client: GroupClient, partitions: Iterable[Partition]) -> bool:
         """Commits these partitions' positions now. Returns False if that failed; the next commit covers it."""
         async with self._lock:
             partitions = list(partitions)

@@ -82,7 +82,7 @@ async def admin_client(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminCl
 
 
 class Client(Protocol):
-    """Any of aiokafka's clients that have `stop`."""
+    """Any of aiokafka's clients, or `GroupClient`: they have `stop`."""
 
     async def stop(self) -> None: ...
 

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Protocol
 
 import structlog
 from aiokafka import TopicPartition
@@ -24,12 +23,12 @@ from aiokafka.structs import ConsumerRecord
 from dispatcher.config.settings import KafkaSettings
 from dispatcher.contract.records import AssignmentEpoch, Lease
 from dispatcher.kafka.commit_metadata import FinishedHere
-from dispatcher.kafka.committing import CommitClient, Committer
-from dispatcher.kafka.connection import Client, stopped
+from dispatcher.kafka.committing import Committer
+from dispatcher.kafka.connection import stopped
 from dispatcher.kafka.feeding import DueIn, Feeder
 from dispatcher.kafka.group_session import GroupSession
-from dispatcher.kafka.log_check import LogChecker, LogClient, LogLoss
-from dispatcher.kafka.membership import Assignments, join
+from dispatcher.kafka.log_check import LogChecker, LogLoss
+from dispatcher.kafka.membership import Assignments, GroupClient, join
 from dispatcher.kafka.partition import Partition, ReadAheadLimit
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka.processing import FastPath, Process, RecordProcessor
@@ -46,18 +45,7 @@ BLOCKED_S = 5.0
 """A partition of which nothing was fetched for so long is looked at before it is read on: its topic may be new."""
 
 
-class MemberClient(LogClient, CommitClient, Client, Protocol):
-    """Reads as a member of the group: `membership.GroupClient`."""
-
-    async def getmany(
-        self, *tps: TopicPartition, timeout_ms: int, max_records: int
-    ) -> dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]: ...
-    async def end_offsets(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, int]: ...
-    def position_of(self, tp: TopicPartition) -> int | None: ...
-    def raise_coordination_error(self) -> None: ...
-
-
-Connect = Callable[[Assignments], Coroutine[object, object, MemberClient]]
+Connect = Callable[[Assignments], Coroutine[object, object, GroupClient]]
 """Joins the group and returns the started client, which reports assignments to the listener."""
 
 
@@ -96,7 +84,7 @@ class Consumer:
         self.group_id = group_id
         self._drain_timeout_s = drain_timeout_s
         self._waits = due_in_s is not None
-        self._client: MemberClient | None = None
+        self._client: GroupClient | None = None
         self._connect = connect or partial(join, settings, self._topics, group_id, problems=problems)
         self._checker = LogChecker(
             self, group_id, problems, starts_at_end=settings.auto_offset_reset == "latest" and not self._waits,
@@ -222,7 +210,7 @@ class Consumer:
 
     # Reading
 
-    async def _poll(self, client: MemberClient) -> None:
+    async def _poll(self, client: GroupClient) -> None:
         """Fetches for the partitions without buffered records. Returns soon, so that no partition waits for another."""
         try:
             await self._poll_once(client)
@@ -231,7 +219,7 @@ class Consumer:
         except NoOffsetForPartitionError as error:
             self._suspect(error.args)
 
-    async def _poll_once(self, client: MemberClient) -> None:
+    async def _poll_once(self, client: GroupClient) -> None:
         now = self._loop.time()
         self.session.on_poll(now)
         metrics.LAST_POLL.set(time.time())
@@ -257,7 +245,7 @@ class Consumer:
             partition.blocked_since = None
         return partition.is_readable
 
-    def _take(self, client: MemberClient, partition: Partition, records: "list[ConsumerRecord[bytes, bytes]]") -> None:
+    def _take(self, client: GroupClient, partition: Partition, records: "list[ConsumerRecord[bytes, bytes]]") -> None:
         """Buffers what was fetched, if it is of the log that was read before."""
         if partition.probe is not None:
             self._checker.examine(client, partition, records, client.position_of(partition.tp))
@@ -287,7 +275,7 @@ class Consumer:
 
     # Stopping
 
-    async def _drain(self, client: MemberClient) -> None:
+    async def _drain(self, client: GroupClient) -> None:
         partitions = list(self._partitions.values())
         under_way = await self._finish_under_way(partitions, self._drain_timeout_s, self._orphans)
         if self.session.fenced is None:
@@ -322,7 +310,7 @@ class Consumer:
             for item in list(partition.in_flight.values()):
                 item.cancel()
 
-    async def _end(self, client: MemberClient) -> None:
+    async def _end(self, client: GroupClient) -> None:
         """Cancels what is left, without waiting for it to finish, and leaves the group."""
         everything = (*self._partitions.values(), *self._orphans)
         self._cancel(everything)

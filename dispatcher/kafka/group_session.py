@@ -6,8 +6,8 @@ the consumer to `KafkaProblems`; `readiness` and liveness read its fields.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
-from typing import Final, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Collection, Coroutine
+from typing import Final, TypeVar
 
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
@@ -17,6 +17,7 @@ from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.contract.records import Lease
 from dispatcher.kafka.connection import report_error, until_answered
 from dispatcher.kafka.group_coordinator import FencedMember
+from dispatcher.kafka.membership import GroupClient
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.tasks import Backoff, set_within, unless
 from dispatcher.telemetry import metrics
@@ -29,12 +30,6 @@ REPORTED_S: Final = 45.0
 """A reported error of the client is forgotten after so long without another."""
 
 Joined = TypeVar("Joined")
-
-
-class EndsClient(Protocol):
-    """Asks for the ends of partitions."""
-
-    async def end_offsets(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, int]: ...
 
 
 class GroupSession:
@@ -141,7 +136,7 @@ class GroupSession:
 
     async def watch(
         self,
-        client: EndsClient,
+        client: GroupClient,
         partitions: Callable[[], Collection[TopicPartition]],
         on_ends: Callable[[dict[TopicPartition, int]], None] | None = None,
     ) -> None:

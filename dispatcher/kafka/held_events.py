@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 from aiokafka import TopicPartition
@@ -25,12 +25,12 @@ from dispatcher.contract.records import AssignmentEpoch, Lease, ProcessingAttemp
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StillHeld, StoreUnavailable
 from dispatcher.kafka.commit_metadata import Fingerprint, encode_metadata
-from dispatcher.kafka.connection import Client, stopped
-from dispatcher.kafka.group_session import FIRST_REPEAT_S, EndsClient, GroupSession
+from dispatcher.kafka.connection import stopped
+from dispatcher.kafka.group_session import FIRST_REPEAT_S, GroupSession
 from dispatcher.kafka.held_partition import HeldPartition
-from dispatcher.kafka.held_start import ANSWER_S, HeldStart, PositionClient, find_start, is_same_log
+from dispatcher.kafka.held_start import ANSWER_S, HeldStart, find_start, is_same_log
 from dispatcher.kafka.held_topic import HeldTopic, Snapshot, is_snapshot, metadata_of, tenant_of
-from dispatcher.kafka.membership import Assignments, join
+from dispatcher.kafka.membership import Assignments, GroupClient, join
 from dispatcher.kafka.offset_tracker import OffsetTracker
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.tasks import Backoff
@@ -90,16 +90,7 @@ class _Assigned:
         return HeldStart(*self.state.to_commit(), self.fingerprint, self.left.committed)
 
 
-class HeldClient(PositionClient, EndsClient, Client, Protocol):
-    """Reads as a member of the group: `membership.GroupClient`."""
-
-    def assignment(self) -> set[TopicPartition]: ...
-    async def commit(self, offsets: dict[TopicPartition, tuple[int, str]]) -> None: ...
-    def source_of(self, tp: TopicPartition) -> tuple[object, ...]: ...
-    def raise_coordination_error(self) -> None: ...
-
-
-Connect = Callable[[Assignments], Coroutine[object, object, HeldClient]]
+Connect = Callable[[Assignments], Coroutine[object, object, GroupClient]]
 """Joins the group and returns the started client."""
 
 
@@ -139,7 +130,7 @@ class HeldEvents:
         self._max_age_s = max_age_s
         self._drain_timeout_s = drain_timeout_s
         self._clock = clock
-        self._consumer: HeldClient | None = None
+        self._consumer: GroupClient | None = None
         self._assigned: dict[TopicPartition, _Assigned] = {}
         self._left: dict[TopicPartition, HeldStart] = {}
         """What is finished of partitions that were taken away: they may come back before another member commits."""
@@ -225,7 +216,7 @@ class HeldEvents:
         if tasks:
             await asyncio.wait(tasks, timeout=1)
 
-    async def _restore(self, client: HeldClient, one: _Assigned) -> None:
+    async def _restore(self, client: GroupClient, one: _Assigned) -> None:
         """Finds the position of a partition and begins to read there."""
         one.source = client.source_of(one.tp)
         start = await find_start(client, one.tp, one.left, self.session.problems, self.group_id)
@@ -233,7 +224,7 @@ class HeldEvents:
         one.left = start
         one.state = HeldPartition(start.position, start.snapshot.tenants, self._max_age_s)
 
-    async def _check_log(self, client: HeldClient, one: _Assigned, state: HeldPartition) -> None:
+    async def _check_log(self, client: GroupClient, one: _Assigned, state: HeldPartition) -> None:
         """Looks whether the log was replaced. Another leader, or another connection to it, may have another log."""
         source = client.source_of(one.tp)
         async with asyncio.timeout(ANSWER_S):
@@ -244,14 +235,14 @@ class HeldEvents:
         else:
             await self._begin_again(client, [one])
 
-    async def _begin_again(self, client: HeldClient, partitions: list[_Assigned]) -> None:
+    async def _begin_again(self, client: GroupClient, partitions: list[_Assigned]) -> None:
         """Looks up the positions of partitions anew, after what is in flight has finished."""
         await self._leave(partitions, LEAVE_S)
         self._add(one.tp for one in partitions if one.tp in client.assignment())
 
     # Reading
 
-    async def _read(self, client: HeldClient) -> None:
+    async def _read(self, client: GroupClient) -> None:
         """Fetches once, and takes what was fetched. Paced by the records that were passed over."""
         self.session.on_poll(asyncio.get_running_loop().time())
         try:
@@ -266,7 +257,7 @@ class HeldEvents:
         passed = sum([self._take(one) for one in self._assigned.values()])
         await asyncio.sleep(passed / PASSED_A_SECOND)
 
-    async def _fetch(self, client: HeldClient) -> None:
+    async def _fetch(self, client: GroupClient) -> None:
         for one in [one for one in self._assigned.values() if one.state is None]:
             await self._restore(client, one)
         for one in list(self._assigned.values()):

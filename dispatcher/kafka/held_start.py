@@ -5,9 +5,8 @@ names the last record that was read: if the log has another record there, or non
 """
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 from aiokafka import TopicPartition
@@ -16,7 +15,8 @@ from aiokafka.structs import ConsumerRecord
 
 from dispatcher.kafka.commit_metadata import Fingerprint, decode_metadata
 from dispatcher.kafka.held_topic import Snapshot, snapshot_offset
-from dispatcher.kafka.log_check import Bounds, LogLoss, report_lost_log, report_removed
+from dispatcher.kafka.log_check import LogLoss, report_lost_log, report_removed
+from dispatcher.kafka.membership import Bounds, GroupClient
 from dispatcher.kafka.problems import KafkaProblems
 
 log = structlog.get_logger(__name__)
@@ -26,18 +26,6 @@ ANSWER_S: Final = 10.0
 
 Committed = tuple[int, str]
 """Position and metadata, as written."""
-
-
-class PositionClient(Protocol):
-    """Looks up positions and reads single records: `membership.GroupClient`."""
-
-    async def getmany(
-        self, *tps: TopicPartition, timeout_ms: int, max_records: int
-    ) -> dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]: ...
-    async def committed_metadata(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, tuple[int, str]]: ...
-    async def bounds(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, Bounds]: ...
-    def seek(self, tp: TopicPartition, offset: int) -> None: ...
-    def position_of(self, tp: TopicPartition) -> int | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +41,7 @@ class HeldStart:
 
 
 async def find_start(
-    client: PositionClient, tp: TopicPartition, left: HeldStart | None, problems: KafkaProblems, group_id: str
+    client: GroupClient, tp: TopicPartition, left: HeldStart | None, problems: KafkaProblems, group_id: str
 ) -> HeldStart:
     """Returns where to begin: at `left`, if no other member has committed since, else at the group's commit.
 
@@ -81,9 +69,7 @@ async def find_start(
     return HeldStart(max(start.position, bounds.start), start.snapshot, start.fingerprint, known)
 
 
-async def is_same_log(
-    client: PositionClient, tp: TopicPartition, fingerprint: Fingerprint | None, bounds: Bounds
-) -> bool:
+async def is_same_log(client: GroupClient, tp: TopicPartition, fingerprint: Fingerprint | None, bounds: Bounds) -> bool:
     """Returns True if the log has the record that the fingerprint names, or has removed it by retention.
 
     Raises:
@@ -96,7 +82,7 @@ async def is_same_log(
 
 
 async def _committed_start(
-    client: PositionClient, tp: TopicPartition, known: Committed, bounds: Bounds
+    client: GroupClient, tp: TopicPartition, known: Committed, bounds: Bounds
 ) -> HeldStart | None:
     """Returns the start that the commit names; None if it was made of another log."""
     position, metadata = known
@@ -113,7 +99,7 @@ async def _committed_start(
 
 
 async def _record_at(
-    client: PositionClient, tp: TopicPartition, offset: int, bounds: Bounds
+    client: GroupClient, tp: TopicPartition, offset: int, bounds: Bounds
 ) -> "ConsumerRecord[bytes, bytes] | None":
     """Returns the record at an offset; None if the log has none there.
 

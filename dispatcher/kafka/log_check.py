@@ -12,7 +12,6 @@ A position that retention has passed is a gap: its unread records are gone, and 
 
 import asyncio
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
 
@@ -23,6 +22,7 @@ from aiokafka.errors import IllegalStateError, KafkaError
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.contract.records import Record
 from dispatcher.kafka.commit_metadata import CommittedPosition, Fingerprint
+from dispatcher.kafka.membership import Bounds, GroupClient
 from dispatcher.kafka.offset_tracker import OffsetTracker
 from dispatcher.kafka.partition import Partition, Probe
 from dispatcher.kafka.problems import KafkaProblems
@@ -48,28 +48,6 @@ class LogLoss(StrEnum):
     """The log ends before it."""
     REPLACED = "replaced"
     """The log holds other records than those that were read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What a log holds: from `start` to before `end`."""
-
-    start: int
-    end: int
-
-
-class LogClient(Protocol):
-    """What is needed of the client that reads."""
-
-    async def committed(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, CommittedPosition]:
-        """Returns what the group has committed, without the partitions that have no commit."""
-        ...
-
-    async def bounds(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, Bounds]: ...
-    def partitions_of(self, topic: str) -> Sequence[TopicPartition]: ...
-    async def commit_for_group(self, offsets: dict[TopicPartition, tuple[int, str]]) -> None: ...
-    def seek(self, tp: TopicPartition, offset: int) -> None: ...
-    def source_of(self, tp: TopicPartition) -> tuple[object, ...]: ...
 
 
 class LogOwner(Protocol):
@@ -160,7 +138,7 @@ class LogChecker:
         partition.is_out_of_range |= is_out_of_range
         self._wanted.set()
 
-    async def run(self, client: LogClient) -> None:
+    async def run(self, client: GroupClient) -> None:
         """Checks what was requested until cancelled. Repeats if the broker doesn't answer."""
         backoff = Backoff(FIRST_REPEAT_S, LONGEST_REPEAT_S)
         while True:
@@ -181,7 +159,7 @@ class LogChecker:
             await backoff.wait()
             self._wanted.set()
 
-    async def _check_requested(self, client: LogClient) -> bool:
+    async def _check_requested(self, client: GroupClient) -> bool:
         """Checks every partition that needs it. Returns False if one has to be checked again a little later."""
         partitions = [one for one in self._owner.owned() if one.needs_check]
         if not partitions:
@@ -206,7 +184,7 @@ class LogChecker:
                 self._check(client, partition, claim, bounds[partition.tp])
         return complete
 
-    async def _start_at_end(self, client: LogClient, partitions: Iterable[Partition]) -> None:
+    async def _start_at_end(self, client: GroupClient, partitions: Iterable[Partition]) -> None:
         """Commits the ends of all partitions at once as the positions of the group's very first start.
 
         The member that owns a topic's first partition commits for all of them; the others wait for that. A partition
@@ -235,7 +213,7 @@ class LogChecker:
             return CommittedPosition(bounds.start)
         return partition.claim
 
-    def _check(self, client: LogClient, partition: Partition, claim: CommittedPosition, bounds: Bounds) -> None:
+    def _check(self, client: GroupClient, partition: Partition, claim: CommittedPosition, bounds: Bounds) -> None:
         probe = next_probe(claim, bounds, asyncio.get_running_loop().time())
         partition.source = client.source_of(partition.tp)
         try:
@@ -250,7 +228,9 @@ class LogChecker:
         except IllegalStateError:
             log.info("partition was taken away while it was looked at", group=self._group_id, partition=str(partition))
 
-    def examine(self, client: LogClient, partition: Partition, records: Sequence[Record], position: int | None) -> None:
+    def examine(
+        self, client: GroupClient, partition: Partition, records: Sequence[Record], position: int | None
+    ) -> None:
         """Compares what a probe has read, perhaps nothing yet. `position` is the offset that the client reads next."""
         probe = partition.probe
         if probe is None:
@@ -284,7 +264,7 @@ class LogChecker:
         except IllegalStateError:
             log.info("partition was taken away while it was looked at", group=self._group_id, partition=str(partition))
 
-    def _accept(self, client: LogClient, partition: Partition, claim: CommittedPosition, start: int) -> None:
+    def _accept(self, client: GroupClient, partition: Partition, claim: CommittedPosition, start: int) -> None:
         """Continues at the claimed position: the claim describes this log."""
         recalled = self._recall(client, partition, claim, start)
         if recalled is None:
@@ -302,7 +282,7 @@ class LogChecker:
         self._owner.on_readable()
 
     def _recall(
-        self, client: LogClient, partition: Partition, claim: CommittedPosition, start: int
+        self, client: GroupClient, partition: Partition, claim: CommittedPosition, start: int
     ) -> CommittedPosition | None:
         """Returns the claim, extended by what this process finished before the partition was taken from it.
 
@@ -322,7 +302,7 @@ class LogChecker:
         return None
 
     def _discard(
-        self, client: LogClient, partition: Partition, claim: CommittedPosition, start: int, loss: LogLoss
+        self, client: GroupClient, partition: Partition, claim: CommittedPosition, start: int, loss: LogLoss
     ) -> None:
         """Reads the log from its start: the claim describes another log."""
         client.seek(partition.tp, start)

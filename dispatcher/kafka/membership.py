@@ -1,6 +1,7 @@
 """Membership of a consumer group, as aiokafka has it: the client that reads, and who hears of assignments."""
 
 from collections.abc import Awaitable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
@@ -12,7 +13,6 @@ from dispatcher.config.settings import KafkaSettings
 from dispatcher.kafka import group_coordinator
 from dispatcher.kafka.commit_metadata import CommittedPosition, decode_metadata
 from dispatcher.kafka.connection import connection_arguments, stopped
-from dispatcher.kafka.log_check import Bounds
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.telemetry import metrics
 
@@ -21,8 +21,16 @@ log = structlog.get_logger(__name__)
 group_coordinator.install()  # before there is any consumer
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a log holds: from `start` to before `end`."""
+
+    start: int
+    end: int
+
+
 class Member(Protocol):
-    """Hears which partitions are its own."""
+    """Hears which partitions are its own: `Consumer` or `HeldEvents`."""
 
     async def assigned(self, tps: Iterable[TopicPartition], /) -> None: ...
     async def revoked(self, tps: Iterable[TopicPartition], /) -> None: ...

@@ -81,7 +81,7 @@ class ReadAheadLimit:
 
 
 class InFlightOwner(Protocol):
-    """Hears how each record in flight ends."""
+    """Hears how each record in flight ends: `processing.RecordProcessor`, which imports this module."""
 
     def record_finished(self, item: "InFlightRecord") -> None: ...
     def start_slow_path(self, item: "InFlightRecord", first_result: AttemptResult | None) -> None: ...
@@ -89,7 +89,7 @@ class InFlightOwner(Protocol):
 
 
 class InFlightRecord(ProcessingAttempt):
-    """One go at one record: by a flight, or by a task."""
+    """One attempt to process one record: by a direct attempt, or by a task."""
 
     __slots__ = ("_owner", "direct_attempt", "partition", "record", "size", "task")
 

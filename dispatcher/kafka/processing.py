@@ -20,6 +20,7 @@ from dispatcher.delivery.pending_delivery import AttemptResult
 from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StoreUnavailable
 from dispatcher.kafka.group_session import FIRST_REPEAT_S, GroupSession
 from dispatcher.kafka.partition import InFlightRecord, Partition, ReadAheadLimit
+from dispatcher.tasks import Backoff
 from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
@@ -30,7 +31,7 @@ LONGEST_REPEAT_S = 30.0
 
 
 class FastPath(Protocol):
-    """Delivers records without a task: `flow.fast_path`."""
+    """Delivers records without a task: `flow.fast_path.FastPath`, or the simulation's, which watches each record."""
 
     def start(self, record: Record, processing: ProcessingAttempt, owner: InFlightRecord, /) -> DirectAttempt | None:
         """Processes the record without awaiting. Returns the attempt in progress; None if finished or declined."""
@@ -100,7 +101,7 @@ class RecordProcessor:
 
     async def _process_until_outcome(self, item: InFlightRecord, first_result: AttemptResult | None) -> None:
         """Processes the record until it has an outcome. Then, and only then, its offset is done."""
-        record, wait_s = item.record, FIRST_REPEAT_S
+        record, backoff = item.record, Backoff(FIRST_REPEAT_S, LONGEST_REPEAT_S)
         while True:
             try:
                 if first_result is None or self._fast_path is None:
@@ -123,8 +124,7 @@ class RecordProcessor:
                 return
             item.started, first_result = False, None
             metrics.EVENTS_REPEATED.inc()
-            await asyncio.sleep(wait_s)
-            wait_s = min(wait_s * 2, LONGEST_REPEAT_S)
+            await backoff.wait()
 
     def _done(self, item: InFlightRecord) -> None:
         """Marks the record's offset as done: it has its outcome."""

@@ -25,7 +25,7 @@ from aiokafka.errors import (
 
 from dispatcher.errors import NotWritten, RecordTooLarge
 from dispatcher.kafka.commit_metadata import CommittedPosition, Fingerprint, decode_metadata
-from dispatcher.kafka.log_check import Bounds
+from dispatcher.kafka.membership import Bounds
 from dispatcher.kafka.offset_tracker import Run
 from tests.unit.examples import ARecord
 
