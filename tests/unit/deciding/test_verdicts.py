@@ -103,6 +103,14 @@ def test_a_payload_may_be_refused_three_times_and_not_a_fourth() -> None:
         assert judge(Attempt(0.1, status=status, webhook_delivery="disable"), refusals=3).verdict is DISABLE
 
 
+def test_only_410_and_the_header_suspend_a_webhook() -> None:
+    """An ordinary delivery that suspended its webhook would park every later event."""
+    assert {status for status in STATUSES if answer(status).suspends} == {410}
+    assert {status for status in STATUSES if answer(status, "abort-message").suspends} == {410}
+    assert not any(failure(reason).suspends for reason in FailureReason)
+    assert not any(judge(Attempt(0.1, status=status), refusals=3).suspends for status in STATUSES if status != 410)
+
+
 def test_only_429_503_and_timeouts_say_that_the_endpoint_is_overloaded() -> None:
     for status in STATUSES:
         judgement = answer(status)
