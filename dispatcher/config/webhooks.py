@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from itertools import islice
 from typing import Annotated, Literal, Self
 from urllib.parse import SplitResult, urlsplit
 
@@ -251,9 +252,12 @@ def header_value_problem(value: str) -> str | None:
 
 
 def header_problems(given: object, taken: frozenset[str]) -> Iterator[tuple[str, str]]:
-    """Returns name and reason of each header parameter that can't be sent. The model checks the values' types."""
+    """Yields name and reason of each header parameter that can't be sent. The model checks the values' types.
+
+    Only the first `MAX_HEADERS` are looked at: more are a mistake anyway, and their number is the author's choice.
+    """
     seen: set[str] = set()
-    for name, raw in given.items() if isinstance(given, dict) else ():
+    for name, raw in islice(given.items(), MAX_HEADERS) if isinstance(given, dict) else ():
         if not isinstance(name, str):
             continue
         value = _secret_text(raw) if isinstance(raw, Secret) else raw
@@ -273,6 +277,11 @@ def _secret_text(secret: Secret) -> str:
 
 def _error_at(key: str, problem: str) -> InitErrorDetails:
     return InitErrorDetails(type="value_error", loc=(key,), input=None, ctx={"error": ValueError(problem)})
+
+
+def _too_many(count: int) -> InitErrorDetails:
+    context = {"field_type": "Dictionary", "max_length": MAX_HEADERS, "actual_length": count}
+    return InitErrorDetails(type="too_long", loc=(), input=None, ctx=context)
 
 
 def _repeated(error: ErrorDetails) -> InitErrorDetails:
@@ -434,10 +443,13 @@ class WebhookConfig(_Model):
         taken = frozenset({auth.header, "authorization"}) if isinstance(auth, JwtAuth) else frozenset[str]()
         found = [_error_at(name, problem) for name, problem in header_problems(given, taken)]
         headers: dict[str, str | Secret] = {}
-        try:
-            headers = handler(given)
-        except ValidationError as error:
-            found += [_repeated(one) for one in error.errors(include_url=False)]
+        if isinstance(given, dict) and len(given) > MAX_HEADERS:
+            found.append(_too_many(len(given)))
+        else:
+            try:
+                headers = handler(given)
+            except ValidationError as error:
+                found += [_repeated(one) for one in error.errors(include_url=False)]
         if found:
             raise ValidationError.from_exception_data(cls.__name__, found, hide_input=True)
         return headers

@@ -1,7 +1,7 @@
 """Reads request bodies: JSON and forms, with limits on their size, without blocking other requests.
 
 The client chooses how long a body is and how many values it has. Before authentication a body may have 16 KiB,
-afterwards 2 MiB. A JSON document has at most 20,000 values, a form 2,000 fields. Anything larger than 16 KiB is parsed
+afterwards 2 MiB. A JSON document has at most 5,000 values, a form 2,000 fields. Anything larger than 16 KiB is parsed
 in a thread. Compressed bodies are refused: they would grow past every limit.
 """
 
@@ -21,8 +21,8 @@ MAX_BODY: Final = 2 * 1024 * 1024
 """Bytes of a request: a draft of 1 MiB and its secrets."""
 MAX_PUBLIC_BODY: Final = 16 * 1024
 """The same before authentication: a token, and the page to continue with."""
-MAX_VALUES: Final = 20_000
-"""Values of a JSON document, nested ones included."""
+MAX_VALUES: Final = 5_000
+"""Values of a JSON document, nested ones included. A webhook has at most 1,000 campaigns, and a request as many ids."""
 MAX_FIELDS: Final = 2_000
 """Fields of a form."""
 FORM_TYPE: Final = "application/x-www-form-urlencoded"

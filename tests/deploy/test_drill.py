@@ -20,6 +20,7 @@ from aiohttp import web
 from aiokafka.admin import NewTopic
 
 from dispatcher.config.secrets import Secret
+from dispatcher.demo.child_process import free_ports
 from dispatcher.stores.sql.migrate import upgrade
 from tests.deploy.prometheus import answered, query, scraping
 from tests.deploy.runbooks import NO_SUCH_COMMAND, World
@@ -201,7 +202,8 @@ async def _password_right(drill: Drill) -> None:
 
 
 async def _endpoint_down(drill: Drill) -> None:
-    drill.mount(url="https://localhost:9/")
+    (port,) = free_ports(1)  # above 1023: a file with another one would be refused, and the old version stay in use
+    drill.mount(url=f"https://localhost:{port}/")
 
 
 async def _endpoint_as_before(drill: Drill) -> None:
@@ -365,7 +367,7 @@ async def drill(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) ->
         scene.mount(webhooks)
         for one in (dispatcher, second):
             one.start()
-            await one.ready()
+            await one.ready(120)
         alertmanager, notified = await stack.enter_async_context(people(directory))
         url, process = scraping(
             f"127.0.0.1:{dispatcher.ops_port}", directory / "prometheus", alertmanager=alertmanager, factor=FACTOR,
@@ -417,8 +419,13 @@ async def _traffic(drill: Drill) -> None:
     """A few events each second, until it is cancelled; those of the database's dispatcher are of ever new tenants."""
     for number in range(100_000):
         if not drill.is_producer_broken:
-            with suppress(Exception):  # the broker is out of order on purpose
+            try:
                 await asyncio.wait_for(_produce(drill.scene, number), 20)
+            except (
+                Exception
+            ):  # the broker is out of order on purpose, and a producer that was cancelled sends nothing more
+                with suppress(Exception):
+                    await asyncio.wait_for(drill.scene.close(), 5)
         await asyncio.sleep(0.5)
 
 

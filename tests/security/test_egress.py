@@ -14,6 +14,7 @@ from dispatcher.config.settings import DeliverySettings, EgressSettings
 from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.contract.outcomes import FailureReason
 from dispatcher.transport import EgressGuard, Endpoint, Request, egress_problems, open_transport
+from dispatcher.transport.egress import nameserver
 from dispatcher.transport.failures import TransportError
 from dispatcher.transport.happy_eyeballs import connect_first
 from dispatcher.transport.request_head import HeaderBlock
@@ -564,3 +565,67 @@ async def test_a_socket_is_only_ever_opened_to_an_address_that_the_guard_allows(
     denied = len(hosts) - len(PUBLIC_ADDRESSES)
     assert {attempt.failure for attempt in attempts[: len(direct)]} == {FailureReason.URL_DENIED}
     assert {attempt.failure for attempt in attempts[len(direct) : denied]} <= {DENIED, FailureReason.DNS}
+
+
+# Found by changing the guard and seeing that no test noticed
+
+
+@pytest.mark.parametrize("spelling", ["Evil.Example", "EVIL.EXAMPLE", "evil.example"])
+@pytest.mark.parametrize("entry", ["evil.example", "EVIL.example", ".Example", ".example"])
+def test_case_opens_and_closes_nothing(spelling: str, entry: str) -> None:
+    """Neither in the operator's lists nor in a tenant's URL."""
+    denying, allowing = guard(deny=[entry]), guard(allow=[entry])
+    assert denying.problem_of_url(f"https://{spelling}/") is not None
+    assert denying.problem_of_target("https", spelling, 443) is not None
+    assert denying.problem_of_address(spelling, "8.8.8.8", 443) is not None
+    assert denying.denies(spelling, "8.8.8.8")
+    assert allowing.problem_of_address(spelling, "10.0.0.1", 443) is None
+    assert not allowing.denies(spelling, "10.0.0.1")
+    assert guard(allow=["meta.internal"]).problem_of_target("https", "META.Internal", 443) is None
+
+
+@pytest.mark.parametrize("host", ["LOCALHOST", "a.LocalHost", "db.SVC", "x.Internal", "PRINTER", "a.home.ARPA"])
+def test_an_inner_name_in_capitals_is_an_inner_name(host: str) -> None:
+    assert DEFAULT.problem_of_target("https", host, 443) is not None
+    assert DEFAULT.problem_of_url(f"https://{host}/") is not None
+
+
+def test_a_warning_does_not_depend_on_the_case_of_the_name() -> None:
+    for url in ("https://HOOKS.Corp/", "https://hooks.corp/", "https://Hooks.CONSUL/"):
+        assert "only an internal DNS knows" in (DEFAULT.warning_of_url(url) or "")
+    assert DEFAULT.warning_of_url("https://HOOKS.example/") is None
+
+
+def test_an_address_is_refused_on_a_port_that_is_not_allowed() -> None:
+    """Whatever was asked about the name: the check right before the connection looks at the port as well."""
+    for port in (1, 22, 25, 80, 442, 444, 1023, 65536):
+        assert "port" in (DEFAULT.problem_of_address("hooks.example", "8.8.8.8", port) or "")
+    for port in (443, 8443, 1024, 65535):
+        assert DEFAULT.problem_of_address("hooks.example", "8.8.8.8", port) is None
+    assert "port" in (guard(ports=[443]).problem_of_address("hooks.example", "8.8.8.8", 8443) or "")
+
+
+def test_an_address_is_denied_on_every_port_or_on_none() -> None:
+    assert DEFAULT.denies("hooks.example", "10.0.0.1")
+    assert not DEFAULT.denies("hooks.example", "8.8.8.8"), "port 22 would be refused, the address is not denied"
+
+
+def test_a_name_has_at_most_253_characters_and_a_label_63() -> None:
+    longest = ".".join(["a" * 49] * 5) + ".abc"
+    assert len(longest) == 253
+    assert DEFAULT.problem_of_url(f"https://{longest}/") is None
+    assert "not a host name" in (DEFAULT.problem_of_url(f"https://a{longest}/") or "")
+    assert DEFAULT.problem_of_url(f"https://{'a' * 63}.example/") is None
+    assert "not a host name" in (DEFAULT.problem_of_url(f"https://{'a' * 64}.example/") or "")
+
+
+@pytest.mark.parametrize(
+    ("text", "server"),
+    [
+        ("10.0.0.53", ("10.0.0.53", 53)), ("10.0.0.53:5353", ("10.0.0.53", 5353)), ("fd00::53", ("fd00::53", 53)),
+        ("[fd00::53]", ("fd00::53", 53)), ("[fd00::53]:1", ("fd00::53", 1)), ("10.0.0.53:65535", ("10.0.0.53", 65535)),
+        ("10.0.0.53:65536", None), ("10.0.0.53:0", None), ("10.0.53", None), ("dns.example", None), ("", None),
+    ],
+)  # fmt: skip
+def test_a_dns_server_is_an_address_with_or_without_a_port(text: str, server: tuple[str, int] | None) -> None:
+    assert nameserver(text) == server

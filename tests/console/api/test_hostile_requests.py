@@ -4,14 +4,17 @@ import asyncio
 import gzip
 import io
 import json
+import threading
 import zlib
 from typing import Any
 
 import pytest
 
 from dispatcher.console import request_body
+from dispatcher.console.api import route
 from dispatcher.console.request_body import MAX_BODY, MAX_FIELDS, MAX_PUBLIC_BODY, MAX_VALUES
 from dispatcher.errors import MAX_PROBLEMS
+from dispatcher.stores.sql import repository
 from tests.console.api.conftest import Client, Console
 from tests.console.api.fakes import LUMA
 from tests.stores_sql.examples import plain_draft
@@ -70,23 +73,54 @@ async def test_a_document_that_is_no_draft_is_refused_in_few_words(console: Cons
     assert answer.status in (400, 413, 422)
 
 
-async def test_a_large_body_is_parsed_beside_the_event_loop(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
-    threads: list[bool] = []
+STEPS = {
+    "JSON is parsed": (request_body, "_json"),
+    "the model is checked": (route, "_validated"),
+    "the webhook is checked": (repository, "resolve_draft"),
+}
 
-    def parsed(body: bytes) -> Any:
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_each_costly_step_of_a_large_body_runs_beside_the_event_loop(
+    console: Console, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Whatever a step costs, other requests go on meanwhile."""
+    module, name = STEPS[step]
+    real, beside = getattr(module, name), []
+
+    def watched(*arguments: Any) -> Any:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            threads.append(True)
+            beside.append(True)
         else:
-            threads.append(False)
-        return json.loads(body)
+            beside.append(False)
+        return real(*arguments)
 
-    monkeypatch.setattr(request_body, "_json", parsed)
+    monkeypatch.setattr(module, name, watched)
     client = await console.client()
-    await _posted(client, "/api/v1/webhooks", plain_draft(*LUMA), JSON)
-    await _posted(client, "/api/v1/webhooks", plain_draft(*LUMA, name="x" * 50_000), JSON)
-    assert threads == [False, True]
+    for draft in (
+        plain_draft(*LUMA, name="x" * 1_900_000),
+        plain_draft(*LUMA, headers={f"X {number:06}": "x" for number in range(MAX_VALUES - 100)}),
+        {**plain_draft(*LUMA), **{f"k{number:06}": 0 for number in range(MAX_VALUES - 100)}},
+    ):
+        await _posted(client, "/api/v1/webhooks", draft, JSON)
+    assert beside == [True] * 3
+
+
+async def test_a_large_form_is_parsed_beside_the_event_loop(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    beside: list[bool] = []
+    real = request_body._form
+
+    def watched(body: bytes) -> Any:
+        beside.append(threading.current_thread() is not threading.main_thread())
+        return real(body)
+
+    monkeypatch.setattr(request_body, "_form", watched)
+    await _posted(await console.client(), "/webhooks/new", b"name=" + b"x" * 1_900_000, FORM)
+    await _posted(console.stranger(), "/sign-in", b"token=x", FORM)
+    assert beside[-1:] == [False]
+    assert all(beside[:-1])
 
 
 @pytest.mark.parametrize(
