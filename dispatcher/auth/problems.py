@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dispatcher.auth.signatures import problem_of_signing
 from dispatcher.config.secrets import Secret
-from dispatcher.config.webhooks import FetchedToken, JwtAuth, SignedToken, WebhookConfig
+from dispatcher.config.webhooks import FetchedToken, JwtAuth, SignedToken, Signing, WebhookConfig
 
 if TYPE_CHECKING:
     from dispatcher.auth.public_keys import PublicJwk
@@ -95,6 +95,18 @@ def _in_signing(config: WebhookConfig) -> Iterator[tuple[str, str]]:
             yield f"signing.secrets[{index}]", problem
         elif _resolved(secret) and secret in secrets[:index]:
             yield f"signing.secrets[{index}]", "is there already: leave it out"
+    if config.signing is not None and config.signing.ends and all(map(_resolved, secrets)):
+        yield from _in_ends(config.signing)
+
+
+def _in_ends(signing: Signing) -> Iterator[tuple[str, str]]:
+    fingerprints = [secret.fingerprint() for secret in signing.secrets]
+    for fingerprint in signing.ends:
+        if fingerprint not in fingerprints:
+            known = ", ".join(fingerprints)
+            yield f"signing.ends.{fingerprint}", f"no signing secret has this fingerprint (they are {known})"
+        elif fingerprint == fingerprints[0]:
+            yield f"signing.ends.{fingerprint}", "the first secret can't end: put the new one before it"
 
 
 def _in_token(token: SignedToken, where: str) -> Iterator[tuple[str, str]]:

@@ -8,6 +8,7 @@ import base64
 import binascii
 import hmac
 from collections.abc import Callable
+from math import inf
 from typing import TYPE_CHECKING, Final, Self
 
 from dispatcher.config.secrets import Secret
@@ -27,10 +28,17 @@ _Sign = Callable[[bytes], str]
 class Signer:
     """Signs the requests of one webhook."""
 
-    __slots__ = ("_signs",)
+    __slots__ = ("_ends", "_next_end", "_signs")
 
-    def __init__(self, signs: tuple[_Sign, ...]) -> None:
+    def __init__(self, signs: tuple[_Sign, ...], ends: tuple[float, ...] = ()) -> None:
+        """Creates a signer.
+
+        Args:
+            ends: when each secret stops signing, in Unix seconds; empty if none does.
+        """
         self._signs = signs
+        self._ends = ends or (inf,) * len(signs)
+        self._next_end = min(self._ends, default=inf)
 
     @classmethod
     def of(cls, signing: Signing | None) -> Self | None:
@@ -41,15 +49,20 @@ class Signer:
         """
         if signing is None:
             return None
-        return cls(tuple(_signer_of(secret) for secret in signing.secrets))
+        ends = tuple(inf if (end := signing.end_of(secret)) is None else end for secret in signing.secrets)
+        return cls(tuple(_signer_of(secret) for secret in signing.secrets), ends)
 
     def sign(self, webhook_id: str, timestamp: int, body: bytes) -> str:
         """Returns the value of `webhook-signature`: a signature for each secret, in their order, between spaces.
+
+        A secret whose end has come at `timestamp` no longer signs.
 
         `timestamp` is the value of `webhook-timestamp`: Unix seconds, of the attempt. `webhook_id` has no dots.
         """
         message = b"%b.%d.%b" % (webhook_id.encode(), timestamp, body)
         signs = self._signs
+        if timestamp >= self._next_end:
+            signs = tuple(sign for sign, end in zip(signs, self._ends, strict=True) if timestamp < end)
         return signs[0](message) if len(signs) == 1 else " ".join([sign(message) for sign in signs])
 
     def __repr__(self) -> str:

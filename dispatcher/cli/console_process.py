@@ -17,16 +17,19 @@ from dispatcher.config.settings import Settings
 from dispatcher.console.access import is_open_console
 from dispatcher.console.server import ConsoleServer
 from dispatcher.console.services import Services
-from dispatcher.console.sources.assembly import open_sources
+from dispatcher.console.sources.assembly import Sources, open_sources
 from dispatcher.errors import ConfigError, Problem
 from dispatcher.notifications.desk import NotificationDesk
 from dispatcher.service import CUT_OFF
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption
+from dispatcher.stores.sql.erasing import ERASE_EVERY_S, erase_what_is_over
+from dispatcher.stores.sql.repeating import keep_trying
 from dispatcher.stores.sql.repository import WebhookRepository
 from dispatcher.stores.sql.tokens import ApiTokens
 from dispatcher.tasks import stop_on_signals
+from dispatcher.telemetry import metrics
 from dispatcher.transport.egress import egress_problems
 
 log = structlog.get_logger(__name__)
@@ -85,7 +88,7 @@ class ConsoleProcess:
                 resends=sources.resends,
                 notifications=None if store is None else NotificationDesk(settings, store, audit),
             )
-            following = asyncio.create_task(sources.run(), name="sources")
+            following = asyncio.create_task(_background(sources, database), name="sources")
             serving = asyncio.create_task(self._serve(ConsoleServer(parts)), name="server")
             with stop_on_signals(self._stop, serving.cancel, log):
                 status = await _first_end(serving, following)
@@ -98,6 +101,21 @@ class ConsoleProcess:
                 self._tell_link(server.new_sign_in_link())
             await self._stop.wait()
             server.drain()
+
+
+async def _background(sources: Sources, database: Database) -> None:
+    """Keeps the sources up to date, and erases secrets that are over. Never returns."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(sources.run(), name="sources")
+        erasing = keep_trying(
+            lambda: erase_what_is_over(database),
+            ERASE_EVERY_S,
+            component="task",
+            if_unavailable="secrets that are over could not be erased",
+            if_bug="secrets that are over could not be erased because of a bug",
+            failures=metrics.STORE_FAILURES,
+        )
+        tasks.create_task(erasing, name="erasing")
 
 
 async def _first_end(serving: "asyncio.Task[None]", following: "asyncio.Task[None]") -> int:

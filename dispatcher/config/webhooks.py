@@ -8,6 +8,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
 from itertools import islice
@@ -17,6 +18,7 @@ from urllib.parse import SplitResult, urlsplit
 import orjson
 from pydantic import (
     AfterValidator,
+    AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
@@ -45,6 +47,7 @@ MAX_AUDIENCES = 10
 MAX_PARAMETERS = 20
 MAX_PARAMETER = 2048
 MAX_CONTACTS = 10
+MAX_SIGNING_SECRETS = 4
 MAX_CAMPAIGNS = 1000
 """Maximum number of campaign ids: each event is compared with them on the event loop."""
 
@@ -211,8 +214,33 @@ Auth = Annotated[NoAuth | JwtAuth, Field(discriminator="type")]
 class Signing(_Model):
     """Signatures by Standard Webhooks: one for each secret, the newest first."""
 
-    secrets: list[Secret] = Field(min_length=1, max_length=4)
+    secrets: list[Secret] = Field(min_length=1, max_length=MAX_SIGNING_SECRETS)
     """`whsec_…` (HMAC-SHA256, signature v1) or `whsk_…` (Ed25519, signature v1a); several during a rotation."""
+    ends: dict[Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$")], AwareDatetime] = Field(
+        default_factory=dict, max_length=MAX_SIGNING_SECRETS
+    )
+    """When older secrets stop signing, by fingerprint, with the zone: `{3f0a955b21c4: 2026-12-01T12:00:00Z}`. The
+    first secret can't have an end."""
+
+    def end_of(self, secret: Secret) -> float | None:
+        """Returns when the secret stops signing, in Unix seconds; None if it has no end."""
+        end = self.ends.get(secret.fingerprint()) if self.ends else None
+        return None if end is None else end.timestamp()
+
+    def without_ended(self, now: datetime) -> Self:
+        """Returns the same without the secrets whose end has passed."""
+        return self._without({fingerprint for fingerprint, end in self.ends.items() if end <= now})
+
+    def without_dated(self) -> Self:
+        """Returns the same without the secrets that have an end."""
+        return self._without(set(self.ends))
+
+    def _without(self, dated: set[str]) -> Self:
+        if not dated:
+            return self
+        secrets = [self.secrets[0], *(one for one in self.secrets[1:] if one.fingerprint() not in dated)]
+        ends = {fingerprint: end for fingerprint, end in self.ends.items() if fingerprint not in dated}
+        return self.model_copy(update={"secrets": secrets, "ends": ends})
 
 
 class ClientTls(_Model):

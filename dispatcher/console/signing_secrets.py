@@ -1,8 +1,10 @@
-"""Generates signing secrets: the new one is returned once, and signs beside those that are stored."""
+"""Rotates signing secrets: generates a new one, which is returned once, and lets the older ones end."""
 
 import base64
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
 from pydantic import JsonValue
@@ -11,9 +13,13 @@ from dispatcher.auth.signatures import public_key_of
 from dispatcher.config.secrets import Secret
 from dispatcher.console.model import Person
 from dispatcher.console.services import Services
+from dispatcher.errors import ConfigError, NotFound, Problem
+from dispatcher.stores.sql.documents import stored_signing
 from dispatcher.stores.sql.records import StoredWebhook
 
 SECRET_BYTES: Final = 32
+MAX_END: Final = timedelta(days=366)
+"""The latest end of a signing secret, from now."""
 Kind = Literal["hmac", "ed25519"]
 _PREFIXES: Final[dict[Kind, str]] = {"hmac": "whsec_", "ed25519": "whsk_"}
 
@@ -28,15 +34,47 @@ class GeneratedSecret:
     public_key: str | None
     """`whpk_…`, with which receivers verify an Ed25519 signature; None for HMAC."""
     webhook: StoredWebhook
+    older_end: datetime | None
+    """When the older secrets stop signing; None if they have no common end."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSigningSecret:
+    """A signing secret of a webhook."""
+
+    fingerprint: str
+    added_at: datetime | None
+    """None if a version before 0005 of the schema stored it."""
+    ends_at: datetime | None
+    """When it stops signing; None if it has no end."""
+    is_newest: bool
+    """True for the first secret, which can't end."""
+
+
+async def signing_secrets_of(services: Services, person: Person, webhook: StoredWebhook) -> list[StoredSigningSecret]:
+    """Returns the webhook's signing secrets, the newest first."""
+    fingerprints, ends = signing_in(webhook.document)
+    dates = await services.webhooks.dates_of_secrets(webhook.id, orgs=person.orgs) if fingerprints else {}
+    return [
+        StoredSigningSecret(one, dates.get(one), ends.get(one), is_newest=number == 0)
+        for number, one in enumerate(fingerprints)
+    ]
 
 
 async def generate_signing_secret(
-    services: Services, person: Person, webhook_id: str, kind: Kind, version: int | None = None
+    services: Services,
+    person: Person,
+    webhook_id: str,
+    kind: Kind,
+    version: int | None = None,
+    end_older_in: timedelta | None = None,
 ) -> GeneratedSecret:
     """Adds a signing secret to a webhook, before those that it has.
 
     Args:
         version: the version that the caller has read; None for the current one.
+        end_older_in: when the older secrets stop signing, from now; one that ends before keeps its end. None: they
+            keep the ends that they have.
 
     Raises:
         NotFound: there is no such webhook.
@@ -45,16 +83,82 @@ async def generate_signing_secret(
     """
     stored = await services.webhooks.get(webhook_id, orgs=person.orgs)
     text = _PREFIXES[kind] + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
-    signing = stored.document.get("signing")
-    kept = signing.get("secrets") if isinstance(signing, dict) else None
-    draft: dict[str, JsonValue] = {
-        **stored.document,
-        "signing": {"secrets": [{"value": text}, *(kept if isinstance(kept, list) else [])]},
-    }
-    config = await services.webhooks.resolve(draft, webhook_id=webhook_id, orgs=person.orgs)
-    changed = await services.webhooks.update(
-        webhook_id, config, expected_version=stored.version if version is None else version, by=person.name,
-        orgs=person.orgs,
-    )  # fmt: skip
+    fingerprints, ends = signing_in(stored.document)
+    end = None if end_older_in is None else _checked(datetime.now(UTC) + end_older_in)
+    if end is not None:
+        ends = {one: min(end, ends.get(one, end)) for one in fingerprints}
+    changed = await _save(services, person, stored, [{"value": text}, *map(_kept, fingerprints)], ends, version)
     secret = Secret(text.encode())
-    return GeneratedSecret(text, secret.fingerprint(), public_key_of(secret), changed)
+    return GeneratedSecret(text, secret.fingerprint(), public_key_of(secret), changed, end if fingerprints else None)
+
+
+async def end_signing_secret(
+    services: Services,
+    person: Person,
+    webhook_id: str,
+    fingerprint: str,
+    at: datetime | None,
+    version: int | None = None,
+) -> StoredWebhook:
+    """Lets an older signing secret end at a time; None removes it now.
+
+    Raises:
+        NotFound: there is no such webhook, or it has no such secret.
+        EditConflict: it was changed meanwhile.
+        ConfigError: it is the newest secret, or the time is past or more than 366 days away.
+    """
+    stored = await services.webhooks.get(webhook_id, orgs=person.orgs)
+    fingerprints, ends = signing_in(stored.document)
+    if fingerprint not in fingerprints:
+        raise NotFound("the webhook has no signing secret with this fingerprint")
+    if fingerprint == fingerprints[0]:
+        message = "the newest secret can't end: requests would not be signed. Generate a new one first"
+        raise ConfigError([Problem(message, "signing.secrets")])
+    if at is None:
+        kept = [one for one in fingerprints if one != fingerprint]
+    else:
+        kept, ends = fingerprints, ends | {fingerprint: _checked(at)}
+    return await _save(services, person, stored, list(map(_kept, kept)), ends, version)
+
+
+def signing_in(document: Mapping[str, JsonValue]) -> tuple[list[str], dict[str, datetime]]:
+    """Returns the fingerprints of a stored document's signing secrets, the newest first, and the ends of some.
+
+    Secrets that have ended are left out.
+    """
+    now = datetime.now(UTC)
+    fingerprints, ends = stored_signing(document)
+    ended = {one for one, end in ends.items() if end <= now}
+    return [one for one in fingerprints if one not in ended], {one: at for one, at in ends.items() if one not in ended}
+
+
+def _kept(fingerprint: str) -> JsonValue:
+    return {"fingerprint": fingerprint}
+
+
+def _checked(at: datetime) -> datetime:
+    now = datetime.now(UTC)
+    if not now < at <= now + MAX_END:
+        raise ConfigError([Problem(f"must be in the next {MAX_END.days} days", "at")])
+    return at.astimezone(UTC).replace(microsecond=0)
+
+
+async def _save(
+    services: Services,
+    person: Person,
+    stored: StoredWebhook,
+    kept: list[JsonValue],
+    ends: dict[str, datetime],
+    version: int | None,
+) -> StoredWebhook:
+    older = {str(one["fingerprint"]) for one in kept[1:] if isinstance(one, dict) and "fingerprint" in one}
+    dated: dict[str, JsonValue] = {one: end.isoformat() for one, end in ends.items() if one in older}
+    draft: dict[str, JsonValue] = {**stored.document, "signing": {"secrets": kept, "ends": dated}}
+    config = await services.webhooks.resolve(draft, webhook_id=stored.id, orgs=person.orgs)
+    return await services.webhooks.update(
+        stored.id,
+        config,
+        expected_version=stored.version if version is None else version,
+        by=person.name,
+        orgs=person.orgs,
+    )

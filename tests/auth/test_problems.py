@@ -8,6 +8,15 @@ from dispatcher.config.webhooks import WebhookConfig
 from tests.auth.keys import OLD_WHSEC, WHSEC, WHSK, fetched, pem, signed, webhook
 
 
+def fingerprint(text: str) -> str:
+    return Secret(text.encode()).fingerprint()
+
+
+def ending(text: str) -> dict[str, object]:
+    """Two signing secrets, and the end of one that may be another."""
+    return {**signing(WHSEC, OLD_WHSEC), "ends": {fingerprint(text): "2026-12-01T12:00:00Z"}}
+
+
 def signing(*secrets: str) -> dict[str, list[Secret]]:
     return {"secrets": [Secret(secret.encode()) for secret in secrets]}
 
@@ -17,6 +26,7 @@ def signing(*secrets: str) -> dict[str, list[Secret]]:
     [
         webhook(),
         webhook({"type": "jwt", "sign": signed("ES256")}, signing=signing(WHSEC, OLD_WHSEC, WHSK)),
+        webhook(signing=ending(OLD_WHSEC)),
         webhook({"type": "jwt", "fetch": fetched()}),
         webhook({"type": "jwt", "fetch": fetched(grant="jwt-bearer", assertion=signed("EdDSA"))}),
     ],
@@ -57,6 +67,8 @@ def test_a_sound_configuration_has_no_problems(config: WebhookConfig) -> None:
         ),
         (webhook(signing=signing(WHSEC, "whsec_AAAA")), "signing.secrets[1]", "24 to 64 bytes"),
         (webhook(signing=signing(WHSEC, WHSEC)), "signing.secrets[1]", "there already"),
+        (webhook(signing=ending(WHSK)), f"signing.ends.{fingerprint(WHSK)}", "no signing secret has this fingerprint"),
+        (webhook(signing=ending(WHSEC)), f"signing.ends.{fingerprint(WHSEC)}", "the first secret can't end"),
     ],
 )
 def test_each_mistake_is_named_with_its_place(config: WebhookConfig, key: str, said: str) -> None:

@@ -11,6 +11,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from dispatcher.auth.signatures import Signer, problem_of_signing, public_key_of
 from dispatcher.config.secrets import Secret
@@ -161,3 +162,24 @@ def test_a_secret_that_can_not_sign_is_refused_without_being_quoted(secret: byte
     assert len(secret) < 10 or secret[6:].decode("latin-1") not in problem
     with pytest.raises(ValueError, match=r"."):
         Signer.of(Signing(secrets=[Secret(secret)]))
+
+
+def test_an_old_secret_signs_until_its_end_and_not_a_second_longer() -> None:
+    new, old, older = (Secret(text.encode()) for text in (WHSEC, OLD_WHSEC, WHSK))
+    ends = {old.fingerprint(): at(2000), older.fingerprint(): at(1000)}
+    dated = Signer.of(Signing(secrets=[new, old, older], ends=ends))
+    assert dated is not None
+    for timestamp, count in ((999, 3), (1000, 2), (1999, 2), (2000, 1), (999_999, 1), (999, 3)):
+        signatures = dated.sign("msg_1", timestamp, b"{}").split()
+        assert len(signatures) == count, timestamp
+        assert signatures == signer(WHSEC, OLD_WHSEC, WHSK).sign("msg_1", timestamp, b"{}").split()[:count]
+
+
+def at(seconds: float) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+
+
+@pytest.mark.parametrize("end", ["2026-12-01T12:00:00", "tomorrow", "", None])
+def test_an_end_needs_a_time_with_its_zone(end: object) -> None:
+    with pytest.raises(ValidationError):
+        Signing.model_validate({"secrets": [Secret(WHSEC.encode())], "ends": {"0" * 12: end}})

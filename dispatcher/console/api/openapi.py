@@ -72,7 +72,7 @@ _TAG_OF: Final = (
     (re.compile(r"/dead-events\b"), "Dead events"),
     (re.compile(r"/history\b"), "History"),
     (re.compile(r"/(outcomes|attempts|state|lane|waiting|counts)$"), "Deliveries"),
-    (re.compile(r"/webhooks\b"), "Webhooks"),
+    (re.compile(r"webhooks\b"), "Webhooks"),
 )
 _DRAFT: Final[_Json] = {
     "name": "Luma order status",
@@ -87,6 +87,7 @@ _EXAMPLES: Final[Mapping[str, _Json]] = {
     "WebhookDraft": _DRAFT,
     "DraftTest": {"webhook": _DRAFT, "channel": "email", "message_status": "bounce"},
     "NewSigningSecret": {"kind": "hmac"},
+    "SecretEnd": {"at": "2026-12-01T12:00:00Z"},
     "SampleEvent": {"channel": "email", "message_status": "delivered"},
     "RedriveOrder": _TENANT | {"events": {"select": "matching", "reasons": ["expired"]}},
     "ResendRequest": {"since": "2026-11-28T14:00:00Z", "include": ["delivered", "dead"]},

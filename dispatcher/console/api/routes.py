@@ -45,7 +45,7 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
         places=_WEBHOOK, wants_version=True, gives_version=True,
     ),
     Route(
-        "DELETE", "/webhooks/{id}", "deleteWebhook", "Delete a webhook and its secrets permanently.", _ADMIN,
+        "DELETE", "/webhooks/{id}", "deleteWebhook", "Delete a webhook; it can be restored for 30 days.", _ADMIN,
         webhooks.delete_webhook, Empty, Empty, None, 204, places=_WEBHOOK, wants_version=True,
     ),
     Route(
@@ -64,6 +64,29 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
         "POST", "/webhooks/{id}/signing-secrets", "generateSigningSecret", "Generate a signing secret; returned once.",
         _ADMIN, webhooks.generate_secret, Empty, models.NewSigningSecret, models.GeneratedSecretModel, 201,
         places=_WEBHOOK, gives_version=True, error_statuses=frozenset({412}),
+    ),
+    Route(
+        "GET", "/webhooks/{id}/signing-secrets", "listSigningSecrets", "The signing secrets: dates, no values.",
+        _VIEWER, webhooks.list_secrets, Empty, Empty, models.SigningSecretList, places=_WEBHOOK,
+    ),
+    Route(
+        "POST", "/webhooks/{id}/signing-secrets/{fingerprint}/end", "endSigningSecret",
+        "Let an older signing secret end, now or at a time.", _ADMIN,
+        webhooks.end_secret, Empty, models.SecretEnd, models.Webhook,
+        places=_WEBHOOK | {"fingerprint": "[0-9a-f]{12}"}, gives_version=True, error_statuses=frozenset({412}),
+    ),
+    Route(
+        "GET", "/deleted-webhooks", "listDeletedWebhooks", "Deleted webhooks that can be restored.", _VIEWER,
+        webhooks.list_deleted, Empty, Empty, models.DeletedWebhooks,
+    ),
+    Route(
+        "POST", "/deleted-webhooks/{id}/restore", "restoreWebhook", "Undo the deletion of a webhook.", _ADMIN,
+        webhooks.restore_webhook, Empty, Empty, models.Webhook,
+        places=_WEBHOOK, gives_version=True, error_statuses=frozenset({409}),
+    ),
+    Route(
+        "DELETE", "/deleted-webhooks/{id}", "eraseWebhook", "Erase a deleted webhook's secrets for good.", _ADMIN,
+        webhooks.erase_webhook, Empty, Empty, None, 204, places=_WEBHOOK,
     ),
     Route(
         "POST", "/webhooks/{id}/test", "testWebhook", "Send a sample event on the real delivery path.", _ADMIN,

@@ -1,12 +1,20 @@
-"""Handlers for webhooks: search, create, change, delete, enable, pause."""
+"""Handlers for webhooks: search, create, change, delete, restore, enable, pause, signing secrets."""
+
+from dataclasses import asdict
+from datetime import timedelta
 
 import structlog
 
 from dispatcher.console import masking
 from dispatcher.console.api.models import (
     Configuration,
+    DeletedWebhook,
+    DeletedWebhooks,
     GeneratedSecretModel,
     NewSigningSecret,
+    SecretEnd,
+    SigningSecretList,
+    SigningSecretModel,
     Webhook,
     WebhookDraft,
     WebhookList,
@@ -15,9 +23,9 @@ from dispatcher.console.api.models import (
 )
 from dispatcher.console.api.route import PREFIX, Call, Empty, Reply
 from dispatcher.console.model import Person
-from dispatcher.console.signing_secrets import generate_signing_secret
+from dispatcher.console.signing_secrets import end_signing_secret, generate_signing_secret, signing_secrets_of
 from dispatcher.errors import DispatcherError
-from dispatcher.stores.sql.records import StoredWebhook, WebhookQuery
+from dispatcher.stores.sql.records import RESTORABLE, StoredWebhook, WebhookQuery
 
 log = structlog.get_logger(__name__)
 
@@ -81,11 +89,49 @@ async def _set_paused(call: Call[Empty, Empty], *, paused: bool) -> Reply:
 
 
 async def generate_secret(call: Call[Empty, NewSigningSecret]) -> Reply:
-    made = await generate_signing_secret(call.services, call.person, call.id, call.body.kind)
+    hours = call.body.end_older_in_hours
+    end_older_in = None if hours is None else timedelta(hours=hours)
+    made = await generate_signing_secret(call.services, call.person, call.id, call.body.kind, end_older_in=end_older_in)
     content = GeneratedSecretModel(
-        secret=made.text, fingerprint=made.fingerprint, public_key=made.public_key, version=made.webhook.version
+        secret=made.text,
+        fingerprint=made.fingerprint,
+        public_key=made.public_key,
+        older_end_at=made.older_end,
+        version=made.webhook.version,
     )
     return Reply(content, {"ETag": f'"{made.webhook.version}"'})
+
+
+async def list_secrets(call: Call[Empty, Empty]) -> Reply:
+    stored = await call.services.webhooks.get(call.id, orgs=call.person.orgs)
+    found = await signing_secrets_of(call.services, call.person, stored)
+    return Reply(SigningSecretList(items=tuple(SigningSecretModel.model_validate(asdict(one)) for one in found)))
+
+
+async def end_secret(call: Call[Empty, SecretEnd]) -> Reply:
+    fingerprint = call.path["fingerprint"]
+    return _reply(await end_signing_secret(call.services, call.person, call.id, fingerprint, call.body.at), call.person)
+
+
+async def list_deleted(call: Call[Empty, Empty]) -> Reply:
+    found = await call.services.webhooks.list_deleted(orgs=call.person.orgs)
+    return Reply(DeletedWebhooks(items=tuple(_deleted(one, call.person) for one in found)))
+
+
+async def restore_webhook(call: Call[Empty, Empty]) -> Reply:
+    person = call.person
+    return _reply(await call.services.webhooks.restore(call.id, by=person.name, orgs=person.orgs), person)
+
+
+async def erase_webhook(call: Call[Empty, Empty]) -> Reply:
+    await call.services.webhooks.erase(call.id, by=call.person.name, orgs=call.person.orgs)
+    return Reply()
+
+
+def _deleted(stored: StoredWebhook, person: Person) -> DeletedWebhook:
+    deleted_at = stored.deleted_at or stored.updated_at
+    dates = {"deleted_at": deleted_at, "restorable_until": deleted_at + RESTORABLE}
+    return DeletedWebhook.model_validate(_summary(stored, person) | dates)
 
 
 def links(following: str | None) -> dict[str, str]:

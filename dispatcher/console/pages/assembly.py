@@ -4,6 +4,7 @@ from aiohttp import web
 
 from dispatcher.console.pages import (
     dead_events,
+    deleted_webhooks,
     deliveries,
     edit,
     error_pages,
@@ -45,5 +46,6 @@ def add_to(app: web.Application, services: Services) -> None:
         search,
         notification_link,
         notifications,
+        deleted_webhooks,
     ):
         page.add_to(app, renderer)

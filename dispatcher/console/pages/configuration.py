@@ -119,11 +119,7 @@ def _advanced(document: Mapping[str, JsonValue], settings: Settings) -> Iterator
     campaigns = document.get("campaigns")
     yield SettingRow("Campaigns", "All" if campaigns == "all" else ", ".join(map(str, _items(campaigns))) or "None")
     yield SettingRow("Payload version", str(document.get("payload", 1)))
-    secrets = _items(_mapping(document.get("signing")).get("secrets"))
-    if not secrets:
-        yield SettingRow("Signatures", "None")
-    for secret in secrets:
-        yield from _secret("Signing secret", secret)
+    yield SettingRow("Signatures", "Standard Webhooks" if document.get("signing") else "None")
     limit, timeout = document.get("rate_limit"), document.get("timeout")
     yield SettingRow("Rate limit", rate(limit) if isinstance(limit, int | float) else "As many as the endpoint accepts")
     is_own = isinstance(timeout, int | float)

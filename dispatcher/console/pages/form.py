@@ -213,7 +213,11 @@ class WebhookForm:
             draft["notify"] = {"emails": [one for one in re.split(r"[\s,;]+", texts["notify.emails"]) if one]}
         secrets = [one.draft() for one in (self.secrets["signing.new"], *self.signing)]
         if any(secrets):
-            draft["signing"] = {"secrets": [one for one in secrets if one is not None]}
+            listed: list[JsonValue] = [one for one in secrets if one is not None]
+            ends = value_at(self.document, "signing.ends")
+            older = [one["fingerprint"] for one in listed[1:] if isinstance(one, dict) and "fingerprint" in one]
+            kept = {one: end for one, end in ends.items() if one in older} if isinstance(ends, dict) else {}
+            draft["signing"] = {"secrets": listed, **({"ends": kept} if kept else {})}
         return draft
 
     def _auth(self) -> JsonValue:

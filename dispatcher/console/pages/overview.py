@@ -1,5 +1,7 @@
-"""A webhook's pages: overview, configuration, pause, reactivation and deletion."""
+"""A webhook's pages: overview, configuration, signing secrets, pause, reactivation and deletion."""
 
+from datetime import UTC, datetime, timedelta
+from typing import Final
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -12,7 +14,13 @@ from dispatcher.console.pages.skipped import skipped_lately
 from dispatcher.console.pages.verification import snippets_for
 from dispatcher.console.request_body import form_body
 from dispatcher.console.services import person_of
-from dispatcher.console.signing_secrets import GeneratedSecret, Kind, generate_signing_secret
+from dispatcher.console.signing_secrets import (
+    GeneratedSecret,
+    Kind,
+    end_signing_secret,
+    generate_signing_secret,
+    signing_secrets_of,
+)
 from dispatcher.console.webhook_state import WINDOW_S, state_of
 from dispatcher.errors import ConfigError, EditConflict
 
@@ -24,10 +32,20 @@ def add_to(app: web.Application, renderer: Renderer) -> None:
     app.router.add_get("/webhooks/{webhook_id}/configuration", pages.configuration)
     app.router.add_post("/webhooks/{webhook_id}/reactivate", pages.reactivate)
     app.router.add_post("/webhooks/{webhook_id}/signing-secrets", pages.generate_secret)
+    app.router.add_post("/webhooks/{webhook_id}/signing-secrets/end", pages.end_secret)
     app.router.add_post("/webhooks/{webhook_id}/pause", pages.pause)
     app.router.add_post("/webhooks/{webhook_id}/resume", pages.resume)
     app.router.add_get("/webhooks/{webhook_id}/delete", pages.ask_delete)
     app.router.add_post("/webhooks/{webhook_id}/delete", pages.delete)
+
+
+ENDS: Final = {
+    "24 hours": timedelta(hours=24),
+    "3 days": timedelta(days=3),
+    "7 days": timedelta(days=7),
+    "30 days": timedelta(days=30),
+}
+"""How long an older signing secret can still sign."""
 
 
 class OverviewPage:
@@ -62,15 +80,27 @@ class OverviewPage:
     async def generate_secret(self, request: web.Request) -> web.StreamResponse:
         """Generates a signing secret and shows it once."""
         person = admin_of(request)
-        kind: Kind = "ed25519" if (await form_body(request)).get("kind") == "ed25519" else "hmac"
+        posted = await form_body(request)
+        kind: Kind = "ed25519" if posted.get("kind") == "ed25519" else "hmac"
+        end_older_in = ENDS.get(posted.get("end_older", ""))
         services, webhook_id = self._renderer.services, request.match_info["webhook_id"]
         try:
-            made = await generate_signing_secret(services, person, webhook_id, kind)
-        except ConfigError as error:
-            return await self._configuration(request, problem=" ".join(str(one) for one in error.problems))
-        except EditConflict as error:
-            return await self._configuration(request, problem=f"This webhook was {error}: try again")
+            made = await generate_signing_secret(services, person, webhook_id, kind, end_older_in=end_older_in)
+        except (ConfigError, EditConflict) as error:
+            return await self._configuration(request, problem=_why(error))
         return await self._configuration(request, made)
+
+    async def end_secret(self, request: web.Request) -> web.StreamResponse:
+        """Lets an older signing secret end: now, or after the chosen time."""
+        person, posted = admin_of(request), await form_body(request)
+        end_in = ENDS.get(posted.get("end_in", ""))
+        at = None if end_in is None else datetime.now(UTC) + end_in
+        services, webhook_id = self._renderer.services, request.match_info["webhook_id"]
+        try:
+            await end_signing_secret(services, person, webhook_id, posted.get("fingerprint", ""), at)
+        except (ConfigError, EditConflict) as error:
+            return await self._configuration(request, problem=_why(error))
+        return to(f"/webhooks/{webhook_id}/configuration?done={'secret-removed' if at is None else 'secret-dated'}")
 
     async def configuration(self, request: web.Request) -> web.StreamResponse:
         return await self._configuration(request)
@@ -78,7 +108,7 @@ class OverviewPage:
     async def _configuration(
         self, request: web.Request, made: GeneratedSecret | None = None, problem: str = ""
     ) -> web.StreamResponse:
-        webhook = await self._renderer.webhook(request)
+        webhook, person = await self._renderer.webhook(request), person_of(request)
         return await self._renderer.page(
             request,
             "configuration.html",
@@ -90,7 +120,9 @@ class OverviewPage:
             webhook=webhook,
             host=urlsplit(webhook.url).hostname,
             webhook_state=await state_of(self._renderer.services, webhook),
-            sections=rows_of(webhook, self._renderer.services.settings, shows_paths=person_of(request).is_admin),
+            sections=rows_of(webhook, self._renderer.services.settings, shows_paths=person.is_admin),
+            signing=await signing_secrets_of(self._renderer.services, person, webhook),
+            ends=tuple(ENDS),
             snippets=snippets_for(webhook, self._renderer.services.settings),
         )
 
@@ -128,7 +160,7 @@ class OverviewPage:
             )
         except EditConflict as error:
             return await self._delete_page(request, problem=str(error))
-        return to("/?done=deleted")
+        return to("/deleted-webhooks?done=deleted")
 
     async def _delete_page(self, request: web.Request, problem: str = "") -> web.StreamResponse:
         webhook = await self._renderer.webhook(request)
@@ -142,3 +174,9 @@ class OverviewPage:
             webhook_state=webhook_state,
             problem=problem,
         )
+
+
+def _why(error: ConfigError | EditConflict) -> str:
+    if isinstance(error, EditConflict):
+        return f"This webhook was {error}: try again"
+    return " ".join(problem.message for problem in error.problems)

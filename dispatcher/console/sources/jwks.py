@@ -4,12 +4,15 @@ Each tenant has a document of its own. Tenants bring their private keys: in a co
 tokens that another tenant's receiver accepts as ours, whatever `kid` and claims it checks.
 
 A key stays published for a while after its webhook has another one or none, because tokens that it signed are still in
-flight. Private members can't be published: `auth.public_keys` builds a key from its public numbers only.
+flight. The keys of a deleted webhook are withdrawn at once.
+
+Private members can't be published: `auth.public_keys` builds a key from its public numbers only.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from pydantic import JsonValue
@@ -31,10 +34,24 @@ class KeyedWebhooks(Protocol):
 
     def on_change(self, listener: Callable[[set[TenantKey]], None]) -> None: ...
 
+    def is_held(self, tenant: TenantKey) -> bool:
+        """Returns True if the tenant has a webhook that can't be used or is paused."""
+        ...
+
     @property
     def is_loaded(self) -> bool:
         """True once the webhooks were read for the first time."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Keys:
+    """Public keys of one webhook."""
+
+    source: str
+    """Differs between a webhook and the one that replaces it after a deletion."""
+    revision: str
+    keys: list[PublicJwk]
 
 
 class PublishedKeys:
@@ -45,7 +62,7 @@ class PublishedKeys:
         self._clock = clock
         self._looking = asyncio.Lock()
         self._is_current = False
-        self._of_tenant: dict[TenantKey, tuple[str, list[PublicJwk]]] = {}  # with the webhook's revision
+        self._of_tenant: dict[TenantKey, _Keys] = {}
         self._retired: list[tuple[float, TenantKey, PublicJwk]] = []  # with the time of their removal
         webhooks.on_change(lambda _: self._note_change())
 
@@ -68,7 +85,7 @@ class PublishedKeys:
         return {"keys": [dict[str, JsonValue](key) for key in document["keys"]]}
 
     def _in_use(self, tenant: TenantKey) -> list[PublicJwk]:
-        return self._of_tenant[tenant][1] if tenant in self._of_tenant else []
+        return self._of_tenant[tenant].keys if tenant in self._of_tenant else []
 
     def _note_change(self) -> None:
         self._is_current = False
@@ -77,11 +94,16 @@ class PublishedKeys:
         """Reads the keys, in a thread: reading a key takes about a millisecond."""
         before, self._of_tenant = self._of_tenant, {}
         for webhook in webhooks:
-            revision, keys = before.get(webhook.tenant, ("", []))
-            if revision != webhook.revision:
-                keys = jwks_of([webhook.config])["keys"]
-            self._of_tenant[webhook.tenant] = (webhook.revision, keys)
+            known = before.get(webhook.tenant)
+            if known is None or (known.source, known.revision) != (webhook.source, webhook.revision):
+                known = _Keys(webhook.source, webhook.revision, jwks_of([webhook.config])["keys"])
+            self._of_tenant[webhook.tenant] = known
         until = self._clock() + KEPT_S
-        for tenant, (_, keys) in before.items():
-            in_use = self._in_use(tenant)
-            self._retired += [(until, tenant, key) for key in keys if key not in in_use]
+        for tenant, old in before.items():
+            new = self._of_tenant.get(tenant)
+            if new is None and self._webhooks.is_held(tenant):  # it can't be used as it is, but it exists
+                self._of_tenant[tenant] = old
+            elif new is None or new.source != old.source:
+                self._retired = [one for one in self._retired if one[1] != tenant]
+            else:
+                self._retired += [(until, tenant, key) for key in old.keys if key not in new.keys]

@@ -261,8 +261,9 @@ def _reason(error: Exception, maker: str) -> str:
     text = lines[0][:200] if lines else type(origin).__name__
     if (
         "no such table" in text
+        or "no such column" in text
         or "unable to open database file" in text
-        or ('relation "' in text and "does not exist" in text)
+        or (("column " in text or 'relation "' in text) and "does not exist" in text)
     ):
         text += f": run `{maker}`"
     return text

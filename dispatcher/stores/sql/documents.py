@@ -13,6 +13,7 @@ token endpoint: otherwise an editor of the webhook could send it to a host of th
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, get_args, get_origin
 
 import orjson
@@ -41,6 +42,8 @@ class StoredSecret:
     fingerprint: str
     secret: Secret | None
     """None if no configured key decrypts it."""
+    added_at: datetime | None = None
+    """None if a version before 0005 stored it."""
 
 
 def extract_secrets(config: WebhookConfig) -> tuple[dict[str, JsonValue], dict[str, Secret]]:
@@ -124,6 +127,19 @@ def fingerprint_in(value: JsonValue) -> str | None:
         fingerprint = value["fingerprint"]
         return fingerprint if isinstance(fingerprint, str) else None
     return None
+
+
+def stored_signing(document: Mapping[str, JsonValue]) -> tuple[list[str], dict[str, datetime]]:
+    """Returns the fingerprints of a stored document's signing secrets, the newest first, and the ends of some."""
+    signing = document.get("signing")
+    given = signing if isinstance(signing, dict) else {}
+    listed, ends = given.get("secrets"), given.get("ends")
+    fingerprints = [fingerprint_in(one) for one in listed] if isinstance(listed, list) else []
+    dated = ends.items() if isinstance(ends, dict) else ()
+    return (
+        [one for one in fingerprints if one is not None],
+        {fingerprint: datetime.fromisoformat(str(end)) for fingerprint, end in dated},
+    )
 
 
 _HEADERS: Final = "headers"

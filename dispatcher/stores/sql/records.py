@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, Literal
 
@@ -16,6 +16,8 @@ Orgs = frozenset[str] | None
 """Organisations that the caller may see or change; None for all. Others are treated as if they didn't exist."""
 
 MAX_PAGE: Final = 200
+RESTORABLE: Final = timedelta(days=30)
+"""How long a deleted webhook can be restored; its secrets are erased then."""
 MAX_LISTED: Final = 20_000
 """Webhooks that one list sorts by what the database doesn't know."""
 
@@ -40,6 +42,8 @@ class StoredWebhook:
     created_by: str
     updated_at: datetime
     updated_by: str
+    deleted_at: datetime | None = None
+    """None unless it was deleted and can be restored."""
 
     def config(self) -> WebhookConfig:
         """Returns the configuration with empty secrets: to show, never to deliver.
@@ -94,6 +98,12 @@ class AuditAction(StrEnum):
     CREATE = "create"
     EDIT = "edit"
     DELETE = "delete"
+    RESTORE = "restore"
+    """Undone deletion."""
+    ERASE = "erase"
+    """The secrets of a deleted webhook were erased: by a person, or after 30 days."""
+    SECRET_END = "secret_end"
+    """A signing secret was erased because its end had come."""
     ENABLE = "enable"
     """Re-enabled by hand after the dispatcher had disabled it, without an edit."""
     PAUSE = "pause"

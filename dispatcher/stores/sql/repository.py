@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.errors import AlreadyExists, ConfigError, EditConflict, NotAllowed, Problem
+from dispatcher.errors import AlreadyExists, ConfigError, EditConflict, NotAllowed, NotFound, Problem
 from dispatcher.stores.sql import rows
 from dispatcher.stores.sql.audit import changes_between, write_entry
 from dispatcher.stores.sql.database import Database
@@ -24,6 +24,7 @@ from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.header_values import open_headers
 from dispatcher.stores.sql.records import (
     MAX_PAGE,
+    RESTORABLE,
     AuditAction,
     ListedWebhook,
     Orgs,
@@ -31,6 +32,7 @@ from dispatcher.stores.sql.records import (
     WebhookPage,
     WebhookQuery,
 )
+from dispatcher.stores.sql.schema import webhooks
 
 Check = Callable[[WebhookConfig], list[tuple[str, str]]]
 """Returns problems of a webhook that its model can't find, as (key, message). Called in a thread."""
@@ -191,7 +193,7 @@ class WebhookRepository:
             return rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs), self._encryption)
 
     async def delete(self, webhook_id: str, *, expected_version: int, by: str, orgs: Orgs) -> None:
-        """Deletes a webhook. Its row and audit stay, its secrets are erased; its tenant can have a new one.
+        """Deletes a webhook; its tenant can have a new one. It can be restored for 30 days, until it is erased.
 
         Raises:
             NotFound: there is no such webhook.
@@ -201,9 +203,69 @@ class WebhookRepository:
             change = await rows.next_change(connection)
             old = rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs), self._encryption)
             _raise_conflict(old, expected_version)
-            await rows.mark_deleted(connection, old.id, old.version + 1, change, self._clock(), by)
+            now = self._clock()
+            await rows.mark_deleted(connection, old.id, old.version + 1, change, now, by, now)
             changes = changes_between(dict(old.document), None)
             await write_entry(connection, AuditAction.DELETE, by, old.tenant, old.id, changes)
+
+    async def list_deleted(self, *, orgs: Orgs) -> list[StoredWebhook]:
+        """Returns the webhooks that can be restored, the last deleted first: at most 200."""
+        async with self._database.read() as connection:
+            statement = rows.restorable(orgs, self._clock() - RESTORABLE).order_by(webhooks.c.deleted_at.desc())
+            found = (await connection.execute(statement.limit(MAX_PAGE))).mappings().all()
+        return [rows.stored_webhook(row, self._encryption) for row in found]
+
+    async def get_deleted(self, webhook_id: str, *, orgs: Orgs) -> StoredWebhook:
+        """Returns a webhook that can be restored. Raises NotFound."""
+        async with self._database.read() as connection:
+            return await self._deleted(connection, webhook_id, orgs)
+
+    async def restore(self, webhook_id: str, *, by: str, orgs: Orgs) -> StoredWebhook:
+        """Undoes a deletion of the last 30 days.
+
+        Raises:
+            NotFound: no deleted webhook with this id can be restored.
+            AlreadyExists: its organisation and sandbox have a new one; the error has its id.
+        """
+        async with self._database.write() as connection:
+            change = await rows.next_change(connection)
+            old = await self._deleted(connection, webhook_id, orgs)
+            existing = await rows.row_of_tenant(connection, old.tenant, None)
+            if existing is not None:
+                raise AlreadyExists(
+                    "this organisation and sandbox have a new webhook: delete that first", existing["id"]
+                )
+            await rows.mark_deleted(connection, old.id, old.version + 1, change, None, by, self._clock())
+            await write_entry(connection, AuditAction.RESTORE, by, old.tenant, old.id, {})
+            return rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs), self._encryption)
+
+    async def erase(self, webhook_id: str, *, by: str, orgs: Orgs) -> None:
+        """Erases the secrets of a deleted webhook, which can't be restored any more. Raises NotFound."""
+        async with self._database.write() as connection:
+            await rows.next_change(connection)
+            old = await self._deleted(connection, webhook_id, orgs)
+            await rows.erase(connection, old.id, self._clock())
+            await write_entry(connection, AuditAction.ERASE, by, old.tenant, old.id, {})
+        await self._database.forget_what_was_replaced()
+
+    async def _deleted(self, connection: AsyncConnection, webhook_id: str, orgs: Orgs) -> StoredWebhook:
+        row = None
+        if rows.is_storable(webhook_id):
+            statement = rows.restorable(orgs, self._clock() - RESTORABLE).where(webhooks.c.id == webhook_id)
+            row = (await connection.execute(statement)).mappings().one_or_none()
+        if row is None:
+            raise NotFound("there is no deleted webhook with this id that can be restored")
+        return rows.stored_webhook(row, self._encryption)
+
+    async def dates_of_secrets(self, webhook_id: str, *, orgs: Orgs) -> dict[str, datetime]:
+        """Returns when each secret was added, by fingerprint; those of versions before 0005 are left out.
+
+        Raises NotFound.
+        """
+        async with self._database.read() as connection:
+            await rows.row_of(connection, webhook_id, orgs)
+            stored = await rows.secrets_in(connection, webhook_id, self._encryption)
+        return {one.fingerprint: one.added_at for one in stored.values() if one.added_at is not None}
 
     async def create_within(
         self, connection: AsyncConnection, change: int, config: WebhookConfig, *, by: str, orgs: Orgs
@@ -217,7 +279,7 @@ class WebhookRepository:
             raise AlreadyExists("this organisation and sandbox have a webhook already: edit that", existing["id"])
         webhook_id = str(uuid.uuid4())
         await self._put(connection, change, webhook_id, config, document, by)
-        await rows.put_secrets(connection, webhook_id, secrets, self._encryption)
+        await rows.put_secrets(connection, webhook_id, secrets, self._encryption, self._clock())
         changes = changes_between(None, document)
         await write_entry(connection, AuditAction.CREATE, by, config.tenant, webhook_id, changes)
         return rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs), self._encryption)
@@ -241,7 +303,7 @@ class WebhookRepository:
             raise ConfigError(Problem("can't be changed: delete this webhook and create another", key) for key in moved)
         document, secrets = extract_secrets(config)
         await self._put(connection, change, old.id, config, document, by, old=old)
-        await rows.put_secrets(connection, old.id, secrets, self._encryption)
+        await rows.put_secrets(connection, old.id, secrets, self._encryption, self._clock())
         changes = changes_between(dict(old.document), document)
         await write_entry(connection, AuditAction.EDIT, by, old.tenant, old.id, changes)
         return rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs), self._encryption)

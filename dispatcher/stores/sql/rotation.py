@@ -47,7 +47,7 @@ async def rotate(database: Database, encryption: Encryption, *, by: str) -> Rota
             key = (secrets.c.webhook_id == row["webhook_id"], secrets.c.path == row["path"])
             await connection.execute(update(secrets).where(*key).values(ciphertext=ciphertext))
             renewed += 1
-        statement = select(webhooks.c.id, webhooks.c.config).where(webhooks.c.deleted_at.is_(None))
+        statement = select(webhooks.c.id, webhooks.c.config).where(webhooks.c.erased_at.is_(None))
         for row in (await connection.execute(statement)).mappings().all():
             config, count, lost = renew_headers(row["config"], row["id"], encryption)
             problems += [Problem(_LOST, f"headers.{name}", f"sql:{row['id']}") for name in lost]

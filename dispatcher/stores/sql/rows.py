@@ -119,7 +119,9 @@ async def secrets_in(connection: AsyncConnection, webhook_id: str, encryption: E
     statement = select(secrets).where(secrets.c.webhook_id == webhook_id)
     rows = (await connection.execute(statement)).mappings().all()
     return {
-        row["path"]: StoredSecret(row["path"], row["fingerprint"], encryption.decrypt(row["ciphertext"], webhook_id))
+        row["path"]: StoredSecret(
+            row["path"], row["fingerprint"], encryption.decrypt(row["ciphertext"], webhook_id), row["added_at"]
+        )
         for row in rows
     }
 
@@ -158,10 +160,14 @@ async def put_row(
 
 
 async def put_secrets(
-    connection: AsyncConnection, webhook_id: str, given: Mapping[str, Secret], encryption: Encryption
+    connection: AsyncConnection, webhook_id: str, given: Mapping[str, Secret], encryption: Encryption, now: datetime
 ) -> None:
-    """Replaces the webhook's secrets by `given`. One that is already stored at its path keeps its ciphertext."""
+    """Replaces the webhook's secrets by `given`. One that is already stored at its path keeps its ciphertext.
+
+    A secret that moves to another path keeps the date on which it was added.
+    """
     stored = await secrets_in(connection, webhook_id, encryption)
+    dates = {one.fingerprint: one.added_at for one in stored.values()}
     changed = {path: secret for path, secret in given.items() if path not in stored or stored[path].secret != secret}
     gone = [path for path in stored if path in changed or path not in given]
     if gone:
@@ -173,6 +179,7 @@ async def put_secrets(
                 "path": path,
                 "ciphertext": encryption.encrypt(secret, webhook_id),
                 "fingerprint": secret.fingerprint(),
+                "added_at": dates.get(secret.fingerprint(), now),
             }
             for path, secret in changed.items()
         ]
@@ -188,18 +195,25 @@ async def drop_secrets(connection: AsyncConnection, webhook_id: str, paths: Iter
 
 
 async def mark_deleted(
-    connection: AsyncConnection, webhook_id: str, version: int, change: int, at: datetime, by: str
+    connection: AsyncConnection, webhook_id: str, version: int, change: int, at: datetime | None, by: str, now: datetime
 ) -> None:
-    """Marks a webhook as deleted. Its row stays for the audit; its secrets and header parameters are erased."""
+    """Marks a webhook as deleted at a time; None: as not deleted. Its secrets stay."""
+    values = {"version": version, "changed": change, "updated_at": now, "updated_by": by, "deleted_at": at}
+    await connection.execute(update(webhooks).where(webhooks.c.id == webhook_id).values(values))
+
+
+async def erase(connection: AsyncConnection, webhook_id: str, at: datetime) -> None:
+    """Erases the secrets and header parameters of a deleted webhook. Its row stays for the audit."""
     config = (await connection.execute(select(webhooks.c.config).where(webhooks.c.id == webhook_id))).scalar_one()
-    await connection.execute(
-        update(webhooks)
-        .where(webhooks.c.id == webhook_id)
-        .values(
-            version=version, changed=change, updated_at=at, updated_by=by, deleted_at=at, config=without_headers(config)
-        )
-    )
+    erased = {"erased_at": at, "config": without_headers(config)}
+    await connection.execute(update(webhooks).where(webhooks.c.id == webhook_id).values(erased))
     await drop_secrets(connection, webhook_id, None)
+
+
+def restorable(orgs: Orgs, since: datetime) -> Select[tuple[object, ...]]:
+    """Selects the webhooks of these organisations that were deleted after `since` and not erased."""
+    statement = select(webhooks).where(webhooks.c.deleted_at > since, webhooks.c.erased_at.is_(None))
+    return statement if orgs is None else statement.where(webhooks.c.org.in_(orgs))
 
 
 def stored_webhook(row: RowMapping, encryption: Encryption) -> StoredWebhook:
@@ -219,4 +233,5 @@ def stored_webhook(row: RowMapping, encryption: Encryption) -> StoredWebhook:
         created_by=row["created_by"],
         updated_at=row["updated_at"],
         updated_by=row["updated_by"],
+        deleted_at=row["deleted_at"],
     )

@@ -71,6 +71,7 @@ webhooks = Table(
     Column("updated_at", UtcTime, nullable=False),
     Column("updated_by", Text, nullable=False),
     Column("deleted_at", UtcTime, nullable=True),
+    Column("erased_at", UtcTime, nullable=True),  # when the secrets of a deleted webhook were erased
     Index("webhooks_changed", "changed"),
 )
 Index(
@@ -89,6 +90,7 @@ secrets = Table(
     Column("path", Text, primary_key=True),  # auth.sign.key, signing.secrets.0
     Column("ciphertext", Text, nullable=False),
     Column("fingerprint", String(12), nullable=False),
+    Column("added_at", UtcTime, nullable=True),  # null: by a version before 0005
 )
 
 change_counter = Table(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dispatcher.config.secrets import Secret
 from dispatcher.console.api import openapi_document
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.records import Orgs, Role
@@ -18,6 +19,8 @@ from tests.console.history_store import FilledHistory, entry_of
 from tests.stores_sql.examples import plain, plain_draft
 
 LUMAS_NAME = "Luma's very own webhook"
+SIGNING = ("whsec_" + "bmV3" * 10, "whsec_" + "b2xk" * 10)
+OLD_SECRET = Secret(SIGNING[1].encode()).fingerprint()
 OPERATIONS: dict[str, tuple[str, str, dict[str, Any]]] = {
     operation["operationId"]: (method.upper(), path, operation)
     for path, item in openapi_document()["paths"].items()  # type: ignore[union-attr]
@@ -56,6 +59,8 @@ class Request:
     is_list: bool = False
     """Others get an answer too, without Luma in it."""
     refused_to_others: int = 404
+    is_deleted: bool = False
+    """Luma's webhook is deleted before."""
 
 
 def draft(luma: Luma) -> dict[str, Any]:
@@ -77,6 +82,11 @@ REQUESTS: dict[str, Callable[[Luma], Request]] = {
     "pauseWebhook": lambda luma: Request(f"/webhooks/{luma.webhook_id}/pause"),
     "resumeWebhook": lambda luma: Request(f"/webhooks/{luma.webhook_id}/resume"),
     "generateSigningSecret": lambda luma: Request(f"/webhooks/{luma.webhook_id}/signing-secrets", {}),
+    "listSigningSecrets": lambda luma: Request(f"/webhooks/{luma.webhook_id}/signing-secrets"),
+    "endSigningSecret": lambda luma: Request(f"/webhooks/{luma.webhook_id}/signing-secrets/{OLD_SECRET}/end", {}),
+    "listDeletedWebhooks": lambda luma: Request("/deleted-webhooks", is_list=True, is_deleted=True),
+    "restoreWebhook": lambda luma: Request(f"/deleted-webhooks/{luma.webhook_id}/restore", is_deleted=True),
+    "eraseWebhook": lambda luma: Request(f"/deleted-webhooks/{luma.webhook_id}", is_deleted=True),
     "testWebhook": lambda luma: Request(f"/webhooks/{luma.webhook_id}/test", {}),
     "getOutcomes": lambda luma: Request(f"/webhooks/{luma.webhook_id}/outcomes"),
     "listAttempts": lambda luma: Request(f"/webhooks/{luma.webhook_id}/attempts"),
@@ -127,12 +137,14 @@ async def test_every_operation_checks_role_and_organisation(
         luma = await make(console, f"s{number}")
         await history.add(entry_of(TenantKey(LUMA.org, luma.sandbox)))
         request = REQUESTS[name](luma)
+        if request.is_deleted:
+            await console.services.webhooks.delete(luma.webhook_id, expected_version=1, by="test", orgs=None)
         answer = await ask(console, name, request, rights)
         assert answer.status == expected(name, request, rights), (actor, answer.text)
         if rights is not None and not sees_luma(rights):
             seen = [word for word in (LUMA.org, LUMAS_NAME, LUMAS_CUSTOMER, luma.webhook_id) if word in answer.text]
             assert seen == [], (actor, answer.text)
-        changed = await state(console, luma)
+        changed = await state(console, luma, is_deleted=request.is_deleted)
         may_change = 200 <= answer.status < 300 and OPERATIONS[name][0] != "GET"
         assert changed == "untouched" or may_change, (actor, changed)
 
@@ -171,7 +183,8 @@ async def test_viewers_see_no_recipient(console: Console) -> None:
 
 async def make(console: Console, sandbox: str) -> Luma:
     """Luma's webhook in a sandbox of its own, a token and a redrive."""
-    stored = await console.services.webhooks.create(plain(LUMA.org, sandbox, name=LUMAS_NAME), by="test", orgs=None)
+    config = plain(LUMA.org, sandbox, name=LUMAS_NAME, signing={"secrets": [{"value": one} for one in SIGNING]})
+    stored = await console.services.webhooks.create(config, by="test", orgs=None)
     token, _ = await console.services.tokens.create("victim", Role.VIEWER, orgs=None, by="test")
     job = await console.dead_events.redrive(LUMA, ids=None, query=None, by="test", orgs=None)  # type: ignore[arg-type]
     return Luma(sandbox, stored.id, token.id, job.id)
@@ -200,12 +213,17 @@ def sees_luma(rights: tuple[Role, Orgs]) -> bool:
     return rights[1] is None or LUMA.org in rights[1]
 
 
-async def state(console: Console, luma: Luma) -> str:
+async def state(console: Console, luma: Luma, *, is_deleted: bool = False) -> str:
     """Whether anything of Luma's was changed."""
     found = await console.services.webhooks.of_tenant(LUMA._replace(sandbox=luma.sandbox), orgs=None)
     new = await console.services.webhooks.of_tenant(LUMA._replace(sandbox=luma.sandbox + "-new"), orgs=None)
     tokens = {token.id: token.revoked_at for token in await console.services.tokens.list_all()}
-    if found is None or found.version != 1 or new is not None or tokens[luma.token_id] is not None:
+    if is_deleted:
+        kept = [one.id for one in await console.services.webhooks.list_deleted(orgs=None)]
+        is_changed = found is not None or luma.webhook_id not in kept
+    else:
+        is_changed = found is None or found.version != 1
+    if is_changed or new is not None or tokens[luma.token_id] is not None:
         return "changed"
     sent = bool(console.test_events.sent)
     console.test_events.sent.clear()

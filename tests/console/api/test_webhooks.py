@@ -2,13 +2,15 @@
 
 import asyncio
 import io
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from dispatcher.auth.signatures import Signer
 from dispatcher.stores.sql.records import AuditAction, AuditQuery, Role, StoredWebhook
 from tests.console.api.conftest import Console
 from tests.console.api.fakes import LUMA, RIVAL
-from tests.stores_sql.examples import CANARY, plain, plain_draft, secretive_draft
+from tests.stores_sql.examples import CANARY, plain, plain_draft, secretive, secretive_draft
 
 WEBHOOKS = "/api/v1/webhooks"
 ORGS = frozenset({LUMA.org})
@@ -226,3 +228,75 @@ async def test_a_generated_signing_secret_is_returned_once_and_signs_beside_the_
     shown = (await api.get(path)).text + (await api.get(f"/api/v1/audit?webhook_id={stored.id}")).text
     assert first.json["secret"] not in shown
     assert first.json["fingerprint"] in shown
+
+
+async def test_after_a_rotation_the_older_secret_ends_by_itself_or_at_once(console: Console) -> None:
+    stored = await console.services.webhooks.create(plain(*LUMA), by="test", orgs=None)
+    api, path = await console.client(name="jana"), f"/api/v1/webhooks/{stored.id}/signing-secrets"
+    first = (await api.post(path, json={"end_older_in_hours": 24})).json
+    assert first["older_end_at"] is None  # there is none that could end
+    before = datetime.now(UTC)
+    second = (await api.post(path, json={"end_older_in_hours": 24})).json
+    end = datetime.fromisoformat(second["older_end_at"])
+    assert timedelta(hours=23.9) < end - before < timedelta(hours=24.1)
+    listed = (await api.get(path)).json["items"]
+    assert [(one["fingerprint"], one["is_newest"], one["ends_at"]) for one in listed] == [
+        (second["fingerprint"], True, None),
+        (first["fingerprint"], False, second["older_end_at"]),
+    ]
+    assert all(before < datetime.fromisoformat(one["added_at"]) + timedelta(minutes=1) for one in listed)
+    config = await console.services.webhooks.for_delivery(stored.id, orgs=None)
+    signer = Signer.of(config.signing)
+    assert signer is not None
+    assert [len(signer.sign("m", int(end.timestamp()) + at, b"").split()) for at in (-1, 0)] == [2, 1]
+
+    third = (await api.post(path, json={})).json  # the one that ends keeps its end, the other has none
+    assert [one["ends_at"] for one in (await api.get(path)).json["items"]] == [None, None, second["older_end_at"]]
+    moved = await api.post(f"{path}/{second['fingerprint']}/end", json={"at": "2026-11-28T10:00:00Z"})
+    assert (moved.status, moved.json["errors"][0]["field"]) == (422, "at")
+    at = (datetime.now(UTC) + timedelta(days=7)).isoformat()
+    moved = await api.post(f"{path}/{second['fingerprint']}/end", json={"at": at})
+    assert (moved.status, moved.headers["ETag"]) == (200, '"5"')
+    ended = await api.post(f"{path}/{first['fingerprint']}/end", json={})
+    assert ended.status == 200
+    config = await console.services.webhooks.for_delivery(stored.id, orgs=None)
+    assert config.signing is not None
+    assert [one.reveal_text() for one in config.signing.secrets] == [third["secret"], second["secret"]]
+    newest = await api.post(f"{path}/{third['fingerprint']}/end", json={})
+    assert (newest.status, newest.json["errors"][0]["field"]) == (422, "signing.secrets")
+    assert (await api.post(f"{path}/{first['fingerprint']}/end", json={})).status == 404
+
+
+async def test_the_end_of_a_secret_outlasts_an_edit_of_something_else(console: Console) -> None:
+    stored = await console.services.webhooks.create(plain(*LUMA), by="test", orgs=None)
+    api, path = await console.client(), f"/api/v1/webhooks/{stored.id}"
+    for _ in range(2):
+        await api.post(f"{path}/signing-secrets", json={"end_older_in_hours": 48})
+    shown = await api.get(path)
+    saved = await api("PUT", path, json=shown.json["configuration"], headers={"If-Match": shown.headers["ETag"]})
+    assert (saved.status, saved.json["configuration"]) == (200, shown.json["configuration"])
+    assert len(shown.json["configuration"]["signing"]["ends"]) == 1
+
+
+async def test_a_deletion_is_undone_and_a_new_webhook_is_a_conflict(console: Console, luma: StoredWebhook) -> None:
+    api = await console.client(name="jana")
+    deleted, gone = f"/api/v1/deleted-webhooks/{luma.id}", {"If-Match": "*"}
+    assert (await api("DELETE", f"{WEBHOOKS}/{luma.id}", headers=gone)).status == 204
+    assert (await api.get(f"{WEBHOOKS}/{luma.id}")).status == 404
+    (listed,) = (await api.get("/api/v1/deleted-webhooks")).json["items"]
+    dates = [datetime.fromisoformat(listed[name]) for name in ("deleted_at", "restorable_until")]
+    assert (listed["id"], dates[1] - dates[0]) == (luma.id, timedelta(days=30))
+    new = await console.services.webhooks.create(plain(*LUMA), by="test", orgs=None)
+    conflict = await api.post(f"{deleted}/restore")
+    assert (conflict.status, conflict.json["existing"]) == (409, f"{WEBHOOKS}/{new.id}")
+    await console.services.webhooks.delete(new.id, expected_version=1, by="test", orgs=None)
+    restored = await api.post(f"{deleted}/restore")
+    assert (restored.status, restored.headers["ETag"]) == (200, '"3"')
+    assert restored.json["configuration"] == luma.document
+    assert await console.services.webhooks.for_delivery(luma.id, orgs=None) == secretive(*LUMA, name="Luma")
+    assert (await api.post(f"{deleted}/restore")).status == 404
+    await api("DELETE", f"{WEBHOOKS}/{luma.id}", headers=gone)
+    assert (await api("DELETE", deleted)).status == 204
+    assert [(await api("DELETE", deleted)).status, (await api.post(f"{deleted}/restore")).status] == [404, 404]
+    audit = (await api.get(f"/api/v1/audit?webhook_id={luma.id}")).json["items"]
+    assert [one["action"] for one in audit] == ["erase", "delete", "restore", "delete", "create"]

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field, replace
 
 import aiohttp
 import pytest
+from pydantic import JsonValue
 
+from dispatcher.config.secrets import Secret
 from dispatcher.console.access import is_api, is_public
 from dispatcher.console.model import RedriveJob
 from dispatcher.contract.tenant import TenantKey
@@ -20,6 +22,8 @@ from tests.console.pages.sample_world import CONTOSO, LUMA, LUMA_ORG, dead_facts
 from tests.console.pages.stage import Stage
 
 OWN_NAME = "Canary of Luma"
+SIGNING = ("whsec_" + "bmV3" * 10, "whsec_" + "b2xk" * 10)
+OLD_SECRET = Secret(SIGNING[1].encode()).fingerprint()
 ACTORS: Mapping[str, tuple[Role, Orgs] | None] = {
     "nobody": None,
     "viewer elsewhere": (Role.VIEWER, frozenset({CONTOSO.org})),
@@ -95,6 +99,17 @@ ROUTES: Mapping[tuple[str, str], Callable[[str, str], Ask]] = {
     ("POST", "/webhooks/{webhook_id}/signing-secrets"): lambda id_, name: Ask(
         f"/webhooks/{id_}/signing-secrets", {"kind": "hmac"}, True
     ),
+    ("POST", "/webhooks/{webhook_id}/signing-secrets/end"): lambda id_, name: Ask(
+        f"/webhooks/{id_}/signing-secrets/end", {"fingerprint": OLD_SECRET}, True
+    ),
+    ("GET", "/deleted-webhooks"): lambda _, name: Ask("/deleted-webhooks", elsewhere=200),
+    ("POST", "/deleted-webhooks/{webhook_id}/restore"): lambda id_, name: Ask(
+        f"/deleted-webhooks/{id_}/restore", {}, True
+    ),
+    ("GET", "/deleted-webhooks/{webhook_id}/erase"): lambda id_, name: Ask(
+        f"/deleted-webhooks/{id_}/erase", admins_only=True
+    ),
+    ("POST", "/deleted-webhooks/{webhook_id}/erase"): lambda id_, name: Ask(f"/deleted-webhooks/{id_}/erase", {}, True),
     ("POST", "/webhooks/{webhook_id}/pause"): lambda id_, name: Ask(f"/webhooks/{id_}/pause", {}, True),
     ("POST", "/webhooks/{webhook_id}/resume"): lambda id_, name: Ask(f"/webhooks/{id_}/resume", {}, True),
     ("GET", "/webhooks/{webhook_id}/test"): lambda id_, name: Ask(f"/webhooks/{id_}/test", admins_only=True),
@@ -123,7 +138,13 @@ async def signed_in(stage: Stage, rights: tuple[Role, Orgs] | None) -> AsyncIter
 
 async def make(stage: Stage, name: str) -> StoredWebhook:
     """A webhook of Luma's in a sandbox of its own; a dead event of it."""
-    draft = {"name": OWN_NAME, "org": LUMA_ORG, "sandbox": name, "url": "https://hooks.luma.example/in"}
+    draft: dict[str, JsonValue] = {
+        "name": OWN_NAME,
+        "org": LUMA_ORG,
+        "sandbox": name,
+        "url": "https://hooks.luma.example/in",
+        "signing": {"secrets": [{"value": one} for one in SIGNING]},
+    }
     config = await stage.services.webhooks.resolve(draft, webhook_id=None, orgs=None)
     return await stage.services.webhooks.create(config, by="operator", orgs=None)
 
@@ -174,6 +195,8 @@ async def test_every_page_is_tried_here(stage: Stage) -> None:
 async def test_every_route_checks_role_and_organisation(stage: Stage, route: tuple[str, str]) -> None:
     name = f"s{list(ROUTES).index(route)}"
     webhook = await make(stage, name)
+    if "deleted-webhooks" in route[1]:
+        await stage.services.webhooks.delete(webhook.id, expected_version=1, by="operator", orgs=None)
     stage.dead_events.facts = [*dead_facts(), replace(dead_facts()[0], id="1-999", tenant=LUMA)]
     stage.dead_events.jobs["canary"] = RedriveJob("canary", LUMA, "operator", 0.0, 1)
     success = {404} if route == NO_ATTEMPT_IS_KEPT else {200, 303}

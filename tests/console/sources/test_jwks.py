@@ -153,11 +153,23 @@ async def test_a_key_is_published_at_once_and_for_a_while_after_its_end(webhooks
     assert sorted(await kids(keys)) == ["first", "second"]
     clock.now += 2
     assert await kids(keys) == ["second"]
+
+
+async def test_the_keys_of_a_deleted_webhook_are_withdrawn_at_once(webhooks: Webhooks) -> None:
+    keys = PublishedKeys(webhooks.store)
+    webhook_id = await webhooks.add("prod", **signing(new_pem(), kid="first"))
+    assert await kids(keys) == ["first"]
+    await webhooks.edit(webhook_id, 1, "prod", **signing(new_pem(), kid="second"))
+    assert sorted(await kids(keys)) == ["first", "second"]
     await webhooks.repository.delete(webhook_id, expected_version=2, by="ada", orgs=None)
     await webhooks.store.load()
-    assert await kids(keys) == ["second"]
-    clock.now += KEPT_S + 1
     assert await kids(keys) == []
+    await webhooks.repository.restore(webhook_id, by="ada", orgs=None)
+    await webhooks.store.load()
+    assert await kids(keys) == ["second"]
+    await webhooks.repository.delete(webhook_id, expected_version=4, by="ada", orgs=None)
+    await webhooks.add("prod", **signing(new_pem(), kid="of the next webhook"))  # seen in one step
+    assert await kids(keys) == ["of the next webhook"]
 
 
 async def test_keys_are_looked_at_once_until_something_changes(

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, JsonValue, RootModel
+from pydantic import AwareDatetime, BeforeValidator, Field, JsonValue, RootModel
 
 from dispatcher.config.webhooks import Channel
 from dispatcher.console.api.models.base import Flag, Id, Limit, RequestModel, ResponseModel, Text, Word, whole_number
@@ -73,21 +73,64 @@ class WebhookPage(ResponseModel):
     """Path of the next page; null at the end. Also in the header Link."""
 
 
+class DeletedWebhook(WebhookSummary):
+    """A webhook that was deleted and can be restored."""
+
+    deleted_at: datetime
+    restorable_until: datetime
+    """When its secrets are erased, 30 days after it was deleted."""
+
+
+class DeletedWebhooks(ResponseModel):
+    """Webhooks that can be restored, the last deleted first: at most 200."""
+
+    items: tuple[DeletedWebhook, ...]
+
+
 class NewSigningSecret(RequestModel):
     """The kind of signing secret to generate."""
 
     kind: Literal["hmac", "ed25519"] = "hmac"
     """`hmac`: a shared secret, `whsec_…`. `ed25519`: a private key, `whsk_…`, that never leaves the dispatcher."""
+    end_older_in_hours: Annotated[int, Field(strict=True, ge=1, le=8784)] | None = None
+    """When the older secrets stop signing, from now; those that end before keep their end. null: not by themselves."""
+
+
+class SecretEnd(RequestModel):
+    """When a signing secret stops signing."""
+
+    at: AwareDatetime | None = None
+    """A time in the next 366 days, with its zone. null: now, and the secret is erased."""
+
+
+class SigningSecretModel(ResponseModel):
+    """A signing secret of a webhook."""
+
+    fingerprint: str
+    added_at: datetime | None
+    """null if an older version stored it."""
+    ends_at: datetime | None
+    """When it stops signing by itself; null if it doesn't."""
+    is_newest: bool
+    """true for the first secret, which can't end."""
+
+
+class SigningSecretList(ResponseModel):
+    """The signing secrets of a webhook, the newest first."""
+
+    items: tuple[SigningSecretModel, ...]
 
 
 class GeneratedSecretModel(ResponseModel):
-    """A signing secret that was just generated. It signs beside the ones before it, which an edit removes."""
+    """A signing secret that was just generated. It signs beside the ones before it until they end or are removed."""
 
     secret: str
     """`whsec_…` or `whsk_…`: returned only once."""
     fingerprint: str
     public_key: str | None
     """`whpk_…`: with which receivers verify Ed25519 signatures; null for HMAC."""
+    older_end_at: datetime | None
+    """When the older secrets stop signing at the latest; null if they don't by themselves, or if there are none."""
     version: int
     """The webhook's version now."""
 

@@ -1,0 +1,200 @@
+"""Deletion that can be undone, and secrets that end: what is kept, for how long, and what is erased."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import select
+
+from dispatcher.config.secrets import Secret
+from dispatcher.config.webhooks import WebhookConfig
+from dispatcher.errors import AlreadyExists, NotFound
+from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.documents import resolve_draft
+from dispatcher.stores.sql.encryption import Encryption, new_key
+from dispatcher.stores.sql.erasing import erase_what_is_over
+from dispatcher.stores.sql.records import AuditAction, StoredWebhook
+from dispatcher.stores.sql.repository import WebhookRepository
+from dispatcher.stores.sql.rotation import rotate
+from dispatcher.stores.sql.schema import audit, secrets, webhooks
+from dispatcher.stores.sql.store import SqlStore
+from tests.stores_sql.examples import CANARY, plain, plain_draft, secretive
+
+NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
+A, B, C = (Secret(b"whsec_" + letter * 40) for letter in (b"A", b"B", b"C"))
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def repository(database: Database, encryption: Encryption, clock: Clock) -> WebhookRepository:
+    return WebhookRepository(database, encryption, clock=clock)
+
+
+async def deleted(repository: WebhookRepository, config: WebhookConfig) -> StoredWebhook:
+    made = await repository.create(config, by="ada", orgs=None)
+    await repository.delete(made.id, expected_version=1, by="ada", orgs=None)
+    return made
+
+
+async def actions(database: Database) -> list[str]:
+    async with database.read() as connection:
+        return list((await connection.execute(select(audit.c.action).order_by(audit.c.id))).scalars())
+
+
+async def test_a_deleted_webhook_comes_back_whole(
+    repository: WebhookRepository, database: Database, encryption: Encryption, clock: Clock
+) -> None:
+    made = await deleted(repository, secretive())
+    store = SqlStore(database, encryption)
+    await store.load()
+    assert store.all() == []
+    assert [one.id for one in await repository.list_deleted(orgs=None)] == [made.id]
+    clock.now += timedelta(days=29, hours=23)
+    restored = await repository.restore(made.id, by="bob", orgs=None)
+    assert (restored.version, restored.updated_by, restored.deleted_at) == (3, "bob", None)
+    assert restored.document == made.document
+    assert await repository.for_delivery(made.id, orgs=None) == secretive()
+    await store.load()
+    assert [one.config for one in store.all()] == [secretive()]
+    assert await repository.list_deleted(orgs=None) == []
+    assert await actions(database) == ["create", "delete", "restore"]
+
+
+async def test_a_new_webhook_of_the_tenant_is_in_the_way(repository: WebhookRepository) -> None:
+    made = await deleted(repository, secretive())
+    new = await repository.create(plain(), by="bob", orgs=None)
+    with pytest.raises(AlreadyExists) as refused:
+        await repository.restore(made.id, by="ada", orgs=None)
+    assert refused.value.existing_id == new.id
+    await repository.delete(new.id, expected_version=1, by="bob", orgs=None)
+    await repository.restore(made.id, by="ada", orgs=None)
+    with pytest.raises(AlreadyExists):
+        await repository.restore(new.id, by="bob", orgs=None)
+
+
+async def test_other_organisations_can_neither_see_nor_restore_nor_erase(repository: WebhookRepository) -> None:
+    made = await deleted(repository, secretive())
+    others = frozenset({"rival@AdobeOrg"})
+    assert await repository.list_deleted(orgs=others) == []
+    for step in (
+        repository.restore(made.id, by="eve", orgs=others),
+        repository.erase(made.id, by="eve", orgs=others),
+        repository.get_deleted(made.id, orgs=others),
+    ):
+        with pytest.raises(NotFound):
+            await step
+
+
+async def test_what_is_not_deleted_can_not_be_restored_or_erased(repository: WebhookRepository) -> None:
+    made = await repository.create(secretive(), by="ada", orgs=None)
+    for step in (repository.restore(made.id, by="a", orgs=None), repository.erase(made.id, by="a", orgs=None)):
+        with pytest.raises(NotFound):
+            await step
+    assert await repository.for_delivery(made.id, orgs=None) == secretive()
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+async def test_what_is_erased_is_gone(
+    repository: WebhookRepository, database: Database, encryption: Encryption, clock: Clock, *, by_hand: bool
+) -> None:
+    made = await deleted(repository, secretive())
+    assert await erase_what_is_over(database, clock) == (0, 0)
+    if by_hand:
+        await repository.erase(made.id, by="ada", orgs=None)
+    else:
+        clock.now += timedelta(days=30)
+        assert await erase_what_is_over(database, clock) == (1, 0)
+    async with database.read() as connection:
+        assert (await connection.execute(select(secrets))).all() == []
+        row = (await connection.execute(select(webhooks))).mappings().one()
+    assert (row["config"]["headers"], row["erased_at"]) == ({}, clock.now)
+    assert await repository.list_deleted(orgs=None) == []
+    with pytest.raises(NotFound):
+        await repository.restore(made.id, by="ada", orgs=None)
+    assert await actions(database) == ["create", "delete", "erase"]
+    assert await erase_what_is_over(database, clock) == (0, 0)
+
+
+async def test_a_deleted_webhook_survives_new_encryption_keys(database: Database) -> None:
+    old, new = (Secret(new_key().encode()) for _ in range(2))
+    made = await deleted(WebhookRepository(database, Encryption([old])), secretive())
+    assert (await rotate(database, Encryption([new, old]), by="ada")).problems == []
+    repository = WebhookRepository(database, Encryption([new]))
+    await repository.restore(made.id, by="ada", orgs=None)
+    assert await repository.for_delivery(made.id, orgs=None) == secretive()
+
+
+def signed(*listed: Secret, ends: dict[Secret, datetime]) -> WebhookConfig:
+    dated = {secret.fingerprint(): end.isoformat() for secret, end in ends.items()}
+    draft = plain_draft(signing={"secrets": [{"value": one.reveal_text()} for one in listed], "ends": dated})
+    return resolve_draft(draft, {})
+
+
+async def test_ended_signing_secrets_are_erased_without_an_edit(
+    repository: WebhookRepository, database: Database, encryption: Encryption, clock: Clock
+) -> None:
+    """Dispatchers that loaded the webhook before and after agree on its revision, and a disabled one stays disabled."""
+    hour = timedelta(hours=1)
+    made = await repository.create(signed(A, B, C, ends={B: NOW + hour, C: NOW + 3 * hour}), by="ada", orgs=None)
+    before = SqlStore(database, encryption)
+    await before.load()
+    assert await erase_what_is_over(database, clock) == (0, 0)
+    clock.now += 2 * hour
+    assert await erase_what_is_over(database, clock) == (0, 1)
+    assert await repository.for_delivery(made.id, orgs=None) == signed(A, C, ends={C: NOW + 3 * hour})
+    assert (await repository.get(made.id, orgs=None)).version == 1
+    after = SqlStore(database, encryption)
+    await after.load()
+    await before.load()
+    assert before.content_hash == after.content_hash
+    assert (await repository.dates_of_secrets(made.id, orgs=None)).keys() == {A.fingerprint(), C.fingerprint()}
+    clock.now += 2 * hour
+    assert await erase_what_is_over(database, clock) == (0, 1)
+    assert await repository.for_delivery(made.id, orgs=None) == signed(A, ends={})
+    assert await erase_what_is_over(database, clock) == (0, 0)
+    assert (await actions(database))[1:] == [AuditAction.SECRET_END, AuditAction.SECRET_END]
+
+
+async def test_a_new_date_is_a_new_revision(
+    repository: WebhookRepository, database: Database, encryption: Encryption
+) -> None:
+    store = SqlStore(database, encryption)
+    made = await repository.create(signed(A, B, ends={}), by="ada", orgs=None)
+    seen = set()
+    for version, days in enumerate((1, 2, None), start=1):
+        ends = {} if days is None else {B: NOW + timedelta(days=days)}
+        await repository.update(made.id, signed(A, B, ends=ends), expected_version=version, by="ada", orgs=None)
+        await store.load()
+        seen.add(store.content_hash)
+    assert len(seen) == 3
+
+
+async def test_a_secret_keeps_its_date_at_another_place(repository: WebhookRepository, clock: Clock) -> None:
+    made = await repository.create(signed(A, ends={}), by="ada", orgs=None)
+    clock.now += timedelta(days=1)
+    await repository.update(made.id, signed(B, A, ends={}), expected_version=1, by="ada", orgs=None)
+    assert await repository.dates_of_secrets(made.id, orgs=None) == {
+        A.fingerprint(): NOW,
+        B.fingerprint(): NOW + timedelta(days=1),
+    }
+
+
+async def test_nothing_readable_stays(repository: WebhookRepository, database: Database) -> None:
+    await deleted(repository, secretive(auth={"type": "none"}))
+    async with database.read() as connection:
+        row = (await connection.execute(select(webhooks.c.config))).scalar_one()
+        stored = (await connection.execute(select(secrets.c.ciphertext))).scalars().all()
+    assert CANARY not in str(row)
+    assert stored
+    assert CANARY not in str(stored)
