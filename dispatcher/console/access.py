@@ -17,7 +17,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from dispatcher.config.settings import ConsoleSettings
-from dispatcher.console import measures
+from dispatcher.console import csrf, measures
 from dispatcher.console.api_errors import ApiError
 from dispatcher.console.model import Person
 from dispatcher.console.oidc import Oidc, TokenRefused
@@ -145,7 +145,7 @@ class Access:
             is_exempt = request.path == "/sign-in" or (self.is_open and is_api(request.path))
             if CSRF_TOKEN in request and not is_exempt:
                 given = request.headers.get("X-CSRF-Token") or (await form_body(request)).get("csrf_token") or ""
-                if not hmac.compare_digest(request[CSRF_TOKEN].encode(), given.encode(errors="replace")):
+                if not hmac.compare_digest(request[CSRF_TOKEN].encode(), csrf.unmask(given).encode(errors="replace")):
                     raise ApiError(
                         403, "csrf", "The page is too old, or this came from elsewhere: load it again, and repeat it."
                     )

@@ -1,7 +1,7 @@
 """The console's HTTP server: one application that serves the API and the pages.
 
-A request passes, in this order: request id and access log, error responses, authentication, CSRF protection; then its
-handler. Security headers are set when a response is prepared, so that none is sent without them.
+A request passes, in this order: request id and access log, compression, error responses, authentication, CSRF
+protection; then its handler. Security headers are set when a response is prepared, so that none is sent without them.
 """
 
 import secrets
@@ -17,6 +17,7 @@ from aiohttp import web
 from dispatcher.config.settings import ConsoleSettings
 from dispatcher.console import api, measures
 from dispatcher.console.access import Access
+from dispatcher.console.compression import compress
 from dispatcher.console.login import Login
 from dispatcher.console.login_throttle import LoginThrottle
 from dispatcher.console.middleware import SecurityHeaders, answer_errors, observe
@@ -71,7 +72,7 @@ class ConsoleServer:
     def build(self) -> web.Application:
         """Returns the application with middlewares, API and pages."""
         app = web.Application(
-            middlewares=[observe, answer_errors, self._access.authenticate, self._access.protect],
+            middlewares=[observe, compress, answer_errors, self._access.authenticate, self._access.protect],
             client_max_size=MAX_BODY,
         )
         app.on_response_prepare.append(SecurityHeaders(is_https=self.public_url.startswith("https://")))

@@ -10,6 +10,7 @@ from typing import Final
 from aiohttp import web
 
 from dispatcher.config.settings import Settings
+from dispatcher.console import csrf
 from dispatcher.console.model import Person
 from dispatcher.console.sources.attempts import AttemptLogReader
 from dispatcher.console.sources.dead_events import DeadLetterReader
@@ -104,6 +105,9 @@ def person_of(request: web.Request) -> Person:
 
 
 def csrf_token_of(request: web.Request) -> str:
-    """Returns the value for the field `csrf_token` of forms, or the header `X-CSRF-Token`. Empty without a session."""
+    """Returns the value for the field `csrf_token` of forms, or the header `X-CSRF-Token`. Empty without a session.
+
+    It is another text in each answer.
+    """
     token: str = request.get(CSRF_TOKEN, "")
-    return token
+    return csrf.mask(token)

@@ -126,9 +126,6 @@ class Sessions:
         """Returns the CSRF token that forms of this session have to send."""
         return base64url.encode(self._mac("csrf", session_id.encode()))
 
-    def is_csrf_token(self, session_id: str, given: str) -> bool:
-        return hmac.compare_digest(self.csrf_token(session_id).encode(), given.encode(errors="replace"))
-
     # Sign-in links
 
     def new_link(self) -> str:

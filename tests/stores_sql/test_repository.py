@@ -64,9 +64,7 @@ async def test_of_two_editors_the_second_is_told(repository: WebhookRepository) 
         await repository.delete(made.id, expected_version=2, by="ada", orgs=None)
 
 
-async def test_a_deleted_webhook_makes_room(
-    repository: WebhookRepository, database: Database
-) -> None:
+async def test_a_deleted_webhook_makes_room(repository: WebhookRepository, database: Database) -> None:
     first = await repository.create(secretive(), by="ada", orgs=None)
     await repository.delete(first.id, expected_version=1, by="bob", orgs=None)
     with pytest.raises(NotFound):

@@ -8,6 +8,8 @@ from typing import Final, Self
 
 from aiohttp import web
 
+from dispatcher.console.compression import accepts_gzip
+
 _TYPES: Final = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _KEPT: Final = "public, max-age=31536000, immutable"
 
@@ -57,7 +59,7 @@ class Assets:
             raise web.HTTPNotFound
         headers = {"Cache-Control": _KEPT, "Vary": "Accept-Encoding"}
         body = asset.content
-        if "gzip" in request.headers.get("Accept-Encoding", ""):
+        if accepts_gzip(request):
             body, headers["Content-Encoding"] = asset.compressed, "gzip"
         return web.Response(body=body, content_type=asset.content_type, charset="utf-8", headers=headers)
 
