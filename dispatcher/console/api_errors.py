@@ -22,6 +22,7 @@ from dispatcher.errors import (
     NotFound,
     Problem,
     StoreUnavailable,
+    TooSoon,
     first_problems,
 )
 
@@ -113,6 +114,8 @@ def api_error_of(error: DispatcherError) -> ApiError:
             )
         case EditConflict(current_version=version):
             return ApiError(412, "edit_conflict", _sentence(error), headers={"ETag": f'"{version}"'})
+        case TooSoon():
+            return ApiError(429, "too_soon", _sentence(error))
         case ConfigError(problems=problems):
             return refused_fields(problems)
         case StoreUnavailable():  # its message names the database: for the log

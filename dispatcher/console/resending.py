@@ -33,6 +33,8 @@ class ResendPlan:
     delivered: ResendCheck
     dead: int
     warnings: tuple[str, ...]
+    dead_is_cut: bool = False
+    """True if more dead events match than one job sends: the first are the newest `MOST_DEAD`."""
 
     @property
     def events(self) -> int:
@@ -54,14 +56,21 @@ async def check_resend(services: Services, webhook: StoredWebhook, order: Resend
         warnings.append("Delivered events can't be found: there is no history store.")
     if order.dead and order.query.campaign_id is not None and not order.query.event_ids:
         warnings.append("Dead events are left out: they can't be selected by campaign.")
-    dead = len(_dead_ids(services, webhook.tenant, order))
+    ids, is_cut = _dead_ids(services, webhook.tenant, order)
     warnings += (await state_of(services, webhook)).reasons
-    return ResendPlan(delivered, dead, tuple(warnings))
+    return ResendPlan(delivered, len(ids), tuple(warnings), is_cut)
 
 
-async def start_resend(
-    services: Services, person: Person, webhook: StoredWebhook, order: ResendOrder
-) -> list[RedriveJob]:
+@dataclass(frozen=True, slots=True)
+class StartedResend:
+    """The jobs of a resend."""
+
+    jobs: tuple[RedriveJob, ...]
+    dead_is_cut: bool
+    """True if more dead events match than the job sends: the newest `MOST_DEAD` are sent first."""
+
+
+async def start_resend(services: Services, person: Person, webhook: StoredWebhook, order: ResendOrder) -> StartedResend:
     """Starts a job for the delivered events and one for the dead ones, as far as there are any.
 
     Raises:
@@ -76,7 +85,7 @@ async def start_resend(
             jobs.append(await services.resends.start(webhook.tenant, order.query, person.name))
         except DispatcherError as error:
             problem = error
-    ids = _dead_ids(services, webhook.tenant, order)
+    ids, is_cut = _dead_ids(services, webhook.tenant, order)
     if ids:
         try:
             jobs.append(
@@ -98,7 +107,7 @@ async def start_resend(
         await services.audit.record(
             AuditAction.REDRIVE, by=person.name, tenant=webhook.tenant, webhook_id=webhook.id, details=details
         )
-    return jobs
+    return StartedResend(tuple(jobs), is_cut and any(job.kind == "dead" for job in jobs))
 
 
 async def stop_job(services: Services, person: Person, job_id: str) -> RedriveJob:
@@ -117,20 +126,23 @@ async def stop_job(services: Services, person: Person, job_id: str) -> RedriveJo
     return job
 
 
-def _dead_ids(services: Services, tenant: TenantKey, order: ResendOrder) -> frozenset[str]:
-    """Returns the dead events that the order selects and no redrive has sent again."""
+def _dead_ids(services: Services, tenant: TenantKey, order: ResendOrder) -> tuple[frozenset[str], bool]:
+    """Returns the dead events that the order selects and no redrive has sent again, and whether there are more.
+
+    If there are more than `MOST_DEAD`, the newest are returned.
+    """
     query = order.query
     if not order.dead or (query.campaign_id is not None and not query.event_ids):
-        return frozenset()
+        return frozenset(), False
     orgs = frozenset({tenant.org})
     in_time = DeadQuery(tenant=tenant, since=query.since, until=query.until, limit=200)
-    ids: set[str] = set()
+    ids: dict[str, None] = {}
     for wanted in [DeadQuery(tenant=tenant, event_id=one, limit=200) for one in query.event_ids] or [in_time]:
         before = None
-        while len(ids) < MOST_DEAD:
+        while len(ids) <= MOST_DEAD:
             page = services.dead_events.search(replace(wanted, before=before), orgs=orgs)
             ids |= {
-                one.id
+                one.id: None
                 for one in page.items
                 if bool(query.event_ids)
                 or (
@@ -141,4 +153,4 @@ def _dead_ids(services: Services, tenant: TenantKey, order: ResendOrder) -> froz
             before = page.next
             if before is None:
                 break
-    return frozenset(ids)
+    return frozenset(list(ids)[:MOST_DEAD]), len(ids) > MOST_DEAD

@@ -61,6 +61,7 @@ TAGS: Final = {
     "History": "What happened to a message, found by any of its ids.",
     "Dead events": "Events that can't be delivered.",
     "Sending again": "Jobs that send dead and delivered events again.",
+    "Notifications": "Contacts of webhooks, and what they were sent.",
     "Audit": "Who did what, and when.",
     "Access": "The caller, and API tokens.",
 }
@@ -71,6 +72,7 @@ _TAG_OF: Final = (
     (re.compile(r"redrive|/resend\b"), "Sending again"),
     (re.compile(r"/dead-events\b"), "Dead events"),
     (re.compile(r"/history\b"), "History"),
+    (re.compile(r"/(notifications|contacts)\b"), "Notifications"),
     (re.compile(r"/(outcomes|attempts|state|lane|waiting|counts)$"), "Deliveries"),
     (re.compile(r"webhooks\b"), "Webhooks"),
 )
@@ -93,6 +95,7 @@ _EXAMPLES: Final[Mapping[str, _Json]] = {
     "ResendRequest": {"since": "2026-11-28T14:00:00Z", "include": ["delivered", "dead"]},
     "HistorySearchOrder": {"id": "5f0c6a8e-order-1047", "limit": 50},
     "Erasure": {"recipient": "jane@customer.example"},
+    "ContactOrder": {"address": "ops@luma.example"},
     "NewToken": {"name": "deploy", "role": "admin", "orgs": [_TENANT["org"]], "expires_in_days": 90},
 }
 """Examples of request bodies, by model."""
@@ -107,6 +110,7 @@ _WORDS: Final = {
     415: "The body is not declared as JSON.",
     422: "Some values can't be used: `errors` names each.",
     428: "If-Match is missing.",
+    429: "It was done a moment ago, or too often: `detail` says when to try again.",
     503: "The database or the broker does not answer; Retry-After says when to try again.",
 }
 

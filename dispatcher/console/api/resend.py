@@ -23,6 +23,7 @@ async def check_resend(call: Call[Empty, ResendRequest]) -> Reply:
         ResendCheckModel(
             delivered=plan.delivered.events,
             dead=plan.dead,
+            too_many_dead=plan.dead_is_cut,
             gone=plan.delivered.gone,
             too_many=plan.delivered.is_cut,
             warnings=plan.warnings,
@@ -32,8 +33,8 @@ async def check_resend(call: Call[Empty, ResendRequest]) -> Reply:
 
 async def resend(call: Call[Empty, ResendRequest]) -> Reply:
     webhook = await call.services.webhooks.get(call.id, orgs=call.person.orgs)
-    jobs = await resending.start_resend(call.services, call.person, webhook, _order(call.body))
-    return Reply(ResendJobs(items=tuple(map(job_model, jobs))))
+    started = await resending.start_resend(call.services, call.person, webhook, _order(call.body))
+    return Reply(ResendJobs(items=tuple(map(job_model, started.jobs)), too_many_dead=started.dead_is_cut))
 
 
 async def list_redrives(call: Call[RedriveList, Empty]) -> Reply:

@@ -2,7 +2,17 @@
 
 from typing import Final
 
-from dispatcher.console.api import dead_events, deliveries, history, models, people, resend, testing, webhooks
+from dispatcher.console.api import (
+    dead_events,
+    deliveries,
+    history,
+    models,
+    notifications,
+    people,
+    resend,
+    testing,
+    webhooks,
+)
 from dispatcher.console.api.route import AnyRoute, Empty, Route
 from dispatcher.stores.sql.records import Role
 
@@ -162,6 +172,29 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
     Route(
         "GET", "/webhooks/{id}/counts", "getCounts", "What happened to a webhook's events, by reason.", _VIEWER,
         history.get_counts, models.SkippedQuery, Empty, models.CountsModel, places=_WEBHOOK,
+    ),
+    Route(
+        "GET", "/webhooks/{id}/contacts", "listContacts", "The webhook's contacts and whether they confirmed.", _VIEWER,
+        notifications.list_contacts, Empty, Empty, models.ContactList, places=_WEBHOOK,
+    ),
+    Route(
+        "POST", "/webhooks/{id}/contacts/ask", "askContact", "Send the confirmation message to a contact again.",
+        _ADMIN, notifications.ask_contact, Empty, models.ContactOrder, None, 204,
+        places=_WEBHOOK, error_statuses=frozenset({429}),
+    ),
+    Route(
+        "POST", "/webhooks/{id}/contacts/test", "testContacts", "Send a test to the webhook's confirmed contacts.",
+        _ADMIN, notifications.test_contacts, Empty, Empty, models.SentTests, 202,
+        places=_WEBHOOK, error_statuses=frozenset({429}),
+    ),
+    Route(
+        "GET", "/notifications", "listNotifications", "Notifications that were sent or wait.", _VIEWER,
+        notifications.list_notifications, models.NotificationList, Empty, models.NotificationPage,
+    ),
+    Route(
+        "POST", "/notifications/test", "testOperator", "Send a test to the operator's addresses and webhook.", _ADMIN,
+        notifications.test_operator, Empty, Empty, models.SentTests, 202,
+        error_statuses=frozenset({404, 429}), is_for_all_orgs=True,
     ),
     Route(
         "GET", "/audit", "listAudit", "The audit log.", _VIEWER,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import RowMapping, delete, func, select, text, update
+from sqlalchemy import RowMapping, and_, delete, func, select, text, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.contract.redaction import recipient as masked
@@ -245,14 +245,13 @@ class NotificationStore:
         Raises:
             StoreUnavailable: the database did not answer in time.
         """
-        statement = select(messages).order_by(messages.c.created_at.desc(), messages.c.id.desc())
-        if orgs is not None:
-            statement = statement.where(messages.c.org.in_(sorted(orgs)), messages.c.org != "")
+        may_see = true() if orgs is None else and_(messages.c.org.in_(sorted(orgs)), messages.c.org != "")
+        statement = select(messages).order_by(messages.c.created_at.desc(), messages.c.id.desc()).where(may_see)
         if tenant is not None:
             statement = statement.where(messages.c.org == tenant.org, messages.c.sandbox == tenant.sandbox)
         async with self._database.read() as connection:
             if before is not None:
-                at = select(messages.c.created_at).where(messages.c.id == before).scalar_subquery()
+                at = select(messages.c.created_at).where(messages.c.id == before, may_see).scalar_subquery()
                 is_older = (messages.c.created_at < at) | ((messages.c.created_at == at) & (messages.c.id < before))
                 statement = statement.where(is_older)
             rows = await connection.execute(statement.limit(max(1, min(limit, MAX_PAGE))))

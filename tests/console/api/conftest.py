@@ -26,6 +26,7 @@ from tests.console.api.fakes import (
     RIVAL,
     StandInAttempts,
     StandInDeadEvents,
+    StandInDesk,
     StandInKeys,
     StandInLanes,
     StandInResends,
@@ -92,6 +93,7 @@ class Console:
     dead_events: StandInDeadEvents
     test_events: StandInTestEvents
     resends: StandInResends
+    desk: StandInDesk
 
     @property
     def base(self) -> str:
@@ -156,10 +158,11 @@ def start(database: Database, encryption: Encryption, history: FilledHistory) ->
             StandInKeys(),
             history.lookup,
             resends := StandInResends(made[3]),
+            desk := StandInDesk(),
         )
         jar = aiohttp.DummyCookieJar()
         async with ConsoleServer(services, no_pages) as server, aiohttp.ClientSession(cookie_jar=jar) as session:
-            yield Console(server, services, session, *made, resends)
+            yield Console(server, services, session, *made, resends, desk)
 
     return started
 

@@ -27,7 +27,9 @@ from dispatcher.console.model import (
 )
 from dispatcher.contract.records import Origin
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.errors import DispatcherError, NotFound
+from dispatcher.errors import DispatcherError, NotFound, TooSoon
+from dispatcher.notifications.desk import ContactFact
+from dispatcher.stores.sql.notification_store import Message
 from dispatcher.stores.sql.records import Orgs
 
 LUMA = TenantKey("luma@AdobeOrg", "prod")
@@ -190,3 +192,35 @@ class StandInTestEvents:
 class StandInKeys:
     async def document(self, tenant: TenantKey) -> Mapping[str, JsonValue]:
         return {"keys": [{"kid": str(tenant)}]}
+
+
+class StandInDesk:
+    """Notifications: one contact, one message of Luma's."""
+
+    problem = None
+
+    def __init__(self) -> None:
+        self.sent: list[TenantKey | None] = []
+        self.asked: list[str] = []
+        self.is_too_soon = False
+
+    async def contacts(self, config: WebhookConfig) -> list[ContactFact]:
+        return [ContactFact(LUMAS_CUSTOMER, "asked", 1_790_000_000.0)]
+
+    async def ask_again(self, config: WebhookConfig, address: str) -> None:
+        if address != LUMAS_CUSTOMER:
+            raise NotFound("there is no such contact that has to confirm")
+        self.asked.append(address)
+
+    async def send_test(self, config: WebhookConfig | None, by: str) -> int:
+        if self.is_too_soon:
+            raise TooSoon("a test was sent within the last minute: wait a moment")
+        self.sent.append(None if config is None else config.tenant)
+        return 1
+
+    async def recent(
+        self, *, orgs: Orgs, tenant: TenantKey | None = None, before: str | None = None, limit: int = 50
+    ) -> list[Message]:
+        message = Message(LUMA, "notice", ("failing",), "email", "j•••@luma-customer.example", "", "Luma fails", "m1")
+        is_seen = (orgs is None or LUMA.org in orgs) and tenant in (None, LUMA) and before is None
+        return [message] if is_seen else []

@@ -108,6 +108,11 @@ REQUESTS: dict[str, Callable[[Luma], Request]] = {
     "eraseHistory": lambda luma: Request("/history/erase", {"recipient_hash": "0" * 32}),
     "getEventHistory": lambda luma: Request(f"/webhooks/{luma.webhook_id}/events/msg_1/history"),
     "getCounts": lambda luma: Request(f"/webhooks/{luma.webhook_id}/counts"),
+    "listContacts": lambda luma: Request(f"/webhooks/{luma.webhook_id}/contacts"),
+    "askContact": lambda luma: Request(f"/webhooks/{luma.webhook_id}/contacts/ask", {"address": LUMAS_CUSTOMER}),
+    "testContacts": lambda luma: Request(f"/webhooks/{luma.webhook_id}/contacts/test"),
+    "listNotifications": lambda luma: Request("/notifications", is_list=True),
+    "testOperator": lambda luma: Request("/notifications/test"),
     "listTokens": lambda luma: Request("/tokens"),
     "createToken": lambda luma: Request("/tokens", {"name": "new", "role": "viewer", "orgs": None}),
     "revokeToken": lambda luma: Request(f"/tokens/{luma.token_id}"),
@@ -226,7 +231,9 @@ async def state(console: Console, luma: Luma, *, is_deleted: bool = False) -> st
     if is_changed or new is not None or tokens[luma.token_id] is not None:
         return "changed"
     sent = bool(console.test_events.sent)
-    console.test_events.sent.clear()
+    sent = sent or bool(console.desk.sent or console.desk.asked)
+    for done in (console.test_events.sent, console.desk.sent, console.desk.asked):
+        done.clear()
     redriven = [job for job in console.dead_events.jobs.values() if job.by != "test" or job.is_stopping]
     console.dead_events.jobs.clear()
     made = [token for token in await console.services.tokens.list_all() if token.name == "new"]

@@ -1,7 +1,10 @@
 """Delivered and dead events are sent again by the API: check, start, progress, stop, list, audit."""
 
+from dataclasses import replace
+
 import pytest
 
+from dispatcher.console import resending
 from dispatcher.stores.sql.records import Role, StoredWebhook
 from tests.console.api.conftest import Console
 from tests.console.api.fakes import LUMA, RIVAL
@@ -15,7 +18,9 @@ async def test_everything_since_a_time_is_checked_started_stopped_and_listed(
     api = await console.client(Role.ADMIN, frozenset({LUMA.org}), name="jana")
     path = f"/api/v1/webhooks/{luma.id}/resend"
     check = (await api.post(f"{path}/check", json={"since": SINCE})).json
-    assert {**check, "warnings": []} == {"delivered": 2, "dead": 1, "gone": 1, "too_many": False, "warnings": []}
+    assert {**check, "warnings": []} == {
+        "delivered": 2, "dead": 1, "gone": 1, "too_many": False, "too_many_dead": False, "warnings": [],
+    }  # fmt: skip
     started = await api.post(path, json={"since": SINCE, "channels": ["email"]})
     assert started.status == 202
     assert [(job["kind"], job["total"]) for job in started.json["items"]] == [("delivered", 2), ("dead", 1)]
@@ -75,3 +80,18 @@ async def test_other_organisations_jobs_are_neither_listed_nor_stopped(console: 
     assert (await rival.get("/api/v1/redrives")).json == {"items": []}
     assert (await rival.post(f"/api/v1/redrives/{job['id']}/stop")).status == 404
     assert (await mine.get(f"/api/v1/redrives/{job['id']}")).json["stopping"] is False
+
+
+async def test_more_dead_events_than_one_job_sends_are_no_secret(
+    console: Console, luma: StoredWebhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resending, "MOST_DEAD", 1)
+    console.dead_events.events.append(replace(console.dead_events.events[0], id="0-7"))
+    api, path = await console.client(), f"/api/v1/webhooks/{luma.id}/resend"
+    order = {"since": SINCE, "include": ["dead"]}
+    check = (await api.post(f"{path}/check", json=order)).json
+    assert (check["dead"], check["too_many_dead"], check["too_many"]) == (1, True, False)
+    started = await api.post(path, json=order)
+    assert (started.json["items"][0]["total"], started.json["too_many_dead"]) == (1, True)
+    monkeypatch.setattr(resending, "MOST_DEAD", 2)
+    assert (await api.post(f"{path}/check", json=order)).json["too_many_dead"] is False

@@ -39,6 +39,15 @@ from dispatcher.console.api.models.history import (
     HistorySearchOrder,
     SkippedQuery,
 )
+from dispatcher.console.api.models.notifications import (
+    ContactList,
+    ContactModel,
+    ContactOrder,
+    NotificationList,
+    NotificationModel,
+    NotificationPage,
+    SentTests,
+)
 from dispatcher.console.api.models.people import (
     AuditList,
     AuditModel,
@@ -87,6 +96,9 @@ __all__ = [
     "BucketModel",
     "ChosenEvents",
     "Configuration",
+    "ContactList",
+    "ContactModel",
+    "ContactOrder",
     "CountModel",
     "CountsModel",
     "DeadEventModel",
@@ -111,6 +123,9 @@ __all__ = [
     "Me",
     "NewSigningSecret",
     "NewToken",
+    "NotificationList",
+    "NotificationModel",
+    "NotificationPage",
     "OriginModel",
     "OutcomesModel",
     "OutcomesQuery",
@@ -124,6 +139,7 @@ __all__ = [
     "ResendRequest",
     "SampleEvent",
     "SecretEnd",
+    "SentTests",
     "SigningSecretList",
     "SigningSecretModel",
     "SkippedQuery",

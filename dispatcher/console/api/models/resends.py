@@ -42,6 +42,8 @@ class ResendCheckModel(ResponseModel):
     """Delivered events that are still in the topic of events."""
     dead: int
     """Dead events that were not sent again yet."""
+    too_many_dead: bool
+    """true if more dead events match than one job sends: only the newest 10,000 are counted, and would be sent."""
     gone: int
     """Delivered events that the topic of events no longer has."""
     too_many: bool
@@ -54,6 +56,8 @@ class ResendJobs(ResponseModel):
     """Jobs that were started: one for delivered events, one for dead ones."""
 
     items: tuple[RedriveModel, ...]
+    too_many_dead: bool
+    """true if more dead events match than one job sends: the newest 10,000 are sent. Repeat the request for the rest."""
 
 
 class RedriveList(RequestModel):
