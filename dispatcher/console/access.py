@@ -22,7 +22,7 @@ from dispatcher.console.api_errors import ApiError
 from dispatcher.console.model import Person
 from dispatcher.console.oidc import Oidc, TokenRefused
 from dispatcher.console.request_body import form_body
-from dispatcher.console.services import CSRF_TOKEN, PERSON
+from dispatcher.console.services import CSRF_TOKEN, KEPT_FORM_PATH, PERSON, RENDERERS
 from dispatcher.console.sessions import Session, Sessions
 from dispatcher.errors import ConfigError, Problem
 from dispatcher.stores.sql.records import ApiToken, Role
@@ -133,6 +133,11 @@ class Access:
                     "Send `Authorization: Bearer` with a token of yours.",
                     headers={"WWW-Authenticate": "Bearer"},
                 )
+            if request.method in UNSAFE:
+                self._refuse_other_origins(request)
+                kept = await keep_form(request)
+                if kept is not None:
+                    return kept
             raise redirect_to_sign_in(request)
         return await handler(request)
 
@@ -142,10 +147,13 @@ class Access:
         if request.method in UNSAFE:
             self._refuse_other_origins(request)
             # Signing in needs no CSRF token: the form carries its own credential, and the origin was checked above.
-            is_exempt = request.path == "/sign-in" or (self.is_open and is_api(request.path))
+            is_exempt = request.path in ("/sign-in", KEPT_FORM_PATH) or (self.is_open and is_api(request.path))
             if CSRF_TOKEN in request and not is_exempt:
                 given = request.headers.get("X-CSRF-Token") or (await form_body(request)).get("csrf_token") or ""
                 if not hmac.compare_digest(request[CSRF_TOKEN].encode(), csrf.unmask(given).encode(errors="replace")):
+                    kept = await keep_form(request)  # of an earlier session of the same person
+                    if kept is not None:
+                        return kept
                     raise ApiError(
                         403, "csrf", "The page is too old, or this came from elsewhere: load it again, and repeat it."
                     )
@@ -234,6 +242,12 @@ class Access:
             is_ours = True  # no browser
         if not is_ours:
             raise ApiError(403, "cross_origin", "Changes are not taken from pages of another origin.")
+
+
+async def keep_form(request: web.Request) -> web.Response | None:
+    """Returns a page that keeps a form whose session has ended; None if the request is no such form."""
+    renderers = request.app.get(RENDERERS)
+    return None if renderers is None else await renderers.keep_form(request)
 
 
 def redirect_to_sign_in(request: web.Request) -> web.HTTPSeeOther:

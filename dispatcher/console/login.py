@@ -18,7 +18,7 @@ from dispatcher.console.api_errors import ApiError
 from dispatcher.console.login_throttle import LoginThrottle, client_address, is_trusted
 from dispatcher.console.model import Person
 from dispatcher.console.oidc import IssuerUnavailable, Oidc, TokenRefused
-from dispatcher.console.request_body import form_body
+from dispatcher.console.request_body import MAX_KEPT_BODY, form_body
 from dispatcher.console.services import PERSON, RENDERERS, SignIn
 from dispatcher.console.sessions import CookieTooLarge, Handshake, Session, Sessions
 
@@ -59,15 +59,15 @@ class Login:
         return await self._respond_page(request, _next(request.query.get("next", "/")))
 
     async def _by_token(self, request: web.Request) -> web.StreamResponse:
-        form = await form_body(request)
-        next_path = _next(form.get("next", "/"))
+        form = await form_body(request, before_sign_in=MAX_KEPT_BODY)
+        next_path, kept = _next(form.get("next", "/")), form.get("kept", "")
         # Looked at before the throttle: failures of others at the same address never refuse a token that holds.
         person = await self._access.person_of_token(form.get("token", "").strip())
         if person is None:
             why = "This token is unknown, has expired or was revoked."
-            return await self._respond_refused(request, "token", next_path, why)
+            return await self._respond_refused(request, "token", next_path, why, kept)
         session = self._sessions.create("token", person.id.partition(":")[2])
-        return self._finish_sign_in(request, "token", session, next_path)
+        return self._finish_sign_in(request, "token", session, next_path, kept)
 
     async def _by_link(self, request: web.Request) -> web.StreamResponse:
         if not self._sessions.use_link(request.match_info["link"]):
@@ -131,15 +131,20 @@ class Login:
         self._sessions.end(response, self._sessions.of(request))
         return response
 
-    def _finish_sign_in(self, request: web.Request, way: str, session: Session, next_path: str) -> web.StreamResponse:
-        response = _to(next_path)
+    def _finish_sign_in(
+        self, request: web.Request, way: str, session: Session, next_path: str, kept: str = ""
+    ) -> web.StreamResponse:
+        renderers = request.app.get(RENDERERS)
+        response = renderers.continue_form(request, kept) if kept and renderers is not None else _to(next_path)
         self._sessions.put(response, session)
         self._throttle.succeeded(self._client(request))
         measures.SIGN_INS.labels(way, "ok").inc()
         log.info("signed in", way=way)
         return response
 
-    async def _respond_refused(self, request: web.Request, way: str, next_path: str, why: str) -> web.Response:
+    async def _respond_refused(
+        self, request: web.Request, way: str, next_path: str, why: str, kept: str = ""
+    ) -> web.Response:
         """Responds to a failed sign-in: 401, or 429 while the client's address is throttled."""
         client, now = self._client(request), monotonic()
         wait_s = self._throttle.wait_s(client, now)
@@ -147,19 +152,19 @@ class Login:
             self._throttle.failed(client, now)
             measures.SIGN_INS.labels(way, "refused").inc()
             log.warning("sign-in refused", way=way)
-            return await self._respond_page(request, next_path, problem=why, status=401)
+            return await self._respond_page(request, next_path, problem=why, status=401, kept=kept)
         measures.SIGN_INS.labels(way, "throttled").inc()
         seconds = ceil(wait_s)
         why = f"Too many sign-ins have failed. Please wait {seconds} s, then try again."
-        response = await self._respond_page(request, next_path, problem=why, status=429)
+        response = await self._respond_page(request, next_path, problem=why, status=429, kept=kept)
         response.headers["Retry-After"] = str(seconds)
         return response
 
     async def _respond_page(
-        self, request: web.Request, next_path: str, *, problem: str = "", status: int = 200
+        self, request: web.Request, next_path: str, *, problem: str = "", status: int = 200, kept: str = ""
     ) -> web.Response:
         with_oidc = self._oidc is not None and self._oidc.can_sign_in
-        shown = SignIn(next_path, self._settings.tokens, with_oidc, problem, status)
+        shown = SignIn(next_path, self._settings.tokens, with_oidc, problem, status, kept)
         renderers = request.app.get(RENDERERS)
         if renderers is None:
             return web.Response(status=status, text=f"{problem or 'Sign in: POST token and next to /sign-in.'}\n")

@@ -21,6 +21,8 @@ MAX_BODY: Final = 2 * 1024 * 1024
 """Bytes of a request: a draft of 1 MiB and its secrets."""
 MAX_PUBLIC_BODY: Final = 16 * 1024
 """The same before authentication: a token, and the page to continue with."""
+MAX_KEPT_BODY: Final = 128 * 1024
+"""The same of a form that is kept while its author signs in again: sealed, it is larger than when it was typed."""
 MAX_VALUES: Final = 5_000
 """Values of a JSON document, nested ones included. A webhook has at most 1,000 campaigns, and a request as many ids."""
 MAX_FIELDS: Final = 2_000
@@ -47,8 +49,11 @@ async def json_body(request: web.Request) -> JsonValue:
     return _json(body) if len(body) <= INLINE else await asyncio.to_thread(_json, body)
 
 
-async def form_body(request: web.Request) -> Form:
+async def form_body(request: web.Request, *, before_sign_in: int = MAX_PUBLIC_BODY) -> Form:
     """Returns the form of a request; empty if it is of another type. May be called more than once.
+
+    Args:
+        before_sign_in: most bytes of a request without authentication.
 
     Raises:
         ApiError: 400 if it can't be read, 413 if it is too large, 415 if it is compressed.
@@ -58,14 +63,14 @@ async def form_body(request: web.Request) -> Form:
     if request.content_type != FORM_TYPE:
         form = MultiDictProxy(MultiDict[str]())
     else:
-        body = await _body(request)
+        body = await _body(request, before_sign_in)
         form = _form(body) if len(body) <= INLINE else await asyncio.to_thread(_form, body)
     request[_FORM] = form
     return form
 
 
-async def _body(request: web.Request) -> bytes:
-    limit = MAX_BODY if PERSON in request else MAX_PUBLIC_BODY
+async def _body(request: web.Request, before_sign_in: int = MAX_PUBLIC_BODY) -> bytes:
+    limit = MAX_BODY if PERSON in request else before_sign_in
     if request.headers.get("Content-Encoding", "identity").strip().lower() not in ("identity", ""):
         headers = {"Accept-Encoding": "identity"}
         raise ApiError(415, "encoding", "Send the body without Content-Encoding, not compressed.", headers=headers)

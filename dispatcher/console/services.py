@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from aiohttp import web
@@ -63,6 +63,8 @@ class SignIn:
     """Why the last sign-in failed, as a sentence; empty at the first visit."""
     status: int = 200
     """HTTP status of the page: 401 or 429 after a failed sign-in."""
+    kept: str = field(default="", repr=False)
+    """A form that is kept until the person has signed in again, encrypted; empty if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +90,14 @@ class Renderers:
 
     sign_in: Callable[[web.Request, SignIn], Awaitable[web.Response]]
     failure: Callable[[web.Request, Failure], Awaitable[web.Response]]
+    keep_form: Callable[[web.Request], Awaitable[web.Response | None]]
+    """Page that keeps a form whose session has ended; None if the request is no such form."""
+    continue_form: Callable[[web.Request, str], web.Response]
+    """Page after a sign-in, which leads back to the kept form."""
 
 
+KEPT_FORM_PATH: Final = "/webhooks/kept-form"
+"""Path that shows a kept form again. It changes nothing, and needs no CSRF token: the form is sealed for its author."""
 RENDERERS: Final = web.AppKey("renderers", Renderers)
 
 # Set by the server before a handler is called. Not plain strings: aiohttp warns about those.

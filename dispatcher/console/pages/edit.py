@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from aiohttp import web
+from multidict import MultiDict, MultiMapping
 from pydantic import JsonValue
 
 from dispatcher.config.webhooks import MAX_HEADERS, SigningAlgorithm, WebhookConfig
@@ -13,14 +14,15 @@ from dispatcher.console.model import Person, TestResult
 from dispatcher.console.pages.conflicts import FieldConflict, conflicts_of, take_saved
 from dispatcher.console.pages.fields import CHOICES, LISTS, SECRETS, HeaderRow
 from dispatcher.console.pages.form import WebhookForm, with_placeholders
+from dispatcher.console.pages.kept_forms import EDIT_PATH
 from dispatcher.console.pages.key_words import describe
 from dispatcher.console.pages.renderer import Renderer, admin_of, to
 from dispatcher.console.pages.scope import Scope
-from dispatcher.console.pages.sealing import SecretSealer
 from dispatcher.console.pages.seen import seen_of
 from dispatcher.console.pages.testing import Sample
 from dispatcher.console.request_body import form_body
-from dispatcher.errors import AlreadyExists, ConfigError, EditConflict, NotAllowed
+from dispatcher.console.services import KEPT_FORM_PATH
+from dispatcher.errors import AlreadyExists, ConfigError, EditConflict, NotAllowed, NotFound
 from dispatcher.stores.sql.documents import resolve_draft
 from dispatcher.stores.sql.records import StoredWebhook
 
@@ -58,6 +60,8 @@ class Editing:
     existing_id: str = ""
     """Id of the webhook that the organisation and sandbox already have."""
     test: TestResult | None = None
+    path: str = ""
+    """Path that the form is posted to, if it is not the request's own."""
     conflict_since: int = 0
     """The version before what another editor saved meanwhile; 0 without a conflict."""
 
@@ -68,6 +72,7 @@ def add_to(app: web.Application, renderer: Renderer) -> None:
     app.router.add_get("/webhooks/new", pages.new)
     app.router.add_post("/webhooks/new", pages.post_new)
     app.router.add_post("/webhooks/preview", pages.preview)
+    app.router.add_post(KEPT_FORM_PATH, pages.continue_kept)
     app.router.add_get("/webhooks/{webhook_id}/edit", pages.edit)
     app.router.add_post("/webhooks/{webhook_id}/edit", pages.post_edit)
 
@@ -77,7 +82,7 @@ class WebhookEditor:
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
-        self._sealer = SecretSealer.of(renderer.services.settings.console.session_key)
+        self._sealer = renderer.sealer
 
     async def new(self, request: web.Request) -> web.StreamResponse:
         person = admin_of(request)
@@ -105,14 +110,8 @@ class WebhookEditor:
 
     async def _post(self, request: web.Request, person: Person, webhook: StoredWebhook | None) -> web.StreamResponse:
         posted = await form_body(request)
-        document = {} if webhook is None else webhook.document
-        form = WebhookForm.of_post(posted, document, self._sealer, person.id)
-        if webhook is not None:  # organisation and sandbox can't be edited
-            form.texts |= {"org": webhook.tenant.org, "sandbox": webhook.tenant.sandbox}
-        version = str(posted.get("version", ""))
-        editing = Editing(form, webhook, int(version[:9]) if version.isdecimal() else 0, Sample.of(posted), True)
-        since = str(posted.get("conflict_since", ""))
-        editing.conflict_since = int(since[:9]) if since.isdecimal() else 0
+        editing = self._editing(posted, person, webhook)
+        form = editing.form
         action = str(posted.get("action", "save"))
         if action == "add-header":
             if len(form.headers) < MAX_HEADERS:
@@ -133,6 +132,33 @@ class WebhookEditor:
                     return to(f"/webhooks/{saved.id}?done={'created' if webhook is None else 'saved'}")
             if form.errors:
                 editing.status = 422
+        return await self._show(request, person, editing)
+
+    def _editing(self, posted: MultiMapping[str], person: Person, webhook: StoredWebhook | None) -> Editing:
+        document = {} if webhook is None else webhook.document
+        form = WebhookForm.of_post(posted, document, self._sealer, person.id)
+        if webhook is not None:  # organisation and sandbox can't be edited
+            form.texts |= {"org": webhook.tenant.org, "sandbox": webhook.tenant.sandbox}
+        version, since = posted.get("version", ""), posted.get("conflict_since", "")
+        editing = Editing(form, webhook, int(version[:9]) if version.isdecimal() else 0, Sample.of(posted), True)
+        editing.conflict_since = int(since[:9]) if since.isdecimal() else 0
+        return editing
+
+    async def continue_kept(self, request: web.Request) -> web.StreamResponse:
+        """Shows a form again that was posted after its session had ended."""
+        person = admin_of(request)
+        kept = self._sealer.kept((await form_body(request)).get("kept", ""))
+        found = None if kept is None else EDIT_PATH.fullmatch(kept.path)
+        if kept is None or found is None or kept.owner != person.id:
+            raise NotFound("this form can't be shown again: it is older than an hour, or of another person")
+        webhook = None
+        if found[1] is not None:
+            webhook = await self._renderer.services.webhooks.get(found[1], orgs=person.orgs)
+        editing = self._editing(MultiDict(kept.fields), person, webhook)
+        editing.notice, editing.path = (
+            "You are signed in again. Nothing was saved yet: what you entered is here.",
+            kept.path,
+        )
         return await self._show(request, person, editing)
 
     async def _resolved(self, editing: Editing, person: Person) -> WebhookConfig | None:
@@ -244,6 +270,8 @@ class WebhookEditor:
             editing=editing,
             form=form,
             webhook=webhook,
+            posts_to=editing.path or request.path,
+            owner=self._sealer.seal_owner(person.id),
             preview=shown,
             missing=missing,
             sealed=sealed,

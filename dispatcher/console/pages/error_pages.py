@@ -1,7 +1,8 @@
-"""Renderers of the server's own pages: sign-in and errors."""
+"""Renderers of the server's own pages: sign-in, kept forms and errors."""
 
 from aiohttp import web
 
+from dispatcher.console.pages.kept_forms import continue_page, keep_form
 from dispatcher.console.pages.renderer import Renderer
 from dispatcher.console.services import PERSON, Failure, Renderers, SignIn
 
@@ -25,4 +26,7 @@ def renderers(renderer: Renderer) -> Renderers:
             return renderer.plain(request, "failure_outside.html", shown=shown, help=help_)
         return await renderer.page(request, "failure.html", at="", shown=shown, help=help_)
 
-    return Renderers(sign_in, failure)
+    async def keep(request: web.Request) -> web.Response | None:
+        return await keep_form(renderer, request)
+
+    return Renderers(sign_in, failure, keep, lambda request, kept: continue_page(renderer, request, kept))

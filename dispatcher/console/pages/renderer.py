@@ -11,6 +11,7 @@ from dispatcher.console.model import Person
 from dispatcher.console.pages import formatting
 from dispatcher.console.pages.assets import Assets
 from dispatcher.console.pages.scope import Scope, theme_of
+from dispatcher.console.pages.sealing import SecretSealer
 from dispatcher.console.pages.time_zone import choices, zone_name
 from dispatcher.console.services import PERSON, Services, csrf_token_of, person_of
 from dispatcher.errors import DispatcherError, NotAllowed
@@ -25,6 +26,7 @@ class Renderer:
 
     def __init__(self, services: Services, assets: Assets) -> None:
         self.services = services
+        self.sealer = SecretSealer.of(services.settings.console.session_key)
         self._templates = Environment(
             loader=PackageLoader("dispatcher.console.pages"),
             autoescape=True,

@@ -86,6 +86,7 @@ ROUTES: Mapping[tuple[str, str], Callable[[str, str], Ask]] = {
     ("POST", "/webhooks/preview"): lambda id_, name: Ask(
         "/webhooks/preview", draft(name) | {"webhook_id": id_}, admins_only=True
     ),
+    ("POST", "/webhooks/kept-form"): lambda _, name: Ask("/webhooks/kept-form", {"kept": "x"}, True),
     ("GET", "/webhooks/{webhook_id}"): lambda id_, name: Ask(f"/webhooks/{id_}"),
     ("GET", "/webhooks/{webhook_id}/configuration"): lambda id_, name: Ask(f"/webhooks/{id_}/configuration"),
     ("GET", "/webhooks/{webhook_id}/audit"): lambda id_, name: Ask(f"/webhooks/{id_}/audit"),
@@ -117,7 +118,7 @@ ROUTES: Mapping[tuple[str, str], Callable[[str, str], Ask]] = {
     ("GET", "/webhooks/{webhook_id}/delete"): lambda id_, name: Ask(f"/webhooks/{id_}/delete", admins_only=True),
     ("POST", "/webhooks/{webhook_id}/delete"): lambda id_, name: Ask(f"/webhooks/{id_}/delete", {"version": "1"}, True),
 }
-NO_ATTEMPT_IS_KEPT = ("GET", "/webhooks/{webhook_id}/deliveries/{event_id}")
+NOTHING_IS_KEPT = {("GET", "/webhooks/{webhook_id}/deliveries/{event_id}"), ("POST", "/webhooks/kept-form")}
 BEYOND_THE_ROUTES = {
     "a test event before saving": lambda name: Ask(
         "/webhooks/new", draft(f"{name}-new") | {"action": "test"}, True, 422
@@ -199,7 +200,7 @@ async def test_every_route_checks_role_and_organisation(stage: Stage, route: tup
         await stage.services.webhooks.delete(webhook.id, expected_version=1, by="operator", orgs=None)
     stage.dead_events.facts = [*dead_facts(), replace(dead_facts()[0], id="1-999", tenant=LUMA)]
     stage.dead_events.jobs["canary"] = RedriveJob("canary", LUMA, "operator", 0.0, 1)
-    success = {404} if route == NO_ATTEMPT_IS_KEPT else {200, 303}
+    success = {404} if route in NOTHING_IS_KEPT else {200, 303}
     await check(stage, route[0], ROUTES[route](webhook.id, name), webhook, success)
 
 

@@ -57,7 +57,7 @@ class ResendJobs(ResponseModel):
 
     items: tuple[RedriveModel, ...]
     too_many_dead: bool
-    """true if more dead events match than one job sends: the newest 10,000 are sent. Repeat the request for the rest."""
+    """true if more dead events match than one job sends, the newest 10,000. Repeat the request for the rest."""
 
 
 class RedriveList(RequestModel):

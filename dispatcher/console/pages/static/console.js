@@ -106,6 +106,9 @@
     addEventListener("beforeunload", (event) => { if (changed) event.preventDefault(); });
   });
 
+  /* A form that was kept until a new sign-in comes back by itself. */
+  each("form[data-continues]", (form) => form.submit());
+
   /* A button that takes a while says so, and is not pressed twice. */
   document.addEventListener("submit", (event) => {
     const button = event.submitter;
@@ -163,7 +166,9 @@
   document.addEventListener("htmx:beforeSwap", (event) => {
     if (new URL(event.detail.xhr.responseURL || location.href).pathname === "/sign-in") {
       event.detail.shouldSwap = false;
-      location.reload();
+      const form = document.querySelector("form[data-guard]");
+      if (form) form.requestSubmit(); /* the page that asks to sign in keeps what was entered */
+      else location.reload();
     }
   });
   document.addEventListener("htmx:afterSwap", tick);

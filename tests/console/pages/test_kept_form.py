@@ -1,0 +1,155 @@
+"""A form survives the end of its session, for its author only, and with no secret in the clear."""
+
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from dispatcher.console.pages.sealing import LIFE_S, KeptForm, SecretSealer
+from tests.console.pages.sample_world import LUMA
+from tests.console.pages.stage import Stage, staged
+from tests.console.pages.test_who_may import draft
+
+SECRET = "whsec_" + "c2VjcmV0LXRoYXQtd2FzLXR5cGVkLWluLWE="
+TYPED = {"name": "Typed for an hour", "timeout": "7s", "signing.new": SECRET, "campaign_ids": "c-1\nc-2"}
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with staged(tmp_path) as running:
+        yield running
+
+
+@asynccontextmanager
+async def browser(stage: Stage, token: str = "") -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(stage.base, cookie_jar=aiohttp.CookieJar(unsafe=True)) as session:
+        if token:
+            await fetch(session, "/sign-in", {"token": token})
+        yield session
+
+
+async def fetch(session: aiohttp.ClientSession, path: str, form: dict[str, str] | None = None) -> tuple[int, str]:
+    method = "GET" if form is None else "POST"
+    async with session.request(method, path, data=form) as answer:
+        return answer.status, await answer.text()
+
+
+def value_in(page: str, name: str) -> str:
+    found = re.search(rf'name="{re.escape(name)}"[^>]*? value="([^"]*)"', page)
+    assert found is not None, name
+    return found[1]
+
+
+async def typed_in(session: aiohttp.ClientSession, path: str) -> dict[str, str]:
+    """Opens a form and returns what a person posts."""
+    _, page = await fetch(session, path)
+    hidden = {name: value_in(page, name) for name in ("csrf_token", "owner")}
+    version = {"version": value_in(page, "version")} if "/edit" in path else {}
+    return draft("kept") | TYPED | hidden | version | {"campaigns": "some", "action": "save"}
+
+
+def end_sessions(stage: Stage) -> Callable[[], None]:
+    """Lets every session expire. Returns what makes new ones valid again."""
+    sessions = stage.server._sessions
+    real = sessions._clock
+    sessions._clock = lambda: real() + 366 * 86_400
+
+    def begin() -> None:
+        sessions._clock = real
+
+    return begin
+
+
+@pytest.mark.parametrize("path", ["/webhooks/new", "edit"])
+async def test_after_a_new_sign_in_the_form_is_back_and_can_be_saved(stage: Stage, path: str) -> None:
+    path = stage.path(LUMA, "/edit") if path == "edit" else path
+    token = await stage.token()
+    async with browser(stage, token) as session:
+        form = await typed_in(session, path)
+        end_sessions(stage)
+        status, page = await fetch(session, path, form)
+        assert status == 401
+        assert "Your session has ended." in page
+        status, page = await fetch(session, "/sign-in", {"token": "fdt_wrong", "kept": value_in(page, "kept")})
+        assert status == 401
+        status, page = await fetch(session, "/webhooks/kept-form", {"kept": value_in(page, "kept")})  # too early
+        assert (status, "Your session has ended." in page) == (401, True)
+        kept = value_in(page, "kept")
+        assert SECRET not in page
+        assert TYPED["name"] not in page
+        status, page = await fetch(session, "/sign-in", {"token": token, "kept": kept})
+        assert (status, "Continue with the form" in page) == (200, True)
+        status, page = await fetch(session, "/webhooks/kept-form", {"kept": value_in(page, "kept")})
+        assert status == 200
+        assert f'action="{path}"' in page
+        assert SECRET not in page
+        assert value_in(page, "name") == TYPED["name"]
+        assert "c-1\nc-2</textarea>" in page
+        again = form | {"csrf_token": value_in(page, "csrf_token"), "signing.new": ""}
+        again["signing.new.sealed"] = value_in(page, "signing.new.sealed")
+        status, page = await fetch(session, path, again)
+        assert (status, TYPED["name"] in page) == (200, True)
+        if "edit" in path:
+            config = await stage.services.webhooks.for_delivery(stage.webhooks[LUMA].id, orgs=None)
+            assert (config.name, config.timeout) == (TYPED["name"], 7.0)
+            assert config.signing is not None
+            assert config.signing.secrets[0].reveal_text() == SECRET
+
+
+async def test_a_form_of_an_earlier_session_of_the_same_person_is_kept_too(stage: Stage) -> None:
+    """The session has ended, and the person has signed in again in another tab before posting the form."""
+    token = await stage.token()
+    async with browser(stage, token) as session:
+        form = await typed_in(session, "/webhooks/new")
+        await fetch(session, "/sign-in", {"token": token})
+        status, page = await fetch(session, "/webhooks/new", form)
+        assert (status, "Continue with the form" in page) == (200, True)
+        _, page = await fetch(session, "/webhooks/kept-form", {"kept": value_in(page, "kept")})
+        assert value_in(page, "name") == TYPED["name"]
+
+
+async def test_another_person_can_not_open_it(stage: Stage) -> None:
+    async with browser(stage, await stage.token()) as session:
+        form = await typed_in(session, "/webhooks/new")
+        begin = end_sessions(stage)
+        _, page = await fetch(session, "/webhooks/new", form)
+        kept = value_in(page, "kept")
+        begin()
+    async with browser(stage, await stage.token(name="another")) as session:
+        status, page = await fetch(session, "/webhooks/kept-form", {"kept": kept})
+        assert (status, TYPED["name"] in page) == (404, False)
+        status, page = await fetch(session, "/webhooks/new", form)  # the CSRF token is of another session
+        assert (status, TYPED["name"] in page) == (403, False)
+
+
+@pytest.mark.parametrize("owner", ["", "x", "gAAAAA", "\ud800"])
+async def test_a_stranger_has_nothing_kept(stage: Stage, owner: str) -> None:
+    async with browser(stage) as session:
+        for path in ("/webhooks/new", stage.path(LUMA, "/edit"), "/webhooks/kept-form", stage.path(LUMA, "/pause")):
+            form = {"owner": owner.encode(errors="replace").decode(), "name": "x", "kept": "x"}
+            status, page = await fetch(session, path, form)
+            assert (status, "<h1>Sign in</h1>" in page, 'name="kept"' in page) == (200, True, False)
+
+
+async def test_a_page_of_another_site_can_neither_keep_nor_continue_a_form(stage: Stage) -> None:
+    async with browser(stage, await stage.token()) as session:
+        session.headers["Sec-Fetch-Site"] = "cross-site"
+        assert (await fetch(session, "/webhooks/kept-form", {"kept": "x"}))[0] == 403
+
+
+def test_what_is_sealed_for_one_purpose_serves_no_other() -> None:
+    sealer = SecretSealer.of(None)
+    kept = KeptForm("token:1", "/webhooks/new", [("name", "☂"), ("name", "twice")])
+    assert sealer.kept(sealer.keep(kept)) == kept
+    owner, secret = sealer.seal_owner("token:1"), sealer.seal("s", person="token:1", place="its author")
+    assert sealer.owner_of(owner) == "token:1"
+    assert sealer.kept(owner) is None
+    assert sealer.kept(secret) is None
+    assert sealer.owner_of(sealer.keep(kept)) is None
+    assert sealer.open(sealer.keep(kept), person="token:1", place="the whole form") is None
+    assert SecretSealer.of(None).kept(sealer.keep(kept)) is None
+    old = sealer.fernet.encrypt_at_time(sealer.fernet.decrypt(sealer.keep(kept)), 1_700_000_000 - LIFE_S).decode()
+    assert sealer.kept(old) is None
