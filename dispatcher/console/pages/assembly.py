@@ -16,6 +16,7 @@ from dispatcher.console.pages import (
     preferences,
     reference,
     resend,
+    scope_search,
     search,
     testing,
     webhook_list,
@@ -47,5 +48,6 @@ def add_to(app: web.Application, services: Services) -> None:
         notification_link,
         notifications,
         deleted_webhooks,
+        scope_search,
     ):
         page.add_to(app, renderer)

@@ -14,11 +14,14 @@ from dispatcher.console.pages.scope import Scope, theme_of
 from dispatcher.console.pages.sealing import SecretSealer
 from dispatcher.console.pages.time_zone import choices, zone_name
 from dispatcher.console.services import PERSON, Services, csrf_token_of, person_of
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError, NotAllowed
 from dispatcher.stores.sql.records import StoredWebhook, WebhookQuery
 
 MAX_TENANTS: Final = 200
-"""Tenants that the switch in the top bar offers, and that pages over all tenants cover."""
+"""Tenants that pages over all tenants cover."""
+MAX_CHOICES: Final = 60
+"""Options that the switch in the top bar offers; if there are more, it leads to a page that searches them."""
 
 
 class Renderer:
@@ -53,8 +56,8 @@ class Renderer:
             values: variables of the template.
         """
         person = request.get(PERSON)
-        webhooks = [] if person is None else await self.webhooks_for_navigation(person)
         scope = Scope.of(request, person)
+        choices = [] if person is None else scope.choices(await self._tenants_for_switch(person), person.orgs)
         return self.plain(
             request,
             template,
@@ -62,7 +65,7 @@ class Renderer:
             at=at,
             person=person,
             scope=scope,
-            scopes=scope.choices(webhooks, None if person is None else person.orgs),
+            scopes=choices if len(choices) <= MAX_CHOICES else None,
             **values,
         )
 
@@ -77,10 +80,10 @@ class Renderer:
         )
         return web.Response(text=text, content_type="text/html", status=status)
 
-    async def webhooks_for_navigation(self, person: Person) -> list[StoredWebhook]:
-        """Returns the webhooks for the switch; none if the database is unavailable, so that error pages still work."""
+    async def _tenants_for_switch(self, person: Person) -> list[TenantKey]:
+        """Returns the tenants for the switch; none if the database is unavailable, so that error pages still work."""
         try:
-            return await self.webhooks(person, Scope())
+            return await self.services.webhooks.tenants(orgs=person.orgs, limit=MAX_CHOICES + 1)
         except DispatcherError:
             return []
 

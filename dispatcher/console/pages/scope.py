@@ -12,7 +12,7 @@ from aiohttp import web
 
 from dispatcher.console.model import Person
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.stores.sql.records import Orgs, StoredWebhook
+from dispatcher.stores.sql.records import Orgs
 
 SCOPE_COOKIE: Final = "dispatcher-scope"
 THEME_COOKIE: Final = "dispatcher-theme"
@@ -63,10 +63,10 @@ class Scope:
             return "All organisations"
         return f"{self.org} / {self.sandbox}" if self.sandbox else f"{self.org}, all sandboxes"
 
-    def choices(self, webhooks: Iterable[StoredWebhook], orgs: Orgs) -> list[Choice]:
+    def choices(self, found: Iterable[TenantKey], orgs: Orgs) -> list[Choice]:
         """Returns all options, including this scope. `orgs` are the person's, which may have no webhook yet."""
         scopes = [Scope()]
-        tenants = sorted({webhook.tenant for webhook in webhooks})
+        tenants = sorted(set(found))
         for org in sorted({tenant.org for tenant in tenants} | (orgs or frozenset())):
             scopes.append(Scope(org))
             scopes += [Scope(*tenant) for tenant in tenants if tenant.org == org]

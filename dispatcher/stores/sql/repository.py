@@ -85,6 +85,13 @@ class WebhookRepository:
         async with self._database.read() as connection:
             return await rows.listed(connection, query, orgs)
 
+    async def tenants(self, words: str = "", *, orgs: Orgs, limit: int) -> list[TenantKey]:
+        """Returns organisation and sandbox of the webhooks in which all the words appear, in their order."""
+        if not rows.is_storable(words):
+            return []
+        async with self._database.read() as connection:
+            return await rows.tenants_of(connection, words, orgs, limit)
+
     async def get_all(self, webhook_ids: Sequence[str], *, orgs: Orgs) -> list[StoredWebhook]:
         """Returns the webhooks with these ids in their order; leaves out those that don't exist. At most 200."""
         async with self._database.read() as connection:

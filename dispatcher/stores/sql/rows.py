@@ -75,6 +75,13 @@ async def listed(connection: AsyncConnection, query: WebhookQuery, orgs: Orgs) -
     return [ListedWebhook(row[0], TenantKey(row[1], row[2]), row[3], row[4], bool(row[5])) for row in found]
 
 
+async def tenants_of(connection: AsyncConnection, words: str, orgs: Orgs, limit: int) -> list[TenantKey]:
+    """Returns organisation and sandbox of the webhooks in which all the words appear, in their order."""
+    statement = matching(WebhookQuery(text=words), orgs).with_only_columns(webhooks.c.org, webhooks.c.sandbox)
+    found = await connection.execute(statement.order_by(webhooks.c.org, webhooks.c.sandbox).limit(limit))
+    return [TenantKey(*row) for row in found.all()]
+
+
 async def rows_of(connection: AsyncConnection, webhook_ids: Sequence[str], orgs: Orgs) -> Sequence[RowMapping]:
     """Returns the rows of webhooks that are not deleted, in any order."""
     return (await connection.execute(existing(orgs).where(webhooks.c.id.in_(webhook_ids)))).mappings().all()

@@ -56,6 +56,7 @@ ROUTES: Mapping[tuple[str, str], Callable[[str, str], Ask]] = {
     ("GET", "/"): lambda _, name: Ask("/?q=canary", elsewhere=200),
     ("POST", "/theme"): lambda _, name: Ask("/theme", {"theme": "dark"}, elsewhere=303),
     ("POST", "/time-zone"): lambda _, name: Ask("/time-zone", {"zone": "UTC"}, elsewhere=303),
+    ("GET", "/scope"): lambda _, name: Ask("/scope?q=canary", elsewhere=200),
     ("POST", "/scope"): lambda _, name: Ask("/scope", {"scope": f"{LUMA_ORG}/{name}"}, elsewhere=303),
     ("POST", "/sign-out"): lambda _, name: Ask("/sign-out", elsewhere=303),
     ("GET", "/deliveries"): lambda _, name: Ask("/deliveries", elsewhere=200),
