@@ -1,7 +1,7 @@
-"""Test events and redrives, requested by API or page: permission, execution and audit entry."""
+"""Test events, redrives and records of dead events, requested by API or page: permission, execution and audit entry."""
 
 from dispatcher.config.webhooks import Channel, WebhookConfig
-from dispatcher.console.model import DeadQuery, Person, RedriveJob, TestResult
+from dispatcher.console.model import DeadFact, DeadQuery, DeadRecord, Person, RedriveJob, TestResult
 from dispatcher.console.services import Services
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import NotAllowed, NotFound
@@ -67,3 +67,19 @@ async def redrive(
         details={"job": job.id, "events": job.total, "chosen": ids is not None},
     )
     return job
+
+
+async def open_record(services: Services, person: Person, dead_id: str) -> tuple[DeadFact, DeadRecord]:
+    """Returns a dead event with its record, for operators, and records in the audit log who has seen it.
+
+    Raises:
+        NotAllowed: the person is no admin of all organisations: an unreadable record belongs to nobody.
+        NotFound: it is no dead event, or no longer in the topic.
+        DispatcherError: the broker can't be reached.
+    """
+    if not person.is_admin or person.orgs is not None:
+        raise NotAllowed("records of dead events are for admins of all organisations")
+    fact = services.dead_events.get(dead_id, orgs=None)
+    record = await services.dead_events.record(dead_id)
+    await services.audit.record(AuditAction.OPEN, by=person.name, tenant=fact.tenant, details={"dead_event": dead_id})
+    return fact, record

@@ -244,6 +244,16 @@ class RedriveJob:
         return self.state in ("done", "stopped", "failed")
 
 
+@dataclass(frozen=True, slots=True)
+class DeadRecord:
+    """A dead event's record as it is in the dead-letter topic. It may contain personal data: for operators only."""
+
+    key: bytes | None = field(repr=False)
+    value: bytes | None = field(repr=False)
+    headers: tuple[tuple[str, bytes | None], ...] = field(repr=False)
+    """Those of the original record, then the dispatcher's own."""
+
+
 # Delivered events, from the history store and the topic of events
 
 

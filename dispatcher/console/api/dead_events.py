@@ -1,5 +1,7 @@
 """Handlers for dead events and their redrive."""
 
+import base64
+
 from dispatcher.console import actions
 from dispatcher.console.api.deliveries import moment, moment_or_none, origin_model
 from dispatcher.console.api.models import (
@@ -8,6 +10,8 @@ from dispatcher.console.api.models import (
     DeadEventPage,
     DeadFilter,
     DeadList,
+    DeadRecordModel,
+    RecordHeader,
     RedriveModel,
     RedriveOrder,
 )
@@ -42,6 +46,16 @@ async def list_dead_events(call: Call[DeadList, Empty]) -> Reply:
 
 async def get_dead_event(call: Call[Empty, Empty]) -> Reply:
     return Reply(_event(call.services.dead_events.get(call.id, orgs=call.person.orgs), call.person))
+
+
+async def get_dead_record(call: Call[Empty, Empty]) -> Reply:
+    _, record = await actions.open_record(call.services, call.person, call.id)
+    headers = tuple(RecordHeader(name=name, value=_base64(value)) for name, value in record.headers)
+    return Reply(DeadRecordModel(id=call.id, key=_base64(record.key), value=_base64(record.value), headers=headers))
+
+
+def _base64(value: bytes | None) -> str | None:
+    return None if value is None else base64.b64encode(value).decode()
 
 
 async def redrive(call: Call[Empty, RedriveOrder]) -> Reply:

@@ -131,6 +131,10 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
         dead_events.get_dead_event, Empty, Empty, models.DeadEventModel, places=_DEAD,
     ),
     Route(
+        "GET", "/dead-events/{id}/record", "getDeadRecord", "The record of a dead event, an unreadable one too.",
+        _ADMIN, dead_events.get_dead_record, Empty, Empty, models.DeadRecordModel, places=_DEAD, is_for_all_orgs=True,
+    ),
+    Route(
         "POST", "/dead-events/redrive", "redrive", "Send some or all of a tenant's dead events again.", _ADMIN,
         dead_events.redrive, Empty, models.RedriveOrder, models.RedriveModel, 202, error_statuses=frozenset({404}),
     ),

@@ -4,6 +4,7 @@ from aiohttp import web
 
 from dispatcher.console.pages import (
     dead_events,
+    dead_record,
     deleted_webhooks,
     deliveries,
     edit,
@@ -49,5 +50,6 @@ def add_to(app: web.Application, services: Services) -> None:
         notifications,
         deleted_webhooks,
         scope_search,
+        dead_record,
     ):
         page.add_to(app, renderer)

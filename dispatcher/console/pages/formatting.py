@@ -88,6 +88,7 @@ ACTIONS: Final = {
     "resume": "Resumed",
     "test": "Sent a test event",
     "redrive": "Sent events again",
+    "open": "Opened a dead event",
     "token_create": "Made an API token",
     "token_revoke": "Revoked an API token",
     "rotate": "Encrypted secrets anew",

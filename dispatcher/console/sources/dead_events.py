@@ -12,11 +12,12 @@ from typing import Final
 import structlog
 
 from dispatcher.config.settings import Settings
-from dispatcher.console.model import DeadPage, DeadQuery, RedriveJob
+from dispatcher.console.model import DeadPage, DeadQuery, DeadRecord, RedriveJob
 from dispatcher.console.sources.dead_event_index import DeadEventIndex, place_of
 from dispatcher.console.sources.redrive_jobs import ANSWER_S, RATE, RedriveJobs, RunningJob
+from dispatcher.contract.records import Record
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.errors import NotFound
+from dispatcher.errors import DispatcherError, NotFound
 from dispatcher.kafka.history_topic import open_history
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.redrive import Redrive, RedriveTally, Selection
@@ -71,6 +72,21 @@ class DeadLetterReader:
     def search(self, query: DeadQuery, *, orgs: Orgs) -> DeadPage:
         """Returns a page of the kept dead events, and whether more may match than are kept."""
         return replace(self.memory.search(query, orgs=orgs), is_complete=self.problem is None)
+
+    async def record(self, dead_id: str) -> DeadRecord:
+        """Reads the record of a dead event of any organisation.
+
+        Raises:
+            NotFound: it is no dead event, or no longer in the topic.
+            DispatcherError: the broker can't be reached.
+        """
+        self.get(dead_id, orgs=None)
+        try:
+            async with asyncio.timeout(ANSWER_S), open_topic(self._kafka, self._topic) as topic:
+                record: Record = await topic.record_at(*place_of(dead_id))
+        except TimeoutError:
+            raise DispatcherError("the broker does not answer: try again in a moment") from None
+        return DeadRecord(record.key, record.value, tuple((name, value) for name, value in record.headers))
 
     async def run(self) -> None:
         """Tails the topic and runs the jobs until cancelled."""

@@ -110,6 +110,8 @@ class AuditAction(StrEnum):
     RESUME = "resume"
     TEST = "test"
     REDRIVE = "redrive"
+    OPEN = "open"
+    """The record of a dead event was shown or downloaded."""
     TOKEN_CREATE = "token_create"
     TOKEN_REVOKE = "token_revoke"
     NOTIFY = "notify"

@@ -95,6 +95,7 @@ REQUESTS: dict[str, Callable[[Luma], Request]] = {
     "getWaiting": lambda luma: Request(f"/webhooks/{luma.webhook_id}/waiting"),
     "listDeadEvents": lambda luma: Request(f"/dead-events?org={LUMA.org}&sandbox={LUMA.sandbox}", is_list=True),
     "getDeadEvent": lambda luma: Request("/dead-events/0-1"),
+    "getDeadRecord": lambda luma: Request("/dead-events/0-1/record"),
     "redrive": lambda luma: Request(
         "/dead-events/redrive", {"org": LUMA.org, "sandbox": LUMA.sandbox, "events": {"select": "ids", "ids": ["0-1"]}}
     ),

@@ -22,6 +22,7 @@ from dispatcher.console.model import (
     DeadFact,
     DeadPage,
     DeadQuery,
+    DeadRecord,
     LaneFact,
     Outcomes,
     RedriveJob,
@@ -294,6 +295,9 @@ def dead_facts() -> list[DeadFact]:
     return sorted(facts, key=lambda fact: -fact.died_at)
 
 
+UNREADABLE = b"\x00\x00\x00\x01\x2a" + b"Obj\x01 avro.schema \xc3\x28 <script>alert(1)</script>" * 9
+
+
 class SceneryDeadEvents:
     """The dead-letter topic of this world. A redrive is done at the third look."""
 
@@ -325,6 +329,10 @@ class SceneryDeadEvents:
             if fact.id == dead_id and (orgs is None or (fact.tenant is not None and fact.tenant.org in orgs)):
                 return fact
         raise NotFound("there is no such dead event")
+
+    async def record(self, dead_id: str) -> DeadRecord:
+        self.get(dead_id, orgs=None)
+        return DeadRecord(b"order-1047", UNREADABLE, (("source", b"importer"), ("feedback-reason", b"unreadable")))
 
     def count(self, tenant: TenantKey, since: float) -> int:
         return sum(fact.tenant == tenant and not fact.redriven and fact.died_at >= since for fact in self.facts)

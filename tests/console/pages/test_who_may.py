@@ -66,6 +66,10 @@ ROUTES: Mapping[tuple[str, str], Callable[[str, str], Ask]] = {
     ("GET", "/dead-events"): lambda _, name: Ask("/dead-events", elsewhere=200),
     ("POST", "/dead-events/confirm"): lambda _, name: Ask("/dead-events/confirm", {"id": "1-999"}, True, 422),
     ("POST", "/dead-events/redrive"): lambda _, name: Ask("/dead-events/redrive", {"id": "1-999"}, True, 422),
+    ("GET", "/dead-events/{dead_id}"): lambda _, name: Ask("/dead-events/1-999", admins_only=True, elsewhere=403),
+    ("GET", "/dead-events/{dead_id}/download"): lambda _, name: Ask(
+        "/dead-events/1-999/download", admins_only=True, elsewhere=403
+    ),
     ("GET", "/reference"): lambda _, name: Ask("/reference", elsewhere=200),
     ("GET", "/jobs"): lambda _, name: Ask("/jobs?job=canary"),
     ("POST", "/jobs/{job_id}/stop"): lambda _, name: Ask("/jobs/canary/stop", {}, True),
@@ -201,7 +205,7 @@ async def test_every_route_checks_role_and_organisation(stage: Stage, route: tup
         await stage.services.webhooks.delete(webhook.id, expected_version=1, by="operator", orgs=None)
     stage.dead_events.facts = [*dead_facts(), replace(dead_facts()[0], id="1-999", tenant=LUMA)]
     stage.dead_events.jobs["canary"] = RedriveJob("canary", LUMA, "operator", 0.0, 1)
-    success = {404} if route in NOTHING_IS_KEPT else {200, 303}
+    success = {404} if route in NOTHING_IS_KEPT else {403} if "{dead_id}" in route[1] else {200, 303}
     await check(stage, route[0], ROUTES[route](webhook.id, name), webhook, success)
 
 

@@ -280,3 +280,16 @@ async def test_jobs_that_are_long_past_are_forgotten(
     with pytest.raises(NotFound, match="long past"):
         log.job(jobs[0].id, orgs=None)
     assert log.job(jobs[2].id, orgs=None).state == "done"
+
+
+async def test_the_record_of_an_unreadable_event_is_read_whole(log: DeadLetterReader, grave: Grave) -> None:
+    value = b"\x00\xff no event"
+    await grave.dead_letter(reason=DeadReason.UNREADABLE, value=value, headers=(("source", b"importer"),))
+    await until(lambda: log.search(ALL, orgs=None).total == 1, "the dead event")
+    dead_id = log.search(ALL, orgs=None).items[0].id
+    record = await log.record(dead_id)
+    assert (record.value, dict(record.headers)["source"]) == (value, b"importer")
+    assert dict(record.headers)["feedback-reason"] == DeadReason.UNREADABLE.value.encode()
+    for absent in ("0-999", "99-0", "x"):
+        with pytest.raises(NotFound):
+            await log.record(absent)

@@ -115,3 +115,23 @@ class RedriveModel(ResponseModel):
     """true once the job was stopped; its running batch is still finished."""
     finished_at: datetime | None
     problem: str
+
+
+class RecordHeader(ResponseModel):
+    """A header of a Kafka record."""
+
+    name: str
+    value: str | None
+    """Base64."""
+
+
+class DeadRecordModel(ResponseModel):
+    """The record of a dead event as it is in the dead-letter topic. It may contain personal data."""
+
+    id: str
+    key: str | None
+    """Base64."""
+    value: str | None
+    """Base64."""
+    headers: tuple[RecordHeader, ...]
+    """Those of the original record, then the dispatcher's own."""
