@@ -13,7 +13,7 @@ from playwright.async_api import async_playwright
 from dispatcher.console.model import AttemptQuery
 from tests.console.pages.browsing import CHROMIUM, PHONE, Window, launched, window
 from tests.console.pages.sample_world import CONTOSO, EXPLAINED_ID, LUMA, dead_facts
-from tests.console.pages.stage import Stage, staged
+from tests.console.pages.stage import Stage, add_rotated_webhook, add_webhook, staged
 
 TARGET = Path(__file__).parents[3] / "docs" / "screenshots"
 TALLEST = 2400
@@ -47,6 +47,9 @@ async def shots(stage: Stage, shown: Window, look: str, only: str, target: Path)
     await shoot_named("sign-in")
     await shown.sign_in(await stage.token())
     delivered = EXPLAINED_ID
+    rotated = await add_rotated_webhook(stage, "prod")
+    deleted = await add_webhook(stage, "stage")
+    await stage.services.webhooks.delete(deleted.id, expected_version=1, by="Jana Novák", orgs=None)
     for name, path in {
         "inventory": "/",
         "overview": stage.path(LUMA),
@@ -67,6 +70,10 @@ async def shots(stage: Stage, shown: Window, look: str, only: str, target: Path)
         "resend": stage.path(CONTOSO, "/resend?range=24h"),
         "jobs": "/jobs",
         "delete": stage.path(LUMA, "/delete"),
+        "signing-secrets": f"/webhooks/{rotated.id}/configuration",
+        "deleted": "/deleted-webhooks",
+        "scope": "/scope",
+        "dead-record": f"/dead-events/{dead_facts()[0].id}",
         "not-found": "/webhooks/none",
     }.items():
         if only in name:

@@ -3,14 +3,17 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from dispatcher.config.secrets import Secret, SecretSource
 from dispatcher.config.settings import Settings
+from dispatcher.console.model import Person
 from dispatcher.console.pages import event_explanation
 from dispatcher.console.server import ConsoleServer
 from dispatcher.console.services import Services
+from dispatcher.console.signing_secrets import generate_signing_secret
 from dispatcher.console.sources.history import HistoryLookup
 from dispatcher.console.sources.test_sender import SampleSender
 from dispatcher.contract.tenant import TenantKey
@@ -128,3 +131,19 @@ async def _fill(stage: Stage) -> None:
                 stored.id, config, expected_version=1, by="Jana Novák", orgs=None
             )
         stage.webhooks[stored.tenant] = stored
+
+
+async def add_webhook(stage: Stage, sandbox: str, **others: Any) -> StoredWebhook:
+    """Adds a webhook of an organisation that the scenery doesn't have."""
+    draft = {"name": f"Fourth Coffee {sandbox}", "org": "F0C4@AdobeOrg", "sandbox": sandbox, **others}
+    draft["url"] = "https://hooks.fourthcoffee.example/feedback"
+    config = await stage.services.webhooks.resolve(draft, webhook_id=None, orgs=None)
+    return await stage.services.webhooks.create(config, by="operator", orgs=None)
+
+
+async def add_rotated_webhook(stage: Stage, sandbox: str) -> StoredWebhook:
+    """Adds a webhook with three signing secrets, of which one ends within a week."""
+    operator, webhook = Person("token:1", "Jana Novák", Role.ADMIN, None), await add_webhook(stage, sandbox)
+    for end_older_in in (None, timedelta(days=7), None):
+        made = await generate_signing_secret(stage.services, operator, webhook.id, "hmac", end_older_in=end_older_in)
+    return made.webhook

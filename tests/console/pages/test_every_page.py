@@ -10,8 +10,8 @@ from playwright.async_api import Browser
 
 from dispatcher.stores.sql.records import Role
 from tests.console.pages.browsing import PHONE, window
-from tests.console.pages.sample_world import CONTOSO, EXPLAINED_ID, FABRIKAM, LUMA, NORTHWIND
-from tests.console.pages.stage import Stage
+from tests.console.pages.sample_world import CONTOSO, EXPLAINED_ID, FABRIKAM, LUMA, NORTHWIND, dead_facts
+from tests.console.pages.stage import Stage, add_rotated_webhook, add_webhook
 
 CUT_TABLES = "[...document.querySelectorAll('.table-card')].map((one) => one.scrollWidth - one.clientWidth).filter((px) => px > 0)"
 LOOKS = {"light": ("light", None), "dark": ("dark", None), "phone": ("light", PHONE)}
@@ -44,6 +44,20 @@ def _paths(stage: Stage) -> list[str]:
     ]
 
 
+async def _more_paths(stage: Stage, look: str) -> list[str]:
+    """Pages of a deleted webhook, of one whose signing secrets end, and of a dead event's record."""
+    deleted = await add_webhook(stage, f"deleted-{look}")
+    await stage.services.webhooks.delete(deleted.id, expected_version=1, by="Jana Novák", orgs=None)
+    rotated = await add_rotated_webhook(stage, f"rotated-{look}")
+    return [
+        "/deleted-webhooks",
+        f"/deleted-webhooks/{deleted.id}/erase",
+        f"/webhooks/{rotated.id}/configuration",
+        "/scope?q=luma&back=/audit",
+        f"/dead-events/{dead_facts()[0].id}",
+    ]
+
+
 @pytest.mark.parametrize("look", LOOKS)
 async def test_every_page_is_accessible_and_whole(browser: Browser, stage: Stage, look: str) -> None:
     scheme, size = LOOKS[look]
@@ -52,7 +66,8 @@ async def test_every_page_is_accessible_and_whole(browser: Browser, stage: Stage
         found = {"/sign-in": await shown.violations()}
         await shown.sign_in(await stage.token())
         # The reference is long: axe takes seconds for it.
-        for path in [*_paths(stage), *(["/reference"] if look == "phone" else [])]:
+        more = await _more_paths(stage, look)
+        for path in [*_paths(stage), *more, *(["/reference"] if look == "phone" else [])]:
             assert await shown.go(path) == 200, path
             found[path] = await shown.violations()
             wider = await shown.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")

@@ -1,10 +1,12 @@
-"""The configuration page generates a signing secret, shown once, and has code that verifies requests."""
+"""Signing secrets, deletion and its undo, and the form over the end of a session, in a browser."""
+
+import asyncio
 
 from playwright.async_api import Browser, expect
 
-from tests.console.pages.browsing import window
+from tests.console.pages.browsing import PHONE, window
 from tests.console.pages.sample_world import EXPLAINED_ID, LUMA, LUMA_STAGE
-from tests.console.pages.stage import Stage
+from tests.console.pages.stage import Stage, add_rotated_webhook, add_webhook
 
 
 async def test_a_generated_secret_is_shown_once(browser: Browser, stage: Stage) -> None:
@@ -24,6 +26,77 @@ async def test_a_generated_secret_is_shown_once(browser: Browser, stage: Stage) 
         config = await stage.services.webhooks.for_delivery(stage.webhooks[LUMA_STAGE].id, orgs=None)
         assert config.signing is not None
         assert [one.reveal()[:5] for one in config.signing.secrets] == [b"whsk_", b"whsec"]
+        await expect(page.locator("#made-title + p")).to_contain_text("with the older secrets until")
+
+
+async def test_the_older_secrets_are_listed_with_their_end_and_can_end_at_once(browser: Browser, stage: Stage) -> None:
+    webhook = await add_rotated_webhook(stage, "prod")
+    async with window(browser, stage.base, size=PHONE) as shown:
+        page, rows = shown.page, shown.page.locator("section:has(#signing-title) tbody tr")
+        await shown.sign_in(await stage.token())
+        await shown.go(f"/webhooks/{webhook.id}/configuration")
+        assert [(" UTC" in text, "End in 24 h" in text) for text in await rows.all_inner_texts()] == [
+            (True, False), (True, True), (True, False),
+        ]  # fmt: skip
+        await expect(rows.nth(0)).to_contain_text("newest: no end")
+        await expect(rows.nth(1)).to_contain_text("no end")
+        await rows.nth(2).get_by_role("button", name="now").click()
+        await expect(page.locator("main")).to_contain_text("The secret was erased.")
+        await rows.nth(1).get_by_role("button", name="End in 24 h").click()
+        await expect(page.locator("main")).to_contain_text("The secret ends in 24 hours by itself.")
+        assert await rows.count() == 2
+        await expect(rows.nth(1)).not_to_contain_text("no end")
+        assert await shown.violations() == []
+
+
+async def test_a_deleted_webhook_is_restored_and_a_new_one_is_in_the_way(browser: Browser, stage: Stage) -> None:
+    webhook = await add_webhook(stage, "restored")
+    async with window(browser, stage.base) as shown:
+        page, main = shown.page, shown.page.locator("main")
+        shown.ignored = ("409",)
+        await shown.sign_in(await stage.token())
+        await shown.go(f"/webhooks/{webhook.id}/delete")
+        await expect(main).to_contain_text("It can be restored for 30 days with its secrets")
+        await page.get_by_role("button", name="Delete webhook").click()
+        await expect(main).to_contain_text("The webhook was deleted. It can be restored for 30 days.")
+        new = await add_webhook(stage, "restored")
+        await page.get_by_role("button", name=f"Restore {webhook.name}").click()
+        await expect(main).to_contain_text("This organisation and sandbox have a new webhook: delete that first")
+        await stage.services.webhooks.delete(new.id, expected_version=1, by="test", orgs=None)
+        await stage.services.webhooks.erase(new.id, by="test", orgs=None)
+        await shown.go("/deleted-webhooks")
+        await page.get_by_role("button", name=f"Restore {webhook.name}").click()
+        await expect(main).to_contain_text("The webhook was restored.")
+        await shown.go(f"/webhooks/{webhook.id}/delete")
+        await page.get_by_role("button", name="Delete webhook").click()
+        await page.get_by_role("link", name=f"Delete for good… {webhook.name}").click()
+        await page.get_by_role("button", name="Delete for good").click()
+        await expect(main).to_contain_text("The secrets were erased: that webhook can’t be restored any more.")
+        assert webhook.name not in await main.inner_text()
+
+
+async def test_what_is_typed_when_the_session_ends_comes_back(browser: Browser, stage: Stage) -> None:
+    """The preview notices first; after the sign-in the form opens by itself."""
+    sessions = stage.server._sessions
+    real = sessions._clock
+    token = await stage.token()
+    async with window(browser, stage.base) as shown:
+        page = shown.page
+        shown.ignored = ("401",)
+        await shown.sign_in(token)
+        await shown.go("/webhooks/new")
+        sessions._clock = lambda: real() + 366 * 86_400
+        try:
+            await page.fill("#f-name", "Typed before the session ended")
+            await expect(page.locator("body")).to_contain_text("Your session has ended.")
+            assert await shown.violations() == []
+            await page.fill("#token", token)
+            await page.get_by_role("button", name="Sign in", exact=True).click()
+            await expect(page.locator("#f-name")).to_have_value("Typed before the session ended")
+            await expect(page.locator("main")).to_contain_text("Nothing was saved yet: what you entered is here.")
+            page.once("dialog", lambda dialog: asyncio.ensure_future(dialog.accept()))
+        finally:
+            sessions._clock = real
 
 
 async def test_the_code_to_verify_requests_is_copied_with_a_button(browser: Browser, stage: Stage) -> None:
