@@ -18,7 +18,7 @@ from dispatcher.console.api_errors import ApiError
 from dispatcher.console.login_throttle import LoginThrottle, client_address, is_trusted
 from dispatcher.console.model import Person
 from dispatcher.console.oidc import IssuerUnavailable, Oidc, TokenRefused
-from dispatcher.console.request_body import MAX_KEPT_BODY, form_body
+from dispatcher.console.request_body import MAX_KEPT_BODY, MAX_PUBLIC_BODY, form_body
 from dispatcher.console.services import PERSON, RENDERERS, SignIn
 from dispatcher.console.sessions import CookieTooLarge, Handshake, Session, Sessions
 
@@ -59,7 +59,7 @@ class Login:
         return await self._respond_page(request, _next(request.query.get("next", "/")))
 
     async def _by_token(self, request: web.Request) -> web.StreamResponse:
-        form = await form_body(request, before_sign_in=MAX_KEPT_BODY)
+        form = await form_body(request, before_sign_in=MAX_KEPT_BODY if "kept" in request.query else MAX_PUBLIC_BODY)
         next_path, kept = _next(form.get("next", "/")), form.get("kept", "")
         # Looked at before the throttle: failures of others at the same address never refuse a token that holds.
         person = await self._access.person_of_token(form.get("token", "").strip())

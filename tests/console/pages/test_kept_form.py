@@ -1,6 +1,7 @@
 """A form survives the end of its session, for its author only, and with no secret in the clear."""
 
 import re
+import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -73,14 +74,14 @@ async def test_after_a_new_sign_in_the_form_is_back_and_can_be_saved(stage: Stag
         status, page = await fetch(session, path, form)
         assert status == 401
         assert "Your session has ended." in page
-        status, page = await fetch(session, "/sign-in", {"token": "fdt_wrong", "kept": value_in(page, "kept")})
+        status, page = await fetch(session, "/sign-in?kept", {"token": "fdt_wrong", "kept": value_in(page, "kept")})
         assert status == 401
         status, page = await fetch(session, "/webhooks/kept-form", {"kept": value_in(page, "kept")})  # too early
         assert (status, "Your session has ended." in page) == (401, True)
         kept = value_in(page, "kept")
         assert SECRET not in page
         assert TYPED["name"] not in page
-        status, page = await fetch(session, "/sign-in", {"token": token, "kept": kept})
+        status, page = await fetch(session, "/sign-in?kept", {"token": token, "kept": kept})
         assert (status, "Continue with the form" in page) == (200, True)
         status, page = await fetch(session, "/webhooks/kept-form", {"kept": value_in(page, "kept")})
         assert status == 200
@@ -123,6 +124,19 @@ async def test_another_person_can_not_open_it(stage: Stage) -> None:
         assert (status, TYPED["name"] in page) == (404, False)
         status, page = await fetch(session, "/webhooks/new", form)  # the CSRF token is of another session
         assert (status, TYPED["name"] in page) == (403, False)
+
+
+async def test_a_large_form_is_kept_too(stage: Stage) -> None:
+    """Random text, which can't be compressed: client keys and a thousand campaigns."""
+    token = await stage.token()
+    async with browser(stage, token) as session:
+        form = await typed_in(session, "/webhooks/new") | {"campaign_ids": secrets.token_urlsafe(36_000)}
+        end_sessions(stage)
+        _, page = await fetch(session, "/webhooks/new", form)
+        status, page = await fetch(session, "/sign-in?kept", {"token": token, "kept": value_in(page, "kept")})
+        assert status == 200
+        _, page = await fetch(session, "/webhooks/kept-form", {"kept": value_in(page, "kept")})
+        assert form["campaign_ids"] in page
 
 
 @pytest.mark.parametrize("owner", ["", "x", "gAAAAA", "\ud800"])
