@@ -8,7 +8,6 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
 from itertools import islice
@@ -227,20 +226,14 @@ class Signing(_Model):
         end = self.ends.get(secret.fingerprint()) if self.ends else None
         return None if end is None else end.timestamp()
 
-    def without_ended(self, now: datetime) -> Self:
-        """Returns the same without the secrets whose end has passed."""
-        return self._without({fingerprint for fingerprint, end in self.ends.items() if end <= now})
+    def count_at(self, now: float) -> int:
+        """Returns how many secrets sign at a time, in Unix seconds."""
+        return len(self.secrets) - sum(end.timestamp() <= now for end in self.ends.values())
 
     def without_dated(self) -> Self:
         """Returns the same without the secrets that have an end."""
-        return self._without(set(self.ends))
-
-    def _without(self, dated: set[str]) -> Self:
-        if not dated:
-            return self
-        secrets = [self.secrets[0], *(one for one in self.secrets[1:] if one.fingerprint() not in dated)]
-        ends = {fingerprint: end for fingerprint, end in self.ends.items() if fingerprint not in dated}
-        return self.model_copy(update={"secrets": secrets, "ends": ends})
+        secrets = [self.secrets[0], *(one for one in self.secrets[1:] if one.fingerprint() not in self.ends)]
+        return self.model_copy(update={"secrets": secrets, "ends": {}})
 
 
 class ClientTls(_Model):

@@ -208,7 +208,7 @@ def shown_headers(pending: PendingDelivery, now: float) -> Iterator[tuple[str, s
     """
     config = pending.webhook.config
     endpoint = Endpoint.of(config)
-    count = 0 if config.signing is None else len(config.signing.secrets)
+    count = 0 if config.signing is None else config.signing.count_at(now)
     signer = Signer(tuple(lambda _: MASKED for _ in range(count))) if count else None
     token: Header | None = None
     if isinstance(config.auth, JwtAuth):

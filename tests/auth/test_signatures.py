@@ -169,6 +169,7 @@ def test_an_old_secret_signs_until_its_end_and_not_a_second_longer() -> None:
     ends = {old.fingerprint(): at(2000), older.fingerprint(): at(1000)}
     dated = Signer.of(Signing(secrets=[new, old, older], ends=ends))
     assert dated is not None
+    assert [Signing(secrets=[new, old, older], ends=ends).count_at(now) for now in (999, 1000, 2000)] == [3, 2, 1]
     for timestamp, count in ((999, 3), (1000, 2), (1999, 2), (2000, 1), (999_999, 1), (999, 3)):
         signatures = dated.sign("msg_1", timestamp, b"{}").split()
         assert len(signatures) == count, timestamp
