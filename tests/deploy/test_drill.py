@@ -21,7 +21,10 @@ from aiokafka.admin import NewTopic
 
 from dispatcher.config.secrets import Secret
 from dispatcher.demo.child_process import free_ports
+from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.migrate import upgrade
+from dispatcher.stores.sql.repository import WebhookRepository
 from tests.deploy.prometheus import answered, query, scraping
 from tests.deploy.runbooks import NO_SUCH_COMMAND, World
 from tests.deploy.test_live_data import Notified, people
@@ -43,6 +46,7 @@ from tests.kafka.apache_kafka import ApacheKafka
 from tests.kafka.server_properties import Listener
 from tests.stores.kubelet import MountedVolume
 from tests.stores_sql.conftest import postgres
+from tests.stores_sql.examples import plain
 from tests.stores_sql.postgres import Postgres
 
 __all__ = ["postgres"]
@@ -407,6 +411,11 @@ def _dispatcher(scene: Stage, broker: ApacheKafka) -> Dispatcher:
 async def _with_database(scene: Stage, postgres: Postgres, database: SlowDatabase) -> Dispatcher:
     url = await postgres.fresh_database()
     await upgrade(Secret(url.encode()))
+    webhooks = Database(Secret(url.encode()))
+    try:  # without any DispatcherNoWebhooks would fire
+        await WebhookRepository(webhooks, Encryption([])).create(plain(), by="the drill", orgs=None)
+    finally:
+        await webhooks.close()
     (scene.directory / "url").write_text(url.replace(f":{postgres.port}/", f":{database.port}/"))
     settings = scene.settings | {
         "webhooks": {"store": "sql", "url": {"file": str(scene.directory / "url")}, "cache_ttl": "1s"}

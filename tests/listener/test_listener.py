@@ -2,13 +2,15 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, MutableMapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_network
+from typing import Any
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from dispatcher import listener
 from dispatcher.errors import DispatcherError
@@ -257,6 +259,36 @@ async def test_a_trusted_proxy_stands_for_many() -> None:
             client.send(HEAD)
             await client.answer()
         assert port.listener.connections == 10
+
+
+@pytest.mark.parametrize("trusted", ["127.0.0.9/32", "127.0.0.8/31", "2001:db8::/32", "::ffff:127.0.0.9/128"])
+async def test_trust_in_a_proxy_is_no_trust_in_others(trusted: str) -> None:
+    async with running(trusted=[ip_network(trusted)], limit_of_peer=2) as port:
+        clients = [await port.client(local="127.0.0.7") for _ in range(6)]
+        await port.until(lambda: sum(client.is_open for client in clients) == 2)
+        assert port.listener.connections == 2
+
+
+@pytest.mark.usefixtures("short")
+async def test_closed_connections_are_reported_together_and_not_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    with capture_logs() as lines:
+        async with running() as port:
+
+            def reports() -> list[MutableMapping[str, Any]]:
+                return [line for line in lines if line["event"].startswith("connections were closed")]
+
+            for _ in range(3):
+                client = await port.client()
+                assert (await client.rest()).startswith(b"HTTP/1.1 408 ")
+            await port.until(lambda: len(reports()) == 1)
+            await asyncio.sleep(0.2)  # ten sweeps
+            assert len(reports()) == 1, "the next one is due in a minute"
+            monkeypatch.setattr(listener, "_REPORT_EVERY_S", 0.0)
+            await port.until(lambda: len(reports()) == 2)
+            await asyncio.sleep(0.2)
+            assert len(reports()) == 2, "nothing was closed since"
+    assert sum(line["head_timeout"] for line in reports()) == 3
+    assert {line["port"] for line in reports()} == {"ops"}
 
 
 def test_the_limit_leaves_descriptors_for_deliveries(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,13 +6,15 @@ import io
 import json
 import threading
 import zlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from dispatcher.console import request_body
 from dispatcher.console.api import route
-from dispatcher.console.request_body import MAX_BODY, MAX_FIELDS, MAX_PUBLIC_BODY, MAX_VALUES
+from dispatcher.console.api_errors import ApiError
+from dispatcher.console.request_body import MAX_BODY, MAX_FIELDS, MAX_KEPT_BODY, MAX_PUBLIC_BODY, MAX_VALUES
 from dispatcher.errors import MAX_PROBLEMS
 from dispatcher.stores.sql import repository
 from tests.console.api.conftest import Client, Console
@@ -139,7 +141,7 @@ async def test_a_large_form_is_parsed_beside_the_event_loop(console: Console, mo
         (b"token=" + "\u2603".encode() * 3000, FORM, 401),
         (b"&" * MAX_PUBLIC_BODY, FORM, 413),
         (b"a=b&" * MAX_FIELDS, FORM, 413),
-        (b"token=" + b"x" * MAX_PUBLIC_BODY, FORM, 413),
+        (b"token=" + b"x" * MAX_KEPT_BODY, FORM, 413),
         (b"x" * (MAX_BODY + 1), FORM, 413),
         (b"--x\r\n\r\n", {"Content-Type": "multipart/form-data; boundary=x"}, 401),
         (b"--x\r\n\r\n", {"Content-Type": "multipart/form-data"}, 401),
@@ -169,3 +171,37 @@ async def test_a_form_field_with_a_number_of_five_thousand_digits_is_no_bug(cons
     body = b"headers." + b"1" * 5000 + b".name=x"
     answer = await _posted(await console.client(), "/", body, FORM)
     assert answer.status in (303, 401, 403)
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["with its length", "in chunks"])
+async def test_a_body_of_exactly_the_limit_is_read_and_one_byte_more_is_not(console: Console, chunked: bool) -> None:
+    async def pieces(body: bytes) -> AsyncIterator[bytes]:
+        for start in range(0, len(body), 65536):
+            yield body[start : start + 65536]
+
+    async def status(client: Client, path: str, body: bytes, headers: dict[str, str]) -> int:
+        data = pieces(body) if chunked else io.BytesIO(body)
+        return int((await client.post(path, data=data, headers=headers)).status)
+
+    client, stranger = await console.client(), console.stranger()
+    draft = json.dumps(plain_draft(*LUMA, name="NAME")).encode()
+    for size, expected in ((MAX_BODY, 422), (MAX_BODY + 1, 413)):
+        body = draft.replace(b"NAME", b"x" * (size - len(draft) + 4))
+        assert len(body) == size
+        assert await status(client, "/api/v1/webhooks", body, JSON) == expected
+    for size, expected in ((MAX_KEPT_BODY, 401), (MAX_KEPT_BODY + 1, 413)):
+        assert await status(stranger, "/sign-in", b"token=" + b"x" * (size - 6), FORM) == expected
+
+
+@pytest.mark.usefixtures("empty_url")
+def test_the_numbers_of_values_and_fields_have_exact_limits() -> None:
+    assert request_body._json(b"[" + b"0," * (MAX_VALUES - 2) + b"0]")
+    nested = json.dumps({f"k{number}": [number] for number in range((MAX_VALUES - 1) // 2)}).encode()
+    assert request_body._json(nested)
+    for too_many in (b"[" + b"0," * (MAX_VALUES - 1) + b"0]", nested[:-1] + b', "a": [1, 2, 3]}'):
+        with pytest.raises(ApiError) as caught:
+            request_body._json(too_many)
+        assert caught.value.status == 413
+    assert len(request_body._form(b"&".join([b"a=b"] * MAX_FIELDS))) == MAX_FIELDS
+    with pytest.raises(ApiError):
+        request_body._form(b"&".join([b"a=b"] * (MAX_FIELDS + 1)))
