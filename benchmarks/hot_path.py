@@ -348,7 +348,7 @@ async def pipeline(parts: Services) -> AsyncIterator[Step]:
 
 
 @asynccontextmanager
-async def flight(parts: Services) -> AsyncIterator[Step]:
+async def direct_attempt(parts: Services) -> AsyncIterator[Step]:
     """`FastPath.start` with that transport: what `pipeline` does, without a task."""
     deliveries = parts.deliveries(NullTransport())
     made, records, epoch = (
@@ -489,7 +489,7 @@ async def history(parts: Services) -> AsyncIterator[Step]:
     yield step
 
 
-STAGES = (decode, read, encode, deliver, pipeline, flight, consume, post_null, post, whole, history)
+STAGES = (decode, read, encode, deliver, pipeline, direct_attempt, consume, post_null, post, whole, history)
 
 
 def _an_event() -> DeliveryEvent:

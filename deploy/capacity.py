@@ -18,7 +18,7 @@ GUIDE = ROOT / "docs" / "operating.md"
 TEMPLATE = Path(__file__).with_suffix(".md")
 RESULTS = ROOT / "benchmarks" / "results" / "latest.json"
 
-SLOTS = 500
+MOST_IN_FLIGHT = 500
 """Default of delivery.max_in_flight."""
 LIMIT_MIB = 768
 """Default of the chart's memory limit."""
@@ -93,7 +93,7 @@ class Plan:
         return self.mean * (self.load.eligible + self.load.parked * self.load.times_parked)
 
     @property
-    def slots(self) -> float:
+    def in_flight(self) -> float:
         """Requests under way at the peak."""
         return self.posts * self.load.peak * self.load.latency
 
@@ -101,7 +101,7 @@ class Plan:
     def needed(self) -> int:
         """Pods, by the smallest of what bounds them."""
         by_cpu = self.mean * self.load.peak / (self.measured.per_second * HEADROOM)
-        return max(2, math.ceil(by_cpu), math.ceil(self.slots / (SLOTS * HEADROOM)))
+        return max(2, math.ceil(by_cpu), math.ceil(self.in_flight / (MOST_IN_FLIGHT * HEADROOM)))
 
     @property
     def sized(self) -> tuple[int, int]:
@@ -157,10 +157,10 @@ def describe(plan: Plan) -> str:
         egress=_bytes(out),
         egress_at_peak=_bytes(out * load.peak),
         megabits=_count(out * load.peak * 8 / 1000),
-        slots=_count(plan.slots / load.peak),
-        slots_at_peak=_count(plan.slots),
-        slots_of_one=_count(plan.slots / pods),
-        most_slots=SLOTS,
+        in_flight=_count(plan.in_flight / load.peak),
+        in_flight_at_peak=_count(plan.in_flight),
+        in_flight_of_one=_count(plan.in_flight / pods),
+        most_in_flight=MOST_IN_FLIGHT,
         needed=plan.needed,
         pods=pods,
         partitions=partitions,

@@ -97,7 +97,7 @@ def explain(record: Record, webhooks: Sequence[Webhook], limits: Limits, now: fl
     webhook = next((webhook for webhook in webhooks if webhook.tenant == event.tenant), None)
     lines += _event_lines(event, record, retry_state)
     lines += _webhook_lines(event, webhook, len(webhooks))
-    rules = tuple(answers(event, webhook))
+    rules = tuple(rule_answers(event, webhook))
     decided = decide(event, webhook)
     if isinstance(decided, SkipReason):
         lines.append(Line("verdict", "would be skipped", decided.value))
@@ -165,7 +165,7 @@ def _authentication(config: WebhookConfig) -> str:
     return f"a token fetched from the token endpoint ({grant}) in header {auth.header}"
 
 
-def answers(event: DeliveryEvent, webhook: Webhook | None) -> list[RuleAnswer]:
+def rule_answers(event: DeliveryEvent, webhook: Webhook | None) -> list[RuleAnswer]:
     """Returns the answer of every rule, in the order of `eligibility`, also after the first that fails."""
     is_test = bool(event.profile.is_test_execution)
     found = [RuleAnswer(SkipReason.TEST_EXECUTION, not is_test, "a test execution" if is_test else "no test execution")]

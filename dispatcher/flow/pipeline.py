@@ -58,7 +58,7 @@ from dispatcher.telemetry.event_log import EventLog
 log = structlog.get_logger(__name__)
 
 
-class RetryTopics(Protocol):
+class RetrySink(Protocol):
     """Keeps events that can't be delivered now: `kafka.retry_topics`, a layer above."""
 
     @property
@@ -71,7 +71,7 @@ class RetryTopics(Protocol):
         ...
 
 
-class HeldTopic(Protocol):
+class HeldSink(Protocol):
     """Keeps events that wait for a change of configuration: `kafka.held_topic`, a layer above."""
 
     @property
@@ -82,7 +82,7 @@ class HeldTopic(Protocol):
         ...
 
 
-class DeadLetters(Protocol):
+class DeadLetterSink(Protocol):
     """Keeps events that will never be delivered: `kafka.dead_letters`, a layer above."""
 
     async def dead_letter(self, record: Record, retry_state: RetryState, reason: DeadReason, detail: str) -> None:
@@ -97,8 +97,8 @@ class Pipeline:
         self,
         webhooks: WebhookLookup,
         deliveries: Deliverer,
-        retry_topics: RetryTopics,
-        dead_letters: DeadLetters,
+        retry_topics: RetrySink,
+        dead_letters: DeadLetterSink,
         policy: RetryPolicy,
         max_body: int,
         max_record_bytes: int,
@@ -108,7 +108,7 @@ class Pipeline:
         clock: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
         event_log: EventLog | None = None,
-        held_topic: HeldTopic | None = None,
+        held_topic: HeldSink | None = None,
     ) -> None:
         """`held_topic`: where events wait for a change of configuration; None: in the retry tiers."""
         self._event_log = event_log or EventLog()
@@ -300,7 +300,7 @@ class Pipeline:
 
     async def _hold(
         self,
-        held: HeldTopic,
+        held: HeldSink,
         record: Record,
         retry_state: RetryState,
         processing: ProcessingAttempt,

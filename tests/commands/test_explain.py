@@ -18,7 +18,7 @@ from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRec
 from dispatcher.contract.records import Origin, RetryState
 from dispatcher.delivery.lane_scheduler import LaneScheduler
 from dispatcher.flow.decision import eligibility
-from dispatcher.flow.explain import MASKED, Limits, Line, answers, explain
+from dispatcher.flow.explain import MASKED, Limits, Line, explain, rule_answers
 from dispatcher.health import describe_lane
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_rows import rows_of
@@ -119,7 +119,7 @@ def test_the_answers_are_those_of_the_pipeline() -> None:
         document["header"]["webhooksEnabled"] = enabled
         event = read(document)
         for one in webhooks:
-            said = next((answer.reason for answer in answers(event, one) if answer.passes is False), None)
+            said = next((answer.reason for answer in rule_answers(event, one) if answer.passes is False), None)
             assert said == eligibility(event, one), (changes, one)
 
 

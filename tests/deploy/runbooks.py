@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.deploy.tools import RUNBOOKS, debian_tool
 from tests.kafka import maven
 
-STAND_INS = Path(__file__).parent / "stand_ins.py"
+STAND_INS = Path(__file__).parent / "fakes.py"
 NAMES = ("kubectl", "helm", "curl", "kcat", "openssl", "grep",
          "kafka-topics.sh", "kafka-consumer-groups.sh", "kafka-configs.sh", "kafka-get-offsets.sh")  # fmt: skip
 REAL = ("curl", "kcat", "openssl")
@@ -65,7 +65,7 @@ class World:
         without_match.write_text("")
         process = await asyncio.create_subprocess_exec(
             "bash", "-c", script,
-            env=os.environ | {"PATH": f"{self._stand_ins()}:{os.environ['PATH']}", "RUNBOOK_WORLD": str(self._known(without_match))},
+            env=os.environ | {"PATH": f"{self._fakes()}:{os.environ['PATH']}", "RUNBOOK_WORLD": str(self._known(without_match))},
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
         output, _ = await asyncio.wait_for(process.communicate(), 240)
@@ -74,7 +74,7 @@ class World:
         ran = [Ran(line, int(status), text) for line, (text, status) in zip(lines, found, strict=True)]
         return ran, without_match.read_text().splitlines()
 
-    def _stand_ins(self) -> Path:
+    def _fakes(self) -> Path:
         place = self.directory / "stand-ins"
         if not place.exists():
             place.mkdir()

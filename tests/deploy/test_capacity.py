@@ -13,8 +13,8 @@ from deploy.capacity import (
     GUIDE,
     HEADROOM,
     LIMIT_MIB,
+    MOST_IN_FLIGHT,
     RESULTS,
-    SLOTS,
     UNFINISHED,
     UNFINISHED_BYTES,
     Load,
@@ -39,7 +39,7 @@ def test_the_guide_says_what_the_last_benchmark_measured() -> None:
     assert GUIDE.read_text() == written(), "run python -m deploy.capacity --write"
 
 
-def test_the_rate_of_a_pod_is_what_its_core_allows_not_its_slots(
+def test_the_rate_of_a_pod_is_what_its_core_allows_not_its_permits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slow endpoints are part of `Plan`: a rate measured with them would count them twice."""
@@ -62,13 +62,13 @@ def test_the_pods_carry_the_peak_with_headroom(load: Load) -> None:
     pods, partitions = plan.sized
     assert pods >= plan.needed >= 2
     assert pods * MEASURED.per_second * HEADROOM >= load.events_a_day / 86_400 * load.peak
-    assert pods * SLOTS * HEADROOM >= plan.slots
+    assert pods * MOST_IN_FLIGHT * HEADROOM >= plan.in_flight
     assert partitions % pods == 0, "every pod has as many"
     assert partitions >= 3 * pods, "room to grow"
     assert plan.spare > 0
 
 
-def test_what_binds_is_the_core_with_quick_endpoints_and_the_slots_with_slow_ones() -> None:
+def test_what_binds_is_the_core_with_quick_endpoints_and_the_permits_with_slow_ones() -> None:
     needed = [Plan(Load(latency=latency), MEASURED).needed for latency in (0.06, 0.12, 1.2, 2.4)]
     assert needed[0] == needed[1]
     assert needed[2] > needed[1]
@@ -78,7 +78,7 @@ def test_what_binds_is_the_core_with_quick_endpoints_and_the_slots_with_slow_one
 def test_it_reckons_with_the_defaults_of_the_program_and_the_chart() -> None:
     kafka = KafkaSettings(bootstrap_servers="x:1")
     assert (UNFINISHED, UNFINISHED_BYTES) == (kafka.max_unfinished, kafka.max_unfinished_bytes)
-    assert DeliverySettings().max_in_flight == SLOTS
+    assert DeliverySettings().max_in_flight == MOST_IN_FLIGHT
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     assert values["resources"]["limits"]["memory"] == f"{LIMIT_MIB}Mi"
 

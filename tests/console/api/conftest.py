@@ -24,14 +24,14 @@ from dispatcher.stores.sql.tokens import ApiTokens
 from tests.console.api.fakes import (
     LUMA,
     RIVAL,
-    StandInAttempts,
-    StandInDeadEvents,
-    StandInDesk,
-    StandInKeys,
-    StandInLanes,
-    StandInResends,
-    StandInTestEvents,
-    StandInWaiting,
+    FakeAttempts,
+    FakeDeadEvents,
+    FakeDesk,
+    FakeKeys,
+    FakeLanes,
+    FakeResends,
+    FakeTestEvents,
+    FakeWaiting,
 )
 from tests.console.history_store import FilledHistory, history_in
 from tests.stores_sql.conftest import database, empty_url, encryption, postgres, url
@@ -87,13 +87,13 @@ class Console:
     server: ConsoleServer
     services: Services
     session: aiohttp.ClientSession
-    attempts: StandInAttempts
-    lanes: StandInLanes
-    waiting: StandInWaiting
-    dead_events: StandInDeadEvents
-    test_events: StandInTestEvents
-    resends: StandInResends
-    desk: StandInDesk
+    attempts: FakeAttempts
+    lanes: FakeLanes
+    waiting: FakeWaiting
+    dead_events: FakeDeadEvents
+    test_events: FakeTestEvents
+    resends: FakeResends
+    desk: FakeDesk
 
     @property
     def base(self) -> str:
@@ -148,17 +148,17 @@ def start(database: Database, encryption: Encryption, history: FilledHistory) ->
             },
             context=SecretSource(Path("/"), environ=SECRETS).as_context(),
         )
-        made = (StandInAttempts(), StandInLanes(), StandInWaiting(), StandInDeadEvents(), StandInTestEvents())
+        made = (FakeAttempts(), FakeLanes(), FakeWaiting(), FakeDeadEvents(), FakeTestEvents())
         services = Services(
             whole,
             WebhookRepository(database, encryption),
             AuditLog(database),
             ApiTokens(database),
             *made,
-            StandInKeys(),
+            FakeKeys(),
             history.lookup,
-            resends := StandInResends(made[3]),
-            desk := StandInDesk(),
+            resends := FakeResends(made[3]),
+            desk := FakeDesk(),
         )
         jar = aiohttp.DummyCookieJar()
         async with ConsoleServer(services, no_pages) as server, aiohttp.ClientSession(cookie_jar=jar) as session:

@@ -46,7 +46,7 @@ def attempt_of(tenant: TenantKey) -> AttemptFact:
     )  # fmt: skip
 
 
-class StandInAttempts:
+class FakeAttempts:
     problem: str | None = None
 
     def outcomes(self, tenant: TenantKey, window: Window) -> Outcomes:
@@ -68,7 +68,7 @@ class StandInAttempts:
         return None
 
 
-class StandInLanes:
+class FakeLanes:
     def __init__(self) -> None:
         self.enabled: list[TenantKey] = []
         self.is_away = False
@@ -86,7 +86,7 @@ class StandInLanes:
         self.enabled.append(tenant)
 
 
-class StandInWaiting:
+class FakeWaiting:
     is_away = False
 
     async def of(self, tenant: TenantKey) -> Sequence[WaitingTier]:
@@ -102,7 +102,7 @@ def dead_of(tenant: TenantKey, number: int, recipient: str) -> DeadFact:
     )  # fmt: skip
 
 
-class StandInDeadEvents:
+class FakeDeadEvents:
     problem: str | None = None
 
     def __init__(self) -> None:
@@ -160,10 +160,10 @@ class StandInDeadEvents:
         return orgs is None or (fact.tenant is not None and fact.tenant.org in orgs)
 
 
-class StandInResends:
+class FakeResends:
     """Three delivered events match, of which the topic of events has lost one. Its jobs are those of the dead events."""
 
-    def __init__(self, dead_events: StandInDeadEvents) -> None:
+    def __init__(self, dead_events: FakeDeadEvents) -> None:
         self.asked: list[tuple[TenantKey, ResendQuery]] = []
         self._dead_events = dead_events
 
@@ -177,7 +177,7 @@ class StandInResends:
         return job
 
 
-class StandInTestEvents:
+class FakeTestEvents:
     def __init__(self) -> None:
         self.sent: list[WebhookConfig] = []
 
@@ -193,12 +193,12 @@ class StandInTestEvents:
         return TestResult((), "event", "", "", None, 0.0, "", "", "", (("x-environment", "prod"),), '{"a":1}')
 
 
-class StandInKeys:
+class FakeKeys:
     async def document(self, tenant: TenantKey) -> Mapping[str, JsonValue]:
         return {"keys": [{"kid": str(tenant)}]}
 
 
-class StandInDesk:
+class FakeDesk:
     """Notifications: one contact, one message of Luma's."""
 
     problem = None

@@ -1,4 +1,4 @@
-"""One browser, and one console before the scenery for the tests that change nothing."""
+"""One browser, and one console before the sample world for the tests that change nothing."""
 
 import os
 from collections.abc import AsyncIterator
@@ -25,6 +25,6 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest.fixture(scope="module")
 async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
-    """A console with the scenery's webhooks."""
+    """A console with the sample webhooks."""
     async with staged(tmp_path_factory.mktemp("stage")) as running:
         yield running

@@ -114,14 +114,14 @@ def _id_of(found: ARecord) -> str:
 EXPLAINED_ID = _id_of(EXPLAINED)
 
 
-async def record_of_the_scenery(settings: KafkaSettings, origin: Origin) -> ARecord:
+async def record_of_the_sample_world(settings: KafkaSettings, origin: Origin) -> ARecord:
     """Stands in for `decisions.record_at`."""
     if (origin.partition, origin.offset) != (EXPLAINED.partition, EXPLAINED.offset):
         raise NotFound(f"{origin.topic}/{origin.partition} has no offset {origin.offset}: it has 91204 to 130772")
     return EXPLAINED
 
 
-class SceneryAttempts:
+class SampleAttempts:
     """The attempt log of this world."""
 
     problem: str | None = None
@@ -211,7 +211,7 @@ class SceneryAttempts:
         return sorted(facts, key=lambda fact: -fact.at)
 
 
-class SceneryLanes:
+class SampleLanes:
     """The running dispatchers of this world."""
 
     enabled: list[TenantKey]
@@ -235,7 +235,7 @@ class SceneryLanes:
         self.enabled.append(tenant)
 
 
-class SceneryWaiting:
+class SampleWaiting:
     """The retry topics of this world."""
 
     def __init__(self) -> None:
@@ -298,7 +298,7 @@ def dead_facts() -> list[DeadFact]:
 UNREADABLE = b"\x00\x00\x00\x01\x2a" + b"Obj\x01 avro.schema \xc3\x28 <script>alert(1)</script>" * 9
 
 
-class SceneryDeadEvents:
+class SampleDeadEvents:
     """The dead-letter topic of this world. A redrive is done at the third look."""
 
     problem: str | None = None
@@ -373,10 +373,10 @@ class SceneryDeadEvents:
         return job
 
 
-class SceneryResends:
+class SampleResends:
     """Delivered events of this world: 60 match, of which the topic of events has lost 4."""
 
-    def __init__(self, dead_events: SceneryDeadEvents) -> None:
+    def __init__(self, dead_events: SampleDeadEvents) -> None:
         self._dead_events = dead_events
 
     async def check(self, tenant: TenantKey, query: ResendQuery) -> ResendCheck:
@@ -390,7 +390,7 @@ class SceneryResends:
         return job
 
 
-class SceneryTestEvents:
+class SampleTestEvents:
     """Endpoints of this world: Contoso's refuses us. The preview is the real one."""
 
     def __init__(self, settings: Settings) -> None:
@@ -421,6 +421,6 @@ class SceneryTestEvents:
         )  # fmt: skip
 
 
-class SceneryKeys:
+class SampleKeys:
     async def document(self, tenant: TenantKey) -> Mapping[str, JsonValue]:
         return {"keys": []}

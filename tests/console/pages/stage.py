@@ -1,4 +1,4 @@
-"""A running console before the scenery, and browsers to look at it with."""
+"""A running console before the sample world, and browsers to look at it with."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -28,14 +28,14 @@ from dispatcher.stores.sql.repository import WebhookRepository
 from dispatcher.stores.sql.tokens import ApiTokens
 from tests.console.pages.sample_world import (
     DRAFTS,
-    SceneryAttempts,
-    SceneryDeadEvents,
-    SceneryKeys,
-    SceneryLanes,
-    SceneryResends,
-    SceneryTestEvents,
-    SceneryWaiting,
-    record_of_the_scenery,
+    SampleAttempts,
+    SampleDeadEvents,
+    SampleKeys,
+    SampleLanes,
+    SampleResends,
+    SampleTestEvents,
+    SampleWaiting,
+    record_of_the_sample_world,
 )
 
 SECRETS = {"K": "k" * 32, "U": "sqlite+aiosqlite:///x"}
@@ -47,10 +47,10 @@ class Stage:
 
     server: ConsoleServer
     services: Services
-    dead_events: SceneryDeadEvents
-    attempts: SceneryAttempts
-    lanes: SceneryLanes
-    waiting: SceneryWaiting
+    dead_events: SampleDeadEvents
+    attempts: SampleAttempts
+    lanes: SampleLanes
+    waiting: SampleWaiting
     webhooks: dict[TenantKey, StoredWebhook] = field(default_factory=dict)
 
     @property
@@ -88,16 +88,16 @@ async def staged(
     history: HistoryLookup | None = None,
     notifications: NotificationDesk | None = None,
 ) -> AsyncIterator[Stage]:
-    """A console with a database in the directory; with the scenery's webhooks, unless it is to be empty."""
+    """A console with a database in the directory; with the sample webhooks, unless it is to be empty."""
     settings = settings_of() if settings is None else settings
-    real, event_explanation.record_at = event_explanation.record_at, record_of_the_scenery
+    real, event_explanation.record_at = event_explanation.record_at, record_of_the_sample_world
     url = Secret(f"sqlite+aiosqlite:///{directory / 'webhooks.db'}".encode())
     await upgrade(url)
     database = Database(url)
     try:
         webhooks = WebhookRepository(database, Encryption([Secret(new_key().encode())]))
-        made = (SceneryAttempts(), SceneryLanes(), SceneryWaiting(), SceneryDeadEvents([] if is_empty else None))
-        tests = SceneryTestEvents(settings) if test_events is None else test_events
+        made = (SampleAttempts(), SampleLanes(), SampleWaiting(), SampleDeadEvents([] if is_empty else None))
+        tests = SampleTestEvents(settings) if test_events is None else test_events
         services = Services(
             settings,
             webhooks,
@@ -105,9 +105,9 @@ async def staged(
             ApiTokens(database),
             *made,
             tests,
-            SceneryKeys(),
+            SampleKeys(),
             history,
-            SceneryResends(made[3]),
+            SampleResends(made[3]),
             notifications,
         )
         async with ConsoleServer(services) as server:

@@ -10,7 +10,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from dispatcher.config.settings import RetrySettings, Settings
 from dispatcher.console.model import WaitingTier
-from dispatcher.console.sources.waiting import RetryBacklog
+from dispatcher.console.sources.retry_backlog import RetryBacklog
 from dispatcher.contract.records import Origin, RetryState
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.retry_policy import RetryPolicy

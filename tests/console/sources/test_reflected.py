@@ -12,7 +12,7 @@ from dispatcher.console.model import AttemptQuery, DeadQuery
 from dispatcher.console.sources.attempts import AttemptLogReader
 from dispatcher.console.sources.dead_events import DeadLetterReader
 from dispatcher.console.sources.lanes import RunningLanes
-from dispatcher.console.sources.waiting import RetryBacklog
+from dispatcher.console.sources.retry_backlog import RetryBacklog
 from dispatcher.contract.events import DeliveryEvent, read_event
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.kafka.topic_reader import open_topic
