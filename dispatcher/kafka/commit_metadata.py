@@ -6,7 +6,9 @@ checksum of the highest finished record that the commit covers. A log that has a
 another log.
 
 The text is `f2:` and the base64 of the fingerprint (19 bytes in all, usually), then, if anything is finished beyond the
-position, a comma and the runs as `offset_tracker` writes them (`f1:…`). Versions before wrote the runs alone.
+position, a comma and the runs as `offset_tracker` writes them (`f1:…`). Versions before wrote the runs alone. If a log
+was begun at the position and nothing of it is finished, there is no record to name: the text is then `f2:start`, and a
+log that begins lower is another one, since the start of a log only rises.
 """
 
 import base64
@@ -20,6 +22,8 @@ from dispatcher.kafka.offset_tracker import MAX_METADATA_BYTES, OffsetTracker, R
 
 _VERSION: Final = "f2:"
 _CHECKSUM_BYTES: Final = 4
+AT_START: Final = _VERSION + "start"
+"""The metadata of a position at which the log began when it was first read, while nothing of the log is finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,8 @@ class CommittedPosition:
     """Runs of finished offsets beyond the position."""
     fingerprint: Fingerprint | None = None
     """None: the commit doesn't say which log it describes."""
+    is_start: bool = False
+    """The log began here when it was first read, and nothing is finished: a log that begins lower is another one."""
 
     @property
     def end(self) -> int:
@@ -115,6 +121,8 @@ def decode_metadata(position: int, metadata: str) -> CommittedPosition:
     """Reads what `encode_metadata` wrote. Metadata of another maker, or damaged, says nothing but the position."""
     if not metadata.startswith(_VERSION):
         return CommittedPosition(position, tuple(decode_runs(position, metadata)))
+    if metadata == AT_START:
+        return CommittedPosition(position, is_start=True)
     text, _, runs = metadata[len(_VERSION) :].partition(",")
     fingerprint = _decode(position, text)
     if fingerprint is None:

@@ -208,9 +208,10 @@ class LogChecker:
         if partition.restored:
             last = partition.last_read
             fingerprint = partition.fingerprint if last is None else Fingerprint.of(last)
-            return CommittedPosition(partition.next_offset, (), fingerprint)
+            is_start = fingerprint is None and partition.next_offset == partition.log_start
+            return CommittedPosition(partition.next_offset, (), fingerprint, is_start)
         if partition.claim is None and (not self._starts_at_end or partition.tp.topic in self._started_topics):
-            return CommittedPosition(bounds.start)
+            return CommittedPosition(bounds.start, is_start=True)
         return partition.claim
 
     def _check(self, client: GroupClient, partition: Partition, claim: CommittedPosition, bounds: Bounds) -> None:
@@ -219,6 +220,8 @@ class LogChecker:
         try:
             if claim.end > bounds.end and (partition.is_out_of_range or probe is None):
                 self._discard(client, partition, claim, bounds.start, LogLoss.TRUNCATED)
+            elif claim.is_start and bounds.start < claim.position:
+                self._discard(client, partition, claim, bounds.start, LogLoss.REPLACED)
             elif probe is None:
                 self._accept(client, partition, claim, bounds.start)
             else:
@@ -276,7 +279,8 @@ class LogChecker:
         if removed:
             report_removed(self._problems, self._group_id, partition.tp, claim.position, start, removed)
         if not partition.restored:
-            partition.restore(OffsetTracker(begin, claim.finished), claim.fingerprint)
+            log_start = begin if claim.is_start else None
+            partition.restore(OffsetTracker(begin, claim.finished), claim.fingerprint, log_start)
         partition.suspect = partition.is_out_of_range = False
         partition.next_offset = begin
         self._owner.on_readable()
@@ -308,7 +312,7 @@ class LogChecker:
         client.seek(partition.tp, start)
         report_lost_log(self._problems, self._group_id, partition.tp, loss, claim.position, start)
         successor = self._owner.on_log_lost(partition) if partition.restored else partition
-        successor.restore(OffsetTracker(start), None)
+        successor.restore(OffsetTracker(start), None, start)
         successor.source, successor.next_offset = partition.source, start
         successor.suspect = successor.is_out_of_range = False
         self._owner.on_readable()

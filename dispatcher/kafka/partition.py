@@ -15,6 +15,7 @@ from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt
 from dispatcher.delivery.direct_attempt import DirectAttempt
 from dispatcher.delivery.pending_delivery import AttemptResult
 from dispatcher.kafka.commit_metadata import (
+    AT_START,
     CommittedPosition,
     Fingerprint,
     FinishedHere,
@@ -178,6 +179,8 @@ class Partition:
     highest_finished: ConsumerRecord[bytes, bytes] | None = None
     fingerprint: Fingerprint | None = None
     """Of the highest finished record that was known when the partition was restored or last committed."""
+    log_start: int | None = None
+    """Where the log began when it was first read, if that is the position that it was restored to."""
     blocked_since: float | None = None
     """Loop time since when it has had records that can't be begun, and nothing was fetched for it."""
     is_orphan: bool = False
@@ -207,10 +210,11 @@ class Partition:
         """Records may be fetched: to be begun, or to be looked at."""
         return (self.restored and not self.suspect) or self.probe is not None
 
-    def restore(self, tracker: OffsetTracker, fingerprint: Fingerprint | None) -> None:
-        """Sets the tracker and the fingerprint to begin with."""
+    def restore(self, tracker: OffsetTracker, fingerprint: Fingerprint | None, log_start: int | None = None) -> None:
+        """Sets the tracker, and what is known of its log, to begin with."""
         self.tracker = tracker
         self.fingerprint = fingerprint
+        self.log_start = log_start
         self.finished_here = None
         self.restored = True
 
@@ -226,7 +230,12 @@ class Partition:
         position = self.tracker.position
         if position is None or not self.restored:
             return None
-        state = (position, encode_metadata(self.tracker, self._newest_fingerprint(), most_bytes))
+        fingerprint = self._newest_fingerprint()
+        if fingerprint is None and self.log_start is not None:
+            # The tracker may be further on, behind a gap in the offsets. A log that was lost may fill the gap.
+            state = (self.log_start, AT_START if len(AT_START) <= most_bytes else "")
+        else:
+            state = (position, encode_metadata(self.tracker, fingerprint, most_bytes))
         return None if state == self.committed else state
 
     def _newest_fingerprint(self) -> Fingerprint | None:

@@ -434,3 +434,56 @@ async def test_what_fills_a_gap_before_the_position_in_a_truncated_log_is_read(g
 
     assert offsets_begun(bench, begun) == list(range(6, 6 + grown))
     await bench.stop()
+
+
+@virtual_time
+@pytest.mark.parametrize("begins", ["at 7, because of retention", "at 0, with a gap before the first record"])
+@pytest.mark.parametrize("running", [False, True])
+async def test_a_log_that_is_lost_before_anything_of_it_was_finished_is_read_from_its_start(
+    begins: str, running: bool
+) -> None:
+    """No record can be named then as the log's fingerprint: where it began is known."""
+    bench, before = Bench(), resets("replaced")
+    bench.produce(0, 10)
+    if begins.startswith("at 7"):
+        bench.broker.remove_before(ONE, 7)
+    else:
+        del bench.broker.partitions[ONE][:7]
+    bench.script = takes(dict.fromkeys(range(10), 1000.0))
+    await bench.run()
+    await asyncio.sleep(2)
+    assert bench.committed() == (7 if begins.startswith("at 7") else 0, [])
+    if not running:
+        await crash(bench)
+    bench.broker.truncate(ONE, 0)
+    bench.produce(0, 20)
+    bench.script = takes({})
+    begun = len(bench.first_result)
+    if not running:
+        await bench.run()
+    await asyncio.sleep(10)
+
+    assert offsets_begun(bench, begun) == list(range(20))
+    assert bench.committed() == (20, [])
+    assert resets("replaced") == before + (running or begins.startswith("at 7"))
+    await bench.stop()
+
+
+@virtual_time
+async def test_a_log_of_which_nothing_was_finished_and_that_is_still_the_same_is_continued() -> None:
+    bench, before, gone = Bench(), resets("replaced"), removed()
+    bench.produce(0, 10)
+    bench.broker.remove_before(ONE, 3)
+    bench.script = takes(dict.fromkeys(range(10), 1000.0))
+    await bench.run()
+    await asyncio.sleep(2)
+    await crash(bench)
+    bench.broker.remove_before(ONE, 5)
+    bench.script = takes({})
+    begun = len(bench.first_result)
+    await bench.run()
+    await asyncio.sleep(5)
+
+    assert offsets_begun(bench, begun) == [5, 6, 7, 8, 9]
+    assert (resets("replaced") - before, removed() - gone) == (0, 2)
+    await bench.stop()
