@@ -9,6 +9,7 @@ import uvloop
 from dispatcher.cli.interpreter import prepare_interpreter
 from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, settings_at
 from dispatcher.telemetry.logs import configure_logging
+from dispatcher.transport.descriptors import raise_limit
 
 
 def console(
@@ -26,6 +27,7 @@ def console(
     settings = settings_at(config)
     configure_logging(settings.log)
     process = ConsoleProcess(settings, typer.echo if sign_in_link else None)
+    raise_limit()
     prepare_interpreter()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         raise typer.Exit(runner.run(process.run()))

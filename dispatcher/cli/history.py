@@ -11,6 +11,7 @@ from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, quiet_settings_at
 from dispatcher.config.settings import Settings
 from dispatcher.errors import ConfigError, Problem
 from dispatcher.telemetry.logs import configure_logging
+from dispatcher.transport.descriptors import raise_limit
 
 history = typer.Typer(help="The history store: what happened to each event.", invoke_without_command=True)
 
@@ -26,6 +27,7 @@ def run(context: typer.Context, config: ConfigPath = DEFAULT_CONFIG) -> None:
     settings = settings_at(config)
     configure_logging(settings.log)
     process = HistoryProcess(settings, webhook_rules(settings))
+    raise_limit()
     prepare_interpreter()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         raise typer.Exit(runner.run(process.run()))

@@ -17,8 +17,11 @@ def needed(delivery: DeliverySettings) -> int:
     return 2 * delivery.max_in_flight + _OTHER_USES
 
 
-def raise_limit(delivery: DeliverySettings) -> int:
+def raise_limit(delivery: DeliverySettings | None = None) -> int:
     """Raises the soft limit to the hard one and returns it. Logs a warning if deliveries need more.
+
+    Args:
+        delivery: None for a process that sends no events, the console or the history worker.
 
     Called once, at start. Running out later is never evidence against a tenant (`FailureReason.LOCAL`).
     """
@@ -29,7 +32,7 @@ def raise_limit(delivery: DeliverySettings) -> int:
             soft = hard
         except (OSError, ValueError) as error:
             log.warning("the limit on file descriptors can't be raised", soft=soft, hard=hard, why=str(error))
-    if soft != resource.RLIM_INFINITY and soft < needed(delivery):
+    if delivery is not None and soft != resource.RLIM_INFINITY and soft < needed(delivery):
         log.warning(
             "too few file descriptors: raise the hard limit (ulimit -Hn), or lower delivery.max_in_flight",
             limit=soft,
