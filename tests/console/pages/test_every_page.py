@@ -125,7 +125,7 @@ async def test_the_theme_is_kept_and_wins_over_the_system(browser: Browser, stag
 
 async def test_static_files_are_compressed_for_clients_that_accept_it(stage: Stage) -> None:
     async with aiohttp.ClientSession(stage.base, auto_decompress=False) as session:
-        async with session.get("/sign-in") as page:
+        async with session.get("/sign-in", headers={"Accept-Encoding": "identity"}) as page:
             path = re.search(r'href="(/static/[^"]+\.css)"', await page.text())[1]  # type: ignore[index]
         async with session.get(path, headers={"Accept-Encoding": "identity"}) as answer:
             plain = await answer.read()
