@@ -152,8 +152,9 @@ async def commit_times(takes_s: float, every_s: float, in_flight: int, for_s: fl
 
 
 @virtual_time
-async def test_a_commit_that_takes_long_does_not_delay_the_next() -> None:
-    times = await commit_times(takes_s=0.04, every_s=0.001, in_flight=1, for_s=1.0)
+@pytest.mark.parametrize("takes_s", [0.001, 0.02, 0.035])
+async def test_a_commit_that_takes_long_does_not_delay_the_next(takes_s: float) -> None:
+    times = await commit_times(takes_s, every_s=0.001, in_flight=1, for_s=1.0)
     assert {round(later - earlier, 3) for earlier, later in pairwise(times)} == {0.05}
 
 
@@ -174,3 +175,37 @@ async def test_a_commit_waits_for_half_as_many_records_as_posts_in_flight_but_no
     assert {0.19 < later - earlier < 0.26 for earlier, later in pairwise(times)} == {True}
     times = await commit_times(takes_s=0.002, every_s=0.1, in_flight=200, for_s=5.0)
     assert {0.99 < later - earlier < 1.21 for earlier, later in pairwise(times)} == {True}
+
+
+@virtual_time
+async def test_a_commit_that_fails_is_repeated_about_once_a_second() -> None:
+    broker, partition = Broker(), _partition()
+    broker.error = CommitFailedError()
+    committer = Committer("a", SETTINGS, lambda: 0, KafkaProblems())
+    running = asyncio.create_task(committer.run(broker, lambda: [partition]))
+    committer.request()
+    await asyncio.sleep(30)
+    assert 25 <= broker.asked <= 30
+    broker.error = None
+    await asyncio.sleep(2)
+    assert partition.committed is not None
+    running.cancel()
+
+
+@virtual_time
+async def test_without_news_no_partition_is_looked_at() -> None:
+    looks: list[float] = []
+
+    def partitions() -> list[Partition]:
+        looks.append(asyncio.get_running_loop().time())
+        return []
+
+    committer = Committer("a", SETTINGS, lambda: 0, KafkaProblems())
+    running = asyncio.create_task(committer.run(Broker(), partitions))
+    committer.on_finished()
+    await asyncio.sleep(30)
+    assert len(looks) == 1
+    committer.on_finished()
+    await asyncio.sleep(30)
+    assert len(looks) == 2
+    running.cancel()
