@@ -6,22 +6,26 @@ tenant that can be used, whose only event is the last of the million, gets it.
 """
 
 import asyncio
+import os
 import time
 from typing import Any, Final
 
 from benchmarks.events import event, tenants
-from benchmarks.rig import BATCH, PARTITIONS, Rig, rig
-from benchmarks.throughput import AHEAD, drained
+from benchmarks.rig import BATCH, PARTITIONS, Rig, Subject, rig, until
+from benchmarks.throughput import AHEAD
 from dispatcher.contract.records import Origin, RetryState
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.kafka.held_topic import tenant_headers
 from dispatcher.kafka.topics import held_topic
 
-HELD: Final = 1_000_000
+HELD: Final = int(os.environ.get("HELD_EVENTS", "1000000"))
+"""Smaller numbers help while the benchmark itself is changed."""
 HEALTHY: Final = 10
 BROKEN: Final = 20
 EVENTS: Final = 60_000
-RUNS: Final = 3
+RUNS: Final = int(os.environ.get("HELD_RUNS", "3"))
+MOST_S: Final = 600
+LOOK_S: Final = 0.02
 
 
 async def measure(on: Rig, held: int = HELD, runs: int = RUNS) -> dict[str, Any]:
@@ -52,20 +56,32 @@ async def _rate(on: Rig, held: int) -> tuple[float, float]:
     unusable = [on.webhook(tenant) | {"url": "not a URL"} for tenant in broken]
     webhooks = on.mount([*usable, *unusable])
     subject = on.dispatcher(topic, webhooks, kafka={"max_unfinished": AHEAD})
-    waited: dict[str, float] = {}
-
-    async def watch() -> None:
-        while not subject.started_at:
-            await asyncio.sleep(0.1)
-        while subject.running:
-            if any(one.path == f"/{released.org}" for one in on.receiver.came()):
-                waited["s"] = time.time() - subject.started_at
-                return
-            await asyncio.sleep(1)
-
-    rate = await drained(on, subject, EVENTS)
+    rate, waited_s = await _drained(on, subject, f"/{released.org}" if held else None)
     await on.delete_topics()
-    return rate.per_second, waited.get("s", 0.0)
+    return rate, waited_s
+
+
+async def _drained(on: Rig, subject: Subject, last_path: str | None) -> tuple[float, float]:
+    """Events a second of the backlog's middle, and seconds from the start until a request came to `last_path`."""
+    on.receiver.forget()
+    before = on.receiver.requests()
+    marks: list[tuple[float, int]] = []
+
+    def came() -> int:
+        marks.append((time.monotonic(), on.receiver.requests() - before))
+        return marks[-1][1]
+
+    async with subject:
+        subject.start()
+        await until(lambda: came() >= EVENTS, f"{EVENTS} requests", subject, MOST_S, LOOK_S)
+        if last_path is not None:
+            has_come = lambda: any(one.path == last_path for one in on.receiver.came())  # noqa: E731
+            await until(has_come, "the released tenant's event", subject, MOST_S, 1.0)
+        waited_s = time.monotonic() - marks[0][0]
+        await subject.stop()
+    first = next(mark for mark in marks if mark[1] >= EVENTS * 0.2)
+    last = next(mark for mark in marks if mark[1] >= EVENTS - AHEAD)
+    return (last[1] - first[1]) / (last[0] - first[0]), waited_s
 
 
 async def _preload_held(on: Rig, topic: str, of: list[TenantKey], count: int, last: TenantKey) -> None:

@@ -21,15 +21,16 @@ from aiokafka.structs import ConsumerRecord
 
 from dispatcher.config.settings import KafkaSettings
 from dispatcher.contract.outcomes import Outcome
-from dispatcher.contract.records import AssignmentEpoch, Lease, ProcessingAttempt, Record, RetryState
+from dispatcher.contract.records import AssignmentEpoch, Lease, ProcessingAttempt, Record
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StillHeld, StoreUnavailable
 from dispatcher.kafka.commit_metadata import Fingerprint, encode_metadata
 from dispatcher.kafka.connection import stopped
 from dispatcher.kafka.group_session import FIRST_REPEAT_S, GroupSession
+from dispatcher.kafka.held_pace import ReadingPace
 from dispatcher.kafka.held_partition import HeldPartition
 from dispatcher.kafka.held_start import ANSWER_S, HeldStart, find_start, is_same_log
-from dispatcher.kafka.held_topic import HeldTopic, Snapshot, is_snapshot, metadata_of, tenant_of
+from dispatcher.kafka.held_topic import HeldTopic, Snapshot, metadata_of, waiting_event
 from dispatcher.kafka.membership import Assignments, GroupClient, join
 from dispatcher.kafka.offset_tracker import OffsetTracker
 from dispatcher.kafka.problems import KafkaProblems
@@ -42,8 +43,6 @@ Process = Callable[[Record, ProcessingAttempt], Awaitable[Outcome]]
 IsHeld = Callable[[TenantKey], bool]
 
 BATCH: Final = 200
-PASSED_A_SECOND: Final = 10_000
-"""Records that only wait are read no faster: a million take less than two minutes."""
 MOST_IN_FLIGHT: Final = 1_000
 """Held events that are processed at once, all tenants together."""
 REVIEW_S: Final = 10.0
@@ -135,6 +134,7 @@ class HeldEvents:
         self._left: dict[TopicPartition, HeldStart] = {}
         """What is finished of partitions that were taken away: they may come back before another member commits."""
         self._in_flight = 0
+        self._pace = ReadingPace()
         self._news = asyncio.Event()
         self._commit_lock = asyncio.Lock()
 
@@ -255,7 +255,7 @@ class HeldEvents:
             log.info("partition was taken away while it was looked at", group=self.group_id)
             await asyncio.sleep(FIRST_REPEAT_S)
         passed = sum([self._take(one) for one in self._assigned.values()])
-        await asyncio.sleep(passed / PASSED_A_SECOND)
+        await asyncio.sleep(self._pace.rest_s(passed))
 
     async def _fetch(self, client: GroupClient) -> None:
         for one in [one for one in self._assigned.values() if one.state is None]:
@@ -290,13 +290,13 @@ class HeldEvents:
             record = one.buffer[0]
             if record.offset < state.cursor:  # the topic was truncated or made anew
                 state = one.state = self._restarted_state(one, record.offset)
-            if is_snapshot(record.headers):
+            event = waiting_event(record)
+            if event is None:
                 state.skip(record.offset)
             else:
-                key = tenant_of(record.headers)
+                key, first_seen = event
                 seen.add(key)
                 has_room = self._in_flight < MOST_IN_FLIGHT
-                first_seen = RetryState.of(record).first_seen
                 is_taken = state.claim(record.offset, key, first_seen, wall, now, has_room=has_room)
                 if is_taken is None:
                     break

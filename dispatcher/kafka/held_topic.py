@@ -4,8 +4,10 @@ A held record stays in place until its tenant is released or the age limit is ov
 delivered out of order is kept in snapshots: records of the same partition, found again by the commit's metadata.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Self
 
 import orjson
@@ -16,6 +18,7 @@ from dispatcher.kafka.producer import Producer
 
 _ORG: Final = PREFIX + "org"
 _SANDBOX: Final = PREFIX + "sandbox"
+_FIRST_SEEN: Final = PREFIX + "first-seen"
 _SNAPSHOT: Final = PREFIX + "held-snapshot"
 MAX_SNAPSHOT_TENANTS: Final = 5_000
 """Tenants of one snapshot, about 100 bytes each; what the others had finished is repeated after a crash."""
@@ -79,9 +82,28 @@ def snapshot_offset(metadata: str) -> int | None:
 
 def tenant_of(headers: RecordHeaders) -> TenantKey:
     """Returns the tenant of a held record from its headers, so that its value need not be read."""
-    found = {name: value for name, value in headers if name in (_ORG, _SANDBOX)}
-    org, sandbox = ((found.get(name) or b"").decode(errors="replace") for name in (_ORG, _SANDBOX))
-    return TenantKey(org, sandbox)
+    return _tenant_of(dict(headers))
+
+
+def waiting_event(record: Record) -> tuple[TenantKey, float] | None:
+    """Returns tenant and `RetryState.first_seen` of a held record, and reads no more. Returns None for a snapshot."""
+    found = dict(record.headers)
+    if _SNAPSHOT in found:
+        return None
+    try:
+        first_seen = float(found.get(_FIRST_SEEN) or b"")
+    except ValueError:
+        first_seen = math.nan
+    return _tenant_of(found), first_seen if math.isfinite(first_seen) else record.timestamp / 1000
+
+
+def _tenant_of(found: Mapping[str, bytes | None]) -> TenantKey:
+    return _tenant(found.get(_ORG) or b"", found.get(_SANDBOX) or b"")
+
+
+@lru_cache(10_000)
+def _tenant(org: bytes, sandbox: bytes) -> TenantKey:
+    return TenantKey(org.decode(errors="replace"), sandbox.decode(errors="replace"))
 
 
 def tenant_headers(tenant: TenantKey) -> list[tuple[str, bytes]]:
