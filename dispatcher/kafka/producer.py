@@ -41,9 +41,10 @@ from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
 
-WRITE_S: Final = 25.0
-"""For one write, connecting included. A producer that needs longer is replaced: the new one reads addresses and
-credentials again."""
+WRITE_S: Final = 60.0
+"""For one write, connecting included. A producer that needs longer is replaced, and then the caller may write a record
+twice that the old one had sent: so a broker that is away for less is waited for. Addresses and credentials are read
+again by the old one, too (`reconnecting`)."""
 SUSPECT_S: Final = 60.0
 LOG_EVERY_S: Final = 60.0
 """A topic that refuses every write is logged this often."""
@@ -179,7 +180,7 @@ class Producer:
         kind: str,
         partition: int | None = None,
     ) -> int:
-        """Writes one record; returns its offset when the broker has acknowledged it, within 25 s.
+        """Writes one record; returns its offset when the broker has acknowledged it, within 60 s.
 
         The key chooses the partition if none is given.
 
@@ -308,6 +309,8 @@ class Producer:
             linger_ms=5,
             max_request_size=self._largest,
         )
+        # aiokafka gives up batches that it hasn't sent after `request_timeout_ms`, which is for single requests.
+        client._message_accumulator._batch_ttl = WRITE_S  # noqa: SLF001
         try:
             await client.start()
         except BaseException:

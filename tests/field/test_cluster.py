@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
+from dispatcher.kafka.topics import held_topic
 from tests.faults.behaviours import now_and_then
 from tests.field.readiness import reports, reports_nothing
 from tests.integration.brokers import needs_kafka
-from tests.integration.harness import LARGEST_RECORD, Stage, stage, status, tenants, until
+from tests.integration.harness import LARGEST_RECORD, Stage, slowly, stage, status, tenants, until
 from tests.kafka import topics
 from tests.kafka.cluster import NODES, KafkaCluster
 
@@ -77,6 +78,37 @@ async def test_a_rolling_restart_of_all_brokers_loses_and_repeats_nothing(scene:
     assert await scene.lost() == 0
     # A write whose acknowledgement a restart swallowed may be in the tier twice.
     assert scene.receiver.repeats() <= 20
+
+
+@pytest.mark.all_faults
+async def test_leaders_that_move_while_held_events_are_read_cost_none_of_them(
+    scene: Stage, cluster: KafkaCluster
+) -> None:
+    webhooks = [scene.webhook(tenant) for tenant in TENANTS]
+    scene.mount([*webhooks[:5], *(webhook | {"paused": True} for webhook in webhooks[5:])])
+    for tenant in TENANTS[5:]:
+        scene.receiver.behave(f"/{tenant.org}", slowly(0.2))
+    async with scene.dispatcher(delivery={"max_in_flight": 10}) as dispatcher:
+        dispatcher.start()
+        await scene.produce(TENANTS, 600)
+        await until(lambda: _ends_at(scene, held_topic(scene.prefix), 300), "300 held events", 60, dispatcher)
+        await scene.accepted(300, dispatcher)
+        scene.mount(webhooks)
+        await scene.accepted(320, dispatcher)
+        leaders = (await cluster.leaders(held_topic(scene.prefix))).values()
+        killed = next(node for node in leaders if node is not cluster.nodes[0])
+        killed.kill()
+        await scene.accepted(450, dispatcher, 90)
+        await killed.start()
+        await scene.all_accepted(dispatcher, 90)
+        await reports_nothing(dispatcher, 90)
+        assert dispatcher.running
+    assert await scene.lost() == 0
+    assert await scene.dead() == {}
+
+
+async def _ends_at(scene: Stage, topic: str, count: int) -> bool:
+    return sum((await topics.end_offsets(scene.bootstrap_servers, topic)).values()) >= count
 
 
 @pytest.mark.all_faults

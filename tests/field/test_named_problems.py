@@ -12,7 +12,7 @@ from dispatcher.kafka.topics import held_topic
 from tests.commands.running import dispatcher as command
 from tests.field.readiness import kafka_reasons, log_lines, metric, readiness, reports, reports_nothing
 from tests.integration.brokers import PASSWORD, USER, needs_kafka
-from tests.integration.harness import Dispatcher, Stage, stage, tenants
+from tests.integration.harness import Dispatcher, Stage, at_first, stage, status, tenants
 from tests.kafka import topics
 from tests.kafka.acls import Operation
 from tests.kafka.apache_kafka import ApacheKafka
@@ -212,6 +212,31 @@ async def test_a_missing_permission_is_named_and_its_return_is_noticed(
         finally:
             await broker.permit(USER, lost.operation, name, lost.resource)
         await _delivers(scene, dispatcher, "after")
+    assert await scene.lost() == 0
+
+
+@pytest.mark.all_faults
+@pytest.mark.parametrize("when", ["at the start", "while running"])
+async def test_a_user_that_may_write_no_topic_is_named_and_parks_what_waits_once_it_may(
+    scene: Stage, broker: ApacheKafka, when: str
+) -> None:
+    """Kafka then gives the user no producer id either, and answers that the cluster is forbidden."""
+    scene.receiver.behave(f"/{TENANTS[0].org}", at_first(status(503)))
+    async with _as_user(scene, broker) as dispatcher:
+        if when == "while running":
+            dispatcher.start()
+            await _delivers(scene, dispatcher, "before")
+        await broker.deny(USER, Operation.WRITE, "*")
+        try:
+            if when == "at the start":
+                dispatcher.start()
+            await scene.produce(TENANTS, 20, "denied")
+            await reports(dispatcher, "permission_missing", f"user {USER} ")
+            assert await scene.dead() == {}
+        finally:
+            await broker.permit(USER, Operation.WRITE, "*")
+        await scene.all_accepted(dispatcher)
+        await reports_nothing(dispatcher, 90)
     assert await scene.lost() == 0
 
 

@@ -1,14 +1,19 @@
 """A write that the broker refuses costs the record that it refuses, and nothing behind it."""
 
+import asyncio
 import gzip
 import hashlib
+from uuid import uuid4
 
 import orjson
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from dispatcher.kafka.topics import retry_topics
+from dispatcher.config.settings import KafkaSettings
+from dispatcher.errors import NotWritten
+from dispatcher.kafka.producer import Producer
+from dispatcher.kafka.topics import held_topic, retry_topics
 from tests.commands import running
 from tests.integration.brokers import needs_kafka
 from tests.integration.harness import (
@@ -23,6 +28,7 @@ from tests.integration.harness import (
     webhook_id_of,
 )
 from tests.kafka import topics
+from tests.kafka.apache_kafka import ApacheKafka
 from tests.unit.examples import email_event
 
 pytestmark = [needs_kafka, pytest.mark.timeout(180)]
@@ -72,6 +78,53 @@ async def test_one_refused_write_does_not_poison_the_partition_behind_it(scene: 
         await scene.all_accepted(dispatcher)
         assert len(await scene.dead()) == 3
         assert dispatcher.log.count('"level": "error"') == 0
+
+
+@pytest.mark.all_faults
+async def test_a_limit_that_is_lowered_while_the_process_runs_costs_only_what_is_larger(scene: Stage) -> None:
+    """Of the tier, the held topic and the dead letters: each has taken large records before."""
+    good, paused = tenants(2)
+    webhooks = [scene.webhook(good), scene.webhook(paused)]
+    scene.mount([webhooks[0], webhooks[1] | {"paused": True}])
+    scene.receiver.behave(f"/{good.org}", at_first(status(503)))
+    own = [scene.tier_topics[0], held_topic(scene.prefix), scene.dead_topic]
+
+    async def send_both(name: str) -> None:
+        for tenant in (good, paused):
+            await scene.send(_large(tenant.org, f"large-{name}", 60_000), b"key", partition=0)
+            await scene.send(event(tenant, f"small-{name}"), b"key", partition=0)
+            scene.expected[webhook_id_of(tenant, f"small-{name}")] = tenant
+
+    async def written(topic: str) -> int:
+        return sum((await topics.end_offsets(scene.bootstrap_servers, topic)).values())
+
+    async with scene.dispatcher(retry={"soon_attempts": 0}) as dispatcher:
+        dispatcher.start()
+        await send_both("before")
+
+        async def both_held() -> bool:
+            return await written(own[1]) == 2
+
+        await until(both_held, "two held events", 60, dispatcher)
+        for topic in own:
+            await _configure(scene, topic, max_message_bytes="20000")
+        await send_both("lowered")
+
+        async def both_dead() -> bool:
+            return await written(scene.dead_topic) == 2
+
+        await until(both_dead, "two dead letters", 60, dispatcher)
+        for topic in own:
+            await _configure(scene, topic, max_message_bytes=str(LARGEST_RECORD))
+        await send_both("after")
+        for tenant in (good, paused):
+            for name in ("before", "after"):
+                scene.expected[webhook_id_of(tenant, f"large-{name}")] = tenant
+        scene.mount(webhooks)
+        await scene.all_accepted(dispatcher, 90)
+        assert await written(scene.dead_topic) == 2
+    letters = await topics.read_all(scene.bootstrap_servers, scene.dead_topic)
+    assert [dict(one.headers)["feedback-reason"] for one in letters] == [b"too_large"] * 2
 
 
 async def test_a_batch_of_small_records_above_the_limit_is_written_one_by_one(scene: Stage) -> None:
@@ -163,3 +216,32 @@ async def test_the_letter_of_a_record_that_was_cut_is_not_sent_back(scene: Stage
         assert "1 of the selected dead letters carry only a part of their event" in ran.out
         await scene.all_accepted(dispatcher)
         assert webhook_id_of(good, "cut") not in scene.receiver.accepted
+
+
+@pytest.mark.all_faults
+async def test_what_is_written_while_the_broker_is_away_for_half_a_minute_is_there_once(mortal: ApacheKafka) -> None:
+    """An idempotent producer that waits for the broker repeats nothing; one that is replaced would."""
+    topic = f"away-{uuid4().hex[:8]}"
+    await topics.create_topic(mortal.bootstrap_servers, topic, partitions=3)
+    settings = KafkaSettings(bootstrap_servers=mortal.bootstrap_servers, topic="t", group_id="g")
+    async with Producer(settings) as producer:
+
+        async def write(number: int) -> None:
+            await asyncio.sleep(number * 0.005)
+            while True:
+                try:
+                    await producer.write(topic, b"%d" % number, b"x", (), "retry")
+                except NotWritten:
+                    await asyncio.sleep(1)
+                else:
+                    return
+
+        async with asyncio.TaskGroup() as writes:
+            for number in range(600):
+                writes.create_task(write(number))
+            await asyncio.sleep(1)
+            mortal.kill()
+            await asyncio.sleep(32)
+            await mortal.start()
+    written = await topics.read_all(mortal.bootstrap_servers, topic)
+    assert sorted(int(one.key or b"") for one in written) == list(range(600))

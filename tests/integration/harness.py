@@ -94,8 +94,12 @@ class Receiver:
         self._valid_until = valid_until
         self.accepted: Counter[str] = Counter()
         self.accepted_at: dict[str, float] = {}
+        self.accepted_again: list[tuple[str, float]] = []
+        """Webhook-id and time of each acceptance beyond the first of an event."""
         self.seen: Counter[str] = Counter()
         """Requests by webhook-id, whatever they were answered."""
+        self.seen_at: dict[str, float] = {}
+        """Time of the first request, by webhook-id."""
         self.requests: list[Arrived] = []
         """The first thousand."""
         self._behaviours: dict[str, Behaviour] = {}
@@ -115,14 +119,16 @@ class Receiver:
 
     def accept(self, request: web.Request) -> web.Response:
         """Answers 200 and records the event in the ledger."""
-        name = request.headers["webhook-id"]
+        name, now = request.headers["webhook-id"], time.monotonic()
         self.accepted[name] += 1
-        self.accepted_at.setdefault(name, time.monotonic())
+        self.accepted_at.setdefault(name, now)
+        if self.accepted[name] > 1:
+            self.accepted_again.append((name, now))
         return web.Response()
 
     def repeats(self) -> int:
         """Acceptances beyond the first of each event."""
-        return sum(self.accepted.values()) - len(self.accepted)
+        return len(self.accepted_again)
 
     def at(self, path: str) -> list[Arrived]:
         """Returns the requests that came to a path."""
@@ -130,7 +136,9 @@ class Receiver:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
-        self.seen[request.headers.get("webhook-id", "")] += 1
+        name = request.headers.get("webhook-id", "")
+        self.seen[name] += 1
+        self.seen_at.setdefault(name, time.monotonic())
         if len(self.requests) < 1000:
             self.requests.append(Arrived(request.path, request.headers.copy(), body, time.monotonic()))
         behaviour = self._behaviours.get(request.path)
