@@ -204,3 +204,26 @@ def test_damaged_metadata_names_no_wrong_runs(position: int, steps: list[tuple[i
     damaged = text[:where] + data.draw(st.sampled_from("AZaz09+/=:f1 ")) + text[where + 1 :]
 
     assert decode_runs(position, damaged) in ([], runs)
+
+
+@pytest.mark.parametrize("position", [0, 1, 30])
+def test_nothing_lies_between_a_new_position_and_the_highest_offset(position: int) -> None:
+    """Else a partition that was read to its end would show a lag."""
+    assert OffsetTracker(position).highest == position - 1
+
+
+def test_a_restored_run_that_was_just_read_again_is_named_once() -> None:
+    tracker = OffsetTracker(3, [(4, 5)])
+    for offset in (3, 4, 5):
+        already = tracker.was_finished(offset)
+        tracker.start(offset)
+        if already:
+            tracker.finish(offset)
+
+    assert list(tracker.finished_beyond()) == [(4, 5)]
+    assert decode_runs(3, tracker.metadata()) == [(4, 5)]
+
+
+def test_a_number_that_is_cut_off_says_nothing() -> None:
+    packed = base64.b64encode(zlib.compress(b"\x01\x01\x81")).decode()
+    assert decode_runs(3, f"f1:{packed}") == []
