@@ -73,6 +73,7 @@ def add_to(app: web.Application, renderer: Renderer) -> None:
     app.router.add_post("/webhooks/new", pages.post_new)
     app.router.add_post("/webhooks/preview", pages.preview)
     app.router.add_post(KEPT_FORM_PATH, pages.continue_kept)
+    app.router.add_get(KEPT_FORM_PATH, pages.leave_kept)
     app.router.add_get("/webhooks/{webhook_id}/edit", pages.edit)
     app.router.add_post("/webhooks/{webhook_id}/edit", pages.post_edit)
 
@@ -143,6 +144,10 @@ class WebhookEditor:
         editing = Editing(form, webhook, int(version[:9]) if version.isdecimal() else 0, Sample.of(posted), True)
         editing.conflict_since = int(since[:9]) if since.isdecimal() else 0
         return editing
+
+    async def leave_kept(self, _request: web.Request) -> web.StreamResponse:
+        """Leads to the list: a choice in the top bar of the kept form's page comes back here."""
+        return to("/")
 
     async def continue_kept(self, request: web.Request) -> web.StreamResponse:
         """Shows a form again that was posted after its session had ended."""

@@ -86,6 +86,7 @@ async def test_after_a_new_sign_in_the_form_is_back_and_can_be_saved(stage: Stag
         status, page = await fetch(session, "/webhooks/kept-form", {"kept": value_in(page, "kept")})
         assert status == 200
         assert f'action="{path}"' in page
+        assert f'formaction="{path}#test-result"' in page
         assert SECRET not in page
         assert value_in(page, "name") == TYPED["name"]
         assert "c-1\nc-2</textarea>" in page

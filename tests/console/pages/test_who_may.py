@@ -91,6 +91,7 @@ ROUTES: Mapping[tuple[str, str], Callable[[str, str], Ask]] = {
     ("POST", "/webhooks/preview"): lambda id_, name: Ask(
         "/webhooks/preview", draft(name) | {"webhook_id": id_}, admins_only=True
     ),
+    ("GET", "/webhooks/kept-form"): lambda _, name: Ask("/webhooks/kept-form", elsewhere=303),
     ("POST", "/webhooks/kept-form"): lambda _, name: Ask("/webhooks/kept-form", {"kept": "x"}, True),
     ("GET", "/webhooks/{webhook_id}"): lambda id_, name: Ask(f"/webhooks/{id_}"),
     ("GET", "/webhooks/{webhook_id}/configuration"): lambda id_, name: Ask(f"/webhooks/{id_}/configuration"),
