@@ -2,11 +2,13 @@
 
 import time
 from typing import Final
+from urllib.parse import urlsplit
 
 from aiohttp import web
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dispatcher import __version__
+from dispatcher.console.access import is_local_path
 from dispatcher.console.model import Person
 from dispatcher.console.pages import formatting
 from dispatcher.console.pages.assets import Assets
@@ -75,6 +77,7 @@ class Renderer:
             theme=theme_of(request),
             csrf_token=csrf_token_of(request),
             here=request.path_qs,
+            comes_back_to=_page_of(request),
             path=request.path,
             **values,
         )
@@ -112,3 +115,17 @@ def admin_of(request: web.Request) -> Person:
 def to(path: str) -> web.Response:
     """Returns a redirect (303)."""
     return web.Response(status=303, headers={"Location": path})
+
+
+def _page_of(request: web.Request) -> str:
+    """Returns the path to which the choices of the top bar lead back.
+
+    What a form was posted to may be no page: the form's own page is, which browsers name in the header Referer.
+    """
+    if request.method in ("GET", "HEAD"):
+        return request.path_qs
+    try:
+        path = urlsplit(request.headers.get("Referer", "")[:2048]).path
+    except ValueError:  # no URL
+        return "/"
+    return path if is_local_path(path) else "/"

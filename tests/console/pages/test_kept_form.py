@@ -127,6 +127,25 @@ async def test_another_person_can_not_open_it(stage: Stage) -> None:
         assert (status, TYPED["name"] in page) == (403, False)
 
 
+async def test_a_choice_in_the_top_bar_leads_back_to_a_page(stage: Stage) -> None:
+    """Also from a page that a POST has made, whose own path can't be opened."""
+    token = await stage.token()
+    async with browser(stage, token) as session:
+        path = stage.path(LUMA, "/configuration")
+        _, page = await fetch(session, path)
+        form = {"csrf_token": value_in(page, "csrf_token"), "kind": "hmac"}
+        for referer, back in (
+            (stage.base + path, path),
+            ("https://elsewhere.example//x", "/"),
+            ("", "/"),
+            ("https://[", "/"),
+        ):
+            session.headers["Referer"] = referer
+            status, page = await fetch(session, stage.path(LUMA, "/signing-secrets"), form)
+            assert status in (200, 422)  # four secrets at most
+            assert value_in(page, "back") == back
+
+
 async def test_a_large_form_is_kept_too(stage: Stage) -> None:
     """Random text, which can't be compressed: client keys and a thousand campaigns."""
     token = await stage.token()
