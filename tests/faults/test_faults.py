@@ -141,7 +141,8 @@ async def test_the_broker_restarts_while_events_are_parked(scene: Stage, tell: T
     scene.mount([scene.webhook(tenant) for tenant in everybody])
     for tenant in everybody:
         scene.receiver.behave(f"/{tenant.org}", at_first(status(503)))
-    async with scene.dispatcher(retry={"soon_attempts": 0}) as dispatcher:
+    patient = {"connect_timeout": "30s", "timeout": "30s"}  # a loaded machine's failures would open breakers
+    async with scene.dispatcher(retry={"soon_attempts": 0}, delivery=patient) as dispatcher:
         await scene.produce(everybody, 800)  # eight for each: too few to open a breaker
         dispatcher.start()
         await until(lambda: len(scene.receiver.seen) >= 200, "the first attempts", 30, dispatcher)
