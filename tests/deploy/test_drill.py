@@ -404,7 +404,7 @@ def _dispatcher(scene: Stage, broker: ApacheKafka) -> Dispatcher:
     }  # fmt: skip
     return scene.dispatcher(
         kafka={"bootstrap_servers": broker.address(Listener.SASL_PLAINTEXT), "group_id": GROUP, "security": security},
-        delivery={"max_in_flight": 60},
+        delivery={"max_in_flight": 30},  # fewer than the lanes of all tenants may take, even at half of their limits
         dead_letters={"brake": 50},
     )
 
