@@ -33,12 +33,12 @@ from aiokafka.structs import ConsumerRecord
 from benchmarks.callgrind import Callgrind
 from benchmarks.events import events, record_batch, tenants
 from benchmarks.receiver import ANSWER
+from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import (
     DeliverySettings,
     EgressSettings,
     HistorySettings,
-    KafkaSettings,
     LogSettings,
     MetricsSettings,
     RetrySettings,

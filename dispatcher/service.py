@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from dispatcher.checks import webhook_rules
-from dispatcher.config.settings import KafkaSettings, Settings, TracingSettings
+from dispatcher.config.kafka_settings import KafkaSettings
+from dispatcher.config.settings import Settings, TracingSettings
 from dispatcher.config.webhooks import Webhook
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.deliverer import Deliverer

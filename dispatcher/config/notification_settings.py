@@ -7,22 +7,12 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from dispatcher.config.secrets import Secret
-from dispatcher.config.settings_group import SettingsGroup
+from dispatcher.config.settings_group import LongKey, SettingsGroup
 from dispatcher.config.units import Seconds
 from dispatcher.config.webhooks import EmailAddress, Signing, split_url
 
-MIN_LINK_KEY: Final = 32
-"""Minimum length in bytes: that of the hash that the key is used with."""
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,253}[A-Za-z0-9])?|::1", re.ASCII)
-
-
-def _long_enough(key: Secret) -> Secret:
-    if key.reference is not None and not key.reveal():
-        return key  # a check without secrets
-    if len(key.reveal()) < MIN_LINK_KEY:
-        raise ValueError(f"has fewer than {MIN_LINK_KEY} bytes: create one with `openssl rand -base64 48`")
-    return key
 
 
 def _checked_host(host: str) -> str:
@@ -90,7 +80,7 @@ class NotificationSettings(SettingsGroup):
     operator: Annotated[tuple[EmailAddress, ...], Field(max_length=10)] = ()
     """Addresses of the operator, at most 10: they receive what concerns the whole installation, and what concerns
     webhooks without a confirmed contact of their own."""
-    link_key: Annotated[Secret, AfterValidator(_long_enough)] | None = None
+    link_key: LongKey | None = None
     """At least 32 bytes that sign the links with which contacts confirm their addresses; the same everywhere. Without
     it, or without `console.public_url`, webhooks' contacts can't confirm, and only the operator is notified."""
     every: Annotated[Seconds, Field(ge=60, le=86_400)] = 3600

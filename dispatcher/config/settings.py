@@ -4,49 +4,19 @@ A misspelt key prevents the start. Each part of the program gets its own group, 
 durations in seconds and sizes in bytes.
 """
 
-import re
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
-from dispatcher.config.kafka_security import KafkaSecurity
+from dispatcher.config.console_settings import ConsoleSettings
+from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.config.notification_settings import NotificationSettings
 from dispatcher.config.ops_tls import OpsTls
 from dispatcher.config.secrets import Name, Secret
-from dispatcher.config.settings_group import SettingsGroup as _Group
+from dispatcher.config.settings_group import LongKey, Port, SettingsGroup
 from dispatcher.config.units import Bytes, Seconds
-from dispatcher.config.web_addresses import checked_url, protected_url, split_web_address
-
-Port = Annotated[int, Field(ge=0, le=65535)]
-
-_TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]+", re.ASCII)
-
-MIN_SESSION_KEY: Final = 32
-"""Minimum length in bytes: that of the hash that the key is used with."""
-
-
-def _origin(url: str) -> str:
-    parts = split_web_address(url)
-    if parts.path.rstrip("/") or parts.query:
-        raise ValueError("write scheme, host and port only: https://console.example")
-    return f"{parts.scheme}://{parts.netloc.lower()}"
-
-
-def _network(text: str) -> str:
-    try:
-        return str(ip_network(text))
-    except ValueError:
-        raise ValueError("write a CIDR block: 10.0.0.0/8, or 192.0.2.7/32") from None
-
-
-def _long_enough(key: Secret) -> Secret:
-    if key.reference is not None and not key.reveal():
-        return key  # a check without secrets
-    if len(key.reveal()) < MIN_SESSION_KEY:
-        raise ValueError(f"has fewer than {MIN_SESSION_KEY} bytes: create one with `openssl rand -base64 48`")
-    return key
+from dispatcher.config.web_addresses import checked_url
 
 
 def _fit_for_a_header(value: Secret) -> Secret:
@@ -55,78 +25,7 @@ def _fit_for_a_header(value: Secret) -> Secret:
     return value
 
 
-def _topic_name(name: str) -> str:
-    if not _TOPIC_NAME.fullmatch(name) or name in (".", ".."):
-        raise ValueError("is not a legal topic name: use letters, digits, '.', '_' and '-' only")
-    return name
-
-
-def _fit_for_topics(group_id: str, info: ValidationInfo) -> str:
-    if info.data.get("topic_prefix") is None and (not _TOPIC_NAME.fullmatch(group_id) or group_id in (".", "..")):
-        raise ValueError(
-            "the dispatcher's own topics are named after it, and it is not a legal topic name: set kafka.topic_prefix, "
-            "or use letters, digits, '.', '_' and '-' only"
-        )
-    return group_id
-
-
-TopicName = Annotated[Name, AfterValidator(_topic_name)]
-
-
-class KafkaSettings(_Group):
-    """Brokers, topics and consumer group."""
-
-    bootstrap_servers: Annotated[str, Field(min_length=1)]
-    """host:port of one or more brokers, separated by commas."""
-    topic: TopicName = "delivery-events"
-    """Topic of delivery events."""
-    topic_prefix: TopicName | None = None
-    """Prefix of the names of the dispatcher's own topics: `<topic_prefix>.retry.30s`, `<topic_prefix>.dead`. By default
-    the group_id, so that two groups on one topic of events never share parked events. Versions before this
-    setting used the topic's name."""
-    group_id: Annotated[Name, AfterValidator(_fit_for_topics)] = "feedback-dispatcher"
-    """Consumer group. Its members share the partitions; retry tiers are read by `<group_id>.retry`."""
-    group_instance_id: Name | None = None
-    """Stable name of this member (static membership): a restart within session_timeout causes no rebalance."""
-    client_id: Name = "feedback-dispatcher"
-    security: KafkaSecurity = KafkaSecurity()
-    auto_offset_reset: Literal["earliest", "latest"] = "earliest"
-    """Position of the group at its very first start: `latest` skips the records that exist then. Partitions that are
-    added later are read from their start."""
-    session_timeout: Annotated[Seconds, Field(ge=2)] = 12
-    """Time without a heartbeat after which the group removes a member; heartbeats are sent every 3 s. After a crash,
-    the member's partitions wait for this time and a few seconds more. A process that stood still for longer sends
-    nothing until it has joined again. Kafka's brokers refuse less than 6 s by default."""
-    commit_interval: Annotated[Seconds, Field(ge=0.01)] = 0.05
-    """Interval between commits. A commit is delayed by up to a second while it would cover fewer records than half the
-    requests in flight. A crash repeats the records finished since the last commit, and those in flight."""
-    partition_window: Annotated[int, Field(ge=1, le=100_000)] = 10_000
-    """Maximum distance of a partition's first and last unfinished record; past it, the partition is paused."""
-    max_unfinished: Annotated[int, Field(ge=1)] = 20_000
-    """Maximum number of unfinished records in the process: waiting in lanes, or being sent."""
-    max_unfinished_bytes: Bytes = 128 * 1024 * 1024
-    """Maximum size of the values of all unfinished records together."""
-    fetch_max_bytes: Bytes = 8 * 1024 * 1024
-    """Maximum size of one fetch response. It bounds the buffer beside the unfinished records."""
-    max_record_bytes: Bytes = 1024 * 1024
-    """A larger record is dead-lettered as unreadable."""
-    idempotence: Literal["auto", "on", "off"] = "auto"
-    """Idempotent producer for retry and dead-letter records; `auto`: if the broker supports it."""
-
-    @property
-    def prefix(self) -> str:
-        """Prefix of the names of the dispatcher's own topics."""
-        return self.topic_prefix or self.group_id
-
-    @model_validator(mode="after")
-    def _events_are_not_own(self) -> Self:
-        own = {f"{self.prefix}.{name}" for name in ("dead", "held", "attempts")}
-        if self.topic in own or self.topic.startswith(f"{self.prefix}.retry."):
-            raise ValueError(f"topic {self.topic} is one of the dispatcher's own topics: set another topic_prefix")
-        return self
-
-
-class WebhookSecretSettings(_Group):
+class WebhookSecretSettings(SettingsGroup):
     """Files and environment variables that secret references in webhook files may name."""
 
     files: tuple[Path, ...] | None = None
@@ -138,7 +37,7 @@ class WebhookSecretSettings(_Group):
     """Prefixes of names of environment variables. Names that begin with DISPATCHER_ are always refused."""
 
 
-class WebhookSettings(_Group):
+class WebhookSettings(SettingsGroup):
     """Store of the webhooks, and its cache."""
 
     store: Literal["yaml", "sql"] = "yaml"
@@ -167,7 +66,7 @@ class WebhookSettings(_Group):
         return self
 
 
-class DeliverySettings(_Group):
+class DeliverySettings(SettingsGroup):
     """Limits of requests to the endpoints."""
 
     max_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 500
@@ -193,7 +92,7 @@ class DeliverySettings(_Group):
     """HTTP client: `lean` is made for this job, `aiohttp` is general-purpose."""
 
 
-class RetrySettings(_Group):
+class RetrySettings(SettingsGroup):
     """Schedule of retries after a failed delivery."""
 
     profile: Literal["default", "standard-webhooks"] = "default"
@@ -225,7 +124,7 @@ class RetrySettings(_Group):
         return self
 
 
-class DeadLetterSettings(_Group):
+class DeadLetterSettings(SettingsGroup):
     """Dead letters and their brake."""
 
     brake: Annotated[int, Field(ge=0)] = 500
@@ -233,7 +132,7 @@ class DeadLetterSettings(_Group):
     so that a topic is never drained into the dead letters. 0: no brake."""
 
 
-class ProxySettings(_Group):
+class ProxySettings(SettingsGroup):
     """The operator's egress proxy, reached by CONNECT."""
 
     url: Annotated[str, Field(min_length=1)]
@@ -259,7 +158,7 @@ def _proxy_by_url(value: object) -> object:
     return {"url": value} if isinstance(value, str) else value
 
 
-class EgressSettings(_Group):
+class EgressSettings(SettingsGroup):
     """Addresses that requests may go to. Private, loopback and other special addresses are denied by default."""
 
     allow: tuple[str, ...] = ()
@@ -281,14 +180,14 @@ class EgressSettings(_Group):
     """DNS servers as ip:port, in place of the system's resolver."""
 
 
-class OpsSettings(_Group):
+class OpsSettings(SettingsGroup):
     """The operators' endpoint: /livez /readyz /metrics."""
 
     host: str | None = None
     """Address to listen on; null: all addresses, IPv4 and IPv6."""
     port: Port = 9090
     """Port to listen on. 0 takes a free port, which the log names."""
-    token: Annotated[Secret, AfterValidator(_long_enough)] | None = None
+    token: LongKey | None = None
     """Bearer token of at least 32 bytes for `/metrics`, `/configz` and `/lanes` from other hosts; the console sends it
     to the dispatchers. Without one `/metrics` is open, and `/configz` and `/lanes` answer the process's own host
     only."""
@@ -296,73 +195,14 @@ class OpsSettings(_Group):
     """TLS for the port: `{certificate: PATH, key: PATH}`. Null: plain HTTP."""
 
 
-class OidcSettings(_Group):
-    """Sign-in and access by an OpenID Connect issuer. It needs https unless it is on the loopback."""
-
-    issuer: Annotated[str, AfterValidator(protected_url)]
-    """The issuer, exactly as in the claim `iss` of its tokens."""
-    audience: Name
-    """Claim `aud` that an access token for the admin API must have."""
-    jwks_url: Annotated[str, AfterValidator(protected_url)] | None = None
-    """URL of the issuer's keys; by default the one in its discovery document."""
-    client_id: Name | None = None
-    """The console's client id at the issuer, for signing in with a browser. Without it only the API accepts tokens."""
-    client_secret: Secret | None = None
-    """The client's secret; none for a public client, which PKCE protects."""
-    scopes: Annotated[tuple[Name, ...], Field(min_length=1)] = ("openid", "profile")
-    """Scopes that are requested when a user signs in."""
-    role_claim: Name = "roles"
-    """Claim with a user's roles: its name, or a dotted path (`realm_access.roles`)."""
-    admin_values: tuple[Name, ...] = ("admin",)
-    """Roles that make a user an admin; every other user with an organisation is a viewer."""
-    orgs_claim: Name = "orgs"
-    """Claim with the organisations that a user may see, `*` for all. A user without any has no access."""
-    name_claim: Name = "name"
-    """Claim with the user's name for the audit; if it is missing, the subject."""
-    ca: Path | None = None
-    """PEM bundle to verify the issuer with; the system's by default."""
-
-    @model_validator(mode="after")
-    def _what_signing_in_needs(self) -> Self:
-        if self.client_secret is not None and self.client_id is None:
-            raise ValueError("client_secret belongs to client_id: give both, or neither")
-        if self.client_id is not None and "openid" not in self.scopes:
-            raise ValueError("scopes must contain openid")
-        return self
-
-
-class ConsoleSettings(_Group):
-    """Address, sign-in and sources of the console and the admin API."""
-
-    host: str | None = "127.0.0.1"
-    """Address to listen on; null: all addresses, IPv4 and IPv6. Beyond the loopback it starts only with `tokens` or
-    `oidc`."""
-    port: Port = 8080
-    public_url: Annotated[str, AfterValidator(_origin)] | None = None
-    """URL for browsers, `https://console.example`; by default http://host:port. With https, cookies are secure."""
-    session_key: Annotated[Secret, AfterValidator(_long_enough)] | None = None
-    """Key that signs browser sessions: at least 32 bytes, the same in every replica. By default new at each start."""
-    session_lifetime: Annotated[Seconds, Field(ge=60, le=604_800)] = 28_800
-    """Time after which a user has to sign in again: 1 min to 7 d."""
-    tokens: bool = True
-    """Accepts tokens of `dispatcher tokens create`, for the API and for signing in."""
-    oidc: OidcSettings | None = None
-    """OpenID Connect, in addition to tokens or instead of them."""
-    dispatchers: tuple[Annotated[str, AfterValidator(checked_url)], ...] = ()
-    """Ops endpoints of running dispatchers, `http://dispatcher:9090`, for the state of lanes. If a name has several
-    addresses, each is a dispatcher."""
-    trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
-    """CIDR blocks of proxies whose X-Forwarded-For is trusted, so that failed sign-ins are counted by client."""
-
-
-class LogSettings(_Group):
+class LogSettings(SettingsGroup):
     """Format and level of the log."""
 
     format: Literal["json", "console"] = "json"
     level: Annotated[Literal["debug", "info", "warning", "error"], AfterValidator(str.lower)] = "info"
 
 
-class MetricsSettings(_Group):
+class MetricsSettings(SettingsGroup):
     """Metrics with tenant labels."""
 
     tenant_labels: Literal["off", "org", "org_sandbox"] = "org"
@@ -374,7 +214,7 @@ class MetricsSettings(_Group):
     certificate: those with the oldest event or the first expiry. 0: none."""
 
 
-class TracingSettings(_Group):
+class TracingSettings(SettingsGroup):
     """OpenTelemetry traces: a span for each event and each attempt. Needs the extra `otel`, which the image has."""
 
     enabled: bool = False
@@ -397,7 +237,7 @@ class TracingSettings(_Group):
     """Time for one request to the collector, and for the remaining spans when the process ends."""
 
 
-class HistoryKeepSettings(_Group):
+class HistoryKeepSettings(SettingsGroup):
     """How long the history store keeps entries. PostgreSQL drops whole days, so up to one day longer."""
 
     failed: Annotated[Seconds, Field(ge=60)] = 30 * 86_400.0
@@ -408,7 +248,7 @@ class HistoryKeepSettings(_Group):
     """Skipped events."""
 
 
-class HistorySettings(_Group):
+class HistorySettings(SettingsGroup):
     """What happened to each event: a topic that dispatchers write, and a store that the console searches."""
 
     store: Literal["sql", "none"] = "sql"
@@ -417,7 +257,7 @@ class HistorySettings(_Group):
     url: Secret | None = None
     """Database URL: `sqlite+aiosqlite:///path` or `postgresql+asyncpg://…`. Tables are made when they are missing."""
     keep: HistoryKeepSettings = HistoryKeepSettings()
-    recipient_key: Annotated[Secret, AfterValidator(_long_enough)] | None = None
+    recipient_key: LongKey | None = None
     """At least 32 bytes that key the hash of recipients' addresses; the same everywhere. Without it entries hold no
     trace of recipients, and no message is found by its address."""
     answers: bool = False
@@ -435,7 +275,7 @@ class HistorySettings(_Group):
 _RENAMED: Final = {"attempt_log": "history.url", "attempt_log_answers": "history.answers"}
 
 
-class Settings(_Group):
+class Settings(SettingsGroup):
     """All settings of the operator: the content of `dispatcher.yaml`."""
 
     apiVersion: Literal["dispatcher/v1"]  # noqa: N815  (the Kubernetes spelling)

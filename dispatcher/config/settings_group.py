@@ -1,6 +1,36 @@
-"""The base of every group of settings."""
+"""The base of every group of settings, and types that several groups have."""
 
-from pydantic import BaseModel, ConfigDict
+from ipaddress import ip_network
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from dispatcher.config.secrets import Secret
+
+MIN_KEY_BYTES: Final = 32
+"""Minimum length of a key: that of the hash that it is used with."""
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ip_network(text))
+    except ValueError:
+        raise ValueError("write a CIDR block: 10.0.0.0/8, or 192.0.2.7/32") from None
+
+
+def _long_enough(key: Secret) -> Secret:
+    if key.reference is not None and not key.reveal():
+        return key  # a check without secrets
+    if len(key.reveal()) < MIN_KEY_BYTES:
+        raise ValueError(f"has fewer than {MIN_KEY_BYTES} bytes: create one with `openssl rand -base64 48`")
+    return key
+
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Network = Annotated[str, AfterValidator(_network)]
+"""A CIDR block."""
+LongKey = Annotated[Secret, AfterValidator(_long_enough)]
+"""A key of at least 32 bytes."""
 
 
 class SettingsGroup(BaseModel):

@@ -16,7 +16,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from dispatcher.config.settings import ConsoleSettings
+from dispatcher.config.console_settings import ConsoleSettings
 from dispatcher.console import csrf, measures
 from dispatcher.console.api_errors import ApiError
 from dispatcher.console.model import Person

@@ -18,7 +18,7 @@ import structlog
 from pydantic import JsonValue
 
 from dispatcher.auth.token_answers import json_object
-from dispatcher.config.settings import OidcSettings
+from dispatcher.config.console_settings import OidcSettings
 from dispatcher.config.web_addresses import is_protected
 from dispatcher.console import measures
 from dispatcher.errors import DispatcherError

@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from dispatcher.config.settings import ConsoleSettings
+from dispatcher.config.console_settings import ConsoleSettings
 from dispatcher.console import measures
 from dispatcher.console.access import LINK, Access, is_local_path
 from dispatcher.console.api_errors import ApiError

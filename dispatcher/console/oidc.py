@@ -16,7 +16,7 @@ import jwt
 import structlog
 from pydantic import JsonValue
 
-from dispatcher.config.settings import OidcSettings
+from dispatcher.config.console_settings import OidcSettings
 from dispatcher.console.issuer import Issuer, IssuerUnavailable
 from dispatcher.console.model import Person
 from dispatcher.console.sessions import Handshake

@@ -14,7 +14,7 @@ from typing import Final, Self
 import structlog
 from aiohttp import web
 
-from dispatcher.config.settings import ConsoleSettings
+from dispatcher.config.console_settings import ConsoleSettings
 from dispatcher.console import api, measures
 from dispatcher.console.access import Access
 from dispatcher.console.compression import compress

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 from aiokafka import TopicPartition
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 
-from dispatcher.config.settings import KafkaSettings
+from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.records import Record
 from dispatcher.errors import BrokerUnavailable
 from dispatcher.kafka.commit_metadata import CommittedPosition

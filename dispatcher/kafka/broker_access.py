@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.errors import KafkaConnectionError
 
-from dispatcher.config.settings import KafkaSettings
+from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.errors import TokenUnavailable
 from dispatcher.kafka.connection_errors import ExplainedError, Peer, explain, is_about_connecting

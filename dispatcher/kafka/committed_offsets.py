@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from aiokafka import TopicPartition
 
-from dispatcher.config.settings import KafkaSettings
+from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.kafka.commit_metadata import CommittedPosition, decode_metadata
 from dispatcher.kafka.connection import admin_client
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, OffsetMetadataTooLargeError
 
-from dispatcher.config.settings import KafkaSettings
+from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.kafka.broker_access import peer_of
 from dispatcher.kafka.connection_errors import explain

@@ -10,7 +10,7 @@ import structlog
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from dispatcher.config.settings import KafkaSettings
+from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.kafka import aiokafka_patches
 from dispatcher.kafka.broker_access import BrokerAccess, peer_of
 from dispatcher.kafka.connection_errors import Peer, explain, is_about_connecting

@@ -20,7 +20,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 from aiokafka.structs import ConsumerRecord
 
-from dispatcher.config.settings import KafkaSettings
+from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.records import AssignmentEpoch, Lease
 from dispatcher.kafka.commit_metadata import FinishedHere
 from dispatcher.kafka.committing import Committer

@@ -14,7 +14,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka_errors
 from aiokafka.admin import AIOKafkaAdminClient
 
-from dispatcher.config.settings import KafkaSettings, Settings
+from dispatcher.config.kafka_settings import KafkaSettings
+from dispatcher.config.settings import Settings
 from dispatcher.config.units import parse_duration
 from dispatcher.kafka.connection import admin_client, stopped
 from dispatcher.kafka.topic_reader import outside_consumer

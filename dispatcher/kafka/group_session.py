@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from dispatcher.config.settings import KafkaSettings
+from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.contract.records import Lease
 from dispatcher.kafka.connection import report_error, until_answered

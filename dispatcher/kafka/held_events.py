@@ -19,7 +19,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
 from aiokafka.structs import ConsumerRecord
 
-from dispatcher.config.settings import KafkaSettings
+from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.outcomes import Outcome
 from dispatcher.contract.records import AssignmentEpoch, Lease, ProcessingAttempt, Record
 from dispatcher.contract.tenant import TenantKey

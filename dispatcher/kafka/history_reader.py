@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import ConsumerRecord
 
-from dispatcher.config.settings import KafkaSettings
+from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.history import HistoryRecord, decode_record
 from dispatcher.errors import DispatcherError, StoreUnavailable, UnreadableEvent
 from dispatcher.kafka.connection import connection_arguments, stopped

@@ -17,7 +17,8 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from dispatcher.config.settings import KafkaSettings, Settings
+from dispatcher.config.kafka_settings import KafkaSettings
+from dispatcher.config.settings import Settings
 from dispatcher.contract.history import MAX_RECORD, HistoryEntry, encode_records
 from dispatcher.delivery.history_recorder import HistoryRecorder
 from dispatcher.kafka.connection import connection_arguments, stopped

@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.client import ConnectionGroup
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata
 
-from dispatcher.config.settings import KafkaSettings
+from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.kafka import group_coordinator
 from dispatcher.kafka.commit_metadata import CommittedPosition, decode_metadata
 from dispatcher.kafka.connection import connection_arguments, stopped

@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
-from dispatcher.config.settings import KafkaSettings
+from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.errors import BrokerUnavailable, DispatcherError, NotFound
 from dispatcher.kafka.broker_access import peer_of
 from dispatcher.kafka.connection import admin_client, connection_arguments, stopped

@@ -14,7 +14,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.structs import ConsumerRecord
 
-from dispatcher.config.settings import KafkaSettings
+from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.records import Record
 from dispatcher.errors import DispatcherError, NotFound
 from dispatcher.kafka.connection import FIRST_WAIT_S, LONGEST_WAIT_S, stopped

@@ -12,7 +12,8 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import InvalidReplicationFactorError, TopicAlreadyExistsError, for_code
 
-from dispatcher.config.settings import KafkaSettings, Settings
+from dispatcher.config.kafka_settings import KafkaSettings
+from dispatcher.config.settings import Settings
 from dispatcher.config.units import format_duration
 from dispatcher.delivery.retry_policy import RetryPolicy
 from dispatcher.errors import DispatcherError

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from dispatcher.cli import app
 from dispatcher.cli.redrive import _time
-from dispatcher.config.settings import KafkaSettings
+from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.events import DeliveryEvent, read_event
 from dispatcher.contract.outcomes import DeadReason
 from dispatcher.contract.records import Origin, RetryState

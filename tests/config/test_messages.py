@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from dispatcher.config.documents import parse_document, problems_from
-from dispatcher.config.settings import KafkaSettings, Settings
+from dispatcher.config.kafka_settings import KafkaSettings
+from dispatcher.config.settings import Settings
 from dispatcher.config.webhooks import FetchedToken, JwtAuth, SignedToken, WebhookConfig, WebhookFile
 
 

@@ -22,7 +22,8 @@ from deploy.capacity import (
     Plan,
     written,
 )
-from dispatcher.config.settings import DeliverySettings, KafkaSettings
+from dispatcher.config.kafka_settings import KafkaSettings
+from dispatcher.config.settings import DeliverySettings
 from tests.deploy.tools import CHART
 
 LOADS = st.builds(

@@ -6,7 +6,8 @@ from typing import Final
 
 import orjson
 
-from dispatcher.config.settings import KafkaSettings, Settings
+from dispatcher.config.kafka_settings import KafkaSettings
+from dispatcher.config.settings import Settings
 from dispatcher.config.webhooks import Webhook
 from dispatcher.console import masking
 from dispatcher.contract import redaction

@@ -16,9 +16,9 @@ import structlog
 from pydantic import TypeAdapter
 from yarl import URL
 
+from dispatcher.config.console_settings import ConsoleSettings
 from dispatcher.config.ops_tls import OpsTls
 from dispatcher.config.secrets import Secret
-from dispatcher.config.settings import ConsoleSettings
 from dispatcher.console.model import LaneFact
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.tasks import SingleFlight

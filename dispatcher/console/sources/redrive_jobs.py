@@ -13,7 +13,7 @@ from typing import Final, Literal, TypeVar
 
 import structlog
 
-from dispatcher.config.settings import KafkaSettings
+from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.console.model import RedriveJob
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError, NotFound

@@ -273,7 +273,7 @@ def test_the_loopback_has_many_names(host: str, empty_url: object) -> None:
 
 
 def console_settings(**values: Any) -> Any:
-    from dispatcher.config.settings import ConsoleSettings
+    from dispatcher.config.console_settings import ConsoleSettings
 
     return ConsoleSettings(**values)
 

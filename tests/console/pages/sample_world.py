@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from pydantic import JsonValue
 
-from dispatcher.config.settings import KafkaSettings, Settings
+from dispatcher.config.kafka_settings import KafkaSettings
+from dispatcher.config.settings import Settings
 from dispatcher.config.webhooks import Channel, WebhookConfig
 from dispatcher.console.model import (
     AttemptFact,

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from dispatcher.config.settings import KafkaSettings, Settings
+from dispatcher.config.kafka_settings import KafkaSettings
+from dispatcher.config.settings import Settings
 from dispatcher.kafka.producer import Producer
 from tests.integration.brokers import mistreatable_broker
 from tests.kafka.apache_kafka import ApacheKafka

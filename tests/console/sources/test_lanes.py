@@ -11,9 +11,10 @@ import trustme
 from aiohttp import web
 
 from dispatcher.cli.ops_client import ask
+from dispatcher.config.console_settings import ConsoleSettings
 from dispatcher.config.ops_tls import OpsTls
 from dispatcher.config.secrets import Secret
-from dispatcher.config.settings import ConsoleSettings, DeliverySettings, OpsSettings
+from dispatcher.config.settings import DeliverySettings, OpsSettings
 from dispatcher.console.sources import lanes as module
 from dispatcher.console.sources.lanes import RunningLanes, worst
 from dispatcher.contract.tenant import TenantKey

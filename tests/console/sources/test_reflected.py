@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from dispatcher.config.settings import ConsoleSettings, Settings
+from dispatcher.config.console_settings import ConsoleSettings
+from dispatcher.config.settings import Settings
 from dispatcher.console.model import AttemptQuery, DeadQuery
 from dispatcher.console.sources.attempts import AttemptLogReader
 from dispatcher.console.sources.dead_events import DeadLetterReader

@@ -3,14 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
-from dispatcher.config.settings import (
-    DeliverySettings,
-    KafkaSecurity,
-    KafkaSettings,
-    RetrySettings,
-    Settings,
-    WebhookSettings,
-)
+from dispatcher.config.kafka_security import KafkaSecurity
+from dispatcher.config.kafka_settings import KafkaSettings
+from dispatcher.config.settings import DeliverySettings, RetrySettings, Settings, WebhookSettings
 
 LEAST = {
     "apiVersion": "dispatcher/v1",

@@ -15,7 +15,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError
 
-from dispatcher.config.settings import KafkaSettings
+from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.outcomes import Delivered, Outcome
 from dispatcher.contract.records import ProcessingAttempt, Record
 from dispatcher.delivery.direct_attempt import DirectAttempt

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from aiokafka.errors import KafkaConnectionError
 
+from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.config.secrets import SecretSource
-from dispatcher.config.settings import KafkaSettings
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.kafka.broker_access import BrokerAccess
 from dispatcher.kafka.connection_errors import explain

@@ -15,7 +15,7 @@ from aiokafka.errors import (
 )
 from structlog.testing import capture_logs
 
-from dispatcher.config.settings import KafkaSettings
+from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.contract.records import AssignmentEpoch
 from dispatcher.kafka.committing import FAILURE_LASTS_S, Committer

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 from aiokafka import TopicPartition
 
-from dispatcher.config.settings import KafkaSettings
+from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.contract.outcomes import Delivered, Outcome
 from dispatcher.contract.records import Lease, Origin, ProcessingAttempt, Record, RetryState

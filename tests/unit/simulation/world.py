@@ -27,7 +27,7 @@ from typing import Any
 import orjson
 from aiokafka import TopicPartition
 
-from dispatcher.config.settings import KafkaSettings
+from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.events import DeliveryEvent, read_event
 from dispatcher.contract.outcomes import Attempt, Dead, Delivered, FailureReason, Outcome, Parked, Skipped
 from dispatcher.contract.records import Lease, Origin, ProcessingAttempt, Record

@@ -1,0 +1,84 @@
+"""Settings of brokers, topics and the consumer group: `kafka`."""
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, ValidationInfo, model_validator
+
+from dispatcher.config.kafka_security import KafkaSecurity
+from dispatcher.config.secrets import Name
+from dispatcher.config.settings_group import SettingsGroup
+from dispatcher.config.units import Bytes, Seconds
+
+_TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]+", re.ASCII)
+
+
+def _topic_name(name: str) -> str:
+    if not _TOPIC_NAME.fullmatch(name) or name in (".", ".."):
+        raise ValueError("is not a legal topic name: use letters, digits, '.', '_' and '-' only")
+    return name
+
+
+def _fit_for_topics(group_id: str, info: ValidationInfo) -> str:
+    if info.data.get("topic_prefix") is None and (not _TOPIC_NAME.fullmatch(group_id) or group_id in (".", "..")):
+        raise ValueError(
+            "the dispatcher's own topics are named after it, and it is not a legal topic name: set kafka.topic_prefix, "
+            "or use letters, digits, '.', '_' and '-' only"
+        )
+    return group_id
+
+
+TopicName = Annotated[Name, AfterValidator(_topic_name)]
+
+
+class KafkaSettings(SettingsGroup):
+    """Brokers, topics and consumer group."""
+
+    bootstrap_servers: Annotated[str, Field(min_length=1)]
+    """host:port of one or more brokers, separated by commas."""
+    topic: TopicName = "delivery-events"
+    """Topic of delivery events."""
+    topic_prefix: TopicName | None = None
+    """Prefix of the names of the dispatcher's own topics: `<topic_prefix>.retry.30s`, `<topic_prefix>.dead`. By default
+    the group_id, so that two groups on one topic of events never share parked events. Versions before this
+    setting used the topic's name."""
+    group_id: Annotated[Name, AfterValidator(_fit_for_topics)] = "feedback-dispatcher"
+    """Consumer group. Its members share the partitions; retry tiers are read by `<group_id>.retry`."""
+    group_instance_id: Name | None = None
+    """Stable name of this member (static membership): a restart within session_timeout causes no rebalance."""
+    client_id: Name = "feedback-dispatcher"
+    security: KafkaSecurity = KafkaSecurity()
+    auto_offset_reset: Literal["earliest", "latest"] = "earliest"
+    """Position of the group at its very first start: `latest` skips the records that exist then. Partitions that are
+    added later are read from their start."""
+    session_timeout: Annotated[Seconds, Field(ge=2)] = 12
+    """Time without a heartbeat after which the group removes a member; heartbeats are sent every 3 s. After a crash,
+    the member's partitions wait for this time and a few seconds more. A process that stood still for longer sends
+    nothing until it has joined again. Kafka's brokers refuse less than 6 s by default."""
+    commit_interval: Annotated[Seconds, Field(ge=0.01)] = 0.05
+    """Interval between commits. A commit is delayed by up to a second while it would cover fewer records than half the
+    requests in flight. A crash repeats the records finished since the last commit, and those in flight."""
+    partition_window: Annotated[int, Field(ge=1, le=100_000)] = 10_000
+    """Maximum distance of a partition's first and last unfinished record; past it, the partition is paused."""
+    max_unfinished: Annotated[int, Field(ge=1)] = 20_000
+    """Maximum number of unfinished records in the process: waiting in lanes, or being sent."""
+    max_unfinished_bytes: Bytes = 128 * 1024 * 1024
+    """Maximum size of the values of all unfinished records together."""
+    fetch_max_bytes: Bytes = 8 * 1024 * 1024
+    """Maximum size of one fetch response. It bounds the buffer beside the unfinished records."""
+    max_record_bytes: Bytes = 1024 * 1024
+    """A larger record is dead-lettered as unreadable."""
+    idempotence: Literal["auto", "on", "off"] = "auto"
+    """Idempotent producer for retry and dead-letter records; `auto`: if the broker supports it."""
+
+    @property
+    def prefix(self) -> str:
+        """Prefix of the names of the dispatcher's own topics."""
+        return self.topic_prefix or self.group_id
+
+    @model_validator(mode="after")
+    def _events_are_not_own(self) -> Self:
+        own = {f"{self.prefix}.{name}" for name in ("dead", "held", "attempts")}
+        if self.topic in own or self.topic.startswith(f"{self.prefix}.retry."):
+            raise ValueError(f"topic {self.topic} is one of the dispatcher's own topics: set another topic_prefix")
+        return self
