@@ -119,7 +119,7 @@ async def _background(sources: Sources, database: Database) -> None:
 
 
 async def _first_end(serving: "asyncio.Task[None]", following: "asyncio.Task[None]") -> int:
-    """Wait for the server's end; whatever ends first takes the other along. Raises what either raised."""
+    """Waits until one of the tasks ends, and cancels the other. Returns the exit status; raises what either raised."""
     try:
         await asyncio.wait({serving, following}, return_when=asyncio.FIRST_COMPLETED)
     finally:

@@ -49,7 +49,7 @@ class AdaptiveLimit:
         self._set(self.limit / 2)
 
     def ramp(self) -> None:
-        """Begin again from one: the endpoint has just come back."""
+        """Starts again from one request: the endpoint has just come back."""
         self._set(float(self.least))
         self._starting = True
 

@@ -97,7 +97,7 @@ class Deliverer:
         self._retired: list[PreparedWebhook] = []
 
     async def deliver(self, pending: PendingDelivery, first_result: AttemptResult | None = None) -> Delivery:
-        """Send the parcel, with quick tries after a failure that may pass.
+        """Delivers the event, with quick tries after a failure that may pass.
 
         Args:
             first_result: the result of its first attempt, if that was made already (`direct_attempt`).
@@ -178,7 +178,7 @@ class Deliverer:
         self._retired += [self._destinations.pop(tenant) for tenant in freed]
 
     async def close(self) -> None:
-        """End what authenticators have under way."""
+        """Cancels the requests that authenticators have in progress."""
         self._retired += self._destinations.values()
         self._destinations.clear()
         await self._close_retired()

@@ -61,7 +61,7 @@ class EndpointHealth:
     _coarse: _Window = field(default_factory=lambda: _Window(DISABLED_WINDOW_S, _COARSE_S))
 
     def record(self, now: float, *, failed: bool) -> TenantState:
-        """Count one attempt and give the state that follows."""
+        """Counts one attempt and returns the state that follows."""
         if self.state is TenantState.DISABLED:
             return self.state  # for good: what was under way changes nothing
         if not failed and self.failing_since is None:
@@ -86,7 +86,7 @@ class EndpointHealth:
         return self.state
 
     def is_quiet(self, now: float) -> bool:
-        """Nothing worth keeping."""
+        """Returns True if nothing is worth keeping."""
         self._fine.forget(now)
         return self.state is not TenantState.DISABLED and not self._fine.counts
 

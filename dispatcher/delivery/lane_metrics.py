@@ -9,7 +9,7 @@ from dispatcher.telemetry import metrics
 
 
 def observe_lanes(lanes: LaneScheduler) -> None:
-    """Sets the gauges."""
+    """Sets the gauges that count lanes, permits, open breakers and failing tenants."""
     endpoints = [lane.endpoint for lane in lanes]
     states = [endpoint.health.state for endpoint in endpoints]
     metrics.IN_FLIGHT.set(lanes.permits.taken)

@@ -102,7 +102,7 @@ class Lane:
         return self.try_enter(priority) or await self.wait(priority)
 
     async def wait(self, priority: Priority) -> Permit | LaneRefusal:
-        """Does what `acquire` does, after `try_enter` has just returned None."""
+        """Waits for a permit or a refusal, after `try_enter` has just returned None."""
         waiter = WaitingTask(self._scheduler.loop.create_future(), priority, self._scheduler.now())
         self.queue(waiter)
         try:

@@ -63,7 +63,7 @@ class FastPath:
         self._is_sampled = is_sampled
 
     def start(self, record: Record, processing: ProcessingAttempt, owner: RecordListener) -> DirectAttempt | None:
-        """Processes the record without awaiting.
+        """Delivers or skips the record without awaiting, or calls `on_fallback`.
 
         Returns the attempt in progress, or None if the record is finished or fell back.
 

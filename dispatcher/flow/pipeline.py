@@ -224,7 +224,7 @@ class Pipeline:
                     assert_never(delivery)
 
     def record_direct_delivery(self, record: Record, pending: PendingDelivery, outcome: Delivered) -> None:
-        """Note an event that was delivered by its first attempt, fresh from its topic."""
+        """Counts and logs an event that its first attempt delivered, fresh from its topic."""
         self._seconds_at_once.observe(self._age_s(record))
         self._note_delivered(record, pending.tenant, pending.webhook_id, outcome)
 
@@ -307,7 +307,7 @@ class Pipeline:
         event: DeliveryEvent,
         deferred: Deferred,
     ) -> Outcome:
-        """Write the event to the topic of held events: only a change of configuration can help it."""
+        """Writes the event to the topic of held events: only a change of configuration can help it."""
         now = self._clock()
         if self._policy.expired(retry_state.first_seen, now):
             return await self._expire(record, retry_state, processing, event, deferred)
@@ -380,7 +380,7 @@ class Pipeline:
         error: Exception,
         event: DeliveryEvent | None,
     ) -> Outcome:
-        """Whatever a record makes of us, it must not stop the others."""
+        """Dead-letters a record that a bug of ours can't process, so that it doesn't stop the others."""
         metrics.ERRORS.labels("pipeline").inc()
         log.error("record dies because of a bug", origin=str(retry_state.origin), exc_info=error)
         return await self._die(record, retry_state, processing, DeadReason.INTERNAL, type(error).__name__, event)
@@ -423,7 +423,7 @@ class Pipeline:
         return Dead(reason)
 
     def observe(self) -> None:
-        """Set the gauges, for a scrape."""
+        """Sets the gauges, for a scrape."""
         metrics.BRAKE_ENGAGED.set(sum(brake.engaged for brake in self._brakes.values()))
 
 

@@ -36,7 +36,7 @@ LEAST_METADATA_BYTES: Final = 19
 
 
 class Committer:
-    """Commits for one consumer."""
+    """Commits the positions of one consumer's partitions."""
 
     def __init__(
         self, group_id: str, settings: KafkaSettings, in_flight: Callable[[], int], problems: KafkaProblems

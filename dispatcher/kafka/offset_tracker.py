@@ -56,7 +56,7 @@ class OffsetTracker:
 
     @property
     def unfinished(self) -> int:
-        """Records begun and not finished."""
+        """Number of records that were begun and are not finished."""
         return len(self._order) - len(self._done)
 
     @property

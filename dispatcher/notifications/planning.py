@@ -226,7 +226,7 @@ def _note_dead(subject: Subject, memory: Memory, now: float) -> None:
 
 
 def _news_of(subject: Subject, memory: Memory, now: float, pace: Pace, *, is_withheld: bool) -> list[News]:
-    """Everything about the tenant that is not reported yet and may be."""
+    """Returns everything about the tenant that has not been reported and may be reported now."""
     found = []
     state, has_settled = subject.state, now - subject.since >= pace.settle_s
     if state is not memory.reported:
@@ -245,7 +245,7 @@ def _news_of(subject: Subject, memory: Memory, now: float, pace: Pace, *, is_wit
 
 
 def _step_of(expiry: Expiry, now: float, pace: Pace) -> str | None:
-    """The last step that an expiry has reached."""
+    """Returns the last step that an expiry has reached."""
     left = expiry.at - now
     steps = (pace.expires_within_s, *EXPIRY_STEPS_S)
     reached = [number for number, step in enumerate(steps) if left <= step]

@@ -91,7 +91,7 @@ class AttemptMemory:
         self.unreadable = 0
 
     def outcomes(self, tenant: TenantKey, window: Window) -> Outcomes:
-        """See `model.Attempts`, here and below."""
+        """Returns the counts for the chart; all zero if the tenant has no attempts."""
         counts, now = self._counts.get(tenant), self._clock()
         return no_outcomes(window, now) if counts is None else counts.outcomes(window, now)
 

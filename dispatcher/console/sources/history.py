@@ -51,7 +51,7 @@ class HistoryLookup:
         return None if self._key is None else recipient_hash(self._key.reveal(), address)
 
     async def search(self, query: HistoryQuery, *, orgs: Orgs) -> HistoryPage:
-        """See `HistorySearch.search`."""
+        """Searches the store as `HistorySearch.search` does."""
         return await self._search.search(query, orgs=orgs)
 
     async def timeline(self, webhook_id: str, *, tenant: TenantKey) -> tuple[HistoryEntry, ...]:
@@ -60,7 +60,7 @@ class HistoryLookup:
         return tuple(one for one in found if one.sandbox == tenant.sandbox)
 
     async def counts(self, tenant: TenantKey, since: float, until: float) -> tuple[HistoryCount, ...]:
-        """See `HistorySearch.counts`."""
+        """Counts events as `HistorySearch.counts` does."""
         return await self._search.counts(tenant, since, until)
 
     async def state(self, tenant: TenantKey) -> StateReport:
@@ -72,15 +72,15 @@ class HistoryLookup:
         return await self._states.all(orgs=orgs)
 
     async def seen_without_webhook(self, since: float, *, orgs: Orgs) -> list[SeenTenant]:
-        """See `HistorySeen.without_webhook`."""
+        """Returns tenants that have events but no webhook, as `HistorySeen.without_webhook` does."""
         return await self._search.seen.without_webhook(since, orgs=orgs)
 
     async def seen_campaigns(self, tenant: TenantKey) -> list[str]:
-        """See `HistorySeen.campaigns`."""
+        """Returns campaigns that had events lately, as `HistorySeen.campaigns` does."""
         return await self._search.seen.campaigns(tenant)
 
     async def erase(self, recipient: str) -> int:
-        """See `HistoryStore.erase`; `recipient` is the hash."""
+        """Erases a person's entries as `HistoryStore.erase` does; `recipient` is the hash."""
         return await self._store.erase(recipient)
 
 
