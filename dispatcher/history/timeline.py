@@ -1,6 +1,5 @@
 """What happened to an event, in words, for the command line and the console. Pure."""
 
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -109,11 +108,6 @@ def details(entry: HistoryEntry) -> str:
         parts.append(entry.detail)
     parts += [f"{name}: {value}" for name, value in (entry.headers or {}).items()]
     return "; ".join(parts)
-
-
-def outcome_of(entries: Iterable[HistoryEntry]) -> HistoryEntry | None:
-    """The entry that says what finally happened: the latest by time; None without entries."""
-    return max(entries, key=lambda entry: entry.at, default=None)
 
 
 def moment(at_ms: int) -> str:

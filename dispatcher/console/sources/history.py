@@ -41,11 +41,6 @@ class HistoryLookup:
         """Why entries may be missing, None if none are."""
         return self._problem()
 
-    @property
-    def knows_recipients(self) -> bool:
-        """True if messages can be found by address."""
-        return self._key is not None
-
     def hashed(self, address: str) -> str | None:
         """The hash under which a recipient's entries are stored; None without a key."""
         return None if self._key is None else recipient_hash(self._key.reveal(), address)
