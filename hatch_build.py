@@ -4,8 +4,8 @@ Without it the wheel is pure Python: no compiler is needed, and none is looked f
 docs/decisions/0008-compile-the-hot-path-with-mypyc.md for what is compiled and what mypyc can't do.
 """
 
+import ast
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +22,8 @@ except ImportError:  # run as a script, to compile without building a wheel
 SWITCH = "DISPATCHER_COMPILE"
 GROUP = "dispatcher_compiled"
 MODULES = (
-    "contract/event_reader", "contract/events", "contract/feedback", "contract/record_text", "contract/records",
+    "contract/event_reader", "contract/events", "contract/feedback", "contract/outcomes", "contract/record_text",
+    "contract/records",
     "delivery/breaker", "delivery/concurrency", "delivery/deliverer", "delivery/direct_attempt",
     "delivery/endpoint_health", "delivery/endpoint_state", "delivery/history_recorder", "delivery/lane_scheduler",
     "delivery/pending_delivery", "delivery/permits", "delivery/rate", "delivery/retry_policy", "delivery/verdicts",
@@ -33,8 +34,6 @@ MODULES = (
 )  # fmt: skip
 """What runs for every event. Modules of msgspec structs and pydantic models stay interpreted: mypyc can't compile
 classes with a metaclass."""
-_SLOTS = re.compile(r"(?<=@dataclass\()(.*?)(?:, )?(?:weakref_)?slots=True(?:, )?")
-"""A compiled class has no `__dict__` anyway, and mypyc can't compile a class that a decorator replaces."""
 
 
 class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
@@ -76,7 +75,7 @@ def compile_to(root: Path, target: Path) -> None:
         shutil.copy(root / "pyproject.toml", sources)  # mypy's settings
         for module in MODULES:
             path = sources / "dispatcher" / f"{module}.py"
-            path.write_text(_SLOTS.sub(r"\1", path.read_text()).replace("@dataclass()", "@dataclass"))
+            path.write_text(with_native_values(path.read_text()))
         script = "import hatch_build; hatch_build.build_extensions()"
         search = os.pathsep.join(
             filter(None, [str(root), os.environ.get("PYTHONPATH")])
@@ -84,6 +83,66 @@ def compile_to(root: Path, target: Path) -> None:
         environment = os.environ | {"PYTHONPATH": search, "MYPYC_OUTPUT": str(target)}
         command = [sys.executable, "-c", script]
         subprocess.run(command, cwd=sources, env=environment, check=True)  # noqa: S603  (our own interpreter)
+
+
+def with_native_values(source: str) -> str:
+    """Returns a module whose dataclasses mypyc compiles into native classes. Every line keeps its number.
+
+    mypyc can't compile a class that a decorator replaces, as slots do (a compiled class has no `__dict__` anyway), and
+    leaves the `__init__` that `dataclasses` makes interpreted. So the decorator loses its slots, and `__init__` is
+    written out on the empty line after the class. It assigns what is frozen, so the guard goes: mypy has checked.
+    """
+    lines = [*source.splitlines(), ""]
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.ClassDef):
+            continue
+        for decorator in node.decorator_list:
+            if (options := _options(decorator)) is not None and node.end_lineno is not None:
+                init = _init(node)
+                if init is not None and not lines[node.end_lineno].strip():
+                    lines[node.end_lineno] = init
+                    options["init"] = False
+                given = ", ".join(f"{name}={value}" for name, value in options.items())
+                lines[decorator.lineno - 1] = f"@dataclass({given})" if given else "@dataclass"
+    return "\n".join(lines).replace(
+        "from dispatcher.contract.values import slots_dataclass", "from dataclasses import dataclass"
+    )
+
+
+def _options(decorator: ast.expr) -> dict[str, object] | None:
+    """Returns the options of a dataclass, without its slots and its guard; None for another decorator."""
+    match decorator:
+        case ast.Name(id="slots_dataclass"):
+            return {"unsafe_hash": True}
+        case ast.Name(id="dataclass"):
+            return {}
+        case ast.Call(func=ast.Name(id="dataclass")):
+            options = {str(one.arg): ast.literal_eval(one.value) for one in decorator.keywords}
+            if options.pop("frozen", False) and options.get("eq", True):
+                options["unsafe_hash"] = True
+            return {name: value for name, value in options.items() if name not in ("slots", "weakref_slot")}
+    return None
+
+
+def _init(node: ast.ClassDef) -> str | None:
+    """Returns the `__init__` of a dataclass on one line; None if it is more than one assignment for each field."""
+    parameters, assignments = ["self"], []
+    for field in node.body:
+        if isinstance(field, ast.FunctionDef) and field.name in ("__init__", "__post_init__"):
+            return None
+        if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+            continue
+        default = field.value
+        if isinstance(default, ast.Call) and getattr(default.func, "id", "") == "field":
+            options = {one.arg: one.value for one in default.keywords}
+            if not options.keys() <= {"repr", "default"}:
+                return None
+            default = options.get("default")
+        name = field.target.id
+        parameter = f"{name}: {ast.unparse(field.annotation)}"
+        parameters.append(parameter if default is None else f"{parameter} = {ast.unparse(default)}")
+        assignments.append(f"self.{name} = {name}")
+    return f"    def __init__({', '.join(parameters)}) -> None: {'; '.join(assignments)}"
 
 
 def build_extensions() -> None:

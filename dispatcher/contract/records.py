@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Protocol
 
 from dispatcher.contract.values import slots_dataclass
 from dispatcher.errors import Draining
@@ -90,20 +90,20 @@ class RetryState:
         }
         return [(PREFIX + name, value.encode()) for name, value in fields.items()]
 
-    @classmethod
-    def fresh(cls, record: Record, now: float) -> Self:
+    @staticmethod
+    def fresh(record: Record, now: float) -> "RetryState":
         """The state of a record on the topic of events: its own place, seen now. Its headers are not believed."""
         origin = Origin(record.topic, record.partition, record.offset)
-        return cls(origin, round(now, 3), origin_timestamp=max(0, record.timestamp))
+        return RetryState(origin, round(now, 3), origin_timestamp=max(0, record.timestamp))
 
-    @classmethod
-    def of(cls, record: Record) -> Self:
+    @staticmethod
+    def of(record: Record) -> "RetryState":
         """Reads the headers of a record on one of the dispatcher's own topics; without any, its own place and time.
 
         A header that can't be read counts as absent: the event is then delivered with a count of its own, which is
         better than not at all.
         """
-        own = cls.fresh(record, record.timestamp / 1000)
+        own = RetryState.fresh(record, record.timestamp / 1000)
         if not record.headers:
             return own
         # A header's value may be null in Kafka, whatever a client's types say.
@@ -111,7 +111,7 @@ class RetryState:
         if _ORIGIN_TOPIC not in found:
             return own
         status = _whole(found, "last-status", -1)
-        return cls(
+        return RetryState(
             origin=Origin(
                 found[_ORIGIN_TOPIC].decode(errors="replace"),
                 _whole(found, "origin-partition", record.partition),

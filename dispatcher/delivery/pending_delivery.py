@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import field
-from typing import Final, Self
+from typing import Final
 
 from dispatcher.auth.authenticator import Header
 from dispatcher.auth.signatures import Signer
@@ -53,14 +53,14 @@ class PendingDelivery:
     ids: EventIds | None = None
     """What the history repeats of the event; None without a history."""
 
-    @classmethod
+    @staticmethod
     def of(
-        cls, event: DeliveryEvent, webhook: Webhook, body: bytes, attempts: int, priority: Priority,
+        event: DeliveryEvent, webhook: Webhook, body: bytes, attempts: int, priority: Priority,
         processing: ProcessingAttempt, origin: Origin | None = None, refusals: int = 0, first_seen: float | None = None,
         ids: EventIds | None = None,
-    ) -> Self:  # fmt: skip
+    ) -> "PendingDelivery":  # fmt: skip
         """Returns the pending delivery of an event."""
-        return cls(
+        return PendingDelivery(
             event.webhook_id, event.timestamp, event.traceparent, event.channel, event.status, webhook, body, attempts,
             priority, processing, origin, refusals, first_seen, ids,
         )  # fmt: skip

@@ -3,10 +3,11 @@
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hatch_build import MODULES
+from hatch_build import MODULES, with_native_values
 
 PACKAGE = Path(__file__).parents[2] / "dispatcher"
 AWAITS = (ast.Await, ast.AsyncWith, ast.AsyncFor)
@@ -46,3 +47,70 @@ class Example:
             await self.close()
 """
     assert [mistake.partition(":")[0] for mistake in mistakes(source)] == ["line 3", "line 6", "line 9"]
+
+
+VALUES = """
+from dataclasses import dataclass, field
+from dispatcher.contract.values import slots_dataclass
+
+
+@slots_dataclass
+class Value:
+    number: int
+    text: str | None = field(repr=False)
+    \"\"\"What it says.\"\"\"
+    share: float = field(default=0.5, repr=False)
+
+    @property
+    def half(self) -> float:
+        return self.number / 2
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class Frozen:
+    name: str = "none"
+
+
+@dataclass(slots=True, eq=False)
+class Growing:
+    found: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Checked:
+    number: int
+
+    def __post_init__(self) -> None:
+        if self.number < 0:
+            raise ValueError(self.number)"""
+
+
+def test_dataclasses_become_native_classes() -> None:
+    native = with_native_values(VALUES).splitlines()
+    assert len(native) == len(VALUES.splitlines())  # every line keeps its number
+    assert [line for line in native if line.startswith("@")] == [
+        "@dataclass(unsafe_hash=True, init=False)",
+        "@dataclass(unsafe_hash=True, init=False)",
+        "@dataclass(eq=False)",
+        "@dataclass",
+    ]
+    assert [line.strip() for line in native if "def __init__" in line] == [
+        "def __init__(self, number: int, text: str | None, share: float = 0.5) -> None: "
+        "self.number = number; self.text = text; self.share = share",
+        "def __init__(self, name: str = 'none') -> None: self.name = name",
+    ]
+    made: dict[str, Any] = {}
+    exec(compile("from dataclasses import dataclass, field\n" + "\n".join(native), "native", "exec"), made)
+    assert made["Value"](3, None) == made["Value"](3, None, 0.5) != made["Value"](3, "x")
+    assert (made["Value"](3, None).half, made["Frozen"]().name, made["Growing"]().found) == (1.5, "none", [])
+    assert hash(made["Frozen"]("x")) == hash(made["Frozen"]("x"))
+    with pytest.raises(ValueError, match="-1"):
+        made["Checked"](-1)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_compiled_class_is_replaced_by_its_decorator(module: str) -> None:
+    # Python 3.14 can't give slots to a class with a compiled property, and mypyc compiles no such class natively.
+    native = with_native_values((PACKAGE / f"{module}.py").read_text())
+    assert "slots=True" not in native
+    assert "@slots_dataclass" not in native
