@@ -15,8 +15,8 @@ from dispatcher.contract.record_text import needs_repair, repaired, unframed
 from dispatcher.contract.spelling import event_type, has_long_spelling, objects_of, respelled
 from dispatcher.errors import UnreadableEvent, unchained
 
-_decode = msgspec.json.Decoder(Envelope).decode
-_decode_leniently = msgspec.json.Decoder(Envelope, strict=False).decode
+_decode: Final = msgspec.json.Decoder(Envelope).decode
+_decode_leniently: Final = msgspec.json.Decoder(Envelope, strict=False).decode
 _OPEN: Final = ord("{")
 _LONG_PATH: Final = b"adobe.com/experience"
 _LONG_KEY: Final = re.compile(rb'"(?:xdm:|@)|\\')

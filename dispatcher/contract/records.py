@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from dispatcher.contract.values import slots_dataclass
 from dispatcher.errors import Draining
@@ -15,8 +15,8 @@ from dispatcher.errors import Draining
 RecordHeaders = Sequence[tuple[str, bytes | None]]
 """Kafka headers: a value may be null."""
 
-PREFIX = "feedback-"
-_ORIGIN_TOPIC = PREFIX + "origin-topic"
+PREFIX: Final = "feedback-"
+_ORIGIN_TOPIC: Final = PREFIX + "origin-topic"
 
 
 class Record(Protocol):

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 
 class BreakerState(StrEnum):
@@ -27,7 +28,7 @@ class BreakerPolicy:
     successes_to_close: int = 2
 
 
-_BUCKETS = 6
+_BUCKETS: Final = 6
 
 
 @dataclass(slots=True)

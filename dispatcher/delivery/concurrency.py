@@ -1,10 +1,11 @@
 """Limits how many requests run at once. The limit grows while latency holds, and halves on overload. Pure."""
 
 from dataclasses import dataclass, field
+from typing import Final
 
-_SLOWER = 2.0
+_SLOWER: Final = 2.0
 """Latency over this many times its usual value is no longer holding."""
-_NOISE_S = 0.05
+_NOISE_S: Final = 0.05
 """Differences below this are noise, not load."""
 
 

@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
-UNSTABLE_WINDOW_S = 30 * 60.0
-DISABLED_WINDOW_S = 24 * 3600.0
-MIN_ATTEMPTS = 10
-FAILING_SHARE = 0.8
+UNSTABLE_WINDOW_S: Final = 30 * 60.0
+DISABLED_WINDOW_S: Final = 24 * 3600.0
+MIN_ATTEMPTS: Final = 10
+FAILING_SHARE: Final = 0.8
 
-_FINE_S = 60.0
-_COARSE_S = 3600.0
+_FINE_S: Final = 60.0
+_COARSE_S: Final = 3600.0
 
 
 class TenantState(StrEnum):

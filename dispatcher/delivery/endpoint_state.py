@@ -4,6 +4,7 @@ Pure: time comes in as seconds of the event loop's clock, and nothing is sent, s
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from dispatcher.contract.outcomes import ParkReason
 from dispatcher.delivery.breaker import Breaker, BreakerState
@@ -13,9 +14,9 @@ from dispatcher.delivery.permits import LaneRefusal, Permit
 from dispatcher.delivery.rate import TokenBucket
 from dispatcher.delivery.verdicts import Judgement, Verdict
 
-FAILING_AFTER = 4
+FAILING_AFTER: Final = 4
 """Failed attempts in a row after which a tenant counts as failing: as many as one refused payload gets."""
-FAILING_KEPT_S = 1800.0
+FAILING_KEPT_S: Final = 1800.0
 """A failing lane is kept for so long after its last attempt, so that its alert doesn't flap between the retry tiers."""
 
 

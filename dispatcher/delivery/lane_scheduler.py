@@ -15,7 +15,7 @@ Everything here runs on the event loop without awaiting, except `Lane.acquire`, 
 import asyncio
 from collections import deque
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Final, Protocol
 
 from dispatcher.config.settings import DeliverySettings
 from dispatcher.contract.outcomes import ParkReason
@@ -27,10 +27,10 @@ from dispatcher.telemetry import metrics
 
 IDLE_S = 60.0
 """A lane that nothing happened in for so long, and that remembers nothing bad, is freed."""
-_RETRY_TURN = 4
-_CROWDED = 0.8
-_MOST_OF_ROOM = 0.75
-_TICK_S = 1.0
+_RETRY_TURN: Final = 4
+_CROWDED: Final = 0.8
+_MOST_OF_ROOM: Final = 0.75
+_TICK_S: Final = 1.0
 
 
 class ReadAhead(Protocol):

@@ -17,9 +17,9 @@ from dispatcher.delivery.permits import LaneRefusal, Priority
 from dispatcher.delivery.verdicts import DELIVERED, Judgement, Verdict, reason_of
 from dispatcher.transport.request import Headers
 
-_FIT_FOR_A_HEADER = re.compile(r"[\x21-\x7e]{1,256}")
+_FIT_FOR_A_HEADER: Final = re.compile(r"[\x21-\x7e]{1,256}")
 """What an event says of itself may not inject a header, nor swell one past what receivers take."""
-_TRACEPARENT = re.compile(
+_TRACEPARENT: Final = re.compile(
     r"(?!ff)([0-9a-f]{2})-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[\x21-\x7e]{1,200})?"
 )
 """Of a version after 00 the fields of 00 are known, and more may follow."""

@@ -5,16 +5,16 @@ import re
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import Self
+from typing import Final, Self
 
 from dispatcher.config.settings import RetrySettings
 
-SOON_BASE_S = 0.5
-JITTER = 0.2
+SOON_BASE_S: Final = 0.5
+JITTER: Final = 0.2
 """A tier's delay varies by this share, so that events parked together don't return together."""
-MIN_HOLD_S = 1.0
-MAX_HOLD_OF_4XX_S = 3600.0
-_SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", re.ASCII)
+MIN_HOLD_S: Final = 1.0
+MAX_HOLD_OF_4XX_S: Final = 3600.0
+_SECONDS: Final = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

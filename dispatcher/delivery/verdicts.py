@@ -51,21 +51,21 @@ class Judgement:
         return "permanent" if self.verdict is Verdict.DEAD else "retryable"
 
 
-DELIVERED = Judgement(Verdict.DELIVERED)
-_DELIVERED_AS_THE_LAST = Judgement(Verdict.DELIVERED, suspends=True)
-_SOON = Judgement(Verdict.RETRY_SOON, failing=True)
-_SOON_THROTTLED = Judgement(Verdict.RETRY_SOON, failing=True, throttled=True)
-_UNREACHABLE = Judgement(Verdict.RETRY_SOON, failing=True, connect_failure=True)
-_LATER = Judgement(Verdict.RETRY_LATER, failing=True)
-_OUR_OWN = Judgement(Verdict.RETRY_SOON, tells_of_endpoint=False)
-_DENIED_FOR_NOW = Judgement(Verdict.RETRY_LATER, tells_of_endpoint=False)
-_SUSPEND = Judgement(Verdict.DISABLE_ENDPOINT, suspends=True)
-_PAYLOAD_REFUSED = Judgement(Verdict.RETRY_LATER, failing=True, payload_refused=True)
-_REJECTED = Judgement(Verdict.DEAD, DeadReason.REJECTED, failing=True, payload_refused=True)
-_UNSUPPORTED = Judgement(Verdict.DEAD, DeadReason.REJECTED)
-_REDIRECTED = Judgement(Verdict.DEAD, DeadReason.REDIRECTED)
-_ABORTED = Judgement(Verdict.DEAD, DeadReason.ABORTED)
-_DENIED = Judgement(Verdict.DEAD, DeadReason.EGRESS_DENIED, tells_of_endpoint=False)
+DELIVERED: Final = Judgement(Verdict.DELIVERED)
+_DELIVERED_AS_THE_LAST: Final = Judgement(Verdict.DELIVERED, suspends=True)
+_SOON: Final = Judgement(Verdict.RETRY_SOON, failing=True)
+_SOON_THROTTLED: Final = Judgement(Verdict.RETRY_SOON, failing=True, throttled=True)
+_UNREACHABLE: Final = Judgement(Verdict.RETRY_SOON, failing=True, connect_failure=True)
+_LATER: Final = Judgement(Verdict.RETRY_LATER, failing=True)
+_OUR_OWN: Final = Judgement(Verdict.RETRY_SOON, tells_of_endpoint=False)
+_DENIED_FOR_NOW: Final = Judgement(Verdict.RETRY_LATER, tells_of_endpoint=False)
+_SUSPEND: Final = Judgement(Verdict.DISABLE_ENDPOINT, suspends=True)
+_PAYLOAD_REFUSED: Final = Judgement(Verdict.RETRY_LATER, failing=True, payload_refused=True)
+_REJECTED: Final = Judgement(Verdict.DEAD, DeadReason.REJECTED, failing=True, payload_refused=True)
+_UNSUPPORTED: Final = Judgement(Verdict.DEAD, DeadReason.REJECTED)
+_REDIRECTED: Final = Judgement(Verdict.DEAD, DeadReason.REDIRECTED)
+_ABORTED: Final = Judgement(Verdict.DEAD, DeadReason.ABORTED)
+_DENIED: Final = Judgement(Verdict.DEAD, DeadReason.EGRESS_DENIED, tells_of_endpoint=False)
 
 RETRY_SOON: Final = frozenset({408, 409, 423, 425, 429})
 """4xx that pass by themselves; every 5xx but 501 and 505 does too."""
@@ -134,7 +134,7 @@ def _judge_answer(status: int, wish: str) -> Judgement:
     return _SOON_THROTTLED if status in _THROTTLING else _SOON  # what is no HTTP status is an answer that isn't HTTP
 
 
-_STATUS_CLASSES = {2: "http_2xx", 3: "http_3xx", 4: "http_4xx", 5: "http_5xx"}
+_STATUS_CLASSES: Final = {2: "http_2xx", 3: "http_3xx", 4: "http_4xx", 5: "http_5xx"}
 
 
 def reason_of(attempt: Attempt) -> str:

@@ -4,6 +4,8 @@ The pipeline, the fast path and `explain` share it, so they can't disagree. The 
 payload only: a webhook can be tested before it is enabled.
 """
 
+from typing import Final
+
 from dispatcher.config.webhooks import Webhook, WebhookConfig
 from dispatcher.contract.events import DeliveryEvent, OtherEvent, read_event
 from dispatcher.contract.feedback import encode_feedback
@@ -11,7 +13,7 @@ from dispatcher.contract.outcomes import ParkReason, SkipReason
 from dispatcher.contract.records import Origin, Record
 from dispatcher.errors import UnreadableEvent
 
-API_TRIGGERED = "ApiTriggered"
+API_TRIGGERED: Final = "ApiTriggered"
 
 
 def decide(event: DeliveryEvent, webhook: Webhook | None) -> tuple[Webhook, bytes] | SkipReason | ParkReason:

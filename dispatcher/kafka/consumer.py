@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
+from typing import Final
 
 import structlog
 from aiokafka import TopicPartition
@@ -37,11 +38,11 @@ from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
 
-REVOKE_WAIT_S = 5.0
+REVOKE_WAIT_S: Final = 5.0
 """At a rebalance, time for requests under way: the whole group waits for it."""
-BATCH = 500
+BATCH: Final = 500
 """Records of one poll."""
-BLOCKED_S = 5.0
+BLOCKED_S: Final = 5.0
 """A partition of which nothing was fetched for so long is looked at before it is read on: its topic may be new."""
 
 

@@ -16,11 +16,12 @@ import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import Final
 
-MAX_METADATA_BYTES = 4096
-_VERSION = "f1:"
-_MAX_INFLATED = 1 << 20
-_MOST_RUNS = 8_000
+MAX_METADATA_BYTES: Final = 4096
+_VERSION: Final = "f1:"
+_MAX_INFLATED: Final = 1 << 20
+_MOST_RUNS: Final = 8_000
 """More never fit, and looking at them would hold up the event loop."""
 
 Run = tuple[int, int]

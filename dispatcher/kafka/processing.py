@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextvars import Context
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 from aiokafka.structs import ConsumerRecord
@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 Process = Callable[[Record, ProcessingAttempt], Awaitable[Outcome]]
 
-LONGEST_REPEAT_S = 30.0
+LONGEST_REPEAT_S: Final = 30.0
 
 
 class FastPath(Protocol):

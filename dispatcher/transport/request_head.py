@@ -6,21 +6,22 @@ a header is a second request on a connection that tenants may share.
 
 import re
 from functools import lru_cache
+from typing import Final
 
 from dispatcher.errors import unchained
 from dispatcher.transport.request import USER_AGENT, Endpoint, Headers
 
-_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
-_FRAMING = frozenset(
+_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
+_FRAMING: Final = frozenset(
     {"host", "connection", "content-type", "content-length", "content-encoding", "transfer-encoding", "te", "trailer"}
     | {"upgrade", "keep-alive", "expect", "user-agent", "proxy-connection", "proxy-authorization", "cookie"}
 )
-_VISIBLE = bytes(range(0x20, 0x7F))
-_TARGET = re.compile(r"/[\x21-\x7e]*")
-_AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?")
+_VISIBLE: Final = bytes(range(0x20, 0x7F))
+_TARGET: Final = re.compile(r"/[\x21-\x7e]*")
+_AUTHORITY: Final = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?")
 
 
-_SENDABLE = frozenset(
+_SENDABLE: Final = frozenset(
     {"webhook-id", "webhook-timestamp", "webhook-signature", "webhook-attempt", "webhook-event-time", "authorization"}
 )
 """Names that nearly every request has; they need no check."""

@@ -10,7 +10,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import Callable
-from typing import cast
+from typing import Final, cast
 
 import httptools
 
@@ -27,7 +27,7 @@ from dispatcher.transport.answer_head import (
 from dispatcher.transport.failures import TransportError, clip, describe
 from dispatcher.transport.tls import remember_session
 
-_IGNORED_HEAD = 8 * 1024
+_IGNORED_HEAD: Final = 8 * 1024
 """Bytes that a head may have beyond its names and values: status line, separators, 1xx answers."""
 
 
