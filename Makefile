@@ -31,6 +31,7 @@ demo: $(STAMPS)-demo ## Watch events leave a broker as webhooks (20 s; FOREVER=1
 
 test: $(STAMPS)-test $(VENV)/checkov/bin/checkov $(VENV)/zizmor/bin/zizmor $(VENV)/openapi/bin/openapi-python-client system lint ## Everything that CI runs: lint, types, layers, all tests.
 	$(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile
+	PYTHON=$(abspath $(BIN))/python PROCESSES=$(PROCESSES) tests/compiled.sh
 
 test-fast: $(STAMPS)-test lint ## Lint, types, layers and unit tests: under two minutes.
 	$(BIN)/pytest -q tests/unit tests/config

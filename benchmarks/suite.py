@@ -43,12 +43,17 @@ class Plan:
         return 5 if self.full else 3
 
 
+_HISTORY: Final = {"store": "none"}
+"""Dispatchers write the topic; what reads it runs elsewhere."""
 _MAIN: Final[Mapping[str, Measure]] = {
     "bare client": lambda on: throughput.client(on, "bare", 60_000),
     "dispatcher": lambda on: throughput.dispatcher(on, 60_000),
     "dispatcher, 10 tenants": lambda on: throughput.dispatcher(on, 60_000, 10),
     "dispatcher, 200 tenants": lambda on: throughput.dispatcher(on, 60_000, 200),
     "dispatcher, 10,000 tenants": lambda on: throughput.dispatcher(on, 60_000, 10_000),
+    "dispatcher, history": lambda on: throughput.dispatcher(on, 60_000, history=_HISTORY),
+    "dispatcher, history, 10,000 tenants": lambda on: throughput.dispatcher(on, 60_000, 10_000, history=_HISTORY),
+    "dispatcher, one event in 100 traced": lambda on: throughput.traced(on, 60_000, 0.01),
     "plain pipeline": lambda on: throughput.plain(on, 24_000),
 }
 """By turns, `runs` times."""
@@ -181,6 +186,10 @@ def _result(
         "tenants_10000_vs_1": median(taken["dispatcher, 10,000 tenants"]) / ours,
         "tenants_10000_vs_10": median(taken["dispatcher, 10,000 tenants"]) / median(taken["dispatcher, 10 tenants"]),
         "tenants_200_vs_1": median(taken["dispatcher, 200 tenants"]) / ours,
+        "history_vs_none": median(taken["dispatcher, history"]) / ours,
+        "history_vs_none_10000_tenants": median(taken["dispatcher, history, 10,000 tenants"])
+        / median(taken["dispatcher, 10,000 tenants"]),
+        "traced_vs_untraced": median(taken["dispatcher, one event in 100 traced"]) / ours,
         "aiohttp_transport_vs_lean": median(taken["dispatcher on aiohttp"]) / ours,
         **isolated.pop("ratios"),
     }

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
@@ -113,6 +114,37 @@ async def dispatcher(
     rate = await drained(rig, subject, count, told_apart=True)
     await rig.delete_topics()
     return rate
+
+
+class _Collector(BaseHTTPRequestHandler):
+    """Takes spans (OTLP over HTTP)."""
+
+    def do_POST(self) -> None:
+        """Reads them and answers 200."""
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+async def traced(rig: Rig, count: int, ratio: float) -> Rate:
+    """The dispatcher with tracing on: spans of so many events go to a collector that takes them all."""
+    collector = ThreadingHTTPServer(("127.0.0.1", 0), _Collector)
+    with collector:
+        serving = asyncio.get_running_loop().run_in_executor(None, collector.serve_forever)
+        try:
+            tracing = {
+                "enabled": True,
+                "endpoint": f"http://127.0.0.1:{collector.server_port}",
+                "sample_ratio": ratio,
+            }
+            return await dispatcher(rig, count, tracing=tracing)
+        finally:
+            await asyncio.to_thread(collector.shutdown)
+            await serving
 
 
 async def plain(rig: Rig, count: int) -> Rate:

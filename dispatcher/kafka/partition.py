@@ -26,7 +26,7 @@ from dispatcher.kafka.offset_tracker import MAX_METADATA_BYTES, OffsetTracker
 from dispatcher.telemetry import fast_metrics, metrics
 
 AHEAD_S: Final = 2.0
-LEAST_AHEAD: Final = 1000
+LEAST_AHEAD = 1000
 MEASURED_S: Final = 0.25
 BATCH: Final = 100
 """Once it is full, reading goes on when so many have ended: beginning them together is quicker than one by one."""

@@ -1,5 +1,6 @@
 """What travels in `feedback-*` headers, and the turn that a record is given."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -84,7 +85,7 @@ def test_one_bad_header_spoils_no_other(name: str, value: bytes | None) -> None:
     }[name]
     found = RetryState.of(record)
 
-    for one in RetryState.__slots__:
+    for one in [each.name for each in dataclasses.fields(RetryState)]:
         assert getattr(found, one) == (expected if one == field else getattr(retry_state, one))
 
 
