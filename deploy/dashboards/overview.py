@@ -495,6 +495,10 @@ OVERVIEW = Dashboard(
                     "1 if every file in use is the newest; 0: a file is wrong, and its last good version is in use.",
                     "short",
                     (f"min by (pod) (dispatcher_config_last_reload_successful{{{PODS}}})", "{{pod}}"),
+                    (
+                        f"min by (pod) (dispatcher_ops_certificate_last_reload_successful{{{PODS}}})",
+                        "{{pod}}: certificate of the ops port",
+                    ),
                     top=1,
                 ),
                 graph(

@@ -39,7 +39,7 @@ async def scene(tmp_path: Path, issued: Certificates, mail: MailServer, history:
 @pytest.fixture
 async def client(scene: Scene) -> AsyncIterator[Client]:
     app = web.Application()
-    services = cast("Services", SimpleNamespace(notifications=scene.desk))
+    services = cast("Services", SimpleNamespace(notifications=scene.desk, settings=scene.settings))
     notification_link.add_to(app, Renderer(services, Assets.load()))
     async with TestClient(TestServer(app)) as opened:
         yield opened

@@ -189,8 +189,9 @@ async def test_a_body_of_exactly_the_limit_is_read_and_one_byte_more_is_not(cons
         body = draft.replace(b"NAME", b"x" * (size - len(draft) + 4))
         assert len(body) == size
         assert await status(client, "/api/v1/webhooks", body, JSON) == expected
-    for size, expected in ((MAX_KEPT_BODY, 401), (MAX_KEPT_BODY + 1, 413)):
-        assert await status(stranger, "/sign-in", b"token=" + b"x" * (size - 6), FORM) == expected
+    for most, path in ((MAX_PUBLIC_BODY, "/sign-in"), (MAX_KEPT_BODY, "/sign-in?kept=1")):
+        for size, expected in ((most, 401), (most + 1, 413)):
+            assert await status(stranger, path, b"token=" + b"x" * (size - 6), FORM) == expected
 
 
 @pytest.mark.usefixtures("empty_url")

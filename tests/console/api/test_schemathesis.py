@@ -43,8 +43,15 @@ checks.negative_data_rejection.expected-statuses = [400, 401, 404, 405, 412, 415
 
 # Parameters that belong together: no schema can say so.
 [[operations]]
-include-operation-id = ["listDeadEvents", "searchHistory", "eraseHistory", "listRedrives", "resend", "checkResend"]
+include-operation-id = [
+    "listDeadEvents", "searchHistory", "eraseHistory", "listRedrives", "resend", "checkResend", "listNotifications",
+]
 checks.positive_data_acceptance.expected-statuses = ["2xx", 404, 422]
+
+# At most four secrets, and the newest can't end: it depends on those that are there.
+[[operations]]
+include-operation-id = ["generateSigningSecret", "endSigningSecret"]
+checks.positive_data_acceptance.expected-statuses = ["2xx", 404, 412, 422]
 """
 
 
