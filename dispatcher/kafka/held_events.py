@@ -24,7 +24,7 @@ from dispatcher.contract.outcomes import Outcome
 from dispatcher.contract.records import AssignmentEpoch, Lease, ProcessingAttempt, Record
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StillHeld, StoreUnavailable
-from dispatcher.kafka.commit_metadata import Fingerprint, encode_metadata
+from dispatcher.kafka.commit_metadata import AT_START, Fingerprint, encode_metadata
 from dispatcher.kafka.connection import stopped
 from dispatcher.kafka.group_session import FIRST_REPEAT_S, GroupSession
 from dispatcher.kafka.held_pace import ReadingPace
@@ -86,7 +86,14 @@ class _Assigned:
         """Returns what is finished, for the time when this process is assigned the partition again."""
         if self.state is None or self.left is None:
             return self.left
-        return HeldStart(*self.state.to_commit(), self.fingerprint, self.left.committed)
+        position, snapshot = self.state.to_commit()
+        return replace(self.left, position=position, snapshot=snapshot, fingerprint=self.fingerprint)
+
+    def metadata_at(self, position: int) -> str:
+        """Returns what a commit of this position says of the log that it was made of."""
+        if self.fingerprint is None and self.left is not None and self.left.log_start == position:
+            return AT_START
+        return encode_metadata(OffsetTracker(position), self.fingerprint)
 
 
 Connect = Callable[[Assignments], Coroutine[object, object, GroupClient]]
@@ -229,7 +236,9 @@ class HeldEvents:
         source = client.source_of(one.tp)
         async with asyncio.timeout(ANSWER_S):
             bounds = (await client.bounds([one.tp]))[one.tp]
-        if await is_same_log(client, one.tp, one.fingerprint, bounds):
+        if one.left is None or await is_same_log(
+            client, one.tp, replace(one.left, fingerprint=one.fingerprint), bounds
+        ):
             client.seek(one.tp, one.buffer[-1].offset + 1 if one.buffer else state.cursor)
             one.source = source
         else:
@@ -422,10 +431,7 @@ class HeldEvents:
                     del states[one.tp]
                     continue
                 at = await self._topic.write_snapshot(one.tp.partition, snapshot) if snapshot.tenants else None
-                parts = [
-                    encode_metadata(OffsetTracker(position), one.fingerprint),
-                    "" if at is None else metadata_of(at),
-                ]
+                parts = [one.metadata_at(position), "" if at is None else metadata_of(at)]
                 offsets[one.tp] = (position, ",".join(filter(None, parts)))
             if not offsets or self._consumer is None:
                 return

@@ -1,11 +1,12 @@
 """Finds the offset to read a partition of held events from, and checks that its log is still the one that was read.
 
 A position means something only in the log that it was made of (`log_check` has the whole story). The commit's metadata
-names the last record that was read: if the log has another record there, or none, it is another log.
+names the last record that was read: if the log has another record there, or none, it is another log. If none was
+read, it says that the position was the log's start: a log that begins lower is another one.
 """
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
@@ -38,6 +39,8 @@ class HeldStart:
     """Of the last record that was read; None if none was."""
     committed: Committed | None
     """The group's commit, as it is known."""
+    log_start: int | None = None
+    """Where the log began, if nothing of it was read and `position` lies there."""
 
 
 async def find_start(
@@ -55,7 +58,7 @@ async def find_start(
         known = (await client.committed_metadata([tp])).get(tp)
         bounds = (await client.bounds([tp]))[tp]
     start = None
-    if left is not None and left.committed == known and await is_same_log(client, tp, left.fingerprint, bounds):
+    if left is not None and left.committed == known and await is_same_log(client, tp, left, bounds):
         start = left
     elif known is not None:
         start = await _committed_start(client, tp, known, bounds)
@@ -63,19 +66,26 @@ async def find_start(
             loss = LogLoss.REPLACED if known[0] <= bounds.end else LogLoss.TRUNCATED
             report_lost_log(problems, group_id, tp, loss, known[0], bounds.start)
     if start is None:
-        return HeldStart(bounds.start, Snapshot({}), None, known)
+        return HeldStart(bounds.start, Snapshot({}), None, known, log_start=bounds.start)
     if start.position < bounds.start:
         report_removed(problems, group_id, tp, start.position, bounds.start, bounds.start - start.position)
-    return HeldStart(max(start.position, bounds.start), start.snapshot, start.fingerprint, known)
+    position = max(start.position, bounds.start)
+    log_start = None if start.log_start is None else position
+    return HeldStart(position, start.snapshot, start.fingerprint, known, log_start)
 
 
-async def is_same_log(client: GroupClient, tp: TopicPartition, fingerprint: Fingerprint | None, bounds: Bounds) -> bool:
+async def is_same_log(client: GroupClient, tp: TopicPartition, known: HeldStart, bounds: Bounds) -> bool:
     """Returns True if the log has the record that the fingerprint names, or has removed it by retention.
+
+    Without a fingerprint it is the same unless it begins lower than it did.
 
     Raises:
         KafkaError, TimeoutError: Kafka doesn't answer.
     """
-    if fingerprint is None or fingerprint.offset < bounds.start:
+    fingerprint = known.fingerprint
+    if fingerprint is None:
+        return known.log_start is None or known.log_start <= bounds.start
+    if fingerprint.offset < bounds.start:
         return True
     record = await _record_at(client, tp, fingerprint.offset, bounds)
     return record is not None and Fingerprint.of(record) == fingerprint
@@ -86,16 +96,18 @@ async def _committed_start(
 ) -> HeldStart | None:
     """Returns the start that the commit names; None if it was made of another log."""
     position, metadata = known
-    fingerprint = decode_metadata(position, metadata).fingerprint
-    if not await is_same_log(client, tp, fingerprint, bounds) or (fingerprint is None and position > bounds.end):
+    claim = decode_metadata(position, metadata)
+    start = HeldStart(position, Snapshot({}), claim.fingerprint, known, position if claim.is_start else None)
+    if not await is_same_log(client, tp, start, bounds) or (claim.fingerprint is None and position > bounds.end):
         return None
-    snapshot = None
     if (offset := snapshot_offset(metadata.rpartition(",")[2])) is not None:
         record = await _record_at(client, tp, offset, bounds)
         snapshot = None if record is None else Snapshot.of(record)
         if snapshot is None:
             log.warning("held events may be repeated: their snapshot is gone", partition=tp.partition)
-    return HeldStart(position, snapshot or Snapshot({}), fingerprint, known)
+        else:
+            start = replace(start, snapshot=snapshot)
+    return start
 
 
 async def _record_at(

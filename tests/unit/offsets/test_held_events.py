@@ -12,6 +12,7 @@ from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.contract.outcomes import Delivered, Outcome
 from dispatcher.contract.records import Lease, Origin, ProcessingAttempt, Record, RetryState
 from dispatcher.contract.tenant import TenantKey
+from dispatcher.kafka.commit_metadata import AT_START
 from dispatcher.kafka.group_coordinator import FencedMember
 from dispatcher.kafka.held_events import HeldEvents
 from dispatcher.kafka.held_partition import ROOM
@@ -265,6 +266,54 @@ async def test_a_tail_that_is_lost_while_the_process_is_down_is_noticed_and_what
     assert resets() == before + 1
     await bench.stop(task)
     assert bench.group.covers(ONE)[0] == left + grown
+
+
+@virtual_time
+@pytest.mark.parametrize("running", [False, True])
+@pytest.mark.parametrize("grown", [4, 10, 20])
+async def test_a_log_that_is_lost_before_anything_of_it_was_read_is_read_from_its_start(
+    grown: int, running: bool
+) -> None:
+    """No record can be named then as the log's fingerprint: where it began is known."""
+    bench, before = Bench(), resets()
+    bench.hold(10)
+    bench.broker.remove_before(ONE, 10)
+    bench.held.clear()
+    task = await bench.start()
+    await asyncio.sleep(3)
+    assert bench.group.commits[ONE] == (10, AT_START)
+    if not running:
+        await bench.stop(task)
+    bench.broker.truncate(ONE, 0)
+    bench.hold(grown)
+    if running:
+        bench.reader.heard(bench.now())
+    else:
+        task = await reading_again(bench)
+    await asyncio.sleep(20)
+
+    assert bench.sent == list(range(grown))
+    assert resets() == before + 1
+    await bench.stop(task)
+
+
+@virtual_time
+async def test_a_log_of_which_nothing_was_read_and_that_is_still_the_same_is_continued() -> None:
+    bench, before = Bench(), resets()
+    bench.hold(10)
+    bench.broker.remove_before(ONE, 10)
+    bench.held.clear()
+    task = await bench.start()
+    await asyncio.sleep(3)
+    await bench.stop(task)
+    bench.hold(5)
+    bench.broker.remove_before(ONE, 12)
+    task = await reading_again(bench)
+    await asyncio.sleep(20)
+
+    assert bench.sent == [12, 13, 14]
+    assert resets() == before
+    await bench.stop(task)
 
 
 @virtual_time
