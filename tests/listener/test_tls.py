@@ -6,7 +6,7 @@ import os
 import ssl
 import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -22,6 +22,7 @@ from dispatcher.config.ops_tls import OpsTls
 from dispatcher.errors import ConfigError
 from dispatcher.listener import Listener
 from dispatcher.server_certificate import ServerCertificate, certificate_problems
+from tests.listener.waiting import read_to_the_end, until
 
 HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -97,21 +98,6 @@ async def running(files: Files, *, limit_of_peer: int = 0) -> AsyncIterator[List
     one.limit_of_peer = limit_of_peer or one.limit_of_peer
     async with one:
         yield one
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.02)
-
-
-async def read_to_the_end(reader: asyncio.StreamReader) -> bytes:
-    received = b""
-    async with asyncio.timeout(30):
-        with suppress(OSError):
-            while data := await reader.read(65536):
-                received += data
-    return received
 
 
 def failed() -> float:

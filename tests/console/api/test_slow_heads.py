@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from dispatcher.config.settings import DeliverySettings, OpsSettings
 from dispatcher.delivery.lane_scheduler import LaneScheduler
 from dispatcher.health import HealthServer, Watched
 from tests.console.api.conftest import StartConsole
+from tests.listener.waiting import read_to_the_end, until
 
 pytestmark = [
     pytest.mark.parametrize("empty_url", ["sqlite"], indirect=True),  # no database has a part in this
@@ -47,7 +48,7 @@ class Port:
         """The status of an ordinary request on a connection of its own."""
         reader, writer = await self.connect(local)
         writer.write(REQUEST + b"Connection: close\r\n\r\n")
-        answer = await to_the_end(reader)
+        answer = await read_to_the_end(reader)
         writer.close()
         return int(answer.split(b" ", 2)[1])
 
@@ -92,21 +93,6 @@ async def port(request: pytest.FixtureRequest, start: StartConsole, tmp_path: Pa
         yield one
 
 
-async def to_the_end(reader: asyncio.StreamReader) -> bytes:
-    received = b""
-    async with asyncio.timeout(30):
-        with suppress(OSError):
-            while data := await reader.read(65536):
-                received += data
-    return received
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.02)
-
-
 @pytest.mark.parametrize(
     "piece",
     [b"G", b"\r\n", b"X: y\r\n", b"X-One: "],
@@ -119,7 +105,7 @@ async def test_pieces_that_keep_coming_gain_no_time(port: Port, piece: bytes, mo
         writer.write(LINE)
     await until(lambda: port.connections == 1)
     monkeypatch.setattr(listener, "HEAD_S", 0.5)
-    answer = asyncio.create_task(to_the_end(reader))
+    answer = asyncio.create_task(read_to_the_end(reader))
     async with asyncio.timeout(30):
         while not answer.done():
             with suppress(OSError):
@@ -193,5 +179,5 @@ async def test_a_trusted_proxy_may_hold_more_than_a_peer_but_no_head_for_longer(
         monkeypatch.setattr(listener, "HEAD_S", 0.1)
         await until(lambda: port.closed("head_timeout") == timeouts + share + 5)
         for reader, writer in slow:
-            assert (await to_the_end(reader)).startswith(b"HTTP/1.1 408 ")
+            assert (await read_to_the_end(reader)).startswith(b"HTTP/1.1 408 ")
             writer.close()
