@@ -125,7 +125,7 @@ class Deliverer:
             last = await self._try_soon(lane, pending, last)
         return last.concluded()
 
-    # What a flight needs
+    # What a direct attempt needs
 
     @property
     def is_busy_closing(self) -> bool:
