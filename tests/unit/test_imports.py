@@ -13,9 +13,9 @@ print("\\n".join(sys.modules))
 
 FOREIGN = (
     "alembic", "asyncpg", "boto3", "botocore", "cryptography", "dispatcher.console", "hypothesis", "jinja2", "jwt",
-    "opentelemetry", "pytest", "sqlalchemy", "uvicorn",
+    "greenlet", "opentelemetry", "pygments", "pytest", "rich", "sqlalchemy", "uvicorn",
 )  # fmt: skip
-"""Of the console, of the SQL store, of tracing, of signed tokens, of tests."""
+"""Of the console, of the SQL store, of tracing, of signed tokens, of tests, of printing in colours."""
 
 LAZY = ("dispatcher.auth.signing_keys", "dispatcher.kafka.oauth", "dispatcher.transport.aiohttp_client")
 """Modules of the dispatcher that only some settings or webhooks use."""
