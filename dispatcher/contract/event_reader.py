@@ -108,18 +108,18 @@ def check_depths(feedback: Feedback) -> None:
         _check_depth(feedback.message_exclusion, "messageExclusion")
     failure = feedback.message_failure
     if failure is not None:
-        for name in ("category", "type", "code", "reason"):
-            _check_depth(getattr(failure, name), f"messageFailure.{name}")
+        _check_depth(failure.category, "messageFailure.category")
+        _check_depth(failure.type, "messageFailure.type")
+        _check_depth(failure.code, "messageFailure.code")
+        _check_depth(failure.reason, "messageFailure.reason")
 
 
 _NESTING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
 
 
 def _check_depth(value: Raw, name: str) -> None:
-    if memoryview(value).nbytes <= 2 * MAX_DEPTH:
-        return
-    text = bytes(memoryview(value))
-    if text.count(b"[") + text.count(b"{") <= MAX_DEPTH:
+    text = bytes(value)
+    if len(text) <= 2 * MAX_DEPTH or text.count(b"[") + text.count(b"{") <= MAX_DEPTH:
         return
     depth = 0
     for match in _NESTING.finditer(text):
