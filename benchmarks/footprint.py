@@ -18,6 +18,8 @@ from dispatcher.demo.child_process import free_ports
 
 IN_FLIGHT: Final = 20_000
 _TICK_S: Final = 0.01
+_SETTLED_S: Final = 2.0
+"""After readiness: the first polls and the first commit have run."""
 _WARM_UP_S: Final = 5.0
 """The broker's first fetches and commits run before its code is compiled; they are sent, and not counted."""
 
@@ -78,6 +80,33 @@ async def _paced(
 
 def _webhook_id(tenant: TenantKey, number: int) -> str:
     return webhook_id(tenant, f"event-{number:030d}", Origin("", 0, 0))
+
+
+async def resident_before_first_event_mb(rig: Rig) -> float:
+    """Resident memory of a process that is ready and has read nothing yet, with one webhook."""
+    topic = await rig.topic()
+    webhooks = rig.mount([rig.webhook(tenants(1)[0])])
+    port = free_ports(1)[0]
+    async with rig.dispatcher(topic, webhooks, ops={"host": "127.0.0.1", "port": port}) as subject:
+        subject.start()
+        give_up_at = time.monotonic() + 60
+        while not await asyncio.to_thread(_is_ready, port):
+            if time.monotonic() > give_up_at or not subject.running:
+                raise RuntimeError(f"the dispatcher is not ready:\n{subject.log}")
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(_SETTLED_S)
+        resident = subject.rss_mb()
+        await subject.stop()
+    await rig.delete_topics()
+    return resident
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
+            return True
+    except OSError:
+        return False  # it is still starting, or not ready
 
 
 async def memory(rig: Rig, count: int = IN_FLIGHT) -> Mapping[str, float]:

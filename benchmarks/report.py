@@ -14,7 +14,7 @@ def goals(result: Mapping[str, Any]) -> list[tuple[str, str, str, bool]]:
     def at_least(name: str, key: str, goal: float) -> tuple[str, str, str, bool]:
         return name, f"{ratios[key]:.2f}", f"≥ {goal:g}", ratios[key] >= goal
 
-    def at_most(name: str, value: float, goal: float, unit: str = "") -> tuple[str, str, str, bool]:
+    def at_most(name: str, value: float, goal: float, unit: str) -> tuple[str, str, str, bool]:
         return name, f"{value:g}{unit}", f"≤ {goal:g}{unit}", value <= goal
 
     shares = (
@@ -29,13 +29,17 @@ def goals(result: Mapping[str, Any]) -> list[tuple[str, str, str, bool]]:
         ("one event in 100 traced, against none", "traced_vs_untraced", 0.95),
         ("healthy tenants' throughput beside 20 % bad ones", "healthy_throughput_with_bad_tenants", 0.97),
     )
+    sizes = (
+        ("p99 from append to answer at half load", "half_load_p99_ms", 10, " ms"),
+        ("resident memory before the first event", "rss_mb_before_first_event", 90, " MB"),
+        ("resident memory with 20,000 events in flight", "rss_mb_at_20000_in_flight", 150, " MB"),
+        ("cold start to the first POST", "cold_start_s", 0.6, " s"),
+    )
+    # Missing are the Go program if Go is not installed, and what an older result did not measure.
     return [
-        # Missing are the Go program if Go is not installed, and what an older result did not measure.
         *(at_least(*one) for one in shares if one[1] in ratios),
-        at_most("healthy tenants' p99 beside 20 % bad ones", ratios["healthy_p99_with_bad_tenants"], 1.3),
-        at_most("p99 from append to answer at half load", result["half_load_p99_ms"], 10, " ms"),
-        at_most("resident memory with 20,000 events in flight", result["rss_mb_at_20000_in_flight"], 150, " MB"),
-        at_most("cold start to the first POST", result["cold_start_s"], 0.6, " s"),
+        at_most("healthy tenants' p99 beside 20 % bad ones", ratios["healthy_p99_with_bad_tenants"], 1.3, ""),
+        *(at_most(name, result[key], goal, unit) for name, key, goal, unit in sizes if key in result),
     ]
 
 

@@ -162,10 +162,12 @@ async def _half_load(on: Rig, plan: Plan, per_second: float) -> dict[str, float]
 
 async def _footprint(on: Rig, plan: Plan) -> dict[str, float]:
     _say("memory")
+    before = await footprint.resident_before_first_event_mb(on)
     memory = await footprint.memory(on)
     _say("cold start")
     starts = [await footprint.cold_start_s(on) for _ in range(plan.runs)]
     return {
+        "rss_mb_before_first_event": round(before),
         "rss_mb_at_20000_in_flight": round(memory["rss_mb"]),
         "in_flight": round(memory["unfinished"]),
         "idle_connection_kb": round(await asyncio.to_thread(footprint.idle_connection_kb, on), 1),
