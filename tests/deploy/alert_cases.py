@@ -49,6 +49,7 @@ LAG_OF_A_TIER = 'dispatcher_kafka_consumer_lag_records{topic="delivery-events.re
 CONSUMED = 'dispatcher_events_consumed_total{topic="delivery-events"}'
 KAFKA_UNAVAILABLE = 'ALERTS{alertname="DispatcherKafkaUnavailable",alertstate="firing"}'
 BUILD = 'dispatcher_build_info{version="1.0.0"}'
+PROCESS_START = "process_start_time_seconds"
 
 # promtool's clock starts at unix time 0: an event of second 1 is a minute older with each minute, one of 3601+60x20,
 # from the 60th minute on, always just arrived.
@@ -217,6 +218,16 @@ CASES: Final[dict[str, Case]] = {
             'dispatcher_dlq_published_total{reason="rejected"}': "0+5x60",
         },
         labels={"reason": "unreadable"},
+        others=(
+            Variant(
+                "before the first scrape of a new pod",
+                fires={'dispatcher_dlq_published_total{reason="unreadable"}': "_x8 12x60", PROCESS_START: "_x8 450x60"},
+                quiet={
+                    'dispatcher_dlq_published_total{reason="unreadable"}': "_x8 12x60",
+                    PROCESS_START: "_x8 -9000x60",
+                },
+            ),
+        ),
     ),
     "DispatcherSaturated": Case(
         fires={
@@ -393,6 +404,13 @@ CASES: Final[dict[str, Case]] = {
         over=50,
         quiet={'dispatcher_internal_errors_total{where="pipeline"}': "3x60"},
         labels={"where": "pipeline"},
+        others=(
+            Variant(
+                "before the first scrape of a new pod",
+                fires={'dispatcher_internal_errors_total{where="pipeline"}': "_x8 3x60", PROCESS_START: "_x8 450x60"},
+                quiet={'dispatcher_internal_errors_total{where="pipeline"}': "_x8 3x60", PROCESS_START: "_x8 -9000x60"},
+            ),
+        ),
     ),
     "DispatcherEventLoopLag": Case(
         fires={

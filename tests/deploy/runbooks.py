@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.deploy.tools import RUNBOOKS, debian_tool
@@ -54,6 +54,8 @@ class World:
     bootstrap_servers: str
     endpoint: str
     """Host and port."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Further words of the pages, and what they are here."""
 
     async def run(self, name: str, placeholders: Mapping[str, str] | None = None) -> tuple[list[Ran], list[str]]:
         """Runs a runbook's commands in one shell. Returns what they did, and the greps that matched nothing."""
@@ -93,6 +95,7 @@ class World:
                 "hooks.luma.example:443": f"127.0.0.1:{port}",
                 "hooks.luma.example": host,
                 "/etc/webhooks.d": str(self.webhooks),
+                **self.names,
             },
             "log": str(self.log),
             "settings": str(self.settings),

@@ -234,7 +234,7 @@ class Dispatcher:
     @property
     def log(self) -> str:
         """Log of the present run, or of the last one."""
-        return self._log_path.read_text(errors="replace") if self._log_path.exists() else ""
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     @property
     def all_logs(self) -> str:
@@ -242,14 +242,15 @@ class Dispatcher:
         return "".join(path.read_text(errors="replace") for path in sorted(self._directory.glob(f"{self._name}.*.log")))
 
     @property
-    def _log_path(self) -> Path:
+    def log_path(self) -> Path:
+        """File of the present run's log."""
         return self._directory / f"{self._name}.{self._runs:03}.log"
 
     def start(self) -> None:
         """Starts the process; returns at once."""
         assert not self.running
         self._runs += 1
-        with self._log_path.open("wb") as output:
+        with self.log_path.open("wb") as output:
             command = [sys.executable, *self.program, "run", "-c", str(self.path)]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         if self._watch is None:

@@ -82,15 +82,15 @@ class Worker:
         ops = {"ops": {"host": "127.0.0.1", "port": self.ops_port}, "kafka": {"session_timeout": "6s"}}
         self.path = scene.directory / "worker.yaml"
         self.path.write_text(yaml.safe_dump(merged(scene.settings, {"history": settings} | ops | groups)))
-        self._log = scene.directory / "worker.log"
+        self.log_path = scene.directory / "worker.log"
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def log(self) -> str:
-        return self._log.read_text()
+        return self.log_path.read_text()
 
     def start(self) -> None:
-        with self._log.open("ab") as output:
+        with self.log_path.open("ab") as output:
             command = [sys.executable, "-m", "dispatcher", "history", "-c", str(self.path)]
             self._process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
 
