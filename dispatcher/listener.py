@@ -89,6 +89,16 @@ def peer_of(text: str) -> str:
     return "" if address is None else str(address)
 
 
+def listen_refusal(where: str, error: OSError, addresses: str) -> str:
+    """Returns why a port can't be listened on, and the cure. `addresses`: what to choose if the address is at fault."""
+    if error.errno == errno.EADDRINUSE:
+        return f"can't listen on {where}: another process has the port; end it, or choose another port"
+    if error.errno == errno.EACCES:
+        return f"can't listen on {where}: not permitted; choose a port above 1023"
+    why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+    return f"can't listen on {where}: {why}; choose {addresses}"
+
+
 class Listener:
     """One port and its connections. Enter to listen; leaving waits for requests under way.
 
@@ -195,7 +205,8 @@ class Listener:
         except OSError as error:
             for sock in sockets:
                 sock.close()
-            raise DispatcherError(self._refusal(error)) from error
+            where = f"{self._setting}.host {self._host or '(all addresses)'}, {self._setting}.port {self.port}"
+            raise DispatcherError(listen_refusal(where, error, "an address of this host, or null for all")) from error
         return sockets
 
     def _addresses(self) -> Sequence[tuple[int, tuple[str | int, ...]]]:
@@ -218,15 +229,6 @@ class Listener:
             raise
         self.port = int(sock.getsockname()[1])
         return sock
-
-    def _refusal(self, error: OSError) -> str:
-        where = f"{self._setting}.host {self._host or '(all addresses)'}, {self._setting}.port {self.port}"
-        if error.errno == errno.EADDRINUSE:
-            return f"can't listen on {where}: another process has the port; end it, or choose another port"
-        if error.errno == errno.EACCES:
-            return f"can't listen on {where}: not permitted; choose a port above 1023"
-        why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-        return f"can't listen on {where}: {why}; choose an address of this host, or null for all"
 
     # Connections
 

@@ -30,6 +30,7 @@ def receive(
 ) -> None:
     """Receive webhooks over HTTPS on this machine, verify them, and print what arrives. For trials only."""
     from dispatcher.cli.trial_receiver import Expectations, TrialReceiver, server_tls
+    from dispatcher.listener import listen_refusal
 
     expectations = Expectations(_secret(secret), _keys(keys), audience)
     try:
@@ -46,11 +47,10 @@ def receive(
             try:
                 await site.start()
             except OSError as error:
-                raise DispatcherError(
-                    f"can't listen on {host}:{port} ({error.strerror}): choose another --port"
-                ) from None
-            bound = runner.addresses[0][1]
-            typer.echo(f"receiving at https://{host}:{bound}/ (trust {ca}); Ctrl-C ends it")
+                where = f"--host {host}, --port {port}"
+                raise DispatcherError(listen_refusal(where, error, "an address of this host")) from None
+            bound, shown = runner.addresses[0][1], f"[{host}]" if ":" in host else host
+            typer.echo(f"receiving at https://{shown}:{bound}/ (trust {ca}); Ctrl-C ends it")
             await receiver.finished.wait()
         finally:
             await runner.cleanup()

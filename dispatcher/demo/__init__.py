@@ -4,6 +4,7 @@ Importing this loads none of what only the demo needs, so that the command line 
 """
 
 import signal
+import socket
 import sys
 from typing import Annotated
 
@@ -26,7 +27,14 @@ def serve_broker(port: int) -> int:
     """Runs the embedded broker alone until Ctrl-C. Returns the exit status."""
     from dispatcher.demo.broker import BrokerNotInstalledError, EmbeddedBroker
     from dispatcher.demo.child_process import ChildFailedError
+    from dispatcher.listener import listen_refusal
 
+    try:
+        with socket.create_server(("127.0.0.1", port)):  # the broker itself would say it with a backtrace
+            pass
+    except OSError as error:
+        print(f"demo: {listen_refusal(f'127.0.0.1, --broker {port}', error, 'another port')}", file=sys.stderr)
+        return 1
     try:
         with EmbeddedBroker(port) as broker:
             print(f"a Kafka-compatible broker in memory at {broker.bootstrap_servers}; Ctrl-C ends it", flush=True)

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,7 @@ async def test_the_commands_of_the_readme_lead_to_a_verified_event(tmp_path: Pat
         await process.wait()
     assert re.search(r"attempt 1 signature verified, token not checked, answered 204", output), output
     assert '"value": "bounce"' in output
+    assert "warning" not in output, output
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples" / "events").glob("*.json")), ids=lambda path: path.stem)
@@ -59,3 +61,46 @@ def test_the_sample_events_are_events(path: Path) -> None:
     event = read_event(ARecord(path.read_bytes().strip()), Origin("events", 0, 0))
     assert isinstance(event, DeliveryEvent)
     assert f"{event.channel}-{event.status}" == path.stem
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        (("receive", "--port", "{port}"), "--host 127.0.0.1, --port {port}"),
+        (("demo", "--broker", "{port}"), "127.0.0.1, --broker {port}"),
+    ],
+)
+def test_a_port_in_use_is_one_line(command: tuple[str, ...], named: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = _dispatcher(*(word.format(port=port) for word in command), cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert f"can't listen on {named.format(port=port)}: another process has the port; end it, or" in done.stderr
+
+
+def test_an_address_of_another_host_is_one_line(tmp_path: Path) -> None:
+    done = _dispatcher("receive", "--host", "192.0.2.1", "--port", "0", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "choose an address of this host" in done.stderr
+
+
+async def test_the_receiver_names_an_ipv6_address_as_a_url_does(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "dispatcher", "receive", "--host", "::1", "--port", "0", cwd=tmp_path,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        line = (await asyncio.wait_for(process.stdout.readline(), 60)).decode()
+    finally:
+        process.kill()
+        await process.wait()
+    assert re.search(r"https://\[::1\]:\d+/ ", line), line
+
+
+def _dispatcher(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "dispatcher", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
