@@ -15,6 +15,8 @@ from dispatcher.errors import DispatcherError
 from dispatcher.kafka.producer import Producer
 
 PRODUCE_WITHIN_S = 60.0
+LONGEST_NAME = 200
+"""Characters that a webhook can have for its organisation and sandbox (`Name`)."""
 
 
 def sample(
@@ -34,6 +36,9 @@ def sample(
     """
     if status not in STATUSES:
         raise typer.BadParameter(f"must be one of {', '.join(STATUSES)}", param_hint="--status")
+    for option, value in (("--org", org), ("--sandbox", sandbox)):
+        if not value.strip() or len(value) > LONGEST_NAME:
+            raise typer.BadParameter(f"must have 1 to {LONGEST_NAME} characters, as a webhook's", param_hint=option)
     now = time.time()
     events = [
         make_event(org=org, sandbox=sandbox, channel=channel.value, status=status, event_id=str(uuid.uuid4()), at=now)
@@ -45,7 +50,7 @@ def sample(
         return
     settings = quiet_settings_at(config)
     asyncio.run(_produce(settings, events))
-    typer.echo(f"{count} events written to {settings.kafka.topic}")
+    typer.echo(f"{count} {'event' if count == 1 else 'events'} written to {settings.kafka.topic}")
 
 
 async def _produce(settings: Settings, events: list[bytes]) -> None:

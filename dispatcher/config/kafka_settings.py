@@ -1,6 +1,7 @@
 """Settings of brokers, topics and the consumer group: `kafka`."""
 
 import re
+from ipaddress import IPv6Address
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationInfo, model_validator
@@ -10,6 +11,12 @@ from dispatcher.config.secrets import Name
 from dispatcher.config.settings_group import SettingsGroup
 from dispatcher.config.units import Bytes, Seconds
 
+_HOST = re.compile(r"[^\s/;:@?#\[\]]+")
+_SEPARATOR = re.compile(r"[\s;]")
+_PORT = re.compile(r"[0-9]{1,5}")
+_DEFAULT_PORT = 9092
+_MAX_SHOWN = 100
+"""Characters of a wrong entry that a message quotes."""
 _TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]+", re.ASCII)
 
 
@@ -28,13 +35,52 @@ def _fit_for_topics(group_id: str, info: ValidationInfo) -> str:
     return group_id
 
 
+def _bootstrap_servers(text: str) -> str:
+    """Returns the servers without blanks and empty entries, each with its port."""
+    servers = [_server(one) for one in map(str.strip, text.split(",")) if one]
+    if not servers:
+        raise ValueError("names no broker: write host:port of one or more, separated by commas")
+    return ",".join(servers)
+
+
+def _server(text: str) -> str:
+    shown = repr(text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…")
+    if "://" in text:
+        raise ValueError(f"{shown}: write host:port without a scheme; kafka.security.protocol says how to connect")
+    if _SEPARATOR.search(text):
+        raise ValueError(f"{shown}: is not host:port; commas separate brokers")
+    if text.startswith("[") or text.count(":") > 1:
+        inner, closed, rest = text.removeprefix("[").partition("]")
+        if not _is_ipv6(inner) or text.startswith("[") != bool(closed) or (rest and rest[0] != ":"):
+            raise ValueError(f"{shown}: write an IPv6 address with a port as [address]:port")
+        host, colon, port = f"[{inner}]", rest[:1], rest[1:]
+    else:
+        host, colon, port = text.partition(":")
+        if not _HOST.fullmatch(host):
+            raise ValueError(f"{shown}: is not host:port; commas separate brokers")
+    if not colon:
+        return f"{host}:{_DEFAULT_PORT}"
+    if not _PORT.fullmatch(port) or not 1 <= int(port) <= 65535:
+        raise ValueError(f"{shown}: the port must be a number from 1 to 65535")
+    return f"{host}:{port}"
+
+
+def _is_ipv6(text: str) -> bool:
+    address, _, zone = text.partition("%")
+    try:
+        IPv6Address(address)
+    except ValueError:
+        return False
+    return ":" not in zone
+
+
 TopicName = Annotated[Name, AfterValidator(_topic_name)]
 
 
 class KafkaSettings(SettingsGroup):
     """Brokers, topics and consumer group."""
 
-    bootstrap_servers: Annotated[str, Field(min_length=1)]
+    bootstrap_servers: Annotated[str, Field(min_length=1), AfterValidator(_bootstrap_servers)]
     """host:port of one or more brokers, separated by commas."""
     topic: TopicName = "delivery-events"
     """Topic of delivery events."""

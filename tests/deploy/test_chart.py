@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from deploy.helm import values
+from dispatcher.config.kafka_settings import KafkaSettings
 from tests.deploy import rendered
 from tests.deploy.rendering import (
     CUSTOM,
@@ -110,9 +111,22 @@ REFUSED = {
         ),
         "networkPolicy.kafka.ports lacks 9094",
     ),
-    "a policy without a port of Kafka": (
-        ("--set", "config.kafka.bootstrap_servers=kafka,networkPolicy.enabled=true"),
-        "networkPolicy.kafka.ports",
+    "a policy that closes the port of a broker without one": (
+        (
+            "--set",
+            "config.kafka.bootstrap_servers=kafka,networkPolicy.enabled=true,networkPolicy.kafka.ports={9094}",
+        ),
+        "networkPolicy.kafka.ports lacks 9092",
+    ),
+    "brokers with a scheme": (("--set", "config.kafka.bootstrap_servers=SSL://kafka:9093"), "is not host:port"),
+    "a broker's port that is none": (
+        ("--set", "config.kafka.bootstrap_servers=kafka:abc"),
+        '"kafka:abc" is not host:port',
+    ),
+    "a broker's port that is too high": (("--set", "config.kafka.bootstrap_servers=kafka:99999"), "from 1 to 65535"),
+    "an IPv6 broker without brackets": (
+        ("--set-string", "config.kafka.bootstrap_servers=fe80::1%eth0:9092"),
+        "[address]:port",
     ),
     "a policy that closes a port of the guard": (
         (
@@ -256,3 +270,29 @@ def test_the_annotations_for_artifact_hub_are_what_it_reads() -> None:
         assert (ROOT / path).exists(), path
     metadata = yaml.safe_load((CHART.parent / "artifacthub-repo.yml").read_text())
     assert all(set(owner) == {"name", "email"} for owner in metadata["owners"])
+
+
+@pytest.mark.parametrize(
+    ("servers", "ports"),
+    [
+        ("kafka", [9092]),
+        ("a:9093, b", [9093, 9092]),
+        ("a:9093,b:9093,", [9093]),
+        ("[2001:db8::1]:9094,[::1]", [9094, 9092]),
+        ("::1", [9092]),
+    ],
+)
+def test_the_policy_opens_the_ports_that_the_dispatcher_dials(servers: str, ports: list[int]) -> None:
+    options = (
+        "--set",
+        "networkPolicy.enabled=true",
+        "--set-string",
+        f"config.kafka.bootstrap_servers={servers}".replace(",", "\\,"),
+    )
+    done = run(tool("helm4"), "template", "r", CHART, *options, "--show-only", "templates/networkpolicy.yaml")
+    assert done.returncode == 0, done.stderr
+    (policy,) = [one for one in yaml.safe_load_all(done.stdout) if one]
+    opened = [[one["port"] for one in rule["ports"]] for rule in policy["spec"]["egress"]]
+    assert ports in opened
+    loaded = KafkaSettings.model_validate({"bootstrap_servers": servers}).bootstrap_servers
+    assert [int(one.rsplit(":", 1)[1]) for one in loaded.split(",")][: len(ports)] == ports

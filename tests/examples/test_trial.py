@@ -11,7 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from dispatcher.cli import app
 from dispatcher.contract.events import DeliveryEvent, read_event
 from dispatcher.contract.records import Origin
 from dispatcher.demo.child_process import free_ports
@@ -99,6 +101,22 @@ async def test_the_receiver_names_an_ipv6_address_as_a_url_does(tmp_path: Path) 
         process.kill()
         await process.wait()
     assert re.search(r"https://\[::1\]:\d+/ ", line), line
+
+
+@pytest.mark.parametrize("name", ["", "  ", "x" * 201])
+@pytest.mark.parametrize("option", ["--org", "--sandbox"])
+def test_a_sample_of_a_tenant_that_no_webhook_can_have_is_refused(option: str, name: str) -> None:
+    done = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["sample", "--org", "x", option, name])
+    assert done.exit_code == 2
+    assert f"{option}: must have 1 to 200 characters" in done.output
+
+
+@pytest.mark.parametrize("name", ["luma@AdobeOrg", 'a"b', "a\\b", "ü@x", "*", "x" * 200, "a/b", "a b"])
+def test_a_sample_of_an_odd_tenant_is_an_event_of_it(name: str) -> None:
+    done = CliRunner().invoke(app, ["sample", "--org", name, "--sandbox", name])
+    event = read_event(ARecord(done.output.encode().strip()), Origin("events", 0, 0))
+    assert isinstance(event, DeliveryEvent)
+    assert event.tenant == (name, name)
 
 
 def _dispatcher(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":

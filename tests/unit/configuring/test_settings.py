@@ -111,3 +111,56 @@ def test_settings_are_frozen() -> None:
 def test_the_topic_of_events_is_none_of_the_dispatchers_own_topics(name: str) -> None:
     with pytest.raises(ValidationError, match=f"topic g.{name} is one of the dispatcher's own topics"):
         KafkaSettings.model_validate({"bootstrap_servers": "x:1", "group_id": "g", "topic": f"g.{name}"})
+
+
+@pytest.mark.parametrize(
+    ("written", "used"),
+    [
+        ("kafka:9092", "kafka:9092"),
+        ("kafka", "kafka:9092"),
+        (" a:9092 , b:9093 ", "a:9092,b:9093"),
+        ("a:9092,", "a:9092"),
+        ("[2001:db8::1]:9094", "[2001:db8::1]:9094"),
+        ("[::1]", "[::1]:9092"),
+        ("::1,10.0.0.1:1", "[::1]:9092,10.0.0.1:1"),
+        ("broker_0.kafka-brokers:65535", "broker_0.kafka-brokers:65535"),
+        ("fe80::1%eth0", "[fe80::1%eth0]:9092"),
+    ],
+)
+def test_bootstrap_servers_are_hosts_and_ports(written: str, used: str) -> None:
+    assert KafkaSettings.model_validate({"bootstrap_servers": written}).bootstrap_servers == used
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        (",", "names no broker"),
+        (" ", "names no broker"),
+        ("kafka:abc", "'kafka:abc': the port must be a number from 1 to 65535"),
+        ("kafka:", "'kafka:': the port must be"),
+        ("kafka:0", "'kafka:0': the port must be"),
+        ("kafka:65536", "'kafka:65536': the port must be"),
+        ("kafka:٣", "the port must be"),
+        ("a:1,kafka:-1", "'kafka:-1': the port must be"),
+        ("SSL://kafka:9093", "'SSL://kafka:9093': write host:port without a scheme"),
+        ("http://kafka:9093/", "without a scheme; kafka.security.protocol"),
+        ("kafka:9092;b:9092", "'kafka:9092;b:9092': is not host:port"),
+        ("a:9092 b:9092", "is not host:port; commas separate brokers"),
+        (":9092", "':9092': is not host:port"),
+        ("kafka/path", "is not host:port"),
+        ("user@kafka:1", "is not host:port"),
+        ("[::1", "'[::1': write an IPv6 address with a port as [address]:port"),
+        ("[kafka]:9092", "write an IPv6 address"),
+        ("[::1]9092", "write an IPv6 address"),
+        ("::1:xyz", "write an IPv6 address"),
+        ("fe80::1%eth0:9092:", "write an IPv6 address"),
+        ("fe80::1%eth0:9092", "write an IPv6 address"),
+        ("[::1]]:1", "write an IPv6 address"),
+        ("k" * 300 + ":x", "the port must be"),
+    ],
+)
+def test_bootstrap_servers_that_are_none_name_the_cure(written: str, message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        KafkaSettings.model_validate({"bootstrap_servers": written})
+    assert message in str(caught.value)
+    assert "kkk" * 50 not in caught.value.errors()[0]["msg"]

@@ -354,14 +354,27 @@ ipFamilies: [{{ join ", " . }}]
 {{- if and .Values.persistence.enabled .Values.migrations.enabled (eq (include "fd.store" .) "sql") }}true{{ end -}}
 {{- end -}}
 
+{{/* Ports of the bootstrap servers, 9092 by default; a server that is no host:port is refused, as the dispatcher would. */}}
+{{- define "fd.bootstrapPorts" -}}
+{{- range splitList "," (toString (dig "kafka" "bootstrap_servers" "" .Values.config)) -}}
+{{- $server := trim . -}}
+{{- if not $server -}}
+{{- else if regexMatch "^[0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%[0-9A-Za-z._-]+)?$" $server }} 9092 {{ else -}}
+{{- $port := regexFind ":[0-9]+$" $server | trimPrefix ":" | default "9092" | int -}}
+{{- if not (regexMatch "^([^\\s/;:@?#\\[\\]]+|\\[[0-9A-Fa-f:.]+(%[0-9A-Za-z._-]+)?\\])(:[0-9]{1,5})?$" $server) -}}
+{{- fail (printf "config.kafka.bootstrap_servers: %q is not host:port; write brokers without a scheme, separated by commas, and an IPv6 address as [address]:port" $server) -}}
+{{- else if or (lt $port 1) (gt $port 65535) -}}
+{{- fail (printf "config.kafka.bootstrap_servers: %q: the port must be a number from 1 to 65535" $server) -}}
+{{- end }} {{ $port }} {{ end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Ports of the brokers, one a line: the given ones, or those of the bootstrap servers. */}}
 {{- define "fd.kafkaPorts" -}}
 {{- $given := .Values.networkPolicy.kafka.ports -}}
 {{- $known := list -}}
-{{- range splitList "," (toString (dig "kafka" "bootstrap_servers" "" .Values.config)) -}}
-{{- with regexFind ":[0-9]+$" (trim .) -}}
-{{- $known = append $known (int (trimPrefix ":" .)) -}}
-{{- end -}}
+{{- range splitList " " (include "fd.bootstrapPorts" .) -}}
+{{- with trim . }}{{- $known = append $known (int .) -}}{{ end -}}
 {{- end -}}
 {{- range $known -}}
 {{- if and $given (not (has (float64 .) $given)) (not (has . $given)) -}}
@@ -370,7 +383,7 @@ ipFamilies: [{{ join ", " . }}]
 {{- end -}}
 {{- $ports := default $known $given -}}
 {{- if not $ports -}}
-{{- fail "networkPolicy.kafka.ports is empty and config.kafka.bootstrap_servers names no port: set one of them" -}}
+{{- fail "networkPolicy.kafka.ports is empty and config.kafka.bootstrap_servers names no broker: set one of them" -}}
 {{- end -}}
 {{- range $ports | uniq }}{{ int . }} {{ end -}}
 {{- end -}}
