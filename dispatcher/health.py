@@ -70,10 +70,11 @@ class Watched:
 def describe_lane(lane: Lane, now: float) -> dict[str, object]:
     """Returns a lane for people and for `dispatcher explain`.
 
-    A tenant to which nothing arrives is never active, even if what fails is no evidence against its endpoint.
+    A tenant to which nothing arrives is never active: one that is suspended, or that fails without evidence against its
+    endpoint.
     """
     failure, state = lane.endpoint.last_failure, lane.endpoint.health.state
-    if lane.endpoint.is_failing and state is TenantState.ACTIVE:
+    if state is TenantState.ACTIVE and (lane.endpoint.is_failing or lane.endpoint.suspended is not None):
         state = TenantState.UNSTABLE
 
     def at(moment: float | None) -> str | None:

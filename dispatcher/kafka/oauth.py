@@ -133,6 +133,8 @@ class _OperatorsEndpoint:
             return operator_context(ca)
         except ssl.SSLError as error:
             raise ValueError(f"kafka.security.oauth.ca: {ca} is not a bundle of certificates in PEM") from error
+        except OSError as error:
+            raise ValueError(f"kafka.security.oauth.ca: {ca} can't be read ({error.strerror})") from error
 
 
 def _text_of(error: Exception, timeout_s: float) -> str:

@@ -49,6 +49,18 @@ async def test_a_tenant_to_which_nothing_arrives_is_not_active_and_is_counted(wh
 
 
 @virtual_time
+async def test_a_suspended_tenant_is_not_active_until_it_is_enabled() -> None:
+    bench = Bench(Attempt(0.1, status=410))
+    await deliver(bench)
+    lane = bench.lanes.lane(TENANT)
+    described = describe_lane(lane, bench.lanes.now())
+    assert (described["state"], described["suspended"]) == (TenantState.UNSTABLE, True)
+    lane.enable()
+    described = describe_lane(lane, bench.lanes.now())
+    assert (described["state"], described["suspended"]) == (TenantState.ACTIVE, False)
+
+
+@virtual_time
 async def test_one_delivery_ends_it_and_the_last_failure_stays_known() -> None:
     bench = Bench(*[Attempt(0.1, status=302)] * FAILING_AFTER, 200)
     for _ in range(FAILING_AFTER + 1):
