@@ -36,7 +36,8 @@ class JwtSigner:
     """
 
     __slots__ = (
-        "_cached", "_claims", "_exp", "_has_body_hash", "_has_nbf", "_header", "_iat", "_key", "_skew", "_ttl",
+        "_cached", "_claims", "_exp", "_has_body_hash", "_has_nbf", "_header", "_iat", "_key", "_next", "_skew",
+        "_starts", "_ttl",
     )  # fmt: skip
 
     def __init__(self, token: SignedToken, audience: str, subject: str | None = None) -> None:
@@ -48,11 +49,11 @@ class JwtSigner:
         problem = problem_of_claims(token.claims)
         if problem:
             raise ValueError(f"claims: {problem}")
-        self._key: SigningKey = load_key(token)
+        self._use(load_key(token))
+        self._next: SigningKey | None = None if token.next is None else load_key(token.followed())
+        self._starts = 0.0 if token.next is None else token.next.starts.timestamp()
         self._ttl = max(1, int(token.ttl))
         self._skew = min(_SKEW_S, self._ttl // 5)
-        kid = {} if self._key.kid is None else {"kid": self._key.kid}
-        self._header = _segment({"alg": token.algorithm.value, **kid, "typ": "JWT"})
         aud: JsonValue = list(token.audience) if isinstance(token.audience, list) else token.audience or audience
         self._claims: dict[str, JsonValue] = {**token.claims, "iss": token.issuer, "aud": aud}
         self._has_nbf = token.nbf
@@ -72,10 +73,11 @@ class JwtSigner:
 
         A clock that was set back makes a new one too, as the old one's `iat` would lie in the future.
         """
-        if not self._iat <= now < self._exp - renew_margin(self._ttl):
+        is_due = self._next is not None and now >= self._starts
+        if is_due or not self._iat <= now < self._exp - renew_margin(self._ttl):
             self._iat = int(now) - self._skew
             self._exp = self._iat + self._ttl
-            self._cached = self._make(self._iat, {})
+            self._cached = self._make(now, self._iat, {})
         return self._cached
 
     def token_for(self, now: float, webhook_id: str, body: bytes) -> str:
@@ -86,17 +88,25 @@ class JwtSigner:
         """
         if self._has_body_hash:
             digest = base64url.encode(hashlib.sha256(body).digest())
-            return self._make(int(now) - self._skew, {"jti": webhook_id, "body_sha256": digest})
-        return self._make(int(now) - self._skew, {"jti": secrets.token_urlsafe(16)})
+            return self._make(now, int(now) - self._skew, {"jti": webhook_id, "body_sha256": digest})
+        return self._make(now, int(now) - self._skew, {"jti": secrets.token_urlsafe(16)})
 
     def assertion(self, now: float, jti: str) -> str:
         """A token to be used once, as an authorisation grant (RFC 7523, section 3)."""
-        return self._make(int(now) - self._skew, {"jti": jti})
+        return self._make(now, int(now) - self._skew, {"jti": jti})
 
     def __repr__(self) -> str:
         return f"<JwtSigner {self._key.algorithm}, {self._key.description}>"
 
-    def _make(self, iat: int, more: dict[str, str]) -> str:
+    def _use(self, key: SigningKey) -> None:
+        self._key = key
+        kid = {} if key.kid is None else {"kid": key.kid}
+        self._header = _segment({"alg": key.algorithm.value, **kid, "typ": "JWT"})
+
+    def _make(self, now: float, iat: int, more: dict[str, str]) -> str:
+        if self._next is not None and now >= self._starts:
+            self._use(self._next)
+            self._next = None
         times = {"nbf": iat} if self._has_nbf else {}
         message = self._header + b"." + _segment({**self._claims, "iat": iat, **times, "exp": iat + self._ttl, **more})
         return f"{message.decode()}.{base64url.encode(self._key.sign(message))}"

@@ -23,20 +23,13 @@ def problems_of(config: WebhookConfig) -> list[tuple[str, str]]:
     return [*_in_auth(config), *_in_signing(config)]
 
 
-def signed_token_of(config: WebhookConfig) -> SignedToken | None:
-    """Returns the token that we sign for this webhook: for the endpoint, or as assertion for its token endpoint."""
-    if not isinstance(config.auth, JwtAuth):
-        return None
-    return config.auth.sign or (None if config.auth.fetch is None else config.auth.fetch.assertion)
-
-
 def key_description_of(config: WebhookConfig) -> "KeyDescription | None":
     """Describes the key that signs this webhook's tokens, without its secret. Returns None if there is none.
 
     Raises:
         ValueError: the key can't be used.
     """
-    token = signed_token_of(config)
+    token = config.signed_token
     if token is None:
         return None
     from dispatcher.auth.signing_keys import load_key
@@ -44,23 +37,34 @@ def key_description_of(config: WebhookConfig) -> "KeyDescription | None":
     return load_key(token).description
 
 
-def jwks_of(configs: list[WebhookConfig]) -> "dict[str, list[PublicJwk]]":
-    """Returns the JWKS document (RFC 7517, section 5) of these webhooks' public keys; unreadable keys are left out."""
-    from dispatcher.auth.public_keys import jwks_document
+def published_keys_of(config: WebhookConfig) -> "list[tuple[PublicJwk, float | None]]":
+    """Returns the public keys of a webhook, each with the time of its withdrawal in Unix seconds; None if it stays.
+
+    A key that follows another one is published at once; the one before is withdrawn 24 hours after that started.
+    Unreadable keys are left out.
+    """
     from dispatcher.auth.signing_keys import load_key
 
-    keys: list[PublicJwk] = []
-    for config in configs:
-        token = signed_token_of(config)
-        if token is None:
-            continue
+    token = config.signed_token
+    if token is None:
+        return []
+    ends = None if token.next is None else token.next.previous_ends.timestamp()
+    keys: list[tuple[PublicJwk, float | None]] = []
+    for one, end in [(token, ends)] if token.next is None else [(token, ends), (token.followed(), None)]:
         try:
-            jwk = load_key(token).public_jwk
+            jwk = load_key(one).public_jwk
         except ValueError:
             continue
         if jwk is not None:
-            keys.append(jwk)
-    return jwks_document(keys)
+            keys.append((jwk, end))
+    return keys
+
+
+def jwks_of(configs: list[WebhookConfig]) -> "dict[str, list[PublicJwk]]":
+    """Returns the JWKS document (RFC 7517, section 5) of these webhooks' public keys, whatever their dates."""
+    from dispatcher.auth.public_keys import jwks_document
+
+    return jwks_document([key for config in configs for key, _ in published_keys_of(config)])
 
 
 def _in_auth(config: WebhookConfig) -> Iterator[tuple[str, str]]:
@@ -119,6 +123,14 @@ def _in_token(token: SignedToken, where: str) -> Iterator[tuple[str, str]]:
     problem = problem_of_key(token) if _resolved(token.key) else None
     if problem:
         yield f"{where}.key", problem
+    if token.next is not None and _resolved(token.next.key):
+        problem = problem_of_key(token.followed())
+        if problem:
+            yield f"{where}.next.key", problem
+        elif token.next.key == token.key:
+            yield f"{where}.next.key", "is the key that signs before it: make another one"
+        elif token.next.kid is not None and token.next.kid == token.kid:
+            yield f"{where}.next.kid", "the key before it has this id, so receivers can't tell them apart: give another"
 
 
 def _resolved(secret: Secret) -> bool:

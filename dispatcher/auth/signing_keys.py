@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, SECP384R1, SECP521R1, EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ec import generate_private_key as generate_ec_key
 from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key as generate_rsa_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from jwt.algorithms import Algorithm, get_default_algorithms
 from jwt.exceptions import InvalidKeyError
 
@@ -40,6 +42,7 @@ EDWARDS: Final = {
 }
 """Kinds of key: `EdDSA` takes either (RFC 8037), its successors say which (RFC 9864). The signature is the same."""
 
+_CURVES: Final = {"P-256": SECP256R1(), "P-384": SECP384R1(), "P-521": SECP521R1()}
 _ALGORITHMS = get_default_algorithms()
 _ALGORITHMS |= {name.value: _ALGORITHMS["EdDSA"] for name in EDWARDS}
 _PEM_LABEL = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----")
@@ -98,6 +101,24 @@ def load_key(token: SignedToken) -> SigningKey:
     kind, bits = _kind(key)
     description = KeyDescription(kind, bits, fingerprint)
     return SigningKey(token.algorithm, kid, description, jwk, _ALGORITHMS[token.algorithm], key)
+
+
+def new_private_key(algorithm: SigningAlgorithm) -> bytes:
+    """Generates a key for an algorithm, as PEM. An RSA key of 2,048 bits takes up to a second of the processor.
+
+    Raises:
+        ValueError: the algorithm signs with a shared secret, which the receiver needs too.
+    """
+    key: PrivateKey
+    if algorithm in HMAC_BYTES:
+        raise ValueError(f"{algorithm} signs with a secret that the receiver needs too: enter it in the form")
+    if algorithm in CURVE_OF:
+        key = generate_ec_key(_CURVES[CURVE_OF[algorithm]])
+    elif algorithm in EDWARDS:
+        key = Ed448PrivateKey.generate() if EDWARDS[algorithm] == ("Ed448",) else Ed25519PrivateKey.generate()
+    else:
+        key = generate_rsa_key(public_exponent=65537, key_size=RSA_BITS.start)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def problem_of_key(token: SignedToken) -> str | None:

@@ -8,10 +8,11 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
 from itertools import islice
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 from urllib.parse import SplitResult, urlsplit
 
 import orjson
@@ -47,6 +48,8 @@ MAX_PARAMETERS = 20
 MAX_PARAMETER = 2048
 MAX_CONTACTS = 10
 MAX_SIGNING_SECRETS = 4
+KEY_OVERLAP: Final = timedelta(hours=24)
+"""Time for which the public key of a replaced signing key stays published."""
 MAX_CAMPAIGNS = 1000
 """Maximum number of campaign ids: each event is compared with them on the event loop."""
 
@@ -97,6 +100,25 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
 
 
+class NextKey(_Model):
+    """The key that follows the one that signs a token. Its public key is published before it signs."""
+
+    algorithm: SigningAlgorithm
+    """Signing algorithm of this key."""
+    key: Secret
+    """The HMAC secret, or the private key in PEM."""
+    kid: Name | None = None
+    """Key id in the token's header; it must differ from that of the key before."""
+    starts: AwareDatetime
+    """When it signs in place of the key before, with the zone: `2026-12-01T12:00:00Z`. The public key of the key
+    before stays published for 24 hours after that."""
+
+    @property
+    def previous_ends(self) -> datetime:
+        """When the key before it is withdrawn: receivers may have cached tokens and documents until then."""
+        return self.starts + KEY_OVERLAP
+
+
 class SignedToken(_Model):
     """A JWT that the dispatcher signs (RFC 7519)."""
 
@@ -106,6 +128,8 @@ class SignedToken(_Model):
     """The HMAC secret, or the private key in PEM."""
     kid: Name | None = None
     """Key id in the token's header, by which the receiver chooses the public key."""
+    next: NextKey | None = None
+    """The key that signs from a time on: `{algorithm: ES256, key: {file: 2.key}, starts: 2026-12-01T12:00:00Z}`."""
     issuer: Name = "feedback-dispatcher"
     """Claim `iss`."""
     subject: Name | None = None
@@ -132,6 +156,13 @@ class SignedToken(_Model):
                 f"{', '.join(taken)} can't be set here: use issuer, subject, audience, ttl, nbf, jti, or leave it out"
             )
         return claims
+
+    def followed(self) -> Self:
+        """Returns the token as the next key signs it; itself if there is none."""
+        if self.next is None:
+            return self
+        follower = {"algorithm": self.next.algorithm, "key": self.next.key, "kid": self.next.kid}
+        return self.model_copy(update=follower | {"next": None})
 
 
 class FetchedToken(_Model):
@@ -474,6 +505,36 @@ class WebhookConfig(_Model):
         if found:
             raise ValidationError.from_exception_data(cls.__name__, found, hide_input=True)
         return headers
+
+    @property
+    def signed_token(self) -> SignedToken | None:
+        """The token that we sign: for the endpoint, or as assertion for its token endpoint."""
+        if not isinstance(self.auth, JwtAuth):
+            return None
+        return self.auth.sign or (None if self.auth.fetch is None else self.auth.fetch.assertion)
+
+    def with_signed_token(self, token: SignedToken) -> Self:
+        """Returns the same with another token in the place of the one that we sign.
+
+        Raises:
+            ValueError: we sign none.
+        """
+        auth = self.auth
+        if not isinstance(auth, JwtAuth) or self.signed_token is None:
+            raise ValueError("the webhook has no token that the dispatcher signs")
+        if auth.sign is not None:
+            auth = auth.model_copy(update={"sign": token})
+        elif auth.fetch is not None:
+            auth = auth.model_copy(update={"fetch": auth.fetch.model_copy(update={"assertion": token})})
+        return self.model_copy(update={"auth": auth})
+
+    def settled(self) -> Self:
+        """Returns the same after everything dated: without secrets that have an end, signed by the next key."""
+        found = self
+        if self.signing is not None and self.signing.ends:
+            found = found.model_copy(update={"signing": self.signing.without_dated()})
+        token = self.signed_token
+        return found if token is None or token.next is None else found.with_signed_token(token.followed())
 
     @cached_property
     def tenant(self) -> TenantKey:

@@ -201,7 +201,7 @@ def _expiry_in_words(news: News, now: float) -> str:
     expiry = news.expiry
     if expiry is None:
         return ""
-    verb = "expires on" if expiry.at > now else "expired on"
+    verb = "signs until" if expiry.is_rotation else "expires on" if expiry.at > now else "expired on"
     return f"{clean(expiry.name, 150)} {verb} {moment(expiry.at)}"
 
 
@@ -223,6 +223,8 @@ def _advice(news: News, known: Known) -> str:
     if news.kind is NewsKind.RECOVERED:
         return "Nothing: events that waited are delivered by themselves. Dead events can be sent again in the console."
     if news.kind is NewsKind.EXPIRING:
+        if news.expiry is not None and news.expiry.is_rotation:
+            return "Check that your server accepts the newer one: from then on it alone signs the requests."
         return "Replace it before that time; otherwise requests fail."
     parts = []
     if news.kind is NewsKind.DISABLED and report is not None:

@@ -1,7 +1,8 @@
-"""What expires: client certificates and CA bundles, in the webhooks and in the operator's settings."""
+"""What expires: certificates, signing secrets and keys of webhooks, and certificates of the operator's settings."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -21,12 +22,22 @@ log = structlog.get_logger(__name__)
 
 
 def expiries_of_webhook(config: WebhookConfig) -> tuple[Expiry, ...]:
-    """The certificates of a webhook: its client certificate, and its CA."""
+    """What expires of a webhook: client certificate, CA, signing secrets with an end, and a key that is replaced."""
     found: list[Expiry] = []
     for name, secret in (("client certificate", config.tls.certificate), ("CA", config.tls.ca)):
         if secret is not None:
             found += expiries_in(secret.reveal(), name)
+    signing, token = config.signing, config.signed_token
+    if signing is not None:
+        found += [_dated("signing secret", one, one, end) for one, end in signing.ends.items()]
+    if token is not None and token.next is not None:
+        fingerprint = token.key.fingerprint()
+        found.append(_dated("signing key", token.kid or fingerprint, fingerprint, token.next.starts))
     return tuple(found)
+
+
+def _dated(kind: str, name: str, fingerprint: str, end: datetime) -> Expiry:
+    return Expiry(f"the {kind} {name}", f"{fingerprint}-{end.timestamp():.0f}", end.timestamp(), is_rotation=True)
 
 
 def expiries_of_settings(settings: Settings) -> tuple[Expiry, ...]:

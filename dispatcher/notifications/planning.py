@@ -66,6 +66,8 @@ class Expiry:
     key: str
     """Identifies this very certificate, so that a new one is reported anew."""
     at: float
+    is_rotation: bool = False
+    """True for a signing secret or key that another one replaces: nothing is to be reported once it has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +249,8 @@ def _news_of(subject: Subject, memory: Memory, now: float, pace: Pace, *, is_wit
 def _step_of(expiry: Expiry, now: float, pace: Pace) -> str | None:
     """Returns the last step that an expiry has reached."""
     left = expiry.at - now
+    if expiry.is_rotation and left <= 0:
+        return None
     steps = (pace.expires_within_s, *EXPIRY_STEPS_S)
     reached = [number for number, step in enumerate(steps) if left <= step]
     return f"{expiry.key} {max(reached)}" if reached else None

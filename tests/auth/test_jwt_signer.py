@@ -223,3 +223,20 @@ def test_an_audience_may_be_a_list() -> None:
 def test_an_audience_that_can_not_be_one_is_refused(audience: object) -> None:
     with pytest.raises(ValidationError):
         signed(audience=audience)
+
+
+@pytest.mark.parametrize("algorithm", ["ES256", "EdDSA", "HS256"])
+def test_the_next_key_signs_from_its_start_whatever_token_is_kept(algorithm: str) -> None:
+    following = {"algorithm": "ES384", "key": {"value": ""}, "starts": NOW + 60}
+    following["key"] = signed("ES384").key  # type: ignore[assignment]
+    signer = JwtSigner(signed(algorithm, next=following | {"kid": "2"}), AUDIENCE)
+
+    before = [signer.token(NOW + at) for at in (0, 59.9)] + [signer.token_for(NOW + 59, "m", b""), signer.assertion(NOW + 59, "a")]  # fmt: skip
+    after = [signer.token(NOW + 60), signer.token_for(NOW + 60, "m", b""), signer.assertion(NOW + 61, "a")]
+
+    assert {jwt.get_unverified_header(one)["alg"] for one in before} == {algorithm}
+    assert {tuple(jwt.get_unverified_header(one).items()) for one in after} == {
+        (("alg", "ES384"), ("kid", "2"), ("typ", "JWT"))
+    }
+    assert verified(after[0], joserfc_key("ES384"), "ES384")["exp"] > NOW + 60
+    assert signer.token(NOW + 61) is after[0]

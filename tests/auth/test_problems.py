@@ -1,11 +1,12 @@
 """What `dispatcher check` and the stores hear about authentication and signing."""
 
 import pytest
+from pydantic import ValidationError
 
-from dispatcher.auth.problems import key_description_of, problems_of, signed_token_of
+from dispatcher.auth.problems import key_description_of, problems_of
 from dispatcher.config.secrets import Secret
 from dispatcher.config.webhooks import WebhookConfig
-from tests.auth.keys import OLD_WHSEC, WHSEC, WHSK, fetched, pem, signed, webhook
+from tests.auth.keys import OLD_WHSEC, WHSEC, WHSK, fetched, key_text, pem, signed, webhook
 
 
 def fingerprint(text: str) -> str:
@@ -104,4 +105,27 @@ def test_the_key_of_a_webhook_can_be_described() -> None:
     assert description is not None
     assert (description.kind, description.bits) == ("EC P-384", 384)
     assert key_description_of(webhook()) is None
-    assert signed_token_of(webhook({"type": "jwt", "fetch": fetched()})) is None
+    assert webhook({"type": "jwt", "fetch": fetched()}).signed_token is None
+
+
+@pytest.mark.parametrize(
+    ("following", "key", "message"),
+    [
+        ({"algorithm": "ES256", "key": "P-384"}, "auth.sign.next.key", "needs an EC private key on curve P-256"),
+        ({"algorithm": "ES256", "key": "P-256"}, "auth.sign.next.key", "is the key that signs before it"),
+        ({"algorithm": "ES384", "key": "P-384", "kid": "1"}, "auth.sign.next.kid", "can't tell them apart"),
+        ({"algorithm": "ES384", "key": "P-384", "kid": "2"}, None, ""),
+    ],
+)
+def test_the_next_key_has_to_differ_and_to_fit(following: dict[str, str], key: str | None, message: str) -> None:
+    dated = following | {"key": Secret(key_text(following["key"])), "starts": "2026-12-01T12:00:00Z"}
+    found = problems_of(webhook({"type": "jwt", "sign": signed("ES256", kid="1", next=dated)}))
+
+    assert [place for place, _ in found] == ([] if key is None else [key])
+    assert all(message in text for _, text in found)
+
+
+def test_the_start_of_a_key_needs_a_zone() -> None:
+    following = {"algorithm": "ES384", "key": Secret(key_text("P-384")), "starts": "2026-12-01T12:00:00"}
+    with pytest.raises(ValidationError, match="timezone"):
+        signed("ES256", next=following)

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from pydantic import JsonValue
 from sqlalchemy import select
 
 from dispatcher.config.secrets import Secret
@@ -198,3 +199,39 @@ async def test_nothing_readable_stays(repository: WebhookRepository, database: D
     assert CANARY not in str(row)
     assert stored
     assert CANARY not in str(stored)
+
+
+@pytest.mark.parametrize("place", ["sign", "assertion"])
+async def test_a_replaced_key_is_erased_a_day_after_the_next_one_started_without_an_edit(
+    repository: WebhookRepository, database: Database, encryption: Encryption, clock: Clock, place: str
+) -> None:
+    def config(*keys: str) -> WebhookConfig:
+        token: JsonValue = {"algorithm": "HS256", "key": {"value": keys[0] * 32}, "kid": keys[0]}
+        if keys[1:]:
+            following = {"algorithm": "HS384", "key": {"value": keys[1] * 48}, "kid": keys[1]}
+            token |= {"next": following | {"starts": NOW.isoformat()}}
+        if keys == ("2",):
+            token |= {"algorithm": "HS384", "key": {"value": "2" * 48}}
+        fetch: JsonValue = {"grant": "jwt-bearer", "token_url": "https://login.luma.example/t", "assertion": token}
+        return plain(auth={"type": "jwt", **({"sign": token} if place == "sign" else {"fetch": fetch})})
+
+    made = await repository.create(config("1", "2"), by="ada", orgs=None)
+    added = await repository.dates_of_secrets(made.id, orgs=None)
+    before = SqlStore(database, encryption)
+    await before.load()
+    clock.now += timedelta(hours=23, minutes=59)
+    assert await erase_what_is_over(database, clock) == (0, 0)
+    clock.now += timedelta(minutes=1)
+    assert await erase_what_is_over(database, clock) == (0, 1)
+    assert await repository.for_delivery(made.id, orgs=None) == config("2")
+    assert (await repository.get(made.id, orgs=None)).version == 1
+    after = SqlStore(database, encryption)
+    await after.load()
+    assert before.content_hash == after.content_hash
+    async with database.read() as connection:
+        left = (await connection.execute(select(secrets.c.path, secrets.c.fingerprint))).all()
+    (key,) = config("2").secrets()
+    assert [path.rpartition(".")[2] for path, _ in left] == ["key"]
+    assert await repository.dates_of_secrets(made.id, orgs=None) == {key.fingerprint(): added[key.fingerprint()]}
+    assert await erase_what_is_over(database, clock) == (0, 0)
+    assert (await actions(database))[1:] == [AuditAction.KEY_END]

@@ -150,6 +150,19 @@ async def test_every_search_uses_an_index_on_postgresql(request: pytest.FixtureR
         await opened.close()
 
 
+@pytest.mark.parametrize("empty_url", ["sqlite"], indirect=True)
+async def test_every_search_reads_rows_of_its_own_on_sqlite(database: Database) -> None:
+    """By an id or within the tenant: never along the key, which holds the entries of all tenants."""
+    search = HistorySearch(database)
+    for name, query in _SEARCHES.items():
+        for select, parameters in search.statements(query, orgs=None):
+            explain = text("EXPLAIN QUERY PLAN " + select.text)
+            lists = [bindparam(key, expanding=True) for key, one in parameters.items() if isinstance(one, list)]
+            async with database.read() as connection:
+                steps = [row[3] for row in await connection.execute(explain.bindparams(*lists), parameters)]
+            assert re.match(r"SEARCH history_entries USING INDEX history_entries_(?!key)", steps[0]), f"{name}: {steps}"
+
+
 async def _fill(store: HistoryStore, count: int) -> None:
     chance = random.Random(3)
     for first in range(0, count, 10_000):

@@ -90,6 +90,7 @@ _EXAMPLES: Final[Mapping[str, _Json]] = {
     "DraftTest": {"webhook": _DRAFT, "channel": "email", "message_status": "bounce"},
     "NewSigningSecret": {"kind": "hmac"},
     "SecretEnd": {"at": "2026-12-01T12:00:00Z"},
+    "NewSigningKey": {"starts_in_hours": 24},
     "SampleEvent": {"channel": "email", "message_status": "delivered"},
     "RedriveOrder": _TENANT | {"events": {"select": "matching", "reasons": ["expired"]}},
     "ResendRequest": {"since": "2026-11-28T14:00:00Z", "include": ["delivered", "dead"]},

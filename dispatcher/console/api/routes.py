@@ -10,6 +10,7 @@ from dispatcher.console.api import (
     notifications,
     people,
     resend,
+    signing_keys,
     testing,
     webhooks,
 )
@@ -83,6 +84,27 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
         "POST", "/webhooks/{id}/signing-secrets/{fingerprint}/end", "endSigningSecret",
         "Let an older signing secret end, now or at a time.", _ADMIN,
         webhooks.end_secret, Empty, models.SecretEnd, models.Webhook,
+        places=_WEBHOOK | {"fingerprint": "[0-9a-f]{12}"}, gives_version=True, error_statuses=frozenset({412}),
+    ),
+    Route(
+        "GET", "/webhooks/{id}/signing-keys", "listSigningKeys", "The keys of the webhook's tokens: dates, no values.",
+        _VIEWER, signing_keys.list_keys, Empty, Empty, models.SigningKeyList, places=_WEBHOOK, gives_version=True,
+    ),
+    Route(
+        "POST", "/webhooks/{id}/signing-keys", "generateSigningKey",
+        "Generate the next signing key; its public key is published at once.", _ADMIN,
+        signing_keys.generate_key, Empty, models.NewSigningKey, models.SigningKeyList, 201,
+        places=_WEBHOOK, gives_version=True, error_statuses=frozenset({412}),
+    ),
+    Route(
+        "POST", "/webhooks/{id}/signing-keys/{fingerprint}/start", "startSigningKey", "Let the next key sign now.",
+        _ADMIN, signing_keys.start_key, Empty, Empty, models.SigningKeyList,
+        places=_WEBHOOK | {"fingerprint": "[0-9a-f]{12}"}, gives_version=True, error_statuses=frozenset({412}),
+    ),
+    Route(
+        "DELETE", "/webhooks/{id}/signing-keys/{fingerprint}", "removeSigningKey",
+        "Erase the next or the previous key; its public key is withdrawn.", _ADMIN,
+        signing_keys.remove_key, Empty, Empty, models.SigningKeyList,
         places=_WEBHOOK | {"fingerprint": "[0-9a-f]{12}"}, gives_version=True, error_statuses=frozenset({412}),
     ),
     Route(

@@ -254,7 +254,10 @@ class WebhookForm:
         for key in ("body_hash", "nbf", "jti"):
             if self.switches.get(f"{at}.{key}"):
                 token[key] = True
-        return token | self._members_without_field(at, () if f"{at}.jti" in SWITCHES else ("jti",))
+        kept: tuple[str, ...] = () if f"{at}.jti" in SWITCHES else ("jti",)
+        if not self.secrets[f"{at}.key"].typed:  # a new key replaces the next one, too
+            kept += ("next",)
+        return token | self._members_without_field(at, kept)
 
     def _members_without_field(self, at: str, keys: tuple[str, ...]) -> dict[str, JsonValue]:
         """Returns stored members that the form has no field for."""

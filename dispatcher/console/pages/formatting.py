@@ -83,6 +83,7 @@ ACTIONS: Final = {
     "restore": "Restored",
     "erase": "Erased the secrets of a deleted webhook",
     "secret_end": "Erased a signing secret that had ended",
+    "key_end": "Erased a signing key that was replaced",
     "enable": "Reactivated",
     "pause": "Paused",
     "resume": "Resumed",

@@ -1,5 +1,6 @@
-"""A webhook's pages: overview, configuration, signing secrets, pause, reactivation and deletion."""
+"""A webhook's pages: overview, configuration, signing secrets and keys, pause, reactivation and deletion."""
 
+from collections.abc import Awaitable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 from urllib.parse import urlsplit
@@ -12,8 +13,15 @@ from dispatcher.console.pages.configuration import rows_of
 from dispatcher.console.pages.renderer import Renderer, admin_of, to
 from dispatcher.console.pages.skipped import skipped_lately
 from dispatcher.console.pages.verification import snippets_for
+from dispatcher.console.probes import keys_path
 from dispatcher.console.request_body import form_body
 from dispatcher.console.services import person_of
+from dispatcher.console.signing_keys import (
+    generate_signing_key,
+    remove_signing_key,
+    signing_keys_of,
+    start_signing_key,
+)
 from dispatcher.console.signing_secrets import (
     GeneratedSecret,
     Kind,
@@ -23,6 +31,7 @@ from dispatcher.console.signing_secrets import (
 )
 from dispatcher.console.webhook_state import WINDOW_S, state_of
 from dispatcher.errors import ConfigError, EditConflict
+from dispatcher.stores.sql.records import StoredWebhook
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
@@ -33,6 +42,9 @@ def add_to(app: web.Application, renderer: Renderer) -> None:
     app.router.add_post("/webhooks/{webhook_id}/reactivate", pages.reactivate)
     app.router.add_post("/webhooks/{webhook_id}/signing-secrets", pages.generate_secret)
     app.router.add_post("/webhooks/{webhook_id}/signing-secrets/end", pages.end_secret)
+    app.router.add_post("/webhooks/{webhook_id}/signing-keys", pages.generate_key)
+    app.router.add_post("/webhooks/{webhook_id}/signing-keys/start", pages.start_key)
+    app.router.add_post("/webhooks/{webhook_id}/signing-keys/remove", pages.remove_key)
     app.router.add_post("/webhooks/{webhook_id}/pause", pages.pause)
     app.router.add_post("/webhooks/{webhook_id}/resume", pages.resume)
     app.router.add_get("/webhooks/{webhook_id}/delete", pages.ask_delete)
@@ -46,6 +58,13 @@ ENDS: Final = {
     "30 days": timedelta(days=30),
 }
 """How long an older signing secret can still sign."""
+STARTS: Final = {
+    "in 24 hours": timedelta(hours=24),
+    "in 3 days": timedelta(days=3),
+    "in 7 days": timedelta(days=7),
+    "now": timedelta(0),
+}
+"""When the next signing key starts."""
 
 
 class OverviewPage:
@@ -102,6 +121,36 @@ class OverviewPage:
             return await self._configuration(request, problem=_why(error))
         return to(f"/webhooks/{webhook_id}/configuration?done={'secret-removed' if at is None else 'secret-dated'}")
 
+    async def generate_key(self, request: web.Request) -> web.StreamResponse:
+        """Generates the next signing key; its public key is published at once."""
+        person, posted = admin_of(request), await form_body(request)
+        starts_in = STARTS.get(posted.get("starts", ""), STARTS["in 24 hours"])
+        change = generate_signing_key(self._renderer.services, person, request.match_info["webhook_id"], starts_in)
+        return await self._changed_keys(request, change, "key-generated")
+
+    async def start_key(self, request: web.Request) -> web.StreamResponse:
+        """Lets the next signing key sign now."""
+        person, posted = admin_of(request), await form_body(request)
+        services, webhook_id = self._renderer.services, request.match_info["webhook_id"]
+        change = start_signing_key(services, person, webhook_id, posted.get("fingerprint", ""))
+        return await self._changed_keys(request, change, "key-started")
+
+    async def remove_key(self, request: web.Request) -> web.StreamResponse:
+        """Erases the next or the previous signing key."""
+        person, posted = admin_of(request), await form_body(request)
+        services, webhook_id = self._renderer.services, request.match_info["webhook_id"]
+        change = remove_signing_key(services, person, webhook_id, posted.get("fingerprint", ""))
+        return await self._changed_keys(request, change, "key-removed")
+
+    async def _changed_keys(
+        self, request: web.Request, change: Awaitable[StoredWebhook], done: str
+    ) -> web.StreamResponse:
+        try:
+            stored = await change
+        except (ConfigError, EditConflict) as error:
+            return await self._configuration(request, problem=_why(error))
+        return to(f"/webhooks/{stored.id}/configuration?done={done}")
+
     async def configuration(self, request: web.Request) -> web.StreamResponse:
         return await self._configuration(request)
 
@@ -123,6 +172,9 @@ class OverviewPage:
             sections=rows_of(webhook, self._renderer.services.settings, shows_paths=person.is_admin),
             signing=await signing_secrets_of(self._renderer.services, person, webhook),
             ends=tuple(ENDS),
+            keys=await signing_keys_of(self._renderer.services, person, webhook),
+            starts=tuple(STARTS),
+            jwks=keys_path(webhook.tenant),
             snippets=snippets_for(webhook, self._renderer.services.settings),
         )
 

@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from pydantic import JsonValue
 
-from dispatcher.auth.problems import jwks_of
+from dispatcher.auth.problems import published_keys_of
 from dispatcher.auth.public_keys import PublicJwk, jwks_document
 from dispatcher.config.webhooks import Webhook
 from dispatcher.contract.tenant import TenantKey
@@ -51,15 +51,26 @@ class _Keys:
     source: str
     """Differs between a webhook and the one that replaces it after a deletion."""
     revision: str
-    keys: list[PublicJwk]
+    keys: list[tuple[PublicJwk, float | None]]
+    """Each with the time of its withdrawal in Unix seconds; None if it stays."""
+
+    def at(self, now: float) -> list[PublicJwk]:
+        """Returns what is published at a time, in Unix seconds."""
+        return [key for key, end in self.keys if end is None or now < end]
 
 
 class PublishedKeys:
     """Public keys that verify the dispatchers' tokens. Reads the keys again only after a webhook changed."""
 
-    def __init__(self, webhooks: KeyedWebhooks, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        webhooks: KeyedWebhooks,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
         self._webhooks = webhooks
         self._clock = clock
+        self._wall_clock = wall_clock
         self._looking = asyncio.Lock()
         self._is_current = False
         self._of_tenant: dict[TenantKey, _Keys] = {}
@@ -85,7 +96,7 @@ class PublishedKeys:
         return {"keys": [dict[str, JsonValue](key) for key in document["keys"]]}
 
     def _in_use(self, tenant: TenantKey) -> list[PublicJwk]:
-        return self._of_tenant[tenant].keys if tenant in self._of_tenant else []
+        return self._of_tenant[tenant].at(self._wall_clock()) if tenant in self._of_tenant else []
 
     def _note_change(self) -> None:
         self._is_current = False
@@ -96,7 +107,7 @@ class PublishedKeys:
         for webhook in webhooks:
             known = before.get(webhook.tenant)
             if known is None or (known.source, known.revision) != (webhook.source, webhook.revision):
-                known = _Keys(webhook.source, webhook.revision, jwks_of([webhook.config])["keys"])
+                known = _Keys(webhook.source, webhook.revision, published_keys_of(webhook.config))
             self._of_tenant[webhook.tenant] = known
         until = self._clock() + KEPT_S
         for tenant, old in before.items():
@@ -106,4 +117,5 @@ class PublishedKeys:
             elif new is None or new.source != old.source:
                 self._retired = [one for one in self._retired if one[1] != tenant]
             else:
-                self._retired += [(until, tenant, key) for key in old.keys if key not in new.keys]
+                current, published = [key for key, _ in new.keys], old.at(self._wall_clock())
+                self._retired += [(until, tenant, key) for key in published if key not in current]

@@ -142,6 +142,19 @@ def stored_signing(document: Mapping[str, JsonValue]) -> tuple[list[str], dict[s
     )
 
 
+SIGNED_TOKENS: Final[tuple[Loc, ...]] = (("auth", "sign"), ("auth", "fetch", "assertion"))
+"""Places of the token that we sign."""
+
+
+def stored_next_key(document: Mapping[str, JsonValue]) -> tuple[Loc, datetime] | None:
+    """Returns the place of the token that a stored document's next key will sign, and when; None if there is none."""
+    for place in SIGNED_TOKENS:
+        starts = _at(dict(document), (*place, "next", "starts"))
+        if isinstance(starts, str):
+            return place, datetime.fromisoformat(starts)
+    return None
+
+
 _HEADERS: Final = "headers"
 """The field whose values are texts or secrets."""
 

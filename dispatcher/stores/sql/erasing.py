@@ -1,19 +1,24 @@
-"""Erases secrets that are not needed any more: of webhooks deleted 30 days ago, and signing secrets that have ended."""
+"""Erases secrets that are not needed any more: of webhooks deleted 30 days ago, signing secrets that have ended, and
+signing keys that another one has replaced.
+"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from copy import deepcopy
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from pydantic import JsonValue
-from sqlalchemy import RowMapping, Text, cast, delete, select, update
+from sqlalchemy import RowMapping, Text, cast, delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from dispatcher.config.documents import Loc
+from dispatcher.config.webhooks import KEY_OVERLAP
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql import rows
 from dispatcher.stores.sql.audit import write_entry
 from dispatcher.stores.sql.database import Database
-from dispatcher.stores.sql.documents import fingerprint_in, stored_signing
+from dispatcher.stores.sql.documents import fingerprint_in, path_text, stored_next_key, stored_signing
 from dispatcher.stores.sql.records import RESTORABLE, AuditAction
 from dispatcher.stores.sql.schema import secrets, webhooks
 
@@ -30,18 +35,20 @@ log = structlog.get_logger(__name__)
 async def erase_what_is_over(
     database: Database, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 ) -> tuple[int, int]:
-    """Erases what is over. Returns the number of webhooks and of signing secrets.
+    """Erases what is over. Returns the number of webhooks, and of signing secrets and keys.
 
     Nothing is written if there is nothing to erase. Raises `StoreUnavailable` if the database does not answer; all of
     it is then repeated by the next call.
     """
     now = clock()
     deleted = select(webhooks).where(webhooks.c.deleted_at <= now - RESTORABLE, webhooks.c.erased_at.is_(None))
-    has_ends = cast(webhooks.c.config, Text).like('%"ends":{"%')
-    dated = select(webhooks).where(webhooks.c.erased_at.is_(None), has_ends)
+    document = cast(webhooks.c.config, Text)
+    has_dates = or_(document.like('%"ends":{"%'), document.like('%"starts":"%'))
+    dated = select(webhooks).where(webhooks.c.erased_at.is_(None), has_dates)
     async with database.read() as connection:
         found = (await connection.execute(deleted.limit(1))).first()
-        ended = [row for row in (await connection.execute(dated)).mappings().all() if _ended_in(row, now)]
+        rows_with_dates = (await connection.execute(dated)).mappings().all()
+    ended = [row for row in rows_with_dates if _ended_in(row, now) or _replaced_in(row, now)]
     if found is None and not ended:
         return 0, 0
     erased = 0
@@ -64,32 +71,73 @@ def _ended_in(row: RowMapping, now: datetime) -> set[str]:
     return {fingerprint for fingerprint, end in ends.items() if end <= now}
 
 
+def _replaced_in(row: RowMapping, now: datetime) -> Loc | None:
+    """Returns the place of the token whose next key started a day ago; None if there is none."""
+    found = stored_next_key(row["config"])
+    return found[0] if found is not None and found[1] + KEY_OVERLAP <= now else None
+
+
 async def _erase_ended(connection: AsyncConnection, webhook_id: str, now: datetime) -> int:
-    """Erases the ended signing secrets of a webhook.
+    """Erases the ended signing secrets of a webhook, and its key if the next one has replaced it.
 
     It is no edit: the version stays, and a disabled webhook stays disabled (see `loading`).
     """
     statement = select(webhooks).where(webhooks.c.id == webhook_id, webhooks.c.erased_at.is_(None))
     row = (await connection.execute(statement)).mappings().one_or_none()
-    ended = set[str]() if row is None else _ended_in(row, now)
-    if row is None or not ended:
+    if row is None:
         return 0
-    config = dict(row["config"])
+    config = deepcopy(row["config"])
+    gone = await _erase_secrets(connection, row, config, _ended_in(row, now))
+    gone += await _replace_key(connection, row, config, now)
+    if gone:
+        await connection.execute(update(webhooks).where(webhooks.c.id == webhook_id).values(config=config))
+    return gone
+
+
+async def _erase_secrets(
+    connection: AsyncConnection, row: RowMapping, config: dict[str, Any], ended: Container[str]
+) -> int:
+    """Erases signing secrets by fingerprint, and changes the document. Returns how many."""
+    if not ended:
+        return 0
     listed: list[JsonValue] = list(config["signing"]["secrets"])
     kept = [place for place, one in enumerate(listed) if place == 0 or fingerprint_in(one) not in ended]
     ends = {fingerprint: end for fingerprint, end in config["signing"]["ends"].items() if fingerprint not in ended}
     config["signing"] = {**config["signing"], "secrets": [listed[place] for place in kept], "ends": ends}
-    own = secrets.c.webhook_id == webhook_id
-    gone = [f"{_SIGNING}{place}" for place in range(len(listed)) if place not in kept]
-    await connection.execute(delete(secrets).where(own, secrets.c.path.in_(gone)))
+    gone = [place for place in range(len(listed)) if place not in kept]
+    await _drop(connection, row["id"], [f"{_SIGNING}{place}" for place in gone])
     for number, place in enumerate(kept):  # ascending, so that the new path is free
         if number != place:
-            moved = update(secrets).where(own, secrets.c.path == f"{_SIGNING}{place}")
-            await connection.execute(moved.values(path=f"{_SIGNING}{number}"))
-    await connection.execute(update(webhooks).where(webhooks.c.id == webhook_id).values(config=config))
-    details: dict[str, JsonValue] = {"secrets": ", ".join(f"<secret {one}>" for one in sorted(ended))}
-    await write_entry(connection, AuditAction.SECRET_END, BY, _tenant(row), webhook_id, details)
+            await _move(connection, row["id"], f"{_SIGNING}{place}", f"{_SIGNING}{number}")
+    shown = ", ".join(f"<secret {fingerprint_in(listed[place])}>" for place in gone)
+    await write_entry(connection, AuditAction.SECRET_END, BY, _tenant(row), row["id"], {"secrets": shown})
     return len(gone)
+
+
+async def _replace_key(connection: AsyncConnection, row: RowMapping, config: dict[str, Any], now: datetime) -> int:
+    """Puts the next signing key in the place of the one before it, and changes the document. Returns 1 if it did."""
+    place = _replaced_in(row, now)
+    if place is None:
+        return 0
+    token: Any = config
+    for step in place:
+        token = token[step]
+    following, before = token.pop("next"), fingerprint_in(token["key"])
+    token |= {name: following.get(name) for name in ("algorithm", "key", "kid")} | {"next": None}
+    at = path_text(place)
+    await _drop(connection, row["id"], [f"{at}.key"])
+    await _move(connection, row["id"], f"{at}.next.key", f"{at}.key")
+    await write_entry(connection, AuditAction.KEY_END, BY, _tenant(row), row["id"], {"key": f"<secret {before}>"})
+    return 1
+
+
+async def _drop(connection: AsyncConnection, webhook_id: str, paths: list[str]) -> None:
+    await connection.execute(delete(secrets).where(secrets.c.webhook_id == webhook_id, secrets.c.path.in_(paths)))
+
+
+async def _move(connection: AsyncConnection, webhook_id: str, path: str, to: str) -> None:
+    moved = update(secrets).where(secrets.c.webhook_id == webhook_id, secrets.c.path == path)
+    await connection.execute(moved.values(path=to))
 
 
 def _tenant(row: RowMapping) -> TenantKey:

@@ -80,11 +80,10 @@ def _read(group: Sequence[RowMapping], encryption: Encryption) -> WebhookRow:
         webhook = Webhook.of(restore_secrets(document, found), source)
     except ConfigError as error:
         return replace(row, problems=tuple(replace(problem, file=source) for problem in error.problems))
-    # An edit without a difference counts, too: it re-enables a disabled webhook. That an old signing secret ends is no
-    # edit: such secrets don't count, their version does.
-    signing = webhook.config.signing
-    if signing is not None and signing.ends:
-        lasting = webhook.config.model_copy(update={"signing": signing.without_dated()})
+    # An edit without a difference counts, too: it re-enables a disabled webhook. That an old signing secret or key ends
+    # is no edit: such secrets don't count, their version does.
+    lasting = webhook.config.settled()
+    if lasting is not webhook.config:
         webhook = replace(webhook, revision=Webhook.of(lasting, source).revision)
     digest = blake2b(f"{webhook.revision} {first['id']} {first['version']}".encode(), digest_size=8)
     return replace(row, webhook=replace(webhook, revision=digest.hexdigest()))

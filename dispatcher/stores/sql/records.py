@@ -104,6 +104,8 @@ class AuditAction(StrEnum):
     """The secrets of a deleted webhook were erased: by a person, or after 30 days."""
     SECRET_END = "secret_end"
     """A signing secret was erased because its end had come."""
+    KEY_END = "key_end"
+    """A signing key was erased a day after the next one had replaced it."""
     ENABLE = "enable"
     """Re-enabled by hand after the dispatcher had disabled it, without an edit."""
     PAUSE = "pause"

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from pydantic import JsonValue
 
 from dispatcher.config.secrets import Secret
 from dispatcher.console.api import openapi_document
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.records import Orgs, Role
+from tests.auth.keys import pem
 from tests.console.api.conftest import Answered, Client, Console
 from tests.console.api.fakes import LUMA, LUMAS_CUSTOMER, RIVAL
 from tests.console.history_store import FilledHistory, entry_of
@@ -21,6 +23,8 @@ from tests.stores_sql.examples import plain, plain_draft
 LUMAS_NAME = "Luma's very own webhook"
 SIGNING = ("whsec_" + "bmV3" * 10, "whsec_" + "b2xk" * 10)
 OLD_SECRET = Secret(SIGNING[1].encode()).fingerprint()
+NEXT = "n" * 32
+NEXT_KEY = Secret(NEXT.encode()).fingerprint()
 OPERATIONS: dict[str, tuple[str, str, dict[str, Any]]] = {
     operation["operationId"]: (method.upper(), path, operation)
     for path, item in openapi_document()["paths"].items()  # type: ignore[union-attr]
@@ -84,6 +88,10 @@ REQUESTS: dict[str, Callable[[Luma], Request]] = {
     "generateSigningSecret": lambda luma: Request(f"/webhooks/{luma.webhook_id}/signing-secrets", {}),
     "listSigningSecrets": lambda luma: Request(f"/webhooks/{luma.webhook_id}/signing-secrets"),
     "endSigningSecret": lambda luma: Request(f"/webhooks/{luma.webhook_id}/signing-secrets/{OLD_SECRET}/end", {}),
+    "listSigningKeys": lambda luma: Request(f"/webhooks/{luma.webhook_id}/signing-keys"),
+    "generateSigningKey": lambda luma: Request(f"/webhooks/{luma.webhook_id}/signing-keys", {}),
+    "startSigningKey": lambda luma: Request(f"/webhooks/{luma.webhook_id}/signing-keys/{NEXT_KEY}/start"),
+    "removeSigningKey": lambda luma: Request(f"/webhooks/{luma.webhook_id}/signing-keys/{NEXT_KEY}"),
     "listDeletedWebhooks": lambda luma: Request("/deleted-webhooks", is_list=True, is_deleted=True),
     "restoreWebhook": lambda luma: Request(f"/deleted-webhooks/{luma.webhook_id}/restore", is_deleted=True),
     "eraseWebhook": lambda luma: Request(f"/deleted-webhooks/{luma.webhook_id}", is_deleted=True),
@@ -140,7 +148,8 @@ async def test_every_operation_checks_role_and_organisation(
     console: Console, history: FilledHistory, name: str
 ) -> None:
     for number, (actor, rights) in enumerate(ACTORS.items()):
-        luma = await make(console, f"s{number}")
+        # A key is generated only if none waits already.
+        luma = await make(console, f"s{number}", has_next_key=name in ("startSigningKey", "removeSigningKey"))
         await history.add(entry_of(TenantKey(LUMA.org, luma.sandbox)))
         request = REQUESTS[name](luma)
         if request.is_deleted:
@@ -187,9 +196,13 @@ async def test_viewers_see_no_recipient(console: Console) -> None:
         assert [item["recipient"] for item in items] == [shown]
 
 
-async def make(console: Console, sandbox: str) -> Luma:
+async def make(console: Console, sandbox: str, *, has_next_key: bool = False) -> Luma:
     """Luma's webhook in a sandbox of its own, a token and a redrive."""
-    config = plain(LUMA.org, sandbox, name=LUMAS_NAME, signing={"secrets": [{"value": one} for one in SIGNING]})
+    sign: dict[str, JsonValue] = {"algorithm": "ES256", "key": {"value": pem("P-256").decode()}}
+    if has_next_key:
+        sign["next"] = {"algorithm": "HS256", "key": {"value": NEXT}, "starts": "2100-01-01T00:00:00Z"}
+    signing: JsonValue = {"secrets": [{"value": one} for one in SIGNING]}
+    config = plain(LUMA.org, sandbox, name=LUMAS_NAME, signing=signing, auth={"type": "jwt", "sign": sign})
     stored = await console.services.webhooks.create(config, by="test", orgs=None)
     token, _ = await console.services.tokens.create("victim", Role.VIEWER, orgs=None, by="test")
     job = await console.dead_events.redrive(LUMA, ids=None, query=None, by="test", orgs=None)  # type: ignore[arg-type]

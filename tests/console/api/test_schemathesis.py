@@ -50,7 +50,7 @@ checks.positive_data_acceptance.expected-statuses = ["2xx", 404, 422]
 
 # At most four secrets, and the newest can't end: it depends on those that are there.
 [[operations]]
-include-operation-id = ["generateSigningSecret", "endSigningSecret"]
+include-operation-id = ["generateSigningSecret", "endSigningSecret", "generateSigningKey", "removeSigningKey"]
 checks.positive_data_acceptance.expected-statuses = ["2xx", 404, 412, 422]
 """
 

@@ -18,12 +18,15 @@ from dispatcher.console.access import is_api, is_public
 from dispatcher.console.model import RedriveJob
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.records import AuditQuery, Orgs, Role, StoredWebhook
+from tests.auth.keys import pem
 from tests.console.pages.sample_world import CONTOSO, LUMA, LUMA_ORG, dead_facts
 from tests.console.pages.stage import Stage
 
 OWN_NAME = "Canary of Luma"
 SIGNING = ("whsec_" + "bmV3" * 10, "whsec_" + "b2xk" * 10)
 OLD_SECRET = Secret(SIGNING[1].encode()).fingerprint()
+NEXT = "n" * 32
+NEXT_KEY = Secret(NEXT.encode()).fingerprint()
 ACTORS: Mapping[str, tuple[Role, Orgs] | None] = {
     "nobody": None,
     "viewer elsewhere": (Role.VIEWER, frozenset({CONTOSO.org})),
@@ -109,6 +112,15 @@ ROUTES: Mapping[tuple[str, str], Callable[[str, str], Ask]] = {
     ("POST", "/webhooks/{webhook_id}/signing-secrets/end"): lambda id_, name: Ask(
         f"/webhooks/{id_}/signing-secrets/end", {"fingerprint": OLD_SECRET}, True
     ),
+    ("POST", "/webhooks/{webhook_id}/signing-keys"): lambda id_, name: Ask(
+        f"/webhooks/{id_}/signing-keys", {"starts": "now"}, True
+    ),
+    ("POST", "/webhooks/{webhook_id}/signing-keys/start"): lambda id_, name: Ask(
+        f"/webhooks/{id_}/signing-keys/start", {"fingerprint": NEXT_KEY}, True
+    ),
+    ("POST", "/webhooks/{webhook_id}/signing-keys/remove"): lambda id_, name: Ask(
+        f"/webhooks/{id_}/signing-keys/remove", {"fingerprint": NEXT_KEY}, True
+    ),
     ("GET", "/deleted-webhooks"): lambda _, name: Ask("/deleted-webhooks", elsewhere=200),
     ("POST", "/deleted-webhooks/{webhook_id}/restore"): lambda id_, name: Ask(
         f"/deleted-webhooks/{id_}/restore", {}, True
@@ -143,14 +155,18 @@ async def signed_in(stage: Stage, rights: tuple[Role, Orgs] | None) -> AsyncIter
         yield session
 
 
-async def make(stage: Stage, name: str) -> StoredWebhook:
+async def make(stage: Stage, name: str, *, has_next_key: bool = False) -> StoredWebhook:
     """A webhook of Luma's in a sandbox of its own; a dead event of it."""
+    sign: dict[str, JsonValue] = {"algorithm": "ES256", "key": {"value": pem("P-256").decode()}}
+    if has_next_key:
+        sign["next"] = {"algorithm": "HS256", "key": {"value": NEXT}, "starts": "2100-01-01T00:00:00Z"}
     draft: dict[str, JsonValue] = {
         "name": OWN_NAME,
         "org": LUMA_ORG,
         "sandbox": name,
         "url": "https://hooks.luma.example/in",
         "signing": {"secrets": [{"value": one} for one in SIGNING]},
+        "auth": {"type": "jwt", "sign": sign},
     }
     config = await stage.services.webhooks.resolve(draft, webhook_id=None, orgs=None)
     return await stage.services.webhooks.create(config, by="operator", orgs=None)
@@ -201,7 +217,7 @@ async def test_every_page_is_tried_here(stage: Stage) -> None:
 @pytest.mark.parametrize("route", ROUTES, ids=" ".join)
 async def test_every_route_checks_role_and_organisation(stage: Stage, route: tuple[str, str]) -> None:
     name = f"s{list(ROUTES).index(route)}"
-    webhook = await make(stage, name)
+    webhook = await make(stage, name, has_next_key="/signing-keys/" in route[1])
     if "deleted-webhooks" in route[1]:
         await stage.services.webhooks.delete(webhook.id, expected_version=1, by="operator", orgs=None)
     stage.dead_events.facts = [*dead_facts(), replace(dead_facts()[0], id="1-999", tenant=LUMA)]

@@ -195,3 +195,32 @@ async def test_before_the_first_answer_of_the_database_nothing_is_claimed(webhoo
     """An empty document would have receivers throw their keys away."""
     with pytest.raises(StoreUnavailable):
         await PublishedKeys(webhooks.store).document(tenant("prod"))
+
+
+async def test_the_next_key_is_published_at_once_and_the_one_before_for_a_day_after_its_start(
+    webhooks: Webhooks,
+) -> None:
+    wall = Clock()
+    wall.now = NOW
+    following: JsonValue = {
+        "algorithm": "ES256", "key": {"value": new_pem().decode()}, "kid": "2", "starts": int(NOW) + 3600,
+    }  # fmt: skip
+    await webhooks.add("prod", **signing(new_pem(), kid="1", next=following))
+    keys = PublishedKeys(webhooks.store, Clock(), wall)
+    assert await kids(keys) == ["1", "2"]
+    wall.now = NOW + 3600 + 86_399
+    assert await kids(keys) == ["1", "2"]
+    wall.now = NOW + 3600 + 86_400
+    assert await kids(keys) == ["2"]
+
+
+async def test_a_withdrawn_next_key_stays_as_long_as_any_key_that_was_published(webhooks: Webhooks) -> None:
+    clock, first = Clock(), new_pem()
+    following: JsonValue = {"algorithm": "ES256", "key": {"value": new_pem().decode()}, "kid": "2", "starts": 2**32}
+    made = await webhooks.add("prod", **signing(first, kid="1", next=following))
+    keys = PublishedKeys(webhooks.store, clock)
+    assert await kids(keys) == ["1", "2"]
+    await webhooks.edit(made, 1, "prod", **signing(first, kid="1"))
+    assert await kids(keys) == ["1", "2"]
+    clock.now += KEPT_S
+    assert await kids(keys) == ["1"]

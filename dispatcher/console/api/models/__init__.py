@@ -67,6 +67,7 @@ from dispatcher.console.api.models.resends import (
     ResendJobs,
     ResendRequest,
 )
+from dispatcher.console.api.models.signing_keys import NewSigningKey, SigningKeyList, SigningKeyModel
 from dispatcher.console.api.models.webhooks import (
     Configuration,
     DeletedWebhook,
@@ -124,6 +125,7 @@ __all__ = [
     "MadeToken",
     "MatchingEvents",
     "Me",
+    "NewSigningKey",
     "NewSigningSecret",
     "NewToken",
     "NotificationList",
@@ -144,6 +146,8 @@ __all__ = [
     "SampleEvent",
     "SecretEnd",
     "SentTests",
+    "SigningKeyList",
+    "SigningKeyModel",
     "SigningSecretList",
     "SigningSecretModel",
     "SkippedQuery",
