@@ -16,7 +16,7 @@ from dispatcher.demo.console import Console, fill_database
 from dispatcher.demo.display import Display, Sent, complain, rows, say
 from dispatcher.demo.kafka_side import make_topics, produce, read_dead_letters
 from dispatcher.demo.planning import plan
-from dispatcher.demo.receiver import Receiver
+from dispatcher.demo.receiver import DemoEndpoint, Receiver
 from dispatcher.demo.subject import Counts, Subject
 from dispatcher.demo.tenants import (
     GROUP,
@@ -69,6 +69,7 @@ class Demo:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._receiver = Receiver({})
+        self._operator = Receiver({"operator": DemoEndpoint()})
         self._ledger = self._receiver.ledger
         self._sent = Sent()
         self._counts = Counts()
@@ -102,12 +103,13 @@ class Demo:
             secret = write_signing_secret(directory / "webhooks.d" / "secrets" / "fabrikam")
             for org, endpoint in endpoints(key, secret, origin).items():
                 self._receiver.set(org, endpoint)
-            (directory / "ca.pem").write_bytes(self._receiver.ca_pem)
+            (directory / "ca.pem").write_bytes(self._receiver.ca_pem + self._operator.ca_pem)
             parts.enter_context(self._receiver)
+            parts.enter_context(self._operator)
             closed, ops, port = free_ports(3)
             config = write_configuration(
                 directory, brokers=broker.bootstrap_servers, origin=origin, closed_port=closed, ops_port=ops,
-                console_port=port,
+                console_port=port, operator=self._operator.url("operator"),
             )  # fmt: skip
             await make_topics(config)
             await fill_database(config, directory / "webhooks.d")

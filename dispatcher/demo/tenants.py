@@ -56,13 +56,14 @@ TENANTS = (
 
 
 def write_configuration(
-    directory: Path, *, brokers: str, origin: str, closed_port: int, ops_port: int, console_port: int
+    directory: Path, *, brokers: str, origin: str, closed_port: int, ops_port: int, console_port: int, operator: str
 ) -> Path:
     """Writes `dispatcher.yaml`, and `webhooks.d/` to fill its database from. Returns the settings' path.
 
     Args:
         origin: the receiver's `https://host:port`, whose CA is in `ca.pem` of the directory.
         closed_port: a port without a listener: Adatum's endpoint.
+        operator: URL that receives notifications.
     """
     settings = {
         "apiVersion": "dispatcher/v1",
@@ -84,6 +85,12 @@ def write_configuration(
             "recipient_key": {"file": "secrets/recipient-key"},
             "answers": True,
         },
+        # Trouble is reported as soon as it is known: nobody watches a demo for an hour.
+        "notifications": {
+            "webhook": {"url": operator, "signing": {"secrets": [{"file": "secrets/operator"}]}},
+            "every": "60s",
+            "settle": "1s",
+        },
         "log": {"format": "json"},
     }
     secret = directory / "secrets"
@@ -92,6 +99,7 @@ def write_configuration(
     (secret / "encryption-key").write_text(new_key())
     (secret / "history-url").write_text(f"sqlite+aiosqlite:///{directory / 'history.db'}")
     (secret / "recipient-key").write_text(new_key())
+    write_signing_secret(secret / "operator")
     hooks = directory / "webhooks.d"
     hooks.mkdir(exist_ok=True)
     for webhook in _webhooks(origin, f"https://127.0.0.1:{closed_port}"):
@@ -111,7 +119,7 @@ def write_signing_key(path: Path) -> ec.EllipticCurvePublicKey:
 
 
 def write_signing_secret(path: Path) -> str:
-    """Writes a new secret for the signatures of Fabrikam's webhooks, `whsec_…`. Returns it for its receiver."""
+    """Writes a new secret for signatures, `whsec_…`. Returns it for the receiver."""
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
     path.write_text(secret, encoding="ascii")
     path.chmod(0o600)
