@@ -65,6 +65,7 @@ class Made:
 
     count: int
     newest_ms: int
+    tenants: int = TENANTS
 
     def entry(self, number: int) -> HistoryEntry:
         chance = (number * 2_654_435_761) % 2**32
@@ -79,7 +80,10 @@ class Made:
 
     def tenant(self, event: int) -> TenantKey:
         """Returns an event's tenant: a third of the events belong to one of 20."""
-        return TenantKey(f"org-{event % (20 if event % 3 == 0 else TENANTS):05}@AdobeOrg", "prod")
+        return self.tenant_number(event % (20 if event % 3 == 0 else self.tenants))
+
+    def tenant_number(self, number: int) -> TenantKey:
+        return TenantKey(f"org-{number:05}@AdobeOrg", "prod")
 
 
 @dataclass(slots=True)

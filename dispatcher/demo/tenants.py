@@ -79,7 +79,11 @@ def write_configuration(
         "retry": {"tiers": ["1s", "2s"], "max_age": f"{MAX_AGE_S}s"},
         "egress": {"allow": ["127.0.0.0/8"], "ca_bundle": "ca.pem"},
         "ops": {"host": "127.0.0.1", "port": ops_port},
-        "console": {"port": console_port, "dispatchers": [f"http://127.0.0.1:{ops_port}"]},
+        "console": {
+            "port": console_port,
+            "public_url": f"http://127.0.0.1:{console_port}",
+            "dispatchers": [f"http://127.0.0.1:{ops_port}"],
+        },
         "history": {
             "url": {"file": "secrets/history-url"},
             "recipient_key": {"file": "secrets/recipient-key"},

@@ -4,9 +4,11 @@ Coordinates are in the chart's own units, and the browser stretches the chart to
 beside the chart, which is not stretched.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from dispatcher.config.units import format_duration
 from dispatcher.console.model import Bucket, Outcomes
 from dispatcher.console.pages.formatting import clock, count, exact
 
@@ -53,6 +55,10 @@ class Chart:
     """Number of attempts at the upper edge."""
     labels: tuple[str, ...]
     """Labels below the chart, at equal distances from left to right."""
+    unit: str = ""
+    """What the axis counts: `Requests in 15m`."""
+    alone: str = ""
+    """When all of it was, if only one bar isn't empty: `at 14:00`, or `since 14:00` for the last one."""
 
 
 def chart_of(outcomes: Outcomes) -> Chart:
@@ -60,7 +66,8 @@ def chart_of(outcomes: Outcomes) -> Chart:
     buckets = outcomes.buckets
     top = _round_up(max((_size(bucket) for bucket in buckets), default=0))
     bars = tuple(_bar(bucket, index, top, HEIGHT, outcomes.bucket_s) for index, bucket in enumerate(buckets))
-    return Chart(bars, max(1, len(buckets)) * STEP, HEIGHT, STEP - GAP, top, _labels(outcomes))
+    unit = f"Requests in {format_duration(outcomes.bucket_s)}"
+    return Chart(bars, max(1, len(buckets)) * STEP, HEIGHT, STEP - GAP, top, _labels(outcomes), unit)
 
 
 def sparkline_of(outcomes: Outcomes) -> Chart:
@@ -78,7 +85,14 @@ def sparkline_of(outcomes: Outcomes) -> Chart:
     ]
     top = max((_size(bucket) for bucket in buckets), default=0) or 1
     bars = tuple(_bar(bucket, index, top, SPARK_HEIGHT, 0) for index, bucket in enumerate(buckets))
-    return Chart(bars, max(1, len(buckets)) * STEP, SPARK_HEIGHT, STEP - GAP, top, ())
+    return Chart(bars, max(1, len(buckets)) * STEP, SPARK_HEIGHT, STEP - GAP, top, (), alone=_alone(buckets))
+
+
+def _alone(buckets: Sequence[Bucket]) -> str:
+    filled = [bucket for bucket in buckets if _size(bucket)]
+    if len(filled) != 1:
+        return ""
+    return f"{'since' if filled[0] is buckets[-1] else 'at'} {clock(filled[0].start)}"
 
 
 def _bar(bucket: Bucket, index: int, top: int, height: float, bucket_s: float) -> Bar:

@@ -75,8 +75,10 @@ class OverviewPage:
 
     async def show(self, request: web.Request) -> web.StreamResponse:
         webhook = await self._renderer.webhook(request)
-        asked = request.query.get("window", "24h")
-        window: Window = asked if asked in WINDOW_S else "24h"
+        # A day's chart of a webhook that is minutes old would have one bar.
+        is_young = datetime.now(UTC) - webhook.created_at < timedelta(hours=1)
+        asked = request.query.get("window", "")
+        window: Window = asked if asked in WINDOW_S else "1h" if is_young else "24h"
         webhook_state = await state_of(self._renderer.services, webhook, window)
         skipped = await skipped_lately(self._renderer.services, webhook.tenant, window)
         recent = self._renderer.services.attempts.search(webhook.tenant, AttemptQuery(limit=6))

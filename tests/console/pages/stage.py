@@ -38,7 +38,7 @@ from tests.console.pages.sample_world import (
     record_of_the_sample_world,
 )
 
-SECRETS = {"K": "k" * 32, "U": "sqlite+aiosqlite:///x"}
+SECRETS = {"K": "k" * 32, "U": "sqlite+aiosqlite:///x", "S": "canary-client-secret"}
 
 
 @dataclass
@@ -64,7 +64,9 @@ class Stage:
         return f"/webhooks/{self.webhooks[tenant].id}{below}"
 
 
-def settings_of(delivery: Mapping[str, Any] | None = None, egress: Mapping[str, Any] | None = None) -> Settings:
+def settings_of(
+    delivery: Mapping[str, Any] | None = None, egress: Mapping[str, Any] | None = None, **console: Any
+) -> Settings:
     return Settings.model_validate(
         {
             "apiVersion": "dispatcher/v1",
@@ -72,7 +74,7 @@ def settings_of(delivery: Mapping[str, Any] | None = None, egress: Mapping[str, 
             "webhooks": {"store": "sql", "url": {"env": "U"}},
             "delivery": {"drain_timeout": 1} | dict(delivery or {}),
             "egress": dict(egress or {}),
-            "console": {"port": free_ports(1)[0], "session_key": {"env": "K"}},
+            "console": {"port": free_ports(1)[0], "session_key": {"env": "K"}} | console,
         },
         context=SecretSource(Path("/"), environ=SECRETS).as_context(),
     )
@@ -87,11 +89,12 @@ async def staged(
     test_events: SampleSender | None = None,
     history: HistoryLookup | None = None,
     notifications: NotificationDesk | None = None,
+    url: Secret | None = None,
 ) -> AsyncIterator[Stage]:
-    """A console with a database in the directory; with the sample webhooks, unless it is to be empty."""
+    """A console with a database in the directory, or at `url`; with the sample webhooks, unless it is to be empty."""
     settings = settings_of() if settings is None else settings
     real, event_explanation.record_at = event_explanation.record_at, record_of_the_sample_world
-    url = Secret(f"sqlite+aiosqlite:///{directory / 'webhooks.db'}".encode())
+    url = url or Secret(f"sqlite+aiosqlite:///{directory / 'webhooks.db'}".encode())
     await upgrade(url)
     database = Database(url)
     try:

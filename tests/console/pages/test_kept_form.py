@@ -1,18 +1,27 @@
 """A form survives the end of its session, for its author only, and with no secret in the clear."""
 
+import itertools
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
 import pytest
 
+from dispatcher.config.secrets import Secret
 from dispatcher.console.pages.sealing import LIFE_S, KeptForm, SecretSealer
+from dispatcher.console.server import ConsoleServer
+from tests.console.api.issuer import SmallIssuer, settings_for
 from tests.console.pages.sample_world import LUMA
-from tests.console.pages.stage import Stage, staged
+from tests.console.pages.stage import Stage, settings_of, staged
 from tests.console.pages.test_who_may import draft
+from tests.stores_sql.conftest import postgres
+from tests.stores_sql.postgres import Postgres
+
+__all__ = ["postgres"]
 
 SECRET = "whsec_" + "c2VjcmV0LXRoYXQtd2FzLXR5cGVkLWluLWE="
 TYPED = {"name": "Typed for an hour", "timeout": "7s", "signing.new": SECRET, "campaign_ids": "c-1\nc-2"}
@@ -187,3 +196,64 @@ def test_what_is_sealed_for_one_purpose_serves_no_other() -> None:
     assert SecretSealer.of(None).kept(sealer.keep(kept)) is None
     old = sealer.fernet.encrypt_at_time(sealer.fernet.decrypt(sealer.keep(kept)), 1_700_000_000 - LIFE_S).decode()
     assert sealer.kept(old) is None
+
+
+async def by_issuer(session: aiohttp.ClientSession, issuer: SmallIssuer) -> None:
+    """Signs in at the issuer, as a person does in a tab."""
+    async with session.get("/sign-in/oidc?next=/", allow_redirects=False) as answer:
+        back = issuer.authorize(answer.headers["Location"])
+    async with session.get("/sign-in/oidc/callback", params=back, allow_redirects=False) as answer:
+        assert (answer.status, answer.headers["Location"]) == (303, "/")
+
+
+async def test_the_form_outlasts_a_session_of_an_issuer(tmp_path: Path) -> None:
+    """The person signs in again in another tab, since a form can't travel over the issuer, and continues here."""
+    async with SmallIssuer() as issuer:
+        settings = settings_of(oidc=settings_for(issuer), public_url="http://console.example")
+        async with staged(tmp_path, settings=settings) as stage, browser(stage) as session:
+            issuer.claims["orgs"] = ["*"]
+            await by_issuer(session, issuer)
+            form = await typed_in(session, stage.path(LUMA, "/edit"))
+            begin = end_sessions(stage)
+            status, page = await fetch(session, stage.path(LUMA, "/edit"), form)
+            assert (status, 'target="_blank">Sign in with your organisation' in page) == (401, True)
+            begin()
+            await by_issuer(session, issuer)
+            status, page = await fetch(session, "/webhooks/kept-form", {"kept": value_in(page, "kept")})
+            assert (status, value_in(page, "name")) == (200, TYPED["name"])
+            again = form | {"csrf_token": value_in(page, "csrf_token"), "signing.new": ""}
+            again["signing.new.sealed"] = value_in(page, "signing.new.sealed")
+            status, page = await fetch(session, stage.path(LUMA, "/edit"), again)
+            assert (status, TYPED["name"] in page) == (200, True)
+
+
+async def test_two_replicas_on_one_postgresql_keep_a_form_between_them(tmp_path: Path, postgres: Postgres) -> None:
+    """Each request goes to the other replica, as behind a load balancer."""
+    url = Secret((await postgres.fresh_database()).encode())
+    async with staged(tmp_path, url=url) as one:
+        replica = replace(one.services, settings=settings_of())
+        async with ConsoleServer(replica) as second, browser(one, await one.token()) as session:
+            other = replace(one, server=second)
+            turns = itertools.cycle((one.base, other.base))
+
+            async def go(path: str, data: dict[str, str] | None = None) -> tuple[int, str]:
+                return await fetch(session, next(turns) + path, data)
+
+            token, path = await one.token(), one.path(LUMA, "/edit")
+            await go("/sign-in", {"token": token})
+            form = await typed_in(session, next(turns) + path)
+            begins = [end_sessions(stage) for stage in (one, other)]
+            status, page = await go(path, form)
+            assert status == 401
+            for begin in begins:
+                begin()
+            _, page = await go("/sign-in?kept", {"token": token, "kept": value_in(page, "kept")})
+            status, page = await go("/webhooks/kept-form", {"kept": value_in(page, "kept")})
+            assert (status, value_in(page, "name")) == (200, TYPED["name"])
+            again = form | {"csrf_token": value_in(page, "csrf_token"), "signing.new": ""}
+            again["signing.new.sealed"] = value_in(page, "signing.new.sealed")
+            status, page = await go(path, again)
+            assert (status, TYPED["name"] in page) == (200, True)
+            config = await one.services.webhooks.for_delivery(one.webhooks[LUMA].id, orgs=None)
+            assert config.signing is not None
+            assert config.signing.secrets[0].reveal_text() == SECRET
