@@ -1,5 +1,6 @@
 """What happened to an event, in words, for the command line and the console. Pure."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -66,8 +67,21 @@ _NO_ANSWER: Final = {
 }
 
 
-def title(entry: HistoryEntry) -> str:
-    """One line without time: `Attempt 2: answered 503`, `Skipped: the webhook doesn't want its channel`."""
+def moment(at_ms: int) -> str:
+    """`2026-11-28 14:00:01.123 UTC`."""
+    try:
+        return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + " UTC"
+    except (ValueError, OverflowError, OSError):
+        return f"{at_ms} ms since 1970"
+
+
+def title(entry: HistoryEntry, moment_text: Callable[[int], str] = moment) -> str:
+    """One line without time: `Attempt 2: answered 503`, `Skipped: the webhook doesn't want its channel`.
+
+    Args:
+        moment_text: formats the time until which an event is parked or held, from Unix milliseconds.
+    """
+    until = "" if entry.due_at is None else f" until {moment_text(entry.due_at)}"
     reason = entry.reason
     match entry.outcome:
         case HistoryOutcome.ATTEMPT:
@@ -77,9 +91,9 @@ def title(entry: HistoryEntry) -> str:
         case HistoryOutcome.SKIPPED:
             return f"Skipped: {_words(reason, SKIP_REASONS)}"
         case HistoryOutcome.PARKED:
-            return f"Parked{_until(entry)}: {_words(reason, WAIT_REASONS)}"
+            return f"Parked{until}: {_words(reason, WAIT_REASONS)}"
         case HistoryOutcome.HELD:
-            return f"Held{_until(entry)}: {_words(reason, WAIT_REASONS)}"
+            return f"Held{until}: {_words(reason, WAIT_REASONS)}"
         case HistoryOutcome.DEAD:
             return f"Dead: {_words(reason, DEAD_REASONS)}"
         case HistoryOutcome.REDRIVEN:
@@ -103,29 +117,17 @@ def details(entry: HistoryEntry) -> str:
     """What else is known: duration, headers of the answer, detail; empty if nothing is."""
     parts = []
     if entry.duration_ms is not None:
-        parts.append(f"{entry.duration_ms:.0f} ms")
+        parts.append(f"{entry.duration_ms:.{1 if entry.duration_ms < 10 else 0}f} ms")
     if entry.detail and entry.detail != _answer(entry):
         parts.append(entry.detail)
     parts += [f"{name}: {value}" for name, value in (entry.headers or {}).items()]
     return "; ".join(parts)
 
 
-def moment(at_ms: int) -> str:
-    """`2026-11-28 14:00:01.123 UTC`."""
-    try:
-        return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + " UTC"
-    except (ValueError, OverflowError, OSError):
-        return f"{at_ms} ms since 1970"
-
-
 def _answer(entry: HistoryEntry) -> str:
     if entry.status is not None:
         return f"answered {entry.status}"
     return _words(entry.reason, _NO_ANSWER) or "no answer"
-
-
-def _until(entry: HistoryEntry) -> str:
-    return "" if entry.due_at is None else f" until {moment(entry.due_at)}"
 
 
 def _words(reason: str, known: dict[str, str]) -> str:

@@ -15,7 +15,7 @@ from dispatcher.console.pages.time_zone import abbreviation, local
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome
 from dispatcher.contract.outcomes import DeadReason
 from dispatcher.contract.redaction import recipient
-from dispatcher.history.timeline import details, title
+from dispatcher.history.timeline import details, moment, title
 
 STATES: Final = {
     "active": ("Active", "ok"),
@@ -280,7 +280,14 @@ _SHAPES: Final = {
 
 def describe_entry(entry: HistoryEntry) -> tuple[str, str]:
     """What an entry of the history reports, and its shape."""
-    return title(entry), _SHAPES[entry.outcome]
+    return title(entry, _moment), _SHAPES[entry.outcome]
+
+
+def _moment(at_ms: int) -> str:
+    try:
+        return exact(at_ms / 1000)
+    except (ValueError, OverflowError, OSError):
+        return moment(at_ms)
 
 
 FILTERS: Final[dict[str, Callable[..., object]]] = {
