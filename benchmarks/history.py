@@ -99,7 +99,7 @@ class Worker:
         """Returns how many records the group has finished."""
         try:
             found = await topics.committed(self.bootstrap_servers, self.group)
-        except GroupCoordinatorNotAvailableError:  # nobody has joined yet
+        except GroupCoordinatorNotAvailableError:  # no worker has joined yet
             return 0
         return sum(max(0, found[tp].offset) for tp in map(self._partition, range(PARTITIONS)) if tp in found)
 
@@ -120,7 +120,11 @@ class Worker:
 
 
 async def measure(entries: int = ENTRIES, kinds: tuple[str, ...] = ("sqlite", "postgresql")) -> dict[str, Any]:
-    """Entries a second, problems and search times of each kind of store."""
+    """Entries a second and search times of each kind of store.
+
+    Raises:
+        RuntimeError: a store differs from what was written.
+    """
     found: dict[str, Any] = {"entries": entries, "kills": KILLS}
     options = KafkaOptions(partitions=PARTITIONS, message_max_bytes=1 << 21, heap_mb=512)
     with tempfile.TemporaryDirectory(prefix="bench-history-") as name:
@@ -184,9 +188,11 @@ async def _stored(kind: str, bootstrap_servers: str, directory: Path, made: Made
         worker.child.kill()
         database = Database(Secret(url.encode()), create=True, setting="history.url")
         opened.push_async_callback(database.close)
+        problems = await differences(database, made)
+        if problems:
+            raise RuntimeError(f"{kind}: the store differs from what was written: {problems}")
         return {
             "entries_per_second_with_kills": round(made.count / took),
-            "problems": await differences(database, made),
             "search_ms": await _search_ms(database, made),
         }
 

@@ -16,7 +16,7 @@ import psutil
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from benchmarks import footprint, held, isolation, throughput
+from benchmarks import footprint, held, history, isolation, pages, throughput
 from benchmarks.events import tenants
 from benchmarks.forms import Form, forms
 from benchmarks.rig import Rig, Subject, rig
@@ -97,6 +97,12 @@ async def measure(plan: Plan) -> dict[str, Any]:
             _say("a million held events")
         beside_held = await held.measure(on) if plan.full else None
         figures |= await _footprint(on, plan)
+    if plan.full:
+        _say("five million history entries")
+    stored = await history.measure() if plan.full else None
+    if plan.full:
+        _say("10,000 webhooks and a million entries in the console")
+    answers = await pages.measure() if plan.full else None
     _say("isolation")
     isolated = await isolation.measure(isolation.SECONDS if plan.full else isolation.SECONDS / 2)
     if crowded is not None:
@@ -105,6 +111,7 @@ async def measure(plan: Plan) -> dict[str, Any]:
         isolated["ratios"] |= beside_held.pop("ratios")
         isolated["held"] = beside_held
     result = _result(taken, figures, isolated, members)
+    result |= {} if stored is None else {"history": stored, "pages": answers}
     shipped = on.form
     result["form"] = {"name": shipped.name, "interpreter": shipped.build}
     result["interpreters"] = {form.name: form.build for form in others}

@@ -89,7 +89,7 @@ def write_configuration(
             "recipient_key": {"file": "secrets/recipient-key"},
             "answers": True,
         },
-        # Trouble is reported as soon as it is known: nobody watches a demo for an hour.
+        # Trouble is reported as soon as it is known: a demo is not watched for an hour.
         "notifications": {
             "webhook": {"url": operator, "signing": {"secrets": [{"file": "secrets/operator"}]}},
             "every": "60s",

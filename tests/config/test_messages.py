@@ -101,8 +101,8 @@ webhooks:
         "PS384, PS512, ES256, ES384, ES512, EdDSA, Ed25519, Ed448; did you mean 'ES256'?",
         "x.yaml:8: webhooks[0].auth.sign.key: a secret can't be written here: write {file: PATH} or {env: NAME}",
         "x.yaml:8: webhooks[0].auth.sign.ttl: must be at most 300",
-        "x.yaml:8: webhooks[0].auth.sign.wj: unknown key; known here: algorithm, key, kid, issuer, subject, audience, "
-        "ttl, claims, nbf, jti, body_hash",
+        "x.yaml:8: webhooks[0].auth.sign.wj: unknown key; known here: algorithm, key, kid, next, issuer, subject, "
+        "audience, ttl, claims, nbf, jti, body_hash",
         "x.yaml:9: webhooks[1].name: must have at least 1 character",
         "x.yaml:11: webhooks[1].sandbox: must be text, not a list",
         "x.yaml:13: webhooks[1].campaigns[0]: must be text: put it in quotes",

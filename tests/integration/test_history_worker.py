@@ -31,6 +31,8 @@ __all__ = ["postgres"]
 
 pytestmark = [needs_kafka, pytest.mark.timeout(300)]
 
+A_RECORD = 170
+"""Entries of a record: a turn writes 25,500, so that two turns are a hundredth of what `benchmarks.history` writes."""
 _TENANTS = [TenantKey(f"org-{number}", "prod") for number in range(30)]
 
 
@@ -66,7 +68,7 @@ async def produce(scene: Stage, ledger: Ledger, chance: random.Random, records: 
     try:
         for _ in range(records):
             first = len(ledger.entries)
-            entries = made(chance, 20, first)
+            entries = made(chance, A_RECORD, first)
             ledger.entries += entries
             for value, _count in encode_records(7, first, entries):
                 for _repeat in range(1 + (chance.random() < 0.2)):

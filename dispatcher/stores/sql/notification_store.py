@@ -119,6 +119,8 @@ class NotificationStore:
         async with self._database.write(WITHIN_S) as connection:
             if self._database.is_postgresql and not (await connection.execute(PLAN_LOCK)).scalar():
                 return None
+            if not self._database.is_postgresql:  # takes the file's lock before reading: two must not decide the same
+                await connection.execute(text("DELETE FROM history_reported WHERE 1 = 0"))
             changes = decide(await _read(connection))
             await self._write(connection, changes)
         return changes

@@ -280,7 +280,7 @@ async def test_paused_stopped_and_empty_look_different(browser: Browser, stage: 
         await shown.go("/?q=nothing+like+this")
         await expect(page.locator("main")).to_contain_text("Nothing matches")
         await shown.go(stage.path(TAILSPIN))
-        await expect(page.locator("main")).to_contain_text("Nothing was sent in the last 24h")
+        await expect(page.locator("main")).to_contain_text("Nothing was sent in the last 1h")
         await shown.go(stage.path(NORTHWIND))
         await page.get_by_role("button", name="Reactivate").click()
         await expect(page.locator("main")).to_contain_text("Reactivated")

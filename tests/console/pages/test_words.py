@@ -102,3 +102,14 @@ def test_a_sparkline_loses_nothing() -> None:
 def test_an_empty_window_has_an_empty_chart() -> None:
     assert chart_of(Outcomes("1h", 60.0, ())).bars == ()
     assert sparkline_of(Outcomes("24h", 60.0, ())).bars == ()
+
+
+@pytest.mark.parametrize(("place", "word"), [(0, "at"), (5, "since")])
+def test_one_lone_bar_is_said_in_words(place: int, word: str) -> None:
+    buckets = tuple(Bucket(3600.0 * number, int(number == place), 0, 0) for number in range(6))
+    assert sparkline_of(Outcomes("24h", 3600.0, buckets)).alone == f"{word} {formatting.clock(3600.0 * place)}"
+    assert sparkline_of(Outcomes("24h", 3600.0, (*buckets, Bucket(6 * 3600.0, 1, 0, 0)))).alone == ""
+
+
+def test_a_chart_says_what_its_axis_counts() -> None:
+    assert chart_of(Outcomes("24h", 900.0, (Bucket(0.0, 1, 0, 0),))).unit == "Requests in 15m"
