@@ -64,9 +64,21 @@ def _why(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         reason = getattr(error.certificate_error, "verify_message", "") or type(error.certificate_error).__name__
         return f"its certificate is refused ({reason}): set ops.tls.ca and ops.tls.server_name"
-    if isinstance(error, aiohttp.ClientSSLError | aiohttp.ServerDisconnectedError | aiohttp.ClientOSError):
+    if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
+        return (
+            "that is no address: write http://127.0.0.1:9090, https with ops.tls, and brackets around an IPv6 address"
+        )
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "the name can't be resolved"
+    if isinstance(error, aiohttp.ClientSSLError | aiohttp.ServerDisconnectedError):
         return f"{type(error).__name__} (is it https with ops.tls, and http without?)"
-    return type(error).__name__
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"can't connect ({error.strerror or type(error.os_error).__name__})"
+    if isinstance(error, TimeoutError):
+        return f"no answer within {WITHIN_S:g} s"
+    if isinstance(error, aiohttp.ClientError):
+        return f"{type(error).__name__} (is it https with ops.tls, and http without?)"
+    return "it is no dispatcher"
 
 
 async def check_ready(ops: str, settings: OpsSettings | None = None) -> None:

@@ -38,3 +38,17 @@ def test_what_a_runbook_looks_for_is_something_the_program_says(name: str, patte
 
 def test_there_are_greps_to_check() -> None:
     assert len(_looked_for()) > 20
+
+
+def _quoted() -> list[str]:
+    """What the tables of the troubleshooting page quote as seen: their first column."""
+    rows = re.findall(r"^\| (.+?) \|", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+    found = [quoted for row in rows for quoted in re.findall(r"`([^`]+)`", row)]
+    return [part.strip(": ") for one in found for part in one.split("…") if len(part.strip(": ")) > 4]
+
+
+@pytest.mark.parametrize("text", _quoted())
+def test_what_the_troubleshooting_page_quotes_is_something_the_program_says(text: str) -> None:
+    of_others = ("unable to get local issuer certificate", "certificate has expired", "file:line: key")
+    key = text.rpartition(".")[2]  # of a setting
+    assert text in of_others or text in _program() or (text.count(".") == 1 and key in _program())
