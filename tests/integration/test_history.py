@@ -21,6 +21,7 @@ from dispatcher.contract.history import HistoryEntry, HistoryOutcome, bucket_of,
 from dispatcher.demo.child_process import free_ports
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_search import HistoryQuery, HistorySearch
+from tests.deploy.runbooks import World
 from tests.integration.brokers import needs_kafka
 from tests.integration.harness import (
     Receiver,
@@ -295,7 +296,8 @@ async def test_an_endpoint_that_asks_for_no_more_is_reported_by_mail(scene: Stag
             "host": "localhost", "port": mail.port, "security": "tls", "ca": str(issued.ca), "username": USER,
             "password": {"file": str(scene.directory / "mail-password")}, "sender": "dispatcher@operator.example",
         }  # fmt: skip
-        notifications = {"smtp": smtp, "operator": ["noc@operator.example"]}
+        mail.refused.add("nobody@operator.example")
+        notifications = {"smtp": smtp, "operator": ["noc@operator.example", "nobody@operator.example"]}
         async with (
             scene.dispatcher(history=settings) as dispatcher,
             worker(scene, settings, notifications=notifications) as running,
@@ -304,9 +306,16 @@ async def test_an_endpoint_that_asks_for_no_more_is_reported_by_mail(scene: Stag
             await scene.produce([gone], 3)
 
             async def received() -> bool:
-                return bool(mail.received)
+                return bool(mail.received) and "was not sent" in running.log
 
-            await until(received, f"a mail; {running.log[-500:]}", 120, dispatcher)
+            await until(received, f"a mail, and one refused; {running.log[-500:]}", 120, dispatcher)
+            runbook = World(
+                scene.directory, running.ops_port, running.path, running.log_path, scene.volume.path,
+                scene.bootstrap_servers, "localhost:1",
+            )  # fmt: skip
+            ran, without_match = await runbook.run("DispatcherNotificationsFailing")
+            assert without_match == []
+            assert "550" in ran[-1].output, ran
     (sent,) = mail.received
     assert sent["To"] == "noc@operator.example"
     text = sent.get_body(("plain",))
