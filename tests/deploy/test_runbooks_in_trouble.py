@@ -390,7 +390,7 @@ CASES = {
 }  # fmt: skip
 RUNBOOKS = [(what, name) for what, case in CASES.items() for name in case.shows]
 ELSEWHERE = {"DispatcherNotificationsFailing"}
-"""Run in tests/integration/test_history.py, where a mail server refuses an address."""
+"""Run in tests/integration/test_history.py, beside a mail server that refuses an address."""
 
 
 def test_every_runbook_is_run_in_its_trouble() -> None:
