@@ -47,7 +47,7 @@ history: {answers: perhaps}
         "x.yaml:5: kafka.security.protocol: must be one of PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL; "
         "did you mean 'SASL_SSL'?",
         "x.yaml:5: kafka.security.password: a secret can't be written here: write {file: PATH} or {env: NAME}",
-        "x.yaml:6: kafka.session_timeout: must be at least 2",
+        "x.yaml:6: kafka.session_timeout: must be at least 2s",
         "x.yaml:7: kafka.nonsense: unknown key; known here: bootstrap_servers, topic, topic_prefix, group_id, "
         "group_instance_id, client_id, security, auto_offset_reset, session_timeout, commit_interval, partition_window, max_unfinished, "
         "max_unfinished_bytes, fetch_max_bytes, max_record_bytes, idempotence",
@@ -100,7 +100,7 @@ webhooks:
         "x.yaml:8: webhooks[0].auth.sign.algorithm: must be one of HS256, HS384, HS512, RS256, RS384, RS512, PS256, "
         "PS384, PS512, ES256, ES384, ES512, EdDSA, Ed25519, Ed448; did you mean 'ES256'?",
         "x.yaml:8: webhooks[0].auth.sign.key: a secret can't be written here: write {file: PATH} or {env: NAME}",
-        "x.yaml:8: webhooks[0].auth.sign.ttl: must be at most 300",
+        "x.yaml:8: webhooks[0].auth.sign.ttl: must be at most 5m",
         "x.yaml:8: webhooks[0].auth.sign.wj: unknown key; known here: algorithm, key, kid, next, issuer, subject, "
         "audience, ttl, claims, nbf, jti, body_hash",
         "x.yaml:9: webhooks[1].name: must have at least 1 character",
@@ -116,7 +116,7 @@ webhooks:
         "x.yaml:19: webhooks[2].auth.type: missing; must be one of none, jwt",
         "x.yaml:20: webhooks[2].headers.X: must be text, not empty",
         "x.yaml:21: webhooks[2].signing.secrets: must have at least 1 entry",
-        "x.yaml:22: webhooks[2].timeout: must be at least 1",
+        "x.yaml:22: webhooks[2].timeout: must be at least 1s",
         "x.yaml:23: webhooks[2].enabled: must be true or false, not text",
         "x.yaml:24: webhooks[3]: must be a mapping (key: value), not a number",
         "x.yaml:25: webhooks[4].channels: must have at least 1 entry",

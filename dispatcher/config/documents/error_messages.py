@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Literal, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from dispatcher.config.documents.locations import Loc, Located, literals, locate
 from dispatcher.config.documents.yaml_reader import Document
+from dispatcher.config.units import format_duration, parse_duration
 from dispatcher.errors import Problem
 
 _TYPES = {
@@ -96,11 +98,23 @@ def _worded(details: ErrorDetails, at: Located) -> tuple[Loc, str]:
             return at.path, "must be a finite number"
     if kind in _BOUNDS:
         name, word = _BOUNDS[kind]
-        return at.path, f"must be {word} {_number(context.get(name))}"
+        return at.path, f"must be {word} {_bound(context.get(name), at.field)}"
     wanted = _TYPES.get(kind.partition("_")[0]) if kind.endswith(("_type", "_parsing", "_from_float")) else None
     if wanted is not None:
         return at.path, f"must be {wanted}, not {_kind(details['input'])}"
     return at.path, details["msg"][:1].lower() + details["msg"][1:]
+
+
+def _bound(value: object, field: FieldInfo | None) -> str:
+    """Formats a bound as its setting is written: `5m` for a duration."""
+    is_duration = field is not None and any(map(_parses_duration, (*field.metadata, field.annotation)))
+    return format_duration(value) if is_duration and isinstance(value, int | float) and value else _number(value)
+
+
+def _parses_duration(part: object) -> bool:
+    if isinstance(part, BeforeValidator):
+        return part.func is parse_duration
+    return any(map(_parses_duration, get_args(part)))
 
 
 def _unknown_key(at: Located) -> str:
