@@ -9,22 +9,27 @@ import random
 import re
 import statistics
 import time
-from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
 
 import pytest
+import yaml
+from aiohttp import web
 
+from dispatcher.contract.events import DeliveryEvent, read_event
+from dispatcher.contract.records import RetryState
 from tests.faults import behaviours as bad
 from tests.faults.conftest import Tell
+from tests.faults.ledger import Fault, Parked, Repeats, attribute
 from tests.faults.table import Row
 from tests.integration.brokers import needs_kafka
 from tests.integration.conftest import mortal
 from tests.integration.harness import Behaviour, Dispatcher, Receiver, Stage, slowly, stage, status, tenants, until
+from tests.kafka import topics
 from tests.kafka.apache_kafka import ApacheKafka
+from tests.stores.kubelet import MountedVolume
 
 __all__ = ["mortal"]
 
@@ -35,9 +40,10 @@ EVENTS = int(os.environ.get("LEDGER_EVENTS", "100000"))
 KILLS = int(os.environ.get("LEDGER_KILLS", "20"))
 MEMBERS = 4
 SESSION_S = 12.0
-UNDER_WAY_S = 3.0
-"""A request that a killed member has sent may be accepted so much later."""
-WAVE = EVENTS // (KILLS + 2)
+STEP = EVENTS // (KILLS + 2)
+"""Events of the healthy tenants are accepted from one kill to the next, in the mean."""
+BACKLOG = 2_000
+"""Events of the healthy tenants that wait at any time: every kill meets a busy process."""
 EVERYBODY = tenants(40)
 MISBEHAVING: dict[str, Behaviour] = {
     "503 now and then": bad.now_and_then(status(503)),
@@ -52,52 +58,42 @@ MISBEHAVING: dict[str, Behaviour] = {
 """The behaviour of a fifth of the tenants."""
 
 DEAD = EVERYBODY[len(MISBEHAVING) - 1]
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One SIGKILL of a member, or one fault of the broker."""
-
-    what: str
-    at: float
-    until: float
-    """Seconds of the monotonic clock: begin, and when the member or the broker was ready again."""
-    in_flight: int
-    """POSTs in flight by the metric, in the member that is killed, or in all members."""
-    per_second: float
-    """Events accepted a second just before, from the member that is killed, or from all members."""
-
-    @property
-    def bound(self) -> float:
-        """The most repeats that the median fault may cause."""
-        return max(2 * self.in_flight, self.per_second / 10)
+GOOD = (len(EVERYBODY) - len(MISBEHAVING)) / len(EVERYBODY)
+"""Share of the events whose endpoints behave."""
 
 
 @dataclass
-class Repeats:
-    """Which fault each repeat comes from."""
+class Member:
+    """One of the processes. Each of its runs has webhooks whose URLs name it, so that requests show who sent them."""
 
-    of_fault: Counter[Fault]
-    """The event was accepted before the fault, and again after it."""
-    parked_twice: int
-    """The fault came between parking and commit, so that two copies of the event were retried."""
-    unexplained: list[str]
-    """No fault came between the event's first request and the repeat."""
+    scene: Stage
+    number: int
 
-    @classmethod
-    def of(cls, receiver: Receiver, faults: Sequence[Fault], parked: Container[str]) -> Self:
-        """Looks for the first fault after each event's first acceptance. `parked`: was parked again and again."""
-        result = cls(Counter(), 0, [])
-        for name, again in receiver.accepted_again:
-            first, seen = receiver.accepted_at[name], receiver.seen_at[name]
-            after = [one for one in faults if first - UNDER_WAY_S <= one.until and one.at <= again]
-            if after:
-                result.of_fault[after[0]] += 1
-            elif name in parked or any(seen - UNDER_WAY_S <= one.until and one.at <= again for one in faults):
-                result.parked_twice += 1
-            else:
-                result.unexplained.append(name)
-        return result
+    def __post_init__(self) -> None:
+        self.name = f"m{self.number}"
+        self._volume = MountedVolume(self.scene.directory / f"{self.name}.webhooks.d")
+        self._runs = 0
+        # Static members: a killed one gets its partitions back at once, and its repeats show before the next kill.
+        # Long timeouts: an answer that a loaded machine gives too late would be a repeat that no fault explains.
+        self.dispatcher = self.scene.dispatcher(
+            self.name,
+            kafka={"group_instance_id": self.name},
+            delivery={"connect_timeout": "30s", "timeout": "30s"},
+            webhooks={"path": str(self._volume.path)},
+        )
+
+    @property
+    def sender(self) -> str:
+        """The query of the URLs of the present run."""
+        return f"{self.name}-{self._runs}"
+
+    def start(self) -> None:
+        """Starts the next run."""
+        self._runs += 1
+        webhooks = [self.scene.webhook(tenant, f"/{tenant.org}?{self.sender}") for tenant in EVERYBODY]
+        text = yaml.safe_dump({"apiVersion": "dispatcher/v1", "webhooks": webhooks})
+        self._volume.update({"webhooks.yaml": text})
+        self.dispatcher.start()
 
 
 async def _in_flight(dispatcher: Dispatcher) -> int:
@@ -106,28 +102,51 @@ async def _in_flight(dispatcher: Dispatcher) -> int:
     return 0 if found is None else int(float(found[1]))
 
 
-def _backlog(scene: Stage) -> int:
-    """Returns the number of events that no endpoint has accepted, without those of the dead tenant."""
-    return sum(scene.expected[name] != DEAD for name in scene.missing())
+@dataclass
+class Healthy:
+    """The endpoints that behave: each accepts after 10 ms."""
+
+    requests: int = 0
+
+    async def __call__(self, request: web.Request, receiver: Receiver) -> web.StreamResponse:
+        await asyncio.sleep(0.01)
+        self.requests += 1
+        return receiver.accept(request)
 
 
-def _prepare(scene: Stage) -> None:
-    scene.mount([scene.webhook(tenant) for tenant in EVERYBODY])
+async def _keep_busy(scene: Stage, healthy: Healthy) -> None:
+    """Produces all events, no faster than they are accepted."""
+    while len(scene.expected) < EVENTS:
+        if len(scene.expected) * GOOD - healthy.requests < BACKLOG:
+            await scene.produce(EVERYBODY, min(400, EVENTS - len(scene.expected)), f"e{len(scene.expected)}")
+        await asyncio.sleep(0.1)
+
+
+async def _reach(healthy: Healthy, requests: int, member: Member) -> None:
+    await until(lambda: healthy.requests >= requests, "the moment of the next kill", 300, member.dispatcher)
+
+
+def _prepare(scene: Stage) -> Healthy:
+    healthy = Healthy()
     for tenant, behaviour in zip(EVERYBODY, MISBEHAVING.values(), strict=False):
         scene.receiver.behave(f"/{tenant.org}", behaviour)
     for tenant in EVERYBODY[len(MISBEHAVING) :]:
-        scene.receiver.behave(f"/{tenant.org}", slowly(0.01))
+        scene.receiver.behave(f"/{tenant.org}", healthy)
+    return healthy
 
 
-async def _fault(what: str, scene: Stage, *members: Dispatcher) -> Fault:
-    """Measures for a second what goes on, right before the fault."""
+async def _fault(what: str, scene: Stage, members: Sequence[Member], victim: Member | None = None) -> Fault:
+    """Measures for half a second what goes on, right before the fault."""
     before = len(scene.receiver.accepted)
     began = time.monotonic()
-    await asyncio.sleep(1)
-    in_flight = sum([await _in_flight(one) for one in members])
+    await asyncio.sleep(0.5)
+    concerned = members if victim is None else [victim]
+    in_flight = sum([await _in_flight(one.dispatcher) for one in concerned])
     now = time.monotonic()
-    rate = (len(scene.receiver.accepted) - before) / (now - began) * len(members) / MEMBERS
-    return Fault(what, now, now, in_flight, rate)
+    rate = (len(scene.receiver.accepted) - before) / (now - began) * len(concerned) / len(members)
+    if victim is None:
+        return Fault(what, now, now, in_flight, rate)
+    return Fault(what, now, now, in_flight, rate, victim.sender)
 
 
 def _over(fault: Fault) -> Fault:
@@ -135,14 +154,14 @@ def _over(fault: Fault) -> Fault:
     return replace(fault, until=time.monotonic() + SESSION_S)
 
 
-async def _broker_fault(number: int, broker: ApacheKafka, scene: Stage, members: Sequence[Dispatcher]) -> list[Fault]:
+async def _broker_fault(number: int, broker: ApacheKafka, scene: Stage, members: Sequence[Member]) -> list[Fault]:
     """The broker restarts in order after a third of the kills, and is killed after two thirds."""
     if number == KILLS // 3:
-        fault = await _fault("broker restarted", scene, *members)
+        fault = await _fault("broker restarted", scene, members)
         await broker.restart()
         return [_over(fault)]
     if number == 2 * KILLS // 3:
-        fault = await _fault("broker killed", scene, *members)
+        fault = await _fault("broker killed", scene, members)
         broker.kill()
         await asyncio.sleep(1)
         await broker.start()
@@ -156,50 +175,67 @@ async def test_every_event_is_accounted_for_after_kills_and_broker_faults(
     chance = random.Random(1)
     faults: list[Fault] = []
     async with AsyncExitStack() as stack, stage(mortal.bootstrap_servers, tmp_path, partitions=12) as scene:
-        _prepare(scene)
-        # Static members: a killed one gets its partitions back at once, and its repeats show before the next kill.
-        # Long timeouts: an answer that a loaded machine gives too late would be a repeat that no fault explains.
-        delivery = {"connect_timeout": "30s", "timeout": "30s"}
-        members = [
-            scene.dispatcher(f"m{n}", kafka={"group_instance_id": f"m{n}"}, delivery=delivery) for n in range(MEMBERS)
-        ]
+        healthy = _prepare(scene)
+        members = [Member(scene, number) for number in range(MEMBERS)]
         for member in members:
-            await stack.enter_async_context(member)
+            await stack.enter_async_context(member.dispatcher)
             member.start()
         for member in members:
-            await member.ready(300)
-        await scene.produce(EVERYBODY, WAVE, "first")
+            await member.dispatcher.ready(300)
+        producing = asyncio.create_task(_keep_busy(scene, healthy))
+        stack.callback(producing.cancel)
         for number in range(KILLS):
-            await scene.produce(EVERYBODY, WAVE, f"w{number}")
-            backlog = chance.randint(WAVE // 8, WAVE // 2)
-            await until(lambda most=backlog: _backlog(scene) <= most, "a shorter backlog", 300, members[0])
+            await _reach(healthy, int((number + chance.uniform(0.5, 1.5)) * STEP * GOOD), members[0])
             victim = members[number % MEMBERS]
-            fault = await _fault(f"kill {number}", scene, victim)
-            victim.kill9()
+            fault = await _fault(f"kill {number}", scene, members, victim)
+            victim.dispatcher.kill9()
             victim.start()
-            await victim.ready(300)
+            await victim.dispatcher.ready(300)
             faults.append(_over(fault))
             faults += await _broker_fault(number, mortal, scene, members)
-        await scene.produce(EVERYBODY, EVENTS - len(scene.expected), "last")
-        await until(lambda: not _backlog(scene), "every event but the dead tenant's", 900, members[0])
+        await producing
+        most = len([name for name, tenant in scene.expected.items() if tenant == DEAD])
+        await until(
+            lambda: len(scene.missing()) <= most, "every event but the dead tenant's", 900, members[0].dispatcher
+        )
         scene.receiver.behave(f"/{DEAD.org}", None)
-        await scene.all_accepted(members[0], 900)
+        await scene.all_accepted(members[0].dispatcher, 900)
         await asyncio.sleep(2)
-        row = await Row.of(f"ledger: {MEMBERS} members, kill -9 x{KILLS}", scene, *members, most_repeats=EVENTS)
-    parked = {name for name, tenant in scene.expected.items() if tenant == DEAD}
-    repeats = Repeats.of(scene.receiver, faults, parked)
+        dispatchers = [one.dispatcher for one in members]
+        row = await Row.of(f"ledger: {MEMBERS} members, kill -9 x{KILLS}", scene, *dispatchers, most_repeats=EVENTS)
+        parked = await _parked(scene)
+    repeats = attribute(scene.receiver.of_event, parked, faults)
     _print(row, faults, repeats)
     tell(row)
     assert not repeats.unexplained
-    kills = [one for one in faults if one.what.startswith("kill")]
-    assert statistics.median(repeats.of_fault[one] for one in kills) <= statistics.median(one.bound for one in kills)
+    kills = [one for one in faults if one.sender is not None]
+    assert statistics.median(one.in_flight for one in kills) > 0, "the kills met idle processes: nothing is proven"
+    assert statistics.median(repeats.of_fault[one.what] for one in kills) <= statistics.median(
+        one.bound for one in kills
+    )
+
+
+async def _parked(scene: Stage) -> dict[str, list[Parked]]:
+    """Returns the records in the retry topics of every event that was accepted more than once."""
+    found: dict[str, list[Parked]] = {}
+    behind = time.time() - time.monotonic()
+    for topic in scene.tier_topics:
+        async for record in topics.records_of(scene.bootstrap_servers, topic):
+            state = RetryState.of(record)
+            event = read_event(record, state.origin)
+            if isinstance(event, DeliveryEvent) and scene.receiver.accepted[event.webhook_id] > 1:
+                parked = Parked(state.parks, record.timestamp / 1000 - behind)
+                found.setdefault(event.webhook_id, []).append(parked)
+    return found
 
 
 def _print(row: Row, faults: Sequence[Fault], repeats: Repeats) -> None:
-    print(f"\nlost {row.lost} of {row.events}; repeats {row.repeats}, of which parked twice {repeats.parked_twice}")
+    print(f"\nlost {row.lost} of {row.events}; repeats {row.repeats}")
     for one in faults:
         print(
-            f"{one.what:16}: repeats {repeats.of_fault[one]:5}, POSTs in flight {one.in_flight:4}, "
-            f"{one.per_second:6.0f} events/s, bound {one.bound:5.0f}"
+            f"{one.what:16}: repeats {repeats.of_fault[one.what]:5} (parked twice {repeats.parked[one.what]:3}), "
+            f"POSTs in flight {one.in_flight:4}, "
+            f"{one.per_second:6.0f} events/s, bound {one.bound:5.0f}, "
+            f"longest uncommitted {repeats.longest_uncommitted.get(one.what, 0):5.1f} s"
         )
     print(f"unexplained: {len(repeats.unexplained)} {repeats.unexplained[:10]}")

@@ -82,6 +82,21 @@ class Arrived:
     at: float
 
 
+@dataclass(slots=True)
+class Sent:
+    """One request of an event, in the ledger of `Receiver.of_event`."""
+
+    sender: str
+    """The URL's query: tests give each process a webhook with a query of its own."""
+    attempt: int
+    at: float
+    accepted_at: float | None = None
+    """Both in seconds of the monotonic clock; None if it was not answered 2xx."""
+
+
+_SENT = web.RequestKey("sent", Sent)
+
+
 class Receiver:
     """An HTTPS server. `accepted` counts how often each webhook-id was answered 2xx: the ledger."""
 
@@ -94,12 +109,10 @@ class Receiver:
         self._valid_until = valid_until
         self.accepted: Counter[str] = Counter()
         self.accepted_at: dict[str, float] = {}
-        self.accepted_again: list[tuple[str, float]] = []
-        """Webhook-id and time of each acceptance beyond the first of an event."""
         self.seen: Counter[str] = Counter()
         """Requests by webhook-id, whatever they were answered."""
-        self.seen_at: dict[str, float] = {}
-        """Time of the first request, by webhook-id."""
+        self.of_event: dict[str, list[Sent]] = {}
+        """The same requests one by one, in order."""
         self.requests: list[Arrived] = []
         """The first thousand."""
         self._behaviours: dict[str, Behaviour] = {}
@@ -122,13 +135,12 @@ class Receiver:
         name, now = request.headers["webhook-id"], time.monotonic()
         self.accepted[name] += 1
         self.accepted_at.setdefault(name, now)
-        if self.accepted[name] > 1:
-            self.accepted_again.append((name, now))
+        request[_SENT].accepted_at = now
         return web.Response()
 
     def repeats(self) -> int:
         """Acceptances beyond the first of each event."""
-        return len(self.accepted_again)
+        return self.accepted.total() - len(self.accepted)
 
     def at(self, path: str) -> list[Arrived]:
         """Returns the requests that came to a path."""
@@ -136,9 +148,10 @@ class Receiver:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
-        name = request.headers.get("webhook-id", "")
+        name, attempt = request.headers.get("webhook-id", ""), request.headers.get("webhook-attempt", "0")
         self.seen[name] += 1
-        self.seen_at.setdefault(name, time.monotonic())
+        request[_SENT] = sent = Sent(request.query_string, int(attempt), time.monotonic())
+        self.of_event.setdefault(name, []).append(sent)
         if len(self.requests) < 1000:
             self.requests.append(Arrived(request.path, request.headers.copy(), body, time.monotonic()))
         behaviour = self._behaviours.get(request.path)

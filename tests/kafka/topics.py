@@ -77,18 +77,22 @@ async def end_offsets(bootstrap_servers: str, topic: str) -> dict[int, int]:
 
 async def read_all(bootstrap_servers: str, topic: str) -> list[ConsumerRecord[bytes, bytes]]:
     """Returns every record in the topic, in order within a partition; committed transactions only."""
-    found: list[ConsumerRecord[bytes, bytes]] = []
+    return [record async for record in records_of(bootstrap_servers, topic)]
+
+
+async def records_of(bootstrap_servers: str, topic: str) -> AsyncIterator[ConsumerRecord[bytes, bytes]]:
+    """Yields every record in the topic, in order within a partition; committed transactions only."""
     partitions = await partitions_of(bootstrap_servers, topic)
     if not partitions:
-        return found
+        return
     async with _reader(bootstrap_servers) as consumer:
         ends = await consumer.end_offsets(partitions)
         consumer.assign(partitions)
         await consumer.seek_to_beginning()
         while any([await consumer.position(partition) < end for partition, end in ends.items()]):
             for records in (await consumer.getmany(timeout_ms=200)).values():
-                found += records
-    return found
+                for record in records:
+                    yield record
 
 
 async def partitions_of(bootstrap_servers: str, topic: str) -> list[TopicPartition]:
