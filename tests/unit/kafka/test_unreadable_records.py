@@ -102,6 +102,36 @@ def test_records_are_returned_in_portions(decoder: str) -> None:
     assert not result.has_more()
 
 
+def test_nothing_is_returned_of_a_partition_that_was_taken_away_or_sought(decoder: str) -> None:
+    for change in ({"active": False}, {"position": 1}):
+        assignment = _Assignment()
+        result = FetchResult(TP, assignment=assignment, partition_records=_records(batch([b"a"], 0)), backoff=0)
+        vars(assignment).update(change)
+        assert result.getall(500) == []
+        assert not result.has_more()
+
+
+async def test_the_error_of_a_batch_is_set_before_the_next_poll_and_once() -> None:
+    """The poll that finds it returns what it has of all partitions."""
+    broken, fine = TP, TopicPartition("events", 1)
+    found: list[tuple[TopicPartition, str]] = []
+
+    async def fetched_records(fetcher: Any, *arguments: Any, **named: Any) -> Any:
+        return list(fetcher._records), arguments, named
+
+    poll = unreadable_records._raising_between_polls(fetched_records)
+    results = {
+        broken: SimpleNamespace(error=ValueError("x" * 500), _partition_records=SimpleNamespace(next_fetch_offset=7)),
+        fine: SimpleNamespace(),
+    }
+    consumer = SimpleNamespace(_records=results, _set_error=lambda tp, error: found.append((tp, str(error))))
+    assert await poll(consumer, 1, timeout=2) == ([fine], (1,), {"timeout": 2})
+    assert await poll(consumer) == ([fine], (), {})
+    assert [tp for tp, _ in found] == [broken]
+    assert found[0][1].startswith("events/0: the batch at offset 7 can't be decoded (ValueError: xxx")
+    assert len(found[0][1]) < 300
+
+
 class _Partition:
     """What aiokafka keeps of an assigned partition."""
 
@@ -154,6 +184,31 @@ async def test_an_unreadable_partition_is_reported_and_rests(
     other = errors.OffsetOutOfRangeError({TP: 7})
     set_error(_fetcher(state), TP, other)
     assert (state.is_paused, raised) == (False, [other])
+
+
+@pytest.mark.parametrize("problems", [None, KafkaProblems()])
+async def test_an_unreadable_batch_of_no_consumer_of_ours_is_left_to_aiokafka(problems: KafkaProblems | None) -> None:
+    """Without problems to report to, it is another client; without an assignment, the consumer is being closed."""
+    error, raised = unreadable_records.UnreadableBatch(TP, 7, ValueError("broken")), list[Exception]()
+    set_error = unreadable_records._pausing_unreadable_partitions(
+        lambda _fetcher, _tp, error: raised.append(error), lambda _client: problems
+    )
+    subscriptions = SimpleNamespace(subscription=SimpleNamespace(assignment=None))
+    set_error(SimpleNamespace(_client=None, _subscriptions=subscriptions), TP, error)
+    assert raised == ([error] if problems is None else [])
+    assert problems is None or not problems.current
+
+
+async def test_only_fetches_of_the_dispatchers_clients_are_looked_at() -> None:
+    problems = KafkaProblems()
+
+    async def answer(*_arguments: Any, **_named: Any) -> Any:
+        return SimpleNamespace(topics=[("events", [(0, 2, 0)])])
+
+    fetch = FetchRequest(100, 1, 1, 0, [])
+    await unreadable_records._reporting_log_errors(answer, lambda _client: None)(None, 3, fetch)
+    await unreadable_records._reporting_log_errors(answer, lambda _client: problems)(None, 3, SimpleNamespace())
+    assert not problems.current
 
 
 @pytest.mark.parametrize(("code", "reported"), [(-1, 1), (0, 0), (1, 0), (2, 1), (56, 1), (76, 1)])
