@@ -1,0 +1,164 @@
+"""A consumer's session in its group: what it knows before anything happened, how errors end, what is reported."""
+
+import asyncio
+from typing import Any, cast
+
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaConnectionError
+
+from dispatcher.config.kafka_settings import KafkaSettings
+from dispatcher.contract.kafka_problems import KafkaReason
+from dispatcher.contract.records import Lease
+from dispatcher.kafka.group_coordinator import FencedMember
+from dispatcher.kafka.group_session import LONGEST_POLL_WAIT_S, REPORTED_S, WATCH_S, GroupSession
+from dispatcher.kafka.membership import GroupClient
+from dispatcher.kafka.problems import KafkaProblems
+from dispatcher.telemetry import metrics
+from tests.unit.virtual_time import virtual_time
+
+TP = TopicPartition("events", 0)
+
+
+class Bench:
+    """A session with the loop's clock, and what it called."""
+
+    def __init__(self) -> None:
+        self.now = asyncio.get_running_loop().time
+        settings = KafkaSettings.model_validate({"bootstrap_servers": "none:1", "group_id": "g"})
+        self.session_s = settings.session_timeout
+        self.problems = KafkaProblems(self.now)
+        self.fenced = self.renewed = 0
+        self.session = GroupSession(
+            settings, "g", self.problems, lease=Lease(now=self.now), on_fenced=self._fenced, on_renewed=self._renewed
+        )
+
+    def _fenced(self) -> None:
+        self.fenced += 1
+
+    def _renewed(self) -> None:
+        self.renewed += 1
+
+    def reasons(self) -> set[KafkaReason]:
+        return {one.reason for one in self.problems.current}
+
+
+@virtual_time
+async def test_a_session_begins_without_an_assignment_or_an_answer() -> None:
+    session = Bench().session
+    assert (session.joined, session.broker_answers, session.last_poll, session.fenced) == (False, False, 0.0, None)
+    assert not session.stopping.is_set()
+    assert GroupSession(KafkaSettings.model_validate({"bootstrap_servers": "none:1", "group_id": "g"}), "g").lease
+    rebalances = metrics.REBALANCES._value.get()
+    session.on_assigned()
+    assert (session.joined, session.broker_answers) == (True, True)
+    assert metrics.REBALANCES._value.get() == rebalances + 1
+
+
+@virtual_time
+async def test_the_lease_lasts_a_session_from_the_heartbeat_that_was_answered() -> None:
+    bench = Bench()
+    bench.session.heard(bench.now() - 2)
+    assert bench.session.lease.ends_at == bench.now() - 2 + bench.session_s
+    assert bench.renewed == 0, "it was not over"
+    await asyncio.sleep(bench.session_s)
+    bench.session.on_poll(5.0)
+    assert bench.session.last_poll == 5.0
+    assert bench.reasons() == {KafkaReason.SESSION_LOST}
+    bench.session.heard(bench.now() - bench.session_s)
+    assert (bench.renewed, bench.reasons()) == (0, {KafkaReason.SESSION_LOST}), "the answer is as old as the session"
+    waiting = asyncio.create_task(bench.session.until_member())
+    await asyncio.sleep(30)
+    assert not waiting.done()
+    began = bench.now()
+    bench.session.heard(began)
+    await waiting
+    assert bench.now() - began < 0.1, "the renewal wakes it"
+    assert (bench.renewed, bench.reasons()) == (1, set())
+    bench.session.on_poll(6.0)
+    assert bench.reasons() == set()
+
+
+@virtual_time
+async def test_polls_after_errors_wait_longer_and_longer_until_one_succeeds() -> None:
+    bench, at = Bench(), list[float]()
+
+    async def step() -> None:
+        at.append(bench.now())
+        if len(at) == 7:
+            return
+        if len(at) == 9:
+            raise FencedMember("taken by another")
+        raise KafkaConnectionError("gone")
+
+    await bench.session.poll(step)
+    waits = [later - earlier for earlier, later in zip(at, at[1:], strict=False)]
+    assert all(0 < wait <= LONGEST_POLL_WAIT_S * 1.5 for wait in waits[:6])
+    assert waits[5] > 2 * waits[0]
+    assert waits[6] < 0.1, "it goes on at once after a success"
+    assert waits[7] < waits[5], "the waits begin anew after a success"
+    assert bench.session.fenced == "taken by another"
+    assert bench.session.stopping.is_set()
+    assert bench.fenced == 1
+    assert KafkaReason.MEMBER_FENCED in bench.reasons()
+    assert "kafka.group_instance_id" in next(
+        one.detail for one in bench.problems.current if one.reason is KafkaReason.MEMBER_FENCED
+    )
+
+
+@virtual_time
+async def test_the_watch_says_whether_the_brokers_answer() -> None:
+    bench, asked = Bench(), list[list[TopicPartition]]()
+    answers: list[Any] = [KafkaConnectionError("gone"), None, {TP: 7}]
+    ends: list[Any] = []
+
+    class Client:
+        async def end_offsets(self, tps: list[TopicPartition]) -> Any:
+            asked.append(tps)
+            answer = answers[min(len(asked), len(answers)) - 1]
+            if answer is None:
+                await asyncio.sleep(WATCH_S + 10)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    partitions: list[TopicPartition] = []
+    bench.session.broker_answers = True
+    watching = asyncio.create_task(bench.session.watch(cast(GroupClient, Client()), lambda: partitions, ends.append))
+    await asyncio.sleep(3 * WATCH_S)
+    assert (asked, bench.session.broker_answers) == ([], True), "a member without partitions asks nothing"
+    await asyncio.sleep(1)
+    partitions.append(TP)
+    await asyncio.sleep(WATCH_S)
+    assert (bench.session.broker_answers, bench.reasons()) == (False, {KafkaReason.UNREACHABLE})
+    bench.session.broker_answers = True
+    await asyncio.sleep(2 * WATCH_S)
+    assert not bench.session.broker_answers, "no answer in time"
+    await asyncio.sleep(WATCH_S)
+    assert (bench.session.broker_answers, bench.reasons(), ends) == (True, set(), [{TP: 7}])
+    watching.cancel()
+
+
+@virtual_time
+async def test_a_reported_error_is_forgotten_after_a_while_without_another() -> None:
+    bench = Bench()
+    bench.session.report(KafkaConnectionError("gone"))
+    await asyncio.sleep(REPORTED_S - 1)
+    assert bench.reasons() == {KafkaReason.UNREACHABLE}
+    await asyncio.sleep(2)
+    assert bench.reasons() == set()
+
+
+@virtual_time
+async def test_a_consumer_that_is_stopped_before_it_has_joined_joins_no_more() -> None:
+    bench = Bench()
+
+    async def join() -> str:
+        await asyncio.sleep(60)
+        return "joined"
+
+    connecting = asyncio.create_task(bench.session.connect(join))
+    await asyncio.sleep(1)
+    bench.session.stopping.set()
+    assert await connecting is None
+    other = Bench()
+    assert await other.session.connect(join) == "joined"
