@@ -7,7 +7,8 @@ from pathlib import Path
 from dispatcher.auth.problems import problems_of
 from dispatcher.config.loader import webhook_secret_scope
 from dispatcher.config.settings import Settings
-from dispatcher.config.webhooks import JwtAuth, WebhookConfig
+from dispatcher.config.webhook_auth import JwtAuth
+from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.stores.webhook_files import Rules
 from dispatcher.transport.egress import EgressGuard
 from dispatcher.transport.tls import problems_of_pem

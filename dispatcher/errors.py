@@ -62,7 +62,7 @@ def first_problems(problems: Sequence[Problem], total: int | None = None) -> lis
 
 
 class ConfigError(DispatcherError):
-    """The configuration can't be used; names every problem that was found, not the first."""
+    """The configuration can't be used. The error names every problem that was found, not only the first."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)

@@ -1,4 +1,4 @@
-"""The operators' endpoint, on a port of its own: /livez, /readyz, /metrics, and what is known of lanes.
+"""The operators' endpoint, on a port of its own: /livez, /readyz, /metrics, and the state of lanes.
 
 Liveness asks only for our own progress: a broker or a tenant that is away never restarts the process. Readiness says
 whether events flow, with the reasons why not. Nothing here holds a secret or an address.
@@ -153,7 +153,7 @@ class HealthServer:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Admits other hosts to what concerns tenants and settings by the token only."""
+        """Requires the token of other hosts for everything that concerns tenants and settings."""
         token = self._settings.token
         closed = ("/lanes", "/configz") if token is None else ("/lanes", "/configz", "/metrics")
         if request.path.startswith(closed) and not _is_own_host(request):

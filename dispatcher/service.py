@@ -1,4 +1,4 @@
-"""The life of the process: every part built once, started in order, stopped in reverse.
+"""Runs the dispatcher's process: builds every part once, starts them in order, and stops them in reverse.
 
 Start: webhooks read, ops endpoint up, transport open, producer connected (a broker that is away is waited for), then
 the consumers. Stop, on SIGTERM or SIGINT: readiness goes, reading stops, requests under way finish within
@@ -52,7 +52,7 @@ from dispatcher.telemetry import metrics
 from dispatcher.telemetry.event_log import EventLog
 from dispatcher.transport import Transport, open_transport
 from dispatcher.transport.egress import egress_problems
-from dispatcher.transport.token_client import TokenPosts
+from dispatcher.transport.token_client import TokenClient
 
 if TYPE_CHECKING:
     from dispatcher.telemetry.tracing import Tracing
@@ -124,7 +124,7 @@ class WebhookEdits:
 
 
 class Service:
-    """One dispatcher process. `run` is its whole life."""
+    """One dispatcher process. `run` starts it, delivers until a signal, and stops it."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -209,7 +209,7 @@ class Service:
                 return
             history = await parts.enter_async_context(open_history(self._settings))
             deliveries = Deliverer(
-                self._settings.delivery, self._policy, self._lanes, _traced(transport, tracing), TokenPosts(transport),
+                self._settings.delivery, self._policy, self._lanes, _traced(transport, tracing), TokenClient(transport),
                 cache.is_current, history,
             )  # fmt: skip
             parts.push_async_callback(deliveries.close)

@@ -1,11 +1,12 @@
-"""What the ops port and the metrics say about a dispatcher process: liveness, readiness, gauges."""
+"""Collects what the ops port and the metrics report about a dispatcher process: liveness, readiness, gauges."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dispatcher.config.settings import Settings
-from dispatcher.config.webhooks import JwtAuth, Webhook
+from dispatcher.config.webhook_auth import JwtAuth
+from dispatcher.config.webhooks import Webhook
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.lane_metrics import observe_lanes
 from dispatcher.delivery.lane_scheduler import LaneScheduler
@@ -53,7 +54,7 @@ class ServiceStatus:
         topic_watch: TopicWatch,
         stop: asyncio.Event,
     ) -> None:
-        """`stop`: set as soon as the process drains."""
+        """Collects nothing yet. `stop`: set as soon as the process drains."""
         self._source = source
         self._lanes = lanes
         self._tenants = tenants
@@ -71,7 +72,7 @@ class ServiceStatus:
         return [] if self.flow is None else self.flow.sessions
 
     def watched(self, settings: Settings) -> Watched:
-        """Returns what the ops port calls."""
+        """Returns the callbacks of the ops port."""
         return Watched(
             alive=self._alive,
             ready=self._ready,

@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, Final, Self
 
 from dispatcher.auth.token_answers import TokenEndpoint
-from dispatcher.config.webhooks import JwtAuth, WebhookConfig
+from dispatcher.config.webhook_auth import JwtAuth
+from dispatcher.config.webhooks import WebhookConfig
 
 if TYPE_CHECKING:  # they import `cryptography` and `jwt`, 9 MB that only webhooks with tokens need
     from dispatcher.auth.fetched_tokens import FetchedTokens
@@ -67,7 +68,7 @@ class Authenticator:
 
     @property
     def public_jwk(self) -> "PublicJwk | None":
-        """The public key that verifies our signatures, for the JWKS document. None if there is none."""
+        """Public key that verifies our signatures, for the JWKS document; None if there is none."""
         signer = self._signer if self._fetched is None else self._fetched.signer
         return None if signer is None else signer.key.public_jwk
 

@@ -18,7 +18,7 @@ from dispatcher.auth.token_answers import (
     form_of,
     token_in,
 )
-from dispatcher.config.webhooks import FetchedToken
+from dispatcher.config.webhook_auth import FetchedToken
 from dispatcher.errors import TokenUnavailable
 from dispatcher.tasks import SingleFlight
 

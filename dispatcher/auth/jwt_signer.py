@@ -13,7 +13,7 @@ import orjson
 from pydantic import JsonValue
 
 from dispatcher.auth.signing_keys import SigningKey, load_key
-from dispatcher.config.webhooks import SignedToken
+from dispatcher.config.webhook_auth import SignedToken
 from dispatcher.contract import base64url
 
 MAX_CLAIMS: Final = 4096
@@ -24,7 +24,7 @@ _RENEW_S: Final = 30
 
 
 def renew_margin(life_s: float) -> float:
-    """How many seconds before its end a token is renewed: 30 s or a fifth of its life, at most half of it."""
+    """Returns how many seconds before its end a token is renewed: 30 s or a fifth of its life, at most half of it."""
     return min(max(life_s / 5, _RENEW_S), life_s / 2)
 
 
@@ -69,7 +69,7 @@ class JwtSigner:
         return self._key
 
     def token(self, now: float) -> str:
-        """A token that is valid at `now` and for a while after: the same one until it is due for renewal.
+        """Returns a token that is valid at `now` and for a while after: the same one until it is due for renewal.
 
         A clock that was set back makes a new one too, as the old one's `iat` would lie in the future.
         """
@@ -92,7 +92,7 @@ class JwtSigner:
         return self._make(now, int(now) - self._skew, {"jti": secrets.token_urlsafe(16)})
 
     def assertion(self, now: float, jti: str) -> str:
-        """A token to be used once, as an authorisation grant (RFC 7523, section 3)."""
+        """Returns a token to be used once, as an authorisation grant (RFC 7523, section 3)."""
         return self._make(now, int(now) - self._skew, {"jti": jti})
 
     def __repr__(self) -> str:

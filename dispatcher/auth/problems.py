@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from dispatcher.auth.signatures import problem_of_signing
 from dispatcher.config.secrets import Secret
-from dispatcher.config.webhooks import FetchedToken, JwtAuth, SignedToken, Signing, WebhookConfig
+from dispatcher.config.webhook_auth import FetchedToken, JwtAuth, SignedToken
+from dispatcher.config.webhooks import Signing, WebhookConfig
 
 if TYPE_CHECKING:
     from dispatcher.auth.public_keys import PublicJwk

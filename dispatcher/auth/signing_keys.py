@@ -20,7 +20,7 @@ from jwt.exceptions import InvalidKeyError
 
 from dispatcher.auth.public_keys import CURVES, PrivateKey, PublicJwk, public_jwk_of, thumbprint
 from dispatcher.auth.rsa_check import is_sound
-from dispatcher.config.webhooks import SignedToken, SigningAlgorithm
+from dispatcher.config.webhook_auth import SignedToken, SigningAlgorithm
 
 RSA_BITS: Final = range(2048, 4097)
 """Least: RFC 7518, section 3.3. Most: a signature takes 5 ms at 4,096 bits, in which every other tenant waits."""

@@ -16,7 +16,7 @@ from urllib.parse import quote_plus, urlencode, urlsplit
 import orjson
 from pydantic import JsonValue
 
-from dispatcher.config.webhooks import FetchedToken
+from dispatcher.config.webhook_auth import FetchedToken
 from dispatcher.errors import TokenUnavailable
 
 Headers = tuple[tuple[str, str], ...]

@@ -1,4 +1,4 @@
-"""The command line: commands, and what they exit with.
+"""The command line: its commands and their exit codes.
 
 0 done · 1 it could not be done · 2 wrong usage · 3 cut off by a second signal · 78 the configuration can't be used
 (EX_CONFIG of sysexits.h).
@@ -53,7 +53,7 @@ app.command("demo")(demo_command)
 
 
 def main() -> None:
-    """Run the command of `sys.argv`; a user's mistake ends in a line, not in a traceback."""
+    """Runs the command in `sys.argv`. A user's mistake is reported in one line, without a traceback."""
     try:
         app()
     except ConfigError as error:

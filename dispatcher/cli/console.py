@@ -34,5 +34,5 @@ def console(
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the command."""
+    """Adds the command."""
     app.command()(console)

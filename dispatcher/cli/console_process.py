@@ -1,4 +1,4 @@
-"""The life of the console's process: its parts built once, started in order, stopped in reverse.
+"""Runs the console as a process: builds its parts once, starts them in order, and stops them in reverse.
 
 Start: database, sources of facts, server. Stop, on SIGTERM or SIGINT: readiness goes, nothing new is accepted, requests
 under way finish within `delivery.drain_timeout`; then the sources end. A second signal cuts off what is still under
@@ -36,10 +36,10 @@ log = structlog.get_logger(__name__)
 
 
 class ConsoleProcess:
-    """One console. `run` is its whole life."""
+    """The console's process. `run` starts it, serves until a signal, and stops it."""
 
     def __init__(self, settings: Settings, tell_link: Callable[[str], None] | None = None) -> None:
-        """Make ready.
+        """Builds the process without starting it.
 
         Args:
             tell_link: given a sign-in link once the server listens.
@@ -69,25 +69,7 @@ class ConsoleProcess:
             sources = await stack.enter_async_context(open_sources(settings))
             database = Database(database_url(settings))
             stack.push_async_callback(database.close)
-            audit = AuditLog(database)
-            store = sources.notifications
-            parts = Services(
-                settings=settings,
-                webhooks=WebhookRepository(
-                    database, Encryption(settings.webhooks.encryption_keys), webhook_check(settings)
-                ),
-                audit=audit,
-                tokens=ApiTokens(database),
-                attempts=sources.attempts,
-                lanes=sources.lanes,
-                waiting=sources.waiting,
-                dead_events=sources.dead_events,
-                test_events=sources.test_events,
-                keys=sources.keys,
-                history=sources.history,
-                resends=sources.resends,
-                notifications=None if store is None else NotificationDesk(settings, store, audit),
-            )
+            parts = _services(settings, sources, database)
             following = asyncio.create_task(_background(sources, database), name="sources")
             serving = asyncio.create_task(self._serve(ConsoleServer(parts)), name="server")
             with stop_on_signals(self._stop, serving.cancel, log):
@@ -103,8 +85,27 @@ class ConsoleProcess:
             server.drain()
 
 
+def _services(settings: Settings, sources: Sources, database: Database) -> Services:
+    audit, store = AuditLog(database), sources.notifications
+    return Services(
+        settings=settings,
+        webhooks=WebhookRepository(database, Encryption(settings.webhooks.encryption_keys), webhook_check(settings)),
+        audit=audit,
+        tokens=ApiTokens(database),
+        attempts=sources.attempts,
+        lanes=sources.lanes,
+        waiting=sources.waiting,
+        dead_events=sources.dead_events,
+        test_events=sources.test_events,
+        keys=sources.keys,
+        history=sources.history,
+        resends=sources.resends,
+        notifications=None if store is None else NotificationDesk(settings, store, audit),
+    )
+
+
 async def _background(sources: Sources, database: Database) -> None:
-    """Keeps the sources up to date, and erases secrets that are over. Never returns."""
+    """Keeps the sources up to date, and erases secrets that have ended. Never returns."""
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(sources.run(), name="sources")
         erasing = keep_trying(
@@ -119,7 +120,7 @@ async def _background(sources: Sources, database: Database) -> None:
 
 
 async def _first_end(serving: "asyncio.Task[None]", following: "asyncio.Task[None]") -> int:
-    """Waits until one of the tasks ends, and cancels the other. Returns the exit status; raises what either raised."""
+    """Waits until one task ends, and cancels the other. Returns the exit status. Errors of either propagate."""
     try:
         await asyncio.wait({serving, following}, return_when=asyncio.FIRST_COMPLETED)
     finally:

@@ -40,7 +40,7 @@ _ANSWERS = {True: "yes", False: "NO", None: "not asked"}
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """An event in a file, as if it stood at the topic's very beginning."""
+    """An event in a file, presented as the first record of the topic."""
 
     topic: str
     value: bytes | None
@@ -120,7 +120,7 @@ async def _lane(ops: str, tenant: TenantKey, settings: Settings) -> Mapping[str,
 
 
 async def _history_lines(settings: Settings, webhook_id: str, tenant: TenantKey) -> list[Line]:
-    """What happened to the event, the oldest first; nothing without a history store."""
+    """Returns what happened to the event, the oldest first; nothing without a history store."""
     if settings.history.store != "sql" or settings.history.url is None:
         return []
     from dispatcher.history.timeline import moment, title  # imports SQLAlchemy, which takes its time
@@ -163,5 +163,5 @@ def _show(explanation: Explanation) -> None:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the command."""
+    """Adds the command."""
     app.command("explain")(explain_event)

@@ -19,7 +19,7 @@ DEFAULT_CONFIG = Path("/etc/dispatcher/dispatcher.yaml")
 
 
 def settings_at(path: Path) -> Settings:
-    """The settings, with the environment's overrides.
+    """Returns the settings, with the environment's overrides.
 
     Raises:
         ConfigError: they can't be used.
@@ -28,14 +28,14 @@ def settings_at(path: Path) -> Settings:
 
 
 def quiet_settings_at(path: Path) -> Settings:
-    """Like `settings_at`, but logs only errors: for commands whose output is the answer."""
+    """Returns the same as `settings_at`, and logs only errors: for commands whose output is the answer."""
     settings = settings_at(path)
     configure_logging(settings.log.model_copy(update={"level": "error"}))
     return settings
 
 
 def parsed_tenant(text: str) -> TenantKey:
-    """A tenant from `ORG/SANDBOX`.
+    """Returns the tenant in a text of the form `ORG/SANDBOX`.
 
     Raises:
         typer.BadParameter: it is something else.

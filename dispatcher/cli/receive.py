@@ -2,6 +2,7 @@
 
 import asyncio
 import binascii
+import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,8 @@ from dispatcher.errors import DispatcherError
 
 if TYPE_CHECKING:  # imported by the command, not by `run`: they need `cryptography`
     import jwt
+
+    from dispatcher.cli.trial_receiver import TrialReceiver
 
 
 def receive(
@@ -30,7 +33,6 @@ def receive(
 ) -> None:
     """Receive webhooks over HTTPS on this machine, verify them, and print what arrives. For trials only."""
     from dispatcher.cli.trial_receiver import Expectations, TrialReceiver, server_tls
-    from dispatcher.listener import listen_refusal
 
     expectations = Expectations(_secret(secret), _keys(keys), audience)
     try:
@@ -39,26 +41,29 @@ def receive(
         raise DispatcherError(f"{ca}: can't be written ({error.strerror})") from None
     receiver = TrialReceiver(expectations, typer.echo, status, count)
 
-    async def serve() -> None:
-        runner = web.ServerRunner(web.Server(receiver.handle, access_log=None))
-        await runner.setup()
-        try:
-            site = web.TCPSite(runner, host, port, ssl_context=tls)
-            try:
-                await site.start()
-            except OSError as error:
-                where = f"--host {host}, --port {port}"
-                raise DispatcherError(listen_refusal(where, error, "an address of this host")) from None
-            bound, shown = runner.addresses[0][1], f"[{host}]" if ":" in host else host
-            typer.echo(f"receiving at https://{shown}:{bound}/ (trust {ca}); Ctrl-C ends it")
-            await receiver.finished.wait()
-        finally:
-            await runner.cleanup()
-
     try:
-        asyncio.run(serve())
+        asyncio.run(_serve(receiver, host, port, tls, ca))
     except KeyboardInterrupt:
         typer.echo(f"{receiver.events} events received")
+
+
+async def _serve(receiver: "TrialReceiver", host: str, port: int, tls: ssl.SSLContext, ca: Path) -> None:
+    from dispatcher.listener import listen_refusal
+
+    runner = web.ServerRunner(web.Server(receiver.handle, access_log=None))
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port, ssl_context=tls)
+        try:
+            await site.start()
+        except OSError as error:
+            where = f"--host {host}, --port {port}"
+            raise DispatcherError(listen_refusal(where, error, "an address of this host")) from None
+        bound, shown = runner.addresses[0][1], f"[{host}]" if ":" in host else host
+        typer.echo(f"receiving at https://{shown}:{bound}/ (trust {ca}); Ctrl-C ends it")
+        await receiver.finished.wait()
+    finally:
+        await runner.cleanup()
 
 
 def _secret(path: Path | None) -> str | None:
@@ -89,5 +94,5 @@ def _text(path: Path) -> str:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the command."""
+    """Adds the command."""
     app.command()(receive)

@@ -1,4 +1,4 @@
-"""`dispatcher redrive`: dead events sent back, by way of the shortest retry tier."""
+"""`dispatcher redrive`: sends dead events back, through the shortest retry tier."""
 
 import asyncio
 import sys
@@ -98,7 +98,7 @@ def _tell_selected(tally: RedriveTally) -> None:
 
 
 class _ProgressLine:
-    """One line that is written over on a terminal, a line now and then elsewhere."""
+    """Shows progress: on a terminal in one line that is overwritten, elsewhere in a new line now and then."""
 
     def __init__(self, rate: float) -> None:
         self._rate = rate
@@ -129,7 +129,7 @@ class _ProgressLine:
 
 
 def _time(text: str, now: float, option: str) -> float:
-    """Unix seconds of an age (`2h`) or a time (ISO 8601; UTC where it says nothing)."""
+    """Returns the Unix seconds of an age (`2h`) or of a time (ISO 8601, in UTC unless it names a zone)."""
     try:
         age = parse_duration(text)
     except ValueError:
@@ -154,5 +154,5 @@ def _rate(text: str) -> float:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the command."""
+    """Adds the command."""
     app.command()(redrive)

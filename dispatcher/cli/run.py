@@ -93,6 +93,6 @@ def _check_kafka(settings: Settings) -> bool:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the commands."""
+    """Adds the commands."""
     app.command()(run)
     app.command()(check)

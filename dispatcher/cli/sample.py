@@ -1,4 +1,4 @@
-"""`dispatcher sample`: delivery events to try things with, printed or produced."""
+"""`dispatcher sample`: prints sample delivery events, or produces them to the topic."""
 
 import asyncio
 import time
@@ -64,5 +64,5 @@ async def _produce(settings: Settings, events: list[bytes]) -> None:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the command."""
+    """Adds the command."""
     app.command()(sample)

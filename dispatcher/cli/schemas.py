@@ -1,4 +1,4 @@
-"""`dispatcher schema`: schemas of what is read, sent and served, for editors, validators and clients."""
+"""`dispatcher schema`: prints schemas of what is read, sent and served, for editors, validators and clients."""
 
 import json
 from enum import StrEnum
@@ -10,7 +10,7 @@ from dispatcher.config.schemas import SchemaKind, schema_of
 
 
 class Printed(StrEnum):
-    """What there is a schema of: those of `SchemaKind`, and the admin API's document."""
+    """What `dispatcher schema` can print: the kinds of `SchemaKind`, and the admin API's document."""
 
     SETTINGS = SchemaKind.SETTINGS
     WEBHOOK = SchemaKind.WEBHOOK
@@ -34,5 +34,5 @@ def _document(kind: Printed) -> dict[str, JsonValue]:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the command."""
+    """Adds the command."""
     app.command()(schema)

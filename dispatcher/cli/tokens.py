@@ -20,7 +20,7 @@ tokens = typer.Typer(help="Tokens for the admin API and the console.", no_args_i
 
 
 class TokenRole(StrEnum):
-    """What a token is good for."""
+    """Role of a token: what its holder may do."""
 
     VIEWER = "viewer"
     ADMIN = "admin"
@@ -40,7 +40,7 @@ def create(
     config: ConfigPath = DEFAULT_CONFIG,
     by: By = None,
 ) -> None:
-    """Make a token and print it: this once, for only its hash is stored."""
+    """Create a token and print it. It is shown only once: only its hash is stored."""
     if bool(org) == all_orgs:
         raise typer.BadParameter("name the organisations with --org, or say --all-orgs")
     if not name.strip() or not name.isprintable() or len(name) > 200:
@@ -74,7 +74,7 @@ def revoke(
     config: ConfigPath = DEFAULT_CONFIG,
     by: By = None,
 ) -> None:
-    """End a token's life: at once for the API, within 30 s for who is signed in with it."""
+    """Revoke a token: at once for the API, within 30 s for people who signed in with it."""
     asyncio.run(_revoked(quiet_settings_at(config), token_id, who(by)))
     typer.echo(f"token {token_id} is revoked")
 
@@ -134,5 +134,5 @@ def _orgs(orgs: frozenset[str] | None) -> str:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the commands."""
+    """Adds the commands."""
     app.add_typer(tokens, name="tokens")

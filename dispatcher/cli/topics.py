@@ -1,4 +1,4 @@
-"""`dispatcher topics`: the dispatcher's own topics and the permissions it needs, printed; or the topics, created."""
+"""`dispatcher topics`: prints the dispatcher's own topics and the permissions it needs, or creates the topics."""
 
 import asyncio
 import shlex
@@ -55,7 +55,7 @@ def topics(
 
 
 def _known(settings: Settings) -> KnownTopics:
-    """What is there; a broker that doesn't answer is no reason not to print the commands."""
+    """Returns what is known of the topics. If the broker doesn't answer, the commands are printed all the same."""
     try:
         with translating_kafka_errors(settings.kafka):
             return asyncio.run(asyncio.wait_for(known_topics(settings), COMPARE_S))
@@ -82,5 +82,5 @@ def _print_permissions(settings: Settings, user: str) -> None:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the command."""
+    """Adds the command."""
     app.command()(topics)

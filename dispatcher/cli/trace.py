@@ -176,5 +176,5 @@ def _age(text: str) -> float:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the command."""
+    """Adds the command."""
     app.command()(trace)

@@ -41,7 +41,7 @@ LIFE: Final = timedelta(days=30)
 
 @dataclass(frozen=True, slots=True)
 class Expectations:
-    """What a request has to prove. Whatever is None is not checked."""
+    """What a request has to prove. A field that is None is not checked."""
 
     secret: str | None = None
     """`whsec_…` (HMAC-SHA256) or `whpk_…` (Ed25519)."""

@@ -17,7 +17,7 @@ from dispatcher.stores.sql.transfer import Imported, Transfer, export_webhooks
 
 
 async def migrated(settings: Settings) -> str:
-    """The schema's revision, once it is this version's and header parameters are encrypted."""
+    """Migrates the schema and encrypts header parameters. Returns the schema's revision."""
     revision = await upgrade(database_url(settings))
     async with open_database(settings) as database:
         await encrypt_headers(database, Encryption(settings.webhooks.encryption_keys))
@@ -26,7 +26,7 @@ async def migrated(settings: Settings) -> str:
 
 @asynccontextmanager
 async def open_database(settings: Settings) -> AsyncIterator[Database]:
-    """The database that the settings name, with this version's schema.
+    """Opens the database that the settings name. Its schema has to be this version's.
 
     Raises:
         ConfigError: they name none, or its schema is another one.
@@ -42,7 +42,7 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
 
 
 async def rotated(settings: Settings, by: str) -> Rotation:
-    """Prints what happened to the stored secrets."""
+    """Encrypts the stored secrets again with the first key."""
     async with open_database(settings) as database:
         return await rotate(database, Encryption(settings.webhooks.encryption_keys), by=by)
 
@@ -50,7 +50,7 @@ async def rotated(settings: Settings, by: str) -> Rotation:
 async def imported(
     settings: Settings, configs: Sequence[WebhookConfig], check: Check, by: str, *, replace: bool, dry_run: bool
 ) -> Imported:
-    """Prints what happened to these webhooks."""
+    """Stores these webhooks in the database."""
     encryption = Encryption(settings.webhooks.encryption_keys)
     async with open_database(settings) as database:
         transfer = Transfer(database, encryption, WebhookRepository(database, encryption, check))
@@ -58,7 +58,7 @@ async def imported(
 
 
 async def exported(settings: Settings, directory: Path, secrets_dir: Path | None) -> list[Path]:
-    """The files that the stored webhooks were written to."""
+    """Writes the stored webhooks to files. Returns the files."""
     encryption = Encryption(settings.webhooks.encryption_keys)
     async with open_database(settings) as database:
         configs = await Transfer(database, encryption, WebhookRepository(database, encryption)).configs()

@@ -1,4 +1,4 @@
-"""`dispatcher webhooks`: the database of webhooks made, moved in and out of, and listed.
+"""`dispatcher webhooks`: creates the database of webhooks; imports, exports and lists webhooks.
 
 What needs SQLAlchemy is imported by the commands that do: it takes its time.
 """
@@ -110,7 +110,7 @@ def _row(webhook: Webhook) -> tuple[str, ...]:
 
 
 def who(by: str | None) -> str:
-    """Whom the history names: as given, else the user of this shell."""
+    """Returns the name for the audit log: the given one, else the user of this shell."""
     try:
         return by or f"{getpass.getuser()} (command line)"
     except (KeyError, OSError):  # a container's user may have no name
@@ -118,7 +118,7 @@ def who(by: str | None) -> str:
 
 
 def _read(path: Path, settings: Settings) -> Iterator[Webhook]:
-    """The webhooks of a file or a directory.
+    """Returns the webhooks in a file or a directory.
 
     Raises:
         ConfigError: one can't be used.
@@ -140,5 +140,5 @@ def _read(path: Path, settings: Settings) -> Iterator[Webhook]:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the commands."""
+    """Adds the commands."""
     app.add_typer(webhooks, name="webhooks")

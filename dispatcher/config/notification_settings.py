@@ -6,10 +6,11 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
+from dispatcher.config.endpoint_urls import split_url
 from dispatcher.config.secrets import Secret
 from dispatcher.config.settings_group import LongKey, SettingsGroup
 from dispatcher.config.units import Seconds
-from dispatcher.config.webhooks import EmailAddress, Signing, split_url
+from dispatcher.config.webhooks import EmailAddress, Signing
 
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,253}[A-Za-z0-9])?|::1", re.ASCII)

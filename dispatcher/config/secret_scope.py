@@ -13,7 +13,6 @@ from typing import Final
 MAX_SECRET_BYTES: Final = 64 * 1024
 DEFAULT_SECRETS_DIRECTORY: Final = Path("/run/secrets/webhooks")
 """Default directory of webhook secrets, besides the webhooks' own directory."""
-DEFAULT_ENVIRONMENT_PREFIX: Final = "WEBHOOK_"
 SETTINGS_PREFIX: Final = "DISPATCHER_"
 """Prefix of the variables that override settings. Webhooks may never refer to them, whatever prefixes are listed."""
 

@@ -73,7 +73,7 @@ class Secret:
         return self._reference
 
     def fingerprint(self) -> str:
-        """Twelve hexadecimal digits that show whether two secrets are equal, and reveal nothing else."""
+        """Returns twelve hexadecimal digits that show whether two secrets are equal, and reveal nothing else."""
         return hashlib.blake2b(self._value, digest_size=6, person=b"fingerprint").hexdigest()
 
     def __repr__(self) -> str:

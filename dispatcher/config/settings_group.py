@@ -37,3 +37,9 @@ class SettingsGroup(BaseModel):
     """A group of settings: frozen, and a misspelt key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ConfidentialGroup(SettingsGroup):
+    """Base of models that may hold secrets: errors never quote their values."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)

@@ -143,7 +143,7 @@ class Access:
 
     @web.middleware
     async def protect(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Rejects changes that a page of another origin caused (CSRF)."""
+        """Rejects changes that were caused by a page of another origin (CSRF)."""
         if request.method in UNSAFE:
             self._refuse_other_origins(request)
             # Signing in needs no CSRF token: the form carries its own credential, and the origin was checked above.

@@ -1,7 +1,7 @@
-"""Test events, redrives and records of dead events, requested by API or page: permission, execution and audit entry."""
+"""Test event, redrive and record of a dead event, for API and pages: permission, execution, audit entry."""
 
 from dispatcher.config.webhooks import Channel, WebhookConfig
-from dispatcher.console.model import DeadFact, DeadQuery, DeadRecord, Person, RedriveJob, TestResult
+from dispatcher.console.model import DeadEventModel, DeadQuery, DeadRecord, Person, RedriveModel, TestResultModel
 from dispatcher.console.services import Services
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import NotAllowed, NotFound
@@ -15,7 +15,7 @@ async def send_test(
     channel: Channel,
     message_status: str,
     webhook_id: str | None,
-) -> TestResult:
+) -> TestResultModel:
     """Sends a sample event and records it in the audit log.
 
     Args:
@@ -47,7 +47,7 @@ async def send_test(
 
 async def redrive(
     services: Services, person: Person, tenant: TenantKey, ids: frozenset[str] | None, query: DeadQuery
-) -> RedriveJob:
+) -> RedriveModel:
     """Sends some (`ids`) of a tenant's dead events again, or all that match. Returns once the job runs or is queued.
 
     Raises:
@@ -69,7 +69,7 @@ async def redrive(
     return job
 
 
-async def open_record(services: Services, person: Person, dead_id: str) -> tuple[DeadFact, DeadRecord]:
+async def open_record(services: Services, person: Person, dead_id: str) -> tuple[DeadEventModel, DeadRecord]:
     """Returns a dead event with its record, for operators, and records in the audit log who has seen it.
 
     Raises:

@@ -76,7 +76,7 @@ def _tell(request: web.Request, status: int, took_s: float) -> None:
 
 @web.middleware
 async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Makes an answer of whatever is raised: a problem document below /api, a page elsewhere."""
+    """Converts any exception to a response: a problem document below /api, a page elsewhere."""
     try:
         return await handler(request)
     except ApiError as raised:
@@ -117,7 +117,7 @@ async def _answer(request: web.Request, refusal: ApiError) -> web.StreamResponse
 
 
 class SecurityHeaders:
-    """Sets, when an answer is prepared, the headers that all have."""
+    """Sets the headers that every response has, when it is prepared."""
 
     def __init__(self, *, is_https: bool) -> None:
         self._headers = _HEADERS | ({"Strict-Transport-Security": "max-age=31536000"} if is_https else {})

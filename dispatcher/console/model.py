@@ -1,11 +1,17 @@
 """The console's data model. The API and the pages both use it; the modules in `sources` provide it.
 
-Times are Unix seconds unless a name says otherwise. No value contains a secret. Values that may contain personal data
-say so.
+Classes whose base is `ApiValue` are returned by the API as they are: their fields and docstrings are the schemas of the
+OpenAPI document. Times are Unix seconds here and RFC 3339 in the API. No value contains a secret. Values that may
+contain personal data say so.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from datetime import UTC, datetime
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, GetPydanticSchema, PlainSerializer
+from pydantic_core import core_schema
 
 from dispatcher.contract.records import Origin
 from dispatcher.contract.tenant import TenantKey
@@ -33,17 +39,60 @@ class Person:
         return self.orgs is None or org in self.orgs
 
 
+# What the values that the API returns have in common
+
+
+class ApiValue:
+    """Base of dataclasses that the API returns."""
+
+    __slots__ = ()
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
+        use_attribute_docstrings=True, json_schema_serialization_defaults_required=True
+    )
+
+
+def moment(seconds: float) -> datetime:
+    """Converts Unix seconds to the API's times."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+Time = Annotated[float, PlainSerializer(moment, return_type=datetime)]
+"""Unix seconds; RFC 3339 in the API."""
+
+
+@dataclass(frozen=True, slots=True)
+class OriginModel(ApiValue):
+    """Position of an event's original record in Kafka."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+def origin_model(origin: Origin) -> OriginModel:
+    """Converts a position to its form in the API."""
+    return OriginModel(origin.topic, origin.partition, origin.offset)
+
+
+ApiOrigin = Annotated[
+    Origin,
+    GetPydanticSchema(lambda source, _: core_schema.is_instance_schema(source)),
+    PlainSerializer(origin_model, return_type=OriginModel),
+]
+"""A position; an `OriginModel` in the API."""
+
+
 # Attempts, from the attempt log
 
 Window = Literal["1h", "24h", "7d"]
 
 
 @dataclass(frozen=True, slots=True)
-class AttemptFact:
-    """One POST, as recorded in the attempt log."""
+class AttemptModel(ApiValue):
+    """One POST."""
 
-    at: float
-    tenant: TenantKey
+    at: Time
+    tenant: Annotated[TenantKey, Field(exclude=True)]
     event_id: str
     """The `webhook-id`."""
     message_status: str
@@ -51,7 +100,7 @@ class AttemptFact:
     attempt: int
     """From 1."""
     status: int | None
-    """HTTP status; None if there was no response."""
+    """HTTP status, if there was a response."""
     reason: str
     """As in the metrics: `http_2xx`, `timeout`, `tls`, …"""
     detail: str
@@ -59,20 +108,21 @@ class AttemptFact:
     """`delivered`, `retry_soon`, `retry_later`, `disable_endpoint` or `dead`."""
     elapsed_ms: float
     reused: bool
-    origin: Origin | None = None
-    """Position of the event's original record, for `explain`; None in records of older versions."""
+    """On a kept-alive connection."""
+    origin: ApiOrigin | None = None
+    """Missing in records of older versions."""
     answer: str = ""
-    """Beginning of the response body of a failed attempt; empty if the dispatchers don't keep it."""
+    """Beginning of the response body, if the attempt failed and the dispatchers keep bodies (`history.answers`)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Bucket:
+class BucketModel(ApiValue):
     """Attempts of one span of time."""
 
-    start: float
+    start: Time
     delivered: int = 0
     failed: int = 0
-    """To be tried again."""
+    """Failed attempts that are retried."""
     dead: int = 0
 
 
@@ -82,7 +132,7 @@ class Outcomes:
 
     window: Window
     bucket_s: float
-    buckets: tuple[Bucket, ...]
+    buckets: tuple[BucketModel, ...]
     """Oldest first, without gaps; the last one is still filling."""
     p50_ms: float | None = None
     """Of the responses in the window; None if there were none."""
@@ -115,7 +165,7 @@ class AttemptQuery:
 
 @dataclass(frozen=True, slots=True)
 class AttemptPage:
-    items: tuple[AttemptFact, ...]
+    items: tuple[AttemptModel, ...]
     next: str | None
     """Cursor of the next page; None at the end of the kept attempts."""
 
@@ -127,10 +177,11 @@ State = Literal["active", "unstable", "failing", "disabled", "paused", "off", "u
 
 
 @dataclass(frozen=True, slots=True)
-class LaneFact:
-    """A tenant's lane over all running dispatchers: the worst value of each field, counts added up."""
+class LaneModel(ApiValue):
+    """The tenant's lane over all running dispatchers: the worst value of each field, counts added up."""
 
     state: Literal["active", "unstable", "disabled"]
+    """What these dispatchers decide by their own evidence; `/state` is that of all together."""
     breaker: Literal["closed", "half_open", "open"]
     breaker_retry_in_s: float
     suspended: bool
@@ -147,46 +198,53 @@ class LaneFact:
 
 
 @dataclass(frozen=True, slots=True)
-class WaitingTier:
-    """A tenant's events in one retry tier, or those that are held for one reason."""
+class TierModel(ApiValue):
+    """Events that wait in a retry tier, or that are held for one reason."""
 
     tier: str
     """`30s`; `held` for events that wait for a change of configuration."""
     events: int
-    next_due: float | None
+    next_due: Time | None
     is_at_least: bool = False
-    """True if there are more records than were counted."""
+    """There may be more."""
     reason: str | None = None
-    """Why events are held: `paused`, `unusable`. None in the retry tiers."""
-    expires_at: float | None = None
-    """When the oldest of the events reaches the age limit and is dead; None if that is unknown."""
+    """Why events are held: `paused`, `unusable`. Retry tiers have none."""
+    expires_at: Time | None = None
+    """When the oldest of these events reaches the age limit and is dead, unless it is sent before."""
 
 
 # Dead events, from the dead-letter topic
 
 
 @dataclass(frozen=True, slots=True)
-class DeadFact:
-    """A dead event. `recipient` is personal data: mask it for viewers."""
+class DeadEventModel(ApiValue):
+    """A dead event."""
 
     id: str
     """`<partition>-<offset>` in the dead-letter topic."""
-    tenant: TenantKey | None
+    org: str | None
+    sandbox: str | None
     event_id: str | None
-    """The `webhook-id`; None if the record can't be read."""
-    died_at: float
-    first_seen: float | None
+    """The `webhook-id`, unless the record can't be read."""
+    died_at: Time
+    first_seen: Time | None
     reason: str
-    """A `DeadReason`; empty if another program wrote the record."""
+    """Why the event died; empty if another program wrote the record."""
     detail: str
     attempts: int
     last_status: int | None
     message_status: str | None
     channel: str | None
     recipient: str | None
+    """Personal data: masked for viewers."""
     redriven: bool
-    """True if a redrive sent the event again."""
-    origin: Origin
+    """Whether a redrive has sent the event again."""
+    origin: ApiOrigin
+
+    @property
+    def tenant(self) -> TenantKey | None:
+        """The event's tenant; None if the record can't be read."""
+        return None if self.org is None or self.sandbox is None else TenantKey(self.org, self.sandbox)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +265,7 @@ class DeadQuery:
 
 @dataclass(frozen=True, slots=True)
 class DeadPage:
-    items: tuple[DeadFact, ...]
+    items: tuple[DeadEventModel, ...]
     total: int
     """How many of the kept events match."""
     next: str | None
@@ -216,27 +274,32 @@ class DeadPage:
 
 
 @dataclass(frozen=True, slots=True)
-class RedriveJob:
+class RedriveModel(ApiValue):
     """A redrive that is queued, running or finished."""
 
     id: str
-    tenant: TenantKey
+    org: str
+    sandbox: str
     by: str
-    started_at: float
+    started_at: Time
     total: int
     sent: int = 0
     already: int = 0
     """Sent again by an earlier redrive."""
     gone: int = 0
-    """Selected, but no longer in the topic."""
+    """Selected, but no longer in the dead-letter topic, or in the topic of events."""
     state: Literal["waiting", "running", "done", "stopped", "failed"] = "running"
     """`waiting`: queued behind other redrives."""
     problem: str = ""
     kind: Literal["dead", "delivered"] = "dead"
-    """What is sent again."""
-    is_stopping: bool = False
-    """True once a person has stopped the job; the running batch is still finished."""
-    finished_at: float | None = None
+    """What is sent again: dead events, or delivered ones."""
+    stopping: bool = False
+    """Whether a person has stopped the job while its running batch is still finished."""
+    finished_at: Time | None = None
+
+    @property
+    def tenant(self) -> TenantKey:
+        return TenantKey(self.org, self.sandbox)
 
     @property
     def is_over(self) -> bool:
@@ -286,25 +349,39 @@ class ResendCheck:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class StepModel(ApiValue):
     """One step of a test request."""
 
     name: Literal["address", "connect", "tls", "token", "request", "first_byte", "answer"]
     ok: bool | None
-    """None: not reached, or not needed."""
+    """No value if the step was not reached or not needed."""
     ms: float | None = None
     detail: str = ""
     """`203.0.113.7`, `TLSv1.3, certificate until 2027-01-31`, …"""
 
 
 @dataclass(frozen=True, slots=True)
-class TestResult:
-    """The result of a test event."""
+class HeaderModel(ApiValue):
+    """A header that was sent; secrets are masked."""
 
-    steps: tuple[Step, ...]
+    name: str
+    value: str
+
+
+def _header_models(headers: Sequence[tuple[str, str]]) -> tuple[HeaderModel, ...]:
+    return tuple(HeaderModel(name, value) for name, value in headers)
+
+
+@dataclass(frozen=True, slots=True)
+class TestResultModel(ApiValue):
+    """The result of a test event. A preview has `event_id`, `request` and `body` only."""
+
+    __test__: ClassVar[bool] = False
+
+    steps: tuple[StepModel, ...]
     event_id: str
     verdict: str
-    """As in `AttemptFact`."""
+    """As in an attempt."""
     reason: str
     status: int | None
     elapsed_ms: float
@@ -314,7 +391,9 @@ class TestResult:
     """What to change; empty if the event was delivered."""
     answer: str
     """The first 2,048 bytes of the response body, as text; never markup."""
-    request: tuple[tuple[str, str], ...] = field(default=())
+    request: Annotated[
+        tuple[tuple[str, str], ...], PlainSerializer(_header_models, return_type=tuple[HeaderModel, ...])
+    ] = ()
     """Headers that were sent, secrets masked."""
     body: str = ""
     """The payload that was sent; a sample event contains no personal data."""

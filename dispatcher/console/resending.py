@@ -1,11 +1,11 @@
-"""Events are sent again, requested by API or page: the check before, the jobs, their stop, and the audit entries."""
+"""Sends events again for the API and the pages: checks first, starts and stops jobs, and writes audit entries."""
 
 from dataclasses import dataclass, replace
 from typing import Final
 
 from pydantic import JsonValue
 
-from dispatcher.console.model import DeadQuery, Person, RedriveJob, ResendCheck, ResendQuery
+from dispatcher.console.model import DeadQuery, Person, RedriveModel, ResendCheck, ResendQuery
 from dispatcher.console.services import Services
 from dispatcher.console.webhook_state import state_of
 from dispatcher.contract.tenant import TenantKey
@@ -28,7 +28,7 @@ class ResendOrder:
 
 @dataclass(frozen=True, slots=True)
 class ResendPlan:
-    """What a resend would send, and what speaks against it."""
+    """What a resend would send, and why the events may fail again."""
 
     delivered: ResendCheck
     dead: int
@@ -65,7 +65,7 @@ async def check_resend(services: Services, webhook: StoredWebhook, order: Resend
 class StartedResend:
     """The jobs of a resend."""
 
-    jobs: tuple[RedriveJob, ...]
+    jobs: tuple[RedriveModel, ...]
     dead_is_cut: bool
     """True if more dead events match than the job sends: the newest `MOST_DEAD` are sent first."""
 
@@ -78,7 +78,7 @@ async def start_resend(services: Services, person: Person, webhook: StoredWebhoo
         DispatcherError: too many match, such a job is running, or the broker or a database doesn't answer. If one of
             two jobs was started, the error is not raised.
     """
-    jobs: list[RedriveJob] = []
+    jobs: list[RedriveModel] = []
     problem: DispatcherError = NotFound("no event matches")
     if order.delivered and services.resends is not None:
         try:
@@ -110,11 +110,11 @@ async def start_resend(services: Services, person: Person, webhook: StoredWebhoo
     return StartedResend(tuple(jobs), is_cut and any(job.kind == "dead" for job in jobs))
 
 
-async def stop_job(services: Services, person: Person, job_id: str) -> RedriveJob:
+async def stop_job(services: Services, person: Person, job_id: str) -> RedriveModel:
     """Stops a job after its running batch; does nothing if it is over. Raises NotFound."""
     before = services.dead_events.job(job_id, orgs=person.orgs)
     job = services.dead_events.stop_job(job_id, orgs=person.orgs)
-    if not before.is_over and not before.is_stopping:
+    if not before.is_over and not before.stopping:
         webhook = await services.webhooks.of_tenant(job.tenant, orgs=person.orgs)
         await services.audit.record(
             AuditAction.REDRIVE,

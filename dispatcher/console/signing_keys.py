@@ -12,7 +12,8 @@ from typing import Final
 
 from dispatcher.auth.problems import key_description_of
 from dispatcher.config.secrets import Secret
-from dispatcher.config.webhooks import NextKey, SignedToken, SigningAlgorithm, WebhookConfig
+from dispatcher.config.webhook_auth import NextKey, SignedToken, SigningAlgorithm
+from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.console.model import Person
 from dispatcher.console.services import Services
 from dispatcher.errors import ConfigError, NotFound, Problem

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from dispatcher.auth.signatures import public_key_of
 from dispatcher.config.secrets import Secret
-from dispatcher.console.model import Person
+from dispatcher.console.model import ApiValue, Person
 from dispatcher.console.services import Services
 from dispatcher.errors import ConfigError, NotFound, Problem
 from dispatcher.stores.sql.documents import stored_signing
@@ -39,24 +39,24 @@ class GeneratedSecret:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredSigningSecret:
+class SigningSecretModel(ApiValue):
     """A signing secret of a webhook."""
 
     fingerprint: str
     added_at: datetime | None
-    """None if a version before 0005 of the schema stored it."""
+    """No value if an older version stored it."""
     ends_at: datetime | None
-    """When it stops signing; None if it has no end."""
+    """When it stops signing by itself; no value if it doesn't."""
     is_newest: bool
-    """True for the first secret, which can't end."""
+    """Whether it is the first secret, which can't end."""
 
 
-async def signing_secrets_of(services: Services, person: Person, webhook: StoredWebhook) -> list[StoredSigningSecret]:
+async def signing_secrets_of(services: Services, person: Person, webhook: StoredWebhook) -> list[SigningSecretModel]:
     """Returns the webhook's signing secrets, the newest first."""
     fingerprints, ends = signing_in(webhook.document)
     dates = await services.webhooks.dates_of_secrets(webhook.id, orgs=person.orgs) if fingerprints else {}
     return [
-        StoredSigningSecret(one, dates.get(one), ends.get(one), is_newest=number == 0)
+        SigningSecretModel(one, dates.get(one), ends.get(one), is_newest=number == 0)
         for number, one in enumerate(fingerprints)
     ]
 

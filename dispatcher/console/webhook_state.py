@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, cast
 
 from dispatcher.config.units import format_duration
-from dispatcher.console.model import AttemptFact, LaneFact, Outcomes, State, WaitingTier, Window
+from dispatcher.console.model import AttemptModel, LaneModel, Outcomes, State, TierModel, Window
 from dispatcher.console.pages.formatting import STATES, exact, failing_sentence, sentence, span
 from dispatcher.console.services import Services
 from dispatcher.contract.fleet_state import FAILING_ATTEMPTS, FleetState
@@ -32,10 +32,10 @@ class WebhookState:
     """Sentences about what is wrong, and what to do; empty if nothing is wrong."""
     outcomes: Outcomes
     last_delivery: float | None
-    tiers: Sequence[WaitingTier] | None
+    tiers: Sequence[TierModel] | None
     """None if the broker did not answer."""
     dead: int
-    lane: LaneFact | None
+    lane: LaneModel | None
     failing: tuple[int, int] | None = None
     """How many of how many latest requests failed the same way; None while they are delivered."""
 
@@ -87,8 +87,8 @@ async def state_of(services: Services, webhook: StoredWebhook, window: Window = 
 def judged_state(
     webhook: StoredWebhook | ListedWebhook,
     report: StateReport | None,
-    lane: LaneFact | None,
-    failing: tuple[AttemptFact, int, int] | None,
+    lane: LaneModel | None,
+    failing: tuple[AttemptModel, int, int] | None,
     *,
     is_answering: bool,
 ) -> State:
@@ -145,7 +145,7 @@ async def list_states(
     if services.history is not None:
         with suppress(DispatcherError):
             reports = await services.history.states(orgs=frozenset(one.tenant.org for one in webhooks))
-    lanes: dict[TenantKey, LaneFact | None] = {}
+    lanes: dict[TenantKey, LaneModel | None] = {}
     if services.history is None:
         found = await asyncio.gather(*(services.lanes.of(one.tenant) for one in webhooks))
         lanes = dict(zip((one.tenant for one in webhooks), found, strict=True))
@@ -189,7 +189,7 @@ async def _report(services: Services, webhook: StoredWebhook) -> StateReport | N
         return None  # the readiness probe and the operator's log report the database
 
 
-async def _waiting(services: Services, webhook: StoredWebhook | ListedWebhook) -> Sequence[WaitingTier] | None:
+async def _waiting(services: Services, webhook: StoredWebhook | ListedWebhook) -> Sequence[TierModel] | None:
     try:
         return await services.waiting.of(webhook.tenant)
     except DispatcherError:
@@ -202,7 +202,7 @@ def _unknown_reason(services: Services) -> str:
     return "Nothing was sent yet, or nothing since it was changed: its state shows with the next event."
 
 
-def _paused_reasons(tiers: Sequence[WaitingTier] | None, max_age_s: float) -> list[str]:
+def _paused_reasons(tiers: Sequence[TierModel] | None, max_age_s: float) -> list[str]:
     """Returns how many events wait, and until when."""
     limit = f"An event that is not sent within {format_duration(max_age_s)} is dead; it can be sent again then."
     if tiers is None:
@@ -218,12 +218,21 @@ def _paused_reasons(tiers: Sequence[WaitingTier] | None, max_age_s: float) -> li
     return [f"Paused: {more}{number:,} {waits} until it is resumed.{until}", limit]
 
 
+def _failing_reasons(webhook: StoredWebhook, attempt: AttemptModel, failed: int, seen: int) -> list[str]:
+    """Returns how the latest attempts failed, and what to change."""
+    try:
+        remedy = remedy_for(attempt.reason, attempt.status, attempt.detail, webhook.config())
+    except ConfigError:  # of another version of this program
+        remedy = attempt.detail
+    return [failing_sentence(attempt, failed, seen), *([sentence(remedy)] if remedy else [])]
+
+
 def _reasons(
     services: Services,
     webhook: StoredWebhook,
     state: State,
-    lane: LaneFact | None,
-    tiers: Sequence[WaitingTier] | None,
+    lane: LaneModel | None,
+    tiers: Sequence[TierModel] | None,
 ) -> list[str]:
     if state == "off":
         return ["It is switched off in its configuration: events that arrive are skipped, not kept."]
@@ -246,14 +255,7 @@ def _reasons(
         )
     failing = services.attempts.failing(webhook.tenant)
     if failing is not None:
-        fact, failed, seen = failing
-        reasons.append(failing_sentence(fact, failed, seen))
-        try:
-            what_to_do = remedy_for(fact.reason, fact.status, fact.detail, webhook.config())
-        except ConfigError:  # of another version of this program
-            what_to_do = fact.detail
-        if what_to_do:
-            reasons.append(sentence(what_to_do))
+        reasons += _failing_reasons(webhook, *failing)
     if lane is not None and lane.breaker != "closed":
         wait = lane.breaker_retry_in_s
         reasons.append(

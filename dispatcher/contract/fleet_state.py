@@ -130,7 +130,7 @@ class StateEvidence(msgspec.Struct, array_like=True):
         self.failure = max(self.failure, other.failure)
 
     def failures_since(self, floor: int) -> tuple[int, int]:
-        """The number of failed attempts after the minute of `floor`, and the start of the first minute with one.
+        """Counts the failed attempts after the minute of `floor`; returns also the start of the first minute with one.
 
         Hours count what is older than the kept minutes.
         """
@@ -147,7 +147,7 @@ class StateEvidence(msgspec.Struct, array_like=True):
         return count, first
 
     def lately(self, floor: int = 0) -> PeriodCounts:
-        """The sum of the last 30 minutes with attempts, after the minute of `floor`."""
+        """Returns the sum of the last 30 minutes with attempts, after the minute of `floor`."""
         total = PeriodCounts()
         for minute, slot in self.minutes.items():
             if minute > floor // MINUTE_MS:
@@ -175,14 +175,6 @@ class StateEvidence(msgspec.Struct, array_like=True):
                     del slots[number]
 
 
-def evidence_of(entries: Iterable[HistoryEntry]) -> StateEvidence:
-    """The evidence of some entries of one tenant."""
-    found = StateEvidence()
-    for entry in entries:
-        found.add(entry)
-    return found
-
-
 @dataclass(frozen=True, slots=True)
 class Configured:
     """What the configuration says of the webhook."""
@@ -195,14 +187,14 @@ class Configured:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A state, and since when."""
+    """A state, and when it began."""
 
     state: FleetState
     since: int
 
 
 def judge(evidence: StateEvidence, configured: Configured, previous: FleetState, now: int) -> Judged:
-    """The state that follows from the evidence.
+    """Returns the state that follows from the evidence.
 
     Evidence of before the last change of the configuration says nothing about failures.
 
@@ -258,12 +250,12 @@ _decoder: Final = msgspec.msgpack.Decoder(StateEvidence)
 
 
 def encode_evidence(evidence: StateEvidence) -> bytes:
-    """The bytes that the store keeps: under 1 kB, most of it counts."""
+    """Returns the bytes that the store keeps: under 1 kB, most of it counts."""
     return _encoder.encode(evidence)
 
 
 def decode_evidence(data: bytes) -> StateEvidence:
-    """The evidence in the store's bytes. Empty if they are of another version of this program."""
+    """Returns the evidence in the store's bytes; none if another version of this program wrote them."""
     try:
         return _decoder.decode(data)
     except msgspec.DecodeError:
@@ -271,7 +263,7 @@ def decode_evidence(data: bytes) -> StateEvidence:
 
 
 def evidence_by_tenant(entries: Iterable[HistoryEntry]) -> Mapping[TenantKey, StateEvidence]:
-    """The evidence of entries of many tenants. Entries without a tenant, and skipped events, don't count."""
+    """Returns the evidence in entries of many tenants. Entries without a tenant, and skipped events, don't count."""
     found: defaultdict[TenantKey, StateEvidence] = defaultdict(StateEvidence)
     for entry in entries:
         if entry.outcome in COUNTED and entry.org and entry.sandbox:

@@ -116,7 +116,7 @@ class HistoryRecord(msgspec.Struct):
 
 
 class EventIds(msgspec.Struct, gc=False):
-    """What entries repeat of one event."""
+    """Ids of one event, which each of its entries repeats."""
 
     event_id: str | None = None
     request_id: str | None = None
@@ -131,7 +131,7 @@ _decoder = msgspec.json.Decoder(HistoryRecord)
 
 
 def bucket_of(org: str | None, sandbox: str | None) -> int:
-    """The tenant's bucket, from 0 to 255: CRC-32 of `org/sandbox` modulo 256. Its decimal text is the record's key."""
+    """Returns the tenant's bucket: CRC-32 of `org/sandbox` modulo 256. Its decimal text is the record's key."""
     return crc32(f"{org or ''}/{sandbox or ''}".encode(errors="replace")) % BUCKETS
 
 
@@ -142,19 +142,19 @@ class RecipientHasher:
         self._keyed = hashlib.blake2b(key=hashlib.sha512(key).digest(), digest_size=16)
 
     def hash(self, address: str) -> str:
-        """The hash under which a recipient's entries are found. Case and blanks around the address don't matter."""
+        """Returns the hash under which a recipient's entries are found. Case and surrounding blanks don't matter."""
         keyed = self._keyed.copy()
         keyed.update(address.strip().casefold().encode(errors="replace"))
         return keyed.hexdigest()
 
 
 def recipient_hash(key: bytes, address: str) -> str:
-    """`RecipientHasher.hash` for a single address."""
+    """Returns what `RecipientHasher.hash` returns, for a single address."""
     return RecipientHasher(key).hash(address)
 
 
 def encode_records(writer: int, first: int, entries: Sequence[HistoryEntry]) -> Iterator[tuple[bytes, int]]:
-    """Values of as few records as hold the entries, each with the number of its entries."""
+    """Returns the values of as few records as can hold the entries, each with the number of its entries."""
     value = _encoder.encode(HistoryRecord(VERSION, writer, first, list(entries)))
     if len(value) <= MAX_RECORD or len(entries) == 1:
         yield value, len(entries)
@@ -165,7 +165,7 @@ def encode_records(writer: int, first: int, entries: Sequence[HistoryEntry]) -> 
 
 
 def decode_record(value: bytes | None) -> HistoryRecord:
-    """The entries in a record's value.
+    """Returns the entries in a record's value.
 
     Raises:
         UnreadableEvent: the value is no history record, or one of a newer version.

@@ -1,4 +1,4 @@
-"""The outcome of a record and of one POST: the values that travel between the stages.
+"""The outcome of a record and of one POST.
 
 Every record ends in exactly one `Outcome`. The enums are closed: their values are metric labels, log fields
 and the `feedback-reason` header, and `docs/` explains each one.
@@ -165,7 +165,7 @@ the difference: they could list the names of the operator's network."""
 
 @slots_dataclass
 class Attempt:
-    """One POST, finished: what came back, or why nothing did. Exactly one of status and failure is set."""
+    """A finished POST: the response, or the reason why there is none. Exactly one of status and failure is set."""
 
     elapsed_s: float
     status: int | None = None

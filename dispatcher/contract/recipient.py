@@ -1,4 +1,4 @@
-"""Whom a message was for. Pure; what it returns is personal data."""
+"""Finds the recipient of a message. Pure; the result is personal data."""
 
 from typing import Final
 
@@ -9,7 +9,7 @@ MAX_RECIPIENT: Final = 320
 
 
 def recipient_of(event: DeliveryEvent) -> str | None:
-    """The address or number that the message was sent to, else the recipient's primary identity."""
+    """Returns the address or number that the message was sent to, else the recipient's primary identity."""
     if event.channel == "sms" and event.sms_number:
         return event.sms_number[:MAX_RECIPIENT]
     if event.email_address:

@@ -74,7 +74,7 @@ class RetryState:
     """POSTs whose payload the endpoint refused: the fourth one is the last."""
 
     def headers(self) -> list[tuple[str, bytes]]:
-        """As record headers."""
+        """Returns the state as record headers."""
         fields = {
             "origin-topic": self.origin.topic,
             "origin-partition": str(self.origin.partition),
@@ -92,13 +92,13 @@ class RetryState:
 
     @staticmethod
     def fresh(record: Record, now: float) -> "RetryState":
-        """The state of a record on the topic of events: its own place, seen now. Its headers are not believed."""
+        """Returns the state of a record on the topic of events: its own place, seen now; headers don't count."""
         origin = Origin(record.topic, record.partition, record.offset)
         return RetryState(origin, round(now, 3), origin_timestamp=max(0, record.timestamp))
 
     @staticmethod
     def of(record: Record) -> "RetryState":
-        """Reads the headers of a record on one of the dispatcher's own topics; without any, its own place and time.
+        """Reads the headers of a record on one of the dispatcher's own topics. Without any: its own place and time.
 
         A header that can't be read counts as absent: the event is then delivered with a count of its own, which is
         better than not at all.
@@ -130,13 +130,13 @@ class RetryState:
 
 @dataclass(slots=True)
 class ProcessingAttempt:
-    """One go at a record: the consumer may stop it without any effect outside until `started` is set."""
+    """One attempt to process a record. Until `started` is set, the consumer may stop it without any visible effect."""
 
     epoch: "AssignmentEpoch"
     started: bool = False
 
     def start(self) -> None:
-        """From here on the world sees it: a request goes out, a record is written.
+        """Notes that something becomes visible outside: a request goes out, or a record is written.
 
         Raises:
             Draining: the partition is ours no more, perhaps, or the process is stopping; nothing has happened yet.
@@ -147,7 +147,7 @@ class ProcessingAttempt:
         self.started = True
 
     def renew(self) -> None:
-        """Another request for the same record is about to go out.
+        """Notes that another request for the same record is about to go out.
 
         Raises:
             Draining: the group may have given the partition to another member meanwhile.
@@ -158,7 +158,7 @@ class ProcessingAttempt:
 
 @dataclass(slots=True)
 class Lease:
-    """How long a group is sure to leave a member its partitions: one session after the last heartbeat it answered.
+    """The time for which a group surely leaves a member its partitions: one session after the last answered heartbeat.
 
     A process that was stopped, or a broker that was silent, for longer may have lost them to another member, and
     doesn't know yet.
@@ -170,25 +170,25 @@ class Lease:
 
     @property
     def is_over(self) -> bool:
-        """The partitions may be another member's."""
+        """True if the partitions may be another member's."""
         return self.now() >= self.ends_at
 
 
 @dataclass(slots=True)
 class AssignmentEpoch:
-    """The right to work on a partition's records, from its assignment to its revocation: the epoch they carry."""
+    """The right to process a partition's records, from its assignment to its revocation."""
 
     active: bool = True
     lease: Lease = field(default_factory=Lease)
 
 
 def was_parked(headers: RecordHeaders) -> bool:
-    """Whether a record has a journey behind it: it comes from a retry topic or the dead letters."""
+    """Returns True if the event was parked or dead before: its record comes from a retry topic or the dead letters."""
     return any(name == _ORIGIN_TOPIC for name, _ in headers)
 
 
 def without_retry_state(headers: RecordHeaders) -> list[tuple[str, bytes | None]]:
-    """The headers that the producer of the event wrote."""
+    """Returns the headers that the producer of the event wrote."""
     return [(name, value) for name, value in headers if not name.startswith(PREFIX)]
 
 

@@ -11,7 +11,7 @@ _NUMBER: Final = re.compile(r"\+\d[\d ()/-]{5,}\d")
 
 
 def recipient(text: str) -> str:
-    """`j•••@luma.com`, `+4•••12`, `a•••`."""
+    """Masks an address, a number or another identity: `j•••@luma.com`, `+4•••12`, `a•••`."""
     if _ADDRESS.fullmatch(text):
         return _ADDRESS.sub(_masked_address, text)
     if _NUMBER.fullmatch(text):
@@ -20,7 +20,7 @@ def recipient(text: str) -> str:
 
 
 def in_text(text: str) -> str:
-    """The text with every e-mail address and international number in it masked."""
+    """Returns the text with every e-mail address and international number in it masked."""
     return _NUMBER.sub(_masked_number, _ADDRESS.sub(_masked_address, text))
 
 

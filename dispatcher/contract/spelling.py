@@ -99,7 +99,7 @@ def _known(value: object, shape: Shape) -> object:
 
 
 def _short(entity: Tree) -> Tree:
-    """`https://ns.adobe.com/experience/a/b` is `_experience.a.b`, `xdm:x` is `x`, `@id` is `_id`."""
+    """Shortens a key: `https://ns.adobe.com/experience/a/b` to `_experience.a.b`, `xdm:x` to `x`, `@id` to `_id`."""
     short: Tree = {}
     for key, value in entity.items():
         path = list(_path(key))

@@ -1,4 +1,4 @@
-"""Values of the hot path: a few of each are made for every event."""
+"""Value classes of the hot path, which creates a few of each for every event."""
 
 from dataclasses import dataclass, field
 from typing import TypeVar, dataclass_transform
@@ -8,7 +8,7 @@ _T = TypeVar("_T")
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def slots_dataclass(cls: type[_T]) -> type[_T]:
-    """A dataclass that the type checker holds immutable. At run time it has slots and no guard.
+    """Makes a dataclass that the type checker treats as immutable. At run time it has slots and no guard.
 
     A frozen dataclass sets each field by `object.__setattr__`, which makes one of ten fields three times as expensive.
     """

@@ -6,7 +6,7 @@ from typing import Final
 
 
 class BreakerState(StrEnum):
-    """Closed lets everything pass, open nothing, half open one probe at a time."""
+    """State of a breaker: closed lets all attempts pass, open none, half open one probe at a time."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -33,7 +33,7 @@ _BUCKETS: Final = 6
 
 @dataclass(slots=True)
 class Breaker:
-    """The memory of one breaker. `admits` before an attempt, `began` with it, `record` or `abandoned` after it."""
+    """One breaker. Call `admits` before an attempt, `began` when it begins, and `record` or `abandoned` after it."""
 
     policy: BreakerPolicy = BreakerPolicy()
     state: BreakerState = BreakerState.CLOSED
@@ -51,7 +51,7 @@ class Breaker:
     _probe_successes: int = 0
 
     def admits(self, now: float) -> bool:
-        """Whether an attempt may begin."""
+        """Returns True if an attempt may begin."""
         if self.state is BreakerState.CLOSED:
             return True
         if self.state is BreakerState.OPEN:
@@ -63,13 +63,13 @@ class Breaker:
         return not self._probing
 
     def began(self) -> bool:
-        """An admitted attempt begins; says whether it is the probe, which it is half open."""
+        """Notes that an admitted attempt begins. Returns True if it is the probe of a half-open breaker."""
         if self.state is BreakerState.HALF_OPEN:
             self._probing = True
         return self.state is BreakerState.HALF_OPEN
 
     def abandoned(self, *, probe: bool) -> None:
-        """The attempt was cancelled: it proves nothing."""
+        """Notes that the attempt was cancelled, which proves nothing."""
         if probe:
             self._probing = False
 
@@ -95,7 +95,7 @@ class Breaker:
         return max(0.0, self.opened_until - now) if self.state is BreakerState.OPEN else 0.0
 
     def is_quiet(self, now: float) -> bool:
-        """Closed, with no evidence in the window, or long past its time: forgetting it loses nothing."""
+        """Returns True if forgetting it loses nothing: closed and without evidence, or long past its time."""
         if self.state is not BreakerState.CLOSED:
             return now - self.opened_until >= self.policy.max_open_s
         return self._bucket(now) - self._newest >= _BUCKETS

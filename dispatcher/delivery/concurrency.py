@@ -27,7 +27,7 @@ class AdaptiveLimit:
         self.now = int(self.limit)
 
     def succeeded(self, elapsed_s: float, *, was_full: bool) -> None:
-        """A request was answered well. `was_full`: the limit was in use; one that is not in use proves nothing."""
+        """Notes a good answer. `was_full`: the limit was reached; a limit that is not reached proves nothing."""
         usual = self.usual_s
         if usual == 0.0:
             self.usual_s = usual = elapsed_s
@@ -42,7 +42,7 @@ class AdaptiveLimit:
             self._starting = False
 
     def overloaded(self, began_at: float, now: float) -> None:
-        """A 429, 503 or timeout: halve, once for all requests that were under way together."""
+        """Halves the limit after a 429, 503 or timeout: once for all requests that were in progress together."""
         if began_at < self._halved_at:
             return
         self._starting = False

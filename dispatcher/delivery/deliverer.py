@@ -44,7 +44,7 @@ IsCurrent = Callable[[Webhook], bool]
 
 @dataclass(frozen=True, slots=True)
 class PreparedWebhook:
-    """What is made once from a revision of a webhook: address, token source, signer."""
+    """What is derived once from a revision of a webhook: address, token source, signer."""
 
     webhook: Webhook
     endpoint: Endpoint
@@ -68,7 +68,7 @@ class PreparedWebhook:
 
 
 class Deliverer:
-    """Delivers parcels. One for the process."""
+    """Delivers pending events. There is one per process."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class Deliverer:
             first_result: the result of its first attempt, if that was made already (`direct_attempt`).
 
         Raises:
-            Draining: the record is ours no more, and the parcel was not sent.
+            Draining: the record is ours no more, and the event was not sent.
         """
         if self._retired:
             await self._close_retired()
@@ -129,11 +129,11 @@ class Deliverer:
 
     @property
     def is_busy_closing(self) -> bool:
-        """What authenticators of old revisions have under way is to be ended, which `deliver` does."""
+        """True if requests of old revisions' authenticators have to be ended, which `deliver` does."""
         return bool(self._retired)
 
     def now(self) -> float:
-        """Seconds of the loop's clock."""
+        """Returns the seconds of the loop's clock."""
         return self._lanes.now()
 
     def acquire(self, pending: PendingDelivery) -> tuple[Lane, Permit | LaneRefusal | None]:
@@ -155,7 +155,7 @@ class Deliverer:
         return self._transport.start_post(request, on_result)
 
     def destination(self, webhook: Webhook) -> PreparedWebhook:
-        """What is made from this revision of the webhook, kept while it is in use."""
+        """Returns what is derived from this revision of the webhook; it is kept while it is in use."""
         kept = self._destinations.get(webhook.tenant)
         if kept is not None and kept.webhook is webhook:
             return kept
@@ -188,7 +188,7 @@ class Deliverer:
             await self._retired.pop().authenticator.close()
 
     async def _try_soon(self, lane: Lane, pending: PendingDelivery, last: AttemptResult) -> AttemptResult:
-        """Up to `soon_attempts` more, with full jitter, while the lane has a slot free at once."""
+        """Makes up to `soon_attempts` more attempts, with full jitter, while the lane has a free permit."""
 
         def wait_s(result: int) -> float:
             reset = last.attempt is not None and last.attempt.failure is FailureReason.RESET and last.attempt.reused
@@ -276,14 +276,14 @@ class Deliverer:
         )  # fmt: skip
 
     async def post(self, pending: PendingDelivery, number: int) -> Attempt:
-        """One attempt, with whatever it has to wait for; the slot is the caller's."""
+        """Makes one attempt, and awaits what it needs before. The caller owns the permit."""
         destination = self.destination(pending.webhook)
         authenticator = destination.authenticator
         if authenticator.is_none:
             return await self._transport.post(self._request(pending, destination, number, self._clock(), None))
         attempt, sent = await self._post_with_token(pending, destination, number)
         if attempt.status == 401 and sent is not None and authenticator.invalidate(sent, now=self._clock()):
-            # A token that we fetched may have been revoked: one fresh one, at once, in the same slot.
+            # A token that we fetched may have been revoked: one fresh one, at once, with the same permit.
             attempt, _ = await self._post_with_token(pending, destination, number)
         return attempt
 

@@ -47,19 +47,19 @@ class DirectAttempt(ABC):
 
     @abstractmethod
     def on_delivered(self) -> None:
-        """The event was delivered by its first attempt."""
+        """Reports that the first attempt delivered the event."""
 
     @abstractmethod
     def on_fallback(self, result: AttemptResult | None) -> None:
-        """The event needs the slow path, after this attempt or refusal. None: nothing has happened yet."""
+        """Reports that the event needs the slow path, after this attempt or refusal. None: nothing has happened yet."""
 
     @abstractmethod
     def on_cancelled(self) -> None:
-        """The attempt was cancelled while its task ran, and the task has ended now."""
+        """Reports that the task of a cancelled attempt has ended."""
 
     @property
     def task(self) -> "asyncio.Task[None] | None":
-        """The task that makes the attempt, if it needs one: to open a connection or to fetch a token."""
+        """Task that makes the attempt, if one is needed: to open a connection or to fetch a token."""
         return self._task
 
     def start(self) -> None:

@@ -1,4 +1,4 @@
-"""Slow evidence about a tenant's endpoint: active, unstable, disabled. Pure; times in seconds of any steady clock."""
+"""Judges a tenant's endpoint over hours: active, unstable, disabled. Pure; seconds of any steady clock."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -14,7 +14,7 @@ _COARSE_S: Final = 3600.0
 
 
 class TenantState(StrEnum):
-    """The words that the reference product's customers know from its other events."""
+    """State of a tenant's endpoint, in the words that customers know from the reference product's other events."""
 
     ACTIVE = "active"
     UNSTABLE = "unstable"

@@ -50,7 +50,7 @@ class EndpointState:
     )  # fmt: skip
 
     def __init__(self, start: int, most: int) -> None:
-        """`start`, `most`: concurrent requests to begin with, and at most."""
+        """Knows nothing yet. `start`, `most`: concurrent requests to begin with, and at most."""
         self.limit = AdaptiveLimit(limit=float(min(start, most)), most=most)
         self.breaker = Breaker()
         self.health = EndpointHealth()

@@ -63,7 +63,7 @@ _ATTEMPT: Final = HistoryOutcome.ATTEMPT
 
 
 class HistoryRecorder:
-    """The buffer of one process."""
+    """Buffers the history entries of one process."""
 
     def __init__(self, settings: HistorySettings, clock: Callable[[], float] = time.time) -> None:
         self._hasher = None if settings.recipient_key is None else RecipientHasher(settings.recipient_key.reveal())
@@ -79,7 +79,7 @@ class HistoryRecorder:
         """Set when a record is full."""
 
     def ids_of(self, event: DeliveryEvent) -> EventIds:
-        """What entries of this event repeat. Called once per event, so that no address is kept while it waits."""
+        """Returns what the event's entries repeat. Called once per event, so that no address is kept while it waits."""
         execution, request_id, event_id = event.execution, event.request_id, event.event_id
         execution_id, campaign_id = execution.execution_id, execution.campaign_id
         recipient = None
@@ -94,7 +94,7 @@ class HistoryRecorder:
         )
 
     def record_attempt(self, pending: PendingDelivery, number: int, attempt: Attempt, judgement: Judgement) -> None:
-        """Records one POST; the entry of the one that delivers is the event's outcome too."""
+        """Records one POST. The entry of the POST that delivers is also the event's outcome."""
         ids, origin, tenant = pending.ids or _NO_IDS, pending.origin, pending.webhook.tenant
         is_delivered = judgement.verdict is Verdict.DELIVERED
         shown = shown_to_tenants(attempt)
@@ -166,7 +166,7 @@ class HistoryRecorder:
             yield self._take(bucket)
 
     def take_all(self, *, at_end: bool = False) -> Iterator[tuple[int, list[HistoryEntry]]]:
-        """The same for all buckets. Counts of the current minute stay, unless this is the process's end."""
+        """Does the same as `take_full` for all buckets. Counts of the current minute stay, unless the process ends."""
         self._write_counts(at_end=at_end)
         for bucket in list(self._buffers):
             yield self._take(bucket)
@@ -271,7 +271,7 @@ def _challenge(value: str) -> str:
 
 
 def _masked(answer: str, headers: Iterable[str]) -> str:
-    """The answer without the tenant's header parameters, tokens, addresses and numbers."""
+    """Returns the answer without the tenant's header parameters, tokens, addresses and numbers."""
     for value in headers:
         if len(value) >= _SHORTEST_SECRET:
             answer = answer.replace(value, "(header)")

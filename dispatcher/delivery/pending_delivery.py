@@ -1,4 +1,4 @@
-"""An event on its way to its endpoint: the parcel, what it carries, and what came of a go at it. Values only."""
+"""An event on its way to its endpoint, and the result of an attempt. Values only."""
 
 import re
 from dataclasses import field
@@ -27,7 +27,7 @@ _TRACEPARENT: Final = re.compile(
 
 @slots_dataclass
 class PendingDelivery:
-    """An event that is some webhook's business, with the body to send.
+    """An event that a webhook wants, with the body to send.
 
     It keeps only what every attempt of the event repeats, because many of them wait in memory.
     """
@@ -72,7 +72,7 @@ class PendingDelivery:
 
 @slots_dataclass
 class Deferred:
-    """To be parked."""
+    """The event has to be parked."""
 
     reason: ParkReason
     attempts: int
@@ -87,7 +87,7 @@ class Deferred:
 
 @slots_dataclass
 class Undeliverable:
-    """To be dead-lettered."""
+    """The event has to be dead-lettered."""
 
     reason: DeadReason
     attempts: int
@@ -108,7 +108,7 @@ Delivery = Delivered | Deferred | Undeliverable | WebhookChanged
 
 @slots_dataclass
 class AttemptResult:
-    """One go at an event: an attempt with its judgement, or the refusal of a slot."""
+    """Result of trying to send an event: an attempt with its judgement, or the refusal of a permit."""
 
     number: int
     attempt: Attempt | None = None
@@ -155,7 +155,7 @@ GOOD: Final = AttemptResult(1, judgement=DELIVERED)
 def request_headers(
     pending: PendingDelivery, number: int, now: float, signer: Signer | None, token: Header | None
 ) -> Headers:
-    """What a request carries beside the tenant's header parameters, in order."""
+    """Returns the headers of a request beside the tenant's header parameters, in order."""
     timestamp = int(now)
     headers = [("webhook-id", pending.webhook_id), ("webhook-timestamp", str(timestamp))]
     if signer is not None:
@@ -171,7 +171,7 @@ def request_headers(
 
 
 def is_traceparent(text: str) -> bool:
-    """True if the text is a valid `traceparent` (W3C Trace Context, section 3.2); an invalid one is not passed on."""
+    """Returns True if the text is a valid `traceparent` (W3C Trace Context, section 3.2); others are dropped."""
     match = _TRACEPARENT.fullmatch(text)
     return match is not None and (match[1] != "00" or match[2] is None)
 

@@ -1,4 +1,4 @@
-"""Permits: the right to have one POST in flight, and how many there are for whom.
+"""Permits, each the right to have one POST in flight, and how they are shared between lanes and priorities.
 
 All lanes together have `max_in_flight` of them. Retries never hold more than a quarter, the last quarter is for lanes
 that have less than their share, and one turn of the event loop grants a few at most. Pure arithmetic: whose turn it is

@@ -17,7 +17,7 @@ class TokenBucket:
         return 0.0 if self._tokens >= 1.0 else (1.0 - self._tokens) / self.per_second
 
     def take(self, now: float) -> None:
-        """A request passes."""
+        """Counts a request that passes."""
         self._refill(now)
         self._tokens -= 1.0
 

@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 from dispatcher.config.settings import RetrySettings
 from dispatcher.config.units import format_duration
-from dispatcher.config.webhooks import JwtAuth, SignedToken, WebhookConfig
+from dispatcher.config.webhook_auth import JwtAuth, SignedToken
+from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.contract.outcomes import FailureReason
 from dispatcher.delivery.verdicts import GONE, MAX_REFUSALS, Judgement, Verdict
 

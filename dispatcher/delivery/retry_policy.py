@@ -1,4 +1,4 @@
-"""When an event that could not be delivered is tried again. Pure: time and chance are arguments."""
+"""Decides when an event that could not be delivered is tried again. Pure: time and randomness are arguments."""
 
 import math
 import re
@@ -32,7 +32,7 @@ class RetryPolicy:
         return cls(settings.tiers, settings.max_age, settings.soon_attempts, settings.soon_within)
 
     def soon_wait_s(self, result: int, *, at_once: bool, jitter: float) -> float:
-        """Seconds before the next quick try: exponential with full jitter.
+        """Returns the seconds before the next quick try: exponential with full jitter.
 
         Args:
             tried: quick tries made so far, from 0.
@@ -44,7 +44,7 @@ class RetryPolicy:
         return float(min(self.soon_within_s / 2, SOON_BASE_S * 2**result) * jitter)
 
     def tier(self, parks: int, at_least_s: float = 0.0) -> int:
-        """Index of the tier for an event that was parked so many times.
+        """Returns the index of the tier for an event that was parked so many times.
 
         A hold (Retry-After) of `at_least_s` picks the longest tier within it, never one behind: a record that waits
         much longer than its tier would hold up the records behind it in the topic.
@@ -55,11 +55,11 @@ class RetryPolicy:
         return tier
 
     def due_in_s(self, tier: int, jitter: float) -> float:
-        """Seconds until an event parked in the tier is due. `jitter`: 0 to 1."""
+        """Returns the seconds until an event parked in the tier is due. `jitter`: 0 to 1."""
         return self.tiers[tier] * (1 - JITTER + 2 * JITTER * jitter)
 
     def longest_wait_s(self, tier_s: float) -> float:
-        """No record is due later than so long after it was parked."""
+        """Returns the most seconds after which a parked record is due."""
         return tier_s * (1 + JITTER)
 
     def max_hold_s(self, status: int | None, first_seen: float | None, now: float) -> float:
@@ -74,7 +74,7 @@ class RetryPolicy:
         return max(MIN_HOLD_S, left_s)
 
     def expired(self, first_seen: float, due_at: float) -> bool:
-        """Whether an event first seen then would be too old when it is due. Unix seconds."""
+        """Returns True if an event first seen then would be too old when it is due. Unix seconds."""
         return due_at - first_seen > self.max_age_s
 
 

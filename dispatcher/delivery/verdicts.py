@@ -1,4 +1,4 @@
-"""What one attempt means: the one table that says what is retried, when, and what is given up (design section 5).
+"""Decides what follows from one attempt: what is retried and when, and what is given up (design section 5).
 
 Pure. `docs/verdicts.md` is the same table for users; a test compares the two.
 """
@@ -11,7 +11,7 @@ from dispatcher.contract.outcomes import Attempt, DeadReason, FailureReason
 
 
 class Verdict(Enum):
-    """What is done with the event after an attempt."""
+    """What happens to the event after an attempt."""
 
     DELIVERED = auto()
     RETRY_SOON = auto()

@@ -17,7 +17,7 @@ _OURS = (DeadReason.UNREADABLE, DeadReason.INTERNAL)
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """How the count of events comes out."""
+    """The count of events by what happened to them."""
 
     produced: int = 0
     delivered: int = 0

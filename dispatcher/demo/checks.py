@@ -1,4 +1,4 @@
-"""What an endpoint insists on: the payload's shape, header parameters, a token, a signature.
+"""Checks of an endpoint: the payload's shape, header parameters, a token, a signature.
 
 Written from the contracts and from the standards, not with the dispatcher's own code: two readings of a contract
 find what one alone would repeat. Each check returns what is wrong, or None.
@@ -43,7 +43,7 @@ class ArrivalCheck(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DeliveryCheck:
-    """What every request has: the headers of the contract, and the tenant's own feedback in payload version 1."""
+    """Checks what every request has: the headers of the contract, and the tenant's feedback in payload version 1."""
 
     org: str
     statuses: frozenset[str]
@@ -85,7 +85,7 @@ class DeliveryCheck:
 
 @dataclass(frozen=True, slots=True)
 class HeaderCheck:
-    """Header parameters, exactly as configured."""
+    """Checks that header parameters are exactly as configured."""
 
     wanted: Mapping[str, str]
 
@@ -98,7 +98,7 @@ class HeaderCheck:
 
 @dataclass(frozen=True, slots=True)
 class JwtCheck:
-    """A bearer token that verifies with the public key; 401 if it doesn't."""
+    """Checks that a bearer token verifies with the public key; 401 if it doesn't."""
 
     key: PublicKeyTypes | bytes
     algorithm: str
@@ -130,7 +130,7 @@ class JwtCheck:
 
 @dataclass(frozen=True, slots=True)
 class SignatureCheck:
-    """A Standard Webhooks signature, `v1` by one of the secrets (`whsec_…`); 401 where none fits."""
+    """Checks a Standard Webhooks signature, `v1` by one of the secrets (`whsec_…`); 401 if none fits."""
 
     secrets: tuple[str, ...]
 

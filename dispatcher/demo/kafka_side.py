@@ -1,4 +1,4 @@
-"""The demo's side of Kafka: make the topics, produce the events at an even pace, read the dead letters back."""
+"""The demo's side of Kafka: creates topics, produces events at an even pace, and reads the dead letters back."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator

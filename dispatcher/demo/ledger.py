@@ -1,4 +1,4 @@
-"""What a receiver saw, written down as it happened: the other side's word on what was delivered.
+"""Records what a receiver saw: the other side's evidence of what was delivered.
 
 Safe to write from the receiver's thread and to read from any other. It knows endpoints by their names and events by
 their webhook-ids; what should have arrived is nothing it knows of, see `demo.balance`.

@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from dispatcher.auth.authenticator import Header
 from dispatcher.auth.signatures import Signer
 from dispatcher.config.secrets import Secret, speaks_of_a_secret
-from dispatcher.config.webhooks import JwtAuth, Webhook, WebhookConfig
+from dispatcher.config.webhook_auth import JwtAuth
+from dispatcher.config.webhooks import Webhook, WebhookConfig
 from dispatcher.contract.event_reader import spelling_of
 from dispatcher.contract.events import DeliveryEvent, OtherEvent, webhook_id
 from dispatcher.contract.outcomes import ParkReason, SkipReason
@@ -202,7 +203,7 @@ def _request_lines(pending: PendingDelivery, limits: Limits) -> Iterator[Line]:
 
 
 def shown_headers(pending: PendingDelivery, now: float) -> Iterator[tuple[str, str]]:
-    """The headers that the parcel's next attempt has, in order, secrets masked; `now` in Unix seconds.
+    """Returns the headers of the event's next attempt, in order, with secrets masked; `now` in Unix seconds.
 
     No key is used: nothing is signed for it, and a configuration whose secrets are empty will do.
     """
@@ -224,7 +225,7 @@ def shown_headers(pending: PendingDelivery, now: float) -> Iterator[tuple[str, s
 
 
 def masked(text: str, headers: Headers, token: Header | None, config: WebhookConfig) -> str:
-    """A text without anything that `shown_headers` masks, of headers and a token that were really sent."""
+    """Masks in a text everything that `shown_headers` masks, of the headers and the token that were really sent."""
     values = [value for name, value in headers if speaks_of_a_secret(name)]
     values += [config.header_texts()[name] for name, value in config.headers.items() if isinstance(value, Secret)]
     if token is not None:
@@ -236,7 +237,7 @@ def masked(text: str, headers: Headers, token: Header | None, config: WebhookCon
 
 
 def lane_lines(lane: Mapping[str, object] | None) -> tuple[Line, ...]:
-    """The state of the tenant's lane, as the ops endpoint describes it; None: the instance has none."""
+    """Returns lines about the tenant's lane, as the ops endpoint describes it; None: the instance has none."""
     if lane is None:
         return (Line("lane", "none", "this instance has lately sent nothing for the tenant"),)
     return tuple(

@@ -25,19 +25,19 @@ _AT_ONCE: Final = Delivered(1)
 
 
 class RecordListener(Protocol):
-    """Hears how a record ends: exactly one of these is called, within `start` or later.
+    """Receives how a record ends: exactly one of these is called, within `start` or later.
 
     Implemented by `kafka.partition.InFlightRecord`, a layer above.
     """
 
     def on_finished(self, outcome: Outcome, /) -> None:
-        """The record has its outcome."""
+        """Reports that the record has its outcome."""
 
     def on_fallback(self, result: AttemptResult | None) -> None:
-        """The record needs `Pipeline.process`, with the result of the attempt that was made already."""
+        """Reports that the record needs `Pipeline.process`, with the result of the attempt that was made already."""
 
     def on_cancelled(self) -> None:
-        """The attempt was cancelled, and has ended."""
+        """Reports that a cancelled attempt has ended."""
 
 
 class FastPath:

@@ -160,7 +160,7 @@ class Pipeline:
         return await self._process_event(record, retry_state, processing, event, first_result)
 
     def _retry_state(self, record: Record, first_result: AttemptResult | None) -> RetryState:
-        """The state of a parked record as it was kept; of a fresh one, as it begins with its first attempt, now.
+        """Returns the kept state of a parked record; of a fresh one, the state that begins now.
 
         A time that is missing or in the future counts as now.
         """

@@ -1,4 +1,4 @@
-"""The life of `dispatcher history`: ops endpoint up, store prepared, entries stored until a signal."""
+"""Runs `dispatcher history`: opens the ops endpoint, prepares the store, and stores entries until a signal."""
 
 import asyncio
 from collections.abc import Sequence
@@ -26,10 +26,10 @@ log = structlog.get_logger(__name__)
 
 
 class HistoryProcess:
-    """One worker as a process. `run` is its whole life."""
+    """A history worker as a process. `run` starts it, serves until a signal, and stops it."""
 
     def __init__(self, settings: Settings, rules: Rules) -> None:
-        """`rules`: what webhook files are read by."""
+        """Builds the process without starting it. `rules`: limits and checks for reading webhook files."""
         self._settings = settings
         self._webhooks = KnownWebhooks(settings.webhooks, rules)
         self._stop = asyncio.Event()

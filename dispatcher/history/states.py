@@ -1,4 +1,4 @@
-"""Judges the states of webhooks every few seconds, and says that this worker runs."""
+"""Judges the states of webhooks every few seconds, and records that this worker runs."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""What happened to an event, in words, for the command line and the console. Pure."""
+"""Describes what happened to an event, for the command line and the console. Pure."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -68,7 +68,7 @@ _NO_ANSWER: Final = {
 
 
 def moment(at_ms: int) -> str:
-    """`2026-11-28 14:00:01.123 UTC`."""
+    """Formats a time: `2026-11-28 14:00:01.123 UTC`."""
     try:
         return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + " UTC"
     except (ValueError, OverflowError, OSError):
@@ -76,7 +76,7 @@ def moment(at_ms: int) -> str:
 
 
 def title(entry: HistoryEntry, moment_text: Callable[[int], str] = moment) -> str:
-    """One line without time: `Attempt 2: answered 503`, `Skipped: the webhook doesn't want its channel`.
+    """Returns one line without time: `Attempt 2: answered 503`, `Skipped: the webhook doesn't want its channel`.
 
     Args:
         moment_text: formats the time until which an event is parked or held, from Unix milliseconds.
@@ -101,7 +101,7 @@ def title(entry: HistoryEntry, moment_text: Callable[[int], str] = moment) -> st
 
 
 def reason_in_words(outcome: HistoryOutcome, reason: str) -> str:
-    """The reason of a skipped, parked, held or dead event; of others the reason itself."""
+    """Returns the reason of a skipped, parked, held or dead event as a sentence; of others the reason itself."""
     match outcome:
         case HistoryOutcome.SKIPPED:
             return _words(reason, SKIP_REASONS)
@@ -114,7 +114,7 @@ def reason_in_words(outcome: HistoryOutcome, reason: str) -> str:
 
 
 def details(entry: HistoryEntry) -> str:
-    """What else is known: duration, headers of the answer, detail; empty if nothing is."""
+    """Returns what else is known: duration, headers of the answer, detail; empty if nothing is."""
     parts = []
     if entry.duration_ms is not None:
         parts.append(f"{entry.duration_ms:.{1 if entry.duration_ms < 10 else 0}f} ms")

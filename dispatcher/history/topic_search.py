@@ -22,7 +22,7 @@ from dispatcher.kafka.topics import dead_letter_topic, history_topic, retry_topi
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is looked for: one value, in any of an event's ids, or in the one that is named."""
+    """The value to search for, in any of an event's ids or in the one that is named."""
 
     value: str
     field: str | None = None
@@ -32,7 +32,7 @@ class Wanted:
     """The keyed hash of `value`, if it may be an address."""
 
     def matches(self, entry: HistoryEntry) -> bool:
-        """True if the entry is of such an event."""
+        """Returns True if the entry is of such an event."""
         if self.tenant is not None and (entry.org, entry.sandbox) != tuple(self.tenant):
             return False
         found = {
@@ -46,7 +46,7 @@ class Wanted:
         return any(found.values()) if self.field is None else found[self.field]
 
     def matches_event(self, event: DeliveryEvent) -> bool:
-        """The same for an event that was read from a topic."""
+        """Returns the same as `matches`, for an event that was read from a topic."""
         address = recipient_of(event)
         entry = HistoryEntry(
             at=0, outcome=HistoryOutcome.ATTEMPT, org=event.tenant.org, sandbox=event.tenant.sandbox,
@@ -62,7 +62,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One thing that a topic says."""
+    """One entry or record that was found."""
 
     at: int
     """Unix time, milliseconds."""
@@ -75,7 +75,7 @@ class Found:
 
 
 async def find_in_history_topic(settings: Settings, wanted: Wanted, since: float) -> list[Found] | None:
-    """What the history topic says, the oldest first; None if there is no such topic.
+    """Returns the entries in the history topic, the oldest first; None if there is no such topic.
 
     Raises:
         BrokerUnavailable: the broker can't be reached.
@@ -97,7 +97,7 @@ async def find_in_history_topic(settings: Settings, wanted: Wanted, since: float
 
 
 async def find_in_event_topics(settings: Settings, wanted: Wanted, since: float) -> list[Found]:
-    """What the topic of events, the retry topics and the dead letters hold of it, the oldest first.
+    """Returns the event's records in the topic of events, the retry topics and the dead letters, the oldest first.
 
     Raises:
         BrokerUnavailable: the broker can't be reached.

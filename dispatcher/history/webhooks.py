@@ -26,7 +26,7 @@ class KnownWebhooks:
         self._source: WebhookSource | None = None
 
     def all(self) -> Sequence[Webhook] | None:
-        """Every webhook in use; None until the store has answered."""
+        """Returns every webhook in use; None until the store has answered."""
         if self._source is None:
             return None
         return self._source.all() or None  # a database that has not answered yet has none

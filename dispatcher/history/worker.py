@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 
 def history_database(settings: Settings) -> Database:
-    """The database that `history.url` names; a SQLite file is made if it is missing.
+    """Opens the database that `history.url` names; creates a missing SQLite file.
 
     Raises:
         ConfigError: the settings name none, or its URL can't be used.
@@ -51,7 +51,7 @@ class HistoryWorker:
         notifier: Notifier | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Prepares it.
+        """Builds the worker without starting it.
 
         Args:
             judge: judges the states of webhooks; None if they are not wanted.
@@ -138,7 +138,7 @@ class HistoryWorker:
         metrics.HISTORY_NEWEST.set(self.newest)
 
     async def _expire(self) -> None:
-        """Drops what the retention has passed."""
+        """Deletes entries that are older than the retention."""
         dropped = await self._store.expire()
         if dropped:
             log.info("old history dropped", dropped=dropped)

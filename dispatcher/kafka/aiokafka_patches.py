@@ -1,4 +1,4 @@
-"""Corrects aiokafka on uvloop: writing to a connection that has just closed is a lost connection, not a bug.
+"""Corrects aiokafka on uvloop: a write to a connection that has just closed counts as a lost connection, not as a bug.
 
 After a connection has ended and before aiokafka learns of it, uvloop's transports raise `RuntimeError`; asyncio's raise
 `OSError` or nothing. aiokafka expects only the latter (its issue 1038, open), and the tasks that fetch, commit and

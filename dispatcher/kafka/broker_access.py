@@ -31,7 +31,7 @@ _LASTS_S: Final = 90.0
 
 
 class BrokerConnection(Protocol):
-    """What is used of aiokafka's connection. aiokafka has no types."""
+    """The part of aiokafka's connection that is used here. aiokafka has no types."""
 
     host: str
     port: int

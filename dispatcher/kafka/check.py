@@ -1,4 +1,4 @@
-"""What `dispatcher check --kafka` finds out, and what a running dispatcher needs of the cluster."""
+"""Checks for `dispatcher check --kafka` that the cluster has everything that a running dispatcher needs."""
 
 from dataclasses import dataclass
 

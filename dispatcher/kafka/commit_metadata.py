@@ -1,4 +1,4 @@
-"""What a commit says beside its position: which log it describes, and what is finished beyond the position. Pure.
+"""The metadata of a commit: the log that it describes, and what is finished beyond its position. Pure.
 
 A committed position is valid only for the log it was made of. Kafka keeps positions apart from the records: a log can
 be lost and grow again while its group's positions stay. So the metadata carries a `Fingerprint`: offset, timestamp and

@@ -1,4 +1,4 @@
-"""What another group has committed, with its metadata, without being a member of it."""
+"""Reads what another group has committed, with its metadata, without joining it."""
 
 from collections.abc import Sequence
 

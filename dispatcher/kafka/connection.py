@@ -1,4 +1,4 @@
-"""How the settings become a connection: one place for the consumer, the producer and the admin client."""
+"""Builds connections from the settings, for the consumer, the producer and the admin client."""
 
 import asyncio
 import ssl
@@ -43,7 +43,7 @@ class ConnectionArguments(TypedDict, total=False):
 
 
 def connection_arguments(settings: KafkaSettings, problems: KafkaProblems | None = None) -> ConnectionArguments:
-    """Arguments for any of the clients. Their connections read the credentials again, each time.
+    """Returns the arguments for any of the clients. Each of their connections reads the credentials again.
 
     `problems`: where connections that fail are reported, if anywhere.
 

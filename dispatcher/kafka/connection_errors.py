@@ -1,4 +1,4 @@
-"""What an error of a Kafka client means: a reason, and a sentence that names the resource and the cure. Pure.
+"""Explains an error of a Kafka client: a reason, and a sentence that names the resource and the cure. Pure.
 
 aiokafka raises the same `KafkaConnectionError` for many causes and hides the cause in the exception chain. The
 sizes that are recognised here are the first four bytes of an answer that isn't Kafka's, read as a length.

@@ -78,7 +78,7 @@ class Feeder:
         """Waits until another partition can be read, at most `most_s` seconds."""
         self._changed.clear()
         await set_within(self._changed, most_s)
-        self.feed()  # a budget that another consumer had used up makes no call when it has room again
+        self.feed()  # the limit is shared: it does not report when another consumer frees a part of it
 
     def feed(self) -> None:
         """Starts as many records as the limits allow, at most a few milliseconds' worth."""

@@ -1,4 +1,4 @@
-"""Topics of the names that earlier versions used: `<topic>.retry.30s`, `<topic>.dead`, after the topic of events.
+"""Finds topics of the names that earlier versions used: `<topic>.retry.30s`, `<topic>.dead`, after the topic of events.
 
 What those versions parked must not be lost by the upgrade: `run` reads the former retry topics beside the new ones, as
 long as the group has unread records there, and `redrive` reads the former dead-letter topic too. Nothing is written to

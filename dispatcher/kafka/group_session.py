@@ -1,4 +1,4 @@
-"""One consumer's session in its group: what every reader of topics needs, whatever it does with the records.
+"""A consumer's session in its group: what every reader of topics needs, whatever it does with the records.
 
 The session knows how long the group is sure to leave the consumer its partitions (the lease), whether another process
 has taken the member's place, when the consumer last polled, and whether the brokers answer. It reports the problems of

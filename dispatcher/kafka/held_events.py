@@ -8,15 +8,14 @@ group may have given its partitions to another member, and it reports its proble
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
 import structlog
 from aiokafka import TopicPartition
-from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import IllegalStateError, OffsetOutOfRangeError
 from aiokafka.structs import ConsumerRecord
 
 from dispatcher.config.kafka_settings import KafkaSettings
@@ -24,15 +23,15 @@ from dispatcher.contract.outcomes import Outcome
 from dispatcher.contract.records import AssignmentEpoch, Lease, ProcessingAttempt, Record
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StillHeld, StoreUnavailable
-from dispatcher.kafka.commit_metadata import AT_START, Fingerprint, encode_metadata
 from dispatcher.kafka.connection import stopped
 from dispatcher.kafka.group_session import FIRST_REPEAT_S, GroupSession
+from dispatcher.kafka.held_assignment import HeldAssignment
+from dispatcher.kafka.held_commits import HeldCommits
 from dispatcher.kafka.held_pace import ReadingPace
 from dispatcher.kafka.held_partition import HeldPartition
 from dispatcher.kafka.held_start import ANSWER_S, HeldStart, find_start, is_same_log
-from dispatcher.kafka.held_topic import HeldTopic, Snapshot, metadata_of, waiting_event
+from dispatcher.kafka.held_topic import HeldTopic, waiting_event
 from dispatcher.kafka.membership import Assignments, GroupClient, join
-from dispatcher.kafka.offset_tracker import OffsetTracker
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.tasks import Backoff
 from dispatcher.telemetry import metrics
@@ -48,52 +47,11 @@ MOST_IN_FLIGHT: Final = 1_000
 REVIEW_S: Final = 10.0
 """Every tenant's state is checked this often, in addition to changes of the configuration."""
 COMMIT_S: Final = 1.0
-COMMIT_WITHIN_S: Final = 10.0
 LEAVE_S: Final = 5.0
 """At a rebalance, time for requests under way."""
 LONGEST_REPEAT_S: Final = 30.0
 REST_S: Final = 2.0
 """A tenant whose event could not be sent without an attempt rests at least so long."""
-
-
-@dataclass(slots=True, eq=False)
-class _Assigned:
-    """One assignment of one partition."""
-
-    tp: TopicPartition
-    epoch: AssignmentEpoch
-    state: HeldPartition | None = None
-    """None until the committed position is known."""
-    buffer: deque[ConsumerRecord[bytes, bytes]] = field(default_factory=deque)
-    tasks: dict["asyncio.Task[None]", ProcessingAttempt] = field(default_factory=dict)
-    committed: tuple[int, Snapshot] | None = None
-    last: ConsumerRecord[bytes, bytes] | None = None
-    """The last record that was read: it identifies the log."""
-    is_dirty: bool = True
-    left: HeldStart | None = None
-    """Where reading began, with the group's newest commit. Until `state` is known: what was finished earlier."""
-    source: "tuple[object, ...] | None" = None
-    """Where the log was read from when it was checked last: the leader and the connection to it."""
-
-    @property
-    def fingerprint(self) -> Fingerprint | None:
-        """Identifies the log, as far as it was read; None if nothing was."""
-        if self.last is not None:
-            return Fingerprint.of(self.last)
-        return None if self.left is None else self.left.fingerprint
-
-    def what_is_finished(self) -> HeldStart | None:
-        """Returns what is finished, for the time when this process is assigned the partition again."""
-        if self.state is None or self.left is None:
-            return self.left
-        position, snapshot = self.state.to_commit()
-        return replace(self.left, position=position, snapshot=snapshot, fingerprint=self.fingerprint)
-
-    def metadata_at(self, position: int) -> str:
-        """Returns what a commit of this position says of the log that it was made of."""
-        if self.fingerprint is None and self.left is not None and self.left.log_start == position:
-            return AT_START
-        return encode_metadata(OffsetTracker(position), self.fingerprint)
 
 
 Connect = Callable[[Assignments], Coroutine[object, object, GroupClient]]
@@ -130,20 +88,19 @@ class HeldEvents:
         self._connect = connect or partial(
             join, settings, (topic.topic,), self.group_id, problems=self.session.problems
         )
-        self._topic = topic
         self._process = process
         self._is_held = is_held
         self._max_age_s = max_age_s
         self._drain_timeout_s = drain_timeout_s
         self._clock = clock
         self._consumer: GroupClient | None = None
-        self._assigned: dict[TopicPartition, _Assigned] = {}
+        self._assigned: dict[TopicPartition, HeldAssignment] = {}
         self._left: dict[TopicPartition, HeldStart] = {}
         """What is finished of partitions that were taken away: they may come back before another member commits."""
         self._in_flight = 0
         self._pace = ReadingPace()
         self._news = asyncio.Event()
-        self._commit_lock = asyncio.Lock()
+        self._commits = HeldCommits(self.group_id, topic, self._assigned)
 
     def __repr__(self) -> str:
         return f"<HeldEvents {self.group_id} {len(self._assigned)} partitions, {self._in_flight} in flight>"
@@ -194,13 +151,13 @@ class HeldEvents:
     def _add(self, tps: Iterable[TopicPartition]) -> None:
         for tp in tps:
             epoch = AssignmentEpoch(lease=self.session.lease)
-            self._assigned.setdefault(tp, _Assigned(tp, epoch, left=self._left.pop(tp, None)))
+            self._assigned.setdefault(tp, HeldAssignment(tp, epoch, left=self._left.pop(tp, None)))
 
     async def revoked(self, tps: Iterable[TopicPartition]) -> None:
         """Finishes requests in progress, briefly, commits, and cancels the rest: the partitions are given away."""
         await self._leave([self._assigned[tp] for tp in tps if tp in self._assigned], LEAVE_S)
 
-    async def _leave(self, leaving: list[_Assigned], within_s: float) -> None:
+    async def _leave(self, leaving: list[HeldAssignment], within_s: float) -> None:
         """Cancels records of which no request was sent, waits for the others, and commits unless `within_s` is 0."""
         for one in leaving:
             one.epoch.active = False
@@ -212,7 +169,7 @@ class HeldEvents:
         if tasks and within_s:
             await asyncio.wait(tasks, timeout=within_s)
         if within_s and self.session.fenced is None:
-            await self._try_to_commit(leaving)
+            await self._commits.try_to_commit(self._consumer, leaving)
         for one in leaving:
             for task in list(one.tasks):
                 task.cancel()
@@ -223,7 +180,7 @@ class HeldEvents:
         if tasks:
             await asyncio.wait(tasks, timeout=1)
 
-    async def _restore(self, client: GroupClient, one: _Assigned) -> None:
+    async def _restore(self, client: GroupClient, one: HeldAssignment) -> None:
         """Finds the position of a partition and begins to read there."""
         one.source = client.source_of(one.tp)
         start = await find_start(client, one.tp, one.left, self.session.problems, self.group_id)
@@ -231,7 +188,7 @@ class HeldEvents:
         one.left = start
         one.state = HeldPartition(start.position, start.snapshot.tenants, self._max_age_s)
 
-    async def _check_log(self, client: GroupClient, one: _Assigned, state: HeldPartition) -> None:
+    async def _check_log(self, client: GroupClient, one: HeldAssignment, state: HeldPartition) -> None:
         """Looks whether the log was replaced. Another leader, or another connection to it, may have another log."""
         source = client.source_of(one.tp)
         async with asyncio.timeout(ANSWER_S):
@@ -244,7 +201,7 @@ class HeldEvents:
         else:
             await self._begin_again(client, [one])
 
-    async def _begin_again(self, client: GroupClient, partitions: list[_Assigned]) -> None:
+    async def _begin_again(self, client: GroupClient, partitions: list[HeldAssignment]) -> None:
         """Looks up the positions of partitions anew, after what is in flight has finished."""
         await self._leave(partitions, LEAVE_S)
         self._add(one.tp for one in partitions if one.tp in client.assignment())
@@ -291,7 +248,7 @@ class HeldEvents:
             if one_read is not None and one_read.source == client.source_of(tp):
                 one_read.buffer.extend(records)  # else it is fetched again once the log is known to be the same
 
-    def _take(self, one: _Assigned) -> int:
+    def _take(self, one: HeldAssignment) -> int:
         """Starts the records that may be processed, none without the lease. Returns how many were passed over."""
         state, passed, wall, now = one.state, 0, self._clock(), asyncio.get_running_loop().time()
         seen: set[TenantKey] = set()
@@ -321,12 +278,12 @@ class HeldEvents:
                 state.release(key, released=not self._is_held(key))
         return passed
 
-    def _restarted_state(self, one: _Assigned, offset: int) -> HeldPartition:
+    def _restarted_state(self, one: HeldAssignment, offset: int) -> HeldPartition:
         log.warning("the topic of held events goes back: reading it anew", partition=one.tp.partition, offset=offset)
         return HeldPartition(offset, {}, self._max_age_s)
 
     def _start(
-        self, one: _Assigned, state: HeldPartition, key: TenantKey, record: "ConsumerRecord[bytes, bytes]"
+        self, one: HeldAssignment, state: HeldPartition, key: TenantKey, record: "ConsumerRecord[bytes, bytes]"
     ) -> None:
         self._in_flight += 1
         attempt = ProcessingAttempt(one.epoch)
@@ -335,7 +292,7 @@ class HeldEvents:
         one.tasks[task] = attempt
         task.add_done_callback(partial(self._on_task_done, one))
 
-    def _on_task_done(self, one: _Assigned, task: "asyncio.Task[None]") -> None:
+    def _on_task_done(self, one: HeldAssignment, task: "asyncio.Task[None]") -> None:
         self._in_flight -= 1
         del one.tasks[task]
         if not task.cancelled() and task.exception() is not None:
@@ -344,7 +301,7 @@ class HeldEvents:
 
     async def _process_until_done(
         self,
-        one: _Assigned,
+        one: HeldAssignment,
         state: HeldPartition,
         key: TenantKey,
         record: "ConsumerRecord[bytes, bytes]",
@@ -399,55 +356,13 @@ class HeldEvents:
             except TimeoutError:
                 continue
 
-    # Committing
-
     async def _commit_regularly(self) -> None:
         backoff = Backoff(COMMIT_S, LONGEST_REPEAT_S)
         while True:
             await backoff.wait()
-            if await self._try_to_commit([one for one in self._assigned.values() if one.epoch.active]):
+            active = [one for one in self._assigned.values() if one.epoch.active]
+            if await self._commits.try_to_commit(self._consumer, active):
                 backoff.reset()
-
-    async def _try_to_commit(self, partitions: Iterable[_Assigned]) -> bool:
-        """Commits. Returns False if that failed: the next commit covers it."""
-        try:
-            await self._commit(partitions)
-        except (KafkaError, OSError, TimeoutError, NotWritten) as error:
-            metrics.COMMIT_FAILURES.inc()
-            log.warning("commit failed", group=self.group_id, error=type(error).__name__, detail=str(error)[:256])
-            return False
-        return True
-
-    async def _commit(self, partitions: Iterable[_Assigned]) -> None:
-        async with self._commit_lock:
-            offsets: dict[TopicPartition, tuple[int, str]] = {}
-            states: dict[TopicPartition, tuple[int, Snapshot]] = {}
-            for one in partitions:
-                if one.state is None or not one.is_dirty:
-                    continue
-                one.is_dirty = False
-                position, snapshot = states[one.tp] = one.state.to_commit()
-                if states[one.tp] == one.committed:
-                    del states[one.tp]
-                    continue
-                at = await self._topic.write_snapshot(one.tp.partition, snapshot) if snapshot.tenants else None
-                parts = [one.metadata_at(position), "" if at is None else metadata_of(at)]
-                offsets[one.tp] = (position, ",".join(filter(None, parts)))
-            if not offsets or self._consumer is None:
-                return
-            try:
-                async with asyncio.timeout(COMMIT_WITHIN_S):
-                    await self._consumer.commit(offsets)
-            except BaseException:
-                for tp in offsets:
-                    if tp in self._assigned:
-                        self._assigned[tp].is_dirty = True
-                raise
-            for tp, committed in states.items():
-                if (assigned := self._assigned.get(tp)) is not None:
-                    assigned.committed = committed
-                    if assigned.left is not None:
-                        assigned.left = replace(assigned.left, committed=offsets[tp])
 
     def observe(self) -> None:
         """Sets the gauges for a scrape."""

@@ -1,4 +1,4 @@
-"""How fast held events are passed over: slowly while the process needs its core for deliveries. Pure."""
+"""Paces the reading of held events: slowly while the process needs its core for deliveries. Pure."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What is known of the held events in one partition, and which of them is next. Pure.
+"""Tracks the held events in one partition, and finds the one to process next. Pure.
 
 Events of many tenants lie mixed in the partition. Reading passes over those of tenants that are still held, and
 remembers only the offsets of each tenant's first and last events. When a tenant is released, reading goes back to its
@@ -40,7 +40,7 @@ class _Tenant:
 
     @property
     def below(self) -> int:
-        """Every event at a lower offset is finished."""
+        """Offset below which every event is finished."""
         return min(self.next, min(self.in_flight, default=self.next))
 
     @property

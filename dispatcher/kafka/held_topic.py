@@ -27,7 +27,7 @@ _METADATA: Final = "h1:"
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What of one tenant's held events in a partition is finished."""
+    """How far one tenant's held events in a partition are finished."""
 
     below: int
     """All of its events at lower offsets are finished."""

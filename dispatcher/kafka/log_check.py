@@ -51,7 +51,7 @@ class LogLoss(StrEnum):
 
 
 class LogOwner(Protocol):
-    """The consumer, as far as it hears of positions."""
+    """The consumer, as the log check sees it."""
 
     def owned(self) -> Collection[Partition]:
         """Returns the partitions that are assigned to the consumer."""

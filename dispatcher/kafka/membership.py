@@ -1,4 +1,4 @@
-"""Membership of a consumer group, as aiokafka has it: the client that reads, and who hears of assignments."""
+"""Membership of a consumer group by aiokafka: the client that reads, and the receiver of assignments."""
 
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Bounds:
 
 
 class Member(Protocol):
-    """Hears which partitions are its own: `Consumer` or `HeldEvents`."""
+    """Receives the partitions that are assigned to it: `Consumer` or `HeldEvents`."""
 
     async def assigned(self, tps: Iterable[TopicPartition], /) -> None: ...
     async def revoked(self, tps: Iterable[TopicPartition], /) -> None: ...
@@ -84,7 +84,7 @@ class GroupClient:
     async def getmany(
         self, *tps: TopicPartition, timeout_ms: int, max_records: int
     ) -> dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]:
-        """Records of these partitions, waited for so long.
+        """Returns records of these partitions, after waiting at most `timeout_ms` for the first.
 
         Raises:
             KafkaError: also what the group's coordinator has met; `OffsetOutOfRangeError` of a position that is gone.

@@ -11,7 +11,7 @@ from dispatcher.auth.fetched_tokens import FetchedTokens
 from dispatcher.auth.token_answers import MAX_ANSWER, Headers, TokenAnswer
 from dispatcher.config.kafka_security import KafkaOauth, KafkaSecurity
 from dispatcher.config.secrets import Secret, reread
-from dispatcher.config.webhooks import FetchedToken
+from dispatcher.config.webhook_auth import FetchedToken
 from dispatcher.errors import TokenUnavailable
 from dispatcher.transport.tls import operator_context
 

@@ -1,4 +1,4 @@
-"""Which records of one partition are finished: pure, created anew with each assignment.
+"""Tracks which records of one partition are finished. Pure; created anew with each assignment.
 
 Records finish out of order. What may be committed is the *position*: the offset up to which everything that was begun
 is finished. What finished beyond it goes into the commit's metadata, so that the next owner of the partition skips
@@ -29,7 +29,7 @@ Run = tuple[int, int]
 
 
 class OffsetTracker:
-    """The memory of one assignment of one partition."""
+    """Tracks the records of one assignment of one partition."""
 
     def __init__(self, position: int | None = None, finished: Iterable[Run] = ()) -> None:
         """Begins at the committed position, None without one, with the runs that its metadata names."""

@@ -1,4 +1,4 @@
-"""What a consumer remembers of its partitions, and how much the process may have unfinished."""
+"""The state of a consumer's partitions, and the limit on unfinished records of the process."""
 
 import asyncio
 from collections import deque
@@ -82,7 +82,7 @@ class ReadAheadLimit:
 
 
 class InFlightOwner(Protocol):
-    """Hears how each record in flight ends: `processing.RecordProcessor`, which imports this module."""
+    """Receives how each record in flight ends: `processing.RecordProcessor`, which imports this module."""
 
     def record_finished(self, item: "InFlightRecord") -> None: ...
     def start_slow_path(self, item: "InFlightRecord", first_result: AttemptResult | None) -> None: ...
@@ -152,7 +152,7 @@ class Probe:
 
 @dataclass(slots=True, eq=False)
 class Partition:
-    """One assignment of one partition, of one log."""
+    """The state of one assignment of a partition, for one log."""
 
     tp: TopicPartition
     epoch: AssignmentEpoch = field(default_factory=AssignmentEpoch)
@@ -202,12 +202,12 @@ class Partition:
 
     @property
     def needs_check(self) -> bool:
-        """Its position or its log has to be looked up, and that has not begun."""
+        """True if the position or the log has to be looked up, and that has not begun."""
         return (not self.restored or self.suspect) and self.probe is None and self.epoch.active
 
     @property
     def is_readable(self) -> bool:
-        """Records may be fetched: to be begun, or to be looked at."""
+        """True if records may be fetched: to be processed, or to check the log."""
         return (self.restored and not self.suspect) or self.probe is not None
 
     def restore(self, tracker: OffsetTracker, fingerprint: Fingerprint | None, log_start: int | None = None) -> None:
@@ -276,7 +276,7 @@ class Partition:
             metrics.FINISHED_OFFSET.labels(self.tp.topic, str(self.tp.partition)).set(position)
 
     def forget(self) -> None:
-        """Its gauges are another process's now."""
+        """Removes the partition's gauges: another process reports them now."""
         for gauge in (metrics.LAG, metrics.FINISHED_OFFSET):
             with suppress(KeyError):
                 gauge.remove(self.tp.topic, str(self.tp.partition))

@@ -56,7 +56,7 @@ class TopicNeed:
 
 @dataclass(slots=True)
 class Findings:
-    """What one look found."""
+    """Problems that one check of the cluster found."""
 
     problems: dict[KafkaReason, list[str]] = field(default_factory=dict)
     topics: dict[str, int] = field(default_factory=dict)
@@ -86,7 +86,7 @@ class _NoTopics(tuple[str, ...]):
 
 
 class KafkaProbe:
-    """Looks at a cluster with a connection of its own. Enter it, and leave it to close the connection."""
+    """Checks a cluster with a connection of its own. Enter it, and leave it to close the connection."""
 
     def __init__(
         self,
@@ -224,7 +224,7 @@ def _node(client: AIOKafkaClient) -> Any:
 
 
 def _lacking(operations: int, needed: Sequence[Operation]) -> list[str]:
-    """Names of the operations that are needed and not among the permitted ones, a bit field."""
+    """Returns the names of the needed operations that are missing in `operations`, a bit field."""
     if operations == NOT_TOLD:
         return []
     return [one.name for one in needed if not operations >> one & 1]

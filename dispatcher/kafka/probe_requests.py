@@ -66,7 +66,7 @@ class AuthorizedMetadataRequest(Request[MetadataRequestV8]):  # type: ignore[mis
         self._topics = topics
 
     def build(self, request_struct_class: type[MetadataRequestV8]) -> Any:
-        """The request for a broker."""
+        """Returns the request for a broker."""
         return request_struct_class(self._topics, False, False, True)
 
 
@@ -115,5 +115,5 @@ class AuthorizedGroupsRequest(Request[DescribeGroupsRequestV3]):  # type: ignore
         self._groups = groups
 
     def build(self, request_struct_class: type[DescribeGroupsRequestV3]) -> Any:
-        """The request for a broker."""
+        """Returns the request for a broker."""
         return request_struct_class(self._groups, True)

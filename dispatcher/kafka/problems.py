@@ -1,4 +1,4 @@
-"""What is wrong with Kafka right now: one place that readiness, the metric, the log and the exit messages share.
+"""Holds what is wrong with Kafka now, for readiness, the metric, the log and the exit messages.
 
 The part that notices a problem reports it under its own name (`source`) and clears it when it is gone. The same problem
 is logged at once and then at most once a minute.

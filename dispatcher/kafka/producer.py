@@ -59,7 +59,7 @@ _NUMBERS_REFUSED = (OutOfOrderSequenceNumber, UnknownProducerId, InvalidProducer
 
 
 def largest_record(max_record_bytes: int) -> int:
-    """Bytes of the largest record that is written: twice the largest event, and room for headers."""
+    """Returns the bytes of the largest record that is written: twice the largest event, and room for headers."""
     return max_record_bytes * 2 + HEADER_ROOM
 
 

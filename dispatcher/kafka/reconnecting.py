@@ -1,4 +1,4 @@
-"""How aiokafka's clients find brokers again: fresh credentials, named failures, and a second bootstrap.
+"""Makes aiokafka's clients find brokers again: fresh credentials, named failures, and a second bootstrap.
 
 Patches, applied once by `aiokafka_patches`:
 - Each connection gets the credentials that are in the files now (`BrokerAccess`), and a deadline of its own.

@@ -44,7 +44,7 @@ _BATCHES_A_SECOND = 5
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which dead events; every condition that is set must hold."""
+    """Selects dead events; every condition that is set must hold."""
 
     tenant: TenantKey | None = None
     reasons: frozenset[str] = frozenset()

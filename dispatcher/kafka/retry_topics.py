@@ -45,7 +45,7 @@ class RetryTopics:
         await self._producer.write(self._tiers[tier], record.key, record.value, headers, "retry")
 
     def due_in_s(self, record: Record, now: float) -> float:
-        """Seconds until a parked record is due, 0 or less if it is due.
+        """Returns the seconds until a parked record is due, 0 or less if it is due.
 
         A record that would have to wait longer than its tier lets any record wait, and than clocks may differ, is due
         now: its header is wrong, or the clock was set back, and waiting would hold up every record behind it.

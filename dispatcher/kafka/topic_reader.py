@@ -1,4 +1,4 @@
-"""Topics read from outside any consumer group: nothing is joined, committed or created by it."""
+"""Reads topics from outside any consumer group: joins, commits and creates nothing."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ class TopicReader:
 
     @property
     def size(self) -> int:
-        """Records in it, at most: gaps count."""
+        """Number of records in the topics, at most: gaps count."""
         return sum(end - first for first, end in self.ranges.values())
 
     def within(self, ranges: Mapping[TopicPartition, Range]) -> "TopicReader":
@@ -136,7 +136,7 @@ async def open_topic(settings: KafkaSettings, topic: str) -> AsyncIterator[Topic
 
 @asynccontextmanager
 async def open_topics(settings: KafkaSettings, topics: Sequence[str], name: str = "") -> AsyncIterator[TopicReader]:
-    """Topics as they are now, read as one; `name` is what messages call them.
+    """Yields a reader of several topics as they are now, read as one; messages call them `name`.
 
     Raises:
         NotFound: one of them is not there.

@@ -1,4 +1,4 @@
-"""One topic followed from outside any consumer group, for as long as the process lives: read once, then its end.
+"""Follows one topic from outside any consumer group while the process runs: reads it once, then what is added.
 
 Nothing is joined, committed or created by it. A broker that goes away is waited for; what was read stays, and reading
 continues after the last record. A topic that was recreated, or lost its end, is read from the start, and the sink is
@@ -19,7 +19,7 @@ from dispatcher.contract.records import Record
 from dispatcher.errors import DispatcherError, NotFound
 from dispatcher.kafka.connection import FIRST_WAIT_S, LONGEST_WAIT_S, stopped
 from dispatcher.kafka.topic_reader import outside_consumer, partitions_of, translating_kafka_errors
-from dispatcher.tasks import Backoff, set_within
+from dispatcher.tasks import Backoff
 from dispatcher.telemetry import metrics
 
 BATCH = 250
@@ -40,12 +40,12 @@ log = structlog.get_logger(__name__)
 class RecordSink(Protocol):
     """Keeps what is read. Called on the event loop; must not raise."""
 
-    def take(self, records: Sequence[Record]) -> None:
-        """Records of one partition, rising."""
+    def append(self, records: Sequence[Record]) -> None:
+        """Adds records of one partition, in rising order of offsets."""
         ...
 
-    def forget(self) -> None:
-        """Discards what was taken: the topic is another one, or is read anew."""
+    def reset(self) -> None:
+        """Discards every record: the topic is another one, or is read anew."""
         ...
 
 
@@ -56,7 +56,7 @@ class TopicTailer:
         self,
         settings: KafkaSettings,
         topic: str,
-        keeper: RecordSink,
+        sink: RecordSink,
         *,
         keep_s: float,
         most_read: int,
@@ -67,7 +67,7 @@ class TopicTailer:
         """Reads `keep_s` seconds back, at most `most_read` records over all partitions, `batch` records at once."""
         self._settings = settings
         self._topic = topic
-        self._keeper = keeper
+        self._sink = sink
         self._keep_s = keep_s
         self._most_read = most_read
         self._batch = batch
@@ -77,12 +77,11 @@ class TopicTailer:
         self._ends: dict[int, int] = {}  # the ends to reach before everything is known
         self._away = f"{topic} has not been read yet"
         self._logged = ""
-        self._caught_up = asyncio.Event()
         self.is_complete = True
         """False if the requested time held more records than were read."""
 
     def __repr__(self) -> str:
-        return f"<Follower {self._topic} at {self._next}>"
+        return f"<TopicTailer {self._topic} at {self._next}>"
 
     @property
     def problem(self) -> str | None:
@@ -96,10 +95,6 @@ class TopicTailer:
     def read_to(self) -> Mapping[int, int]:
         """Offsets after the last record that was read, by partition."""
         return dict(self._next)
-
-    async def caught_up(self, within_s: float) -> bool:
-        """Returns True if everything that was there at the start has been read within `timeout_s`."""
-        return await set_within(self._caught_up, within_s)
 
     async def run(self) -> None:
         """Follows the topic until cancelled, whatever happens to the broker."""
@@ -158,7 +153,7 @@ class TopicTailer:
         if self._next:
             log.warning("topic is read anew: it lost its end, or is another one", topic=self._topic)
         self._next, self.is_complete = {}, True
-        self._keeper.forget()
+        self._sink.reset()
 
     async def _find_starts(
         self,
@@ -207,7 +202,7 @@ class TopicTailer:
         if records and records[0].offset < self._next[tp.partition]:
             self._restart()
             return False
-        self._keeper.take(records)
+        self._sink.append(records)
         if records:
             self._next[tp.partition] = records[-1].offset + 1
             self._note_progress()
@@ -228,4 +223,3 @@ class TopicTailer:
     def _note_progress(self) -> None:
         if all(self._next.get(partition, 0) >= end for partition, end in self._ends.items()):
             self._ends = {}
-            self._caught_up.set()

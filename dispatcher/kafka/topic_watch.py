@@ -1,4 +1,4 @@
-"""Keeps an eye on the dispatcher's own topics while it runs: their configuration, and topics of former names."""
+"""Checks the dispatcher's own topics while it runs: their configuration, and topics of former names."""
 
 import asyncio
 from collections import defaultdict

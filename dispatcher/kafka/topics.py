@@ -27,7 +27,7 @@ _SET_ON_THE_TOPIC: Final = 1
 
 
 def retry_topics(prefix: str, tiers: Sequence[float]) -> tuple[str, ...]:
-    """Names of the tiers' topics, shortest delay first: `<prefix>.retry.30s`."""
+    """Returns the names of the tiers' topics, shortest delay first: `<prefix>.retry.30s`."""
     return tuple(f"{prefix}.retry.{format_duration(tier)}" for tier in tiers)
 
 

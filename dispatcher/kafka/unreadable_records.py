@@ -1,4 +1,4 @@
-"""Records that aiokafka can't decode: header names that aren't UTF-8, and batches that are corrupt.
+"""Handles records that aiokafka can't decode: header names that aren't UTF-8, and batches that are corrupt.
 
 Patches, applied once by `aiokafka_patches`:
 - A header name that isn't UTF-8 is decoded with U+FFFD in place of its invalid bytes, as the Java client does. aiokafka
@@ -73,7 +73,7 @@ class TolerantRecords:
         self._position = 0
 
     def has_next(self) -> bool:
-        """True if there is another complete batch."""
+        """Returns True if there is another complete batch."""
         while self._end() is not None:
             if self._next_offset() > self._from_offset:
                 return True

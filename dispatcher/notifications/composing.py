@@ -1,4 +1,4 @@
-"""Turns what is known into messages: who receives what, and which contacts receive a confirmation message. Pure."""
+"""Composes messages: decides who receives what, and which contacts receive a confirmation message. Pure."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ from dispatcher.notifications.planning import (
     encode_memory,
     plan,
 )
-from dispatcher.notifications.waiting import WaitingCounts
+from dispatcher.notifications.waiting_counts import WaitingCounts
 from dispatcher.stores.sql.history_states import StateReport
 from dispatcher.stores.sql.notification_store import OPERATOR, Changes, Contacts, Message, Stored
 
@@ -55,7 +55,7 @@ class Composer:
     """None without a key or a public URL: then contacts can't confirm."""
 
     def recipients(self, webhook: Webhook | None, contacts: Contacts) -> list[str]:
-        """The confirmed addresses of a webhook."""
+        """Returns the confirmed addresses of a webhook."""
         if webhook is None or self.settings.smtp is None or self.links is None:
             return []
         tenant = webhook.tenant
@@ -67,14 +67,14 @@ class Composer:
         return found
 
     def url_of(self, purpose: Purpose, tenant: TenantKey, address: str, now: float) -> str:
-        """The link that confirms an address or stops its notifications; empty if there can be none."""
+        """Returns the link that confirms an address or stops its notifications; empty if there can be none."""
         if self.links is None or self.public_url is None:
             return ""
         token = self.links.token(Link(purpose, tenant, contact_of(address)), now)
         return f"{self.public_url}/notifications/link?token={token}"
 
     def to_operator(self, content: Content, kind: str, kinds: tuple[str, ...], tenant: TenantKey) -> list[Message]:
-        """The e-mails to the operator's addresses."""
+        """Returns the e-mails to the operator's addresses."""
         if self.settings.smtp is None:
             return []
         text = encode(content)
@@ -83,7 +83,7 @@ class Composer:
         ]
 
     def to_webhook(self, sections: Sequence[Section], kind: str = "notice") -> list[Message]:
-        """An operational webhook for each section: a try that failed repeats no other."""
+        """Returns an operational webhook for each section: if one fails, only that one is repeated."""
         webhook = self.settings.webhook
         if webhook is None:
             return []
@@ -96,7 +96,7 @@ class Composer:
         ]  # fmt: skip
 
     def confirmation(self, webhook: Webhook, address: str, now: float) -> Message:
-        """The message that asks an address to confirm."""
+        """Returns the message that asks an address to confirm."""
         tenant, name = webhook.tenant, clean(webhook.config.name, 100)
         title = "Confirm this address for notifications"
         about = Section(title, "confirm", clean(tenant.org), clean(tenant.sandbox), name)
@@ -142,7 +142,7 @@ def decide(world: World, stored: Stored, composer: Composer, now: float) -> Chan
 
 
 def planned(world: World, stored: Stored, composer: Composer, now: float) -> Plan:
-    """What is to be reported now, before it is put into words."""
+    """Returns what has to be reported now, before it is put into words."""
     settings = composer.settings
     subjects = []
     for tenant, report in world.reports.items():

@@ -31,7 +31,7 @@ class Purpose(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """What a token says."""
+    """Content of a link's token."""
 
     purpose: Purpose
     tenant: TenantKey
@@ -48,7 +48,7 @@ class _Claims(msgspec.Struct, array_like=True):
 
 
 def contact_of(address: str) -> str:
-    """The hash that identifies an address. Its case doesn't matter."""
+    """Returns the hash that identifies an address. Its case doesn't matter."""
     return hashlib.blake2b(address.casefold().encode(), digest_size=16, person=b"contact").hexdigest()
 
 
@@ -59,14 +59,14 @@ class LinkSigner:
         self._key = hashlib.blake2b(key, digest_size=32, person=b"contact links").digest()
 
     def token(self, link: Link, now: float) -> str:
-        """The token of a link, fit for a URL."""
+        """Returns the token of a link, fit for a URL."""
         within_s = CONFIRM_WITHIN_S if link.purpose is Purpose.CONFIRM else STOP_WITHIN_S
         claims = _Claims(link.purpose, link.tenant.org, link.tenant.sandbox, link.contact, int(now + within_s))
         body = msgspec.json.encode(claims)
         return f"{base64url.encode(body)}.{base64url.encode(self._mac(body))}"
 
     def link(self, token: str, now: float) -> Link:
-        """What a token says.
+        """Returns what a token says.
 
         Raises:
             BadLink: it isn't one of ours, or has expired.

@@ -59,7 +59,7 @@ class Content(msgspec.Struct, rename="camel"):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of one webhook when a message about it is written."""
+    """Facts about one webhook when a message about it is written."""
 
     config: WebhookConfig | None
     report: StateReport | None
@@ -86,14 +86,14 @@ _STOPPED: Final = {
 
 
 def clean(text: str, most: int = MAX_TEXT) -> str:
-    """The text on one line, without control characters, cut at `most` characters."""
+    """Returns the text on one line, without control characters, cut at `most` characters."""
     shown = "".join(char if char.isprintable() else " " for char in text)
     shown = " ".join(shown.split())
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"
 
 
 def moment(at: float) -> str:
-    """`28 November 2026, 14:05 UTC`."""
+    """Formats a time: `28 November 2026, 14:05 UTC`."""
     try:
         when = datetime.fromtimestamp(at, UTC)
     except (ValueError, OverflowError, OSError):
@@ -149,7 +149,7 @@ def fleet_section(news: News, public_url: str | None, now: float) -> Section:
 
 
 def content_of(sections: Sequence[Section]) -> Content:
-    """One message of some sections. Its title is that of the first one."""
+    """Returns one message of some sections. Its title is that of the first one."""
     title = sections[0].title
     if len(sections) > 1:
         title += f", and {len(sections) - 1} more"
@@ -157,14 +157,14 @@ def content_of(sections: Sequence[Section]) -> Content:
 
 
 def webhook_link(public_url: str | None, tenant: TenantKey) -> str:
-    """Where the console lists the tenant's webhook; empty without `console.public_url`."""
+    """Returns the URL at which the console lists the tenant's webhook; empty without `console.public_url`."""
     if not public_url:
         return ""
     return f"{public_url}/webhooks?org={quote(tenant.org, safe='')}&sandbox={quote(tenant.sandbox, safe='')}"
 
 
 def as_events(content: Content, created_at: float) -> list[Mapping[str, object]]:
-    """The bodies of the operational webhooks that a message makes, one for each section."""
+    """Returns the bodies of a message's operational webhooks, one for each section."""
     when = datetime.fromtimestamp(created_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return [
         {
@@ -182,12 +182,12 @@ def as_events(content: Content, created_at: float) -> list[Mapping[str, object]]
 
 
 def encode(content: Content) -> str:
-    """The text that the store keeps."""
+    """Returns the text that the store keeps."""
     return msgspec.json.encode(content).decode()
 
 
 def decode(text: str) -> Content:
-    """The content in a text of the store. Raises msgspec.DecodeError if it is of another version of this program."""
+    """Returns the content in a text of the store. Raises msgspec.DecodeError if another version wrote it."""
     return msgspec.json.decode(text, type=Content)
 
 

@@ -1,4 +1,4 @@
-"""What people do with notifications: try them, look at what was sent, confirm and stop addresses. For the console."""
+"""The console's actions on notifications: send a test, list what was sent, confirm and stop addresses."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -66,7 +66,7 @@ class NotificationDesk:
         return self._settings.webhook is not None or bool(self._settings.smtp and self._settings.operator)
 
     async def contacts(self, config: WebhookConfig) -> list[ContactFact]:
-        """The contacts of a webhook, in the order of its configuration.
+        """Returns the contacts of a webhook, in the order of its configuration.
 
         Raises:
             StoreUnavailable: the database did not answer in time.
@@ -83,7 +83,7 @@ class NotificationDesk:
     async def recent(
         self, *, orgs: Orgs, tenant: TenantKey | None = None, before: str | None = None, limit: int = 50
     ) -> Sequence[Message]:
-        """What was sent and what waits, the newest first; see `NotificationStore.recent`."""
+        """Returns what was sent and what waits, the newest first; see `NotificationStore.recent`."""
         return await self._store.recent(orgs=orgs, tenant=tenant, before=before, limit=limit)
 
     async def send_test(self, config: WebhookConfig | None, by: str) -> int:
@@ -154,7 +154,7 @@ class NotificationDesk:
         await self._store.add(Changes({}, [(config.tenant, contact)], [message]))
 
     def link(self, token: str) -> Link:
-        """What a link in an e-mail does. Showing it changes nothing: scanners of mail open links.
+        """Returns what a link in an e-mail does. Showing it changes nothing: scanners of mail open links.
 
         Raises:
             BadLink: the link can't be used.

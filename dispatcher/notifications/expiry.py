@@ -1,4 +1,4 @@
-"""What expires: certificates, signing secrets and keys of webhooks, and certificates of the operator's settings."""
+"""Finds what expires: certificates, secrets and keys of webhooks, and certificates of the operator's settings."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 
 def expiries_of_webhook(config: WebhookConfig) -> tuple[Expiry, ...]:
-    """What expires of a webhook: client certificate, CA, signing secrets with an end, and a key that is replaced."""
+    """Returns what expires of a webhook: client certificate, CA, dated signing secrets, and a key that is replaced."""
     found: list[Expiry] = []
     for name, secret in (("client certificate", config.tls.certificate), ("CA", config.tls.ca)):
         if secret is not None:
@@ -41,7 +41,7 @@ def _dated(kind: str, name: str, fingerprint: str, end: datetime) -> Expiry:
 
 
 def expiries_of_settings(settings: Settings) -> tuple[Expiry, ...]:
-    """The certificates that the operator's settings name. Reads their files, so it blocks."""
+    """Returns the certificates that the operator's settings name. Reads their files, so it blocks."""
     security = settings.kafka.security
     files: list[tuple[str, Path | None]] = [
         ("CA of Kafka", security.ca),
@@ -58,7 +58,7 @@ def expiries_of_settings(settings: Settings) -> tuple[Expiry, ...]:
 
 
 def expiries_in(pem: bytes, name: str) -> Iterator[Expiry]:
-    """The certificates in PEM. Nothing if it can't be read: its user reports that."""
+    """Returns the certificates in PEM; none if it can't be read, which its user reports."""
     if b"BEGIN CERTIFICATE" not in pem:
         return
     from cryptography import x509  # takes 7 MB
@@ -77,7 +77,7 @@ def expiries_in(pem: bytes, name: str) -> Iterator[Expiry]:
 
 
 def _first(expiries: Iterable[Expiry]) -> list[Expiry]:
-    """Of a bundle that holds public authorities only the one that expires last: some always expire soon."""
+    """Returns the one that expires last: of a bundle of public authorities some always expire soon."""
     return sorted(expiries, key=lambda one: one.at)[-1:]
 
 

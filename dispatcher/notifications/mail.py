@@ -16,7 +16,7 @@ CLOSE_WITHIN_S: Final = 3.0
 
 
 class NotSent(Exception):
-    """A message was not taken. The text says why, for the operator."""
+    """A message was not accepted. The text says why, for the operator."""
 
     def __init__(self, problem: str, *, is_final: bool) -> None:
         super().__init__(problem)
@@ -84,7 +84,7 @@ class MailSender:
 
 
 async def _quit(client: aiosmtplib.SMTP) -> None:
-    """Says goodbye. The message was taken already, so that a failure doesn't matter."""
+    """Ends the session. The message was accepted already, so a failure doesn't matter."""
     try:
         async with asyncio.timeout(CLOSE_WITHIN_S):
             await client.quit()
@@ -93,5 +93,5 @@ async def _quit(client: aiosmtplib.SMTP) -> None:
 
 
 def _shown(text: str) -> str:
-    """What a server said, on one line, with addresses masked."""
+    """Returns what a server said, on one line, with addresses masked."""
     return in_text(" ".join(text.split())[:200])

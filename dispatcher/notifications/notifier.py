@@ -22,7 +22,7 @@ from dispatcher.notifications.mail import MailSender, NotSent
 from dispatcher.notifications.operational_webhook import OperationalWebhook
 from dispatcher.notifications.planning import Expiry
 from dispatcher.notifications.rendering import MailRenderer
-from dispatcher.notifications.waiting import WaitingCounts, count_waiting
+from dispatcher.notifications.waiting_counts import WaitingCounts, count_waiting
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.history_states import TenantStates
 from dispatcher.stores.sql.notification_store import OPERATOR, Message, NotificationStore
@@ -59,7 +59,7 @@ class Notifier:
         count: Callable[[Settings], Awaitable[WaitingCounts | None]] = count_waiting,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Prepares it.
+        """Opens nothing yet.
 
         Args:
             audit: None if webhooks are files: then the history store's own log has what was sent.
@@ -221,7 +221,7 @@ _repeat = partial(
 
 
 def composer_of(settings: Settings) -> Composer:
-    """What messages depend on, from the settings."""
+    """Returns the composer with the settings that messages depend on."""
     key, public_url = settings.notifications.link_key, settings.console.public_url
     links = LinkSigner(key.reveal()) if key is not None and public_url is not None else None
     return Composer(settings.notifications, public_url, links)

@@ -59,7 +59,7 @@ _BY_STATE: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Expiry:
-    """Something that expires."""
+    """A certificate or secret that expires."""
 
     name: str
     """`the client certificate (CN=dispatcher)`"""
@@ -219,7 +219,7 @@ def _copied(memory: Memory) -> Memory:
 
 
 def _note_dead(subject: Subject, memory: Memory, now: float) -> None:
-    """A dead event is a first one if none died in the day before it."""
+    """Notes dead events. One is a first one if no event died in the day before it."""
     if subject.dead_at is None or subject.dead_at <= memory.dead_at:
         return
     is_first = subject.dead_at - memory.dead_at > DAY_S
@@ -284,12 +284,12 @@ def _remember(news: Iterable[News], subject: Subject, memory: Memory, now: float
 
 
 def encode_memory(memory: Memory | FleetMemory) -> bytes:
-    """The bytes that the store keeps."""
+    """Returns the bytes that the store keeps."""
     return msgspec.msgpack.encode(memory)
 
 
 def decode_memory(data: bytes) -> Memory:
-    """The memory in the store's bytes. Empty if they are of another version of this program."""
+    """Returns the memory in the store's bytes; empty if another version of this program wrote them."""
     try:
         return msgspec.msgpack.decode(data, type=Memory)
     except msgspec.DecodeError:
@@ -297,7 +297,7 @@ def decode_memory(data: bytes) -> Memory:
 
 
 def decode_fleet_memory(data: bytes) -> FleetMemory:
-    """The same for the operator's."""
+    """Returns the operator's memory in the store's bytes; empty if another version of this program wrote them."""
     try:
         return msgspec.msgpack.decode(data, type=FleetMemory)
     except msgspec.DecodeError:

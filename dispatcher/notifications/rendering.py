@@ -30,7 +30,7 @@ class MailRenderer:
         )
 
     def render(self, message: Message, content: Content) -> EmailMessage:
-        """The e-mail of a message. Repeats of one message have the same Message-ID.
+        """Returns the e-mail of a message. Repeats of one message have the same Message-ID.
 
         No header takes a line break: texts are cleaned, and the addresses were checked when the settings were read.
         """

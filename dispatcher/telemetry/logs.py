@@ -59,14 +59,19 @@ def configure_logging(settings: LogSettings) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *exceptions, renderer],
         )
     )
+    handler.addFilter(RepeatedLines("aiokafka"))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(level, logging.INFO))
+    _set_levels(level)
+
+
+def _set_levels(level: int) -> None:
+    """Sets the levels of the dispatcher's and the libraries' loggers."""
     # `debug` applies to the dispatcher's own lines: libraries' debug lines quote requests, tokens and statements.
     logging.getLogger("dispatcher").setLevel(level)
     # aiokafka warns about every failed request; the dispatcher's own `kafka problem` reports each cause once.
     logging.getLogger("aiokafka").setLevel(logging.ERROR)
-    handler.addFilter(RepeatedLines("aiokafka"))
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     # It logs every change. If the log file is in a watched directory, each line would cause the next.
@@ -144,7 +149,7 @@ def _safe_exception_names() -> frozenset[str]:
 
 
 def _write_exceptions(out: TextIO, exc_info: ExcInfo) -> None:
-    """Writes the same data for a terminal, the last exception at the end."""
+    """Writes an exception and its causes for a terminal, the last one at the end."""
     for stack in reversed(list(_with_inner(_exceptions_as_data(exc_info)))):
         frames = stack["frames"]
         for frame in frames if isinstance(frames, list) else ():

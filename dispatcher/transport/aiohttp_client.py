@@ -11,41 +11,31 @@ import ssl
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Final, Self
 
 import aiohttp
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.client_reqrep import ConnectionKey
-from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.tracing import Trace
 from multidict import CIMultiDict
 from yarl import URL
 
 from dispatcher.config.settings import DeliverySettings, EgressSettings
 from dispatcher.contract.outcomes import NO_PHASES, Attempt, FailureReason, Phases
 from dispatcher.transport import request_head
+from dispatcher.transport.aiohttp_connections import PROGRESS, Connector, RequestProgress, Response
 from dispatcher.transport.answer_head import (
-    MAX_RESPONSE,
     MAX_RESPONSE_BODY,
     MAX_RESPONSE_HEAD,
     MAX_RESPONSE_HEADERS,
-    AnswerHead,
-    read_answer_head,
 )
 from dispatcher.transport.dial import Dialer
 from dispatcher.transport.egress import EgressGuard
 from dispatcher.transport.failures import TransportError, clip, describe
 from dispatcher.transport.request import USER_AGENT, Endpoint, Request
-from dispatcher.transport.resolver import ResolvedAddresses, Resolver
-from dispatcher.transport.tls import TlsContext, TlsContexts, certificate_expiry, remember_session
+from dispatcher.transport.resolver import Resolver
+from dispatcher.transport.tls import TlsContexts, certificate_expiry
 
-KEEPALIVE_S = 60.0
-_IGNORED_HEAD: Final = 8 * 1024
-"""Bytes that a head may have beyond its names and values: status line, separators, 1xx answers."""
 _DROPPED: Final = frozenset({FailureReason.RESET, FailureReason.TLS})
 _SPARE_CONNECTIONS = 64
 """Connections beyond max_in_flight, so that test events and token requests don't queue behind deliveries."""
@@ -59,163 +49,6 @@ FAILURE_OF: tuple[tuple[type[Exception], FailureReason], ...] = (  # first match
     (aiohttp.ClientError, FailureReason.RESET),
     (OSError, FailureReason.RESET),
 )
-
-
-class _Handler(ResponseHandler):
-    """aiohttp's connection, extended: it keeps how it was opened and reads an answer's head beside aiohttp's parser."""
-
-    phases = Phases()
-    below: asyncio.Transport | None = None
-    """The transport under TLS. Its write buffer holds what the peer has not taken of the request."""
-    retires_at = float("inf")
-    """From then on it is not used again; seconds of the monotonic clock."""
-    answer: ResolvedAddresses | None = None
-    """The latest DNS answer for the host; None if it isn't resolved here."""
-    tls: ssl.SSLObject | None = None
-    is_resumed = False
-    requests = 0
-    resting = False
-    """No request is in progress: bytes that arrive now would be taken for the answer to the next one."""
-    raw = 0
-    """Bytes received since the request."""
-    head: AnswerHead | None = None
-    """The head of the current answer, once it is complete."""
-    body = b""
-    """Bytes that arrived behind the head when it became complete."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
-        self._begun = b""
-
-    @property
-    def was_dropped_after_resumption(self) -> bool:
-        """The server ended a connection with a resumed TLS session before it answered the first request."""
-        return self.is_resumed and self.requests == 1 and not self.raw
-
-    @property
-    def is_over(self) -> bool:
-        """True if the connection is too old or its host has moved: it must not be used again."""
-        address = self.phases.address
-        outdated = self.answer is not None and address is not None and self.answer.is_outdated(address)
-        return outdated or time.monotonic() >= self.retires_at
-
-    def on_request(self) -> None:
-        """Resets what the last request left; called before a request is written."""
-        self.resting, self.raw, self.head, self.body, self._begun = False, 0, None, b"", b""
-        self.requests += 1
-
-    def data_received(self, data: bytes) -> None:
-        self.raw += len(data)
-        if self.resting and data:  # aiohttp calls it with nothing, too
-            self.close()
-        elif self.raw > MAX_RESPONSE and self.transport is not None:
-            self.transport.abort()
-        elif self.head is not None or not data:
-            super().data_received(data)
-        else:
-            self._begin_answer(data)
-
-    def _begin_answer(self, data: bytes) -> None:
-        """Holds a head back until it is complete, so that a head that aiohttp refuses can be read leniently."""
-        self._begun += data
-        try:
-            self.head = read_answer_head(self._begun)
-        except ValueError as error:
-            self.set_exception(HttpProcessingError(message=str(error)))
-            if self.transport is not None:
-                self.transport.abort()
-            return
-        if self.head is not None:
-            self.body = self._begun[self.head.end :]
-            super().data_received(self._begun)
-        elif len(self._begun) > MAX_RESPONSE_HEAD + _IGNORED_HEAD and self.transport is not None:
-            self.set_exception(HttpProcessingError(message="headers without end"))
-            self.transport.abort()
-
-
-class _Connector(aiohttp.BaseConnector):
-    """aiohttp's connection pool, with connections from our dialer."""
-
-    allowed_protocol_schema_set = frozenset({"http", "https"})
-
-    def __init__(self, dialer: Dialer, limit: int) -> None:
-        super().__init__(keepalive_timeout=KEEPALIVE_S, limit=limit, limit_per_host=limit)
-        self._dialer = dialer
-
-    async def _create_connection(
-        self, req: aiohttp.ClientRequest, _traces: list[Trace], timeout: aiohttp.ClientTimeout
-    ) -> ResponseHandler:
-        url = req.url
-        context = req.ssl if isinstance(req.ssl, TlsContext) else None
-        dialled = await self._dialer.dial(
-            url.scheme,
-            (url.raw_host or "").strip("[]"),
-            url.port or 443,
-            context,
-            timeout.sock_connect or 0,
-            lambda: _Handler(self._loop),
-        )
-        protocol = dialled.protocol
-        protocol.phases, protocol.below, protocol.is_resumed = dialled.phases, dialled.below, dialled.is_resumed
-        tls = dialled.transport.get_extra_info("ssl_object")
-        protocol.tls = tls if isinstance(tls, ssl.SSLObject) else None
-        protocol.retires_at = self._dialer.retirement(time.monotonic())
-        protocol.answer = self._dialer.watch((url.raw_host or "").strip("[]"))
-        return protocol
-
-    async def connect(
-        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
-    ) -> Connection:
-        answer = self._dialer.watch((req.url.raw_host or "").strip("[]"))
-        for protocol, _ in self._conns.get(req.connection_key, ()):
-            if isinstance(protocol, _Handler):
-                protocol.answer = answer
-                if protocol.is_over:
-                    protocol.close()  # aiohttp passes over closed ones
-        connection = await super().connect(req, traces, timeout)
-        if isinstance(connection.protocol, _Handler):
-            connection.protocol.on_request()
-            _PROGRESS.get().handler = connection.protocol
-        return connection
-
-    def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
-        if isinstance(protocol, _Handler):
-            protocol.resting = True
-            below = protocol.below
-            should_close |= below is not None and below.get_write_buffer_size() > 0  # answered too early
-            should_close |= protocol.is_over or (protocol.head is not None and protocol.head.is_odd)
-        super()._release(key, protocol, should_close=should_close)
-
-
-class _Response(aiohttp.ClientResponse):
-    """aiohttp's response, extended: it keeps the connection's phases after the connection returned to the pool."""
-
-    phases = Phases()
-    tls: ssl.SSLObject | None = None
-
-    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
-        handler = connection.protocol
-        answer = await super().start(connection)
-        if isinstance(handler, _Handler):
-            self.phases, self.tls = handler.phases, handler.tls
-            if self.tls is not None and handler.requests == 1:
-                remember_session(self.tls)
-        return answer
-
-
-@dataclass(slots=True)
-class _RequestProgress:
-    """Progress of one POST, reported by aiohttp's tracing."""
-
-    started: float
-    connected_at: float | None = None
-    reused: bool = False
-    sent_at: float | None = None
-    handler: _Handler | None = None
-
-
-_PROGRESS: ContextVar[_RequestProgress] = ContextVar("_PROGRESS")
-"""Progress of the POST that the current task makes: aiohttp's connector does not receive the request's context."""
 
 
 class AiohttpTransport:
@@ -234,7 +67,7 @@ class AiohttpTransport:
         dialer = Dialer(self._egress, resolver, self._contexts, self._max_age_s)
         self._session = await self._parts.enter_async_context(
             aiohttp.ClientSession(
-                connector=_Connector(dialer, self._limit),
+                connector=Connector(dialer, self._limit),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 skip_auto_headers=("accept", "accept-encoding", "user-agent", "content-type"),
                 timeout=aiohttp.ClientTimeout(total=None),
@@ -243,7 +76,7 @@ class AiohttpTransport:
                 trace_configs=[_tracing()],
                 max_field_size=MAX_RESPONSE_HEAD,
                 max_headers=MAX_RESPONSE_HEADERS,
-                response_class=_Response,
+                response_class=Response,
             )
         )
         return self
@@ -252,7 +85,7 @@ class AiohttpTransport:
         await self._parts.aclose()
 
     def start_post(self, request: Request, on_result: Callable[[Attempt], None]) -> None:
-        """Returns None always: aiohttp needs the task of `post`."""
+        """Returns None: aiohttp always needs the task of `post`."""
 
     async def post(self, request: Request) -> Attempt:
         """Sends one request. Never raises for anything that the network can do.
@@ -260,8 +93,8 @@ class AiohttpTransport:
         Raises:
             ValueError: a header can't be sent; the caller has a bug.
         """
-        progress = _RequestProgress(time.monotonic())
-        _PROGRESS.set(progress)
+        progress = RequestProgress(time.monotonic())
+        PROGRESS.set(progress)
         attempt = await self._attempt(request, progress)
         handler = progress.handler
         if handler is not None and handler.was_dropped_after_resumption and attempt.failure in _DROPPED:
@@ -271,7 +104,7 @@ class AiohttpTransport:
             attempt = await self._attempt(request, progress)
         return attempt
 
-    async def _attempt(self, request: Request, progress: _RequestProgress) -> Attempt:
+    async def _attempt(self, request: Request, progress: RequestProgress) -> Attempt:
         phases = None
         try:
             async with asyncio.timeout(progress.started + request.timeout_s - time.monotonic()):
@@ -307,7 +140,7 @@ class AiohttpTransport:
     def _forget_session(self, endpoint: Endpoint) -> None:
         self._contexts.of(endpoint).sessions.forget((endpoint.host, endpoint.port), is_refused=True)
 
-    async def _post(self, request: Request, progress: _RequestProgress) -> Attempt:
+    async def _post(self, request: Request, progress: RequestProgress) -> Attempt:
         endpoint = request.endpoint
         if self._session is None:
             raise RuntimeError("the transport is not open")
@@ -368,12 +201,12 @@ def _between(began: float | None, ended: float | None) -> float | None:
 
 
 def _attempt(
-    response: aiohttp.ClientResponse, request: Request, progress: _RequestProgress, body: bytes, first_byte: float
+    response: aiohttp.ClientResponse, request: Request, progress: RequestProgress, body: bytes, first_byte: float
 ) -> Attempt:
     now = time.monotonic()
     head = None if progress.handler is None else progress.handler.head
     phases = Phases()
-    if request.keep_body and isinstance(response, _Response):
+    if request.keep_body and isinstance(response, Response):
         phases = response.phases if not progress.reused else replace(
             response.phases, dns_s=None, connect_s=None, tls_s=None
         )  # fmt: skip
@@ -413,7 +246,7 @@ def _failure(error: Exception) -> tuple[FailureReason, str]:
 
 
 def _tracing() -> aiohttp.TraceConfig:
-    """Returns aiohttp's tracing hooks, which record times in each POST's `_RequestProgress`."""
+    """Returns aiohttp's tracing hooks, which record times in each POST's `RequestProgress`."""
 
     async def connected(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
         context.trace_request_ctx.connected_at = time.monotonic()

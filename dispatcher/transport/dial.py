@@ -89,14 +89,7 @@ class Dialer:
         Raises:
             TransportError: any reason but TIMEOUT, RESET and TOKEN.
         """
-        started = time.monotonic()
-        if self._proxy is not None and self._proxy.resolves:
-            self._resolver.check(scheme, host, port)
-            route = _Route(host, port, context, (host,), Phases(), timeout_s)
-        else:
-            addresses = await self._resolver.resolve(scheme, host, port)
-            phases = Phases(dns_s=time.monotonic() - started, address=addresses[0])
-            route = _Route(host, port, context, addresses, phases, timeout_s)
+        route = await self._route(scheme, host, port, context, timeout_s)
         dialled = DIALLED.set((host, port))  # before any socket: uvloop keeps the context in which one was created
         try:
             async with asyncio.timeout(timeout_s):
@@ -119,6 +112,16 @@ class Dialer:
             raise
         finally:
             DIALLED.reset(dialled)
+
+    async def _route(self, scheme: str, host: str, port: int, context: TlsContext | None, timeout_s: float) -> "_Route":
+        """Resolves and checks the host; if the proxy resolves, only checks it."""
+        started = time.monotonic()
+        if self._proxy is not None and self._proxy.resolves:
+            self._resolver.check(scheme, host, port)
+            return _Route(host, port, context, (host,), Phases(), timeout_s)
+        addresses = await self._resolver.resolve(scheme, host, port)
+        phases = Phases(dns_s=time.monotonic() - started, address=addresses[0])
+        return _Route(host, port, context, addresses, phases, timeout_s)
 
     def _once(self, route: "_Route", factory: Callable[[], P]) -> Coroutine[object, object, Dialled[P]]:
         return self._directly(route, factory) if self._proxy is None else self._through(self._proxy, route, factory)

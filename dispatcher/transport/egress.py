@@ -15,9 +15,9 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from dispatcher.config.endpoint_urls import split_url
 from dispatcher.config.secret_scope import read_regular_file
 from dispatcher.config.settings import EgressSettings, ProxySettings
-from dispatcher.config.webhooks import split_url
 from dispatcher.errors import Problem
 from dispatcher.transport.addresses import INTERNAL, Address, Network, Place, carried, place_of
 
@@ -184,7 +184,7 @@ class EgressGuard:
         return self._port_problem(port) or self._address_problem(host.lower(), ip)
 
     def denies(self, host: str, ip: str) -> bool:
-        """True if no connection may be made to this address, found for this host, on any port."""
+        """Returns True if no connection may be made to this address, found for this host, on any port."""
         return self._address_problem(host.lower(), ip) is not None
 
     def _address_problem(self, host: str, ip: str) -> str | None:

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dispatcher import __version__
+from dispatcher.config.endpoint_urls import split_url
 from dispatcher.config.secrets import Secret
-from dispatcher.config.webhooks import WebhookConfig, split_url
+from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.contract.outcomes import Attempt
 from dispatcher.contract.values import slots_dataclass
 

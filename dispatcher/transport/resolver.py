@@ -60,7 +60,7 @@ class ResolvedAddresses:
         """No address of it is denied. A denied one closes no working connection: resolvers lie briefly."""
 
     def is_outdated(self, address: str) -> bool:
-        """True if the host has moved away from the address: a connection to it is not used again."""
+        """Returns True if the host has moved away from the address: a connection to it is not used again."""
         return self.is_allowed and address not in self.addresses
 
 

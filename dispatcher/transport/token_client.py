@@ -9,7 +9,7 @@ _MOST_ENDPOINTS = 10_000
 _OUR_OWN = frozenset({FailureReason.LOCAL, FailureReason.PROXY, FailureReason.EGRESS_DENIED})
 
 
-class TokenPosts:
+class TokenClient:
     """Implements the authentication package's `TokenEndpoint` with a transport."""
 
     def __init__(self, transport: Transport) -> None:

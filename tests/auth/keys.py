@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from dispatcher.auth.public_keys import PrivateKey
 from dispatcher.config.secrets import Secret
-from dispatcher.config.webhooks import FetchedToken, SignedToken, WebhookConfig
+from dispatcher.config.webhook_auth import FetchedToken, SignedToken
+from dispatcher.config.webhooks import WebhookConfig
 
 NOW = 1_750_000_000.0
 URL = "https://hooks.luma.example/feedback"

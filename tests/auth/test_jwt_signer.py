@@ -16,7 +16,7 @@ from joserfc.jwk import ECKey, Key, KeySet, OctKey, OKPKey, RSAKey
 from pydantic import ValidationError
 
 from dispatcher.auth.jwt_signer import JwtSigner, problem_of_claims, renew_margin
-from dispatcher.config.webhooks import SignedToken, SigningAlgorithm
+from dispatcher.config.webhook_auth import SignedToken, SigningAlgorithm
 from tests.auth.keys import FITTING, NOW, URL, key_text, pem, signed
 
 ALGORITHMS = [algorithm.value for algorithm in SigningAlgorithm]

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from dispatcher.auth.problems import key_description_of, problems_of
+from dispatcher.auth.problems import problems_of
 from dispatcher.config.secrets import Secret
 from dispatcher.config.webhooks import WebhookConfig
 from tests.auth.keys import OLD_WHSEC, WHSEC, WHSK, fetched, key_text, pem, signed, webhook
@@ -97,14 +97,14 @@ def test_references_that_were_not_resolved_are_passed_over() -> None:
     assert problems_of(config) == []
 
 
-def test_the_key_of_a_webhook_can_be_described() -> None:
+def test_the_token_that_is_signed_is_the_endpoints_or_the_assertion() -> None:
     assertion = webhook({"type": "jwt", "fetch": fetched(grant="jwt-bearer", assertion=signed("ES384"))})
 
-    description = key_description_of(assertion)
+    token = assertion.signed_token
 
-    assert description is not None
-    assert (description.kind, description.bits) == ("EC P-384", 384)
-    assert key_description_of(webhook()) is None
+    assert token is not None
+    assert token.algorithm == "ES384"
+    assert webhook().signed_token is None
     assert webhook({"type": "jwt", "fetch": fetched()}).signed_token is None
 
 

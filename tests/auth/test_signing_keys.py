@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from dispatcher.auth.signing_keys import load_key, pem_block, problem_of_key
-from dispatcher.config.webhooks import SigningAlgorithm
+from dispatcher.config.webhook_auth import SigningAlgorithm
 from tests.auth.keys import FITTING, key_text, pem, private_key, public_pem, signed
 
 KINDS = ["hmac 31", "hmac 32", "hmac 47", "hmac 48", "hmac 63", "hmac 64", "hmac 200"]

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ValidationError
 from dispatcher.config.documents import parse_document, problems_from
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.config.settings import Settings
-from dispatcher.config.webhooks import FetchedToken, JwtAuth, SignedToken, WebhookConfig, WebhookFile
+from dispatcher.config.webhook_auth import FetchedToken, JwtAuth, SignedToken
+from dispatcher.config.webhooks import WebhookConfig, WebhookFile
 
 
 def problems_of(text: str, model: type[BaseModel]) -> list[str]:

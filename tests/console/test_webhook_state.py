@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher.console.model import LaneFact
+from dispatcher.console.model import LaneModel
 from dispatcher.console.webhook_state import judged_state
 from dispatcher.contract.fleet_state import FleetState
 from dispatcher.stores.sql.history_states import StateReport
@@ -13,7 +13,7 @@ from dispatcher.stores.sql.records import ListedWebhook
 from tests.console.api.fakes import LUMA, attempt_of
 
 WEBHOOK = ListedWebhook("id", LUMA, "Luma", enabled=True, paused=False)
-LANE = LaneFact("active", "closed", 0, False, 0, 1, 2, 16, 0.01, 1)
+LANE = LaneModel("active", "closed", 0, False, 0, 1, 2, 16, 0.01, 1)
 ATTEMPT = attempt_of(LUMA)
 
 

@@ -16,11 +16,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from standardwebhooks import Webhook as StandardWebhook
 
-from dispatcher.demo.behaviours import Behaviour, Flaky, HangsUp, Outage, ReceiverAnswer
+from dispatcher.demo.behaviours import Behaviour, ReceiverAnswer
 from dispatcher.demo.checks import ArrivalCheck, DeliveryCheck, HeaderCheck, JwtCheck, SignatureCheck
 from dispatcher.demo.child_process import ChildProcess
 from dispatcher.demo.ledger import Arrival, EndpointTally, Ledger
 from dispatcher.demo.receiver import DemoEndpoint, Receiver
+from tests.demo.behaviours import Flaky, HangsUp, Outage
 from tests.published import DATA
 
 KEY = ec.generate_private_key(ec.SECP256R1())

@@ -22,7 +22,8 @@ from dispatcher.auth.jwt_signer import JwtSigner
 from dispatcher.auth.problems import jwks_of
 from dispatcher.auth.signatures import Signer
 from dispatcher.config.secrets import Secret
-from dispatcher.config.webhooks import SignedToken, Signing, Webhook, WebhookConfig
+from dispatcher.config.webhook_auth import SignedToken
+from dispatcher.config.webhooks import Signing, Webhook, WebhookConfig
 from dispatcher.contract.feedback import encode_feedback
 from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt
 from dispatcher.delivery.pending_delivery import PendingDelivery, request_headers

@@ -14,7 +14,8 @@ from structlog.testing import capture_logs
 
 from dispatcher import listener
 from dispatcher.errors import DispatcherError
-from dispatcher.listener import Listener, Networks
+from dispatcher.listener import Listener, Networks, connection
+from dispatcher.listener import port as port_module
 
 HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
@@ -108,9 +109,9 @@ async def running(*, trusted: Networks = (), limit: int = 0, limit_of_peer: int 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """All limits on time in fractions of a second; what must happen within one is done in milliseconds."""
-    monkeypatch.setattr(listener, "_SWEEP_S", 0.02)
+    monkeypatch.setattr(port_module, "_SWEEP_S", 0.02)
     for name in ("HEAD_S", "IDLE_S", "BODY_S", "REQUEST_S"):
-        monkeypatch.setattr(listener, name, 0.3)
+        monkeypatch.setattr(connection, name, 0.3)
 
 
 async def test_requests_on_one_connection_are_answered() -> None:
@@ -183,7 +184,7 @@ async def test_an_idle_connection_ends_without_a_word() -> None:
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("body", [b"", b"123"])
 async def test_a_body_that_never_ends_ends_the_connection(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener, "REQUEST_S", 3600.0)
+    monkeypatch.setattr(connection, "REQUEST_S", 3600.0)
     async with running() as port:
         client = await port.client()
         client.send(POST + body)
@@ -193,7 +194,7 @@ async def test_a_body_that_never_ends_ends_the_connection(body: bytes, monkeypat
 
 @pytest.mark.usefixtures("short")
 async def test_a_peer_that_does_not_read_its_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener, "BODY_S", 3600.0)
+    monkeypatch.setattr(connection, "BODY_S", 3600.0)
     async with running() as port:
         with socket.create_connection(("127.0.0.1", port.listener.port)) as client:
             await asyncio.get_running_loop().run_in_executor(
@@ -205,7 +206,7 @@ async def test_a_peer_that_does_not_read_its_answer_is_cut_off(monkeypatch: pyte
 
 @pytest.mark.usefixtures("short")
 async def test_a_request_that_takes_its_time_is_no_slow_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener, "REQUEST_S", 3600.0)
+    monkeypatch.setattr(connection, "REQUEST_S", 3600.0)
     async with running() as port:
         client = await port.client()
         client.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -283,7 +284,7 @@ async def test_closed_connections_are_reported_together_and_not_each(monkeypatch
             await port.until(lambda: len(reports()) == 1)
             await asyncio.sleep(0.2)  # ten sweeps
             assert len(reports()) == 1, "the next one is due in a minute"
-            monkeypatch.setattr(listener, "_REPORT_EVERY_S", 0.0)
+            monkeypatch.setattr(port_module, "_REPORT_EVERY_S", 0.0)
             await port.until(lambda: len(reports()) == 2)
             await asyncio.sleep(0.2)
             assert len(reports()) == 2, "nothing was closed since"
@@ -293,7 +294,7 @@ async def test_closed_connections_are_reported_together_and_not_each(monkeypatch
 
 def test_the_limit_leaves_descriptors_for_deliveries(monkeypatch: pytest.MonkeyPatch) -> None:
     for soft, limit in ((64, 16), (1024, 128), (65536, 512), (-1, 512)):
-        monkeypatch.setattr(listener.resource, "getrlimit", lambda _, soft=soft: (soft, soft))
+        monkeypatch.setattr(port_module.resource, "getrlimit", lambda _, soft=soft: (soft, soft))
         assert listener.limit_of_port() == limit
 
 

@@ -17,10 +17,11 @@ from aiohttp import web
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from dispatcher import listener, server_certificate
+from dispatcher import server_certificate
 from dispatcher.config.ops_tls import OpsTls
 from dispatcher.errors import ConfigError
-from dispatcher.listener import Listener
+from dispatcher.listener import Listener, connection
+from dispatcher.listener import port as port_module
 from dispatcher.server_certificate import ServerCertificate, certificate_problems
 from tests.listener.waiting import read_to_the_end, until
 
@@ -81,8 +82,8 @@ def on_both_loops(test: Callable[..., Coroutine[object, object, None]]) -> Calla
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener, "_SWEEP_S", 0.02)
-    monkeypatch.setattr(listener, "HEAD_S", 0.5)
+    monkeypatch.setattr(port_module, "_SWEEP_S", 0.02)
+    monkeypatch.setattr(connection, "HEAD_S", 0.5)
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from dispatcher.contract.tenant import TenantKey
 from dispatcher.history.states import StateJudge
 from dispatcher.notifications.desk import NotificationDesk
 from dispatcher.notifications.notifier import Notifier
-from dispatcher.notifications.waiting import WaitingCounts
+from dispatcher.notifications.waiting_counts import WaitingCounts
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_rows import rows_of

@@ -17,7 +17,7 @@ from dispatcher.contract.history import HistoryOutcome
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import BadLink, NotFound, TooSoon
 from dispatcher.notifications.mail import MailSender, NotSent
-from dispatcher.notifications.waiting import WaitingCounts
+from dispatcher.notifications.waiting_counts import WaitingCounts
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.migrate import upgrade

@@ -11,7 +11,7 @@ from dispatcher.delivery.history_recorder import HistoryRecorder
 from dispatcher.delivery.pending_delivery import AttemptResult, Deferred, PendingDelivery
 from dispatcher.delivery.permits import Priority
 from dispatcher.delivery.verdicts import judge
-from dispatcher.transport.token_client import TokenPosts
+from dispatcher.transport.token_client import TokenClient
 from tests.transport.conftest import Opener, post_to
 from tests.transport.servers import NameServer
 from tests.unit.examples import EMAIL_EVENT, read, webhook
@@ -61,7 +61,7 @@ async def test_a_token_endpoint_is_no_way_to_list_names(opening: Opener) -> None
         names.zone |= ZONE
         async with opening(allow=(), nameservers=(names.address,)) as transport:
             for host in (UNKNOWN, *ZONE):
-                answer = await TokenPosts(transport).post_form(f"https://{host}/token", (), b"", 20.0)
+                answer = await TokenClient(transport).post_form(f"https://{host}/token", (), b"", 20.0)
                 shown.add(repr(asdict(answer)).replace(host, "name"))
     assert len(shown) == 1, shown
 

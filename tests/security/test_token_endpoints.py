@@ -20,7 +20,7 @@ from dispatcher.auth.fetched_tokens import FetchedTokens
 from dispatcher.auth.token_answers import MAX_ANSWER, MAX_LIFE_S
 from dispatcher.errors import TokenUnavailable
 from dispatcher.transport import Transport
-from dispatcher.transport.token_client import TokenPosts
+from dispatcher.transport.token_client import TokenClient
 from tests.auth.keys import NOW, fetched
 from tests.auth.keys import webhook as config_of
 from tests.transport.conftest import Opener, Serving, server_context
@@ -136,7 +136,7 @@ MISBEHAVING: dict[str, tuple[Script, str]] = {
 
 
 async def refusal(transport: Transport, url: str, timeout_s: float = AMPLE_S) -> str:
-    tokens = FetchedTokens(fetched(token_url=url), TokenPosts(transport), timeout_s)
+    tokens = FetchedTokens(fetched(token_url=url), TokenClient(transport), timeout_s)
     with pytest.raises(TokenUnavailable) as caught:
         await tokens.token(NOW)
     await tokens.close()
@@ -161,7 +161,7 @@ async def test_the_form_goes_out_once_with_its_own_content_type_and_no_tenant_he
     transport: Transport, serving: Serving
 ) -> None:
     async with serving(answering(good())) as server:
-        tokens = FetchedTokens(fetched(token_url=server.url, scope="a b"), TokenPosts(transport), AMPLE_S)
+        tokens = FetchedTokens(fetched(token_url=server.url, scope="a b"), TokenClient(transport), AMPLE_S)
         assert await tokens.token(NOW) == "issued"
         await tokens.close()
     head, _, body = server.requests[0].partition(b"\r\n\r\n")
@@ -185,7 +185,7 @@ LIES: dict[str, tuple[object, Callable[[float], bool]]] = {
 async def test_a_lie_about_the_life_of_a_token_is_bounded(transport: Transport, serving: Serving, name: str) -> None:
     expires_in, holds = LIES[name]
     async with serving(answering(good(expires_in=expires_in))) as server:
-        tokens = FetchedTokens(fetched(token_url=server.url), TokenPosts(transport), AMPLE_S)
+        tokens = FetchedTokens(fetched(token_url=server.url), TokenClient(transport), AMPLE_S)
         await tokens.token(NOW)
         kept = tokens._kept
         assert kept is not None
@@ -199,7 +199,7 @@ async def test_a_token_that_expired_before_it_says_costs_one_fresh_one_and_no_mo
     """The endpoint lies: its tokens are refused at once, each of them. As delivery does it after a 401."""
     async with serving(answering(good())) as server:
         config = config_of({"type": "jwt", "fetch": fetched(token_url=server.url)})
-        authenticator = Authenticator.of(config, TokenPosts(transport))
+        authenticator = Authenticator.of(config, TokenClient(transport))
         again = 0
         for second in range(9):
             header = await authenticator.header(webhook_id="m", body=b"", now=NOW + second)
@@ -222,7 +222,7 @@ async def test_an_endpoint_that_rotates_its_keys_is_followed_after_one_401(
 
     async with serving(issue) as server:
         config = config_of({"type": "jwt", "fetch": fetched(token_url=server.url)})
-        authenticator = Authenticator.of(config, TokenPosts(transport))
+        authenticator = Authenticator.of(config, TokenClient(transport))
         kids = []
         for current in (0, 1, 1):
             header = await authenticator.header(webhook_id="m", body=b"", now=NOW)

@@ -72,7 +72,7 @@ from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import DeliverySettings, EgressSettings
 from dispatcher.delivery.verdicts import judge
 from dispatcher.transport import Endpoint, Request, open_transport
-from dispatcher.transport.token_client import TokenPosts
+from dispatcher.transport.token_client import TokenClient
 
 client, port, ca, nameserver, warm = sys.argv[1:]
 resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
@@ -105,7 +105,7 @@ async def main():
             take_all()  # a connection that was closed has given its descriptor back
             without.append(await post(url, endpoint))
         take_all()
-        token = await TokenPosts(transport).post_form(URLS[0], (), b"", 20.0)
+        token = await TokenClient(transport).post_form(URLS[0], (), b"", 20.0)
         for descriptor in taken:
             os.close(descriptor)
         await asyncio.sleep(1.1)

@@ -1,24 +1,21 @@
 """Handlers for dead events and their redrive."""
 
 import base64
+from dataclasses import replace
 
 from dispatcher.console import actions
-from dispatcher.console.api.deliveries import moment, moment_or_none, origin_model
 from dispatcher.console.api.models import (
     ChosenEvents,
-    DeadEventModel,
     DeadEventPage,
     DeadFilter,
     DeadList,
     DeadRecordModel,
     RecordHeader,
-    RedriveModel,
     RedriveOrder,
 )
 from dispatcher.console.api.route import PREFIX, Call, Empty, Reply
 from dispatcher.console.api.webhooks import links
-from dispatcher.console.api_errors import refused_parameter
-from dispatcher.console.model import DeadFact, DeadQuery, Person, RedriveJob
+from dispatcher.console.model import DeadEventModel, DeadQuery, Person
 from dispatcher.contract import redaction
 from dispatcher.contract.tenant import TenantKey
 
@@ -27,15 +24,11 @@ _REDRIVEN = {"no": False, "yes": True, "both": None}
 
 async def list_dead_events(call: Call[DeadList, Empty]) -> Reply:
     asked = call.query
-    if (asked.org is None) != (asked.sandbox is None):
-        missing = "org" if asked.org is None else "sandbox"
-        raise refused_parameter(missing, "org and sandbox belong together: give both, or neither")
-    tenant = None if asked.org is None or asked.sandbox is None else TenantKey(asked.org, asked.sandbox)
-    query = _query(asked, tenant, redriven=_REDRIVEN[asked.redriven], before=asked.before, limit=asked.limit)
+    query = _query(asked, asked.tenant, redriven=_REDRIVEN[asked.redriven], before=asked.before, limit=asked.limit)
     page = call.services.dead_events.search(query, orgs=call.person.orgs)
     following = None if page.next is None else call.next_page(before=page.next)
     content = DeadEventPage(
-        items=tuple(_event(one, call.person) for one in page.items),
+        items=tuple(_shown(one, call.person) for one in page.items),
         total=page.total,
         next=following,
         is_complete=page.is_complete,
@@ -45,7 +38,7 @@ async def list_dead_events(call: Call[DeadList, Empty]) -> Reply:
 
 
 async def get_dead_event(call: Call[Empty, Empty]) -> Reply:
-    return Reply(_event(call.services.dead_events.get(call.id, orgs=call.person.orgs), call.person))
+    return Reply(_shown(call.services.dead_events.get(call.id, orgs=call.person.orgs), call.person))
 
 
 async def get_dead_record(call: Call[Empty, Empty]) -> Reply:
@@ -64,11 +57,11 @@ async def redrive(call: Call[Empty, RedriveOrder]) -> Reply:
     chosen = frozenset(order.events.ids) if isinstance(order.events, ChosenEvents) else None
     which = DeadFilter() if isinstance(order.events, ChosenEvents) else order.events
     job = await actions.redrive(call.services, call.person, tenant, chosen, _query(which, tenant))
-    return Reply(job_model(job), {"Location": f"{PREFIX}/redrives/{job.id}"})
+    return Reply(job, {"Location": f"{PREFIX}/redrives/{job.id}"})
 
 
 async def get_redrive(call: Call[Empty, Empty]) -> Reply:
-    return Reply(job_model(call.services.dead_events.job(call.id, orgs=call.person.orgs)))
+    return Reply(call.services.dead_events.job(call.id, orgs=call.person.orgs))
 
 
 def _query(
@@ -91,44 +84,7 @@ def _query(
     )
 
 
-def _event(fact: DeadFact, person: Person) -> DeadEventModel:
-    recipient = fact.recipient
-    if recipient is not None and not person.is_admin:
-        recipient = redaction.recipient(recipient)
-    return DeadEventModel(
-        id=fact.id,
-        org=None if fact.tenant is None else fact.tenant.org,
-        sandbox=None if fact.tenant is None else fact.tenant.sandbox,
-        event_id=fact.event_id,
-        died_at=moment(fact.died_at),
-        first_seen=moment_or_none(fact.first_seen),
-        reason=fact.reason,
-        detail=fact.detail,
-        attempts=fact.attempts,
-        last_status=fact.last_status,
-        message_status=fact.message_status,
-        channel=fact.channel,
-        recipient=recipient,
-        redriven=fact.redriven,
-        origin=origin_model(fact.origin),
-    )
-
-
-def job_model(job: RedriveJob) -> RedriveModel:
-    """Converts a job to its model."""
-    return RedriveModel(
-        id=job.id,
-        org=job.tenant.org,
-        sandbox=job.tenant.sandbox,
-        by=job.by,
-        started_at=moment(job.started_at),
-        total=job.total,
-        sent=job.sent,
-        already=job.already,
-        gone=job.gone,
-        state=job.state,
-        kind=job.kind,
-        stopping=job.is_stopping and not job.is_over,
-        finished_at=moment_or_none(job.finished_at),
-        problem=job.problem,
-    )
+def _shown(event: DeadEventModel, person: Person) -> DeadEventModel:
+    if event.recipient is None or person.is_admin:
+        return event
+    return replace(event, recipient=redaction.recipient(event.recipient))

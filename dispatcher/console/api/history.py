@@ -3,7 +3,6 @@
 import time
 from typing import Final
 
-from dispatcher.console.api.deliveries import moment, moment_or_none, origin_model
 from dispatcher.console.api.models import (
     CountModel,
     CountsModel,
@@ -65,11 +64,9 @@ async def get_counts(call: Call[SkippedQuery, Empty]) -> Reply:
     now = time.time()
     found = await _lookup(call.services).counts(webhook.tenant, now - _WINDOW_S[call.query.window], now + 60)
     items = tuple(
-        CountModel(
+        CountModel.of(
+            one,
             outcome=one.outcome.value,
-            reason=one.reason,
-            channel=one.channel,
-            events=one.events,
             text=reason_in_words(one.outcome, one.reason),
             remedy=SKIP_REMEDIES.get(one.reason, "") if one.outcome is HistoryOutcome.SKIPPED else "",
         )
@@ -101,29 +98,14 @@ def _hashed(lookup: HistoryLookup, address: str) -> str:
 def _entry(entry: HistoryEntry) -> HistoryEntryModel:
     origin = None
     if entry.topic is not None and entry.partition is not None and entry.offset is not None:
-        origin = origin_model(Origin(entry.topic, entry.partition, entry.offset))
-    return HistoryEntryModel(
-        at=moment(entry.at / 1000),
-        org=entry.org,
-        sandbox=entry.sandbox,
+        origin = Origin(entry.topic, entry.partition, entry.offset)
+    return HistoryEntryModel.of(
+        entry,
+        at=entry.at / 1000,
         outcome=entry.outcome.value,
-        reason=entry.reason,
         text=title(entry),
-        webhook_id=entry.webhook_id,
-        event_id=entry.event_id,
-        request_id=entry.request_id,
-        message_execution_id=entry.message_execution_id,
-        campaign_id=entry.campaign_id,
         recipient_hash=entry.recipient,
-        channel=entry.channel,
-        message_status=entry.message_status,
-        attempt=entry.attempt,
-        status=entry.status,
-        duration_ms=entry.duration_ms,
-        due_at=moment_or_none(None if entry.due_at is None else entry.due_at / 1000),
-        detail=entry.detail,
+        due_at=None if entry.due_at is None else entry.due_at / 1000,
         headers=entry.headers or {},
-        answer=entry.answer,
-        count=entry.count,
         origin=origin,
     )

@@ -1,6 +1,5 @@
 """Handlers for notifications: what was sent, the contacts of a webhook, and tests."""
 
-from dispatcher.console.api.deliveries import moment, moment_or_none
 from dispatcher.console.api.models import (
     ContactList,
     ContactModel,
@@ -12,10 +11,9 @@ from dispatcher.console.api.models import (
 )
 from dispatcher.console.api.route import Call, Empty, Reply
 from dispatcher.console.api.webhooks import links
-from dispatcher.console.api_errors import ApiError, refused_parameter
+from dispatcher.console.api_errors import ApiError
 from dispatcher.console.services import Services
 from dispatcher.contract import redaction
-from dispatcher.contract.tenant import TenantKey
 from dispatcher.notifications.desk import NotificationDesk
 from dispatcher.stores.sql.notification_store import Message
 
@@ -24,10 +22,8 @@ async def list_contacts(call: Call[Empty, Empty]) -> Reply:
     webhook = await call.services.webhooks.get(call.id, orgs=call.person.orgs)
     desk = _desk(call.services)
     shown = (lambda text: text) if call.person.is_admin else redaction.recipient
-    items = tuple(
-        ContactModel(address=shown(one.address), status=one.status, changed_at=moment_or_none(one.changed_at))
-        for one in await desk.contacts(webhook.config())
-    )
+    contacts = await desk.contacts(webhook.config())
+    items = tuple(ContactModel.of(one, address=shown(one.address)) for one in contacts)
     return Reply(ContactList(items=items, problem=desk.problem))
 
 
@@ -48,12 +44,8 @@ async def test_operator(call: Call[Empty, Empty]) -> Reply:
 
 async def list_notifications(call: Call[NotificationList, Empty]) -> Reply:
     asked = call.query
-    if (asked.org is None) != (asked.sandbox is None):
-        missing = "org" if asked.org is None else "sandbox"
-        raise refused_parameter(missing, "org and sandbox belong together: give both, or neither")
-    tenant = None if asked.org is None or asked.sandbox is None else TenantKey(asked.org, asked.sandbox)
     found = await _desk(call.services).recent(
-        orgs=call.person.orgs, tenant=tenant, before=asked.before, limit=asked.limit
+        orgs=call.person.orgs, tenant=asked.tenant, before=asked.before, limit=asked.limit
     )
     following = call.next_page(before=found[-1].id) if len(found) == asked.limit else None
     return Reply(NotificationPage(items=tuple(map(_model, found)), next=following), links(following))
@@ -67,17 +59,4 @@ def _desk(services: Services) -> NotificationDesk:
 
 
 def _model(one: Message) -> NotificationModel:
-    return NotificationModel(
-        id=one.id,
-        org=one.tenant.org or None,
-        sandbox=one.tenant.sandbox or None,
-        kind=one.kind,
-        channel=one.channel,
-        recipient=one.recipient,
-        title=one.title,
-        status=one.status,
-        tries=one.tries,
-        problem=one.problem,
-        created_at=moment(one.created_at),
-        changed_at=moment(one.changed_at),
-    )
+    return NotificationModel.of(one, org=one.tenant.org or None, sandbox=one.tenant.sandbox or None)

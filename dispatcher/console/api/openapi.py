@@ -10,8 +10,9 @@ from functools import cache
 from http import HTTPStatus
 from typing import Final
 
-from pydantic import BaseModel, JsonValue
-from pydantic.json_schema import JsonSchemaMode, models_json_schema
+from pydantic import BaseModel, JsonValue, TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
+from pydantic_core import core_schema
 
 from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.console.api.models import Configuration, WebhookDraft
@@ -256,13 +257,21 @@ def _without_null(schema: _Json) -> _Json:
     return schema
 
 
+class _WithoutDefaults(GenerateJsonSchema):
+    """Leaves the defaults out of responses, which have all fields."""
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"]) if self.mode == "serialization" else super().default_schema(schema)
+
+
 @cache
 def _schemas() -> _Json:
-    wanted: list[tuple[type[BaseModel], JsonSchemaMode]] = [(ProblemDocument, "serialization")]
+    wanted: list[tuple[type[object], JsonSchemaMode]] = [(ProblemDocument, "serialization")]
     for route in ROUTES:
         wanted += [(model, "validation") for model in (route.query, route.body) if model is not Empty]
         wanted += [(route.answer, "serialization")] if route.answer is not None else []
-    _, made = models_json_schema(list(dict.fromkeys(wanted)), ref_template=_REF)
+    models = [(model.__name__, mode, TypeAdapter(model)) for model, mode in dict.fromkeys(wanted)]
+    _, made = TypeAdapter.json_schemas(models, ref_template=_REF, schema_generator=_WithoutDefaults)
     schemas: _Json = dict(made["$defs"])
     queries = {route.query.__name__ for route in ROUTES}
     schemas = {name: schema for name, schema in schemas.items() if name not in queries}
@@ -345,5 +354,5 @@ def _is_reference(choices: JsonValue) -> bool:
     return kinds == [["file"], ["env"]]
 
 
-def _ref(model: type[BaseModel]) -> _Json:
+def _ref(model: type[object]) -> _Json:
     return {"$ref": _REF.format(model=model.__name__)}

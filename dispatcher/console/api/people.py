@@ -19,7 +19,7 @@ from dispatcher.stores.sql.records import ApiToken, AuditEntry, AuditQuery, Orgs
 
 async def get_me(call: Call[Empty, Empty]) -> Reply:
     person = call.person
-    return Reply(Me(id=person.id, name=person.name, role=person.role, orgs=_listed(person.orgs)))
+    return Reply(Me.of(person, orgs=_listed(person.orgs)))
 
 
 async def list_audit(call: Call[AuditList, Empty]) -> Reply:
@@ -58,27 +58,9 @@ def _listed(orgs: Orgs) -> tuple[str, ...] | None:
 
 
 def _entry(entry: AuditEntry) -> AuditModel:
-    return AuditModel(
-        id=entry.id,
-        at=entry.at,
-        actor=entry.actor,
-        action=str(entry.action),
-        org=None if entry.tenant is None else entry.tenant.org,
-        sandbox=None if entry.tenant is None else entry.tenant.sandbox,
-        webhook_id=entry.webhook_id,
-        changes=dict(entry.changes),
-    )
+    org, sandbox = (None, None) if entry.tenant is None else entry.tenant
+    return AuditModel.of(entry, action=str(entry.action), org=org, sandbox=sandbox, changes=dict(entry.changes))
 
 
 def _token(token: ApiToken) -> TokenModel:
-    return TokenModel(
-        id=token.id,
-        name=token.name,
-        role=token.role,
-        orgs=_listed(token.orgs),
-        created_at=token.created_at,
-        created_by=token.created_by,
-        expires_at=token.expires_at,
-        revoked_at=token.revoked_at,
-        last_used_at=token.last_used_at,
-    )
+    return TokenModel.of(token, orgs=_listed(token.orgs))

@@ -1,7 +1,6 @@
 """Handlers that send a webhook's events again, and those of the jobs that do it."""
 
 from dispatcher.console import resending
-from dispatcher.console.api.dead_events import job_model
 from dispatcher.console.api.models import (
     RedriveList,
     RedrivePage,
@@ -10,10 +9,8 @@ from dispatcher.console.api.models import (
     ResendRequest,
 )
 from dispatcher.console.api.route import Call, Empty, Reply
-from dispatcher.console.api_errors import refused_parameter
 from dispatcher.console.model import ResendQuery
 from dispatcher.console.resending import ResendOrder
-from dispatcher.contract.tenant import TenantKey
 
 
 async def check_resend(call: Call[Empty, ResendRequest]) -> Reply:
@@ -34,21 +31,17 @@ async def check_resend(call: Call[Empty, ResendRequest]) -> Reply:
 async def resend(call: Call[Empty, ResendRequest]) -> Reply:
     webhook = await call.services.webhooks.get(call.id, orgs=call.person.orgs)
     started = await resending.start_resend(call.services, call.person, webhook, _order(call.body))
-    return Reply(ResendJobs(items=tuple(map(job_model, started.jobs)), too_many_dead=started.dead_is_cut))
+    return Reply(ResendJobs(items=started.jobs, too_many_dead=started.dead_is_cut))
 
 
 async def list_redrives(call: Call[RedriveList, Empty]) -> Reply:
     asked = call.query
-    if (asked.org is None) != (asked.sandbox is None):
-        missing = "org" if asked.org is None else "sandbox"
-        raise refused_parameter(missing, "org and sandbox belong together: give both, or neither")
-    tenant = None if asked.org is None or asked.sandbox is None else TenantKey(asked.org, asked.sandbox)
-    jobs = call.services.dead_events.list_jobs(orgs=call.person.orgs, tenant=tenant)
-    return Reply(RedrivePage(items=tuple(map(job_model, jobs))))
+    jobs = call.services.dead_events.list_jobs(orgs=call.person.orgs, tenant=asked.tenant)
+    return Reply(RedrivePage(items=tuple(jobs)))
 
 
 async def stop_redrive(call: Call[Empty, Empty]) -> Reply:
-    return Reply(job_model(await resending.stop_job(call.services, call.person, call.id)))
+    return Reply(await resending.stop_job(call.services, call.person, call.id))
 
 
 def _order(asked: ResendRequest) -> ResendOrder:

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar, get_origin
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from dispatcher.config.documents import parse_document, problems_from
 from dispatcher.console.api_errors import ApiError, FieldError, refused_fields
-from dispatcher.console.model import Person
+from dispatcher.console.model import ApiValue, Person
 from dispatcher.console.request_body import INLINE, MAX_BODY, json_body
 from dispatcher.console.services import Services, person_of
 from dispatcher.errors import MAX_PROBLEMS, EditConflict, first_problems
@@ -86,7 +86,7 @@ class Call(Generic[Query, Body]):
 class Reply:
     """A handler's response."""
 
-    content: BaseModel | None = None
+    content: BaseModel | ApiValue | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -105,7 +105,7 @@ class Route(Generic[Query, Body]):
     handler: Callable[[Call[Query, Body]], Awaitable[Reply]]
     query: type[Query]
     body: type[Body]
-    answer: type[BaseModel] | None
+    answer: type[BaseModel] | type[ApiValue] | None
     """None: no content."""
     status: int = 200
     places: Mapping[str, str] = field(default_factory=dict)
@@ -130,12 +130,17 @@ class Route(Generic[Query, Body]):
         for place, pattern in self.places.items():
             path = path.replace(f"{{{place}}}", f"{{{place}:{pattern}}}")
 
+        model: type[object] = self.answer or type(None)
+        answers = TypeAdapter(model)
+
         async def handle(request: web.Request) -> web.StreamResponse:
-            return await self._respond(request, services)
+            return await self._respond(request, services, answers)
 
         app.router.add_route(self.method, path, handle)
 
-    async def _respond(self, request: web.Request, services: Services) -> web.StreamResponse:
+    async def _respond(
+        self, request: web.Request, services: Services, answers: TypeAdapter[object]
+    ) -> web.StreamResponse:
         person = person_of(request)
         self._check_role(person)
         body = await _body(request, self.body)
@@ -143,7 +148,7 @@ class Route(Generic[Query, Body]):
         reply = await self.handler(call)
         if reply.content is None:
             return web.Response(status=204, headers=reply.headers)
-        text = reply.content.model_dump_json().encode()
+        text = answers.dump_json(reply.content)
         return web.Response(body=text, status=self.status, content_type="application/json", headers=reply.headers)
 
     def _check_role(self, person: Person) -> None:

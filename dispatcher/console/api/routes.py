@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from dispatcher.console import model
 from dispatcher.console.api import (
     dead_events,
     deliveries,
@@ -40,11 +41,11 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
     ),
     Route(
         "POST", "/webhooks/test", "testDraft", "Send a sample event with a draft, before it is saved.", _ADMIN,
-        testing.test_draft, Empty, models.DraftTest, models.TestResultModel, error_statuses=frozenset({404}),
+        testing.test_draft, Empty, models.DraftTest, model.TestResultModel, error_statuses=frozenset({404}),
     ),
     Route(
         "POST", "/webhooks/preview", "previewDraft", "The exact request of a sample event; nothing is sent.", _ADMIN,
-        testing.preview_draft, Empty, models.DraftTest, models.TestResultModel, error_statuses=frozenset({404}),
+        testing.preview_draft, Empty, models.DraftTest, model.TestResultModel, error_statuses=frozenset({404}),
     ),
     Route(
         "GET", "/webhooks/{id}", "getWebhook", "A webhook.", _VIEWER,
@@ -122,7 +123,7 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
     ),
     Route(
         "POST", "/webhooks/{id}/test", "testWebhook", "Send a sample event on the real delivery path.", _ADMIN,
-        testing.test_webhook, Empty, models.SampleEvent, models.TestResultModel, places=_WEBHOOK,
+        testing.test_webhook, Empty, models.SampleEvent, model.TestResultModel, places=_WEBHOOK,
     ),
     Route(
         "GET", "/webhooks/{id}/outcomes", "getOutcomes", "Counts of the attempts by outcome, over time.", _VIEWER,
@@ -150,7 +151,7 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
     ),
     Route(
         "GET", "/dead-events/{id}", "getDeadEvent", "A dead event.", _VIEWER,
-        dead_events.get_dead_event, Empty, Empty, models.DeadEventModel, places=_DEAD,
+        dead_events.get_dead_event, Empty, Empty, model.DeadEventModel, places=_DEAD,
     ),
     Route(
         "GET", "/dead-events/{id}/record", "getDeadRecord", "The record of a dead event, an unreadable one too.",
@@ -158,7 +159,7 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
     ),
     Route(
         "POST", "/dead-events/redrive", "redrive", "Send some or all of a tenant's dead events again.", _ADMIN,
-        dead_events.redrive, Empty, models.RedriveOrder, models.RedriveModel, 202, error_statuses=frozenset({404}),
+        dead_events.redrive, Empty, models.RedriveOrder, model.RedriveModel, 202, error_statuses=frozenset({404}),
     ),
     Route(
         "POST", "/webhooks/{id}/resend/check", "checkResend", "What a resend would send; nothing is sent.", _ADMIN,
@@ -174,11 +175,11 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
     ),
     Route(
         "POST", "/redrives/{id}/stop", "stopRedrive", "Stop a job after its running batch.", _ADMIN,
-        resend.stop_redrive, Empty, Empty, models.RedriveModel, places=_JOB,
+        resend.stop_redrive, Empty, Empty, model.RedriveModel, places=_JOB,
     ),
     Route(
         "GET", "/redrives/{id}", "getRedrive", "Progress of a redrive.", _VIEWER,
-        dead_events.get_redrive, Empty, Empty, models.RedriveModel, places=_JOB,
+        dead_events.get_redrive, Empty, Empty, model.RedriveModel, places=_JOB,
     ),
     Route(
         "POST", "/history/search", "searchHistory", "What happened to events: search by any id, page by page.", _VIEWER,

@@ -2,16 +2,9 @@
 
 from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.console.actions import send_test
-from dispatcher.console.api.models import (
-    DraftTest,
-    HeaderModel,
-    SampleEvent,
-    StepModel,
-    TestResultModel,
-)
+from dispatcher.console.api.models import DraftTest, SampleEvent
 from dispatcher.console.api.route import Call, Empty, Reply
 from dispatcher.console.api_errors import refused_fields
-from dispatcher.console.model import TestResult
 from dispatcher.errors import ConfigError, NotAllowed
 
 
@@ -26,7 +19,7 @@ async def test_draft(call: Call[Empty, DraftTest]) -> Reply:
 
 async def preview_draft(call: Call[Empty, DraftTest]) -> Reply:
     config = await _drafted(call)
-    return Reply(_model(call.services.test_events.preview(config, call.body.channel, call.body.message_status)))
+    return Reply(call.services.test_events.preview(config, call.body.channel, call.body.message_status))
 
 
 async def _drafted(call: Call[Empty, DraftTest]) -> WebhookConfig:
@@ -47,21 +40,4 @@ async def _tested(
     sample: SampleEvent,
     webhook_id: str | None,
 ) -> Reply:
-    sent = await send_test(call.services, call.person, config, sample.channel, sample.message_status, webhook_id)
-    return Reply(_model(sent))
-
-
-def _model(result: TestResult) -> TestResultModel:
-    return TestResultModel(
-        steps=tuple(StepModel(name=one.name, ok=one.ok, ms=one.ms, detail=one.detail) for one in result.steps),
-        event_id=result.event_id,
-        verdict=result.verdict,
-        reason=result.reason,
-        status=result.status,
-        elapsed_ms=result.elapsed_ms,
-        verdict_in_words=result.verdict_in_words,
-        remedy=result.remedy,
-        answer=result.answer,
-        request=tuple(HeaderModel(name=name, value=value) for name, value in result.request),
-        body=result.body,
-    )
+    return Reply(await send_test(call.services, call.person, config, sample.channel, sample.message_status, webhook_id))

@@ -1,7 +1,7 @@
 """Handlers for webhooks: search, create, change, delete, restore, enable, pause, signing secrets."""
 
-from dataclasses import asdict
 from datetime import timedelta
+from typing import TypeVar
 
 import structlog
 
@@ -14,7 +14,6 @@ from dispatcher.console.api.models import (
     NewSigningSecret,
     SecretEnd,
     SigningSecretList,
-    SigningSecretModel,
     Webhook,
     WebhookDraft,
     WebhookList,
@@ -27,6 +26,8 @@ from dispatcher.console.signing_secrets import end_signing_secret, generate_sign
 from dispatcher.errors import DispatcherError
 from dispatcher.stores.sql.records import RESTORABLE, StoredWebhook, WebhookQuery
 
+Summary = TypeVar("Summary", bound=WebhookSummary)
+
 log = structlog.get_logger(__name__)
 
 
@@ -36,7 +37,7 @@ async def list_webhooks(call: Call[WebhookList, Empty]) -> Reply:
     page = await call.services.webhooks.search(query, orgs=call.person.orgs)
     end = asked.offset + len(page.items)
     following = call.next_page(offset=end) if page.items and end < page.total else None
-    items = tuple(WebhookSummary.model_validate(_summary(one, call.person)) for one in page.items)
+    items = tuple(_summary(WebhookSummary, one, call.person) for one in page.items)
     return Reply(WebhookPage(items=items, total=page.total, next=following), links(following))
 
 
@@ -105,7 +106,7 @@ async def generate_secret(call: Call[Empty, NewSigningSecret]) -> Reply:
 async def list_secrets(call: Call[Empty, Empty]) -> Reply:
     stored = await call.services.webhooks.get(call.id, orgs=call.person.orgs)
     found = await signing_secrets_of(call.services, call.person, stored)
-    return Reply(SigningSecretList(items=tuple(SigningSecretModel.model_validate(asdict(one)) for one in found)))
+    return Reply(SigningSecretList(items=tuple(found)))
 
 
 async def end_secret(call: Call[Empty, SecretEnd]) -> Reply:
@@ -130,8 +131,8 @@ async def erase_webhook(call: Call[Empty, Empty]) -> Reply:
 
 def _deleted(stored: StoredWebhook, person: Person) -> DeletedWebhook:
     deleted_at = stored.deleted_at or stored.updated_at
-    dates = {"deleted_at": deleted_at, "restorable_until": deleted_at + RESTORABLE}
-    return DeletedWebhook.model_validate(_summary(stored, person) | dates)
+    until = deleted_at + RESTORABLE
+    return _summary(DeletedWebhook, stored, person, deleted_at=deleted_at, restorable_until=until)
 
 
 def links(following: str | None) -> dict[str, str]:
@@ -141,23 +142,10 @@ def links(following: str | None) -> dict[str, str]:
 
 def _reply(stored: StoredWebhook, person: Person, headers: dict[str, str] | None = None) -> Reply:
     document = dict(stored.document) if person.is_admin else masking.document(stored.document)
-    webhook = Webhook.model_validate(_summary(stored, person) | {"configuration": Configuration(document)})
+    webhook = _summary(Webhook, stored, person, configuration=Configuration(document))
     return Reply(webhook, {"ETag": f'"{stored.version}"'} | (headers or {}))
 
 
-def _summary(stored: StoredWebhook, person: Person) -> dict[str, object]:
-    return {
-        "id": stored.id,
-        "name": stored.name,
-        "org": stored.tenant.org,
-        "sandbox": stored.tenant.sandbox,
-        "url": stored.url if person.is_admin else masking.url(stored.url),
-        "channels": stored.channels,
-        "enabled": stored.enabled,
-        "paused": stored.paused,
-        "version": stored.version,
-        "created_at": stored.created_at,
-        "created_by": stored.created_by,
-        "updated_at": stored.updated_at,
-        "updated_by": stored.updated_by,
-    }
+def _summary(model: type[Summary], stored: StoredWebhook, person: Person, **values: object) -> Summary:
+    url = stored.url if person.is_admin else masking.url(stored.url)
+    return model.of(stored, org=stored.tenant.org, sandbox=stored.tenant.sandbox, url=url, **values)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dispatcher.config.units import format_duration
-from dispatcher.console.model import Bucket, Outcomes
+from dispatcher.console.model import BucketModel, Outcomes
 from dispatcher.console.pages.formatting import clock, count, exact
 
 HEIGHT: Final = 200.0
@@ -36,7 +36,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A bucket: its pieces, from below, and its label."""
+    """The bar of one bucket: its pieces, from below, and its label."""
 
     x: float
     label: str
@@ -75,7 +75,7 @@ def sparkline_of(outcomes: Outcomes) -> Chart:
     each = max(1, -(-len(outcomes.buckets) // SPARK_BARS))
     groups = [outcomes.buckets[at : at + each] for at in range(0, len(outcomes.buckets), each)]
     buckets = [
-        Bucket(
+        BucketModel(
             group[0].start,
             sum(one.delivered for one in group),
             sum(one.failed for one in group),
@@ -88,14 +88,14 @@ def sparkline_of(outcomes: Outcomes) -> Chart:
     return Chart(bars, max(1, len(buckets)) * STEP, SPARK_HEIGHT, STEP - GAP, top, (), alone=_alone(buckets))
 
 
-def _alone(buckets: Sequence[Bucket]) -> str:
+def _alone(buckets: Sequence[BucketModel]) -> str:
     filled = [bucket for bucket in buckets if _size(bucket)]
     if len(filled) != 1:
         return ""
     return f"{'since' if filled[0] is buckets[-1] else 'at'} {clock(filled[0].start)}"
 
 
-def _bar(bucket: Bucket, index: int, top: int, height: float, bucket_s: float) -> Bar:
+def _bar(bucket: BucketModel, index: int, top: int, height: float, bucket_s: float) -> Bar:
     at, pieces = height, []
     for kind in _KINDS:
         number = getattr(bucket, kind)
@@ -124,7 +124,7 @@ def _mark(at: float, outcomes: Outcomes) -> str:
     return exact(at).partition(" 2")[0] if outcomes.window == "7d" else clock(at)
 
 
-def _size(bucket: Bucket) -> int:
+def _size(bucket: BucketModel) -> int:
     return bucket.delivered + bucket.failed + bucket.dead
 
 

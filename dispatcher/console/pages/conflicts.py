@@ -1,4 +1,4 @@
-"""Two editors of one webhook: what was saved meanwhile beside what was entered, field by field."""
+"""Compares the edits of two people: what was saved meanwhile beside what was entered, field by field."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

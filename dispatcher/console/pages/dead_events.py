@@ -11,7 +11,7 @@ from aiohttp import web
 from multidict import MultiMapping
 
 from dispatcher.console import actions
-from dispatcher.console.model import DeadFact, DeadQuery, Person, RedriveJob
+from dispatcher.console.model import DeadEventModel, DeadQuery, Person, RedriveModel
 from dispatcher.console.pages.renderer import Renderer, admin_of, to
 from dispatcher.console.pages.scope import Scope
 from dispatcher.console.request_body import form_body
@@ -160,7 +160,7 @@ class DeadEventsPages:
         person = admin_of(request)
         posted = await form_body(request)
         wanted = DeadEventFilter.of(posted)
-        jobs: list[RedriveJob] = []
+        jobs: list[RedriveModel] = []
         problems: list[str] = []
         try:
             groups = await self._groups(posted, person, Scope.of(request, person), wanted)
@@ -199,7 +199,7 @@ class DeadEventsPages:
         return list(_by_tenant(dead.get(one, orgs=person.orgs) for one in ids))
 
 
-def _by_tenant(facts: Iterable[DeadFact]) -> Iterable[RedriveGroup]:
+def _by_tenant(facts: Iterable[DeadEventModel]) -> Iterable[RedriveGroup]:
     found: defaultdict[TenantKey, list[str]] = defaultdict(list)
     for fact in facts:
         if fact.tenant is not None:
@@ -215,7 +215,7 @@ def _orgs(person: Person, scope: Scope) -> frozenset[str] | None:
     return person.orgs if scope.org is None else frozenset({scope.org})
 
 
-def _recipient(fact: DeadFact, person: Person) -> str:
+def _recipient(fact: DeadEventModel, person: Person) -> str:
     if not fact.recipient:
         return ""
     return fact.recipient if person.is_admin else redaction.recipient(fact.recipient)

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
-from dispatcher.console.model import AttemptFact, AttemptQuery
+from dispatcher.console.model import AttemptModel, AttemptQuery
 from dispatcher.console.pages.renderer import MAX_TENANTS, Renderer
 from dispatcher.console.pages.scope import Scope
 from dispatcher.console.pages.search import history_of
@@ -25,7 +25,7 @@ _OUTCOMES: Final = ("delivered", "failed", "dead")
 class DeliveryRow:
     """An attempt and its webhook."""
 
-    fact: AttemptFact
+    fact: AttemptModel
     webhook: StoredWebhook
 
 

@@ -8,9 +8,11 @@ from aiohttp import web
 from multidict import MultiDict, MultiMapping
 from pydantic import JsonValue
 
-from dispatcher.config.webhooks import MAX_HEADERS, SigningAlgorithm, WebhookConfig
+from dispatcher.config.webhook_auth import SigningAlgorithm
+from dispatcher.config.webhook_headers import MAX_HEADERS
+from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.console.actions import send_test
-from dispatcher.console.model import Person, TestResult
+from dispatcher.console.model import Person, TestResultModel
 from dispatcher.console.pages.conflicts import FieldConflict, conflicts_of, take_saved
 from dispatcher.console.pages.fields import CHOICES, LISTS, SECRETS, HeaderRow
 from dispatcher.console.pages.form import WebhookForm, with_placeholders
@@ -59,7 +61,7 @@ class Editing:
     notice: str = ""
     existing_id: str = ""
     """Id of the webhook that the organisation and sandbox already have."""
-    test: TestResult | None = None
+    test: TestResultModel | None = None
     path: str = ""
     """Path that the form is posted to, if it is not the request's own."""
     conflict_since: int = 0
@@ -242,7 +244,7 @@ class WebhookEditor:
 
     def _preview(
         self, form: WebhookForm, webhook: StoredWebhook | None, sample: Sample
-    ) -> tuple[TestResult | None, list[str]]:
+    ) -> tuple[TestResultModel | None, list[str]]:
         """Returns the request, or the fields that are missing for it."""
         kept, form.errors = form.errors, {}
         try:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import orjson
+from pydantic import JsonValue
 
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.config.settings import Settings
@@ -15,7 +16,7 @@ from dispatcher.contract.feedback import encode_feedback
 from dispatcher.contract.outcomes import SkipReason
 from dispatcher.contract.records import Origin, Record
 from dispatcher.errors import NotFound
-from dispatcher.flow.explain import Limits, Line, explain
+from dispatcher.flow.explain import Explanation, Limits, Line, explain
 from dispatcher.kafka.topic_reader import open_topic
 from dispatcher.kafka.topics import dead_letter_topic
 from dispatcher.stores.sql.records import StoredWebhook
@@ -94,7 +95,10 @@ async def decision_on(
     event = explained.event
     if event is None or event.tenant != webhook.tenant or event.webhook_id != event_id:
         raise NotFound("the topic has another event at its place by now")
-    value = orjson.loads(encode_feedback(event, known.config.payload))
+    return _shown_decision(explained, orjson.loads(encode_feedback(event, known.config.payload)), shows_people)
+
+
+def _shown_decision(explained: Explanation, value: JsonValue, shows_people: bool) -> Decision:
     if not shows_people:
         value = masking.payload(value)
     lines = explained.lines

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from dispatcher.console.model import AttemptFact, AttemptQuery, DeadFact, DeadQuery
+from dispatcher.console.model import AttemptModel, AttemptQuery, DeadEventModel, DeadQuery
 from dispatcher.console.pages import event_explanation
 from dispatcher.console.pages.formatting import VERDICTS
 from dispatcher.console.pages.renderer import Renderer
@@ -28,13 +28,13 @@ from dispatcher.stores.sql.records import StoredWebhook
 class EventFacts:
     """What is known about an event. Attempts are kept for a shorter time than dead letters."""
 
-    attempts: Sequence[AttemptFact]
+    attempts: Sequence[AttemptModel]
     """The oldest first."""
-    death: DeadFact | None
+    death: DeadEventModel | None
     """Its latest dead letter."""
 
     @property
-    def last(self) -> AttemptFact | DeadFact | None:
+    def last(self) -> AttemptModel | DeadEventModel | None:
         """The latest attempt, else the dead letter: the source of its channel and message status."""
         return self.attempts[-1] if self.attempts else self.death
 
@@ -52,12 +52,12 @@ class EventFacts:
 
     @property
     def is_sent_again(self) -> bool:
-        """True if it was redriven, and no attempt since is known."""
+        """True if the event was redriven, and no attempt since is known."""
         return self.death is not None and self.death.redriven and not self.tried_since
 
     @property
     def shown(self) -> tuple[str, str]:
-        """Word and shape of its state."""
+        """Word and shape of the event's state."""
         if self.is_dead:
             return VERDICTS["dead"]
         if self.is_sent_again:
@@ -66,9 +66,9 @@ class EventFacts:
         return VERDICTS.get(verdict, (verdict, "retry"))
 
     @property
-    def timeline(self) -> list[AttemptFact | DeadFact]:
+    def timeline(self) -> list[AttemptModel | DeadEventModel]:
         """Attempts and dead letter in chronological order."""
-        timeline: list[AttemptFact | DeadFact] = list(self.attempts)
+        timeline: list[AttemptModel | DeadEventModel] = list(self.attempts)
         if self.death is not None:
             before = sum(fact.at <= self.death.died_at for fact in self.attempts)
             timeline.insert(before, self.death)
@@ -76,12 +76,12 @@ class EventFacts:
 
     @property
     def origin(self) -> Origin | None:
-        """Position of its original record."""
+        """Position of the event's original record."""
         found = next((fact.origin for fact in reversed(self.attempts) if fact.origin is not None), None)
         return self.death.origin if found is None and self.death is not None else found
 
     def places(self, prefix: str) -> list[Origin]:
-        """Returns positions of its record: the original one, then the dead letter, which is kept for longer."""
+        """Returns positions of the event's record: the original one, then the dead letter, which is kept for longer."""
         found = [] if self.origin is None else [self.origin]
         return found if self.death is None else [*found, Origin(dead_letter_topic(prefix), *place_of(self.death.id))]
 
@@ -125,7 +125,7 @@ class EventPage:
     def _known(self, webhook: StoredWebhook, event_id: str, history: Sequence[HistoryEntry]) -> EventFacts:
         services, tenant = self._renderer.services, webhook.tenant
         posts = (HistoryOutcome.ATTEMPT, HistoryOutcome.DELIVERED)
-        found: Sequence[AttemptFact] = [attempt_of(one, time.time()) for one in history if one.outcome in posts]
+        found: Sequence[AttemptModel] = [attempt_of(one, time.time()) for one in history if one.outcome in posts]
         if not found:
             found = services.attempts.search(tenant, AttemptQuery(event_id=event_id, limit=200)).items
         query = DeadQuery(tenant=tenant, event_id=event_id, redriven=None, limit=1)

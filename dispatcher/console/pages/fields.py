@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from dispatcher.config.secrets import Secret
 from dispatcher.config.units import format_duration
-from dispatcher.config.webhooks import MAX_HEADERS
+from dispatcher.config.webhook_headers import MAX_HEADERS
 from dispatcher.console.pages.formatting import rate
 
 Posted = MultiMapping[object]

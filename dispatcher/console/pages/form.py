@@ -12,7 +12,7 @@ import orjson
 from pydantic import JsonValue
 
 from dispatcher.config.secrets import speaks_of_a_secret
-from dispatcher.config.webhooks import MAX_HEADERS, header_name_problem, header_value_problem
+from dispatcher.config.webhook_headers import MAX_HEADERS, header_name_problem, header_value_problem
 from dispatcher.console.pages.fields import (
     ADVANCED,
     CHOICES,

@@ -10,7 +10,7 @@ import orjson
 
 from dispatcher.config.units import format_duration
 from dispatcher.console import masking
-from dispatcher.console.model import AttemptFact
+from dispatcher.console.model import AttemptModel
 from dispatcher.console.pages.time_zone import abbreviation, local
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome
 from dispatcher.contract.outcomes import DeadReason
@@ -124,7 +124,7 @@ _FAILED: Final = {
 }
 
 
-def failing_sentence(fact: AttemptFact, failed: int, seen: int) -> str:
+def failing_sentence(fact: AttemptModel, failed: int, seen: int) -> str:
     """Returns a sentence about the latest failures."""
     if seen == 1:
         of = "the last request"
@@ -137,7 +137,7 @@ def failing_sentence(fact: AttemptFact, failed: int, seen: int) -> str:
     return _FAILED.get(fact.reason, "Something failed for {of}.").format(of=of)
 
 
-def answer(fact: AttemptFact) -> str:
+def answer(fact: AttemptModel) -> str:
     """Returns `401`, or why there was no response."""
     return str(fact.status) if fact.status is not None else REASONS.get(fact.reason, fact.reason or "No answer")
 
@@ -279,7 +279,7 @@ _SHAPES: Final = {
 
 
 def describe_entry(entry: HistoryEntry) -> tuple[str, str]:
-    """What an entry of the history reports, and its shape."""
+    """Returns what an entry of the history reports, and its shape."""
     return title(entry, _moment), _SHAPES[entry.outcome]
 
 

@@ -56,7 +56,7 @@ class HistoryPages:
     async def _search(
         self, request: web.Request, orgs: Orgs, *, webhook_id: str | None, sandbox: str | None
     ) -> tuple[list[AuditEntry], int | None]:
-        """A page of lines, and where the next one begins."""
+        """Returns a page of lines, and the cursor of the next page."""
         text = request.query.get("before", "")
         before = int(text[:18]) if text.isdecimal() else None
         action = _action(request)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from dispatcher.auth.signing_keys import load_key
 from dispatcher.config.secret_scope import MAX_SECRET_BYTES
 from dispatcher.config.secrets import Secret
-from dispatcher.config.webhooks import SignedToken, SigningAlgorithm
+from dispatcher.config.webhook_auth import SignedToken, SigningAlgorithm
 from dispatcher.console.pages.fields import SecretField
 from dispatcher.console.pages.form import WebhookForm
 

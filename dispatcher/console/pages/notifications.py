@@ -113,7 +113,7 @@ class NotificationPages:
 
 
 async def _tried(action: Awaitable[object] | None) -> tuple[str, str]:
-    """What was done, or why it was not."""
+    """Returns what was done, or why it was not."""
     if action is None:
         return "", _NO_DESK
     try:

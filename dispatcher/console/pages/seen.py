@@ -1,4 +1,4 @@
-"""What events were seen of, for the pick lists and warnings of the webhook form."""
+"""Which tenants, channels and campaigns had events lately, for the pick lists and warnings of the webhook form."""
 
 import time
 from collections import Counter

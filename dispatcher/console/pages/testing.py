@@ -8,7 +8,7 @@ from multidict import MultiMapping
 
 from dispatcher.config.webhooks import Channel
 from dispatcher.console.actions import send_test
-from dispatcher.console.model import TestResult
+from dispatcher.console.model import TestResultModel
 from dispatcher.console.pages.renderer import Renderer, admin_of
 from dispatcher.console.request_body import form_body
 from dispatcher.console.webhook_state import state_of
@@ -80,7 +80,7 @@ class TestPage:
         request: web.Request,
         webhook: StoredWebhook,
         sample: Sample,
-        result: TestResult | None,
+        result: TestResultModel | None,
         problems: list[str] | None = None,
     ) -> web.StreamResponse:
         return await self._renderer.page(

@@ -10,7 +10,8 @@ import orjson
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from dispatcher.config.settings import Settings
-from dispatcher.config.webhooks import JwtAuth, WebhookConfig
+from dispatcher.config.webhook_auth import JwtAuth
+from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.console.probes import keys_path
 from dispatcher.errors import ConfigError
 from dispatcher.stores.sql.records import StoredWebhook

@@ -98,7 +98,7 @@ class WebhookRow:
 
 @dataclass(frozen=True, slots=True)
 class ListResult:
-    """The webhooks that match."""
+    """The webhooks that match the filters."""
 
     lines: Sequence[WebhookRow]
     total: int

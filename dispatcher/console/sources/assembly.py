@@ -86,7 +86,7 @@ async def open_sources(settings: Settings) -> AsyncIterator[Sources]:
 async def _open_history(
     settings: Settings, webhooks: SqlStore, stack: AsyncExitStack
 ) -> tuple[HistoryLookup | None, HistoryWorker | None, NotificationStore | None]:
-    """The history store, and the worker that fills it if the console embeds it."""
+    """Opens the history store, and the worker that fills it if the console embeds it."""
     if settings.history.store != "sql" or settings.history.url is None:
         return None, None, None
     database = history_database(settings)

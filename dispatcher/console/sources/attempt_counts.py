@@ -10,7 +10,7 @@ from collections import deque
 from itertools import accumulate
 from typing import Final
 
-from dispatcher.console.model import AttemptFact, Bucket, Outcomes, Window
+from dispatcher.console.model import AttemptModel, BucketModel, Outcomes, Window
 
 SPANS: Final[dict[Window, tuple[int, float]]] = {"1h": (60, 60.0), "24h": (96, 900.0), "7d": (168, 3600.0)}
 """Buckets of each window, and the seconds of one."""
@@ -73,9 +73,9 @@ class TenantCounts:
         }
         self._recent: deque[str] = deque(maxlen=RECENT)  # why each failed, "" if it was delivered
         self.last_delivery: float | None = None
-        self.last_failure: AttemptFact | None = None
+        self.last_failure: AttemptModel | None = None
 
-    def add(self, fact: AttemptFact) -> None:
+    def add(self, fact: AttemptModel) -> None:
         """Counts one attempt."""
         is_delivered = fact.verdict == "delivered"
         column = _DELIVERED if is_delivered else _DEAD if fact.verdict == "dead" else _FAILED
@@ -93,11 +93,11 @@ class TenantCounts:
     def outcomes(self, window: Window, now: float) -> Outcomes:
         """Returns the counts and latencies of a window."""
         rows = self._outcomes[window].rows(now)
-        buckets = tuple(Bucket(start, row[_DELIVERED], row[_FAILED], row[_DEAD]) for start, row in rows)
+        buckets = tuple(BucketModel(start, row[_DELIVERED], row[_FAILED], row[_DEAD]) for start, row in rows)
         latencies = [sum(step) for step in zip(*(row for _, row in self._latencies[window].rows(now)), strict=True)]
         return Outcomes(window, SPANS[window][1], buckets, _quantile(latencies, 0.5), _quantile(latencies, 0.95))
 
-    def failing(self) -> tuple[AttemptFact, int, int] | None:
+    def failing(self) -> tuple[AttemptModel, int, int] | None:
         """Returns the latest failed attempt, how many of the recent ones failed for its reason, and their number."""
         if self.last_failure is None or not self._recent or not self._recent[-1]:
             return None
@@ -108,7 +108,7 @@ def no_outcomes(window: Window, now: float) -> Outcomes:
     """Returns the counts of a tenant without attempts."""
     length, span_s = SPANS[window]
     last = int(now // span_s)
-    return Outcomes(window, span_s, tuple(Bucket(span * span_s) for span in range(last - length + 1, last + 1)))
+    return Outcomes(window, span_s, tuple(BucketModel(span * span_s) for span in range(last - length + 1, last + 1)))
 
 
 def _step(elapsed_ms: float) -> int:

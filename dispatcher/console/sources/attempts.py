@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 
 from dispatcher.config.settings import Settings
-from dispatcher.console.model import AttemptFact, AttemptPage, AttemptQuery, Outcomes, Window
+from dispatcher.console.model import AttemptModel, AttemptPage, AttemptQuery, Outcomes, Window
 from dispatcher.console.sources.attempt_counts import TenantCounts, no_outcomes
 from dispatcher.console.sources.fair_buffer import FairBuffer
 from dispatcher.contract.history import MAX_ANSWER, MAX_DETAIL, HistoryEntry, HistoryOutcome, decode_record
@@ -44,7 +44,7 @@ class AttemptMemory:
         most_tenants: int = MOST_TENANTS,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._latest: FairBuffer[TenantKey, tuple[int, AttemptFact]] = FairBuffer(most_kept, most_of_tenant)
+        self._latest: FairBuffer[TenantKey, tuple[int, AttemptModel]] = FairBuffer(most_kept, most_of_tenant)
         self._counts: OrderedDict[TenantKey, TenantCounts] = OrderedDict()
         self._most_tenants = most_tenants
         self._clock = clock
@@ -60,7 +60,7 @@ class AttemptMemory:
         """Number of tenants that are counted."""
         return len(self._counts)
 
-    def take(self, records: Sequence[Record]) -> None:
+    def append(self, records: Sequence[Record]) -> None:
         """Adds the attempts of these records; counts and skips records that can't be read."""
         for record in records:
             facts = read_attempts(record.value, self._clock())
@@ -71,7 +71,7 @@ class AttemptMemory:
             for fact in facts or ():
                 self.add(fact)
 
-    def add(self, fact: AttemptFact) -> None:
+    def add(self, fact: AttemptModel) -> None:
         """Adds one attempt."""
         counts = self._counts.get(fact.tenant)
         if counts is None:
@@ -84,7 +84,7 @@ class AttemptMemory:
         self._number += 1
         self._latest.add(fact.tenant, (self._number, fact))
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Removes everything before the log is read again."""
         self._latest.clear()
         self._counts.clear()
@@ -99,7 +99,7 @@ class AttemptMemory:
         """Returns a page. Raises NotFound if the cursor is invalid."""
         before = _number_in(query.before)
         limit = max(1, min(query.limit, MOST_ON_PAGE))
-        found: list[tuple[int, AttemptFact]] = []
+        found: list[tuple[int, AttemptModel]] = []
         for number, fact in reversed(self._latest.of(tenant)):
             if number < before and _matches(fact, query):
                 found.append((number, fact))
@@ -113,7 +113,7 @@ class AttemptMemory:
         counts = self._counts.get(tenant)
         return None if counts is None else counts.last_delivery
 
-    def failing(self, tenant: TenantKey) -> tuple[AttemptFact, int, int] | None:
+    def failing(self, tenant: TenantKey) -> tuple[AttemptModel, int, int] | None:
         """Returns the latest failed attempt, how many of the last 40 attempts failed for its reason, and how many
         attempts there were. Returns None if the last attempt was delivered or no attempt is known."""
         counts = self._counts.get(tenant)
@@ -152,8 +152,8 @@ class AttemptLogReader:
         await self.follower.run()
 
 
-def read_attempts(value: bytes | None, now: float) -> list[AttemptFact] | None:
-    """The attempts that a record of the history topic reports; None if the record can't be read."""
+def read_attempts(value: bytes | None, now: float) -> list[AttemptModel] | None:
+    """Returns the attempts that a record of the history topic reports; None if the record can't be read."""
     try:
         record = decode_record(value)
     except UnreadableEvent:
@@ -165,12 +165,12 @@ def read_attempts(value: bytes | None, now: float) -> list[AttemptFact] | None:
     ]
 
 
-def attempt_of(entry: HistoryEntry, now: float) -> AttemptFact:
-    """The attempt that an entry reports."""
+def attempt_of(entry: HistoryEntry, now: float) -> AttemptModel:
+    """Returns the attempt that an entry reports."""
     origin = None
     if entry.topic is not None and entry.partition is not None and entry.offset is not None:
         origin = Origin(sys.intern(entry.topic), entry.partition, entry.offset)
-    return AttemptFact(
+    return AttemptModel(
         at=min(entry.at / 1000, now),
         tenant=TenantKey(sys.intern(entry.org or ""), sys.intern(entry.sandbox or "")),
         event_id=entry.webhook_id or "",
@@ -188,7 +188,7 @@ def attempt_of(entry: HistoryEntry, now: float) -> AttemptFact:
     )
 
 
-def _matches(fact: AttemptFact, query: AttemptQuery) -> bool:
+def _matches(fact: AttemptModel, query: AttemptQuery) -> bool:
     if query.event_id is not None and fact.event_id != query.event_id:
         return False
     if query.outcome is None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from dispatcher.console.model import DeadFact, DeadPage, DeadQuery
+from dispatcher.console.model import DeadEventModel, DeadPage, DeadQuery
 from dispatcher.console.sources.fair_buffer import FairBuffer
 from dispatcher.contract.recipient import recipient_of
 from dispatcher.contract.records import PREFIX, Record
@@ -25,7 +25,7 @@ _Order = tuple[float, int, int]
 
 @dataclass(frozen=True, slots=True)
 class _IndexedEvent:
-    fact: DeadFact
+    fact: DeadEventModel
     place: _Place
 
     @property
@@ -50,21 +50,21 @@ class DeadEventIndex:
         """True if nothing was evicted."""
         return not self._by_tenant.lost
 
-    def take(self, records: Sequence[Record]) -> None:
+    def append(self, records: Sequence[Record]) -> None:
         """Adds dead events, and applies the marks of redrives."""
         for record in records:
             if is_mark(record):
                 places = ((record.partition, offset) for offset in marked_offsets(record))
                 self._redriven.update(place for place in places if place in self._kept)
                 continue
-            place, fact = (record.partition, record.offset), dead_fact(record)
+            place, fact = (record.partition, record.offset), dead_event_of(record)
             self._kept[place] = _IndexedEvent(fact, place)
             for gone in self._by_tenant.add(fact.tenant, place):
                 del self._kept[gone]
                 self._redriven.discard(gone)
         self._newest_first = None
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Removes everything before the topic is read again."""
         self._by_tenant.clear()
         self._kept.clear()
@@ -81,8 +81,8 @@ class DeadEventIndex:
         cursor = "-".join(map(str, map(int, shown[-1].order))) if len(rest) > limit else None
         return DeadPage(tuple(map(self._fact, shown)), len(matching), cursor, self.is_all)
 
-    def get(self, dead_id: str, *, orgs: Orgs) -> DeadFact:
-        """Returns it. Raises NotFound if it isn't kept, or belongs to another organisation."""
+    def get(self, dead_id: str, *, orgs: Orgs) -> DeadEventModel:
+        """Returns a dead event. Raises NotFound if it isn't kept, or belongs to another organisation."""
         kept = self._kept.get(place_of(dead_id))
         if kept is None or not _may_see(kept.fact, orgs):
             raise NotFound("there is no such dead event, or it is no longer kept")
@@ -113,18 +113,19 @@ class DeadEventIndex:
             and (query.until is None or fact.died_at < query.until)
         )
 
-    def _fact(self, kept: _IndexedEvent) -> DeadFact:
+    def _fact(self, kept: _IndexedEvent) -> DeadEventModel:
         return replace(kept.fact, redriven=True) if kept.place in self._redriven else kept.fact
 
 
-def dead_fact(record: Record) -> DeadFact:
+def dead_event_of(record: Record) -> DeadEventModel:
     """Returns the dead event in a record of the dead-letter topic."""
     dead = DeadEvent.of(record)
     event, retry_state = dead.event, dead.retry_state
     headers = dict(record.headers)
-    return DeadFact(
+    return DeadEventModel(
         id=f"{record.partition}-{record.offset}",
-        tenant=dead.tenant,
+        org=None if dead.tenant is None else dead.tenant.org,
+        sandbox=None if dead.tenant is None else dead.tenant.sandbox,
         event_id=None if event is None else event.webhook_id,
         died_at=dead.died_at,
         first_seen=retry_state.first_seen if PREFIX + "first-seen" in headers else None,
@@ -148,8 +149,8 @@ def place_of(dead_id: str) -> _Place:
     return int(partition), int(offset)
 
 
-def _may_see(fact: DeadFact, orgs: Orgs) -> bool:
-    return orgs is None or (fact.tenant is not None and fact.tenant.org in orgs)
+def _may_see(fact: DeadEventModel, orgs: Orgs) -> bool:
+    return orgs is None or fact.org in orgs
 
 
 def _order_in(cursor: str) -> _Order:

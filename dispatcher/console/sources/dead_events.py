@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 
 from dispatcher.config.settings import Settings
-from dispatcher.console.model import DeadPage, DeadQuery, DeadRecord, RedriveJob
+from dispatcher.console.model import DeadPage, DeadQuery, DeadRecord, RedriveModel
 from dispatcher.console.sources.dead_event_index import DeadEventIndex, place_of
 from dispatcher.console.sources.redrive_jobs import ANSWER_S, RATE, RedriveJobs, RunningJob
 from dispatcher.contract.records import Record
@@ -96,7 +96,7 @@ class DeadLetterReader:
 
     async def redrive(
         self, tenant: TenantKey, *, ids: frozenset[str] | None, query: DeadQuery, by: str, orgs: Orgs
-    ) -> RedriveJob:
+    ) -> RedriveModel:
         """Sends some (`ids`) or all matching dead events again. The query is ignored if `ids` is given.
 
         Returns once the job runs or is queued behind others.

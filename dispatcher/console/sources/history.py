@@ -1,4 +1,4 @@
-"""Answers from the history store, for the API and the pages."""
+"""Queries the history store for the API and the pages."""
 
 import re
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class HistoryLookup:
         states: TenantStates,
         problem: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """`problem`: why the store may lack the newest entries."""
+        """Reads nothing yet. `problem` returns why the store may lack the newest entries."""
         self._search = search
         self._store = store
         self._key = recipient_key
@@ -42,7 +42,7 @@ class HistoryLookup:
         return self._problem()
 
     def hashed(self, address: str) -> str | None:
-        """The hash under which a recipient's entries are stored; None without a key."""
+        """Returns the hash under which a recipient's entries are stored; None without a key."""
         return None if self._key is None else recipient_hash(self._key.reveal(), address)
 
     async def search(self, query: HistoryQuery, *, orgs: Orgs) -> HistoryPage:
@@ -50,7 +50,7 @@ class HistoryLookup:
         return await self._search.search(query, orgs=orgs)
 
     async def timeline(self, webhook_id: str, *, tenant: TenantKey) -> tuple[HistoryEntry, ...]:
-        """Everything that happened to one event of a tenant, the oldest first."""
+        """Returns everything that happened to one event of a tenant, the oldest first."""
         found = await self._search.timeline(webhook_id, orgs=frozenset({tenant.org}))
         return tuple(one for one in found if one.sandbox == tenant.sandbox)
 
@@ -59,11 +59,11 @@ class HistoryLookup:
         return await self._search.counts(tenant, since, until)
 
     async def state(self, tenant: TenantKey) -> StateReport:
-        """The state of a tenant's webhook by the evidence of all dispatchers, see `TenantStates.of`."""
+        """Returns the state of a tenant's webhook by the evidence of all dispatchers, see `TenantStates.of`."""
         return await self._states.of(tenant)
 
     async def states(self, *, orgs: Orgs) -> dict[TenantKey, StateReport]:
-        """The states of all webhooks of these organisations, see `TenantStates.all`."""
+        """Returns the states of all webhooks of these organisations, see `TenantStates.all`."""
         return await self._states.all(orgs=orgs)
 
     async def seen_without_webhook(self, since: float, *, orgs: Orgs) -> list[SeenTenant]:
@@ -80,12 +80,12 @@ class HistoryLookup:
 
 
 def is_address(text: str) -> bool:
-    """True if the text looks like an e-mail address or a telephone number: it must not get into a URL."""
+    """Returns True if the text looks like an e-mail address or a telephone number: it must not get into a URL."""
     return _ADDRESS.fullmatch(text.strip()) is not None
 
 
 def with_text(query: HistoryQuery, text: str, lookup: HistoryLookup) -> HistoryQuery:
-    """The query for what a person typed: a recipient, or any of an event's ids."""
+    """Returns the query for what a person typed: a recipient, or any of an event's ids."""
     text = text.strip()
     hashed = lookup.hashed(text) if is_address(text) else None
     return replace(query, any_id=text) if hashed is None else replace(query, recipients=(hashed,))

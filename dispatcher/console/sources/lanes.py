@@ -19,7 +19,7 @@ from yarl import URL
 from dispatcher.config.console_settings import ConsoleSettings
 from dispatcher.config.ops_tls import OpsTls
 from dispatcher.config.secrets import Secret
-from dispatcher.console.model import LaneFact
+from dispatcher.console.model import LaneModel
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.tasks import SingleFlight
 from dispatcher.transport.failures import TransportError
@@ -37,7 +37,7 @@ ADDRESSES_FOR_S: Final = 10.0
 
 T = TypeVar("T")
 
-_LANE: Final = TypeAdapter(LaneFact)
+_LANE: Final = TypeAdapter(LaneModel)
 _STATES: Final = ("active", "unstable", "disabled")
 _BREAKERS: Final = ("closed", "half_open", "open")
 
@@ -78,8 +78,8 @@ class RunningLanes:
         self._server_name = None if tls is None else tls.server_name
         self._clock = clock
         self._addresses: dict[str, tuple[float, tuple[_Instance, ...]]] = {}
-        self._known: OrderedDict[TenantKey, tuple[float, LaneFact | None]] = OrderedDict()
-        self._queries = SingleFlight[TenantKey, LaneFact | None]("query of a lane")
+        self._known: OrderedDict[TenantKey, tuple[float, LaneModel | None]] = OrderedDict()
+        self._queries = SingleFlight[TenantKey, LaneModel | None]("query of a lane")
         self._permits = asyncio.Semaphore(AT_ONCE)
         self._session: aiohttp.ClientSession | None = None
         self._reported: set[str] = set()
@@ -101,7 +101,7 @@ class RunningLanes:
         """True if a dispatcher has answered lately."""
         return self._answered_at is not None and self._clock() - self._answered_at < ANSWERS_COUNT_S
 
-    async def of(self, tenant: TenantKey) -> LaneFact | None:
+    async def of(self, tenant: TenantKey) -> LaneModel | None:
         """Returns the tenant's lane, or None if no dispatcher has one or none answers."""
         if not self._urls:
             return None
@@ -118,7 +118,7 @@ class RunningLanes:
         log.info("tenant enabled", tenant=str(tenant), dispatchers=sum(answers), of=len(answers))
         self._known.pop(tenant, None)
 
-    async def _fetch_lane(self, tenant: TenantKey) -> LaneFact | None:
+    async def _fetch_lane(self, tenant: TenantKey) -> LaneModel | None:
         found = await self._call_each(lambda one: self._get(one, _path(tenant)))
         lane = worst([lane for lane in found if lane is not None])
         self._known[tenant] = (self._clock(), lane)
@@ -135,13 +135,13 @@ class RunningLanes:
         instances = [one for url in self._urls for one in await self._instances_of(url)]
         return await asyncio.gather(*map(limited, instances))
 
-    async def _get(self, instance: _Instance, path: str) -> LaneFact | None:
+    async def _get(self, instance: _Instance, path: str) -> LaneModel | None:
         try:
             async with self._request("GET", instance, path) as answer:
                 lane = None
                 if answer.status != 404:
                     answer.raise_for_status()
-                    lane = lane_fact(await answer.read())
+                    lane = parse_lane(await answer.read())
         except (aiohttp.ClientError, TransportError, OSError, TimeoutError, ValueError) as error:
             self._report_unreachable(instance.url, error)
             return None
@@ -206,17 +206,17 @@ class RunningLanes:
             log.warning("a dispatcher does not report its lanes", url=url, error=type(error).__name__)
 
 
-def lane_fact(answer: bytes) -> LaneFact:
+def parse_lane(answer: bytes) -> LaneModel:
     """Parses a dispatcher's response. Raises ValueError if it is no such response."""
     document = orjson.loads(answer)
     return _LANE.validate_python({**document, "instances": 1} if isinstance(document, dict) else document)
 
 
-def worst(lanes: Sequence[LaneFact]) -> LaneFact | None:
+def worst(lanes: Sequence[LaneModel]) -> LaneModel | None:
     """Merges the lanes of several dispatchers: counts are added up, other fields take the worst value."""
     if not lanes:
         return None
-    return LaneFact(
+    return LaneModel(
         state=max((lane.state for lane in lanes), key=_STATES.index),
         breaker=max((lane.breaker for lane in lanes), key=_BREAKERS.index),
         breaker_retry_in_s=max(lane.breaker_retry_in_s for lane in lanes),

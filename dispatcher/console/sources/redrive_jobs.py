@@ -14,7 +14,7 @@ from typing import Final, Literal, TypeVar
 import structlog
 
 from dispatcher.config.kafka_settings import KafkaSettings
-from dispatcher.console.model import RedriveJob
+from dispatcher.console.model import RedriveModel
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError, NotFound
 from dispatcher.kafka.topic_reader import translating_kafka_errors
@@ -45,7 +45,7 @@ log = structlog.get_logger(__name__)
 
 
 class RunningJob:
-    """What a job's work gets: it reports progress, and learns that it has to stop."""
+    """A job as its work sees it: the work reports progress here, and learns that it has to stop."""
 
     def __init__(self, jobs: "RedriveJobs", job_id: str) -> None:
         self._jobs = jobs
@@ -79,7 +79,7 @@ class RedriveJobs:
     def __init__(self, kafka: KafkaSettings, clock: Callable[[], float] = time.time) -> None:
         self._kafka = kafka
         self._clock = clock
-        self._jobs: OrderedDict[str, RedriveJob] = OrderedDict()
+        self._jobs: OrderedDict[str, RedriveModel] = OrderedDict()
         self._running: dict[str, RunningJob] = {}
         self._permits = asyncio.Semaphore(MOST_REDRIVES)
         self._tasks: asyncio.TaskGroup | None = None
@@ -95,7 +95,7 @@ class RedriveJobs:
 
     async def start(
         self, tenant: TenantKey, by: str, total: int, work: JobFunction, kind: Literal["dead", "delivered"] = "dead"
-    ) -> RedriveJob:
+    ) -> RedriveModel:
         """Starts or queues a job. Returns when its work has reached the broker, or the job is queued.
 
         Raises:
@@ -110,7 +110,7 @@ class RedriveJobs:
             raise DispatcherError("the console is starting or stopping: try again in a minute")
         is_turn = len(unfinished) < MOST_REDRIVES  # then none waits either
         state: Literal["running", "waiting"] = "running" if is_turn else "waiting"
-        job = RedriveJob(uuid.uuid4().hex, tenant, by, self._clock(), total, state=state, kind=kind)
+        job = RedriveModel(uuid.uuid4().hex, *tenant, by, self._clock(), total, state=state, kind=kind)
         self._add(job)
         running = self._running[job.id] = RunningJob(self, job.id)
         task = self._tasks.create_task(self._run_job(running, work), name=f"redrive of {tenant}")
@@ -123,28 +123,28 @@ class RedriveJobs:
             raise DispatcherError(job.problem or "the console is stopping")
         return job
 
-    def job(self, job_id: str, *, orgs: Orgs) -> RedriveJob:
+    def job(self, job_id: str, *, orgs: Orgs) -> RedriveModel:
         """Returns a job. Raises NotFound if it doesn't exist in these organisations."""
         job = self._jobs.get(job_id)
-        if job is None or (orgs is not None and job.tenant.org not in orgs):
+        if job is None or (orgs is not None and job.org not in orgs):
             raise NotFound("there is no such redrive, or it is long past")
         return job
 
-    def jobs(self, *, orgs: Orgs, tenant: TenantKey | None = None) -> Sequence[RedriveJob]:
+    def jobs(self, *, orgs: Orgs, tenant: TenantKey | None = None) -> Sequence[RedriveModel]:
         """Returns the kept jobs of these organisations, the newest first."""
         return [
             job
             for job in reversed(self._jobs.values())
-            if (orgs is None or job.tenant.org in orgs) and tenant in (None, job.tenant)
+            if (orgs is None or job.org in orgs) and tenant in (None, job.tenant)
         ]
 
-    def stop(self, job_id: str, *, orgs: Orgs) -> RedriveJob:
+    def stop(self, job_id: str, *, orgs: Orgs) -> RedriveModel:
         """Stops a job after its running batch. Does nothing if the job is over. Raises NotFound."""
         job = self.job(job_id, orgs=orgs)
         running = self._running.get(job_id)
         if running is not None and not job.is_over:
             running.stop.set()
-            self.update(job_id, is_stopping=True)
+            self.update(job_id, stopping=True)
         return self._jobs[job_id]
 
     def update(self, job_id: str, **changes: object) -> None:
@@ -160,7 +160,7 @@ class RedriveJobs:
                     self.update(job_id, state="running")
                     with translating_kafka_errors(self._kafka):
                         await work(running)
-            self._end(job_id, "stopped" if self._jobs[job_id].is_stopping else "done")
+            self._end(job_id, "stopped" if self._jobs[job_id].stopping else "done")
         except DispatcherError as error:
             log.warning("redrive failed", job=job_id, error=str(error))
             self._end(job_id, "failed", error.for_tenants)
@@ -175,9 +175,9 @@ class RedriveJobs:
             self._running.pop(job_id, None)
 
     def _end(self, job_id: str, state: Literal["done", "stopped", "failed"], problem: str = "") -> None:
-        self.update(job_id, state=state, problem=problem, finished_at=self._clock())
+        self.update(job_id, state=state, problem=problem, stopping=False, finished_at=self._clock())
 
-    def _add(self, job: RedriveJob) -> None:
+    def _add(self, job: RedriveModel) -> None:
         self._jobs[job.id] = job
         for job_id, old in list(self._jobs.items()):
             if len(self._jobs) > MOST_JOBS and old.is_over:

@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 
 from dispatcher.config.settings import Settings
-from dispatcher.console.model import RedriveJob, ResendCheck, ResendQuery
+from dispatcher.console.model import RedriveModel, ResendCheck, ResendQuery
 from dispatcher.console.sources.history import HistoryLookup
 from dispatcher.console.sources.redrive_jobs import ANSWER_S, RATE, RedriveJobs, RunningJob
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome
@@ -51,7 +51,7 @@ class DeliveredEvents:
             raise BrokerUnavailable from None
         return ResendCheck(len(kept), gone, is_cut)
 
-    async def start(self, tenant: TenantKey, query: ResendQuery, by: str) -> RedriveJob:
+    async def start(self, tenant: TenantKey, query: ResendQuery, by: str) -> RedriveModel:
         """Starts or queues a job, which `DeadLetterReader.job` returns.
 
         Raises:

@@ -9,7 +9,7 @@ from typing import Final
 
 from dispatcher.config.settings import Settings
 from dispatcher.config.units import format_duration
-from dispatcher.console.model import WaitingTier
+from dispatcher.console.model import TierModel
 from dispatcher.contract.records import Record, RetryState
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import BrokerUnavailable, DispatcherError
@@ -70,7 +70,7 @@ class RetryBacklog:
         self._found: _BacklogCounts | DispatcherError | None = None
         self._found_at = 0.0
 
-    async def of(self, tenant: TenantKey) -> Sequence[WaitingTier]:
+    async def of(self, tenant: TenantKey) -> Sequence[TierModel]:
         """Returns the tiers in which events of the tenant wait, the shortest first, then the reasons for held events.
 
         The counts of held events are lower bounds if more events wait than are read.
@@ -86,10 +86,10 @@ class RetryBacklog:
             count = found.counts.get((tenant, topic), _Count())
             is_at_least = topic in found.cut_off
             if count.events or is_at_least:
-                tiers.append(WaitingTier(tier, count.events, count.next_due, is_at_least, None, self._expiry(count)))
+                tiers.append(TierModel(tier, count.events, count.next_due, is_at_least, None, self._expiry(count)))
         is_at_least = self._held_topic in found.cut_off
         for reason, count in sorted(found.held.get(tenant, {}).items()):
-            tiers.append(WaitingTier(HELD, count.events, None, is_at_least, reason, self._expiry(count)))
+            tiers.append(TierModel(HELD, count.events, None, is_at_least, reason, self._expiry(count)))
         return tiers
 
     def _expiry(self, count: _Count) -> float | None:

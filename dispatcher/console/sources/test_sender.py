@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 from dispatcher.auth.authenticator import Header
 from dispatcher.config.settings import Settings
 from dispatcher.config.webhooks import Channel, Webhook, WebhookConfig
-from dispatcher.console.model import Step, TestResult
+from dispatcher.console.model import StepModel, TestResultModel
 from dispatcher.console.sources.sample_events import sample_event
 from dispatcher.contract.feedback import encode_feedback
 from dispatcher.contract.outcomes import Attempt, FailureReason, Phases, shown_to_tenants
@@ -31,7 +31,7 @@ from dispatcher.transport import open_transport
 from dispatcher.transport.addresses import Place, place_of
 from dispatcher.transport.egress import literal
 from dispatcher.transport.request import Endpoint, Request, Transport
-from dispatcher.transport.token_client import TokenPosts
+from dispatcher.transport.token_client import TokenClient
 
 KEEP_BODY: Final = 2048
 AT_ONCE: Final = 8
@@ -42,7 +42,7 @@ AT_ONCE_EACH: Final = 2
 
 @dataclass(slots=True)
 class _Sent:
-    """Observations of one test."""
+    """What was observed during one test."""
 
     attempt: Attempt
     token: Header | None = None
@@ -63,16 +63,16 @@ class SampleSender:
             WeakValueDictionary()
         )  # kept while a test uses it
 
-    def preview(self, config: WebhookConfig, channel: Channel, message_status: str) -> TestResult:
+    def preview(self, config: WebhookConfig, channel: Channel, message_status: str) -> TestResultModel:
         """Returns the request that would be sent, with masked secrets. Fetches no token and signs nothing."""
         pending = self._pending(config, channel, message_status)
-        return TestResult(
+        return TestResultModel(
             steps=(), event_id=pending.webhook_id, verdict="", reason="", status=None, elapsed_ms=0.0,
             verdict_in_words="", remedy="", answer="",
             request=tuple(shown_headers(pending, self._clock())), body=pending.body.decode(),
         )  # fmt: skip
 
-    async def send(self, config: WebhookConfig, channel: Channel, message_status: str) -> TestResult:
+    async def send(self, config: WebhookConfig, channel: Channel, message_status: str) -> TestResultModel:
         """Sends a sample event once, or twice if the endpoint refused a fetched token.
 
         Takes at most twice the timeout. Never raises for errors of the endpoint or network.
@@ -84,7 +84,7 @@ class SampleSender:
         own = self._permits_of.setdefault(config.org, asyncio.Semaphore(AT_ONCE_EACH))
         async with own, self._permits, open_transport(self._settings.delivery, self._settings.egress) as opened:
             try:
-                destination = PreparedWebhook.of(pending.webhook, TokenPosts(opened), self._settings.delivery)
+                destination = PreparedWebhook.of(pending.webhook, TokenClient(opened), self._settings.delivery)
             except ValueError as error:
                 raise ConfigError([Problem(str(error), "auth")]) from None
             try:
@@ -134,11 +134,11 @@ class SampleSender:
         )  # fmt: skip
         sent.attempt = shown_to_tenants(await transport.post(request))
 
-    def _result(self, pending: PendingDelivery, destination: PreparedWebhook, sent: _Sent) -> TestResult:
+    def _result(self, pending: PendingDelivery, destination: PreparedWebhook, sent: _Sent) -> TestResultModel:
         attempt, judgement, config = sent.attempt, judge(sent.attempt), pending.webhook.config
         reason = reason_of(attempt)
         answer = attempt.answer
-        return TestResult(
+        return TestResultModel(
             steps=ladder(sent, destination.endpoint, len(pending.body)),
             event_id=pending.webhook_id,
             verdict=judgement.verdict.name.lower(),
@@ -172,37 +172,41 @@ _ENDS_AT: Final[dict[FailureReason, _Name]] = {
 """The step at which each failure is noticed; TOKEN comes before all of them."""
 
 
-def ladder(sent: _Sent, endpoint: Endpoint, size: int) -> tuple[Step, ...]:
+def ladder(sent: _Sent, endpoint: Endpoint, size: int) -> tuple[StepModel, ...]:
     """Returns the steps of a POST of `size` bytes: which ones succeeded, and how long each took."""
     failure, phases = sent.attempt.failure, sent.attempt.phases
     if failure is FailureReason.TOKEN:
-        rungs = [Step(name, None) for name in _STEPS[:3]]
-        return (*rungs, Step("token", False, detail=sent.attempt.detail), *(Step(name, None) for name in _STEPS[3:]))
+        rungs = [StepModel(name, None) for name in _STEPS[:3]]
+        return (
+            *rungs,
+            StepModel("token", False, detail=sent.attempt.detail),
+            *(StepModel(name, None) for name in _STEPS[3:]),
+        )
     last = len(_STEPS) if failure is None else _STEPS.index(_ENDS_AT[failure])
     details = _details_of(phases, sent.attempt.status, endpoint.host) | {
         "connect": f"port {endpoint.port}",
         "request": f"{size:,} bytes",
     }
     taken = _durations_ms(phases)
-    steps: list[Step] = []
+    steps: list[StepModel] = []
     for number, name in enumerate(_STEPS):
         if name == "tls" and endpoint.scheme != "https":
-            steps.append(Step("tls", None, detail="not used"))
+            steps.append(StepModel("tls", None, detail="not used"))
         elif number < last:
-            steps.append(Step(name, True, taken.get(name), details.get(name, "")))
+            steps.append(StepModel(name, True, taken.get(name), details.get(name, "")))
         else:
-            steps.append(Step(name, False, None, sent.attempt.detail) if number == last else Step(name, None))
+            steps.append(StepModel(name, False, None, sent.attempt.detail) if number == last else StepModel(name, None))
     steps.insert(3, _token_step(sent))
     return tuple(steps)
 
 
-def _token_step(sent: _Sent) -> Step:
+def _token_step(sent: _Sent) -> StepModel:
     if not sent.tokens and sent.token is None:
-        return Step("token", None, detail="none is needed")
+        return StepModel("token", None, detail="none is needed")
     details = "signed by us"
     if sent.tokens:
         details = "a fresh one, as the first was refused" if sent.tokens > 1 else "fetched"
-    return Step("token", True, None if sent.token_ms is None else round(sent.token_ms, 1), details)
+    return StepModel("token", True, None if sent.token_ms is None else round(sent.token_ms, 1), details)
 
 
 def _details_of(phases: Phases, status: int | None, host: str) -> dict[str, str]:

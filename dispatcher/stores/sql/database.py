@@ -37,7 +37,6 @@ POOL_SIZE: Final = 2
 """Number of connections that are kept; up to three more under load. The cache makes look-ups rare."""
 
 _EXAMPLES = "write sqlite+aiosqlite:///PATH or postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE"
-_NOT_MIGRATED = ("no such table", "unable to open database file")
 _PRAGMAS = (
     "journal_mode=WAL",
     "synchronous=NORMAL",
@@ -81,7 +80,7 @@ class Database:
     """One database, with a small pool of connections. It connects at the first use."""
 
     def __init__(self, url: Secret, *, create: bool = False, setting: str = "webhooks.url") -> None:
-        """Connect to `url` when needed.
+        """Connects to `url` at the first use.
 
         Args:
             create: make a SQLite file that is not there; without it, no file is an answer that failed.
@@ -255,7 +254,7 @@ def _shown(url: URL) -> str:
 
 
 def _reason(error: Exception, maker: str) -> str:
-    """What the driver says, first line only: no statement, no parameters."""
+    """Returns the first line of the driver's message: no statement, no parameters."""
     origin = getattr(error, "orig", None) or error
     lines = str(origin).splitlines()
     text = lines[0][:200] if lines else type(origin).__name__

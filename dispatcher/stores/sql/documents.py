@@ -20,9 +20,10 @@ import orjson
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from dispatcher.config.documents import Loc, key_of, parse_document, problems_from
+from dispatcher.config.endpoint_urls import split_url
 from dispatcher.config.secret_scope import MAX_SECRET_BYTES
 from dispatcher.config.secrets import Secret
-from dispatcher.config.webhooks import WebhookConfig, split_url
+from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.errors import MAX_PROBLEMS, ConfigError, Problem, first_problems
 
 MAX_DRAFT_BYTES: Final = 1024 * 1024

@@ -13,7 +13,7 @@ from sqlalchemy import RowMapping, Text, cast, delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.config.documents import Loc
-from dispatcher.config.webhooks import KEY_OVERLAP
+from dispatcher.config.webhook_auth import KEY_OVERLAP
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql import rows
 from dispatcher.stores.sql.audit import write_entry

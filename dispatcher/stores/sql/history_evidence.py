@@ -67,7 +67,7 @@ async def add_evidence(connection: AsyncConnection, rows: Sequence[Row], now_ms:
 
 
 def evidence_in(rows: Sequence[Row], now_ms: int) -> dict[TenantKey, StateEvidence]:
-    """The evidence of rows by tenant, in order of tenants."""
+    """Returns the evidence of rows by tenant, in order of tenants."""
     entries = []
     for row in rows:
         if row[_OUTCOME] in _COUNTED:

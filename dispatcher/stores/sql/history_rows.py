@@ -20,7 +20,7 @@ _INT4, _INT8 = 2**31, 2**63
 
 
 def rows_of(record: HistoryRecord) -> tuple[list[Row], int]:
-    """Rows of a record's entries, and the number of entries that no database could hold."""
+    """Returns the rows of a record's entries, and the number of entries that no database could hold."""
     rows: list[Row] = []
     for index, entry in enumerate(record.entries):
         if _fits(record, index, entry):
@@ -29,7 +29,7 @@ def rows_of(record: HistoryRecord) -> tuple[list[Row], int]:
 
 
 def entry_of(row: RowMapping | Mapping[str, Any]) -> HistoryEntry:
-    """The entry in a row of the store."""
+    """Returns the entry in a row of the store."""
     more = orjson.loads(row["more"]) if row["more"] else {}
     values = {name: row[name] for name in _FROM_ROW} | more
     values["outcome"] = HistoryOutcome(values["outcome"])
@@ -38,7 +38,7 @@ def entry_of(row: RowMapping | Mapping[str, Any]) -> HistoryEntry:
 
 
 def clean(text: str) -> str:
-    """The text as databases hold it, without NUL; searched for in the same form, cut as ids are."""
+    """Returns the text as databases hold it: without NUL, cut as ids are. Searches use the same form."""
     return text[:MAX_ID].replace("\0", "\ufffd")
 
 
@@ -84,7 +84,7 @@ def _clean_or_none(text: str | None) -> str | None:
 
 
 def slot_counts(rows: Sequence[Row], slot_ms: int) -> list[Row]:
-    """Events of rows by organisation, sandbox, slot of time, outcome, reason and channel, in order of these."""
+    """Counts the events of rows by organisation, sandbox, slot of time, outcome, reason and channel, in this order."""
     found: dict[tuple[Any, ...], int] = {}
     for row in rows:
         key = (row[4], row[5], row[1] // slot_ms * slot_ms, row[6], row[7], row[16] or "")

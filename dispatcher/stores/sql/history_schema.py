@@ -157,7 +157,7 @@ IDS: Final = ("webhook_id", "event_id", "request_id", "message_execution_id", "c
 
 
 def index_statements() -> list[str]:
-    """Indexes of `history_entries`; PostgreSQL makes them in each partition."""
+    """Returns the indexes of `history_entries`; PostgreSQL creates them in each partition."""
     key = ", ".join(f'"{name}"' for name in KEY)
     statements = [f"CREATE UNIQUE INDEX IF NOT EXISTS history_entries_key ON history_entries ({key})"]
     statements += [
@@ -173,17 +173,17 @@ def index_statements() -> list[str]:
 
 
 def partition_name(kept: int, day: int) -> str:
-    """The partition of a class and a day, counted from 1970."""
+    """Returns the partition of a class and a day, counted from 1970."""
     return f"history_entries_{kept}_{day}"
 
 
 def class_name(kept: int) -> str:
-    """The table of a retention class."""
+    """Returns the table of a retention class."""
     return f"history_entries_{kept}"
 
 
 def column_definitions() -> str:
-    """The columns of `history_entries` as PostgreSQL spells them."""
+    """Returns the columns of `history_entries` as PostgreSQL spells them."""
     from sqlalchemy.dialects import postgresql
 
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
@@ -194,7 +194,7 @@ def column_definitions() -> str:
 
 
 def postgresql_statements() -> list[str]:
-    """What makes the partitioned table, its classes and indexes, if they are missing."""
+    """Returns the statements that create the partitioned table, its classes and indexes, if they are missing."""
     statements = [
         f"CREATE TABLE IF NOT EXISTS history_entries ({column_definitions()}) PARTITION BY LIST (kept)",
     ]
@@ -207,7 +207,7 @@ def postgresql_statements() -> list[str]:
 
 
 def day_statement(kept: int, day: int) -> str:
-    """What makes the partition of a day, if it is missing."""
+    """Returns the statement that creates the partition of a day, if it is missing."""
     return (
         f"CREATE TABLE IF NOT EXISTS {partition_name(kept, day)} PARTITION OF {class_name(kept)} "
         f"FOR VALUES FROM ({day * DAY_MS}) TO ({(day + 1) * DAY_MS})"

@@ -26,7 +26,7 @@ _ORDER: Final = 'ORDER BY "at" DESC, writer DESC, number DESC'
 
 @dataclass(frozen=True, slots=True)
 class HistoryQuery:
-    """Which entries, the newest first. It needs a tenant, an id, a campaign or a recipient."""
+    """Selects entries, the newest first. A query needs a tenant, an id, a campaign or a recipient."""
 
     tenant: TenantKey | None = None
     any_id: str | None = None
@@ -52,7 +52,7 @@ class HistoryQuery:
 
 @dataclass(frozen=True, slots=True)
 class HistoryPage:
-    """A part of the entries."""
+    """A page of the entries."""
 
     items: tuple[HistoryEntry, ...]
     next: str | None
@@ -70,14 +70,14 @@ class HistoryCount:
 
 
 class HistorySearch:
-    """Answers from the store, within the organisations that the person may see."""
+    """Queries the store, within the organisations that the person may see."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self.seen: Final = HistorySeen(database)
 
     async def search(self, query: HistoryQuery, *, orgs: Orgs) -> HistoryPage:
-        """Entries that match every condition.
+        """Returns the entries that match every condition.
 
         Raises:
             NotFound: the cursor isn't one of this store.
@@ -97,7 +97,7 @@ class HistorySearch:
         return HistoryPage(tuple(map(entry_of, shown)), following)
 
     def statements(self, query: HistoryQuery, *, orgs: Orgs) -> list[tuple[TextClause, dict[str, Any]]]:
-        """What `search` asks the database: one statement for each column that may hold the id.
+        """Returns the statements of `search`: one for each column that may hold the id.
 
         Raises:
             NotFound, ValueError: as `search`.
@@ -116,7 +116,7 @@ class HistorySearch:
         return made
 
     async def timeline(self, webhook_id: str, *, orgs: Orgs) -> tuple[HistoryEntry, ...]:
-        """Everything that happened to one event, the oldest first, at most `MAX_TIMELINE` entries.
+        """Returns everything that happened to one event, the oldest first, at most `MAX_TIMELINE` entries.
 
         Raises:
             StoreUnavailable: the database did not answer in time.
@@ -132,7 +132,7 @@ class HistorySearch:
             return tuple(map(entry_of, found.mappings()))
 
     async def counts(self, tenant: TenantKey, since: float, until: float) -> tuple[HistoryCount, ...]:
-        """Events of a tenant by outcome, reason and channel, in slots of a quarter of an hour that begin in the range.
+        """Counts a tenant's events by outcome, reason and channel, in quarters of an hour that begin in the range.
 
         Raises:
             StoreUnavailable: the database did not answer in time.
@@ -155,7 +155,7 @@ class HistorySearch:
 
 
 def _keys(query: HistoryQuery) -> list[tuple[str, str]]:
-    """Columns and values of which one has to match."""
+    """Returns the columns and values of which one has to match."""
     keys = [("recipient", recipient) for recipient in query.recipients]
     if query.any_id is not None:
         columns = IDS if query.id_field is None else (query.id_field,)

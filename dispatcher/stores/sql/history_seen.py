@@ -1,4 +1,4 @@
-"""Which tenants, channels and campaigns the history store has seen, to choose from and to warn by."""
+"""Finds tenants, channels and campaigns in the history store, for choices and warnings of the console."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -27,7 +27,7 @@ class SeenTenant:
 
 
 class HistorySeen:
-    """Answers from the counts and the latest entries."""
+    """Queries the counts and the latest entries."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

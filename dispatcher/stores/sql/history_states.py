@@ -89,7 +89,7 @@ class TenantStates:
         self._facts: Mapping[TenantKey, WebhookFacts] = {}
 
     async def of(self, tenant: TenantKey) -> StateReport:
-        """The state of one tenant; `unknown` without evidence.
+        """Returns the state of one tenant; `unknown` without evidence.
 
         Raises:
             StoreUnavailable: the database did not answer in time.
@@ -98,7 +98,7 @@ class TenantStates:
         return found.get(tenant) or StateReport(tenant, FleetState.UNKNOWN, self._clock(), is_current=True)
 
     async def all(self, *, orgs: Orgs) -> dict[TenantKey, StateReport]:
-        """The state of every tenant of these organisations that has a webhook or evidence.
+        """Returns the state of every tenant of these organisations that has a webhook or evidence.
 
         Raises:
             StoreUnavailable: the database did not answer in time.
@@ -187,7 +187,7 @@ class TenantStates:
     async def _rows_to_judge(
         self, connection: AsyncConnection, facts: Mapping[TenantKey, WebhookFacts]
     ) -> Sequence[RowMapping]:
-        """Rows with new evidence; all rows if a webhook changed, which is rare."""
+        """Selects the rows with new evidence; all rows if a webhook changed, which is rare."""
         statement = select(tenants)
         if facts == self._facts:
             statement = statement.where(tenants.c.touched >= self._judged_to - OVERLAP_MS)
@@ -204,7 +204,7 @@ _UPDATE: Final = (
 def _judged(
     row: RowMapping, facts: WebhookFacts | None, now_ms: int
 ) -> tuple[dict[str, Any] | None, StateChange | None]:
-    """What has to be written into a row, and the change of its state."""
+    """Returns what has to be written into a row, and the change of its state."""
     revision, changed_at, is_paused = row["revision"], row["changed_at"], bool(row["is_paused"])
     if facts is not None:
         if revision and revision != facts.revision:

@@ -1,4 +1,4 @@
-"""The history store: takes entries from the topic, keeps them for as long as `history.keep` says, forgets people.
+"""The history store: stores the topic's entries, keeps them for `history.keep`, and erases a person's entries.
 
 Writing is idempotent: an entry that is there already is left alone, and counts grow with new entries only, in the same
 transaction. Any number of workers may write to one PostgreSQL; a SQLite file belongs to one worker.
@@ -65,7 +65,7 @@ SELECT kept, "at", writer, number FROM added
 
 
 class HistoryStore:
-    """Writes to the store. Reading is `HistorySearch`'s."""
+    """Writes to the store; `HistorySearch` reads it."""
 
     def __init__(self, database: Database, settings: HistorySettings, clock: Callable[[], float] = time.time) -> None:
         self._database = database
@@ -83,7 +83,7 @@ class HistoryStore:
         return self._database.name
 
     async def prepare(self) -> None:
-        """Makes tables and indexes if they are missing.
+        """Creates tables and indexes if they are missing.
 
         Raises:
             ConfigError: the tables are of a newer version of this program.

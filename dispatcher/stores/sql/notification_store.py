@@ -1,4 +1,4 @@
-"""What notifications keep in the history store: contacts that confirmed, what was reported, messages and their state.
+"""The tables of notifications in the history store: contacts, what was reported, messages and their state.
 
 A message is stored in the transaction that remembers what it reports, and is marked before and after it is sent. If a
 worker is killed while it sends, the message is sent once more, and never a third time.
@@ -48,7 +48,7 @@ class KnownContact:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message that is to be sent, or was. Times are Unix seconds."""
+    """A message that waits to be sent, or was sent. Times are Unix seconds."""
 
     tenant: TenantKey
     """OPERATOR if it concerns more than one webhook."""
@@ -72,7 +72,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What planning reads."""
+    """Everything that planning reads from the store."""
 
     contacts: Contacts
     memories: Mapping[TenantKey, bytes]
@@ -81,7 +81,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What planning writes."""
+    """Everything that planning writes to the store."""
 
     memories: Mapping[TenantKey, bytes]
     asked: Sequence[tuple[TenantKey, str]]
@@ -102,7 +102,7 @@ class NotificationStore:
         return self._clock()
 
     async def read(self) -> Stored:
-        """What planning reads, outside a transaction.
+        """Returns what planning reads, outside a transaction.
 
         Raises:
             StoreUnavailable: the database did not answer in time.
@@ -155,7 +155,7 @@ class NotificationStore:
             await connection.execute(messages.insert(), [_row(message, now_ms) for message in changes.messages])
 
     async def contacts_of(self, tenant: TenantKey) -> dict[str, KnownContact]:
-        """The known contacts of a webhook, by hash of the address.
+        """Returns the known contacts of a webhook, by hash of the address.
 
         Raises:
             StoreUnavailable: the database did not answer in time.
@@ -238,7 +238,7 @@ class NotificationStore:
     async def recent(
         self, *, orgs: Orgs, tenant: TenantKey | None = None, before: str | None = None, limit: int = 50
     ) -> list[Message]:
-        """Messages, the newest first, with masked recipients and without content.
+        """Returns messages, the newest first, with masked recipients and without content.
 
         Args:
             orgs: organisations that the caller may see; the operator's messages need access to all.
@@ -260,7 +260,7 @@ class NotificationStore:
             return [_message(row, is_masked=True) for row in rows.mappings()]
 
     async def count_since(self, tenant: TenantKey, kind: str, since: float) -> int:
-        """The number of messages of a kind that were created since then.
+        """Counts the messages of a kind that were created since then.
 
         Raises:
             StoreUnavailable: the database did not answer in time.

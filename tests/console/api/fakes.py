@@ -8,22 +8,22 @@ from pydantic import JsonValue
 
 from dispatcher.config.webhooks import Channel, WebhookConfig
 from dispatcher.console.model import (
-    AttemptFact,
+    AttemptModel,
     AttemptPage,
     AttemptQuery,
-    Bucket,
-    DeadFact,
+    BucketModel,
+    DeadEventModel,
     DeadPage,
     DeadQuery,
     DeadRecord,
-    LaneFact,
+    LaneModel,
     Outcomes,
-    RedriveJob,
+    RedriveModel,
     ResendCheck,
     ResendQuery,
-    Step,
-    TestResult,
-    WaitingTier,
+    StepModel,
+    TestResultModel,
+    TierModel,
     Window,
 )
 from dispatcher.contract.records import Origin
@@ -39,8 +39,8 @@ LUMAS_CUSTOMER, RIVALS_CUSTOMER = "jane@luma-customer.example", "secret-customer
 AT = 1_790_000_000.0
 
 
-def attempt_of(tenant: TenantKey) -> AttemptFact:
-    return AttemptFact(
+def attempt_of(tenant: TenantKey) -> AttemptModel:
+    return AttemptModel(
         AT, tenant, f"event-of-{tenant.org}", "bounce", "email", 1, 503, "http_5xx", "answered 503", "retry_soon", 12.5,
         False, Origin("delivery-events", 0, 7), "<b>busy</b>",
     )  # fmt: skip
@@ -50,7 +50,7 @@ class FakeAttempts:
     problem: str | None = None
 
     def outcomes(self, tenant: TenantKey, window: Window) -> Outcomes:
-        return Outcomes(window, 60.0, (Bucket(AT, 3, 2, 1), Bucket(AT + 60)), 10.0, 20.0)
+        return Outcomes(window, 60.0, (BucketModel(AT, 3, 2, 1), BucketModel(AT + 60)), 10.0, 20.0)
 
     def search(self, tenant: TenantKey, query: AttemptQuery) -> AttemptPage:
         facts = (attempt_of(tenant),) * 3
@@ -64,7 +64,7 @@ class FakeAttempts:
     def last_delivery(self, tenant: TenantKey) -> float | None:
         return AT
 
-    def failing(self, tenant: TenantKey) -> tuple[AttemptFact, int, int] | None:
+    def failing(self, tenant: TenantKey) -> tuple[AttemptModel, int, int] | None:
         return None
 
 
@@ -77,8 +77,8 @@ class FakeLanes:
     def is_answering(self) -> bool:
         return not self.is_away
 
-    async def of(self, tenant: TenantKey) -> LaneFact | None:
-        return None if self.is_away else LaneFact("active", "closed", 0, False, 0, 1, 2, 16, 0.01, 1)
+    async def of(self, tenant: TenantKey) -> LaneModel | None:
+        return None if self.is_away else LaneModel("active", "closed", 0, False, 0, 1, 2, 16, 0.01, 1)
 
     async def enable(self, tenant: TenantKey) -> None:
         if self.is_away:
@@ -89,15 +89,15 @@ class FakeLanes:
 class FakeWaiting:
     is_away = False
 
-    async def of(self, tenant: TenantKey) -> Sequence[WaitingTier]:
+    async def of(self, tenant: TenantKey) -> Sequence[TierModel]:
         if self.is_away:
             raise DispatcherError("kafka does not answer")
-        return [WaitingTier("30s", 3, AT, True)]
+        return [TierModel("30s", 3, AT, True)]
 
 
-def dead_of(tenant: TenantKey, number: int, recipient: str) -> DeadFact:
-    return DeadFact(
-        f"0-{number}", tenant, f"event-of-{tenant.org}", AT, AT - 60, "rejected", "answered 400", 3, 400, "bounce", "email",
+def dead_of(tenant: TenantKey, number: int, recipient: str) -> DeadEventModel:
+    return DeadEventModel(
+        f"0-{number}", *tenant, f"event-of-{tenant.org}", AT, AT - 60, "rejected", "answered 400", 3, 400, "bounce", "email",
         recipient, False, Origin("delivery-events", 0, number),
     )  # fmt: skip
 
@@ -107,14 +107,14 @@ class FakeDeadEvents:
 
     def __init__(self) -> None:
         self.events = [dead_of(LUMA, 1, LUMAS_CUSTOMER), dead_of(RIVAL, 2, RIVALS_CUSTOMER)]
-        self.jobs: dict[str, RedriveJob] = {}
+        self.jobs: dict[str, RedriveModel] = {}
         self.asked: list[tuple[TenantKey, frozenset[str] | None, DeadQuery]] = []
 
     def search(self, query: DeadQuery, *, orgs: Orgs) -> DeadPage:
         found = tuple(one for one in self.events if self._is_seen(one, orgs) and query.tenant in (None, one.tenant))
         return DeadPage(found, len(found), None)
 
-    def get(self, dead_id: str, *, orgs: Orgs) -> DeadFact:
+    def get(self, dead_id: str, *, orgs: Orgs) -> DeadEventModel:
         for one in self.events:
             if one.id == dead_id and self._is_seen(one, orgs):
                 return one
@@ -128,35 +128,35 @@ class FakeDeadEvents:
 
     async def redrive(
         self, tenant: TenantKey, *, ids: frozenset[str] | None, query: DeadQuery, by: str, orgs: Orgs
-    ) -> RedriveJob:
+    ) -> RedriveModel:
         known = {one.id for one in self.events if one.tenant == tenant}
         if (orgs is not None and tenant.org not in orgs) or not (ids or frozenset()) <= known:
             raise NotFound("there is no such dead event")
         self.asked.append((tenant, ids, query))
-        job = RedriveJob(f"job-{len(self.jobs)}", tenant, by, time.time(), len(ids if ids is not None else known))
+        job = RedriveModel(f"job-{len(self.jobs)}", *tenant, by, time.time(), len(ids if ids is not None else known))
         self.jobs[job.id] = job
         return job
 
-    def job(self, job_id: str, *, orgs: Orgs) -> RedriveJob:
+    def job(self, job_id: str, *, orgs: Orgs) -> RedriveModel:
         job = self.jobs.get(job_id)
         if job is None or (orgs is not None and job.tenant.org not in orgs):
             raise NotFound("there is no such redrive")
-        return job if job.is_stopping or job.kind == "delivered" else replace(job, sent=job.total, state="done")
+        return job if job.is_over or job.kind == "delivered" else replace(job, sent=job.total, state="done")
 
-    def list_jobs(self, *, orgs: Orgs, tenant: TenantKey | None = None) -> list[RedriveJob]:
+    def list_jobs(self, *, orgs: Orgs, tenant: TenantKey | None = None) -> list[RedriveModel]:
         return [
             job
             for job in self.jobs.values()
             if (orgs is None or job.tenant.org in orgs) and tenant in (None, job.tenant)
         ]
 
-    def stop_job(self, job_id: str, *, orgs: Orgs) -> RedriveJob:
+    def stop_job(self, job_id: str, *, orgs: Orgs) -> RedriveModel:
         self.job(job_id, orgs=orgs)
-        self.jobs[job_id] = replace(self.jobs[job_id], state="stopped", is_stopping=True)
+        self.jobs[job_id] = replace(self.jobs[job_id], state="stopped")
         return self.jobs[job_id]
 
     @staticmethod
-    def _is_seen(fact: DeadFact, orgs: Orgs) -> bool:
+    def _is_seen(fact: DeadEventModel, orgs: Orgs) -> bool:
         return orgs is None or (fact.tenant is not None and fact.tenant.org in orgs)
 
 
@@ -170,10 +170,10 @@ class FakeResends:
     async def check(self, tenant: TenantKey, query: ResendQuery) -> ResendCheck:
         return ResendCheck(2, 1)
 
-    async def start(self, tenant: TenantKey, query: ResendQuery, by: str) -> RedriveJob:
+    async def start(self, tenant: TenantKey, query: ResendQuery, by: str) -> RedriveModel:
         self.asked.append((tenant, query))
         job_id = f"sent-{len(self.asked)}"
-        job = self._dead_events.jobs[job_id] = RedriveJob(job_id, tenant, by, time.time(), 2, kind="delivered")
+        job = self._dead_events.jobs[job_id] = RedriveModel(job_id, *tenant, by, time.time(), 2, kind="delivered")
         return job
 
 
@@ -181,16 +181,16 @@ class FakeTestEvents:
     def __init__(self) -> None:
         self.sent: list[WebhookConfig] = []
 
-    async def send(self, config: WebhookConfig, channel: Channel, message_status: str) -> TestResult:
+    async def send(self, config: WebhookConfig, channel: Channel, message_status: str) -> TestResultModel:
         self.sent.append(config)
         return replace(
             self.preview(config, channel, message_status),
             verdict="delivered", reason="http_2xx", status=200, elapsed_ms=12.0, verdict_in_words="It would be delivered.",
-            steps=(Step("address", True, 1.0, "203.0.113.7"), Step("token", None)), answer="<b>ok</b>",
+            steps=(StepModel("address", True, 1.0, "203.0.113.7"), StepModel("token", None)), answer="<b>ok</b>",
         )  # fmt: skip
 
-    def preview(self, config: WebhookConfig, channel: Channel, message_status: str) -> TestResult:
-        return TestResult((), "event", "", "", None, 0.0, "", "", "", (("x-environment", "prod"),), '{"a":1}')
+    def preview(self, config: WebhookConfig, channel: Channel, message_status: str) -> TestResultModel:
+        return TestResultModel((), "event", "", "", None, 0.0, "", "", "", (("x-environment", "prod"),), '{"a":1}')
 
 
 class FakeKeys:

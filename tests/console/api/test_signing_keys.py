@@ -6,7 +6,7 @@ import pytest
 from pydantic import JsonValue
 
 from dispatcher.auth.jwt_signer import JwtSigner
-from dispatcher.config.webhooks import SignedToken
+from dispatcher.config.webhook_auth import SignedToken
 from dispatcher.stores.sql.records import StoredWebhook
 from tests.auth.keys import FITTING, key_text, pem
 from tests.console.api.conftest import Console

@@ -16,6 +16,8 @@ from dispatcher.config.ops_tls import OpsTls
 from dispatcher.config.settings import DeliverySettings, OpsSettings
 from dispatcher.delivery.lane_scheduler import LaneScheduler
 from dispatcher.health import HealthServer, Watched
+from dispatcher.listener import connection
+from dispatcher.listener import port as port_module
 from tests.console.api.conftest import StartConsole
 from tests.listener.waiting import read_to_the_end, until
 
@@ -64,9 +66,9 @@ class Port:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """A port has few connections. A test that waits for the end of a head's time shortens that once it has connected."""
-    monkeypatch.setattr(listener, "_SWEEP_S", 0.05)
-    monkeypatch.setattr(listener, "HEAD_S", 3600.0)
-    monkeypatch.setattr(listener, "MAX_CONNECTIONS", 48)
+    monkeypatch.setattr(port_module, "_SWEEP_S", 0.05)
+    monkeypatch.setattr(connection, "HEAD_S", 3600.0)
+    monkeypatch.setattr(port_module, "MAX_CONNECTIONS", 48)
 
 
 @asynccontextmanager
@@ -104,7 +106,7 @@ async def test_pieces_that_keep_coming_gain_no_time(port: Port, piece: bytes, mo
     if piece.startswith(b"X"):
         writer.write(LINE)
     await until(lambda: port.connections == 1)
-    monkeypatch.setattr(listener, "HEAD_S", 0.5)
+    monkeypatch.setattr(connection, "HEAD_S", 0.5)
     answer = asyncio.create_task(read_to_the_end(reader))
     async with asyncio.timeout(30):
         while not answer.done():
@@ -115,7 +117,7 @@ async def test_pieces_that_keep_coming_gain_no_time(port: Port, piece: bytes, mo
     assert b"HTTP/1.1 200" not in await answer
     writer.close()
     await until(lambda: port.connections == 0)
-    monkeypatch.setattr(listener, "HEAD_S", 3600.0)
+    monkeypatch.setattr(connection, "HEAD_S", 3600.0)
     assert await port.status() == 200
 
 
@@ -176,7 +178,7 @@ async def test_a_trusted_proxy_may_hold_more_than_a_peer_but_no_head_for_longer(
             writer.write(REQUEST)
         await until(lambda: port.connections == share + 5)
         assert await port.status("127.0.0.9") == 200
-        monkeypatch.setattr(listener, "HEAD_S", 0.1)
+        monkeypatch.setattr(connection, "HEAD_S", 0.1)
         await until(lambda: port.closed("head_timeout") == timeouts + share + 5)
         for reader, writer in slow:
             assert (await read_to_the_end(reader)).startswith(b"HTTP/1.1 408 ")

@@ -16,22 +16,22 @@ from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.config.settings import Settings
 from dispatcher.config.webhooks import Channel, WebhookConfig
 from dispatcher.console.model import (
-    AttemptFact,
+    AttemptModel,
     AttemptPage,
     AttemptQuery,
-    Bucket,
-    DeadFact,
+    BucketModel,
+    DeadEventModel,
     DeadPage,
     DeadQuery,
     DeadRecord,
-    LaneFact,
+    LaneModel,
     Outcomes,
-    RedriveJob,
+    RedriveModel,
     ResendCheck,
     ResendQuery,
-    Step,
-    TestResult,
-    WaitingTier,
+    StepModel,
+    TestResultModel,
+    TierModel,
     Window,
 )
 from dispatcher.console.sources.test_sender import SampleSender as Tester
@@ -140,7 +140,7 @@ class SampleAttempts:
                 failed, dead = int(sent * failing * dice.uniform(0.7, 1.0)), int(sent * dying)
             else:
                 failed = dead = 0
-            buckets.append(Bucket(begin + index * each, max(0, sent - failed - dead), failed, dead))
+            buckets.append(BucketModel(begin + index * each, max(0, sent - failed - dead), failed, dead))
         known = any(bucket.delivered + bucket.failed for bucket in buckets)
         return Outcomes(window, each, tuple(buckets), 84.0 if known else None, 312.0 if known else None)
 
@@ -154,12 +154,12 @@ class SampleAttempts:
         ages = {LUMA: 3.0, LUMA_STAGE: 340.0, CONTOSO: 5400.0, FABRIKAM: 48.0, NORTHWIND: 47_000.0}
         return time.time() - ages[tenant] if tenant in ages else None
 
-    def failing(self, tenant: TenantKey) -> tuple[AttemptFact, int, int] | None:
+    def failing(self, tenant: TenantKey) -> tuple[AttemptModel, int, int] | None:
         seen = {CONTOSO: (38, 40), NORTHWIND: (40, 40)}.get(tenant)
         return None if seen is None else (self._facts(tenant)[0], *seen)
 
     @staticmethod
-    def _is_wanted(fact: AttemptFact, query: AttemptQuery) -> bool:
+    def _is_wanted(fact: AttemptModel, query: AttemptQuery) -> bool:
         kinds = {
             "delivered": ("delivered",),
             "dead": ("dead",),
@@ -170,7 +170,7 @@ class SampleAttempts:
         )
 
     @staticmethod
-    def _facts(tenant: TenantKey) -> list[AttemptFact]:
+    def _facts(tenant: TenantKey) -> list[AttemptModel]:
         if tenant not in TRAFFIC:
             return []
         dice = random.Random(str(tenant))
@@ -178,7 +178,7 @@ class SampleAttempts:
         for number in range(130):
             at -= dice.uniform(2, 40)
             channel = "sms" if tenant == NORTHWIND or (tenant == LUMA and dice.random() < 0.3) else "email"
-            fact = AttemptFact(
+            fact = AttemptModel(
                 at, tenant, event_id(number), dice.choice(("delivered", "delivered", "sent", "bounce")), channel, 1,
                 200, "http_2xx", "", "delivered", round(dice.lognormvariate(4.4, 0.5), 1), dice.random() < 0.9,
                 Origin("delivery-events", number % 6, 40_000 + number),
@@ -221,8 +221,8 @@ class SampleLanes:
         self.enabled = []
         self.is_answering = True
 
-    async def of(self, tenant: TenantKey) -> LaneFact | None:
-        quiet = LaneFact("active", "closed", 0.0, False, 0.0, 3, 0, 24, 0.084, 3)
+    async def of(self, tenant: TenantKey) -> LaneModel | None:
+        quiet = LaneModel("active", "closed", 0.0, False, 0.0, 3, 0, 24, 0.084, 3)
         lanes = {
             LUMA: replace(quiet, in_flight=11, concurrency_limit=48),
             LUMA_STAGE: replace(quiet, in_flight=0, instances=1),
@@ -244,21 +244,21 @@ class SampleWaiting:
         self.held: dict[TenantKey, int] = {}
         """Events that wait until their webhook is resumed."""
 
-    async def of(self, tenant: TenantKey) -> Sequence[WaitingTier]:
+    async def of(self, tenant: TenantKey) -> Sequence[TierModel]:
         if self.is_away:
             raise DispatcherError("kafka at kafka:9092: no answer")
         now = time.time()
         if (number := self.held.get(tenant)) is not None:
-            return (WaitingTier("held", number, None, reason="paused", expires_at=now + 80_000),)
+            return (TierModel("held", number, None, reason="paused", expires_at=now + 80_000),)
         return {
-            CONTOSO: (WaitingTier("30s", 12, now + 4), WaitingTier("2m", 96, now + 41), WaitingTier("5m", 214, now + 187),
-                      WaitingTier("15m", 1480, now + 512, is_at_least=True)),
-            FABRIKAM: (WaitingTier("30s", 3, now + 11),),
-            NORTHWIND: (WaitingTier("15m", 5212, now + 733),),
+            CONTOSO: (TierModel("30s", 12, now + 4), TierModel("2m", 96, now + 41), TierModel("5m", 214, now + 187),
+                      TierModel("15m", 1480, now + 512, is_at_least=True)),
+            FABRIKAM: (TierModel("30s", 3, now + 11),),
+            NORTHWIND: (TierModel("15m", 5212, now + 733),),
         }.get(tenant, ())  # fmt: skip
 
 
-def dead_facts() -> list[DeadFact]:
+def dead_facts() -> list[DeadEventModel]:
     now = time.time()
     causes = (
         ("rejected", "422: unknown campaign", 422, 1), ("expired", "Connection refused", None, 31),
@@ -272,9 +272,9 @@ def dead_facts() -> list[DeadFact]:
         tenant = (CONTOSO, NORTHWIND, FABRIKAM)[number % 3]
         is_sms = tenant == NORTHWIND or (tenant == FABRIKAM and number % 4 == 0)
         facts.append(
-            DeadFact(
+            DeadEventModel(
                 f"{number % 3}-{900 - number}",
-                tenant,
+                *tenant,
                 event_id(1000 + number),
                 now - 90 - number * 811,
                 now - 90_000,
@@ -290,7 +290,7 @@ def dead_facts() -> list[DeadFact]:
             )
         )
     facts.append(
-        DeadFact("1-12", None, None, now - 4000, None, "unreadable", "body.xdmEntity._experience.customerJourneyManagement.messageDeliveryfeedback: missing", 0, None, None, None,
+        DeadEventModel("1-12", None, None, None, now - 4000, None, "unreadable", "body.xdmEntity._experience.customerJourneyManagement.messageDeliveryfeedback: missing", 0, None, None, None,
                  None, False, Origin("delivery-events", 1, 99))
     )  # fmt: skip
     return sorted(facts, key=lambda fact: -fact.died_at)
@@ -304,9 +304,9 @@ class SampleDeadEvents:
 
     problem: str | None = None
 
-    def __init__(self, facts: Sequence[DeadFact] | None = None) -> None:
+    def __init__(self, facts: Sequence[DeadEventModel] | None = None) -> None:
         self.facts = list(dead_facts() if facts is None else facts)
-        self.jobs: dict[str, RedriveJob] = {}
+        self.jobs: dict[str, RedriveModel] = {}
         self.busy: set[TenantKey] = set()
         """Whose events are being sent again already."""
 
@@ -325,7 +325,7 @@ class SampleDeadEvents:
         following = str(begin + query.limit) if len(found) > begin + query.limit else None
         return DeadPage(tuple(found[begin : begin + query.limit]), len(found), following)
 
-    def get(self, dead_id: str, *, orgs: Orgs) -> DeadFact:
+    def get(self, dead_id: str, *, orgs: Orgs) -> DeadEventModel:
         for fact in self.facts:
             if fact.id == dead_id and (orgs is None or (fact.tenant is not None and fact.tenant.org in orgs)):
                 return fact
@@ -340,30 +340,30 @@ class SampleDeadEvents:
 
     async def redrive(
         self, tenant: TenantKey, *, ids: frozenset[str] | None, query: DeadQuery, by: str, orgs: Orgs
-    ) -> RedriveJob:
+    ) -> RedriveModel:
         if tenant in self.busy:
             raise DispatcherError(f"events of {tenant} are being sent again already: wait until that is done")
         whole = replace(query, tenant=tenant, limit=10_000, before=None)
         chosen = {fact.id for fact in self.search(whole, orgs=orgs).items} if ids is None else ids
         total = sum(fact.id in chosen for fact in self.facts)
         self.facts = [replace(fact, redriven=fact.redriven or fact.id in chosen) for fact in self.facts]
-        job = RedriveJob(f"job{len(self.jobs) + 1}", tenant, by, time.time(), total)
+        job = RedriveModel(f"job{len(self.jobs) + 1}", *tenant, by, time.time(), total)
         self.jobs[job.id] = job
         return job
 
-    def list_jobs(self, *, orgs: Orgs, tenant: TenantKey | None = None) -> list[RedriveJob]:
+    def list_jobs(self, *, orgs: Orgs, tenant: TenantKey | None = None) -> list[RedriveModel]:
         return [
             job
             for job in reversed(self.jobs.values())
             if (orgs is None or job.tenant.org in orgs) and tenant in (None, job.tenant)
         ]
 
-    def stop_job(self, job_id: str, *, orgs: Orgs) -> RedriveJob:
+    def stop_job(self, job_id: str, *, orgs: Orgs) -> RedriveModel:
         self.job(job_id, orgs=orgs)
-        self.jobs[job_id] = replace(self.jobs[job_id], state="stopped", is_stopping=True)
+        self.jobs[job_id] = replace(self.jobs[job_id], state="stopped")
         return self.jobs[job_id]
 
-    def job(self, job_id: str, *, orgs: Orgs) -> RedriveJob:
+    def job(self, job_id: str, *, orgs: Orgs) -> RedriveModel:
         job = self.jobs.get(job_id)
         if job is None or (orgs is not None and job.tenant.org not in orgs):
             raise NotFound("there is no such redrive")
@@ -383,10 +383,10 @@ class SampleResends:
     async def check(self, tenant: TenantKey, query: ResendQuery) -> ResendCheck:
         return ResendCheck(len(query.event_ids), 0) if query.event_ids else ResendCheck(56, 4)
 
-    async def start(self, tenant: TenantKey, query: ResendQuery, by: str) -> RedriveJob:
+    async def start(self, tenant: TenantKey, query: ResendQuery, by: str) -> RedriveModel:
         job_id = f"job{len(self._dead_events.jobs) + 1}"
         total = len(query.event_ids) or 56
-        job = RedriveJob(job_id, tenant, by, time.time(), total, gone=0 if query.event_ids else 4, kind="delivered")
+        job = RedriveModel(job_id, *tenant, by, time.time(), total, gone=0 if query.event_ids else 4, kind="delivered")
         self._dead_events.jobs[job_id] = job
         return job
 
@@ -397,17 +397,17 @@ class SampleTestEvents:
     def __init__(self, settings: Settings) -> None:
         self._real = Tester(settings)
 
-    def preview(self, config: WebhookConfig, channel: Channel, message_status: str) -> TestResult:
+    def preview(self, config: WebhookConfig, channel: Channel, message_status: str) -> TestResultModel:
         return self._real.preview(config, channel, message_status)
 
-    async def send(self, config: WebhookConfig, channel: Channel, message_status: str) -> TestResult:
+    async def send(self, config: WebhookConfig, channel: Channel, message_status: str) -> TestResultModel:
         shown = self.preview(config, channel, message_status)
         is_fine = "contoso" not in config.url
         steps = (
-            Step("address", True, 4.1, "203.0.113.7"), Step("connect", True, 11.8, "port 443"),
-            Step("tls", True, 19.6, "TLSv1.3, certificate until 31 Jan 2027"), Step("token", True, 0.4, "signed by us"),
-            Step("request", True, 0.2, "1,204 bytes"), Step("first_byte", True, 46.9, ""),
-            Step("answer", is_fine, 0.3, "200" if is_fine else "401"),
+            StepModel("address", True, 4.1, "203.0.113.7"), StepModel("connect", True, 11.8, "port 443"),
+            StepModel("tls", True, 19.6, "TLSv1.3, certificate until 31 Jan 2027"), StepModel("token", True, 0.4, "signed by us"),
+            StepModel("request", True, 0.2, "1,204 bytes"), StepModel("first_byte", True, 46.9, ""),
+            StepModel("answer", is_fine, 0.3, "200" if is_fine else "401"),
         )  # fmt: skip
         if is_fine:
             return replace(shown, steps=steps, verdict="delivered", reason="http_2xx", status=200, elapsed_ms=83.3,

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from playwright.async_api import Browser, expect
 
-from dispatcher.console.model import AttemptFact, RedriveJob
+from dispatcher.console.model import AttemptModel, RedriveModel
 from dispatcher.console.pages.event_explanation import decision_on
 from dispatcher.console.pages.events import EventFacts
 from dispatcher.contract.records import Origin
@@ -17,7 +17,7 @@ from tests.console.pages.sample_world import CONTOSO, EXPLAINED, EXPLAINED_ID, F
 from tests.console.pages.stage import Stage
 
 DEATH = next(fact for fact in dead_facts() if fact.tenant == CONTOSO)
-TRIED = AttemptFact(
+TRIED = AttemptModel(
     DEATH.died_at - 9, CONTOSO, "msg", "bounce", "email", 1, 503, "http_5xx", "", "retry_later", 20.0, False
 )
 REDRIVEN = replace(DEATH, redriven=True)
@@ -111,7 +111,15 @@ async def test_a_dead_event_whose_attempts_are_gone_is_shown_and_sent_again(brow
 
 async def test_what_to_change_is_shown_of_one_that_was_never_sent(browser: Browser, stage: Stage) -> None:
     detail = "breaker_open"
-    aged = replace(DEATH, id="1-998", tenant=NORTHWIND, event_id="msg_aged", reason="expired", detail=detail)
+    aged = replace(
+        DEATH,
+        id="1-998",
+        org=NORTHWIND.org,
+        sandbox=NORTHWIND.sandbox,
+        event_id="msg_aged",
+        reason="expired",
+        detail=detail,
+    )
     aged = replace(aged, attempts=0, last_status=None)
     large = replace(aged, id="1-997", event_id="msg_large", reason="too_large", detail="261,402 bytes")
     stage.dead_events.facts = [*dead_facts(), aged, large]
@@ -147,7 +155,7 @@ async def test_what_was_left_out_of_a_redrive_is_shown(browser: Browser, stage: 
 
 
 async def test_chosen_events_that_were_sent_before_or_are_gone_are_counted(browser: Browser, stage: Stage) -> None:
-    stage.dead_events.jobs["counted"] = RedriveJob("counted", CONTOSO, "ada", time.time(), 3, 3, 2, 1, "done")
+    stage.dead_events.jobs["counted"] = RedriveModel("counted", *CONTOSO, "ada", time.time(), 3, 3, 2, 1, "done")
     async with window(browser, stage.base) as shown:
         await shown.sign_in(await stage.token())
         await shown.go("/jobs?job=counted")
@@ -205,7 +213,7 @@ async def test_sandboxes_beyond_what_goes_back_at_once_come_next(
 
 
 async def test_a_redrive_that_waits_for_its_turn_says_so(browser: Browser, stage: Stage) -> None:
-    stage.dead_events.jobs["patient"] = RedriveJob("patient", CONTOSO, "ada", time.time(), 3, state="waiting")
+    stage.dead_events.jobs["patient"] = RedriveModel("patient", *CONTOSO, "ada", time.time(), 3, state="waiting")
     async with window(browser, stage.base) as shown:
         await shown.sign_in(await stage.token())
         await shown.go("/jobs?job=patient")

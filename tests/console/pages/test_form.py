@@ -7,7 +7,8 @@ from multidict import MultiDict
 from pydantic import JsonValue
 
 from dispatcher.config.secrets import Secret
-from dispatcher.config.webhooks import JwtAuth, WebhookConfig
+from dispatcher.config.webhook_auth import JwtAuth
+from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.console.pages.fields import SECRETS
 from dispatcher.console.pages.form import WebhookForm, with_placeholders
 from dispatcher.console.pages.key_words import describe

@@ -15,7 +15,7 @@ from pydantic import JsonValue
 
 from dispatcher.config.secrets import Secret
 from dispatcher.console.access import is_api, is_public
-from dispatcher.console.model import RedriveJob
+from dispatcher.console.model import RedriveModel
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.records import AuditQuery, Orgs, Role, StoredWebhook
 from tests.auth.keys import pem
@@ -220,8 +220,8 @@ async def test_every_route_checks_role_and_organisation(stage: Stage, route: tup
     webhook = await make(stage, name, has_next_key="/signing-keys/" in route[1])
     if "deleted-webhooks" in route[1]:
         await stage.services.webhooks.delete(webhook.id, expected_version=1, by="operator", orgs=None)
-    stage.dead_events.facts = [*dead_facts(), replace(dead_facts()[0], id="1-999", tenant=LUMA)]
-    stage.dead_events.jobs["canary"] = RedriveJob("canary", LUMA, "operator", 0.0, 1)
+    stage.dead_events.facts = [*dead_facts(), replace(dead_facts()[0], id="1-999", org=LUMA.org, sandbox=LUMA.sandbox)]
+    stage.dead_events.jobs["canary"] = RedriveModel("canary", *LUMA, "operator", 0.0, 1)
     success = {404} if route in NOTHING_IS_KEPT else {403} if "{dead_id}" in route[1] else {200, 303}
     await check(stage, route[0], ROUTES[route](webhook.id, name), webhook, success)
 

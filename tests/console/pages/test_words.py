@@ -3,7 +3,7 @@
 import pytest
 
 from dispatcher.config.units import parse_rate
-from dispatcher.console.model import AttemptFact, Bucket, Outcomes
+from dispatcher.console.model import AttemptModel, BucketModel, Outcomes
 from dispatcher.console.pages import formatting
 from dispatcher.console.pages.charts import HEIGHT, chart_of, sparkline_of
 from dispatcher.contract.outcomes import DeadReason, FailureReason, ParkReason
@@ -11,8 +11,8 @@ from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.records import AuditAction
 
 
-def _fact(reason: str, status: int | None) -> AttemptFact:
-    return AttemptFact(0.0, TenantKey("o", "s"), "m", "sent", "sms", 1, status, reason, "", "dead", 1.0, False)
+def _fact(reason: str, status: int | None) -> AttemptModel:
+    return AttemptModel(0.0, TenantKey("o", "s"), "m", "sent", "sms", 1, status, reason, "", "dead", 1.0, False)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_rate_is_read_back(rate: float) -> None:
 
 
 def test_one_dead_event_among_thousands_is_seen() -> None:
-    chart = chart_of(Outcomes("1h", 60.0, (Bucket(0.0, 9000, 0, 1), Bucket(60.0))))
+    chart = chart_of(Outcomes("1h", 60.0, (BucketModel(0.0, 9000, 0, 1), BucketModel(60.0))))
     kinds = {piece.kind: piece.height for piece in chart.bars[0].pieces}
     assert kinds["dead"] >= 1
     assert kinds["delivered"] == pytest.approx(HEIGHT * 9000 / chart.top, abs=0.01)
@@ -84,14 +84,14 @@ def test_one_dead_event_among_thousands_is_seen() -> None:
 
 def test_bars_stay_within_the_chart() -> None:
     for number in (1, 3, 4, 5, 9, 10, 11, 99, 100, 101, 999_999):
-        chart = chart_of(Outcomes("1h", 60.0, (Bucket(0.0, number - number // 3, 0, number // 3),)))
+        chart = chart_of(Outcomes("1h", 60.0, (BucketModel(0.0, number - number // 3, 0, number // 3),)))
         assert all(0 <= piece.y <= HEIGHT for piece in chart.bars[0].pieces)
         assert number <= chart.top <= max(4, 2 * number)
         assert chart.top % 2 == 0
 
 
 def test_a_sparkline_loses_nothing() -> None:
-    buckets = tuple(Bucket(60.0 * at, at, at % 3, at % 2) for at in range(97))
+    buckets = tuple(BucketModel(60.0 * at, at, at % 3, at % 2) for at in range(97))
     chart = sparkline_of(Outcomes("24h", 900.0, buckets))
     assert len(chart.bars) <= 25
     assert chart.top == max(
@@ -106,10 +106,10 @@ def test_an_empty_window_has_an_empty_chart() -> None:
 
 @pytest.mark.parametrize(("place", "word"), [(0, "at"), (5, "since")])
 def test_one_lone_bar_is_said_in_words(place: int, word: str) -> None:
-    buckets = tuple(Bucket(3600.0 * number, int(number == place), 0, 0) for number in range(6))
+    buckets = tuple(BucketModel(3600.0 * number, int(number == place), 0, 0) for number in range(6))
     assert sparkline_of(Outcomes("24h", 3600.0, buckets)).alone == f"{word} {formatting.clock(3600.0 * place)}"
-    assert sparkline_of(Outcomes("24h", 3600.0, (*buckets, Bucket(6 * 3600.0, 1, 0, 0)))).alone == ""
+    assert sparkline_of(Outcomes("24h", 3600.0, (*buckets, BucketModel(6 * 3600.0, 1, 0, 0)))).alone == ""
 
 
 def test_a_chart_says_what_its_axis_counts() -> None:
-    assert chart_of(Outcomes("24h", 900.0, (Bucket(0.0, 1, 0, 0),))).unit == "Requests in 15m"
+    assert chart_of(Outcomes("24h", 900.0, (BucketModel(0.0, 1, 0, 0),))).unit == "Requests in 15m"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.console.model import AttemptFact, AttemptQuery
+from dispatcher.console.model import AttemptModel, AttemptQuery
 from dispatcher.console.sources.attempt_counts import SPANS, Ring, TenantCounts
 from dispatcher.console.sources.attempts import AttemptMemory, read_attempts
 from dispatcher.contract.records import Origin
@@ -21,9 +21,9 @@ LUMA, OTHER = TenantKey("luma@AdobeOrg", "prod"), TenantKey("other@AdobeOrg", "p
 NOW = 1_790_000_000.0
 
 
-def attempt(verdict: str = "delivered", **changes: object) -> AttemptFact:
+def attempt(verdict: str = "delivered", **changes: object) -> AttemptModel:
     status = {"delivered": 200, "dead": 400}.get(verdict, 503)
-    fact = AttemptFact(
+    fact = AttemptModel(
         at=NOW, tenant=LUMA, event_id="msg_1", message_status="sent", channel="email", attempt=1, status=status,
         reason=f"http_{status // 100}xx", detail="", verdict=verdict, elapsed_ms=20.0, reused=True,
         origin=Origin("events", 1, 2),
@@ -31,7 +31,7 @@ def attempt(verdict: str = "delivered", **changes: object) -> AttemptFact:
     return replace(fact, **changes)  # type: ignore[arg-type]
 
 
-def memory(*facts: AttemptFact, **bounds: int) -> AttemptMemory:
+def memory(*facts: AttemptModel, **bounds: int) -> AttemptMemory:
     made = AttemptMemory(clock=lambda: NOW, **bounds)
     for fact in facts:
         made.add(fact)

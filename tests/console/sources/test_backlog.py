@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.structs import OffsetAndMetadata
 
 from dispatcher.config.settings import RetrySettings, Settings
-from dispatcher.console.model import WaitingTier
+from dispatcher.console.model import TierModel
 from dispatcher.console.sources.retry_backlog import RetryBacklog
 from dispatcher.contract.records import Origin, RetryState
 from dispatcher.contract.tenant import TenantKey
@@ -20,7 +20,7 @@ from dispatcher.kafka.offset_tracker import encode_runs
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.retry_topics import RetryTopics
 from dispatcher.kafka.topics import held_topic
-from dispatcher.notifications.waiting import WaitingCounts, count_waiting
+from dispatcher.notifications.waiting_counts import WaitingCounts, count_waiting
 from tests.console.sources.conftest import settings_for
 from tests.console.sources.dead_letter_builders import LUMA, OTHER
 from tests.integration.brokers import needs_kafka
@@ -100,8 +100,8 @@ async def test_each_tenants_events_are_counted_by_tier_with_the_next_that_is_due
     await parked.park(OTHER, 0)
     waiting = RetryBacklog(settings)
     assert await waiting.of(LUMA) == [
-        WaitingTier("30s", 3, pytest.approx(DUE, abs=0.002), expires_at=EXPIRES),
-        WaitingTier("15m", 1, pytest.approx(DUE + 900, abs=0.002), expires_at=EXPIRES),
+        TierModel("30s", 3, pytest.approx(DUE, abs=0.002), expires_at=EXPIRES),
+        TierModel("15m", 1, pytest.approx(DUE + 900, abs=0.002), expires_at=EXPIRES),
     ]
     assert [(tier.tier, tier.events) for tier in await waiting.of(OTHER)] == [("30s", 1)]
     assert await waiting.of(TenantKey("nobody", "prod")) == []
@@ -124,14 +124,12 @@ async def test_held_events_are_counted_by_reason_without_those_that_are_finished
     for tenant, reason in [(LUMA, "paused")] * 4 + [(OTHER, "unusable")] * 3 + [(LUMA, "suspended")]:
         await parked.hold(tenant, reason)
     assert await RetryBacklog(settings).of(LUMA) == [
-        WaitingTier("held", 4, None, reason="paused", expires_at=EXPIRES),
-        WaitingTier("held", 1, None, reason="suspended", expires_at=EXPIRES),
+        TierModel("held", 4, None, reason="paused", expires_at=EXPIRES),
+        TierModel("held", 1, None, reason="suspended", expires_at=EXPIRES),
     ]
     await parked.commit_held(1, {OTHER: Progress(5, (6,)), LUMA: Progress(2, (7,))})  # left: 2 and 3, and 5
-    assert await RetryBacklog(settings).of(LUMA) == [WaitingTier("held", 2, None, reason="paused", expires_at=EXPIRES)]
-    assert await RetryBacklog(settings).of(OTHER) == [
-        WaitingTier("held", 1, None, reason="unusable", expires_at=EXPIRES)
-    ]
+    assert await RetryBacklog(settings).of(LUMA) == [TierModel("held", 2, None, reason="paused", expires_at=EXPIRES)]
+    assert await RetryBacklog(settings).of(OTHER) == [TierModel("held", 1, None, reason="unusable", expires_at=EXPIRES)]
 
 
 async def test_only_so_many_records_are_looked_at_and_that_is_shown(parked: Parked, settings: Settings) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from dispatcher.console.model import DeadQuery
-from dispatcher.console.sources.dead_event_index import DeadEventIndex, dead_fact
+from dispatcher.console.sources.dead_event_index import DeadEventIndex, dead_event_of
 from dispatcher.contract.events import DeliveryEvent
 from dispatcher.contract.recipient import recipient_of
 from dispatcher.contract.records import Origin, RetryState
@@ -38,7 +38,7 @@ def mark(offset: int, *of: int) -> ARecord:
 
 def memory(records: Sequence[ARecord], most: int = 1000) -> DeadEventIndex:
     made = DeadEventIndex(most)
-    made.take(records)
+    made.append(records)
     return made
 
 
@@ -57,12 +57,12 @@ def test_a_dead_event_tells_what_it_was_and_why_it_died() -> None:
 
 
 def test_what_can_not_be_read_is_shown_without_an_event() -> None:
-    fact = dead_fact(letter(7, None))
+    fact = dead_event_of(letter(7, None))
     assert (fact.tenant, fact.event_id, fact.message_status, fact.recipient) == (None, None, None, None)
-    strange = dead_fact(ARecord(b"\xff", None, (), "events.dead", 0, 3, 5000))
+    strange = dead_event_of(ARecord(b"\xff", None, (), "events.dead", 0, 3, 5000))
     assert (strange.first_seen, strange.reason, strange.origin) == (None, "", Origin("events.dead", 0, 3))
     with_headers = replace(letter(7, None), headers=(("imsOrgId", b"luma@AdobeOrg"), ("sandboxName", b"prod")))
-    assert dead_fact(with_headers).tenant == LUMA
+    assert dead_event_of(with_headers).tenant == LUMA
 
 
 def test_marks_say_what_was_sent_again() -> None:
@@ -109,7 +109,7 @@ def test_every_condition_must_hold(query: DeadQuery, found: list[str]) -> None:
 def test_pages_follow_each_other_whatever_dies_meanwhile() -> None:
     index = memory([letter(number) for number in range(7)])
     first = index.search(DeadQuery(limit=3), orgs=None)
-    index.take([letter(8)])
+    index.append([letter(8)])
     second = index.search(DeadQuery(limit=3, before=first.next), orgs=None)
     third = index.search(DeadQuery(limit=3, before=second.next, tenant=LUMA), orgs=None)
     assert [[fact.id for fact in page.items] for page in (first, second, third)] == [
@@ -123,14 +123,14 @@ def test_pages_follow_each_other_whatever_dies_meanwhile() -> None:
 
 def test_one_tenants_flood_hides_nobody_elses_events() -> None:
     index = memory([letter(number, OTHER) for number in range(20)], most=200)
-    index.take([letter(number) for number in range(100, 3000)])
+    index.append([letter(number) for number in range(100, 3000)])
     assert len(index) <= 200
     assert len(ids(index, DeadQuery(tenant=OTHER))) == 20
     assert ids(index)[0] == "1-2999"
     assert not index.is_all
-    index.take([mark(3000, 101, 2999)])  # of which one is no longer kept
+    index.append([mark(3000, 101, 2999)])  # of which one is no longer kept
     assert index.get("1-2999", orgs=None).redriven
-    index.forget()
+    index.reset()
     assert (len(index), index.is_all, ids(index)) == (0, True, [])
 
 

@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import RecordsToDelete
 
 from dispatcher.config.settings import Settings
-from dispatcher.console.model import RedriveJob, ResendCheck, ResendQuery
+from dispatcher.console.model import RedriveModel, ResendCheck, ResendQuery
 from dispatcher.console.sources import resends as module
 from dispatcher.console.sources.redrive_jobs import RedriveJobs
 from dispatcher.console.sources.resends import DeliveredEvents
@@ -57,7 +57,7 @@ class World:
         await self.history.add(entry_of(tenant, str(number), age_s=100 - number, **place))
         return origin
 
-    async def done(self, job: RedriveJob) -> RedriveJob:
+    async def done(self, job: RedriveModel) -> RedriveModel:
         await until(lambda: self.jobs.job(job.id, orgs=None).is_over, "the job's end")
         return self.jobs.job(job.id, orgs=None)
 
@@ -133,7 +133,7 @@ async def test_a_job_is_stopped_after_its_batch_and_another_may_start(
     with pytest.raises(DispatcherError, match="are being sent again already"):
         await world.resends.start(LUMA, ALL, "eve")
     await until(lambda: world.jobs.job(job.id, orgs=None).sent, "the first batch")
-    assert world.jobs.stop(job.id, orgs=None).is_stopping
+    assert world.jobs.stop(job.id, orgs=None).stopping
     stopped = await world.done(job)
     assert stopped.state == "stopped"
     assert 0 < stopped.sent < 60

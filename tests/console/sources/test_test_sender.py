@@ -67,8 +67,8 @@ def fetching(tokens: TokenServer) -> dict[str, Any]:
     return fetching_from(tokens.url)
 
 
-def step(result: Any, name: str) -> model.Step:
-    found: model.Step = next(step for step in result.steps if step.name == name)
+def step(result: Any, name: str) -> model.StepModel:
+    found: model.StepModel = next(step for step in result.steps if step.name == name)
     return found
 
 

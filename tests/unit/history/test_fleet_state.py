@@ -1,5 +1,7 @@
 """The state of a webhook by evidence: which evidence makes which state, whatever order it arrives in."""
 
+from collections.abc import Iterable
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +13,6 @@ from dispatcher.contract.fleet_state import (
     StateEvidence,
     decode_evidence,
     encode_evidence,
-    evidence_of,
     judge,
 )
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome
@@ -28,6 +29,13 @@ def entry(outcome: HistoryOutcome, at: int, reason: str = "http_5xx", **more: ob
 
 def attempts(failed: int, *, start: int = NOW, every_s: float = 30) -> list[HistoryEntry]:
     return [entry(ATTEMPT, int(start + number * every_s * 1000), status=503) for number in range(failed)]
+
+
+def evidence_of(entries: Iterable[HistoryEntry]) -> StateEvidence:
+    found = StateEvidence()
+    for one in entries:
+        found.add(one)
+    return found
 
 
 def state_of(

@@ -1,27 +1,16 @@
 """Base classes and types of the models: unknown keys, and values in the form of query strings."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+from dispatcher.console.api_errors import refused_parameter
+from dispatcher.contract.tenant import TenantKey
 
 _FLAGS = {"true": True, "false": False}
 _WHOLE = re.compile(r"-?\d{1,15}", re.ASCII)
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
-
-
-class RequestModel(BaseModel):
-    """Base of request models: an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class ResponseModel(BaseModel):
-    """Base of response models."""
-
-    model_config = ConfigDict(
-        frozen=True, use_attribute_docstrings=True, json_schema_serialization_defaults_required=True
-    )
 
 
 def _flag(value: object) -> object:
@@ -47,3 +36,46 @@ Moment = Annotated[AwareDatetime, BeforeValidator(_moment)]
 Limit = Annotated[int, Field(strict=True, ge=1, le=200), BeforeValidator(whole_number)]
 Cursor = Annotated[str, StringConstraints(max_length=500, pattern=r"^[!-~]+$")]
 Id = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+
+
+class RequestModel(BaseModel):
+    """Base of request models: an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class TenantFilter(RequestModel):
+    """Limits a query to one tenant, or not."""
+
+    org: Word | None = None
+    """Needs `sandbox`."""
+    sandbox: Word | None = None
+    """Needs `org`."""
+
+    @property
+    def tenant(self) -> TenantKey | None:
+        """The tenant; None for all.
+
+        Raises:
+            ApiError: 422 if only one of its two parts is given.
+        """
+        if self.org is not None and self.sandbox is not None:
+            return TenantKey(self.org, self.sandbox)
+        if self.org is None and self.sandbox is None:
+            return None
+        missing = "org" if self.org is None else "sandbox"
+        raise refused_parameter(missing, "org and sandbox belong together: give both, or neither")
+
+
+class ResponseModel(BaseModel):
+    """Base of response models."""
+
+    model_config = ConfigDict(
+        frozen=True, use_attribute_docstrings=True, json_schema_serialization_defaults_required=True
+    )
+
+    @classmethod
+    def of(cls, source: object, **values: object) -> Self:
+        """Returns the model with the given values, and the source's attributes of the same names for the others."""
+        names = cls.model_fields.keys() - values.keys()
+        return cls.model_validate({name: getattr(source, name) for name in names} | values)

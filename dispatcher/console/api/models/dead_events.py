@@ -1,12 +1,11 @@
 """Dead events and redrives."""
 
-from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from dispatcher.console.api.models.base import Cursor, Limit, Moment, RequestModel, ResponseModel, Word
-from dispatcher.console.api.models.deliveries import OriginModel
+from dispatcher.console.api.models.base import Cursor, Limit, Moment, RequestModel, ResponseModel, TenantFilter, Word
+from dispatcher.console.model import DeadEventModel
 from dispatcher.contract.outcomes import DeadReason
 
 MAX_IDS = 1000
@@ -24,38 +23,13 @@ class DeadFilter(RequestModel):
     until: Moment | None = None
 
 
-class DeadList(DeadFilter):
+class DeadList(DeadFilter, TenantFilter):
     """Query of dead events."""
 
-    org: Word | None = None
-    """Needs `sandbox`."""
-    sandbox: Word | None = None
-    """Needs `org`."""
     redriven: Literal["no", "yes", "both"] = "no"
     """Whether a redrive has sent them again."""
     before: Cursor | None = None
     limit: Limit = 50
-
-
-class DeadEventModel(ResponseModel):
-    """A dead event."""
-
-    id: str
-    org: str | None
-    sandbox: str | None
-    event_id: str | None
-    died_at: datetime
-    first_seen: datetime | None
-    reason: str
-    detail: str
-    attempts: int
-    last_status: int | None
-    message_status: str | None
-    channel: str | None
-    recipient: str | None
-    """Masked for viewers."""
-    redriven: bool
-    origin: OriginModel
 
 
 class DeadEventPage(ResponseModel):
@@ -91,30 +65,6 @@ class RedriveOrder(RequestModel):
     org: Word
     sandbox: Word
     events: Annotated[ChosenEvents | MatchingEvents, Field(discriminator="select")]
-
-
-class RedriveModel(ResponseModel):
-    """A redrive that is queued, running or finished."""
-
-    id: str
-    org: str
-    sandbox: str
-    by: str
-    started_at: datetime
-    total: int
-    sent: int
-    already: int
-    """Sent again by an earlier redrive."""
-    gone: int
-    """Selected, but no longer in the dead-letter topic, or in the topic of events."""
-    state: Literal["waiting", "running", "done", "stopped", "failed"]
-    """`waiting`: queued behind other redrives."""
-    kind: Literal["dead", "delivered"]
-    """What is sent again: dead events, or delivered ones."""
-    stopping: bool
-    """true once the job was stopped; its running batch is still finished."""
-    finished_at: datetime | None
-    problem: str
 
 
 class RecordHeader(ResponseModel):

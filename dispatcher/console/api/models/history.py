@@ -1,12 +1,11 @@
 """Models of the history of events."""
 
-from datetime import datetime
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
 from dispatcher.console.api.models.base import Cursor, Limit, Moment, RequestModel, ResponseModel, Word
-from dispatcher.console.api.models.deliveries import OriginModel
+from dispatcher.console.model import ApiOrigin, Time, Window
 
 Outcome = Literal["attempt", "delivered", "skipped", "parked", "held", "dead", "redriven"]
 HashHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
@@ -46,7 +45,7 @@ class HistorySearchOrder(RequestModel):
 class HistoryEntryModel(ResponseModel):
     """One entry of an event's history."""
 
-    at: datetime
+    at: Time
     org: str | None
     sandbox: str | None
     outcome: Outcome
@@ -64,13 +63,13 @@ class HistoryEntryModel(ResponseModel):
     attempt: int | None
     status: int | None
     duration_ms: float | None
-    due_at: datetime | None
+    due_at: Time | None
     detail: str
     headers: dict[str, str]
     answer: str
     count: int
     """Number of events that the entry counts."""
-    origin: OriginModel | None
+    origin: ApiOrigin | None
 
 
 class HistoryPageModel(ResponseModel):
@@ -92,7 +91,7 @@ class EventHistory(ResponseModel):
 class SkippedQuery(RequestModel):
     """Selects a window of time."""
 
-    window: Literal["1h", "24h", "7d"] = "24h"
+    window: Window = "24h"
 
 
 class CountModel(ResponseModel):
@@ -111,7 +110,7 @@ class CountModel(ResponseModel):
 class CountsModel(ResponseModel):
     """Numbers of a webhook's events by outcome and reason, in quarters of an hour that begin within the window."""
 
-    window: Literal["1h", "24h", "7d"]
+    window: Window
     items: tuple[CountModel, ...]
 
 

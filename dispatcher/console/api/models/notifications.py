@@ -1,11 +1,11 @@
 """Models of notifications and their contacts."""
 
-from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import StringConstraints
 
-from dispatcher.console.api.models.base import Cursor, Limit, RequestModel, ResponseModel, Word
+from dispatcher.console.api.models.base import Cursor, Limit, RequestModel, ResponseModel, TenantFilter
+from dispatcher.console.model import Time
 
 
 class ContactModel(ResponseModel):
@@ -16,7 +16,7 @@ class ContactModel(ResponseModel):
     status: Literal["new", "asked", "confirmed", "stopped"]
     """`new`: the confirmation message is not sent yet. `asked`: it waits for an answer. Only `confirmed` contacts are
     notified."""
-    changed_at: datetime | None
+    changed_at: Time | None
 
 
 class ContactList(ResponseModel):
@@ -33,13 +33,9 @@ class ContactOrder(RequestModel):
     address: Annotated[str, StringConstraints(min_length=3, max_length=320)]
 
 
-class NotificationList(RequestModel):
+class NotificationList(TenantFilter):
     """Query of notifications."""
 
-    org: Word | None = None
-    """Needs `sandbox`."""
-    sandbox: Word | None = None
-    """Needs `org`."""
     before: Cursor | None = None
     limit: Limit = 50
 
@@ -60,8 +56,8 @@ class NotificationModel(ResponseModel):
     status: Literal["waiting", "sending", "sent", "failed", "unknown"]
     tries: int
     problem: str
-    created_at: datetime
-    changed_at: datetime
+    created_at: Time
+    changed_at: Time
 
 
 class NotificationPage(ResponseModel):

@@ -5,8 +5,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from dispatcher.config.webhooks import Channel
-from dispatcher.console.api.models.base import Moment, RequestModel, ResponseModel, Word
-from dispatcher.console.api.models.dead_events import RedriveModel
+from dispatcher.console.api.models.base import Moment, RequestModel, ResponseModel, TenantFilter, Word
+from dispatcher.console.model import RedriveModel
 
 _MAX_IDS = 500
 
@@ -60,13 +60,8 @@ class ResendJobs(ResponseModel):
     """true if more dead events match than one job sends, the newest 10,000. Repeat the request for the rest."""
 
 
-class RedriveList(RequestModel):
+class RedriveList(TenantFilter):
     """Query of jobs."""
-
-    org: Word | None = None
-    """Needs `sandbox`."""
-    sandbox: Word | None = None
-    """Needs `org`."""
 
 
 class RedrivePage(ResponseModel):

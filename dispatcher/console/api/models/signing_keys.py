@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from dispatcher.config.webhooks import SigningAlgorithm
+from dispatcher.config.webhook_auth import SigningAlgorithm
 from dispatcher.console.api.models.base import RequestModel, ResponseModel
 from dispatcher.console.signing_keys import KeyRole
 

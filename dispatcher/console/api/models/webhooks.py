@@ -7,6 +7,7 @@ from pydantic import AwareDatetime, BeforeValidator, Field, JsonValue, RootModel
 
 from dispatcher.config.webhooks import Channel
 from dispatcher.console.api.models.base import Flag, Id, Limit, RequestModel, ResponseModel, Text, Word, whole_number
+from dispatcher.console.signing_secrets import SigningSecretModel
 
 MAX_OFFSET = 1_000_000_000
 
@@ -103,18 +104,6 @@ class SecretEnd(RequestModel):
     """A time in the next 366 days, with its zone. null: now, and the secret is erased."""
 
 
-class SigningSecretModel(ResponseModel):
-    """A signing secret of a webhook."""
-
-    fingerprint: str
-    added_at: datetime | None
-    """null if an older version stored it."""
-    ends_at: datetime | None
-    """When it stops signing by itself; null if it doesn't."""
-    is_newest: bool
-    """true for the first secret, which can't end."""
-
-
 class SigningSecretList(ResponseModel):
     """The signing secrets of a webhook, the newest first."""
 
@@ -149,41 +138,3 @@ class DraftTest(SampleEvent):
     webhook: WebhookDraft
     webhook_id: Id | None = None
     """Id of the webhook that is being edited, whose secrets the draft may keep."""
-
-
-class StepModel(ResponseModel):
-    """One step of a test request."""
-
-    name: Literal["address", "connect", "tls", "token", "request", "first_byte", "answer"]
-    ok: bool | None
-    """null if the step was not reached or not needed."""
-    ms: float | None
-    detail: str
-
-
-class HeaderModel(ResponseModel):
-    """A header that was sent; secrets are masked."""
-
-    name: str
-    value: str
-
-
-class TestResultModel(ResponseModel):
-    """The result of a test event. A preview has event_id, request and body only."""
-
-    __test__ = False
-
-    steps: tuple[StepModel, ...]
-    event_id: str
-    verdict: str
-    reason: str
-    status: int | None
-    elapsed_ms: float
-    verdict_in_words: str
-    remedy: str
-    """What to change; empty if the event was delivered."""
-    answer: str
-    """The first 2,048 bytes of the response body, as text."""
-    request: tuple[HeaderModel, ...]
-    body: str
-    """The payload."""

@@ -8,7 +8,7 @@ down_revision: str | None = None
 
 
 def upgrade() -> None:
-    """From an empty database."""
+    """Creates the tables in an empty database."""
     time = sa.DateTime(timezone=True)
     op.create_table(
         "webhooks",
@@ -54,6 +54,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """To an empty database: every webhook is gone."""
+    """Drops the tables: every webhook is gone."""
     for table in ("change_counter", "webhook_secrets", "webhooks"):
         op.drop_table(table)

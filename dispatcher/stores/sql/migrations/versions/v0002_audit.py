@@ -21,7 +21,7 @@ FOR EACH STATEMENT EXECUTE FUNCTION audit_is_append_only()
 
 
 def upgrade() -> None:
-    """Add the table and its guards."""
+    """Adds the table and its guards."""
     op.create_table(
         "audit",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True, autoincrement=True),
@@ -44,7 +44,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """The history is gone."""
+    """Drops the table: the audit history is gone."""
     op.drop_table("audit")
     if op.get_context().dialect.name != "sqlite":
         op.execute("DROP FUNCTION audit_is_append_only()")

@@ -8,7 +8,7 @@ down_revision: str | None = "0002"
 
 
 def upgrade() -> None:
-    """Add the table."""
+    """Adds the table."""
     time = sa.DateTime(timezone=True)
     op.create_table(
         "api_tokens",
@@ -26,5 +26,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Every token is gone."""
+    """Drops the table: every token is gone."""
     op.drop_table("api_tokens")

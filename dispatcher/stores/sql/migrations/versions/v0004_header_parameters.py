@@ -1,4 +1,4 @@
-"""Header parameters leave what the keys can't protect: history and deleted webhooks.
+"""Removes header parameters that the keys can't protect: in the audit history and in deleted webhooks.
 
 Those of webhooks in use are encrypted by `dispatcher webhooks migrate` itself, which knows the keys.
 """
@@ -17,7 +17,7 @@ BEGIN SELECT RAISE(ABORT, 'audit is append-only'); END
 
 
 def upgrade() -> None:
-    """Mask the values of header parameters in the history, and drop those of deleted webhooks."""
+    """Masks the values of header parameters in the history, and drops those of deleted webhooks."""
     is_sqlite = op.get_context().dialect.name == "sqlite"
     op.execute("DROP TRIGGER audit_no_UPDATE" if is_sqlite else "ALTER TABLE audit DISABLE TRIGGER audit_append_only")
     connection = op.get_bind()
@@ -35,7 +35,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Nothing to take back: what was masked is gone, and earlier versions can't read what is encrypted."""
+    """Does nothing: what was masked is gone, and earlier versions can't read what is encrypted."""
 
 
 def _masked(path: str, change: object) -> object:

@@ -8,7 +8,7 @@ down_revision: str | None = "0004"
 
 
 def upgrade() -> None:
-    """Add the columns. Earlier versions erased the secrets of a webhook when they deleted it."""
+    """Adds the columns. Earlier versions erased the secrets of a webhook when they deleted it."""
     time = sa.DateTime(timezone=True)
     op.add_column("webhook_secrets", sa.Column("added_at", time, nullable=True))
     op.add_column("webhooks", sa.Column("erased_at", time, nullable=True))
@@ -16,7 +16,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Erase the secrets of deleted webhooks: earlier versions can't restore them and would keep them forever."""
+    """Erases the secrets of deleted webhooks: earlier versions can't restore them and would keep them forever."""
     connection = op.get_bind()
     webhooks = sa.table("webhooks", sa.column("id"), sa.column("config", sa.JSON), sa.column("erased_at"),
                         sa.column("deleted_at"))  # fmt: skip
