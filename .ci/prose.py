@@ -23,6 +23,7 @@ LEFT_OUT = (
     "requirements/",
     "config/schema/",
     ".ci/prose.py",
+    "tests/unit/test_language.py",
     "LICENSE",
 )
 
@@ -106,11 +107,36 @@ OLD_NAMES = frozenset(
         "_is_hindered",
         "_is_let",
         "_may_send",
+        "mend",
+        "find_cached",
+        "dead_fact",
+        "lane_fact",
+        "AttemptFact",
+        "DeadFact",
+        "LaneFact",
+        "TokenPosts",
         "AGAIN_SOON",
         "AGAIN_LATER",
         "SUSPEND",
     }
 )
+OLD_MODULES = frozenset(
+    {
+        "answers", "asking", "burying", "closed_connections", "committed", "configuring", "dead_memory", "decisions",
+        "deeds", "doors", "explaining", "facts", "fast_value", "following", "frame", "inventory", "lean", "making",
+        "parts", "personal", "race", "reading", "redriving", "running", "sample_sends", "scenery", "series", "shelves",
+        "signing_in", "site", "stand_ins", "standing", "take_apart", "throttle", "token_posts", "waiting", "wire",
+        "wording",
+    }
+)  # fmt: skip
+"""Names of modules of the product that were replaced."""
+NO_VERBS = frozenset(
+    {
+        "Addresses", "Bytes", "Columns", "Entries", "Events", "Indexes", "Links", "Messages", "Milliseconds",
+        "Names", "Rows", "Seconds", "Settings", "This", "Topics", "Values", "Words",
+    }
+)  # fmt: skip
+"""First words of docstrings that end like a verb and are none."""
 MOST_WHERE = 0.6
 """Uses of "where" per 1,000 words of the product's docstrings and comments: what the model codebases have at most."""
 _PATTERNS = [(re.compile(pattern, re.IGNORECASE), better) for pattern, better in WORDS.items()]
@@ -138,6 +164,21 @@ def old_definitions(text: str) -> Iterator[tuple[int, str]]:
         yield from ((node.lineno, name) for name in names if name in OLD_NAMES)
 
 
+def verbless_docstrings(text: str) -> Iterator[tuple[int, str]]:
+    """Yields (line number, first words) of functions whose docstring doesn't begin with what they do: "Returns …"."""
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        words = (ast.get_docstring(node) or "").split()
+        is_property = any("property" in ast.unparse(one) for one in node.decorator_list)
+        if not words or is_property or "typer" in ast.unparse(node):  # a command's docstring is its help
+            continue
+        if node.name == "__init__" and words[0].startswith(("Args:", "`")):
+            continue
+        if words[0] != "Called" and (words[0] in NO_VERBS or not re.fullmatch(r"[A-Z][A-Za-z-]+s,?", words[0])):
+            yield node.lineno, " ".join(words[:5])
+
+
 def findings(path: Path) -> Iterator[str]:
     """Yields a line for each place of the file that should be worded or named differently."""
     text, shown = path.read_text(encoding="utf-8"), path.relative_to(ROOT)
@@ -147,6 +188,13 @@ def findings(path: Path) -> Iterator[str]:
                 yield f"{shown}:{number}: «{found[0]}»: {better}"
     if path.suffix == ".py":
         yield from (f"{shown}:{number}: {name}: an old name" for number, name in old_definitions(text))
+    if path.suffix == ".py" and path.is_relative_to(ROOT / "dispatcher"):
+        if path.stem in OLD_MODULES:
+            yield f"{shown}: an old name of a module"
+        yield from (
+            f"{shown}:{number}: «{words} …»: begin with what the function does: Returns, Raises, Writes …"
+            for number, words in verbless_docstrings(text)
+        )
 
 
 def density_of_where(paths: Iterable[Path]) -> float:
