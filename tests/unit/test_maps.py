@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["docs/architecture.md", "docs/testing.md", "CONTRIBUTING.md", *sorted(
+PAGES = ["docs/architecture.md", "docs/testing.md", "CONTRIBUTING.md", "SECURITY.md", "UPGRADING.md", *sorted(
     str(path.relative_to(ROOT)) for path in (ROOT / "docs" / "decisions").glob("*.md")
 )]  # fmt: skip
 FILE = re.compile(r"`((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:py|md|toml))`")
