@@ -60,7 +60,7 @@ class Options:
 
     @property
     def per_second(self) -> float:
-        return 250.0 if self.forever else max(1.0, self.events / PRODUCE_S)
+        return 50.0 if self.forever else max(1.0, self.events / PRODUCE_S)
 
 
 class Demo:
