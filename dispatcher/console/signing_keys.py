@@ -14,7 +14,7 @@ from dispatcher.auth.problems import key_description_of
 from dispatcher.config.secrets import Secret
 from dispatcher.config.webhook_auth import NextKey, SignedToken, SigningAlgorithm
 from dispatcher.config.webhooks import WebhookConfig
-from dispatcher.console.model import Person
+from dispatcher.console.model import ApiValue, Person
 from dispatcher.console.services import Services
 from dispatcher.errors import ConfigError, NotFound, Problem
 from dispatcher.stores.sql.records import StoredWebhook
@@ -34,26 +34,26 @@ class KeyRole(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class StoredSigningKey:
-    """A key that signs a webhook's tokens, has signed them, or will."""
+class SigningKeyModel(ApiValue):
+    """A key that signs a webhook's tokens, has signed them, or will. The private key is never returned."""
 
     fingerprint: str
-    """Of the stored secret."""
     algorithm: SigningAlgorithm
     key_id: str | None
-    """`kid` of its tokens; None for a shared secret without one, or if the key can't be read."""
+    """`kid` of its tokens and of its public key; no value for a shared secret without one, or an unreadable key."""
     role: KeyRole
+    """`next`: published, it doesn't sign yet. `previous`: published only."""
     added_at: datetime | None
-    """None if a version before 0005 of the schema stored it."""
+    """No value if an older version stored it."""
     signs_from: datetime | None
-    """None if it has no date: it signs since it was added."""
+    """No value if it has signed since it was added."""
     signs_until: datetime | None
-    """None if it has no end."""
+    """No value if it has no end."""
     withdrawn_at: datetime | None
-    """When its public key is withdrawn and the key erased; None if that is not planned."""
+    """When its public key is withdrawn and the key erased; no value if that is not planned."""
 
 
-async def signing_keys_of(services: Services, person: Person, webhook: StoredWebhook) -> list[StoredSigningKey]:
+async def signing_keys_of(services: Services, person: Person, webhook: StoredWebhook) -> list[SigningKeyModel]:
     """Returns the keys of the webhook's tokens, the newest first.
 
     There are none if the dispatcher signs no tokens, or if the webhook can't be used because a secret can't be
@@ -72,15 +72,15 @@ async def signing_keys_of(services: Services, person: Person, webhook: StoredWeb
 
 def _described(
     token: SignedToken, config: WebhookConfig, dates: dict[str, datetime], now: datetime
-) -> list[StoredSigningKey]:
+) -> list[SigningKeyModel]:
     following = token.next
 
     def one(
         of: SignedToken, role: KeyRole, start: datetime | None, end: datetime | None, gone: datetime | None
-    ) -> StoredSigningKey:
+    ) -> SigningKeyModel:
         fingerprint = of.key.fingerprint()
         kid = of.kid or _thumbprint(config.with_signed_token(of))
-        return StoredSigningKey(fingerprint, of.algorithm, kid, role, dates.get(fingerprint), start, end, gone)
+        return SigningKeyModel(fingerprint, of.algorithm, kid, role, dates.get(fingerprint), start, end, gone)
 
     if following is None:
         return [one(token, KeyRole.SIGNING, None, None, None)]

@@ -1,9 +1,8 @@
 """Handlers for the keys that sign tokens: list, generate the next one, start and remove."""
 
-from dataclasses import asdict
 from datetime import timedelta
 
-from dispatcher.console.api.models.signing_keys import NewSigningKey, SigningKeyList, SigningKeyModel
+from dispatcher.console.api.models.signing_keys import NewSigningKey, SigningKeyList
 from dispatcher.console.api.route import Call, Empty, Reply
 from dispatcher.console.model import Person
 from dispatcher.console.services import Services
@@ -39,5 +38,4 @@ async def remove_key(call: Call[Empty, Empty]) -> Reply:
 
 async def _reply(services: Services, person: Person, stored: StoredWebhook) -> Reply:
     keys = await signing_keys_of(services, person, stored)
-    items = tuple(SigningKeyModel.model_validate(asdict(one)) for one in keys)
-    return Reply(SigningKeyList(items=items), {"ETag": f'"{stored.version}"'})
+    return Reply(SigningKeyList(items=tuple(keys)), {"ETag": f'"{stored.version}"'})

@@ -60,7 +60,7 @@ from dispatcher.console.api.models.resends import (
     ResendJobs,
     ResendRequest,
 )
-from dispatcher.console.api.models.signing_keys import NewSigningKey, SigningKeyList, SigningKeyModel
+from dispatcher.console.api.models.signing_keys import NewSigningKey, SigningKeyList
 from dispatcher.console.api.models.webhooks import (
     Configuration,
     DeletedWebhook,
@@ -129,7 +129,6 @@ __all__ = [
     "SecretEnd",
     "SentTests",
     "SigningKeyList",
-    "SigningKeyModel",
     "SigningSecretList",
     "SkippedQuery",
     "StateModel",
