@@ -191,7 +191,7 @@ async def test_a_handshake_that_never_ends_ends_the_connection(files: Files, sen
         assert b"HTTP" not in await read_to_the_end(reader)
         writer.close()
         await until(lambda: port.connections == 0)
-        assert not [task for task in asyncio.all_tasks() if task.get_name() == "ops handshake"]
+        await until(lambda: not [task for task in asyncio.all_tasks() if task.get_name() == "ops handshake"])
 
 
 @pytest.mark.usefixtures("short")
