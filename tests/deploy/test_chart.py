@@ -3,12 +3,15 @@
 import json
 import re
 from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import yaml
 
 from deploy.helm import values
 from dispatcher.config.kafka_settings import KafkaSettings
+from dispatcher.config.loader import load_settings
 from tests.deploy import rendered
 from tests.deploy.rendering import (
     CUSTOM,
@@ -18,6 +21,7 @@ from tests.deploy.rendering import (
     comparable,
     objects,
     only,
+    pod_template,
     rendered_text,
 )
 from tests.deploy.tools import CHART, DEPLOY, ROOT, run, tool
@@ -25,6 +29,11 @@ from tests.deploy.tools import CHART, DEPLOY, ROOT, run, tool
 MINIMAL = ("--set", "config.kafka.bootstrap_servers=kafka:9092")
 SQL = (*MINIMAL, "--set", "config.webhooks.store=sql,config.webhooks.url.file=/run/secrets/database/url")
 HELMS = ("helm4", "helm3")
+BROKERS = {
+    "name": "DISPATCHER_KAFKA__BOOTSTRAP_SERVERS",
+    "valueFrom": {"secretKeyRef": {"name": "kafka", "key": "bootstrap"}},
+}
+FROM_A_SECRET = ("--set-json", f"extraEnv=[{json.dumps(BROKERS)}]")
 
 
 def test_there_are_values_for_every_feature() -> None:
@@ -66,7 +75,12 @@ def test_an_older_kubernetes_is_refused() -> None:
 
 
 REFUSED = {
-    "no bootstrap servers": ((), "kafka"),
+    "no bootstrap servers": ((), "config.kafka.bootstrap_servers is missing: set it, or DISPATCHER_KAFKA__BOOTSTRAP"),
+    "other environment": (("--set", "extraEnv[0].name=HTTPS_PROXY"), "config.kafka.bootstrap_servers is missing"),
+    "brokers from a Secret, and a policy that does not know their port": (
+        (*FROM_A_SECRET, "--set", "networkPolicy.enabled=true"),
+        "networkPolicy.kafka.ports is empty",
+    ),
     "an unknown value": ((*MINIMAL, "--set", "replicas=3"), "replicas"),
     "a misspelt setting": ((*MINIMAL, "--set", "config.delivery.max_inflight=3"), "max_inflight"),
     "a setting out of range": ((*MINIMAL, "--set", "config.delivery.timeout=ten"), "timeout"),
@@ -296,3 +310,28 @@ def test_the_policy_opens_the_ports_that_the_dispatcher_dials(servers: str, port
     assert ports in opened
     loaded = KafkaSettings.model_validate({"bootstrap_servers": servers}).bootstrap_servers
     assert [int(one.rsplit(":", 1)[1]) for one in loaded.split(",")][: len(ports)] == ports
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_brokers_from_a_secret_reach_every_pod(helm: str) -> None:
+    more = ("--set", "topics.create=job,topics.partitions=3,console.enabled=true,history.enabled=true")
+    urls = ("--set", "config.webhooks.store=sql,config.webhooks.url.file=/a,config.history.url.file=/b")
+    done = run(tool(helm), "template", "r", CHART, *FROM_A_SECRET, *more, *urls)
+    assert done.returncode == 0, done.stderr
+    made = [one for one in yaml.safe_load_all(done.stdout) if one]
+    pods = [template for one in made if (template := pod_template(one)) is not None]
+    assert len(pods) >= 5
+    for pod in pods:
+        assert all(BROKERS in container["env"] for container in pod["spec"]["containers"]), pod
+    texts = [one["data"]["dispatcher.yaml"] for one in made if "dispatcher.yaml" in one.get("data", {})]
+    assert len(texts) == 2, "the release's, and the hooks' own"
+    assert {read_brokers(text, {BROKERS["name"]: "kafka:9093"}) for text in texts} == {"kafka:9093"}
+
+
+def read_brokers(text: str, environment: dict[str, str]) -> str:
+    with TemporaryDirectory() as directory:
+        file = Path(directory) / "dispatcher.yaml"
+        settings = yaml.safe_load(text)
+        settings["webhooks"], settings["history"] = {"path": directory}, {"store": "none"}
+        file.write_text(yaml.safe_dump(settings))
+        return load_settings(file, environment).kafka.bootstrap_servers
