@@ -13,7 +13,7 @@ from dispatcher.contract.records import Record
 from dispatcher.errors import BrokerUnavailable
 from dispatcher.kafka.commit_metadata import CommittedPosition
 from dispatcher.kafka.committed_offsets import committed_metadata, committed_positions
-from dispatcher.kafka.held_topic import Snapshot, is_snapshot, snapshot_offset, tenant_of
+from dispatcher.kafka.held_topic import Snapshot, SnapshotOffsets, is_snapshot, tenant_of
 from dispatcher.kafka.topic_reader import Range, TopicReader, open_topics
 
 TRIES: Final = 5
@@ -75,7 +75,7 @@ async def _snapshots(reader: TopicReader, metadata: Mapping[TopicPartition, str]
     """Reads the snapshots that commits name, without those that are gone."""
     places: dict[TopicPartition, Range] = {}
     for tp, text in metadata.items():
-        offset, (first, end) = snapshot_offset(text.rpartition(",")[2]), reader.ranges[tp]
+        offset, (first, end) = SnapshotOffsets.of(text).progress, reader.ranges[tp]
         if offset is not None and first <= offset < end:
             places[tp] = (offset, offset + 1)
     found = {}

@@ -1,39 +1,116 @@
-"""Commits the positions of held events, with a snapshot of the events before them that still wait."""
+"""What the reader of held events knows of an assigned partition, and the commits of that.
+
+A commit's metadata names the log, see `commit_metadata`, and up to two records of the same partition: the snapshot of
+what is finished out of order, and the directory of the tenants' events.
+"""
 
 import asyncio
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import structlog
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, OffsetMetadataTooLargeError
+from aiokafka.structs import ConsumerRecord
 
-from dispatcher.errors import NotWritten
-from dispatcher.kafka.held_assignment import HeldAssignment
-from dispatcher.kafka.held_topic import HeldTopic, Snapshot, metadata_of
+from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt
+from dispatcher.errors import NotWritten, RecordTooLarge
+from dispatcher.kafka.commit_metadata import AT_START, Fingerprint, encode_metadata
+from dispatcher.kafka.held_partition import HeldPartition
+from dispatcher.kafka.held_start import HeldStart
+from dispatcher.kafka.held_topic import Directory, HeldTopic, Snapshot, SnapshotOffsets
 from dispatcher.kafka.membership import GroupClient
+from dispatcher.kafka.offset_tracker import MAX_METADATA_BYTES, OffsetTracker
 from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
 
 COMMIT_WITHIN_S: Final = 10.0
+DIRECTORY_EVERY: Final = 5_000
+"""Records read until the directory is written again: after a restart at most so many are read twice in a partition."""
+MOST_TENANTS: Final = 5_000
+"""Of a directory, about 100 bytes each. If a partition has more, a restart reads it from the position."""
+
+State = tuple[int, Snapshot, tuple[int, int] | None]
+"""What a commit says: position, progress, and the directory's end and offset."""
 
 
-class HeldCommits:
-    """Writes snapshots to the topic of held events and commits positions, one commit at a time."""
+@dataclass(slots=True, eq=False)
+class HeldAssignment:
+    """One assignment of one partition."""
 
-    def __init__(self, group_id: str, topic: HeldTopic, assigned: Mapping[TopicPartition, HeldAssignment]) -> None:
-        """Args:
-        assigned: the partitions of this member, kept up to date by its owner.
+    tp: TopicPartition
+    epoch: AssignmentEpoch
+    state: HeldPartition | None = None
+    """None until the committed position is known."""
+    buffer: deque[ConsumerRecord[bytes, bytes]] = field(default_factory=deque)
+    tasks: dict["asyncio.Task[None]", ProcessingAttempt] = field(default_factory=dict)
+    committed: State | None = None
+    last: ConsumerRecord[bytes, bytes] | None = None
+    """The last record that was read: it identifies the log."""
+    directory: tuple[int, int] | None = None
+    """End of the newest directory that was written, and the offset of its record."""
+    directory_due: int = 0
+    """The directory is written again once reading has come so far."""
+    is_dirty: bool = True
+    left: HeldStart | None = None
+    """Where reading began, with the group's newest commit. Until `state` is known: what was finished earlier."""
+    source: "tuple[object, ...] | None" = None
+    """Where the log was read from when it was checked last: the leader and the connection to it."""
+
+    def begin(self, start: HeldStart, max_age_s: float) -> HeldPartition:
+        """Begins at `start`. Returns the state, whose cursor is the offset to read at."""
+        self.left = start
+        self.state = HeldPartition(start.position, start.snapshot.tenants, max_age_s, start.directory)
+        if start.directory is not None and start.directory_at is not None:
+            self.directory = (start.directory.end, start.directory_at)
+            self.directory_due = start.directory.end + DIRECTORY_EVERY
+        return self.state
+
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        """Identifies the log, as far as it was read; None if nothing was."""
+        if self.last is not None:
+            return Fingerprint.of(self.last)
+        return None if self.left is None else self.left.fingerprint
+
+    def what_is_finished(self) -> HeldStart | None:
+        """Returns what is finished, for the time when this process is assigned the partition again."""
+        if self.state is None or self.left is None:
+            return self.left
+        position, snapshot = self.state.to_commit()
+        directory = None if self.fingerprint is None else self.state.directory()
+        left = replace(self.left, position=position, snapshot=snapshot, fingerprint=self.fingerprint)
+        return replace(left, directory=directory, directory_at=None)
+
+    def metadata_at(self, position: int, progress: int | None, most_bytes: int) -> str:
+        """Returns what a commit of this position says of its log and its snapshots, if that isn't too long.
+
+        `progress`: the offset of a snapshot. Without room for all of it, the snapshots are left out first.
         """
-        self._group_id = group_id
-        self._topic = topic
-        self._assigned = assigned
-        self._lock = asyncio.Lock()
+        if self.fingerprint is None and self.left is not None and self.left.log_start == position:
+            return AT_START if len(AT_START) <= most_bytes else ""
+        is_useful = self.directory is not None and self.directory[0] > position and self.fingerprint is not None
+        named = SnapshotOffsets(progress, self.directory[1] if self.directory and is_useful else None)
+        log_only = encode_metadata(OffsetTracker(position), self.fingerprint, most_bytes)
+        text = ",".join(filter(None, (log_only, named.encode())))
+        return text if len(text) <= most_bytes else log_only
 
-    async def try_to_commit(self, client: GroupClient | None, partitions: Iterable[HeldAssignment]) -> bool:
-        """Commits what is finished of the partitions. Returns False if that failed: the next commit covers it."""
+
+class HeldCommitter:
+    """Commits the positions of the partitions of held events, and writes their snapshots."""
+
+    def __init__(self, topic: HeldTopic, group_id: str) -> None:
+        self._topic = topic
+        self._group_id = group_id
+        self._lock = asyncio.Lock()
+        self._most_bytes = MAX_METADATA_BYTES
+        """Of a commit's metadata, as far as the broker has taken it."""
+
+    async def commit(self, client: GroupClient | None, partitions: Iterable[HeldAssignment]) -> bool:
+        """Commits what has changed of these partitions. Returns False if that failed: the next commit covers it."""
         try:
             await self._commit(client, partitions)
         except (KafkaError, OSError, TimeoutError, NotWritten) as error:
@@ -44,31 +121,74 @@ class HeldCommits:
 
     async def _commit(self, client: GroupClient | None, partitions: Iterable[HeldAssignment]) -> None:
         async with self._lock:
-            offsets: dict[TopicPartition, tuple[int, str]] = {}
-            states: dict[TopicPartition, tuple[int, Snapshot]] = {}
-            for one in partitions:
-                if one.state is None or not one.is_dirty:
-                    continue
+            dirty = [one for one in partitions if one.is_dirty and one.state is not None]
+            for one in dirty:
                 one.is_dirty = False
-                position, snapshot = states[one.tp] = one.state.to_commit()
-                if states[one.tp] == one.committed:
-                    del states[one.tp]
-                    continue
-                at = await self._topic.write_snapshot(one.tp.partition, snapshot) if snapshot.tenants else None
-                parts = [one.metadata_at(position), "" if at is None else metadata_of(at)]
-                offsets[one.tp] = (position, ",".join(filter(None, parts)))
-            if not offsets or client is None:
-                return
+            try:
+                await self._commit_all(client, dirty)
+            except BaseException:
+                for one in dirty:
+                    one.is_dirty = True
+                raise
+
+    async def _commit_all(self, client: GroupClient | None, partitions: Sequence[HeldAssignment]) -> None:
+        """Commits the partitions that have news. Shortens the metadata if the broker refuses its length."""
+        states: dict[TopicPartition, State] = {}
+        snapshots: dict[TopicPartition, int | None] = {}
+        for one in partitions:
+            if one.state is None:
+                continue
+            position, snapshot = one.state.to_commit()
+            await self._write_directory(one, one.state, position)
+            if (position, snapshot, one.directory) != one.committed:
+                snapshots[one.tp] = await self._write(one.tp, snapshot) if snapshot.tenants else None
+                states[one.tp] = (position, snapshot, one.directory)
+        if not states or client is None:
+            return
+        while True:
+            offsets = {
+                one.tp: (states[one.tp][0], one.metadata_at(states[one.tp][0], snapshots[one.tp], self._most_bytes))
+                for one in partitions
+                if one.tp in states
+            }
             try:
                 async with asyncio.timeout(COMMIT_WITHIN_S):
                     await client.commit(offsets)
-            except BaseException:
-                for tp in offsets:
-                    if tp in self._assigned:
-                        self._assigned[tp].is_dirty = True
-                raise
-            for tp, committed in states.items():
-                if (assigned := self._assigned.get(tp)) is not None:
-                    assigned.committed = committed
-                    if assigned.left is not None:
-                        assigned.left = replace(assigned.left, committed=offsets[tp])
+                break
+            except OffsetMetadataTooLargeError:
+                longest = max(len(metadata) for _, metadata in offsets.values())
+                if not longest:
+                    raise
+                self._most_bytes = longest - 1
+                log.warning(
+                    "held events may be repeated after a restart: the broker refuses the commit's metadata; "
+                    "set offset.metadata.max.bytes=4096",
+                    group=self._group_id,
+                    refused_bytes=longest,
+                )
+        for one in partitions:
+            if one.tp in states:
+                one.committed = states[one.tp]
+                if one.left is not None:
+                    one.left = replace(one.left, committed=offsets[one.tp])
+
+    async def _write_directory(self, one: HeldAssignment, state: HeldPartition, position: int) -> None:
+        """Writes the partition's directory if enough was read since the last one."""
+        if state.seen_to < max(one.directory_due, position + DIRECTORY_EVERY):
+            return
+        directory = state.directory()
+        one.directory_due = directory.end + DIRECTORY_EVERY
+        if len(directory.tenants) > MOST_TENANTS:
+            return
+        at = await self._write(one.tp, directory)
+        if at is not None:
+            one.directory = (directory.end, at)
+
+    async def _write(self, tp: TopicPartition, snapshot: Snapshot | Directory) -> int | None:
+        """Writes a snapshot. Returns its offset, or None if the topic doesn't accept a record of its size."""
+        try:
+            return await self._topic.write_snapshot(tp.partition, snapshot)
+        except RecordTooLarge as error:
+            metrics.COMMIT_FAILURES.inc()
+            log.warning("a restart will read held events again, or repeat some", why=str(error)[:256])
+            return None

@@ -25,8 +25,7 @@ from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StillHeld, StoreUnavailable
 from dispatcher.kafka.connection import stopped
 from dispatcher.kafka.group_session import FIRST_REPEAT_S, GroupSession
-from dispatcher.kafka.held_assignment import HeldAssignment
-from dispatcher.kafka.held_commits import HeldCommits
+from dispatcher.kafka.held_commits import HeldAssignment, HeldCommitter
 from dispatcher.kafka.held_pace import ReadingPace
 from dispatcher.kafka.held_partition import HeldPartition
 from dispatcher.kafka.held_start import ANSWER_S, HeldStart, find_start, is_same_log
@@ -88,6 +87,7 @@ class HeldEvents:
         self._connect = connect or partial(
             join, settings, (topic.topic,), self.group_id, problems=self.session.problems
         )
+        self._topic = topic
         self._process = process
         self._is_held = is_held
         self._max_age_s = max_age_s
@@ -100,7 +100,7 @@ class HeldEvents:
         self._in_flight = 0
         self._pace = ReadingPace()
         self._news = asyncio.Event()
-        self._commits = HeldCommits(self.group_id, topic, self._assigned)
+        self._committer = HeldCommitter(topic, self.group_id)
 
     def __repr__(self) -> str:
         return f"<HeldEvents {self.group_id} {len(self._assigned)} partitions, {self._in_flight} in flight>"
@@ -122,7 +122,7 @@ class HeldEvents:
             async with asyncio.TaskGroup() as tasks:
                 running = [
                     tasks.create_task(self.session.poll(lambda: self._read(client)), name=f"read {self.group_id}"),
-                    tasks.create_task(self._commit_regularly(), name=f"commit {self.group_id}"),
+                    tasks.create_task(self._commit_regularly(client), name=f"commit {self.group_id}"),
                     tasks.create_task(self._review_regularly(), name=f"review {self.group_id}"),
                     tasks.create_task(self.session.watch(client, self._assigned.keys), name=f"watch {self.group_id}"),
                 ]
@@ -169,7 +169,7 @@ class HeldEvents:
         if tasks and within_s:
             await asyncio.wait(tasks, timeout=within_s)
         if within_s and self.session.fenced is None:
-            await self._commits.try_to_commit(self._consumer, leaving)
+            await self._committer.commit(self._consumer, leaving)
         for one in leaving:
             for task in list(one.tasks):
                 task.cancel()
@@ -184,9 +184,8 @@ class HeldEvents:
         """Finds the position of a partition and begins to read there."""
         one.source = client.source_of(one.tp)
         start = await find_start(client, one.tp, one.left, self.session.problems, self.group_id)
-        client.seek(one.tp, start.position)
-        one.left = start
-        one.state = HeldPartition(start.position, start.snapshot.tenants, self._max_age_s)
+        client.seek(one.tp, one.begin(start, self._max_age_s).cursor)
+        self.notice()  # tenants that the directory names may be released
 
     async def _check_log(self, client: GroupClient, one: HeldAssignment, state: HeldPartition) -> None:
         """Looks whether the log was replaced. Another leader, or another connection to it, may have another log."""
@@ -356,12 +355,13 @@ class HeldEvents:
             except TimeoutError:
                 continue
 
-    async def _commit_regularly(self) -> None:
+    # Committing
+
+    async def _commit_regularly(self, client: GroupClient) -> None:
         backoff = Backoff(COMMIT_S, LONGEST_REPEAT_S)
         while True:
             await backoff.wait()
-            active = [one for one in self._assigned.values() if one.epoch.active]
-            if await self._commits.try_to_commit(self._consumer, active):
+            if await self._committer.commit(client, [one for one in self._assigned.values() if one.epoch.active]):
                 backoff.reset()
 
     def observe(self) -> None:

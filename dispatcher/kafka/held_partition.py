@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.kafka.held_topic import Progress, Snapshot
+from dispatcher.kafka.held_topic import Directory, Place, Progress, Snapshot
 
 ROOM: Final = 100
 """Events of one tenant that are processed at once: more than a lane has permits."""
@@ -30,7 +30,11 @@ class _Tenant:
     """Unix seconds: no event reaches the age limit earlier."""
     reading: int
     """Number of the reading that has passed over none of its events from `next` on."""
+    events: int = 0
+    """Events that were seen and are not finished. After a restart it may be too high until none is left."""
     released: bool = False
+    is_due: bool = False
+    """Its next event has reached the age limit, as far as is known."""
     not_before: float = 0.0
     """Seconds of a steady clock; it rests until then."""
     in_flight: set[int] = field(default_factory=set)
@@ -51,12 +55,19 @@ class _Tenant:
 class HeldPartition:
     """The held events of one partition, from its assignment to its revocation."""
 
-    def __init__(self, position: int, progress: Mapping[TenantKey, Progress], max_age_s: float) -> None:
-        """Begins at the committed position, with the progress of the snapshot that the commit names."""
+    def __init__(
+        self,
+        position: int,
+        progress: Mapping[TenantKey, Progress],
+        max_age_s: float,
+        directory: Directory | None = None,
+    ) -> None:
+        """Begins at the committed position, with the snapshots that the commit names.
+
+        With a directory, reading begins at its end.
+        """
         self.cursor = position
         """Offset of the next record to read."""
-        self.events = 0
-        """Events that were seen and are not finished."""
         self._seen_to = position
         self._progress = dict(progress)
         """Progress of tenants of which no event was read yet since the assignment. Commits keep it."""
@@ -66,6 +77,33 @@ class HeldPartition:
         """Those that may have an event to process: released, or at the age limit."""
         self._reading = 0
         self._since_seek = 0
+        if directory is not None and directory.end > position:
+            self._restore(position, directory)
+
+    def _restore(self, position: int, directory: Directory) -> None:
+        self.cursor = self._seen_to = directory.end
+        for key, place in directory.tenants.items():
+            if place.last >= position:
+                first = max(place.first, position)
+                expires_at = place.first_seen + self._max_age_s
+                self._tenants[key] = tenant = _Tenant(first, place.last, expires_at, -1, place.events)
+                self._apply_progress(key, tenant)
+
+    def _apply_progress(self, key: TenantKey, tenant: _Tenant) -> None:
+        before = self._progress.pop(key, None)
+        if before is not None:
+            tenant.next, tenant.finished = max(tenant.next, before.below), set(before.beyond)
+            tenant.has_finished = True
+
+    @property
+    def events(self) -> int:
+        """Events that were seen and are not finished."""
+        return sum(tenant.events for tenant in self._tenants.values() if not tenant.is_over)
+
+    @property
+    def seen_to(self) -> int:
+        """Every event at a lower offset is known."""
+        return self._seen_to
 
     @property
     def tenants(self) -> list[TenantKey]:
@@ -99,7 +137,7 @@ class HeldPartition:
         is_due = first_seen + self._max_age_s <= wall
         is_next = tenant.reading == self._reading
         if not is_due and is_next and not tenant.released:
-            tenant.expires_at = first_seen + self._max_age_s
+            tenant.expires_at, tenant.is_due = first_seen + self._max_age_s, False
             self._active.discard(key)
         if not is_next or not (is_due or self._is_ready(tenant, now)):
             tenant.reading = -1  # this event is passed over: those behind it come after it
@@ -157,16 +195,13 @@ class HeldPartition:
 
     def _register(self, offset: int, key: TenantKey, tenant: _Tenant | None, first_seen: float) -> _Tenant:
         if tenant is None:
-            before = self._progress.pop(key, None)
-            tenant = _Tenant(offset, offset, first_seen + self._max_age_s, self._reading)
-            if before is not None:
-                tenant.next, tenant.finished, tenant.has_finished = before.below, set(before.beyond), True
-            self._tenants[key] = tenant
+            tenant = self._tenants[key] = _Tenant(offset, offset, first_seen + self._max_age_s, self._reading)
+            self._apply_progress(key, tenant)
         elif tenant.is_over:
-            tenant.reading, tenant.expires_at = self._reading, first_seen + self._max_age_s
+            tenant.reading, tenant.expires_at, tenant.events = self._reading, first_seen + self._max_age_s, 0
         tenant.last = offset
         if offset >= tenant.next and offset not in tenant.finished:
-            self.events += 1
+            tenant.events += 1
         return tenant
 
     @staticmethod
@@ -192,6 +227,7 @@ class HeldPartition:
         """Releases the events that have reached the age limit. `wall`: Unix seconds."""
         for key, tenant in self._tenants.items():
             if tenant.expires_at <= wall and not tenant.is_over:
+                tenant.is_due = True
                 self._active.add(key)
 
     def finish(self, key: TenantKey, offset: int) -> None:
@@ -200,7 +236,7 @@ class HeldPartition:
         tenant.in_flight.discard(offset)
         tenant.finished.add(offset)
         tenant.has_finished = True
-        self.events -= 1
+        tenant.events -= 1
         below = tenant.below
         tenant.finished = {one for one in tenant.finished if one >= below}
         self._leave_if_idle(key, tenant)
@@ -209,13 +245,14 @@ class HeldPartition:
         """Returns an event that still has to wait; its tenant rests until `not_before` of the steady clock."""
         tenant = self._tenants[key]
         tenant.in_flight.discard(offset)
+        tenant.is_due = False
         tenant.next = min(tenant.next, offset)
         tenant.reading = -1
         tenant.not_before = max(tenant.not_before, not_before)
         self._leave_if_idle(key, tenant)
 
     def _leave_if_idle(self, key: TenantKey, tenant: _Tenant) -> None:
-        if not tenant.in_flight and not tenant.released:
+        if not tenant.in_flight and not tenant.released and not tenant.is_due:
             self._active.discard(key)
 
     # Committing
@@ -234,3 +271,12 @@ class HeldPartition:
             if tenant.has_finished and (tenant.below > position or tenant.finished)
         }
         return position, Snapshot(beyond)
+
+    def directory(self) -> Directory:
+        """Returns the places of each tenant's unfinished events, as far as they were read."""
+        places = {
+            key: Place(tenant.below, tenant.last, tenant.expires_at - self._max_age_s, tenant.events)
+            for key, tenant in self._tenants.items()
+            if not tenant.is_over
+        }
+        return Directory(self._seen_to, places)

@@ -15,7 +15,7 @@ from aiokafka.errors import OffsetOutOfRangeError
 from aiokafka.structs import ConsumerRecord
 
 from dispatcher.kafka.commit_metadata import Fingerprint, decode_metadata
-from dispatcher.kafka.held_topic import Snapshot, snapshot_offset
+from dispatcher.kafka.held_topic import Directory, Snapshot, SnapshotOffsets
 from dispatcher.kafka.log_check import LogLoss, report_lost_log, report_removed
 from dispatcher.kafka.membership import Bounds, GroupClient
 from dispatcher.kafka.problems import KafkaProblems
@@ -41,6 +41,10 @@ class HeldStart:
     """The group's commit, as it is known."""
     log_start: int | None = None
     """Where the log began, if nothing of it was read and `position` lies there."""
+    directory: Directory | None = None
+    """Places of the tenants' events, as far as an earlier reader has read; None if they are not known."""
+    directory_at: int | None = None
+    """Offset of the directory's record; None if it was not written."""
 
 
 async def find_start(
@@ -71,7 +75,7 @@ async def find_start(
         report_removed(problems, group_id, tp, start.position, bounds.start, bounds.start - start.position)
     position = max(start.position, bounds.start)
     log_start = None if start.log_start is None else position
-    return HeldStart(position, start.snapshot, start.fingerprint, known, log_start)
+    return replace(start, position=position, committed=known, log_start=log_start)
 
 
 async def is_same_log(client: GroupClient, tp: TopicPartition, known: HeldStart, bounds: Bounds) -> bool:
@@ -100,13 +104,20 @@ async def _committed_start(
     start = HeldStart(position, Snapshot({}), claim.fingerprint, known, position if claim.is_start else None)
     if not await is_same_log(client, tp, start, bounds) or (claim.fingerprint is None and position > bounds.end):
         return None
-    if (offset := snapshot_offset(metadata.rpartition(",")[2])) is not None:
-        record = await _record_at(client, tp, offset, bounds)
+    named = SnapshotOffsets.of(metadata)
+    if named.progress is not None:
+        record = await _record_at(client, tp, named.progress, bounds)
         snapshot = None if record is None else Snapshot.of(record)
         if snapshot is None:
             log.warning("held events may be repeated: their snapshot is gone", partition=tp.partition)
         else:
             start = replace(start, snapshot=snapshot)
+    if named.directory is not None and claim.fingerprint is not None:
+        record = await _record_at(client, tp, named.directory, bounds)
+        directory = None if record is None else Directory.of(record)
+        start = replace(start, directory=directory, directory_at=None if directory is None else named.directory)
+        if start.directory is None:
+            log.info("all held events are read again: their directory is gone", partition=tp.partition)
     return start
 
 

@@ -1,14 +1,16 @@
 """The topic of held events: those that wait for a change of configuration rather than for a time.
 
 A held record stays in place until its tenant is released or the age limit is over; it is never rewritten. What was
-delivered out of order is kept in snapshots: records of the same partition, found again by the commit's metadata.
+delivered out of order is kept in snapshots: records of the same partition, found again by the commit's metadata. A
+`Directory` is another kind of snapshot. It says at which offsets the events of a tenant lie, so that a restart reads
+none of them to find out.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import orjson
 
@@ -23,6 +25,7 @@ _SNAPSHOT: Final = PREFIX + "held-snapshot"
 MAX_SNAPSHOT_TENANTS: Final = 5_000
 """Tenants of one snapshot, about 100 bytes each; what the others had finished is repeated after a crash."""
 _METADATA: Final = "h1:"
+_DIRECTORY_METADATA: Final = "h2:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +56,8 @@ class Snapshot:
     @classmethod
     def of(cls, record: Record) -> Self | None:
         """Returns the snapshot in a record, or None if the record is something else."""
-        if not is_snapshot(record.headers):
-            return None
         try:
-            rows = orjson.loads(record.value or b"")
+            rows = _content(record)
             return cls(
                 {TenantKey(org, sandbox): Progress(below, tuple(beyond)) for org, sandbox, below, beyond in rows}
             )
@@ -64,20 +65,84 @@ class Snapshot:
             return None
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """First and last place of one tenant's unfinished events in a partition."""
+
+    first: int
+    """No unfinished event of the tenant has a lower offset."""
+    last: int
+    first_seen: float
+    """Unix seconds: no event was seen earlier."""
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """The tenants that have unfinished events below an offset: what reading up to there has found."""
+
+    end: int
+    """Events from here on are not covered."""
+    tenants: Mapping[TenantKey, Place]
+
+    def encode(self) -> bytes:
+        """Returns the directory as the value of a record."""
+        rows = [
+            [key.org, key.sandbox, one.first, one.last, one.first_seen, one.events] for key, one in self.tenants.items()
+        ]
+        return orjson.dumps({"end": self.end, "tenants": rows})
+
+    @classmethod
+    def of(cls, record: Record) -> Self | None:
+        """Returns the directory in a record, or None if the record is something else."""
+        try:
+            content = _content(record)
+            tenants = {
+                TenantKey(org, sandbox): Place(int(first), int(last), float(first_seen), int(events))
+                for org, sandbox, first, last, first_seen, events in content["tenants"]
+            }
+            return cls(int(content["end"]), tenants)
+        except (ValueError, TypeError, KeyError):
+            return None
+
+
+def _content(record: Record) -> Any:
+    """Returns the decoded value of a snapshot of either kind. Raises ValueError if the record is none."""
+    if not is_snapshot(record.headers):
+        raise ValueError("no snapshot")
+    return orjson.loads(record.value or b"")
+
+
 def is_snapshot(headers: RecordHeaders) -> bool:
     """Returns True if a record is a snapshot rather than an event."""
     return any(name == _SNAPSHOT for name, _ in headers)
 
 
-def metadata_of(snapshot_offset: int) -> str:
-    """Returns the commit metadata that names the offset of the partition's snapshot."""
-    return f"{_METADATA}{snapshot_offset}"
+@dataclass(frozen=True, slots=True)
+class SnapshotOffsets:
+    """The offsets at which a commit's metadata names snapshots of its partition."""
+
+    progress: int | None = None
+    directory: int | None = None
+
+    def encode(self) -> str:
+        """Returns the metadata that names them; empty if there are none."""
+        named = (
+            (_DIRECTORY_METADATA, self.directory),
+            (_METADATA, self.progress),
+        )  # versions before read the last part
+        return ",".join(f"{prefix}{offset}" for prefix, offset in named if offset is not None)
+
+    @classmethod
+    def of(cls, metadata: str) -> Self:
+        """Reads what `encode` wrote, among the other parts of the metadata."""
+        parts = metadata.split(",")
+        return cls(_offset(parts, _METADATA), _offset(parts, _DIRECTORY_METADATA))
 
 
-def snapshot_offset(metadata: str) -> int | None:
-    """Returns the offset of the snapshot that the commit metadata names, or None if it names none."""
-    text = metadata.removeprefix(_METADATA)
-    return int(text) if metadata.startswith(_METADATA) and text.isdecimal() and len(text) < 19 else None
+def _offset(parts: list[str], prefix: str) -> int | None:
+    text = next((one.removeprefix(prefix) for one in parts if one.startswith(prefix)), "")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None
 
 
 def tenant_of(headers: RecordHeaders) -> TenantKey:
@@ -127,11 +192,12 @@ class HeldTopic:
         headers = [*without_retry_state(record.headers), *retry_state.headers(), *tenant_headers(tenant)]
         await self._producer.write(self.topic, record.key, record.value, headers, "retry")
 
-    async def write_snapshot(self, partition: int, snapshot: Snapshot) -> int:
+    async def write_snapshot(self, partition: int, snapshot: Snapshot | Directory) -> int:
         """Writes a snapshot to a partition. Returns its offset.
 
         Raises:
-            NotWritten: the broker has it not.
+            RecordTooLarge: the topic accepts no record of this size.
+            NotWritten: it was not written.
         """
         headers = [(_SNAPSHOT, b"1")]
         return await self._producer.write(self.topic, None, snapshot.encode(), headers, "retry", partition)

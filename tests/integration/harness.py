@@ -455,19 +455,20 @@ class Stage:
         topic: str | None = None,
     ) -> Origin:
         """Writes one record, by default to the topic of events. Returns its metadata: partition and offset."""
-        written = await (await self._started()).send_and_wait(topic or self.topic, value, key, partition=partition)
+        written = await (await self.producer()).send_and_wait(topic or self.topic, value, key, partition=partition)
         return Origin(written.topic, written.partition, written.offset)
 
     async def produce(self, of: Sequence[TenantKey], count: int, prefix: str = "e") -> None:
         """Writes events of the tenants in turn, spread over all partitions, and remembers them."""
-        producer = await self._started()
+        producer = await self.producer()
         for number in range(count):
             tenant, event_id = of[number % len(of)], f"{prefix}-{number}"
             await producer.send(self.topic, event(tenant, event_id))
             self.expected[webhook_id_of(tenant, event_id)] = tenant
         await producer.flush()
 
-    async def _started(self) -> AIOKafkaProducer:
+    async def producer(self) -> AIOKafkaProducer:
+        """Returns the producer of all tests' records, started."""
         if self._producer is None:
             self._producer = AIOKafkaProducer(
                 bootstrap_servers=self.bootstrap_servers, max_request_size=LARGEST_RECORD, linger_ms=5

@@ -327,7 +327,7 @@ UNREADABLE = 6
 
 async def produce(scene: Scene, orgs: list[str]) -> None:
     """Produces two events for each organisation, with canaries, and unreadable records."""
-    aviary, producer = scene.aviary, await scene.stage._started()
+    aviary, producer = scene.aviary, await scene.stage.producer()
     key, headers = aviary.person("a record's key").encode(), [("x-mine", aviary.person("a record's header").encode())]
     events = [planted_event(aviary, org, f"{org}-{n}", ("email", "sms")[n]) for org in orgs for n in range(2)]
     events.append(planted_event(aviary, "ok-sign", "explodes", campaignVersionID="explode"))
@@ -508,7 +508,7 @@ async def test_nothing_that_the_process_tells_holds_a_secret_or_personal_data(
             # Stopped twice, while a request hangs.
             seen = scene.witness.seen.total()
             scene.witness.behave(f"/{scene.aviary.secret('url')}/ok", FAILING["timeout"])
-            producer = await stage._started()
+            producer = await stage.producer()
             await producer.send_and_wait(stage.topic, orjson.dumps(planted_event(scene.aviary, "ok-sign", "last")))
             await until(lambda: scene.witness.seen.total() > seen, "a request that hangs", 20, dispatcher)
             dispatcher.sigterm()

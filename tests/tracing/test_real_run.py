@@ -44,7 +44,7 @@ async def test_one_trace_from_the_producer_to_the_endpoint_through_a_retry_topic
     scene.receiver.behave(f"/{tenant.org}", at_first(status(503)))
     async with Collector() as collector, traced(scene, collector) as dispatcher:
         dispatcher.start()
-        producer = await scene._started()
+        producer = await scene.producer()
         written = await producer.send_and_wait(
             scene.topic, event(tenant, "e-1"), headers=[("traceparent", PRODUCERS.encode())]
         )
@@ -78,7 +78,7 @@ async def test_switched_off_the_records_own_traceparent_goes_on_as_it_came(scene
     scene.mount([scene.webhook(tenant)])
     async with scene.dispatcher() as dispatcher:
         dispatcher.start()
-        producer = await scene._started()
+        producer = await scene.producer()
         await producer.send(scene.topic, event(tenant, "e-1"), headers=[("traceparent", PRODUCERS.encode())])
         await until(lambda: scene.receiver.requests, "the event", 40, dispatcher)
     assert scene.receiver.requests[0].headers["traceparent"] == PRODUCERS

@@ -15,7 +15,7 @@ from dispatcher.contract.records import Origin, RetryState
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.retry_policy import RetryPolicy
 from dispatcher.errors import DispatcherError
-from dispatcher.kafka.held_topic import HeldTopic, Progress, Snapshot, metadata_of
+from dispatcher.kafka.held_topic import HeldTopic, Progress, Snapshot, SnapshotOffsets
 from dispatcher.kafka.offset_tracker import encode_runs
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.retry_topics import RetryTopics
@@ -75,7 +75,7 @@ class Parked:
     async def commit_held(self, offset: int, progress: dict[TenantKey, Progress]) -> None:
         """Commits as the reader of held events does: a snapshot, and its offset in the metadata."""
         at = await self._held.write_snapshot(0, Snapshot(progress))
-        await self._commit(self._held_group, TopicPartition(self.held_topic, 0), offset, metadata_of(at))
+        await self._commit(self._held_group, TopicPartition(self.held_topic, 0), offset, SnapshotOffsets(at).encode())
 
     async def commit(self, tier: int, offset: int, *finished: tuple[int, int]) -> None:
         tp = TopicPartition(self.topics[tier], 0)

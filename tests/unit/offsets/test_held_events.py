@@ -2,28 +2,32 @@
 
 import asyncio
 import random
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.errors import OffsetMetadataTooLargeError
 
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.contract.outcomes import Delivered, Outcome
-from dispatcher.contract.records import Lease, Origin, ProcessingAttempt, Record, RetryState
+from dispatcher.contract.records import AssignmentEpoch, Lease, Origin, ProcessingAttempt, Record, RetryState
 from dispatcher.contract.tenant import TenantKey
+from dispatcher.errors import NotWritten, RecordTooLarge
+from dispatcher.kafka import held_commits, held_events
 from dispatcher.kafka.commit_metadata import AT_START
 from dispatcher.kafka.group_coordinator import FencedMember
 from dispatcher.kafka.held_events import HeldEvents
 from dispatcher.kafka.held_partition import ROOM
-from dispatcher.kafka.held_topic import HeldTopic, tenant_headers
+from dispatcher.kafka.held_topic import HeldTopic, SnapshotOffsets, tenant_headers
 from dispatcher.kafka.log_check import LogLoss
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.telemetry import metrics
 from tests.unit.simulation.broker import Broker, Member
 from tests.unit.virtual_time import virtual_time
 
-TENANT = TenantKey("a", "prod")
+TENANT, OTHER = TenantKey("a", "prod"), TenantKey("b", "prod")
 TOPIC = "g.held"
 ONE = TopicPartition(TOPIC, 1)
 
@@ -49,6 +53,10 @@ class Bench:
         self.members: list[Member] = []
         self.silent = False
         """No fetch is answered."""
+        self.refusals: list[NotWritten] = []
+        """Raised by the next writes of snapshots."""
+        self.snapshots = 0
+        """Written."""
         self.reader = self.new_reader()
         self.topic = TOPIC
 
@@ -67,7 +75,12 @@ class Bench:
         return member
 
     async def write_snapshot(self, partition: int, snapshot: Any) -> int:
-        return self.broker.append(TOPIC, bytes([partition]), snapshot.encode(), [("fd-held-snapshot", b"1")]).offset
+        if self.refusals:
+            raise self.refusals.pop()
+        self.snapshots += 1
+        return self.broker.append(
+            TOPIC, bytes([partition]), snapshot.encode(), [("feedback-held-snapshot", b"1")]
+        ).offset
 
     async def _process(self, record: Record, attempt: ProcessingAttempt) -> Outcome:
         await asyncio.sleep(self.wait_s)
@@ -78,10 +91,10 @@ class Bench:
     def _fenced(self) -> None:
         self.fenced_calls += 1
 
-    def hold(self, count: int, tp: TopicPartition = ONE) -> None:
+    def hold(self, count: int, tp: TopicPartition = ONE, tenant: TenantKey = TENANT) -> None:
         for number in range(count):
             state = RetryState(Origin("t", 0, number), 1.8e9, parks=1, reason="paused")
-            self.broker.append(TOPIC, bytes([tp.partition]), b"value", [*state.headers(), *tenant_headers(TENANT)])
+            self.broker.append(TOPIC, bytes([tp.partition]), b"value", [*state.headers(), *tenant_headers(tenant)])
 
     def release(self) -> None:
         self.held.clear()
@@ -513,3 +526,128 @@ async def test_partitions_that_an_assignment_no_longer_names_are_let_go() -> Non
     assert set(bench.reader._assigned) == {TopicPartition(TOPIC, 0)}
     assert bench.reader._in_flight == 0
     await bench.stop(task)
+
+
+# Snapshots
+
+
+@virtual_time
+async def test_a_restart_reads_no_event_again_that_still_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the second one, which has written nothing of what it found."""
+    monkeypatch.setattr(held_commits, "DIRECTORY_EVERY", 20)
+    bench = Bench()
+    bench.hold(30)
+    bench.hold(3, tenant=OTHER)
+    bench.held.add(OTHER)
+    task = await bench.start()
+    await asyncio.sleep(3)
+    for _ in range(2):
+        await bench.stop(task)
+        position, metadata = bench.group.commits[ONE]
+        assert position == 0
+        assert SnapshotOffsets.of(metadata).directory == 33
+        task = await reading_again(bench)
+        await asyncio.sleep(3)
+        state = bench.reader._assigned[ONE].state
+        assert state is not None
+        assert (state.cursor, state.events) == (34, 33)
+        assert bench.snapshots == 1
+    bench.held.remove(OTHER)
+    bench.reader.heard(bench.now())
+    await asyncio.sleep(2 * held_events.REVIEW_S)
+    assert bench.sent == [30, 31, 32]
+    bench.reader.heard(bench.now())
+    bench.release()
+    await asyncio.sleep(5)
+
+    assert sorted(bench.sent) == list(range(33))
+    assert bench.group.covers(ONE)[0] >= 33
+    await bench.stop(task)
+
+
+@virtual_time
+async def test_what_a_restart_finds_released_is_sent_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held_commits, "DIRECTORY_EVERY", 10)
+    bench = Bench()
+    bench.hold(10)
+    task = await bench.start()
+    await asyncio.sleep(3)
+    await bench.stop(task)
+    bench.held.clear()
+    task = await reading_again(bench)
+    await asyncio.sleep(2)
+
+    assert bench.sent == list(range(10))
+    await bench.stop(task)
+
+
+@virtual_time
+async def test_without_its_directory_a_partition_is_read_from_the_position(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held_commits, "DIRECTORY_EVERY", 10)
+    bench = Bench()
+    bench.hold(10)
+    task = await bench.start()
+    await asyncio.sleep(3)
+    await bench.stop(task)
+    records = bench.broker.partitions[ONE]
+    records[-1] = replace(records[-1], headers=())
+    bench.held.clear()
+    task = await reading_again(bench)
+    await asyncio.sleep(5)
+
+    assert [offset for offset in bench.sent if offset < 10] == list(range(10))
+    await bench.stop(task)
+
+
+@virtual_time
+@pytest.mark.parametrize("error", [NotWritten("no"), RecordTooLarge("no")])
+async def test_a_snapshot_that_is_refused_once_holds_up_no_commit_for_good(error: NotWritten) -> None:
+    bench = Bench()
+    bench.hold(1)
+    bench.hold(4, tenant=OTHER)
+    bench.refusals.append(error)
+    task = await bench.start()
+    await asyncio.sleep(5)
+
+    position, metadata = bench.group.commits[ONE]
+    assert bench.sent == [1, 2, 3, 4]
+    assert position == 0
+    assert SnapshotOffsets.of(metadata).progress == (None if isinstance(error, RecordTooLarge) else 5)
+    bench.reader.heard(bench.now())
+    bench.release()
+    await asyncio.sleep(5)
+    assert bench.group.covers(ONE)[0] >= 5
+    await bench.stop(task)
+
+
+@virtual_time
+@pytest.mark.parametrize("limit", [0, 10, 30])
+async def test_commits_go_through_though_the_broker_refuses_long_metadata(limit: int) -> None:
+    bench = Bench()
+    bench.hold(1)
+    bench.hold(4, tenant=OTHER)
+    task = await bench.start()
+    commit = bench.members[0].commit
+
+    async def strict(offsets: dict[TopicPartition, tuple[int, str]]) -> None:
+        if any(len(metadata) > limit for _, metadata in offsets.values()):
+            raise OffsetMetadataTooLargeError
+        await commit(offsets)
+
+    bench.members[0].commit = strict  # type: ignore[method-assign]
+    bench.hold(3, tenant=OTHER)
+    await asyncio.sleep(5)
+    bench.release()
+    await asyncio.sleep(5)
+    assert bench.group.commits[ONE][0] >= 8
+    assert len(bench.group.commits[ONE][1]) <= limit
+    await bench.stop(task)
+
+
+@virtual_time
+async def test_a_commit_before_the_position_is_known_leaves_the_first_one_to_come() -> None:
+    bench = Bench()
+    one = held_commits.HeldAssignment(ONE, AssignmentEpoch())
+    committer = held_commits.HeldCommitter(cast(HeldTopic, bench), "g.held")
+    assert await committer.commit(None, [one])
+    assert one.is_dirty

@@ -1,12 +1,16 @@
 """The held events of one partition: which is next, what is committed, what a restart repeats."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.kafka.held_partition import ROOM, HeldPartition
+from dispatcher.kafka.held_topic import Directory, Place, Snapshot, SnapshotOffsets
+from tests.unit.examples import ARecord
 
 A, B, C = (TenantKey(name, "prod") for name in "abc")
 MAX_AGE_S = 1000.0
@@ -116,6 +120,30 @@ def test_events_at_the_age_limit_are_processed_though_their_tenant_is_held() -> 
     assert topic.until_idle() == [0, 1, 2]
 
 
+def test_many_events_at_the_age_limit_are_processed_in_one_go() -> None:
+    """Though each batch of them is finished before the next one is read."""
+    topic = Topic([A, B] * 300)
+    topic.until_idle()
+    topic.now = MAX_AGE_S
+    topic.partition.release_aged(topic.now)
+    assert sorted(topic.until_idle()) == list(range(600))
+
+
+def test_an_event_at_the_age_limit_that_is_held_again_waits_for_the_next_review() -> None:
+    topic = Topic([A] * 3)
+    topic.until_idle()
+    topic.now = MAX_AGE_S
+    topic.partition.release_aged(topic.now)
+    topic.step()
+    topic.step()
+    for key, offset in topic.under_way:
+        topic.partition.hold_again(key, offset, topic.now)
+    topic.under_way.clear()
+    assert topic.until_idle() == []
+    topic.partition.release_aged(topic.now)
+    assert topic.until_idle() == [0, 1, 2]
+
+
 def test_a_restart_repeats_only_what_was_under_way() -> None:
     tenants = [A, B, C] * 40
     topic = Topic(tenants)
@@ -148,6 +176,79 @@ def test_a_second_restart_before_anything_is_read_keeps_what_the_first_one_knew(
     assert topic.until_idle() == []
 
 
+def test_a_restart_with_a_directory_reads_nothing_of_what_was_read_before() -> None:
+    tenants = [A] * 500 + [B] * 2 + [A] * 500 + [B] + [C] * 3
+    topic = Topic(tenants)
+    topic.until_idle()
+    topic.partition.release(C, released=True)
+    assert topic.until_idle() == [1003, 1004, 1005]
+    directory = topic.partition.directory()
+    assert directory.end == len(tenants)
+    position, snapshot = topic.partition.to_commit()
+    again = Topic([*tenants, B], HeldPartition(position, snapshot.tenants, MAX_AGE_S, directory))
+    assert again.partition.events == 1003
+    assert again.until_idle() == []
+    assert again.read == 1, "only what came since"
+    for key in (B, C):
+        again.partition.release(key, released=True)
+    assert again.until_idle() == [500, 501, 1002, 1006]
+    assert again.read < 600, "what lies before the released tenant's first event is not read"
+    assert again.partition.events == 1000
+    again.now = MAX_AGE_S
+    again.partition.release_aged(again.now)
+    assert len(again.until_idle()) == 1000
+    assert again.partition.to_commit()[0] == len(tenants) + 1
+
+
+def test_a_shorter_age_limit_counts_for_events_of_a_directory_too() -> None:
+    topic = Topic([A] * 3)
+    topic.until_idle()
+    again = Topic([A] * 3, HeldPartition(0, {}, 10.0, topic.partition.directory()))
+    again.now = 9.0
+    again.partition.release_aged(again.now)
+    assert again.until_idle() == []
+    again.now = 10.0
+    again.partition.release_aged(again.now)
+    assert again.until_idle() == [0, 1, 2]
+
+
+def test_a_directory_that_ends_before_the_position_says_nothing() -> None:
+    old = Directory(3, {A: Place(0, 2, 5.0, 3)})
+    partition = HeldPartition(3, {}, MAX_AGE_S, old)
+    assert (partition.cursor, partition.seen_to, partition.tenants, partition.events) == (3, 3, [], 0)
+    longer = HeldPartition(3, {}, MAX_AGE_S, Directory(9, {A: Place(0, 2, 5.0, 3), B: Place(1, 3, 5.0, 2)}))
+    assert (longer.cursor, longer.seen_to, longer.tenants) == (9, 9, [B])
+    assert longer.to_commit()[0] == 3
+
+
+@given(st.integers(0, 2**40), st.dictionaries(st.sampled_from([A, B, C]), st.integers(0, 2**40)))
+def test_a_directory_is_read_as_it_was_written(end: int, tenants: dict[TenantKey, int]) -> None:
+    directory = Directory(end, {key: Place(first, first + 1, first + 0.5, 2) for key, first in tenants.items()})
+    headers = (("feedback-held-snapshot", b"1"),)
+    record = ARecord(directory.encode(), None, headers, "g.held", 0, 1)
+    assert Directory.of(record) == directory
+    assert Snapshot.of(record) is None
+    assert Directory.of(replace(record, headers=())) is None
+    assert Directory.of(replace(record, value=Snapshot({}).encode())) is None
+
+
+@given(
+    st.none() | st.integers(0, 10**18 - 1),
+    st.none() | st.integers(0, 10**18 - 1),
+    st.sampled_from(["", "f2:start,", "f2:x,f1:y,"]),
+)
+def test_the_offsets_of_snapshots_are_read_from_the_metadata(
+    progress: int | None, directory: int | None, before: str
+) -> None:
+    offsets = SnapshotOffsets(progress, directory)
+    assert SnapshotOffsets.of(before + offsets.encode()) == offsets
+
+
+@pytest.mark.parametrize("text", ["h1:", "h2:-1", "h1:x,h2:", "h1:\u0663", "h1:" + "9" * 19, "x1:5"])
+def test_damaged_metadata_names_no_snapshot(text: str) -> None:
+    assert SnapshotOffsets.of(text) == SnapshotOffsets()
+
+
 _KEYS = st.sampled_from([A, B, C])
 
 
@@ -155,6 +256,7 @@ _KEYS = st.sampled_from([A, B, C])
 def test_every_event_is_processed_once_whatever_happens(data: st.DataObject, tenants: list[TenantKey]) -> None:
     topic = Topic(tenants)
     finished: list[int] = []
+    directories: list[Directory | None] = [None]
 
     def do(action: str) -> None:
         nonlocal topic
@@ -164,7 +266,10 @@ def test_every_event_is_processed_once_whatever_happens(data: st.DataObject, ten
             topic.partition.release(data.draw(_KEYS), released=data.draw(st.booleans()))
         elif action == "restart":
             position, snapshot = topic.partition.to_commit()
-            topic = Topic(tenants, HeldPartition(position, snapshot.tenants, MAX_AGE_S))
+            directory = data.draw(st.sampled_from(directories))
+            topic = Topic(tenants, HeldPartition(position, snapshot.tenants, MAX_AGE_S, directory))
+        elif action == "write directory":
+            directories.append(topic.partition.directory())
         elif topic.under_way:
             key, offset = topic.under_way.pop(data.draw(st.integers(0, len(topic.under_way) - 1)))
             if action == "finish":
@@ -174,21 +279,27 @@ def test_every_event_is_processed_once_whatever_happens(data: st.DataObject, ten
                 topic.partition.hold_again(key, offset, topic.now + data.draw(st.integers(0, 3)))
         topic.now += 1
 
-    for action in data.draw(st.lists(st.sampled_from(["read", "release", "finish", "return", "restart"]), max_size=60)):
+    actions = ["read", "release", "finish", "return", "restart", "write directory"]
+    for action in data.draw(st.lists(st.sampled_from(actions), max_size=60)):
         do(action)
         position, _ = topic.partition.to_commit()
         assert set(range(position)) <= set(finished)
     topic.now += 10
-    for key in (A, B, C):
-        topic.partition.release(key, released=True)
+    finished += _release_and_finish_all(topic)
+    assert sorted(finished) == list(range(len(tenants)))
+    assert topic.partition.to_commit()[0] == len(tenants)
+    assert topic.partition.events == 0
+
+
+def _release_and_finish_all(topic: Topic) -> list[int]:
+    """Returns the offsets that were finished by that."""
+    finished = []
     for _ in range(200):
-        topic.step(100)
         for key in (A, B, C):
             topic.partition.release(key, released=True)
+        topic.step(100)
         while topic.under_way:
             key, offset = topic.under_way.pop()
             topic.partition.finish(key, offset)
             finished.append(offset)
-    assert sorted(finished) == list(range(len(tenants)))
-    assert topic.partition.to_commit()[0] == len(tenants)
-    assert topic.partition.events == 0
+    return finished

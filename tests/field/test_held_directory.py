@@ -1,0 +1,64 @@
+"""A restart finds released events behind thousands that still wait, without reading those again."""
+
+import time
+
+import pytest
+from aiokafka import TopicPartition
+
+from dispatcher.contract.records import Origin, RetryState
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.kafka.held_commits import DIRECTORY_EVERY
+from dispatcher.kafka.held_topic import SnapshotOffsets, tenant_headers
+from dispatcher.kafka.topics import held_topic
+from tests.integration.brokers import needs_kafka
+from tests.integration.harness import Stage, event, tenants, until, webhook_id_of
+from tests.kafka import topics
+
+pytestmark = [needs_kafka, pytest.mark.all_faults, pytest.mark.timeout(180)]
+
+WAITING, RELEASED = tenants(2)
+
+
+async def _hold(scene: Stage, tenant: TenantKey, count: int) -> None:
+    producer = await scene.producer()
+    for number in range(count):
+        state = RetryState(Origin(scene.topic, 0, number), time.time(), parks=1, reason="paused")
+        headers = [*state.headers(), *tenant_headers(tenant)]
+        value = event(tenant, f"held-{number}")
+        await producer.send(held_topic(scene.prefix), value, headers=headers, partition=0)
+        scene.expected[webhook_id_of(tenant, f"held-{number}")] = tenant
+    await producer.flush()
+
+
+async def test_a_restart_sends_what_was_released_meanwhile_and_reads_no_waiting_event_again(scene: Stage) -> None:
+    paused = [scene.webhook(tenant) | {"paused": True} for tenant in (WAITING, RELEASED)]
+    usable = [scene.webhook(tenant) for tenant in (WAITING, RELEASED)]
+    scene.mount(paused)
+    await _hold(scene, WAITING, DIRECTORY_EVERY + 500)
+    await _hold(scene, RELEASED, 1)
+    directory_at = DIRECTORY_EVERY + 501
+
+    async def has_directory() -> bool:
+        found = await topics.committed(scene.bootstrap_servers, f"{scene.group_id}.held")
+        state = found.get(TopicPartition(held_topic(scene.prefix), 0))
+        return state is not None and SnapshotOffsets.of(state.metadata).directory is not None
+
+    async with scene.dispatcher() as dispatcher:
+        dispatcher.start()
+        await dispatcher.ready()
+        await until(has_directory, "the commit that names a directory", 60, dispatcher)
+        dispatcher.sigterm()
+        await dispatcher.wait()
+        assert not scene.receiver.accepted
+        scene.mount([paused[0], usable[1]])
+        dispatcher.start()
+        await scene.accepted(1, dispatcher, 30)
+        assert await has_directory()
+        dispatcher.kill9()
+        scene.mount(usable)
+        dispatcher.start()
+        await scene.all_accepted(dispatcher, 60)
+        end = (await topics.end_offsets(scene.bootstrap_servers, held_topic(scene.prefix)))[0]
+        assert end > directory_at
+        assert scene.receiver.repeats() <= 1, "the released one, if the kill came before its commit"
+    assert await scene.dead() == {}
