@@ -28,9 +28,11 @@ MODULES = (
     "delivery/endpoint_health", "delivery/endpoint_state", "delivery/history_recorder", "delivery/lane_scheduler",
     "delivery/pending_delivery", "delivery/permits", "delivery/rate", "delivery/retry_policy", "delivery/verdicts",
     "flow/dead_letter_brake", "flow/decision", "flow/fast_path", "flow/pipeline",
-    "kafka/consumer", "kafka/offset_tracker", "kafka/partition", "kafka/processing",
+    "kafka/committing", "kafka/consumer", "kafka/feeding", "kafka/offset_tracker", "kafka/partition",
+    "kafka/processing",
+    "stores/cache",
     "telemetry/fast_metrics",
-    "transport/http1/client", "transport/http1/connection", "transport/request_head",
+    "transport/http1/client", "transport/http1/connection", "transport/http1/pool", "transport/request_head",
 )  # fmt: skip
 """What runs for every event. Modules of msgspec structs and pydantic models stay interpreted: mypyc can't compile
 classes with a metaclass."""

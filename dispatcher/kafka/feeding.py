@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import partial
 from itertools import islice, takewhile
 from typing import Final
 
@@ -49,10 +49,6 @@ class Feeder:
         self._changed = asyncio.Event()
         """A partition can be read that could not."""
 
-    @cached_property
-    def _loop(self) -> asyncio.AbstractEventLoop:
-        return asyncio.get_running_loop()
-
     def queue(self, partition: Partition) -> None:
         """Adds a partition with fetched records to the rotation."""
         if partition not in self._buffered:
@@ -62,7 +58,7 @@ class Feeder:
         """Calls `feed` in the event loop's next iteration, once."""
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self.feed)
+            asyncio.get_running_loop().call_soon(self.feed)
 
     def on_room(self) -> None:
         """Schedules `feed` after a record has ended, if another one can start."""
@@ -119,5 +115,5 @@ class Feeder:
                 partition.due_timer = None
                 self.schedule()
 
-            partition.due_timer = self._loop.call_later(min(wait, 1.0), due)
+            partition.due_timer = asyncio.get_running_loop().call_later(min(wait, 1.0), due)
         return wait <= 0

@@ -15,7 +15,8 @@ from dispatcher.transport.dial import Dialer
 from dispatcher.transport.egress import EgressGuard
 from dispatcher.transport.failures import TransportError
 from dispatcher.transport.http1.connection import Connection
-from dispatcher.transport.http1.pool import Destination, Pool, Stack
+from dispatcher.transport.http1.destination import Destination, Stack
+from dispatcher.transport.http1.pool import Pool
 from dispatcher.transport.request import Endpoint, Request
 from dispatcher.transport.request_head import HeaderBlock
 from dispatcher.transport.resolver import Resolver

@@ -1,36 +1,13 @@
 """Keeps idle connections by destination and TLS identity and reuses the most recently used one first."""
 
 from collections import OrderedDict
-from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 from dispatcher.transport.http1.connection import Connection
-from dispatcher.transport.resolver import ResolvedAddresses
-from dispatcher.transport.tls import TlsContext
+from dispatcher.transport.http1.destination import Destination, Stack
 
 IDLE_S = 60.0
 """Seconds after which an idle connection is closed."""
-
-
-class Destination(NamedTuple):
-    """What two requests must have in common to share a connection."""
-
-    scheme: str
-    host: str
-    port: int
-    context: TlsContext | None
-    """By identity: the CA and the client certificate."""
-
-
-class Stack(list[Connection]):
-    """The idle connections of one destination. Lives as long as an endpoint or a connection refers to it."""
-
-    __slots__ = ("__weakref__", "answer")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.answer: ResolvedAddresses | None = None
-        """The latest DNS answer for the host; None if it isn't resolved here."""
 
 
 class Pool:
