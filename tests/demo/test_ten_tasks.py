@@ -251,19 +251,19 @@ async def test_9_an_integrator_finds_code_curl_and_the_reference(shown: Window) 
 async def test_10_two_editors_see_each_other_and_a_deletion_is_undone(
     shown: Window, browser: Browser, link: tuple[str, str], cookies: list[dict[str, object]]
 ) -> None:
-    page = await open_webhook(shown, "Northwind")
+    page = await open_webhook(shown, "Contoso")
     path = page.url.removeprefix(shown.base)
     shown.ignored = ("412",)
     await shown.go(f"{path}/edit")
     async with window(browser, link[0]) as other:
         await other.context.add_cookies(cookies)  # type: ignore[arg-type]
         await other.go(f"{path}/edit")
-        await other.page.fill("#f-name", "Northwind parcels")
+        await other.page.fill("#f-name", "Contoso parcels")
         await other.page.get_by_role("button", name="Save", exact=True).click()
         await expect(other.page.locator("main")).to_contain_text("Your changes were saved.")
-    await page.fill("#f-name", "Northwind texts")
+    await page.fill("#f-name", "Contoso texts")
     await page.get_by_role("button", name="Save", exact=True).click()
-    await expect(page.locator("main")).to_contain_text("Northwind parcels")
+    await expect(page.locator("main")).to_contain_text("Contoso parcels")
     await picture(shown, "10-conflict")
     await page.get_by_role("button", name="Save", exact=True).click()
     await expect(page.locator("main")).to_contain_text("Your changes were saved.")
@@ -271,7 +271,7 @@ async def test_10_two_editors_see_each_other_and_a_deletion_is_undone(
     await page.get_by_role("link", name="Delete webhook").click()
     await page.get_by_role("button", name="Delete webhook").click()
     await picture(shown, "10-deleted")
-    await page.get_by_role("button", name="Restore Northwind texts").click()
+    await page.get_by_role("button", name="Restore Contoso texts").click()
     await expect(page.locator("main")).to_contain_text("The webhook was restored.")
     await shown.go("/?sort=name&order=down&state=active")
     names = await page.locator("tbody .row-link").all_inner_texts()
