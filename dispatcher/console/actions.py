@@ -79,7 +79,9 @@ async def open_record(services: Services, person: Person, dead_id: str) -> tuple
     """
     if not person.is_admin or person.orgs is not None:
         raise NotAllowed("records of dead events are for admins of all organisations")
-    fact = services.dead_events.get(dead_id, orgs=None)
+    dead_event = services.dead_events.get(dead_id, orgs=None)
     record = await services.dead_events.record(dead_id)
-    await services.audit.record(AuditAction.OPEN, by=person.name, tenant=fact.tenant, details={"dead_event": dead_id})
-    return fact, record
+    await services.audit.record(
+        AuditAction.OPEN, by=person.name, tenant=dead_event.tenant, details={"dead_event": dead_id}
+    )
+    return dead_event, record

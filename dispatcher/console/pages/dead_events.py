@@ -128,7 +128,7 @@ class DeadEventsPages:
             older=None if page.next is None else wanted.older(page.next),
             wanted=wanted,
             webhooks=webhooks,
-            shown_to=lambda fact: _recipient(fact, person),
+            shown_to=lambda dead_event: _recipient(dead_event, person),
             reasons=[reason.value for reason in DeadReason],
             statuses=STATUSES,
             spans=tuple(SPANS),
@@ -199,11 +199,11 @@ class DeadEventsPages:
         return list(_by_tenant(dead.get(one, orgs=person.orgs) for one in ids))
 
 
-def _by_tenant(facts: Iterable[DeadEventModel]) -> Iterable[RedriveGroup]:
+def _by_tenant(dead_events: Iterable[DeadEventModel]) -> Iterable[RedriveGroup]:
     found: defaultdict[TenantKey, list[str]] = defaultdict(list)
-    for fact in facts:
-        if fact.tenant is not None:
-            found[fact.tenant].append(fact.id)
+    for dead_event in dead_events:
+        if dead_event.tenant is not None:
+            found[dead_event.tenant].append(dead_event.id)
     return (RedriveGroup(tenant, len(ids), tuple(ids)) for tenant, ids in sorted(found.items()))
 
 
@@ -215,7 +215,7 @@ def _orgs(person: Person, scope: Scope) -> frozenset[str] | None:
     return person.orgs if scope.org is None else frozenset({scope.org})
 
 
-def _recipient(fact: DeadEventModel, person: Person) -> str:
-    if not fact.recipient:
+def _recipient(dead_event: DeadEventModel, person: Person) -> str:
+    if not dead_event.recipient:
         return ""
-    return fact.recipient if person.is_admin else redaction.recipient(fact.recipient)
+    return dead_event.recipient if person.is_admin else redaction.recipient(dead_event.recipient)

@@ -28,13 +28,13 @@ class DeadRecordPages:
         self._renderer = renderer
 
     async def show(self, request: web.Request) -> web.StreamResponse:
-        fact, record = await open_record(self._renderer.services, person_of(request), _id(request))
+        dead_event, record = await open_record(self._renderer.services, person_of(request), _id(request))
         value = record.value or b""
         return await self._renderer.page(
             request,
             "dead_record.html",
             at="dead",
-            fact=fact,
+            dead_event=dead_event,
             content=shown(value[:MOST_SHOWN]),
             size=len(value),
             is_cut=len(value) > MOST_SHOWN,
@@ -43,8 +43,8 @@ class DeadRecordPages:
         )
 
     async def download(self, request: web.Request) -> web.StreamResponse:
-        fact, record = await open_record(self._renderer.services, person_of(request), _id(request))
-        headers = {"Content-Disposition": f'attachment; filename="dead-event-{fact.id}.bin"'}
+        dead_event, record = await open_record(self._renderer.services, person_of(request), _id(request))
+        headers = {"Content-Disposition": f'attachment; filename="dead-event-{dead_event.id}.bin"'}
         return web.Response(body=record.value or b"", content_type="application/octet-stream", headers=headers)
 
 

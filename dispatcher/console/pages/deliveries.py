@@ -25,7 +25,7 @@ _OUTCOMES: Final = ("delivered", "failed", "dead")
 class DeliveryRow:
     """An attempt and its webhook."""
 
-    fact: AttemptModel
+    attempt: AttemptModel
     webhook: StoredWebhook
 
 
@@ -56,8 +56,8 @@ class DeliveriesPage:
         if len(webhooks) != 1:  # a cursor belongs to one tenant: of several tenants only the newest attempts are shown
             query = AttemptQuery(query.event_id, query.outcome, limit=PAGE)
         pages = {webhook.id: self._renderer.services.attempts.search(webhook.tenant, query) for webhook in webhooks}
-        lines = [DeliveryRow(fact, webhook) for webhook in webhooks for fact in pages[webhook.id].items]
-        lines = heapq.nlargest(PAGE, lines, key=lambda line: line.fact.at)
+        lines = [DeliveryRow(attempt, webhook) for webhook in webhooks for attempt in pages[webhook.id].items]
+        lines = heapq.nlargest(PAGE, lines, key=lambda line: line.attempt.at)
         following = pages[webhooks[0].id].next if len(webhooks) == 1 else None
         return await self._renderer.page(
             request,
@@ -92,7 +92,7 @@ class DeliveriesPage:
             tab="deliveries",
             webhook=webhook,
             webhook_state=await state_of(self._renderer.services, webhook),
-            lines=[DeliveryRow(fact, webhook) for fact in page.items],
+            lines=[DeliveryRow(attempt, webhook) for attempt in page.items],
             query=query,
             older=_older(request, page.next),
             problem=self._renderer.services.attempts.problem,

@@ -70,14 +70,14 @@ class EventFacts:
         """Attempts and dead letter in chronological order."""
         timeline: list[AttemptModel | DeadEventModel] = list(self.attempts)
         if self.death is not None:
-            before = sum(fact.at <= self.death.died_at for fact in self.attempts)
+            before = sum(attempt.at <= self.death.died_at for attempt in self.attempts)
             timeline.insert(before, self.death)
         return timeline
 
     @property
     def origin(self) -> Origin | None:
         """Position of the event's original record."""
-        found = next((fact.origin for fact in reversed(self.attempts) if fact.origin is not None), None)
+        found = next((attempt.origin for attempt in reversed(self.attempts) if attempt.origin is not None), None)
         return self.death.origin if found is None and self.death is not None else found
 
     def places(self, prefix: str) -> list[Origin]:
@@ -130,7 +130,7 @@ class EventPage:
             found = services.attempts.search(tenant, AttemptQuery(event_id=event_id, limit=200)).items
         query = DeadQuery(tenant=tenant, event_id=event_id, redriven=None, limit=1)
         deaths = services.dead_events.search(query, orgs=frozenset({tenant.org})).items
-        return EventFacts(sorted(found, key=lambda fact: fact.at), next(iter(deaths), None))
+        return EventFacts(sorted(found, key=lambda item: item.at), next(iter(deaths), None))
 
     async def _decision(
         self, request: web.Request, webhook: StoredWebhook, known: EventFacts, event_id: str

@@ -124,7 +124,7 @@ _FAILED: Final = {
 }
 
 
-def failing_sentence(fact: AttemptModel, failed: int, seen: int) -> str:
+def failing_sentence(attempt: AttemptModel, failed: int, seen: int) -> str:
     """Returns a sentence about the latest failures."""
     if seen == 1:
         of = "the last request"
@@ -132,14 +132,18 @@ def failing_sentence(fact: AttemptModel, failed: int, seen: int) -> str:
         of = f"all of the last {seen} requests"
     else:
         of = f"{failed} of the last {seen} requests"
-    if fact.status is not None and fact.reason.startswith("http_"):
-        return f"Your server answered {fact.status} to {of}."
-    return _FAILED.get(fact.reason, "Something failed for {of}.").format(of=of)
+    if attempt.status is not None and attempt.reason.startswith("http_"):
+        return f"Your server answered {attempt.status} to {of}."
+    return _FAILED.get(attempt.reason, "Something failed for {of}.").format(of=of)
 
 
-def answer(fact: AttemptModel) -> str:
+def answer(attempt: AttemptModel) -> str:
     """Returns `401`, or why there was no response."""
-    return str(fact.status) if fact.status is not None else REASONS.get(fact.reason, fact.reason or "No answer")
+    return (
+        str(attempt.status)
+        if attempt.status is not None
+        else REASONS.get(attempt.reason, attempt.reason or "No answer")
+    )
 
 
 def ago(seconds: float | None, now: float | None = None) -> str:

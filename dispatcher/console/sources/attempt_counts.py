@@ -75,20 +75,20 @@ class TenantCounts:
         self.last_delivery: float | None = None
         self.last_failure: AttemptModel | None = None
 
-    def add(self, fact: AttemptModel) -> None:
+    def add(self, attempt: AttemptModel) -> None:
         """Counts one attempt."""
-        is_delivered = fact.verdict == "delivered"
-        column = _DELIVERED if is_delivered else _DEAD if fact.verdict == "dead" else _FAILED
+        is_delivered = attempt.verdict == "delivered"
+        column = _DELIVERED if is_delivered else _DEAD if attempt.verdict == "dead" else _FAILED
         for ring in self._outcomes.values():
-            ring.add(fact.at, column)
-        if fact.status is not None:
+            ring.add(attempt.at, column)
+        if attempt.status is not None:
             for ring in self._latencies.values():
-                ring.add(fact.at, _step(fact.elapsed_ms))
-        self._recent.append("" if is_delivered else fact.reason)
+                ring.add(attempt.at, _step(attempt.elapsed_ms))
+        self._recent.append("" if is_delivered else attempt.reason)
         if is_delivered:
-            self.last_delivery = max(fact.at, self.last_delivery or 0.0)
+            self.last_delivery = max(attempt.at, self.last_delivery or 0.0)
         else:
-            self.last_failure = fact
+            self.last_failure = attempt
 
     def outcomes(self, window: Window, now: float) -> Outcomes:
         """Returns the counts and latencies of a window."""

@@ -63,26 +63,26 @@ class AttemptMemory:
     def append(self, records: Sequence[Record]) -> None:
         """Adds the attempts of these records; counts and skips records that can't be read."""
         for record in records:
-            facts = read_attempts(record.value, self._clock())
-            if facts is None:
+            attempts = read_attempts(record.value, self._clock())
+            if attempts is None:
                 self.unreadable += 1
                 if self.unreadable == 1:
                     log.warning("history has records that can't be read", place=f"{record.topic}/{record.offset}")
-            for fact in facts or ():
-                self.add(fact)
+            for attempt in attempts or ():
+                self.add(attempt)
 
-    def add(self, fact: AttemptModel) -> None:
+    def add(self, attempt: AttemptModel) -> None:
         """Adds one attempt."""
-        counts = self._counts.get(fact.tenant)
+        counts = self._counts.get(attempt.tenant)
         if counts is None:
-            counts = self._counts[fact.tenant] = TenantCounts()
+            counts = self._counts[attempt.tenant] = TenantCounts()
             if len(self._counts) > self._most_tenants:
                 silent, _ = self._counts.popitem(last=False)
                 self._latest.drop(silent)
-        self._counts.move_to_end(fact.tenant)
-        counts.add(fact)
+        self._counts.move_to_end(attempt.tenant)
+        counts.add(attempt)
         self._number += 1
-        self._latest.add(fact.tenant, (self._number, fact))
+        self._latest.add(attempt.tenant, (self._number, attempt))
 
     def reset(self) -> None:
         """Removes everything before the log is read again."""
@@ -100,13 +100,13 @@ class AttemptMemory:
         before = _number_in(query.before)
         limit = max(1, min(query.limit, MOST_ON_PAGE))
         found: list[tuple[int, AttemptModel]] = []
-        for number, fact in reversed(self._latest.of(tenant)):
-            if number < before and _matches(fact, query):
-                found.append((number, fact))
+        for number, attempt in reversed(self._latest.of(tenant)):
+            if number < before and _matches(attempt, query):
+                found.append((number, attempt))
                 if len(found) > limit:
                     break
         shown = found[:limit]
-        return AttemptPage(tuple(fact for _, fact in shown), str(shown[-1][0]) if len(found) > limit else None)
+        return AttemptPage(tuple(attempt for _, attempt in shown), str(shown[-1][0]) if len(found) > limit else None)
 
     def last_delivery(self, tenant: TenantKey) -> float | None:
         """Returns when the endpoint last accepted an event, or None if that is unknown."""
@@ -188,12 +188,12 @@ def attempt_of(entry: HistoryEntry, now: float) -> AttemptModel:
     )
 
 
-def _matches(fact: AttemptModel, query: AttemptQuery) -> bool:
-    if query.event_id is not None and fact.event_id != query.event_id:
+def _matches(attempt: AttemptModel, query: AttemptQuery) -> bool:
+    if query.event_id is not None and attempt.event_id != query.event_id:
         return False
     if query.outcome is None:
         return True
-    outcome = fact.verdict if fact.verdict in ("delivered", "dead") else "failed"
+    outcome = attempt.verdict if attempt.verdict in ("delivered", "dead") else "failed"
     return outcome == query.outcome
 
 

@@ -25,12 +25,12 @@ _Order = tuple[float, int, int]
 
 @dataclass(frozen=True, slots=True)
 class _IndexedEvent:
-    fact: DeadEventModel
+    dead_event: DeadEventModel
     place: _Place
 
     @property
     def order(self) -> _Order:
-        return (round(self.fact.died_at * 1000), *self.place)
+        return (round(self.dead_event.died_at * 1000), *self.place)
 
 
 class DeadEventIndex:
@@ -57,9 +57,9 @@ class DeadEventIndex:
                 places = ((record.partition, offset) for offset in marked_offsets(record))
                 self._redriven.update(place for place in places if place in self._kept)
                 continue
-            place, fact = (record.partition, record.offset), dead_event_of(record)
-            self._kept[place] = _IndexedEvent(fact, place)
-            for gone in self._by_tenant.add(fact.tenant, place):
+            place, dead_event = (record.partition, record.offset), dead_event_of(record)
+            self._kept[place] = _IndexedEvent(dead_event, place)
+            for gone in self._by_tenant.add(dead_event.tenant, place):
                 del self._kept[gone]
                 self._redriven.discard(gone)
         self._newest_first = None
@@ -84,14 +84,14 @@ class DeadEventIndex:
     def get(self, dead_id: str, *, orgs: Orgs) -> DeadEventModel:
         """Returns a dead event. Raises NotFound if it isn't kept, or belongs to another organisation."""
         kept = self._kept.get(place_of(dead_id))
-        if kept is None or not _may_see(kept.fact, orgs):
+        if kept is None or not _may_see(kept.dead_event, orgs):
             raise NotFound("there is no such dead event, or it is no longer kept")
         return self._fact(kept)
 
     def count(self, tenant: TenantKey, since: float) -> int:
         """Returns how many events died since then and were not sent again."""
         places = (place for place in self._by_tenant.of(tenant) if place not in self._redriven)
-        return sum(self._kept[place].fact.died_at >= since for place in places)
+        return sum(self._kept[place].dead_event.died_at >= since for place in places)
 
     def _of(self, tenant: TenantKey | None) -> Sequence[_IndexedEvent]:
         if tenant is not None:
@@ -102,19 +102,19 @@ class DeadEventIndex:
         return self._newest_first
 
     def _matches(self, kept: _IndexedEvent, query: DeadQuery, orgs: Orgs) -> bool:
-        fact = kept.fact
+        dead_event = kept.dead_event
         return (
-            _may_see(fact, orgs)
-            and (query.event_id is None or fact.event_id == query.event_id)
+            _may_see(dead_event, orgs)
+            and (query.event_id is None or dead_event.event_id == query.event_id)
             and (query.redriven is None or query.redriven == (kept.place in self._redriven))
-            and (not query.reasons or fact.reason in query.reasons)
-            and (query.message_status is None or fact.message_status == query.message_status)
-            and (query.since is None or fact.died_at >= query.since)
-            and (query.until is None or fact.died_at < query.until)
+            and (not query.reasons or dead_event.reason in query.reasons)
+            and (query.message_status is None or dead_event.message_status == query.message_status)
+            and (query.since is None or dead_event.died_at >= query.since)
+            and (query.until is None or dead_event.died_at < query.until)
         )
 
     def _fact(self, kept: _IndexedEvent) -> DeadEventModel:
-        return replace(kept.fact, redriven=True) if kept.place in self._redriven else kept.fact
+        return replace(kept.dead_event, redriven=True) if kept.place in self._redriven else kept.dead_event
 
 
 def dead_event_of(record: Record) -> DeadEventModel:
@@ -149,8 +149,8 @@ def place_of(dead_id: str) -> _Place:
     return int(partition), int(offset)
 
 
-def _may_see(fact: DeadEventModel, orgs: Orgs) -> bool:
-    return orgs is None or fact.org in orgs
+def _may_see(dead_event: DeadEventModel, orgs: Orgs) -> bool:
+    return orgs is None or dead_event.org in orgs
 
 
 def _order_in(cursor: str) -> _Order:
