@@ -18,6 +18,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import orjson
@@ -49,9 +50,9 @@ from tests.transport.servers import Endpoint as Server
 
 WEBHOOK_PLACES = frozenset(
     {
-        "url", "headers", "auth.sign.key", "auth.sign.claims", "auth.fetch.token_url", "auth.fetch.client_secret",
-        "auth.fetch.parameters", "auth.fetch.assertion.key", "auth.fetch.assertion.claims", "signing.secrets",
-        "tls.ca", "tls.certificate", "tls.key",
+        "url", "headers", "auth.sign.key", "auth.sign.next.key", "auth.sign.claims", "auth.fetch.token_url",
+        "auth.fetch.client_secret", "auth.fetch.parameters", "auth.fetch.assertion.key", "auth.fetch.assertion.next.key",
+        "auth.fetch.assertion.claims", "signing.secrets", "tls.ca", "tls.certificate", "tls.key",
     }
 )  # fmt: skip
 SETTINGS_PLACES = frozenset(
@@ -173,9 +174,8 @@ class Scene:
 
     def signing(self) -> Json:
         """Authentication by a token that we sign."""
-        key = self.hidden("auth.sign.key", self.aviary.secret("auth.sign.key") * 3)
         claims = {"api_key": self.aviary.secret("auth.sign.claims")}
-        return {"type": "jwt", "sign": {"algorithm": "HS256", "key": key, "claims": claims, "body_hash": True}}
+        return {"type": "jwt", "sign": {**self._keys("auth.sign"), "claims": claims, "body_hash": True}}
 
     def fetching(self, path: str, grant: str, url: str | None = None) -> Json:
         """Authentication by a token that is fetched."""
@@ -185,10 +185,17 @@ class Scene:
         fetch: Json = {"grant": grant, "token_url": url, "client_id": "luma", "client_secret": hidden}
         fetch["parameters"] = {"api_key": secret("auth.fetch.parameters")}
         if grant == "jwt-bearer":
-            key = self.hidden("auth.fetch.assertion.key", secret("auth.fetch.assertion.key") * 3)
             claims = {"api_key": secret("auth.fetch.assertion.claims")}
-            fetch["assertion"] = {"algorithm": "HS256", "key": key, "claims": claims}
+            fetch["assertion"] = {**self._keys("auth.fetch.assertion"), "claims": claims}
         return {"type": "jwt", "fetch": fetch}
+
+    def _keys(self, place: str) -> Json:
+        """A key that signs, and the one that follows it in an hour."""
+        now, later = (
+            {"algorithm": "HS256", "key": self.hidden(name, self.aviary.secret(name) * 3)}
+            for name in (f"{place}.key", f"{place}.next.key")
+        )
+        return {**now, "next": {**later, "starts": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}}
 
     def _whsec(self) -> Json:
         raw = self.aviary.secret("signing.secrets") + "0123456789"

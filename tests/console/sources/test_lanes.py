@@ -192,7 +192,7 @@ async def test_a_real_dispatchers_lane_is_read_and_enabled() -> None:
         clock.now += 3
         lane = await lanes.of(LUMA)
         assert lane is not None
-        assert (lane.state, lane.suspended, lane.instances) == ("active", True, 1)
+        assert (lane.state, lane.suspended, lane.instances) == ("unstable", True, 1)
         await lanes.enable(LUMA)
         lane = await lanes.of(LUMA)
         assert lane is not None
