@@ -100,13 +100,13 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
     Route(
         "POST", "/webhooks/{id}/signing-keys/{fingerprint}/start", "startSigningKey", "Let the next key sign now.",
         _ADMIN, signing_keys.start_key, Empty, Empty, models.SigningKeyList,
-        places=_WEBHOOK | {"fingerprint": "[0-9a-f]{12}"}, gives_version=True, error_statuses=frozenset({412}),
+        places=_WEBHOOK | {"fingerprint": "[0-9a-f]{12}"}, gives_version=True, error_statuses=frozenset({412, 422}),
     ),
     Route(
         "DELETE", "/webhooks/{id}/signing-keys/{fingerprint}", "removeSigningKey",
         "Erase the next or the previous key; its public key is withdrawn.", _ADMIN,
         signing_keys.remove_key, Empty, Empty, models.SigningKeyList,
-        places=_WEBHOOK | {"fingerprint": "[0-9a-f]{12}"}, gives_version=True, error_statuses=frozenset({412}),
+        places=_WEBHOOK | {"fingerprint": "[0-9a-f]{12}"}, gives_version=True, error_statuses=frozenset({412, 422}),
     ),
     Route(
         "GET", "/deleted-webhooks", "listDeletedWebhooks", "Deleted webhooks that can be restored.", _VIEWER,
