@@ -30,7 +30,6 @@ MODULES = (
     "flow/dead_letter_brake", "flow/decision", "flow/fast_path", "flow/pipeline",
     "kafka/committing", "kafka/consumer", "kafka/feeding", "kafka/offset_tracker", "kafka/partition",
     "kafka/processing",
-    "stores/cache",
     "telemetry/fast_metrics",
     "transport/http1/client", "transport/http1/connection", "transport/http1/pool", "transport/request_head",
 )  # fmt: skip
