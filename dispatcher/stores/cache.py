@@ -20,7 +20,7 @@ from dispatcher.errors import StoreUnavailable, WebhookUnusable
 from dispatcher.tasks import SingleFlight
 from dispatcher.telemetry import metrics
 
-STORE_TIMEOUT_S = 5.0
+STORE_TIMEOUT_S: Final = 5.0
 """Deadline of a store's answer: longer than any query takes, shorter than a partition can wait."""
 STALE_PAUSE_S: Final = 1.0
 """Minimum interval between queries for one tenant while the store is unavailable."""
