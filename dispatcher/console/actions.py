@@ -1,11 +1,33 @@
-"""Test event, redrive and record of a dead event, for API and pages: permission, execution, audit entry."""
+"""Saving, test event, redrive and record of a dead event, for API and pages: permission, execution, audit entry."""
 
 from dispatcher.config.webhooks import Channel, WebhookConfig
 from dispatcher.console.model import DeadEventModel, DeadQuery, DeadRecord, Person, RedriveModel, TestResultModel
 from dispatcher.console.services import Services
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import NotAllowed, NotFound
-from dispatcher.stores.sql.records import AuditAction
+from dispatcher.stores.sql.records import AuditAction, StoredWebhook
+
+
+async def save(
+    services: Services, person: Person, stored: StoredWebhook, config: WebhookConfig, version: int | None
+) -> StoredWebhook:
+    """Saves an edit of a webhook.
+
+    Args:
+        version: the version that the person has read; None for the one in `stored`.
+
+    Raises:
+        NotFound: there is no such webhook any more.
+        EditConflict: it was changed meanwhile.
+        ConfigError: it can't be used.
+    """
+    return await services.webhooks.update(
+        stored.id,
+        config,
+        expected_version=stored.version if version is None else version,
+        by=person.name,
+        orgs=person.orgs,
+    )
 
 
 async def send_test(

@@ -14,6 +14,7 @@ from dispatcher.auth.problems import key_description_of
 from dispatcher.config.secrets import Secret
 from dispatcher.config.webhook_auth import NextKey, SignedToken, SigningAlgorithm
 from dispatcher.config.webhooks import WebhookConfig
+from dispatcher.console.actions import save
 from dispatcher.console.model import ApiValue, Person
 from dispatcher.console.services import Services
 from dispatcher.errors import ConfigError, NotFound, Problem
@@ -135,7 +136,7 @@ async def generate_signing_key(
     starts = (now + starts_in).replace(microsecond=0)
     following = NextKey(algorithm=current.algorithm, key=Secret(pem), starts=starts)
     changed = current.model_copy(update={"next": following})
-    return await _save(services, person, stored, config.with_signed_token(changed), version)
+    return await save(services, person, stored, config.with_signed_token(changed), version)
 
 
 async def start_signing_key(
@@ -152,7 +153,7 @@ async def start_signing_key(
     if token.next is None or token.next.key.fingerprint() != fingerprint or token.next.starts <= now:
         raise NotFound("the webhook has no next key with this fingerprint")
     changed = token.model_copy(update={"next": token.next.model_copy(update={"starts": now})})
-    return await _save(services, person, stored, config.with_signed_token(changed), version)
+    return await save(services, person, stored, config.with_signed_token(changed), version)
 
 
 async def remove_signing_key(
@@ -175,7 +176,7 @@ async def remove_signing_key(
         message = "this key signs now, so it can't be removed: generate the next one first"
         raise ConfigError([Problem(message, "fingerprint")])
     changed = token.followed() if has_started else token.model_copy(update={"next": None})
-    return await _save(services, person, stored, config.with_signed_token(changed), version)
+    return await save(services, person, stored, config.with_signed_token(changed), version)
 
 
 async def _signed(
@@ -188,15 +189,3 @@ async def _signed(
         message = "the dispatcher signs no tokens for this webhook: choose JWT authentication, signed by us"
         raise ConfigError([Problem(message, "auth")])
     return stored, config, token
-
-
-async def _save(
-    services: Services, person: Person, stored: StoredWebhook, config: WebhookConfig, version: int | None
-) -> StoredWebhook:
-    return await services.webhooks.update(
-        stored.id,
-        config,
-        expected_version=stored.version if version is None else version,
-        by=person.name,
-        orgs=person.orgs,
-    )

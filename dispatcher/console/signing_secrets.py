@@ -11,6 +11,7 @@ from pydantic import JsonValue
 
 from dispatcher.auth.signatures import public_key_of
 from dispatcher.config.secrets import Secret
+from dispatcher.console.actions import save
 from dispatcher.console.model import ApiValue, Person
 from dispatcher.console.services import Services
 from dispatcher.errors import ConfigError, NotFound, Problem
@@ -155,10 +156,4 @@ async def _save(
     dated: dict[str, JsonValue] = {one: end.isoformat() for one, end in ends.items() if one in older}
     draft: dict[str, JsonValue] = {**stored.document, "signing": {"secrets": kept, "ends": dated}}
     config = await services.webhooks.resolve(draft, webhook_id=stored.id, orgs=person.orgs)
-    return await services.webhooks.update(
-        stored.id,
-        config,
-        expected_version=stored.version if version is None else version,
-        by=person.name,
-        orgs=person.orgs,
-    )
+    return await save(services, person, stored, config, version)
