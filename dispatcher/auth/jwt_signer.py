@@ -73,8 +73,7 @@ class JwtSigner:
 
         A clock that was set back makes a new one too, as the old one's `iat` would lie in the future.
         """
-        is_due = self._next is not None and now >= self._starts
-        if is_due or not self._iat <= now < self._exp - renew_margin(self._ttl):
+        if self._is_next_due(now) or not self._iat <= now < self._exp - renew_margin(self._ttl):
             self._iat = int(now) - self._skew
             self._exp = self._iat + self._ttl
             self._cached = self._make(now, self._iat, {})
@@ -103,8 +102,11 @@ class JwtSigner:
         kid = {} if key.kid is None else {"kid": key.kid}
         self._header = _segment({"alg": key.algorithm.value, **kid, "typ": "JWT"})
 
+    def _is_next_due(self, now: float) -> bool:
+        return self._next is not None and now >= self._starts
+
     def _make(self, now: float, iat: int, more: dict[str, str]) -> str:
-        if self._next is not None and now >= self._starts:
+        if self._next is not None and self._is_next_due(now):
             self._use(self._next)
             self._next = None
         times = {"nbf": iat} if self._has_nbf else {}
