@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, quiet_settings_at
+from dispatcher.config.secrets import MAX_NAME
 from dispatcher.config.settings import Settings
 from dispatcher.config.webhooks import Channel
 from dispatcher.demo.events import STATUSES, make_event
@@ -15,8 +16,6 @@ from dispatcher.errors import DispatcherError
 from dispatcher.kafka.producer import Producer
 
 PRODUCE_WITHIN_S = 60.0
-LONGEST_NAME = 200
-"""Characters that a webhook can have for its organisation and sandbox (`Name`)."""
 
 
 def sample(
@@ -37,8 +36,8 @@ def sample(
     if status not in STATUSES:
         raise typer.BadParameter(f"must be one of {', '.join(STATUSES)}", param_hint="--status")
     for option, value in (("--org", org), ("--sandbox", sandbox)):
-        if not value.strip() or len(value) > LONGEST_NAME:
-            raise typer.BadParameter(f"must have 1 to {LONGEST_NAME} characters, as a webhook's", param_hint=option)
+        if not value.strip() or len(value) > MAX_NAME:
+            raise typer.BadParameter(f"must have 1 to {MAX_NAME} characters, as a webhook's", param_hint=option)
     now = time.time()
     events = [
         make_event(org=org, sandbox=sandbox, channel=channel.value, status=status, event_id=str(uuid.uuid4()), at=now)

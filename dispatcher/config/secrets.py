@@ -191,5 +191,7 @@ def reread(secret: Secret) -> Secret:
     return Secret(text, secret.reference, secret.file)
 
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+MAX_NAME = 200
+"""Characters."""
+Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME)]
 """A short text that identifies something."""

@@ -1,17 +1,18 @@
 """Models of the keys that sign a webhook's tokens."""
 
+from datetime import timedelta
 from typing import Annotated
 
 from pydantic import Field
 
 from dispatcher.console.api.models.base import RequestModel, ResponseModel
-from dispatcher.console.signing_keys import SigningKeyModel
+from dispatcher.console.signing_keys import MAX_START, SigningKeyModel
 
 
 class NewSigningKey(RequestModel):
     """When the next signing key starts."""
 
-    starts_in_hours: Annotated[int, Field(strict=True, ge=0, le=2160)] = 24
+    starts_in_hours: Annotated[int, Field(strict=True, ge=0, le=MAX_START // timedelta(hours=1))] = 24
     """From now. Its public key is published at once: give receivers the time for which they cache the JWKS document."""
 
 
