@@ -89,11 +89,7 @@ async def resident_before_first_event_mb(rig: Rig) -> float:
     port = free_ports(1)[0]
     async with rig.dispatcher(topic, webhooks, ops={"host": "127.0.0.1", "port": port}) as subject:
         subject.start()
-        give_up_at = time.monotonic() + 60
-        while not await asyncio.to_thread(_is_ready, port):
-            if time.monotonic() > give_up_at or not subject.running:
-                raise RuntimeError(f"the dispatcher is not ready:\n{subject.log}")
-            await asyncio.sleep(0.1)
+        await until(lambda: _is_ready(port), "readiness", subject, 60)
         await asyncio.sleep(_SETTLED_S)
         resident = subject.rss_mb()
         await subject.stop()

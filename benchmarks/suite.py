@@ -97,12 +97,12 @@ async def measure(plan: Plan) -> dict[str, Any]:
             _say("a million held events")
         beside_held = await held.measure(on) if plan.full else None
         figures |= await _footprint(on, plan)
+    stores: dict[str, Any] = {}
     if plan.full:
         _say("five million history entries")
-    stored = await history.measure() if plan.full else None
-    if plan.full:
+        stores["history"] = await history.measure()
         _say("10,000 webhooks and a million entries in the console")
-    answers = await pages.measure() if plan.full else None
+        stores["pages"] = await pages.measure()
     _say("isolation")
     isolated = await isolation.measure(isolation.SECONDS if plan.full else isolation.SECONDS / 2)
     if crowded is not None:
@@ -110,8 +110,7 @@ async def measure(plan: Plan) -> dict[str, Any]:
     if beside_held is not None:
         isolated["ratios"] |= beside_held.pop("ratios")
         isolated["held"] = beside_held
-    result = _result(taken, figures, isolated, members)
-    result |= {} if stored is None else {"history": stored, "pages": answers}
+    result = _result(taken, figures, isolated, members) | stores
     shipped = on.form
     result["form"] = {"name": shipped.name, "interpreter": shipped.build}
     result["interpreters"] = {form.name: form.build for form in others}

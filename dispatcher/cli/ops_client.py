@@ -70,9 +70,7 @@ def _why(error: Exception) -> str:
         )
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "the name can't be resolved"
-    if isinstance(error, aiohttp.ClientSSLError | aiohttp.ServerDisconnectedError):
-        return f"{type(error).__name__} (is it https with ops.tls, and http without?)"
-    if isinstance(error, aiohttp.ClientConnectorError):
+    if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
         return f"can't connect ({error.strerror or type(error.os_error).__name__})"
     if isinstance(error, TimeoutError):
         return f"no answer within {WITHIN_S:g} s"

@@ -92,8 +92,8 @@ class HeldAssignment:
         """
         if self.fingerprint is None and self.left is not None and self.left.log_start == position:
             return AT_START if len(AT_START) <= most_bytes else ""
-        is_useful = self.directory is not None and self.directory[0] > position and self.fingerprint is not None
-        named = SnapshotOffsets(progress, self.directory[1] if self.directory and is_useful else None)
+        end, at = (0, None) if self.directory is None else self.directory
+        named = SnapshotOffsets(progress, at if end > position and self.fingerprint is not None else None)
         log_only = encode_metadata(OffsetTracker(position), self.fingerprint, most_bytes)
         text = ",".join(filter(None, (log_only, named.encode())))
         return text if len(text) <= most_bytes else log_only

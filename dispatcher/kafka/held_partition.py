@@ -68,7 +68,8 @@ class HeldPartition:
         """
         self.cursor = position
         """Offset of the next record to read."""
-        self._seen_to = position
+        self.seen_to = position
+        """Every event at a lower offset is known."""
         self._progress = dict(progress)
         """Progress of tenants of which no event was read yet since the assignment. Commits keep it."""
         self._max_age_s = max_age_s
@@ -81,7 +82,7 @@ class HeldPartition:
             self._restore(position, directory)
 
     def _restore(self, position: int, directory: Directory) -> None:
-        self.cursor = self._seen_to = directory.end
+        self.cursor = self.seen_to = directory.end
         for key, place in directory.tenants.items():
             if place.last >= position:
                 first = max(place.first, position)
@@ -99,11 +100,6 @@ class HeldPartition:
     def events(self) -> int:
         """Events that were seen and are not finished."""
         return sum(tenant.events for tenant in self._tenants.values() if not tenant.is_over)
-
-    @property
-    def seen_to(self) -> int:
-        """Every event at a lower offset is known."""
-        return self._seen_to
 
     @property
     def tenants(self) -> list[TenantKey]:
@@ -129,8 +125,8 @@ class HeldPartition:
         """
         self.cursor = offset
         tenant = self._tenants.get(key)
-        if offset >= self._seen_to:
-            self._seen_to = offset + 1
+        if offset >= self.seen_to:
+            self.seen_to = offset + 1
             tenant = self._register(offset, key, tenant, first_seen)
         if tenant is None or offset < tenant.next or offset in tenant.finished or offset in tenant.in_flight:
             return self._pass(offset)
@@ -158,7 +154,7 @@ class HeldPartition:
     def skip(self, offset: int) -> None:
         """Moves past a record that is no event."""
         self._pass(offset)
-        self._seen_to = max(self._seen_to, offset + 1)
+        self.seen_to = max(self.seen_to, offset + 1)
 
     def next_seek(self, now: float) -> int | None:
         """Returns the offset to continue reading at, or None for the cursor. To be called after each batch."""
@@ -180,7 +176,7 @@ class HeldPartition:
         if len(behind) < len(ready) and (not behind or self._since_seek < TURN):
             return None
         if not behind:
-            return None if waiting or self.cursor >= self._seen_to else self._move_to(self._seen_to)
+            return None if waiting or self.cursor >= self.seen_to else self._move_to(self.seen_to)
         ahead = [tenant.next for tenant in behind if tenant.next >= self.cursor]
         return self._move_to(min(ahead) if ahead else min(tenant.next for tenant in behind))
 
@@ -260,7 +256,7 @@ class HeldPartition:
     def to_commit(self) -> tuple[int, Snapshot]:
         """Returns the offset to commit, before which every event is finished, and the progress beyond it."""
         unfinished = (tenant.below for tenant in self._tenants.values() if not tenant.is_over)
-        position = min(unfinished, default=self._seen_to)
+        position = min(unfinished, default=self.seen_to)
         for key in [key for key, tenant in self._tenants.items() if tenant.is_over and tenant.last < position]:
             del self._tenants[key]
             self._active.discard(key)
@@ -279,4 +275,4 @@ class HeldPartition:
             for key, tenant in self._tenants.items()
             if not tenant.is_over
         }
-        return Directory(self._seen_to, places)
+        return Directory(self.seen_to, places)
