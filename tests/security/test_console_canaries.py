@@ -14,6 +14,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,12 @@ class Scene:
 
     def signed(self) -> Json:
         claims = {"api_key": self.aviary.secret("auth.sign.claims")}
-        sign = {"algorithm": "HS256", "key": self.secret("auth.sign.key"), "claims": claims}
-        return {"type": "jwt", "sign": sign}
+        return {"type": "jwt", "sign": {**self._keys("auth.sign"), "claims": claims}}
+
+    def _keys(self, place: str) -> Json:
+        """A key that signs, and the one that follows it in an hour."""
+        now, later = ({"algorithm": "HS256", "key": self.secret(f"{place}{end}")} for end in (".key", ".next.key"))
+        return {**now, "next": {**later, "starts": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}}
 
     def fetched(self, end: str) -> Json:
         secret = self.aviary.secret
@@ -110,7 +115,7 @@ class Scene:
                 "grant": "jwt-bearer", "client_id": "luma", "client_secret": self.secret("auth.fetch.client_secret"),
                 "token_url": self.witness.url(f"/{secret('auth.fetch.token_url')}{end}"),
                 "parameters": {"api_key": secret("auth.fetch.parameters")},
-                "assertion": {"algorithm": "HS256", "key": self.secret("auth.fetch.assertion.key"), "claims": claims},
+                "assertion": {**self._keys("auth.fetch.assertion"), "claims": claims},
             },
         }  # fmt: skip
 
