@@ -132,8 +132,13 @@ class ChildProcess:
             self._process.wait()
 
     def pause(self) -> None:
-        """Sends SIGSTOP: connections stay open, the kernel goes on accepting bytes, and no answer comes."""
+        """Sends SIGSTOP and waits until every thread stands still.
+
+        From then on no answer comes; connections stay open, and the kernel goes on accepting bytes.
+        """
         self._signal(signal.SIGSTOP)
+        if self.running:  # a busy process goes on for milliseconds after the signal: enough for another answer
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Sends SIGCONT: the paused process continues."""
