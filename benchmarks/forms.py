@@ -16,11 +16,13 @@ from typing import Final
 _ROOT: Final = Path(__file__).parents[1]
 _LIMIT_S: Final = 1800
 _BUILD: Final = """
-import json, platform, sysconfig
+import importlib.util, json, os, platform, sysconfig
 given, flags = (sysconfig.get_config_var(name) or "" for name in ("CONFIG_ARGS", "PY_CORE_CFLAGS"))
 used = [name for name, option in (("PGO", "--enable-optimizations"), ("LTO", "--with-lto")) if option in given]
 level = [flag for flag in flags.split() if flag.startswith("-O")][-1:]
-print(json.dumps([platform.python_version(), ", ".join([*level, " and ".join(used) or "no PGO or LTO named"])]))
+library = [] if os.path.exists(importlib.util.cache_from_source(json.__file__)) else ["standard library without bytecode"]
+said = [*level, " and ".join(used) or "no PGO or LTO named", *library]
+print(json.dumps([platform.python_version(), ", ".join(said)]))
 """
 
 
@@ -35,7 +37,8 @@ class Form:
     package: Path
     """Folder that holds the package `dispatcher` in this form."""
     build: str
-    """How the interpreter was built, as far as its own configuration names it: `-O2, PGO and LTO`."""
+    """How the interpreter was built, as far as its own configuration names it: `-O2, PGO and LTO`. A standard library
+    without bytecode is named, because each start compiles it."""
 
     def command(self, prelude: str = "") -> list[str]:
         """Returns the command that starts the dispatcher, after the statement `prelude`."""
@@ -56,6 +59,8 @@ def forms(pythons: Sequence[str], folder: Path) -> list[Form]:
         shutil.copytree(_ROOT / "dispatcher", tree / "dispatcher", ignore=shutil.ignore_patterns("__pycache__"))
         _output([python, str(_ROOT / "hatch_build.py"), str(tree)])
         for name, package in (("interpreted", _ROOT), ("compiled", tree)):
+            # As pip does when it installs: without bytecode each start would compile every module.
+            _output([python, "-m", "compileall", "-q", str(package / "dispatcher")])
             form = Form(f"{name}, Python {version}", python, package, build)
             said = _output([*form.command(), "--version"])
             if f"({name})" not in said:
