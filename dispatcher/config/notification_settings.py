@@ -86,7 +86,7 @@ class NotificationSettings(SettingsGroup):
     it, or without `console.public_url`, webhooks' contacts can't confirm, and only the operator is notified."""
     every: Annotated[Seconds, Field(ge=60, le=86_400)] = 3600
     """Shortest time between two notifications of one webhook, except that it was disabled."""
-    settle: Annotated[Seconds, Field(ge=0, le=3600)] = 300
+    settle: Annotated[Seconds, Field(le=3600)] = 300
     """Time for which a state has to last before it is reported, except that the webhook was disabled."""
     expires_within: Annotated[Seconds, Field(ge=3600, le=7_776_000)] = 14 * 86_400.0
     """Certificates that expire within this time are reported; again three days before the end, and at the end."""

@@ -86,8 +86,11 @@ def _described(
     if following is None:
         return [one(token, KeyRole.SIGNING, None, None, None)]
     start, has_started = following.starts, following.starts <= now
+    newest = one(token.followed(), KeyRole.SIGNING if has_started else KeyRole.NEXT, start, None, None)
+    if following.previous_ends <= now:  # the store erases it at its next sweep
+        return [newest]
     return [
-        one(token.followed(), KeyRole.SIGNING if has_started else KeyRole.NEXT, start, None, None),
+        newest,
         one(token, KeyRole.PREVIOUS if has_started else KeyRole.SIGNING, None, start, following.previous_ends),
     ]
 
@@ -116,13 +119,18 @@ async def generate_signing_key(
     Raises:
         NotFound: there is no such webhook.
         EditConflict: it was changed meanwhile.
-        ConfigError: the dispatcher signs no tokens for it, a next key is there already, or the algorithm has no
-            public key.
+        ConfigError: the dispatcher signs no tokens for it, a next key is there already, the previous one is still
+            published, or the algorithm has no public key.
     """
     stored, config, token = await _signed(services, person, webhook_id)
     now = datetime.now(UTC)
-    if token.next is not None and token.next.starts > now:
-        message = "a next key is published already: let it start now or withdraw it first"
+    if token.next is not None and token.next.previous_ends > now:
+        message = (
+            "a next key is published already: let it start now or withdraw it first"
+            if token.next.starts > now
+            else f"the key before it is published until {token.next.previous_ends:%Y-%m-%d %H:%M} UTC, because tokens"
+            " that it signed are still in use: wait until then, or withdraw it first"
+        )
         raise ConfigError([Problem(message, "next")])
     if not timedelta(0) <= starts_in <= MAX_START:
         raise ConfigError([Problem(f"must be in the next {MAX_START.days} days", "starts_in")])

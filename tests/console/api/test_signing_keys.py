@@ -6,6 +6,7 @@ import pytest
 from pydantic import JsonValue
 
 from dispatcher.auth.jwt_signer import JwtSigner
+from dispatcher.auth.signing_keys import new_private_key
 from dispatcher.config.webhook_auth import SignedToken
 from dispatcher.stores.sql.records import StoredWebhook
 from tests.auth.keys import FITTING, key_text, pem
@@ -75,12 +76,35 @@ async def test_a_next_key_fits_the_algorithm_and_can_be_withdrawn(console: Conso
     assert (left["fingerprint"], left["signs_until"]) == (current["fingerprint"], None)
 
 
-async def test_a_third_key_follows_the_second_once_that_signs(console: Console) -> None:
+async def test_a_third_key_waits_until_the_first_is_no_longer_published(console: Console) -> None:
+    """Receivers still verify tokens that the first one signed, so only a person takes it away earlier."""
     stored = await add(console)
     api, path = await console.client(), f"/api/v1/webhooks/{stored.id}/signing-keys"
-    second, _ = (await api.post(path, json={"starts_in_hours": 0})).json["items"]
+    second, first = (await api.post(path, json={"starts_in_hours": 0})).json["items"]
+    refused = await api.post(path, json={})
+    assert (refused.status, refused.json["errors"][0]["field"]) == (422, "next")
+    assert "withdraw it first" in refused.text
+    assert [one["fingerprint"] for one in (await api.get(path)).json["items"]] == [
+        second["fingerprint"], first["fingerprint"],
+    ]  # fmt: skip
+
+    await api("DELETE", f"{path}/{first['fingerprint']}")
     third, current = (await api.post(path, json={})).json["items"]
     assert (third["role"], current["fingerprint"]) == ("next", second["fingerprint"])
+
+
+async def test_a_third_key_follows_a_second_that_has_signed_for_a_day(console: Console) -> None:
+    yesterday = (datetime.now(UTC) - timedelta(hours=24, minutes=1)).isoformat()
+    second = {
+        "algorithm": "ES256",
+        "key": {"value": new_private_key("ES256").decode()},
+        "kid": "second",
+        "starts": yesterday,
+    }
+    stored = await add(console, kid="first", next=second)
+    api, path = await console.client(), f"/api/v1/webhooks/{stored.id}/signing-keys"
+    third, current = (await api.post(path, json={})).json["items"]
+    assert (third["role"], current["key_id"]) == ("next", "second")
 
 
 async def test_shared_secrets_and_webhooks_without_tokens_are_refused_with_a_cure(console: Console) -> None:
