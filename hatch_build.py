@@ -27,7 +27,7 @@ MODULES = (
     "delivery/breaker", "delivery/concurrency", "delivery/deliverer", "delivery/direct_attempt",
     "delivery/endpoint_health", "delivery/endpoint_state", "delivery/history_recorder", "delivery/lane_scheduler",
     "delivery/pending_delivery", "delivery/permits", "delivery/rate", "delivery/retry_policy", "delivery/verdicts",
-    "flow/dead_letter_brake", "flow/decision", "flow/fast_path", "flow/pipeline",
+    "flow/dead_letter_brake", "flow/decision", "flow/fast_path", "flow/pipeline", "flow/undelivered",
     "kafka/committing", "kafka/consumer", "kafka/feeding", "kafka/offset_tracker", "kafka/partition",
     "kafka/processing",
     "telemetry/fast_metrics",
