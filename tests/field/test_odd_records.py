@@ -127,7 +127,7 @@ async def test_headers_that_a_producer_has_made_up_are_not_believed(scene: Stage
 
 
 async def test_junk_in_the_own_topics_holds_nothing_up(scene: Stage) -> None:
-    """Somebody's script has written to the tiers, the held events and the dead letters."""
+    """A script has written to the tiers, the held events and the dead letters."""
     webhook = scene.webhook(TENANT)
     scene.mount([webhook | {"paused": True}])
     scene.receiver.behave(f"/{TENANT.org}", at_first(status(503)))
