@@ -1,4 +1,4 @@
-"""What becomes of a record that is not delivered now: parked in a retry tier, held, or dead-lettered with its reason.
+"""Takes a record that is not delivered now where it belongs: to a retry tier, the held events, or the dead letters.
 
 Each method returns the outcome once the broker has the record. If it raises, nothing has happened, and the record is
 processed again.
