@@ -467,19 +467,25 @@ class Stage:
         return Origin(written.topic, written.partition, written.offset)
 
     async def produce(self, of: Sequence[TenantKey], count: int, prefix: str = "e") -> None:
-        """Writes events of the tenants in turn, spread over all partitions, and remembers them."""
-        producer = await self.producer()
+        """Writes events of the tenants in turn, spread over all partitions, and remembers them.
+
+        Raises aiokafka's error if one of them is not written: it would look like one that the dispatcher has lost.
+        """
+        producer, written = await self.producer(), []
         for number in range(count):
             tenant, event_id = of[number % len(of)], f"{prefix}-{number}"
-            await producer.send(self.topic, event(tenant, event_id))
+            written.append(await producer.send(self.topic, event(tenant, event_id)))
             self.expected[webhook_id_of(tenant, event_id)] = tenant
-        await producer.flush()
+        await asyncio.gather(*written)
 
     async def producer(self) -> AIOKafkaProducer:
         """Returns the producer of all tests' records, started."""
         if self._producer is None:
             self._producer = AIOKafkaProducer(
-                bootstrap_servers=self.bootstrap_servers, max_request_size=LARGEST_RECORD, linger_ms=5
+                bootstrap_servers=self.bootstrap_servers,
+                max_request_size=LARGEST_RECORD,
+                linger_ms=5,
+                request_timeout_ms=300_000,  # a broker's restart under load takes longer than the default, 40 s
             )
             await self._producer.start()
         return self._producer
