@@ -85,7 +85,7 @@ class StoreUnavailable(DispatcherError):
 
 
 class BrokerUnavailable(DispatcherError):
-    """Kafka did not answer, or not as it should. The message names the broker: for the log and the command line."""
+    """Kafka gave no answer, or a wrong one. The message names the broker, so it is for operators only."""
 
     @property
     def for_tenants(self) -> str:

@@ -68,10 +68,10 @@ class Watched:
 
 
 def describe_lane(lane: Lane, now: float) -> dict[str, object]:
-    """Returns a lane for people and for `dispatcher explain`.
+    """Describes a lane, for `/lanes` and `dispatcher explain`.
 
-    A tenant to which nothing arrives is never active: one that is suspended, or that fails without evidence against its
-    endpoint.
+    A tenant whose endpoint gets nothing is never shown as active: not if it is suspended, and not if every attempt
+    fails in a way that proves nothing against the endpoint.
     """
     failure, state = lane.endpoint.last_failure, lane.endpoint.health.state
     if state is TenantState.ACTIVE and (lane.endpoint.is_failing or lane.endpoint.suspended is not None):

@@ -114,7 +114,7 @@ class _EnvironmentSource(EnvSettingsSource):
         self.env_vars = {name.lower(): value for name, value in environ.items()}
 
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: object) -> object:  # noqa: ARG002  (pydantic-settings' signature)
-        """Returns a whole group as a mapping; anything else stays text for `_typed`."""
+        """Decodes a variable that holds a whole group of settings; leaves any other text as it is."""
         read = _parsed(value) if isinstance(value, str) else value
         return read if isinstance(read, dict) else value
 

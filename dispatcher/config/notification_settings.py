@@ -58,7 +58,7 @@ class SmtpSettings(SettingsGroup):
 
     @property
     def port_in_use(self) -> int:
-        """The port, or the default one of the kind of security."""
+        """The configured port, or the default port of `security`."""
         return self.port or {"starttls": 587, "tls": 465, "none": 25}[self.security]
 
 

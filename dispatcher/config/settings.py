@@ -249,7 +249,7 @@ class HistoryKeepSettings(SettingsGroup):
 
 
 class HistorySettings(SettingsGroup):
-    """What happened to each event: a topic that dispatchers write, and a store that the console searches."""
+    """The history of events: a topic that dispatchers write to, and a store that the console searches."""
 
     store: Literal["sql", "none"] = "sql"
     """`sql`: the database at `url`; without a url there is no history. `none`: dispatchers write the topic for your own

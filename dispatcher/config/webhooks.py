@@ -179,10 +179,10 @@ class WebhookConfig(ConfidentialGroup):
         return self.auth.sign or (None if self.auth.fetch is None else self.auth.fetch.assertion)
 
     def with_signed_token(self, token: SignedToken) -> Self:
-        """Returns the same with another token in the place of the one that we sign.
+        """Returns a copy with `token` in place of the token that the dispatcher signs.
 
         Raises:
-            ValueError: we sign none.
+            ValueError: the dispatcher signs no token of this webhook.
         """
         auth = self.auth
         if not isinstance(auth, JwtAuth) or self.signed_token is None:

@@ -110,10 +110,10 @@ async def generate_signing_key(
     starts_in: timedelta,
     version: int | None = None,
 ) -> StoredWebhook:
-    """Adds the key that follows the one that signs, for the same algorithm. The private key is never shown.
+    """Adds a successor to the current signing key, for the same algorithm. The private key is never shown.
 
     Args:
-        starts_in: when it signs, from now: zero to 90 days.
+        starts_in: how soon it starts to sign: 0 to 90 days.
         version: the version that the caller has read; None for the current one.
 
     Raises:

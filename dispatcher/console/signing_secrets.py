@@ -101,7 +101,7 @@ async def end_signing_secret(
     at: datetime | None,
     version: int | None = None,
 ) -> StoredWebhook:
-    """Lets an older signing secret end at a time; None removes it now.
+    """Sets when an older signing secret stops signing; None removes it now.
 
     Raises:
         NotFound: there is no such webhook, or it has no such secret.

@@ -92,7 +92,7 @@ def judged_state(
     *,
     is_answering: bool,
 ) -> State:
-    """Returns the state by the configuration, then the history's evidence, then the lanes and latest attempts.
+    """Derives the state from the configuration, else the history's evidence, else the lanes and latest attempts.
 
     Args:
         report: None without a history store, or if it doesn't answer.
@@ -135,11 +135,11 @@ async def list_states(
 ) -> list[ListedState]:
     """Returns the states of many webhooks, by one query of the history store.
 
-    Without a history store the lane of each is queried. If the database or the broker don't answer, their part counts
-    as unknown.
+    Without a history store the lane of each is queried. What the database or the broker doesn't answer is unknown.
 
     Args:
-        with_number: the number that the list is sorted by; the others cost too much, and are 0.
+        with_number: the count that the list is sorted by. The others are not queried, because that takes too long,
+            and stay 0.
     """
     reports: Mapping[TenantKey, StateReport] = {}
     if services.history is not None:

@@ -188,7 +188,7 @@ class Attempt:
 
     @property
     def answer(self) -> str:
-        """The kept body as text; control characters, but for line breaks and tabs, are replaced."""
+        """The stored body as text; control characters except line breaks and tabs are replaced."""
         text = self.body.decode(errors="replace")
         return "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)
 

@@ -98,10 +98,10 @@ class RetryState:
 
     @staticmethod
     def of(record: Record) -> "RetryState":
-        """Reads the headers of a record on one of the dispatcher's own topics. Without any: its own place and time.
+        """Reads the headers of a record on one of the dispatcher's own topics.
 
-        A header that can't be read counts as absent: the event is then delivered with a count of its own, which is
-        better than not at all.
+        Without headers, the record's own place and time are its origin and age. A header that can't be read counts as
+        absent: an event whose attempts are counted anew is better than one that is not delivered.
         """
         own = RetryState.fresh(record, record.timestamp / 1000)
         if not record.headers:

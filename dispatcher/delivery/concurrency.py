@@ -27,7 +27,7 @@ class AdaptiveLimit:
         self.now = int(self.limit)
 
     def succeeded(self, elapsed_s: float, *, was_full: bool) -> None:
-        """Notes a good answer. `was_full`: the limit was reached; a limit that is not reached proves nothing."""
+        """Records a good answer. `was_full`: the limit was reached; otherwise the answer proves nothing about it."""
         usual = self.usual_s
         if usual == 0.0:
             self.usual_s = usual = elapsed_s

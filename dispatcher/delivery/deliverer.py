@@ -97,13 +97,13 @@ class Deliverer:
         self._retired: list[PreparedWebhook] = []
 
     async def deliver(self, pending: PendingDelivery, first_result: AttemptResult | None = None) -> Delivery:
-        """Delivers the event, with quick tries after a failure that may pass.
+        """Delivers the event, with quick retries after a transient failure.
 
         Args:
             first_result: the result of its first attempt, if that was made already (`direct_attempt`).
 
         Raises:
-            Draining: the record is ours no more, and the event was not sent.
+            Draining: the record is no longer ours, and the event was not sent.
         """
         if self._retired:
             await self._close_retired()

@@ -155,7 +155,7 @@ GOOD: Final = AttemptResult(1, judgement=DELIVERED)
 def request_headers(
     pending: PendingDelivery, number: int, now: float, signer: Signer | None, token: Header | None
 ) -> Headers:
-    """Returns the headers of a request beside the tenant's header parameters, in order."""
+    """Returns a request's headers in order, without the tenant's header parameters."""
     timestamp = int(now)
     headers = [("webhook-id", pending.webhook_id), ("webhook-timestamp", str(timestamp))]
     if signer is not None:

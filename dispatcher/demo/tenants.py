@@ -65,7 +65,27 @@ def write_configuration(
         closed_port: a port without a listener: Adatum's endpoint.
         operator: URL that receives notifications.
     """
-    settings = {
+    _write_secrets(directory)
+    hooks = directory / "webhooks.d"
+    hooks.mkdir(exist_ok=True)
+    for webhook in _webhooks(origin, f"https://127.0.0.1:{closed_port}"):
+        _write(hooks / f"{webhook['org']}.yaml", {"apiVersion": "dispatcher/v1", "webhooks": [webhook]})
+    _write(directory / "dispatcher.yaml", _settings(brokers, ops_port, console_port, operator))
+    return directory / "dispatcher.yaml"
+
+
+def _write_secrets(directory: Path) -> None:
+    secret = directory / "secrets"
+    secret.mkdir()
+    (secret / "database-url").write_text(f"sqlite+aiosqlite:///{directory / 'webhooks.db'}")
+    (secret / "encryption-key").write_text(new_key())
+    (secret / "history-url").write_text(f"sqlite+aiosqlite:///{directory / 'history.db'}")
+    (secret / "recipient-key").write_text(new_key())
+    write_signing_secret(secret / "operator")
+
+
+def _settings(brokers: str, ops_port: int, console_port: int, operator: str) -> dict[str, object]:
+    return {
         "apiVersion": "dispatcher/v1",
         # The embedded broker lets a new member wait half its session: 6 s is the least that can be set.
         "kafka": {"bootstrap_servers": brokers, "topic": TOPIC, "group_id": GROUP, "session_timeout": "6s"},
@@ -97,19 +117,6 @@ def write_configuration(
         },
         "log": {"format": "json"},
     }
-    secret = directory / "secrets"
-    secret.mkdir()
-    (secret / "database-url").write_text(f"sqlite+aiosqlite:///{directory / 'webhooks.db'}")
-    (secret / "encryption-key").write_text(new_key())
-    (secret / "history-url").write_text(f"sqlite+aiosqlite:///{directory / 'history.db'}")
-    (secret / "recipient-key").write_text(new_key())
-    write_signing_secret(secret / "operator")
-    hooks = directory / "webhooks.d"
-    hooks.mkdir(exist_ok=True)
-    for webhook in _webhooks(origin, f"https://127.0.0.1:{closed_port}"):
-        _write(hooks / f"{webhook['org']}.yaml", {"apiVersion": "dispatcher/v1", "webhooks": [webhook]})
-    _write(directory / "dispatcher.yaml", settings)
-    return directory / "dispatcher.yaml"
 
 
 def write_signing_key(path: Path) -> ec.EllipticCurvePublicKey:

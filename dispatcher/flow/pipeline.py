@@ -14,6 +14,7 @@ from typing import assert_never
 import structlog
 
 from dispatcher.config.webhook_lookup import WebhookLookup
+from dispatcher.config.webhooks import Webhook
 from dispatcher.contract.events import DeliveryEvent, OtherEvent
 from dispatcher.contract.feedback import MAX_WARNED
 from dispatcher.contract.outcomes import (
@@ -166,12 +167,7 @@ class Pipeline:
                 return await self._undelivered.dead_letter(undelivered, DeadReason.TOO_LARGE, detail)
             if len(body) > MAX_WARNED:
                 log.warning("large payload", tenant=str(event.tenant), webhook_id=event.webhook_id, size=len(body))
-            priority = Priority.RETRY if retry_state.parks else Priority.NEW
-            ids = None if self._history is None else self._history.ids_of(event)
-            pending = PendingDelivery.of(
-                event, wanting, body, retry_state.attempts, priority, processing, retry_state.origin,
-                retry_state.refusals, retry_state.first_seen if retry_state.parks else None, ids,
-            )  # fmt: skip
+            pending = self._pending(event, wanting, body, retry_state, processing)
             delivery, first_result = await self._deliveries.deliver(pending, first_result), None
             match delivery:
                 case Delivered():
@@ -186,6 +182,21 @@ class Pipeline:
                     undelivered.retry_state = retry_state = replace(retry_state, attempts=delivery.attempts)
                 case _:
                     assert_never(delivery)
+
+    def _pending(
+        self,
+        event: DeliveryEvent,
+        webhook: Webhook,
+        body: bytes,
+        retry_state: RetryState,
+        processing: ProcessingAttempt,
+    ) -> PendingDelivery:
+        priority = Priority.RETRY if retry_state.parks else Priority.NEW
+        ids = None if self._history is None else self._history.ids_of(event)
+        return PendingDelivery.of(
+            event, webhook, body, retry_state.attempts, priority, processing, retry_state.origin, retry_state.refusals,
+            retry_state.first_seen if retry_state.parks else None, ids,
+        )  # fmt: skip
 
     def record_direct_delivery(self, record: Record, pending: PendingDelivery, outcome: Delivered) -> None:
         """Counts and logs an event that its first attempt delivered, fresh from its topic."""

@@ -101,7 +101,7 @@ def title(entry: HistoryEntry, moment_text: Callable[[int], str] = moment) -> st
 
 
 def reason_in_words(outcome: HistoryOutcome, reason: str) -> str:
-    """Returns the reason of a skipped, parked, held or dead event as a sentence; of others the reason itself."""
+    """Returns why an event was skipped, parked, held or dead, as a sentence; otherwise `reason` as it is."""
     match outcome:
         case HistoryOutcome.SKIPPED:
             return _words(reason, SKIP_REASONS)

@@ -26,9 +26,9 @@ _IsFinished = Callable[[Record], bool]
 async def read_backlog(
     settings: KafkaSettings, topics: Sequence[str], held_topic: str, most: int, take: Callable[[Record], None]
 ) -> frozenset[str]:
-    """Calls `take` with every parked or held record that is not finished, the oldest of each partition first.
+    """Calls `take` with every unfinished parked or held record, the oldest first within each partition.
 
-    At most `most` records are looked at. Returns the topics that hold more.
+    Reads at most `most` records. Returns the topics in which more are unread.
 
     Raises:
         NotFound: one of the topics is not there.

@@ -104,10 +104,7 @@ class Consumer:
         """Records of logs that are gone. They outlive the assignment: no other member can read them."""
         self._ended_late = asyncio.Event()
         """Set when a record ends after its partition's epoch, or in an orphan."""
-        for topic in self._topics:
-            metrics.RECORDS_REMOVED_UNREAD.labels(topic)
-            for reason in LogLoss:
-                metrics.LOG_RESETS.labels(topic, reason.value)
+        _show_at_zero(self._topics)
         self._running_loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
@@ -348,3 +345,11 @@ class Consumer:
         if self._waits:
             return None
         return min((at for one in self._partitions.values() if (at := one.oldest) is not None), default=None)
+
+
+def _show_at_zero(topics: Sequence[str]) -> None:
+    """Registers the counters of lost records, so that an alert sees the first one as a rise from 0."""
+    for topic in topics:
+        metrics.RECORDS_REMOVED_UNREAD.labels(topic)
+        for reason in LogLoss:
+            metrics.LOG_RESETS.labels(topic, reason.value)

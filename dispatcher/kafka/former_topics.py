@@ -89,7 +89,7 @@ async def dead_letter_topics(settings: Settings) -> tuple[str, ...]:
 
 
 async def find_former_topics(settings: Settings) -> FormerTopics:
-    """Returns the former topics that the broker has. Raises what aiokafka raises if it doesn't answer."""
+    """Returns the former topics that exist on the broker. Raises aiokafka's error if the broker doesn't answer."""
     kafka = settings.kafka
     async with admin_client(kafka) as admin:
         described = {found["topic"]: len(found["partitions"]) for found in await admin.describe_topics()}

@@ -106,7 +106,7 @@ class HeldEvents:
         return f"<HeldEvents {self.group_id} {len(self._assigned)} partitions, {self._in_flight} in flight>"
 
     def notice(self) -> None:
-        """Asks about every tenant again: the configuration has changed, or a tenant was enabled by hand."""
+        """Checks every tenant again, because the configuration changed or a tenant was enabled by hand."""
         self._news.set()
 
     def stop(self) -> None:

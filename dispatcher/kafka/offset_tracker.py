@@ -62,7 +62,7 @@ class OffsetTracker:
 
     @property
     def span(self) -> int:
-        """Records from the first unfinished to the last one begun."""
+        """Number of records from the first unfinished one to the last one begun."""
         return len(self._order)
 
     def was_finished(self, offset: int) -> bool:

@@ -35,7 +35,7 @@ SOURCE: Final = "probe"
 
 
 class Operation(IntEnum):
-    """What ACLs permit; the numbers are the protocol's."""
+    """Operations that an ACL permits, numbered as in Kafka's protocol."""
 
     READ = 3
     WRITE = 4

@@ -58,7 +58,7 @@ class GuardedConnection(asyncio.Protocol):
 
     @property
     def is_waiting(self) -> bool:
-        """True while no request is under way, whole or in parts of its body."""
+        """True while no request is under way, neither a complete one nor one whose body is still arriving."""
         return self._request_number() is None
 
     @property

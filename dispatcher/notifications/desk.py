@@ -135,9 +135,9 @@ class NotificationDesk:
         """Sends the confirmation message to a contact once more.
 
         Raises:
-            NotFound: the webhook has no such contact that has to confirm.
+            NotFound: the webhook has no such contact, or it needs no confirmation.
             TooSoon: it was sent within the last day, or three times already.
-            DispatcherError: contacts can't confirm, see `problem`.
+            DispatcherError: contacts can't confirm; `problem` says why.
             StoreUnavailable: the database did not answer in time.
         """
         if self.problem is not None:
@@ -154,7 +154,7 @@ class NotificationDesk:
         await self._store.add(Changes({}, [(config.tenant, contact)], [message]))
 
     def link(self, token: str) -> Link:
-        """Returns what a link in an e-mail does. Showing it changes nothing: scanners of mail open links.
+        """Returns what a link in an e-mail would do, without doing it, because mail scanners open links.
 
         Raises:
             BadLink: the link can't be used.

@@ -31,7 +31,7 @@ _IGNORED_HEAD: Final = 8 * 1024
 
 
 class Handler(ResponseHandler):
-    """aiohttp's connection, extended: it keeps how it was opened and reads an answer's head beside aiohttp's parser."""
+    """aiohttp's connection. It also records how it was opened, and parses the head of each response a second time."""
 
     phases = Phases()
     below: asyncio.Transport | None = None

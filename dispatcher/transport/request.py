@@ -125,7 +125,7 @@ class Transport(Protocol):
         ...
 
     def start_post(self, request: Request, on_result: Callable[[Attempt], None]) -> Exchange | None:
-        """Sends the request on an idle connection without awaiting; `on_result` is called once, unless it is aborted.
+        """Sends on an idle connection without awaiting; `on_result` is called once, unless the exchange is aborted.
 
         Returns None, and sends nothing, if no connection is idle or this client can't do it.
         """

@@ -85,7 +85,7 @@ class TLSSessions:
 
 
 class TlsContext(ssl.SSLContext):
-    """A context that offers the last session of a host and port again (RFC 8446, section 2.2; RFC 5077)."""
+    """A TLS context that resumes the last session of each host and port (RFC 8446, section 2.2; RFC 5077)."""
 
     sslobject_class = TlsObject
     sessions: TLSSessions

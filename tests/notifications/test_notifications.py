@@ -12,6 +12,7 @@ import pytest
 from prometheus_client import REGISTRY
 from standardwebhooks.webhooks import Webhook as Verifier
 
+from dispatcher.auth.signing_keys import new_private_key
 from dispatcher.config.secrets import Secret
 from dispatcher.contract.history import HistoryOutcome
 from dispatcher.contract.tenant import TenantKey
@@ -35,6 +36,7 @@ from tests.notifications.scene import (
     webhook_of,
 )
 
+DAY_S = 86_400
 ATTEMPT, DELIVERED, DEAD, HELD = (
     HistoryOutcome.ATTEMPT, HistoryOutcome.DELIVERED, HistoryOutcome.DEAD, HistoryOutcome.HELD,
 )  # fmt: skip
@@ -145,6 +147,36 @@ async def test_disabled_is_reported_at_once_and_everything_else_combined(scene: 
     assert "an event is dead" in body(sent)
     await scene.work(7200)
     assert len(mail.received) == 1
+
+
+async def test_a_secret_and_a_key_that_are_replaced_are_reported_before_and_never_after(
+    scene: Scene, mail: MailServer
+) -> None:
+    scene.webhooks = [webhook_of(LUMA, CONTACT)]
+    await confirmed(scene, mail, CONTACT)
+    end = datetime.fromtimestamp(scene.clock.now + 10 * DAY_S, UTC)
+    newer, older = (Secret(f"whsec_{letter * 32}".encode()) for letter in "bc")
+    key, following = (Secret(new_private_key("ES256")) for _ in range(2))
+    sign = {"algorithm": "ES256", "key": key, "kid": "first"}
+    sign |= {"next": {"algorithm": "ES256", "key": following, "kid": "second", "starts": end}}
+    signing = {"secrets": [newer, older], "ends": {older.fingerprint(): end}}
+    scene.webhooks = [webhook_of(LUMA, CONTACT, signing=signing, auth={"type": "jwt", "sign": sign})]
+
+    await scene.work(DAY_S)
+    (sent,) = mail.received
+    assert "and 1 more" in sent["Subject"]
+    for kind in ("plain", "html"):
+        text = body(sent, kind)
+        for named in (f"the signing secret {older.fingerprint()}", "the signing key first"):
+            assert f"{named} signs until" in text, (kind, named)
+        assert "Check that your server accepts the newer one" in text
+        assert "expire" not in text
+        assert newer.fingerprint() not in text
+    await scene.work(7 * DAY_S)
+    assert len(mail.received) == 2, "two days before the end"
+    for _ in range(5):
+        await scene.work(DAY_S)
+    assert len(mail.received) == 2
 
 
 async def test_a_flapping_endpoint_does_not_flood(scene: Scene, mail: MailServer, endpoint: Endpoint) -> None:

@@ -81,7 +81,7 @@ class EventFacts:
         return self.death.origin if found is None and self.death is not None else found
 
     def places(self, prefix: str) -> list[Origin]:
-        """Returns positions of the event's record: the original one, then the dead letter, which is kept for longer."""
+        """Returns where the event is stored: its original record, then its dead letter, which is kept for longer."""
         found = [] if self.origin is None else [self.origin]
         return found if self.death is None else [*found, Origin(dead_letter_topic(prefix), *place_of(self.death.id))]
 

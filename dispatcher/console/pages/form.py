@@ -191,7 +191,7 @@ class WebhookForm:
         return name if name in known else ""
 
     def draft(self, stored_headers: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-        """Returns the draft for `WebhookRepository.resolve`. Adds mistakes that only a form can contain to `errors`."""
+        """Returns the draft for `WebhookRepository.resolve`. Adds to `errors` what only a form can get wrong."""
         texts = self.texts
         draft: dict[str, JsonValue] = {
             "name": texts["name"],

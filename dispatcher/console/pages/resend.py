@@ -50,11 +50,11 @@ class ResendChoice:
 
     @property
     def is_made(self) -> bool:
-        """True if the choice selects events by id, or by a time that can be read."""
+        """True if events are chosen by id, or by a valid time."""
         return bool(self.events) or since_of(self.range, self.since, time.time()) is not None
 
     def order(self, now: float) -> ResendOrder:
-        """Returns the order that the choice describes."""
+        """Returns the resend order of this choice."""
         query = ResendQuery(
             event_ids=self.events,
             since=since_of(self.range, self.since, now),

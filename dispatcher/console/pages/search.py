@@ -96,7 +96,7 @@ class Search:
         self._renderer = renderer
 
     async def submit(self, request: web.Request) -> web.StreamResponse:
-        """Redirects to the results. An address becomes its hash here, so that it gets into no URL, log or history."""
+        """Redirects to the results. Hashes an address first, to keep it out of URLs, logs and the browser's history."""
         text = str((await form_body(request)).get("q", "")).strip()[:MAX_TEXT]
         lookup = self._renderer.services.history
         if lookup is not None and is_address(text):

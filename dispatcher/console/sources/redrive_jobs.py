@@ -74,7 +74,7 @@ JobFunction = Callable[[RunningJob], Awaitable[None]]
 
 
 class RedriveJobs:
-    """The jobs. The owner runs `run` as a task."""
+    """All redrive jobs of this console. Its owner runs `run` as a task."""
 
     def __init__(self, kafka: KafkaSettings, clock: Callable[[], float] = time.time) -> None:
         self._kafka = kafka

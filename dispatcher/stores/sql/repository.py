@@ -247,7 +247,7 @@ class WebhookRepository:
             return rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs), self._encryption)
 
     async def erase(self, webhook_id: str, *, by: str, orgs: Orgs) -> None:
-        """Erases the secrets of a deleted webhook, which can't be restored any more. Raises NotFound."""
+        """Erases the secrets of a deleted webhook; it can't be restored afterwards. Raises NotFound."""
         async with self._database.write() as connection:
             await rows.next_change(connection)
             old = await self._deleted(connection, webhook_id, orgs)

@@ -239,10 +239,10 @@ def _newer(known: WebhookRow | None, row: WebhookRow) -> WebhookRow:
 
 @asynccontextmanager
 async def open_sql_store(settings: WebhookSettings) -> AsyncIterator[SqlStore]:
-    """Opens and loads the store that the settings name. It is empty until the database answers.
+    """Opens the store that the settings name. It stays empty until the database answers.
 
     Raises:
-        ConfigError: the URL, a key or the database's schema can't be used, or none of its webhooks can.
+        ConfigError: the URL, a key or the database's schema can't be used, or every webhook in it is unusable.
     """
     if settings.url is None:
         raise ConfigError([Problem("store sql needs url, the URL of the database", "webhooks.url")])

@@ -54,7 +54,7 @@ class ChosenEvents(RequestModel):
 
 
 class MatchingEvents(DeadFilter):
-    """All dead events of the tenant that match and were not sent again yet."""
+    """All dead events of the tenant that match and have not been sent again."""
 
     select: Literal["matching"]
 

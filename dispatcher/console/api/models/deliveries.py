@@ -7,7 +7,7 @@ from dispatcher.console.model import AttemptModel, BucketModel, LaneModel, State
 
 
 class OutcomesQuery(RequestModel):
-    """The window of the counts."""
+    """The time window in which attempts are counted."""
 
     window: Window = "24h"
 
