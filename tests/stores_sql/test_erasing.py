@@ -1,6 +1,9 @@
 """Deletion that can be undone, and secrets that end: what is kept, for how long, and what is erased."""
 
+import contextlib
+import sqlite3
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from pydantic import JsonValue
@@ -8,11 +11,12 @@ from sqlalchemy import select
 
 from dispatcher.config.secrets import Secret
 from dispatcher.config.webhooks import WebhookConfig
-from dispatcher.errors import AlreadyExists, NotFound
+from dispatcher.errors import AlreadyExists, NotFound, StoreUnavailable
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.documents import resolve_draft
 from dispatcher.stores.sql.encryption import Encryption, new_key
 from dispatcher.stores.sql.erasing import erase_what_is_over
+from dispatcher.stores.sql.migrate import upgrade
 from dispatcher.stores.sql.records import AuditAction, StoredWebhook
 from dispatcher.stores.sql.repository import WebhookRepository
 from dispatcher.stores.sql.rotation import rotate
@@ -189,6 +193,43 @@ async def test_a_secret_keeps_its_date_at_another_place(repository: WebhookRepos
         A.fingerprint(): NOW,
         B.fingerprint(): NOW + timedelta(days=1),
     }
+
+
+async def test_what_another_process_kept_from_being_removed_is_removed_later(tmp_path: Path) -> None:
+    """In a SQLite file, erased secrets stay in free pages until the file is written anew."""
+    file = tmp_path / "webhooks.db"
+    url = Secret(f"sqlite+aiosqlite:///{file}".encode())
+    await upgrade(url)
+    database = Database(url)
+    try:
+        await _erased_late(database, file)
+    finally:
+        await database.close()
+
+
+async def _erased_late(database: Database, file: Path) -> None:
+    repository = WebhookRepository(database, Encryption([Secret(new_key().encode())]), clock=lambda: NOW)
+
+    def is_there(ciphertext: bytes) -> bool:
+        return any(ciphertext in path.read_bytes() for path in file.parent.glob("webhooks.db*"))
+
+    made = await repository.create(plain(signing={"secrets": [{"value": A.reveal().decode()}]}), by="ada", orgs=None)
+    async with database.read() as connection:
+        ciphertext = (await connection.execute(select(secrets.c.ciphertext))).scalars().first()
+    assert ciphertext is not None
+    kept = ciphertext.encode()
+    assert is_there(kept)
+    await repository.delete(made.id, expected_version=1, by="ada", orgs=None)
+    month = NOW + timedelta(days=31)
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN")
+        other.execute(f"SELECT count(*) FROM {secrets.name}").fetchall()  # its snapshot keeps the log from being cut
+        with pytest.raises(StoreUnavailable, match="another process reads it"):
+            await erase_what_is_over(database, lambda: month)
+    assert is_there(kept)
+
+    assert await erase_what_is_over(database, lambda: month) == (0, 0)
+    assert not is_there(kept)
 
 
 async def test_nothing_readable_stays(repository: WebhookRepository, database: Database) -> None:

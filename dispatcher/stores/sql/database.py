@@ -83,7 +83,7 @@ class Database:
         """Connects to `url` at the first use.
 
         Args:
-            create: make a SQLite file that is not there; without it, no file is an answer that failed.
+            create: creates a missing SQLite file; if False, a missing file counts as a failed answer.
             setting: the setting that problems name.
 
         Raises:
@@ -95,6 +95,7 @@ class Database:
         self.name: Final = _shown(parsed)
         """Type and address of the database for messages, without user and password."""
         self._dsn: Final = Secret(parsed.set(drivername="postgresql").render_as_string(hide_password=False).encode())
+        self._keeps_replaced = False
         self._engine: Final = self._postgresql() if self.is_postgresql else _sqlite(parsed, create=create)
 
     def __repr__(self) -> str:
@@ -126,6 +127,11 @@ class Database:
         """Closes every connection."""
         await self._engine.dispose()
 
+    @property
+    def keeps_replaced(self) -> bool:
+        """True if `forget_what_was_replaced` failed and has to be repeated."""
+        return self._keeps_replaced
+
     async def forget_what_was_replaced(self) -> None:
         """Removes replaced rows from a SQLite file. On PostgreSQL, VACUUM does that later.
 
@@ -134,11 +140,15 @@ class Database:
         """
         if self.is_postgresql:
             return
+        self._keeps_replaced = True
         with self.translated():
             async with self._engine.connect() as connection:
                 alone = await connection.execution_options(isolation_level="AUTOCOMMIT")
                 await alone.exec_driver_sql("VACUUM")
-                await alone.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+                is_busy = (await alone.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")).scalar_one()
+        if is_busy:  # it reports this in its row, and the file is as it was
+            raise StoreUnavailable(f"{self.name}: another process reads it, so replaced rows are still in the file")
+        self._keeps_replaced = False
 
     async def connect_alone(self) -> ListeningConnection:
         """Opens a PostgreSQL connection outside the pool, for LISTEN. The caller closes it.

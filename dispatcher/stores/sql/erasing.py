@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 async def erase_what_is_over(
     database: Database, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 ) -> tuple[int, int]:
-    """Erases what is over. Returns the number of webhooks, and of signing secrets and keys.
+    """Erases secrets that are not needed any more. Returns the number of webhooks, and of signing secrets and keys.
 
     Nothing is written if there is nothing to erase. Raises `StoreUnavailable` if the database does not answer; all of
     it is then repeated by the next call.
@@ -50,6 +50,8 @@ async def erase_what_is_over(
         rows_with_dates = (await connection.execute(dated)).mappings().all()
     ended = [row for row in rows_with_dates if _ended_in(row, now) or _replaced_in(row, now)]
     if found is None and not ended:
+        if database.keeps_replaced:  # an earlier call erased, but another process used the file
+            await database.forget_what_was_replaced()
         return 0, 0
     erased = 0
     async with database.write() as connection:
@@ -97,7 +99,7 @@ async def _erase_ended(connection: AsyncConnection, webhook_id: str, now: dateti
 async def _erase_secrets(
     connection: AsyncConnection, row: RowMapping, config: dict[str, Any], ended: Container[str]
 ) -> int:
-    """Erases signing secrets by fingerprint, and changes the document. Returns how many."""
+    """Erases signing secrets by fingerprint, but never the first, and changes the document. Returns how many."""
     if not ended:
         return 0
     listed: list[JsonValue] = list(config["signing"]["secrets"])
@@ -115,7 +117,7 @@ async def _erase_secrets(
 
 
 async def _replace_key(connection: AsyncConnection, row: RowMapping, config: dict[str, Any], now: datetime) -> int:
-    """Puts the next signing key in the place of the one before it, and changes the document. Returns 1 if it did."""
+    """Replaces the signing key by the next one, in the rows and the document. Returns 1 if it did, else 0."""
     place = _replaced_in(row, now)
     if place is None:
         return 0
