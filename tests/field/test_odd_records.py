@@ -109,21 +109,20 @@ SPOOFED = [
 
 
 async def test_headers_that_a_producer_has_made_up_are_not_believed(scene: Stage) -> None:
-    """They would give the event another age, number of attempts and origin."""
+    """They would make the event too old, due in a hundred years, or give it another origin and number of attempts."""
     scene.mount([scene.webhook(TENANT)])
-    scene.receiver.behave(f"/{TENANT.org}", at_first(status(503)))
     async with (
         AIOKafkaProducer(bootstrap_servers=scene.bootstrap_servers) as producer,
-        scene.dispatcher(retry={"soon_attempts": 0}) as dispatcher,
+        scene.dispatcher() as dispatcher,
     ):
         dispatcher.start()
-        for number, header in enumerate(SPOOFED):
-            await producer.send_and_wait(scene.topic, event(TENANT, f"spoofed-{number}"), headers=[header])
+        for number, headers in enumerate([*([one] for one in SPOOFED), SPOOFED]):
+            await producer.send_and_wait(scene.topic, event(TENANT, f"spoofed-{number}"), headers=headers)
             scene.expected[webhook_id_of(TENANT, f"spoofed-{number}")] = TENANT
         await scene.all_accepted(dispatcher)
         assert await scene.dead() == {}
-    attempts = Counter(arrived.headers["webhook-attempt"] for arrived in scene.receiver.at(f"/{TENANT.org}"))
-    assert attempts == Counter({"1": len(SPOOFED), "2": len(SPOOFED)})
+    attempts = [arrived.headers["webhook-attempt"] for arrived in scene.receiver.at(f"/{TENANT.org}")]
+    assert attempts == ["1"] * (len(SPOOFED) + 1)
 
 
 async def test_junk_in_the_own_topics_holds_nothing_up(scene: Stage) -> None:
