@@ -1,4 +1,4 @@
-"""What `check` and the stores verify about a webhook beyond its model: egress, TLS, authentication."""
+"""Checks of a webhook, beyond its model, by `check` and the stores: egress, TLS, authentication."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,7 +15,7 @@ from dispatcher.transport.tls import problems_of_pem
 
 
 def webhook_rules(settings: Settings, directory: Path | None = None) -> Rules:
-    """Returns the rules for reading webhook files. `directory`: its secrets may be used, too."""
+    """Returns the rules for reading webhook files. References may also name secret files in `directory`."""
     scope = webhook_secret_scope(settings)
     if directory is not None:
         scope = replace(scope, roots=(*scope.roots, directory))
@@ -23,7 +23,7 @@ def webhook_rules(settings: Settings, directory: Path | None = None) -> Rules:
 
 
 def webhook_check(settings: Settings) -> Callable[[WebhookConfig], list[tuple[str, str]]]:
-    """Returns a check that returns the problems of a webhook by key: `url`."""
+    """Returns a function that checks a webhook. It returns each problem with its dotted key, for example `url`."""
     guard = EgressGuard(settings.egress)
     return lambda config: [
         *_by_url(config, guard.problem_of_url), *problems_of_pem(config.tls), *problems_of(config)
@@ -31,7 +31,7 @@ def webhook_check(settings: Settings) -> Callable[[WebhookConfig], list[tuple[st
 
 
 def webhook_warnings(settings: Settings, config: WebhookConfig) -> Iterator[tuple[str, str]]:
-    """Yields what may go wrong with a webhook that can be used, by key: `url`."""
+    """Yields warnings about a usable webhook, each with its dotted key, for example `url`."""
     return _by_url(config, EgressGuard(settings.egress).warning_of_url)
 
 

@@ -49,7 +49,7 @@ class Problem:
 
 
 def first_problems(problems: Sequence[Problem], total: int | None = None) -> list[Problem]:
-    """Returns the first 20 problems, and one that says how many there are beside them.
+    """Returns the first 20 problems, and one that says how many more there are.
 
     Args:
         total: how many there are in all, if `problems` are not all of them.
@@ -131,7 +131,7 @@ class BrakeEngaged(DispatcherError):
 
 
 class Draining(DispatcherError):
-    """The process is stopping; the event was not attempted, and the partition's next reader processes it."""
+    """The process is stopping or may have lost the partition, whose next reader processes the event."""
 
 
 class NotFound(DispatcherError):
@@ -147,7 +147,7 @@ class BadLink(DispatcherError):
 
 
 class TooSoon(DispatcherError):
-    """It was done a moment ago; the message says when it can be done again."""
+    """The action was done a moment ago; the message says when it can be repeated."""
 
 
 class AlreadyExists(DispatcherError):
@@ -169,7 +169,7 @@ class EditConflict(DispatcherError):
 def unchained(error: E) -> E:
     """Returns an error whose traceback leaves out the one that it replaces, as `raise … from None` does.
 
-    Compiled modules need it beside `from None`, which mypyc ignores: the replaced error may quote an event.
+    Compiled modules need it besides `from None`, which mypyc ignores, because the replaced error may quote an event.
     """
     error.__suppress_context__ = True
     return error

@@ -153,7 +153,7 @@ class HealthServer:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Requires the token of other hosts for everything that concerns tenants and settings."""
+        """Requires the token in requests from other hosts for everything that concerns tenants and settings."""
         token = self._settings.token
         closed = ("/lanes", "/configz") if token is None else ("/lanes", "/configz", "/metrics")
         if request.path.startswith(closed) and not _is_own_host(request):

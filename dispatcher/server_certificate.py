@@ -1,4 +1,4 @@
-"""Keeps the TLS context of a port of this process as new as the files of its certificate."""
+"""Keeps the TLS context of a port up to date with the files of its certificate."""
 
 import asyncio
 import ssl
@@ -39,7 +39,7 @@ class ServerCertificate:
         metrics.OPS_CERTIFICATE_OK.set(1)
 
     async def follow(self) -> None:
-        """Reads the files every `CHECK_S`, until cancelled. While they can't be used, the last good ones are."""
+        """Reads the files every `CHECK_S` until cancelled. If they can't be used, the last good ones stay in use."""
         while True:
             await asyncio.sleep(CHECK_S)
             try:

@@ -77,7 +77,7 @@ async def checked_webhooks(settings: Settings) -> tuple[Sequence[Webhook], Seque
 
 
 def operator_problems(settings: Settings) -> list[Problem]:
-    """Mistakes in what the settings name: egress, certificates of Kafka and of the ops port, tracing."""
+    """Returns the mistakes in what the settings name: egress, certificates of Kafka and of the ops port, tracing."""
     return [
         *egress_problems(settings.egress),
         *security_problems(settings.kafka.security),

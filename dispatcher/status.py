@@ -37,7 +37,7 @@ class EventFlow:
 
     @property
     def sessions(self) -> list[GroupSession]:
-        """Returns the sessions of all consumers."""
+        """The sessions of all consumers."""
         return [*(consumer.session for consumer in self.consumers), self.held.session]
 
 
@@ -68,7 +68,7 @@ class ServiceStatus:
 
     @property
     def sessions(self) -> list[GroupSession]:
-        """Returns the sessions of all consumers; none before a broker has answered."""
+        """The sessions of all consumers; none before a broker has answered."""
         return [] if self.flow is None else self.flow.sessions
 
     def watched(self, settings: Settings) -> Watched:

@@ -78,7 +78,7 @@ class SingleFlight(Generic[Key, Answer]):
         return key in self._tasks
 
     def start(self, key: Key, work: Callable[[], Coroutine[object, object, Answer]]) -> "asyncio.Task[Answer]":
-        """Returns the key's task, which runs `work` if none is in progress.
+        """Returns the key's task in progress, or starts one that runs `work`.
 
         Wait for it with `asyncio.wait`: awaiting the task itself would cancel it when one of its callers is cancelled.
         """
@@ -89,7 +89,7 @@ class SingleFlight(Generic[Key, Answer]):
         return task
 
     def is_current(self, key: Key) -> bool:
-        """Returns True, within the work, unless the key was forgotten since it began."""
+        """Returns True if the calling task is the key's task: the key was not forgotten since it began."""
         return self._tasks.get(key) is asyncio.current_task()
 
     def forget(self, key: Key) -> None:

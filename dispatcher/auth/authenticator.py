@@ -19,9 +19,9 @@ TOKEN_TIMEOUT_S: Final = 5.0
 
 
 class Authenticator:
-    """Authenticates the requests of one revision of a webhook, and keeps its token.
+    """Authenticates the requests of one revision of a webhook, and caches its token.
 
-    A new revision needs a new one: its key or token endpoint may have changed. Times are Unix seconds.
+    Each revision needs its own, because its key or token endpoint may differ. Times are Unix seconds.
     """
 
     __slots__ = ("_cached", "_fetched", "_name", "_scheme", "_signer", "needs_body")
@@ -63,17 +63,17 @@ class Authenticator:
 
     @property
     def is_fetched(self) -> bool:
-        """True if tokens come from a token endpoint: after a 401 a fresh one may help, see `invalidate`."""
+        """True if tokens come from a token endpoint, so that a fresh one may help after a 401; see `invalidate`."""
         return self._fetched is not None
 
     @property
     def public_jwk(self) -> "PublicJwk | None":
-        """Public key that verifies our signatures, for the JWKS document; None if there is none."""
+        """Public key that verifies our signatures, for the JWKS document; None without one, as with HMAC."""
         signer = self._signer if self._fetched is None else self._fetched.signer
         return None if signer is None else signer.key.public_jwk
 
     def cached_header(self, now: float) -> Header | None:
-        """Returns the header without waiting. Returns None if there is none, or if `header` has to be awaited.
+        """Returns the header without waiting, or None if requests carry none or `header` has to be awaited.
 
         Costs well under a microsecond. Call it in a running loop: a fetched token past its renewal point is renewed
         in a task, while the old one serves.
@@ -100,7 +100,7 @@ class Authenticator:
     def invalidate(self, header: Header, *, now: float) -> bool:
         """Reports that the endpoint answered 401 to this header.
 
-        True: ask for the header again and try once more. False: a fresh token would fare no better.
+        Returns True if the caller should get the header again and retry once, False if a fresh token would not help.
         """
         token = header[1].removeprefix(self._scheme)
         return self._fetched is not None and self._fetched.invalidate(token, now)

@@ -1,4 +1,4 @@
-"""Fetches tokens from a tenant's token endpoint: once for all callers, kept, and renewed before they expire.
+"""Fetches tokens from a tenant's token endpoint, caches them for all callers, and renews them before they expire.
 
 An endpoint gets one request at a time. After a failure it gets none for 1 s, doubling to 30 s.
 """
@@ -37,10 +37,10 @@ class _CachedToken:
 
 
 class FetchedTokens:
-    """Holds the tokens of one webhook. Times are Unix seconds, passed in by the caller."""
+    """Fetches and caches the token of one webhook. Times are Unix seconds, passed in by the caller."""
 
     def __init__(self, config: FetchedToken, endpoint: TokenEndpoint, timeout_s: float) -> None:
-        """Fetches tokens from `endpoint`; each request may take `timeout_s` seconds.
+        """Creates the cache without fetching. Each request to `endpoint` may take `timeout_s` seconds.
 
         Raises:
             ValueError: the assertion's key doesn't fit; see `problems_of`.
@@ -59,13 +59,13 @@ class FetchedTokens:
 
     @property
     def signer(self) -> JwtSigner | None:
-        """The signer of assertions. None with client credentials."""
+        """The signer of assertions, or None if the grant is `client-credentials`."""
         return self._signer
 
     def kept(self, now: float) -> str | None:
-        """Returns the token to use at `now` without waiting, or None if one has to be fetched.
+        """Returns the cached token if it is valid at `now`, or None if one has to be fetched. Never waits.
 
-        Past its renewal point a token still serves, while one request fetches the next.
+        A token past its renewal point is still used, while one request fetches the next.
         """
         kept = self._kept
         if kept is None or not kept.expires_at - MAX_LIFE_S <= now < kept.expires_at:
@@ -99,9 +99,9 @@ class FetchedTokens:
         return answer.value
 
     def invalidate(self, token: str, now: float) -> bool:
-        """Reports that the endpoint refused this token. Returns True if another one may work: try once more.
+        """Reports that the endpoint refused this token. Returns True if a retry with another one may work.
 
-        Only the kept token is discarded, and at most one in 10 s.
+        Discards the token only if it is the cached one, and at most one token in 10 s.
         """
         if self._kept is None or self._kept.value != token:
             return True
@@ -128,7 +128,7 @@ class FetchedTokens:
         return self._fetches.start(None, lambda: self._fetch(now))
 
     async def _fetch(self, now: float) -> IssuedToken | TokenUnavailable:
-        """Returns the token, or the reason why there is none, as a value: each caller then raises its own exception."""
+        """Fetches a token. Returns a failure instead of raising it, so that each caller raises its own exception."""
         answer = await self._answer(now)
         try:
             issued = token_in(answer, self._config)
@@ -164,7 +164,7 @@ class FetchedTokens:
 def assertion_signer(config: FetchedToken) -> JwtSigner | None:
     """Returns the signer of `jwt-bearer` assertions (RFC 7523, section 3), or None with client credentials.
 
-    Unless the configuration sets them, `aud` is the token endpoint and `sub` is the client_id, else the issuer.
+    By default `aud` is the token endpoint, and `sub` is the client_id or, if there is none, the issuer.
 
     Raises:
         ValueError: the key or a claim can't be used.

@@ -1,4 +1,4 @@
-"""JSON Web Tokens that we sign (RFC 7519): made from a configuration, kept until shortly before they expire.
+"""Signs JSON Web Tokens (RFC 7519) as a configuration says, and caches them until shortly before they expire.
 
 Time is an argument, in Unix seconds; nothing is read or sent.
 """
@@ -24,15 +24,15 @@ _RENEW_S: Final = 30
 
 
 def renew_margin(life_s: float) -> float:
-    """Returns how many seconds before its end a token is renewed: 30 s or a fifth of its life, at most half of it."""
+    """Returns how many seconds before expiry a token is renewed: 30 s or, if longer, 1/5 of its life; at most half."""
     return min(max(life_s / 5, _RENEW_S), life_s / 2)
 
 
 class JwtSigner:
-    """Makes the tokens of one webhook, or the assertions of one token endpoint.
+    """Signs the tokens of one webhook, or the assertions for one token endpoint.
 
     `iat` lies up to 10 s (at most a fifth of the ttl) in the past, so that a receiver whose clock is behind ours
-    doesn't find a token from its future; `exp` is always `iat` plus the ttl.
+    accepts the token; `exp` is always `iat` plus the ttl.
     """
 
     __slots__ = (
@@ -41,10 +41,10 @@ class JwtSigner:
     )  # fmt: skip
 
     def __init__(self, token: SignedToken, audience: str, subject: str | None = None) -> None:
-        """Signs as `token` says. `audience` and `subject` are used if it names none.
+        """Loads the keys that `token` configures. `audience` and `subject` are used if `token` sets none.
 
         Raises:
-            ValueError: the key doesn't fit, or the claims are no JSON or too long; see `problems_of`.
+            ValueError: the key doesn't fit, or the claims are not JSON or too long; see `problems_of`.
         """
         problem = problem_of_claims(token.claims)
         if problem:
@@ -69,9 +69,9 @@ class JwtSigner:
         return self._key
 
     def token(self, now: float) -> str:
-        """Returns a token that is valid at `now` and for a while after: the same one until it is due for renewal.
+        """Returns the cached token, or signs a new one if that is due for renewal.
 
-        A clock that was set back makes a new one too, as the old one's `iat` would lie in the future.
+        Also signs a new one if the clock was set back, because the cached token's `iat` would lie in the future.
         """
         if self._is_next_due(now) or not self._iat <= now < self._exp - renew_margin(self._ttl):
             self._iat = int(now) - self._skew
@@ -82,8 +82,8 @@ class JwtSigner:
     def token_for(self, now: float, webhook_id: str, body: bytes) -> str:
         """Returns a token for this request alone.
 
-        With `body_hash` its `jti` is the webhook-id and `body_sha256` the body's SHA-256 in base64url; else `jti` is
-        random, so that no two attempts share it.
+        With `body_hash`, `jti` is the webhook-id and `body_sha256` is the body's SHA-256 in base64url. Otherwise `jti`
+        is random, so that no two attempts share it.
         """
         if self._has_body_hash:
             digest = base64url.encode(hashlib.sha256(body).digest())

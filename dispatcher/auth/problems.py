@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 def problems_of(config: WebhookConfig) -> list[tuple[str, str]]:
-    """Returns every mistake that can be found without a network: the dotted key below the webhook, and what to change.
+    """Returns every mistake that can be found without a network: its dotted key in the webhook, and what to change.
 
-    A secret whose reference was not resolved is passed over.
+    A secret whose reference was not resolved is not checked.
     """
     return [*_in_auth(config), *_in_signing(config)]
 
 
 def key_description_of(config: WebhookConfig) -> "KeyDescription | None":
-    """Describes the key that signs this webhook's tokens, without its secret. Returns None if there is none.
+    """Describes the key that signs this webhook's tokens, without revealing it. Returns None if we sign none.
 
     Raises:
         ValueError: the key can't be used.
@@ -39,9 +39,9 @@ def key_description_of(config: WebhookConfig) -> "KeyDescription | None":
 
 
 def published_keys_of(config: WebhookConfig) -> "list[tuple[PublicJwk, float | None]]":
-    """Returns the public keys of a webhook, each with the time of its withdrawal in Unix seconds; None if it stays.
+    """Returns the public keys of a webhook, each with its withdrawal time in Unix seconds, or None if it has none.
 
-    A key that follows another one is published at once; the one before is withdrawn 24 hours after that started.
+    The next key is published at once. The current key is withdrawn 24 hours after the next one starts to sign.
     Unreadable keys are left out.
     """
     from dispatcher.auth.signing_keys import load_key
@@ -62,7 +62,7 @@ def published_keys_of(config: WebhookConfig) -> "list[tuple[PublicJwk, float | N
 
 
 def jwks_of(configs: list[WebhookConfig]) -> "dict[str, list[PublicJwk]]":
-    """Returns the JWKS document (RFC 7517, section 5) of these webhooks' public keys, whatever their dates."""
+    """Returns the JWKS document (RFC 7517, section 5) of these webhooks' public keys, regardless of withdrawal time."""
     from dispatcher.auth.public_keys import jwks_document
 
     return jwks_document([key for config in configs for key, _ in published_keys_of(config)])

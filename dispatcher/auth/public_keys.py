@@ -21,7 +21,7 @@ CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 
 
 def public_jwk_of(key: PrivateKey) -> PublicJwk:
-    """Returns the members that make up the public key, and no others (RFC 7518, section 6; RFC 8037, section 2)."""
+    """Returns the JWK with only the members that define the public key (RFC 7518, section 6; RFC 8037, section 2)."""
     match key:
         case RSAPrivateKey():
             numbers = key.public_key().public_numbers()

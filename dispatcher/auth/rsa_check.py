@@ -1,4 +1,4 @@
-"""Checks in about a millisecond that the numbers of an RSA private key belong together.
+"""Checks in about a millisecond that the numbers of an RSA private key are consistent.
 
 OpenSSL's own check proves both primes to be prime, which takes 40 ms at 2,048 bits and 0.3 s at 4,096 without
 letting anything else run: a tenant could hold up all others with a key. A tenant who brings composite
@@ -17,10 +17,10 @@ _PROBE: Final = b"feedback-dispatcher"
 
 
 def is_sound(key: RSAPrivateKey) -> bool:
-    """Returns True if every number fits (RFC 8017, section 3.2) and a signature verifies.
+    """Returns True if the numbers are consistent (RFC 8017, section 3.2) and a signature verifies.
 
-    The arithmetic comes first, so that OpenSSL never computes with an even or a zero modulus; that `d` is the
-    inverse of `e` is what the signature shows.
+    The arithmetic comes first, so that OpenSSL never computes with an even or a zero modulus. The signature proves
+    that `d` is the inverse of `e`.
     """
     private = key.private_numbers()
     p, q, n, e, d = private.p, private.q, private.public_numbers.n, private.public_numbers.e, private.d

@@ -1,6 +1,6 @@
-"""Signatures by Standard Webhooks: `v1` (HMAC-SHA256) and `v1a` (Ed25519), one for each secret.
+"""Signs requests by Standard Webhooks: `v1` (HMAC-SHA256) and `v1a` (Ed25519), one signature for each secret.
 
-Signed is `{webhook-id}.{webhook-timestamp}.{body}`. During a rotation the old and the new secret sign side by side,
+The signed content is `{webhook-id}.{webhook-timestamp}.{body}`. During a rotation the old and the new secret both sign,
 and a receiver accepts the request if any of the signatures fits.
 """
 
@@ -53,11 +53,11 @@ class Signer:
         return cls(tuple(_signer_of(secret) for secret in signing.secrets), ends)
 
     def sign(self, webhook_id: str, timestamp: int, body: bytes) -> str:
-        """Returns the value of `webhook-signature`: a signature for each secret, in their order, between spaces.
+        """Returns the value of `webhook-signature`: one signature per secret, in their order, separated by spaces.
 
-        A secret whose end has come at `timestamp` no longer signs.
+        Secrets that have ended at `timestamp` don't sign.
 
-        `timestamp` is the value of `webhook-timestamp`: Unix seconds, of the attempt. `webhook_id` has no dots.
+        `timestamp` is the value of `webhook-timestamp`: Unix seconds of the attempt. `webhook_id` has no dots.
         """
         message = b"%b.%d.%b" % (webhook_id.encode(), timestamp, body)
         signs = self._signs

@@ -173,9 +173,9 @@ def _private_key(text: bytes, algorithm: SigningAlgorithm) -> PrivateKey:
 
 
 def pem_block(text: bytes, label: bytes) -> bytes | None:
-    """Returns the first PEM block with this label, or None if its END line is missing.
+    """Returns the first PEM block with this label, or None if there is none or its END line is missing.
 
-    It reads the text once. A regular expression would read the rest of it again for every BEGIN line without an END
+    Reads the text once. A regular expression would read the rest of it again for every BEGIN line without an END
     line, and tenants write this text.
     """
     begin, end = b"-----BEGIN %b-----" % label, b"-----END %b-----" % label
@@ -234,7 +234,7 @@ def _command(algorithm: SigningAlgorithm) -> str:
 
 
 def _kind_of_text(text: bytes) -> str:
-    """Describes a text that should have been a key, by how it begins. Never quotes it."""
+    """Describes by its beginning a text that was expected to be a key. Never quotes it."""
     label = _PEM_LABEL.search(text)
     if label is not None:
         name = label[1].decode()

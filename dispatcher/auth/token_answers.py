@@ -73,7 +73,7 @@ class TokenEndpoint(Protocol):
     async def post_form(self, url: str, headers: Headers, body: bytes, timeout_s: float) -> TokenAnswer:
         """Sends `body` by POST as `application/x-www-form-urlencoded`, following no redirect.
 
-        Reads at most 64 KiB of the answer. What fails on the way is an answer without a status, not an exception.
+        Reads at most 64 KiB of the answer. Returns an answer without a status if the request fails, instead of raising.
         """
         ...
 
@@ -88,9 +88,9 @@ class IssuedToken:
 
 
 def form_of(config: FetchedToken, assertion: str | None) -> tuple[Headers, bytes]:
-    """Returns the headers and the form that ask for a token; the transport sets the form's content type.
+    """Returns headers and form of a token request; the transport sets the form's content type.
 
-    `assertion` is the grant of `jwt-bearer`, None with `client-credentials`.
+    `assertion` is needed for the grant `jwt-bearer`; it is None for `client-credentials`.
     """
     # A transport that doesn't decompress must say so: some servers compress for clients that say nothing.
     headers: list[tuple[str, str]] = [("accept", "application/json"), ("accept-encoding", "identity")]
@@ -157,9 +157,9 @@ def json_object(body: bytes) -> dict[str, JsonValue] | None:
 
 
 def _liberal_document(text: bytes) -> object:
-    """Reads JSON with what strict readers refuse, because it may be in a member that has no use here.
+    """Reads JSON that strict readers refuse, because the invalid part may be in a member that is not used.
 
-    That is NaN, numbers of any length, control characters, lone surrogates and bytes that are not UTF-8.
+    Accepts NaN, numbers of any length, control characters, lone surrogates and bytes that are not UTF-8.
     """
     try:
         return json.loads(text.decode("utf-8", "replace"), parse_int=float, strict=False)
@@ -168,7 +168,7 @@ def _liberal_document(text: bytes) -> object:
 
 
 def _compression_of(body: bytes) -> str:
-    """Returns the name of the compression that the body begins like; empty for none."""
+    """Returns the name of the compression format that the body's first bytes indicate; empty if none."""
     return next((name for magic, name in _COMPRESSIONS.items() if body.startswith(magic)), "")
 
 

@@ -23,13 +23,13 @@ OpsUrl = Annotated[
 
 
 async def ask(ops: str, path: str, settings: OpsSettings | None = None) -> tuple[int, Mapping[str, object]]:
-    """Returns the status (200, 404 or 503) and the JSON object that answer a GET; the latter is empty with a 404.
+    """Sends a GET. Returns the status (200, 404 or 503) and the JSON object in the answer, empty if the status is 404.
 
     Args:
         settings: how the certificate is verified (`ops.tls`), and the token to send (`ops.token`).
 
     Raises:
-        DispatcherError: no dispatcher answers within 5 s.
+        DispatcherError: no dispatcher answers within 5 s, or it answers with another status.
     """
     tls = None if settings is None else settings.tls
     token = None if settings is None else settings.token

@@ -28,7 +28,7 @@ def settings_at(path: Path) -> Settings:
 
 
 def quiet_settings_at(path: Path) -> Settings:
-    """Returns the same as `settings_at`, and logs only errors: for commands whose output is the answer."""
+    """Returns the settings like `settings_at`, and logs only errors, for commands whose output is the answer."""
     settings = settings_at(path)
     configure_logging(settings.log.model_copy(update={"level": "error"}))
     return settings

@@ -40,8 +40,8 @@ def redrive(
 ) -> None:
     """Send dead events back, to be delivered under the same webhook-id.
 
-    Safe to interrupt and to repeat: what was sent back is noted and not sent again, unless it died once more. Killed
-    with SIGKILL, at most 100 events are repeated.
+    Safe to interrupt and to repeat: events that were sent back are noted and not sent again, unless they died once
+    more. After a SIGKILL at most 100 events are repeated.
     """
     now = time.time()
     selection = Selection(

@@ -55,7 +55,7 @@ def topics(
 
 
 def _known(settings: Settings) -> KnownTopics:
-    """Returns what is known of the topics. If the broker doesn't answer, the commands are printed all the same."""
+    """Returns what the broker reports about the topics; nothing if it doesn't answer: the commands need no broker."""
     try:
         with translating_kafka_errors(settings.kafka):
             return asyncio.run(asyncio.wait_for(known_topics(settings), COMPARE_S))

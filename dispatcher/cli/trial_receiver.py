@@ -1,7 +1,7 @@
 """A small HTTPS receiver for trials: verifies signature and JWT, and prints what arrives.
 
-It keeps nothing but the ids it has seen, and is no server for production. Its certificate is made at start by a CA of
-its own; a dispatcher trusts it by `tls.ca` of the webhook or `egress.ca_bundle`.
+It keeps only the ids it has seen, and is not meant for production. A CA of its own issues its certificate at start; a
+dispatcher trusts that CA if `tls.ca` of the webhook or `egress.ca_bundle` contains it.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ LIFE: Final = timedelta(days=30)
 
 @dataclass(frozen=True, slots=True)
 class Expectations:
-    """What a request has to prove. A field that is None is not checked."""
+    """Expected signature and token of a request. A field that is None is not checked."""
 
     secret: str | None = None
     """`whsec_…` (HMAC-SHA256) or `whpk_…` (Ed25519)."""
@@ -100,7 +100,7 @@ def _token_problem(keys: jwt.PyJWKSet, audience: str | None, headers: Mapping[st
 
 @dataclass(slots=True)
 class TrialReceiver:
-    """Answers requests and reports each by `show`, one line and the payload."""
+    """Answers requests and reports each to `show`: one line and the payload."""
 
     expectations: Expectations
     show: Callable[[str], None]
@@ -154,7 +154,7 @@ def _indented(body: bytes) -> str:
 def server_tls(host: str, ca_file: Path) -> ssl.SSLContext:
     """Makes a CA and a certificate for `host`, localhost and 127.0.0.1, and writes the CA to `ca_file` as PEM.
 
-    The private keys stay in memory, but for a moment in a private temporary file, which OpenSSL reads.
+    The private keys stay in memory, except briefly in a private temporary file from which OpenSSL reads.
     """
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "dispatcher receive: trial CA")])

@@ -1,4 +1,4 @@
-"""What `dispatcher webhooks` does with the database. Imported only when needed, because SQLAlchemy loads slowly."""
+"""Database operations of `dispatcher webhooks`. Imported only when needed, because SQLAlchemy loads slowly."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -26,10 +26,10 @@ async def migrated(settings: Settings) -> str:
 
 @asynccontextmanager
 async def open_database(settings: Settings) -> AsyncIterator[Database]:
-    """Opens the database that the settings name. Its schema has to be this version's.
+    """Opens the database that the settings name. Its schema must be that of this version.
 
     Raises:
-        ConfigError: they name none, or its schema is another one.
+        ConfigError: the settings name no database, or its schema is of another version.
     """
     database = Database(database_url(settings))
     try:
@@ -66,7 +66,7 @@ async def exported(settings: Settings, directory: Path, secrets_dir: Path | None
 
 
 def database_url(settings: Settings) -> Secret:
-    """Raises ConfigError if another store is configured."""
+    """Returns the database's URL. Raises ConfigError if another store is configured."""
     if settings.webhooks.store != "sql" or settings.webhooks.url is None:
         raise ConfigError([Problem("this command needs store sql, with url", "webhooks.store")])
     return settings.webhooks.url

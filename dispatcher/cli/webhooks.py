@@ -1,6 +1,6 @@
 """`dispatcher webhooks`: creates the database of webhooks; imports, exports and lists webhooks.
 
-What needs SQLAlchemy is imported by the commands that do: it takes its time.
+Modules that need SQLAlchemy are imported only by the commands that use them, because it loads slowly.
 """
 
 import asyncio
@@ -118,11 +118,11 @@ def who(by: str | None) -> str:
 
 
 def _read(path: Path, settings: Settings) -> Iterator[Webhook]:
-    """Returns the webhooks in a file or a directory.
+    """Yields the webhooks in a file or a directory.
 
     Raises:
-        ConfigError: one can't be used.
-        DispatcherError: there is nothing to read.
+        ConfigError: a webhook can't be used.
+        DispatcherError: there is no file of webhooks, or it can't be read.
     """
     try:
         directory = path if path.is_dir() else path.parent

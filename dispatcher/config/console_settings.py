@@ -19,7 +19,7 @@ def _origin(url: str) -> str:
 
 
 class OidcSettings(SettingsGroup):
-    """Sign-in and access by an OpenID Connect issuer. It needs https unless it is on the loopback."""
+    """OpenID Connect issuer for sign-in and access tokens. Its URLs need https unless they are on the loopback."""
 
     issuer: Annotated[str, AfterValidator(protected_url)]
     """The issuer, exactly as in the claim `iss` of its tokens."""

@@ -92,7 +92,7 @@ class _Overrides:
         self.values: dict[str, JsonValue] = {key: _typed(value, (key,)) for key, value in read.items()}
 
     def placed(self, problem: Problem, document: Document) -> Problem:
-        """Returns the problem; if its value came from a variable, the variable replaces file and line."""
+        """Returns the problem, with the variable instead of file and line if its value came from a variable."""
         at = path_of(problem.key)
         around = [loc for loc in self._names if at[: len(loc)] == loc]
         inside = [loc for loc in self._names if loc[: len(at)] == at and at and not document.holds(at)]
@@ -250,7 +250,7 @@ def webhook_secret_scope(settings: Settings) -> SecretScope:
 
 
 def _own_secrets_in_reach(settings: Settings, document: Document) -> Iterator[Problem]:
-    """Returns a problem for each secret of the settings in a directory of webhook secrets.
+    """Yields a problem for each secret of the settings that lies in a directory of webhook secrets.
 
     Tenants may be able to name or replace the files there.
     """
@@ -263,7 +263,7 @@ def _own_secrets_in_reach(settings: Settings, document: Document) -> Iterator[Pr
 
 
 def _used(value: object, loc: Loc) -> Iterator[tuple[Loc, Path | None, str | None]]:
-    """Returns place, file and environment variable of each secret and file that the settings name."""
+    """Yields place, file and environment variable of each secret and file that the settings name."""
     if isinstance(value, Secret):
         yield loc, value.file, (value.reference or {}).get("env")
     elif isinstance(value, Path) and loc[:1] != ("webhooks",):
@@ -280,7 +280,7 @@ def _used(value: object, loc: Loc) -> Iterator[tuple[Loc, Path | None, str | Non
 
 
 def _named_in_references(value: JsonValue) -> frozenset[str]:
-    """Returns the variables that the file refers to for secrets: these are not overrides, whatever their names."""
+    """Returns the variables that the file's secret references name. They are no overrides, whatever their names."""
     if isinstance(value, list):
         return frozenset(name for inner in value for name in _named_in_references(inner))
     if not isinstance(value, dict):

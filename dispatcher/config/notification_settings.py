@@ -72,7 +72,7 @@ class OperationalWebhookSettings(SettingsGroup):
 
 
 class NotificationSettings(SettingsGroup):
-    """Who learns of trouble, and how. The history worker sends; without `history.url` there are no notifications."""
+    """Channels, recipients and timing of notifications. The history worker sends them, if `history.url` is set."""
 
     smtp: SmtpSettings | None = None
     """Mail server; without it no e-mail is sent."""

@@ -1,4 +1,4 @@
-"""Reads secrets, which documents give by reference, and keeps them out of texts, logs and tracebacks.
+"""Reads the secrets that documents refer to, and keeps them out of texts, logs and tracebacks.
 
 A secret in the configuration is `{file: path}` (relative to the file that names it) or `{env: NAME}`. It is resolved
 while the document is validated, so that a missing file is reported with its place like any other problem. The webhook
@@ -173,7 +173,7 @@ def _from_file(where: str, source: SecretSource) -> Secret:
 
 
 def reread(secret: Secret) -> Secret:
-    """Returns the secret as it is in its file now, or the same secret if it came from elsewhere.
+    """Reads the secret's file again and returns the current secret. Returns `secret` itself if it has no file.
 
     Blocks while it reads a small file, and never waits for a pipe or a device.
 

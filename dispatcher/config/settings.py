@@ -125,7 +125,7 @@ class RetrySettings(SettingsGroup):
 
 
 class DeadLetterSettings(SettingsGroup):
-    """Dead letters and their brake."""
+    """Brake that stops a partition when too many of its events become dead letters."""
 
     brake: Annotated[int, Field(ge=0)] = 500
     """Excess of unreadable and internal dead letters over other outcomes at which a partition stops and an alert fires,

@@ -43,7 +43,7 @@ class SigningAlgorithm(StrEnum):
 
 
 class NextKey(ConfidentialGroup):
-    """The key that follows the one that signs a token. Its public key is published before it signs."""
+    """The next signing key of a token. Its public key is published before it signs."""
 
     algorithm: SigningAlgorithm
     """Signing algorithm of this key."""
@@ -57,7 +57,7 @@ class NextKey(ConfidentialGroup):
 
     @property
     def previous_ends(self) -> datetime:
-        """When the key before it is withdrawn: receivers may have cached tokens and documents until then."""
+        """When the previous key is withdrawn. Receivers may use cached tokens and JWKS documents until then."""
         return self.starts + KEY_OVERLAP
 
 
@@ -100,7 +100,7 @@ class SignedToken(ConfidentialGroup):
         return claims
 
     def followed(self) -> Self:
-        """Returns the token as the next key signs it; itself if there is none."""
+        """Returns a copy that the next key signs, or the token itself if there is no next key."""
         if self.next is None:
             return self
         follower = {"algorithm": self.next.algorithm, "key": self.next.key, "kid": self.next.kid}

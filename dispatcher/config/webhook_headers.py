@@ -52,7 +52,7 @@ def header_value_problem(value: str) -> str | None:
 def header_problems(given: object, taken: frozenset[str]) -> Iterator[tuple[str, str]]:
     """Yields name and reason of each header parameter that can't be sent. The model checks the values' types.
 
-    Only the first `MAX_HEADERS` are looked at: more are a mistake anyway, and their number is the author's choice.
+    Checks only the first `MAX_HEADERS`, which bounds the work: more than that are refused anyway.
     """
     seen: set[str] = set()
     for name, raw in islice(given.items(), MAX_HEADERS) if isinstance(given, dict) else ():

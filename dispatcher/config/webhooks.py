@@ -63,11 +63,11 @@ class Signing(ConfidentialGroup):
         return None if end is None else end.timestamp()
 
     def count_at(self, now: float) -> int:
-        """Returns how many secrets sign at a time, in Unix seconds."""
+        """Returns how many secrets sign at `now`, in Unix seconds."""
         return len(self.secrets) - sum(end.timestamp() <= now for end in self.ends.values())
 
     def without_dated(self) -> Self:
-        """Returns the same without the secrets that have an end."""
+        """Returns a copy without the secrets that have an end."""
         secrets = [self.secrets[0], *(one for one in self.secrets[1:] if one.fingerprint() not in self.ends)]
         return self.model_copy(update={"secrets": secrets, "ends": {}})
 
@@ -173,7 +173,7 @@ class WebhookConfig(ConfidentialGroup):
 
     @property
     def signed_token(self) -> SignedToken | None:
-        """The token that we sign: for the endpoint, or as assertion for its token endpoint."""
+        """The token that we sign, for the endpoint or as the assertion for its token endpoint; None if we sign none."""
         if not isinstance(self.auth, JwtAuth):
             return None
         return self.auth.sign or (None if self.auth.fetch is None else self.auth.fetch.assertion)
@@ -182,7 +182,7 @@ class WebhookConfig(ConfidentialGroup):
         """Returns a copy with `token` in place of the token that the dispatcher signs.
 
         Raises:
-            ValueError: the dispatcher signs no token of this webhook.
+            ValueError: the dispatcher signs no token for this webhook.
         """
         auth = self.auth
         if not isinstance(auth, JwtAuth) or self.signed_token is None:
@@ -194,7 +194,7 @@ class WebhookConfig(ConfidentialGroup):
         return self.model_copy(update={"auth": auth})
 
     def settled(self) -> Self:
-        """Returns the same after everything dated: without secrets that have an end, signed by the next key."""
+        """Returns a copy as it is after all rotations: without secrets that have an end, signed by the next key."""
         found = self
         if self.signing is not None and self.signing.ends:
             found = found.model_copy(update={"signing": self.signing.without_dated()})

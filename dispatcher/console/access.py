@@ -245,7 +245,7 @@ class Access:
 
 
 async def keep_form(request: web.Request) -> web.Response | None:
-    """Returns a page that keeps a form whose session has ended; None if the request is no such form."""
+    """Returns a page that keeps the posted form after its session has ended; None if the form can't be kept."""
     renderers = request.app.get(RENDERERS)
     return None if renderers is None else await renderers.keep_form(request)
 

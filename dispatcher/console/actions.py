@@ -1,4 +1,7 @@
-"""Saving, test event, redrive and record of a dead event, for API and pages: permission, execution, audit entry."""
+"""Actions of the API and the pages: save a webhook, send a test event, redrive, open a dead event's record.
+
+Each checks permissions, executes, and writes an audit entry.
+"""
 
 from dispatcher.config.webhooks import Channel, WebhookConfig
 from dispatcher.console.model import DeadEventModel, DeadQuery, DeadRecord, Person, RedriveModel, TestResultModel

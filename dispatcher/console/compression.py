@@ -5,7 +5,7 @@ length on the network can therefore guess secrets in it, piece by piece (BREACH)
 browser request our pages with the session's cookie, as often as it likes, and chooses path, query and, in a POST, the
 body. Therefore these are not compressed:
 
-- answers to anything but GET and HEAD: they show what was posted, some beside a secret that was just generated;
+- answers to anything but GET and HEAD: they show what was posted, some together with a secret that was just generated;
 - answers to a request with a query, and errors, whose pages contain the path, unless the browser says that a page of
   ours made the request (`Sec-Fetch-Site`), or it is authenticated by a header, which no other site can set;
 - answers that set a cookie.

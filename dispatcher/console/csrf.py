@@ -10,14 +10,14 @@ from dispatcher.contract import base64url
 
 
 def mask(token: str) -> str:
-    """Returns another text for the token each time; empty for an empty one."""
+    """Masks the token with a new random pad. Returns an empty text for an empty token."""
     raw = token.encode()
     pad = secrets.token_bytes(len(raw))
     return f"{base64url.encode(pad)}.{base64url.encode(_xor(raw, pad))}" if raw else ""
 
 
 def unmask(text: str) -> str:
-    """Returns the token of a masked text. A text that isn't masked is returned as it is."""
+    """Returns the token in a masked text, or the text itself if it isn't masked; empty if the mask is malformed."""
     pad_text, dot, masked_text = text.partition(".")
     if not dot:
         return text

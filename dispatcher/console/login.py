@@ -180,7 +180,7 @@ class Login:
         return client_address(request.remote, forwarded, trusted)
 
     def _warn_of_proxy(self) -> None:
-        """Logs, at most once an hour, that a proxy's word for its clients isn't believed."""
+        """Logs, at most once an hour, that X-Forwarded-For of an untrusted proxy is ignored."""
         now = monotonic()
         if self._warned_at is None or now - self._warned_at >= WARN_EVERY_S:
             self._warned_at = now

@@ -28,14 +28,14 @@ def payload(value: JsonValue, *, is_personal: bool = False) -> JsonValue:
 
 
 def url(text: str) -> str:
-    """Returns scheme, host and port only: tenants put keys into the path (`/hooks/T0/B0/xyz`) and the query."""
+    """Masks path and query, because tenants put keys into them (`/hooks/T0/B0/xyz`)."""
     parts = urlsplit(text)
     origin = f"{parts.scheme}://{parts.netloc}"
     return text if text in (origin, f"{origin}/") else f"{origin}/{MASK}"
 
 
 def document(configuration: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """Returns a configuration without paths of URLs and without values that are named like a secret."""
+    """Masks paths of URLs, and values of headers, claims and parameters that are named like a secret."""
     return {key: _masked(key, value, named_by_tenant=False) for key, value in configuration.items()}
 
 

@@ -123,7 +123,7 @@ async def end_signing_secret(
 
 
 def signing_in(document: Mapping[str, JsonValue]) -> tuple[list[str], dict[str, datetime]]:
-    """Returns the fingerprints of a stored document's signing secrets, the newest first, and the ends of some.
+    """Returns the fingerprints of a stored document's signing secrets, the newest first, and the planned ends.
 
     Secrets that have ended are left out.
     """

@@ -44,7 +44,7 @@ class WebhookState:
 
     @property
     def shown(self) -> tuple[str, str]:
-        """The state's word and shape. An active webhook that fails right now is not shown as one that is well."""
+        """The state's word and shape. An active webhook whose latest requests failed has the shape of a retry."""
         word, shape = STATES[self.state]
         return (word, "retry") if self.state == "active" and self.failing is not None else (word, shape)
 
@@ -117,7 +117,7 @@ def judged_state(
 
 @dataclass(frozen=True, slots=True)
 class ListedState:
-    """What the list of all webhooks is filtered and sorted by."""
+    """One webhook with the values by which the list of all webhooks is filtered and sorted."""
 
     webhook: ListedWebhook
     state: State
@@ -203,7 +203,7 @@ def _unknown_reason(services: Services) -> str:
 
 
 def _paused_reasons(tiers: Sequence[TierModel] | None, max_age_s: float) -> list[str]:
-    """Returns how many events wait, and until when."""
+    """Returns sentences that say how many events wait, and until when."""
     limit = f"An event that is not sent within {format_duration(max_age_s)} is dead; it can be sent again then."
     if tiers is None:
         return ["Paused: events are held until it is resumed. How many is unknown: the broker doesn't answer.", limit]

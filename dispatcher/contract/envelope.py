@@ -35,7 +35,7 @@ class Sandbox(Struct, gc=False):
 
 
 class Header(Struct, gc=False, rename="camel"):
-    """The streaming envelope's header. Record headers of the same names replace what it lacks."""
+    """The streaming envelope's header. Record headers of the same names supply the fields that it lacks."""
 
     ims_org_id: Text = None
     sandbox: Sandbox | None = None

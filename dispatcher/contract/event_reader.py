@@ -97,7 +97,7 @@ def _read_leniently(value: bytes) -> Envelope | OtherEvent:
 
 
 def check_depths(feedback: Feedback) -> None:
-    """Refuses values that are passed on and nested more deeply than receivers' parsers accept.
+    """Refuses passed-on values that are nested more deeply than receivers' parsers accept.
 
     Raises:
         UnreadableEvent: with the field's name.

@@ -114,7 +114,7 @@ def webhook_id(tenant: TenantKey, event_id: str | None, origin: Origin) -> str:
 
 @lru_cache(maxsize=16_384)
 def _id_prefix(org: str, sandbox: str, kind: str) -> "tuple[TenantKey, hashlib.blake2b]":
-    """Returns one key for all events in flight of a tenant, and the hash of what their webhook-ids share."""
+    """Returns the tenant's key, as one object for all its events, and the hash of what their webhook-ids share."""
     # An array without its last value. JSON keeps the parts apart: ("a", "bc") and ("ab", "c") are different deliveries.
     prefix = hashlib.blake2b(orjson.dumps([org, sandbox, kind])[:-1] + b",", digest_size=16)
     return TenantKey(org, sandbox), prefix

@@ -130,9 +130,9 @@ class StateEvidence(msgspec.Struct, array_like=True):
         self.failure = max(self.failure, other.failure)
 
     def failures_since(self, floor: int) -> tuple[int, int]:
-        """Counts the failed attempts after the minute of `floor`; returns also the start of the first minute with one.
+        """Returns how many attempts failed after the minute of `floor`, and the start of the first period with one.
 
-        Hours count what is older than the kept minutes.
+        Attempts that are older than the kept minutes are counted by hour.
         """
         count, first = 0, 0
         oldest_minute = max(self.minutes, default=0) - MINUTES + 1
@@ -147,7 +147,7 @@ class StateEvidence(msgspec.Struct, array_like=True):
         return count, first
 
     def lately(self, floor: int = 0) -> PeriodCounts:
-        """Returns the sum of the last 30 minutes with attempts, after the minute of `floor`."""
+        """Returns the total of the kept minutes, at most 30, that follow the minute of `floor`."""
         total = PeriodCounts()
         for minute, slot in self.minutes.items():
             if minute > floor // MINUTE_MS:
@@ -156,7 +156,7 @@ class StateEvidence(msgspec.Struct, array_like=True):
 
     @property
     def dead(self) -> int:
-        """Dead events of the last day with events."""
+        """Dead events of the newest 25 hours of entries."""
         return sum(slot.dead for slot in self.hours.values())
 
     def _count(self, at: int, slot: PeriodCounts) -> None:
@@ -196,7 +196,7 @@ class Judged:
 def judge(evidence: StateEvidence, configured: Configured, previous: FleetState, now: int) -> Judged:
     """Returns the state that follows from the evidence.
 
-    Evidence of before the last change of the configuration says nothing about failures.
+    Failures from before the last change of the configuration don't count.
 
     Args:
         previous: the state so far: a webhook in trouble is active again only after deliveries.

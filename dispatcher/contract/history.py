@@ -105,7 +105,7 @@ class HistoryEntry(msgspec.Struct, rename="camel", omit_defaults=True, gc=False)
 
 
 class HistoryRecord(msgspec.Struct):
-    """The value of one record. An entry is identified by writer and `first` plus its index: repeats have the same."""
+    """The value of one record. `writer`, and `first` plus its index, identify an entry, even a repeated one."""
 
     version: int
     writer: int

@@ -99,7 +99,7 @@ class DeadReason(StrEnum):
 
 
 class FinishedResult(StrEnum):
-    """How an event ended for good: the label of the service-level indicator, one count an event."""
+    """How an event ended for good. It labels the service-level indicator, which counts each event once."""
 
     DELIVERED = "delivered"
     SKIPPED = "skipped"

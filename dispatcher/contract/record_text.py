@@ -79,7 +79,7 @@ def _is_protobuf(value: bytes) -> bool:
 
 
 def _varint(value: bytes, at: int) -> tuple[int, int]:
-    """Returns the number and the place behind it; -1 as the place if there is none."""
+    """Returns a varint's value and the offset after it; the offset is -1 if there is no complete varint."""
     number = 0
     for shift, byte in enumerate(value[at : at + 10]):
         number |= (byte & 0x7F) << 7 * shift
@@ -99,7 +99,7 @@ def needs_repair(value: bytes) -> bool:
 
 
 def repaired(value: bytes) -> bytes:
-    """Returns JSON in which each lone surrogate is U+FFFD, written as an escape or as bytes.
+    """Returns the JSON with each lone surrogate, written as an escape or as bytes, replaced by U+FFFD.
 
     Raises:
         UnreadableEvent: it is not UTF-8, with the place of the first wrong byte.

@@ -92,7 +92,7 @@ class RetryState:
 
     @staticmethod
     def fresh(record: Record, now: float) -> "RetryState":
-        """Returns the state of a record on the topic of events: its own place, seen now; headers don't count."""
+        """Returns the first state of a record on the topic of events: its own place, seen now. Headers don't count."""
         origin = Origin(record.topic, record.partition, record.offset)
         return RetryState(origin, round(now, 3), origin_timestamp=max(0, record.timestamp))
 
@@ -136,10 +136,10 @@ class ProcessingAttempt:
     started: bool = False
 
     def start(self) -> None:
-        """Notes that something becomes visible outside: a request goes out, or a record is written.
+        """Marks the attempt as visible outside, before a request goes out or a record is written.
 
         Raises:
-            Draining: the partition is ours no more, perhaps, or the process is stopping; nothing has happened yet.
+            Draining: this process may no longer own the partition, or is stopping. Nothing has happened yet.
         """
         epoch = self.epoch
         if not epoch.active or epoch.lease.now() >= epoch.lease.ends_at:
@@ -158,10 +158,10 @@ class ProcessingAttempt:
 
 @dataclass(slots=True)
 class Lease:
-    """The time for which a group surely leaves a member its partitions: one session after the last answered heartbeat.
+    """The time for which a member is sure to keep its partitions: one session after the last answered heartbeat.
 
-    A process that was stopped, or a broker that was silent, for longer may have lost them to another member, and
-    doesn't know yet.
+    After a longer pause of the process or silence of the broker, another member may own them without this process
+    knowing it.
     """
 
     ends_at: float = math.inf
@@ -170,7 +170,7 @@ class Lease:
 
     @property
     def is_over(self) -> bool:
-        """True if the partitions may be another member's."""
+        """True if another member may own the partitions by now."""
         return self.now() >= self.ends_at
 
 

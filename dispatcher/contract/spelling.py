@@ -66,7 +66,7 @@ def has_long_spelling(entity: Mapping[str, object]) -> bool:
 
 
 def event_type(entity: Tree) -> str | None:
-    """Returns the type of an entity in either spelling; None if it has none that is a text."""
+    """Returns an entity's event type, in either spelling, or None if it has none or it is no string."""
     value = entity.get("eventType", entity.get("xdm:eventType"))
     try:
         return msgspec.json.decode(value, type=str) if isinstance(value, Raw) else None
@@ -99,7 +99,7 @@ def _known(value: object, shape: Shape) -> object:
 
 
 def _short(entity: Tree) -> Tree:
-    """Shortens a key: `https://ns.adobe.com/experience/a/b` to `_experience.a.b`, `xdm:x` to `x`, `@id` to `_id`."""
+    """Shortens keys: `https://ns.adobe.com/experience/a/b` to `_experience.a.b`, `xdm:x` to `x`, `@id` to `_id`."""
     short: Tree = {}
     for key, value in entity.items():
         path = list(_path(key))

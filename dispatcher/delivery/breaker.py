@@ -95,7 +95,7 @@ class Breaker:
         return max(0.0, self.opened_until - now) if self.state is BreakerState.OPEN else 0.0
 
     def is_quiet(self, now: float) -> bool:
-        """Returns True if forgetting it loses nothing: closed and without evidence, or long past its time."""
+        """Returns True if it can be forgotten: it is closed without recent attempts, or its pause ended long ago."""
         if self.state is not BreakerState.CLOSED:
             return now - self.opened_until >= self.policy.max_open_s
         return self._bucket(now) - self._newest >= _BUCKETS

@@ -11,7 +11,7 @@ _NOISE_S: Final = 0.05
 
 @dataclass(slots=True)
 class AdaptiveLimit:
-    """A tenant's concurrency limit: doubles each round trip at first, later one more each round trip."""
+    """A tenant's concurrency limit. It doubles with each round trip at first; later it grows by one with each."""
 
     limit: float
     most: int
@@ -27,7 +27,7 @@ class AdaptiveLimit:
         self.now = int(self.limit)
 
     def succeeded(self, elapsed_s: float, *, was_full: bool) -> None:
-        """Records a good answer. `was_full`: the limit was reached; otherwise the answer proves nothing about it."""
+        """Records a success. `was_full`: the limit was reached; if not, a success doesn't raise the limit."""
         usual = self.usual_s
         if usual == 0.0:
             self.usual_s = usual = elapsed_s

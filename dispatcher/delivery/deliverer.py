@@ -44,7 +44,7 @@ IsCurrent = Callable[[Webhook], bool]
 
 @dataclass(frozen=True, slots=True)
 class PreparedWebhook:
-    """What is derived once from a revision of a webhook: address, token source, signer."""
+    """Objects derived once from a revision of a webhook: endpoint, authenticator, signer and timeouts."""
 
     webhook: Webhook
     endpoint: Endpoint
@@ -129,7 +129,7 @@ class Deliverer:
 
     @property
     def is_busy_closing(self) -> bool:
-        """True if requests of old revisions' authenticators have to be ended, which `deliver` does."""
+        """True if `deliver` has yet to close authenticators of old revisions."""
         return bool(self._retired)
 
     def now(self) -> float:
@@ -137,7 +137,7 @@ class Deliverer:
         return self._lanes.now()
 
     def acquire(self, pending: PendingDelivery) -> tuple[Lane, Permit | LaneRefusal | None]:
-        """Returns the event's lane and its immediate answer, or None for the answer if the event has to wait."""
+        """Returns the event's lane with a permit or a refusal, or with None if the event has to wait."""
         lane = self._lanes.lane(pending.tenant)
         lane.apply_webhook(pending.webhook.revision, pending.webhook.config.rate_limit)
         return lane, lane.try_enter(pending.priority)
@@ -155,7 +155,7 @@ class Deliverer:
         return self._transport.start_post(request, on_result)
 
     def destination(self, webhook: Webhook) -> PreparedWebhook:
-        """Returns what is derived from this revision of the webhook; it is kept while it is in use."""
+        """Returns the prepared form of this revision of the webhook, cached while the revision is in use."""
         kept = self._destinations.get(webhook.tenant)
         if kept is not None and kept.webhook is webhook:
             return kept
@@ -264,7 +264,7 @@ class Deliverer:
         )
 
     def _log_breaker(self, lane: Lane, before: BreakerState, attempt: Attempt) -> None:
-        """Logs that a breaker opened, with the last failure, and that it closed; failed probes at debug level."""
+        """Logs that a breaker opened, with the last failure, or closed. Failed probes are logged at debug level."""
         tenant, breaker = str(lane.tenant), lane.endpoint.breaker
         if breaker.state is BreakerState.CLOSED:
             log.info("breaker closed: the endpoint answers again", tenant=tenant)
@@ -276,7 +276,7 @@ class Deliverer:
         )  # fmt: skip
 
     async def post(self, pending: PendingDelivery, number: int) -> Attempt:
-        """Makes one attempt, and awaits what it needs before. The caller owns the permit."""
+        """Makes one attempt, repeated with a fresh token if a fetched one gets a 401. The caller owns the permit."""
         destination = self.destination(pending.webhook)
         authenticator = destination.authenticator
         if authenticator.is_none:

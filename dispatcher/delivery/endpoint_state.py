@@ -50,7 +50,7 @@ class EndpointState:
     )  # fmt: skip
 
     def __init__(self, start: int, most: int) -> None:
-        """Knows nothing yet. `start`, `most`: concurrent requests to begin with, and at most."""
+        """Begins without evidence. `start` and `most`: the initial and the highest limit of concurrent requests."""
         self.limit = AdaptiveLimit(limit=float(min(start, most)), most=most)
         self.breaker = Breaker()
         self.health = EndpointHealth()
@@ -94,7 +94,7 @@ class EndpointState:
         return max(self.held_until - now, self.rate.wait_s(now) if self.rate is not None else 0.0)
 
     def refusal(self, now: float, most_wait_s: float) -> LaneRefusal | None:
-        """Returns the reason that refuses every event for now, or None. A hold up to `most_wait_s` is waited for."""
+        """Returns why all events are refused now, or None. A hold of up to `most_wait_s` makes events wait instead."""
         if self.suspended is not None:
             return LaneRefusal(ParkReason.SUSPENDED, most_wait_s)
         if self.disabled_revision is not None:
@@ -106,7 +106,7 @@ class EndpointState:
         return None
 
     def is_quiet(self, now: float, last_active: float) -> bool:
-        """Returns whether nothing is known that matters for later requests."""
+        """Returns whether the state can be forgotten, because nothing in it matters for later requests."""
         return (
             now >= self.held_until
             and (not self.is_failing or now - last_active >= FAILING_KEPT_S)

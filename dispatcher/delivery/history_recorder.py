@@ -1,7 +1,7 @@
 """Collects what happens to events until `kafka.history_topic` writes it. Never waits, never raises for a full buffer.
 
-Entries are buffered by tenant bucket, so that many share a record. Without room, an entry is counted and left out:
-history may have gaps, deliveries must not slow down.
+Entries are buffered by tenant bucket, so that many share a record. If the buffer is full, an entry is counted and
+left out, because history may have gaps but deliveries must not slow down.
 """
 
 import asyncio
@@ -79,7 +79,7 @@ class HistoryRecorder:
         """Set when a record is full."""
 
     def ids_of(self, event: DeliveryEvent) -> EventIds:
-        """Returns what the event's entries repeat. Called once per event, so that no address is kept while it waits."""
+        """Returns the ids that all entries of the event repeat. Called once, so that no address is kept meanwhile."""
         execution, request_id, event_id = event.execution, event.request_id, event.event_id
         execution_id, campaign_id = execution.execution_id, execution.campaign_id
         recipient = None
@@ -166,7 +166,7 @@ class HistoryRecorder:
             yield self._take(bucket)
 
     def take_all(self, *, at_end: bool = False) -> Iterator[tuple[int, list[HistoryEntry]]]:
-        """Does the same as `take_full` for all buckets. Counts of the current minute stay, unless the process ends."""
+        """Removes and yields the entries of all buckets. Counts of the current minute stay, unless the process ends."""
         self._write_counts(at_end=at_end)
         for bucket in list(self._buffers):
             yield self._take(bucket)

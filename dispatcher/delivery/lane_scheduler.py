@@ -34,7 +34,7 @@ _TICK_S: Final = 1.0
 
 
 class ReadAhead(Protocol):
-    """How much was read and is not finished yet: `kafka.partition.ReadAheadLimit`, a layer above."""
+    """Number of unfinished records that were read. Implemented by `kafka.partition.ReadAheadLimit`, a layer above."""
 
     @property
     def records(self) -> int: ...
@@ -166,7 +166,7 @@ class Lane:
             self._refuse_all(LaneRefusal(ParkReason.SUSPENDED, self._scheduler.settings.lane_max_wait))
 
     def apply_webhook(self, revision: str, per_second: float | None) -> None:
-        """Applies the webhook that is about to be used. An edit lifts what held its predecessor."""
+        """Applies the webhook that is about to be used. An edit lifts all holds."""
         if self.endpoint.apply_webhook(revision, per_second) and self.waiting:
             self._scheduler.enqueue(self)
 
@@ -262,7 +262,7 @@ class LaneScheduler:
     """All lanes, and the permits that they share."""
 
     def __init__(self, settings: DeliverySettings, read_ahead: ReadAhead | None = None) -> None:
-        """`read_ahead`: says whether there is room to read on. None: there always is."""
+        """`read_ahead`: how many records were read ahead, of how many; None if there is always room to read on."""
         self.settings = settings
         self.permits = Permits(settings.max_in_flight)
         self._read_ahead = read_ahead
@@ -328,7 +328,7 @@ class LaneScheduler:
         self._await_turn()
 
     def gave_back(self, priority: Priority) -> None:
-        """Counts a permit that a lane releases: the next lane in turn gets it."""
+        """Counts a permit that a lane releases, and schedules a turn if another lane waits for one."""
         self.permits.give_back(priority)
         if self._starved and not self.permits.is_scarce:
             for lane in self._starved:
@@ -346,7 +346,7 @@ class LaneScheduler:
         self.tick_later()
 
     def tick_later(self) -> None:
-        """Schedules a look in a second at whether an event has waited too long."""
+        """Schedules a check, in one second, for events that have waited too long."""
         if self._ticking is None:
             self._ticking = asyncio.get_running_loop().call_later(_TICK_S, self._tick)
 
@@ -390,7 +390,7 @@ class LaneScheduler:
             self.enqueue(lane)
 
     def _set_aside(self, lane: Lane, now: float) -> None:
-        """Takes the lane out of the ring. What blocks it brings it back: an answer, a timer, a retry's end."""
+        """Leaves the lane out of the ring until an answer, a timer or the end of a retry brings it back."""
         lane.refuse_if_needed(now)
         lane.sleep_until_ready(now)
         if not self.permits.has_free(Priority.RETRY) or self.permits.is_scarce:

@@ -97,7 +97,7 @@ class Undeliverable:
 
 @slots_dataclass
 class WebhookChanged:
-    """The webhook was edited or removed while the event waited: decide about it again."""
+    """The webhook was edited or removed while the event waited, so the event has to be decided again."""
 
     attempts: int
     """POSTs made so far, over all hops."""

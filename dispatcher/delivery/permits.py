@@ -29,7 +29,7 @@ class Priority(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LaneRefusal:
-    """No permit: the event is parked, without having used up an attempt."""
+    """Refusal of a permit: the event is parked without using up an attempt."""
 
     reason: ParkReason
     for_s: float
@@ -113,7 +113,7 @@ class Permits:
 
     @property
     def is_turn_over(self) -> bool:
-        """True if as many were granted as one turn of the event loop has."""
+        """True if this turn of the event loop has granted all its permits."""
         return self._left <= 0
 
     def has_free(self, priority: Priority) -> bool:
@@ -121,7 +121,7 @@ class Permits:
         return self.taken < self.most and (priority is Priority.NEW or self.taken_by_retries < self._most_retries)
 
     def may_take(self, priority: Priority, held: int) -> bool:
-        """Returns whether a lane that holds so many may have another one for an event of this priority."""
+        """Returns whether a lane with `held` permits may take another one for an event of this priority."""
         return self.has_free(priority) and (self.taken < self._scarce_from or held < self.fair_share)
 
     def take(self, priority: Priority) -> None:
@@ -138,7 +138,7 @@ class Permits:
             self.taken_by_retries -= 1
 
     def share_among(self, lanes: int) -> None:
-        """Divides the permits anew: there are so many lanes now."""
+        """Divides the permits anew among this number of lanes."""
         self.fair_share = max(1, self.most // lanes)
 
     def next_turn(self, *, are_waiting: bool) -> None:

@@ -31,7 +31,7 @@ class RetryPolicy:
     def of(cls, settings: RetrySettings) -> Self:
         return cls(settings.tiers, settings.max_age, settings.soon_attempts, settings.soon_within)
 
-    def soon_wait_s(self, result: int, *, at_once: bool, jitter: float) -> float:
+    def soon_wait_s(self, tried: int, *, at_once: bool, jitter: float) -> float:
         """Returns the seconds before the next quick try: exponential with full jitter.
 
         Args:
@@ -39,14 +39,14 @@ class RetryPolicy:
             at_once: the last one ended in a reset of a reused connection; the first quick try then has no wait.
             jitter: 0 to 1.
         """
-        if at_once and result == 0:
+        if at_once and tried == 0:
             return 0.0
-        return float(min(self.soon_within_s / 2, SOON_BASE_S * 2**result) * jitter)
+        return float(min(self.soon_within_s / 2, SOON_BASE_S * 2**tried) * jitter)
 
     def tier(self, parks: int, at_least_s: float = 0.0) -> int:
         """Returns the index of the tier for an event that was parked so many times.
 
-        A hold (Retry-After) of `at_least_s` picks the longest tier within it, never one behind: a record that waits
+        A hold (Retry-After) of `at_least_s` picks the longest tier within it, never one beyond: a record that waits
         much longer than its tier would hold up the records behind it in the topic.
         """
         tier = min(parks, len(self.tiers) - 1)
@@ -65,8 +65,8 @@ class RetryPolicy:
     def max_hold_s(self, status: int | None, first_seen: float | None, now: float) -> float:
         """Returns the most seconds that a Retry-After on this status may hold a tenant's events.
 
-        What the event has left of its age limit; at most an hour for a 4xx other than 429, which is a mistake in
-        set-up as a rule. Times in Unix seconds; `first_seen` None: the age counts from now.
+        That is the time until the event's age limit, at most an hour for a 4xx other than 429, because that is usually
+        a set-up mistake. Times are Unix seconds. If `first_seen` is None, the age counts from now.
         """
         left_s = self.max_age_s if first_seen is None else first_seen + self.max_age_s - now
         if status is not None and 400 <= status < 500 and status != 429:
@@ -74,14 +74,14 @@ class RetryPolicy:
         return max(MIN_HOLD_S, left_s)
 
     def expired(self, first_seen: float, due_at: float) -> bool:
-        """Returns True if an event first seen then would be too old when it is due. Unix seconds."""
+        """Returns True if an event will have exceeded the age limit when it is due. Times are Unix seconds."""
         return due_at - first_seen > self.max_age_s
 
 
 def retry_after_s(value: str | None, now: float, most_s: float) -> float | None:
     """Returns the seconds that a Retry-After header asks for (RFC 9110, section 10.2.3), from 1 s to `most_s`.
 
-    A number of any length, with a fraction too, or a date. None if there is none, or none that can be read.
+    Reads a number of any length, even with a fraction, or a date. Returns None if the value is missing or unreadable.
     `now`: Unix seconds.
     """
     if value is None:

@@ -45,7 +45,7 @@ class Judgement:
 
     @property
     def metric_outcome(self) -> str:
-        """success, retryable or permanent."""
+        """Outcome label in the metrics: `success`, `retryable` or `permanent`."""
         if self.verdict is Verdict.DELIVERED:
             return "success"
         return "permanent" if self.verdict is Verdict.DEAD else "retryable"

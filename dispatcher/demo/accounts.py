@@ -1,7 +1,8 @@
 """The balance of what was produced against what happened to it. Pure arithmetic.
 
-The dispatcher is not asked: an event counts as delivered because its receiver said 200 to it, as dead because it is
-in the dead-letter topic. Only what it skipped cannot be seen from outside; its counters are held against the plan.
+The dispatcher is not asked: an event counts as delivered if its receiver answered 200, and as dead if it is in the
+dead-letter topic. Only skipped events can't be seen from outside, so the dispatcher's counters are compared with the
+plan.
 """
 
 from collections import Counter

@@ -56,7 +56,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class ChildProcess:
-    """One run of a program whose output goes to a file; dead at the latest when the thread that started it is.
+    """One run of a program whose output goes to a file. It ends at the latest with the thread that started it.
 
     The kernel watches the *thread* that calls `start`, so that must be one which lives as long as the program should:
     the main thread, never a worker of a pool.

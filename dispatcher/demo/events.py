@@ -1,7 +1,7 @@
-"""Delivery events as they look in the wild, made up: for the demo, tests and benchmarks.
+"""Makes up realistic delivery events for the demo, tests and benchmarks.
 
-The same arguments always give the same bytes: what isn't given follows from the event's id. Nothing here asks what
-the dispatcher makes of an event; `demo.stream` says what must happen to each.
+The same arguments always make the same bytes: whatever they don't set is derived from the event's id. What must
+happen to each event is decided by `demo.planning`, not here.
 """
 
 import random

@@ -1,7 +1,7 @@
 """Records what a receiver saw: the other side's evidence of what was delivered.
 
 Safe to write from the receiver's thread and to read from any other. It knows endpoints by their names and events by
-their webhook-ids; what should have arrived is nothing it knows of, see `demo.balance`.
+their webhook-ids; `demo.accounts` compares them with what should have arrived.
 """
 
 import asyncio
@@ -142,7 +142,7 @@ class Ledger:
         """Waits until the ledger fulfils the condition.
 
         Raises:
-            TimeoutError: it does not, with what is in the ledger.
+            TimeoutError: the condition was not fulfilled in time. The message sums up the ledger.
         """
         try:
             async with asyncio.timeout(timeout_s):

@@ -80,7 +80,7 @@ class Demo:
         self._show_at = 0.0
 
     async def run(self) -> int:
-        """Returns the exit status."""
+        """Runs the demo from beginning to end. Returns the exit status."""
         notes = "\n  ".join(f"{tenant.title:10} {tenant.note}" for tenant in TENANTS)
         say(INTRO.format(tenants=notes, age=MAX_AGE_S))
         try:

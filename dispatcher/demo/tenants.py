@@ -139,7 +139,7 @@ def write_signing_secret(path: Path) -> str:
 
 @dataclass(slots=True)
 class Maintenance:
-    """503 for some seconds from the first request on, with Retry-After saying how long it will last; then fine."""
+    """Answers 503 for `for_s` seconds from the first request on, with the remaining time in Retry-After; then 200."""
 
     for_s: float
     _over_at: float | None = field(default=None, init=False)

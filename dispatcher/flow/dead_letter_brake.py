@@ -36,7 +36,7 @@ class DeadLetterBrake:
         self.record_success()
 
     def record_success(self) -> None:
-        """Records that a record ended in another way."""
+        """Puts a token back, because a record ended without such a death."""
         if self._tokens < self.most:
             self._tokens += 1
 

@@ -45,7 +45,7 @@ def eligibility(event: DeliveryEvent, webhook: Webhook | None) -> SkipReason | N
 
 
 def is_of_another_sandbox(event: DeliveryEvent, config: WebhookConfig) -> bool:
-    """Returns whether both sides give a sandbox id, and the ids differ although the names are the same."""
+    """Returns whether event and webhook both have a sandbox id, and these differ. Expects equal sandbox names."""
     return config.sandbox_id is not None and event.sandbox_id is not None and config.sandbox_id != event.sandbox_id
 
 

@@ -1,8 +1,8 @@
 """Fast path: delivers a record without creating a task when nothing has to be awaited.
 
-It is `Pipeline.process` for an event that is new, readable, whose webhook is in memory, and which is skipped or
-delivered by its first attempt. Everything else falls back to the slow path, from the start or from the attempt
-that it had. The law is the pipeline's: the owner hears `finished` with an outcome, or the record is not done.
+It does what `Pipeline.process` does, for new, readable events whose webhook is in memory and which are skipped or
+delivered by their first attempt. Everything else falls back to the slow path, from the start or after the attempt
+that was made. As in the pipeline, a record is done only with an outcome, which the owner's `on_finished` receives.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ _AT_ONCE: Final = Delivered(1)
 
 
 class RecordListener(Protocol):
-    """Receives how a record ends: exactly one of these is called, within `start` or later.
+    """Receives how a record leaves the fast path: exactly one of these is called, within `start` or later.
 
     Implemented by `kafka.partition.InFlightRecord`, a layer above.
     """
@@ -67,7 +67,7 @@ class FastPath:
 
         Returns the attempt in progress, or None if the record is finished or fell back.
 
-        Never raises for what a record may hold.
+        Never raises because of a record's content.
         """
         try:
             decided = self._decide(record, processing)

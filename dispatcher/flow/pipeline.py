@@ -1,7 +1,7 @@
 """Processes one record: reads it, looks up its webhook, decides, maps, delivers, and returns the outcome.
 
-The law: `process` returns an `Outcome`, and then the record's offset is done; or it raises, and then it is not, and
-the record is tried again. Nothing else acknowledges anything.
+If `process` returns an `Outcome`, the record's offset is done. If it raises, the offset isn't done, and the record is
+processed again. Nothing else acknowledges anything.
 """
 
 import logging
@@ -110,7 +110,7 @@ class Pipeline:
         Raises:
             StoreUnavailable, NotWritten, BrakeEngaged: not now; the record is processed again.
             StillHeld: a record of the topic of held events still has to wait.
-            Draining: the partition was revoked, and nothing has happened.
+            Draining: the partition is no longer ours or the process stops, and nothing has happened.
         """
         retry_state = self._retry_state(record, first_result)
         try:
@@ -125,7 +125,7 @@ class Pipeline:
         return await self._process_event(record, retry_state, processing, event, first_result)
 
     def _retry_state(self, record: Record, first_result: AttemptResult | None) -> RetryState:
-        """Returns the kept state of a parked record; of a fresh one, the state that begins now.
+        """Returns the stored state of a parked record, or a new state for a record from the topic of events.
 
         A time that is missing or in the future counts as now.
         """

@@ -1,4 +1,4 @@
-"""Takes a record that is not delivered now where it belongs: to a retry tier, the held events, or the dead letters.
+"""Writes a record that is not delivered now to a retry tier, the held events or the dead letters.
 
 Each method returns the outcome once the broker has the record. If it raises, nothing has happened, and the record is
 processed again.
@@ -104,7 +104,7 @@ class UndeliveredEvents:
         self._chance = chance
 
     async def park(self, undelivered: Undelivered, event: DeliveryEvent, deferred: Deferred) -> Outcome:
-        """Writes the event to the tier where it waits next, or holds it; it is dead at the age limit.
+        """Writes the event to the tier where it waits next, or holds it. At the age limit, the event is dead-lettered.
 
         Raises:
             NotWritten: the broker has not got it.

@@ -32,7 +32,7 @@ class Wanted:
     """The keyed hash of `value`, if it may be an address."""
 
     def matches(self, entry: HistoryEntry) -> bool:
-        """Returns True if the entry is of such an event."""
+        """Returns True if the entry belongs to an event with the value."""
         if self.tenant is not None and (entry.org, entry.sandbox) != tuple(self.tenant):
             return False
         found = {

@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 
 
 class KnownWebhooks:
-    """Opens the store of webhooks, however often that takes. `run` is its task."""
+    """Opens the store of webhooks, and retries until that succeeds. `run` is its task."""
 
     def __init__(self, settings: WebhookSettings, rules: Rules) -> None:
         self._settings = settings

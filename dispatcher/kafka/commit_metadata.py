@@ -83,14 +83,14 @@ class CommittedPosition:
 
 @dataclass(frozen=True, slots=True)
 class FinishedHere:
-    """What this process knows to be finished of a partition that was taken from it, beyond what it could commit."""
+    """What this process finished of a partition that was then taken from it, including what it could not commit."""
 
     claim: CommittedPosition
     committed: CommittedPosition | None
     """The group's position as this process last knew it; None if there was none."""
 
     def may_extend(self, found: CommittedPosition | None) -> bool:
-        """Returns True if what was finished here counts beside the group's position, as it is found now.
+        """Returns True if what was finished here may be added to `found`, the group's current position.
 
         A position that is gone, went back or lost its fingerprint was set by hand: the operator wants a replay.
         """
@@ -118,7 +118,7 @@ def encode_metadata(
 
 
 def decode_metadata(position: int, metadata: str) -> CommittedPosition:
-    """Reads what `encode_metadata` wrote. Metadata of another maker, or damaged, says nothing but the position."""
+    """Reads what `encode_metadata` wrote. Damaged or foreign metadata adds nothing to the position."""
     if not metadata.startswith(_VERSION):
         return CommittedPosition(position, tuple(decode_runs(position, metadata)))
     if metadata == AT_START:

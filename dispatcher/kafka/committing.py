@@ -1,4 +1,4 @@
-"""Commits what is finished: soon, in one request at a time, with metadata as long as the broker takes.
+"""Commits finished records soon, in one request at a time, with as much metadata as the broker accepts.
 
 A kill repeats what was in flight and what was finished since the last commit. The second is kept below the first, or
 below a tenth of a second's work: a commit follows `commit_interval` after the first record that it is for, but waits,
@@ -55,7 +55,7 @@ class Committer:
         """Of metadata, as far as the broker has taken it."""
 
     def on_finished(self) -> None:
-        """Counts a record that has its outcome, and wakes the commit loop if enough have."""
+        """Counts a record that has its outcome. The first one since the last commit wakes the commit loop."""
         self._finished += 1
         if self._finished == 1:
             self._any_finished.set()

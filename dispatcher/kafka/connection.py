@@ -112,7 +112,7 @@ async def until_answered(
     *,
     group_id: str = "",
 ) -> Answer:
-    """Calls `connect` until a broker answers, with growing waits, and returns its result.
+    """Calls `ask` until a broker answers, with growing waits, and returns its result.
 
     `problems` receives the reason for a missing answer; without it, the reason is logged once a minute.
     Any error other than an unavailable broker propagates.

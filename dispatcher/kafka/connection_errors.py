@@ -29,7 +29,7 @@ Explanation = tuple[KafkaReason, str]
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """What is connected to, and how: what messages name."""
+    """The broker of a connection and how it is reached, for messages about it."""
 
     address: str
     """`host:port` of one broker, or the bootstrap servers."""

@@ -334,7 +334,7 @@ class Consumer:
     def observe(self) -> float | None:
         """Sets the gauges for a scrape.
 
-        Returns the unix time of the oldest unfinished record; None without any, or if records have to wait anyway.
+        Returns the unix time of the oldest unfinished record; None if there is none, or if the consumer delays records.
         """
         for topic in self._topics:
             own = [one for one in self._partitions.values() if one.tp.topic == topic]

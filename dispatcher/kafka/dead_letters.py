@@ -52,7 +52,7 @@ class DeadLetters:
         possible, then neither key nor headers of the record; and always its size and SHA-256, and what was cut.
 
         Raises:
-            NotWritten: it was not written, not even without all of this.
+            NotWritten: the dead letter could not be written, not even in its shortest form.
         """
         own: _Headers = [(name, value) for name, value in retry_state.headers() if name != PREFIX + "reason"]
         own.append((PREFIX + "reason", reason.value.encode()))

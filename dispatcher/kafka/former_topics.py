@@ -1,4 +1,4 @@
-"""Finds topics of the names that earlier versions used: `<topic>.retry.30s`, `<topic>.dead`, after the topic of events.
+"""Finds topics with the names of earlier versions: `<topic>.retry.30s` and `<topic>.dead`, after the topic of events.
 
 What those versions parked must not be lost by the upgrade: `run` reads the former retry topics beside the new ones, as
 long as the group has unread records there, and `redrive` reads the former dead-letter topic too. Nothing is written to
@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FormerTopics:
-    """The former topics that this group has to do with."""
+    """The former topics that concern this group."""
 
     tiers: Mapping[str, float] = field(default_factory=dict)
     """Delay in seconds by name of a retry topic."""

@@ -94,7 +94,7 @@ class GroupSession:
                 self._on_renewed()
 
     async def until_member(self) -> None:
-        """Returns when the group is sure to have left this member its partitions."""
+        """Waits until the lease is valid, so that this member is sure to own its partitions."""
         await asyncio.sleep(0)
         while self.lease.is_over:
             self._renewed.clear()

@@ -1,4 +1,4 @@
-"""What the reader of held events knows of an assigned partition, and the commits of that.
+"""The state of each assigned partition of held events, and the commits of that state.
 
 A commit's metadata names the log, see `commit_metadata`, and up to two records of the same partition: the snapshot of
 what is finished out of order, and the directory of the tenants' events.
@@ -86,7 +86,7 @@ class HeldAssignment:
         return replace(left, directory=directory, directory_at=None)
 
     def metadata_at(self, position: int, progress: int | None, most_bytes: int) -> str:
-        """Returns what a commit of this position says of its log and its snapshots, if that isn't too long.
+        """Returns the metadata for a commit of this position, which names its log and its snapshots if they fit.
 
         `progress`: the offset of a snapshot. Without room for all of it, the snapshots are left out first.
         """

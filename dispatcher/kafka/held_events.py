@@ -142,7 +142,7 @@ class HeldEvents:
         self.session.heard(at)
 
     async def assigned(self, tps: Iterable[TopicPartition]) -> None:
-        """Notes the partitions of this member, all of them; `_read` looks up their positions."""
+        """Replaces the set of this member's partitions; `_read` looks up their positions."""
         tps = set(tps)
         await self._leave([one for tp, one in self._assigned.items() if tp not in tps], 0.0)
         self._add(tps)

@@ -238,7 +238,7 @@ class HeldPartition:
         self._leave_if_idle(key, tenant)
 
     def hold_again(self, key: TenantKey, offset: int, not_before: float) -> None:
-        """Returns an event that still has to wait; its tenant rests until `not_before` of the steady clock."""
+        """Puts back an event that still has to wait. Its tenant rests until `not_before` of the steady clock."""
         tenant = self._tenants[key]
         tenant.in_flight.discard(offset)
         tenant.is_due = False

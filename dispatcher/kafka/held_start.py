@@ -31,7 +31,7 @@ Committed = tuple[int, str]
 
 @dataclass(frozen=True, slots=True)
 class HeldStart:
-    """Where to begin: every event before `position` is finished, and beyond it what the snapshot says."""
+    """The position to begin at. Every event before it is finished; the snapshot lists what is finished beyond it."""
 
     position: int
     snapshot: Snapshot
@@ -81,7 +81,7 @@ async def find_start(
 async def is_same_log(client: GroupClient, tp: TopicPartition, known: HeldStart, bounds: Bounds) -> bool:
     """Returns True if the log has the record that the fingerprint names, or has removed it by retention.
 
-    Without a fingerprint it is the same unless it begins lower than it did.
+    Without a fingerprint, the log counts as the same unless it begins at a lower offset than before.
 
     Raises:
         KafkaError, TimeoutError: Kafka doesn't answer.

@@ -79,7 +79,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """The tenants that have unfinished events below an offset: what reading up to there has found."""
+    """The tenants with unfinished events below an offset, as found by reading up to it."""
 
     end: int
     """Events from here on are not covered."""
@@ -187,7 +187,7 @@ class HeldTopic:
         """Writes the record; returns when the broker has acknowledged it.
 
         Raises:
-            NotWritten: it has not.
+            NotWritten: the broker has not acknowledged it.
         """
         headers = [*without_retry_state(record.headers), *retry_state.headers(), *tenant_headers(tenant)]
         await self._producer.write(self.topic, record.key, record.value, headers, "retry")

@@ -68,7 +68,7 @@ class HistoryReader:
             await backoff.wait()
 
     async def _read(self) -> None:
-        """Returns if the brokers fell silent: a new client bootstraps again."""
+        """Reads until the brokers fall silent, so that a new client bootstraps again."""
         async with asyncio.timeout(START_S):
             await partitions_of(self._settings, [self._topic])  # joining must not create it
             consumer = await self._join()

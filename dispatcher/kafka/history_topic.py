@@ -53,7 +53,7 @@ async def open_history(settings: Settings) -> AsyncIterator[HistoryRecorder | No
 
 
 class HistoryTopic:
-    """Writes entries from entering to leaving; leaving writes the rest, within a deadline."""
+    """Context manager that writes entries while it is open, and the rest within a deadline when it closes."""
 
     def __init__(self, settings: KafkaSettings, topic: str, recorder: HistoryRecorder) -> None:
         self._settings = settings

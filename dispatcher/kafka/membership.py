@@ -87,7 +87,7 @@ class GroupClient:
         """Returns records of these partitions, after waiting at most `timeout_ms` for the first.
 
         Raises:
-            KafkaError: also what the group's coordinator has met; `OffsetOutOfRangeError` of a position that is gone.
+            KafkaError: also an error of the group's coordinator; `OffsetOutOfRangeError` if a position is gone.
         """
         found: dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]] = await self._consumer.getmany(
             *tps, timeout_ms=timeout_ms, max_records=max_records

@@ -32,7 +32,7 @@ class OffsetTracker:
     """Tracks the records of one assignment of one partition."""
 
     def __init__(self, position: int | None = None, finished: Iterable[Run] = ()) -> None:
-        """Begins at the committed position, None without one, with the runs that its metadata names."""
+        """Begins at the committed position, or None if there is none, with the runs that its metadata names."""
         self._position = position
         self._highest = (position or 0) - 1
         """Highest offset that was begun or restored as finished."""

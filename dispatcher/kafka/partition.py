@@ -37,9 +37,9 @@ MOST_RUNS_KEPT: Final = 8_000
 
 @dataclass(slots=True)
 class ReadAheadLimit:
-    """What a consumer may have unfinished. Reads ahead no further than two seconds of recent work.
+    """Limits the unfinished records of a consumer: it reads ahead no further than two seconds of recent work.
 
-    An event then never waits long because the process is busy, and one that does wait long has its own lane to blame.
+    So an event never waits long because the process is busy; if one does wait long, its own lane is the cause.
     """
 
     most_records: int
@@ -64,7 +64,7 @@ class ReadAheadLimit:
             self.is_full = True
 
     def remove(self, size: int, now: float) -> None:
-        """Counts a record that ended. `now`: seconds of a steady clock."""
+        """Removes a record that ended from the count. `now`: seconds of a monotonic clock."""
         self.records -= 1
         self.bytes -= size
         self._finished += 1
@@ -90,7 +90,7 @@ class InFlightOwner(Protocol):
 
 
 class InFlightRecord(ProcessingAttempt):
-    """One attempt to process one record: by a direct attempt, or by a task."""
+    """A record that is being processed, by a direct attempt or by a task."""
 
     __slots__ = ("_owner", "direct_attempt", "partition", "record", "size", "task")
 
@@ -136,7 +136,7 @@ class InFlightRecord(ProcessingAttempt):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A record that is read to see whether a log is the one that a position describes."""
+    """A record that is read to check whether the log is the one that `claim` describes."""
 
     claim: CommittedPosition
     offset: int
@@ -202,7 +202,7 @@ class Partition:
 
     @property
     def needs_check(self) -> bool:
-        """True if the position or the log has to be looked up, and that has not begun."""
+        """True if the position or the log has to be checked and no check has begun."""
         return (not self.restored or self.suspect) and self.probe is None and self.epoch.active
 
     @property
@@ -211,7 +211,7 @@ class Partition:
         return (self.restored and not self.suspect) or self.probe is not None
 
     def restore(self, tracker: OffsetTracker, fingerprint: Fingerprint | None, log_start: int | None = None) -> None:
-        """Sets the tracker, and what is known of its log, to begin with."""
+        """Sets the initial tracker and what is known of the log."""
         self.tracker = tracker
         self.fingerprint = fingerprint
         self.log_start = log_start
@@ -245,7 +245,7 @@ class Partition:
         return self.fingerprint
 
     def what_is_finished(self) -> FinishedHere | None:
-        """Returns what is finished, for the time when this process is assigned the partition again; None if unknown."""
+        """Returns what is finished, in case this process is assigned the partition again; None if unknown."""
         position, fingerprint = self.tracker.position, self._newest_fingerprint()
         if position is None or not self.restored or fingerprint is None:
             return self.finished_here
@@ -264,7 +264,7 @@ class Partition:
 
     @property
     def oldest(self) -> float | None:
-        """Unix time of the oldest record in flight, or None without any."""
+        """Unix time of the oldest record in flight, or None if there is none."""
         return min((item.record.timestamp / 1000 for item in self.in_flight.values()), default=None)
 
     def observe(self) -> None:

@@ -1,7 +1,7 @@
 """Finds out what a port speaks after a broker closed a connection without a reason.
 
 Kafka closes the connection if TLS is spoken to a plaintext port, or if a client doesn't authenticate on a SASL port.
-A second connection asks in the other protocol; only an answer that is Kafka's counts.
+A second connection tries the other protocol; only an answer in Kafka's own protocol counts.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ async def diagnose(host: str, port: int, peer: Peer, error: BaseException) -> Ex
 
 
 def _context() -> ssl.SSLContext:
-    """Returns a context that verifies nothing: no secret is sent, only the port's protocol is examined."""
+    """Returns a context that verifies nothing, because no secret is sent: only the protocol is examined."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -53,7 +53,7 @@ def _context() -> ssl.SSLContext:
 
 
 async def _answers(host: str, port: int, api: int, body: bytes, context: ssl.SSLContext | None) -> bytes:
-    """Returns the body of the answer to one request; empty without an answer, or if it isn't Kafka's."""
+    """Returns the body of the answer to one request; empty if there is none or it isn't Kafka's."""
     client = b"feedback-dispatcher"
     version = 1 if api == _SASL_HANDSHAKE else 0
     message = struct.pack(">hhih", api, version, _CORRELATION, len(client)) + client + body

@@ -72,12 +72,12 @@ class Findings:
 
     @property
     def details(self) -> Mapping[KafkaReason, str]:
-        """Returns one sentence for each reason."""
+        """One sentence for each reason."""
         return {reason: "; ".join(details) for reason, details in self.problems.items()}
 
 
 class _NoTopics(tuple[str, ...]):
-    """Makes aiokafka ask for the brokers only; for an empty list it asks for every topic of the cluster."""
+    """An empty tuple that is true, so that aiokafka requests the brokers only, and not every topic."""
 
     __slots__ = ()
 
@@ -86,7 +86,7 @@ class _NoTopics(tuple[str, ...]):
 
 
 class KafkaProbe:
-    """Checks a cluster with a connection of its own. Enter it, and leave it to close the connection."""
+    """Checks a cluster over its own connection. An async context manager; leaving it closes the connection."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class KafkaProbe:
         groups: Sequence[str],
         problems: KafkaProblems | None = None,
     ) -> None:
-        """Connects to nothing yet. `topics` and `groups` are required; `problems` receives connection failures."""
+        """Connects to nothing yet. Checks `topics` and `groups`; `problems` receives connection failures."""
         self._settings = settings
         self._topics = topics
         self._groups = groups
@@ -126,7 +126,7 @@ class KafkaProbe:
         return found
 
     async def run(self, problems: KafkaProblems) -> None:
-        """Looks every 10 s, and reports what it finds, until cancelled."""
+        """Checks the cluster every 10 s and reports what is wrong, until cancelled."""
         while True:
             try:
                 found = await self.look()

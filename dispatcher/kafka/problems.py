@@ -41,7 +41,7 @@ class KafkaProblem:
 
 
 class KafkaProblems:
-    """The problems that are reported and not cleared. One per process, owned by the service."""
+    """Holds the problems that were reported and not yet cleared. One per process, owned by the service."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Holds no problem yet. `clock` returns seconds of a steady clock."""
@@ -59,7 +59,7 @@ class KafkaProblems:
     def report(self, reason: KafkaReason, detail: str, *, source: str = "", lasts_s: float | None = None) -> None:
         """Reports a problem, or that it persists.
 
-        `lasts_s`: it clears itself after so many seconds without another report; None: it stays until `clear`.
+        `lasts_s`: the problem clears itself after so many seconds without another report; None: it stays until cleared.
         """
         key = reason, source
         if key not in self._reported and len(self._reported) >= MAX_REPORTED:
@@ -99,7 +99,7 @@ class KafkaProblems:
 
     @property
     def current(self) -> tuple[KafkaProblem, ...]:
-        """Returns all problems, those that stop reading first."""
+        """All problems, those that stop reading first."""
         now = self._clock()
         for (reason, source), (_, until) in list(self._reported.items()):
             if until <= now:
@@ -108,7 +108,7 @@ class KafkaProblems:
         return tuple(sorted(problems, key=lambda one: (not one.stops_reading, one.reason, one.source)))
 
     def _is_to_be_logged(self, problem: KafkaProblem) -> bool:
-        """Returns True at once, then once a minute; the same problem of several sources counts once."""
+        """Returns True for a new problem, then once a minute; one that several sources report counts once."""
         now, key = self._clock(), (problem.reason, problem.detail)
         if now - self._logged.get(key, -inf) < LOG_EVERY_S:
             return False

@@ -1,4 +1,4 @@
-"""Brings each record that was begun to its outcome. Then, and only then, its offset is done.
+"""Processes each record until it has an outcome. Only then is its offset marked as done.
 
 Each record is an `InFlightRecord`, owned here. `fast_path` begins it if there is one; otherwise, or after a fallback,
 it gets a task of its own.
@@ -40,12 +40,12 @@ class FastPath(Protocol):
     def resume(
         self, record: Record, processing: ProcessingAttempt, first_result: AttemptResult, /
     ) -> Awaitable[Outcome]:
-        """Continues like `process` for a record whose first attempt was made."""
+        """Continues with a record after its first attempt. Returns its outcome."""
         ...
 
 
 class RecordProcessor:
-    """The records in flight of one consumer."""
+    """Processes the records of one consumer until each has its outcome."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class RecordProcessor:
             item.direct_attempt = self._fast_path.start(record, item, item)
 
     async def _process_until_outcome(self, item: InFlightRecord, first_result: AttemptResult | None) -> None:
-        """Processes the record until it has an outcome. Then, and only then, its offset is done."""
+        """Processes the record until it has an outcome. Only then is its offset marked as done."""
         record, backoff = item.record, Backoff(FIRST_REPEAT_S, LONGEST_REPEAT_S)
         while True:
             try:
@@ -139,7 +139,7 @@ class RecordProcessor:
         self.record_ended(item)
 
     def start_slow_path(self, item: InFlightRecord, first_result: AttemptResult | None) -> None:
-        """Starts a task for the record, in a context of its own: the caller may be a task of another, traced event."""
+        """Starts a task for the record in a new context, because the caller may be the task of another traced event."""
         item.task = self._loop.create_task(self._process_until_outcome(item, first_result), context=Context())
         item.task.add_done_callback(partial(self._task_ended, item))
 

@@ -136,7 +136,7 @@ class _ClientInUse:
 
 
 class Producer:
-    """A producer for retry, dead-letter and other own records. Enter to start it; it waits until a broker answers."""
+    """Writes the dispatcher's own records: retry, dead-letter and others. Entering waits until a broker answers."""
 
     def __init__(self, settings: KafkaSettings, problems: KafkaProblems | None = None) -> None:
         """Connects to nothing yet. `problems` receives what prevents writing."""

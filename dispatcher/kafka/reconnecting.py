@@ -46,7 +46,7 @@ Method = Callable[..., Awaitable[Any]]
 
 
 def apply() -> None:
-    """Patches aiokafka's classes; to be called once, before there is any client."""
+    """Patches aiokafka's classes. Call it once, before any client is created."""
     AIOKafkaConnection.connect = _with_fresh_credentials(AIOKafkaConnection.connect)
     AIOKafkaClient.bootstrap = _raising_with_cause(AIOKafkaClient.bootstrap)
     AIOKafkaClient._metadata_update = _bootstrapping_again(AIOKafkaClient._metadata_update)  # noqa: SLF001
@@ -64,7 +64,7 @@ def _access(client: Any) -> BrokerAccess | None:
 
 
 def problems_of(client: Any) -> KafkaProblems | None:
-    """Returns where the problems of a client are reported; None if nowhere, as for a command."""
+    """Returns the object to which a client's problems are reported; None if there is none, as for a command."""
     access = _access(client)
     return None if access is None else access.problems
 
@@ -219,7 +219,7 @@ def _reporting_repeated_writes(can_retry: Callable[..., bool]) -> Callable[..., 
 
 
 def _is_refused_for_now(error: BaseException) -> bool:
-    """Returns False for errors that only show a new leader: the client finds it by itself."""
+    """Returns True for a broker's refusal, but not for a change of leader: the client finds the new one by itself."""
     if isinstance(error, kafka_errors.KafkaStorageError):
         return True
     return isinstance(error, kafka_errors.BrokerResponseError) and not error.invalid_metadata

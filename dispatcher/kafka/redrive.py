@@ -1,17 +1,17 @@
 """Sends dead events back to the shortest retry tier, due at once, to be delivered under the same webhook-id.
 
 A redriven record keeps key, value, headers and the `feedback-origin-*` of its first place, so that receivers see the
-id that they know; attempts, parks and age begin anew. It doesn't go to the topic of events: other groups read that, and
-no `feedback-*` header is believed there. It stays in the dead-letter topic, too: what was sent back is
-noted in *marks*, records among the dead ones (key `feedback-redriven`, no value, the offsets in a header of the same
-name) in the partition that they speak of. A mark lies behind what it marks, so retention takes it away later, and it
-needs no further topic, group or right; committed offsets would be forgotten earlier than the dead letters are
-(`offsets.retention.minutes`), and could not name any selection.
+id that they know; attempts, parks and age begin anew. It doesn't go to the topic of events,
+because other groups read that and no `feedback-*` header is trusted there. It also stays in the dead-letter topic: what
+was sent back is noted in *marks*, records among the dead ones (key `feedback-redriven`, no value, the offsets in a
+header of the same name) in the same partition. A mark comes after what it marks, so retention removes it later, and it
+needs no further topic, group or right. Committed offsets would expire earlier than the dead letters
+(`offsets.retention.minutes`), and could not represent an arbitrary selection.
 
 Order: read the marks up to the end that the topic has at the start, then read again, write a batch, wait for the
 broker's word, write its mark, wait again. An orderly stop ends between batches and repeats nothing; a crash repeats
-at most one batch (`MAX_BATCH` records), two redrives of the same events at once at most all of it: never lost, and
-receivers know repeats by their webhook-id.
+at most one batch (`MAX_BATCH` records), and two concurrent redrives of the same events repeat all of them at most.
+No event is lost, and receivers recognise repeats by their webhook-id.
 """
 
 import asyncio
@@ -106,13 +106,13 @@ class DeadEvent:
 
 
 def is_mark(record: Record) -> bool:
-    """Returns True if a record of the dead-letter topic is a note of what was redriven, not a dead event."""
+    """Returns True if a record of the dead-letter topic is a mark and not a dead event."""
     return record.key == MARK.encode() and record.value is None and any(name == MARK for name, _ in record.headers)
 
 
 @dataclass(slots=True)
 class RedriveTally:
-    """What a redrive has seen and done so far."""
+    """Counts of what a redrive has found and sent back so far."""
 
     selected: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Events to send back, by tenant and reason."""
@@ -138,7 +138,7 @@ OnProgress = Callable[[RedriveTally], None]
 
 
 class Redrive:
-    """One redrive. `count` first, then `send`."""
+    """Redrives the selected dead events. Call `count` first, then `send`."""
 
     def __init__(
         self,
@@ -249,21 +249,21 @@ def fresh_headers(record: Record, now: float) -> list[tuple[str, bytes | None]]:
 
 
 async def _mark(producer: Producer, records: Sequence[Record]) -> None:
-    """Writes a mark: these records of one partition, in rising order, were sent back."""
+    """Writes a mark for records of one partition, in rising order, that were sent back."""
     first = records[0]
     runs = encode_runs(0, _runs(record.offset for record in records))
     await producer.write(first.topic, MARK.encode(), None, [(MARK, runs.encode())], "redrive", first.partition)
 
 
 def marked_offsets(record: Record) -> Iterable[int]:
-    """Returns the offsets that a mark names as sent back: of its own partition, all before its own."""
+    """Yields the offsets that a mark names as sent back, all in its own partition and none after the mark."""
     text = dict(record.headers).get(MARK) or b""
     for first, last in decode_runs(0, text.decode(errors="replace")):
         yield from range(first, min(last, record.offset) + 1)
 
 
 def _runs(offsets: Iterable[int]) -> list[Run]:
-    """Yields runs of consecutive offsets; a gap ends a run."""
+    """Returns the runs of consecutive offsets; a gap ends a run."""
     grouped = groupby(enumerate(offsets), key=lambda pair: pair[1] - pair[0])
     runs = [[offset for _, offset in group] for _, group in grouped]
     return [(run[0], run[-1]) for run in runs]

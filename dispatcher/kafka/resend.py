@@ -43,7 +43,7 @@ class ResendTally:
 
 
 def available_places(origins: Iterable[Origin], ranges: Mapping[TopicPartition, Range]) -> tuple[list[Origin], int]:
-    """Returns the places that the topics still have, in order, and the number of the others."""
+    """Returns the places that are still in their topics, in order, and the number of those that are gone."""
     places = set(origins)
     kept = [one for one in places if _is_in(one, ranges.get(TopicPartition(one.topic, one.partition)))]
     return sorted(kept, key=lambda one: (one.topic, one.partition, one.offset)), len(places) - len(kept)
@@ -92,7 +92,7 @@ class Resend:
         return self.tally
 
     def _own_event(self, record: "ConsumerRecord[bytes, bytes]") -> DeliveryEvent | None:
-        """Returns the record's event if it is one of this tenant's: the topic may have been created anew since."""
+        """Returns the record's event, or None if it isn't this tenant's: the topic may have been recreated since."""
         try:
             event = read_event(record, Origin(record.topic, record.partition, record.offset))
         except UnreadableEvent:
@@ -122,7 +122,7 @@ def _is_in(origin: Origin, range_: Range | None) -> bool:
 
 
 def _parts(origins: Sequence[Origin]) -> Iterator[tuple[frozenset[int], dict[TopicPartition, Range]]]:
-    """Yields offsets of one partition that are near each other, and the range that contains them."""
+    """Yields groups of nearby offsets of one partition, each with the range that contains it."""
     by_partition: defaultdict[TopicPartition, list[int]] = defaultdict(list)
     for one in origins:
         by_partition[TopicPartition(one.topic, one.partition)].append(one.offset)

@@ -13,12 +13,12 @@ CLOCKS_DIFFER_S: Final = 60.0
 
 
 class RetryTopics:
-    """The tiers. A record keeps its key, value and headers, and gets its retry state as `feedback-*` headers."""
+    """Parks records in the tiers' topics. Key, value and headers stay; `feedback-*` headers hold the retry state."""
 
     def __init__(
         self, producer: Producer, prefix: str, policy: RetryPolicy, former: Mapping[str, float] | None = None
     ) -> None:
-        """Reads and writes nothing yet. `former`: delay in seconds by topic of a former name that is read, too."""
+        """Reads and writes nothing yet. `former`: delay in seconds of each former topic that is still read."""
         self._producer = producer
         self._tiers = retry_topics(prefix, policy.tiers)
         delays = {**(former or {}), **dict(zip(self._tiers, policy.tiers, strict=True))}
@@ -47,8 +47,8 @@ class RetryTopics:
     def due_in_s(self, record: Record, now: float) -> float:
         """Returns the seconds until a parked record is due, 0 or less if it is due.
 
-        A record that would have to wait longer than its tier lets any record wait, and than clocks may differ, is due
-        now: its header is wrong, or the clock was set back, and waiting would hold up every record behind it.
+        A record that would wait longer than its tier's longest wait, plus what clocks may differ, is due now: its
+        header is wrong, or the clock was set back, and waiting would hold up every record behind it.
         """
         longest = self._longest.get(record.topic, 0.0)
         wait = RetryState.of(record).not_before - now

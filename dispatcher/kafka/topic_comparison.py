@@ -1,6 +1,6 @@
-"""Compares the dispatcher's own topics with the settings: retention, size, cleanup, partitions. Pure but for one read.
+"""Compares the dispatcher's own topics with the settings: retention, size, cleanup, partitions. Pure except one read.
 
-`dispatcher topics`, `dispatcher check --kafka` and `run` say the same by it. A warning never stops anything.
+`dispatcher topics`, `dispatcher check --kafka` and `run` use it, so they report the same. A warning never stops them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -48,7 +48,7 @@ async def known_topics(settings: Settings) -> KnownTopics:
 def compare_topics(
     plans: list[TopicPlan], found: Mapping[str, FoundTopic], events: FoundTopic | None
 ) -> tuple[TopicWarning, ...]:
-    """Returns what is wrong. `events`: the topic of events, None if it is missing."""
+    """Returns a warning for each thing that is wrong. `events`: the topic of events, None if it is missing."""
     return tuple(
         TopicWarning(plan.name, message)
         for plan in plans

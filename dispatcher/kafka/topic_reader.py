@@ -28,7 +28,7 @@ class TopicReader:
     def __init__(
         self, consumer: "AIOKafkaConsumer[bytes, bytes]", topic: str, ranges: Mapping[TopicPartition, Range]
     ) -> None:
-        """Reads nothing yet. `topic` is the name for messages, also of several topics."""
+        """Reads nothing yet. `topic` names the topic, or all of them, in messages."""
         self._consumer = consumer
         self._topic = topic
         self.ranges = ranges
@@ -36,7 +36,7 @@ class TopicReader:
 
     @property
     def size(self) -> int:
-        """Number of records in the topics, at most: gaps count."""
+        """Upper bound on the number of records in the topics: gaps in the offsets count, too."""
         return sum(end - first for first, end in self.ranges.values())
 
     def within(self, ranges: Mapping[TopicPartition, Range]) -> "TopicReader":
@@ -51,13 +51,13 @@ class TopicReader:
     def reaching(self, read_to: Mapping[int, int]) -> "TopicReader":
         """Returns a reader whose ranges reach at least these ends: the offsets after records that were read before.
 
-        They exist, whatever end the broker reports; the demo's reports a lower one, see `dispatcher.demo.broker`.
+        They exist even if the broker reports a lower end, as the demo's does, see `dispatcher.demo.broker`.
         """
         ranges = {tp: (first, max(end, read_to.get(tp.partition, 0))) for tp, (first, end) in self.ranges.items()}
         return TopicReader(self._consumer, self._topic, ranges)
 
     async def since(self, at: float) -> "TopicReader":
-        """Returns a reader of the records of `at`, Unix seconds, and later.
+        """Returns a reader of the records that were written at or after `at`, in Unix seconds.
 
         Raises:
             KafkaError: the broker did not answer.
@@ -155,7 +155,7 @@ async def open_topics(settings: KafkaSettings, topics: Sequence[str], name: str 
 
 
 def outside_consumer(settings: KafkaSettings, group_id: str | None = None) -> "AIOKafkaConsumer[bytes, bytes]":
-    """Returns a consumer, not started, that joins no group. A position that is gone becomes the first one left.
+    """Returns an unstarted consumer that joins no group. If its position is gone, it reads from the first offset.
 
     `group_id`: the group that it commits for.
     """
@@ -186,7 +186,7 @@ async def partitions_of(settings: KafkaSettings, topics: Sequence[str]) -> list[
 
 @contextmanager
 def translating_kafka_errors(settings: KafkaSettings) -> Iterator[None]:
-    """Turns what a Kafka client raises into one line for people: what doesn't work, on which resource, and the cure."""
+    """Translates a Kafka client's errors into BrokerUnavailable: one line on what failed, where, and the cure."""
     try:
         yield
     except (KafkaError, OSError, TimeoutError) as error:

@@ -1,6 +1,6 @@
 """Follows one topic from outside any consumer group while the process runs: reads it once, then what is added.
 
-Nothing is joined, committed or created by it. A broker that goes away is waited for; what was read stays, and reading
+It joins, commits and creates nothing. While the broker is away, it waits; what was read stays, and reading then
 continues after the last record. A topic that was recreated, or lost its end, is read from the start, and the sink is
 reset first.
 """
@@ -45,7 +45,7 @@ class RecordSink(Protocol):
         ...
 
     def reset(self) -> None:
-        """Discards every record: the topic is another one, or is read anew."""
+        """Discards every record, because the topic was recreated or is read again from the start."""
         ...
 
 
@@ -64,7 +64,7 @@ class TopicTailer:
         batch: int = BATCH,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Reads `keep_s` seconds back, at most `most_read` records over all partitions, `batch` records at once."""
+        """Reads nothing yet. `run` reads `keep_s` seconds back, at most `most_read` records in all, `batch` at once."""
         self._settings = settings
         self._topic = topic
         self._sink = sink
@@ -85,7 +85,7 @@ class TopicTailer:
 
     @property
     def problem(self) -> str | None:
-        """Why what was read may not be all, for people; None if it is."""
+        """Why the records that were read may be incomplete, for people; None if they are complete."""
         if self._away:
             return self._away
         left = sum(max(0, end - self._next.get(partition, 0)) for partition, end in self._ends.items())

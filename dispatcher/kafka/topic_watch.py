@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 
 class TopicWatch:
-    """Compares the topics with the settings now and then; `run` is its task."""
+    """Compares the topics with the settings periodically; `run` is its task."""
 
     def __init__(self, settings: Settings, problems: KafkaProblems) -> None:
         self._settings = settings
@@ -31,7 +31,7 @@ class TopicWatch:
         """What former topics hold, as last seen."""
 
     async def run(self) -> None:
-        """Looks until cancelled."""
+        """Repeats the comparison until cancelled."""
         while True:
             try:
                 async with asyncio.timeout(ANSWER_S):

@@ -63,8 +63,8 @@ class TopicPlan:
 def planned_topics(settings: Settings, partitions: int, replication: int) -> list[TopicPlan]:
     """Returns the dispatcher's own topics: retry topics, dead letters, held events and, if switched on, history.
 
-    A parked record must outlive the age limit, a dead one a fortnight of holidays. Records may be larger than the event
-    by their headers.
+    A parked record is kept longer than the age limit, a dead one for a fortnight. Headers may make a record larger
+    than its event.
     """
     kafka, policy = settings.kafka, RetryPolicy.of(settings.retry)
     keep_s = settings.retry.max_age + 3 * _DAY_S

@@ -93,7 +93,7 @@ class GuardedConnection(asyncio.Protocol):
         return "body_timeout" if is_incomplete and passed > BODY_S else ""
 
     def close(self, answer: bytes = b"") -> None:
-        """Closes the connection; `answer` is sent before, if the peer reads."""
+        """Closes the connection. Sends `answer` before, if no request is under way and nothing else is unsent."""
         self._is_closed = True
         if self._socket is not None:
             with suppress(OSError):
@@ -131,9 +131,9 @@ class GuardedConnection(asyncio.Protocol):
         self._head_since = self._phase_since = self._loop.time()
 
     async def secure(self, accepted: socket.socket, context: ssl.SSLContext) -> None:
-        """Makes a TLS connection of an accepted socket. Its time is that of the first request head (`HEAD_S`).
+        """Performs the TLS handshake on an accepted socket, within the time of the first request head (`HEAD_S`).
 
-        The connection counts from before the handshake: peers that never end one have the same limits as others.
+        The connection is counted before the handshake, so that peers that never end one have the same limits.
         """
         with suppress(OSError):  # it has gone already
             self._opened_by(accepted.getpeername())

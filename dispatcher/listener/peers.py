@@ -7,7 +7,7 @@ Networks = Sequence[IPv4Network | IPv6Network]
 
 
 def address_of(text: str) -> IPv4Address | IPv6Address | None:
-    """Returns the IP address, without a zone, an IPv4-mapped one as IPv4; None if the text is no address."""
+    """Returns the IP address without its zone; an IPv4-mapped one as IPv4. None if the text is no address."""
     try:
         address = ip_address(text.partition("%")[0])
     except ValueError:

@@ -1,1 +1,1 @@
-"""Notifications: who learns of which change, by e-mail and operational webhooks."""
+"""Notifies contacts and the operator of changes, by e-mail and operational webhooks."""

@@ -182,7 +182,7 @@ def _mail(notice: Notice, sections: Sequence[Section], address: str, composer: C
 def _confirmations(
     world: World, stored: Stored, composer: Composer, now: float
 ) -> tuple[list[tuple[TenantKey, str]], list[Message]]:
-    """Asks contacts that are new. Limits keep tenants from having us write to addresses of others."""
+    """Asks new contacts to confirm. Limits keep tenants from making us write to other people's addresses."""
     if composer.links is None or composer.settings.smtp is None:
         return [], []
     by_tenant: Counter[TenantKey] = Counter()

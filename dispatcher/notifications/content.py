@@ -149,7 +149,7 @@ def fleet_section(news: News, public_url: str | None, now: float) -> Section:
 
 
 def content_of(sections: Sequence[Section]) -> Content:
-    """Returns one message of some sections. Its title is that of the first one."""
+    """Returns one message with these sections. Its title is the first one's, and says how many more there are."""
     title = sections[0].title
     if len(sections) > 1:
         title += f", and {len(sections) - 1} more"

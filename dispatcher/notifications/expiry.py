@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 
 def expiries_of_webhook(config: WebhookConfig) -> tuple[Expiry, ...]:
-    """Returns what expires of a webhook: client certificate, CA, dated signing secrets, and a key that is replaced."""
+    """Returns the expiries of a webhook: client certificate, CA, dated signing secrets, and a key being replaced."""
     found: list[Expiry] = []
     for name, secret in (("client certificate", config.tls.certificate), ("CA", config.tls.ca)):
         if secret is not None:
@@ -52,13 +52,13 @@ def expiries_of_settings(settings: Settings) -> tuple[Expiry, ...]:
         files.append(("CA of the mail server", smtp.ca))
     found: list[Expiry] = []
     for name, path in files:
-        found += _first(expiries_in(_read(path), name))
+        found += _latest(expiries_in(_read(path), name))
     found += expiries_in(_read(security.certificate), "client certificate for Kafka")
     return tuple(found)
 
 
 def expiries_in(pem: bytes, name: str) -> Iterator[Expiry]:
-    """Returns the certificates in PEM; none if it can't be read, which its user reports."""
+    """Yields the expiry of each certificate in PEM; none if it can't be read, which the code that uses it reports."""
     if b"BEGIN CERTIFICATE" not in pem:
         return
     from cryptography import x509  # takes 7 MB
@@ -76,8 +76,8 @@ def expiries_in(pem: bytes, name: str) -> Iterator[Expiry]:
         yield Expiry(f"the {name} ({subject})" if subject else f"the {name}", key.hexdigest(), at)
 
 
-def _first(expiries: Iterable[Expiry]) -> list[Expiry]:
-    """Returns the one that expires last: of a bundle of public authorities some always expire soon."""
+def _latest(expiries: Iterable[Expiry]) -> list[Expiry]:
+    """Returns only the one that expires last, because in a public CA bundle some always expire soon."""
     return sorted(expiries, key=lambda one: one.at)[-1:]
 
 

@@ -1,8 +1,8 @@
 """Decides what is reported to whom, and when. Pure; times are Unix seconds.
 
-Disabled is reported at once, everything else combined and at most once per tenant and hour. A state has to last before
-it is reported, so that a flapping endpoint is not reported each time. If many tenants change together, or if our own
-way out is broken, only the operator is notified.
+A disabled webhook is reported at once; everything else is combined, and reported at most once per tenant and hour. A
+state has to last before it is reported, so that a flapping endpoint is not reported each time. If many tenants change
+together, or if our own way out is broken, only the operator is notified.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -164,7 +164,7 @@ def plan(
     """Decides what is sent now. The caller stores the memories in the transaction that stores what is sent.
 
     Args:
-        own: what expires of the operator's own.
+        own: expiries of the operator's certificates.
     """
     made = Plan(fleet_memory=msgspec.structs.replace(fleet_memory, expiries=list(fleet_memory.expiries)))
     for expiry in own[:MAX_EXPIRIES]:
@@ -189,7 +189,7 @@ def plan(
 
 
 def _report_fleet(subjects: Sequence[Subject], memories: Mapping[TenantKey, Memory], made: Plan, now: float) -> bool:
-    """Reports changes of many tenants to the operator. Returns True if tenants' trouble is not reported to them."""
+    """Reports changes of many tenants to the operator. Returns True if tenants are not notified of trouble."""
     total, memory = len(subjects), made.fleet_memory
     changed = [one for one in subjects if one.state in TROUBLE and _reported(memories, one) not in TROUBLE]
     broken = [one for one in subjects if one.own_failure_at is not None and now - one.own_failure_at < BROKEN_FOR_S]
@@ -219,7 +219,7 @@ def _copied(memory: Memory) -> Memory:
 
 
 def _note_dead(subject: Subject, memory: Memory, now: float) -> None:
-    """Notes dead events. One is a first one if no event died in the day before it."""
+    """Records the latest dead event, which is to be reported if none died in the day before it."""
     if subject.dead_at is None or subject.dead_at <= memory.dead_at:
         return
     is_first = subject.dead_at - memory.dead_at > DAY_S

@@ -70,7 +70,7 @@ class _YoungObjectsOnly:
     """Restricts the garbage collector to its youngest generation.
 
     A large document is some hundred thousand objects. A collection of an older generation visits all of them, in one
-    step that no other thread can interrupt, and the loop would stand still as long.
+    step that no other thread can interrupt, and would block the loop for as long.
     """
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class _YoungObjectsOnly:
 
     @contextmanager
     def collected(self) -> Iterator[None]:
-        """Applies until the block is left; of blocks that overlap, until the last one is."""
+        """Applies the restriction until the block is left, or the last one of several that overlap."""
         if self._users == 0:
             self._thresholds = gc.get_threshold()
             gc.set_threshold(self._thresholds[0], _NEVER, _NEVER)

@@ -6,7 +6,7 @@ from dispatcher.contract.tenant import TenantKey
 
 
 def owners(claims: Mapping[str, Sequence[TenantKey]], held: Mapping[TenantKey, str]) -> dict[TenantKey, str]:
-    """Returns the file of each tenant: the one that has it now if it still claims it, otherwise the first.
+    """Returns each tenant's file: its present one if that still claims the tenant, otherwise the first by name.
 
     Args:
         claims: tenants of each file's entries, by the file's name.

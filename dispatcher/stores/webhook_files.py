@@ -347,7 +347,7 @@ def _is_header_value(path: Loc) -> bool:
 
 
 def _refused_urls(data: JsonValue, check: Check) -> Iterator[tuple[Loc, str]]:
-    """Returns the check's problems of the URLs of an entry with other mistakes, so that all are reported together."""
+    """Yields problems with the URLs of an entry that has other mistakes, so that all are reported together."""
     entry = data if isinstance(data, dict) else {}
     auth = entry.get("auth")
     fetch = auth.get("fetch") if isinstance(auth, dict) else None

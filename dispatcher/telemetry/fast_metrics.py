@@ -52,7 +52,7 @@ class HistogramSeries:
             self.exemplars[bucket] = Exemplar(dict(exemplar), amount, time.time())
 
     def cumulated(self) -> Iterator[tuple[str, float, Exemplar | None]]:
-        """Returns the upper bound, the number of observations up to it, and an exemplar, for each bucket."""
+        """Yields the upper bound of each bucket, the number of observations up to it, and an exemplar or None."""
         total = 0
         for number, (bound, count) in enumerate(zip((*self._bounds, float("inf")), tuple(self.counts), strict=True)):
             total += count

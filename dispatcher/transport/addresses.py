@@ -120,7 +120,7 @@ def carried(address: Address) -> tuple[IPv4Address, ...]:
 
 
 def place_of(address: Address) -> Place:
-    """Returns the kind of an address; for an IPv6 form that carries an IPv4 address, the worse of the two."""
+    """Returns the kind of an address. An IPv6 address that carries an IPv4 address is never better than that one."""
     if address in _METADATA:
         return Place.METADATA
     if isinstance(address, IPv4Address):

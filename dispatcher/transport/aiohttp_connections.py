@@ -1,4 +1,4 @@
-"""aiohttp's connections as the client of `aiohttp_client` needs them: from our dialer, with answers read leniently."""
+"""Adapts aiohttp's connections for `aiohttp_client`: our dialer opens them, and answers are read leniently."""
 
 import asyncio
 import ssl
@@ -58,7 +58,7 @@ class Handler(ResponseHandler):
 
     @property
     def was_dropped_after_resumption(self) -> bool:
-        """The server ended a connection with a resumed TLS session before it answered the first request."""
+        """True if the server ended a connection with a resumed TLS session before it answered the first request."""
         return self.is_resumed and self.requests == 1 and not self.raw
 
     @property

@@ -1,7 +1,7 @@
 """Reads the head of an answer leniently: its status and the headers that decide the verdict. Pure.
 
 The strict parsers of both HTTP clients refuse an answer whose framing is unsafe on a shared connection: two
-Content-Length headers, chunked coding beside a length, folded headers, bare line feeds. The status is known
+Content-Length headers, chunked coding and a length, folded headers, bare line feeds. The status is known
 all the same, and the endpoint has acted on the request; repeating it would only deliver the event again. So when a
 parser refuses an answer, its head is read here. The connection is never reused after that.
 """

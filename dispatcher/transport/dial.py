@@ -69,7 +69,7 @@ class Dialer:
         return None if self._proxy is not None and self._proxy.resolves else self._resolver.watch(host)
 
     def retirement(self, now: float) -> float:
-        """Returns until when a connection opened now may be used again."""
+        """Returns the time until which a connection that is opened at `now` may be reused."""
         return now + self._max_age_s * (1 - AGE_JITTER * random.random())  # noqa: S311  (spreads load, hides nothing)
 
     async def dial(

@@ -73,7 +73,7 @@ async def first_good(one: "asyncio.Future[list[str]]", other: "asyncio.Future[li
     """Returns the addresses of both lookups, or of the one that succeeded if the other takes 50 ms longer.
 
     Raises:
-        DnsError: both ended without an address. Otherwise the error of the first that failed.
+        DnsError: neither found an address. The error of the first one that failed, if any.
     """
     await asyncio.wait([one, other], return_when=asyncio.FIRST_COMPLETED)
     if any(_found(task) for task in (one, other)):

@@ -15,14 +15,14 @@ _STARTING_SHARE: Final = 0.5
 
 
 async def connect_first(addresses: Sequence[str], port: int, within_s: float) -> tuple[socket.socket, str]:
-    """Returns a connected socket and its address: one of those given, exactly.
+    """Returns a connected socket and its address, which is exactly one of those given.
 
     Addresses that don't answer share the time evenly: the head start of each one shrinks so that the last of them still
     has half of `within_s`, which the caller enforces.
 
     Raises:
-        OSError: no address could be connected to. That of the first one tried, but an error of the endpoint's goes
-            before one of this machine's (no route for one of the two families).
+        OSError: no address could be connected to. It is the first error that occurred, but one of the endpoint goes
+            before one of this machine (no route for one of the two families).
     """
     waiting = _interleaved(addresses)
     if len(waiting) == 1:

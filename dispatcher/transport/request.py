@@ -109,7 +109,7 @@ class Exchange(Protocol):
     """A request in progress."""
 
     def abort(self) -> None:
-        """Cancels the request: `ended` is not called."""
+        """Cancels the request; `on_result` is not called."""
         ...
 
 

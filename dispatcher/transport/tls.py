@@ -74,7 +74,7 @@ class TLSSessions:
             self._kept.popitem(last=False)
 
     def forget(self, place: Place, *, is_refused: bool) -> None:
-        """Forgets the server's session. If a connection that offered it failed, none is kept for an hour."""
+        """Forgets the server's session. If `is_refused`, none is kept for an hour."""
         self._kept.pop(place, None)
         if not is_refused:
             return

@@ -1,4 +1,4 @@
-"""Turns pydantic's errors into problems with a cure. No value of a document is ever quoted: it may be a secret."""
+"""Converts pydantic's errors to problems that say what to change. Never quotes a value, which may be a secret."""
 
 import difflib
 from collections import defaultdict

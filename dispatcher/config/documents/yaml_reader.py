@@ -153,7 +153,7 @@ def parse_leniently(content: bytes, file: str) -> tuple[Document, list[Mistake]]
 
 
 def parse_value(text: str) -> JsonValue:
-    """Reads one value that is not in a file as YAML: `10s`, `true`, `[a, b]`, `{file: x}`.
+    """Reads a text that doesn't come from a file as one YAML value: `10s`, `true`, `[a, b]`, `{file: x}`.
 
     Raises:
         ValueError: it is not YAML; the message says what is wrong.

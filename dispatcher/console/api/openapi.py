@@ -248,7 +248,7 @@ def _query_parameters(model: type[BaseModel]) -> list[JsonValue]:
 
 
 def _without_null(schema: _Json) -> _Json:
-    """Returns the schema without null: a parameter is omitted instead."""
+    """Returns the schema without null, because a parameter is omitted instead of null."""
     choices = schema.get("anyOf")
     if isinstance(choices, list):
         left = [choice for choice in choices if choice != {"type": "null"}]
@@ -282,10 +282,10 @@ def _schemas() -> _Json:
 
 
 def _tidied(schema: JsonValue) -> JsonValue:
-    """Returns the schema as client generators take it.
+    """Returns the schema in a form that client generators accept.
 
-    Without titles, from which they make names that collide, without defaults that are no single value, and with at most
-    two choices if one is null.
+    Removes titles, from which generators derive colliding names, and defaults that are null, lists or objects. Merges
+    null into the first of more than two choices.
     """
     if isinstance(schema, list):
         return [_tidied(one) for one in schema]
@@ -323,7 +323,7 @@ def _without_third_null(choices: JsonValue) -> JsonValue:
 def _of_webhooks(
     model: type[BaseModel], prefix: str, mode: JsonSchemaMode, secret: str
 ) -> Iterator[tuple[str, JsonValue]]:
-    """Yields the webhook's schema with another form of secrets, its definitions with a prefix unless shared."""
+    """Yields the webhook's schemas, with `secret` for references to secrets and `prefix` before unshared names."""
     schema = WebhookConfig.model_json_schema(mode=mode, ref_template=_REF)
     definitions = schema.pop("$defs")
     schema["description"] = model.__doc__

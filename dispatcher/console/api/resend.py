@@ -1,4 +1,4 @@
-"""Handlers that send a webhook's events again, and those of the jobs that do it."""
+"""Handlers that send a webhook's events again, and handlers of the jobs that do so."""
 
 from dispatcher.console import resending
 from dispatcher.console.api.models import (

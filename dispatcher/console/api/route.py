@@ -62,7 +62,7 @@ class Call(Generic[Query, Body]):
         return self.request.rel_url.update_query(parameters).raw_path_qs
 
     def wanted_version(self, current: int) -> int:
-        """Returns the version that If-Match names; `current` if that is among several.
+        """Returns the version that If-Match names: `current` if it is one of several, or for `*`.
 
         Raises:
             ApiError: 428 if the header is missing.

@@ -1,4 +1,4 @@
-"""Compares the edits of two people: what was saved meanwhile beside what was entered, field by field."""
+"""Compares two people's edits of a webhook field by field: the saved values with those entered in the form."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

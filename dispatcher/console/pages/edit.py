@@ -148,7 +148,7 @@ class WebhookEditor:
         return editing
 
     async def leave_kept(self, _request: web.Request) -> web.StreamResponse:
-        """Leads to the list: a choice in the top bar of the kept form's page comes back here."""
+        """Redirects to the list, because choices in the top bar of the kept form's page lead to this path."""
         return to("/")
 
     async def continue_kept(self, request: web.Request) -> web.StreamResponse:

@@ -135,7 +135,7 @@ class EventPage:
     async def _decision(
         self, request: web.Request, webhook: StoredWebhook, known: EventFacts, event_id: str
     ) -> tuple[event_explanation.Decision | None, str]:
-        """Returns the decision if the request asks for it, or else why there is none."""
+        """Returns the decision if the request asks for it, and an error text if the decision can't be made."""
         settings, shows_people = self._renderer.services.settings, person_of(request).is_admin
         places = known.places(settings.kafka.prefix)
         if "explain" not in request.query or not places:
@@ -168,7 +168,7 @@ class EventPage:
         return f"It is tried again, at growing intervals, until it is too old.{wait}"
 
     def _remedy(self, webhook: StoredWebhook, known: EventFacts) -> str:
-        """Returns what to change. An event that expired unanswered gets that of the webhook's latest failure."""
+        """Returns what to change. For an event that expired without an answer, uses the webhook's latest failure."""
         last, death = next(reversed(known.attempts), None), known.death
         if last is None and death is not None and death.reason == DeadReason.EXPIRED and death.last_status is None:
             failing = self._renderer.services.attempts.failing(webhook.tenant)

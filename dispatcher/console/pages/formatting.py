@@ -267,7 +267,7 @@ def as_curl(url: str, headers: Sequence[tuple[str, str]], body: str) -> str:
 
 
 def word(key: object, words: dict[str, str]) -> str:
-    """Returns the word for a key; the key itself if a newer version wrote it."""
+    """Returns the word for a key. A key of a newer version is returned with spaces instead of underscores."""
     return words.get(str(key), str(key).replace("_", " "))
 
 

@@ -1,4 +1,4 @@
-"""Keeps the webhook form if its session has ended: after a new sign-in of the same person the form is back.
+"""Keeps a posted webhook form whose session has ended, and shows it again after the same person signs in.
 
 Nothing is stored: the page that asks to sign in contains the form, encrypted for its author, for an hour. So this works
 with several replicas and without JavaScript, and no secret is in the clear anywhere. Opening it again only shows the

@@ -50,11 +50,11 @@ class SecretSealer:
         return text if (owner, at) == (person, place) and isinstance(text, str) else None
 
     def seal_owner(self, person: str) -> str:
-        """Returns a text for a form that says whose it is, also after the session has ended."""
+        """Returns a sealed text that identifies a form's author, even after the session has ended."""
         return self.fernet.encrypt(orjson.dumps([person, _OWNER, ""])).decode()
 
     def owner_of(self, sealed: str) -> str | None:
-        """Returns the person of `seal_owner`, or None if it is too old or of another key."""
+        """Returns the person in a text of `seal_owner`, or None if it has expired or another key sealed it."""
         try:
             owner, at, _ = orjson.loads(self.fernet.decrypt(sealed.encode(errors="replace"), ttl=OWNER_LIFE_S))
         except (InvalidToken, ValueError):
@@ -67,7 +67,7 @@ class SecretSealer:
         return self.fernet.encrypt(content).decode()
 
     def kept(self, sealed: str) -> "KeptForm | None":
-        """Returns the form of `keep`, or None if it is older than an hour or of another key."""
+        """Decrypts a form that `keep` encrypted. Returns None if it is older than an hour or of another key."""
         try:
             content = zlib.decompress(self.fernet.decrypt(sealed.encode(errors="replace"), ttl=LIFE_S))
             owner, at, path, fields = orjson.loads(content)

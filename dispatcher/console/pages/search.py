@@ -161,7 +161,7 @@ def _words(text: str) -> frozenset[str]:
 
 
 def since_of(range_name: str, since: str, now: float) -> float | None:
-    """Returns the begin of a time range: the typed time, else that of a range of `RANGES`; None if there is neither."""
+    """Returns the start of a time range: the typed time, else that of a range in `RANGES`; None if there is neither."""
     at = time_in(since)
     return now - RANGES[range_name] if at is None and range_name in RANGES else at
 

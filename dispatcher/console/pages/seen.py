@@ -1,4 +1,4 @@
-"""Which tenants, channels and campaigns had events lately, for the pick lists and warnings of the webhook form."""
+"""Finds tenants, channels and campaigns with recent events, for pick lists and warnings of the webhook form."""
 
 import time
 from collections import Counter
@@ -28,10 +28,10 @@ class Seen:
 
 
 async def seen_of(services: Services, person: Person, tenant: TenantKey | None) -> Seen:
-    """Returns what was seen; empty without a history store, or if it doesn't answer.
+    """Returns what had events recently; only the person's organisations if no history store answers.
 
     Args:
-        tenant: that of the webhook that is edited; None for a new one.
+        tenant: tenant of the edited webhook; None for a new webhook.
     """
     own = tuple(sorted(person.orgs or ()))
     if services.history is None:

@@ -1,6 +1,6 @@
 """Counts a tenant's attempts by outcome, and their latencies, over the last hour, day and week. Pure.
 
-A ring of counters for each window, and a few histograms for its latencies: about 8 KB a tenant, however many
+Each window has a ring of counters and a few histograms of latencies: about 8 KB per tenant for any number of
 attempts. Times are Unix seconds.
 """
 

@@ -29,7 +29,7 @@ class HistoryLookup:
         states: TenantStates,
         problem: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """Reads nothing yet. `problem` returns why the store may lack the newest entries."""
+        """Creates the lookup without reading. `problem` returns why the store may lack the newest entries."""
         self._search = search
         self._store = store
         self._key = recipient_key
@@ -80,7 +80,7 @@ class HistoryLookup:
 
 
 def is_address(text: str) -> bool:
-    """Returns True if the text looks like an e-mail address or a telephone number: it must not get into a URL."""
+    """Returns True if the text looks like an e-mail address or a telephone number, which must not appear in a URL."""
     return _ADDRESS.fullmatch(text.strip()) is not None
 
 

@@ -3,7 +3,7 @@
 Each tenant has a document of its own. Tenants bring their private keys: in a common document, each tenant could sign
 tokens that another tenant's receiver accepts as ours, whatever `kid` and claims it checks.
 
-A key stays published for a while after its webhook has another one or none, because tokens that it signed are still in
+A key stays published for a while after its webhook replaces or drops it, because tokens that it signed are still in
 flight. The keys of a deleted webhook are withdrawn at once.
 
 Private members can't be published: `auth.public_keys` builds a key from its public numbers only.
@@ -55,7 +55,7 @@ class _Keys:
     """Each with the time of its withdrawal in Unix seconds; None if it stays."""
 
     def at(self, now: float) -> list[PublicJwk]:
-        """Returns what is published at a time, in Unix seconds."""
+        """Returns the keys that are published at `now`, in Unix seconds."""
         return [key for key, end in self.keys if end is None or now < end]
 
 
@@ -102,7 +102,7 @@ class PublishedKeys:
         self._is_current = False
 
     def _look(self, webhooks: Sequence[Webhook]) -> None:
-        """Reads the keys, in a thread: reading a key takes about a millisecond."""
+        """Reads the webhooks' keys. Runs in a thread, because reading a key takes about a millisecond."""
         before, self._of_tenant = self._of_tenant, {}
         for webhook in webhooks:
             known = before.get(webhook.tenant)

@@ -69,7 +69,7 @@ class RunningLanes:
         """Prepares without connecting.
 
         Args:
-            token: what the dispatchers' ops ports want (`ops.token`).
+            token: the bearer token for the dispatchers' ops ports (`ops.token`).
             tls: how their certificates are verified (`ops.tls`).
         """
         self._urls = settings.dispatchers
@@ -207,7 +207,7 @@ class RunningLanes:
 
 
 def parse_lane(answer: bytes) -> LaneModel:
-    """Parses a dispatcher's response. Raises ValueError if it is no such response."""
+    """Parses a dispatcher's description of a lane. Raises ValueError if the response is anything else."""
     document = orjson.loads(answer)
     return _LANE.validate_python({**document, "instances": 1} if isinstance(document, dict) else document)
 

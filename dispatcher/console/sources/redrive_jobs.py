@@ -45,7 +45,7 @@ log = structlog.get_logger(__name__)
 
 
 class RunningJob:
-    """A job as its work sees it: the work reports progress here, and learns that it has to stop."""
+    """Handle by which the work of a job reports its progress and learns that it has to stop."""
 
     def __init__(self, jobs: "RedriveJobs", job_id: str) -> None:
         self._jobs = jobs
@@ -60,7 +60,7 @@ class RunningJob:
         self._jobs.update(self.id, total=total, sent=sent, already=already, gone=gone)
 
     async def finish(self, sending: Coroutine[object, object, T]) -> T:
-        """Runs the sending. If the console stops, the running batch is finished, within `STOP_S`."""
+        """Awaits `sending`. If the console stops, the running batch gets `STOP_S` to finish."""
         task = asyncio.ensure_future(sending)
         try:
             return await asyncio.shield(task)

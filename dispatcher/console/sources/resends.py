@@ -52,7 +52,7 @@ class DeliveredEvents:
         return ResendCheck(len(kept), gone, is_cut)
 
     async def start(self, tenant: TenantKey, query: ResendQuery, by: str) -> RedriveModel:
-        """Starts or queues a job, which `DeadLetterReader.job` returns.
+        """Starts or queues a job, which `RedriveJobs.job` returns.
 
         Raises:
             NotFound: nothing matches.
@@ -69,7 +69,7 @@ class DeliveredEvents:
         )
 
     async def _find(self, tenant: TenantKey, query: ResendQuery) -> tuple[list[Origin], bool]:
-        """Returns the places of the matching events, and whether there are more than one job sends."""
+        """Returns the places of matching events, as many as one job sends at most, and whether there are more."""
         found: dict[Origin, None] = {}
         for event_id in query.event_ids:
             found |= _origins(await self._history.timeline(event_id, tenant=tenant))

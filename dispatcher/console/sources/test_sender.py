@@ -221,7 +221,7 @@ def _details_of(phases: Phases, status: int | None, host: str) -> dict[str, str]
 
 
 def _shown_address(text: str, host: str) -> str:
-    """Returns the address, unless it is one of the operator's network that the host name alone doesn't show."""
+    """Returns the address, or a placeholder if it is in the operator's network and the host name doesn't show it."""
     address = literal(text)
     is_known = literal(host) is not None or host == "localhost"
     return text if is_known or address is None or place_of(address) is Place.PUBLIC else "in the operator's network"

@@ -107,7 +107,7 @@ def resolve_draft(draft: JsonValue, stored: Mapping[str, StoredSecret], document
 
 
 def secrets_of(model: BaseModel, before: Loc = ()) -> Iterator[tuple[Loc, Secret]]:
-    """Returns place and value of every secret in a configuration."""
+    """Yields place and value of every secret in a configuration."""
     for name in type(model).model_fields:
         value = getattr(model, name)
         for path, item in _items((*before, name), value):
@@ -148,7 +148,7 @@ SIGNED_TOKENS: Final[tuple[Loc, ...]] = (("auth", "sign"), ("auth", "fetch", "as
 
 
 def stored_next_key(document: Mapping[str, JsonValue]) -> tuple[Loc, datetime] | None:
-    """Returns the place of the token that a stored document's next key will sign, and when; None if there is none."""
+    """Returns the place of the token that a stored document's next key will sign, and from when; None if none."""
     for place in SIGNED_TOKENS:
         starts = _at(dict(document), (*place, "next", "starts"))
         if isinstance(starts, str):

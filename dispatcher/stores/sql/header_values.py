@@ -84,7 +84,7 @@ def renew_headers(
 
 
 def are_encrypted(document: Document) -> bool:
-    """Returns False if a header parameter of a stored document is readable."""
+    """Returns True unless a stored document has a header parameter in plain text."""
     headers = document.get(HEADERS)
     return not (isinstance(headers, dict) and any(isinstance(value, str) for value in headers.values()))
 

@@ -56,7 +56,7 @@ async def add_tenants(connection: AsyncConnection, tenants: Iterable[TenantKey],
 
 
 async def add_evidence(connection: AsyncConnection, rows: Sequence[Row], now_ms: int, *, is_postgresql: bool) -> None:
-    """Adds new rows to the evidence. Tenants are locked in order, so that workers never wait for each other in turn."""
+    """Adds new rows to the evidence. Tenants are locked in order, so that workers never deadlock."""
     found = evidence_in(rows, now_ms)
     if not found:
         return

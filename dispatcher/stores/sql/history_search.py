@@ -155,7 +155,7 @@ class HistorySearch:
 
 
 def _keys(query: HistoryQuery) -> list[tuple[str, str]]:
-    """Returns the columns and values of which one has to match."""
+    """Returns pairs of column and value; an entry has to match one of them."""
     keys = [("recipient", recipient) for recipient in query.recipients]
     if query.any_id is not None:
         columns = IDS if query.id_field is None else (query.id_field,)

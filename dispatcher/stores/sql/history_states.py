@@ -79,7 +79,7 @@ class StateChange:
 
 
 class TenantStates:
-    """The states in the history store."""
+    """Reads and judges the states of webhooks in the history store."""
 
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
         self._database = database

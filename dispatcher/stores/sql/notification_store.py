@@ -98,7 +98,7 @@ class NotificationStore:
 
     @property
     def now(self) -> float:
-        """Unix seconds."""
+        """The current time in Unix seconds."""
         return self._clock()
 
     async def read(self) -> Stored:

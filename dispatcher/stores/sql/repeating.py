@@ -22,7 +22,7 @@ async def keep_trying(
     if_bug: str,
     failures: Counter = metrics.HISTORY_STORE_FAILURES,
 ) -> NoReturn:
-    """Runs the step every `every_s` seconds until cancelled. An error is counted and logged, and ends nothing.
+    """Runs the step every `every_s` seconds until cancelled. Counts and logs errors; none ends it.
 
     Args:
         component: label of `dispatcher_errors_total` if the step has a bug.

@@ -28,7 +28,7 @@ def is_storable(*texts: str) -> bool:
 
 
 async def next_change(connection: AsyncConnection) -> int:
-    """Counts a change, as the first statement of its transaction: other changes wait. The commit sends the notice."""
+    """Counts a change. Call it first in a transaction, so that other changes wait. The commit sends the notice."""
     counted = update(change_counter).where(change_counter.c.id == 1).values(value=change_counter.c.value + 1)
     value = (await connection.execute(counted.returning(change_counter.c.value))).scalar_one_or_none()
     if value is None:
@@ -204,7 +204,7 @@ async def drop_secrets(connection: AsyncConnection, webhook_id: str, paths: Iter
 async def mark_deleted(
     connection: AsyncConnection, webhook_id: str, version: int, change: int, at: datetime | None, by: str, now: datetime
 ) -> None:
-    """Marks a webhook as deleted at a time; None: as not deleted. Its secrets stay."""
+    """Marks a webhook as deleted at the time `at`, or as not deleted if that is None. Its secrets stay."""
     values = {"version": version, "changed": change, "updated_at": now, "updated_by": by, "deleted_at": at}
     await connection.execute(update(webhooks).where(webhooks.c.id == webhook_id).values(values))
 

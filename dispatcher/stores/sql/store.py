@@ -233,7 +233,7 @@ class SqlStore:
 
 
 def _newer(known: WebhookRow | None, row: WebhookRow) -> WebhookRow:
-    """Returns the row that was read later; of two readings of one state, the first, whose webhook may be in use."""
+    """Returns `known` if it is at least as new as `row` and has a webhook, which may be in use; otherwise `row`."""
     return known if known is not None and known.changed >= row.changed and known.webhook is not None else row
 
 

@@ -37,7 +37,7 @@ class Imported:
 
 
 class _DryRun(Exception):
-    """Rolls the transaction back."""
+    """Raised to roll back the transaction of a dry run."""
 
 
 class Transfer:

@@ -152,7 +152,7 @@ class Http1Transport:
         return connection, await _answer_or_abort(answer, exchange)
 
     def start_post(self, request: Request, on_result: Callable[[Attempt], None]) -> Http1Exchange | None:
-        """Sends the request on an idle connection without awaiting. Calls `ended` once, unless the exchange is aborted.
+        """Sends the request on an idle connection without awaiting. Calls `on_result` once, unless it is aborted.
 
         Returns None, and sends nothing, if no connection is idle: `post` opens one, or says why it can't.
 

@@ -77,7 +77,7 @@ class Connection(asyncio.Protocol):
         return f"<Connection {state} requests={self.requests}>"
 
     def exchange(self, data: bytes, deadline: float, keep: int, ended: Ended) -> None:
-        """Writes a request. Calls `ended` once: with None if there is an answer, whose parts are attributes then.
+        """Writes a request. Calls `ended` once: with the error, or with None after an answer, which attributes hold.
 
         `ended` may use the connection again. After `abort` it is not called.
         """
@@ -117,7 +117,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def was_dropped_after_resumption(self) -> bool:
-        """The server ended a connection with a resumed TLS session before it answered the first request."""
+        """True if the server ended a connection with a resumed TLS session before it answered the first request."""
         return self.is_resumed and self.requests == 1 and not self._raw and not self.usable
 
     @property

@@ -45,7 +45,7 @@ class RequestModel(BaseModel):
 
 
 class TenantFilter(RequestModel):
-    """Limits a query to one tenant, or not."""
+    """Filter by tenant: give both `org` and `sandbox`, or neither."""
 
     org: Word | None = None
     """Needs `sandbox`."""

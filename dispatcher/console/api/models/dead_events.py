@@ -44,7 +44,7 @@ class DeadEventPage(ResponseModel):
 
 
 class ChosenEvents(RequestModel):
-    """Some dead events."""
+    """Dead events selected by id."""
 
     select: Literal["ids"]
     ids: Annotated[

@@ -48,7 +48,7 @@ class AttemptPageModel(ResponseModel):
 
 
 class StateModel(ResponseModel):
-    """The webhook's state by the evidence of all dispatchers."""
+    """The webhook's state, derived from the reports of all dispatchers."""
 
     state: State
     """`active`: events arrive. `unstable`: most requests fail. `failing`: nothing arrives. `disabled`: sending stopped

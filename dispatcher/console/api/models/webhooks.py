@@ -111,7 +111,7 @@ class SigningSecretList(ResponseModel):
 
 
 class GeneratedSecretModel(ResponseModel):
-    """A signing secret that was just generated. It signs beside the ones before it until they end or are removed."""
+    """A signing secret that was just generated. It signs together with the older ones until they end or are removed."""
 
     secret: str
     """`whsec_…` or `whsk_…`: returned only once."""
