@@ -104,7 +104,7 @@ def describe_lane(lane: Lane, now: float) -> dict[str, object]:
 
 
 class HealthServer:
-    """The HTTP server. Enter to start it."""
+    """The HTTP server of the ops port. Entering the context starts it."""
 
     def __init__(self, settings: OpsSettings, watched: Watched) -> None:
         self._settings = settings

@@ -34,5 +34,5 @@ def console(
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the command."""
+    """Adds the command `console` to the program."""
     app.command()(console)

@@ -163,5 +163,5 @@ def _show(explanation: Explanation) -> None:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the command."""
+    """Adds the command `explain` to the program."""
     app.command("explain")(explain_event)

@@ -69,5 +69,5 @@ async def _erase(settings: Settings, recipient: str | None, hashed: str | None) 
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the commands."""
+    """Adds this module's commands to the program."""
     app.add_typer(history, name="history")

@@ -94,5 +94,5 @@ def _text(path: Path) -> str:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the command."""
+    """Adds the command `receive` to the program."""
     app.command()(receive)

@@ -154,5 +154,5 @@ def _rate(text: str) -> float:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the command."""
+    """Adds the command `redrive` to the program."""
     app.command()(redrive)

@@ -93,6 +93,6 @@ def _check_kafka(settings: Settings) -> bool:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the commands."""
+    """Adds this module's commands to the program."""
     app.command()(run)
     app.command()(check)

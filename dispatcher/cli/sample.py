@@ -63,5 +63,5 @@ async def _produce(settings: Settings, events: list[bytes]) -> None:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the command."""
+    """Adds the command `sample` to the program."""
     app.command()(sample)

@@ -34,5 +34,5 @@ def _document(kind: Printed) -> dict[str, JsonValue]:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the command."""
+    """Adds the command `schemas` to the program."""
     app.command()(schema)

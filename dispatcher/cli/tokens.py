@@ -134,5 +134,5 @@ def _orgs(orgs: frozenset[str] | None) -> str:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the commands."""
+    """Adds this module's commands to the program."""
     app.add_typer(tokens, name="tokens")

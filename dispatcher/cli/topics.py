@@ -82,5 +82,5 @@ def _print_permissions(settings: Settings, user: str) -> None:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the command."""
+    """Adds the command `topics` to the program."""
     app.command()(topics)

@@ -176,5 +176,5 @@ def _age(text: str) -> float:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the command."""
+    """Adds the command `trace` to the program."""
     app.command()(trace)

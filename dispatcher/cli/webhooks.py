@@ -140,5 +140,5 @@ def _read(path: Path, settings: Settings) -> Iterator[Webhook]:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the commands."""
+    """Adds this module's commands to the program."""
     app.add_typer(webhooks, name="webhooks")

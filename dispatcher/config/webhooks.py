@@ -194,7 +194,7 @@ class WebhookConfig(ConfidentialGroup):
         return self.model_copy(update={"auth": auth})
 
     def settled(self) -> Self:
-        """Returns a copy as it is after all rotations: without secrets that have an end, signed by the next key."""
+        """Returns a copy as it will be after all rotations: without dated secrets, and with the next signing key."""
         found = self
         if self.signing is not None and self.signing.ends:
             found = found.model_copy(update={"signing": self.signing.without_dated()})

@@ -44,7 +44,7 @@ class Login:
         self._warned_at: float | None = None
 
     def add_to(self, app: web.Application) -> None:
-        """Adds the routes."""
+        """Adds this module's routes to the console."""
         app.router.add_get("/sign-in", self._page)
         app.router.add_post("/sign-in", self._by_token)
         app.router.add_get("/sign-in/link/{link}", self._by_link, allow_head=False)  # a look must not use it up

@@ -33,7 +33,7 @@ class Probes:
         self.is_draining = False
 
     def add_to(self, app: web.Application) -> None:
-        """Adds the routes."""
+        """Adds this module's routes to the console."""
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics)

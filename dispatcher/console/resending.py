@@ -38,7 +38,7 @@ class ResendPlan:
 
     @property
     def events(self) -> int:
-        """Events that would be sent."""
+        """Number of events that would be sent."""
         return self.delivered.events + self.dead
 
 

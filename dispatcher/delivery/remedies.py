@@ -16,7 +16,7 @@ from dispatcher.delivery.verdicts import GONE, MAX_REFUSALS, Judgement, Verdict
 
 
 def verdict_in_words(judgement: Judgement, retry: RetrySettings) -> str:
-    """Returns what the dispatcher does with a real event after such an attempt."""
+    """Describes what the dispatcher does with an event whose attempt was judged like this."""
     first, age = format_duration(retry.tiers[0]), format_duration(retry.max_age)
     match judgement.verdict:
         case Verdict.DELIVERED if judgement.suspends:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class DeadLetterBrake:
-    """The state of one partition's brake."""
+    """The state of one partition's brake, which stops it if too many of its records die."""
 
     most: int
     """Tokens in a full bucket; 0 for no brake."""

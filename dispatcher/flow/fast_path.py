@@ -41,7 +41,7 @@ class RecordListener(Protocol):
 
 
 class FastPath:
-    """Starts records without a task. There is one per process."""
+    """Processes records without an asyncio task for each. There is one per process."""
 
     def __init__(
         self,

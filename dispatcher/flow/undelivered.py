@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 
 class RetrySink(Protocol):
-    """Keeps events that can't be delivered now: `kafka.retry_topics`, a layer above."""
+    """Keeps events that can't be delivered now. Implemented by `kafka.retry_topics`, a layer above."""
 
     @property
     def topics(self) -> Sequence[str]:
@@ -42,7 +42,7 @@ class RetrySink(Protocol):
 
 
 class HeldSink(Protocol):
-    """Keeps events that wait for a change of configuration: `kafka.held_topic`, a layer above."""
+    """Keeps events that wait for a change of configuration. Implemented by `kafka.held_topic`, a layer above."""
 
     @property
     def topic(self) -> str: ...
@@ -53,7 +53,7 @@ class HeldSink(Protocol):
 
 
 class DeadLetterSink(Protocol):
-    """Keeps events that will never be delivered: `kafka.dead_letters`, a layer above."""
+    """Keeps events that will never be delivered. Implemented by `kafka.dead_letters`, a layer above."""
 
     async def dead_letter(self, record: Record, retry_state: RetryState, reason: DeadReason, detail: str) -> None:
         """Returns when the broker has it; raises NotWritten."""

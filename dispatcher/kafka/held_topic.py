@@ -135,7 +135,7 @@ class SnapshotOffsets:
 
     @classmethod
     def of(cls, metadata: str) -> Self:
-        """Reads what `encode` wrote, among the other parts of the metadata."""
+        """Parses the parts of a commit's metadata that `encode` wrote, and ignores the others."""
         parts = metadata.split(",")
         return cls(_offset(parts, _METADATA), _offset(parts, _DIRECTORY_METADATA))
 

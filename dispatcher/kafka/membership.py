@@ -148,7 +148,7 @@ class GroupClient:
         return [TopicPartition(topic, number) for number in self._consumer.partitions_for_topic(topic) or ()]
 
     def source_of(self, tp: TopicPartition) -> tuple[object, ...]:
-        """Returns a value that stays equal as long as the partition's log can't have been replaced unnoticed."""
+        """Returns a value that changes whenever the partition's log may have been replaced."""
         client = self._consumer._client  # noqa: SLF001
         leader = client.cluster.leader_for_partition(tp)
         connection = client._conns.get((leader, ConnectionGroup.DEFAULT))  # noqa: SLF001

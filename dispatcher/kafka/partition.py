@@ -57,7 +57,7 @@ class ReadAheadLimit:
         self.is_full = self.records >= self.limit or self.bytes >= self.most_bytes
 
     def add(self, size: int) -> None:
-        """Counts a record of `size` bytes that is begun."""
+        """Counts a record of `size` bytes whose processing begins."""
         self.records += 1
         self.bytes += size
         if self.records >= self.limit or self.bytes >= self.most_bytes:

@@ -154,7 +154,7 @@ class GuardedConnection(asyncio.Protocol):
             self._owner.forget(self)
 
     def data_received(self, data: bytes) -> None:
-        """Called by asyncio."""
+        """Passes received bytes on, and notes when a request begins."""
         if self._handler is None:
             return
         if self._head_since is None and self.is_waiting:
@@ -164,24 +164,24 @@ class GuardedConnection(asyncio.Protocol):
             self._head_since = None
 
     def eof_received(self) -> bool | None:
-        """Called by asyncio."""
+        """Passes on that the client sends no more."""
         if self._handler is not None:
             self._handler.eof_received()
         return None
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Called by asyncio."""
+        """Forgets the connection, which has ended."""
         self._owner.forget(self)
         if self._handler is not None:
             self._handler.connection_lost(error)
         self._transport = None
 
     def pause_writing(self) -> None:
-        """Called by asyncio."""
+        """Passes on that the client reads too slowly."""
         if self._handler is not None:
             self._handler.pause_writing()
 
     def resume_writing(self) -> None:
-        """Called by asyncio."""
+        """Passes on that the client reads again."""
         if self._handler is not None:
             self._handler.resume_writing()

@@ -130,7 +130,7 @@ def section(tenant: TenantKey, news: News, known: Known, public_url: str | None,
 
 
 def fleet_section(news: News, public_url: str | None, now: float) -> Section:
-    """Describes news that concern many webhooks or the installation, for the operator."""
+    """Describes news for the operator: of many webhooks, or of the installation itself."""
     if news.kind is NewsKind.EXPIRING:
         expiry = _expiry_in_words(news, now)
         title = f"Dispatcher: {expiry}"

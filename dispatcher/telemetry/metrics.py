@@ -345,7 +345,7 @@ class WorstTenants:
             del self._waiting[tenant]  # the next parked event replaces it
 
     def observe(self, expiries: Mapping[tuple[str, int], float]) -> None:
-        """Sets the gauges, for a scrape. `expiries`: unix time by host and port."""
+        """Sets the gauges of tenants and certificates. `expiries`: ends of certificates by host and port."""
         now = time.time()
         self._waiting = {tenant: one for tenant, one in self._waiting.items() if one[1] >= now}
         self._show(self.OLDEST_PENDING, {tenant: first_seen for tenant, (first_seen, _) in self._waiting.items()})

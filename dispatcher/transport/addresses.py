@@ -12,7 +12,7 @@ Network = IPv4Network | IPv6Network
 
 
 class Place(StrEnum):
-    """Kinds of address; the text is part of messages to operators."""
+    """Kinds of address. Messages to operators contain the values."""
 
     PUBLIC = "public"
     PRIVATE = "private"

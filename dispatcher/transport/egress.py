@@ -167,7 +167,7 @@ class EgressGuard:
         return None
 
     def warning_of_url(self, url: str) -> str | None:
-        """Returns a warning about an accepted URL, for `check`; None if there is none."""
+        """Returns what may go wrong with a URL that is accepted, as a warning of `check`; None if nothing is known."""
         host = (split_url(url).hostname or "").lower()
         if literal(host) is not None:
             return None

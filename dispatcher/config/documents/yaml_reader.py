@@ -153,7 +153,7 @@ def parse_leniently(content: bytes, file: str) -> tuple[Document, list[Mistake]]
 
 
 def parse_value(text: str) -> JsonValue:
-    """Reads a text that doesn't come from a file as one YAML value: `10s`, `true`, `[a, b]`, `{file: x}`.
+    """Parses the text of an option or variable as one YAML value: `10s`, `true`, `[a, b]`, `{file: x}`.
 
     Raises:
         ValueError: it is not YAML; the message says what is wrong.

@@ -49,7 +49,7 @@ class Assets:
         return self._by_name[name].path
 
     def add_to(self, app: web.Application) -> None:
-        """Adds the routes."""
+        """Adds this module's routes to the console."""
         app.router.add_get("/static/{digest}/{name}", self._serve)
         app.router.add_get("/favicon.ico", self._icon)
 

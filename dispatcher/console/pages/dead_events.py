@@ -91,7 +91,7 @@ class RedriveGroup:
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
-    """Adds the routes."""
+    """Adds this module's routes to the console."""
     pages = DeadEventsPages(renderer)
     app.router.add_get("/dead-events", pages.show)
     app.router.add_post("/dead-events/confirm", pages.confirm)
@@ -99,7 +99,7 @@ def add_to(app: web.Application, renderer: Renderer) -> None:
 
 
 class DeadEventsPages:
-    """Handlers of the pages."""
+    """Serves the dead events, and the orders to send them again."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer

@@ -15,14 +15,14 @@ MOST_OF_HEADER: Final = 500
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
-    """Adds the routes."""
+    """Adds this module's routes to the console."""
     pages = DeadRecordPages(renderer)
     app.router.add_get("/dead-events/{dead_id}", pages.show)
     app.router.add_get("/dead-events/{dead_id}/download", pages.download)
 
 
 class DeadRecordPages:
-    """Handlers of the pages."""
+    """Serves one dead event's record to operators."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer

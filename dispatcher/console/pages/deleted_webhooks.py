@@ -9,7 +9,7 @@ from dispatcher.stores.sql.records import RESTORABLE
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
-    """Adds the routes."""
+    """Adds this module's routes to the console."""
     pages = DeletedWebhookPages(renderer)
     app.router.add_get("/deleted-webhooks", pages.show)
     app.router.add_post("/deleted-webhooks/{webhook_id}/restore", pages.restore)
@@ -18,7 +18,7 @@ def add_to(app: web.Application, renderer: Renderer) -> None:
 
 
 class DeletedWebhookPages:
-    """Handlers of the pages."""
+    """Serves the deleted webhooks, which can be restored or deleted for good."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer

@@ -30,14 +30,14 @@ class DeliveryRow:
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
-    """Adds the routes."""
+    """Adds this module's routes to the console."""
     pages = DeliveriesPage(renderer)
     app.router.add_get("/deliveries", pages.of_all)
     app.router.add_get("/webhooks/{webhook_id}/deliveries", pages.of_webhook)
 
 
 class DeliveriesPage:
-    """Handlers of the pages."""
+    """Serves the latest attempts of one webhook, or of all."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer

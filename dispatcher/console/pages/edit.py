@@ -69,7 +69,7 @@ class Editing:
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
-    """Adds the routes."""
+    """Adds this module's routes to the console."""
     pages = WebhookEditor(renderer)
     app.router.add_get("/webhooks/new", pages.new)
     app.router.add_post("/webhooks/new", pages.post_new)
@@ -81,7 +81,7 @@ def add_to(app: web.Application, renderer: Renderer) -> None:
 
 
 class WebhookEditor:
-    """Handlers of the pages."""
+    """Serves the form that creates and edits a webhook."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer

@@ -87,7 +87,7 @@ class EventFacts:
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
-    """Adds the routes."""
+    """Adds this module's routes to the console."""
     app.router.add_get("/webhooks/{webhook_id}/deliveries/{event_id}", EventPage(renderer).show)
 
 

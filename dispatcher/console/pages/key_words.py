@@ -12,7 +12,7 @@ from dispatcher.console.pages.form import WebhookForm
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """Description of a typed secret."""
+    """Description of a secret that was typed into the form."""
 
     text: str
     is_wrong: bool = False

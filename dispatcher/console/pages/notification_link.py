@@ -13,14 +13,14 @@ from dispatcher.notifications.desk import NotificationDesk
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
-    """Adds the routes."""
+    """Adds this module's routes to the console."""
     page = NotificationLinkPage(renderer)
     app.router.add_get("/notifications/link", page.show)
     app.router.add_post("/notifications/link", page.use)
 
 
 class NotificationLinkPage:
-    """Handlers of the page."""
+    """Handlers of the page that links in notifications open."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer

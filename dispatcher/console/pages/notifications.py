@@ -20,7 +20,7 @@ _NO_DESK: Final = "There are no notifications without a history store: the opera
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
-    """Adds the routes."""
+    """Adds this module's routes to the console."""
     pages = NotificationPages(renderer)
     app.router.add_get("/notifications", pages.of_all)
     app.router.add_post("/notifications/test", pages.test_operator)
@@ -30,7 +30,7 @@ def add_to(app: web.Application, renderer: Renderer) -> None:
 
 
 class NotificationPages:
-    """Handlers of the pages."""
+    """Serves what was sent, the contacts of a webhook, and the test button."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer

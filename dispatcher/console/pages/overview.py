@@ -35,7 +35,7 @@ from dispatcher.stores.sql.records import StoredWebhook
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
-    """Adds the routes."""
+    """Adds this module's routes to the console."""
     pages = OverviewPage(renderer)
     app.router.add_get("/webhooks/{webhook_id}", pages.show)
     app.router.add_get("/webhooks/{webhook_id}/configuration", pages.configuration)
@@ -68,7 +68,7 @@ STARTS: Final = {
 
 
 class OverviewPage:
-    """Handlers of the pages."""
+    """Serves a webhook's own pages and the actions on them."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer

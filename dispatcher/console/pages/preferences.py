@@ -16,7 +16,7 @@ _YEAR_S: Final = 365 * 86_400
 
 
 def add_to(app: web.Application, _renderer: Renderer) -> None:
-    """Adds the routes."""
+    """Adds this module's routes to the console."""
     app.middlewares.append(_with_time_zone)
     app.router.add_post("/theme", _theme)
     app.router.add_post("/time-zone", _time_zone)

@@ -48,7 +48,7 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """One schema."""
+    """One schema of the API, as its reference page shows it."""
 
     name: str
     text: str

@@ -73,7 +73,7 @@ class ResendChoice:
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
-    """Adds the routes."""
+    """Adds this module's routes to the console."""
     pages = ResendPages(renderer)
     app.router.add_get("/webhooks/{webhook_id}/resend", pages.show)
     app.router.add_post("/webhooks/{webhook_id}/resend", pages.start)
@@ -82,7 +82,7 @@ def add_to(app: web.Application, renderer: Renderer) -> None:
 
 
 class ResendPages:
-    """Handlers of the pages."""
+    """Serves the orders to send events again, and their jobs."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer

@@ -37,7 +37,7 @@ class Scope:
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """Parses `text`, which `value` wrote; returns the scope of all tenants if it is invalid."""
+        """Parses a scope in the form of `value`; returns the scope of all tenants if the text is invalid."""
         org, _, sandbox = text.partition("/")
         return cls(unquote(org)[:200] or None, (unquote(sandbox)[:200] or None) if org else None)
 

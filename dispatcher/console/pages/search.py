@@ -83,14 +83,14 @@ class SearchResult:
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
-    """Adds the routes."""
+    """Adds this module's routes to the console."""
     pages = Search(renderer)
     app.router.add_get("/search", pages.show)
     app.router.add_post("/search", pages.submit)
 
 
 class Search:
-    """Handlers of the pages."""
+    """Serves the search field and its results."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer

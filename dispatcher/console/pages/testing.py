@@ -44,14 +44,14 @@ class Sample:
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
-    """Adds the routes."""
+    """Adds this module's routes to the console."""
     pages = TestPage(renderer)
     app.router.add_get("/webhooks/{webhook_id}/test", pages.show)
     app.router.add_post("/webhooks/{webhook_id}/test", pages.send)
 
 
 class TestPage:
-    """Handlers of the page."""
+    """Serves the page that sends a test event."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer

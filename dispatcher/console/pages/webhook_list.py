@@ -107,7 +107,7 @@ class ListResult:
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
-    """Adds the routes."""
+    """Adds this module's routes to the console."""
     app.router.add_get("/", WebhookListPage(renderer).show)
 
 

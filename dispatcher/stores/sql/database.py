@@ -129,7 +129,7 @@ class Database:
 
     @property
     def keeps_replaced(self) -> bool:
-        """True if `forget_what_was_replaced` failed and has to be repeated."""
+        """True if replaced rows are still in the file: `forget_what_was_replaced` failed and has to be repeated."""
         return self._keeps_replaced
 
     async def forget_what_was_replaced(self) -> None:

@@ -148,7 +148,7 @@ SIGNED_TOKENS: Final[tuple[Loc, ...]] = (("auth", "sign"), ("auth", "fetch", "as
 
 
 def stored_next_key(document: Mapping[str, JsonValue]) -> tuple[Loc, datetime] | None:
-    """Returns the place of the token that a stored document's next key will sign, and from when; None if none."""
+    """Returns which token of a stored document has a next key, and when that starts; None if none has one."""
     for place in SIGNED_TOKENS:
         starts = _at(dict(document), (*place, "next", "starts"))
         if isinstance(starts, str):
