@@ -188,7 +188,7 @@ def figures(measured: Measured) -> str:
 | measured by `make bench` on the machine named in [latest.json](../benchmarks/results/latest.json) | |
 |---|---|
 | events a second of one pod, one core, TLS, many tenants | {_count(measured.per_second)} |
-| resident memory before any event | {measured.base_mb:.0f} MB |
+| resident memory with all connections open, without events | {measured.base_mb:.0f} MB |
 | memory of one event in flight, 1 kB each | {measured.kb_in_flight:.1f} kB |
 | at most, with {UNFINISHED:,} in flight and their {UNFINISHED_BYTES // 2**20} MiB twice | {measured.most_mb:.0f} MB |
 """
