@@ -124,7 +124,7 @@ class KafkaSettings(SettingsGroup):
 
     @model_validator(mode="after")
     def _events_are_not_own(self) -> Self:
-        own = {f"{self.prefix}.{name}" for name in ("dead", "held", "attempts")}
+        own = {f"{self.prefix}.{name}" for name in ("dead", "held", "history", "attempts")}  # attempts: until 0.1
         if self.topic in own or self.topic.startswith(f"{self.prefix}.retry."):
             raise ValueError(f"topic {self.topic} is one of the dispatcher's own topics: set another topic_prefix")
         return self

@@ -6,6 +6,7 @@ from pydantic import ValidationError
 from dispatcher.config.kafka_security import KafkaSecurity
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.config.settings import DeliverySettings, RetrySettings, Settings, WebhookSettings
+from dispatcher.kafka.topics import dead_letter_topic, held_topic, history_topic, retry_topics
 
 LEAST = {
     "apiVersion": "dispatcher/v1",
@@ -107,10 +108,12 @@ def test_settings_are_frozen() -> None:
         Settings.model_validate(LEAST).delivery.max_in_flight = 1
 
 
-@pytest.mark.parametrize("name", ["retry.30s", "held", "dead", "attempts"])
+@pytest.mark.parametrize(
+    "name", [*retry_topics("g", (30.0,)), held_topic("g"), dead_letter_topic("g"), history_topic("g"), "g.attempts"]
+)
 def test_the_topic_of_events_is_none_of_the_dispatchers_own_topics(name: str) -> None:
-    with pytest.raises(ValidationError, match=f"topic g.{name} is one of the dispatcher's own topics"):
-        KafkaSettings.model_validate({"bootstrap_servers": "x:1", "group_id": "g", "topic": f"g.{name}"})
+    with pytest.raises(ValidationError, match=f"topic {name} is one of the dispatcher's own topics"):
+        KafkaSettings.model_validate({"bootstrap_servers": "x:1", "group_id": "g", "topic": name})
 
 
 @pytest.mark.parametrize(
