@@ -144,8 +144,8 @@ class Pipeline:
         event: DeliveryEvent,
         first_result: AttemptResult | None,
     ) -> Outcome:
-        undelivered = Undelivered(record, retry_state, processing, event)
         while True:
+            undelivered = Undelivered(record, retry_state, processing, event)
             try:
                 webhook = await self._webhooks.get(event.tenant)
             except (WebhookUnusable, WebhookUndecided) as error:
@@ -179,7 +179,7 @@ class Pipeline:
                     undelivered.retry_state = after_attempts(retry_state, delivery.attempts, status, reason)
                     return await self._undelivered.dead_letter(undelivered, reason, delivery.detail)
                 case WebhookChanged():  # it was edited meanwhile: decide anew
-                    undelivered.retry_state = retry_state = replace(retry_state, attempts=delivery.attempts)
+                    retry_state = replace(retry_state, attempts=delivery.attempts)
                 case _:
                     assert_never(delivery)
 

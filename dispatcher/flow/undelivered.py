@@ -4,8 +4,6 @@ Each method returns the outcome once the broker has the record. If it raises, no
 processed again.
 """
 
-import random
-import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -81,11 +79,11 @@ class UndeliveredEvents:
         policy: RetryPolicy,
         brake: int,
         tenants: metrics.TenantMetrics,
-        history: HistoryRecorder | None = None,
-        event_log: EventLog | None = None,
-        held_topic: HeldSink | None = None,
-        clock: Callable[[], float] = time.time,
-        chance: Callable[[], float] = random.random,
+        history: HistoryRecorder | None,
+        event_log: EventLog,
+        held_topic: HeldSink | None,
+        clock: Callable[[], float],
+        chance: Callable[[], float],
     ) -> None:
         """Args:
         brake: how many records of a partition may die in a row of an unreadable or internal reason; 0 for no limit.
@@ -99,7 +97,7 @@ class UndeliveredEvents:
         self._policy = policy
         self._tenants = tenants
         self._history = history
-        self._event_log = event_log or EventLog()
+        self._event_log = event_log
         self._clock = clock
         self._chance = chance
 
