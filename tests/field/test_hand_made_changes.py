@@ -1,8 +1,7 @@
 """What operators change by hand with Kafka's own tools: offsets that are set, tiers that are deleted."""
 
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.structs import OffsetAndMetadata
+from aiokafka import TopicPartition
 
 from tests.integration.brokers import needs_kafka
 from tests.integration.harness import Dispatcher, Stage, at_first, status, tenants, until
@@ -14,17 +13,9 @@ EVERYBODY = tenants(4)
 
 
 async def _set_offsets(scene: Stage, offset: int, metadata: str) -> None:
-    """Does what `kafka-consumer-groups.sh --reset-offsets --execute` does to a group without members."""
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=scene.bootstrap_servers, group_id=scene.group_id, enable_auto_commit=False
-    )
-    await consumer.start()
-    try:
-        partitions = [TopicPartition(scene.topic, partition) for partition in range(4)]
-        consumer.assign(partitions)
-        await consumer.commit(dict.fromkeys(partitions, OffsetAndMetadata(offset, metadata)))
-    finally:
-        await consumer.stop()
+    for partition in range(4):
+        tp = TopicPartition(scene.topic, partition)
+        await topics.commit(scene.bootstrap_servers, scene.group_id, tp, offset, metadata)
 
 
 async def _stop(dispatcher: Dispatcher) -> None:

@@ -124,12 +124,12 @@ async def _reader(bootstrap_servers: str) -> AsyncIterator[AIOKafkaConsumer]:
         await consumer.stop()
 
 
-async def commit(bootstrap_servers: str, group: str, tp: TopicPartition, offset: int) -> None:
-    """Commits an offset for a group without members."""
+async def commit(bootstrap_servers: str, group: str, tp: TopicPartition, offset: int, metadata: str = "") -> None:
+    """Commits an offset for a group without members, as `kafka-consumer-groups.sh --reset-offsets --execute` does."""
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers, group_id=group, enable_auto_commit=False)
     await consumer.start()
     try:
         consumer.assign([tp])
-        await consumer.commit({tp: offset})
+        await consumer.commit({tp: OffsetAndMetadata(offset, metadata)})
     finally:
         await consumer.stop()

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from dispatcher.config.kafka_security import KafkaSecurity
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.config.settings import DeliverySettings, RetrySettings, Settings, WebhookSettings
-from dispatcher.kafka.topics import dead_letter_topic, held_topic, history_topic, retry_topics
+from dispatcher.kafka.topics import planned_topics
 
 LEAST = {
     "apiVersion": "dispatcher/v1",
@@ -108,9 +108,15 @@ def test_settings_are_frozen() -> None:
         Settings.model_validate(LEAST).delivery.max_in_flight = 1
 
 
-@pytest.mark.parametrize(
-    "name", [*retry_topics("g", (30.0,)), held_topic("g"), dead_letter_topic("g"), history_topic("g"), "g.attempts"]
-)
+WITH_HISTORY = {"kafka": {"bootstrap_servers": "x:1", "group_id": "g"}, "history": {"store": "none"}}
+OWN = [plan.name for plan in planned_topics(Settings.model_validate(LEAST | WITH_HISTORY), 1, 1)]
+
+
+def test_all_own_topics_are_planned() -> None:
+    assert {"g.retry.30s", "g.held", "g.dead", "g.history"} <= set(OWN)
+
+
+@pytest.mark.parametrize("name", [*OWN, "g.attempts"])
 def test_the_topic_of_events_is_none_of_the_dispatchers_own_topics(name: str) -> None:
     with pytest.raises(ValidationError, match=f"topic {name} is one of the dispatcher's own topics"):
         KafkaSettings.model_validate({"bootstrap_servers": "x:1", "group_id": "g", "topic": name})
