@@ -2,12 +2,14 @@
 
 import contextlib
 import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from pydantic import JsonValue
-from sqlalchemy import select
+from sqlalchemy import delete, event, select, update
 
 from dispatcher.config.secrets import Secret
 from dispatcher.config.webhooks import WebhookConfig
@@ -19,7 +21,7 @@ from dispatcher.stores.sql.erasing import erase_what_is_over
 from dispatcher.stores.sql.migrate import upgrade
 from dispatcher.stores.sql.records import AuditAction, StoredWebhook
 from dispatcher.stores.sql.repository import WebhookRepository
-from dispatcher.stores.sql.rotation import rotate
+from dispatcher.stores.sql.rotation import encrypt_headers, rotate
 from dispatcher.stores.sql.schema import audit, secrets, webhooks
 from dispatcher.stores.sql.store import SqlStore
 from tests.stores_sql.examples import CANARY, plain, plain_draft, secretive
@@ -195,41 +197,122 @@ async def test_a_secret_keeps_its_date_at_another_place(repository: WebhookRepos
     }
 
 
-async def test_what_another_process_kept_from_being_removed_is_removed_later(tmp_path: Path) -> None:
-    """In a SQLite file, erased secrets stay in free pages until the file is written anew."""
-    file = tmp_path / "webhooks.db"
-    url = Secret(f"sqlite+aiosqlite:///{file}".encode())
+@dataclass
+class SqliteFile:
+    """A database with one deleted webhook, whose stored secret can be looked for in the file's bytes."""
+
+    path: Path
+    database: Database
+    encryption: Encryption
+    webhook_id: str = ""
+    ciphertext: bytes = b""
+
+    @property
+    def url(self) -> Secret:
+        return Secret(f"sqlite+aiosqlite:///{self.path}".encode())
+
+    @property
+    def repository(self) -> WebhookRepository:
+        return WebhookRepository(self.database, self.encryption, clock=lambda: NOW)
+
+    def keeps(self) -> bool:
+        return any(self.ciphertext in path.read_bytes() for path in self.path.parent.glob("webhooks.db*"))
+
+    @contextlib.contextmanager
+    def read_by_another_process(self) -> Iterator[None]:
+        """Its snapshot keeps the log from being cut."""
+        with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as other:
+            other.execute("BEGIN")
+            other.execute(f"SELECT count(*) FROM {secrets.name}").fetchall()
+            yield
+
+
+@pytest.fixture
+async def sqlite_file(tmp_path: Path) -> AsyncIterator[SqliteFile]:
+    path = tmp_path / "webhooks.db"
+    url = Secret(f"sqlite+aiosqlite:///{path}".encode())
     await upgrade(url)
-    database = Database(url)
+    made = SqliteFile(path, Database(url), Encryption([Secret(new_key().encode())]))
     try:
-        await _erased_late(database, file)
+        webhook = plain(signing={"secrets": [{"value": A.reveal().decode()}]})
+        made.webhook_id = (await made.repository.create(webhook, by="ada", orgs=None)).id
+        await made.repository.delete(made.webhook_id, expected_version=1, by="ada", orgs=None)
+        async with made.database.read() as connection:
+            made.ciphertext = (await connection.execute(select(secrets.c.ciphertext))).scalars().one().encode()
+        assert made.keeps()
+        yield made
     finally:
-        await database.close()
+        await made.database.close()
 
 
-async def _erased_late(database: Database, file: Path) -> None:
-    repository = WebhookRepository(database, Encryption([Secret(new_key().encode())]), clock=lambda: NOW)
+async def _month_over(file: SqliteFile) -> None:
+    with pytest.raises(StoreUnavailable, match="another process reads it"):
+        await erase_what_is_over(file.database, lambda: NOW + timedelta(days=31))
 
-    def is_there(ciphertext: bytes) -> bool:
-        return any(ciphertext in path.read_bytes() for path in file.parent.glob("webhooks.db*"))
 
-    made = await repository.create(plain(signing={"secrets": [{"value": A.reveal().decode()}]}), by="ada", orgs=None)
-    async with database.read() as connection:
-        ciphertext = (await connection.execute(select(secrets.c.ciphertext))).scalars().first()
-    assert ciphertext is not None
-    kept = ciphertext.encode()
-    assert is_there(kept)
-    await repository.delete(made.id, expected_version=1, by="ada", orgs=None)
-    month = NOW + timedelta(days=31)
-    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
-        other.execute("BEGIN")
-        other.execute(f"SELECT count(*) FROM {secrets.name}").fetchall()  # its snapshot keeps the log from being cut
-        with pytest.raises(StoreUnavailable, match="another process reads it"):
-            await erase_what_is_over(database, lambda: month)
-    assert is_there(kept)
+async def _erased_by_hand(file: SqliteFile) -> None:
+    await file.repository.erase(file.webhook_id, by="ada", orgs=None)
+    with pytest.raises(NotFound):
+        await file.repository.get_deleted(file.webhook_id, orgs=None)
 
-    assert await erase_what_is_over(database, lambda: month) == (0, 0)
-    assert not is_there(kept)
+
+async def _rotated(file: SqliteFile) -> None:
+    with pytest.raises(StoreUnavailable, match="another process reads it"):
+        await rotate(file.database, file.encryption, by="ada")
+
+
+async def _headers_encrypted(file: SqliteFile) -> None:
+    """An old version stored header parameters as text."""
+    text: JsonValue = {"x-canary": file.ciphertext.decode()}
+    async with file.database.write() as connection:
+        row = (await connection.execute(select(webhooks))).mappings().one()
+        await connection.execute(update(webhooks).values(config=row["config"] | {"headers": text}))
+        await connection.execute(delete(secrets))
+    with pytest.raises(StoreUnavailable, match="another process reads it"):
+        await encrypt_headers(file.database, file.encryption)
+
+
+@pytest.mark.parametrize("replace", [_month_over, _erased_by_hand, _rotated, _headers_encrypted])
+@pytest.mark.parametrize("by_itself", [True, False])
+async def test_what_another_process_kept_from_being_removed_is_removed_later(
+    sqlite_file: SqliteFile, replace: Callable[[SqliteFile], Awaitable[None]], *, by_itself: bool
+) -> None:
+    """In a SQLite file, replaced rows stay in free pages until the file is written anew, be it by another process."""
+    with sqlite_file.read_by_another_process():
+        await replace(sqlite_file)
+    assert sqlite_file.keeps()
+
+    later = sqlite_file.database if by_itself else Database(sqlite_file.url)
+    try:
+        assert await erase_what_is_over(later, lambda: NOW) == (0, 0)
+        assert not sqlite_file.keeps()
+    finally:
+        await later.close()
+
+
+async def test_a_file_is_written_anew_only_if_rows_in_it_were_replaced(sqlite_file: SqliteFile) -> None:
+    before = sqlite_file.path.stat().st_mtime_ns
+    assert await erase_what_is_over(sqlite_file.database, lambda: NOW) == (0, 0)
+    assert sqlite_file.path.stat().st_mtime_ns == before
+
+
+async def test_what_another_process_replaces_meanwhile_stays_noted(sqlite_file: SqliteFile) -> None:
+    """Its rows may have come into the file after it was written anew."""
+    with contextlib.closing(sqlite3.connect(sqlite_file.path, isolation_level=None)) as other:
+
+        def replace(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+            if "wal_checkpoint" in statement:
+                other.execute("PRAGMA user_version=2")
+
+        engine = sqlite_file.database._engine.sync_engine
+        event.listen(engine, "before_cursor_execute", replace)
+        other.execute("PRAGMA user_version=1")
+        await sqlite_file.database.forget_what_was_replaced()
+        assert other.execute("PRAGMA user_version").fetchone() == (2,)
+
+        event.remove(engine, "before_cursor_execute", replace)
+        await sqlite_file.database.forget_what_was_replaced()
+        assert other.execute("PRAGMA user_version").fetchone() == (0,)
 
 
 async def test_nothing_readable_stays(repository: WebhookRepository, database: Database) -> None:

@@ -36,6 +36,8 @@ SQLITE_BUSY_MS: Final = 2_500
 POOL_SIZE: Final = 2
 """Number of connections that are kept; up to three more under load. The cache makes look-ups rare."""
 
+_MAX_NOTED: Final = 2**31 - 1
+"""Largest `user_version` of a SQLite file."""
 _EXAMPLES = "write sqlite+aiosqlite:///PATH or postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE"
 _PRAGMAS = (
     "journal_mode=WAL",
@@ -95,7 +97,6 @@ class Database:
         self.name: Final = _shown(parsed)
         """Type and address of the database for messages, without user and password."""
         self._dsn: Final = Secret(parsed.set(drivername="postgresql").render_as_string(hide_password=False).encode())
-        self._keeps_replaced = False
         self._engine: Final = self._postgresql() if self.is_postgresql else _sqlite(parsed, create=create)
 
     def __repr__(self) -> str:
@@ -127,28 +128,39 @@ class Database:
         """Closes every connection."""
         await self._engine.dispose()
 
-    @property
-    def keeps_replaced(self) -> bool:
-        """True if replaced rows are still in the file: `forget_what_was_replaced` failed and has to be repeated."""
-        return self._keeps_replaced
+    async def note_replaced(self, connection: AsyncConnection) -> None:
+        """Notes in a SQLite file that this transaction replaces rows which have to disappear from the file.
+
+        Call it after a change, which begins the transaction. The note is a counter, the file's `user_version`, so that
+        it outlives this process and `forget_what_was_replaced` can tell whether another process noted more meanwhile.
+        """
+        if not self.is_postgresql:
+            noted = await _noted(connection)
+            await connection.exec_driver_sql(f"PRAGMA user_version={noted % _MAX_NOTED + 1}")
 
     async def forget_what_was_replaced(self) -> None:
-        """Removes replaced rows from a SQLite file. On PostgreSQL, VACUUM does that later.
+        """Removes replaced rows from a SQLite file if any are noted in it. On PostgreSQL, VACUUM does that later.
 
         Raises:
-            StoreUnavailable: another process uses the file; replaced rows stay readable in it.
+            StoreUnavailable: another process uses the file; replaced rows stay readable in it, and noted.
         """
         if self.is_postgresql:
             return
-        self._keeps_replaced = True
         with self.translated():
             async with self._engine.connect() as connection:
                 alone = await connection.execution_options(isolation_level="AUTOCOMMIT")
+                noted = await _noted(alone)
+                if not noted:
+                    return
                 await alone.exec_driver_sql("VACUUM")
                 is_busy = (await alone.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")).scalar_one()
-        if is_busy:  # it reports this in its row, and the file is as it was
-            raise StoreUnavailable(f"{self.name}: another process reads it, so replaced rows are still in the file")
-        self._keeps_replaced = False
+                if is_busy:  # it reports this in its row, and the file is as it was
+                    kept = "another process reads it, so replaced rows are still in the file"
+                    raise StoreUnavailable(f"{self.name}: {kept}")
+                await alone.exec_driver_sql("BEGIN IMMEDIATE")
+                if await _noted(alone) == noted:
+                    await alone.exec_driver_sql("PRAGMA user_version=0")
+                await alone.exec_driver_sql("COMMIT")
 
     async def connect_alone(self) -> ListeningConnection:
         """Opens a PostgreSQL connection outside the pool, for LISTEN. The caller closes it.
@@ -197,6 +209,12 @@ class Database:
             raise StoreUnavailable(f"{self.name}: {why}") from error
         except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, sqlite3.Error, OSError) as error:
             raise StoreUnavailable(f"{self.name}: {_reason(error, self._maker)}") from error
+
+
+async def _noted(connection: AsyncConnection) -> int:
+    """Returns the counter of `Database.note_replaced`; 0 if nothing has to disappear from the file."""
+    noted: int = (await connection.exec_driver_sql("PRAGMA user_version")).scalar_one()
+    return noted
 
 
 def _parsed(url: Secret, setting: str) -> URL:

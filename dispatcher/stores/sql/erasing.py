@@ -37,8 +37,8 @@ async def erase_what_is_over(
 ) -> tuple[int, int]:
     """Erases secrets that are not needed any more. Returns the number of webhooks, and of signing secrets and keys.
 
-    Nothing is written if there is nothing to erase. Raises `StoreUnavailable` if the database does not answer; all of
-    it is then repeated by the next call.
+    Nothing is written if there is nothing to erase. Raises `StoreUnavailable` if the database does not answer, or if
+    erased secrets are still in a SQLite file because another process reads it; the next call repeats what is missing.
     """
     now = clock()
     deleted = select(webhooks).where(webhooks.c.deleted_at <= now - RESTORABLE, webhooks.c.erased_at.is_(None))
@@ -50,8 +50,7 @@ async def erase_what_is_over(
         rows_with_dates = (await connection.execute(dated)).mappings().all()
     ended = [row for row in rows_with_dates if _ended_in(row, now) or _replaced_in(row, now)]
     if found is None and not ended:
-        if database.keeps_replaced:  # an earlier call erased, but another process used the file
-            await database.forget_what_was_replaced()
+        await database.forget_what_was_replaced()  # of earlier calls, or of other processes
         return 0, 0
     erased = 0
     async with database.write() as connection:
@@ -62,6 +61,7 @@ async def erase_what_is_over(
             await write_entry(connection, AuditAction.ERASE, BY, _tenant(row), row["id"], {})
         for one in ended[:MAX_AT_ONCE]:
             erased += await _erase_ended(connection, one["id"], now)
+        await database.note_replaced(connection)
     await database.forget_what_was_replaced()
     log.info("secrets erased", webhooks=len(gone), signing_secrets=erased)
     return len(gone), erased

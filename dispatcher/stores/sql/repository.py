@@ -9,13 +9,14 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
+import structlog
 from pydantic import JsonValue
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.errors import AlreadyExists, ConfigError, EditConflict, NotAllowed, NotFound, Problem
+from dispatcher.errors import AlreadyExists, ConfigError, EditConflict, NotAllowed, NotFound, Problem, StoreUnavailable
 from dispatcher.stores.sql import rows
 from dispatcher.stores.sql.audit import changes_between, write_entry
 from dispatcher.stores.sql.database import Database
@@ -33,6 +34,9 @@ from dispatcher.stores.sql.records import (
     WebhookQuery,
 )
 from dispatcher.stores.sql.schema import webhooks
+from dispatcher.telemetry import metrics
+
+log = structlog.get_logger(__name__)
 
 Check = Callable[[WebhookConfig], list[tuple[str, str]]]
 """Returns problems of a webhook that its model can't find, as (key, message). Called in a thread."""
@@ -247,13 +251,22 @@ class WebhookRepository:
             return rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs), self._encryption)
 
     async def erase(self, webhook_id: str, *, by: str, orgs: Orgs) -> None:
-        """Erases the secrets of a deleted webhook; it can't be restored afterwards. Raises NotFound."""
+        """Erases the secrets of a deleted webhook; it can't be restored afterwards. Raises NotFound.
+
+        If another process reads a SQLite file at that moment, the erased secrets leave the file with the next
+        `erase_what_is_over`.
+        """
         async with self._database.write() as connection:
             await rows.next_change(connection)
             old = await self._deleted(connection, webhook_id, orgs)
             await rows.erase(connection, old.id, self._clock())
             await write_entry(connection, AuditAction.ERASE, by, old.tenant, old.id, {})
-        await self._database.forget_what_was_replaced()
+            await self._database.note_replaced(connection)
+        try:
+            await self._database.forget_what_was_replaced()
+        except StoreUnavailable as error:  # the erasure itself is committed
+            metrics.STORE_FAILURES.inc()
+            log.warning("erased secrets are still in the file", webhook=old.id, error=str(error))
 
     async def _deleted(self, connection: AsyncConnection, webhook_id: str, orgs: Orgs) -> StoredWebhook:
         row = None

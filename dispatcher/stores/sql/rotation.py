@@ -33,7 +33,8 @@ async def rotate(database: Database, encryption: Encryption, *, by: str) -> Rota
 
     Raises:
         ConfigError: no key is configured.
-        StoreUnavailable: the rotation failed, and every secret is unchanged.
+        StoreUnavailable: the rotation failed, and every secret is unchanged; or all are encrypted again, and another
+            process reads the SQLite file, which still contains the old ciphertexts. Repeating is safe in both cases.
     """
     renewed, problems = 0, list[Problem]()
     async with database.write(ROTATE_WITHIN_S) as connection:
@@ -56,6 +57,8 @@ async def rotate(database: Database, encryption: Encryption, *, by: str) -> Rota
             renewed += count
         details = {"renewed": renewed, "problems": len(problems)}
         await write_entry(connection, AuditAction.ROTATE, by, None, None, dict(details))
+        await database.note_replaced(connection)
+    await database.forget_what_was_replaced()
     return Rotation(renewed, problems)
 
 
@@ -64,7 +67,8 @@ async def encrypt_headers(database: Database, encryption: Encryption) -> int:
 
     Raises:
         ConfigError: there are such parameters, and no key is configured.
-        StoreUnavailable: the database did not answer, and everything is unchanged.
+        StoreUnavailable: the database did not answer, and everything is unchanged; or another process reads the SQLite
+            file, which still contains the text. Repeating is safe in both cases.
     """
     encrypted = 0
     async with database.write(ROTATE_WITHIN_S) as connection:
@@ -76,6 +80,7 @@ async def encrypt_headers(database: Database, encryption: Encryption) -> int:
             config, count, _ = renew_headers(row["config"], row["id"], encryption)
             await connection.execute(update(webhooks).where(webhooks.c.id == row["id"]).values(config=config))
             encrypted += count
-    if encrypted:
-        await database.forget_what_was_replaced()
+        if readable:
+            await database.note_replaced(connection)
+    await database.forget_what_was_replaced()
     return encrypted
