@@ -466,17 +466,19 @@ class Stage:
         written = await (await self.producer()).send_and_wait(topic or self.topic, value, key, partition=partition)
         return Origin(written.topic, written.partition, written.offset)
 
-    async def produce(self, of: Sequence[TenantKey], count: int, prefix: str = "e") -> None:
-        """Writes events of the tenants in turn, spread over all partitions, and remembers them.
+    async def produce(self, of: Sequence[TenantKey], count: int, prefix: str = "e") -> set[str]:
+        """Writes events of the tenants in turn, spread over all partitions, and remembers them. Returns their ids.
 
         Raises aiokafka's error if one of them is not written: it would look like one that the dispatcher has lost.
         """
-        producer, written = await self.producer(), []
+        producer, written, ids = await self.producer(), [], set[str]()
         for number in range(count):
             tenant, event_id = of[number % len(of)], f"{prefix}-{number}"
             written.append(await producer.send(self.topic, event(tenant, event_id)))
-            self.expected[webhook_id_of(tenant, event_id)] = tenant
+            ids.add(webhook_id := webhook_id_of(tenant, event_id))
+            self.expected[webhook_id] = tenant
         await asyncio.gather(*written)
+        return ids
 
     async def producer(self) -> AIOKafkaProducer:
         """Returns the producer of all tests' records, started."""
