@@ -18,7 +18,7 @@ from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.errors import TokenUnavailable
 from dispatcher.kafka.connection_errors import ExplainedError, Peer, explain, is_about_connecting
-from dispatcher.kafka.credentials import Credentials, CurrentCredentials
+from dispatcher.kafka.credentials import Credentials, CurrentCredentials, reason_of
 from dispatcher.kafka.port_diagnosis import diagnose
 from dispatcher.kafka.problems import KafkaProblems
 
@@ -63,9 +63,9 @@ class BrokerAccess(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has
         """Returns the TLS context that a client is created with. Blocks for some milliseconds.
 
         Raises:
-            OSError, ValueError: a file can't be used.
+            KafkaConnectionError: a file can't be used.
         """
-        return self._credentials.read().context
+        return self._read().context
 
     async def current(self) -> CurrentCredentials:
         """Returns the credentials as they are now.
@@ -73,14 +73,17 @@ class BrokerAccess(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has
         Raises:
             KafkaConnectionError: they can't be read, and never could.
         """
-        try:
-            found = await asyncio.to_thread(self._credentials.read)
-        except (OSError, ValueError) as error:
-            raise KafkaConnectionError(f"the credentials can't be used: {error}") from error
+        found = await asyncio.to_thread(self._read)
         if self.problems is not None:
             problems = {KafkaReason.CREDENTIALS_UNREADABLE: found.problem} if found.problem else {}
             self.problems.replace("credentials", problems)
         return found
+
+    def _read(self) -> CurrentCredentials:
+        try:
+            return self._credentials.read()
+        except (OSError, ValueError) as error:  # another kind of error would pass the handlers of Kafka's
+            raise ExplainedError(KafkaReason.CREDENTIALS_UNREADABLE, reason_of(error)) from error
 
     async def prepare(self, connection: BrokerConnection) -> CurrentCredentials:
         """Sets the current credentials on a connection before it is opened. Returns them.

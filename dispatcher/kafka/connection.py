@@ -48,7 +48,7 @@ def connection_arguments(settings: KafkaSettings, problems: KafkaProblems | None
     `problems`: where connections that fail are reported, if anywhere.
 
     Raises:
-        OSError, ValueError: a certificate file can't be used. They were checked when the settings were read.
+        KafkaConnectionError: a certificate file can't be used any more; it was checked when the settings were read.
     """
     security = settings.security
     access = BrokerAccess(settings, problems)

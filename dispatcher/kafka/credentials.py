@@ -83,7 +83,7 @@ class Credentials:
         except (OSError, ValueError) as error:
             if name not in self._last:
                 self._last[name] = value.reveal_text()
-            problems.append(f"kafka.security.{name}: {_text_of(error)}; the last good one is used")
+            problems.append(f"kafka.security.{name}: {reason_of(error)}; the last good one is used")
         return self._last[name]
 
 
@@ -111,7 +111,7 @@ class TlsFiles:
         except (OSError, ValueError) as error:
             if self._context is None:
                 raise
-            problems.append(f"{_text_of(error)}; the last good one is used")
+            problems.append(f"{reason_of(error)}; the last good one is used")
         return self._context
 
     def _read(self) -> tuple[bytes, ...]:
@@ -153,7 +153,7 @@ def security_problems(security: KafkaSecurity) -> list[Problem]:
         try:
             make_context(security)
         except (OSError, ValueError) as error:
-            key, _, message = _text_of(error).partition(": ")
+            key, _, message = reason_of(error).partition(": ")
             found.append(Problem(message, key) if message else Problem(key, "kafka.security"))
     if security.oauth is not None and security.oauth.ca is not None:
         try:
@@ -175,7 +175,8 @@ def _content(path: Path) -> bytes:
     return content
 
 
-def _text_of(error: OSError | ValueError) -> str:
+def reason_of(error: OSError | ValueError) -> str:
+    """Returns why a file can't be used, with its name."""
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename} can't be read ({error.strerror})"
     return str(error)
