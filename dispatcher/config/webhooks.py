@@ -235,7 +235,10 @@ def _secrets_in(model: BaseModel) -> list[Secret]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Webhook:
-    """A webhook in a store. It is compared by identity; a store creates a new one only when something changed."""
+    """A webhook in a store. It is compared by identity; a store creates a new one only when something changed.
+
+    Where only the source has changed, the new one shares the configuration of the old one.
+    """
 
     config: WebhookConfig
     source: str

@@ -157,7 +157,7 @@ class Deliverer:
     def destination(self, webhook: Webhook) -> PreparedWebhook:
         """Returns the prepared form of this revision of the webhook, cached while the revision is in use."""
         kept = self._destinations.get(webhook.tenant)
-        if kept is not None and kept.webhook is webhook:
+        if kept is not None and kept.webhook.config is webhook.config:
             return kept
         if len(self._destinations) > 2 * len(self._lanes) + 100:
             self._forget_freed_lanes()

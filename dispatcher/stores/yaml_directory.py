@@ -10,15 +10,15 @@ all:
   every tenant without a webhook are held until it can be;
 - a webhook in two files belongs to the file that it belonged to before, otherwise to the first by name; the other is
   refused;
-- a scan that would remove more than half of ten or more webhooks is not applied until the next regular scan or
-  `reload` finds the same, because a directory may be empty only for a moment.
+- a scan that would remove more than half of ten or more webhooks is not applied until the next regular scan, a scan
+  `reload_interval` later, or `reload` finds the same, because a directory may be empty only for a moment.
 """
 
 import asyncio
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +26,7 @@ from typing import Final
 
 import structlog
 from watchfiles import awatch
+from watchfiles._rust_notify import WatchfilesRustInternalError
 
 from dispatcher.config.secret_scope import SecretScope
 from dispatcher.config.settings import WebhookSettings
@@ -42,6 +43,9 @@ GUARDED_FROM: Final = 10
 """Number of webhooks from which the loss of more than half of them needs a second scan."""
 _QUIET_MS = 300  # a scan follows when nothing has changed for this long
 _LONGEST_QUIET_MS = 2_000
+
+MAX_WHY: Final = 200
+"""Characters of the watch's error in the log: it may quote a file's name."""
 
 _Watched = dict[Path, tuple[int, int]]
 """Directories to watch, with device and inode."""
@@ -61,6 +65,15 @@ class _Snapshot:
     is_complete: bool = True
     """False while a file may have unknown tenants."""
     content_hash: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Removal:
+    """A result that would remove many webhooks, and is held back."""
+
+    content_hash: str
+    since: float
+    """Seconds of the loop's clock at which it was first found."""
 
 
 class YamlDirectory:
@@ -88,7 +101,7 @@ class YamlDirectory:
         self._readings: Mapping[str, WebhookFileReading] = MappingProxyType({})
         self._current = _Snapshot()
         self._problems: tuple[Problem, ...] = ()
-        self._held_back: str | None = None
+        self._held_back: _Removal | None = None
         self._scanning = asyncio.Lock()
 
     def __repr__(self) -> str:
@@ -164,16 +177,24 @@ class YamlDirectory:
         return list(self._problems)
 
     async def run(self) -> None:
-        """Follows the directory until cancelled. Errors of the directory never end it."""
+        """Follows the directory until cancelled. Errors of the directory and of the watch never end it."""
+        can_watch = True
         while True:
             try:
-                if self._watched:
+                if can_watch and self._watched:
                     await self._follow(self._watched)
-                    continue
-            except OSError as error:  # no watches left, or a directory gone: comparing contents is enough
-                log.warning("webhook directories can't be watched", why=error.strerror or str(error))
-            await asyncio.sleep(self._interval_s)
-            await self._scan(confirms=True)
+                else:
+                    await asyncio.sleep(self._interval_s)
+                    await self._scan(confirms=True)
+                can_watch = True
+            except* (OSError, WatchfilesRustInternalError) as errors:
+                # No watches left, a directory gone, or a file name that is not UTF-8: contents are compared instead
+                log.warning("webhook directories can't be watched", why=str(_first_of(errors))[:MAX_WHY])
+                can_watch = False
+            except* Exception:
+                metrics.ERRORS.labels("task").inc()
+                log.exception("webhook directories could not be followed because of a bug")
+                can_watch = False
 
     async def _follow(self, watched: _Watched) -> None:
         """Scans at each change and each interval. Returns when other directories have to be watched."""
@@ -218,8 +239,7 @@ class YamlDirectory:
         new, problems = _next_snapshot(readings, old, self._read_before)
         lost = sum(tenant not in new.file_of for tenant in old.by_tenant)
         is_mass_removal = len(old.by_tenant) >= GUARDED_FROM and lost * 2 > len(old.by_tenant)
-        if is_mass_removal and not (confirms and self._held_back == new.content_hash):
-            self._held_back = new.content_hash
+        if is_mass_removal and not self._is_found_again(new.content_hash, confirms=confirms):
             message = (
                 f"{lost} of {len(old.by_tenant)} webhooks would be removed: held back; "
                 "done if the next scan finds the same"
@@ -233,6 +253,15 @@ class YamlDirectory:
         self._apply_result(new, problems)
         for listener in self._listeners if changed or old.is_complete != new.is_complete else ():
             listener(changed)
+
+    def _is_found_again(self, content_hash: str, *, confirms: bool) -> bool:
+        """Returns True if a mass removal that was held back is confirmed; else it is held back from now on."""
+        now, held_back = asyncio.get_running_loop().time(), self._held_back
+        if held_back is None or held_back.content_hash != content_hash:
+            self._held_back = _Removal(content_hash, now)
+            return False
+        # Files that change all the time leave no time for a regular scan.
+        return confirms or now - held_back.since >= self._interval_s
 
     def _apply_result(self, snapshot: _Snapshot, problems: tuple[Problem, ...]) -> None:
         """Puts the result of a scan into use, metrics and log. Known problems are not logged again."""
@@ -301,7 +330,8 @@ def _directories(directory: Path, readings: Iterable[WebhookFileReading], scope:
 
 
 def _differs(tenant: TenantKey, old: _Snapshot, new: _Snapshot) -> bool:
-    is_same = old.by_tenant.get(tenant) is new.by_tenant.get(tenant)
+    before, after = old.by_tenant.get(tenant), new.by_tenant.get(tenant)
+    is_same = before is after or (before is not None and after is not None and before.revision == after.revision)
     return not is_same or (tenant in old.unusable) != (tenant in new.unusable)
 
 
@@ -354,8 +384,17 @@ def _claimed_elsewhere(readings: Mapping[str, WebhookFileReading], owner: Mappin
 
 
 def _previous_if_same(old: Webhook | None, new: Webhook) -> Webhook:
-    is_same = old is not None and old.revision == new.revision and old.source == new.source
-    return old if old is not None and is_same else new
+    """Returns `old` if nothing has changed. If only its line has, the result has the old configuration."""
+    if old is None or old.revision != new.revision:
+        return new
+    return old if old.source == new.source else replace(old, source=new.source)
+
+
+def _first_of(errors: BaseException) -> BaseException:
+    """Returns the first error in a group, which may be in another group."""
+    while isinstance(errors, BaseExceptionGroup):
+        errors = errors.exceptions[0]
+    return errors
 
 
 def _content_hash(by_tenant: Mapping[TenantKey, Webhook]) -> str:

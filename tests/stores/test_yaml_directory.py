@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+from watchfiles._rust_notify import WatchfilesRustInternalError
 
 from dispatcher.config.secret_scope import SecretScope
 from dispatcher.config.settings import WebhookSettings
@@ -647,16 +648,80 @@ async def test_a_rotated_secret_volume_is_noticed_at_once(tmp_path: Path) -> Non
             assert directory.all()[0].config.secrets()[0].reveal_text() == text
 
 
-async def test_a_directory_is_followed_without_a_watch_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_watches_left(*paths: Path, **options: object) -> None:
-        raise OSError(28, "No space left on device")
+NO_INSTANCE_LEFT = WatchfilesRustInternalError("creating recommended watcher: Too many open files (os error 24)")
 
+
+@pytest.mark.parametrize(
+    ("error", "is_a_bug"),
+    [
+        (OSError(28, "No space left on device"), False),
+        (NO_INSTANCE_LEFT, False),
+        (ExceptionGroup("of the watch", [ExceptionGroup("of a task", [NO_INSTANCE_LEFT])]), False),
+        (RuntimeError("watch thread unexpectedly received a signal"), True),
+    ],
+    ids=repr,
+)
+async def test_a_directory_is_followed_without_a_watch_too(
+    path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, *, is_a_bug: bool
+) -> None:
+    def no_watches_left(*paths: Path, **options: object) -> None:
+        raise error
+
+    bugs = metrics.ERRORS.labels("task")._value.get()
     monkeypatch.setattr("dispatcher.stores.yaml_directory.awatch", no_watches_left)
     (path / "a.yaml").write_text(content(entry("a")))
     directory, notified = directory_at(path, interval=0.1)
     async with running(directory):
         await eventually(notified, lambda: (path / "b.yaml").write_text(content(entry("b"))) and None)
         assert orgs(directory) == ["a", "b"]
+    assert (metrics.ERRORS.labels("task")._value.get() > bugs) is is_a_bug
+
+
+async def test_a_file_whose_name_is_not_utf_8_keeps_no_other_from_being_read(path: Path) -> None:
+    (path / "a.yaml").write_text(content(entry("a")))
+    directory, notified = directory_at(path, interval=0.2)
+
+    def write() -> None:
+        (path / os.fsdecode(b"\xff.tmp")).write_text("an editor's")
+        (path / "b.yaml").write_text(content(entry("b")))
+
+    async with running(directory):
+        await eventually(notified, write)
+        assert orgs(directory) == ["a", "b"]
+        await eventually(notified, lambda: (path / "c.yaml").write_text(content(entry("c"))) and None)
+        assert orgs(directory) == ["a", "b", "c"]
+
+
+async def test_a_mass_removal_is_applied_though_files_change_all_the_time(path: Path) -> None:
+    for number in range(12):
+        (path / f"{number:02}.yaml").write_text(content(entry(f"t{number:02}")))
+    directory, notified = directory_at(path, interval=1.5)
+
+    async def write_on() -> None:
+        while True:  # a log, or a secret that an agent renews
+            (path / "agent.log").write_text(str(asyncio.get_running_loop().time()))
+            await asyncio.sleep(0.6)  # longer than the quiet after which a scan follows
+
+    async with running(directory), asyncio.TaskGroup() as tasks:
+        writing = tasks.create_task(write_on())
+        await eventually(notified, lambda: [(path / f"{number:02}.yaml").unlink() for number in range(8)] and None)
+        assert orgs(directory) == ["t08", "t09", "t10", "t11"]
+        writing.cancel()
+
+
+async def test_a_change_above_a_webhook_in_its_file_is_no_change_of_it(path: Path) -> None:
+    (path / "a.yaml").write_text(content(entry("a"), entry("b")))
+    directory, notified = directory_at(path)
+    await directory.load()
+    before = await directory.get(key("b"))
+    (path / "a.yaml").write_text("# moved\n" + content(entry("a", url="https://new.example/"), entry("b")))
+    await directory.reload()
+    after = await directory.get(key("b"))
+    assert notified.changes[1:] == [{"a"}]
+    assert before is not None
+    assert after is not None
+    assert (before.source, after.source) == (f"{path}/a.yaml:4", f"{path}/a.yaml:5")
+    assert after.config is before.config, "what was prepared for it stays in use"
 
 
 async def test_a_directory_that_is_replaced_is_followed_on(path: Path) -> None:

@@ -483,6 +483,8 @@ async def test_what_is_made_of_a_webhook_is_kept_while_it_is_the_same_and_forgot
     bench = Bench(200)
     same = bench.store.webhooks[TENANT]
     assert bench.deliveries.destination(same) is bench.deliveries.destination(same)
+    moved = bench.deliveries.destination(replace(same, source="another line"))
+    assert moved is bench.deliveries.destination(same)
     made = bench.deliveries.destination(webhook())
     assert made is not bench.deliveries.destination(same)
 
