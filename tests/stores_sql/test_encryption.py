@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import JsonValue
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from structlog.testing import capture_logs
 
 from dispatcher.config.secrets import Secret
@@ -232,6 +232,46 @@ async def test_what_an_earlier_version_left_readable_is_encrypted_and_gone(datab
 
     assert "canary" not in await _contents(database)
     assert _headers(await repository.get(made.id, orgs=None)) == readable
+
+
+@pytest.mark.parametrize("change", ["pause and resume", "reactivate"])
+async def test_what_no_key_decrypts_stays_as_it_is_through_changes_that_do_not_concern_it(
+    database: Database, change: str
+) -> None:
+    """The old key, configured again, still decrypts it; until then the webhook stays unusable."""
+    old, new = _key(), _key()
+    given = secretive(headers={"X-Text": "text", "X-Key": {"value": "header secret"}})
+    made = await WebhookRepository(database, Encryption([old])).create(given, by="ada", orgs=None)
+    repository = WebhookRepository(database, Encryption([new]))
+    if change == "reactivate":
+        await repository.reactivate(made.id, by="bo", orgs=None)
+    else:
+        assert (await repository.set_paused(made.id, paused=True, by="bo", orgs=None)).paused
+        assert not (await repository.set_paused(made.id, paused=False, by="bo", orgs=None)).paused
+
+    store = SqlStore(database, Encryption([new]))
+    await store.load()
+    assert store.all() == []
+    both = WebhookRepository(database, Encryption([new, old]))
+    assert await both.for_delivery(made.id, orgs=None) == given
+
+
+async def test_a_secret_that_is_not_stored_makes_the_webhook_unusable(database: Database) -> None:
+    """It would be delivered with an empty one otherwise."""
+    encryption = Encryption([_key()])
+    repository = WebhookRepository(database, encryption)
+    given = secretive(headers={"X-Key": {"value": "header secret"}})
+    made = await repository.create(given, by="ada", orgs=None)
+    async with database.write() as connection:
+        await connection.execute(delete(schema.secrets))
+    store = SqlStore(database, encryption)
+    await store.load()
+    assert store.all() == []
+    keys = {problem.key for problem in store.problems}
+    assert "headers.X-Key" in keys
+    assert len(keys) == len(given.secrets())
+    with pytest.raises(ConfigError, match="no such secret is stored here: give it again"):
+        await repository.for_delivery(made.id, orgs=None)
 
 
 def _headers(stored: StoredWebhook) -> dict[str, JsonValue]:

@@ -17,9 +17,10 @@ from dispatcher.errors import StoreUnavailable
 from dispatcher.stores.cache import WebhookCache
 from dispatcher.stores.sql import schema
 from dispatcher.stores.sql.database import Database
-from dispatcher.stores.sql.encryption import Encryption
+from dispatcher.stores.sql.encryption import Encryption, new_key
 from dispatcher.stores.sql.migrate import upgrade
 from dispatcher.stores.sql.repository import WebhookRepository
+from dispatcher.stores.sql.rotation import rotate
 from dispatcher.stores.sql.store import SqlStore, open_sql_store
 from dispatcher.telemetry import metrics
 from tests.stores_sql.examples import plain, secretive
@@ -75,6 +76,31 @@ async def test_a_webhook_is_the_same_object_until_it_is_edited(
 async def test_a_tenant_that_no_database_can_hold_has_no_webhook(store: SqlStore) -> None:
     for tenant in (TenantKey("a\0b", "prod"), TenantKey("\ud800", "prod"), TenantKey("'; DROP TABLE webhooks", "%")):
         assert await store.get(tenant) is None
+
+
+async def test_held_events_of_a_webhook_under_an_old_key_go_on_after_a_rotation(
+    database: Database, url: Secret
+) -> None:
+    """The rotation is no edit: no other webhook counts as changed."""
+    old, new = (Secret(new_key().encode()) for _ in range(2))
+    under_old, under_new = (WebhookRepository(database, Encryption([one])) for one in (old, new))
+    lost = await under_old.create(secretive(), by="ada", orgs=None)
+    await under_new.create(secretive(org="other"), by="ada", orgs=None)
+    store, changed = SqlStore(database, Encryption([new])), list[set[TenantKey]]()
+    await store.load()
+    store.on_change(changed.append)
+    assert store.problems
+    assert store.is_held(lost.tenant)
+    await under_new.create(secretive(org="third"), by="ada", orgs=None)
+    await store.load()
+    assert changed == [{TenantKey("third", lost.tenant.sandbox)}], "it is unusable as before"
+
+    await rotate(database, Encryption([new, old]), by="ada")
+    assert await store.get(lost.tenant) is not None, "a new event reads it before the change is noticed"
+    await store.load()
+    assert changed[1:] == [{lost.tenant}]
+    assert not store.is_held(lost.tenant)
+    assert not store.problems
 
 
 async def test_every_kind_of_change_is_told_in_time(store: SqlStore, repository: WebhookRepository) -> None:

@@ -29,6 +29,7 @@ from dispatcher.errors import MAX_PROBLEMS, ConfigError, Problem, first_problems
 MAX_DRAFT_BYTES: Final = 1024 * 1024
 """Maximum size of a draft as JSON, without secrets."""
 
+_NOT_STORED: Final = "no such secret is stored here: give it again"
 _NOWHERE = parse_document(b"{}", "")  # a document without lines, for problems that have none
 _CLIENT_SECRET: Final[Loc] = ("auth", "fetch", "client_secret")
 _TOKEN_URL: Final[Loc] = ("auth", "fetch", "token_url")
@@ -63,12 +64,33 @@ def extract_secrets(config: WebhookConfig) -> tuple[dict[str, JsonValue], dict[s
 
 
 def restore_secrets(document: JsonValue, secrets: Mapping[str, Secret]) -> WebhookConfig:
-    """Returns the complete configuration. A secret that is not in `secrets` is empty: to show, not to deliver.
+    """Returns the complete configuration, to deliver with.
+
+    Raises:
+        ConfigError: the document is no valid configuration in this version, or one of its secrets is missing. The error
+            names every problem.
+    """
+    missing: list[Problem] = []
+
+    def secret_at(path: Loc, _: JsonValue) -> Secret:
+        secret = secrets.get(path_text(path))
+        if secret is None:
+            missing.append(Problem(_NOT_STORED, key_of(path)))
+        return secret or Secret(b"")
+
+    config = _validated(_walk(document, (), secret_at))
+    if missing:
+        raise ConfigError(missing)
+    return config
+
+
+def without_secrets(document: JsonValue) -> WebhookConfig:
+    """Returns the configuration with empty secrets: to show, never to deliver with.
 
     Raises:
         ConfigError: the document is no valid configuration in this version. The error names every problem.
     """
-    return _validated(_walk(document, (), lambda path, _: secrets.get(path_text(path), Secret(b""))))
+    return _validated(_walk(document, (), lambda _, __: Secret(b"")))
 
 
 def resolve_draft(draft: JsonValue, stored: Mapping[str, StoredSecret], document: JsonValue = None) -> WebhookConfig:
@@ -222,7 +244,7 @@ def _drafted(path: Loc, value: JsonValue, stored: Mapping[str, StoredSecret]) ->
         case _:
             raise ValueError('write {"value": "…"} for a new secret, or {"keep": true} for the one that is stored')
     if kept is None:
-        raise ValueError("no such secret is stored here: give it again")
+        raise ValueError(_NOT_STORED)
     if kept.secret is None:
         raise ValueError("what is stored can't be decrypted with the configured keys: give it again")
     return kept.secret

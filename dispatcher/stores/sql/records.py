@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from dispatcher.config.webhooks import Channel, WebhookConfig
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.stores.sql.documents import restore_secrets
+from dispatcher.stores.sql.documents import without_secrets
 
 Orgs = frozenset[str] | None
 """Organisations that the caller may see or change; None for all. Others are treated as if they didn't exist."""
@@ -51,7 +51,7 @@ class StoredWebhook:
         Raises:
             ConfigError: it is no valid configuration in this version of the program.
         """
-        return restore_secrets(dict(self.document), {})
+        return without_secrets(dict(self.document))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import structlog
 from pydantic import JsonValue
-from sqlalchemy import func, select
+from sqlalchemy import RowMapping, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.config.webhooks import WebhookConfig
@@ -180,11 +180,8 @@ class WebhookRepository:
         """Re-enables a webhook that the dispatcher had disabled, as an edit does. Raises NotFound."""
         async with self._database.write() as connection:
             change = await rows.next_change(connection)
-            old = rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs), self._encryption)
-            config = old.config()
-            await self._put(connection, change, old.id, config, old.document, by, old=old)
-            await write_entry(connection, AuditAction.ENABLE, by, old.tenant, old.id, {})
-            return rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs), self._encryption)
+            row = await rows.row_of(connection, webhook_id, orgs)
+            return await self._change_members(connection, change, row, {}, AuditAction.ENABLE, by)
 
     async def set_paused(self, webhook_id: str, *, paused: bool, by: str, orgs: Orgs) -> StoredWebhook:
         """Pauses or resumes a webhook: the events of a paused webhook are held until it is resumed or they expire.
@@ -193,15 +190,12 @@ class WebhookRepository:
         """
         async with self._database.write() as connection:
             change = await rows.next_change(connection)
-            old = rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs), self._encryption)
+            row = await rows.row_of(connection, webhook_id, orgs)
+            old = rows.stored_webhook(row, self._encryption)
             if old.paused == paused:
                 return old
-            config = old.config().model_copy(update={"paused": paused})
-            document = {**old.document, "paused": paused}
-            await self._put(connection, change, old.id, config, document, by, old=old)
             action = AuditAction.PAUSE if paused else AuditAction.RESUME
-            await write_entry(connection, action, by, old.tenant, old.id, {})
-            return rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs), self._encryption)
+            return await self._change_members(connection, change, row, {"paused": paused}, action, by)
 
     async def delete(self, webhook_id: str, *, expected_version: int, by: str, orgs: Orgs) -> None:
         """Deletes a webhook; its tenant can have a new one. It can be restored for 30 days, until it is erased.
@@ -327,6 +321,22 @@ class WebhookRepository:
         changes = changes_between(dict(old.document), document)
         await write_entry(connection, AuditAction.EDIT, by, old.tenant, old.id, changes)
         return rows.stored_webhook(await rows.row_of(connection, webhook_id, orgs), self._encryption)
+
+    async def _change_members(
+        self,
+        connection: AsyncConnection,
+        change: int,
+        row: RowMapping,
+        members: Mapping[str, JsonValue],
+        action: AuditAction,
+        by: str,
+    ) -> StoredWebhook:
+        """Changes members of a stored document. The others stay as they are stored, even if no key decrypts them."""
+        values = {"config": {**row["config"], **members}, "version": row["version"] + 1}
+        values |= {"changed": change, "updated_at": self._clock(), "updated_by": by}
+        await connection.execute(update(webhooks).where(webhooks.c.id == row["id"]).values(values))
+        await write_entry(connection, action, by, TenantKey(row["org"], row["sandbox"]), row["id"], {})
+        return rows.stored_webhook(await rows.row_of(connection, row["id"], None), self._encryption)
 
     async def _put(
         self,

@@ -12,7 +12,7 @@ from hashlib import blake2b
 from typing import Final
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, or_, select
 
 from dispatcher.config.settings import WebhookSettings
 from dispatcher.config.webhooks import Webhook
@@ -32,6 +32,8 @@ POLL_S: Final = 1.0
 """Interval between reads of the change counter, one row. On PostgreSQL they cover lost notices."""
 LOAD_WITHIN_S: Final = 30.0
 """Deadline for reading every webhook."""
+MOST_READ_AGAIN: Final = 10_000
+"""Unusable webhooks that are read again at each change. Databases accept 32,766 parameters."""
 FIRST_PAUSE_S: Final = 0.2
 LAST_PAUSE_S: Final = 2.0
 """Longest pause between tries while the database is unavailable; pauses double from the first."""
@@ -121,8 +123,10 @@ class SqlStore:
             return None
         known = self._rows.get(tenant)
         if known is None or known.webhook is None or known.changed < selected[0]["changed"]:
-            (known,) = read_rows(selected, self._encryption)
-            self._rows[tenant] = known
+            (read,) = read_rows(selected, self._encryption)
+            if known is not None and known.webhook is None:
+                return read  # `load` takes it over, and notifies those who wait for the webhook
+            known = self._rows[tenant] = read
         return known
 
     def is_held(self, tenant: TenantKey) -> bool:
@@ -146,6 +150,8 @@ class SqlStore:
     async def load(self) -> None:
         """Reads every webhook, or those changed since the last time, and notifies the listeners.
 
+        Unusable ones are read again at every change: `rotate-keys` can make them usable, and is no edit of theirs.
+
         Raises:
             StoreUnavailable: the database did not answer.
         """
@@ -157,10 +163,14 @@ class SqlStore:
                 return
             # A lower counter means that the database was restored from a backup: everything may be different.
             is_all = self._seen is None or value < self._seen
-            which = webhooks.c.deleted_at.is_(None) if is_all else webhooks.c.changed > self._seen
-            selected = await select_rows(connection, which)
+            selected = await select_rows(connection, webhooks.c.deleted_at.is_(None) if is_all else self._is_news())
         rows = await asyncio.to_thread(lambda: list(read_rows(selected, self._encryption)))
         self._take_over(rows, value, is_all=is_all)
+
+    def _is_news(self) -> ColumnElement[bool]:
+        """Returns the condition for rows that have changed since the last time, or that could not be used then."""
+        unusable = sorted(row.id for row in self._rows.values() if row.webhook is None)
+        return or_(webhooks.c.changed > self._seen, webhooks.c.id.in_(unusable[:MOST_READ_AGAIN]))
 
     async def run(self) -> None:
         """Follows the changes until cancelled. Errors of the database never end it."""
@@ -191,7 +201,7 @@ class SqlStore:
                 await bell.wait(self._poll_s)
 
     def _take_over(self, rows: Sequence[WebhookRow], value: int, *, is_all: bool) -> None:
-        changed = {row.tenant for row in rows}
+        changed = {row.tenant for row in rows if not self._is_as_known(row)}
         is_first = self._seen is None
         if is_all:
             changed |= self._rows.keys()
@@ -209,6 +219,10 @@ class SqlStore:
         self._notify(len(changed), is_first=is_first)
         for listener in self._listeners if changed else ():
             listener(set(changed))
+
+    def _is_as_known(self, row: WebhookRow) -> bool:
+        """Returns True for an unusable webhook that was read again, and is still unusable for the same reasons."""
+        return row.webhook is None and not row.is_deleted and self._rows.get(row.tenant) == row
 
     def _back(self) -> None:
         if self._is_away:
