@@ -1,16 +1,21 @@
-"""Corrects aiokafka on uvloop: a write to a connection that has just closed counts as a lost connection, not as a bug.
+"""Corrects aiokafka where it would lose what a broker or a transport says.
 
-After a connection has ended and before aiokafka learns of it, uvloop's transports raise `RuntimeError`; asyncio's raise
-`OSError` or nothing. aiokafka expects only the latter (its issue 1038, open), and the tasks that fetch, commit and
-produce fail on the former. A broker that went away at the wrong moment would end the process.
+On uvloop, a write to a connection that has just closed counts as a lost connection, not as a bug. After a connection
+has ended and before aiokafka learns of it, uvloop's transports raise `RuntimeError`; asyncio's raise `OSError` or
+nothing. aiokafka expects only the latter (its issue 1038, open), and the tasks that fetch, commit and produce fail on
+the former. A broker that went away at the wrong moment would end the process.
+
+An answer to OffsetFetch with an error of the whole group is raised as this error.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
+from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import AIOKafkaConnection, CloseReason
-from aiokafka.errors import BrokerResponseError, KafkaConnectionError, kafka_errors
+from aiokafka.errors import BrokerResponseError, KafkaConnectionError, for_code, kafka_errors
+from aiokafka.protocol.commit import OffsetFetchRequest
 
 from dispatcher.kafka import reconnecting, unreadable_records
 
@@ -30,6 +35,7 @@ def apply() -> None:
     """Patches both of aiokafka's write methods to report a closed transport like any lost connection."""
     AIOKafkaConnection.send = _reporting_lost_connections(AIOKafkaConnection.send)
     AIOKafkaConnection._send_sasl_token = _reporting_lost_connections(AIOKafkaConnection._send_sasl_token)  # noqa: SLF001
+    AIOKafkaClient.send = _raising_errors_of_groups(AIOKafkaClient.send)
     kafka_errors[InvalidRecordError.errno] = InvalidRecordError
     reconnecting.apply()
     unreadable_records.apply(reconnecting.problems_of)
@@ -49,3 +55,21 @@ def _reporting_lost_connections(send: Callable[Parameters, Answer]) -> Callable[
             raise KafkaConnectionError(f"Connection at {place} broken: {error}") from error
 
     return sent
+
+
+def _raising_errors_of_groups(send: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Raises the error that an answer to OffsetFetch has for the whole group, since version 2 of the request.
+
+    aiokafka reads the errors of partitions only. While the coordinator loads or moves, the answer names no partition,
+    and would be taken for that of a group that has committed nothing.
+    """
+
+    @wraps(send)
+    async def patched(client: Any, node_id: Any, request: Any, **named: Any) -> Any:
+        response = await send(client, node_id, request, **named)
+        code = getattr(response, "error_code", 0) if isinstance(request, OffsetFetchRequest) else 0
+        if code:
+            raise for_code(code)(request._consumer_group)  # noqa: SLF001
+        return response
+
+    return patched

@@ -17,7 +17,7 @@ from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.kafka.broker_access import peer_of
 from dispatcher.kafka.connection_errors import explain
 from dispatcher.kafka.membership import GroupClient
-from dispatcher.kafka.offset_tracker import MAX_METADATA_BYTES
+from dispatcher.kafka.metadata_limit import MetadataLimit
 from dispatcher.kafka.partition import Partition
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.telemetry import metrics
@@ -27,12 +27,8 @@ COMMIT_S: Final = 10.0
 LONGEST_WAIT_S: Final = 1.0
 SHORTEST_WAIT: Final = 5
 """Between a record and its commit is at least this fraction of `commit_interval`: other records finish with it."""
-TOLD_S: Final = 3600.0
-"""So long readiness says that the broker takes only short metadata."""
 FAILURE_LASTS_S: Final = 60.0
 """A failed commit stays a problem this long, unless a later commit succeeds."""
-LEAST_METADATA_BYTES: Final = 19
-"""The shortest metadata that says anything."""
 
 
 class Committer:
@@ -51,8 +47,7 @@ class Committer:
         self._finished = 0
         """Records finished since the last commit began."""
         self._any_finished = asyncio.Event()
-        self._most_bytes = MAX_METADATA_BYTES
-        """Of metadata, as far as the broker has taken it."""
+        self._limit = MetadataLimit(problems, f"consumer {group_id}")
 
     def on_finished(self) -> None:
         """Counts a record that has its outcome. The first one since the last commit wakes the commit loop."""
@@ -89,7 +84,8 @@ class Committer:
             partitions = list(partitions)
             while True:
                 self._finished = 0
-                states = {one: state for one in partitions if (state := one.to_commit(self._most_bytes)) is not None}
+                most_bytes = self._limit.bytes_now()
+                states = {one: state for one in partitions if (state := one.to_commit(most_bytes)) is not None}
                 if not states:
                     self._problems.clear_all(self._source)
                     return True
@@ -97,7 +93,7 @@ class Committer:
                     async with asyncio.timeout(COMMIT_S):
                         await client.commit({one.tp: state for one, state in states.items()})
                 except OffsetMetadataTooLargeError:
-                    if self._shorten(max(len(metadata) for _, metadata in states.values())):
+                    if self._limit.lower(max(len(metadata) for _, metadata in states.values())):
                         continue
                     self._report("the broker refuses every commit, even without metadata")
                     return False
@@ -115,18 +111,6 @@ class Committer:
                 for partition, state in states.items():
                     partition.committed = state
                 return True
-
-    def _shorten(self, refused: int) -> bool:
-        """Lowers the metadata limit after the broker refused this size. Returns False if it was empty already."""
-        if not refused:
-            return False
-        self._most_bytes = refused // 2 if refused // 2 >= LEAST_METADATA_BYTES else 0
-        detail = (
-            f"the broker refuses commit metadata of {refused} bytes; with less, a crash repeats what was finished out "
-            "of order: set offset.metadata.max.bytes=4096, Kafka's default"
-        )
-        self._problems.report(KafkaReason.COMMIT_REFUSED, detail, source=f"consumer {self._group_id}", lasts_s=TOLD_S)
-        return True
 
     def _report(self, why: str) -> None:
         """Counts a failed commit, and reports why it failed until a commit succeeds."""

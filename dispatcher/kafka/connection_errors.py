@@ -182,6 +182,8 @@ def _kafka(error: BaseException, peer: Peer) -> Explanation | None:
                 f"{_user_of(peer)} has no permission on the cluster for this: to write, allow WRITE on the group's "
                 "topics, and IDEMPOTENT_WRITE on the cluster before Kafka 2.8; to create topics, CREATE",
             )
+        case kafka_errors.LeaderNotAvailableError():
+            return KafkaReason.UNREACHABLE, "partitions have no leader: the brokers with their replicas are away"
         case kafka_errors.UnknownTopicOrPartitionError():
             topics = _topic_names(error)
             return KafkaReason.TOPIC_MISSING, f"topic {topics} does not exist" if topics else "a topic does not exist"

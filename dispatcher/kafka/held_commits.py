@@ -22,7 +22,9 @@ from dispatcher.kafka.held_partition import HeldPartition
 from dispatcher.kafka.held_start import HeldStart
 from dispatcher.kafka.held_topic import Directory, HeldTopic, Snapshot, SnapshotOffsets
 from dispatcher.kafka.membership import GroupClient
-from dispatcher.kafka.offset_tracker import MAX_METADATA_BYTES, OffsetTracker
+from dispatcher.kafka.metadata_limit import MetadataLimit
+from dispatcher.kafka.offset_tracker import OffsetTracker
+from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
@@ -59,6 +61,8 @@ class HeldAssignment:
     """Where reading began, with the group's newest commit. Until `state` is known: what was finished earlier."""
     source: "tuple[object, ...] | None" = None
     """Where the log was read from when it was checked last: the leader and the connection to it."""
+    located_again_at: float = 0.0
+    """Time of the loop's clock at which a partition that didn't answer is asked again."""
 
     def begin(self, start: HeldStart, max_age_s: float) -> HeldPartition:
         """Begins at `start`. Returns the state, whose cursor is the offset to read at."""
@@ -102,12 +106,11 @@ class HeldAssignment:
 class HeldCommitter:
     """Commits the positions of the partitions of held events, and writes their snapshots."""
 
-    def __init__(self, topic: HeldTopic, group_id: str) -> None:
+    def __init__(self, topic: HeldTopic, group_id: str, problems: KafkaProblems) -> None:
         self._topic = topic
         self._group_id = group_id
         self._lock = asyncio.Lock()
-        self._most_bytes = MAX_METADATA_BYTES
-        """Of a commit's metadata, as far as the broker has taken it."""
+        self._limit = MetadataLimit(problems, f"consumer {group_id}")
 
     async def commit(self, client: GroupClient | None, partitions: Iterable[HeldAssignment]) -> bool:
         """Commits what has changed of these partitions. Returns False if that failed: the next commit covers it."""
@@ -146,8 +149,9 @@ class HeldCommitter:
         if not states or client is None:
             return
         while True:
+            most_bytes = self._limit.bytes_now()
             offsets = {
-                one.tp: (states[one.tp][0], one.metadata_at(states[one.tp][0], snapshots[one.tp], self._most_bytes))
+                one.tp: (states[one.tp][0], one.metadata_at(states[one.tp][0], snapshots[one.tp], most_bytes))
                 for one in partitions
                 if one.tp in states
             }
@@ -156,16 +160,8 @@ class HeldCommitter:
                     await client.commit(offsets)
                 break
             except OffsetMetadataTooLargeError:
-                longest = max(len(metadata) for _, metadata in offsets.values())
-                if not longest:
+                if not self._limit.lower(max(len(metadata) for _, metadata in offsets.values())):
                     raise
-                self._most_bytes = longest - 1
-                log.warning(
-                    "held events may be repeated after a restart: the broker refuses the commit's metadata; "
-                    "set offset.metadata.max.bytes=4096",
-                    group=self._group_id,
-                    refused_bytes=longest,
-                )
         for one in partitions:
             if one.tp in states:
                 one.committed = states[one.tp]

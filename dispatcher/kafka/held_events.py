@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 from aiokafka import TopicPartition
-from aiokafka.errors import IllegalStateError, OffsetOutOfRangeError
+from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
 from aiokafka.structs import ConsumerRecord
 
 from dispatcher.config.kafka_settings import KafkaSettings
@@ -24,6 +24,7 @@ from dispatcher.contract.records import AssignmentEpoch, Lease, ProcessingAttemp
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StillHeld, StoreUnavailable
 from dispatcher.kafka.connection import stopped
+from dispatcher.kafka.group_coordinator import FencedMember
 from dispatcher.kafka.group_session import FIRST_REPEAT_S, GroupSession
 from dispatcher.kafka.held_commits import HeldAssignment, HeldCommitter
 from dispatcher.kafka.held_pace import ReadingPace
@@ -51,6 +52,12 @@ LEAVE_S: Final = 5.0
 LONGEST_REPEAT_S: Final = 30.0
 REST_S: Final = 2.0
 """A tenant whose event could not be sent without an attempt rests at least so long."""
+MOST_REST_S: Final = 60.0
+"""And at most so long, whatever its endpoint asked for: an edit may have lifted that."""
+LOCATE_AGAIN_S: Final = 15.0
+"""A partition that doesn't answer is asked again after so long."""
+LEAVE_COMMIT_S: Final = 10.0
+"""Deadline of the last commit, with its snapshots."""
 
 
 Connect = Callable[[Assignments], Coroutine[object, object, GroupClient]]
@@ -100,7 +107,7 @@ class HeldEvents:
         self._in_flight = 0
         self._pace = ReadingPace()
         self._news = asyncio.Event()
-        self._committer = HeldCommitter(topic, self.group_id)
+        self._committer = HeldCommitter(topic, self.group_id, self.session.problems)
 
     def __repr__(self) -> str:
         return f"<HeldEvents {self.group_id} {len(self._assigned)} partitions, {self._in_flight} in flight>"
@@ -168,8 +175,19 @@ class HeldEvents:
         tasks = [task for one in leaving for task in one.tasks]
         if tasks and within_s:
             await asyncio.wait(tasks, timeout=within_s)
-        if within_s and self.session.fenced is None:
-            await self._committer.commit(self._consumer, leaving)
+        try:
+            if within_s and self.session.fenced is None:
+                async with asyncio.timeout(LEAVE_COMMIT_S):
+                    await self._committer.commit(self._consumer, leaving)
+        except TimeoutError:
+            log.warning("held events may be repeated: the last commit took too long", group=self.group_id)
+        finally:
+            self._forget(leaving)
+        if tasks:
+            await asyncio.wait(tasks, timeout=1)
+
+    def _forget(self, leaving: Iterable[HeldAssignment]) -> None:
+        """Ends these assignments, and keeps what is finished of them."""
         for one in leaving:
             for task in list(one.tasks):
                 task.cancel()
@@ -177,8 +195,25 @@ class HeldEvents:
                 del self._assigned[one.tp]
             if (left := one.what_is_finished()) is not None:
                 self._left[one.tp] = left
-        if tasks:
-            await asyncio.wait(tasks, timeout=1)
+
+    async def _locate(self, client: GroupClient, one: HeldAssignment) -> None:
+        """Finds the position of a new partition, and checks another's log if its source has changed.
+
+        A partition that doesn't answer rests, so that it holds up no other.
+        """
+        now = asyncio.get_running_loop().time()
+        if now < one.located_again_at:
+            return
+        try:
+            if one.state is None:
+                await self._restore(client, one)
+            elif one.source != client.source_of(one.tp):
+                await self._check_log(client, one, one.state)
+        except (FencedMember, IllegalStateError):
+            raise
+        except (KafkaError, OSError, TimeoutError) as error:
+            self.session.report(error)
+            one.located_again_at = now + LOCATE_AGAIN_S
 
     async def _restore(self, client: GroupClient, one: HeldAssignment) -> None:
         """Finds the position of a partition and begins to read there."""
@@ -223,11 +258,8 @@ class HeldEvents:
         await asyncio.sleep(self._pace.rest_s(passed))
 
     async def _fetch(self, client: GroupClient) -> None:
-        for one in [one for one in self._assigned.values() if one.state is None]:
-            await self._restore(client, one)
         for one in list(self._assigned.values()):
-            if one.state is not None and one.source != client.source_of(one.tp):
-                await self._check_log(client, one, one.state)
+            await self._locate(client, one)
         now = asyncio.get_running_loop().time()
         for one in self._assigned.values():
             place = one.state.next_seek(now) if one.state is not None else None
@@ -318,7 +350,8 @@ class HeldEvents:
                 await self.session.until_member()
                 continue
             except StillHeld as held:
-                state.hold_again(key, record.offset, asyncio.get_running_loop().time() + max(REST_S, held.for_s))
+                rest_s = min(max(REST_S, held.for_s), MOST_REST_S)
+                state.hold_again(key, record.offset, asyncio.get_running_loop().time() + rest_s)
                 state.release(key, released=not self._is_held(key))
                 return
             except (StoreUnavailable, NotWritten, BrakeEngaged) as error:

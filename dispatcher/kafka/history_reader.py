@@ -17,6 +17,7 @@ from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.history import HistoryRecord, decode_record
 from dispatcher.errors import DispatcherError, StoreUnavailable, UnreadableEvent
 from dispatcher.kafka.connection import connection_arguments, stopped
+from dispatcher.kafka.membership import NO_POLL_LIMIT_MS
 from dispatcher.kafka.topic_reader import partitions_of, translating_kafka_errors
 from dispatcher.tasks import Backoff
 from dispatcher.telemetry import metrics
@@ -89,7 +90,7 @@ class HistoryReader:
             enable_auto_commit=False,
             session_timeout_ms=int(self._settings.session_timeout * 1000),
             heartbeat_interval_ms=int(min(3.0, self._settings.session_timeout / 5) * 1000),
-            max_poll_interval_ms=24 * 3600 * 1000,  # a store may be away for long, with the membership kept
+            max_poll_interval_ms=NO_POLL_LIMIT_MS,  # a store may be away for long, with the membership kept
         )
         try:
             await consumer.start()

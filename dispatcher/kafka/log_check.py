@@ -166,22 +166,23 @@ class LogChecker:
             return True
         fresh = [one for one in partitions if not one.restored and one.claim is None]
         if fresh:
-            known = await client.committed([one.tp for one in fresh])
+            committed = await client.committed([one.tp for one in fresh])
             for partition in fresh:
-                partition.claim = known.get(partition.tp)
-            self._started_topics.update(tp.topic for tp in known)
+                partition.claim = committed.get(partition.tp)
+            self._started_topics.update(tp.topic for tp in committed)
         bounds = await client.bounds([one.tp for one in partitions])
         if self._starts_at_end:
             await self._start_at_end(client, [one for one in fresh if one.claim is None])
         complete = True
         for partition in partitions:
-            if not partition.needs_check or partition.tp not in bounds:
+            if not partition.needs_check:
                 continue
-            claim = self._claim_of(partition, bounds[partition.tp])
-            if claim is None:
+            known = bounds.get(partition.tp)
+            claim = None if known is None else self._claim_of(partition, known)
+            if known is None or claim is None:
                 complete = False
             else:
-                self._check(client, partition, claim, bounds[partition.tp])
+                self._check(client, partition, claim, known)
         return complete
 
     async def _start_at_end(self, client: GroupClient, partitions: Iterable[Partition]) -> None:
@@ -195,6 +196,8 @@ class LogChecker:
             known = await client.committed(every)
             if not known and every and min(every) in {one.tp for one in partitions}:
                 ends = {tp: bounds.end for tp, bounds in (await client.bounds(every)).items()}
+                if len(ends) < len(every):
+                    continue  # a partition without an answer would be read from its start
                 await client.commit_for_group({tp: (end, "") for tp, end in ends.items()})
                 log.info("first start of the group: begins at the end", group=self._group_id, topic=topic)
                 known = {tp: CommittedPosition(end) for tp, end in ends.items()}

@@ -1,8 +1,10 @@
 """Membership of a consumer group by aiokafka: the client that reads, and the receiver of assignments."""
 
+import asyncio
+import math
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -13,10 +15,15 @@ from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.kafka import group_coordinator
 from dispatcher.kafka.commit_metadata import CommittedPosition, decode_metadata
 from dispatcher.kafka.connection import connection_arguments, stopped
+from dispatcher.kafka.log_bounds import end_offsets, first_offsets, leader_of
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
+
+NO_POLL_LIMIT_MS: Final = math.inf
+"""aiokafka leaves the group for ever after so long without a fetch. A member without partitions never fetches, nor does
+one whose partitions all wait. The loop that polls stops only with the event loop, and then the heartbeats stop too."""
 
 group_coordinator.install()  # before there is any consumer
 
@@ -72,8 +79,8 @@ class GroupClient:
 
     def __init__(self, consumer: "AIOKafkaConsumer[bytes, bytes]") -> None:
         self._consumer = consumer
-        self._moves: dict[str, int] = {}
-        """How often each topic was seen without a leader, or not at all."""
+        self._moves: dict[TopicPartition, int] = {}
+        """How often each partition was seen without a leader, or not at all."""
         consumer._client.cluster.add_listener(self._metadata_changed)  # noqa: SLF001
 
     def assignment(self) -> set[TopicPartition]:
@@ -119,15 +126,21 @@ class GroupClient:
         return {tp: (state.offset, state.metadata or "") for tp, state in known.items()}
 
     async def bounds(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, Bounds]:
-        """Returns the logs' first offsets, and the ones after their last."""
-        starts = await self._consumer.beginning_offsets(tps)
-        ends = await self._consumer.end_offsets(tps)
+        """Returns the logs' first offsets, and the ones after their last; without the partitions that don't answer.
+
+        Raises:
+            KafkaError, TimeoutError: none answers.
+        """
+        starts, ends = await asyncio.gather(first_offsets(self._consumer, tps), end_offsets(self._consumer, tps))
         return {tp: Bounds(starts[tp], ends[tp]) for tp in tps if tp in starts and tp in ends}
 
-    async def end_offsets(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        """Returns the offsets after the logs' last."""
-        found: dict[TopicPartition, int] = await self._consumer.end_offsets(list(tps))
-        return found
+    async def end_offsets(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """Returns the offsets after the logs' last; without the partitions that don't answer.
+
+        Raises:
+            KafkaError, TimeoutError: none answers.
+        """
+        return await end_offsets(self._consumer, tps)
 
     def seek(self, tp: TopicPartition, offset: int) -> None:
         """Makes the client read the partition from this offset on.
@@ -150,19 +163,19 @@ class GroupClient:
     def source_of(self, tp: TopicPartition) -> tuple[object, ...]:
         """Returns a value that changes whenever the partition's log may have been replaced."""
         client = self._consumer._client  # noqa: SLF001
-        leader = client.cluster.leader_for_partition(tp)
+        leader = leader_of(self._consumer, tp)
         connection = client._conns.get((leader, ConnectionGroup.DEFAULT))  # noqa: SLF001
-        return leader, connection, self._moves.get(tp.topic, 0)
+        return leader, connection, self._moves.get(tp, 0)
 
     async def stop(self) -> None:
         """Leaves the group and closes the connections."""
         await self._consumer.stop()
 
     def _metadata_changed(self, _cluster: object) -> None:
-        """Notes topics that lack a leader: the topic is being deleted, or its leader may have lost records."""
+        """Notes partitions that lack a leader: the topic is being deleted, or the next leader may have lost records."""
         for tp in self._consumer.assignment():
-            if self._consumer._client.cluster.leader_for_partition(tp) in (None, -1):  # noqa: SLF001
-                self._moves[tp.topic] = self._moves.get(tp.topic, 0) + 1
+            if leader_of(self._consumer, tp) is None:
+                self._moves[tp] = self._moves.get(tp, 0) + 1
 
 
 async def join(
@@ -187,9 +200,7 @@ async def join(
         session_timeout_ms=int(settings.session_timeout * 1000),
         heartbeat_interval_ms=int(min(3.0, settings.session_timeout / 4) * 1000),
         rebalance_timeout_ms=60_000,
-        # The poll loop stops only with the event loop, and then the heartbeats stop too: this limit adds nothing,
-        # and would throw us out of the group while all partitions wait for room.
-        max_poll_interval_ms=24 * 3600 * 1000,
+        max_poll_interval_ms=NO_POLL_LIMIT_MS,
         fetch_max_bytes=settings.fetch_max_bytes,
         max_partition_fetch_bytes=min(settings.fetch_max_bytes, 1024 * 1024),
         fetch_max_wait_ms=20,

@@ -100,6 +100,8 @@ class _ClientInUse:
         self.writes += 1
         self.idle.clear()
         try:
+            if write.partition is not None:
+                await self._find(write.topic, write.partition)
             if alone or (write.key is None and write.value is None):  # `send` asserts that one of them is there
                 return await self._send_alone(write)
             written = await self.client.send_and_wait(
@@ -110,6 +112,17 @@ class _ClientInUse:
             self.writes -= 1
             if not self.writes:
                 self.idle.set()
+
+    async def _find(self, topic: str, partition: int) -> None:
+        """Asks for newer metadata if the partition is unknown: aiokafka asserts that it is known.
+
+        Raises:
+            KafkaError: the topic has no such partition.
+        """
+        if partition not in await self.client.partitions_for(topic):
+            await self.client.client.force_metadata_update()
+            if partition not in await self.client.partitions_for(topic):
+                raise KafkaError(f"it has no partition {partition}")
 
     async def _send_alone(self, write: _Write) -> int:
         partition = write.partition

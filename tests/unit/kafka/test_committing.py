@@ -19,6 +19,8 @@ from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.contract.records import AssignmentEpoch
 from dispatcher.kafka.committing import FAILURE_LASTS_S, Committer
+from dispatcher.kafka.metadata_limit import TRY_AGAIN_S
+from dispatcher.kafka.offset_tracker import MAX_METADATA_BYTES
 from dispatcher.kafka.partition import Partition
 from dispatcher.kafka.problems import LOG_EVERY_S, KafkaProblems
 from dispatcher.telemetry import metrics
@@ -106,6 +108,47 @@ async def test_a_broker_that_takes_no_commit_at_all_is_named(clock: Clock) -> No
     assert not await committer.commit(broker, [_partition(scattered=20)])
     assert any("even without metadata" in problem.detail for problem in problems.current)
     assert broker.asked == 3, "with all metadata, with half of it, with none"
+
+
+@virtual_time
+async def test_full_metadata_is_tried_again_after_a_while_and_the_problem_ends() -> None:
+    """The broker was repaired, or another one coordinates the group now: no restart is needed."""
+    problems, broker = KafkaProblems(asyncio.get_running_loop().time), StrictBroker(100)
+    committer, partition = Committer("a", SETTINGS, lambda: 1, problems), _partition(scattered=60)
+    assert await committer.commit(broker, [partition])
+    assert 0 < broker.lengths[-1] <= 100
+    assert {one.reason for one in problems.current} == {KafkaReason.COMMIT_REFUSED}
+    partition.committed = None
+    asked = len(broker.lengths)
+    assert await committer.commit(broker, [partition])
+    assert len(broker.lengths) == asked + 1, "the limit is remembered"
+
+    for _ in range(12):  # an hour
+        await asyncio.sleep(TRY_AGAIN_S)
+        partition.committed = None
+        assert await committer.commit(broker, [partition])
+        assert problems.current, "it is reported as long as it lasts"
+    broker.most = MAX_METADATA_BYTES
+    await asyncio.sleep(TRY_AGAIN_S)
+    partition.committed = None
+    assert await committer.commit(broker, [partition])
+    assert broker.lengths[-1] > 100
+    await asyncio.sleep(TRY_AGAIN_S)
+    assert problems.current == ()
+
+
+class StrictBroker(Broker):
+    """Takes metadata up to a length."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+        self.lengths: list[int] = []
+
+    async def commit(self, offsets: dict[TopicPartition, tuple[int, str]]) -> None:
+        self.lengths.append(max(len(metadata) for _, metadata in offsets.values()))
+        if self.lengths[-1] > self.most:
+            raise OffsetMetadataTooLargeError
 
 
 async def test_a_partition_that_went_to_another_member_ends_the_problem(clock: Clock) -> None:

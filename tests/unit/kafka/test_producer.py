@@ -38,6 +38,7 @@ class Broker:
     hangs: bool = False
     away: bool = False
     clients: list["Client"] = field(default_factory=list)
+    partitions: set[int] = field(default_factory=lambda: {0})
 
     @property
     def numbered(self) -> int:
@@ -70,6 +71,9 @@ class Client:
         self.accepted: Counter[str] = Counter()
         self._lingering: dict[str, tuple[list[bytes | None], asyncio.Task[None]]] = {}
         self._message_accumulator = self
+        self.client = self
+        self._partitions = set(broker.partitions)
+        """As they were when the client looked last."""
         self.is_stopped = False
         broker.clients.append(self)
 
@@ -85,12 +89,16 @@ class Client:
         """Does nothing: no caller waits any more."""
 
     async def partitions_for(self, _: str) -> set[int]:
-        return {0}
+        return self._partitions
+
+    async def force_metadata_update(self) -> None:
+        self._partitions = set(self.broker.partitions)
 
     async def send_and_wait(
-        self, topic: str, value: bytes | None, key: bytes | None, *_: Any, **__: Any
+        self, topic: str, value: bytes | None, key: bytes | None, partition: int | None = None, **_: Any
     ) -> SimpleNamespace:
         assert not (key is None and value is None)
+        assert partition is None or partition in self._partitions, "Unrecognized partition"
         if topic not in self._lingering:
             values: list[bytes | None] = []
             self._lingering[topic] = values, asyncio.ensure_future(self._send_soon(topic, values))
@@ -113,7 +121,7 @@ class Client:
         return Batch()
 
     async def send_batch(self, batch: "Batch", topic: str, *, partition: int) -> "asyncio.Future[SimpleNamespace]":
-        assert partition == 0
+        assert partition in self._partitions
         return asyncio.ensure_future(self._written(topic, batch.values))
 
     async def _written(self, topic: str, values: list[bytes | None]) -> SimpleNamespace:
@@ -239,6 +247,20 @@ async def test_neither_key_nor_value_is_written_as_it_is(broker: Broker) -> None
     async with Producer(SETTINGS) as producer:
         await write(producer, "t", None, None)
     assert broker.written["t"] == [None]
+
+
+@virtual_time
+@pytest.mark.parametrize("value", [b"v", None])
+async def test_a_partition_that_the_client_does_not_know_yet_is_written_to(broker: Broker, value: bytes | None) -> None:
+    """Partitions were added to a topic a moment ago; or it was made anew with fewer, and the owner learns it later."""
+    async with Producer(SETTINGS) as producer:
+        broker.partitions = {0, 1}
+        await producer.write("t", None, value, [], "held", partition=1)
+        assert broker.written["t"] == [value]
+        with pytest.raises(NotWritten, match="KafkaError"):
+            await producer.write("t", None, value, [], "held", partition=2)
+        await write(producer, "t", b"after")
+        assert broker.written["t"] == [value, b"after"]
 
 
 @virtual_time

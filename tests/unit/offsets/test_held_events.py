@@ -7,14 +7,14 @@ from typing import Any, cast
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.errors import OffsetMetadataTooLargeError
+from aiokafka.errors import KafkaConnectionError, LeaderNotAvailableError, OffsetMetadataTooLargeError
 
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.contract.outcomes import Delivered, Outcome
 from dispatcher.contract.records import AssignmentEpoch, Lease, Origin, ProcessingAttempt, Record, RetryState
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.errors import NotWritten, RecordTooLarge
+from dispatcher.errors import NotWritten, RecordTooLarge, StillHeld
 from dispatcher.kafka import held_commits, held_events
 from dispatcher.kafka.commit_metadata import AT_START
 from dispatcher.kafka.group_coordinator import FencedMember
@@ -53,10 +53,14 @@ class Bench:
         self.members: list[Member] = []
         self.silent = False
         """No fetch is answered."""
-        self.refusals: list[NotWritten] = []
+        self.refusals: list[Exception] = []
         """Raised by the next writes of snapshots."""
         self.snapshots = 0
         """Written."""
+        self.write_s = 0.0
+        """Seconds that a snapshot's write takes."""
+        self.waits: list[StillHeld] = []
+        """Raised by the next records that are processed."""
         self.reader = self.new_reader()
         self.topic = TOPIC
 
@@ -75,6 +79,7 @@ class Bench:
         return member
 
     async def write_snapshot(self, partition: int, snapshot: Any) -> int:
+        await asyncio.sleep(self.write_s)
         if self.refusals:
             raise self.refusals.pop()
         self.snapshots += 1
@@ -84,6 +89,8 @@ class Bench:
 
     async def _process(self, record: Record, attempt: ProcessingAttempt) -> Outcome:
         await asyncio.sleep(self.wait_s)
+        if self.waits:
+            raise self.waits.pop()
         attempt.start()
         self.sent.append(record.offset)
         return Delivered(1)
@@ -218,6 +225,98 @@ async def test_a_revocation_waits_for_no_event_of_which_no_request_was_sent() ->
 
     assert bench.now() - before < 2
     assert bench.sent == []
+
+
+@virtual_time
+@pytest.mark.parametrize("error", [TimeoutError(), LeaderNotAvailableError(), KafkaConnectionError()])
+async def test_a_partition_that_does_not_answer_holds_up_no_other(error: Exception) -> None:
+    """Its brokers are away, at the start or later, or its disk is; it goes on once it answers."""
+    bench = Bench()
+    other = TopicPartition(TOPIC, 0)
+    bench.held.clear()
+    bench.hold(3)
+    bench.hold(3, other)
+    away = {other}
+    join = bench._join
+
+    async def joined(listener: Any) -> Member:
+        member = await join(listener)
+        bounds = member.bounds
+
+        async def answered(tps: Any) -> Any:
+            if away & set(tps):
+                raise error
+            return await bounds(tps)
+
+        member.bounds = answered  # type: ignore[method-assign]
+        return member
+
+    bench._join = joined  # type: ignore[method-assign]
+    bench.reader = bench.new_reader()
+    task = await bench.start()
+    for _ in range(8):
+        bench.reader.heard(bench.now())
+        await asyncio.sleep(5)
+    assert bench.group.covers(ONE)[0] == 3
+    assert other not in bench.group.commits
+    assert bench.reasons() == {KafkaReason.UNREACHABLE}
+    away.clear()
+    for _ in range(6):
+        bench.reader.heard(bench.now())
+        await asyncio.sleep(5)
+    assert bench.group.covers(other)[0] == 3
+    await bench.stop(task)
+
+
+@virtual_time
+async def test_an_edit_lifts_the_rest_that_an_endpoint_had_asked_for() -> None:
+    """The tenant's address was wrong, and its answer was Retry-After: a day. The new one gets the events soon."""
+    bench = Bench()
+    bench.held.clear()
+    bench.waits.append(StillHeld("its lane waits", 86_400))
+    bench.hold(3)
+    task = await bench.start()
+    bench.reader.notice()
+    for _ in range(24):
+        bench.reader.heard(bench.now())
+        await asyncio.sleep(5)
+    assert sorted(bench.sent) == [0, 1, 2]
+    await bench.stop(task)
+
+
+@virtual_time
+async def test_a_bug_in_the_last_commit_of_a_partition_does_not_end_its_reading() -> None:
+    bench = Bench()
+    bench.hold(1)
+    bench.hold(4, tenant=OTHER)
+    task = await bench.start()
+    await asyncio.sleep(5)
+    one = bench.reader._assigned[ONE]
+    one.committed, one.is_dirty = None, True  # its newest commit was refused
+    bench.refusals.append(AssertionError("a bug"))
+    with pytest.raises(AssertionError):
+        await bench.reader.revoked([ONE])
+    await bench.reader.assigned([ONE, TopicPartition(TOPIC, 0)])
+    bench.release()
+    for _ in range(6):
+        bench.reader.heard(bench.now())
+        await asyncio.sleep(5)
+    assert 0 in bench.sent
+    await bench.stop(task)
+
+
+@virtual_time
+async def test_leaving_takes_little_time_though_nothing_can_be_written() -> None:
+    """A longer wait would end in SIGKILL, and at a rebalance hold up the whole group."""
+    bench = Bench()
+    bench.hold(1)
+    bench.hold(4, tenant=OTHER)
+    bench.write_s = 3_600
+    task = await bench.start()
+    await asyncio.sleep(5)
+    began = bench.now()
+    await bench.stop(task)
+    assert bench.now() - began < 2 * held_events.LEAVE_COMMIT_S
 
 
 @virtual_time
@@ -648,6 +747,6 @@ async def test_commits_go_through_though_the_broker_refuses_long_metadata(limit:
 async def test_a_commit_before_the_position_is_known_leaves_the_first_one_to_come() -> None:
     bench = Bench()
     one = held_commits.HeldAssignment(ONE, AssignmentEpoch())
-    committer = held_commits.HeldCommitter(cast(HeldTopic, bench), "g.held")
+    committer = held_commits.HeldCommitter(cast(HeldTopic, bench), "g.held", bench.problems)
     assert await committer.commit(None, [one])
     assert one.is_dirty

@@ -1,0 +1,78 @@
+"""Asks for the first offsets of logs and the ones after their last, so that each partition is answered for itself.
+
+aiokafka answers for all partitions or for none: one without a leader would keep the others from being read.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError, LeaderNotAvailableError
+
+if TYPE_CHECKING:
+    from aiokafka import AIOKafkaConsumer
+
+LEADER_ANSWERS_S: Final = 4.0
+"""Deadline for the partitions of one leader; as long again for each of them alone, if that fails."""
+
+Offsets = dict[TopicPartition, int]
+_Ask = Callable[[Sequence[TopicPartition]], Awaitable[Offsets]]
+
+
+async def first_offsets(consumer: "AIOKafkaConsumer[bytes, bytes]", tps: Sequence[TopicPartition]) -> Offsets:
+    """Returns the logs' first offsets, without the partitions that don't answer.
+
+    Raises:
+        KafkaError, TimeoutError: none answers.
+    """
+    return await _offsets(consumer, consumer.beginning_offsets, tps)
+
+
+async def end_offsets(consumer: "AIOKafkaConsumer[bytes, bytes]", tps: Sequence[TopicPartition]) -> Offsets:
+    """Returns the offsets after the logs' last, without the partitions that don't answer.
+
+    Raises:
+        KafkaError, TimeoutError: none answers.
+    """
+    return await _offsets(consumer, consumer.end_offsets, tps)
+
+
+def leader_of(consumer: "AIOKafkaConsumer[bytes, bytes]", tp: TopicPartition) -> int | None:
+    """Returns the node that leads a partition, or None if none is known to."""
+    leader: int | None = consumer._client.cluster.leader_for_partition(tp)  # noqa: SLF001
+    return None if leader == -1 else leader
+
+
+async def _offsets(consumer: "AIOKafkaConsumer[bytes, bytes]", ask: _Ask, tps: Sequence[TopicPartition]) -> Offsets:
+    """Asks each leader on its own, and where one fails, for each of its partitions on its own."""
+    led: dict[int | None, list[TopicPartition]] = {}
+    for tp in tps:
+        led.setdefault(leader_of(consumer, tp), []).append(tp)
+    without_leader = led.pop(None, [])
+    found, failed = await _gathered(ask, list(led.values()))
+    alone = [[tp] for group in failed if len(group) > 1 for tp in group]
+    if alone:
+        found |= (await _gathered(ask, alone))[0]
+    if failed and not found:
+        raise TimeoutError
+    if without_leader and not found:
+        raise LeaderNotAvailableError(f"partitions without a leader: {len(without_leader)}")
+    return found
+
+
+async def _gathered(
+    ask: _Ask, groups: Sequence[Sequence[TopicPartition]]
+) -> tuple[Offsets, list[Sequence[TopicPartition]]]:
+    """Asks for all groups at once. Returns the offsets that came in time, and the groups that failed."""
+
+    async def answer(group: Sequence[TopicPartition]) -> Offsets | None:
+        try:
+            async with asyncio.timeout(LEADER_ANSWERS_S):
+                return await ask(group)
+        except (KafkaError, TimeoutError):
+            return None
+
+    answers = await asyncio.gather(*map(answer, groups))
+    found = {tp: offset for one in answers if one is not None for tp, offset in one.items()}
+    return found, [group for group, one in zip(groups, answers, strict=True) if one is None]

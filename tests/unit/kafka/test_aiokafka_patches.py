@@ -1,0 +1,94 @@
+"""What aiokafka makes of answers, once it is patched."""
+
+import asyncio
+from collections.abc import Sequence
+from io import BytesIO
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
+from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.consumer.subscription_state import SubscriptionState
+from aiokafka.errors import GroupAuthorizationFailedError, KafkaError
+from aiokafka.protocol.commit import OffsetFetchRequest, OffsetFetchResponse_v3
+from aiokafka.structs import OffsetAndMetadata
+
+import dispatcher.kafka.connection  # noqa: F401  (applies the patches)
+from tests.unit.virtual_time import virtual_time
+
+ONE = TopicPartition("events", 0)
+KNOWN = [("events", [(0, 42, "metadata", 0)])]
+
+
+class Connection:
+    """Answers the requests for a group's offsets, the next answer to each."""
+
+    def __init__(self, *answers: tuple[Sequence[Any], int]) -> None:
+        self._answers = [OffsetFetchResponse_v3(0, list(topics), code).encode() for topics, code in answers]
+
+    def connected(self) -> bool:
+        return True
+
+    def send(self, request: Any, *, expect_response: bool) -> Any:
+        del request, expect_response
+
+        async def answer() -> Any:
+            return OffsetFetchResponse_v3.decode(BytesIO(self._answers.pop(0)))
+
+        return answer()
+
+
+def client_of(connection: Connection) -> AIOKafkaClient:
+    client = AIOKafkaClient(bootstrap_servers="none:1")
+    for group in ConnectionGroup:
+        client._conns[1, group] = connection
+
+    async def ready(*_: object, **__: object) -> bool:
+        return True
+
+    client.ready = ready
+    return client
+
+
+async def committed(*answers: tuple[Sequence[Any], int]) -> dict[TopicPartition, OffsetAndMetadata]:
+    coordinator = GroupCoordinator(client_of(Connection(*answers)), SubscriptionState(), group_id="g")
+    coordinator._coordination_task.cancel()
+    lookups = 0
+
+    async def find() -> None:
+        nonlocal lookups
+        lookups += 1
+        coordinator.coordinator_id = 1
+        coordinator._coordinator_dead_fut = asyncio.get_running_loop().create_future()
+
+    coordinator.ensure_coordinator_known = find
+    found: dict[TopicPartition, OffsetAndMetadata] = await coordinator.fetch_committed_offsets([ONE])
+    assert lookups == len(answers), "the coordinator is looked for again after each error"
+    return found
+
+
+@virtual_time
+@pytest.mark.parametrize("code", [14, 15, 16], ids=["loading", "not available", "not coordinator"])
+async def test_a_coordinator_that_loads_or_moves_is_asked_again(code: int) -> None:
+    """Its answer names no partition, as that of a group without commits does: every position would be lost."""
+    assert await committed(([], code), ([], code), (KNOWN, 0)) == {ONE: OffsetAndMetadata(42, "metadata")}
+
+
+@virtual_time
+async def test_a_group_without_commits_has_none() -> None:
+    assert await committed(([("events", [(0, -1, "", 0)])], 0)) == {}
+
+
+@virtual_time
+async def test_a_missing_permission_on_the_group_is_raised() -> None:
+    with pytest.raises(GroupAuthorizationFailedError, match="g"):
+        await committed(([], 30))
+
+
+@virtual_time
+@pytest.mark.parametrize("code", [14, 16, 30])
+async def test_errors_of_a_group_reach_those_who_ask_from_outside(code: int) -> None:
+    with pytest.raises(KafkaError) as raised:
+        await client_of(Connection(([], code))).send(1, OffsetFetchRequest("g", None))
+    assert raised.value.errno == code

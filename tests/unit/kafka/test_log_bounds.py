@@ -1,0 +1,93 @@
+"""Offsets of several logs: one that can't be asked about leaves the others answered."""
+
+import asyncio
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import LeaderNotAvailableError
+
+from dispatcher.kafka.log_bounds import LEADER_ANSWERS_S, end_offsets, first_offsets
+from dispatcher.kafka.membership import GroupClient
+from tests.unit.virtual_time import virtual_time
+
+P0, P1, P2, P3 = EVERY = [TopicPartition("events", number) for number in range(4)]
+
+
+class Consumer:
+    """What aiokafka's consumer does: it answers for all of the partitions that it is asked for, or never."""
+
+    def __init__(self) -> None:
+        self.leaders: dict[TopicPartition, int | None] = {P0: 1, P1: 1, P2: 2, P3: 2}
+        self.silent: set[TopicPartition] = set()
+        self.asked: list[set[TopicPartition]] = []
+        self._client = SimpleNamespace(cluster=self, _conns={})
+
+    def leader_for_partition(self, tp: TopicPartition) -> int | None:
+        return self.leaders[tp]
+
+    def add_listener(self, _: object) -> None:
+        """Calls nobody."""
+
+    def assignment(self) -> set[TopicPartition]:
+        return set(EVERY)
+
+    async def beginning_offsets(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(await self._answered(tps), 5)
+
+    async def end_offsets(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(await self._answered(tps), 9)
+
+    async def _answered(self, tps: Sequence[TopicPartition]) -> Sequence[TopicPartition]:
+        self.asked.append(set(tps))
+        if self.silent & set(tps) or any(self.leaders[tp] in (None, -1) for tp in tps):
+            await asyncio.sleep(3600)
+        return tps
+
+
+@virtual_time
+async def test_each_leader_is_asked_once() -> None:
+    consumer = Consumer()
+    assert await end_offsets(cast(Any, consumer), EVERY) == dict.fromkeys(EVERY, 9)
+    assert consumer.asked == [{P0, P1}, {P2, P3}]
+    assert await first_offsets(cast(Any, consumer), []) == {}
+
+
+@virtual_time
+@pytest.mark.parametrize("leader", [None, -1])
+async def test_a_partition_without_a_leader_costs_the_others_nothing(leader: int | None) -> None:
+    consumer = Consumer()
+    consumer.leaders[P3] = leader
+    began = asyncio.get_running_loop().time()
+    assert await first_offsets(cast(Any, consumer), EVERY) == dict.fromkeys([P0, P1, P2], 5)
+    assert asyncio.get_running_loop().time() - began < 0.1
+    with pytest.raises(LeaderNotAvailableError):
+        await first_offsets(cast(Any, consumer), [P3])
+
+
+@virtual_time
+async def test_a_partition_whose_leader_does_not_answer_for_it_costs_the_others_little_time() -> None:
+    consumer = Consumer()
+    consumer.silent = {P3}
+    began = asyncio.get_running_loop().time()
+    assert await end_offsets(cast(Any, consumer), EVERY) == dict.fromkeys([P0, P1, P2], 9)
+    assert asyncio.get_running_loop().time() - began <= 2 * LEADER_ANSWERS_S + 1
+    with pytest.raises(TimeoutError):
+        await end_offsets(cast(Any, consumer), [P3])
+
+
+@virtual_time
+async def test_bounds_are_of_the_partitions_that_answer_and_only_those_without_a_leader_count_as_moved() -> None:
+    consumer = Consumer()
+    client = GroupClient(cast(Any, consumer))
+    before = {tp: client.source_of(tp) for tp in EVERY}
+    consumer.leaders[P3] = -1
+    client._metadata_changed(None)
+    assert {tp for tp in EVERY if client.source_of(tp) != before[tp]} == {P3}
+    assert {tp: (one.start, one.end) for tp, one in (await client.bounds(EVERY)).items()} == {
+        P0: (5, 9), P1: (5, 9), P2: (5, 9),
+    }  # fmt: skip
+    consumer.leaders[P3] = 2
+    assert client.source_of(P3) != before[P3], "its log may have been replaced meanwhile"
