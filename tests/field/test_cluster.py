@@ -1,17 +1,28 @@
 """A cluster of three brokers: leaders move, brokers restart one after the other, replicas are missing. Nothing is lost."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
+from dispatcher.contract.tenant import TenantKey
 from dispatcher.kafka.topics import held_topic
 from tests.faults.behaviours import now_and_then
 from tests.field.readiness import reports, reports_nothing
 from tests.integration.brokers import needs_kafka
-from tests.integration.harness import LARGEST_RECORD, Stage, slowly, stage, status, tenants, until
+from tests.integration.harness import (
+    LARGEST_RECORD,
+    Stage,
+    event,
+    slowly,
+    stage,
+    status,
+    tenants,
+    until,
+    webhook_id_of,
+)
 from tests.kafka import topics
 from tests.kafka.cluster import NODES, KafkaCluster
 
@@ -109,6 +120,38 @@ async def test_leaders_that_move_while_held_events_are_read_cost_none_of_them(
 
 async def _ends_at(scene: Stage, topic: str, count: int) -> bool:
     return sum((await topics.end_offsets(scene.bootstrap_servers, topic)).values()) >= count
+
+
+async def test_partitions_without_a_leader_hold_up_no_other(cluster: KafkaCluster, tmp_path: Path) -> None:
+    """Topics without replicas lose a third of their partitions with a broker: also at the start, also held events'."""
+    async with stage(cluster.bootstrap_servers, tmp_path, replication=1, partitions=NODES) as scene:
+        paused = [scene.webhook(tenant) | {"paused": True} for tenant in TENANTS[:2]]
+        scene.mount([*paused, *(scene.webhook(tenant) for tenant in TENANTS[2:])])
+        async with scene.dispatcher() as dispatcher:
+            dispatcher.start()
+            await scene.produce(TENANTS, 300, "held")
+            await scene.accepted(240, dispatcher)
+            dispatcher.kill9()
+            away = next(node for node in (await cluster.leaders(scene.topic)).values() if node is not cluster.nodes[0])
+            led = {number for number, node in (await cluster.leaders(scene.topic)).items() if node is not away}
+            away.kill()
+            dispatcher.start()
+            beside = set()
+            for number in range(120):
+                tenant, name = TENANTS[2 + number % 8], f"beside-{number}"
+                await scene.send(event(tenant, name), partition=min(led))
+                beside.add(webhook_id_of(tenant, name))
+            await until(lambda: beside <= scene.receiver.accepted.keys(), "the other partitions", 60, dispatcher)
+            scene.mount([scene.webhook(tenant) for tenant in TENANTS])
+            await until(lambda: _some_are_sent(scene, TENANTS[:2]), "held events of other partitions", 60, dispatcher)
+            await away.start()
+            await scene.all_accepted(dispatcher, 120)
+            await reports_nothing(dispatcher, 120)
+        assert await scene.lost() == 0
+
+
+async def _some_are_sent(scene: Stage, of: Sequence[TenantKey]) -> bool:
+    return any(scene.expected.get(name) in of for name in scene.receiver.accepted)
 
 
 @pytest.mark.all_faults

@@ -3,12 +3,17 @@
 import asyncio
 import os
 import signal
+from collections.abc import Iterable
 
 import pytest
+from aiokafka import TopicPartition
 
+from dispatcher.config.kafka_settings import KafkaSettings
+from dispatcher.kafka.membership import Assignments, join
 from dispatcher.service import FENCED
 from tests.integration.brokers import needs_kafka
 from tests.integration.harness import Dispatcher, Stage, slowly, tenants, until
+from tests.kafka import topics
 
 pytestmark = [needs_kafka, pytest.mark.timeout(180)]
 
@@ -45,6 +50,43 @@ async def test_of_two_processes_with_one_name_the_first_says_so_and_ends_and_the
         a.start()
         assert await b.wait(60) == FENCED
         await a.ready()
+
+
+async def test_a_member_that_had_nothing_to_fetch_for_a_month_takes_over(scene: Stage) -> None:
+    """More processes than partitions: the spare one never fetches, and aiokafka would count it as stuck."""
+    topic = f"{scene.topic}-one"
+    await topics.create_topic(scene.bootstrap_servers, topic, partitions=1)
+    settings = KafkaSettings.model_validate(
+        {"bootstrap_servers": scene.bootstrap_servers, "group_id": topic, "session_timeout": f"{SESSION_S}s"}
+    )
+    members = [Named(), Named()]
+    clients = [await join(settings, [topic], topic, Assignments(one)) for one in members]
+    try:
+        await until(lambda: sum(len(one.owned) for one in members) == 1, "an owner", 60)
+        owner, spare = sorted(range(2), key=lambda number: not members[number].owned)
+        subscription = clients[spare]._consumer._subscription
+        subscription._last_fetch_ended -= 31 * 24 * 3600
+        await asyncio.sleep(SESSION_S)  # some heartbeats
+        await clients[owner].stop()
+        await until(lambda: bool(members[spare].owned), "the other one to take over", 2 * SESSION_S)
+    finally:
+        await asyncio.gather(*(client.stop() for client in clients))
+
+
+class Named:
+    """Remembers the partitions that the group has given it."""
+
+    def __init__(self) -> None:
+        self.owned: set[TopicPartition] = set()
+
+    async def assigned(self, tps: Iterable[TopicPartition], /) -> None:
+        self.owned = set(tps)
+
+    async def revoked(self, tps: Iterable[TopicPartition], /) -> None:
+        self.owned -= set(tps)
+
+    def heard(self, at: float, /) -> None:
+        """Ignores heartbeats."""
 
 
 @pytest.mark.all_faults
