@@ -12,3 +12,12 @@ def _quiet() -> Iterator[None]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     yield
     structlog.configure(**before)
+
+
+@pytest.fixture
+def _with_logs() -> Iterator[None]:
+    """Undoes the package's silence."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(0))
+    yield
+    structlog.configure(**before)

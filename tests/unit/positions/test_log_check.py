@@ -1,9 +1,6 @@
 """Which log a position describes: what is looked at, what is believed, what is discarded."""
 
-from collections.abc import Iterator
-
 import pytest
-import structlog
 from aiokafka import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
@@ -170,15 +167,6 @@ def test_the_least_end_of_a_log_that_a_claim_can_describe(claim: CommittedPositi
 
 
 # Reports
-
-
-@pytest.fixture
-def _with_logs() -> Iterator[None]:
-    """Undoes the package's silence."""
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(0))
-    yield
-    structlog.configure(**before)
 
 
 @pytest.mark.usefixtures("_with_logs")
