@@ -10,11 +10,11 @@ from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.contract.records import Lease
 from dispatcher.kafka.group_coordinator import FencedMember
-from dispatcher.kafka.group_session import LONGEST_POLL_WAIT_S, REPORTED_S, WATCH_S, GroupSession
+from dispatcher.kafka.group_session import FIRST_REPEAT_S, LONGEST_POLL_WAIT_S, REPORTED_S, WATCH_S, GroupSession
 from dispatcher.kafka.membership import GroupClient
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.telemetry import metrics
-from tests.unit.virtual_time import virtual_time
+from tests.unit.virtual_time import seconds_taken, virtual_time
 
 TP = TopicPartition("events", 0)
 
@@ -27,10 +27,15 @@ class Bench:
         settings = KafkaSettings.model_validate({"bootstrap_servers": "none:1", "group_id": "g"})
         self.session_s = settings.session_timeout
         self.problems = KafkaProblems(self.now)
-        self.fenced = self.renewed = 0
+        self.fenced = self.renewed = self.looks = 0
         self.session = GroupSession(
-            settings, "g", self.problems, lease=Lease(now=self.now), on_fenced=self._fenced, on_renewed=self._renewed
+            settings, "g", self.problems, lease=Lease(now=self._now), on_fenced=self._fenced, on_renewed=self._renewed
         )
+
+    def _now(self) -> float:
+        self.looks += 1
+        assert self.looks < 1000, "the lease is looked at again and again without a wait"
+        return self.now()
 
     def _fenced(self) -> None:
         self.fenced += 1
@@ -60,6 +65,7 @@ async def test_the_lease_lasts_a_session_from_the_heartbeat_that_was_answered() 
     bench.session.heard(bench.now() - 2)
     assert bench.session.lease.ends_at == bench.now() - 2 + bench.session_s
     assert bench.renewed == 0, "it was not over"
+    assert await seconds_taken(bench.session.until_member()) < 0.1, "a member waits for nothing"
     await asyncio.sleep(bench.session_s)
     bench.session.on_poll(5.0)
     assert bench.session.last_poll == 5.0
@@ -67,7 +73,7 @@ async def test_the_lease_lasts_a_session_from_the_heartbeat_that_was_answered() 
     bench.session.heard(bench.now() - bench.session_s)
     assert (bench.renewed, bench.reasons()) == (0, {KafkaReason.SESSION_LOST}), "the answer is as old as the session"
     waiting = asyncio.create_task(bench.session.until_member())
-    await asyncio.sleep(30)
+    await asyncio.sleep(30.5 * FIRST_REPEAT_S)
     assert not waiting.done()
     began = bench.now()
     bench.session.heard(began)
@@ -76,6 +82,13 @@ async def test_the_lease_lasts_a_session_from_the_heartbeat_that_was_answered() 
     assert (bench.renewed, bench.reasons()) == (1, set())
     bench.session.on_poll(6.0)
     assert bench.reasons() == set()
+    await asyncio.sleep(bench.session_s)
+    waiting = asyncio.create_task(bench.session.until_member())
+    await asyncio.sleep(30)
+    assert not waiting.done(), "it is over again"
+    bench.session.heard(bench.now())
+    await waiting
+    assert bench.renewed == 2
 
 
 @virtual_time
@@ -87,6 +100,7 @@ async def test_polls_after_errors_wait_longer_and_longer_until_one_succeeds() ->
         if len(at) == 7:
             return
         if len(at) == 9:
+            assert bench.reasons() == {KafkaReason.UNREACHABLE}, "the errors are reported"
             raise FencedMember("taken by another")
         raise KafkaConnectionError("gone")
 
@@ -95,7 +109,7 @@ async def test_polls_after_errors_wait_longer_and_longer_until_one_succeeds() ->
     assert all(0 < wait <= LONGEST_POLL_WAIT_S * 1.5 for wait in waits[:6])
     assert waits[5] > 2 * waits[0]
     assert waits[6] < 0.1, "it goes on at once after a success"
-    assert waits[7] < waits[5], "the waits begin anew after a success"
+    assert waits[7] < 2 * FIRST_REPEAT_S < waits[5], "the waits begin anew after a success"
     assert bench.session.fenced == "taken by another"
     assert bench.session.stopping.is_set()
     assert bench.fenced == 1
