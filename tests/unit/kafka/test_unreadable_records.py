@@ -38,19 +38,21 @@ def _records(content: bytes, fetch_offset: int = 0, aborted: list[tuple[int, int
 
 @pytest.mark.parametrize("codec", [0, 1], ids=["plain", "gzip"])
 def test_a_header_name_that_is_not_utf8_is_read_with_replacements(decoder: str, codec: int) -> None:
+    long = b"c" * 99  # shorter ones are not compressed
     content = (
         batch([b"a", b"b"], 0, name=b"fine")
-        + batch([b"c", b"d"], 2, codec)
-        + batch([b"e"], 4, codec)
+        + batch([long, b"d"], 2, codec)
+        + batch([long], 4, codec)
         + batch([b"f"], 5, name=b"fine")
     )
+    assert (long in content) is (codec == 0)
     found = [(one.offset, one.value, one.headers[0][0]) for one in _records(content)]
     assert found == [
         (0, b"a", "fine"),
         (1, b"b", "fine"),
-        (2, b"c", AS_READ),
+        (2, long, AS_READ),
         (3, b"d", AS_READ),
-        (4, b"e", AS_READ),
+        (4, long, AS_READ),
         (5, b"f", "fine"),
     ]
 
@@ -65,6 +67,13 @@ def test_a_corrupt_batch_after_an_odd_header_name_is_still_an_error(decoder: str
     assert next(records).offset == 0
     with pytest.raises(Exception, match="CRC"):
         next(records)
+
+
+@pytest.mark.parametrize("length", [-(2**31), -13, -12, 2**31 - 1])
+def test_a_batch_of_an_impossible_length_after_an_odd_header_name_ends_the_content(decoder: str, length: int) -> None:
+    broken = bytearray(batch([b"b"], 1))
+    broken[8:12] = length.to_bytes(4, signed=True)
+    assert [one.offset for one in _records(batch([b"a"], 0) + bytes(broken))] == [0]
 
 
 class _Assignment:
