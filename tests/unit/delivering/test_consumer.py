@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError
+from prometheus_client import REGISTRY
 
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.outcomes import Delivered, Outcome
@@ -221,6 +222,29 @@ async def test_a_revoked_partition_is_committed_before_it_is_anothers() -> None:
     assert (bench.committed(ONE), bench.committed(OTHER)) == ((10, []), (10, []))
     await bench.stop(0)
     await bench.stop(1)
+
+
+@virtual_time
+async def test_the_gauges_of_a_revoked_partition_are_left_to_its_next_owner() -> None:
+    def shown() -> set[str]:
+        names = ("dispatcher_kafka_consumer_lag_records", "dispatcher_kafka_finished_offset")
+        places = [{"topic": "t", "partition": str(tp.partition)} for tp in (ONE, OTHER)]
+        return {
+            f"{name} {place['partition']}"
+            for name in names
+            for place in places
+            if REGISTRY.get_sample_value(name, place) is not None
+        }
+
+    bench = Bench()
+    consumer = await bench.run()
+    consumer.observe()
+    assert len(shown()) == 4
+    await consumer.revoked([ONE])
+    assert shown() == {"dispatcher_kafka_consumer_lag_records 1", "dispatcher_kafka_finished_offset 1"}
+    await consumer.revoked([ONE, OTHER])
+    assert shown() == set()
+    await bench.stop()
 
 
 @virtual_time

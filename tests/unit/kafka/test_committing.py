@@ -161,6 +161,14 @@ async def test_a_partition_that_went_to_another_member_ends_the_problem(clock: C
     assert problems.current == ()
 
 
+async def test_a_position_that_is_committed_already_is_not_committed_again() -> None:
+    broker, partition = Broker(), _partition()
+    committer = Committer("a", SETTINGS, lambda: 1, KafkaProblems())
+    for _ in range(2):
+        assert await committer.commit(broker, [partition])
+    assert broker.asked == 1
+
+
 # When
 
 
