@@ -61,8 +61,8 @@ class HeldAssignment:
     """Where reading began, with the group's newest commit. Until `state` is known: what was finished earlier."""
     source: "tuple[object, ...] | None" = None
     """Where the log was read from when it was checked last: the leader and the connection to it."""
-    located_again_at: float = 0.0
-    """Time of the loop's clock at which a partition that didn't answer is asked again."""
+    unanswered_at: float = 0.0
+    """Loop time at which Kafka last didn't answer what has to be known before it is read; 0 if it answered."""
 
     def begin(self, start: HeldStart, max_age_s: float) -> HeldPartition:
         """Begins at `start`. Returns the state, whose cursor is the offset to read at."""

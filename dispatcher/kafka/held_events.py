@@ -54,8 +54,8 @@ REST_S: Final = 2.0
 """A tenant whose event could not be sent without an attempt rests at least so long."""
 MOST_REST_S: Final = 60.0
 """And at most so long, whatever its endpoint asked for: an edit may have lifted that."""
-LOCATE_AGAIN_S: Final = 15.0
-"""A partition that doesn't answer is asked again after so long."""
+CHECK_AGAIN_S: Final = 15.0
+"""A check of a partition that wasn't answered is repeated after so long."""
 LEAVE_COMMIT_S: Final = 10.0
 """Deadline of the last commit, with its snapshots."""
 
@@ -104,6 +104,8 @@ class HeldEvents:
         self._assigned: dict[TopicPartition, HeldAssignment] = {}
         self._left: dict[TopicPartition, HeldStart] = {}
         """What is finished of partitions that were taken away: they may come back before another member commits."""
+        self._check_again_at = 0.0
+        """Loop time until which no check is repeated that wasn't answered."""
         self._in_flight = 0
         self._pace = ReadingPace()
         self._news = asyncio.Event()
@@ -196,24 +198,31 @@ class HeldEvents:
             if (left := one.what_is_finished()) is not None:
                 self._left[one.tp] = left
 
-    async def _locate(self, client: GroupClient, one: HeldAssignment) -> None:
-        """Finds the position of a new partition, and checks another's log if its source has changed.
+    async def _check_all(self, client: GroupClient) -> None:
+        """Finds the positions that are unknown, and checks the logs that may have been replaced.
 
-        A partition that doesn't answer rests, so that it holds up no other.
+        A partition whose check isn't answered waits, and the others are read. Such a check takes seconds, in which
+        nothing is read: it ends the round, and only one of them is repeated every 15 s.
         """
-        now = asyncio.get_running_loop().time()
-        if now < one.located_again_at:
-            return
-        try:
-            if one.state is None:
-                await self._restore(client, one)
-            elif one.source != client.source_of(one.tp):
-                await self._check_log(client, one, one.state)
-        except (FencedMember, IllegalStateError):
-            raise
-        except (KafkaError, OSError, TimeoutError) as error:
-            self.session.report(error)
-            one.located_again_at = now + LOCATE_AGAIN_S
+        loop = asyncio.get_running_loop()
+        for one in sorted(self._assigned.values(), key=lambda one: one.unanswered_at):
+            if one.unanswered_at and loop.time() < self._check_again_at:
+                return
+            try:
+                if one.state is None:
+                    await self._restore(client, one)
+                elif one.source != client.source_of(one.tp):
+                    await self._check_log(client, one, one.state)
+                one.unanswered_at = 0.0
+            except (FencedMember, IllegalStateError):
+                raise
+            except (KafkaError, OSError, TimeoutError) as error:
+                one.unanswered_at = loop.time()
+                self._check_again_at = one.unanswered_at + CHECK_AGAIN_S
+                place = f"{one.tp.topic}/{one.tp.partition}"
+                log.warning("a partition of held events waits: its log can't be read", partition=place)
+                self.session.report(error)
+                return
 
     async def _restore(self, client: GroupClient, one: HeldAssignment) -> None:
         """Finds the position of a partition and begins to read there."""
@@ -258,8 +267,7 @@ class HeldEvents:
         await asyncio.sleep(self._pace.rest_s(passed))
 
     async def _fetch(self, client: GroupClient) -> None:
-        for one in list(self._assigned.values()):
-            await self._locate(client, one)
+        await self._check_all(client)
         now = asyncio.get_running_loop().time()
         for one in self._assigned.values():
             place = one.state.next_seek(now) if one.state is not None else None
@@ -267,7 +275,10 @@ class HeldEvents:
                 one.buffer.clear()
                 client.seek(one.tp, place)
         assigned = client.assignment()
-        wanted = [tp for tp, one in self._assigned.items() if one.state and not one.buffer and tp in assigned]
+        wanted = [
+            tp for tp, one in self._assigned.items()
+            if one.state and not one.buffer and tp in assigned and one.source == client.source_of(tp)
+        ]  # fmt: skip
         if not wanted:
             client.raise_coordination_error()
             await asyncio.sleep(0.02 if self._assigned else 0.25)

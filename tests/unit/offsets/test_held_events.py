@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError, LeaderNotAvailableError, OffsetMetadataTooLargeError
+from structlog.testing import capture_logs
 
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.kafka_problems import KafkaReason
@@ -29,7 +30,7 @@ from tests.unit.virtual_time import virtual_time
 
 TENANT, OTHER = TenantKey("a", "prod"), TenantKey("b", "prod")
 TOPIC = "g.held"
-ONE = TopicPartition(TOPIC, 1)
+ZERO, ONE = TopicPartition(TOPIC, 0), TopicPartition(TOPIC, 1)
 
 
 class Bench:
@@ -51,8 +52,8 @@ class Bench:
         """Seconds for which a record waits in its lane before its request is sent."""
         self.fenced_calls = 0
         self.members: list[Member] = []
-        self.silent = False
-        """No fetch is answered."""
+        self.silent: set[TopicPartition] = set()
+        """No fetch of these partitions is answered."""
         self.refusals: list[Exception] = []
         """Raised by the next writes of snapshots."""
         self.snapshots = 0
@@ -74,7 +75,7 @@ class Bench:
     async def _join(self, listener: Any) -> Member:
         member = Member(self.group, listener)
         taken = member._taken
-        member._taken = lambda *asked: {} if self.silent else taken(*asked)  # type: ignore[method-assign]
+        member._taken = lambda tps, most: taken([tp for tp in tps if tp not in self.silent], most)  # type: ignore[method-assign]
         self.members.append(member)
         return member
 
@@ -439,10 +440,10 @@ async def test_a_leader_that_knows_too_little_of_the_end_for_a_moment_repeats_no
     await bench.stop(task)
     assert bench.sent == list(range(10))
     bench.broker.ends[ONE] -= 3
-    bench.silent = True
+    bench.silent = {ZERO, ONE}
     task = await reading_again(bench)
     bench.broker.ends[ONE] += 3
-    bench.silent = False
+    bench.silent.clear()
     bench.group.wake()
     bench.hold(2)
     await asyncio.sleep(5)
@@ -461,15 +462,58 @@ async def test_a_leader_that_does_not_answer_for_a_while_repeats_nothing() -> No
     await asyncio.sleep(3)
     await bench.stop(task)
     bench.reader = bench.new_reader()
-    bench.silent = True
+    bench.silent = {ZERO, ONE}
     task = await bench.start()
     await asyncio.sleep(20)
-    bench.silent = False
+    bench.silent.clear()
     bench.hold(2)
     bench.reader.heard(bench.now())
     await asyncio.sleep(20)
 
     assert bench.sent == list(range(12))
+    assert resets() == before
+    await bench.stop(task)
+
+
+@virtual_time
+@pytest.mark.usefixtures("_with_logs")
+@pytest.mark.parametrize("running", [False, True])
+@pytest.mark.parametrize(("silent", "other"), [(ZERO, ONE), (ONE, ZERO)])
+async def test_a_partition_whose_log_cannot_be_checked_holds_up_no_other_one(
+    silent: TopicPartition, other: TopicPartition, *, running: bool
+) -> None:
+    """Its leader is away, or the record that its commit names can't be read."""
+    bench, before = Bench(), resets()
+    bench.held.clear()
+    bench.hold(3, silent)
+    bench.hold(5, other)
+    task = await bench.start()
+    await asyncio.sleep(3)
+    bench.sent.clear()
+    bench.silent = {silent}
+    if running:
+        bench.broker.sources[silent] += 1
+    else:
+        await bench.stop(task)
+        task = await reading_again(bench)
+    bench.hold(2, silent)
+    bench.hold(2, other)
+    with capture_logs() as lines:
+        await asyncio.sleep(5)
+    assert bench.sent == [5, 6]
+    waits = [line["partition"] for line in lines if line["event"].startswith("a partition of held events waits")]
+    assert waits == [f"{TOPIC}/{silent.partition}"]
+    at_once = 0
+    for count in range(1, 31):
+        bench.reader.heard(bench.now())
+        bench.hold(1, other)
+        await asyncio.sleep(1)
+        at_once += len(bench.sent) == count + 2
+    assert at_once > 20, "its check is repeated seldom, since it costs the others seconds"
+    assert bench.sent == list(range(5, 37))
+    bench.silent.clear()
+    await asyncio.sleep(held_events.CHECK_AGAIN_S + 3)
+    assert bench.sent == [*range(5, 37), 3, 4]
     assert resets() == before
     await bench.stop(task)
 
