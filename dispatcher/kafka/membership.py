@@ -21,6 +21,7 @@ from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
 
+REVIVE_EVERY_S: Final = 5.0
 NO_POLL_LIMIT_MS: Final = math.inf
 """aiokafka leaves the group for ever after so long without a fetch. A member without partitions never fetches, nor does
 one whose partitions all wait. The loop that polls stops only with the event loop, and then the heartbeats stop too."""
@@ -81,6 +82,7 @@ class GroupClient:
         self._consumer = consumer
         self._moves: dict[TopicPartition, int] = {}
         """How often each partition was seen without a leader, or not at all."""
+        self._revived_at = -math.inf
         consumer._client.cluster.add_listener(self._metadata_changed)  # noqa: SLF001
 
     def assignment(self) -> set[TopicPartition]:
@@ -96,6 +98,7 @@ class GroupClient:
         Raises:
             KafkaError: also an error of the group's coordinator; `OffsetOutOfRangeError` if a position is gone.
         """
+        self._revive()
         found: dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]] = await self._consumer.getmany(
             *tps, timeout_ms=timeout_ms, max_records=max_records
         )
@@ -103,6 +106,7 @@ class GroupClient:
 
     def raise_coordination_error(self) -> None:
         """Raises an error that the group's coordinator reported, as `getmany` does."""
+        self._revive()
         self._consumer._coordinator.check_errors()  # noqa: SLF001
 
     async def commit(self, offsets: dict[TopicPartition, tuple[int, str]]) -> None:
@@ -170,6 +174,30 @@ class GroupClient:
     async def stop(self) -> None:
         """Leaves the group and closes the connections."""
         await self._consumer.stop()
+
+    def _revive(self) -> None:
+        """Starts a task of aiokafka's again that an unexpected error has ended; at most every 5 s.
+
+        aiokafka doesn't. Without the one that fetches, polls just find nothing; without the one that keeps the
+        membership, they raise the same error for ever.
+        """
+        fetcher, coordinator = self._consumer._fetcher, self._consumer._coordinator  # noqa: SLF001
+        ended = [task for task in (fetcher._fetch_task, coordinator._coordination_task) if task.done()]  # noqa: SLF001
+        now = asyncio.get_running_loop().time()
+        if not ended or now < self._revived_at + REVIVE_EVERY_S or self._consumer._closed:  # noqa: SLF001
+            return
+        self._revived_at = now
+        for task in ended:
+            metrics.ERRORS.labels("consumer").inc()
+            error = None if task.cancelled() else task.exception()
+            log.error("a task of the kafka client ended because of a bug: it is started again", exc_info=error)
+        if fetcher._fetch_task in ended:  # noqa: SLF001
+            # A failed request would be awaited again.
+            fetcher._pending_tasks -= {one for one in fetcher._pending_tasks if one.done()}  # noqa: SLF001
+            fetcher._fetch_task = asyncio.create_task(fetcher._fetch_requests_routine())  # noqa: SLF001
+        if coordinator._coordination_task in ended:  # noqa: SLF001
+            coordinator.request_rejoin()
+            coordinator._coordination_task = asyncio.create_task(coordinator._coordination_routine())  # noqa: SLF001
 
     def _metadata_changed(self, _cluster: object) -> None:
         """Notes partitions that lack a leader: the topic is being deleted, or the next leader may have lost records."""

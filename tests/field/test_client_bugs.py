@@ -1,0 +1,109 @@
+"""Unexpected errors in the Kafka client's own tasks: it would stop reading, or leave its group, and poll on as if all was well."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
+from dispatcher.config.kafka_settings import KafkaSettings
+from dispatcher.kafka.membership import Assignments, GroupClient, join
+from dispatcher.telemetry import metrics
+from tests.integration.brokers import needs_kafka
+from tests.integration.harness import Stage, until
+from tests.kafka import topics
+
+pytestmark = [needs_kafka, pytest.mark.timeout(120)]
+
+
+class Owner:
+    """Reads its partitions from the start."""
+
+    def __init__(self) -> None:
+        self.owned: set[TopicPartition] = set()
+        self.read: list[bytes] = []
+        self.client: GroupClient | None = None
+        self._sought: set[TopicPartition] = set()
+
+    async def assigned(self, tps: Iterable[TopicPartition], /) -> None:
+        self.owned, self._sought = set(tps), set()
+
+    async def revoked(self, tps: Iterable[TopicPartition], /) -> None:
+        self.owned -= set(tps)
+
+    def heard(self, at: float, /) -> None:
+        """Ignores heartbeats."""
+
+    async def poll(self) -> None:
+        while True:
+            try:
+                await self._poll_once()
+            except KafkaError:
+                await asyncio.sleep(0.1)
+
+    async def _poll_once(self) -> None:
+        assert self.client is not None
+        for tp in self.owned - self._sought:
+            self.client.seek(tp, 0)
+        self._sought = set(self.owned)
+        if not self.owned:
+            self.client.raise_coordination_error()
+            await asyncio.sleep(0.1)
+            return
+        for records in (await self.client.getmany(*self.owned, timeout_ms=100, max_records=10)).values():
+            self.read += [record.value for record in records if record.value is not None]
+
+
+@asynccontextmanager
+async def member(scene: Stage, topic: str) -> AsyncIterator[Owner]:
+    settings = KafkaSettings.model_validate(
+        {"bootstrap_servers": scene.bootstrap_servers, "group_id": topic, "session_timeout": "6s"}
+    )
+    made = Owner()
+    made.client = await join(settings, [topic], topic, Assignments(made))
+    polling = asyncio.create_task(made.poll())
+    try:
+        yield made
+    finally:
+        polling.cancel()
+        with suppress(asyncio.CancelledError):
+            await polling
+        await made.client.stop()
+
+
+def failing_once(call: Any) -> Any:
+    failed = False
+
+    async def patched(*arguments: Any) -> Any:
+        nonlocal failed
+        if not failed:
+            failed = True
+            raise ValueError("a bug")
+        return await call(*arguments)
+
+    return patched
+
+
+@pytest.mark.parametrize("task", ["fetches", "keeps the membership"])
+async def test_a_task_of_the_client_that_ends_is_started_again(scene: Stage, task: str) -> None:
+    topic = f"{scene.topic}-bugs"
+    await topics.create_topic(scene.bootstrap_servers, topic, partitions=2)
+    bugs = metrics.ERRORS.labels("consumer")._value.get()
+    async with member(scene, topic) as one:
+        await until(lambda: len(one.owned) == 2, "the assignment", 60)
+        assert one.client is not None
+        consumer = one.client._consumer
+        if task == "fetches":
+            consumer._fetcher._proc_fetch_request = failing_once(consumer._fetcher._proc_fetch_request)
+        else:
+            consumer._coordinator._maybe_do_autocommit = failing_once(consumer._coordinator._maybe_do_autocommit)
+            consumer._coordinator.request_rejoin()
+        await until(lambda: metrics.ERRORS.labels("consumer")._value.get() > bugs, "the bug", 30)
+        async with member(scene, topic) as other:  # it joins, so the group's leader has to answer for the first
+            await until(lambda: len(one.owned) == len(other.owned) == 1, "a partition for each", 60)
+            for number in range(2):
+                await scene.send(b"%d" % number, partition=number, topic=topic)
+            await until(lambda: sorted(one.read + other.read) == [b"0", b"1"], "both records", 30)
