@@ -42,7 +42,8 @@ async def known_topics(settings: Settings) -> KnownTopics:
     async with admin_client(settings.kafka) as admin:
         found = await found_topics(admin, [settings.kafka.topic, *(plan.name for plan in plans)])
     events = found.get(settings.kafka.topic)
-    return KnownTopics(0 if events is None else events.partitions, compare_topics(plans, found, events))
+    warnings = (*compare_topics(plans, found, events), *warnings_of_events(settings.kafka.topic, events))
+    return KnownTopics(0 if events is None else events.partitions, warnings)
 
 
 def compare_topics(
@@ -54,6 +55,18 @@ def compare_topics(
         for plan in plans
         for message in _messages(plan, found.get(plan.name), 0 if events is None else events.partitions)
     )
+
+
+def warnings_of_events(name: str, events: FoundTopic | None) -> tuple[TopicWarning, ...]:
+    """Returns a warning if the topic of events, which others configure, loses events before they are read."""
+    policy = "" if events is None or events.config is None else events.config.get("cleanup.policy", "")
+    if "compact" not in policy:
+        return ()
+    message = (
+        f"cleanup.policy is {policy}: of events with the same key, all but the last may be lost before they are read, "
+        "and everything is sent again if the record is gone that shows how far was read; set cleanup.policy=delete"
+    )
+    return (TopicWarning(name, message),)
 
 
 def _messages(plan: TopicPlan, topic: FoundTopic | None, wanted_partitions: int) -> Iterator[str]:

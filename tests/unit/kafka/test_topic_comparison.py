@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from dispatcher.kafka.topic_comparison import compare_topics
+from dispatcher.kafka.topic_comparison import compare_topics, warnings_of_events
 from dispatcher.kafka.topics import FoundTopic, TopicPlan, lacking_config
 
 PLAN = TopicPlan(
@@ -32,6 +32,14 @@ def test_a_topic_that_just_fits_is_left_alone() -> None:
     """Every value is at its limit: the least retention, the least size, as many replicas as must be in sync."""
     assert _messages({PLAN.name: _topic()}) == []
     assert lacking_config(PLAN, _topic()) == {}
+
+
+def test_a_compacted_topic_of_events_is_named() -> None:
+    (warning,) = warnings_of_events("events", _topic(cleanup_policy="compact,delete"))
+    assert str(warning).startswith("topic events: cleanup.policy is compact,delete: of events with the same key")
+    assert warnings_of_events("events", _topic()) == ()
+    assert warnings_of_events("events", EVENTS) == (), "without a value there is nothing to say"
+    assert warnings_of_events("events", None) == ()
 
 
 @pytest.mark.parametrize(
