@@ -37,6 +37,10 @@ _SLOW_ANSWER_S = 1.0
 _THREADS = 64
 """`getaddrinfo` blocks its thread for as long as a dead DNS server takes. In a separate pool it can't block the few
 threads of the default executor (uvloop: four), which would stop every tenant."""
+_NO_THREAD: Final = (
+    f"the dispatcher's {_THREADS} DNS lookups at once all wait for servers that don't answer: name servers of its own "
+    "(egress.nameservers) need no threads"
+)
 
 
 _NOT_FOUND: Final = frozenset({socket.EAI_NONAME, socket.EAI_NODATA})
@@ -173,10 +177,13 @@ class Resolver:
         return addresses
 
     async def _look_up(self, host: str) -> tuple[str, ...]:
+        asked: list[socket.AddressFamily] = []
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                found = await (dns.query(host, self._servers) if self._servers else self._by_system(host))
+                found = await (dns.query(host, self._servers) if self._servers else self._by_system(host, asked))
         except TimeoutError:
+            if not self._servers and not asked:  # no evidence against this host's endpoint
+                raise TransportError(FailureReason.LOCAL, _NO_THREAD) from None
             raise TransportError(
                 FailureReason.DNS, f"{clip(host)}: no answer from DNS within {TIMEOUT_S:g} s"
             ) from None
@@ -191,15 +198,21 @@ class Resolver:
             )
         return addresses
 
-    async def _by_system(self, host: str) -> list[str]:
+    async def _by_system(self, host: str, asked: list[socket.AddressFamily]) -> list[str]:
+        """Asks the system's resolver. `asked` receives what it was really asked for: every thread may be busy."""
+
+        def ask(family: socket.AddressFamily) -> list[str]:
+            asked.append(family)
+            return _getaddrinfo(host, family)
+
         if self._threads is None:
             self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="dns")
         loop = asyncio.get_running_loop()
-        both = loop.run_in_executor(self._threads, _getaddrinfo, host, socket.AF_UNSPEC)
+        both = loop.run_in_executor(self._threads, ask, socket.AF_UNSPEC)
         done, _ = await asyncio.wait([both], timeout=_SLOW_ANSWER_S)
         if done:
             return both.result()
-        four = loop.run_in_executor(self._threads, _getaddrinfo, host, socket.AF_INET)
+        four = loop.run_in_executor(self._threads, ask, socket.AF_INET)
         return await dns.first_good(both, four)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 import time
 from collections.abc import Sequence
 
@@ -295,6 +296,37 @@ async def test_a_system_resolver_that_waits_for_aaaa_is_asked_for_a_alone(monkey
     monkeypatch.setattr(resolver, "_getaddrinfo", getaddrinfo)
     monkeypatch.setattr(resolver, "_SLOW_ANSWER_S", 0.05)
     assert await resolved([]) == ("8.8.8.8",)
+
+
+async def test_names_whose_servers_do_not_answer_are_no_evidence_against_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They hold the threads far longer than anyone waits for them. What waits for a thread meanwhile was never asked."""
+    over = threading.Event()
+
+    def getaddrinfo(host: str, family: socket.AddressFamily) -> list[str]:
+        if host.startswith("dead"):
+            over.wait(30)
+        return ["8.8.8.8"]
+
+    monkeypatch.setattr(resolver, "_getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(resolver, "_THREADS", 2)
+    monkeypatch.setattr(resolver, "TIMEOUT_S", 0.3)
+    egress = EgressSettings()
+    async with Resolver(egress, EgressGuard(egress)) as made:
+        dead = await asyncio.gather(*(reason(made, f"dead{number}.example") for number in range(2)))
+        assert dead == [FailureReason.DNS] * 2
+        assert await reason(made, HOST) is FailureReason.LOCAL
+        over.set()
+        assert await reason(made, HOST) is None
+
+
+async def reason(made: Resolver, host: str) -> FailureReason | None:
+    try:
+        await made.resolve("https", host, 443)
+    except TransportError as error:
+        return error.reason
+    return None
 
 
 # --- our own machine
