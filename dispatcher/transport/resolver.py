@@ -201,19 +201,30 @@ class Resolver:
     async def _by_system(self, host: str, asked: list[socket.AddressFamily]) -> list[str]:
         """Asks the system's resolver. `asked` receives what it was really asked for: every thread may be busy."""
 
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="dns")
+        threads = self._threads
+
         def ask(family: socket.AddressFamily) -> list[str]:
             asked.append(family)
             return _getaddrinfo(host, family)
 
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="dns")
-        loop = asyncio.get_running_loop()
-        both = loop.run_in_executor(self._threads, ask, socket.AF_UNSPEC)
+        def start(family: socket.AddressFamily) -> asyncio.Future[list[str]]:
+            answer = asyncio.get_running_loop().run_in_executor(threads, ask, family)
+            answer.add_done_callback(_take_error)
+            return answer
+
+        both = start(socket.AF_UNSPEC)
         done, _ = await asyncio.wait([both], timeout=_SLOW_ANSWER_S)
         if done:
             return both.result()
-        four = loop.run_in_executor(self._threads, ask, socket.AF_INET)
-        return await dns.first_good(both, four)
+        return await dns.first_good(both, start(socket.AF_INET))
+
+
+def _take_error(answer: "asyncio.Future[list[str]]") -> None:
+    """Takes the error of an answer that nobody waited for: asyncio would log it."""
+    if not answer.cancelled():
+        answer.exception()
 
 
 def _no_public_address(host: str) -> str:

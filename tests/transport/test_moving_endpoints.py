@@ -1,6 +1,7 @@
 """Endpoints that move by DNS, have many addresses or half-dead ones, and DNS servers that answer by halves."""
 
 import asyncio
+import gc
 import socket
 import threading
 import time
@@ -307,6 +308,7 @@ async def test_names_whose_servers_do_not_answer_are_no_evidence_against_others(
     def getaddrinfo(host: str, family: socket.AddressFamily) -> list[str]:
         if host.startswith("dead"):
             over.wait(30)
+            raise socket.gaierror(socket.EAI_AGAIN, "try again")
         return ["8.8.8.8"]
 
     monkeypatch.setattr(resolver, "_getaddrinfo", getaddrinfo)
@@ -317,8 +319,12 @@ async def test_names_whose_servers_do_not_answer_are_no_evidence_against_others(
         dead = await asyncio.gather(*(reason(made, f"dead{number}.example") for number in range(2)))
         assert dead == [FailureReason.DNS] * 2
         assert await reason(made, HOST) is FailureReason.LOCAL
+        logged: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: logged.append(context))
         over.set()
         assert await reason(made, HOST) is None
+    gc.collect()
+    assert logged == [], "what comes too late is no error of ours"
 
 
 async def reason(made: Resolver, host: str) -> FailureReason | None:
