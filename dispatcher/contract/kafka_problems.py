@@ -39,6 +39,8 @@ class KafkaReason(StrEnum):
     """Retention removed records that were not read yet."""
     RECORDS_UNREADABLE = "records_unreadable"
     """A partition's next records can't be decoded, or the broker can't read them from its disk; the partition waits."""
+    PARTITION_OFFLINE = "partition_offline"
+    """No broker leads a partition, or its leader doesn't answer for it; the partition waits."""
     TOPIC_CONFIGURATION = "topic_configuration"
     """A retry or dead-letter topic's partitions, retention or message size don't fit the settings."""
     COORDINATOR_UNAVAILABLE = "coordinator_unavailable"

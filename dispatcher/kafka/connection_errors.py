@@ -183,7 +183,7 @@ def _kafka(error: BaseException, peer: Peer) -> Explanation | None:
                 "topics, and IDEMPOTENT_WRITE on the cluster before Kafka 2.8; to create topics, CREATE",
             )
         case kafka_errors.LeaderNotAvailableError():
-            return KafkaReason.UNREACHABLE, "partitions have no leader: the brokers with their replicas are away"
+            return KafkaReason.PARTITION_OFFLINE, "no broker leads the partitions: those with their replicas are away"
         case kafka_errors.UnknownTopicOrPartitionError():
             topics = _topic_names(error)
             return KafkaReason.TOPIC_MISSING, f"topic {topics} does not exist" if topics else "a topic does not exist"

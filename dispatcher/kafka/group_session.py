@@ -6,7 +6,7 @@ the consumer to `KafkaProblems`; `readiness` and liveness read its fields.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from typing import Final, TypeVar
 
 from aiokafka import TopicPartition
@@ -17,6 +17,7 @@ from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.contract.records import Lease
 from dispatcher.kafka.connection import report_error, until_answered
 from dispatcher.kafka.group_coordinator import FencedMember
+from dispatcher.kafka.log_bounds import MOST_S
 from dispatcher.kafka.membership import GroupClient
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.tasks import Backoff, set_within, unless
@@ -26,6 +27,8 @@ WATCH_S: Final = 5.0
 FIRST_REPEAT_S: Final = 1.0
 LONGEST_POLL_WAIT_S: Final = 5.0
 """After an error of the client: the client goes on only once its errors were taken."""
+MOST_NAMED: Final = 5
+"""Partitions that one report names."""
 REPORTED_S: Final = 45.0
 """A reported error of the client is forgotten after so long without another."""
 
@@ -147,7 +150,7 @@ class GroupSession:
             if not tps:
                 continue
             try:
-                async with asyncio.timeout(WATCH_S):
+                async with asyncio.timeout(MOST_S + 1):
                     ends = await client.end_offsets(tps)
             except (KafkaError, OSError, TimeoutError) as error:
                 self.report(error)
@@ -155,8 +158,19 @@ class GroupSession:
                 continue
             self.broker_answers = True
             self.problems.clear(KafkaReason.UNREACHABLE, source=self.source)
+            self._report_offline([tp for tp in tps if tp not in ends])
             if on_ends is not None:
                 on_ends(ends)
+
+    def _report_offline(self, tps: Sequence[TopicPartition]) -> None:
+        """Reports partitions that don't answer while others do, or that all answer again."""
+        if not tps:
+            self.problems.clear(KafkaReason.PARTITION_OFFLINE, source=self.source)
+            return
+        named = ", ".join(f"{tp.topic}/{tp.partition}" for tp in sorted(tps)[:MOST_NAMED])
+        more = f" and {len(tps) - MOST_NAMED} more" if len(tps) > MOST_NAMED else ""
+        detail = f"no broker answers for {named}{more}: their records wait; start the brokers that have their replicas"
+        self.problems.report(KafkaReason.PARTITION_OFFLINE, detail, source=self.source, lasts_s=REPORTED_S)
 
     def report(self, error: BaseException) -> None:
         """Reports an error of the client under the consumer's name."""

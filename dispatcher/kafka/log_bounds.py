@@ -13,8 +13,10 @@ from aiokafka.errors import KafkaError, LeaderNotAvailableError
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer
 
-LEADER_ANSWERS_S: Final = 4.0
+LEADER_ANSWERS_S: Final = 3.0
 """Deadline for the partitions of one leader; as long again for each of them alone, if that fails."""
+MOST_S: Final = 2 * LEADER_ANSWERS_S
+"""The longest that an answer takes."""
 
 Offsets = dict[TopicPartition, int]
 _Ask = Callable[[Sequence[TopicPartition]], Awaitable[Offsets]]

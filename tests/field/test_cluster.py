@@ -142,6 +142,7 @@ async def test_partitions_without_a_leader_hold_up_no_other(cluster: KafkaCluste
                 await scene.send(event(tenant, name), partition=min(led))
                 beside.add(webhook_id_of(tenant, name))
             await until(lambda: beside <= scene.receiver.accepted.keys(), "the other partitions", 60, dispatcher)
+            await reports(dispatcher, "partition_offline", f"{scene.topic}/", ready=True, timeout_s=60)
             scene.mount([scene.webhook(tenant) for tenant in TENANTS])
             await until(lambda: _some_are_sent(scene, TENANTS[:2]), "held events of other partitions", 60, dispatcher)
             await away.start()

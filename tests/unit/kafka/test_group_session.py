@@ -145,10 +145,32 @@ async def test_the_watch_says_whether_the_brokers_answer() -> None:
     await asyncio.sleep(WATCH_S)
     assert (bench.session.broker_answers, bench.reasons()) == (False, {KafkaReason.UNREACHABLE})
     bench.session.broker_answers = True
-    await asyncio.sleep(2 * WATCH_S)
+    await asyncio.sleep(3 * WATCH_S)
     assert not bench.session.broker_answers, "no answer in time"
     await asyncio.sleep(WATCH_S)
     assert (bench.session.broker_answers, bench.reasons(), ends) == (True, set(), [{TP: 7}])
+    watching.cancel()
+
+
+@virtual_time
+async def test_partitions_that_do_not_answer_while_others_do_are_named() -> None:
+    bench, tps = Bench(), [TopicPartition("events", number) for number in range(8)]
+    answered = {tps[0]: 7}
+
+    class Client:
+        async def end_offsets(self, _: list[TopicPartition]) -> dict[TopicPartition, int]:
+            return answered
+
+    watching = asyncio.create_task(bench.session.watch(cast(GroupClient, Client()), lambda: tps))
+    for _ in range(20):
+        await asyncio.sleep(WATCH_S)
+    (problem,) = bench.problems.current
+    assert (problem.reason, problem.stops_reading) == (KafkaReason.PARTITION_OFFLINE, False)
+    assert "no broker answers for events/1, events/2, events/3, events/4, events/5 and 2 more:" in problem.detail
+    assert bench.session.broker_answers
+    answered = dict.fromkeys(tps, 7)
+    await asyncio.sleep(WATCH_S)
+    assert bench.reasons() == set()
     watching.cancel()
 
 

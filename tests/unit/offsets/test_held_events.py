@@ -260,7 +260,8 @@ async def test_a_partition_that_does_not_answer_holds_up_no_other(error: Excepti
         await asyncio.sleep(5)
     assert bench.group.covers(ONE)[0] == 3
     assert other not in bench.group.commits
-    assert bench.reasons() == {KafkaReason.UNREACHABLE}
+    offline = isinstance(error, LeaderNotAvailableError)
+    assert bench.reasons() == {KafkaReason.PARTITION_OFFLINE if offline else KafkaReason.UNREACHABLE}
     away.clear()
     for _ in range(6):
         bench.reader.heard(bench.now())
