@@ -14,6 +14,7 @@ from dispatcher.console.pages.formatting import rate
 from dispatcher.console.probes import keys_path
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.documents import fingerprint_in
+from dispatcher.stores.sql.header_values import LOST
 from dispatcher.stores.sql.records import StoredWebhook
 
 
@@ -111,7 +112,13 @@ def _token(token: Mapping[str, JsonValue], before: str) -> Iterator[SettingRow]:
 
 def _headers(headers: Mapping[str, JsonValue]) -> Iterator[SettingRow]:
     for name, value in headers.items():
-        yield _value(name, name, str(value))
+        fingerprint = fingerprint_in(value)
+        if fingerprint == LOST:
+            yield SettingRow(name, "Can't be decrypted any more: enter it again")
+        elif fingerprint is not None:
+            yield SettingRow(name, fingerprint, is_secret=True)
+        else:
+            yield _value(name, name, str(value))
 
 
 def _advanced(document: Mapping[str, JsonValue], settings: Settings) -> Iterator[SettingRow]:

@@ -63,7 +63,10 @@ class HeaderRow:
     name: str = ""
     value: str = ""
     is_stored: bool = False
-    """True if a stored value is treated as a secret: it is never shown, and kept unless a new value is typed."""
+    """True if a value is stored that is never shown: a secret, or text under a name that suggests one.
+
+    It is kept unless a new value is typed.
+    """
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import orjson
 from pydantic import JsonValue
 
+from dispatcher.config.documents import key_of
 from dispatcher.config.secrets import speaks_of_a_secret
 from dispatcher.config.webhook_headers import MAX_HEADERS, header_name_problem, header_value_problem
 from dispatcher.console.pages.fields import (
@@ -35,7 +36,8 @@ from dispatcher.console.pages.fields import (
 from dispatcher.console.pages.formatting import sentence
 from dispatcher.console.pages.sealing import SecretSealer
 from dispatcher.errors import Problem
-from dispatcher.stores.sql.documents import fingerprint_in
+from dispatcher.stores.sql.documents import fingerprint_in, replace_secrets
+from dispatcher.stores.sql.header_values import LOST
 
 
 @dataclass(slots=True)
@@ -96,7 +98,9 @@ class WebhookForm:
         headers = value_at(document, "headers")
         rows = headers.items() if isinstance(headers, dict) else ()
         form.headers = [
-            HeaderRow(name, "", is_stored=True) if speaks_of_a_secret(name) else HeaderRow(name, str(value))
+            HeaderRow(name, value)
+            if isinstance(value, str) and not speaks_of_a_secret(name)
+            else HeaderRow(name, is_stored=True)
             for name, value in rows
         ] or [HeaderRow()]
         return form
@@ -150,6 +154,10 @@ class WebhookForm:
         is_assertion = self.texts["auth"] == "fetch" and self.texts["auth.fetch.grant"] == "jwt-bearer"
         return ["auth.fetch.assertion.key"] if is_assertion else []
 
+    def _is_wrong(self, value_key: str) -> bool:
+        """Returns True if a header's row has an error already."""
+        return not self.errors.keys().isdisjoint((value_key, value_key.removesuffix("value") + "name"))
+
     def sort_errors(self) -> None:
         """Sorts the errors in the order of the page."""
         order = ("name", "org", "sandbox", "channels", "url", "auth", "headers")
@@ -169,7 +177,7 @@ class WebhookForm:
         """Adds each problem to its field's errors."""
         for problem in problems:
             key, message = self._field_of(problem.key), problem.message
-            if problem.key.startswith(("headers.", "headers[")):
+            if key.startswith("headers.") and self._is_wrong(key):
                 continue  # `draft` has added it to its row
             message = FOR_FIELDS.get(message, message)
             if message.startswith("missing"):
@@ -178,6 +186,9 @@ class WebhookForm:
                 self.add_error(key, message)
 
     def _field_of(self, key: str) -> str:
+        for number, row in enumerate(self.headers):
+            if key == key_of(("headers", row.name)):
+                return f"headers.{number}.value"
         name = key.partition("[")[0]
         if name == "signing.secrets":
             return "signing.new"
@@ -289,35 +300,38 @@ class WebhookForm:
         for index, row in enumerate(self.headers):
             if not row.name and not row.value:
                 continue
-            value: str = row.value
-            if row.is_stored and not value:
-                kept = stored.get(row.name)
-                value = kept if isinstance(kept, str) else ""
-                if not value:
-                    self.add_error(f"headers.{index}.value", "the stored value belongs to another name: enter it again")
+            is_kept = row.is_stored and not row.value
+            value = stored.get(row.name) if is_kept else row.value
+            wrong = _keeping_problem(value) if is_kept else header_value_problem(row.value)
             problem = header_name_problem(row.name, taken) if row.name else "give the header a name"
             if problem is None and row.name.lower() in seen:
                 problem = "given twice (names are the same in either case): keep one"
             if problem is not None:
                 self.add_error(f"headers.{index}.name", problem)
-            elif (wrong := header_value_problem(value)) is not None:
+            elif wrong is not None:
                 self.add_error(f"headers.{index}.value", wrong)
             seen.add(row.name.lower())
-            headers[row.name] = value
+            headers[row.name] = "" if is_kept and wrong is not None else value
         if len(headers) > MAX_HEADERS:
             self.add_error("headers", f"at most {MAX_HEADERS} header parameters")
         return headers
 
 
-def with_placeholders(draft: JsonValue, at: str = "") -> JsonValue:
+def _keeping_problem(stored: JsonValue) -> str | None:
+    """Returns why a header parameter can't keep its stored value, or None if it can."""
+    if stored is None:
+        return "the stored value belongs to another name: enter it again"
+    if fingerprint_in(stored) == LOST:
+        return "the stored value can't be decrypted any more: enter it again"
+    return None
+
+
+def with_placeholders(draft: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """Returns the draft with a placeholder for each secret: a preview needs no secrets."""
-    if isinstance(draft, dict):
-        if draft.keys() in ({"value"}, {"fingerprint"}):
-            return {"value": "-"}
-        filled = {key: with_placeholders(value, f"{at}.{key}") for key, value in draft.items()}
-        if at.endswith((".sign", ".assertion")):
-            filled.setdefault("key", {"value": "-"})
-        if at.endswith(".fetch") and filled.get("grant") == "client-credentials":
-            filled.setdefault("client_secret", {"value": "-"})
-        return filled
-    return [with_placeholders(value, at) for value in draft] if isinstance(draft, list) else draft
+    placeholder: JsonValue = {"value": "-"}
+    filled = replace_secrets(draft, placeholder)
+    for place in ("auth.sign", "auth.fetch.assertion", "auth.fetch"):
+        part = value_at(filled, place)
+        if isinstance(part, dict) and part.get("grant") != "jwt-bearer":
+            part.setdefault("client_secret" if "grant" in part else "key", placeholder)
+    return filled

@@ -12,9 +12,10 @@ token endpoint: otherwise an editor of the webhook could send it to a host of th
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, get_args, get_origin
+from typing import Any, Final, get_args, get_origin
 
 import orjson
 from pydantic import BaseModel, JsonValue, ValidationError
@@ -126,6 +127,12 @@ def resolve_draft(draft: JsonValue, stored: Mapping[str, StoredSecret], document
     if len(orjson.dumps(config.model_dump(mode="json"))) > MAX_DRAFT_BYTES:
         raise ConfigError([Problem(f"the whole configuration has more than {MAX_DRAFT_BYTES // 1024} KiB")])
     return config
+
+
+def replace_secrets(document: Mapping[str, JsonValue], placeholder: JsonValue) -> dict[str, JsonValue]:
+    """Returns a copy of a draft or stored document with the placeholder for each secret."""
+    replaced: Any = _walk(dict(document), (), lambda *_: deepcopy(placeholder))
+    return dict(replaced)
 
 
 def secrets_of(model: BaseModel, before: Loc = ()) -> Iterator[tuple[Loc, Secret]]:
@@ -272,9 +279,10 @@ def _at(document: JsonValue, path: Loc) -> JsonValue:
 
 
 def _same_field(stored: str, path: Loc) -> bool:
-    field = path[:-1] if isinstance(path[-1], int) else path
-    parts = stored.split(".")
-    return path_text(field) == ".".join(parts[:-1] if parts[-1].isdecimal() else parts)
+    """Returns True if a stored secret's place is `path`, or in the same list."""
+    if isinstance(path[-1], int):
+        return stored.rpartition(".")[0] == path_text(path[:-1])
+    return stored == path_text(path)
 
 
 def _given(text: str) -> Secret:

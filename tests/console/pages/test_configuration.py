@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 from pydantic import JsonValue
 
+from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import Settings
 from dispatcher.console.pages.configuration import rows_of
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.documents import extract_secrets
+from dispatcher.stores.sql.header_values import LOST
 from dispatcher.stores.sql.records import StoredWebhook
 from tests.auth.keys import pem
 from tests.stores_sql.examples import CANARY, plain, secretive
@@ -17,8 +19,10 @@ from tests.stores_sql.examples import CANARY, plain, secretive
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def shown(config: Any, *, to_admin: bool, public_url: str | None = None) -> dict[str, str]:
-    document, _ = extract_secrets(config)
+def shown(
+    config: Any, *, to_admin: bool, public_url: str | None = None, document: dict[str, JsonValue] | None = None
+) -> dict[str, str]:
+    document = document or extract_secrets(config)[0]
     stored = StoredWebhook(
         "id", TenantKey(config.org, config.sandbox), config.name, config.url, config.channels, True, False, document, 1,
         NOW, "ada", NOW, "ada",
@@ -43,6 +47,20 @@ def test_viewers_see_no_path_of_a_url() -> None:
     )
     assert CANARY not in str(rows)
     assert shown(config, to_admin=True)["Webhook URL"] == config.url
+
+
+def test_a_sealed_header_value_is_shown_by_its_fingerprint() -> None:
+    config = secretive(headers={"X-Client": {"value": CANARY}, "X-Api-Key": {"value": CANARY}, "X-Other": "text"})
+    fingerprint = Secret(CANARY.encode()).fingerprint()
+    rows = shown(config, to_admin=True)
+    assert (rows["X-Client"], rows["X-Api-Key"], rows["X-Other"]) == (fingerprint, fingerprint, "text")
+    assert CANARY not in str(shown(config, to_admin=False))
+
+
+def test_a_header_value_that_no_key_decrypts_is_reported() -> None:
+    document, _ = extract_secrets(plain(headers={"X-Client": "x"}))
+    document["headers"] = {"X-Client": {"fingerprint": LOST}}
+    assert shown(plain(), to_admin=True, document=document)["X-Client"] == "Can't be decrypted any more: enter it again"
 
 
 def key(algorithm: str, text: str) -> JsonValue:

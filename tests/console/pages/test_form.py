@@ -1,6 +1,7 @@
 """The form between a browser and a draft: nothing changes by being looked at, nothing typed is lost, no secret comes back."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from multidict import MultiDict
@@ -15,6 +16,7 @@ from dispatcher.console.pages.key_words import describe
 from dispatcher.console.pages.sealing import LIFE_S, SecretSealer
 from dispatcher.errors import ConfigError
 from dispatcher.stores.sql.documents import StoredSecret, extract_secrets, resolve_draft
+from dispatcher.stores.sql.header_values import LOST
 from tests.console.pages.sample_world import DRAFTS, EC_KEY
 from tests.stores_sql.examples import CANARY, secretive
 
@@ -47,8 +49,21 @@ def _posted(shown: WebhookForm, **changes: str) -> "MultiDict[object]":
     return posted
 
 
+SEALED_HEADERS = secretive(
+    name="sealed headers",
+    headers={
+        "X-Client": {"value": "luma"},
+        "X-Api-Key": {"value": f"{CANARY}-key"},
+        "X-Api.2": {"value": f"{CANARY}-second"},
+        "X-Token": "",
+        "value": {"value": f"{CANARY}-named-like-a-draft"},
+    },
+)
 CONFIGS = [
     *(resolve_draft(draft, {}) for draft in DRAFTS),
+    SEALED_HEADERS,
+    secretive(name="a header named value", headers={"value": "prod"}),
+    secretive(name="a header named fingerprint", headers={"fingerprint": "prod"}),
     secretive(),
     secretive(campaigns=["a", "b"], payload=2, timeout="7s"),
     secretive(
@@ -137,6 +152,37 @@ def test_a_kept_header_value_does_not_follow_to_another_name() -> None:
     row.name = "X-Token"
     typed.draft(_headers(document))
     assert list(typed.errors) == [f"headers.{typed.headers.index(row)}.value"]
+
+
+def test_a_sealed_header_value_is_replaced_by_what_is_typed() -> None:
+    document, secrets = _stored(SEALED_HEADERS)
+    posted = _posted(WebhookForm.of_document(document), **{"headers.0.value": "typed"})
+    typed = WebhookForm.of_post(posted, document, SEALING, "p")
+    config = resolve_draft(typed.draft(_headers(document)), secrets, document)
+    assert config.headers == SEALED_HEADERS.headers | {"X-Client": "typed"}
+
+
+@pytest.mark.parametrize("name", ["X-Environment", "X-Api-Key"])
+def test_a_header_value_that_no_key_decrypts_is_not_saved_as_text(name: str) -> None:
+    document, secrets = _stored(secretive(headers={name: "x"}))
+    document["headers"] = {name: {"fingerprint": LOST}}
+    posted = _posted(WebhookForm.of_document(document))
+    typed = WebhookForm.of_post(posted, document, SEALING, "p")
+    typed.draft(_headers(document))
+    assert typed.errors == {"headers.0.value": ["The stored value can't be decrypted any more: enter it again."]}
+    posted["headers.0.value"] = "again"
+    typed = WebhookForm.of_post(posted, document, SEALING, "p")
+    assert resolve_draft(typed.draft(_headers(document)), secrets, document).headers == {name: "again"}
+
+
+def test_a_sealed_header_value_that_can_not_be_kept_is_reported_at_its_row() -> None:
+    document, secrets = _stored(SEALED_HEADERS)
+    locked = {path: replace(one, secret=None) for path, one in secrets.items() if path.startswith("headers.X-")}
+    typed = WebhookForm.of_post(_posted(WebhookForm.of_document(document)), document, SEALING, "p")
+    with pytest.raises(ConfigError) as caught:
+        resolve_draft(typed.draft(_headers(document)), {**secrets, **locked}, document)
+    typed.add_problems(caught.value.problems)
+    assert set(typed.errors) == {f"headers.{number}.value" for number in (0, 1, 2)}
 
 
 def test_a_typed_secret_survives_another_field_s_mistake_sealed() -> None:
@@ -241,6 +287,8 @@ def test_a_preview_needs_no_secret(config: WebhookConfig) -> None:
     shown = WebhookForm.of_document(document)
     filled = resolve_draft(with_placeholders(shown.draft(_headers(document))), {})
     assert all(secret.reveal() == b"-" for secret in filled.secrets())
+    texts = {name: value for name, value in config.headers.items() if isinstance(value, str)}
+    assert texts.items() <= filled.headers.items()
 
 
 def test_every_secret_of_the_model_has_its_field() -> None:
