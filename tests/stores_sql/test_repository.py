@@ -263,17 +263,17 @@ async def test_one_tenants_secret_can_not_be_kept_for_another(repository: Webhoo
         await repository.resolve(shown, webhook_id=other.id, orgs=None)
 
 
-@pytest.mark.parametrize(
-    ("token_url", "is_sent"),
-    [
-        ("https://login.luma.example/other/path?x=y", True),
-        ("https://LOGIN.luma.example:443/token", True),
-        ("https://login.evil.example/token", False),
-        ("https://login.luma.example.evil.example/token", False),
-        ("https://login.luma.example:8443/token", False),
-        ("http://login.luma.example/token", False),
-    ],
-)
+OTHER_HOSTS = [
+    ("https://{}.luma.example/other/path?x=y", True),
+    ("https://{}.LUMA.example:443/f", True),
+    ("https://{}.evil.example/f", False),
+    ("https://{}.luma.example.evil.example/f", False),
+    ("https://{}.luma.example:8443/f", False),
+    ("http://{}.luma.example/f", False),
+]
+
+
+@pytest.mark.parametrize(("token_url", "is_sent"), OTHER_HOSTS)
 @pytest.mark.parametrize("how", ["fingerprint", "keep"])
 async def test_a_stored_client_secret_is_sent_to_no_other_host_than_the_one_it_was_given_for(
     repository: WebhookRepository, token_url: str, is_sent: bool, how: str
@@ -282,7 +282,7 @@ async def test_a_stored_client_secret_is_sent_to_no_other_host_than_the_one_it_w
     made = await repository.create(secretive(), by="ada", orgs=None)
     shown = orjson.loads(orjson.dumps(dict(made.document)))
     fetch = shown["auth"]["fetch"]
-    fetch["token_url"] = token_url
+    fetch["token_url"] = token_url.format("login")
     if how == "keep":
         fetch["client_secret"] = {"keep": True}
     if is_sent:
@@ -293,6 +293,28 @@ async def test_a_stored_client_secret_is_sent_to_no_other_host_than_the_one_it_w
     fetch["client_secret"] = {"value": "another"}
     config = await repository.resolve(shown, webhook_id=made.id, orgs=None)
     assert b"another" in [secret.reveal() for secret in config.secrets()]
+
+
+@pytest.mark.parametrize(("webhook_url", "is_sent"), OTHER_HOSTS)
+@pytest.mark.parametrize("how", ["fingerprint", "keep"])
+async def test_a_stored_header_secret_is_sent_to_no_other_host_than_the_one_it_was_given_for(
+    repository: WebhookRepository, webhook_url: str, is_sent: bool, how: str
+) -> None:
+    given = secretive(headers={name: {"value": f"{CANARY}-{name}"} for name in ("X-Api-Key", "X-Client.2")})
+    made = await repository.create(given, by="ada", orgs=None)
+    shown = orjson.loads(orjson.dumps(dict(made.document)))
+    shown["url"] = webhook_url.format("hooks")
+    if how == "keep":
+        shown["headers"] = {name: {"keep": True} for name in given.headers}
+    if is_sent:
+        assert (await repository.resolve(shown, webhook_id=made.id, orgs=None)).headers == given.headers
+        return
+    with pytest.raises(ConfigError) as caught:
+        await repository.resolve(shown, webhook_id=made.id, orgs=None)
+    assert {one.key for one in caught.value.problems} == {"headers.X-Api-Key", "headers['X-Client.2']"}
+    assert all("give the secret again" in one.message for one in caught.value.problems)
+    shown["headers"] = {name: {"value": "another"} for name in given.headers}
+    assert (await repository.resolve(shown, webhook_id=made.id, orgs=None)).headers.keys() == given.headers.keys()
 
 
 async def test_the_check_has_the_last_word(database: Database, repository: WebhookRepository) -> None:

@@ -36,7 +36,7 @@ from dispatcher.console.pages.fields import (
 from dispatcher.console.pages.formatting import sentence
 from dispatcher.console.pages.sealing import SecretSealer
 from dispatcher.errors import Problem
-from dispatcher.stores.sql.documents import fingerprint_in, replace_secrets
+from dispatcher.stores.sql.documents import fingerprint_in, is_elsewhere, replace_secrets
 from dispatcher.stores.sql.header_values import LOST
 
 
@@ -302,7 +302,7 @@ class WebhookForm:
                 continue
             is_kept = row.is_stored and not row.value
             value = stored.get(row.name) if is_kept else row.value
-            wrong = _keeping_problem(value) if is_kept else header_value_problem(row.value)
+            wrong = self._keeping_problem(value) if is_kept else header_value_problem(row.value)
             problem = header_name_problem(row.name, taken) if row.name else "give the header a name"
             if problem is None and row.name.lower() in seen:
                 problem = "given twice (names are the same in either case): keep one"
@@ -316,14 +316,15 @@ class WebhookForm:
             self.add_error("headers", f"at most {MAX_HEADERS} header parameters")
         return headers
 
-
-def _keeping_problem(stored: JsonValue) -> str | None:
-    """Returns why a header parameter can't keep its stored value, or None if it can."""
-    if stored is None:
-        return "the stored value belongs to another name: enter it again"
-    if fingerprint_in(stored) == LOST:
-        return "the stored value can't be decrypted any more: enter it again"
-    return None
+    def _keeping_problem(self, stored: JsonValue) -> str | None:
+        """Returns why a header parameter can't keep its stored value, or None if it can."""
+        if stored is None:
+            return "the stored value belongs to another name: enter it again"
+        if fingerprint_in(stored) == LOST:
+            return "the stored value can't be decrypted any more: enter it again"
+        if is_elsewhere(self.texts["url"], self.document.get("url")):
+            return "the webhook URL names another host than the one this value was given for: enter the value again"
+        return None
 
 
 def with_placeholders(draft: Mapping[str, JsonValue]) -> dict[str, JsonValue]:

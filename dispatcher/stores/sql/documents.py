@@ -6,9 +6,9 @@ place has one of
 - `{"fingerprint": "…"}`: the stored secret with that fingerprint in the same field. In a list it may have another
   index, so a rotation is `[{"value": …}, {"fingerprint": …}]`;
 - `{"keep": true}`: the stored secret at exactly this place.
-A secret that is left out is removed. A client secret is sent in clear text, so a stored one is kept only for the same
-token endpoint: otherwise an editor of the webhook could send it to a host of their own. References
-(`{"file": …}`) are refused, because they would read this machine's files.
+A secret that is left out is removed. A client secret and the secret of a header parameter are sent in clear text, so
+stored ones are kept only for the same scheme, host and port: otherwise an editor of the webhook could send them to a
+host of their own. References (`{"file": …}`) are refused, because they would read this machine's files.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +21,7 @@ import orjson
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from dispatcher.config.documents import Loc, key_of, parse_document, problems_from
-from dispatcher.config.endpoint_urls import split_url
+from dispatcher.config.endpoint_urls import origin_of
 from dispatcher.config.secret_scope import MAX_SECRET_BYTES
 from dispatcher.config.secrets import Secret
 from dispatcher.config.webhooks import WebhookConfig
@@ -32,8 +32,11 @@ MAX_DRAFT_BYTES: Final = 1024 * 1024
 
 _NOT_STORED: Final = "no such secret is stored here: give it again"
 _NOWHERE = parse_document(b"{}", "")  # a document without lines, for problems that have none
+_HEADERS: Final = "headers"
+"""The field whose values are texts or secrets."""
 _CLIENT_SECRET: Final[Loc] = ("auth", "fetch", "client_secret")
 _TOKEN_URL: Final[Loc] = ("auth", "fetch", "token_url")
+_ELSEWHERE: Final = "it would be sent to another host than the one it was given for: give the secret again"
 _Put = Callable[[Loc, JsonValue], object]
 
 
@@ -114,9 +117,7 @@ def resolve_draft(draft: JsonValue, stored: Mapping[str, StoredSecret], document
             return Secret(b"")
 
     _raise_what_can_not_be_stored(draft)
-    if _keeps(draft, _CLIENT_SECRET) and _host_in(draft) != _host_in(document):
-        message = "it would be sent to another host than the one it was given for: give the secret again"
-        problems.append(Problem(message, key_of(_CLIENT_SECRET)))
+    problems += [Problem(_ELSEWHERE, key_of(place)) for place in _kept_elsewhere(draft, document)]
     full = _walk(draft, (), secret_at)
     try:
         config = _validated(full)
@@ -183,10 +184,6 @@ def stored_next_key(document: Mapping[str, JsonValue]) -> tuple[Loc, datetime] |
         if isinstance(starts, str):
             return place, datetime.fromisoformat(starts)
     return None
-
-
-_HEADERS: Final = "headers"
-"""The field whose values are texts or secrets."""
 
 
 def _places(annotation: object, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -263,13 +260,26 @@ def _keeps(draft: JsonValue, path: Loc) -> bool:
     return isinstance(value, dict) and bool(value.keys() & {"keep", "fingerprint"})
 
 
-def _host_in(document: JsonValue) -> tuple[str, str | None, int] | None:
-    """Returns scheme, host and port of the token endpoint that a client secret is sent to; None if it has no URL."""
+def _kept_elsewhere(draft: JsonValue, document: JsonValue) -> Iterator[Loc]:
+    """Yields the places of stored secrets that a draft keeps, but would send to another host."""
+    headers = _at(draft, (_HEADERS,))
+    names = headers if isinstance(headers, dict) else ()
+    for url, places in ((_TOKEN_URL, [_CLIENT_SECRET]), (("url",), [(_HEADERS, name) for name in names])):
+        if document is not None and is_elsewhere(_at(draft, url), _at(document, url)):
+            yield from (place for place in places if _keeps(draft, place))
+
+
+def is_elsewhere(url: JsonValue, stored: JsonValue) -> bool:
+    """Returns True if a valid URL has another scheme, host or port than the stored one."""
+    origin = _origin_in(url)
+    return origin is not None and origin != _origin_in(stored)
+
+
+def _origin_in(url: JsonValue) -> str | None:
     try:
-        parts = split_url(str(_at(document, _TOKEN_URL)))
+        return origin_of(str(url))
     except ValueError:
         return None
-    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _at(document: JsonValue, path: Loc) -> JsonValue:

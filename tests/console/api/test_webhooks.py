@@ -56,6 +56,20 @@ async def test_viewers_see_no_path_and_no_query_of_a_url(console: Console) -> No
     assert CANARY in (await admin.get(path)).text
 
 
+async def test_a_stored_header_secret_is_not_sent_to_a_host_of_the_editor_s_own(console: Console) -> None:
+    api = await console.client(orgs=ORGS)
+    made = await api.post(WEBHOOKS, json=plain_draft(*LUMA, headers={"X-Api-Key": {"value": CANARY}}))
+    stolen = made.json["configuration"] | {"url": "https://hooks.evil.example/"}
+    test = {"webhook": stolen, "webhook_id": made.json["id"], "channel": "email", "message_status": "sent"}
+    for answer in (
+        await api("PUT", made.headers["Location"], json=stolen, headers={"If-Match": '"1"'}),
+        await api.post(f"{WEBHOOKS}/test", json=test),
+    ):
+        assert answer.status == 422
+        assert [one["field"].removeprefix("webhook.") for one in answer.json["errors"]] == ["headers.X-Api-Key"]
+    assert console.test_events.sent == []
+
+
 async def test_every_mistake_is_named_with_its_field(console: Console) -> None:
     api = await console.client()
     draft = plain_draft(

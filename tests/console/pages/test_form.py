@@ -18,7 +18,7 @@ from dispatcher.errors import ConfigError
 from dispatcher.stores.sql.documents import StoredSecret, extract_secrets, resolve_draft
 from dispatcher.stores.sql.header_values import LOST
 from tests.console.pages.sample_world import DRAFTS, EC_KEY
-from tests.stores_sql.examples import CANARY, secretive
+from tests.stores_sql.examples import CANARY, plain, secretive
 
 SEALING = SecretSealer.of(None)
 
@@ -183,6 +183,32 @@ def test_a_sealed_header_value_that_can_not_be_kept_is_reported_at_its_row() -> 
         resolve_draft(typed.draft(_headers(document)), {**secrets, **locked}, document)
     typed.add_problems(caught.value.problems)
     assert set(typed.errors) == {f"headers.{number}.value" for number in (0, 1, 2)}
+
+
+@pytest.mark.parametrize("url", ["https://hooks.evil.example/f", "http://hooks.luma.example/f"])
+def test_a_hidden_header_value_is_sent_to_no_other_host_than_the_one_it_was_given_for(url: str) -> None:
+    """Whether it is stored as a secret, or as text under a name that suggests one."""
+    headers: JsonValue = {"X-Client": {"value": CANARY}, "X-Api-Key": CANARY, "X-Environment": "prod"}
+    document, secrets = _stored(plain(headers=headers))
+    posted = _posted(WebhookForm.of_document(document), url=url)
+    typed = WebhookForm.of_post(posted, document, SEALING, "p")
+    draft = typed.draft(_headers(document))
+    assert CANARY not in repr(draft)
+    with pytest.raises(ConfigError) as caught:
+        resolve_draft(
+            {**draft, "url": "https://hooks.evil.example/f", "headers": document["headers"]}, secrets, document
+        )
+    typed.add_problems(caught.value.problems)
+    again = ["The webhook URL names another host than the one this value was given for: enter the value again."]
+    assert typed.errors == {f"headers.{number}.value": again for number in (0, 1)}
+    for changes in (
+        {"headers.0.value": "new", "headers.1.value": "new"},
+        {"url": "https://hooks"},
+        {"url": "none yet"},
+    ):
+        typed = WebhookForm.of_post(MultiDict({**posted, **changes}), document, SEALING, "p")
+        typed.draft(_headers(document))
+        assert bool(typed.errors) == (changes == {"url": "https://hooks"})
 
 
 def test_a_typed_secret_survives_another_field_s_mistake_sealed() -> None:

@@ -153,6 +153,10 @@ async def test_two_editors_do_not_overwrite_each_other(browser: Browser, stage: 
         await expect(row).to_have_count(0)
         await expect(two.page.locator("#f-url")).to_have_value("https://second.example/feedback")
         await two.page.get_by_role("button", name="Save").last.click()
+        await expect(two.page.locator("main")).to_contain_text("another host than the one this value was given for")
+        assert await two.violations() == []
+        await two.page.fill("#f-headers-1-value", "the second host's key")
+        await two.page.get_by_role("button", name="Save").last.click()
         await expect(two.page.get_by_role("heading", name="By the first")).to_be_visible()
         stored = await stage.services.webhooks.get(stage.webhooks[LUMA].id, orgs=None)
         assert (stored.name, stored.url) == ("By the first", "https://second.example/feedback")
