@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from ipaddress import ip_address
 from time import monotonic
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import structlog
 from aiohttp import web
@@ -223,7 +223,7 @@ class Access:
 
     def _refuse_other_names(self, request: web.Request) -> None:
         # A page elsewhere can give its own name our address (DNS rebinding) and would be the admin.
-        host = urlsplit(f"//{request.host}").hostname or ""
+        host = _parts(f"//{request.host}").hostname or ""
         if host not in ("localhost", "127.0.0.1", "::1", self._public.hostname):
             raise ApiError(403, "wrong_host", "Ask for it under the name that it is configured with.")
 
@@ -233,7 +233,7 @@ class Access:
         if site is not None:
             is_ours = site in ("same-origin", "none")
         elif origin is not None:
-            parts = urlsplit(origin)
+            parts = _parts(origin)
             is_ours = parts.netloc.lower() in (self._public.netloc, request.host.lower()) and parts.scheme in (
                 "http",
                 "https",
@@ -242,6 +242,14 @@ class Access:
             is_ours = True  # no browser
         if not is_ours:
             raise ApiError(403, "cross_origin", "Changes are not taken from pages of another origin.")
+
+
+def _parts(url: str) -> SplitResult:
+    """Returns the parts of a URL that a client sent; empty ones if it is no URL."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return SplitResult("", "", "", "", "")
 
 
 async def keep_form(request: web.Request) -> web.Response | None:

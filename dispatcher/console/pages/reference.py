@@ -64,7 +64,7 @@ def add_to(app: web.Application, renderer: Renderer) -> None:
     schemas = [_schema(name, one) for name, one in document["components"]["schemas"].items()]
 
     async def show(request: web.Request) -> web.StreamResponse:
-        server = renderer.services.settings.console.public_url or str(request.url.origin())
+        server = renderer.services.settings.console.public_url or f"{request.scheme}://{request.host}"
         return await renderer.page(
             request, "reference.html", at="", groups=operations, schemas=schemas, server=server.rstrip("/")
         )

@@ -160,6 +160,10 @@ async def test_changes_caused_by_pages_of_another_origin_are_refused_whoever_ask
     for headers, is_taken in (
         ({"Origin": "https://evil.example"}, False),
         ({"Origin": "null"}, False),
+        ({"Origin": "http://["}, False),
+        ({"Origin": "//["}, False),
+        ({"Origin": "http://[::1"}, False),
+        ({"Origin": ""}, False),
         ({"Origin": console.base.replace("http:", "ftp:")}, False),
         ({"Sec-Fetch-Site": "cross-site", "Origin": console.base}, False),
         ({"Sec-Fetch-Site": "same-site"}, False),
@@ -250,7 +254,8 @@ async def test_with_neither_tokens_nor_oidc_everybody_on_the_loopback_is_the_adm
         assert (await stranger.post("/api/v1/webhooks", json=plain_draft(*LUMA))).status == 201
         # A page elsewhere is not everybody: neither by its own name for our address, nor by a form of its own.
         for path in (ME, "/"):
-            assert (await stranger.get(path, headers={"Host": "evil.example"})).status == 403
+            for host in ("evil.example", "[", "]:", "a]b", "[::1"):
+                assert (await stranger.get(path, headers={"Host": host})).status == 403, host
         assert (
             await stranger.post("/api/v1/webhooks", json={}, headers={"Origin": "https://evil.example"})
         ).status == 403
