@@ -1,4 +1,4 @@
-"""Reads request bodies: JSON and forms, with limits on their size, without blocking other requests.
+"""Reads request bodies (JSON and forms) and numbers, with limits on their size, without blocking other requests.
 
 The client chooses how long a body is and how many values it has. Before authentication a body may have 16 KiB,
 afterwards 2 MiB. A JSON document has at most 5,000 values, a form 2,000 fields. Anything larger than 16 KiB is parsed
@@ -27,6 +27,8 @@ MAX_VALUES: Final = 5_000
 """Values of a JSON document, nested ones included. A webhook has at most 1,000 campaigns, and a request as many ids."""
 MAX_FIELDS: Final = 2_000
 """Fields of a form."""
+MAX_NUMBER: Final = 10**18 - 1
+"""The largest number in a parameter: every database has larger integers."""
 FORM_TYPE: Final = "application/x-www-form-urlencoded"
 
 INLINE: Final = 16 * 1024
@@ -119,6 +121,12 @@ def _form(body: bytes) -> Form:
     except ValueError:
         raise ApiError(400, "not_a_form", "The form can't be read: send it as UTF-8.") from None
     return MultiDictProxy(MultiDict(pairs))
+
+
+def number_in(text: str, most: int = MAX_NUMBER) -> int | None:
+    """Returns the number in a parameter or field; None if it is no number from 0 to `most`, or has more digits."""
+    is_number = text.isascii() and text.isdecimal() and len(text) <= len(str(most))
+    return int(text) if is_number and int(text) <= most else None
 
 
 def _too_large(limit: int) -> ApiError:

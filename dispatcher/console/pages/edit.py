@@ -22,7 +22,7 @@ from dispatcher.console.pages.renderer import Renderer, admin_of, to
 from dispatcher.console.pages.scope import Scope
 from dispatcher.console.pages.seen import seen_of
 from dispatcher.console.pages.testing import Sample
-from dispatcher.console.request_body import form_body
+from dispatcher.console.request_body import form_body, number_in
 from dispatcher.console.services import KEPT_FORM_PATH
 from dispatcher.errors import AlreadyExists, ConfigError, EditConflict, NotAllowed, NotFound
 from dispatcher.stores.sql.documents import resolve_draft
@@ -120,9 +120,9 @@ class WebhookEditor:
             if len(form.headers) < MAX_HEADERS:
                 form.headers.append(HeaderRow())
         elif action.startswith("remove-header."):
-            number = action.partition(".")[2]
-            if number.isdecimal() and int(number) < len(form.headers):
-                del form.headers[int(number)]
+            number = number_in(action.partition(".")[2])
+            if number is not None and number < len(form.headers):
+                del form.headers[number]
         elif action.startswith("take.") and webhook is not None:
             take_saved(form, action.partition(".")[2], webhook.document)
         elif action in ("save", "test"):
@@ -142,10 +142,8 @@ class WebhookEditor:
         form = WebhookForm.of_post(posted, document, self._sealer, person.id)
         if webhook is not None:  # organisation and sandbox can't be edited
             form.texts |= {"org": webhook.tenant.org, "sandbox": webhook.tenant.sandbox}
-        version, since = posted.get("version", ""), posted.get("conflict_since", "")
-        editing = Editing(form, webhook, int(version[:9]) if version.isdecimal() else 0, Sample.of(posted), True)
-        editing.conflict_since = int(since[:9]) if since.isdecimal() else 0
-        return editing
+        version, since = (number_in(posted.get(key, "")) or 0 for key in ("version", "conflict_since"))
+        return Editing(form, webhook, version, Sample.of(posted), True, conflict_since=since)
 
     async def leave_kept(self, _request: web.Request) -> web.StreamResponse:
         """Redirects to the list, because choices in the top bar of the kept form's page lead to this path."""

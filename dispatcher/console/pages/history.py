@@ -6,6 +6,7 @@ from aiohttp import web
 
 from dispatcher.console.pages.renderer import Renderer
 from dispatcher.console.pages.scope import Scope
+from dispatcher.console.request_body import number_in
 from dispatcher.console.services import person_of
 from dispatcher.console.webhook_state import state_of
 from dispatcher.stores.sql.records import AuditAction, AuditEntry, AuditQuery, Orgs
@@ -57,8 +58,7 @@ class HistoryPages:
         self, request: web.Request, orgs: Orgs, *, webhook_id: str | None, sandbox: str | None
     ) -> tuple[list[AuditEntry], int | None]:
         """Returns a page of lines, and the cursor of the next page."""
-        text = request.query.get("before", "")
-        before = int(text[:18]) if text.isdecimal() else None
+        before = number_in(request.query.get("before", ""))
         action = _action(request)
         found: list[AuditEntry] = []
         for _ in range(MOST_LOOKED_AT // PAGE):

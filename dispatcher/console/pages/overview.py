@@ -14,7 +14,7 @@ from dispatcher.console.pages.renderer import Renderer, admin_of, to
 from dispatcher.console.pages.skipped import skipped_lately
 from dispatcher.console.pages.verification import snippets_for
 from dispatcher.console.probes import keys_path
-from dispatcher.console.request_body import form_body
+from dispatcher.console.request_body import form_body, number_in
 from dispatcher.console.services import person_of
 from dispatcher.console.signing_keys import (
     generate_signing_key,
@@ -208,7 +208,7 @@ class OverviewPage:
         try:
             await self._renderer.services.webhooks.delete(
                 request.match_info["webhook_id"],
-                expected_version=int(version[:9]) if version.isdecimal() else 0,
+                expected_version=number_in(version) or 0,
                 by=person.name,
                 orgs=person.orgs,
             )

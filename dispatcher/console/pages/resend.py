@@ -11,7 +11,7 @@ from multidict import MultiMapping
 from dispatcher.console.model import ResendQuery
 from dispatcher.console.pages.renderer import Renderer, admin_of, to
 from dispatcher.console.pages.search import since_of, time_in
-from dispatcher.console.request_body import form_body
+from dispatcher.console.request_body import form_body, number_in
 from dispatcher.console.resending import MOST_DEAD, ResendOrder, ResendPlan, check_resend, start_resend, stop_job
 from dispatcher.console.services import person_of
 from dispatcher.console.webhook_state import state_of
@@ -146,7 +146,7 @@ class ResendPages:
             jobs=jobs,
             is_all=not asked,
             is_running=not all(job.is_over for job in jobs),
-            left=int(left[:4]) if left.isascii() and left.isdecimal() else 0,
+            left=number_in(left, 9_999) or 0,
             dead_cut_at=MOST_DEAD if request.query.get("cut") else 0,
         )
 

@@ -15,6 +15,7 @@ from dispatcher.console.pages.charts import Chart, sparkline_of
 from dispatcher.console.pages.renderer import MAX_TENANTS, Renderer
 from dispatcher.console.pages.scope import Scope
 from dispatcher.console.pages.skipped import Skipped, skipped_lately
+from dispatcher.console.request_body import number_in
 from dispatcher.console.services import person_of
 from dispatcher.console.webhook_state import WINDOW_S, ListedState, WebhookState, list_states, state_of
 from dispatcher.errors import DispatcherError
@@ -22,6 +23,7 @@ from dispatcher.stores.sql.history_seen import SeenTenant
 from dispatcher.stores.sql.records import StoredWebhook, WebhookQuery
 
 PAGE: Final = 25
+MAX_PAGE_NUMBER: Final = 99_999
 MAX_SEEN: Final = 20
 """Tenants without a webhook that are listed."""
 Sort = Literal["name", "tenant", "state", "last", "delivered", "waiting", "dead"]
@@ -51,7 +53,7 @@ class WebhookFilter:
             Channel(channel) if channel in list(Channel) else None,
             cast(Sort, sort) if sort in get_args(Sort) else "name",
             {"up": False, "down": True}.get(query.get("order", ""), sort in _MOST_FIRST),
-            int(page) if page.isdecimal() and 1 <= int(page[:6]) < 100_000 else 1,
+            number_in(page, MAX_PAGE_NUMBER) or 1,
         )
 
     @property

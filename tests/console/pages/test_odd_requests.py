@@ -1,18 +1,34 @@
 """Requests that no page makes: whatever is written in a URL, a form or a header, the answer is no error of ours."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import aiohttp
 import pytest
+from yarl import URL
 
+from tests.console.history_store import history_in
 from tests.console.pages.sample_world import LUMA
 from tests.console.pages.stage import Stage, staged
 from tests.console.pages.test_kept_form import browser, fetch, value_in
 
+NUMBERS = ("000001" + "9" * 30, "1" + "0" * 4990, "9" * 18, "-1", "1e9", "0x1", "1_0", " 1", "²", "٣", "½", "x", "\0")
+TIMES = ("0001-01-01T00:00", "9999-12-31T23:59:59-12:00", "0001-01-01T00:00+14:00", "2026-13-01", "1e9", "\0")
+PARAMETERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "/": {"page": NUMBERS},
+    "/audit": {"before": NUMBERS},
+    "/jobs": {"left": NUMBERS},
+    "/deliveries": {"before": NUMBERS},
+    "/search": {"since": TIMES, "until": TIMES, "before": NUMBERS},
+    "/webhooks/{id}/deliveries": {"since": TIMES, "until": TIMES, "before": NUMBERS},
+    "/webhooks/{id}/resend": {"since": TIMES, "until": TIMES},
+    "/webhooks/{id}/audit": {"before": NUMBERS},
+}
+
 
 @pytest.fixture(scope="module")
 async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
-    async with staged(tmp_path_factory.mktemp("odd")) as running:
+    directory = tmp_path_factory.mktemp("odd")
+    async with history_in(directory) as history, staged(directory, history=history.lookup) as running:
         yield running
 
 
@@ -20,6 +36,32 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
 async def person(stage: Stage) -> AsyncIterator[aiohttp.ClientSession]:
     async with browser(stage, await stage.token()) as session:
         yield session
+
+
+def odd_urls(stage: Stage) -> Iterator[URL]:
+    for path, parameters in PARAMETERS.items():
+        url = URL(stage.base + path.format(id=stage.webhooks[LUMA].id))
+        yield from (url.with_query({name: text}) for name, texts in parameters.items() for text in texts)
+
+
+async def test_a_parameter_that_is_no_number_or_time_is_ignored(stage: Stage, person: aiohttp.ClientSession) -> None:
+    for url in odd_urls(stage):
+        for zone in ("UTC", "Pacific/Auckland"):
+            async with person.get(url, cookies={"dispatcher-zone": zone}) as answer:
+                assert answer.status in (200, 404, 422), url
+                assert answer.status == 200 or "before" in url.query or url.path.endswith("/resend"), url
+
+
+@pytest.mark.parametrize("field", ["action", "version", "conflict_since"])
+async def test_a_number_in_a_form_is_ignored_if_it_is_none(
+    stage: Stage, person: aiohttp.ClientSession, field: str
+) -> None:
+    path = stage.path(LUMA, "/edit")
+    _, page = await fetch(person, path)
+    form = {"csrf_token": value_in(page, "csrf_token"), "action": "add-header"}
+    for number in (*NUMBERS, "9" * 5000):
+        posted = form | {field: f"remove-header.{number}" if field == "action" else number}
+        assert (await fetch(person, path, posted))[0] == 200, number
 
 
 @pytest.mark.parametrize("header", ["Host", "Referer", "Origin"])
