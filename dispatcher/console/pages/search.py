@@ -96,11 +96,15 @@ class Search:
         self._renderer = renderer
 
     async def submit(self, request: web.Request) -> web.StreamResponse:
-        """Redirects to the results. Hashes an address first, to keep it out of URLs, logs and the browser's history."""
+        """Redirects to the results.
+
+        An address is hashed first, to keep it out of URLs, logs and the browser's history. If it can't be hashed, it is
+        left out.
+        """
         text = str((await form_body(request)).get("q", "")).strip()[:MAX_TEXT]
         lookup = self._renderer.services.history
-        if lookup is not None and is_address(text):
-            hashed = lookup.hashed(text)
+        if is_address(text):
+            hashed = None if lookup is None else lookup.hashed(text)
             return to("/search?" + urlencode({"recipient": hashed} if hashed is not None else {"address": "1"}))
         return to("/search?" + urlencode({"q": text}))
 

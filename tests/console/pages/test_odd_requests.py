@@ -1,6 +1,7 @@
 """Requests that no page makes: whatever is written in a URL, a form or a header, the answer is no error of ours."""
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -50,6 +51,17 @@ async def test_a_parameter_that_is_no_number_or_time_is_ignored(stage: Stage, pe
             async with person.get(url, cookies={"dispatcher-zone": zone}) as answer:
                 assert answer.status in (200, 404, 422), url
                 assert answer.status == 200 or "before" in url.query or url.path.endswith("/resend"), url
+
+
+@pytest.mark.parametrize("text", ["jane@luma-customer.example", " +49 151 12345678 "])
+async def test_an_address_is_in_no_url_if_there_is_no_history_store(tmp_path: Path, text: str) -> None:
+    async with staged(tmp_path) as stage, browser(stage, await stage.token()) as person:
+        _, page = await fetch(person, "/")
+        form = {"csrf_token": value_in(page, "csrf_token"), "q": text}
+        async with person.post("/search", data=form, allow_redirects=False) as answer:
+            assert (answer.status, answer.headers["Location"]) == (303, "/search?address=1")
+        async with person.post("/search", data=form) as answer:
+            assert "There is no history store" in await answer.text()
 
 
 @pytest.mark.parametrize("field", ["action", "version", "conflict_since"])
