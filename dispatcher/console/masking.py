@@ -1,4 +1,4 @@
-"""Masks what viewers must not see: recipients, and the parts of a configuration where tenants put secrets. Pure.
+"""Masks what viewers must not see: recipients, contacts, and parts of a configuration where tenants put secrets. Pure.
 
 Stored secrets never reach this module: the repository returns their fingerprints.
 """
@@ -35,7 +35,7 @@ def url(text: str) -> str:
 
 
 def document(configuration: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """Masks paths of URLs, and values of headers, claims and parameters that are named like a secret."""
+    """Masks paths of URLs, contacts' addresses, and values of headers, claims and parameters named like a secret."""
     return {key: _masked(key, value, named_by_tenant=False) for key, value in configuration.items()}
 
 
@@ -47,6 +47,8 @@ def _masked(key: str, value: JsonValue, *, named_by_tenant: bool) -> JsonValue:
         return {name: _masked(name, inner, named_by_tenant=inside) for name, inner in value.items()}
     if isinstance(value, list):
         return [_masked(key, inner, named_by_tenant=named_by_tenant) for inner in value]
-    if key in ("url", "token_url") and isinstance(value, str) and not named_by_tenant:
+    if named_by_tenant or not isinstance(value, str):
+        return value
+    if key in ("url", "token_url"):
         return url(value)
-    return value
+    return recipient(value) if key == "emails" else value

@@ -1,5 +1,6 @@
-"""Personal data in text: e-mail addresses and international numbers, masked. Pure."""
+"""Personal data in text: e-mail addresses and international numbers, masked or as a hash. Pure."""
 
+import hashlib
 import re
 from typing import Final
 
@@ -22,6 +23,11 @@ def recipient(text: str) -> str:
 def in_text(text: str) -> str:
     """Returns the text with every e-mail address and international number in it masked."""
     return _NUMBER.sub(_masked_number, _ADDRESS.sub(_masked_address, text))
+
+
+def contact_of(address: str) -> str:
+    """Returns the hash that identifies a contact's address. Its case doesn't matter."""
+    return hashlib.blake2b(address.casefold().encode(), digest_size=16, person=b"contact").hexdigest()
 
 
 def _masked_address(match: re.Match[str]) -> str:

@@ -7,8 +7,9 @@ from typing import Final
 
 from dispatcher.config.notification_settings import NotificationSettings
 from dispatcher.config.webhooks import Webhook
+from dispatcher.contract.redaction import contact_of
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.notifications.confirmation import Link, LinkSigner, Purpose, contact_of
+from dispatcher.notifications.confirmation import Link, LinkSigner, Purpose
 from dispatcher.notifications.content import (
     Content,
     Known,

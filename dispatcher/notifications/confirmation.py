@@ -36,7 +36,7 @@ class Link:
     purpose: Purpose
     tenant: TenantKey
     contact: str
-    """Hash of the address, see `contact_of`."""
+    """Hash of the address, see `redaction.contact_of`."""
 
 
 class _Claims(msgspec.Struct, array_like=True):
@@ -45,11 +45,6 @@ class _Claims(msgspec.Struct, array_like=True):
     sandbox: str
     contact: str
     expires: int
-
-
-def contact_of(address: str) -> str:
-    """Returns the hash that identifies an address. Its case doesn't matter."""
-    return hashlib.blake2b(address.casefold().encode(), digest_size=16, person=b"contact").hexdigest()
 
 
 class LinkSigner:

@@ -7,10 +7,11 @@ from typing import Final, Literal
 
 from dispatcher.config.settings import Settings
 from dispatcher.config.webhooks import Webhook, WebhookConfig
+from dispatcher.contract.redaction import contact_of
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import BadLink, DispatcherError, NotFound, TooSoon
 from dispatcher.notifications.composing import Composer
-from dispatcher.notifications.confirmation import Link, Purpose, contact_of
+from dispatcher.notifications.confirmation import Link, Purpose
 from dispatcher.notifications.content import Content, Section, clean, encode
 from dispatcher.notifications.notifier import composer_of
 from dispatcher.notifications.planning import NewsKind

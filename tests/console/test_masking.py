@@ -78,6 +78,7 @@ def test_a_configuration_is_masked_where_tenants_put_secrets() -> None:
             "name": "Luma",
             "url": "https://hooks.luma.example/in/key",
             "channels": ["email"],
+            "notify": {"emails": ["ops@luma.example", "jane@agency.example"]},
             "headers": {"X-Environment": "prod", "X-Api-Key": "canary", "url": "https://a.example/b"},
             "auth": {
                 "sign": {"kid": "k1", "claims": {"tenant": "luma", "client_secret": ["canary"], "in": {"password": 7}}},
@@ -89,6 +90,7 @@ def test_a_configuration_is_masked_where_tenants_put_secrets() -> None:
         "name": "Luma",
         "url": "https://hooks.luma.example/•••",
         "channels": ["email"],
+        "notify": {"emails": ["o•••@luma.example", "j•••@agency.example"]},
         "headers": {"X-Environment": "prod", "X-Api-Key": "•••", "url": "https://a.example/b"},
         "auth": {
             "sign": {"kid": "k1", "claims": {"tenant": "luma", "client_secret": "•••", "in": {"password": "•••"}}},

@@ -10,10 +10,11 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from dispatcher.config.webhooks import Channel
+from dispatcher.contract.redaction import contact_of
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import AlreadyExists, ConfigError, EditConflict, NotAllowed, NotFound, StoreUnavailable
 from dispatcher.stores.sql import schema
-from dispatcher.stores.sql.audit import AuditLog
+from dispatcher.stores.sql.audit import AuditLog, write_entry
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.records import AuditAction, AuditQuery, WebhookQuery
 from dispatcher.stores.sql.repository import WebhookRepository
@@ -152,6 +153,40 @@ async def test_every_change_leaves_its_line_of_history(repository: WebhookReposi
     older = await audit.search(AuditQuery(before=history[1].id, limit=2), orgs=None)
     assert [one.actor for one in older] == ["cy", "bob"]
     assert [one.actor for one in await audit.search(AuditQuery(action=AuditAction.TEST), orgs=None)] == ["di"]
+
+
+async def test_contacts_are_in_the_history_without_their_addresses(
+    repository: WebhookRepository, database: Database
+) -> None:
+    """As the notifications record them; a change of contacts is still seen as a change."""
+    ops, jane = (f"<contact {contact_of(one)[:12]}>" for one in ("ops@luma.example", "jane@agency.example"))
+    made = await repository.create(plain(notify={"emails": ["Ops@luma.example"]}), by="ada", orgs=None)
+    config = plain(notify={"emails": ["ops@luma.example", "jane@agency.example"]})
+    await repository.update(made.id, config, expected_version=1, by="ada", orgs=None)
+    await repository.delete(made.id, expected_version=2, by="ada", orgs=None)
+    clear: JsonValue = {"notify.emails": {"before": None, "after": ["ops@luma.example"]}}
+    async with database.write() as connection:  # as earlier versions wrote it
+        await write_entry(connection, AuditAction.EDIT, "ada", made.tenant, made.id, clear)
+    history = await AuditLog(database).search(AuditQuery(), orgs=None)
+    assert [one.changes["notify.emails"] for one in history] == [
+        {"before": None, "after": [ops]},
+        {"before": [ops, jane], "after": None},
+        {"before": [ops], "after": [ops, jane]},
+        {"before": None, "after": [ops]},
+    ]
+
+
+async def test_a_secret_in_a_value_that_looks_like_a_fingerprint_is_masked(
+    repository: WebhookRepository, database: Database
+) -> None:
+    claims: JsonValue = {"fingerprint": "f", "api_key": {"fingerprint": CANARY}}
+    sign: JsonValue = {"algorithm": "HS256", "key": {"value": "k" * 32}, "claims": claims}
+    auth: JsonValue = {"type": "jwt", "sign": sign}
+    await repository.create(plain(headers={"fingerprint": CANARY}, auth=auth), by="ada", orgs=None)
+    (entry,) = await AuditLog(database).search(AuditQuery(), orgs=None)
+    assert CANARY not in repr(entry)
+    assert entry.changes["auth.sign.claims.fingerprint"] == {"before": None, "after": "f"}
+    assert {"headers.fingerprint", "auth.sign.claims.api_key.fingerprint"} <= entry.changes.keys()
 
 
 async def test_a_change_that_fails_leaves_no_line(repository: WebhookRepository, database: Database) -> None:

@@ -1,7 +1,7 @@
 """The audit log of changes, append-only, with secrets masked.
 
 Secrets are written as fingerprints. So are the values of header parameters, of claims whose names suggest a secret, and
-the path and query of a URL, because tenants put keys there.
+the path and query of a URL, because tenants put keys there. Contacts are written as a hash of their address.
 """
 
 import hashlib
@@ -16,9 +16,10 @@ from sqlalchemy import RowMapping, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.config.secrets import speaks_of_a_secret
+from dispatcher.contract.redaction import contact_of
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.database import Database
-from dispatcher.stores.sql.documents import fingerprint_in
+from dispatcher.stores.sql.documents import fingerprint_in, is_secret_place
 from dispatcher.stores.sql.header_values import HEADERS
 from dispatcher.stores.sql.records import MAX_PAGE, AuditAction, AuditEntry, AuditQuery, Orgs
 from dispatcher.stores.sql.schema import audit
@@ -26,6 +27,7 @@ from dispatcher.stores.sql.schema import audit
 MAX_VALUE: Final = 2000
 """Maximum number of characters of one value as JSON; a longer one is replaced by its size and fingerprint."""
 
+_CONTACTS: Final = ("notify", "emails")
 _ACTIONS = {action.value: action for action in AuditAction}
 
 
@@ -107,7 +109,7 @@ def changes_between(before: JsonValue, after: JsonValue) -> dict[str, JsonValue]
 
 
 def _leaves(value: JsonValue, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], JsonValue]]:
-    if isinstance(value, dict) and fingerprint_in(value) is None:
+    if isinstance(value, dict) and not (is_secret_place(path) and fingerprint_in(value) is not None):
         for key, inner in value.items():
             yield from _leaves(inner, (*path, key))
     elif isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
@@ -123,6 +125,8 @@ def _masked(path: tuple[str, ...], value: JsonValue) -> JsonValue:
         return f"<secret {fingerprint}>"
     if value is None:
         return None
+    if path == _CONTACTS:
+        value = _contacts(value)
     if path[0] == HEADERS:
         return f"<secret {_digest(value)}>"
     named_by_tenant = [name for at, name in enumerate(path) if {"claims", "parameters"} & set(path[:at])]
@@ -140,6 +144,19 @@ def _origin_of(url: str) -> str:
     return url if url in (origin, f"{origin}/") else f"{origin}/<secret {_digest(url)}>"
 
 
+def _contacts(addresses: JsonValue) -> JsonValue:
+    """Returns the hashes of contacts' addresses. Earlier versions wrote the addresses themselves."""
+    if not isinstance(addresses, list):
+        return addresses
+    return [f"<contact {contact_of(str(one))[:12]}>" if "@" in str(one) else one for one in addresses]
+
+
+def _shown(path: str, change: JsonValue) -> JsonValue:
+    if path == ".".join(_CONTACTS) and isinstance(change, dict):
+        return {when: _contacts(addresses) for when, addresses in change.items()}
+    return change
+
+
 def _digest(value: JsonValue) -> str:
     return hashlib.blake2b(orjson.dumps(value), digest_size=6, person=b"fingerprint").hexdigest()
 
@@ -153,5 +170,5 @@ def _entry(row: RowMapping) -> AuditEntry:
         action=_ACTIONS.get(action, action),
         tenant=None if row["org"] is None else TenantKey(row["org"], row["sandbox"] or ""),
         webhook_id=row["webhook_id"],
-        changes=row["changes"],
+        changes={path: _shown(path, change) for path, change in row["changes"].items()},
     )

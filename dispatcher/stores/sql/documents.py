@@ -152,6 +152,12 @@ def path_text(path: Loc) -> str:
     return ".".join(map(str, path))
 
 
+def is_secret_place(path: tuple[str, ...]) -> bool:
+    """Returns True if a stored document can have a secret in this place: `("signing", "secrets", "0")`."""
+    place = tuple("*" if step.isdecimal() else step for step in path)
+    return place in _SECRET_PLACES or (place[:1] == (_HEADERS,) and len(place) == 2)
+
+
 def fingerprint_in(value: JsonValue) -> str | None:
     """Returns the fingerprint in a secret's place of a stored document; None if there is something else."""
     if isinstance(value, dict) and value.keys() == {"fingerprint"}:

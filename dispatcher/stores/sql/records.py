@@ -137,7 +137,10 @@ class AuditEntry:
     """None if the entry concerns no single webhook."""
     webhook_id: str | None
     changes: Mapping[str, JsonValue]
-    """For create, edit and delete: `{"before": …, "after": …}` by dotted path. Secrets as `<secret fingerprint>`."""
+    """For create, edit and delete: `{"before": …, "after": …}` by dotted path.
+
+    Secrets are `<secret fingerprint>`, contacts `<contact hash>`.
+    """
 
 
 @dataclass(frozen=True, slots=True)

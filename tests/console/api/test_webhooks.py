@@ -56,6 +56,16 @@ async def test_viewers_see_no_path_and_no_query_of_a_url(console: Console) -> No
     assert CANARY in (await admin.get(path)).text
 
 
+async def test_viewers_see_no_address_of_a_contact(console: Console) -> None:
+    admin, viewer = await console.client(orgs=ORGS), await console.client(Role.VIEWER, ORGS)
+    draft = plain_draft(*LUMA, notify={"emails": ["ops@luma.example"]})
+    path = (await admin.post(WEBHOOKS, json=draft)).headers["Location"]
+    for place in (path, WEBHOOKS, "/api/v1/audit"):
+        assert "ops@luma.example" not in (await viewer.get(place)).text
+    assert (await viewer.get(path)).json["configuration"]["notify"] == {"emails": ["o•••@luma.example"]}
+    assert (await admin.get(path)).json["configuration"]["notify"] == draft["notify"]
+
+
 async def test_a_stored_header_secret_is_not_sent_to_a_host_of_the_editor_s_own(console: Console) -> None:
     api = await console.client(orgs=ORGS)
     made = await api.post(WEBHOOKS, json=plain_draft(*LUMA, headers={"X-Api-Key": {"value": CANARY}}))

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dispatcher.contract.redaction import contact_of
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import BadLink
-from dispatcher.notifications.confirmation import CONFIRM_WITHIN_S, STOP_WITHIN_S, Link, LinkSigner, Purpose, contact_of
+from dispatcher.notifications.confirmation import CONFIRM_WITHIN_S, STOP_WITHIN_S, Link, LinkSigner, Purpose
 
 NOW = 1_790_000_000.0
 SIGNER = LinkSigner(b"k" * 32)

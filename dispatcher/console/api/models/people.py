@@ -38,7 +38,10 @@ class AuditModel(ResponseModel):
     sandbox: str | None
     webhook_id: str | None
     changes: dict[str, JsonValue]
-    """For create, edit and delete `{"before": …, "after": …}` by dotted path, secrets as fingerprints."""
+    """For create, edit and delete `{"before": …, "after": …}` by dotted path.
+
+    Secrets are fingerprints, contacts are hashes of their addresses.
+    """
 
 
 class AuditPage(ResponseModel):
