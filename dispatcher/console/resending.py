@@ -1,11 +1,11 @@
 """Sends events again for the API and the pages: checks first, starts and stops jobs, and writes audit entries."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from pydantic import JsonValue
 
-from dispatcher.console.model import DeadQuery, Person, RedriveModel, ResendCheck, ResendQuery
+from dispatcher.console.model import DeadEventModel, DeadQuery, Person, RedriveModel, ResendCheck, ResendQuery
 from dispatcher.console.services import Services
 from dispatcher.console.webhook_state import state_of
 from dispatcher.contract.tenant import TenantKey
@@ -134,23 +134,17 @@ def _dead_ids(services: Services, tenant: TenantKey, order: ResendOrder) -> tupl
     query = order.query
     if not order.dead or (query.campaign_id is not None and not query.event_ids):
         return frozenset(), False
-    orgs = frozenset({tenant.org})
-    in_time = DeadQuery(tenant=tenant, since=query.since, until=query.until, limit=200)
-    ids: dict[str, None] = {}
-    for wanted in [DeadQuery(tenant=tenant, event_id=one, limit=200) for one in query.event_ids] or [in_time]:
-        before = None
-        while len(ids) <= MOST_DEAD:
-            page = services.dead_events.search(replace(wanted, before=before), orgs=orgs)
-            ids |= {
-                one.id: None
-                for one in page.items
-                if bool(query.event_ids)
-                or (
-                    (not query.message_statuses or one.message_status in query.message_statuses)
-                    and (not query.channels or one.channel in query.channels)
-                )
-            }
-            before = page.next
-            if before is None:
-                break
-    return frozenset(list(ids)[:MOST_DEAD]), len(ids) > MOST_DEAD
+    event_ids = frozenset(query.event_ids)
+
+    def is_wanted(one: DeadEventModel) -> bool:
+        if event_ids:
+            return one.event_id in event_ids
+        return (
+            (query.since is None or one.died_at >= query.since)
+            and (query.until is None or one.died_at < query.until)
+            and (not query.message_statuses or one.message_status in query.message_statuses)
+            and (not query.channels or one.channel in query.channels)
+        )
+
+    ids, is_cut = services.dead_events.select(tenant, is_wanted, MOST_DEAD)
+    return frozenset(ids), is_cut

@@ -1,7 +1,8 @@
 """In-memory index of dead letters, for search. Pure. Contains personal data: recipients' addresses."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from heapq import nlargest
 from typing import Final
 
 from dispatcher.console.model import DeadEventModel, DeadPage, DeadQuery
@@ -80,6 +81,18 @@ class DeadEventIndex:
         shown = rest[:limit]
         cursor = "-".join(map(str, map(int, shown[-1].order))) if len(rest) > limit else None
         return DeadPage(tuple(map(self._fact, shown)), len(matching), cursor, self.is_all)
+
+    def select(
+        self, tenant: TenantKey, is_wanted: Callable[[DeadEventModel], bool], most: int
+    ) -> tuple[list[str], bool]:
+        """Returns the ids of a tenant's dead events that no redrive has sent again, and whether there are more.
+
+        If there are more than `most`, the newest are returned. Looks at each event of the tenant once.
+        """
+        own = (self._kept[place] for place in self._by_tenant.of(tenant) if place not in self._redriven)
+        found = [kept for kept in own if is_wanted(kept.dead_event)]
+        newest = found if len(found) <= most else nlargest(most, found, key=lambda kept: kept.order)
+        return [kept.dead_event.id for kept in newest], len(found) > most
 
     def get(self, dead_id: str, *, orgs: Orgs) -> DeadEventModel:
         """Returns a dead event. Raises NotFound if it isn't kept, or belongs to another organisation."""

@@ -58,6 +58,7 @@ class DeadLetterReader:
         self.list_jobs = self.jobs.jobs
         self.stop_job = self.jobs.stop
         self.get = self.memory.get
+        self.select = self.memory.select
         self.count = self.memory.count
 
     @property

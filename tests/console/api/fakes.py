@@ -1,7 +1,7 @@
 """Fakes of the sources (Kafka, dispatchers, endpoints): two tenants, each with data of every kind."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from pydantic import JsonValue
@@ -107,12 +107,21 @@ class FakeDeadEvents:
 
     def __init__(self) -> None:
         self.events = [dead_of(LUMA, 1, LUMAS_CUSTOMER), dead_of(RIVAL, 2, RIVALS_CUSTOMER)]
+        self.passes = 0
+        """How often all dead events of a tenant were looked at."""
         self.jobs: dict[str, RedriveModel] = {}
         self.asked: list[tuple[TenantKey, frozenset[str] | None, DeadQuery]] = []
 
     def search(self, query: DeadQuery, *, orgs: Orgs) -> DeadPage:
         found = tuple(one for one in self.events if self._is_seen(one, orgs) and query.tenant in (None, one.tenant))
         return DeadPage(found, len(found), None)
+
+    def select(
+        self, tenant: TenantKey, is_wanted: Callable[[DeadEventModel], bool], most: int
+    ) -> tuple[list[str], bool]:
+        self.passes += 1
+        found = [one.id for one in self.events if one.tenant == tenant and not one.redriven and is_wanted(one)]
+        return found[:most], len(found) > most
 
     def get(self, dead_id: str, *, orgs: Orgs) -> DeadEventModel:
         for one in self.events:

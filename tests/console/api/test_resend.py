@@ -56,6 +56,18 @@ async def test_the_selection_applies_to_delivered_and_dead_events(
     assert (check["delivered"], check["dead"]) == (delivered, dead)
 
 
+@pytest.mark.parametrize("order", [{"since": SINCE}, {"event_ids": [f"m{n}" for n in range(499)] + ["of-luma"]}])
+async def test_dead_events_are_looked_at_once_however_many_are_selected(
+    console: Console, luma: StoredWebhook, order: dict[str, object]
+) -> None:
+    """Twenty thousand can be kept, and nothing else is answered meanwhile."""
+    first = console.dead_events.events[0]
+    console.dead_events.events = [replace(first, id=f"0-{n}", event_id="of-luma") for n in range(1000)]
+    console.dead_events.events[7:9] = [replace(first, id="0-7", redriven=True), replace(first, id="0-8", org=RIVAL.org)]
+    check = (await (await console.client()).post(f"/api/v1/webhooks/{luma.id}/resend/check", json=order)).json
+    assert (check["dead"], console.dead_events.passes) == (998, 1)
+
+
 @pytest.mark.parametrize(
     "order",
     [{}, {"include": ["delivered"]}, {"since": "14:00"}, {"since": SINCE, "include": []}, {"event_ids": ["m"] * 501}],

@@ -7,7 +7,7 @@ the tests of single pages, and the screenshots.
 import hashlib
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from pydantic import JsonValue
@@ -324,6 +324,12 @@ class SampleDeadEvents:
         begin = int(query.before or 0)
         following = str(begin + query.limit) if len(found) > begin + query.limit else None
         return DeadPage(tuple(found[begin : begin + query.limit]), len(found), following)
+
+    def select(
+        self, tenant: TenantKey, is_wanted: Callable[[DeadEventModel], bool], most: int
+    ) -> tuple[list[str], bool]:
+        found = [fact.id for fact in self.facts if fact.tenant == tenant and not fact.redriven and is_wanted(fact)]
+        return found[:most], len(found) > most
 
     def get(self, dead_id: str, *, orgs: Orgs) -> DeadEventModel:
         for fact in self.facts:

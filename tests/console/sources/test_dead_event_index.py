@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from dispatcher.console.model import DeadQuery
+from dispatcher.console.model import DeadEventModel, DeadQuery
 from dispatcher.console.sources.dead_event_index import DeadEventIndex, dead_event_of
 from dispatcher.contract.events import DeliveryEvent
 from dispatcher.contract.recipient import recipient_of
@@ -54,6 +54,20 @@ def test_a_dead_event_tells_what_it_was_and_why_it_died() -> None:
     assert (fact.died_at, fact.first_seen, fact.origin) == (NOW + 7, NOW - 60, Origin("events", 2, 507))
     assert (fact.message_status, fact.channel, fact.recipient) == ("bounce", "email", "john.doe@luma.com")
     assert not fact.redriven
+
+
+def test_events_are_selected_in_one_pass_the_newest_of_too_many() -> None:
+    index = memory([letter(1), letter(9), letter(2), letter(3, OTHER), letter(4), letter(5, None), mark(10, 4)])
+    looked_at: list[str] = []
+
+    def is_wanted(fact: DeadEventModel) -> bool:
+        looked_at.append(fact.id)
+        return fact.id != "1-9"
+
+    assert index.select(LUMA, is_wanted, 2) == (["1-1", "1-2"], False)
+    assert sorted(looked_at) == ["1-1", "1-2", "1-9"]
+    assert index.select(LUMA, lambda _: True, 2) == (["1-9", "1-2"], True)
+    assert index.select(TenantKey("nobody", "prod"), is_wanted, 2) == ([], False)
 
 
 def test_what_can_not_be_read_is_shown_without_an_event() -> None:
