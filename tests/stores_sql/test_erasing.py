@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import orjson
 import pytest
 from pydantic import JsonValue
 from sqlalchemy import delete, event, select, update
 
 from dispatcher.config.secrets import Secret
 from dispatcher.config.webhooks import WebhookConfig
-from dispatcher.errors import AlreadyExists, NotFound, StoreUnavailable
+from dispatcher.errors import AlreadyExists, ConfigError, EditConflict, NotFound, StoreUnavailable
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.documents import resolve_draft
 from dispatcher.stores.sql.encryption import Encryption, new_key
@@ -28,6 +29,11 @@ from tests.stores_sql.examples import CANARY, plain, plain_draft, secretive
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 A, B, C = (Secret(b"whsec_" + letter * 40) for letter in (b"A", b"B", b"C"))
+
+
+HS256: dict[str, JsonValue] = {"algorithm": "HS256", "key": {"value": "1" * 32}, "kid": "k1"}
+HS256_NEXT: dict[str, JsonValue] = {"algorithm": "HS256", "key": {"value": "2" * 32}}
+FETCH: dict[str, JsonValue] = {"grant": "jwt-bearer", "token_url": "https://login.luma.example/t"}
 
 
 class Clock:
@@ -323,6 +329,54 @@ async def test_nothing_readable_stays(repository: WebhookRepository, database: D
     assert CANARY not in str(row)
     assert stored
     assert CANARY not in str(stored)
+
+
+REPLACED: dict[str, JsonValue] = {
+    "signing": {"signing": {"secrets": [{"value": "whsec_A"}, {"value": "whsec_B"}]}},
+    **{
+        place: {
+            "auth": {"type": "jwt", **({"sign": token} if place == "sign" else {"fetch": FETCH | {"assertion": token}})}
+        }
+        for place in ("sign", "assertion")
+        for token in [HS256 | {"next": HS256_NEXT | {"starts": NOW.isoformat()}}]
+    },
+}
+
+
+@pytest.mark.parametrize("part", REPLACED)
+@pytest.mark.parametrize("how", ["fingerprint", "keep"])
+async def test_an_edit_of_what_the_store_has_changed_meanwhile_is_a_conflict(
+    repository: WebhookRepository, database: Database, clock: Clock, part: str, how: str
+) -> None:
+    """The version stays, so that no endpoint is enabled again; but its secrets are no longer those that were shown."""
+    made = await repository.create(plain(**REPLACED[part]), by="ada", orgs=None)
+    if part == "signing":
+        ends = {Secret(b"whsec_B").fingerprint(): NOW.isoformat()}
+        shown = {**made.document, "signing": {**made.document["signing"], "ends": ends}}
+        config = await repository.resolve(shown, webhook_id=made.id, orgs=None, expected_version=1)
+        made = await repository.update(made.id, config, expected_version=1, by="ada", orgs=None)
+    draft = orjson.loads(orjson.dumps(dict(made.document)))
+    if how == "keep":
+        draft = _with_keep(draft)
+    for _ in range(2):
+        await repository.resolve(draft, webhook_id=made.id, orgs=None, expected_version=made.version)
+        clock.now += timedelta(days=1)
+    assert await erase_what_is_over(database, clock) == (0, 1)
+    with pytest.raises(EditConflict, match="read the webhook again") as caught:
+        await repository.resolve(draft, webhook_id=made.id, orgs=None, expected_version=made.version)
+    assert caught.value.current_version == made.version
+    with pytest.raises(ConfigError, match="no such secret is stored here"):
+        await repository.resolve(draft, webhook_id=made.id, orgs=None)
+    again = await repository.get(made.id, orgs=None)
+    await repository.resolve(dict(again.document), webhook_id=made.id, orgs=None, expected_version=made.version)
+
+
+def _with_keep(value: JsonValue) -> JsonValue:
+    if isinstance(value, dict):
+        if value.keys() == {"fingerprint"}:
+            return {"keep": True}
+        return {key: _with_keep(inner) for key, inner in value.items()}
+    return [_with_keep(inner) for inner in value] if isinstance(value, list) else value
 
 
 @pytest.mark.parametrize("place", ["sign", "assertion"])

@@ -61,6 +61,15 @@ class Call(Generic[Query, Body]):
         """Returns the path of the same request with other query parameters."""
         return self.request.rel_url.update_query(parameters).raw_path_qs
 
+    @property
+    def takes_any_version(self) -> bool:
+        """True for `If-Match: *`."""
+        return self._if_match.strip() == "*"
+
+    @property
+    def _if_match(self) -> str:
+        return ", ".join(self.request.headers.getall("If-Match", []))
+
     def wanted_version(self, current: int) -> int:
         """Returns the version that If-Match names: `current` if it is one of several, or for `*`.
 
@@ -68,11 +77,11 @@ class Call(Generic[Query, Body]):
             ApiError: 428 if the header is missing.
             EditConflict: the header contains no version.
         """
-        header = ", ".join(self.request.headers.getall("If-Match", []))
+        header = self._if_match
         if not header:
             why = 'Send If-Match with the ETag that you have read (`"3"`): it may have been changed since.'
             raise ApiError(428, "version_needed", why)
-        if header.strip() == "*":
+        if self.takes_any_version:
             return current
         named = [int(text) for text in _ETAG.findall(header)]
         if current in named:

@@ -55,7 +55,8 @@ async def create_webhook(call: Call[Empty, WebhookDraft]) -> Reply:
 async def replace_webhook(call: Call[Empty, WebhookDraft]) -> Reply:
     webhooks, orgs = call.services.webhooks, call.person.orgs
     version = call.wanted_version((await webhooks.get(call.id, orgs=orgs)).version)
-    config = await webhooks.resolve(call.body.root, webhook_id=call.id, orgs=orgs)
+    read = None if call.takes_any_version else version
+    config = await webhooks.resolve(call.body.root, webhook_id=call.id, orgs=orgs, expected_version=read)
     stored = await webhooks.update(call.id, config, expected_version=version, by=call.person.name, orgs=orgs)
     return _reply(stored, call.person)
 

@@ -46,6 +46,12 @@ _NAMES: Final = {
 }  # fmt: skip
 
 
+_KEY_REPLACED: Final = (
+    "The signing key was replaced by the next one meanwhile. Its algorithm and key id are in the form now; everything "
+    "else that you typed is still here. Check it, then save or test it again."
+)
+
+
 @dataclass(slots=True)
 class Editing:
     """State of the form for one response."""
@@ -126,16 +132,25 @@ class WebhookEditor:
         elif action.startswith("take.") and webhook is not None:
             take_saved(form, action.partition(".")[2], webhook.document)
         elif action in ("save", "test"):
-            config = await self._resolved(editing, person)
-            if config is not None and action == "test":
-                await self._test(editing, config, person)
-            elif config is not None:
-                saved = await self._saved(editing, config, person)
-                if saved is not None:
-                    return to(f"/webhooks/{saved.id}?done={'created' if webhook is None else 'saved'}")
-            if form.errors:
-                editing.status = 422
+            saved = await self._submit(editing, person, action)
+            if saved is not None:
+                return to(f"/webhooks/{saved.id}?done={'created' if webhook is None else 'saved'}")
         return await self._show(request, person, editing)
+
+    async def _submit(self, editing: Editing, person: Person, action: str) -> StoredWebhook | None:
+        """Tests or saves the webhook. Returns it if it was saved."""
+        if editing.form.take_replaced_keys():
+            editing.notice, editing.status = _KEY_REPLACED, 412
+            return None
+        saved = None
+        config = await self._resolved(editing, person)
+        if config is not None and action == "test":
+            await self._test(editing, config, person)
+        elif config is not None:
+            saved = await self._saved(editing, config, person)
+        if editing.form.errors:
+            editing.status = 422
+        return saved
 
     def _editing(self, posted: MultiMapping[str], person: Person, webhook: StoredWebhook | None) -> Editing:
         document = {} if webhook is None else webhook.document

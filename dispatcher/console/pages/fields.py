@@ -75,6 +75,8 @@ class SecretField:
 
     stored: str = ""
     """Fingerprint of the stored secret."""
+    shown: str = ""
+    """Fingerprint of the secret that was stored when the browser loaded the form."""
     typed: str = field(default="", repr=False)
     """The typed secret; never shown."""
     is_removed: bool = False

@@ -124,6 +124,7 @@ class WebhookForm:
         form.campaign_ids = text_of(posted, "campaign_ids")
         form.set_stored(document)
         for place, one in form.secrets.items():
+            one.shown = text_of(posted, f"{place}.shown")
             one.typed = text_of(posted, place, strip=False).replace("\r\n", "\n")  # undo the browser's line ends
             sealed = text_of(posted, f"{place}.sealed", strip=False)
             one.is_removed = text_of(posted, f"{place}.remove") == "on"
@@ -157,6 +158,21 @@ class WebhookForm:
     def _is_wrong(self, value_key: str) -> bool:
         """Returns True if a header's row has an error already."""
         return not self.errors.keys().isdisjoint((value_key, value_key.removesuffix("value") + "name"))
+
+    def take_replaced_keys(self) -> bool:
+        """Takes over algorithm and id of a signing key that has replaced the one that the browser was shown.
+
+        The store replaces keys without a new version. Returns False if it has replaced none that the form keeps.
+        """
+        saved = WebhookForm.of_document(self.document)
+        replaced = False
+        for place in self.keys_in_use:
+            one = self.secrets[place]
+            if not one.typed and one.shown and one.stored and one.shown != one.stored:
+                at = place.removesuffix("key")
+                self.texts |= {f"{at}{key}": saved.texts[f"{at}{key}"] for key in ("algorithm", "kid")}
+                one.shown, replaced = one.stored, True
+        return replaced
 
     def sort_errors(self) -> None:
         """Sorts the errors in the order of the page."""

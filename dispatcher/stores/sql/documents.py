@@ -35,6 +35,7 @@ _NOWHERE = parse_document(b"{}", "")  # a document without lines, for problems t
 _HEADERS: Final = "headers"
 """The field whose values are texts or secrets."""
 _CLIENT_SECRET: Final[Loc] = ("auth", "fetch", "client_secret")
+_SIGNING: Final[Loc] = ("signing",)
 _TOKEN_URL: Final[Loc] = ("auth", "fetch", "token_url")
 _ELSEWHERE: Final = "it would be sent to another host than the one it was given for: give the secret again"
 _Put = Callable[[Loc, JsonValue], object]
@@ -134,6 +135,23 @@ def replace_secrets(document: Mapping[str, JsonValue], placeholder: JsonValue) -
     """Returns a copy of a draft or stored document with the placeholder for each secret."""
     replaced: Any = _walk(dict(document), (), lambda *_: deepcopy(placeholder))
     return dict(replaced)
+
+
+def erased_secrets(draft: JsonValue, stored: Mapping[str, StoredSecret], document: JsonValue) -> list[str]:
+    """Returns the keys of what a draft keeps, but the store has replaced or erased since the draft's author read it.
+
+    These are signing keys and signing secrets: `erasing` changes them without a new version.
+    """
+    erased: list[str] = []
+    parts = [part for part in (*SIGNED_TOKENS, _SIGNING) if _at(document, part) is not None]
+
+    def look(path: Loc, value: JsonValue) -> None:
+        is_dated = any(path[: len(part)] == part for part in parts)
+        if is_dated and _is_kept(value) and _kept(path, value, stored) is None:
+            erased.append(key_of(path))
+
+    _walk(draft, (), look)
+    return erased
 
 
 def secrets_of(model: BaseModel, before: Loc = ()) -> Iterator[tuple[Loc, Secret]]:
@@ -246,11 +264,8 @@ def _drafted(path: Loc, value: JsonValue, stored: Mapping[str, StoredSecret]) ->
     match value:
         case {"value": str(text), **others} if not others:
             return _given(text)
-        case {"keep": True, **others} if not others:
-            kept = stored.get(path_text(path))
-        case {"fingerprint": str(fingerprint), **others} if not others:
-            alike = [one for one in stored.values() if one.fingerprint == fingerprint and _same_field(one.path, path)]
-            kept = next((one for one in alike if one.secret is not None), alike[0] if alike else None)
+        case {"keep": True, **others} | {"fingerprint": str(), **others} if not others:
+            kept = _kept(path, value, stored)
         case _:
             raise ValueError('write {"value": "…"} for a new secret, or {"keep": true} for the one that is stored')
     if kept is None:
@@ -260,9 +275,16 @@ def _drafted(path: Loc, value: JsonValue, stored: Mapping[str, StoredSecret]) ->
     return kept.secret
 
 
-def _keeps(draft: JsonValue, path: Loc) -> bool:
-    """Returns True if a draft keeps a stored secret at this place."""
-    value = _at(draft, path)
+def _kept(path: Loc, value: JsonValue, stored: Mapping[str, StoredSecret]) -> StoredSecret | None:
+    """Returns the stored secret that a draft keeps at this place; None if it is not stored."""
+    if not isinstance(value, dict) or "fingerprint" not in value:
+        return stored.get(path_text(path))
+    alike = [one for one in stored.values() if one.fingerprint == value["fingerprint"] and _same_field(one.path, path)]
+    return next((one for one in alike if one.secret is not None), alike[0] if alike else None)
+
+
+def _is_kept(value: JsonValue) -> bool:
+    """Returns True if a draft has this value in the place of a secret in order to keep it."""
     return isinstance(value, dict) and bool(value.keys() & {"keep", "fingerprint"})
 
 
@@ -272,7 +294,7 @@ def _kept_elsewhere(draft: JsonValue, document: JsonValue) -> Iterator[Loc]:
     names = headers if isinstance(headers, dict) else ()
     for url, places in ((_TOKEN_URL, [_CLIENT_SECRET]), (("url",), [(_HEADERS, name) for name in names])):
         if document is not None and is_elsewhere(_at(draft, url), _at(document, url)):
-            yield from (place for place in places if _keeps(draft, place))
+            yield from (place for place in places if _is_kept(_at(draft, place)))
 
 
 def is_elsewhere(url: JsonValue, stored: JsonValue) -> bool:

@@ -20,7 +20,7 @@ from dispatcher.errors import AlreadyExists, ConfigError, EditConflict, NotAllow
 from dispatcher.stores.sql import rows
 from dispatcher.stores.sql.audit import changes_between, write_entry
 from dispatcher.stores.sql.database import Database
-from dispatcher.stores.sql.documents import extract_secrets, resolve_draft, restore_secrets
+from dispatcher.stores.sql.documents import erased_secrets, extract_secrets, resolve_draft, restore_secrets
 from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.header_values import open_headers
 from dispatcher.stores.sql.records import (
@@ -103,16 +103,20 @@ class WebhookRepository:
         by_id = {row["id"]: rows.stored_webhook(row, self._encryption) for row in found}
         return [by_id[one] for one in webhook_ids if one in by_id]
 
-    async def resolve(self, draft: JsonValue, *, webhook_id: str | None, orgs: Orgs) -> WebhookConfig:
+    async def resolve(
+        self, draft: JsonValue, *, webhook_id: str | None, orgs: Orgs, expected_version: int | None = None
+    ) -> WebhookConfig:
         """Returns the configuration that a draft describes, with the secrets that it keeps; see `documents`.
 
         The result can be tested before it is saved with `create` or `update`.
 
         Args:
             webhook_id: the webhook that is being edited; None for a new one.
+            expected_version: the version from which the draft was made; None if that doesn't matter.
 
         Raises:
             ConfigError: the draft can't be used. The error names every problem by its key.
+            EditConflict: the webhook has changed meanwhile, or a secret that the draft keeps was replaced or erased.
             NotFound: there is no such webhook.
         """
         if webhook_id is None:
@@ -122,6 +126,9 @@ class WebhookRepository:
                 row = await rows.row_of(connection, webhook_id, orgs)
                 stored = await rows.secrets_in(connection, webhook_id, self._encryption)
             document, _ = open_headers(row["config"], webhook_id, self._encryption)
+            if expected_version is not None:
+                _raise_conflict(rows.stored_webhook(row, self._encryption), expected_version)
+                _raise_erased(erased_secrets(draft, stored, document), expected_version)
             config = await asyncio.to_thread(resolve_draft, draft, stored, document)
         await self.raise_problems(config)
         return config
@@ -367,3 +374,9 @@ def _raise_conflict(stored: StoredWebhook, expected_version: int) -> None:
     if stored.version != expected_version:
         message = f"changed by {stored.updated_by} meanwhile: version {stored.version}, not {expected_version}"
         raise EditConflict(message, stored.version)
+
+
+def _raise_erased(keys: Sequence[str], version: int) -> None:
+    if keys:
+        message = f"the secret at {keys[0]} was replaced or erased meanwhile: read the webhook again"
+        raise EditConflict(message, version)

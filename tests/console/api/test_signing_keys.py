@@ -8,6 +8,8 @@ from pydantic import JsonValue
 from dispatcher.auth.jwt_signer import JwtSigner
 from dispatcher.auth.signing_keys import new_private_key
 from dispatcher.config.webhook_auth import SignedToken
+from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.erasing import erase_what_is_over
 from dispatcher.stores.sql.records import StoredWebhook
 from tests.auth.keys import FITTING, key_text, pem
 from tests.console.api.conftest import Console
@@ -119,6 +121,24 @@ async def test_shared_secrets_and_webhooks_without_tokens_are_refused_with_a_cur
     refused = await api.post(f"/api/v1/webhooks/{bare.id}/signing-keys", json={})
     assert (refused.status, "choose JWT authentication" in refused.text) == (422, True)
     assert (await api.get(f"/api/v1/webhooks/{bare.id}/signing-keys")).json == {"items": []}
+
+
+async def test_an_edit_after_the_key_was_replaced_is_a_conflict(console: Console, database: Database) -> None:
+    key: JsonValue = {"value": key_text(FITTING["PS256"]).decode()}
+    starts = (datetime.now(UTC) - timedelta(days=1)).isoformat()
+    stored = await add(console, kid="k1", next={"algorithm": "PS256", "key": key, "starts": starts})
+    api, path = await console.client(), f"/api/v1/webhooks/{stored.id}"
+    shown = await api.get(path)
+    assert await erase_what_is_over(database) == (0, 1)
+    etag = {"If-Match": shown.headers["ETag"]}
+    late = await api("PUT", path, json=shown.json["configuration"] | {"name": "Late"}, headers=etag)
+    assert (late.status, late.json["type"]) == (412, "urn:dispatcher:problem:edit_conflict")
+    assert "The secret at auth.sign.key was replaced or erased meanwhile: read the webhook again." in late.text
+    unread = await api("PUT", path, json=shown.json["configuration"], headers={"If-Match": "*"})
+    assert (unread.status, unread.json["errors"][0]["field"]) == (422, "auth.sign.key")
+    shown = await api.get(path)
+    assert (await api("PUT", path, json=shown.json["configuration"], headers=etag)).status == 200
+    assert ((await token_of(console, stored)).algorithm, (await token_of(console, stored)).kid) == ("PS256", None)
 
 
 async def test_the_next_key_outlasts_an_edit_of_something_else(console: Console) -> None:

@@ -121,6 +121,17 @@ async def test_of_two_editors_the_second_is_shown(console: Console, luma: Stored
     assert (await bob.get(path)).json["name"] == "Ada's"
 
 
+async def test_an_older_version_is_a_conflict_whatever_has_become_of_its_secrets(
+    console: Console, luma: StoredWebhook
+) -> None:
+    api, path = await console.client(orgs=ORGS), f"{WEBHOOKS}/{luma.id}"
+    shown = (await api.get(path)).json["configuration"]
+    replaced = shown | {"signing": {"secrets": [{"value": "whsec_" + "bmV3" * 10}]}}
+    assert (await api("PUT", path, json=replaced, headers={"If-Match": '"1"'})).status == 200
+    late = await api("PUT", path, json=shown | {"name": "Late"}, headers={"If-Match": '"1"'})
+    assert (late.status, late.headers["ETag"]) == (412, '"2"')
+
+
 async def test_of_many_editors_at_once_one_gets_through(console: Console, luma: StoredWebhook) -> None:
     path, api = f"{WEBHOOKS}/{luma.id}", await console.client()
     draft = (await api.get(path)).json["configuration"]

@@ -41,6 +41,7 @@ def _posted(shown: WebhookForm, **changes: str) -> "MultiDict[object]":
         posted.extend((key, value) for value in values)
     posted.extend((key, "on") for key, is_on in shown.switches.items() if is_on)
     posted["campaign_ids"] = shown.campaign_ids
+    posted.extend((f"{place}.shown", one.stored) for place, one in shown.secrets.items() if one.stored)
     for number, row in enumerate(shown.headers):
         posted[f"headers.{number}.name"], posted[f"headers.{number}.value"] = row.name, row.value
         if row.is_stored:
@@ -143,6 +144,30 @@ def test_no_stored_secret_is_in_the_form() -> None:
     claims_and_url = {"auth.fetch.assertion.claims", "auth.fetch.token_url"}  # typed in plain fields by the tenant
     others = {key: value for key, value in shown.texts.items() if key not in claims_and_url}
     assert CANARY not in repr((others, shown.headers, shown.secrets, shown.signing)), described
+
+
+@pytest.mark.parametrize("place", ["sign", "fetch.assertion"])
+def test_a_key_that_was_replaced_meanwhile_brings_its_algorithm_and_id(place: str) -> None:
+    """Otherwise tokens are signed by the new key under the id of the old one."""
+
+    def config(**token: JsonValue) -> WebhookConfig:
+        fetch: JsonValue = {"grant": "jwt-bearer", "token_url": "https://login.luma.example/t", "assertion": token}
+        return plain(auth={"type": "jwt", **({"sign": token} if place == "sign" else {"fetch": fetch})})
+
+    before, _ = _stored(config(algorithm="HS256", key={"value": "1" * 40}, kid="k1", issuer="before"))
+    replaced = config(algorithm="HS384", key={"value": "2" * 48}, issuer="before")
+    document, secrets = _stored(replaced)
+    posted = _posted(WebhookForm.of_document(before), name="Renamed")
+    typed = WebhookForm.of_post(posted, document, SEALING, "p")
+    assert typed.take_replaced_keys()
+    assert not typed.take_replaced_keys()
+    saved = resolve_draft(typed.draft({}), secrets, document)
+    assert saved == replaced.model_copy(update={"name": "Renamed"})
+
+    for harmless in ({f"auth.{place}.key": "3" * 40}, {"auth": "none"}):  # the stored key isn't kept
+        typed = WebhookForm.of_post(_posted(WebhookForm.of_document(before), **harmless), document, SEALING, "p")
+        assert not typed.take_replaced_keys()
+        assert typed.texts[f"auth.{place}.kid"] == "k1"
 
 
 def test_a_kept_header_value_does_not_follow_to_another_name() -> None:

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import aiohttp
@@ -14,9 +15,11 @@ import pytest
 from dispatcher.config.secrets import Secret
 from dispatcher.console.pages.sealing import LIFE_S, KeptForm, SecretSealer
 from dispatcher.console.server import ConsoleServer
+from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.erasing import erase_what_is_over
 from tests.console.api.issuer import SmallIssuer, settings_for
 from tests.console.pages.sample_world import LUMA
-from tests.console.pages.stage import Stage, settings_of, staged
+from tests.console.pages.stage import Stage, add_webhook, settings_of, staged
 from tests.console.pages.test_who_may import draft
 from tests.stores_sql.conftest import postgres
 from tests.stores_sql.postgres import Postgres
@@ -120,6 +123,33 @@ async def test_a_form_of_an_earlier_session_of_the_same_person_is_kept_too(stage
         assert (status, "Continue with the form" in page) == (200, True)
         _, page = await fetch(session, "/webhooks/kept-form", {"kept": value_in(page, "kept")})
         assert value_in(page, "name") == TYPED["name"]
+
+
+@pytest.mark.parametrize("action", ["save", "test"])
+async def test_a_key_that_is_replaced_while_the_form_is_open_is_a_conflict(tmp_path: Path, action: str) -> None:
+    url = Secret(f"sqlite+aiosqlite:///{tmp_path / 'webhooks.db'}".encode())
+    async with staged(tmp_path) as stage, browser(stage, await stage.token()) as session:
+        starts = (datetime.now(UTC) - timedelta(days=1)).isoformat()
+        following = {"algorithm": "HS384", "key": {"value": "2" * 48}, "starts": starts}
+        sign = {"algorithm": "HS256", "key": {"value": "1" * 40}, "kid": "k1", "next": following}
+        webhook = await add_webhook(stage, "rotating", auth={"type": "jwt", "sign": sign})
+        path = f"/webhooks/{webhook.id}/edit"
+        _, page = await fetch(session, path)
+        names = ("csrf_token", "owner", "version", "auth.sign.key.shown")
+        form = draft("rotating") | {name: value_in(page, name) for name in names}
+        form |= {"auth": "sign", "auth.sign.algorithm": "HS256", "auth.sign.kid": "k1", "auth.sign.ttl": "5m"}
+        database = Database(url)
+        assert await erase_what_is_over(database) == (0, 1)
+        await database.close()
+        status, page = await fetch(session, path, form | {"action": action})
+        assert (status, "The signing key was replaced" in page) == (412, True)
+        assert (value_in(page, "auth.sign.kid"), value_in(page, "name")) == ("", form["name"])
+        assert (await stage.services.webhooks.get(webhook.id, orgs=None)).version == 1
+        form |= {"auth.sign.key.shown": value_in(page, "auth.sign.key.shown"), "auth.sign.kid": ""}
+        assert (await fetch(session, path, form | {"auth.sign.algorithm": "HS384", "action": "save"}))[0] == 200
+        token = (await stage.services.webhooks.for_delivery(webhook.id, orgs=None)).signed_token
+        assert token is not None
+        assert (token.kid, token.key.reveal()) == (None, b"2" * 48)
 
 
 async def test_another_person_can_not_open_it(stage: Stage) -> None:
