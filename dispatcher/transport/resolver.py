@@ -222,7 +222,7 @@ class Resolver:
 
 
 def _take_error(answer: "asyncio.Future[list[str]]") -> None:
-    """Takes the error of an answer that nobody waited for: asyncio would log it."""
+    """Takes the error of an answer that came too late: asyncio would log it."""
     if not answer.cancelled():
         answer.exception()
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.field.readiness import metric, reports, reports_nothing
 from tests.integration.brokers import PASSWORD, USER, needs_kafka
-from tests.integration.harness import Dispatcher, Stage, stage, tenants
+from tests.integration.harness import Dispatcher, Stage, stage, tenants, until
 from tests.kafka.apache_kafka import ApacheKafka
 from tests.kafka.scram import set_password
 from tests.kafka.server_properties import Listener
@@ -43,6 +43,12 @@ async def _delivers(scene: Stage, dispatcher: Dispatcher, prefix: str) -> None:
     await scene.all_accepted(dispatcher, RECOVERS_WITHIN_S)
 
 
+async def _is_well(dispatcher: Dispatcher) -> bool:
+    """A try with the old password may end after the first ones with the new one: all are looked at together."""
+    refused = await metric(dispatcher, 'dispatcher_kafka_problem{reason="authentication_refused"}')
+    return refused == 0 and await metric(dispatcher, "dispatcher_kafka_available") == 1
+
+
 @pytest.mark.parametrize("order", ["broker first", pytest.param("file first", marks=pytest.mark.all_faults)])
 async def test_a_rotated_password_is_read_without_a_restart(
     scene: Stage, broker: ApacheKafka, tmp_path: Path, order: str
@@ -61,9 +67,7 @@ async def test_a_rotated_password_is_read_without_a_restart(
             await reports(dispatcher, "authentication_refused", f"the password of user {USER} was not accepted")
             password.write_text("rotated\n")
         await _delivers(scene, dispatcher, "after")
-        await reports_nothing(dispatcher, RECOVERS_WITHIN_S)
-        assert await metric(dispatcher, 'dispatcher_kafka_problem{reason="authentication_refused"}') == 0
-        assert await metric(dispatcher, "dispatcher_kafka_available") == 1
+        await until(lambda: _is_well(dispatcher), "no problem any more", RECOVERS_WITHIN_S, dispatcher)
     assert await scene.lost() == 0
 
 

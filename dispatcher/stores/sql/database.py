@@ -132,7 +132,7 @@ class Database:
         """Notes in a SQLite file that this transaction replaces rows which have to disappear from the file.
 
         Call it after a change, which begins the transaction. The note is a counter, the file's `user_version`, so that
-        it outlives this process and `forget_what_was_replaced` can tell whether another process noted more meanwhile.
+        it outlives this process and `forget_what_was_replaced` can show whether another process noted more meanwhile.
         """
         if not self.is_postgresql:
             noted = await _noted(connection)

@@ -125,7 +125,7 @@ class SqlStore:
         if known is None or known.webhook is None or known.changed < selected[0]["changed"]:
             (read,) = read_rows(selected, self._encryption)
             if known is not None and known.webhook is None:
-                return read  # `load` takes it over, and notifies those who wait for the webhook
+                return read  # `load` takes it over, and notifies its listeners
             known = self._rows[tenant] = read
         return known
 

@@ -1,4 +1,4 @@
-"""Where a partition of held events is read from: after this process or another one, and of another log."""
+"""Position at which a partition of held events is read from: after this process or another one, and of another log."""
 
 import asyncio
 from dataclasses import replace

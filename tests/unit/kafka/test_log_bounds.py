@@ -1,4 +1,4 @@
-"""Offsets of several logs: one that can't be asked about leaves the others answered."""
+"""Offsets of several logs: one without an answer costs the others nothing."""
 
 import asyncio
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ P0, P1, P2, P3 = EVERY = [TopicPartition("events", number) for number in range(4
 
 
 class Consumer:
-    """What aiokafka's consumer does: it answers for all of the partitions that it is asked for, or never."""
+    """What aiokafka's consumer does: it answers for all partitions of a call, or never."""
 
     def __init__(self) -> None:
         self.leaders: dict[TopicPartition, int | None] = {P0: 1, P1: 1, P2: 2, P3: 2}
@@ -29,7 +29,7 @@ class Consumer:
         return self.leaders[tp]
 
     def add_listener(self, _: object) -> None:
-        """Calls nobody."""
+        """Never calls it."""
 
     def assignment(self) -> set[TopicPartition]:
         return set(EVERY)
