@@ -55,10 +55,14 @@ class Backoff:
         """Makes the next wait the first again."""
         self._next_s = self._first_s
 
+    def next_s(self) -> float:
+        """Returns the seconds of the next wait, and doubles the one after it."""
+        wait_s, self._next_s = self._next_s, min(self._next_s * 2, self._longest_s)
+        return wait_s
+
     async def wait(self) -> None:
         """Waits, and doubles the next wait."""
-        wait_s, self._next_s = self._next_s, min(self._next_s * 2, self._longest_s)
-        await asyncio.sleep(wait_s)
+        await asyncio.sleep(self.next_s())
 
 
 class SingleFlight(Generic[Key, Answer]):

@@ -18,6 +18,7 @@ from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.config.settings import Settings
 from dispatcher.config.units import parse_duration
 from dispatcher.kafka.connection import admin_client, stopped
+from dispatcher.kafka.log_bounds import end_offsets, first_offsets
 from dispatcher.kafka.topic_reader import outside_consumer
 from dispatcher.kafka.topics import dead_letter_topic, held_topic, retry_topics
 
@@ -102,13 +103,15 @@ async def find_former_topics(settings: Settings) -> FormerTopics:
     if not is_old:
         parked, tiers = [], {}
     buried = [] if dead is None else [TopicPartition(dead, number) for number in range(described[dead])]
-    firsts, ends = await _ranges(kafka, [*parked, *buried])
+    known = await _ranges(kafka, [*parked, *buried])
     unread: dict[str, int] = {}
     for tp in parked:
-        if left := max(0, ends[tp] - max(firsts[tp], read.get(tp, 0))):
+        first, end = known.get(tp, (0, 1))  # it may have records: its brokers are away
+        if left := max(0, end - max(first, read.get(tp, 0) if tp in known else 0)):
             unread[tp.topic] = unread.get(tp.topic, 0) + left
-    uncommitted = {tp: firsts[tp] for tp in parked if tp not in read}
-    return FormerTopics(tiers, unread, dead if any(ends[tp] > firsts[tp] for tp in buried) else None, uncommitted)
+    uncommitted = {tp: known[tp][0] for tp in parked if tp not in read and tp in known}
+    holds_dead = any(first < end for tp in buried for first, end in (known.get(tp, (0, 1)),))
+    return FormerTopics(tiers, unread, dead if holds_dead else None, uncommitted)
 
 
 async def find_and_claim_former_topics(settings: Settings) -> FormerTopics:
@@ -139,15 +142,17 @@ async def _committed(admin: AIOKafkaAdminClient, group_id: str) -> dict[TopicPar
     return {tp: state.offset for tp, state in known.items() if state.offset >= 0}
 
 
-async def _ranges(
-    kafka: KafkaSettings, tps: list[TopicPartition]
-) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+async def _ranges(kafka: KafkaSettings, tps: list[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
+    """Returns the first offsets of logs and the ones after their last, without the partitions that have no leader."""
     if not tps:
-        return {}, {}
+        return {}
     consumer: AIOKafkaConsumer[bytes, bytes] = outside_consumer(kafka)
     try:
         await consumer.start()
-        return await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
+        firsts, ends = await first_offsets(consumer, tps), await end_offsets(consumer, tps)
+        return {tp: (firsts[tp], ends[tp]) for tp in tps if tp in firsts and tp in ends}
+    except kafka_errors.LeaderNotAvailableError:
+        return {}
     finally:
         await stopped(consumer)
 

@@ -61,6 +61,8 @@ class LeasedCoordinator(GroupCoordinator):  # type: ignore[misc]
     """Topics whose partitions are watched."""
     _joined_as: tuple[int, str] | None = None
     """Generation and member id of the last join that succeeded."""
+    _performed_join_prepare: bool
+    """True from the revocation until the join that follows has succeeded."""
 
     async def _do_heartbeat(self) -> bool:
         sent_at = time.monotonic()
@@ -107,6 +109,18 @@ class LeasedCoordinator(GroupCoordinator):  # type: ignore[misc]
             return  # a broker older than 2.3 has no static members
         if response.error_code == FENCED_INSTANCE_ID:
             raise FencedMember(f"another process has joined group {self.group_id} as {self._group_instance_id}")
+
+    async def coordinate_again(self) -> None:
+        """Keeps the membership again after an unexpected error has ended the task that did: it joins anew.
+
+        What is assigned is revoked first, as in any rebalance: the group may have given it to another member.
+        """
+        assignment = self._subscription.subscription.assignment
+        if assignment is not None and not self._performed_join_prepare:
+            await self._on_join_prepare(assignment)
+            self._performed_join_prepare = True
+        self.request_rejoin()
+        await self._coordination_routine()
 
     def _report_heard(self, heard_at: float) -> None:
         listener = self._subscription.listener

@@ -4,7 +4,8 @@ aiokafka answers for all partitions or for none: one without a leader would keep
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from aiokafka import TopicPartition
@@ -13,9 +14,9 @@ from aiokafka.errors import KafkaError, LeaderNotAvailableError
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer
 
-LEADER_ANSWERS_S: Final = 3.0
+LEADER_ANSWERS_S: Final = 2.5
 """Deadline for the partitions of one leader; as long again for each of them alone, if that fails."""
-MOST_S: Final = 2 * LEADER_ANSWERS_S
+MOST_S: Final = 3 * LEADER_ANSWERS_S
 """The longest that an answer takes."""
 
 Offsets = dict[TopicPartition, int]
@@ -48,6 +49,10 @@ def leader_of(consumer: "AIOKafkaConsumer[bytes, bytes]", tp: TopicPartition) ->
 
 async def _offsets(consumer: "AIOKafkaConsumer[bytes, bytes]", ask: _Ask, tps: Sequence[TopicPartition]) -> Offsets:
     """Asks each leader on its own, and where one fails, for each of its partitions on its own."""
+    if any(leader_of(consumer, tp) is None for tp in tps):  # perhaps only this client doesn't know it yet
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LEADER_ANSWERS_S):
+                await consumer._client.force_metadata_update()  # noqa: SLF001
     led: dict[int | None, list[TopicPartition]] = {}
     for tp in tps:
         led.setdefault(leader_of(consumer, tp), []).append(tp)
@@ -57,24 +62,27 @@ async def _offsets(consumer: "AIOKafkaConsumer[bytes, bytes]", ask: _Ask, tps: S
     if alone:
         found |= (await _gathered(ask, alone))[0]
     if failed and not found:
-        raise TimeoutError
+        raise next(iter(failed.values()))
     if without_leader and not found:
         raise LeaderNotAvailableError(f"partitions without a leader: {len(without_leader)}")
     return found
 
 
 async def _gathered(
-    ask: _Ask, groups: Sequence[Sequence[TopicPartition]]
-) -> tuple[Offsets, list[Sequence[TopicPartition]]]:
-    """Asks for all groups at once. Returns the offsets that came in time, and the groups that failed."""
+    ask: _Ask, groups: Iterable[Sequence[TopicPartition]]
+) -> tuple[Offsets, dict[tuple[TopicPartition, ...], Exception]]:
+    """Asks for all groups at once. Returns the offsets that came in time, and the error of each group that failed."""
+    found: Offsets = {}
+    failed: dict[tuple[TopicPartition, ...], Exception] = {}
 
-    async def answer(group: Sequence[TopicPartition]) -> Offsets | None:
+    async def answer(group: Sequence[TopicPartition]) -> None:
         try:
             async with asyncio.timeout(LEADER_ANSWERS_S):
-                return await ask(group)
-        except (KafkaError, TimeoutError):
-            return None
+                found.update(await ask(group))
+        except (KafkaError, TimeoutError) as error:
+            failed[tuple(group)] = error
+        except (KeyError, AttributeError) as error:  # what aiokafka makes of an odd answer
+            failed[tuple(group)] = KafkaError(f"odd answer: {type(error).__name__}")
 
-    answers = await asyncio.gather(*map(answer, groups))
-    found = {tp: offset for one in answers if one is not None for tp, offset in one.items()}
-    return found, [group for group, one in zip(groups, answers, strict=True) if one is None]
+    await asyncio.gather(*map(answer, groups))
+    return found, failed

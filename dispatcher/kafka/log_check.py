@@ -26,7 +26,7 @@ from dispatcher.kafka.membership import Bounds, GroupClient
 from dispatcher.kafka.offset_tracker import OffsetTracker
 from dispatcher.kafka.partition import Partition, Probe
 from dispatcher.kafka.problems import KafkaProblems
-from dispatcher.tasks import Backoff
+from dispatcher.tasks import Backoff, set_within
 from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
@@ -156,7 +156,10 @@ class LogChecker:
                     "positions can't be looked up; trying again", group=self._group_id, error=type(error).__name__,
                     detail=str(error)[:256],
                 )  # fmt: skip
-            await backoff.wait()
+            rest_s = backoff.next_s()
+            await asyncio.sleep(min(rest_s, FIRST_REPEAT_S))
+            if await set_within(self._wanted, rest_s - FIRST_REPEAT_S):
+                backoff.reset()  # another partition needs a check, which may be possible
             self._wanted.set()
 
     async def _check_requested(self, client: GroupClient) -> bool:

@@ -196,8 +196,7 @@ class GroupClient:
             fetcher._pending_tasks -= {one for one in fetcher._pending_tasks if one.done()}  # noqa: SLF001
             fetcher._fetch_task = asyncio.create_task(fetcher._fetch_requests_routine())  # noqa: SLF001
         if coordinator._coordination_task in ended:  # noqa: SLF001
-            coordinator.request_rejoin()
-            coordinator._coordination_task = asyncio.create_task(coordinator._coordination_routine())  # noqa: SLF001
+            coordinator._coordination_task = asyncio.create_task(coordinator.coordinate_again())  # noqa: SLF001
 
     def _metadata_changed(self, _cluster: object) -> None:
         """Notes partitions that lack a leader: the topic is being deleted, or the next leader may have lost records."""

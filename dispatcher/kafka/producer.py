@@ -100,8 +100,6 @@ class _ClientInUse:
         self.writes += 1
         self.idle.clear()
         try:
-            if write.partition is not None:
-                await self._find(write.topic, write.partition)
             if alone or (write.key is None and write.value is None):  # `send` asserts that one of them is there
                 return await self._send_alone(write)
             written = await self.client.send_and_wait(
@@ -113,7 +111,7 @@ class _ClientInUse:
             if not self.writes:
                 self.idle.set()
 
-    async def _find(self, topic: str, partition: int) -> None:
+    async def find(self, topic: str, partition: int) -> None:
         """Asks for newer metadata if the partition is unknown: aiokafka asserts that it is known.
 
         Raises:
@@ -240,6 +238,8 @@ class Producer:
     async def _send(self, write: _Write, deadline: float, *, numbered: bool, alone: bool = False) -> int:
         async with asyncio.timeout_at(deadline):
             connection = await self._connection(numbered=numbered)
+            if write.partition is not None:
+                await connection.find(write.topic, write.partition)
         try:
             async with asyncio.timeout_at(deadline):
                 return await connection.send(write, alone=alone)

@@ -2,6 +2,7 @@
 
 Patches, applied once by `aiokafka_patches`:
 - Each connection gets the credentials that are in the files now (`BrokerAccess`), and a deadline of its own.
+- Metadata is requested at most five times a second. aiokafka asks without a pause while a partition has no leader.
 - If no known broker answers for 30 s, the client bootstraps again (KIP-899): all brokers may have moved.
 - A failure to bootstrap carries its cause, which aiokafka only logs.
 - A heartbeat or an offset fetch that is refused for good makes the member join again once it is permitted. aiokafka
@@ -13,6 +14,7 @@ Patches, applied once by `aiokafka_patches`:
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import wraps
@@ -31,6 +33,7 @@ from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.kafka.broker_access import CONNECT_S, BrokerAccess
 from dispatcher.kafka.connection_errors import missing_permission
 from dispatcher.kafka.problems import KafkaProblems
+from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +43,8 @@ DENIED_PAUSE_S: Final = 5.0
 REPEATED_WRITE_S: Final = 60.0
 """A repeated write stays a problem for so long after the last refusal."""
 LEAST_ATTEMPT_S: Final = 1.0
+LEAST_UPDATE_S: Final = 0.2
+"""Between two requests of one client for metadata."""
 _SOURCE: Final = "bootstrap"
 
 Method = Callable[..., Awaitable[Any]]
@@ -82,6 +87,10 @@ def _with_fresh_credentials(connect: Method) -> Method:
         except (kafka_errors.KafkaError, OSError, TimeoutError) as error:
             await access.failed(connection, error, credentials)
             raise
+        except (ValueError, KeyError, AssertionError) as error:  # what aiokafka makes of an odd answer
+            odd = kafka_errors.KafkaConnectionError(f"odd answer while connecting: {type(error).__name__}")
+            await access.failed(connection, odd, credentials)
+            raise odd from error
         access.connected(connection)
         return result
 
@@ -109,6 +118,9 @@ def _bootstrapping_again(update: Method) -> Method:
     @wraps(update)
     async def patched(client: Any, cluster: Any, topics: Any) -> bool:
         loop = asyncio.get_running_loop()
+        # While a partition has no leader, each fetch and write asks for new metadata at once, again and again.
+        await asyncio.sleep(getattr(client, "_updated_at", -math.inf) + LEAST_UPDATE_S - loop.time())
+        client._updated_at = loop.time()  # noqa: SLF001
         silent_since: float | None = getattr(client, "_silent_since", None)
         left = BOOTSTRAP_AGAIN_S if silent_since is None else silent_since + BOOTSTRAP_AGAIN_S - loop.time()
         began = loop.time()
@@ -181,6 +193,12 @@ def _joining_again(routine: Method) -> Method:
         except kafka_errors.KafkaError:
             coordinator.request_rejoin()
             raise
+        except Exception as error:
+            # Of another kind it would end the process.
+            metrics.ERRORS.labels("consumer").inc()
+            log.exception("a task of the kafka client ended because of a bug: the member joins again")
+            coordinator.request_rejoin()
+            raise kafka_errors.KafkaError(f"{type(error).__name__} in the kafka client") from error
 
     return patched
 

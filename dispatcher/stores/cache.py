@@ -85,7 +85,9 @@ class WebhookCache:
     def is_current(self, webhook: Webhook) -> bool:
         """Returns True if no newer version is known. Age and an unavailable store don't make a webhook outdated."""
         entry = self._entries.get(webhook.tenant)
-        return entry is not None and entry.webhook is webhook and entry.fresh_until != float("-inf")
+        if entry is None or entry.webhook is None or entry.fresh_until == float("-inf"):
+            return False
+        return entry.webhook.config is webhook.config  # another line of the file alone is no other webhook
 
     async def get(self, tenant: TenantKey) -> Webhook | None:
         """Returns the tenant's webhook, or None if it has none.

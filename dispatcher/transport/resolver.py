@@ -214,11 +214,16 @@ class Resolver:
             answer.add_done_callback(_take_error)
             return answer
 
-        both = start(socket.AF_UNSPEC)
-        done, _ = await asyncio.wait([both], timeout=_SLOW_ANSWER_S)
-        if done:
-            return both.result()
-        return await dns.first_good(both, start(socket.AF_INET))
+        answers = [both := start(socket.AF_UNSPEC)]
+        try:
+            done, _ = await asyncio.wait(answers, timeout=_SLOW_ANSWER_S)
+            if done:
+                return both.result()
+            answers.append(four := start(socket.AF_INET))
+            return await dns.first_good(both, four)
+        finally:
+            for answer in answers:
+                answer.cancel()  # one that still waits for a thread is asked for no more
 
 
 def _take_error(answer: "asyncio.Future[list[str]]") -> None:

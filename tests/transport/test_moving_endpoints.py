@@ -305,7 +305,10 @@ async def test_names_whose_servers_do_not_answer_are_no_evidence_against_others(
     """They hold the threads far longer than the deadline. A lookup that waits for a thread meanwhile never begins."""
     over = threading.Event()
 
+    asked: list[str] = []
+
     def getaddrinfo(host: str, family: socket.AddressFamily) -> list[str]:
+        asked.append(host)
         if host.startswith("dead"):
             over.wait(30)
             raise socket.gaierror(socket.EAI_AGAIN, "try again")
@@ -318,11 +321,13 @@ async def test_names_whose_servers_do_not_answer_are_no_evidence_against_others(
     async with Resolver(egress, EgressGuard(egress)) as made:
         dead = await asyncio.gather(*(reason(made, f"dead{number}.example") for number in range(2)))
         assert dead == [FailureReason.DNS] * 2
-        assert await reason(made, HOST) is FailureReason.LOCAL
+        waiting = await asyncio.gather(*(reason(made, f"{number}.{HOST}") for number in range(20)))
+        assert waiting == [FailureReason.LOCAL] * 20
         logged: list[object] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: logged.append(context))
         over.set()
         assert await reason(made, HOST) is None
+    assert not [host for host in asked if host.endswith(f".{HOST}")], "their time was over before a thread was free"
     gc.collect()
     assert logged == [], "what comes too late is no error of ours"
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.errors import LeaderNotAvailableError
+from aiokafka.errors import KafkaError, LeaderNotAvailableError, TopicAuthorizationFailedError
 
 from dispatcher.kafka.log_bounds import LEADER_ANSWERS_S, end_offsets, first_offsets
 from dispatcher.kafka.membership import GroupClient
@@ -23,7 +23,12 @@ class Consumer:
         self.leaders: dict[TopicPartition, int | None] = {P0: 1, P1: 1, P2: 2, P3: 2}
         self.silent: set[TopicPartition] = set()
         self.asked: list[set[TopicPartition]] = []
-        self._client = SimpleNamespace(cluster=self, _conns={})
+        self._client = SimpleNamespace(cluster=self, _conns={}, force_metadata_update=self._look_again)
+        self.leaders_known_later: dict[TopicPartition, int] = {}
+
+    async def _look_again(self) -> bool:
+        self.leaders |= self.leaders_known_later
+        return True
 
     def leader_for_partition(self, tp: TopicPartition) -> int | None:
         return self.leaders[tp]
@@ -65,6 +70,41 @@ async def test_a_partition_without_a_leader_costs_the_others_nothing(leader: int
     assert asyncio.get_running_loop().time() - began < 0.1
     with pytest.raises(LeaderNotAvailableError):
         await first_offsets(cast(Any, consumer), [P3])
+
+
+@virtual_time
+async def test_a_leader_that_the_client_does_not_know_yet_is_looked_up() -> None:
+    consumer = Consumer()
+    consumer.leaders[P3], consumer.leaders_known_later = None, {P3: 2}
+    assert await end_offsets(cast(Any, consumer), EVERY) == dict.fromkeys(EVERY, 9)
+
+
+@virtual_time
+async def test_an_odd_answer_costs_its_own_partitions_only() -> None:
+    consumer = Consumer()
+    answered = consumer.end_offsets
+
+    async def odd(tps: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        if P3 in tps:
+            raise KeyError("topics")
+        return await answered(tps)
+
+    consumer.end_offsets = odd  # type: ignore[method-assign]
+    assert await end_offsets(cast(Any, consumer), EVERY) == dict.fromkeys([P0, P1, P2], 9)
+    with pytest.raises(KafkaError, match="odd answer: KeyError"):
+        await end_offsets(cast(Any, consumer), [P3])
+
+
+@virtual_time
+async def test_what_a_leader_refuses_is_raised_if_no_other_answers() -> None:
+    consumer = Consumer()
+
+    async def refused(_: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        raise TopicAuthorizationFailedError("events")
+
+    consumer.end_offsets = refused  # type: ignore[method-assign]
+    with pytest.raises(TopicAuthorizationFailedError):
+        await end_offsets(cast(Any, consumer), EVERY)
 
 
 @virtual_time
