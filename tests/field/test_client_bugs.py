@@ -1,6 +1,7 @@
 """Unexpected errors in the Kafka client's own tasks: it would stop reading, or leave its group, and poll on as if all was well."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -10,7 +11,11 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from dispatcher.config.kafka_settings import KafkaSettings
+from dispatcher.contract.outcomes import Delivered, Outcome
+from dispatcher.contract.records import ProcessingAttempt, Record
+from dispatcher.kafka.consumer import Consumer
 from dispatcher.kafka.membership import Assignments, GroupClient, join
+from dispatcher.kafka.partition import ReadAheadLimit
 from dispatcher.telemetry import metrics
 from tests.integration.brokers import needs_kafka
 from tests.integration.harness import Stage, until
@@ -85,6 +90,47 @@ def failing_once(call: Any) -> Any:
         return await call(*arguments)
 
     return patched
+
+
+async def test_partitions_that_another_member_got_meanwhile_are_given_up_and_commits_go_on(scene: Stage) -> None:
+    """The group gives them away while the task that would say so has ended: a rebalance revokes what it revokes."""
+    topic, seen = f"{scene.topic}-anew", Counter[bytes]()
+    await topics.create_topic(scene.bootstrap_servers, topic, partitions=2)
+    settings = KafkaSettings.model_validate(
+        {"bootstrap_servers": scene.bootstrap_servers, "group_id": topic, "session_timeout": "6s"}
+    )
+
+    async def process(record: Record, attempt: ProcessingAttempt) -> Outcome:
+        attempt.start()
+        seen[record.value or b""] += 1
+        return Delivered(1)
+
+    consumers = [
+        Consumer(settings, (topic,), topic, process, ReadAheadLimit(100, 10**6), drain_timeout_s=5) for _ in range(2)
+    ]
+    running = [asyncio.create_task(consumers[0].run())]
+    try:
+        await until(lambda: len(consumers[0].owned()) == 2, "the assignment", 60)
+        client = consumers[0]._client
+        assert client is not None
+        coordinator = client._consumer._coordinator
+        coordinator._maybe_do_autocommit = failing_once(coordinator._maybe_do_autocommit)
+        running.append(asyncio.create_task(consumers[1].run()))
+        await until(lambda: [len(one.owned()) for one in consumers] == [1, 1], "a partition for each", 60)
+        for number in range(10):
+            await scene.send(b"%d" % number, partition=number % 2, topic=topic)
+        await until(lambda: len(seen) == 10, "every record", 30)
+
+        async def all_committed() -> bool:
+            found = await topics.committed(scene.bootstrap_servers, topic)
+            return sum(one.offset for one in found.values()) == 10
+
+        await until(all_committed, "their commits", 30)
+        assert set(seen.values()) == {1}
+    finally:
+        for one in consumers:
+            one.stop()
+        await asyncio.wait(running)
 
 
 @pytest.mark.parametrize("task", ["fetches", "keeps the membership"])

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -306,6 +307,19 @@ async def test_a_store_in_memory_is_asked_without_a_wait_and_its_answer_kept_lik
     assert cache.get_cached(LUMA) is None
     assert not cache.is_current(known)
     assert store.asked == []
+
+
+async def test_a_webhook_at_another_line_of_its_file_is_the_same_one(
+    store: FakeStore, cache: WebhookCache, clock: Clock
+) -> None:
+    """Every event that waits for it would be looked up again, and go to the end of its lane."""
+    store.knows_at_once = True
+    known = cache.get_cached(LUMA)
+    assert isinstance(known, Webhook)
+    store.webhooks[LUMA] = replace(known, source="another line")
+    clock.now += 31
+    assert cache.get_cached(LUMA) is store.webhooks[LUMA]
+    assert cache.is_current(known)
 
 
 async def test_what_was_invalidated_is_asked_for_again(store: FakeStore, cache: WebhookCache) -> None:
