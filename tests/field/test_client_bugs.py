@@ -115,6 +115,11 @@ async def test_partitions_that_another_member_got_meanwhile_are_given_up_and_com
         assert client is not None
         coordinator = client._consumer._coordinator
         coordinator._maybe_do_autocommit = failing_once(coordinator._maybe_do_autocommit)
+        client._revived_at = (
+            asyncio.get_running_loop().time()
+        )  # it is not started again before the other one has joined
+        coordinator.coordinator_dead()
+        await until(coordinator._coordination_task.done, "the bug", 10)
         running.append(asyncio.create_task(consumers[1].run()))
         await until(lambda: [len(one.owned()) for one in consumers] == [1, 1], "a partition for each", 60)
         for number in range(10):
