@@ -33,6 +33,7 @@ from dispatcher.kafka.consumer import Consumer
 from dispatcher.kafka.credentials import security_problems
 from dispatcher.kafka.dead_letters import DeadLetters
 from dispatcher.kafka.former_topics import FormerTopics, find_and_claim_former_topics
+from dispatcher.kafka.groups import retry_group
 from dispatcher.kafka.held_events import HeldEvents
 from dispatcher.kafka.held_topic import HeldTopic
 from dispatcher.kafka.history_topic import open_history
@@ -294,7 +295,7 @@ class Service:
                 problems=self._kafka_problems,
             ),
             Consumer(
-                retry, retry_topics.topics, f"{kafka.group_id}.retry", process, self._parked, drain,
+                retry, retry_topics.topics, retry_group(kafka.group_id), process, self._parked, drain,
                 due_in_s=retry_topics.due_in_s, in_flight=in_flight, on_fenced=self._stop.set,
                 problems=self._kafka_problems,
             ),

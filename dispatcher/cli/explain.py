@@ -121,7 +121,7 @@ async def _lane(ops: str, tenant: TenantKey, settings: Settings) -> Mapping[str,
 
 async def _history_lines(settings: Settings, webhook_id: str, tenant: TenantKey) -> list[Line]:
     """Returns the event's newest history entries, the oldest first; nothing if there is no history store."""
-    if settings.history.store != "sql" or settings.history.url is None:
+    if not settings.history.has_store:
         return []
     from dispatcher.history.timeline import moment, title  # imports SQLAlchemy, which takes its time
     from dispatcher.history.worker import history_database

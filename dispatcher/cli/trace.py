@@ -58,7 +58,7 @@ def trace(
     settings = quiet_settings_at(config)
     own = None if tenant is None else parsed_tenant(tenant)
     read_since = time.time() - _age(since)
-    has_store = settings.history.store == "sql" and settings.history.url is not None and not topics
+    has_store = settings.history.has_store and not topics
     if has_store:
         lines = asyncio.run(_from_store(settings, field, value, own))
     else:

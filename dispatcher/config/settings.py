@@ -271,6 +271,11 @@ class HistorySettings(SettingsGroup):
         """True if dispatchers write the history topic."""
         return self.store == "none" or self.url is not None
 
+    @property
+    def has_store(self) -> bool:
+        """True if a history worker fills a store."""
+        return self.store == "sql" and self.url is not None
+
 
 _RENAMED: Final = {"attempt_log": "history.url", "attempt_log_answers": "history.answers"}
 

@@ -42,7 +42,8 @@ class KafkaReason(StrEnum):
     PARTITION_OFFLINE = "partition_offline"
     """No broker leads a partition, or its leader doesn't answer for it; the partition waits."""
     TOPIC_CONFIGURATION = "topic_configuration"
-    """A retry or dead-letter topic's partitions, retention or message size don't fit the settings."""
+    """A retry or dead-letter topic's partitions, retention or message size don't fit the settings, or something that
+    only the history needs is missing."""
     COORDINATOR_UNAVAILABLE = "coordinator_unavailable"
     """The brokers answer, but none coordinates the consumer group."""
     GROUP_PROTOCOL = "group_protocol"

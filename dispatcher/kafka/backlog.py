@@ -13,6 +13,7 @@ from dispatcher.contract.records import Record
 from dispatcher.errors import BrokerUnavailable
 from dispatcher.kafka.commit_metadata import CommittedPosition
 from dispatcher.kafka.committed_offsets import committed_metadata, committed_positions
+from dispatcher.kafka.groups import held_group, retry_group
 from dispatcher.kafka.held_topic import Snapshot, SnapshotOffsets, is_snapshot, tenant_of
 from dispatcher.kafka.topic_reader import Range, TopicReader, open_topics
 
@@ -37,7 +38,7 @@ async def read_backlog(
     async with open_topics(settings, [*topics, held_topic], "the retry topics") as reader:
         of_held = [tp for tp in reader.ranges if tp.topic == held_topic]
         parked = await _parked_positions(settings, [tp for tp in reader.ranges if tp.topic != held_topic])
-        held = await _committed(settings, lambda: committed_metadata(settings, f"{settings.group_id}.held", of_held))
+        held = await _committed(settings, lambda: committed_metadata(settings, held_group(settings.group_id), of_held))
         positions = {tp: one.position for tp, one in parked.items()} | {tp: at for tp, (at, _) in held.items()}
         ranges = {tp: _ahead(range_, positions.get(tp)) for tp, range_ in reader.ranges.items()}
         shares = _shares({tp: end - first for tp, (first, end) in ranges.items()}, most)
@@ -89,7 +90,7 @@ async def _snapshots(reader: TopicReader, metadata: Mapping[TopicPartition, str]
 async def _parked_positions(
     settings: KafkaSettings, partitions: Sequence[TopicPartition]
 ) -> dict[TopicPartition, CommittedPosition]:
-    group = f"{settings.group_id}.retry"
+    group = retry_group(settings.group_id)
     return await _committed(settings, lambda: committed_positions(settings, group, partitions))
 
 

@@ -6,11 +6,12 @@ from dispatcher.config.settings import Settings
 from dispatcher.delivery.retry_policy import RetryPolicy
 from dispatcher.kafka.connection_errors import is_about_connecting
 from dispatcher.kafka.former_topics import find_former_topics
-from dispatcher.kafka.probe import Findings, KafkaProbe, Operation, TopicNeed
+from dispatcher.kafka.groups import delivering_groups, group_names
+from dispatcher.kafka.probe import Findings, GroupNeed, KafkaProbe, Operation, TopicNeed
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka.topic_comparison import known_topics
 from dispatcher.kafka.topic_reader import translating_kafka_errors
-from dispatcher.kafka.topics import dead_letter_topic, held_topic, planned_topics, retry_topics
+from dispatcher.kafka.topics import dead_letter_topic, held_topic, history_topic, planned_topics, retry_topics
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,27 +28,26 @@ def topic_needs(settings: Settings) -> list[TopicNeed]:
     """Returns the dispatcher's topics with the operations that it performs on each."""
     cure = "`dispatcher topics --create` creates it"
     prefix = settings.kafka.prefix
-    read_too = {*retry_topics(prefix, RetryPolicy.of(settings.retry).tiers), held_topic(prefix)}
+    required = {*retry_topics(prefix, RetryPolicy.of(settings.retry).tiers), held_topic(prefix)}
+    read_too = required | ({history_topic(prefix)} if settings.history.has_store else set())
+    required.add(dead_letter_topic(prefix))
     events = TopicNeed(settings.kafka.topic, (Operation.READ,), "create it, or correct kafka.topic")
     needs = [events]
     for plan in planned_topics(settings, 1, 1):
-        if plan.name in read_too:
-            needs.append(TopicNeed(plan.name, (Operation.READ, Operation.WRITE), cure))
-        else:
-            is_required = plan.name == dead_letter_topic(prefix)
-            needs.append(TopicNeed(plan.name, (Operation.WRITE,), cure, is_required))
+        operations = (Operation.READ, Operation.WRITE) if plan.name in read_too else (Operation.WRITE,)
+        needs.append(TopicNeed(plan.name, operations, cure, plan.name in required))
     return needs
 
 
-def group_names(settings: Settings) -> tuple[str, ...]:
-    """Returns the names of the dispatcher's consumer groups."""
-    group_id = settings.kafka.group_id
-    return group_id, f"{group_id}.retry", f"{group_id}.held"
+def group_needs(settings: Settings) -> list[GroupNeed]:
+    """Returns the dispatcher's consumer groups."""
+    required = delivering_groups(settings)
+    return [GroupNeed(name, name in required) for name in group_names(settings)]
 
 
 def kafka_probe(settings: Settings, problems: KafkaProblems | None = None) -> KafkaProbe:
     """Returns a probe for all topics, groups and permissions that the dispatcher needs."""
-    return KafkaProbe(settings.kafka, topic_needs(settings), group_names(settings), problems)
+    return KafkaProbe(settings.kafka, topic_needs(settings), group_needs(settings), problems)
 
 
 async def check_kafka(settings: Settings) -> KafkaReport:

@@ -18,6 +18,7 @@ from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.config.settings import Settings
 from dispatcher.config.units import parse_duration
 from dispatcher.kafka.connection import admin_client, stopped
+from dispatcher.kafka.groups import retry_group
 from dispatcher.kafka.log_bounds import end_offsets, first_offsets
 from dispatcher.kafka.topic_reader import outside_consumer
 from dispatcher.kafka.topics import dead_letter_topic, held_topic, retry_topics
@@ -98,7 +99,7 @@ async def find_former_topics(settings: Settings) -> FormerTopics:
         if not tiers and dead is None:
             return FormerTopics()
         parked = [TopicPartition(name, number) for name in tiers for number in range(described[name])]
-        read = await _committed(admin, f"{kafka.group_id}.retry")
+        read = await _committed(admin, retry_group(kafka.group_id))
         is_old = any(tp in read for tp in parked) or (not read and bool(await _committed(admin, kafka.group_id)))
     if not is_old:
         parked, tiers = [], {}
@@ -125,7 +126,8 @@ async def find_and_claim_former_topics(settings: Settings) -> FormerTopics:
     """
     found = await find_former_topics(settings)
     if found.uncommitted:
-        consumer: AIOKafkaConsumer[bytes, bytes] = outside_consumer(settings.kafka, f"{settings.kafka.group_id}.retry")
+        group_id = retry_group(settings.kafka.group_id)
+        consumer: AIOKafkaConsumer[bytes, bytes] = outside_consumer(settings.kafka, group_id)
         try:
             await consumer.start()
             consumer.assign(list(found.uncommitted))

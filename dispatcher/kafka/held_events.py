@@ -26,6 +26,7 @@ from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StillHeld, Sto
 from dispatcher.kafka.connection import stopped
 from dispatcher.kafka.group_coordinator import FencedMember
 from dispatcher.kafka.group_session import FIRST_REPEAT_S, GroupSession
+from dispatcher.kafka.groups import held_group
 from dispatcher.kafka.held_commits import HeldAssignment, HeldCommitter
 from dispatcher.kafka.held_pace import ReadingPace
 from dispatcher.kafka.held_partition import HeldPartition
@@ -89,7 +90,7 @@ class HeldEvents:
         problems, on_fenced, lease: as for `GroupSession`.
         connect: joins the group; aiokafka's consumer unless a test has its own.
         """
-        self.group_id = f"{settings.group_id}.held"
+        self.group_id = held_group(settings.group_id)
         self.session = GroupSession(settings, self.group_id, problems, lease=lease, on_fenced=on_fenced)
         self._connect = connect or partial(
             join, settings, (topic.topic,), self.group_id, problems=self.session.problems

@@ -17,6 +17,7 @@ from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.history import HistoryRecord, decode_record
 from dispatcher.errors import DispatcherError, StoreUnavailable, UnreadableEvent
 from dispatcher.kafka.connection import connection_arguments, stopped
+from dispatcher.kafka.groups import history_group
 from dispatcher.kafka.membership import NO_POLL_LIMIT_MS
 from dispatcher.kafka.topic_reader import partitions_of, translating_kafka_errors
 from dispatcher.tasks import Backoff
@@ -45,7 +46,7 @@ class HistoryReader:
         self._settings = settings
         self._topic = topic
         self._write = write
-        self.group_id = f"{settings.group_id}.history"
+        self.group_id = history_group(settings.group_id)
         self.problem: str | None = "has not joined the group yet"
         """Why history isn't being stored, for operators; None if it is."""
         self.lag = 0

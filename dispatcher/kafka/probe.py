@@ -18,7 +18,7 @@ from aiokafka import errors as kafka_errors
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 
 from dispatcher.config.kafka_settings import KafkaSettings
-from dispatcher.contract.kafka_problems import KafkaReason
+from dispatcher.contract.kafka_problems import STOPS_READING, KafkaReason
 from dispatcher.kafka.broker_access import peer_of
 from dispatcher.kafka.connection import connection_arguments
 from dispatcher.kafka.connection_errors import Explanation, explain, is_about_connecting, missing_permission
@@ -54,6 +54,15 @@ class TopicNeed:
     """False: events are delivered without it."""
 
 
+@dataclass(frozen=True, slots=True)
+class GroupNeed:
+    """A consumer group that the dispatcher joins."""
+
+    name: str
+    is_required: bool = True
+    """False: events are delivered without it."""
+
+
 @dataclass(slots=True)
 class Findings:
     """Problems that one check of the cluster found."""
@@ -64,8 +73,13 @@ class Findings:
     answers: bool = True
     """A broker answered."""
 
-    def add(self, reason: KafkaReason, detail: str) -> None:
-        """Adds a problem; details of one reason are joined."""
+    def add(self, reason: KafkaReason, detail: str, *, is_required: bool = True) -> None:
+        """Adds a problem; details of one reason are joined.
+
+        `is_required` is false if events are delivered nevertheless: the problem then gets a reason that stops nothing.
+        """
+        if not is_required and reason in STOPS_READING:
+            reason = KafkaReason.TOPIC_CONFIGURATION
         details = self.problems.setdefault(reason, [])
         if detail not in details:
             details.append(detail)
@@ -92,7 +106,7 @@ class KafkaProbe:
         self,
         settings: KafkaSettings,
         topics: Sequence[TopicNeed],
-        groups: Sequence[str],
+        groups: Sequence[GroupNeed],
         problems: KafkaProblems | None = None,
     ) -> None:
         """Connects to nothing yet. Checks `topics` and `groups`; `problems` receives connection failures."""
@@ -176,44 +190,46 @@ class KafkaProbe:
             error_code, _, _, partitions, operations = topics.get(need.name, (3, "", False, (), NOT_TOLD))
             kind = kafka_errors.for_code(error_code)
             if kind is kafka_errors.UnknownTopicOrPartitionError:
-                reason = KafkaReason.TOPIC_MISSING if need.is_required else KafkaReason.TOPIC_CONFIGURATION
-                found.add(reason, f"topic {need.name} does not exist: {need.cure}")
+                missing = f"topic {need.name} does not exist: {need.cure}"
+                found.add(KafkaReason.TOPIC_MISSING, missing, is_required=need.is_required)
             elif kind is kafka_errors.TopicAuthorizationFailedError:
-                self._add_missing(found, ("DESCRIBE", *(one.name for one in need.operations)), f"topic {need.name}")
+                self._add_missing(found, need, ("DESCRIBE", *(one.name for one in need.operations)))
             elif kind is kafka_errors.InvalidTopicError:
-                found.add(KafkaReason.TOPIC_MISSING, f"{need.name} can't be a topic's name")
+                invalid = f"{need.name} can't be a topic's name"
+                found.add(KafkaReason.TOPIC_MISSING, invalid, is_required=need.is_required)
             else:
                 found.topics[need.name] = len(partitions)
                 lacking = _lacking(operations, need.operations)
                 if lacking:
-                    self._add_missing(found, lacking, f"topic {need.name}")
+                    self._add_missing(found, need, lacking)
 
-    async def _look_at_group(self, client: AIOKafkaClient, group: str, found: Findings) -> None:
+    async def _look_at_group(self, client: AIOKafkaClient, need: GroupNeed, found: Findings) -> None:
         try:
-            node = await client.coordinator_lookup(CoordinationType.GROUP, group)
-            answer = await client.send(node, AuthorizedGroupsRequest([group]), group=ConnectionGroup.COORDINATION)
+            node = await client.coordinator_lookup(CoordinationType.GROUP, need.name)
+            answer = await client.send(node, AuthorizedGroupsRequest([need.name]), group=ConnectionGroup.COORDINATION)
         except kafka_errors.GroupAuthorizationFailedError:
-            self._add_missing(found, ("READ",), f"group {group}")
+            self._add_missing(found, need, ("READ",))
             return
         except kafka_errors.GroupCoordinatorNotAvailableError:
-            found.add(KafkaReason.COORDINATOR_UNAVAILABLE, f"no broker coordinates group {group} at the moment")
+            away = f"no broker coordinates group {need.name} at the moment"
+            found.add(KafkaReason.COORDINATOR_UNAVAILABLE, away, is_required=need.is_required)
             return
         except (NotImplementedError, kafka_errors.IncompatibleBrokerVersion):
             return
         for error_code, _, _, protocol_type, _, members, operations in answer.groups:
             if kafka_errors.for_code(error_code) is kafka_errors.GroupAuthorizationFailedError:
-                self._add_missing(found, ("READ",), f"group {group}")
+                self._add_missing(found, need, ("READ",))
             elif lacking := _lacking(operations, (Operation.READ,)):
-                self._add_missing(found, lacking, f"group {group}")
+                self._add_missing(found, need, lacking)
             if members and protocol_type not in ("", "consumer"):
-                found.add(
-                    KafkaReason.GROUP_PROTOCOL,
-                    f"group {group} has members of protocol {protocol_type}: choose another kafka.group_id",
-                )
+                other = f"group {need.name} has members of protocol {protocol_type}: choose another kafka.group_id"
+                found.add(KafkaReason.GROUP_PROTOCOL, other, is_required=need.is_required)
 
-    def _add_missing(self, found: Findings, operations: Iterable[str], resource: str) -> None:
+    def _add_missing(self, found: Findings, need: TopicNeed | GroupNeed, operations: Iterable[str]) -> None:
         peer = peer_of(self._settings, self._settings.bootstrap_servers)
-        found.add(KafkaReason.PERMISSION_MISSING, missing_permission(peer, operations, resource))
+        resource = f"{'topic' if isinstance(need, TopicNeed) else 'group'} {need.name}"
+        missing = missing_permission(peer, operations, resource)
+        found.add(KafkaReason.PERMISSION_MISSING, missing, is_required=need.is_required)
 
 
 def _node(client: AIOKafkaClient) -> Any:

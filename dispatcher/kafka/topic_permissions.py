@@ -8,6 +8,7 @@ from typing import Literal
 import yaml
 
 from dispatcher.config.settings import Settings
+from dispatcher.kafka.groups import group_names
 from dispatcher.kafka.topics import planned_topics
 
 
@@ -21,14 +22,16 @@ class Permission:
 
 
 def permissions(settings: Settings) -> Iterator[Permission]:
-    """Returns the permissions that `run`, `redrive` and the console need. Creating topics takes an administrator."""
+    """Returns the permissions that `run`, `history`, `redrive` and the console need.
+
+    Creating topics takes an administrator.
+    """
     kafka = settings.kafka
     yield Permission("topic", kafka.topic, ("Read", "Describe"))
     for plan in planned_topics(settings, 1, 1):
         yield Permission("topic", plan.name, ("Read", "Write", "Describe", "DescribeConfigs"))
-    yield Permission("group", kafka.group_id, ("Read", "Describe"))
-    yield Permission("group", f"{kafka.group_id}.retry", ("Read", "Describe"))
-    yield Permission("group", f"{kafka.group_id}.held", ("Read", "Describe"))
+    for group in group_names(settings):
+        yield Permission("group", group, ("Read", "Describe"))
 
 
 def acl_commands(settings: Settings, user: str) -> Iterator[str]:

@@ -1,10 +1,12 @@
 """What a platform puts on every object: labels, annotations, registries, pod settings; and what the chart derives."""
 
+import pytest
 import yaml
 
+from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import Settings
 from dispatcher.kafka.topic_permissions import kafka_user
-from tests.deploy.rendering import objects, only, pod_template
+from tests.deploy.rendering import objects, only, pod_template, rendered_text
 from tests.deploy.tools import CHART
 
 OWNER = {"example.com/owner": "messaging"}
@@ -95,12 +97,28 @@ def test_sqlite_has_a_volume_that_outlives_the_release_and_no_hook_that_could_no
     assert {"name": "data", "mountPath": "/var/lib/dispatcher"} in migration["volumeMounts"]
 
 
-def test_strimzis_user_has_the_permissions_that_the_program_prints() -> None:
+def _strimzi_settings(**history: object) -> Settings:
     values = yaml.safe_load((CHART / "ci/topics-strimzi-values.yaml").read_text())
     config = {"apiVersion": "dispatcher/v1", "webhooks": {"path": "/x"}} | values["config"]
-    printed = yaml.safe_load(kafka_user(Settings.model_validate(config), "dispatcher"))
+    return Settings.model_validate(config | {"history": config["history"] | history})
+
+
+def test_strimzis_user_has_the_permissions_that_the_program_prints() -> None:
+    printed = yaml.safe_load(kafka_user(_strimzi_settings(), "dispatcher"))
     user = only("topics-strimzi", "KafkaUser")
     assert user["spec"]["authorization"] == printed["spec"]["authorization"]
     assert user["spec"]["authentication"] == {"type": "tls"}
     assert (user["metadata"]["name"], user["metadata"]["namespace"]) == ("dispatcher", "kafka")
     assert user["metadata"]["labels"]["strimzi.io/cluster"] == "events"
+
+
+@pytest.mark.parametrize("store", ["sql", "none"])
+def test_strimzis_user_may_join_the_historys_group_if_there_is_a_store(store: str) -> None:
+    settings = _strimzi_settings(store=store, url=Secret(b"postgresql+asyncpg://db/history"))
+    options = ("--set", f"config.history.store={store}", "--set", "config.history.url.file=/run/secrets/url")
+    documents = yaml.safe_load_all(rendered_text("helm4", "topics-strimzi", *options))
+    (user,) = [one for one in documents if one and one["kind"] == "KafkaUser"]
+    printed = yaml.safe_load(kafka_user(settings, "dispatcher"))
+    assert user["spec"]["authorization"] == printed["spec"]["authorization"]
+    names = {one["resource"]["name"] for one in user["spec"]["authorization"]["acls"]}
+    assert ("feedback-dispatcher.history" in names) is (store == "sql")

@@ -137,10 +137,11 @@ async def test_trouble_with_a_connection_is_named(scene: Stage, broker: ApacheKa
         dispatcher.kill9()
 
 
-def _as_user(scene: Stage, broker: ApacheKafka, **kafka: Any) -> Dispatcher:
+def _as_user(scene: Stage, broker: ApacheKafka, history: dict[str, Any] | None = None, **kafka: Any) -> Dispatcher:
     address = broker.address(Listener.SASL_PLAINTEXT)
     return scene.dispatcher(
-        kafka={"bootstrap_servers": address, "security": {"protocol": "SASL_PLAINTEXT", **_sasl()}, **kafka}
+        kafka={"bootstrap_servers": address, "security": {"protocol": "SASL_PLAINTEXT", **_sasl()}, **kafka},
+        history=history or {},
     )
 
 
@@ -211,6 +212,39 @@ async def test_a_missing_permission_is_named_and_its_return_is_noticed(
             await _check_says(dispatcher, f"{lost.resource} {name}")
         finally:
             await broker.permit(USER, lost.operation, name, lost.resource)
+        await _delivers(scene, dispatcher, "after")
+    assert await scene.lost() == 0
+
+
+HISTORY_PERMISSIONS = [
+    (Operation.READ, "group"),
+    pytest.param(Operation.READ, "topic", marks=ALL_FAULTS),
+    pytest.param(Operation.WRITE, "topic", marks=ALL_FAULTS),
+]
+
+
+@pytest.mark.parametrize(("operation", "resource"), HISTORY_PERMISSIONS)
+async def test_a_permission_that_only_the_history_lacks_is_named_and_stops_no_delivery(
+    scene: Stage, broker: ApacheKafka, operation: Operation, resource: str
+) -> None:
+    name = f"{scene.group_id}.history"
+    await topics.create_topic(broker.bootstrap_servers, name, partitions=4)
+    url = scene.directory / "history-url"
+    url.write_text(f"sqlite+aiosqlite:///{scene.directory / 'history.db'}")
+    async with _as_user(scene, broker, history={"url": {"file": str(url)}}) as dispatcher:
+        await broker.deny(USER, operation, name, resource)
+        try:
+            dispatcher.start()
+            await reports(dispatcher, "topic_configuration", f"user {USER} lacks", ready=True)
+            detail = (await kafka_reasons(dispatcher))["topic_configuration"]
+            assert operation.name in detail, detail
+            assert f"{resource} {name}" in detail, detail
+            await _check_says(dispatcher, f"{resource} {name}")
+            await scene.produce(TENANTS, 5, "meanwhile")
+            await scene.all_accepted(dispatcher)
+            assert await dispatcher.answers("/readyz")
+        finally:
+            await broker.permit(USER, operation, name, resource)
         await _delivers(scene, dispatcher, "after")
     assert await scene.lost() == 0
 

@@ -87,7 +87,7 @@ async def _open_history(
     settings: Settings, webhooks: SqlStore, stack: AsyncExitStack
 ) -> tuple[HistoryLookup | None, HistoryWorker | None, NotificationStore | None]:
     """Opens the history store, and the worker that fills it if the console embeds it."""
-    if settings.history.store != "sql" or settings.history.url is None:
+    if not settings.history.has_store:
         return None, None, None
     database = history_database(settings)
     stack.push_async_callback(database.close)
