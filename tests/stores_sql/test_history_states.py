@@ -5,12 +5,14 @@ import random
 from collections.abc import AsyncIterator
 
 import pytest
+from sqlalchemy import text
 
 from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import HistorySettings
 from dispatcher.contract.fleet_state import FleetState, decode_evidence, evidence_by_tenant
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord
 from dispatcher.contract.tenant import TenantKey
+from dispatcher.errors import StoreUnavailable
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_rows import Row, rows_of
 from dispatcher.stores.sql.history_schema import tenants
@@ -133,6 +135,25 @@ async def test_states_are_unknown_without_a_worker_that_keeps_up(database: Datab
     assert await states.sign_of_life(0, is_current=False), "current a moment ago"
     clock.now += 100
     assert not await states.sign_of_life(9, is_current=False)
+
+
+async def test_tenants_that_vanish_are_added_again(database: Database, clock: Clock) -> None:
+    """The table was made anew while the worker ran."""
+    states = TenantStates(database, clock)
+    facts = {GOOD: WebhookFacts("1", True)}
+    for _ in range(2):
+        assert [one.report.state for one in await states.judge(facts)] == [FleetState.PAUSED]
+        assert await states.judge(facts) == []
+        await execute(database, "ALTER TABLE history_tenants RENAME TO gone")
+        with pytest.raises(StoreUnavailable):
+            await states.judge(facts)
+        await execute(database, "ALTER TABLE gone RENAME TO history_tenants")
+        await execute(database, "DELETE FROM history_tenants")
+
+
+async def execute(database: Database, statement: str) -> None:
+    async with database.write() as connection:
+        await connection.execute(text(statement))
 
 
 async def test_one_wrong_clock_does_not_end_the_window(database: Database, clock: Clock) -> None:

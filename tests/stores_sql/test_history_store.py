@@ -12,8 +12,10 @@ from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import HistorySettings
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord
 from dispatcher.contract.tenant import TenantKey
+from dispatcher.errors import StoreUnavailable
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_rows import Row, rows_of
+from dispatcher.stores.sql.history_schema import DAY_MS, partition_name
 from dispatcher.stores.sql.history_search import HistoryQuery, HistorySearch
 from dispatcher.stores.sql.history_store import HistoryStore
 from tests.stores_sql.history_examples import NOW, ORGS, SANDBOXES, entry, records
@@ -179,3 +181,20 @@ async def test_counts_are_answered_by_tenant_and_time(store: HistoryStore, datab
     [unknown] = await search.counts(TenantKey("C", "prod"), NOW - 900, NOW + 1)
     assert (unknown.reason, unknown.events) == ("no_webhook", 1234)
     assert await search.counts(TenantKey("C", "prod"), NOW + 900, NOW + 1800) == ()
+
+
+async def test_a_partition_that_vanishes_is_made_again_with_the_next_write(
+    store: HistoryStore, database: Database
+) -> None:
+    """Another worker with a clock ahead dropped it, or an operator did."""
+    if not database.is_postgresql:
+        pytest.skip("SQLite has no partitions")
+    everything = rows(*records(1, 40))
+    await store.write(everything)
+    for kept, day in {(row[0], row[1] // DAY_MS) for row in everything}:
+        async with database.write() as connection:
+            await connection.execute(text(f"DROP TABLE {partition_name(kept, day)}"))
+        with pytest.raises(StoreUnavailable):
+            await store.write(everything)
+        await store.write(everything)
+    assert await size(database) == 40

@@ -17,6 +17,7 @@ from dispatcher.contract.fleet_state import (
     judge,
 )
 from dispatcher.contract.tenant import TenantKey
+from dispatcher.errors import StoreUnavailable
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_evidence import add_tenants
 from dispatcher.stores.sql.history_rows import clean
@@ -169,6 +170,14 @@ class TenantStates:
         """
         now_ms = int(self._clock() * 1000)
         facts = {TenantKey(clean(key.org), clean(key.sandbox)): one for key, one in (webhooks or {}).items()}
+        try:
+            changes = await self._judge(facts, now_ms)
+        except StoreUnavailable:
+            self._judged_to, self._facts = 0, {}  # its rows may be gone
+            raise
+        return changes
+
+    async def _judge(self, facts: Mapping[TenantKey, WebhookFacts], now_ms: int) -> Sequence[StateChange]:
         async with self._database.write(JUDGE_WITHIN_S) as connection:
             if self._database.is_postgresql and not (await connection.execute(JUDGE_LOCK)).scalar():
                 return []

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.config.settings import HistorySettings
 from dispatcher.contract.history import KeptAs
-from dispatcher.errors import ConfigError, Problem
+from dispatcher.errors import ConfigError, Problem, StoreUnavailable
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_evidence import add_evidence
 from dispatcher.stores.sql.history_rows import COLUMNS, Row, slot_counts
@@ -124,14 +124,23 @@ class HistoryStore:
         timely.sort(key=lambda row: row[:4])  # all workers lock in one order
         if not timely:
             return 0, len(rows)
+        try:
+            wanted, added = await self._merge(timely, now_ms)
+        except StoreUnavailable:
+            self._days.clear()  # one may be gone, dropped by another worker or an operator
+            raise
+        return added, len(rows) - wanted
+
+    async def _merge(self, rows: Sequence[Row], now_ms: int) -> tuple[int, int]:
+        """Returns the number of rows that no erasure refuses, and of those that are new."""
         if self._database.is_postgresql:
-            await self._make_days({(row[0], row[1] // DAY_MS) for row in timely})
+            await self._make_days({(row[0], row[1] // DAY_MS) for row in rows})
         async with self._database.write(WRITE_WITHIN_S) as connection:
-            wanted = await _without_erased(connection, timely)
+            wanted = await _without_erased(connection, rows)
             merge = self._copy if self._database.is_postgresql else _insert
             added = await merge(connection, wanted)
             await add_evidence(connection, added, now_ms, is_postgresql=self._database.is_postgresql)
-            return len(added), len(rows) - len(wanted)
+            return len(wanted), len(added)
 
     async def _copy(self, connection: AsyncConnection, rows: Sequence[Row]) -> list[Row]:
         await connection.execute(
