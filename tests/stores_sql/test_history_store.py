@@ -3,16 +3,18 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import HistorySettings
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import StoreUnavailable
+from dispatcher.stores.sql import history_store
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_rows import Row, rows_of
 from dispatcher.stores.sql.history_schema import DAY_MS, partition_name
@@ -134,6 +136,34 @@ async def test_a_person_is_forgotten_and_stays_forgotten(store: HistoryStore, da
     clock.now += 60
     later = HistoryEntry(at=int(clock.now * 1000), outcome=HistoryOutcome.DEAD, org="A", sandbox="b", recipient=hashed)
     assert await store.write(rows(HistoryRecord(1, 1, 9000, [later]))) == (1, 0)
+
+
+async def test_a_person_is_forgotten_although_a_write_is_under_way(
+    store: HistoryStore, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker has read whom it must not store, and stores only then."""
+    hashed = f"{3:032x}"
+    everything = rows(*records(5, 400))
+    own = sum(row[18] == hashed for row in everything)
+    has_read, goes_on = asyncio.Event(), asyncio.Event()
+    unpaused = history_store._without_erased
+
+    async def paused(connection: AsyncConnection, found: Sequence[Row]) -> list[Row]:
+        kept = await unpaused(connection, found)
+        has_read.set()
+        await goes_on.wait()
+        return kept
+
+    monkeypatch.setattr(history_store, "_without_erased", paused)
+    writing = asyncio.create_task(store.write(everything))
+    await has_read.wait()
+    erasing = asyncio.create_task(store.erase(hashed))
+    await asyncio.wait([erasing], timeout=0.5)
+    goes_on.set()
+    assert await writing == (400, 0)
+    assert await erasing == own
+    assert await size(database) == 400 - own
+    assert await store.write(everything) == (0, own)
 
 
 async def test_entries_that_no_column_holds_or_with_a_wrong_clock_are_left_out(

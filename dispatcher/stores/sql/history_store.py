@@ -5,7 +5,8 @@ transaction. Any number of workers may write to one PostgreSQL; a SQLite file be
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from sqlalchemy import text
@@ -19,10 +20,12 @@ from dispatcher.stores.sql.history_evidence import add_evidence
 from dispatcher.stores.sql.history_rows import COLUMNS, Row, slot_counts
 from dispatcher.stores.sql.history_schema import (
     DAY_MS,
+    ERASE_LOCK,
     KEPT,
     LOCK,
     SCHEMA_VERSION,
     SLOT_MS,
+    WRITE_LOCK,
     class_name,
     day_statement,
     index_statements,
@@ -136,11 +139,19 @@ class HistoryStore:
         if self._database.is_postgresql:
             await self._make_days({(row[0], row[1] // DAY_MS) for row in rows})
         async with self._database.write(WRITE_WITHIN_S) as connection:
+            await self._lock_out_erasures(connection)
             wanted = await _without_erased(connection, rows)
             merge = self._copy if self._database.is_postgresql else _insert
             added = await merge(connection, wanted)
             await add_evidence(connection, added, now_ms, is_postgresql=self._database.is_postgresql)
             return len(wanted), len(added)
+
+    async def _lock_out_erasures(self, connection: AsyncConnection) -> None:
+        """Keeps `erase` from noting a person after this transaction has looked up whom not to store."""
+        if self._database.is_postgresql:
+            await connection.execute(WRITE_LOCK)
+        else:  # the driver would begin the transaction with the first change only
+            await connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     async def _copy(self, connection: AsyncConnection, rows: Sequence[Row]) -> list[Row]:
         await connection.execute(
@@ -230,9 +241,9 @@ class HistoryStore:
             StoreUnavailable: nothing was deleted, or it is unknown whether it was; call it again.
         """
         now_ms = int(self._clock() * 1000)
-        async with self._database.write(MAINTAIN_WITHIN_S) as connection:
+        async with self._unhurried() as connection:
             if self._database.is_postgresql:
-                await connection.execute(text("SET LOCAL statement_timeout = 0"))
+                await connection.execute(ERASE_LOCK)
             await connection.execute(
                 text(
                     'INSERT INTO history_erased (recipient, "before") VALUES (:recipient, :now) '
@@ -240,10 +251,19 @@ class HistoryStore:
                 ),
                 {"recipient": recipient, "now": now_ms},
             )
+        async with self._unhurried() as connection:  # without the lock, so that writes go on meanwhile
             result = await connection.execute(
                 text("DELETE FROM history_entries WHERE recipient = :recipient"), {"recipient": recipient}
             )
         return result.rowcount
+
+    @asynccontextmanager
+    async def _unhurried(self) -> AsyncIterator[AsyncConnection]:
+        """Yields a connection in a transaction that PostgreSQL doesn't stop for taking long."""
+        async with self._database.write(MAINTAIN_WITHIN_S) as connection:
+            if self._database.is_postgresql:
+                await connection.execute(text("SET LOCAL statement_timeout = 0"))
+            yield connection
 
     async def close(self) -> None:
         """Closes the connections."""
