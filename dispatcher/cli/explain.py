@@ -134,16 +134,14 @@ async def _history_lines(settings: Settings, webhook_id: str, tenant: TenantKey)
         return [Line("history", "unknown", "the history store does not answer (history.url)")]
     finally:
         await database.close()
-    entries = [entry for entry in found if entry.sandbox == tenant.sandbox]
+    entries = [entry for entry in found.entries if entry.sandbox == tenant.sandbox]
     if not entries:
         return [Line("history", "nothing", "the history store knows nothing of this event")]
     shown = entries[-MAX_HISTORY:]
     lines = [Line("history", moment(entry.at), title(entry)) for entry in shown]
-    return (
-        lines
-        if len(shown) == len(entries)
-        else [Line("history", "before", f"{len(entries) - len(shown)} more"), *lines]
-    )
+    if found.is_cut or len(shown) < len(entries):
+        lines.insert(0, Line("history", "before", "earlier entries are not shown"))
+    return lines
 
 
 def _show(explanation: Explanation) -> None:

@@ -90,7 +90,8 @@ async def _from_store(settings: Settings, field: str | None, value: str, tenant:
         found = await search.search(query, orgs=None)
         webhook_ids = list(dict.fromkeys(entry.webhook_id for entry in found.items if entry.webhook_id is not None))
         for webhook_id in webhook_ids[:MAX_EVENTS]:
-            lines += _event_lines([_Line.of(entry) for entry in await search.timeline(webhook_id, orgs=None)])
+            timeline = await search.timeline(webhook_id, orgs=None)
+            lines += _event_lines([_Line.of(entry) for entry in timeline.entries], is_cut=timeline.is_cut)
     finally:
         await database.close()
     if len(webhook_ids) > MAX_EVENTS or found.next is not None:
@@ -136,7 +137,7 @@ class _Line:
         return cls(entry.at, title(entry), details(entry), entry)
 
 
-def _event_lines(lines: Sequence[_Line]) -> list[str]:
+def _event_lines(lines: Sequence[_Line], *, is_cut: bool = False) -> list[str]:
     printed = []
     first = next((line.entry for line in lines if line.entry is not None), None)
     if first is not None:
@@ -149,6 +150,8 @@ def _event_lines(lines: Sequence[_Line]) -> list[str]:
         printed.append("  " + "  ".join(f"{name} {value}" for name, value in names if value))
         if first.topic is not None:
             printed.append(f"  read at {first.topic}/{first.partition}/{first.offset}")
+    if is_cut:
+        printed.append("  earlier entries are not shown")
     printed += [f"  {moment(line.at)}  {line.text}" + (f"  ({line.more})" if line.more else "") for line in lines]
     return printed
 

@@ -20,6 +20,7 @@ from dispatcher.delivery.lane_scheduler import LaneScheduler
 from dispatcher.flow.decision import eligibility
 from dispatcher.flow.explain import MASKED, Limits, Line, explain, rule_answers
 from dispatcher.health import describe_lane
+from dispatcher.stores.sql import history_search
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_rows import rows_of
 from dispatcher.stores.sql.history_store import HistoryStore
@@ -218,7 +219,9 @@ async def test_a_record_in_a_topic_and_its_lane(kafka: Broker, tmp_path: Path, o
     assert (ran.status, ran.err) == (1, "dispatcher: explained/1 has no offset 2: it has 0 to 1\n")
 
 
-async def test_what_did_happen_is_shown_if_the_history_knows_it(tmp_path: Path) -> None:
+async def test_what_did_happen_is_shown_if_the_history_knows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What would be sent is never called delivered; what was delivered is, under a title of its own."""
     url = tmp_path / "history-url"
     url.write_text(f"sqlite+aiosqlite:///{tmp_path / 'history.db'}")
@@ -263,3 +266,12 @@ async def test_what_did_happen_is_shown_if_the_history_knows_it(tmp_path: Path) 
     assert [line.split("UTC")[1].strip() for line in happened.splitlines() if "UTC" in line] == [
         "Attempt 1: answered 503", "Delivered by attempt 2: answered 200",
     ]  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(history_search, "MAX_TIMELINE", 2)
+        ran = await called("explain", event, "-c", settings)
+        assert "earlier entries are not shown" in ran.out
+        assert "Delivered by attempt 2" in ran.out
+        ran = await called("trace", webhook_id, "-c", settings)
+        assert "earlier entries are not shown" in ran.out
+        assert "Attempt 1" not in ran.out
+        assert "Delivered by attempt 2" in ran.out

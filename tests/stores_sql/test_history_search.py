@@ -16,9 +16,10 @@ from dispatcher.config.settings import HistorySettings
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import NotFound
+from dispatcher.stores.sql import history_search
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_rows import rows_of
-from dispatcher.stores.sql.history_search import MAX_LIMIT, HistoryQuery, HistorySearch
+from dispatcher.stores.sql.history_search import MAX_LIMIT, HistoryQuery, HistorySearch, HistoryTimeline
 from dispatcher.stores.sql.history_store import HistoryStore
 from dispatcher.stores.sql.records import Orgs
 from tests.stores_sql.history_examples import NOW, ORGS, REASONS, SANDBOXES, expected, records
@@ -97,10 +98,21 @@ async def test_the_timeline_of_an_event_is_in_order_and_within_the_organisations
     search, webhook_id = HistorySearch(database), f"msg_{4:032x}"
     found = await search.timeline(webhook_id, orgs=None)
     own = [one for record in STORED for one in record.entries if one.webhook_id == webhook_id]
-    assert len(found) == len(own) > 10
-    assert [one.at for one in found] == sorted(one.at for one in own)
-    assert {one.org for one in await search.timeline(webhook_id, orgs=frozenset(ORGS[:1]))} == {ORGS[0]}
-    assert await search.timeline(webhook_id, orgs=frozenset()) == ()
+    assert len(found.entries) == len(own) > 10
+    assert not found.is_cut
+    assert [one.at for one in found.entries] == sorted(one.at for one in own)
+    assert {one.org for one in (await search.timeline(webhook_id, orgs=frozenset(ORGS[:1]))).entries} == {ORGS[0]}
+    assert await search.timeline(webhook_id, orgs=frozenset()) == HistoryTimeline(())
+
+
+async def test_a_long_timeline_keeps_its_end(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last entries say what state the event is in."""
+    search, webhook_id = HistorySearch(database), f"msg_{4:032x}"
+    everything = (await search.timeline(webhook_id, orgs=None)).entries
+    for most in (len(everything), len(everything) - 1, 3):
+        monkeypatch.setattr(history_search, "MAX_TIMELINE", most)
+        found = await search.timeline(webhook_id, orgs=None)
+        assert (found.entries, found.is_cut) == (everything[-most:], most < len(everything))
 
 
 @pytest.mark.parametrize(

@@ -53,10 +53,10 @@ async def search_history(call: Call[Empty, HistorySearchOrder]) -> Reply:
 
 async def get_event_history(call: Call[Empty, Empty]) -> Reply:
     webhook = await call.services.webhooks.get(call.id, orgs=call.person.orgs)
-    entries = await _lookup(call.services).timeline(call.path["event"], tenant=webhook.tenant)
-    if not entries:
+    found = await _lookup(call.services).timeline(call.path["event"], tenant=webhook.tenant)
+    if not found.entries:
         raise ApiError(404, "not_found", "Nothing is known of such an event: it may be older than what is kept.")
-    return Reply(EventHistory(items=tuple(map(_entry, entries))))
+    return Reply(EventHistory(items=tuple(map(_entry, found.entries)), is_cut=found.is_cut))
 
 
 async def get_counts(call: Call[SkippedQuery, Empty]) -> Reply:

@@ -21,6 +21,7 @@ from dispatcher.delivery.remedies import remedy_for
 from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.history.timeline import SKIP_REMEDIES
 from dispatcher.kafka.topics import dead_letter_topic
+from dispatcher.stores.sql.history_search import HistoryTimeline
 from dispatcher.stores.sql.records import StoredWebhook
 
 
@@ -101,7 +102,10 @@ class EventPage:
         webhook = await self._renderer.webhook(request)
         event_id = request.match_info["event_id"]
         lookup = self._renderer.services.history
-        history = () if lookup is None else await lookup.timeline(event_id, tenant=webhook.tenant)
+        found = HistoryTimeline(())
+        if lookup is not None:
+            found = await lookup.timeline(event_id, tenant=webhook.tenant)
+        history = found.entries
         known = self._known(webhook, event_id, history)
         decision, problem = await self._decision(request, webhook, known, event_id)
         return await self._renderer.page(
@@ -113,6 +117,7 @@ class EventPage:
             event_id=event_id,
             known=known,
             history=history,
+            is_cut=found.is_cut,
             can_resend=any(one.outcome is HistoryOutcome.DELIVERED for one in history),
             skipped=history[-1] if history and history[-1].outcome is HistoryOutcome.SKIPPED else None,
             remedies=SKIP_REMEDIES,

@@ -6,9 +6,15 @@ from dataclasses import replace
 from typing import Final
 
 from dispatcher.config.secrets import Secret
-from dispatcher.contract.history import HistoryEntry, recipient_hash
+from dispatcher.contract.history import recipient_hash
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.stores.sql.history_search import HistoryCount, HistoryPage, HistoryQuery, HistorySearch
+from dispatcher.stores.sql.history_search import (
+    HistoryCount,
+    HistoryPage,
+    HistoryQuery,
+    HistorySearch,
+    HistoryTimeline,
+)
 from dispatcher.stores.sql.history_seen import SeenTenant
 from dispatcher.stores.sql.history_states import StateReport, TenantStates
 from dispatcher.stores.sql.history_store import HistoryStore
@@ -49,10 +55,11 @@ class HistoryLookup:
         """Searches the store as `HistorySearch.search` does."""
         return await self._search.search(query, orgs=orgs)
 
-    async def timeline(self, webhook_id: str, *, tenant: TenantKey) -> tuple[HistoryEntry, ...]:
-        """Returns everything that happened to one event of a tenant, the oldest first."""
+    async def timeline(self, webhook_id: str, *, tenant: TenantKey) -> HistoryTimeline:
+        """Returns what happened to one event of a tenant, see `HistorySearch.timeline`."""
         found = await self._search.timeline(webhook_id, orgs=frozenset({tenant.org}))
-        return tuple(one for one in found if one.sandbox == tenant.sandbox)
+        own = tuple(one for one in found.entries if one.sandbox == tenant.sandbox)
+        return HistoryTimeline(own, found.is_cut)
 
     async def counts(self, tenant: TenantKey, since: float, until: float) -> tuple[HistoryCount, ...]:
         """Counts events as `HistorySearch.counts` does."""

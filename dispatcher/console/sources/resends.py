@@ -24,6 +24,7 @@ from dispatcher.stores.sql.history_search import HistoryQuery
 MOST_EVENTS: Final = 10_000
 """Delivered events of one job."""
 _PAGE: Final = 200
+_DELIVERED: Final = frozenset({HistoryOutcome.DELIVERED})
 
 log = structlog.get_logger(__name__)
 
@@ -72,7 +73,8 @@ class DeliveredEvents:
         """Returns the places of matching events, as many as one job sends at most, and whether there are more."""
         found: dict[Origin, None] = {}
         for event_id in query.event_ids:
-            found |= _origins(await self._history.timeline(event_id, tenant=tenant))
+            query_of_event = HistoryQuery(tenant=tenant, webhook_id=event_id, outcomes=_DELIVERED, limit=_PAGE)
+            found |= _origins((await self._history.search(query_of_event, orgs=frozenset({tenant.org}))).items)
         if query.event_ids:
             return list(found), False
         before = None
@@ -82,7 +84,7 @@ class DeliveredEvents:
                     tenant=tenant,
                     since=query.since,
                     until=query.until,
-                    outcomes=frozenset({HistoryOutcome.DELIVERED}),
+                    outcomes=_DELIVERED,
                     message_statuses=query.message_statuses,
                     channels=query.channels,
                     campaign_id=query.campaign_id,

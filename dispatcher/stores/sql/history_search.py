@@ -17,7 +17,7 @@ from dispatcher.stores.sql.records import Orgs
 
 MAX_LIMIT: Final = 200
 MAX_TIMELINE: Final = 500
-"""Entries of one event: more than its attempts can be."""
+"""Entries of one event, the newest ones."""
 SEARCH_WITHIN_S: Final = 8.0
 _CURSOR: Final = re.compile(r"([0-9]{1,18})-([0-9]{1,19})-([0-9]{1,18})")
 _NAMES: Final = ", ".join(f'"{name}"' for name in COLUMNS)
@@ -57,6 +57,16 @@ class HistoryPage:
     items: tuple[HistoryEntry, ...]
     next: str | None
     """Cursor of the next page, None at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryTimeline:
+    """What happened to one event."""
+
+    entries: tuple[HistoryEntry, ...]
+    """The oldest first."""
+    is_cut: bool = False
+    """Earlier entries were left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,21 +125,22 @@ class HistorySearch:
             made.append((_with_lists(select, own), own))
         return made
 
-    async def timeline(self, webhook_id: str, *, orgs: Orgs) -> tuple[HistoryEntry, ...]:
-        """Returns everything that happened to one event, the oldest first, at most `MAX_TIMELINE` entries.
+    async def timeline(self, webhook_id: str, *, orgs: Orgs) -> HistoryTimeline:
+        """Returns what happened to one event, the last `MAX_TIMELINE` entries.
 
         Raises:
             StoreUnavailable: the database did not answer in time.
         """
         where, parameters = _conditions(HistoryQuery(), orgs, has_partitions=self._database.is_postgresql)
-        parameters |= {"webhook_id": clean(webhook_id), "limit": MAX_TIMELINE}
+        parameters |= {"webhook_id": clean(webhook_id), "limit": MAX_TIMELINE + 1}
         select = (
             f"SELECT {_NAMES} FROM history_entries WHERE {' AND '.join(['webhook_id = :webhook_id', *where])} "  # noqa: S608  (columns are ours, values are bound)
-            'ORDER BY "at", writer, number LIMIT :limit'
+            f"{_ORDER} LIMIT :limit"
         )
         async with self._database.read(SEARCH_WITHIN_S) as connection:
             found = await connection.execute(_with_lists(select, parameters), parameters)
-            return tuple(map(entry_of, found.mappings()))
+            newest = list(map(entry_of, found.mappings()))
+        return HistoryTimeline(tuple(reversed(newest[:MAX_TIMELINE])), len(newest) > MAX_TIMELINE)
 
     async def counts(self, tenant: TenantKey, since: float, until: float) -> tuple[HistoryCount, ...]:
         """Counts a tenant's events by outcome, reason and channel, in quarters of an hour that begin in the range.

@@ -3,6 +3,7 @@
 import pytest
 
 from dispatcher.contract.history import HistoryOutcome
+from dispatcher.stores.sql import history_search
 from dispatcher.stores.sql.records import Role, StoredWebhook
 from tests.console.api.conftest import Console
 from tests.console.api.fakes import LUMA, RIVAL
@@ -83,8 +84,18 @@ async def test_the_timeline_of_an_event_is_the_tenants_own(
     found = await api.get(f"/api/v1/webhooks/{luma.id}/events/msg_1/history")
     assert [one["outcome"] for one in found.json["items"]] == ["attempt", "parked", "delivered"]
     assert {one["org"] for one in found.json["items"]} == {LUMA.org}
+    assert not found.json["is_cut"]
     assert (await api.get(f"/api/v1/webhooks/{luma.id}/events/msg_9/history")).status == 404
     assert (await api.get(f"/api/v1/webhooks/{rival.id}/events/msg_9/history")).status == 404
+
+
+async def test_a_long_timeline_has_its_end_and_says_that_it_is_cut(
+    console: Console, history: FilledHistory, luma: StoredWebhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(history)
+    monkeypatch.setattr(history_search, "MAX_TIMELINE", 2)
+    found = (await (await console.client()).get(f"/api/v1/webhooks/{luma.id}/events/msg_1/history")).json
+    assert ([one["outcome"] for one in found["items"]], found["is_cut"]) == (["parked", "delivered"], True)
 
 
 async def test_skipped_events_are_counted_with_what_to_change(

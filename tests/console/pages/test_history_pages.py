@@ -8,6 +8,7 @@ from playwright.async_api import Browser, expect
 from dispatcher.config.webhooks import Channel
 from dispatcher.contract.history import HistoryOutcome
 from dispatcher.contract.tenant import TenantKey
+from dispatcher.stores.sql import history_search
 from dispatcher.stores.sql.records import Role, WebhookQuery
 from tests.console.history_store import KEY, FilledHistory, entry_of, history_in, recipient_hash
 from tests.console.pages.browsing import PHONE, Window, window
@@ -72,6 +73,21 @@ async def test_a_message_is_found_and_understood(browser: Browser, stage: Stage,
         assert await shown.violations() == []
         await search(shown, "r-nothing")
         await expect(shown.page.get_by_role("heading", name="Nothing is known of it")).to_be_visible()
+
+
+async def test_a_long_timeline_says_that_it_has_only_the_end(
+    browser: Browser, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history_search, "MAX_TIMELINE", 2)
+    async with window(browser, stage.base) as shown:
+        await shown.sign_in(await stage.token())
+        await shown.go(stage.path(LUMA, "/deliveries/msg_1"))
+        timeline = shown.page.locator("ol.timeline")
+        await expect(timeline).to_contain_text("What happened earlier is not shown")
+        await expect(timeline).not_to_contain_text("Attempt 1: answered 503")
+        await expect(timeline).not_to_contain_text("after the first")
+        await expect(timeline).to_contain_text("Delivered by attempt 2")
+        assert await shown.violations() == []
 
 
 async def test_the_list_is_filtered_and_paged_and_skipped_events_say_why(browser: Browser, stage: Stage) -> None:

@@ -16,9 +16,11 @@ from dispatcher.console.sources import resends as module
 from dispatcher.console.sources.redrive_jobs import RedriveJobs
 from dispatcher.console.sources.resends import DeliveredEvents
 from dispatcher.contract.events import DeliveryEvent, read_event
+from dispatcher.contract.history import HistoryOutcome
 from dispatcher.contract.records import Origin, RetryState
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError, NotFound
+from dispatcher.stores.sql import history_search
 from tests.console.history_store import FilledHistory, entry_of, history_in
 from tests.console.sources.conftest import running, until
 from tests.console.sources.dead_letter_builders import LUMA, OTHER
@@ -104,6 +106,16 @@ async def test_delivered_events_go_back_once_each_as_themselves(world: World) ->
         await world.resends.start(LUMA, ResendQuery(event_ids=("msg_20",)), "ada")
     with pytest.raises(NotFound):
         world.jobs.job(job.id, orgs=frozenset({OTHER.org}))
+
+
+async def test_a_delivery_before_hundreds_of_other_entries_is_found(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history_search, "MAX_TIMELINE", 2)
+    await world.delivered(LUMA, 1)
+    failed = [entry_of(LUMA, "1", age_s=age, outcome=HistoryOutcome.ATTEMPT) for age in (3, 2, 1)]
+    await world.history.add(*failed)
+    assert await world.resends.check(LUMA, ResendQuery(event_ids=("msg_1",))) == ResendCheck(1, 0)
 
 
 async def test_what_the_topic_has_lost_or_given_to_others_is_counted_as_gone(world: World) -> None:

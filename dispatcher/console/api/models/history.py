@@ -83,9 +83,11 @@ class HistoryPageModel(ResponseModel):
 
 
 class EventHistory(ResponseModel):
-    """The history of one event, the oldest entry first."""
+    """The history of one event, the oldest entry first, at most the last 500 entries."""
 
     items: tuple[HistoryEntryModel, ...]
+    is_cut: bool
+    """Earlier entries were left out."""
 
 
 class SkippedQuery(RequestModel):
