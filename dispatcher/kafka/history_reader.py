@@ -49,8 +49,8 @@ class HistoryReader:
         self.group_id = history_group(settings.group_id)
         self.problem: str | None = "has not joined the group yet"
         """Why history isn't being stored, for operators; None if it is."""
-        self.lag = 0
-        """Records to the end of the assigned partitions."""
+        self.lag: int | None = None
+        """Records to the end of the assigned partitions; None until it was measured since the last join."""
 
     async def run(self) -> None:
         """Reads until cancelled, whatever broker and store do."""
@@ -71,6 +71,7 @@ class HistoryReader:
 
     async def _read(self) -> None:
         """Reads until the brokers fall silent, so that a new client bootstraps again."""
+        self.lag = None
         async with asyncio.timeout(START_S):
             await partitions_of(self._settings, [self._topic])  # joining must not create it
             consumer = await self._join()
@@ -164,14 +165,9 @@ class HistoryReader:
             log.warning("history: commit failed", error=type(error).__name__, detail=str(error)[:256])
 
     def _measure(self, consumer: "AIOKafkaConsumer[bytes, bytes]") -> None:
-        lag = 0
-        for tp in consumer.assignment():
-            end, position = consumer.highwater(tp), consumer.last_stable_offset(tp)
-            read = _read_to(consumer, tp)
-            if read is not None and (end is not None or position is not None):
-                lag += max(0, (end or position or 0) - read)
-        self.lag = lag
-        metrics.HISTORY_LAG.set(lag)
+        self.lag = lag_of(consumer)
+        if self.lag is not None:
+            metrics.HISTORY_LAG.set(self.lag)
 
     def _note(self, problem: str | None) -> None:
         if problem != self.problem:
@@ -182,9 +178,15 @@ class HistoryReader:
         self.problem = problem
 
 
-def _read_to(consumer: "AIOKafkaConsumer[bytes, bytes]", tp: TopicPartition) -> int | None:
-    state = consumer._subscription.subscription.assignment.state_value(tp)  # noqa: SLF001  (`position` would wait)
-    return None if state is None or not state.has_valid_position else int(state.position)
+def lag_of(consumer: "AIOKafkaConsumer[bytes, bytes]") -> int | None:
+    """Returns the records to the end of the assigned partitions; None until all positions and ends are known."""
+    assignment = consumer._subscription.subscription.assignment  # noqa: SLF001  (`position` would wait)
+    if assignment is None:
+        return None
+    states = [assignment.state_value(tp) for tp in assignment.tps]
+    if any(not state.has_valid_position or state.highwater is None for state in states):
+        return None
+    return sum(max(0, int(state.highwater) - int(state.position)) for state in states)
 
 
 async def _answers(consumer: "AIOKafkaConsumer[bytes, bytes]") -> bool:

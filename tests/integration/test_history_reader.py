@@ -1,0 +1,96 @@
+"""The reader of the history topic on a broker: what it knows of its lag, and where it begins."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.consumer.subscription_state import SubscriptionState
+
+from dispatcher.config.kafka_settings import KafkaSettings
+from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord, encode_records
+from dispatcher.kafka.history_reader import HistoryReader, lag_of
+from tests.conftest import Broker
+from tests.integration.harness import until
+from tests.kafka import topics
+
+PARTITIONS = 2
+
+
+async def produce(kafka: Broker, topic: str, first: int, count: int) -> None:
+    """Writes records with one entry each, alternately to the partitions."""
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap_servers)
+    await producer.start()
+    try:
+        for number in range(first, first + count):
+            entry = HistoryEntry(1, HistoryOutcome.DEAD, "A", "b", webhook_id=f"msg_{number}")
+            [(value, _)] = encode_records(1, number, [entry])
+            await producer.send_and_wait(topic, value, key=b"1", partition=number % PARTITIONS)
+    finally:
+        await producer.stop()
+
+
+@contextlib.asynccontextmanager
+async def running(reader: HistoryReader) -> AsyncIterator[HistoryReader]:
+    task = asyncio.create_task(reader.run())
+    try:
+        yield reader
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def settings_for(kafka: Broker, group_id: str) -> KafkaSettings:
+    values = {"bootstrap_servers": kafka.bootstrap_servers, "group_id": group_id, "session_timeout": 6}
+    return KafkaSettings.model_validate(values)
+
+
+async def test_the_lag_is_unknown_until_it_was_measured(kafka: Broker) -> None:
+    """After each join: a worker that has just joined has not stored everything yet."""
+    settings = settings_for(kafka, "measured")
+    await topics.create_topic(kafka.bootstrap_servers, "measured.history", partitions=PARTITIONS)
+    await produce(kafka, "measured.history", 0, 10)
+    at_writes: list[int | None] = []
+    goes_on = asyncio.Event()
+
+    async def write(records: Sequence[HistoryRecord]) -> None:
+        at_writes.append(reader.lag)
+        await goes_on.wait()
+
+    reader = HistoryReader(settings, "measured.history", write)
+    assert reader.lag is None
+    async with running(reader):
+        await until(lambda: at_writes, "the first write")
+        assert (reader.problem, at_writes) == (None, [None])
+        goes_on.set()
+        await until(lambda: reader.lag == 0, "the end")
+    await produce(kafka, "measured.history", 10, 4)
+    goes_on.clear()
+    at_writes.clear()
+    async with running(reader):
+        await until(lambda: at_writes, "the first write after it joined again")
+        assert at_writes == [None]
+        goes_on.set()
+        await until(lambda: reader.lag == 0, "the end again")
+
+
+async def test_every_partition_needs_a_position_and_an_end() -> None:
+    state = SubscriptionState()
+    consumer: Any = SimpleNamespace(_subscription=state)
+    first, second = (TopicPartition("t", number) for number in range(2))
+    state.subscribe({"t"})
+    assert lag_of(consumer) is None, "nothing is assigned yet"
+    state.assign_from_subscribed({first, second})
+    assert lag_of(consumer) is None
+    for tp, position, end in ((first, 7, 10), (second, 5, 25)):
+        assert lag_of(consumer) is None
+        state.seek(tp, position)
+        assert lag_of(consumer) is None
+        state.subscription.assignment.state_value(tp).highwater = end
+    assert lag_of(consumer) == 23
+    state.assign_from_subscribed({first})
+    assert lag_of(consumer) is None, "assigned anew"
+    state.assign_from_subscribed(set())
+    assert lag_of(consumer) == 0, "other workers have all partitions"
