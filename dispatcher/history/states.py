@@ -19,7 +19,7 @@ EVERY_S: Final = 10.0
 CURRENT_LAG: Final = 50
 """Records: so few not stored yet are those of this moment."""
 CURRENT_AGE_S: Final = 90.0
-"""A worker with more to store is current if its newest entry is younger than this."""
+"""A worker with more to store is current if the newest entry of its latest batch is younger than this."""
 SIGN_OFF_WITHIN_S: Final = 2.0
 _LISTED: Final = 20
 """Changes of one judgement that are logged one by one."""
@@ -50,7 +50,7 @@ class StateJudge:
 
         Args:
             progress: returns the records that are not stored yet, None if nothing is being stored; and the time of
-                the newest entry, Unix seconds.
+                the newest entry of the latest batch, Unix seconds.
         """
         try:
             await keep_trying(
@@ -71,7 +71,8 @@ class StateJudge:
         Raises:
             StoreUnavailable: the database did not answer in time.
         """
-        is_current = lag is not None and (lag <= CURRENT_LAG or self._clock() - newest <= CURRENT_AGE_S)
+        age_s = self._clock() - newest
+        is_current = lag is not None and (lag <= CURRENT_LAG or 0 <= age_s <= CURRENT_AGE_S)
         if not await self._states.sign_of_life(lag or 0, is_current=is_current):
             return []
         changes = await self._states.judge(_facts(self._webhooks()))

@@ -16,7 +16,8 @@ from dispatcher.kafka.history_reader import HistoryReader
 from dispatcher.kafka.topics import history_topic
 from dispatcher.notifications.notifier import Notifier
 from dispatcher.stores.sql.database import Database
-from dispatcher.stores.sql.history_rows import rows_of
+from dispatcher.stores.sql.history_evidence import CLOCKS_DIFFER_MS
+from dispatcher.stores.sql.history_rows import Row, rows_of
 from dispatcher.stores.sql.history_store import HistoryStore
 from dispatcher.stores.sql.repeating import keep_trying
 from dispatcher.tasks import Backoff, end
@@ -64,7 +65,7 @@ class HistoryWorker:
         self._is_prepared = False
         self.reader = HistoryReader(settings.kafka, history_topic(settings.kafka.prefix), self._write)
         self.newest = 0.0
-        """Unix seconds: time of the newest entry that was written."""
+        """Unix seconds: time of the newest entry of the latest batch, at most that of the batch's writing."""
 
     async def run(self) -> None:
         """Stores entries until cancelled. Neither broker nor database has to be there at the start.
@@ -134,8 +135,14 @@ class HistoryWorker:
         metrics.HISTORY_STORED.labels("repeated").inc(len(rows) - added - left_out)
         metrics.HISTORY_STORED.labels("left_out").inc(left_out)
         metrics.HISTORY_STORED.labels("refused").inc(refused)
-        self.newest = max([self.newest, *(row[1] / 1000 for row in rows)])
+        self.newest = self._newest_of(rows)
         metrics.HISTORY_NEWEST.set(self.newest)
+
+    def _newest_of(self, rows: Sequence[Row]) -> float:
+        """Returns the time to which the batch has come. Entries from the future say nothing of it."""
+        now_ms = int(self._clock() * 1000)
+        times = [min(row[1], now_ms) for row in rows if row[1] <= now_ms + CLOCKS_DIFFER_MS]
+        return max(times) / 1000 if times else self.newest
 
     async def _expire(self) -> None:
         """Deletes entries that are older than the retention."""

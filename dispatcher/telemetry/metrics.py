@@ -69,7 +69,10 @@ HISTORY_STORED = Counter(
 )
 HISTORY_STORE_FAILURES = Counter("dispatcher_history_store_failures", "Writes that the history store did not take.")
 HISTORY_LAG = Gauge("dispatcher_history_lag_records", "Records of the history topic that are not stored yet.")
-HISTORY_NEWEST = Gauge("dispatcher_history_newest_entry_timestamp_seconds", "Time of the newest entry in the store.")
+HISTORY_NEWEST = Gauge(
+    "dispatcher_history_newest_entry_timestamp_seconds",
+    "Time of the newest entry of the batch that was stored last; entries from the future do not count.",
+)
 WEBHOOK_STATE_CHANGES = Counter(
     "dispatcher_webhook_state_changes",
     "Webhooks that changed their state by the evidence of all dispatchers, by new state.",
