@@ -49,6 +49,7 @@ class HistoryReader:
         self.group_id = history_group(settings.group_id)
         self.problem: str | None = "has not joined the group yet"
         """Why history isn't being stored, for operators; None if it is."""
+        metrics.HISTORY_READING.set(0)
         self.lag: int | None = None
         """Records to the end of the assigned partitions; None until it was measured since the last join."""
 
@@ -176,6 +177,7 @@ class HistoryReader:
             else:
                 log.warning("history is not stored; kept trying", topic=self._topic, problem=problem)
         self.problem = problem
+        metrics.HISTORY_READING.set(problem is None)
 
 
 def lag_of(consumer: "AIOKafkaConsumer[bytes, bytes]") -> int | None:

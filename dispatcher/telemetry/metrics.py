@@ -73,6 +73,11 @@ HISTORY_NEWEST = Gauge(
     "dispatcher_history_newest_entry_timestamp_seconds",
     "Time of the newest entry of the batch that was stored last; entries from the future do not count.",
 )
+HISTORY_READING = Gauge(
+    "dispatcher_history_worker_reading",
+    "0 if this process has a history worker that can't read the history topic or write to its store.",
+)
+HISTORY_READING.set(1)
 WEBHOOK_STATE_CHANGES = Counter(
     "dispatcher_webhook_state_changes",
     "Webhooks that changed their state by the evidence of all dispatchers, by new state.",

@@ -466,6 +466,13 @@ CASES: Final[dict[str, Case]] = {
         at=30,
         over=60,
         quiet={"dispatcher_history_store_failures_total": "0x70", "dispatcher_history_lag_records": "9000x70"},
+        others=(
+            Variant(
+                "a worker that can't read Kafka",
+                {"dispatcher_history_worker_reading": "1x5 0x30 1x50"},
+                {"dispatcher_history_worker_reading": "1x5 0x9 1x70"},
+            ),
+        ),
     ),
     "DispatcherNotificationsFailing": Case(
         fires={'dispatcher_notifications_total{channel="email",result="retried"}': "0+1x40 40x60"},

@@ -2,16 +2,21 @@
 
 import asyncio
 import contextlib
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.consumer.subscription_state import SubscriptionState
+from prometheus_client import REGISTRY
 
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord, encode_records
+from dispatcher.errors import StoreUnavailable
 from dispatcher.kafka.history_reader import HistoryReader, lag_of
+from dispatcher.telemetry import metrics
 from tests.conftest import Broker
 from tests.integration.harness import until
 from tests.kafka import topics
@@ -74,6 +79,40 @@ async def test_the_lag_is_unknown_until_it_was_measured(kafka: Broker) -> None:
         assert at_writes == [None]
         goes_on.set()
         await until(lambda: reader.lag == 0, "the end again")
+
+
+async def test_a_worker_that_can_not_read_or_store_shows_it_in_a_metric(kafka: Broker) -> None:
+    fails = True
+
+    async def write(records: Sequence[HistoryRecord]) -> None:
+        if fails:
+            raise StoreUnavailable("it is away")
+
+    reader = HistoryReader(settings_for(kafka, "shown"), "shown.history", write)
+    metrics.initialise()  # the console builds its worker before
+    assert not is_reading()
+    async with running(reader):
+        await until(lambda: "no topic shown.history" in (reader.problem or ""), "the missing topic")
+        assert not is_reading()
+        await topics.create_topic(kafka.bootstrap_servers, "shown.history", partitions=PARTITIONS)
+        await until(is_reading, "it to join")
+        await produce(kafka, "shown.history", 0, 1)
+        await until(lambda: not is_reading(), "the store that is away")
+        fails = False
+        await until(is_reading, "the store that is back")
+
+
+async def test_a_process_without_a_worker_is_not_taken_for_one_that_can_not_read() -> None:
+    """It has the series too, since every metric is in the same module."""
+    shown = "metrics.initialise(); print(REGISTRY.get_sample_value('dispatcher_history_worker_reading'))"
+    imports = "from dispatcher.telemetry import metrics; from prometheus_client import REGISTRY"
+    command = [sys.executable, "-c", f"{imports}; {shown}"]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=True)
+    assert done.stdout == "1.0\n"
+
+
+def is_reading() -> bool:
+    return REGISTRY.get_sample_value("dispatcher_history_worker_reading") == 1
 
 
 async def test_every_partition_needs_a_position_and_an_end() -> None:

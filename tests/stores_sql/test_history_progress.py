@@ -58,7 +58,7 @@ async def test_an_entry_from_the_future_says_nothing_of_progress(worker: History
 
 
 async def test_progress_is_that_of_the_latest_entries_that_were_read(worker: HistoryWorker) -> None:
-    """A worker that begins anew, or takes over a partition, is where its entries are."""
+    """A worker that begins anew, or takes over a partition, has come as far as its latest entries."""
     assert await stored(worker, 1) == 1
     assert await stored(worker, 7200, 7300) == 7200
     assert await stored(worker, 40 * DAY_S) == 40 * DAY_S, "too old to be stored, and read nevertheless"
