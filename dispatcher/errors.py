@@ -84,6 +84,10 @@ class StoreUnavailable(DispatcherError):
         return "the webhook database does not answer right now"
 
 
+class StoreReplaced(DispatcherError):
+    """The history store has other positions than were read from it: another database, a backup, another worker."""
+
+
 class BrokerUnavailable(DispatcherError):
     """Kafka gave no answer, or a wrong one. The message names the broker, so it is for operators only."""
 

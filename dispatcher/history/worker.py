@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import structlog
 
 from dispatcher.config.settings import Settings
 from dispatcher.contract.history import HistoryRecord
+from dispatcher.contract.history_positions import Move, Place
 from dispatcher.errors import ConfigError, Problem, StoreUnavailable
 from dispatcher.health import HealthCheck
 from dispatcher.history.states import StateJudge
@@ -63,7 +64,7 @@ class HistoryWorker:
         self._notifier = notifier
         self._clock = clock
         self._is_prepared = False
-        self.reader = HistoryReader(settings.kafka, history_topic(settings.kafka.prefix), self._write)
+        self.reader = HistoryReader(settings.kafka, history_topic(settings.kafka.prefix), self._write, store.positions)
         self.newest = 0.0
         """Unix seconds: time of the newest entry of the latest batch, at most that of the batch's writing."""
 
@@ -123,14 +124,14 @@ class HistoryWorker:
                 return
             await backoff.wait()
 
-    async def _write(self, records: Sequence[HistoryRecord]) -> None:
+    async def _write(self, records: Sequence[HistoryRecord], moves: Mapping[Place, Move]) -> None:
         rows = []
         refused = 0
         for record in records:
             fitting, unfit = rows_of(record)
             rows += fitting
             refused += unfit
-        added, left_out = await self._store.write(rows)
+        added, left_out = await self._store.write(rows, moves)
         metrics.HISTORY_STORED.labels("stored").inc(added)
         metrics.HISTORY_STORED.labels("repeated").inc(len(rows) - added - left_out)
         metrics.HISTORY_STORED.labels("left_out").inc(left_out)

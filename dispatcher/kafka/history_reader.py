@@ -1,12 +1,13 @@
 """Reads the history topic as a member of the group `<group_id>.history` and gives its records to a store.
 
-A position is committed after its records are stored. A store that is away is waited for, with the membership kept
+A position is committed after its records are stored, and kept in the store, too: what the store lacks is read again,
+although it was committed when another store had it. A store that is away is waited for, with the membership kept
 alive; records that can't be read are counted and passed over. Repeats are the store's business: it knows its entries.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, TypeVar
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -15,6 +16,7 @@ from aiokafka.structs import ConsumerRecord
 
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.history import HistoryRecord, decode_record
+from dispatcher.contract.history_positions import Move, Place, StoredPositions
 from dispatcher.errors import DispatcherError, StoreUnavailable, UnreadableEvent
 from dispatcher.kafka.connection import connection_arguments, stopped
 from dispatcher.kafka.groups import history_group
@@ -33,8 +35,14 @@ START_S: Final = 60.0
 FIRST_WAIT_S: Final = 0.5
 LONGEST_WAIT_S: Final = 15.0
 
-Write = Callable[[Sequence[HistoryRecord]], Awaitable[None]]
-"""Stores records; raises StoreUnavailable if they have to be written again."""
+Write = Callable[[Sequence[HistoryRecord], Mapping[Place, Move]], Awaitable[None]]
+"""Stores records and moves positions.
+
+Raises StoreUnavailable if they have to be written again, StoreReplaced if records before them are missing.
+"""
+Positions = Callable[[], Awaitable[StoredPositions]]
+"""Returns the positions in the store; raises StoreUnavailable."""
+Result = TypeVar("Result")
 
 log = structlog.get_logger(__name__)
 
@@ -42,10 +50,14 @@ log = structlog.get_logger(__name__)
 class HistoryReader:
     """One member of the group; `run` is its task."""
 
-    def __init__(self, settings: KafkaSettings, topic: str, write: Write) -> None:
+    def __init__(self, settings: KafkaSettings, topic: str, write: Write, positions: Positions) -> None:
         self._settings = settings
         self._topic = topic
         self._write = write
+        self._positions = positions
+        self._assignment: object = None
+        """The assignment whose partitions are read from where the store ends."""
+        self._stored: dict[Place, int] = {}
         self.group_id = history_group(settings.group_id)
         self.problem: str | None = "has not joined the group yet"
         """Why history isn't being stored, for operators; None if it is."""
@@ -72,7 +84,7 @@ class HistoryReader:
 
     async def _read(self) -> None:
         """Reads until the brokers fall silent, so that a new client bootstraps again."""
-        self.lag = None
+        self.lag, self._assignment = None, None
         async with asyncio.timeout(START_S):
             await partitions_of(self._settings, [self._topic])  # joining must not create it
             consumer = await self._join()
@@ -107,7 +119,9 @@ class HistoryReader:
         heard_at = loop.time()
         while True:
             polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_AT_ONCE)
-            if polled:
+            if consumer._subscription.subscription.assignment is not self._assignment:  # noqa: SLF001  (its identity)
+                await self._begin(consumer)  # what was polled is read again
+            elif polled:
                 await self._store(polled)
                 await self._commit(consumer, polled)
                 heard_at = loop.time()
@@ -118,11 +132,24 @@ class HistoryReader:
                 heard_at = loop.time()
             self._measure(consumer)
 
+    async def _begin(self, consumer: "AIOKafkaConsumer[bytes, bytes]") -> None:
+        """Seeks to where the store ends in each partition that was assigned."""
+        assignment = consumer._subscription.subscription.assignment  # noqa: SLF001
+        stored = await self._until_available(self._positions)
+        starts = {tp: stored.start(tp, await consumer.committed(tp)) for tp in assignment.tps}
+        if not assignment.active:
+            return  # assigned anew meanwhile
+        for tp, start in starts.items():
+            consumer.seek(tp, start)
+        self._stored, self._assignment = dict(stored.next), assignment
+
     async def _store(self, polled: "dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]") -> None:
         batch: list[HistoryRecord] = []
         entries = 0
-        for records in polled.values():
+        ends: dict[Place, int] = {}
+        for tp, records in polled.items():
             for record in records:
+                ends[tp] = record.offset + 1
                 try:
                     decoded = decode_record(record.value)
                 except UnreadableEvent as error:
@@ -132,22 +159,28 @@ class HistoryReader:
                 batch.append(decoded)
                 entries += len(decoded.entries)
                 if entries >= MAX_ENTRIES_AT_ONCE:
-                    await self._write_until_stored(batch)
-                    batch, entries = [], 0
+                    await self._write_until_stored(batch, ends)
+                    batch, entries, ends = [], 0, {}
             await asyncio.sleep(0)
-        await self._write_until_stored(batch)
+        await self._write_until_stored(batch, ends)
 
-    async def _write_until_stored(self, batch: Sequence[HistoryRecord]) -> None:
+    async def _write_until_stored(self, batch: Sequence[HistoryRecord], ends: Mapping[Place, int]) -> None:
+        moves = {place: Move(self._stored.get(place), end) for place, end in ends.items()}
+        await self._until_available(lambda: self._write(batch, moves))
+        self._stored.update(ends)
+
+    async def _until_available(self, access: Callable[[], Awaitable[Result]]) -> Result:
+        """Accesses the store, again and again until it answers."""
         backoff = Backoff(FIRST_WAIT_S, LONGEST_WAIT_S)
-        while batch:
+        while True:
             try:
-                await self._write(batch)
+                result = await access()
             except StoreUnavailable as error:
                 metrics.HISTORY_STORE_FAILURES.inc()
                 self._note(str(error))
             else:
                 self._note(None)
-                return
+                return result
             await backoff.wait()
 
     async def _commit(

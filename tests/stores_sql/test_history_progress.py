@@ -43,7 +43,7 @@ async def worker(database: Database, clock: Clock) -> HistoryWorker:
 async def stored(worker: HistoryWorker, *ages_s: float) -> float:
     """Stores an entry of each age in one batch. Returns the age of what the worker has come to."""
     entries = [HistoryEntry(int((NOW - age) * 1000), HistoryOutcome.DEAD, "A", "b") for age in ages_s]
-    await worker._write([HistoryRecord(1, 1, 0, entries)])
+    await worker._write([HistoryRecord(1, 1, 0, entries)], {})
     return NOW - worker.newest
 
 

@@ -12,12 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import HistorySettings
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord
+from dispatcher.contract.history_positions import Move, StoredPositions
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.errors import StoreUnavailable
+from dispatcher.errors import StoreReplaced, StoreUnavailable
 from dispatcher.stores.sql import history_store
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_rows import Row, rows_of
-from dispatcher.stores.sql.history_schema import DAY_MS, partition_name
+from dispatcher.stores.sql.history_schema import DAY_MS, metadata, partition_name
 from dispatcher.stores.sql.history_search import HistoryQuery, HistorySearch
 from dispatcher.stores.sql.history_store import HistoryStore
 from tests.stores_sql.history_examples import NOW, ORGS, SANDBOXES, entry, records
@@ -228,3 +229,68 @@ async def test_a_partition_that_vanishes_is_made_again_with_the_next_write(
             await store.write(everything)
         await store.write(everything)
     assert await size(database) == 40
+
+
+PLACE = ("g.history", 3)
+
+
+async def test_positions_move_with_the_entries_before_them(store: HistoryStore, database: Database) -> None:
+    everything = rows(*records(1, 40))
+    assert await store.positions() == StoredPositions()
+    await store.write(everything[:20], {PLACE: Move(None, 7), ("g.history", 4): Move(None, 9)})
+    await store.write([], {PLACE: Move(7, 8)})  # of records that can't be read, or are too old
+    expected = StoredPositions({PLACE: 8, ("g.history", 4): 9})
+    assert await store.positions() == expected
+    for wrong in (Move(None, 20), Move(7, 20), Move(9, 20)):
+        with pytest.raises(StoreReplaced, match=r"g\.history/3 up to 8"):
+            await store.write(everything, {PLACE: wrong})
+    with pytest.raises(StoreReplaced):
+        await store.write(everything, {("g.history", 5): Move(3, 20)})
+    assert (await size(database), await store.positions()) == (20, expected)
+
+
+async def test_tables_that_vanish_are_made_again_and_have_no_positions(store: HistoryStore, database: Database) -> None:
+    everything = rows(*records(1, 40))
+    for access in (store.positions, lambda: store.write(everything, {PLACE: Move(7, 8)})):
+        await store.write(everything, {PLACE: Move(None, 7)})
+        async with database.write() as connection:
+            for name in metadata.tables:
+                await connection.execute(text(f"DROP TABLE {name}"))
+        with pytest.raises(StoreUnavailable):
+            await access()
+        assert await store.positions() == StoredPositions()
+        with pytest.raises(StoreReplaced):
+            await store.write(everything, {PLACE: Move(7, 8)})
+        assert await size(database) == 0
+
+
+async def test_a_store_of_a_version_without_positions_has_what_was_committed(
+    store: HistoryStore, database: Database, clock: Clock
+) -> None:
+    async with database.write() as connection:
+        await connection.execute(text("DROP TABLE history_positions"))
+    upgraded = HistoryStore(database, SETTINGS, clock)
+    await upgraded.prepare()
+    await upgraded.prepare()
+    assert await upgraded.positions() == StoredPositions(trusts_commits=True)
+    await upgraded.write([], {PLACE: Move(None, 8)})
+    assert await store.positions() == StoredPositions({PLACE: 8}, trusts_commits=True)
+
+
+@pytest.mark.parametrize(
+    ("positions", "committed", "start"),
+    [
+        (StoredPositions(), 5, 0),
+        (StoredPositions(), None, 0),
+        (StoredPositions({("g.history", 4): 9}), 5, 0),
+        (StoredPositions({PLACE: 5}), 5, 5),
+        (StoredPositions({PLACE: 3}), 5, 3),  # restored from a backup
+        (StoredPositions({PLACE: 7}), 5, 5),  # the commit failed, or the group was set back
+        (StoredPositions({PLACE: 7}), None, 0),  # the topic was made anew
+        (StoredPositions(trusts_commits=True), 5, 5),
+        (StoredPositions(trusts_commits=True), None, 0),
+        (StoredPositions({PLACE: 3}, trusts_commits=True), 5, 3),
+    ],
+)
+def test_reading_begins_at_what_the_store_lacks(positions: StoredPositions, committed: int | None, start: int) -> None:
+    assert positions.start(PLACE, committed) == start

@@ -147,6 +147,14 @@ erased = Table(
     Column("before", BigInteger, nullable=False),  # entries of an earlier time are not taken from the topic again
 )
 
+positions = Table(
+    "history_positions",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("next", BigInteger, nullable=False),  # offset of the first record that is not stored
+)
+
 version = Table("history_version", metadata, Column("version", Integer, nullable=False))
 
 KEY: Final = ("kept", "at", "writer", "number")

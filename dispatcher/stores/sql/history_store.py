@@ -5,18 +5,21 @@ transaction. Any number of workers may write to one PostgreSQL; a SQLite file be
 """
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any, Final
 
-from sqlalchemy import text
+from sqlalchemy import inspect, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.config.settings import HistorySettings
 from dispatcher.contract.history import KeptAs
+from dispatcher.contract.history_positions import Move, Place, StoredPositions
 from dispatcher.errors import ConfigError, Problem, StoreUnavailable
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_evidence import add_evidence
+from dispatcher.stores.sql.history_positions import move_positions, read_positions, trust_commits
 from dispatcher.stores.sql.history_rows import COLUMNS, Row, slot_counts
 from dispatcher.stores.sql.history_schema import (
     DAY_MS,
@@ -31,6 +34,7 @@ from dispatcher.stores.sql.history_schema import (
     index_statements,
     metadata,
     partition_name,
+    positions,
     postgresql_statements,
     version,
 )
@@ -66,6 +70,8 @@ WITH added AS (
 SELECT kept, "at", writer, number FROM added
 """  # noqa: S608  (names of our own)
 
+_NO_MOVES: Final[Mapping[Place, Move]] = MappingProxyType({})
+
 
 class HistoryStore:
     """Writes to the store; `HistorySearch` reads it."""
@@ -79,6 +85,7 @@ class HistoryStore:
         }
         self._clock = clock
         self._days: set[tuple[int, int]] = set()
+        self._may_lack_tables = False
 
     @property
     def name(self) -> str:
@@ -95,6 +102,7 @@ class HistoryStore:
         async with self._database.write(MAINTAIN_WITHIN_S) as connection:
             if self._database.is_postgresql:
                 await connection.execute(LOCK)
+            had_positions = await connection.run_sync(lambda sync: inspect(sync).has_table(positions.name))
             await connection.run_sync(
                 metadata.create_all,
                 tables=[table for name, table in metadata.tables.items() if name != "history_entries"],
@@ -111,30 +119,53 @@ class HistoryStore:
             elif found != SCHEMA_VERSION:
                 message = f"the history store has tables of version {found}, this program needs {SCHEMA_VERSION}"
                 raise ConfigError([Problem(f"{message}: use the program that made them, or another database", _KEY)])
+            elif not had_positions:
+                await trust_commits(connection)
+        self._may_lack_tables = False
 
-    async def write(self, rows: Sequence[Row]) -> tuple[int, int]:
-        """Writes rows in one transaction.
+    async def positions(self) -> StoredPositions:
+        """Returns how far the topic is stored.
+
+        Raises:
+            ConfigError, StoreUnavailable: as `write`.
+        """
+        async with self._with_tables(), self._database.read() as connection:
+            return await read_positions(connection)
+
+    async def write(self, rows: Sequence[Row], moves: Mapping[Place, Move] = _NO_MOVES) -> tuple[int, int]:
+        """Writes rows, and moves the positions past their records, in one transaction.
 
         Returns:
             The number of new entries, and of those that are too old, erased, or from the future and were left out.
             The rest was there already.
 
         Raises:
+            ConfigError: the tables were replaced by those of a newer version of this program.
+            StoreReplaced: the positions are not those that `moves` begin at; nothing was written.
             StoreUnavailable: nothing was written, or it is unknown whether it was: write the same rows again.
         """
         now_ms = int(self._clock() * 1000)
         timely = [row for row in rows if now_ms - self._keep_ms[row[0]] <= row[1] <= now_ms + CLOCKS_DIFFER_MS]
         timely.sort(key=lambda row: row[:4])  # all workers lock in one order
-        if not timely:
+        if not timely and not moves:
             return 0, len(rows)
-        try:
-            wanted, added = await self._merge(timely, now_ms)
-        except StoreUnavailable:
-            self._days.clear()  # one may be gone, dropped by another worker or an operator
-            raise
+        async with self._with_tables():
+            wanted, added = await self._merge(timely, moves, now_ms)
         return added, len(rows) - wanted
 
-    async def _merge(self, rows: Sequence[Row], now_ms: int) -> tuple[int, int]:
+    @asynccontextmanager
+    async def _with_tables(self) -> AsyncIterator[None]:
+        """Creates missing tables and partitions again before the next access if this one fails: they may be gone."""
+        if self._may_lack_tables:
+            await self.prepare()
+        try:
+            yield
+        except StoreUnavailable:
+            self._may_lack_tables = True
+            self._days.clear()
+            raise
+
+    async def _merge(self, rows: Sequence[Row], moves: Mapping[Place, Move], now_ms: int) -> tuple[int, int]:
         """Returns the number of rows that no erasure refuses, and of those that are new."""
         if self._database.is_postgresql:
             await self._make_days({(row[0], row[1] // DAY_MS) for row in rows})
@@ -142,8 +173,9 @@ class HistoryStore:
             await self._lock_out_erasures(connection)
             wanted = await _without_erased(connection, rows)
             merge = self._copy if self._database.is_postgresql else _insert
-            added = await merge(connection, wanted)
+            added = await merge(connection, wanted) if wanted else []
             await add_evidence(connection, added, now_ms, is_postgresql=self._database.is_postgresql)
+            await move_positions(connection, moves)
             return len(wanted), len(added)
 
     async def _lock_out_erasures(self, connection: AsyncConnection) -> None:
