@@ -80,13 +80,20 @@ annotations:
 {{- end }}
 {{- end -}}
 
-{{/* Durations as dispatcher/units.py reads them */}}
+{{/* Numbers, durations and sizes as dispatcher/config/units.py reads them */}}
+
+{{/* A number or text as text. Helm reads numbers as float64, which toString and {{ }} write as 1e+06 from a million on. */}}
+{{- define "fd.text" -}}
+{{- ternary . (toJson .) (kindIs "string" .) -}}
+{{- end -}}
 
 {{/* "1m30s", "500ms", "25" or 25 to milliseconds */}}
 {{- define "fd.milliseconds" -}}
-{{- $text := toString . -}}
+{{- $text := include "fd.text" . -}}
 {{- if regexMatch "^[0-9]+(\\.[0-9]+)?$" $text -}}
 {{- mulf (float64 $text) 1000 | ceil | int64 -}}
+{{- else if not (regexMatch "^([0-9]+(\\.[0-9]+)?(ms|s|m|h|d))+$" $text) -}}
+{{- fail (printf "%q is not a duration: write it as 250ms, 10s, 5m, 24h, or 1h30m" $text) -}}
 {{- else -}}
 {{- $unit := dict "ms" 1.0 "s" 1000.0 "m" 60000.0 "h" 3600000.0 "d" 86400000.0 -}}
 {{- $sum := 0.0 -}}
@@ -95,6 +102,17 @@ annotations:
 {{- end -}}
 {{- $sum | ceil | int64 -}}
 {{- end -}}
+{{- end -}}
+
+{{/* "64KiB", "1 MB" or 65536 to bytes */}}
+{{- define "fd.bytes" -}}
+{{- $text := include "fd.text" . -}}
+{{- $units := dict "" 1 "B" 1 "kB" 1000 "KiB" 1024 "MB" 1000000 "MiB" 1048576 "GB" 1000000000 "GiB" 1073741824 -}}
+{{- $unit := regexFind "[A-Za-z]*$" $text -}}
+{{- if not (and (regexMatch "^[0-9]+ ?[A-Za-z]*$" $text) (hasKey $units $unit)) -}}
+{{- fail (printf "%q is not a size: write it as 20kB, 64KiB, 128MiB, or a number of bytes" $text) -}}
+{{- end -}}
+{{- mul (regexFind "^[0-9]+" $text) (get $units $unit) -}}
 {{- end -}}
 
 {{/* milliseconds to the label of a retry tier: 90000 to 1m30s */}}
@@ -113,7 +131,7 @@ annotations:
 {{/* A setting, or its default: root, group, key, default */}}
 {{- define "fd.setting" -}}
 {{- $group := default (dict) (get .root.Values.config .group) -}}
-{{- if hasKey $group .key }}{{ get $group .key }}{{ else }}{{ .default }}{{ end -}}
+{{- include "fd.text" (ternary (get $group .key) .default (hasKey $group .key)) -}}
 {{- end -}}
 
 {{- /* whether there is a Service for the ops port: "true" or nothing */}}
