@@ -26,6 +26,13 @@ def render(helm: str, given: Object, tmp_path: Path, *options: str) -> str:
     return done.stdout
 
 
+def add_value(given: Object, path: str, value: object) -> None:
+    *parents, name = path.split(".")
+    for parent in parents:
+        given = given.setdefault(parent, {})
+    given[name] = value
+
+
 def topic_configs(text: str) -> dict[str, Any]:
     made = [one for one in yaml.safe_load_all(text) if one]
     return {one["spec"]["topicName"]: one["spec"]["config"] for one in made if one["kind"] == "KafkaTopic"}
@@ -104,10 +111,38 @@ def test_no_number_is_written_with_an_exponent(scaling: str, topics: str, tmp_pa
     base.write_text(json.dumps(EVERYTHING))
     numbers: Object = {"autoscaling": {"type": scaling}, "topics": {"create": topics}}
     for path in _whole_numbers():
-        *parents, name = path.split(".")
-        node = numbers
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = 2 * LARGE
+        add_value(numbers, path, 2 * LARGE)
     text = render("helm4", numbers, tmp_path, "-f", str(base))
     assert [line for line in text.splitlines() if re.search(r"\de\+\d", line)] == []
+
+
+PORTS = {
+    "networkPolicy.kafka.ports": [9092],
+    "networkPolicy.webhooks.ports": [443, 9443],
+    "networkPolicy.database.ports": [5432],
+    "networkPolicy.smtp.ports": [587],
+    "config.egress.ports": [443, 9443],
+}
+
+
+@pytest.mark.parametrize("helm", HELMS)
+@pytest.mark.parametrize("set_on_the_command_line", [(), *((path,) for path in PORTS), tuple(PORTS)])
+def test_ports_are_the_same_from_a_file_and_from_the_command_line(
+    helm: str, set_on_the_command_line: tuple[str, ...], tmp_path: Path
+) -> None:
+    given: Object = {"config": {"kafka": {"bootstrap_servers": "kafka:9092"}, "history": {"url": {"file": "/b"}}}}
+    given |= {"history": {"enabled": True}, "networkPolicy": {"enabled": True}}
+    options: list[str] = []
+    for path, ports in PORTS.items():
+        if path in set_on_the_command_line:
+            options += ["--set", f"{path}={{{','.join(map(str, ports))}}}"]
+        else:
+            add_value(given, path, ports)
+    text = render(helm, given, tmp_path, *options)
+    (policy,) = [
+        one
+        for one in yaml.safe_load_all(text)
+        if one and one["kind"] == "NetworkPolicy" and one["metadata"]["name"].endswith("-history")
+    ]
+    opened = [port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]]
+    assert sorted(opened) == [53, 53, 443, 587, 5432, 9092, 9443]

@@ -389,13 +389,14 @@ ipFamilies: [{{ join ", " . }}]
 
 {{/* Ports of the brokers, one a line: the given ones, or those of the bootstrap servers. */}}
 {{- define "fd.kafkaPorts" -}}
-{{- $given := .Values.networkPolicy.kafka.ports -}}
+{{- $given := list -}}
+{{- range .Values.networkPolicy.kafka.ports }}{{ $given = append $given (int .) }}{{ end -}}
 {{- $known := list -}}
 {{- range splitList " " (include "fd.bootstrapPorts" .) -}}
 {{- with trim . }}{{- $known = append $known (int .) -}}{{ end -}}
 {{- end -}}
 {{- range $known -}}
-{{- if and $given (not (has (float64 .) $given)) (not (has . $given)) -}}
+{{- if and $given (not (has . $given)) -}}
 {{- fail (printf "networkPolicy.kafka.ports lacks %d, a port of config.kafka.bootstrap_servers: add it, or leave networkPolicy.kafka.ports out" .) -}}
 {{- end -}}
 {{- end -}}
@@ -403,7 +404,7 @@ ipFamilies: [{{ join ", " . }}]
 {{- if not $ports -}}
 {{- fail "networkPolicy.kafka.ports is empty and config.kafka.bootstrap_servers names no broker: set one of them" -}}
 {{- end -}}
-{{- range $ports | uniq }}{{ int . }} {{ end -}}
+{{- range $ports | uniq }}{{ . }} {{ end -}}
 {{- end -}}
 
 {{/* Ports of endpoints, one a line: the given ones, those of the dispatcher's own guard, or the usual ones. */}}
