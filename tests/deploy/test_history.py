@@ -1,6 +1,5 @@
 """The history worker as the chart runs it: its command and settings fit the program, and its ways out are open."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ from typer.testing import CliRunner
 
 from dispatcher.cli import app
 from dispatcher.config.loader import load_settings
-from tests.deploy.metric_names import known_metrics
 from tests.deploy.rendering import objects, only, settings_of
 from tests.deploy.test_console import SECRET, _secret_files
 from tests.deploy.tools import CHART, run, tool
@@ -47,17 +45,6 @@ def test_its_probes_reach_the_ops_port() -> None:
     assert (port["name"], port["containerPort"]) == ("ops", 9090)
     for probe, path in (("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
         assert container()[probe]["httpGet"] == {"path": path, "port": "ops"}
-
-
-def test_only_its_own_metrics_are_kept() -> None:
-    monitor = only("history", "PodMonitor", "-history")["spec"]
-    labels = only("history", "Deployment", "-history")["spec"]["template"]["metadata"]["labels"]
-    assert monitor["selector"]["matchLabels"].items() <= labels.items()
-    (endpoint,) = monitor["podMetricsEndpoints"]
-    (rule,) = endpoint["metricRelabelings"]
-    kept = {name for name in known_metrics() if re.fullmatch(rule["regex"], name)}
-    assert {"dispatcher_history_lag_records", "dispatcher_notifications_total"} <= kept
-    assert not any(name.startswith(("dispatcher_kafka", "dispatcher_config")) for name in kept)
 
 
 def test_its_network_policy_opens_the_ways_to_mail_server_and_database() -> None:
