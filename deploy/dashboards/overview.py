@@ -74,7 +74,8 @@ SLO_ROW = Row(
             "Pods",
             "Dispatchers that Prometheus reaches, with their versions. Two versions: a roll-out is under way.",
             "short",
-            f"count by (version) (dispatcher_build_info{{{HERE}}})",
+            f"count by (version) (dispatcher_build_info{{{HERE}}}"
+            f" and on (namespace, job, instance) dispatcher_delivery_concurrency_limit{{{HERE}}})",
             steps=((CALM, None),),
             legend="{{version}}",
         ),

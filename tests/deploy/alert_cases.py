@@ -49,6 +49,11 @@ LAG_OF_A_TIER = 'dispatcher_kafka_consumer_lag_records{topic="delivery-events.re
 CONSUMED = 'dispatcher_events_consumed_total{topic="delivery-events"}'
 KAFKA_UNAVAILABLE = 'ALERTS{alertname="DispatcherKafkaUnavailable",alertstate="firing"}'
 BUILD = 'dispatcher_build_info{version="1.0.0"}'
+HISTORY_WORKER = 'dispatcher_build_info{version="1.0.0",pod="history-0"}'
+CONSOLE = 'dispatcher_build_info{version="1.0.0",pod="console-0"}'
+"""The history worker and a console that embeds it have the dispatchers' job label."""
+LIMIT = "dispatcher_delivery_concurrency_limit"
+"""Only dispatchers have it."""
 PROCESS_START = "process_start_time_seconds"
 
 # promtool's clock starts at unix time 0: an event of second 1 is a minute older with each minute, one of 3601+60x20,
@@ -94,7 +99,13 @@ CASES: Final[dict[str, Case]] = {
         quiet={FINISHED: "0+600x345", IN_TIME: "0+597x345"},
         tick="10m",
     ),
-    "DispatcherAbsent": Case(fires={BUILD: "1x10 _x15 1x20"}, at=23, over=30, quiet={BUILD: "1x45"}, place=()),
+    "DispatcherAbsent": Case(
+        fires={LIMIT: "500x10 _x15 500x20", HISTORY_WORKER: "1x45", CONSOLE: "1x45"},
+        at=23,
+        over=30,
+        quiet={LIMIT: "500x45", HISTORY_WORKER: "1x10 _x35"},
+        place=(),
+    ),
     "DispatcherTargetDown": Case(
         fires={"up": "1x10 0x10 1x20", BUILD: "1x10 _x10 1x20"},
         at=18,
@@ -111,6 +122,13 @@ CASES: Final[dict[str, Case]] = {
         at=18,
         over=25,
         quiet={'dispatcher_kafka_assigned_partitions{topic="delivery-events"}': "4x10 0x3 4x20"},
+        others=(
+            Variant(
+                "a group that was never joined",
+                fires={LIMIT: "_x8 500x10 _x24", HISTORY_WORKER: "1x42"},
+                quiet={HISTORY_WORKER: "1x42", CONSOLE: "1x42"},  # the dispatchers are absent: another alert
+            ),
+        ),
     ),
     "DispatcherKafkaUnavailable": Case(
         fires={"dispatcher_kafka_available": "1x10 0x10 1x20"},
@@ -154,10 +172,16 @@ CASES: Final[dict[str, Case]] = {
         labels={"topic": "delivery-events"},
     ),
     "DispatcherRebalancing": Case(
-        fires={"dispatcher_kafka_rebalances_total": "1x30 1+1x30 31x60", BUILD: "1x120"},
+        # two pods of the history worker don't rebalance with the dispatcher
+        fires={
+            "dispatcher_kafka_rebalances_total": "1x30 1+0.6x30 19x60",
+            LIMIT: "500x120",
+            HISTORY_WORKER: "1x120",
+            CONSOLE: "1x120",
+        },
         at=58,
         over=100,
-        quiet={"dispatcher_kafka_rebalances_total": "1x30 1+1x3 4x60", BUILD: "1x120"},
+        quiet={"dispatcher_kafka_rebalances_total": "1x30 1+1x3 4x60", LIMIT: "500x120"},
     ),
     "DispatcherCommitFailing": Case(
         fires={

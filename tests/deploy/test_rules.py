@@ -38,7 +38,8 @@ def _placed(series: Series) -> list[dict[str, str]]:
     written = []
     for selector, values in series.items():
         name, _, rest = selector.partition("{")
-        labels = ",".join(filter(None, [rest.removesuffix("}"), *(f'{key}="{PLACE[key]}"' for key in PLACE)]))
+        own = rest.removesuffix("}")
+        labels = ",".join(filter(None, [own, *(f'{key}="{PLACE[key]}"' for key in PLACE if f'{key}="' not in own)]))
         written.append({"series": f"{name}{{{labels}}}", "values": _written(values)})
     return written
 
