@@ -11,6 +11,7 @@ from dispatcher.contract.records import PREFIX, Record, RecordHeaders, RetryStat
 from dispatcher.errors import RecordTooLarge
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.topics import dead_letter_topic
+from dispatcher.telemetry import metrics
 
 MAX_DETAIL: Final = 1000
 TRUNCATED: Final = PREFIX + "truncated"
@@ -74,6 +75,7 @@ class DeadLetters:
                 size=len(record.value or b""), why=str(refused),
             )  # fmt: skip
             return
+        metrics.PRODUCE_FAILURES.labels("dead").inc()
         raise refused
 
 

@@ -196,7 +196,8 @@ class Producer:
         The key chooses the partition if none is given.
 
         Raises:
-            RecordTooLarge: the topic doesn't accept a record of this size.
+            RecordTooLarge: the topic doesn't accept a record of this size. Not counted as a failure: the caller writes
+                something else instead.
             NotWritten: the record was not written, or not acknowledged in time. The caller keeps the event.
         """
         if not self._is_open:
@@ -204,11 +205,11 @@ class Producer:
         write = _Write(topic, key, value, headers, partition)
         size = write.size
         if size > self._largest:
-            raise self._too_large(topic, size, kind)
+            raise self._too_large(topic, size)
         try:
             return await self._deliver(write, size, asyncio.get_running_loop().time() + WRITE_S)
         except _SIZE_REFUSED:
-            raise self._too_large(topic, size, kind) from None
+            raise self._too_large(topic, size) from None
         except (KafkaError, TimeoutError, OSError) as error:
             metrics.PRODUCE_FAILURES.labels(kind).inc()
             self._report_failure(
@@ -216,8 +217,7 @@ class Producer:
             )
             raise NotWritten(f"{topic}: {type(error).__name__}") from error
 
-    def _too_large(self, topic: str, size: int, kind: str) -> RecordTooLarge:
-        metrics.PRODUCE_FAILURES.labels(kind).inc()
+    def _too_large(self, topic: str, size: int) -> RecordTooLarge:
         self._report_failure(topic, "RecordTooLarge", f"it accepts no record of {size} bytes", is_refused=True)
         return RecordTooLarge(f"{topic} accepts no record of {size} bytes (max.message.bytes)")
 

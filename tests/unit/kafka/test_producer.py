@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -19,10 +20,15 @@ from aiokafka.errors import (
 
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.kafka_problems import KafkaReason
+from dispatcher.contract.outcomes import DeadReason
+from dispatcher.contract.records import Origin, RetryState
 from dispatcher.errors import NotWritten, RecordTooLarge
 from dispatcher.kafka import producer as module
+from dispatcher.kafka.dead_letters import DeadLetters
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka.producer import SUSPECT_S, WRITE_S, Producer
+from dispatcher.telemetry import metrics
+from tests.unit.examples import ARecord
 from tests.unit.virtual_time import virtual_time
 
 SETTINGS = KafkaSettings(bootstrap_servers="none:1", max_record_bytes=100_000)
@@ -272,6 +278,42 @@ async def test_a_record_beyond_every_limit_is_not_even_sent(broker: Broker) -> N
             await producer.write("t", b"k", b"v", [("h", b"x" * 300_000)], "dead")
         assert broker.numbered == 1
         assert broker.written == {}
+
+
+def failures(kind: str) -> float:
+    counted: float = metrics.PRODUCE_FAILURES.labels(kind)._value.get()
+    return counted
+
+
+@virtual_time
+async def test_only_a_write_that_is_repeated_counts_as_a_failure(broker: Broker) -> None:
+    """A record that is too large for a retry topic dies at once: no partition waits for it."""
+    broker.most_bytes["t"] = 1000
+    before = failures("retry")
+    async with Producer(SETTINGS) as producer:
+        for size in (2000, 300_000):
+            with pytest.raises(RecordTooLarge):
+                await write(producer, "t", b"x" * size)
+        assert failures("retry") == before
+        broker.closed.add("t")
+        with pytest.raises(NotWritten):
+            await write(producer, "t", b"x")
+        assert failures("retry") == before + 1
+
+
+@virtual_time
+async def test_a_dead_letter_fails_only_if_not_even_its_shortest_form_is_written(broker: Broker) -> None:
+    record = ARecord(b"x" * 50_000, b"k", (("h", b"x" * 50_000),), "t", 0, 7, 0)
+    state = RetryState(Origin("t", 0, 7), 0.0)
+    before = failures("dead")
+    async with Producer(SETTINGS) as producer:
+        letters = DeadLetters(producer, "d")
+        for most, refusals in ((100, 0), (-1, 1), (-1, 2)):
+            broker.most_bytes["d.dead"] = most
+            with pytest.raises(RecordTooLarge) if refusals else nullcontext():
+                await letters.dead_letter(record, state, DeadReason.TOO_LARGE, "x")
+            assert failures("dead") == before + refusals
+    assert len(broker.written["d.dead"]) == 1
 
 
 @pytest.mark.parametrize("seed", range(30))
