@@ -69,7 +69,7 @@ class Notifier:
         self._store = store
         self._webhooks = webhooks
         self._audit = audit
-        self._count = count
+        self._count_waiting = count
         self._clock = clock
         self._composer = composer_of(settings)
         smtp = settings.notifications.smtp
@@ -124,7 +124,7 @@ class Notifier:
         world = World(by_tenant, reports, self._expiries)
         stored = await self._store.read()
         if planned(world, stored, self._composer, self._clock()).notices:
-            world = World(by_tenant, reports, self._expiries, await self._count(self._settings))
+            world = World(by_tenant, reports, self._expiries, await self._count_waiting(self._settings))
         changes = await self._store.plan(lambda stored: decide(world, stored, self._composer, self._clock()))
         if changes is not None and changes.messages:
             log.info("notifications wait to be sent", messages=len(changes.messages))
@@ -154,7 +154,7 @@ class Notifier:
         except (msgspec.DecodeError, LookupError) as error:
             await self._note_failure(message, NotSent(f"can't be rendered: {type(error).__name__}", is_final=True))
         else:
-            metrics.NOTIFICATIONS.labels(message.channel, "sent").inc()
+            self._count_try(message, "sent")
             await self._store.finish(message, "sent")
             log.info("notification sent", kind=message.kind, channel=message.channel, tenant=_shown(message.tenant))
             await self._record(message)
@@ -174,7 +174,7 @@ class Notifier:
 
     async def _note_failure(self, message: Message, error: NotSent) -> None:
         is_over = error.is_final or self._clock() - message.created_at > GIVE_UP_S
-        metrics.NOTIFICATIONS.labels(message.channel, "failed" if is_over else "retried").inc()
+        self._count_try(message, "failed" if is_over else "retried")
         log.warning(
             "notification was not sent", kind=message.kind, channel=message.channel, tenant=_shown(message.tenant),
             problem=str(error), is_given_up=is_over,
@@ -184,6 +184,10 @@ class Notifier:
         else:
             wait_s = AGAIN_S[min(message.tries, len(AGAIN_S) - 1)]
             await self._store.finish(message, "waiting", str(error), wait_s)
+
+    def _count_try(self, message: Message, result: str) -> None:
+        metrics.NOTIFICATIONS.labels(message.channel, result).inc()
+        metrics.NOTIFICATION_TRIED.labels(message.channel, result).set(self._clock())
 
     async def _record(self, message: Message) -> None:
         """Adds the message to the audit. It was sent: a failure is logged, and nothing is sent again for it."""

@@ -88,6 +88,11 @@ NOTIFICATIONS = Counter(
     "Tries to send a notification, by channel and result: sent, retried (tried again later), failed (given up).",
     ["channel", "result"],
 )
+NOTIFICATION_TRIED = Gauge(
+    "dispatcher_notifications_last_try_timestamp_seconds",
+    "Time of the latest try to send a notification, by channel and result.",
+    ["channel", "result"],
+)
 BRAKE_ENGAGED = Gauge(
     "dispatcher_dead_letter_brake_engaged", "Partitions stopped because most of their records would die."
 )
@@ -232,6 +237,7 @@ _CLOSED_LABELS: tuple[
     (ERRORS, (("pipeline", "consumer", "lanes", "task", "history", "notifications"),)),
     (WEBHOOK_STATE_CHANGES, (FleetState,)),
     (NOTIFICATIONS, (("email", "webhook"), ("sent", "retried", "failed"))),
+    (NOTIFICATION_TRIED, (("email", "webhook"), ("sent", "retried", "failed"))),
     (HISTORY_LOST, (("buffer_full", "not_written"),)),
     (HISTORY_STORED, (("stored", "repeated", "left_out", "refused", "unreadable"),)),
 )

@@ -54,6 +54,9 @@ CONSOLE = 'dispatcher_build_info{version="1.0.0",pod="console-0"}'
 """The history worker and a console that embeds it have the dispatchers' job label."""
 LIMIT = "dispatcher_delivery_concurrency_limit"
 """Only dispatchers have it."""
+RETRIED_AT = 'dispatcher_notifications_last_try_timestamp_seconds{channel="email",result="retried"}'
+SENT_AT = 'dispatcher_notifications_last_try_timestamp_seconds{channel="email",result="sent"}'
+FAILED = 'dispatcher_notifications_total{channel="email",result="failed"}'
 PROCESS_START = "process_start_time_seconds"
 
 # promtool's clock starts at unix time 0: an event of second 1 is a minute older with each minute, one of 3601+60x20,
@@ -499,10 +502,33 @@ CASES: Final[dict[str, Case]] = {
         ),
     ),
     "DispatcherNotificationsFailing": Case(
-        fires={'dispatcher_notifications_total{channel="email",result="retried"}': "0+1x40 40x60"},
-        at=40,
-        over=100,
-        quiet={'dispatcher_notifications_total{channel="email",result="sent"}': "0+5x70"},
+        # tries after 0, 0.5, 2.5, 12.5, 42.5, 102.5 … minutes from the 5th on; another message is sent in the 260th
+        fires={RETRIED_AT: "0x5 300x1 330x2 450x10 1050x30 2850x60 6450x60 10050x112", SENT_AT: "60x260 15600x40"},
+        at=100,
+        over=280,
+        quiet={RETRIED_AT: "0x90 5400x1 5430x2 5550x207", SENT_AT: "60x98 5880x202"},  # sent by the fourth try
         labels={"channel": "email"},
+        others=(
+            Variant(
+                "the worker is restarted between two tries",
+                fires={
+                    RETRIED_AT: "0x5 300x1 330x2 450x10 1050x30 2850x12 _x240",
+                    RETRIED_AT.replace("}", ',pod="history-1"}'): "_x65 0x43 6450x60 10050x132",
+                    SENT_AT: "60x60 _x240",
+                    SENT_AT.replace("}", ',pod="history-1"}'): "_x65 0x195 15600x40",
+                },
+                quiet={RETRIED_AT: "0x65 _x5 0x230", SENT_AT: "60x65 _x5 0x230"},
+            ),
+            Variant(
+                "one of two workers sends what the other could not",
+                fires={RETRIED_AT: "0x5 300x295", SENT_AT: "60x260 15600x40"},
+                quiet={RETRIED_AT: "0x5 300x295", SENT_AT.replace("}", ',pod="history-1"}'): "60x15 900x285"},
+            ),
+            Variant(
+                "recipient after recipient is refused for good",
+                fires={FAILED: "0x60 0+1x60 60x180", SENT_AT: "60x300"},
+                quiet={FAILED: "0x60 2x240", SENT_AT: "60x300"},
+            ),
+        ),
     ),
 }

@@ -293,6 +293,11 @@ async def test_several_workers_send_each_message_once(scene: Scene, mail: MailSe
     assert len(mail.received) == len(endpoint.requests) == 2
 
 
+def tried_at(channel: str, result: str) -> float:
+    name = "dispatcher_notifications_last_try_timestamp_seconds"
+    return REGISTRY.get_sample_value(name, {"channel": channel, "result": result}) or 0
+
+
 async def test_what_is_refused_is_tried_again_until_a_day_has_passed(
     scene: Scene, mail: MailServer, endpoint: Endpoint
 ) -> None:
@@ -306,9 +311,12 @@ async def test_what_is_refused_is_tried_again_until_a_day_has_passed(
     waiting = [one for one in await scene.desk.recent(orgs=None) if one.status == "waiting"]
     assert {(one.channel, one.tries) for one in waiting} == {("email", 1), ("webhook", 1)}
     assert any("451 later, o•••@luma.example" in one.problem for one in waiting)
+    assert tried_at("email", "retried") == tried_at("webhook", "retried") == scene.clock()
     await scene.work(130)
     await scene.work(700)
     assert len(mail.received) == len(endpoint.requests) == 1
+    for channel in ("email", "webhook"):
+        assert tried_at(channel, "sent") > tried_at(channel, "retried")
     mail.refused.add(CONTACT)
     before = REGISTRY.get_sample_value("dispatcher_notifications_total", {"channel": "email", "result": "failed"})
     await scene.desk.send_test(scene.webhooks[0].config, "admin")
