@@ -153,7 +153,7 @@ def planned(world: World, stored: Stored, composer: Composer, now: float) -> Pla
             subjects.append(
                 Subject(
                     tenant, report.state, report.since, report.dead_at, report.own_failure_at,
-                    world.expiries.get(tenant, ()), has_contacts,
+                    world.expiries.get(tenant, ()), webhook.revision, has_contacts,
                 )
             )  # fmt: skip
     memories = {tenant: decode_memory(data) for tenant, data in stored.memories.items() if tenant != OPERATOR}

@@ -80,6 +80,8 @@ class Subject:
     dead_at: float | None = None
     own_failure_at: float | None = None
     expiries: tuple[Expiry, ...] = ()
+    revision: str = ""
+    """Changes with the webhook's configuration."""
     has_contacts: bool = True
     """False: the operator is notified instead, of all such tenants in one message."""
 
@@ -99,6 +101,17 @@ class Memory(msgspec.Struct, array_like=True):
     """The first dead event is not reported yet."""
     expiries: list[str] = []
     """Steps of expiries that were reported."""
+    reported_at: float = 0.0
+    """When `reported` was reported."""
+    revision: str = ""
+    """Of the webhook, the latest that is known since `reported` was reported."""
+    is_edited: bool = False
+    """The webhook was edited or replaced since then."""
+
+    def __post_init__(self) -> None:
+        """Fills in what an older version did not store."""
+        if not self.reported_at:
+            self.reported_at = max(self.sent, default=0.0)
 
 
 class FleetMemory(msgspec.Struct, array_like=True):
@@ -176,6 +189,7 @@ def plan(
         memory = memories.get(subject.tenant) or Memory()
         changed = _copied(memory)
         _note_dead(subject, changed, now)
+        _note_edit(subject, changed)
         news = _news_of(subject, changed, now, pace, is_withheld=is_withheld)
         is_too_soon = not subject.has_contacts and now - fleet_memory.sent_at < OPERATOR_EVERY_S
         if news and _is_due(news, changed, now, pace, only_urgent=is_too_soon):
@@ -191,7 +205,7 @@ def plan(
 def _report_fleet(subjects: Sequence[Subject], memories: Mapping[TenantKey, Memory], made: Plan, now: float) -> bool:
     """Reports changes of many tenants to the operator. Returns True if tenants are not notified of trouble."""
     total, memory = len(subjects), made.fleet_memory
-    changed = [one for one in subjects if one.state in TROUBLE and _reported(memories, one) not in TROUBLE]
+    changed = [one for one in subjects if one.state in TROUBLE and _is_unreported(one, memories.get(one.tenant))]
     broken = [one for one in subjects if one.own_failure_at is not None and now - one.own_failure_at < BROKEN_FOR_S]
     is_mass, is_broken = _are_many(changed, total), _are_many(broken, total) or (0 < total == len(broken))
     if is_mass and now - memory.mass_at >= MASS_AGAIN_S:
@@ -209,9 +223,17 @@ def _are_many(some: Sequence[Subject], total: int) -> bool:
     return len(some) >= MASS_LEAST and len(some) > MASS_SHARE * total
 
 
-def _reported(memories: Mapping[TenantKey, Memory], subject: Subject) -> FleetState:
-    memory = memories.get(subject.tenant)
-    return FleetState.ACTIVE if memory is None else memory.reported
+def _is_unreported(trouble: Subject, memory: Memory | None) -> bool:
+    return memory is None or memory.reported not in TROUBLE or _began_anew(trouble, memory)
+
+
+def _began_anew(subject: Subject, memory: Memory) -> bool:
+    """Returns True if the state that was reported last has ended, and begun again.
+
+    Whatever flaps does so all the time. It is news only if the webhook is disabled, or if it was edited meanwhile.
+    """
+    is_again = subject.state is memory.reported and subject.since > memory.reported_at
+    return is_again and (subject.state is FleetState.DISABLED or memory.is_edited)
 
 
 def _copied(memory: Memory) -> Memory:
@@ -227,11 +249,18 @@ def _note_dead(subject: Subject, memory: Memory, now: float) -> None:
     memory.dead_at = subject.dead_at
 
 
+def _note_edit(subject: Subject, memory: Memory) -> None:
+    """Records that a webhook was edited or replaced after its trouble was reported."""
+    if memory.reported in TROUBLE and memory.revision != subject.revision:
+        memory.is_edited = memory.is_edited or bool(memory.revision)
+        memory.revision = subject.revision
+
+
 def _news_of(subject: Subject, memory: Memory, now: float, pace: Pace, *, is_withheld: bool) -> list[News]:
     """Returns everything about the tenant that has not been reported and may be reported now."""
     found = []
     state, has_settled = subject.state, now - subject.since >= pace.settle_s
-    if state is not memory.reported:
+    if state is not memory.reported or _began_anew(subject, memory):
         if state in TROUBLE and not is_withheld and (has_settled or state is FleetState.DISABLED):
             found.append(News(_BY_STATE[state], subject.since))
         elif state is FleetState.ACTIVE and memory.reported in TROUBLE and has_settled:
@@ -278,7 +307,8 @@ def _remember(news: Iterable[News], subject: Subject, memory: Memory, now: float
             steps = [step for step in memory.expiries if step.rpartition(" ")[0] in others]
             memory.expiries = [*steps, _step_of(one.expiry, now, pace) or ""]
         else:
-            memory.reported = subject.state
+            memory.reported, memory.reported_at = subject.state, now
+            memory.revision, memory.is_edited = subject.revision, False
             if one.kind is NewsKind.DISABLED:
                 memory.disabled_at = now
 

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -63,6 +64,66 @@ def test_disabled_is_reported_at_once_and_once() -> None:
     assert fleet.step(luma(DISABLED, NOW)) == []
     assert fleet.step(luma(DISABLED, NOW), after_s=DAY_S) == []
     assert fleet.step(luma(ACTIVE, fleet.now), after_s=400) == [NewsKind.RECOVERED]
+
+
+def test_a_webhook_that_is_disabled_again_is_reported_again() -> None:
+    """After an edit, and after it was enabled by hand: whatever the state was meanwhile, and if none was seen."""
+    for between in (FleetState.UNKNOWN, FleetState.PAUSED, FAILING, ACTIVE, None):
+        fleet = Fleet()
+        assert fleet.step(luma(DISABLED, NOW)) == [NewsKind.DISABLED]
+        if between is not None:
+            assert fleet.step(luma(between, fleet.now), after_s=60) == []
+        again = luma(DISABLED, fleet.now + 60)
+        assert fleet.step(again, after_s=120) == [], "within the hour"
+        assert fleet.step(again, after_s=7200) == [NewsKind.DISABLED]
+        assert fleet.step(again, after_s=7200) == []
+
+
+def test_trouble_that_goes_on_after_an_edit_is_reported_again() -> None:
+    """The tenant changed something to end it. Without a change the same trouble is no news, however often it begins."""
+    for state, kind in ((FAILING, NewsKind.FAILING), (UNSTABLE, NewsKind.UNSTABLE)):
+        fleet = Fleet()
+        assert fleet.step(luma(state, NOW - 400, revision="a")) == [kind]
+        assert fleet.step(luma(ACTIVE, fleet.now, revision="a")) == []
+        assert fleet.step(luma(state, fleet.now, revision="a"), after_s=7200) == []
+        edited_at = fleet.now
+        assert fleet.step(luma(FleetState.PAUSED, edited_at, revision="b")) == []
+        assert fleet.step(luma(FleetState.UNKNOWN, edited_at, revision="a")) == []
+        again = luma(state, edited_at + 200, revision="a")
+        assert fleet.step(again, after_s=300) == [], "it has to last"
+        assert fleet.step(again, after_s=300) == [kind]
+        assert fleet.step(again, after_s=7200) == []
+        assert fleet.step(luma(ACTIVE, fleet.now, revision="a"), after_s=7200) == [NewsKind.RECOVERED]
+
+
+def test_a_webhook_in_place_of_a_deleted_one_is_reported_itself() -> None:
+    fleet = Fleet()
+    assert fleet.step(luma(FAILING, NOW - 400, revision="a")) == [NewsKind.FAILING]
+    assert fleet.step(after_s=DAY_S) == []
+    created_at = fleet.now
+    assert fleet.step(luma(FleetState.UNKNOWN, created_at, revision="b")) == []
+    assert fleet.step(luma(FAILING, created_at + 60, revision="b"), after_s=600) == [NewsKind.FAILING]
+
+
+def test_many_that_are_disabled_again_are_reported_to_the_operator_only() -> None:
+    fleet = Fleet(others=40)
+    ill = [one.tenant for one in fleet.others[:8]]
+    for number in range(1, 9):
+        fleet.step(*(Subject(tenant, DISABLED, NOW) for tenant in ill[:number]), after_s=600)
+    assert len(fleet.sent) == 8
+    assert fleet.to_operator == []
+    fleet.step(*(Subject(tenant, DISABLED, fleet.now) for tenant in ill), after_s=7200)
+    assert len(fleet.sent) == 8
+    assert [news.kind for _, news in fleet.to_operator] == [NewsKind.MASS]
+
+
+def test_what_an_older_version_reported_is_not_reported_again() -> None:
+    fleet = Fleet()
+    fleet.step(luma(DISABLED, NOW))
+    values = msgspec.msgpack.decode(encode_memory(fleet.memories[LUMA]))
+    fleet.memories[LUMA] = decode_memory(msgspec.msgpack.encode(values[:6]))
+    assert fleet.step(luma(DISABLED, NOW, revision="a"), after_s=7200) == []
+    assert fleet.step(luma(DISABLED, fleet.now, revision="a"), after_s=7200) == [NewsKind.DISABLED]
 
 
 def test_a_state_has_to_last() -> None:
@@ -175,7 +236,7 @@ def test_under_every_sequence_nothing_is_sent_too_often(steps: list[tuple[FleetS
         dead_at = fleet.now if dies else dead_at
         fleet.step(luma(state, since, dead_at=dead_at or None), after_s=after_s)
     by_kind: defaultdict[bool, list[float]] = defaultdict(list)
-    reported = ACTIVE
+    reported, reported_since = ACTIVE, 0.0
     for at, _, news in fleet.sent:
         kinds = {one.kind for one in news}
         by_kind[NewsKind.DISABLED in kinds].append(at)
@@ -185,8 +246,9 @@ def test_under_every_sequence_nothing_is_sent_too_often(steps: list[tuple[FleetS
             reported = ACTIVE
         for kind, meant in ((NewsKind.FAILING, FAILING), (NewsKind.UNSTABLE, UNSTABLE), (NewsKind.DISABLED, DISABLED)):
             if kind in kinds:
-                assert reported is not meant
-                reported = meant
+                since = next(one.since for one in news if one.kind is kind)
+                assert reported is not meant or (meant is DISABLED and since > reported_since), "the same trouble twice"
+                reported, reported_since = meant, since
     for times in by_kind.values():
         assert all(second - first >= Pace().every_s for first, second in zip(times, times[1:], strict=False))
 
