@@ -180,34 +180,46 @@ def _mail(notice: Notice, sections: Sequence[Section], address: str, composer: C
     return Message(notice.tenant, "notice", kinds, "email", address, encode(content), content.title)
 
 
+class AskLimits:
+    """Limits on confirmation messages, so that tenants can't have us write to other people's addresses."""
+
+    def __init__(self, contacts: Contacts, now: float) -> None:
+        self._by_tenant: Counter[TenantKey] = Counter()
+        self._by_contact: Counter[str] = Counter()
+        self._in_all = 0
+        for (tenant, contact), known in contacts.items():
+            if now - known.asked_at < DAY_S:
+                self._by_tenant[tenant] += 1
+                self._by_contact[contact] += 1
+                self._in_all += now - known.asked_at < DAY_S / 24
+
+    def take(self, tenant: TenantKey, contact: str) -> bool:
+        """Counts one more message, and returns True, unless it would exceed a limit."""
+        is_too_much = self._by_tenant[tenant] >= ASKS_A_TENANT or self._by_contact[contact] >= ASKS_AN_ADDRESS
+        if is_too_much or self._in_all >= ASKS_IN_ALL:
+            return False
+        self._by_tenant[tenant] += 1
+        self._by_contact[contact] += 1
+        self._in_all += 1
+        return True
+
+
 def _confirmations(
     world: World, stored: Stored, composer: Composer, now: float
 ) -> tuple[list[tuple[TenantKey, str]], list[Message]]:
-    """Asks new contacts to confirm. Limits keep tenants from making us write to other people's addresses."""
+    """Asks new contacts to confirm."""
     if composer.links is None or composer.settings.smtp is None:
         return [], []
-    by_tenant: Counter[TenantKey] = Counter()
-    by_contact: Counter[str] = Counter()
-    in_all = 0
-    for (tenant, contact), known in stored.contacts.items():
-        if now - known.asked_at < DAY_S:
-            by_tenant[tenant] += 1
-            by_contact[contact] += 1
-            in_all += now - known.asked_at < DAY_S / 24
+    limits = AskLimits(stored.contacts, now)
     asked: list[tuple[TenantKey, str]] = []
     messages: list[Message] = []
     for tenant, webhook in world.webhooks.items():
         for address in webhook.config.notify.emails:
             contact = contact_of(address)
             is_known = (tenant, contact) in stored.contacts or (tenant, contact) in asked
-            is_too_much = by_tenant[tenant] >= ASKS_A_TENANT or by_contact[contact] >= ASKS_AN_ADDRESS
-            if is_known or is_too_much or in_all >= ASKS_IN_ALL:
-                continue
-            by_tenant[tenant] += 1
-            by_contact[contact] += 1
-            in_all += 1
-            asked.append((tenant, contact))
-            messages.append(composer.confirmation(webhook, address, now))
+            if not is_known and limits.take(tenant, contact):
+                asked.append((tenant, contact))
+                messages.append(composer.confirmation(webhook, address, now))
     return asked, messages
 
 

@@ -10,13 +10,13 @@ from dispatcher.config.webhooks import Webhook, WebhookConfig
 from dispatcher.contract.redaction import contact_of
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import BadLink, DispatcherError, NotFound, TooSoon
-from dispatcher.notifications.composing import Composer
+from dispatcher.notifications.composing import AskLimits, Composer
 from dispatcher.notifications.confirmation import Link, Purpose
 from dispatcher.notifications.content import Content, Section, clean, encode
 from dispatcher.notifications.notifier import composer_of
 from dispatcher.notifications.planning import NewsKind
 from dispatcher.stores.sql.audit import AuditLog
-from dispatcher.stores.sql.notification_store import OPERATOR, Changes, Message, NotificationStore
+from dispatcher.stores.sql.notification_store import OPERATOR, Changes, Contacts, Message, NotificationStore
 from dispatcher.stores.sql.records import AuditAction, Orgs
 
 TESTS_A_MINUTE: Final = 1
@@ -137,22 +137,29 @@ class NotificationDesk:
 
         Raises:
             NotFound: the webhook has no such contact, or it needs no confirmation.
-            TooSoon: it was sent within the last day, or three times already.
+            TooSoon: it was sent within the last day, or three times already, or a limit of all messages is reached.
             DispatcherError: contacts can't confirm; `problem` says why.
             StoreUnavailable: the database did not answer in time.
         """
         if self.problem is not None:
             raise DispatcherError(self.problem)
+        changes = await self._store.plan(lambda stored: self._asking_again(config, address, stored.contacts))
+        if changes is None:
+            raise TooSoon("other messages are being planned: try again in a moment")
+
+    def _asking_again(self, config: WebhookConfig, address: str, contacts: Contacts) -> Changes:
         contact, now = contact_of(address), self._clock()
-        known = (await self._store.contacts_of(config.tenant)).get(contact)
+        known = contacts.get((config.tenant, contact))
         if address not in config.notify.emails or known is None or known.status == "confirmed":
             raise NotFound("there is no such contact that has to confirm")
         if now - known.asked_at < ASK_AGAIN_S:
             raise TooSoon("the last message was sent within a day: look into the spam folder")
         if known.asks >= MAX_ASKS:
             raise TooSoon("three messages were not answered: enter another address")
+        if not AskLimits(contacts, now).take(config.tenant, contact):
+            raise TooSoon("too many confirmation messages were sent within a day: try again tomorrow")
         message = self._composer.confirmation(Webhook.of(config, "ask"), address, now)
-        await self._store.add(Changes({}, [(config.tenant, contact)], [message]))
+        return Changes({}, [(config.tenant, contact)], [message])
 
     def link(self, token: str) -> Link:
         """Returns what a link in an e-mail would do, without doing it, because mail scanners open links.

@@ -14,9 +14,11 @@ from standardwebhooks.webhooks import Webhook as Verifier
 
 from dispatcher.auth.signing_keys import new_private_key
 from dispatcher.config.secrets import Secret
+from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.contract.history import HistoryOutcome
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import BadLink, NotFound, TooSoon
+from dispatcher.notifications.composing import ASKS_A_TENANT
 from dispatcher.notifications.mail import MailSender, NotSent
 from dispatcher.notifications.waiting_counts import WaitingCounts
 from dispatcher.stores.sql.audit import AuditLog
@@ -236,6 +238,37 @@ async def test_tenants_can_not_have_us_write_to_many_addresses(scene: Scene, mai
     to = [str(one["To"]) for one in mail.received]
     assert to.count(victim) == 3
     assert len(to) - 3 == 20
+
+
+async def test_asking_again_has_the_same_limits_as_asking(scene: Scene, mail: MailServer) -> None:
+    victim = "victim@elsewhere.example"
+    others = [f"a{number}@elsewhere.example" for number in range(ASKS_A_TENANT)]
+    scene.webhooks = [webhook_of(TenantKey(f"org-{number}", "prod"), victim) for number in range(5)]
+    asks = [(webhook.config, victim) for webhook in scene.webhooks]
+    for names in (others[:10], others[10:]):
+        asks += [(webhook_of(LUMA, *names).config, name) for name in names]
+        scene.webhooks.append(webhook_of(LUMA, *names))
+        await scene.work(90_000)
+        scene.webhooks.pop()
+    asks.append((webhook_of(LUMA, "last@elsewhere.example").config, "last@elsewhere.example"))
+    scene.webhooks.append(webhook_of(LUMA, "last@elsewhere.example"))
+    await scene.work(90_000)
+    assert len(mail.received) == 5 + ASKS_A_TENANT + 1
+    scene.clock.now += 10 * 86_400
+
+    async def ask(config: WebhookConfig, address: str) -> str:
+        try:
+            await scene.desk.ask_again(config, address)
+        except TooSoon as error:
+            return str(error)
+        return ""
+
+    answers = [await ask(*one) for one in asks]
+    assert sorted(map(bool, answers[:5])) == [False] * 3 + [True] * 2, "3 a day to one address"
+    assert sorted(map(bool, answers[5:])) == [False] * 20 + [True], "20 a day for one webhook"
+    assert all("tomorrow" in answer for answer in answers if answer)
+    scene.clock.now += 90_000
+    assert [await ask(*one) for one, answer in zip(asks, answers, strict=True) if answer] == ["", "", ""]
 
 
 async def test_many_at_once_are_reported_to_the_operator_only(scene: Scene, mail: MailServer) -> None:
