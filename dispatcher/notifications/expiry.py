@@ -72,8 +72,10 @@ def expiries_in(pem: bytes, name: str) -> Iterator[Expiry]:
         subject = certificate.subject.rfc4514_string()[:80]
         der = certificate.public_bytes(Encoding.DER)
         key = hashlib.blake2b(der, digest_size=8)
-        at = certificate.not_valid_after_utc.timestamp()
-        yield Expiry(f"the {name} ({subject})" if subject else f"the {name}", key.hexdigest(), at)
+        end = certificate.not_valid_after_utc
+        life = end - certificate.not_valid_before_utc
+        text = f"the {name} ({subject})" if subject else f"the {name}"
+        yield Expiry(text, key.hexdigest(), end.timestamp(), life_s=life.total_seconds())
 
 
 def _latest(expiries: Iterable[Expiry]) -> list[Expiry]:

@@ -5,6 +5,7 @@ state has to last before it is reported, so that a flapping endpoint is not repo
 together, or if our own way out is broken, only the operator is notified.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -31,6 +32,8 @@ OPERATOR_EVERY_S: Final = 300.0
 """Shortest time between two messages to the operator that report nothing urgent."""
 EXPIRY_STEPS_S: Final = (3 * DAY_S, 0.0)
 """An expiry is reported at `notifications.expires_within` before it, and at these times before it."""
+EXPIRY_SHARE: Final = 1 / 3
+"""A step is left out if a certificate has more than this share of its life left then: renewal is not late yet."""
 MAX_EXPIRIES: Final = 40
 
 
@@ -68,6 +71,8 @@ class Expiry:
     at: float
     is_rotation: bool = False
     """True for a signing secret or key that another one replaces: nothing is to be reported once it has ended."""
+    life_s: float = math.inf
+    """From its start to its end; infinite if the start is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,10 +185,8 @@ def plan(
         own: expiries of the operator's certificates.
     """
     made = Plan(fleet_memory=msgspec.structs.replace(fleet_memory, expiries=list(fleet_memory.expiries)))
-    for expiry in own[:MAX_EXPIRIES]:
-        if (step := _step_of(expiry, now, pace)) not in (None, *fleet_memory.expiries):
-            made.fleet_memory.expiries.append(step or "")
-            made.fleet.append(News(NewsKind.EXPIRING, now, expiry))
+    if now - fleet_memory.sent_at >= OPERATOR_EVERY_S:
+        _report_own_expiries(own[:MAX_EXPIRIES], made, now, pace)
     is_withheld = _report_fleet(subjects, memories, made, now)
     for subject in subjects:
         memory = memories.get(subject.tenant) or Memory()
@@ -200,6 +203,15 @@ def plan(
         if changed != memory:
             made.memories[subject.tenant] = changed
     return made
+
+
+def _report_own_expiries(own: Sequence[Expiry], made: Plan, now: float, pace: Pace) -> None:
+    memory = made.fleet_memory
+    for expiry in own:
+        if (step := _step_of(expiry, now, pace)) is not None and step not in memory.expiries:
+            memory.expiries = _with_step(memory.expiries, expiry, step, own)
+            memory.sent_at = now
+            made.fleet.append(News(NewsKind.EXPIRING, now, expiry))
 
 
 def _report_fleet(subjects: Sequence[Subject], memories: Mapping[TenantKey, Memory], made: Plan, now: float) -> bool:
@@ -281,8 +293,14 @@ def _step_of(expiry: Expiry, now: float, pace: Pace) -> str | None:
     if expiry.is_rotation and left <= 0:
         return None
     steps = (pace.expires_within_s, *EXPIRY_STEPS_S)
-    reached = [number for number, step in enumerate(steps) if left <= step]
+    reached = [number for number, step in enumerate(steps) if left <= step <= expiry.life_s * EXPIRY_SHARE]
     return f"{expiry.key} {max(reached)}" if reached else None
+
+
+def _with_step(steps: Sequence[str], expiry: Expiry, step: str, expiries: Sequence[Expiry]) -> list[str]:
+    """Returns the reported steps with one more, without those of the same expiry and of expiries that are gone."""
+    others = {one.key for one in expiries} - {expiry.key}
+    return [*(kept for kept in steps if kept.rpartition(" ")[0] in others), step]
 
 
 def _is_due(news: Iterable[News], memory: Memory, now: float, pace: Pace, *, only_urgent: bool) -> bool:
@@ -303,9 +321,8 @@ def _remember(news: Iterable[News], subject: Subject, memory: Memory, now: float
         if one.kind is NewsKind.FIRST_DEAD:
             memory.dead_waits = False
         elif one.kind is NewsKind.EXPIRING and one.expiry is not None:
-            others = {expiry.key for expiry in subject.expiries} - {one.expiry.key}
-            steps = [step for step in memory.expiries if step.rpartition(" ")[0] in others]
-            memory.expiries = [*steps, _step_of(one.expiry, now, pace) or ""]
+            step = _step_of(one.expiry, now, pace) or ""
+            memory.expiries = _with_step(memory.expiries, one.expiry, step, subject.expiries)
         else:
             memory.reported, memory.reported_at = subject.state, now
             memory.revision, memory.is_edited = subject.revision, False

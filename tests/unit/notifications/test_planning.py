@@ -171,6 +171,39 @@ def test_an_expiry_is_reported_three_times_and_a_new_certificate_anew() -> None:
     assert len(fleet.to_operator) == 1
 
 
+def test_certificates_that_live_shortly_are_reported_only_once_they_have_ended() -> None:
+    fleet = Fleet()
+    for number in range(30):
+        renewed = (Expiry("the client certificate", f"k{number}", fleet.now + 0.6 * DAY_S, life_s=DAY_S),)
+        assert fleet.step(luma(ACTIVE, NOW, expiries=renewed), own=renewed, after_s=DAY_S / 3) == []
+    assert fleet.to_operator == []
+    assert fleet.step(luma(ACTIVE, NOW, expiries=renewed), own=renewed, after_s=DAY_S) == [NewsKind.EXPIRING]
+    assert len(fleet.to_operator) == 1
+
+
+def test_an_advance_step_counts_if_renewal_is_late_by_then() -> None:
+    """A certificate is usually renewed with a third of its life left: it is not reported before."""
+    for life, expected in ((365, [14, 3, 0]), (90, [14, 3, 0]), (30, [3, 0]), (6, [0])):
+        fleet, at = Fleet(), NOW + life * DAY_S
+        expiries = (Expiry("the client certificate", "k", at, life_s=life * DAY_S),)
+        reported = []
+        for _ in range(life + 2):
+            if fleet.step(luma(ACTIVE, NOW, expiries=expiries), after_s=DAY_S):
+                reported.append(max(0, round((at - fleet.now) / DAY_S)))
+        assert reported == expected, life
+
+
+def test_the_operators_expiries_are_forgotten_with_the_certificates_and_reported_together() -> None:
+    fleet = Fleet()
+    for number in range(30):
+        own = tuple(Expiry(f"certificate {one}", f"{one}-{number}", fleet.now + DAY_S) for one in range(3))
+        fleet.step(luma(ACTIVE, NOW), own=own)
+        assert len(fleet.fleet.expiries) <= 3
+    times = sorted({at for at, _ in fleet.to_operator})
+    assert all(second - first >= 300 for first, second in zip(times, times[1:], strict=False))
+    assert len(fleet.to_operator) == 3 * len(times) == 3 * 3
+
+
 def test_if_many_change_together_only_the_operator_is_reported() -> None:
     fleet = Fleet(others=40)
     ill = [Subject(one.tenant, FAILING, NOW) for one in fleet.others[:4]]
