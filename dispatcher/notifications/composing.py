@@ -55,6 +55,11 @@ class Composer:
     links: LinkSigner | None
     """None without a key or a public URL: then contacts can't confirm."""
 
+    @property
+    def reaches_operator(self) -> bool:
+        """True if the operator has addresses or an endpoint."""
+        return self.settings.webhook is not None or bool(self.settings.smtp and self.settings.operator)
+
     def recipients(self, webhook: Webhook | None, contacts: Contacts) -> list[str]:
         """Returns the confirmed addresses of a webhook."""
         if webhook is None or self.settings.smtp is None or self.links is None:
@@ -159,7 +164,8 @@ def planned(world: World, stored: Stored, composer: Composer, now: float) -> Pla
     memories = {tenant: decode_memory(data) for tenant, data in stored.memories.items() if tenant != OPERATOR}
     fleet = decode_fleet_memory(stored.memories.get(OPERATOR, b""))
     pace = Pace(settings.every, settings.settle, settings.expires_within)
-    return plan(subjects, memories, fleet, now, pace, own=world.expiries.get(EXPIRY_OF_OPERATOR, ()))
+    own = world.expiries.get(EXPIRY_OF_OPERATOR, ())
+    return plan(subjects, memories, fleet, now, pace, own, reaches_operator=composer.reaches_operator)
 
 
 def _sections(notice: Notice, world: World, composer: Composer, now: float) -> list[Section]:

@@ -64,7 +64,7 @@ class NotificationDesk:
     @property
     def reaches_operator(self) -> bool:
         """True if the operator has addresses or an endpoint."""
-        return self._settings.webhook is not None or bool(self._settings.smtp and self._settings.operator)
+        return self._composer.reaches_operator
 
     async def contacts(self, config: WebhookConfig) -> list[ContactFact]:
         """Returns the contacts of a webhook, in the order of its configuration.

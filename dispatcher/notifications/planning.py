@@ -178,16 +178,19 @@ def plan(
     now: float,
     pace: Pace = Pace(),
     own: Sequence[Expiry] = (),
+    *,
+    reaches_operator: bool = True,
 ) -> Plan:
     """Decides what is sent now. The caller stores the memories in the transaction that stores what is sent.
 
     Args:
         own: expiries of the operator's certificates.
+        reaches_operator: False if the operator can't be notified: then nothing counts as reported to the operator.
     """
     made = Plan(fleet_memory=msgspec.structs.replace(fleet_memory, expiries=list(fleet_memory.expiries)))
-    if now - fleet_memory.sent_at >= OPERATOR_EVERY_S:
+    if reaches_operator and now - fleet_memory.sent_at >= OPERATOR_EVERY_S:
         _report_own_expiries(own[:MAX_EXPIRIES], made, now, pace)
-    is_withheld = _report_fleet(subjects, memories, made, now)
+    is_withheld = _report_fleet(subjects, memories, made, now, reaches_operator=reaches_operator)
     for subject in subjects:
         memory = memories.get(subject.tenant) or Memory()
         changed = _copied(memory)
@@ -195,7 +198,8 @@ def plan(
         _note_edit(subject, changed)
         news = _news_of(subject, changed, now, pace, is_withheld=is_withheld)
         is_too_soon = not subject.has_contacts and now - fleet_memory.sent_at < OPERATOR_EVERY_S
-        if news and _is_due(news, changed, now, pace, only_urgent=is_too_soon):
+        is_reachable = subject.has_contacts or reaches_operator
+        if news and is_reachable and _is_due(news, changed, now, pace, only_urgent=is_too_soon):
             _remember(news, subject, changed, now, pace)
             if not subject.has_contacts:
                 made.fleet_memory.sent_at = now
@@ -214,12 +218,16 @@ def _report_own_expiries(own: Sequence[Expiry], made: Plan, now: float, pace: Pa
             made.fleet.append(News(NewsKind.EXPIRING, now, expiry))
 
 
-def _report_fleet(subjects: Sequence[Subject], memories: Mapping[TenantKey, Memory], made: Plan, now: float) -> bool:
+def _report_fleet(
+    subjects: Sequence[Subject], memories: Mapping[TenantKey, Memory], made: Plan, now: float, *, reaches_operator: bool
+) -> bool:
     """Reports changes of many tenants to the operator. Returns True if tenants are not notified of trouble."""
     total, memory = len(subjects), made.fleet_memory
     changed = [one for one in subjects if one.state in TROUBLE and _is_unreported(one, memories.get(one.tenant))]
     broken = [one for one in subjects if one.own_failure_at is not None and now - one.own_failure_at < BROKEN_FOR_S]
     is_mass, is_broken = _are_many(changed, total), _are_many(broken, total) or (0 < total == len(broken))
+    if not reaches_operator:
+        return is_mass or is_broken
     if is_mass and now - memory.mass_at >= MASS_AGAIN_S:
         memory.mass_at = now
         made.fleet.append(News(NewsKind.MASS, min(one.since for one in changed), count=len(changed), total=total))

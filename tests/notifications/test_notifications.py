@@ -181,6 +181,24 @@ async def test_a_secret_and_a_key_that_are_replaced_are_reported_before_and_neve
     assert len(mail.received) == 2
 
 
+async def test_trouble_is_kept_for_a_contact_who_has_still_to_confirm(
+    tmp_path: Path, issued: Certificates, mail: MailServer, history: Database
+) -> None:
+    """If the operator has no address either: else no one learns of it."""
+    async with open_scene(settings_for(tmp_path, issued, mail, None, operator=[]), history) as scene:
+        scene.webhooks = [webhook_of(LUMA, CONTACT)]
+        await scene.work()
+        (asked,) = mail.received
+        await scene.happen(ATTEMPT, 20)
+        await scene.work(120)
+        await scene.work(7200)
+        await scene.desk.use(link_in(asked))
+        await scene.happen(ATTEMPT, 20)
+        await scene.work(60)
+        assert [str(one["To"]) for one in mail.received[1:]] == [CONTACT]
+        assert "Luma order status" in body(mail.received[1])
+
+
 async def test_a_flapping_endpoint_does_not_flood(scene: Scene, mail: MailServer, endpoint: Endpoint) -> None:
     """Six hours in which the endpoint fails for twenty minutes and works for twenty minutes."""
     scene.webhooks = [webhook_of(LUMA, CONTACT)]

@@ -1,6 +1,7 @@
 """What is reported when: at once, combined, held back; under every sequence of states never too often."""
 
 from collections import defaultdict
+from dataclasses import replace
 
 import msgspec
 from hypothesis import given, settings
@@ -41,12 +42,14 @@ class Fleet:
         self.to_operator: list[tuple[float, News]] = []
         self.others = [Subject(TenantKey(f"other-{number}", "prod"), ACTIVE, NOW) for number in range(others)]
 
-    def step(self, *subjects: Subject, after_s: float = 30, own: tuple[Expiry, ...] = ()) -> list[NewsKind]:
+    def step(
+        self, *subjects: Subject, after_s: float = 30, own: tuple[Expiry, ...] = (), reaches_operator: bool = True
+    ) -> list[NewsKind]:
         """Plans once, and returns what Luma is reported."""
         self.now += after_s
         named = {one.tenant for one in subjects}
         everyone = [*subjects, *(one for one in self.others if one.tenant not in named)]
-        made = plan(everyone, self.memories, self.fleet, self.now, own=own)
+        made = plan(everyone, self.memories, self.fleet, self.now, own=own, reaches_operator=reaches_operator)
         self.memories |= {key: decode_memory(encode_memory(one)) for key, one in made.memories.items()}
         self.fleet = decode_fleet_memory(encode_memory(made.fleet_memory))
         self.sent += [(self.now, notice.tenant, notice.news) for notice in made.notices]
@@ -202,6 +205,19 @@ def test_the_operators_expiries_are_forgotten_with_the_certificates_and_reported
     times = sorted({at for at, _ in fleet.to_operator})
     assert all(second - first >= 300 for first, second in zip(times, times[1:], strict=False))
     assert len(fleet.to_operator) == 3 * len(times) == 3 * 3
+
+
+def test_nothing_counts_as_reported_while_no_one_can_be_notified() -> None:
+    fleet = Fleet()
+    expiries = (Expiry("the client certificate", "k", NOW + DAY_S),)
+    for state in (DISABLED, FAILING):
+        ill = luma(state, NOW - 400, dead_at=NOW, expiries=expiries, has_contacts=False)
+        assert fleet.step(ill, own=expiries, reaches_operator=False) == []
+    assert fleet.to_operator == []
+    assert set(fleet.step(replace(ill, has_contacts=True), own=expiries, after_s=60)) == {
+        NewsKind.FAILING, NewsKind.FIRST_DEAD, NewsKind.EXPIRING,
+    }  # fmt: skip
+    assert [news.kind for _, news in fleet.to_operator] == [NewsKind.EXPIRING]
 
 
 def test_if_many_change_together_only_the_operator_is_reported() -> None:
