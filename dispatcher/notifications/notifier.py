@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Final, NoReturn, Self
 
@@ -120,11 +121,12 @@ class Notifier:
         if not reports or not all(report.is_current for report in reports.values()):
             return 0  # what is known is old
         by_tenant = {webhook.tenant: webhook for webhook in webhooks}
-        await self._refresh_expiries(webhooks)
-        world = World(by_tenant, reports, self._expiries)
-        stored = await self._store.read()
-        if planned(world, stored, self._composer, self._clock()).notices:
-            world = World(by_tenant, reports, self._expiries, await self._count_waiting(self._settings))
+        world = World(by_tenant, reports, await self._expiries_of(webhooks, EXPIRIES_EVERY_S))
+        made = planned(world, await self._store.read(), self._composer, self._clock())
+        if made.has_expiries:  # a certificate may have been replaced within the hour
+            world = replace(world, expiries=await self._expiries_of(webhooks, 0.0))
+        if made.notices:
+            world = replace(world, waiting=await self._count_waiting(self._settings))
         changes = await self._store.plan(lambda stored: decide(world, stored, self._composer, self._clock()))
         if changes is not None and changes.messages:
             log.info("notifications wait to be sent", messages=len(changes.messages))
@@ -208,12 +210,14 @@ class Notifier:
             metrics.ERRORS.labels("notifications").inc()
             log.warning("a notification is missing in the audit", problem=str(error)[:300])
 
-    async def _refresh_expiries(self, webhooks: Sequence[Webhook]) -> None:
+    async def _expiries_of(
+        self, webhooks: Sequence[Webhook], max_age_s: float
+    ) -> Mapping[TenantKey, tuple[Expiry, ...]]:
         now = self._clock()
-        if now - self._expiries_at < EXPIRIES_EVERY_S:
-            return
-        self._expiries = await asyncio.to_thread(_expiries, self._settings, webhooks)
-        self._expiries_at = now
+        if now - self._expiries_at >= max_age_s:
+            self._expiries = await asyncio.to_thread(_expiries, self._settings, webhooks)
+            self._expiries_at = now
+        return self._expiries
 
 
 _repeat = partial(

@@ -161,6 +161,12 @@ class Plan:
     """Those that changed."""
     fleet_memory: FleetMemory = field(default_factory=FleetMemory)
 
+    @property
+    def has_expiries(self) -> bool:
+        """True if a certificate, secret or key is reported."""
+        news = (*self.fleet, *(one for notice in self.notices for one in notice.news))
+        return any(one.kind is NewsKind.EXPIRING for one in news)
+
 
 @dataclass(frozen=True, slots=True)
 class Pace:

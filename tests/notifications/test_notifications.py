@@ -18,8 +18,10 @@ from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.contract.history import HistoryOutcome
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import BadLink, NotFound, TooSoon
-from dispatcher.notifications.composing import ASKS_A_TENANT
+from dispatcher.notifications import notifier
+from dispatcher.notifications.composing import ASKS_A_TENANT, EXPIRY_OF_OPERATOR
 from dispatcher.notifications.mail import MailSender, NotSent
+from dispatcher.notifications.planning import Expiry
 from dispatcher.notifications.waiting_counts import WaitingCounts
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database
@@ -179,6 +181,31 @@ async def test_a_secret_and_a_key_that_are_replaced_are_reported_before_and_neve
     for _ in range(5):
         await scene.work(DAY_S)
     assert len(mail.received) == 2
+
+
+async def test_a_certificate_that_was_replaced_in_time_has_not_expired(
+    scene: Scene, mail: MailServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a webhook and for the operator: what is known is up to an hour old."""
+    scene.webhooks = [webhook_of(LUMA, CONTACT)]
+    await confirmed(scene, mail, CONTACT)
+    await scene.happen(DELIVERED)
+    start = scene.clock.now
+
+    def use(name: str, ends_at: float) -> None:
+        found = (Expiry("the client certificate", name, ends_at),)
+        monkeypatch.setattr(notifier, "_expiries", lambda *_: {LUMA: found, EXPIRY_OF_OPERATOR: found})
+
+    use("old", start + 7000)
+    await scene.work(3700)
+    assert sorted(str(one["To"]) for one in mail.received) == [OPERATOR, CONTACT], "it ends within three days"
+    mail.received.clear()
+    use("new", start + 90 * DAY_S)
+    await scene.work(3500)
+    assert mail.received == []
+    use("newest", start + 7300)
+    await scene.work(3700)
+    assert len(mail.received) == 2, "it has ended"
 
 
 async def test_trouble_is_kept_for_a_contact_who_has_still_to_confirm(
