@@ -59,6 +59,31 @@ SENT_AT = 'dispatcher_notifications_last_try_timestamp_seconds{channel="email",r
 FAILED = 'dispatcher_notifications_total{channel="email",result="failed"}'
 PROCESS_START = "process_start_time_seconds"
 
+REMOVED = 'dispatcher_kafka_records_removed_unread_total{topic="delivery-events"}'
+RESETS = 'dispatcher_kafka_log_resets_total{topic="delivery-events",reason="replaced"}'
+
+
+def _after_restarts(counter: str) -> tuple[Variant, ...]:
+    other = counter.replace("}", ',pod="dispatcher-1"}')
+    return (
+        Variant(
+            "by a container that restarts in its pod, and had counted more before",
+            fires={counter: "30x80 20x80"},
+            quiet={counter: "30x80 0x80"},
+        ),
+        Variant(
+            "by one pod while another one restarts, which had counted more before",
+            fires={counter: "30x80 0x80", other: "0x80 5x80"},
+            quiet={counter: "30x80 0x80", other: "5x160"},
+        ),
+        Variant(
+            "before and after a restart within the hour",
+            fires={counter: "0x50 30x30 2x80"},
+            quiet={counter: "0x160"},
+        ),
+    )
+
+
 # promtool's clock starts at unix time 0: an event of second 1 is a minute older with each minute, one of 3601+60x20,
 # from the 60th minute on, always just arrived.
 
@@ -198,18 +223,20 @@ CASES: Final[dict[str, Case]] = {
     ),
     "DispatcherRecordsRemovedUnread": Case(
         # counted before the first scrape: by a process that finds the gap as it starts
-        fires={'dispatcher_kafka_records_removed_unread_total{topic="delivery-events"}': "_x10 30x80"},
-        at=12,
-        over=72,
-        quiet={'dispatcher_kafka_records_removed_unread_total{topic="delivery-events"}': "_x10 0x80"},
+        fires={REMOVED: "_x80 30x80"},
+        at=82,
+        over=142,
+        quiet={REMOVED: "_x80 0x80"},
         labels={"topic": "delivery-events"},
+        others=_after_restarts(REMOVED),
     ),
     "DispatcherLogReset": Case(
-        fires={'dispatcher_kafka_log_resets_total{topic="delivery-events",reason="replaced"}': "0x10 2x75"},
-        at=12,
-        over=72,
-        quiet={'dispatcher_kafka_log_resets_total{topic="delivery-events",reason="replaced"}': "0x85"},
+        fires={RESETS: "0x80 2x80"},
+        at=82,
+        over=142,
+        quiet={RESETS: "0x160"},
         labels={"topic": "delivery-events"},
+        others=_after_restarts(RESETS),
     ),
     "DispatcherProduceFailing": Case(
         # a write that times out takes 25 s, and few events may want to be written
