@@ -1,6 +1,7 @@
 """Jobs that send dead or delivered events again: a registry in memory, and the tasks that run them.
 
-If the console stops, a job ends between two batches.
+If the console stops, a job ends between two batches. Each console process has jobs of its own: another one doesn't show
+or stop them, and starts a second job for the same tenant.
 """
 
 import asyncio
@@ -124,10 +125,13 @@ class RedriveJobs:
         return job
 
     def job(self, job_id: str, *, orgs: Orgs) -> RedriveModel:
-        """Returns a job. Raises NotFound if it doesn't exist in these organisations."""
+        """Returns a job. Raises NotFound if this process has none in these organisations."""
         job = self._jobs.get(job_id)
         if job is None or (orgs is not None and job.org not in orgs):
-            raise NotFound("there is no such redrive, or it is long past")
+            raise NotFound(
+                "there is no such redrive here: it is long past, the console was restarted, "
+                "or another pod of the console runs it"
+            )
         return job
 
     def jobs(self, *, orgs: Orgs, tenant: TenantKey | None = None) -> Sequence[RedriveModel]:
