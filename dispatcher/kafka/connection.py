@@ -4,10 +4,11 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import Protocol, TypedDict
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 import structlog
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
 from dispatcher.config.kafka_settings import KafkaSettings
@@ -16,6 +17,9 @@ from dispatcher.kafka.broker_access import BrokerAccess, peer_of
 from dispatcher.kafka.connection_errors import Peer, explain, is_about_connecting
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.tasks import Answer, Backoff
+
+if TYPE_CHECKING:
+    from aiokafka import AIOKafkaConsumer
 
 log = structlog.get_logger(__name__)
 
@@ -81,6 +85,12 @@ async def admin_client(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminCl
             await admin.close()
 
 
+def raise_if_fetching_ended(consumer: "AIOKafkaConsumer[bytes, bytes]") -> None:
+    """Raises KafkaError if an unexpected error has ended the task that fetches: polls would find nothing for ever."""
+    if consumer._fetcher._fetch_task.done():  # noqa: SLF001
+        raise KafkaError("the client's fetches ended because of a bug")
+
+
 class Client(Protocol):
     """Any of aiokafka's clients, or `GroupClient`: they have `stop`."""
 
@@ -98,6 +108,11 @@ async def stopped(client: Client) -> None:
             await client.stop()
     except (KafkaError, OSError, TimeoutError) as error:
         log.warning("kafka client did not stop in order", error=type(error).__name__)
+        connections = getattr(client, "_client", None)  # a consumer whose fetches have failed doesn't close them
+        if isinstance(connections, AIOKafkaClient):
+            with suppress(KafkaError, OSError, TimeoutError):
+                async with asyncio.timeout(STOP_S):
+                    await connections.close()
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is not None and task.cancelling():

@@ -18,7 +18,7 @@ from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.history import HistoryRecord, decode_record
 from dispatcher.contract.history_positions import Move, Place, StoredPositions
 from dispatcher.errors import DispatcherError, StoreUnavailable, UnreadableEvent
-from dispatcher.kafka.connection import connection_arguments, stopped
+from dispatcher.kafka.connection import connection_arguments, raise_if_fetching_ended, stopped
 from dispatcher.kafka.groups import history_group
 from dispatcher.kafka.membership import NO_POLL_LIMIT_MS
 from dispatcher.kafka.topic_reader import partitions_of, translating_kafka_errors
@@ -118,6 +118,7 @@ class HistoryReader:
         loop = asyncio.get_running_loop()
         heard_at = loop.time()
         while True:
+            raise_if_fetching_ended(consumer)
             polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_AT_ONCE)
             if consumer._subscription.subscription.assignment is not self._assignment:  # noqa: SLF001  (its identity)
                 await self._begin(consumer)  # what was polled is read again

@@ -17,7 +17,7 @@ from aiokafka.structs import ConsumerRecord
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.records import Record
 from dispatcher.errors import DispatcherError, NotFound
-from dispatcher.kafka.connection import FIRST_WAIT_S, LONGEST_WAIT_S, stopped
+from dispatcher.kafka.connection import FIRST_WAIT_S, LONGEST_WAIT_S, raise_if_fetching_ended, stopped
 from dispatcher.kafka.topic_reader import outside_consumer, partitions_of, translating_kafka_errors
 from dispatcher.tasks import Backoff
 from dispatcher.telemetry import metrics
@@ -179,6 +179,7 @@ class TopicTailer:
         loop = asyncio.get_running_loop()
         heard_at = counted_at = loop.time()
         while True:
+            raise_if_fetching_ended(consumer)
             polled = await consumer.getmany(timeout_ms=int(POLL_S * 1000), max_records=self._batch)
             for tp, records in polled.items():
                 if not self._take(tp, records):

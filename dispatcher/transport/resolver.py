@@ -223,7 +223,7 @@ class Resolver:
             return await dns.first_good(both, four)
         finally:
             for answer in answers:
-                answer.cancel()  # one that still waits for a thread is asked for no more
+                answer.cancel()  # one that still waits for a thread will not begin
 
 
 def _take_error(answer: "asyncio.Future[list[str]]") -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from aiokafka.admin import NewPartitions
+from aiokafka.consumer.fetcher import Fetcher
 
 from dispatcher.config.settings import Settings
 from dispatcher.contract.records import Record
@@ -64,6 +65,29 @@ async def test_what_was_there_is_read_and_what_comes_is_followed(
         assert (followed.problem, followed.is_complete) == (None, True)
         await write(producer, settings, "d")
         await until(lambda: names(kept) == ["a", "b", "c", "d"], "what came")
+
+
+async def test_a_bug_in_the_client_ends_no_following(
+    settings: Settings, producer: Producer, mortal: ApacheKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the task that fetches, polls find nothing for ever, and look well."""
+    await topics.create_topic(mortal.bootstrap_servers, settings.kafka.topic, partitions=2)
+    kept, fetch, bugs = Kept(), Fetcher._proc_fetch_request, 0
+    followed = follower(settings, kept)
+    async with running(followed.run()):
+        await until(lambda: followed.problem is None, "what was there to be read")
+
+        async def failing(*arguments: Any) -> Any:
+            nonlocal bugs
+            bugs += 1
+            if bugs == 1:
+                raise ValueError("a bug")
+            return await fetch(*arguments)
+
+        monkeypatch.setattr(Fetcher, "_proc_fetch_request", failing)
+        await until(lambda: bugs, "the bug")
+        await write(producer, settings, "after")
+        await until(lambda: names(kept) == ["after"], "what came after the bug", 60)
 
 
 async def test_only_so_many_are_read_back_and_that_is_shown(
