@@ -107,6 +107,7 @@ class Committer:
                     self._report(f"kafka at {address}: {explain(error, peer)[1]}")
                     return False
                 metrics.COMMITS.inc()
+                self._limit.accepted(max(len(metadata) for _, metadata in states.values()))
                 self._problems.clear_all(self._source)
                 for partition, state in states.items():
                     partition.committed = state

@@ -158,6 +158,7 @@ class HeldCommitter:
             try:
                 async with asyncio.timeout(COMMIT_WITHIN_S):
                     await client.commit(offsets)
+                self._limit.accepted(max(len(metadata) for _, metadata in offsets.values()))
                 break
             except OffsetMetadataTooLargeError:
                 if not self._limit.lower(max(len(metadata) for _, metadata in offsets.values())):

@@ -22,6 +22,8 @@ class MetadataLimit:
         self._source = source
         self._most_bytes = MAX_METADATA_BYTES
         self._holds_until = 0.0
+        self._refused = 0
+        """The shortest that was refused; 0 if that is over."""
 
     def bytes_now(self) -> int:
         """Returns the bytes that the next commit's metadata may have."""
@@ -33,6 +35,7 @@ class MetadataLimit:
         """Lowers the limit after the broker refused this size. Returns False if it was empty already."""
         if not refused:
             return False
+        self._refused = refused
         self._most_bytes = refused // 2 if refused // 2 >= LEAST_METADATA_BYTES else 0
         self._holds_until = asyncio.get_running_loop().time() + TRY_AGAIN_S
         detail = (
@@ -41,3 +44,9 @@ class MetadataLimit:
         )
         self._problems.report(KafkaReason.COMMIT_REFUSED, detail, source=self._source, lasts_s=2 * TRY_AGAIN_S)
         return True
+
+    def accepted(self, longest: int) -> None:
+        """Ends the problem if the broker has taken as much as it refused before."""
+        if 0 < self._refused <= longest:
+            self._refused = 0
+            self._problems.clear(KafkaReason.COMMIT_REFUSED, source=self._source)

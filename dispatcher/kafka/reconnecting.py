@@ -16,7 +16,6 @@ Patches, applied once by `aiokafka_patches`:
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from functools import wraps
 from typing import Any, Final
 
@@ -125,9 +124,14 @@ def _bootstrapping_again(update: Method) -> Method:
         left = BOOTSTRAP_AGAIN_S if silent_since is None else silent_since + BOOTSTRAP_AGAIN_S - loop.time()
         began = loop.time()
         updated = False
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(max(left, LEAST_ATTEMPT_S)):
                 updated = await update(client, cluster, topics)
+        except TimeoutError:
+            log.debug("no broker answers a request for metadata")
+        except Exception:  # it would end the client's only task that asks, and all that wait for metadata would hang
+            metrics.ERRORS.labels("consumer").inc()
+            log.exception("metadata could not be read because of a bug")
         if not updated:
             silent_since = began if silent_since is None else silent_since
             if loop.time() - silent_since >= BOOTSTRAP_AGAIN_S:

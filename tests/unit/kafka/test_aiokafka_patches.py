@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from io import BytesIO
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from aiokafka.protocol.commit import OffsetFetchRequest, OffsetFetchResponse_v3
 from aiokafka.structs import OffsetAndMetadata
 
 import dispatcher.kafka.connection  # noqa: F401  (applies the patches)
+from dispatcher.kafka.reconnecting import LEAST_UPDATE_S
+from dispatcher.telemetry import metrics
 from tests.unit.virtual_time import virtual_time
 
 ONE = TopicPartition("events", 0)
@@ -92,3 +95,32 @@ async def test_errors_of_a_group_reach_those_who_ask_from_outside(code: int) -> 
     with pytest.raises(KafkaError) as raised:
         await client_of(Connection(([], code))).send(1, OffsetFetchRequest("g", None))
     assert raised.value.errno == code
+
+
+async def test_an_odd_answer_about_metadata_does_not_end_the_task_that_asks() -> None:
+    client = client_of(Connection())
+    client.cluster.brokers = lambda: [SimpleNamespace(nodeId=1)]
+
+    async def odd(*_: object, **__: object) -> None:
+        raise ValueError("a bug")
+
+    client._get_conn = odd
+    bugs = metrics.ERRORS.labels("consumer")._value.get()
+    assert await client._metadata_update(client.cluster, set()) is False
+    assert metrics.ERRORS.labels("consumer")._value.get() == bugs + 1
+
+
+@virtual_time
+async def test_metadata_is_requested_a_few_times_a_second_at_most() -> None:
+    client, asked = client_of(Connection()), 0
+    client.cluster.brokers = lambda: [SimpleNamespace(nodeId=1)]
+
+    async def unknown(*_: object, **__: object) -> None:
+        nonlocal asked
+        asked += 1
+
+    client._get_conn = unknown
+    until = asyncio.get_running_loop().time() + 10
+    while asyncio.get_running_loop().time() < until:
+        await client._metadata_update(client.cluster, set())
+    assert 5 < asked <= 10 / LEAST_UPDATE_S + 1
