@@ -14,7 +14,7 @@ Patches, applied once by `aiokafka_patches`:
 """
 
 import asyncio
-import math
+from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any, Final
@@ -42,8 +42,8 @@ DENIED_PAUSE_S: Final = 5.0
 REPEATED_WRITE_S: Final = 60.0
 """A repeated write stays a problem for so long after the last refusal."""
 LEAST_ATTEMPT_S: Final = 1.0
-LEAST_UPDATE_S: Final = 0.2
-"""Between two requests of one client for metadata."""
+UPDATES_A_SECOND: Final = 5
+"""Requests for metadata that one client makes in a second."""
 _SOURCE: Final = "bootstrap"
 
 Method = Callable[..., Awaitable[Any]]
@@ -118,8 +118,10 @@ def _bootstrapping_again(update: Method) -> Method:
     async def patched(client: Any, cluster: Any, topics: Any) -> bool:
         loop = asyncio.get_running_loop()
         # While a partition has no leader, each fetch and write asks for new metadata at once, again and again.
-        await asyncio.sleep(getattr(client, "_updated_at", -math.inf) + LEAST_UPDATE_S - loop.time())
-        client._updated_at = loop.time()  # noqa: SLF001
+        updates: deque[float] = client.__dict__.setdefault("_update_times", deque(maxlen=UPDATES_A_SECOND))
+        if len(updates) == UPDATES_A_SECOND:
+            await asyncio.sleep(updates[0] + 1.0 - loop.time())
+        updates.append(loop.time())
         silent_since: float | None = getattr(client, "_silent_since", None)
         left = BOOTSTRAP_AGAIN_S if silent_since is None else silent_since + BOOTSTRAP_AGAIN_S - loop.time()
         began = loop.time()
