@@ -19,7 +19,7 @@ from dispatcher.transport.answer_head import (
     MAX_RESPONSE,
     MAX_RESPONSE_HEAD,
     AnswerHead,
-    read_answer_head,
+    HeadReader,
 )
 from dispatcher.transport.dial import Dialer
 from dispatcher.transport.resolver import ResolvedAddresses
@@ -54,7 +54,7 @@ class Handler(ResponseHandler):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
-        self._begun = b""
+        self._reader = HeadReader()
 
     @property
     def was_dropped_after_resumption(self) -> bool:
@@ -70,7 +70,8 @@ class Handler(ResponseHandler):
 
     def on_request(self) -> None:
         """Resets what the last request left; called before a request is written."""
-        self.resting, self.raw, self.head, self.body, self._begun = False, 0, None, b"", b""
+        self.resting, self.raw, self.head, self.body = False, 0, None, b""
+        self._reader = HeadReader()
         self.requests += 1
 
     def data_received(self, data: bytes) -> None:
@@ -86,18 +87,17 @@ class Handler(ResponseHandler):
 
     def _begin_answer(self, data: bytes) -> None:
         """Holds a head back until it is complete, so that a head that aiohttp refuses can be read leniently."""
-        self._begun += data
         try:
-            self.head = read_answer_head(self._begun)
+            self.head = self._reader.feed(data)
         except ValueError as error:
             self.set_exception(HttpProcessingError(message=str(error)))
             if self.transport is not None:
                 self.transport.abort()
             return
         if self.head is not None:
-            self.body = self._begun[self.head.end :]
-            super().data_received(self._begun)
-        elif len(self._begun) > MAX_RESPONSE_HEAD + _IGNORED_HEAD and self.transport is not None:
+            self.body = self._reader.begun[self.head.end :]
+            super().data_received(self._reader.begun)
+        elif len(self._reader.begun) > MAX_RESPONSE_HEAD + _IGNORED_HEAD and self.transport is not None:
             self.set_exception(HttpProcessingError(message="headers without end"))
             self.transport.abort()
 

@@ -21,6 +21,8 @@ MAX_INTERIM: Final = 16
 MAX_KEPT_VALUE: Final = 256
 """Characters of a response header that an attempt keeps."""
 
+_MAX_READS: Final = MAX_INTERIM + 4
+"""Parses of one answer's head: its beginning, 16 interim heads, the final one, and a few empty lines before them."""
 _START: Final = b"HTTP/"
 _STATUS_LINE: Final = re.compile(rb"HTTP/(1\.\d|2\.0|0\.9) (\d{3})(?: [^\n]*)?\r?\n")
 """Versions besides 1.x are those that llhttp accepts; some servers write them over HTTP/1.1."""
@@ -39,6 +41,36 @@ class AnswerHead(NamedTuple):
     """Offset of the body."""
     is_odd: bool
     """Its lines or the framing of its body can be read in two ways: another reader may see another answer."""
+
+
+class HeadReader:
+    """Reads the head of one answer as its packets come.
+
+    The whole head is parsed anew each time, so this is done only if the packet may complete a head, and at most 20
+    times: an endpoint that sends its head in single bytes would otherwise keep the event loop busy.
+    """
+
+    __slots__ = ("_reads", "begun")
+
+    def __init__(self) -> None:
+        self.begun = b""
+        """All bytes received."""
+        self._reads = 0
+
+    def feed(self, data: bytes) -> AnswerHead | None:
+        """Returns the head of the final answer once it is complete.
+
+        Raises:
+            ValueError: as `read_answer_head`, or too many empty lines.
+        """
+        has_empty_line = b"\n\n" in self.begun[-1:] + data or b"\n\r\n" in self.begun[-2:] + data
+        self.begun += data
+        if self._reads and not has_empty_line:
+            return None  # a head ends with an empty line
+        self._reads += 1
+        if self._reads > _MAX_READS:
+            raise ValueError("too many empty lines")
+        return read_answer_head(self.begun)
 
 
 def read_answer_head(data: bytes) -> AnswerHead | None:

@@ -21,8 +21,8 @@ from dispatcher.transport.answer_head import (
     MAX_RESPONSE_BODY,
     MAX_RESPONSE_HEAD,
     MAX_RESPONSE_HEADERS,
+    HeadReader,
     kept_value,
-    read_answer_head,
 )
 from dispatcher.transport.failures import TransportError, clip, describe
 from dispatcher.transport.tls import remember_session
@@ -88,7 +88,9 @@ class Connection(asyncio.Protocol):
         self.first_byte_at = 0.0
         self._keep = keep
         self._raw = self._head = self._count = self._received = self._interim = 0
-        self._head_done = self._complete = self._is_odd = False
+        self._head_done = self._complete = False
+        self._odd: HeadReader | None = None
+        """Reads the head once the strict parser has refused it."""
         self._begun = b""
         """The bytes received of an incomplete head."""
         self._problem = ""
@@ -159,8 +161,8 @@ class Connection(asyncio.Protocol):
         if self._keep and not self.first_byte_at:
             self.first_byte_at = time.monotonic()
         self._raw += len(data)
-        if self._is_odd:
-            self._read_oddly(data)
+        if self._odd is not None:
+            self._read_oddly(self._odd, data)
         else:
             try:
                 self._parser.feed_data(data)
@@ -186,19 +188,18 @@ class Connection(asyncio.Protocol):
         if self._head_done:
             self._complete = True
         else:
-            self._is_odd = True
-            self._read_oddly(data)
+            self._odd = HeadReader()
+            self._read_oddly(self._odd, self._begun + data)
 
-    def _read_oddly(self, data: bytes) -> None:
-        self._begun += data
+    def _read_oddly(self, reader: HeadReader, data: bytes) -> None:
         try:
-            head = read_answer_head(self._begun)
+            head = reader.feed(data)
         except ValueError as error:
             self._problem = clip(f"the answer is not HTTP/1.1 ({error})")
             return
         if head is not None:
             self.status, self.retry_after, self.webhook_delivery, self.www_authenticate = head[:4]
-            self.body = self._begun[head.end : head.end + self._keep]
+            self.body = reader.begun[head.end : head.end + self._keep]
             self._complete = self._head_done = True
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -1,0 +1,82 @@
+"""Answers that strict parsers refuse: what it costs to read their heads, and what of their bodies is kept."""
+
+import asyncio
+
+import pytest
+
+from dispatcher.contract.outcomes import FailureReason
+from dispatcher.transport import Transport, answer_head
+from tests.transport.conftest import Serving, post_to
+from tests.transport.servers import Peer, Script
+
+MOST_READS = 20
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the heads that were read leniently, one for each reading."""
+    sizes: list[int] = []
+    read = answer_head.read_answer_head
+
+    def counting(data: bytes) -> answer_head.AnswerHead | None:
+        sizes.append(len(data))
+        return read(data)
+
+    monkeypatch.setattr(answer_head, "read_answer_head", counting)
+    return sizes
+
+
+def dripping(begin: bytes, drip: bytes, end: bytes = b"") -> Script:
+    """A server that sends `begin`, then `drip` one byte at a time, then `end`."""
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(begin)
+        for at in range(len(drip)):
+            await peer.send(drip[at : at + 1])
+            await asyncio.sleep(0)
+        await peer.send(end)
+        await peer.until_closed()
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("begin", "drip"),
+    [
+        pytest.param(b"HTTP/1.1 200 OK\r\nx : ", b"y" * 5000, id="a value"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nx : y\r\n", b"x: y\r\n" * 90, id="headers"),
+        pytest.param(b"HTTP/1.1 200 OK\nx: ", b"y" * 5000, id="a value after a bare line feed"),
+        pytest.param(b"", b"HTTP/1.1 103 Early\r\nx : y\r\n\r\n" * 16 + b"HTTP/1.1 200 OK", id="interim answers"),
+    ],
+)
+async def test_a_head_that_drips_is_read_only_when_it_may_be_complete(
+    transport: Transport, serving: Serving, reads: list[int], begin: bytes, drip: bytes
+) -> None:
+    async with serving(dripping(begin, drip, b"\r\ncontent-length: 0\r\n\r\n")) as server:
+        attempt = await transport.post(post_to(server.url))
+    assert (attempt.status, attempt.detail) == (200, "")
+    assert 0 < len(reads) <= MOST_READS
+
+
+async def test_empty_lines_that_drip_end_the_attempt(transport: Transport, serving: Serving, reads: list[int]) -> None:
+    """Each of them could be the end of a head."""
+    async with serving(dripping(b"HTTP/1.1 103 Early\r\nx : y\r\n\r\n", b"\n" * 2000)) as server:
+        attempt = await transport.post(post_to(server.url))
+    assert attempt.failure is FailureReason.PROTOCOL
+    assert len(reads) <= MOST_READS
+
+
+@pytest.mark.parametrize("cut", range(1, 5))
+async def test_an_empty_line_may_be_cut_anywhere(transport: Transport, serving: Serving, cut: int) -> None:
+    head = b"HTTP/1.1 202 Accepted\r\nx : y\r\n\r\n"
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        for part in (head[:-cut], head[-cut:]):
+            await peer.send(part)
+            await asyncio.sleep(0.02)
+        await peer.until_closed()
+
+    async with serving(script) as server:
+        assert (await transport.post(post_to(server.url, timeout_s=1.0))).status == 202
