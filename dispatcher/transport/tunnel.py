@@ -1,7 +1,8 @@
 """Opens a tunnel through the operator's egress proxy (CONNECT, RFC 9110, section 9.3.6) to a checked address or host.
 
-Any failure before the tunnel is open is the proxy's failure and never evidence against the tenant. The proxy's answer
-is read to the end of its header block and must have nothing behind it: in a tunnel the client speaks first.
+Any failure before the tunnel is open is the proxy's failure and never evidence against the tenant, unless the proxy
+says that it can't reach the target. The proxy's answer is read to the end of its header block. What follows a refusal
+is its body and ignored. Nothing may follow a 2xx: in a tunnel the client speaks first.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from dispatcher.transport.happy_eyeballs import connect_first
 from dispatcher.transport.tls import TlsContext
 
 MAX_ANSWER = 8192
+"""Bytes of the answer's header block."""
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})(?: ([^\r\n]*))?\r?\n")
 
 
@@ -24,6 +26,7 @@ class _ConnectAnswer(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.head: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        """What was received when the header block was complete, or too long."""
         self._received = b""
 
     def data_received(self, data: bytes) -> None:
@@ -103,11 +106,13 @@ def _proxy_failure(error: OSError | ssl.CertificateError) -> TransportError:
     return TransportError(FailureReason.PROXY, clip(f"the egress proxy: {describe(error)}"))
 
 
-def _check(head: bytes, *, is_authorized: bool) -> None:
-    status = _STATUS.match(head)
-    if status is None or not head.endswith(b"\r\n\r\n") or head.count(b"\r\n\r\n") != 1:
+def _check(received: bytes, *, is_authorized: bool) -> None:
+    status = _STATUS.match(received)
+    end = received.find(b"\r\n\r\n", 0, MAX_ANSWER) + 4
+    is_open = status is not None and status[1][:1] == b"2"
+    if status is None or end < 4 or (is_open and end != len(received)):
         raise TransportError(FailureReason.PROXY, "the egress proxy's answer to CONNECT is not one")
-    if status[1][:1] == b"2":
+    if is_open:
         return
     text = f"the egress proxy answered {status[1].decode()} to CONNECT"
     if status[1] == b"407":

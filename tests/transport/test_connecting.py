@@ -178,6 +178,14 @@ async def test_the_guard_stands_before_the_proxy(opening: Opener) -> None:
         (b"HTTP/1.1 502 Bad Gateway\r\n\r\n", FailureReason.CONNECT),
         (b"HTTP/1.1 504 Gateway Timeout\r\n\r\n", FailureReason.CONNECT),
         (b"HTTP/1.1 503 Busy\r\n\r\n", FailureReason.PROXY),
+        (b"HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno", FailureReason.PROXY),
+        (b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 4\r\n\r\ndown", FailureReason.CONNECT),
+        (b"HTTP/1.1 502 Bad Gateway\r\n\r\none\r\n\r\ntwo\r\n\r\n", FailureReason.CONNECT),
+        (b"HTTP/1.1 504 Gateway Timeout\r\n\r\n" + b"x" * 9000, FailureReason.CONNECT),
+        (b"HTTP/1.1 502 Bad Gateway\r\n" + b"x: y\r\n" * 2000, FailureReason.PROXY),
+        (b"HTTP/1.1 502 Bad Gateway\r\n" + b"x: y\r\n" * 2000 + b"\r\n", FailureReason.PROXY),
+        (b"HTTP/1.1 200 OK\r\n\r\n\r\n\r\n", FailureReason.PROXY),
+        (b"HTTP/1.1 100 Continue\r\n\r\n", FailureReason.PROXY),
         (b"HTTP/1.1 200 OK\r\n\r\nsurplus", FailureReason.PROXY),
         (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", FailureReason.PROXY),
         (b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 2000, FailureReason.PROXY),
@@ -256,18 +264,21 @@ class CheckingProxy(ConnectProxy):
         self.expected = expected
         self.hosts = hosts
         self.refused = 0
+        self.page = b""
+        """Body of its refusals."""
 
     async def __call__(self, peer: Peer) -> None:
-        head = (await peer.head()).decode()
-        if self.expected is not None and f"\r\nproxy-authorization: {self.expected}\r\n" not in head:
+        asked = (await peer.head()).decode()
+        if self.expected is not None and f"\r\nproxy-authorization: {self.expected}\r\n" not in asked:
             self.refused += 1
-            await peer.send(b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n")
+            head = b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: %d\r\n\r\n" % len(self.page)
+            await peer.send(head + self.page)
             await peer.until_closed()
             return
-        host, _, port = head.split()[1].rpartition(":")
+        host, _, port = asked.split()[1].rpartition(":")
         self.targets.append(f"{host}:{port}")
         if host not in self.hosts:
-            await peer.send(b"HTTP/1.1 504 Gateway Timeout\r\n\r\n")
+            await peer.send(b"HTTP/1.1 504 Gateway Timeout\r\n\r\n" + self.page)
             await peer.until_closed()
             return
         await self.relay(peer, self.hosts[host], int(port))
@@ -376,8 +387,12 @@ async def test_a_name_that_is_allowed_may_be_an_inner_one(opening: Opener, servi
 
 @pytest.mark.parametrize("given", [{}, {"username": "user", "password": Secret(b"wrong")}])
 @pytest.mark.parametrize("resolve", ["local", "proxy"])
-async def test_a_407_of_our_own_proxy_is_our_failure(opening: Opener, given: dict[str, object], resolve: str) -> None:
+@pytest.mark.parametrize("page", [b"", b"Who are you?\r\n\r\n"])
+async def test_a_407_of_our_own_proxy_is_our_failure(
+    opening: Opener, given: dict[str, object], resolve: str, page: bytes
+) -> None:
     proxy = CheckingProxy(BASIC, {})
+    proxy.page = page
     async with (
         Server(proxy, None).running() as entrance,
         opening(proxy={"url": f"http://127.0.0.1:{entrance.port}", "resolve": resolve, **given}) as transport,
@@ -386,6 +401,20 @@ async def test_a_407_of_our_own_proxy_is_our_failure(opening: Opener, given: dic
     assert attempt.failure is FailureReason.PROXY
     assert ("refused" if given else "wants") in attempt.detail
     assert "wrong" not in attempt.detail
+
+
+@pytest.mark.parametrize("page", [b"", b"unreachable"])
+async def test_the_next_address_is_tried_if_the_proxy_can_t_reach_the_first(
+    opening: Opener, serving: Serving, page: bytes
+) -> None:
+    proxy = CheckingProxy(None, {"127.0.0.1": "127.0.0.1"})
+    proxy.page = page
+    async with NameServer().running() as names, serving(answering(OK)) as server, Server(proxy, None).running() as way:
+        names.zone["hooks.example"] = [["127.0.0.9", "127.0.0.1"]]
+        async with opening(nameservers=(names.address,), proxy=f"http://127.0.0.1:{way.port}") as transport:
+            attempt = await transport.post(post_to(f"https://hooks.example:{server.port}/"))
+    assert (attempt.status, attempt.detail) == (200, "")
+    assert proxy.targets == [f"127.0.0.9:{server.port}", f"127.0.0.1:{server.port}"]
 
 
 async def test_a_target_that_hangs_in_the_proxy_leaves_time_for_the_next(opening: Opener, serving: Serving) -> None:
