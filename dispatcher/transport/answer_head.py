@@ -21,12 +21,16 @@ MAX_INTERIM: Final = 16
 MAX_KEPT_VALUE: Final = 256
 """Characters of a response header that an attempt keeps."""
 
+BODYLESS: Final = frozenset({204, 304})
+"""Final statuses whose answers have no body, whatever their headers say (RFC 9112, section 6.3)."""
+
 _MAX_READS: Final = MAX_INTERIM + 4
 """Parses of one answer's head: its beginning, 16 interim heads, the final one, and a few empty lines before them."""
 _START: Final = b"HTTP/"
 _STATUS_LINE: Final = re.compile(rb"HTTP/(1\.\d|2\.0|0\.9) (\d{3})(?: [^\n]*)?\r?\n")
 """Versions besides 1.x are those that llhttp accepts; some servers write them over HTTP/1.1."""
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
+_ANNOUNCEMENT: Final = re.compile(rb"\n(?:transfer-encoding:|content-length:(?![ \t]*0[ \t]*\r?\n))", re.IGNORECASE)
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
 
 
@@ -40,7 +44,10 @@ class AnswerHead(NamedTuple):
     end: int
     """Offset of the body."""
     is_odd: bool
-    """Its lines or the framing of its body can be read in two ways: another reader may see another answer."""
+    """Its lines or the framing of its body can be read in two ways: another reader may see another answer.
+
+    So it is if an interim answer, a 204 or a 304 announces a body, which it can't have.
+    """
 
 
 class HeadReader:
@@ -82,7 +89,7 @@ def read_answer_head(data: bytes) -> AnswerHead | None:
     Raises:
         ValueError: `data` is not the start of an HTTP/1 answer to a POST, or passes the limits on headers.
     """
-    at = 0
+    at, is_odd = 0, False
     for _ in range(MAX_INTERIM + 1):
         while data[at : at + 1] in (b"\r", b"\n") and data[at : at + 1]:
             at += 1  # empty lines before a status line (RFC 9112, section 2.2)
@@ -100,15 +107,34 @@ def read_answer_head(data: bytes) -> AnswerHead | None:
         fields = _read_fields(data, line.end())
         if fields is None:
             return None
+        found, end, is_doubtful = fields
+        is_odd |= is_doubtful or ((status < 200 or status in BODYLESS) and _announces_body(found))
         if status >= 200:
-            found, end, is_odd = fields
             is_odd |= not line[0].endswith(b"\r\n") or not line[1].startswith(b"1.")
             return AnswerHead(
                 status, found.get(b"retry-after"), found.get(b"webhook-delivery"), found.get(b"www-authenticate"),
                 end, is_odd,
             )  # fmt: skip
-        at = fields[1]
+        at = end
     raise ValueError(f"over {MAX_INTERIM} interim answers")
+
+
+def announces_impossible_body(head: bytes) -> bool:
+    """Returns True if a head without a body announces one: an interim answer's, or that of a 204 or 304.
+
+    The head is one that a strict parser accepts.
+    """
+    if _ANNOUNCEMENT.search(head) is None:
+        return False
+    try:
+        found = read_answer_head(head)
+    except ValueError:
+        return True
+    return found is None or found.is_odd
+
+
+def _announces_body(fields: dict[bytes, str]) -> bool:
+    return b"transfer-encoding" in fields or fields.get(b"content-length", "0") != "0"
 
 
 def _read_fields(data: bytes, at: int) -> tuple[dict[bytes, str], int, bool] | None:

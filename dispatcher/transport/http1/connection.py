@@ -16,12 +16,14 @@ import httptools
 
 from dispatcher.contract.outcomes import FailureReason, Phases
 from dispatcher.transport.answer_head import (
+    BODYLESS,
     MAX_INTERIM,
     MAX_RESPONSE,
     MAX_RESPONSE_BODY,
     MAX_RESPONSE_HEAD,
     MAX_RESPONSE_HEADERS,
     HeadReader,
+    announces_impossible_body,
     kept_value,
 )
 from dispatcher.transport.failures import TransportError, clip, describe
@@ -88,7 +90,7 @@ class Connection(asyncio.Protocol):
         self.first_byte_at = 0.0
         self._keep = keep
         self._raw = self._head = self._count = self._received = self._interim = 0
-        self._head_done = self._complete = False
+        self._head_done = self._complete = self._may_mislead = False
         self._odd: HeadReader | None = None
         """Reads the head once the strict parser has refused it."""
         self._begun = b""
@@ -171,6 +173,9 @@ class Connection(asyncio.Protocol):
             else:
                 if not self._head_done:
                     self._begun += data
+                elif self._may_mislead:
+                    self._may_mislead = False
+                    self.usable = self.usable and not announces_impossible_body(self._begun + data)
         if self._complete:
             self._finish()
         elif self._problem:
@@ -254,6 +259,8 @@ class Connection(asyncio.Protocol):
         if self.status == 101 or not 100 <= self.status <= 599:
             self._problem = f"the answer has status {self.status}, which is no answer to a POST"
         self._head_done = self.status >= 200
+        if self.status != 200 and (self.status in BODYLESS or not self._head_done):
+            self._may_mislead = True  # the parser takes the bytes of an announced body for a further answer
 
     def on_body(self, data: bytes) -> None:
         if self._complete:
