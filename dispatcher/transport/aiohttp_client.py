@@ -93,7 +93,8 @@ class AiohttpTransport:
         Raises:
             ValueError: a header can't be sent; the caller has a bug.
         """
-        progress = RequestProgress(time.monotonic())
+        started = time.monotonic()
+        progress = RequestProgress(started, started + request.timeout_s)
         PROGRESS.set(progress)
         attempt = await self._attempt(request, progress)
         handler = progress.handler
@@ -107,7 +108,7 @@ class AiohttpTransport:
     async def _attempt(self, request: Request, progress: RequestProgress) -> Attempt:
         phases = None
         try:
-            async with asyncio.timeout(progress.started + request.timeout_s - time.monotonic()):
+            async with asyncio.timeout(progress.deadline - time.monotonic()) as progress.limit:
                 return await self._post(request, progress)
         except TimeoutError:
             if progress.connected_at is not None:
@@ -248,7 +249,11 @@ def _failure(error: Exception) -> tuple[FailureReason, str]:
 def _tracing() -> aiohttp.TraceConfig:
     """Returns aiohttp's tracing hooks, which record times in each POST's `RequestProgress`."""
 
+    async def dialling(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
+        context.trace_request_ctx.on_dial_start()
+
     async def connected(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
+        context.trace_request_ctx.on_dial_end()
         context.trace_request_ctx.connected_at = time.monotonic()
 
     async def reused(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
@@ -259,6 +264,7 @@ def _tracing() -> aiohttp.TraceConfig:
         context.trace_request_ctx.sent_at = time.monotonic()
 
     config = aiohttp.TraceConfig()
+    config.on_connection_create_start.append(dialling)
     config.on_connection_create_end.append(connected)
     config.on_connection_reuseconn.append(reused)
     config.on_request_chunk_sent.append(sent)

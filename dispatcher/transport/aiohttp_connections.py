@@ -28,6 +28,8 @@ from dispatcher.transport.tls import TlsContext, remember_session
 KEEPALIVE_S = 60.0
 _IGNORED_HEAD: Final = 8 * 1024
 """Bytes that a head may have beyond its names and values: status line, separators, 1xx answers."""
+_DIALLING_GRACE_S: Final = 5.0
+"""Seconds beyond the deadline in which the dialer reports that it passed. Only the dialer knows the reason."""
 
 
 class Handler(ResponseHandler):
@@ -122,6 +124,7 @@ class Connector(aiohttp.BaseConnector):
             url.port or 443,
             context,
             timeout.sock_connect or 0,
+            PROGRESS.get().deadline,
             lambda: Handler(self._loop),
         )
         protocol = dialled.protocol
@@ -177,10 +180,26 @@ class RequestProgress:
     """Progress of one POST, reported by aiohttp's tracing."""
 
     started: float
+    deadline: float
     connected_at: float | None = None
     reused: bool = False
     sent_at: float | None = None
     handler: Handler | None = None
+    limit: asyncio.Timeout | None = None
+    """Ends the attempt at its deadline."""
+
+    def on_dial_start(self) -> None:
+        """Leaves the deadline to the dialer."""
+        self._reschedule(_DIALLING_GRACE_S)
+
+    def on_dial_end(self) -> None:
+        """Takes the deadline back from the dialer."""
+        self._reschedule(0.0)
+
+    def _reschedule(self, grace_s: float) -> None:
+        if self.limit is not None and not self.limit.expired():
+            now = asyncio.get_running_loop().time()
+            self.limit.reschedule(now + self.deadline + grace_s - time.monotonic())
 
 
 PROGRESS: ContextVar[RequestProgress] = ContextVar("PROGRESS")

@@ -79,9 +79,13 @@ class Dialer:
         port: int,
         context: TlsContext | None,
         timeout_s: float,
+        deadline: float,
         factory: Callable[[], P],
     ) -> Dialled[P]:
-        """Returns a new connection, TLS done if a context is given. `timeout_s` is for connect and TLS, not for DNS.
+        """Returns a new connection, TLS done if a context is given.
+
+        `timeout_s` is for connect and TLS, not for DNS; `deadline`, by the monotonic clock, is for all of it. Both are
+        enforced here, because only the dialer knows what it is waiting for: its own proxy and threads are no evidence.
 
         If a TLS handshake that offered a session fails, the session is forgotten and the server dialled once more
         without it, within the same time.
@@ -89,10 +93,10 @@ class Dialer:
         Raises:
             TransportError: any reason but TIMEOUT, RESET and TOKEN.
         """
-        route = await self._route(scheme, host, port, context, timeout_s)
+        route = await self._route(scheme, host, port, context, timeout_s, deadline)
         dialled = DIALLED.set((host, port))  # before any socket: uvloop keeps the context in which one was created
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(route.timeout_s):
                 try:
                     return await self._once(route, factory)
                 except TransportError as failed:
@@ -101,27 +105,30 @@ class Dialer:
                     route.forget_session()
                 return await self._once(route, factory)
         except asyncio.CancelledError:
-            route.forget_session(is_refused=False)  # the attempt's own deadline may be the shorter one
+            route.forget_session(is_refused=False)
             raise
         except TimeoutError:
-            route.forget_session()
+            route.forget_session(is_refused=route.timeout_s == timeout_s)  # the deadline may leave too little time
             reason = FailureReason.CONNECT_TIMEOUT if self._proxy is None else FailureReason.PROXY
-            raise TransportError(reason, f"no connection within {timeout_s:g} s", route.phases) from None
+            raise TransportError(reason, f"no connection within {route.timeout_s:.2g} s", route.phases) from None
         except TransportError as failed:
             failed.phases = route.phases
             raise
         finally:
             DIALLED.reset(dialled)
 
-    async def _route(self, scheme: str, host: str, port: int, context: TlsContext | None, timeout_s: float) -> "_Route":
+    async def _route(
+        self, scheme: str, host: str, port: int, context: TlsContext | None, timeout_s: float, deadline: float
+    ) -> "_Route":
         """Resolves and checks the host; if the proxy resolves, only checks it."""
         started = time.monotonic()
         if self._proxy is not None and self._proxy.resolves:
             self._resolver.check(scheme, host, port)
-            return _Route(host, port, context, (host,), Phases(), timeout_s)
-        addresses = await self._resolver.resolve(scheme, host, port)
-        phases = Phases(dns_s=time.monotonic() - started, address=addresses[0])
-        return _Route(host, port, context, addresses, phases, timeout_s)
+            return _Route(host, port, context, (host,), Phases(), min(timeout_s, max(deadline - started, 0.0)))
+        addresses = await self._resolver.resolve(scheme, host, port, deadline - started)
+        now = time.monotonic()
+        phases = Phases(dns_s=now - started, address=addresses[0])
+        return _Route(host, port, context, addresses, phases, min(timeout_s, max(deadline - now, 0.0)))
 
     def _once(self, route: "_Route", factory: Callable[[], P]) -> Coroutine[object, object, Dialled[P]]:
         return self._directly(route, factory) if self._proxy is None else self._through(self._proxy, route, factory)
@@ -189,6 +196,7 @@ class _Route:
     phases: Phases
     """The phases completed so far."""
     timeout_s: float
+    """For connect and TLS: what the deadline leaves of it."""
     offers_session: bool = False
 
     def forget_session(self, *, is_refused: bool = True) -> None:

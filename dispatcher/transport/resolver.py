@@ -85,6 +85,8 @@ class Resolver:
         self._next_refresh = 0.0
         self._reported_at: OrderedDict[str, float] = OrderedDict()
         self._threads: ThreadPoolExecutor | None = None
+        self._asked: dict[str, list[socket.AddressFamily]] = {}
+        """What each of the system's lookups in progress was really asked for: every thread may be busy."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -106,15 +108,17 @@ class Resolver:
             for_good = address is not None and self._guard.denies(host, str(address))
             raise TransportError(FailureReason.URL_DENIED if for_good else FailureReason.EGRESS_DENIED, clip(problem))
 
-    async def resolve(self, scheme: str, host: str, port: int) -> tuple[str, ...]:
+    async def resolve(self, scheme: str, host: str, port: int, within_s: float = TIMEOUT_S) -> tuple[str, ...]:
         """Returns addresses to connect to, in order of preference, at most 32. The whole answer passed the guard.
+
+        A lookup that takes longer than `within_s` goes on in the background.
 
         Raises:
             TransportError: DNS, LOCAL, URL_DENIED, or EGRESS_DENIED if the guard refuses the host or *any* of its
                 addresses. The text for a denied address is the same as for a name that doesn't exist; the log has more.
         """
         self.check(scheme, host, port)
-        addresses = await self.lookup(host)
+        addresses = await self.lookup(host, within_s)
         for address in addresses:
             problem = self._guard.problem_of_address(host, address, port)
             if problem:
@@ -146,8 +150,8 @@ class Resolver:
             self._start(host)
         return answer
 
-    async def lookup(self, host: str) -> tuple[str, ...]:
-        """Returns the addresses of a host, unchecked: for the operator's own proxy.
+    async def lookup(self, host: str, within_s: float = TIMEOUT_S) -> tuple[str, ...]:
+        """Returns the addresses of a host, unchecked: for the operator's own proxy. `within_s` as in `resolve`.
 
         Raises:
             TransportError: DNS or LOCAL.
@@ -158,7 +162,12 @@ class Resolver:
         known = self._answers.get(host)
         if known is not None and self._clock() < known.expires_at:
             return known.addresses
-        return await asyncio.shield(self._start(host))
+        lookup = self._start(host)
+        if within_s < TIMEOUT_S:  # otherwise the lookup's own limit ends it first
+            await asyncio.wait([lookup], timeout=within_s)
+            if not lookup.done():
+                raise self._no_answer(host, within_s)
+        return await asyncio.shield(lookup)
 
     def _start(self, host: str) -> "asyncio.Task[tuple[str, ...]]":
         return self._lookups.start(host, lambda: self._look_up_and_keep(host))
@@ -177,18 +186,15 @@ class Resolver:
         return addresses
 
     async def _look_up(self, host: str) -> tuple[str, ...]:
-        asked: list[socket.AddressFamily] = []
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                found = await (dns.query(host, self._servers) if self._servers else self._by_system(host, asked))
+                found = await (dns.query(host, self._servers) if self._servers else self._by_system(host))
         except TimeoutError:
-            if not self._servers and not asked:  # no evidence against this host's endpoint
-                raise TransportError(FailureReason.LOCAL, _NO_THREAD) from None
-            raise TransportError(
-                FailureReason.DNS, f"{clip(host)}: no answer from DNS within {TIMEOUT_S:g} s"
-            ) from None
+            raise self._no_answer(host, TIMEOUT_S) from None
         except (dns.DnsError, OSError, UnicodeError) as error:
             raise _dns_failure(host, error) from error
+        finally:
+            self._asked.pop(host, None)
         addresses = tuple(dict.fromkeys(found))
         if not addresses:
             raise TransportError(FailureReason.DNS, _no_public_address(host))
@@ -198,12 +204,18 @@ class Resolver:
             )
         return addresses
 
-    async def _by_system(self, host: str, asked: list[socket.AddressFamily]) -> list[str]:
-        """Asks the system's resolver. `asked` receives what it was really asked for: every thread may be busy."""
+    def _no_answer(self, host: str, within_s: float) -> TransportError:
+        """Returns the failure for a lookup that takes too long: LOCAL if it waits for a thread, else DNS."""
+        if self._asked.get(host) == []:
+            return TransportError(FailureReason.LOCAL, _NO_THREAD)  # no evidence against this host's endpoint
+        return TransportError(FailureReason.DNS, f"{clip(host)}: no answer from DNS within {within_s:.2g} s")
 
+    async def _by_system(self, host: str) -> list[str]:
+        """Asks the system's resolver."""
         if self._threads is None:
             self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="dns")
         threads = self._threads
+        asked = self._asked[host] = []
 
         def ask(family: socket.AddressFamily) -> list[str]:
             asked.append(family)
@@ -223,7 +235,7 @@ class Resolver:
             return await dns.first_good(both, four)
         finally:
             for answer in answers:
-                answer.cancel()  # one that still waits for a thread will not begin
+                answer.cancel()  # one that still waits for a thread never begins
 
 
 def _take_error(answer: "asyncio.Future[list[str]]") -> None:

@@ -5,6 +5,7 @@ import base64
 import os
 import socket
 import ssl
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import trustme
 
 from dispatcher.config.secrets import Secret
 from dispatcher.contract.outcomes import FailureReason
-from dispatcher.transport import Transport
+from dispatcher.transport import Transport, resolver
 from tests.transport.conftest import IN_TIME_S, Opener, Serving, post_to, server_context
 from tests.transport.servers import OK, ConnectProxy, NameServer, Peer, answering
 from tests.transport.servers import Endpoint as Server
@@ -124,8 +125,38 @@ async def test_dns_that_never_answers_is_bounded_by_the_deadline_of_the_attempt(
         names.silent.add("hooks.example")
         async with opening(nameservers=(names.address,)) as transport:
             attempt = await transport.post(post_to("https://hooks.example/", timeout_s=0.3))
-    assert attempt.failure in (FailureReason.DNS, FailureReason.CONNECT_TIMEOUT)
+    assert attempt.failure is FailureReason.DNS
+    assert attempt.detail.startswith("hooks.example: no answer from DNS within 0.")
     assert attempt.elapsed_s < IN_TIME_S
+
+
+async def test_a_handshake_that_never_ends_is_a_connect_timeout_by_either_deadline(opening: Opener) -> None:
+    async with Server(Peer.until_closed, None).running() as server, opening() as transport:
+        for timeout_s, connect_timeout_s in ((0.3, 0.3), (0.3, 20.0), (20.0, 0.3)):
+            changes = {"timeout_s": timeout_s, "connect_timeout_s": connect_timeout_s}
+            attempt = await transport.post(post_to(server.url, **changes))
+            assert attempt.failure is FailureReason.CONNECT_TIMEOUT
+            assert attempt.detail.startswith("no connection within 0.")
+
+
+async def test_a_lookup_that_gets_no_thread_in_the_attempts_time_is_our_failure(
+    opening: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+
+    def getaddrinfo(host: str, family: socket.AddressFamily) -> list[str]:
+        over.wait(30)
+        return ["127.0.0.1"]
+
+    monkeypatch.setattr(resolver, "_getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(resolver, "_THREADS", 2)
+    async with opening() as transport:
+        hosts = ("https://dead1.example/", "https://dead2.example/", "https://hooks.example/")
+        attempts = await asyncio.gather(*(transport.post(post_to(host, timeout_s=0.3)) for host in hosts))
+        over.set()
+    assert [one.failure for one in attempts] == [FailureReason.DNS, FailureReason.DNS, FailureReason.LOCAL]
+    assert "egress.nameservers" in attempts[2].detail
+    assert all(one.elapsed_s < IN_TIME_S for one in attempts)
 
 
 # --- the operator's proxy
@@ -203,6 +234,28 @@ async def test_a_proxy_that_fails_is_never_held_against_the_tenant(
         attempt = await transport.post(post_to("https://127.0.0.1:4443/", **within))
     assert attempt.failure is reason
     assert attempt.detail
+
+
+@pytest.mark.parametrize("timeouts", [(0.3, 0.3), (0.3, 20.0), (20.0, 0.3)])
+async def test_a_silent_proxy_is_a_proxy_failure_by_either_deadline(
+    opening: Opener, timeouts: tuple[float, float]
+) -> None:
+    async with (
+        Server(ConnectProxy(b""), None).running() as entrance,
+        opening(proxy=f"http://127.0.0.1:{entrance.port}") as transport,
+    ):
+        changes = {"timeout_s": timeouts[0], "connect_timeout_s": timeouts[1]}
+        attempt = await transport.post(post_to("https://127.0.0.1:4443/", **changes))
+    assert attempt.failure is FailureReason.PROXY
+    assert attempt.elapsed_s < IN_TIME_S
+
+
+async def test_a_proxy_whose_name_gets_no_answer_in_the_attempts_time_is_a_proxy_failure(opening: Opener) -> None:
+    async with NameServer().running() as names:
+        names.silent.add("proxy.example")
+        async with opening(nameservers=(names.address,), proxy="http://proxy.example:3128") as transport:
+            attempt = await transport.post(post_to("https://127.0.0.1:4443/", timeout_s=0.3, connect_timeout_s=0.3))
+    assert attempt.failure is FailureReason.PROXY
 
 
 @pytest.mark.parametrize("proxy", ["http://127.0.0.1:{}", "http://nowhere.example:3128"])

@@ -9,7 +9,6 @@ from typing import Final, Self
 
 from dispatcher.config.settings import DeliverySettings, EgressSettings
 from dispatcher.contract.outcomes import NO_PHASES, Attempt, FailureReason, Phases
-from dispatcher.errors import unchained
 from dispatcher.transport import tls
 from dispatcher.transport.dial import Dialer
 from dispatcher.transport.egress import EgressGuard
@@ -193,14 +192,9 @@ class Http1Transport:
 
     async def _open(self, destination: Destination, request: Request, started: float) -> Connection:
         scheme, host, port, context = destination
-        try:
-            async with asyncio.timeout(started + request.timeout_s - time.monotonic()):
-                dialled = await self._dialer.dial(
-                    scheme, host, port, context, request.connect_timeout_s, self._connection
-                )
-        except TimeoutError:
-            detail = f"no connection within {request.timeout_s:g} s"
-            raise unchained(TransportError(FailureReason.CONNECT_TIMEOUT, detail)) from None
+        dialled = await self._dialer.dial(
+            scheme, host, port, context, request.connect_timeout_s, started + request.timeout_s, self._connection
+        )
         connection = dialled.protocol
         connection.phases, connection.below = dialled.phases, dialled.below
         connection.is_resumed = dialled.is_resumed
