@@ -94,7 +94,7 @@ class AiohttpTransport:
             ValueError: a header can't be sent; the caller has a bug.
         """
         started = time.monotonic()
-        progress = RequestProgress(started, started + request.timeout_s)
+        progress = RequestProgress(started, started + request.timeout_s, request.keep_body)
         PROGRESS.set(progress)
         attempt = await self._attempt(request, progress)
         handler = progress.handler

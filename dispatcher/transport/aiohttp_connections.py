@@ -52,11 +52,14 @@ class Handler(ResponseHandler):
     head: AnswerHead | None = None
     """The head of the current answer, once it is complete."""
     body = b""
-    """Bytes that arrived behind the head when it became complete."""
+    """Bytes that arrived behind the head when it became complete; behind an odd head, what is kept of the body."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self._reader = HeadReader()
+        self._keep = 0
+        self._is_held = False
+        """The answer is held back from aiohttp's parser, which may refuse it, until its body has been kept."""
 
     @property
     def was_dropped_after_resumption(self) -> bool:
@@ -70,8 +73,9 @@ class Handler(ResponseHandler):
         outdated = self.answer is not None and address is not None and self.answer.is_outdated(address)
         return outdated or time.monotonic() >= self.retires_at
 
-    def on_request(self) -> None:
-        """Resets what the last request left; called before a request is written."""
+    def on_request(self, keep: int) -> None:
+        """Resets what the last request left; called before a request is written. `keep`: as in `Request.keep_body`."""
+        self._keep, self._is_held = keep, False
         self.resting, self.raw, self.head, self.body = False, 0, None, b""
         self._reader = HeadReader()
         self.requests += 1
@@ -82,10 +86,16 @@ class Handler(ResponseHandler):
             self.close()
         elif self.raw > MAX_RESPONSE and self.transport is not None:
             self.transport.abort()
-        elif self.head is not None or not data:
+        elif not data or (self.head is not None and not self._is_held):
             super().data_received(data)
-        else:
+        elif self.head is None:
             self._begin_answer(data)
+        else:
+            self._keep_odd_body(self.head, data)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._release()
+        super().connection_lost(exc)
 
     def _begin_answer(self, data: bytes) -> None:
         """Holds a head back until it is complete, so that a head that aiohttp refuses can be read leniently."""
@@ -97,11 +107,28 @@ class Handler(ResponseHandler):
                 self.transport.abort()
             return
         if self.head is not None:
+            self._is_held = True
             self.body = self._reader.begun[self.head.end :]
-            super().data_received(self._reader.begun)
+            if self.head.is_odd and self._keep and self.head.has_clear_end:
+                self._keep_odd_body(self.head, b"")
+            else:
+                self._release()
         elif len(self._reader.begun) > MAX_RESPONSE_HEAD + _IGNORED_HEAD and self.transport is not None:
             self.set_exception(HttpProcessingError(message="headers without end"))
             self.transport.abort()
+
+    def _keep_odd_body(self, head: AnswerHead, data: bytes) -> None:
+        limit = head.limit(self._keep)
+        self._reader.begun += data
+        self.body = self._reader.begun[head.end : head.end + limit]
+        if len(self.body) >= limit:
+            self._release()
+
+    def _release(self) -> None:
+        """Passes an answer that was held back to aiohttp's parser."""
+        if self._is_held:
+            self._is_held = False
+            super().data_received(self._reader.begun)
 
 
 class Connector(aiohttp.BaseConnector):
@@ -146,8 +173,9 @@ class Connector(aiohttp.BaseConnector):
                     protocol.close()  # aiohttp passes over closed ones
         connection = await super().connect(req, traces, timeout)
         if isinstance(connection.protocol, Handler):
-            connection.protocol.on_request()
-            PROGRESS.get().handler = connection.protocol
+            progress = PROGRESS.get()
+            connection.protocol.on_request(progress.keep)
+            progress.handler = connection.protocol
         return connection
 
     def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
@@ -181,6 +209,8 @@ class RequestProgress:
 
     started: float
     deadline: float
+    keep: int
+    """Bytes of the answer's body to keep."""
     connected_at: float | None = None
     reused: bool = False
     sent_at: float | None = None

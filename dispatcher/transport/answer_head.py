@@ -31,6 +31,7 @@ _STATUS_LINE: Final = re.compile(rb"HTTP/(1\.\d|2\.0|0\.9) (\d{3})(?: [^\n]*)?\r
 """Versions besides 1.x are those that llhttp accepts; some servers write them over HTTP/1.1."""
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 _ANNOUNCEMENT: Final = re.compile(rb"\n(?:transfer-encoding:|content-length:(?![ \t]*0[ \t]*\r?\n))", re.IGNORECASE)
+_LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
 
 
@@ -48,6 +49,14 @@ class AnswerHead(NamedTuple):
 
     So it is if an interim answer, a 204 or a 304 announces a body, which it can't have.
     """
+    length: int | None
+    """Bytes of the body; None if no single Content-Length gives them."""
+    has_clear_end: bool
+    """The body ends after its length, or with the connection if no header frames it. Any other is not waited for."""
+
+    def limit(self, keep: int) -> int:
+        """Returns how many bytes of the body are kept at most if `keep` are wanted."""
+        return keep if self.length is None else min(keep, self.length)
 
 
 class HeadReader:
@@ -107,13 +116,14 @@ def read_answer_head(data: bytes) -> AnswerHead | None:
         fields = _read_fields(data, line.end())
         if fields is None:
             return None
-        found, end, is_doubtful = fields
+        found, end, is_doubtful, length = fields
         is_odd |= is_doubtful or ((status < 200 or status in BODYLESS) and _announces_body(found))
         if status >= 200:
+            length = 0 if status in BODYLESS else length
             is_odd |= not line[0].endswith(b"\r\n") or not line[1].startswith(b"1.")
             return AnswerHead(
                 status, found.get(b"retry-after"), found.get(b"webhook-delivery"), found.get(b"www-authenticate"),
-                end, is_odd,
+                end, is_odd, length, length is not None or _FRAMING.isdisjoint(found),
             )  # fmt: skip
         at = end
     raise ValueError(f"over {MAX_INTERIM} interim answers")
@@ -137,8 +147,17 @@ def _announces_body(fields: dict[bytes, str]) -> bool:
     return b"transfer-encoding" in fields or fields.get(b"content-length", "0") != "0"
 
 
-def _read_fields(data: bytes, at: int) -> tuple[dict[bytes, str], int, bool] | None:
-    """Returns the first value of each header, the offset behind the head's empty line, and whether a line is odd.
+def _body_length(framing: list[tuple[bytes, bytes]]) -> int | None:
+    """Returns the value of Content-Length if that alone frames the body, however often it is repeated."""
+    values = {value for _, value in framing}
+    if len(values) != 1 or any(name != b"content-length" for name, _ in framing):
+        return None
+    value = values.pop()
+    return int(value) if _LENGTH.fullmatch(value) else None
+
+
+def _read_fields(data: bytes, at: int) -> tuple[dict[bytes, str], int, bool, int | None] | None:
+    """Returns the first value of each header, the offset behind the empty line, whether a line is odd, and the length.
 
     None while the head is incomplete.
     """
@@ -149,8 +168,9 @@ def _read_fields(data: bytes, at: int) -> tuple[dict[bytes, str], int, bool] | N
         is_odd |= line[-1:] != b"\r"
         line = line.removesuffix(b"\r")
         if not line:
-            framing = [name for name, _ in fields if name in _FRAMING]
-            return {name: kept_value(value) for name, value in reversed(fields)}, at, is_odd or len(framing) > 1
+            framing = [field for field in fields if field[0] in _FRAMING]
+            first = {name: kept_value(value) for name, value in reversed(fields)}
+            return first, at, is_odd or len(framing) > 1, _body_length(framing)
         size += len(line)
         if len(fields) >= MAX_RESPONSE_HEADERS or size > MAX_RESPONSE_HEAD + 4 * len(fields):
             raise ValueError("over 100 headers, or over 32 KiB of them")

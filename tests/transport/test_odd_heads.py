@@ -80,3 +80,76 @@ async def test_an_empty_line_may_be_cut_anywhere(transport: Transport, serving: 
 
     async with serving(script) as server:
         assert (await transport.post(post_to(server.url, timeout_s=1.0))).status == 202
+
+
+# --- the body behind an odd head, if it is kept
+
+FOLDED = b"HTTP/1.1 200 OK\r\nx-a: b\r\n c\r\n"
+
+
+async def kept_body(
+    transport: Transport, serving: Serving, *parts: bytes, close: bool = False, keep_body: int = 9
+) -> tuple[int | None, bytes, int]:
+    """Returns status and kept body of the first of two answers in these parts, and the number of connections."""
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        for part in parts:
+            await peer.send(part)
+            await asyncio.sleep(0.02)
+        if not close:
+            await peer.until_closed()
+
+    async with serving(script) as server:
+        attempt = await transport.post(post_to(server.url, keep_body=keep_body, timeout_s=3.0))
+        following = await transport.post(post_to(server.url, timeout_s=3.0))
+        assert not following.reused
+    assert attempt.elapsed_s < 2.0, "ended by the deadline"
+    return attempt.status, attempt.body, server.connections
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        FOLDED + b"content-length: 2\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nx-a : b\r\ncontent-length: 2\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length : 2\r\n\r\n",
+        b"HTTP/1.1 200 OK\ncontent-length: 2\n\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 2\r\n\r\n",
+    ],
+)
+@pytest.mark.parametrize("parts", [(b"ok",), (b"o", b"k"), (b"ok, thanks",)])
+async def test_a_body_behind_an_odd_head_is_kept_whenever_it_comes(
+    transport: Transport, serving: Serving, head: bytes, parts: tuple[bytes, ...]
+) -> None:
+    assert await kept_body(transport, serving, head, *parts) == (200, b"ok", 2)
+    assert await kept_body(transport, serving, head + parts[0], *parts[1:]) == (200, b"ok", 2)
+
+
+async def test_a_body_without_a_length_ends_with_the_connection(transport: Transport, serving: Serving) -> None:
+    assert await kept_body(transport, serving, FOLDED + b"\r\n", b"o", b"k", close=True) == (200, b"ok", 2)
+
+
+async def test_no_more_of_it_is_kept_than_wanted(transport: Transport, serving: Serving) -> None:
+    head = FOLDED + b"content-length: 10\r\n\r\n"
+    assert await kept_body(transport, serving, head, b"012", b"3456789", keep_body=5) == (200, b"01234", 2)
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"content-length: 2\r\ncontent-length: 3",
+        b"transfer-encoding: chunked\r\ncontent-length: 2",
+        b"content-length: 1x",
+        b"content-length: 0",
+    ],
+)
+async def test_a_body_in_doubt_is_not_waited_for(transport: Transport, serving: Serving, framing: bytes) -> None:
+    head = FOLDED + framing + b"\r\n\r\n"
+    status, _, connections = await kept_body(transport, serving, head)
+    assert (status, connections) == (200, 2)
+
+
+async def test_of_a_body_in_doubt_what_came_with_the_head_is_kept(transport: Transport, serving: Serving) -> None:
+    head = b"HTTP/1.1 200 OK\r\nx-a : b\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n"
+    assert await kept_body(transport, serving, head + b"ok") == (200, b"ok", 2)

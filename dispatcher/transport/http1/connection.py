@@ -70,6 +70,8 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._ended: Ended | None = None
         """Callback of the request in progress; None between requests."""
+        self._wanted = 0
+        """Bytes of the body to wait for behind an odd head."""
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
@@ -197,6 +199,9 @@ class Connection(asyncio.Protocol):
             self._read_oddly(self._odd, self._begun + data)
 
     def _read_oddly(self, reader: HeadReader, data: bytes) -> None:
+        if self._head_done:
+            self._keep_odd_body(data)
+            return
         try:
             head = reader.feed(data)
         except ValueError as error:
@@ -204,8 +209,15 @@ class Connection(asyncio.Protocol):
             return
         if head is not None:
             self.status, self.retry_after, self.webhook_delivery, self.www_authenticate = head[:4]
-            self.body = reader.begun[head.end : head.end + self._keep]
-            self._complete = self._head_done = True
+            self._head_done = True
+            self._wanted = head.limit(self._keep)
+            self._keep_odd_body(reader.begun[head.end :])
+            self._complete |= not head.has_clear_end
+
+    def _keep_odd_body(self, data: bytes) -> None:
+        """Completes the answer once the bytes that are kept of its body have come."""
+        self.body += data[: self._wanted - len(self.body)]
+        self._complete = len(self.body) >= self._wanted
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.usable = False
