@@ -7,7 +7,9 @@ import socket
 import ssl
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -15,6 +17,7 @@ import trustme
 from dispatcher.config.secrets import Secret
 from dispatcher.contract.outcomes import FailureReason
 from dispatcher.transport import Transport, resolver
+from dispatcher.transport.dial import Dialer, Dialled
 from tests.transport.conftest import IN_TIME_S, Opener, Serving, post_to, server_context
 from tests.transport.servers import OK, ConnectProxy, NameServer, Peer, answering
 from tests.transport.servers import Endpoint as Server
@@ -157,6 +160,35 @@ async def test_a_lookup_that_gets_no_thread_in_the_attempts_time_is_our_failure(
     assert [one.failure for one in attempts] == [FailureReason.DNS, FailureReason.DNS, FailureReason.LOCAL]
     assert "egress.nameservers" in attempts[2].detail
     assert all(one.elapsed_s < IN_TIME_S for one in attempts)
+
+
+@pytest.mark.parametrize("is_resumed", [False, True])
+async def test_a_connection_lost_before_the_request_is_written_is_a_reset(
+    opening: Opener, serving: Serving, monkeypatch: pytest.MonkeyPatch, is_resumed: bool
+) -> None:
+    """Else only the deadline would end the exchange. After a resumed session the server is dialled once more."""
+    dial, dialled = Dialer.dial, 0
+
+    async def dial_and_lose_the_first(*arguments: Any) -> Dialled[asyncio.Protocol]:
+        nonlocal dialled
+        dialled += 1
+        made = await dial(*arguments)
+        if dialled > 1:
+            return made
+        made.transport.abort()
+        await asyncio.sleep(0.01)
+        return replace(made, is_resumed=is_resumed)
+
+    monkeypatch.setattr(Dialer, "dial", dial_and_lose_the_first)
+    async with serving(answering(OK)) as server, opening() as transport:
+        attempt = await transport.post(post_to(server.url, timeout_s=5.0))
+        following = await transport.post(post_to(server.url))
+    if is_resumed:
+        assert (attempt.status, following.reused, dialled) == (200, True, 2)
+    else:
+        assert (attempt.failure, attempt.reused) == (FailureReason.RESET, False)
+        assert "closed" in attempt.detail
+        assert (following.status, dialled) == (200, 2)
 
 
 # --- the operator's proxy

@@ -144,6 +144,11 @@ class Http1Transport:
         """
         answer: asyncio.Future[Attempt] = asyncio.get_running_loop().create_future()
         connection = await self._open(kept.destination, request, started)
+        if not connection.usable:  # lost before this task resumed; nothing would end the exchange but its deadline
+            lost = TransportError(
+                FailureReason.RESET, "the connection was closed before the request", connection.phases
+            )
+            return connection, _failed(lost, started, reused=False)
         exchange = Http1Exchange(
             self._pool, kept.stack, connection, request.keep_body, started, partial(_settle, answer), reused=False
         )

@@ -70,6 +70,8 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._ended: Ended | None = None
         """Callback of the request in progress; None between requests."""
+        self._raw = 0
+        """Bytes received since the request."""
         self._wanted = 0
         """Bytes of the body to wait for behind an odd head."""
         self._deadline = 0.0
@@ -124,7 +126,7 @@ class Connection(asyncio.Protocol):
     @property
     def was_dropped_after_resumption(self) -> bool:
         """True if the server ended a connection with a resumed TLS session before it answered the first request."""
-        return self.is_resumed and self.requests == 1 and not self._raw and not self.usable
+        return self.is_resumed and self.requests <= 1 and not self._raw and not self.usable
 
     @property
     def tls(self) -> ssl.SSLObject | None:
