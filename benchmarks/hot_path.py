@@ -402,7 +402,14 @@ class NullDialer:
     """Connections that answer every request at once, without a socket."""
 
     async def dial(
-        self, scheme: str, host: str, port: int, context: object, timeout_s: float, factory: Callable[[], Any]
+        self,
+        scheme: str,
+        host: str,
+        port: int,
+        context: object,
+        timeout_s: float,
+        deadline: float,
+        factory: Callable[[], Any],
     ) -> Dialled[Any]:
         protocol = factory()
         transport: Any = NullConnection(protocol)

@@ -30,7 +30,6 @@ _START: Final = b"HTTP/"
 _STATUS_LINE: Final = re.compile(rb"HTTP/(1\.\d|2\.0|0\.9) (\d{3})(?: [^\n]*)?\r?\n")
 """Versions besides 1.x are those that llhttp accepts; some servers write them over HTTP/1.1."""
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
-_ANNOUNCEMENT: Final = re.compile(rb"\n(?:transfer-encoding:|content-length:(?![ \t]*0[ \t]*\r?\n))", re.IGNORECASE)
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
 
@@ -127,20 +126,6 @@ def read_answer_head(data: bytes) -> AnswerHead | None:
             )  # fmt: skip
         at = end
     raise ValueError(f"over {MAX_INTERIM} interim answers")
-
-
-def announces_impossible_body(head: bytes) -> bool:
-    """Returns True if a head without a body announces one: an interim answer's, or that of a 204 or 304.
-
-    The head is one that a strict parser accepts.
-    """
-    if _ANNOUNCEMENT.search(head) is None:
-        return False
-    try:
-        found = read_answer_head(head)
-    except ValueError:
-        return True
-    return found is None or found.is_odd
 
 
 def _announces_body(fields: dict[bytes, str]) -> bool:

@@ -15,12 +15,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from dispatcher.demo.child_process import ChildProcess, free_ports
+from dispatcher.demo.child_process import ChildFailedError, ChildProcess, free_ports
 from tests.kafka import acls, maven
 from tests.kafka.acls import Operation, Permission, Resource
 from tests.kafka.certificates import Certificates
 from tests.kafka.server_properties import SCRAM, KafkaOptions, Listener, Mechanism, server_properties
 
+_TRIES = 3
+"""Sets of ports that a new broker tries."""
 _READY = b"Kafka Server started"
 _READY_WITHIN_S = 180.0  # usually 2 to 3 s; a loaded machine has taken 70 s for the storage format alone
 _STOP_WITHIN_S = 20.0  # usually under 1
@@ -104,10 +106,18 @@ class ApacheKafka:
 
     async def start(self) -> None:
         """Starts and waits until clients are served: 2 to 4 s, at first 1 s more (minutes if jars must be fetched)."""
-        if self._process is None:
-            self._process = await asyncio.to_thread(self._prepare)
-        self._process.start()
-        await self.wait_ready()
+        tries = 0 if self._process is not None else _TRIES
+        while True:
+            if self._process is None:
+                self._process = await asyncio.to_thread(self._prepare)
+            self._process.start()
+            try:
+                return await self.wait_ready()
+            except ChildFailedError as error:  # another process of the tests may have taken a port meanwhile
+                tries -= 1
+                if tries <= 0 or "Address already in use" not in str(error):
+                    raise
+                await self.close()
 
     async def wait_ready(self, *, timeout_s: float = _READY_WITHIN_S) -> None:
         """Waits until the present run serves clients; raises `ChildFailedError` if it ends or takes longer."""

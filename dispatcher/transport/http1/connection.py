@@ -23,7 +23,6 @@ from dispatcher.transport.answer_head import (
     MAX_RESPONSE_HEAD,
     MAX_RESPONSE_HEADERS,
     HeadReader,
-    announces_impossible_body,
     kept_value,
 )
 from dispatcher.transport.failures import TransportError, clip, describe
@@ -94,7 +93,9 @@ class Connection(asyncio.Protocol):
         self.first_byte_at = 0.0
         self._keep = keep
         self._raw = self._head = self._count = self._received = self._interim = 0
-        self._head_done = self._complete = self._may_mislead = False
+        self._head_done = self._complete = False
+        self._length = self._coding = b""
+        """Values of the headers that frame the body."""
         self._odd: HeadReader | None = None
         """Reads the head once the strict parser has refused it."""
         self._begun = b""
@@ -177,9 +178,6 @@ class Connection(asyncio.Protocol):
             else:
                 if not self._head_done:
                     self._begun += data
-                elif self._may_mislead:
-                    self._may_mislead = False
-                    self.usable = self.usable and not announces_impossible_body(self._begun + data)
         if self._complete:
             self._finish()
         elif self._problem:
@@ -259,6 +257,10 @@ class Connection(asyncio.Protocol):
         size = len(name)  # first, because it is cheaper than lower()
         if size == 11 and self.retry_after is None and name.lower() == b"retry-after":
             self.retry_after = kept_value(value)
+        elif size == 14 and name.lower() == b"content-length":
+            self._length = value
+        elif size == 17 and name.lower() == b"transfer-encoding":
+            self._coding = value
         elif size == 16:
             lower = name.lower()
             if lower == b"webhook-delivery" and self.webhook_delivery is None:
@@ -274,7 +276,9 @@ class Connection(asyncio.Protocol):
             self._problem = f"the answer has status {self.status}, which is no answer to a POST"
         self._head_done = self.status >= 200
         if self.status != 200 and (self.status in BODYLESS or not self._head_done):
-            self._may_mislead = True  # the parser takes the bytes of an announced body for a further answer
+            if self._coding or self._length not in (b"", b"0"):
+                self.usable = False  # the parser takes the bytes of the announced body for a further answer
+            self._length = self._coding = b""
 
     def on_body(self, data: bytes) -> None:
         if self._complete:
