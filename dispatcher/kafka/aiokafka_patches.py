@@ -32,7 +32,7 @@ class InvalidRecordError(BrokerResponseError):  # type: ignore[misc]  # aiokafka
 
 
 def apply() -> None:
-    """Patches both of aiokafka's write methods to report a closed transport like any lost connection."""
+    """Patches aiokafka's classes with these corrections, those of `reconnecting`, and those of `unreadable_records`."""
     AIOKafkaConnection.send = _reporting_lost_connections(AIOKafkaConnection.send)
     AIOKafkaConnection._send_sasl_token = _reporting_lost_connections(AIOKafkaConnection._send_sasl_token)  # noqa: SLF001
     AIOKafkaClient.send = _raising_errors_of_groups(AIOKafkaClient.send)

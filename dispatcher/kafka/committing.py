@@ -89,11 +89,12 @@ class Committer:
                 if not states:
                     self._problems.clear_all(self._source)
                     return True
+                longest = max(len(metadata) for _, metadata in states.values())
                 try:
                     async with asyncio.timeout(COMMIT_S):
                         await client.commit({one.tp: state for one, state in states.items()})
                 except OffsetMetadataTooLargeError:
-                    if self._limit.lower(max(len(metadata) for _, metadata in states.values())):
+                    if self._limit.lower(longest):
                         continue
                     self._report("the broker refuses every commit, even without metadata")
                     return False
@@ -107,7 +108,7 @@ class Committer:
                     self._report(f"kafka at {address}: {explain(error, peer)[1]}")
                     return False
                 metrics.COMMITS.inc()
-                self._limit.accepted(max(len(metadata) for _, metadata in states.values()))
+                self._limit.accepted(longest)
                 self._problems.clear_all(self._source)
                 for partition, state in states.items():
                     partition.committed = state

@@ -107,11 +107,12 @@ async def find_former_topics(settings: Settings) -> FormerTopics:
     known = await _ranges(kafka, [*parked, *buried])
     unread: dict[str, int] = {}
     for tp in parked:
-        first, end = known.get(tp, (0, 1))  # it may have records: its brokers are away
-        if left := max(0, end - max(first, read.get(tp, 0) if tp in known else 0)):
+        first, end = known.get(tp, (0, 0))
+        # One that doesn't answer may have records.
+        if left := max(0, end - max(first, read.get(tp, 0))) if tp in known else 1:
             unread[tp.topic] = unread.get(tp.topic, 0) + left
     uncommitted = {tp: known[tp][0] for tp in parked if tp not in read and tp in known}
-    holds_dead = any(first < end for tp in buried for first, end in (known.get(tp, (0, 1)),))
+    holds_dead = any(tp not in known or known[tp][0] < known[tp][1] for tp in buried)
     return FormerTopics(tiers, unread, dead if holds_dead else None, uncommitted)
 
 
@@ -145,7 +146,7 @@ async def _committed(admin: AIOKafkaAdminClient, group_id: str) -> dict[TopicPar
 
 
 async def _ranges(kafka: KafkaSettings, tps: list[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
-    """Returns the first offsets of logs and the ones after their last, without the partitions that have no leader."""
+    """Returns the first offsets of logs and the ones after their last, without the partitions that don't answer."""
     if not tps:
         return {}
     consumer: AIOKafkaConsumer[bytes, bytes] = outside_consumer(kafka)

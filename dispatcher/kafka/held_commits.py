@@ -155,13 +155,14 @@ class HeldCommitter:
                 for one in partitions
                 if one.tp in states
             }
+            longest = max(len(metadata) for _, metadata in offsets.values())
             try:
                 async with asyncio.timeout(COMMIT_WITHIN_S):
                     await client.commit(offsets)
-                self._limit.accepted(max(len(metadata) for _, metadata in offsets.values()))
+                self._limit.accepted(longest)
                 break
             except OffsetMetadataTooLargeError:
-                if not self._limit.lower(max(len(metadata) for _, metadata in offsets.values())):
+                if not self._limit.lower(longest):
                     raise
         for one in partitions:
             if one.tp in states:

@@ -7,7 +7,7 @@ alive; records that can't be read are counted and passed over. Repeats are the s
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -120,7 +120,7 @@ class HistoryReader:
         while True:
             raise_if_fetching_ended(consumer)
             polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_AT_ONCE)
-            if consumer._subscription.subscription.assignment is not self._assignment:  # noqa: SLF001  (its identity)
+            if _assignment_of(consumer) is not self._assignment:
                 await self._begin(consumer)  # what was polled is read again
             elif polled:
                 await self._store(polled)
@@ -135,7 +135,7 @@ class HistoryReader:
 
     async def _begin(self, consumer: "AIOKafkaConsumer[bytes, bytes]") -> None:
         """Seeks to where the store ends in each partition that was assigned."""
-        assignment = consumer._subscription.subscription.assignment  # noqa: SLF001
+        assignment = _assignment_of(consumer)
         stored = await self._until_available(self._positions)
         starts = {tp: stored.start(tp, await consumer.committed(tp)) for tp in assignment.tps}
         if not assignment.active:
@@ -214,9 +214,14 @@ class HistoryReader:
         metrics.HISTORY_READING.set(problem is None)
 
 
+def _assignment_of(consumer: "AIOKafkaConsumer[bytes, bytes]") -> Any:
+    """Returns aiokafka's present assignment: another object after each rebalance. Its public methods would wait."""
+    return consumer._subscription.subscription.assignment  # noqa: SLF001
+
+
 def lag_of(consumer: "AIOKafkaConsumer[bytes, bytes]") -> int | None:
     """Returns the records to the end of the assigned partitions; None until all positions and ends are known."""
-    assignment = consumer._subscription.subscription.assignment  # noqa: SLF001  (`position` would wait)
+    assignment = _assignment_of(consumer)
     if assignment is None:
         return None
     states = [assignment.state_value(tp) for tp in assignment.tps]

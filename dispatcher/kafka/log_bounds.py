@@ -48,7 +48,7 @@ def leader_of(consumer: "AIOKafkaConsumer[bytes, bytes]", tp: TopicPartition) ->
 
 
 async def _offsets(consumer: "AIOKafkaConsumer[bytes, bytes]", ask: _Ask, tps: Sequence[TopicPartition]) -> Offsets:
-    """Asks each leader on its own, and where one fails, for each of its partitions on its own."""
+    """Asks each leader on its own; if it fails, asks it for each of its partitions on its own."""
     if any(leader_of(consumer, tp) is None for tp in tps):  # perhaps only this client doesn't know it yet
         with suppress(TimeoutError):
             async with asyncio.timeout(LEADER_ANSWERS_S):

@@ -20,23 +20,23 @@ class MetadataLimit:
         """`problems` receives a limit that is too low, under the name `source`."""
         self._problems = problems
         self._source = source
-        self._most_bytes = MAX_METADATA_BYTES
-        self._holds_until = 0.0
         self._refused = 0
-        """The shortest that was refused; 0 if that is over."""
+        """The shortest length that was refused; 0 if that is over."""
+        self._holds_until = 0.0
+        """Loop time until which nothing longer than half of it is tried."""
 
     def bytes_now(self) -> int:
         """Returns the bytes that the next commit's metadata may have."""
         if asyncio.get_running_loop().time() >= self._holds_until:
-            self._most_bytes = MAX_METADATA_BYTES
-        return self._most_bytes
+            return MAX_METADATA_BYTES
+        half = self._refused // 2
+        return half if half >= LEAST_METADATA_BYTES else 0
 
     def lower(self, refused: int) -> bool:
         """Lowers the limit after the broker refused this size. Returns False if it was empty already."""
         if not refused:
             return False
         self._refused = refused
-        self._most_bytes = refused // 2 if refused // 2 >= LEAST_METADATA_BYTES else 0
         self._holds_until = asyncio.get_running_loop().time() + TRY_AGAIN_S
         detail = (
             f"the broker refuses commit metadata of {refused} bytes; with less, a crash repeats what was finished out "
@@ -48,5 +48,5 @@ class MetadataLimit:
     def accepted(self, longest: int) -> None:
         """Ends the problem if the broker has taken as much as it refused before."""
         if 0 < self._refused <= longest:
-            self._refused = 0
+            self._refused, self._holds_until = 0, 0.0
             self._problems.clear(KafkaReason.COMMIT_REFUSED, source=self._source)

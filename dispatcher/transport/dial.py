@@ -122,12 +122,15 @@ class Dialer:
     ) -> "_Route":
         """Resolves and checks the host; if the proxy resolves, only checks it."""
         started = time.monotonic()
+        now = started
         if self._proxy is not None and self._proxy.resolves:
             self._resolver.check(scheme, host, port)
-            return _Route(host, port, context, (host,), Phases(), min(timeout_s, max(deadline - started, 0.0)))
-        addresses = await self._resolver.resolve(scheme, host, port, deadline - started)
-        now = time.monotonic()
-        phases = Phases(dns_s=now - started, address=addresses[0])
+            addresses: tuple[str, ...] = (host,)
+            phases = Phases()
+        else:
+            addresses = await self._resolver.resolve(scheme, host, port, deadline - started)
+            now = time.monotonic()
+            phases = Phases(dns_s=now - started, address=addresses[0])
         return _Route(host, port, context, addresses, phases, min(timeout_s, max(deadline - now, 0.0)))
 
     def _once(self, route: "_Route", factory: Callable[[], P]) -> Coroutine[object, object, Dialled[P]]:
