@@ -2,81 +2,21 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
-from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
 
-from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.outcomes import Delivered, Outcome
 from dispatcher.contract.records import ProcessingAttempt, Record
 from dispatcher.kafka.consumer import Consumer
-from dispatcher.kafka.membership import Assignments, GroupClient, join
 from dispatcher.kafka.partition import ReadAheadLimit
 from dispatcher.telemetry import metrics
+from tests.field.members import member, settings_of
 from tests.integration.brokers import needs_kafka
 from tests.integration.harness import Stage, until
 from tests.kafka import topics
 
 pytestmark = [needs_kafka, pytest.mark.timeout(120)]
-
-
-class Owner:
-    """Reads its partitions from the start."""
-
-    def __init__(self) -> None:
-        self.owned: set[TopicPartition] = set()
-        self.read: list[bytes] = []
-        self.client: GroupClient | None = None
-        self._sought: set[TopicPartition] = set()
-
-    async def assigned(self, tps: Iterable[TopicPartition], /) -> None:
-        self.owned, self._sought = set(tps), set()
-
-    async def revoked(self, tps: Iterable[TopicPartition], /) -> None:
-        self.owned -= set(tps)
-
-    def heard(self, at: float, /) -> None:
-        """Ignores heartbeats."""
-
-    async def poll(self) -> None:
-        while True:
-            try:
-                await self._poll_once()
-            except KafkaError:
-                await asyncio.sleep(0.1)
-
-    async def _poll_once(self) -> None:
-        assert self.client is not None
-        for tp in self.owned - self._sought:
-            self.client.seek(tp, 0)
-        self._sought = set(self.owned)
-        if not self.owned:
-            self.client.raise_coordination_error()
-            await asyncio.sleep(0.1)
-            return
-        for records in (await self.client.getmany(*self.owned, timeout_ms=100, max_records=10)).values():
-            self.read += [record.value for record in records if record.value is not None]
-
-
-@asynccontextmanager
-async def member(scene: Stage, topic: str) -> AsyncIterator[Owner]:
-    settings = KafkaSettings.model_validate(
-        {"bootstrap_servers": scene.bootstrap_servers, "group_id": topic, "session_timeout": "6s"}
-    )
-    made = Owner()
-    made.client = await join(settings, [topic], topic, Assignments(made))
-    polling = asyncio.create_task(made.poll())
-    try:
-        yield made
-    finally:
-        polling.cancel()
-        with suppress(asyncio.CancelledError):
-            await polling
-        await made.client.stop()
 
 
 def failing_once(call: Any) -> Any:
@@ -96,9 +36,7 @@ async def test_partitions_that_another_member_got_meanwhile_are_given_up_and_com
     """The group gives them away while the task that would say so has ended: a rebalance revokes what it revokes."""
     topic, seen = f"{scene.topic}-anew", Counter[bytes]()
     await topics.create_topic(scene.bootstrap_servers, topic, partitions=2)
-    settings = KafkaSettings.model_validate(
-        {"bootstrap_servers": scene.bootstrap_servers, "group_id": topic, "session_timeout": "6s"}
-    )
+    settings = settings_of(scene, topic)
 
     async def process(record: Record, attempt: ProcessingAttempt) -> Outcome:
         attempt.start()

@@ -3,14 +3,12 @@
 import asyncio
 import os
 import signal
-from collections.abc import Iterable
+from contextlib import AsyncExitStack
 
 import pytest
-from aiokafka import TopicPartition
 
-from dispatcher.config.kafka_settings import KafkaSettings
-from dispatcher.kafka.membership import Assignments, join
 from dispatcher.service import FENCED
+from tests.field.members import SESSION_S, member
 from tests.integration.brokers import needs_kafka
 from tests.integration.harness import Dispatcher, Stage, slowly, tenants, until
 from tests.kafka import topics
@@ -19,7 +17,6 @@ pytestmark = [needs_kafka, pytest.mark.timeout(180)]
 
 IN_FLIGHT = 40
 """POSTs at once: `max_in_flight` of these tests."""
-SESSION_S = 6
 
 
 def _stop(dispatcher: Dispatcher, number: signal.Signals) -> None:
@@ -56,37 +53,15 @@ async def test_a_member_that_had_nothing_to_fetch_for_a_month_takes_over(scene: 
     """More processes than partitions: the spare one never fetches, and aiokafka would count it as stuck."""
     topic = f"{scene.topic}-one"
     await topics.create_topic(scene.bootstrap_servers, topic, partitions=1)
-    settings = KafkaSettings.model_validate(
-        {"bootstrap_servers": scene.bootstrap_servers, "group_id": topic, "session_timeout": f"{SESSION_S}s"}
-    )
-    members = [Named(), Named()]
-    clients = [await join(settings, [topic], topic, Assignments(one)) for one in members]
-    try:
-        await until(lambda: sum(len(one.owned) for one in members) == 1, "an owner", 60)
-        owner, spare = sorted(range(2), key=lambda number: not members[number].owned)
-        subscription = clients[spare]._consumer._subscription
-        subscription._last_fetch_ended -= 31 * 24 * 3600
+    async with AsyncExitStack() as first, AsyncExitStack() as second:
+        members = [(await stack.enter_async_context(member(scene, topic)), stack) for stack in (first, second)]
+        await until(lambda: sum(len(one.owned) for one, _ in members) == 1, "an owner", 60)
+        (_, leaving), (spare, _) = sorted(members, key=lambda one: not one[0].owned)
+        assert spare.client is not None
+        spare.client._consumer._subscription._last_fetch_ended -= 31 * 24 * 3600
         await asyncio.sleep(SESSION_S)  # some heartbeats
-        await clients[owner].stop()
-        await until(lambda: bool(members[spare].owned), "the other one to take over", 2 * SESSION_S)
-    finally:
-        await asyncio.gather(*(client.stop() for client in clients))
-
-
-class Named:
-    """Remembers the partitions that the group has given it."""
-
-    def __init__(self) -> None:
-        self.owned: set[TopicPartition] = set()
-
-    async def assigned(self, tps: Iterable[TopicPartition], /) -> None:
-        self.owned = set(tps)
-
-    async def revoked(self, tps: Iterable[TopicPartition], /) -> None:
-        self.owned -= set(tps)
-
-    def heard(self, at: float, /) -> None:
-        """Ignores heartbeats."""
+        await leaving.aclose()
+        await until(lambda: bool(spare.owned), "the other one to take over", 2 * SESSION_S)
 
 
 @pytest.mark.all_faults

@@ -1,10 +1,7 @@
 """How far a history worker has come: by what it stored lately, and never by an entry from the future."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 
-from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import HistorySettings, Settings
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord
 from dispatcher.history.states import StateJudge
@@ -14,25 +11,15 @@ from dispatcher.stores.sql.history_states import TenantStates
 from dispatcher.stores.sql.history_store import HistoryStore
 from dispatcher.telemetry import metrics
 from tests.stores_sql.history_examples import NOW
+from tests.stores_sql.test_history_states import clock, database
 from tests.stores_sql.test_history_store import Clock
+
+__all__ = ["clock", "database"]
 
 DAY_S = 86_400.0
 SETTINGS = Settings.model_validate(
     {"apiVersion": "dispatcher/v1", "kafka": {"bootstrap_servers": "k:9092"}, "webhooks": {"path": "/x"}}
 )
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def database(empty_url: Secret, clock: Clock) -> AsyncIterator[Database]:
-    opened = Database(empty_url, create=True, setting="history.url")
-    await HistoryStore(opened, HistorySettings.model_validate({}), clock).prepare()
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

@@ -64,13 +64,18 @@ async def test_an_address_is_in_no_url_if_there_is_no_history_store(tmp_path: Pa
             assert "There is no history store" in await answer.text()
 
 
+async def edit_form(stage: Stage, person: aiohttp.ClientSession) -> tuple[str, dict[str, str]]:
+    """Returns the path of a webhook's form, and fields that change nothing."""
+    path = stage.path(LUMA, "/edit")
+    _, page = await fetch(person, path)
+    return path, {"csrf_token": value_in(page, "csrf_token"), "action": "add-header"}
+
+
 @pytest.mark.parametrize("field", ["action", "version", "conflict_since"])
 async def test_a_number_in_a_form_is_ignored_if_it_is_none(
     stage: Stage, person: aiohttp.ClientSession, field: str
 ) -> None:
-    path = stage.path(LUMA, "/edit")
-    _, page = await fetch(person, path)
-    form = {"csrf_token": value_in(page, "csrf_token"), "action": "add-header"}
+    path, form = await edit_form(stage, person)
     for number in (*NUMBERS, "9" * 5000):
         posted = form | {field: f"remove-header.{number}" if field == "action" else number}
         assert (await fetch(person, path, posted))[0] == 200, number
@@ -80,9 +85,7 @@ async def test_a_number_in_a_form_is_ignored_if_it_is_none(
 async def test_an_address_in_a_header_that_is_none_is_no_error_of_ours(
     stage: Stage, person: aiohttp.ClientSession, header: str
 ) -> None:
-    path = stage.path(LUMA, "/edit")
-    _, page = await fetch(person, path)
-    form = {"csrf_token": value_in(page, "csrf_token"), "action": "add-header"}
+    path, form = await edit_form(stage, person)
     for text in ("[", "]:", "a]b", "[::1", "http://[", "http://[::1", "//["):
         async with person.post(path, data=form, headers={header: text}) as answer:
             assert answer.status == (403 if header == "Origin" else 200), text

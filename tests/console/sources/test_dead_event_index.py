@@ -67,7 +67,7 @@ def test_events_are_selected_in_one_pass_the_newest_of_too_many() -> None:
     assert index.select(LUMA, is_wanted, 2) == (["1-1", "1-2"], False)
     assert sorted(looked_at) == ["1-1", "1-2", "1-9"]
     assert index.select(LUMA, lambda _: True, 2) == (["1-9", "1-2"], True)
-    assert index.select(TenantKey("nobody", "prod"), is_wanted, 2) == ([], False)
+    assert index.select(TenantKey("unknown", "prod"), is_wanted, 2) == ([], False)
 
 
 def test_what_can_not_be_read_is_shown_without_an_event() -> None:

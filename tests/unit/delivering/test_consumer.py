@@ -8,12 +8,12 @@ import gc
 import json
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, LeaderNotAvailableError
 from prometheus_client import REGISTRY
 
 from dispatcher.config.kafka_settings import KafkaSettings
@@ -122,6 +122,43 @@ async def test_what_is_finished_is_committed_and_what_is_finished_beyond_it_is_n
     await asyncio.sleep(100)
     assert bench.committed() == (10, [])
     assert await bench.stop() < 0.5
+
+
+@virtual_time
+async def test_a_partition_that_no_broker_leads_delays_no_check_of_another() -> None:
+    """Its checks are repeated with long waits; another's is made as soon as it is wanted."""
+    bench, offline = Bench(), {OTHER}
+
+    async def joined(listener: Any) -> Member:
+        member = Member(bench.group, listener)
+        bounds = member.bounds
+
+        async def answered(tps: Sequence[TopicPartition]) -> Any:
+            led = [tp for tp in tps if tp not in offline]
+            if not led:
+                raise LeaderNotAvailableError
+            return await bounds(led)
+
+        member.bounds = answered  # type: ignore[method-assign]
+        return member
+
+    consumer = await bench.run(bench.consumer(connect=joined))
+    await asyncio.sleep(120)
+    bench.produce(0, 3)
+    await asyncio.sleep(1)
+    assert bench.committed()[0] == 3
+
+    (other,) = [one for one in consumer.owned() if one.tp not in offline]
+    consumer._checker.suspect(other)  # its leader has another connection
+    bench.produce(0, 3)
+    await asyncio.sleep(1.5)
+    assert bench.committed()[0] == 6
+
+    offline.clear()
+    bench.produce(1, 3)
+    await asyncio.sleep(30)
+    assert bench.committed(OTHER)[0] == 3
+    await bench.stop()
 
 
 @virtual_time
