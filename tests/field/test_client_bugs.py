@@ -48,7 +48,7 @@ async def test_partitions_that_another_member_got_meanwhile_are_given_up_and_com
     ]
     running = [asyncio.create_task(consumers[0].run())]
     try:
-        await until(lambda: len(consumers[0].owned()) == 2, "the assignment", 60)
+        await until(lambda: len(consumers[0].owned()) == 2 and consumers[0]._client is not None, "the assignment", 60)
         client = consumers[0]._client
         assert client is not None
         coordinator = client._consumer._coordinator
