@@ -6,7 +6,6 @@
 import asyncio
 import os
 import random
-import re
 import statistics
 import time
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ from tests.faults.ledger import Fault, Parked, Repeats, attribute
 from tests.faults.table import Row
 from tests.integration.brokers import needs_kafka
 from tests.integration.conftest import mortal
-from tests.integration.harness import Behaviour, Dispatcher, Receiver, Stage, slowly, stage, status, tenants, until
+from tests.integration.harness import Behaviour, Receiver, Stage, slowly, stage, status, tenants, until
 from tests.kafka import topics
 from tests.kafka.apache_kafka import ApacheKafka
 from tests.stores.kubelet import MountedVolume
@@ -96,12 +95,6 @@ class Member:
         self.dispatcher.start()
 
 
-async def _in_flight(dispatcher: Dispatcher) -> int:
-    _, text = await dispatcher.get("/metrics")
-    found = re.search(r"^dispatcher_deliveries_in_flight (\S+)$", text, re.M)
-    return 0 if found is None else int(float(found[1]))
-
-
 @dataclass
 class Healthy:
     """The endpoints that behave: each accepts after 10 ms."""
@@ -141,7 +134,7 @@ async def _fault(what: str, scene: Stage, members: Sequence[Member], victim: Mem
     began = time.monotonic()
     await asyncio.sleep(0.5)
     concerned = members if victim is None else [victim]
-    in_flight = sum([await _in_flight(one.dispatcher) for one in concerned])
+    in_flight = sum([await one.dispatcher.in_flight() for one in concerned])
     now = time.monotonic()
     rate = (len(scene.receiver.accepted) - before) / (now - began) * len(concerned) / len(members)
     if victim is None:

@@ -306,6 +306,12 @@ class Dispatcher:
         """Returns True if a page of the ops endpoint answers 200."""
         return (await self.get(path))[0] == 200
 
+    async def in_flight(self) -> int:
+        """Returns the number of POSTs in flight now; 0 if the ops endpoint doesn't answer."""
+        _, text = await self.get("/metrics")
+        found = re.search(r"^dispatcher_deliveries_in_flight (\S+)$", text, re.M)
+        return 0 if found is None else int(float(found[1]))
+
     async def least_left(self, looks: int = 5) -> "Left":
         """Returns the least of several looks: what leaks is there in each, a commit or a reconnect in one of them."""
         found = []
