@@ -90,29 +90,31 @@ def judged_state(
     lane: LaneModel | None,
     failing: tuple[AttemptModel, int, int] | None,
     *,
-    is_answering: bool,
+    is_answering: bool | None,
 ) -> State:
     """Derives the state from the configuration, else the history's evidence, else the lanes and latest attempts.
 
+    Evidence is of the past: if the dispatchers can be queried and none answers, the state is unknown.
+
     Args:
         report: None without a history store, or if it doesn't answer.
-        is_answering: whether any dispatcher answers.
+        is_answering: whether any dispatcher answers; None if the console knows no dispatcher to ask.
     """
     if not webhook.enabled:
         return "off"
     if webhook.paused:
         return "paused"
+    if is_answering is False:
+        return "unknown"
     if lane is not None and (lane.suspended or lane.state == "disabled"):
         return "disabled"
     if report is not None and report.state not in (FleetState.UNKNOWN, FleetState.PAUSED):
         return cast(State, report.state.value)
-    if not is_answering:
-        return "unknown"
     if failing is not None and failing[1] == failing[2] >= FAILING_ATTEMPTS:
         return "failing"
     if lane is not None:
         return lane.state
-    return "active" if report is None else "unknown"
+    return "active" if report is None and is_answering else "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,8 @@ async def list_states(
 ) -> list[ListedState]:
     """Returns the states of many webhooks, by one query of the history store.
 
-    Without a history store the lane of each is queried. What the database or the broker doesn't answer is unknown.
+    Without a history store the lane of each is queried, else of one, which shows whether dispatchers answer. What the
+    database or the broker doesn't answer is unknown.
 
     Args:
         with_number: the count that the list is sorted by. The others are not queried, because that takes too long,
@@ -145,11 +148,10 @@ async def list_states(
     if services.history is not None:
         with suppress(DispatcherError):
             reports = await services.history.states(orgs=frozenset(one.tenant.org for one in webhooks))
-    lanes: dict[TenantKey, LaneModel | None] = {}
-    if services.history is None:
-        found = await asyncio.gather(*(services.lanes.of(one.tenant) for one in webhooks))
-        lanes = dict(zip((one.tenant for one in webhooks), found, strict=True))
-    is_answering = services.lanes.is_answering or services.history is not None
+    asked = webhooks if services.history is None else webhooks[:1]
+    found = await asyncio.gather(*(services.lanes.of(one.tenant) for one in asked))
+    lanes = dict(zip((one.tenant for one in asked), found, strict=True))
+    is_answering = services.lanes.is_answering
     attempts, listed = services.attempts, []
     for place, webhook in enumerate(webhooks):
         if place % _AT_A_TURN == 0:
@@ -197,7 +199,7 @@ async def _waiting(services: Services, webhook: StoredWebhook | ListedWebhook) -
 
 
 def _unknown_reason(services: Services) -> str:
-    if not services.lanes.is_answering:
+    if services.lanes.is_answering is False:
         return "Its state is unknown: no dispatcher answers. Events wait in Kafka meanwhile; none is lost."
     return "Nothing was sent yet, or nothing since it was changed: its state shows with the next event."
 

@@ -1,4 +1,4 @@
-"""The state that is shown follows the configuration first, then the history, then lanes and latest attempts."""
+"""The state that is shown follows the configuration first, then who answers, the history, lanes and latest attempts."""
 
 from dataclasses import replace
 from typing import Any
@@ -28,7 +28,15 @@ def report(state: FleetState) -> StateReport:
         ({"webhook": replace(WEBHOOK, enabled=False, paused=True)}, "off"),
         ({"webhook": replace(WEBHOOK, paused=True), "report": report(FleetState.FAILING)}, "paused"),
         ({"report": report(FleetState.FAILING)}, "failing"),
-        ({"report": report(FleetState.UNSTABLE), "is_answering": False}, "unstable"),
+        ({"report": report(FleetState.UNSTABLE), "is_answering": False}, "unknown"),  # evidence is of the past
+        ({"report": report(FleetState.ACTIVE), "is_answering": False, "lane": None}, "unknown"),
+        ({"report": report(FleetState.DISABLED), "is_answering": False, "lane": None}, "unknown"),
+        ({"webhook": replace(WEBHOOK, enabled=False), "is_answering": False}, "off"),
+        ({"webhook": replace(WEBHOOK, paused=True), "is_answering": False}, "paused"),
+        ({"report": report(FleetState.ACTIVE), "is_answering": None, "lane": None}, "active"),  # none is configured
+        ({"report": report(FleetState.UNKNOWN), "is_answering": None, "lane": None}, "unknown"),
+        ({"is_answering": None, "lane": None}, "unknown"),
+        ({"is_answering": None, "lane": None, "failing": (ATTEMPT, 5, 5)}, "failing"),
         ({"report": report(FleetState.ACTIVE), "lane": replace(LANE, suspended=True)}, "disabled"),
         ({"report": report(FleetState.DISABLED), "lane": None}, "disabled"),
         ({"report": report(FleetState.UNKNOWN), "lane": replace(LANE, state="unstable")}, "unstable"),

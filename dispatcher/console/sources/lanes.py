@@ -97,8 +97,10 @@ class RunningLanes:
             await self._session.close()
 
     @property
-    def is_answering(self) -> bool:
-        """True if a dispatcher has answered lately."""
+    def is_answering(self) -> bool | None:
+        """True if a dispatcher has answered lately; None if `console.dispatchers` names none to ask."""
+        if not self._urls:
+            return None
         return self._answered_at is not None and self._clock() - self._answered_at < ANSWERS_COUNT_S
 
     async def of(self, tenant: TenantKey) -> LaneModel | None:

@@ -147,6 +147,22 @@ async def test_what_is_not_sent_is_on_the_inventory_and_fills_the_form(browser: 
         assert await shown.violations() == []
 
 
+async def test_the_list_knows_no_state_while_no_dispatcher_answers(browser: Browser, stage: Stage) -> None:
+    """The history worker may go on alone: its evidence is of the time before."""
+    stage.lanes.is_answering = False
+    try:
+        async with window(browser, stage.base) as shown:
+            await shown.sign_in(await stage.token())
+            enabled = sum(webhook.enabled for webhook in stage.webhooks.values())
+            for path, number in (("/", len(stage.webhooks)), ("/?state=unknown&sort=state", enabled)):
+                await shown.go(path)
+                rows = shown.page.locator("tbody tr", has=shown.page.locator(".row-link"))
+                await expect(rows).to_have_count(number)
+                await expect(rows.filter(has_text="Unknown")).to_have_count(enabled)
+    finally:
+        stage.lanes.is_answering = True
+
+
 async def test_seen_tenants_are_those_of_the_persons_organisations(browser: Browser, stage: Stage) -> None:
     async with window(browser, stage.base) as shown:
         await shown.sign_in(await stage.token(Role.ADMIN, frozenset({LUMA.org})))

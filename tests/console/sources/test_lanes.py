@@ -248,11 +248,14 @@ async def test_lanes_are_read_over_tls_by_the_authority_and_the_name_of_the_sett
         async with RunningLanes(settings(url), tls=tls) as lanes:
             assert await lanes.of(LUMA) is not None
             assert lanes.is_answering
+        async with RunningLanes(ConsoleSettings(), tls=tls) as lanes:
+            assert await lanes.of(LUMA) is None
+            assert lanes.is_answering is None  # there is none to ask
         for change in wrong:
             client = None if change is None else tls.model_copy(update=change)
             async with RunningLanes(settings(url), tls=client) as lanes:
                 assert await lanes.of(LUMA) is None
-                assert not lanes.is_answering
+                assert lanes.is_answering is False
         ops = OpsSettings(tls=tls)
         assert await ask(url, "/livez", ops) == (200, {"ok": True, "checks": {}})
         assert (await ask(url, "/lanes/nobody/prod", ops))[0] == 404
