@@ -6,6 +6,7 @@ file is a bug, and is handled as one.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Final, TypeVar
 
 E = TypeVar("E", bound=Exception)
@@ -26,6 +27,15 @@ MAX_MESSAGE: Final = 1_000
 """Characters of a problem's message; the middle of a longer one is left out."""
 
 
+class ProblemCode(Enum):
+    """Kinds of problems that a form words in its own way."""
+
+    NOT_GIVEN = auto()
+    """A value that has to be given; the problem's `subject` describes it."""
+    EMPTY_TEXT = auto()
+    EMPTY_LIST = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One mistake in the configuration: its place, what is wrong, how to correct it."""
@@ -37,6 +47,9 @@ class Problem:
     """File the value was read from, or `environment variable NAME`."""
     line: int | None = None
     """Line in the file, from 1."""
+    code: ProblemCode | None = None
+    subject: str = ""
+    """The part of the message that follows its code: what is missing."""
 
     def __post_init__(self) -> None:
         if len(self.message) > MAX_MESSAGE:  # it may name a path of any length

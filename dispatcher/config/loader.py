@@ -9,6 +9,7 @@ variables, start from the directory of the file.
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 
@@ -97,7 +98,7 @@ class _Overrides:
         around = [loc for loc in self._names if at[: len(loc)] == loc]
         inside = [loc for loc in self._names if loc[: len(at)] == at and at and not document.holds(at)]
         for loc in sorted(around, key=len, reverse=True) + sorted(inside, key=str):
-            return Problem(problem.message, problem.key, f"environment variable {self._names[loc]}")
+            return replace(problem, file=f"environment variable {self._names[loc]}", line=None)
         return problem
 
 

@@ -31,6 +31,14 @@ class CurrentCredentials:
     """Why older values than the files' are used; empty if the newest are."""
 
 
+class UnusableSetting(ValueError):
+    """A file of `kafka.security` isn't what it should be."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(f"{key}: {message}")
+        self.problem = Problem(message, key)
+
+
 def _token_source(security: KafkaSecurity) -> "TokenSource | None":
     if security.oauth is None:
         return None
@@ -124,24 +132,26 @@ def make_context(security: KafkaSecurity) -> ssl.SSLContext:
 
     Raises:
         OSError: a file can't be read.
-        ValueError: a file isn't what it should be; the message names the setting and the cure.
+        UnusableSetting: a file isn't what it should be; the message names the setting and the cure.
     """
     try:
         context = operator_context(security.ca)
     except (ssl.SSLError, ValueError) as error:
         why = getattr(error, "reason", None) or error
-        raise ValueError(
-            f"kafka.security.ca: {security.ca} is not a bundle of certificates in PEM ({why}): "
-            "give the certificate of the brokers' authority"
+        raise UnusableSetting(
+            "kafka.security.ca",
+            f"{security.ca} is not a bundle of certificates in PEM ({why}): "
+            "give the certificate of the brokers' authority",
         ) from error
     if security.certificate is not None and security.key is not None:
         try:
             context.load_cert_chain(str(security.certificate), str(security.key), _refuse_password)
         except (ssl.SSLError, ValueError) as error:
             why = getattr(error, "reason", None) or error
-            raise ValueError(
-                f"kafka.security.certificate: {security.certificate} and {security.key} can't be used together "
-                f"({why}): give both in PEM, the certificate of this very key first in its chain, the key unencrypted"
+            raise UnusableSetting(
+                "kafka.security.certificate",
+                f"{security.certificate} and {security.key} can't be used together ({why}): "
+                "give both in PEM, the certificate of this very key first in its chain, the key unencrypted",
             ) from error
     return context
 
@@ -152,9 +162,10 @@ def security_problems(security: KafkaSecurity) -> list[Problem]:
     if security.protocol.endswith("SSL"):
         try:
             make_context(security)
-        except (OSError, ValueError) as error:
-            key, _, message = reason_of(error).partition(": ")
-            found.append(Problem(message, key) if message else Problem(key, "kafka.security"))
+        except UnusableSetting as error:
+            found.append(error.problem)
+        except OSError as error:
+            found.append(Problem(reason_of(error), "kafka.security"))
     if security.oauth is not None and security.oauth.ca is not None:
         try:
             operator_context(security.oauth.ca)

@@ -4,7 +4,7 @@ import difflib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from enum import Enum
-from typing import Literal, get_args, get_origin
+from typing import Literal, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ValidationError
 from pydantic.fields import FieldInfo
@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from dispatcher.config.documents.locations import Loc, Located, literals, locate
 from dispatcher.config.documents.yaml_reader import Document
 from dispatcher.config.units import format_duration, parse_duration
-from dispatcher.errors import Problem
+from dispatcher.errors import Problem, ProblemCode
 
 _TYPES = {
     "int": "a whole number",
@@ -26,13 +26,25 @@ _TYPES = {
     "tuple": "a list",
     "path": "a path, as text",
 }
-_TOO_FEW = "must have at least 1 entry"
+_EMPTY = {"string_too_short": ProblemCode.EMPTY_TEXT, "too_short": ProblemCode.EMPTY_LIST}
 _BOUNDS = {
     "greater_than": ("gt", "above"),
     "greater_than_equal": ("ge", "at least"),
     "less_than": ("lt", "below"),
     "less_than_equal": ("le", "at most"),
 }
+
+
+class _Fault(NamedTuple):
+    """What pydantic found wrong at one place of the document."""
+
+    path: Loc
+    message: str
+    wanted: str = ""
+    """What the value must be, if that can be said without the value."""
+    code: ProblemCode | None = None
+    subject: str = ""
+    """As in `Problem`."""
 
 
 def problems_from(
@@ -45,64 +57,66 @@ def problems_from(
         at: place of the part that was validated, if it was not the whole document. The errors' places start there.
         most: maximum number of errors to return; None: all.
     """
-    found: list[tuple[Loc, str]] = []
-    choices: dict[Loc, list[tuple[Loc, str]]] = defaultdict(list)
+    found: list[_Fault] = []
+    choices: dict[Loc, list[_Fault]] = defaultdict(list)
     for details in error.errors(include_url=False)[:most]:
         at_error = locate(model, (*at, *details["loc"]))
-        path, message = _worded(details, at_error)
-        (found if at_error.choice is None else choices[at_error.choice]).append((path, message))
+        (found if at_error.choice is None else choices[at_error.choice]).append(_fault(details, at_error))
     for at_choice, alternatives in choices.items():
         found += _of_a_choice(at_choice, alternatives)
-    paths = {path for path, _ in found}
+    lists_with_faults = {fault.path[:-1] for fault in found if fault.path}
     problems = [
-        document.problem(path, message)
-        for path, message in dict.fromkeys(found)
-        if not (
-            message == _TOO_FEW and any(inner[:-1] == path for inner in paths)
-        )  # pydantic doesn't count invalid items
-    ]
+        document.problem(fault.path, fault.message, fault.code, fault.subject)
+        for fault in dict.fromkeys(found)
+        if fault.code is not ProblemCode.EMPTY_LIST or fault.path not in lists_with_faults
+    ]  # pydantic doesn't count invalid items
     problems.sort(key=lambda problem: problem.line or 0)
     return problems
 
 
-def _of_a_choice(choice: Loc, alternatives: list[tuple[Loc, str]]) -> Iterable[tuple[Loc, str]]:
+def _of_a_choice(choice: Loc, alternatives: list[_Fault]) -> Iterable[_Fault]:
     """Returns the deepest errors of a union: pydantic reports one for each type, and the deepest fits best."""
-    deeper = [(path, message) for path, message in alternatives if len(path) > len(choice)]
+    deeper = [fault for fault in alternatives if len(fault.path) > len(choice)]
     if deeper:
         return deeper
-    wanted = dict.fromkeys(message.removeprefix("must be ").partition(",")[0] for _, message in alternatives)
-    return [(choice, "must be " + ", or ".join(wanted))]
+    if all(fault.wanted for fault in alternatives):
+        return [_must_be(choice, ", or ".join(dict.fromkeys(fault.wanted for fault in alternatives)))]
+    return [_Fault(choice, "; or ".join(dict.fromkeys(fault.message for fault in alternatives)))]
 
 
-def _worded(details: ErrorDetails, at: Located) -> tuple[Loc, str]:
+def _must_be(path: Loc, wanted: str, remark: str = "") -> _Fault:
+    return _Fault(path, f"must be {wanted}{remark}", wanted)
+
+
+def _fault(details: ErrorDetails, at: Located) -> _Fault:
     kind = details["type"]
     context: Mapping[str, object] = details.get("ctx", {})
-    if kind in ("union_tag_not_found", "union_tag_invalid"):
-        return _union_tag(kind, at)
     match kind:
+        case "union_tag_not_found" | "union_tag_invalid":
+            return _union_tag(kind, at)
         case "extra_forbidden":
-            return at.path, _unknown_key(at)
+            return _Fault(at.path, _unknown_key(at))
         case "missing":
-            return at.path, _missing(at)
+            return _missing(at.path, _description(at))
         case "literal_error" | "enum":
-            return at.path, _one_of(_allowed(at), details["input"])
+            return _one_of(at.path, _allowed(at), details["input"])
         case "value_error":
-            return at.path, str(context.get("error", details["msg"]))
+            return _Fault(at.path, str(context.get("error", details["msg"])))
         case "string_type" if isinstance(details["input"], bool | int | float):
-            return at.path, "must be text: put it in quotes"
+            return _must_be(at.path, "text", ": put it in quotes")
         case "string_too_short" | "string_too_long" | "too_short" | "too_long":
-            return at.path, _length(kind, context)
+            return _length(at.path, kind, context)
         case "string_pattern_mismatch":
-            return at.path, f"must match {context.get('pattern')}"
+            return _Fault(at.path, f"must match {context.get('pattern')}")
         case "finite_number":
-            return at.path, "must be a finite number"
+            return _must_be(at.path, "a finite number")
     if kind in _BOUNDS:
         name, word = _BOUNDS[kind]
-        return at.path, f"must be {word} {_bound(context.get(name), at.field)}"
+        return _must_be(at.path, f"{word} {_bound(context.get(name), at.field)}")
     wanted = _TYPES.get(kind.partition("_")[0]) if kind.endswith(("_type", "_parsing", "_from_float")) else None
     if wanted is not None:
-        return at.path, f"must be {wanted}, not {_kind(details['input'])}"
-    return at.path, details["msg"][:1].lower() + details["msg"][1:]
+        return _must_be(at.path, wanted, f", not {_kind(details['input'])}")
+    return _Fault(at.path, details["msg"][:1].lower() + details["msg"][1:])
 
 
 def _bound(value: object, field: FieldInfo | None) -> str:
@@ -125,23 +139,29 @@ def _unknown_key(at: Located) -> str:
     return f"unknown key; known here: {', '.join(dict.fromkeys(known))}"
 
 
-def _missing(at: Located) -> str:
+def _missing(path: Loc, subject: str) -> _Fault:
+    message = f"missing; {subject}" if subject else "missing"
+    return _Fault(path, message, code=ProblemCode.NOT_GIVEN, subject=subject)
+
+
+def _description(at: Located) -> str:
+    """Returns what a missing value has to be; empty if the model doesn't say."""
     name = str(at.path[-1])
     for model in at.models:
         allowed = literals(model, name)
         if len(allowed) == 1:
-            return f"missing; write {name}: {allowed[0]}"
+            return f"write {name}: {allowed[0]}"
     about = (at.field.description or "").split("\n\n")[0] if at.field is not None else ""
     about = " ".join(about.split()).rstrip(".")
-    return f"missing; {about[:1].lower() + about[1:] if about[1:2].islower() else about}" if about else "missing"
+    return about[:1].lower() + about[1:] if about[1:2].islower() else about
 
 
-def _union_tag(kind: str, at: Located) -> tuple[Loc, str]:
+def _union_tag(kind: str, at: Located) -> _Fault:
     name = str(at.field.discriminator) if at.field is not None else "type"
     models = [t for t in at.types if isinstance(t, type) and issubclass(t, BaseModel)]
     allowed = [value for model in models for value in literals(model, name)]
-    message = "must be one of " + ", ".join(map(str, allowed))
-    return (*at.path, name), f"missing; {message}" if kind == "union_tag_not_found" else message
+    fault = _must_be((*at.path, name), "one of " + ", ".join(map(str, allowed)))
+    return _missing(fault.path, fault.message) if kind == "union_tag_not_found" else fault
 
 
 def _allowed(at: Located) -> list[str | int]:
@@ -154,20 +174,21 @@ def _allowed(at: Located) -> list[str | int]:
     return allowed
 
 
-def _one_of(allowed: list[str | int], value: object) -> str:
-    message = f"must be {'one of ' if len(allowed) > 1 else ''}{', '.join(map(str, allowed))}"
+def _one_of(path: Loc, allowed: list[str | int], value: object) -> _Fault:
+    wanted = f"{'one of ' if len(allowed) > 1 else ''}{', '.join(map(str, allowed))}"
     if isinstance(value, str) and value in [str(one) for one in allowed]:
-        return f"{message}: a number, without quotes"
+        return _must_be(path, wanted, ": a number, without quotes")
     near = nearest(value, [str(one) for one in allowed]) if isinstance(value, str) and len(allowed) > 1 else None
-    return f"{message}; did you mean {near!r}?" if near else message
+    return _must_be(path, wanted, f"; did you mean {near!r}?" if near else "")
 
 
-def _length(kind: str, context: Mapping[str, object]) -> str:
+def _length(path: Loc, kind: str, context: Mapping[str, object]) -> _Fault:
     word = "at least" if kind.endswith("short") else "at most"
     count = context.get("min_length" if kind.endswith("short") else "max_length")
     thing = "character" if kind.startswith("string") else "entry"
     plural = {"character": "characters", "entry": "entries"}[thing]
-    return f"must have {word} {count} {thing if count == 1 else plural}"
+    code = _EMPTY.get(kind) if count == 1 else None
+    return _Fault(path, f"must have {word} {count} {thing if count == 1 else plural}", code=code)
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

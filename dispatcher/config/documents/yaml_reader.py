@@ -15,7 +15,7 @@ from pydantic import JsonValue
 
 from dispatcher.config.documents.locations import Loc, key_of
 from dispatcher.config.documents.scalars import is_collection_tag, scalar
-from dispatcher.errors import ConfigError, Problem
+from dispatcher.errors import ConfigError, Problem, ProblemCode
 
 MAX_BYTES: Final = 1024 * 1024
 MAX_DEPTH: Final = 32
@@ -83,9 +83,9 @@ class Document:
             place = place.inside.get(step) if place is not None else None
         return place
 
-    def problem(self, path: Loc, message: str) -> Problem:
+    def problem(self, path: Loc, message: str, code: ProblemCode | None = None, subject: str = "") -> Problem:
         """Returns a problem at `path`, with file, line and key."""
-        return Problem(message, key_of(path), self.file, self.line(path))
+        return Problem(message, key_of(path), self.file, self.line(path), code, subject)
 
 
 def read_document(path: Path, shown_as: str | None = None) -> Document:

@@ -10,7 +10,7 @@ from typing import Final
 
 from dispatcher.config.units import format_duration
 from dispatcher.console.model import BucketModel, Outcomes
-from dispatcher.console.pages.formatting import clock, count, exact
+from dispatcher.console.pages.formatting import clock, count, day, exact
 
 HEIGHT: Final = 200.0
 STEP: Final = 10.0
@@ -121,7 +121,7 @@ def _labels(outcomes: Outcomes) -> tuple[str, ...]:
 
 
 def _mark(at: float, outcomes: Outcomes) -> str:
-    return exact(at).partition(" 2")[0] if outcomes.window == "7d" else clock(at)
+    return day(at) if outcomes.window == "7d" else clock(at)
 
 
 def _size(bucket: BucketModel) -> int:

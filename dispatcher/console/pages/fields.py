@@ -13,6 +13,7 @@ from dispatcher.config.secrets import Secret
 from dispatcher.config.units import format_duration
 from dispatcher.config.webhook_headers import MAX_HEADERS
 from dispatcher.console.pages.formatting import rate
+from dispatcher.errors import ProblemCode
 
 Posted = MultiMapping[object]
 
@@ -50,10 +51,11 @@ DEFAULTS: Final = {
 }  # fmt: skip
 
 FOR_FIELDS: Final = {
-    "must have at least 1 character": "fill this in",
-    "must have at least 1 entry": "choose at least one",
+    ProblemCode.NOT_GIVEN: "is missing",
+    ProblemCode.EMPTY_TEXT: "fill this in",
+    ProblemCode.EMPTY_LIST: "choose at least one",
 }
-"""Shorter messages for problems that are shown beside a field."""
+"""Messages for problems that are shown beside a field."""
 
 
 @dataclass(slots=True)

@@ -195,9 +195,8 @@ class WebhookForm:
             key, message = self._field_of(problem.key), problem.message
             if key.startswith("headers.") and self._is_wrong(key):
                 continue  # `draft` has added it to its row
-            message = FOR_FIELDS.get(message, message)
-            if message.startswith("missing"):
-                message = "is missing" + message.removeprefix("missing").replace(";", ":", 1)
+            if problem.code is not None:
+                message = ": ".join(filter(None, (FOR_FIELDS[problem.code], problem.subject)))
             if message not in self.errors.get(key, []):
                 self.add_error(key, message)
 

@@ -176,6 +176,11 @@ def brief(seconds: float) -> str:
     return f"{at:%H:%M:%S}" if at.date() == local(time()).date() else f"{at:%-d %b, %H:%M}"
 
 
+def day(seconds: float) -> str:
+    """Formats a date of this year in the person's zone: `24 Nov`."""
+    return f"{local(seconds):%-d %b}"
+
+
 def clock(seconds: float) -> str:
     """Formats a time of day in the person's zone: `20:37`."""
     return f"{local(seconds):%H:%M}"

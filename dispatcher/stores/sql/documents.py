@@ -13,7 +13,7 @@ host of their own. References (`{"file": …}`) are refused, because they would 
 
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, get_args, get_origin
 
@@ -257,7 +257,7 @@ def _validated(data: object) -> WebhookConfig:
         return WebhookConfig.model_validate(data)
     except ValidationError as error:
         found = first_problems(problems_from(error, _NOWHERE, WebhookConfig, most=MAX_PROBLEMS), error.error_count())
-    raise ConfigError(Problem(problem.message, problem.key) for problem in found)
+    raise ConfigError(replace(problem, line=None) for problem in found)
 
 
 def _drafted(path: Loc, value: JsonValue, stored: Mapping[str, StoredSecret]) -> Secret:

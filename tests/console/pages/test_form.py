@@ -10,11 +10,11 @@ from pydantic import JsonValue
 from dispatcher.config.secrets import Secret
 from dispatcher.config.webhook_auth import JwtAuth
 from dispatcher.config.webhooks import WebhookConfig
-from dispatcher.console.pages.fields import SECRETS
+from dispatcher.console.pages.fields import FOR_FIELDS, SECRETS
 from dispatcher.console.pages.form import WebhookForm, with_placeholders
 from dispatcher.console.pages.key_words import describe
 from dispatcher.console.pages.sealing import LIFE_S, SecretSealer
-from dispatcher.errors import ConfigError
+from dispatcher.errors import ConfigError, ProblemCode
 from dispatcher.stores.sql.documents import StoredSecret, extract_secrets, resolve_draft
 from dispatcher.stores.sql.header_values import LOST
 from tests.console.pages.sample_world import DRAFTS, EC_KEY
@@ -320,6 +320,19 @@ def test_nothing_chosen_is_shown() -> None:
         resolve_draft(typed.draft({}), {})
     typed.add_problems(caught.value.problems)
     assert typed.errors == {"channels": ["Choose at least one."], "events": ["Choose at least one."]}
+
+
+def test_each_code_of_a_problem_has_words_of_its_own_in_the_form() -> None:
+    start = WebhookForm.blank("o", "s")
+    typed = WebhookForm.of_post(_posted(start, url="https://a.example/", auth="sign"), {}, SEALING, "p")
+    with pytest.raises(ConfigError) as caught:
+        resolve_draft(typed.draft({}), {})
+    typed.add_problems(caught.value.problems)
+    assert typed.errors == {
+        "name": ["Fill this in."],
+        "auth.sign.key": ["Is missing: the HMAC secret, or the private key in PEM."],
+    }
+    assert FOR_FIELDS.keys() == set(ProblemCode)
 
 
 def test_strange_posts_do_no_harm() -> None:
