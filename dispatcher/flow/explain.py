@@ -7,6 +7,7 @@ created. The payload is shown as it would be sent: it holds personal data, which
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import assert_never
 
 from dispatcher.auth.authenticator import Header
 from dispatcher.auth.signatures import Signer
@@ -168,25 +169,42 @@ def _authentication(config: WebhookConfig) -> str:
 
 def rule_answers(event: DeliveryEvent, webhook: Webhook | None) -> list[RuleAnswer]:
     """Returns the answer of every rule, in the order of `eligibility`, also after the first that fails."""
-    is_test = bool(event.profile.is_test_execution)
-    found = [RuleAnswer(SkipReason.TEST_EXECUTION, not is_test, "a test execution" if is_test else "no test execution")]
+    # `read_record` has applied the first rule: what it returns is a message feedback event.
+    rules = [reason for reason in SkipReason if reason is not SkipReason.NOT_FEEDBACK]
+    return [RuleAnswer(reason, *_answer(reason, event, webhook)) for reason in rules]
+
+
+def _answer(reason: SkipReason, event: DeliveryEvent, webhook: Webhook | None) -> tuple[bool | None, str]:
+    """Returns whether the event passes the rule of `eligibility` with this reason, and why.
+
+    `eligibility` runs for every event and stops at the first rule that fails, so the rules are written twice. A test
+    compares the two for every reason.
+    """
+    if reason is SkipReason.TEST_EXECUTION:
+        is_test = bool(event.profile.is_test_execution)
+        return not is_test, "a test execution" if is_test else "no test execution"
     if webhook is None:
-        rest = list(SkipReason)[list(SkipReason).index(SkipReason.NO_WEBHOOK) + 1 :]
-        found.append(RuleAnswer(SkipReason.NO_WEBHOOK, False, f"no webhook for {event.tenant}"))
-        return found + [RuleAnswer(reason, None, "there is no webhook") for reason in rest]
-    config, status = webhook.config, event.status
-    other = is_of_another_sandbox(event, config)
-    ids = f"sandbox id {event.sandbox_id}, wanted {config.sandbox_id}"
-    channels, events = ", ".join(config.channels), ", ".join(config.events)
-    found += [
-        RuleAnswer(SkipReason.NO_WEBHOOK, not other, ids if other else "the tenant has a webhook"),
-        RuleAnswer(SkipReason.WEBHOOK_DISABLED, config.enabled, "enabled" if config.enabled else "it is switched off"),
-        RuleAnswer(SkipReason.CHANNEL, event.channel in config.channels, f"{event.channel}; wanted: {channels}"),
-        RuleAnswer(SkipReason.STATUS, status in config.events, f"{status}; wanted: {events}"),
-    ]
-    objection = campaign_objection(event, config)
-    campaign = f"campaign {event.execution.campaign_id} is wanted"
-    return [*found, RuleAnswer(SkipReason.CAMPAIGN, objection is None, objection or campaign)]
+        is_it = reason is SkipReason.NO_WEBHOOK
+        return (False, f"no webhook for {event.tenant}") if is_it else (None, "there is no webhook")
+    config = webhook.config
+    match reason:
+        case SkipReason.NOT_FEEDBACK:
+            return True, "it is message feedback"
+        case SkipReason.NO_WEBHOOK:
+            other = is_of_another_sandbox(event, config)
+            ids = f"sandbox id {event.sandbox_id}, wanted {config.sandbox_id}"
+            return not other, ids if other else "the tenant has a webhook"
+        case SkipReason.WEBHOOK_DISABLED:
+            return config.enabled, "enabled" if config.enabled else "it is switched off"
+        case SkipReason.CHANNEL:
+            return event.channel in config.channels, f"{event.channel}; wanted: {', '.join(config.channels)}"
+        case SkipReason.STATUS:
+            return event.status in config.events, f"{event.status}; wanted: {', '.join(config.events)}"
+        case SkipReason.CAMPAIGN:
+            objection = campaign_objection(event, config)
+            return objection is None, objection or f"campaign {event.execution.campaign_id} is wanted"
+        case _:
+            assert_never(reason)
 
 
 def _request_lines(pending: PendingDelivery, limits: Limits) -> Iterator[Line]:

@@ -13,6 +13,7 @@ import structlog
 
 from dispatcher.contract.events import DeliveryEvent
 from dispatcher.contract.outcomes import HELD_REASONS, Dead, DeadReason, FinishedResult, Outcome, Parked
+from dispatcher.contract.reason_texts import WAITING
 from dispatcher.contract.records import ProcessingAttempt, Record, RetryState
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.history_recorder import HistoryRecorder
@@ -156,11 +157,11 @@ class UndeliveredEvents:
             StillHeld: it stays.
         """
         if not self._policy.expired(undelivered.retry_state.first_seen, self._clock()):
-            raise StillHeld(deferred.detail or deferred.reason, deferred.for_s)
+            raise StillHeld(deferred.detail or WAITING[deferred.reason], deferred.for_s)
         return await self._expire(undelivered, deferred)
 
     async def _expire(self, undelivered: Undelivered, deferred: Deferred) -> Outcome:
-        return await self.dead_letter(undelivered, DeadReason.EXPIRED, deferred.detail or deferred.reason.value)
+        return await self.dead_letter(undelivered, DeadReason.EXPIRED, deferred.detail or WAITING[deferred.reason])
 
     def _note_parked(
         self,

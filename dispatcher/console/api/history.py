@@ -21,7 +21,7 @@ from dispatcher.console.sources.history import HistoryLookup
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome
 from dispatcher.contract.records import Origin
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.history.timeline import SKIP_REMEDIES, reason_in_words, title
+from dispatcher.history.timeline import reason_in_words, remedy_of, title
 from dispatcher.stores.sql.history_search import HistoryQuery
 
 _WINDOW_S: Final = {"1h": 3600.0, "24h": 86_400.0, "7d": 7 * 86_400.0}
@@ -68,7 +68,7 @@ async def get_counts(call: Call[SkippedQuery, Empty]) -> Reply:
             one,
             outcome=one.outcome.value,
             text=reason_in_words(one.outcome, one.reason),
-            remedy=SKIP_REMEDIES.get(one.reason, "") if one.outcome is HistoryOutcome.SKIPPED else "",
+            remedy=remedy_of(one.outcome, one.reason),
         )
         for one in found
     )

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import orjson
 from pydantic import JsonValue
@@ -13,22 +12,13 @@ from dispatcher.config.webhooks import Webhook
 from dispatcher.console import masking
 from dispatcher.contract import redaction
 from dispatcher.contract.feedback import encode_feedback
-from dispatcher.contract.outcomes import SkipReason
+from dispatcher.contract.reason_texts import SKIPPED
 from dispatcher.contract.records import Origin, Record
 from dispatcher.errors import NotFound
 from dispatcher.flow.explain import Explanation, Limits, Line, explain
 from dispatcher.kafka.topic_reader import open_topic
 from dispatcher.kafka.topics import dead_letter_topic
 from dispatcher.stores.sql.records import StoredWebhook
-
-_RULES: Final = {
-    SkipReason.TEST_EXECUTION: "No test execution",
-    SkipReason.NO_WEBHOOK: "Has a webhook",
-    SkipReason.WEBHOOK_DISABLED: "Webhook is on",
-    SkipReason.CHANNEL: "Channel is wanted",
-    SkipReason.STATUS: "Status is wanted",
-    SkipReason.CAMPAIGN: "Campaign is wanted",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +97,7 @@ def _shown_decision(explained: Explanation, value: JsonValue, shows_people: bool
     shown = (lambda text: text) if shows_people else redaction.in_text
     return Decision(
         read=tuple(line for line in lines if line.section == "read"),
-        rules=tuple(Rule(_RULES[rule.reason], rule.passes, shown(rule.why)) for rule in explained.rules),
+        rules=tuple(Rule(SKIPPED[rule.reason].rule, rule.passes, shown(rule.why)) for rule in explained.rules),
         verdict="; ".join(f"{line.name}: {line.text}" for line in lines if line.section == "verdict"),
         headers=tuple((name, shown(value)) for name, value in explained.headers),
         payload=orjson.dumps(value, option=orjson.OPT_INDENT_2).decode(),

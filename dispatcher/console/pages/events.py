@@ -19,7 +19,7 @@ from dispatcher.contract.outcomes import DeadReason
 from dispatcher.contract.records import Origin
 from dispatcher.delivery.remedies import remedy_for
 from dispatcher.errors import ConfigError, DispatcherError
-from dispatcher.history.timeline import SKIP_REMEDIES
+from dispatcher.history.timeline import remedy_of
 from dispatcher.kafka.topics import dead_letter_topic
 from dispatcher.stores.sql.history_search import HistoryTimeline
 from dispatcher.stores.sql.records import StoredWebhook
@@ -119,8 +119,7 @@ class EventPage:
             history=history,
             is_cut=found.is_cut,
             can_resend=any(one.outcome is HistoryOutcome.DELIVERED for one in history),
-            skipped=history[-1] if history and history[-1].outcome is HistoryOutcome.SKIPPED else None,
-            remedies=SKIP_REMEDIES,
+            skip_remedy=remedy_of(history[-1].outcome, history[-1].reason) if history else "",
             next_step=await self._next_step(webhook, known),
             what_to_do=self._remedy(webhook, known),
             decision=decision,

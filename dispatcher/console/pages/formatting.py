@@ -14,6 +14,7 @@ from dispatcher.console.model import AttemptModel
 from dispatcher.console.pages.time_zone import abbreviation, local
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome
 from dispatcher.contract.outcomes import DeadReason
+from dispatcher.contract.reason_texts import DEAD, FAILED, WAITING
 from dispatcher.contract.redaction import recipient
 from dispatcher.history.timeline import details, moment, title
 
@@ -34,46 +35,6 @@ VERDICTS: Final = {
     "retry_later": ("Tried again later", "retry"),
     "disable_endpoint": ("Sending stopped", "stopped"),
     "dead": ("Dead", "stopped"),
-}
-
-REASONS: Final = {
-    "dns": "Host not found",
-    "connect_refused": "Connection refused",
-    "connect_timeout": "No connection in time",
-    "connect": "No connection",
-    "tls": "TLS failed",
-    "timeout": "No answer in time",
-    "reset": "Connection broke off",
-    "protocol": "No proper HTTP answer",
-    "egress_denied": "Address not allowed",
-    "url_denied": "Address not allowed",
-    "proxy": "Our proxy failed",
-    "local": "Our own side failed",
-    "token": "No token",
-}
-"""Reasons of attempts without a response."""
-
-DEAD_REASONS: Final = {
-    "unreadable": "Unreadable",
-    "internal": "Internal error",
-    "too_large": "Payload too large",
-    "rejected": "Rejected by the server",
-    "redirected": "Redirected",
-    "aborted": "Aborted by the server",
-    "egress_denied": "Address not allowed",
-    "expired": "Failed until too old",
-}
-
-PARK_REASONS: Final = {
-    "attempt_failed": "the last attempt failed",
-    "breaker_open": "sending was held back, as nearly everything failed",
-    "lane_full": "the endpoint took fewer events than came",
-    "held": "the endpoint had asked for a pause",
-    "suspended": "the endpoint had asked for no more",
-    "tenant_disabled": "sending was stopped, as everything failed for a day",
-    "paused": "the webhook was paused",
-    "undecided": "the webhook's configuration could not be read",
-    "unusable": "the webhook could not be used: a secret could not be decrypted",
 }
 
 ACTIONS: Final = {
@@ -107,21 +68,9 @@ STEPS: Final = {
     "answer": "Answer",
 }
 
-_FAILED: Final = {
-    "dns": "The host name could not be resolved for {of}.",
-    "connect_refused": "Your server refused the connection for {of}.",
-    "connect_timeout": "No connection to your server could be opened in time for {of}.",
-    "connect": "Your server could not be reached for {of}.",
-    "tls": "No TLS connection to your server was possible for {of}.",
-    "timeout": "Your server gave no answer in time to {of}.",
-    "reset": "The connection broke off for {of}.",
-    "protocol": "What came back was no proper HTTP answer for {of}.",
-    "egress_denied": "The endpoint's address is not allowed: that stopped {of}.",
-    "url_denied": "The URL's address is not allowed: that stopped {of}.",
-    "local": "Our own side failed for {of}: nothing is wrong on yours.",
-    "proxy": "Our own proxy failed for {of}: nothing is wrong on your side.",
-    "token": "No authentication token could be obtained for {of}.",
-}
+
+_DEAD: Final = {reason: text.label for reason, text in DEAD.items()}
+_FAILED: Final = {reason: text.label for reason, text in FAILED.items()}
 
 
 def failing_sentence(attempt: AttemptModel, failed: int, seen: int) -> str:
@@ -134,16 +83,15 @@ def failing_sentence(attempt: AttemptModel, failed: int, seen: int) -> str:
         of = f"{failed} of the last {seen} requests"
     if attempt.status is not None and attempt.reason.startswith("http_"):
         return f"Your server answered {attempt.status} to {of}."
-    return _FAILED.get(attempt.reason, "Something failed for {of}.").format(of=of)
+    sentence = FAILED[attempt.reason].sentence if attempt.reason in FAILED else "Something failed for {of}."
+    return sentence.format(of=of)
 
 
 def answer(attempt: AttemptModel) -> str:
     """Returns `401`, or why there was no response."""
-    return (
-        str(attempt.status)
-        if attempt.status is not None
-        else REASONS.get(attempt.reason, attempt.reason or "No answer")
-    )
+    if attempt.status is not None:
+        return str(attempt.status)
+    return FAILED[attempt.reason].label if attempt.reason in FAILED else attempt.reason or "No answer"
 
 
 def ago(seconds: float | None, now: float | None = None) -> str:
@@ -192,8 +140,10 @@ def iso(seconds: float) -> str:
 
 
 def death(reason: str, detail: str) -> str:
-    """Returns the detail of a dead event as a phrase. An expired event's detail is its last failure or park reason."""
-    return f"last: {PARK_REASONS.get(detail, detail)}" if reason == DeadReason.EXPIRED and detail else detail
+    """Returns the detail of a dead event as a phrase. An expired event's detail is why it was not sent at last."""
+    if reason != DeadReason.EXPIRED or not detail:
+        return detail
+    return f"last: {WAITING.get(detail, detail)}"  # up to version 0.2.0, a dead letter could carry the park reason
 
 
 def milliseconds(value: float | None) -> str:
@@ -308,7 +258,7 @@ FILTERS: Final[dict[str, Callable[..., object]]] = {
     "clock": clock,
     "count": count,
     "death": death,
-    "dead_reason": lambda key: word(key or "unknown", DEAD_REASONS),
+    "dead_reason": lambda key: word(key or "unknown", _DEAD),
     "action": lambda key: word(key, ACTIONS),
     "duration": format_duration,
     "events": events,
@@ -322,7 +272,7 @@ FILTERS: Final[dict[str, Callable[..., object]]] = {
     "ms": milliseconds,
     "rate": rate,
     "percent": percent,
-    "reason": lambda key: word(key, REASONS),
+    "reason": lambda key: word(key, _FAILED),
     "sentence": sentence,
     "span": span,
     "state": lambda key: STATES[key],

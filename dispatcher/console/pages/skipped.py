@@ -11,7 +11,7 @@ from dispatcher.console.webhook_state import WINDOW_S
 from dispatcher.contract.history import HistoryOutcome
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError
-from dispatcher.history.timeline import SKIP_REMEDIES, reason_in_words
+from dispatcher.history.timeline import reason_in_words, remedy_of
 from dispatcher.stores.sql.history_search import HistoryCount
 
 
@@ -28,11 +28,12 @@ class Skipped:
 def skipped_by_reason(counts: Iterable[HistoryCount]) -> list[Skipped]:
     """Returns the skipped events by reason, the most frequent reason first."""
     events: Counter[str] = Counter()
+    outcome = HistoryOutcome.SKIPPED
     for one in counts:
-        if one.outcome is HistoryOutcome.SKIPPED:
+        if one.outcome is outcome:
             events[one.reason] += one.events
     return [
-        Skipped(reason, reason_in_words(HistoryOutcome.SKIPPED, reason), SKIP_REMEDIES.get(reason, ""), count)
+        Skipped(reason, reason_in_words(outcome, reason), remedy_of(outcome, reason), count)
         for reason, count in events.most_common()
     ]
 

@@ -6,7 +6,8 @@ from dispatcher.config.units import parse_rate
 from dispatcher.console.model import AttemptModel, BucketModel, Outcomes
 from dispatcher.console.pages import formatting
 from dispatcher.console.pages.charts import HEIGHT, chart_of, sparkline_of
-from dispatcher.contract.outcomes import DeadReason, FailureReason, ParkReason
+from dispatcher.contract import reason_texts
+from dispatcher.contract.outcomes import DeadReason, FailureReason, ParkReason, SkipReason
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.records import AuditAction
 
@@ -36,15 +37,17 @@ def test_every_failure_has_its_sentence_and_word(reason: FailureReason) -> None:
 
 
 def test_every_reason_and_action_has_a_word() -> None:
-    assert set(formatting.DEAD_REASONS) == set(DeadReason)
     assert set(formatting.ACTIONS) == set(AuditAction)
-    assert set(formatting.PARK_REASONS) == set(ParkReason)
+    assert set(reason_texts.SKIPPED) == set(SkipReason)
+    assert set(reason_texts.WAITING) == set(ParkReason)
+    assert set(reason_texts.DEAD) == set(DeadReason)
+    assert set(reason_texts.FAILED) == set(FailureReason)
 
 
 @pytest.mark.parametrize(
     ("reason", "detail", "expected"),
     [
-        ("expired", "breaker_open", "last: sending was held back, as nearly everything failed"),
+        ("expired", "breaker_open", "last: the circuit breaker is open because nearly every request fails"),
         ("expired", "answered 503", "last: answered 503"),
         ("rejected", "answered 422", "answered 422"),
         ("unreadable", "held", "held"),

@@ -5,6 +5,7 @@ import pytest
 from dispatcher.contract.feedback import encode_feedback
 from dispatcher.contract.outcomes import ParkReason, SkipReason
 from dispatcher.flow.decision import decide, eligibility
+from dispatcher.flow.explain import rule_answers
 from tests.unit.examples import email_event, read, sms_event, webhook
 
 FINE = {"channels": ["email"], "events": ["bounce"], "campaigns": ["16f24a15-7e21-477c-848a-d5695ca7f137"]}
@@ -33,6 +34,20 @@ def test_the_first_reason_in_the_designs_order_is_the_one_that_counts() -> None:
         webhook_changes |= in_webhook
 
         assert eligibility(read(email_event(**event_changes)), webhook(**webhook_changes)) is expected
+
+
+def test_the_explanation_of_the_rules_agrees_with_the_decision_for_every_reason() -> None:
+    for expected, in_event, in_webhook in [(None, {}, {}), *WRONG_FROM_LAST_TO_FIRST]:
+        event, one = read(email_event(**in_event)), webhook(**(FINE | in_webhook))
+
+        assert eligibility(event, one) is expected
+        assert [answer.reason for answer in rule_answers(event, one) if not answer.passes] == (
+            [] if expected is None else [expected]
+        )
+
+    in_order = [reason for reason, _, _ in reversed(WRONG_FROM_LAST_TO_FIRST)]
+    assert [SkipReason.NOT_FEEDBACK, *in_order] == list(SkipReason), "each reason has its case here, in its place"
+    assert [answer.reason for answer in rule_answers(event, None)] == in_order
 
 
 def test_the_decision_is_what_to_send_or_why_nothing_is_sent() -> None:

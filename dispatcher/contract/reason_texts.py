@@ -1,0 +1,143 @@
+"""The words for every reason: why an event was skipped, waits or died, and why an attempt failed.
+
+Each table has an entry for every member of its enum. The keys are texts because the history may contain reasons of
+another version.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from dispatcher.contract.outcomes import DeadReason, FailureReason, ParkReason, SkipReason
+
+
+@dataclass(frozen=True, slots=True)
+class SkipText:
+    """The words for a rule that events are skipped by."""
+
+    rule: str
+    """What the rule asks for, as a heading."""
+    text: str
+    """Why the event was skipped; continues the words "Skipped: "."""
+    remedy: str = ""
+    """What to change so that such events are sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadText:
+    """The words for a reason to dead-letter an event."""
+
+    label: str
+    text: str
+    """Continues the words "Dead: "."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailureText:
+    """The words for an attempt without an answer."""
+
+    label: str
+    text: str
+    """Continues the words "Attempt 2: "."""
+    sentence: str
+    """About several attempts; `{of}` stands for them: `the last request`, `3 of the last 5 requests`."""
+
+
+SKIPPED: Final[Mapping[str, SkipText]] = {
+    SkipReason.NOT_FEEDBACK: SkipText("Message feedback", "it is no message feedback event"),
+    SkipReason.TEST_EXECUTION: SkipText(
+        "No test execution", "it is of a test execution", "Nothing: test executions are never sent."
+    ),
+    SkipReason.NO_WEBHOOK: SkipText(
+        "Has a webhook",
+        "its organisation and sandbox have no webhook",
+        "Create a webhook for the organisation and sandbox.",
+    ),
+    SkipReason.WEBHOOK_DISABLED: SkipText("Webhook is on", "the webhook is switched off", "Switch the webhook on."),
+    SkipReason.CHANNEL: SkipText(
+        "Channel is wanted", "the webhook doesn't want its channel", "Add the channel to the webhook's channels."
+    ),
+    SkipReason.STATUS: SkipText(
+        "Status is wanted", "the webhook doesn't want its message status", "Add the status to the webhook's events."
+    ),
+    SkipReason.CAMPAIGN: SkipText(
+        "Campaign is wanted",
+        "the webhook doesn't want its campaign, or the campaign has feedback webhooks switched off",
+        "Add the campaign to the webhook's campaigns, or allow all. Only campaigns triggered by API and "
+        "have feedback webhooks switched on are sent.",
+    ),
+}
+
+WAITING: Final[Mapping[str, str]] = {
+    ParkReason.ATTEMPT_FAILED: "the attempt failed",
+    ParkReason.BREAKER_OPEN: "the circuit breaker is open because nearly every request fails",
+    ParkReason.LANE_FULL: "the endpoint takes fewer events than arrive",
+    ParkReason.HELD: "the endpoint asked for a pause with Retry-After",
+    ParkReason.SUSPENDED: "the endpoint asked for no more events, until the webhook is edited",
+    ParkReason.TENANT_DISABLED: "every request failed for a day, until the webhook is edited or reactivated",
+    ParkReason.UNUSABLE: "the webhook can't be used as it is configured, until it is repaired",
+    ParkReason.UNDECIDED: "not all webhook files can be read, so that it is unknown whether the tenant has a webhook",
+    ParkReason.PAUSED: "the webhook is paused",
+}
+"""Why an event waits. Each continues the words "Parked: " or "Held: "."""
+
+DEAD: Final[Mapping[str, DeadText]] = {
+    DeadReason.UNREADABLE: DeadText("Unreadable", "it can't be read as a delivery event"),
+    DeadReason.INTERNAL: DeadText("Internal error", "a bug of the dispatcher"),
+    DeadReason.TOO_LARGE: DeadText("Payload too large", "it is too large"),
+    DeadReason.REJECTED: DeadText("Rejected by the server", "the endpoint rejected it"),
+    DeadReason.REDIRECTED: DeadText("Redirected", "the endpoint answered with a redirect, which is never followed"),
+    DeadReason.ABORTED: DeadText("Aborted by the server", "the endpoint asked to abort it"),
+    DeadReason.EGRESS_DENIED: DeadText("Address not allowed", "the endpoint's address is not allowed"),
+    DeadReason.EXPIRED: DeadText("Failed until too old", "it still failed at the age limit"),
+}
+
+FAILED: Final[Mapping[str, FailureText]] = {
+    FailureReason.DNS: FailureText(
+        "Host not found", "the host name was not resolved", "The host name could not be resolved for {of}."
+    ),
+    FailureReason.CONNECT_REFUSED: FailureText(
+        "Connection refused", "the connection was refused", "Your server refused the connection for {of}."
+    ),
+    FailureReason.CONNECT_TIMEOUT: FailureText(
+        "No connection in time",
+        "no connection within the time limit",
+        "No connection to your server could be opened in time for {of}.",
+    ),
+    FailureReason.CONNECT: FailureText("No connection", "no connection", "Your server could not be reached for {of}."),
+    FailureReason.TLS: FailureText(
+        "TLS failed", "the TLS handshake failed", "No TLS connection to your server was possible for {of}."
+    ),
+    FailureReason.TIMEOUT: FailureText(
+        "No answer in time", "no complete answer within the time limit", "Your server gave no answer in time to {of}."
+    ),
+    FailureReason.RESET: FailureText(
+        "Connection broke off", "the connection broke off", "The connection broke off for {of}."
+    ),
+    FailureReason.PROTOCOL: FailureText(
+        "No proper HTTP answer", "the answer was not HTTP", "What came back was no proper HTTP answer for {of}."
+    ),
+    FailureReason.EGRESS_DENIED: FailureText(
+        "Address not allowed",
+        "the address is not allowed",
+        "The endpoint's address is not allowed: that stopped {of}.",
+    ),
+    FailureReason.URL_DENIED: FailureText(
+        "Address not allowed",
+        "the URL's address is not allowed",
+        "The URL's address is not allowed: that stopped {of}.",
+    ),
+    FailureReason.LOCAL: FailureText(
+        "Our own side failed",
+        "the dispatcher's own side failed",
+        "Our own side failed for {of}: nothing is wrong on yours.",
+    ),
+    FailureReason.PROXY: FailureText(
+        "Our proxy failed",
+        "the operator's egress proxy failed",
+        "Our own proxy failed for {of}: nothing is wrong on your side.",
+    ),
+    FailureReason.TOKEN: FailureText(
+        "No token", "no access token", "No authentication token could be obtained for {of}."
+    ),
+}
