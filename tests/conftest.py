@@ -1,4 +1,4 @@
-"""What every test may ask for. The broker behind `kafka` is the real one where Java and Maven are, always in CI."""
+"""Fixtures and options of all tests. The fixture `kafka` is a real broker if Java and Maven are installed, and in CI."""
 
 import logging
 import os
@@ -24,11 +24,11 @@ settings.load_profile("no clock")
 
 
 class Broker(Protocol):
-    """What tests see of a broker. Both create unknown topics on their own, with four partitions."""
+    """A broker for tests, real or embedded. Both create unknown topics on their own, with four partitions."""
 
     @property
     def bootstrap_servers(self) -> str:
-        """Where PLAINTEXT clients begin."""
+        """Address for PLAINTEXT clients."""
         ...
 
     @property
@@ -38,7 +38,7 @@ class Broker(Protocol):
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Without it only the quick part of the fault suite runs."""
+    """Adds --all-faults. Without it only the quick part of the fault suite runs."""
     parser.addoption("--all-faults", action="store_true", help="run the whole fault suite (minutes)")
 
 
@@ -57,7 +57,7 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the long scenarios out unless asked for: not skipped, they are simply not part of such a run."""
+    """Deselects the long fault scenarios unless --all-faults is given."""
     if config.getoption("--all-faults"):
         return
     long = [item for item in items if item.get_closest_marker("all_faults")]
@@ -67,8 +67,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_report_header() -> list[str]:
-    """Say on what a run counts: which broker, which databases, which browser."""
-    return [_broker(), _databases(), "browser: none: no test needs one yet"]
+    """Names the broker, the databases and the browser of this run."""
+    return [_broker(), _databases(), _browser()]
+
+
+def _browser() -> str:
+    from tests.console.pages.browsing import CHROMIUM  # it imports Playwright
+
+    if not CHROMIUM:
+        return "browser: none: chromium is not installed, and tests of the console's pages need it"
+    version = subprocess.run([CHROMIUM, "--version"], capture_output=True, text=True, check=False).stdout
+    return f"browser: {version.strip() or CHROMIUM}"
 
 
 def _databases() -> str:

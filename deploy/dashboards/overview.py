@@ -211,7 +211,7 @@ OVERVIEW = Dashboard(
                 ),
                 graph(
                     "Waiting in lanes",
-                    "Events that wait for a slot of their tenant's lane; a lane that is full parks its events instead.",
+                    "Events that wait for a permit of their tenant's lane; a full lane parks its events instead.",
                     "short",
                     (f"sum by (pod) (dispatcher_lanes_waiting_events{{{PODS}}})", "{{pod}}"),
                 ),
@@ -389,7 +389,7 @@ OVERVIEW = Dashboard(
             "Saturation",
             [
                 graph(
-                    "Slots in use",
+                    "Permits in use",
                     "POSTs under way, and the most there may be (delivery.max_in_flight).",
                     "short",
                     (f"sum(dispatcher_deliveries_in_flight{{{PODS}}})", "in flight"),

@@ -41,6 +41,7 @@ class WebhookSettings(SettingsGroup):
     """Store of the webhooks, and its cache."""
 
     store: Literal["yaml", "sql"] = "yaml"
+    """`yaml`: files in the directory `path`. `sql`: the database at `url`, which the console edits."""
     path: Path | None = None
     """Directory of YAML files, for store yaml."""
     url: Secret | None = None
@@ -162,8 +163,9 @@ class EgressSettings(SettingsGroup):
     """Addresses that requests may go to. Private, loopback and other special addresses are denied by default."""
 
     allow: tuple[str, ...] = ()
-    """CIDR blocks, host suffixes (`.svc.example`) or host names that are allowed in spite of the defaults. A name opens
-    private, loopback and carrier-grade NAT addresses only; metadata services, link-local and multicast take a block."""
+    """CIDR blocks, host suffixes (`.svc.example`) or host names that are allowed in spite of the defaults. A name only
+    allows private, loopback and carrier-grade NAT addresses. Metadata services, link-local and multicast addresses need
+    a CIDR block."""
     deny: tuple[str, ...] = ()
     """CIDR blocks, host suffixes or host names that are always denied: deny overrides allow."""
     ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = ()
@@ -181,7 +183,7 @@ class EgressSettings(SettingsGroup):
 
 
 class OpsSettings(SettingsGroup):
-    """The operators' endpoint: /livez /readyz /metrics."""
+    """The operators' endpoint: /livez /readyz /metrics /configz /lanes."""
 
     host: str | None = None
     """Address to listen on; null: all addresses, IPv4 and IPv6."""
@@ -199,7 +201,9 @@ class LogSettings(SettingsGroup):
     """Format and level of the log."""
 
     format: Literal["json", "console"] = "json"
+    """`json`: one object per line. `console`: lines for people, with colours in a terminal."""
     level: Annotated[Literal["debug", "info", "warning", "error"], AfterValidator(str.lower)] = "info"
+    """Lowest level of the lines that are logged."""
 
 
 class MetricsSettings(SettingsGroup):
@@ -218,6 +222,7 @@ class TracingSettings(SettingsGroup):
     """OpenTelemetry traces: a span for each event and each attempt. Needs the extra `otel`, which the image has."""
 
     enabled: bool = False
+    """Sends traces to the collector at `endpoint`."""
     endpoint: Annotated[str, AfterValidator(checked_url)] = "http://localhost:4318"
     """Base URL of a collector that accepts OTLP over HTTP; spans are sent to its path `/v1/traces`."""
     headers: dict[
@@ -261,8 +266,8 @@ class HistorySettings(SettingsGroup):
     """At least 32 bytes that key the hash of recipients' addresses; the same everywhere. Without it entries hold no
     trace of recipients, and no message is found by its address."""
     answers: bool = False
-    """Keep the first 2,048 bytes of what answered a failed attempt. E-mail addresses, international numbers and tokens
-    are masked; what else an endpoint says of people stays, so it is off."""
+    """Keeps the first 2,048 bytes of the response to a failed attempt. E-mail addresses, international phone numbers
+    and tokens are masked. Other personal data in a response is kept, so this is off by default."""
     embedded: bool = True
     """`dispatcher console` fills the store itself. Set false if `dispatcher history` runs on its own."""
 

@@ -82,7 +82,7 @@ ApiOrigin = Annotated[
 """A position; an `OriginModel` in the API."""
 
 
-# Attempts, from the attempt log
+# Attempts, from the history
 
 Window = Literal["1h", "24h", "7d"]
 

@@ -50,7 +50,7 @@ class WebhookState:
 
     @property
     def waiting(self) -> int | None:
-        """Events in all retry tiers."""
+        """Events in all retry tiers, and those that are held."""
         return None if self.tiers is None else sum(tier.events for tier in self.tiers)
 
     @property

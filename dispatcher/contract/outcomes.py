@@ -52,7 +52,7 @@ class FailureReason(StrEnum):
 
 
 class ParkReason(StrEnum):
-    """Why an event waits in a retry tier."""
+    """Why an event waits in a retry tier, or in the topic of held events."""
 
     ATTEMPT_FAILED = "attempt_failed"
     BREAKER_OPEN = "breaker_open"

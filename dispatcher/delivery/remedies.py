@@ -42,7 +42,7 @@ def remedy_for(reason: str, status: int | None, detail: str, config: WebhookConf
     """Returns what to change; empty if nothing is wrong.
 
     Args:
-        reason: as in the metrics and the attempt log: a `FailureReason`, or `http_4xx`.
+        reason: as in the metrics and the history: a `FailureReason`, or `http_4xx`.
         detail: what exactly failed, as in `Attempt`.
         config: the webhook; its secrets are not used and may be empty.
     """
@@ -54,13 +54,13 @@ def remedy_for(reason: str, status: int | None, detail: str, config: WebhookConf
 _OF_FAILURE: Final[dict[FailureReason, str]] = {
     FailureReason.DNS: "The host name {host} can't be resolved ({detail}): check its spelling, and its DNS record.",
     FailureReason.CONNECT_REFUSED: "Nothing listens on port {port} of {host}: start the server, or correct the port.",
-    FailureReason.CONNECT_TIMEOUT: "{host} doesn't take our connection ({detail}): have its firewall let us in.",
-    FailureReason.CONNECT: "{host} can't be reached ({detail}): check its address, and the way to it.",
+    FailureReason.CONNECT_TIMEOUT: "{host} doesn't accept connections ({detail}): allow our addresses in its firewall.",
+    FailureReason.CONNECT: "{host} can't be reached ({detail}): check its address, and the network in between.",
     FailureReason.TLS: "No TLS connection to {host} ({detail}): it needs TLS 1.2 or newer and a valid certificate.",
-    FailureReason.TIMEOUT: "The server took too long ({detail}): let it answer 2xx as soon as the event is stored, and "
+    FailureReason.TIMEOUT: "The server took too long ({detail}): answer 2xx as soon as the event is stored, and "
     "process it afterwards; or allow the webhook a longer timeout, up to 30 s.",
     FailureReason.RESET: "The connection broke off ({detail}): look for the webhook-id in the server's log.",
-    FailureReason.PROTOCOL: "What came back is no proper HTTP/1.1 answer ({detail}): check that an HTTPS server has "
+    FailureReason.PROTOCOL: "The answer isn't valid HTTP/1.1 ({detail}): check that an HTTPS server listens on "
     "port {port}.",
     FailureReason.EGRESS_DENIED: "We don't send there ({detail}): use a host with public addresses, or have the "
     "operator allow it. Events wait meanwhile.",
@@ -90,20 +90,20 @@ _OF_CERTIFICATE: Final = (
 """Words of a TLS failure's detail, and the remedy; the first match is used."""
 
 _OF_STATUS: Final[dict[int, str]] = {
-    404: "The server knows no such path (404): correct the URL.",
-    405: "The path takes no POST (405): correct the URL, or let it take POST.",
-    408: "The server gave up waiting for the request (408): look at its limits, or at a proxy in front of it.",
+    404: "The server doesn't have this path (404): correct the URL.",
+    405: "The path doesn't accept POST (405): correct the URL, or configure the server to accept POST.",
+    408: "The server gave up waiting for the request (408): check its limits, and those of a proxy in front of it.",
     GONE: "The server said that the endpoint is gone for good (410): correct the URL, then reactivate the webhook.",
-    413: "The body is too large for the server (413): let it take at least 256 kB.",
-    415: "The server doesn't take application/json (415): let it.",
+    413: "The body is too large for the server (413): configure it to accept at least 256 kB.",
+    415: "The server refuses application/json (415): configure it to accept application/json.",
     422: "The server found the payload wrong (422): compare the payload's version with what it expects.",
-    429: "The server gets too many requests (429): set a rate limit for the webhook, or let the server take more.",
+    429: "The server gets too many requests (429): set a rate limit for the webhook, or raise the server's limit.",
     500: "The server failed (500): look for the request, by its webhook-id, in its log.",
-    501: "The server doesn't know how to take this request (501): correct the URL.",
-    502: "A proxy in front of the server got no proper answer from it (502): look at both.",
-    503: "The server is overloaded or being maintained (503). Let it say Retry-After; or set a rate limit.",
-    504: "A proxy in front of the server got no answer in time (504): let the server answer faster.",
-    505: "The server doesn't speak HTTP/1.1 (505): let it.",
+    501: "The server doesn't implement this request (501): correct the URL.",
+    502: "A proxy in front of the server got no valid answer from it (502): check both.",
+    503: "The server is overloaded or in maintenance (503). Configure it to send Retry-After, or set a rate limit.",
+    504: "A proxy in front of the server got no answer in time (504): make the server answer sooner.",
+    505: "The server refuses HTTP/1.1 (505): configure it to accept HTTP/1.1.",
 }
 
 
@@ -124,7 +124,7 @@ def _of_answer(status: int, config: WebhookConfig) -> str:
     if 300 <= status < 400:
         return f"The server redirected us ({status}), which we never follow: set the URL to where it points."
     if status < 500:
-        return f"The server refused the request ({status}). It has to answer 2xx to events that it takes."
+        return f"The server refused the request ({status}). It has to answer 2xx to events that it accepts."
     return f"The server failed ({status}): look for the request, by its webhook-id, in its log."
 
 
@@ -133,10 +133,11 @@ def _refused_access(status: int, config: WebhookConfig) -> str:
     auth = config.auth
     if not isinstance(auth, JwtAuth):
         signed = " If it verifies webhook-signature, check its signing secret." if config.signing is not None else ""
-        return f"{what}, and no authentication is set up: choose JWT Authentication, or let it take us without.{signed}"
+        cure = "choose JWT Authentication, or accept requests without authentication"
+        return f"{what}, and no authentication is set up: {cure}.{signed}"
     if auth.sign is not None:
         text = f"Its token in {auth.header} was {_signed(auth.sign, config.origin)}"
-        return f"{what}. {text}. It has to expect exactly these, and to know the key."
+        return f"{what}. {text}. Configure the server to expect exactly these values and give it the key."
     fetch = auth.fetch
     if fetch is None:
         return f"{what}."

@@ -52,11 +52,11 @@ LEAVE_S: Final = 5.0
 """At a rebalance, time for requests under way."""
 LONGEST_REPEAT_S: Final = 30.0
 REST_S: Final = 2.0
-"""A tenant whose event could not be sent without an attempt rests at least so long."""
+"""Shortest rest of a tenant whose event was held again without an attempt."""
 MOST_REST_S: Final = 60.0
-"""And at most so long, whatever its endpoint asked for: an edit may have lifted that."""
+"""Longest rest, even if the endpoint asked for more: an edit may have ended that pause."""
 CHECK_AGAIN_S: Final = 15.0
-"""A check of a partition that wasn't answered is repeated after so long."""
+"""Time after which an unanswered check of a partition is repeated."""
 LEAVE_COMMIT_S: Final = 10.0
 """Deadline of the last commit, with its snapshots."""
 

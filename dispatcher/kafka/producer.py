@@ -42,9 +42,9 @@ from dispatcher.telemetry import metrics
 log = structlog.get_logger(__name__)
 
 WRITE_S: Final = 60.0
-"""For one write, connecting included. A producer that needs longer is replaced, and then the caller may write a record
-twice that the old one had sent: so a broker that is away for less is waited for. Addresses and credentials are read
-again by the old one, too (`reconnecting`)."""
+"""Time for one write, connecting included. A producer that needs longer is replaced, and the caller may then write a
+record that the old producer had sent already. Therefore a broker that is away for a shorter time is waited for. The old
+producer reads addresses and credentials again, too (`reconnecting`)."""
 SUSPECT_S: Final = 60.0
 LOG_EVERY_S: Final = 60.0
 """A topic that refuses every write is logged this often."""

@@ -48,7 +48,11 @@ EVENTS_SKIPPED = fast_metrics.Counter(
 EVENTS_FINISHED = fast_metrics.Counter(
     "dispatcher_events_finished", "Events with a final outcome, counted once each.", ["result"]
 )
-EVENTS_PARKED = Counter("dispatcher_events_parked", "Times an event was written to a retry tier.", ["reason"])
+EVENTS_PARKED = Counter(
+    "dispatcher_events_parked",
+    "Times an event was written to a retry tier or to the topic of held events, by reason.",
+    ["reason"],
+)
 EVENTS_REPEATED = Counter(
     "dispatcher_events_repeated", "Records processed again after an error, such as an unavailable store or topic."
 )
@@ -128,7 +132,7 @@ BREAKER_TRANSITIONS = Counter(
 )
 TENANTS_FAILING = Gauge(
     "dispatcher_tenants_failing",
-    "Tenants of which the last four attempts or more failed, by the reason of the last failure.",
+    "Tenants whose latest attempts, four or more in a row, all failed, by the reason of the last failure.",
     ["reason"],
 )
 TENANT_STATES = Gauge("dispatcher_tenants_in_state", "Tenants that are unstable, disabled or suspended.", ["state"])
@@ -143,7 +147,9 @@ FINISHED_OFFSET = Gauge(
 )
 ASSIGNED = Gauge("dispatcher_kafka_assigned_partitions", "Partitions that this process owns.", ["topic"])
 PAUSED = Gauge(
-    "dispatcher_kafka_paused_partitions", "Partitions paused because their window is full or nothing is due.", ["topic"]
+    "dispatcher_kafka_paused_partitions",
+    "Partitions that are not fetched because records fetched earlier still wait in their buffer.",
+    ["topic"],
 )
 REBALANCES = Counter("dispatcher_kafka_rebalances", "Assignments received.")
 COMMITS = Counter("dispatcher_kafka_commits", "Commits acknowledged.")
@@ -166,10 +172,13 @@ LOG_RESETS = Counter(
 )
 LAST_POLL = Gauge("dispatcher_kafka_last_poll_timestamp_seconds", "Time of the consumer's last request for records.")
 
-RELOAD_OK = Gauge("dispatcher_config_last_reload_successful", "1 if every webhook file in use is the newest version.")
+RELOAD_OK = Gauge(
+    "dispatcher_config_last_reload_successful",
+    "1 if the newest version of every webhook file is in use; 0 if an older one is, because the newest has a mistake.",
+)
 RELOAD_TIME = Gauge(
     "dispatcher_config_last_reload_success_timestamp_seconds",
-    "Time when every webhook file in use was last the newest version.",
+    "Last time at which the newest version of every webhook file was in use.",
 )
 RELOADS = Counter("dispatcher_config_reloads", "Changes of the webhooks' configuration, by result.", ["result"])
 CONFIG_TENANTS = Gauge("dispatcher_config_tenants", "Configured webhooks.")

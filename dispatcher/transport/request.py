@@ -101,8 +101,8 @@ class Request:
     """For connect and TLS together, within the timeout."""
     content_type: str = "application/json"
     keep_body: int = field(default=0)
-    """Bytes of the answer's body to keep in the attempt: 2,048 for a test event and if the attempt log keeps
-    answers, 65,536 for a token, else 0. Above 0 the attempt's phases are measured, too."""
+    """Bytes of the answer's body to keep in the attempt: 2,048 for a test event, or if `history.answers` is set; 65,536
+    for a token; else 0. Above 0 the attempt's phases are measured, too."""
 
 
 class Exchange(Protocol):

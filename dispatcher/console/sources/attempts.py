@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 
 class AttemptMemory:
-    """The part of the attempt log that is kept in memory."""
+    """The part of the attempts' history that is kept in memory."""
 
     def __init__(
         self,

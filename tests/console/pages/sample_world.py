@@ -422,8 +422,8 @@ class SampleTestEvents:
             shown, steps=steps, verdict="retry_later", reason="http_4xx", status=401, elapsed_ms=83.3,
             verdict_in_words="Not delivered. A real event is tried again after 30s and at growing intervals, for 24h.",
             remedy="The server refused us access (401). Its token in authorization was signed with HS256; its issuer is "
-            "feedback-dispatcher, its audience https://api.contoso.example. It has to expect exactly these, and to "
-            "know the key.",
+            "feedback-dispatcher, its audience https://api.contoso.example. Configure the server to "
+            "expect exactly these values and give it the key.",
             answer='{"error": "invalid_token", "detail": "<b>aud</b> does not match"}',
         )  # fmt: skip
 
