@@ -98,11 +98,11 @@ class StoreUnavailable(DispatcherError):
 
 
 class StoreReplaced(DispatcherError):
-    """The history store has other positions than were read from it: another database, a backup, another worker."""
+    """The history store's positions have changed since they were read: another database, a backup, another worker."""
 
 
 class BrokerUnavailable(DispatcherError):
-    """Kafka gave no answer, or a wrong one. The message names the broker, so it is for operators only."""
+    """Kafka didn't answer, or with an error. The message names the broker, so it is for operators only."""
 
     @property
     def for_tenants(self) -> str:
@@ -114,7 +114,7 @@ class WebhookUnusable(DispatcherError):
 
 
 class WebhookUndecided(DispatcherError):
-    """A file can't be read whose tenants are unknown, so the tenant may have a webhook or none. Its events wait."""
+    """A webhook file can't be read, so it is unknown whether the tenant has a webhook. Its events wait."""
 
 
 class NotWritten(DispatcherError):
@@ -126,7 +126,7 @@ class RecordTooLarge(NotWritten):
 
 
 class TokenUnavailable(DispatcherError):
-    """No access token could be fetched or signed. Judged like a failed delivery, never lost."""
+    """No access token could be fetched or signed. The event is handled like one whose delivery failed."""
 
     def __init__(self, message: str, *, is_local: bool = False) -> None:
         super().__init__(message)
@@ -144,11 +144,11 @@ class StillHeld(DispatcherError):
 
 
 class BrakeEngaged(DispatcherError):
-    """Most records of a partition would die: it stops instead of draining the topic into the dead letters."""
+    """Too many records of a partition would become dead letters, so the partition stops instead."""
 
 
 class Draining(DispatcherError):
-    """The process is stopping or may have lost the partition, whose next reader processes the event."""
+    """The process is stopping, or may have lost the partition. The partition's next reader processes the event."""
 
 
 class NotFound(DispatcherError):
@@ -160,7 +160,7 @@ class NotAllowed(DispatcherError):
 
 
 class BadLink(DispatcherError):
-    """A link in an e-mail can't be used. The message says why, for its holder."""
+    """A link in an e-mail can't be used. The message says why, for the recipient."""
 
 
 class TooSoon(DispatcherError):
@@ -176,7 +176,7 @@ class AlreadyExists(DispatcherError):
 
 
 class EditConflict(DispatcherError):
-    """The object was changed meanwhile; the caller has to read it again and decide anew."""
+    """The object was changed meanwhile; the caller has to read it again and repeat the edit."""
 
     def __init__(self, message: str, current_version: int) -> None:
         super().__init__(message)

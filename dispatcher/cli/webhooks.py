@@ -43,14 +43,14 @@ def new_key() -> None:
 
 @webhooks.command("rotate-keys")
 def rotate_keys(config: ConfigPath = DEFAULT_CONFIG, by: By = None) -> None:
-    """Encrypt every stored secret anew under the first key."""
+    """Re-encrypt every stored secret with the first key."""
     from dispatcher.cli import webhook_database
 
     rotation = asyncio.run(webhook_database.rotated(quiet_settings_at(config), who(by)))
-    typer.echo(f"{rotation.renewed} secrets are encrypted under the first key")
+    typer.echo(f"{rotation.renewed} secrets are encrypted with the first key")
     if rotation.problems:
         raise ConfigError(rotation.problems)
-    typer.echo("the older keys can be taken away")
+    typer.echo("the older keys can be removed")
 
 
 @webhooks.command("import")

@@ -100,7 +100,7 @@ class SignedToken(ConfidentialGroup):
         return claims
 
     def followed(self) -> Self:
-        """Returns a copy that the next key signs, or the token itself if there is no next key."""
+        """Returns the configuration in which the next key signs; the same configuration if there is no next key."""
         if self.next is None:
             return self
         follower = {"algorithm": self.next.algorithm, "key": self.next.key, "kid": self.next.kid}

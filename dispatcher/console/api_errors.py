@@ -39,11 +39,11 @@ class FieldError(BaseModel):
     pointer: str
     """JSON pointer (RFC 6901) of the value in the request's body; empty for the whole body and for parameters."""
     detail: str
-    """What is wrong, and what to change. Quotes no value."""
+    """The mistake, and what to change. Quotes no value."""
 
 
 class ProblemDocument(BaseModel):
-    """RFC 9457."""
+    """The body of an error answer: a problem document (RFC 9457)."""
 
     model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
 

@@ -18,7 +18,7 @@ MOST_DEAD: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class ResendOrder:
-    """Which events of a webhook are sent again."""
+    """Selects the events of a webhook that are sent again."""
 
     query: ResendQuery
     delivered: bool = True
@@ -28,7 +28,7 @@ class ResendOrder:
 
 @dataclass(frozen=True, slots=True)
 class ResendPlan:
-    """What a resend would send, and why the events may fail again."""
+    """The events that a resend would send, and reasons why they may fail again."""
 
     delivered: ResendCheck
     dead: int
@@ -43,7 +43,7 @@ class ResendPlan:
 
 
 async def check_resend(services: Services, webhook: StoredWebhook, order: ResendOrder) -> ResendPlan:
-    """Returns how many events would be sent again, and why they may fail.
+    """Counts the events that a resend would send, and collects reasons why they may fail again.
 
     Raises:
         DispatcherError: the broker or a database doesn't answer.

@@ -16,11 +16,11 @@ class SkipText:
     """The words for a rule that events are skipped by."""
 
     rule: str
-    """What the rule asks for, as a heading."""
+    """The rule as a heading."""
     text: str
-    """Why the event was skipped; continues the words "Skipped: "."""
+    """Reason why the event was skipped; continues the words "Skipped: "."""
     remedy: str = ""
-    """What to change so that such events are sent."""
+    """The change that makes such events be sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,9 @@ class FailureText:
 
 
 SKIPPED: Final[Mapping[str, SkipText]] = {
-    SkipReason.NOT_FEEDBACK: SkipText("Message feedback", "it is no message feedback event"),
+    SkipReason.NOT_FEEDBACK: SkipText("Message feedback", "it isn't a message feedback event"),
     SkipReason.TEST_EXECUTION: SkipText(
-        "No test execution", "it is of a test execution", "Nothing: test executions are never sent."
+        "No test execution", "it belongs to a test execution", "Nothing: test executions are never sent."
     ),
     SkipReason.NO_WEBHOOK: SkipText(
         "Has a webhook",
@@ -63,18 +63,18 @@ SKIPPED: Final[Mapping[str, SkipText]] = {
     SkipReason.CAMPAIGN: SkipText(
         "Campaign is wanted",
         "the webhook doesn't want its campaign, or the campaign has feedback webhooks switched off",
-        "Add the campaign to the webhook's campaigns, or allow all. Only campaigns triggered by API and "
-        "have feedback webhooks switched on are sent.",
+        "Add the campaign to the webhook's campaigns, or allow all. Only events of API-triggered "
+        "campaigns with feedback webhooks switched on are sent.",
     ),
 }
 
 WAITING: Final[Mapping[str, str]] = {
     ParkReason.ATTEMPT_FAILED: "the attempt failed",
     ParkReason.BREAKER_OPEN: "the circuit breaker is open because nearly every request fails",
-    ParkReason.LANE_FULL: "the endpoint takes fewer events than arrive",
+    ParkReason.LANE_FULL: "the endpoint accepts fewer events than arrive",
     ParkReason.HELD: "the endpoint asked for a pause with Retry-After",
     ParkReason.SUSPENDED: "the endpoint asked for no more events, until the webhook is edited",
-    ParkReason.TENANT_DISABLED: "every request failed for a day, until the webhook is edited or reactivated",
+    ParkReason.TENANT_DISABLED: "nearly every request failed for 24 hours, until the webhook is edited or reactivated",
     ParkReason.UNUSABLE: "the webhook can't be used as it is configured, until it is repaired",
     ParkReason.UNDECIDED: "not all webhook files can be read, so that it is unknown whether the tenant has a webhook",
     ParkReason.PAUSED: "the webhook is paused",
@@ -115,7 +115,7 @@ FAILED: Final[Mapping[str, FailureText]] = {
         "Connection broke off", "the connection broke off", "The connection broke off for {of}."
     ),
     FailureReason.PROTOCOL: FailureText(
-        "No proper HTTP answer", "the answer was not HTTP", "What came back was no proper HTTP answer for {of}."
+        "Invalid HTTP answer", "the answer was not valid HTTP", "The answer was not valid HTTP for {of}."
     ),
     FailureReason.EGRESS_DENIED: FailureText(
         "Address not allowed",

@@ -92,7 +92,7 @@ class RetryState:
 
     @staticmethod
     def fresh(record: Record, now: float) -> "RetryState":
-        """Returns the first state of a record on the topic of events: its own place, seen now. Headers don't count."""
+        """Returns the state of a record that was just read from the topic of events. Its headers are ignored."""
         origin = Origin(record.topic, record.partition, record.offset)
         return RetryState(origin, round(now, 3), origin_timestamp=max(0, record.timestamp))
 
@@ -101,7 +101,7 @@ class RetryState:
         """Reads the headers of a record on one of the dispatcher's own topics.
 
         Without headers, the record's own place and time are its origin and age. A header that can't be read counts as
-        absent: an event whose attempts are counted anew is better than one that is not delivered.
+        absent: it is better to count an event's attempts again from zero than not to deliver it.
         """
         own = RetryState.fresh(record, record.timestamp / 1000)
         if not record.headers:

@@ -26,7 +26,7 @@ from dispatcher.delivery.verdicts import Judgement
 from dispatcher.telemetry import metrics
 
 IDLE_S = 60.0
-"""A lane that nothing happened in for so long, and that remembers nothing bad, is freed."""
+"""Time without activity after which a lane is freed, unless it remembers failures of its endpoint."""
 _RETRY_TURN: Final = 4
 _CROWDED: Final = 0.8
 _MOST_OF_ROOM: Final = 0.75
@@ -259,10 +259,14 @@ class Lane:
 
 
 class LaneScheduler:
-    """All lanes, and the permits that they share."""
+    """Keeps a lane for each tenant, and shares the process's permits fairly between them."""
 
     def __init__(self, settings: DeliverySettings, read_ahead: ReadAhead | None = None) -> None:
-        """`read_ahead`: how many records were read ahead, of how many; None if there is always room to read on."""
+        """Creates a scheduler without lanes.
+
+        Args:
+            read_ahead: counts the records that were read ahead, and their limit; None if reading is never limited.
+        """
         self.settings = settings
         self.permits = Permits(settings.max_in_flight)
         self._read_ahead = read_ahead

@@ -38,7 +38,7 @@ class LaneRefusal:
 
 @dataclass(slots=True)
 class Permit:
-    """The right to one POST, from `Lane.acquire` until `Lane.release` or `Lane.cancel`."""
+    """The right to one POST, from the lane's grant until `Lane.release` or `Lane.cancel`."""
 
     priority: Priority
     began_at: float
@@ -113,7 +113,7 @@ class Permits:
 
     @property
     def is_turn_over(self) -> bool:
-        """True if this turn of the event loop has granted all its permits."""
+        """True if this iteration of the event loop has granted as many permits as it may."""
         return self._left <= 0
 
     def has_free(self, priority: Priority) -> bool:
@@ -138,11 +138,11 @@ class Permits:
             self.taken_by_retries -= 1
 
     def share_among(self, lanes: int) -> None:
-        """Divides the permits anew among this number of lanes."""
+        """Sets the fair share of each lane, for this number of lanes."""
         self.fair_share = max(1, self.most // lanes)
 
     def next_turn(self, *, are_waiting: bool) -> None:
-        """Begins the event loop's next turn. `are_waiting`: True if lanes wait for a permit."""
+        """Begins the event loop's next iteration. `are_waiting`: True if lanes wait for a permit."""
         if self._left <= 0 and are_waiting:
             self.is_busy = True
         self._left = PERMITS_A_TURN

@@ -44,7 +44,7 @@ class RetryPolicy:
         return float(min(self.soon_within_s / 2, SOON_BASE_S * 2**tried) * jitter)
 
     def tier(self, parks: int, at_least_s: float = 0.0) -> int:
-        """Returns the index of the tier for an event that was parked so many times.
+        """Returns the index of the tier for an event that was parked `parks` times before.
 
         A hold (Retry-After) of `at_least_s` picks the longest tier within it, never one beyond: a record that waits
         much longer than its tier would hold up the records behind it in the topic.
@@ -59,11 +59,11 @@ class RetryPolicy:
         return self.tiers[tier] * (1 - JITTER + 2 * JITTER * jitter)
 
     def longest_wait_s(self, tier_s: float) -> float:
-        """Returns the most seconds after which a parked record is due."""
+        """Returns the longest wait of a record that is parked in a tier with this delay."""
         return tier_s * (1 + JITTER)
 
     def max_hold_s(self, status: int | None, first_seen: float | None, now: float) -> float:
-        """Returns the most seconds that a Retry-After on this status may hold a tenant's events.
+        """Returns the longest time, in seconds, for which a Retry-After with this status may hold a tenant's events.
 
         That is the time until the event's age limit, at most an hour for a 4xx other than 429, because that is usually
         a set-up mistake. Times are Unix seconds. If `first_seen` is None, the age counts from now.

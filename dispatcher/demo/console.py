@@ -44,7 +44,7 @@ async def fill_database(config: Path, webhooks: Path) -> None:
 
 
 class Console(ChildProcess):
-    """`dispatcher console` with this configuration."""
+    """Runs `dispatcher console` in a child process."""
 
     def __init__(self, config: Path) -> None:
         env = {name: value for name, value in os.environ.items() if not name.upper().startswith("DISPATCHER_")}

@@ -20,7 +20,7 @@ _LOOK_TIMEOUT = aiohttp.ClientTimeout(total=2)
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What the dispatcher counts of itself."""
+    """Values of the dispatcher's metrics."""
 
     skipped: Counter[str] = field(default_factory=Counter)
     """By reason."""
@@ -31,7 +31,7 @@ class Counts:
 
 
 class Subject(ChildProcess):
-    """`dispatcher run` with this configuration."""
+    """Runs `dispatcher run` in a child process, and reads its metrics."""
 
     def __init__(self, config: Path, ops_port: int) -> None:
         # The demo's file says it all: what the environment holds for another dispatcher is not for this one.

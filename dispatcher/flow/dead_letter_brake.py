@@ -32,7 +32,7 @@ class DeadLetterBrake:
         return True
 
     def not_dead(self) -> None:
-        """Returns the token of a record that could not be written to the dead letters: it will be processed again."""
+        """Puts back the token of a record that could not be written to the dead letters and is processed again."""
         self.record_success()
 
     def record_success(self) -> None:

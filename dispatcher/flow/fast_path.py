@@ -53,7 +53,11 @@ class FastPath:
         is_sampled: Callable[[Record], bool] | None = None,
         history: HistoryRecorder | None = None,
     ) -> None:
-        """`is_sampled` returns whether tracing follows a record; such records take the slow path, which has spans."""
+        """Builds the fast path around the pipeline that is its slow path.
+
+        Args:
+            is_sampled: returns whether tracing follows a record; such records take the slow path, which has spans.
+        """
         self._pipeline = pipeline
         self._history = history
         self._webhooks = webhooks

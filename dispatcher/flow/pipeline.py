@@ -76,7 +76,11 @@ class Pipeline:
         event_log: EventLog | None = None,
         held_topic: HeldSink | None = None,
     ) -> None:
-        """`held_topic`: where events wait for a change of configuration; None: in the retry tiers."""
+        """Builds a pipeline of its parts.
+
+        Args:
+            held_topic: topic of events that wait for a change of configuration; None: they wait in the retry tiers.
+        """
         self._event_log = event_log or EventLog()
         self._webhooks = webhooks
         self._deliveries = deliveries
@@ -178,7 +182,7 @@ class Pipeline:
                     status, reason = delivery.status, delivery.reason
                     undelivered.retry_state = after_attempts(retry_state, delivery.attempts, status, reason)
                     return await self._undelivered.dead_letter(undelivered, reason, delivery.detail)
-                case WebhookChanged():  # it was edited meanwhile: decide anew
+                case WebhookChanged():  # it was edited meanwhile: decide again
                     retry_state = replace(retry_state, attempts=delivery.attempts)
                 case _:
                     assert_never(delivery)

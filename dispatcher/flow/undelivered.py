@@ -61,7 +61,7 @@ class DeadLetterSink(Protocol):
 
 @dataclass(slots=True)
 class Undelivered:
-    """A record that is not delivered now, with all that is known of it."""
+    """A record that is not delivered now, with everything known about it."""
 
     record: Record
     retry_state: RetryState
@@ -86,9 +86,11 @@ class UndeliveredEvents:
         clock: Callable[[], float],
         chance: Callable[[], float],
     ) -> None:
-        """Args:
-        brake: how many records of a partition may die in a row of an unreadable or internal reason; 0 for no limit.
-        held_topic: where events wait for a change of configuration; None: in the retry tiers.
+        """Keeps the topics and rules for events that can't be delivered now.
+
+        Args:
+            brake: excess of records that die of an unreadable or internal reason at which a partition stops; 0: none.
+            held_topic: topic of events that wait for a change of configuration; None: they wait in the retry tiers.
         """
         self.brakes: defaultdict[tuple[str, int], DeadLetterBrake] = defaultdict(lambda: DeadLetterBrake(brake))
         """The brake of each (topic, partition) that was seen."""

@@ -140,7 +140,7 @@ class HistoryWorker:
         metrics.HISTORY_NEWEST.set(self.newest)
 
     def _newest_of(self, rows: Sequence[Row]) -> float:
-        """Returns the time to which the batch has come. Entries from the future say nothing of it."""
+        """Returns the time of the batch's newest entry, without entries that are in the future."""
         now_ms = int(self._clock() * 1000)
         times = [min(row[1], now_ms) for row in rows if row[1] <= now_ms + CLOCKS_DIFFER_MS]
         return max(times) / 1000 if times else self.newest

@@ -16,12 +16,12 @@ from dispatcher.kafka.topics import dead_letter_topic, held_topic, history_topic
 
 @dataclass(frozen=True, slots=True)
 class KafkaReport:
-    """The result of a check."""
+    """The result of checking the cluster: lines for what is right, wrong, and worth attention."""
 
     good: tuple[str, ...]
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
-    """What needs attention but stops nothing: a topic's retention or partitions, topics of former names."""
+    """Findings that need attention but stop nothing: a topic's retention or partitions, topics of former names."""
 
 
 def topic_needs(settings: Settings) -> list[TopicNeed]:

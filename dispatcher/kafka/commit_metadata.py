@@ -44,7 +44,7 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class CommittedPosition:
-    """What a group has committed for a partition."""
+    """The position, finished runs and fingerprint that a group has committed for a partition."""
 
     position: int
     finished: tuple[Run, ...] = ()
@@ -66,7 +66,7 @@ class CommittedPosition:
         return OffsetTracker(self.position, self.finished)
 
     def merged(self, other: Self) -> Self:
-        """Returns what both positions, of the same log, say is finished."""
+        """Returns the union: every record is finished that either position, of the same log, says is finished."""
         position = max(self.position, other.position)
         runs: list[Run] = []
         for first, last in sorted((*self.finished, *other.finished)):
@@ -83,7 +83,7 @@ class CommittedPosition:
 
 @dataclass(frozen=True, slots=True)
 class FinishedHere:
-    """What this process finished of a partition that was then taken from it, including what it could not commit."""
+    """Finished records of a partition that was revoked from this process, including those that it could not commit."""
 
     claim: CommittedPosition
     committed: CommittedPosition | None
@@ -104,7 +104,7 @@ class FinishedHere:
 def encode_metadata(
     tracker: OffsetTracker, fingerprint: Fingerprint | None, most_bytes: int = MAX_METADATA_BYTES
 ) -> str:
-    """Returns the metadata for the tracker's position, at most so many bytes: as many runs as fit.
+    """Returns the metadata for the tracker's position, with as many runs as fit into the maximum length.
 
     Without room for the fingerprint it is empty: runs are never committed without the log that they describe.
     """

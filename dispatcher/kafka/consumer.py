@@ -43,7 +43,7 @@ REVOKE_WAIT_S: Final = 5.0
 BATCH: Final = 500
 """Records of one poll."""
 BLOCKED_S: Final = 5.0
-"""A partition of which nothing was fetched for so long is looked at before it is read on: its topic may be new."""
+"""Time without a fetch after which a partition's log is checked before it is read on: its topic may be another one."""
 
 
 Connect = Callable[[Assignments], Coroutine[object, object, GroupClient]]
@@ -70,12 +70,17 @@ class Consumer:
         lease: Lease | None = None,
         problems: KafkaProblems | None = None,
     ) -> None:
-        """Connects to nothing yet. `due_in_s` returns how long a record has to wait; None if records never wait.
+        """Prepares a consumer without connecting; `run` joins the group.
 
-        `fast_path` begins records that need no task; None if all do. `in_flight`: POSTs in flight in the process.
-        `on_fenced`: called when another process has taken this member's place; the consumer stops by itself.
-        `connect` replaces aiokafka's consumer, `clock` unix time, `lease` the one with the steady clock.
-        `problems` receives what is wrong with Kafka.
+        Args:
+            due_in_s: returns the seconds that a record has to wait; None if records never wait.
+            fast_path: begins records that need no task; None if every record gets one.
+            in_flight: returns the number of POSTs in flight in the process.
+            on_fenced: called when another process has taken this member's place; the consumer stops by itself.
+            connect: replaces aiokafka's consumer, for tests.
+            clock: unix time.
+            lease: replaces the lease on the monotonic clock, for tests.
+            problems: collects Kafka problems.
         """
         self.session = GroupSession(
             settings, group_id, problems, lease=lease, on_fenced=on_fenced, on_renewed=self._on_renewed
@@ -99,7 +104,7 @@ class Consumer:
         )
         self._partitions: dict[TopicPartition, Partition] = {}
         self._finished_here: dict[TopicPartition, FinishedHere] = {}
-        """What is finished of partitions that were taken away. They may come back before another member commits."""
+        """Finished offsets of revoked partitions, which may come back before another member commits."""
         self._orphans: list[Partition] = []
         """Records of logs that are gone. They outlive the assignment: no other member can read them."""
         self._ended_late = asyncio.Event()
@@ -196,7 +201,7 @@ class Consumer:
         self._feeder.wake()
 
     def on_log_lost(self, partition: Partition) -> Partition:
-        """Replaces a partition whose log is gone. Its records are finished here; the successor begins anew."""
+        """Replaces a partition whose log is gone. Its records are finished here; the successor starts without state."""
         successor = self._partitions[partition.tp] = Partition(partition.tp, partition.epoch)
         partition.epoch = AssignmentEpoch(lease=self.session.lease)
         for item in partition.in_flight.values():

@@ -30,13 +30,13 @@ LONGEST_POLL_WAIT_S: Final = 5.0
 MOST_NAMED: Final = 5
 """Partitions that one report names."""
 REPORTED_S: Final = 45.0
-"""A reported error of the client is forgotten after so long without another."""
+"""Time without another error after which a reported error of the client is forgotten."""
 
 Joined = TypeVar("Joined")
 
 
 class GroupSession:
-    """The session of one consumer. It outlives reconnections and rebalances."""
+    """The membership of one consumer in its group. It lasts over reconnections and rebalances."""
 
     def __init__(
         self,
@@ -48,11 +48,13 @@ class GroupSession:
         on_fenced: Callable[[], None] | None = None,
         on_renewed: Callable[[], None] | None = None,
     ) -> None:
-        """Args:
-        problems: where the consumer's problems are reported.
-        lease: one with a clock of its own, for tests.
-        on_fenced: called when another process has taken this member's place.
-        on_renewed: called when the group answers again after the lease was over.
+        """Prepares a session without connecting.
+
+        Args:
+            problems: collects the consumer's Kafka problems.
+            lease: replaces the lease on the monotonic clock, for tests.
+            on_fenced: called when another process has taken this member's place.
+            on_renewed: called when the group answers again after the lease was over.
         """
         self._settings = settings
         self.group_id = group_id

@@ -31,12 +31,12 @@ log = structlog.get_logger(__name__)
 
 COMMIT_WITHIN_S: Final = 10.0
 DIRECTORY_EVERY: Final = 5_000
-"""Records read until the directory is written again: after a restart at most so many are read twice in a partition."""
+"""Number of records read between two directories. A restart reads at most this many again in each partition."""
 MOST_TENANTS: Final = 5_000
 """Of a directory, about 100 bytes each. If a partition has more, a restart reads it from the position."""
 
 State = tuple[int, Snapshot, tuple[int, int] | None]
-"""What a commit says: position, progress, and the directory's end and offset."""
+"""Content of a commit: position, progress, and the directory's end and offset."""
 
 
 @dataclass(slots=True, eq=False)
@@ -55,7 +55,7 @@ class HeldAssignment:
     directory: tuple[int, int] | None = None
     """End of the newest directory that was written, and the offset of its record."""
     directory_due: int = 0
-    """The directory is written again once reading has come so far."""
+    """Offset at which the directory is written again."""
     is_dirty: bool = True
     left: HeldStart | None = None
     """Where reading began, with the group's newest commit. Until `state` is known: what was finished earlier."""
@@ -65,7 +65,7 @@ class HeldAssignment:
     """Loop time at which Kafka last didn't answer what has to be known before it is read; 0 if it answered."""
 
     def begin(self, start: HeldStart, max_age_s: float) -> HeldPartition:
-        """Begins at `start`. Returns the state, whose cursor is the offset to read at."""
+        """Creates the partition's state from the position and snapshots at which reading starts. Returns the state."""
         self.left = start
         self.state = HeldPartition(start.position, start.snapshot.tenants, max_age_s, start.directory)
         if start.directory is not None and start.directory_at is not None:

@@ -66,7 +66,7 @@ Connect = Callable[[Assignments], Coroutine[object, object, GroupClient]]
 
 
 class HeldEvents:
-    """The consumer of the topic of held events. `run` reads until `stop`; `notice` reports changes to it."""
+    """Consumes the topic of held events: `run` reads until `stop`. `notice` makes it check every tenant again."""
 
     def __init__(
         self,
@@ -82,13 +82,15 @@ class HeldEvents:
         lease: Lease | None = None,
         connect: Connect | None = None,
     ) -> None:
-        """Args:
-        process: processes a record; raises StillHeld if its event has to wait again.
-        is_held: whether a tenant's events have to wait.
-        max_age_s: events that are older are processed in any case, and become dead letters.
-        clock: unix time.
-        problems, on_fenced, lease: as for `GroupSession`.
-        connect: joins the group; aiokafka's consumer unless a test has its own.
+        """Prepares the consumer without connecting; `run` joins the group.
+
+        Args:
+            process: processes a record; raises StillHeld if its event has to wait again.
+            is_held: returns whether a tenant's events have to wait.
+            max_age_s: events that are older are processed in any case, and become dead letters.
+            clock: unix time.
+            problems: see `GroupSession`, as for `on_fenced` and `lease`.
+            connect: joins the group; aiokafka's consumer unless a test has its own.
         """
         self.group_id = held_group(settings.group_id)
         self.session = GroupSession(settings, self.group_id, problems, lease=lease, on_fenced=on_fenced)

@@ -177,7 +177,7 @@ def tenant_headers(tenant: TenantKey) -> list[tuple[str, bytes]]:
 
 
 class HeldTopic:
-    """Writes held events. A record keeps its key, value and headers, and gets its retry state and its tenant."""
+    """Writes held events. A record keeps key, value and headers; headers for its retry state and tenant are added."""
 
     def __init__(self, producer: Producer, topic: str) -> None:
         self._producer = producer

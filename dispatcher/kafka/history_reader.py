@@ -30,7 +30,7 @@ MAX_ENTRIES_AT_ONCE: Final = 10_000
 POLL_MS: Final = 500
 COMMIT_S: Final = 10.0
 SILENCE_S: Final = 10.0
-"""After so long without a record the reader requests the ends, to learn whether the brokers answer."""
+"""Time without a record after which the reader requests the ends, to find out whether the brokers answer."""
 START_S: Final = 60.0
 FIRST_WAIT_S: Final = 0.5
 LONGEST_WAIT_S: Final = 15.0
@@ -134,12 +134,12 @@ class HistoryReader:
             self._measure(consumer)
 
     async def _begin(self, consumer: "AIOKafkaConsumer[bytes, bytes]") -> None:
-        """Seeks to where the store ends in each partition that was assigned."""
+        """Seeks each assigned partition to the position that the store has reached."""
         assignment = _assignment_of(consumer)
         stored = await self._until_available(self._positions)
         starts = {tp: stored.start(tp, await consumer.committed(tp)) for tp in assignment.tps}
         if not assignment.active:
-            return  # assigned anew meanwhile
+            return  # a rebalance happened meanwhile
         for tp, start in starts.items():
             consumer.seek(tp, start)
         self._stored, self._assignment = dict(stored.next), assignment
@@ -215,12 +215,12 @@ class HistoryReader:
 
 
 def _assignment_of(consumer: "AIOKafkaConsumer[bytes, bytes]") -> Any:
-    """Returns aiokafka's present assignment: another object after each rebalance. Its public methods would wait."""
+    """Returns aiokafka's assignment, a new object after each rebalance. aiokafka's public methods would wait."""
     return consumer._subscription.subscription.assignment  # noqa: SLF001
 
 
 def lag_of(consumer: "AIOKafkaConsumer[bytes, bytes]") -> int | None:
-    """Returns the records to the end of the assigned partitions; None until all positions and ends are known."""
+    """Returns the number of unread records in the assigned partitions; None until positions and ends are known."""
     assignment = _assignment_of(consumer)
     if assignment is None:
         return None

@@ -1,7 +1,7 @@
 """Finds the offset to read a partition from, and checks that its log is still the one that was read before.
 
 A committed position, its runs and a fetch position mean something only in the log that they were made of. A log can be
-truncated (unclean leader election) or lost and written anew (disk, topic recreated), and may have grown past the old
+truncated (unclean leader election) or lost and recreated (disk, topic recreated), and may have grown past the old
 position before it is checked. So before a partition is begun, and again after everything that could have replaced its
 log (another connection or leader, a missing topic, an end below the position, offsets that go back), the record that
 the fingerprint names is read and compared. If it is another one, position and runs are discarded and the partition is
@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 
 STEP_S: Final = 20.0
 SILENT_S: Final = 3.0
-"""A record that the log may not hold is waited for so long. What a broker says of the end alone is not believed: the
+"""Time to wait for a record that the log may not hold. A broker's end offset alone is not trusted: the
 demo's broker says too little."""
 REPORTED_S: Final = 3600.0
 """So long readiness says what happened to a log."""
@@ -62,7 +62,7 @@ class LogOwner(Protocol):
         ...
 
     def on_log_lost(self, partition: Partition) -> Partition:
-        """Begins anew with a partition whose log was replaced while it was read. Returns the new log's partition."""
+        """Replaces a partition whose log was replaced while it was read. Returns the new log's partition."""
         ...
 
 
@@ -116,7 +116,7 @@ class LogChecker:
     """Sets the position of each partition of a consumer. Everything but `run` is called by the consumer's poll loop."""
 
     def __init__(self, owner: LogOwner, group_id: str, problems: KafkaProblems, *, starts_at_end: bool) -> None:
-        """Checks nothing yet. With `starts_at_end` the group's very first start begins at the topics' ends."""
+        """Prepares a checker. With `starts_at_end`, a group without commits starts at the ends of its topics."""
         self._owner = owner
         self._group_id = group_id
         self._problems = problems

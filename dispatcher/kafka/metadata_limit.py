@@ -1,4 +1,4 @@
-"""Learns how long the metadata of commits may be: a broker can accept less than Kafka's default."""
+"""Limits the metadata of commits to the length that the broker accepts, which can be less than Kafka's default."""
 
 import asyncio
 from typing import Final
@@ -8,16 +8,16 @@ from dispatcher.kafka.offset_tracker import MAX_METADATA_BYTES
 from dispatcher.kafka.problems import KafkaProblems
 
 TRY_AGAIN_S: Final = 300.0
-"""After so long the full length is tried again: the broker was repaired perhaps, or another one is the coordinator."""
+"""Time after which the full length is tried again: the broker may be repaired, or another one be the coordinator."""
 LEAST_METADATA_BYTES: Final = 19
-"""The shortest metadata that says anything."""
+"""Length of the shortest useful metadata."""
 
 
 class MetadataLimit:
-    """The longest metadata that the broker takes, as far as known."""
+    """The longest metadata that the broker is known to accept for one consumer group's commits."""
 
     def __init__(self, problems: KafkaProblems, source: str) -> None:
-        """`problems` receives a limit that is too low, under the name `source`."""
+        """Starts at Kafka's default. A lower limit of the broker is reported to `problems` under the name `source`."""
         self._problems = problems
         self._source = source
         self._refused = 0
@@ -46,7 +46,10 @@ class MetadataLimit:
         return True
 
     def accepted(self, longest: int) -> None:
-        """Ends the problem if the broker has taken as much as it refused before."""
+        """Records an accepted commit. If it was as long as a refused one, the limit and the reported problem end.
+
+        `longest`: bytes of the commit's longest metadata.
+        """
         if 0 < self._refused <= longest:
             self._refused, self._holds_until = 0, 0.0
             self._problems.clear(KafkaReason.COMMIT_REFUSED, source=self._source)

@@ -18,7 +18,7 @@ from dispatcher.transport.tls import operator_context
 TIMEOUT_S: Final = 8.0
 """For one request to the token endpoint: less than a connection may take."""
 AWS_MARGIN_S: Final = 60.0
-"""A signed AWS token is replaced so long before it expires (15 min after it was made)."""
+"""Time before its expiry (15 min after it was made) at which a signed AWS token is replaced."""
 
 
 class TokenSource(Protocol):
@@ -61,7 +61,7 @@ class TokenFile:
 
 
 class EndpointTokens:
-    """Tokens by client credentials (RFC 6749, section 4.4); kept until shortly before they expire."""
+    """Fetches tokens by client credentials (RFC 6749, section 4.4), and keeps each until shortly before it expires."""
 
     def __init__(self, oauth: KafkaOauth) -> None:
         self._oauth = oauth

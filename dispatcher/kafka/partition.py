@@ -64,7 +64,7 @@ class ReadAheadLimit:
             self.is_full = True
 
     def remove(self, size: int, now: float) -> None:
-        """Removes a record that ended from the count. `now`: seconds of a monotonic clock."""
+        """Subtracts a finished record, and adapts the limit to recent throughput. `now`: monotonic seconds."""
         self.records -= 1
         self.bytes -= size
         self._finished += 1
@@ -211,7 +211,7 @@ class Partition:
         return (self.restored and not self.suspect) or self.probe is not None
 
     def restore(self, tracker: OffsetTracker, fingerprint: Fingerprint | None, log_start: int | None = None) -> None:
-        """Sets the initial tracker and what is known of the log."""
+        """Sets the initial tracker and the known facts about the log."""
         self.tracker = tracker
         self.fingerprint = fingerprint
         self.log_start = log_start

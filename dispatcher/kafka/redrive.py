@@ -1,7 +1,7 @@
 """Sends dead events back to the shortest retry tier, due at once, to be delivered under the same webhook-id.
 
 A redriven record keeps key, value, headers and the `feedback-origin-*` of its first place, so that receivers see the
-id that they know; attempts, parks and age begin anew. It doesn't go to the topic of events,
+id that they know; attempts, parks and age start from zero. It doesn't go to the topic of events,
 because other groups read that and no `feedback-*` header is trusted there. It also stays in the dead-letter topic: what
 was sent back is noted in *marks*, records among the dead ones (key `feedback-redriven`, no value, the offsets in a
 header of the same name) in the same partition. A mark comes after what it marks, so retention removes it later, and it

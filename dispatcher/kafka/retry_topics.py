@@ -18,7 +18,7 @@ class RetryTopics:
     def __init__(
         self, producer: Producer, prefix: str, policy: RetryPolicy, former: Mapping[str, float] | None = None
     ) -> None:
-        """Reads and writes nothing yet. `former`: delay in seconds of each former topic that is still read."""
+        """Prepares the topics of the policy's tiers. `former`: delay, in seconds, of each former topic still read."""
         self._producer = producer
         self._tiers = retry_topics(prefix, policy.tiers)
         delays = {**(former or {}), **dict(zip(self._tiers, policy.tiers, strict=True))}

@@ -16,23 +16,23 @@ from dispatcher.kafka.connection_errors import explain
 
 BATCH = 500
 SILENT_S = 30.0
-"""A broker that returns no record for so long, although there are some, is away."""
+"""Time without a record, although there are some, after which the broker counts as unavailable."""
 
 Range = tuple[int, int]
 """From the first offset to before the last."""
 
 
 class TopicReader:
-    """Reads topics between the offsets that they had when they were opened."""
+    """Reads topics between the first and last offsets that they had when they were opened."""
 
     def __init__(
         self, consumer: "AIOKafkaConsumer[bytes, bytes]", topic: str, ranges: Mapping[TopicPartition, Range]
     ) -> None:
-        """Reads nothing yet. `topic` names the topic, or all of them, in messages."""
+        """Prepares a reader of these ranges. `topic`: name of the topic, or of all, for messages."""
         self._consumer = consumer
         self._topic = topic
         self.ranges = ranges
-        """What there is, by partition."""
+        """Offsets to read, by partition."""
 
     @property
     def size(self) -> int:

@@ -26,7 +26,7 @@ BATCH = 250
 """Records taken at once: a few milliseconds, in which nothing else runs."""
 POLL_S = 1.0
 SILENCE_S = 10.0
-"""After so long without a record the tailer requests the topic's end, to learn whether the broker is there."""
+"""Time without a record after which the tailer requests the topic's end, to find out whether the broker answers."""
 STILL_THERE_S = 8.0
 """For its answer to that."""
 START_S = 25.0
@@ -38,7 +38,7 @@ log = structlog.get_logger(__name__)
 
 
 class RecordSink(Protocol):
-    """Keeps what is read. Called on the event loop; must not raise."""
+    """Receives the records that a tailer reads. Its methods are called on the event loop and must not raise."""
 
     def append(self, records: Sequence[Record]) -> None:
         """Adds records of one partition, in rising order of offsets."""
@@ -151,7 +151,7 @@ class TopicTailer:
 
     def _restart(self) -> None:
         if self._next:
-            log.warning("topic is read anew: it lost its end, or is another one", topic=self._topic)
+            log.warning("topic is read again from its start: it lost its end, or is another one", topic=self._topic)
         self._next, self.is_complete = {}, True
         self._sink.reset()
 

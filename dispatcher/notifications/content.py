@@ -21,7 +21,7 @@ MAX_SECTIONS: Final = 50
 
 
 class Section(msgspec.Struct, rename="camel"):
-    """What one message says of one webhook, or of the whole installation."""
+    """The part of a message that describes one webhook, or the whole installation."""
 
     title: str
     """`Luma order status is failing: nothing arrives`"""
@@ -32,7 +32,7 @@ class Section(msgspec.Struct, rename="camel"):
     facts: list[tuple[str, str]] = []
     """Label and value."""
     advice: str = ""
-    """What to change."""
+    """Change that ends the trouble."""
     link: str = ""
     since: int = 0
     """Unix seconds."""

@@ -219,11 +219,11 @@ class RequestProgress:
     """Ends the attempt at its deadline."""
 
     def on_dial_start(self) -> None:
-        """Leaves the deadline to the dialer."""
+        """Extends the attempt's deadline while the dialer connects, because the dialer has a deadline of its own."""
         self._reschedule(_DIALLING_GRACE_S)
 
     def on_dial_end(self) -> None:
-        """Takes the deadline back from the dialer."""
+        """Restores the attempt's deadline after the dialer has connected."""
         self._reschedule(0.0)
 
     def _reschedule(self, grace_s: float) -> None:

@@ -27,7 +27,7 @@ from dispatcher.stores.sql.records import StoredWebhook
 
 @dataclass(frozen=True, slots=True)
 class EventFacts:
-    """What is known about an event. Attempts are kept for a shorter time than dead letters."""
+    """An event with its attempts and its dead letter. Attempts are kept for a shorter time than dead letters."""
 
     attempts: Sequence[AttemptModel]
     """The oldest first."""
@@ -58,7 +58,7 @@ class EventFacts:
 
     @property
     def shown(self) -> tuple[str, str]:
-        """Word and shape of the event's state."""
+        """Word for the event's state, and the shape of its badge."""
         if self.is_dead:
             return VERDICTS["dead"]
         if self.is_sent_again:

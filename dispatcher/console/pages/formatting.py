@@ -53,7 +53,7 @@ ACTIONS: Final = {
     "open": "Opened a dead event",
     "token_create": "Made an API token",
     "token_revoke": "Revoked an API token",
-    "rotate": "Encrypted secrets anew",
+    "rotate": "Encrypted secrets again",
     "notify": "Sent a notification",
     "contact": "Answered a confirmation",
 }

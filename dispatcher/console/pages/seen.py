@@ -17,7 +17,7 @@ LOOK_BACK_S: Final = 7 * 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Tenants without a webhook; channels and campaigns of one tenant."""
+    """Suggestions for the webhook form, taken from recent events."""
 
     orgs: tuple[str, ...] = ()
     sandboxes: tuple[str, ...] = ()
@@ -28,7 +28,9 @@ class Seen:
 
 
 async def seen_of(services: Services, person: Person, tenant: TenantKey | None) -> Seen:
-    """Returns what had events recently; only the person's organisations if no history store answers.
+    """Returns the tenants, channels and campaigns that had events recently, as suggestions for the webhook form.
+
+    Without a history store, or if it doesn't answer, it returns only the person's organisations.
 
     Args:
         tenant: tenant of the edited webhook; None for a new webhook.

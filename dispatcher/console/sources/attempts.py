@@ -85,7 +85,7 @@ class AttemptMemory:
         self._latest.add(attempt.tenant, (self._number, attempt))
 
     def reset(self) -> None:
-        """Removes everything before the log is read again."""
+        """Discards all attempts, because the topic is about to be read again."""
         self._latest.clear()
         self._counts.clear()
         self.unreadable = 0

@@ -66,7 +66,7 @@ class DeadEventIndex:
         self._newest_first = None
 
     def reset(self) -> None:
-        """Removes everything before the topic is read again."""
+        """Empties the index, because the topic is about to be read again."""
         self._by_tenant.clear()
         self._kept.clear()
         self._redriven.clear()

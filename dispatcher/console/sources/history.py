@@ -66,11 +66,11 @@ class HistoryLookup:
         return await self._search.counts(tenant, since, until)
 
     async def state(self, tenant: TenantKey) -> StateReport:
-        """Returns the state of a tenant's webhook by the evidence of all dispatchers, see `TenantStates.of`."""
+        """Returns the state of a tenant's webhook, judged by the attempts of all dispatchers (`TenantStates.of`)."""
         return await self._states.of(tenant)
 
     async def states(self, *, orgs: Orgs) -> dict[TenantKey, StateReport]:
-        """Returns the states of all webhooks of these organisations, see `TenantStates.all`."""
+        """Returns the states of all webhooks of these organisations (`TenantStates.all`)."""
         return await self._states.all(orgs=orgs)
 
     async def seen_without_webhook(self, since: float, *, orgs: Orgs) -> list[SeenTenant]:

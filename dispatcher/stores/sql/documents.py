@@ -138,7 +138,7 @@ def replace_secrets(document: Mapping[str, JsonValue], placeholder: JsonValue) -
 
 
 def erased_secrets(draft: JsonValue, stored: Mapping[str, StoredSecret], document: JsonValue) -> list[str]:
-    """Returns the keys of what a draft keeps, but the store has replaced or erased since the draft's author read it.
+    """Returns the keys of secrets that a draft keeps, but that the store has replaced or erased meanwhile.
 
     These are signing keys and signing secrets: `erasing` changes them without a new version.
     """

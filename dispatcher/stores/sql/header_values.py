@@ -57,9 +57,10 @@ def open_headers(document: Document, webhook_id: str, encryption: Encryption) ->
 def renew_headers(
     document: Document, webhook_id: str, encryption: Encryption
 ) -> tuple[dict[str, JsonValue], int, list[str]]:
-    """Returns a stored document with its header parameters under the first key.
+    """Encrypts a stored document's header parameters with the first key.
 
-    Also returns how many were encrypted anew, and the names of those that no key decrypts, which stay as they are.
+    Returns the document, how many parameters were encrypted again, and the names of those that no key decrypts, which
+    stay as they are.
 
     Raises:
         ConfigError: no key is configured, and there are header parameters.

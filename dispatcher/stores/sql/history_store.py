@@ -166,7 +166,10 @@ class HistoryStore:
             raise
 
     async def _merge(self, rows: Sequence[Row], moves: Mapping[Place, Move], now_ms: int) -> tuple[int, int]:
-        """Returns the number of rows that no erasure refuses, and of those that are new."""
+        """Writes the rows, their evidence and the positions in one transaction.
+
+        Returns how many rows were accepted, since no erasure refuses them, and how many of these were new.
+        """
         if self._database.is_postgresql:
             await self._make_days({(row[0], row[1] // DAY_MS) for row in rows})
         async with self._database.write(WRITE_WITHIN_S) as connection:
