@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 from msgspec import Raw, Struct
 
-from dispatcher.contract.envelope import FEEDBACK, MAX_DEPTH, NULL, Envelope, Feedback
+from dispatcher.contract.envelope import FEEDBACK, MAX_DEPTH, Envelope, Feedback
 from dispatcher.contract.record_text import needs_repair, repaired, unframed
 from dispatcher.contract.spelling import event_type, has_long_spelling, objects_of, respelled
 from dispatcher.errors import UnreadableEvent, unchained
@@ -64,7 +64,7 @@ def spelling_of(value: bytes) -> str:
 
 def _may_have_long_keys(value: bytes, envelope: Envelope) -> bool:
     """Returns True if a field that the typed decoder didn't find may be there in the other spelling."""
-    if _LONG_PATH in value:
+    if value.find(_LONG_PATH) >= 0:  # bytes take an exception to find out that `in` was not asked for a number
         return True
     entity = envelope.body.entity
     management = entity.experience.management
@@ -102,10 +102,8 @@ def check_depths(feedback: Feedback) -> None:
     Raises:
         UnreadableEvent: with the field's name.
     """
-    if feedback.offers is not NULL:
-        _check_depth(feedback.offers, "offers")
-    if feedback.message_exclusion is not NULL:
-        _check_depth(feedback.message_exclusion, "messageExclusion")
+    _check_depth(feedback.offers, "offers")
+    _check_depth(feedback.message_exclusion, "messageExclusion")
     failure = feedback.message_failure
     if failure is not None:
         _check_depth(failure.category, "messageFailure.category")
@@ -118,8 +116,10 @@ _NESTING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
 
 
 def _check_depth(value: Raw, name: str) -> None:
+    if len(value) <= 2 * MAX_DEPTH:
+        return
     text = bytes(value)
-    if len(text) <= 2 * MAX_DEPTH or text.count(b"[") + text.count(b"{") <= MAX_DEPTH:
+    if text.count(b"[") + text.count(b"{") <= MAX_DEPTH:
         return
     depth = 0
     for match in _NESTING.finditer(text):

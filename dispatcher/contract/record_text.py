@@ -95,7 +95,7 @@ def needs_repair(value: bytes) -> bool:
             value.decode()
         except UnicodeDecodeError:
             return True
-    return b"\\" in value and _SURROGATE.search(value) is not None
+    return value.find(b"\\") >= 0 and _SURROGATE.search(value) is not None  # `in` makes and drops an exception
 
 
 def repaired(value: bytes) -> bytes:
