@@ -20,17 +20,9 @@ from dispatcher.notifications.content import (
     fleet_section,
     section,
 )
-from dispatcher.notifications.planning import (
-    Expiry,
-    Notice,
-    Pace,
-    Plan,
-    Subject,
-    decode_fleet_memory,
-    decode_memory,
-    encode_memory,
-    plan,
-)
+from dispatcher.notifications.memory import decode_fleet_memory, decode_memory, encode_memory
+from dispatcher.notifications.news import Expiry, Notice, Subject
+from dispatcher.notifications.planning import Pace, Plan, plan
 from dispatcher.notifications.waiting_counts import WaitingCounts
 from dispatcher.stores.sql.history_states import StateReport
 from dispatcher.stores.sql.notification_store import OPERATOR, Changes, Contacts, Message, Stored

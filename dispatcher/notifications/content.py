@@ -11,7 +11,7 @@ import msgspec
 from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.remedies import remedy_for
-from dispatcher.notifications.planning import News, NewsKind
+from dispatcher.notifications.news import News, NewsKind
 from dispatcher.stores.sql.history_states import StateReport
 
 MAX_TEXT: Final = 300
@@ -138,10 +138,11 @@ def fleet_section(news: News, public_url: str | None, now: float) -> Section:
     title = _TITLES[news.kind].format(count=news.count, total=news.total)
     advice = (
         "Look at the dispatchers' own network first: name servers, egress proxy, firewall, certificates. Contacts of "
-        "the webhooks are not notified while more than a tenth of the webhooks are in trouble."
+        "these webhooks are not notified now, only of what is still broken an hour after most have recovered, or a day "
+        "later."
         if news.kind is NewsKind.MASS
         else "Look at the egress proxy, the network and the limits of the dispatchers. Contacts of webhooks are not "
-        "notified of trouble meanwhile."
+        "notified of trouble meanwhile, for six hours at most."
     )
     facts = [("Since", moment(news.since)), ("Webhooks", f"{news.count:,} of {news.total:,}")]
     link = f"{public_url}/webhooks" if public_url else ""

@@ -13,8 +13,8 @@ from dispatcher.errors import BadLink, DispatcherError, NotFound, TooSoon
 from dispatcher.notifications.composing import AskLimits, Composer
 from dispatcher.notifications.confirmation import Link, Purpose
 from dispatcher.notifications.content import Content, Section, clean, encode
+from dispatcher.notifications.news import NewsKind
 from dispatcher.notifications.notifier import composer_of
-from dispatcher.notifications.planning import NewsKind
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.notification_store import OPERATOR, Changes, Contacts, Message, NotificationStore
 from dispatcher.stores.sql.records import AuditAction, Orgs

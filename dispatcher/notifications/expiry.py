@@ -11,7 +11,7 @@ import structlog
 from dispatcher.config.secret_scope import read_regular_file
 from dispatcher.config.settings import Settings
 from dispatcher.config.webhooks import WebhookConfig
-from dispatcher.notifications.planning import Expiry
+from dispatcher.notifications.news import Expiry
 
 MAX_BYTES: Final = 16 * 1024 * 1024
 """Bytes of one file that are read."""

@@ -20,8 +20,8 @@ from dispatcher.notifications.confirmation import LinkSigner
 from dispatcher.notifications.content import as_events, decode
 from dispatcher.notifications.expiry import expiries_of_settings, expiries_of_webhook
 from dispatcher.notifications.mail import MailSender, NotSent
+from dispatcher.notifications.news import Expiry
 from dispatcher.notifications.operational_webhook import OperationalWebhook
-from dispatcher.notifications.planning import Expiry
 from dispatcher.notifications.rendering import MailRenderer
 from dispatcher.notifications.waiting_counts import WaitingCounts, count_waiting
 from dispatcher.stores.sql.audit import AuditLog

@@ -2,32 +2,25 @@
 
 A disabled webhook is reported at once; everything else is combined, and reported at most once per tenant and hour. A
 state has to last before it is reported, so that a flapping endpoint is not reported each time. If many tenants change
-together, or if our own way out is broken, only the operator is notified.
+together, or if our own way out is broken, only the operator is notified (see `mass_changes`).
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Final
 
 import msgspec
 
 from dispatcher.contract.fleet_state import TROUBLE, FleetState
 from dispatcher.contract.tenant import TenantKey
+from dispatcher.notifications.mass_changes import BROKEN_AGAIN_S, DAY_S, note_broken, note_spells, withhold
+from dispatcher.notifications.memory import CALM_S, FleetMemory, Memory, copied
+from dispatcher.notifications.news import Expiry, News, NewsKind, Notice, Subject
 
-DAY_S: Final = 86_400.0
-MASS_SHARE: Final = 0.1
-MASS_LEAST: Final = 3
-"""So many tenants at least are many, however few there are."""
-MASS_AGAIN_S: Final = 6 * 3600.0
-"""The operator is reminded of one mass change after so long."""
-MASS_QUIET_S: Final = 3600.0
-BROKEN_FOR_S: Final = 600.0
-"""Our own way out counts as broken for so long after the last attempt that failed on our side."""
 OFTEN: Final = 4
 OFTEN_EVERY_S: Final = 6 * 3600.0
-"""A tenant that was notified 4 times within a day is notified this rarely, except that it was disabled or recovered."""
+"""A tenant that was notified 4 times within a day is notified this rarely, except that it was disabled, or has been
+well for an hour."""
 OPERATOR_EVERY_S: Final = 300.0
 """Shortest time between two messages to the operator that report nothing urgent."""
 EXPIRY_STEPS_S: Final = (3 * DAY_S, 0.0)
@@ -35,118 +28,15 @@ EXPIRY_STEPS_S: Final = (3 * DAY_S, 0.0)
 EXPIRY_SHARE: Final = 1 / 3
 """A step is left out if a certificate has more than this share of its life left then: renewal is not late yet."""
 MAX_EXPIRIES: Final = 40
-
-
-class NewsKind(StrEnum):
-    """What is reported."""
-
-    DISABLED = "disabled"
-    FAILING = "failing"
-    UNSTABLE = "unstable"
-    RECOVERED = "recovered"
-    FIRST_DEAD = "first_dead"
-    EXPIRING = "expiring"
-    MASS = "mass"
-    """Many tenants changed together. For the operator."""
-    BROKEN = "broken"
-    """Our own way out is broken. For the operator."""
-    TEST = "test"
-
+NOTED_EVERY_S: Final = 300.0
+AWAY_S: Final = 900.0
+"""If no worker planned for so long, what is new did not begin now."""
 
 _BY_STATE: Final = {
     FleetState.DISABLED: NewsKind.DISABLED,
     FleetState.FAILING: NewsKind.FAILING,
     FleetState.UNSTABLE: NewsKind.UNSTABLE,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Expiry:
-    """A certificate or secret that expires."""
-
-    name: str
-    """`the client certificate (CN=dispatcher)`"""
-    key: str
-    """Identifies this very certificate, so that a new one is reported anew."""
-    at: float
-    is_rotation: bool = False
-    """True for a signing secret or key that another one replaces: nothing is to be reported once it has ended."""
-    life_s: float = math.inf
-    """From its start to its end; infinite if the start is not known."""
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What is known of one tenant's webhook now."""
-
-    tenant: TenantKey
-    state: FleetState
-    since: float
-    dead_at: float | None = None
-    own_failure_at: float | None = None
-    expiries: tuple[Expiry, ...] = ()
-    revision: str = ""
-    """Changes with the webhook's configuration."""
-    has_contacts: bool = True
-    """False: the operator is notified instead, of all such tenants in one message."""
-
-
-class Memory(msgspec.Struct, array_like=True):
-    """What was reported about one tenant; kept in the store."""
-
-    reported: FleetState = FleetState.ACTIVE
-    """State that was reported last."""
-    sent: list[float] = []
-    """Times of the notifications of the last day."""
-    disabled_at: float = 0.0
-    """When "disabled" was reported last."""
-    dead_at: float = 0.0
-    """Time of the latest dead event that is known."""
-    dead_waits: bool = False
-    """The first dead event is not reported yet."""
-    expiries: list[str] = []
-    """Steps of expiries that were reported."""
-    reported_at: float = 0.0
-    """When `reported` was reported."""
-    revision: str = ""
-    """Of the webhook, the latest that is known since `reported` was reported."""
-    is_edited: bool = False
-    """The webhook was edited or replaced since then."""
-
-    def __post_init__(self) -> None:
-        """Fills in what an older version did not store."""
-        if not self.reported_at:
-            self.reported_at = max(self.sent, default=0.0)
-
-
-class FleetMemory(msgspec.Struct, array_like=True):
-    """What was reported to the operator about all tenants."""
-
-    mass_at: float = 0.0
-    broken_at: float = 0.0
-    sent_at: float = 0.0
-    expiries: list[str] = []
-    """Steps of the operator's own expiries that were reported."""
-
-
-@dataclass(frozen=True, slots=True)
-class News:
-    """One thing that is reported."""
-
-    kind: NewsKind
-    since: float
-    expiry: Expiry | None = None
-    count: int = 0
-    """Tenants that it concerns, of `total`, if it concerns many."""
-    total: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """What one message to a tenant's contacts reports."""
-
-    tenant: TenantKey
-    news: tuple[News, ...]
 
 
 @dataclass(slots=True)
@@ -196,13 +86,14 @@ def plan(
     made = Plan(fleet_memory=msgspec.structs.replace(fleet_memory, expiries=list(fleet_memory.expiries)))
     if reaches_operator and now - fleet_memory.sent_at >= OPERATOR_EVERY_S:
         _report_own_expiries(own[:MAX_EXPIRIES], made, now, pace)
-    is_withheld = _report_fleet(subjects, memories, made, now, reaches_operator=reaches_operator)
+    was_away = now - fleet_memory.planned_at > AWAY_S
+    if now - fleet_memory.planned_at >= NOTED_EVERY_S:
+        made.fleet_memory.planned_at = now
+    noted = {one.tenant: _noted(one, memories.get(one.tenant), now, was_away=was_away) for one in subjects}
+    withheld = _report_fleet(subjects, noted, made, now, reaches_operator=reaches_operator)
     for subject in subjects:
-        memory = memories.get(subject.tenant) or Memory()
-        changed = _copied(memory)
-        _note_dead(subject, changed, now)
-        _note_edit(subject, changed)
-        news = _news_of(subject, changed, now, pace, is_withheld=is_withheld)
+        changed = noted[subject.tenant]
+        news = _news_of(subject, changed, now, pace, is_withheld=subject.tenant in withheld)
         is_too_soon = not subject.has_contacts and now - fleet_memory.sent_at < OPERATOR_EVERY_S
         is_reachable = subject.has_contacts or reaches_operator
         if news and is_reachable and _is_due(news, changed, now, pace, only_urgent=is_too_soon):
@@ -210,9 +101,18 @@ def plan(
             if not subject.has_contacts:
                 made.fleet_memory.sent_at = now
             made.notices.append(Notice(subject.tenant, tuple(news)))
-        if changed != memory:
+        if changed != (memories.get(subject.tenant) or Memory()):
             made.memories[subject.tenant] = changed
     return made
+
+
+def _noted(subject: Subject, memory: Memory | None, now: float, *, was_away: bool) -> Memory:
+    """Returns a copy of the memory in which everything is recorded that is not a report."""
+    changed = copied(memory or Memory())
+    _note_dead(subject, changed, now, was_away=was_away)
+    _note_edit(subject, changed)
+    note_spells(subject, changed, now, was_away=was_away)
+    return changed
 
 
 def _report_own_expiries(own: Sequence[Expiry], made: Plan, now: float, pace: Pace) -> None:
@@ -225,32 +125,20 @@ def _report_own_expiries(own: Sequence[Expiry], made: Plan, now: float, pace: Pa
 
 
 def _report_fleet(
-    subjects: Sequence[Subject], memories: Mapping[TenantKey, Memory], made: Plan, now: float, *, reaches_operator: bool
-) -> bool:
-    """Reports changes of many tenants to the operator. Returns True if tenants are not notified of trouble."""
-    total, memory = len(subjects), made.fleet_memory
-    changed = [one for one in subjects if one.state in TROUBLE and _is_unreported(one, memories.get(one.tenant))]
-    broken = [one for one in subjects if one.own_failure_at is not None and now - one.own_failure_at < BROKEN_FOR_S]
-    is_mass, is_broken = _are_many(changed, total), _are_many(broken, total) or (0 < total == len(broken))
+    subjects: Sequence[Subject], noted: Mapping[TenantKey, Memory], made: Plan, now: float, *, reaches_operator: bool
+) -> set[TenantKey]:
+    """Reports to the operator what concerns many. Returns the tenants that are not notified of trouble now."""
+    memory = made.fleet_memory
+    is_put_off, broken = note_broken(subjects, memory, now)
+    withheld = {one.tenant for one in subjects} if is_put_off else set()
     if not reaches_operator:
-        return is_mass or is_broken
-    if is_mass and now - memory.mass_at >= MASS_AGAIN_S:
-        memory.mass_at = now
-        made.fleet.append(News(NewsKind.MASS, min(one.since for one in changed), count=len(changed), total=total))
-    if is_broken and now - memory.broken_at >= MASS_AGAIN_S:
+        return withheld
+    of_many, news = withhold(subjects, noted, memory, now)
+    made.fleet += news
+    if broken and (memory.broken.began_at > memory.broken_at or now - memory.broken_at >= BROKEN_AGAIN_S):
         memory.broken_at = now
-        made.fleet.append(News(NewsKind.BROKEN, now, count=len(broken), total=total))
-    if not is_mass and now - memory.mass_at >= MASS_QUIET_S:
-        memory.mass_at = 0.0  # the next one is another one
-    return is_mass or is_broken
-
-
-def _are_many(some: Sequence[Subject], total: int) -> bool:
-    return len(some) >= MASS_LEAST and len(some) > MASS_SHARE * total
-
-
-def _is_unreported(trouble: Subject, memory: Memory | None) -> bool:
-    return memory is None or memory.reported not in TROUBLE or _began_anew(trouble, memory)
+        made.fleet.append(News(NewsKind.BROKEN, memory.broken.began_at, count=broken, total=len(subjects)))
+    return withheld | of_many
 
 
 def _began_anew(subject: Subject, memory: Memory) -> bool:
@@ -262,16 +150,13 @@ def _began_anew(subject: Subject, memory: Memory) -> bool:
     return is_again and (subject.state is FleetState.DISABLED or memory.is_edited)
 
 
-def _copied(memory: Memory) -> Memory:
-    return msgspec.structs.replace(memory, sent=list(memory.sent), expiries=list(memory.expiries))
-
-
-def _note_dead(subject: Subject, memory: Memory, now: float) -> None:
+def _note_dead(subject: Subject, memory: Memory, now: float, *, was_away: bool) -> None:
     """Records the latest dead event, which is to be reported if none died in the day before it."""
     if subject.dead_at is None or subject.dead_at <= memory.dead_at:
         return
     is_first = subject.dead_at - memory.dead_at > DAY_S
-    memory.dead_waits = memory.dead_waits or (is_first and now - subject.dead_at < DAY_S)
+    if is_first and not memory.dead_waits and now - subject.dead_at < DAY_S:
+        memory.dead_waits, memory.dead_since = True, min(now, subject.dead_at) if was_away else now
     memory.dead_at = subject.dead_at
 
 
@@ -285,7 +170,7 @@ def _note_edit(subject: Subject, memory: Memory) -> None:
 def _news_of(subject: Subject, memory: Memory, now: float, pace: Pace, *, is_withheld: bool) -> list[News]:
     """Returns everything about the tenant that has not been reported and may be reported now."""
     found = []
-    state, has_settled = subject.state, now - subject.since >= pace.settle_s
+    state, has_settled = subject.state, now - (memory.ill_since or subject.since) >= pace.settle_s
     if state is not memory.reported or _began_anew(subject, memory):
         if state in TROUBLE and not is_withheld and (has_settled or state is FleetState.DISABLED):
             found.append(News(_BY_STATE[state], subject.since))
@@ -319,12 +204,13 @@ def _with_step(steps: Sequence[str], expiry: Expiry, step: str, expiries: Sequen
 
 def _is_due(news: Iterable[News], memory: Memory, now: float, pace: Pace, *, only_urgent: bool) -> bool:
     kinds = {one.kind for one in news}
+    is_well = any(one.kind is NewsKind.RECOVERED and now - one.since >= CALM_S for one in news)
     if NewsKind.DISABLED in kinds and now - memory.disabled_at >= pace.every_s:
         return True
     if only_urgent:
         return False
     lately = [at for at in memory.sent if now - at < DAY_S]
-    is_often = len(lately) >= OFTEN and NewsKind.RECOVERED not in kinds
+    is_often = len(lately) >= OFTEN and not is_well
     every_s = max(pace.every_s, OFTEN_EVERY_S) if is_often else pace.every_s
     return not lately or now - max(lately) >= every_s
 
@@ -342,24 +228,3 @@ def _remember(news: Iterable[News], subject: Subject, memory: Memory, now: float
             memory.revision, memory.is_edited = subject.revision, False
             if one.kind is NewsKind.DISABLED:
                 memory.disabled_at = now
-
-
-def encode_memory(memory: Memory | FleetMemory) -> bytes:
-    """Returns the bytes that the store keeps."""
-    return msgspec.msgpack.encode(memory)
-
-
-def decode_memory(data: bytes) -> Memory:
-    """Returns the memory in the store's bytes; empty if another version of this program wrote them."""
-    try:
-        return msgspec.msgpack.decode(data, type=Memory)
-    except msgspec.DecodeError:
-        return Memory()
-
-
-def decode_fleet_memory(data: bytes) -> FleetMemory:
-    """Returns the operator's memory in the store's bytes; empty if another version of this program wrote them."""
-    try:
-        return msgspec.msgpack.decode(data, type=FleetMemory)
-    except msgspec.DecodeError:
-        return FleetMemory()

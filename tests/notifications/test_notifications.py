@@ -21,7 +21,7 @@ from dispatcher.errors import BadLink, NotFound, TooSoon
 from dispatcher.notifications import notifier
 from dispatcher.notifications.composing import ASKS_A_TENANT, EXPIRY_OF_OPERATOR
 from dispatcher.notifications.mail import MailSender, NotSent
-from dispatcher.notifications.planning import Expiry
+from dispatcher.notifications.news import Expiry
 from dispatcher.notifications.waiting_counts import WaitingCounts
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database

@@ -114,7 +114,7 @@ reported = Table(
     metadata,
     Column("org", Text, primary_key=True),  # empty, with the sandbox, for the operator
     Column("sandbox", Text, primary_key=True),
-    Column("memory", LargeBinary, nullable=False),  # notifications.planning.Memory
+    Column("memory", LargeBinary, nullable=False),  # notifications.memory.Memory
 )
 
 messages = Table(
