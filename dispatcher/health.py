@@ -34,12 +34,12 @@ log = structlog.get_logger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 STUCK_S = 120.0
-"""A poll loop that did not turn for so long is dead."""
+"""Time without a turn of the poll loop after which the process counts as stuck."""
 _METRICS_FRESH_S = 1.0
 _BY_HAND = "use kubectl exec or port-forward"
 SUSPENDED = "suspended"
 LANE_STATES = (*TenantState, *BreakerState, SUSPENDED)
-"""What `/lanes?state=` takes."""
+"""Values of the parameter `state` of `/lanes`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ class ServiceStatus:
         topic_watch: TopicWatch,
         stop: asyncio.Event,
     ) -> None:
-        """Collects nothing yet. `stop`: set as soon as the process drains."""
+        """Prepares the status of these parts. `stop`: set as soon as the process drains."""
         self._source = source
         self._lanes = lanes
         self._tenants = tenants

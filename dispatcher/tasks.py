@@ -69,7 +69,7 @@ class SingleFlight(Generic[Key, Answer]):
     """Runs at most one task per key at a time; callers that come meanwhile share the task and its result."""
 
     def __init__(self, name: str) -> None:
-        """Starts nothing yet. `name`: of the tasks, for debugging."""
+        """Starts without tasks. `name`: the name of the tasks, for debugging."""
         self._name = name
         self._tasks: dict[Key, asyncio.Task[Answer]] = {}
 

@@ -29,7 +29,7 @@ def receive(
     keys: Annotated[Path | None, typer.Option(help="JWKS file with the keys of the JWTs.")] = None,
     audience: Annotated[str | None, typer.Option(help="Audience that a JWT must name.")] = None,
     status: Annotated[int, typer.Option(min=200, max=599, help="Status to answer verified requests with.")] = 204,
-    count: Annotated[int | None, typer.Option(min=1, help="Exit after so many different events.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Exit after this number of different events.")] = None,
 ) -> None:
     """Receive webhooks over HTTPS on this machine, verify them, and print what arrives. For trials only."""
     from dispatcher.cli.trial_receiver import Expectations, TrialReceiver, server_tls

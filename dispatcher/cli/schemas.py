@@ -10,7 +10,7 @@ from dispatcher.config.schemas import SchemaKind, schema_of
 
 
 class Printed(StrEnum):
-    """What `dispatcher schema` can print: the kinds of `SchemaKind`, and the admin API's document."""
+    """Documents that `dispatcher schema` can print: the kinds of `SchemaKind`, and the admin API's document."""
 
     SETTINGS = SchemaKind.SETTINGS
     WEBHOOK = SchemaKind.WEBHOOK

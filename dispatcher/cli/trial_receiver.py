@@ -107,7 +107,7 @@ class TrialReceiver:
     status: int = 204
     """Answers a request that proved everything with this status."""
     count: int | None = None
-    """`finished` is set after so many different events; None: never."""
+    """`finished` is set after this number of different events; None: never."""
     finished: asyncio.Event = field(default_factory=asyncio.Event)
     events: int = 0
     """Different events that were accepted."""

@@ -25,7 +25,7 @@ MAX_START: Final = timedelta(days=90)
 
 
 class KeyRole(StrEnum):
-    """What a signing key does now."""
+    """The present role of a signing key."""
 
     NEXT = "next"
     """Published; it doesn't sign yet."""

@@ -25,9 +25,9 @@ MIN_ATTEMPTS: Final = 10
 UNSTABLE_SHARE: Final = 0.8
 FAILING_ATTEMPTS: Final = 5
 FAILING_MS: Final = 2 * MINUTE_MS
-"""A webhook is failing if nothing was delivered for so long, counted from the first failed minute."""
+"""Time without a delivery, counted from the first failed minute, after which a webhook is failing."""
 RESUMED_MS: Final = 2 * MINUTE_MS
-"""Attempts so long after the last event that was held show that sending was resumed by hand."""
+"""Time after the last held event at which attempts show that sending was resumed by hand."""
 
 COUNTED: Final = frozenset({HistoryOutcome.ATTEMPT, HistoryOutcome.DELIVERED, HistoryOutcome.DEAD, HistoryOutcome.HELD})
 """Outcomes of entries that are evidence."""
@@ -74,7 +74,10 @@ class PeriodCounts(msgspec.Struct, array_like=True):
 
 
 class StateEvidence(msgspec.Struct, array_like=True):
-    """What is known of one tenant. `merge` is commutative and associative."""
+    """Counts of one tenant's attempts and outcomes, from which its state is judged.
+
+    `merge` is commutative and associative.
+    """
 
     minutes: dict[int, PeriodCounts] = {}
     """By minute since 1970: the newest 30."""
@@ -177,7 +180,7 @@ class StateEvidence(msgspec.Struct, array_like=True):
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """What the configuration says of the webhook."""
+    """The part of a webhook's configuration that its state depends on."""
 
     is_paused: bool = False
     """`paused: true` or `enabled: false`."""
@@ -221,7 +224,7 @@ def judge(evidence: StateEvidence, configured: Configured, previous: FleetState,
         if previous is FleetState.DISABLED:
             is_arriving = evidence.delivered_at > evidence.stopped_at
             return Judged(FleetState.UNSTABLE if is_arriving else FleetState.FAILING, now)
-        return Judged(previous, now)  # a few failed probes are no recovery
+        return Judged(previous, now)  # a few failed probes don't prove a recovery
     if evidence.delivered_at > changed_at:
         return Judged(FleetState.ACTIVE, evidence.delivered_at)
     return Judged(FleetState.UNKNOWN, changed_at or now)

@@ -26,7 +26,7 @@ MAX_RECORD: Final = 256_000
 
 
 class HistoryOutcome(StrEnum):
-    """What an entry reports."""
+    """The outcome that a history entry reports."""
 
     ATTEMPT = "attempt"
     """A POST that didn't deliver the event."""
@@ -89,7 +89,7 @@ class HistoryEntry(msgspec.Struct, rename="camel", omit_defaults=True, gc=False)
     status: int | None = None
     """HTTP status of the answer."""
     verdict: str | None = None
-    """What follows from an attempt: `delivered`, `retry_soon`, `retry_later`, `disable_endpoint`, `dead`."""
+    """Verdict on an attempt: `delivered`, `retry_soon`, `retry_later`, `disable_endpoint`, `dead`."""
     detail: str = ""
     """For people; without payload, token or full URL."""
     headers: dict[str, str] | None = None

@@ -22,7 +22,7 @@ class StoredPositions:
     def start(self, place: Place, committed: int | None) -> int:
         """Returns the offset to read from: 0, which may be before the start of the log, if the store has nothing.
 
-        A commit that is lower than the position counts: the group was set back, or the topic made anew.
+        A commit that is lower than the position counts: the group was set back, or the topic recreated.
         """
         committed = committed or 0
         return min(committed, self.next.get(place, committed if self.trusts_commits else 0))
@@ -33,5 +33,5 @@ class Move:
     """The change of one partition's position that storing a batch makes."""
 
     before: int | None
-    """Position that the reader knows of; None: none."""
+    """Position that the reader has; None: none."""
     after: int

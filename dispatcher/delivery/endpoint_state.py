@@ -17,7 +17,7 @@ from dispatcher.delivery.verdicts import Judgement, Verdict
 FAILING_AFTER: Final = 4
 """Failed attempts in a row after which a tenant counts as failing: as many as one refused payload gets."""
 FAILING_KEPT_S: Final = 1800.0
-"""A failing lane is kept for so long after its last attempt, so that its alert doesn't flap between the retry tiers."""
+"""Time since its last attempt for which a failing lane is kept, so that its alert doesn't flap between retry tiers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class EndpointState:
         self.suspended: str | None = None
         """Revision of the webhook whose endpoint answered 410."""
         self.disabled_revision: str | None = None
-        """Revision of the webhook that was disabled because nearly everything failed for a day."""
+        """Revision of the webhook that was disabled because nearly every attempt failed for 24 hours."""
         self.last_success: float | None = None
         """Time of the last delivery."""
         self.last_failure: LastFailure | None = None

@@ -11,7 +11,7 @@ from dispatcher.contract.outcomes import Attempt, DeadReason, FailureReason
 
 
 class Verdict(Enum):
-    """What happens to the event after an attempt."""
+    """The consequence of an attempt for its event."""
 
     DELIVERED = auto()
     RETRY_SOON = auto()
@@ -39,7 +39,7 @@ class Judgement:
     suspends: bool = False
     """The endpoint wants no more until the webhook is edited."""
     tells_of_endpoint: bool = True
-    """False if the failure is our own side's: nothing is learnt of the endpoint."""
+    """False if our own side failed, which says nothing about the endpoint."""
     payload_refused: bool = False
     """The endpoint refuses this payload. The fourth such answer to an event is final."""
 
@@ -131,7 +131,7 @@ def _judge_answer(status: int, wish: str) -> Judgement:
         return _PAYLOAD_REFUSED
     if 400 <= status < 500 and status not in RETRY_SOON:
         return _LATER
-    return _SOON_THROTTLED if status in _THROTTLING else _SOON  # what is no HTTP status is an answer that isn't HTTP
+    return _SOON_THROTTLED if status in _THROTTLING else _SOON  # an invalid status is an answer that isn't HTTP
 
 
 _STATUS_CLASSES: Final = {2: "http_2xx", 3: "http_3xx", 4: "http_4xx", 5: "http_5xx"}

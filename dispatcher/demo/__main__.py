@@ -1,6 +1,6 @@
 """`python -m dispatcher.demo`: watch real events leave a real broker as webhooks.
 
-DEMO_EVENTS=300 produces so many events in place of 2,000; FOREVER=1 goes on until Ctrl-C.
+DEMO_EVENTS=300 produces 300 events instead of 2,000; FOREVER=1 goes on until Ctrl-C.
 """
 
 import os

@@ -50,7 +50,7 @@ class EmbeddedBroker:
     kind = "embedded broker"
 
     def __init__(self, port: int | None = None) -> None:
-        """Starts nothing yet. `port`: None takes a free one."""
+        """Prepares a broker without starting it. `port`: None takes a free one."""
         self._wanted = port
         self._port: int | None = None
         self._directory: Path | None = None

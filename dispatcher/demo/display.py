@@ -1,4 +1,4 @@
-"""What the demo shows while it runs: a table that is redrawn in a terminal, lines every two seconds elsewhere."""
+"""Shows the demo's progress: a table that is redrawn in a terminal, lines every two seconds elsewhere."""
 
 import sys
 import time
@@ -35,7 +35,7 @@ class TenantRow:
 
 @dataclass(slots=True)
 class Sent:
-    """What was produced so far."""
+    """Counts of the events produced so far."""
 
     events: list[Planned] = field(default_factory=list)
     by_org: Counter[str] = field(default_factory=Counter)

@@ -30,7 +30,7 @@ _STOP_WITHIN_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class DemoEndpoint:
-    """What answers at one path: first the checks, in their order, then the behaviour."""
+    """An endpoint of the demo's receiver: runs its checks in order, then answers by its behaviour."""
 
     behaviour: Behaviour = field(default_factory=Always)
     checks: tuple[ArrivalCheck, ...] = ()
@@ -46,7 +46,7 @@ class Receiver:
     def __init__(
         self, endpoints: Mapping[str, DemoEndpoint], ledger: Ledger | None = None, port: int | None = None
     ) -> None:
-        """Listens to nothing yet. `port` None chooses a free one, the same for the receiver's life."""
+        """Prepares a receiver without listening. `port`: None takes a free one, the same for the receiver's life."""
         self.ledger = Ledger() if ledger is None else ledger
         self.port = free_ports(1)[0] if port is None else port
         self._endpoints = dict(endpoints)

@@ -17,7 +17,7 @@ from dispatcher.telemetry import metrics
 
 EVERY_S: Final = 10.0
 CURRENT_LAG: Final = 50
-"""Records: so few not stored yet are those of this moment."""
+"""Number of records that may be not stored yet while the store counts as current."""
 CURRENT_AGE_S: Final = 90.0
 """A worker with more to store is current if the newest entry of its latest batch is younger than this."""
 SIGN_OFF_WITHIN_S: Final = 2.0

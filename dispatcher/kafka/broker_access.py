@@ -25,9 +25,9 @@ from dispatcher.kafka.problems import KafkaProblems
 CONNECT_S: Final = 10.0
 """For one connection: TCP, TLS and authentication."""
 REFUSED_PAUSE_S: Final = 5.0
-"""Refused credentials are not tried again for so long, unless they change: accounts get locked by repeated failures."""
+"""Pause before unchanged credentials that were refused are tried again: repeated failures lock accounts."""
 _LASTS_S: Final = 90.0
-"""A problem of one broker is forgotten after so long without a new attempt: the broker may be gone."""
+"""Time without a new attempt after which a broker's problem is forgotten: the broker may be gone."""
 
 
 class BrokerConnection(Protocol):
@@ -51,7 +51,7 @@ class BrokerAccess(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has
     """The credentials of one client, read again for each of its connections."""
 
     def __init__(self, settings: KafkaSettings, problems: KafkaProblems | None = None) -> None:
-        """Reads nothing yet. `problems` receives the reports of failed connections."""
+        """Prepares access without reading credentials. `problems` receives the reports of failed connections."""
         self._settings = settings
         self.problems = problems
         self._credentials = Credentials(settings.security)

@@ -23,7 +23,7 @@ from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.telemetry import metrics
 
 COMMIT_S: Final = 10.0
-"""Within so much time a commit is answered, or has failed: aiokafka would ask for ever."""
+"""Deadline of one commit: aiokafka would repeat it for ever."""
 LONGEST_WAIT_S: Final = 1.0
 SHORTEST_WAIT: Final = 5
 """Between a record and its commit is at least this fraction of `commit_interval`: other records finish with it."""
@@ -37,7 +37,7 @@ class Committer:
     def __init__(
         self, group_id: str, settings: KafkaSettings, in_flight: Callable[[], int], problems: KafkaProblems
     ) -> None:
-        """Commits nothing yet. `in_flight` returns the number of POSTs in flight now."""
+        """Prepares a committer. `in_flight` returns the number of POSTs in flight."""
         self._group_id = group_id
         self._settings = settings
         self._interval_s = settings.commit_interval

@@ -36,7 +36,7 @@ class Feeder:
         due_in_s: DueIn | None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Starts nothing yet. `window`: most unfinished records of one partition. `due_in_s`: None without delays."""
+        """Starts without records. `window`: limit of unfinished records per partition. `due_in_s`: None for no delays."""
         self._read_ahead = read_ahead
         self._window = window
         self._begin = begin

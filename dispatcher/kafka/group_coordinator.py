@@ -2,7 +2,7 @@
 
 aiokafka 0.14 doesn't know error 82, FENCED_INSTANCE_ID (KIP-345), and doesn't send the instance id with heartbeats and
 commits. So the broker answers a static member that another process has replaced with UNKNOWN_MEMBER_ID, as it answers
-one whose session has expired; aiokafka then joins anew, which fences the other process, and so on for ever. Here a
+one whose session has expired; aiokafka then joins again, which fences the other process, and so on for ever. Here a
 static member that has to join again first asks with a heartbeat of version 3, which carries the instance id.
 """
 
@@ -111,7 +111,7 @@ class LeasedCoordinator(GroupCoordinator):  # type: ignore[misc]
             raise FencedMember(f"another process has joined group {self.group_id} as {self._group_instance_id}")
 
     async def coordinate_again(self) -> None:
-        """Keeps the membership again after an unexpected error has ended the task that did: it joins anew.
+        """Joins the group again after an unexpected error has ended the task that kept the membership.
 
         What is assigned is revoked first, as in any rebalance: the group may have given it to another member.
         """

@@ -106,7 +106,7 @@ class HeldEvents:
         self._consumer: GroupClient | None = None
         self._assigned: dict[TopicPartition, HeldAssignment] = {}
         self._left: dict[TopicPartition, HeldStart] = {}
-        """What is finished of partitions that were taken away: they may come back before another member commits."""
+        """State of revoked partitions, which may come back before another member commits."""
         self._check_again_at = 0.0
         """Loop time until which no check is repeated that wasn't answered."""
         self._in_flight = 0
@@ -248,7 +248,7 @@ class HeldEvents:
             await self._begin_again(client, [one])
 
     async def _begin_again(self, client: GroupClient, partitions: list[HeldAssignment]) -> None:
-        """Looks up the positions of partitions anew, after what is in flight has finished."""
+        """Looks up the positions of partitions again, after the events in flight have finished."""
         await self._leave(partitions, LEAVE_S)
         self._add(one.tp for one in partitions if one.tp in client.assignment())
 
@@ -264,7 +264,7 @@ class HeldEvents:
             await self._begin_again(client, [one for tp, one in self._assigned.items() if tp in error.args[0]])
             await asyncio.sleep(FIRST_REPEAT_S)
         except IllegalStateError:
-            log.info("partition was taken away while it was looked at", group=self.group_id)
+            log.info("partition was revoked while its position was looked up", group=self.group_id)
             await asyncio.sleep(FIRST_REPEAT_S)
         passed = sum([self._take(one) for one in self._assigned.values()])
         await asyncio.sleep(self._pace.rest_s(passed))
@@ -299,7 +299,7 @@ class HeldEvents:
         seen: set[TenantKey] = set()
         while state is not None and one.buffer and one.epoch.active and not self.session.lease.is_over:
             record = one.buffer[0]
-            if record.offset < state.cursor:  # the topic was truncated or made anew
+            if record.offset < state.cursor:  # the topic was truncated or recreated
                 state = one.state = self._restarted_state(one, record.offset)
             event = waiting_event(record)
             if event is None:
@@ -324,7 +324,7 @@ class HeldEvents:
         return passed
 
     def _restarted_state(self, one: HeldAssignment, offset: int) -> HeldPartition:
-        log.warning("the topic of held events goes back: reading it anew", partition=one.tp.partition, offset=offset)
+        log.warning("the topic of held events went back: reading it again", partition=one.tp.partition, offset=offset)
         return HeldPartition(offset, {}, self._max_age_s)
 
     def _start(

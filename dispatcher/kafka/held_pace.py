@@ -5,16 +5,16 @@ from collections.abc import Callable
 from typing import Final
 
 PASSED_A_SECOND: Final = 12_500
-"""Records that only wait are read no faster: with the time that passing over takes, a million need 110 s."""
+"""Fastest rate at which waiting records are read. With the time that passing over takes, a million need 110 s."""
 PASSED_WHEN_BUSY: Final = 3_000
-"""A record that is passed over costs 7 µs to 12 µs: so many cost under 4 % of a core."""
+"""Rate while the process is busy. Passing over a record costs 7 µs to 12 µs, so this is under 4 % of a core."""
 BUSY: Final = 0.6
 """Share of a core that a busy process uses."""
 MEASURED_S: Final = 1.0
 
 
 class ReadingPace:
-    """Measures how busy the process is, and says how long to rest."""
+    """Computes the rests between reads of held events, from the CPU time that the process uses."""
 
     def __init__(
         self, clock: Callable[[], float] = time.monotonic, cpu: Callable[[], float] = time.process_time
@@ -26,7 +26,7 @@ class ReadingPace:
         self._is_busy = True
 
     def rest_s(self, passed: int) -> float:
-        """Returns for how many seconds to rest after so many records were passed over."""
+        """Returns the seconds to rest after this number of records was passed over."""
         now, used = self._clock(), self._cpu()
         began, used_before = self._since
         if now - began >= MEASURED_S:

@@ -33,10 +33,10 @@ log = structlog.get_logger(__name__)
 
 STEP_S: Final = 20.0
 SILENT_S: Final = 3.0
-"""Time to wait for a record that the log may not hold. A broker's end offset alone is not trusted: the
-demo's broker says too little."""
+"""Time to wait for a record that the log may not hold. A broker's end offset alone is not trusted: the demo's broker
+reports one that is too low."""
 REPORTED_S: Final = 3600.0
-"""So long readiness says what happened to a log."""
+"""Time for which readiness reports what happened to a log."""
 FIRST_REPEAT_S: Final = 0.5
 LONGEST_REPEAT_S: Final = 15.0
 
@@ -235,12 +235,12 @@ class LogChecker:
                 partition.probe = probe
                 self._owner.on_readable()
         except IllegalStateError:
-            log.info("partition was taken away while it was looked at", group=self._group_id, partition=str(partition))
+            log.info("partition was revoked while its log was checked", group=self._group_id, partition=str(partition))
 
     def examine(
         self, client: GroupClient, partition: Partition, records: Sequence[Record], position: int | None
     ) -> None:
-        """Compares what a probe has read, perhaps nothing yet. `position` is the offset that the client reads next."""
+        """Compares the record of a probe with the expected one. `position` is the offset that the client reads next."""
         probe = partition.probe
         if probe is None:
             return
@@ -271,7 +271,7 @@ class LogChecker:
             else:
                 self._discard(client, partition, probe.claim, probe.start, LogLoss.REPLACED)
         except IllegalStateError:
-            log.info("partition was taken away while it was looked at", group=self._group_id, partition=str(partition))
+            log.info("partition was revoked while its log was checked", group=self._group_id, partition=str(partition))
 
     def _accept(self, client: GroupClient, partition: Partition, claim: CommittedPosition, start: int) -> None:
         """Continues at the claimed position: the claim describes this log."""

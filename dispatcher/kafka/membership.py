@@ -23,15 +23,16 @@ log = structlog.get_logger(__name__)
 
 REVIVE_EVERY_S: Final = 5.0
 NO_POLL_LIMIT_MS: Final = math.inf
-"""aiokafka leaves the group for ever after so long without a fetch. A member without partitions never fetches, nor does
-one whose partitions all wait. The loop that polls stops only with the event loop, and then the heartbeats stop too."""
+"""Time without a fetch after which aiokafka leaves the group for ever. There is no limit, because a member without
+partitions never fetches, nor does one whose partitions all wait. The loop that polls stops only with the event loop,
+and then the heartbeats stop too."""
 
 group_coordinator.install()  # before there is any consumer
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a log holds: from `start` to before `end`."""
+    """The offsets that a log holds: from `start` to before `end`."""
 
     start: int
     end: int

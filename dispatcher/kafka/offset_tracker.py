@@ -1,4 +1,4 @@
-"""Tracks which records of one partition are finished. Pure; created anew with each assignment.
+"""Tracks which records of one partition are finished. Pure; each assignment creates a new tracker.
 
 Records finish out of order. What may be committed is the *position*: the offset up to which everything that was begun
 is finished. What finished beyond it goes into the commit's metadata, so that the next owner of the partition skips

@@ -29,10 +29,10 @@ AHEAD_S: Final = 2.0
 LEAST_AHEAD = 1000
 MEASURED_S: Final = 0.25
 BATCH: Final = 100
-"""Once it is full, reading goes on when so many have ended: beginning them together is quicker than one by one."""
+"""Number of records that end before reading goes on after a full limit: beginning several at once is faster."""
 
 MOST_RUNS_KEPT: Final = 8_000
-"""Of finished records of a partition that was taken away, the lowest first: as many as a commit could carry."""
+"""Maximum number of runs of finished records kept for a revoked partition, lowest first: a commit carries no more."""
 
 
 @dataclass(slots=True)
@@ -73,7 +73,7 @@ class ReadAheadLimit:
         elapsed = now - self._since
         if elapsed >= MEASURED_S:
             wanted = int(self._finished / elapsed * AHEAD_S)
-            # Up at once, down by halves: a short stall is no reason to stop reading.
+            # Up at once, down by halves: a short stall must not stop reading.
             self.limit = max(min(LEAST_AHEAD, self.most_records), min(self.most_records, max(wanted, self.limit // 2)))
             self._finished, self._since = 0, now
         if self.is_full:
@@ -162,9 +162,9 @@ class Partition:
     restored: bool = False
     """It has its position, and the log is known to be the one that the position describes."""
     claim: CommittedPosition | None = None
-    """What was committed for it when it was assigned; None without a commit, and until it is known."""
+    """The commit for the partition when it was assigned; None without a commit, and until it is known."""
     finished_here: FinishedHere | None = None
-    """What this process finished of it in an earlier assignment, while `restored` is false."""
+    """Records that this process finished in an earlier assignment, while `restored` is false."""
     suspect: bool = False
     """The log may have been replaced since: nothing more is read until that was looked at."""
     probe: Probe | None = None
@@ -186,7 +186,7 @@ class Partition:
     is_orphan: bool = False
     """Its log is gone: what was read of it is finished here, since no other reader will ever have it."""
     in_flight: "dict[int, InFlightRecord]" = field(default_factory=dict)
-    """What is begun and not ended, by offset."""
+    """Records that are begun and not ended, by offset."""
     due_timer: asyncio.TimerHandle | None = None
     committed: tuple[int, str] | None = None
     end: int = 0

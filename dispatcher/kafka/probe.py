@@ -1,7 +1,7 @@
 """Asks the brokers whether everything that the dispatcher needs is there: topics, permissions, the group's coordinator.
 
 `dispatcher check --kafka` asks once. A running dispatcher asks every few seconds, because its clients hide much:
-a fetch that is denied is no error while nothing is fetched, and a missing topic looks like an empty one. The probe
+a fetch that is denied isn't an error while nothing is fetched, and a missing topic looks like an empty one. The probe
 writes nothing, creates nothing, and joins no group.
 """
 
@@ -44,12 +44,12 @@ class Operation(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class TopicNeed:
-    """What the dispatcher does with a topic."""
+    """A topic that the dispatcher needs, and the operations that it performs on it."""
 
     name: str
     operations: tuple[Operation, ...]
     cure: str
-    """What to do if the topic is missing."""
+    """The correction if the topic is missing."""
     is_required: bool = True
     """False: events are delivered without it."""
 
@@ -109,7 +109,7 @@ class KafkaProbe:
         groups: Sequence[GroupNeed],
         problems: KafkaProblems | None = None,
     ) -> None:
-        """Connects to nothing yet. Checks `topics` and `groups`; `problems` receives connection failures."""
+        """Prepares a probe of `topics` and `groups` without connecting. `problems` receives connection failures."""
         self._settings = settings
         self._topics = topics
         self._groups = groups

@@ -32,7 +32,7 @@ class KafkaProblem:
     detail: str
     """One sentence that names the resource, and the cure if one is known."""
     source: str
-    """What noticed it: `consumer <group>`, `<topic>/<partition>`, `connection`. Empty if that says nothing."""
+    """The part that noticed it: `consumer <group>`, `<topic>/<partition>`, `connection`; empty if it doesn't matter."""
 
     @property
     def stops_reading(self) -> bool:
@@ -44,7 +44,7 @@ class KafkaProblems:
     """Holds the problems that were reported and not yet cleared. One per process, owned by the service."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Holds no problem yet. `clock` returns seconds of a steady clock."""
+        """Starts without problems. `clock` returns monotonic seconds."""
         self._clock = clock
         self._reported: dict[tuple[KafkaReason, str], tuple[KafkaProblem, float]] = {}
         """By reason and source: the problem, and when it clears itself."""
@@ -59,7 +59,7 @@ class KafkaProblems:
     def report(self, reason: KafkaReason, detail: str, *, source: str = "", lasts_s: float | None = None) -> None:
         """Reports a problem, or that it persists.
 
-        `lasts_s`: the problem clears itself after so many seconds without another report; None: it stays until cleared.
+        `lasts_s`: seconds without another report after which the problem clears itself; None: it stays until cleared.
         """
         key = reason, source
         if key not in self._reported and len(self._reported) >= MAX_REPORTED:

@@ -56,13 +56,13 @@ class RecordProcessor:
         on_finished: Callable[[], None],
         on_ended: Callable[[Partition], None],
     ) -> None:
-        """Begins nothing yet.
+        """Prepares a processor without records.
 
         Args:
             process: brings a record to its outcome.
             read_ahead: counts the records begun.
-            fast_path: begins records that need no task; None if all do.
-            session: says when this process is a member of its group again.
+            fast_path: begins records that need no task; None if every record gets one.
+            session: reports when this process is a member of its group again.
             on_finished: called for each record that has its outcome.
             on_ended: called with the partition of each record that is over, with an outcome or without.
         """

@@ -1,7 +1,7 @@
 """Writes records and waits until the broker has acknowledged them: acks=all, idempotent if the broker supports it.
 
 An idempotent producer numbers the records of each partition. A refused record leaves a gap in these numbers, and the
-broker refuses everything behind the gap as out of order: aiokafka doesn't number anew. Therefore:
+broker refuses everything behind the gap as out of order: aiokafka doesn't renumber. Therefore:
 - A producer that got a refusal is replaced before its next write. What is under way on the old one may finish.
 - A topic that refused a record is *suspect* for a minute. Its writes (if the size was refused: those of that size and
   above) go through a second producer without numbers, so that one bad topic doesn't replace the producer of the others
@@ -150,7 +150,7 @@ class Producer:
     """Writes the dispatcher's own records: retry, dead-letter and others. Entering waits until a broker answers."""
 
     def __init__(self, settings: KafkaSettings, problems: KafkaProblems | None = None) -> None:
-        """Connects to nothing yet. `problems` receives what prevents writing."""
+        """Prepares a producer without connecting. `problems` receives what prevents writing."""
         self._settings = settings
         self._problems = problems or KafkaProblems()
         self._largest = largest_record(settings.max_record_bytes)

@@ -37,10 +37,10 @@ from dispatcher.telemetry import metrics
 log = structlog.get_logger(__name__)
 
 BOOTSTRAP_AGAIN_S: Final = 30.0
-"""No known broker answers for so long: they may be at new addresses."""
+"""Time without an answer of any broker after which the bootstrap servers are tried again: brokers may have moved."""
 DENIED_PAUSE_S: Final = 5.0
 REPEATED_WRITE_S: Final = 60.0
-"""A repeated write stays a problem for so long after the last refusal."""
+"""Time since its last refusal for which a repeated write stays a problem."""
 LEAST_ATTEMPT_S: Final = 1.0
 UPDATES_A_SECOND: Final = 5
 """Requests for metadata that one client makes in a second."""

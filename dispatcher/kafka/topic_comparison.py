@@ -18,7 +18,7 @@ class TopicWarning:
 
     topic: str
     message: str
-    """What is wrong, what follows from it, and the cure."""
+    """The mistake, its consequence, and the correction."""
 
     def __str__(self) -> str:
         return f"topic {self.topic}: {self.message}"
@@ -26,7 +26,7 @@ class TopicWarning:
 
 @dataclass(frozen=True, slots=True)
 class KnownTopics:
-    """What is known of the topics."""
+    """Facts about the topics that were found, and warnings about them."""
 
     events_partitions: int
     """Of the topic of events; 0 if it is missing."""

@@ -64,7 +64,7 @@ class TopicTailer:
         batch: int = BATCH,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Reads nothing yet. `run` reads `keep_s` seconds back, at most `most_read` records in all, `batch` at once."""
+        """Prepares a tailer. `run` begins `keep_s` seconds back, reads at most `most_read` records, `batch` at once."""
         self._settings = settings
         self._topic = topic
         self._sink = sink

@@ -29,10 +29,10 @@ from dispatcher.telemetry import metrics
 from dispatcher.transport.failures import is_local
 
 MAX_CONNECTIONS: Final = 512
-"""Most connections of a port, if the process has descriptors for so many."""
+"""Maximum number of connections of a port, unless the process has too few file descriptors."""
 MIN_CONNECTIONS: Final = 16
 SHARE_OF_DESCRIPTORS: Final = 8
-"""A port may use one in so many of the process's file descriptors: the rest is for deliveries, Kafka and stores."""
+"""A port may use an eighth of the process's file descriptors; the rest is for deliveries, Kafka and stores."""
 MAX_HEAD_LINE: Final = 8190
 MAX_HEADERS: Final = 100
 BACKLOG: Final = 64

@@ -104,7 +104,7 @@ class Composer:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What is known when messages are composed."""
+    """Everything that messages are composed from."""
 
     webhooks: Mapping[TenantKey, Webhook]
     reports: Mapping[TenantKey, StateReport]

@@ -23,7 +23,7 @@ _DOMAIN: Final = b"dispatcher notification link 1"
 
 
 class Purpose(StrEnum):
-    """What a link does."""
+    """The purpose of a link in an e-mail."""
 
     CONFIRM = "confirm"
     STOP = "stop"

@@ -77,7 +77,7 @@ class MailSender:
             client.close()
 
     def _credentials(self) -> tuple[ssl.SSLContext | None, str | None]:
-        """Reads CA and password anew, so that both can rotate."""
+        """Reads CA and password again, so that both can rotate."""
         settings = self._settings
         context = None if settings.security == "none" else operator_context(settings.ca)
         return context, None if settings.password is None else reread(settings.password).reveal_text()

@@ -60,10 +60,10 @@ class Notifier:
         count: Callable[[Settings], Awaitable[WaitingCounts | None]] = count_waiting,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Opens nothing yet.
+        """Prepares a notifier without connecting.
 
         Args:
-            audit: None if webhooks are files: then the history store's own log has what was sent.
+            audit: records what was sent; None if webhooks are files, because the history store then records it.
         """
         self._settings = settings
         self._states = states

@@ -68,7 +68,7 @@ class Tracing:
     """Creates the spans. Entering starts the sender; leaving sends the remaining spans within `timeout`."""
 
     def __init__(self, settings: TracingSettings, exporter: SpanExporter | None = None) -> None:
-        """Starts nothing yet. `exporter` replaces the exporter for OTLP over HTTP."""
+        """Prepares tracing without starting it. `exporter` replaces the exporter for OTLP over HTTP."""
         logging.getLogger("opentelemetry").setLevel(
             logging.CRITICAL
         )  # it warns at each attempt; the sender logs it once

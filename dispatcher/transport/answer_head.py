@@ -61,7 +61,7 @@ class AnswerHead(NamedTuple):
 class HeadReader:
     """Reads the head of one answer as its packets come.
 
-    The whole head is parsed anew each time, so this is done only if the packet may complete a head, and at most 20
+    The whole head is parsed again each time, so this is done only if the packet may complete a head, and at most 20
     times: an endpoint that sends its head in single bytes would otherwise keep the event loop busy.
     """
 
@@ -111,7 +111,7 @@ def read_answer_head(data: bytes) -> AnswerHead | None:
             return None
         status = int(line[2])
         if status == 101 or not 100 <= status <= 599:
-            raise ValueError(f"status {status} is no answer to a POST")
+            raise ValueError(f"status {status} isn't an answer to a POST")
         fields = _read_fields(data, line.end())
         if fields is None:
             return None
@@ -170,7 +170,7 @@ def _read_fields(data: bytes, at: int) -> tuple[dict[bytes, str], int, bool, int
         is_odd |= name[-1:] in (b" ", b"\t")
         name = name.rstrip(b" \t").lower()
         if not colon or not _NAME.fullmatch(name) or b"\0" in value:
-            raise ValueError("a line that is no header")
+            raise ValueError("a line that isn't a header")
         fields.append((name, value.strip()))
     if size + len(data) - at > MAX_RESPONSE_HEAD + 4 * len(fields):
         raise ValueError("over 100 headers, or over 32 KiB of them")

@@ -36,12 +36,12 @@ _BOUNDS = {
 
 
 class _Fault(NamedTuple):
-    """What pydantic found wrong at one place of the document."""
+    """A mistake that pydantic found at one place of the document."""
 
     path: Loc
     message: str
     wanted: str = ""
-    """What the value must be, if that can be said without the value."""
+    """Requirement that the value fails, if it can be stated without the value."""
     code: ProblemCode | None = None
     subject: str = ""
     """As in `Problem`."""

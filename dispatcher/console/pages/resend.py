@@ -26,7 +26,7 @@ _INCLUDE: Final = ("delivered", "dead")
 
 @dataclass(frozen=True, slots=True)
 class ResendChoice:
-    """What the form contains, as text: the same in a URL and in hidden fields."""
+    """The form's values as text, as they are in a URL and in hidden fields."""
 
     events: tuple[str, ...] = ()
     range: str = ""

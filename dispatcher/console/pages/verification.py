@@ -35,7 +35,7 @@ _snippets.filters["literal"] = lambda text: orjson.dumps(text).decode()  # a JSO
 
 @dataclass(frozen=True, slots=True)
 class ExpectedToken:
-    """What a receiver expects of the tokens that the dispatcher signs."""
+    """Properties of the dispatcher's signed tokens that a receiver checks."""
 
     header: str
     """Name of the header, in lower case."""

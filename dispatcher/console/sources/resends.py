@@ -64,7 +64,7 @@ class DeliveredEvents:
         if is_cut:
             raise DispatcherError(f"more than {MOST_EVENTS:,} delivered events match: choose a shorter time")
         if not origins:
-            raise NotFound("no delivered event matches, or none is kept so long")
+            raise NotFound("no delivered event matches, or they are no longer kept")
         return await self._jobs.start(
             tenant, by, len(origins), lambda job: self._send(job, tenant, origins), kind="delivered"
         )

@@ -42,7 +42,7 @@ AT_ONCE_EACH: Final = 2
 
 @dataclass(slots=True)
 class _Sent:
-    """What was observed during one test."""
+    """Observations during one test."""
 
     attempt: Attempt
     token: Header | None = None

@@ -61,7 +61,7 @@ class HistoryPage:
 
 @dataclass(frozen=True, slots=True)
 class HistoryTimeline:
-    """What happened to one event."""
+    """The history entries of one event."""
 
     entries: tuple[HistoryEntry, ...]
     """The oldest first."""

@@ -26,7 +26,7 @@ from dispatcher.stores.sql.records import Orgs
 
 JUDGE_WITHIN_S: Final = 30.0
 ALIVE_S: Final = 60.0
-"""A worker without a sign of life for so long is gone."""
+"""Time without a sign of life after which a worker counts as gone."""
 CURRENT_S: Final = 120.0
 """The states are known if every worker had stored everything within this time."""
 OVERLAP_MS: Final = 120_000
@@ -36,7 +36,7 @@ _FORGET_WORKERS_MS: Final = 86_400_000
 
 @dataclass(frozen=True, slots=True)
 class WebhookFacts:
-    """What judging needs of a webhook's configuration."""
+    """The part of a webhook's configuration that judging its state needs."""
 
     revision: str
     is_paused: bool

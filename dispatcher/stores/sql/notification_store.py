@@ -22,9 +22,9 @@ from dispatcher.stores.sql.records import Orgs
 OPERATOR: Final = TenantKey("", "")
 """Stands for the installation as a whole."""
 KEEP_MS: Final = 30 * 86_400_000
-"""Sent and failed messages are listed for so long."""
+"""Time for which sent and failed messages are listed."""
 SENDING_MS: Final = 420_000
-"""A message that has been sending for so long lost its sender: longer than the longest `smtp.timeout`."""
+"""Time after which a message that is still being sent has lost its sender: more than the longest `smtp.timeout`."""
 MAX_PAGE: Final = 200
 WITHIN_S: Final = 30.0
 

@@ -49,14 +49,14 @@ class StoredWebhook:
         """Returns the configuration with empty secrets: to show, never to deliver.
 
         Raises:
-            ConfigError: it is no valid configuration in this version of the program.
+            ConfigError: it isn't a valid configuration in this version of the program.
         """
         return without_secrets(dict(self.document))
 
 
 @dataclass(frozen=True, slots=True)
 class ListedWebhook:
-    """What a list of all webhooks is sorted by, without the configuration."""
+    """A webhook's entry in the list of all webhooks, without its configuration."""
 
     id: str
     tenant: TenantKey

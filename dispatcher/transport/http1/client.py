@@ -27,7 +27,7 @@ _DROPPED: Final = frozenset({FailureReason.RESET, FailureReason.TLS})
 
 
 class _PreparedEndpoint:
-    """What is derived from an endpoint and kept for the endpoint's lifetime."""
+    """Data that is derived from an endpoint and kept for the endpoint's lifetime."""
 
     __slots__ = ("block", "destination", "look_again", "stack")
 

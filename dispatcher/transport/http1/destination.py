@@ -11,7 +11,7 @@ from dispatcher.transport.tls import TlsContext
 
 
 class Destination(NamedTuple):
-    """What two requests must have in common to share a connection."""
+    """Properties that two requests must have in common to share a connection."""
 
     scheme: str
     host: str
