@@ -68,7 +68,7 @@ def first_problems(problems: Sequence[Problem], total: int | None = None) -> lis
         total: how many there are in all, if `problems` are not all of them.
     """
     more = max(len(problems), total or 0) - MAX_PROBLEMS
-    if more <= 0 or (total is None and more == 1):  # the line "1 more" would be no shorter, or was counted before
+    if more <= 0 or (total is None and more == 1):  # the line "1 more" wouldn't be shorter, or was counted before
         return list(problems)
     file = problems[0].file if problems else ""
     return [*problems[:MAX_PROBLEMS], Problem(f"and {more:,} more problems: correct these first", file=file)]

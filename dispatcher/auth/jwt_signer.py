@@ -124,5 +124,5 @@ def problem_of_claims(claims: dict[str, JsonValue]) -> str | None:
         json.dumps(claims, allow_nan=False)  # orjson would write null for them
         size = len(orjson.dumps(claims))
     except (ValueError, TypeError):
-        return "a number is not finite or has over 64 bits, or a text is no Unicode: write it as plain text"
+        return "a number is not finite or has over 64 bits, or a text isn't Unicode: write it as plain text"
     return f"at most {MAX_CLAIMS:,} bytes as JSON, these have {size:,}: shorten them" if size > MAX_CLAIMS else None

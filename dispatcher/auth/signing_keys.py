@@ -247,4 +247,4 @@ def _kind_of_text(text: bytes) -> str:
         return "a JSON document (a JWK?)"
     if text.startswith(b"\x30"):
         return "binary (DER?)"
-    return f"{len(text)} bytes that are no PEM"
+    return f"{len(text)} bytes that aren't PEM"

@@ -182,7 +182,7 @@ def _access_token(document: Mapping[str, object], endpoint: str) -> str:
             f"it must be up to {MAX_TOKEN:,} visible ASCII characters"
         )
     if not isinstance(kind, str) or not kind.lower().startswith("bearer"):
-        raise TokenUnavailable(f"{endpoint} gave a token that is no bearer token (token_type): have it issue one")
+        raise TokenUnavailable(f"{endpoint} didn't return a bearer token (token_type): configure it to issue one")
     return token
 
 

@@ -54,7 +54,7 @@ async def ask(ops: str, path: str, settings: OpsSettings | None = None) -> tuple
     except (aiohttp.ClientError, TransportError, TimeoutError, ValueError) as error:
         raise DispatcherError(f"the instance at {ops} does not answer {path}: {_why(error)}") from None
     if not isinstance(content, dict):
-        raise DispatcherError(f"the instance at {ops} does not answer {path}: it is no dispatcher")
+        raise DispatcherError(f"the instance at {ops} does not answer {path}: it isn't a dispatcher")
     return answer.status, content
 
 
@@ -65,9 +65,7 @@ def _why(error: Exception) -> str:
         reason = getattr(error.certificate_error, "verify_message", "") or type(error.certificate_error).__name__
         return f"its certificate is refused ({reason}): set ops.tls.ca and ops.tls.server_name"
     if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
-        return (
-            "that is no address: write http://127.0.0.1:9090, https with ops.tls, and brackets around an IPv6 address"
-        )
+        return "that isn't an address: write http://127.0.0.1:9090, https with ops.tls, brackets around IPv6 addresses"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "the name can't be resolved"
     if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
@@ -76,7 +74,7 @@ def _why(error: Exception) -> str:
         return f"no answer within {WITHIN_S:g} s"
     if isinstance(error, aiohttp.ClientError):
         return f"{type(error).__name__} (is it https with ops.tls, and http without?)"
-    return "it is no dispatcher"
+    return "it isn't a dispatcher"
 
 
 async def check_ready(ops: str, settings: OpsSettings | None = None) -> None:
@@ -84,7 +82,7 @@ async def check_ready(ops: str, settings: OpsSettings | None = None) -> None:
     status, content = await ask(ops, "/readyz", settings)
     checks = content.get("checks")
     if not isinstance(checks, dict):
-        raise DispatcherError(f"the instance at {ops} does not answer /readyz: it is no dispatcher")
+        raise DispatcherError(f"the instance at {ops} does not answer /readyz: it isn't a dispatcher")
     if status != 200:
         reasons = [
             f"{name}: {check.get('reason', 'no')}"

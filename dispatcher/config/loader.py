@@ -189,7 +189,7 @@ def _absolute_paths(data: dict[str, JsonValue], base: Path, document: Document) 
         path = base / str(value)
         parent[last] = str(path)  # type: ignore[index]
         if loc[:3] == ("webhooks", "secrets", "files"):
-            continue  # a directory that is mounted later, or never, is no mistake
+            continue  # a directory may be mounted later, or never
         problem = _path_problem(path, wants_directory=loc == ("webhooks", "path"))
         if problem is not None:
             problems.append(document.problem(loc, problem))
@@ -281,7 +281,7 @@ def _used(value: object, loc: Loc) -> Iterator[tuple[Loc, Path | None, str | Non
 
 
 def _named_in_references(value: JsonValue) -> frozenset[str]:
-    """Returns the variables that the file's secret references name. They are no overrides, whatever their names."""
+    """Returns the variables that the file's secret references name. They don't override settings."""
     if isinstance(value, list):
         return frozenset(name for inner in value for name in _named_in_references(inner))
     if not isinstance(value, dict):

@@ -117,7 +117,7 @@ def resolve_secret(value: object, info: core_schema.ValidationInfo[Any]) -> Secr
     """Returns the secret that a reference in a document names, if the context's `SecretSource` allows it.
 
     Raises:
-        PydanticCustomError: `value` is no reference, or the secret can't be read.
+        PydanticCustomError: `value` isn't a reference, or the secret can't be read.
     """
     if isinstance(value, Secret):
         return value

@@ -245,7 +245,7 @@ class Access:
 
 
 def _parts(url: str) -> SplitResult:
-    """Returns the parts of a URL that a client sent; empty ones if it is no URL."""
+    """Returns the parts of a URL that a client sent; empty ones if it isn't a URL."""
     try:
         return urlsplit(url)
     except ValueError:

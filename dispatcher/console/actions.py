@@ -98,8 +98,8 @@ async def open_record(services: Services, person: Person, dead_id: str) -> tuple
     """Returns a dead event with its record, for operators, and records in the audit log who has seen it.
 
     Raises:
-        NotAllowed: the person is no admin of all organisations: an unreadable record has no tenant.
-        NotFound: it is no dead event, or no longer in the topic.
+        NotAllowed: the person isn't an admin of all organisations: an unreadable record has no tenant.
+        NotFound: it isn't a dead event, or no longer in the topic.
         DispatcherError: the broker can't be reached.
     """
     if not person.is_admin or person.orgs is not None:

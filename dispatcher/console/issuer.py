@@ -132,7 +132,7 @@ class Issuer:
         entries = None if document is None else document.get("keys")
         if not isinstance(entries, list):
             measures.KEY_FETCH_FAILURES.labels("keys").inc()
-            raise IssuerUnavailable("the document at the sign-in service's jwks_uri is no JWKS document")
+            raise IssuerUnavailable("the document at the sign-in service's jwks_uri isn't a JWKS document")
         keys: dict[str | None, list[jwt.PyJWK]] = {}
         for entry in entries[:100]:
             for key in _usable(entry):

@@ -78,7 +78,7 @@ def is_trusted(peer: str | None, trusted: tuple[str, ...]) -> bool:
 
 
 def client_address(peer: str | None, forwarded_for: list[str], trusted: tuple[str, ...]) -> str:
-    """Returns the client's address: the last one in the chain that is no trusted proxy.
+    """Returns the client's address: the last one in the chain that isn't a trusted proxy.
 
     Args:
         peer: address of the connection's peer.

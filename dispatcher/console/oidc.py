@@ -126,7 +126,7 @@ class Oidc:
         try:
             header = jwt.get_unverified_header(text)
         except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError, RecursionError):
-            raise TokenRefused("it is no token") from None
+            raise TokenRefused("it isn't a token") from None
         algorithm, key_id, kind = header.get("alg"), header.get("kid"), header.get("typ", "JWT")
         if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
             raise TokenRefused("its algorithm is not taken here")

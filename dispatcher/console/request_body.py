@@ -94,7 +94,7 @@ def _json(body: bytes) -> JsonValue:
         data: JsonValue = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         at = f"line {error.lineno}, column {error.colno}" if error.doc else "it is empty"
-        raise ApiError(400, "not_json", f"The body is no JSON document: {at}.") from None
+        raise ApiError(400, "not_json", f"The body isn't a JSON document: {at}.") from None
     if _has_more_values(data, MAX_VALUES):
         raise ApiError(413, "too_large", f"The document has more than {MAX_VALUES:,} values.")
     return data
@@ -124,7 +124,7 @@ def _form(body: bytes) -> Form:
 
 
 def number_in(text: str, most: int = MAX_NUMBER) -> int | None:
-    """Returns the number in a parameter or field; None if it is no number from 0 to `most`, or has more digits."""
+    """Returns the number in a parameter or field; None if it isn't a number from 0 to `most`, or has more digits."""
     is_number = text.isascii() and text.isdecimal() and len(text) <= len(str(most))
     return int(text) if is_number and int(text) <= most else None
 

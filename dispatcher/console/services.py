@@ -91,7 +91,7 @@ class Renderers:
     sign_in: Callable[[web.Request, SignIn], Awaitable[web.Response]]
     failure: Callable[[web.Request, Failure], Awaitable[web.Response]]
     keep_form: Callable[[web.Request], Awaitable[web.Response | None]]
-    """Page that keeps a form whose session has ended; None if the request is no such form."""
+    """Page that keeps a form whose session has ended; None if the request isn't such a form."""
     continue_form: Callable[[web.Request, str], web.Response]
     """Page after a sign-in, which leads back to the kept form."""
 

@@ -175,7 +175,7 @@ class Sessions:
     # Signing
 
     def _mac(self, purpose: str, data: bytes) -> bytes:
-        # The purpose is part of the signed data, so that a link is no valid session.
+        # The purpose is part of the signed data, so that a link isn't a valid session.
         return hmac.digest(self._key, purpose.encode() + b"\0" + data, hashlib.sha256)
 
     def _sealed(self, purpose: str, value: Mapping[str, JsonValue]) -> str:

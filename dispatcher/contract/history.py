@@ -168,7 +168,7 @@ def decode_record(value: bytes | None) -> HistoryRecord:
     """Returns the entries in a record's value.
 
     Raises:
-        UnreadableEvent: the value is no history record, or one of a newer version.
+        UnreadableEvent: the value isn't a history record, or is one of a newer version.
     """
     try:
         record = _decoder.decode(value or b"")

@@ -66,7 +66,7 @@ def has_long_spelling(entity: Mapping[str, object]) -> bool:
 
 
 def event_type(entity: Tree) -> str | None:
-    """Returns an entity's event type, in either spelling, or None if it has none or it is no string."""
+    """Returns an entity's event type, in either spelling, or None if it has none or it isn't a string."""
     value = entity.get("eventType", entity.get("xdm:eventType"))
     try:
         return msgspec.json.decode(value, type=str) if isinstance(value, Raw) else None
@@ -163,7 +163,7 @@ def _short_identities(value: object) -> object:
 
 
 def _opened(value: object) -> dict[str, Raw] | None:
-    """Returns an object's values by key; None if it is no object."""
+    """Returns an object's values by key; None if it isn't an object."""
     try:
         return _decode_object(value) if isinstance(value, Raw) else None
     except (msgspec.MsgspecError, RecursionError):

@@ -81,7 +81,7 @@ class EndpointHealth:
         elif self._fine.failing():
             self.state = TenantState.UNSTABLE
         elif not failed or self._fine.attempts() >= MIN_ATTEMPTS:
-            self.state = TenantState.ACTIVE  # a few failed probes of an open breaker are no recovery
+            self.state = TenantState.ACTIVE  # a few failed probes of an open breaker don't prove a recovery
             if not failed and not self._coarse.failing():
                 self._begin_anew()
         return self.state
@@ -92,7 +92,7 @@ class EndpointHealth:
         return self.state is not TenantState.DISABLED and not self._fine.counts
 
     def _begin_anew(self) -> None:
-        # Only once the bad minutes have left the short window: one success between failures is no recovery.
+        # Only once the bad minutes have left the short window: one success between failures doesn't prove a recovery.
         if not any(failures for _, _, failures in self._fine.counts):
             self.failing_since = None
             self._fine.counts.clear()

@@ -64,7 +64,7 @@ class EndpointState:
         """Time of the last delivery."""
         self.last_failure: LastFailure | None = None
         self.failures_in_a_row = 0
-        """Failed attempts since the last delivery, for whatever reason; what is no evidence against the endpoint counts
+        """Failed attempts since the last delivery, for whatever reason; what isn't evidence against the endpoint counts
         too: a redirect, a refused payload, a failure of our own side."""
         self._revision: str | None = None
         """Revision of the webhook that was used last."""

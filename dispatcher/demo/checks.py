@@ -69,7 +69,7 @@ class DeliveryCheck:
         try:
             payload = orjson.loads(body)
         except orjson.JSONDecodeError as error:
-            return f"the body is no JSON: {error}"
+            return f"the body isn't JSON: {error}"
         if not isinstance(payload, dict) or tuple(payload) != _KEYS:
             return "the payload's keys are not those of version 1, in this order"
         feedback = payload["messageDeliveryFeedback"]

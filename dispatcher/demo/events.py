@@ -101,7 +101,7 @@ def make_event(
 
 
 def malformed_records(org: str, event_id: str) -> dict[str, bytes | None]:
-    """Returns records that are no events, by the name of what is wrong. All belong in the dead letters."""
+    """Returns records that aren't events, by the name of the mistake. All belong in the dead letters."""
     good = make_event(org=org, event_id=event_id)
     document = orjson.loads(good)
     without_status = orjson.loads(good)

@@ -56,7 +56,7 @@ class Explanation:
 
     lines: tuple[Line, ...]
     event: DeliveryEvent | None = None
-    """None if the record can't be read, or is no delivery event."""
+    """None if the record can't be read, or isn't a delivery event."""
     is_readable: bool = True
     rules: tuple[RuleAnswer, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()

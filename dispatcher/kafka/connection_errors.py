@@ -21,7 +21,7 @@ from dispatcher.errors import TokenUnavailable
 _MAX_CHAIN: Final = 10
 _TLS_ALERT: Final = 0x15
 _MAX_ANSWER: Final = 200 * 1024 * 1024
-"""A size past it is no size, but text."""
+"""A larger number isn't a size but text."""
 _HTTP: Final = int.from_bytes(b"HTTP", "big")
 
 Explanation = tuple[KafkaReason, str]

@@ -157,7 +157,7 @@ def make_context(security: KafkaSecurity) -> ssl.SSLContext:
 
 
 def security_problems(security: KafkaSecurity) -> list[Problem]:
-    """Returns mistakes in the files that `kafka.security` names: a CA that is no PEM, a key of another certificate."""
+    """Returns mistakes in the files that `kafka.security` names: a CA that isn't PEM, a key of another certificate."""
     found = []
     if security.protocol.endswith("SSL"):
         try:

@@ -36,7 +36,7 @@ class Feeder:
         due_in_s: DueIn | None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Starts without records. `window`: limit of unfinished records per partition. `due_in_s`: None for no delays."""
+        """Starts without records. `window`: most unfinished records of a partition. `due_in_s`: None without delays."""
         self._read_ahead = read_ahead
         self._window = window
         self._begin = begin

@@ -15,7 +15,7 @@ from dispatcher.kafka.held_topic import Directory, Place, Progress, Snapshot
 ROOM: Final = 100
 """Events of one tenant that are processed at once: more than a lane has permits."""
 TURN: Final = 20_000
-"""So many records are read before tenants whose events lie behind get their turn."""
+"""Number of records read before tenants whose events lie behind get their turn."""
 
 
 @dataclass(slots=True)
@@ -152,7 +152,7 @@ class HeldPartition:
         return False
 
     def skip(self, offset: int) -> None:
-        """Moves past a record that is no event."""
+        """Moves past a record that isn't an event."""
         self._pass(offset)
         self.seen_to = max(self.seen_to, offset + 1)
 

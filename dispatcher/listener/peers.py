@@ -1,4 +1,4 @@
-"""What counts as one peer of a port: an IPv4 address, or the network of an IPv6 host."""
+"""Defines what counts as one peer of a port: an IPv4 address, or the network of an IPv6 host."""
 
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -7,7 +7,7 @@ Networks = Sequence[IPv4Network | IPv6Network]
 
 
 def address_of(text: str) -> IPv4Address | IPv6Address | None:
-    """Returns the IP address without its zone; an IPv4-mapped one as IPv4. None if the text is no address."""
+    """Returns the IP address without its zone; an IPv4-mapped one as IPv4. None if the text isn't an address."""
     try:
         address = ip_address(text.partition("%")[0])
     except ValueError:

@@ -24,9 +24,9 @@ MASS_EVERY_S: Final = 3600.0
 WITHHELD_S: Final = DAY_S
 WITHHELD_LEAST_S: Final = 3600.0
 BROKEN_FOR_S: Final = 600.0
-"""Our own way out counts as broken for so long after the last attempt that failed on our side."""
+"""Time since the last attempt that failed on our side for which our own network counts as broken."""
 BROKEN_MOST_S: Final = 6 * 3600.0
-"""After so long, reports are no longer put off: an egress proxy may refuse some endpoints for good."""
+"""Time after which reports are no longer delayed: an egress proxy may refuse some endpoints for good."""
 BROKEN_AGAIN_S: Final = DAY_S
 
 
@@ -83,7 +83,7 @@ def note_broken(subjects: Sequence[Subject], fleet: FleetMemory, now: float) -> 
 
 
 def are_many(count: int, total: int) -> bool:
-    """Returns True if so many of all webhooks are too many to have changed by chance."""
+    """Returns True if too many of all webhooks have changed for it to be chance."""
     return count >= MASS_LEAST and count > MASS_SHARE * total
 
 
@@ -96,7 +96,7 @@ def _change_of(is_ill: bool, memory: Memory, state: FleetState) -> float:
 
 
 def _together(changes: Mapping[TenantKey, float], total: int) -> set[TenantKey]:
-    """Returns the tenants whose changes lie close to so many others that they are many."""
+    """Returns the tenants that changed at about the same time as many others."""
     ordered: Sequence[tuple[float, TenantKey]] = sorted((at, tenant) for tenant, at in changes.items())
     found: set[TenantKey] = set()
     start = taken = 0

@@ -1,4 +1,4 @@
-"""What planning remembers from one time to the next, as the store keeps it. Times are Unix seconds.
+"""The state that planning keeps in the store between two runs. Times are Unix seconds.
 
 Fields are added at the end, so that bytes of an older version are read.
 """
@@ -35,7 +35,7 @@ class Spell(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Memory(msgspec.Struct, array_like=True):
-    """What was reported about one tenant; kept in the store."""
+    """News that was reported about one tenant; kept in the store."""
 
     reported: FleetState = FleetState.ACTIVE
     """State that was reported last."""
@@ -73,7 +73,7 @@ class Memory(msgspec.Struct, array_like=True):
 
 
 class FleetMemory(msgspec.Struct, array_like=True):
-    """What was reported to the operator about all tenants."""
+    """News that was reported to the operator about all tenants; kept in the store."""
 
     mass_at: float = 0.0
     broken_at: float = 0.0

@@ -1,4 +1,4 @@
-"""What is known of webhooks, and what is reported of them. Times are Unix seconds."""
+"""The state of webhooks, and the news that is reported about them. Times are Unix seconds."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dispatcher.contract.tenant import TenantKey
 
 
 class NewsKind(StrEnum):
-    """What is reported."""
+    """Kinds of news about a webhook."""
 
     DISABLED = "disabled"
     FAILING = "failing"
@@ -31,7 +31,7 @@ class Expiry:
     name: str
     """`the client certificate (CN=dispatcher)`"""
     key: str
-    """Identifies this very certificate, so that a new one is reported anew."""
+    """Identifies the certificate, so that a new one is reported again."""
     at: float
     is_rotation: bool = False
     """True for a signing secret or key that another one replaces: nothing is to be reported once it has ended."""
@@ -41,7 +41,7 @@ class Expiry:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is known of one tenant's webhook now."""
+    """The present state of one tenant's webhook, from which news is planned."""
 
     tenant: TenantKey
     state: FleetState
@@ -69,7 +69,7 @@ class News:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What one message to a tenant's contacts reports."""
+    """The news in one message to a tenant's contacts."""
 
     tenant: TenantKey
     news: tuple[News, ...]

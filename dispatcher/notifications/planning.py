@@ -30,7 +30,7 @@ EXPIRY_SHARE: Final = 1 / 3
 MAX_EXPIRIES: Final = 40
 NOTED_EVERY_S: Final = 300.0
 AWAY_S: Final = 900.0
-"""If no worker planned for so long, what is new did not begin now."""
+"""Time without planning after which new troubles may have begun earlier."""
 
 _BY_STATE: Final = {
     FleetState.DISABLED: NewsKind.DISABLED,
@@ -41,7 +41,7 @@ _BY_STATE: Final = {
 
 @dataclass(slots=True)
 class Plan:
-    """What is to be sent now, and what is remembered from then on."""
+    """Messages to send now, and the reports to remember once they are sent."""
 
     notices: list[Notice] = field(default_factory=list)
     """For tenants' contacts."""

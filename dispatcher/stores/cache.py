@@ -87,7 +87,7 @@ class WebhookCache:
         entry = self._entries.get(webhook.tenant)
         if entry is None or entry.webhook is None or entry.fresh_until == float("-inf"):
             return False
-        return entry.webhook.config is webhook.config  # another line of the file alone is no other webhook
+        return entry.webhook.config is webhook.config  # another line of the file alone doesn't make it another webhook
 
     async def get(self, tenant: TenantKey) -> Webhook | None:
         """Returns the tenant's webhook, or None if it has none.

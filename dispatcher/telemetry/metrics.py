@@ -264,7 +264,7 @@ def initialise() -> None:
         ATTEMPTS.labels("permanent", reason)
     BUILD_INFO.labels(__version__, platform.python_version(), FORM).set(1)
     OPS_CERTIFICATE_OK.set(1)
-    RELOAD_OK.set(1)  # until a file turns out to have a mistake: no file is no mistake
+    RELOAD_OK.set(1)  # until a file turns out to have a mistake; having no file isn't one
 
 
 _OTHER = ("_other", "_other")

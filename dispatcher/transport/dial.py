@@ -85,7 +85,7 @@ class Dialer:
         """Returns a new connection, TLS done if a context is given.
 
         `timeout_s` is for connect and TLS, not for DNS; `deadline`, by the monotonic clock, is for all of it. Both are
-        enforced here, because only the dialer knows what it is waiting for: its own proxy and threads are no evidence.
+        enforced here, because only the dialer knows what it is waiting for: its own proxy and threads aren't evidence.
 
         If a TLS handshake that offered a session fails, the session is forgotten and the server dialled once more
         without it, within the same time.

@@ -39,7 +39,7 @@ class ServerUnreachable(DnsError):
 
 
 class _Malformed(Exception):
-    """The received message is no answer to the question."""
+    """The received message isn't an answer to the question."""
 
 
 @dataclass(slots=True)

@@ -172,9 +172,7 @@ class EgressGuard:
         if literal(host) is not None:
             return None
         if "_" in host:
-            return (
-                f"{host} has an underscore: it is no host name (RFC 1123), and many certificates and servers refuse it"
-            )
+            return f"{host} has an underscore: it isn't a host name (RFC 1123); many certificates and servers refuse it"
         if "." not in host or host.endswith((*_PRIVATE_DOMAINS, *_INTERNAL_BY_HABIT)):
             return f"{host} is a name that only an internal DNS knows: the dispatcher's resolver must know it too"
         return None

@@ -41,7 +41,7 @@ LOCAL_ERRORS: Final = frozenset(
         errno.EPERM, errno.EACCES,  # a firewall of our own
     }
 )  # fmt: skip
-"""Errors of this machine, not of the endpoint: they are no evidence against a tenant."""
+"""Errors of this machine, not of the endpoint: they aren't evidence against a tenant."""
 
 CONNECT_FAILURE_OF: tuple[tuple[type[OSError], FailureReason], ...] = (  # first match wins
     (ssl.SSLError, FailureReason.TLS),

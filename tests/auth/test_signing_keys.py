@@ -67,7 +67,7 @@ def test_a_key_is_taken_only_by_the_algorithms_it_fits(algorithm: str, kind: str
         ("ES256", b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----", "(certificate): give the private"),
         ("ES256", b'{"kty":"EC","crv":"P-256","d":"AA"}', "a JSON document (a JWK?)"),
         ("ES256", b"\x30\x81\x87", "binary (DER?)"),
-        ("ES256", b"hunter2", "7 bytes that are no PEM"),
+        ("ES256", b"hunter2", "7 bytes that aren't PEM"),
         ("ES256", pem("P-256") + pem("P-256"), "holds 2 private keys"),
         ("ES256", pem("P-256", PrivateFormat.OpenSSH), "ssh-keygen -p -m PKCS8"),
         ("ES256", pem("P-256").replace(b"-----END PRIVATE KEY-----", b""), "no END line"),

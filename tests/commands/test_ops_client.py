@@ -21,7 +21,7 @@ async def refused(url: str) -> str:
     ["localhost:9090", "ftp://localhost", "http://", "", "http://::1:9090", "http://localhost:x"],
 )
 async def test_what_is_no_address_is_said_to_be_none(url: str) -> None:
-    assert "that is no address: write http://127.0.0.1:9090" in await refused(url)
+    assert "that isn't an address: write http://127.0.0.1:9090" in await refused(url)
 
 
 async def test_a_port_without_a_listener_is_named_so() -> None:
@@ -40,8 +40,8 @@ async def test_a_name_that_does_not_resolve_is_named_so() -> None:
     [
         ("https", b"HTTP/1.1 400 Bad Request\r\n\r\n", "is it https with ops.tls, and http without?"),
         ("http", b"\x15\x03\x03\x00\x02\x02\x46", "is it https with ops.tls, and http without?"),
-        ("http", b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", "it is no dispatcher"),
-        ("http", b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]", "it is no dispatcher"),
+        ("http", b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", "it isn't a dispatcher"),
+        ("http", b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]", "it isn't a dispatcher"),
         ("http", b"HTTP/1.1 302 Found\r\nlocation: /\r\n\r\n", "answers /readyz with HTTP 302"),
         ("http", None, "no answer within 1 s"),
     ],

@@ -254,7 +254,7 @@ def _more_webhooks(text: str) -> Step:
 
 
 def _only(count: int) -> Step:
-    """No more than so many webhooks."""
+    """Returns a check that at most this number of webhooks is in use."""
 
     async def mount(scene: Scene) -> None:
         stage = scene.drill.scene
@@ -353,7 +353,7 @@ CASES = {
     "a new webhook is wrong": Case(
         _more_webhooks(UNUSABLE), _webhooks_as_before, {"DispatcherWebhookUnusable": (r"more\.yaml:4: .*must be one of email, sms",)},
     ),
-    "a new file is no YAML": Case(
+    "a new file isn't YAML": Case(
         _more_webhooks("webhooks: [ {"), _webhooks_as_before,
         {"DispatcherConfigIncomplete": (r"more\.yaml:1",), "DispatcherConfigDrift": (r"\b[0-9a-f]{64}\b",)},
         placeholders={"<pod>": "dispatcher-0"},

@@ -76,7 +76,7 @@ async def _a_gigabyte(request: web.Request, status: int) -> web.StreamResponse:
 
 
 async def garbage(request: web.Request, _receiver: Receiver) -> web.StreamResponse:
-    """Bytes that are no HTTP."""
+    """Bytes that aren't HTTP."""
     if request.transport is not None:
         request.transport.write(b"\x00\x01\x02 SSH-2.0-nonsense\r\n\r\n" * 5)
     await asyncio.sleep(0.05)

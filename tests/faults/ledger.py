@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from tests.integration.harness import Sent
 
 CLOCK_S = 0.05
-"""The time of a record of a retry topic, in milliseconds of another process, may be so much too late."""
+"""How much too late the time of a retry record may be, which another process took in milliseconds."""
 
 COMMITTED_S = 1.5
-"""What is finished is committed within so much time, see `committing`; a busy process takes a little longer."""
+"""Time within which finished records are committed, see `committing`; a busy process takes a little longer."""
 SOON_S = 15.0
 """So long an event may be tried again before it is parked."""
 
@@ -117,7 +117,7 @@ def _is_before(one: Sent, fault: Fault) -> bool:
 def parked_again(parked: Iterable[Parked], faults: Sequence[Fault]) -> list[Fault]:
     """Returns a fault for each life that it added: the event was parked before it, and the same time again after it.
 
-    Later records of both lives are no evidence: only a rise of the number of records from one time to the next is.
+    Later records of both lives aren't evidence: only a rise of the number of records from one time to the next is.
     """
     at = defaultdict[int, list[float]](list)
     for one in parked:

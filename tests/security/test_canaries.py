@@ -547,7 +547,7 @@ async def test_nothing_that_the_process_tells_holds_a_secret_or_personal_data(
         history = {name: text for name, text in scene.answers.items() if name.startswith("history")}
         worker = {"log of the worker": scene.answers["log of the worker"]}
         others = {name: text for name, text in scene.answers.items() if name not in {*shown, *history, *worker}}
-        # A database's name without user and password, for SQLite its path, is no secret (`Database.name`).
+        # A database's name without user and password, for SQLite its path, isn't secret (`Database.name`).
         leaks_of_worker = scene.aviary.found_in(worker, but=[scene.aviary.secrets["history.url"]])
         leaks = leaks_of_worker + scene.aviary.found_in(others) + traces_in(scene.answers)
         leaks += scene.aviary.found_in(history, but=[scene.aviary.personal[place] for place in HISTORY_IDS])

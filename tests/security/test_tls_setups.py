@@ -97,7 +97,7 @@ def without_intermediate(authority: trustme.CA, directory: Path) -> ssl.SSLConte
 
 
 def from_a_leaf(authority: trustme.CA, directory: Path) -> ssl.SSLContext:
-    """Issued by a certificate that is no authority's, which any tenant of the authority has (CVE-2014-1266 and kin)."""
+    """Issued by a certificate that isn't an authority's; any tenant of the authority has one (CVE-2014-1266 and kin)."""
     middle_key = ec.generate_private_key(ec.SECP256R1())
     middle = authority.issue_cert("hooks.example")
     issuer = x509.load_pem_x509_certificate(middle.cert_chain_pems[0].bytes())
@@ -132,7 +132,7 @@ REFUSED: dict[str, tuple[SetUp, str]] = {
         "certificate signature failure|unable to get local issuer",
     ),
     "its intermediate is missing": (without_intermediate, "unable to get local issuer"),
-    "issued by what is no authority": (from_a_leaf, "invalid CA certificate"),
+    "issued by a non-authority": (from_a_leaf, "invalid CA certificate"),
     "for another host": (lambda ca, _: of(ca.issue_cert("hooks.example")), "not valid for '127.0.0.1'"),
     "for another address": (lambda ca, _: of(ca.issue_cert("127.0.0.2")), "not valid for '127.0.0.1'"),
     "for localhost": (lambda ca, _: of(ca.issue_cert("localhost")), "not valid for '127.0.0.1'"),

@@ -35,7 +35,7 @@ async def stored(worker: HistoryWorker, *ages_s: float) -> float:
 
 
 async def test_an_entry_from_the_future_says_nothing_of_progress(worker: HistoryWorker) -> None:
-    """Neither one that is refused, nor one that is stored; clocks that differ by seconds are no such thing."""
+    """Neither one that is refused, nor one that is stored. Clocks may differ by seconds."""
     assert await stored(worker, 7200, 3600, -30 * DAY_S) == 3600
     assert await stored(worker, 3000, -DAY_S / 2) == 3000
     assert await stored(worker, -DAY_S / 2) == 3000
@@ -45,7 +45,7 @@ async def test_an_entry_from_the_future_says_nothing_of_progress(worker: History
 
 
 async def test_progress_is_that_of_the_latest_entries_that_were_read(worker: HistoryWorker) -> None:
-    """A worker that begins anew, or takes over a partition, has come as far as its latest entries."""
+    """A worker that restarts, or takes over a partition, has come as far as its latest entries."""
     assert await stored(worker, 1) == 1
     assert await stored(worker, 7200, 7300) == 7200
     assert await stored(worker, 40 * DAY_S) == 40 * DAY_S, "too old to be stored, and read nevertheless"

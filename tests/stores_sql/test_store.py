@@ -81,7 +81,7 @@ async def test_a_tenant_that_no_database_can_hold_has_no_webhook(store: SqlStore
 async def test_held_events_of_a_webhook_under_an_old_key_go_on_after_a_rotation(
     database: Database, url: Secret
 ) -> None:
-    """The rotation is no edit: no other webhook counts as changed."""
+    """The rotation isn't an edit: no other webhook counts as changed."""
     old, new = (Secret(new_key().encode()) for _ in range(2))
     under_old, under_new = (WebhookRepository(database, Encryption([one])) for one in (old, new))
     lost = await under_old.create(secretive(), by="ada", orgs=None)

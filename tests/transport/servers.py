@@ -170,7 +170,7 @@ class NameServer(asyncio.DatagramProtocol):
     """A DNS server, by UDP and TCP. A name has a sequence of answers, the last of which repeats.
 
     `zone["a.example"] = [["1.2.3.4"], ["127.0.0.1"]]` rebinds after the first query (of either type); an entry that
-    is no address is a CNAME. `truncate` holds the names that UDP does not have room for; `silent` those without any
+    isn't an address is a CNAME. `truncate` holds the names that UDP does not have room for; `silent` those without any
     answer.
     """
 

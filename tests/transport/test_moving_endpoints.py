@@ -76,7 +76,7 @@ async def test_busy_connections_follow_an_endpoint_that_moves(opening: Opener, a
 async def test_connections_stay_while_their_address_is_named_or_dns_fails(
     opening: Opener, authority: trustme.CA, answer: Sequence[str] | None
 ) -> None:
-    """A resolver that lies or is away is no reason to give up connections that work."""
+    """A resolver that lies or is away doesn't end connections that work."""
     server, _ = two_servers(authority)
     async with NameServer().running() as names, server.running():
         names.zone[HOST] = [["127.0.0.1"]]
@@ -329,7 +329,7 @@ async def test_names_whose_servers_do_not_answer_are_no_evidence_against_others(
         assert await reason(made, HOST) is None
     assert not [host for host in asked if host.endswith(f".{HOST}")], "their time was over before a thread was free"
     gc.collect()
-    assert logged == [], "what comes too late is no error of ours"
+    assert logged == [], "an answer that comes too late isn't our error"
 
 
 async def reason(made: Resolver, host: str) -> FailureReason | None:

@@ -90,7 +90,7 @@ def _next(at: Located, step: str | int) -> Located:
 
 
 def members(annotation: object) -> list[object]:
-    """Returns the types in a union, or the type itself if it is no union; `Annotated` is removed."""
+    """Returns the types in a union, or the type itself if it isn't a union; `Annotated` is removed."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return members(get_args(annotation)[0])

@@ -102,7 +102,7 @@ _EXAMPLES: Final[Mapping[str, _Json]] = {
 }
 """Examples of request bodies, by model."""
 _WORDS: Final = {
-    400: "The body is no JSON.",
+    400: "The body isn't JSON.",
     401: "The token is missing or invalid.",
     403: "The role does not permit this, or the caller does not belong to the organisation.",
     404: "It does not exist, or belongs to an organisation that the caller can't see.",

@@ -20,7 +20,7 @@ _LEFT_OUT: Final = frozenset({"csrf_token", "owner", "action"})
 
 
 async def keep_form(renderer: Renderer, request: web.Request) -> web.Response | None:
-    """Returns a page that keeps the posted form; None if the request is no form that can be kept.
+    """Returns a page that keeps the posted form; None if the request isn't a form that can be kept.
 
     The page asks to sign in, or, if that has happened already, to continue.
     """

@@ -120,7 +120,7 @@ def to(path: str) -> web.Response:
 def _page_of(request: web.Request) -> str:
     """Returns the path to which the choices of the top bar lead back.
 
-    For a posted form this is the page in the header Referer, because the path it was posted to may be no page.
+    For a posted form this is the page in the header Referer, because the path it was posted to may not be a page.
     """
     if request.method in ("GET", "HEAD"):
         return request.path_qs

@@ -155,7 +155,7 @@ def dead_event_of(record: Record) -> DeadEventModel:
 
 
 def place_of(dead_id: str) -> _Place:
-    """Returns partition and offset of a dead event's id. Raises NotFound if it is no such id."""
+    """Returns partition and offset of a dead event's id. Raises NotFound if it isn't such an id."""
     partition, dash, offset = dead_id.partition("-")
     if not dash or not _is_number(partition) or not _is_number(offset):
         raise NotFound("there is no such dead event, or it is no longer kept")

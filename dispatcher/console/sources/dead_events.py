@@ -78,7 +78,7 @@ class DeadLetterReader:
         """Reads the record of a dead event of any organisation.
 
         Raises:
-            NotFound: it is no dead event, or no longer in the topic.
+            NotFound: it isn't a dead event, or no longer in the topic.
             DispatcherError: the broker can't be reached.
         """
         self.get(dead_id, orgs=None)
@@ -103,7 +103,7 @@ class DeadLetterReader:
         Returns once the job runs or is queued behind others.
 
         Raises:
-            NotFound: an id is no dead event of this tenant, or the caller can't see the tenant.
+            NotFound: an id isn't that of a dead event of this tenant, or the caller can't see the tenant.
             DispatcherError: the broker can't be reached, or a redrive of the tenant is running.
         """
         selection, expected = self._selection(tenant, ids, query, orgs)

@@ -46,7 +46,7 @@ def sample_event(config: WebhookConfig, channel: Channel, message_status: str, n
     record = SampleRecord(orjson.dumps(_document(config, channel, message_status, unique, now)), int(now * 1000))
     event = read_event(record, Origin(record.topic, record.partition, record.offset))
     if not isinstance(event, DeliveryEvent):
-        raise TypeError("the sample is no delivery event")
+        raise TypeError("the sample isn't a delivery event")
     return event
 
 

@@ -72,8 +72,8 @@ def restore_secrets(document: JsonValue, secrets: Mapping[str, Secret]) -> Webho
     """Returns the complete configuration, to deliver with.
 
     Raises:
-        ConfigError: the document is no valid configuration in this version, or one of its secrets is missing. The error
-            names every problem.
+        ConfigError: the document isn't a valid configuration in this version, or one of its secrets is missing. The
+            error names every problem.
     """
     missing: list[Problem] = []
 
@@ -93,7 +93,7 @@ def without_secrets(document: JsonValue) -> WebhookConfig:
     """Returns the configuration with empty secrets: to show, never to deliver with.
 
     Raises:
-        ConfigError: the document is no valid configuration in this version. The error names every problem.
+        ConfigError: the document isn't a valid configuration in this version. The error names every problem.
     """
     return _validated(_walk(document, (), lambda _, __: Secret(b"")))
 

@@ -82,7 +82,7 @@ def _replaced_in(row: RowMapping, now: datetime) -> Loc | None:
 async def _erase_ended(connection: AsyncConnection, webhook_id: str, now: datetime) -> int:
     """Erases the ended signing secrets of a webhook, and its key if the next one has replaced it.
 
-    It is no edit: the version stays, and a disabled webhook stays disabled (see `loading`).
+    It isn't an edit: the version stays, and a disabled webhook stays disabled (see `loading`).
     """
     statement = select(webhooks).where(webhooks.c.id == webhook_id, webhooks.c.erased_at.is_(None))
     row = (await connection.execute(statement)).mappings().one_or_none()

@@ -81,7 +81,7 @@ def _read(group: Sequence[RowMapping], encryption: Encryption) -> WebhookRow:
     except ConfigError as error:
         return replace(row, problems=tuple(replace(problem, file=source) for problem in error.problems))
     # An edit without a difference counts, too: it re-enables a disabled webhook. That an old signing secret or key ends
-    # is no edit: such secrets don't count, their version does.
+    # isn't an edit: such secrets don't count, their version does.
     lasting = webhook.config.settled()
     if lasting is not webhook.config:
         webhook = replace(webhook, revision=Webhook.of(lasting, source).revision)

@@ -150,7 +150,7 @@ class SqlStore:
     async def load(self) -> None:
         """Reads every webhook, or those changed since the last time, and notifies the listeners.
 
-        Unusable ones are read again at every change: `rotate-keys` can make them usable, and is no edit of theirs.
+        Unusable ones are read again at every change: `rotate-keys` can make them usable, and doesn't edit them.
 
         Raises:
             StoreUnavailable: the database did not answer.

@@ -273,7 +273,7 @@ class Connection(asyncio.Protocol):
             return
         self.status = self._parser.get_status_code()
         if self.status == 101 or not 100 <= self.status <= 599:
-            self._problem = f"the answer has status {self.status}, which is no answer to a POST"
+            self._problem = f"the answer has status {self.status}, which isn't an answer to a POST"
         self._head_done = self.status >= 200
         if self.status != 200 and (self.status in BODYLESS or not self._head_done):
             if self._coding or self._length not in (b"", b"0"):

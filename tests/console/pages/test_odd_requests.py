@@ -1,4 +1,4 @@
-"""Requests that no page makes: whatever is written in a URL, a form or a header, the answer is no error of ours."""
+"""Requests that no page makes: no URL, form or header makes the console fail with an error of its own."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path

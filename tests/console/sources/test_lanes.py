@@ -179,7 +179,7 @@ async def test_many_who_ask_cost_one_request_in_two_seconds() -> None:
 
 
 async def test_a_real_dispatchers_lane_is_read_and_enabled() -> None:
-    """On this host; from elsewhere the ops endpoint refuses, which is no error."""
+    """On this host; from elsewhere the ops endpoint refuses, which doesn't count as an error."""
     theirs = LaneScheduler(DeliverySettings())
     watched = Watched(list, list, lambda: None, theirs, lambda: 0, {})
     clock = Clock()

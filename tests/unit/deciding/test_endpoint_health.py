@@ -56,7 +56,7 @@ def test_rare_successes_do_not_keep_it_from_being_disabled() -> None:
 
 
 def test_one_good_hour_within_the_day_does() -> None:
-    """The short window has no failure left then: the day begins anew."""
+    """The short window has no failure left then: the day starts again."""
     evidence = EndpointHealth()
     now = fail_until(evidence, BEGIN, BEGIN + 12 * HOUR)
     for _ in range(600):
@@ -71,7 +71,7 @@ def test_one_good_hour_within_the_day_does() -> None:
 
 
 def test_ten_failures_long_after_a_single_one_are_no_day_of_failing() -> None:
-    """In between nothing was sent: that is no evidence."""
+    """In between nothing was sent: that isn't evidence."""
     evidence = EndpointHealth()
     evidence.record(BEGIN, failed=True)
     for number in range(12):
@@ -188,7 +188,7 @@ def test_a_failure_among_enough_successes_ends_the_instability() -> None:
         evidence.record(ALIGNED, failed=True)
     assert evidence.state is UNSTABLE
     evidence.record(ALIGNED + 40 * 60, failed=True)
-    assert evidence.state is UNSTABLE, "one failed probe is no recovery"
+    assert evidence.state is UNSTABLE, "one failed probe doesn't prove a recovery"
     for number in range(9):
         evidence.record(ALIGNED + 41 * 60 + number, failed=False)
 
@@ -199,7 +199,7 @@ def test_good_health_for_half_an_hour_forgets_the_failures_before_it() -> None:
     evidence = EndpointHealth()
     evidence.record(ALIGNED, failed=True)
     evidence.record(ALIGNED + 60, failed=False)
-    assert evidence.failing_since == ALIGNED, "a success right behind a failure is no recovery"
+    assert evidence.failing_since == ALIGNED, "a success right after a failure doesn't prove a recovery"
     evidence.record(ALIGNED + 31 * 60, failed=False)
 
     assert evidence == EndpointHealth()

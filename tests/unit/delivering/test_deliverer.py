@@ -109,7 +109,7 @@ async def test_quick_tries_can_be_turned_off() -> None:
 
 @virtual_time
 async def test_after_a_reset_on_a_reused_connection_it_is_tried_at_once() -> None:
-    """The endpoint closed its keep-alive just as the request went out: that is no failure of it."""
+    """The endpoint closed its keep-alive just as the request went out: that isn't a failure of the endpoint."""
     bench = Bench(RESET_REUSED, 200, chance=lambda: 1.0)
 
     assert await deliver(bench) == Delivered(2)

@@ -209,7 +209,7 @@ async def test_who_waits_behind_a_silent_endpoint_is_parked() -> None:
     await asyncio.sleep(2.5)
 
     assert [event.refused for event in events if event.refused] == ["lane_full"] * 6
-    assert late.refused is None, "it has not waited for so long"
+    assert late.refused is None, "it has not waited long enough"
     await late.cancel()
 
 
@@ -338,7 +338,7 @@ async def disabled_lane() -> Lane:
         await asyncio.sleep(60)
         unstable = unstable or lane.endpoint.health.state is TenantState.UNSTABLE
         assert not unstable or lane.endpoint.health.state is not TenantState.ACTIVE, (
-            "one probe in 15 minutes is no recovery"
+            "one probe in 15 minutes doesn't prove a recovery"
         )
     assert lane.endpoint.health.state is TenantState.DISABLED
     lane.apply_webhook("first", None)

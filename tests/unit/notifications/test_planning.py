@@ -40,7 +40,7 @@ def test_a_webhook_that_is_disabled_again_is_reported_again() -> None:
 
 
 def test_trouble_that_goes_on_after_an_edit_is_reported_again() -> None:
-    """The tenant changed something to end it. Without a change the same trouble is no news, however often it begins."""
+    """The tenant changed something to end it. Without a change the same trouble isn't news, however often it begins."""
     for state, kind in ((FAILING, NewsKind.FAILING), (UNSTABLE, NewsKind.UNSTABLE)):
         fleet = Fleet()
         assert fleet.step(luma(state, NOW - 400, revision="a")) == [kind]

@@ -378,7 +378,7 @@ ipFamilies: [{{ join ", " . }}]
 {{- if and .Values.persistence.enabled .Values.migrations.enabled (eq (include "fd.store" .) "sql") }}true{{ end -}}
 {{- end -}}
 
-{{/* Ports of the bootstrap servers, 9092 by default; a server that is no host:port is refused, as the dispatcher would. */}}
+{{/* Ports of the bootstrap servers, 9092 by default; a server that isn't host:port is refused, as the dispatcher would. */}}
 {{- define "fd.bootstrapPorts" -}}
 {{- range splitList "," (toString (dig "kafka" "bootstrap_servers" "" .Values.config)) -}}
 {{- $server := trim . -}}
