@@ -67,7 +67,7 @@ def _is_held_finished(snapshot: Snapshot | None) -> _IsFinished:
         if is_snapshot(record.headers):
             return True
         progress = tenants.get(tenant_of(record.headers))
-        return progress is not None and (record.offset < progress.below or record.offset in progress.beyond)
+        return progress is not None and progress.covers(record.offset)
 
     return is_finished
 

@@ -3,6 +3,9 @@
 Events of many tenants lie mixed in the partition. Reading passes over those of tenants that are still held, and
 remembers only the offsets of each tenant's first and last events. When a tenant is released, reading goes back to its
 first event. Nothing is kept of a single event that only waits: a million of one tenant take as much memory as one.
+
+Nor is anything kept of a single finished event. Each tenant's events are begun in the order of their offsets, so every
+one below `high` is finished, except those that are in flight or were put back, which are at most `ROOM`.
 """
 
 from collections.abc import Mapping
@@ -37,15 +40,43 @@ class _Tenant:
     """Its next event has reached the age limit, as far as is known."""
     not_before: float = 0.0
     """Seconds of a steady clock; it rests until then."""
+    high: int = 0
+    """Offset below which every event was begun at some time."""
     in_flight: set[int] = field(default_factory=set)
-    finished: set[int] = field(default_factory=set)
-    """Offsets beyond the first unfinished event."""
-    has_finished: bool = False
+    put_back: set[int] = field(default_factory=set)
+    """Events from `next` on that were begun and are to be begun again."""
+    finished_to: int = 0
+    """One above the last finished event; 0 if none is known."""
+
+    def __post_init__(self) -> None:
+        self.high = max(self.high, self.next)
 
     @property
     def below(self) -> int:
         """Offset below which every event is finished."""
         return min(self.next, min(self.in_flight, default=self.next))
+
+    @property
+    def progress(self) -> Progress:
+        below = self.below
+        end = max(below, self.finished_to)
+        return Progress(below, end, tuple(sorted(one for one in (*self.in_flight, *self.put_back) if one < end)))
+
+    def apply(self, before: Progress) -> None:
+        """Continues from the progress that an earlier reader made."""
+        self.next, self.finished_to = max(self.next, before.below), before.end
+        self.high = max(self.next, before.end)
+        self.put_back = {one for one in before.unfinished if one >= self.next}
+
+    def is_begun(self, offset: int) -> bool:
+        """Returns whether one of its events is finished or in flight."""
+        return offset < self.next or (offset < self.high and offset not in self.put_back)
+
+    def move_to(self, offset: int) -> None:
+        """Goes on at `offset`: no event that is to be begun lies before it."""
+        self.next, self.high = offset, max(self.high, offset)
+        if self.put_back:
+            self.put_back = {one for one in self.put_back if one >= offset}
 
     @property
     def is_over(self) -> bool:
@@ -93,8 +124,7 @@ class HeldPartition:
     def _apply_progress(self, key: TenantKey, tenant: _Tenant) -> None:
         before = self._progress.pop(key, None)
         if before is not None:
-            tenant.next, tenant.finished = max(tenant.next, before.below), set(before.beyond)
-            tenant.has_finished = True
+            tenant.apply(before)
 
     @property
     def events(self) -> int:
@@ -128,7 +158,7 @@ class HeldPartition:
         if offset >= self.seen_to:
             self.seen_to = offset + 1
             tenant = self._register(offset, key, tenant, first_seen)
-        if tenant is None or offset < tenant.next or offset in tenant.finished or offset in tenant.in_flight:
+        if tenant is None or tenant.is_begun(offset):
             return self._pass(offset)
         is_due = first_seen + self._max_age_s <= wall
         is_next = tenant.reading == self._reading
@@ -143,7 +173,7 @@ class HeldPartition:
             return None
         self._pass(offset)
         tenant.in_flight.add(offset)
-        tenant.next = offset + 1
+        tenant.move_to(offset + 1)
         return True
 
     def _pass(self, offset: int) -> bool:
@@ -163,8 +193,8 @@ class HeldPartition:
         for key in self._active:
             tenant = self._tenants[key]
             is_next = tenant.reading == self._reading
-            if is_next and self.cursor > tenant.last:
-                tenant.next = max(tenant.next, tenant.last + 1)
+            if is_next and self.cursor > tenant.last >= tenant.next:
+                tenant.move_to(tenant.last + 1)
             if tenant.next <= tenant.last and (self._is_ready(tenant, now) or not tenant.released):
                 if len(tenant.in_flight) < (ROOM if is_next else ROOM // 2):  # going back has to be worth it
                     ready.append(tenant)
@@ -196,7 +226,7 @@ class HeldPartition:
         elif tenant.is_over:
             tenant.reading, tenant.expires_at, tenant.events = self._reading, first_seen + self._max_age_s, 0
         tenant.last = offset
-        if offset >= tenant.next and offset not in tenant.finished:
+        if not tenant.is_begun(offset):
             tenant.events += 1
         return tenant
 
@@ -230,17 +260,15 @@ class HeldPartition:
         """Marks an event as finished: it has its outcome."""
         tenant = self._tenants[key]
         tenant.in_flight.discard(offset)
-        tenant.finished.add(offset)
-        tenant.has_finished = True
+        tenant.finished_to = max(tenant.finished_to, offset + 1)
         tenant.events -= 1
-        below = tenant.below
-        tenant.finished = {one for one in tenant.finished if one >= below}
         self._leave_if_idle(key, tenant)
 
     def hold_again(self, key: TenantKey, offset: int, not_before: float) -> None:
         """Puts back an event that still has to wait. Its tenant rests until `not_before` of the steady clock."""
         tenant = self._tenants[key]
         tenant.in_flight.discard(offset)
+        tenant.put_back.add(offset)
         tenant.is_due = False
         tenant.next = min(tenant.next, offset)
         tenant.reading = -1
@@ -262,9 +290,9 @@ class HeldPartition:
             self._active.discard(key)
         beyond = {key: progress for key, progress in self._progress.items() if progress.reaches_beyond(position)}
         beyond |= {
-            key: Progress(tenant.below, tuple(sorted(tenant.finished)))
+            key: progress
             for key, tenant in self._tenants.items()
-            if tenant.has_finished and (tenant.below > position or tenant.finished)
+            if tenant.finished_to and (progress := tenant.progress).reaches_beyond(position)
         }
         return position, Snapshot(beyond)
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Any, Final, Self
 
 import orjson
@@ -24,6 +25,8 @@ _FIRST_SEEN: Final = PREFIX + "first-seen"
 _SNAPSHOT: Final = PREFIX + "held-snapshot"
 MAX_SNAPSHOT_TENANTS: Final = 5_000
 """Tenants of one snapshot, about 100 bytes each; what the others had finished is repeated after a crash."""
+MAX_UNFINISHED: Final = 20_000
+"""Offsets of one snapshot. Of tenants with more, what finished behind an unfinished event is repeated after a crash."""
 _METADATA: Final = "h1:"
 _DIRECTORY_METADATA: Final = "h2:"
 
@@ -34,12 +37,18 @@ class Progress:
 
     below: int
     """All of its events at lower offsets are finished."""
-    beyond: tuple[int, ...] = ()
-    """Offsets of finished events from `below` on."""
+    end: int
+    """All of its events from `below` to before `end` are finished, except the unfinished ones."""
+    unfinished: tuple[int, ...] = ()
+    """Offsets between `below` and `end`, rising."""
 
     def reaches_beyond(self, position: int) -> bool:
         """Returns whether an event at `position` or later is finished."""
-        return self.below > position or bool(self.beyond)
+        return self.end > position and (self.below > position or self.end > self.below)
+
+    def covers(self, offset: int) -> bool:
+        """Returns whether the tenant's event at an offset is finished."""
+        return offset < self.below or (offset < self.end and offset not in self.unfinished)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +59,22 @@ class Snapshot:
 
     def encode(self) -> bytes:
         """Returns the snapshot as the value of a record."""
-        some = list(self.tenants.items())[:MAX_SNAPSHOT_TENANTS]
-        return orjson.dumps([[key.org, key.sandbox, one.below, one.beyond] for key, one in some])
+        rows, room = [], MAX_UNFINISHED
+        for key, one in islice(self.tenants.items(), MAX_SNAPSHOT_TENANTS):
+            room -= len(one.unfinished)
+            rows.append([key.org, key.sandbox, one.below, *((one.end, one.unfinished) if room >= 0 else ())])
+        return orjson.dumps(rows)
 
     @classmethod
     def of(cls, record: Record) -> Self | None:
         """Returns the snapshot in a record, or None if the record is something else."""
         try:
-            rows = _content(record)
-            return cls(
-                {TenantKey(org, sandbox): Progress(below, tuple(beyond)) for org, sandbox, below, beyond in rows}
-            )
+            tenants = {}
+            for org, sandbox, below, *beyond in _content(record):
+                # Version 0.2 listed what was finished beyond `below`, which is repeated once after an upgrade.
+                end, unfinished = beyond if len(beyond) == 2 else (below, ())
+                tenants[TenantKey(org, sandbox)] = Progress(int(below), int(end), tuple(unfinished))
+            return cls(tenants)
         except (ValueError, TypeError):
             return None
 

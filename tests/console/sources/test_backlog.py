@@ -127,7 +127,7 @@ async def test_held_events_are_counted_by_reason_without_those_that_are_finished
         TierModel("held", 4, None, reason="paused", expires_at=EXPIRES),
         TierModel("held", 1, None, reason="suspended", expires_at=EXPIRES),
     ]
-    await parked.commit_held(1, {OTHER: Progress(5, (6,)), LUMA: Progress(2, (7,))})  # left: 2 and 3, and 5
+    await parked.commit_held(1, {OTHER: Progress(5, 7, (5,)), LUMA: Progress(2, 8, (2, 3))})  # left: 2 and 3, and 5
     assert await RetryBacklog(settings).of(LUMA) == [TierModel("held", 2, None, reason="paused", expires_at=EXPIRES)]
     assert await RetryBacklog(settings).of(OTHER) == [TierModel("held", 1, None, reason="unusable", expires_at=EXPIRES)]
 

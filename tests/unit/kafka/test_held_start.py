@@ -24,7 +24,7 @@ from tests.unit.virtual_time import seconds_taken, virtual_time
 
 TP = TopicPartition("g.held", 1)
 TENANT = TenantKey("a", "prod")
-SNAPSHOT = Snapshot({TENANT: Progress(9, (11,))})
+SNAPSHOT = Snapshot({TENANT: Progress(9, 12, (9,))})
 DIRECTORY = Directory(12, {TENANT: Place(5, 11, 1.8e9, 3)})
 
 

@@ -8,12 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.contract.tenant import TenantKey
+from dispatcher.kafka import held_topic
 from dispatcher.kafka.held_partition import ROOM, HeldPartition
-from dispatcher.kafka.held_topic import Directory, Place, Snapshot, SnapshotOffsets
+from dispatcher.kafka.held_topic import Directory, Place, Progress, Snapshot, SnapshotOffsets
 from tests.unit.examples import ARecord
 
 A, B, C = (TenantKey(name, "prod") for name in "abc")
 MAX_AGE_S = 1000.0
+SNAPSHOT_HEADERS = (("feedback-held-snapshot", b"1"),)
 
 
 class Topic:
@@ -49,6 +51,19 @@ class Topic:
             while finish and self.under_way:
                 self.partition.finish(*self.under_way.pop())
         return self.begun[before:]
+
+
+def as_written(snapshot: Snapshot) -> Snapshot:
+    """Returns the snapshot as it is read from its record."""
+    read = Snapshot.of(ARecord(snapshot.encode(), None, SNAPSHOT_HEADERS, "g.held", 0, 1))
+    assert read is not None
+    return read
+
+
+def restarted(topic: Topic, directory: Directory | None = None) -> Topic:
+    """Returns the topic as the next reader finds it."""
+    position, snapshot = topic.partition.to_commit()
+    return Topic(topic.tenants, HeldPartition(position, as_written(snapshot).tenants, MAX_AGE_S, directory))
 
 
 def test_held_events_are_passed_over_and_nothing_is_kept_of_each() -> None:
@@ -155,11 +170,59 @@ def test_a_restart_repeats_only_what_was_under_way() -> None:
         if number % 3:
             topic.partition.finish(key, offset)
             done.add(offset)
-    position, snapshot = topic.partition.to_commit()
-    again = Topic(tenants, HeldPartition(position, snapshot.tenants, MAX_AGE_S))
+    again = restarted(topic)
     again.until_idle()
     again.partition.release(B, released=True)
     assert sorted(again.until_idle()) == [offset for offset in range(1, 120, 3) if offset not in done]
+
+
+def test_behind_a_stuck_event_nothing_is_kept_of_each_finished_one() -> None:
+    """Its dead letter can't be written perhaps: everything else of its tenant goes on."""
+    topic = Topic([A, B] * 3_000)
+    topic.until_idle()
+    topic.partition.release(A, released=True)
+    while topic.step():
+        for key, offset in [one for one in topic.under_way if one[1] not in (0, 2_000)]:
+            topic.partition.finish(key, offset)
+            topic.under_way.remove((key, offset))
+    assert topic.begun == list(range(0, 6_000, 2))
+    position, snapshot = topic.partition.to_commit()
+    assert position == 0
+    assert len(snapshot.encode()) < 60
+    again = restarted(topic)
+    again.until_idle()
+    again.partition.release(A, released=True)
+    assert again.until_idle() == [0, 2_000]
+
+
+def test_an_unfinished_event_that_retention_removed_holds_no_position() -> None:
+    topic = Topic([A] * 6)
+    topic.until_idle()
+    topic.partition.release(A, released=True)
+    topic.until_idle(finish=False)
+    for offset in (1, 2, 4):
+        topic.partition.finish(A, offset)
+    _, snapshot = topic.partition.to_commit()
+    again = HeldPartition(0, snapshot.tenants, MAX_AGE_S)
+    again.release(A, released=True)
+    for offset in (1, 2, 4):
+        assert again.claim(offset, A, 0.0, 0.0, 0.0) is False, "it is finished"
+    again.release(A, released=True)
+    assert again.claim(5, A, 0.0, 0.0, 0.0)
+    again.finish(A, 5)
+    assert again.to_commit()[0] == 6
+
+
+def test_a_snapshot_is_bounded_and_what_it_leaves_out_is_repeated() -> None:
+    keys = [TenantKey(str(number), "prod") for number in range(held_topic.MAX_UNFINISHED // ROOM + 1)]
+    progress = Progress(5, 5 + 2 * ROOM, tuple(range(5, 5 + 2 * ROOM, 2)))
+    written = as_written(Snapshot(dict.fromkeys(keys, progress)))
+    assert [*written.tenants.values()] == [progress] * (len(keys) - 1) + [Progress(5, 5)]
+
+
+def test_a_snapshot_of_version_0_2_is_read_as_far_as_it_says_that_all_is_finished() -> None:
+    old = ARecord(b'[["a", "prod", 3, [5, 6]]]', None, SNAPSHOT_HEADERS, "g.held", 0, 1)
+    assert Snapshot.of(old) == Snapshot({A: Progress(3, 3)})
 
 
 def test_a_second_restart_before_anything_is_read_keeps_what_the_first_one_knew() -> None:
@@ -169,8 +232,7 @@ def test_a_second_restart_before_anything_is_read_keeps_what_the_first_one_knew(
     topic.partition.release(C, released=True)
     assert topic.until_idle() == [1, 2]
     for _ in range(2):
-        position, snapshot = topic.partition.to_commit()
-        topic = Topic(tenants, HeldPartition(position, snapshot.tenants, MAX_AGE_S))
+        topic = restarted(topic)
     topic.until_idle()
     topic.partition.release(C, released=True)
     assert topic.until_idle() == []
@@ -184,8 +246,8 @@ def test_a_restart_with_a_directory_reads_nothing_of_what_was_read_before() -> N
     assert topic.until_idle() == [1003, 1004, 1005]
     directory = topic.partition.directory()
     assert directory.end == len(tenants)
-    position, snapshot = topic.partition.to_commit()
-    again = Topic([*tenants, B], HeldPartition(position, snapshot.tenants, MAX_AGE_S, directory))
+    topic.tenants.append(B)
+    again = restarted(topic, directory)
     assert again.partition.events == 1003
     assert again.until_idle() == []
     assert again.read == 1, "only what came since"
@@ -224,8 +286,7 @@ def test_a_directory_that_ends_before_the_position_says_nothing() -> None:
 @given(st.integers(0, 2**40), st.dictionaries(st.sampled_from([A, B, C]), st.integers(0, 2**40)))
 def test_a_directory_is_read_as_it_was_written(end: int, tenants: dict[TenantKey, int]) -> None:
     directory = Directory(end, {key: Place(first, first + 1, first + 0.5, 2) for key, first in tenants.items()})
-    headers = (("feedback-held-snapshot", b"1"),)
-    record = ARecord(directory.encode(), None, headers, "g.held", 0, 1)
+    record = ARecord(directory.encode(), None, SNAPSHOT_HEADERS, "g.held", 0, 1)
     assert Directory.of(record) == directory
     assert Snapshot.of(record) is None
     assert Directory.of(replace(record, headers=())) is None
@@ -265,9 +326,7 @@ def test_every_event_is_processed_once_whatever_happens(data: st.DataObject, ten
         elif action == "release":
             topic.partition.release(data.draw(_KEYS), released=data.draw(st.booleans()))
         elif action == "restart":
-            position, snapshot = topic.partition.to_commit()
-            directory = data.draw(st.sampled_from(directories))
-            topic = Topic(tenants, HeldPartition(position, snapshot.tenants, MAX_AGE_S, directory))
+            topic = restarted(topic, data.draw(st.sampled_from(directories)))
         elif action == "write directory":
             directories.append(topic.partition.directory())
         elif topic.under_way:
