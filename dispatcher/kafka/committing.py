@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
+import structlog
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, OffsetMetadataTooLargeError
 
 from dispatcher.config.kafka_settings import KafkaSettings
@@ -21,6 +22,8 @@ from dispatcher.kafka.metadata_limit import MetadataLimit
 from dispatcher.kafka.partition import Partition
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.telemetry import metrics
+
+log = structlog.get_logger(__name__)
 
 COMMIT_S: Final = 10.0
 """Deadline of one commit: aiokafka would repeat it for ever."""
@@ -102,7 +105,10 @@ class Committer:
                     # The group has moved on; the new owner begins at the last commit that went through.
                     self._report(f"the group has given the partitions to another member ({type(error).__name__})")
                     return False
-                except (KafkaError, OSError, TimeoutError) as error:
+                except Exception as error:
+                    if not isinstance(error, KafkaError | OSError):
+                        metrics.ERRORS.labels("consumer").inc()
+                        log.exception("commit failed because of an odd answer or a bug", group=self._group_id)
                     address = self._settings.bootstrap_servers
                     peer = peer_of(self._settings, address, group_id=self._group_id)
                     self._report(f"kafka at {address}: {explain(error, peer)[1]}")

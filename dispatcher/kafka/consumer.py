@@ -174,9 +174,14 @@ class Consumer:
         partitions = [self._partitions[tp] for tp in tps if tp in self._partitions]
         if partitions:
             log.info("partitions revoked", group=self.group_id, partitions=[str(one) for one in partitions])
-        await self._finish_under_way(partitions, REVOKE_WAIT_S)
-        if self._client is not None:
-            await self._committer.commit(self._client, partitions)
+        async with AsyncExitStack() as at_end:
+            at_end.callback(self._forget, partitions)
+            await self._finish_under_way(partitions, REVOKE_WAIT_S)
+            if self._client is not None:
+                await self._committer.commit(self._client, partitions)
+
+    def _forget(self, partitions: Iterable[Partition]) -> None:
+        """Ends the assignment of these partitions, and keeps what is finished of them."""
         self._cancel(partitions)
         for partition in partitions:
             self._partitions.pop(partition.tp, None)

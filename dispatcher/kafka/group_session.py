@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from typing import Final, TypeVar
 
+import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
@@ -22,6 +23,8 @@ from dispatcher.kafka.membership import GroupClient
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.tasks import Backoff, set_within, unless
 from dispatcher.telemetry import metrics
+
+log = structlog.get_logger(__name__)
 
 WATCH_S: Final = 5.0
 FIRST_REPEAT_S: Final = 1.0
@@ -116,7 +119,7 @@ class GroupSession:
     async def poll(self, step: Callable[[], Awaitable[None]]) -> None:
         """Calls `step` again and again, until cancelled or fenced.
 
-        Errors of the client are reported, and waited for with growing waits. A fenced member stops.
+        Errors are reported, whatever they are, and waited for with growing waits. A fenced member stops.
         """
         backoff = Backoff(FIRST_REPEAT_S, LONGEST_POLL_WAIT_S)
         while True:
@@ -126,7 +129,7 @@ class GroupSession:
             except FencedMember as error:
                 self._stop_fenced(str(error.args[0]))
                 return
-            except (KafkaError, OSError, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001
                 self.report(error)
                 await backoff.wait()
 
@@ -154,7 +157,7 @@ class GroupSession:
             try:
                 async with asyncio.timeout(MOST_S + 1):
                     ends = await client.end_offsets(tps)
-            except (KafkaError, OSError, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001
                 self.report(error)
                 self.broker_answers = False
                 continue
@@ -175,5 +178,12 @@ class GroupSession:
         self.problems.report(KafkaReason.PARTITION_OFFLINE, detail, source=self.source, lasts_s=REPORTED_S)
 
     def report(self, error: BaseException) -> None:
-        """Reports an error of the client under the consumer's name."""
+        """Reports an error of the client under the consumer's name.
+
+        aiokafka raises KeyError and AttributeError, among others, on odd answers. They are logged in full, since they
+        may also be a bug.
+        """
+        if not isinstance(error, KafkaError | OSError):
+            metrics.ERRORS.labels("consumer").inc()
+            log.error("the consumer goes on after an odd answer or a bug", group=self.group_id, exc_info=error)
         report_error(self.problems, self.source, error, self._settings, group_id=self.group_id, lasts_s=REPORTED_S)

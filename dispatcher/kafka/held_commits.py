@@ -1,12 +1,13 @@
 """The state of each assigned partition of held events, and the commits of that state.
 
 A commit's metadata names the log, see `commit_metadata`, and up to two records of the same partition: the snapshot of
-what is finished out of order, and the directory of the tenants' events.
+what is finished out of order, and the directory of the tenants' events. A snapshot that can't be written doesn't stop
+the commits: the partition is committed with the newest one that was, which stays true.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -16,7 +17,7 @@ from aiokafka.errors import KafkaError, OffsetMetadataTooLargeError
 from aiokafka.structs import ConsumerRecord
 
 from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt
-from dispatcher.errors import NotWritten, RecordTooLarge
+from dispatcher.errors import RecordTooLarge
 from dispatcher.kafka.commit_metadata import AT_START, Fingerprint, encode_metadata
 from dispatcher.kafka.held_partition import HeldPartition
 from dispatcher.kafka.held_start import HeldStart
@@ -30,13 +31,18 @@ from dispatcher.telemetry import metrics
 log = structlog.get_logger(__name__)
 
 COMMIT_WITHIN_S: Final = 10.0
+SNAPSHOT_S: Final = 3.0
+"""Deadline of the snapshots of one commit: the other partitions wait for them."""
+SNAPSHOT_AGAIN_S: Final = 30.0
+"""A snapshot that could not be written is tried again after so long."""
 DIRECTORY_EVERY: Final = 5_000
 """Number of records read between two directories. A restart reads at most this many again in each partition."""
 MOST_TENANTS: Final = 5_000
 """Of a directory, about 100 bytes each. If a partition has more, a restart reads it from the position."""
 
-State = tuple[int, Snapshot, tuple[int, int] | None]
-"""Content of a commit: position, progress, and the directory's end and offset."""
+State = tuple[int, int | None, tuple[int, int] | None]
+"""Content of a commit: position, the offset of the snapshot, and the directory's end and offset."""
+NO_SNAPSHOT: Final = Snapshot({})
 
 
 @dataclass(slots=True, eq=False)
@@ -52,6 +58,12 @@ class HeldAssignment:
     committed: State | None = None
     last: ConsumerRecord[bytes, bytes] | None = None
     """The last record that was read: it identifies the log."""
+    snapshot: Snapshot = NO_SNAPSHOT
+    """The newest one that was written in this assignment, or was too large for it."""
+    snapshot_at: int | None = None
+    """Offset of the newest snapshot that was written, perhaps in an earlier assignment."""
+    write_again_at: float = 0.0
+    """Loop time until which no snapshot is written, because one was not."""
     directory: tuple[int, int] | None = None
     """End of the newest directory that was written, and the offset of its record."""
     directory_due: int = 0
@@ -68,6 +80,7 @@ class HeldAssignment:
         """Creates the partition's state from the position and snapshots at which reading starts. Returns the state."""
         self.left = start
         self.state = HeldPartition(start.position, start.snapshot.tenants, max_age_s, start.directory)
+        self.snapshot_at = start.snapshot_at
         if start.directory is not None and start.directory_at is not None:
             self.directory = (start.directory.end, start.directory_at)
             self.directory_due = start.directory.end + DIRECTORY_EVERY
@@ -87,7 +100,7 @@ class HeldAssignment:
         position, snapshot = self.state.to_commit()
         directory = None if self.fingerprint is None else self.state.directory()
         left = replace(self.left, position=position, snapshot=snapshot, fingerprint=self.fingerprint)
-        return replace(left, directory=directory, directory_at=None)
+        return replace(left, directory=directory, directory_at=None, snapshot_at=self.snapshot_at)
 
     def metadata_at(self, position: int, progress: int | None, most_bytes: int) -> str:
         """Returns the metadata for a commit of this position, which names its log and its snapshots if they fit.
@@ -114,73 +127,99 @@ class HeldCommitter:
 
     async def commit(self, client: GroupClient | None, partitions: Iterable[HeldAssignment]) -> bool:
         """Commits what has changed of these partitions. Returns False if that failed: the next commit covers it."""
-        try:
-            await self._commit(client, partitions)
-        except (KafkaError, OSError, TimeoutError, NotWritten) as error:
-            metrics.COMMIT_FAILURES.inc()
-            log.warning("commit failed", group=self._group_id, error=type(error).__name__, detail=str(error)[:256])
-            return False
-        return True
-
-    async def _commit(self, client: GroupClient | None, partitions: Iterable[HeldAssignment]) -> None:
         async with self._lock:
             dirty = [one for one in partitions if one.is_dirty and one.state is not None]
             for one in dirty:
                 one.is_dirty = False
+            committed = False
             try:
-                await self._commit_all(client, dirty)
-            except BaseException:
-                for one in dirty:
+                await self._commit(client, dirty)
+                committed = True
+            except (KafkaError, OSError) as error:
+                log.warning("commit failed", group=self._group_id, error=type(error).__name__, detail=str(error)[:256])
+            except Exception:  # aiokafka, on an odd answer
+                metrics.ERRORS.labels("consumer").inc()
+                log.exception("commit failed because of a bug", group=self._group_id)
+            finally:
+                for one in dirty if not committed else ():
                     one.is_dirty = True
-                raise
+            if not committed:
+                metrics.COMMIT_FAILURES.inc()
+            return committed
 
-    async def _commit_all(self, client: GroupClient | None, partitions: Sequence[HeldAssignment]) -> None:
-        """Commits the partitions that have news. Shortens the metadata if the broker refuses its length."""
-        states: dict[TopicPartition, State] = {}
-        snapshots: dict[TopicPartition, int | None] = {}
-        for one in partitions:
-            if one.state is None:
-                continue
-            position, snapshot = one.state.to_commit()
-            await self._write_directory(one, one.state, position)
-            if (position, snapshot, one.directory) != one.committed:
-                snapshots[one.tp] = await self._write(one.tp, snapshot) if snapshot.tenants else None
-                states[one.tp] = (position, snapshot, one.directory)
+    async def _commit(self, client: GroupClient | None, partitions: Sequence[HeldAssignment]) -> None:
+        """Commits the partitions that have news."""
+        described = await asyncio.gather(
+            *(self._describe(one, one.state) for one in partitions if one.state is not None)
+        )
+        states = {one: state for one, state in zip(partitions, described, strict=True) if state != one.committed}
         if not states or client is None:
             return
+        offsets = await self._send(client, states)
+        for one, state in states.items():
+            one.committed = state
+            if one.left is not None:
+                one.left = replace(one.left, committed=offsets[one.tp])
+
+    async def _send(
+        self, client: GroupClient, states: Mapping[HeldAssignment, State]
+    ) -> dict[TopicPartition, tuple[int, str]]:
+        """Commits these states, and returns what was written. Shortens metadata whose length the broker refuses."""
         while True:
             most_bytes = self._limit.bytes_now()
             offsets = {
-                one.tp: (states[one.tp][0], one.metadata_at(states[one.tp][0], snapshots[one.tp], most_bytes))
-                for one in partitions
-                if one.tp in states
+                one.tp: (position, one.metadata_at(position, snapshot, most_bytes))
+                for one, (position, snapshot, _) in states.items()
             }
             longest = max(len(metadata) for _, metadata in offsets.values())
             try:
                 async with asyncio.timeout(COMMIT_WITHIN_S):
                     await client.commit(offsets)
-                self._limit.accepted(longest)
-                break
             except OffsetMetadataTooLargeError:
                 if not self._limit.lower(longest):
                     raise
-        for one in partitions:
-            if one.tp in states:
-                one.committed = states[one.tp]
-                if one.left is not None:
-                    one.left = replace(one.left, committed=offsets[one.tp])
+            else:
+                self._limit.accepted(longest)
+                return offsets
+
+    async def _describe(self, one: HeldAssignment, state: HeldPartition) -> State:
+        """Returns what to commit of a partition, after writing the snapshots that are due, if they can be written."""
+        position, snapshot = state.to_commit()
+        if asyncio.get_running_loop().time() < one.write_again_at:
+            one.is_dirty = True
+        else:
+            try:
+                async with asyncio.timeout(SNAPSHOT_S):
+                    await self._write_directory(one, state, position)
+                    await self._write_snapshot(one, snapshot)
+            except Exception as error:  # noqa: BLE001  (whatever it is, it must not stop the commits)
+                metrics.COMMIT_FAILURES.inc()
+                one.write_again_at = asyncio.get_running_loop().time() + SNAPSHOT_AGAIN_S
+                one.is_dirty = True
+                log.warning(
+                    "committed without a new snapshot: a restart may repeat held events", partition=one.tp.partition,
+                    error=type(error).__name__, why=str(error)[:256],
+                )  # fmt: skip
+        return position, one.snapshot_at if snapshot.tenants else None, one.directory
 
     async def _write_directory(self, one: HeldAssignment, state: HeldPartition, position: int) -> None:
         """Writes the partition's directory if enough was read since the last one."""
         if state.seen_to < max(one.directory_due, position + DIRECTORY_EVERY):
             return
         directory = state.directory()
+        if len(directory.tenants) <= MOST_TENANTS:
+            at = await self._write(one.tp, directory)
+            if at is not None:
+                one.directory = (directory.end, at)
         one.directory_due = directory.end + DIRECTORY_EVERY
-        if len(directory.tenants) > MOST_TENANTS:
+
+    async def _write_snapshot(self, one: HeldAssignment, snapshot: Snapshot) -> None:
+        """Writes what is finished beyond the position, if that has changed."""
+        if snapshot == one.snapshot:
             return
-        at = await self._write(one.tp, directory)
-        if at is not None:
-            one.directory = (directory.end, at)
+        at = await self._write(one.tp, snapshot) if snapshot.tenants else None
+        one.snapshot = snapshot
+        one.snapshot_at = one.snapshot_at if at is None else at
 
     async def _write(self, tp: TopicPartition, snapshot: Snapshot | Directory) -> int | None:
         """Writes a snapshot. Returns its offset, or None if the topic doesn't accept a record of its size."""

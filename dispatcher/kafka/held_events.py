@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 from aiokafka import TopicPartition
-from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import IllegalStateError, OffsetOutOfRangeError
 from aiokafka.structs import ConsumerRecord
 
 from dispatcher.config.kafka_settings import KafkaSettings
@@ -219,7 +219,7 @@ class HeldEvents:
                 one.unanswered_at = 0.0
             except (FencedMember, IllegalStateError):
                 raise
-            except (KafkaError, OSError, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001  (the session reports whatever it is)
                 one.unanswered_at = loop.time()
                 self._check_again_at = one.unanswered_at + CHECK_AGAIN_S
                 place = f"{one.tp.topic}/{one.tp.partition}"

@@ -45,6 +45,8 @@ class HeldStart:
     """Places of the tenants' events, as far as an earlier reader has read; None if they are not known."""
     directory_at: int | None = None
     """Offset of the directory's record; None if it was not written."""
+    snapshot_at: int | None = None
+    """Offset of the newest snapshot's record, which may say less; None if none was written."""
 
 
 async def find_start(
@@ -111,7 +113,7 @@ async def _committed_start(
         if snapshot is None:
             log.warning("held events may be repeated: their snapshot is gone", partition=tp.partition)
         else:
-            start = replace(start, snapshot=snapshot)
+            start = replace(start, snapshot=snapshot, snapshot_at=named.progress)
     if named.directory is not None and claim.fingerprint is not None:
         record = await _record_at(client, tp, named.directory, bounds)
         directory = None if record is None else Directory.of(record)

@@ -17,6 +17,7 @@ from aiokafka.errors import KafkaConnectionError, LeaderNotAvailableError
 from prometheus_client import REGISTRY
 
 from dispatcher.config.kafka_settings import KafkaSettings
+from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.contract.outcomes import Delivered, Outcome
 from dispatcher.contract.records import ProcessingAttempt, Record
 from dispatcher.delivery.direct_attempt import DirectAttempt
@@ -25,6 +26,7 @@ from dispatcher.kafka.committing import COMMIT_S
 from dispatcher.kafka.consumer import Consumer
 from dispatcher.kafka.offset_tracker import Run
 from dispatcher.kafka.partition import InFlightRecord, ReadAheadLimit
+from dispatcher.kafka.problems import KafkaProblems
 from tests.unit.delivering import builders
 from tests.unit.delivering.builders import wall
 from tests.unit.examples import EMAIL_EVENT
@@ -259,6 +261,53 @@ async def test_a_revoked_partition_is_committed_before_it_is_anothers() -> None:
     assert (bench.committed(ONE), bench.committed(OTHER)) == ((10, []), (10, []))
     await bench.stop(0)
     await bench.stop(1)
+
+
+@virtual_time
+@pytest.mark.parametrize("name", ["commit", "getmany", "end_offsets"])
+async def test_an_odd_answer_does_not_end_the_consumer(name: str) -> None:
+    """aiokafka raises KeyError and AttributeError on answers that it doesn't know."""
+    bench = Bench()
+    problems = KafkaProblems(asyncio.get_running_loop().time)
+    await bench.run(bench.consumer(problems=problems))
+    (member,) = bench.group.members
+
+    async def odd(*_: object, **__: object) -> None:
+        raise KeyError("an odd answer")
+
+    working = getattr(member, name)
+    setattr(member, name, odd)
+    bench.produce(0, 3)
+    await asyncio.sleep(20)
+    assert not bench.tasks[0].done()
+    assert problems.reports(KafkaReason.COMMIT_REFUSED if name == "commit" else KafkaReason.UNEXPECTED)
+    setattr(member, name, working)
+    await asyncio.sleep(60)
+    assert bench.committed()[0] == 3
+    assert problems.current == ()
+    await bench.stop()
+
+
+@virtual_time
+async def test_a_bug_while_partitions_are_revoked_leaves_none_of_them_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    bench.produce(0, 3)
+    bench.script = takes({1: 1000})
+    consumer = await bench.run()
+    partitions = list(consumer.owned())
+
+    async def bug(*_: object) -> bool:
+        raise AssertionError("a bug")
+
+    monkeypatch.setattr(consumer._committer, "commit", bug)
+    with pytest.raises(AssertionError):
+        await consumer.revoked([ONE, OTHER])
+    assert not consumer.owned()
+    await asyncio.sleep(1)
+    assert consumer.unfinished == 0
+    assert not any(one.epoch.active or one.in_flight for one in partitions)
+    bench.tasks[0].cancel()
+    await asyncio.wait(bench.tasks)
 
 
 @virtual_time

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -200,7 +201,6 @@ async def test_a_broker_that_is_away_is_reported_and_the_reader_goes_on_when_it_
     bench.broker.faults.away = True
     await asyncio.sleep(15)
     assert KafkaReason.UNREACHABLE in bench.reasons()
-    assert not bench.reader.session.broker_answers
     bench.broker.faults.away = False
     await asyncio.sleep(10)
     assert bench.reader.session.broker_answers
@@ -286,8 +286,48 @@ async def test_an_edit_lifts_the_rest_that_an_endpoint_had_asked_for() -> None:
     await bench.stop(task)
 
 
+def raising(error: Exception) -> Callable[..., Any]:
+    """Returns a coroutine function that raises this."""
+
+    async def raises(*_: object, **__: object) -> object:
+        raise error
+
+    return raises
+
+
 @virtual_time
-async def test_a_bug_in_the_last_commit_of_a_partition_does_not_end_its_reading() -> None:
+async def test_an_odd_answer_does_not_end_the_reader() -> None:
+    """aiokafka raises KeyError and AttributeError on answers that it doesn't know."""
+    bench = Bench()
+    bench.hold(3)
+    bench.broker.faults.metadata_unreadable = True
+    task = await bench.start()
+    for _ in range(4):
+        await asyncio.sleep(5)
+        bench.reader.heard(bench.now())
+    assert KafkaReason.UNEXPECTED in bench.reasons()
+    bench.broker.faults.metadata_unreadable = False
+    bench.release()
+    for name in ("commit", "getmany", "end_offsets"):
+        working = getattr(bench.members[0], name)
+        setattr(bench.members[0], name, raising(AttributeError("an odd answer")))
+        for _ in range(4):
+            await asyncio.sleep(5)
+            bench.reader.heard(bench.now())
+        setattr(bench.members[0], name, working)
+    for _ in range(12):
+        await asyncio.sleep(5)
+        bench.reader.heard(bench.now())
+    assert bench.sent == [0, 1, 2]
+    assert bench.group.commits[ONE][0] == 3
+    assert bench.reasons() == set()
+    await bench.stop(task)
+
+
+@virtual_time
+async def test_a_bug_in_the_last_commit_of_a_partition_does_not_end_its_reading(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     bench = Bench()
     bench.hold(1)
     bench.hold(4, tenant=OTHER)
@@ -295,9 +335,10 @@ async def test_a_bug_in_the_last_commit_of_a_partition_does_not_end_its_reading(
     await asyncio.sleep(5)
     one = bench.reader._assigned[ONE]
     one.committed, one.is_dirty = None, True  # its newest commit was refused
-    bench.refusals.append(AssertionError("a bug"))
-    with pytest.raises(AssertionError):
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.members[0], "commit", raising(AssertionError("a bug")))
         await bench.reader.revoked([ONE])
+    assert ONE not in bench.reader._assigned
     await bench.reader.assigned([ONE, TopicPartition(TOPIC, 0)])
     bench.release()
     for _ in range(6):
@@ -744,8 +785,8 @@ async def test_without_its_directory_a_partition_is_read_from_the_position(monke
 
 
 @virtual_time
-@pytest.mark.parametrize("error", [NotWritten("no"), RecordTooLarge("no")])
-async def test_a_snapshot_that_is_refused_once_holds_up_no_commit_for_good(error: NotWritten) -> None:
+@pytest.mark.parametrize("error", [NotWritten("no"), RecordTooLarge("no"), KeyError("an odd answer")])
+async def test_a_snapshot_that_is_refused_once_holds_up_no_commit(error: Exception) -> None:
     bench = Bench()
     bench.hold(1)
     bench.hold(4, tenant=OTHER)
@@ -756,12 +797,55 @@ async def test_a_snapshot_that_is_refused_once_holds_up_no_commit_for_good(error
     position, metadata = bench.group.commits[ONE]
     assert bench.sent == [1, 2, 3, 4]
     assert position == 0
+    assert SnapshotOffsets.of(metadata).progress is None
+    await asyncio.sleep(2 * held_commits.SNAPSHOT_AGAIN_S)
+    _, metadata = bench.group.commits[ONE]
     assert SnapshotOffsets.of(metadata).progress == (None if isinstance(error, RecordTooLarge) else 5)
     bench.reader.heard(bench.now())
     bench.release()
     await asyncio.sleep(5)
     assert bench.group.covers(ONE)[0] >= 5
     await bench.stop(task)
+
+
+@virtual_time
+@pytest.mark.parametrize("write_s", [0.0, 60.0])
+async def test_a_partition_whose_snapshots_cannot_be_written_holds_up_no_commit(write_s: float) -> None:
+    """It has no leader perhaps. Its own commits name the newest snapshot that was written: that stays true."""
+    bench = Bench()
+    bench.hold(1)
+    bench.hold(4, tenant=OTHER)
+    task = await bench.start()
+    await asyncio.sleep(5)
+    assert SnapshotOffsets.of(bench.group.commits[ONE][1]).progress == 5
+    bench.refusals, bench.write_s = [NotWritten("no leader") for _ in range(100)], write_s
+    bench.hold(3, tenant=OTHER)
+    for number in range(1, 13):
+        bench.hold(5, ZERO, OTHER)
+        await asyncio.sleep(5)
+        bench.reader.heard(bench.now())
+        assert bench.group.commits[ZERO][0] == 5 * number
+    assert SnapshotOffsets.of(bench.group.commits[ONE][1]).progress == 5
+    await bench.stop(task)
+    task = await reading_again(bench)
+    bench.release()
+    await asyncio.sleep(5)
+    repeated = [6, 7, 8]
+    assert sorted(bench.sent) == sorted([*range(60), 0, 1, 2, 3, 4, *repeated, *repeated])
+    await bench.stop(task)
+
+
+@virtual_time
+async def test_an_orderly_stop_commits_though_a_snapshot_cannot_be_written() -> None:
+    bench = Bench()
+    bench.hold(1)
+    bench.hold(4, tenant=OTHER)
+    bench.hold(5, ZERO, OTHER)
+    bench.refusals = [NotWritten("no leader") for _ in range(100)]
+    task = await bench.start()
+    await asyncio.sleep(0.5)
+    await bench.stop(task)
+    assert bench.group.commits[ZERO][0] == 5
 
 
 @virtual_time
