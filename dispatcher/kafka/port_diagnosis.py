@@ -74,13 +74,16 @@ async def _answers(host: str, port: int, api: int, body: bytes, context: ssl.SSL
 
 
 def _mechanisms(answer: bytes) -> list[str]:
-    """Returns the SASL mechanisms in a SaslHandshake answer; empty if the listener has none."""
-    if len(answer) < 6:
+    """Returns the SASL mechanisms in a SaslHandshake answer; empty if the listener has none, or it is cut short."""
+    found: list[str] = []
+    try:
+        (count,) = struct.unpack_from(">i", answer, 2)
+        at = 6
+        for _ in range(max(0, min(count, 20))):
+            (length,) = struct.unpack_from(">h", answer, at)
+            (name,) = struct.unpack_from(f"{max(0, length)}s", answer, at + 2)
+            found.append(name.decode("ascii", "replace"))
+            at += 2 + len(name)
+    except struct.error:
         return []
-    (count,) = struct.unpack_from(">i", answer, 2)
-    found, at = [], 6
-    for _ in range(max(0, min(count, 20))):
-        (length,) = struct.unpack_from(">h", answer, at)
-        found.append(answer[at + 2 : at + 2 + length].decode("ascii", "replace"))
-        at += 2 + max(0, length)
     return found

@@ -125,23 +125,31 @@ def _bootstrapping_again(update: Method) -> Method:
         silent_since: float | None = getattr(client, "_silent_since", None)
         left = BOOTSTRAP_AGAIN_S if silent_since is None else silent_since + BOOTSTRAP_AGAIN_S - loop.time()
         began = loop.time()
-        updated = False
-        try:
-            async with asyncio.timeout(max(left, LEAST_ATTEMPT_S)):
-                updated = await update(client, cluster, topics)
-        except TimeoutError:
-            log.debug("no broker answers a request for metadata")
-        except Exception:  # it would end the client's only task that asks, and all that wait for metadata would hang
-            metrics.ERRORS.labels("consumer").inc()
-            log.exception("metadata could not be read because of a bug")
+        updated = await _logging_bugs(update(client, cluster, topics), max(left, LEAST_ATTEMPT_S))
         if not updated:
             silent_since = began if silent_since is None else silent_since
             if loop.time() - silent_since >= BOOTSTRAP_AGAIN_S:
-                updated = await _bootstrap_again(client, cluster, topics)
+                updated = await _logging_bugs(_bootstrap_again(client, cluster, topics), None)
         client._silent_since = None if updated else silent_since  # noqa: SLF001
         return updated
 
     return patched
+
+
+async def _logging_bugs(work: Awaitable[bool], most_s: float | None) -> bool:
+    """Returns the result of `work`; False after `most_s`, or if it raises, whatever that is.
+
+    An error would end the client's only task that asks for metadata, and everything that waits for metadata would hang.
+    """
+    try:
+        async with asyncio.timeout(most_s):
+            return await work
+    except TimeoutError:
+        log.debug("no broker answers a request for metadata")
+    except Exception:
+        metrics.ERRORS.labels("consumer").inc()
+        log.exception("metadata could not be read because of a bug")
+    return False
 
 
 async def _bootstrap_again(client: Any, cluster: Any, topics: Any) -> bool:
