@@ -9,10 +9,10 @@ from aiokafka.errors import GroupAuthorizationFailedError, KafkaConnectionError,
 
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.kafka_problems import KafkaReason
-from dispatcher.kafka.broker_access import BrokerAccess
-from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka import reconnecting
+from dispatcher.kafka.broker_access import BrokerAccess
 from dispatcher.kafka.port_diagnosis import _mechanisms
+from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka.reconnecting import _bootstrapping_again, _joining_again, _with_fresh_credentials
 from dispatcher.telemetry import metrics
 
