@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, quiet_settings_at
-from dispatcher.config.secrets import MAX_NAME
+from dispatcher.config.names import MAX_NAME
 from dispatcher.config.settings import Settings
 from dispatcher.config.webhooks import Channel
 from dispatcher.demo.events import STATUSES, make_event

@@ -5,7 +5,8 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from dispatcher.config.secrets import Name, Secret
+from dispatcher.config.names import Name
+from dispatcher.config.secrets import Secret
 from dispatcher.config.settings_group import LongKey, Network, Port, SettingsGroup
 from dispatcher.config.units import Seconds
 from dispatcher.config.web_addresses import checked_url, protected_url, split_web_address

@@ -13,7 +13,8 @@ from pydantic import (
     model_validator,
 )
 
-from dispatcher.config.secrets import Name, Secret
+from dispatcher.config.names import Name
+from dispatcher.config.secrets import Secret
 from dispatcher.config.settings_group import SettingsGroup
 from dispatcher.config.web_addresses import protected_url
 

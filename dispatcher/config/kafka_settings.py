@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from dispatcher.config.kafka_security import KafkaSecurity
-from dispatcher.config.secrets import Name
+from dispatcher.config.names import Name
 from dispatcher.config.settings_group import SettingsGroup
 from dispatcher.config.units import Bytes, Seconds
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dispatcher.config.secrets import Name
+from dispatcher.config.names import Name
 from dispatcher.config.settings_group import SettingsGroup
 
 

@@ -12,9 +12,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, StringConstraints
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
@@ -189,9 +189,3 @@ def reread(secret: Secret) -> Secret:
     if len(text) > MAX_SECRET_BYTES:
         raise ValueError(f"{secret.file} has over 64 KiB: check that it is the right file")
     return Secret(text, secret.reference, secret.file)
-
-
-MAX_NAME = 200
-"""Characters."""
-Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME)]
-"""A short text that identifies something."""

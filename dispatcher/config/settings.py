@@ -11,9 +11,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 
 from dispatcher.config.console_settings import ConsoleSettings
 from dispatcher.config.kafka_settings import KafkaSettings
+from dispatcher.config.names import MAX_NAME, Name
 from dispatcher.config.notification_settings import NotificationSettings
 from dispatcher.config.ops_tls import OpsTls
-from dispatcher.config.secrets import Name, Secret
+from dispatcher.config.secrets import Secret
 from dispatcher.config.settings_group import LongKey, Port, SettingsGroup
 from dispatcher.config.units import Bytes, Seconds
 from dispatcher.config.web_addresses import checked_url
@@ -138,7 +139,9 @@ class ProxySettings(SettingsGroup):
 
     url: Annotated[str, Field(min_length=1)]
     """`http://proxy:3128` or `https://proxy:3128`."""
-    username: Annotated[Name, StringConstraints(pattern=r"^[^:\x00-\x1f\x7f]+$")] | None = None
+    username: (
+        Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME, pattern=r"^[^:\x00-\x1f\x7f]+$")] | None
+    ) = None
     """User name for the proxy (Basic authentication); without a colon."""
     password: Secret | None = None
     """Password for the proxy."""

@@ -7,7 +7,8 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AwareDatetime, Field, JsonValue, StringConstraints, field_validator, model_validator
 
 from dispatcher.config.endpoint_urls import EndpointUrl
-from dispatcher.config.secrets import Name, Secret
+from dispatcher.config.names import Name
+from dispatcher.config.secrets import Secret
 from dispatcher.config.settings_group import ConfidentialGroup
 from dispatcher.config.units import Seconds
 from dispatcher.config.webhook_headers import MAX_HEADER_NAME, header_name_problem

@@ -25,7 +25,8 @@ from pydantic import (
 )
 
 from dispatcher.config.endpoint_urls import EndpointUrl, origin_of
-from dispatcher.config.secrets import Name, Secret
+from dispatcher.config.names import DisplayName, Name
+from dispatcher.config.secrets import Secret
 from dispatcher.config.settings_group import ConfidentialGroup
 from dispatcher.config.units import PerSecond, Seconds
 from dispatcher.config.webhook_auth import Auth, JwtAuth, NoAuth, SignedToken
@@ -114,7 +115,7 @@ class Notify(ConfidentialGroup):
 class WebhookConfig(ConfidentialGroup):
     """The webhook of one organisation and sandbox."""
 
-    name: Name
+    name: DisplayName
     """Name that is shown to people."""
     org: Name
     """Organisation id, as in the event's `imsOrgId`."""
@@ -263,4 +264,4 @@ class WebhookFile(ConfidentialGroup):
     """A mounted file of webhooks (`webhooks.d/*.yaml`)."""
 
     apiVersion: Literal["dispatcher/v1"]  # noqa: N815  (the Kubernetes spelling)
-    webhooks: list[WebhookConfig] = Field(default_factory=list)
+    webhooks: list[WebhookConfig]

@@ -35,7 +35,7 @@ def _examples() -> list[WebhookConfig]:
         plain("0123@AdobeOrg", "0o17", name="on", events=["null", "sent"], campaigns=["1e3", "~", "a: b", "#"]),
         plain("LUMA@AdobeOrg", "prod", timeout="2s", rate_limit="100/m", enabled=False, payload=2, sandbox_id="true"),
         secretive("luma@AdobeOrg", "prod", timeout=1.0005),
-        secretive("luma@AdobeOrg", "ünï/cødé ..", name="\x85\u2028 \t'\"\\ 😀", channels=["sms"]),
+        secretive("luma@AdobeOrg", "ünï/cødé ..", name="'\"\\ \u00a0: # 😀\u200d!", channels=["sms"]),
     ]
 
 

@@ -1,0 +1,46 @@
+"""The texts that identify something: organisations, sandboxes, statuses, topics."""
+
+import unicodedata
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, StringConstraints
+
+MAX_NAME: Final = 200
+"""Characters."""
+_INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Categories of characters that a reader doesn't see, or that begin a new line."""
+_JOINERS: Final = "\u200c\u200d"
+"""Used inside words of some scripts, and in emoji."""
+
+
+def stripped(text: str) -> str:
+    """Returns the text without invisible characters, and without blanks around it."""
+    return "".join(character for character in text if not _is_invisible(character)).strip()
+
+
+def _is_invisible(character: str) -> bool:
+    return not character.isprintable() and unicodedata.category(character) in _INVISIBLE
+
+
+def _plain(text: str) -> str:
+    for character in text:
+        if _is_invisible(character):
+            raise ValueError(f"contains the invisible character U+{ord(character):04X}: remove it")
+    return _unblanked(text)
+
+
+def _readable(text: str) -> str:
+    _plain("".join(character for character in text if character not in _JOINERS))
+    return _unblanked(text)
+
+
+def _unblanked(text: str) -> str:
+    if text != text.strip():
+        raise ValueError("begins or ends with a blank: remove it")
+    return text
+
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME), AfterValidator(_plain)]
+"""A short text that identifies something. It has no invisible characters, and no blanks around it."""
+DisplayName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME), AfterValidator(_readable)]
+"""A short text that is shown to people. Unlike a `Name` it may contain U+200C and U+200D."""
