@@ -9,7 +9,7 @@ from dispatcher.config.loader import webhook_secret_scope
 from dispatcher.config.settings import Settings
 from dispatcher.config.webhook_auth import JwtAuth
 from dispatcher.config.webhooks import WebhookConfig
-from dispatcher.stores.webhook_files import Rules
+from dispatcher.stores.webhook_file import Rules
 from dispatcher.transport.egress import EgressGuard
 from dispatcher.transport.tls import problems_of_pem
 

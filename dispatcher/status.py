@@ -21,7 +21,7 @@ from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka.readiness import kafka_checks
 from dispatcher.kafka.topic_watch import TopicWatch
 from dispatcher.stores import WebhookSource
-from dispatcher.stores.webhook_files import MAX_PROBLEMS
+from dispatcher.stores.webhook_file import MAX_PROBLEMS
 from dispatcher.telemetry import metrics
 from dispatcher.transport.request import Endpoint
 from dispatcher.transport.tls import certificate_expiries

@@ -18,7 +18,7 @@ from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_states import TenantStates
 from dispatcher.stores.sql.history_store import HistoryStore
 from dispatcher.stores.sql.notification_store import NotificationStore
-from dispatcher.stores.webhook_files import Rules
+from dispatcher.stores.webhook_file import Rules
 from dispatcher.tasks import end, stop_on_signals
 from dispatcher.telemetry import metrics
 

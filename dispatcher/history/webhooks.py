@@ -10,7 +10,7 @@ from dispatcher.config.settings import WebhookSettings
 from dispatcher.config.webhooks import Webhook
 from dispatcher.errors import DispatcherError
 from dispatcher.stores import WebhookSource, open_source
-from dispatcher.stores.webhook_files import Rules
+from dispatcher.stores.webhook_file import Rules
 
 AGAIN_S: Final = 30.0
 

@@ -9,7 +9,7 @@ from dispatcher.config.webhooks import Webhook
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import Problem
 from dispatcher.stores.cache import WebhookStore
-from dispatcher.stores.webhook_files import Rules
+from dispatcher.stores.webhook_file import Rules
 from dispatcher.stores.yaml_directory import YamlDirectory
 
 

@@ -36,7 +36,8 @@ from dispatcher.errors import ConfigError, Problem, WebhookUndecided, WebhookUnu
 from dispatcher.stores.background_read import BackgroundRead
 from dispatcher.stores.cache import NOT_CACHED, NotCached
 from dispatcher.stores.ownership import owners
-from dispatcher.stores.webhook_files import MAX_PROBLEMS, Rules, WebhookFileReading, read_directory
+from dispatcher.stores.webhook_file import MAX_PROBLEMS, Rules, WebhookFileReading
+from dispatcher.stores.webhook_files import read_directory
 from dispatcher.telemetry import metrics
 
 GUARDED_FROM: Final = 10
@@ -247,7 +248,7 @@ class YamlDirectory:
             self._apply_result(old, (*problems, Problem(message, file=str(self._directory))))
             return
         self._held_back = None
-        self._read_before |= {name for name, reading in readings.items() if not reading.unknown_tenants}
+        self._read_before |= {name for name, reading in readings.items() if not reading.has_unknown_tenants}
         tenants = old.file_of.keys() | new.file_of.keys()
         changed = {tenant for tenant in tenants if _differs(tenant, old, new)}
         self._apply_result(new, problems)
@@ -345,15 +346,15 @@ def _next_snapshot(
     """
     is_complete = True
     entries = {name: {e.tenant: e for e in reading.entries or () if e.tenant} for name, reading in readings.items()}
-    claims: dict[str, list[TenantKey]] = {}
+    claims = {name: [tenant for tenant, e in own.items() if not e.is_guess] for name, own in entries.items()}
+    guesses = {name: [tenant for tenant, e in own.items() if e.is_guess] for name, own in entries.items()}
     for name, reading in readings.items():
-        claims[name] = list(entries[name])
-        if reading.unknown_tenants:
+        if reading.has_unknown_tenants:
             kept = [tenant for tenant, file in old.file_of.items() if file == name and tenant not in entries[name]]
-            claims[name] += kept
-            is_known = name in read_before if reading.entries is None else len(kept) >= reading.unknown_tenants
+            guesses[name] += kept
+            is_known = name in read_before if reading.entries is None else _are_recognised(reading, kept, old.by_tenant)
             is_complete = is_complete and is_known
-    owner = owners(claims, old.file_of)
+    owner = owners(claims, guesses, old.file_of)
     by_tenant: dict[TenantKey, Webhook] = {}
     unusable: dict[TenantKey, str] = {}
     for tenant, name in owner.items():
@@ -368,17 +369,29 @@ def _next_snapshot(
     return _Snapshot(by_tenant, unusable, owner, is_complete, _content_hash(by_tenant)), tuple(problems)
 
 
+def _are_recognised(
+    reading: WebhookFileReading, kept: Iterable[TenantKey], by_tenant: Mapping[TenantKey, Webhook]
+) -> bool:
+    """Returns True if each entry without a tenant has the name or URL of a different webhook that the file had."""
+    known = {tenant: by_tenant[tenant].config for tenant in kept if tenant in by_tenant}
+    by_name = {config.name: tenant for tenant, config in known.items()}
+    by_url = {config.url: tenant for tenant, config in known.items()}
+    nameless = [entry for entry in reading.entries or () if entry.is_nameless]
+    found = {by_name.get(entry.name) or by_url.get(entry.url) for entry in nameless}
+    return None not in found and len(found) == len(nameless)
+
+
 def _claimed_elsewhere(readings: Mapping[str, WebhookFileReading], owner: Mapping[TenantKey, str]) -> Iterator[Problem]:
     for name, reading in readings.items():
         found = 0
-        for index, entry in enumerate(reading.entries or ()):
-            if entry.tenant is None or owner[entry.tenant] == name:
+        for entry in reading.entries or ():
+            if entry.tenant is None or entry.is_guess or owner[entry.tenant] == name:
                 continue
             found += 1
             if found <= MAX_PROBLEMS:
                 other = readings[owner[entry.tenant]].file
                 message = f"{entry.tenant} is in {other} already: one webhook for each organisation and sandbox"
-                yield Problem(message, f"webhooks[{index}]", reading.file, entry.line)
+                yield Problem(message, entry.key, reading.file, entry.line)
         if found > MAX_PROBLEMS:
             yield Problem(f"{found - MAX_PROBLEMS:,} more of its tenants are in other files", file=reading.file)
 

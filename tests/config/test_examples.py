@@ -15,7 +15,7 @@ from dispatcher.config.loader import load_settings, webhook_secret_scope
 from dispatcher.config.schemas import SchemaKind, schema_of
 from dispatcher.config.settings import Settings
 from dispatcher.stores import open_source
-from dispatcher.stores.webhook_files import Rules
+from dispatcher.stores.webhook_file import Rules
 
 CONFIG = Path(__file__).parents[2] / "config"
 EXAMPLES = sorted(CONFIG.rglob("*.yaml"))

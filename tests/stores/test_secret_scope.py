@@ -11,7 +11,8 @@ from dispatcher.config.loader import load_settings, webhook_secret_scope
 from dispatcher.config.secret_scope import OutOfScope, SecretScope, read_regular_file
 from dispatcher.errors import ConfigError, WebhookUnusable
 from dispatcher.stores.background_read import BackgroundRead
-from dispatcher.stores.webhook_files import Rules, read_directory
+from dispatcher.stores.webhook_file import Rules
+from dispatcher.stores.webhook_files import read_directory
 from dispatcher.stores.yaml_directory import YamlDirectory
 from tests.stores.kubelet import MountedVolume
 from tests.stores.test_yaml_directory import content, entry, key, no_check, orgs

@@ -18,7 +18,7 @@ from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import ConfigError, WebhookUndecided, WebhookUnusable
 from dispatcher.stores import open_source
 from dispatcher.stores.cache import NOT_CACHED
-from dispatcher.stores.webhook_files import Check, Rules
+from dispatcher.stores.webhook_file import Check, Rules
 from dispatcher.stores.yaml_directory import YamlDirectory
 from dispatcher.telemetry import metrics
 from tests.stores.kubelet import MountedVolume
@@ -83,15 +83,15 @@ def path(tmp_path: Path) -> Path:
 
 async def test_every_webhook_file_is_read_and_nothing_else(path: Path) -> None:
     (path / "a.yaml").write_text(content(entry("a"), entry("a", "stage")))
-    (path / "b.yml").write_text(content(entry("b")))
-    (path / "c.json").write_text(
+    (path / "b.YML").write_text(content(entry("b")))
+    (path / "c.Json").write_text(
         '{"apiVersion": "dispatcher/v1",\n\t"webhooks": [{"name": "c", "org": "c", "sandbox": "prod", '
         '"url": "https://hooks.example/\\u00e4"}]}'.replace("\\u00e4", "x")
     )
     (path / ".hidden.yaml").write_text("{")
     (path / "README.md").write_text("{")
     (path / "b.yaml.swp").write_text("{")
-    (path / "deeper.yaml").mkdir()
+    (path / "deeper").mkdir()
     os.mkfifo(path / "pipe.txt")
     directory, notified = directory_at(path)
     assert await directory.load() == []
@@ -220,7 +220,13 @@ UNKNOWN_TENANTS = {
     "a name's list": content("  - {name: y, org: [y], sandbox: prod, url: 'https://y.example/'}\n"),
     "not UTF-8": "\udcff",
     "two documents": content(entry("x")) + "---\n" + content(entry("y")),
+    "no webhooks": "apiVersion: dispatcher/v1\n",
+    "webhooks again, without tenants": content(entry("x")) + "webhooks:\n  - {name: y}\n",
+    "no sandbox inside another webhook": content("  - {name: x, org: x, sandbox: prod, next: {org: y}}\n"),
+    "too many organisations": content("  - {" + ", ".join(f"org: o{n}" for n in range(101)) + ", sandbox: prod}\n"),
 }
+WHOLE_FILES = ("not YAML", "a tab", "empty", "a list", "no list of webhooks", "misspelt", "not UTF-8", "two documents",
+               "no webhooks")  # fmt: skip
 
 
 @pytest.mark.parametrize("text", UNKNOWN_TENANTS.values(), ids=UNKNOWN_TENANTS)
@@ -245,7 +251,7 @@ async def test_a_file_with_unknown_tenants_makes_the_store_incomplete_until_it_i
     assert "b" in notified.changes[-1]
 
 
-@pytest.mark.parametrize("text", UNKNOWN_TENANTS.values(), ids=UNKNOWN_TENANTS)
+@pytest.mark.parametrize("text", [UNKNOWN_TENANTS[name] for name in WHOLE_FILES], ids=WHOLE_FILES)
 async def test_a_file_that_was_read_before_keeps_its_tenants_when_it_breaks(path: Path, text: str) -> None:
     (path / "a.yaml").write_text(content(entry("a"), entry("b", url="ftp://x")))
     directory, _ = directory_at(path)
@@ -256,6 +262,130 @@ async def test_a_file_that_was_read_before_keeps_its_tenants_when_it_breaks(path
     with pytest.raises(WebhookUnusable):
         await directory.get(key("b"))
     assert metrics.CONFIG_INCOMPLETE._value.get() == 0
+
+
+@pytest.mark.parametrize("name", ["directory", "pipe"])
+async def test_a_webhook_file_that_is_no_file_may_hide_any_tenant(path: Path, name: str) -> None:
+    (path / "a.yaml").write_text(content(entry("a")))
+    (path / "b.yaml").mkdir() if name == "directory" else os.mkfifo(path / "b.yaml")
+    directory, _ = directory_at(path)
+    (problem,) = await directory.load()
+    assert "b.yaml: can't be read (" in str(problem)
+    with pytest.raises(WebhookUndecided):
+        await directory.get(key("b"))
+
+
+JOINED = content(entry("a"), "  - {name: b, org: b, sandbox: prod, url: 'https://b.example/', %s}\n")
+SECOND = "name: c, org: c, sandbox: prod, url: 'https://c.example/'"
+TWO_IN_ONE = {
+    "a forgotten dash": JOINED % SECOND,
+    "a forgotten dash and no first name": JOINED.replace("name: b, ", "") % SECOND,
+    "a second organisation": JOINED % "org: c",
+    "a second list": JOINED.replace(", %s", "") + "webhooks:\n  - {" + SECOND + "}\n",
+    "a second list of one mapping": JOINED.replace(", %s", "") + "webhooks: {" + SECOND + "}\n",
+    "a webhook beside the list": JOINED.replace(", %s", "") + SECOND.replace(", ", "\n") + "\n",
+    "a webhook in another": JOINED % ("next: {" + SECOND + "}"),
+    "a webhook in a list in another": JOINED % ("next: [{" + SECOND + "}]"),
+    "a webhook in a known key of another": JOINED % ("notify: {" + SECOND + "}"),
+    "a webhook in a repeated key of another": JOINED % ("next: 1, next: {" + SECOND + "}"),
+    "an organisation with a blank": content(entry("a"), entry("b"), entry("c").replace("org: c", "org: 'c '")),
+    "an organisation with a new line": content(entry("a"), entry("b"), entry("c").replace("org: c", 'org: "c\\n"')),
+    "an organisation with an invisible blank": content(
+        entry("a"), entry("b"), entry("c").replace("org: c", "org: c\u200b")
+    ),
+}
+
+
+@pytest.mark.parametrize("text", TWO_IN_ONE.values(), ids=TWO_IN_ONE)
+async def test_every_tenant_that_a_mistake_may_concern_is_held(path: Path, text: str) -> None:
+    (path / "a.yaml").write_text(text)
+    directory, _ = directory_at(path)
+    assert len(await directory.load()) >= 1
+    assert "a" in orgs(directory)
+    with pytest.raises(WebhookUnusable):
+        await directory.get(key("c"))
+    assert directory.get_cached(key("b")) is not None
+    assert await directory.get(key("nobody")) is None, "the store is complete"
+
+
+@pytest.mark.parametrize("text", TWO_IN_ONE.values(), ids=TWO_IN_ONE)
+async def test_every_tenant_that_a_mistake_may_concern_keeps_its_webhook(path: Path, text: str) -> None:
+    (path / "a.yaml").write_text(content(entry("a"), entry("b"), entry("c")))
+    directory, _ = directory_at(path)
+    await directory.load()
+    (path / "a.yaml").write_text(text)
+    assert len(await directory.reload()) >= 1
+    assert orgs(directory) == ["a", "b", "c"]
+    (path / "b.yaml").write_text(content(entry("c", url="https://new.example/")))
+    await directory.reload()
+    found = await directory.get(key("c"))
+    assert found is not None
+    is_own = any(text == TWO_IN_ONE[name] for name in TWO_IN_ONE if name.startswith("an organisation"))
+    assert found.config.url == ("https://hooks.example/x" if is_own else "https://new.example/"), "an own entry stays"
+
+
+async def test_claims_in_a_token_name_no_tenant(path: Path) -> None:
+    broken = ", headers: {org: x}, auth: {type: jwt, sign: {claims: {org: x, sandbox: prod}}}"
+    (path / "a.yaml").write_text(content(entry("a"), entry("b", more=broken)))
+    directory, _ = directory_at(path)
+    await directory.load()
+    assert await directory.get(key("x")) is None
+
+
+async def test_a_mistake_in_a_second_list_costs_no_webhook_of_the_first(path: Path) -> None:
+    (path / "a.yaml").write_text(
+        content(entry("a")) + "webhooks:\n  - {org: b, sandbox: prod, org: c, timeout: 1e999}\n"
+    )
+    directory, _ = directory_at(path)
+    await directory.load()
+    assert orgs(directory) == ["a"]
+    for org in ("b", "c"):
+        with pytest.raises(WebhookUnusable):
+            await directory.get(key(org))
+
+
+async def test_a_header_parameter_that_is_given_twice_is_a_mistake_whatever_its_type(path: Path) -> None:
+    (path / "a.yaml").write_text(content(entry("a", more=", headers: {X-A: 1.50, X-A: 2.50}")))
+    directory, _ = directory_at(path)
+    await directory.load()
+    assert texts(directory, path) == ["a.yaml:3: webhooks[0].headers.X-A: given twice, first on line 3: keep one"]
+
+
+@pytest.mark.parametrize("broken", ["", "webhooks: ["], ids=["in an entry", "in the file"])
+async def test_a_webhook_that_moves_leaves_a_file_with_a_mistake(path: Path, broken: str) -> None:
+    (path / "a.yaml").write_text(content(entry("a"), entry("b")))
+    directory, _ = directory_at(path)
+    await directory.load()
+    (path / "a.yaml").write_text(broken or content(entry("a").replace("org:", "ogr:")))
+    (path / "b.yaml").write_text(content(entry("b", url="https://new.example/")))
+    await directory.reload()
+    moved = await directory.get(key("b"))
+    assert moved is not None
+    assert moved.config.url == "https://new.example/"
+    assert orgs(directory) == ["a", "b"]
+    assert await directory.get(key("nobody")) is None, "the store is complete"
+
+
+@pytest.mark.parametrize("left", ["name: b", "url: 'https://b.example/'"])
+async def test_an_entry_without_tenant_is_known_by_its_name_or_url(path: Path, left: str) -> None:
+    (path / "a.yaml").write_text(content(entry("a"), entry("b", url="https://b.example/")))
+    directory, _ = directory_at(path)
+    await directory.load()
+    (path / "a.yaml").write_text(content(entry("a"), f"  - {{{left}, ogr: b, sandbox: prod}}\n"))
+    await directory.reload()
+    assert orgs(directory) == ["a", "b"]
+    assert await directory.get(key("nobody")) is None, "the store is complete"
+
+
+async def test_a_new_webhook_without_tenant_is_not_taken_for_the_one_it_replaces(path: Path) -> None:
+    (path / "a.yaml").write_text(content(entry("a"), entry("b", url="https://b.example/")))
+    directory, _ = directory_at(path)
+    await directory.load()
+    (path / "a.yaml").write_text(content(entry("a"), entry("n").replace("org:", "ogr:")))
+    await directory.reload()
+    with pytest.raises(WebhookUndecided):
+        await directory.get(key("n"))
+    assert orgs(directory) == ["a", "b"]
 
 
 async def test_a_webhook_more_whose_tenant_is_unknown_makes_a_known_file_incomplete(path: Path) -> None:

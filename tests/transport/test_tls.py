@@ -13,7 +13,8 @@ from cryptography.x509 import load_pem_x509_certificate
 from dispatcher.config.secret_scope import SecretScope
 from dispatcher.config.secrets import Secret
 from dispatcher.contract.outcomes import FailureReason
-from dispatcher.stores.webhook_files import Rules, read_directory
+from dispatcher.stores.webhook_file import Rules
+from dispatcher.stores.webhook_files import read_directory
 from dispatcher.transport import Endpoint, Transport, tls
 from dispatcher.transport.tls import TlsContexts, new_context
 from tests.stores.kubelet import MountedVolume

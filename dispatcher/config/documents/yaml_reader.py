@@ -42,14 +42,6 @@ class _Place:
     """The spelling in the file of a scalar that is not text: `2.10`, `00012345`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mistake:
-    """A part of a document that can't be read although the rest can."""
-
-    path: Loc
-    problem: Problem
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Document:
     """The data of one document, and the line of each part."""
@@ -86,6 +78,27 @@ class Document:
     def problem(self, path: Loc, message: str, code: ProblemCode | None = None, subject: str = "") -> Problem:
         """Returns a problem at `path`, with file, line and key."""
         return Problem(message, key_of(path), self.file, self.line(path), code, subject)
+
+
+@dataclass(frozen=True, slots=True)
+class Repetition:
+    """A value whose key was given before in the same mapping. It is not part of the document's data."""
+
+    mapping: Loc
+    """Path of the mapping."""
+    key: str
+    value: Document
+    """Mistakes in it have paths that begin with that of the mistake that the repetition is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """A part of a document that can't be read although the rest can."""
+
+    path: Loc
+    """For a repeated key: a path that no other value has."""
+    problem: Problem
+    repetition: Repetition | None = None
 
 
 def read_document(path: Path, shown_as: str | None = None) -> Document:
@@ -142,7 +155,7 @@ def parse_leniently(content: bytes, file: str) -> tuple[Document, list[Mistake]]
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError([Problem("not UTF-8 text", file=file, line=line)]) from None
-    if file.endswith(".json"):
+    if file.lower().endswith(".json"):
         text = _JSON_ESCAPE.sub(_joined_pair, text).replace("\t", " ")
     bad = _NOT_YAML.search(text)
     if bad is not None:
@@ -289,15 +302,29 @@ class _Reader:
             key = self._key(event)
             inner = _Place(_line(event))
             first = place.inside.get(key)
-            if first is not None:
-                self._problem(event, (*path, key), f"given twice, first on line {first.line}: keep one")
             if key == "<<":
                 self._problem(event, (*path, key), "merge keys are not YAML 1.2: write the keys out")
-            place.inside.setdefault(key, inner)
-            node = self._node(next(events), events, inner, (*path, key), depth + 1)
-            entries.setdefault(key, node.value)
+            if first is not None:
+                node = self._repetition(events, inner, path, key, depth + 1, first.line)
+            else:
+                place.inside[key] = inner
+                node = self._node(next(events), events, inner, (*path, key), depth + 1)
+                entries[key] = node.value
             height = max(height, node.height)
         return entries, height + 1
+
+    def _repetition(
+        self, events: Iterator[yaml.Event], place: _Place, mapping: Loc, key: str, depth: int, first: int
+    ) -> _Node:
+        """Reads the value of a key that was given before, on line `first`."""
+        at = (*mapping, f"{key} (line {place.line})")
+        number = len(self._mistakes)
+        node = self._node(next(events), events, place, at, depth)
+        repetition = Repetition(mapping, key, Document(self._file, node.value, place))
+        message = f"given twice, first on line {first}: keep one"
+        problem = Problem(message, key_of((*mapping, key)), self._file, place.line)
+        self._mistakes.insert(number, Mistake(at, problem, repetition))
+        return node
 
     def _key(self, event: yaml.Event) -> str:
         """Returns a key as text, even if it looks like another type: `404:`, `on:`."""
