@@ -71,7 +71,7 @@ site: $(STAMPS)-test ## The documentation as a site: build/site.
 screenshots: $(STAMPS)-test system ## Every page of the console, light, dark and at phone width: docs/screenshots/.
 	$(BIN)/python -m tests.console.pages.screenshots
 
-schemas: $(STAMPS)-test ## Write config/schema/ anew.
+schemas: $(STAMPS)-test ## Write config/schema/ again.
 	for kind in settings webhook event payload history openapi; do $(BIN)/dispatcher schema $$kind > config/schema/$$kind.json; done
 
 release: $(STAMPS)-test ## Build wheel, sdist and image from the tag of HEAD: dist/.
@@ -101,7 +101,7 @@ $(VENV)/audit/bin/pip-audit: requirements/audit.txt | $(VENV)/pyvenv.cfg
 audit: $(STAMPS)-test $(VENV)/audit/bin/pip-audit ## Locked dependencies: hashes, age, advisories (OFFLINE=1: no service to ask).
 	@$(BIN)/python -m tests.security.audit $(VENV)/audit/bin/pip-audit
 
-lock: ## Resolve the dependencies anew (needs uv).
+lock: ## Resolve the dependencies again (needs uv).
 	uv pip compile --quiet --generate-hashes --no-header --python-version 3.11 pyproject.toml -o requirements/run.txt
 	uv pip compile --quiet --generate-hashes --no-header --python-version 3.11 --extra demo pyproject.toml -o requirements/demo.txt
 	uv pip compile --quiet --generate-hashes --no-header --python-version 3.11 --extra otel pyproject.toml -o requirements/image.txt

@@ -33,15 +33,15 @@ MODULES = (
     "telemetry/fast_metrics",
     "transport/http1/client", "transport/http1/connection", "transport/http1/pool", "transport/request_head",
 )  # fmt: skip
-"""What runs for every event. Modules of msgspec structs and pydantic models stay interpreted: mypyc can't compile
-classes with a metaclass."""
+"""Modules that run for every event. Those with msgspec structs or pydantic models stay interpreted: mypyc can't
+compile classes with a metaclass."""
 
 
 class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
     """Adds the compiled modules to a wheel, beside their sources."""
 
     def dependencies(self) -> list[str]:
-        """What the build environment needs beyond hatchling; mypyc reads the annotations of what we import, too."""
+        """Returns what the build needs beyond hatchling. mypyc reads the annotations of our dependencies, too."""
         if not _is_asked_for():
             return []
         return ["mypy[mypyc]==2.4.1", "setuptools>=80", "types-pyyaml", *self.metadata.core.dependencies]

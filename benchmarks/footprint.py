@@ -106,7 +106,7 @@ def _is_ready(port: int) -> bool:
 
 
 async def memory(rig: Rig, count: int = IN_FLIGHT) -> Mapping[str, float]:
-    """Resident memory with so many events read and not finished: endpoints that answer after 2 s, and as many requests at
+    """Resident memory with this number of events read and not finished: endpoints that answer after 2 s, and as many requests at
     once as is the default."""
     everyone = tenants(200)
     topic = await rig.topic()

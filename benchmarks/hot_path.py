@@ -81,7 +81,7 @@ LIMIT_S = 90
 """For one step: it takes seconds, and under callgrind some ten."""
 
 Step = Callable[[int], Awaitable[None]]
-"""Sends so many events through a stage."""
+"""Sends this number of events through a stage."""
 Kafka = ConsumerRecord[bytes, bytes]
 
 _OK: Final = Attempt(0.001, status=204)
@@ -374,7 +374,7 @@ async def _turn_over(number: int) -> None:
 
 
 class Delivering:
-    """An owner that only ever hears of deliveries."""
+    """An owner to which only deliveries are reported."""
 
     def on_finished(self, outcome: Outcome, /) -> None:
         """As it should be."""
@@ -550,7 +550,7 @@ async def run(names: list[str], count: int, transport: str, how: str) -> dict[st
                 gc.disable()  # when it runs depends on what was made before
                 if how == "count":
                     callgrind.start()
-                    await step(BATCH)  # translated by valgrind anew, now with counters
+                    await step(BATCH)  # translated by valgrind again, now with counters
                     callgrind.zero()
                     await step(count)
                     callgrind.dump(stage.__name__)

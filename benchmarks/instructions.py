@@ -45,7 +45,7 @@ class Counted:
 
 
 def count(stages: list[str], events: int, directory: Path, transport: str = "lean") -> list[Counted]:
-    """Count the stages over so many events; the files stay in `directory`.
+    """Count the stages over this number of events; the files stay in `directory`.
 
     Raises:
         CannotCount: with the reason.

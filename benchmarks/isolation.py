@@ -40,7 +40,7 @@ class Half:
 
 
 async def measure(seconds: float = SECONDS) -> dict[str, Any]:
-    """Run both halves by turns, each for so long; the medians and their ratios."""
+    """Run both halves by turns, each for this time; the medians and their ratios."""
     everyone = tenants(TENANTS)
     healthy, bad = everyone[BAD:], everyone[:BAD]
     alone: list[Half] = []

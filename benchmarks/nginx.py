@@ -1,6 +1,6 @@
 """The receiver: nginx with TLS, which answers at once, late, or not as hoped, by path; its log shows what came when.
 
-Paths: `/after-MS/…` answers after so many milliseconds (echo module), `/throttled/…` answers 429 with Retry-After,
+Paths: `/after-MS/…` answers after MS milliseconds (echo module), `/throttled/…` answers 429 with Retry-After,
 everything else answers 204 at once. Each request is one line of the log: when it was answered, webhook-id, path, status.
 """
 

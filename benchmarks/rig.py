@@ -161,7 +161,7 @@ class Rig:
         self.topics = []
 
     async def preload(self, topic: str, of: Sequence[TenantKey], count: int, first: int = 0) -> None:
-        """Write so many events by turns of the tenants, in batches, round the partitions."""
+        """Write this number of events by turns of the tenants, in batches, round the partitions."""
         producer = await self.producer()
         made = range(first, first + count)
         for number, start in enumerate(range(0, count, BATCH)):

@@ -29,7 +29,7 @@ CONCURRENCY: Final = 64
 _FROM: Final = 0.2
 AHEAD: Final = 5_000
 """Events that the dispatcher may read ahead here (`kafka.max_unfinished`, else 20,000): a quarter of that makes no
-difference to its rate, and a backlog needn't be so long."""
+difference to its rate, and a shorter backlog is enough."""
 _TO: Final = 0.95
 _LOOK_S: Final = 0.02
 _GO: Final = Path(__file__).parent / "references" / "go"
@@ -50,7 +50,7 @@ class Rate:
 
 
 async def drained(rig: Rig, subject: Subject, count: int, timeout_s: float = 180, *, told_apart: bool = False) -> Rate:
-    """Start the subject, and see how fast so many events arrive.
+    """Start the subject, and measure how fast this number of events arrives.
 
     `told_apart`: it sends webhook-ids, so that one event lost and another sent twice don't look like two.
     """
@@ -131,7 +131,7 @@ class _Collector(BaseHTTPRequestHandler):
 
 
 async def traced(rig: Rig, count: int, ratio: float) -> Rate:
-    """The dispatcher with tracing on: spans of so many events go to a collector that takes them all."""
+    """The dispatcher with tracing on: spans of this number of events go to a collector that takes them all."""
     collector = ThreadingHTTPServer(("127.0.0.1", 0), _Collector)
     with collector:
         serving = asyncio.get_running_loop().run_in_executor(None, collector.serve_forever)

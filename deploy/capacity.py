@@ -1,7 +1,7 @@
 """How much one needs for how many events a day, from what the benchmarks measured.
 
 python -m deploy.capacity --events-a-day 50e6 --latency 0.3      for your load, as text
-python -m deploy.capacity --write                                the guide's figures and its worked example anew
+python -m deploy.capacity --write                                writes the guide's figures and its worked example
 """
 
 import argparse
@@ -34,7 +34,7 @@ DAY_S = 86_400
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is to be carried."""
+    """The load to carry."""
 
     events_a_day: float = 1e9
     peak: float = 3.0
@@ -56,7 +56,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one pod can do, by benchmarks/results/latest.json."""
+    """The capacity of one pod, by benchmarks/results/latest.json."""
 
     per_second: float
     base_mb: float
@@ -78,7 +78,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What carries a load."""
+    """The pods and settings that carry a load."""
 
     load: Load
     measured: Measured
@@ -183,7 +183,7 @@ def describe(plan: Plan) -> str:
 
 
 def figures(measured: Measured) -> str:
-    """What one pod can do, as the guide says it."""
+    """Returns the guide's text about the capacity of one pod."""
     return f"""\
 | measured by `make bench` on the machine named in [latest.json](../benchmarks/results/latest.json) | |
 |---|---|
@@ -195,7 +195,7 @@ def figures(measured: Measured) -> str:
 
 
 def written() -> str:
-    """The guide with its figures and its example anew."""
+    """Returns the guide with current figures and a current example."""
     measured, text = Measured.read(), GUIDE.read_text()
     for name, block in (("figures", figures(measured)), ("example", describe(Plan(Load(), measured)))):
         pattern = rf"(?<=<!-- {name}: made by deploy.capacity -->\n).*?(?=<!-- /{name} -->)"
@@ -208,7 +208,7 @@ def written() -> str:
 def main() -> None:
     """Plan for a load, or write the guide."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--write", action="store_true", help="write the guide's figures anew")
+    parser.add_argument("--write", action="store_true", help="write the guide's current figures")
     for one in fields(Load):
         default: Any = one.default
         parser.add_argument(f"--{one.name.replace('_', '-')}", type=float, default=default, metavar=f"{default:g}")

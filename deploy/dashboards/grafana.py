@@ -1,4 +1,4 @@
-"""What dashboards are made of: panels, rows, variables, and how they lie side by side.
+"""The parts of dashboards: panels, rows, variables, and their arrangement.
 
 Plain dicts, no SDK. Every panel has a title, a description that says what to look for, a unit and queries by the
 variables; nothing names a data source.

@@ -52,7 +52,7 @@ class Prometheus:
         self._step = max(1.0, minutes * 60 / 240)
 
     def ask(self, expr: str) -> Series:
-        """What the expression gives over the time shown; fails where Prometheus refuses it."""
+        """Returns the expression's values over the time shown; fails if Prometheus refuses it."""
         interval = f"{max(10, math.ceil(4 * self._step))}s"
         query = {
             "query": filled(expr, interval, f"{int(self._end - self._start)}s"),

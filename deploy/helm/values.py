@@ -1,4 +1,4 @@
-"""What is made from values.yaml: its schema, and the table in the README. `python -m deploy.helm.values` writes both.
+"""Makes the schema and the README's table from values.yaml. `python -m deploy.helm.values` writes both.
 
 A value's description is the `# --` comment above it; its type is its default's, and what a default can't show is in
 `DETAILS`. Below `config` and `webhooks.files` is the dispatcher's own schema: a misspelt setting or a wrong
@@ -152,7 +152,7 @@ DETAILS: dict[str, dict[str, Any]] = {
     },
     "extraManifests": {"items": {"type": ["object", "string"]}},
 }
-"""What a schema says beyond the default's type."""
+"""Rules of a schema beyond the default's type."""
 
 
 class Value(NamedTuple):
@@ -289,7 +289,7 @@ def _rows() -> Iterator[str]:
 
 
 def readme() -> str:
-    """README.md with the table of values anew."""
+    """Returns README.md with a current table of values."""
     table = "\n".join(_rows()) + "\n"
     return _TABLE.sub(lambda _: table, (CHART / "README.md").read_text())
 

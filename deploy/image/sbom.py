@@ -49,7 +49,7 @@ def locked(text: str) -> dict[str, Locked]:
 
 
 def licences(distribution: Distribution) -> list[Json]:
-    """What the package says its licence is: an SPDX expression if it has one."""
+    """Returns the licence that the package declares: an SPDX expression if it has one."""
     fields = distribution.metadata
     expression = fields.get("License-Expression")
     if expression:

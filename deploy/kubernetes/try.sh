@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs, upgrades, rolls back, tests and removes the chart for real: an etcd, a Kubernetes API server and a controller
 # manager on this machine, on loopback, in a temporary folder that is removed. Every namespace enforces the restricted
-# pod security standard. There are no nodes: a few lines below say of each pod what a kubelet would, so that jobs end and
+# pod security standard. There are no nodes: a few lines below report for each pod what a kubelet would, so that jobs end and
 # roll-outs go on. Not run in CI.
 #
 #   deploy/kubernetes/try.sh                    needs go, etcd (Debian: etcd-server), kubectl, openssl; minutes, the first time more

@@ -60,7 +60,7 @@ class TokenAnswer:
     body: bytes = field(default=b"", repr=False)
     """Of the answer, as much as was read; over 64 KiB it is refused."""
     detail: str = ""
-    """What failed, if no answer came; safe to show, without secrets."""
+    """The failure, if no answer came; safe to show, without secrets."""
     elapsed_s: float = 0.0
     """Seconds the exchange took; a cool-down begins at its end."""
     is_local: bool = False

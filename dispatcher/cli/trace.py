@@ -45,7 +45,7 @@ def trace(
 ) -> None:
     """Print what happened to a message, from the history store; without one, by reading the topics.
 
-    Exit status 1 if nothing is known of it.
+    Exit status 1 if nothing is known about it.
     """
     given = {
         None: any_id, "request_id": request_id, "webhook_id": webhook_id, "message_execution_id": execution_id,
@@ -67,7 +67,7 @@ def trace(
         typer.echo(line)
     if not lines:
         hint = " in the history store; --topics reads the topics" if has_store else ""
-        typer.echo(f"nothing is known of it{hint}", err=True)
+        typer.echo(f"nothing is known about it{hint}", err=True)
         raise typer.Exit(1)
 
 

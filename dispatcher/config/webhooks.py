@@ -106,7 +106,7 @@ EmailAddress = Annotated[str, AfterValidator(_checked_email), StringConstraints(
 
 
 class Notify(ConfidentialGroup):
-    """Contacts that learn of trouble with the webhook."""
+    """Contacts that are notified of trouble with the webhook."""
 
     emails: Annotated[tuple[EmailAddress, ...], Field(max_length=MAX_CONTACTS)] = ()
     """E-mail addresses, at most 10. Each has to be confirmed by the link that is sent to it."""

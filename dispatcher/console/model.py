@@ -181,7 +181,7 @@ class LaneModel(ApiValue):
     """The tenant's lane over all running dispatchers: the worst value of each field, counts added up."""
 
     state: Literal["active", "unstable", "disabled"]
-    """What these dispatchers decide by their own evidence; `/state` is that of all together."""
+    """The state that these dispatchers judge by their own attempts; `/state` is judged by those of all."""
     breaker: Literal["closed", "half_open", "open"]
     breaker_retry_in_s: float
     suspended: bool
@@ -292,7 +292,7 @@ class RedriveModel(ApiValue):
     """`waiting`: queued behind other redrives."""
     problem: str = ""
     kind: Literal["dead", "delivered"] = "dead"
-    """What is sent again: dead events, or delivered ones."""
+    """Which events are sent again: dead ones, or delivered ones."""
     stopping: bool = False
     """Whether a person has stopped the job while its running batch is still finished."""
     finished_at: Time | None = None
@@ -336,7 +336,7 @@ class ResendQuery:
 
 @dataclass(frozen=True, slots=True)
 class ResendCheck:
-    """What a resend would send."""
+    """The delivered events that a resend would send."""
 
     events: int
     gone: int
@@ -386,9 +386,9 @@ class TestResultModel(ApiValue):
     status: int | None
     elapsed_ms: float
     verdict_in_words: str
-    """What the dispatcher would do with a real event."""
+    """A sentence about what the dispatcher would do with a real event."""
     remedy: str
-    """What to change; empty if the event was delivered."""
+    """The change to make; empty if the event was delivered."""
     answer: str
     """The first 2,048 bytes of the response body, as text; never markup."""
     request: Annotated[

@@ -38,7 +38,7 @@ class FailureReason(StrEnum):
     RESET = "reset"
     """The connection was closed or reset before the answer's head was complete."""
     PROTOCOL = "protocol"
-    """What came back is not HTTP, or passes the limits on headers."""
+    """The answer isn't HTTP, or exceeds the limits on headers."""
     EGRESS_DENIED = "egress_denied"
     """The name resolves to a denied address, or the operator's rules refuse the URL: never connected, tried again."""
     URL_DENIED = "url_denied"

@@ -18,7 +18,7 @@ from dispatcher.delivery.verdicts import DELIVERED, Judgement, Verdict, reason_o
 from dispatcher.transport.request import Headers
 
 _FIT_FOR_A_HEADER: Final = re.compile(r"[\x21-\x7e]{1,256}")
-"""What an event says of itself may not inject a header, nor swell one past what receivers take."""
+"""Values of the event that are safe in a header: nothing that injects one, or makes it too long for receivers."""
 _TRACEPARENT: Final = re.compile(
     r"(?!ff)([0-9a-f]{2})-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[\x21-\x7e]{1,200})?"
 )
@@ -37,7 +37,7 @@ class PendingDelivery:
     traceparent: str | None
     channel: str
     status: str
-    """What happened to the message."""
+    """The message's status, such as `delivered` or `bounce`."""
     webhook: Webhook
     body: bytes = field(repr=False)
     attempts: int
@@ -51,7 +51,7 @@ class PendingDelivery:
     first_seen: float | None = None
     """Unix seconds from which the age limit counts; None if it counts from now."""
     ids: EventIds | None = None
-    """What the history repeats of the event; None without a history."""
+    """The event's ids for the history; None without a history."""
 
     @staticmethod
     def of(

@@ -13,7 +13,7 @@ enough of Kafka's protocol for the dispatcher, not all of it. Found with tansu 0
   `heartbeat_interval_ms=500` make that 1 s to join, 4 s to come back, 2 s to rebalance.
 - A producer with `enable_idempotence` or `transactional_id` fails in `start()` with `UnknownError` (code -1).
 - A partition's end (ListOffsets) is reported too low while its last batch has several records: one after the first of
-  them. What a fetch says of it (`highwater`) is right.
+  them. The end that a fetch reports (`highwater`) is right.
 - Commit metadata is accepted, at any length, and dropped: it comes back as "". `list_consumer_group_offsets` answers
   when partitions are named; without, the connection breaks (`KafkaConnectionError`).
 - Not there: SASL users and ACLs in this set-up, transactions, anything that survives a restart.

@@ -1,4 +1,4 @@
-"""What the demo produces: the same events for the same seed, each with its known fate.
+"""Plans the demo's events: the same events for the same seed, each with its known outcome.
 
 Which records are skipped or unreadable is decided here, beforehand: the accounts compare the dispatcher with it.
 """

@@ -1,7 +1,7 @@
 """Corrects aiokafka where it would lose what a broker or a transport says.
 
 On uvloop, a write to a connection that has just closed counts as a lost connection, not as a bug. After a connection
-has ended and before aiokafka learns of it, uvloop's transports raise `RuntimeError`; asyncio's raise `OSError` or
+has ended and before aiokafka notices, uvloop's transports raise `RuntimeError`; asyncio's raise `OSError` or
 nothing. aiokafka expects only the latter (its issue 1038, open), and the tasks that fetch, commit and produce fail on
 the former. A broker that went away at the wrong moment would end the process.
 

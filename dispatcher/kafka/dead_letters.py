@@ -25,7 +25,7 @@ _CUTS: Final = (
     (8 << 10, False, False),
     (0, False, False),
 )
-"""What is tried, one after the other, if the topic doesn't accept the whole record: bytes of the value, whether with
+"""Reductions tried, one after the other, if the topic doesn't accept the whole record: bytes of the value, whether with
 the record's own headers, whether with its key."""
 
 log = structlog.get_logger(__name__)

@@ -34,7 +34,7 @@ COMMIT_WITHIN_S: Final = 10.0
 SNAPSHOT_S: Final = 3.0
 """Deadline of the snapshots of one commit: the other partitions wait for them."""
 SNAPSHOT_AGAIN_S: Final = 30.0
-"""A snapshot that could not be written is tried again after so long."""
+"""Time after which a snapshot that could not be written is tried again."""
 DIRECTORY_EVERY: Final = 5_000
 """Number of records read between two directories. A restart reads at most this many again in each partition."""
 MOST_TENANTS: Final = 5_000

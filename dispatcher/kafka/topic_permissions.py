@@ -1,4 +1,4 @@
-"""What a Kafka user of the dispatcher must be allowed, as kafka-acls.sh lines and as a Strimzi KafkaUser."""
+"""Lists the permissions of the dispatcher's Kafka user, as kafka-acls.sh lines and as a Strimzi KafkaUser."""
 
 import shlex
 from collections.abc import Iterator

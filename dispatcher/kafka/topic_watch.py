@@ -28,7 +28,7 @@ class TopicWatch:
         self._problems = problems
         self._reported: set[str] = set()
         self.notices: tuple[str, ...] = ()
-        """What former topics hold, as last seen."""
+        """Lines about records that former topics still hold, as of the last check."""
 
     async def run(self) -> None:
         """Repeats the comparison until cancelled."""

@@ -100,7 +100,7 @@ class FoundTopic:
     config: Mapping[str, str] | None
     """None if the permission to see it (DESCRIBE_CONFIGS) is missing."""
     own_config: Mapping[str, str]
-    """What was set on the topic itself."""
+    """Configuration set on the topic itself."""
 
 
 async def found_topics(admin: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, FoundTopic]:

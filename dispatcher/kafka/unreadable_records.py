@@ -29,7 +29,7 @@ from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.kafka.problems import KafkaProblems
 
 PAUSE_S: Final = 5.0
-"""A partition with an unreadable batch is fetched again after so long."""
+"""Time after which a partition with an unreadable batch is fetched again."""
 REPORT_S: Final = 3 * PAUSE_S
 LOG_ERRORS: Final = frozenset({-1, 2, 56, 76})
 """UNKNOWN_SERVER_ERROR, CORRUPT_MESSAGE, KAFKA_STORAGE_ERROR and UNSUPPORTED_COMPRESSION_TYPE of the protocol."""

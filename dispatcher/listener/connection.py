@@ -54,7 +54,7 @@ class GuardedConnection(asyncio.Protocol):
         self.address = ""
         """The peer's IP address."""
         self.peer = ""
-        """What counts as one peer."""
+        """Address or network that counts as one peer."""
 
     @property
     def is_waiting(self) -> bool:

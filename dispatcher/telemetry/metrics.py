@@ -32,7 +32,7 @@ SLO_SECONDS = 60
 ATTEMPT_OUTCOMES = ("success", "retryable", "permanent")
 STATUS_REASONS = ("http_2xx", "http_3xx", "http_4xx", "http_429", "http_5xx")
 FAILED_ATTEMPT_REASONS = (*map(str, FailureReason), *STATUS_REASONS[1:])
-"""What the reason of a failed attempt can be."""
+"""Possible reasons of a failed attempt."""
 BREAKER_STATES = ("closed", "open", "half_open")
 
 BUILD_INFO = Gauge(

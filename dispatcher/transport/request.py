@@ -41,7 +41,7 @@ class Endpoint:
     certificate: Secret | None = None
     key: Secret | None = None
     derived: "dict[object, object]" = field(default_factory=dict, init=False, repr=False)
-    """What each transport derives from the endpoint and keeps for the endpoint's lifetime."""
+    """Data that each transport derives from the endpoint and keeps for the endpoint's lifetime."""
 
     @property
     def url(self) -> str:
@@ -93,7 +93,7 @@ class Request:
 
     endpoint: Endpoint
     headers: Headers = field(repr=False)
-    """What changes with the event or the attempt: webhook-*, traceparent, the token."""
+    """Headers that change with the event or the attempt: webhook-*, traceparent, the token."""
     body: bytes = field(repr=False)
     timeout_s: float
     """For all of it: DNS, connect, TLS, request, the whole answer."""

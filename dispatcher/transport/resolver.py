@@ -86,7 +86,7 @@ class Resolver:
         self._reported_at: OrderedDict[str, float] = OrderedDict()
         self._threads: ThreadPoolExecutor | None = None
         self._asked: dict[str, list[socket.AddressFamily]] = {}
-        """What each of the system's lookups in progress was really asked for: every thread may be busy."""
+        """Address families that a thread has begun to look up, by host; none while the lookup waits for a thread."""
 
     async def __aenter__(self) -> Self:
         return self

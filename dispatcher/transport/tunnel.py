@@ -26,7 +26,7 @@ class _ConnectAnswer(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.head: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        """What was received when the header block was complete, or too long."""
+        """The bytes received when the header block was complete, or too long."""
         self._received = b""
 
     def data_received(self, data: bytes) -> None:

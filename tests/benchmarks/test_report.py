@@ -1,4 +1,4 @@
-"""What the README says of speed is what `make bench` has written."""
+"""The README's figures on speed are those that `make bench` has written."""
 
 import json
 

@@ -1,6 +1,6 @@
 """What the chart makes of each of its ci values, committed: a change of a template shows in the diff of what it makes.
 
-python -m tests.deploy.rendered      writes tests/deploy/rendered/ anew
+python -m tests.deploy.rendered      writes tests/deploy/rendered/
 """
 
 from pathlib import Path

@@ -23,7 +23,7 @@ class WallClock:
         self.set(0)
 
     def set(self, seconds: float) -> None:
-        """Makes the clock wrong by so many seconds from now on."""
+        """Makes the clock wrong by this number of seconds from now on."""
         new = self.file.with_suffix(".new")
         new.write_text(str(seconds))
         new.replace(self.file)

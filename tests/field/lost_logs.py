@@ -1,4 +1,4 @@
-"""What befalls a log: its disk is lost, it is truncated, its topic is created anew, retention takes what is unread."""
+"""Faults of a log: its disk is lost, it is truncated, its topic is recreated, retention removes unread records."""
 
 import asyncio
 import shutil
@@ -36,7 +36,7 @@ async def create_anew(broker: ApacheKafka, topic: str, partitions: int = 4) -> N
             return False
         return True
 
-    await until(created, f"{topic} to be created anew")
+    await until(created, f"{topic} to be recreated")
 
 
 async def remove_before(broker: ApacheKafka, topic: str, offset: int, partition: int = 0) -> None:

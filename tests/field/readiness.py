@@ -1,4 +1,4 @@
-"""What a running dispatcher says of Kafka: `/readyz`, metrics, log."""
+"""Reads what a running dispatcher reports about Kafka: `/readyz`, metrics, log."""
 
 import json
 import re

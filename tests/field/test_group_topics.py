@@ -102,7 +102,7 @@ async def test_what_was_parked_and_died_under_the_old_names_is_drained_and_redri
         again = await running.dispatcher("redrive", "-c", new.path)
         assert "0 dead events selected; 4 more were sent back by an earlier redrive" in again.out
     ends = await topics.end_offsets(scene.bootstrap_servers, dead_letter_topic(scene.prefix))
-    assert sum(ends.values()) == 0, "nothing died anew"
+    assert sum(ends.values()) == 0, "nothing died again"
 
 
 async def test_an_upgrade_that_is_killed_before_it_reads_the_former_topics_goes_on_at_the_next_start(

@@ -72,7 +72,7 @@ async def _five_of_thirty_held(scene: Stage, dispatcher: Dispatcher) -> asyncio.
     return released
 
 
-FAULTS = {"disk lost": lose_disk, "topic created anew": create_anew}
+FAULTS = {"disk lost": lose_disk, "topic recreated": create_anew}
 
 
 @pytest.mark.parametrize("grown", [60, *(pytest.param(one, marks=ALL_FAULTS) for one in (30, 10, 3))])
@@ -108,7 +108,7 @@ async def test_a_log_lost_and_grown_while_the_process_is_down_is_read_from_its_s
 
 
 @pytest.mark.parametrize("grown", [60, pytest.param(10, marks=ALL_FAULTS)])
-@pytest.mark.parametrize("fault", ["disk lost", pytest.param("topic created anew", marks=ALL_FAULTS)])
+@pytest.mark.parametrize("fault", ["disk lost", pytest.param("topic recreated", marks=ALL_FAULTS)])
 async def test_a_log_lost_and_grown_while_the_process_runs_is_read_from_its_start(
     scene: Stage, mortal: ApacheKafka, fault: str, grown: int
 ) -> None:
@@ -122,7 +122,7 @@ async def test_a_log_lost_and_grown_while_the_process_runs_is_read_from_its_star
         await scene.all_accepted(dispatcher)
 
         assert dispatcher.running
-        assert (LOST_LINE in dispatcher.log) or fault == "topic created anew"
+        assert (LOST_LINE in dispatcher.log) or fault == "topic recreated"
         await _committed(scene, grown, dispatcher)
 
 

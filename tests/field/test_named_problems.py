@@ -41,7 +41,7 @@ async def scene(broker: ApacheKafka, tmp_path: Path) -> AsyncIterator[Stage]:
 
 @dataclass(frozen=True)
 class Trouble:
-    """Settings that don't fit the broker, and what must be said of them."""
+    """Settings that don't fit the broker, and the report that each must cause."""
 
     name: str
     listener: Listener | None

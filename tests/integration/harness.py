@@ -224,7 +224,7 @@ class Dispatcher:
     """`dispatcher run -c` as a process of its own, over any number of starts. Leaving the context kills it."""
 
     program: tuple[str, ...] = ("-m", "dispatcher")
-    """What Python is started with, before the command."""
+    """Python's options, before the command."""
 
     def __init__(self, directory: Path, settings: Mapping[str, Any], *, name: str = "dispatcher") -> None:
         self._directory = directory
@@ -512,7 +512,7 @@ class Stage:
         await until(lambda: not self.missing(), "every event in the ledger", timeout_s, dispatcher)
 
     async def accepted(self, count: int, dispatcher: Dispatcher, timeout_s: float = 60) -> None:
-        """Waits until so many events are in the ledger."""
+        """Waits until the ledger has this number of events."""
         await until(lambda: len(self.receiver.accepted) >= count, f"{count} events", timeout_s, dispatcher)
 
     async def dead(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The reader of the history topic on a broker: what it knows of its lag, and where it begins."""
+"""The reader of the history topic on a broker: its lag, and the position at which it begins."""
 
 import asyncio
 import contextlib
@@ -138,6 +138,6 @@ async def test_every_partition_needs_a_position_and_an_end() -> None:
         state.subscription.assignment.state_value(tp).highwater = end
     assert lag_of(consumer) == 23
     state.assign_from_subscribed({first})
-    assert lag_of(consumer) is None, "assigned anew"
+    assert lag_of(consumer) is None, "a new assignment"
     state.assign_from_subscribed(set())
     assert lag_of(consumer) == 0, "other workers have all partitions"

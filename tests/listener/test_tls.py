@@ -29,7 +29,7 @@ HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 class Files:
-    """Certificate and key in a directory, written anew as Kubernetes does it: by a link that is swapped."""
+    """Certificate and key in a directory, replaced as Kubernetes does it: by a link that is swapped."""
 
     def __init__(self, directory: Path) -> None:
         self.authority = trustme.CA()

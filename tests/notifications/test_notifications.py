@@ -211,7 +211,7 @@ async def test_a_certificate_that_was_replaced_in_time_has_not_expired(
 async def test_trouble_is_kept_for_a_contact_who_has_still_to_confirm(
     tmp_path: Path, issued: Certificates, mail: MailServer, history: Database
 ) -> None:
-    """If the operator has no address either: else no one learns of it."""
+    """If the operator has no address either: else no one is notified."""
     async with open_scene(settings_for(tmp_path, issued, mail, None, operator=[]), history) as scene:
         scene.webhooks = [webhook_of(LUMA, CONTACT)]
         await scene.work()

@@ -1,4 +1,4 @@
-"""`make audit`: what can be known of the locked dependencies, and plainly what could not be found out.
+"""`make audit`: checks the locked dependencies, and says plainly what could not be checked.
 
 Offline: every requirement is pinned with hashes, the lock has all that pyproject.toml asks for, what is installed is what
 is locked. With an index: which pins are not the newest. With a vulnerability service: whether any pin has an advisory.
@@ -93,7 +93,7 @@ def strangers(pins: Mapping[str, Pin]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a vulnerability service said of the pins."""
+    """The answer of a vulnerability service about the pins."""
 
     audited: int
     skipped: tuple[str, ...]

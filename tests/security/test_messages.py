@@ -192,7 +192,7 @@ ROWS: list[tuple[Json | Callable[[Path], Json], str, str]] = [
 
 
 def problems_of(directory: Path, changes: Json | Callable[[Path], Json]) -> tuple[Problem, ...]:
-    """What `dispatcher check` and the store say of a webhook with these changes."""
+    """The problems that `dispatcher check` and the store report for a webhook with these changes."""
     (directory / "secrets").mkdir()
     (directory / "webhooks.d").mkdir()
     given = changes(directory / "secrets") if callable(changes) else changes

@@ -35,7 +35,7 @@ class Witness(Receiver):
 
 
 def _sent(request: web.Request, body: bytes) -> str:
-    """All that a hostile endpoint knows of a request, in one line of header characters."""
+    """All that a hostile endpoint knows about a request, in one line of header characters."""
     seen = json.dumps([request.raw_path, dict(request.headers), body.decode(errors="replace")])
     return "".join(c for c in seen if " " <= c <= "~")
 

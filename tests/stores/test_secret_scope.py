@@ -189,7 +189,7 @@ async def test_a_read_that_hangs_is_reported_and_not_started_again(place: Path) 
     may_end.set()
     slow: BackgroundRead[int] = background
     slow._within_s = 20
-    assert await slow(read) == 1, "the result of the call that took so long"
+    assert await slow(read) == 1, "the result of the slow call"
     assert await slow(read) == 2
 
 

@@ -283,7 +283,7 @@ async def _headers_encrypted(file: SqliteFile) -> None:
 async def test_what_another_process_kept_from_being_removed_is_removed_later(
     sqlite_file: SqliteFile, replace: Callable[[SqliteFile], Awaitable[None]], *, by_itself: bool
 ) -> None:
-    """In a SQLite file, replaced rows stay in free pages until the file is written anew, be it by another process."""
+    """In a SQLite file, replaced rows stay in free pages until the file is rewritten, even by another process."""
     with sqlite_file.read_by_another_process():
         await replace(sqlite_file)
     assert sqlite_file.keeps()
@@ -303,7 +303,7 @@ async def test_a_file_is_written_anew_only_if_rows_in_it_were_replaced(sqlite_fi
 
 
 async def test_what_another_process_replaces_meanwhile_stays_noted(sqlite_file: SqliteFile) -> None:
-    """Its rows may have come into the file after it was written anew."""
+    """Its rows may have come into the file after it was rewritten."""
     with contextlib.closing(sqlite3.connect(sqlite_file.path, isolation_level=None)) as other:
 
         def replace(_connection: object, _cursor: object, statement: str, *_: object) -> None:

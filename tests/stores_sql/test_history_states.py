@@ -138,7 +138,7 @@ async def test_states_are_unknown_without_a_worker_that_keeps_up(database: Datab
 
 
 async def test_tenants_that_vanish_are_added_again(database: Database, clock: Clock) -> None:
-    """The table was made anew while the worker ran."""
+    """The table was recreated while the worker ran."""
     states = TenantStates(database, clock)
     facts = {GOOD: WebhookFacts("1", True)}
     for _ in range(2):

@@ -122,7 +122,7 @@ async def test_each_class_is_kept_for_its_own_time(store: HistoryStore, database
 
 
 async def test_a_person_is_forgotten_and_stays_forgotten(store: HistoryStore, database: Database, clock: Clock) -> None:
-    """The topic still holds the person's entries, and a worker that starts anew reads them again."""
+    """The topic still holds the person's entries, and a worker that starts from its beginning reads them again."""
     everything = rows(*records(5, 400))
     await store.write(everything)
     hashed = f"{3:032x}"
@@ -286,7 +286,7 @@ async def test_a_store_of_a_version_without_positions_has_what_was_committed(
         (StoredPositions({PLACE: 5}), 5, 5),
         (StoredPositions({PLACE: 3}), 5, 3),  # restored from a backup
         (StoredPositions({PLACE: 7}), 5, 5),  # the commit failed, or the group was set back
-        (StoredPositions({PLACE: 7}), None, 0),  # the topic was made anew
+        (StoredPositions({PLACE: 7}), None, 0),  # the topic was recreated
         (StoredPositions(trusts_commits=True), 5, 5),
         (StoredPositions(trusts_commits=True), None, 0),
         (StoredPositions({PLACE: 3}, trusts_commits=True), 5, 3),

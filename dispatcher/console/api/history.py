@@ -55,7 +55,7 @@ async def get_event_history(call: Call[Empty, Empty]) -> Reply:
     webhook = await call.services.webhooks.get(call.id, orgs=call.person.orgs)
     found = await _lookup(call.services).timeline(call.path["event"], tenant=webhook.tenant)
     if not found.entries:
-        raise ApiError(404, "not_found", "Nothing is known of such an event: it may be older than what is kept.")
+        raise ApiError(404, "not_found", "Nothing is known about such an event: it may be older than what is kept.")
     return Reply(EventHistory(items=tuple(map(_entry, found.entries)), is_cut=found.is_cut))
 
 

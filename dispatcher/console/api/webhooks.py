@@ -72,7 +72,7 @@ async def enable_webhook(call: Call[Empty, Empty]) -> Reply:
     stored = await call.services.webhooks.reactivate(call.id, by=call.person.name, orgs=call.person.orgs)
     try:
         await call.services.lanes.enable(stored.tenant)
-    except DispatcherError as error:  # they learn of it from the store, only later
+    except DispatcherError as error:  # they notice it in the store, only later
         log.warning("dispatchers could not enable a tenant", why=str(error))
     return _reply(stored, call.person)
 

@@ -56,7 +56,7 @@ class Chart:
     labels: tuple[str, ...]
     """Labels below the chart, at equal distances from left to right."""
     unit: str = ""
-    """What the axis counts: `Requests in 15m`."""
+    """The axis's unit: `Requests in 15m`."""
     alone: str = ""
     """When all of it was, if only one bar isn't empty: `at 14:00`, or `since 14:00` for the last one."""
 

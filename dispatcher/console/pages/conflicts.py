@@ -29,7 +29,7 @@ class FieldConflict:
     by: str
     """The person who saved it last."""
     entered: str | None
-    """What the second editor entered; None if the form can't show it in one line."""
+    """The value that the second editor entered; None if the form can't show it in one line."""
     can_take: bool
     """True if `take_saved` can put the saved value into the form."""
 

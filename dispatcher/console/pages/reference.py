@@ -54,7 +54,7 @@ class Schema:
     text: str
     fields: tuple[Field, ...]
     choices: str
-    """What it is if it has no fields."""
+    """The accepted values, for a type without fields."""
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:

@@ -1,4 +1,4 @@
-"""What every page needs: the services, the templates, and the frame around its content."""
+"""Renders pages: holds the services and templates, and adds the frame around a page's content."""
 
 import time
 from typing import Final

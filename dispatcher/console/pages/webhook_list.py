@@ -156,7 +156,7 @@ class WebhookListPage:
         sort: Literal["name", "tenant"] = "tenant" if wanted.sort == "tenant" else "name"
         found = await self._renderer.services.webhooks.list_all(replace(query, sort=sort), orgs=person.orgs)
         is_partial = False
-        if self._renderer.services.history is None:  # states are known of each tenant by itself only
+        if self._renderer.services.history is None:  # each tenant's state is then read by itself
             is_partial, found = len(found) > MAX_TENANTS, found[:MAX_TENANTS]
         with_number = wanted.sort if wanted.sort in ("delivered", "waiting", "dead") else None
         listed = await list_states(self._renderer.services, found, with_number)

@@ -115,7 +115,7 @@ class RunningLanes:
         return None if task.cancelled() else task.result()
 
     async def enable(self, tenant: TenantKey) -> None:
-        """Asks each dispatcher to enable the tenant. Only those on this host accept; the others learn of it later."""
+        """Asks each dispatcher to enable the tenant. Only those on this host accept; the others notice it later."""
         answers = await self._call_each(lambda one: self._post(one, f"{_path(tenant)}/enable"))
         log.info("tenant enabled", tenant=str(tenant), dispatchers=sum(answers), of=len(answers))
         self._known.pop(tenant, None)

@@ -29,7 +29,7 @@ async def move_positions(connection: AsyncConnection, moves: Mapping[Place, Move
     """Moves the positions in the transaction that stores the records between.
 
     Raises:
-        StoreReplaced: the reader knows of other positions, so that records may be missing.
+        StoreReplaced: the reader has other positions, so that records may be missing.
     """
     if not moves:
         return

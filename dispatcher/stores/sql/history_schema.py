@@ -223,16 +223,16 @@ def day_statement(kept: int, day: int) -> str:
 
 
 JUDGE_LOCK: Final = text("SELECT pg_try_advisory_xact_lock(1751741557)")
-"""Taken by the worker that judges the states; the others let it."""
+"""Held by the worker that judges the states; the others wait."""
 
 PLAN_LOCK: Final = text("SELECT pg_try_advisory_xact_lock(1751741558)")
-"""Taken by the worker that decides what is reported; the others let it."""
+"""Held by the worker that decides what is reported; the others wait."""
 
 WRITE_LOCK: Final = text("SELECT pg_advisory_xact_lock_shared(1751741559)")
 """Taken before a write looks up which persons are erased."""
 
 ERASE_LOCK: Final = text("SELECT pg_advisory_xact_lock(1751741559)")
-"""Taken before a person is noted as erased: waits for the writes that are under way, and the next ones know of it."""
+"""Taken before a person is noted as erased: waits for the writes that are under way, and later ones see the erasure."""
 
 LOCK: Final = text("SELECT pg_advisory_xact_lock(1751741556)")
 """Taken before tables are made or dropped: several workers may start together."""

@@ -45,7 +45,7 @@ ACTORS: dict[str, tuple[Role, Orgs] | None] = {
 
 @dataclass
 class Luma:
-    """Luma's things, made anew for each request."""
+    """Luma's objects, created again for each request."""
 
     sandbox: str
     webhook_id: str

@@ -43,7 +43,7 @@ def csrf_token(console: Console, cookies: dict[str, str]) -> str:
 
 
 def pass_s(part: Any, seconds: float) -> None:
-    """Let a part of the console believe that so much time has passed."""
+    """Advances the clock of a part of the console."""
     before = part._clock
     part._clock = lambda: before() + seconds
 

@@ -72,7 +72,7 @@ async def test_a_message_is_found_and_understood(browser: Browser, stage: Stage,
         await expect(timeline).to_contain_text("Delivered by attempt 2")
         assert await shown.violations() == []
         await search(shown, "r-nothing")
-        await expect(shown.page.get_by_role("heading", name="Nothing is known of it")).to_be_visible()
+        await expect(shown.page.get_by_role("heading", name="Nothing is known about it")).to_be_visible()
 
 
 async def test_a_long_timeline_says_that_it_has_only_the_end(
@@ -117,7 +117,7 @@ async def test_others_messages_are_not_found(browser: Browser, stage: Stage) -> 
         await shown.sign_in(await stage.token(Role.ADMIN, frozenset({"new@AdobeOrg"})))
         for text in ("r-1", ADDRESS):
             await search(shown, text)
-            await expect(shown.page.get_by_role("heading", name="Nothing is known of it")).to_be_visible()
+            await expect(shown.page.get_by_role("heading", name="Nothing is known about it")).to_be_visible()
         assert await shown.go(stage.path(LUMA, "/deliveries/msg_1")) == 404
 
 

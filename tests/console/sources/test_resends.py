@@ -119,7 +119,7 @@ async def test_a_delivery_before_hundreds_of_other_entries_is_found(
 
 
 async def test_what_the_topic_has_lost_or_given_to_others_is_counted_as_gone(world: World) -> None:
-    """An offset may belong to another tenant's record if the topic was created anew."""
+    """An offset may belong to another tenant's record if the topic was recreated."""
     origins = [await world.delivered(LUMA, number) for number in range(6)]
     other = await world.delivered(OTHER, 30)
     await world.history.add(entry_of(LUMA, "31", age_s=1, webhook_id="msg_31", topic=other.topic, partition=other.partition,

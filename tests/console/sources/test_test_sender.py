@@ -1,4 +1,4 @@
-"""Test events to real servers: what is sent, what is seen of the way, and what is said of the end."""
+"""Test events to real servers: the request, the phases that were measured, and the words for the result."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""A topic followed on a real broker: from its past to its end, over restarts, and when it is made anew."""
+"""A topic followed on a real broker: from its past to its end, over restarts, and when it is recreated."""
 
 import asyncio
 from collections.abc import Sequence

@@ -125,7 +125,7 @@ def test_a_success_between_two_failed_probes_does_not_shorten_the_time() -> None
 
     assert breaker.retry_in_s(1030) == 60
     attempt(breaker, 1090, failed=False)
-    assert breaker.state is HALF_OPEN, "the successes count anew"
+    assert breaker.state is HALF_OPEN, "the successes count from zero again"
 
 
 def test_closed_again_it_starts_afresh() -> None:

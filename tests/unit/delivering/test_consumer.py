@@ -502,7 +502,7 @@ async def test_records_that_come_before_the_assignment_is_known_wait_for_it() ->
     bench.group.members[0].die()
     bench.tasks[0].cancel()
     await asyncio.wait(bench.tasks)
-    bench.chance.choice = lambda options: options[-1]  # type: ignore[method-assign]  # the listener hears of it late
+    bench.chance.choice = lambda options: options[-1]  # type: ignore[method-assign]  # the listener is called late
     bench.script = takes({})
     await bench.run()
     await asyncio.sleep(1)

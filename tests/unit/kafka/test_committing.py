@@ -58,7 +58,7 @@ def clock() -> Clock:
 
 
 def _partition(scattered: int = 0) -> Partition:
-    """Has a position to commit until a commit succeeds, and so many runs of finished records beyond it."""
+    """Has a position to commit until a commit succeeds, and a number of runs of finished records beyond it."""
     partition = Partition(TopicPartition("events", 0), AssignmentEpoch())
     partition.restored = True
     finished = [8 + number * (number + 3) for number in range(scattered)]
@@ -186,7 +186,7 @@ class SlowBroker(Broker):
 
 
 async def commit_times(takes_s: float, every_s: float, in_flight: int, for_s: float) -> list[float]:
-    """Returns when commits began, while a record finishes every so many seconds."""
+    """Returns when commits began, while records finish at a fixed interval."""
     broker, partition, problems = SlowBroker(takes_s), Partition(TopicPartition("events", 0)), KafkaProblems()
     partition.restored = True
     settings = SETTINGS.model_copy(update={"commit_interval": 0.05})

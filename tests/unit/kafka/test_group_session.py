@@ -109,7 +109,7 @@ async def test_polls_after_errors_wait_longer_and_longer_until_one_succeeds() ->
     assert all(0 < wait <= LONGEST_POLL_WAIT_S * 1.5 for wait in waits[:6])
     assert waits[5] > 2 * waits[0]
     assert waits[6] < 0.1, "it goes on at once after a success"
-    assert waits[7] < 2 * FIRST_REPEAT_S < waits[5], "the waits begin anew after a success"
+    assert waits[7] < 2 * FIRST_REPEAT_S < waits[5], "the waits start again after a success"
     assert bench.session.fenced == "taken by another"
     assert bench.session.stopping.is_set()
     assert bench.fenced == 1

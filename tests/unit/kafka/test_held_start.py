@@ -103,7 +103,7 @@ def commit(position: int, last_read: int | None = None, named: SnapshotOffsets |
 
 
 def fresh(start: int, committed: Committed | None) -> HeldStart:
-    """A start at the log's start, with nothing known of the log."""
+    """A start at the log's start, with nothing known about the log."""
     return HeldStart(start, Snapshot({}), None, committed, log_start=start)
 
 

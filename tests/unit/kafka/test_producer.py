@@ -258,7 +258,7 @@ async def test_neither_key_nor_value_is_written_as_it_is(broker: Broker) -> None
 @virtual_time
 @pytest.mark.parametrize("value", [b"v", None])
 async def test_a_partition_that_the_client_does_not_know_yet_is_written_to(broker: Broker, value: bytes | None) -> None:
-    """Partitions were added to a topic a moment ago; or it was made anew with fewer, and the owner learns it later."""
+    """Partitions were added to a topic a moment ago; or it was recreated with fewer, and the owner notices it later."""
     async with Producer(SETTINGS) as producer:
         broker.partitions = {0, 1}
         await producer.write("t", None, value, [], "held", partition=1)

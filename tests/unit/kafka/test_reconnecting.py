@@ -1,4 +1,4 @@
-"""Errors that aiokafka doesn't expect of itself: they count as lost connections and lost memberships, not as the process's end."""
+"""Errors that aiokafka doesn't expect of itself count as lost connections and memberships; the process goes on."""
 
 import struct
 from types import SimpleNamespace

@@ -18,7 +18,7 @@ from tests.unit.notifications.fleet import ACTIVE, DISABLED, FAILING, NOW, UNSTA
 
 HOUR_S = 3600.0
 StateAt = Callable[[float], FleetState]
-"""The state of a webhook so many seconds after the start."""
+"""The state of a webhook, by seconds after the start."""
 
 
 class Weeks:

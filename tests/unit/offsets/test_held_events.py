@@ -698,7 +698,7 @@ async def test_retention_past_everything_that_was_read_is_no_other_log() -> None
 
 @virtual_time
 async def test_partitions_that_an_assignment_no_longer_names_are_let_go() -> None:
-    """A partition whose position was looked up anew meanwhile was not revoked."""
+    """A partition whose position was looked up again meanwhile was not revoked."""
     bench = Bench()
     bench.wait_s = 1000.0
     bench.hold(3)

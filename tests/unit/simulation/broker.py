@@ -1,7 +1,7 @@
 """A broker in memory: topics with gaps in their offsets, groups that rebalance, commits with metadata, and faults.
 
 Only what the consumer and the producer use of aiokafka, and as unkind as the real one may be: records of a new
-assignment can come before the listener hears of it, a commit can fail, hang, or be acknowledged late, a write can be
+assignment can come before the listener is called, a commit can fail, hang, or be acknowledged late, a write can be
 lost or be made without an acknowledgement, a log can be truncated and grow again, credentials can be refused for a time,
 and a member whose heartbeats stop is dropped from its group without hearing of it.
 """
@@ -42,7 +42,7 @@ class StoredRecord(ARecord):
 
 @dataclass
 class Faults:
-    """What is wrong with the broker now."""
+    """The broker's present faults."""
 
     unwritable: set[str] = field(default_factory=set)
     away: bool = False
@@ -96,7 +96,7 @@ class Broker:
         self.partitions[tp] = [one for one in self.partitions[tp] if one.offset >= offset]
 
     def truncate(self, tp: TopicPartition, end: int) -> list[StoredRecord]:
-        """An unclean leader election, or, to 0, a disk that is lost or a topic that is created anew.
+        """An unclean leader election, or, to 0, a disk that is lost or a topic that is recreated.
 
         Returns the records that are gone.
         """
@@ -204,7 +204,7 @@ class Group:
 
 
 class Member:
-    """What the dispatcher's consumer sees of AIOKafkaConsumer."""
+    """A group member with the part of AIOKafkaConsumer's interface that the dispatcher's consumer uses."""
 
     def __init__(
         self, group: Group, listener: ConsumerRebalanceListener, session_timeout_s: float | None = None

@@ -165,7 +165,7 @@ class Process:
         await asyncio.wait([self.running])
 
     async def cut_off(self, for_s: float, *, refused: bool = False) -> None:
-        """Lets nothing between it and Kafka's group through for so long; `refused`: for its credentials, and no write."""
+        """Cuts it off from Kafka's group for this time; `refused`: its credentials are refused, and writes fail too."""
         members = [member for member in self.members if member.alive]
         for member in members:
             member.cut_off, member.refused = True, refused
@@ -283,7 +283,7 @@ class World:
         """How many finals more than events there may be."""
         self.calm = False
         self.wrong: list[str] = []
-        """What did not hold. Collected, since the dispatcher outlives an exception anywhere."""
+        """Promises that did not hold. Collected, since the dispatcher survives an exception anywhere."""
 
     def hold(self, what: object, otherwise: str) -> None:
         """It must."""

@@ -57,7 +57,7 @@ class StateModel(ResponseModel):
     since: Time | None
     """When the state began; null if that is unknown."""
     reasons: tuple[str, ...]
-    """What is wrong, and what to change, as sentences; empty if nothing is."""
+    """Sentences about what is wrong and what to change; empty if nothing is wrong."""
     last_delivery: Time | None
     dead: int
     """Events that died within 24 hours and were not sent again."""

@@ -106,7 +106,7 @@ class CountModel(ResponseModel):
     text: str
     """The reason as a sentence."""
     remedy: str
-    """What to change so that such events are sent; empty if nothing has to be."""
+    """The change that makes such events be sent; empty if none is needed."""
 
 
 class CountsModel(ResponseModel):

@@ -36,7 +36,7 @@ class ResendRequest(RequestModel):
 
 
 class ResendCheckModel(ResponseModel):
-    """What a resend would send."""
+    """The events that a resend would send."""
 
     delivered: int
     """Delivered events that are still in the topic of events."""
