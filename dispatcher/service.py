@@ -254,7 +254,7 @@ class Service:
         held_events = HeldEvents(
             _membership_of_topics(settings.kafka, [held.topic]), held, process, edits.are_awaited,
             self._policy.max_age_s, settings.delivery.drain_timeout,
-            problems=self._kafka_problems, on_fenced=self._stop.set,
+            problems=self._kafka_problems, on_fenced=self._stop.set, event_log=self._event_log,
         )  # fmt: skip
         return EventFlow(pipeline, consumers, held_events)
 
@@ -292,12 +292,12 @@ class Service:
             Consumer(
                 kafka, [kafka.topic], kafka.group_id, process, self._fresh, drain,
                 fast_path=fast_path, in_flight=in_flight, on_fenced=self._stop.set,
-                problems=self._kafka_problems,
+                problems=self._kafka_problems, event_log=self._event_log,
             ),
             Consumer(
                 retry, retry_topics.topics, retry_group(kafka.group_id), process, self._parked, drain,
                 due_in_s=retry_topics.due_in_s, in_flight=in_flight, on_fenced=self._stop.set,
-                problems=self._kafka_problems,
+                problems=self._kafka_problems, event_log=self._event_log,
             ),
         )  # fmt: skip
 

@@ -5,10 +5,11 @@ No Kafka client is named here: the consumer's records have this shape.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from dispatcher.contract.outcomes import Outcome
 from dispatcher.contract.values import slots_dataclass
 from dispatcher.errors import Draining
 
@@ -134,6 +135,8 @@ class ProcessingAttempt:
 
     epoch: "AssignmentEpoch"
     started: bool = False
+    resume: Callable[[], Awaitable[Outcome]] | None = None
+    """What is left to do once an attempt was judged. Processing that failed goes on here: no POST is made twice."""
 
     def start(self) -> None:
         """Marks the attempt as visible outside, before a request goes out or a record is written.
@@ -145,15 +148,6 @@ class ProcessingAttempt:
         if not epoch.active or epoch.lease.now() >= epoch.lease.ends_at:
             raise Draining
         self.started = True
-
-    def renew(self) -> None:
-        """Notes that another request for the same record is about to go out.
-
-        Raises:
-            Draining: the group may have given the partition to another member meanwhile.
-        """
-        if self.epoch.lease.is_over:
-            raise Draining
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result
@@ -37,6 +37,9 @@ from dispatcher.transport.request import Endpoint, Exchange, Request, Transport
 
 log = structlog.get_logger(__name__)
 
+
+_NOT_SOON: Final = LaneRefusal(ParkReason.LANE_FULL, 0)
+"""There is no quick try: the event is parked for what its last attempt showed."""
 
 IsCurrent = Callable[[Webhook], bool]
 """Whether a webhook is still the one to use, without waiting for a store."""
@@ -196,7 +199,9 @@ class Deliverer:
 
         async def again() -> AttemptResult:
             nonlocal last
-            pending.processing.renew()
+            if pending.processing.epoch.lease.is_over:  # parked by the partition's owner, with its attempts
+                last = AttemptResult(last.number, last.attempt, last.judgement, refusal=_NOT_SOON)
+                return last
             if not self.is_current(pending.webhook):
                 last = AttemptResult(last.number, last.attempt, last.judgement, changed=True)
                 return last
@@ -204,8 +209,7 @@ class Deliverer:
             if isinstance(entry, Permit):
                 last = await self._try(lane, pending, entry, last.number + 1)
             else:
-                refusal = entry or LaneRefusal(ParkReason.LANE_FULL, 0)
-                last = AttemptResult(last.number, last.attempt, last.judgement, refusal=refusal)
+                last = AttemptResult(last.number, last.attempt, last.judgement, refusal=entry or _NOT_SOON)
             return last
 
         def enough(state: RetryCallState) -> bool:

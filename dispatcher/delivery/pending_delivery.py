@@ -124,6 +124,11 @@ class AttemptResult:
         soon = judgement is not None and judgement.verdict is Verdict.RETRY_SOON
         return soon and self.hold_s is None and self.refusal is None and not self.changed
 
+    @property
+    def is_final(self) -> bool:
+        """True if an attempt was made that no quick try follows: its outcome is known."""
+        return self.attempt is not None and not self.is_retried_soon
+
     def concluded(self) -> Delivery:
         """Returns what happens to the event if this was its last attempt for now."""
         attempt, judgement = self.attempt, self.judgement

@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import assert_never
 
 import structlog
@@ -110,12 +111,15 @@ class Pipeline:
 
         Args:
             first_result: the first attempt, if `fast_path` made it already.
+            processing: what is left to do, if the record was processed before and an attempt was judged.
 
         Raises:
             StoreUnavailable, NotWritten, BrakeEngaged: not now; the record is processed again.
             StillHeld: a record of the topic of held events still has to wait.
             Draining: the partition is no longer ours or the process stops, and nothing has happened.
         """
+        if processing.resume is not None:
+            return await processing.resume()
         retry_state = self._retry_state(record, first_result)
         try:
             event = read_record(record, retry_state.origin, self._max_record_bytes)
@@ -148,31 +152,19 @@ class Pipeline:
         event: DeliveryEvent,
         first_result: AttemptResult | None,
     ) -> Outcome:
+        if first_result is not None and first_result.attempt is not None:
+            processing.resume = partial(self._process_event, record, retry_state, processing, event, first_result)
         while True:
             undelivered = Undelivered(record, retry_state, processing, event)
-            try:
-                webhook = await self._webhooks.get(event.tenant)
-            except (WebhookUnusable, WebhookUndecided) as error:
-                why = ParkReason.UNUSABLE if isinstance(error, WebhookUnusable) else ParkReason.UNDECIDED
-                deferred = Deferred(why, retry_state.attempts, detail=str(error))
-                return await self._undelivered.park(undelivered, event, deferred)
-            try:
-                decided = decide(event, webhook)
-            except Exception as error:  # noqa: BLE001
-                return await self._undelivered.die_of_a_bug(undelivered, error)
-            if not isinstance(decided, tuple):
-                if isinstance(decided, SkipReason):
-                    return self.skipped(record, decided, event, retry_state.origin)
-                deferred = Deferred(decided, retry_state.attempts, detail=f"the webhook is {decided}")
-                return await self._undelivered.park(undelivered, event, deferred)
-            wanting, body = decided
-            if len(body) > self._max_body:
-                detail = f"the payload has {len(body)} bytes, over the limit of {self._max_body}"
-                return await self._undelivered.dead_letter(undelivered, DeadReason.TOO_LARGE, detail)
-            if len(body) > MAX_WARNED:
-                log.warning("large payload", tenant=str(event.tenant), webhook_id=event.webhook_id, size=len(body))
-            pending = self._pending(event, wanting, body, retry_state, processing)
-            delivery, first_result = await self._deliveries.deliver(pending, first_result), None
+            if first_result is not None and first_result.is_final:
+                delivery = first_result.concluded()
+            else:
+                made = retry_state.attempts if first_result is None else first_result.number
+                prepared = await self._prepared(undelivered, event, made)
+                if not isinstance(prepared, PendingDelivery):
+                    return prepared
+                delivery = await self._deliveries.deliver(prepared, first_result)
+            first_result = None
             match delivery:
                 case Delivered():
                     return self._record_delivery(record, retry_state, event, delivery)
@@ -184,8 +176,34 @@ class Pipeline:
                     return await self._undelivered.dead_letter(undelivered, reason, delivery.detail)
                 case WebhookChanged():  # it was edited meanwhile: decide again
                     retry_state = replace(retry_state, attempts=delivery.attempts)
+                    processing.resume = partial(self._process_event, record, retry_state, processing, event, None)
                 case _:
                     assert_never(delivery)
+
+    async def _prepared(self, undelivered: Undelivered, event: DeliveryEvent, made: int) -> PendingDelivery | Outcome:
+        """Returns what to send, or the outcome of an event that is not sent now. `made`: POSTs made so far."""
+        record, retry_state = undelivered.record, undelivered.retry_state
+        try:
+            webhook = await self._webhooks.get(event.tenant)
+        except (WebhookUnusable, WebhookUndecided) as error:
+            why = ParkReason.UNUSABLE if isinstance(error, WebhookUnusable) else ParkReason.UNDECIDED
+            return await self._undelivered.park(undelivered, event, Deferred(why, made, detail=str(error)))
+        try:
+            decided = decide(event, webhook)
+        except Exception as error:  # noqa: BLE001
+            return await self._undelivered.die_of_a_bug(undelivered, error)
+        if not isinstance(decided, tuple):
+            if isinstance(decided, SkipReason):
+                return self.skipped(record, decided, event, retry_state.origin)
+            deferred = Deferred(decided, made, detail=f"the webhook is {decided}")
+            return await self._undelivered.park(undelivered, event, deferred)
+        wanting, body = decided
+        if len(body) > self._max_body:
+            detail = f"the payload has {len(body)} bytes, over the limit of {self._max_body}"
+            return await self._undelivered.dead_letter(undelivered, DeadReason.TOO_LARGE, detail)
+        if len(body) > MAX_WARNED:
+            log.warning("large payload", tenant=str(event.tenant), webhook_id=event.webhook_id, size=len(body))
+        return self._pending(event, wanting, body, retry_state, undelivered.processing)
 
     def _pending(
         self,

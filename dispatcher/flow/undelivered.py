@@ -1,12 +1,13 @@
 """Writes a record that is not delivered now to a retry tier, the held events or the dead letters.
 
-Each method returns the outcome once the broker has the record. If it raises, nothing has happened, and the record is
-processed again.
+Each method returns the outcome once the broker has the record. If it raises, nothing was written, and the record is
+processed again: from here, if an attempt was judged, so that only the write is repeated.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -112,6 +113,9 @@ class UndeliveredEvents:
             StillHeld: a record of the topic of held events still has to wait.
         """
         record, retry_state, held = undelivered.record, undelivered.retry_state, self._held_topic
+        if deferred.attempts > retry_state.attempts:  # else it is decided anew: the webhook may be another by then
+            again = Undelivered(record, retry_state, undelivered.processing, event)
+            undelivered.processing.resume = partial(self.park, again, event, deferred)
         if held is not None and record.topic == held.topic and deferred.attempts == retry_state.attempts:
             return await self._keep_held(undelivered, deferred)
         if held is not None and deferred.reason in HELD_REASONS:
@@ -206,6 +210,7 @@ class UndeliveredEvents:
             BrakeEngaged: most recent records of its partition died for a reason that is ours.
         """
         record, retry_state = undelivered.record, undelivered.retry_state
+        undelivered.processing.resume = partial(self.dead_letter, undelivered, reason, detail)
         brake = self.brakes[record.topic, record.partition]
         ours = reason in (DeadReason.UNREADABLE, DeadReason.INTERNAL)
         undelivered.processing.start()

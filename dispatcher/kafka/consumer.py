@@ -35,6 +35,7 @@ from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka.processing import FastPath, Process, RecordProcessor
 from dispatcher.tasks import set_within
 from dispatcher.telemetry import metrics
+from dispatcher.telemetry.event_log import EventLog
 
 log = structlog.get_logger(__name__)
 
@@ -69,6 +70,7 @@ class Consumer:
         on_fenced: Callable[[], None] | None = None,
         lease: Lease | None = None,
         problems: KafkaProblems | None = None,
+        event_log: EventLog | None = None,
     ) -> None:
         """Prepares a consumer without connecting; `run` joins the group.
 
@@ -81,10 +83,12 @@ class Consumer:
             clock: unix time.
             lease: replaces the lease on the monotonic clock, for tests.
             problems: collects Kafka problems.
+            event_log: limits the lines about records that are processed again.
         """
         self.session = GroupSession(
-            settings, group_id, problems, lease=lease, on_fenced=on_fenced, on_renewed=self._on_renewed
-        )
+            settings, group_id, problems, lease=lease, on_fenced=on_fenced, on_renewed=self._on_renewed,
+            event_log=event_log,
+        )  # fmt: skip
         problems = self.session.problems
         self._topics = tuple(topics)
         self.group_id = group_id

@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError
 
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.kafka_problems import KafkaReason
-from dispatcher.contract.records import Lease
+from dispatcher.contract.records import Lease, Record
 from dispatcher.kafka.connection import report_error, until_answered
 from dispatcher.kafka.group_coordinator import FencedMember
 from dispatcher.kafka.log_bounds import MOST_S
@@ -23,6 +23,7 @@ from dispatcher.kafka.membership import GroupClient
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.tasks import Backoff, set_within, unless
 from dispatcher.telemetry import metrics
+from dispatcher.telemetry.event_log import EventLog
 
 log = structlog.get_logger(__name__)
 
@@ -38,6 +39,11 @@ REPORTED_S: Final = 45.0
 Joined = TypeVar("Joined")
 
 
+def place_of(record: Record) -> str:
+    """Returns the record's place for a log line."""
+    return f"{record.topic}/{record.partition}/{record.offset}"
+
+
 class GroupSession:
     """The membership of one consumer in its group. It lasts over reconnections and rebalances."""
 
@@ -50,6 +56,7 @@ class GroupSession:
         lease: Lease | None = None,
         on_fenced: Callable[[], None] | None = None,
         on_renewed: Callable[[], None] | None = None,
+        event_log: EventLog | None = None,
     ) -> None:
         """Prepares a session without connecting.
 
@@ -58,6 +65,7 @@ class GroupSession:
             lease: replaces the lease on the monotonic clock, for tests.
             on_fenced: called when another process has taken this member's place.
             on_renewed: called when the group answers again after the lease was over.
+            event_log: limits the lines about records that are processed again.
         """
         self._settings = settings
         self.group_id = group_id
@@ -65,6 +73,7 @@ class GroupSession:
         self.lease = Lease() if lease is None else lease
         self._on_fenced = on_fenced
         self._on_renewed = on_renewed
+        self._event_log = event_log or EventLog()
         self._renewed = asyncio.Event()
         self.stopping = asyncio.Event()
         """Set when the consumer has to drain and leave the group."""
@@ -141,6 +150,13 @@ class GroupSession:
         self.stopping.set()
         if self._on_fenced is not None:
             self._on_fenced()
+
+    def note_repeat(self, record: Record, error: Exception, *, is_bug: bool = False) -> None:
+        """Counts that a record is processed again. The first of a partition and kind of error in a minute is logged."""
+        metrics.EVENTS_REPEATED.inc()
+        event = "record kept for another try" + (" because of a bug" if is_bug else "")
+        if self._event_log.sampled(event, None, f"{type(error).__name__} {record.topic}/{record.partition}"):
+            log.warning(event, place=place_of(record), why=str(error)[:256], exc_info=error if is_bug else None)
 
     async def watch(
         self,

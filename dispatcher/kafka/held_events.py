@@ -36,6 +36,7 @@ from dispatcher.kafka.membership import Assignments, GroupClient, join
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.tasks import Backoff
 from dispatcher.telemetry import metrics
+from dispatcher.telemetry.event_log import EventLog
 
 log = structlog.get_logger(__name__)
 
@@ -81,6 +82,7 @@ class HeldEvents:
         on_fenced: Callable[[], None] | None = None,
         lease: Lease | None = None,
         connect: Connect | None = None,
+        event_log: EventLog | None = None,
     ) -> None:
         """Prepares the consumer without connecting; `run` joins the group.
 
@@ -89,11 +91,13 @@ class HeldEvents:
             is_held: returns whether a tenant's events have to wait.
             max_age_s: events that are older are processed in any case, and become dead letters.
             clock: unix time.
-            problems: see `GroupSession`, as for `on_fenced` and `lease`.
+            problems: see `GroupSession`, as for `on_fenced`, `lease` and `event_log`.
             connect: joins the group; aiokafka's consumer unless a test has its own.
         """
         self.group_id = held_group(settings.group_id)
-        self.session = GroupSession(settings, self.group_id, problems, lease=lease, on_fenced=on_fenced)
+        self.session = GroupSession(
+            settings, self.group_id, problems, lease=lease, on_fenced=on_fenced, event_log=event_log
+        )
         self._connect = connect or partial(
             join, settings, (topic.topic,), self.group_id, problems=self.session.problems
         )
@@ -339,7 +343,7 @@ class HeldEvents:
 
     def _on_task_done(self, one: HeldAssignment, task: "asyncio.Task[None]") -> None:
         self._in_flight -= 1
-        del one.tasks[task]
+        one.tasks.pop(task).resume = None  # it knows the attempt
         if not task.cancelled() and task.exception() is not None:
             metrics.ERRORS.labels("consumer").inc()
             log.error("held record's task failed", exc_info=task.exception())
@@ -369,16 +373,15 @@ class HeldEvents:
                 state.release(key, released=not self._is_held(key))
                 return
             except (StoreUnavailable, NotWritten, BrakeEngaged) as error:
-                log.warning("held record kept for another try", offset=record.offset, why=str(error)[:256])
-            except Exception:
+                self.session.note_repeat(record, error)
+            except Exception as error:  # noqa: BLE001  (logged there)
                 metrics.ERRORS.labels("consumer").inc()
-                log.exception("held record kept for another try because of a bug", offset=record.offset)
+                self.session.note_repeat(record, error, is_bug=True)
             else:
                 state.finish(key, record.offset)
                 one.is_dirty = True
                 return
             attempt.started = False
-            metrics.EVENTS_REPEATED.inc()
             await backoff.wait()
 
     # Reviewing

@@ -97,6 +97,7 @@ class InFlightRecord(ProcessingAttempt):
     def __init__(self, owner: InFlightOwner, partition: "Partition", record: "ConsumerRecord[bytes, bytes]") -> None:
         self.epoch = partition.epoch
         self.started = False
+        self.resume = None
         self.partition = partition
         self.record = record
         self.size = len(record.value or b"")

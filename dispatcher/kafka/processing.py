@@ -18,7 +18,7 @@ from dispatcher.contract.records import ProcessingAttempt, Record
 from dispatcher.delivery.direct_attempt import DirectAttempt
 from dispatcher.delivery.pending_delivery import AttemptResult
 from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StoreUnavailable
-from dispatcher.kafka.group_session import FIRST_REPEAT_S, GroupSession
+from dispatcher.kafka.group_session import FIRST_REPEAT_S, GroupSession, place_of
 from dispatcher.kafka.partition import InFlightRecord, Partition, ReadAheadLimit
 from dispatcher.tasks import Backoff
 from dispatcher.telemetry import metrics
@@ -115,15 +115,14 @@ class RecordProcessor:
                 await self._session.until_member()
                 continue
             except (StoreUnavailable, NotWritten, BrakeEngaged) as error:
-                log.warning("record kept for another try", place=_place(record), why=str(error)[:256])
-            except Exception:
+                self._session.note_repeat(record, error)
+            except Exception as error:  # noqa: BLE001  (logged there)
                 metrics.ERRORS.labels("consumer").inc()
-                log.exception("record kept for another try because of a bug", place=_place(record))
+                self._session.note_repeat(record, error, is_bug=True)
             else:
                 self._done(item)
                 return
             item.started, first_result = False, None
-            metrics.EVENTS_REPEATED.inc()
             await backoff.wait()
 
     def _done(self, item: InFlightRecord) -> None:
@@ -152,11 +151,8 @@ class RecordProcessor:
         self._on_ended(partition)
 
     def _task_ended(self, item: InFlightRecord, task: "asyncio.Task[None]") -> None:
+        item.resume = None  # it knows the item
         self.record_ended(item)
         if not task.cancelled() and task.exception() is not None:
             metrics.ERRORS.labels("consumer").inc()
-            log.error("record's task failed", place=_place(item.record), exc_info=task.exception())
-
-
-def _place(record: Record) -> str:
-    return f"{record.topic}/{record.partition}/{record.offset}"
+            log.error("record's task failed", place=place_of(item.record), exc_info=task.exception())
