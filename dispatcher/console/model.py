@@ -240,6 +240,7 @@ class DeadEventModel(ApiValue):
     redriven: bool
     """Whether a redrive has sent the event again."""
     origin: ApiOrigin
+    campaign_id: str | None = None
 
     @property
     def tenant(self) -> TenantKey | None:
@@ -252,9 +253,12 @@ class DeadQuery:
     """Selects dead events, the newest first. Always limited to the caller's organisations."""
 
     tenant: TenantKey | None = None
-    event_id: str | None = None
+    event_ids: frozenset[str] = frozenset()
+    """Values of `webhook-id`."""
     reasons: frozenset[str] = frozenset()
-    message_status: str | None = None
+    message_statuses: frozenset[str] = frozenset()
+    channels: frozenset[str] = frozenset()
+    campaign_id: str | None = None
     since: float | None = None
     until: float | None = None
     redriven: bool | None = False
@@ -271,6 +275,15 @@ class DeadPage:
     next: str | None
     is_complete: bool = True
     """False if the topic holds more than is kept, or is still being read."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadCount:
+    """How many dead events a redrive would send again."""
+
+    events: int
+    is_at_least: bool = False
+    """True if there wasn't time to read all of the dead-letter topic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,18 +330,20 @@ class DeadRecord:
     """Those of the original record, then the dispatcher's own."""
 
 
-# Delivered events, from the history store and the topic of events
+# Events to send again: delivered ones from the history store and the topic of events, dead ones from their topic
 
 
 @dataclass(frozen=True, slots=True)
 class ResendQuery:
-    """Selects delivered events of one tenant: by id, or all that match the other fields."""
+    """Selects events of one tenant: by id, or all that match the other fields."""
 
     event_ids: tuple[str, ...] = ()
     """Values of `webhook-id`; the other fields are ignored then."""
     since: float | None = None
-    """Unix seconds of the delivery."""
+    """Unix seconds of the delivery, or of the death."""
     until: float | None = None
+    reasons: frozenset[str] = frozenset()
+    """Reasons of the delivery (`http_2xx`) or of the death (`expired`)."""
     message_statuses: frozenset[str] = frozenset()
     channels: frozenset[str] = frozenset()
     campaign_id: str | None = None

@@ -1,19 +1,16 @@
 """Sends events again for the API and the pages: checks first, starts and stops jobs, and writes audit entries."""
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Final
+from typing import Literal
 
 from pydantic import JsonValue
 
-from dispatcher.console.model import DeadEventModel, DeadQuery, Person, RedriveModel, ResendCheck, ResendQuery
+from dispatcher.console.model import DeadCount, DeadQuery, Person, RedriveModel, ResendCheck, ResendQuery
 from dispatcher.console.services import Services
 from dispatcher.console.webhook_state import state_of
-from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError, NotFound
 from dispatcher.stores.sql.records import AuditAction, StoredWebhook
-
-MOST_DEAD: Final = 10_000
-"""Dead events of one job that are chosen one by one, because the filter isn't one of the dead-letter index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +20,22 @@ class ResendOrder:
     query: ResendQuery
     delivered: bool = True
     dead: bool = True
-    """Dead events that were not sent again yet. A campaign selects delivered events only."""
+    """Dead events that were not sent again yet."""
+
+    @property
+    def dead_query(self) -> DeadQuery:
+        """Selects the dead events; a selection by id ignores the other conditions."""
+        query = self.query
+        if query.event_ids:
+            return DeadQuery(event_ids=frozenset(query.event_ids))
+        return DeadQuery(
+            reasons=query.reasons,
+            message_statuses=query.message_statuses,
+            channels=query.channels,
+            campaign_id=query.campaign_id,
+            since=query.since,
+            until=query.until,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +43,18 @@ class ResendPlan:
     """The events that a resend would send, and reasons why they may fail again."""
 
     delivered: ResendCheck
-    dead: int
+    dead: DeadCount
     warnings: tuple[str, ...]
-    dead_is_cut: bool = False
-    """True if more dead events match than one job sends: the first are the newest `MOST_DEAD`."""
 
     @property
     def events(self) -> int:
-        """Number of events that would be sent."""
-        return self.delivered.events + self.dead
+        """Number of events that would be sent, as far as they were counted."""
+        return self.delivered.events + self.dead.events
+
+    @property
+    def is_empty(self) -> bool:
+        """True if nothing matches."""
+        return not self.events and not self.dead.is_at_least
 
 
 async def check_resend(services: Services, webhook: StoredWebhook, order: ResendOrder) -> ResendPlan:
@@ -48,55 +63,46 @@ async def check_resend(services: Services, webhook: StoredWebhook, order: Resend
     Raises:
         DispatcherError: the broker or a database doesn't answer.
     """
-    delivered = ResendCheck(0, 0)
+    delivered, dead = ResendCheck(0, 0), DeadCount(0)
     warnings: list[str] = []
     if order.delivered and services.resends is not None:
         delivered = await services.resends.check(webhook.tenant, order.query)
     elif order.delivered:
         warnings.append("Delivered events can't be found: there is no history store.")
-    if order.dead and order.query.campaign_id is not None and not order.query.event_ids:
-        warnings.append("Dead events are left out: they can't be selected by campaign.")
-    ids, is_cut = _dead_ids(services, webhook.tenant, order)
+    if order.dead:
+        dead = await services.dead_events.count_matching(webhook.tenant, order.dead_query)
     warnings += (await state_of(services, webhook)).reasons
-    return ResendPlan(delivered, len(ids), tuple(warnings), is_cut)
+    return ResendPlan(delivered, dead, tuple(warnings))
 
 
-@dataclass(frozen=True, slots=True)
-class StartedResend:
-    """The jobs of a resend."""
-
-    jobs: tuple[RedriveModel, ...]
-    dead_is_cut: bool
-    """True if more dead events match than the job sends: the newest `MOST_DEAD` are sent first."""
-
-
-async def start_resend(services: Services, person: Person, webhook: StoredWebhook, order: ResendOrder) -> StartedResend:
+async def start_resend(
+    services: Services, person: Person, webhook: StoredWebhook, order: ResendOrder
+) -> tuple[RedriveModel, ...]:
     """Starts a job for the delivered events and one for the dead ones, as far as there are any.
+
+    Returns the jobs. If one was started and the other could not be, the other is a failed job that says why.
 
     Raises:
         NotFound: nothing matches.
-        DispatcherError: too many match, such a job is running, or the broker or a database doesn't answer. If one of
-            two jobs was started, the error is not raised.
+        DispatcherError: too many match, such a job is running, or the broker or a database doesn't answer.
     """
     jobs: list[RedriveModel] = []
-    problem: DispatcherError = NotFound("no event matches")
+    problems: dict[Literal["delivered", "dead"], DispatcherError] = {}
+
+    async def start(kind: Literal["delivered", "dead"], starting: Awaitable[RedriveModel]) -> None:
+        try:
+            jobs.append(await starting)
+        except NotFound:
+            pass  # nothing of this kind matches
+        except DispatcherError as error:
+            problems[kind] = error
+
     if order.delivered and services.resends is not None:
-        try:
-            jobs.append(await services.resends.start(webhook.tenant, order.query, person.name))
-        except DispatcherError as error:
-            problem = error
-    ids, is_cut = _dead_ids(services, webhook.tenant, order)
-    if ids:
-        try:
-            jobs.append(
-                await services.dead_events.redrive(
-                    webhook.tenant, ids=ids, query=DeadQuery(), by=person.name, orgs=person.orgs
-                )
-            )
-        except DispatcherError as error:
-            problem = error
+        await start("delivered", services.resends.start(webhook.tenant, order.query, person.name))
+    if order.dead:
+        await start("dead", _start_redrive(services, person, webhook, order.dead_query))
     if not jobs:
-        raise problem
+        raise next(iter(problems.values()), NotFound("no event matches"))
     for job in jobs:
         details: dict[str, JsonValue] = {
             "job": job.id,
@@ -107,7 +113,19 @@ async def start_resend(services: Services, person: Person, webhook: StoredWebhoo
         await services.audit.record(
             AuditAction.REDRIVE, by=person.name, tenant=webhook.tenant, webhook_id=webhook.id, details=details
         )
-    return StartedResend(tuple(jobs), is_cut and any(job.kind == "dead" for job in jobs))
+    failed = [
+        services.dead_events.add_failed_job(webhook.tenant, person.name, kind, error.for_tenants)
+        for kind, error in problems.items()
+    ]
+    return (*jobs, *failed)
+
+
+async def _start_redrive(services: Services, person: Person, webhook: StoredWebhook, query: DeadQuery) -> RedriveModel:
+    """Starts a job that reads the whole dead-letter topic: the console's memory may lack events. Raises NotFound."""
+    dead = services.dead_events
+    if dead.problem is None and not (await dead.count_matching(webhook.tenant, query)).events:
+        raise NotFound("no dead event matches")
+    return await dead.redrive(webhook.tenant, ids=None, query=query, by=person.name, orgs=person.orgs)
 
 
 async def stop_job(services: Services, person: Person, job_id: str) -> RedriveModel:
@@ -124,27 +142,3 @@ async def stop_job(services: Services, person: Person, job_id: str) -> RedriveMo
             details={"job": job.id, "stopped": True, "sent": job.sent},
         )
     return job
-
-
-def _dead_ids(services: Services, tenant: TenantKey, order: ResendOrder) -> tuple[frozenset[str], bool]:
-    """Returns the dead events that the order selects and no redrive has sent again, and whether there are more.
-
-    If there are more than `MOST_DEAD`, the newest are returned.
-    """
-    query = order.query
-    if not order.dead or (query.campaign_id is not None and not query.event_ids):
-        return frozenset(), False
-    event_ids = frozenset(query.event_ids)
-
-    def is_wanted(one: DeadEventModel) -> bool:
-        if event_ids:
-            return one.event_id in event_ids
-        return (
-            (query.since is None or one.died_at >= query.since)
-            and (query.until is None or one.died_at < query.until)
-            and (not query.message_statuses or one.message_status in query.message_statuses)
-            and (not query.channels or one.channel in query.channels)
-        )
-
-    ids, is_cut = services.dead_events.select(tenant, is_wanted, MOST_DEAD)
-    return frozenset(ids), is_cut

@@ -53,8 +53,13 @@ class Selection:
     """Unix seconds: died then or later."""
     until: float | None = None
     """Unix seconds: died before."""
-    message_status: str | None = None
-    """The event's `feedbackStatus`: `bounce`."""
+    message_statuses: frozenset[str] = frozenset()
+    """Values of the event's `feedbackStatus`: `bounce`; none: any."""
+    channels: frozenset[str] = frozenset()
+    """None: any."""
+    campaign_id: str | None = None
+    event_ids: frozenset[str] = frozenset()
+    """Values of `webhook-id`; none: any."""
     positions: frozenset[tuple[int, int]] | None = None
     """Partition and offset of single records; None: any."""
 
@@ -65,8 +70,21 @@ class Selection:
             and (not self.reasons or dead.reason in self.reasons)
             and (self.since is None or dead.died_at >= self.since)
             and (self.until is None or dead.died_at < self.until)
-            and (self.message_status is None or (dead.event is not None and dead.event.status == self.message_status))
             and (self.positions is None or (dead.record.partition, dead.record.offset) in self.positions)
+            and (not self._is_of_events or (dead.event is not None and self._includes_event(dead.event)))
+        )
+
+    @property
+    def _is_of_events(self) -> bool:
+        """True if a condition needs the event itself: unreadable ones don't match then."""
+        return bool(self.message_statuses or self.channels or self.event_ids) or self.campaign_id is not None
+
+    def _includes_event(self, event: DeliveryEvent) -> bool:
+        return (
+            (not self.message_statuses or event.status in self.message_statuses)
+            and (not self.channels or event.channel in self.channels)
+            and (not self.event_ids or event.webhook_id in self.event_ids)
+            and (self.campaign_id is None or event.execution.campaign_id == self.campaign_id)
         )
 
     def ranges(self, of: Mapping[TopicPartition, Range]) -> tuple[dict[TopicPartition, Range], ...]:

@@ -75,7 +75,9 @@ def _query(
     return DeadQuery(
         tenant=tenant,
         reasons=frozenset(reason.value for reason in asked.reasons),
-        message_status=asked.message_status,
+        message_statuses=frozenset() if asked.message_status is None else frozenset({asked.message_status}),
+        channels=frozenset() if asked.channel is None else frozenset({asked.channel.value}),
+        campaign_id=asked.campaign,
         since=None if asked.since is None else asked.since.timestamp(),
         until=None if asked.until is None else asked.until.timestamp(),
         redriven=redriven,

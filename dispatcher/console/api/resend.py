@@ -19,8 +19,8 @@ async def check_resend(call: Call[Empty, ResendRequest]) -> Reply:
     return Reply(
         ResendCheckModel(
             delivered=plan.delivered.events,
-            dead=plan.dead,
-            too_many_dead=plan.dead_is_cut,
+            dead=plan.dead.events,
+            dead_is_at_least=plan.dead.is_at_least,
             gone=plan.delivered.gone,
             too_many=plan.delivered.is_cut,
             warnings=plan.warnings,
@@ -30,8 +30,8 @@ async def check_resend(call: Call[Empty, ResendRequest]) -> Reply:
 
 async def resend(call: Call[Empty, ResendRequest]) -> Reply:
     webhook = await call.services.webhooks.get(call.id, orgs=call.person.orgs)
-    started = await resending.start_resend(call.services, call.person, webhook, _order(call.body))
-    return Reply(ResendJobs(items=started.jobs, too_many_dead=started.dead_is_cut))
+    jobs = await resending.start_resend(call.services, call.person, webhook, _order(call.body))
+    return Reply(ResendJobs(items=jobs))
 
 
 async def list_redrives(call: Call[RedriveList, Empty]) -> Reply:
@@ -51,6 +51,7 @@ def _order(asked: ResendRequest) -> ResendOrder:
         until=None if asked.until is None else asked.until.timestamp(),
         message_statuses=frozenset(asked.message_statuses),
         channels=frozenset(asked.channels),
+        reasons=frozenset(asked.reasons),
         campaign_id=asked.campaign,
     )
     return ResendOrder(query, "delivered" in asked.include, "dead" in asked.include)

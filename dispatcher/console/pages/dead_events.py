@@ -62,7 +62,7 @@ class DeadEventFilter:
         return DeadQuery(
             tenant=tenant,
             reasons=frozenset(self.reasons),
-            message_status=self.message_status or None,
+            message_statuses=frozenset({self.message_status} if self.message_status else ()),
             since=now - SPANS[self.span] if self.span else None,
             redriven={"no": False, "yes": True, "both": None}[self.sent_again],
             before=self.before or None,

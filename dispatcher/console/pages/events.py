@@ -133,7 +133,7 @@ class EventPage:
         found: Sequence[AttemptModel] = [attempt_of(one, time.time()) for one in history if one.outcome in posts]
         if not found:
             found = services.attempts.search(tenant, AttemptQuery(event_id=event_id, limit=200)).items
-        query = DeadQuery(tenant=tenant, event_id=event_id, redriven=None, limit=1)
+        query = DeadQuery(tenant=tenant, event_ids=frozenset({event_id}), redriven=None, limit=1)
         deaths = services.dead_events.search(query, orgs=frozenset({tenant.org})).items
         return EventFacts(sorted(found, key=lambda item: item.at), next(iter(deaths), None))
 

@@ -12,7 +12,7 @@ from dispatcher.console.model import ResendQuery
 from dispatcher.console.pages.renderer import Renderer, admin_of, to
 from dispatcher.console.pages.search import since_of, time_in
 from dispatcher.console.request_body import form_body, number_in
-from dispatcher.console.resending import MOST_DEAD, ResendOrder, ResendPlan, check_resend, start_resend, stop_job
+from dispatcher.console.resending import ResendOrder, ResendPlan, check_resend, start_resend, stop_job
 from dispatcher.console.services import person_of
 from dispatcher.console.webhook_state import state_of
 from dispatcher.errors import DispatcherError, NotFound
@@ -100,11 +100,10 @@ class ResendPages:
         if not choice.is_made:
             return await self._page(request, webhook, choice, is_asked=True)
         try:
-            started = await start_resend(self._renderer.services, person, webhook, choice.order(time.time()))
+            jobs = await start_resend(self._renderer.services, person, webhook, choice.order(time.time()))
         except DispatcherError as error:
             return await self._page(request, webhook, choice, is_asked=True, problem=error.for_tenants)
-        cut = [("cut", str(MOST_DEAD))] if started.dead_is_cut else []
-        return to("/jobs?" + urlencode([*(("job", job.id) for job in started.jobs), *cut]))
+        return to("/jobs?" + urlencode([("job", job.id) for job in jobs]))
 
     async def _page(
         self, request: web.Request, webhook: StoredWebhook, choice: ResendChoice, *, is_asked: bool, problem: str = ""
@@ -128,7 +127,6 @@ class ResendPages:
             webhook_state=await state_of(self._renderer.services, webhook),
             choice=choice,
             plan=plan,
-            most_dead=MOST_DEAD,
             problem=problem,
             has_history=self._renderer.services.resends is not None,
         )
@@ -147,7 +145,6 @@ class ResendPages:
             is_all=not asked,
             is_running=not all(job.is_over for job in jobs),
             left=number_in(left, 9_999) or 0,
-            dead_cut_at=MOST_DEAD if request.query.get("cut") else 0,
         )
 
     async def stop(self, request: web.Request) -> web.StreamResponse:

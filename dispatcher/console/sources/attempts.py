@@ -125,7 +125,7 @@ class AttemptLogReader:
 
     def __init__(self, settings: Settings, memory: AttemptMemory | None = None) -> None:
         self._is_on = settings.history.is_on
-        self.memory = memory or AttemptMemory()
+        self.memory = AttemptMemory() if memory is None else memory
         self.follower = TopicTailer(
             settings.kafka, history_topic(settings.kafka.prefix), self.memory,
             keep_s=KEEP_S, most_read=MOST_READ, batch=BATCH,

@@ -1,8 +1,7 @@
 """In-memory index of dead letters, for search. Pure. Contains personal data: recipients' addresses."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from heapq import nlargest
 from typing import Final
 
 from dispatcher.console.model import DeadEventModel, DeadPage, DeadQuery
@@ -82,18 +81,6 @@ class DeadEventIndex:
         cursor = "-".join(map(str, map(int, shown[-1].order))) if len(rest) > limit else None
         return DeadPage(tuple(map(self._fact, shown)), len(matching), cursor, self.is_all)
 
-    def select(
-        self, tenant: TenantKey, is_wanted: Callable[[DeadEventModel], bool], most: int
-    ) -> tuple[list[str], bool]:
-        """Returns the ids of a tenant's dead events that no redrive has sent again, and whether there are more.
-
-        If there are more than `most`, the newest are returned. Looks at each event of the tenant once.
-        """
-        own = (self._kept[place] for place in self._by_tenant.of(tenant) if place not in self._redriven)
-        found = [kept for kept in own if is_wanted(kept.dead_event)]
-        newest = found if len(found) <= most else nlargest(most, found, key=lambda kept: kept.order)
-        return [kept.dead_event.id for kept in newest], len(found) > most
-
     def get(self, dead_id: str, *, orgs: Orgs) -> DeadEventModel:
         """Returns a dead event. Raises NotFound if it isn't kept, or belongs to another organisation."""
         kept = self._kept.get(place_of(dead_id))
@@ -118,10 +105,12 @@ class DeadEventIndex:
         dead_event = kept.dead_event
         return (
             _may_see(dead_event, orgs)
-            and (query.event_id is None or dead_event.event_id == query.event_id)
+            and (not query.event_ids or dead_event.event_id in query.event_ids)
             and (query.redriven is None or query.redriven == (kept.place in self._redriven))
             and (not query.reasons or dead_event.reason in query.reasons)
-            and (query.message_status is None or dead_event.message_status == query.message_status)
+            and (not query.message_statuses or dead_event.message_status in query.message_statuses)
+            and (not query.channels or dead_event.channel in query.channels)
+            and (query.campaign_id is None or dead_event.campaign_id == query.campaign_id)
             and (query.since is None or dead_event.died_at >= query.since)
             and (query.until is None or dead_event.died_at < query.until)
         )
@@ -151,6 +140,7 @@ def dead_event_of(record: Record) -> DeadEventModel:
         recipient=None if event is None else recipient_of(event),
         redriven=False,
         origin=retry_state.origin,
+        campaign_id=None if event is None else event.execution.campaign_id,
     )
 
 

@@ -12,16 +12,16 @@ from typing import Final
 import structlog
 
 from dispatcher.config.settings import Settings
-from dispatcher.console.model import DeadPage, DeadQuery, DeadRecord, RedriveModel
+from dispatcher.console.model import DeadCount, DeadPage, DeadQuery, DeadRecord, RedriveModel
 from dispatcher.console.sources.dead_event_index import DeadEventIndex, place_of
 from dispatcher.console.sources.redrive_jobs import ANSWER_S, RATE, RedriveJobs, RunningJob
 from dispatcher.contract.records import Record
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.errors import DispatcherError, NotFound
+from dispatcher.errors import BrokerUnavailable, DispatcherError, NotFound
 from dispatcher.kafka.history_topic import open_history
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.redrive import Redrive, RedriveTally, Selection
-from dispatcher.kafka.topic_reader import open_topic
+from dispatcher.kafka.topic_reader import TopicReader, open_topic
 from dispatcher.kafka.topic_tailer import TopicTailer
 from dispatcher.kafka.topics import dead_letter_topic, retry_topics
 from dispatcher.stores.sql.records import Orgs
@@ -47,7 +47,7 @@ class DeadLetterReader:
         self._kafka = settings.kafka
         self._topic = dead_letter_topic(settings.kafka.prefix)
         self._redrive_to = retry_topics(settings.kafka.prefix, settings.retry.tiers)[0]
-        self.memory = memory or DeadEventIndex()
+        self.memory = DeadEventIndex() if memory is None else memory
         self.follower = TopicTailer(
             settings.kafka, self._topic, self.memory, keep_s=KEEP_S, most_read=MOST_READ,
             if_missing="make it with `dispatcher topics --create`",
@@ -57,8 +57,8 @@ class DeadLetterReader:
         self.job = self.jobs.job
         self.list_jobs = self.jobs.jobs
         self.stop_job = self.jobs.stop
+        self.add_failed_job = self.jobs.add_failed
         self.get = self.memory.get
-        self.select = self.memory.select
         self.count = self.memory.count
 
     @property
@@ -73,6 +73,28 @@ class DeadLetterReader:
     def search(self, query: DeadQuery, *, orgs: Orgs) -> DeadPage:
         """Returns a page of the kept dead events, and whether more may match than are kept."""
         return replace(self.memory.search(query, orgs=orgs), is_complete=self.problem is None)
+
+    async def count_matching(self, tenant: TenantKey, query: DeadQuery) -> DeadCount:
+        """Returns how many dead events of a tenant a redrive would send again.
+
+        They are counted in memory if that has all, else in the topic, for `ANSWER_S` seconds.
+
+        Raises:
+            DispatcherError: the broker can't be reached.
+        """
+        if self.problem is None:
+            return DeadCount(self._expected(tenant, query))
+        redrive = None
+        try:
+            async with asyncio.timeout(ANSWER_S), open_topic(self._kafka, self._topic) as topic:
+                selection = _selection_of(tenant, query)
+                redrive = Redrive(await self._dead_since(topic, selection), selection)
+                await redrive.count()
+        except TimeoutError:
+            if redrive is None:
+                raise BrokerUnavailable from None
+            return DeadCount(redrive.tally.total, is_at_least=True)
+        return DeadCount(redrive.tally.total)
 
     async def record(self, dead_id: str) -> DeadRecord:
         """Reads the record of a dead event of any organisation.
@@ -118,9 +140,17 @@ class DeadLetterReader:
             if any(self.get(one, orgs=orgs).tenant != tenant for one in ids):
                 raise NotFound("there is no such dead event, or it is no longer kept")
             return Selection(tenant, positions=frozenset(map(place_of, ids))), len(ids)
-        expected = self.memory.search(replace(query, tenant=tenant, redriven=False, before=None, limit=1), orgs=orgs)
-        selection = Selection(tenant, query.reasons, query.since, query.until, query.message_status)
-        return selection, expected.total
+        return _selection_of(tenant, query), self._expected(tenant, query)
+
+    def _expected(self, tenant: TenantKey, query: DeadQuery) -> int:
+        """Returns how many of the kept dead events a redrive would send again."""
+        own = replace(query, tenant=tenant, redriven=False, before=None, limit=1)
+        return self.memory.search(own, orgs=frozenset({tenant.org})).total
+
+    async def _dead_since(self, topic: TopicReader, selection: Selection) -> TopicReader:
+        """Returns a reader of the topic from the first record on that can be selected."""
+        dead = topic.reaching(self.follower.read_to)
+        return dead if selection.since is None else await dead.since(selection.since)
 
     async def _redrive(self, job: RunningJob, tenant: TenantKey, selection: Selection) -> None:
         def report(tally: RedriveTally) -> None:
@@ -133,9 +163,22 @@ class DeadLetterReader:
         ):
             opening.reschedule(None)
             job.begun.set_result(None)
-            redrive = Redrive(dead.reaching(self.follower.read_to), selection, report, history)
+            redrive = Redrive(await self._dead_since(dead, selection), selection, report, history)
             report(await redrive.count())
             async with asyncio.timeout(ANSWER_S) as connecting, Producer(self._kafka) as producer:
                 connecting.reschedule(None)
                 report(await job.finish(redrive.send(producer, self._redrive_to, RATE, job.stop)))
         log.info("dead events sent again", job=job.id, tenant=str(tenant), sent=redrive.tally.sent)
+
+
+def _selection_of(tenant: TenantKey, query: DeadQuery) -> Selection:
+    return Selection(
+        tenant,
+        query.reasons,
+        query.since,
+        query.until,
+        query.message_statuses,
+        query.channels,
+        query.campaign_id,
+        query.event_ids,
+    )

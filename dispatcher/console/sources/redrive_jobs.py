@@ -124,6 +124,15 @@ class RedriveJobs:
             raise DispatcherError(job.problem or "the console is stopping")
         return job
 
+    def add_failed(self, tenant: TenantKey, by: str, kind: Literal["dead", "delivered"], problem: str) -> RedriveModel:
+        """Keeps a job that could not be started, so that its problem is shown beside others that were."""
+        now = self._clock()
+        job = RedriveModel(
+            uuid.uuid4().hex, *tenant, by, now, 0, state="failed", problem=problem, kind=kind, finished_at=now
+        )
+        self._add(job)
+        return job
+
     def job(self, job_id: str, *, orgs: Orgs) -> RedriveModel:
         """Returns a job. Raises NotFound if this process has none in these organisations."""
         job = self._jobs.get(job_id)

@@ -85,6 +85,7 @@ class DeliveredEvents:
                     since=query.since,
                     until=query.until,
                     outcomes=_DELIVERED,
+                    reasons=query.reasons,
                     message_statuses=query.message_statuses,
                     channels=query.channels,
                     campaign_id=query.campaign_id,

@@ -1,8 +1,9 @@
 """Fakes of the sources (Kafka, dispatchers, endpoints): two tenants, each with data of every kind."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from pydantic import JsonValue
 
@@ -12,6 +13,7 @@ from dispatcher.console.model import (
     AttemptPage,
     AttemptQuery,
     BucketModel,
+    DeadCount,
     DeadEventModel,
     DeadPage,
     DeadQuery,
@@ -107,8 +109,9 @@ class FakeDeadEvents:
 
     def __init__(self) -> None:
         self.events = [dead_of(LUMA, 1, LUMAS_CUSTOMER), dead_of(RIVAL, 2, RIVALS_CUSTOMER)]
-        self.passes = 0
-        """How often all dead events of a tenant were looked at."""
+        self.is_at_least = False
+        self.is_busy = False
+        """Whether a redrive is running already."""
         self.jobs: dict[str, RedriveModel] = {}
         self.asked: list[tuple[TenantKey, frozenset[str] | None, DeadQuery]] = []
 
@@ -116,12 +119,22 @@ class FakeDeadEvents:
         found = tuple(one for one in self.events if self._is_seen(one, orgs) and query.tenant in (None, one.tenant))
         return DeadPage(found, len(found), None)
 
-    def select(
-        self, tenant: TenantKey, is_wanted: Callable[[DeadEventModel], bool], most: int
-    ) -> tuple[list[str], bool]:
-        self.passes += 1
-        found = [one.id for one in self.events if one.tenant == tenant and not one.redriven and is_wanted(one)]
-        return found[:most], len(found) > most
+    async def count_matching(self, tenant: TenantKey, query: DeadQuery) -> DeadCount:
+        return DeadCount(len(self._matching(tenant, query)), self.is_at_least)
+
+    def _matching(self, tenant: TenantKey, query: DeadQuery) -> list[str]:
+        return [
+            one.id
+            for one in self.events
+            if one.tenant == tenant
+            and not one.redriven
+            and (not query.event_ids or one.event_id in query.event_ids)
+            and (not query.reasons or one.reason in query.reasons)
+            and (not query.message_statuses or one.message_status in query.message_statuses)
+            and (not query.channels or one.channel in query.channels)
+            and query.campaign_id in (None, one.campaign_id)
+            and (query.since is None or one.died_at >= query.since)
+        ]
 
     def get(self, dead_id: str, *, orgs: Orgs) -> DeadEventModel:
         for one in self.events:
@@ -141,8 +154,11 @@ class FakeDeadEvents:
         known = {one.id for one in self.events if one.tenant == tenant}
         if (orgs is not None and tenant.org not in orgs) or not (ids or frozenset()) <= known:
             raise NotFound("there is no such dead event")
+        if self.is_busy:
+            raise DispatcherError("they are being sent again already")
         self.asked.append((tenant, ids, query))
-        job = RedriveModel(f"job-{len(self.jobs)}", *tenant, by, time.time(), len(ids if ids is not None else known))
+        total = len(self._matching(tenant, query) if ids is None else ids)
+        job = RedriveModel(f"job-{len(self.jobs)}", *tenant, by, time.time(), total)
         self.jobs[job.id] = job
         return job
 
@@ -151,6 +167,13 @@ class FakeDeadEvents:
         if job is None or (orgs is not None and job.tenant.org not in orgs):
             raise NotFound("there is no such redrive")
         return job if job.is_over or job.kind == "delivered" else replace(job, sent=job.total, state="done")
+
+    def add_failed_job(
+        self, tenant: TenantKey, by: str, kind: Literal["delivered", "dead"], problem: str
+    ) -> RedriveModel:
+        job = RedriveModel("failed", *tenant, by, time.time(), 0, state="failed", problem=problem, kind=kind)
+        self.jobs[job.id] = job
+        return job
 
     def list_jobs(self, *, orgs: Orgs, tenant: TenantKey | None = None) -> list[RedriveModel]:
         return [
@@ -174,12 +197,15 @@ class FakeResends:
 
     def __init__(self, dead_events: FakeDeadEvents) -> None:
         self.asked: list[tuple[TenantKey, ResendQuery]] = []
+        self.problem = ""
         self._dead_events = dead_events
 
     async def check(self, tenant: TenantKey, query: ResendQuery) -> ResendCheck:
         return ResendCheck(2, 1)
 
     async def start(self, tenant: TenantKey, query: ResendQuery, by: str) -> RedriveModel:
+        if self.problem:
+            raise DispatcherError(self.problem)
         self.asked.append((tenant, query))
         job_id = f"sent-{len(self.asked)}"
         job = self._dead_events.jobs[job_id] = RedriveModel(job_id, *tenant, by, time.time(), 2, kind="delivered")

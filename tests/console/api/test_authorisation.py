@@ -12,6 +12,7 @@ from pydantic import JsonValue
 
 from dispatcher.config.secrets import Secret
 from dispatcher.console.api import openapi_document
+from dispatcher.console.model import DeadQuery
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.records import Orgs, Role
 from tests.auth.keys import pem
@@ -205,7 +206,7 @@ async def make(console: Console, sandbox: str, *, has_next_key: bool = False) ->
     config = plain(LUMA.org, sandbox, name=LUMAS_NAME, signing=signing, auth={"type": "jwt", "sign": sign})
     stored = await console.services.webhooks.create(config, by="test", orgs=None)
     token, _ = await console.services.tokens.create("victim", Role.VIEWER, orgs=None, by="test")
-    job = await console.dead_events.redrive(LUMA, ids=None, query=None, by="test", orgs=None)  # type: ignore[arg-type]
+    job = await console.dead_events.redrive(LUMA, ids=None, query=DeadQuery(), by="test", orgs=None)
     return Luma(sandbox, stored.id, token.id, job.id)
 
 

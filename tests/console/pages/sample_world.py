@@ -7,8 +7,9 @@ the tests of single pages, and the screenshots.
 import hashlib
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from pydantic import JsonValue
 
@@ -20,6 +21,7 @@ from dispatcher.console.model import (
     AttemptPage,
     AttemptQuery,
     BucketModel,
+    DeadCount,
     DeadEventModel,
     DeadPage,
     DeadQuery,
@@ -307,6 +309,7 @@ class SampleDeadEvents:
     def __init__(self, facts: Sequence[DeadEventModel] | None = None) -> None:
         self.facts = list(dead_facts() if facts is None else facts)
         self.jobs: dict[str, RedriveModel] = {}
+        self.is_at_least = False
         self.busy: set[TenantKey] = set()
         """Whose events are being sent again already."""
 
@@ -315,9 +318,12 @@ class SampleDeadEvents:
             fact for fact in self.facts
             if (query.tenant is None or fact.tenant == query.tenant)
             and (orgs is None or (fact.tenant is not None and fact.tenant.org in orgs))
-            and (query.event_id is None or fact.event_id == query.event_id)
+            and (not query.event_ids or fact.event_id in query.event_ids)
             and (not query.reasons or fact.reason in query.reasons)
-            and (query.message_status is None or fact.message_status == query.message_status)
+            and (not query.message_statuses or fact.message_status in query.message_statuses)
+            and (not query.channels or fact.channel in query.channels)
+            and query.campaign_id in (None, fact.campaign_id)
+            and (query.until is None or fact.died_at < query.until)
             and (query.since is None or fact.died_at >= query.since)
             and (query.redriven is None or fact.redriven == query.redriven)
         ]  # fmt: skip
@@ -325,11 +331,9 @@ class SampleDeadEvents:
         following = str(begin + query.limit) if len(found) > begin + query.limit else None
         return DeadPage(tuple(found[begin : begin + query.limit]), len(found), following)
 
-    def select(
-        self, tenant: TenantKey, is_wanted: Callable[[DeadEventModel], bool], most: int
-    ) -> tuple[list[str], bool]:
-        found = [fact.id for fact in self.facts if fact.tenant == tenant and not fact.redriven and is_wanted(fact)]
-        return found[:most], len(found) > most
+    async def count_matching(self, tenant: TenantKey, query: DeadQuery) -> DeadCount:
+        whole = replace(query, tenant=tenant, redriven=False, before=None)
+        return DeadCount(self.search(whole, orgs=None).total, self.is_at_least)
 
     def get(self, dead_id: str, *, orgs: Orgs) -> DeadEventModel:
         for fact in self.facts:
@@ -355,6 +359,14 @@ class SampleDeadEvents:
         self.facts = [replace(fact, redriven=fact.redriven or fact.id in chosen) for fact in self.facts]
         job = RedriveModel(f"job{len(self.jobs) + 1}", *tenant, by, time.time(), total)
         self.jobs[job.id] = job
+        return job
+
+    def add_failed_job(
+        self, tenant: TenantKey, by: str, kind: Literal["delivered", "dead"], problem: str
+    ) -> RedriveModel:
+        job_id = f"job{len(self.jobs) + 1}"
+        job = RedriveModel(job_id, *tenant, by, time.time(), 0, state="failed", problem=problem, kind=kind)
+        self.jobs[job_id] = job
         return job
 
     def list_jobs(self, *, orgs: Orgs, tenant: TenantKey | None = None) -> list[RedriveModel]:

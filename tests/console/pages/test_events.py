@@ -128,7 +128,7 @@ async def test_what_to_change_is_shown_of_one_that_was_never_sent(browser: Brows
         await shown.sign_in(await stage.token())
         await shown.go(stage.path(NORTHWIND, "/deliveries/msg_aged"))
         await expect(main).to_contain_text("never sent")
-        await expect(main).to_contain_text("sending was held back")
+        await expect(main).to_contain_text("circuit breaker is open")
         await expect(main).to_contain_text("Nothing listens on port 443 of sms.northwind.example")
         await shown.go(stage.path(NORTHWIND, "/deliveries/msg_large"))
         await expect(main).to_contain_text("261,402 bytes")

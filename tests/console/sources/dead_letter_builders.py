@@ -29,10 +29,11 @@ class Grave:
         value: bytes | None = None,
         headers: tuple[tuple[str, bytes], ...] = (),
         status: str = "bounce",
+        campaign: str = "winter",
     ) -> Origin:
         """Writes the dead letter of an event with nine attempts. Returns the event's original position."""
         number = next(_offsets)
-        event = email_event(imsOrgId=tenant.org, feedbackStatus=status, _id=f"event-{number}")
+        event = email_event(imsOrgId=tenant.org, feedbackStatus=status, campaignID=campaign, _id=f"event-{number}")
         event["header"]["sandbox"]["name"] = tenant.sandbox
         origin = Origin(self._topic, 0, number)
         journey = RetryState(origin, 1000.0, attempts=9, parks=4, last_status=503)

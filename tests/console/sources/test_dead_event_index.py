@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from dispatcher.console.model import DeadEventModel, DeadQuery
+from dispatcher.console.model import DeadQuery
 from dispatcher.console.sources.dead_event_index import DeadEventIndex, dead_event_of
 from dispatcher.contract.events import DeliveryEvent
 from dispatcher.contract.recipient import recipient_of
@@ -56,20 +56,6 @@ def test_a_dead_event_tells_what_it_was_and_why_it_died() -> None:
     assert not fact.redriven
 
 
-def test_events_are_selected_in_one_pass_the_newest_of_too_many() -> None:
-    index = memory([letter(1), letter(9), letter(2), letter(3, OTHER), letter(4), letter(5, None), mark(10, 4)])
-    looked_at: list[str] = []
-
-    def is_wanted(fact: DeadEventModel) -> bool:
-        looked_at.append(fact.id)
-        return fact.id != "1-9"
-
-    assert index.select(LUMA, is_wanted, 2) == (["1-1", "1-2"], False)
-    assert sorted(looked_at) == ["1-1", "1-2", "1-9"]
-    assert index.select(LUMA, lambda _: True, 2) == (["1-9", "1-2"], True)
-    assert index.select(TenantKey("unknown", "prod"), is_wanted, 2) == ([], False)
-
-
 def test_what_can_not_be_read_is_shown_without_an_event() -> None:
     fact = dead_event_of(letter(7, None))
     assert (fact.tenant, fact.event_id, fact.message_status, fact.recipient) == (None, None, None, None)
@@ -108,15 +94,22 @@ def test_no_other_organisations_event_is_ever_shown() -> None:
     ("query", "found"),
     [
         (DeadQuery(tenant=LUMA), ["1-4", "1-2", "1-1"]),
-        (DeadQuery(message_status="sent"), ["1-2"]),
-        (DeadQuery(event_id=read(email_event(imsOrgId=OTHER.org)).webhook_id), ["1-3"]),
+        (DeadQuery(message_statuses=frozenset({"sent"})), ["1-2"]),
+        (DeadQuery(event_ids=frozenset({read(email_event(imsOrgId=OTHER.org)).webhook_id})), ["1-3"]),
+        (DeadQuery(event_ids=frozenset({"msg_unknown"})), []),
+        (DeadQuery(channels=frozenset({"sms"})), []),
+        (DeadQuery(channels=frozenset({"sms", "email"})), ["1-4", "1-3", "1-2", "1-1"]),
+        (DeadQuery(campaign_id="c-7"), ["1-4"]),
         (DeadQuery(reasons=frozenset({"rejected"})), []),
-        (DeadQuery(reasons=frozenset({"rejected", "expired"}), message_status="bounce"), ["1-4", "1-3", "1-1"]),
+        (
+            DeadQuery(reasons=frozenset({"rejected", "expired"}), message_statuses=frozenset({"bounce"})),
+            ["1-4", "1-3", "1-1"],
+        ),
         (DeadQuery(since=NOW + 2, until=NOW + 4), ["1-3", "1-2"]),
     ],
 )
 def test_every_condition_must_hold(query: DeadQuery, found: list[str]) -> None:
-    index = memory([letter(1), letter(2, feedbackStatus="sent"), letter(3, OTHER), letter(4)])
+    index = memory([letter(1), letter(2, feedbackStatus="sent"), letter(3, OTHER), letter(4, campaignID="c-7")])
     assert ids(index, query) == found
 
 

@@ -1,17 +1,20 @@
 """Dead events on a real broker: followed, sent again one by one, some and all, over interruptions."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
+from aiokafka.structs import ConsumerRecord
 
 from dispatcher.config.settings import Settings
-from dispatcher.console.model import DeadQuery, RedriveModel
+from dispatcher.console.model import DeadCount, DeadQuery, RedriveModel
 from dispatcher.console.sources import dead_events as module
 from dispatcher.console.sources import redrive_jobs
+from dispatcher.console.sources.dead_event_index import DeadEventIndex
 from dispatcher.console.sources.dead_events import DeadLetterReader
 from dispatcher.contract.outcomes import DeadReason
 from dispatcher.contract.records import Origin, RetryState
@@ -19,6 +22,7 @@ from dispatcher.contract.tenant import TenantKey
 from dispatcher.demo.broker import EmbeddedBroker
 from dispatcher.errors import BrokerUnavailable, DispatcherError, NotFound
 from dispatcher.kafka.producer import Producer
+from dispatcher.kafka.topic_reader import TopicReader
 from tests.console.sources.conftest import running, settings_for, until
 from tests.console.sources.dead_letter_builders import LUMA, OTHER, Grave
 from tests.integration.brokers import needs_kafka
@@ -152,10 +156,67 @@ async def test_only_events_with_the_selected_status_go_back(
     await grave.dead_letter(status="sent")
     wanted = await grave.dead_letter(status="bounce")
     await kept(log, 2)
-    query = DeadQuery(message_status="bounce")
+    query = DeadQuery(message_statuses=frozenset({"bounce"}))
     job = await done(log, await log.redrive(LUMA, ids=None, query=query, by="ada", orgs=MINE))
     assert (job.total, job.sent) == (1, 1)
     assert await sent(mortal, settings) == Counter([wanted])
+
+
+async def test_all_of_a_time_go_back_though_the_console_keeps_only_some(
+    settings: Settings, grave: Grave, mortal: ApacheKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory of the console is bounded for all tenants together; the topic has every dead event."""
+    since = time.time()
+    bounces = [await grave.dead_letter(campaign="spring") for _ in range(5)]
+    error = await grave.dead_letter(status="error")
+    await grave.dead_letter(OTHER)
+    await grave.dead_letter(value=b"{", headers=(("imsOrgId", LUMA.org.encode()), ("sandboxName", b"prod")))
+    log = DeadLetterReader(settings, DeadEventIndex(4))
+    async with running(log.run()):
+        await until(lambda: not log.memory.is_all and log.follower.problem is None, "too much to keep")
+        assert log.search(DeadQuery(tenant=LUMA), orgs=None).total <= 4
+        every = log.search(ALL, orgs=None).items
+        for query, number in (
+            (DeadQuery(since=since), 7),
+            (DeadQuery(since=time.time() + 60), 0),
+            (DeadQuery(until=since - 60), 0),
+            (DeadQuery(since=since, message_statuses=frozenset({"error", "sent"})), 1),
+            (DeadQuery(since=since, channels=frozenset({"email"})), 6),
+            (DeadQuery(since=since, channels=frozenset({"sms"})), 0),
+            (DeadQuery(campaign_id="spring"), 5),
+            (DeadQuery(reasons=frozenset({"expired"})), 7),
+            (DeadQuery(event_ids=frozenset(one.event_id for one in every if one.tenant == OTHER and one.event_id)), 0),
+        ):
+            assert await log.count_matching(LUMA, query) == DeadCount(number), query
+        query = DeadQuery(since=since, campaign_id="spring")
+        job = await done(log, await log.redrive(LUMA, ids=None, query=query, by="ada", orgs=MINE))
+        assert (job.state, job.total, job.sent) == ("done", 5, 5)
+        assert await sent(mortal, settings) == Counter(bounces)
+        assert await log.count_matching(LUMA, DeadQuery(since=since, channels=frozenset({"email"}))) == DeadCount(1)
+        monkeypatch.setattr(module, "ANSWER_S", 0.0)
+        with pytest.raises(BrokerUnavailable):
+            await log.count_matching(LUMA, query)
+    assert error not in await sent(mortal, settings)
+
+
+async def test_a_topic_that_takes_too_long_is_counted_in_part(
+    settings: Settings, grave: Grave, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        await grave.dead_letter()
+    log = DeadLetterReader(settings)  # nothing was read yet, as just after a start
+    read = TopicReader.records
+
+    async def slowly(reader: TopicReader) -> AsyncIterator[list[ConsumerRecord[bytes, bytes]]]:
+        async for records in read(reader):
+            yield records
+        if any(first < end for first, end in reader.ranges.values()) and log.count(LUMA, 0.0) == 0:
+            await asyncio.Event().wait()
+
+    assert await log.count_matching(LUMA, ALL) == DeadCount(3)
+    monkeypatch.setattr(TopicReader, "records", slowly)
+    monkeypatch.setattr(module, "ANSWER_S", 2.0)
+    assert (await log.count_matching(LUMA, ALL)).is_at_least
 
 
 async def test_nobody_sends_another_organisations_event_again(log: DeadLetterReader, grave: Grave) -> None:

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
+from dispatcher.config.webhooks import Channel
 from dispatcher.console.api.models.base import Cursor, Limit, Moment, RequestModel, ResponseModel, TenantFilter, Word
 from dispatcher.console.model import DeadEventModel
 from dispatcher.contract.outcomes import DeadReason
@@ -19,6 +20,8 @@ class DeadFilter(RequestModel):
 
     reasons: Reasons = ()
     message_status: Word | None = None
+    channel: Channel | None = None
+    campaign: Word | None = None
     since: Moment | None = None
     until: Moment | None = None
 

@@ -21,8 +21,9 @@ class ResendRequest(RequestModel):
     until: Moment | None = None
     message_statuses: Annotated[tuple[Word, ...], Field(max_length=20)] = ()
     channels: Annotated[tuple[Channel, ...], Field(max_length=2)] = ()
+    reasons: Annotated[tuple[Word, ...], Field(max_length=20)] = ()
+    """Why they died (`expired`), or how they were delivered (`http_2xx`)."""
     campaign: Word | None = None
-    """Selects delivered events only."""
     include: Annotated[tuple[Literal["delivered", "dead"], ...], Field(min_length=1, max_length=2)] = (
         "delivered",
         "dead",
@@ -42,8 +43,8 @@ class ResendCheckModel(ResponseModel):
     """Delivered events that are still in the topic of events."""
     dead: int
     """Dead events that were not sent again yet."""
-    too_many_dead: bool
-    """true if more dead events match than one job sends: only the newest 10,000 are counted, and would be sent."""
+    dead_is_at_least: bool
+    """true if there wasn't time to count them all in the dead-letter topic: a resend sends all that match."""
     gone: int
     """Delivered events that the topic of events no longer has."""
     too_many: bool
@@ -53,11 +54,12 @@ class ResendCheckModel(ResponseModel):
 
 
 class ResendJobs(ResponseModel):
-    """Jobs that were started: one for delivered events, one for dead ones."""
+    """Jobs that were started: one for delivered events, one for dead ones.
+
+    If only one could be started, the other is `failed` and has a `problem`.
+    """
 
     items: tuple[RedriveModel, ...]
-    too_many_dead: bool
-    """true if more dead events match than one job sends, the newest 10,000. Repeat the request for the rest."""
 
 
 class RedriveList(TenantFilter):
