@@ -109,7 +109,7 @@ async def test_a_failing_webhook_is_described_to_its_contact_once(
             "luma@AdobeOrg / prod",
             "at least 1,234",
             "503, 21 September 2026",
-            "overloaded or being maintained",
+            "overloaded or in maintenance",
             "Since",
         ):
             assert words in text, (kind, words)

@@ -20,6 +20,7 @@ from dispatcher.stores.sql import history_search
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_rows import rows_of
 from dispatcher.stores.sql.history_search import MAX_LIMIT, HistoryQuery, HistorySearch, HistoryTimeline
+from dispatcher.stores.sql.history_seen import without_webhook_statement
 from dispatcher.stores.sql.history_store import HistoryStore
 from dispatcher.stores.sql.records import Orgs
 from tests.stores_sql.history_examples import NOW, ORGS, REASONS, SANDBOXES, expected, records
@@ -132,7 +133,20 @@ _SEARCHES = {
     "tenant and time": HistoryQuery(tenant=TenantKey("org-3", "prod"), since=NOW - 3600, until=NOW),
     "tenant and outcome": HistoryQuery(tenant=TenantKey("org-3", "prod"), outcomes=frozenset({HistoryOutcome.DEAD})),
     "tenant and reason": HistoryQuery(tenant=TenantKey("org-3", "prod"), reasons=frozenset({"rare"})),
+    "tenant and status": HistoryQuery(tenant=TenantKey("org-3", "prod"), message_statuses=frozenset({"bounce"})),
+    "tenant and channel": HistoryQuery(tenant=TenantKey("org-3", "prod"), channels=frozenset({"sms"})),
+    "tenant and channels": HistoryQuery(tenant=TenantKey("org-3", "prod"), channels=frozenset({"sms", "push"})),
+    "tenant, reasons and time": HistoryQuery(
+        tenant=TenantKey("org-3", "prod"), reasons=frozenset({"rare", "http_5xx"}), since=NOW - 7200
+    ),
 }
+_INDEX = {
+    "request": "request_id", "recipient": "recipient", "campaign": "campaign_id", "webhook": "webhook_id",
+    "tenant and reason": "reason", "tenant and status": "status", "tenant and channel": "channel",
+    "tenant and channels": "channel", "tenant, reasons and time": "reason",
+}  # fmt: skip
+_POSTGRESQL = {"status": "message_status"}
+"""The index that a search has to use, by the end of its name; PostgreSQL names those of partitions by the columns."""
 
 
 async def test_every_search_uses_an_index_on_postgresql(request: pytest.FixtureRequest) -> None:
@@ -158,6 +172,10 @@ async def test_every_search_uses_an_index_on_postgresql(request: pytest.FixtureR
             for plan in plans:
                 assert "Index" in plan, f"{name}: {plan}"
                 assert not re.search(r"Seq Scan on history_entries", plan), f"{name}: {plan}"
+                if name in ("tenant and reason", "tenant and status", "tenant and channel", "tenant and channels"):
+                    assert re.search(rf"using \S+_{_POSTGRESQL.get(_INDEX[name], _INDEX[name])}\w*_idx", plan), (
+                        f"{name}: {plan}"
+                    )
     finally:
         await opened.close()
 
@@ -173,6 +191,46 @@ async def test_every_search_reads_rows_of_its_own_on_sqlite(database: Database) 
             async with database.read() as connection:
                 steps = [row[3] for row in await connection.execute(explain.bindparams(*lists), parameters)]
             assert re.match(r"SEARCH history_entries USING INDEX history_entries_(?!key)", steps[0]), f"{name}: {steps}"
+            if name in _INDEX and "request" not in name:
+                assert f"history_entries_{_INDEX[name]} (" in steps[0], f"{name}: {steps}"
+            assert "USE TEMP B-TREE FOR ORDER BY" not in steps, f"{name} reads every match before it answers: {steps}"
+
+
+async def test_tenants_without_a_webhook_are_found_by_an_index_of_their_own(empty_url: Secret) -> None:
+    """Not among the counts of all tenants, of which a month has millions; also in a store of an older version."""
+    opened = Database(empty_url, create=True, setting="history.url")
+    try:
+        store = HistoryStore(opened, HistorySettings.model_validate({}), lambda: NOW)
+        await store.prepare()
+        async with opened.write() as connection:
+            await connection.execute(text("DROP INDEX history_counts_no_webhook"))
+            for number in range(200):
+                await connection.execute(
+                    text("INSERT INTO history_counts VALUES (:org, 'prod', :slot, :outcome, :reason, 'email', 5)"),
+                    [
+                        {
+                            "org": f"org-{number}", "slot": int(NOW - slot * 900) * 1000,
+                            "outcome": "delivered" if number else "skipped",
+                            "reason": "http_2xx" if number else "no_webhook",
+                        }
+                        for slot in range(100)
+                    ],
+                )  # fmt: skip
+        await store.prepare()
+        for orgs in (None, frozenset({"org-0", "org-1"})):
+            statement, parameters = without_webhook_statement(NOW - 86_400, orgs)
+            explain = "EXPLAIN " if opened.is_postgresql else "EXPLAIN QUERY PLAN "
+            lists = [bindparam("orgs", expanding=True)] if orgs is not None else []
+            async with opened.write() as connection:
+                if opened.is_postgresql:
+                    await connection.execute(text("ANALYZE history_counts"))
+                found = await connection.execute(text(explain + statement.text).bindparams(*lists), parameters)
+                plan = "\n".join(str(row[-1]) for row in found)
+            assert "history_counts_no_webhook" in plan, plan
+            seen = await HistorySearch(opened).seen.without_webhook(NOW - 86_400, orgs=orgs)
+            assert [(one.tenant.org, one.events) for one in seen] == [("org-0", 97 * 5)]
+    finally:
+        await opened.close()
 
 
 async def _fill(store: HistoryStore, count: int) -> None:
@@ -191,6 +249,8 @@ async def _fill(store: HistoryStore, count: int) -> None:
                 message_execution_id=f"x-{number // 3}",
                 campaign_id=f"c-{number % 300}",
                 recipient=f"{number % 5000:032x}",
+                channel="sms" if number % 700 == 3 else "push" if number % 700 == 43 else "email",
+                message_status="bounce" if number % 700 == 83 else "sent",
             )
             for number in range(first, first + 10_000)
         ]

@@ -179,8 +179,8 @@ class WebhookListPage:
         host = urlsplit(webhook.url).hostname or ""
         return WebhookRow(webhook, webhook_state, sparkline_of(webhook_state.outcomes), host, skipped)
 
-    async def _seen(self, person: Person, scope: Scope) -> list[SeenTenant]:
-        """Returns tenants of the scope whose events are skipped because they have no webhook."""
+    async def _seen(self, person: Person, scope: Scope) -> list[SeenTenant] | None:
+        """Returns tenants of the scope whose events are skipped because they have no webhook; None if unknown."""
         lookup = self._renderer.services.history
         if lookup is None:
             return []
@@ -188,7 +188,7 @@ class WebhookListPage:
         try:
             found = await lookup.seen_without_webhook(time.time() - WINDOW_S["7d"], orgs=orgs)
         except DispatcherError:
-            return []
+            return None
         webhooks = self._renderer.services.webhooks
         fresh = [one for one in found if scope.sandbox in (None, one.tenant.sandbox)][:MAX_SEEN]
         return [one for one in fresh if await webhooks.of_tenant(one.tenant, orgs=person.orgs) is None]

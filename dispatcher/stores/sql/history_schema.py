@@ -29,6 +29,9 @@ SLOT_MS: Final = 900_000
 """Counts are kept per quarter of an hour."""
 KEPT: Final = {KeptAs.FAILED: 0, KeptAs.DELIVERED: 1, KeptAs.SKIPPED: 2}
 
+NO_WEBHOOK: Final = "outcome = 'skipped' AND reason = 'no_webhook'"
+"""Condition of the counts of tenants without a webhook, literally as their index has it."""
+
 metadata = MetaData()
 
 entries = Table(
@@ -164,6 +167,10 @@ IDS: Final = ("webhook_id", "event_id", "request_id", "message_execution_id", "c
 """Columns that are searched for by value, each with an index of its own."""
 
 
+ADDED_INDEXES: Final = {"status": "message_status", "channel": "channel"}
+"""Indexes that stores of older versions lack, by their column."""
+
+
 def index_statements() -> list[str]:
     """Returns the indexes of `history_entries`; PostgreSQL creates them in each partition."""
     key = ", ".join(f'"{name}"' for name in KEY)
@@ -178,6 +185,21 @@ def index_statements() -> list[str]:
         for name, columns in (("tenant", ""), ("outcome", '"outcome", '), ("reason", '"reason", '))
     ]
     return statements
+
+
+def added_index_statements(*, is_postgresql: bool) -> list[str]:
+    """Returns the indexes that a store of an older version lacks.
+
+    PostgreSQL creates those of entries in new partitions only: to index the old ones would stop all writing for long.
+    """
+    counts_index = f"history_counts_no_webhook ON history_counts (org, sandbox, slot, events) WHERE {NO_WEBHOOK}"
+    tables = [class_name(kept) for kept in KEPT.values()] if is_postgresql else ["history_entries"]
+    only = "ONLY " if is_postgresql else ""
+    return [f"CREATE INDEX IF NOT EXISTS {counts_index}"] + [
+        f'CREATE INDEX IF NOT EXISTS {table}_{name} ON {only}{table} ("org", "sandbox", "{column}", "at")'
+        for table in tables
+        for name, column in ADDED_INDEXES.items()
+    ]
 
 
 def partition_name(kept: int, day: int) -> str:

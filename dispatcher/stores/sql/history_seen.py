@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import bindparam, text
+from sqlalchemy import TextClause, bindparam, text
 
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_rows import clean
+from dispatcher.stores.sql.history_schema import NO_WEBHOOK
 from dispatcher.stores.sql.records import Orgs
 
 SEARCH_WITHIN_S: Final = 8.0
@@ -38,18 +39,7 @@ class HistorySeen:
         Raises:
             StoreUnavailable: the database did not answer in time.
         """
-        where = ""
-        parameters: dict[str, object] = {"since": int(since * 1000), "limit": MAX_TENANTS}
-        if orgs is not None:
-            where = "AND org IN :orgs "
-            parameters["orgs"] = sorted(map(clean, orgs))
-        statement = text(
-            "SELECT org, sandbox, sum(events) FROM history_counts WHERE slot >= :since AND outcome = 'skipped' "  # noqa: S608  (a constant)
-            f"AND reason = 'no_webhook' {where}AND org <> '' AND sandbox <> '' GROUP BY org, sandbox "
-            "ORDER BY 3 DESC, 1, 2 LIMIT :limit"
-        )
-        if orgs is not None:
-            statement = statement.bindparams(bindparam("orgs", expanding=True))
+        statement, parameters = without_webhook_statement(since, orgs)
         async with self._database.read(SEARCH_WITHIN_S) as connection:
             found = await connection.execute(statement, parameters)
             return [SeenTenant(TenantKey(row[0], row[1]), int(row[2])) for row in found]
@@ -70,3 +60,17 @@ class HistorySeen:
         }  # fmt: skip
         async with self._database.read(SEARCH_WITHIN_S) as connection:
             return [str(row[0]) for row in await connection.execute(statement, parameters)]
+
+
+def without_webhook_statement(since: float, orgs: Orgs) -> tuple[TextClause, dict[str, object]]:
+    """Returns the statement of `HistorySeen.without_webhook`; the index `history_counts_no_webhook` is made for it."""
+    where = ""
+    parameters: dict[str, object] = {"since": int(since * 1000), "limit": MAX_TENANTS}
+    if orgs is not None:
+        where = "AND org IN :orgs "
+        parameters["orgs"] = sorted(map(clean, orgs))
+    statement = text(
+        f"SELECT org, sandbox, sum(events) FROM history_counts WHERE slot >= :since AND {NO_WEBHOOK} {where}"  # noqa: S608  (constants)
+        "AND org <> '' AND sandbox <> '' GROUP BY org, sandbox ORDER BY 3 DESC, 1, 2 LIMIT :limit"
+    )
+    return statement if orgs is None else statement.bindparams(bindparam("orgs", expanding=True)), parameters

@@ -29,6 +29,7 @@ from dispatcher.stores.sql.history_schema import (
     SCHEMA_VERSION,
     SLOT_MS,
     WRITE_LOCK,
+    added_index_statements,
     class_name,
     day_statement,
     index_statements,
@@ -111,7 +112,7 @@ class HistoryStore:
             if not self._database.is_postgresql:
                 await connection.run_sync(metadata.tables["history_entries"].create, checkfirst=True)
                 statements = index_statements()
-            for statement in statements:
+            for statement in statements + added_index_statements(is_postgresql=self._database.is_postgresql):
                 await connection.execute(text(statement))
             found = (await connection.execute(version.select())).scalar()
             if found is None:

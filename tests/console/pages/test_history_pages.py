@@ -8,7 +8,9 @@ from playwright.async_api import Browser, expect
 from dispatcher.config.webhooks import Channel
 from dispatcher.contract.history import HistoryOutcome
 from dispatcher.contract.tenant import TenantKey
+from dispatcher.errors import StoreUnavailable
 from dispatcher.stores.sql import history_search
+from dispatcher.stores.sql.history_seen import HistorySeen
 from dispatcher.stores.sql.records import Role, WebhookQuery
 from tests.console.history_store import KEY, FilledHistory, entry_of, history_in, recipient_hash
 from tests.console.pages.browsing import PHONE, Window, window
@@ -119,6 +121,22 @@ async def test_others_messages_are_not_found(browser: Browser, stage: Stage) -> 
             await search(shown, text)
             await expect(shown.page.get_by_role("heading", name="Nothing is known about it")).to_be_visible()
         assert await shown.go(stage.path(LUMA, "/deliveries/msg_1")) == 404
+
+
+async def test_the_inventory_says_that_it_can_not_list_tenants_without_a_webhook(
+    browser: Browser, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: object, **__: object) -> None:
+        raise StoreUnavailable("no answer within 8 s")
+
+    monkeypatch.setattr(HistorySeen, "without_webhook", fails)
+    async with window(browser, stage.base) as shown:
+        await shown.sign_in(await stage.token())
+        await shown.go("/")
+        await expect(shown.page.locator("main")).to_contain_text(
+            "tenants that have events and no webhook can't be listed"
+        )
+        assert await shown.violations() == []
 
 
 async def test_what_is_not_sent_is_on_the_inventory_and_fills_the_form(browser: Browser, stage: Stage) -> None:
