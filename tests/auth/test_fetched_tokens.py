@@ -152,7 +152,7 @@ async def test_a_renewal_that_fails_leaves_the_old_token_and_is_not_repeated_at_
     assert "answered 503" in await refusal(tokens, NOW + 3600)
 
 
-async def test_an_endpoint_that_says_expired_already_is_asked_once_a_second(
+async def test_a_token_that_is_already_expired_is_fetched_again_once_a_second(
     server: TokenServer, tokens: FetchedTokens
 ) -> None:
     server.answers(token("short", expires_in=-5))
@@ -163,9 +163,7 @@ async def test_an_endpoint_that_says_expired_already_is_asked_once_a_second(
     assert server.requests <= 3
 
 
-async def test_an_endpoint_that_says_for_ever_is_asked_again_after_a_day(
-    server: TokenServer, tokens: FetchedTokens
-) -> None:
+async def test_a_token_without_end_is_fetched_again_after_a_day(server: TokenServer, tokens: FetchedTokens) -> None:
     server.answers(token("first", expires_in=10**12), token("second", expires_in=10**12))
     await tokens.token(NOW)
 
@@ -182,7 +180,7 @@ async def test_a_clock_that_was_set_back_does_not_keep_a_token_for_ever(
     assert await tokens.token(NOW - 10 * 86_400) == "token-2"
 
 
-async def test_a_failing_endpoint_is_asked_after_1_s_then_2_s_up_to_30_s(
+async def test_fetches_from_a_failing_endpoint_repeat_after_1_s_then_2_s_up_to_30_s(
     server: TokenServer, endpoint: HttpEndpoint
 ) -> None:
     class Instant:
@@ -220,7 +218,7 @@ async def test_a_clock_that_was_set_back_does_not_prolong_a_cool_down(
     assert await tokens.token(NOW - 3600) == "mended"
 
 
-async def test_an_endpoint_that_hangs_is_given_up_and_cooled_down_from_the_end(
+async def test_a_hanging_token_endpoint_times_out_and_the_pause_begins_then(
     server: TokenServer, endpoint: HttpEndpoint
 ) -> None:
     server.released.clear()
@@ -372,7 +370,9 @@ async def test_many_refusals_of_one_token_fetch_one_fresh_one(server: TokenServe
     assert server.requests == 2
 
 
-async def test_closing_ends_the_request_and_tells_who_waits(server: TokenServer, tokens: FetchedTokens) -> None:
+async def test_closing_ends_the_request_and_fails_the_waiting_callers(
+    server: TokenServer, tokens: FetchedTokens
+) -> None:
     server.released.clear()
     callers = [asyncio.create_task(tokens.token(NOW)) for _ in range(3)]
     await server.arrived.wait()

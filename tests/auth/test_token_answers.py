@@ -69,7 +69,7 @@ def test_the_jwt_bearer_grant_sends_its_assertion() -> None:
         (86_401, 86_400), (1e300, 86_400), (10**18, 86_400), ("9" * 400, 86_400), ("inf", 86_400),
     ],
 )  # fmt: skip
-def test_a_lie_about_the_life_of_a_token_is_bounded(expires_in: object, life_s: float) -> None:
+def test_a_false_lifetime_of_a_token_is_bounded(expires_in: object, life_s: float) -> None:
     given_answer = answer(access_token="t", token_type="Bearer", expires_in=expires_in)
 
     assert token_in(given_answer, fetched()) == IssuedToken("t", life_s)
@@ -92,7 +92,7 @@ def test_a_bearer_token_may_be_spelt_as_servers_spell_it(kind: str) -> None:
         b'"user":' + b'{"a":' * 200 + b"1" + b"}" * 200,
     ],
 )  # fmt: skip
-def test_a_member_that_is_no_strict_json_does_not_hide_the_token(member: bytes) -> None:
+def test_a_member_that_is_not_strict_json_does_not_hide_the_token(member: bytes) -> None:
     for body in (b'{"access_token":"t",%s,"expires_in":60}', b'\xef\xbb\xbf{%s,"access_token":"t","expires_in":60}'):
         assert token_in(TokenAnswer(200, body % member), fetched()) == IssuedToken("t", 60)
 
@@ -101,7 +101,7 @@ def test_a_member_that_is_no_strict_json_does_not_hide_the_token(member: bytes) 
     ("expires_in", "life_s"),
     [(b"NaN", 300), (b"Infinity", 86_400), (b"-Infinity", 1), (b"9" * 400, 86_400), (b"9" * 6000, 86_400)],
 )
-def test_a_life_that_is_no_strict_json_is_bounded(expires_in: bytes, life_s: float) -> None:
+def test_a_lifetime_that_is_not_strict_json_is_bounded(expires_in: bytes, life_s: float) -> None:
     body = b'{"access_token":"t","expires_in":%s}' % expires_in
     assert token_in(TokenAnswer(200, body), fetched()) == IssuedToken("t", life_s)
 

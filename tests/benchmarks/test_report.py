@@ -11,7 +11,7 @@ def test_the_readmes_table_is_that_of_the_latest_result() -> None:
     assert report.put_into(readme, json.loads(RESULTS.read_text())) == readme
 
 
-def test_a_goal_that_is_missed_is_said() -> None:
+def test_the_report_names_a_missed_goal() -> None:
     result = json.loads(RESULTS.read_text())
     result["ratios"]["tenants_10000_vs_1"] = 0.5
     missed = next(goal for goal in report.goals(result) if goal[0].startswith("10,000"))

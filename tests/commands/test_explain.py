@@ -124,7 +124,7 @@ def test_the_answers_are_those_of_the_pipeline() -> None:
             assert said == eligibility(event, one), (changes, one)
 
 
-def test_a_dead_letter_tells_what_became_of_it() -> None:
+def test_a_dead_letter_is_explained_with_its_reason() -> None:
     journey = RetryState(Origin("events", 1, 2), 1000.0, attempts=9, parks=4, last_status=503, reason="expired")
     headers = dict(journey.headers()) | {"feedback-detail": b"answered 503"}
     explanation = explain(record(email_event(), headers, topic="events.dead"), [webhook()], LIMITS, NOW)
@@ -172,7 +172,7 @@ async def test_no_token_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     assert explained(sms_event(), webhook(payload=2))["request payload"].startswith("version 2")
 
 
-async def test_an_unreadable_event_is_told_exactly(tmp_path: Path) -> None:
+async def test_an_unreadable_event_is_explained_with_the_exact_mistake(tmp_path: Path) -> None:
     document = email_event(feedbackStatus=REMOVED)
     ran = await dispatcher("explain", "-", "-c", write_settings(tmp_path), stdin=json.dumps(document).encode())
     assert ran.status == 1

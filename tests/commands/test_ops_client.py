@@ -20,7 +20,7 @@ async def refused(url: str) -> str:
     "url",
     ["localhost:9090", "ftp://localhost", "http://", "", "http://::1:9090", "http://localhost:x"],
 )
-async def test_what_is_no_address_is_said_to_be_none(url: str) -> None:
+async def test_a_malformed_ops_address_is_refused(url: str) -> None:
     assert "that isn't an address: write http://127.0.0.1:9090" in await refused(url)
 
 
@@ -46,7 +46,7 @@ async def test_a_name_that_does_not_resolve_is_named_so() -> None:
         ("http", None, "no answer within 1 s"),
     ],
 )
-async def test_what_is_no_dispatcher_is_told_from_one_that_is_silent(
+async def test_another_server_is_distinguished_from_a_silent_dispatcher(
     scheme: str, answer: bytes | None, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if answer is None:

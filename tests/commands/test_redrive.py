@@ -118,7 +118,7 @@ async def test_what_is_selected_goes_back_once_and_the_rest_later(dead: Dead) ->
     assert found == sorted(one.origin.offset for one in wanted + others)
 
 
-async def test_a_redriven_event_is_the_same_and_begins_anew(dead: Dead) -> None:
+async def test_a_redriven_event_is_unchanged_and_its_attempts_start_from_zero(dead: Dead) -> None:
     before, began = await dead.dead_letter(), time.time()
     await dead.redrive()
     (record,) = await dead.sent()
@@ -144,7 +144,7 @@ async def test_what_died_once_more_goes_back_once_more(dead: Dead) -> None:
     assert [RetryState.of(one).origin for one in await dead.sent()] == [journey.origin] * 2
 
 
-async def test_only_what_died_in_the_time_that_is_asked_for(dead: Dead) -> None:
+async def test_only_events_that_died_within_the_requested_time_are_redriven(dead: Dead) -> None:
     await dead.dead_letter()
     now = time.time()
     assert await dead.count(Selection(until=now - 3600)) == (0, 0)
@@ -152,7 +152,7 @@ async def test_only_what_died_in_the_time_that_is_asked_for(dead: Dead) -> None:
     assert await dead.count(Selection(since=now + 60)) == (0, 0)
 
 
-async def test_an_interrupted_redrive_goes_on_where_it_ended(dead: Dead) -> None:
+async def test_an_interrupted_redrive_continues_after_the_last_batch(dead: Dead) -> None:
     await asyncio.gather(*(dead.dead_letter() for _ in range(60)))
     process = await start("redrive", "-c", dead.config, "--rate", "60/s")
     await _until(lambda count: count >= 5, dead)
@@ -185,7 +185,7 @@ async def test_the_rate_is_kept(dead: Dead) -> None:
     assert time.monotonic() - began > 19 / 15
 
 
-async def test_marks_are_no_dead_events(dead: Dead) -> None:
+async def test_marks_do_not_count_as_dead_events(dead: Dead) -> None:
     await dead.dead_letter()
     await dead.redrive()
     records = await topics.read_all(dead.broker.bootstrap_servers, f"{dead.topic}.dead")
@@ -233,7 +233,7 @@ async def test_an_unavailable_broker_is_reported_in_one_line(tmp_path: Path) -> 
     assert "Traceback" not in ran.err
 
 
-def test_a_record_that_somebody_else_wrote_is_its_own_origin() -> None:
+def test_a_record_without_headers_of_ours_is_its_own_origin() -> None:
     record = ARecord(b"{}", topic="t.dead", partition=2, offset=5, headers=(("a", b"b"),))
     headers = fresh_headers(record, 17.0)
     assert headers[0] == ("a", b"b")

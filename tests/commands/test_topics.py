@@ -23,7 +23,7 @@ async def test_the_commands_are_printed_without_a_broker(tmp_path: Path) -> None
     assert "not compared with the existing topics: kafka at 127.0.0.1:1" in ran.err
 
 
-async def test_the_topic_of_events_gives_the_partitions_and_what_is_wrong_is_said(
+async def test_topics_get_the_partitions_of_the_events_topic_and_mistakes_are_reported(
     kafka: Broker, tmp_path: Path
 ) -> None:
     await topics.create_topic(kafka.bootstrap_servers, "printed-events", partitions=5)
@@ -59,7 +59,7 @@ async def test_the_permissions_are_printed_for_both_tools(tmp_path: Path) -> Non
     assert len(acls) == len(commands.splitlines())
 
 
-async def test_permissions_and_creation_are_asked_for_one_at_a_time(tmp_path: Path) -> None:
+async def test_permissions_and_creation_exclude_each_other(tmp_path: Path) -> None:
     ran = await called("topics", "-c", write_settings(tmp_path), "--acls", "a", "--create")
     assert ran.status == 2
     assert "give either --create or --acls" in ran.err

@@ -102,7 +102,7 @@ def test_what_is_not_there_has_the_line_of_what_is_around_it() -> None:
     assert document.holds(("a", "b"))
 
 
-def test_an_anchor_stands_for_its_value_wherever_it_is_repeated() -> None:
+def test_an_alias_has_the_value_of_its_anchor() -> None:
     document = parse_document(b"a: &x {k: [1]}\nb: *x\n", "x")
     assert document.data == {"a": {"k": [1]}, "b": {"k": [1]}}
     assert document.line(("b",)) == 2
@@ -160,7 +160,7 @@ def test_a_document_has_at_most_a_mebibyte() -> None:
     assert parse_document(b"#" * MAX_BYTES, "x").data is None
 
 
-def test_bytes_that_are_no_text_are_named_with_their_line() -> None:
+def test_undecodable_bytes_are_reported_with_their_line() -> None:
     with pytest.raises(ConfigError, match=r"^x:2: not UTF-8 text$"):
         parse_document(b"a: 1\nb: \xff\n", "x")
 

@@ -21,7 +21,7 @@ def problems_of(text: str, model: type[BaseModel]) -> list[str]:
     return [str(problem) for problem in problems_from(caught.value, document, model)]
 
 
-def test_every_mistake_in_the_settings_is_said_at_once_in_the_order_of_lines() -> None:
+def test_all_mistakes_in_the_settings_are_reported_in_the_order_of_lines() -> None:
     text = """\
 apiVersion: dispatcher/v2
 kafka:
@@ -129,7 +129,7 @@ webhooks:
     ]
 
 
-def test_every_mistake_in_the_header_parameters_is_told_at_its_own_line_with_those_of_other_fields() -> None:
+def test_each_mistake_in_the_header_parameters_is_reported_with_its_line() -> None:
     text = """\
 apiVersion: dispatcher/v1
 webhooks:
@@ -167,7 +167,7 @@ webhooks:
     ("auth", "reserved"),
     [({"type": "none"}, False), ({"type": "jwt", "sign": {"algorithm": "RS256", "key": {"file": "k"}}}, True)],
 )
-def test_authorization_is_the_tenants_own_where_no_token_goes_there(auth: object, reserved: bool) -> None:
+def test_a_tenant_may_set_authorization_unless_its_token_uses_that_header(auth: object, reserved: bool) -> None:
     webhook = {"name": "", "url": "https://x.example", "headers": {"Authorization": "Basic x"}, "auth": auth}
     text = json.dumps({"apiVersion": "dispatcher/v1", "webhooks": [webhook]})
     found = [one for one in problems_of(text, WebhookFile) if "headers.Authorization" in one]

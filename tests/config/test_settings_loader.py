@@ -38,7 +38,7 @@ def test_paths_start_from_the_directory_of_the_file(file: Path) -> None:
     assert settings.egress.ca_bundle == file.parent / "ca.pem"
 
 
-def test_paths_are_the_same_wherever_the_process_stands(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_do_not_depend_on_the_working_directory(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(file.parent)
     assert load_settings(Path(file.name), {}).webhooks.path == file.parent / "hooks"
 
@@ -175,18 +175,18 @@ egress: {ca_bundle: nope.pem}
         (GOOD.split("\n", 1)[1], "dispatcher.yaml:1: apiVersion: missing; write apiVersion: dispatcher/v1"),
     ],
 )
-def test_a_file_that_is_no_settings_file_says_so_in_one_line(file: Path, content: str, line: str) -> None:
+def test_another_kind_of_file_is_refused_in_one_line(file: Path, content: str, line: str) -> None:
     file.write_text(content)
     assert problems_of(file) == [line]
 
 
-def test_a_file_that_is_not_there_says_so_in_one_line(file: Path) -> None:
+def test_a_missing_file_is_reported_in_one_line(file: Path) -> None:
     assert problems_of(file.with_name("no.yaml")) == ["no.yaml: no such file: create it, or correct the path"]
     assert problems_of(file.parent / "hooks") == ["hooks: is a directory: name the file in it"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read_says_so(file: Path) -> None:
+def test_an_unreadable_file_is_reported(file: Path) -> None:
     file.chmod(0)
     assert problems_of(file) == ["dispatcher.yaml: can't be read (Permission denied)"]
 

@@ -34,7 +34,7 @@ def test_balances_when_every_event_is_accounted_for() -> None:
     assert str(found) == "4 events = 1 delivered + 1 skipped + 2 dead; lost 0; delivered twice 0"
 
 
-def test_delivered_twice_is_told_and_allowed() -> None:
+def test_a_repeated_delivery_is_reported_and_allowed() -> None:
     found = balance(EVENTS, {("luma", GOOD.webhook_id): 3}, IN_DEAD_LETTERS, SKIPPED)
     assert found.twice == 1
     assert found.holds

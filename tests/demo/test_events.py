@@ -69,7 +69,7 @@ def test_what_is_asked_for_is_in_the_event() -> None:
     assert event.timestamp == "2023-11-14T22:13:20.250Z"
 
 
-def test_another_type_of_event_is_nobodys_business() -> None:
+def test_another_type_of_event_is_read_as_other_event() -> None:
     for spelling in Spelling:
         value = make_event(org="luma", event_id="e1", event_type="message.tracking", spelling=spelling)
         assert read_event(record(value), ORIGIN) == OtherEvent("message.tracking")

@@ -78,7 +78,7 @@ async def test_a_closed_connection_is_no_answer(receiver: Receiver, session: aio
     assert [one.status for one in receiver.ledger.attempts("rude", "msg_1")] == [0]
 
 
-async def test_a_slow_endpoint_holds_up_nobody_else(receiver: Receiver, session: aiohttp.ClientSession) -> None:
+async def test_a_slow_endpoint_does_not_delay_the_others(receiver: Receiver, session: aiohttp.ClientSession) -> None:
     arrived, released = threading.Event(), threading.Event()  # the receiver is a thread
 
     class Held:
@@ -144,7 +144,7 @@ def test_its_port_is_free_again_and_the_same_after_a_restart() -> None:
     assert receiver.url("x") == url
 
 
-def test_a_taken_port_is_told_to_the_caller(receiver: Receiver) -> None:
+def test_a_port_in_use_is_reported_to_the_caller(receiver: Receiver) -> None:
     with pytest.raises(OSError, match="in use"), Receiver({}, port=receiver.port):
         pass
 
@@ -259,7 +259,7 @@ def test_violations_are_counted_past_those_that_are_kept() -> None:
     assert "150 violations" in repr(ledger)
 
 
-def test_a_program_that_cannot_be_run_here_says_so_in_one_line(tmp_path: Path) -> None:
+def test_a_program_that_cannot_run_here_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "alien").write_bytes(b"\x7fELF of another platform")
     (tmp_path / "alien").chmod(0o700)
     child = ChildProcess([str(tmp_path / "alien")], log=tmp_path / "log")

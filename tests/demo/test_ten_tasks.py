@@ -279,7 +279,7 @@ async def test_10_two_editors_see_each_other_and_a_deletion_is_undone(
 
 
 @pytest.mark.all_faults
-async def test_3_what_is_not_sent_is_told_with_the_rule_and_the_cure(shown: Window) -> None:
+async def test_3_a_skipped_event_is_shown_with_the_rule_and_the_remedy(shown: Window) -> None:
     page = await open_webhook(shown, "Northwind")
     skipped = page.locator("section", has=page.get_by_role("heading", name="Skipped"))
     await expect(skipped).to_contain_text("Add the channel to the webhook's channels.")

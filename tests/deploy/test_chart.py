@@ -237,7 +237,7 @@ def test_generated_files_are_current() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_made_is_what_was_looked_at(name: str) -> None:
+def test_the_committed_charts_are_what_helm_renders(name: str) -> None:
     assert rendered.path(name).read_text() == rendered.text(name), "run python -m tests.deploy.rendered, read the diff"
 
 

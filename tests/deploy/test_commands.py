@@ -37,7 +37,7 @@ def test_a_command_of_ours_is_one_that_there_is(page: str, line: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_what_is_asked_of_the_ops_endpoint_is_served(page: Path) -> None:
+def test_the_ops_endpoint_serves_every_path_of_the_runbooks(page: Path) -> None:
     served = (ROOT / "dispatcher" / "health.py").read_text()
     for path, state in re.findall(r":9090(/[a-z][^\s?'\"|]*)(?:\?state=(\w+))?", page.read_text()):
         route = path.replace("<", "{").replace(">", "}")

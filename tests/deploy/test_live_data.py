@@ -178,7 +178,7 @@ async def test_every_query_of_every_dashboard_has_data(watched: Watched) -> None
     await _all_have_data(watched.prometheus, expressions)
 
 
-async def test_what_is_said_to_be_empty_is(watched: Watched) -> None:
+async def test_panels_listed_as_empty_have_no_data(watched: Watched) -> None:
     excused = [one for one in queries() if one.panel in EMPTY or OF_THE_CLUSTER.search(one.expr)]
     assert {one.panel for one in excused} >= EMPTY.keys()
     for one in excused:

@@ -119,7 +119,7 @@ def test_every_alert_has_a_case() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(ALERTS))
-def test_an_alert_says_what_where_and_what_next(name: str) -> None:
+def test_an_alert_has_a_summary_a_description_and_a_runbook(name: str) -> None:
     alert, case = ALERTS[name], CASES[name]
     assert alert["labels"]["severity"] in ("critical", "warning", "info")
     texts = alert["annotations"]

@@ -13,7 +13,7 @@ def _found(sent: list[Sent], *parked: Parked) -> Repeats:
     return attribute({"event": sent}, {"event": parked}, FAULTS)
 
 
-def test_an_event_that_was_accepted_once_is_no_repeat() -> None:
+def test_an_event_that_was_accepted_once_does_not_count_as_repeated() -> None:
     found = _found([Sent("m0-1", 1, 99.0), Sent("m0-2", 1, 101.0, 101.1)])
     assert (found.of_fault.total(), found.unexplained) == (0, [])
 

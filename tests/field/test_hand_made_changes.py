@@ -41,7 +41,7 @@ async def test_offsets_that_were_set_back_are_read_again(scene: Stage, metadata:
         assert scene.receiver.repeats() == 80
 
 
-async def test_an_offset_beyond_the_end_is_no_position_of_this_log(scene: Stage) -> None:
+async def test_an_offset_beyond_the_end_is_refused_as_a_position(scene: Stage) -> None:
     """DESIGN's rule: the log is read from its start, and this is said."""
     scene.mount([scene.webhook(tenant) for tenant in EVERYBODY])
     async with scene.dispatcher(kafka={"group_instance_id": None}) as dispatcher:

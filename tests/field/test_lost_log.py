@@ -127,7 +127,7 @@ async def test_a_log_lost_and_grown_while_the_process_runs_is_read_from_its_star
 
 
 @ALL_FAULTS
-async def test_a_topic_created_anew_while_the_process_is_down_is_read_from_its_start(
+async def test_a_topic_recreated_while_the_process_is_down_is_read_from_its_start(
     scene: Stage, mortal: ApacheKafka
 ) -> None:
     async with scene.dispatcher() as dispatcher:

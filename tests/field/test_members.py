@@ -24,7 +24,7 @@ def _stop(dispatcher: Dispatcher, number: signal.Signals) -> None:
     os.kill(dispatcher._process.pid, number)
 
 
-async def test_of_two_processes_with_one_name_the_first_says_so_and_ends_and_the_second_delivers(scene: Stage) -> None:
+async def test_the_first_of_two_processes_with_one_name_reports_it_and_ends(scene: Stage) -> None:
     everybody = tenants(4)
     scene.mount([scene.webhook(tenant) for tenant in everybody])
     delivery = {"max_in_flight": IN_FLIGHT}
@@ -65,7 +65,7 @@ async def test_a_member_that_had_nothing_to_fetch_for_a_month_takes_over(scene: 
 
 
 @pytest.mark.all_faults
-async def test_a_restart_under_the_same_name_is_shut_out_by_nobody(scene: Stage) -> None:
+async def test_a_restart_under_the_same_name_joins_the_group(scene: Stage) -> None:
     everybody = tenants(4)
     scene.mount([scene.webhook(tenant) for tenant in everybody])
     async with scene.dispatcher() as dispatcher:
@@ -113,7 +113,7 @@ async def test_a_process_that_stood_still_past_its_session_sends_nothing_that_an
 
 
 @pytest.mark.all_faults
-async def test_a_process_that_stood_still_alone_goes_on_where_it_was(scene: Stage) -> None:
+async def test_a_paused_process_that_is_alone_in_its_group_continues(scene: Stage) -> None:
     everybody = tenants(8)
     scene.mount([scene.webhook(tenant) for tenant in everybody])
     for tenant in everybody:

@@ -331,7 +331,7 @@ async def test_a_hanging_broker_is_named_within_half_a_minute_and_noticed_when_i
 
 
 @pytest.mark.all_faults
-async def test_a_ca_file_that_is_no_pem_is_a_mistake_of_the_settings(
+async def test_a_ca_file_that_is_not_pem_is_a_mistake_in_the_settings(
     scene: Stage, broker: ApacheKafka, tmp_path: Path
 ) -> None:
     (tmp_path / "junk.pem").write_text("not a certificate\n")

@@ -130,7 +130,7 @@ async def test_a_token_is_fetched_from_the_token_endpoint_with_its_ca_and_scope(
 
 
 @pytest.mark.all_faults
-async def test_an_endpoint_that_gives_no_token_is_named_and_asked_again(
+async def test_a_failing_token_endpoint_is_named_and_tried_again(
     scene: Stage, broker: tuple[ApacheKafka, Issuer], tmp_path: Path
 ) -> None:
     kafka, issuer = broker

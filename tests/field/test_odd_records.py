@@ -76,7 +76,7 @@ UNREADABLE = {
 }
 
 
-async def test_what_does_not_matter_is_accepted_and_what_is_no_event_is_dead_with_its_reason(scene: Stage) -> None:
+async def test_irrelevant_oddities_are_accepted_and_other_records_die_with_their_reason(scene: Stage) -> None:
     """Good events are between the others in each partition, and all of them arrive."""
     scene.mount([scene.webhook(TENANT)])
     async with scene.dispatcher() as dispatcher:

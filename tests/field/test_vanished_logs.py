@@ -23,7 +23,7 @@ async def _held(dispatcher: Dispatcher, count: int) -> None:
 
 
 @pytest.mark.all_faults
-async def test_a_former_topic_that_is_deleted_while_it_is_read_is_no_problem(scene: Stage, mortal: ApacheKafka) -> None:
+async def test_a_former_topic_may_be_deleted_while_it_is_read(scene: Stage, mortal: ApacheKafka) -> None:
     """As the notice advises. The retry consumer reads the other topics on."""
     (tenant,) = tenants(1)
     scene.mount([scene.webhook(tenant)])
@@ -45,7 +45,7 @@ async def test_a_former_topic_that_is_deleted_while_it_is_read_is_no_problem(sce
 
 
 @pytest.mark.all_faults
-async def test_a_topic_created_anew_with_fewer_partitions_is_read_on(scene: Stage, mortal: ApacheKafka) -> None:
+async def test_a_topic_recreated_with_fewer_partitions_is_read_on(scene: Stage, mortal: ApacheKafka) -> None:
     """The topic of events, then the tier that parked events wait in."""
     everybody = tenants(20)
     scene.mount([scene.webhook(tenant) for tenant in everybody])

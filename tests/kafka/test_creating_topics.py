@@ -73,7 +73,7 @@ async def test_a_topic_that_the_list_does_not_have_yet_exists_if_the_broker_answ
     assert set((await create_topics(settings, replication=1)).values()) == {"exists"}
 
 
-async def test_what_existing_topics_lack_is_said_and_set_and_the_rest_is_left(broker: ApacheKafka) -> None:
+async def test_missing_settings_of_existing_topics_are_reported_and_set(broker: ApacheKafka) -> None:
     servers = broker.bootstrap_servers
     await topics.create_topic(servers, "short", partitions=2)
     await topics.create_topic(

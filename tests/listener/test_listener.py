@@ -205,7 +205,7 @@ async def test_a_peer_that_does_not_read_its_answer_is_cut_off(monkeypatch: pyte
 
 
 @pytest.mark.usefixtures("short")
-async def test_a_request_that_takes_its_time_is_no_slow_head(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_request_does_not_count_as_a_slow_head(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "REQUEST_S", 3600.0)
     async with running() as port:
         client = await port.client()
@@ -232,7 +232,7 @@ async def test_a_peer_has_a_quarter_and_its_oldest_unfinished_connection_makes_r
         assert port.listener.connections == 4
 
 
-async def test_requests_under_way_are_not_given_up_for_new_connections() -> None:
+async def test_requests_in_progress_are_not_ended_for_new_connections() -> None:
     async with running(limit_of_peer=2) as port:
         busy = [await port.client() for _ in range(2)]
         for client in busy:
@@ -253,7 +253,7 @@ async def test_the_port_as_a_whole_has_a_limit() -> None:
         assert port.listener.connections <= 4
 
 
-async def test_a_trusted_proxy_stands_for_many() -> None:
+async def test_a_trusted_proxy_may_open_connections_for_many_clients() -> None:
     async with running(trusted=[ip_network("127.0.0.9/32")], limit_of_peer=2) as port:
         clients = [await port.client(local="127.0.0.9") for _ in range(10)]
         for client in clients:
@@ -263,7 +263,7 @@ async def test_a_trusted_proxy_stands_for_many() -> None:
 
 
 @pytest.mark.parametrize("trusted", ["127.0.0.9/32", "127.0.0.8/31", "2001:db8::/32", "::ffff:127.0.0.9/128"])
-async def test_trust_in_a_proxy_is_no_trust_in_others(trusted: str) -> None:
+async def test_trusting_one_proxy_does_not_trust_others(trusted: str) -> None:
     async with running(trusted=[ip_network(trusted)], limit_of_peer=2) as port:
         clients = [await port.client(local="127.0.0.7") for _ in range(6)]
         await port.until(lambda: sum(client.is_open for client in clients) == 2)

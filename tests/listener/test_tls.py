@@ -157,7 +157,7 @@ async def test_tls_1_1_is_refused(files: Files) -> None:
 
 @pytest.mark.parametrize("sent", [HEAD, b"\x00" * 100, b"\x16\x03\x01\xff\xff" + b"\x00" * 70])
 @on_both_loops
-async def test_what_is_no_tls_is_refused_and_counted(files: Files, sent: bytes) -> None:
+async def test_a_client_without_tls_is_refused_and_counted(files: Files, sent: bytes) -> None:
     before = failed()
     async with running(files) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port.port)

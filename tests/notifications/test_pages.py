@@ -24,7 +24,7 @@ async def signed_in(session: aiohttp.ClientSession, token: str) -> None:
 
 
 @pytest.mark.parametrize("empty_url", ["sqlite"], indirect=True)
-async def test_contacts_are_shown_asked_again_and_tested(
+async def test_contacts_are_shown_sent_another_confirmation_and_tested(
     tmp_path: Path, issued: Certificates, history: Database
 ) -> None:
     async with (

@@ -465,7 +465,7 @@ async def a_scene(broker: ApacheKafka, directory: Path) -> AsyncIterator[Scene]:
 @pytest.mark.parametrize(
     ("store", "transport", "form", "proxied"), [("yaml", "lean", "json", True), ("sql", "aiohttp", "console", False)]
 )
-async def test_nothing_that_the_process_tells_holds_a_secret_or_personal_data(
+async def test_no_output_of_the_process_contains_a_secret_or_personal_data(
     broker: ApacheKafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     store: str, transport: str, form: str, proxied: bool,
 ) -> None:  # fmt: skip

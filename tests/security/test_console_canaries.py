@@ -280,7 +280,7 @@ async def intrude(scene: Scene) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-async def test_nothing_that_the_console_tells_holds_a_secret(tmp_path: Path) -> None:
+async def test_no_output_of_the_console_contains_a_secret(tmp_path: Path) -> None:
     async with a_scene(tmp_path) as (scene, process):
         ids = await administer(scene)
         await edit_by_page(scene, ids[0])

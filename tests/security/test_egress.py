@@ -83,7 +83,7 @@ def bracketed(address: str) -> str:
 # --- what can be known when the configuration is read
 
 
-def test_the_tables_have_the_size_that_was_asked_for() -> None:
+def test_the_address_tables_have_the_expected_size() -> None:
     assert len({*ODD_SPELLINGS}) + len({*DENIED_ADDRESSES}) >= 150
 
 
@@ -383,7 +383,7 @@ async def test_chains_of_cnames_are_followed_to_what_is_checked(
     assert await resolved(names, "a.example") == expected
 
 
-async def test_a_truncated_answer_is_asked_for_again_by_tcp(names: NameServer) -> None:
+async def test_a_truncated_answer_is_looked_up_again_by_tcp(names: NameServer) -> None:
     names.zone["hooks.example"] = [["8.8.8.8", "10.0.0.1"]]
     names.truncate.add("hooks.example")
     assert await resolved(names, "hooks.example") == DENIED
@@ -404,7 +404,7 @@ async def test_forged_and_broken_datagrams_are_not_taken_for_the_answer(names: N
     assert await resolved(names, "hooks.example") == ("8.8.8.8",)
 
 
-async def test_an_answer_is_used_for_ten_seconds_and_asked_for_once_at_a_time(names: NameServer) -> None:
+async def test_an_answer_is_used_for_ten_seconds_and_looked_up_once_at_a_time(names: NameServer) -> None:
     names.zone["hooks.example"] = [["8.8.8.8"], ["10.0.0.1"]]
     now = 100.0
     settings = EgressSettings(nameservers=(names.address,))

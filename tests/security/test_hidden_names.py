@@ -55,7 +55,7 @@ async def test_the_history_and_parked_events_show_denied_and_unknown_names_alike
     assert reasons["name-1.example"] == FailureReason.EGRESS_DENIED, "metrics and verdict show operators the difference"
 
 
-async def test_a_token_endpoint_is_no_way_to_list_names(opening: Opener) -> None:
+async def test_a_token_endpoint_can_not_be_used_to_list_internal_names(opening: Opener) -> None:
     shown = set()
     async with NameServer().running() as names:
         names.zone |= ZONE
@@ -80,7 +80,7 @@ async def test_the_operator_s_log_says_once_which_name_resolves_to_what(opening:
     assert "not public (private)" in found[0][1]
 
 
-async def test_what_the_url_alone_shows_is_said(opening: Opener) -> None:
+async def test_mistakes_visible_in_the_url_are_reported(opening: Opener) -> None:
     async with opening(allow=(), deny=("partner.example",)) as transport:
         attempts: list[Attempt] = [
             await transport.post(post_to(url))

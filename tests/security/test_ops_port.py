@@ -57,7 +57,7 @@ async def test_an_operator_on_the_host_may(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", CHANGES)
-async def test_nobody_from_elsewhere_may(path: str) -> None:
+async def test_other_hosts_are_refused(path: str) -> None:
     ops = Ops()
     async with ops.running() as base:
         assert await posted(base + path, {}, local="127.0.0.2") == 403

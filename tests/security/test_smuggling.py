@@ -75,7 +75,7 @@ AMBIGUOUS = {
 
 
 @pytest.mark.parametrize("name", AMBIGUOUS)
-async def test_what_stands_behind_an_ambiguous_answer_never_answers_anybody(
+async def test_bytes_behind_an_ambiguous_answer_never_answer_another_request(
     transport: Transport, serving: Serving, name: str
 ) -> None:
     """The poison comes in the same bytes, and again a moment later; only the script's own second answer is 202."""

@@ -34,7 +34,7 @@ def test_what_is_installed_is_what_is_locked() -> None:
     assert list(strangers(lock("test"))) == []
 
 
-def test_a_lock_that_is_wrong_is_told() -> None:
+def test_a_wrong_lock_is_reported() -> None:
     other = {**PINS, "pyyaml": Pin("pyyaml", "2.0", 1)}
     bare = {"aiohttp": Pin("aiohttp", "1.0", 0)}
     locks = {"run": PINS, "demo": other, "image": PINS, "image-msk-iam": PINS, "test": bare}
@@ -62,12 +62,12 @@ def test_a_clean_audit_is_clean() -> None:
         report(aiohttp={"skip_reason": "Dependency not found"}, PyYAML={"skip_reason": "Dependency not found"}),
     ],
 )  # fmt: skip
-def test_an_audit_that_could_not_ask_anybody_is_not_taken_for_a_clean_one(text: str) -> None:
+def test_an_audit_without_an_answer_does_not_count_as_clean(text: str) -> None:
     found = verdict_of(text, PINS)
     assert (found.audited, found.skipped) == (0, ("aiohttp", "pyyaml"))
 
 
-def test_an_advisory_is_told_with_its_cure() -> None:
+def test_an_advisory_is_reported_with_the_fixed_version() -> None:
     advisory = {"id": "PYSEC-2026-1", "fix_versions": ["1.1"]}
     found = verdict_of(report(aiohttp={"vulns": [advisory]}, PyYAML={"vulns": [{"id": "CVE-1"}]}), PINS)
     assert found.advisories == (

@@ -182,7 +182,7 @@ LIES: dict[str, tuple[object, Callable[[float], bool]]] = {
 
 
 @pytest.mark.parametrize("name", LIES)
-async def test_a_lie_about_the_life_of_a_token_is_bounded(transport: Transport, serving: Serving, name: str) -> None:
+async def test_a_false_lifetime_of_a_token_is_bounded(transport: Transport, serving: Serving, name: str) -> None:
     expires_in, holds = LIES[name]
     async with serving(answering(good(expires_in=expires_in))) as server:
         tokens = FetchedTokens(fetched(token_url=server.url), TokenClient(transport), AMPLE_S)

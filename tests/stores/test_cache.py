@@ -183,7 +183,7 @@ async def test_a_store_that_is_away_is_asked_once_a_second_for_a_tenant(
     assert await cache.get(LUMA) is store.webhooks[LUMA]
 
 
-async def test_a_store_that_is_away_is_an_error_where_nothing_is_known(cache: WebhookCache, store: FakeStore) -> None:
+async def test_an_unavailable_store_is_an_error_without_a_cached_answer(cache: WebhookCache, store: FakeStore) -> None:
     store.is_away = True
     store.answers.clear()
     tasks = [asyncio.create_task(cache.get(LUMA)) for _ in range(3)]

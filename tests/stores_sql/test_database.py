@@ -69,7 +69,7 @@ async def test_a_wrong_password_is_not_quoted(postgres: Postgres) -> None:
     await database.close()
 
 
-async def test_nobody_there_and_nobody_who_answers_are_both_away() -> None:
+async def test_a_refused_connection_and_a_silent_server_both_count_as_unavailable() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]

@@ -296,7 +296,7 @@ async def test_what_another_process_kept_from_being_removed_is_removed_later(
         await later.close()
 
 
-async def test_a_file_is_written_anew_only_if_rows_in_it_were_replaced(sqlite_file: SqliteFile) -> None:
+async def test_a_file_is_rewritten_only_if_rows_in_it_were_replaced(sqlite_file: SqliteFile) -> None:
     before = sqlite_file.path.stat().st_mtime_ns
     assert await erase_what_is_over(sqlite_file.database, lambda: NOW) == (0, 0)
     assert sqlite_file.path.stat().st_mtime_ns == before

@@ -68,7 +68,7 @@ async def test_the_way_down_to_nothing_leaves_nothing(url: Secret) -> None:
     assert await upgrade(url) == "0005"
 
 
-async def test_several_who_migrate_at_once_do_it_once(empty_url: Secret) -> None:
+async def test_simultaneous_migrations_run_once(empty_url: Secret) -> None:
     assert await asyncio.gather(*(upgrade(empty_url) for _ in range(4))) == ["0005"] * 4
     database = Database(empty_url)
     async with database.read() as connection:

@@ -30,7 +30,7 @@ async def test_what_was_created_is_found_by_id_and_by_tenant(repository: Webhook
     assert made.config() == plain()
 
 
-async def test_of_twenty_who_create_the_same_webhook_at_once_one_does(repository: WebhookRepository) -> None:
+async def test_one_of_twenty_simultaneous_creations_of_a_webhook_succeeds(repository: WebhookRepository) -> None:
     tries = (repository.create(plain(), by=f"p{n}", orgs=None) for n in range(20))
     results = await asyncio.gather(*tries, return_exceptions=True)
     (made,) = (one for one in results if not isinstance(one, BaseException))
@@ -49,7 +49,7 @@ async def test_the_database_itself_refuses_a_second_webhook(repository: WebhookR
     assert isinstance(caught.value.__cause__, IntegrityError)
 
 
-async def test_of_two_editors_the_second_is_told(repository: WebhookRepository) -> None:
+async def test_the_second_of_two_editors_gets_a_conflict(repository: WebhookRepository) -> None:
     made = await repository.create(plain(), by="ada", orgs=None)
     config = plain(name="Renamed")
     edits = (repository.update(made.id, config, expected_version=1, by=who, orgs=None) for who in ("ada", "bob"))

@@ -103,7 +103,7 @@ async def test_held_events_of_a_webhook_under_an_old_key_go_on_after_a_rotation(
     assert not store.problems
 
 
-async def test_every_kind_of_change_is_told_in_time(store: SqlStore, repository: WebhookRepository) -> None:
+async def test_every_kind_of_change_is_reported_in_time(store: SqlStore, repository: WebhookRepository) -> None:
     await store.load()
     async with running(store) as notified:
         made = await repository.create(plain(), by="ada", orgs=None)
@@ -120,7 +120,7 @@ async def test_every_kind_of_change_is_told_in_time(store: SqlStore, repository:
         assert len(store.all()) == 1
 
 
-async def test_postgresql_tells_of_itself_without_polling(postgres: Postgres, encryption: Encryption) -> None:
+async def test_postgresql_notifies_of_changes_without_polling(postgres: Postgres, encryption: Encryption) -> None:
     url = Secret((await postgres.fresh_database()).encode())
     await upgrade(url)
     database = Database(url)
@@ -149,7 +149,7 @@ async def _listens(postgres: Postgres) -> None:
         await connection.close()
 
 
-async def test_a_database_restored_from_a_backup_is_read_anew(
+async def test_a_database_restored_from_a_backup_is_read_again(
     store: SqlStore, repository: WebhookRepository, database: Database
 ) -> None:
     made = await repository.create(plain(), by="ada", orgs=None)

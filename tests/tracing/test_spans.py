@@ -280,7 +280,7 @@ async def test_the_share_of_traced_events_is_the_one_set(collector: Collector) -
         ),
     ],
 )
-async def test_every_outcome_is_told(
+async def test_every_outcome_is_in_the_span(
     collector: Collector, value: Outcome, expected: dict[str, object], fails: bool
 ) -> None:
     async with Tracing(settings_for(collector)) as tracing:
@@ -298,7 +298,7 @@ async def test_every_outcome_is_told(
         (asyncio.CancelledError(), {"error.type": "CancelledError"}),
     ],
 )
-async def test_what_the_pipeline_raises_is_raised_and_told(
+async def test_an_exception_of_the_pipeline_propagates_and_is_in_the_span(
     collector: Collector, error: BaseException, expected: dict[str, object]
 ) -> None:
     async def process(_record: Record, _processing: ProcessingAttempt) -> Outcome:
@@ -311,7 +311,7 @@ async def test_what_the_pipeline_raises_is_raised_and_told(
     assert not event.events, "no message, no stack trace: they may quote what they are about"
 
 
-async def test_an_attempt_tells_its_trace_only_where_that_is_sampled(collector: Collector) -> None:
+async def test_an_attempt_has_a_traceparent_only_if_the_trace_is_sampled(collector: Collector) -> None:
     async with Tracing(settings_for(collector)) as tracing:
         for expected, trace in ((PRODUCERS, TRACE.hex()), (UNSAMPLED, None)):
             attempts: list[Attempt] = []
@@ -338,7 +338,9 @@ async def test_no_span_says_more_of_a_url_than_its_host(collector: Collector) ->
     assert "token=1" not in text
 
 
-async def test_the_collector_is_told_who_we_are(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_collector_gets_headers_and_resource_attributes(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "k8s.pod.name=dispatcher-0")
     monkeypatch.setenv("COLLECTOR_KEY", "Bearer abc")
     from dispatcher.config.secrets import Secret

@@ -31,7 +31,7 @@ def free_port() -> int:
         return port
 
 
-async def test_a_port_that_nobody_listens_on_refuses(transport: Transport) -> None:
+async def test_a_closed_port_refuses_the_connection(transport: Transport) -> None:
     attempt = await transport.post(post_to(f"https://127.0.0.1:{free_port()}/"))
     assert (attempt.failure, attempt.detail) == (FailureReason.CONNECT_REFUSED, "Connection refused")
 
@@ -100,7 +100,7 @@ async def test_one_denied_address_among_several_refuses_the_name(
     assert attempt.detail.startswith("mixed.example has no public address")
 
 
-async def test_the_next_address_is_tried_where_the_first_refuses(opening: Opener, serving: Serving) -> None:
+async def test_the_next_address_is_tried_if_the_first_refuses(opening: Opener, serving: Serving) -> None:
     async with NameServer().running() as names, serving(answering(OK)) as server:
         names.zone["many.example"] = [["127.0.0.2", "127.0.0.3", "127.0.0.1", "::1"]]
         own = Server(answering(OK), server_context(trustme.CA())).running()
@@ -220,7 +220,7 @@ async def test_the_proxy_is_asked_for_the_checked_address_and_tls_is_with_the_ho
     assert b"\r\nhost: hooks.example:" in server.requests[0]
 
 
-async def test_the_guard_stands_before_the_proxy(opening: Opener) -> None:
+async def test_the_egress_guard_is_checked_before_the_proxy(opening: Opener) -> None:
     proxy = ConnectProxy()
     async with NameServer().running() as names, Server(proxy, None).running() as entrance:
         names.zone["inside.example"] = [["10.0.0.1"]]

@@ -299,7 +299,7 @@ async def test_a_system_resolver_that_waits_for_aaaa_is_asked_for_a_alone(monkey
     assert await resolved([]) == ("8.8.8.8",)
 
 
-async def test_names_whose_servers_do_not_answer_are_no_evidence_against_others(
+async def test_names_whose_servers_do_not_answer_do_not_affect_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """They hold the threads far longer than the deadline. A lookup that waits for a thread meanwhile never begins."""

@@ -26,7 +26,7 @@ def test_every_file_that_a_page_names_exists(page: str) -> None:
     assert not {link for link in LINK.findall(text) if not (ROOT / page).parent.joinpath(link).exists()}
 
 
-def test_every_package_stands_in_the_table_of_the_architecture() -> None:
+def test_every_package_is_in_the_table_of_the_architecture() -> None:
     text = (ROOT / "docs/architecture.md").read_text()
     packages = {
         path.name for path in (ROOT / "dispatcher").iterdir() if path.is_dir() and (path / "__init__.py").exists()

@@ -54,7 +54,7 @@ async def test_callers_of_one_key_share_a_task_and_other_keys_have_their_own() -
     await flights.close()
 
 
-async def test_a_forgotten_task_ends_for_its_callers_and_is_no_longer_current() -> None:
+async def test_a_forgotten_task_still_ends_for_its_callers() -> None:
     flights = SingleFlight[str, bool]("test")
     may_end = asyncio.Event()
 
@@ -70,7 +70,7 @@ async def test_a_forgotten_task_ends_for_its_callers_and_is_no_longer_current() 
     assert (outdated.result(), current.result()) == (False, True)
 
 
-async def test_closing_cancels_what_is_in_progress_and_a_failure_without_callers_is_no_unretrieved_one() -> None:
+async def test_closing_cancels_tasks_and_retrieves_failures_without_callers() -> None:
     flights, work, failing = SingleFlight[str, int]("test"), SlowCount(), SlowCount(ValueError("failed"))
     task = flights.start("a", work)
     failing.may_end.set()

@@ -165,7 +165,7 @@ async def test_every_operation_checks_role_and_organisation(
         assert changed == "untouched" or may_change, (actor, changed)
 
 
-async def test_a_list_without_filters_shows_nobody_elses(console: Console) -> None:
+async def test_a_list_without_filters_shows_only_the_callers_organisations(console: Console) -> None:
     luma = await make(console, "prod")
     rival = await console.client(Role.ADMIN, frozenset({RIVAL.org}))
     for path in ("/webhooks", "/webhooks?text=luma", "/dead-events", "/audit", f"/webhooks?org={LUMA.org}"):

@@ -55,7 +55,7 @@ async def test_what_a_token_is_good_for_must_be_said(settings: Path, wrong: list
     assert (await dispatcher("tokens", "create", "--name", "ada", *wrong, "-c", settings)).status == 2
 
 
-async def test_a_console_serves_who_comes_by_its_link_and_drains(settings: Path) -> None:
+async def test_a_console_accepts_its_sign_in_link_and_drains(settings: Path) -> None:
     process = await start("console", "--sign-in-link", "-c", settings)
     try:
         assert process.stdout is not None
@@ -105,7 +105,7 @@ async def test_a_second_signal_cuts_off(settings: Path) -> None:
 
 
 @pytest.mark.parametrize("empty_url", ["sqlite"], indirect=True)
-async def test_what_a_console_can_not_start_with_is_said_in_a_line(tmp_path: Path, url: Secret) -> None:
+async def test_a_console_that_can_not_start_reports_why_in_one_line(tmp_path: Path, url: Secret) -> None:
     files = tmp_path / "files"
     files.mkdir()
     refused = await dispatcher("console", "-c", write_settings(files))
@@ -137,7 +137,7 @@ async def test_what_a_console_can_not_start_with_is_said_in_a_line(tmp_path: Pat
 
 
 @pytest.mark.parametrize("empty_url", ["sqlite"], indirect=True)
-async def test_a_database_without_a_schema_is_said_in_a_line(tmp_path: Path, empty_url: Secret) -> None:
+async def test_a_database_without_a_schema_is_reported_in_one_line(tmp_path: Path, empty_url: Secret) -> None:
     ran = await dispatcher("tokens", "list", "-c", written(tmp_path, empty_url))
     assert ran.status == 1
     assert ran.err.endswith("run `dispatcher webhooks migrate`\n")

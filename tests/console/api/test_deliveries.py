@@ -51,7 +51,7 @@ async def test_a_draft_is_tested_and_previewed_before_it_is_saved(console: Conso
     assert (await console.services.webhooks.get(luma.id, orgs=None)).version == 1
 
 
-async def test_nobody_tests_for_another_organisation_nor_with_its_secrets(
+async def test_test_events_are_refused_for_another_organisation_and_with_its_secrets(
     console: Console, luma: StoredWebhook, rival: StoredWebhook
 ) -> None:
     api = await console.client(orgs=frozenset({RIVAL.org}))

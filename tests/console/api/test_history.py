@@ -71,7 +71,7 @@ async def test_filters_and_pages(console: Console, history: FilledHistory) -> No
         {"id": "x\x00"}, {"id": "x" * 300}, {"id": "x", "before": "odd"}, {"id": "x", "limit": 1000}, {"campaign": 7},
     ],
 )  # fmt: skip
-async def test_what_can_not_be_asked_is_refused(console: Console, asked: dict[str, object]) -> None:
+async def test_an_invalid_search_is_refused(console: Console, asked: dict[str, object]) -> None:
     answer = await (await console.client()).post(SEARCH, json=asked)
     assert answer.status in (404, 422)
 

@@ -43,7 +43,7 @@ async def test_a_hundred_and_fifty_thousand_unknown_keys_are_too_many(console: C
     assert (answer.status, answer.json["type"]) == (413, "urn:dispatcher:problem:too_large")
 
 
-async def test_twenty_mistakes_are_told_and_the_number_of_the_others(console: Console) -> None:
+async def test_twenty_mistakes_are_listed_and_the_others_counted(console: Console) -> None:
     client, most = await console.client(), MAX_VALUES - 100
     drafts: list[dict[str, Any]] = [
         {**plain_draft(*LUMA), **{f"k{number:06}": 0 for number in range(most)}},
@@ -70,7 +70,7 @@ async def test_twenty_mistakes_are_told_and_the_number_of_the_others(console: Co
 @pytest.mark.parametrize(
     "body", [b"[" * 500_000, b'{"a":' * 300_000, b"[" * 1000 + b"]" * 1000, b"1" * 1_000_000, b"9e999999"]
 )
-async def test_a_document_that_is_no_draft_is_refused_in_few_words(console: Console, body: bytes) -> None:
+async def test_a_document_of_another_kind_is_refused_in_few_words(console: Console, body: bytes) -> None:
     answer = await _posted(await console.client(), "/api/v1/webhooks", body, JSON)
     assert answer.status in (400, 413, 422)
 
@@ -167,7 +167,7 @@ async def test_a_body_that_is_framed_wrongly_is_a_bad_request(console: Console, 
     assert b" 500 " not in answer.partition(b"\r\n")[0]
 
 
-async def test_a_form_field_with_a_number_of_five_thousand_digits_is_no_bug(console: Console) -> None:
+async def test_a_form_field_with_a_number_of_five_thousand_digits_is_refused(console: Console) -> None:
     body = b"headers." + b"1" * 5000 + b".name=x"
     answer = await _posted(await console.client(), "/", body, FORM)
     assert answer.status in (303, 401, 403)

@@ -72,7 +72,7 @@ async def test_the_cookie_is_for_us_alone(start: StartConsole) -> None:
             assert ("Strict-Transport-Security" in answer.headers) == secure
 
 
-async def test_whoever_is_not_signed_in_is_sent_to_do_so_and_back(console: Console) -> None:
+async def test_a_page_without_a_session_redirects_to_the_login_and_back(console: Console) -> None:
     page = await console.stranger().get("/?text=a%26b")
     assert (page.status, page.headers["Location"]) == (303, "/sign-in?next=/?text%3Da%2526b")
     assert (await console.stranger().get("/no/such/page")).status == 303
@@ -128,7 +128,7 @@ async def test_a_token_revoked_by_the_api_ends_its_sessions_at_once(console: Con
     assert (await console.stranger().get(ME, cookies=cookies)).status == 401
 
 
-async def test_where_tokens_are_switched_off_their_sessions_are_too(start: StartConsole) -> None:
+async def test_sessions_of_tokens_end_when_tokens_are_switched_off(start: StartConsole) -> None:
     async with start() as console:
         cookies = await signed_in(console)
         token = await console.token()
@@ -153,7 +153,7 @@ async def test_a_change_by_cookie_needs_the_sessions_csrf_token(console: Console
     assert (await stranger.get(ME, cookies=cookies)).status == 200
 
 
-async def test_changes_caused_by_pages_of_another_origin_are_refused_whoever_asks(console: Console) -> None:
+async def test_changes_from_pages_of_another_origin_are_refused_for_every_caller(console: Console) -> None:
     cookies = await signed_in(console)
     proof = {"X-CSRF-Token": csrf_token(console, cookies)}
     bearer = {"Authorization": f"Bearer {await console.token()}"}
@@ -216,7 +216,7 @@ async def test_a_link_signs_in_once_and_soon(console: Console) -> None:
         ("/é", False), ("/" + "a" * 3000, False), ("/sign-in?next=/", False), ("/sign-out", False), ("evil.example", False), (" /", False),
     ],
 )  # fmt: skip
-async def test_nobody_is_sent_elsewhere(console: Console, path: str, is_local: bool) -> None:
+async def test_no_redirect_leads_to_another_host(console: Console, path: str, is_local: bool) -> None:
     assert is_local_path(path) == is_local
     answer = await sign_in(console, await console.token(), form={"next": path})
     assert answer.headers["Location"] == (path if is_local else "/")
@@ -234,7 +234,7 @@ async def test_failures_make_the_next_try_wait(console: Console) -> None:
     assert (await Client(console.base, console.session, good).get(ME)).status == 200
 
 
-async def test_success_forgives_and_proxies_are_believed_only_where_they_are_ours(start: StartConsole) -> None:
+async def test_success_resets_the_throttle_and_only_trusted_proxies_name_clients(start: StartConsole) -> None:
     for proxies, others_wait in (([], True), (["127.0.0.0/8"], False)):
         async with start(trusted_proxies=proxies) as console:
             good = await console.token()
@@ -265,7 +265,7 @@ async def test_with_neither_tokens_nor_oidc_everybody_on_the_loopback_is_the_adm
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "console.example", ""])
-async def test_it_does_not_start_where_others_could_come_in(start: StartConsole, host: str) -> None:
+async def test_it_does_not_start_without_sign_in_on_a_reachable_address(start: StartConsole, host: str) -> None:
     with pytest.raises(ConfigError, match=r"console.host: .*console.tokens.*console.oidc"):
         async with start(tokens=False, host=host):
             pass

@@ -9,7 +9,7 @@ from tests.console.api.fakes import LUMA, LUMAS_CUSTOMER
 pytestmark = pytest.mark.parametrize("empty_url", ["sqlite"], indirect=True)
 
 
-async def test_contacts_are_listed_asked_and_tested(console: Console, luma: StoredWebhook) -> None:
+async def test_contacts_are_listed_sent_confirmations_and_tested(console: Console, luma: StoredWebhook) -> None:
     api, path = await console.client(), f"/api/v1/webhooks/{luma.id}/contacts"
     listed = (await api.get(path)).json
     assert (listed["items"][0]["address"], listed["items"][0]["status"]) == (LUMAS_CUSTOMER, "asked")

@@ -139,7 +139,7 @@ async def test_a_generated_python_client_does_what_a_person_does(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("generator", ["python", "typescript-fetch"])
-async def test_openapi_generator_takes_the_document(generator: str, tmp_path: Path) -> None:
+async def test_openapi_generator_accepts_the_document(generator: str, tmp_path: Path) -> None:
     """Needs Maven and its central repository; skipped without."""
     if shutil.which("mvn") is None or shutil.which("java") is None:
         pytest.skip("Maven is not installed")

@@ -55,7 +55,7 @@ async def test_machines_ask_without_signing_in(console: Console, monkeypatch: py
     assert (await ask("/livez")).status == 200
 
 
-async def test_with_the_database_away_the_answer_says_so_and_nothing_about_it(
+async def test_without_the_database_the_answer_says_so_without_naming_it(
     console: Console, luma: StoredWebhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api = await console.client()
@@ -76,7 +76,7 @@ async def test_with_the_database_away_the_answer_says_so_and_nothing_about_it(
     assert (ready.status, "internal" in ready.text) == (503, False)
 
 
-async def test_a_bug_is_a_500_that_tells_nothing_and_a_log_line_that_tells_all(
+async def test_a_bug_is_a_500_without_details_and_a_log_line_with_them(
     console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*args: object, **options: object) -> None:
@@ -92,7 +92,7 @@ async def test_a_bug_is_a_500_that_tells_nothing_and_a_log_line_that_tells_all(
     assert line["request_id"] == answer.json["request_id"]
 
 
-async def test_the_log_names_nobody_and_no_address(console: Console, luma: StoredWebhook) -> None:
+async def test_the_log_contains_no_names_and_no_addresses(console: Console, luma: StoredWebhook) -> None:
     api = await console.client(Role.VIEWER, frozenset({LUMA.org}), name="ada.lovelace")
     link = console.server.new_sign_in_link().removeprefix(console.server.public_url)
     with capture_logs(processors=[structlog.contextvars.merge_contextvars]) as logged:
@@ -146,7 +146,7 @@ async def test_a_request_under_way_is_finished_when_it_stops(
         await stopping
 
 
-async def test_a_port_that_is_taken_is_said_in_words(start: StartConsole, console: Console) -> None:
+async def test_a_port_in_use_is_reported_in_words(start: StartConsole, console: Console) -> None:
     with pytest.raises(DispatcherError, match=r"console.port \d+: another process has the port"):
         async with start(port=console.server.port):
             pass

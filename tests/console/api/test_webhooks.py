@@ -99,7 +99,9 @@ async def test_a_second_webhook_is_refused_with_the_way_to_the_first(console: Co
     assert (await api.get(answer.json["existing"])).json["name"] == "Luma"
 
 
-async def test_nothing_tells_whether_another_organisation_has_a_webhook(console: Console, rival: StoredWebhook) -> None:
+async def test_no_answer_reveals_whether_another_organisation_has_a_webhook(
+    console: Console, rival: StoredWebhook
+) -> None:
     api = await console.client(orgs=ORGS)
     with_one = await api.post(WEBHOOKS, json=plain_draft(*RIVAL), headers={"X-Request-ID": "same"})
     without = await api.post(WEBHOOKS, json=plain_draft("nobody@AdobeOrg", "prod"), headers={"X-Request-ID": "same"})
@@ -132,7 +134,7 @@ async def test_an_older_version_is_a_conflict_whatever_has_become_of_its_secrets
     assert (late.status, late.headers["ETag"]) == (412, '"2"')
 
 
-async def test_of_many_editors_at_once_one_gets_through(console: Console, luma: StoredWebhook) -> None:
+async def test_of_many_simultaneous_edits_one_succeeds(console: Console, luma: StoredWebhook) -> None:
     path, api = f"{WEBHOOKS}/{luma.id}", await console.client()
     draft = (await api.get(path)).json["configuration"]
     answers = await asyncio.gather(
@@ -189,7 +191,7 @@ async def test_parameters_that_can_not_be_are_named(console: Console) -> None:
         assert (answer.status, [error["field"] for error in answer.json["errors"]]) == (422, [name]), query
 
 
-async def test_what_is_no_json_document_is_refused_in_words(console: Console) -> None:
+async def test_a_body_that_is_not_json_is_refused_in_words(console: Console) -> None:
     api = await console.client()
     as_json = {"Content-Type": "application/json"}
     for body, headers, status in (

@@ -212,7 +212,7 @@ async def test_an_event_is_explained_and_its_people_hidden_from_viewers(browser:
                     assert (path in text) is sees, below
 
 
-async def test_an_event_that_is_gone_says_so(browser: Browser, stage: Stage) -> None:
+async def test_an_event_that_is_gone_shows_a_page_that_says_so(browser: Browser, stage: Stage) -> None:
     async with window(browser, stage.base) as shown:
         await shown.sign_in(await stage.token())
         await shown.go(stage.path(LUMA, "/deliveries"))
@@ -235,7 +235,7 @@ async def test_a_source_that_is_away_is_shown_and_nothing_else_fails(browser: Br
             stage.waiting.is_away, stage.attempts.problem = False, None
 
 
-async def test_the_database_away_is_a_page_that_says_so(
+async def test_an_unavailable_database_is_shown_as_a_page(
     browser: Browser, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with window(browser, stage.base) as shown:
@@ -254,7 +254,7 @@ async def test_the_database_away_is_a_page_that_says_so(
         assert await shown.violations() == []
 
 
-async def test_a_viewer_who_wants_to_change_is_refused_in_the_frame(browser: Browser, stage: Stage) -> None:
+async def test_a_refused_change_by_a_viewer_is_shown_in_the_page_frame(browser: Browser, stage: Stage) -> None:
     async with window(browser, stage.base) as shown:
         shown.ignored = ("403",)
         await shown.sign_in(await stage.token(Role.VIEWER))

@@ -41,7 +41,7 @@ def test_an_events_state_is_what_happened_last(known: EventFacts, state: str, is
     assert (known.shown[0], known.is_dead) == (state, is_dead)
 
 
-def test_death_stands_between_the_attempts_before_and_after_it() -> None:
+def test_a_death_is_listed_between_the_attempts_before_and_after_it() -> None:
     assert EventFacts([TRIED, SINCE], REDRIVEN).timeline == [TRIED, REDRIVEN, SINCE]
     assert EventFacts([], DEATH).timeline == [DEATH]
 
@@ -212,7 +212,7 @@ async def test_sandboxes_beyond_what_goes_back_at_once_come_next(
         assert await page.locator(".groups li").count() == most
 
 
-async def test_a_redrive_that_waits_for_its_turn_says_so(browser: Browser, stage: Stage) -> None:
+async def test_a_redrive_in_the_queue_says_that_it_waits(browser: Browser, stage: Stage) -> None:
     stage.dead_events.jobs["patient"] = RedriveModel("patient", *CONTOSO, "ada", time.time(), 3, state="waiting")
     async with window(browser, stage.base) as shown:
         await shown.sign_in(await stage.token())

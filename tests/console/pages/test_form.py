@@ -91,7 +91,7 @@ CONFIGS = [
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
-def test_what_is_only_looked_at_stays_as_it_is(config: WebhookConfig) -> None:
+def test_saving_a_form_unchanged_keeps_the_configuration(config: WebhookConfig) -> None:
     document, secrets = _stored(config)
     shown = WebhookForm.of_document(document)
     typed = WebhookForm.of_post(_posted(shown), document, SEALING, "p")

@@ -20,7 +20,7 @@ from dispatcher.stores.sql.erasing import erase_what_is_over
 from tests.console.api.issuer import SmallIssuer, settings_for
 from tests.console.pages.sample_world import LUMA
 from tests.console.pages.stage import Stage, add_webhook, settings_of, staged
-from tests.console.pages.test_who_may import draft
+from tests.console.pages.test_authorisation_of_pages import draft
 from tests.stores_sql.conftest import postgres
 from tests.stores_sql.postgres import Postgres
 
@@ -213,7 +213,7 @@ async def test_a_page_of_another_site_can_neither_keep_nor_continue_a_form(stage
         assert (await fetch(session, "/webhooks/kept-form", {"kept": "x"}))[0] == 403
 
 
-def test_what_is_sealed_for_one_purpose_serves_no_other() -> None:
+def test_a_value_sealed_for_one_purpose_is_refused_for_another() -> None:
     sealer = SecretSealer.of(None)
     kept = KeptForm("token:1", "/webhooks/new", [("name", "☂"), ("name", "twice")])
     assert sealer.kept(sealer.keep(kept)) == kept

@@ -45,7 +45,7 @@ def odd_urls(stage: Stage) -> Iterator[URL]:
         yield from (url.with_query({name: text}) for name, texts in parameters.items() for text in texts)
 
 
-async def test_a_parameter_that_is_no_number_or_time_is_ignored(stage: Stage, person: aiohttp.ClientSession) -> None:
+async def test_a_parameter_that_is_not_a_number_or_time_is_ignored(stage: Stage, person: aiohttp.ClientSession) -> None:
     for url in odd_urls(stage):
         for zone in ("UTC", "Pacific/Auckland"):
             async with person.get(url, cookies={"dispatcher-zone": zone}) as answer:
@@ -82,7 +82,7 @@ async def test_a_number_in_a_form_is_ignored_if_it_is_none(
 
 
 @pytest.mark.parametrize("header", ["Host", "Referer", "Origin"])
-async def test_an_address_in_a_header_that_is_none_is_no_error_of_ours(
+async def test_an_invalid_address_in_a_header_causes_no_server_error(
     stage: Stage, person: aiohttp.ClientSession, header: str
 ) -> None:
     path, form = await edit_form(stage, person)

@@ -49,7 +49,7 @@ async def test_the_older_secrets_are_listed_with_their_end_and_can_end_at_once(b
         assert await shown.violations() == []
 
 
-async def test_a_deleted_webhook_is_restored_and_a_new_one_is_in_the_way(browser: Browser, stage: Stage) -> None:
+async def test_a_deleted_webhook_is_restored_unless_a_new_one_exists(browser: Browser, stage: Stage) -> None:
     webhook = await add_webhook(stage, "restored")
     async with window(browser, stage.base) as shown:
         page, main = shown.page, shown.page.locator("main")

@@ -24,7 +24,7 @@ def _fact(reason: str, status: int | None) -> AttemptModel:
         (1, 1, "Your server answered 401 to the last request."),
     ],
 )
-def test_what_fails_is_said_in_a_sentence(failed: int, seen: int, expected: str) -> None:
+def test_failing_requests_are_described_in_a_sentence(failed: int, seen: int, expected: str) -> None:
     assert formatting.failing_sentence(_fact("http_4xx", 401), failed, seen) == expected
 
 
@@ -108,7 +108,7 @@ def test_an_empty_window_has_an_empty_chart() -> None:
 
 
 @pytest.mark.parametrize(("place", "word"), [(0, "at"), (5, "since")])
-def test_one_lone_bar_is_said_in_words(place: int, word: str) -> None:
+def test_a_chart_with_a_single_bar_is_described_in_words(place: int, word: str) -> None:
     buckets = tuple(BucketModel(3600.0 * number, int(number == place), 0, 0) for number in range(6))
     assert sparkline_of(Outcomes("24h", 3600.0, buckets)).alone == f"{word} {formatting.clock(3600.0 * place)}"
     assert sparkline_of(Outcomes("24h", 3600.0, (*buckets, BucketModel(6 * 3600.0, 1, 0, 0)))).alone == ""

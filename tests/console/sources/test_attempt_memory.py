@@ -55,7 +55,7 @@ def test_attempts_are_counted_in_their_bucket_of_each_window() -> None:
         assert starts[-1] <= NOW < starts[-1] + outcomes.bucket_s
 
 
-def test_of_a_tenant_that_nothing_is_known_of_all_is_zero() -> None:
+def test_the_counts_of_an_unknown_tenant_are_zero() -> None:
     attempts = memory(attempt())
     outcomes = attempts.outcomes(OTHER, "24h")
     assert (len(outcomes.buckets), outcomes.delivered, outcomes.p50_ms) == (96, 0, None)

@@ -132,7 +132,7 @@ async def test_held_events_are_counted_by_reason_without_those_that_are_finished
     assert await RetryBacklog(settings).of(OTHER) == [TierModel("held", 1, None, reason="unusable", expires_at=EXPIRES)]
 
 
-async def test_only_so_many_records_are_looked_at_and_that_is_shown(parked: Parked, settings: Settings) -> None:
+async def test_the_number_of_examined_records_is_limited_and_that_is_shown(parked: Parked, settings: Settings) -> None:
     for _ in range(20):
         await parked.park(LUMA, 0)
     await parked.park(LUMA, 1)
@@ -140,7 +140,7 @@ async def test_only_so_many_records_are_looked_at_and_that_is_shown(parked: Park
     assert [(tier.tier, tier.events, tier.is_at_least) for tier in found] == [("30s", 7, True), ("2m", 1, False)]
 
 
-async def test_all_who_ask_share_one_count_that_is_remembered(
+async def test_simultaneous_callers_share_one_cached_count(
     parked: Parked, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await parked.park(LUMA, 0)

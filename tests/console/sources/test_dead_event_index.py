@@ -46,7 +46,7 @@ def ids(index: DeadEventIndex, query: DeadQuery = DeadQuery(), orgs: frozenset[s
     return [fact.id for fact in index.search(query, orgs=orgs).items]
 
 
-def test_a_dead_event_tells_what_it_was_and_why_it_died() -> None:
+def test_a_dead_event_has_its_details_and_its_reason() -> None:
     fact = memory([letter(7)]).get("1-7", orgs=None)
     assert fact.tenant == LUMA
     assert fact.event_id == read(email_event(imsOrgId=LUMA.org)).webhook_id
@@ -128,7 +128,7 @@ def test_pages_follow_each_other_whatever_dies_meanwhile() -> None:
             index.search(DeadQuery(before=wrong), orgs=None)
 
 
-def test_one_tenants_flood_hides_nobody_elses_events() -> None:
+def test_one_tenants_flood_does_not_evict_other_tenants_events() -> None:
     index = memory([letter(number, OTHER) for number in range(20)], most=200)
     index.append([letter(number) for number in range(100, 3000)])
     assert len(index) <= 200
@@ -158,7 +158,7 @@ def test_an_id_that_is_none_is_not_found(dead_id: str) -> None:
         (email_event(emailChannelContext=REMOVED, identityMap=None), None),
     ],
 )  # fmt: skip
-def test_the_recipient_is_found_where_it_stands(event: dict[str, object], recipient: str | None) -> None:
+def test_the_recipient_is_found_in_every_place_of_the_event(event: dict[str, object], recipient: str | None) -> None:
     found = read(event)
     assert isinstance(found, DeliveryEvent)
     assert recipient_of(found) == recipient

@@ -99,7 +99,7 @@ async def test_one_then_some_then_all_go_back_each_once(
     assert log.count(OTHER, 0.0) == 1
 
 
-async def test_what_lies_between_two_chosen_events_stays_where_it_is(
+async def test_events_between_two_chosen_ones_are_not_redriven(
     log: DeadLetterReader, grave: Grave, settings: Settings, mortal: ApacheKafka
 ) -> None:
     for _ in range(7):  # in three partitions: one has three of them
@@ -219,7 +219,7 @@ async def test_a_topic_that_takes_too_long_is_counted_in_part(
     assert (await log.count_matching(LUMA, ALL)).is_at_least
 
 
-async def test_nobody_sends_another_organisations_event_again(log: DeadLetterReader, grave: Grave) -> None:
+async def test_another_organisations_event_can_not_be_redriven(log: DeadLetterReader, grave: Grave) -> None:
     await grave.dead_letter()
     await grave.dead_letter(OTHER)
     await until(lambda: len(log.memory) == 2, "all dead events")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from dispatcher.console.sources.fair_buffer import FairBuffer
 
 
-def test_a_flood_takes_nobody_elses_place() -> None:
+def test_one_owners_flood_does_not_evict_the_items_of_others() -> None:
     buffer: FairBuffer[str, int] = FairBuffer(1000, 1000)
     for number in range(20):
         buffer.add("quiet", number)
@@ -44,7 +44,7 @@ def test_what_is_kept_is_each_owners_newest_and_never_too_much(owners: list[int]
     assert buffer.lost == bool(gone)
 
 
-def test_an_owner_who_is_dropped_makes_room() -> None:
+def test_removing_an_owner_makes_room() -> None:
     buffer: FairBuffer[str, int] = FairBuffer(10, 10)
     for number in range(5):
         buffer.add("a", number)

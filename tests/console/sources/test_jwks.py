@@ -172,9 +172,7 @@ async def test_the_keys_of_a_deleted_webhook_are_withdrawn_at_once(webhooks: Web
     assert await kids(keys) == ["of the next webhook"]
 
 
-async def test_keys_are_looked_at_once_until_something_changes(
-    webhooks: Webhooks, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_keys_are_read_once_until_something_changes(webhooks: Webhooks, monkeypatch: pytest.MonkeyPatch) -> None:
     looked_at: list[str] = []
     whole = PublishedKeys._look
 

@@ -120,7 +120,7 @@ async def test_each_address_behind_a_name_is_a_dispatcher(monkeypatch: pytest.Mo
                web.json_response({"state": "active"}), web.Response(status=500), web.Response(status=404),
                web.Response(status=302, headers={"location": "http://127.0.0.1:1/"})],
 )  # fmt: skip
-async def test_whoever_does_not_tell_is_left_out(answer: web.Response) -> None:
+async def test_a_dispatcher_that_does_not_answer_is_left_out(answer: web.Response) -> None:
     async def give() -> web.Response:
         return web.Response(status=answer.status, body=answer.body, headers=answer.headers)
 
@@ -153,7 +153,7 @@ async def test_a_dispatcher_that_hangs_is_not_waited_for(monkeypatch: pytest.Mon
     assert lane.instances == 1
 
 
-async def test_many_who_ask_cost_one_request_in_two_seconds() -> None:
+async def test_many_callers_cause_one_request_in_two_seconds() -> None:
     requests, clock = 0, Clock()
 
     async def count() -> web.Response:
@@ -202,7 +202,7 @@ async def test_a_real_dispatchers_lane_is_read_and_enabled() -> None:
         await lanes.enable(LUMA)
 
 
-def test_of_no_lane_there_is_no_worst() -> None:
+def test_there_is_no_worst_lane_without_lanes() -> None:
     assert worst([]) is None
 
 

@@ -79,7 +79,7 @@ def test_a_refused_token_is_described_by_what_the_server_has_to_expect() -> None
         (Attempt(0.1, status=501), "goes to the dead events at once"),
     ],
 )
-def test_every_verdict_says_what_becomes_of_the_event(attempt: Attempt, message: str) -> None:
+def test_every_verdict_has_words_for_what_happens_to_the_event(attempt: Attempt, message: str) -> None:
     assert message in verdict_in_words(judge(attempt), RETRY)
 
 

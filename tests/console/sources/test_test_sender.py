@@ -72,7 +72,7 @@ def step(result: Any, name: str) -> model.StepModel:
     return found
 
 
-async def test_a_delivered_test_tells_every_step_of_the_way(settings: Settings, receiver: Receiver) -> None:
+async def test_a_delivered_test_event_lists_every_step(settings: Settings, receiver: Receiver) -> None:
     config = webhook(
         receiver, auth={"type": "jwt", "sign": signed("ES256")}, headers={"X-Env": "prod", "X-Api-Key": CANARY},
         signing={"secrets": [Secret(WHSEC.encode())]},
@@ -106,7 +106,7 @@ async def test_a_delivered_test_tells_every_step_of_the_way(settings: Settings, 
     assert CANARY not in repr(asdict(result))
 
 
-async def test_a_sample_is_marked_as_a_test_and_nobodys_data(receiver: Receiver, tmp_path: Path) -> None:
+async def test_a_sample_is_marked_as_a_test_and_has_no_personal_data(receiver: Receiver, tmp_path: Path) -> None:
     tester = SampleSender(making(receiver, tmp_path))
     for channel, recipient in ((Channel.EMAIL, "test.recipient@example.com"), (Channel.SMS, "+15555550100")):
         for message_status in ("sent", "bounce", "exclude", "one that comes later"):
@@ -121,7 +121,7 @@ async def test_a_sample_is_marked_as_a_test_and_nobodys_data(receiver: Receiver,
     assert len({arrived.headers["webhook-id"] for arrived in receiver.requests}) == 8
 
 
-def test_a_sample_that_came_into_the_topic_would_go_to_nobody(receiver: Receiver) -> None:
+def test_a_sample_in_the_topic_would_be_skipped(receiver: Receiver) -> None:
     config = WebhookConfig(name="x", org="o", sandbox="s", sandbox_id="17", url="https://hooks.example/x")
     event = sample_event(config, Channel.EMAIL, "sent", 1_790_000_000.0)
     assert event.tenant == config.tenant
@@ -231,7 +231,7 @@ async def test_the_first_bytes_of_the_answer_are_shown_as_text_without_what_was_
     assert result.answer.count("<secret>") == 3
 
 
-async def test_a_server_with_nobodys_certificate_is_named_at_its_step(
+async def test_an_untrusted_certificate_is_reported_at_the_tls_step(
     settings: Settings, tmp_path: Path, receiver: Receiver
 ) -> None:
     async with Receiver(trustme.CA()) as stranger, Receiver(receiver.authority, "elsewhere.example") as elsewhere:
@@ -244,7 +244,7 @@ async def test_a_server_with_nobodys_certificate_is_named_at_its_step(
         assert "The certificate is not for localhost" in result.remedy
 
 
-async def test_a_port_where_nobody_listens(settings: Settings, receiver: Receiver) -> None:
+async def test_a_refused_connection_is_reported_at_the_connect_step(settings: Settings, receiver: Receiver) -> None:
     port = free_ports(1)[0]
     config = webhook(receiver, url=f"https://localhost:{port}/x")
     result = await SampleSender(settings).send(config, Channel.EMAIL, "sent")
@@ -277,7 +277,7 @@ async def test_a_server_that_is_too_slow_was_reached(settings: Settings, receive
     assert "as soon as the event is stored" in result.remedy
 
 
-async def test_what_is_no_http_is_shown(receiver: Receiver, tmp_path: Path) -> None:
+async def test_an_answer_that_is_not_http_is_shown(receiver: Receiver, tmp_path: Path) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
@@ -307,7 +307,7 @@ async def test_a_key_that_can_not_be_used_is_a_problem_of_the_configuration(rece
         await SampleSender(making(receiver, tmp_path)).send(broken, Channel.EMAIL, "sent")
 
 
-async def test_only_so_many_are_under_way(receiver: Receiver, tmp_path: Path) -> None:
+async def test_the_number_of_tests_in_progress_is_limited(receiver: Receiver, tmp_path: Path) -> None:
     under_way = most = 0
 
     async def count(request: web.Request, receiver: Receiver) -> web.StreamResponse:
@@ -324,7 +324,7 @@ async def test_only_so_many_are_under_way(receiver: Receiver, tmp_path: Path) ->
     assert 1 < most <= 8
 
 
-async def test_an_organisation_whose_endpoint_hangs_keeps_nobody_else_from_testing(
+async def test_a_hanging_endpoint_of_one_organisation_does_not_block_other_tests(
     settings: Settings, receiver: Receiver
 ) -> None:
     reached, let_go = asyncio.Event(), asyncio.Event()

@@ -90,7 +90,7 @@ async def test_a_bug_in_the_client_ends_no_following(
         await until(lambda: names(kept) == ["after"], "what came after the bug", 60)
 
 
-async def test_only_so_many_are_read_back_and_that_is_shown(
+async def test_the_number_of_records_read_back_is_limited_and_that_is_shown(
     settings: Settings, producer: Producer, mortal: ApacheKafka
 ) -> None:
     await topics.create_topic(mortal.bootstrap_servers, settings.kafka.topic, partitions=2)
@@ -104,7 +104,7 @@ async def test_only_so_many_are_read_back_and_that_is_shown(
     assert not followed.is_complete
 
 
-async def test_what_is_older_than_asked_for_is_not_read(
+async def test_records_older_than_the_requested_time_are_not_read(
     settings: Settings, producer: Producer, mortal: ApacheKafka
 ) -> None:
     await topics.create_topic(mortal.bootstrap_servers, settings.kafka.topic, partitions=1)
@@ -162,7 +162,7 @@ async def test_a_topic_that_is_missing_is_never_made_and_found_once_it_is_there(
         await until(lambda: kept.values, "the first record", 60)
 
 
-async def test_a_topic_that_is_made_anew_is_read_anew(
+async def test_a_recreated_topic_is_read_from_its_start(
     settings: Settings, producer: Producer, mortal: ApacheKafka
 ) -> None:
     await topics.create_topic(mortal.bootstrap_servers, settings.kafka.topic)

@@ -44,9 +44,7 @@ def _explode(address: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
-def test_an_exception_that_we_do_not_know_is_told_without_its_message(
-    form: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unknown_exception_is_logged_without_its_message(form: str, capsys: pytest.CaptureFixture[str]) -> None:
     root = logging.getLogger()
     handlers, before, configured = root.handlers, root.level, structlog.get_config()
     try:

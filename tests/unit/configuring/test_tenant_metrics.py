@@ -97,7 +97,7 @@ def test_a_tenant_that_has_series_keeps_them_when_others_come_before_it_in_the_a
     assert series(EVENTS) == {("org005", ""): 1, ("org006", ""): 1, ("_other", "_other"): 8}
 
 
-def test_sandboxes_are_told_apart_only_where_that_is_asked_for() -> None:
+def test_sandboxes_have_series_of_their_own_only_if_configured() -> None:
     sandboxes = [TenantKey("org", "prod"), TenantKey("org", "stage")]
     for mode, expected in (("org", {("org", "")}), ("org_sandbox", {("org", "prod"), ("org", "stage")})):
         made = metrics(tenant_labels=mode)
@@ -108,7 +108,7 @@ def test_sandboxes_are_told_apart_only_where_that_is_asked_for() -> None:
         made.configure([])
 
 
-def test_switched_off_there_is_no_series_of_a_tenant_at_all() -> None:
+def test_there_are_no_tenant_series_if_they_are_switched_off() -> None:
     made = metrics(tenant_labels="off")
     made.configure(TENANTS)
     made.count(TENANTS[0], "delivered")
@@ -127,7 +127,7 @@ def test_the_worst_waits_are_named_and_the_rest_are_one_series() -> None:
     assert series(OLDEST)["_other", "_other"] == now - 6, "the oldest of those that are not named"
 
 
-def test_who_waits_no_longer_is_named_no_longer() -> None:
+def test_a_tenant_without_waiting_events_is_no_longer_among_the_worst() -> None:
     made, now = metrics(worst_tenants=2), time.time()
     for number, tenant in enumerate(TENANTS[:3]):
         made.worst.parked(tenant, now - number, now)

@@ -28,7 +28,7 @@ def test_durations(text: object, seconds: float) -> None:
 @pytest.mark.parametrize(
     "text", ["", "10", "s", "10 s", " 10s", "10s ", "-1s", "1e3s", "10S", "1w", "10sm", "1h,30m", "١s"]
 )
-def test_what_is_no_duration(text: str) -> None:
+def test_an_invalid_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="write a duration as"):
         parse_duration(text)
 
@@ -42,7 +42,7 @@ def test_sizes(text: object, size: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "kB", "1.5MB", "1kb", "1 k B", "-1B", "1e3", "١kB"])
-def test_what_is_no_size(text: str) -> None:
+def test_an_invalid_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="write a size as"):
         parse_size(text)
 
@@ -53,7 +53,7 @@ def test_rates(text: object, rate: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "100", "/s", "100/d", "100 /s", "-1/s"])
-def test_what_is_no_rate(text: str) -> None:
+def test_an_invalid_rate_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="write a rate as"):
         parse_rate(text)
 

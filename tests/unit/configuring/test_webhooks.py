@@ -68,12 +68,12 @@ def test_authorization_is_the_tenants_own_without_jwt_only() -> None:
 
 
 @pytest.mark.parametrize("name", ["", " ", "a b", "a:b", "a\r\nb", "ä", "x" * 65, "a\x00", "(a)", "a\n"])
-def test_what_is_no_header_name(name: str) -> None:
+def test_an_invalid_header_name_is_refused(name: str) -> None:
     assert header_name_problem(name, frozenset()) is not None
 
 
 @pytest.mark.parametrize("value", [" a", "a ", "a\r\nb: c", "a\nb", "ä", "\x00", "\x7f", "a\t", "x" * 4097, "a\n"])
-def test_what_is_no_header_value(value: str) -> None:
+def test_an_invalid_header_value_is_refused(value: str) -> None:
     assert header_value_problem(value) is not None
 
 
@@ -116,7 +116,7 @@ def test_a_header_value_is_text_and_nothing_is_made_into_text() -> None:
         ("", "only visible ASCII"),
     ],
 )
-def test_what_is_no_endpoint(url: str, message: str) -> None:
+def test_an_invalid_endpoint_is_refused(url: str, message: str) -> None:
     assert message in refusal(url=url)
 
 

@@ -150,7 +150,7 @@ def test_a_probe_that_was_cancelled_lets_the_next_one_go() -> None:
     assert breaker.admits(1030)
 
 
-def test_an_attempt_of_before_the_opening_is_no_probe_when_it_ends() -> None:
+def test_an_attempt_from_before_the_opening_does_not_count_as_a_probe() -> None:
     """It may end while it is half open: neither does it free the probe's place nor is it counted as one."""
     breaker = Breaker()
     old = [breaker.began() for _ in range(3)]

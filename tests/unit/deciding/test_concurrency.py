@@ -45,7 +45,7 @@ def test_a_limit_that_is_not_in_use_does_not_grow() -> None:
     assert adaptive.now == 16
 
 
-def test_it_does_not_grow_where_latency_does() -> None:
+def test_the_limit_does_not_grow_while_latency_rises() -> None:
     adaptive = limit()
     adaptive.succeeded(0.1, was_full=True)
     before = adaptive.limit

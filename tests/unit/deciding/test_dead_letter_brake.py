@@ -32,7 +32,7 @@ def test_good_records_never_save_up_more_than_a_full_bucket() -> None:
     assert [brake.permit() for _ in range(3)] == [True, True, False]
 
 
-def test_somebody_can_let_it_go_on() -> None:
+def test_an_operator_can_release_the_brake() -> None:
     brake = DeadLetterBrake(2)
     brake.permit(), brake.permit()
     assert brake.engaged
@@ -41,7 +41,7 @@ def test_somebody_can_let_it_go_on() -> None:
     assert [brake.permit() for _ in range(3)] == [True, True, False]
 
 
-def test_zero_is_no_brake() -> None:
+def test_zero_means_no_brake() -> None:
     brake = DeadLetterBrake(0)
 
     assert all(brake.permit() for _ in range(1000))

@@ -59,7 +59,7 @@ def test_the_decision_is_what_to_send_or_why_nothing_is_sent() -> None:
     assert decide(event, None) is SkipReason.NO_WEBHOOK
 
 
-def test_a_test_execution_is_none_even_where_there_is_no_webhook() -> None:
+def test_a_test_execution_is_skipped_as_such_even_without_a_webhook() -> None:
     assert eligibility(read(email_event(isTestExecution=True)), None) is SkipReason.TEST_EXECUTION
     assert eligibility(read(email_event()), None) is SkipReason.NO_WEBHOOK
 

@@ -70,7 +70,7 @@ def test_one_good_hour_within_the_day_does() -> None:
     assert evidence.state is UNSTABLE
 
 
-def test_ten_failures_long_after_a_single_one_are_no_day_of_failing() -> None:
+def test_ten_failures_long_after_a_single_one_do_not_disable() -> None:
     """In between nothing was sent: that isn't evidence."""
     evidence = EndpointHealth()
     evidence.record(BEGIN, failed=True)

@@ -198,7 +198,7 @@ async def test_a_drain_finishes_what_has_started_and_the_next_owner_repeats_noth
 
 
 @virtual_time
-async def test_a_drain_lets_go_at_once_what_nobody_outside_has_seen() -> None:
+async def test_a_drain_cancels_at_once_records_of_which_nothing_was_sent() -> None:
     bench = Bench()
     bench.produce(0, 20)
     bench.starts = False
@@ -546,7 +546,7 @@ async def test_it_can_be_stopped_while_the_broker_is_away() -> None:
 
 
 @virtual_time
-async def test_a_broker_that_is_lost_is_waited_for_and_says_so() -> None:
+async def test_a_lost_broker_is_waited_for_and_reported() -> None:
     bench = Bench()
     consumer = await bench.run()
     bench.broker.faults.away = True
@@ -577,7 +577,7 @@ async def test_a_commit_that_fails_is_covered_by_the_next() -> None:
 
 
 @virtual_time
-async def test_a_consumer_tells_of_itself() -> None:
+async def test_the_repr_of_a_consumer_shows_its_state() -> None:
     bench = Bench()
     bench.produce(0, 3)
     bench.script = lambda _: 100.0

@@ -199,7 +199,7 @@ async def test_retry_after_holds_for_no_longer_than_the_event_has_left() -> None
 
 
 @virtual_time
-async def test_an_endpoint_that_refuses_the_payload_is_told_so_by_the_event() -> None:
+async def test_a_refused_payload_is_retried_later_and_then_rejected() -> None:
     bench = Bench(422)
     assert await deliver(bench) == Deferred(
         ParkReason.ATTEMPT_FAILED, 1, 0.0, 422, "answered 422", payload_refused=True

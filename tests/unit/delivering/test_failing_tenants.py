@@ -82,7 +82,7 @@ async def test_fewer_failures_than_one_refused_payload_gets_change_nothing() -> 
 
 
 @virtual_time
-async def test_an_edit_of_the_webhook_starts_anew() -> None:
+async def test_an_edit_of_the_webhook_resets_the_failures() -> None:
     bench = Bench(Attempt(0.1, status=302))
     for _ in range(FAILING_AFTER):
         await deliver(bench)

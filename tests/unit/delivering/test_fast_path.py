@@ -119,7 +119,7 @@ async def test_the_request_is_that_of_the_full_way(event: Any) -> None:
         (email_event(campaignType="RetryState"), SkipReason.CAMPAIGN),
     ],
 )
-async def test_an_event_that_is_nobodys_business_is_skipped_at_once(event: Any, reason: SkipReason) -> None:
+async def test_an_event_that_no_webhook_wants_is_skipped_at_once(event: Any, reason: SkipReason) -> None:
     bench = Bench(200)
     owner, direct_attempt = start(bench, event)
 
@@ -155,7 +155,7 @@ async def test_a_retry_state_in_the_headers_of_a_fresh_record_is_not_believed() 
 
 
 @virtual_time
-async def test_a_store_that_is_away_is_left_to_the_full_way() -> None:
+async def test_an_unavailable_store_is_left_to_the_slow_path() -> None:
     bench = Bench(200)
     bench.store.away = True
     owner, direct_attempt = start(bench)
@@ -168,7 +168,7 @@ async def test_a_store_that_is_away_is_left_to_the_full_way() -> None:
 
 
 @virtual_time
-async def test_a_bug_before_anything_is_sent_is_left_to_the_full_way(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_bug_before_anything_is_sent_is_left_to_the_slow_path(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(200)
     with monkeypatch.context() as patch:
         patch.setattr(bench.store, "get_cached", lambda tenant: 1 / 0)
@@ -206,7 +206,7 @@ async def test_an_answer_that_parks_is_parked_with_one_attempt() -> None:
 
 
 @virtual_time
-async def test_410_suspends_the_lane_and_parks_those_who_wait_without_an_attempt() -> None:
+async def test_410_suspends_the_lane_and_parks_waiting_events_without_an_attempt() -> None:
     bench = Bench(410, delivery={"lane_start": 1})
     first, _ = start(bench)
     second, _ = start(bench, offset=42)
@@ -231,7 +231,7 @@ async def test_a_webhook_edited_while_the_event_waits_is_the_one_that_is_used() 
 
 
 @virtual_time
-async def test_events_of_a_lane_go_in_their_order_and_no_more_at_once_than_it_bears() -> None:
+async def test_events_of_a_lane_are_sent_in_order_within_its_limit() -> None:
     bench = Bench(200, delivery={"lane_start": 2, "lane_max": 2})
     owners = [start(bench, email_event(_id=f"e{number}"), offset=number)[0] for number in range(6)]
     await settle()
@@ -244,7 +244,7 @@ async def test_events_of_a_lane_go_in_their_order_and_no_more_at_once_than_it_be
 
 
 @virtual_time
-async def test_a_flight_that_waits_is_let_go_and_nothing_is_sent_for_it() -> None:
+async def test_a_waiting_attempt_can_be_cancelled_and_sends_nothing() -> None:
     bench = Bench(200, delivery={"lane_start": 1, "lane_max": 1})
     start(bench)
     owner, direct_attempt = start(bench, offset=42)
@@ -260,7 +260,7 @@ async def test_a_flight_that_waits_is_let_go_and_nothing_is_sent_for_it() -> Non
 
 @virtual_time
 @pytest.mark.parametrize("rests", [True, False], ids=["on a connection", "in a task"])
-async def test_a_flight_that_is_let_go_under_way_gives_its_slot_back(rests: bool) -> None:
+async def test_cancelling_an_attempt_in_progress_releases_its_permit(rests: bool) -> None:
     bench = Bench(200)
     bench.transport.rests = rests
     owner, direct_attempt = start(bench)
@@ -277,7 +277,7 @@ async def test_a_flight_that_is_let_go_under_way_gives_its_slot_back(rests: bool
 
 
 @virtual_time
-async def test_where_no_connection_rests_a_task_makes_the_attempt() -> None:
+async def test_without_an_idle_connection_a_task_makes_the_attempt() -> None:
     bench = Bench(200)
     bench.transport.rests = False
     owner, direct_attempt = start(bench)
@@ -290,7 +290,7 @@ async def test_where_no_connection_rests_a_task_makes_the_attempt() -> None:
 
 
 @virtual_time
-async def test_a_fetched_token_that_is_refused_is_fetched_anew_within_the_first_attempt() -> None:
+async def test_a_refused_fetched_token_is_fetched_again_within_the_first_attempt() -> None:
     bench = Bench(401, 200)
     bench.store.put(webhook(**FETCHED))
     owner, _ = start(bench)

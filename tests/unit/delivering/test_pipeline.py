@@ -71,7 +71,7 @@ async def test_the_webhooks_payload_version_is_used() -> None:
         (email_event(feedbackStatus="delay"), SkipReason.STATUS),
     ],
 )
-async def test_an_event_that_is_nobodys_business_is_skipped(event: dict[str, object], reason: SkipReason) -> None:
+async def test_an_event_that_no_webhook_wants_is_skipped(event: dict[str, object], reason: SkipReason) -> None:
     bench = Bench(200)
 
     assert await bench.process(fresh(event)) == Skipped(reason)

@@ -108,7 +108,7 @@ async def test_before_there_is_a_reader_it_is_alive(process: Process) -> None:
     assert await statuses(process) == (200, 503)
 
 
-async def test_one_poll_loop_that_stands_still_is_reason_for_a_restart(process: Process) -> None:
+async def test_one_stuck_poll_loop_fails_liveness(process: Process) -> None:
     found = await probed(process, Reader(), Reader("retries", polled_s_ago=STUCK_S + 1))
     status, checks = found["/livez"]
     assert status == 503
@@ -117,21 +117,21 @@ async def test_one_poll_loop_that_stands_still_is_reason_for_a_restart(process: 
     assert (await statuses(process, Reader(polled_s_ago=STUCK_S - 5)))[0] == 200
 
 
-async def test_who_drains_is_alive_and_no_longer_ready(process: Process) -> None:
+async def test_a_draining_process_is_alive_and_not_ready(process: Process) -> None:
     process.stop.set()
     found = await probed(process, Reader())
     assert (found["/livez"][0], found["/readyz"][0]) == (200, 503)
     assert found["/readyz"][1]["running"]["reason"] == "draining"
 
 
-async def test_a_wrong_webhook_file_is_told_and_keeps_no_pod_from_being_ready() -> None:
+async def test_a_wrong_webhook_file_is_reported_and_does_not_affect_readiness() -> None:
     process = Process(WrongFile())
     status, checks = (await probed(process, Reader()))["/readyz"]
     assert status == 200
     assert checks["webhooks"] == {"ok": False, "required": False, "reason": "luma.yaml:3: url: must be https"}
 
 
-async def test_who_asks_an_instance_is_told_only_what_keeps_it_from_being_ready() -> None:
+async def test_readiness_lists_only_what_prevents_it() -> None:
     process = Process(WrongFile())
     process.stop.set()
     async with HealthServer(OpsSettings(host="127.0.0.1", port=0), process.status.watched(SETTINGS)) as server:

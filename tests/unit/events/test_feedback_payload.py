@@ -85,7 +85,7 @@ def test_offers_and_exclusions_pass_as_they_came() -> None:
     assert feedback["messageExclusion"] == {"reason": "Marketing", "z": 0}
 
 
-def test_a_failure_that_is_told_in_part_has_nulls_for_the_rest() -> None:
+def test_a_partly_described_failure_has_nulls_for_the_rest() -> None:
     event = read(email_event(messageFailure={"reason": "x", "more": 1, "code": 25}))
     feedback = json.loads(encode_feedback(event, 1))["messageDeliveryFeedback"]
 

@@ -181,7 +181,7 @@ def test_surrogates_that_make_a_pair_are_one_character() -> None:
         assert payload["messageDeliveryFeedback"]["messageFailure"]["reason"] == "😀 Failure"
 
 
-def test_an_escaped_backslash_before_u_is_no_surrogate() -> None:
+def test_an_escaped_backslash_before_u_does_not_count_as_a_surrogate() -> None:
     payload = orjson.loads(encode_feedback(read(VALID.replace(b"Admin", rb"\\ud800 \\\ud800")), 1))
     assert payload["messageDeliveryFeedback"]["messageFailure"]["reason"] == "\\ud800 \\\ufffd Failure"
 

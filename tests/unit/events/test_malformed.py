@@ -88,11 +88,11 @@ def test_each_kind_of_broken_record_is_refused_in_words(value: bytes | None, mes
         ({"isTestExecution": "perhaps"}, "messageProfile.isTestExecution: expected bool | null, got str"),
     ],
 )
-def test_a_wrong_type_is_told_with_its_place(changes: dict[str, object], message: str) -> None:
+def test_a_wrong_type_is_reported_with_its_place(changes: dict[str, object], message: str) -> None:
     assert message in refusal(json.dumps(email_event(**changes)).encode())
 
 
-def test_what_is_missing_is_told_with_its_place() -> None:
+def test_a_missing_field_is_reported_with_its_place() -> None:
     event = email_event()
     del management(event)["messageDeliveryfeedback"]
 
@@ -109,7 +109,7 @@ def test_deep_nesting_in_what_is_passed_on_is_refused(key: str, depth: int) -> N
 
 @pytest.mark.parametrize("depth", [10, 31, 34, 200, 260, 500, 1000])
 @pytest.mark.parametrize("place", ["addedLater", "messageFailure"])
-def test_deep_nesting_anywhere_is_read_or_refused_and_what_is_read_can_be_told(place: str, depth: int) -> None:
+def test_deep_nesting_is_refused_or_read_and_encoded(place: str, depth: int) -> None:
     if place == "messageFailure":
         value = VALID.replace(b'"Admin Failure"', nested(depth))
     else:
@@ -132,7 +132,7 @@ def test_deep_nesting_in_the_long_spelling_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["retryCount", "responseCode", "responseDurationMillis"])
 @pytest.mark.parametrize("number", [2**31, 2**63, 2**64, -(2**70), 10**400, "9" * 30, 1e300, "1" * 5000])
-def test_a_number_too_large_is_refused_or_told(name: str, number: object) -> None:
+def test_a_number_that_is_too_large_is_refused_or_passed_on(name: str, number: object) -> None:
     """JSON has numbers of any size; the payload's writer has not."""
     assert_read_or_refused(json.dumps(email_event(**{name: number})).encode() if number != 10**400 else
                            json.dumps(email_event(**{name: 0})).replace(f'"{name}": 0', f'"{name}": 1{"0" * 400}').encode())  # fmt: skip

@@ -162,7 +162,7 @@ def test_the_request_id_is_the_headers_else_the_profiles_else_the_records(
         ("sandbox", {"imsOrgId": b"o"}, "header.sandbox.name: missing, and there is no record header sandboxName"),
     ],
 )
-def test_an_event_of_nobody_is_refused(missing: str, headers: dict[str, bytes], message: str) -> None:
+def test_an_event_without_a_tenant_is_refused(missing: str, headers: dict[str, bytes], message: str) -> None:
     with pytest.raises(UnreadableEvent) as refused:
         read(email_event(**{missing: REMOVED}), headers)
 
@@ -184,7 +184,7 @@ def test_the_channel_is_the_end_of_its_uri_or_that_of_the_context(channel: objec
     assert read(email_event(channel=channel)).channel == expected
 
 
-def test_the_sms_context_tells_the_channel_too() -> None:
+def test_the_sms_context_determines_the_channel() -> None:
     assert read(sms_event(channel=REMOVED)).channel == "sms"
 
 

@@ -20,13 +20,13 @@ def test_an_id_is_pinned_for_ever() -> None:
 
 
 @given(TENANTS, st.none() | st.text(), ORIGINS)
-def test_an_id_has_no_dots_and_tells_nothing(tenant: TenantKey, event: str | None, origin: Origin) -> None:
+def test_an_id_has_no_dots_and_reveals_nothing(tenant: TenantKey, event: str | None, origin: Origin) -> None:
     """The signature joins id, time and body by dots."""
     assert re.fullmatch(r"msg_[0-9a-f]{32}", webhook_id(tenant, event, origin))
 
 
 @given(TENANTS, st.text(min_size=1), ORIGINS, ORIGINS)
-def test_an_event_with_an_id_has_the_same_id_wherever_it_stands(
+def test_an_event_with_an_id_has_the_same_webhook_id_at_every_place(
     tenant: TenantKey, event: str, here: Origin, there: Origin
 ) -> None:
     assert webhook_id(tenant, event, here) == webhook_id(tenant, event, there)
@@ -40,7 +40,7 @@ def test_different_events_never_share_an_id(events: list[tuple[TenantKey, str | 
     assert len({webhook_id(*one) for one in events}) == len(what)
 
 
-def test_an_event_id_that_looks_like_a_place_is_no_place() -> None:
+def test_an_event_id_that_looks_like_a_place_is_distinct_from_it() -> None:
     tenant = TenantKey("org", "prod")
 
     assert webhook_id(tenant, str(ORIGIN), ORIGIN) != webhook_id(tenant, None, ORIGIN)

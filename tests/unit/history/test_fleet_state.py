@@ -116,7 +116,7 @@ def test_most_fail_and_some_arrive() -> None:
     assert state_of([*found, *arriving]) is FleetState.ACTIVE
 
 
-def test_a_failed_probe_is_no_recovery_and_a_success_is_one_once_the_window_is_good() -> None:
+def test_a_failed_probe_does_not_end_unstable_but_a_success_in_a_good_window_does() -> None:
     bad = attempts(20)
     probe = [entry(ATTEMPT, NOW + HOUR_MS)]
     assert state_of([*bad, *probe], FleetState.FAILING) is FleetState.FAILING
@@ -141,7 +141,7 @@ def test_sending_that_stopped_is_disabled_until_it_is_resumed() -> None:
     assert state_of([*attempts(20), entry(HELD, NOW + HOUR_MS, "paused")]) is FleetState.FAILING
 
 
-def test_failures_of_our_own_are_no_evidence() -> None:
+def test_failures_of_our_own_side_are_not_evidence() -> None:
     for reason in ("local", "proxy"):
         own = [entry(ATTEMPT, NOW + number * MINUTE_MS, reason) for number in range(20)]
         assert state_of(own, FleetState.ACTIVE) is FleetState.ACTIVE
@@ -164,5 +164,5 @@ def test_dead_events_are_counted_for_a_day() -> None:
     assert evidence.dead_at == NOW
 
 
-def test_bytes_of_another_version_are_no_evidence() -> None:
+def test_evidence_of_another_version_is_ignored() -> None:
     assert decode_evidence(b"\xc1") == decode_evidence(b'"x"') == StateEvidence()

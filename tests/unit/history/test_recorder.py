@@ -216,6 +216,6 @@ def test_many_long_entries_become_several_records_within_the_limit() -> None:
 @pytest.mark.parametrize(
     "value", [None, b"", b"{}", b"[]", b"\xff", b'{"version":2,"writer":1,"first":1,"entries":[]}', b"[" * 100_000]
 )
-def test_what_is_no_history_record_is_refused(value: bytes | None) -> None:
+def test_a_value_that_is_not_a_history_record_is_refused(value: bytes | None) -> None:
     with pytest.raises(UnreadableEvent):
         decode_record(value)

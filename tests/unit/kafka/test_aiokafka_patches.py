@@ -73,7 +73,7 @@ async def committed(*answers: tuple[Sequence[Any], int]) -> dict[TopicPartition,
 
 @virtual_time
 @pytest.mark.parametrize("code", [14, 15, 16], ids=["loading", "not available", "not coordinator"])
-async def test_a_coordinator_that_loads_or_moves_is_asked_again(code: int) -> None:
+async def test_requests_to_a_loading_or_moving_coordinator_are_repeated(code: int) -> None:
     """Its answer names no partition, as that of a group without commits does: every position would be lost."""
     assert await committed(([], code), ([], code), (KNOWN, 0)) == {ONE: OffsetAndMetadata(42, "metadata")}
 
@@ -91,7 +91,7 @@ async def test_a_missing_permission_on_the_group_is_raised() -> None:
 
 @virtual_time
 @pytest.mark.parametrize("code", [14, 16, 30])
-async def test_errors_of_a_group_reach_those_who_ask_from_outside(code: int) -> None:
+async def test_group_errors_propagate_to_outside_callers(code: int) -> None:
     with pytest.raises(KafkaError) as raised:
         await client_of(Connection(([], code))).send(1, OffsetFetchRequest("g", None))
     assert raised.value.errno == code

@@ -19,9 +19,7 @@ from tests.unit.virtual_time import virtual_time
 
 @pytest.mark.parametrize("ca", ["not a certificate\n", "", None])
 @virtual_time
-async def test_a_client_waits_for_a_certificate_file_that_is_broken_when_it_is_made_anew(
-    tmp_path: Path, ca: str | None
-) -> None:
+async def test_a_new_client_waits_for_a_certificate_file_that_is_broken(tmp_path: Path, ca: str | None) -> None:
     """A file that is broken while the process runs ends neither the process nor its repetitions."""
     good, file, problems = trustme.CA().cert_pem.bytes(), tmp_path / "ca.pem", KafkaProblems()
     file.write_bytes(good)

@@ -100,7 +100,7 @@ async def test_a_failed_commit_is_a_problem_until_one_succeeds(error: Exception,
     assert LOG_EVERY_S <= FAILURE_LASTS_S, "a persisting failure never looks solved in between"
 
 
-async def test_a_broker_that_takes_no_commit_at_all_is_named(clock: Clock) -> None:
+async def test_a_broker_that_refuses_every_commit_is_reported(clock: Clock) -> None:
     problems, broker = KafkaProblems(clock), Broker()
     broker.error = OffsetMetadataTooLargeError()
 
@@ -243,7 +243,7 @@ async def test_a_commit_that_fails_is_repeated_about_once_a_second() -> None:
 
 
 @virtual_time
-async def test_without_news_no_partition_is_looked_at() -> None:
+async def test_partitions_without_changes_are_not_examined() -> None:
     looks: list[float] = []
 
     def partitions() -> list[Partition]:

@@ -304,7 +304,7 @@ async def test_a_directory_of_an_unknown_log_is_not_used() -> None:
 # Brokers that don't answer
 
 
-async def test_a_record_that_the_log_should_have_is_asked_for_again_later() -> None:
+async def test_a_record_that_the_log_should_have_is_requested_again_later() -> None:
     """A broker that is slow must not look like another log: everything would be repeated."""
     log = Log(commit(8, last_read=15))
     log.is_silent = True
@@ -333,7 +333,7 @@ async def test_a_fetch_that_went_on_over_the_offset_without_a_record_shows_that_
 
 
 @virtual_time
-async def test_a_broker_that_says_neither_commit_nor_bounds_in_time_is_asked_again_later() -> None:
+async def test_a_broker_that_does_not_return_commit_or_bounds_in_time_is_tried_again() -> None:
     log = Log(commit(8, last_read=15))
     log.answers_after_s = ANSWER_S * 0.4
     assert (await log.find_start()).position == 8

@@ -220,7 +220,7 @@ async def test_records_that_are_under_way_behind_a_refusal_are_written_at_once(b
 
 
 @virtual_time
-async def test_a_producer_that_hangs_is_given_up_and_the_next_write_connects_anew(broker: Broker) -> None:
+async def test_a_hanging_producer_is_replaced_and_the_next_write_connects_again(broker: Broker) -> None:
     loop = asyncio.get_running_loop()
     async with Producer(SETTINGS) as producer:
         broker.hangs = True
@@ -317,9 +317,7 @@ async def test_a_dead_letter_fails_only_if_not_even_its_shortest_form_is_written
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_whatever_is_refused_what_is_said_to_be_written_is_written_once_and_all_else_in_the_end(
-    broker: Broker, seed: int
-) -> None:
+def test_acknowledged_records_are_written_once_despite_refusals(broker: Broker, seed: int) -> None:
     """Limits, permissions and absences come and go while records of three topics are written and repeated."""
     virtual_time(_history)(broker, random.Random(seed))
 

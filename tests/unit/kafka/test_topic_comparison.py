@@ -90,7 +90,7 @@ def test_several_problems_of_a_topic_are_all_named() -> None:
     assert "has 11 partitions, fewer than the 12 of the topic of events" in messages[0]
 
 
-def test_more_partitions_than_the_topic_of_events_are_no_problem() -> None:
+def test_more_partitions_than_the_topic_of_events_are_accepted() -> None:
     assert _messages({PLAN.name: _topic(partitions=13)}) == []
     assert _messages({PLAN.name: _topic(partitions=1)}, events=None) == []
 

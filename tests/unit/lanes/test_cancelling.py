@@ -43,7 +43,7 @@ async def test_a_cancelled_waiter_in_the_middle_of_the_queue_is_passed_over() ->
 
 
 @virtual_time
-async def test_a_lane_where_everybody_was_cancelled_is_freed() -> None:
+async def test_a_lane_whose_waiters_were_all_cancelled_is_freed() -> None:
     shared = lanes(max_in_flight=1)
     running = Event(shared.lane(tenant(1)))
     await settle()
@@ -92,7 +92,7 @@ ENDINGS = [
 
 @settings(max_examples=250)
 @given(STEPS, st.integers(1, 6), st.integers(1, 4), st.booleans())
-def test_no_interleaving_leaks_a_slot_or_forgets_a_waiter(
+def test_no_interleaving_leaks_a_permit_or_forgets_a_waiter(
     steps: list[tuple[str, int]], in_flight: int, start: int, limited: bool
 ) -> None:
     """Events arrive, end well and badly, are cancelled before and with their slot; time passes or does not."""

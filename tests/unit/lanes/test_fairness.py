@@ -14,7 +14,7 @@ from tests.unit.virtual_time import settle, virtual_time
 
 
 @virtual_time
-async def test_every_lane_gets_one_slot_before_any_gets_a_second() -> None:
+async def test_every_lane_gets_one_permit_before_any_gets_a_second() -> None:
     """A hundred tenants wait, one of them with a hundred events: it gets its turn like the others."""
     shared = lanes(max_in_flight=3, lane_start=64, lane_max_wait="60s")
     holders = [Event(shared.lane(tenant(999))) for _ in range(3)]

@@ -38,7 +38,7 @@ async def organisations(url: str) -> list[str]:
     return [lane["org"] for lane in told["lanes"]]
 
 
-async def test_tenants_in_trouble_stand_first_and_can_be_asked_for(ours: LaneScheduler, ops: str) -> None:
+async def test_failing_tenants_are_listed_first_and_can_be_filtered(ours: LaneScheduler, ops: str) -> None:
     for number in range(3):
         await send(ours.lane(tenant(number)), GOOD)
     ours.lane(tenant(1)).suspend("revision")

@@ -32,7 +32,7 @@ async def permit(lane: Lane) -> Permit:
 
 
 @virtual_time
-async def test_a_breaker_that_opens_refuses_everybody_who_waits() -> None:
+async def test_an_opening_breaker_refuses_all_waiting_events() -> None:
     shared = lanes(max_in_flight=100, lane_start=5)
     lane = shared.lane(tenant(0))
     events = [Event(lane, Priority.RETRY if number % 5 == 4 else Priority.NEW) for number in range(30)]
@@ -101,7 +101,7 @@ async def test_an_attempt_of_before_the_opening_does_not_make_way_for_a_second_p
 
 
 @virtual_time
-async def test_half_open_those_who_wait_for_a_global_slot_are_its_probes_one_by_one() -> None:
+async def test_events_that_wait_for_a_global_permit_are_a_half_open_breakers_probes_one_by_one() -> None:
     shared = lanes(max_in_flight=1)
     lane = shared.lane(tenant(0))
     await send(lane, NOT_REACHED, times=5)
@@ -181,7 +181,7 @@ async def test_a_rate_limit_is_kept_by_waiting() -> None:
 
 
 @virtual_time
-async def test_who_waits_too_long_behind_a_rate_limit_is_parked() -> None:
+async def test_an_event_that_waits_too_long_behind_a_rate_limit_is_parked() -> None:
     lane = lanes(lane_max_wait="5s").lane(tenant(0))
     lane.apply_webhook("r", per_second=2)
     events = []
@@ -199,7 +199,7 @@ async def test_who_waits_too_long_behind_a_rate_limit_is_parked() -> None:
 
 
 @virtual_time
-async def test_who_waits_behind_a_silent_endpoint_is_parked() -> None:
+async def test_an_event_that_waits_behind_a_silent_endpoint_is_parked() -> None:
     lane = lanes(lane_start=2).lane(tenant(0))
     events = [Event(lane) for _ in range(8)]
     await settle()
@@ -214,7 +214,7 @@ async def test_who_waits_behind_a_silent_endpoint_is_parked() -> None:
 
 
 @virtual_time
-async def test_nobody_is_parked_for_waiting_while_the_process_is_busy_all_over() -> None:
+async def test_no_event_is_parked_for_waiting_while_all_permits_are_taken() -> None:
     """Every slot is taken by others: parking would only move the queue."""
     shared = lanes(max_in_flight=2)
     holders = [Event(shared.lane(tenant(0))), Event(shared.lane(tenant(1)))]
@@ -229,7 +229,7 @@ async def test_nobody_is_parked_for_waiting_while_the_process_is_busy_all_over()
 
 
 @virtual_time
-async def test_nobody_is_parked_for_waiting_while_the_core_is_busy() -> None:
+async def test_no_event_is_parked_for_waiting_while_the_core_is_busy() -> None:
     """Permits are free, and no turn of the event loop ends soon enough to give them to all waiting events."""
     shared = lanes(max_in_flight=500, lane_max_wait="5s")
     events = [Event(shared.lane(tenant(number))) for number in range(10 * PERMITS_A_TURN)]
@@ -245,7 +245,7 @@ async def test_nobody_is_parked_for_waiting_while_the_core_is_busy() -> None:
 
 
 @virtual_time
-async def test_who_waits_behind_a_silent_endpoint_is_parked_on_a_busy_core_too() -> None:
+async def test_an_event_that_waits_behind_a_silent_endpoint_is_parked_on_a_busy_core_too() -> None:
     shared = lanes(lane_start=1, lane_max=1, lane_max_wait="5s")
     silent = [Event(shared.lane(tenant(0))) for _ in range(2)]
     loop = asyncio.get_running_loop()
@@ -385,7 +385,7 @@ async def test_an_edit_lifts_what_held_the_webhook_before_it(what: str) -> None:
 
 
 @virtual_time
-async def test_what_is_lifted_by_hand_wakes_those_who_wait() -> None:
+async def test_enabling_a_tenant_by_hand_wakes_waiting_events() -> None:
     lane = lanes().lane(tenant(0))
     lane.release(await permit(lane), OVERLOADED, hold_s=4.9)
     waiting = Event(lane)
@@ -427,7 +427,7 @@ async def test_an_overloaded_endpoint_gets_half_as_many_at_once() -> None:
 
 
 @virtual_time
-async def test_a_lane_tells_of_itself() -> None:
+async def test_the_repr_of_a_lane_shows_its_state() -> None:
     lane = lanes(lane_start=1).lane(tenant(0))
     events = [Event(lane) for _ in range(3)]
     await settle()
@@ -438,7 +438,7 @@ async def test_a_lane_tells_of_itself() -> None:
 
 
 @virtual_time
-async def test_a_suspension_refuses_those_who_wait_at_once_not_when_a_request_ends() -> None:
+async def test_a_suspension_refuses_waiting_events_at_once() -> None:
     lane = lanes(lane_start=1).lane(tenant(0))
     lane.apply_webhook("first", None)
     running = Event(lane)

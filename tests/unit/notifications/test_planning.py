@@ -115,7 +115,7 @@ def test_only_the_first_dead_event_of_a_day_is_reported() -> None:
     assert Fleet().step(luma(ACTIVE, NOW, dead_at=NOW - 3 * DAY_S)) == [], "long ago, at the first start"
 
 
-def test_an_expiry_is_reported_three_times_and_a_new_certificate_anew() -> None:
+def test_an_expiry_is_reported_three_times_and_a_new_certificates_again() -> None:
     fleet, at = Fleet(), NOW + 20 * DAY_S
     reported = []
     for day in range(25):

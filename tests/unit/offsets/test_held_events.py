@@ -679,7 +679,7 @@ async def test_a_change_of_leader_while_fetched_records_wait_for_room_repeats_no
 
 
 @virtual_time
-async def test_retention_past_everything_that_was_read_is_no_other_log() -> None:
+async def test_retention_past_everything_that_was_read_does_not_count_as_another_log() -> None:
     bench, before = Bench(), resets()
     bench.hold(10)
     bench.held.clear()
@@ -697,7 +697,7 @@ async def test_retention_past_everything_that_was_read_is_no_other_log() -> None
 
 
 @virtual_time
-async def test_partitions_that_an_assignment_no_longer_names_are_let_go() -> None:
+async def test_partitions_that_an_assignment_no_longer_names_are_dropped() -> None:
     """A partition whose position was looked up again meanwhile was not revoked."""
     bench = Bench()
     bench.wait_s = 1000.0

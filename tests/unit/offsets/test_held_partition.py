@@ -90,7 +90,7 @@ def test_a_released_tenant_is_read_from_its_first_event() -> None:
     assert topic.partition.events == 0
 
 
-def test_a_tenant_has_only_so_many_events_under_way_and_the_others_go_on() -> None:
+def test_events_in_flight_per_tenant_are_limited_and_other_tenants_continue() -> None:
     topic = Topic([A] * 300 + [B] * 300)
     topic.until_idle()
     topic.partition.release(A, released=True)

@@ -386,7 +386,7 @@ async def test_a_record_that_waits_for_its_turn_is_not_sent_once_the_lease_is_ov
 
 
 @virtual_time
-async def test_a_fenced_member_says_so_and_stops_by_itself() -> None:
+async def test_a_fenced_member_reports_it_and_stops_by_itself() -> None:
     bench = Bench()
     told: list[bool] = []
     members: list[Member] = []

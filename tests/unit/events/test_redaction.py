@@ -13,7 +13,7 @@ from tests.unit.examples import ORIGIN, email_event, read, record, webhook
 
 
 @pytest.mark.parametrize("key", ["+4915112345678", "4915112345678", "john.doe%40luma.com"])
-def test_a_namespace_that_is_somebody_s_number_is_not_told(key: str) -> None:
+def test_a_namespace_that_contains_a_phone_number_is_not_logged(key: str) -> None:
     """A producer that confuses namespace and identity puts a person into a key, and so into log and dead letter."""
     with pytest.raises(UnreadableEvent) as refused:
         read_event(record(json.dumps(email_event(identityMap={key: [{"id": 5}]})).encode()), ORIGIN)
