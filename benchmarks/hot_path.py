@@ -229,14 +229,14 @@ class Services:
         lanes = LaneScheduler(self.delivery, self.fresh)
         return Deliverer(self.delivery, self.policy, lanes, transport, unused, self.cache.is_current)
 
-    def pipeline(self, deliveries: Deliverer) -> Pipeline:
+    def pipeline(self, deliverer: Deliverer) -> Pipeline:
         unused: Any = None
         nothing_parked: Any = SimpleNamespace(topics=())
         tenants = metrics.TenantMetrics(MetricsSettings())
         tenants.configure([self.webhook.tenant])
         return Pipeline(
             webhooks=self.cache,
-            deliveries=deliveries,
+            deliverer=deliverer,
             retry_topics=nothing_parked,
             dead_letters=unused,
             policy=self.policy,
@@ -246,8 +246,8 @@ class Services:
             tenants=tenants,
         )
 
-    def fast_path(self, deliveries: Deliverer, pipeline: Pipeline) -> FastPath:
-        return FastPath(pipeline, self.cache, deliveries, self.kafka.max_record_bytes, self.delivery.max_body)
+    def fast_path(self, deliverer: Deliverer, pipeline: Pipeline) -> FastPath:
+        return FastPath(pipeline, self.cache, deliverer, self.kafka.max_record_bytes, self.delivery.max_body)
 
     @asynccontextmanager
     async def consumed(

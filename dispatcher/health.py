@@ -89,7 +89,7 @@ def describe_lane(lane: Lane, now: float) -> dict[str, object]:
         "breaker": lane.endpoint.breaker.state.value,
         "breaker_retry_in_s": round(lane.endpoint.breaker.retry_in_s(now), 1),
         "suspended": lane.endpoint.suspended is not None,
-        "held_for_s": round(max(0.0, lane.endpoint.held_until - now), 1),
+        "held_for_s": round(max(0.0, lane.endpoint.paused_until - now), 1),
         "concurrency_limit": lane.endpoint.limit.now,
         "in_flight": lane.in_flight,
         "waiting": lane.waiting,

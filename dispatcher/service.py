@@ -121,7 +121,7 @@ class WebhookEdits:
     def are_awaited(self, tenant: TenantKey) -> bool:
         """Returns True if the tenant's events wait for a change of configuration, as far as this process knows."""
         lane = self._lanes.get(tenant)
-        return (lane is not None and lane.endpoint.is_held) or self._source.is_held(tenant)
+        return (lane is not None and lane.endpoint.is_stopped) or self._source.is_held(tenant)
 
 
 class Service:
@@ -209,19 +209,19 @@ class Service:
             if former is None:
                 return
             history = await parts.enter_async_context(open_history(self._settings))
-            deliveries = Deliverer(
+            deliverer = Deliverer(
                 self._settings.delivery, self._policy, self._lanes, _traced(transport, tracing), TokenClient(transport),
                 cache.is_current, history,
             )  # fmt: skip
-            parts.push_async_callback(deliveries.close)
-            status.flow = self._create_flow(producer, former, deliveries, cache, edits, tracing, history)
+            parts.push_async_callback(deliverer.close)
+            status.flow = self._create_flow(producer, former, deliverer, cache, edits, tracing, history)
             await self._read(status.flow)
 
     def _create_flow(
         self,
         producer: Producer,
         former: FormerTopics,
-        deliveries: Deliverer,
+        deliverer: Deliverer,
         cache: WebhookCache,
         edits: WebhookEdits,
         tracing: "Tracing | None",
@@ -233,7 +233,7 @@ class Service:
         held = HeldTopic(producer, held_topic(prefix))
         pipeline = Pipeline(
             webhooks=cache if tracing is None else tracing.around_webhooks(cache),
-            deliveries=deliveries,
+            deliverer=deliverer,
             retry_topics=retry_topics,
             dead_letters=DeadLetters(producer, prefix),
             policy=self._policy,
@@ -247,7 +247,7 @@ class Service:
         )
         process = pipeline.process if tracing is None else tracing.around(pipeline.process, settings.kafka.topic)
         fast_path = FastPath(
-            pipeline, cache, deliveries, settings.kafka.max_record_bytes, settings.delivery.max_body,
+            pipeline, cache, deliverer, settings.kafka.max_record_bytes, settings.delivery.max_body,
             None if tracing is None else tracing.is_sampled, history,
         )  # fmt: skip
         consumers = self._create_consumers(process, fast_path, retry_topics)

@@ -12,7 +12,7 @@ from aiohttp import web
 from dispatcher.config.settings import Settings
 from dispatcher.console import csrf
 from dispatcher.console.model import Person
-from dispatcher.console.sources.attempts import AttemptLogReader
+from dispatcher.console.sources.attempts import AttemptReader
 from dispatcher.console.sources.dead_events import DeadLetterReader
 from dispatcher.console.sources.history import HistoryLookup
 from dispatcher.console.sources.jwks import PublishedKeys
@@ -34,7 +34,7 @@ class Services:
     webhooks: WebhookRepository
     audit: AuditLog
     tokens: ApiTokens
-    attempts: AttemptLogReader
+    attempts: AttemptReader
     lanes: RunningLanes
     waiting: RetryBacklog
     dead_events: DeadLetterReader

@@ -57,7 +57,7 @@ class ParkReason(StrEnum):
     ATTEMPT_FAILED = "attempt_failed"
     BREAKER_OPEN = "breaker_open"
     LANE_FULL = "lane_full"
-    HELD = "held"
+    RETRY_AFTER = "held"
     """The endpoint asked for a pause with Retry-After."""
     SUSPENDED = "suspended"
     """The endpoint answered 410 or `webhook-delivery: disable`; until the webhook is edited."""
@@ -71,7 +71,7 @@ class ParkReason(StrEnum):
     """The webhook is paused; until it no longer is."""
 
 
-HELD_REASONS: Final = frozenset(
+CONFIGURATION_REASONS: Final = frozenset(
     {
         ParkReason.SUSPENDED, ParkReason.TENANT_DISABLED, ParkReason.UNUSABLE, ParkReason.UNDECIDED, ParkReason.PAUSED,
     }

@@ -72,7 +72,7 @@ WAITING: Final[Mapping[str, str]] = {
     ParkReason.ATTEMPT_FAILED: "the attempt failed",
     ParkReason.BREAKER_OPEN: "the circuit breaker is open because nearly every request fails",
     ParkReason.LANE_FULL: "the endpoint accepts fewer events than arrive",
-    ParkReason.HELD: "the endpoint asked for a pause with Retry-After",
+    ParkReason.RETRY_AFTER: "the endpoint asked for a pause with Retry-After",
     ParkReason.SUSPENDED: "the endpoint asked for no more events, until the webhook is edited",
     ParkReason.TENANT_DISABLED: "nearly every request failed for 24 hours, until the webhook is edited or reactivated",
     ParkReason.UNUSABLE: "the webhook can't be used as it is configured, until it is repaired",

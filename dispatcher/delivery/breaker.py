@@ -33,7 +33,7 @@ _BUCKETS: Final = 6
 
 @dataclass(slots=True)
 class Breaker:
-    """One breaker. Call `admits` before an attempt, `began` when it begins, and `record` or `abandoned` after it."""
+    """One breaker. Call `admits` before an attempt, `began` when it begins, and `record` or `cancel` after it."""
 
     policy: BreakerPolicy = BreakerPolicy()
     state: BreakerState = BreakerState.CLOSED
@@ -68,7 +68,7 @@ class Breaker:
             self._probing = True
         return self.state is BreakerState.HALF_OPEN
 
-    def abandoned(self, *, probe: bool) -> None:
+    def cancel(self, *, probe: bool) -> None:
         """Notes that the attempt was cancelled, which proves nothing."""
         if probe:
             self._probing = False

@@ -143,7 +143,7 @@ class Deliverer:
         """Returns the event's lane with a permit or a refusal, or with None if the event has to wait."""
         lane = self._lanes.lane(pending.tenant)
         lane.apply_webhook(pending.webhook.revision, pending.webhook.config.rate_limit)
-        return lane, lane.try_enter(pending.priority)
+        return lane, lane.try_acquire(pending.priority)
 
     def start_attempt(self, pending: PendingDelivery, on_result: Callable[[Attempt], None]) -> Exchange | None:
         """Makes the first attempt without waiting. Returns None, and sends nothing, if that is impossible."""
@@ -205,7 +205,7 @@ class Deliverer:
             if not self.is_current(pending.webhook):
                 last = AttemptResult(last.number, last.attempt, last.judgement, changed=True)
                 return last
-            entry = lane.try_enter(Priority.RETRY)
+            entry = lane.try_acquire(Priority.RETRY)
             if isinstance(entry, Permit):
                 last = await self._try(lane, pending, entry, last.number + 1)
             else:

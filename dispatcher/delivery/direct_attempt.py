@@ -31,15 +31,15 @@ class DirectAttempt(ABC):
     Call `start` once; then exactly one of `on_delivered`, `on_fallback` and `on_cancelled` is called.
     """
 
-    __slots__ = ("_deliveries", "_exchange", "_lane", "_permit", "_task", "is_over", "pending", "since")
+    __slots__ = ("_deliverer", "_exchange", "_lane", "_permit", "_task", "is_over", "pending", "since")
 
     priority: Final = Priority.NEW
 
-    def __init__(self, deliveries: Deliverer, pending: PendingDelivery) -> None:
+    def __init__(self, deliverer: Deliverer, pending: PendingDelivery) -> None:
         self.pending = pending
         self.since = 0.0
         self.is_over = False
-        self._deliveries = deliveries
+        self._deliverer = deliverer
         self._lane: Lane
         self._permit: Permit | None = None
         self._exchange: Exchange | None = None
@@ -64,9 +64,9 @@ class DirectAttempt(ABC):
 
     def start(self) -> None:
         """Enters the tenant's lane."""
-        self._lane, entry = self._deliveries.acquire(self.pending)
+        self._lane, entry = self._deliverer.acquire(self.pending)
         if entry is None:
-            self.since = self._deliveries.now()
+            self.since = self._deliverer.now()
             self._lane.queue(self)
         else:
             self.decide(entry)
@@ -75,17 +75,17 @@ class DirectAttempt(ABC):
         """Takes the lane's answer: sends now, or falls back to the slow path."""
         pending = self.pending
         if isinstance(entry, LaneRefusal):
-            self._divert(AttemptResult(pending.attempts, refusal=entry))
+            self._fall_back(AttemptResult(pending.attempts, refusal=entry))
             return
         self._permit = entry
         try:
-            if not self._deliveries.is_current(pending.webhook):
-                self._turn_back()
+            if not self._deliverer.is_current(pending.webhook):
+                self._release_and_fall_back()
                 return
             pending.processing.start()
-            self._exchange = self._deliveries.start_attempt(pending, self._answered)
+            self._exchange = self._deliverer.start_attempt(pending, self._answered)
         except Draining:
-            self._turn_back()
+            self._release_and_fall_back()
             return
         except Exception as error:  # noqa: BLE001  (reported there)
             self._fail(error)
@@ -107,7 +107,7 @@ class DirectAttempt(ABC):
 
     async def _post(self) -> None:
         try:
-            attempt = await self._deliveries.post(self.pending, self.pending.attempts + 1)
+            attempt = await self._deliverer.post(self.pending, self.pending.attempts + 1)
         except Exception as error:  # noqa: BLE001  (reported there)
             self._fail(error)
         else:
@@ -115,7 +115,7 @@ class DirectAttempt(ABC):
 
     def _task_ended(self, task: "asyncio.Task[None]") -> None:
         if task.cancelled():  # handled here, because a task that is cancelled before its first step never runs
-            self._give_back()
+            self._release()
             self.on_cancelled()
 
     def _answered(self, attempt: Attempt) -> None:
@@ -123,7 +123,7 @@ class DirectAttempt(ABC):
         if permit is None:
             return  # unreachable: without a permit nothing was sent
         try:
-            result = self._deliveries.concluded(self._lane, self.pending, permit, self.pending.attempts + 1, attempt)
+            result = self._deliverer.concluded(self._lane, self.pending, permit, self.pending.attempts + 1, attempt)
         except Exception as error:  # noqa: BLE001  (reported there)
             self._fail(error)
             return
@@ -134,21 +134,21 @@ class DirectAttempt(ABC):
         else:
             self.on_fallback(result)
 
-    def _turn_back(self) -> None:
-        self._give_back()
+    def _release_and_fall_back(self) -> None:
+        self._release()
         self.on_fallback(None)
 
     def _fail(self, error: Exception) -> None:
         metrics.ERRORS.labels("lanes").inc()
         log.error("event falls back to the slow path because of a bug", tenant=str(self.pending.tenant), exc_info=error)
-        self._turn_back()
+        self._release_and_fall_back()
 
-    def _give_back(self) -> None:
+    def _release(self) -> None:
         self._task = self._exchange = None
         self.is_over = True
         if self._permit is not None:
             self._lane.cancel(self._permit)
 
-    def _divert(self, result: AttemptResult) -> None:
+    def _fall_back(self, result: AttemptResult) -> None:
         self.is_over = True
         self.on_fallback(result)

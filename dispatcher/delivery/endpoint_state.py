@@ -41,10 +41,10 @@ class EndpointState:
         "disabled_revision",
         "failures_in_a_row",
         "health",
-        "held_until",
         "last_failure",
         "last_success",
         "limit",
+        "paused_until",
         "rate",
         "suspended",
     )  # fmt: skip
@@ -55,7 +55,7 @@ class EndpointState:
         self.breaker = Breaker()
         self.health = EndpointHealth()
         self.rate: TokenBucket | None = None
-        self.held_until = 0.0
+        self.paused_until = 0.0
         self.suspended: str | None = None
         """Revision of the webhook whose endpoint answered 410."""
         self.disabled_revision: str | None = None
@@ -70,7 +70,7 @@ class EndpointState:
         """Revision of the webhook that was used last."""
 
     @property
-    def is_held(self) -> bool:
+    def is_stopped(self) -> bool:
         """True if events wait until the webhook is edited, or the tenant enabled by hand."""
         return self.suspended is not None or self.disabled_revision is not None
 
@@ -82,7 +82,7 @@ class EndpointState:
     def is_ready(self, now: float) -> bool:
         """Returns whether a request may be sent now; `refusal` and `ready_in_s` say what stops it if not."""
         return (
-            self.held_until <= now
+            self.paused_until <= now
             and self.suspended is None
             and self.disabled_revision is None
             and (self.breaker.state is BreakerState.CLOSED or self.breaker.admits(now))
@@ -91,7 +91,7 @@ class EndpointState:
 
     def ready_in_s(self, now: float) -> float:
         """Returns the seconds until the hold or the rate limit lets the next request pass; 0 or less if both do now."""
-        return max(self.held_until - now, self.rate.wait_s(now) if self.rate is not None else 0.0)
+        return max(self.paused_until - now, self.rate.wait_s(now) if self.rate is not None else 0.0)
 
     def refusal(self, now: float, most_wait_s: float) -> LaneRefusal | None:
         """Returns why all events are refused now, or None. A hold of up to `most_wait_s` makes events wait instead."""
@@ -101,14 +101,14 @@ class EndpointState:
             return LaneRefusal(ParkReason.TENANT_DISABLED, most_wait_s)
         if not self.breaker.admits(now):
             return LaneRefusal(ParkReason.BREAKER_OPEN, self.breaker.retry_in_s(now))
-        if self.held_until - now > most_wait_s:
-            return LaneRefusal(ParkReason.HELD, self.held_until - now)
+        if self.paused_until - now > most_wait_s:
+            return LaneRefusal(ParkReason.RETRY_AFTER, self.paused_until - now)
         return None
 
     def is_quiet(self, now: float, last_active: float) -> bool:
         """Returns whether the state can be forgotten, because nothing in it matters for later requests."""
         return (
-            now >= self.held_until
+            now >= self.paused_until
             and (not self.is_failing or now - last_active >= FAILING_KEPT_S)
             and self.suspended is None
             and self.breaker.is_quiet(now)
@@ -137,7 +137,7 @@ class EndpointState:
         elif not failed:
             self.limit.succeeded(now - permit.began_at, was_full=permit.was_full)
         if hold_s is not None:
-            self.held_until = max(self.held_until, now + hold_s)
+            self.paused_until = max(self.paused_until, now + hold_s)
         changed = self.breaker.record(now, failed=failed, connect_failure=judgement.connect_failure, probe=permit.probe)
         if changed is BreakerState.CLOSED:
             self.limit.ramp()
@@ -181,4 +181,4 @@ class EndpointState:
         self.failures_in_a_row = 0
         self.disabled_revision = None
         self.suspended = None
-        self.held_until = 0.0
+        self.paused_until = 0.0

@@ -23,7 +23,14 @@ from dispatcher.contract.history import (
     RecipientHasher,
     bucket_of,
 )
-from dispatcher.contract.outcomes import HELD_REASONS, Attempt, DeadReason, ParkReason, SkipReason, shown_to_tenants
+from dispatcher.contract.outcomes import (
+    CONFIGURATION_REASONS,
+    Attempt,
+    DeadReason,
+    ParkReason,
+    SkipReason,
+    shown_to_tenants,
+)
 from dispatcher.contract.recipient import recipient_of
 from dispatcher.contract.records import Origin
 from dispatcher.contract.redaction import in_text
@@ -141,7 +148,7 @@ class HistoryRecorder:
         self, event: DeliveryEvent, origin: Origin, reason: ParkReason, attempts: int, due_at: float, detail: str
     ) -> None:
         """Records an event that was written to a retry topic. `due_at` is Unix time, seconds."""
-        outcome = HistoryOutcome.HELD if reason in HELD_REASONS else HistoryOutcome.PARKED
+        outcome = HistoryOutcome.HELD if reason in CONFIGURATION_REASONS else HistoryOutcome.PARKED
         entry = self._entry(outcome, event, origin, reason.value, attempts, detail)
         entry.due_at = int(due_at * 1000)
         self._add(event.tenant, entry)

@@ -99,10 +99,10 @@ class Lane:
 
     async def acquire(self, priority: Priority) -> Permit | LaneRefusal:
         """Waits for a permit. Returns it, or the reason why the event should be parked."""
-        return self.try_enter(priority) or await self.wait(priority)
+        return self.try_acquire(priority) or await self.wait(priority)
 
     async def wait(self, priority: Priority) -> Permit | LaneRefusal:
-        """Waits for a permit or a refusal, after `try_enter` has just returned None."""
+        """Waits for a permit or a refusal, after `try_acquire` has just returned None."""
         waiter = WaitingTask(self._scheduler.loop.create_future(), priority, self._scheduler.now())
         self.queue(waiter)
         try:
@@ -113,14 +113,14 @@ class Lane:
             raise
 
     def queue(self, waiter: Waiter) -> None:
-        """Adds a waiter, after `try_enter` has just returned None."""
+        """Adds a waiter, after `try_acquire` has just returned None."""
         (self._new if waiter.priority is Priority.NEW else self._retries).append(waiter)
         if self.is_at_limit:
             self._scheduler.tick_later()
         else:
             self._scheduler.enqueue(self)
 
-    def try_enter(self, priority: Priority) -> Permit | LaneRefusal | None:
+    def try_acquire(self, priority: Priority) -> Permit | LaneRefusal | None:
         """Returns a permit or a refusal if that can be decided at once, or None if the event would have to wait."""
         scheduler, endpoint = self._scheduler, self.endpoint
         now = self.last_active = scheduler.now()
@@ -135,8 +135,8 @@ class Lane:
             return None
         if priority is Priority.NEW and scheduler.is_others_turn:
             return None
-        held = self.in_flight
-        if is_ready and held < endpoint.limit.now and self._permits.may_take(priority, held):
+        in_use = self.in_flight
+        if is_ready and in_use < endpoint.limit.now and self._permits.may_take(priority, in_use):
             return self._begin(priority, now)
         return None
 
@@ -152,7 +152,7 @@ class Lane:
 
     def cancel(self, permit: Permit) -> None:
         """Releases the permit without learning: the attempt was cancelled, or not made."""
-        self.endpoint.breaker.abandoned(probe=permit.probe)
+        self.endpoint.breaker.cancel(probe=permit.probe)
         self._release(permit)
 
     def note_failure(self, reason: str, status: int | None, detail: str) -> None:
@@ -225,20 +225,20 @@ class Lane:
         self._scheduler.enqueue(self)
 
     def _begin(self, priority: Priority, now: float) -> Permit:
-        held = self.in_flight = self.in_flight + 1
+        in_use = self.in_flight = self.in_flight + 1
         probe = self.endpoint.begin(now)
-        self._scheduler.took(priority)
-        return Permit(priority, now, held >= self.endpoint.limit.now, probe)
+        self._scheduler.note_acquired(priority)
+        return Permit(priority, now, in_use >= self.endpoint.limit.now, probe)
 
     def _release(self, permit: Permit) -> None:
         self.in_flight -= 1
-        self._scheduler.gave_back(permit.priority)
+        self._scheduler.note_released(permit.priority)
         if self._new or self._retries:
             self._scheduler.enqueue(self)
 
     def _can_send(self, priority: Priority, now: float) -> bool:
-        held, endpoint = self.in_flight, self.endpoint
-        return held < endpoint.limit.now and self._permits.may_take(priority, held) and endpoint.is_ready(now)
+        in_use, endpoint = self.in_flight, self.endpoint
+        return in_use < endpoint.limit.now and self._permits.may_take(priority, in_use) and endpoint.is_ready(now)
 
     def _next_queue(self) -> deque[Waiter] | None:
         while self._new and self._new[0].is_over:
@@ -326,14 +326,14 @@ class LaneScheduler:
         """True if a new event has to wait: others wait, or this turn of the event loop has granted its permits."""
         return bool(self._ring) or self.permits.is_turn_over
 
-    def took(self, priority: Priority) -> None:
+    def note_acquired(self, priority: Priority) -> None:
         """Counts a permit that a lane grants."""
         self.permits.take(priority)
         self._await_turn()
 
-    def gave_back(self, priority: Priority) -> None:
+    def note_released(self, priority: Priority) -> None:
         """Counts a permit that a lane releases, and schedules a turn if another lane waits for one."""
-        self.permits.give_back(priority)
+        self.permits.release(priority)
         if self._starved and not self.permits.is_scarce:
             for lane in self._starved:
                 self.enqueue(lane)

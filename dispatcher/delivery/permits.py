@@ -120,9 +120,9 @@ class Permits:
         """Returns whether a permit is free for an event of this priority."""
         return self.taken < self.most and (priority is Priority.NEW or self.taken_by_retries < self._most_retries)
 
-    def may_take(self, priority: Priority, held: int) -> bool:
-        """Returns whether a lane with `held` permits may take another one for an event of this priority."""
-        return self.has_free(priority) and (self.taken < self._scarce_from or held < self.fair_share)
+    def may_take(self, priority: Priority, in_use: int) -> bool:
+        """Returns whether a lane with `in_use` permits may take another one for an event of this priority."""
+        return self.has_free(priority) and (self.taken < self._scarce_from or in_use < self.fair_share)
 
     def take(self, priority: Priority) -> None:
         """Counts a permit that is granted."""
@@ -131,7 +131,7 @@ class Permits:
         if priority is Priority.RETRY:
             self.taken_by_retries += 1
 
-    def give_back(self, priority: Priority) -> None:
+    def release(self, priority: Priority) -> None:
         """Counts a permit that is released."""
         self.taken -= 1
         if priority is Priority.RETRY:

@@ -47,7 +47,7 @@ class FastPath:
         self,
         pipeline: Pipeline,
         webhooks: WebhookCache,
-        deliveries: Deliverer,
+        deliverer: Deliverer,
         max_record_bytes: int,
         max_body: int,
         is_sampled: Callable[[Record], bool] | None = None,
@@ -61,7 +61,7 @@ class FastPath:
         self._pipeline = pipeline
         self._history = history
         self._webhooks = webhooks
-        self._deliveries = deliveries
+        self._deliverer = deliverer
         self._max_record_bytes = max_record_bytes
         self._largest = min(max_body, MAX_WARNED)
         self._is_sampled = is_sampled
@@ -80,7 +80,7 @@ class FastPath:
         if decided is None:
             owner.on_fallback(None)
         elif isinstance(decided, PendingDelivery):
-            direct_attempt = _EventAttempt(self._deliveries, decided, self._pipeline, record, owner)
+            direct_attempt = _EventAttempt(self._deliverer, decided, self._pipeline, record, owner)
             direct_attempt.start()
             return None if direct_attempt.is_over else direct_attempt
         else:
@@ -100,7 +100,7 @@ class FastPath:
         if isinstance(event, OtherEvent):
             return self._pipeline.skipped(record, SkipReason.NOT_FEEDBACK, None, origin)
         webhook = self._webhooks.get_cached(event.tenant)
-        if webhook is NOT_CACHED or self._deliveries.is_busy_closing:
+        if webhook is NOT_CACHED or self._deliverer.is_busy_closing:
             return None
         decided = decide(event, webhook)
         if not isinstance(decided, tuple):
@@ -118,9 +118,9 @@ class _EventAttempt(DirectAttempt):
     __slots__ = ("_owner", "_pipeline", "_record")
 
     def __init__(
-        self, deliveries: Deliverer, pending: PendingDelivery, pipeline: Pipeline, record: Record, owner: RecordListener
+        self, deliverer: Deliverer, pending: PendingDelivery, pipeline: Pipeline, record: Record, owner: RecordListener
     ) -> None:
-        super().__init__(deliveries, pending)
+        super().__init__(deliverer, pending)
         self._pipeline = pipeline
         self._record = record
         self._owner = owner

@@ -63,7 +63,7 @@ class Pipeline:
     def __init__(
         self,
         webhooks: WebhookLookup,
-        deliveries: Deliverer,
+        deliverer: Deliverer,
         retry_topics: RetrySink,
         dead_letters: DeadLetterSink,
         policy: RetryPolicy,
@@ -84,7 +84,7 @@ class Pipeline:
         """
         self._event_log = event_log or EventLog()
         self._webhooks = webhooks
-        self._deliveries = deliveries
+        self._deliverer = deliverer
         self._own_topics = frozenset(retry_topics.topics) | ({held_topic.topic} if held_topic is not None else set())
         self._max_body = max_body
         self._max_record_bytes = max_record_bytes
@@ -163,7 +163,7 @@ class Pipeline:
                 prepared = await self._prepared(undelivered, event, made)
                 if not isinstance(prepared, PendingDelivery):
                     return prepared
-                delivery = await self._deliveries.deliver(prepared, first_result)
+                delivery = await self._deliverer.deliver(prepared, first_result)
             first_result = None
             match delivery:
                 case Delivered():

@@ -13,7 +13,7 @@ from typing import Protocol
 import structlog
 
 from dispatcher.contract.events import DeliveryEvent
-from dispatcher.contract.outcomes import HELD_REASONS, Dead, DeadReason, FinishedResult, Outcome, Parked
+from dispatcher.contract.outcomes import CONFIGURATION_REASONS, Dead, DeadReason, FinishedResult, Outcome, Parked
 from dispatcher.contract.reason_texts import WAITING
 from dispatcher.contract.records import ProcessingAttempt, Record, RetryState
 from dispatcher.contract.tenant import TenantKey
@@ -118,7 +118,7 @@ class UndeliveredEvents:
             undelivered.processing.resume = partial(self.park, again, event, deferred)
         if held is not None and record.topic == held.topic and deferred.attempts == retry_state.attempts:
             return await self._keep_held(undelivered, deferred)
-        if held is not None and deferred.reason in HELD_REASONS:
+        if held is not None and deferred.reason in CONFIGURATION_REASONS:
             return await self._hold(held, undelivered, event, deferred)
         # A payload that is refused goes through the first tiers, however long its event waited for other reasons.
         step = retry_state.refusals if deferred.payload_refused else retry_state.parks

@@ -11,7 +11,7 @@ import structlog
 from dispatcher.config.webhooks import Webhook
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError
-from dispatcher.stores.sql.history_states import StateChange, TenantStates, WebhookFacts
+from dispatcher.stores.sql.history_states import StateChange, TenantStates, WebhookInUse
 from dispatcher.stores.sql.repeating import keep_trying
 from dispatcher.telemetry import metrics
 
@@ -88,10 +88,10 @@ class StateJudge:
         return changes
 
 
-def _facts(webhooks: Sequence[Webhook] | None) -> Mapping[TenantKey, WebhookFacts] | None:
+def _facts(webhooks: Sequence[Webhook] | None) -> Mapping[TenantKey, WebhookInUse] | None:
     if webhooks is None:
         return None
     return {
-        one.tenant: WebhookFacts(one.revision, is_paused=one.config.paused or not one.config.enabled)
+        one.tenant: WebhookInUse(one.revision, is_paused=one.config.paused or not one.config.enabled)
         for one in webhooks
     }

@@ -27,7 +27,7 @@ MAX_ASKS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class ContactFact:
+class ContactStatus:
     """One contact of a webhook."""
 
     address: str
@@ -66,7 +66,7 @@ class NotificationDesk:
         """True if the operator has addresses or an endpoint."""
         return self._composer.reaches_operator
 
-    async def contacts(self, config: WebhookConfig) -> list[ContactFact]:
+    async def contacts(self, config: WebhookConfig) -> list[ContactStatus]:
         """Returns the contacts of a webhook, in the order of its configuration.
 
         Raises:
@@ -77,7 +77,9 @@ class NotificationDesk:
         for address in config.notify.emails:
             one = known.get(contact_of(address))
             found.append(
-                ContactFact(address, "new", None) if one is None else ContactFact(address, one.status, one.changed_at)
+                ContactStatus(address, "new", None)
+                if one is None
+                else ContactStatus(address, one.status, one.changed_at)
             )
         return found
 

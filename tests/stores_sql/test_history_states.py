@@ -16,7 +16,7 @@ from dispatcher.errors import StoreUnavailable
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_rows import Row, rows_of
 from dispatcher.stores.sql.history_schema import tenants
-from dispatcher.stores.sql.history_states import TenantStates, WebhookFacts
+from dispatcher.stores.sql.history_states import TenantStates, WebhookInUse
 from dispatcher.stores.sql.history_store import HistoryStore
 from tests.stores_sql.history_examples import NOW, records
 from tests.stores_sql.test_history_store import Clock
@@ -80,9 +80,9 @@ async def test_states_follow_evidence_and_configuration(database: Database, cloc
     await store.write(rows(*entries_of(BAD, HistoryOutcome.ATTEMPT, 20, clock.now)))
     await store.write(rows(*entries_of(GOOD, HistoryOutcome.DELIVERED, 20, clock.now), writer=2))
     facts = {
-        BAD: WebhookFacts("1", False),
-        GOOD: WebhookFacts("1", False),
-        TenantKey("new", "x"): WebhookFacts("1", True),
+        BAD: WebhookInUse("1", False),
+        GOOD: WebhookInUse("1", False),
+        TenantKey("new", "x"): WebhookInUse("1", True),
     }
     assert await states.sign_of_life(0, is_current=True)
     changes = await states.judge(facts)
@@ -101,12 +101,12 @@ async def test_states_follow_evidence_and_configuration(database: Database, cloc
     assert await TenantStates(database, clock).judge(facts) == [], "another worker knows it, too"
 
     clock.now += 60
-    edited = facts | {BAD: WebhookFacts("2", False)}
+    edited = facts | {BAD: WebhookInUse("2", False)}
     assert [one.report.state for one in await states.judge(edited)] == [FleetState.UNKNOWN]
     clock.now += 120
     await store.write(rows(*entries_of(BAD, HistoryOutcome.DELIVERED, 1, clock.now), writer=3))
     assert [one.report.state for one in await states.judge(edited)] == [FleetState.ACTIVE]
-    paused = edited | {GOOD: WebhookFacts("1", True)}
+    paused = edited | {GOOD: WebhookInUse("1", True)}
     assert [one.report.state for one in await states.judge(paused)] == [FleetState.PAUSED]
     assert [one.report.state for one in await states.judge(edited)] == [FleetState.ACTIVE]
     assert await states.judge(None) == [], "without the webhooks, nothing is thought of them"
@@ -140,7 +140,7 @@ async def test_states_are_unknown_without_a_worker_that_keeps_up(database: Datab
 async def test_tenants_that_vanish_are_added_again(database: Database, clock: Clock) -> None:
     """The table was recreated while the worker ran."""
     states = TenantStates(database, clock)
-    facts = {GOOD: WebhookFacts("1", True)}
+    facts = {GOOD: WebhookInUse("1", True)}
     for _ in range(2):
         assert [one.report.state for one in await states.judge(facts)] == [FleetState.PAUSED]
         assert await states.judge(facts) == []

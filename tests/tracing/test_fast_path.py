@@ -54,7 +54,7 @@ class TracedBench:
         self.bench = Bench(transport=TracedTransport(transport, tracing), delivery={"lane_start": 1, "lane_max": 1})  # type: ignore[arg-type]
         self.process = tracing.around(self.bench.pipeline.process, "events")
         self.fast_path = FastPath(
-            self.bench.pipeline, self.bench.store, self.bench.deliveries, 1_000_000, 256_000, tracing.is_sampled
+            self.bench.pipeline, self.bench.store, self.bench.deliverer, 1_000_000, 256_000, tracing.is_sampled
         )
 
     def start(self, traceparent: str, offset: int) -> Listener:

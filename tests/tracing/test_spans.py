@@ -269,7 +269,7 @@ async def test_the_share_of_traced_events_is_the_one_set(collector: Collector) -
         (Delivered(1), {"dispatcher.outcome": "delivered", "dispatcher.attempts": 1}, False),
         (Skipped(SkipReason.CHANNEL), {"dispatcher.outcome": "skipped", "dispatcher.reason": "channel"}, False),
         (
-            Parked(1, ParkReason.HELD),
+            Parked(1, ParkReason.RETRY_AFTER),
             {"dispatcher.outcome": "parked", "dispatcher.reason": "held", "dispatcher.tier": 1},
             False,
         ),

@@ -26,7 +26,7 @@ from dispatcher.stores.sql.records import StoredWebhook
 
 
 @dataclass(frozen=True, slots=True)
-class EventFacts:
+class KnownEvent:
     """An event with its attempts and its dead letter. Attempts are kept for a shorter time than dead letters."""
 
     attempts: Sequence[AttemptModel]
@@ -127,7 +127,7 @@ class EventPage:
             problem=problem,
         )
 
-    def _known(self, webhook: StoredWebhook, event_id: str, history: Sequence[HistoryEntry]) -> EventFacts:
+    def _known(self, webhook: StoredWebhook, event_id: str, history: Sequence[HistoryEntry]) -> KnownEvent:
         services, tenant = self._renderer.services, webhook.tenant
         posts = (HistoryOutcome.ATTEMPT, HistoryOutcome.DELIVERED)
         found: Sequence[AttemptModel] = [attempt_of(one, time.time()) for one in history if one.outcome in posts]
@@ -135,10 +135,10 @@ class EventPage:
             found = services.attempts.search(tenant, AttemptQuery(event_id=event_id, limit=200)).items
         query = DeadQuery(tenant=tenant, event_ids=frozenset({event_id}), redriven=None, limit=1)
         deaths = services.dead_events.search(query, orgs=frozenset({tenant.org})).items
-        return EventFacts(sorted(found, key=lambda item: item.at), next(iter(deaths), None))
+        return KnownEvent(sorted(found, key=lambda item: item.at), next(iter(deaths), None))
 
     async def _decision(
-        self, request: web.Request, webhook: StoredWebhook, known: EventFacts, event_id: str
+        self, request: web.Request, webhook: StoredWebhook, known: KnownEvent, event_id: str
     ) -> tuple[event_explanation.Decision | None, str]:
         """Returns the decision if the request asks for it, and an error text if the decision can't be made."""
         settings, shows_people = self._renderer.services.settings, person_of(request).is_admin
@@ -153,7 +153,7 @@ class EventPage:
             return None, error.for_tenants
         return decided, ""
 
-    async def _next_step(self, webhook: StoredWebhook, known: EventFacts) -> str:
+    async def _next_step(self, webhook: StoredWebhook, known: KnownEvent) -> str:
         if known.last is None:
             return ""
         if known.is_dead:
@@ -172,7 +172,7 @@ class EventPage:
         wait = "" if due is None else f" The webhook's next waiting event is due in {max(0, due - time.time()):.0f} s."
         return f"It is tried again, at growing intervals, until it is too old.{wait}"
 
-    def _remedy(self, webhook: StoredWebhook, known: EventFacts) -> str:
+    def _remedy(self, webhook: StoredWebhook, known: KnownEvent) -> str:
         """Returns what to change. For an event that expired without an answer, uses the webhook's latest failure."""
         last, death = next(reversed(known.attempts), None), known.death
         if last is None and death is not None and death.reason == DeadReason.EXPIRED and death.last_status is None:

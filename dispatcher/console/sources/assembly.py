@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dispatcher.config.settings import Settings
 from dispatcher.config.webhooks import Webhook
-from dispatcher.console.sources.attempts import AttemptLogReader
+from dispatcher.console.sources.attempts import AttemptReader
 from dispatcher.console.sources.dead_events import DeadLetterReader
 from dispatcher.console.sources.history import HistoryLookup
 from dispatcher.console.sources.jwks import PublishedKeys
@@ -29,7 +29,7 @@ from dispatcher.stores.sql.store import SqlStore, open_sql_store
 class Sources:
     """The sources that `services.Services` consists of besides the stores. The caller runs `run` as a task."""
 
-    attempts: AttemptLogReader
+    attempts: AttemptReader
     lanes: RunningLanes
     waiting: RetryBacklog
     dead_events: DeadLetterReader
@@ -69,7 +69,7 @@ async def open_sources(settings: Settings) -> AsyncIterator[Sources]:
         dead_events = DeadLetterReader(settings)
         history, worker, notifications = await _open_history(settings, store, stack)
         yield Sources(
-            attempts=AttemptLogReader(settings),
+            attempts=AttemptReader(settings),
             lanes=lanes,
             waiting=waiting,
             dead_events=dead_events,

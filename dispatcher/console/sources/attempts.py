@@ -120,7 +120,7 @@ class AttemptMemory:
         return None if counts is None else counts.failing()
 
 
-class AttemptLogReader:
+class AttemptReader:
     """Tails the history topic and keeps its attempts in bounded memory. The caller runs `run` as a task."""
 
     def __init__(self, settings: Settings, memory: AttemptMemory | None = None) -> None:

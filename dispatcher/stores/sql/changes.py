@@ -16,17 +16,17 @@ class ChangeSignal:
     """Wakes a waiting task when the database may have changed."""
 
     def __init__(self) -> None:
-        self._rung = asyncio.Event()
-        self._is_cut = False
+        self._event = asyncio.Event()
+        self._has_ended = False
 
-    def ring(self, *_: object) -> None:
+    def set(self, *_: object) -> None:
         """Signals that the database may have changed."""
-        self._rung.set()
+        self._event.set()
 
-    def cut(self, *_: object) -> None:
+    def end(self, *_: object) -> None:
         """Signals that the connection has ended, so that no further signal comes."""
-        self._is_cut = True
-        self._rung.set()
+        self._has_ended = True
+        self._event.set()
 
     async def wait(self, at_most_s: float) -> None:
         """Returns at the next signal, or after `at_most_s` seconds.
@@ -36,9 +36,9 @@ class ChangeSignal:
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(at_most_s):
-                await self._rung.wait()
-        self._rung.clear()
-        if self._is_cut:
+                await self._event.wait()
+        self._event.clear()
+        if self._has_ended:
             raise StoreUnavailable("the database has ended the connection for change notices")
 
 
@@ -49,16 +49,16 @@ async def listening(database: Database) -> AsyncIterator[ChangeSignal]:
     Raises:
         StoreUnavailable: the connection for notices could not be opened.
     """
-    bell = ChangeSignal()
+    signal = ChangeSignal()
     if not database.is_postgresql:
-        yield bell
+        yield signal
         return
     connection = await database.connect_alone()
     try:
-        connection.add_termination_listener(bell.cut)
+        connection.add_termination_listener(signal.end)
         with database.translated():
-            await connection.add_listener(NOTIFY_CHANNEL, bell.ring)
-        yield bell
+            await connection.add_listener(NOTIFY_CHANNEL, signal.set)
+        yield signal
     finally:
         try:
             await connection.close(timeout=_CLOSE_WITHIN_S)

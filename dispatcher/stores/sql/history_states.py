@@ -35,7 +35,7 @@ _FORGET_WORKERS_MS: Final = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
-class WebhookFacts:
+class WebhookInUse:
     """The part of a webhook's configuration that judging its state needs."""
 
     revision: str
@@ -87,7 +87,7 @@ class TenantStates:
         self._clock = clock
         self._worker = secrets.randbits(62)
         self._judged_to = 0
-        self._facts: Mapping[TenantKey, WebhookFacts] = {}
+        self._facts: Mapping[TenantKey, WebhookInUse] = {}
 
     async def of(self, tenant: TenantKey) -> StateReport:
         """Returns the state of one tenant; `unknown` without evidence.
@@ -157,7 +157,7 @@ class TenantStates:
         times = [row[0] for row in await connection.execute(alive)]
         return bool(times) and min(times) >= now_ms - int(CURRENT_S * 1000)
 
-    async def judge(self, webhooks: Mapping[TenantKey, WebhookFacts] | None) -> Sequence[StateChange]:
+    async def judge(self, webhooks: Mapping[TenantKey, WebhookInUse] | None) -> Sequence[StateChange]:
         """Judges the tenants that have new evidence or a new configuration since this object's last judgement.
 
         Of several workers one judges at a time; the others return nothing.
@@ -177,7 +177,7 @@ class TenantStates:
             raise
         return changes
 
-    async def _judge(self, facts: Mapping[TenantKey, WebhookFacts], now_ms: int) -> Sequence[StateChange]:
+    async def _judge(self, facts: Mapping[TenantKey, WebhookInUse], now_ms: int) -> Sequence[StateChange]:
         async with self._database.write(JUDGE_WITHIN_S) as connection:
             if self._database.is_postgresql and not (await connection.execute(JUDGE_LOCK)).scalar():
                 return []
@@ -194,7 +194,7 @@ class TenantStates:
         return changes
 
     async def _rows_to_judge(
-        self, connection: AsyncConnection, facts: Mapping[TenantKey, WebhookFacts]
+        self, connection: AsyncConnection, facts: Mapping[TenantKey, WebhookInUse]
     ) -> Sequence[RowMapping]:
         """Selects the rows with new evidence; all rows if a webhook changed, which is rare."""
         statement = select(tenants)
@@ -211,7 +211,7 @@ _UPDATE: Final = (
 
 
 def _judged(
-    row: RowMapping, facts: WebhookFacts | None, now_ms: int
+    row: RowMapping, facts: WebhookInUse | None, now_ms: int
 ) -> tuple[dict[str, Any] | None, StateChange | None]:
     """Returns what has to be written into a row, and the change of its state."""
     revision, changed_at, is_paused = row["revision"], row["changed_at"], bool(row["is_paused"])

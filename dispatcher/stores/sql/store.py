@@ -195,10 +195,10 @@ class SqlStore:
         self._is_away = True
 
     async def _follow(self) -> None:
-        async with listening(self._database) as bell:
+        async with listening(self._database) as signal:
             while True:  # first the changes that happened before the signal existed
                 await self.load()
-                await bell.wait(self._poll_s)
+                await signal.wait(self._poll_s)
 
     def _take_over(self, rows: Sequence[WebhookRow], value: int, *, is_all: bool) -> None:
         changed = {row.tenant for row in rows if not self._is_as_known(row)}

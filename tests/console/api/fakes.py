@@ -31,7 +31,7 @@ from dispatcher.console.model import (
 from dispatcher.contract.records import Origin
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError, NotFound, TooSoon
-from dispatcher.notifications.desk import ContactFact
+from dispatcher.notifications.desk import ContactStatus
 from dispatcher.stores.sql.notification_store import Message
 from dispatcher.stores.sql.records import Orgs
 
@@ -243,8 +243,8 @@ class FakeDesk:
         self.asked: list[str] = []
         self.is_too_soon = False
 
-    async def contacts(self, config: WebhookConfig) -> list[ContactFact]:
-        return [ContactFact(LUMAS_CUSTOMER, "asked", 1_790_000_000.0)]
+    async def contacts(self, config: WebhookConfig) -> list[ContactStatus]:
+        return [ContactStatus(LUMAS_CUSTOMER, "asked", 1_790_000_000.0)]
 
     async def ask_again(self, config: WebhookConfig, address: str) -> None:
         if address != LUMAS_CUSTOMER:

@@ -8,7 +8,7 @@ from playwright.async_api import Browser, expect
 
 from dispatcher.console.model import AttemptModel, RedriveModel
 from dispatcher.console.pages.event_explanation import decision_on
-from dispatcher.console.pages.events import EventFacts
+from dispatcher.console.pages.events import KnownEvent
 from dispatcher.contract.records import Origin
 from dispatcher.errors import NotFound
 from dispatcher.stores.sql.records import Role
@@ -27,37 +27,37 @@ SINCE = replace(TRIED, at=DEATH.died_at + 60, status=200, reason="http_2xx", ver
 @pytest.mark.parametrize(
     ("known", "state", "is_dead"),
     [
-        (EventFacts([TRIED], None), "Tried again later", False),
-        (EventFacts([replace(TRIED, verdict="dead")], None), "Dead", True),
-        (EventFacts([TRIED], DEATH), "Dead", True),  # too old: no attempt shows that
-        (EventFacts([], DEATH), "Dead", True),
-        (EventFacts([TRIED], REDRIVEN), "Sent again", False),
-        (EventFacts([], REDRIVEN), "Sent again", False),
-        (EventFacts([TRIED, SINCE], REDRIVEN), "Delivered", False),
-        (EventFacts([TRIED, SINCE], DEATH), "Delivered", False),  # the mark of the redrive is not read yet
+        (KnownEvent([TRIED], None), "Tried again later", False),
+        (KnownEvent([replace(TRIED, verdict="dead")], None), "Dead", True),
+        (KnownEvent([TRIED], DEATH), "Dead", True),  # too old: no attempt shows that
+        (KnownEvent([], DEATH), "Dead", True),
+        (KnownEvent([TRIED], REDRIVEN), "Sent again", False),
+        (KnownEvent([], REDRIVEN), "Sent again", False),
+        (KnownEvent([TRIED, SINCE], REDRIVEN), "Delivered", False),
+        (KnownEvent([TRIED, SINCE], DEATH), "Delivered", False),  # the mark of the redrive is not read yet
     ],
 )
-def test_an_events_state_is_what_happened_last(known: EventFacts, state: str, is_dead: bool) -> None:
+def test_an_events_state_is_what_happened_last(known: KnownEvent, state: str, is_dead: bool) -> None:
     assert (known.shown[0], known.is_dead) == (state, is_dead)
 
 
 def test_a_death_is_listed_between_the_attempts_before_and_after_it() -> None:
-    assert EventFacts([TRIED, SINCE], REDRIVEN).timeline == [TRIED, REDRIVEN, SINCE]
-    assert EventFacts([], DEATH).timeline == [DEATH]
+    assert KnownEvent([TRIED, SINCE], REDRIVEN).timeline == [TRIED, REDRIVEN, SINCE]
+    assert KnownEvent([], DEATH).timeline == [DEATH]
 
 
 def test_where_an_event_first_was_is_shown_by_its_newest_attempt_or_its_death() -> None:
     here = Origin("events", 1, 2)
-    assert EventFacts([replace(TRIED, origin=here), TRIED], DEATH).origin == here
-    assert EventFacts([TRIED], DEATH).origin == DEATH.origin
-    assert EventFacts([TRIED], None).origin is None
+    assert KnownEvent([replace(TRIED, origin=here), TRIED], DEATH).origin == here
+    assert KnownEvent([TRIED], DEATH).origin == DEATH.origin
+    assert KnownEvent([TRIED], None).origin is None
 
 
 def test_the_dead_keep_a_record_that_the_topic_of_events_does_not() -> None:
     here, grave = Origin("events", 1, 2), Origin("events.dead", 0, 900)
-    assert EventFacts([replace(TRIED, origin=here)], replace(DEATH, id="0-900")).places("events") == [here, grave]
-    assert EventFacts([replace(TRIED, origin=here)], None).places("events") == [here]
-    assert EventFacts([TRIED], None).places("events") == []
+    assert KnownEvent([replace(TRIED, origin=here)], replace(DEATH, id="0-900")).places("events") == [here, grave]
+    assert KnownEvent([replace(TRIED, origin=here)], None).places("events") == [here]
+    assert KnownEvent([TRIED], None).places("events") == []
 
 
 async def test_an_event_is_explained_from_wherever_it_is_kept(stage: Stage) -> None:

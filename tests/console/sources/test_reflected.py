@@ -10,7 +10,7 @@ from aiohttp import web
 from dispatcher.config.console_settings import ConsoleSettings
 from dispatcher.config.settings import Settings
 from dispatcher.console.model import AttemptQuery, DeadQuery
-from dispatcher.console.sources.attempts import AttemptLogReader
+from dispatcher.console.sources.attempts import AttemptReader
 from dispatcher.console.sources.dead_events import DeadLetterReader
 from dispatcher.console.sources.lanes import RunningLanes
 from dispatcher.console.sources.retry_backlog import RetryBacklog
@@ -54,7 +54,7 @@ def now_and_then(behaviour: Behaviour) -> Behaviour:
     return answer
 
 
-async def outcomes(log: AttemptLogReader, tenant: TenantKey) -> tuple[int, int, int]:
+async def outcomes(log: AttemptReader, tenant: TenantKey) -> tuple[int, int, int]:
     counted = log.outcomes(tenant, "1h")
     return counted.delivered, counted.failed, counted.dead
 
@@ -64,7 +64,7 @@ async def test_a_run_is_shown_as_the_receiver_saw_it_and_its_dead_come_back(scen
     scene.receiver.behave(f"/{SHAKY.org}", now_and_then(status(503)))
     scene.receiver.behave(f"/{BAD.org}", status(501))
     settings = console_settings(scene)
-    attempts, dead = AttemptLogReader(settings), DeadLetterReader(settings)
+    attempts, dead = AttemptReader(settings), DeadLetterReader(settings)
     async with scene.dispatcher(history={"store": "none"}) as dispatcher, running(attempts.run(), dead.run()):
         dispatcher.start()
         await scene.produce([GOOD, SHAKY, BAD], 3 * COUNT)
@@ -114,7 +114,7 @@ async def test_a_run_is_shown_as_the_receiver_saw_it_and_its_dead_come_back(scen
         assert not any(word in whole for word in (b"@luma", b"john", b"identityMap", b"4218b775"))
 
 
-async def _is_found_again(attempts: AttemptLogReader, settings: Settings) -> None:
+async def _is_found_again(attempts: AttemptReader, settings: Settings) -> None:
     """By what the log has of it: for `explain`, and the page of the delivery."""
     name = attempts.search(SHAKY, AttemptQuery(outcome="failed")).items[0].event_id
     page = attempts.search(SHAKY, AttemptQuery(event_id=name))
@@ -134,7 +134,7 @@ async def test_what_is_parked_is_seen_waiting_and_a_broker_restart_costs_nothing
     scene.mount([scene.webhook(tenant) for tenant in (GOOD, BAD)])
     scene.receiver.behave(f"/{BAD.org}", status(401))
     settings = console_settings(scene)
-    attempts, dead = AttemptLogReader(settings), DeadLetterReader(settings)
+    attempts, dead = AttemptReader(settings), DeadLetterReader(settings)
     async with scene.dispatcher(history={"store": "none"}) as dispatcher, running(attempts.run(), dead.run()):
         dispatcher.start()
         await scene.produce([GOOD, BAD], 20)

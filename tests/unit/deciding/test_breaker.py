@@ -144,7 +144,7 @@ def test_closed_again_it_starts_afresh() -> None:
 def test_a_probe_that_was_cancelled_lets_the_next_one_go() -> None:
     breaker = opened(1000)
     assert breaker.admits(1030)
-    breaker.abandoned(probe=breaker.began())
+    breaker.cancel(probe=breaker.began())
 
     assert breaker.state is HALF_OPEN
     assert breaker.admits(1030)
@@ -161,7 +161,7 @@ def test_an_attempt_from_before_the_opening_does_not_count_as_a_probe() -> None:
 
     assert breaker.admits(1030)
     probe = breaker.began()
-    breaker.abandoned(probe=old[1])
+    breaker.cancel(probe=old[1])
     assert not breaker.admits(1031), "the probe is still under way"
     assert breaker.record(1031, failed=True, probe=old[2]) is None
     assert breaker.state is HALF_OPEN

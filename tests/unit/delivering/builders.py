@@ -178,7 +178,7 @@ class Bench:
         self.producer = producer or FakeProducer()
         self.store = store or FakeStore({TENANT: webhook()})
         self.lanes = LaneScheduler(settings)
-        self.deliveries = Deliverer(
+        self.deliverer = Deliverer(
             settings,
             self.policy,
             self.lanes,
@@ -192,7 +192,7 @@ class Bench:
         self.dead_letters = DeadLetters(self.producer, ORIGIN.topic)
         self.pipeline = Pipeline(
             webhooks=self.store,
-            deliveries=self.deliveries,
+            deliverer=self.deliverer,
             retry_topics=self.retry_topics,
             dead_letters=self.dead_letters,
             policy=self.policy,
@@ -203,7 +203,7 @@ class Bench:
             clock=wall,
             chance=chance,
         )
-        self.fast_path = FastPath(self.pipeline, self.store, self.deliveries, 1_000_000, max_body)
+        self.fast_path = FastPath(self.pipeline, self.store, self.deliverer, 1_000_000, max_body)
         self.epoch = AssignmentEpoch()
 
     def processing(self) -> ProcessingAttempt:

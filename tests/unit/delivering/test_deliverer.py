@@ -43,9 +43,9 @@ def pending(
 
 async def deliver(bench: Bench, **fields: Any) -> Delivery:
     try:
-        return await bench.deliveries.deliver(pending(bench, **fields))
+        return await bench.deliverer.deliver(pending(bench, **fields))
     finally:
-        await bench.deliveries.close()
+        await bench.deliverer.close()
 
 
 def waits(bench: Bench) -> list[float]:
@@ -141,7 +141,7 @@ async def test_retry_after_holds_the_lane_and_ends_the_quick_tries() -> None:
 
     refused = await deliver(bench)
     assert isinstance(refused, Deferred)
-    assert (refused.reason, refused.attempts, round(refused.for_s)) == (ParkReason.HELD, 0, 100)
+    assert (refused.reason, refused.attempts, round(refused.for_s)) == (ParkReason.RETRY_AFTER, 0, 100)
     assert len(bench.transport.requests) == 1, "it was left alone"
 
 
@@ -180,7 +180,7 @@ async def test_retry_after_on_any_answer_that_is_retried_holds_the_lane(
     if holds_s > 5:
         refused = await deliver(bench)
         assert isinstance(refused, Deferred)
-        assert refused.reason is ParkReason.HELD
+        assert refused.reason is ParkReason.RETRY_AFTER
     await asyncio.sleep(holds_s + 0.1)
 
     assert await deliver(bench) == Delivered(1)
@@ -191,8 +191,8 @@ async def test_retry_after_holds_for_no_longer_than_the_event_has_left() -> None
     """An event of nearly a day would otherwise stop its tenant's others for a day."""
     bench = Bench(Attempt(0.05, status=503, retry_after="86400"))
     old = replace(pending(bench), first_seen=WALL - 86_400 + 600)
-    delivery = await bench.deliveries.deliver(old)
-    await bench.deliveries.close()
+    delivery = await bench.deliverer.deliver(old)
+    await bench.deliverer.close()
 
     assert isinstance(delivery, Deferred)
     assert delivery.for_s == pytest.approx(600, abs=1)
@@ -207,8 +207,8 @@ async def test_a_refused_payload_is_retried_later_and_then_rejected() -> None:
     assert len(bench.transport.requests) == 1, "no quick tries"
     last = replace(pending(bench, attempts=9), refusals=3)
 
-    assert await bench.deliveries.deliver(last) == Undeliverable(DeadReason.REJECTED, 10, 422, "answered 422")
-    await bench.deliveries.close()
+    assert await bench.deliverer.deliver(last) == Undeliverable(DeadReason.REJECTED, 10, 422, "answered 422")
+    await bench.deliverer.close()
 
 
 @virtual_time
@@ -482,16 +482,16 @@ async def test_a_webhooks_own_timeout_goes_before_the_operators() -> None:
 async def test_what_is_made_of_a_webhook_is_kept_while_it_is_the_same_and_forgotten_with_its_lane() -> None:
     bench = Bench(200)
     same = bench.store.webhooks[TENANT]
-    assert bench.deliveries.destination(same) is bench.deliveries.destination(same)
-    moved = bench.deliveries.destination(replace(same, source="another line"))
-    assert moved is bench.deliveries.destination(same)
-    made = bench.deliveries.destination(webhook())
-    assert made is not bench.deliveries.destination(same)
+    assert bench.deliverer.destination(same) is bench.deliverer.destination(same)
+    moved = bench.deliverer.destination(replace(same, source="another line"))
+    assert moved is bench.deliverer.destination(same)
+    made = bench.deliverer.destination(webhook())
+    assert made is not bench.deliverer.destination(same)
 
     def of_tenant(number: int) -> Webhook:
         return webhook(TENANT._replace(org=f"org-{number}"))
 
     for number in range(300):
-        bench.deliveries.destination(of_tenant(number))
-    assert len(bench.deliveries._destinations) <= 101
-    await bench.deliveries.close()
+        bench.deliverer.destination(of_tenant(number))
+    assert len(bench.deliverer._destinations) <= 101
+    await bench.deliverer.close()

@@ -295,7 +295,7 @@ async def test_a_refused_fetched_token_is_fetched_again_within_the_first_attempt
     bench.store.put(webhook(**FETCHED))
     owner, _ = start(bench)
     await asyncio.sleep(5)
-    await bench.deliveries.close()
+    await bench.deliverer.close()
 
     assert owner.outcome == Delivered(1)
     assert bench.transport.sent("authorization") == ["Bearer token-1", "Bearer token-2"]
@@ -366,7 +366,7 @@ async def test_a_bug_in_what_follows_an_answer_leaves_the_record_to_the_full_way
         monkeypatch.undo()
         raise ValueError("an answer that can't be judged")
 
-    monkeypatch.setattr(bench.deliveries, "concluded", broken)
+    monkeypatch.setattr(bench.deliverer, "concluded", broken)
     before = metrics.ERRORS.labels("lanes")._value.get()
     owner, _ = start(bench)
     await asyncio.sleep(5)

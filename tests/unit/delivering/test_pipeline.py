@@ -120,7 +120,7 @@ async def test_a_hold_picks_its_tier() -> None:
     bench = Bench(Attempt(0.05, status=503, retry_after="400"))
 
     assert await bench.process(fresh()) == Parked(2, ParkReason.ATTEMPT_FAILED)
-    assert await bench.process(fresh()) == Parked(2, ParkReason.HELD)
+    assert await bench.process(fresh()) == Parked(2, ParkReason.RETRY_AFTER)
 
 
 @virtual_time

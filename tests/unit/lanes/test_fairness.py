@@ -185,7 +185,7 @@ async def test_a_lane_that_waits_or_remembers_something_bad_is_not_freed() -> No
     running = Event(shared.lane(tenant(3)))
     await settle()
     waiting = Event(shared.lane(tenant(4)))
-    shared.lane(tenant(5)).endpoint.held_until = asyncio.get_running_loop().time() + 900
+    shared.lane(tenant(5)).endpoint.paused_until = asyncio.get_running_loop().time() + 900
     await asyncio.sleep(100)
     shared.lane(tenant(0))
 

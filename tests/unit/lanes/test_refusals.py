@@ -137,7 +137,7 @@ async def test_a_long_hold_refuses_with_the_time_that_is_left() -> None:
     lane = lanes().lane(tenant(0))
     lane.release(await permit(lane), OVERLOADED, hold_s=100.0)
     refused = await refusal(lane)
-    assert (refused.reason, round(refused.for_s)) == (ParkReason.HELD, 100)
+    assert (refused.reason, round(refused.for_s)) == (ParkReason.RETRY_AFTER, 100)
 
     await asyncio.sleep(96)
     assert await seconds_taken(permit(lane)) == pytest.approx(4.0, abs=0.001)
@@ -161,7 +161,7 @@ async def test_the_longer_of_two_holds_counts() -> None:
     lane.release(one, OVERLOADED, hold_s=60)
     lane.release(other, OVERLOADED, hold_s=2)
 
-    assert (await refusal(lane)).reason is ParkReason.HELD
+    assert (await refusal(lane)).reason is ParkReason.RETRY_AFTER
 
 
 @virtual_time
@@ -277,8 +277,8 @@ async def test_a_lane_with_far_more_than_its_share_is_full_once_there_is_no_room
     assert not any(event.refused for event in events), "there is room"
 
     ahead.records = 90
-    assert isinstance(flood.try_enter(Priority.NEW), LaneRefusal)
-    assert not isinstance(other.try_enter(Priority.NEW), LaneRefusal), "it costs its own tenant only"
+    assert isinstance(flood.try_acquire(Priority.NEW), LaneRefusal)
+    assert not isinstance(other.try_acquire(Priority.NEW), LaneRefusal), "it costs its own tenant only"
     for event in events:
         await event.cancel()
 
@@ -304,7 +304,7 @@ async def test_slow_tenants_leave_slots_to_those_below_their_share() -> None:
     await settle()
 
     assert sum(event.has_permit for event in slow) == 30, "by turns until slots are scarce, and then each has its share"
-    assert all(isinstance(lane.try_enter(Priority.NEW), Permit) for lane in others[3:9])
+    assert all(isinstance(lane.try_acquire(Priority.NEW), Permit) for lane in others[3:9])
     for event in slow:
         await event.cancel()
 

@@ -145,7 +145,7 @@ class Process:
         try:
             await asyncio.gather(*(consumer.run() for consumer in self.consumers))
         finally:
-            await self.bench.deliveries.close()
+            await self.bench.deliverer.close()
 
     async def stop(self) -> None:
         """SIGTERM."""
