@@ -99,14 +99,18 @@ class Search:
         """Redirects to the results.
 
         An address is hashed first, to keep it out of URLs, logs and the browser's history. If it can't be hashed, it is
-        left out.
+        left out. A text that looks like an address is no address if an event has it as its id.
         """
         text = str((await form_body(request)).get("q", "")).strip()[:MAX_TEXT]
         lookup = self._renderer.services.history
-        if is_address(text):
-            hashed = None if lookup is None else lookup.hashed(text)
-            return to("/search?" + urlencode({"recipient": hashed} if hashed is not None else {"address": "1"}))
-        return to("/search?" + urlencode({"q": text}))
+        if not is_address(text):
+            return to("/search?" + urlencode({"q": text}))
+        found: dict[str, str] = {}
+        if lookup is not None:
+            as_id = await lookup.search(HistoryQuery(any_id=text, limit=1), orgs=person_of(request).orgs)
+            found |= {"q": text} if as_id.items else {}
+            found |= {} if (hashed := lookup.hashed(text)) is None else {"recipient": hashed}
+        return to("/search?" + urlencode(found or {"address": "1"}))
 
     async def show(self, request: web.Request) -> web.StreamResponse:
         """Shows the history of the messages that have the typed id."""

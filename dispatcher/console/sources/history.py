@@ -87,12 +87,16 @@ class HistoryLookup:
 
 
 def is_address(text: str) -> bool:
-    """Returns True if the text looks like an e-mail address or a telephone number, which must not appear in a URL."""
+    """Returns True if the text may be an e-mail address or a telephone number, which must not appear in a URL."""
     return _ADDRESS.fullmatch(text.strip()) is not None
 
 
 def with_text(query: HistoryQuery, text: str, lookup: HistoryLookup) -> HistoryQuery:
-    """Returns the query for what a person typed: a recipient, or any of an event's ids."""
+    """Returns the query for what a person typed: any of an event's ids or, if it may be an address, a recipient.
+
+    Ids may look like addresses: `4711081512`, `1234@host.example`. Then either matches.
+    """
     text = text.strip()
     hashed = lookup.hashed(text) if is_address(text) else None
-    return replace(query, any_id=text) if hashed is None else replace(query, recipients=(hashed,))
+    recipients = query.recipients if hashed is None else tuple(dict.fromkeys((*query.recipients, hashed)))
+    return replace(query, any_id=text, recipients=recipients)

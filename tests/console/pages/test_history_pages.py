@@ -1,6 +1,8 @@
 """Finding a message in the console: the field of the top bar, the filtered list, the timeline, skipped events."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from playwright.async_api import Browser, expect
@@ -75,6 +77,36 @@ async def test_a_message_is_found_and_understood(browser: Browser, stage: Stage,
         assert await shown.violations() == []
         await search(shown, "r-nothing")
         await expect(shown.page.get_by_role("heading", name="Nothing is known about it")).to_be_visible()
+
+
+async def test_an_id_that_looks_like_an_address_is_found_and_addresses_are_in_no_url(
+    browser: Browser, tmp_path: Path
+) -> None:
+    ids = ("4711081512", "20261128140000123", "2026-11-28.1234567", "1717@mailer.example")
+    async with history_in(tmp_path) as history, staged(tmp_path, history=history.lookup) as stage:
+        await history.add(*(entry_of(LUMA, str(n), request_id=one) for n, one in enumerate(ids)))
+        await history.add(entry_of(LUMA, "to", recipient=recipient_hash(KEY, ids[0])))  # it is a number, too
+        await history.add(entry_of(CONTOSO, "other", request_id="4711081599"))
+        async with window(browser, stage.base) as shown:
+            await shown.sign_in(await stage.token(Role.VIEWER, frozenset({LUMA.org})))
+            rows = shown.page.get_by_role("table").locator("tbody tr")
+            for place, text in enumerate(ids):
+                await search(shown, text)
+                await expect(rows).to_have_count(1 if place else 2)
+                assert text in unquote(shown.page.url)  # an id is no personal data
+            for text in ("4711081599", "0@customer.example"):  # another organisation's id, an address
+                await search(shown, text)
+                assert text not in unquote(shown.page.url)
+            await expect(rows).to_have_count(1)
+    (other := tmp_path / "other").mkdir()
+    async with history_in(tmp_path, with_key=False) as history, staged(other, history=history.lookup) as stage:
+        async with window(browser, stage.base) as shown:
+            await shown.sign_in(await stage.token())
+            await search(shown, ids[0])
+            await expect(shown.page.get_by_role("table").locator("tbody tr")).to_have_count(1)
+            await search(shown, "0@customer.example")
+            await expect(shown.page.locator("main")).to_contain_text("can't be found by address")
+            assert "customer" not in shown.page.url
 
 
 async def test_a_long_timeline_says_that_it_has_only_the_end(
