@@ -99,14 +99,17 @@ async def test_an_id_that_looks_like_an_address_is_found_and_addresses_are_in_no
                 assert text not in unquote(shown.page.url)
             await expect(rows).to_have_count(1)
     (other := tmp_path / "other").mkdir()
-    async with history_in(tmp_path, with_key=False) as history, staged(other, history=history.lookup) as stage:
-        async with window(browser, stage.base) as shown:
-            await shown.sign_in(await stage.token())
-            await search(shown, ids[0])
-            await expect(shown.page.get_by_role("table").locator("tbody tr")).to_have_count(1)
-            await search(shown, "0@customer.example")
-            await expect(shown.page.locator("main")).to_contain_text("can't be found by address")
-            assert "customer" not in shown.page.url
+    async with (
+        history_in(tmp_path, with_key=False) as history,
+        staged(other, history=history.lookup) as stage,
+        window(browser, stage.base) as shown,
+    ):
+        await shown.sign_in(await stage.token())
+        await search(shown, ids[0])
+        await expect(shown.page.get_by_role("table").locator("tbody tr")).to_have_count(1)
+        await search(shown, "0@customer.example")
+        await expect(shown.page.locator("main")).to_contain_text("can't be found by address")
+        assert "customer" not in shown.page.url
 
 
 async def test_a_long_timeline_says_that_it_has_only_the_end(
