@@ -403,7 +403,7 @@ OVERVIEW = Dashboard(
                 ),
                 graph(
                     "Their bytes",
-                    "The same in bytes of their values; kafka.max_unfinished_bytes bounds it.",
+                    "The same in bytes; kafka.max_unfinished_bytes bounds it.",
                     "bytes",
                     (f"sum by (pod) (dispatcher_unfinished_bytes{{{PODS}}})", "{{pod}}"),
                 ),

@@ -109,7 +109,7 @@ class KafkaSettings(SettingsGroup):
     max_unfinished: Annotated[int, Field(ge=1)] = 20_000
     """Maximum number of unfinished records in the process: waiting in lanes, or being sent."""
     max_unfinished_bytes: Bytes = 128 * 1024 * 1024
-    """Maximum size of the values of all unfinished records together."""
+    """Maximum size of all unfinished records together: values, keys and headers."""
     fetch_max_bytes: Bytes = 8 * 1024 * 1024
     """Maximum size of one fetch response. It bounds the buffer beside the unfinished records."""
     max_record_bytes: Bytes = 1024 * 1024

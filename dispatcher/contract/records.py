@@ -17,6 +17,8 @@ RecordHeaders = Sequence[tuple[str, bytes | None]]
 """Kafka headers: a value may be null."""
 
 PREFIX: Final = "feedback-"
+OLDEST_EVENT_S: Final = 365 * 86_400.0
+"""A record's timestamp that is older is implausible: no topic of events keeps records for so long."""
 _ORIGIN_TOPIC: Final = PREFIX + "origin-topic"
 
 
@@ -137,6 +139,8 @@ class ProcessingAttempt:
     started: bool = False
     resume: Callable[[], Awaitable[Outcome]] | None = None
     """What is left to do once an attempt was judged. Processing that failed goes on here: no POST is made twice."""
+    read_at: float = field(default_factory=time.time)
+    """Unix seconds at which processing began."""
 
     def start(self) -> None:
         """Marks the attempt as visible outside, before a request goes out or a record is written.
@@ -174,6 +178,16 @@ class AssignmentEpoch:
 
     active: bool = True
     lease: Lease = field(default_factory=Lease)
+
+
+def event_time(record: Record, read_at: float, now: float) -> float:
+    """Returns the unix time from which a record's age counts in metrics: its timestamp, or `read_at`.
+
+    A timestamp is not believed if it is missing, in the future, or over a year old, as one in seconds is. The age limit
+    of an event doesn't depend on it, see `RetryState.first_seen`.
+    """
+    seen = record.timestamp / 1000
+    return seen if now - OLDEST_EVENT_S <= seen <= now else min(read_at, now)
 
 
 def was_parked(headers: RecordHeaders) -> bool:

@@ -27,7 +27,7 @@ from dispatcher.contract.outcomes import (
     Skipped,
     SkipReason,
 )
-from dispatcher.contract.records import Origin, ProcessingAttempt, Record, RetryState
+from dispatcher.contract.records import Origin, ProcessingAttempt, Record, RetryState, event_time
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.deliverer import Deliverer
 from dispatcher.delivery.history_recorder import HistoryRecorder
@@ -222,12 +222,12 @@ class Pipeline:
 
     def record_direct_delivery(self, record: Record, pending: PendingDelivery, outcome: Delivered) -> None:
         """Counts and logs an event that its first attempt delivered, fresh from its topic."""
-        self._seconds_at_once.observe(self._age_s(record))
+        self._seconds_at_once.observe(self._age_s(record, pending.processing.read_at))
         self._note_delivered(record, pending.tenant, pending.webhook_id, outcome)
 
-    def _age_s(self, record: Record) -> float:
-        now, seen = self._clock(), record.timestamp / 1000
-        return now - seen if 0 < seen <= now else 0.0
+    def _age_s(self, record: Record, read_at: float) -> float:
+        now = self._clock()
+        return now - event_time(record, read_at, now)
 
     def _record_delivery(
         self, record: Record, retry_state: RetryState, event: DeliveryEvent, outcome: Delivered
@@ -237,7 +237,7 @@ class Pipeline:
             metrics.END_TO_END_SECONDS.labels("yes").observe(seconds)
             self._tenants.worst.ended(event.tenant, retry_state.first_seen)
         else:
-            self._seconds_at_once.observe(self._age_s(record))
+            self._seconds_at_once.observe(self._age_s(record, retry_state.first_seen))
         self._note_delivered(record, event.tenant, event.webhook_id, outcome)
         return outcome
 

@@ -94,6 +94,7 @@ class Consumer:
         self.group_id = group_id
         self._drain_timeout_s = drain_timeout_s
         self._waits = due_in_s is not None
+        self._clock = clock
         self._client: GroupClient | None = None
         self._connect = connect or partial(join, settings, self._topics, group_id, problems=problems)
         self._checker = LogChecker(
@@ -358,7 +359,8 @@ class Consumer:
             partition.observe()
         if self._waits:
             return None
-        return min((at for one in self._partitions.values() if (at := one.oldest) is not None), default=None)
+        now = self._clock()
+        return min((at for one in self._partitions.values() if (at := one.oldest(now)) is not None), default=None)
 
 
 def _show_at_zero(topics: Sequence[str]) -> None:

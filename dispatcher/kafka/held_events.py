@@ -33,6 +33,7 @@ from dispatcher.kafka.held_partition import HeldPartition
 from dispatcher.kafka.held_start import ANSWER_S, HeldStart, find_start, is_same_log
 from dispatcher.kafka.held_topic import HeldTopic, waiting_event
 from dispatcher.kafka.membership import Assignments, GroupClient, join
+from dispatcher.kafka.partition import size_of
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.tasks import Backoff
 from dispatcher.telemetry import metrics
@@ -46,6 +47,8 @@ IsHeld = Callable[[TenantKey], bool]
 BATCH: Final = 200
 MOST_IN_FLIGHT: Final = 1_000
 """Held events that are processed at once, all tenants together."""
+BYTES_SHARE: Final = 8
+"""Of `kafka.max_unfinished_bytes`, the held events that are processed at once take one such part."""
 REVIEW_S: Final = 10.0
 """Every tenant's state is checked this often, in addition to changes of the configuration."""
 COMMIT_S: Final = 1.0
@@ -114,6 +117,8 @@ class HeldEvents:
         self._check_again_at = 0.0
         """Loop time until which no check is repeated that wasn't answered."""
         self._in_flight = 0
+        self._bytes_in_flight = 0
+        self._most_bytes = settings.max_unfinished_bytes // BYTES_SHARE
         self._pace = ReadingPace()
         self._news = asyncio.Event()
         self._committer = HeldCommitter(topic, self.group_id, self.session.problems)
@@ -311,7 +316,7 @@ class HeldEvents:
             else:
                 key, first_seen = event
                 seen.add(key)
-                has_room = self._in_flight < MOST_IN_FLIGHT
+                has_room = self._in_flight < MOST_IN_FLIGHT and self._bytes_in_flight < self._most_bytes
                 is_taken = state.claim(record.offset, key, first_seen, wall, now, has_room=has_room)
                 if is_taken is None:
                     break
@@ -334,16 +339,19 @@ class HeldEvents:
     def _start(
         self, one: HeldAssignment, state: HeldPartition, key: TenantKey, record: "ConsumerRecord[bytes, bytes]"
     ) -> None:
+        size = size_of(record)
         self._in_flight += 1
+        self._bytes_in_flight += size
         attempt = ProcessingAttempt(one.epoch)
         work = self._process_until_done(one, state, key, record, attempt)
         task = asyncio.get_running_loop().create_task(work)
         one.tasks[task] = attempt
-        task.add_done_callback(partial(self._on_task_done, one))
+        task.add_done_callback(partial(self._on_task_done, one, size))
 
-    def _on_task_done(self, one: HeldAssignment, task: "asyncio.Task[None]") -> None:
+    def _on_task_done(self, one: HeldAssignment, size: int, task: "asyncio.Task[None]") -> None:
         self._in_flight -= 1
         one.tasks.pop(task).resume = None  # it knows the attempt
+        self._bytes_in_flight -= size
         if not task.cancelled() and task.exception() is not None:
             metrics.ERRORS.labels("consumer").inc()
             log.error("held record's task failed", exc_info=task.exception())

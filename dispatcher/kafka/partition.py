@@ -1,6 +1,7 @@
 """The state of a consumer's partitions, and the limit on unfinished records of the process."""
 
 import asyncio
+import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
 from dispatcher.contract.outcomes import Outcome
-from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt
+from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt, Record, event_time
 from dispatcher.delivery.direct_attempt import DirectAttempt
 from dispatcher.delivery.pending_delivery import AttemptResult
 from dispatcher.kafka.commit_metadata import (
@@ -33,6 +34,10 @@ BATCH: Final = 100
 
 MOST_RUNS_KEPT: Final = 8_000
 """Maximum number of runs of finished records kept for a revoked partition, lowest first: a commit carries no more."""
+
+
+HEADER_BYTES: Final = 100
+"""Memory that a header takes in addition to its text."""
 
 
 @dataclass(slots=True)
@@ -89,6 +94,16 @@ class InFlightOwner(Protocol):
     def record_ended(self, item: "InFlightRecord") -> None: ...
 
 
+def size_of(record: Record) -> int:
+    """Returns about how many bytes of memory a record takes."""
+    size = len(record.value or b"")
+    if record.key:
+        size += len(record.key)
+    if record.headers:
+        size += sum(HEADER_BYTES + len(name) + len(value or b"") for name, value in record.headers)
+    return size
+
+
 class InFlightRecord(ProcessingAttempt):
     """A record that is being processed, by a direct attempt or by a task."""
 
@@ -100,7 +115,8 @@ class InFlightRecord(ProcessingAttempt):
         self.resume = None
         self.partition = partition
         self.record = record
-        self.size = len(record.value or b"")
+        self.read_at = time.time()
+        self.size = size_of(record)
         self.direct_attempt: DirectAttempt | None = None
         self.task: asyncio.Task[None] | None = None
         self._owner = owner
@@ -263,10 +279,9 @@ class Partition:
         if self.due_timer is not None:
             self.due_timer.cancel()
 
-    @property
-    def oldest(self) -> float | None:
-        """Unix time of the oldest record in flight, or None if there is none."""
-        return min((item.record.timestamp / 1000 for item in self.in_flight.values()), default=None)
+    def oldest(self, now: float) -> float | None:
+        """Returns the unix time of the oldest record in flight, or None if there is none. `now`: unix time."""
+        return min((event_time(item.record, item.read_at, now) for item in self.in_flight.values()), default=None)
 
     def observe(self) -> None:
         """Sets the partition's gauges for a scrape."""

@@ -110,7 +110,8 @@ ATTEMPT_SECONDS = fast_metrics.Histogram(
 )
 END_TO_END_SECONDS = fast_metrics.Histogram(
     "dispatcher_event_end_to_end_duration_seconds",
-    "Age of an event at delivery: since the record's timestamp or, if it was parked, since its first attempt.",
+    "Age of an event at delivery: since the record's timestamp or, if it was parked, since its first attempt. "
+    "A timestamp that is missing, in the future or over a year old counts as the time of reading.",
     ["retried"],
     buckets=(0.025, 0.1, 0.5, 1, 2.5, 5, 15, 30, SLO_SECONDS, 120, 300, 900, 3600, 21600, 86400),
 )
@@ -121,10 +122,11 @@ CONCURRENCY_LIMIT = Gauge(
 LANES = Gauge("dispatcher_lanes", "Tenants with a lane in memory.")
 WAITING = Gauge("dispatcher_lanes_waiting_events", "Events that wait in lanes for a permit.")
 UNFINISHED = Gauge("dispatcher_unfinished_records", "Records read that have no outcome yet.")
-UNFINISHED_BYTES = Gauge("dispatcher_unfinished_bytes", "Bytes of the values of unfinished records.")
+UNFINISHED_BYTES = Gauge("dispatcher_unfinished_bytes", "Bytes of the values, keys and headers of unfinished records.")
 OLDEST_PENDING = Gauge(
     "dispatcher_oldest_pending_event_timestamp_seconds",
-    "Timestamp of the oldest unfinished record; 0 if there is none.",
+    "Timestamp of the oldest unfinished record; 0 if there is none. "
+    "A timestamp that is missing, in the future or over a year old counts as the time of reading.",
 )
 BREAKERS_OPEN = Gauge("dispatcher_circuit_breaker_open_endpoints", "Tenants whose breaker is open or half open.")
 BREAKER_TRANSITIONS = Counter(

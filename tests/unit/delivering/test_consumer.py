@@ -9,7 +9,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aiokafka import TopicPartition
@@ -25,12 +25,12 @@ from dispatcher.errors import BrakeEngaged, NotWritten, StoreUnavailable
 from dispatcher.kafka.committing import COMMIT_S
 from dispatcher.kafka.consumer import Consumer
 from dispatcher.kafka.offset_tracker import Run
-from dispatcher.kafka.partition import InFlightRecord, ReadAheadLimit
+from dispatcher.kafka.partition import HEADER_BYTES, InFlightRecord, Partition, ReadAheadLimit, size_of
 from dispatcher.kafka.problems import KafkaProblems
 from tests.unit.delivering import builders
 from tests.unit.delivering.builders import wall
 from tests.unit.examples import EMAIL_EVENT
-from tests.unit.simulation.broker import Broker, Member
+from tests.unit.simulation.broker import Broker, Member, StoredRecord
 from tests.unit.virtual_time import seconds_taken, virtual_time
 
 ONE, OTHER = TopicPartition("t", 0), TopicPartition("t", 1)
@@ -440,9 +440,9 @@ async def test_one_record_that_hangs_stops_its_partition_only_at_ten_windows() -
 
 
 @virtual_time
-@pytest.mark.parametrize("budget", [ReadAheadLimit(7, 10**6), ReadAheadLimit(1000, 31)])
+@pytest.mark.parametrize("budget", [ReadAheadLimit(7, 10**6), ReadAheadLimit(1000, 37)])
 async def test_the_process_has_a_bound_on_records_and_bytes(budget: ReadAheadLimit) -> None:
-    """Values of five bytes: seven of them pass 31 bytes, and the last one that fits is let in."""
+    """Keys and values of six bytes: seven of them pass 37 bytes, and the last one that fits is let in."""
     bench = Bench()
     bench.produce(0, 60)
     bench.produce(1, 60)
@@ -453,6 +453,21 @@ async def test_the_process_has_a_bound_on_records_and_bytes(budget: ReadAheadLim
     assert bench.most_under_way == 7
     assert (bench.committed(ONE), bench.committed(OTHER)) == ((60, []), (60, []))
     assert (budget.records, budget.bytes) == (0, 0)
+    await bench.stop()
+
+
+@virtual_time
+async def test_large_headers_are_within_the_bound_on_bytes() -> None:
+    bench, budget = Bench(), ReadAheadLimit(1000, 3_000)
+    for _ in range(20):
+        bench.broker.append("t", bytes([0]), b"v", [("h", b"x" * 1_000)])
+    bench.script = lambda _: 0.05
+    await bench.run(bench.consumer(budget=budget))
+    await asyncio.sleep(2)
+
+    assert bench.most_under_way == 3
+    assert bench.committed()[0] == 20
+    assert budget.bytes == 0
     await bench.stop()
 
 
@@ -589,6 +604,34 @@ async def test_the_repr_of_a_consumer_shows_its_state() -> None:
     assert oldest == pytest.approx(wall(), abs=1)
     bench.tasks[0].cancel()
     await asyncio.wait(bench.tasks)
+
+
+@pytest.mark.parametrize("implausible", [0, -1, 1_800_000_000, 1_900_000_000_000, 1_700_000_000_000])
+def test_the_oldest_record_is_found_whatever_the_timestamps_of_the_others(implausible: int) -> None:
+    """They are missing, in seconds, in the future or over a year old: such a record counts from its reading."""
+    now = 1_800_000_000.0
+    partition = Partition(ONE)
+
+    def begin(timestamp: int, read_at: float) -> None:
+        stored = StoredRecord(b"v", b"k", (), "t", 0, len(partition.in_flight), timestamp, 0)
+        item = InFlightRecord(cast(Any, None), partition, cast(Any, stored))
+        item.read_at = read_at
+        partition.in_flight[stored.offset] = item
+
+    assert partition.oldest(now) is None
+    begin(implausible, now - 60)
+    assert partition.oldest(now) == now - 60
+    begin(int(now - 3600) * 1000, now - 30)
+    assert partition.oldest(now) == now - 3600
+
+
+@pytest.mark.parametrize("headers", [(), (("h", b"x" * 900),), (("x" * 900, None),), (("", b""),) * 9])
+@pytest.mark.parametrize(("key", "value"), [(b"k" * 900, b"v"), (None, None), (b"k", b"v" * 900)])
+def test_keys_and_headers_count_as_memory(headers: Any, key: bytes | None, value: bytes | None) -> None:
+    """A header without text takes memory, too: a fetch may have hundreds of thousands."""
+    text = sum(len(name) + len(text or b"") for name, text in headers)
+    counted = size_of(StoredRecord(value, key, headers, "t", 0, 0, 0, 0))
+    assert counted == len(key or b"") + len(value or b"") + text + HEADER_BYTES * len(headers)
 
 
 def _under_way() -> int:

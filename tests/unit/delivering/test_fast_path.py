@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from dispatcher.contract.outcomes import (
     Attempt,
@@ -375,3 +376,26 @@ async def test_a_bug_in_what_follows_an_answer_leaves_the_record_to_the_full_way
     assert owner.result == [None]
     assert owner.outcome == Delivered(1)
     assert free(bench)
+
+
+IMPLAUSIBLE = [0, -1, NOW_MS // 1000, NOW_MS * 1000, NOW_MS + 60_000, NOW_MS - 366 * 86_400_000]
+
+
+@virtual_time
+@pytest.mark.parametrize("timestamp", [*IMPLAUSIBLE, NOW_MS - 5_000])
+async def test_the_end_to_end_time_counts_from_the_reading_if_the_timestamp_is_implausible(timestamp: int) -> None:
+    """It is missing, in seconds or microseconds, in the future, or older than any topic keeps records."""
+    bench, place = Bench(200), {"retried": "no"}
+
+    def observed() -> float:
+        return REGISTRY.get_sample_value("dispatcher_event_end_to_end_duration_seconds_sum", place) or 0.0
+
+    before = observed()
+    one, processing = record(EMAIL_EVENT, timestamp=timestamp), bench.processing()
+    processing.read_at = WALL - 5.0
+    bench.fast_path.start(one, processing, Owner(bench, one))
+    await asyncio.sleep(1)
+    assert observed() - before == pytest.approx(5.0, abs=0.5)
+    before = observed()
+    assert await bench.process(one) == Delivered(1)
+    assert observed() - before == pytest.approx(0.0 if timestamp in IMPLAUSIBLE else 6.0, abs=0.5)

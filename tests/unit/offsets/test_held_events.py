@@ -713,6 +713,31 @@ async def test_partitions_that_an_assignment_no_longer_names_are_dropped() -> No
     await bench.stop(task)
 
 
+@virtual_time
+async def test_the_bytes_of_held_events_that_are_processed_at_once_are_bounded() -> None:
+    """Of all tenants together; a record of any size is let in while there is room."""
+    bench = Bench()
+    bench.settings = bench.settings.model_copy(update={"max_unfinished_bytes": held_events.BYTES_SHARE * 5_000})
+    bench.reader = bench.new_reader()
+    bench.wait_s = 1.0
+    for tenant in (TENANT, OTHER):
+        for number in range(20):
+            state = RetryState(Origin("t", 0, number), 1.8e9, parks=1, reason="paused")
+            headers = [*state.headers(), *tenant_headers(tenant), ("large", b"x" * 2_000)]
+            bench.broker.append(TOPIC, bytes([ONE.partition]), b"value", headers)
+    bench.held.clear()
+    most = 0
+    task = await bench.start()
+    for _ in range(400):
+        bench.reader.heard(bench.now())
+        most = max(most, bench.reader._in_flight)
+        await asyncio.sleep(0.1)
+    assert sorted(bench.sent) == list(range(40))
+    assert most == 2, "each takes over 3 kB with its headers"
+    assert bench.reader._bytes_in_flight == 0
+    await bench.stop(task)
+
+
 # Snapshots
 
 
