@@ -31,6 +31,8 @@ WRITE_WITHIN_S: Final = 10.0
 CONNECT_WITHIN_S: Final = 3.0
 STATEMENT_TIMEOUT_MS: Final = 10_000
 """Time after which PostgreSQL itself stops a statement, even if its client has gone."""
+LONGEST_STATEMENT_S: Final = 3600.0
+"""Time after which the client leaves a statement for which the server's limit is lifted, as those of migrations."""
 SQLITE_BUSY_MS: Final = 2_500
 """Time for which SQLite waits for a lock. It can't be interrupted, so that it is below the deadline of a look-up."""
 POOL_SIZE: Final = 2
@@ -176,7 +178,7 @@ class Database:
         return await asyncpg.connect(
             self._dsn.reveal_text(),
             timeout=CONNECT_WITHIN_S,
-            command_timeout=STATEMENT_TIMEOUT_MS / 1000,
+            command_timeout=LONGEST_STATEMENT_S,  # reads and writes have deadlines of their own
             server_settings={
                 "application_name": application,
                 "statement_timeout": str(STATEMENT_TIMEOUT_MS),

@@ -39,6 +39,7 @@ from dispatcher.stores.sql.history_schema import (
     postgresql_statements,
     version,
 )
+from dispatcher.stores.sql.slices import delete_in_slices
 
 WRITE_WITHIN_S: Final = 30.0
 """For one batch."""
@@ -50,6 +51,9 @@ ERASED_FOR_MS: Final = 14 * DAY_MS
 _ROWS_A_STATEMENT: Final = 500
 """SQLite takes 32,766 values a statement."""
 _DELETED_AT_ONCE: Final = 5_000
+_MERGED_AT_ONCE: Final = 100_000
+"""Rows that one transaction stores; fewer after one that failed, and `_MERGED_LEAST` at least."""
+_MERGED_LEAST: Final = 50
 _NAMES: Final = ", ".join(f'"{name}"' for name in COLUMNS)
 _RECIPIENT: Final = COLUMNS.index("recipient")
 _COUNT_UPSERT: Final = (
@@ -87,6 +91,7 @@ class HistoryStore:
         self._clock = clock
         self._days: set[tuple[int, int]] = set()
         self._may_lack_tables = False
+        self._at_once = _MERGED_AT_ONCE
 
     @property
     def name(self) -> str:
@@ -100,7 +105,7 @@ class HistoryStore:
             ConfigError: the tables are of a newer version of this program.
             StoreUnavailable: the database did not answer, or refused.
         """
-        async with self._database.write(MAINTAIN_WITHIN_S) as connection:
+        async with self._unhurried() as connection:
             if self._database.is_postgresql:
                 await connection.execute(LOCK)
             had_positions = await connection.run_sync(lambda sync: inspect(sync).has_table(positions.name))
@@ -143,7 +148,8 @@ class HistoryStore:
         Raises:
             ConfigError: the tables were replaced by those of a newer version of this program.
             StoreReplaced: the positions are not those that `moves` begin at; nothing was written.
-            StoreUnavailable: nothing was written, or it is unknown whether it was: write the same rows again.
+            StoreUnavailable: nothing or not everything was written, and the positions did not move, or it is unknown
+                whether they did: write the same rows again.
         """
         now_ms = int(self._clock() * 1000)
         timely = [row for row in rows if now_ms - self._keep_ms[row[0]] <= row[1] <= now_ms + CLOCKS_DIFFER_MS]
@@ -151,7 +157,7 @@ class HistoryStore:
         if not timely and not moves:
             return 0, len(rows)
         async with self._with_tables():
-            wanted, added = await self._merge(timely, moves, now_ms)
+            wanted, added = await self._merge_in_pieces(timely, moves, now_ms)
         return added, len(rows) - wanted
 
     @asynccontextmanager
@@ -165,6 +171,22 @@ class HistoryStore:
             self._may_lack_tables = True
             self._days.clear()
             raise
+
+    async def _merge_in_pieces(self, rows: Sequence[Row], moves: Mapping[Place, Move], now_ms: int) -> tuple[int, int]:
+        """Returns what `_merge` returns. After a failure pieces are smaller: the database may have been too slow."""
+        wanted = added = done = 0
+        while True:
+            piece = rows[done : done + self._at_once]
+            is_last = done + len(piece) == len(rows)
+            try:
+                of_piece = await self._merge(piece, moves if is_last else _NO_MOVES, now_ms)
+            except StoreUnavailable:
+                self._at_once = max(_MERGED_LEAST, min(self._at_once, len(rows)) // 2)
+                raise
+            wanted, added, done = wanted + of_piece[0], added + of_piece[1], done + len(piece)
+            self._at_once = min(_MERGED_AT_ONCE, self._at_once * 5 // 4)
+            if is_last:
+                return wanted, added
 
     async def _merge(self, rows: Sequence[Row], moves: Mapping[Place, Move], now_ms: int) -> tuple[int, int]:
         """Writes the rows, their evidence and the positions in one transaction.
@@ -220,14 +242,14 @@ class HistoryStore:
         now_ms = int(self._clock() * 1000)
         dropped = 0
         for kept, keep_ms in self._keep_ms.items():
-            drop = self._drop_days if self._database.is_postgresql else self._delete_before
-            dropped += await drop(kept, now_ms - keep_ms)
-        async with self._database.write(MAINTAIN_WITHIN_S) as connection:
-            oldest = now_ms - max(self._keep_ms.values())
-            await connection.execute(text("DELETE FROM history_counts WHERE slot < :oldest"), {"oldest": oldest})
-            await connection.execute(
-                text('DELETE FROM history_erased WHERE "before" < :oldest'), {"oldest": now_ms - ERASED_FOR_MS}
-            )
+            if self._database.is_postgresql:
+                dropped += await self._drop_days(kept, now_ms - keep_ms)
+            else:
+                where, before = 'kept = :kept AND "at" < :before', {"kept": kept, "before": now_ms - keep_ms}
+                dropped += await self._delete("history_entries", "at", where, before)
+        oldest = now_ms - max(self._keep_ms.values())
+        await self._delete("history_counts", "slot", "slot < :oldest", {"oldest": oldest})
+        await self._delete("history_erased", "before", '"before" < :oldest', {"oldest": now_ms - ERASED_FOR_MS})
         return dropped
 
     async def _drop_days(self, kept: int, before_ms: int) -> int:
@@ -249,20 +271,8 @@ class HistoryStore:
             self._days.discard((kept, day))
         return len(past)
 
-    async def _delete_before(self, kept: int, before_ms: int) -> int:
-        deleted = 0
-        while True:
-            async with self._database.write(WRITE_WITHIN_S) as connection:
-                result = await connection.execute(
-                    text(
-                        "DELETE FROM history_entries WHERE rowid IN (SELECT rowid FROM history_entries "
-                        'WHERE kept = :kept AND "at" < :before LIMIT :most)'
-                    ),
-                    {"kept": kept, "before": before_ms, "most": _DELETED_AT_ONCE},
-                )
-            deleted += result.rowcount
-            if result.rowcount < _DELETED_AT_ONCE:
-                return deleted
+    async def _delete(self, table: str, column: str, where: str, parameters: Mapping[str, object]) -> int:
+        return await delete_in_slices(self._database, table, column, where, parameters, _DELETED_AT_ONCE)
 
     async def erase(self, recipient: str) -> int:
         """Deletes a person's entries, and refuses those that the topic still holds.
@@ -274,7 +284,7 @@ class HistoryStore:
             The number of deleted entries.
 
         Raises:
-            StoreUnavailable: nothing was deleted, or it is unknown whether it was; call it again.
+            StoreUnavailable: nothing or not everything was deleted; call it again.
         """
         now_ms = int(self._clock() * 1000)
         async with self._unhurried() as connection:
@@ -287,11 +297,8 @@ class HistoryStore:
                 ),
                 {"recipient": recipient, "now": now_ms},
             )
-        async with self._unhurried() as connection:  # without the lock, so that writes go on meanwhile
-            result = await connection.execute(
-                text("DELETE FROM history_entries WHERE recipient = :recipient"), {"recipient": recipient}
-            )
-        return result.rowcount
+        # without the lock, so that writes go on meanwhile
+        return await self._delete("history_entries", "at", "recipient = :recipient", {"recipient": recipient})
 
     @asynccontextmanager
     async def _unhurried(self) -> AsyncIterator[AsyncConnection]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import RowMapping, and_, delete, func, select, text, true, update
+from sqlalchemy import RowMapping, and_, func, select, text, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.contract.redaction import recipient as masked
@@ -18,6 +18,7 @@ from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_schema import PLAN_LOCK, contacts, messages, reported
 from dispatcher.stores.sql.records import Orgs
+from dispatcher.stores.sql.slices import delete_in_slices
 
 OPERATOR: Final = TenantKey("", "")
 """Stands for the installation as a whole."""
@@ -27,6 +28,7 @@ SENDING_MS: Final = 420_000
 """Time after which a message that is still being sent has lost its sender: more than the longest `smtp.timeout`."""
 MAX_PAGE: Final = 200
 WITHIN_S: Final = 30.0
+_DELETED_AT_ONCE: Final = 5_000
 
 Channel = Literal["email", "webhook"]
 MessageStatus = Literal["waiting", "sending", "sent", "failed", "unknown"]
@@ -287,10 +289,9 @@ class NotificationStore:
         Raises:
             StoreUnavailable: the database did not answer in time.
         """
-        is_over = messages.c.status.in_(("sent", "failed", "unknown"))
-        oldest = int(self._clock() * 1000) - KEEP_MS
-        async with self._database.write(WITHIN_S) as connection:
-            await connection.execute(delete(messages).where(is_over, messages.c.created_at < oldest))
+        oldest = {"oldest": int(self._clock() * 1000) - KEEP_MS}
+        where = "status IN ('sent', 'failed', 'unknown') AND created_at < :oldest"
+        await delete_in_slices(self._database, "history_messages", "created_at", where, oldest, _DELETED_AT_ONCE)
 
 
 async def _read(connection: AsyncConnection) -> Stored:
