@@ -35,13 +35,12 @@ from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import ConfigError, Problem, WebhookUndecided, WebhookUnusable
 from dispatcher.stores.background_read import BackgroundRead
 from dispatcher.stores.cache import NOT_CACHED, NotCached
+from dispatcher.stores.mass_removal import is_mass_removal
 from dispatcher.stores.ownership import owners
 from dispatcher.stores.webhook_file import MAX_PROBLEMS, Rules, WebhookFileReading
 from dispatcher.stores.webhook_files import read_directory
 from dispatcher.telemetry import metrics
 
-GUARDED_FROM: Final = 10
-"""Number of webhooks from which the loss of more than half of them needs a second scan."""
 _QUIET_MS = 300  # a scan follows when nothing has changed for this long
 _LONGEST_QUIET_MS = 2_000
 
@@ -239,8 +238,7 @@ class YamlDirectory:
         self._read_before &= readings.keys()
         new, problems = _next_snapshot(readings, old, self._read_before)
         lost = sum(tenant not in new.file_of for tenant in old.by_tenant)
-        is_mass_removal = len(old.by_tenant) >= GUARDED_FROM and lost * 2 > len(old.by_tenant)
-        if is_mass_removal and not self._is_found_again(new.content_hash, confirms=confirms):
+        if is_mass_removal(lost, len(old.by_tenant)) and not self._is_found_again(new.content_hash, confirms=confirms):
             message = (
                 f"{lost} of {len(old.by_tenant)} webhooks would be removed: held back; "
                 "done if the next scan finds the same"

@@ -2,13 +2,15 @@
 
 import asyncio
 import socket
+import sqlite3
 import threading
 import traceback
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from dispatcher.config.secrets import Secret
+from dispatcher.config.secrets import Secret, reread
 from dispatcher.config.settings import WebhookSettings
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import ConfigError, StoreUnavailable
@@ -17,6 +19,7 @@ from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.migrate import upgrade
 from dispatcher.stores.sql.store import SqlStore, open_sql_store
 from tests.stores_sql.examples import CANARY
+from tests.stores_sql.following import running
 from tests.stores_sql.postgres import PASSWORD, Postgres
 
 TENANT = TenantKey("luma@AdobeOrg", "prod")
@@ -66,6 +69,84 @@ async def test_a_wrong_password_is_not_quoted(postgres: Postgres) -> None:
     with pytest.raises(StoreUnavailable, match="authentication failed") as caught:
         await SqlStore(database, Encryption([])).get(TENANT)
     assert CANARY not in "".join(traceback.format_exception(caught.value))
+    await database.close()
+
+
+@pytest.mark.parametrize("setting", ["webhooks.url", "history.url"])
+async def test_a_rotated_password_is_read_for_every_new_connection(
+    postgres: Postgres, tmp_path: Path, setting: str
+) -> None:
+    file, role = tmp_path / "url", f"rotating_{setting.partition('.')[0]}"
+    await postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'old'")
+    base = postgres.url().replace(f"dispatcher:{PASSWORD}", f"{role}:PASSWORD")
+    file.write_text(base.replace("PASSWORD", "old") + "\n")
+    database = Database(reread(Secret(b"", {"file": str(file)}, file)), setting=setting)
+    async with database.read() as connection:
+        await connection.exec_driver_sql("SELECT 1")
+    await postgres.execute(f"ALTER ROLE {role} PASSWORD 'new'")
+    await postgres.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'")
+    for connect in (database.read().__aenter__, database.connect_alone):
+        with pytest.raises(StoreUnavailable, match=f"authentication failed .*: correct .* in {setting}") as caught:
+            await connect()
+        assert "old" not in "".join(traceback.format_exception(caught.value))
+    file.write_text(base.replace("PASSWORD", "new"))
+    async with database.read() as connection:
+        await connection.exec_driver_sql("SELECT 1")
+    await (await database.connect_alone()).close()
+    for broken in ("", "no url", "sqlite:///x.db", "\udcff"):
+        file.write_bytes(broken.encode(errors="surrogateescape"))
+        await (await database.connect_alone()).close()
+    file.unlink()
+    await (await database.connect_alone()).close()
+    await database.close()
+
+
+async def test_a_store_follows_the_rotation_of_its_password_and_names_the_cause(
+    postgres: Postgres, tmp_path: Path, encryption: Encryption
+) -> None:
+    url, file = await postgres.fresh_database(), tmp_path / "url"
+    await upgrade(Secret(url.encode()))
+    await postgres.execute("CREATE ROLE follower SUPERUSER LOGIN PASSWORD 'old'")
+    base = url.replace(f"dispatcher:{PASSWORD}", "follower:PASSWORD")
+    file.write_text(base.replace("PASSWORD", "old"))
+    database = Database(reread(Secret(b"", {"file": str(file)}, file)))
+    store = SqlStore(database, encryption)
+    async with running(store), asyncio.timeout(30):
+        await store.load()
+        await postgres.execute("ALTER ROLE follower PASSWORD 'new'")
+        await postgres.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'follower'")
+        while "password authentication failed" not in "".join(map(str, store.problems)):
+            await asyncio.sleep(0.05)
+        file.write_text(base.replace("PASSWORD", "new"))
+        while store.problems:
+            await asyncio.sleep(0.05)
+    await database.close()
+
+
+async def test_a_sqlite_file_that_is_replaced_is_opened_again(tmp_path: Path) -> None:
+    live, backup = (tmp_path / name for name in ("live.db", "backup.db"))
+    for path, value in ((live, 1), (backup, 2)):
+        with closing(sqlite3.connect(path)) as made:
+            made.execute("CREATE TABLE t (value)")
+            made.execute(f"INSERT INTO t VALUES ({value})")
+            made.commit()
+    database = Database(Secret(f"sqlite:///{live}".encode()))
+
+    async def value() -> object:
+        async with database.read() as connection:
+            return (await connection.exec_driver_sql("SELECT value FROM t")).scalar_one()
+
+    async with database.read():
+        assert await value() == 1  # in a second connection
+    backup.rename(live)
+    assert await value() == 2
+    async with database.read(), database.write() as connection:
+        await connection.exec_driver_sql("UPDATE t SET value = 3")
+    with closing(sqlite3.connect(live)) as other:
+        assert other.execute("SELECT value FROM t").fetchone() == (3,)
+    live.unlink()
+    with pytest.raises(StoreUnavailable):
+        await value()
     await database.close()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import asyncpg  # type: ignore[import-untyped]
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import WebhookSettings
@@ -168,6 +168,47 @@ async def test_a_database_restored_from_a_backup_is_read_again(
     found = await store.get(made.tenant)
     assert found is not None
     assert found.config.name == made.name
+
+
+async def test_webhooks_stay_in_use_while_the_database_is_restored(
+    store: SqlStore, repository: WebhookRepository, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`pg_restore --clean` creates each table empty, and fills one after the other."""
+    made = [await repository.create(plain(sandbox=f"s{number}"), by="ada", orgs=None) for number in range(3)]
+    await repository.delete(made[2].id, expected_version=1, by="ada", orgs=None)
+    assert await store.get(made[2].tenant) is None
+    await store.load()
+    async with database.write() as connection:
+        dumped = [dict(row) for row in (await connection.execute(select(schema.webhooks))).mappings()]
+        await connection.execute(schema.webhooks.delete())
+    for _ in range(3):
+        await store.load()
+        for one in made[:2]:
+            found = await store.get(one.tenant)
+            assert found is not None
+            assert found.config.sandbox == one.tenant.sandbox
+        with pytest.raises(StoreUnavailable, match="webhooks are missing"):
+            await store.get(TenantKey("luma@AdobeOrg", "new"))
+    assert "2 of 2 webhooks are missing: they stay in use" in str(store.problems[0])
+    async with database.write() as connection:
+        await connection.execute(schema.webhooks.insert(), dumped[:2])
+    await store.load()
+    assert not store.problems
+    assert len(store.all()) == 2
+    assert await store.get(TenantKey("luma@AdobeOrg", "new")) is None
+    async with database.write() as connection:
+        await connection.execute(schema.webhooks.delete().where(schema.webhooks.c.id == made[0].id))
+    assert await store.get(made[0].tenant) is not None, "not deleted: its row is gone"
+    await store.load()
+    assert await store.get(made[0].tenant) is None, "every webhook was read"
+    async with database.write() as connection:
+        await connection.execute(schema.webhooks.delete())
+    assert await store.get(made[1].tenant) is not None
+    await store.load()
+    monkeypatch.setattr("dispatcher.stores.sql.store.REMOVAL_AFTER_S", 0.0)
+    await store.load()
+    assert await store.get(made[1].tenant) is None
+    assert not store.problems
 
 
 async def test_edits_under_way_are_never_missed(store: SqlStore, repository: WebhookRepository) -> None:

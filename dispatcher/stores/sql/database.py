@@ -1,7 +1,7 @@
 """The connection to the webhook database: SQLite in a file, or PostgreSQL.
 
 Drivers' exceptions are translated here: a database that does not answer raises `StoreUnavailable`. No message, log or
-repr contains the URL's password.
+repr contains the URL's password. The URL's file is read again for each new connection, so that a password may rotate.
 """
 
 import asyncio
@@ -15,13 +15,14 @@ from urllib.parse import quote
 import aiosqlite
 import asyncpg  # type: ignore[import-untyped]
 import orjson
+import structlog
 from pydantic import JsonValue
 from sqlalchemy import URL, event, make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
-from dispatcher.config.secrets import Secret
+from dispatcher.config.secrets import Secret, reread
 from dispatcher.errors import ConfigError, Problem, StoreUnavailable
 
 READ_WITHIN_S: Final = 3.0
@@ -48,6 +49,8 @@ _PRAGMAS = (
     "foreign_keys=ON",
     "secure_delete=ON",  # replaced data are overwritten
 )
+
+log = structlog.get_logger(__name__)
 
 
 class _Cursor(Protocol):
@@ -98,7 +101,8 @@ class Database:
         self.is_postgresql: Final = parsed.get_backend_name() == "postgresql"
         self.name: Final = _shown(parsed)
         """Type and address of the database for messages, without user and password."""
-        self._dsn: Final = Secret(parsed.set(drivername="postgresql").render_as_string(hide_password=False).encode())
+        self._url = url
+        self._setting: Final = setting
         self._engine: Final = self._postgresql() if self.is_postgresql else _sqlite(parsed, create=create)
 
     def __repr__(self) -> str:
@@ -175,8 +179,9 @@ class Database:
             return connection
 
     async def _asyncpg(self, application: str) -> Any:
+        self._url, parsed = await asyncio.to_thread(_reread, self._url, self._setting)
         return await asyncpg.connect(
-            self._dsn.reveal_text(),
+            parsed.set(drivername="postgresql").render_as_string(hide_password=False),
             timeout=CONNECT_WITHIN_S,
             command_timeout=LONGEST_STATEMENT_S,  # reads and writes have deadlines of their own
             server_settings={
@@ -210,7 +215,7 @@ class Database:
             why = "connecting took too long" if within_s is None else f"no answer within {within_s:g} s"
             raise StoreUnavailable(f"{self.name}: {why}") from error
         except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, sqlite3.Error, OSError) as error:
-            raise StoreUnavailable(f"{self.name}: {_reason(error, self._maker)}") from error
+            raise StoreUnavailable(f"{self.name}: {_reason(error, self._maker, self._setting)}") from error
 
 
 async def _noted(connection: AsyncConnection) -> int:
@@ -238,6 +243,20 @@ def _parsed(url: Secret, setting: str) -> URL:
     return parsed
 
 
+def _reread(url: Secret, setting: str) -> tuple[Secret, URL]:
+    """Returns the URL as its file has it now; as it was if the file can't be used."""
+    try:
+        current = reread(url)
+        parsed = _parsed(current, setting)
+        if parsed.get_backend_name() == "postgresql":
+            return current, parsed
+        why = "it names no PostgreSQL database"
+    except (OSError, ValueError, ConfigError) as error:
+        why = str(error)
+    log.warning("the file of a database URL can't be used: its last content is", setting=setting, why=why)
+    return url, _parsed(url, setting)
+
+
 def _sqlite(url: URL, *, create: bool) -> AsyncEngine:
     path = Path(url.database or "").absolute()
     file = f"file:{quote(str(path))}?mode={'rwc' if create else 'rw'}"
@@ -253,14 +272,29 @@ def _sqlite(url: URL, *, create: bool) -> AsyncEngine:
         json_deserializer=orjson.loads,
     )
 
-    def prepare(connection: _Connection, _entry: ConnectionPoolEntry) -> None:
+    def prepare(connection: _Connection, entry: ConnectionPoolEntry) -> None:
+        entry.info["file"] = _identity(path)
         cursor = connection.cursor()
         for pragma in _PRAGMAS:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
+    def reconnect_if_replaced(_connection: object, entry: ConnectionPoolEntry, _proxy: object) -> None:
+        if entry.info.get("file") != _identity(path):  # a restored backup: the connection still reads the old file
+            raise DisconnectionError
+
     event.listen(engine.sync_engine, "connect", prepare)
+    event.listen(engine.sync_engine, "checkout", reconnect_if_replaced)
     return engine
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Returns device and inode of a file; None if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 async def _opened(file: str) -> aiosqlite.Connection:
@@ -283,9 +317,12 @@ def _shown(url: URL) -> str:
     return f"PostgreSQL at {where}{f':{url.port}' if url.port else ''}/{url.database or ''}"
 
 
-def _reason(error: Exception, maker: str) -> str:
+def _reason(error: Exception, maker: str, setting: str) -> str:
     """Returns the first line of the driver's message: no statement, no parameters."""
     origin = getattr(error, "orig", None) or error
+    # Of the SQLSTATE class 28, a wrong password among others; SQLAlchemy's own exceptions have the code, too.
+    if str(getattr(origin, "sqlstate", "")).startswith("28"):
+        return f"{str(origin)[:200]}: correct the user or the password in {setting}"
     lines = str(origin).splitlines()
     text = lines[0][:200] if lines else type(origin).__name__
     if (

@@ -2,23 +2,30 @@
 
 A look-up queries the database; the cache in front makes that rare, and answers while the database is unavailable.
 `run` follows the changes, so that the cache is invalidated within two seconds. Used on one event loop.
+
+A deleted webhook leaves a row that is marked. A row that is missing is no deletion: the database is being restored, or
+an older one was. The webhook stays in use until every webhook was read again, and if most or all are missing, for
+`REMOVAL_AFTER_S` more.
 """
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
 
 import structlog
 from sqlalchemy import ColumnElement, or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.config.settings import WebhookSettings
 from dispatcher.config.webhooks import Webhook
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import ConfigError, Problem, StoreUnavailable, WebhookUnusable
 from dispatcher.stores.cache import NOT_CACHED, NotCached
+from dispatcher.stores.mass_removal import is_mass_removal
 from dispatcher.stores.sql.changes import listening
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption
@@ -34,11 +41,22 @@ LOAD_WITHIN_S: Final = 30.0
 """Deadline for reading every webhook."""
 MOST_READ_AGAIN: Final = 10_000
 """Unusable webhooks that are read again at each change. Databases accept 32,766 parameters."""
+REMOVAL_AFTER_S: Final = 600.0
+"""Time for which most or all rows must be missing until their webhooks are removed. Restoring a backup takes less."""
 FIRST_PAUSE_S: Final = 0.2
 LAST_PAUSE_S: Final = 2.0
 """Longest pause between tries while the database is unavailable; pauses double from the first."""
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Missing:
+    """Webhooks whose removal is held back, because most or all rows are missing."""
+
+    count: int
+    since: float
+    """Seconds of the loop's clock at which they were first missing."""
 
 
 class SqlStore:
@@ -51,7 +69,11 @@ class SqlStore:
         self._rows: dict[TenantKey, WebhookRow] = {}  # as last read
         self._seen: int | None = None  # value of the change counter up to which `_rows` is complete
         self._listeners: list[Callable[[set[TenantKey]], None]] = []
-        self._is_away = False
+        self._away = ""
+        """Reason why the database does not answer; empty if it does."""
+        self._is_in_doubt = False
+        """A known webhook has no row any more, so that every webhook has to be read."""
+        self._missing: _Missing | None = None
         self._told: frozenset[Problem] = frozenset()
 
     def __repr__(self) -> str:
@@ -61,12 +83,15 @@ class SqlStore:
     def problems(self) -> Sequence[Problem]:
         """Problems of webhooks, whose events wait, and of the database."""
         own = [problem for _, row in sorted(self._rows.items()) for problem in row.problems]
-        away = (
-            [Problem("does not answer: the last known webhooks are used", "", self._database.name)]
-            if self._is_away
-            else []
-        )
-        return [*away, *own]
+        database: list[str] = []
+        if self._away:
+            database.append(f"does not answer ({self._away}): the last known webhooks are used")
+        if self._missing is not None:
+            database.append(
+                f"{self._missing.count} of {len(self._rows)} webhooks are missing: they stay in use, "
+                f"and are removed {REMOVAL_AFTER_S / 60:.0f} minutes after they were first missed"
+            )
+        return [*(Problem(message, "", self._database.name) for message in database), *own]
 
     @property
     def is_loaded(self) -> bool:
@@ -112,21 +137,38 @@ class SqlStore:
         return row.webhook
 
     async def _row(self, tenant: TenantKey) -> WebhookRow | None:
-        if self._is_away and tenant in self._rows:
+        if self._away and tenant in self._rows:
             raise StoreUnavailable(
                 f"{self._database.name} is away"
             )  # `run` tries to reach it: tenants don't wait for the deadline
         which = (webhooks.c.org == tenant.org, webhooks.c.sandbox == tenant.sandbox, webhooks.c.deleted_at.is_(None))
         async with self._database.read() as connection:
             selected = await select_rows(connection, *which)
-        if not selected:
-            return None
-        known = self._rows.get(tenant)
+            known = self._rows.get(tenant)
+            if not selected:
+                return await self._without_row(connection, known)
         if known is None or known.webhook is None or known.changed < selected[0]["changed"]:
             (read,) = read_rows(selected, self._encryption)
             if known is not None and known.webhook is None:
                 return read  # `load` takes it over, and notifies its listeners
             known = self._rows[tenant] = read
+        return known
+
+    async def _without_row(self, connection: AsyncConnection, known: WebhookRow | None) -> WebhookRow | None:
+        """Returns the webhook of a tenant that has no row: None unless the row of a known one has disappeared.
+
+        Raises:
+            StoreUnavailable: no webhook of the tenant is known, but others' rows have disappeared.
+        """
+        if known is None:
+            if self._missing is not None or self._is_in_doubt:
+                raise StoreUnavailable(f"{self._database.name}: webhooks are missing")
+            return None
+        row = await connection.execute(select(webhooks.c.id).where(webhooks.c.id == known.id))
+        if row.first() is not None:  # deleted, or of another tenant now
+            return None
+        self._is_in_doubt = True
+        metrics.STALE_ANSWERS.inc()
         return known
 
     def is_held(self, tenant: TenantKey) -> bool:
@@ -158,11 +200,11 @@ class SqlStore:
         async with self._database.read(LOAD_WITHIN_S) as connection:
             counted = await connection.execute(select(change_counter.c.value))
             value: int = counted.scalar_one()
-            if value == self._seen:
+            # A lower counter means that the database was restored from a backup: everything may be different.
+            is_all = self._seen is None or value < self._seen or self._is_in_doubt
+            if value == self._seen and not is_all:
                 self._back()
                 return
-            # A lower counter means that the database was restored from a backup: everything may be different.
-            is_all = self._seen is None or value < self._seen
             selected = await select_rows(connection, webhooks.c.deleted_at.is_(None) if is_all else self._is_news())
         rows = await asyncio.to_thread(lambda: list(read_rows(selected, self._encryption)))
         self._take_over(rows, value, is_all=is_all)
@@ -190,9 +232,9 @@ class SqlStore:
 
     def note_away(self, error: StoreUnavailable) -> None:
         """Records that the database did not answer; it is reported until it does."""
-        if not self._is_away:
+        if not self._away:
             log.warning("webhook database is away", why=str(error))
-        self._is_away = True
+        self._away = str(error).removeprefix(f"{self._database.name}: ")
 
     async def _follow(self) -> None:
         async with listening(self._database) as signal:
@@ -201,8 +243,15 @@ class SqlStore:
                 await signal.wait(self._poll_s)
 
     def _take_over(self, rows: Sequence[WebhookRow], value: int, *, is_all: bool) -> None:
-        changed = {row.tenant for row in rows if not self._is_as_known(row)}
         is_first = self._seen is None
+        if is_all and not is_first:
+            self._is_in_doubt = self._is_held_back(self._rows.keys() - {row.tenant for row in rows})
+            is_all = not self._is_in_doubt
+            if self._is_in_doubt:  # the other rows were read, too: only news count
+                rows = [
+                    row for row in rows if row.tenant not in self._rows or row.changed > self._rows[row.tenant].changed
+                ]
+        changed = {row.tenant for row in rows if not self._is_as_known(row)}
         if is_all:
             changed |= self._rows.keys()
             old = {} if self._seen is not None else self._rows
@@ -220,14 +269,25 @@ class SqlStore:
         for listener in self._listeners if changed else ():
             listener(set(changed))
 
+    def _is_held_back(self, missing: Collection[TenantKey]) -> bool:
+        """Returns True if so many rows are missing that the removal of their webhooks has to wait."""
+        count, known, now = len(missing), len(self._rows), asyncio.get_running_loop().time()
+        if not count or (count < known and not is_mass_removal(count, known)):
+            self._missing = None
+            return False
+        since = now if self._missing is None else self._missing.since
+        is_over = now - since >= REMOVAL_AFTER_S
+        self._missing = None if is_over else _Missing(count, since)
+        return not is_over
+
     def _is_as_known(self, row: WebhookRow) -> bool:
         """Returns True for an unusable webhook that was read again, and is still unusable for the same reasons."""
         return row.webhook is None and not row.is_deleted and self._rows.get(row.tenant) == row
 
     def _back(self) -> None:
-        if self._is_away:
+        if self._away:
             log.info("webhook database is back")
-        self._is_away = False
+        self._away = ""
 
     def _notify(self, changed: int, *, is_first: bool) -> None:
         problems = self.problems
