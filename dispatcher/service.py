@@ -18,6 +18,7 @@ from dispatcher.checks import webhook_rules
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.config.settings import Settings, TracingSettings
 from dispatcher.config.webhooks import Webhook
+from dispatcher.contract.records import ProcessRecord
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.deliverer import Deliverer
 from dispatcher.delivery.history_recorder import HistoryRecorder
@@ -39,7 +40,6 @@ from dispatcher.kafka.held_topic import HeldTopic
 from dispatcher.kafka.history_topic import open_history
 from dispatcher.kafka.partition import ReadAheadLimit
 from dispatcher.kafka.problems import KafkaProblems
-from dispatcher.kafka.processing import Process
 from dispatcher.kafka.producer import Producer
 from dispatcher.kafka.retry_topics import RetryTopics
 from dispatcher.kafka.topic_watch import TopicWatch
@@ -279,7 +279,7 @@ class Service:
             return FormerTopics()
 
     def _create_consumers(
-        self, process: Process, fast_path: FastPath, retry_topics: RetryTopics
+        self, process: ProcessRecord, fast_path: FastPath, retry_topics: RetryTopics
     ) -> tuple[Consumer, Consumer]:
         kafka, drain = self._settings.kafka, self._settings.delivery.drain_timeout
         retry = _membership_of_topics(kafka, retry_topics.topics)

@@ -123,7 +123,7 @@ async def _history_lines(settings: Settings, webhook_id: str, tenant: TenantKey)
     """Returns the event's newest history entries, the oldest first; nothing if there is no history store."""
     if not settings.history.has_store:
         return []
-    from dispatcher.history.timeline import moment, title  # imports SQLAlchemy, which takes its time
+    from dispatcher.history.timeline import title, utc_text  # imports SQLAlchemy, which takes its time
     from dispatcher.history.worker import history_database
     from dispatcher.stores.sql.history_search import HistorySearch
 
@@ -138,7 +138,7 @@ async def _history_lines(settings: Settings, webhook_id: str, tenant: TenantKey)
     if not entries:
         return [Line("history", "nothing", "the history store knows nothing of this event")]
     shown = entries[-MAX_HISTORY:]
-    lines = [Line("history", moment(entry.at), title(entry)) for entry in shown]
+    lines = [Line("history", utc_text(entry.at), title(entry)) for entry in shown]
     if found.is_cut or len(shown) < len(entries):
         lines.insert(0, Line("history", "before", "earlier entries are not shown"))
     return lines

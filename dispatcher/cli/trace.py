@@ -15,7 +15,7 @@ from dispatcher.config.units import parse_duration
 from dispatcher.contract.history import HistoryEntry, recipient_hash
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import ConfigError, Problem
-from dispatcher.history.timeline import details, moment, title
+from dispatcher.history.timeline import details, title, utc_text
 
 MAX_EVENTS = 50
 """Events that are printed."""
@@ -152,7 +152,7 @@ def _event_lines(lines: Sequence[_Line], *, is_cut: bool = False) -> list[str]:
             printed.append(f"  read at {first.topic}/{first.partition}/{first.offset}")
     if is_cut:
         printed.append("  earlier entries are not shown")
-    printed += [f"  {moment(line.at)}  {line.text}" + (f"  ({line.more})" if line.more else "") for line in lines]
+    printed += [f"  {utc_text(line.at)}  {line.text}" + (f"  ({line.more})" if line.more else "") for line in lines]
     return printed
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import Settings
+from dispatcher.config.webhook_lookup import CheckWebhook
 from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.errors import ConfigError, Problem
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.encryption import Encryption
 from dispatcher.stores.sql.migrate import schema_problem, upgrade
-from dispatcher.stores.sql.repository import Check, WebhookRepository
+from dispatcher.stores.sql.repository import WebhookRepository
 from dispatcher.stores.sql.rotation import Rotation, encrypt_headers, rotate
 from dispatcher.stores.sql.transfer import Imported, Transfer, export_webhooks
 
@@ -48,7 +49,7 @@ async def rotated(settings: Settings, by: str) -> Rotation:
 
 
 async def imported(
-    settings: Settings, configs: Sequence[WebhookConfig], check: Check, by: str, *, replace: bool, dry_run: bool
+    settings: Settings, configs: Sequence[WebhookConfig], check: CheckWebhook, by: str, *, replace: bool, dry_run: bool
 ) -> Imported:
     """Stores these webhooks in the database."""
     encryption = Encryption(settings.webhooks.encryption_keys)

@@ -1,9 +1,16 @@
 """The look-up of a tenant's webhook, which stores, the cache and tracing implement."""
 
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from dispatcher.config.webhooks import Webhook
+from dispatcher.config.webhooks import Webhook, WebhookConfig
 from dispatcher.contract.tenant import TenantKey
+
+CheckWebhook = Callable[[WebhookConfig], list[tuple[str, str]]]
+"""Returns problems of a webhook that its model can't find, as (key, message). Called in a thread."""
+
+ListWebhooks = Callable[[], Sequence[Webhook] | None]
+"""Returns every webhook in use; None while they are not known."""
 
 
 class WebhookLookup(Protocol):

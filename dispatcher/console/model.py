@@ -51,12 +51,12 @@ class ApiValue:
     )
 
 
-def moment(seconds: float) -> datetime:
+def to_datetime(seconds: float) -> datetime:
     """Converts Unix seconds to the API's times."""
     return datetime.fromtimestamp(seconds, UTC)
 
 
-Time = Annotated[float, PlainSerializer(moment, return_type=datetime)]
+Time = Annotated[float, PlainSerializer(to_datetime, return_type=datetime)]
 """Unix seconds; RFC 3339 in the API."""
 
 

@@ -7,19 +7,18 @@ restored from a backup, says which records it lacks, whatever the consumer group
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-Place = tuple[str, int]
-"""Topic and partition."""
+TopicAndPartition = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class StoredPositions:
     """The first record of each partition that the store lacks."""
 
-    next: Mapping[Place, int] = field(default_factory=dict)
+    next: Mapping[TopicAndPartition, int] = field(default_factory=dict)
     trusts_commits: bool = False
     """A version without positions filled the store: partitions without one are stored as far as they are committed."""
 
-    def start(self, place: Place, committed: int | None) -> int:
+    def start(self, place: TopicAndPartition, committed: int | None) -> int:
         """Returns the offset to read from: 0, which may be before the start of the log, if the store has nothing.
 
         A commit that is lower than the position counts: the group was set back, or the topic recreated.

@@ -154,6 +154,10 @@ class ProcessingAttempt:
         self.started = True
 
 
+ProcessRecord = Callable[[Record, ProcessingAttempt], Awaitable[Outcome]]
+"""Brings a record to its outcome. If it raises, the record has none and is processed again."""
+
+
 @dataclass(slots=True)
 class Lease:
     """The time for which a member is sure to keep its partitions: one session after the last answered heartbeat.

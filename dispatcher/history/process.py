@@ -7,12 +7,13 @@ from contextlib import AsyncExitStack
 import structlog
 
 from dispatcher.config.settings import Settings
+from dispatcher.config.webhook_lookup import ListWebhooks
 from dispatcher.delivery.lane_scheduler import LaneScheduler
 from dispatcher.health import HealthCheck, HealthServer, LoopLag, Watched
 from dispatcher.history.states import StateJudge
 from dispatcher.history.webhooks import KnownWebhooks
 from dispatcher.history.worker import HistoryWorker, history_database
-from dispatcher.notifications.notifier import Notifier, Webhooks
+from dispatcher.notifications.notifier import Notifier
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_states import TenantStates
@@ -82,7 +83,7 @@ class HistoryProcess:
 
 
 async def open_notifier(
-    settings: Settings, database: Database, states: TenantStates, webhooks: Webhooks, stack: AsyncExitStack
+    settings: Settings, database: Database, states: TenantStates, webhooks: ListWebhooks, stack: AsyncExitStack
 ) -> Notifier | None:
     """Opens what sends notifications. Returns None if the settings name neither mail server nor endpoint.
 

@@ -8,6 +8,7 @@ from typing import Final
 
 import structlog
 
+from dispatcher.config.webhook_lookup import ListWebhooks
 from dispatcher.config.webhooks import Webhook
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError
@@ -24,9 +25,6 @@ SIGN_OFF_WITHIN_S: Final = 2.0
 _LISTED: Final = 20
 """Changes of one judgement that are logged one by one."""
 
-Webhooks = Callable[[], Sequence[Webhook] | None]
-"""Returns every webhook in use; None while they are not known."""
-
 log = structlog.get_logger(__name__)
 
 
@@ -36,7 +34,7 @@ class StateJudge:
     def __init__(
         self,
         states: TenantStates,
-        webhooks: Webhooks = lambda: None,
+        webhooks: ListWebhooks = lambda: None,
         on_change: Callable[[Sequence[StateChange]], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:

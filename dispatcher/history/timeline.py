@@ -7,7 +7,7 @@ from dispatcher.contract.history import HistoryEntry, HistoryOutcome
 from dispatcher.contract.reason_texts import DEAD, FAILED, SKIPPED, WAITING
 
 
-def moment(at_ms: int) -> str:
+def utc_text(at_ms: int) -> str:
     """Formats a time: `2026-11-28 14:00:01.123 UTC`."""
     try:
         return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + " UTC"
@@ -15,7 +15,7 @@ def moment(at_ms: int) -> str:
         return f"{at_ms} ms since 1970"
 
 
-def title(entry: HistoryEntry, moment_text: Callable[[int], str] = moment) -> str:
+def title(entry: HistoryEntry, moment_text: Callable[[int], str] = utc_text) -> str:
     """Returns one line without time: `Attempt 2: answered 503`, `Skipped: the webhook doesn't want its channel`.
 
     Args:

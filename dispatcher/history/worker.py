@@ -9,7 +9,7 @@ import structlog
 
 from dispatcher.config.settings import Settings
 from dispatcher.contract.history import HistoryRecord
-from dispatcher.contract.history_positions import Move, Place
+from dispatcher.contract.history_positions import Move, TopicAndPartition
 from dispatcher.errors import ConfigError, Problem, StoreUnavailable
 from dispatcher.health import HealthCheck
 from dispatcher.history.states import StateJudge
@@ -124,7 +124,7 @@ class HistoryWorker:
                 return
             await backoff.wait()
 
-    async def _write(self, records: Sequence[HistoryRecord], moves: Mapping[Place, Move]) -> None:
+    async def _write(self, records: Sequence[HistoryRecord], moves: Mapping[TopicAndPartition, Move]) -> None:
         rows = []
         refused = 0
         for record in records:

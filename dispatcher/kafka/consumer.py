@@ -11,7 +11,7 @@ the positions are committed; the member leaves the group.
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Final
@@ -22,17 +22,17 @@ from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 from aiokafka.structs import ConsumerRecord
 
 from dispatcher.config.kafka_settings import KafkaSettings
-from dispatcher.contract.records import AssignmentEpoch, Lease
+from dispatcher.contract.records import AssignmentEpoch, Lease, ProcessRecord
 from dispatcher.kafka.commit_metadata import FinishedHere
 from dispatcher.kafka.committing import Committer
 from dispatcher.kafka.connection import stopped
 from dispatcher.kafka.feeding import DueIn, Feeder
 from dispatcher.kafka.group_session import GroupSession
 from dispatcher.kafka.log_check import LogChecker, LogLoss
-from dispatcher.kafka.membership import Assignments, GroupClient, join
+from dispatcher.kafka.membership import Assignments, GroupClient, JoinGroup, join
 from dispatcher.kafka.partition import Partition, ReadAheadLimit
 from dispatcher.kafka.problems import KafkaProblems
-from dispatcher.kafka.processing import FastPath, Process, RecordProcessor
+from dispatcher.kafka.processing import FastPath, RecordProcessor
 from dispatcher.tasks import set_within
 from dispatcher.telemetry import metrics
 from dispatcher.telemetry.event_log import EventLog
@@ -47,10 +47,6 @@ BLOCKED_S: Final = 5.0
 """Time without a fetch after which a partition's log is checked before it is read on: its topic may be another one."""
 
 
-Connect = Callable[[Assignments], Coroutine[object, object, GroupClient]]
-"""Joins the group and returns the started client, which reports assignments to the listener."""
-
-
 class Consumer:
     """Reads some topics as a member of a consumer group."""
 
@@ -59,12 +55,12 @@ class Consumer:
         settings: KafkaSettings,
         topics: Sequence[str],
         group_id: str,
-        process: Process,
+        process: ProcessRecord,
         read_ahead: ReadAheadLimit,
         drain_timeout_s: float,
         due_in_s: DueIn | None = None,
         fast_path: FastPath | None = None,
-        connect: Connect | None = None,
+        connect: JoinGroup | None = None,
         clock: Callable[[], float] = time.time,
         in_flight: Callable[[], int] = int,
         on_fenced: Callable[[], None] | None = None,

@@ -8,7 +8,7 @@ group may have given its partitions to another member, and it reports its proble
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -19,8 +19,7 @@ from aiokafka.errors import IllegalStateError, OffsetOutOfRangeError
 from aiokafka.structs import ConsumerRecord
 
 from dispatcher.config.kafka_settings import KafkaSettings
-from dispatcher.contract.outcomes import Outcome
-from dispatcher.contract.records import AssignmentEpoch, Lease, ProcessingAttempt, Record
+from dispatcher.contract.records import AssignmentEpoch, Lease, ProcessingAttempt, ProcessRecord
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StillHeld, StoreUnavailable
 from dispatcher.kafka.connection import stopped
@@ -32,7 +31,7 @@ from dispatcher.kafka.held_pace import ReadingPace
 from dispatcher.kafka.held_partition import HeldPartition
 from dispatcher.kafka.held_start import ANSWER_S, HeldStart, find_start, is_same_log
 from dispatcher.kafka.held_topic import HeldTopic, waiting_event
-from dispatcher.kafka.membership import Assignments, GroupClient, join
+from dispatcher.kafka.membership import Assignments, GroupClient, JoinGroup, join
 from dispatcher.kafka.partition import size_of
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.tasks import Backoff
@@ -41,7 +40,6 @@ from dispatcher.telemetry.event_log import EventLog
 
 log = structlog.get_logger(__name__)
 
-Process = Callable[[Record, ProcessingAttempt], Awaitable[Outcome]]
 IsHeld = Callable[[TenantKey], bool]
 
 BATCH: Final = 200
@@ -65,10 +63,6 @@ LEAVE_COMMIT_S: Final = 10.0
 """Deadline of the last commit, with its snapshots."""
 
 
-Connect = Callable[[Assignments], Coroutine[object, object, GroupClient]]
-"""Joins the group and returns the started client."""
-
-
 class HeldEvents:
     """Consumes the topic of held events: `run` reads until `stop`. `notice` makes it check every tenant again."""
 
@@ -76,7 +70,7 @@ class HeldEvents:
         self,
         settings: KafkaSettings,
         topic: HeldTopic,
-        process: Process,
+        process: ProcessRecord,
         is_held: IsHeld,
         max_age_s: float,
         drain_timeout_s: float,
@@ -84,7 +78,7 @@ class HeldEvents:
         problems: KafkaProblems | None = None,
         on_fenced: Callable[[], None] | None = None,
         lease: Lease | None = None,
-        connect: Connect | None = None,
+        connect: JoinGroup | None = None,
         event_log: EventLog | None = None,
     ) -> None:
         """Prepares the consumer without connecting; `run` joins the group.

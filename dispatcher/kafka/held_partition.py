@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.kafka.held_topic import Directory, Place, Progress, Snapshot
+from dispatcher.kafka.held_topic import Directory, Progress, Snapshot, UnfinishedRange
 
 ROOM: Final = 100
 """Events of one tenant that are processed at once: more than a lane has permits."""
@@ -299,7 +299,7 @@ class HeldPartition:
     def directory(self) -> Directory:
         """Returns the places of each tenant's unfinished events, as far as they were read."""
         places = {
-            key: Place(tenant.below, tenant.last, tenant.expires_at - self._max_age_s, tenant.events)
+            key: UnfinishedRange(tenant.below, tenant.last, tenant.expires_at - self._max_age_s, tenant.events)
             for key, tenant in self._tenants.items()
             if not tenant.is_over
         }

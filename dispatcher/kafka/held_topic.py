@@ -80,7 +80,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class UnfinishedRange:
     """First and last place of one tenant's unfinished events in a partition."""
 
     first: int
@@ -97,7 +97,7 @@ class Directory:
 
     end: int
     """Events from here on are not covered."""
-    tenants: Mapping[TenantKey, Place]
+    tenants: Mapping[TenantKey, UnfinishedRange]
 
     def encode(self) -> bytes:
         """Returns the directory as the value of a record."""
@@ -112,7 +112,7 @@ class Directory:
         try:
             content = _content(record)
             tenants = {
-                TenantKey(org, sandbox): Place(int(first), int(last), float(first_seen), int(events))
+                TenantKey(org, sandbox): UnfinishedRange(int(first), int(last), float(first_seen), int(events))
                 for org, sandbox, first, last, first_seen, events in content["tenants"]
             }
             return cls(int(content["end"]), tenants)

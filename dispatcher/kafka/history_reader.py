@@ -16,7 +16,7 @@ from aiokafka.structs import ConsumerRecord
 
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.history import HistoryRecord, decode_record
-from dispatcher.contract.history_positions import Move, Place, StoredPositions
+from dispatcher.contract.history_positions import Move, StoredPositions, TopicAndPartition
 from dispatcher.errors import DispatcherError, StoreUnavailable, UnreadableEvent
 from dispatcher.kafka.connection import connection_arguments, raise_if_fetching_ended, stopped
 from dispatcher.kafka.groups import history_group
@@ -35,7 +35,7 @@ START_S: Final = 60.0
 FIRST_WAIT_S: Final = 0.5
 LONGEST_WAIT_S: Final = 15.0
 
-Write = Callable[[Sequence[HistoryRecord], Mapping[Place, Move]], Awaitable[None]]
+Write = Callable[[Sequence[HistoryRecord], Mapping[TopicAndPartition, Move]], Awaitable[None]]
 """Stores records and moves positions.
 
 Raises StoreUnavailable if they have to be written again, StoreReplaced if records before them are missing.
@@ -57,7 +57,7 @@ class HistoryReader:
         self._positions = positions
         self._assignment: object = None
         """The assignment whose partitions are read from where the store ends."""
-        self._stored: dict[Place, int] = {}
+        self._stored: dict[TopicAndPartition, int] = {}
         self.group_id = history_group(settings.group_id)
         self.problem: str | None = "has not joined the group yet"
         """Why history isn't being stored, for operators; None if it is."""
@@ -147,7 +147,7 @@ class HistoryReader:
     async def _store(self, polled: "dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]") -> None:
         batch: list[HistoryRecord] = []
         entries = 0
-        ends: dict[Place, int] = {}
+        ends: dict[TopicAndPartition, int] = {}
         for tp, records in polled.items():
             for record in records:
                 ends[tp] = record.offset + 1
@@ -165,7 +165,7 @@ class HistoryReader:
             await asyncio.sleep(0)
         await self._write_until_stored(batch, ends)
 
-    async def _write_until_stored(self, batch: Sequence[HistoryRecord], ends: Mapping[Place, int]) -> None:
+    async def _write_until_stored(self, batch: Sequence[HistoryRecord], ends: Mapping[TopicAndPartition, int]) -> None:
         moves = {place: Move(self._stored.get(place), end) for place, end in ends.items()}
         await self._until_available(lambda: self._write(batch, moves))
         self._stored.update(ends)

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -204,6 +204,10 @@ class GroupClient:
         for tp in self._consumer.assignment():
             if leader_of(self._consumer, tp) is None:
                 self._moves[tp] = self._moves.get(tp, 0) + 1
+
+
+JoinGroup = Callable[[Assignments], Coroutine[object, object, GroupClient]]
+"""Joins the group and returns the started client, which reports assignments to the listener."""
 
 
 async def join(

@@ -14,7 +14,7 @@ import structlog
 from aiokafka.structs import ConsumerRecord
 
 from dispatcher.contract.outcomes import Outcome
-from dispatcher.contract.records import ProcessingAttempt, Record
+from dispatcher.contract.records import ProcessingAttempt, ProcessRecord, Record
 from dispatcher.delivery.direct_attempt import DirectAttempt
 from dispatcher.delivery.pending_delivery import AttemptResult
 from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StoreUnavailable
@@ -25,7 +25,6 @@ from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
 
-Process = Callable[[Record, ProcessingAttempt], Awaitable[Outcome]]
 
 LONGEST_REPEAT_S: Final = 30.0
 
@@ -49,7 +48,7 @@ class RecordProcessor:
 
     def __init__(
         self,
-        process: Process,
+        process: ProcessRecord,
         read_ahead: ReadAheadLimit,
         fast_path: FastPath | None,
         session: GroupSession,

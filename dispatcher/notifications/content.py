@@ -92,7 +92,7 @@ def clean(text: str, most: int = MAX_TEXT) -> str:
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"
 
 
-def moment(at: float) -> str:
+def date_text(at: float) -> str:
     """Formats a time: `28 November 2026, 14:05 UTC`."""
     try:
         when = datetime.fromtimestamp(at, UTC)
@@ -108,7 +108,7 @@ def section(tenant: TenantKey, news: News, known: Known, public_url: str | None,
     expiry = "" if news.expiry is None else _expiry_in_words(news, now)
     facts = [("Organisation and sandbox", clean(f"{tenant.org} / {tenant.sandbox}"))]
     if news.kind is not NewsKind.EXPIRING:
-        facts.append(("Since", moment(news.since)))
+        facts.append(("Since", date_text(news.since)))
     if config is not None:
         facts.append(("Endpoint", clean(config.origin)))
     facts += _last_answers(news.kind, report)
@@ -144,7 +144,7 @@ def fleet_section(news: News, public_url: str | None, now: float) -> Section:
         else "Look at the egress proxy, the network and the limits of the dispatchers. Contacts of webhooks are not "
         "notified of trouble meanwhile, for six hours at most."
     )
-    facts = [("Since", moment(news.since)), ("Webhooks", f"{news.count:,} of {news.total:,}")]
+    facts = [("Since", date_text(news.since)), ("Webhooks", f"{news.count:,} of {news.total:,}")]
     link = f"{public_url}/webhooks" if public_url else ""
     return Section(title, news.kind.value, facts=facts, advice=advice, link=link, since=int(news.since))
 
@@ -203,7 +203,7 @@ def _expiry_in_words(news: News, now: float) -> str:
     if expiry is None:
         return ""
     verb = "signs until" if expiry.is_rotation else "expires on" if expiry.at > now else "expired on"
-    return f"{clean(expiry.name, 150)} {verb} {moment(expiry.at)}"
+    return f"{clean(expiry.name, 150)} {verb} {date_text(expiry.at)}"
 
 
 def _last_answers(kind: NewsKind, report: StateReport | None) -> list[tuple[str, str]]:
@@ -214,8 +214,8 @@ def _last_answers(kind: NewsKind, report: StateReport | None) -> list[tuple[str,
         facts.append(("Dead events of the last day", f"{report.dead:,}"))
     if report.failed_at is not None:
         answer = f"{report.failure_status}" if report.failure_status else report.failure_reason.replace("_", " ")
-        facts.append(("Last failed attempt", clean(f"{answer}, {moment(report.failed_at)}")))
-    facts.append(("Last delivery", "none is known" if report.delivered_at is None else moment(report.delivered_at)))
+        facts.append(("Last failed attempt", clean(f"{answer}, {date_text(report.failed_at)}")))
+    facts.append(("Last delivery", "none is known" if report.delivered_at is None else date_text(report.delivered_at)))
     return facts
 
 

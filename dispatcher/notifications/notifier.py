@@ -12,6 +12,7 @@ import msgspec
 import structlog
 
 from dispatcher.config.settings import Settings
+from dispatcher.config.webhook_lookup import ListWebhooks
 from dispatcher.config.webhooks import Webhook
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import ConfigError, DispatcherError, Problem
@@ -42,8 +43,6 @@ GIVE_UP_S: Final = 86_400.0
 EXPIRIES_EVERY_S: Final = 3600.0
 HOUSEKEEPING_EVERY_S: Final = 3600.0
 
-Webhooks = Callable[[], Sequence[Webhook] | None]
-
 log = structlog.get_logger(__name__)
 
 
@@ -55,7 +54,7 @@ class Notifier:
         settings: Settings,
         states: TenantStates,
         store: NotificationStore,
-        webhooks: Webhooks,
+        webhooks: ListWebhooks,
         audit: AuditLog | None = None,
         count: Callable[[Settings], Awaitable[WaitingCounts | None]] = count_waiting,
         clock: Callable[[], float] = time.time,

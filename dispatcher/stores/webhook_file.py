@@ -4,7 +4,7 @@ Organisation and sandbox are read even from an entry that can't be used, so that
 skipped. The same is done for every other part of the file that may be a webhook.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -15,6 +15,7 @@ from pydantic import JsonValue, ValidationError
 from dispatcher.config.documents import Document, Loc, Mistake, key_of, nearest, path_of, problems_from
 from dispatcher.config.secret_scope import SecretScope
 from dispatcher.config.secrets import SecretSource
+from dispatcher.config.webhook_lookup import CheckWebhook
 from dispatcher.config.webhooks import Webhook, WebhookConfig, WebhookFile
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import Problem
@@ -28,7 +29,6 @@ MAX_ENTRIES: Final = 2_000
 
 log = structlog.get_logger(__name__)
 
-Check = Callable[[WebhookConfig], list[tuple[str, str]]]
 """Returns problems of a webhook that its model can't find, as (key, message): `("auth.sign.key", "…")`."""
 
 
@@ -91,7 +91,7 @@ class WebhookFileReading:
 class Rules:
     """Checks and limits for reading a webhook file."""
 
-    check: Check
+    check: CheckWebhook
     scope: SecretScope
 
 
@@ -283,7 +283,7 @@ def _is_header_value(path: Loc) -> bool:
     return len(path) == 4 and path[0] == "webhooks" and path[2] == "headers"
 
 
-def _refused_urls(data: JsonValue, check: Check) -> Iterator[tuple[Loc, str]]:
+def _refused_urls(data: JsonValue, check: CheckWebhook) -> Iterator[tuple[Loc, str]]:
     """Yields problems with the URLs of an entry that has other mistakes, so that all are reported together."""
     entry = data if isinstance(data, dict) else {}
     auth = entry.get("auth")
@@ -297,7 +297,7 @@ def _refused_urls(data: JsonValue, check: Check) -> Iterator[tuple[Loc, str]]:
         yield from ((path, why) for key, why in _checked(config, check) if key == "url")
 
 
-def _checked(config: WebhookConfig, check: Check) -> list[tuple[str, str]]:
+def _checked(config: WebhookConfig, check: CheckWebhook) -> list[tuple[str, str]]:
     try:
         return check(config)
     except Exception as error:  # a bug in a check costs this webhook only

@@ -15,7 +15,6 @@ import os
 import re
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import replace
@@ -40,7 +39,7 @@ from dispatcher.config.settings import TracingSettings
 from dispatcher.config.webhook_lookup import WebhookLookup
 from dispatcher.config.webhooks import Webhook
 from dispatcher.contract.outcomes import Attempt, Dead, Delivered, Outcome, Parked, Skipped
-from dispatcher.contract.records import ProcessingAttempt, Record, RetryState
+from dispatcher.contract.records import ProcessingAttempt, ProcessRecord, Record, RetryState
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import Draining
 from dispatcher.tasks import set_within
@@ -48,7 +47,6 @@ from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
 
-Process = Callable[[Record, ProcessingAttempt], Awaitable[Outcome]]
 
 BATCH = 512
 """Maximum number of spans in one request to the collector."""
@@ -114,7 +112,7 @@ class Tracing:
         origin = f"{record.topic}/{record.partition}/{record.offset}"
         return self._is_chosen(_trace_id(origin, record.timestamp))
 
-    def around(self, process: Process, events_topic: str | None = None) -> Process:
+    def around(self, process: ProcessRecord, events_topic: str | None = None) -> ProcessRecord:
         """Returns `process` with a span around each sampled record.
 
         `feedback-*` headers of records on the topic of events are ignored.

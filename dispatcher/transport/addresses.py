@@ -11,7 +11,7 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 
-class Place(StrEnum):
+class AddressKind(StrEnum):
     """Kinds of address. Messages to operators contain the values."""
 
     PUBLIC = "public"
@@ -28,7 +28,7 @@ class Place(StrEnum):
     TRANSLATED = "a form of IPv6 that hides an IPv4 address"
 
 
-INTERNAL = frozenset({Place.PRIVATE, Place.LOOPBACK, Place.SHARED})
+INTERNAL = frozenset({AddressKind.PRIVATE, AddressKind.LOOPBACK, AddressKind.SHARED})
 """Kinds that an operator's own services have. A *name* in the allow-list opens these; the rest needs a CIDR block."""
 
 _METADATA = frozenset(
@@ -46,50 +46,53 @@ _METADATA = frozenset(
 )
 
 
-def _four(*rows: tuple[str, Place]) -> tuple[tuple[IPv4Network, Place], ...]:
+def _four(*rows: tuple[str, AddressKind]) -> tuple[tuple[IPv4Network, AddressKind], ...]:
     return tuple((IPv4Network(block), place) for block, place in rows)
 
 
-def _six(*rows: tuple[str, Place]) -> tuple[tuple[IPv6Network, Place], ...]:
+def _six(*rows: tuple[str, AddressKind]) -> tuple[tuple[IPv6Network, AddressKind], ...]:
     return tuple((IPv6Network(block), place) for block, place in rows)
 
 
 _FOUR = _four(  # IANA IPv4 Special-Purpose Address Registry (RFC 6890)
-    ("0.0.0.0/32", Place.UNSPECIFIED),
-    ("0.0.0.0/8", Place.RESERVED),
-    ("10.0.0.0/8", Place.PRIVATE),
-    ("100.64.0.0/10", Place.SHARED),
-    ("127.0.0.0/8", Place.LOOPBACK),
-    ("169.254.0.0/16", Place.LINK_LOCAL),
-    ("172.16.0.0/12", Place.PRIVATE),
-    ("192.0.0.0/24", Place.RESERVED),
-    ("192.0.2.0/24", Place.DOCUMENTATION),
-    ("192.88.99.0/24", Place.TRANSLATED),  # the 6to4 relays (RFC 7526)
-    ("192.168.0.0/16", Place.PRIVATE),
-    ("198.18.0.0/15", Place.BENCHMARKING),
-    ("198.51.100.0/24", Place.DOCUMENTATION),
-    ("203.0.113.0/24", Place.DOCUMENTATION),
-    ("224.0.0.0/4", Place.MULTICAST),
-    ("240.0.0.0/4", Place.RESERVED),
+    ("0.0.0.0/32", AddressKind.UNSPECIFIED),
+    ("0.0.0.0/8", AddressKind.RESERVED),
+    ("10.0.0.0/8", AddressKind.PRIVATE),
+    ("100.64.0.0/10", AddressKind.SHARED),
+    ("127.0.0.0/8", AddressKind.LOOPBACK),
+    ("169.254.0.0/16", AddressKind.LINK_LOCAL),
+    ("172.16.0.0/12", AddressKind.PRIVATE),
+    ("192.0.0.0/24", AddressKind.RESERVED),
+    ("192.0.2.0/24", AddressKind.DOCUMENTATION),
+    ("192.88.99.0/24", AddressKind.TRANSLATED),  # the 6to4 relays (RFC 7526)
+    ("192.168.0.0/16", AddressKind.PRIVATE),
+    ("198.18.0.0/15", AddressKind.BENCHMARKING),
+    ("198.51.100.0/24", AddressKind.DOCUMENTATION),
+    ("203.0.113.0/24", AddressKind.DOCUMENTATION),
+    ("224.0.0.0/4", AddressKind.MULTICAST),
+    ("240.0.0.0/4", AddressKind.RESERVED),
 )
 
 _SIX = _six(  # IANA IPv6 Special-Purpose Address Registry; what is outside 2000::/3 and not here is reserved
-    ("::/128", Place.UNSPECIFIED),
-    ("::1/128", Place.LOOPBACK),
-    ("::/96", Place.TRANSLATED),  # IPv4-compatible (RFC 4291, deprecated)
-    ("::ffff:0:0:0/96", Place.TRANSLATED),  # IPv4-translated (RFC 2765, historic)
-    ("64:ff9b:1::/48", Place.TRANSLATED),  # local-use NAT64 (RFC 8215): the position of the IPv4 address is unknown
-    ("100::/64", Place.RESERVED),
-    ("2001::/32", Place.TRANSLATED),  # Teredo (RFC 4380)
-    ("2001:2::/48", Place.BENCHMARKING),
-    ("2001:db8::/32", Place.DOCUMENTATION),
-    ("2001::/23", Place.RESERVED),  # IETF protocol assignments
-    ("2002::/16", Place.TRANSLATED),  # 6to4 (RFC 3056, deprecated by RFC 7526)
-    ("3fff::/20", Place.DOCUMENTATION),
-    ("fc00::/7", Place.PRIVATE),
-    ("fe80::/10", Place.LINK_LOCAL),
-    ("fec0::/10", Place.PRIVATE),  # site-local (deprecated)
-    ("ff00::/8", Place.MULTICAST),
+    ("::/128", AddressKind.UNSPECIFIED),
+    ("::1/128", AddressKind.LOOPBACK),
+    ("::/96", AddressKind.TRANSLATED),  # IPv4-compatible (RFC 4291, deprecated)
+    ("::ffff:0:0:0/96", AddressKind.TRANSLATED),  # IPv4-translated (RFC 2765, historic)
+    (
+        "64:ff9b:1::/48",
+        AddressKind.TRANSLATED,
+    ),  # local-use NAT64 (RFC 8215): the position of the IPv4 address is unknown
+    ("100::/64", AddressKind.RESERVED),
+    ("2001::/32", AddressKind.TRANSLATED),  # Teredo (RFC 4380)
+    ("2001:2::/48", AddressKind.BENCHMARKING),
+    ("2001:db8::/32", AddressKind.DOCUMENTATION),
+    ("2001::/23", AddressKind.RESERVED),  # IETF protocol assignments
+    ("2002::/16", AddressKind.TRANSLATED),  # 6to4 (RFC 3056, deprecated by RFC 7526)
+    ("3fff::/20", AddressKind.DOCUMENTATION),
+    ("fc00::/7", AddressKind.PRIVATE),
+    ("fe80::/10", AddressKind.LINK_LOCAL),
+    ("fec0::/10", AddressKind.PRIVATE),  # site-local (deprecated)
+    ("ff00::/8", AddressKind.MULTICAST),
 )
 
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: how an IPv6-only cluster reaches the public IPv4 Internet
@@ -119,16 +122,16 @@ def carried(address: Address) -> tuple[IPv4Address, ...]:
     return tuple(one for one in found if one is not None)
 
 
-def place_of(address: Address) -> Place:
+def place_of(address: Address) -> AddressKind:
     """Returns the kind of an address. An IPv6 address that carries an IPv4 address is never better than that one."""
     if address in _METADATA:
-        return Place.METADATA
+        return AddressKind.METADATA
     if isinstance(address, IPv4Address):
-        return next((place for block, place in _FOUR if address in block), Place.PUBLIC)
+        return next((place for block, place in _FOUR if address in block), AddressKind.PUBLIC)
     inner = _inner(address)
     if inner is not None:
         place = place_of(inner)
-        if place is not Place.PUBLIC or address.ipv4_mapped is not None or address in _NAT64:
+        if place is not AddressKind.PUBLIC or address.ipv4_mapped is not None or address in _NAT64:
             return place
     found = next((place for block, place in _SIX if address in block), None)
-    return found or (Place.PUBLIC if address in _UNICAST else Place.RESERVED)
+    return found or (AddressKind.PUBLIC if address in _UNICAST else AddressKind.RESERVED)

@@ -19,7 +19,7 @@ from dispatcher.config.endpoint_urls import split_url
 from dispatcher.config.secret_scope import read_regular_file
 from dispatcher.config.settings import EgressSettings, ProxySettings
 from dispatcher.errors import Problem
-from dispatcher.transport.addresses import INTERNAL, Address, Network, Place, carried, place_of
+from dispatcher.transport.addresses import INTERNAL, Address, AddressKind, Network, carried, place_of
 
 DEFAULT_PORTS = "443, 8443 and 1024 to 65535"
 
@@ -196,7 +196,7 @@ class EgressGuard:
         if isinstance(address, ipaddress.IPv6Address) and address.scope_id is not None:
             return f"{named} for one network interface only (it has a zone): use a public address"
         place = place_of(address)
-        if place is Place.PUBLIC or self._allow.has_exactly(address):
+        if place is AddressKind.PUBLIC or self._allow.has_exactly(address):
             return None
         if place in INTERNAL and self._allow.has_name(host):
             return None

@@ -38,11 +38,11 @@ BUNDLE_CHECK_S = 10.0
 log = structlog.get_logger(__name__)
 
 
-Place = tuple[str, int]
+HostAndPort = tuple[str, int]
 """Host and port of a TLS server."""
 
 
-DIALLED: ContextVar[Place] = ContextVar("dialled")
+DIALLED: ContextVar[HostAndPort] = ContextVar("dialled")
 """The server that the current task connects to. A handshake needs its port, which neither asyncio nor uvloop passes to
 `wrap_bio`: sessions belong to host and port. (uvloop takes no subclass of `str` as a host name.)"""
 
@@ -50,21 +50,21 @@ DIALLED: ContextVar[Place] = ContextVar("dialled")
 class TlsObject(ssl.SSLObject):
     """A TLS connection that knows its server's host and port."""
 
-    place: Place | None = None
+    place: HostAndPort | None = None
 
 
 class TLSSessions:
     """The last session of each server, bounded. A server that refused one is offered none for an hour."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[Place, ssl.SSLSession] = OrderedDict()
-        self._refused: OrderedDict[Place, float] = OrderedDict()
+        self._kept: OrderedDict[HostAndPort, ssl.SSLSession] = OrderedDict()
+        self._refused: OrderedDict[HostAndPort, float] = OrderedDict()
 
-    def get(self, place: Place) -> ssl.SSLSession | None:
+    def get(self, place: HostAndPort) -> ssl.SSLSession | None:
         """Returns the session to offer, if any."""
         return self._kept.get(place)
 
-    def keep(self, place: Place, session: ssl.SSLSession) -> None:
+    def keep(self, place: HostAndPort, session: ssl.SSLSession) -> None:
         """Keeps a session for the next connection."""
         if self._refused and time.monotonic() < self._refused.get(place, 0.0):
             return
@@ -73,7 +73,7 @@ class TLSSessions:
         if len(self._kept) > MAX_SESSIONS:
             self._kept.popitem(last=False)
 
-    def forget(self, place: Place, *, is_refused: bool) -> None:
+    def forget(self, place: HostAndPort, *, is_refused: bool) -> None:
         """Forgets the server's session. If `is_refused`, none is kept for an hour."""
         self._kept.pop(place, None)
         if not is_refused:
@@ -129,11 +129,11 @@ _SOON_S = 2 * 86400.0
 _HAS_EXPIRED = 10
 """OpenSSL's X509_V_ERR_CERT_HAS_EXPIRED."""
 _MAX_PLACES = 10_000
-_expiries: dict[Place, tuple[float, float]] = {}
+_expiries: dict[HostAndPort, tuple[float, float]] = {}
 """When each server's certificate expires, and when that was read. Process-wide, as the metrics are."""
 
 
-def note_expiry(place: Place, connection: ssl.SSLObject) -> None:
+def note_expiry(place: HostAndPort, connection: ssl.SSLObject) -> None:
     """Remembers when a server's certificate expires: read at a new connection, at most once an hour.
 
     One that expires within two days is read at every new connection, so that its renewal is seen at once.
@@ -147,7 +147,7 @@ def note_expiry(place: Place, connection: ssl.SSLObject) -> None:
         _remember(place, expires)
 
 
-def note_refusal(place: Place, error: BaseException) -> None:
+def note_refusal(place: HostAndPort, error: BaseException) -> None:
     """Remembers that a server's certificate has expired, if that is why the handshake failed.
 
     A refused certificate can't be read. If its time was not known before, it counts as expired now.
@@ -157,14 +157,14 @@ def note_refusal(place: Place, error: BaseException) -> None:
         _remember(place, min(known, time.time()))
 
 
-def _remember(place: Place, expires: float) -> None:
+def _remember(place: HostAndPort, expires: float) -> None:
     _expiries.pop(place, None)
     _expiries[place] = (expires, time.monotonic())
     if len(_expiries) > _MAX_PLACES:
         del _expiries[next(iter(_expiries))]
 
 
-def certificate_expiries() -> dict[Place, float]:
+def certificate_expiries() -> dict[HostAndPort, float]:
     """Returns when certificates expire, in Unix time, by host and port."""
     return {place: expires for place, (expires, _) in _expiries.items()}
 

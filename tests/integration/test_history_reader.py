@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY
 
 from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRecord, encode_records
-from dispatcher.contract.history_positions import Move, Place, StoredPositions
+from dispatcher.contract.history_positions import Move, StoredPositions, TopicAndPartition
 from dispatcher.errors import StoreUnavailable
 from dispatcher.history.worker import HistoryWorker
 from dispatcher.kafka.history_reader import HistoryReader, lag_of
@@ -67,7 +67,7 @@ async def test_the_lag_is_unknown_until_it_was_measured(kafka: Broker) -> None:
     at_writes: list[int | None] = []
     goes_on = asyncio.Event()
 
-    async def write(_records: Sequence[HistoryRecord], _moves: Mapping[Place, Move]) -> None:
+    async def write(_records: Sequence[HistoryRecord], _moves: Mapping[TopicAndPartition, Move]) -> None:
         at_writes.append(reader.lag)
         await goes_on.wait()
 
@@ -92,7 +92,7 @@ async def test_the_lag_is_unknown_until_it_was_measured(kafka: Broker) -> None:
 async def test_a_worker_that_can_not_read_or_store_shows_it_in_a_metric(kafka: Broker) -> None:
     fails = True
 
-    async def write(_records: Sequence[HistoryRecord], _moves: Mapping[Place, Move]) -> None:
+    async def write(_records: Sequence[HistoryRecord], _moves: Mapping[TopicAndPartition, Move]) -> None:
         if fails:
             raise StoreUnavailable("it is away")
 

@@ -3,6 +3,7 @@
 from aiohttp import web
 
 from dispatcher.console.pages import (
+    audit_log,
     dead_events,
     dead_record,
     deleted_webhooks,
@@ -10,13 +11,12 @@ from dispatcher.console.pages import (
     edit,
     error_pages,
     events,
-    history,
     notification_link,
     notifications,
     overview,
     preferences,
     reference,
-    resend,
+    resend_dialog,
     scope_search,
     search,
     testing,
@@ -41,8 +41,8 @@ def add_to(app: web.Application, services: Services) -> None:
         deliveries,
         events,
         dead_events,
-        resend,
-        history,
+        resend_dialog,
+        audit_log,
         reference,
         preferences,
         search,

@@ -17,7 +17,7 @@ from dispatcher.console.webhook_state import state_of
 from dispatcher.stores.sql.records import StoredWebhook
 
 PAGE: Final = 50
-Outcome = Literal["delivered", "failed", "dead"]
+OutcomeFilter = Literal["delivered", "failed", "dead"]
 _OUTCOMES: Final = ("delivered", "failed", "dead")
 
 
@@ -103,7 +103,7 @@ def _query(request: web.Request) -> AttemptQuery:
     outcome = request.query.get("outcome", "")
     return AttemptQuery(
         event_id=request.query.get("event", "").strip()[:200] or None,
-        outcome=cast(Outcome, outcome) if outcome in _OUTCOMES else None,
+        outcome=cast(OutcomeFilter, outcome) if outcome in _OUTCOMES else None,
         before=request.query.get("before", "")[:200] or None,
         limit=PAGE,
     )

@@ -16,7 +16,7 @@ from dispatcher.contract.history import HistoryEntry, HistoryOutcome
 from dispatcher.contract.outcomes import DeadReason
 from dispatcher.contract.reason_texts import DEAD, FAILED, WAITING
 from dispatcher.contract.redaction import recipient
-from dispatcher.history.timeline import details, moment, title
+from dispatcher.history.timeline import details, title, utc_text
 
 STATES: Final = {
     "active": ("Active", "ok"),
@@ -246,7 +246,7 @@ def _moment(at_ms: int) -> str:
     try:
         return exact(at_ms / 1000)
     except (ValueError, OverflowError, OSError):
-        return moment(at_ms)
+        return utc_text(at_ms)
 
 
 FILTERS: Final[dict[str, Callable[..., object]]] = {

@@ -9,10 +9,10 @@ from dispatcher.config.settings import Settings
 from dispatcher.config.webhooks import Webhook
 from dispatcher.console.sources.attempts import AttemptReader
 from dispatcher.console.sources.dead_events import DeadLetterReader
+from dispatcher.console.sources.delivered_events import DeliveredEvents
 from dispatcher.console.sources.history import HistoryLookup
 from dispatcher.console.sources.jwks import PublishedKeys
 from dispatcher.console.sources.lanes import RunningLanes
-from dispatcher.console.sources.resends import DeliveredEvents
 from dispatcher.console.sources.retry_backlog import RetryBacklog
 from dispatcher.console.sources.test_sender import SampleSender
 from dispatcher.history.process import open_notifier

@@ -28,7 +28,7 @@ from dispatcher.delivery.verdicts import judge, reason_of
 from dispatcher.errors import ConfigError, Problem, TokenUnavailable
 from dispatcher.flow.explain import masked, shown_headers
 from dispatcher.transport import open_transport
-from dispatcher.transport.addresses import Place, place_of
+from dispatcher.transport.addresses import AddressKind, place_of
 from dispatcher.transport.egress import literal
 from dispatcher.transport.request import Endpoint, Request, Transport
 from dispatcher.transport.token_client import TokenClient
@@ -224,7 +224,9 @@ def _shown_address(text: str, host: str) -> str:
     """Returns the address, or a placeholder if it is in the operator's network and the host name doesn't show it."""
     address = literal(text)
     is_known = literal(host) is not None or host == "localhost"
-    return text if is_known or address is None or place_of(address) is Place.PUBLIC else "in the operator's network"
+    return (
+        text if is_known or address is None or place_of(address) is AddressKind.PUBLIC else "in the operator's network"
+    )
 
 
 def _durations_ms(phases: Phases) -> dict[str, float]:

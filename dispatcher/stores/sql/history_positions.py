@@ -6,7 +6,7 @@ from typing import Final
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from dispatcher.contract.history_positions import Move, Place, StoredPositions
+from dispatcher.contract.history_positions import Move, StoredPositions, TopicAndPartition
 from dispatcher.errors import StoreReplaced
 from dispatcher.stores.sql.history_schema import positions
 
@@ -25,7 +25,7 @@ async def read_positions(connection: AsyncConnection) -> StoredPositions:
     return StoredPositions(found, trusts_commits)
 
 
-async def move_positions(connection: AsyncConnection, moves: Mapping[Place, Move]) -> None:
+async def move_positions(connection: AsyncConnection, moves: Mapping[TopicAndPartition, Move]) -> None:
     """Moves the positions in the transaction that stores the records between.
 
     Raises:

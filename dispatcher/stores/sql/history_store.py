@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.config.settings import HistorySettings
 from dispatcher.contract.history import KeptAs
-from dispatcher.contract.history_positions import Move, Place, StoredPositions
+from dispatcher.contract.history_positions import Move, StoredPositions, TopicAndPartition
 from dispatcher.errors import ConfigError, Problem, StoreUnavailable
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_evidence import add_evidence
@@ -44,7 +44,7 @@ from dispatcher.stores.sql.slices import delete_in_slices
 WRITE_WITHIN_S: Final = 30.0
 """For one batch."""
 MAINTAIN_WITHIN_S: Final = 300.0
-CLOCKS_DIFFER_MS: Final = DAY_MS
+MOST_AHEAD_MS: Final = DAY_MS
 """An entry from further in the future than this has a wrong clock, and is refused."""
 ERASED_FOR_MS: Final = 14 * DAY_MS
 """So long a person's old entries are refused after an erasure: longer than the topic keeps them."""
@@ -75,7 +75,7 @@ WITH added AS (
 SELECT kept, "at", writer, number FROM added
 """  # noqa: S608  (names of our own)
 
-_NO_MOVES: Final[Mapping[Place, Move]] = MappingProxyType({})
+_NO_MOVES: Final[Mapping[TopicAndPartition, Move]] = MappingProxyType({})
 
 
 class HistoryStore:
@@ -138,7 +138,7 @@ class HistoryStore:
         async with self._with_tables(), self._database.read() as connection:
             return await read_positions(connection)
 
-    async def write(self, rows: Sequence[Row], moves: Mapping[Place, Move] = _NO_MOVES) -> tuple[int, int]:
+    async def write(self, rows: Sequence[Row], moves: Mapping[TopicAndPartition, Move] = _NO_MOVES) -> tuple[int, int]:
         """Writes rows, and moves the positions past their records, in one transaction.
 
         Returns:
@@ -152,7 +152,7 @@ class HistoryStore:
                 whether they did: write the same rows again.
         """
         now_ms = int(self._clock() * 1000)
-        timely = [row for row in rows if now_ms - self._keep_ms[row[0]] <= row[1] <= now_ms + CLOCKS_DIFFER_MS]
+        timely = [row for row in rows if now_ms - self._keep_ms[row[0]] <= row[1] <= now_ms + MOST_AHEAD_MS]
         timely.sort(key=lambda row: row[:4])  # all workers lock in one order
         if not timely and not moves:
             return 0, len(rows)
@@ -172,7 +172,9 @@ class HistoryStore:
             self._days.clear()
             raise
 
-    async def _merge_in_pieces(self, rows: Sequence[Row], moves: Mapping[Place, Move], now_ms: int) -> tuple[int, int]:
+    async def _merge_in_pieces(
+        self, rows: Sequence[Row], moves: Mapping[TopicAndPartition, Move], now_ms: int
+    ) -> tuple[int, int]:
         """Returns what `_merge` returns. After a failure pieces are smaller: the database may have been too slow."""
         wanted = added = done = 0
         while True:
@@ -188,7 +190,9 @@ class HistoryStore:
             if is_last:
                 return wanted, added
 
-    async def _merge(self, rows: Sequence[Row], moves: Mapping[Place, Move], now_ms: int) -> tuple[int, int]:
+    async def _merge(
+        self, rows: Sequence[Row], moves: Mapping[TopicAndPartition, Move], now_ms: int
+    ) -> tuple[int, int]:
         """Writes the rows, their evidence and the positions in one transaction.
 
         Returns how many rows were accepted, since no erasure refuses them, and how many of these were new.

@@ -14,6 +14,7 @@ from pydantic import JsonValue
 from sqlalchemy import RowMapping, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from dispatcher.config.webhook_lookup import CheckWebhook
 from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import AlreadyExists, ConfigError, EditConflict, NotAllowed, NotFound, Problem, StoreUnavailable
@@ -38,9 +39,6 @@ from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
 
-Check = Callable[[WebhookConfig], list[tuple[str, str]]]
-"""Returns problems of a webhook that its model can't find, as (key, message). Called in a thread."""
-
 
 class WebhookRepository:
     """Creates, reads, updates and deletes webhooks.
@@ -53,7 +51,7 @@ class WebhookRepository:
         self,
         database: Database,
         encryption: Encryption,
-        check: Check = lambda _: [],
+        check: CheckWebhook = lambda _: [],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._database = database

@@ -13,7 +13,7 @@ from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.kafka.commit_metadata import AT_START, Fingerprint, encode_metadata
 from dispatcher.kafka.held_start import ANSWER_S, Committed, HeldStart, find_start, is_same_log
-from dispatcher.kafka.held_topic import Directory, Place, Progress, Snapshot, SnapshotOffsets
+from dispatcher.kafka.held_topic import Directory, Progress, Snapshot, SnapshotOffsets, UnfinishedRange
 from dispatcher.kafka.log_check import LogLoss
 from dispatcher.kafka.membership import Bounds, GroupClient
 from dispatcher.kafka.offset_tracker import OffsetTracker
@@ -25,7 +25,7 @@ from tests.unit.virtual_time import seconds_taken, virtual_time
 TP = TopicPartition("g.held", 1)
 TENANT = TenantKey("a", "prod")
 SNAPSHOT = Snapshot({TENANT: Progress(9, 12, (9,))})
-DIRECTORY = Directory(12, {TENANT: Place(5, 11, 1.8e9, 3)})
+DIRECTORY = Directory(12, {TENANT: UnfinishedRange(5, 11, 1.8e9, 3)})
 
 
 def record(offset: int, content: Snapshot | Directory | None = None, value: bytes = b"value") -> ARecord:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.kafka import held_topic
 from dispatcher.kafka.held_partition import ROOM, HeldPartition
-from dispatcher.kafka.held_topic import Directory, Place, Progress, Snapshot, SnapshotOffsets
+from dispatcher.kafka.held_topic import Directory, Progress, Snapshot, SnapshotOffsets, UnfinishedRange
 from tests.unit.examples import ARecord
 
 A, B, C = (TenantKey(name, "prod") for name in "abc")
@@ -275,17 +275,21 @@ def test_a_shorter_age_limit_counts_for_events_of_a_directory_too() -> None:
 
 
 def test_a_directory_that_ends_before_the_position_says_nothing() -> None:
-    old = Directory(3, {A: Place(0, 2, 5.0, 3)})
+    old = Directory(3, {A: UnfinishedRange(0, 2, 5.0, 3)})
     partition = HeldPartition(3, {}, MAX_AGE_S, old)
     assert (partition.cursor, partition.seen_to, partition.tenants, partition.events) == (3, 3, [], 0)
-    longer = HeldPartition(3, {}, MAX_AGE_S, Directory(9, {A: Place(0, 2, 5.0, 3), B: Place(1, 3, 5.0, 2)}))
+    longer = HeldPartition(
+        3, {}, MAX_AGE_S, Directory(9, {A: UnfinishedRange(0, 2, 5.0, 3), B: UnfinishedRange(1, 3, 5.0, 2)})
+    )
     assert (longer.cursor, longer.seen_to, longer.tenants) == (9, 9, [B])
     assert longer.to_commit()[0] == 3
 
 
 @given(st.integers(0, 2**40), st.dictionaries(st.sampled_from([A, B, C]), st.integers(0, 2**40)))
 def test_a_directory_is_read_as_it_was_written(end: int, tenants: dict[TenantKey, int]) -> None:
-    directory = Directory(end, {key: Place(first, first + 1, first + 0.5, 2) for key, first in tenants.items()})
+    directory = Directory(
+        end, {key: UnfinishedRange(first, first + 1, first + 0.5, 2) for key, first in tenants.items()}
+    )
     record = ARecord(directory.encode(), None, SNAPSHOT_HEADERS, "g.held", 0, 1)
     assert Directory.of(record) == directory
     assert Snapshot.of(record) is None

@@ -7,7 +7,7 @@ from pydantic import Field, StringConstraints, model_validator
 from dispatcher.console.api.models.base import Cursor, Limit, Moment, RequestModel, ResponseModel, Word
 from dispatcher.console.model import ApiOrigin, Time, Window
 
-Outcome = Literal["attempt", "delivered", "skipped", "parked", "held", "dead", "redriven"]
+OutcomeName = Literal["attempt", "delivered", "skipped", "parked", "held", "dead", "redriven"]
 HashHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 _Words = Annotated[tuple[Word, ...], Field(max_length=20)]
 
@@ -25,7 +25,7 @@ class HistorySearchOrder(RequestModel):
     campaign: Word | None = None
     since: Moment | None = None
     until: Moment | None = None
-    outcomes: Annotated[tuple[Outcome, ...], Field(max_length=7)] = ()
+    outcomes: Annotated[tuple[OutcomeName, ...], Field(max_length=7)] = ()
     reasons: _Words = ()
     message_statuses: _Words = ()
     channels: _Words = ()
@@ -48,7 +48,7 @@ class HistoryEntryModel(ResponseModel):
     at: Time
     org: str | None
     sandbox: str | None
-    outcome: Outcome
+    outcome: OutcomeName
     reason: str
     text: str
     """The entry as a sentence."""
@@ -99,7 +99,7 @@ class SkippedQuery(RequestModel):
 class CountModel(ResponseModel):
     """Events of one outcome, reason and channel."""
 
-    outcome: Outcome
+    outcome: OutcomeName
     reason: str
     channel: str
     events: int

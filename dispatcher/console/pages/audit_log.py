@@ -18,12 +18,12 @@ MOST_LOOKED_AT: Final = 1000
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
     """Adds this module's routes to the console."""
-    pages = HistoryPages(renderer)
+    pages = AuditPages(renderer)
     app.router.add_get("/audit", pages.of_all)
     app.router.add_get("/webhooks/{webhook_id}/audit", pages.of_webhook)
 
 
-class HistoryPages:
+class AuditPages:
     """Serves the audit log of one webhook, or of all."""
 
     def __init__(self, renderer: Renderer) -> None:

@@ -13,8 +13,8 @@ from aiokafka.admin import RecordsToDelete
 from dispatcher.config.settings import Settings
 from dispatcher.console.model import RedriveModel, ResendCheck, ResendQuery
 from dispatcher.console.sources import resends as module
+from dispatcher.console.sources.delivered_events import DeliveredEvents
 from dispatcher.console.sources.redrive_jobs import RedriveJobs
-from dispatcher.console.sources.resends import DeliveredEvents
 from dispatcher.contract.events import DeliveryEvent, read_event
 from dispatcher.contract.history import HistoryOutcome
 from dispatcher.contract.records import Origin, RetryState
