@@ -61,13 +61,6 @@ def published_keys_of(config: WebhookConfig) -> "list[tuple[PublicJwk, float | N
     return keys
 
 
-def jwks_of(configs: list[WebhookConfig]) -> "dict[str, list[PublicJwk]]":
-    """Returns the JWKS document (RFC 7517, section 5) of these webhooks' public keys, regardless of withdrawal time."""
-    from dispatcher.auth.public_keys import jwks_document
-
-    return jwks_document([key for config in configs for key, _ in published_keys_of(config)])
-
-
 def _in_auth(config: WebhookConfig) -> Iterator[tuple[str, str]]:
     auth = config.auth
     if not isinstance(auth, JwtAuth):

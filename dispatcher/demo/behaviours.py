@@ -15,12 +15,9 @@ class ReceiverAnswer:
     """The receiver's response."""
 
     status: int = 200
+    """0: the connection is closed without an answer."""
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
-
-
-HANG_UP = ReceiverAnswer(status=0)
-"""Close the connection, answer nothing."""
 
 
 class Behaviour(Protocol):

@@ -11,7 +11,7 @@ all:
 - a webhook in two files belongs to the file that it belonged to before, otherwise to the first by name; the other is
   refused;
 - a scan that would remove more than half of ten or more webhooks is not applied until the next regular scan, a scan
-  `reload_interval` later, or `reload` finds the same, because a directory may be empty only for a moment.
+  `reload_interval` later, or the next regular scan finds the same, because a directory may be empty only for a moment.
 """
 
 import asyncio
@@ -169,11 +169,6 @@ class YamlDirectory:
         unusable = self._readings and not any(reading.is_usable for reading in self._readings.values())
         if unusable or (self._problems and not self._readings):
             raise ConfigError(self._problems)
-        return list(self._problems)
-
-    async def reload(self) -> list[Problem]:
-        """Scans now; it counts as a regular scan. Returns the problems found."""
-        await self._scan(confirms=True)
         return list(self._problems)
 
     async def run(self) -> None:

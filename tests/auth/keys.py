@@ -8,7 +8,8 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from dispatcher.auth.public_keys import PrivateKey
+from dispatcher.auth.problems import published_keys_of
+from dispatcher.auth.public_keys import PrivateKey, PublicJwk, jwks_document
 from dispatcher.config.secrets import Secret
 from dispatcher.config.webhook_auth import FetchedToken, SignedToken
 from dispatcher.config.webhooks import WebhookConfig
@@ -75,3 +76,8 @@ def webhook(auth: Mapping[str, Any] | None = None, **more: object) -> WebhookCon
     """A webhook with this authentication."""
     base = {"name": "Luma", "org": "org", "sandbox": "prod", "url": URL, "auth": auth or {"type": "none"}}
     return WebhookConfig.model_validate({**base, **more})
+
+
+def jwks_of(configs: list[WebhookConfig]) -> dict[str, list[PublicJwk]]:
+    """The JWKS document of these webhooks' public keys, regardless of when they are withdrawn."""
+    return jwks_document([key for config in configs for key, _ in published_keys_of(config)])

@@ -12,10 +12,9 @@ from aiohttp import web
 from joserfc.jwk import KeySet
 
 from dispatcher.auth.fetched_tokens import FetchedTokens
-from dispatcher.auth.problems import jwks_of
 from dispatcher.auth.token_answers import Headers, TokenAnswer
 from dispatcher.errors import TokenUnavailable
-from tests.auth.keys import NOW, fetched, signed, webhook
+from tests.auth.keys import NOW, fetched, jwks_of, signed, webhook
 from tests.auth.test_jwt_signer import verified
 from tests.auth.token_server import HttpEndpoint, TokenServer, http_endpoint, token, token_server
 

@@ -7,12 +7,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from joserfc.jwk import KeySet, thumbprint
 
 from dispatcher.auth.jwt_signer import JwtSigner
-from dispatcher.auth.problems import jwks_of
 from dispatcher.auth.public_keys import public_jwk_of
 from dispatcher.auth.public_keys import thumbprint as ours
 from dispatcher.auth.signing_keys import load_key
 from dispatcher.config.webhooks import WebhookConfig
-from tests.auth.keys import NOW, URL, fetched, pem, signed, webhook
+from tests.auth.keys import NOW, URL, fetched, jwks_of, pem, signed, webhook
 from tests.auth.test_jwt_signer import verified
 
 ASYMMETRIC = ["RS256", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519", "Ed448"]

@@ -3,8 +3,10 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from dispatcher.demo.behaviours import HANG_UP, ReceiverAnswer
+from dispatcher.demo.behaviours import ReceiverAnswer
 from dispatcher.demo.ledger import Arrival
+
+HANG_UP = ReceiverAnswer(status=0)
 
 
 @dataclass(frozen=True, slots=True)

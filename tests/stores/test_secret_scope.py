@@ -15,6 +15,7 @@ from dispatcher.stores.webhook_file import Rules
 from dispatcher.stores.webhook_files import read_directory
 from dispatcher.stores.yaml_directory import YamlDirectory
 from tests.stores.kubelet import MountedVolume
+from tests.stores.rescanning import rescan
 from tests.stores.test_yaml_directory import content, entry, key, no_check, orgs
 
 SETTINGS = """\
@@ -155,7 +156,7 @@ async def test_a_secret_that_never_ends_stops_nothing(place: Path, what: str, pl
         await directory.get(key("a"))
     (place / "webhooks.d" / "b.yaml").write_text(content(entry("d")))
     async with asyncio.timeout(20):
-        await directory.reload()
+        await rescan(directory)
     assert orgs(directory) == ["b", "d"], "reloads go on"
 
 
@@ -206,12 +207,12 @@ async def test_a_scan_that_hangs_is_a_problem_until_it_ends(place: Path, monkeyp
 
     monkeypatch.setattr("dispatcher.stores.webhook_files.os.scandir", hanging)
     directory._read._within_s = 0.05
-    (problem,) = await directory.reload()
+    (problem,) = await rescan(directory)
     assert "can't be read (reading takes longer than" in problem.message
     assert orgs(directory) == ["a"]
     may_end.set()
     directory._read._within_s = 20
-    assert await directory.reload() == []
+    assert await rescan(directory) == []
 
 
 def test_a_path_of_any_length_makes_a_short_problem(tmp_path: Path) -> None:

@@ -13,15 +13,17 @@ from watchfiles._rust_notify import WatchfilesRustInternalError
 
 from dispatcher.config.secret_scope import SecretScope
 from dispatcher.config.settings import WebhookSettings
+from dispatcher.config.webhook_lookup import CheckWebhook
 from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import ConfigError, WebhookUndecided, WebhookUnusable
 from dispatcher.stores import open_source
 from dispatcher.stores.cache import NOT_CACHED
-from dispatcher.stores.webhook_file import Check, Rules
+from dispatcher.stores.webhook_file import Rules
 from dispatcher.stores.yaml_directory import YamlDirectory
 from dispatcher.telemetry import metrics
 from tests.stores.kubelet import MountedVolume
+from tests.stores.rescanning import rescan
 
 
 def entry(org: str, sandbox: str = "prod", url: str = "https://hooks.example/x", more: str = "") -> str:
@@ -59,7 +61,9 @@ def scope_of(path: Path) -> SecretScope:
     return SecretScope(roots=(path, path.parent / "secrets"), prefixes=("WEBHOOK_",))
 
 
-def directory_at(path: Path, check: Check = no_check, interval: float = 60) -> tuple[YamlDirectory, Notifications]:
+def directory_at(
+    path: Path, check: CheckWebhook = no_check, interval: float = 60
+) -> tuple[YamlDirectory, Notifications]:
     directory = YamlDirectory(WebhookSettings(path=path, reload_interval=interval), Rules(check, scope_of(path)))
     notified = Notifications()
     directory.on_change(notified)
@@ -150,13 +154,13 @@ async def test_a_mistake_costs_the_webhook_it_is_in_which_keeps_its_last_good_ve
     before = {webhook.config.org: webhook for webhook in directory.all()}
     (path / "a.yaml").write_text(content(entry("a", url="https://new.example/"), entry("b", url="ftp://x"), entry("d")))
     (path / "c.yaml").write_text(content(entry("c", url="https://new.example/")))
-    await directory.reload()
+    await rescan(directory)
     assert texts(directory, path) == ["a.yaml:4: webhooks[1].url: must begin with https://"]
     assert orgs(directory) == ["a", "b", "c", "d"]
     assert await directory.get(key("b")) is before["b"]
     assert notified.changes[1:] == [{"a", "c", "d"}]
     (path / "a.yaml").write_text(content(entry("a", url="https://new.example/")))
-    assert await directory.reload() == []
+    assert await rescan(directory) == []
     assert orgs(directory) == ["a", "c"]
     assert notified.changes[2:] == [{"b", "d"}]
 
@@ -175,7 +179,7 @@ async def test_a_mistake_without_a_last_good_version_makes_the_webhook_unusable_
     assert await directory.get(key("nobody")) is None
     assert (metrics.CONFIG_UNUSABLE._value.get(), metrics.CONFIG_INCOMPLETE._value.get()) == (1, 0)
     (path / "a.yaml").write_text(content(entry("t0"), entry("t1"), entry("t2")))
-    assert await directory.reload() == []
+    assert await rescan(directory) == []
     assert orgs(directory) == ["t0", "t1", "t2"]
     assert not directory.is_held(key("t2"))
     assert notified.changes[1:] == [{"t2"}]
@@ -244,7 +248,7 @@ async def test_a_file_with_unknown_tenants_makes_the_store_incomplete_until_it_i
         await directory.get(key("nobody"))
     assert metrics.CONFIG_INCOMPLETE._value.get() == 1
     (path / "b.yaml").write_text(content(entry("b")))
-    assert await directory.reload() == []
+    assert await rescan(directory) == []
     assert await directory.get(key("nobody")) is None
     assert not directory.is_held(key("nobody"))
     assert metrics.CONFIG_INCOMPLETE._value.get() == 0
@@ -257,7 +261,7 @@ async def test_a_file_that_was_read_before_keeps_its_tenants_when_it_breaks(path
     directory, _ = directory_at(path)
     await directory.load()
     (path / "a.yaml").write_bytes(text.encode(errors="surrogateescape"))
-    assert len(await directory.reload()) >= 1
+    assert len(await rescan(directory)) >= 1
     assert directory.get_cached(key("a")) is not NOT_CACHED
     with pytest.raises(WebhookUnusable):
         await directory.get(key("b"))
@@ -314,10 +318,10 @@ async def test_every_tenant_that_a_mistake_may_concern_keeps_its_webhook(path: P
     directory, _ = directory_at(path)
     await directory.load()
     (path / "a.yaml").write_text(text)
-    assert len(await directory.reload()) >= 1
+    assert len(await rescan(directory)) >= 1
     assert orgs(directory) == ["a", "b", "c"]
     (path / "b.yaml").write_text(content(entry("c", url="https://new.example/")))
-    await directory.reload()
+    await rescan(directory)
     found = await directory.get(key("c"))
     assert found is not None
     is_own = any(text == TWO_IN_ONE[name] for name in TWO_IN_ONE if name.startswith("an organisation"))
@@ -358,7 +362,7 @@ async def test_a_webhook_that_moves_leaves_a_file_with_a_mistake(path: Path, bro
     await directory.load()
     (path / "a.yaml").write_text(broken or content(entry("a").replace("org:", "ogr:")))
     (path / "b.yaml").write_text(content(entry("b", url="https://new.example/")))
-    await directory.reload()
+    await rescan(directory)
     moved = await directory.get(key("b"))
     assert moved is not None
     assert moved.config.url == "https://new.example/"
@@ -372,7 +376,7 @@ async def test_an_entry_without_tenant_is_known_by_its_name_or_url(path: Path, l
     directory, _ = directory_at(path)
     await directory.load()
     (path / "a.yaml").write_text(content(entry("a"), f"  - {{{left}, ogr: b, sandbox: prod}}\n"))
-    await directory.reload()
+    await rescan(directory)
     assert orgs(directory) == ["a", "b"]
     assert await directory.get(key("nobody")) is None, "the store is complete"
 
@@ -382,7 +386,7 @@ async def test_a_new_webhook_without_tenant_is_not_taken_for_the_one_it_replaces
     directory, _ = directory_at(path)
     await directory.load()
     (path / "a.yaml").write_text(content(entry("a"), entry("n").replace("org:", "ogr:")))
-    await directory.reload()
+    await rescan(directory)
     with pytest.raises(WebhookUndecided):
         await directory.get(key("n"))
     assert orgs(directory) == ["a", "b"]
@@ -393,7 +397,7 @@ async def test_a_webhook_more_whose_tenant_is_unknown_makes_a_known_file_incompl
     directory, notified = directory_at(path)
     await directory.load()
     (path / "a.yaml").write_text(content(entry("a"), "  - {name: y, url: 'https://y.example/'}\n"))
-    await directory.reload()
+    await rescan(directory)
     assert orgs(directory) == ["a"]
     with pytest.raises(WebhookUndecided):
         await directory.get(key("y"))
@@ -419,7 +423,7 @@ async def test_a_webhook_keeps_its_last_good_version_when_it_moves_to_a_file_wit
     before = await directory.get(key("b"))
     (path / "a.yaml").write_text(content(entry("a")))
     (path / "c.yaml").write_text(content(entry("b", url="ftp://x")))
-    await directory.reload()
+    await rescan(directory)
     assert await directory.get(key("b")) is before
 
 
@@ -431,7 +435,7 @@ async def test_a_webhook_whose_only_secret_is_not_there_yet_does_not_stop_the_st
         await directory.get(key("a"))
     (path.parent / "secrets").mkdir()
     (path.parent / "secrets" / "key").write_text("one" * 20)
-    assert await directory.reload() == []
+    assert await rescan(directory) == []
     assert orgs(directory) == ["a"]
     assert notified.changes == [{"a"}, {"a"}]
 
@@ -466,11 +470,11 @@ async def test_what_has_not_changed_stays_the_same_object(path: Path) -> None:
     await directory.load()
     a, b = directory.all()
     (path / "a.yaml").write_text(content(entry("a"), entry("b", more=", enabled: false")))
-    await directory.reload()
+    await rescan(directory)
     assert directory.all()[0] is a
     assert directory.all()[1] is not b
     os.utime(path / "a.yaml", (0, 0))
-    await directory.reload()
+    await rescan(directory)
     assert notified.changes[1:] == [{"b"}]
 
 
@@ -480,7 +484,7 @@ async def test_a_removed_file_takes_its_webhooks_along(path: Path) -> None:
     directory, notified = directory_at(path)
     await directory.load()
     (path / "a.yaml").unlink()
-    assert await directory.reload() == []
+    assert await rescan(directory) == []
     assert orgs(directory) == ["b"]
     assert notified.changes[1:] == [{"a"}]
 
@@ -490,10 +494,10 @@ async def test_a_bad_file_that_is_removed_takes_its_last_good_version_along(path
     directory, _ = directory_at(path)
     await directory.load()
     (path / "a.yaml").write_text(BAD)
-    await directory.reload()
+    await rescan(directory)
     assert orgs(directory) == ["a"]
     (path / "a.yaml").unlink()
-    assert await directory.reload() == []
+    assert await rescan(directory) == []
     assert orgs(directory) == []
 
 
@@ -504,10 +508,10 @@ async def test_a_renamed_file_and_a_moved_webhook_stay_in_use(path: Path) -> Non
     await directory.load()
     revisions = [webhook.revision for webhook in directory.all()]
     (path / "a.yaml").rename(path / "z.yaml")
-    assert await directory.reload() == []
+    assert await rescan(directory) == []
     (path / "z.yaml").write_text(content(entry("a")))
     (path / "c.yaml").write_text(content(entry("b"), entry("c")))
-    assert await directory.reload() == []
+    assert await rescan(directory) == []
     assert orgs(directory) == ["a", "b", "c"]
     assert [webhook.revision for webhook in directory.all()] == revisions
     assert [Path(webhook.source).name for webhook in directory.all()] == ["z.yaml:3", "c.yaml:3", "c.yaml:4"]
@@ -518,14 +522,14 @@ async def test_a_tenant_in_two_files_stays_where_it_was_and_both_are_named(path:
     directory, _ = directory_at(path)
     await directory.load()
     (path / "a.yaml").write_text(content(entry("y"), entry("x", url="https://thief.example/")))
-    await directory.reload()
+    await rescan(directory)
     assert texts(directory, path) == [
         "a.yaml:4: webhooks[1]: x/prod is in b.yaml already: one webhook for each organisation and sandbox"
     ]
     assert orgs(directory) == ["x", "y"]
     assert directory.all()[0].source == f"{path}/b.yaml:3"
     (path / "b.yaml").unlink()
-    assert await directory.reload() == []
+    assert await rescan(directory) == []
     assert [webhook.source for webhook in directory.all()] == [f"{path}/a.yaml:4", f"{path}/a.yaml:3"]
 
 
@@ -587,7 +591,7 @@ async def test_a_rotated_secret_alone_makes_a_new_webhook(path: Path) -> None:
     await directory.load()
     old, content_hash = directory.all()[0], directory.content_hash
     secret.write_text("two" * 20)
-    assert await directory.reload() == []
+    assert await rescan(directory) == []
     new = directory.all()[0]
     assert new.revision != old.revision
     assert new.config.secrets()[0].reveal() == b"two" * 20
@@ -607,13 +611,13 @@ async def test_a_secret_that_goes_missing_keeps_the_last_good_version_until_it_i
         "directory): create it, or correct the path"
     ]
     secret.write_text("one" * 20)
-    assert await directory.reload() == []
+    assert await rescan(directory) == []
     old = directory.all()[0]
     secret.unlink()
-    assert len(await directory.reload()) == 1
+    assert len(await rescan(directory)) == 1
     assert directory.all()[0] is old
     secret.write_text("one" * 20)
-    assert await directory.reload() == []
+    assert await rescan(directory) == []
     assert directory.all()[0] is old
 
 
@@ -622,11 +626,11 @@ async def test_a_directory_that_goes_away_changes_nothing(path: Path) -> None:
     directory, notified = directory_at(path)
     await directory.load()
     path.rename(path.with_name("gone"))
-    await directory.reload()
+    await rescan(directory)
     assert texts(directory, path) == ["DIR: can't be read (No such file or directory): what was loaded stays"]
     assert orgs(directory) == ["a"]
     path.with_name("gone").rename(path)
-    assert await directory.reload() == []
+    assert await rescan(directory) == []
     assert notified.changes[1:] == []
 
 
@@ -638,15 +642,15 @@ async def test_losing_most_webhooks_at_once_needs_two_scans_that_agree(path: Pat
     for number in range(6):
         (path / f"{number}.yaml").unlink()
     (path / "9.yaml").write_text(content(entry("t9", url="https://new.example/")))
-    await directory.reload()
+    await rescan(directory)
     message = "DIR: 6 of 10 webhooks would be removed: held back; done if the next scan finds the same"
     assert texts(directory, path) == [message]
     assert len(directory.all()) == 10
     (path / "6.yaml").unlink()
-    await directory.reload()
+    await rescan(directory)
     assert texts(directory, path) == [message.replace("6 of", "7 of")]
     assert len(directory.all()) == 10
-    assert await directory.reload() == []
+    assert await rescan(directory) == []
     assert orgs(directory) == ["t7", "t8", "t9"]
     assert notified.changes[1:] == [{f"t{number}" for number in (0, 1, 2, 3, 4, 5, 6, 9)}]
 
@@ -658,10 +662,10 @@ async def test_losing_most_webhooks_for_a_moment_changes_nothing(path: Path) -> 
     await directory.load()
     path.rename(path.with_name("aside"))
     path.mkdir()
-    assert len(await directory.reload()) == 1
+    assert len(await rescan(directory)) == 1
     path.rmdir()
     path.with_name("aside").rename(path)
-    assert await directory.reload() == []
+    assert await rescan(directory) == []
     assert len(directory.all()) == 10
     assert notified.changes[1:] == []
 
@@ -672,12 +676,12 @@ async def test_metrics_say_how_a_reload_went(path: Path) -> None:
     (path / "a.yaml").write_text(content(entry("a")))
     directory, _ = directory_at(path)
     await directory.load()
-    await directory.reload()
+    await rescan(directory)
     assert metrics.RELOAD_OK._value.get() == 1
     assert metrics.CONFIG_TENANTS._value.get() == 1
     (path / "b.yaml").write_text(BAD)
-    await directory.reload()
-    await directory.reload()
+    await rescan(directory)
+    await rescan(directory)
     assert metrics.RELOAD_OK._value.get() == 0
     assert [metrics.RELOADS.labels(result)._value.get() for result in ("ok", "failed")] == [ok + 1, failed + 1]
     assert list(metrics.CONFIG_HASH._metrics) == [(directory.content_hash,)]
@@ -845,7 +849,7 @@ async def test_a_change_above_a_webhook_in_its_file_is_no_change_of_it(path: Pat
     await directory.load()
     before = await directory.get(key("b"))
     (path / "a.yaml").write_text("# moved\n" + content(entry("a", url="https://new.example/"), entry("b")))
-    await directory.reload()
+    await rescan(directory)
     after = await directory.get(key("b"))
     assert notified.changes[1:] == [{"a"}]
     assert before is not None
@@ -877,7 +881,7 @@ async def test_ten_thousand_tenants_load_and_a_scan_without_news_is_quick(path: 
     await directory.load()
     assert len(directory.all()) == 10_000
     before = asyncio.get_running_loop().time()
-    await directory.reload()
+    await rescan(directory)
     assert asyncio.get_running_loop().time() - before < 0.5
     assert len(notified.changes) == 1
 
