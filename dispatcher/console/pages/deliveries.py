@@ -9,9 +9,10 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from dispatcher.console.model import AttemptModel, AttemptQuery
-from dispatcher.console.pages.renderer import MAX_TENANTS, Renderer
+from dispatcher.console.pages.renderer import MAX_TENANTS, Renderer, to
 from dispatcher.console.pages.scope import Scope
 from dispatcher.console.pages.search import history_of
+from dispatcher.console.pages.time_range import with_offsets
 from dispatcher.console.services import person_of
 from dispatcher.console.webhook_state import state_of
 from dispatcher.stores.sql.records import StoredWebhook
@@ -46,12 +47,10 @@ class DeliveriesPage:
         person = person_of(request)
         webhooks = await self._renderer.webhooks(person, Scope.of(request, person))
         if len(webhooks) == 1 and self._renderer.services.history is not None:
-            return await self._renderer.page(
-                request,
-                "history.html",
-                at="deliveries",
-                found=await history_of(self._renderer, request, webhooks[0]),
-            )
+            if (address := with_offsets(request)) is not None:
+                return to(address)
+            found = await history_of(self._renderer, request, webhooks[0])
+            return await self._renderer.page(request, "history.html", at="deliveries", status=found.status, found=found)
         query = _query(request)
         if len(webhooks) != 1:  # a cursor belongs to one tenant: of several tenants only the newest attempts are shown
             query = AttemptQuery(query.event_id, query.outcome, limit=PAGE)
@@ -74,14 +73,18 @@ class DeliveriesPage:
     async def of_webhook(self, request: web.Request) -> web.StreamResponse:
         webhook = await self._renderer.webhook(request)
         if self._renderer.services.history is not None:
+            if (address := with_offsets(request)) is not None:
+                return to(address)
+            found = await history_of(self._renderer, request, webhook)
             return await self._renderer.page(
                 request,
                 "webhook_history.html",
                 at="webhooks",
                 tab="deliveries",
+                status=found.status,
                 webhook=webhook,
                 webhook_state=await state_of(self._renderer.services, webhook),
-                found=await history_of(self._renderer, request, webhook),
+                found=found,
             )
         query = _query(request)
         page = self._renderer.services.attempts.search(webhook.tenant, query)

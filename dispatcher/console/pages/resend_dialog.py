@@ -1,7 +1,7 @@
 """Pages to send a webhook's events again: choose, check, confirm; then the jobs with their progress."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlencode
 
@@ -10,7 +10,7 @@ from multidict import MultiMapping
 
 from dispatcher.console.model import ResendQuery
 from dispatcher.console.pages.renderer import Renderer, admin_of, to
-from dispatcher.console.pages.search import since_of, time_in
+from dispatcher.console.pages.time_range import TimeRange, with_offsets
 from dispatcher.console.request_body import form_body, number_in
 from dispatcher.console.resending import ResendOrder, ResendPlan, check_resend, start_resend, stop_job
 from dispatcher.console.services import person_of
@@ -22,6 +22,7 @@ MAX_CHOSEN: Final = 100
 """Events that are chosen one by one: they fit into a URL."""
 MAX_GROUPS: Final = 50
 _INCLUDE: Final = ("delivered", "dead")
+_FILTERS: Final = ("reason", "status", "channel", "campaign")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,47 +30,55 @@ class ResendChoice:
     """The form's values as text, as they are in a URL and in hidden fields."""
 
     events: tuple[str, ...] = ()
-    range: str = ""
-    since: str = ""
-    until: str = ""
+    time: TimeRange = field(default_factory=TimeRange)
+    reason: str = ""
     status: str = ""
     channel: str = ""
     campaign: str = ""
     include: tuple[str, ...] = _INCLUDE
+    """Empty if something else was chosen, which can't be sent again."""
 
     @classmethod
     def of(cls, given: MultiMapping[object]) -> "ResendChoice":
         """Reads a query or form; cuts long values."""
-        texts = {
-            name: str(given.get(name, "")).strip()[:200]
-            for name in ("range", "since", "until", "status", "channel", "campaign")
-        }
+        texts = {name: str(given.get(name, "")).strip()[:200] for name in _FILTERS}
         events = tuple(dict.fromkeys(str(one)[:200] for one in given.getall("event", [])))[:MAX_CHOSEN]
-        include = tuple(one for one in _INCLUDE if one in given.getall("include", []))
-        return cls(events=events, include=include or _INCLUDE, **texts)
+        chosen = given.getall("include", _INCLUDE)
+        include = tuple(one for one in _INCLUDE if one in chosen)
+        return cls(events=events, time=TimeRange.of(given), include=include, **texts)
 
     @property
-    def is_made(self) -> bool:
-        """True if events are chosen by id, or by a valid time."""
-        return bool(self.events) or since_of(self.range, self.since, time.time()) is not None
+    def problem(self) -> str:
+        """Why the choice can't be carried out; empty if it can."""
+        if not self.include:
+            return "Choose delivered events, dead ones or both: others can't be sent again."
+        if self.events:
+            return ""
+        if self.time.problem:
+            return self.time.problem
+        return "" if self.time.begin(time.time()) is not None else "Choose a time from which on events are sent again."
 
     def order(self, now: float) -> ResendOrder:
         """Returns the resend order of this choice."""
         query = ResendQuery(
             event_ids=self.events,
-            since=since_of(self.range, self.since, now),
-            until=time_in(self.until),
-            message_statuses=frozenset(self.status.replace(",", " ").split()[:20]),
-            channels=frozenset({self.channel} if self.channel else ()),
+            since=self.time.begin(now),
+            until=self.time.end,
+            reasons=_words(self.reason),
+            message_statuses=_words(self.status),
+            channels=_words(self.channel),
             campaign_id=self.campaign or None,
         )
         return ResendOrder(query, "delivered" in self.include, "dead" in self.include)
 
     def fields(self) -> list[tuple[str, str]]:
         """Returns names and values for hidden fields. A relative range becomes its time when it is confirmed."""
-        names = ("range", "since", "until", "status", "channel", "campaign")
-        fields = [(name, value) for name in names if (value := getattr(self, name))]
+        fields = [*self.time.fields(), *((name, value) for name in _FILTERS if (value := getattr(self, name)))]
         return [*(("event", one) for one in self.events), *fields, *(("include", one) for one in self.include)]
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.replace(",", " ").split()[:20])
 
 
 def add_to(app: web.Application, renderer: Renderer) -> None:
@@ -90,6 +99,8 @@ class ResendPages:
     async def show(self, request: web.Request) -> web.StreamResponse:
         admin_of(request)
         webhook = await self._renderer.webhook(request)
+        if (address := with_offsets(request)) is not None:
+            return to(address)
         choice = ResendChoice.of(request.query)
         return await self._page(request, webhook, choice, is_asked=bool(request.query))
 
@@ -97,7 +108,7 @@ class ResendPages:
         person = admin_of(request)
         webhook = await self._renderer.webhook(request)
         choice = ResendChoice.of(await form_body(request))
-        if not choice.is_made:
+        if choice.problem:
             return await self._page(request, webhook, choice, is_asked=True)
         try:
             jobs = await start_resend(self._renderer.services, person, webhook, choice.order(time.time()))
@@ -110,13 +121,13 @@ class ResendPages:
     ) -> web.StreamResponse:
         plan: ResendPlan | None = None
         if is_asked and not problem:
-            if choice.is_made:
-                try:
-                    plan = await check_resend(self._renderer.services, webhook, choice.order(time.time()))
-                except DispatcherError as error:
-                    problem = error.for_tenants
-            else:
-                problem = "choose a time from which on events are sent again"
+            problem = choice.problem
+            try:
+                plan = (
+                    None if problem else await check_resend(self._renderer.services, webhook, choice.order(time.time()))
+                )
+            except DispatcherError as error:
+                problem = error.for_tenants
         return await self._renderer.page(
             request,
             "resend.html",

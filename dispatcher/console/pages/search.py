@@ -10,7 +10,7 @@ from aiohttp import web
 
 from dispatcher.console.model import Person
 from dispatcher.console.pages.renderer import Renderer, to
-from dispatcher.console.pages.time_zone import with_zone
+from dispatcher.console.pages.time_range import TimeRange, with_offsets
 from dispatcher.console.request_body import form_body
 from dispatcher.console.services import person_of
 from dispatcher.console.sources.history import HistoryLookup, is_address, with_text
@@ -21,7 +21,6 @@ from dispatcher.stores.sql.records import StoredWebhook, WebhookQuery
 
 PAGE: Final = 50
 MAX_TEXT: Final = 256
-RANGES: Final = {"15m": 900, "1h": 3600, "24h": 86_400, "7d": 7 * 86_400, "30d": 30 * 86_400}
 FILTERS: Final = ("q", "range", "since", "until", "outcome", "reason", "status", "channel", "campaign", "recipient")
 
 
@@ -50,15 +49,19 @@ class Filters:
     def is_empty(self) -> bool:
         return self == Filters()
 
+    @property
+    def time(self) -> TimeRange:
+        return TimeRange(self.range, self.since, self.until)
+
     def query(self, now: float, tenant: TenantKey | None, lookup: HistoryLookup, before: str | None) -> HistoryQuery:
-        """Returns the query for the store. Ignores a time or outcome that can't be read."""
+        """Returns the query for the store. Ignores an outcome that doesn't exist."""
         outcomes = frozenset({HistoryOutcome(self.outcome)}) if self.outcome in list(HistoryOutcome) else frozenset()
         query = HistoryQuery(
             tenant=tenant,
             recipients=(self.recipient,) if self.recipient else (),
             campaign_id=self.campaign or None,
-            since=since_of(self.range, self.since, now),
-            until=time_in(self.until),
+            since=self.time.begin(now),
+            until=self.time.end,
             outcomes=outcomes,
             reasons=_words(self.reason),
             message_statuses=_words(self.status),
@@ -67,6 +70,16 @@ class Filters:
             limit=PAGE,
         )
         return with_text(query, self.q, lookup) if self.q else query
+
+    @property
+    def resend(self) -> str | None:
+        """The query that sends again what these filters select; None if that can't be sent again by time."""
+        if self.q or self.recipient or self.outcome not in ("", "delivered", "dead"):
+            return None
+        names = ("reason", "status", "channel", "campaign")
+        filters = [(name, value) for name in names if (value := getattr(self, name))]
+        include = [("include", self.outcome)] if self.outcome else []
+        return urlencode([*self.time.fields(), *filters, *include])
 
     def address(self, path: str, **changes: str) -> str:
         """Returns the URL of the same filters, with changes."""
@@ -114,6 +127,8 @@ class Search:
 
     async def show(self, request: web.Request) -> web.StreamResponse:
         """Shows the history of the messages that have the typed id."""
+        if (address := with_offsets(request)) is not None:
+            return to(address)
         person, lookup, filters = person_of(request), self._renderer.services.history, Filters.of(request)
         rows: list[SearchResult] = []
         older, problem = None, ""
@@ -121,6 +136,8 @@ class Search:
             problem = "There is no history store: the operator sets history.url in the settings"
         elif "address" in request.query:
             problem = "Messages can't be found by address: the operator sets history.recipient_key in the settings"
+        elif filters.time.problem:
+            problem = filters.time.problem
         elif filters.q or filters.recipient or filters.campaign:
             before = request.query.get("before") or None
             page = await lookup.search(filters.query(_now(), None, lookup, before), orgs=person.orgs)
@@ -151,12 +168,18 @@ class HistoryList:
     older: str | None
     """The address of the next page."""
     problem: str | None
+    """Why entries may be missing."""
+
+    @property
+    def status(self) -> int:
+        """HTTP status of the page: 422 if a filter can't be read."""
+        return 422 if self.filters.time.problem else 200
 
 
 async def history_of(renderer: Renderer, request: web.Request, webhook: StoredWebhook) -> HistoryList:
     """Returns one webhook's history by the request's filters."""
     lookup, filters = renderer.services.history, Filters.of(request)
-    if lookup is None:
+    if lookup is None or filters.time.problem:
         return HistoryList([], filters, None, None)
     query = filters.query(_now(), webhook.tenant, lookup, request.query.get("before") or None)
     page = await lookup.search(query, orgs=person_of(request).orgs)
@@ -166,27 +189,6 @@ async def history_of(renderer: Renderer, request: web.Request, webhook: StoredWe
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(word for word in text.replace(",", " ").split()[:20])
-
-
-def since_of(range_name: str, since: str, now: float) -> float | None:
-    """Returns the start of a time range: the typed time, else that of a range in `RANGES`; None if there is neither."""
-    at = time_in(since)
-    return now - RANGES[range_name] if at is None and range_name in RANGES else at
-
-
-def time_in(text: str) -> float | None:
-    """Returns the Unix seconds of `2026-11-28T14:00`; None if it can't be read.
-
-    The time is in the person's zone unless it has an offset.
-    """
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    try:
-        return with_zone(at).timestamp()
-    except (OverflowError, ValueError):  # the year 1, east of Greenwich
-        return None
 
 
 def _now() -> float:

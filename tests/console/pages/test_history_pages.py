@@ -144,6 +144,23 @@ async def test_the_list_is_filtered_and_paged_and_skipped_events_say_why(browser
         assert await shown.violations() == []
         await shown.page.get_by_role("link", name="msg_s60").click()
         await expect(shown.page.locator("main")).to_contain_text("events like this one are not sent")
+        again = shown.page.get_by_role("link", name="All of a time…")
+        for query, link in (
+            ("", "/resend"),
+            ("?range=24h", "/resend?range=24h"),
+            ("?outcome=dead&reason=expired&channel=email", "/resend?reason=expired&channel=email&include=dead"),
+            ("?since=2000-01-01T00:00Z&status=bounce&campaign=c-1",
+             "/resend?since=2000-01-01T00%3A00Z&status=bounce&campaign=c-1"),
+            ("?outcome=skipped", None), ("?outcome=attempt", None), ("?q=msg_1", None),
+        ):  # fmt: skip
+            await shown.go(stage.path(LUMA, f"/deliveries{query}"))
+            if link is None:
+                await expect(again).to_have_count(0)
+            elif "dead" not in query:
+                await expect(again).to_have_attribute("href", stage.path(LUMA, link))
+        shown.ignored = ("422",)
+        assert await shown.go(stage.path(LUMA, "/deliveries?until=28.11.2026")) == 422
+        await expect(shown.page.locator("main")).to_contain_text("The time 28.11.2026 can't be read")
         await shown.go(stage.path(LUMA, "/deliveries?since=2000-01-01T00:00&until=2001-01-01T00:00&outcome=odd"))
         await expect(shown.page.get_by_role("heading", name="Nothing matches")).to_be_visible()
 

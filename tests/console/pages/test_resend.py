@@ -1,9 +1,10 @@
 """Events are sent again from the pages: choose a time or events, check, start, watch, stop."""
 
+import pytest
 from playwright.async_api import Browser, expect
 
 from tests.console.pages.browsing import PHONE, window
-from tests.console.pages.sample_world import CONTOSO, LUMA
+from tests.console.pages.sample_world import CONTOSO, FABRIKAM, LUMA
 from tests.console.pages.stage import Stage
 
 
@@ -42,3 +43,39 @@ async def test_a_resend_of_a_paused_webhook_warns_at_phone_width(browser: Browse
         wider = await shown.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
         assert wider <= 0
         await stage.services.webhooks.set_paused(webhook.id, paused=False, by="test", orgs=None)
+
+
+@pytest.mark.parametrize(
+    ("query", "problem"),
+    [
+        ("?since=2026-11-28T14:00&until=28.11.2026+15:00", "The time 28.11.2026 15:00 can't be read"),
+        ("?range=24h&since=yesterday", "The time yesterday can't be read"),
+        ("?range=24h&include=skipped", "others can't be sent again"),
+        ("?event=msg_1&include=attempt", "others can't be sent again"),
+        ("?reason=expired", "Choose a time from which on events are sent again"),
+    ],
+)
+async def test_what_can_not_be_sent_again_is_refused_and_not_widened(
+    browser: Browser, stage: Stage, query: str, problem: str
+) -> None:
+    async with window(browser, stage.base) as shown:
+        shown.ignored = ("422",)
+        await shown.sign_in(await stage.token())
+        assert await shown.go(stage.path(CONTOSO, f"/resend{query}")) == 422
+        await expect(shown.page.locator("main")).to_contain_text(problem)
+        assert await shown.page.get_by_role("button", name="again", exact=False).count() == 0
+
+
+async def test_filters_apply_to_dead_events_too(browser: Browser, stage: Stage) -> None:
+    """A reason, channel or campaign of the list is part of the order."""
+    async with window(browser, stage.base) as shown:
+        await shown.sign_in(await stage.token())
+        confirm = shown.page.locator(".confirm")
+        for query, number in (
+            ("since=2000-01-01", 21),
+            ("since=2000-01-01&reason=redirected,unreadable", 5),
+            ("since=2000-01-01&channel=sms", 5),
+            ("since=2000-01-01&campaign=c-1", 0),
+        ):
+            await shown.go(stage.path(FABRIKAM, f"/resend?include=dead&{query}"))
+            await expect(confirm).to_contain_text(f"{number} events that are dead" if number else "Nothing to send")

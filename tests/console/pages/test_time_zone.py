@@ -6,7 +6,7 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from dispatcher.console.pages.formatting import clock, exact, iso
-from dispatcher.console.pages.search import time_in
+from dispatcher.console.pages.time_range import time_in
 from dispatcher.console.pages.time_zone import OFFERED, use_zone, zone_named
 from tests.console.pages.browsing import window
 from tests.console.pages.sample_world import LUMA
@@ -69,3 +69,26 @@ async def test_the_zone_is_chosen_in_the_account_menu_and_kept(browser: Browser,
         await expect(page.get_by_label("Time zone")).to_have_value("Asia/Tokyo")
         await shown.go(stage.path(LUMA, "/resend"))
         await expect(page.locator("label[for=since]")).to_have_text("From (Asia/Tokyo)")
+
+
+async def test_a_link_with_times_means_the_same_in_every_zone(browser: Browser, stage: Stage) -> None:
+    """The browser submits local times; the address that a person copies has their offset."""
+    zone = {"name": "dispatcher-zone", "url": stage.base}
+    async with window(browser, stage.base, script=False) as shown:
+        page = shown.page
+        await shown.sign_in(await stage.token())
+        await page.context.add_cookies([{**zone, "value": "Europe/Berlin"}])
+        await shown.go(stage.path(LUMA, "/resend"))
+        await page.get_by_label("From").fill("2025-11-28T16:00")
+        await page.get_by_label("Until").fill("2025-11-28T17:30")
+        await page.get_by_role("button", name="Check").click()
+        link = page.url
+        assert "since=2025-11-28T16%3A00%2B01%3A00" in link
+        assert "until=2025-11-28T17%3A30%2B01%3A00" in link
+        await expect(page.get_by_label("From")).to_have_value("2025-11-28T16:00")
+        await page.context.add_cookies([{**zone, "value": "America/New_York"}])
+        await shown.go(link.removeprefix(stage.base))
+        assert page.url == link
+        await expect(page.get_by_label("From")).to_have_value("2025-11-28T10:00")
+        await shown.go(stage.path(LUMA))
+        await expect(page.locator(".as-table th").first).to_have_text("From (America/New_York)")

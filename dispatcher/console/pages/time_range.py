@@ -1,0 +1,96 @@
+"""Time ranges of filters: typed as local times, and in URLs with an offset, so that a link means the same everywhere."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from urllib.parse import urlencode
+
+from aiohttp import web
+from multidict import MultiMapping
+
+from dispatcher.console.pages.time_zone import local, with_zone
+
+RANGES: Final = {"15m": 900, "1h": 3600, "24h": 86_400, "7d": 7 * 86_400, "30d": 30 * 86_400}
+_TYPED: Final = ("since", "until")
+
+
+@dataclass(frozen=True, slots=True)
+class TimeRange:
+    """A time range as text: one of `RANGES`, or a begin and an end."""
+
+    range: str = ""
+    since: str = ""
+    until: str = ""
+
+    @classmethod
+    def of(cls, given: MultiMapping[object]) -> "TimeRange":
+        """Reads a query or form; cuts long values."""
+        return cls(*(str(given.get(name, "")).strip()[:64] for name in ("range", *_TYPED)))
+
+    @property
+    def problem(self) -> str:
+        """Which time can't be read, as a sentence; empty if all can."""
+        unreadable = next((text for text in (self.since, self.until) if text and time_in(text) is None), None)
+        return "" if unreadable is None else f"The time {unreadable} can't be read: write it as 2026-11-28T14:00."
+
+    def begin(self, now: float) -> float | None:
+        """Returns the typed begin, else that of the range; None if there is neither."""
+        at = time_in(self.since)
+        return now - RANGES[self.range] if at is None and self.range in RANGES else at
+
+    @property
+    def end(self) -> float | None:
+        return time_in(self.until)
+
+    @property
+    def since_input(self) -> str:
+        """The begin for an input of local times."""
+        return _for_input(self.since)
+
+    @property
+    def until_input(self) -> str:
+        """The end for an input of local times."""
+        return _for_input(self.until)
+
+    def fields(self) -> list[tuple[str, str]]:
+        """Returns names and values for a URL or hidden fields."""
+        named = (("range", self.range), ("since", self.since), ("until", self.until))
+        return [(name, value) for name, value in named if value]
+
+
+def time_in(text: str) -> float | None:
+    """Returns the Unix seconds of `2026-11-28T14:00`; None if it can't be read.
+
+    The time is in the person's zone unless it has an offset.
+    """
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    try:
+        return with_zone(at).timestamp()
+    except (OverflowError, ValueError):  # the year 1, east of Greenwich
+        return None
+
+
+def with_offsets(request: web.Request) -> str | None:
+    """Returns the request's URL with an offset at each time; None if none lacks it.
+
+    Browsers submit local times without an offset. In a link that another person opens they would mean other times.
+    """
+    given = [(name, _with_offset(value) if name in _TYPED else value) for name, value in request.query.items()]
+    return None if given == list(request.query.items()) else f"{request.path}?{urlencode(given)}"
+
+
+def _with_offset(text: str) -> str:
+    at = time_in(text.strip())
+    if at is None or datetime.fromisoformat(text.strip()).tzinfo is not None:
+        return text
+    return local(at).isoformat(timespec="seconds" if at % 60 else "minutes")
+
+
+def _for_input(text: str) -> str:
+    at = time_in(text)
+    if at is None:
+        return ""  # browsers log a warning about any other text
+    return local(at).replace(tzinfo=None).isoformat(timespec="seconds" if at % 60 else "minutes")
