@@ -1,4 +1,4 @@
-"""Time ranges of filters: typed as local times, and with an offset in URLs, so that a link means the same to everyone."""
+"""Time ranges of filters: typed as local times, with an offset in URLs, so that a link means the same to everyone."""
 
 from dataclasses import dataclass
 from datetime import datetime
