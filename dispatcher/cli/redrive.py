@@ -62,7 +62,7 @@ async def _redrive(settings: Settings, selection: Selection, rate: float, *, dry
     with translating_kafka_errors(settings.kafka):
         topics = await dead_letter_topics(settings)
         for former in topics[1:]:
-            typer.echo(f"topic {former}, of an earlier version, is read, too")
+            typer.echo(f"topic {former}, of an earlier version or other settings, is read, too")
         async with open_topics(settings.kafka, topics) as dead, open_history(settings) as history:
             redrive = Redrive(dead, selection, progress.update, history)
             tally = await redrive.count()

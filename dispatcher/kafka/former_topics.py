@@ -1,12 +1,17 @@
-"""Finds topics with the names of earlier versions: `<topic>.retry.30s` and `<topic>.dead`, after the topic of events.
+"""Finds topics with events that the present settings don't name: those of earlier versions or of earlier settings.
 
-What those versions parked must not be lost by the upgrade: `run` reads the former retry topics beside the new ones, as
-long as the group has unread records there, and `redrive` reads the former dead-letter topic too. Nothing is written to
-them. They belong to every group on the topic of events, so a group that is new doesn't read them.
+What was parked there must not be lost. A topic counts as a former one if
+- its name is that of an earlier version, after the topic of events: `<topic>.retry.30s` and `<topic>.dead`. It belongs
+  to every group on the topic of events, so a group that is new doesn't read it;
+- it is a retry topic of the present prefix whose tier is gone from `retry`;
+- the group's own readers have committed there: `kafka.topic_prefix` was another one, or is gone.
+
+`run` reads former retry topics beside the present ones, as long as the group has unread records there, and `redrive`
+reads former dead-letter topics. Former topics of held events are only named. Nothing is written to any of them.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -18,12 +23,14 @@ from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.config.settings import Settings
 from dispatcher.config.units import parse_duration
 from dispatcher.kafka.connection import admin_client, stopped
-from dispatcher.kafka.groups import retry_group
+from dispatcher.kafka.groups import held_group, retry_group
 from dispatcher.kafka.log_bounds import end_offsets, first_offsets
 from dispatcher.kafka.topic_reader import outside_consumer
 from dispatcher.kafka.topics import dead_letter_topic, held_topic, retry_topics
 
 log = structlog.get_logger(__name__)
+
+_HELD = held_topic("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,60 +41,84 @@ class FormerTopics:
     """Delay in seconds by name of a retry topic."""
     unread: Mapping[str, int] = field(default_factory=dict)
     """Records that the group has not finished, by name of a retry topic; only topics that have some."""
-    dead: str | None = None
-    """The dead-letter topic, if it holds records."""
+    held: Mapping[str, int] = field(default_factory=dict)
+    """Records that the group has not finished, by name of a topic of held events; only topics that have some."""
+    dead: tuple[str, ...] = ()
+    """The dead-letter topics that hold records."""
     uncommitted: Mapping[TopicPartition, int] = field(default_factory=dict)
     """First offset of each partition of a retry topic that the group has never committed."""
 
     def messages(self) -> tuple[str, ...]:
         """Returns sentences for the operator about former topics with unread records."""
-        found = [
-            f"topic {name}: holds {count} unread events parked by an earlier version: they are read beside the new "
-            "retry topics; delete the topic once there are none"
+        parked = [
+            f"topic {name}: holds {count} unread events parked by an earlier version or under other settings: they are "
+            "read beside the present retry topics; delete the topic once there are none"
             for name, count in self.unread.items()
         ]
-        if self.dead is not None:
-            found.append(
-                f"topic {self.dead}: holds dead events of an earlier version: `dispatcher redrive` reads it, too; "
-                "delete it once they are no longer needed"
-            )
-        return tuple(found)
+        held = [
+            f"topic {name}: holds up to {count} held events of other settings, which are not read: set "
+            f"kafka.topic_prefix to {name.removesuffix(_HELD)} until they are delivered"
+            for name, count in self.held.items()
+        ]
+        dead = [
+            f"topic {name}: holds dead events of an earlier version or other settings: `dispatcher redrive` reads it, "
+            "too; delete it once they are no longer needed"
+            for name in self.dead
+        ]
+        return (*parked, *held, *dead)
 
 
-def former_names(settings: Settings, existing: Iterable[str]) -> tuple[dict[str, float], str | None]:
-    """Returns the existing topics with former names: the delay of each retry topic, and the dead-letter topic."""
+@dataclass(frozen=True, slots=True)
+class FormerNames:
+    """The existing topics with former names."""
+
+    tiers: Mapping[str, float]
+    """Delay in seconds by name of a retry topic."""
+    uncertain: frozenset[str]
+    """Retry topics that may be another group's."""
+    held: tuple[str, ...]
+    dead: tuple[str, ...]
+
+
+def former_names(settings: Settings, existing: Iterable[str], read: Collection[str] = ()) -> FormerNames:
+    """Returns the existing topics with former names. `read`: topics in which the group's own readers have committed."""
     kafka = settings.kafka
-    if kafka.prefix == kafka.topic:
-        return {}, None
     own = {
         *retry_topics(kafka.prefix, settings.retry.tiers),
         held_topic(kafka.prefix),
         dead_letter_topic(kafka.prefix),
         kafka.topic,
     }
+    there = sorted(set(existing) - own)
     tiers: dict[str, float] = {}
-    dead = None
-    for name in sorted(set(existing) - own):
-        match = re.fullmatch(re.escape(kafka.topic) + r"\.retry\.([0-9a-z.]+)", name)
-        if match is not None and (delay := _delay(match[1])) is not None:
+    prefixes = {kafka.topic}
+    uncertain = set()
+    for name in there:
+        match = re.fullmatch(r"(.+)\.retry\.([0-9a-z.]+)", name)
+        if match is None or (delay := _delay(match[2])) is None:
+            continue
+        if name in read or match[1] in (kafka.topic, kafka.prefix):
             tiers[name] = delay
-        elif name == dead_letter_topic(kafka.topic):
-            dead = name
-    return tiers, dead
+            prefixes.add(match[1])
+        if name not in read and match[1] != kafka.prefix:
+            uncertain.add(name)
+    held = tuple(name for name in there if name in read and name.endswith(_HELD))
+    prefixes |= {name.removesuffix(_HELD) for name in held}
+    dead = tuple(name for name in map(dead_letter_topic, sorted(prefixes)) if name in there)
+    return FormerNames(tiers, frozenset(uncertain & tiers.keys()), held, dead)
 
 
 async def dead_letter_topics(settings: Settings) -> tuple[str, ...]:
-    """Returns the dead-letter topics that a redrive reads: the present one, then the one of the former name if any.
+    """Returns the dead-letter topics that a redrive reads: the present one, then those of former names.
 
     Raises what aiokafka raises if the broker doesn't answer.
     """
     own = dead_letter_topic(settings.kafka.prefix)
     async with admin_client(settings.kafka) as admin:
         existing = [found["topic"] for found in await admin.describe_topics()]
-    _, former = former_names(settings, existing)
-    if former is None:
-        return (own,)
-    return (own, former) if own in existing else (former,)
+        read = [tp.topic for commits in await _own_commits(admin, settings.kafka) for tp in commits]
+    former = former_names(settings, existing, read).dead
+    return (own, *former) if own in existing or not former else former
 
 
 async def find_former_topics(settings: Settings) -> FormerTopics:
@@ -95,25 +126,43 @@ async def find_former_topics(settings: Settings) -> FormerTopics:
     kafka = settings.kafka
     async with admin_client(kafka) as admin:
         described = {found["topic"]: len(found["partitions"]) for found in await admin.describe_topics()}
-        tiers, dead = former_names(settings, described)
-        if not tiers and dead is None:
-            return FormerTopics()
-        parked = [TopicPartition(name, number) for name in tiers for number in range(described[name])]
-        read = await _committed(admin, retry_group(kafka.group_id))
-        is_old = any(tp in read for tp in parked) or (not read and bool(await _committed(admin, kafka.group_id)))
-    if not is_old:
-        parked, tiers = [], {}
-    buried = [] if dead is None else [TopicPartition(dead, number) for number in range(described[dead])]
-    known = await _ranges(kafka, [*parked, *buried])
+        retried, held = await _own_commits(admin, kafka)
+        read = {**retried, **held}
+        names = former_names(settings, described, {tp.topic for tp in read})
+        tiers = dict(names.tiers)
+        if names.uncertain and not await _is_old(admin, kafka, retried):
+            tiers = {name: delay for name, delay in tiers.items() if name not in names.uncertain}
+
+    def partitions(topics: Iterable[str]) -> list[TopicPartition]:
+        return [TopicPartition(name, number) for name in topics for number in range(described[name])]
+
+    waiting = partitions((*tiers, *names.held))
+    known = await _ranges(kafka, [*waiting, *partitions(names.dead)])
     unread: dict[str, int] = {}
-    for tp in parked:
+    for tp in waiting:
         first, end = known.get(tp, (0, 0))
         # One that doesn't answer may have records.
         if left := max(0, end - max(first, read.get(tp, 0))) if tp in known else 1:
             unread[tp.topic] = unread.get(tp.topic, 0) + left
-    uncommitted = {tp: known[tp][0] for tp in parked if tp not in read and tp in known}
-    holds_dead = any(tp not in known or known[tp][0] < known[tp][1] for tp in buried)
-    return FormerTopics(tiers, unread, dead if holds_dead else None, uncommitted)
+    uncommitted = {tp: known[tp][0] for tp in partitions(tiers) if tp not in read and tp in known}
+    dead = {tp.topic for tp in partitions(names.dead) if tp not in known or known[tp][0] < known[tp][1]}
+    return FormerTopics(
+        tiers,
+        {name: count for name, count in unread.items() if name in tiers},
+        {name: count for name, count in unread.items() if name not in tiers},
+        tuple(sorted(dead)),
+        uncommitted,
+    )
+
+
+async def _is_old(admin: AIOKafkaAdminClient, kafka: KafkaSettings, retried: Mapping[TopicPartition, int]) -> bool:
+    """Returns True if the group has read retry topics named after the topic of events, or has yet to read any.
+
+    `retried`: what its readers of retry topics have committed.
+    """
+    if any(tp.topic.startswith(f"{kafka.topic}.retry.") for tp in retried):
+        return True
+    return not retried and bool(await _committed(admin, kafka.group_id))
 
 
 async def find_and_claim_former_topics(settings: Settings) -> FormerTopics:
@@ -138,6 +187,15 @@ async def find_and_claim_former_topics(settings: Settings) -> FormerTopics:
         finally:
             await stopped(consumer)
     return found
+
+
+async def _own_commits(
+    admin: AIOKafkaAdminClient, kafka: KafkaSettings
+) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+    """Returns the positions that the group's readers have committed: those of parked events, and of held events."""
+    groups = retry_group(kafka.group_id), held_group(kafka.group_id)
+    retried, held = [await _committed(admin, group) for group in groups]
+    return retried, held
 
 
 async def _committed(admin: AIOKafkaAdminClient, group_id: str) -> dict[TopicPartition, int]:

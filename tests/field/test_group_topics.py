@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 
 from dispatcher.config.loader import load_settings
 from dispatcher.kafka.former_topics import find_and_claim_former_topics, find_former_topics
-from dispatcher.kafka.topics import dead_letter_topic, retry_topics
+from dispatcher.kafka.topics import dead_letter_topic, held_topic, retry_topics
 from tests.commands import running
 from tests.integration.brokers import needs_kafka
 from tests.integration.harness import TIERS, Receiver, Stage, event, status, tenants, until, webhook_id_of
@@ -126,6 +126,52 @@ async def test_an_upgrade_that_is_killed_before_it_reads_the_former_topics_goes_
         assert (await find_former_topics(settings)).unread == {former: 1}
         dispatcher.start()
         await scene.all_accepted(dispatcher)
+
+
+@pytest.mark.all_faults
+@pytest.mark.parametrize("changed", ["tiers", "prefix"])
+async def test_what_was_parked_under_other_settings_is_drained_and_what_was_held_is_named(
+    scene: Stage, changed: str
+) -> None:
+    parked, held = tenants(2)
+    old_prefix = scene.prefix if changed == "tiers" else f"{scene.topic}-old"
+    scene.mount([scene.webhook(parked), scene.webhook(held) | {"paused": True}])
+    scene.receiver.behave(f"/{parked.org}", status(503))
+    settings = {"soon_attempts": 0, "tiers": ["7s", "8s"]}
+    if changed == "prefix":
+        await scene.create_topics(old_prefix)
+    for name in retry_topics(old_prefix, [7.0, 8.0]):
+        await topics.create_topic(scene.bootstrap_servers, name, partitions=2)
+    async with scene.dispatcher("old", kafka={"topic_prefix": old_prefix}, retry=settings) as old:
+        old.start()
+        await scene.produce([parked, held], 8)
+
+        async def all_written() -> bool:
+            names = retry_topics(old_prefix, [7.0])[0], held_topic(old_prefix)
+            ends = [sum((await topics.end_offsets(scene.bootstrap_servers, name)).values()) for name in names]
+            commits = await topics.committed(scene.bootstrap_servers, f"{scene.group_id}.held")
+            return ends == [4, 4] and bool(commits)
+
+        await until(all_written, "four parked and four held", 30, old)
+        old.sigterm()
+        await old.wait()
+    scene.receiver.behave(f"/{parked.org}", None)
+    scene.mount([scene.webhook(parked), scene.webhook(held)])
+    async with scene.dispatcher("new") as new:
+        name = retry_topics(old_prefix, [7.0])[0]
+        ran = await running.dispatcher("check", "-c", new.path, "--kafka")
+        assert f"topic {name}: holds 4 unread events parked by an earlier version or under other settings" in ran.err
+        held_is_named = f"topic {held_topic(old_prefix)}: holds up to 4 held events" in ran.err
+        assert held_is_named is (changed == "prefix"), ran.err
+        new.start()
+        await until(lambda: name in new.log, "the warning", 40, new)
+        due = {one for one, tenant in scene.expected.items() if changed == "tiers" or tenant == parked}
+        await until(lambda: due <= scene.receiver.accepted.keys(), "what was parked", 60, new)
+        if changed == "tiers":
+            return
+    async with scene.dispatcher("back", kafka={"topic_prefix": old_prefix}) as back:
+        back.start()
+        await scene.all_accepted(back)
 
 
 @pytest.mark.all_faults
