@@ -7,7 +7,7 @@
 #   docker build --build-arg COMPILE=0 .               # interpreted, no C compiler needed
 #
 # BASE must have Python 3.11 or newer; pin it by digest for a release. Both stages use the same one, so that the
-# environment's interpreter is where it was.
+# environment's interpreter has the same path.
 ARG BASE=python:3.14-slim
 
 # hadolint ignore=DL3006

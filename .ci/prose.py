@@ -2,8 +2,9 @@
 
 Usage: python .ci/prose.py [FILE...]   (all tracked files if none is given)
 
-Prose is every docstring, comment and long string of a Python file, and the text of Markdown, HTML, YAML and shell
-files. Prints one line for each finding and exits with status 1 if there is any.
+Prose is every docstring, comment, long string and test name of a Python file, the texts of dashboards, and the text of
+Markdown, HTML, YAML, TOML, shell and make files. A phrase is found across line breaks, too. Prints one line for each
+finding and exits with status 1 if there is any.
 """
 
 import ast
@@ -12,11 +13,15 @@ import re
 import subprocess
 import sys
 import tokenize
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SUFFIXES = {".py", ".md", ".html", ".yaml", ".yml", ".sh", ".tpl", ".txt"}
+SUFFIXES = {".py", ".md", ".html", ".yaml", ".yml", ".sh", ".tpl", ".txt", ".toml"}
+NAMES = {"Dockerfile", "Makefile"}
+DASHBOARDS = "deploy/helm/feedback-dispatcher/files/dashboards/"
 LEFT_OUT = (
     "tests/console/pages/vendor/",
     "tests/deploy/rendered/",
@@ -48,11 +53,17 @@ WORDS = {
     r"\bis given back\b": "returns",
     r"\bbe they none\b": "even none",
     r"\bfor that matter\b": "delete",
+    r"\bso (?:long|many|much|few)\b(?! as\b|[^.;:]{0,60}\bthat\b)": "this long, this number of",
+    r"(?<!there )\b(?:is|are|was|were) no (?!(?:longer|more|less|fewer|later|higher|larger)\b)\w": "isn't a",
+    r"\banew\b": "again",
+    r"\b(?:says?|said|known|knows?|learns?|learnt|hears?|heard) of\b": "says about, notices, is notified of",
+    r"\blooks? whether\b": "checks whether",
+    r"^[A-Z][a-z]+s (?:to )?nothing yet\b": "Prepares …",
     r"\b(?:thereof|therein|thereupon|whereupon|hereby|herein)\b": "say it plainly",
     r"\bsuch as it is\b": "delete",
     r"\bthe (?:full|short|long) way\b": "slow path, fast path",
     r"\bwhere (?:no|every|each|all|an?|its|their|our|your|these|those|there|nothing|such)\b": "use if or when",
-    r"(?:^|[;:,] |\"\"\"|#: )gives\b": "returns",
+    r"(?:^|[;:,] )gives\b": "returns",
     r"\bgives? (?:back|how many|the (?:exit|new))\b": "returns",
     r"\bstands?\b(?! (?:for|in for|alone|still|up|out|by)\b|-)": "is, is written",
     r"\bbe asked\b|\bis asked\b|\bare asked\b": "the client requests, the store is queried",
@@ -139,18 +150,55 @@ NO_VERBS = frozenset(
 """First words of docstrings that end like a verb and are none."""
 MOST_WHERE = 0.6
 """Uses of "where" per 1,000 words of the product's docstrings and comments: what the model codebases have at most."""
+_QUOTES = re.compile(r"""^(?:#+:?|[a-zA-Z]{0,2}(?:"{3}|'{3}|["']))|(?:"{3}|'{3}|["'])$""")
 _PATTERNS = [(re.compile(pattern, re.IGNORECASE), better) for pattern, better in WORDS.items()]
 
 
 def prose_of(path: Path, text: str) -> Iterator[tuple[int, str]]:
-    """Yields (line number, text) of everything in the file that people read."""
-    if path.suffix != ".py":
-        yield from enumerate(text.splitlines(), 1)
-        return
+    """Yields (number of the first line, text) of each paragraph, docstring, comment or string that people read."""
+    if path.suffix == ".py":
+        yield from _prose_of_python(text)
+    elif path.suffix == ".json":
+        for number, line in enumerate(text.splitlines(), 1):
+            if found := re.match(r'\s*"(?:title|description)": "(.*)"', line):
+                yield number, found[1]
+    else:
+        number = 1
+        for paragraph in re.split(r"(\n\s*\n)", text):
+            yield number, re.sub(r"(?m)^[ \t]*(?:#+|>)", "", paragraph)
+            number += paragraph.count("\n")
+
+
+def _prose_of_python(text: str) -> Iterator[tuple[int, str]]:
+    """Yields comments and strings. Comments on consecutive lines, and adjacent strings, are one text."""
+    block, first, kind, depth = "", 0, "", 0
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == tokenize.COMMENT or (token.type == tokenize.STRING and " " in token.string):
-            for offset, line in enumerate(token.string.splitlines()):
-                yield token.start[0] + offset, line
+        name = tokenize.tok_name[token.type]
+        depth += (name == "FSTRING_START") - (name == "FSTRING_END")  # Python 3.12 takes f-strings apart
+        found = {"COMMENT": "comment", "STRING": "string", "FSTRING_MIDDLE": "string"}.get(name, "")
+        if not found and (depth or name in ("NL", "FSTRING_END")):
+            continue
+        line = token.start[0]
+        if found != kind or (found == "comment" and line > first + block.count("\n") + 1):
+            if kind == "comment" or " " in block:
+                yield first, block
+            block, first, kind = "", line, found
+        if found:
+            block += "\n" * (line - first - block.count("\n")) + _QUOTES.sub("", token.string)
+
+
+def flat(text: str) -> tuple[str, list[int]]:
+    """Returns the text in one line, and the position at which each of its lines begins there."""
+    lines = [line.strip() for line in text.split("\n")]
+    return " ".join(lines), list(accumulate((len(line) + 1 for line in lines), initial=0))
+
+
+def names_of_tests(path: Path, text: str) -> Iterator[tuple[int, str]]:
+    """Yields (line number, words) of the name of the file and of each of its tests."""
+    yield 1, path.stem.replace("_", " ")
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+            yield node.lineno, node.name.removeprefix("test_").replace("_", " ")
 
 
 def old_definitions(text: str) -> Iterator[tuple[int, str]]:
@@ -165,15 +213,20 @@ def old_definitions(text: str) -> Iterator[tuple[int, str]]:
 
 
 def verbless_docstrings(text: str) -> Iterator[tuple[int, str]]:
-    """Yields (line number, first words) of functions whose docstring doesn't begin with what they do: "Returns …"."""
+    """Yields (line number, first words) of functions whose docstring doesn't begin with what they do: "Returns …".
+
+    Of a class, the docstring must not begin with "What".
+    """
     for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ClassDef) and (ast.get_docstring(node) or "").startswith("What "):
+            yield node.lineno, "What"
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         words = (ast.get_docstring(node) or "").split()
         is_property = any("property" in ast.unparse(one) for one in node.decorator_list)
         if not words or is_property or "typer" in ast.unparse(node):  # a command's docstring is its help
             continue
-        if node.name == "__init__" and words[0].startswith(("Args:", "`")):
+        if node.name == "__init__" and words[0].startswith("`"):
             continue
         if words[0] != "Called" and (words[0] in NO_VERBS or not re.fullmatch(r"[A-Z][A-Za-z-]+s,?", words[0])):
             yield node.lineno, " ".join(words[:5])
@@ -182,10 +235,14 @@ def verbless_docstrings(text: str) -> Iterator[tuple[int, str]]:
 def findings(path: Path) -> Iterator[str]:
     """Yields a line for each place of the file that should be worded or named differently."""
     text, shown = path.read_text(encoding="utf-8"), path.relative_to(ROOT)
-    for number, line in prose_of(path, text):
+    blocks = list(prose_of(path, text))
+    if path.suffix == ".py" and shown.parts[0] == "tests":
+        blocks += names_of_tests(path, text)
+    for number, block in blocks:
+        line, starts = flat(block)
         for pattern, better in _PATTERNS:
-            if found := pattern.search(line):
-                yield f"{shown}:{number}: «{found[0]}»: {better}"
+            for found in pattern.finditer(line):
+                yield f"{shown}:{number + bisect_right(starts, found.start()) - 1}: «{found[0]}»: {better}"
     if path.suffix == ".py":
         yield from (f"{shown}:{number}: {name}: an old name" for number, name in old_definitions(text))
     if path.suffix == ".py" and path.is_relative_to(ROOT / "dispatcher"):
@@ -200,15 +257,18 @@ def findings(path: Path) -> Iterator[str]:
 def density_of_where(paths: Iterable[Path]) -> float:
     """Returns how often "where" occurs per 1,000 words of the docstrings and comments below `dispatcher/`."""
     own = [path for path in paths if path.suffix == ".py" and path.is_relative_to(ROOT / "dispatcher")]
-    lines = [line for path in own for _, line in prose_of(path, path.read_text(encoding="utf-8"))]
-    words = [word.strip("\"'.,;:()`").lower() for line in lines for word in line.split()]
+    texts = [text for path in own for _, text in prose_of(path, path.read_text(encoding="utf-8"))]
+    words = [word.strip("\"'.,;:()`").lower() for text in texts for word in text.split()]
     return 1000 * words.count("where") / max(1, len(words))
 
 
 def tracked() -> list[Path]:
     """Returns the tracked files that hold prose."""
     names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    return [ROOT / name for name in names if Path(name).suffix in SUFFIXES and not name.startswith(LEFT_OUT)]
+    wanted = [name for name in names if Path(name).suffix in SUFFIXES or Path(name).name in NAMES]
+    return [ROOT / name for name in names if name.startswith(DASHBOARDS)] + [
+        ROOT / name for name in wanted if not name.startswith(LEFT_OUT)
+    ]
 
 
 def main() -> int:

@@ -1,8 +1,8 @@
 """Instructions an event, by stage: `python -m benchmarks.instructions`. The same code gives the same number, within 1 %.
 
 Counts with callgrind (Debian package valgrind) what `hot_path` runs in user space; the kernel's work isn't in it, and
-the processor's instructions for SHA are not used. `--check` compares with `budget.json`, which has a budget for either form, and fails with the number where
-the path has become longer; `--set-budget` writes the present numbers there, on purpose.
+the processor's instructions for SHA are not used. `--check` compares with `budget.json`, which has a budget for either form, and fails with the number if the
+path has become longer; `--set-budget` writes the present numbers there, on purpose.
 """
 
 import argparse

@@ -18,7 +18,7 @@ RecordHeaders = Sequence[tuple[str, bytes | None]]
 
 PREFIX: Final = "feedback-"
 OLDEST_EVENT_S: Final = 365 * 86_400.0
-"""A record's timestamp that is older is implausible: no topic of events keeps records for so long."""
+"""A record's timestamp that is older is implausible: no topic of events keeps records this long."""
 _ORIGIN_TOPIC: Final = PREFIX + "origin-topic"
 
 

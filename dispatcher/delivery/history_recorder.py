@@ -42,7 +42,7 @@ from dispatcher.telemetry import metrics
 MAX_BUFFERED: Final = 20_000
 """Entries, about 20 MB: more than a second of a busy process."""
 FULL_RECORD: Final = 100
-"""So many entries of one bucket are written without waiting for more."""
+"""Number of entries of one bucket that are written without waiting for more."""
 MAX_UNKNOWN_TENANTS: Final = 1_000
 """Tenants without a webhook that are counted by name within a minute; further ones are counted together."""
 MAX_BUCKETS_CACHED: Final = 20_000

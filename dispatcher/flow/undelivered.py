@@ -113,7 +113,7 @@ class UndeliveredEvents:
             StillHeld: a record of the topic of held events still has to wait.
         """
         record, retry_state, held = undelivered.record, undelivered.retry_state, self._held_topic
-        if deferred.attempts > retry_state.attempts:  # else it is decided anew: the webhook may be another by then
+        if deferred.attempts > retry_state.attempts:  # else it is decided again: the webhook may be another by then
             again = Undelivered(record, retry_state, undelivered.processing, event)
             undelivered.processing.resume = partial(self.park, again, event, deferred)
         if held is not None and record.topic == held.topic and deferred.attempts == retry_state.attempts:

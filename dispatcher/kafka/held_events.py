@@ -238,7 +238,7 @@ class HeldEvents:
         self.notice()  # tenants that the directory names may be released
 
     async def _check_log(self, client: GroupClient, one: HeldAssignment, state: HeldPartition) -> None:
-        """Looks whether the log was replaced. Another leader, or another connection to it, may have another log."""
+        """Checks whether the log was replaced. Another leader, or another connection to it, may have another log."""
         source = client.source_of(one.tp)
         async with asyncio.timeout(ANSWER_S):
             bounds = (await client.bounds([one.tp]))[one.tp]

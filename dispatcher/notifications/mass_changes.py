@@ -16,7 +16,7 @@ from dispatcher.notifications.news import News, NewsKind, Subject
 DAY_S: Final = 86_400.0
 MASS_SHARE: Final = 0.1
 MASS_LEAST: Final = 3
-"""So many tenants at least are many, however few there are."""
+"""Smallest number of tenants that counts as a mass change, however few tenants there are."""
 TOGETHER_S: Final = 900.0
 """Changes within this time may have one cause. Longer than a state has to last before it is reported."""
 MASS_EVERY_S: Final = 3600.0

@@ -18,11 +18,11 @@ from dispatcher.contract.tenant import TenantKey
 MAX_CLAIMS: Final = 100
 """Tenants of one mapping. If more are possible, they count as unknown."""
 _FREE_KEYS: Final = frozenset({"claims", "headers", "parameters"})
-"""Mappings whose keys the tenant chooses: `org` in one of them is no organisation."""
+"""Mappings whose keys the tenant chooses: `org` in one of them isn't an organisation."""
 
 
 def text_at(value: JsonValue, document: Document, at: Loc) -> str:
-    """Returns an organisation, sandbox or name as it was probably intended; empty if it is no text or number."""
+    """Returns an organisation, sandbox or name as it was probably intended; empty if it isn't a text or number."""
     return stripped(value if isinstance(value, str) else document.written(at))
 
 

@@ -56,7 +56,7 @@ def test_the_same_arguments_give_the_same_bytes_and_other_ids_other_events() -> 
     assert len({event.request_id for event in events}) == 100
 
 
-def test_what_is_asked_for_is_in_the_event() -> None:
+def test_the_requested_values_are_in_the_event() -> None:
     event = read(
         make_event(org="luma", event_id="e1", campaign=None, campaign_type="Journey", webhooks_enabled=False,
                    test_execution=True, sandbox="dev", at=1_700_000_000.25)

@@ -71,7 +71,9 @@ async def test_a_path_without_an_endpoint_is_not_found(receiver: Receiver, sessi
     assert receiver.ledger.tally("nobody") == EndpointTally(requests=1)
 
 
-async def test_a_closed_connection_is_no_answer(receiver: Receiver, session: aiohttp.ClientSession) -> None:
+async def test_a_closed_connection_does_not_count_as_an_answer(
+    receiver: Receiver, session: aiohttp.ClientSession
+) -> None:
     receiver.set("rude", DemoEndpoint(HangsUp()))
     with pytest.raises(aiohttp.ClientConnectionError):
         await post(session, receiver.url("rude"))

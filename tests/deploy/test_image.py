@@ -12,7 +12,7 @@ def test_hadolint_has_nothing_to_say() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_the_last_stage_runs_as_nobody_and_in_exec_form() -> None:
+def test_the_last_stage_runs_without_root_and_in_exec_form() -> None:
     last = DOCKERFILE.rpartition("\nFROM ")[2]
     assert re.search(r"^USER 65532:65532$", last, re.MULTILINE), "a number: runAsNonRoot can't judge a name"
     assert 'ENTRYPOINT ["dispatcher"]' in last

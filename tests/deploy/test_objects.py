@@ -144,7 +144,7 @@ def test_every_name_leads_somewhere(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_helm_test_asks_a_dispatcher_where_a_service_leads_to_one(name: str) -> None:
+def test_the_helm_test_queries_a_dispatcher_if_a_service_leads_to_one(name: str) -> None:
     (pod,) = [one for one in objects(name, "Pod") if one["metadata"]["annotations"]["helm.sh/hook"] == "test"]
     asked = [part for part in pod["spec"]["containers"][0]["args"] if part.startswith("--ops=")]
     services = [one for one in objects(name, "Service") if one["metadata"]["name"].endswith("-ops")]
@@ -162,7 +162,7 @@ def test_the_helm_test_asks_a_dispatcher_where_a_service_leads_to_one(name: str)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_selectors_select_what_is_meant_and_never_change(name: str) -> None:
+def test_selectors_select_their_own_pods_and_never_change(name: str) -> None:
     pods = {}
     for one, template in _pods(name):
         pods[one["metadata"]["name"]] = template["metadata"]["labels"]

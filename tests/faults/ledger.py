@@ -19,7 +19,7 @@ CLOCK_S = 0.05
 COMMITTED_S = 1.5
 """Time within which finished records are committed, see `committing`; a busy process takes a little longer."""
 SOON_S = 15.0
-"""So long an event may be tried again before it is parked."""
+"""Time for which an event may be tried again before it is parked."""
 
 
 @dataclass(frozen=True)

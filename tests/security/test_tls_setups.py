@@ -176,7 +176,7 @@ async def test_the_same_server_without_the_mistake_gets_it(
     assert (attempt.failure, attempt.status) == (None, 200), attempt.detail
 
 
-async def test_a_name_in_the_common_name_only_is_no_host_name(
+async def test_a_name_in_the_common_name_only_does_not_count_as_a_host_name(
     opening: Opener, authority: trustme.CA, tmp_path: Path
 ) -> None:
     context = made(authority, tmp_path, names=False, common="hooks.example")

@@ -277,7 +277,7 @@ async def test_a_token_endpoint_that_rebinds_gains_nothing(
         assert server.connections == 0
 
 
-async def test_a_token_endpoint_with_a_wrong_certificate_is_told_no_secret(transport: Transport) -> None:
+async def test_a_token_endpoint_with_a_wrong_certificate_gets_no_secret(transport: Transport) -> None:
     async with Server(answering(good()), server_context(trustme.CA())).running() as server:
         message = await refusal(transport, server.url)
         assert server.requests == []

@@ -111,7 +111,7 @@ async def test_a_sandbox_never_sees_the_webhook_of_another(cache: WebhookCache, 
     assert await cache.get(TenantKey("luma", "dev")) is None
 
 
-async def test_many_who_ask_at_once_ask_the_store_once(cache: WebhookCache, store: FakeStore) -> None:
+async def test_simultaneous_callers_query_the_store_once(cache: WebhookCache, store: FakeStore) -> None:
     store.answers.clear()
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(cache.get(LUMA)) for _ in range(50)]
@@ -124,7 +124,7 @@ async def test_many_who_ask_at_once_ask_the_store_once(cache: WebhookCache, stor
     assert repr(cache) == "<WebhookCache 2 tenants, 0 queried>"
 
 
-async def test_when_the_one_who_asks_is_cancelled_the_next_in_line_asks(cache: WebhookCache, store: FakeStore) -> None:
+async def test_if_the_querying_caller_is_cancelled_the_next_one_queries(cache: WebhookCache, store: FakeStore) -> None:
     store.answers.clear()
     tasks = [asyncio.create_task(cache.get(LUMA)) for _ in range(4)]
     await asyncio.sleep(0)
@@ -140,9 +140,7 @@ async def test_when_the_one_who_asks_is_cancelled_the_next_in_line_asks(cache: W
     assert [task.cancelled() for task in tasks] == [True, False, True, False]
 
 
-async def test_one_who_waits_may_be_cancelled_without_the_others_noticing(
-    cache: WebhookCache, store: FakeStore
-) -> None:
+async def test_cancelling_one_waiting_caller_does_not_affect_the_others(cache: WebhookCache, store: FakeStore) -> None:
     store.answers.clear()
     first, second = asyncio.create_task(cache.get(LUMA)), asyncio.create_task(cache.get(LUMA))
     await asyncio.sleep(0)
@@ -153,7 +151,7 @@ async def test_one_who_waits_may_be_cancelled_without_the_others_noticing(
     assert second.cancelled()
 
 
-async def test_while_the_store_is_away_the_old_answer_stands(
+async def test_while_the_store_is_unavailable_the_old_answer_is_used(
     cache: WebhookCache, store: FakeStore, clock: Clock
 ) -> None:
     found = await cache.get(LUMA)
@@ -167,7 +165,7 @@ async def test_while_the_store_is_away_the_old_answer_stands(
     assert metrics.STORE_FAILURES._value.get() == failed + 2
 
 
-async def test_a_store_that_is_away_is_asked_once_a_second_for_a_tenant(
+async def test_an_unavailable_store_is_queried_once_a_second_per_tenant(
     cache: WebhookCache, store: FakeStore, clock: Clock
 ) -> None:
     await cache.get(LUMA)
@@ -206,7 +204,7 @@ async def test_a_store_that_never_answers_is_away(
         await cache.get(LUMA)
 
 
-async def test_a_webhook_that_can_not_be_used_is_asked_for_now_and_then(
+async def test_an_unusable_webhook_is_looked_up_again_now_and_then(
     cache: WebhookCache, store: FakeStore, clock: Clock
 ) -> None:
     """Its events come and go meanwhile: each of them must not cost a query. What was in use before is in use no more."""
@@ -230,9 +228,7 @@ async def test_a_webhook_that_can_not_be_used_is_asked_for_now_and_then(
     assert await cache.get(LUMA) is known
 
 
-async def test_what_is_invalidated_is_asked_for_again_and_still_stands_in(
-    cache: WebhookCache, store: FakeStore
-) -> None:
+async def test_an_invalidated_answer_is_refreshed_and_used_until_then(cache: WebhookCache, store: FakeStore) -> None:
     found, other = await cache.get(LUMA), await cache.get(OTHER)
     cache.invalidate(LUMA)
     assert cache.get_cached(LUMA) is NOT_CACHED
@@ -293,7 +289,7 @@ async def test_a_bug_in_the_store_reaches_everyone_and_stays_a_bug(cache: Webhoo
     assert [type(result) for result in results] == [ZeroDivisionError, ZeroDivisionError]
 
 
-async def test_a_store_in_memory_is_asked_without_a_wait_and_its_answer_kept_like_any_other(
+async def test_a_store_in_memory_is_queried_without_a_wait_and_its_answer_cached(
     store: FakeStore, cache: WebhookCache, clock: Clock
 ) -> None:
     store.knows_at_once = True
@@ -322,7 +318,7 @@ async def test_a_webhook_at_another_line_of_its_file_is_the_same_one(
     assert cache.is_current(known)
 
 
-async def test_what_was_invalidated_is_asked_for_again(store: FakeStore, cache: WebhookCache) -> None:
+async def test_an_invalidated_answer_is_looked_up_again(store: FakeStore, cache: WebhookCache) -> None:
     store.knows_at_once = True
     cache.get_cached(LUMA)
     edited = store.webhooks[LUMA] = webhook(LUMA)

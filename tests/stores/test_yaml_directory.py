@@ -108,7 +108,7 @@ async def test_every_webhook_file_is_read_and_nothing_else(path: Path) -> None:
     assert repr(directory) == f"<YamlDirectory {path}: 4 webhooks in 3 files, 0 problems>"
 
 
-async def test_an_empty_directory_is_no_mistake(path: Path) -> None:
+async def test_an_empty_directory_is_accepted(path: Path) -> None:
     directory, notified = directory_at(path)
     assert await directory.load() == []
     assert directory.all() == []
@@ -269,7 +269,7 @@ async def test_a_file_that_was_read_before_keeps_its_tenants_when_it_breaks(path
 
 
 @pytest.mark.parametrize("name", ["directory", "pipe"])
-async def test_a_webhook_file_that_is_no_file_may_hide_any_tenant(path: Path, name: str) -> None:
+async def test_a_webhook_file_that_is_not_a_file_may_hide_any_tenant(path: Path, name: str) -> None:
     (path / "a.yaml").write_text(content(entry("a")))
     (path / "b.yaml").mkdir() if name == "directory" else os.mkfifo(path / "b.yaml")
     directory, _ = directory_at(path)
@@ -517,7 +517,7 @@ async def test_a_renamed_file_and_a_moved_webhook_stay_in_use(path: Path) -> Non
     assert [Path(webhook.source).name for webhook in directory.all()] == ["z.yaml:3", "c.yaml:3", "c.yaml:4"]
 
 
-async def test_a_tenant_in_two_files_stays_where_it_was_and_both_are_named(path: Path) -> None:
+async def test_a_tenant_in_two_files_keeps_its_first_file_and_both_are_named(path: Path) -> None:
     (path / "b.yaml").write_text(content(entry("x")))
     directory, _ = directory_at(path)
     await directory.load()
@@ -843,7 +843,7 @@ async def test_a_mass_removal_is_applied_though_files_change_all_the_time(path: 
         writing.cancel()
 
 
-async def test_a_change_above_a_webhook_in_its_file_is_no_change_of_it(path: Path) -> None:
+async def test_a_change_above_a_webhook_in_its_file_does_not_change_it(path: Path) -> None:
     (path / "a.yaml").write_text(content(entry("a"), entry("b")))
     directory, notified = directory_at(path)
     await directory.load()

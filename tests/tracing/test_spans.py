@@ -113,7 +113,7 @@ async def deliver(tracing: Tracing, one: Record, transport: Scripted, count: int
     await through(tracing, one, process)
 
 
-async def test_an_event_and_its_attempts_stand_below_the_producers_span(collector: Collector) -> None:
+async def test_an_event_and_its_attempts_are_below_the_producers_span(collector: Collector) -> None:
     transport = Scripted(Attempt(0.1, status=503), Attempt(0.1, status=200, reused=True))
     async with Tracing(settings_for(collector)) as tracing:
         state = ("tracestate", b"vendor=abc")
@@ -194,7 +194,7 @@ async def test_a_traceparent_that_cannot_be_read_counts_as_absent(collector: Col
     assert event.parent_span_id == b""
 
 
-async def test_every_hop_of_an_event_stands_in_one_trace(collector: Collector) -> None:
+async def test_every_hop_of_an_event_is_in_one_trace(collector: Collector) -> None:
     """Without a producer's trace: parked, read again, redriven; and another event in another one."""
     retry_state = RetryState(Origin("events", 3, 7), 1_753_171_200.0, attempts=1, parks=1)
     parked = ARecord(b"{}", None, tuple(retry_state.headers()), "events.retry.30s", 0, 99, 1_753_171_230_000)

@@ -138,7 +138,7 @@ async def test_a_test_event_keeps_the_body_and_the_phases(transport: Transport, 
     assert (second.phases.dns_s, second.phases.tls_s, second.phases.address) == (None, None, "127.0.0.1")
 
 
-async def test_a_body_is_not_kept_where_it_was_not_asked_for(transport: Transport, serving: Serving) -> None:
+async def test_a_body_is_not_kept_unless_it_is_requested(transport: Transport, serving: Serving) -> None:
     assert (await answer_to(transport, serving, answering(OK))).body == b""
 
 

@@ -195,7 +195,7 @@ async def test_a_connection_lost_before_the_request_is_written_is_a_reset(
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-async def test_the_proxy_is_asked_for_the_checked_address_and_tls_is_with_the_host(
+async def test_the_tunnel_leads_to_the_checked_address_and_tls_is_with_the_host(
     opening: Opener, serving: Serving, tls: ssl.SSLContext, scheme: str
 ) -> None:
     proxy = ConnectProxy()
@@ -399,7 +399,7 @@ async def test_a_changed_password_of_the_proxy_is_used_without_a_restart(
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-async def test_a_proxy_that_resolves_is_asked_for_the_host_name(
+async def test_the_tunnel_of_a_resolving_proxy_leads_to_the_host_name(
     opening: Opener, serving: Serving, tls: ssl.SSLContext, scheme: str
 ) -> None:
     """No DNS here at all: the name server named does not exist."""
@@ -439,7 +439,7 @@ async def test_a_proxy_that_resolves_is_asked_for_the_host_name(
     ],
 )
 @pytest.mark.parametrize("allow", [(), ("8.8.8.0/24",)])
-async def test_a_proxy_that_resolves_is_not_asked_for_what_can_only_be_inside(
+async def test_no_tunnel_of_a_resolving_proxy_leads_to_an_internal_name(
     opening: Opener, url: str, failure: FailureReason, allow: tuple[str, ...]
 ) -> None:
     """An allowed block makes no difference: no address is seen here that could be compared with it."""

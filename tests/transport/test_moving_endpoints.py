@@ -285,7 +285,7 @@ async def test_a_dns_server_that_is_not_there_is_our_failure() -> None:
     assert await resolved([f"127.0.0.1:{port}"]) is FailureReason.LOCAL
 
 
-async def test_a_system_resolver_that_waits_for_aaaa_is_asked_for_a_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_system_resolver_that_hangs_on_aaaa_is_queried_for_a_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """glibc answers AF_UNSPEC only once both questions were answered or given up."""
 
     def getaddrinfo(host: str, family: socket.AddressFamily) -> list[str]:

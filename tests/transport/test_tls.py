@@ -49,7 +49,7 @@ async def test_a_server_that_closes_in_the_handshake_is_a_tls_failure(transport:
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-async def test_a_client_certificate_is_shown_where_it_is_configured(
+async def test_a_client_certificate_is_presented_if_it_is_configured(
     transport: Transport, authority: trustme.CA, version: ssl.TLSVersion
 ) -> None:
     clients = trustme.CA()

@@ -33,7 +33,7 @@ def speaking(authority: trustme.CA, version: ssl.TLSVersion) -> ssl.SSLContext:
 # --- client certificates after the handshake
 
 
-async def test_a_certificate_that_is_asked_for_after_the_handshake_is_shown(
+async def test_a_client_certificate_requested_after_the_handshake_is_presented(
     transport: Transport, authority: trustme.CA
 ) -> None:
     clients = trustme.CA()
@@ -82,9 +82,7 @@ async def test_a_burst_that_offers_a_refused_session_is_answered(
     assert {one.status for one in burst} == {200}
 
 
-async def test_a_server_that_hangs_on_a_session_is_asked_without_one_the_next_time(
-    transport: Transport, authority: trustme.CA
-) -> None:
+async def test_after_a_hang_on_a_session_the_next_request_has_none(transport: Transport, authority: trustme.CA) -> None:
     async with (
         Server(answering(CLOSING), server_context(authority)).running() as server,
         ResumptionRefuser(server.port, "silent").running() as refuser,

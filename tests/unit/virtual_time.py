@@ -46,7 +46,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._virtual_now += seconds
 
     def pass_time(self, seconds: float) -> None:
-        """So long does the present turn take: what a busy core does."""
+        """Makes the present turn of the event loop take this long, as on a busy core."""
         self._virtual_now += seconds
 
     def time(self) -> float:

@@ -112,7 +112,7 @@ class Search:
         """Redirects to the results.
 
         An address is hashed first, to keep it out of URLs, logs and the browser's history. If it can't be hashed, it is
-        left out. A text that looks like an address is no address if an event has it as its id.
+        left out. A text that looks like an address counts as an id if an event has it as its id.
         """
         text = str((await form_body(request)).get("q", "")).strip()[:MAX_TEXT]
         lookup = self._renderer.services.history

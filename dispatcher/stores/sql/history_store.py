@@ -47,7 +47,7 @@ MAINTAIN_WITHIN_S: Final = 300.0
 MOST_AHEAD_MS: Final = DAY_MS
 """An entry from further in the future than this has a wrong clock, and is refused."""
 ERASED_FOR_MS: Final = 14 * DAY_MS
-"""So long a person's old entries are refused after an erasure: longer than the topic keeps them."""
+"""Time after an erasure for which a person's old entries are refused: longer than the topic keeps them."""
 _ROWS_A_STATEMENT: Final = 500
 """SQLite takes 32,766 values a statement."""
 _DELETED_AT_ONCE: Final = 5_000

@@ -3,8 +3,8 @@
 A look-up queries the database; the cache in front makes that rare, and answers while the database is unavailable.
 `run` follows the changes, so that the cache is invalidated within two seconds. Used on one event loop.
 
-A deleted webhook leaves a row that is marked. A row that is missing is no deletion: the database is being restored, or
-an older one was. The webhook stays in use until every webhook was read again, and if most or all are missing, for
+A deleted webhook leaves a row that is marked. A missing row doesn't count as deleted: the database is being restored,
+or an older one was. The webhook stays in use until every webhook was read again, and if most or all are missing, for
 `REMOVAL_AFTER_S` more.
 """
 

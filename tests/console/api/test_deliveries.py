@@ -65,7 +65,7 @@ async def test_test_events_are_refused_for_another_organisation_and_with_its_sec
     assert console.test_events.sent == []
 
 
-async def test_what_became_of_the_attempts(console: Console, luma: StoredWebhook) -> None:
+async def test_attempts_and_their_outcomes_are_listed(console: Console, luma: StoredWebhook) -> None:
     api, path = await console.client(Role.VIEWER, ORGS), f"{WEBHOOKS}/{luma.id}"
     at = datetime.fromtimestamp(AT, UTC).isoformat().replace("+00:00", "Z")
     outcomes = (await api.get(f"{path}/outcomes?window=1h")).json

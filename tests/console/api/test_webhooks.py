@@ -123,7 +123,7 @@ async def test_of_two_editors_the_second_is_shown(console: Console, luma: Stored
     assert (await bob.get(path)).json["name"] == "Ada's"
 
 
-async def test_an_older_version_is_a_conflict_whatever_has_become_of_its_secrets(
+async def test_an_older_version_is_a_conflict_whatever_has_happened_to_its_secrets(
     console: Console, luma: StoredWebhook
 ) -> None:
     api, path = await console.client(orgs=ORGS), f"{WEBHOOKS}/{luma.id}"

@@ -46,7 +46,7 @@ def test_a_death_is_listed_between_the_attempts_before_and_after_it() -> None:
     assert KnownEvent([], DEATH).timeline == [DEATH]
 
 
-def test_where_an_event_first_was_is_shown_by_its_newest_attempt_or_its_death() -> None:
+def test_the_newest_attempt_or_the_death_says_which_record_an_event_is() -> None:
     here = Origin("events", 1, 2)
     assert KnownEvent([replace(TRIED, origin=here), TRIED], DEATH).origin == here
     assert KnownEvent([TRIED], DEATH).origin == DEATH.origin

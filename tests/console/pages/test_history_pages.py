@@ -93,7 +93,7 @@ async def test_an_id_that_looks_like_an_address_is_found_and_addresses_are_in_no
             for place, text in enumerate(ids):
                 await search(shown, text)
                 await expect(rows).to_have_count(1 if place else 2)
-                assert text in unquote(shown.page.url)  # an id is no personal data
+                assert text in unquote(shown.page.url)  # an id isn't personal data
             for text in ("4711081599", "0@customer.example"):  # another organisation's id, an address
                 await search(shown, text)
                 assert text not in unquote(shown.page.url)

@@ -40,7 +40,7 @@ async def test_every_column_sorts_both_ways(
         assert first in (await _names(shown))[-2:]  # two have never had a delivery
 
 
-async def test_the_disabled_stand_before_the_unstable(browser: Browser, stage: Stage) -> None:
+async def test_disabled_webhooks_are_listed_before_unstable_ones(browser: Browser, stage: Stage) -> None:
     async with window(browser, stage.base) as shown:
         await shown.sign_in(await stage.token())
         await shown.go("/?sort=state")

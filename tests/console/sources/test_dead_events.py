@@ -133,7 +133,7 @@ async def test_events_that_the_topic_kept_no_longer_are_counted_as_gone(
     assert (await sent(mortal, settings)).total() == len(origins) - len(gone)
 
 
-async def test_what_was_read_is_there_whatever_the_broker_says_of_its_end() -> None:
+async def test_records_are_kept_even_if_the_broker_reports_too_low_an_end() -> None:
     """The embedded broker reports too low an end after a batch of several; the demo's console still sends all again."""
     async with EmbeddedBroker() as broker:
         settings = settings_for(broker.bootstrap_servers, "events")

@@ -46,7 +46,7 @@ def test_what_a_tenant_need_not_say() -> None:
         ("https://[2a00:1450::200e]:8443/f", "https://[2a00:1450::200e]:8443"),
     ],
 )
-def test_an_origin_has_a_port_only_where_it_is_not_the_scheme_s_own(url: str, origin: str) -> None:
+def test_an_origin_has_a_port_only_if_it_is_not_the_default_of_the_scheme(url: str, origin: str) -> None:
     """RFC 6454, section 6.2; a receiver compares the token's audience with it."""
     assert webhook(url=url).config.origin == origin
 

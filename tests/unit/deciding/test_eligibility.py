@@ -75,7 +75,7 @@ def test_by_default_four_statuses_are_wanted(status: str, wanted: bool) -> None:
     assert reason is (None if wanted else SkipReason.STATUS)
 
 
-def test_a_status_of_a_later_version_can_be_asked_for() -> None:
+def test_a_status_of_a_later_version_can_be_selected() -> None:
     assert eligibility(read(email_event(feedbackStatus="new")), webhook(events=["new"])) is None
 
 

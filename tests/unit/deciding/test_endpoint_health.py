@@ -117,7 +117,7 @@ def test_a_disabled_tenant_is_never_forgotten() -> None:
 
 
 def test_a_probe_in_a_quarter_of_an_hour_is_enough_to_disable() -> None:
-    """So few attempts are left of a dead endpoint once its breaker is open."""
+    """A dead endpoint gets no more attempts than this once its breaker is open."""
     evidence = EndpointHealth()
     fail_until(evidence, BEGIN, BEGIN + 600, every=30)
     assert evidence.state is UNSTABLE

@@ -640,7 +640,7 @@ def _under_way() -> int:
 
 
 @virtual_time
-async def test_what_is_finished_by_the_short_way_waits_for_no_garbage_collector() -> None:
+async def test_records_of_the_fast_path_are_freed_without_the_garbage_collector() -> None:
     bench = Bench()
     for _ in range(5):
         bench.broker.append("t", b"\0", json.dumps(EMAIL_EVENT).encode(), ())

@@ -91,7 +91,7 @@ async def test_an_event_is_delivered_without_a_task_of_its_own() -> None:
 
 @virtual_time
 @pytest.mark.parametrize("event", [EMAIL_EVENT, SMS_EVENT])
-async def test_the_request_is_that_of_the_full_way(event: Any) -> None:
+async def test_the_request_is_that_of_the_slow_path(event: Any) -> None:
     requests: list[Request] = []
     for short in (True, False):
         bench = Bench(200)
@@ -131,7 +131,7 @@ async def test_an_event_that_no_webhook_wants_is_skipped_at_once(event: Any, rea
 
 @virtual_time
 @pytest.mark.parametrize("value", [None, b"{", b'{"body":1}', b'{"a":1,"a":2}', b"\xff"])
-async def test_a_record_that_can_t_be_read_is_given_back(value: bytes | None) -> None:
+async def test_an_unreadable_record_falls_back(value: bytes | None) -> None:
     bench = Bench(200)
     owner, direct_attempt = start(bench, value)
 
@@ -183,7 +183,7 @@ async def test_a_bug_before_anything_is_sent_is_left_to_the_slow_path(monkeypatc
 
 
 @virtual_time
-async def test_a_failed_first_attempt_counts_and_the_full_way_goes_on_from_it() -> None:
+async def test_a_failed_first_attempt_counts_and_the_slow_path_continues_from_it() -> None:
     bench = Bench(503, 503, 200, chance=lambda: 1.0)
     owner, _ = start(bench)
     await asyncio.sleep(30)
@@ -314,7 +314,7 @@ class Broken(ScriptedTransport):
 
 
 @virtual_time
-async def test_a_bug_on_the_short_way_is_counted_and_the_full_way_decides() -> None:
+async def test_a_bug_on_the_fast_path_is_counted_and_the_slow_path_decides() -> None:
     bench = Bench(transport=Broken(200))
     before = metrics.ERRORS.labels("lanes")._value.get()
     owner, direct_attempt = start(bench)
@@ -357,7 +357,7 @@ async def test_a_flight_whose_task_is_cancelled_before_its_first_step_gives_its_
 @interpreted_only
 @virtual_time
 @pytest.mark.parametrize("rests", [True, False], ids=["on a connection", "in a task"])
-async def test_a_bug_in_what_follows_an_answer_leaves_the_record_to_the_full_way(
+async def test_a_bug_after_an_answer_leaves_the_record_to_the_slow_path(
     rests: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = Bench(200)

@@ -96,7 +96,7 @@ async def test_an_outcome_that_can_not_be_written_repeats_the_write_and_no_post(
         assert {topic: len(records) for topic, records in bench.producer.topics.items()} == {refusing: 1}
         state = RetryState.of(bench.producer.topics[refusing][0])
         assert (state.attempts, state.refusals) == (posts, refusals)
-        assert state.parks == (refusing != DEAD), "a refused write is no parking"
+        assert state.parks == (refusing != DEAD), "a refused write doesn't count as parked"
         assert not state.not_before or state.not_before > wall() - 60, "it waits from the write on"
         assert group.committed()[0] == 1
 

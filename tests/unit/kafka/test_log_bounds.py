@@ -53,7 +53,7 @@ class Consumer:
 
 
 @virtual_time
-async def test_each_leader_is_asked_once() -> None:
+async def test_each_leader_is_queried_once() -> None:
     consumer = Consumer()
     assert await end_offsets(cast(Any, consumer), EVERY) == dict.fromkeys(EVERY, 9)
     assert consumer.asked == [{P0, P1}, {P2, P3}]

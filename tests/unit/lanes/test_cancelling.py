@@ -18,7 +18,7 @@ async def test_a_waiter_cancelled_in_the_very_turn_it_is_given_its_slot_hands_it
     lane = lanes(lane_start=1).lane(tenant(0))
     running, first, second = Event(lane), Event(lane), Event(lane)
     await settle()
-    running.end()  # gives the slot to the first
+    running.end()  # passes the permit to the first
     first.task.cancel()  # which never gets to see it
     await settle()
 

@@ -46,7 +46,7 @@ def tracker_at(position: int, *finished: tuple[int, int]) -> OffsetTracker:
         record(7, key=None),
     ],
 )
-def test_a_fingerprint_tells_records_apart_by_offset_timestamp_key_and_value(other: ARecord) -> None:
+def test_fingerprints_of_records_differ_by_offset_timestamp_key_and_value(other: ARecord) -> None:
     assert Fingerprint.of(record(7)) == Fingerprint.of(record(7))
     assert Fingerprint.of(record(7)) != Fingerprint.of(other)
 
