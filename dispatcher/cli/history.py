@@ -1,18 +1,23 @@
 """`dispatcher history`: the worker that fills the history store, and the erasure of a person's entries."""
 
 import asyncio
+import getpass
+from collections.abc import Sequence
 from typing import Annotated
 
+import structlog
 import typer
 import uvloop
+from pydantic import JsonValue
 
 from dispatcher.cli.interpreter import prepare_interpreter
-from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, quiet_settings_at, settings_at
+from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, settings_at
 from dispatcher.config.settings import Settings
 from dispatcher.errors import ConfigError, Problem
 from dispatcher.telemetry.logs import configure_logging
 from dispatcher.transport.descriptors import raise_limit
 
+log = structlog.get_logger(__name__)
 history = typer.Typer(help="The history store: what happened to each event.", invoke_without_command=True)
 
 
@@ -46,26 +51,58 @@ def erase(
     """Erase a person's entries from the store. Entries that the topic still holds are refused from then on."""
     if (recipient is None) == (hashed is None):
         raise typer.BadParameter("give either --recipient or --hash")
-    erased = asyncio.run(_erase(quiet_settings_at(config), recipient, hashed))
+    erased = asyncio.run(_erase(settings_at(config), recipient, hashed))
     typer.echo(f"{erased} entries erased")
+    if not erased:
+        typer.echo("no entry has this recipient: write the address or number as the events have it", err=True)
 
 
 async def _erase(settings: Settings, recipient: str | None, hashed: str | None) -> int:
-    from dispatcher.contract.history import recipient_hash
+    from dispatcher.contract.history import recipient_hashes
     from dispatcher.history.worker import history_database
     from dispatcher.stores.sql.history_store import HistoryStore
 
-    if hashed is None:
+    configure_logging(settings.log)
+    if hashed is not None:
+        hashes: tuple[str, ...] = (hashed.strip().lower(),)
+    else:
         key = settings.history.recipient_key
         if key is None or recipient is None:
             message = "needs a key to find a recipient: without one, entries hold no trace of recipients"
             raise ConfigError([Problem(message, "history.recipient_key")])
-        hashed = recipient_hash(key.reveal(), recipient)
+        hashes = recipient_hashes(key.reveal(), recipient)
     store = HistoryStore(history_database(settings), settings.history)
     try:
-        return await store.erase(hashed.strip().lower())
+        erased = sum([await store.erase(one) for one in hashes])
     finally:
         await store.close()
+    log.warning("a person's history was erased", recipient_hash=list(hashes), entries=erased, by=_operator())
+    await _record(settings, hashes, erased)
+    return erased
+
+
+async def _record(settings: Settings, hashes: Sequence[str], erased: int) -> None:
+    """Adds an entry to the audit, if there is one."""
+    from dispatcher.stores.sql.audit import AuditLog
+    from dispatcher.stores.sql.database import Database
+    from dispatcher.stores.sql.records import AuditAction
+
+    if settings.webhooks.store != "sql" or settings.webhooks.url is None:
+        return
+    database = Database(settings.webhooks.url)
+    try:
+        details: dict[str, JsonValue] = {"recipient_hash": list(hashes), "entries": erased}
+        await AuditLog(database).record(AuditAction.ERASE_PERSON, by=_operator(), details=details)
+    finally:
+        await database.close()
+
+
+def _operator() -> str:
+    """Returns who runs the command, as the system says."""
+    try:
+        return f"dispatcher history erase ({getpass.getuser()})"
+    except (KeyError, OSError):  # a container's user without a name
+        return "dispatcher history erase"
 
 
 def add_to(app: typer.Typer) -> None:

@@ -12,7 +12,7 @@ import typer
 from dispatcher.cli.options import DEFAULT_CONFIG, ConfigPath, parsed_tenant, quiet_settings_at
 from dispatcher.config.settings import Settings
 from dispatcher.config.units import parse_duration
-from dispatcher.contract.history import HistoryEntry, recipient_hash
+from dispatcher.contract.history import HistoryEntry, recipient_hashes
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import ConfigError, Problem
 from dispatcher.history.timeline import details, title, utc_text
@@ -75,12 +75,11 @@ async def _from_store(settings: Settings, field: str | None, value: str, tenant:
     from dispatcher.history.worker import history_database  # imports SQLAlchemy, which takes its time
     from dispatcher.stores.sql.history_search import MAX_LIMIT, HistoryQuery, HistorySearch
 
-    hashed = _hashed(settings, field, value)
     query = HistoryQuery(
         tenant=tenant,
         any_id=None if field == "recipient" else value,
         id_field=field,
-        recipients=() if hashed is None else (hashed,),
+        recipients=_hashes(settings, field, value),
         limit=MAX_LIMIT,
     )
     database = history_database(settings)
@@ -104,7 +103,7 @@ async def _from_topics(
 ) -> list[str]:
     from dispatcher.history.topic_search import Wanted, find_in_event_topics, find_in_history_topic
 
-    wanted = Wanted(value, field, tenant, _hashed(settings, field, value, needs_key=False))
+    wanted = Wanted(value, field, tenant, _hashes(settings, field, value, needs_key=False))
     found = await find_in_history_topic(settings, wanted, since)
     has_history = found is not None
     if not found:
@@ -156,16 +155,16 @@ def _event_lines(lines: Sequence[_Line], *, is_cut: bool = False) -> list[str]:
     return printed
 
 
-def _hashed(settings: Settings, field: str | None, value: str, *, needs_key: bool = True) -> str | None:
+def _hashes(settings: Settings, field: str | None, value: str, *, needs_key: bool = True) -> tuple[str, ...]:
     if field not in (None, "recipient"):
-        return None
+        return ()
     key = settings.history.recipient_key
     if key is not None:
-        return recipient_hash(key.reveal(), value)
+        return recipient_hashes(key.reveal(), value)
     if field == "recipient" and needs_key:
         message = "is needed to find a recipient: without it, entries hold no trace of recipients"
         raise ConfigError([Problem(message, "history.recipient_key")])
-    return None
+    return ()
 
 
 def _age(text: str) -> float:

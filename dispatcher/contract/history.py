@@ -5,6 +5,7 @@ be added in the same version, so readers ignore fields that they don't know. Not
 """
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import Final
@@ -126,6 +127,9 @@ class EventIds(msgspec.Struct, gc=False):
     """Hashed."""
 
 
+_NUMBER: Final = re.compile(r"\+?[0-9(][0-9\s()./-]{4,}")
+"""A telephone number, in any usual way of writing."""
+_DIGITS: Final = re.compile(r"[0-9]+")
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(HistoryRecord)
 
@@ -142,15 +146,38 @@ class RecipientHasher:
         self._keyed = hashlib.blake2b(key=hashlib.sha512(key).digest(), digest_size=16)
 
     def hash(self, address: str) -> str:
-        """Returns the hash under which a recipient's entries are found. Case and surrounding blanks don't matter."""
+        """Returns the hash under which a recipient's entries are found; how the address is written doesn't matter."""
+        return self.hash_of(normalised_address(address))
+
+    def hash_of(self, address: str) -> str:
+        """Returns the hash of the address as it is written, without regard to case and surrounding blanks."""
         keyed = self._keyed.copy()
         keyed.update(address.strip().casefold().encode(errors="replace"))
         return keyed.hexdigest()
 
 
+def normalised_address(address: str) -> str:
+    """Returns the form of an address that is hashed: case-folded, a telephone number as digits and leading `+`."""
+    text = address.strip().casefold()
+    if "@" in text or _NUMBER.fullmatch(text) is None:
+        return text
+    is_international = text.startswith(("+", "00"))
+    digits = "".join(_DIGITS.findall(text.replace("(0)", "") if is_international else text))
+    return "+" + digits.removeprefix("00") if is_international else digits
+
+
 def recipient_hash(key: bytes, address: str) -> str:
     """Returns what `RecipientHasher.hash` returns, for a single address."""
     return RecipientHasher(key).hash(address)
+
+
+def recipient_hashes(key: bytes, address: str) -> tuple[str, ...]:
+    """Returns the hashes under which a recipient's entries may be stored, the present one first.
+
+    Older versions hashed a telephone number as the event has it, with its blanks.
+    """
+    hasher = RecipientHasher(key)
+    return tuple(dict.fromkeys((hasher.hash(address), hasher.hash_of(address))))
 
 
 def encode_records(writer: int, first: int, entries: Sequence[HistoryEntry]) -> Iterator[tuple[bytes, int]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from dispatcher.config.settings import Settings
 from dispatcher.contract.events import DeliveryEvent, read_event
-from dispatcher.contract.history import HistoryEntry, HistoryOutcome, decode_record
+from dispatcher.contract.history import HistoryEntry, HistoryOutcome, decode_record, normalised_address
 from dispatcher.contract.recipient import recipient_of
 from dispatcher.contract.records import PREFIX, Record, RetryState, was_parked
 from dispatcher.contract.tenant import TenantKey
@@ -28,8 +28,8 @@ class Wanted:
     field: str | None = None
     """Attribute of `HistoryEntry`: webhook_id, event_id, request_id, message_execution_id, campaign_id or recipient."""
     tenant: TenantKey | None = None
-    recipient: str | None = None
-    """The keyed hash of `value`, if it may be an address."""
+    recipients: tuple[str, ...] = ()
+    """The keyed hashes of `value`, if it may be an address."""
 
     def matches(self, entry: HistoryEntry) -> bool:
         """Returns True if the entry belongs to an event with the value."""
@@ -41,7 +41,7 @@ class Wanted:
             "request_id": entry.request_id == self.value,
             "message_execution_id": entry.message_execution_id == self.value,
             "campaign_id": entry.campaign_id == self.value,
-            "recipient": self.recipient is not None and entry.recipient == self.recipient,
+            "recipient": entry.recipient in self.recipients,
         }
         return any(found.values()) if self.field is None else found[self.field]
 
@@ -54,7 +54,7 @@ class Wanted:
             message_execution_id=event.execution.execution_id,
             campaign_id=event.execution.campaign_id,
         )  # fmt: skip
-        is_recipient = address is not None and address.strip().casefold() == self.value.strip().casefold()
+        is_recipient = address is not None and normalised_address(address) == normalised_address(self.value)
         return self.matches(entry) or (
             is_recipient and self.field in (None, "recipient") and self.tenant in (None, event.tenant)
         )

@@ -23,6 +23,7 @@ from dispatcher.contract.records import Origin
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.history.timeline import reason_in_words, remedy_of, title
 from dispatcher.stores.sql.history_search import HistoryQuery
+from dispatcher.stores.sql.records import AuditAction
 
 _WINDOW_S: Final = {"1h": 3600.0, "24h": 86_400.0, "7d": 7 * 86_400.0}
 
@@ -31,7 +32,7 @@ async def search_history(call: Call[Empty, HistorySearchOrder]) -> Reply:
     asked, lookup = call.body, _lookup(call.services)
     recipients = () if asked.recipient_hash is None else (asked.recipient_hash,)
     if asked.recipient is not None:
-        recipients = (*recipients, _hashed(lookup, asked.recipient))
+        recipients = (*recipients, *_hashes(lookup, asked.recipient))
     tenant = None if asked.org is None or asked.sandbox is None else TenantKey(asked.org, asked.sandbox)
     query = HistoryQuery(
         tenant=tenant,
@@ -77,8 +78,12 @@ async def get_counts(call: Call[SkippedQuery, Empty]) -> Reply:
 
 async def erase_history(call: Call[Empty, Erasure]) -> Reply:
     lookup, asked = _lookup(call.services), call.body
-    hashed = asked.recipient_hash or _hashed(lookup, asked.recipient or "")
-    return Reply(Erased(entries=await lookup.erase(hashed)))
+    hashes = (asked.recipient_hash,) if asked.recipient_hash else _hashes(lookup, asked.recipient or "")
+    entries = sum([await lookup.erase(hashed) for hashed in hashes])
+    await call.services.audit.record(
+        AuditAction.ERASE_PERSON, by=call.person.name, details={"recipient_hash": list(hashes), "entries": entries}
+    )
+    return Reply(Erased(entries=entries))
 
 
 def _lookup(services: Services) -> HistoryLookup:
@@ -87,12 +92,12 @@ def _lookup(services: Services) -> HistoryLookup:
     return services.history
 
 
-def _hashed(lookup: HistoryLookup, address: str) -> str:
-    hashed = lookup.hashed(address)
-    if hashed is None:
+def _hashes(lookup: HistoryLookup, address: str) -> tuple[str, ...]:
+    hashes = lookup.hashes(address)
+    if not hashes:
         detail = "Entries hold no trace of recipients: the operator sets history.recipient_key."
         raise ApiError(422, "no_recipient_key", detail)
-    return hashed
+    return hashes
 
 
 def _entry(entry: HistoryEntry) -> HistoryEntryModel:

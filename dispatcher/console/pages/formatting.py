@@ -43,6 +43,7 @@ ACTIONS: Final = {
     "delete": "Deleted",
     "restore": "Restored",
     "erase": "Erased the secrets of a deleted webhook",
+    "erase_person": "Erased a person from the history",
     "secret_end": "Erased a signing secret that had ended",
     "key_end": "Erased a signing key that was replaced",
     "enable": "Reactivated",

@@ -38,7 +38,7 @@ class Filters:
     channel: str = ""
     campaign: str = ""
     recipient: str = ""
-    """The hash of a recipient: URLs contain no address."""
+    """The hashes of a recipient, at most two: URLs contain no address."""
 
     @classmethod
     def of(cls, request: web.Request) -> "Filters":
@@ -58,7 +58,7 @@ class Filters:
         outcomes = frozenset({HistoryOutcome(self.outcome)}) if self.outcome in list(HistoryOutcome) else frozenset()
         query = HistoryQuery(
             tenant=tenant,
-            recipients=(self.recipient,) if self.recipient else (),
+            recipients=tuple(filter(None, self.recipient.split(",")[:2])),
             campaign_id=self.campaign or None,
             since=self.time.begin(now),
             until=self.time.end,
@@ -122,7 +122,7 @@ class Search:
         if lookup is not None:
             as_id = await lookup.search(HistoryQuery(any_id=text, limit=1), orgs=person_of(request).orgs)
             found |= {"q": text} if as_id.items else {}
-            found |= {} if (hashed := lookup.hashed(text)) is None else {"recipient": hashed}
+            found |= {"recipient": ",".join(hashes)} if (hashes := lookup.hashes(text)) else {}
         return to("/search?" + urlencode(found or {"address": "1"}))
 
     async def show(self, request: web.Request) -> web.StreamResponse:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from dispatcher.config.secrets import Secret
-from dispatcher.contract.history import recipient_hash
+from dispatcher.contract.history import recipient_hashes
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.history_search import (
     HistoryCount,
@@ -47,9 +47,9 @@ class HistoryLookup:
         """Why entries may be missing, None if none are."""
         return self._problem()
 
-    def hashed(self, address: str) -> str | None:
-        """Returns the hash under which a recipient's entries are stored; None without a key."""
-        return None if self._key is None else recipient_hash(self._key.reveal(), address)
+    def hashes(self, address: str) -> tuple[str, ...]:
+        """Returns the hashes under which a recipient's entries are stored; none without a key."""
+        return () if self._key is None else recipient_hashes(self._key.reveal(), address)
 
     async def search(self, query: HistoryQuery, *, orgs: Orgs) -> HistoryPage:
         """Searches the store as `HistorySearch.search` does."""
@@ -97,6 +97,5 @@ def with_text(query: HistoryQuery, text: str, lookup: HistoryLookup) -> HistoryQ
     Ids may look like addresses: `4711081512`, `1234@host.example`. Then either matches.
     """
     text = text.strip()
-    hashed = lookup.hashed(text) if is_address(text) else None
-    recipients = query.recipients if hashed is None else tuple(dict.fromkeys((*query.recipients, hashed)))
-    return replace(query, any_id=text, recipients=recipients)
+    hashes = lookup.hashes(text) if is_address(text) else ()
+    return replace(query, any_id=text, recipients=tuple(dict.fromkeys((*query.recipients, *hashes))))

@@ -102,6 +102,8 @@ class AuditAction(StrEnum):
     """Undone deletion."""
     ERASE = "erase"
     """The secrets of a deleted webhook were erased: by a person, or after 30 days."""
+    ERASE_PERSON = "erase_person"
+    """A person's entries were erased from the history store."""
     SECRET_END = "secret_end"
     """A signing secret was erased because its end had come."""
     KEY_END = "key_end"

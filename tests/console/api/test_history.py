@@ -2,7 +2,7 @@
 
 import pytest
 
-from dispatcher.contract.history import HistoryOutcome
+from dispatcher.contract.history import HistoryOutcome, RecipientHasher
 from dispatcher.stores.sql import history_search
 from dispatcher.stores.sql.records import Role, StoredWebhook
 from tests.console.api.conftest import Console
@@ -122,3 +122,23 @@ async def test_a_person_is_erased_by_an_admin_of_all(console: Console, history: 
     assert len((await api.post(SEARCH, json={"id": "r-2"})).json["items"]) == 1
     for odd in ({}, asked | {"recipient_hash": "0" * 32}):
         assert (await api.post("/api/v1/history/erase", json=odd)).status == 422
+
+
+async def test_a_person_is_found_and_erased_however_the_number_is_written(
+    console: Console, history: FilledHistory
+) -> None:
+    """Also in entries of an older version, by the number as the event has it; the audit has the hash only."""
+    old = RecipientHasher(KEY).hash_of("+49 170 1234567")
+    await history.add(
+        entry_of(LUMA, "1", recipient=recipient_hash(KEY, "+49 170 1234567")), entry_of(LUMA, "2", recipient=old)
+    )
+    api = await console.client()
+    for written, found in (("+49 170 1234567", 2), ("0049 1701234567", 1)):
+        assert len((await api.post(SEARCH, json={"recipient": written})).json["items"]) == found
+    assert (await api.post("/api/v1/history/erase", json={"recipient": "+491701234567"})).json == {"entries": 1}
+    assert (await api.post("/api/v1/history/erase", json={"recipient": "+49 170 1234567"})).json == {"entries": 1}
+    entries = [one for one in (await api.get("/api/v1/audit")).json["items"] if one["action"] == "erase_person"]
+    hashed = recipient_hash(KEY, "+491701234567")
+    assert [one["changes"] for one in entries] == [
+        {"recipient_hash": [hashed, old], "entries": 1}, {"recipient_hash": [hashed], "entries": 1},
+    ]  # fmt: skip

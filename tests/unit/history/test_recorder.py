@@ -1,6 +1,7 @@
 """What the recorder makes of events: masked, bounded, counted, and never in the way."""
 
 import asyncio
+import hashlib
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from dispatcher.contract.history import (
     decode_record,
     encode_records,
     recipient_hash,
+    recipient_hashes,
 )
 from dispatcher.contract.outcomes import Attempt, DeadReason, ParkReason, SkipReason
 from dispatcher.contract.records import AssignmentEpoch, Origin, ProcessingAttempt
@@ -135,6 +137,29 @@ def test_the_hash_depends_on_the_key_and_not_on_how_the_address_is_written() -> 
     assert recipient_hash(KEY, "Jane@Luma.com ") == recipient_hash(KEY, "jane@luma.com")
     assert recipient_hash(KEY, "jane@luma.com") != recipient_hash(b"x" * 32, "jane@luma.com")
     assert recipient_hash(b"k" * 500, "\ud800") != recipient_hash(b"k" * 501, "\ud800")
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["+49 170 1234567", "+491701234567", "0049 170 1234567", "+49 (0)170 / 123-45.67", " +49\xa0170\xa01234567 "],
+)
+def test_a_telephone_number_has_one_hash_however_it_is_written(written: str) -> None:
+    """And older entries are found by the number as their event has it."""
+    assert recipient_hash(KEY, written) == recipient_hash(KEY, "+491701234567")
+    old = hashlib.blake2b(
+        written.strip().casefold().encode(), key=hashlib.sha512(KEY).digest(), digest_size=16
+    ).hexdigest()
+    assert set(recipient_hashes(KEY, written)) == {recipient_hash(KEY, "+491701234567"), old}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("+491701234567", "491701234567"), ("0170 1234567", "+491701234567"), ("a 12345", "a12345"), ("1-2", "12"),
+     ("12345@x.example", "1 2345@x.example"), ("4711 08\u0661512", "471108\u0661512")],
+)  # fmt: skip
+def test_only_numbers_are_normalised(one: str, other: str) -> None:
+    assert recipient_hash(KEY, one) != recipient_hash(KEY, other)
+    assert recipient_hashes(KEY, "jane@luma.com") == (recipient_hash(KEY, "Jane@luma.com"),)
 
 
 @interpreted_only

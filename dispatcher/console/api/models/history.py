@@ -133,3 +133,4 @@ class Erased(ResponseModel):
     """Result of an erasure."""
 
     entries: int
+    """0 if there was no entry with this recipient: check that it is written as the events have it."""
