@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Final, Literal, cast
 
 from dispatcher.config.units import format_duration
+from dispatcher.console.formatting import STATES, exact, failing_sentence, sentence, span
 from dispatcher.console.model import AttemptModel, LaneModel, Outcomes, State, TierModel, Window
-from dispatcher.console.pages.formatting import STATES, exact, failing_sentence, sentence, span
 from dispatcher.console.services import Services
 from dispatcher.contract.fleet_state import FAILING_ATTEMPTS, FleetState
 from dispatcher.contract.tenant import TenantKey

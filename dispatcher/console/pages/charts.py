@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from dispatcher.config.units import format_duration
+from dispatcher.console.formatting import clock, count, day, exact
 from dispatcher.console.model import BucketModel, Outcomes
-from dispatcher.console.pages.formatting import clock, count, day, exact
 
 HEIGHT: Final = 200.0
 STEP: Final = 10.0

@@ -10,7 +10,7 @@ from dispatcher.config.secrets import speaks_of_a_secret
 from dispatcher.config.settings import Settings
 from dispatcher.config.units import format_duration
 from dispatcher.console import masking
-from dispatcher.console.pages.formatting import rate
+from dispatcher.console.formatting import rate
 from dispatcher.console.probes import keys_path
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.documents import fingerprint_in

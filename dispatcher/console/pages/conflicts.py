@@ -6,9 +6,9 @@ from typing import Final
 
 from pydantic import JsonValue
 
+from dispatcher.console.formatting import value_text
 from dispatcher.console.pages.fields import LISTS, SECRETS, TEXTS
 from dispatcher.console.pages.form import WebhookForm
-from dispatcher.console.pages.formatting import value_text
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.records import AuditAction, AuditQuery, Orgs, StoredWebhook
 

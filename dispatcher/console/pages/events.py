@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from dispatcher.console.formatting import VERDICTS
 from dispatcher.console.model import AttemptModel, AttemptQuery, DeadEventModel, DeadQuery
 from dispatcher.console.pages import event_explanation
-from dispatcher.console.pages.formatting import VERDICTS
 from dispatcher.console.pages.renderer import Renderer
 from dispatcher.console.services import person_of
 from dispatcher.console.sources.attempts import attempt_of

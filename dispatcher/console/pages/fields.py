@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from dispatcher.config.secrets import Secret
 from dispatcher.config.units import format_duration
 from dispatcher.config.webhook_headers import MAX_HEADERS
-from dispatcher.console.pages.formatting import rate
+from dispatcher.console.formatting import rate
 from dispatcher.errors import ProblemCode
 
 Posted = MultiMapping[object]

@@ -14,6 +14,7 @@ from pydantic import JsonValue
 from dispatcher.config.documents import key_of
 from dispatcher.config.secrets import speaks_of_a_secret
 from dispatcher.config.webhook_headers import MAX_HEADERS, header_name_problem, header_value_problem
+from dispatcher.console.formatting import sentence
 from dispatcher.console.pages.fields import (
     ADVANCED,
     CHOICES,
@@ -33,7 +34,6 @@ from dispatcher.console.pages.fields import (
     value_at,
     without_none,
 )
-from dispatcher.console.pages.formatting import sentence
 from dispatcher.console.pages.sealing import SecretSealer
 from dispatcher.errors import Problem
 from dispatcher.stores.sql.documents import fingerprint_in, is_elsewhere, replace_secrets

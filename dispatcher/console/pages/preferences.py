@@ -8,9 +8,9 @@ from aiohttp.typedefs import Handler
 from dispatcher.console.access import is_local_path
 from dispatcher.console.pages.renderer import Renderer, to
 from dispatcher.console.pages.scope import SCOPE_COOKIE, THEME_COOKIE, THEMES, Scope
-from dispatcher.console.pages.time_zone import ZONE_COOKIE, use_zone, zone_named
 from dispatcher.console.request_body import form_body
 from dispatcher.console.services import person_of
+from dispatcher.console.time_zone import ZONE_COOKIE, use_zone, zone_named
 
 _YEAR_S: Final = 365 * 86_400
 

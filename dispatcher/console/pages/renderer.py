@@ -8,14 +8,14 @@ from aiohttp import web
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dispatcher import __version__
+from dispatcher.console import formatting
 from dispatcher.console.access import is_local_path
 from dispatcher.console.model import Person
-from dispatcher.console.pages import formatting
 from dispatcher.console.pages.assets import Assets
 from dispatcher.console.pages.scope import Scope, theme_of
 from dispatcher.console.pages.sealing import SecretSealer
-from dispatcher.console.pages.time_zone import choices, zone_name
 from dispatcher.console.services import PERSON, Services, csrf_token_of, person_of
+from dispatcher.console.time_zone import choices, zone_name
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import DispatcherError, NotAllowed
 from dispatcher.stores.sql.records import StoredWebhook, WebhookQuery

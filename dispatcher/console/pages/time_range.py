@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from aiohttp import web
 from multidict import MultiMapping
 
-from dispatcher.console.pages.time_zone import local, with_zone
+from dispatcher.console.time_zone import local, with_zone
 
 RANGES: Final = {"15m": 900, "1h": 3600, "24h": 86_400, "7d": 7 * 86_400, "30d": 30 * 86_400}
 _TYPED: Final = ("since", "until")

@@ -5,9 +5,9 @@ from contextvars import copy_context
 import pytest
 from playwright.async_api import Browser, expect
 
-from dispatcher.console.pages.formatting import clock, exact, iso
+from dispatcher.console.formatting import clock, exact, iso
 from dispatcher.console.pages.time_range import time_in
-from dispatcher.console.pages.time_zone import OFFERED, use_zone, zone_named
+from dispatcher.console.time_zone import OFFERED, use_zone, zone_named
 from tests.console.pages.browsing import window
 from tests.console.pages.sample_world import LUMA
 from tests.console.pages.stage import Stage

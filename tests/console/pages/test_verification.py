@@ -14,7 +14,7 @@ from standardwebhooks.webhooks import Webhook as StandardWebhook
 from standardwebhooks.webhooks import WebhookVerificationError
 
 from dispatcher.config.settings import Settings
-from dispatcher.console.pages.formatting import as_curl
+from dispatcher.console.formatting import as_curl
 from dispatcher.console.pages.verification import LANGUAGES, snippets_for
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.documents import extract_secrets

@@ -3,8 +3,8 @@
 import pytest
 
 from dispatcher.config.units import parse_rate
+from dispatcher.console import formatting
 from dispatcher.console.model import AttemptModel, BucketModel, Outcomes
-from dispatcher.console.pages import formatting
 from dispatcher.console.pages.charts import HEIGHT, chart_of, sparkline_of
 from dispatcher.contract import reason_texts
 from dispatcher.contract.outcomes import DeadReason, FailureReason, ParkReason, SkipReason

@@ -11,7 +11,7 @@ import orjson
 from dispatcher.config.units import format_duration
 from dispatcher.console import masking
 from dispatcher.console.model import AttemptModel
-from dispatcher.console.pages.time_zone import abbreviation, local
+from dispatcher.console.time_zone import abbreviation, local
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome
 from dispatcher.contract.outcomes import DeadReason
 from dispatcher.contract.reason_texts import DEAD, FAILED, WAITING
