@@ -75,6 +75,8 @@ class WebhookFileReading:
     secret_files: frozenset[Path] = frozenset()
     is_usable: bool = True
     """False if nothing in the file can be used: not readable, or of another version."""
+    is_swapped: bool = False
+    """The file is of a generation, and appears or changes in one step."""
 
     @property
     def webhooks(self) -> tuple[Webhook, ...]:

@@ -36,6 +36,7 @@ def read_directory(
     """
     for _ in range(_TRIES):
         generation = _generation(directory)
+        swapped = None if generation is None else Path(generation)
         try:
             found = sorted(_files(directory, generation))
         except FileNotFoundError:
@@ -43,6 +44,9 @@ def read_directory(
                 raise
             continue
         readings = {name: _read(directory, name, path, known.get(name), rules) for name, path in found}
+        for name, path in found:
+            if path.parent == swapped and not readings[name].is_swapped:
+                readings[name] = replace(readings[name], is_swapped=True)
         if generation == _generation(directory):
             return readings
     return dict(known)  # the directory changes all the time: the next scan tries again

@@ -5,6 +5,7 @@ immediately after a change in their directories. The directories are watched ins
 mounted file ends with Kubernetes' first swap. The result of a scan is applied in one step between two events, or not at
 all:
 
+- a file that changes is used as it was until its new content has been the same for two seconds (`settling`);
 - a webhook with a mistake keeps its last good version; if it has none, its tenant's events are held;
 - a file that can't be read keeps the webhooks it had; if it was never read, its tenants are unknown, and the events of
   every tenant without a webhook are held until it can be;
@@ -37,12 +38,14 @@ from dispatcher.stores.background_read import BackgroundRead
 from dispatcher.stores.cache import NOT_CACHED, NotCached
 from dispatcher.stores.mass_removal import is_mass_removal
 from dispatcher.stores.ownership import owners
+from dispatcher.stores.settling import SETTLE_S, SettlingFiles
 from dispatcher.stores.webhook_file import MAX_PROBLEMS, Rules, WebhookFileReading
 from dispatcher.stores.webhook_files import read_directory
 from dispatcher.telemetry import metrics
 
 _QUIET_MS = 300  # a scan follows when nothing has changed for this long
 _LONGEST_QUIET_MS = 2_000
+_TICK_MS = 500  # interval of scans while files settle
 
 MAX_WHY: Final = 200
 """Characters of the watch's error in the log: it may quote a file's name."""
@@ -95,6 +98,9 @@ class YamlDirectory:
         self._rules = rules
         self._read: BackgroundRead[tuple[dict[str, WebhookFileReading], _Watched]] = BackgroundRead()
         self._watched: _Watched = {}
+        self._found: Mapping[str, WebhookFileReading] = MappingProxyType({})
+        """The files as last read. Those that are still changing differ from `_readings`, which are used."""
+        self._settling = SettlingFiles()
         self._read_before: set[str] = set()
         """Files whose tenants were known at least once since the file appeared."""
         self._listeners: list[Callable[[set[TenantKey]], None]] = []
@@ -160,12 +166,12 @@ class YamlDirectory:
         self._listeners.append(listener)
 
     async def load(self) -> list[Problem]:
-        """Reads the directory for the first time. Returns the problems found.
+        """Reads the directory now, and uses its files as they are. Returns the problems found.
 
         Raises:
             ConfigError: the directory can't be read, or it has files and none of them can be used.
         """
-        await self._scan(confirms=True)
+        await self._scan(confirms=True, settles=False)
         unusable = self._readings and not any(reading.is_usable for reading in self._readings.values())
         if unusable or (self._problems and not self._readings):
             raise ConfigError(self._problems)
@@ -179,7 +185,7 @@ class YamlDirectory:
                 if can_watch and self._watched:
                     await self._follow(self._watched)
                 else:
-                    await asyncio.sleep(self._interval_s)
+                    await asyncio.sleep(min(self._interval_s, SETTLE_S) if self._settling else self._interval_s)
                     await self._scan(confirms=True)
                 can_watch = True
             except* (OSError, WatchfilesRustInternalError) as errors:
@@ -192,33 +198,43 @@ class YamlDirectory:
                 can_watch = False
 
     async def _follow(self, watched: _Watched) -> None:
-        """Scans at each change and each interval. Returns when other directories have to be watched."""
+        """Scans at each change and interval, and while files settle. Returns when other directories must be watched."""
+        clock = asyncio.get_running_loop().time
+        next_at = clock() + self._interval_s
         changes_or_time = awatch(
             *watched,
-            watch_filter=None,  # a filtered change would restart the interval without a scan
+            watch_filter=None,
             debounce=_LONGEST_QUIET_MS,
             step=_QUIET_MS,
-            rust_timeout=max(1, int(self._interval_s * 1000)),
+            rust_timeout=max(1, min(int(self._interval_s * 1000), _TICK_MS)),
             yield_on_timeout=True,
             recursive=False,
         )
         async with aclosing(changes_or_time):
             async for changes in changes_or_time:
-                await self._scan(confirms=not changes)
+                is_due = clock() >= next_at
+                if is_due:
+                    next_at = clock() + self._interval_s
+                if changes or is_due or self._settling:
+                    await self._scan(confirms=is_due)
                 if self._watched != watched:
                     return
 
-    async def _scan(self, *, confirms: bool) -> None:
+    async def _scan(self, *, confirms: bool, settles: bool = True) -> None:
         async with self._scanning:
             try:
-                readings, self._watched = await self._read(
-                    partial(_read_all, self._directory, self._readings, self._rules)
+                self._found, self._watched = await self._read(
+                    partial(_read_all, self._directory, self._found, self._rules)
                 )
             except OSError as error:  # TimeoutError among them
                 why = error.strerror or str(error)
                 problem = Problem(f"can't be read ({why}): what was loaded stays", "", str(self._directory))
                 self._apply_result(self._current, (problem,))
                 return
+            if not settles:
+                self._settling = SettlingFiles()
+            now = asyncio.get_running_loop().time()
+            readings = self._settling.settled(self._found, self._readings, now) if settles else self._found
             if (
                 self._held_back is None
                 and self._problems == _own_problems(readings)

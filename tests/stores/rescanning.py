@@ -6,5 +6,5 @@ from dispatcher.stores.yaml_directory import YamlDirectory
 
 async def rescan(directory: YamlDirectory) -> list[Problem]:
     """Does what `YamlDirectory.run` does at each interval; returns the problems found."""
-    await directory._scan(confirms=True)
+    await directory._scan(confirms=True, settles=False)
     return list(directory.problems)

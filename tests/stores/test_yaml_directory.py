@@ -754,7 +754,7 @@ async def running(directory: YamlDirectory) -> AsyncIterator[None]:
 async def eventually(notified: Notifications, change: Callable[[], None]) -> None:
     notified.news.clear()
     change()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         await notified.news.wait()
 
 
@@ -824,6 +824,38 @@ async def test_a_file_whose_name_is_not_utf_8_keeps_no_other_from_being_read(pat
         assert orgs(directory) == ["a", "b"]
         await eventually(notified, lambda: (path / "c.yaml").write_text(content(entry("c"))) and None)
         assert orgs(directory) == ["a", "b", "c"]
+
+
+async def test_a_file_that_is_being_written_is_used_as_it_was_until_it_is_complete(path: Path) -> None:
+    def text(host: str) -> str:
+        return content(*(entry(org, url=f"https://{org}.{host}.example/x") for org in "abcdef"))
+
+    def urls() -> tuple[str, ...]:
+        return tuple(webhook.config.url for webhook in directory.all())
+
+    new = text("new")
+    cut = new.index("https://d.new") + len("https://d.new")
+    (path / "a.yaml").write_text(text("old"))
+    (path / "g.yaml").write_text(content(entry("g")))
+    directory, _ = directory_at(path)
+    seen = set()
+    async with running(directory):
+        before = urls()
+        for part in (new[:40], new[:cut] + "'}", new):  # each but the last is valid, and of fewer webhooks
+            (path / "a.yaml").write_text(part)
+            if part == new[:40]:
+                (path / "g.yaml").rename(path / ".g")
+            for _ in range(15):
+                await asyncio.sleep(0.1)
+                seen.add(urls())
+            if part == new[:40]:
+                (path / ".g").rename(path / "g.yaml")
+        async with asyncio.timeout(15):
+            while urls() == before:
+                await asyncio.sleep(0.05)
+        seen.add(urls())
+    after = tuple(url.replace(".old.", ".new.") for url in before)
+    assert seen == {before, after}
 
 
 async def test_a_mass_removal_is_applied_though_files_change_all_the_time(path: Path) -> None:

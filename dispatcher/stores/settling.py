@@ -1,0 +1,48 @@
+"""Waits until a webhook file is written completely.
+
+A copy over a network may pause in the middle of a file, whose beginning is often valid: webhooks are missing, and a URL
+names another host. So a changed file is used only after it has been the same for a while. A generation of Kubernetes is
+complete when it appears.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from dispatcher.stores.webhook_file import WebhookFileReading
+
+SETTLE_S: Final = 2.0
+"""Time for which a new, changed or removed file must stay as it is before that is used."""
+
+
+class SettlingFiles:
+    """The files that have changed lately."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, tuple[bytes | None, float]] = {}
+        """The fingerprint of each, None for a removed one, and when it was first read."""
+
+    def __bool__(self) -> bool:
+        return bool(self._since)
+
+    def settled(
+        self, found: Mapping[str, WebhookFileReading], used: Mapping[str, WebhookFileReading], now: float
+    ) -> dict[str, WebhookFileReading]:
+        """Returns the readings to use: those found, and for files that may be in the middle of a change those used."""
+        before, self._since = self._since, {}
+        readings: dict[str, WebhookFileReading] = {}
+        for name in sorted(found.keys() | used.keys()):
+            new, old = found.get(name), used.get(name)
+            fingerprint = None if new is None else new.fingerprint
+            if new is not None and old is not None and new.fingerprint == old.fingerprint:
+                readings[name] = old
+                continue
+            known, since = before.get(name, (b"", now))
+            since = since if known == fingerprint else now
+            is_swapped = all(reading is None or reading.is_swapped for reading in (new, old))
+            if is_swapped or now - since >= SETTLE_S:
+                chosen = new
+            else:
+                chosen, self._since[name] = old, (fingerprint, since)
+            if chosen is not None:
+                readings[name] = chosen
+        return readings
