@@ -74,7 +74,7 @@ async def generate_signing_secret(
 
     Args:
         version: the version that the caller has read; None for the current one.
-        end_older_in: when the older secrets stop signing, from now; one that ends before keeps its end. None: they
+        end_older_in: time until the older secrets stop signing; one that ends sooner keeps its end. None: all
             keep the ends that they have.
 
     Raises:

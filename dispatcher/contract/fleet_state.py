@@ -202,7 +202,7 @@ def judge(evidence: StateEvidence, configured: Configured, previous: FleetState,
     Failures from before the last change of the configuration don't count.
 
     Args:
-        previous: the state so far: a webhook in trouble is active again only after deliveries.
+        previous: the present state, since a webhook in trouble is active again only after deliveries.
     """
     if configured.is_paused:
         return Judged(FleetState.PAUSED, configured.changed_at or now)

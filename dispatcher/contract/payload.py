@@ -18,7 +18,7 @@ class SandboxV1(Struct, gc=False, forbid_unknown_fields=True):
 
 
 class ExecutionV1(Struct, gc=False, forbid_unknown_fields=True):
-    """Identifies the message."""
+    """The part of the payload that identifies the message."""
 
     execution_id: str | None = field(name="messageExecutionID")
     message_type: Annotated[str | None, Meta(description="marketing, transactional")] = field(name="messageType")
@@ -27,7 +27,7 @@ class ExecutionV1(Struct, gc=False, forbid_unknown_fields=True):
 
 
 class ExecutionV2(ExecutionV1, gc=False, forbid_unknown_fields=True, kw_only=True):
-    """Identifies the message."""
+    """The part of the payload that identifies the message."""
 
     message_id: Annotated[str | UnsetType | None, _SMS_ONLY] = field(default=UNSET, name="messageID")
     message_profile_id: Annotated[str | UnsetType | None, _SMS_ONLY] = field(default=UNSET, name="messageProfileID")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class TokenBucket:
-    """Lets `per_second` requests pass on average, and a fifth of a second's worth at once."""
+    """Limits requests to `per_second` on average. Bursts may have as many as are allowed in a fifth of a second."""
 
     per_second: float
     _tokens: float = 1.0

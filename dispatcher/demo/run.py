@@ -196,7 +196,7 @@ class Demo:
         return time.monotonic() - self._began
 
     def _give_up(self, task: "asyncio.Task[object] | None") -> None:
-        """Handles a second Ctrl-C; after the first, which ends production, the events are still counted."""
+        """Cancels the run, at a second Ctrl-C. The first one ends production only, and the events are still counted."""
         if task is not None:
             self._given_up = True
             task.cancel()

@@ -31,7 +31,7 @@ MIN_HIDDEN = 6
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One fact: `tenant: luma@AdobeOrg/prod`."""
+    """One line of an explanation, such as `tenant: luma@AdobeOrg/prod`."""
 
     section: str
     """read, webhook, request, verdict or lane"""

@@ -183,7 +183,7 @@ class HeldCommitter:
                 return offsets
 
     async def _describe(self, one: HeldAssignment, state: HeldPartition) -> State:
-        """Returns what to commit of a partition, after writing the snapshots that are due, if they can be written."""
+        """Returns the state to commit for a partition. Writes snapshots that are due first, if they can be written."""
         position, snapshot = state.to_commit()
         if asyncio.get_running_loop().time() < one.write_again_at:
             one.is_dirty = True

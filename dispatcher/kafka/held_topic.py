@@ -81,7 +81,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class UnfinishedRange:
-    """First and last place of one tenant's unfinished events in a partition."""
+    """Offsets of the first and last unfinished event of one tenant in a partition."""
 
     first: int
     """No unfinished event of the tenant has a lower offset."""

@@ -62,7 +62,7 @@ class LogOwner(Protocol):
         ...
 
     def on_log_lost(self, partition: Partition) -> Partition:
-        """Replaces a partition whose log was replaced while it was read. Returns the new log's partition."""
+        """Discards a partition whose log was replaced while it was read. Returns one for the new log."""
         ...
 
 

@@ -47,7 +47,7 @@ class RetryTopics:
     def due_in_s(self, record: Record, now: float) -> float:
         """Returns the seconds until a parked record is due, 0 or less if it is due.
 
-        A record that would wait longer than its tier's longest wait, plus what clocks may differ, is due now: its
+        A record that would wait longer than its tier's longest wait, plus the tolerance for clocks, is due now: its
         header is wrong, or the clock was set back, and waiting would hold up every record behind it.
         """
         longest = self._longest.get(record.topic, 0.0)

@@ -49,7 +49,7 @@ async def known_topics(settings: Settings) -> KnownTopics:
 def compare_topics(
     plans: list[TopicPlan], found: Mapping[str, FoundTopic], events: FoundTopic | None
 ) -> tuple[TopicWarning, ...]:
-    """Returns a warning for each thing that is wrong. `events`: the topic of events, None if it is missing."""
+    """Returns a warning for each mistake in the topics. `events`: the topic of events; None if it is missing."""
     return tuple(
         TopicWarning(plan.name, message)
         for plan in plans

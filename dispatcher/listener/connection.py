@@ -36,7 +36,7 @@ class ConnectionOwner(Protocol):
 
 
 class GuardedConnection(asyncio.Protocol):
-    """Sits between a transport and aiohttp's protocol, and knows what the connection waits for."""
+    """Wraps aiohttp's protocol of a connection, and tracks the connection's state for the port's time limits."""
 
     def __init__(self, owner: ConnectionOwner) -> None:
         self._owner = owner

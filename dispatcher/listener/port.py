@@ -161,7 +161,7 @@ class Listener:
         return GuardedConnection(self)
 
     def _start_task(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
-        """Runs something until it ends or the listener stops."""
+        """Runs a coroutine in a task that is cancelled when the listener stops."""
         task = asyncio.create_task(work, name=f"{self._setting} {name}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -86,7 +86,7 @@ class NotificationDesk:
     async def recent(
         self, *, orgs: Orgs, tenant: TenantKey | None = None, before: str | None = None, limit: int = 50
     ) -> Sequence[Message]:
-        """Returns what was sent and what waits, the newest first; see `NotificationStore.recent`."""
+        """Returns sent and waiting messages, newest first; see `NotificationStore.recent`."""
         return await self._store.recent(orgs=orgs, tenant=tenant, before=before, limit=limit)
 
     async def send_test(self, config: WebhookConfig | None, by: str) -> int:

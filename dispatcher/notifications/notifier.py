@@ -191,7 +191,7 @@ class Notifier:
         metrics.NOTIFICATION_TRIED.labels(message.channel, result).set(self._clock())
 
     async def _record(self, message: Message) -> None:
-        """Adds the message to the audit. It was sent: a failure is logged, and nothing is sent again for it."""
+        """Adds a sent message to the audit. A failure is only logged, so that the message isn't sent again."""
         if self._audit is None:
             return
         tenant = None if message.tenant == OPERATOR else message.tenant

@@ -274,7 +274,7 @@ class YamlDirectory:
         return confirms or now - held_back.since >= self._interval_s
 
     def _apply_result(self, snapshot: _Snapshot, problems: tuple[Problem, ...]) -> None:
-        """Puts the result of a scan into use, metrics and log. Known problems are not logged again."""
+        """Uses the result of a scan, and updates metrics and log. Known problems are not logged again."""
         is_first = not self._current.content_hash
         is_news = is_first or problems != self._problems or snapshot.content_hash != self._current.content_hash
         for problem in problems:

@@ -284,7 +284,7 @@ def _trace_id(origin: str, timestamp: int) -> int:
 
 
 class _TraceIds(RandomIdGenerator):
-    """Generates random span ids; the trace id is `next_trace` if that is set."""
+    """Generates random ids of spans and traces; a trace's id is `next_trace` if that is set."""
 
     def __init__(self) -> None:
         self.next_trace = 0

@@ -37,7 +37,7 @@ _NETLOC = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?", re.IGNORECASE
 
 
 def literal(host: str) -> Address | None:
-    """Returns the address that a host *is*, in the only accepted spelling; None for a name."""
+    """Returns the address if the host is an address in its only accepted spelling; None if it is a name."""
     try:
         if ":" in host:
             return None if "%" in host else ipaddress.IPv6Address(host)

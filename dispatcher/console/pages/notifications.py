@@ -113,7 +113,7 @@ class NotificationPages:
 
 
 async def _tried(action: Awaitable[object] | None) -> tuple[str, str]:
-    """Returns what was done, or why it was not."""
+    """Performs the action. Returns the notice for the page if it succeeded, and the problem if it failed."""
     if action is None:
         return "", _NO_DESK
     try:

@@ -29,7 +29,7 @@ class TimeRange:
 
     @property
     def problem(self) -> str:
-        """Which time can't be read, as a sentence; empty if all can."""
+        """A sentence about the first time that can't be read; empty if all can be read."""
         unreadable = next((text for text in (self.since, self.until) if text and time_in(text) is None), None)
         return "" if unreadable is None else f"The time {unreadable} can't be read: write it as 2026-11-28T14:00."
 

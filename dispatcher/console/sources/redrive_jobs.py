@@ -161,7 +161,7 @@ class RedriveJobs:
         return self._jobs[job_id]
 
     def update(self, job_id: str, **changes: object) -> None:
-        """Changes a kept job."""
+        """Changes fields of a job, if the job is still kept."""
         if job_id in self._jobs:
             self._jobs[job_id] = replace(self._jobs[job_id], **changes)  # type: ignore[arg-type]
 

@@ -38,7 +38,7 @@ def entry_of(row: RowMapping | Mapping[str, Any]) -> HistoryEntry:
 
 
 def clean(text: str) -> str:
-    """Returns the text as databases hold it: without NUL, cut as ids are. Searches use the same form."""
+    """Returns the text in the form that is stored: without NUL, and cut like ids. Searches use the same form."""
     return text[:MAX_ID].replace("\0", "\ufffd")
 
 

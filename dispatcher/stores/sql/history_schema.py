@@ -188,7 +188,7 @@ def index_statements() -> list[str]:
 
 
 def added_index_statements(*, is_postgresql: bool) -> list[str]:
-    """Returns the indexes that a store of an older version lacks.
+    """Returns the statements that create the indexes which a store of an older version lacks.
 
     PostgreSQL creates those of entries in new partitions only: to index the old ones would stop all writing for long.
     """

@@ -28,7 +28,10 @@ def is_storable(*texts: str) -> bool:
 
 
 async def next_change(connection: AsyncConnection) -> int:
-    """Counts a change. Call it first in a transaction, so that other changes wait. The commit sends the notice."""
+    """Increments the counter of changes. Must be a transaction's first statement: then concurrent changes wait.
+
+    The commit notifies the other processes.
+    """
     counted = update(change_counter).where(change_counter.c.id == 1).values(value=change_counter.c.value + 1)
     value = (await connection.execute(counted.returning(change_counter.c.value))).scalar_one_or_none()
     if value is None:

@@ -27,7 +27,7 @@ class DeadFilter(RequestModel):
 
 
 class DeadList(DeadFilter, TenantFilter):
-    """Query of dead events."""
+    """Query parameters of the list of dead events."""
 
     redriven: Literal["no", "yes", "both"] = "no"
     """Whether a redrive has sent them again."""

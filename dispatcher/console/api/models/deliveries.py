@@ -30,7 +30,7 @@ class OutcomesModel(ResponseModel):
 
 
 class AttemptList(RequestModel):
-    """Query of attempts."""
+    """Query parameters of the list of attempts."""
 
     event_id: Word | None = None
     outcome: Literal["delivered", "failed", "dead"] | None = None

@@ -34,7 +34,7 @@ class ContactOrder(RequestModel):
 
 
 class NotificationList(TenantFilter):
-    """Query of notifications."""
+    """Query parameters of the list of notifications."""
 
     before: Cursor | None = None
     limit: Limit = 50

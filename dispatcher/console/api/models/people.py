@@ -17,7 +17,7 @@ def _days(value: object) -> object:
 
 
 class AuditList(RequestModel):
-    """Query of the audit log."""
+    """Query parameters of the audit log."""
 
     webhook_id: Id | None = None
     actor: Word | None = None

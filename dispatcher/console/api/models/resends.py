@@ -63,7 +63,7 @@ class ResendJobs(ResponseModel):
 
 
 class RedriveList(TenantFilter):
-    """Query of jobs."""
+    """Query parameters of the list of jobs."""
 
 
 class RedrivePage(ResponseModel):

@@ -21,7 +21,7 @@ class Configuration(RootModel[dict[str, JsonValue]]):
 
 
 class WebhookList(RequestModel):
-    """Query of webhooks."""
+    """Query parameters of the list of webhooks."""
 
     text: Text = ""
     """Words that must all appear in name, organisation, sandbox or host."""
