@@ -41,6 +41,8 @@ class KafkaReason(StrEnum):
     """A partition's next records can't be decoded, or the broker can't read them from its disk; the partition waits."""
     PARTITION_OFFLINE = "partition_offline"
     """No broker leads a partition, or its leader doesn't answer for it; the partition waits."""
+    OPEN_TRANSACTION = "open_transaction"
+    """A producer's transaction has been open for over a minute; the records behind its first one wait."""
     TOPIC_CONFIGURATION = "topic_configuration"
     """A retry or dead-letter topic's partitions, retention or message size don't fit the settings, or something that
     only the history needs is missing."""

@@ -8,7 +8,8 @@ another log.
 The text is `f2:` and the base64 of the fingerprint (19 bytes in all, usually), then, if anything is finished beyond the
 position, a comma and the runs as `offset_tracker` writes them (`f1:…`). Versions before wrote the runs alone. If a log
 was begun at the position and nothing of it is finished, there is no record to name: the text is then `f2:start`, and a
-log that begins lower is another one, since the start of a log only rises.
+log that begins lower is another one, since the start of a log only rises. `f2:start:<offset>` names that start if the
+position lies beyond it, past offsets without a record (aborted transactions).
 """
 
 import base64
@@ -53,6 +54,8 @@ class CommittedPosition:
     """None: the commit doesn't say which log it describes."""
     is_start: bool = False
     """The log began here when it was first read, and nothing is finished: a log that begins lower is another one."""
+    passed: int = 0
+    """There was no record from the position up to here, when that was read: nothing is lost if it is gone."""
 
     @property
     def end(self) -> int:
@@ -123,6 +126,9 @@ def decode_metadata(position: int, metadata: str) -> CommittedPosition:
         return CommittedPosition(position, tuple(decode_runs(position, metadata)))
     if metadata == AT_START:
         return CommittedPosition(position, is_start=True)
+    start = metadata.removeprefix(AT_START + ":")
+    if start.isascii() and start.isdigit() and len(start) < 20 and int(start) <= position:
+        return CommittedPosition(int(start), is_start=True, passed=position)
     text, _, runs = metadata[len(_VERSION) :].partition(",")
     fingerprint = _decode(position, text)
     if fingerprint is None:

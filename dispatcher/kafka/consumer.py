@@ -30,6 +30,7 @@ from dispatcher.kafka.feeding import DueIn, Feeder
 from dispatcher.kafka.group_session import GroupSession
 from dispatcher.kafka.log_check import LogChecker, LogLoss
 from dispatcher.kafka.membership import Assignments, GroupClient, JoinGroup, join
+from dispatcher.kafka.open_transactions import note_open_transaction
 from dispatcher.kafka.partition import Partition, ReadAheadLimit
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.kafka.processing import FastPath, RecordProcessor
@@ -269,6 +270,8 @@ class Consumer:
             partition.next_offset = records[-1].offset + 1
             partition.buffer.extend(records)
             self._feeder.queue(partition)
+        elif partition.note_reached(client.position_of(partition.tp)):
+            self._committer.request()
 
     def _suspect(self, tps: Iterable[TopicPartition]) -> None:
         for tp in tps:
@@ -341,6 +344,8 @@ class Consumer:
                 if end < partition.end:
                     self._checker.suspect(partition)
                 partition.end = end
+                if self._client is not None:
+                    note_open_transaction(self.session.problems, self._client, partition, self._loop.time())
 
     def observe(self) -> float | None:
         """Sets the gauges for a scrape.

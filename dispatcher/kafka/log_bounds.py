@@ -6,9 +6,11 @@ aiokafka answers for all partitions or for none: one without a leader would keep
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
+from copy import copy
 from typing import TYPE_CHECKING, Final
 
 from aiokafka import TopicPartition
+from aiokafka.consumer.fetcher import READ_UNCOMMITTED
 from aiokafka.errors import KafkaError, LeaderNotAvailableError
 
 if TYPE_CHECKING:
@@ -30,6 +32,19 @@ async def first_offsets(consumer: "AIOKafkaConsumer[bytes, bytes]", tps: Sequenc
         KafkaError, TimeoutError: none answers.
     """
     return await _offsets(consumer, consumer.beginning_offsets, tps)
+
+
+async def high_watermarks(consumer: "AIOKafkaConsumer[bytes, bytes]", tps: Sequence[TopicPartition]) -> Offsets:
+    """Returns the offsets after the logs' last, open transactions included; without partitions that don't answer.
+
+    A consumer that reads committed records only gets the end before the first open transaction from `end_offsets`.
+
+    Raises:
+        KafkaError, TimeoutError: none answers.
+    """
+    fetcher = copy(consumer._fetcher)  # noqa: SLF001  (the level is an attribute, which fetches in progress read)
+    fetcher._isolation_level = READ_UNCOMMITTED  # noqa: SLF001
+    return await _offsets(consumer, lambda tps: fetcher.end_offsets(tps, consumer._request_timeout_ms), tps)  # noqa: SLF001
 
 
 async def end_offsets(consumer: "AIOKafkaConsumer[bytes, bytes]", tps: Sequence[TopicPartition]) -> Offsets:

@@ -67,9 +67,12 @@ class LogOwner(Protocol):
 
 
 def removed_unread(claim: CommittedPosition, start: int) -> int:
-    """Returns how many offsets between the position and the log's start were not finished. Gaps in offsets count."""
+    """Returns how many offsets between the position and the log's start were not finished.
+
+    Gaps in offsets count, unless they were read.
+    """
     finished = sum(min(last, start - 1) - first + 1 for first, last in claim.finished if first < start)
-    return max(0, start - claim.position - finished)
+    return max(0, start - max(claim.position, claim.passed) - finished)
 
 
 def next_probe(claim: CommittedPosition, bounds: Bounds, now: float) -> Probe | None:
@@ -198,7 +201,7 @@ class LogChecker:
             every = client.partitions_of(topic)
             known = await client.committed(every)
             if not known and every and min(every) in {one.tp for one in partitions}:
-                ends = {tp: bounds.end for tp, bounds in (await client.bounds(every)).items()}
+                ends = await client.stable_ends(every)  # the records of an open transaction are still to come
                 if len(ends) < len(every):
                     continue  # a partition without an answer would be read from its start
                 await client.commit_for_group({tp: (end, "") for tp, end in ends.items()})
@@ -215,7 +218,7 @@ class LogChecker:
             last = partition.last_read
             fingerprint = partition.fingerprint if last is None else Fingerprint.of(last)
             is_start = fingerprint is None and partition.next_offset == partition.log_start
-            return CommittedPosition(partition.next_offset, (), fingerprint, is_start)
+            return CommittedPosition(partition.next_offset, (), fingerprint, is_start, partition.reached)
         if partition.claim is None and (not self._starts_at_end or partition.tp.topic in self._started_topics):
             return CommittedPosition(bounds.start, is_start=True)
         return partition.claim
@@ -288,7 +291,7 @@ class LogChecker:
             log_start = begin if claim.is_start else None
             partition.restore(OffsetTracker(begin, claim.finished), claim.fingerprint, log_start)
         partition.suspect = partition.is_out_of_range = False
-        partition.next_offset = begin
+        partition.next_offset = partition.reached = begin
         self._owner.on_readable()
 
     def _recall(

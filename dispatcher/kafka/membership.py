@@ -15,7 +15,7 @@ from dispatcher.config.kafka_settings import KafkaSettings
 from dispatcher.kafka import group_coordinator
 from dispatcher.kafka.commit_metadata import CommittedPosition, decode_metadata
 from dispatcher.kafka.connection import connection_arguments, stopped
-from dispatcher.kafka.log_bounds import end_offsets, first_offsets, leader_of
+from dispatcher.kafka.log_bounds import end_offsets, first_offsets, high_watermarks, leader_of
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.telemetry import metrics
 
@@ -36,6 +36,7 @@ class Bounds:
 
     start: int
     end: int
+    """The high watermark: records of transactions that are still open are before it, though they can't be read yet."""
 
 
 class Member(Protocol):
@@ -136,16 +137,30 @@ class GroupClient:
         Raises:
             KafkaError, TimeoutError: none answers.
         """
-        starts, ends = await asyncio.gather(first_offsets(self._consumer, tps), end_offsets(self._consumer, tps))
+        starts, ends = await asyncio.gather(first_offsets(self._consumer, tps), self.end_offsets(tps))
         return {tp: Bounds(starts[tp], ends[tp]) for tp in tps if tp in starts and tp in ends}
 
     async def end_offsets(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        """Returns the offsets after the logs' last; without the partitions that don't answer.
+        """Returns the offsets after the logs' last, open transactions included; without those that don't answer.
+
+        Raises:
+            KafkaError, TimeoutError: none answers.
+        """
+        return await high_watermarks(self._consumer, tps)
+
+    async def stable_ends(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """Returns the offsets up to which the logs can be read: those of their first open transactions, or their ends.
 
         Raises:
             KafkaError, TimeoutError: none answers.
         """
         return await end_offsets(self._consumer, tps)
+
+    def stable_end_of(self, tp: TopicPartition) -> int | None:
+        """Returns the offset up to which the log could be read at the last fetch, or None if that is not known."""
+        assignment = self._consumer._subscription.subscription.assignment  # noqa: SLF001
+        state = None if assignment is None else assignment.state_value(tp)
+        return None if state is None or state.lso is None else int(state.lso)
 
     def seek(self, tp: TopicPartition, offset: int) -> None:
         """Makes the client read the partition from this offset on.

@@ -80,6 +80,14 @@ class OffsetTracker:
         self._highest = offset
         self._order.append(offset)
 
+    def pass_gap(self, offset: int) -> bool:
+        """Moves the position up to `offset` if nothing is unfinished, as no record lies between; returns True then."""
+        if self._order or self._position is None or offset <= self._position:
+            return False
+        self._position = offset
+        self._highest = offset - 1
+        return True
+
     def finish(self, offset: int) -> None:
         """Marks a record as finished: it has its outcome."""
         self._done.add(offset)

@@ -191,7 +191,14 @@ class Partition:
     source: "tuple[object, ...] | None" = None
     """Where the log was read from when it was looked at last: the leader and the connection to it."""
     next_offset: int = 0
-    """The offset that is read next, once `restored`."""
+    """The offset after the last record that was read, once `restored`."""
+    reached: int = 0
+    """The offset that the client reads next: beyond `next_offset` if no record follows it (transactions, compaction).
+    """
+    waits_at: int | None = None
+    """Where the open transaction begins whose end the partition waits for, or None."""
+    waits_since: float = 0.0
+    """Loop time since when it waits there."""
     last_read: ConsumerRecord[bytes, bytes] | None = None
     highest_finished: ConsumerRecord[bytes, bytes] | None = None
     fingerprint: Fingerprint | None = None
@@ -242,6 +249,13 @@ class Partition:
         if highest is None or record.offset > highest.offset:
             self.highest_finished = record
 
+    def note_reached(self, offset: int | None) -> bool:
+        """Notes the offset that the client reads next. Returns True if that moves the position, past a gap."""
+        if offset is None:
+            return False
+        self.reached = offset
+        return not self.buffer and not self.in_flight and self.tracker.pass_gap(offset)
+
     def to_commit(self, most_bytes: int = MAX_METADATA_BYTES) -> tuple[int, str] | None:
         """Returns position and metadata if they differ from the last commit, else None."""
         position = self.tracker.position
@@ -250,7 +264,8 @@ class Partition:
         fingerprint = self._newest_fingerprint()
         if fingerprint is None and self.log_start is not None:
             # The tracker may be further on, behind a gap in the offsets. A log that was lost may fill the gap.
-            state = (self.log_start, AT_START if len(AT_START) <= most_bytes else "")
+            start = AT_START if position == self.log_start else f"{AT_START}:{self.log_start}"
+            state = (position, start) if len(start) <= most_bytes else (self.log_start, "")
         else:
             state = (position, encode_metadata(self.tracker, fingerprint, most_bytes))
         return None if state == self.committed else state

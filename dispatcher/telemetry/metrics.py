@@ -141,7 +141,7 @@ TENANT_STATES = Gauge("dispatcher_tenants_in_state", "Tenants that are unstable,
 
 LAG = Gauge(
     "dispatcher_kafka_consumer_lag_records",
-    "Records between the finished offset and the end of the partition.",
+    "Records between the finished offset and the end of the partition, those of open transactions included.",
     ["topic", "partition"],
 )
 FINISHED_OFFSET = Gauge(

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED
 from aiokafka.errors import KafkaError, LeaderNotAvailableError, TopicAuthorizationFailedError
 
 from dispatcher.kafka.log_bounds import LEADER_ANSWERS_S, end_offsets, first_offsets
@@ -14,6 +15,18 @@ from dispatcher.kafka.membership import GroupClient
 from tests.unit.virtual_time import virtual_time
 
 P0, P1, P2, P3 = EVERY = [TopicPartition("events", number) for number in range(4)]
+
+
+class Fetcher:
+    """Answers with the end of the log, or the one before an open transaction, as its isolation level says."""
+
+    def __init__(self, consumer: "Consumer") -> None:
+        self._isolation_level = READ_COMMITTED
+        self._consumer = consumer
+
+    async def end_offsets(self, tps: Sequence[TopicPartition], _timeout_ms: int) -> dict[TopicPartition, int]:
+        ends = await self._consumer.end_offsets(tps)
+        return {tp: end + 2 * (self._isolation_level == READ_UNCOMMITTED) for tp, end in ends.items()}
 
 
 class Consumer:
@@ -25,6 +38,8 @@ class Consumer:
         self.asked: list[set[TopicPartition]] = []
         self._client = SimpleNamespace(cluster=self, _conns={}, force_metadata_update=self._look_again)
         self.leaders_known_later: dict[TopicPartition, int] = {}
+        self._request_timeout_ms = 20_000
+        self._fetcher = Fetcher(self)
 
     async def _look_again(self) -> bool:
         self.leaders |= self.leaders_known_later
@@ -127,7 +142,9 @@ async def test_bounds_are_of_the_partitions_that_answer_and_only_those_without_a
     client._metadata_changed(None)
     assert {tp for tp in EVERY if client.source_of(tp) != before[tp]} == {P3}
     assert {tp: (one.start, one.end) for tp, one in (await client.bounds(EVERY)).items()} == {
-        P0: (5, 9), P1: (5, 9), P2: (5, 9),
+        P0: (5, 11), P1: (5, 11), P2: (5, 11),
     }  # fmt: skip
+    assert await client.end_offsets([P0]) == {P0: 11}, "the records of open transactions are there, too"
+    assert await client.stable_ends([P0]) == {P0: 9}
     consumer.leaders[P3] = 2
     assert client.source_of(P3) != before[P3], "its log may have been replaced meanwhile"

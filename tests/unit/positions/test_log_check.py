@@ -64,6 +64,12 @@ def test_metadata_without_a_fingerprint_is_what_versions_before_wrote() -> None:
     assert decode_metadata(5, text) == CommittedPosition(5, ((7, 9),))
 
 
+def test_a_start_that_the_position_has_left_behind_is_named() -> None:
+    assert decode_metadata(9, "f2:start:5") == CommittedPosition(5, is_start=True, passed=9)
+    for text in ("f2:start:", "f2:start:10", "f2:start:-1", "f2:start:x", "f2:start:\u0663", "f2:start:" + "9" * 30):
+        assert decode_metadata(9, text) == CommittedPosition(9), "damaged"
+
+
 @given(
     st.integers(0, 2**62), st.integers(-1, 2**62), st.integers(-1, 2**62), st.integers(0, 2**32 - 1),
     st.lists(st.tuples(st.integers(1, 2**30), st.integers(1, 2**30)), max_size=30),
@@ -145,6 +151,8 @@ def test_the_record_that_is_looked_at(
         (CommittedPosition(5, ((6, 29), (50, 60))), 40, 11),
         (CommittedPosition(5, ((6, 29),)), 10, 1),
         (CommittedPosition(5, ((6, 6), (8, 8))), 9, 2),
+        (CommittedPosition(5, passed=9), 9, 0),
+        (CommittedPosition(5, passed=9), 12, 3),
     ],
 )
 def test_what_retention_took_unread_is_counted_without_what_was_finished(

@@ -1,11 +1,13 @@
 """Checks a consumer's start positions against a broker in memory whose logs are lost, truncated and trimmed."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import OffsetMetadataTooLargeError
 
+from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.contract.records import Lease, Record
 from dispatcher.kafka.commit_metadata import decode_metadata
 from dispatcher.kafka.group_coordinator import FencedMember
@@ -486,4 +488,101 @@ async def test_a_log_of_which_nothing_was_finished_and_that_is_still_the_same_is
 
     assert offsets_begun(bench, begun) == [5, 6, 7, 8, 9]
     assert (resets("replaced") - before, removed() - gone) == (0, 2)
+    await bench.stop()
+
+
+def lag() -> float:
+    return float(metrics.LAG.labels("t", "0")._value.get())
+
+
+@virtual_time
+@pytest.mark.parametrize("records", [0, 10])
+@pytest.mark.parametrize("markers", [1, 500])
+async def test_offsets_without_a_record_at_the_end_are_not_lag_and_not_lost(records: int, markers: int) -> None:
+    bench, before, gone = Bench(), resets("replaced"), removed()
+    bench.produce(0, records)
+    bench.script = takes({5: 20.0})
+    consumer = await bench.run()
+    bench.broker.append_markers(ONE, markers)
+    await asyncio.sleep(7)
+    consumer.observe()
+    assert lag() == (markers + 5 if records else 0), "a record is unfinished before them"
+    await asyncio.sleep(30)
+    consumer.observe()
+    assert lag() == 0
+    assert bench.group.commits[ONE][0] == records + markers
+
+    bench.broker.remove_before(ONE, records + markers)
+    bench.broker.sources[ONE] += 1  # the log is looked at while the process runs
+    await asyncio.sleep(5)
+    await crash(bench)
+    await bench.run()
+    begun = len(bench.first_result)
+    bench.produce(0, 3)
+    await asyncio.sleep(5)
+    assert len(offsets_begun(bench, begun)) == 3
+    assert bench.group.commits[ONE][0] == records + markers + 3
+    assert (resets("replaced") - before, removed() - gone) == (0, 0)
+    await bench.stop()
+
+
+@virtual_time
+@pytest.mark.parametrize("records", [0, 10])
+@pytest.mark.parametrize("grown", [1, 30])
+@pytest.mark.parametrize("running", [False, True])
+async def test_what_fills_the_place_of_markers_in_a_truncated_log_is_read(
+    records: int, grown: int, running: bool
+) -> None:
+    bench = Bench()
+    bench.produce(0, records)
+    await bench.run()
+    bench.broker.append_markers(ONE, 20)
+    await asyncio.sleep(7)
+    assert bench.group.commits[ONE][0] == records + 20
+    if not running:
+        await crash(bench)
+    bench.broker.truncate(ONE, records)
+    bench.produce(0, grown)
+    begun = len(bench.first_result)
+    if not running:
+        await bench.run()
+    await asyncio.sleep(30)
+
+    assert offsets_begun(bench, begun) == list(range(records, records + grown))
+    await bench.stop()
+
+
+@virtual_time
+async def test_a_position_behind_an_open_transaction_waits_for_it_and_is_named() -> None:
+    """An operator has reset the group to the end, or it has read uncommitted records before."""
+    bench, before = Bench(), resets("truncated")
+    bench.produce(0, 10)
+    stable = 6
+    members: list[Member] = []
+
+    async def joined(listener: Any) -> Member:
+        member = Member(bench.group, listener)
+        taken = member._taken
+
+        def up_to_the_transaction(tps: Any, most: int) -> Any:
+            return {} if stable <= member.positions.get(ONE, 0) else taken(tps, most)
+
+        member._taken = up_to_the_transaction  # type: ignore[method-assign]
+        member.stable_end_of = lambda _: stable  # type: ignore[method-assign]
+        members.append(member)
+        return member
+
+    bench.group.commits[ONE] = (10, "")
+    consumer = await bench.run(bench.consumer(connect=joined))
+    await asyncio.sleep(100)
+    (problem,) = [one for one in consumer.session.problems.current if one.reason is KafkaReason.OPEN_TRANSACTION]
+    assert "t/0 waits for a transaction that has been open since offset 6" in problem.detail
+    assert not problem.stops_reading
+    stable = 100
+    bench.produce(0, 2)
+    await asyncio.sleep(10)
+
+    assert offsets_begun(bench, 0) == [10, 11]
+    assert resets("truncated") == before
+    assert not consumer.session.problems.current
     await bench.stop()

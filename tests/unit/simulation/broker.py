@@ -87,6 +87,12 @@ class Broker:
             group.wake()
         return record
 
+    def append_markers(self, tp: TopicPartition, count: int) -> None:
+        """Offsets that hold no record: ends of transactions, and aborted records."""
+        self.ends[tp] += count
+        for group in self.groups.values():
+            group.wake()
+
     def bounds(self, tp: TopicPartition) -> Bounds:
         return Bounds(self.starts[tp], max(self.ends[tp], self.starts[tp]))
 
@@ -299,6 +305,8 @@ class Member:
             if batch:
                 self.positions[tp] = batch[-1].offset + 1
                 found[tp] = batch
+            else:
+                self.positions[tp] = bounds.end  # over markers of transactions, and what they have aborted
         return found
 
     async def commit(self, offsets: dict[TopicPartition, tuple[int, str]]) -> None:
@@ -331,6 +339,12 @@ class Member:
 
     async def end_offsets(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         return {tp: bounds.end for tp, bounds in (await self.bounds(list(tps))).items()}
+
+    async def stable_ends(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        return await self.end_offsets(tps)
+
+    def stable_end_of(self, tp: TopicPartition) -> int | None:
+        return self._bounds(tp).end
 
     async def committed(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, CommittedPosition]:
         await asyncio.sleep(0.002)
