@@ -27,7 +27,7 @@ from dispatcher.notifications.rendering import MailRenderer
 from dispatcher.notifications.waiting_counts import WaitingCounts, count_waiting
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.history_states import TenantStates
-from dispatcher.stores.sql.notification_store import OPERATOR, Message, NotificationStore
+from dispatcher.stores.sql.notification_store import OPERATOR, Channel, Message, NotificationStore
 from dispatcher.stores.sql.records import AuditAction
 from dispatcher.stores.sql.repeating import keep_trying
 from dispatcher.telemetry import metrics
@@ -36,7 +36,8 @@ from dispatcher.transport import open_transport
 PLAN_EVERY_S: Final = 30.0
 SEND_EVERY_S: Final = 5.0
 AT_ONCE: Final = 4
-"""Messages that are sent at once."""
+"""Messages of a channel that are sent at once."""
+CHANNELS: Final[tuple[Channel, ...]] = ("email", "webhook")
 AGAIN_S: Final = (30.0, 120.0, 600.0, 1800.0, 3600.0)
 """Waits before another try of a message; the last one repeats."""
 GIVE_UP_S: Final = 86_400.0
@@ -77,7 +78,6 @@ class Notifier:
         self._webhook: OperationalWebhook | None = None
         self._expiries: dict[TenantKey, tuple[Expiry, ...]] = {}
         self._expiries_at = float("-inf")
-        self._kept_house_at = float("-inf")
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -104,8 +104,11 @@ class Notifier:
         """Plans and sends until cancelled. A message that is being sent then is sent again after the next start."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_repeat(self.plan_once, PLAN_EVERY_S), name="notification planning")
-            tasks.create_task(_repeat(self.send_due, SEND_EVERY_S), name="notification sending")
-        raise AssertionError("both tasks run until they are cancelled")
+            for channel in CHANNELS:  # a mail server that hangs must not hold up the other channel
+                sending = _repeat(partial(self.send_due, channel), SEND_EVERY_S)
+                tasks.create_task(sending, name=f"notification sending: {channel}")
+            tasks.create_task(_repeat(self._store.expire, HOUSEKEEPING_EVERY_S), name="notification retention")
+        raise AssertionError("the tasks run until they are cancelled")
 
     async def plan_once(self) -> int:
         """Stores the messages that are due. Returns their number.
@@ -131,20 +134,17 @@ class Notifier:
             log.info("notifications wait to be sent", messages=len(changes.messages))
         return 0 if changes is None else len(changes.messages)
 
-    async def send_due(self) -> int:
-        """Sends the messages that are due, and returns their number.
+    async def send_due(self, *channels: Channel) -> int:
+        """Sends the messages that are due on the channels, one channel after the other, and returns their number.
 
         Raises:
             StoreUnavailable: the database did not answer in time.
         """
         sent = 0
-        while claimed := await self._store.claim(AT_ONCE):
-            await asyncio.gather(*map(self._send, claimed))
-            sent += len(claimed)
-        now = self._clock()
-        if now - self._kept_house_at > HOUSEKEEPING_EVERY_S:
-            await self._store.expire()
-            self._kept_house_at = now
+        for channel in channels:
+            while claimed := await self._store.claim(AT_ONCE, channel):
+                await asyncio.gather(*map(self._send, claimed))
+                sent += len(claimed)
         return sent
 
     async def _send(self, message: Message) -> None:

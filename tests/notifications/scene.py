@@ -12,7 +12,7 @@ from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRec
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.history.states import StateJudge
 from dispatcher.notifications.desk import NotificationDesk
-from dispatcher.notifications.notifier import Notifier
+from dispatcher.notifications.notifier import CHANNELS, Notifier
 from dispatcher.notifications.waiting_counts import WaitingCounts
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database
@@ -114,7 +114,7 @@ class Scene:
         self.clock.now += after_s
         await self._judge.judge_once(0, self.clock.now)
         await self.notifier.plan_once()
-        return await self.notifier.send_due()
+        return await self.notifier.send_due(*CHANNELS)
 
 
 @asynccontextmanager

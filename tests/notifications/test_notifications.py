@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from pathlib import Path
@@ -10,22 +10,25 @@ from pathlib import Path
 import orjson
 import pytest
 from prometheus_client import REGISTRY
+from sqlalchemy import text
 from standardwebhooks.webhooks import Webhook as Verifier
 
 from dispatcher.auth.signing_keys import new_private_key
 from dispatcher.config.secrets import Secret
-from dispatcher.config.webhooks import WebhookConfig
+from dispatcher.config.webhooks import Webhook, WebhookConfig
 from dispatcher.contract.history import HistoryOutcome
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import BadLink, NotFound, TooSoon
 from dispatcher.notifications import notifier
 from dispatcher.notifications.composing import ASKS_A_TENANT, EXPIRY_OF_OPERATOR
+from dispatcher.notifications.content import Content, Section, encode
 from dispatcher.notifications.mail import MailSender, NotSent
 from dispatcher.notifications.news import Expiry
 from dispatcher.notifications.waiting_counts import WaitingCounts
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.migrate import upgrade
+from dispatcher.stores.sql.notification_store import Changes, Channel, Message
 from dispatcher.stores.sql.records import AuditAction, AuditQuery
 from tests.notifications.receivers import USER, Certificates, Endpoint, MailServer, https_endpoint, mail_server
 from tests.notifications.scene import (
@@ -337,19 +340,60 @@ async def test_nothing_is_sent_twice_or_lost_around_a_crash(scene: Scene, mail: 
     await scene.work(1)
     assert len(mail.received) == len(endpoint.requests) == 1
     await scene.desk.send_test(scene.webhooks[0].config, "admin")
-    assert len(await scene.store.claim(10)) == 1, "claimed by a worker that is killed now"
+    assert len(await scene.store.claim(10, "email")) == 1, "claimed by a worker that is killed now"
     assert await scene.work(60) == 0
     assert await scene.work(600) == 1
     assert [one["Subject"] for one in mail.received[1:]] == ["A test of notifications"]
     scene.clock.now += 60
     await scene.desk.send_test(scene.webhooks[0].config, "admin")
-    await scene.store.claim(10)
+    await scene.store.claim(10, "email")
     scene.clock.now += 600
-    await scene.store.claim(10)
+    await scene.store.claim(10, "email")
     assert await scene.work(600) == 0
     newest = (await scene.desk.recent(orgs=None))[0]
     assert (newest.status, newest.content) == ("unknown", "")
     assert len(mail.received) == 2
+    async with scene.store._database.read() as connection:
+        found = await connection.execute(text("SELECT recipient FROM history_messages WHERE status = 'unknown'"))
+        assert [row[0] for row in found] == ["o•••@luma.example"], "masked in the table, too"
+
+
+def a_message(*kinds: str, channel: Channel = "email", recipient: str = CONTACT) -> Message:
+    content = Content("notice", "Luma", [Section("Luma", kinds[0], *LUMA)])
+    return Message(LUMA, "notice", kinds, channel, recipient, encode(content), "Luma")
+
+
+async def test_what_is_urgent_is_sent_first(scene: Scene, mail: MailServer) -> None:
+    waiting = [a_message("failing") for _ in range(6)] + [a_message("failing", "disabled")]
+    await scene.store.add(Changes({}, [], waiting))
+    first = await scene.store.claim(2, "email")
+    assert [one.kinds for one in first] == [("failing", "disabled"), ("failing",)]
+    assert await scene.store.claim(10, "webhook") == []
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not is_so():
+            await asyncio.sleep(0.02)
+
+
+async def test_operational_webhooks_do_not_wait_for_a_mail_server_that_hangs(
+    scene: Scene, mail: MailServer, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notifier, "SEND_EVERY_S", 0.1)
+    mail.hold = asyncio.Event()
+    await scene.store.add(Changes({}, [], [a_message("failing") for _ in range(9)]))
+    running = asyncio.create_task(scene.notifier.run())
+    try:
+        await until(lambda: bool(mail.logins))
+        await scene.store.add(Changes({}, [], [a_message("disabled", channel="webhook", recipient=endpoint.url)]))
+        await until(lambda: bool(endpoint.requests))
+        mails = [one for one in await scene.desk.recent(orgs=None) if one.channel == "email"]
+        assert {one.problem for one in mails} == {""}, "none of them has timed out yet"
+    finally:
+        mail.hold.set()
+        running.cancel()
+        await asyncio.wait([running])
 
 
 async def test_several_workers_send_each_message_once(scene: Scene, mail: MailServer, endpoint: Endpoint) -> None:
@@ -365,7 +409,7 @@ async def test_several_workers_send_each_message_once(scene: Scene, mail: MailSe
     for other in others[1:]:
         await other.__aenter__()
     await asyncio.gather(*(other.plan_once() for other in others))
-    await asyncio.gather(*(other.send_due() for other in others))
+    await asyncio.gather(*(other.send_due(*notifier.CHANNELS) for other in others))
     for other in others[1:]:
         await other.__aexit__()
     assert len(mail.received) == len(endpoint.requests) == 2
@@ -424,7 +468,8 @@ async def test_tests_are_limited_and_reach_the_operator(scene: Scene, mail: Mail
 
 async def test_names_can_not_break_out_of_headers_or_markup(scene: Scene, mail: MailServer) -> None:
     evil = "<script>alert(1)</script>\r\nBcc: x@evil.example\u2028" + "x" * 150
-    scene.webhooks = [webhook_of(LUMA, CONTACT, name=evil)]
+    config = webhook_of(LUMA, CONTACT).config.model_copy(update={"name": evil})  # validation refuses some of it
+    scene.webhooks = [Webhook.of(config, "test")]
     await confirmed(scene, mail, CONTACT)
     await scene.happen(ATTEMPT, status=410, verdict="disable_endpoint", detail="<img src=x>\nanswered 410")
     await scene.work(1)

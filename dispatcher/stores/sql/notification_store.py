@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import RowMapping, and_, func, select, text, true, update
+from sqlalchemy import ColumnElement, RowMapping, and_, func, select, text, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.contract.redaction import recipient as masked
@@ -29,6 +29,8 @@ SENDING_MS: Final = 420_000
 MAX_PAGE: Final = 200
 WITHIN_S: Final = 30.0
 _DELETED_AT_ONCE: Final = 5_000
+_URGENT: Final = "disabled"
+"""Messages with this news are sent before others."""
 
 Channel = Literal["email", "webhook"]
 MessageStatus = Literal["waiting", "sending", "sent", "failed", "unknown"]
@@ -121,11 +123,15 @@ class NotificationStore:
         async with self._database.write(WITHIN_S) as connection:
             if self._database.is_postgresql and not (await connection.execute(PLAN_LOCK)).scalar():
                 return None
-            if not self._database.is_postgresql:  # takes the file's lock before reading: two must not decide the same
-                await connection.execute(text("DELETE FROM history_reported WHERE 1 = 0"))
+            await self._lock_file(connection)
             changes = decide(await _read(connection))
             await self._write(connection, changes)
         return changes
+
+    async def _lock_file(self, connection: AsyncConnection) -> None:
+        """Takes the lock of a SQLite file before reading, so that no two workers decide or take the same."""
+        if not self._database.is_postgresql:
+            await connection.execute(text("DELETE FROM history_reported WHERE 1 = 0"))
 
     async def _write(self, connection: AsyncConnection, changes: Changes) -> None:
         now_ms = int(self._clock() * 1000)
@@ -181,8 +187,8 @@ class NotificationStore:
         async with self._database.write() as connection:
             return (await connection.execute(statement)).rowcount > 0
 
-    async def claim(self, most: int) -> list[Message]:
-        """Takes messages that are due, and marks them as being sent.
+    async def claim(self, most: int, channel: Channel) -> list[Message]:
+        """Takes messages of a channel that are due, urgent ones first, and marks them as being sent.
 
         A message whose sender is gone is taken once more; after that its fate is unknown, and stays so.
 
@@ -190,18 +196,15 @@ class NotificationStore:
             StoreUnavailable: the database did not answer in time.
         """
         now_ms = int(self._clock() * 1000)
-        is_due = messages.c.next_at <= now_ms
-        lost = (messages.c.status == "sending") & is_due
+        is_due = (messages.c.next_at <= now_ms) & (messages.c.channel == channel)
+        is_urgent = messages.c.kinds.contains(_URGENT)
         async with self._database.write() as connection:
-            await connection.execute(
-                update(messages)
-                .where(lost, messages.c.is_repeat == 1)
-                .values(status="unknown", changed_at=now_ms, content="", problem="killed twice while it was being sent")
-            )
+            await self._lock_file(connection)
+            await _give_up_lost(connection, is_due, now_ms)
             wanted = (
                 select(messages)
                 .where(is_due, messages.c.status.in_(("waiting", "sending")))
-                .order_by(messages.c.next_at)
+                .order_by(is_urgent.desc(), messages.c.next_at)
                 .limit(most)
                 .with_for_update(skip_locked=True)
             )
@@ -233,7 +236,7 @@ class NotificationStore:
         if again_in_s is not None:
             values["next_at"] = now_ms + int(again_in_s * 1000)
         else:
-            values |= {"content": "", "recipient": _shown(message)}
+            values |= _without_personal_data(message)
         async with self._database.write() as connection:
             await connection.execute(update(messages).where(messages.c.id == message.id).values(values))
 
@@ -292,6 +295,21 @@ class NotificationStore:
         oldest = {"oldest": int(self._clock() * 1000) - KEEP_MS}
         where = "status IN ('sent', 'failed', 'unknown') AND created_at < :oldest"
         await delete_in_slices(self._database, "history_messages", "created_at", where, oldest, _DELETED_AT_ONCE)
+
+
+async def _give_up_lost(connection: AsyncConnection, is_due: ColumnElement[bool], now_ms: int) -> None:
+    """Ends messages whose sender was killed twice, as `finish` ends the others."""
+    lost = select(messages).where(messages.c.status == "sending", is_due, messages.c.is_repeat == 1)
+    for row in (await connection.execute(lost.with_for_update(skip_locked=True))).mappings().all():
+        ended = {
+            "status": "unknown", "changed_at": now_ms, "problem": "killed twice while it was being sent",
+        } | _without_personal_data(_message(row))  # fmt: skip
+        await connection.execute(update(messages).where(messages.c.id == row["id"]).values(ended))
+
+
+def _without_personal_data(message: Message) -> dict[str, str]:
+    """Returns what the row of a message has once it is neither sent nor repeated any more."""
+    return {"content": "", "recipient": _shown(message)}
 
 
 async def _read(connection: AsyncConnection) -> Stored:
