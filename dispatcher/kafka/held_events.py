@@ -16,12 +16,10 @@ from typing import Final
 import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import IllegalStateError, OffsetOutOfRangeError
-from aiokafka.structs import ConsumerRecord
 
 from dispatcher.config.kafka_settings import KafkaSettings
-from dispatcher.contract.records import AssignmentEpoch, Lease, ProcessingAttempt, ProcessRecord
+from dispatcher.contract.records import AssignmentEpoch, Lease, ProcessRecord
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StillHeld, StoreUnavailable
 from dispatcher.kafka.connection import stopped
 from dispatcher.kafka.group_coordinator import FencedMember
 from dispatcher.kafka.group_session import FIRST_REPEAT_S, GroupSession
@@ -29,10 +27,10 @@ from dispatcher.kafka.groups import held_group
 from dispatcher.kafka.held_commits import HeldAssignment, HeldCommitter
 from dispatcher.kafka.held_pace import ReadingPace
 from dispatcher.kafka.held_partition import HeldPartition
+from dispatcher.kafka.held_processing import HeldProcessor, IsHeld
 from dispatcher.kafka.held_start import ANSWER_S, HeldStart, find_start, is_same_log
 from dispatcher.kafka.held_topic import HeldTopic, waiting_event
 from dispatcher.kafka.membership import Assignments, GroupClient, JoinGroup, join
-from dispatcher.kafka.partition import size_of
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.tasks import Backoff
 from dispatcher.telemetry import metrics
@@ -40,23 +38,13 @@ from dispatcher.telemetry.event_log import EventLog
 
 log = structlog.get_logger(__name__)
 
-IsHeld = Callable[[TenantKey], bool]
-
 BATCH: Final = 200
-MOST_IN_FLIGHT: Final = 1_000
-"""Held events that are processed at once, all tenants together."""
-BYTES_SHARE: Final = 8
-"""Of `kafka.max_unfinished_bytes`, the held events that are processed at once take one such part."""
 REVIEW_S: Final = 10.0
 """Every tenant's state is checked this often, in addition to changes of the configuration."""
 COMMIT_S: Final = 1.0
 LEAVE_S: Final = 5.0
 """At a rebalance, time for requests under way."""
 LONGEST_REPEAT_S: Final = 30.0
-REST_S: Final = 2.0
-"""Shortest rest of a tenant whose event was held again without an attempt."""
-MOST_REST_S: Final = 60.0
-"""Longest rest, even if the endpoint asked for more: an edit may have ended that pause."""
 CHECK_AGAIN_S: Final = 15.0
 """Time after which an unanswered check of a partition is repeated."""
 LEAVE_COMMIT_S: Final = 10.0
@@ -99,7 +87,6 @@ class HeldEvents:
             join, settings, (topic.topic,), self.group_id, problems=self.session.problems
         )
         self._topic = topic
-        self._process = process
         self._is_held = is_held
         self._max_age_s = max_age_s
         self._drain_timeout_s = drain_timeout_s
@@ -110,15 +97,13 @@ class HeldEvents:
         """State of revoked partitions, which may come back before another member commits."""
         self._check_again_at = 0.0
         """Loop time until which no check is repeated that wasn't answered."""
-        self._in_flight = 0
-        self._bytes_in_flight = 0
-        self._most_bytes = settings.max_unfinished_bytes // BYTES_SHARE
+        self._processor = HeldProcessor(process, is_held, self.session, settings.max_unfinished_bytes)
         self._pace = ReadingPace()
         self._news = asyncio.Event()
         self._committer = HeldCommitter(topic, self.group_id, self.session.problems)
 
     def __repr__(self) -> str:
-        return f"<HeldEvents {self.group_id} {len(self._assigned)} partitions, {self._in_flight} in flight>"
+        return f"<HeldEvents {self.group_id} {len(self._assigned)} partitions, {self._processor.in_flight} in flight>"
 
     def notice(self) -> None:
         """Checks every tenant again, because the configuration changed or a tenant was enabled by hand."""
@@ -310,12 +295,11 @@ class HeldEvents:
             else:
                 key, first_seen = event
                 seen.add(key)
-                has_room = self._in_flight < MOST_IN_FLIGHT and self._bytes_in_flight < self._most_bytes
-                is_taken = state.claim(record.offset, key, first_seen, wall, now, has_room=has_room)
+                is_taken = state.claim(record.offset, key, first_seen, wall, now, has_room=self._processor.has_room)
                 if is_taken is None:
                     break
                 if is_taken:
-                    self._start(one, state, key, record)
+                    self._processor.start(one, state, key, record)
                 passed += not is_taken
             one.buffer.popleft()
             one.is_dirty = True
@@ -329,62 +313,6 @@ class HeldEvents:
     def _restarted_state(self, one: HeldAssignment, offset: int) -> HeldPartition:
         log.warning("the topic of held events went back: reading it again", partition=one.tp.partition, offset=offset)
         return HeldPartition(offset, {}, self._max_age_s)
-
-    def _start(
-        self, one: HeldAssignment, state: HeldPartition, key: TenantKey, record: "ConsumerRecord[bytes, bytes]"
-    ) -> None:
-        size = size_of(record)
-        self._in_flight += 1
-        self._bytes_in_flight += size
-        attempt = ProcessingAttempt(one.epoch)
-        work = self._process_until_done(one, state, key, record, attempt)
-        task = asyncio.get_running_loop().create_task(work)
-        one.tasks[task] = attempt
-        task.add_done_callback(partial(self._on_task_done, one, size))
-
-    def _on_task_done(self, one: HeldAssignment, size: int, task: "asyncio.Task[None]") -> None:
-        self._in_flight -= 1
-        one.tasks.pop(task).resume = None  # it knows the attempt
-        self._bytes_in_flight -= size
-        if not task.cancelled() and task.exception() is not None:
-            metrics.ERRORS.labels("consumer").inc()
-            log.error("held record's task failed", exc_info=task.exception())
-
-    async def _process_until_done(
-        self,
-        one: HeldAssignment,
-        state: HeldPartition,
-        key: TenantKey,
-        record: "ConsumerRecord[bytes, bytes]",
-        attempt: ProcessingAttempt,
-    ) -> None:
-        """Processes the record until it has an outcome or has to wait again."""
-        backoff = Backoff(FIRST_REPEAT_S, LONGEST_REPEAT_S)
-        while True:
-            try:
-                await self._process(record, attempt)
-            except Draining:
-                if not one.epoch.active:
-                    return
-                attempt.started = False
-                await self.session.until_member()
-                continue
-            except StillHeld as held:
-                rest_s = min(max(REST_S, held.for_s), MOST_REST_S)
-                state.hold_again(key, record.offset, asyncio.get_running_loop().time() + rest_s)
-                state.release(key, released=not self._is_held(key))
-                return
-            except (StoreUnavailable, NotWritten, BrakeEngaged) as error:
-                self.session.note_repeat(record, error)
-            except Exception as error:  # noqa: BLE001  (logged there)
-                metrics.ERRORS.labels("consumer").inc()
-                self.session.note_repeat(record, error, is_bug=True)
-            else:
-                state.finish(key, record.offset)
-                one.is_dirty = True
-                return
-            attempt.started = False
-            await backoff.wait()
 
     # Reviewing
 

@@ -17,7 +17,7 @@ from dispatcher.contract.outcomes import Outcome
 from dispatcher.contract.records import ProcessingAttempt, ProcessRecord, Record
 from dispatcher.delivery.direct_attempt import DirectAttempt
 from dispatcher.delivery.pending_delivery import AttemptResult
-from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StoreUnavailable
+from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StillHeld, StoreUnavailable
 from dispatcher.kafka.group_session import FIRST_REPEAT_S, GroupSession, place_of
 from dispatcher.kafka.partition import InFlightRecord, Partition, ReadAheadLimit
 from dispatcher.tasks import Backoff
@@ -41,6 +41,44 @@ class FastPath(Protocol):
     ) -> Awaitable[Outcome]:
         """Continues with a record after its first attempt. Returns its outcome."""
         ...
+
+
+async def process_until_outcome(
+    session: GroupSession,
+    record: "ConsumerRecord[bytes, bytes]",
+    attempt: ProcessingAttempt,
+    process: Callable[[AttemptResult | None], Awaitable[Outcome]],
+    first_result: AttemptResult | None = None,
+) -> bool:
+    """Repeats `process` until the record has an outcome. Returns False if its assignment has ended before.
+
+    Args:
+        process: called with `first_result`, and with None when it is repeated.
+
+    Raises:
+        StillHeld: the event of a held record has to wait again.
+    """
+    backoff = Backoff(FIRST_REPEAT_S, LONGEST_REPEAT_S)
+    while True:
+        try:
+            await process(first_result)
+        except Draining:
+            if not attempt.epoch.active:
+                return False
+            attempt.started, first_result = False, None
+            await session.until_member()
+            continue
+        except StillHeld:
+            raise
+        except (StoreUnavailable, NotWritten, BrakeEngaged) as error:
+            session.note_repeat(record, error)
+        except Exception as error:  # noqa: BLE001  (logged there)
+            metrics.ERRORS.labels("consumer").inc()
+            session.note_repeat(record, error, is_bug=True)
+        else:
+            return True
+        attempt.started, first_result = False, None
+        await backoff.wait()
 
 
 class RecordProcessor:
@@ -98,31 +136,16 @@ class RecordProcessor:
         else:
             item.direct_attempt = self._fast_path.start(record, item, item)
 
-    async def _process_until_outcome(self, item: InFlightRecord, first_result: AttemptResult | None) -> None:
+    async def _run(self, item: InFlightRecord, first_result: AttemptResult | None) -> None:
         """Processes the record until it has an outcome. Only then is its offset marked as done."""
-        record, backoff = item.record, Backoff(FIRST_REPEAT_S, LONGEST_REPEAT_S)
-        while True:
-            try:
-                if first_result is None or self._fast_path is None:
-                    await self._process(record, item)
-                else:
-                    await self._fast_path.resume(record, item, first_result)
-            except Draining:
-                if not item.epoch.active:
-                    return
-                item.started, first_result = False, None
-                await self._session.until_member()
-                continue
-            except (StoreUnavailable, NotWritten, BrakeEngaged) as error:
-                self._session.note_repeat(record, error)
-            except Exception as error:  # noqa: BLE001  (logged there)
-                metrics.ERRORS.labels("consumer").inc()
-                self._session.note_repeat(record, error, is_bug=True)
-            else:
-                self._done(item)
-                return
-            item.started, first_result = False, None
-            await backoff.wait()
+        process = partial(self._process_once, item)
+        if await process_until_outcome(self._session, item.record, item, process, first_result):
+            self._done(item)
+
+    def _process_once(self, item: InFlightRecord, first_result: AttemptResult | None) -> Awaitable[Outcome]:
+        if first_result is None or self._fast_path is None:
+            return self._process(item.record, item)
+        return self._fast_path.resume(item.record, item, first_result)
 
     def _done(self, item: InFlightRecord) -> None:
         """Marks the record's offset as done: it has its outcome."""
@@ -138,7 +161,7 @@ class RecordProcessor:
 
     def start_slow_path(self, item: InFlightRecord, first_result: AttemptResult | None) -> None:
         """Starts a task for the record in a new context, because the caller may be the task of another traced event."""
-        item.task = self._loop.create_task(self._process_until_outcome(item, first_result), context=Context())
+        item.task = self._loop.create_task(self._run(item, first_result), context=Context())
         item.task.add_done_callback(partial(self._task_ended, item))
 
     def record_ended(self, item: InFlightRecord) -> None:

@@ -219,7 +219,7 @@ async def test_an_attempt_that_outlasts_the_session_is_not_made_again_once_the_g
 async def test_a_held_event_whose_outcome_can_not_be_written_is_not_sent_again() -> None:
     bench, held = Bench(302), test_held_events.Bench()
     bench.producer.refuses = {DEAD}
-    held.reader._process = bench.pipeline.process
+    held.reader._processor._process = bench.pipeline.process
     held.broker.append(test_held_events.TOPIC, b"\1", EVENT, test_held_events.tenant_headers(TENANT))
     task = await held.start()
     held.reader.session.lease.ends_at = float("inf")

@@ -17,7 +17,7 @@ from dispatcher.contract.outcomes import Delivered, Outcome
 from dispatcher.contract.records import AssignmentEpoch, Lease, Origin, ProcessingAttempt, Record, RetryState
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import NotWritten, RecordTooLarge, StillHeld
-from dispatcher.kafka import held_commits, held_events
+from dispatcher.kafka import held_commits, held_events, held_processing
 from dispatcher.kafka.commit_metadata import AT_START
 from dispatcher.kafka.group_coordinator import FencedMember
 from dispatcher.kafka.held_events import HeldEvents
@@ -709,7 +709,7 @@ async def test_partitions_that_an_assignment_no_longer_names_are_dropped() -> No
     await bench.reader.assigned([TopicPartition(TOPIC, 0)])
 
     assert set(bench.reader._assigned) == {TopicPartition(TOPIC, 0)}
-    assert bench.reader._in_flight == 0
+    assert bench.reader._processor.in_flight == 0
     await bench.stop(task)
 
 
@@ -717,7 +717,7 @@ async def test_partitions_that_an_assignment_no_longer_names_are_dropped() -> No
 async def test_the_bytes_of_held_events_that_are_processed_at_once_are_bounded() -> None:
     """Of all tenants together; a record of any size is let in while there is room."""
     bench = Bench()
-    bench.settings = bench.settings.model_copy(update={"max_unfinished_bytes": held_events.BYTES_SHARE * 5_000})
+    bench.settings = bench.settings.model_copy(update={"max_unfinished_bytes": held_processing.BYTES_SHARE * 5_000})
     bench.reader = bench.new_reader()
     bench.wait_s = 1.0
     for tenant in (TENANT, OTHER):
@@ -730,11 +730,11 @@ async def test_the_bytes_of_held_events_that_are_processed_at_once_are_bounded()
     task = await bench.start()
     for _ in range(400):
         bench.reader.heard(bench.now())
-        most = max(most, bench.reader._in_flight)
+        most = max(most, bench.reader._processor.in_flight)
         await asyncio.sleep(0.1)
     assert sorted(bench.sent) == list(range(40))
     assert most == 2, "each takes over 3 kB with its headers"
-    assert bench.reader._bytes_in_flight == 0
+    assert bench.reader._processor.bytes_in_flight == 0
     await bench.stop(task)
 
 

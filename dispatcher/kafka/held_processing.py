@@ -1,0 +1,93 @@
+"""Processes held events whose tenant was released, each in a task of its own, within limits of number and bytes."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+import structlog
+from aiokafka.structs import ConsumerRecord
+
+from dispatcher.contract.records import ProcessingAttempt, ProcessRecord
+from dispatcher.contract.tenant import TenantKey
+from dispatcher.errors import StillHeld
+from dispatcher.kafka.group_session import GroupSession
+from dispatcher.kafka.held_commits import HeldAssignment
+from dispatcher.kafka.held_partition import HeldPartition
+from dispatcher.kafka.partition import size_of
+from dispatcher.kafka.processing import process_until_outcome
+from dispatcher.telemetry import metrics
+
+log = structlog.get_logger(__name__)
+
+IsHeld = Callable[[TenantKey], bool]
+
+MOST_IN_FLIGHT: Final = 1_000
+"""Held events that are processed at once, all tenants together."""
+BYTES_SHARE: Final = 8
+"""Of `kafka.max_unfinished_bytes`, the held events that are processed at once take one such part."""
+REST_S: Final = 2.0
+"""Shortest rest of a tenant whose event was held again without an attempt."""
+MOST_REST_S: Final = 60.0
+"""Longest rest, even if the endpoint asked for more: an edit may have ended that pause."""
+
+
+class HeldProcessor:
+    """Brings held events to their outcome, or back to waiting."""
+
+    def __init__(
+        self, process: ProcessRecord, is_held: IsHeld, session: GroupSession, max_unfinished_bytes: int
+    ) -> None:
+        self.in_flight = 0
+        self.bytes_in_flight = 0
+        self._most_bytes = max_unfinished_bytes // BYTES_SHARE
+        self._process = process
+        self._is_held = is_held
+        self._session = session
+
+    @property
+    def has_room(self) -> bool:
+        """True if one more event may be processed."""
+        return self.in_flight < MOST_IN_FLIGHT and self.bytes_in_flight < self._most_bytes
+
+    def start(
+        self, one: HeldAssignment, state: HeldPartition, key: TenantKey, record: "ConsumerRecord[bytes, bytes]"
+    ) -> None:
+        """Starts a task for an event that was claimed."""
+        size = size_of(record)
+        self.in_flight += 1
+        self.bytes_in_flight += size
+        attempt = ProcessingAttempt(one.epoch)
+        task = asyncio.get_running_loop().create_task(self._run(one, state, key, record, attempt))
+        one.tasks[task] = attempt
+        task.add_done_callback(partial(self._on_task_done, one, size))
+
+    def _on_task_done(self, one: HeldAssignment, size: int, task: "asyncio.Task[None]") -> None:
+        self.in_flight -= 1
+        one.tasks.pop(task).resume = None  # it knows the attempt
+        self.bytes_in_flight -= size
+        if not task.cancelled() and task.exception() is not None:
+            metrics.ERRORS.labels("consumer").inc()
+            log.error("held record's task failed", exc_info=task.exception())
+
+    async def _run(
+        self,
+        one: HeldAssignment,
+        state: HeldPartition,
+        key: TenantKey,
+        record: "ConsumerRecord[bytes, bytes]",
+        attempt: ProcessingAttempt,
+    ) -> None:
+        """Processes the record until it has an outcome or has to wait again."""
+        try:
+            is_over = await process_until_outcome(
+                self._session, record, attempt, lambda _: self._process(record, attempt)
+            )
+        except StillHeld as held:
+            rest_s = min(max(REST_S, held.for_s), MOST_REST_S)
+            state.hold_again(key, record.offset, asyncio.get_running_loop().time() + rest_s)
+            state.release(key, released=not self._is_held(key))
+            return
+        if is_over:
+            state.finish(key, record.offset)
+            one.is_dirty = True
