@@ -29,6 +29,7 @@ from dispatcher.flow.fast_path import FastPath
 from dispatcher.flow.pipeline import Pipeline
 from dispatcher.health import HealthServer
 from dispatcher.kafka.check import kafka_probe
+from dispatcher.kafka.clock_check import ClockCheck
 from dispatcher.kafka.connection import until_answered
 from dispatcher.kafka.consumer import Consumer
 from dispatcher.kafka.credentials import security_problems
@@ -139,6 +140,7 @@ class Service:
         self._stop = asyncio.Event()
         self._kafka_problems = KafkaProblems()
         self._topic_watch = TopicWatch(settings, self._kafka_problems)
+        self._clock_check = ClockCheck(self._kafka_problems)
 
     async def run(self) -> int:
         """Runs until a signal. Returns the exit status: 0 if everything was finished or left untouched.
@@ -169,6 +171,7 @@ class Service:
                         side.create_task(self._event_log.run(), name="event log"),
                         side.create_task(source.run(), name="webhook source"),
                         side.create_task(probe.run(self._kafka_problems), name="kafka probe"),
+                        side.create_task(self._clock_check.run(), name="clock check"),
                     ]
                     exit_status = await _finished(flow, status)
                     for task in tasks:
@@ -244,6 +247,7 @@ class Service:
             event_log=self._event_log,
             held_topic=held,
             history=history,
+            age_clock=self._clock_check.age_now,
         )
         process = pipeline.process if tracing is None else tracing.around(pipeline.process, settings.kafka.topic)
         fast_path = FastPath(
@@ -255,6 +259,7 @@ class Service:
             _membership_of_topics(settings.kafka, [held.topic]), held, process, edits.are_awaited,
             self._policy.max_age_s, settings.delivery.drain_timeout,
             problems=self._kafka_problems, on_fenced=self._stop.set, event_log=self._event_log,
+            clock=self._clock_check.age_now,
         )  # fmt: skip
         return EventFlow(pipeline, consumers, held_events)
 
@@ -292,12 +297,12 @@ class Service:
             Consumer(
                 kafka, [kafka.topic], kafka.group_id, process, self._fresh, drain,
                 fast_path=fast_path, in_flight=in_flight, on_fenced=self._stop.set,
-                problems=self._kafka_problems, event_log=self._event_log,
+                problems=self._kafka_problems, on_append=self._clock_check.note_append, event_log=self._event_log,
             ),
             Consumer(
                 retry, retry_topics.topics, retry_group(kafka.group_id), process, self._parked, drain,
                 due_in_s=retry_topics.due_in_s, in_flight=in_flight, on_fenced=self._stop.set,
-                problems=self._kafka_problems, event_log=self._event_log,
+                problems=self._kafka_problems, on_append=self._clock_check.note_append, event_log=self._event_log,
             ),
         )  # fmt: skip
 

@@ -58,6 +58,8 @@ class KafkaReason(StrEnum):
     """The broker refuses commits, or commits with metadata of the size that is needed."""
     WRITE_REFUSED = "write_refused"
     """A record was refused for good by a retry, dead-letter or history topic."""
+    CLOCK = "clock"
+    """This machine's clock was set back or forward, or is behind the brokers'."""
     UNEXPECTED = "unexpected"
     """A Kafka error that has no reason of its own; the detail has its name."""
 

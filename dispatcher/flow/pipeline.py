@@ -74,12 +74,14 @@ class Pipeline:
         history: HistoryRecorder | None = None,
         clock: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
+        age_clock: Callable[[], float] | None = None,
         event_log: EventLog | None = None,
         held_topic: HeldSink | None = None,
     ) -> None:
         """Builds a pipeline of its parts.
 
         Args:
+            age_clock: unix time up to which the ages of events count; `clock` by default.
             held_topic: topic of events that wait for a change of configuration; None: they wait in the retry tiers.
         """
         self._event_log = event_log or EventLog()
@@ -94,8 +96,9 @@ class Pipeline:
         self._seconds_at_once = metrics.END_TO_END_SECONDS.labels("no")
         self._clock = clock
         self._undelivered = UndeliveredEvents(
-            retry_topics, dead_letters, policy, brake, tenants, history, self._event_log, held_topic, clock, chance
-        )
+            retry_topics, dead_letters, policy, brake, tenants, history, self._event_log, held_topic, clock,
+            age_clock or clock, chance,
+        )  # fmt: skip
         self._brakes = self._undelivered.brakes
         self._tells_all = log.is_enabled_for(logging.DEBUG)  # evaluated once: most events are logged at this level only
 

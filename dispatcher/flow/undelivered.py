@@ -85,6 +85,7 @@ class UndeliveredEvents:
         event_log: EventLog,
         held_topic: HeldSink | None,
         clock: Callable[[], float],
+        age_clock: Callable[[], float],
         chance: Callable[[], float],
     ) -> None:
         """Keeps the topics and rules for events that can't be delivered now.
@@ -92,6 +93,7 @@ class UndeliveredEvents:
         Args:
             brake: excess of records that die of an unreadable or internal reason at which a partition stops; 0: none.
             held_topic: topic of events that wait for a change of configuration; None: they wait in the retry tiers.
+            age_clock: unix time up to which ages count. It isn't ahead of `clock`, and doesn't jump with it.
         """
         self.brakes: defaultdict[tuple[str, int], DeadLetterBrake] = defaultdict(lambda: DeadLetterBrake(brake))
         """The brake of each (topic, partition) that was seen."""
@@ -102,6 +104,7 @@ class UndeliveredEvents:
         self._tenants = tenants
         self._history = history
         self._event_log = event_log
+        self._age_clock = age_clock
         self._clock = clock
         self._chance = chance
 
@@ -123,12 +126,13 @@ class UndeliveredEvents:
         # A payload that is refused goes through the first tiers, however long its event waited for other reasons.
         step = retry_state.refusals if deferred.payload_refused else retry_state.parks
         tier = self._policy.tier(step, deferred.for_s)
-        due_at = self._clock() + self._policy.due_in_s(tier, self._chance())
+        due_in_s = self._policy.due_in_s(tier, self._chance())
+        due_at = self._clock() + due_in_s
         retry_state = after_attempts(retry_state, deferred.attempts, deferred.status, deferred.reason, due_at)
         undelivered.retry_state = retry_state = replace(
             retry_state, refusals=retry_state.refusals + deferred.payload_refused
         )
-        if self._policy.expired(retry_state.first_seen, due_at):
+        if self._policy.expired(retry_state.first_seen, self._age_clock() + due_in_s):
             return await self._expire(undelivered, deferred)
         undelivered.processing.start()
         try:
@@ -143,7 +147,7 @@ class UndeliveredEvents:
         self, held: HeldSink, undelivered: Undelivered, event: DeliveryEvent, deferred: Deferred
     ) -> Outcome:
         """Writes the event to the topic of held events: only a change of configuration can help it."""
-        if self._policy.expired(undelivered.retry_state.first_seen, self._clock()):
+        if self._policy.expired(undelivered.retry_state.first_seen, self._age_clock()):
             return await self._expire(undelivered, deferred)
         state = after_attempts(undelivered.retry_state, deferred.attempts, deferred.status, deferred.reason)
         state = replace(state, parks=max(1, state.parks))
@@ -162,7 +166,7 @@ class UndeliveredEvents:
         Raises:
             StillHeld: it stays.
         """
-        if not self._policy.expired(undelivered.retry_state.first_seen, self._clock()):
+        if not self._policy.expired(undelivered.retry_state.first_seen, self._age_clock()):
             raise StillHeld(deferred.detail or WAITING[deferred.reason], deferred.for_s)
         return await self._expire(undelivered, deferred)
 

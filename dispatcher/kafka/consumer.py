@@ -42,6 +42,8 @@ log = structlog.get_logger(__name__)
 
 REVOKE_WAIT_S: Final = 5.0
 """At a rebalance, time for requests under way: the whole group waits for it."""
+LOG_APPEND_TIME: Final = 1
+"""`timestamp_type` of a record whose timestamp is the broker's."""
 BATCH: Final = 500
 """Records of one poll."""
 BLOCKED_S: Final = 5.0
@@ -68,6 +70,7 @@ class Consumer:
         lease: Lease | None = None,
         problems: KafkaProblems | None = None,
         event_log: EventLog | None = None,
+        on_append: Callable[[int], None] | None = None,
     ) -> None:
         """Prepares a consumer without connecting; `run` joins the group.
 
@@ -81,6 +84,7 @@ class Consumer:
             lease: replaces the lease on the monotonic clock, for tests.
             problems: collects Kafka problems.
             event_log: limits the lines about records that are processed again.
+            on_append: called with times (milliseconds since 1970) at which a broker appended records that were read.
         """
         self.session = GroupSession(
             settings, group_id, problems, lease=lease, on_fenced=on_fenced, on_renewed=self._on_renewed,
@@ -92,6 +96,7 @@ class Consumer:
         self._drain_timeout_s = drain_timeout_s
         self._waits = due_in_s is not None
         self._clock = clock
+        self._on_append = on_append
         self._client: GroupClient | None = None
         self._connect = connect or partial(join, settings, self._topics, group_id, problems=problems)
         self._checker = LogChecker(
@@ -266,6 +271,8 @@ class Consumer:
         ):
             self._checker.suspect(partition)  # what was fetched is fetched again once that is known
         elif records:
+            if self._on_append is not None and records[-1].timestamp_type == LOG_APPEND_TIME:
+                self._on_append(records[-1].timestamp)
             partition.last_read = records[-1]
             partition.next_offset = records[-1].offset + 1
             partition.buffer.extend(records)

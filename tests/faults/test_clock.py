@@ -1,14 +1,19 @@
 """Tests a wall clock that is set forwards and back while events are delivered and wait in the tiers."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from dispatcher.kafka.held_events import REVIEW_S
+from dispatcher.kafka.topics import held_topic, retry_topics
 from tests.faults import behaviours as bad
 from tests.faults.conftest import Tell
 from tests.faults.table import Row
+from tests.field.readiness import reports, reports_nothing
 from tests.integration.brokers import needs_kafka
-from tests.integration.harness import Stage, status, tenants
+from tests.integration.harness import Stage, status, tenants, until
+from tests.kafka import topics
 
 pytestmark = [needs_kafka, pytest.mark.faults, pytest.mark.timeout(200)]
 
@@ -48,3 +53,51 @@ async def test_a_wall_clock_that_jumps_under_load_loses_and_delays_nothing(scene
             clock.set(seconds)
         await scene.all_accepted(dispatcher, 60)
     tell(await Row.of("wall clock jumps by hours and back", scene, dispatcher, most_repeats=0))
+
+
+@pytest.mark.parametrize("hours", [48, -6])
+async def test_a_wall_clock_that_is_set_is_named_and_ends_no_waiting_event(scene: Stage, hours: int) -> None:
+    """A jump beyond the age limit would make every event that is parked or held a dead letter."""
+    held, parked = tenants(2)
+    scene.mount([scene.webhook(held) | {"paused": True}, scene.webhook(parked)])
+    scene.receiver.behave(f"/{parked.org}", status(503))
+    clock = WallClock(scene.directory / "clock")
+    async with scene.dispatcher(retry={"soon_attempts": 0, "max_age": "24h", "tiers": ["1s"]}) as dispatcher:
+        dispatcher.program = ("-m", "tests.faults.jumping_clock", str(clock.file))
+        dispatcher.start()
+        await dispatcher.ready()
+        await scene.produce([held, parked], 20)
+
+        async def waiting() -> bool:
+            names = held_topic(scene.prefix), retry_topics(scene.prefix, [1.0])[0]
+            ends = [sum((await topics.end_offsets(scene.bootstrap_servers, name)).values()) for name in names]
+            return ends[0] == 10 and ends[1] >= 10
+
+        await until(waiting, "ten held and ten parked", 40, dispatcher)
+        clock.set(hours * 3600)
+        how = "forward by 48h" if hours > 0 else "back by 6h"
+        await reports(dispatcher, "clock", f"this machine's clock went {how}", ready=True, timeout_s=30)
+        await asyncio.sleep(REVIEW_S + 3)
+        assert await scene.dead() == {}
+        clock.set(0)
+        await reports_nothing(dispatcher, 60)
+        scene.receiver.behave(f"/{parked.org}", None)
+        scene.mount([scene.webhook(held), scene.webhook(parked)])
+        await scene.all_accepted(dispatcher, 60)
+    assert await scene.dead() == {}
+
+
+@pytest.mark.all_faults
+async def test_a_clock_behind_the_brokers_is_named(scene: Stage) -> None:
+    """Their time is known if the topic's records carry it."""
+    (tenant,) = tenants(1)
+    scene.mount([scene.webhook(tenant)])
+    await topics.set_config(scene.bootstrap_servers, scene.topic, {"message.timestamp.type": "LogAppendTime"})
+    clock = WallClock(scene.directory / "clock")
+    clock.set(-7200)
+    async with scene.dispatcher() as dispatcher:
+        dispatcher.program = ("-m", "tests.faults.jumping_clock", str(clock.file))
+        dispatcher.start()
+        await scene.produce([tenant], 5)
+        await scene.all_accepted(dispatcher, 60)
+        await reports(dispatcher, "clock", "the brokers' clock is 2h ahead of this machine's", ready=True, timeout_s=20)

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import for_code
 from aiokafka.structs import OffsetAndMetadata
@@ -38,6 +39,12 @@ async def create_topic(
     async with asyncio.timeout(20):
         while not await partitions_of(bootstrap_servers, name):
             await asyncio.sleep(0.05)
+
+
+async def set_config(bootstrap_servers: str, name: str, config: dict[str, str]) -> None:
+    """Sets the topic's own configuration; replaces all of it."""
+    async with admin_client(bootstrap_servers) as admin:
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, configs=config)])
 
 
 async def delete_topic(bootstrap_servers: str, name: str) -> None:
