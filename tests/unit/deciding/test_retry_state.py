@@ -37,13 +37,13 @@ GARBAGE = (
 
 
 @given(JOURNEYS)
-def test_a_journey_comes_back_from_its_headers(retry_state: RetryState) -> None:
+def test_a_retry_state_is_read_back_from_its_headers(retry_state: RetryState) -> None:
     parked = ARecord(b"", headers=[("other", b"x"), *retry_state.headers()], topic="t.retry.30s", partition=0, offset=1)
 
     assert RetryState.of(parked) == retry_state
 
 
-def test_a_fresh_record_begins_its_journey_at_its_own_place_and_time() -> None:
+def test_the_retry_state_of_a_fresh_record_has_its_own_place_and_time() -> None:
     record = ARecord(b"", topic="t", partition=3, offset=14, timestamp=1_753_171_200_123)
 
     assert RetryState.of(record) == RetryState(

@@ -271,7 +271,7 @@ async def test_quick_tries_end_when_the_breaker_opens_and_the_failure_stays_the_
 
 
 @virtual_time
-async def test_quick_tries_go_only_while_the_lane_has_a_slot_free() -> None:
+async def test_quick_retries_go_on_only_while_the_lane_has_a_free_permit() -> None:
     bench = Bench(503, 200, takes_s=0.3, delivery={"lane_start": 1, "lane_max": 1})
     first = asyncio.create_task(deliver(bench))
     others = [asyncio.create_task(deliver(bench)) for _ in range(20)]
@@ -373,7 +373,7 @@ async def test_nothing_is_sent_for_a_partition_that_is_ours_no_more() -> None:
 
 
 @virtual_time
-async def test_cancelling_a_delivery_frees_its_slot() -> None:
+async def test_cancelling_a_delivery_releases_its_permit() -> None:
     bench = Bench(200, takes_s=5)
     tasks = [asyncio.create_task(deliver(bench)) for _ in range(30)]
     await settle()

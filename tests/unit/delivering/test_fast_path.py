@@ -72,7 +72,7 @@ def sent_headers(request: Request) -> list[tuple[str, str]]:
 
 
 def free(bench: Bench) -> bool:
-    """No slot is taken."""
+    """No permit is taken."""
     return " 0/" in repr(bench.lanes)
 
 
@@ -340,7 +340,7 @@ async def test_a_reset_on_a_connection_that_rested_is_tried_again_at_once() -> N
 
 
 @virtual_time
-async def test_a_flight_whose_task_is_cancelled_before_its_first_step_gives_its_slot_back_too() -> None:
+async def test_cancelling_an_attempt_before_the_first_step_of_its_task_releases_its_permit() -> None:
     bench = Bench(200)
     bench.transport.rests = False
     owner, direct_attempt = start(bench)

@@ -80,7 +80,7 @@ async def test_an_event_that_no_webhook_wants_is_skipped(event: dict[str, object
 
 
 @virtual_time
-async def test_a_failed_event_is_parked_as_it_came_with_its_journey() -> None:
+async def test_a_failed_event_is_parked_unchanged_with_its_retry_state() -> None:
     bench = Bench(503)
     headers = {"imsOrgId": b"o", "x": b"1"}
     outcome = await bench.process(fresh(headers=headers, key=b"k"))

@@ -26,7 +26,7 @@ def tenant(number: int) -> TenantKey:
 
 @dataclass(eq=False)
 class Event:
-    """Waits in a lane; knows the slot or the refusal that it was given."""
+    """Waits in a lane; keeps the permit or the refusal that it was given."""
 
     lane: Lane
     priority: Priority = Priority.NEW

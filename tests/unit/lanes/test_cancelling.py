@@ -14,7 +14,7 @@ from tests.unit.virtual_time import settle, virtual_time
 
 
 @virtual_time
-async def test_a_waiter_cancelled_in_the_very_turn_it_is_given_its_slot_hands_it_on() -> None:
+async def test_a_waiter_cancelled_in_the_turn_in_which_it_gets_a_permit_passes_it_on() -> None:
     lane = lanes(lane_start=1).lane(tenant(0))
     running, first, second = Event(lane), Event(lane), Event(lane)
     await settle()
@@ -95,7 +95,7 @@ ENDINGS = [
 def test_no_interleaving_leaks_a_permit_or_forgets_a_waiter(
     steps: list[tuple[str, int]], in_flight: int, start: int, limited: bool
 ) -> None:
-    """Events arrive, end well and badly, are cancelled before and with their slot; time passes or does not."""
+    """Events arrive, end well and badly, are cancelled before and with their permit; time passes or does not."""
     virtual.run(_interleave(steps, lanes(max_in_flight=in_flight, lane_start=start, lane_max=8), limited))
 
 

@@ -1,4 +1,4 @@
-"""How lanes share the process's slots: round by round, new events before retries, retries at most a quarter.
+"""How lanes share the process's permits: round by round, new events before retries, retries at most a quarter.
 
 Not here: why an event is refused (test_refusals), what cancelling does (test_cancelling).
 """
@@ -99,7 +99,7 @@ async def test_new_events_go_before_retries_but_one_turn_in_four_is_a_retrys() -
 
 
 @virtual_time
-async def test_retries_never_hold_more_than_a_quarter_of_the_slots() -> None:
+async def test_retries_never_hold_more_than_a_quarter_of_the_permits() -> None:
     """Also if no other event wants them: a new event finds room at once."""
     shared = lanes(max_in_flight=16, lane_start=64)
     retries = [Event(shared.lane(tenant(number % 3)), Priority.RETRY) for number in range(40)]

@@ -1,4 +1,4 @@
-"""Why an event gets no slot but is to be parked, and what lifts each reason."""
+"""Reasons for which an event gets no permit and is parked, and what ends each reason."""
 
 import asyncio
 from dataclasses import dataclass
@@ -215,7 +215,7 @@ async def test_an_event_that_waits_behind_a_silent_endpoint_is_parked() -> None:
 
 @virtual_time
 async def test_no_event_is_parked_for_waiting_while_all_permits_are_taken() -> None:
-    """Every slot is taken by others: parking would only move the queue."""
+    """Every permit is taken by others: parking would only move the queue."""
     shared = lanes(max_in_flight=2)
     holders = [Event(shared.lane(tenant(0))), Event(shared.lane(tenant(1)))]
     await settle()
@@ -296,14 +296,16 @@ async def test_a_tenant_alone_is_never_parked_for_lack_of_room() -> None:
 
 
 @virtual_time
-async def test_slow_tenants_leave_slots_to_those_below_their_share() -> None:
-    """Three lanes could use every slot; the last quarter stays for lanes with less than their part."""
+async def test_slow_tenants_leave_permits_to_lanes_below_their_share() -> None:
+    """Three lanes could use every permit; the last quarter is kept for lanes below their share."""
     shared = lanes(max_in_flight=40, lane_start=16)
     others = [shared.lane(tenant(number)) for number in range(10)]
     slow = [Event(lane) for lane in others[:3] for _ in range(20)]
     await settle()
 
-    assert sum(event.has_permit for event in slow) == 30, "by turns until slots are scarce, and then each has its share"
+    assert sum(event.has_permit for event in slow) == 30, (
+        "by turns until permits are scarce, and then each has its share"
+    )
     assert all(isinstance(lane.try_acquire(Priority.NEW), Permit) for lane in others[3:9])
     for event in slow:
         await event.cancel()

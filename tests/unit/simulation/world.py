@@ -121,7 +121,7 @@ class Process:
         self.running: asyncio.Task[None] = asyncio.create_task(self._run())
 
     def _consumer(
-        self, settings: KafkaSettings, name: str, topics: tuple[str, ...], budget: ReadAheadLimit
+        self, settings: KafkaSettings, name: str, topics: tuple[str, ...], read_ahead: ReadAheadLimit
     ) -> Consumer:
         group = self.world.broker.group(name, topics)
 
@@ -135,9 +135,9 @@ class Process:
             return member
 
         return Consumer(
-            settings, topics, name, partial(self.world.seen_through, self), budget, drain_timeout_s=2.0,
+            settings, topics, name, partial(self.world.seen_through, self), read_ahead, drain_timeout_s=2.0,
             due_in_s=None if name == "main" else self.bench.retry_topics.due_in_s,
-            fast_path=_Watched(self) if name == "main" and self.world.has_express else None,
+            fast_path=_Watched(self) if name == "main" and self.world.has_fast_path else None,
             connect=connect, clock=wall, lease=Lease(now=asyncio.get_running_loop().time),
         )  # fmt: skip
 
@@ -249,7 +249,7 @@ class World:
         self.tiers = chance.choice((["500ms"], ["500ms", "2s"], ["300ms", "1s", "3s"]))
         self.max_age_s = chance.choice((5,) * 12 + (60,))
         self.brake = chance.choice((0, 500, 500, 3))
-        self.has_express = chance.random() < 0.8
+        self.has_fast_path = chance.random() < 0.8
         self.has_sessions = chance.random() < 0.3
         """Members send heartbeats, and are dropped without them."""
         self.loses_logs = chance.random() < 0.3
@@ -579,7 +579,7 @@ class World:
         self.hold(self.repeats <= most, f"{self.repeats} repeats, though no more than {most} were under way")
         self.hold(set(dead) | set(self.taken) | set(self.skipped) <= set(self.events), "an event out of nothing")
         for process in self.processes:
-            self.hold(" 0/" in repr(process.bench.lanes), f"a slot leaked: {process.bench.lanes}")
+            self.hold(" 0/" in repr(process.bench.lanes), f"a permit leaked: {process.bench.lanes}")
             self.hold(not any(consumer.unfinished for consumer in process.consumers), "a task leaked")
             failed = None if process.running.cancelled() else process.running.exception()
             self.hold(failed is None, f"a process died: {failed!r}")
