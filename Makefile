@@ -110,7 +110,7 @@ lock: ## Resolve the dependencies again (needs uv).
 	printf '%s\n' hatchling==1.33.0 'mypy[mypyc]==2.4.1' setuptools types-pyyaml | uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 --constraint requirements/image.txt - -o deploy/image/build.txt
 	echo checkov==3.3.30 | uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 - -o requirements/checkov.txt
 	echo zizmor==1.32.0 | uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 - -o requirements/zizmor.txt
-	printf 'openapi-python-client==0.29.1\nopenapi-spec-validator==0.9.0\nruff\n' | uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 - -o requirements/openapi.txt
+	printf '%s\n' openapi-python-client==0.29.1 openapi-spec-validator==0.9.0 ruff setuptools 'pydantic>=2' python-dateutil typing-extensions 'urllib3>=2.1,<3' | uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 - -o requirements/openapi.txt
 	echo pip-audit | uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 - -o requirements/audit.txt
 
 clean: ## Remove what the targets made.

@@ -62,6 +62,10 @@ class NextKey(ConfidentialGroup):
         return self.starts + KEY_OVERLAP
 
 
+Audience = Name | Annotated[list[Name], Field(min_length=1, max_length=MAX_AUDIENCES)]
+"""Claim `aud`: one or several."""
+
+
 class SignedToken(ConfidentialGroup):
     """A JWT that the dispatcher signs (RFC 7519)."""
 
@@ -77,7 +81,7 @@ class SignedToken(ConfidentialGroup):
     """Claim `iss`."""
     subject: Name | None = None
     """Claim `sub`; left out if it is not given."""
-    audience: Name | Annotated[list[Name], Field(min_length=1, max_length=MAX_AUDIENCES)] | None = None
+    audience: Audience | None = None
     """Claim `aud`, a text or a list of up to 10; by default the endpoint's origin, `https://hooks.luma.example`."""
     ttl: Annotated[Seconds, Field(ge=10, le=300)] = 300
     """Lifetime of a token, `exp` minus `iat`: 10 s to 5 min."""

@@ -112,6 +112,10 @@ class Notify(ConfidentialGroup):
     """E-mail addresses, at most 10. Each has to be confirmed by the link that is sent to it."""
 
 
+Campaigns = Literal["all"] | Annotated[tuple[Name, ...], Field(max_length=MAX_CAMPAIGNS)]
+"""All campaigns, or those with the ids."""
+
+
 class WebhookConfig(ConfidentialGroup):
     """The webhook of one organisation and sandbox."""
 
@@ -146,7 +150,7 @@ class WebhookConfig(ConfidentialGroup):
         "error",
     )
     """Feedback statuses that are sent."""
-    campaigns: Literal["all"] | Annotated[tuple[Name, ...], Field(max_length=MAX_CAMPAIGNS)] = "all"
+    campaigns: Campaigns = "all"
     """`all`, or the ids of the campaigns whose feedback is sent: at most 1,000."""
     payload: Literal[1, 2] = 1
     """Version of the feedback payload."""

@@ -5,7 +5,7 @@ It is committed as `config/schema/openapi.json`, which a test keeps up to date, 
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from http import HTTPStatus
 from typing import Final
@@ -14,48 +14,15 @@ from pydantic import BaseModel, JsonValue, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
 from pydantic_core import core_schema
 
-from dispatcher.config.webhooks import WebhookConfig
-from dispatcher.console.api.models import Configuration, WebhookDraft
 from dispatcher.console.api.route import IF_MATCH, AnyRoute, Empty
 from dispatcher.console.api.routes import ROUTES
+from dispatcher.console.api.webhook_schemas import NULL, REF, Json, webhook_schemas
 from dispatcher.console.api_errors import CONTENT_TYPE, ProblemDocument
 from dispatcher.stores.sql.records import Role
 
-_BEFORE_MODEL: Final = "#/components/schemas/"
-_REF: Final = _BEFORE_MODEL + "{model}"
-_JSON = "application/json"
-_Json = dict[str, JsonValue]
+_JSON: Final = "application/json"
+_PROJECT: Final = "https://github.com/feedback-dispatcher/feedback-dispatcher"
 
-_FINGERPRINT: Final[_Json] = {"type": "string", "pattern": "^[0-9a-f]{12}$"}
-_SECRETS: Final[_Json] = {
-    "NewSecret": {
-        "description": "A new secret.",
-        "type": "object",
-        "properties": {"value": {"type": "string", "minLength": 1, "maxLength": 65536, "writeOnly": True}},
-        "required": ["value"],
-        "additionalProperties": False,
-    },
-    "ShownSecret": {
-        "description": "A secret's fingerprint. In a draft: the stored secret that has it. Secrets are never returned.",
-        "type": "object",
-        "properties": {"fingerprint": _FINGERPRINT},
-        "required": ["fingerprint"],
-        "additionalProperties": False,
-    },
-    "KeptSecret": {
-        "description": "The secret that is stored at this place.",
-        "type": "object",
-        "properties": {"keep": {"type": "boolean", "const": True}},
-        "required": ["keep"],
-        "additionalProperties": False,
-    },
-    "DraftSecret": {
-        "description": "A new secret, or one that is stored.",
-        "oneOf": [{"$ref": _REF.format(model=name)} for name in ("NewSecret", "ShownSecret", "KeptSecret")],
-    },
-}
-_SHARED: Final = frozenset({"Channel", "SigningAlgorithm", "JsonValue", "NoAuth"})
-"""Definitions without secrets: the same in drafts and in what is returned."""
 TAGS: Final = {
     "Webhooks": "Create, change, test, pause and delete webhooks. An organisation and sandbox have at most one.",
     "Deliveries": "State, counts and latest attempts of a webhook, and the events that wait.",
@@ -77,7 +44,7 @@ _TAG_OF: Final = (
     (re.compile(r"/(outcomes|attempts|state|lane|waiting|counts)$"), "Deliveries"),
     (re.compile(r"webhooks\b"), "Webhooks"),
 )
-_DRAFT: Final[_Json] = {
+_DRAFT: Final[Json] = {
     "name": "Luma order status",
     "org": "9E1005A551ED61CA0A490D45@AdobeOrg",
     "sandbox": "prod",
@@ -85,8 +52,8 @@ _DRAFT: Final[_Json] = {
     "url": "https://hooks.luma.example/feedback",
     "signing": {"secrets": [{"value": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}]},
 }
-_TENANT: Final[_Json] = {"org": "9E1005A551ED61CA0A490D45@AdobeOrg", "sandbox": "prod"}
-_EXAMPLES: Final[Mapping[str, _Json]] = {
+_TENANT: Final[Json] = {"org": "9E1005A551ED61CA0A490D45@AdobeOrg", "sandbox": "prod"}
+_EXAMPLES: Final[Mapping[str, Json]] = {
     "WebhookDraft": _DRAFT,
     "DraftTest": {"webhook": _DRAFT, "channel": "email", "message_status": "bounce"},
     "NewSigningSecret": {"kind": "hmac"},
@@ -117,7 +84,7 @@ _WORDS: Final = {
 }
 
 
-def openapi_document(server: str = "/") -> _Json:
+def openapi_document(server: str = "/") -> Json:
     """Returns the document.
 
     Args:
@@ -128,6 +95,7 @@ def openapi_document(server: str = "/") -> _Json:
         "info": {
             "title": "Feedback dispatcher: admin API",
             "version": "1",
+            "contact": {"name": "Feedback dispatcher", "url": _PROJECT},
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
             "description": (
                 "Webhooks, their deliveries, dead events and their redrive, audit log and tokens. "
@@ -155,15 +123,15 @@ def openapi_document(server: str = "/") -> _Json:
 
 
 @cache  # the console serves the document and renders it, too
-def _paths() -> _Json:
+def _paths() -> Json:
     paths: defaultdict[str, dict[str, JsonValue]] = defaultdict(dict)
     for route in ROUTES:
         paths[route.full_path][route.method.lower()] = _operation(route)
     return dict(paths)
 
 
-def _operation(route: AnyRoute) -> _Json:
-    operation: _Json = {
+def _operation(route: AnyRoute) -> Json:
+    operation: Json = {
         "operationId": route.name,
         "summary": route.summary,
         "description": _description(route),
@@ -173,8 +141,14 @@ def _operation(route: AnyRoute) -> _Json:
     if route.is_for_all_orgs:
         operation["x-all-organisations"] = True
     parameters: list[JsonValue] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "pattern": f"^{pattern}$"}}
-        for name, pattern in route.places.items()
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "description": parameter.description,
+            "schema": {"type": "string", "pattern": f"^{parameter.pattern}$"},
+        }
+        for name, parameter in route.path_parameters.items()
     ]
     if route.wants_version:
         parameters.append(
@@ -190,7 +164,7 @@ def _operation(route: AnyRoute) -> _Json:
     if parameters:
         operation["parameters"] = parameters
     if route.body is not Empty:
-        content: _Json = {"schema": _ref(route.body)}
+        content: Json = {"schema": _ref(route.body)}
         if (example := _EXAMPLES.get(route.body.__name__)) is not None:
             content["example"] = example
         operation["requestBody"] = {"required": True, "content": {_JSON: content}}
@@ -214,7 +188,7 @@ def _description(route: AnyRoute) -> str:
 
 def _error_statuses(route: AnyRoute) -> set[int]:
     found = {401, 403, 503} | route.error_statuses
-    if route.places:
+    if route.path_parameters:
         found |= {404}
     if route.query is not Empty:
         found |= {422}
@@ -225,8 +199,8 @@ def _error_statuses(route: AnyRoute) -> set[int]:
     return found
 
 
-def _success(route: AnyRoute) -> _Json:
-    success: _Json = {"description": HTTPStatus(route.status).phrase}
+def _success(route: AnyRoute) -> Json:
+    success: Json = {"description": HTTPStatus(route.status).phrase}
     if route.answer is not None:
         success["content"] = {_JSON: {"schema": _ref(route.answer)}}
     if route.gives_version:
@@ -235,23 +209,23 @@ def _success(route: AnyRoute) -> _Json:
 
 
 def _query_parameters(model: type[BaseModel]) -> list[JsonValue]:
-    schema = model.model_json_schema(ref_template=_REF)
+    schema = model.model_json_schema(ref_template=REF)
     required = schema.get("required", [])
     parameters: list[JsonValue] = []
     for name, described in schema.get("properties", {}).items():
         inner = {key: value for key, value in described.items() if key not in ("title", "description")}
-        parameter: _Json = {"name": name, "in": "query", "required": name in required, "schema": _without_null(inner)}
+        parameter: Json = {"name": name, "in": "query", "required": name in required, "schema": _without_null(inner)}
         if "description" in described:
             parameter["description"] = described["description"]
         parameters.append(parameter)
     return parameters
 
 
-def _without_null(schema: _Json) -> _Json:
+def _without_null(schema: Json) -> Json:
     """Returns the schema without null, because a parameter is omitted instead of null."""
     choices = schema.get("anyOf")
     if isinstance(choices, list):
-        left = [choice for choice in choices if choice != {"type": "null"}]
+        left = [choice for choice in choices if choice != NULL]
         if len(left) == 1 and isinstance(left[0], dict):
             schema = {key: value for key, value in schema.items() if key not in ("anyOf", "default")} | left[0]
     return schema
@@ -265,43 +239,42 @@ class _WithoutDefaults(GenerateJsonSchema):
 
 
 @cache
-def _schemas() -> _Json:
+def _schemas() -> Json:
     wanted: list[tuple[type[object], JsonSchemaMode]] = [(ProblemDocument, "serialization")]
     for route in ROUTES:
         wanted += [(model, "validation") for model in (route.query, route.body) if model is not Empty]
         wanted += [(route.answer, "serialization")] if route.answer is not None else []
     models = [(model.__name__, mode, TypeAdapter(model)) for model, mode in dict.fromkeys(wanted)]
-    _, made = TypeAdapter.json_schemas(models, ref_template=_REF, schema_generator=_WithoutDefaults)
-    schemas: _Json = dict(made["$defs"])
+    _, made = TypeAdapter.json_schemas(models, ref_template=REF, schema_generator=_WithoutDefaults)
+    schemas: Json = dict(made["$defs"])
     queries = {route.query.__name__ for route in ROUTES}
     schemas = {name: schema for name, schema in schemas.items() if name not in queries}
-    schemas |= _SECRETS
-    schemas |= _of_webhooks(WebhookDraft, "Draft", "validation", "DraftSecret")
-    schemas |= _of_webhooks(Configuration, "Shown", "serialization", "ShownSecret")
+    schemas |= webhook_schemas()
     return {name: _tidied(schema) for name, schema in sorted(schemas.items())}
 
 
 def _tidied(schema: JsonValue) -> JsonValue:
     """Returns the schema in a form that client generators accept.
 
-    Removes titles, from which generators derive colliding names, and defaults that are null, lists or objects. Merges
-    null into the first of more than two choices.
+    Removes titles, from which generators derive colliding names, and defaults that are null, lists or objects. Choices
+    without null are exclusive, because their types differ: of `anyOf` OpenAPI Generator's TypeScript client makes an
+    object that needs the fields of all.
     """
     if isinstance(schema, list):
         return [_tidied(one) for one in schema]
     if not isinstance(schema, dict):
         return schema
-    tidied: _Json = {}
+    tidied: Json = {}
     for key, value in schema.items():
         is_compound = key == "default" and (value is None or isinstance(value, dict | list))
         if is_compound or (key == "title" and isinstance(value, str)):
             continue
+        if key == "anyOf" and isinstance(value, list) and NULL not in value:
+            key = "oneOf"
         if key == "properties" and isinstance(value, dict):
             tidied[key] = {name: _tidied(one) for name, one in value.items()}
         else:
             tidied[key] = _tidied(value)
-    if "anyOf" in tidied:
-        tidied["anyOf"] = _without_third_null(tidied["anyOf"])
     properties = tidied.get("properties")
     kind = properties.get("type") if isinstance(properties, dict) else None
     if isinstance(kind, dict) and "const" in kind:  # a discriminator has to be required
@@ -310,49 +283,5 @@ def _tidied(schema: JsonValue) -> JsonValue:
     return tidied
 
 
-def _without_third_null(choices: JsonValue) -> JsonValue:
-    """Returns the choices with null as a type of the first one if there are more than two."""
-    if not isinstance(choices, list) or len(choices) < 3 or {"type": "null"} not in choices:
-        return choices
-    first, *others = [one for one in choices if one != {"type": "null"}]
-    if not isinstance(first, dict) or "type" not in first:
-        return choices
-    return [first | {"type": [first["type"], "null"]}, *others]
-
-
-def _of_webhooks(
-    model: type[BaseModel], prefix: str, mode: JsonSchemaMode, secret: str
-) -> Iterator[tuple[str, JsonValue]]:
-    """Yields the webhook's schemas, with `secret` for references to secrets and `prefix` before unshared names."""
-    schema = WebhookConfig.model_json_schema(mode=mode, ref_template=_REF)
-    definitions = schema.pop("$defs")
-    schema["description"] = model.__doc__
-    names = {name: name if name in _SHARED else f"{prefix}{name}" for name in definitions}
-    yield model.__name__, _replaced(schema, names, secret)
-    for name, definition in definitions.items():
-        yield names[name], _replaced(definition, names, secret)
-
-
-def _replaced(schema: JsonValue, names: Mapping[str, str], secret: str) -> JsonValue:
-    if isinstance(schema, dict):
-        if _is_reference(schema.get("oneOf")):
-            return {"$ref": _REF.format(model=secret)}
-        return {key: _replaced(value, names, secret) for key, value in schema.items()}
-    if isinstance(schema, list):
-        return [_replaced(value, names, secret) for value in schema]
-    if isinstance(schema, str) and schema.startswith(_BEFORE_MODEL):
-        name = schema.removeprefix(_BEFORE_MODEL)
-        return _REF.format(model=names.get(name, name))
-    return schema
-
-
-def _is_reference(choices: JsonValue) -> bool:
-    """Returns True if these are the two forms of a reference to a secret in webhook files."""
-    kinds = (
-        [choice.get("required") for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
-    )
-    return kinds == [["file"], ["env"]]
-
-
-def _ref(model: type[object]) -> _Json:
-    return {"$ref": _REF.format(model=model.__name__)}
+def _ref(model: type[object]) -> Json:
+    return {"$ref": REF.format(model=model.__name__)}

@@ -100,12 +100,20 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class PathParameter:
+    """A parameter in a path."""
+
+    pattern: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
 class Route(Generic[Query, Body]):
     """One method of one path."""
 
     method: str
     path: str
-    """Below `/api/v1`; may contain parameters such as `{id}`, whose patterns are in `places`."""
+    """Below `/api/v1`; may contain parameters such as `{id}`, which `path_parameters` describes."""
     name: str
     """The operation's id in the OpenAPI document."""
     summary: str
@@ -117,8 +125,8 @@ class Route(Generic[Query, Body]):
     answer: type[BaseModel] | type[ApiValue] | None
     """None: no content."""
     status: int = 200
-    places: Mapping[str, str] = field(default_factory=dict)
-    """Pattern of each parameter in the path."""
+    path_parameters: Mapping[str, PathParameter] = field(default_factory=dict)
+    """The parameters in the path, by name."""
     is_for_all_orgs: bool = False
     """True if only callers with access to all organisations are allowed."""
     wants_version: bool = False
@@ -136,8 +144,8 @@ class Route(Generic[Query, Body]):
     def add_to(self, app: web.Application, services: Services) -> None:
         """Adds the route to the application."""
         path = self.full_path
-        for place, pattern in self.places.items():
-            path = path.replace(f"{{{place}}}", f"{{{place}:{pattern}}}")
+        for name, parameter in self.path_parameters.items():
+            path = path.replace(f"{{{name}}}", f"{{{name}:{parameter.pattern}}}")
 
         model: type[object] = self.answer or type(None)
         answers = TypeAdapter(model)

@@ -15,13 +15,16 @@ from dispatcher.console.api import (
     testing,
     webhooks,
 )
-from dispatcher.console.api.route import AnyRoute, Empty, Route
+from dispatcher.console.api.route import AnyRoute, Empty, PathParameter, Route
 from dispatcher.stores.sql.records import Role
 
-_WEBHOOK = {"id": "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"}
-_TOKEN = {"id": "[0-9a-f]{16}"}
-_DEAD = {"id": "[0-9]{1,10}-[0-9]{1,19}"}
-_JOB = {"id": "[A-Za-z0-9_-]{1,64}"}
+_WEBHOOK = {"id": PathParameter("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", "Id of the webhook.")}
+_SECRET = _WEBHOOK | {"fingerprint": PathParameter("[0-9a-f]{12}", "Fingerprint of the signing secret.")}
+_KEY = _WEBHOOK | {"fingerprint": PathParameter("[0-9a-f]{12}", "Fingerprint of the signing key.")}
+_EVENT = _WEBHOOK | {"event": PathParameter("[A-Za-z0-9_-]{1,64}", "Id of the event, its `webhook-id`.")}
+_TOKEN = {"id": PathParameter("[0-9a-f]{16}", "Id of the token.")}
+_DEAD = {"id": PathParameter("[0-9]{1,10}-[0-9]{1,19}", "Id of the dead event.")}
+_JOB = {"id": PathParameter("[A-Za-z0-9_-]{1,64}", "Id of the job.")}
 
 _VIEWER, _ADMIN = Role.VIEWER, Role.ADMIN
 
@@ -49,64 +52,65 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
     ),
     Route(
         "GET", "/webhooks/{id}", "getWebhook", "A webhook.", _VIEWER,
-        webhooks.get_webhook, Empty, Empty, models.Webhook, places=_WEBHOOK, gives_version=True,
+        webhooks.get_webhook, Empty, Empty, models.Webhook, path_parameters=_WEBHOOK, gives_version=True,
     ),
     Route(
         "PUT", "/webhooks/{id}", "replaceWebhook", "Change a webhook.", _ADMIN,
         webhooks.replace_webhook, Empty, models.WebhookDraft, models.Webhook,
-        places=_WEBHOOK, wants_version=True, gives_version=True,
+        path_parameters=_WEBHOOK, wants_version=True, gives_version=True,
     ),
     Route(
         "DELETE", "/webhooks/{id}", "deleteWebhook", "Delete a webhook; it can be restored for 30 days.", _ADMIN,
-        webhooks.delete_webhook, Empty, Empty, None, 204, places=_WEBHOOK, wants_version=True,
+        webhooks.delete_webhook, Empty, Empty, None, 204, path_parameters=_WEBHOOK, wants_version=True,
     ),
     Route(
         "POST", "/webhooks/{id}/enable", "enableWebhook", "Resume deliveries that the dispatcher has stopped.",
-        _ADMIN, webhooks.enable_webhook, Empty, Empty, models.Webhook, places=_WEBHOOK, gives_version=True,
+        _ADMIN, webhooks.enable_webhook, Empty, Empty, models.Webhook, path_parameters=_WEBHOOK, gives_version=True,
     ),
     Route(
         "POST", "/webhooks/{id}/pause", "pauseWebhook", "Hold the webhook's events until it is resumed.", _ADMIN,
-        webhooks.pause_webhook, Empty, Empty, models.Webhook, places=_WEBHOOK, gives_version=True,
+        webhooks.pause_webhook, Empty, Empty, models.Webhook, path_parameters=_WEBHOOK, gives_version=True,
     ),
     Route(
         "POST", "/webhooks/{id}/resume", "resumeWebhook", "Resume a paused webhook: its held events are sent.", _ADMIN,
-        webhooks.resume_webhook, Empty, Empty, models.Webhook, places=_WEBHOOK, gives_version=True,
+        webhooks.resume_webhook, Empty, Empty, models.Webhook, path_parameters=_WEBHOOK, gives_version=True,
     ),
     Route(
         "POST", "/webhooks/{id}/signing-secrets", "generateSigningSecret", "Generate a signing secret; returned once.",
         _ADMIN, webhooks.generate_secret, Empty, models.NewSigningSecret, models.GeneratedSecretModel, 201,
-        places=_WEBHOOK, gives_version=True, error_statuses=frozenset({412}),
+        path_parameters=_WEBHOOK, gives_version=True, error_statuses=frozenset({412}),
     ),
     Route(
         "GET", "/webhooks/{id}/signing-secrets", "listSigningSecrets", "The signing secrets: dates, no values.",
-        _VIEWER, webhooks.list_secrets, Empty, Empty, models.SigningSecretList, places=_WEBHOOK,
+        _VIEWER, webhooks.list_secrets, Empty, Empty, models.SigningSecretList, path_parameters=_WEBHOOK,
     ),
     Route(
         "POST", "/webhooks/{id}/signing-secrets/{fingerprint}/end", "endSigningSecret",
         "Let an older signing secret end, now or at a time.", _ADMIN,
         webhooks.end_secret, Empty, models.SecretEnd, models.Webhook,
-        places=_WEBHOOK | {"fingerprint": "[0-9a-f]{12}"}, gives_version=True, error_statuses=frozenset({412}),
+        path_parameters=_SECRET, gives_version=True, error_statuses=frozenset({412}),
     ),
     Route(
         "GET", "/webhooks/{id}/signing-keys", "listSigningKeys", "The keys of the webhook's tokens: dates, no values.",
-        _VIEWER, signing_keys.list_keys, Empty, Empty, models.SigningKeyList, places=_WEBHOOK, gives_version=True,
+        _VIEWER, signing_keys.list_keys, Empty, Empty, models.SigningKeyList,
+        path_parameters=_WEBHOOK, gives_version=True,
     ),
     Route(
         "POST", "/webhooks/{id}/signing-keys", "generateSigningKey",
         "Generate the next signing key; its public key is published at once.", _ADMIN,
         signing_keys.generate_key, Empty, models.NewSigningKey, models.SigningKeyList, 201,
-        places=_WEBHOOK, gives_version=True, error_statuses=frozenset({412}),
+        path_parameters=_WEBHOOK, gives_version=True, error_statuses=frozenset({412}),
     ),
     Route(
         "POST", "/webhooks/{id}/signing-keys/{fingerprint}/start", "startSigningKey", "Let the next key sign now.",
         _ADMIN, signing_keys.start_key, Empty, Empty, models.SigningKeyList,
-        places=_WEBHOOK | {"fingerprint": "[0-9a-f]{12}"}, gives_version=True, error_statuses=frozenset({412, 422}),
+        path_parameters=_KEY, gives_version=True, error_statuses=frozenset({412, 422}),
     ),
     Route(
         "DELETE", "/webhooks/{id}/signing-keys/{fingerprint}", "removeSigningKey",
         "Erase the next or the previous key; its public key is withdrawn.", _ADMIN,
         signing_keys.remove_key, Empty, Empty, models.SigningKeyList,
-        places=_WEBHOOK | {"fingerprint": "[0-9a-f]{12}"}, gives_version=True, error_statuses=frozenset({412, 422}),
+        path_parameters=_KEY, gives_version=True, error_statuses=frozenset({412, 422}),
     ),
     Route(
         "GET", "/deleted-webhooks", "listDeletedWebhooks", "Deleted webhooks that can be restored.", _VIEWER,
@@ -115,35 +119,35 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
     Route(
         "POST", "/deleted-webhooks/{id}/restore", "restoreWebhook", "Undo the deletion of a webhook.", _ADMIN,
         webhooks.restore_webhook, Empty, Empty, models.Webhook,
-        places=_WEBHOOK, gives_version=True, error_statuses=frozenset({409}),
+        path_parameters=_WEBHOOK, gives_version=True, error_statuses=frozenset({409}),
     ),
     Route(
         "DELETE", "/deleted-webhooks/{id}", "eraseWebhook", "Erase a deleted webhook's secrets for good.", _ADMIN,
-        webhooks.erase_webhook, Empty, Empty, None, 204, places=_WEBHOOK,
+        webhooks.erase_webhook, Empty, Empty, None, 204, path_parameters=_WEBHOOK,
     ),
     Route(
         "POST", "/webhooks/{id}/test", "testWebhook", "Send a sample event on the real delivery path.", _ADMIN,
-        testing.test_webhook, Empty, models.SampleEvent, model.TestResultModel, places=_WEBHOOK,
+        testing.test_webhook, Empty, models.SampleEvent, model.TestResultModel, path_parameters=_WEBHOOK,
     ),
     Route(
         "GET", "/webhooks/{id}/outcomes", "getOutcomes", "Counts of the attempts by outcome, over time.", _VIEWER,
-        deliveries.get_outcomes, models.OutcomesQuery, Empty, models.OutcomesModel, places=_WEBHOOK,
+        deliveries.get_outcomes, models.OutcomesQuery, Empty, models.OutcomesModel, path_parameters=_WEBHOOK,
     ),
     Route(
         "GET", "/webhooks/{id}/attempts", "listAttempts", "The latest attempts.", _VIEWER,
-        deliveries.list_attempts, models.AttemptList, Empty, models.AttemptPageModel, places=_WEBHOOK,
+        deliveries.list_attempts, models.AttemptList, Empty, models.AttemptPageModel, path_parameters=_WEBHOOK,
     ),
     Route(
         "GET", "/webhooks/{id}/state", "getState", "The webhook's state by the evidence of all dispatchers.", _VIEWER,
-        deliveries.get_state, Empty, Empty, models.StateModel, places=_WEBHOOK,
+        deliveries.get_state, Empty, Empty, models.StateModel, path_parameters=_WEBHOOK,
     ),
     Route(
         "GET", "/webhooks/{id}/lane", "getLane", "The state of the webhook's lane.", _VIEWER,
-        deliveries.get_lane, Empty, Empty, models.LaneAnswer, places=_WEBHOOK,
+        deliveries.get_lane, Empty, Empty, models.LaneAnswer, path_parameters=_WEBHOOK,
     ),
     Route(
         "GET", "/webhooks/{id}/waiting", "getWaiting", "Events that wait for a retry.", _VIEWER,
-        deliveries.get_waiting, Empty, Empty, models.WaitingModel, places=_WEBHOOK,
+        deliveries.get_waiting, Empty, Empty, models.WaitingModel, path_parameters=_WEBHOOK,
     ),
     Route(
         "GET", "/dead-events", "listDeadEvents", "Events that can't be delivered or were given up.", _VIEWER,
@@ -151,11 +155,12 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
     ),
     Route(
         "GET", "/dead-events/{id}", "getDeadEvent", "A dead event.", _VIEWER,
-        dead_events.get_dead_event, Empty, Empty, model.DeadEventModel, places=_DEAD,
+        dead_events.get_dead_event, Empty, Empty, model.DeadEventModel, path_parameters=_DEAD,
     ),
     Route(
         "GET", "/dead-events/{id}/record", "getDeadRecord", "The record of a dead event, an unreadable one too.",
-        _ADMIN, dead_events.get_dead_record, Empty, Empty, models.DeadRecordModel, places=_DEAD, is_for_all_orgs=True,
+        _ADMIN, dead_events.get_dead_record, Empty, Empty, models.DeadRecordModel,
+        path_parameters=_DEAD, is_for_all_orgs=True,
     ),
     Route(
         "POST", "/dead-events/redrive", "redrive", "Send some or all of a tenant's dead events again.", _ADMIN,
@@ -163,11 +168,11 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
     ),
     Route(
         "POST", "/webhooks/{id}/resend/check", "checkResend", "What a resend would send; nothing is sent.", _ADMIN,
-        resend.check_resend, Empty, models.ResendRequest, models.ResendCheckModel, places=_WEBHOOK,
+        resend.check_resend, Empty, models.ResendRequest, models.ResendCheckModel, path_parameters=_WEBHOOK,
     ),
     Route(
         "POST", "/webhooks/{id}/resend", "resend", "Send delivered and dead events of a webhook again.", _ADMIN,
-        resend.resend, Empty, models.ResendRequest, models.ResendJobs, 202, places=_WEBHOOK,
+        resend.resend, Empty, models.ResendRequest, models.ResendJobs, 202, path_parameters=_WEBHOOK,
     ),
     Route(
         "GET", "/redrives", "listRedrives", "Jobs that send events again, running and finished.", _VIEWER,
@@ -175,11 +180,11 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
     ),
     Route(
         "POST", "/redrives/{id}/stop", "stopRedrive", "Stop a job after its running batch.", _ADMIN,
-        resend.stop_redrive, Empty, Empty, model.RedriveModel, places=_JOB,
+        resend.stop_redrive, Empty, Empty, model.RedriveModel, path_parameters=_JOB,
     ),
     Route(
         "GET", "/redrives/{id}", "getRedrive", "Progress of a redrive.", _VIEWER,
-        dead_events.get_redrive, Empty, Empty, model.RedriveModel, places=_JOB,
+        dead_events.get_redrive, Empty, Empty, model.RedriveModel, path_parameters=_JOB,
     ),
     Route(
         "POST", "/history/search", "searchHistory", "What happened to events: search by any id, page by page.", _VIEWER,
@@ -194,25 +199,25 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
     Route(
         "GET", "/webhooks/{id}/events/{event}/history", "getEventHistory", "Everything that happened to an event.",
         _VIEWER, history.get_event_history, Empty, Empty, models.EventHistory,
-        places=_WEBHOOK | {"event": "[A-Za-z0-9_-]{1,64}"},
+        path_parameters=_EVENT,
     ),
     Route(
         "GET", "/webhooks/{id}/counts", "getCounts", "What happened to a webhook's events, by reason.", _VIEWER,
-        history.get_counts, models.SkippedQuery, Empty, models.CountsModel, places=_WEBHOOK,
+        history.get_counts, models.SkippedQuery, Empty, models.CountsModel, path_parameters=_WEBHOOK,
     ),
     Route(
         "GET", "/webhooks/{id}/contacts", "listContacts", "The webhook's contacts and whether they confirmed.", _VIEWER,
-        notifications.list_contacts, Empty, Empty, models.ContactList, places=_WEBHOOK,
+        notifications.list_contacts, Empty, Empty, models.ContactList, path_parameters=_WEBHOOK,
     ),
     Route(
         "POST", "/webhooks/{id}/contacts/ask", "askContact", "Send the confirmation message to a contact again.",
         _ADMIN, notifications.ask_contact, Empty, models.ContactOrder, None, 204,
-        places=_WEBHOOK, error_statuses=frozenset({429}),
+        path_parameters=_WEBHOOK, error_statuses=frozenset({429}),
     ),
     Route(
         "POST", "/webhooks/{id}/contacts/test", "testContacts", "Send a test to the webhook's confirmed contacts.",
         _ADMIN, notifications.test_contacts, Empty, Empty, models.SentTests, 202,
-        places=_WEBHOOK, error_statuses=frozenset({429}),
+        path_parameters=_WEBHOOK, error_statuses=frozenset({429}),
     ),
     Route(
         "GET", "/notifications", "listNotifications", "Notifications that were sent or wait.", _VIEWER,
@@ -237,6 +242,6 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
     ),
     Route(
         "DELETE", "/tokens/{id}", "revokeToken", "Revoke a token immediately.", _ADMIN,
-        people.revoke_token, Empty, Empty, None, 204, places=_TOKEN, is_for_all_orgs=True,
+        people.revoke_token, Empty, Empty, None, 204, path_parameters=_TOKEN, is_for_all_orgs=True,
     ),
 )  # fmt: skip

@@ -7,7 +7,6 @@ import structlog
 
 from dispatcher.console import masking
 from dispatcher.console.api.models import (
-    Configuration,
     DeletedWebhook,
     DeletedWebhooks,
     GeneratedSecretModel,
@@ -15,6 +14,7 @@ from dispatcher.console.api.models import (
     SecretEnd,
     SigningSecretList,
     Webhook,
+    WebhookConfiguration,
     WebhookDraft,
     WebhookList,
     WebhookPage,
@@ -143,7 +143,7 @@ def links(following: str | None) -> dict[str, str]:
 
 def _reply(stored: StoredWebhook, person: Person, headers: dict[str, str] | None = None) -> Reply:
     document = dict(stored.document) if person.is_admin else masking.document(stored.document)
-    webhook = _summary(Webhook, stored, person, configuration=Configuration(document))
+    webhook = _summary(Webhook, stored, person, configuration=WebhookConfiguration(document))
     return Reply(webhook, {"ETag": f'"{stored.version}"'} | (headers or {}))
 
 

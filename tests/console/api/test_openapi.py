@@ -1,9 +1,8 @@
 """The OpenAPI document: public validators and client generators take it, and a generated client works."""
 
-import asyncio
-import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,9 @@ from dispatcher.console.api.openapi import TAGS
 from dispatcher.stores.sql.records import Role
 from tests.console.api.conftest import Console
 from tests.console.api.fakes import LUMA
+from tests.console.api.generators import CLIENTS, DOCUMENT, generate, npm_tool, python_tool, run
 from tests.console.history_store import FilledHistory, entry_of
-from tests.deploy.tools import missing
 
-ROOT = Path(__file__).parents[3]
-TOOLS = ROOT / ".venv" / "openapi" / "bin"
-DOCUMENT = ROOT / "config" / "schema" / "openapi.json"
 OPERATIONS: dict[str, dict[str, Any]] = {
     operation["operationId"]: operation
     for item in openapi_document()["paths"].values()  # type: ignore[union-attr]
@@ -29,26 +25,15 @@ OPERATIONS: dict[str, dict[str, Any]] = {
 REFERENCES = re.findall(r'"#/components/schemas/(\w+)"', DOCUMENT.read_text())
 
 
-async def run(*command: str | Path, cwd: Path) -> tuple[int, str]:
-    """Runs a program with the tools in its path. Returns its status and what it printed."""
-    path = f"{TOOLS}{os.pathsep}{os.environ.get('PATH', '')}"
-    process = await asyncio.create_subprocess_exec(
-        *command, cwd=cwd, env=os.environ | {"PATH": path},
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
-    out, _ = await process.communicate()
-    return process.returncode or 0, out.decode()
-
-
-def tool(name: str) -> Path:
-    path = TOOLS / name
-    if not path.exists():
-        missing(name, f"make {(TOOLS / 'openapi-python-client').relative_to(ROOT)}")
-    return path
-
-
 async def test_a_public_validator_accepts_the_document(tmp_path: Path) -> None:
-    status, out = await run(tool("openapi-spec-validator"), DOCUMENT, cwd=tmp_path)
+    status, out = await run(python_tool("openapi-spec-validator"), DOCUMENT, cwd=tmp_path)
+    assert status == 0, out
+
+
+@pytest.mark.timeout(300)
+async def test_a_public_ruleset_finds_nothing_in_the_document(tmp_path: Path) -> None:
+    ruleset = ("--ruleset", CLIENTS / "ruleset.yaml", "--fail-severity", "hint")
+    status, out = await run(await npm_tool("spectral"), "lint", DOCUMENT, *ruleset, cwd=tmp_path)
     assert status == 0, out
 
 
@@ -71,6 +56,28 @@ def test_every_schema_is_used_and_every_reference_leads_somewhere() -> None:
     assert not [name for name, schema in schemas.items() if "title" in schema]
 
 
+def test_choices_exclude_each_other() -> None:
+    """So `oneOf` means what pydantic's `anyOf` does."""
+    document = openapi_document()
+    schemas: Any = document["components"]["schemas"]  # type: ignore[index,call-overload]
+
+    def form(choice: dict[str, Any]) -> tuple[str, ...]:
+        schema = schemas[choice["$ref"].rpartition("/")[2]] if "$ref" in choice else choice
+        return (schema["type"].replace("integer", "number"), *schema.get("required", ()))
+
+    def choices(schema: object) -> Iterator[list[dict[str, Any]]]:
+        if isinstance(schema, dict):
+            if "oneOf" in schema and "discriminator" not in schema:
+                yield schema["oneOf"]
+            yield from (found for value in schema.values() for found in choices(value))
+        elif isinstance(schema, list):
+            yield from (found for value in schema for found in choices(value))
+
+    found = [[form(choice) for choice in group] for group in choices(document)]
+    assert found
+    assert not [forms for forms in found if len(forms) != len(set(forms))]
+
+
 @pytest.mark.parametrize("name", [name for name, one in OPERATIONS.items() if "requestBody" in one])
 def test_every_body_has_an_example_that_its_schema_accepts(name: str) -> None:
     content = OPERATIONS[name]["requestBody"]["content"]["application/json"]
@@ -79,81 +86,59 @@ def test_every_body_has_an_example_that_its_schema_accepts(name: str) -> None:
     jsonschema.Draft202012Validator(schema).validate(content["example"])
 
 
-CLIENT = """
-import sys
-
-from client import AuthenticatedClient
-from client.api.dead_events import list_dead_events
-from client.api.history import search_history
-from client.api.sending_again import get_redrive, list_redrives, redrive, resend, stop_redrive
-from client.api.webhooks import create_webhook, get_webhook, list_webhooks, pause_webhook, replace_webhook, test_webhook
-from client.models import (
-    ChosenEvents, HistorySearchOrder, RedriveOrder, ResendRequest, SampleEvent, WebhookDraft,
-)
-
-base, token = sys.argv[1:]
-api = AuthenticatedClient(base, token, raise_on_unexpected_status=True)
-draft = WebhookDraft.from_dict({
-    "name": "Generated", "org": "luma@AdobeOrg", "sandbox": "prod", "url": "https://hooks.luma.example/f",
-    "auth": {"type": "jwt", "sign": {"algorithm": "HS256", "key": {"value": "k" * 32}}},
-    "signing": {"secrets": [{"value": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}]}, "headers": {"X-Environment": "prod"},
-})
-made = create_webhook.sync(client=api, body=draft)
-assert made.version == 1, made
-read = get_webhook.sync_detailed(made.id, client=api)
-changed = WebhookDraft.from_dict(read.parsed.configuration.to_dict() | {"name": "Edited"})
-edited = replace_webhook.sync(made.id, client=api, body=changed, if_match=read.headers["etag"])
-assert (edited.name, edited.version) == ("Edited", 2), edited
-assert test_webhook.sync(made.id, client=api, body=SampleEvent()).verdict == "delivered"
-assert [one.name for one in list_webhooks.sync(client=api, text="edited").items] == ["Edited"]
-found = search_history.sync(client=api, body=HistorySearchOrder(id="r-1"))
-assert [one.request_id for one in found.items] == ["r-1"], found
-dead = list_dead_events.sync(client=api, org="luma@AdobeOrg", sandbox="prod").items
-order = RedriveOrder("luma@AdobeOrg", "prod", ChosenEvents("ids", [dead[0].id]))
-job = redrive.sync(client=api, body=order)
-assert get_redrive.sync(job.id, client=api).total == 1
-again = resend.sync(made.id, client=api, body=ResendRequest(event_ids=["msg_1"])).items[0]
-assert stop_redrive.sync(again.id, client=api).state == "stopped"
-assert {one.id for one in list_redrives.sync(client=api).items} >= {job.id, again.id}
-assert pause_webhook.sync(made.id, client=api).paused
-problem = get_webhook.sync("00000000-0000-0000-0000-000000000000", client=api)
-assert problem.status == 404, problem
-print("done")
-"""
+@pytest.fixture(scope="session")
+async def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clients by OpenAPI Generator, in `python` and `typescript-fetch`."""
+    folder = tmp_path_factory.mktemp("generated")
+    await generate("python", "typescript-fetch", out=folder)
+    return folder
 
 
-@pytest.mark.parametrize("empty_url", ["sqlite"], indirect=True)
-async def test_a_generated_python_client_does_what_a_person_does(
-    console: Console, history: FilledHistory, tmp_path: Path
-) -> None:
-    generate = ("generate", "--path", DOCUMENT, "--meta", "none", "--output-path", tmp_path / "client")
-    status, out = await run(tool("openapi-python-client"), *generate, cwd=tmp_path)
-    assert status == 0, out
-    assert "arning" not in out, out
+async def do_what_a_person_does(console: Console, history: FilledHistory, *program: str | Path, cwd: Path) -> None:
+    """Runs a program that uses a generated client, against the console."""
     await history.add(entry_of(LUMA))
-    (tmp_path / "use.py").write_text(CLIENT)
     token = await console.token(Role.ADMIN, frozenset({LUMA.org}))
-    status, out = await run(TOOLS / "python", "use.py", console.base, token, cwd=tmp_path)
+    status, out = await run(*program, console.base, token, cwd=cwd)
     assert (status, out.strip()) == (0, "done"), out
 
 
+@pytest.mark.parametrize("empty_url", ["sqlite"], indirect=True)
+async def test_the_client_of_openapi_python_client_does_what_a_person_does(
+    console: Console, history: FilledHistory, tmp_path: Path
+) -> None:
+    command = ("generate", "--path", DOCUMENT, "--meta", "none", "--output-path", tmp_path / "client")
+    status, out = await run(python_tool("openapi-python-client"), *command, cwd=tmp_path)
+    assert status == 0, out
+    assert "arning" not in out, out
+    shutil.copy(CLIENTS / "use_openapi_python_client.py", tmp_path)
+    await do_what_a_person_does(console, history, python_tool("python"), "use_openapi_python_client.py", cwd=tmp_path)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("generator", ["python", "typescript-fetch"])
-async def test_openapi_generator_accepts_the_document(generator: str, tmp_path: Path) -> None:
-    """Needs Maven and its central repository; skipped without."""
-    if shutil.which("mvn") is None or shutil.which("java") is None:
-        pytest.skip("Maven is not installed")
-    jar = ROOT / ".tools" / "openapi-generator" / "openapi-generator-cli-7.17.0.jar"
-    if not jar.exists():
-        artifact = "-Dartifact=org.openapitools:openapi-generator-cli:7.17.0"
-        status, out = await run(
-            "mvn", "-q", "dependency:copy", artifact, f"-DoutputDirectory={jar.parent}", cwd=tmp_path
-        )
-        if status or not jar.exists():
-            pytest.skip(f"the generator can't be downloaded: {out[-300:]}")
-    status, out = await run(
-        "java", "-jar", jar, "generate", "-i", DOCUMENT, "-g", generator, "-o", tmp_path / "client", cwd=tmp_path
-    )
-    assert status == 0, out[-4000:]
-    assert "invalid" not in out, out[-4000:]
-    assert list((tmp_path / "client").rglob("*ebhook*raft*"))
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("empty_url", ["sqlite"], indirect=True)
+async def test_the_python_client_of_openapi_generator_does_what_a_person_does(
+    console: Console, history: FilledHistory, generated: Path, tmp_path: Path
+) -> None:
+    python = python_tool("python")
+    install = ("install", "-q", "--no-index", "--no-deps", "--no-build-isolation", "--target", tmp_path)
+    status, out = await run(python, "-m", "pip", *install, generated / "python", cwd=tmp_path)
+    assert status == 0, out
+    status, out = await run(python, "-m", "pip", "check", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert status == 0, out
+    shutil.copy(CLIENTS / "use_openapi_generator.py", tmp_path)
+    await do_what_a_person_does(console, history, python, "use_openapi_generator.py", cwd=tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("empty_url", ["sqlite"], indirect=True)
+async def test_the_typescript_client_of_openapi_generator_does_what_a_person_does(
+    console: Console, history: FilledHistory, generated: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(generated / "typescript-fetch", tmp_path / "client")
+    shutil.copy(CLIENTS / "use_typescript_fetch.ts", tmp_path)
+    options = ("--strict", "--target", "es2022", "--lib", "es2022,dom", "--module", "nodenext", "--outDir", "made")
+    status, out = await run(await npm_tool("tsc"), *options, "use_typescript_fetch.ts", cwd=tmp_path)
+    assert status == 0, out
+    await do_what_a_person_does(console, history, "node", "made/use_typescript_fetch.js", cwd=tmp_path)

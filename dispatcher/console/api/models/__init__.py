@@ -62,7 +62,6 @@ from dispatcher.console.api.models.resends import (
 )
 from dispatcher.console.api.models.signing_keys import NewSigningKey, SigningKeyList
 from dispatcher.console.api.models.webhooks import (
-    Configuration,
     DeletedWebhook,
     DeletedWebhooks,
     DraftTest,
@@ -72,6 +71,7 @@ from dispatcher.console.api.models.webhooks import (
     SecretEnd,
     SigningSecretList,
     Webhook,
+    WebhookConfiguration,
     WebhookDraft,
     WebhookList,
     WebhookPage,
@@ -85,7 +85,6 @@ __all__ = [
     "AuditModel",
     "AuditPage",
     "ChosenEvents",
-    "Configuration",
     "ContactList",
     "ContactModel",
     "ContactOrder",
@@ -136,6 +135,7 @@ __all__ = [
     "TokenPage",
     "WaitingModel",
     "Webhook",
+    "WebhookConfiguration",
     "WebhookDraft",
     "WebhookList",
     "WebhookPage",

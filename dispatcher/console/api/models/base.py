@@ -10,7 +10,7 @@ from dispatcher.contract.tenant import TenantKey
 
 _FLAGS = {"true": True, "false": False}
 _WHOLE = re.compile(r"-?\d{1,15}", re.ASCII)
-_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:?\d\d)", re.ASCII)
 
 
 def _flag(value: object) -> object:
@@ -65,6 +65,20 @@ class TenantFilter(RequestModel):
             return None
         missing = "org" if self.org is None else "sandbox"
         raise refused_parameter(missing, "org and sandbox belong together: give both, or neither")
+
+
+class PageQuery(RequestModel):
+    """Size of a page."""
+
+    limit: Limit = 50
+    """Number of items in a page, at most 200."""
+
+
+class CursorQuery(PageQuery):
+    """A page of a list that goes on at a cursor."""
+
+    before: Cursor | None = None
+    """Cursor from `next` of the previous page."""
 
 
 class ResponseModel(BaseModel):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from dispatcher.config.webhooks import Channel
-from dispatcher.console.api.models.base import Cursor, Limit, Moment, RequestModel, ResponseModel, TenantFilter, Word
+from dispatcher.console.api.models.base import CursorQuery, Moment, RequestModel, ResponseModel, TenantFilter, Word
 from dispatcher.console.model import DeadEventModel
 from dispatcher.contract.outcomes import DeadReason
 
@@ -19,20 +19,24 @@ class DeadFilter(RequestModel):
     """Filters of dead events; all must match."""
 
     reasons: Reasons = ()
+    """Any of these reasons; empty for all."""
     message_status: Word | None = None
+    """Feedback status of the event, such as `bounce`."""
     channel: Channel | None = None
+    """Channel of the event."""
     campaign: Word | None = None
+    """Campaign id of the event."""
     since: Moment | None = None
+    """Only events that died at this time or later."""
     until: Moment | None = None
+    """Only events that died before this time."""
 
 
-class DeadList(DeadFilter, TenantFilter):
+class DeadList(DeadFilter, TenantFilter, CursorQuery):
     """Query parameters of the list of dead events."""
 
     redriven: Literal["no", "yes", "both"] = "no"
     """Whether a redrive has sent them again."""
-    before: Cursor | None = None
-    limit: Limit = 50
 
 
 class DeadEventPage(ResponseModel):

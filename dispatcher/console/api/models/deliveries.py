@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from dispatcher.console.api.models.base import Cursor, Limit, RequestModel, ResponseModel, Word
+from dispatcher.console.api.models.base import CursorQuery, RequestModel, ResponseModel, Word
 from dispatcher.console.model import AttemptModel, BucketModel, LaneModel, State, TierModel, Time, Window
 
 
@@ -10,6 +10,7 @@ class OutcomesQuery(RequestModel):
     """The time window in which attempts are counted."""
 
     window: Window = "24h"
+    """How far the counts go back."""
 
 
 class OutcomesModel(ResponseModel):
@@ -29,13 +30,13 @@ class OutcomesModel(ResponseModel):
     """Why this may be incomplete."""
 
 
-class AttemptList(RequestModel):
+class AttemptList(CursorQuery):
     """Query parameters of the list of attempts."""
 
     event_id: Word | None = None
+    """Id of an event, its `webhook-id`."""
     outcome: Literal["delivered", "failed", "dead"] | None = None
-    before: Cursor | None = None
-    limit: Limit = 50
+    """What the attempt led to."""
 
 
 class AttemptPageModel(ResponseModel):

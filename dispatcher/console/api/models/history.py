@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from dispatcher.console.api.models.base import Cursor, Limit, Moment, RequestModel, ResponseModel, Word
+from dispatcher.console.api.models.base import CursorQuery, Moment, RequestModel, ResponseModel, Word
 from dispatcher.console.model import ApiOrigin, Time, Window
 
 OutcomeName = Literal["attempt", "delivered", "skipped", "parked", "held", "dead", "redriven"]
@@ -12,7 +12,7 @@ HashHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 _Words = Annotated[tuple[Word, ...], Field(max_length=20)]
 
 
-class HistorySearchOrder(RequestModel):
+class HistorySearchOrder(CursorQuery):
     """Selects history entries, the newest first. Give a tenant (org and sandbox), an id, a campaign or a recipient."""
 
     org: Word | None = None
@@ -29,9 +29,6 @@ class HistorySearchOrder(RequestModel):
     reasons: _Words = ()
     message_statuses: _Words = ()
     channels: _Words = ()
-    before: Cursor | None = None
-    """`next` of the previous page."""
-    limit: Limit = 50
 
     @model_validator(mode="after")
     def _is_bounded(self) -> Self:
@@ -94,6 +91,7 @@ class SkippedQuery(RequestModel):
     """Selects a window of time."""
 
     window: Window = "24h"
+    """How far the counts go back."""
 
 
 class CountModel(ResponseModel):

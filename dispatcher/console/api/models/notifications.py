@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import StringConstraints
 
-from dispatcher.console.api.models.base import Cursor, Limit, RequestModel, ResponseModel, TenantFilter
+from dispatcher.console.api.models.base import CursorQuery, RequestModel, ResponseModel, TenantFilter
 from dispatcher.console.model import Time
 
 
@@ -33,11 +33,8 @@ class ContactOrder(RequestModel):
     address: Annotated[str, StringConstraints(min_length=3, max_length=320)]
 
 
-class NotificationList(TenantFilter):
+class NotificationList(TenantFilter, CursorQuery):
     """Query parameters of the list of notifications."""
-
-    before: Cursor | None = None
-    limit: Limit = 50
 
 
 class NotificationModel(ResponseModel):

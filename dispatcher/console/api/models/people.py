@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, JsonValue, StringConstraints
 
-from dispatcher.console.api.models.base import Id, Limit, RequestModel, ResponseModel, Word, whole_number
+from dispatcher.console.api.models.base import Id, PageQuery, RequestModel, ResponseModel, Word, whole_number
 from dispatcher.stores.sql.records import AuditAction, Role
 
 MAX_AUDIT_ID = 2**31 - 1
@@ -16,15 +16,17 @@ def _days(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value  # 90.0 is 90, in JSON
 
 
-class AuditList(RequestModel):
+class AuditList(PageQuery):
     """Query parameters of the audit log."""
 
     webhook_id: Id | None = None
+    """Id of a webhook, a deleted one too."""
     actor: Word | None = None
+    """Name of the person or token that did it, as in the log."""
     action: AuditAction | None = None
+    """What was done."""
     before: Annotated[int, Field(strict=True, ge=1, le=MAX_AUDIT_ID), BeforeValidator(whole_number)] | None = None
     """Only entries older than the one with this id."""
-    limit: Limit = 50
 
 
 class AuditModel(ResponseModel):

@@ -6,7 +6,16 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, BeforeValidator, Field, JsonValue, RootModel
 
 from dispatcher.config.webhooks import Channel
-from dispatcher.console.api.models.base import Flag, Id, Limit, RequestModel, ResponseModel, Text, Word, whole_number
+from dispatcher.console.api.models.base import (
+    Flag,
+    Id,
+    PageQuery,
+    RequestModel,
+    ResponseModel,
+    Text,
+    Word,
+    whole_number,
+)
 from dispatcher.console.signing_secrets import SigningSecretModel
 
 MAX_OFFSET = 1_000_000_000
@@ -16,24 +25,31 @@ class WebhookDraft(RootModel[dict[str, JsonValue]]):
     """A webhook's configuration as a client sends it."""
 
 
-class Configuration(RootModel[dict[str, JsonValue]]):
+class WebhookConfiguration(RootModel[dict[str, JsonValue]]):
     """A stored webhook's configuration, with fingerprints in place of secrets."""
 
 
-class WebhookList(RequestModel):
+class WebhookList(PageQuery):
     """Query parameters of the list of webhooks."""
 
     text: Text = ""
     """Words that must all appear in name, organisation, sandbox or host."""
     channel: Channel | None = None
+    """A channel that the webhook receives."""
     enabled: Flag | None = None
+    """false: only webhooks that are switched off."""
     paused: Flag | None = None
+    """true: only paused webhooks."""
     org: Word | None = None
+    """The whole id of an organisation."""
     sandbox: Word | None = None
+    """The whole name of a sandbox."""
     sort: Literal["name", "tenant", "created", "updated"] = "name"
+    """What the list is sorted by."""
     descending: Flag = False
+    """true: the last comes first."""
     offset: Annotated[int, Field(strict=True, ge=0, le=MAX_OFFSET), BeforeValidator(whole_number)] = 0
-    limit: Limit = 50
+    """How many webhooks of the sorted list to leave out."""
 
 
 class WebhookSummary(ResponseModel):
@@ -61,7 +77,7 @@ class WebhookSummary(ResponseModel):
 class Webhook(WebhookSummary):
     """A webhook. Sending its configuration back with PUT changes nothing."""
 
-    configuration: Configuration
+    configuration: WebhookConfiguration
 
 
 class WebhookPage(ResponseModel):
