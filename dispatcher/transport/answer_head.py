@@ -30,6 +30,7 @@ _START: Final = b"HTTP/"
 _STATUS_LINE: Final = re.compile(rb"HTTP/(1\.\d|2\.0|0\.9) (\d{3})(?: [^\n]*)?\r?\n")
 """Versions besides 1.x are those that llhttp accepts; some servers write them over HTTP/1.1."""
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
+_FRAMING_WORD: Final = re.compile(rb"length|encoding", re.IGNORECASE)
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
 
@@ -92,7 +93,7 @@ def read_answer_head(data: bytes) -> AnswerHead | None:
     """Returns the head of the final answer at the start of `data`, or None while it is incomplete.
 
     Interim answers (1xx) before it are skipped. Line ends may be bare line feeds, values may be folded (RFC 9112,
-    sections 2.2 and 5.2), a name may have spaces before its colon.
+    sections 2.2 and 5.2), a name may have spaces before its colon. Lines that are no headers are skipped.
 
     Raises:
         ValueError: `data` is not the start of an HTTP/1 answer to a POST, or passes the limits on headers.
@@ -115,14 +116,14 @@ def read_answer_head(data: bytes) -> AnswerHead | None:
         fields = _read_fields(data, line.end())
         if fields is None:
             return None
-        found, end, is_doubtful, length = fields
+        found, end, is_doubtful, length, is_framed = fields
         is_odd |= is_doubtful or ((status < 200 or status in BODYLESS) and _announces_body(found))
         if status >= 200:
             length = 0 if status in BODYLESS else length
             is_odd |= not line[0].endswith(b"\r\n") or not line[1].startswith(b"1.")
             return AnswerHead(
                 status, found.get(b"retry-after"), found.get(b"webhook-delivery"), found.get(b"www-authenticate"),
-                end, is_odd, length, length is not None or _FRAMING.isdisjoint(found),
+                end, is_odd, length, length is not None or not is_framed,
             )  # fmt: skip
         at = end
     raise ValueError(f"over {MAX_INTERIM} interim answers")
@@ -141,13 +142,24 @@ def _body_length(framing: list[tuple[bytes, bytes]]) -> int | None:
     return int(value) if _LENGTH.fullmatch(value) else None
 
 
-def _read_fields(data: bytes, at: int) -> tuple[dict[bytes, str], int, bool, int | None] | None:
-    """Returns the first value of each header, the offset behind the empty line, whether a line is odd, and the length.
+class _Fields(NamedTuple):
+    """The header lines of one head."""
 
-    None while the head is incomplete.
-    """
+    first: dict[bytes, str]
+    """The first value of each header."""
+    end: int
+    """Offset behind the empty line."""
+    is_odd: bool
+    length: int | None
+    """Bytes of the body; None if no single Content-Length gives them."""
+    is_framed: bool
+    """A line is about the framing of the body, or may be meant to be."""
+
+
+def _read_fields(data: bytes, at: int) -> _Fields | None:
+    """Returns the header lines that begin at `at`; None while they are incomplete."""
     fields: list[tuple[bytes, bytes]] = []
-    size, is_odd = 0, False
+    size, is_odd, is_unclear, is_skipped = 0, False, False, True
     while (end := data.find(b"\n", at)) >= 0:
         line, at = data[at:end], end + 1
         is_odd |= line[-1:] != b"\r"
@@ -155,23 +167,26 @@ def _read_fields(data: bytes, at: int) -> tuple[dict[bytes, str], int, bool, int
         if not line:
             framing = [field for field in fields if field[0] in _FRAMING]
             first = {name: kept_value(value) for name, value in reversed(fields)}
-            return first, at, is_odd or len(framing) > 1, _body_length(framing)
+            length = None if is_unclear else _body_length(framing)
+            return _Fields(first, at, is_odd or len(framing) > 1, length, is_unclear or bool(framing))
         size += len(line)
         if len(fields) >= MAX_RESPONSE_HEADERS or size > MAX_RESPONSE_HEAD + 4 * len(fields):
             raise ValueError("over 100 headers, or over 32 KiB of them")
-        if line[:1] in (b" ", b"\t"):
-            if not fields:
-                raise ValueError("a folded line without a header")
-            is_odd = True
+        name, colon, value = line.partition(b":")
+        is_folded = line[:1] in (b" ", b"\t")
+        is_odd |= is_folded or name[-1:] in (b" ", b"\t")
+        name = name.rstrip(b" \t").lower()
+        if is_folded and not is_skipped:
             name, value = fields.pop()
             fields.append((name, b"%b %b" % (value, line.strip())))
-            continue
-        name, colon, value = line.partition(b":")
-        is_odd |= name[-1:] in (b" ", b"\t")
-        name = name.rstrip(b" \t").lower()
-        if not colon or not _NAME.fullmatch(name) or b"\0" in value:
-            raise ValueError("a line that isn't a header")
-        fields.append((name, value.strip()))
+        elif not is_folded and colon and _NAME.fullmatch(name) and b"\0" not in value:
+            is_skipped = False
+            fields.append((name, value.strip()))
+        elif not line.strip() or line.startswith(_START):
+            raise ValueError("a line that may end the headers")  # what follows may be of another answer
+        else:
+            is_skipped = is_odd = True
+            is_unclear |= _FRAMING_WORD.search(line) is not None
     if size + len(data) - at > MAX_RESPONSE_HEAD + 4 * len(fields):
         raise ValueError("over 100 headers, or over 32 KiB of them")
     return None

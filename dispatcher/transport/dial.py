@@ -109,7 +109,8 @@ class Dialer:
             raise
         except TimeoutError:
             route.forget_session(is_refused=route.timeout_s == timeout_s)  # the deadline may leave too little time
-            reason = FailureReason.CONNECT_TIMEOUT if self._proxy is None else FailureReason.PROXY
+            is_ours = self._proxy is not None and not route.is_tunnelled
+            reason = FailureReason.PROXY if is_ours else FailureReason.CONNECT_TIMEOUT
             raise TransportError(reason, f"no connection within {route.timeout_s:.2g} s", route.phases) from None
         except TransportError as failed:
             failed.phases = route.phases
@@ -156,6 +157,7 @@ class Dialer:
     async def _through(self, proxy: ProxyAddress, route: "_Route", factory: Callable[[], P]) -> Dialled[P]:
         if route.context is None:
             raise TransportError(FailureReason.PROXY, "the proxy tunnels HTTPS only")
+        route.is_tunnelled = False
         await self._refresh_password()
         proxy = self._proxy or proxy
         started = time.monotonic()
@@ -171,6 +173,7 @@ class Dialer:
             if failed.reason is FailureReason.PROXY:
                 self._reread_at = 0.0  # perhaps the password was changed
             raise
+        route.is_tunnelled = True
         address = None if proxy.resolves else target
         phases = route.phases = replace(route.phases, connect_s=time.monotonic() - started, address=address)
         return await _with_tls(tunnel, route, route.context, phases, factory)
@@ -201,6 +204,8 @@ class _Route:
     timeout_s: float
     """For connect and TLS: what the deadline leaves of it."""
     offers_session: bool = False
+    is_tunnelled: bool = False
+    """The proxy has connected: whatever fails from now on is the endpoint's failure."""
 
     def forget_session(self, *, is_refused: bool = True) -> None:
         if self.offers_session and self.context is not None:

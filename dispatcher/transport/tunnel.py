@@ -53,7 +53,7 @@ async def open_tunnel(
     leaves the others their part. The caller bounds the whole time.
 
     Raises:
-        TransportError: PROXY, LOCAL; CONNECT if the proxy says that it can't reach the target (502, 504).
+        TransportError: PROXY, LOCAL; CONNECT if the proxy says that it can't reach the target (502, 503, 504).
     """
     loop = asyncio.get_running_loop()
     until = loop.time() + within_s
@@ -117,5 +117,5 @@ def _check(received: bytes, *, is_authorized: bool) -> None:
     text = f"the egress proxy answered {status[1].decode()} to CONNECT"
     if status[1] == b"407":
         text += ": it refused username and password" if is_authorized else ": it wants username and password"
-    unreachable = status[1] in (b"502", b"504")
+    unreachable = status[1] in (b"502", b"503", b"504")
     raise TransportError(FailureReason.CONNECT if unreachable else FailureReason.PROXY, text)

@@ -240,7 +240,7 @@ async def test_the_egress_guard_is_checked_before_the_proxy(opening: Opener) -> 
         (b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n", FailureReason.PROXY),
         (b"HTTP/1.1 502 Bad Gateway\r\n\r\n", FailureReason.CONNECT),
         (b"HTTP/1.1 504 Gateway Timeout\r\n\r\n", FailureReason.CONNECT),
-        (b"HTTP/1.1 503 Busy\r\n\r\n", FailureReason.PROXY),
+        (b"HTTP/1.1 503 Busy\r\n\r\n", FailureReason.CONNECT),
         (b"HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno", FailureReason.PROXY),
         (b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 4\r\n\r\ndown", FailureReason.CONNECT),
         (b"HTTP/1.1 502 Bad Gateway\r\n\r\none\r\n\r\ntwo\r\n\r\n", FailureReason.CONNECT),
@@ -279,6 +279,25 @@ async def test_a_silent_proxy_is_a_proxy_failure_by_either_deadline(
         changes = {"timeout_s": timeouts[0], "connect_timeout_s": timeouts[1]}
         attempt = await transport.post(post_to("https://127.0.0.1:4443/", **changes))
     assert attempt.failure is FailureReason.PROXY
+    assert attempt.elapsed_s < IN_TIME_S
+
+
+@pytest.mark.parametrize("answer", [None, b"HTTP/1.1 200 OK\r\n\r\n"], ids=["a real tunnel", "a tunnel by word only"])
+@pytest.mark.parametrize("timeouts", [(20.0, 0.3), (0.3, 20.0)])
+async def test_an_endpoint_that_is_silent_behind_the_tunnel_is_no_failure_of_the_proxy(
+    opening: Opener, answer: bytes | None, timeouts: tuple[float, float]
+) -> None:
+    async def silent(peer: Peer) -> None:
+        await peer.until_closed()
+
+    async with (
+        Server(silent, None).running() as endpoint,
+        Server(ConnectProxy(answer), None).running() as entrance,
+        opening(proxy=f"http://127.0.0.1:{entrance.port}") as transport,
+    ):
+        changes = {"timeout_s": timeouts[0], "connect_timeout_s": timeouts[1]}
+        attempt = await transport.post(post_to(f"https://127.0.0.1:{endpoint.port}/", **changes))
+    assert attempt.failure is FailureReason.CONNECT_TIMEOUT
     assert attempt.elapsed_s < IN_TIME_S
 
 

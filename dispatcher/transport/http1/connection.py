@@ -294,6 +294,7 @@ class Connection(asyncio.Protocol):
             return
         if not self._head_done:  # 1xx: the answer is still to come (RFC 9110, section 15.2)
             self._interim += 1
+            self._count = self._head = 0
             self.retry_after = self.webhook_delivery = self.www_authenticate = None
             if self._interim > MAX_INTERIM:
                 self._problem = f"over {MAX_INTERIM} interim answers"
