@@ -16,10 +16,9 @@ all:
 """
 
 import asyncio
-import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -36,10 +35,10 @@ from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import ConfigError, Problem, WebhookUndecided, WebhookUnusable
 from dispatcher.stores.background_read import BackgroundRead
 from dispatcher.stores.cache import NOT_CACHED, NotCached
+from dispatcher.stores.directory_snapshot import DirectorySnapshot, differs, next_snapshot, own_problems
 from dispatcher.stores.mass_removal import is_mass_removal
-from dispatcher.stores.ownership import owners
 from dispatcher.stores.settling import SETTLE_S, SettlingFiles
-from dispatcher.stores.webhook_file import MAX_PROBLEMS, Rules, WebhookFileReading
+from dispatcher.stores.webhook_file import Rules, WebhookFileReading
 from dispatcher.stores.webhook_files import read_directory
 from dispatcher.telemetry import metrics
 
@@ -54,20 +53,6 @@ _Watched = dict[Path, tuple[int, int]]
 """Directories to watch, with device and inode."""
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Snapshot:
-    """Everything in use; replaced in one step."""
-
-    by_tenant: Mapping[TenantKey, Webhook] = field(default_factory=dict)
-    unusable: Mapping[TenantKey, str] = field(default_factory=dict)
-    """Tenants whose webhook has a mistake and no last good version, with the reason."""
-    file_of: Mapping[TenantKey, str] = field(default_factory=dict)
-    """The file of each of these tenants."""
-    is_complete: bool = True
-    """False while a file may have unknown tenants."""
-    content_hash: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +90,7 @@ class YamlDirectory:
         """Files whose tenants were known at least once since the file appeared."""
         self._listeners: list[Callable[[set[TenantKey]], None]] = []
         self._readings: Mapping[str, WebhookFileReading] = MappingProxyType({})
-        self._current = _Snapshot()
+        self._current = DirectorySnapshot()
         self._problems: tuple[Problem, ...] = ()
         self._held_back: _Removal | None = None
         self._scanning = asyncio.Lock()
@@ -235,11 +220,7 @@ class YamlDirectory:
                 self._settling = SettlingFiles()
             now = asyncio.get_running_loop().time()
             readings = self._settling.settled(self._found, self._readings, now) if settles else self._found
-            if (
-                self._held_back is None
-                and self._problems == _own_problems(readings)
-                and _same(readings, self._readings)
-            ):
+            if self._held_back is None and self._problems == own_problems(readings) and _same(readings, self._readings):
                 return
             self._apply(readings, confirms=confirms)
 
@@ -247,7 +228,7 @@ class YamlDirectory:
         self._readings = readings
         old = self._current
         self._read_before &= readings.keys()
-        new, problems = _next_snapshot(readings, old, self._read_before)
+        new, problems = next_snapshot(readings, old, self._read_before)
         lost = sum(tenant not in new.file_of for tenant in old.by_tenant)
         if is_mass_removal(lost, len(old.by_tenant)) and not self._is_found_again(new.content_hash, confirms=confirms):
             message = (
@@ -259,7 +240,7 @@ class YamlDirectory:
         self._held_back = None
         self._read_before |= {name for name, reading in readings.items() if not reading.has_unknown_tenants}
         tenants = old.file_of.keys() | new.file_of.keys()
-        changed = {tenant for tenant in tenants if _differs(tenant, old, new)}
+        changed = {tenant for tenant in tenants if differs(tenant, old, new)}
         self._apply_result(new, problems)
         for listener in self._listeners if changed or old.is_complete != new.is_complete else ():
             listener(changed)
@@ -273,7 +254,7 @@ class YamlDirectory:
         # Files that change all the time leave no time for a regular scan.
         return confirms or now - held_back.since >= self._interval_s
 
-    def _apply_result(self, snapshot: _Snapshot, problems: tuple[Problem, ...]) -> None:
+    def _apply_result(self, snapshot: DirectorySnapshot, problems: tuple[Problem, ...]) -> None:
         """Uses the result of a scan, and updates metrics and log. Known problems are not logged again."""
         is_first = not self._current.content_hash
         is_news = is_first or problems != self._problems or snapshot.content_hash != self._current.content_hash
@@ -313,10 +294,6 @@ def _same(new: Mapping[str, WebhookFileReading], old: Mapping[str, WebhookFileRe
     return new.keys() == old.keys() and all(reading is old[name] for name, reading in new.items())
 
 
-def _own_problems(readings: Mapping[str, WebhookFileReading]) -> tuple[Problem, ...]:
-    return tuple(problem for reading in readings.values() for problem in reading.problems)
-
-
 def _read_all(
     directory: Path, known: Mapping[str, WebhookFileReading], rules: Rules
 ) -> tuple[dict[str, WebhookFileReading], _Watched]:
@@ -339,88 +316,8 @@ def _directories(directory: Path, readings: Iterable[WebhookFileReading], scope:
     return found
 
 
-def _differs(tenant: TenantKey, old: _Snapshot, new: _Snapshot) -> bool:
-    before, after = old.by_tenant.get(tenant), new.by_tenant.get(tenant)
-    is_same = before is after or (before is not None and after is not None and before.revision == after.revision)
-    return not is_same or (tenant in old.unusable) != (tenant in new.unusable)
-
-
-def _next_snapshot(
-    readings: Mapping[str, WebhookFileReading], old: _Snapshot, read_before: Collection[str]
-) -> tuple[_Snapshot, tuple[Problem, ...]]:
-    """Returns the snapshot to use with these files, and their problems.
-
-    Args:
-        read_before: files whose tenants were known before. If such a file can't be read any more, it keeps them.
-    """
-    is_complete = True
-    entries = {name: {e.tenant: e for e in reading.entries or () if e.tenant} for name, reading in readings.items()}
-    claims = {name: [tenant for tenant, e in own.items() if not e.is_guess] for name, own in entries.items()}
-    guesses = {name: [tenant for tenant, e in own.items() if e.is_guess] for name, own in entries.items()}
-    for name, reading in readings.items():
-        if reading.has_unknown_tenants:
-            kept = [tenant for tenant, file in old.file_of.items() if file == name and tenant not in entries[name]]
-            guesses[name] += kept
-            is_known = name in read_before if reading.entries is None else _are_recognised(reading, kept, old.by_tenant)
-            is_complete = is_complete and is_known
-    owner = owners(claims, guesses, old.file_of)
-    by_tenant: dict[TenantKey, Webhook] = {}
-    unusable: dict[TenantKey, str] = {}
-    for tenant, name in owner.items():
-        entry, before = entries[name].get(tenant), old.by_tenant.get(tenant)
-        if entry is not None and entry.webhook is not None:
-            by_tenant[tenant] = _previous_if_same(before, entry.webhook)
-        elif before is not None:
-            by_tenant[tenant] = before
-        else:
-            unusable[tenant] = entry.why if entry is not None else old.unusable.get(tenant, "its file can't be read")
-    problems = [*_own_problems(readings), *_claimed_elsewhere(readings, owner)]
-    return _Snapshot(by_tenant, unusable, owner, is_complete, _content_hash(by_tenant)), tuple(problems)
-
-
-def _are_recognised(
-    reading: WebhookFileReading, kept: Iterable[TenantKey], by_tenant: Mapping[TenantKey, Webhook]
-) -> bool:
-    """Returns True if each entry without a tenant has the name or URL of a different webhook that the file had."""
-    known = {tenant: by_tenant[tenant].config for tenant in kept if tenant in by_tenant}
-    by_name = {config.name: tenant for tenant, config in known.items()}
-    by_url = {config.url: tenant for tenant, config in known.items()}
-    nameless = [entry for entry in reading.entries or () if entry.is_nameless]
-    found = {by_name.get(entry.name) or by_url.get(entry.url) for entry in nameless}
-    return None not in found and len(found) == len(nameless)
-
-
-def _claimed_elsewhere(readings: Mapping[str, WebhookFileReading], owner: Mapping[TenantKey, str]) -> Iterator[Problem]:
-    for name, reading in readings.items():
-        found = 0
-        for entry in reading.entries or ():
-            if entry.tenant is None or entry.is_guess or owner[entry.tenant] == name:
-                continue
-            found += 1
-            if found <= MAX_PROBLEMS:
-                other = readings[owner[entry.tenant]].file
-                message = f"{entry.tenant} is in {other} already: one webhook for each organisation and sandbox"
-                yield Problem(message, entry.key, reading.file, entry.line)
-        if found > MAX_PROBLEMS:
-            yield Problem(f"{found - MAX_PROBLEMS:,} more of its tenants are in other files", file=reading.file)
-
-
-def _previous_if_same(old: Webhook | None, new: Webhook) -> Webhook:
-    """Returns `old` if nothing has changed. If only its line has, the result has the old configuration."""
-    if old is None or old.revision != new.revision:
-        return new
-    return old if old.source == new.source else replace(old, source=new.source)
-
-
 def _first_of(errors: BaseException) -> BaseException:
     """Returns the first error in a group, which may be in another group."""
     while isinstance(errors, BaseExceptionGroup):
         errors = errors.exceptions[0]
     return errors
-
-
-def _content_hash(by_tenant: Mapping[TenantKey, Webhook]) -> str:
-    digest = hashlib.blake2b(digest_size=6)
-    for tenant, webhook in sorted(by_tenant.items()):
-        digest.update(f"{tenant}\n{webhook.revision}\n".encode())
-    return digest.hexdigest()

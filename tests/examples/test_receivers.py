@@ -19,7 +19,6 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from dispatcher.auth.jwt_signer import JwtSigner
-from dispatcher.auth.problems import jwks_of
 from dispatcher.auth.signatures import Signer
 from dispatcher.config.secrets import Secret
 from dispatcher.config.webhook_auth import SignedToken
@@ -29,6 +28,7 @@ from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt
 from dispatcher.delivery.pending_delivery import PendingDelivery, request_headers
 from dispatcher.delivery.permits import Priority
 from dispatcher.demo.child_process import free_ports
+from tests.auth.keys import jwks_of
 from tests.unit.examples import email_event, read
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "receivers"

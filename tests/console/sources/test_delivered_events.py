@@ -12,7 +12,7 @@ from aiokafka.admin import RecordsToDelete
 
 from dispatcher.config.settings import Settings
 from dispatcher.console.model import RedriveModel, ResendCheck, ResendQuery
-from dispatcher.console.sources import resends as module
+from dispatcher.console.sources import delivered_events as module
 from dispatcher.console.sources.delivered_events import DeliveredEvents
 from dispatcher.console.sources.redrive_jobs import RedriveJobs
 from dispatcher.contract.events import DeliveryEvent, read_event
