@@ -3,9 +3,11 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from aiohttp import web
 
+from dispatcher.config.units import format_duration
 from dispatcher.console.formatting import VERDICTS
 from dispatcher.console.model import AttemptModel, AttemptQuery, DeadEventModel, DeadQuery
 from dispatcher.console.pages import event_explanation
@@ -15,7 +17,7 @@ from dispatcher.console.sources.attempts import attempt_of
 from dispatcher.console.sources.dead_event_index import place_of
 from dispatcher.console.webhook_state import state_of
 from dispatcher.contract.history import HistoryEntry, HistoryOutcome
-from dispatcher.contract.outcomes import DeadReason
+from dispatcher.contract.outcomes import DeadReason, ParkReason
 from dispatcher.contract.records import Origin
 from dispatcher.delivery.remedies import remedy_for
 from dispatcher.errors import ConfigError, DispatcherError
@@ -23,6 +25,9 @@ from dispatcher.history.timeline import remedy_of
 from dispatcher.kafka.topics import dead_letter_topic
 from dispatcher.stores.sql.history_search import HistoryTimeline
 from dispatcher.stores.sql.records import StoredWebhook
+
+_DEATH_TAKES_S: Final = 60.0
+"""Longest time between a dead letter and its history entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +37,9 @@ class KnownEvent:
     attempts: Sequence[AttemptModel]
     """The oldest first."""
     death: DeadEventModel | None
-    """Its latest dead letter."""
+    """Its latest dead letter that the console keeps."""
+    history: Sequence[HistoryEntry] = ()
+    """The oldest first; empty without a history store."""
 
     @property
     def last(self) -> AttemptModel | DeadEventModel | None:
@@ -40,28 +47,37 @@ class KnownEvent:
         return self.attempts[-1] if self.attempts else self.death
 
     @property
+    def outcome(self) -> HistoryOutcome | None:
+        """What happened last, by history and attempts, or later by the dead letter; None if nothing is known."""
+        found, at = self._outcome_without_death
+        if self.death is None:
+            return found
+        if self.death.died_at > at - (_DEATH_TAKES_S if found is HistoryOutcome.DEAD else 0.0):
+            return HistoryOutcome.REDRIVEN if self.death.redriven else HistoryOutcome.DEAD
+        return found
+
+    @property
+    def _outcome_without_death(self) -> tuple[HistoryOutcome | None, float]:
+        if self.history:
+            last = self.history[-1]
+            is_over = last.outcome is HistoryOutcome.ATTEMPT and last.verdict == "dead"
+            return HistoryOutcome.DEAD if is_over else last.outcome, last.at / 1000
+        if not self.attempts:
+            return None, 0.0
+        by_verdict = {"delivered": HistoryOutcome.DELIVERED, "dead": HistoryOutcome.DEAD}
+        return by_verdict.get(self.attempts[-1].verdict, HistoryOutcome.ATTEMPT), self.attempts[-1].at
+
+    @property
     def is_dead(self) -> bool:
         """True if the event is dead, and was neither redriven nor attempted since."""
-        if self.death is None:
-            return bool(self.attempts) and self.attempts[-1].verdict == "dead"
-        return not self.death.redriven and not self.tried_since
-
-    @property
-    def tried_since(self) -> bool:
-        """True if there was an attempt after its death."""
-        return self.death is not None and bool(self.attempts) and self.attempts[-1].at > self.death.died_at
-
-    @property
-    def is_sent_again(self) -> bool:
-        """True if the event was redriven, and no attempt since is known."""
-        return self.death is not None and self.death.redriven and not self.tried_since
+        return self.outcome is HistoryOutcome.DEAD
 
     @property
     def shown(self) -> tuple[str, str]:
         """Word for the event's state, and the shape of its badge."""
         if self.is_dead:
             return VERDICTS["dead"]
-        if self.is_sent_again:
+        if self.outcome is HistoryOutcome.REDRIVEN:
             return "Sent again", "retry"
         verdict = self.attempts[-1].verdict
         return VERDICTS.get(verdict, (verdict, "retry"))
@@ -78,7 +94,8 @@ class KnownEvent:
     @property
     def origin(self) -> Origin | None:
         """Position of the event's original record."""
-        found = next((attempt.origin for attempt in reversed(self.attempts) if attempt.origin is not None), None)
+        tried = (*self.attempts, *(attempt_of(one, one.at / 1000) for one in self.history[-1:]))
+        found = next((attempt.origin for attempt in reversed(tried) if attempt.origin is not None), None)
         return self.death.origin if found is None and self.death is not None else found
 
     def places(self, prefix: str) -> list[Origin]:
@@ -121,7 +138,7 @@ class EventPage:
             can_resend=any(one.outcome is HistoryOutcome.DELIVERED for one in history),
             skipped=history[-1] if history and history[-1].outcome is HistoryOutcome.SKIPPED else None,
             remedy_of=remedy_of,
-            next_step=await self._next_step(webhook, known),
+            next_step=await self.next_step(webhook, known),
             what_to_do=self._remedy(webhook, known),
             decision=decision,
             problem=problem,
@@ -135,7 +152,7 @@ class EventPage:
             found = services.attempts.search(tenant, AttemptQuery(event_id=event_id, limit=200)).items
         query = DeadQuery(tenant=tenant, event_ids=frozenset({event_id}), redriven=None, limit=1)
         deaths = services.dead_events.search(query, orgs=frozenset({tenant.org})).items
-        return KnownEvent(sorted(found, key=lambda item: item.at), next(iter(deaths), None))
+        return KnownEvent(sorted(found, key=lambda item: item.at), next(iter(deaths), None), history)
 
     async def _decision(
         self, request: web.Request, webhook: StoredWebhook, known: KnownEvent, event_id: str
@@ -153,24 +170,34 @@ class EventPage:
             return None, error.for_tenants
         return decided, ""
 
-    async def _next_step(self, webhook: StoredWebhook, known: KnownEvent) -> str:
-        if known.last is None:
-            return ""
-        if known.is_dead:
-            return "Nothing more happens by itself: it is among the dead events. An admin can send it again."
-        if known.is_sent_again:
-            return "It was sent again, and is delivered like a new event."
-        match known.attempts[-1].verdict:
-            case "delivered":
+    async def next_step(self, webhook: StoredWebhook, known: KnownEvent) -> str:
+        """Returns what happens to the event next, as a sentence."""
+        match known.outcome:
+            case None:
+                return ""
+            case HistoryOutcome.DEAD:
+                return "Nothing more happens by itself: it is among the dead events. An admin can send it again."
+            case HistoryOutcome.REDRIVEN:
+                return "It was sent again, and is delivered like a new event."
+            case HistoryOutcome.SKIPPED:
+                return "Nothing more happens: events like this one are not sent."
+            case HistoryOutcome.DELIVERED:
                 return "Nothing more happens: your server took the event."
-            case "disable_endpoint":
-                return "It waits until the webhook is edited or reactivated; then it is tried again."
+            case HistoryOutcome.HELD:
+                return self._held_until(known.history[-1].reason)
+        if known.attempts and known.attempts[-1].verdict == "disable_endpoint":
+            return "It waits until the webhook is edited or reactivated; then it is tried again."
         webhook_state = await state_of(self._renderer.services, webhook)
         if webhook_state.is_stopped:
             return "It waits: sending is stopped until the webhook is edited or reactivated."
         due = min((tier.next_due for tier in webhook_state.tiers or () if tier.next_due is not None), default=None)
         wait = "" if due is None else f" The webhook's next waiting event is due in {max(0, due - time.time()):.0f} s."
         return f"It is tried again, at growing intervals, until it is too old.{wait}"
+
+    def _held_until(self, reason: str) -> str:
+        age = format_duration(self._renderer.services.settings.retry.max_age)
+        until = "the webhook is resumed" if reason == ParkReason.PAUSED else "the cause is gone"
+        return f"It waits until {until}; then it is sent. If that takes longer than {age}, it is dead."
 
     def _remedy(self, webhook: StoredWebhook, known: KnownEvent) -> str:
         """Returns what to change. For an event that expired without an answer, uses the webhook's latest failure."""
@@ -182,6 +209,8 @@ class EventPage:
             attempt = last.reason, last.status, last.detail
         elif death is not None:
             attempt = death.reason, death.last_status, death.detail
+        elif known.is_dead and known.history:
+            attempt = known.history[-1].reason, known.history[-1].status, known.history[-1].detail
         else:
             return ""
         try:

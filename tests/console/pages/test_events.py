@@ -2,16 +2,24 @@
 
 import time
 from dataclasses import replace
+from typing import Any
 
+import msgspec
 import pytest
 from playwright.async_api import Browser, expect
 
-from dispatcher.console.model import AttemptModel, RedriveModel
+from dispatcher.console.model import AttemptModel, DeadEventModel, RedriveModel
+from dispatcher.console.pages.assets import Assets
 from dispatcher.console.pages.event_explanation import decision_on
-from dispatcher.console.pages.events import KnownEvent
+from dispatcher.console.pages.events import EventPage, KnownEvent
+from dispatcher.console.pages.renderer import Renderer
+from dispatcher.console.sources.attempts import attempt_of
+from dispatcher.contract.history import HistoryEntry
+from dispatcher.contract.history import HistoryOutcome as O
 from dispatcher.contract.records import Origin
 from dispatcher.errors import NotFound
 from dispatcher.stores.sql.records import Role
+from tests.console.history_store import entry_of
 from tests.console.pages.browsing import window
 from tests.console.pages.sample_world import CONTOSO, EXPLAINED, EXPLAINED_ID, FABRIKAM, LUMA, NORTHWIND, dead_facts
 from tests.console.pages.stage import Stage
@@ -39,6 +47,44 @@ SINCE = replace(TRIED, at=DEATH.died_at + 60, status=200, reason="http_2xx", ver
 )
 def test_an_events_state_is_what_happened_last(known: KnownEvent, state: str, is_dead: bool) -> None:
     assert (known.shown[0], known.is_dead) == (state, is_dead)
+
+
+def entry(outcome: O, after_s: float = 0.0, **changes: Any) -> HistoryEntry:
+    """An entry of DEATH's event, `after_s` seconds after the death."""
+    return msgspec.structs.replace(
+        entry_of(CONTOSO, outcome=outcome), at=int((DEATH.died_at + after_s) * 1000), **changes
+    )
+
+
+@pytest.mark.parametrize(
+    ("history", "death", "expected"),
+    [
+        ([entry(O.ATTEMPT, -99, verdict="retry_later"), entry(O.DEAD, reason="expired")], None, "among the dead"),
+        ([entry(O.DEAD, reason="too_large")], None, "among the dead"),  # the console's memory lacks the dead letter
+        ([entry(O.DEAD, 5)], DEATH, "among the dead"),
+        ([entry(O.DEAD)], REDRIVEN, "It was sent again"),
+        ([entry(O.DEAD, 900)], REDRIVEN, "among the dead"),  # it has died once more
+        ([entry(O.ATTEMPT, -1, verdict="dead")], None, "among the dead"),
+        ([entry(O.PARKED, -9)], DEATH, "among the dead"),  # the entry of its death is not stored yet
+        ([entry(O.DELIVERED), entry(O.REDRIVEN, 5, reason="delivered")], None, "It was sent again"),
+        ([entry(O.DELIVERED, 60)], DEATH, "your server took the event"),
+        ([entry(O.HELD, reason="paused")], None, "until the webhook is resumed"),
+        ([entry(O.HELD, reason="unusable")], None, "until the cause is gone"),
+        ([entry(O.ATTEMPT, verdict="retry_later"), entry(O.PARKED)], None, "It is tried again"),
+        ([entry(O.ATTEMPT, verdict="disable_endpoint"), entry(O.PARKED)], None, "edited or reactivated"),
+        ([entry(O.SKIPPED, reason="channel")], None, "events like this one are not sent"),
+        ([], None, ""),
+    ],
+)
+async def test_what_happens_next_follows_from_what_happened_last(
+    stage: Stage, history: list[HistoryEntry], death: DeadEventModel | None, expected: str
+) -> None:
+    renderer = Renderer(stage.services, Assets.load())
+    posts = [attempt_of(one, time.time()) for one in history if one.outcome in (O.ATTEMPT, O.DELIVERED)]
+    known = KnownEvent(posts, death, history)
+    step = await EventPage(renderer).next_step(stage.webhooks[FABRIKAM], known)
+    assert (expected in step, bool(step)) == (True, bool(expected))
+    assert known.is_dead == (expected == "among the dead")
 
 
 def test_a_death_is_listed_between_the_attempts_before_and_after_it() -> None:
