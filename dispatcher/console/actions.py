@@ -8,6 +8,7 @@ from dispatcher.console.model import DeadEventModel, DeadQuery, DeadRecord, Pers
 from dispatcher.console.services import Services
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import NotAllowed, NotFound
+from dispatcher.notifications.desk import NotificationDesk
 from dispatcher.stores.sql.records import AuditAction, StoredWebhook
 
 
@@ -92,6 +93,28 @@ async def redrive(
         details={"job": job.id, "events": job.total, "chosen": ids is not None},
     )
     return job
+
+
+async def test_notifications(
+    services: Services, desk: NotificationDesk, person: Person, webhook: StoredWebhook | None
+) -> int:
+    """Sends a test to the contacts of a webhook, or to the operator, and records who did it in the audit log.
+
+    Returns the number of messages.
+
+    Raises:
+        TooSoon, NotFound: see `NotificationDesk.send_test`.
+        StoreUnavailable: the messages were perhaps sent, but not recorded.
+    """
+    messages = await desk.send_test(None if webhook is None else webhook.config(), person.name)
+    await services.audit.record(
+        AuditAction.NOTIFY,
+        by=person.name,
+        tenant=None if webhook is None else webhook.tenant,
+        webhook_id=None if webhook is None else webhook.id,
+        details={"test": True, "messages": messages},
+    )
+    return messages
 
 
 async def open_record(services: Services, person: Person, dead_id: str) -> tuple[DeadEventModel, DeadRecord]:

@@ -1,5 +1,6 @@
 """Handlers for notifications: what was sent, the contacts of a webhook, and tests."""
 
+from dispatcher.console import actions
 from dispatcher.console.api.models import (
     ContactList,
     ContactModel,
@@ -35,11 +36,13 @@ async def ask_contact(call: Call[Empty, ContactOrder]) -> Reply:
 
 async def test_contacts(call: Call[Empty, Empty]) -> Reply:
     webhook = await call.services.webhooks.get(call.id, orgs=call.person.orgs)
-    return Reply(SentTests(messages=await _desk(call.services).send_test(webhook.config(), call.person.name)))
+    desk = _desk(call.services)
+    return Reply(SentTests(messages=await actions.test_notifications(call.services, desk, call.person, webhook)))
 
 
 async def test_operator(call: Call[Empty, Empty]) -> Reply:
-    return Reply(SentTests(messages=await _desk(call.services).send_test(None, call.person.name)))
+    desk = _desk(call.services)
+    return Reply(SentTests(messages=await actions.test_notifications(call.services, desk, call.person, None)))
 
 
 async def list_notifications(call: Call[NotificationList, Empty]) -> Reply:

@@ -5,6 +5,8 @@ from typing import Final
 
 from aiohttp import web
 
+from dispatcher.console import actions
+from dispatcher.console.model import Person
 from dispatcher.console.pages.renderer import Renderer, admin_of
 from dispatcher.console.pages.scope import Scope
 from dispatcher.console.request_body import form_body
@@ -48,7 +50,7 @@ class NotificationPages:
             problem = "The operator's addresses can be tested only with access to all organisations."
             return await self._list(request, problem=problem)
         desk = self._desk
-        done, problem = await _tried(None if desk is None else desk.send_test(None, person.name))
+        done, problem = await _tried(None if desk is None else self._test(desk, person, None))
         return await self._list(request, done=done, problem=problem)
 
     async def of_webhook(self, request: web.Request) -> web.StreamResponse:
@@ -56,7 +58,7 @@ class NotificationPages:
 
     async def test_contacts(self, request: web.Request) -> web.StreamResponse:
         person, webhook, desk = admin_of(request), await self._renderer.webhook(request), self._desk
-        done, problem = await _tried(None if desk is None else desk.send_test(webhook.config(), person.name))
+        done, problem = await _tried(None if desk is None else self._test(desk, person, webhook))
         return await self._of_webhook(request, webhook, done=done, problem=problem)
 
     async def ask_again(self, request: web.Request) -> web.StreamResponse:
@@ -67,6 +69,9 @@ class NotificationPages:
         address = {str(place): one for place, one in enumerate(emails)}.get(number, "")
         done, problem = await _tried(None if desk is None else desk.ask_again(webhook.config(), address))
         return await self._of_webhook(request, webhook, done=done, problem=problem)
+
+    async def _test(self, desk: NotificationDesk, person: Person, webhook: StoredWebhook | None) -> int:
+        return await actions.test_notifications(self._renderer.services, desk, person, webhook)
 
     async def _list(self, request: web.Request, *, done: str = "", problem: str = "") -> web.Response:
         person, desk = person_of(request), self._desk

@@ -5,6 +5,7 @@ An operation without a line in `REQUESTS` fails the first test: a new route can'
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,11 +15,13 @@ from dispatcher.config.secrets import Secret
 from dispatcher.console.api import openapi_document
 from dispatcher.console.model import DeadQuery
 from dispatcher.contract.tenant import TenantKey
+from dispatcher.stores.sql.database import Database
+from dispatcher.stores.sql.notification_store import Changes, Message, NotificationStore
 from dispatcher.stores.sql.records import Orgs, Role
 from tests.auth.keys import pem
 from tests.console.api.conftest import Answered, Client, Console
 from tests.console.api.fakes import LUMA, LUMAS_CUSTOMER, RIVAL
-from tests.console.history_store import FilledHistory, entry_of
+from tests.console.history_store import KEY, FilledHistory, entry_of, recipient_hash
 from tests.stores_sql.examples import plain, plain_draft
 
 LUMAS_NAME = "Luma's very own webhook"
@@ -187,6 +190,36 @@ async def test_what_is_refused_to_others_reads_like_what_does_not_exist(console:
         answers = [await rival.get("/api/v1" + path, headers={"X-Request-ID": "x"}) for path in (there, not_there)]
         assert [answer.status for answer in answers] == [404, 404]
         assert answers[0].text == answers[1].text
+
+
+async def test_hashes_and_cursors_of_others_show_nothing(
+    console: Console, history: FilledHistory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recipient's hash is the same for all organisations; the id of a message may be in a forwarded link."""
+    await history.add(entry_of(LUMA), entry_of(RIVAL, "2"))
+    rival = await console.client(Role.ADMIN, frozenset({RIVAL.org}))
+    for number, found in (("1", 0), ("2", 1)):
+        address = f"{number}@customer.example"
+        for recipient in ({"recipient": address}, {"recipient_hash": recipient_hash(KEY, address)}):
+            page = (await rival.post("/api/v1/history/search", json=recipient)).json
+            assert [one["org"] for one in page["items"]] == [RIVAL.org] * found
+    path = Secret(f"sqlite+aiosqlite:///{tmp_path / 'history.db'}".encode())
+    database, times = Database(path, setting="history.url"), iter((1e9, 1e9 + 1, 1e9 + 2, 1e9 + 3))
+    try:
+        store = NotificationStore(database, lambda: next(times))
+        for tenant in (RIVAL, LUMA, RIVAL):
+            message = Message(tenant, "notice", ("failing",), "email", LUMAS_CUSTOMER, "{}", LUMAS_NAME)
+            await store.add(Changes({}, [], [message]))
+        ids = {one.tenant: one.id for one in await store.recent(orgs=None)}  # the oldest of each
+        monkeypatch.setattr(console.desk, "recent", store.recent)
+        shown = [(await rival.get(f"/api/v1/notifications{query}")).json["items"] for query in (
+            "", f"?before={ids[LUMA]}", f"?before={'0' * 32}",
+        )]  # fmt: skip
+        assert [len(page) for page in shown] == [2, 0, 0]  # nothing shows that it is older than Luma's message
+        mine = await console.client(Role.ADMIN, frozenset({LUMA.org, RIVAL.org}))
+        assert len((await mine.get(f"/api/v1/notifications?before={ids[LUMA]}")).json["items"]) == 1
+    finally:
+        await database.close()
 
 
 async def test_viewers_see_no_recipient(console: Console) -> None:

@@ -19,6 +19,11 @@ async def test_contacts_are_listed_sent_confirmations_and_tested(console: Consol
     assert (await api.post(f"{path}/ask", json={"address": "other@luma.example"})).status == 404
     tested = await api.post(f"{path}/test")
     assert (tested.status, tested.json, console.desk.sent) == (202, {"messages": 1}, [LUMA])
+    assert (await api.post("/api/v1/notifications/test")).status == 202
+    entries = (await api.get("/api/v1/audit?action=notify")).json["items"]
+    assert [(one["actor"], one["org"], one["changes"]) for one in entries] == [
+        ("somebody", None, {"test": True, "messages": 1}), ("somebody", LUMA.org, {"test": True, "messages": 1}),
+    ]  # fmt: skip
     console.desk.is_too_soon = True
     refused = await api.post(f"{path}/test")
     assert (refused.status, refused.json["type"]) == (429, "urn:dispatcher:problem:too_soon")
