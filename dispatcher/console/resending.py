@@ -1,5 +1,6 @@
 """Sends events again for the API and the pages: checks first, starts and stops jobs, and writes audit entries."""
 
+import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Literal
@@ -45,6 +46,8 @@ class ResendPlan:
     delivered: ResendCheck
     dead: DeadCount
     warnings: tuple[str, ...]
+    delivered_since: float | None = None
+    """Time from which on deliveries are kept, if the order begins earlier: the ones before can't be sent again."""
 
     @property
     def events(self) -> int:
@@ -72,7 +75,15 @@ async def check_resend(services: Services, webhook: StoredWebhook, order: Resend
     if order.dead:
         dead = await services.dead_events.count_matching(webhook.tenant, order.dead_query)
     warnings += (await state_of(services, webhook)).reasons
-    return ResendPlan(delivered, dead, tuple(warnings))
+    return ResendPlan(delivered, dead, tuple(warnings), _kept_since(services, order))
+
+
+def _kept_since(services: Services, order: ResendOrder) -> float | None:
+    """Returns the time from which on deliveries are kept, if the order begins earlier."""
+    if not order.delivered or order.query.event_ids or services.resends is None:
+        return None
+    kept = time.time() - services.settings.history.keep.delivered
+    return kept if order.query.since is None or order.query.since < kept else None
 
 
 async def start_resend(

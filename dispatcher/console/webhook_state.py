@@ -10,6 +10,7 @@ from typing import Final, Literal, cast
 from dispatcher.config.units import format_duration
 from dispatcher.console.formatting import STATES, exact, failing_sentence, sentence, span
 from dispatcher.console.model import AttemptModel, LaneModel, Outcomes, State, TierModel, Window
+from dispatcher.console.outcomes import outcomes_of
 from dispatcher.console.services import Services
 from dispatcher.contract.fleet_state import FAILING_ATTEMPTS, FleetState
 from dispatcher.contract.tenant import TenantKey
@@ -68,6 +69,7 @@ async def state_of(services: Services, webhook: StoredWebhook, window: Window = 
     lane, tiers, report = await asyncio.gather(
         services.lanes.of(webhook.tenant), _waiting(services, webhook), _report(services, webhook)
     )
+    outcomes = await outcomes_of(services, webhook.tenant, window)
     failing = services.attempts.failing(webhook.tenant)
     state = judged_state(webhook, report, lane, failing, is_answering=services.lanes.is_answering)
     delivered_at = None if report is None else report.delivered_at
@@ -75,7 +77,7 @@ async def state_of(services: Services, webhook: StoredWebhook, window: Window = 
         state=state,
         failing=None if failing is None else failing[1:],
         reasons=tuple(_reasons(services, webhook, state, lane, tiers)),
-        outcomes=services.attempts.outcomes(webhook.tenant, window),
+        outcomes=outcomes,
         last_delivery=_latest(services.attempts.last_delivery(webhook.tenant), delivered_at),
         tiers=tiers,
         dead=services.dead_events.count(webhook.tenant, time.time() - WINDOW_S[window]),

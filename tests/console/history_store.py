@@ -37,11 +37,11 @@ class FilledHistory:
 
 
 @asynccontextmanager
-async def history_in(directory: Path, *, with_key: bool = True) -> AsyncIterator[FilledHistory]:
+async def history_in(directory: Path, *, with_key: bool = True, **settings: Any) -> AsyncIterator[FilledHistory]:
     """An empty store."""
     database = Database(Secret(f"sqlite+aiosqlite:///{directory / 'history.db'}".encode()), create=True)
     try:
-        store = HistoryStore(database, HistorySettings.model_validate({}))
+        store = HistoryStore(database, HistorySettings.model_validate(settings))
         await store.prepare()
         lookup = HistoryLookup(
             HistorySearch(database), store, Secret(KEY) if with_key else None, TenantStates(database)

@@ -12,14 +12,17 @@ from dispatcher.console.api.models import (
 from dispatcher.console.api.route import Call, Empty, Query, Reply
 from dispatcher.console.api.webhooks import links
 from dispatcher.console.model import AttemptQuery
+from dispatcher.console.outcomes import known_since, outcomes_of
 from dispatcher.console.webhook_state import state_of
 from dispatcher.contract.tenant import TenantKey
 
 
 async def get_outcomes(call: Call[OutcomesQuery, Empty]) -> Reply:
     tenant, attempts = await _tenant(call), call.services.attempts
-    found = attempts.outcomes(tenant, call.query.window)
-    return Reply(OutcomesModel.of(found, last_delivery=attempts.last_delivery(tenant), problem=attempts.problem))
+    found = await outcomes_of(call.services, tenant, call.query.window)
+    since = known_since(call.services, found)
+    last = attempts.last_delivery(tenant)
+    return Reply(OutcomesModel.of(found, last_delivery=last, known_since=since, problem=attempts.problem))
 
 
 async def list_attempts(call: Call[AttemptList, Empty]) -> Reply:

@@ -22,6 +22,7 @@ async def check_resend(call: Call[Empty, ResendRequest]) -> Reply:
             dead=plan.dead.events,
             dead_is_at_least=plan.dead.is_at_least,
             gone=plan.delivered.gone,
+            delivered_since=plan.delivered_since,
             too_many=plan.delivered.is_cut,
             warnings=plan.warnings,
         )

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from dispatcher.console.model import AttemptQuery, Window
+from dispatcher.console.outcomes import known_since
 from dispatcher.console.pages.charts import chart_of
 from dispatcher.console.pages.configuration import rows_of
 from dispatcher.console.pages.renderer import Renderer, admin_of, to
@@ -95,6 +96,7 @@ class OverviewPage:
             chart=chart_of(webhook_state.outcomes),
             recent=recent.items,
             skipped=skipped,
+            known_since=known_since(self._renderer.services, webhook_state.outcomes),
             problem=self._renderer.services.attempts.problem,
         )
 

@@ -51,6 +51,8 @@ class AttemptMemory:
         self._number = 0
         self.unreadable = 0
         """Records that another program or version wrote."""
+        self.since: float | None = None
+        """Time of the earliest attempt that was read, of any tenant."""
 
     def __len__(self) -> int:
         return len(self._latest)
@@ -81,6 +83,7 @@ class AttemptMemory:
                 self._latest.drop(silent)
         self._counts.move_to_end(attempt.tenant)
         counts.add(attempt)
+        self.since = attempt.at if self.since is None else min(self.since, attempt.at)
         self._number += 1
         self._latest.add(attempt.tenant, (self._number, attempt))
 
@@ -88,7 +91,7 @@ class AttemptMemory:
         """Discards all attempts, because the topic is about to be read again."""
         self._latest.clear()
         self._counts.clear()
-        self.unreadable = 0
+        self.unreadable, self.since = 0, None
 
     def outcomes(self, tenant: TenantKey, window: Window) -> Outcomes:
         """Returns the counts for the chart; all zero if the tenant has no attempts."""
@@ -135,6 +138,11 @@ class AttemptReader:
         self.search = self.memory.search
         self.last_delivery = self.memory.last_delivery
         self.failing = self.memory.failing
+
+    @property
+    def known_since(self) -> float | None:
+        """Time from which on attempts are known: the topic or its reading may begin later than a window."""
+        return self.memory.since
 
     @property
     def problem(self) -> str | None:

@@ -14,6 +14,7 @@ from dispatcher.stores.sql.history_search import (
     HistoryQuery,
     HistorySearch,
     HistoryTimeline,
+    SlotCount,
 )
 from dispatcher.stores.sql.history_seen import SeenTenant
 from dispatcher.stores.sql.history_states import StateReport, TenantStates
@@ -64,6 +65,10 @@ class HistoryLookup:
     async def counts(self, tenant: TenantKey, since: float, until: float) -> tuple[HistoryCount, ...]:
         """Counts events as `HistorySearch.counts` does."""
         return await self._search.counts(tenant, since, until)
+
+    async def slots(self, tenant: TenantKey, since: float, until: float) -> tuple[SlotCount, ...]:
+        """Counts events as `HistorySearch.slots` does."""
+        return await self._search.slots(tenant, since, until)
 
     async def state(self, tenant: TenantKey) -> StateReport:
         """Returns the state of a tenant's webhook, judged by the attempts of all dispatchers (`TenantStates.of`)."""

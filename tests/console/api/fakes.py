@@ -50,6 +50,7 @@ def attempt_of(tenant: TenantKey) -> AttemptModel:
 
 class FakeAttempts:
     problem: str | None = None
+    known_since: float | None = None
 
     def outcomes(self, tenant: TenantKey, window: Window) -> Outcomes:
         return Outcomes(window, 60.0, (BucketModel(AT, 3, 2, 1), BucketModel(AT + 60)), 10.0, 20.0)

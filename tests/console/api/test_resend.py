@@ -1,5 +1,7 @@
 """Delivered and dead events are sent again by the API: check, start, progress, stop, list, audit."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from dispatcher.stores.sql.records import Role, StoredWebhook
@@ -15,6 +17,8 @@ async def test_everything_since_a_time_is_checked_started_stopped_and_listed(
     api = await console.client(Role.ADMIN, frozenset({LUMA.org}), name="jana")
     path = f"/api/v1/webhooks/{luma.id}/resend"
     check = (await api.post(f"{path}/check", json={"since": SINCE})).json
+    kept = datetime.now(UTC) - timedelta(hours=24)
+    assert abs(datetime.fromisoformat(check.pop("delivered_since")) - kept) < timedelta(minutes=10)  # since is earlier
     assert {**check, "warnings": []} == {
         "delivered": 2, "dead": 1, "gone": 1, "too_many": False, "dead_is_at_least": False, "warnings": [],
     }  # fmt: skip
@@ -55,6 +59,15 @@ async def test_the_selection_applies_to_delivered_and_dead_events(
 ) -> None:
     check = (await (await console.client()).post(f"/api/v1/webhooks/{luma.id}/resend/check", json=order)).json
     assert (check["delivered"], check["dead"]) == (delivered, dead)
+
+
+async def test_no_time_is_named_if_all_deliveries_are_kept_or_none_is_wanted(
+    console: Console, luma: StoredWebhook
+) -> None:
+    path, hour_ago = f"/api/v1/webhooks/{luma.id}/resend/check", (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+    api = await console.client()
+    for order in ({"since": hour_ago}, {"event_ids": ["msg_1"]}, {"since": SINCE, "include": ["dead"]}):
+        assert (await api.post(path, json=order)).json["delivered_since"] is None
 
 
 @pytest.mark.parametrize(

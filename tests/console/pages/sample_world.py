@@ -128,6 +128,7 @@ class SampleAttempts:
     """The attempt log of this world."""
 
     problem: str | None = None
+    known_since: float | None = None
 
     def outcomes(self, tenant: TenantKey, window: Window) -> Outcomes:
         number, each = BUCKETS[window]

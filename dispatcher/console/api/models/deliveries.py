@@ -26,6 +26,8 @@ class OutcomesModel(ResponseModel):
     p50_ms: float | None
     p95_ms: float | None
     last_delivery: Time | None
+    known_since: Time | None
+    """Earlier attempts of the window are not known; null if all are."""
     problem: str | None
     """Why this may be incomplete."""
 

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from dispatcher.config.webhooks import Channel
 from dispatcher.console.api.models.base import Moment, RequestModel, ResponseModel, TenantFilter, Word
-from dispatcher.console.model import RedriveModel
+from dispatcher.console.model import RedriveModel, Time
 
 _MAX_IDS = 500
 
@@ -47,6 +47,9 @@ class ResendCheckModel(ResponseModel):
     """true if there wasn't time to count them all in the dead-letter topic: a resend sends all that match."""
     gone: int
     """Delivered events that the topic of events no longer has."""
+    delivered_since: Time | None
+    """Time from which on deliveries are kept (`history.keep.delivered`), if `since` is earlier. Those before can't
+    be found."""
     too_many: bool
     """true if more delivered events match than one job sends: 10,000. Choose a shorter time."""
     warnings: tuple[str, ...]
