@@ -157,10 +157,13 @@ class StateEvidence(msgspec.Struct, array_like=True):
                 _add(total, slot)
         return total
 
-    @property
-    def dead(self) -> int:
-        """Dead events of the newest 25 hours of entries."""
-        return sum(slot.dead for slot in self.hours.values())
+    def dead_lately(self, now: int) -> tuple[int, int]:
+        """Returns how many events died since the full hour before a day ago, and this time.
+
+        Those that were sent again since are among them.
+        """
+        first = now // HOUR_MS - HOURS + 1
+        return sum(slot.dead for hour, slot in self.hours.items() if hour >= first), first * HOUR_MS
 
     def _count(self, at: int, slot: PeriodCounts) -> None:
         _add_slot(self.minutes, at // MINUTE_MS, slot)

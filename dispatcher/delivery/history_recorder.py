@@ -80,6 +80,7 @@ class HistoryRecorder:
         self._buffers: dict[int, list[HistoryEntry]] = {}
         self._buckets: dict[TenantKey, int] = {}
         self._unknown: Counter[TenantKey | None] = Counter()
+        self._other_events = 0
         self._unknown_minute = 0
         self.buffered = 0
         self.ready = asyncio.Event()
@@ -143,6 +144,11 @@ class HistoryRecorder:
             self._count_unknown(event.tenant)
         else:
             self._add(event.tenant, self._entry(HistoryOutcome.SKIPPED, event, origin, reason.value))
+
+    def count_other_event(self) -> None:
+        """Counts an event that isn't message feedback: it is read no further, so its tenant is unknown."""
+        self._begin_minute()
+        self._other_events += 1
 
     def record_parked(
         self, event: DeliveryEvent, origin: Origin, reason: ParkReason, attempts: int, due_at: float, detail: str
@@ -233,27 +239,35 @@ class HistoryRecorder:
         return bucket
 
     def _count_unknown(self, tenant: TenantKey) -> None:
+        self._begin_minute()
+        is_listed = tenant in self._unknown or len(self._unknown) < MAX_UNKNOWN_TENANTS
+        self._unknown[tenant if is_listed else None] += 1
+
+    def _begin_minute(self) -> None:
         minute = int(self._clock() * 1000) // _MINUTE_MS
         if minute != self._unknown_minute:
             self._write_counts(at_end=True)
             self._unknown_minute = minute
-        is_listed = tenant in self._unknown or len(self._unknown) < MAX_UNKNOWN_TENANTS
-        self._unknown[tenant if is_listed else None] += 1
 
     def _write_counts(self, *, at_end: bool) -> None:
-        if not self._unknown or (not at_end and int(self._clock() * 1000) // _MINUTE_MS == self._unknown_minute):
+        if not at_end and int(self._clock() * 1000) // _MINUTE_MS == self._unknown_minute:
             return
         counts, self._unknown = self._unknown, Counter()
+        others, self._other_events = self._other_events, 0
+        if others:
+            self._add(None, self._count_entry(None, SkipReason.NOT_FEEDBACK, others))
         for tenant, count in counts.items():
-            entry = HistoryEntry(
-                at=self._unknown_minute * _MINUTE_MS,
-                outcome=HistoryOutcome.SKIPPED,
-                org=None if tenant is None else tenant.org[:MAX_ID],
-                sandbox=None if tenant is None else tenant.sandbox[:MAX_ID],
-                reason=SkipReason.NO_WEBHOOK.value,
-                count=count,
-            )
-            self._add(tenant, entry)
+            self._add(tenant, self._count_entry(tenant, SkipReason.NO_WEBHOOK, count))
+
+    def _count_entry(self, tenant: TenantKey | None, reason: SkipReason, count: int) -> HistoryEntry:
+        return HistoryEntry(
+            at=self._unknown_minute * _MINUTE_MS,
+            outcome=HistoryOutcome.SKIPPED,
+            org=None if tenant is None else tenant.org[:MAX_ID],
+            sandbox=None if tenant is None else tenant.sandbox[:MAX_ID],
+            reason=reason.value,
+            count=count,
+        )
 
 
 def _headers(attempt: Attempt) -> dict[str, str] | None:

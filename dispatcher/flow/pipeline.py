@@ -255,8 +255,11 @@ class Pipeline:
         self._record_end(record, FinishedResult.SKIPPED, None if event is None else event.tenant)
         if event is not None and reason is SkipReason.NO_WEBHOOK:
             self._event_log.no_webhook(event.tenant)
-        if event is not None and self._history is not None:
-            self._history.record_skipped(event, origin, reason)
+        if self._history is not None:
+            if event is None:
+                self._history.count_other_event()
+            else:
+                self._history.record_skipped(event, origin, reason)
         if event is not None and self._tells_all:
             log.debug("event skipped", tenant=str(event.tenant), webhook_id=event.webhook_id, reason=reason.value)
         return Skipped(reason)

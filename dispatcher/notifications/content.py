@@ -211,7 +211,7 @@ def _last_answers(kind: NewsKind, report: StateReport | None) -> list[tuple[str,
         return []
     facts = []
     if kind is NewsKind.FIRST_DEAD:
-        facts.append(("Dead events of the last day", f"{report.dead:,}"))
+        facts.append((f"Events that died since {date_text(report.dead_since)}", f"{report.dead:,}"))
     if report.failed_at is not None:
         answer = f"{report.failure_status}" if report.failure_status else report.failure_reason.replace("_", " ")
         facts.append(("Last failed attempt", clean(f"{answer}, {date_text(report.failed_at)}")))

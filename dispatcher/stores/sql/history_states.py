@@ -65,7 +65,9 @@ class StateReport:
     stopped_by: str = ""
     """If the state is disabled: `suspended` (the endpoint asked for it) or `tenant_disabled` (all failed for a day)."""
     dead: int = 0
-    """Events that died within the last day with events."""
+    """Events that died since `dead_since`, among them those that were sent again."""
+    dead_since: float = 0.0
+    """A full hour, 24 to 25 hours ago."""
     dead_at: float | None = None
     own_failure_at: float | None = None
     """Latest attempt that failed on our own side."""
@@ -110,7 +112,8 @@ class TenantStates:
         async with self._database.read() as connection:
             is_current = await self._is_current(connection)
             rows = (await connection.execute(select(tenants).where(*where))).mappings()
-            return {_key(row): _report(row, is_current=is_current) for row in rows}
+            now_ms = int(self._clock() * 1000)
+            return {_key(row): _report(row, now_ms, is_current=is_current) for row in rows}
 
     async def sign_of_life(self, lag: int, *, is_current: bool) -> bool:
         """Records that this worker runs.
@@ -232,16 +235,17 @@ def _judged(
     update = values | {"of_org": row["org"], "of_sandbox": row["sandbox"]}
     if judged.state is before:
         return update, None
-    return update, StateChange(before, _report(dict(row) | values, is_current=True))
+    return update, StateChange(before, _report(dict(row) | values, now_ms, is_current=True))
 
 
 def _key(row: RowMapping | Mapping[str, Any]) -> TenantKey:
     return TenantKey(row["org"], row["sandbox"])
 
 
-def _report(row: RowMapping | Mapping[str, Any], *, is_current: bool) -> StateReport:
+def _report(row: RowMapping | Mapping[str, Any], now_ms: int, *, is_current: bool) -> StateReport:
     evidence = decode_evidence(row["evidence"])
     failure, state = evidence.failure, FleetState(row["state"])
+    dead, dead_since = evidence.dead_lately(now_ms)
     failures, _ = evidence.failures_since(max(evidence.delivered_at, row["changed_at"]))
     return StateReport(
         tenant=_key(row),
@@ -256,7 +260,8 @@ def _report(row: RowMapping | Mapping[str, Any], *, is_current: bool) -> StateRe
         failure_detail=failure.detail,
         failed_at=_seconds(failure.at),
         stopped_by=evidence.stopped_by if state is FleetState.DISABLED else "",
-        dead=evidence.dead,
+        dead=dead,
+        dead_since=dead_since / 1000,
         dead_at=_seconds(evidence.dead_at),
         own_failure_at=_seconds(evidence.own_failure_at),
     )

@@ -158,10 +158,15 @@ def test_a_change_of_the_webhook_ends_the_evidence_of_failures() -> None:
     assert state_of(repaired, FleetState.UNKNOWN, edited) is FleetState.ACTIVE
 
 
-def test_dead_events_are_counted_for_a_day() -> None:
+def test_dead_events_are_counted_since_a_time_that_is_named() -> None:
+    """A day ago, at the full hour; not by the newest entry, which may be of last week."""
     evidence = evidence_of([entry(DEAD, NOW - hour * HOUR_MS, "rejected") for hour in range(40)])
-    assert evidence.dead == 25
     assert evidence.dead_at == NOW
+    for later in (0, 3 * HOUR_MS, 7 * 24 * HOUR_MS):
+        count, since = evidence.dead_lately(NOW + later)
+        assert since % HOUR_MS == 0
+        assert 24 * HOUR_MS <= NOW + later - since < 25 * HOUR_MS
+        assert count == sum(NOW - hour * HOUR_MS >= since for hour in range(40))
 
 
 def test_evidence_of_another_version_is_ignored() -> None:

@@ -163,6 +163,20 @@ def test_only_numbers_are_normalised(one: str, other: str) -> None:
 
 
 @interpreted_only
+def test_events_of_other_types_are_counted_by_the_minute_without_a_tenant() -> None:
+    clock = Clock()
+    made = recorder(clock)
+    for _ in range(3):
+        made.count_other_event()
+    assert list(made.take_all()) == []  # the minute isn't over
+    clock.now += 60
+    made.count_other_event()
+    found = [one for _, own in made.take_all() for one in own]
+    assert [(one.org, one.reason, one.count) for one in found] == [(None, "not_feedback", 3)]
+    assert [one.count for one in entries(made)] == [1]
+
+
+@interpreted_only
 def test_events_of_unknown_tenants_are_counted_by_the_minute_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stranger can invent tenants: past the bound they are counted together."""
     monkeypatch.setattr(history_recorder, "MAX_UNKNOWN_TENANTS", 3)

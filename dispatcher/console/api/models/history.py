@@ -101,6 +101,8 @@ class CountModel(ResponseModel):
     reason: str
     channel: str
     events: int
+    """Of `delivered`, `skipped`, `dead` and `redriven`: events, in `dead` also those that were sent again since. Of
+    `attempt`, `parked` and `held`: how often it happened, for some events more than once."""
     text: str
     """The reason as a sentence."""
     remedy: str
