@@ -187,8 +187,8 @@ class AssignmentEpoch:
 def event_time(record: Record, read_at: float, now: float) -> float:
     """Returns the unix time from which a record's age counts in metrics: its timestamp, or `read_at`.
 
-    A timestamp is not believed if it is missing, in the future, or over a year old, as one in seconds is. The age limit
-    of an event doesn't depend on it, see `RetryState.first_seen`.
+    A timestamp is ignored if it is missing, in the future, or over a year old, such as one that counts seconds. The age
+    limit of an event doesn't depend on it, see `RetryState.first_seen`.
     """
     seen = record.timestamp / 1000
     return seen if now - OLDEST_EVENT_S <= seen <= now else min(read_at, now)

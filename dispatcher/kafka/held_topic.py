@@ -121,7 +121,7 @@ class Directory:
 
 
 def _content(record: Record) -> Any:
-    """Returns the decoded value of a snapshot of either kind. Raises ValueError if the record is none."""
+    """Returns the decoded value of a snapshot of either kind. Raises ValueError if the record isn't one."""
     if not is_snapshot(record.headers):
         raise ValueError("no snapshot")
     return orjson.loads(record.value or b"")

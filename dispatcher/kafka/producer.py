@@ -112,7 +112,7 @@ class _ClientInUse:
                 self.idle.set()
 
     async def find(self, topic: str, partition: int) -> None:
-        """Asks for newer metadata if the partition is unknown: aiokafka asserts that it is known.
+        """Requests newer metadata if the partition is unknown, because aiokafka asserts that it is known.
 
         Raises:
             KafkaError: the topic has no such partition.

@@ -136,7 +136,7 @@ async def open_topic(settings: KafkaSettings, topic: str) -> AsyncIterator[Topic
 
 @asynccontextmanager
 async def open_topics(settings: KafkaSettings, topics: Sequence[str], name: str = "") -> AsyncIterator[TopicReader]:
-    """Yields a reader of several topics as they are now, read as one; messages call them `name`.
+    """Yields a reader of several topics, read as one, up to their present ends. `name`: their name in messages.
 
     Raises:
         NotFound: one of them is not there.

@@ -144,7 +144,7 @@ def _report_fleet(
 def _began_anew(subject: Subject, memory: Memory) -> bool:
     """Returns True if the state that was reported last has ended, and begun again.
 
-    Whatever flaps does so all the time. It is news only if the webhook is disabled, or if it was edited meanwhile.
+    A flapping webhook does so all the time. It is news only if the webhook is disabled, or if it was edited meanwhile.
     """
     is_again = subject.state is memory.reported and subject.since > memory.reported_at
     return is_again and (subject.state is FleetState.DISABLED or memory.is_edited)

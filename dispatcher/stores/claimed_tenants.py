@@ -55,7 +55,7 @@ class ClaimedTenants:
             yield from self._named(value, self._document, at, at)
 
     def _within(self, value: JsonValue, document: Document, here: Loc, at: Loc) -> Iterator[TenantKey | None]:
-        """Yields the tenants in a value at `here` of its document, which is `at` in the file."""
+        """Yields the tenants in a value. `here`: its place in its document; `at`: its place in the file."""
         if isinstance(value, list):
             for index, item in enumerate(value):
                 yield from self._within(item, document, (*here, index), (*at, index))

@@ -110,7 +110,7 @@ def test_optional_members_are_left_out_rather_than_null(algorithm: str) -> None:
     assert jwt.get_unverified_header(token).keys() == {"alg", "typ"} | ({"kid"} if algorithm != "HS256" else set())
 
 
-def test_what_is_configured_goes_before_what_is_assumed() -> None:
+def test_configured_claims_override_the_defaults() -> None:
     token = JwtSigner(signed(audience="a", subject="s", issuer="i"), AUDIENCE, "assumed").token(NOW)
 
     assert {name: claims_of(token)[name] for name in ("aud", "sub", "iss")} == {"aud": "a", "sub": "s", "iss": "i"}

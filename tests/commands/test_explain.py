@@ -219,9 +219,7 @@ async def test_a_record_in_a_topic_and_its_lane(kafka: Broker, tmp_path: Path, o
     assert (ran.status, ran.err) == (1, "dispatcher: explained/1 has no offset 2: it has 0 to 1\n")
 
 
-async def test_what_did_happen_is_shown_if_the_history_knows_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_past_attempts_are_shown_if_the_history_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What would be sent is never called delivered; what was delivered is, under a title of its own."""
     url = tmp_path / "history-url"
     url.write_text(f"sqlite+aiosqlite:///{tmp_path / 'history.db'}")

@@ -103,7 +103,7 @@ async def test_a_dry_run_counts_by_tenant_and_reason_and_sends_nothing(dead: Dea
     assert await dead.sent() == []
 
 
-async def test_what_is_selected_goes_back_once_and_the_rest_later(dead: Dead) -> None:
+async def test_selected_events_are_redriven_once_and_the_rest_later(dead: Dead) -> None:
     wanted = [await dead.dead_letter("luma") for _ in range(3)]
     others = [await dead.dead_letter("luma", DeadReason.REJECTED), await dead.dead_letter("other")]
     ran = await dispatcher("redrive", "-c", dead.config, "--tenant", "luma/prod", "--reason", "expired")
@@ -134,7 +134,7 @@ async def test_a_redriven_event_is_unchanged_and_its_attempts_start_from_zero(de
     assert event.webhook_id == first.webhook_id
 
 
-async def test_what_died_once_more_goes_back_once_more(dead: Dead) -> None:
+async def test_an_event_that_died_again_can_be_redriven_again(dead: Dead) -> None:
     journey = await dead.dead_letter()
     await dead.redrive()
     (record,) = await dead.sent()

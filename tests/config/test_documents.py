@@ -94,7 +94,7 @@ def test_every_part_knows_its_line() -> None:
     ] == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_what_is_not_there_has_the_line_of_what_is_around_it() -> None:
+def test_a_missing_value_has_the_line_of_its_parent() -> None:
     document = parse_document(b"a:\n  b: 1\n", "x")
     assert document.line(("a", "missing")) == 1
     assert document.line(("a", "b", "deeper", 3)) == 2

@@ -86,7 +86,7 @@ def test_secrets_come_from_the_environment_that_is_given(file: Path) -> None:
     assert settings.webhooks.url.reveal() == b"sqlite+aiosqlite:///x"
 
 
-def test_what_kubernetes_and_the_command_line_put_there_is_passed_over(file: Path) -> None:
+def test_variables_of_kubernetes_and_the_command_line_are_ignored(file: Path) -> None:
     load_settings(
         file,
         {

@@ -60,7 +60,7 @@ async def test_short_answers_stay_as_they_are(browser: aiohttp.ClientSession) ->
     assert await fetch(browser, "/livez", GZIP) == (False, '{"ok": true}')
 
 
-async def test_what_another_site_can_choose_is_not_compressed_beside_what_it_must_not_know(
+async def test_values_that_another_site_chooses_are_not_compressed_beside_secrets(
     browser: aiohttp.ClientSession, stage: Stage
 ) -> None:
     guess = "/?q=csrf_token"

@@ -75,7 +75,7 @@ def test_a_missing_event_does_not_balance(
         (ACCEPTED, IN_DEAD_LETTERS, SKIPPED | {"status": 1}),
     ],
 )
-def test_what_must_not_be_does_not_balance(
+def test_a_ledger_with_forbidden_outcomes_does_not_balance(
     accepted: dict[tuple[str, str], int], dead: dict[str, str], skipped: dict[str, int]
 ) -> None:
     found = balance(EVENTS, accepted, dead, skipped)

@@ -247,7 +247,7 @@ def test_the_reference_payload_is_taken() -> None:
         ({}, reference(messageDeliveryFeedback={}), "messageDeliveryFeedback"),
     ],
 )
-def test_what_breaks_the_contract_is_refused(wrong: dict[str, str], body: bytes, reason: str) -> None:
+def test_a_request_that_breaks_the_contract_is_refused(wrong: dict[str, str], body: bytes, reason: str) -> None:
     refusal = DELIVERY.refusal(arrived(contract_headers(**wrong), body))
     assert refusal is not None
     assert reason in refusal.reason

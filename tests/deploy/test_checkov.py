@@ -51,11 +51,11 @@ def failed(reports: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     return reports["kubernetes"]
 
 
-def test_what_the_chart_makes_fails_only_where_we_mean_it(failed: list[dict[str, Any]]) -> None:
+def test_the_chart_fails_only_the_checks_that_are_accepted(failed: list[dict[str, Any]]) -> None:
     assert {one["check_id"] for one in failed} == {check for check in ACCEPTED if not check.startswith("CKV_DOCKER")}
 
 
-def test_what_runs_for_long_has_probes_and_a_closed_network_is_closed(failed: list[dict[str, Any]]) -> None:
+def test_long_running_pods_have_probes_and_a_closed_network_is_closed(failed: list[dict[str, Any]]) -> None:
     """What is accepted is accepted there only, not everywhere."""
     for one in failed:
         if one["check_id"] in ("CKV_K8S_8", "CKV_K8S_9"):
@@ -65,7 +65,7 @@ def test_what_runs_for_long_has_probes_and_a_closed_network_is_closed(failed: li
         assert (one["check_id"], Path(one["file_path"]).stem) != ("CKV_K8S_43", "secured"), "it pins a digest"
 
 
-def test_the_dockerfile_fails_only_where_we_mean_it(reports: dict[str, list[dict[str, Any]]]) -> None:
+def test_the_dockerfile_fails_only_the_checks_that_are_accepted(reports: dict[str, list[dict[str, Any]]]) -> None:
     assert {one["check_id"] for one in reports["dockerfile"]} == {
         check for check in ACCEPTED if check.startswith("CKV_DOCKER")
     }

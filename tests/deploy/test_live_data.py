@@ -190,7 +190,7 @@ async def test_every_recording_rule_has_data(watched: Watched) -> None:
     assert await asyncio.to_thread(broken_rules, watched.prometheus) == {}
 
 
-async def test_what_keda_asks_has_data(watched: Watched) -> None:
+async def test_the_queries_of_keda_have_data(watched: Watched) -> None:
     triggers = only("keda", "ScaledObject")["spec"]["triggers"]
     asked = {one["name"]: one["metadata"]["query"] for one in triggers if one["type"] == "prometheus"}
     assert asked.keys() == {"oldest-event-age", "slots-in-use"}

@@ -25,7 +25,7 @@ def _looked_for() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("name", "pattern"), _looked_for())
-def test_what_a_runbook_looks_for_is_something_the_program_says(name: str, pattern: str) -> None:
+def test_the_program_logs_every_line_that_a_runbook_looks_for(name: str, pattern: str) -> None:
     """The drill and test_runbooks_in_trouble.py prove it with real output; this is quick."""
     for one in pattern.split("|"):
         plain = re.sub(r"\\(.)", r"\1", one).strip("^$(){}'\" ")
@@ -48,7 +48,7 @@ def _quoted() -> list[str]:
 
 
 @pytest.mark.parametrize("text", _quoted())
-def test_what_the_troubleshooting_page_quotes_is_something_the_program_says(text: str) -> None:
+def test_the_program_logs_every_line_that_the_troubleshooting_page_quotes(text: str) -> None:
     of_others = ("unable to get local issuer certificate", "certificate has expired", "file:line: key")
     key = text.rpartition(".")[2]  # of a setting
     assert text in of_others or text in _program() or (text.count(".") == 1 and key in _program())

@@ -18,7 +18,7 @@ def test_an_event_that_was_accepted_once_does_not_count_as_repeated() -> None:
     assert (found.of_fault.total(), found.unexplained) == (0, [])
 
 
-def test_what_the_killed_process_had_not_committed_is_its_kills_repeat() -> None:
+def test_uncommitted_records_of_a_killed_process_are_repeats_of_the_kill() -> None:
     for accepted_at in (99.0, 99.9, 102.0):
         found = _found([Sent("m0-1", 1, accepted_at - 0.1, accepted_at), Sent("m0-2", 1, 103.0, 103.1)])
         assert (found.of_fault, found.unexplained) == ({"kill": 1}, [])

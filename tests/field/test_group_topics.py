@@ -62,7 +62,7 @@ async def test_two_groups_on_one_topic_deliver_each_event_once_each(scene: Stage
 
 
 @pytest.mark.all_faults
-async def test_what_was_parked_and_died_under_the_old_names_is_drained_and_redriven(scene: Stage) -> None:
+async def test_events_in_topics_of_the_old_names_are_drained_and_redriven(scene: Stage) -> None:
     parked, dying = tenants(2)
     scene.mount([scene.webhook(parked), scene.webhook(dying)])
     scene.receiver.behave(f"/{parked.org}", status(503))
@@ -130,7 +130,7 @@ async def test_an_upgrade_that_is_killed_before_it_reads_the_former_topics_goes_
 
 @pytest.mark.all_faults
 @pytest.mark.parametrize("changed", ["tiers", "prefix"])
-async def test_what_was_parked_under_other_settings_is_drained_and_what_was_held_is_named(
+async def test_events_parked_under_other_settings_are_drained_and_held_ones_reported(
     scene: Stage, changed: str
 ) -> None:
     parked, held = tenants(2)

@@ -219,7 +219,7 @@ async def test_the_letter_of_a_record_that_was_cut_is_not_sent_back(scene: Stage
 
 
 @pytest.mark.all_faults
-async def test_what_is_written_while_the_broker_is_away_for_half_a_minute_is_there_once(mortal: ApacheKafka) -> None:
+async def test_a_write_during_half_a_minute_without_a_broker_is_stored_once(mortal: ApacheKafka) -> None:
     """An idempotent producer that waits for the broker repeats nothing; one that is replaced would."""
     topic = f"away-{uuid4().hex[:8]}"
     await topics.create_topic(mortal.bootstrap_servers, topic, partitions=3)

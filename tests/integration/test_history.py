@@ -223,7 +223,7 @@ async def test_everything_that_happens_is_written_stored_and_traced(scene: Stage
 _TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJ1cyJ9.c2lnbmF0dXJl"
 
 
-async def test_what_failed_attempts_were_answered_is_kept_if_wanted_and_masked(scene: Stage) -> None:
+async def test_answers_to_failed_attempts_are_kept_masked_if_configured(scene: Stage) -> None:
     """Without what an endpoint may echo of a person or of us; what answered a delivery is not kept."""
     failing, fine = tenants(2)
     scene.mount([scene.webhook(failing, headers={"x-api-key": "canary-key"}), scene.webhook(fine)])

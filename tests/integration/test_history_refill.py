@@ -120,7 +120,9 @@ def repeated() -> float:
 
 
 @pytest.mark.parametrize("damage", [lose, restore])
-async def test_what_a_store_has_lost_is_stored_again(world: World, damage: Callable[[World], Awaitable[None]]) -> None:
+async def test_entries_that_a_store_has_lost_are_stored_again(
+    world: World, damage: Callable[[World], Awaitable[None]]
+) -> None:
     async with world.worker():
         await world.produce(10)
         await world.complete()

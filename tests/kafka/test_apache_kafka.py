@@ -161,7 +161,7 @@ async def test_a_topic_has_the_partitions_that_were_asked_for(broker: ApacheKafk
         await topics.create_topic(broker.bootstrap_servers, topic)
 
 
-async def test_what_was_acknowledged_survives_a_kill(mortal: ApacheKafka) -> None:
+async def test_acknowledged_records_survive_a_kill(mortal: ApacheKafka) -> None:
     """Same data, same ports; a client that stayed goes on. The topic is made by writing, with four partitions."""
     address = mortal.bootstrap_servers
     async with AIOKafkaProducer(bootstrap_servers=address, enable_idempotence=True) as producer:

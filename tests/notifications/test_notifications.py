@@ -363,7 +363,7 @@ def a_message(*kinds: str, channel: Channel = "email", recipient: str = CONTACT)
     return Message(LUMA, "notice", kinds, channel, recipient, encode(content), "Luma")
 
 
-async def test_what_is_urgent_is_sent_first(scene: Scene, mail: MailServer) -> None:
+async def test_urgent_messages_are_sent_first(scene: Scene, mail: MailServer) -> None:
     waiting = [a_message("failing") for _ in range(6)] + [a_message("failing", "disabled")]
     await scene.store.add(Changes({}, [], waiting))
     first = await scene.store.claim(2, "email")
@@ -420,7 +420,7 @@ def tried_at(channel: str, result: str) -> float:
     return REGISTRY.get_sample_value(name, {"channel": channel, "result": result}) or 0
 
 
-async def test_what_is_refused_is_tried_again_until_a_day_has_passed(
+async def test_a_refused_message_is_retried_until_a_day_has_passed(
     scene: Scene, mail: MailServer, endpoint: Endpoint
 ) -> None:
     scene.webhooks = [webhook_of(LUMA, CONTACT)]
@@ -482,7 +482,7 @@ async def test_names_can_not_break_out_of_headers_or_markup(scene: Scene, mail: 
     assert all(len(line) < 998 for line in sent.as_bytes().splitlines())
 
 
-async def test_what_was_sent_is_in_the_audit(
+async def test_sent_messages_are_in_the_audit(
     tmp_path: Path, issued: Certificates, mail: MailServer, history: Database
 ) -> None:
     url = Secret(f"sqlite+aiosqlite:///{tmp_path / 'webhooks.db'}".encode())

@@ -96,7 +96,7 @@ async def got(url: str, token: str | None = None, local: str = "127.0.0.2", sche
         return answer.status
 
 
-async def test_what_concerns_tenants_is_closed_to_other_hosts_by_default() -> None:
+async def test_tenants_data_is_closed_to_other_hosts_by_default() -> None:
     async with Ops().running() as base:
         assert {path: await got(base + path) for path in OF_TENANTS} == dict.fromkeys(OF_TENANTS, 403)
         assert {await got(base + path, local="127.0.0.1") for path in OF_TENANTS} == {200}

@@ -30,7 +30,7 @@ def test_the_locks_have_what_the_project_asks_for_and_agree() -> None:
     assert list(problems_of_locks({name: lock(name) for name in LOCKS}, project)) == []
 
 
-def test_what_is_installed_is_what_is_locked() -> None:
+def test_the_installed_versions_are_the_locked_ones() -> None:
     assert list(strangers(lock("test"))) == []
 
 

@@ -464,7 +464,7 @@ async def test_a_large_mapping_is_refused_before_each_of_its_keys_is(path: Path)
     assert orgs(directory) == ["b"]
 
 
-async def test_what_has_not_changed_stays_the_same_object(path: Path) -> None:
+async def test_an_unchanged_webhook_stays_the_same_object(path: Path) -> None:
     (path / "a.yaml").write_text(content(entry("a"), entry("b")))
     directory, notified = directory_at(path)
     await directory.load()
@@ -545,7 +545,7 @@ async def test_a_tenant_twice_in_a_file_is_a_mistake_in_it(path: Path) -> None:
     assert directory.all()[1].source == f"{path}/a.yaml:3", "the earlier one is in use"
 
 
-async def test_what_the_service_checks_is_a_mistake_with_its_line(path: Path) -> None:
+async def test_a_mistake_found_by_the_services_checks_has_its_line(path: Path) -> None:
     (path / "a.yaml").write_text(
         "apiVersion: dispatcher/v1\nwebhooks:\n  - name: a\n    org: a\n    sandbox: prod\n    url: https://10.0.0.1/\n"
         "    headers:\n      X-A: '1'\n"

@@ -214,7 +214,7 @@ async def test_without_a_key_no_header_parameter_is_stored(database: Database) -
         await repository.create(plain(headers={"X-A": "b"}), by="ada", orgs=None)
 
 
-async def test_what_an_earlier_version_left_readable_is_encrypted_and_gone(database: Database) -> None:
+async def test_plaintext_of_an_earlier_version_is_encrypted_and_removed(database: Database) -> None:
     encryption = Encryption([_key()])
     repository = WebhookRepository(database, encryption)
     made = await repository.create(plain(headers={"X-Env": "new"}), by="ada", orgs=None)
@@ -235,9 +235,7 @@ async def test_what_an_earlier_version_left_readable_is_encrypted_and_gone(datab
 
 
 @pytest.mark.parametrize("change", ["pause and resume", "reactivate"])
-async def test_what_no_key_decrypts_stays_as_it_is_through_changes_that_do_not_concern_it(
-    database: Database, change: str
-) -> None:
+async def test_an_undecryptable_secret_survives_unrelated_changes(database: Database, change: str) -> None:
     """The old key, configured again, still decrypts it; until then the webhook stays unusable."""
     old, new = _key(), _key()
     given = secretive(headers={"X-Text": "text", "X-Key": {"value": "header secret"}})

@@ -109,7 +109,7 @@ async def test_other_organisations_can_neither_see_nor_restore_nor_erase(reposit
             await step
 
 
-async def test_what_is_not_deleted_can_not_be_restored_or_erased(repository: WebhookRepository) -> None:
+async def test_a_webhook_that_is_not_deleted_can_not_be_restored_or_erased(repository: WebhookRepository) -> None:
     made = await repository.create(secretive(), by="ada", orgs=None)
     for step in (repository.restore(made.id, by="a", orgs=None), repository.erase(made.id, by="a", orgs=None)):
         with pytest.raises(NotFound):
@@ -118,7 +118,7 @@ async def test_what_is_not_deleted_can_not_be_restored_or_erased(repository: Web
 
 
 @pytest.mark.parametrize("by_hand", [True, False])
-async def test_what_is_erased_is_gone(
+async def test_erased_secrets_are_gone(
     repository: WebhookRepository, database: Database, encryption: Encryption, clock: Clock, *, by_hand: bool
 ) -> None:
     made = await deleted(repository, secretive())
@@ -280,7 +280,7 @@ async def _headers_encrypted(file: SqliteFile) -> None:
 
 @pytest.mark.parametrize("replace", [_month_over, _erased_by_hand, _rotated, _headers_encrypted])
 @pytest.mark.parametrize("by_itself", [True, False])
-async def test_what_another_process_kept_from_being_removed_is_removed_later(
+async def test_replaced_rows_that_another_process_keeps_are_removed_later(
     sqlite_file: SqliteFile, replace: Callable[[SqliteFile], Awaitable[None]], *, by_itself: bool
 ) -> None:
     """In a SQLite file, replaced rows stay in free pages until the file is rewritten, even by another process."""

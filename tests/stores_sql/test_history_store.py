@@ -73,7 +73,7 @@ async def counted(database: Database) -> dict[tuple[str, str, str, str], int]:
         return {tuple(row)[:4]: int(row[4]) for row in found}
 
 
-async def test_what_is_written_twice_is_there_and_counted_once(store: HistoryStore, database: Database) -> None:
+async def test_an_entry_written_twice_is_stored_and_counted_once(store: HistoryStore, database: Database) -> None:
     """In other batches, in another order, and from several workers at once where the database takes several."""
     made = records(1, 400)
     everything = rows(*made)

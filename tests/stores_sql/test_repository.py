@@ -21,7 +21,7 @@ from dispatcher.stores.sql.repository import WebhookRepository
 from tests.stores_sql.examples import CANARY, plain, plain_draft, secretive, secretive_draft, with_signing
 
 
-async def test_what_was_created_is_found_by_id_and_by_tenant(repository: WebhookRepository) -> None:
+async def test_a_created_webhook_is_found_by_id_and_by_tenant(repository: WebhookRepository) -> None:
     made = await repository.create(plain(), by="ada", orgs=None)
     assert made.version == 1
     assert made.created_by == made.updated_by == "ada"
@@ -230,7 +230,7 @@ async def test_secrets_go_in_and_come_out_for_delivery_only(repository: WebhookR
     assert CANARY not in repr(stored)
 
 
-async def test_what_was_shown_can_be_sent_back_and_changes_nothing(repository: WebhookRepository) -> None:
+async def test_saving_the_shown_document_changes_nothing(repository: WebhookRepository) -> None:
     given = secretive()
     made = await repository.create(given, by="ada", orgs=None)
     shown = orjson.loads(orjson.dumps(dict(made.document)))

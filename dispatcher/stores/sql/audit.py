@@ -46,7 +46,7 @@ class AuditLog:
         webhook_id: str | None = None,
         details: Mapping[str, JsonValue] | None = None,
     ) -> None:
-        """Adds an entry. `details` are written unmasked: they may contain no secrets and no personal data.
+        """Adds an entry. `details` are written unmasked, so they must not contain secrets or personal data.
 
         Raises:
             StoreUnavailable: the entry was not written.

@@ -177,7 +177,7 @@ async def test_a_list_without_filters_shows_only_the_callers_organisations(conso
         assert not [word for word in (LUMA.org, LUMAS_NAME, LUMAS_CUSTOMER, luma.webhook_id) if word in answer.text]
 
 
-async def test_what_is_refused_to_others_reads_like_what_does_not_exist(console: Console) -> None:
+async def test_a_refusal_for_other_organisations_reads_like_a_missing_object(console: Console) -> None:
     """Whether there is a webhook, a dead event or a redrive must not show by any difference in the answer."""
     luma = await make(console, "prod")
     rival = await console.client(Role.ADMIN, frozenset({RIVAL.org}))

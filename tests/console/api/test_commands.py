@@ -51,7 +51,7 @@ async def test_a_token_is_made_listed_and_revoked(settings: Path) -> None:
     [[], ["--org", "a", "--all-orgs"], ["--all-orgs", "--expires", "soon"], ["--all-orgs", "--expires", "0s"], ["--all-orgs", "--role", "root"]],
     ids=" ".join,
 )  # fmt: skip
-async def test_what_a_token_is_good_for_must_be_said(settings: Path, wrong: list[str]) -> None:
+async def test_creating_a_token_requires_its_role_and_scope(settings: Path, wrong: list[str]) -> None:
     assert (await dispatcher("tokens", "create", "--name", "ada", *wrong, "-c", settings)).status == 2
 
 

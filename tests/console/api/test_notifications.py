@@ -30,7 +30,7 @@ async def test_contacts_are_listed_sent_confirmations_and_tested(console: Consol
     assert "wait a moment" in refused.json["detail"]
 
 
-async def test_what_was_sent_is_listed_page_by_page(console: Console) -> None:
+async def test_sent_notifications_are_listed_page_by_page(console: Console) -> None:
     api = await console.client()
     page = (await api.get("/api/v1/notifications?limit=1")).json
     assert [one["title"] for one in page["items"]] == ["Luma fails"]

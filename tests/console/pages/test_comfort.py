@@ -21,7 +21,7 @@ async def _new(shown: Window, stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("look", LOOKS)
-async def test_what_is_shown_in_between_is_accessible(browser: Browser, stage: Stage, look: str) -> None:
+async def test_transient_states_of_a_page_are_accessible(browser: Browser, stage: Stage, look: str) -> None:
     scheme, size = LOOKS[look]
     async with window(browser, stage.base, scheme=scheme, size=size) as shown:  # type: ignore[arg-type]
         shown.ignored = ("422", "401")

@@ -120,7 +120,7 @@ async def test_an_event_is_explained_from_wherever_it_is_kept(stage: Stage) -> N
         await verdict(Origin("older-topic", EXPLAINED.partition, EXPLAINED.offset))
 
 
-async def test_what_failed_attempts_were_answered_is_shown_as_text(browser: Browser, stage: Stage) -> None:
+async def test_answers_to_failed_attempts_are_shown_as_text(browser: Browser, stage: Stage) -> None:
     async with window(browser, stage.base) as shown:
         page = shown.page
         await shown.sign_in(await stage.token(Role.VIEWER))
@@ -155,7 +155,9 @@ async def test_a_dead_event_whose_attempts_are_gone_is_shown_and_sent_again(brow
         await expect(page.locator("main")).to_contain_text("delivered like a new event")
 
 
-async def test_what_to_change_is_shown_of_one_that_was_never_sent(browser: Browser, stage: Stage) -> None:
+async def test_an_event_that_expired_without_an_attempt_is_shown_with_what_to_change(
+    browser: Browser, stage: Stage
+) -> None:
     detail = "breaker_open"
     aged = replace(
         DEATH,
@@ -181,7 +183,7 @@ async def test_what_to_change_is_shown_of_one_that_was_never_sent(browser: Brows
         await expect(main).not_to_contain_text("Nothing listens")  # that is not what it died of
 
 
-async def test_what_was_left_out_of_a_redrive_is_shown(browser: Browser, stage: Stage) -> None:
+async def test_events_left_out_of_a_redrive_are_shown(browser: Browser, stage: Stage) -> None:
     stage.dead_events.facts, stage.dead_events.busy = dead_facts(), {NORTHWIND}
     async with window(browser, stage.base) as shown:
         page = shown.page

@@ -80,7 +80,7 @@ async def test_every_page_is_accessible_and_whole(browser: Browser, stage: Stage
         assert {path: violations for path, violations in found.items() if violations} == {}
 
 
-async def test_what_is_not_there_is_shown_in_the_same_frame(browser: Browser, stage: Stage) -> None:
+async def test_a_missing_page_is_shown_in_the_same_frame(browser: Browser, stage: Stage) -> None:
     async with window(browser, stage.base) as shown:
         shown.ignored = ("404",)
         await shown.sign_in(await stage.token())

@@ -266,7 +266,7 @@ def test_a_key_is_the_one_that_was_pasted_though_a_browser_sends_other_line_ends
     assert typed.secrets["auth.sign.key"].draft() == {"value": EC_KEY}
 
 
-def test_what_is_sealed_is_for_one_place_and_an_hour() -> None:
+def test_a_sealed_value_is_valid_for_one_place_and_an_hour() -> None:
     sealer = SecretSealer.of(Secret(b"k" * 32))
     sealed = sealer.seal("x", person="p", place="tls.key")
     assert SecretSealer.of(Secret(b"k" * 32)).open(sealed, person="p", place="tls.key") == "x"

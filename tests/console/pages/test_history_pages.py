@@ -191,7 +191,7 @@ async def test_the_inventory_says_that_it_can_not_list_tenants_without_a_webhook
         assert await shown.violations() == []
 
 
-async def test_what_is_not_sent_is_on_the_inventory_and_fills_the_form(browser: Browser, stage: Stage) -> None:
+async def test_skipped_tenants_are_in_the_list_and_fill_the_form(browser: Browser, stage: Stage) -> None:
     async with window(browser, stage.base) as shown:
         page = shown.page
         await shown.sign_in(await stage.token())

@@ -165,7 +165,7 @@ async def test_two_editors_do_not_overwrite_each_other(browser: Browser, stage: 
 SCRIPT = "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script>"
 
 
-async def test_what_people_type_is_shown_as_text(browser: Browser, stage: Stage, endpoint: Receiver) -> None:
+async def test_typed_markup_is_shown_as_text(browser: Browser, stage: Stage, endpoint: Receiver) -> None:
     async with window(browser, stage.base) as shown:
         shown.ignored = ("422",)
         page = shown.page

@@ -55,7 +55,7 @@ async def test_a_resend_of_a_paused_webhook_warns_at_phone_width(browser: Browse
         ("?reason=expired", "Choose a time from which on events are sent again"),
     ],
 )
-async def test_what_can_not_be_sent_again_is_refused_and_not_widened(
+async def test_an_impossible_resend_is_refused_and_not_widened(
     browser: Browser, stage: Stage, query: str, problem: str
 ) -> None:
     async with window(browser, stage.base) as shown:

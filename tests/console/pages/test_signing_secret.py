@@ -75,7 +75,7 @@ async def test_a_deleted_webhook_is_restored_unless_a_new_one_exists(browser: Br
         assert webhook.name not in await main.inner_text()
 
 
-async def test_what_is_typed_when_the_session_ends_comes_back(browser: Browser, stage: Stage) -> None:
+async def test_typed_values_survive_the_end_of_the_session(browser: Browser, stage: Stage) -> None:
     """The preview notices first; after the sign-in the form opens by itself."""
     sessions = stage.server._sessions
     real = sessions._clock

@@ -126,7 +126,7 @@ def test_attempts_are_found_by_event_and_by_outcome() -> None:
     assert found == {"delivered": 1, "failed": 2, "dead": 1}
 
 
-def test_what_is_wrong_lately_is_the_latest_failure_and_how_many_were_like_it() -> None:
+def test_the_recent_trouble_is_the_latest_failure_with_its_count() -> None:
     failed = attempt("retry_later", status=401, reason="http_4xx")
     attempts = memory(*[attempt(at=NOW - 9)] * 10, *[failed] * 38, attempt("retry_soon"), failed)
     assert attempts.failing(LUMA) == (failed, 39, 40)
@@ -182,5 +182,5 @@ def test_attempts_are_read_from_records_of_history() -> None:
     [None, b"", b"{", b"[]", b"null", b"7", b"{}", record(version=2), record({}), record(first="x"), b"\xff"]
     + [record(ENTRY | {key: wrong}) for key in ENTRY for wrong in ([1], {"a": 1}) if key != "unknown"],
 )
-def test_what_can_not_be_read_is_counted_and_passed_over(value: bytes | None) -> None:
+def test_unreadable_records_are_counted_and_skipped(value: bytes | None) -> None:
     assert read_attempts(value, NOW) is None

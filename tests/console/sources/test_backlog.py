@@ -107,7 +107,7 @@ async def test_each_tenants_events_are_counted_by_tier_with_the_next_that_is_due
     assert await waiting.of(TenantKey("nobody", "prod")) == []
 
 
-async def test_what_is_finished_is_counted_no_more(parked: Parked, settings: Settings) -> None:
+async def test_finished_records_are_no_longer_counted(parked: Parked, settings: Settings) -> None:
     """The commit's position, and what its metadata says is done beyond it."""
     for _ in range(10):
         await parked.park(LUMA, 0)

@@ -56,7 +56,7 @@ def test_a_dead_event_has_its_details_and_its_reason() -> None:
     assert not fact.redriven
 
 
-def test_what_can_not_be_read_is_shown_without_an_event() -> None:
+def test_an_unreadable_dead_record_is_shown_without_an_event() -> None:
     fact = dead_event_of(letter(7, None))
     assert (fact.tenant, fact.event_id, fact.message_status, fact.recipient) == (None, None, None, None)
     strange = dead_event_of(ARecord(b"\xff", None, (), "events.dead", 0, 3, 5000))

@@ -118,7 +118,7 @@ async def test_a_delivery_before_hundreds_of_other_entries_is_found(
     assert await world.resends.check(LUMA, ResendQuery(event_ids=("msg_1",))) == ResendCheck(1, 0)
 
 
-async def test_what_the_topic_has_lost_or_given_to_others_is_counted_as_gone(world: World) -> None:
+async def test_lost_or_replaced_records_are_counted_as_gone(world: World) -> None:
     """An offset may belong to another tenant's record if the topic was recreated."""
     origins = [await world.delivered(LUMA, number) for number in range(6)]
     other = await world.delivered(OTHER, 30)

@@ -26,7 +26,7 @@ def test_one_owners_flood_does_not_evict_the_items_of_others() -> None:
     st.integers(1, 40),
     st.integers(1, 20),
 )
-def test_what_is_kept_is_each_owners_newest_and_never_too_much(owners: list[int], most: int, most_each: int) -> None:
+def test_each_owners_newest_items_are_kept_within_the_limit(owners: list[int], most: int, most_each: int) -> None:
     buffer: FairBuffer[int, int] = FairBuffer(most, most_each)
     added: defaultdict[int, list[int]] = defaultdict(list)
     gone: Counter[int] = Counter()

@@ -119,7 +119,7 @@ def _verified(value: str, document: Any) -> jwt.Token:
     return jwt.decode(text, KeySet.import_key_set(document), algorithms=["ES256", "PS256", "EdDSA"])
 
 
-async def test_what_one_tenant_signs_no_other_tenants_receiver_takes(webhooks: Webhooks) -> None:
+async def test_a_token_of_one_tenant_is_refused_by_another_tenants_receiver(webhooks: Webhooks) -> None:
     """A tenant has its private key, and can sign what it likes with it: the other's issuer, audience, subject, kid."""
     mallorys = new_pem()
     await webhooks.add("luma", **signing(new_pem(), kid="k1"))

@@ -45,7 +45,7 @@ def test_success_needs_no_cure(status: int) -> None:
         ("TLS: wrong version number", "needs TLS 1.2 or newer"),
     ],
 )
-def test_what_is_wrong_with_a_certificate_is_named(detail: str, message: str) -> None:
+def test_the_fault_of_a_certificate_is_named(detail: str, message: str) -> None:
     assert message in remedy_for("tls", None, detail, webhook())
 
 

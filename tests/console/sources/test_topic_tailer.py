@@ -51,7 +51,7 @@ def names(kept: Kept) -> list[str]:
     return sorted((value or b"").decode() for value in kept.values)
 
 
-async def test_what_was_there_is_read_and_what_comes_is_followed(
+async def test_existing_records_are_read_and_new_ones_followed(
     settings: Settings, producer: Producer, mortal: ApacheKafka
 ) -> None:
     await topics.create_topic(mortal.bootstrap_servers, settings.kafka.topic, partitions=3)

@@ -39,7 +39,7 @@ def test_a_misspelt_key_stops_the_start_in_every_group(path: str | None) -> None
 
 
 @pytest.mark.parametrize("key", LEAST)
-def test_what_must_be_given(key: str) -> None:
+def test_required_settings_are_reported(key: str) -> None:
     with pytest.raises(ValidationError, match=key):
         Settings.model_validate({name: value for name, value in LEAST.items() if name != key})
 

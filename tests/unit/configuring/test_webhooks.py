@@ -22,7 +22,7 @@ def refusal(**values: object) -> str:
     return str(refused.value)
 
 
-def test_what_a_tenant_need_not_say() -> None:
+def test_optional_fields_of_a_webhook_have_defaults() -> None:
     config = webhook().config
 
     assert config.channels == ("email", "sms")

@@ -113,7 +113,7 @@ def takes(slow: dict[int, float]) -> Callable[[Record], float | None]:
 
 
 @virtual_time
-async def test_what_is_finished_is_committed_and_what_is_finished_beyond_it_is_named() -> None:
+async def test_a_commit_has_the_finished_position_and_the_records_finished_beyond_it() -> None:
     bench = Bench()
     bench.produce(0, 10)
     bench.script = takes({3: 100, 6: 100})

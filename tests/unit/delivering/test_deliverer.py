@@ -390,7 +390,7 @@ async def test_cancelling_a_delivery_releases_its_permit() -> None:
 @pytest.mark.parametrize(
     "reason", [FailureReason.PROXY, FailureReason.EGRESS_DENIED, FailureReason.URL_DENIED, FailureReason.LOCAL]
 )
-async def test_what_is_our_fault_is_not_held_against_the_tenant(reason: FailureReason) -> None:
+async def test_failures_of_our_own_side_do_not_count_against_the_tenant(reason: FailureReason) -> None:
     bench = Bench(reason)
     for _ in range(30):
         await deliver(bench)
@@ -460,7 +460,7 @@ async def test_the_timestamp_is_that_of_the_attempt() -> None:
 
 @virtual_time
 @pytest.mark.parametrize("text", ["x\r\nevil: 1", "x\ny", "ä", "\x00", "x" * 9000, "", " x"])
-async def test_what_an_event_says_can_neither_inject_a_header_nor_swell_one(text: str) -> None:
+async def test_values_of_an_event_can_neither_inject_a_header_nor_make_one_too_long(text: str) -> None:
     bench = Bench(200)
     event = read(email_event(timestamp=text), {"traceparent": text.encode()})
     await deliver(bench, event=event)
@@ -479,7 +479,7 @@ async def test_a_webhooks_own_timeout_goes_before_the_operators() -> None:
 
 
 @virtual_time
-async def test_what_is_made_of_a_webhook_is_kept_while_it_is_the_same_and_forgotten_with_its_lane() -> None:
+async def test_a_prepared_webhook_is_kept_until_an_edit_and_freed_with_its_lane() -> None:
     bench = Bench(200)
     same = bench.store.webhooks[TENANT]
     assert bench.deliverer.destination(same) is bench.deliverer.destination(same)

@@ -143,7 +143,7 @@ async def test_a_parking_without_an_attempt_uses_none_up() -> None:
         (FailureReason.URL_DENIED, DeadReason.EGRESS_DENIED),
     ],
 )  # fmt: skip
-async def test_what_will_never_be_delivered_is_kept_with_its_reason(answer: Any, reason: DeadReason) -> None:
+async def test_an_undeliverable_event_is_dead_lettered_with_its_reason(answer: Any, reason: DeadReason) -> None:
     bench = Bench(answer)
 
     assert await bench.process(fresh(key=b"k", headers={"x": b"1"})) == Dead(reason)
@@ -163,7 +163,7 @@ async def test_what_will_never_be_delivered_is_kept_with_its_reason(answer: Any,
 @pytest.mark.parametrize(
     "value", [None, b"", b"{", b"\xff", b"[]", b'{"a":' * 600 + b"1" + b"}" * 600, b"x" * 1_000_001]
 )
-async def test_what_cannot_be_read_is_kept_as_it_came(value: bytes | None) -> None:
+async def test_an_unreadable_record_is_dead_lettered_unchanged(value: bytes | None) -> None:
     bench = Bench(200)
 
     assert await bench.process(ARecord(value, key=None)) == Dead(DeadReason.UNREADABLE)
@@ -211,7 +211,7 @@ async def test_a_payload_over_the_limit_is_dead() -> None:
 
 
 @virtual_time
-async def test_what_still_fails_at_the_age_limit_is_dead() -> None:
+async def test_an_event_that_still_fails_at_the_age_limit_is_dead() -> None:
     """It would be too old when it is due: it dies now, not then."""
     bench = Bench(404)
     day = 86_400

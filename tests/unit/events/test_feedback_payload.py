@@ -62,7 +62,7 @@ def test_an_sms_in_version_1_has_the_keys_of_version_1() -> None:
     )
 
 
-def test_what_is_not_known_is_null() -> None:
+def test_unknown_values_are_null() -> None:
     event = email_event(requestId=REMOVED, requestID=REMOVED, id=REMOVED, identityMap=REMOVED, retryCount=REMOVED)
     management(event)["messageExecution"] = {}
     del management(event)["messageDeliveryfeedback"]["messageFailure"]

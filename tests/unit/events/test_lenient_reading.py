@@ -307,7 +307,7 @@ def test_the_spelling_is_that_of_the_entity_s_keys() -> None:
 @pytest.mark.parametrize(
     "missing", ["_id", "timestamp", "identityMap", "messageExecution", "messageProfile", "channel"]
 )
-def test_what_the_short_spelling_lacks_is_found_in_the_long_one(missing: str) -> None:
+def test_fields_missing_in_the_short_spelling_are_read_from_the_long_one(missing: str) -> None:
     """A mixed event, in which any one part has long keys only."""
     event, long = email_event(), xdm_spelling(EMAIL_EVENT)["body"]["xdmEntity"]
     entity = event["body"]["xdmEntity"]

@@ -234,7 +234,7 @@ _entries = st.builds(
 
 
 @given(st.lists(_entries, min_size=1, max_size=30), st.integers(0, 2**62))
-def test_what_is_encoded_is_decoded(made: list[HistoryEntry], writer: int) -> None:
+def test_an_encoded_record_is_decoded_again(made: list[HistoryEntry], writer: int) -> None:
     records = [decode_record(value) for value, _ in encode_records(writer, 7, made)]
     assert [one for record in records for one in record.entries] == made
     assert {record.writer for record in records} == {writer}

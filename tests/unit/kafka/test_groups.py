@@ -60,7 +60,7 @@ def test_every_topic_that_is_read_is_checked_for_reading() -> None:
     assert written.operations == (Operation.WRITE,)
 
 
-def test_what_only_the_history_needs_does_not_stop_deliveries() -> None:
+def test_a_fault_of_the_history_does_not_stop_deliveries() -> None:
     chosen = settings(STORED)
     assert [need.name for need in topic_needs(chosen) if not need.is_required] == ["p.history"]
     assert [need.name for need in group_needs(chosen) if not need.is_required] == ["g.history"]

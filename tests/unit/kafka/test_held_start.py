@@ -224,7 +224,7 @@ async def test_a_record_that_retention_has_removed_is_not_compared(log_start: in
 LEFT = HeldStart(10, SNAPSHOT, Fingerprint.of(record(15)), commit(8, last_read=12), directory=DIRECTORY)
 
 
-async def test_what_was_finished_here_counts_if_no_other_member_has_committed_since() -> None:
+async def test_records_finished_here_count_if_no_other_member_has_committed_since() -> None:
     log = Log(LEFT.committed)
     assert await log.find_start(LEFT) == LEFT
     log = Log()
@@ -233,7 +233,7 @@ async def test_what_was_finished_here_counts_if_no_other_member_has_committed_si
 
 
 @pytest.mark.parametrize("committed", [commit(8, last_read=13), commit(9, last_read=12), commit(4), None])
-async def test_what_was_finished_here_does_not_count_after_another_commit(committed: Committed | None) -> None:
+async def test_records_finished_here_do_not_count_after_another_commit(committed: Committed | None) -> None:
     """Another member's commit, or an operator's."""
     log = Log(committed)
     found = await log.find_start(LEFT)
@@ -242,7 +242,7 @@ async def test_what_was_finished_here_does_not_count_after_another_commit(commit
     assert found.directory is None
 
 
-async def test_what_was_finished_here_of_another_log_does_not_count() -> None:
+async def test_records_finished_in_another_log_do_not_count() -> None:
     log = Log(LEFT.committed)
     log.records[15] = record(15, value=b"other")
     found = await log.find_start(LEFT)
@@ -253,7 +253,7 @@ async def test_what_was_finished_here_of_another_log_does_not_count() -> None:
     assert log.reasons() == [KafkaReason.TOPIC_REPLACED]
 
 
-async def test_what_was_finished_here_before_retention_removed_more_is_kept() -> None:
+async def test_records_finished_here_count_after_retention_removed_more() -> None:
     log, before = Log(LEFT.committed), removed()
     log.begin_at(12)
     assert await log.find_start(LEFT) == replace(LEFT, position=12)

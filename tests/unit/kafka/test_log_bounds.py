@@ -111,7 +111,7 @@ async def test_an_odd_answer_costs_its_own_partitions_only() -> None:
 
 
 @virtual_time
-async def test_what_a_leader_refuses_is_raised_if_no_other_answers() -> None:
+async def test_a_leaders_error_is_raised_if_no_other_answers() -> None:
     consumer = Consumer()
 
     async def refused(_: Sequence[TopicPartition]) -> dict[TopicPartition, int]:

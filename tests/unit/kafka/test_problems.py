@@ -125,7 +125,7 @@ def test_replacing_reports_what_a_source_sees_and_clears_the_rest_of_it(problems
     assert [one.reason for one in problems.current] == [EXPIRED]
 
 
-def test_what_is_kept_is_bounded(problems: KafkaProblems, clock: Clock) -> None:
+def test_the_number_of_kept_problems_is_bounded(problems: KafkaProblems, clock: Clock) -> None:
     for number in range(MAX_REPORTED + 100):
         problems.report(EXPIRED, f"{number:6}" * MAX_DETAIL, source=str(number))
     assert len(problems.current) == MAX_REPORTED
@@ -136,7 +136,7 @@ def test_what_is_kept_is_bounded(problems: KafkaProblems, clock: Clock) -> None:
     assert len(problems._logged) == 1
 
 
-def test_what_stops_reading_comes_first(problems: KafkaProblems) -> None:
+def test_problems_that_stop_reading_come_first(problems: KafkaProblems) -> None:
     for reason in KafkaReason:
         problems.report(reason, "detail")
     stops = [one.stops_reading for one in problems.current]

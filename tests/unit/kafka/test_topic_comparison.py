@@ -69,7 +69,7 @@ def test_unlimited_and_unreadable_values_are_left_alone(changed: dict[str, str])
         ({"min_insync_replicas": "4"}, "min.insync.replicas is 4, and it has 3 replicas", {}),
     ],
 )
-def test_what_loses_or_refuses_events_is_named_with_its_cure(
+def test_settings_that_lose_or_refuse_events_are_reported_with_the_correction(
     changed: dict[str, str], says: str, sets: dict[str, str]
 ) -> None:
     topic = _topic(**changed)

@@ -495,7 +495,7 @@ async def test_a_lane_with_exactly_its_share_parks_what_waits_too_long() -> None
 
 
 @virtual_time
-async def test_what_waits_no_longer_than_it_may_is_not_parked() -> None:
+async def test_an_event_within_its_waiting_time_is_not_parked() -> None:
     lane = lanes(lane_start=1, lane_max_wait="5s").lane(tenant(0))
     running, waiting = Event(lane), Event(lane)
     await settle()

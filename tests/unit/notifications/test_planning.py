@@ -77,7 +77,7 @@ def test_many_that_are_disabled_again_are_reported_to_the_operator_only() -> Non
     assert [news.kind for _, news in fleet.to_operator] == [NewsKind.MASS]
 
 
-def test_what_an_older_version_reported_is_not_reported_again() -> None:
+def test_news_reported_by_an_older_version_is_not_reported_again() -> None:
     fleet = Fleet()
     fleet.step(luma(DISABLED, NOW))
     values = msgspec.msgpack.decode(encode_memory(fleet.memories[LUMA]))

@@ -776,7 +776,7 @@ async def test_a_restart_reads_no_event_again_that_still_waits(monkeypatch: pyte
 
 
 @virtual_time
-async def test_what_a_restart_finds_released_is_sent_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_restart_sends_released_events_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(held_commits, "DIRECTORY_EVERY", 10)
     bench = Bench()
     bench.hold(10)

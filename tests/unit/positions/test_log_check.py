@@ -155,7 +155,7 @@ def test_the_record_that_is_looked_at(
         (CommittedPosition(5, passed=9), 12, 3),
     ],
 )
-def test_what_retention_took_unread_is_counted_without_what_was_finished(
+def test_unread_records_removed_by_retention_are_counted_without_finished_ones(
     claim: CommittedPosition, start: int, removed: int
 ) -> None:
     assert removed_unread(claim, start) == removed

@@ -261,7 +261,7 @@ async def test_the_very_first_start_at_the_end_is_committed_at_once_for_all_part
 
 
 @virtual_time
-async def test_what_came_while_down_before_anything_was_read_is_read() -> None:
+async def test_records_produced_while_down_are_read_though_none_was_read_before() -> None:
     bench = Bench(auto_offset_reset="latest")
     bench.produce(0, 10)
     await bench.run()

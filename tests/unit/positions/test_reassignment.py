@@ -58,7 +58,7 @@ def refuse_metadata(bench: Bench, longest: int) -> None:
 
 
 @virtual_time
-async def test_what_was_finished_is_not_begun_again_though_its_commit_was_refused() -> None:
+async def test_finished_records_are_not_begun_again_though_their_commit_was_refused() -> None:
     bench = Bench(commit_interval="1h")
     begun = await finished_and_uncommitted(bench)
     await taken_away(bench)
@@ -71,7 +71,7 @@ async def test_what_was_finished_is_not_begun_again_though_its_commit_was_refuse
 
 
 @virtual_time
-async def test_what_was_finished_beyond_an_older_commit_is_not_begun_again() -> None:
+async def test_records_finished_beyond_an_older_commit_are_not_begun_again() -> None:
     bench = Bench()
     begun = await finished_and_uncommitted(bench)
     await asyncio.sleep(1)
@@ -212,7 +212,7 @@ async def test_a_position_that_was_deleted_by_hand_is_replayed() -> None:
 @virtual_time
 @pytest.mark.parametrize("committed", [False, True])
 @pytest.mark.parametrize("grown", [3, 29, 30, 60])
-async def test_what_was_finished_of_a_lost_log_says_nothing_of_the_new_one(grown: int, *, committed: bool) -> None:
+async def test_records_finished_in_a_lost_log_do_not_count_in_the_new_one(grown: int, *, committed: bool) -> None:
     bench = Bench(commit_interval="100ms" if committed else "1h")
     begun, before = await finished_and_uncommitted(bench), resets("truncated") + resets("replaced")
     other = await second_member(bench)
@@ -330,13 +330,13 @@ def test_two_positions_of_one_log_are_merged(
         (CommittedPosition(3), CommittedPosition(2), False),
     ],
 )
-def test_what_was_finished_here_counts_unless_the_position_was_set_by_hand(
+def test_records_finished_here_count_unless_the_position_was_set_by_hand(
     committed: CommittedPosition | None, found: CommittedPosition | None, *, counts: bool
 ) -> None:
     assert FinishedHere(CommittedPosition(9, (), MARK), committed).may_extend(found) is counts
 
 
-def test_what_is_kept_of_a_partition_is_bounded() -> None:
+def test_the_data_kept_of_a_partition_is_bounded() -> None:
     partition = Partition(ONE)
     partition.restore(CommittedPosition(0).tracker, None)
     assert partition.what_is_finished() is None, "nothing is finished"
