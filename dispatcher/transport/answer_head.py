@@ -93,7 +93,7 @@ def read_answer_head(data: bytes) -> AnswerHead | None:
     """Returns the head of the final answer at the start of `data`, or None while it is incomplete.
 
     Interim answers (1xx) before it are skipped. Line ends may be bare line feeds, values may be folded (RFC 9112,
-    sections 2.2 and 5.2), a name may have spaces before its colon. Lines that are no headers are skipped.
+    sections 2.2 and 5.2), a name may have spaces before its colon. Lines that aren't headers are skipped.
 
     Raises:
         ValueError: `data` is not the start of an HTTP/1 answer to a POST, or passes the limits on headers.

@@ -284,7 +284,7 @@ async def test_a_silent_proxy_is_a_proxy_failure_by_either_deadline(
 
 @pytest.mark.parametrize("answer", [None, b"HTTP/1.1 200 OK\r\n\r\n"], ids=["a real tunnel", "a tunnel by word only"])
 @pytest.mark.parametrize("timeouts", [(20.0, 0.3), (0.3, 20.0)])
-async def test_an_endpoint_that_is_silent_behind_the_tunnel_is_no_failure_of_the_proxy(
+async def test_a_silent_endpoint_behind_the_tunnel_does_not_count_as_a_failure_of_the_proxy(
     opening: Opener, answer: bytes | None, timeouts: tuple[float, float]
 ) -> None:
     async def silent(peer: Peer) -> None:
