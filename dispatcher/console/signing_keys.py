@@ -124,14 +124,7 @@ async def generate_signing_key(
     """
     stored, config, token = await _signed(services, person, webhook_id)
     now = datetime.now(UTC)
-    if token.next is not None and token.next.previous_ends > now:
-        message = (
-            "a next key is published already: let it start now or withdraw it first"
-            if token.next.starts > now
-            else f"the key before it is published until {token.next.previous_ends:%Y-%m-%d %H:%M} UTC, because tokens"
-            " that it signed are still in use: wait until then, or withdraw it first"
-        )
-        raise ConfigError([Problem(message, "next")])
+    _raise_if_published(token.next, now)
     if not timedelta(0) <= starts_in <= MAX_START:
         raise ConfigError([Problem(f"must be in the next {MAX_START.days} days", "starts_in")])
     from dispatcher.auth.signing_keys import new_private_key
@@ -145,6 +138,19 @@ async def generate_signing_key(
     following = NextKey(algorithm=current.algorithm, key=Secret(pem), starts=starts)
     changed = current.model_copy(update={"next": following})
     return await save(services, person, stored, config.with_signed_token(changed), version)
+
+
+def _raise_if_published(following: NextKey | None, now: datetime) -> None:
+    """Raises ConfigError while two keys are published: a third one is not added."""
+    if following is None or following.previous_ends <= now:
+        return
+    message = (
+        "a next key is published already: let it start now or withdraw it first"
+        if following.starts > now
+        else f"the key before it is published until {following.previous_ends:%Y-%m-%d %H:%M} UTC, because tokens"
+        " that it signed are still in use: wait until then, or withdraw it first"
+    )
+    raise ConfigError([Problem(message, "next")])
 
 
 async def start_signing_key(

@@ -64,11 +64,8 @@ class KafkaReason(StrEnum):
     """A Kafka error that has no reason of its own; the detail has its name."""
 
 
-STOPS_READING: Final = frozenset(
+CONNECTING: Final = frozenset(
     {
-        KafkaReason.UNREACHABLE,
-        KafkaReason.NAME_NOT_FOUND,
-        KafkaReason.BROKERS_MOVED,
         KafkaReason.PROTOCOL_MISMATCH,
         KafkaReason.TLS_UNTRUSTED,
         KafkaReason.TLS_FAILED,
@@ -76,6 +73,15 @@ STOPS_READING: Final = frozenset(
         KafkaReason.AUTHENTICATION_REFUSED,
         KafkaReason.MECHANISM_UNSUPPORTED,
         KafkaReason.TOKEN_UNAVAILABLE,
+    }
+)
+"""Reasons that concern one broker's port and what it accepts, not topics or groups."""
+
+STOPS_READING: Final = CONNECTING | frozenset(
+    {
+        KafkaReason.UNREACHABLE,
+        KafkaReason.NAME_NOT_FOUND,
+        KafkaReason.BROKERS_MOVED,
         KafkaReason.PERMISSION_MISSING,
         KafkaReason.TOPIC_MISSING,
         KafkaReason.COORDINATOR_UNAVAILABLE,

@@ -15,13 +15,13 @@ Everything here runs on the event loop without awaiting, except `Lane.acquire`, 
 import asyncio
 from collections import deque
 from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import Final
 
 from dispatcher.config.settings import DeliverySettings
 from dispatcher.contract.outcomes import ParkReason
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.delivery.endpoint_state import EndpointState
-from dispatcher.delivery.permits import LaneRefusal, Permit, Permits, Priority, Waiter, WaitingTask
+from dispatcher.delivery.permits import LaneRefusal, Permit, Permits, Priority, ReadAhead, Waiter, WaitingTask
 from dispatcher.delivery.verdicts import Judgement
 from dispatcher.telemetry import metrics
 
@@ -31,15 +31,6 @@ _RETRY_TURN: Final = 4
 _CROWDED: Final = 0.8
 _MOST_OF_ROOM: Final = 0.75
 _TICK_S: Final = 1.0
-
-
-class ReadAhead(Protocol):
-    """Number of unfinished records that were read. Implemented by `kafka.partition.ReadAheadLimit`, a layer above."""
-
-    @property
-    def records(self) -> int: ...
-    @property
-    def limit(self) -> int: ...
 
 
 class Lane:

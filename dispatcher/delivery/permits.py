@@ -84,6 +84,15 @@ class WaitingTask:
         self.future.set_result(entry)
 
 
+class ReadAhead(Protocol):
+    """Number of unfinished records that were read. Implemented by `kafka.partition.ReadAheadLimit`, a layer above."""
+
+    @property
+    def records(self) -> int: ...
+    @property
+    def limit(self) -> int: ...
+
+
 class Permits:
     """Counts the permits of the process."""
 

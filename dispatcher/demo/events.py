@@ -71,19 +71,7 @@ def make_event(
     `org` and `sandbox` None leave them to record headers. `at`: unix seconds of what happened.
     """
     chance = random.Random(event_id)
-    header: Json = {
-        "schemaRef": {"id": _SCHEMA, "contentType": _CONTENT_TYPE.format("xed-full")},
-        "source": {"name": "message feedback"},
-        "datasetId": f"{chance.getrandbits(96):024x}",
-        "createdAt": int(at * 1000),
-        "requestId": _token(chance),
-    }
-    if org is not None:
-        header["imsOrgId"] = org
-    if sandbox is not None:
-        header["sandbox"] = {"id": _uuid(random.Random(f"{org}/{sandbox}")), "name": sandbox}
-    if webhooks_enabled is not None:
-        header["webhooksEnabled"] = webhooks_enabled
+    header = _header(chance, org, sandbox, webhooks_enabled, at)
     management: Json = {
         "messageExecution": _execution(chance, campaign, campaign_type, at),
         "messageProfile": _profile(chance, channel, test_execution=test_execution),
@@ -121,6 +109,25 @@ def malformed_records(org: str, event_id: str) -> dict[str, bytes | None]:
         "key twice": good[:-1] + b',"header":{}}',
         "text": b"hello, is this thing on?",
     }
+
+
+def _header(
+    chance: random.Random, org: str | None, sandbox: str | None, webhooks_enabled: bool | None, at: float
+) -> Json:
+    header: Json = {
+        "schemaRef": {"id": _SCHEMA, "contentType": _CONTENT_TYPE.format("xed-full")},
+        "source": {"name": "message feedback"},
+        "datasetId": f"{chance.getrandbits(96):024x}",
+        "createdAt": int(at * 1000),
+        "requestId": _token(chance),
+    }
+    if org is not None:
+        header["imsOrgId"] = org
+    if sandbox is not None:
+        header["sandbox"] = {"id": _uuid(random.Random(f"{org}/{sandbox}")), "name": sandbox}
+    if webhooks_enabled is not None:
+        header["webhooksEnabled"] = webhooks_enabled
+    return header
 
 
 def _execution(chance: random.Random, campaign: str | None, campaign_type: str | None, at: float) -> Json:

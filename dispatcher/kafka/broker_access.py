@@ -15,9 +15,9 @@ from aiokafka.abc import AbstractTokenProvider
 from aiokafka.errors import KafkaConnectionError
 
 from dispatcher.config.kafka_settings import KafkaSettings
-from dispatcher.contract.kafka_problems import KafkaReason
+from dispatcher.contract.kafka_problems import CONNECTING, KafkaReason
 from dispatcher.errors import TokenUnavailable
-from dispatcher.kafka.connection_errors import ExplainedError, Peer, explain, is_about_connecting
+from dispatcher.kafka.connection_errors import ExplainedError, Peer, explain
 from dispatcher.kafka.credentials import Credentials, CurrentCredentials, reason_of
 from dispatcher.kafka.port_diagnosis import diagnose
 from dispatcher.kafka.problems import KafkaProblems
@@ -111,11 +111,11 @@ class BrokerAccess(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has
         reason, detail = explain(error, peer)
         if reason == KafkaReason.UNREACHABLE:
             reason, detail = await diagnose(connection.host, connection.port, peer, error) or (reason, detail)
-            if is_about_connecting(reason):
+            if reason in CONNECTING:
                 self.last_error = ExplainedError(reason, detail)
         if reason == KafkaReason.AUTHENTICATION_REFUSED and credentials is not None:
             self._refused[address] = _Refused(credentials, time.monotonic() + REFUSED_PAUSE_S, error)
-        if self.problems is not None and is_about_connecting(reason):
+        if self.problems is not None and reason in CONNECTING:
             self.problems.report(reason, f"kafka at {address}: {detail}", source=address, lasts_s=_LASTS_S)
 
     async def not_answered(self, host: str, port: int, error: BaseException) -> None:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from dispatcher.config.settings import Settings
+from dispatcher.contract.kafka_problems import CONNECTING
 from dispatcher.delivery.retry_policy import RetryPolicy
-from dispatcher.kafka.connection_errors import is_about_connecting
 from dispatcher.kafka.former_topics import find_former_topics
 from dispatcher.kafka.groups import delivering_groups, group_names
 from dispatcher.kafka.probe import Findings, GroupNeed, KafkaProbe, Operation, TopicNeed
@@ -69,7 +69,7 @@ async def check_kafka(settings: Settings) -> KafkaReport:
 
 
 def _success_messages(settings: Settings, found: Findings) -> tuple[str, ...]:
-    if not found.answers or any(is_about_connecting(reason) for reason in found.problems):
+    if not found.answers or any(reason in CONNECTING for reason in found.problems):
         return ()
     security = settings.kafka.security
     how = security.protocol if security.mechanism is None else f"{security.protocol}, {security.mechanism}"

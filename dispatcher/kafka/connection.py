@@ -12,9 +12,10 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
 from dispatcher.config.kafka_settings import KafkaSettings
+from dispatcher.contract.kafka_problems import CONNECTING
 from dispatcher.kafka import aiokafka_patches
 from dispatcher.kafka.broker_access import BrokerAccess, peer_of
-from dispatcher.kafka.connection_errors import Peer, explain, is_about_connecting
+from dispatcher.kafka.connection_errors import Peer, explain
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.tasks import Answer, Backoff
 
@@ -161,6 +162,6 @@ def report_error(
     address = "the brokers" if settings is None else settings.bootstrap_servers
     peer = Peer(address, "PLAINTEXT") if settings is None else peer_of(settings, address, group_id=group_id)
     reason, detail = explain(error, peer)
-    if is_about_connecting(reason) and problems.reports(reason):
+    if reason in CONNECTING and problems.reports(reason):
         return
     problems.report(reason, f"kafka at {address}: {detail}", source=source, lasts_s=lasts_s)

@@ -83,24 +83,6 @@ def missing_permission(peer: Peer, operations: Iterable[str], resource: str) -> 
     return f"{_user_of(peer)} lacks {names} on {resource}: add the ACL (`dispatcher topics --acls` prints all)"
 
 
-def is_about_connecting(reason: KafkaReason) -> bool:
-    """Returns True if the problem concerns one broker's port and what it accepts, not topics or groups."""
-    return reason in _CONNECTING
-
-
-_CONNECTING: Final = frozenset(
-    {
-        KafkaReason.PROTOCOL_MISMATCH,
-        KafkaReason.TLS_UNTRUSTED,
-        KafkaReason.TLS_FAILED,
-        KafkaReason.CLIENT_CERTIFICATE_REFUSED,
-        KafkaReason.AUTHENTICATION_REFUSED,
-        KafkaReason.MECHANISM_UNSUPPORTED,
-        KafkaReason.TOKEN_UNAVAILABLE,
-    }
-)
-
-
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """Returns the error and its causes, the innermost first: the cause says more."""
     found: list[BaseException] = []

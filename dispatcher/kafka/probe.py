@@ -18,10 +18,10 @@ from aiokafka import errors as kafka_errors
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 
 from dispatcher.config.kafka_settings import KafkaSettings
-from dispatcher.contract.kafka_problems import STOPS_READING, KafkaReason
+from dispatcher.contract.kafka_problems import CONNECTING, STOPS_READING, KafkaReason
 from dispatcher.kafka.broker_access import peer_of
 from dispatcher.kafka.connection import connection_arguments
-from dispatcher.kafka.connection_errors import Explanation, explain, is_about_connecting, missing_permission
+from dispatcher.kafka.connection_errors import Explanation, explain, missing_permission
 from dispatcher.kafka.probe_requests import NOT_TOLD, AuthorizedGroupsRequest, AuthorizedMetadataRequest
 from dispatcher.kafka.problems import KafkaProblems
 from dispatcher.telemetry import metrics
@@ -150,7 +150,7 @@ class KafkaProbe:
                 await self._close()
             else:
                 # A connection's problem is reported by the connection itself, for its broker.
-                own = {why: text for why, text in found.details.items() if not is_about_connecting(why)}
+                own = {why: text for why, text in found.details.items() if why not in CONNECTING}
                 problems.replace(SOURCE, own)
             await asyncio.sleep(EVERY_S)
 

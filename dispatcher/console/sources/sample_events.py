@@ -54,11 +54,7 @@ def _document(
     config: WebhookConfig, channel: Channel, message_status: str, unique: str, now: float
 ) -> dict[str, object]:
     at = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    feedback: dict[str, object] = {"feedbackStatus": message_status, "retryCount": 0, "deliveryTimestamp": at}
-    if message_status in _FAILURES:
-        feedback["messageFailure"] = _FAILURES[message_status]
-    if message_status == "exclude":
-        feedback["messageExclusion"] = {"reason": "Test: excluded by a rule"}
+    feedback = _feedback(channel, message_status, at)
     sandbox = {"name": config.sandbox} | ({"id": config.sandbox_id} if config.sandbox_id else {})
     message = {"messageExecutionID": f"{MARK}-{unique}", "messageType": "transactional"}
     message |= {"campaignID": MARK, "campaignVersionID": f"{MARK}-1", "campaignType": "ApiTriggered"}
@@ -73,7 +69,6 @@ def _document(
     }
     if channel is Channel.SMS:
         message["messageID"] = f"{MARK}-{unique}"
-        feedback |= {"responseCode": 200, "responseDurationMillis": 1, "encoding": "GSM-7", "numberOfMessageParts": 1}
         management["smsChannelContext"] = {"profileNumber": NUMBER}
         identities = {"Phone": [{"id": NUMBER, "primary": True}]}
     else:
@@ -92,3 +87,14 @@ def _document(
             },
         },
     }
+
+
+def _feedback(channel: Channel, message_status: str, at: str) -> dict[str, object]:
+    feedback: dict[str, object] = {"feedbackStatus": message_status, "retryCount": 0, "deliveryTimestamp": at}
+    if message_status in _FAILURES:
+        feedback["messageFailure"] = _FAILURES[message_status]
+    if message_status == "exclude":
+        feedback["messageExclusion"] = {"reason": "Test: excluded by a rule"}
+    if channel is Channel.SMS:
+        feedback |= {"responseCode": 200, "responseDurationMillis": 1, "encoding": "GSM-7", "numberOfMessageParts": 1}
+    return feedback
