@@ -22,7 +22,8 @@ from dispatcher.contract.events import DeliveryEvent, read_event
 from dispatcher.contract.feedback import encode_feedback
 from dispatcher.contract.records import Origin
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.transport.request import Endpoint, Headers
+from dispatcher.contract.values import HttpHeaders
+from dispatcher.transport.request import Endpoint
 from dispatcher.transport.request_head import HeaderBlock
 
 
@@ -35,7 +36,7 @@ class _Value:
         self.value: bytes | None = value
 
 
-def request_parts(url: str) -> tuple[bytes, Headers, bytes]:
+def request_parts(url: str) -> tuple[bytes, HttpHeaders, bytes]:
     """Head, changing headers and body of the request that the dispatcher sends for the event of every benchmark."""
     found = read_event(_Value(event(TenantKey("org00000", "prod"), 0)), Origin("t", 0, 0))
     assert isinstance(found, DeliveryEvent)

@@ -5,14 +5,13 @@ from typing import TYPE_CHECKING, Final, Self
 from dispatcher.auth.token_answers import TokenEndpoint
 from dispatcher.config.webhook_auth import JwtAuth
 from dispatcher.config.webhooks import WebhookConfig
+from dispatcher.contract.values import HttpHeader
 
 if TYPE_CHECKING:  # they import `cryptography` and `jwt`, 9 MB that only webhooks with tokens need
     from dispatcher.auth.fetched_tokens import FetchedTokens
     from dispatcher.auth.jwt_signer import JwtSigner
     from dispatcher.auth.public_keys import PublicJwk
 
-Header = tuple[str, str]
-"""Name and value."""
 
 TOKEN_TIMEOUT_S: Final = 5.0
 """Seconds for one request to a token endpoint, everything included: half of an attempt's time."""
@@ -34,7 +33,7 @@ class Authenticator:
         self._fetched = fetched
         self._name = "" if auth is None else auth.header
         self._scheme = f"{auth.scheme} " if auth is not None and auth.scheme else ""
-        self._cached: tuple[str, Header] = ("", ("", ""))
+        self._cached: tuple[str, HttpHeader] = ("", ("", ""))
         self.needs_body = auth is not None and auth.sign is not None and (auth.sign.body_hash or auth.sign.jti)
 
     @classmethod
@@ -72,7 +71,7 @@ class Authenticator:
         signer = self._signer if self._fetched is None else self._fetched.signer
         return None if signer is None else signer.key.public_jwk
 
-    def cached_header(self, now: float) -> Header | None:
+    def cached_header(self, now: float) -> HttpHeader | None:
         """Returns the header without waiting, or None if requests carry none or `header` has to be awaited.
 
         Costs well under a microsecond. Call it in a running loop: a fetched token past its renewal point is renewed
@@ -83,7 +82,7 @@ class Authenticator:
         token = None if self._fetched is None else self._fetched.kept(now)
         return None if token is None else self._header(token)
 
-    async def header(self, *, webhook_id: str, body: bytes, now: float) -> Header | None:
+    async def header(self, *, webhook_id: str, body: bytes, now: float) -> HttpHeader | None:
         """Returns the header of this request, or None without authentication.
 
         Waits at most the token endpoint's timeout. Cancelling one caller doesn't cancel the others.
@@ -97,7 +96,7 @@ class Authenticator:
             return self._header(self._signer.token_for(now, webhook_id, body))
         return self.cached_header(now)
 
-    def invalidate(self, header: Header, *, now: float) -> bool:
+    def invalidate(self, header: HttpHeader, *, now: float) -> bool:
         """Reports that the endpoint answered 401 to this header.
 
         Returns True if the caller should get the header again and retry once, False if a fresh token would not help.
@@ -113,7 +112,7 @@ class Authenticator:
     def __repr__(self) -> str:
         return f"<Authenticator {self._fetched or self._signer or 'none'}>"
 
-    def _header(self, token: str) -> Header:
+    def _header(self, token: str) -> HttpHeader:
         cached, header = self._cached
         if cached is not token:
             header = (self._name, self._scheme + token)

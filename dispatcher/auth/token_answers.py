@@ -17,9 +17,8 @@ import orjson
 from pydantic import JsonValue
 
 from dispatcher.config.webhook_auth import FetchedToken
+from dispatcher.contract.values import HttpHeaders
 from dispatcher.errors import TokenUnavailable
-
-Headers = tuple[tuple[str, str], ...]
 
 MAX_ANSWER: Final = 64 * 1024
 """Bytes of an answer; a longer one is refused."""
@@ -70,7 +69,7 @@ class TokenAnswer:
 class TokenEndpoint(Protocol):
     """Sends requests to token endpoints, through the same egress guard as deliveries."""
 
-    async def post_form(self, url: str, headers: Headers, body: bytes, timeout_s: float) -> TokenAnswer:
+    async def post_form(self, url: str, headers: HttpHeaders, body: bytes, timeout_s: float) -> TokenAnswer:
         """Sends `body` by POST as `application/x-www-form-urlencoded`, following no redirect.
 
         Reads at most 64 KiB of the answer. Returns an answer without a status if the request fails, instead of raising.
@@ -87,7 +86,7 @@ class IssuedToken:
     """Seconds from the moment of the request: 1 s to 24 h."""
 
 
-def form_of(config: FetchedToken, assertion: str | None) -> tuple[Headers, bytes]:
+def form_of(config: FetchedToken, assertion: str | None) -> tuple[HttpHeaders, bytes]:
     """Returns headers and form of a token request; the transport sets the form's content type.
 
     `assertion` is needed for the grant `jwt-bearer`; it is None for `client-credentials`.

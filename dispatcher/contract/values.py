@@ -5,6 +5,10 @@ from typing import TypeVar, dataclass_transform
 
 _T = TypeVar("_T")
 
+HttpHeader = tuple[str, str]
+"""Name and value of one HTTP header."""
+HttpHeaders = tuple[HttpHeader, ...]
+
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def slots_dataclass(cls: type[_T]) -> type[_T]:

@@ -10,13 +10,14 @@ from typing import Final, Self
 import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result
 
-from dispatcher.auth.authenticator import Authenticator, Header
+from dispatcher.auth.authenticator import Authenticator
 from dispatcher.auth.signatures import Signer
 from dispatcher.auth.token_answers import TokenEndpoint
 from dispatcher.config.settings import DeliverySettings
 from dispatcher.config.webhooks import Webhook
 from dispatcher.contract.outcomes import Attempt, Delivered, FailureReason, ParkReason
 from dispatcher.contract.tenant import TenantKey
+from dispatcher.contract.values import HttpHeader
 from dispatcher.delivery.breaker import BreakerState
 from dispatcher.delivery.history_recorder import HistoryRecorder
 from dispatcher.delivery.lane_scheduler import Lane, LaneScheduler
@@ -293,7 +294,7 @@ class Deliverer:
 
     async def _post_with_token(
         self, pending: PendingDelivery, destination: PreparedWebhook, number: int
-    ) -> tuple[Attempt, Header | None]:
+    ) -> tuple[Attempt, HttpHeader | None]:
         began, now = self._lanes.now(), self._clock()
         try:
             token = destination.authenticator.cached_header(now) or await destination.authenticator.header(
@@ -306,7 +307,7 @@ class Deliverer:
         return await self._transport.post(self._request(pending, destination, number, now, token)), token
 
     def _request(
-        self, pending: PendingDelivery, destination: PreparedWebhook, number: int, now: float, token: Header | None
+        self, pending: PendingDelivery, destination: PreparedWebhook, number: int, now: float, token: HttpHeader | None
     ) -> Request:
         return Request(
             endpoint=destination.endpoint,

@@ -4,7 +4,6 @@ import re
 from dataclasses import field
 from typing import Final
 
-from dispatcher.auth.authenticator import Header
 from dispatcher.auth.signatures import Signer
 from dispatcher.config.webhooks import Webhook
 from dispatcher.contract.events import DeliveryEvent
@@ -12,10 +11,9 @@ from dispatcher.contract.history import EventIds
 from dispatcher.contract.outcomes import Attempt, DeadReason, Delivered, ParkReason
 from dispatcher.contract.records import Origin, ProcessingAttempt
 from dispatcher.contract.tenant import TenantKey
-from dispatcher.contract.values import slots_dataclass
+from dispatcher.contract.values import HttpHeader, HttpHeaders, slots_dataclass
 from dispatcher.delivery.permits import LaneRefusal, Priority
 from dispatcher.delivery.verdicts import DELIVERED, Judgement, Verdict, reason_of
-from dispatcher.transport.request import Headers
 
 _FIT_FOR_A_HEADER: Final = re.compile(r"[\x21-\x7e]{1,256}")
 """Values of the event that are safe in a header: nothing that injects one, or makes it too long for receivers."""
@@ -158,8 +156,8 @@ GOOD: Final = AttemptResult(1, judgement=DELIVERED)
 
 
 def request_headers(
-    pending: PendingDelivery, number: int, now: float, signer: Signer | None, token: Header | None
-) -> Headers:
+    pending: PendingDelivery, number: int, now: float, signer: Signer | None, token: HttpHeader | None
+) -> HttpHeaders:
     """Returns a request's headers in order, without the tenant's header parameters."""
     timestamp = int(now)
     headers = [("webhook-id", pending.webhook_id), ("webhook-timestamp", str(timestamp))]

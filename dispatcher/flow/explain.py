@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import assert_never
 
-from dispatcher.auth.authenticator import Header
 from dispatcher.auth.signatures import Signer
 from dispatcher.config.secrets import Secret, speaks_of_a_secret
 from dispatcher.config.webhook_auth import JwtAuth
@@ -18,11 +17,12 @@ from dispatcher.contract.event_reader import spelling_of
 from dispatcher.contract.events import DeliveryEvent, OtherEvent, webhook_id
 from dispatcher.contract.outcomes import ParkReason, SkipReason
 from dispatcher.contract.records import PREFIX, AssignmentEpoch, ProcessingAttempt, Record, RetryState
+from dispatcher.contract.values import HttpHeader, HttpHeaders
 from dispatcher.delivery.pending_delivery import PendingDelivery, request_headers
 from dispatcher.delivery.permits import Priority
 from dispatcher.errors import UnreadableEvent
 from dispatcher.flow.decision import campaign_objection, decide, is_of_another_sandbox, read_record
-from dispatcher.transport.request import USER_AGENT, Endpoint, Headers
+from dispatcher.transport.request import USER_AGENT, Endpoint
 
 MASKED = "<secret>"
 MIN_HIDDEN = 6
@@ -229,7 +229,7 @@ def shown_headers(pending: PendingDelivery, now: float) -> Iterator[tuple[str, s
     endpoint = Endpoint.of(config)
     count = 0 if config.signing is None else config.signing.count_at(now)
     signer = Signer(tuple(lambda _: MASKED for _ in range(count))) if count else None
-    token: Header | None = None
+    token: HttpHeader | None = None
     if isinstance(config.auth, JwtAuth):
         token = (config.auth.header, f"{config.auth.scheme} {MASKED}".strip())
     yield "host", endpoint.authority
@@ -242,7 +242,7 @@ def shown_headers(pending: PendingDelivery, now: float) -> Iterator[tuple[str, s
         yield name, MASKED if is_secret else value
 
 
-def masked(text: str, headers: Headers, token: Header | None, config: WebhookConfig) -> str:
+def masked(text: str, headers: HttpHeaders, token: HttpHeader | None, config: WebhookConfig) -> str:
     """Masks in a text everything that `shown_headers` masks, of the headers and the token that were really sent."""
     values = [value for name, value in headers if speaks_of_a_secret(name)]
     values += [config.header_texts()[name] for name, value in config.headers.items() if isinstance(value, Secret)]

@@ -8,10 +8,11 @@ from typing import Final, Protocol
 import aiohttp
 
 from dispatcher.auth.fetched_tokens import FetchedTokens
-from dispatcher.auth.token_answers import MAX_ANSWER, Headers, TokenAnswer
+from dispatcher.auth.token_answers import MAX_ANSWER, TokenAnswer
 from dispatcher.config.kafka_security import KafkaOauth, KafkaSecurity
 from dispatcher.config.secrets import Secret, reread
 from dispatcher.config.webhook_auth import FetchedToken
+from dispatcher.contract.values import HttpHeaders
 from dispatcher.errors import TokenUnavailable
 from dispatcher.transport.tls import operator_context
 
@@ -103,7 +104,7 @@ class _OperatorsEndpoint:
     def __init__(self, oauth: KafkaOauth) -> None:
         self._oauth = oauth
 
-    async def post_form(self, url: str, headers: Headers, body: bytes, timeout_s: float) -> TokenAnswer:
+    async def post_form(self, url: str, headers: HttpHeaders, body: bytes, timeout_s: float) -> TokenAnswer:
         """POSTs a form. Returns an answer without a status if the connection fails."""
         began = time.monotonic()
         timeout = aiohttp.ClientTimeout(total=timeout_s)

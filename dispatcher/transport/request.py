@@ -10,11 +10,10 @@ from dispatcher.config.endpoint_urls import split_url
 from dispatcher.config.secrets import Secret
 from dispatcher.config.webhooks import WebhookConfig
 from dispatcher.contract.outcomes import Attempt
-from dispatcher.contract.values import slots_dataclass
+from dispatcher.contract.values import HttpHeaders, slots_dataclass
 
 USER_AGENT = f"feedback-dispatcher/{__version__}"
 
-Headers = tuple[tuple[str, str], ...]
 
 _RAW = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9\-._~:/?@!$&'()*+,;=%]")
 
@@ -35,7 +34,7 @@ class Endpoint:
     """Path and query, as they go into the request line."""
     authority: str
     """The `Host` header, with the port unless it is the scheme's default."""
-    headers: Headers = field(default=(), repr=False)
+    headers: HttpHeaders = field(default=(), repr=False)
     """The tenant's header parameters; they come last in the request."""
     ca: Secret | None = None
     certificate: Secret | None = None
@@ -49,7 +48,7 @@ class Endpoint:
         return f"{self.scheme}://{self.authority}{self.target}"
 
     @classmethod
-    def at(cls, url: str, headers: Headers = ()) -> "Endpoint":
+    def at(cls, url: str, headers: HttpHeaders = ()) -> "Endpoint":
         """Returns the endpoint of a URL that `webhooks.split_url` accepts."""
         parts = split_url(url)
         host = (parts.hostname or "").rstrip(".")
@@ -92,7 +91,7 @@ class Request:
     """
 
     endpoint: Endpoint
-    headers: Headers = field(repr=False)
+    headers: HttpHeaders = field(repr=False)
     """Headers that change with the event or the attempt: webhook-*, traceparent, the token."""
     body: bytes = field(repr=False)
     timeout_s: float

@@ -8,8 +8,9 @@ import re
 from functools import lru_cache
 from typing import Final
 
+from dispatcher.contract.values import HttpHeaders
 from dispatcher.errors import unchained
-from dispatcher.transport.request import USER_AGENT, Endpoint, Headers
+from dispatcher.transport.request import USER_AGENT, Endpoint
 
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
 _FRAMING: Final = frozenset(
@@ -32,7 +33,7 @@ def _sendable_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None and name.lower() not in _FRAMING
 
 
-def checked(headers: Headers) -> Headers:
+def checked(headers: HttpHeaders) -> HttpHeaders:
     """Returns the headers if each of them may be sent.
 
     Raises:
@@ -62,7 +63,7 @@ class HeaderBlock:
         """Rendered starts by content type, of which an endpoint has one or two."""
         self._end = _lines(self.endpoint_headers) + b"\r\n"
 
-    def render(self, content_type: str, length: int, headers: Headers) -> bytes:
+    def render(self, content_type: str, length: int, headers: HttpHeaders) -> bytes:
         """Returns the whole head of one request.
 
         Raises:
@@ -75,7 +76,7 @@ class HeaderBlock:
         return b"%b%d\r\n%b%b" % (start, length, _lines(headers), self._end)
 
 
-def _lines(headers: Headers) -> bytes:
+def _lines(headers: HttpHeaders) -> bytes:
     """Returns the headers as they are sent. One check covers all values: none has a line break or control character."""
     for name, _ in headers:
         if name not in _SENDABLE and not _sendable_name(name):

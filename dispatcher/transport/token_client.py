@@ -1,7 +1,8 @@
 """Posts to token endpoints with the guarded transport: the same egress rules, TLS and limits as for webhooks."""
 
-from dispatcher.auth.token_answers import MAX_ANSWER, Headers, TokenAnswer
+from dispatcher.auth.token_answers import MAX_ANSWER, TokenAnswer
 from dispatcher.contract.outcomes import FailureReason, shown_to_tenants
+from dispatcher.contract.values import HttpHeaders
 from dispatcher.transport.request import Endpoint, Request, Transport
 
 CONNECT_TIMEOUT_S = 3.0
@@ -16,7 +17,7 @@ class TokenClient:
         self._transport = transport
         self._endpoints: dict[str, Endpoint] = {}
 
-    async def post_form(self, url: str, headers: Headers, body: bytes, timeout_s: float) -> TokenAnswer:
+    async def post_form(self, url: str, headers: HttpHeaders, body: bytes, timeout_s: float) -> TokenAnswer:
         """Posts a form. A failure before the answer is returned as an answer without a status."""
         if url not in self._endpoints:
             if len(self._endpoints) >= _MOST_ENDPOINTS:

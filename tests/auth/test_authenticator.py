@@ -9,8 +9,9 @@ import pytest
 from aiohttp import web
 
 from dispatcher.auth.authenticator import Authenticator
-from dispatcher.auth.token_answers import Headers, TokenAnswer
+from dispatcher.auth.token_answers import TokenAnswer
 from dispatcher.config.secrets import Secret
+from dispatcher.contract.values import HttpHeaders
 from dispatcher.errors import TokenUnavailable
 from tests.auth.keys import NOW, fetched, signed, webhook
 from tests.auth.token_server import HttpEndpoint, TokenServer, http_endpoint, token, token_server
@@ -19,7 +20,7 @@ from tests.auth.token_server import HttpEndpoint, TokenServer, http_endpoint, to
 class NoEndpoint:
     """A token endpoint that must never be used."""
 
-    async def post_form(self, url: str, headers: Headers, body: bytes, timeout_s: float) -> TokenAnswer:
+    async def post_form(self, url: str, headers: HttpHeaders, body: bytes, timeout_s: float) -> TokenAnswer:
         raise AssertionError
 
 

@@ -12,7 +12,8 @@ from aiohttp import web
 from joserfc.jwk import KeySet
 
 from dispatcher.auth.fetched_tokens import FetchedTokens
-from dispatcher.auth.token_answers import Headers, TokenAnswer
+from dispatcher.auth.token_answers import TokenAnswer
+from dispatcher.contract.values import HttpHeaders
 from dispatcher.errors import TokenUnavailable
 from tests.auth.keys import NOW, fetched, jwks_of, signed, webhook
 from tests.auth.test_jwt_signer import verified
@@ -185,7 +186,7 @@ async def test_fetches_from_a_failing_endpoint_repeat_after_1_s_then_2_s_up_to_3
     class Instant:
         """Answers take no time here: a cool-down begins at the end of the request that failed."""
 
-        async def post_form(self, url: str, headers: Headers, body: bytes, timeout_s: float) -> TokenAnswer:
+        async def post_form(self, url: str, headers: HttpHeaders, body: bytes, timeout_s: float) -> TokenAnswer:
             return replace(await endpoint.post_form(url, headers, body, timeout_s), elapsed_s=0.0)
 
     tokens = FetchedTokens(fetched(token_url=server.url), Instant(), 20.0)
@@ -230,7 +231,7 @@ async def test_a_hanging_token_endpoint_times_out_and_the_pause_begins_then(
 
 async def test_a_client_that_keeps_no_deadline_is_held_to_it() -> None:
     class Stuck:
-        async def post_form(self, url: str, headers: Headers, body: bytes, timeout_s: float) -> TokenAnswer:
+        async def post_form(self, url: str, headers: HttpHeaders, body: bytes, timeout_s: float) -> TokenAnswer:
             await asyncio.sleep(3600)
             raise AssertionError
 
@@ -241,7 +242,7 @@ async def test_a_client_that_keeps_no_deadline_is_held_to_it() -> None:
 
 async def test_a_bug_in_the_client_reaches_the_caller_and_cools_down() -> None:
     class Broken:
-        async def post_form(self, url: str, headers: Headers, body: bytes, timeout_s: float) -> TokenAnswer:
+        async def post_form(self, url: str, headers: HttpHeaders, body: bytes, timeout_s: float) -> TokenAnswer:
             raise ZeroDivisionError
 
     tokens = FetchedTokens(fetched(), Broken(), 1)

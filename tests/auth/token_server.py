@@ -12,7 +12,8 @@ import aiohttp
 import trustme
 from aiohttp import web
 
-from dispatcher.auth.token_answers import MAX_ANSWER, Headers, TokenAnswer
+from dispatcher.auth.token_answers import MAX_ANSWER, TokenAnswer
+from dispatcher.contract.values import HttpHeaders
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -95,7 +96,7 @@ class HttpEndpoint:
         if trusted:
             authority().configure_trust(self._context)
 
-    async def post_form(self, url: str, headers: Headers, body: bytes, timeout_s: float) -> TokenAnswer:
+    async def post_form(self, url: str, headers: HttpHeaders, body: bytes, timeout_s: float) -> TokenAnswer:
         started = time.perf_counter()
         sent = {**dict(headers), "content-type": "application/x-www-form-urlencoded"}
         timeout = aiohttp.ClientTimeout(total=timeout_s)

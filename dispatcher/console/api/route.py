@@ -37,11 +37,11 @@ class Empty(BaseModel):
 
 
 Query = TypeVar("Query", bound=BaseModel)
-Body = TypeVar("Body", bound=BaseModel)
+RequestBody = TypeVar("RequestBody", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
-class Call(Generic[Query, Body]):
+class Call(Generic[Query, RequestBody]):
     """One request, parsed and authorised."""
 
     services: Services
@@ -49,7 +49,7 @@ class Call(Generic[Query, Body]):
     path: Mapping[str, str]
     """Values of the path's parameters, such as `id`."""
     query: Query
-    body: Body
+    body: RequestBody
     request: web.Request
 
     @property
@@ -108,7 +108,7 @@ class PathParameter:
 
 
 @dataclass(frozen=True, slots=True)
-class Route(Generic[Query, Body]):
+class Route(Generic[Query, RequestBody]):
     """One method of one path."""
 
     method: str
@@ -119,9 +119,9 @@ class Route(Generic[Query, Body]):
     summary: str
     role: Role
     """The least role that the caller needs."""
-    handler: Callable[[Call[Query, Body]], Awaitable[Reply]]
+    handler: Callable[[Call[Query, RequestBody]], Awaitable[Reply]]
     query: type[Query]
-    body: type[Body]
+    body: type[RequestBody]
     answer: type[BaseModel] | type[ApiValue] | None
     """None: no content."""
     status: int = 200
@@ -178,7 +178,7 @@ class Route(Generic[Query, Body]):
 AnyRoute = Route[Any, Any]
 
 
-async def _body(request: web.Request, model: type[Body]) -> Body:
+async def _body(request: web.Request, model: type[RequestBody]) -> RequestBody:
     if issubclass(model, Empty):
         return model()
     data = await json_body(request)
@@ -209,7 +209,7 @@ def _query(request: web.Request, model: type[Query]) -> Query:
     raise ApiError(422, "invalid", "Some parameters can't be used: see errors.", errors)
 
 
-def _validated(model: type[Body], data: object) -> Body:
+def _validated(model: type[RequestBody], data: object) -> RequestBody:
     try:
         return model.model_validate(data)
     except ValidationError as error:

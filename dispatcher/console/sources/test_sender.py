@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from typing import Final, Literal
 from weakref import WeakValueDictionary
 
-from dispatcher.auth.authenticator import Header
 from dispatcher.config.settings import Settings
 from dispatcher.config.webhooks import Channel, Webhook, WebhookConfig
 from dispatcher.console.model import StepModel, TestResultModel
@@ -20,6 +19,7 @@ from dispatcher.console.sources.sample_events import sample_event
 from dispatcher.contract.feedback import encode_feedback
 from dispatcher.contract.outcomes import Attempt, FailureReason, Phases, shown_to_tenants
 from dispatcher.contract.records import AssignmentEpoch, ProcessingAttempt
+from dispatcher.contract.values import HttpHeader
 from dispatcher.delivery.deliverer import PreparedWebhook
 from dispatcher.delivery.pending_delivery import PendingDelivery, request_headers
 from dispatcher.delivery.permits import Priority
@@ -45,7 +45,7 @@ class _Sent:
     """Observations during one test."""
 
     attempt: Attempt
-    token: Header | None = None
+    token: HttpHeader | None = None
     token_ms: float | None = None
     tokens: int = 0
     """Tokens that were requested."""
