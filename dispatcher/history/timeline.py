@@ -15,13 +15,13 @@ def utc_text(at_ms: int) -> str:
         return f"{at_ms} ms since 1970"
 
 
-def title(entry: HistoryEntry, moment_text: Callable[[int], str] = utc_text) -> str:
+def title(entry: HistoryEntry, until_text: Callable[[int], str] = utc_text) -> str:
     """Returns one line without time: `Attempt 2: answered 503`, `Skipped: the webhook doesn't want its channel`.
 
     Args:
-        moment_text: formats the time until which an event is parked or held, from Unix milliseconds.
+        until_text: formats the time until which an event is parked or held, from Unix milliseconds.
     """
-    until = "" if entry.due_at is None else f" until {moment_text(entry.due_at)}"
+    until = "" if entry.due_at is None else f" until {until_text(entry.due_at)}"
     reason = entry.reason
     match entry.outcome:
         case HistoryOutcome.ATTEMPT:

@@ -45,7 +45,7 @@ class Sources:
     async def run(self) -> None:
         """Tails the topics, watches the store and runs redrives until cancelled. Never returns."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.attempts.run(), name="attempt log")
+            tasks.create_task(self.attempts.run(), name="attempts")
             tasks.create_task(self.dead_events.run(), name="dead letters")
             tasks.create_task(self.store.run(), name="webhook source")
             if self.history_worker is not None:

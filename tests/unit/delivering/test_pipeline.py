@@ -19,6 +19,7 @@ from dispatcher.contract.outcomes import (
     Skipped,
     SkipReason,
 )
+from dispatcher.contract.reason_texts import WAITING
 from dispatcher.contract.records import Origin, RetryState
 from dispatcher.errors import BrakeEngaged, Draining, NotWritten, StoreUnavailable
 from dispatcher.flow import decision
@@ -277,6 +278,18 @@ async def test_a_dead_event_is_counted_for_its_tenant_and_is_no_longer_waiting()
     assert await bench.process(old) == Dead(DeadReason.EXPIRED)
     assert REGISTRY.get_sample_value(name, labels) == before + 1
     assert TENANT not in tenants.worst._waiting
+
+
+@virtual_time
+async def test_an_event_that_was_never_sent_and_expires_says_in_words_why_it_waited() -> None:
+    bench = Bench(503)
+    lane = bench.lanes.lane(TENANT)
+    while lane.endpoint.refusal(bench.lanes.now(), 0.0) is None:
+        lane.endpoint.breaker.record(bench.lanes.now(), failed=True)
+
+    assert await bench.process(parked_since(WALL - 86_390)) == Dead(DeadReason.EXPIRED)
+    (headers,) = bench.dead()
+    assert headers["detail"] == WAITING[ParkReason.BREAKER_OPEN]
 
 
 @virtual_time
