@@ -9,8 +9,9 @@ from dispatcher.config.loader import webhook_secret_scope
 from dispatcher.config.settings import Settings
 from dispatcher.config.webhook_auth import JwtAuth
 from dispatcher.config.webhooks import WebhookConfig
+from dispatcher.errors import ConfigError
 from dispatcher.stores.webhook_file import Rules
-from dispatcher.transport.egress import EgressGuard
+from dispatcher.transport.egress import EgressGuard, rule_problems
 from dispatcher.transport.tls import problems_of_pem
 
 
@@ -23,7 +24,14 @@ def webhook_rules(settings: Settings, directory: Path | None = None) -> Rules:
 
 
 def webhook_check(settings: Settings) -> Callable[[WebhookConfig], list[tuple[str, str]]]:
-    """Returns a function that checks a webhook. It returns each problem with its dotted key, for example `url`."""
+    """Returns a function that checks a webhook. It returns each problem with its dotted key, for example `url`.
+
+    Raises:
+        ConfigError: the operator's rules for endpoints can't be used.
+    """
+    problems = rule_problems(settings.egress)
+    if problems:
+        raise ConfigError(problems)
     guard = EgressGuard(settings.egress)
     return lambda config: [
         *_by_url(config, guard.problem_of_url), *problems_of_pem(config.tls), *problems_of(config)

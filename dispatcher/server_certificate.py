@@ -10,7 +10,7 @@ from dispatcher.config.ops_tls import OpsTls
 from dispatcher.config.secret_scope import read_regular_file
 from dispatcher.errors import ConfigError, Problem
 from dispatcher.telemetry import metrics
-from dispatcher.transport.tls import as_file, operator_context, refuse_passphrase
+from dispatcher.transport.tls import as_file, bundle_problems, refuse_passphrase
 
 CHECK_S: Final = 10.0
 """Seconds between two looks at the files."""
@@ -97,12 +97,7 @@ def certificate_problems(tls: OpsTls | None) -> list[Problem]:
         ServerCertificate(tls)
     except ConfigError as error:
         found += error.problems
-    if tls.ca is not None:
-        try:
-            operator_context(tls.ca)
-        except (OSError, ValueError):
-            found.append(Problem(f"{tls.ca} is not a bundle of certificates in PEM", "ops.tls.ca"))
-    return found
+    return [*found, *bundle_problems(tls.ca, "ops.tls.ca")]
 
 
 def _content(tls: OpsTls, name: str) -> bytes:

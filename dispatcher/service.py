@@ -54,6 +54,7 @@ from dispatcher.telemetry import metrics
 from dispatcher.telemetry.event_log import EventLog
 from dispatcher.transport import Transport, open_transport
 from dispatcher.transport.egress import egress_problems
+from dispatcher.transport.tls import bundle_problems
 from dispatcher.transport.token_client import TokenClient
 
 if TYPE_CHECKING:
@@ -73,9 +74,26 @@ async def checked_webhooks(settings: Settings) -> tuple[Sequence[Webhook], Seque
     Raises:
         ConfigError: none can be used.
     """
-    async with open_source(settings.webhooks, webhook_rules(settings)) as source:
-        found = [*operator_problems(settings), *source.problems]
-        return source.all(), found
+    own = [*operator_problems(settings), *_problems_of_other_processes(settings)]
+    try:
+        async with open_source(settings.webhooks, webhook_rules(settings)) as source:
+            return source.all(), [*own, *source.problems]
+    except ConfigError as error:
+        raise ConfigError(dict.fromkeys([*own, *error.problems])) from None
+
+
+def _problems_of_other_processes(settings: Settings) -> list[Problem]:
+    """Returns the mistakes in what the settings name for the console and the history worker."""
+    found: list[Problem] = []
+    if settings.console.oidc is not None:
+        found += bundle_problems(settings.console.oidc.ca, "console.oidc.ca")
+    if settings.notifications.smtp is not None:
+        found += bundle_problems(settings.notifications.smtp.ca, "notifications.smtp.ca")
+    if settings.history.url is not None:
+        from dispatcher.stores.sql.database import url_problems  # it imports SQLAlchemy, which loads slowly
+
+        found += url_problems(settings.history.url, "history.url")
+    return found
 
 
 def operator_problems(settings: Settings) -> list[Problem]:
@@ -85,6 +103,7 @@ def operator_problems(settings: Settings) -> list[Problem]:
         *security_problems(settings.kafka.security),
         *certificate_problems(settings.ops.tls),
         *tracing_problems(settings.tracing),
+        *bundle_problems(settings.tracing.ca, "tracing.ca"),
     ]
 
 

@@ -10,7 +10,7 @@ from dispatcher.config.kafka_security import KafkaSecurity
 from dispatcher.config.secret_scope import read_regular_file
 from dispatcher.config.secrets import Secret, reread
 from dispatcher.errors import Problem, TokenUnavailable
-from dispatcher.transport.tls import operator_context
+from dispatcher.transport.tls import bundle_problems, operator_context
 
 if TYPE_CHECKING:
     from dispatcher.kafka.oauth import TokenSource
@@ -166,12 +166,8 @@ def security_problems(security: KafkaSecurity) -> list[Problem]:
             found.append(error.problem)
         except OSError as error:
             found.append(Problem(reason_of(error), "kafka.security"))
-    if security.oauth is not None and security.oauth.ca is not None:
-        try:
-            operator_context(security.oauth.ca)
-        except (OSError, ValueError):
-            message = f"{security.oauth.ca} is not a bundle of certificates in PEM"
-            found.append(Problem(message, "kafka.security.oauth.ca"))
+    if security.oauth is not None:
+        found += bundle_problems(security.oauth.ca, "kafka.security.oauth.ca")
     return found
 
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from dispatcher.config.endpoint_urls import split_url
-from dispatcher.config.secret_scope import read_regular_file
 from dispatcher.config.settings import EgressSettings, ProxySettings
 from dispatcher.errors import Problem
 from dispatcher.transport.addresses import INTERNAL, Address, AddressKind, Network, carried, place_of
+from dispatcher.transport.tls import bundle_problems, endpoint_context
 
 DEFAULT_PORTS = "443, 8443 and 1024 to 65535"
 
@@ -216,8 +216,8 @@ def _is_localhost(host: str) -> bool:
     return host == "localhost" or host.endswith(".localhost")
 
 
-def egress_problems(settings: EgressSettings) -> list[Problem]:
-    """Returns every mistake in the operator's egress settings; called once, at the start."""
+def rule_problems(settings: EgressSettings) -> list[Problem]:
+    """Returns the mistakes in the operator's rules, without which there is no guard."""
     problems = []
     for key, entries in (("allow", settings.allow), ("deny", settings.deny)):
         for index, text in enumerate(entries):
@@ -225,6 +225,12 @@ def egress_problems(settings: EgressSettings) -> list[Problem]:
                 _entry(text)
             except ValueError as error:
                 problems.append(Problem(str(error), f"egress.{key}[{index}]"))
+    return problems
+
+
+def egress_problems(settings: EgressSettings) -> list[Problem]:
+    """Returns every mistake in the operator's egress settings; called once, at the start."""
+    problems = rule_problems(settings)
     for index, text in enumerate(settings.nameservers):
         if nameserver(text) is None:
             problems.append(Problem("write a DNS server as ip:port, 10.0.0.53:53", f"egress.nameservers[{index}]"))
@@ -235,13 +241,7 @@ def egress_problems(settings: EgressSettings) -> list[Problem]:
             problems.append(Problem(str(error), "egress.proxy.url"))
         if settings.allow_http:
             problems.append(Problem("a proxy tunnels HTTPS only: drop allow_http, or the proxy", "egress.allow_http"))
-    if settings.ca_bundle is not None:
-        try:
-            if b"-----BEGIN " not in read_regular_file(settings.ca_bundle, 1 << 20):
-                problems.append(Problem("holds no certificate in PEM", "egress.ca_bundle"))
-        except OSError as error:
-            problems.append(Problem(f"can't be read ({error.strerror or error})", "egress.ca_bundle"))
-    return problems
+    return [*problems, *bundle_problems(settings.ca_bundle, "egress.ca_bundle", endpoint_context)]
 
 
 def nameserver(text: str) -> tuple[str, int] | None:

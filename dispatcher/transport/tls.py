@@ -9,10 +9,11 @@ import hashlib
 import math
 import os
 import ssl
+import stat
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -23,6 +24,7 @@ from dispatcher.config.secret_scope import read_regular_file
 from dispatcher.config.secrets import Secret
 from dispatcher.config.webhooks import ClientTls
 from dispatcher.contract.outcomes import FailureReason
+from dispatcher.errors import Problem
 from dispatcher.transport.failures import TransportError, describe, is_local, local_failure
 from dispatcher.transport.request import Endpoint
 
@@ -207,6 +209,32 @@ def operator_context(ca: Path | None) -> ssl.SSLContext:
     return context
 
 
+def endpoint_context(ca: Path) -> ssl.SSLContext:
+    """Returns a context for endpoints without a CA of their own. Raises the errors of `new_context`."""
+    return new_context(read_regular_file(ca, MAX_BUNDLE_BYTES))
+
+
+def bundle_problems(
+    ca: Path | None, key: str, load: Callable[[Path], ssl.SSLContext] = operator_context
+) -> list[Problem]:
+    """Returns the mistake in a bundle of authorities that the setting `key` names; empty if there is none.
+
+    Args:
+        load: makes the context as the bundle's user does.
+    """
+    if ca is None:
+        return []
+    try:
+        if not stat.S_ISREG(ca.stat().st_mode):
+            return [Problem(f"{ca} can't be read (it is not a regular file)", key)]
+        load(ca)
+    except (ssl.SSLError, ValueError) as error:
+        return [Problem(f"{ca} is not a bundle of certificates in PEM ({describe(error)})", key)]
+    except OSError as error:
+        return [Problem(f"{ca} can't be read ({error.strerror or error})", key)]
+    return []
+
+
 def problems_of_pem(tls: ClientTls) -> Iterator[tuple[str, str]]:
     """Yields the mistakes in an endpoint's CA and client certificate, by key: `tls.ca`. Skips unresolved secrets.
 
@@ -229,10 +257,10 @@ def problems_of_pem(tls: ClientTls) -> Iterator[tuple[str, str]]:
 def _trust(context: ssl.SSLContext, ca: bytes) -> None:
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # an intermediate or the leaf alone is enough, as for curl
     try:
-        context.load_verify_locations(cadata=ca.decode("ascii"))
+        text = ca.decode("ascii", "replace").replace("\ufffd", "?")  # comments may be in any language
+        context.load_verify_locations(cadata=text)
     except (ValueError, ssl.SSLError) as error:
-        why = "not ASCII" if isinstance(error, UnicodeDecodeError) else describe(error)
-        raise ValueError(f"the CA is not a bundle of certificates in PEM ({why})") from None
+        raise ValueError(f"the CA is not a bundle of certificates in PEM ({describe(error)})") from None
 
 
 def _identify(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:

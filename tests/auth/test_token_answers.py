@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from dispatcher.auth.token_answers import MAX_ANSWER, IssuedToken, TokenAnswer, form_of, token_in
+from dispatcher.config.names import stripped
 from dispatcher.config.secrets import Secret
 from dispatcher.errors import TokenUnavailable
 from tests.auth.keys import fetched, signed
@@ -28,7 +29,10 @@ def refusal(given_answer: TokenAnswer) -> str:
     return str(caught.value)
 
 
-@given(client_id=st.text(min_size=1, max_size=50), secret=st.text(min_size=1, max_size=50))
+@given(
+    client_id=st.text(min_size=1, max_size=50).filter(lambda text: text == stripped(text)),
+    secret=st.text(min_size=1, max_size=50),
+)
 def test_any_id_and_secret_survive_basic_authentication(client_id: str, secret: str) -> None:
     config = fetched(client_id=client_id, client_secret=Secret(secret.encode()))
 

@@ -164,7 +164,7 @@ ROWS: list[tuple[Json | Callable[[Path], Json], str, str]] = [
     (lambda to: {"tls": {"certificate": secret(to, "x")}}, "tls", "give both"),
     (lambda to: {"tls": {"key": secret(to, "x")}}, "tls", "give both"),
     (lambda to: {"tls": {"ca": secret(to, CANARY)}}, "tls.ca", "give the issuer's certificate"),
-    (lambda to: {"tls": {"ca": secret(to, b"\xff\xfe")}}, "tls.ca", "not ASCII"),
+    (lambda to: {"tls": {"ca": secret(to, b"\xff\xfe")}}, "tls.ca", "not a bundle"),
     (lambda to: {"tls": {"ca": secret(to, pem("P-256"))}}, "tls.ca", "give the issuer's certificate"),
     (lambda to: {"tls": {"certificate": secret(to, CANARY), "key": secret(to, CANARY)}}, "tls.certificate", "give both"),
     (lambda to: {"tls": {"certificate": secret(to, LEAF), "key": secret(to, pem("P-256"))}}, "tls.certificate",

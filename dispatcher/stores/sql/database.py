@@ -224,6 +224,15 @@ async def _noted(connection: AsyncConnection) -> int:
     return noted
 
 
+def url_problems(url: Secret, setting: str) -> list[Problem]:
+    """Returns the mistake in a database's URL; empty if there is none."""
+    try:
+        _parsed(url, setting)
+    except ConfigError as error:
+        return list(error.problems)
+    return []
+
+
 def _parsed(url: Secret, setting: str) -> URL:
     try:
         parsed = make_url(url.reveal_text().strip())
