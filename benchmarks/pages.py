@@ -16,14 +16,12 @@ from typing import Any, Final
 import aiohttp
 import yaml
 
-from benchmarks.history import Made
+from benchmarks.history import Made, fill
 from dispatcher.config.secrets import Secret
 from dispatcher.config.settings import HistorySettings
 from dispatcher.console.sources.history import HistoryLookup
-from dispatcher.contract.history import HistoryRecord
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.database import Database
-from dispatcher.stores.sql.history_rows import rows_of
 from dispatcher.stores.sql.history_search import HistorySearch
 from dispatcher.stores.sql.history_states import TenantStates
 from dispatcher.stores.sql.history_store import HistoryStore
@@ -36,7 +34,6 @@ WEBHOOKS: Final = int(os.environ.get("PAGES_WEBHOOKS", "10000"))
 ENTRIES: Final = int(os.environ.get("PAGES_ENTRIES", "1000000"))
 """Smaller numbers help while the benchmark itself is changed."""
 RUNS: Final = 5
-_BATCH: Final = 5_000
 _KEY: Final = b"k" * 32
 
 
@@ -73,9 +70,7 @@ async def _filled(
     store = HistoryStore(database, HistorySettings.model_validate({}))
     await store.prepare()
     made = Made(entries, int(time.time() * 1000), webhooks)
-    for first in range(0, entries, _BATCH):
-        listed = [made.entry(number) for number in range(first, min(first + _BATCH, entries))]
-        await store.write(rows_of(HistoryRecord(1, 7, first, listed))[0])
+    await fill(store, made)
     lookup = HistoryLookup(HistorySearch(database), store, Secret(_KEY), TenantStates(database))
     try:
         async with staged(directory, history=lookup, url=urls[0]) as stage:

@@ -35,11 +35,18 @@ def goals(result: Mapping[str, Any]) -> list[tuple[str, str, str, bool]]:
         ("resident memory with 20,000 events in flight", "rss_mb_at_20000_in_flight", 150, " MB"),
         ("cold start to the first POST", "cold_start_s", 0.6, " s"),
     )
+    searched = result.get("history", {}).get("postgresql", {})
+    slowest = [
+        at_most(f"slowest search in {searched['searched_entries']:,} history entries of PostgreSQL", one, 200, " ms")
+        for one in (searched.get("slowest_search_ms"),)
+        if one is not None
+    ]
     # Missing are the Go program if Go is not installed, and what an older result did not measure.
     return [
         *(at_least(*one) for one in shares if one[1] in ratios),
         at_most("healthy tenants' p99 beside 20 % bad ones", ratios["healthy_p99_with_bad_tenants"], 1.3, ""),
         *(at_most(name, result[key], goal, unit) for name, key, goal, unit in sizes if key in result),
+        *slowest,
     ]
 
 

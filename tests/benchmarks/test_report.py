@@ -31,3 +31,12 @@ def test_every_ratio_that_is_promised_is_there() -> None:
         "healthy_p99_with_bad_tenants",
     } <= result["ratios"].keys()
     assert {"half_load_p99_ms", "rss_mb_at_20000_in_flight", "cold_start_s"} <= result.keys()
+
+
+def test_the_slowest_search_is_held_against_its_goal() -> None:
+    result = json.loads(RESULTS.read_text())
+    result["history"] = {"postgresql": {"searched_entries": 10_000_000, "slowest_search_ms": 201.5}}
+    found = next(goal for goal in report.goals(result) if "history entries" in goal[0])
+    assert found == ("slowest search in 10,000,000 history entries of PostgreSQL", "201.5 ms", "≤ 200 ms", False)
+    result["history"]["postgresql"]["slowest_search_ms"] = 12.0
+    assert next(goal for goal in report.goals(result) if "history entries" in goal[0])[3]
