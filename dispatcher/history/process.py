@@ -13,7 +13,7 @@ from dispatcher.health import HealthCheck, HealthServer, LoopLag, Watched
 from dispatcher.history.states import StateJudge
 from dispatcher.history.webhooks import KnownWebhooks
 from dispatcher.history.worker import HistoryWorker, history_database
-from dispatcher.notifications.notifier import Notifier
+from dispatcher.notifications.notifier import Notifier, composer_of
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database
 from dispatcher.stores.sql.history_states import TenantStates
@@ -97,4 +97,5 @@ async def open_notifier(
         webhook_database = Database(settings.webhooks.url)
         stack.push_async_callback(webhook_database.close)
         audit = AuditLog(webhook_database)
-    return await stack.enter_async_context(Notifier(settings, states, NotificationStore(database), webhooks, audit))
+    store = NotificationStore(database, keyed=composer_of(settings).keyed)
+    return await stack.enter_async_context(Notifier(settings, states, store, webhooks, audit))

@@ -52,6 +52,14 @@ class Composer:
         """True if the operator has addresses or an endpoint."""
         return self.settings.webhook is not None or bool(self.settings.smtp and self.settings.operator)
 
+    def keyed(self, contact: str) -> str:
+        """Returns the form of a contact's hash that is stored."""
+        return contact if self.links is None else self.links.keyed(contact)
+
+    def contact_of(self, address: str) -> str:
+        """Returns the stored form of an address of a contact."""
+        return self.keyed(contact_of(address))
+
     def recipients(self, webhook: Webhook | None, contacts: Contacts) -> list[str]:
         """Returns the confirmed addresses of a webhook."""
         if webhook is None or self.settings.smtp is None or self.links is None:
@@ -59,7 +67,7 @@ class Composer:
         tenant = webhook.tenant
         found = []
         for address in webhook.config.notify.emails:
-            known = contacts.get((tenant, contact_of(address)))
+            known = contacts.get((tenant, self.contact_of(address)))
             if known is not None and known.status == "confirmed":
                 found.append(address)
         return found
@@ -68,7 +76,7 @@ class Composer:
         """Returns the link that confirms an address or stops its notifications; empty if there can be none."""
         if self.links is None or self.public_url is None:
             return ""
-        token = self.links.token(Link(purpose, tenant, contact_of(address)), now)
+        token = self.links.token(Link(purpose, tenant, self.contact_of(address)), now)
         return f"{self.public_url}/notifications/link?token={token}"
 
     def to_operator(self, content: Content, kind: str, kinds: tuple[str, ...], tenant: TenantKey) -> list[Message]:
@@ -213,7 +221,7 @@ def _confirmations(
     messages: list[Message] = []
     for tenant, webhook in world.webhooks.items():
         for address in webhook.config.notify.emails:
-            contact = contact_of(address)
+            contact = composer.contact_of(address)
             is_known = (tenant, contact) in stored.contacts or (tenant, contact) in asked
             if not is_known and limits.take(tenant, contact):
                 asked.append((tenant, contact))

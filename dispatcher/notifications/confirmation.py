@@ -19,6 +19,8 @@ from dispatcher.errors import BadLink
 CONFIRM_WITHIN_S: Final = 7 * 86_400.0
 STOP_WITHIN_S: Final = 365 * 86_400.0
 MAX_TOKEN: Final = 2048
+KEYED: Final = "k"
+"""First character of a keyed hash; older versions stored hashes without a key."""
 _DOMAIN: Final = b"dispatcher notification link 1"
 
 
@@ -36,7 +38,7 @@ class Link:
     purpose: Purpose
     tenant: TenantKey
     contact: str
-    """Hash of the address, see `redaction.contact_of`."""
+    """Hash of the address, see `LinkSigner.keyed`; links of older versions have that of `redaction.contact_of`."""
 
 
 class _Claims(msgspec.Struct, array_like=True):
@@ -52,6 +54,13 @@ class LinkSigner:
 
     def __init__(self, key: bytes) -> None:
         self._key = hashlib.blake2b(key, digest_size=32, person=b"contact links").digest()
+
+    def keyed(self, contact: str) -> str:
+        """Returns the form of a contact's hash that is stored: without the key, no address can be tried against it."""
+        if contact.startswith(KEYED):
+            return contact
+        digest = hashlib.blake2b(contact.encode(), digest_size=15, key=self._key, person=b"contact").hexdigest()
+        return f"{KEYED}{digest}"
 
     def token(self, link: Link, now: float) -> str:
         """Returns the token of a link, fit for a URL."""

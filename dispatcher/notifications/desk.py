@@ -7,7 +7,6 @@ from typing import Final, Literal
 
 from dispatcher.config.settings import Settings
 from dispatcher.config.webhooks import Webhook, WebhookConfig
-from dispatcher.contract.redaction import contact_of
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.errors import BadLink, DispatcherError, NotFound, TooSoon
 from dispatcher.notifications.composing import AskLimits, Composer
@@ -75,7 +74,7 @@ class NotificationDesk:
         known = await self._store.contacts_of(config.tenant)
         found = []
         for address in config.notify.emails:
-            one = known.get(contact_of(address))
+            one = known.get(self._composer.contact_of(address))
             found.append(
                 ContactStatus(address, "new", None)
                 if one is None
@@ -150,7 +149,7 @@ class NotificationDesk:
             raise TooSoon("other messages are being planned: try again in a moment")
 
     def _asking_again(self, config: WebhookConfig, address: str, contacts: Contacts) -> Changes:
-        contact, now = contact_of(address), self._clock()
+        contact, now = self._composer.contact_of(address), self._clock()
         known = contacts.get((config.tenant, contact))
         if address not in config.notify.emails or known is None or known.status == "confirmed":
             raise NotFound("there is no such contact that has to confirm")
@@ -182,7 +181,9 @@ class NotificationDesk:
         """
         link = self.link(token)
         is_known = await self._store.set_contact(
-            link.tenant, link.contact, "confirmed" if link.purpose is Purpose.CONFIRM else "stopped"
+            link.tenant,
+            self._composer.keyed(link.contact),
+            "confirmed" if link.purpose is Purpose.CONFIRM else "stopped",
         )
         if not is_known:
             raise BadLink("This link is of a webhook that doesn't exist any more.")

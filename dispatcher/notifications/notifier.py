@@ -43,6 +43,8 @@ AGAIN_S: Final = (30.0, 120.0, 600.0, 1800.0, 3600.0)
 GIVE_UP_S: Final = 86_400.0
 EXPIRIES_EVERY_S: Final = 3600.0
 HOUSEKEEPING_EVERY_S: Final = 3600.0
+UNNAMED_S: Final = 86_400.0
+"""A contact may be forgotten if no webhook has named it for a day: files can be missing for a moment."""
 
 log = structlog.get_logger(__name__)
 
@@ -78,6 +80,7 @@ class Notifier:
         self._webhook: OperationalWebhook | None = None
         self._expiries: dict[TenantKey, tuple[Expiry, ...]] = {}
         self._expiries_at = float("-inf")
+        self._unnamed: dict[tuple[TenantKey, str], float] = {}
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -107,7 +110,7 @@ class Notifier:
             for channel in CHANNELS:  # a mail server that hangs must not hold up the other channel
                 sending = _repeat(partial(self.send_due, channel), SEND_EVERY_S)
                 tasks.create_task(sending, name=f"notification sending: {channel}")
-            tasks.create_task(_repeat(self._store.expire, HOUSEKEEPING_EVERY_S), name="notification retention")
+            tasks.create_task(_repeat(self.expire, HOUSEKEEPING_EVERY_S), name="notification retention")
         raise AssertionError("the tasks run until they are cancelled")
 
     async def plan_once(self) -> int:
@@ -133,6 +136,21 @@ class Notifier:
         if changes is not None and changes.messages:
             log.info("notifications wait to be sent", messages=len(changes.messages))
         return 0 if changes is None else len(changes.messages)
+
+    async def expire(self) -> None:
+        """Removes old messages, and contacts that no webhook has named for a day.
+
+        Raises:
+            StoreUnavailable: the database did not answer in time.
+        """
+        await self._store.expire()
+        webhooks, now = self._webhooks(), self._clock()
+        if webhooks is None:
+            return
+        named = {(one.tenant, self._composer.contact_of(mail)) for one in webhooks for mail in one.config.notify.emails}
+        unnamed = (await self._store.read()).contacts.keys() - named
+        self._unnamed = {contact: self._unnamed.get(contact, now) for contact in unnamed}
+        await self._store.forget_contacts(one for one, at in self._unnamed.items() if now - at >= UNNAMED_S)
 
     async def send_due(self, *channels: Channel) -> int:
         """Sends the messages that are due on the channels, one channel after the other, and returns their number.

@@ -12,7 +12,7 @@ from dispatcher.contract.history import HistoryEntry, HistoryOutcome, HistoryRec
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.history.states import StateJudge
 from dispatcher.notifications.desk import NotificationDesk
-from dispatcher.notifications.notifier import CHANNELS, Notifier
+from dispatcher.notifications.notifier import CHANNELS, Notifier, composer_of
 from dispatcher.notifications.waiting_counts import WaitingCounts
 from dispatcher.stores.sql.audit import AuditLog
 from dispatcher.stores.sql.database import Database
@@ -76,7 +76,7 @@ class Scene:
         self.settings = settings
         self.webhooks: list[Webhook] = []
         self.states = TenantStates(history, self.clock)
-        self.store = NotificationStore(history, self.clock)
+        self.store = NotificationStore(history, self.clock, composer_of(settings).keyed)
         self.history = HistoryStore(history, settings.history, self.clock)
         self.waiting: WaitingCounts | None = WaitingCounts({})
         self.audit = audit

@@ -8,12 +8,15 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from sqlalchemy import text
 
 from dispatcher.console.access import is_public
 from dispatcher.console.pages import notification_link
 from dispatcher.console.pages.assets import Assets
 from dispatcher.console.pages.renderer import Renderer
 from dispatcher.console.services import Services
+from dispatcher.contract.redaction import contact_of
+from dispatcher.notifications.confirmation import Link, Purpose
 from dispatcher.stores.sql.database import Database
 from tests.notifications.receivers import Certificates, MailServer, mail_server
 from tests.notifications.scene import CONTACT, LUMA, Scene, open_scene, settings_for, webhook_of
@@ -52,8 +55,8 @@ async def test_a_contact_confirms_with_the_button_and_not_by_opening_the_link(
     assert is_public("/notifications/link")
     token, config = link_in(mail.received[0]), scene.webhooks[0].config
     opened = await client.get("/notifications/link", params={"token": token})
-    text = await opened.text()
-    assert (opened.status, "Confirm" in text, LUMA.org in text) == (200, True, True)
+    shown = await opened.text()
+    assert (opened.status, "Confirm" in shown, LUMA.org in shown) == (200, True, True)
     assert opened.headers["Referrer-Policy"] == "no-referrer"
     assert (await scene.desk.contacts(config))[0].status == "asked"
     done = await client.post("/notifications/link", data={"token": token})
@@ -69,3 +72,55 @@ async def test_a_contact_confirms_with_the_button_and_not_by_opening_the_link(
     scene.clock.now += 8 * 86_400
     expired = await client.post("/notifications/link", data={"token": token})
     assert (expired.status, "expired" in await expired.text()) == (400, True)
+
+
+async def rows_of(scene: Scene) -> list[tuple[str, str]]:
+    async with scene.store._database.read() as connection:
+        found = await connection.execute(text("SELECT contact, status FROM history_contacts ORDER BY contact"))
+        return [(contact, status) for contact, status in found]
+
+
+async def test_contacts_of_an_older_version_stay_confirmed_and_get_a_keyed_hash(scene: Scene, mail: MailServer) -> None:
+    """Without the key no one can try addresses against the table; links in old mails still stop notifications."""
+    plain, config = contact_of(CONTACT), scene.webhooks[0].config
+    await scene.desk.use(link_in(mail.received[0]))
+    ((keyed, _),) = await rows_of(scene)
+    assert keyed.startswith("k")
+    assert len(keyed) <= 32
+    for twice in (False, True):
+        async with scene.store._database.write() as connection:
+            if twice:
+                copied = text(
+                    "INSERT INTO history_contacts SELECT org, sandbox, :plain, status, asks, asked_at, changed_at "
+                    "FROM history_contacts"
+                )
+                await connection.execute(copied, {"plain": plain})
+            else:
+                await connection.execute(text("UPDATE history_contacts SET contact = :plain"), {"plain": plain})
+        await scene.work(60)
+        assert len(mail.received) == 1, "not asked again"
+        assert [one.status for one in await scene.desk.contacts(config)] == ["confirmed"]
+        await scene.notifier.expire()
+        assert await rows_of(scene) == [(keyed, "confirmed")]
+    assert scene.desk._composer.links is not None
+    old_link = scene.desk._composer.links.token(Link(Purpose.STOP, LUMA, plain), scene.clock.now)
+    await scene.desk.use(old_link)
+    assert await rows_of(scene) == [(keyed, "stopped")]
+
+
+async def test_a_contact_that_no_webhook_names_is_forgotten_after_a_month(scene: Scene, mail: MailServer) -> None:
+    """Not at once: the limits on confirmation messages count it, and a file may be missing for a moment."""
+    named, scene.webhooks = scene.webhooks, []
+    for _ in range(29):
+        await scene.notifier.expire()
+        scene.clock.now += 86_400
+    assert len(await rows_of(scene)) == 1
+    scene.webhooks = named
+    await scene.notifier.expire()
+    scene.clock.now += 2 * 86_400
+    scene.webhooks = []
+    await scene.notifier.expire()
+    assert len(await rows_of(scene)) == 1
+    scene.clock.now += 86_400
+    await scene.notifier.expire()
+    assert await rows_of(scene) == []

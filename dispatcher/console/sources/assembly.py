@@ -18,6 +18,7 @@ from dispatcher.console.sources.test_sender import SampleSender
 from dispatcher.history.process import open_notifier
 from dispatcher.history.states import StateJudge
 from dispatcher.history.worker import HistoryWorker, history_database
+from dispatcher.notifications.notifier import composer_of
 from dispatcher.stores.sql.history_search import HistorySearch
 from dispatcher.stores.sql.history_states import TenantStates
 from dispatcher.stores.sql.history_store import HistoryStore
@@ -106,4 +107,4 @@ async def _open_history(
         return None if worker is None else next((check.reason for check in worker.checks if not check.ok), None)
 
     lookup = HistoryLookup(HistorySearch(database), store, settings.history.recipient_key, states, problem)
-    return lookup, worker, NotificationStore(database)
+    return lookup, worker, NotificationStore(database, keyed=composer_of(settings).keyed)

@@ -105,7 +105,7 @@ contacts = Table(
     metadata,
     Column("org", Text, primary_key=True),
     Column("sandbox", Text, primary_key=True),
-    Column("contact", String(32), primary_key=True),  # hash of the address
+    Column("contact", String(32), primary_key=True),  # keyed hash of the address
     Column("status", String(16), nullable=False),  # asked, confirmed, stopped
     Column("asks", Integer, nullable=False),
     Column("asked_at", BigInteger, nullable=False),

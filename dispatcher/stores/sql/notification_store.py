@@ -6,11 +6,11 @@ worker is killed while it sends, the message is sent once more, and never a thir
 
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, RowMapping, and_, func, select, text, true, update
+from sqlalchemy import ColumnElement, RowMapping, and_, delete, func, select, text, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.contract.redaction import recipient as masked
@@ -96,9 +96,17 @@ class Changes:
 class NotificationStore:
     """The tables of notifications in the history store."""
 
-    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, database: Database, clock: Callable[[], float] = time.time, keyed: Callable[[str], str] = str
+    ) -> None:
+        """Creates the store.
+
+        Args:
+            keyed: returns the form in which the hash of a contact is stored, also for one that is stored already.
+        """
         self._database = database
         self._clock = clock
+        self._keyed = keyed
 
     @property
     def now(self) -> float:
@@ -112,7 +120,7 @@ class NotificationStore:
             StoreUnavailable: the database did not answer in time.
         """
         async with self._database.read(WITHIN_S) as connection:
-            return await _read(connection)
+            return await self._read(connection)
 
     async def plan(self, decide: Callable[[Stored], Changes]) -> Changes | None:
         """Reads, decides and writes in one transaction. Returns None if another worker plans right now.
@@ -124,7 +132,7 @@ class NotificationStore:
             if self._database.is_postgresql and not (await connection.execute(PLAN_LOCK)).scalar():
                 return None
             await self._lock_file(connection)
-            changes = decide(await _read(connection))
+            changes = decide(await self._read(connection))
             await self._write(connection, changes)
         return changes
 
@@ -132,6 +140,27 @@ class NotificationStore:
         """Takes the lock of a SQLite file before reading, so that no two workers decide or take the same."""
         if not self._database.is_postgresql:
             await connection.execute(text("DELETE FROM history_reported WHERE 1 = 0"))
+
+    async def _read(self, connection: AsyncConnection) -> Stored:
+        known = (await connection.execute(select(contacts))).mappings().all()
+        memories = (await connection.execute(select(reported))).mappings().all()
+        return Stored(
+            {(_tenant(row), self._keyed(row["contact"])): _contact(row) for row in known},
+            {_tenant(row): row["memory"] for row in memories},
+        )
+
+    async def _key_contacts(self, connection: AsyncConnection, *where: ColumnElement[bool]) -> None:
+        """Replaces the hashes that an older version stored."""
+        rows = (await connection.execute(select(contacts).where(*where))).mappings().all()
+        known = {(_tenant(row), row["contact"]) for row in rows}
+        for row in rows:
+            keyed = self._keyed(row["contact"])
+            if keyed == row["contact"]:
+                continue
+            if (_tenant(row), keyed) in known:  # an older version has asked once more meanwhile
+                await connection.execute(delete(contacts).where(*_is_contact(row)))
+            else:
+                await connection.execute(update(contacts).where(*_is_contact(row)).values(contact=keyed))
 
     async def _write(self, connection: AsyncConnection, changes: Changes) -> None:
         now_ms = int(self._clock() * 1000)
@@ -147,6 +176,8 @@ class NotificationStore:
                 ],
             )
         if changes.asked:
+            orgs = sorted({tenant.org for tenant, _ in changes.asked})
+            await self._key_contacts(connection, contacts.c.org.in_(orgs))
             await connection.execute(
                 text(
                     "INSERT INTO history_contacts (org, sandbox, contact, status, asks, asked_at, changed_at) "
@@ -171,7 +202,7 @@ class NotificationStore:
         where = (contacts.c.org == tenant.org, contacts.c.sandbox == tenant.sandbox)
         async with self._database.read() as connection:
             rows = (await connection.execute(select(contacts).where(*where))).mappings().all()
-        return {row["contact"]: _contact(row) for row in rows}
+        return {self._keyed(row["contact"]): _contact(row) for row in rows}
 
     async def set_contact(self, tenant: TenantKey, contact: str, status: ContactStatus) -> bool:
         """Sets the status of a contact. Returns False if there is no such contact.
@@ -179,13 +210,28 @@ class NotificationStore:
         Raises:
             StoreUnavailable: nothing was changed, or it is unknown whether it was; call it again.
         """
-        statement = (
-            update(contacts)
-            .where(contacts.c.org == tenant.org, contacts.c.sandbox == tenant.sandbox, contacts.c.contact == contact)
-            .values(status=status, changed_at=int(self._clock() * 1000))
-        )
+        of_tenant = (contacts.c.org == tenant.org) & (contacts.c.sandbox == tenant.sandbox)
+        statement = update(contacts).where(of_tenant, contacts.c.contact == contact)
         async with self._database.write() as connection:
-            return (await connection.execute(statement)).rowcount > 0
+            await self._lock_file(connection)
+            await self._key_contacts(connection, of_tenant)
+            changed = await connection.execute(statement.values(status=status, changed_at=int(self._clock() * 1000)))
+            return changed.rowcount > 0
+
+    async def forget_contacts(self, unnamed: Iterable[tuple[TenantKey, str]]) -> None:
+        """Deletes contacts that no webhook names, if nothing happened to them for 30 days, and keys those that stay.
+
+        Raises:
+            StoreUnavailable: the database did not answer in time.
+        """
+        forgotten, oldest = set(unnamed), int(self._clock() * 1000) - KEEP_MS
+        async with self._database.write(WITHIN_S) as connection:
+            await self._lock_file(connection)
+            await self._key_contacts(connection)
+            old = select(contacts).where(contacts.c.asked_at < oldest, contacts.c.changed_at < oldest)
+            for row in (await connection.execute(old)).mappings().all():
+                if (_tenant(row), row["contact"]) in forgotten:
+                    await connection.execute(delete(contacts).where(*_is_contact(row)))
 
     async def claim(self, most: int, channel: Channel) -> list[Message]:
         """Takes messages of a channel that are due, urgent ones first, and marks them as being sent.
@@ -312,15 +358,6 @@ def _without_personal_data(message: Message) -> dict[str, str]:
     return {"content": "", "recipient": _shown(message)}
 
 
-async def _read(connection: AsyncConnection) -> Stored:
-    known = (await connection.execute(select(contacts))).mappings().all()
-    memories = (await connection.execute(select(reported))).mappings().all()
-    return Stored(
-        {(_tenant(row), row["contact"]): _contact(row) for row in known},
-        {_tenant(row): row["memory"] for row in memories},
-    )
-
-
 def _row(message: Message, now_ms: int) -> dict[str, Any]:
     return {
         "id": secrets.token_hex(16), "created_at": now_ms, "org": message.tenant.org, "sandbox": message.tenant.sandbox,
@@ -344,6 +381,10 @@ def _message(row: RowMapping, *, is_masked: bool = False) -> Message:
 
 def _shown(message: Message) -> str:
     return masked(message.recipient) if message.channel == "email" else message.recipient
+
+
+def _is_contact(row: RowMapping) -> tuple[ColumnElement[bool], ...]:
+    return tuple(contacts.c[name] == row[name] for name in ("org", "sandbox", "contact"))
 
 
 def _contact(row: RowMapping) -> KnownContact:
