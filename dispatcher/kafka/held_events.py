@@ -28,7 +28,7 @@ from dispatcher.kafka.held_commits import HeldAssignment, HeldCommitter
 from dispatcher.kafka.held_pace import ReadingPace
 from dispatcher.kafka.held_partition import HeldPartition
 from dispatcher.kafka.held_processing import HeldProcessor, IsHeld
-from dispatcher.kafka.held_start import ANSWER_S, HeldStart, find_start, is_same_log
+from dispatcher.kafka.held_start import HeldStart, bounds_of, find_start, is_same_log
 from dispatcher.kafka.held_topic import HeldTopic, waiting_event
 from dispatcher.kafka.membership import Assignments, GroupClient, JoinGroup, join
 from dispatcher.kafka.problems import KafkaProblems
@@ -225,8 +225,7 @@ class HeldEvents:
     async def _check_log(self, client: GroupClient, one: HeldAssignment, state: HeldPartition) -> None:
         """Checks whether the log was replaced. Another leader, or another connection to it, may have another log."""
         source = client.source_of(one.tp)
-        async with asyncio.timeout(ANSWER_S):
-            bounds = (await client.bounds([one.tp]))[one.tp]
+        bounds = await bounds_of(client, one.tp)
         if one.left is None or await is_same_log(
             client, one.tp, replace(one.left, fingerprint=one.fingerprint), bounds
         ):

@@ -16,6 +16,7 @@ from aiokafka.structs import ConsumerRecord
 
 from dispatcher.kafka.commit_metadata import Fingerprint, decode_metadata
 from dispatcher.kafka.held_topic import Directory, Snapshot, SnapshotOffsets
+from dispatcher.kafka.log_bounds import MOST_S
 from dispatcher.kafka.log_check import LogLoss, report_lost_log, report_removed
 from dispatcher.kafka.membership import Bounds, GroupClient
 from dispatcher.kafka.problems import KafkaProblems
@@ -62,7 +63,7 @@ async def find_start(
     """
     async with asyncio.timeout(ANSWER_S):
         known = (await client.committed_metadata([tp])).get(tp)
-        bounds = (await client.bounds([tp]))[tp]
+    bounds = await bounds_of(client, tp)
     start = None
     if left is not None and left.committed == known and await is_same_log(client, tp, left, bounds):
         start = left
@@ -78,6 +79,16 @@ async def find_start(
     position = max(start.position, bounds.start)
     log_start = None if start.log_start is None else position
     return replace(start, position=position, committed=known, log_start=log_start)
+
+
+async def bounds_of(client: GroupClient, tp: TopicPartition) -> Bounds:
+    """Returns the log's first offset and the one after its last.
+
+    Raises:
+        KafkaError, TimeoutError: Kafka doesn't answer.
+    """
+    async with asyncio.timeout(MOST_S):
+        return (await client.bounds([tp]))[tp]
 
 
 async def is_same_log(client: GroupClient, tp: TopicPartition, known: HeldStart, bounds: Bounds) -> bool:
@@ -132,8 +143,11 @@ async def _record_at(
         TimeoutError: the broker doesn't answer, though the log should have the record.
     """
     client.seek(tp, offset)
+    gives_up_at = asyncio.get_running_loop().time() + MOST_S
     try:
         records = (await client.getmany(tp, timeout_ms=PROBE_MS, max_records=1)).get(tp, [])
+        while not records and client.is_throttled(tp) and asyncio.get_running_loop().time() < gives_up_at:
+            records = (await client.getmany(tp, timeout_ms=PROBE_MS, max_records=1)).get(tp, [])
     except OffsetOutOfRangeError:
         return None
     if records:

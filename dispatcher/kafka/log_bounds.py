@@ -13,12 +13,15 @@ from aiokafka import TopicPartition
 from aiokafka.consumer.fetcher import READ_UNCOMMITTED
 from aiokafka.errors import KafkaError, LeaderNotAvailableError
 
+from dispatcher.kafka import throttling
+
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer
 
 LEADER_ANSWERS_S: Final = 2.5
-"""Deadline for the partitions of one leader; as long again for each of them alone, if that fails."""
-MOST_S: Final = 3 * LEADER_ANSWERS_S
+"""Deadline for the partitions of one leader; as long again for each of them alone, if that fails. A leader that
+slows this process down by a quota has more time."""
+MOST_S: Final = 3 * LEADER_ANSWERS_S + 2 * throttling.MOST_S
 """The longest that an answer takes."""
 
 Offsets = dict[TopicPartition, int]
@@ -72,10 +75,10 @@ async def _offsets(consumer: "AIOKafkaConsumer[bytes, bytes]", ask: _Ask, tps: S
     for tp in tps:
         led.setdefault(leader_of(consumer, tp), []).append(tp)
     without_leader = led.pop(None, [])
-    found, failed = await _gathered(ask, list(led.values()))
+    found, failed = await _gathered(consumer, ask, list(led.values()))
     alone = [[tp] for group in failed if len(group) > 1 for tp in group]
     if alone:
-        found |= (await _gathered(ask, alone))[0]
+        found |= (await _gathered(consumer, ask, alone))[0]
     if failed and not found:
         raise next(iter(failed.values()))
     if without_leader and not found:
@@ -84,7 +87,7 @@ async def _offsets(consumer: "AIOKafkaConsumer[bytes, bytes]", ask: _Ask, tps: S
 
 
 async def _gathered(
-    ask: _Ask, groups: Iterable[Sequence[TopicPartition]]
+    consumer: "AIOKafkaConsumer[bytes, bytes]", ask: _Ask, groups: Iterable[Sequence[TopicPartition]]
 ) -> tuple[Offsets, dict[tuple[TopicPartition, ...], Exception]]:
     """Asks for all groups at once. Returns the offsets that came in time, and the error of each group that failed."""
     found: Offsets = {}
@@ -92,8 +95,8 @@ async def _gathered(
 
     async def answer(group: Sequence[TopicPartition]) -> None:
         try:
-            async with asyncio.timeout(LEADER_ANSWERS_S):
-                found.update(await ask(group))
+            leader = leader_of(consumer, group[0])
+            found.update(await throttling.answered(consumer._client, leader, ask(group), LEADER_ANSWERS_S))  # noqa: SLF001
         except (KafkaError, TimeoutError) as error:
             failed[tuple(group)] = error
         except (KeyError, AttributeError) as error:  # what aiokafka makes of an odd answer

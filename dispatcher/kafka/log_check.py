@@ -22,6 +22,7 @@ from aiokafka.errors import IllegalStateError, KafkaError
 from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.contract.records import Record
 from dispatcher.kafka.commit_metadata import CommittedPosition, Fingerprint
+from dispatcher.kafka.log_bounds import MOST_S
 from dispatcher.kafka.membership import Bounds, GroupClient
 from dispatcher.kafka.offset_tracker import OffsetTracker
 from dispatcher.kafka.partition import Partition, Probe
@@ -31,7 +32,7 @@ from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
 
-STEP_S: Final = 20.0
+STEP_S: Final = 20.0 + MOST_S
 SILENT_S: Final = 3.0
 """Time to wait for a record that the log may not hold. A broker's end offset alone is not trusted: the demo's broker
 reports one that is too low."""
@@ -253,6 +254,7 @@ class LogChecker:
             return
         passed = position is not None and position > probe.offset  # over what compaction or a transaction has left
         silent = probe.is_beyond_end and asyncio.get_running_loop().time() > probe.gives_up_at
+        silent = silent and not client.is_throttled(partition.tp)
         if not records and not passed and not silent:
             return
         partition.probe = None

@@ -3,6 +3,7 @@
 Patches, applied once by `aiokafka_patches`:
 - Each connection gets the credentials that are in the files now (`BrokerAccess`), and a deadline of its own.
 - Metadata is requested at most five times a second. aiokafka asks without a pause while a partition has no leader.
+- A broker that slows the process down by a quota is noted (`throttling`).
 - If no known broker answers for 30 s, the client bootstraps again (KIP-899): all brokers may have moved.
 - A failure to bootstrap carries its cause, which aiokafka only logs.
 - A heartbeat or an offset fetch that is refused for good makes the member join again once it is permitted. aiokafka
@@ -32,6 +33,7 @@ from dispatcher.contract.kafka_problems import KafkaReason
 from dispatcher.kafka.broker_access import CONNECT_S, BrokerAccess
 from dispatcher.kafka.connection_errors import missing_permission
 from dispatcher.kafka.problems import KafkaProblems
+from dispatcher.kafka.throttling import noting_throttling
 from dispatcher.telemetry import metrics
 
 log = structlog.get_logger(__name__)
@@ -54,6 +56,7 @@ def apply() -> None:
     AIOKafkaConnection.connect = _with_fresh_credentials(AIOKafkaConnection.connect)
     AIOKafkaClient.bootstrap = _raising_with_cause(AIOKafkaClient.bootstrap)
     AIOKafkaClient._metadata_update = _bootstrapping_again(AIOKafkaClient._metadata_update)  # noqa: SLF001
+    AIOKafkaClient.send = noting_throttling(AIOKafkaClient.send)
     for name in ("_heartbeat_routine", "_commit_refresh_routine"):
         setattr(GroupCoordinator, name, _joining_again(getattr(GroupCoordinator, name)))
     Fetcher._set_error = _pausing_denied_partitions(Fetcher._set_error)  # noqa: SLF001

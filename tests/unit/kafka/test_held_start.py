@@ -46,6 +46,9 @@ class Log:
         self.is_silent = False
         """No fetch is answered with records."""
         self.answers_after_s = 0.0
+        self.throttled_fetches = 0
+        """Number of fetches that are not answered in time, because the broker slows the client down."""
+        self.was_throttled = False
         self.problems = KafkaProblems()
 
     def begin_at(self, offset: int) -> None:
@@ -80,12 +83,19 @@ class Log:
         self.position = offset
         self.seeks.append(offset)
 
+    def is_throttled(self, _: TopicPartition) -> bool:
+        return self.was_throttled
+
     def position_of(self, _: TopicPartition) -> int | None:
         return self.position
 
     async def getmany(
         self, _: TopicPartition, *, timeout_ms: int, max_records: int
     ) -> dict[TopicPartition, list[ARecord]]:
+        self.was_throttled = self.throttled_fetches > 0
+        if self.was_throttled:
+            self.throttled_fetches -= 1
+            return {}
         if self.is_silent or self.position is None:
             return {}
         if not self.bounds_told.start <= self.position <= self.bounds_told.end:
@@ -317,6 +327,13 @@ async def test_a_record_that_the_log_should_have_is_requested_again_later() -> N
     assert await log.find_start() == fresh(5, log.committed)
 
 
+async def test_a_broker_that_slows_the_client_down_is_waited_for() -> None:
+    log = Log(commit(8, last_read=15))
+    log.throttled_fetches = 4
+    assert (await log.find_start()).position == 8
+    assert log.reasons() == []
+
+
 async def test_a_fetch_without_a_position_says_nothing_of_the_log() -> None:
     """The position is lost while the partition is being taken away."""
     log = Log(commit(8, last_read=15))
@@ -337,7 +354,7 @@ async def test_a_broker_that_does_not_return_commit_or_bounds_in_time_is_tried_a
     log = Log(commit(8, last_read=15))
     log.answers_after_s = ANSWER_S * 0.4
     assert (await log.find_start()).position == 8
-    log.answers_after_s = ANSWER_S * 0.6
+    log.answers_after_s = ANSWER_S * 1.5
 
     async def asked() -> None:
         with pytest.raises(TimeoutError):

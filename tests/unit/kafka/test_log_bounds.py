@@ -10,8 +10,9 @@ from aiokafka import TopicPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED
 from aiokafka.errors import KafkaError, LeaderNotAvailableError, TopicAuthorizationFailedError
 
-from dispatcher.kafka.log_bounds import LEADER_ANSWERS_S, end_offsets, first_offsets
+from dispatcher.kafka.log_bounds import LEADER_ANSWERS_S, MOST_S, end_offsets, first_offsets
 from dispatcher.kafka.membership import GroupClient
+from dispatcher.kafka.throttling import noting_throttling
 from tests.unit.virtual_time import virtual_time
 
 P0, P1, P2, P3 = EVERY = [TopicPartition("events", number) for number in range(4)]
@@ -38,6 +39,8 @@ class Consumer:
         self.asked: list[set[TopicPartition]] = []
         self._client = SimpleNamespace(cluster=self, _conns={}, force_metadata_update=self._look_again)
         self.leaders_known_later: dict[TopicPartition, int] = {}
+        self.takes_s: dict[int, float] = {}
+        """Seconds that a leader's answers take."""
         self._request_timeout_ms = 20_000
         self._fetcher = Fetcher(self)
 
@@ -64,6 +67,7 @@ class Consumer:
         self.asked.append(set(tps))
         if self.silent & set(tps) or any(self.leaders[tp] in (None, -1) for tp in tps):
             await asyncio.sleep(3600)
+        await asyncio.sleep(max(self.takes_s.get(self.leaders[tp] or 0, 0.0) for tp in tps))
         return tps
 
 
@@ -148,3 +152,45 @@ async def test_bounds_are_of_the_partitions_that_answer_and_only_those_without_a
     assert await client.stable_ends([P0]) == {P0: 9}
     consumer.leaders[P3] = 2
     assert client.source_of(P3) != before[P3], "its log may have been replaced meanwhile"
+
+
+class Throttled:
+    """The answer of a broker to a client that has used up its quota."""
+
+    def __init__(self, seconds: float) -> None:
+        self.throttle_time_ms = int(seconds * 1000)
+
+
+async def _throttle(consumer: Consumer, leader: int, seconds: float) -> None:
+    async def send(*_: object, **__: object) -> Throttled:
+        return Throttled(seconds)
+
+    await noting_throttling(send)(consumer._client, leader, "fetch")
+
+
+@virtual_time
+async def test_a_leader_that_slows_this_process_down_is_waited_for() -> None:
+    """Its answer to the fetch that waits before the question may say that it takes as long again."""
+    consumer = Consumer()
+    consumer.takes_s = {1: 18.0}
+    await _throttle(consumer, 1, 10.0)
+    asyncio.get_running_loop().call_later(10.0, lambda: asyncio.ensure_future(_throttle(consumer, 1, 8.0)))
+    assert await end_offsets(cast(Any, consumer), EVERY) == dict.fromkeys(EVERY, 9)
+    client = GroupClient(cast(Any, consumer))
+    assert client.is_throttled(P0)
+    assert not client.is_throttled(P2)
+    await asyncio.sleep(5)
+    assert not client.is_throttled(P0)
+
+
+@virtual_time
+@pytest.mark.parametrize("seconds", [0.0, 1.0, 10.0, 1e6])
+async def test_a_leader_that_does_not_answer_is_given_up_whatever_its_throttle_time(seconds: float) -> None:
+    consumer = Consumer()
+    consumer.silent = {P0}
+    await _throttle(consumer, 1, seconds)
+    began = asyncio.get_running_loop().time()
+    assert await end_offsets(cast(Any, consumer), [P0, P2, P3]) == dict.fromkeys([P2, P3], 9)
+    assert asyncio.get_running_loop().time() - began <= MOST_S
+    with pytest.raises(TimeoutError):
+        await end_offsets(cast(Any, consumer), [P0])
