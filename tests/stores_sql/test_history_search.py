@@ -80,6 +80,66 @@ def _is_bounded(query: HistoryQuery) -> bool:
     return by_id or any(one is not None for one in (query.tenant, query.webhook_id, query.campaign_id))
 
 
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(query=_queries, orgs=_orgs, tenants=st.none() | st.sets(_tenants, max_size=3), scanned=st.sampled_from([7, 50]))
+async def test_a_scope_finds_what_a_naive_search_finds(
+    database: Database, query: HistoryQuery, orgs: Orgs, tenants: set[TenantKey] | None, scanned: int
+) -> None:
+    """Every page of several tenants or all, though a page of all reads only some entries of each class."""
+    search = HistorySearch(database)
+    query = replace(query, tenant=None, any_id=None, recipients=(), webhook_id=None, campaign_id=None)
+    wanted = expected(STORED, query, orgs)
+    if tenants is not None:
+        wanted = [one for one in wanted if (one.org, one.sandbox) in tenants]
+    found: list[HistoryEntry] = []
+    for number in range(2000):
+        if tenants is None:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(history_search, "MAX_SCANNED", scanned)
+                page = await search.search_all(query, orgs=orgs)
+        else:
+            page = await search.search_tenants(query, tenants, orgs=orgs)
+        found += page.items
+        query = replace(query, before=page.next)
+        if page.next is None or len(found) > 60:
+            break
+        assert number < 1999
+    assert found == wanted[: len(found)]
+    assert len(found) == len(wanted) or len(found) > 60
+
+
+async def test_all_tenants_are_searched_along_the_key(empty_url: Secret, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Newest first within each retention class, and not from end to end, whatever the filters are."""
+    monkeypatch.setattr(history_search, "MAX_SCANNED", 500)
+    opened = Database(empty_url, create=True, setting="history.url")
+    try:
+        store = HistoryStore(opened, HistorySettings.model_validate({}), lambda: NOW)
+        await store.prepare()
+        await _fill(store, 20_000)
+        explain = "EXPLAIN " if opened.is_postgresql else "EXPLAIN QUERY PLAN "
+        for query in (HistoryQuery(), HistoryQuery(reasons=frozenset({"rare"}), since=NOW - 90_000)):
+            for statements in HistorySearch(opened).scans(query, orgs=frozenset({"org-3"})):
+                for statement in statements[:2]:
+                    lists = [bindparam(name, expanding=True) for name, one in statements[2].items()
+                             if isinstance(one, list) and f":{name}" in statement.text]  # fmt: skip
+                    async with opened.write() as connection:
+                        if opened.is_postgresql:
+                            await connection.execute(text("ANALYZE history_entries"))
+                        found = await connection.execute(
+                            text(explain + statement.text).bindparams(*lists), statements[2]
+                        )
+                        plan = "\n".join(str(row[-1]) for row in found)
+                    if opened.is_postgresql:
+                        assert not re.search(r"Seq Scan on history_entries_0", plan), plan
+                    else:
+                        assert (
+                            "USING INDEX history_entries_key (kept=?" in plan
+                            or "COVERING INDEX history_entries_key (kept=?" in plan
+                        ), plan
+    finally:
+        await opened.close()
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(query=_queries, orgs=_orgs)
 async def test_search_finds_what_a_naive_search_finds(database: Database, query: HistoryQuery, orgs: Orgs) -> None:

@@ -11,7 +11,7 @@ from aiohttp import web
 from dispatcher.console.model import AttemptModel, AttemptQuery
 from dispatcher.console.pages.renderer import MAX_TENANTS, Renderer, to
 from dispatcher.console.pages.scope import Scope
-from dispatcher.console.pages.search import history_of
+from dispatcher.console.pages.search import history_of, history_of_scope
 from dispatcher.console.pages.time_range import with_offsets
 from dispatcher.console.services import person_of
 from dispatcher.console.webhook_state import state_of
@@ -45,11 +45,15 @@ class DeliveriesPage:
 
     async def of_all(self, request: web.Request) -> web.StreamResponse:
         person = person_of(request)
+        lookup = self._renderer.services.history
         webhooks = await self._renderer.webhooks(person, Scope.of(request, person))
-        if len(webhooks) == 1 and self._renderer.services.history is not None:
+        if lookup is not None:
             if (address := with_offsets(request)) is not None:
                 return to(address)
-            found = await history_of(self._renderer, request, webhooks[0])
+            if len(webhooks) == 1:
+                found = await history_of(self._renderer, request, webhooks[0])
+            else:
+                found = await history_of_scope(self._renderer, request, lookup)
             return await self._renderer.page(request, "history.html", at="deliveries", status=found.status, found=found)
         query = _query(request)
         if len(webhooks) != 1:  # a cursor belongs to one tenant: of several tenants only the newest attempts are shown

@@ -1,6 +1,6 @@
 """The search field of the top bar, and the lists of what happened: of any message, of one webhook, of all in scope."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -10,6 +10,7 @@ from aiohttp import web
 
 from dispatcher.console.model import Person
 from dispatcher.console.pages.renderer import Renderer, to
+from dispatcher.console.pages.scope import Scope
 from dispatcher.console.pages.time_range import TimeRange, with_offsets
 from dispatcher.console.request_body import form_body
 from dispatcher.console.services import person_of
@@ -141,27 +142,31 @@ class Search:
         elif filters.q or filters.recipient or filters.campaign:
             before = request.query.get("before") or None
             page = await lookup.search(filters.query(_now(), None, lookup, before), orgs=person.orgs)
-            rows = await self._rows(page.items, person)
+            rows = await _rows(self._renderer, page.items, person)
             older = None if page.next is None else filters.address("/search", before=page.next)
             problem = lookup.problem or ""
         return await self._renderer.page(
             request, "search.html", at="deliveries", rows=rows, filters=filters, older=older, problem=problem,
         )  # fmt: skip
 
-    async def _rows(self, entries: tuple[HistoryEntry, ...], person: Person) -> list[SearchResult]:
-        webhooks: dict[tuple[str | None, str | None], StoredWebhook | None] = {}
-        for entry in entries:
-            key = entry.org, entry.sandbox
-            if key not in webhooks:
-                query = WebhookQuery(org=entry.org, sandbox=entry.sandbox, limit=1)
-                page = await self._renderer.services.webhooks.search(query, orgs=person.orgs)
-                webhooks[key] = next(iter(page.items), None) if entry.org and entry.sandbox else None
-        return [SearchResult(entry, webhooks[entry.org, entry.sandbox]) for entry in entries]
+
+async def _rows(renderer: Renderer, entries: Iterable[HistoryEntry], person: Person) -> list[SearchResult]:
+    """Returns the entries with the webhooks of their tenants."""
+    webhooks: dict[tuple[str | None, str | None], StoredWebhook | None] = {}
+    rows = []
+    for entry in entries:
+        key = entry.org, entry.sandbox
+        if key not in webhooks:
+            query = WebhookQuery(org=entry.org, sandbox=entry.sandbox, limit=1)
+            page = await renderer.services.webhooks.search(query, orgs=person.orgs)
+            webhooks[key] = next(iter(page.items), None) if entry.org and entry.sandbox else None
+        rows.append(SearchResult(entry, webhooks[key]))
+    return rows
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryList:
-    """A page of one webhook's history."""
+    """A page of the history of one webhook, or of all in a scope."""
 
     rows: list[SearchResult]
     filters: Filters
@@ -169,6 +174,8 @@ class HistoryList:
     """The address of the next page."""
     problem: str | None
     """Why entries may be missing."""
+    webhook: StoredWebhook | None = None
+    """The one that the page is about, whose events can be sent again; None for a scope."""
 
     @property
     def status(self) -> int:
@@ -184,7 +191,25 @@ async def history_of(renderer: Renderer, request: web.Request, webhook: StoredWe
     query = filters.query(_now(), webhook.tenant, lookup, request.query.get("before") or None)
     page = await lookup.search(query, orgs=person_of(request).orgs)
     older = None if page.next is None else filters.address(request.path, before=page.next)
-    return HistoryList([SearchResult(entry, webhook) for entry in page.items], filters, older, lookup.problem)
+    rows = [SearchResult(entry, webhook) for entry in page.items]
+    return HistoryList(rows, filters, older, lookup.problem, webhook)
+
+
+async def history_of_scope(renderer: Renderer, request: web.Request, lookup: HistoryLookup) -> HistoryList:
+    """Returns the history of all tenants in the request's scope by its filters."""
+    person, filters = person_of(request), Filters.of(request)
+    if filters.time.problem:
+        return HistoryList([], filters, None, None)
+    scope = Scope.of(request, person)
+    orgs = person.orgs if scope.org is None else frozenset({scope.org})
+    query = filters.query(_now(), scope.tenant, lookup, request.query.get("before") or None)
+    if scope.tenant is not None or query.any_id is not None or query.recipients or query.campaign_id is not None:
+        page = await lookup.search(query, orgs=orgs)
+    else:
+        tenants = [webhook.tenant for webhook in await renderer.webhooks(person, scope)]
+        page = await lookup.search_scope(query, tenants, orgs=orgs)
+    older = None if page.next is None else filters.address(request.path, before=page.next)
+    return HistoryList(await _rows(renderer, page.items, person), filters, older, lookup.problem)
 
 
 def _words(text: str) -> frozenset[str]:

@@ -1,7 +1,7 @@
 """Queries the history store for the API and the pages."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Final
 
@@ -9,6 +9,7 @@ from dispatcher.config.secrets import Secret
 from dispatcher.contract.history import recipient_hashes
 from dispatcher.contract.tenant import TenantKey
 from dispatcher.stores.sql.history_search import (
+    MAX_TENANTS,
     HistoryCount,
     HistoryPage,
     HistoryQuery,
@@ -55,6 +56,18 @@ class HistoryLookup:
     async def search(self, query: HistoryQuery, *, orgs: Orgs) -> HistoryPage:
         """Searches the store as `HistorySearch.search` does."""
         return await self._search.search(query, orgs=orgs)
+
+    async def search_scope(self, query: HistoryQuery, tenants: Collection[TenantKey], *, orgs: Orgs) -> HistoryPage:
+        """Searches the entries of these organisations, and of the tenants that are known to have a webhook.
+
+        Tenants without one are added by their evidence. If there are more than `MAX_TENANTS`, or the organisations are
+        all, the entries of all are searched.
+        """
+        if orgs is not None:
+            every = {*tenants, *(await self._states.all(orgs=orgs))}
+            if len(every) <= MAX_TENANTS:
+                return await self._search.search_tenants(query, sorted(every), orgs=orgs)
+        return await self._search.search_all(query, orgs=orgs)
 
     async def timeline(self, webhook_id: str, *, tenant: TenantKey) -> HistoryTimeline:
         """Returns what happened to one event of a tenant, see `HistorySearch.timeline`."""

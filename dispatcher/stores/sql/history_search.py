@@ -1,6 +1,7 @@
 """Reads the history store: search with cursor paging, the timeline of one event, counts. Every search uses an index."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -18,6 +19,10 @@ from dispatcher.stores.sql.records import Orgs
 MAX_LIMIT: Final = 200
 MAX_TIMELINE: Final = 500
 """Entries of one event, the newest ones."""
+MAX_TENANTS: Final = 50
+"""Tenants that are searched one by one."""
+MAX_SCANNED: Final = 20_000
+"""Entries of a retention class that one page of a search over all tenants reads."""
 SEARCH_WITHIN_S: Final = 8.0
 _CURSOR: Final = re.compile(r"([0-9]{1,18})-([0-9]{1,19})-([0-9]{1,18})")
 _NAMES: Final = ", ".join(f'"{name}"' for name in COLUMNS)
@@ -105,16 +110,68 @@ class HistorySearch:
             StoreUnavailable: the database did not answer in time.
             ValueError: the query names neither tenant nor id nor campaign nor recipient.
         """
+        return await self._page(self.statements(query, orgs=orgs), _limit(query))
+
+    async def search_tenants(self, query: HistoryQuery, tenants: Iterable[TenantKey], *, orgs: Orgs) -> HistoryPage:
+        """Returns the entries of several tenants. Each is searched by its own index: for `MAX_TENANTS` at most.
+
+        Raises:
+            NotFound, StoreUnavailable: as `search`.
+        """
+        each = [self.statements(replace(query, tenant=tenant), orgs=orgs) for tenant in tenants]
+        return await self._page([one for statements in each for one in statements], _limit(query))
+
+    async def search_all(self, query: HistoryQuery, *, orgs: Orgs) -> HistoryPage:
+        """Returns the entries of all tenants: the matches among the newest `MAX_SCANNED` of each retention class.
+
+        A page may have few entries, or none, and a next one: that searches further back.
+
+        Raises:
+            NotFound, StoreUnavailable: as `search`.
+        """
         limit = _limit(query)
+        rows: list[Any] = []
+        ends: list[tuple[int, int, int]] = []
+        async with self._database.read(SEARCH_WITHIN_S) as connection:
+            for select, end, parameters in self.scans(query, orgs=orgs):
+                found = (await connection.execute(select, parameters)).mappings().all()
+                rows += found
+                if len(found) <= limit and (last := (await connection.execute(end, parameters)).first()) is not None:
+                    ends.append((last[0], last[1], last[2]))
+        end_of_scan = max(ends, default=None)
+        newest = [row for row in _newest_first(rows) if end_of_scan is None or _place_of(row) >= end_of_scan]
+        shown = newest[:limit]
+        last_place = _place_of(shown[-1]) if len(newest) > limit else end_of_scan
+        return HistoryPage(tuple(map(entry_of, shown)), None if last_place is None else _cursor(last_place))
+
+    def scans(self, query: HistoryQuery, *, orgs: Orgs) -> list[tuple[TextClause, TextClause, dict[str, Any]]]:
+        """Returns the statements of `search_all`, and the ones for the place at which each of them stops."""
+        bounds = HistoryQuery(since=query.since, until=query.until, before=query.before)
+        within, parameters = _conditions(bounds, None, has_partitions=False)
+        unbounded = replace(query, since=None, until=None, before=None)
+        where, filters = _conditions(unbounded, orgs, has_partitions=False)
+        parameters |= filters | {"limit": _limit(query) + 1, "scanned": MAX_SCANNED, "last": MAX_SCANNED - 1}
+        made = []
+        for kept in sorted({KEPT[KEPT_AS[outcome]] for outcome in query.outcomes} or KEPT.values()):
+            source = f"FROM history_entries WHERE {' AND '.join(['kept = :class', *within])} {_ORDER}"
+            select = (
+                f"SELECT {_NAMES} FROM (SELECT {_NAMES} {source} LIMIT :scanned) AS newest "  # noqa: S608  (columns are ours, values are bound)
+                f"WHERE {' AND '.join(where)} {_ORDER} LIMIT :limit"
+            )
+            end = text(f'SELECT "at", writer, number {source} LIMIT 1 OFFSET :last')
+            own = parameters | {"class": kept}
+            made.append((_with_lists(select, own), end, own))
+        return made
+
+    async def _page(self, statements: Iterable[tuple[TextClause, dict[str, Any]]], limit: int) -> HistoryPage:
         rows: dict[tuple[int, int, int, int], Any] = {}
-        statements = self.statements(query, orgs=orgs)
         async with self._database.read(SEARCH_WITHIN_S) as connection:
             for statement, parameters in statements:
                 for row in (await connection.execute(statement, parameters)).mappings():
                     rows[row["kept"], row["at"], row["writer"], row["number"]] = row
-        newest = sorted(rows.values(), key=lambda row: (row["at"], row["writer"], row["number"]), reverse=True)
+        newest = _newest_first(rows.values())
         shown = newest[:limit]
-        following = _cursor(shown[-1]) if len(newest) > limit else None
+        following = _cursor(_place_of(shown[-1])) if len(newest) > limit else None
         return HistoryPage(tuple(map(entry_of, shown)), following)
 
     def statements(self, query: HistoryQuery, *, orgs: Orgs) -> list[tuple[TextClause, dict[str, Any]]]:
@@ -273,8 +330,16 @@ def _limit(query: HistoryQuery) -> int:
     return max(1, min(query.limit, MAX_LIMIT))
 
 
-def _cursor(row: Any) -> str:
-    return f"{row['at']}-{row['writer']}-{row['number']}"
+def _place_of(row: Any) -> tuple[int, int, int]:
+    return row["at"], row["writer"], row["number"]
+
+
+def _newest_first(rows: Iterable[Any]) -> list[Any]:
+    return sorted(rows, key=_place_of, reverse=True)
+
+
+def _cursor(place: tuple[int, int, int]) -> str:
+    return "-".join(map(str, place))
 
 
 def _place(cursor: str) -> tuple[int, int, int]:

@@ -217,6 +217,39 @@ async def test_skipped_tenants_are_in_the_list_and_fill_the_form(browser: Browse
         assert await shown.violations() == []
 
 
+async def test_the_deliveries_of_any_scope_are_filtered_and_paged(browser: Browser, stage: Stage) -> None:
+    """All tenants, those of some organisations, an organisation and a sandbox without a webhook."""
+    async with window(browser, stage.base) as shown:
+        page, rows = shown.page, shown.page.get_by_role("table").locator("tbody tr")
+        await shown.sign_in(await stage.token())
+        await shown.go("/deliveries")
+        await expect(rows).to_have_count(50)
+        await expect(page.get_by_role("table")).to_contain_text(CONTOSO.org)
+        assert await page.get_by_role("link", name="All of a time…").count() == 0
+        await page.get_by_role("link", name="Older").click()
+        await expect(rows).to_have_count(15)
+        await page.get_by_label("Outcome").select_option("delivered")
+        await page.get_by_role("button", name="Filter").click()
+        await expect(rows).to_have_count(2)
+        await expect(rows.get_by_role("link", name="msg_1")).to_have_count(2)
+        assert await shown.violations() == []
+        for scope, number in ((LUMA.org, 1), (CONTOSO.org, 1), (f"{LUMA.org}/prod", 1), (f"{NEWCOMER.org}/emea", 0)):
+            await page.context.add_cookies([{"name": "dispatcher-scope", "value": scope, "url": stage.base}])
+            await shown.go("/deliveries?outcome=delivered")
+            await expect(rows).to_have_count(number)
+        await shown.go("/deliveries")
+        await expect(page.get_by_role("table")).to_contain_text(NEWCOMER.org)
+    async with window(browser, stage.base) as shown:
+        rows = shown.page.get_by_role("table").locator("tbody tr")
+        await shown.sign_in(await stage.token(Role.VIEWER, frozenset({LUMA.org})))
+        for query, number in (("?outcome=delivered", 1), ("?reason=http_5xx", 1), ("?campaign=c-1&outcome=delivered", 1)):
+            await shown.go(f"/deliveries{query}")
+            await expect(rows).to_have_count(number)
+        await shown.go("/deliveries?q=msg_1")
+        await expect(rows).to_have_count(3)
+        assert CONTOSO.org not in await shown.page.content()
+
+
 async def test_the_list_knows_no_state_while_no_dispatcher_answers(browser: Browser, stage: Stage) -> None:
     """The history worker may go on alone: its evidence is of the time before."""
     stage.lanes.is_answering = False
