@@ -242,7 +242,11 @@ async def test_the_deliveries_of_any_scope_are_filtered_and_paged(browser: Brows
     async with window(browser, stage.base) as shown:
         rows = shown.page.get_by_role("table").locator("tbody tr")
         await shown.sign_in(await stage.token(Role.VIEWER, frozenset({LUMA.org})))
-        for query, number in (("?outcome=delivered", 1), ("?reason=http_5xx", 1), ("?campaign=c-1&outcome=delivered", 1)):
+        for query, number in (
+            ("?outcome=delivered", 1),
+            ("?reason=http_5xx", 1),
+            ("?campaign=c-1&outcome=delivered", 1),
+        ):
             await shown.go(f"/deliveries{query}")
             await expect(rows).to_have_count(number)
         await shown.go("/deliveries?q=msg_1")
