@@ -14,6 +14,7 @@ from dispatcher.console import actions
 from dispatcher.console.model import DeadEventModel, DeadQuery, Person, RedriveModel
 from dispatcher.console.pages.renderer import Renderer, admin_of, to
 from dispatcher.console.pages.scope import Scope
+from dispatcher.console.pages.time_range import TimeRange, with_offsets
 from dispatcher.console.request_body import form_body
 from dispatcher.console.services import person_of
 from dispatcher.contract import redaction
@@ -25,7 +26,7 @@ PAGE: Final = 50
 MAX_CHOSEN: Final = 500
 MAX_GROUPS: Final = 50
 """Most sandboxes whose events are sent again in one go."""
-SPANS: Final = {"1h": 3600.0, "24h": 86_400.0, "7d": 604_800.0}
+SPANS: Final = ("1h", "24h", "7d")
 STATUSES: Final = ("sent", "delivered", "bounce", "error", "exclude", "delay", "duplicate", "denylist", "read")
 
 
@@ -35,7 +36,11 @@ class DeadEventFilter:
 
     reasons: tuple[str, ...] = ()
     message_status: str = ""
+    channel: str = ""
+    campaign: str = ""
     span: str = ""
+    since: str = ""
+    until: str = ""
     sent_again: str = "no"
     """`no`, `yes` or `both`"""
     before: str = ""
@@ -47,12 +52,20 @@ class DeadEventFilter:
         status, span = str(given.get("status", ""))[:200], str(given.get("span", ""))
         sent_again = str(given.get("again", "no"))
         return cls(
-            tuple(one for one in reasons if one in list(DeadReason)),
-            status,
-            span if span in SPANS else "",
-            sent_again if sent_again in ("yes", "both") else "no",
-            str(given.get("before", ""))[:200],
+            reasons=tuple(one for one in reasons if one in list(DeadReason)),
+            message_status=status,
+            channel=str(given.get("channel", "")).strip()[:200],
+            campaign=str(given.get("campaign", "")).strip()[:200],
+            span=span if span in SPANS else "",
+            since=str(given.get("since", "")).strip()[:64],
+            until=str(given.get("until", "")).strip()[:64],
+            sent_again=sent_again if sent_again in ("yes", "both") else "no",
+            before=str(given.get("before", ""))[:200],
         )
+
+    @property
+    def time(self) -> TimeRange:
+        return TimeRange(self.span, self.since, self.until)
 
     @property
     def is_filtered(self) -> bool:
@@ -63,7 +76,10 @@ class DeadEventFilter:
             tenant=tenant,
             reasons=frozenset(self.reasons),
             message_statuses=frozenset({self.message_status} if self.message_status else ()),
-            since=now - SPANS[self.span] if self.span else None,
+            channels=frozenset({self.channel} if self.channel else ()),
+            campaign_id=self.campaign or None,
+            since=self.time.begin(now),
+            until=self.time.end,
             redriven={"no": False, "yes": True, "both": None}[self.sent_again],
             before=self.before or None,
             limit=PAGE,
@@ -73,7 +89,8 @@ class DeadEventFilter:
         """Returns names and values for a URL or hidden fields."""
         fields = [("reason", one) for one in self.reasons]
         fields += [("status", self.message_status)] if self.message_status else []
-        fields += [("span", self.span)] if self.span else []
+        named = ("channel", "campaign", "span", "since", "until")
+        fields += [(name, value) for name in named if (value := getattr(self, name))]
         return fields + ([("again", self.sent_again)] if self.sent_again != "no" else [])
 
     def older(self, cursor: str) -> str:
@@ -105,7 +122,18 @@ class DeadEventsPages:
         self._renderer = renderer
 
     async def show(self, request: web.Request) -> web.StreamResponse:
-        return await self._list(request, DeadEventFilter.of(request.query))
+        if (address := with_offsets(request)) is not None:
+            return to(address)
+        wanted = DeadEventFilter.of(request.query)
+        return await self._list(request, wanted, wanted.time.problem)
+
+    async def _campaigns(self, tenant: TenantKey | None) -> list[str]:
+        """Returns the campaigns that the sandbox's events had lately; none for several, or without a store."""
+        lookup = self._renderer.services.history
+        try:
+            return [] if lookup is None or tenant is None else await lookup.seen_campaigns(tenant)
+        except DispatcherError:
+            return []
 
     async def _list(self, request: web.Request, wanted: DeadEventFilter, problem: str = "") -> web.StreamResponse:
         person = person_of(request)
@@ -131,7 +159,8 @@ class DeadEventsPages:
             shown_to=lambda dead_event: _recipient(dead_event, person),
             reasons=[reason.value for reason in DeadReason],
             statuses=STATUSES,
-            spans=tuple(SPANS),
+            spans=SPANS,
+            campaigns=await self._campaigns(scope.tenant),
             problem=problem,
             source_problem=dead.problem,
         )
@@ -140,6 +169,8 @@ class DeadEventsPages:
         person = admin_of(request)
         posted = await form_body(request)
         wanted = DeadEventFilter.of(posted)
+        if wanted.time.problem:
+            return await self._list(request, wanted, wanted.time.problem)
         try:
             groups = await self._groups(posted, person, Scope.of(request, person), wanted)
         except NotFound as error:
@@ -160,6 +191,8 @@ class DeadEventsPages:
         person = admin_of(request)
         posted = await form_body(request)
         wanted = DeadEventFilter.of(posted)
+        if wanted.time.problem:
+            return await self._list(request, wanted, wanted.time.problem)
         jobs: list[RedriveModel] = []
         problems: list[str] = []
         try:

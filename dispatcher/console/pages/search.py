@@ -176,6 +176,8 @@ class HistoryList:
     """Why entries may be missing."""
     webhook: StoredWebhook | None = None
     """The one that the page is about, whose events can be sent again; None for a scope."""
+    campaigns: tuple[str, ...] = ()
+    """Those that the webhook's events had lately."""
 
     @property
     def status(self) -> int:
@@ -192,7 +194,8 @@ async def history_of(renderer: Renderer, request: web.Request, webhook: StoredWe
     page = await lookup.search(query, orgs=person_of(request).orgs)
     older = None if page.next is None else filters.address(request.path, before=page.next)
     rows = [SearchResult(entry, webhook) for entry in page.items]
-    return HistoryList(rows, filters, older, lookup.problem, webhook)
+    campaigns = tuple(await lookup.seen_campaigns(webhook.tenant))
+    return HistoryList(rows, filters, older, lookup.problem, webhook, campaigns)
 
 
 async def history_of_scope(renderer: Renderer, request: web.Request, lookup: HistoryLookup) -> HistoryList:

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -267,3 +268,35 @@ async def test_a_redrive_in_the_queue_says_that_it_waits(browser: Browser, stage
         await shown.go("/jobs?job=patient")
         await expect(shown.page.locator("#jobs")).to_contain_text("Waiting for its turn")
         await expect(shown.page.locator("#jobs")).to_contain_text("Done")  # the page follows
+
+
+async def test_dead_events_are_filtered_by_channel_campaign_and_time(browser: Browser, stage: Stage) -> None:
+    """The filters are part of the order to send all that match again."""
+    now = time.time()
+    facts = [fact for fact in dead_facts() if fact.tenant == FABRIKAM][:3]
+    stage.dead_events.facts = [
+        replace(facts[0], channel="sms", campaign_id="spring", died_at=now - 7200),
+        replace(facts[1], channel="email", campaign_id="spring", died_at=now - 7200),
+        replace(facts[2], channel="email", campaign_id="autumn", died_at=now - 400_000),
+    ]
+    stage.dead_events.busy = set()
+    day_ago = datetime.fromtimestamp(now - 86_400, UTC).strftime("%Y-%m-%dT%H:%M")
+    async with window(browser, stage.base) as shown:
+        page, rows = shown.page, shown.page.locator("tbody tr")
+        shown.ignored = ("422",)
+        await shown.sign_in(await stage.token())
+        for query, number in (
+            ("?channel=sms", 1),
+            ("?campaign=spring", 2),
+            (f"?since={day_ago}", 2),
+            (f"?until={day_ago}", 1),
+            ("?channel=email&campaign=spring", 1),
+        ):
+            await shown.go(f"/dead-events{query}")
+            await expect(rows).to_have_count(number)
+        await page.get_by_label("which match", exact=False).or_(page.get_by_label("that match", exact=False)).check()
+        await page.get_by_role("button", name="Send again…").click()
+        await expect(page.get_by_role("button", name="Send 1 event again")).to_be_visible()
+        assert await shown.go("/dead-events?since=28.11.2026") == 422
+        await expect(page.locator("main")).to_contain_text("The time 28.11.2026 can't be read")
+    stage.dead_events.facts = dead_facts()
